@@ -1,0 +1,63 @@
+"""The broker's HTTP API: runs, peers, asking."""
+
+import uuid
+from collections.abc import Callable
+from typing import Literal
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from services.broker.asking import ask
+from services.broker.peers import Peers
+from shared.bus.keys import RESULTS
+from shared.bus.port import Bus
+from shared.config.settings import RunSettings
+from shared.contracts.control import Control
+from shared.contracts.http import AskRequest, AskResponse, ChatRequest, ChatResponse, PeersResponse
+from shared.contracts.run import RunState
+from shared.http import error_response
+from shared.problems.formats import ProblemFormat
+
+Action = Literal["pause", "resume", "abort"]
+
+
+def add_routes(
+    app: FastAPI,
+    *,
+    settings: RunSettings,
+    state: Callable[[], RunState],
+    bus: Bus,
+    peers: Peers,
+    format_: ProblemFormat,
+) -> None:
+    @app.get("/v1/runs/{run}", response_model=RunState)
+    def show_run(run: str) -> RunState | JSONResponse:
+        return state() if run == state().run else _no_run(run)
+
+    @app.get("/v1/runs")
+    def list_runs() -> list[str]:
+        return [state().run]
+
+    @app.post("/v1/runs/{run}/{action}", response_model=None, status_code=202)
+    def control(run: str, action: Action) -> JSONResponse:
+        if run != state().run:
+            return _no_run(run)
+        request = Control(id=uuid.uuid4().hex, action=action, reason="asked for through the API")
+        bus.publish(RESULTS, request)
+        return JSONResponse({"accepted": request.id}, status_code=202)
+
+    @app.get("/v1/peers")
+    def show_peers() -> PeersResponse:
+        return peers.view()
+
+    @app.post("/v1/peers/ask")
+    def ask_peers(request: AskRequest) -> AskResponse:
+        return ask(request, peers, settings, format_)
+
+    @app.post("/v1/chat/completions")
+    def chat(request: ChatRequest) -> ChatResponse:
+        student = request.model.partition("@")[0]
+        return peers.chat(peers.require(student), request)
+
+    def _no_run(run: str) -> JSONResponse:
+        return error_response(404, f"this deployment serves run {state().run}, not {run!r}", "not_found_error")

@@ -1,0 +1,69 @@
+"""What the broker takes of a run's settings: the plan, with the problem set it is about."""
+
+from services.broker.plan import Plan, PlannedProblem
+from shared.config.settings import RunSettings
+from shared.contracts.run import Split
+from shared.errors import ConfigError
+from shared.problems.loading import load_problem_set
+from shared.problems.problem import Problem, ProblemSet
+
+
+def load_problems(settings: RunSettings) -> ProblemSet:
+    """Raises ProblemSetError or ConfigError if the set cannot be used with these students."""
+    domains = (settings.students["a"].domain, settings.students["b"].domain)
+    problems = load_problem_set(
+        settings.problems.source, settings.problems.format, settings.run.seed, domains=domains
+    )
+    share = settings.problems.per_step // 2 if settings.problems.balance_domains else settings.problems.per_step
+    pools = [[p for p in problems.train if p.domain == d] for d in domains]
+    smallest = min(map(len, pools)) if settings.problems.balance_domains else len(problems.train)
+    if share > smallest:
+        raise ConfigError(
+            f"problems.per_step: a step would need {share} different training problems, there are {smallest}"
+        )
+    return problems
+
+
+def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
+    evaluation = settings.evaluation
+    return Plan(
+        run=run,
+        seed=settings.run.seed,
+        rounds=settings.run.rounds,
+        steps_per_round=settings.run.steps_per_round,
+        parallel=settings.run.schedule == "parallel",
+        gate_mode=settings.gate.mode,
+        tau=settings.gate.tau,
+        strong_domain={name: student.domain for name, student in sorted(settings.students.items())},
+        train=_planned(problems.train),
+        partitions={
+            Split.VALIDATION: _per_domain(problems, problems.validation, evaluation.validation_problems),
+            Split.TEST: _per_domain(problems, problems.test, evaluation.test_problems),
+        },
+        samples={Split.VALIDATION: evaluation.validation_samples, Split.TEST: evaluation.test_samples},
+        problems_per_job=evaluation.problems_per_job,
+        problems_per_step=settings.problems.per_step,
+        balance_domains=settings.problems.balance_domains,
+        tutor_timeout_s=settings.feedback.tutor_timeout_s,
+        revise_share=settings.feedback.revise_share,
+    )
+
+
+def _planned(problems: tuple[Problem, ...]) -> tuple[PlannedProblem, ...]:
+    return tuple(PlannedProblem(problem.id, problem.domain) for problem in problems)
+
+
+def _per_domain(
+    problems: ProblemSet, partition: tuple[Problem, ...], limit: int | None
+) -> tuple[PlannedProblem, ...]:
+    """The first `limit` problems of each domain, domain by domain, spread evenly over the partition."""
+    chosen: list[Problem] = []
+    for domain in problems.domains:
+        of_domain = [problem for problem in partition if problem.domain == domain]
+        if limit is not None and limit > len(of_domain):
+            raise ConfigError(
+                f"expected at least {limit} problems of {domain} to evaluate on, got {len(of_domain)}"
+            )
+        stride = len(of_domain) // limit if limit else 1
+        chosen += of_domain[::stride][:limit] if limit else of_domain
+    return _planned(tuple(chosen))

@@ -1,0 +1,90 @@
+"""What can happen to a run, as the state machine sees it. `at`: broker's clock, seconds since the epoch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shared.contracts.jobs import JobKind
+
+
+@dataclass(frozen=True)
+class JobReported:
+    """A job was started, done or failed.
+
+    output: sha256 of the payload of a done job. correct: right samples by problem, of an evaluation job.
+    revised: counts of fixed, broke and same, of a revision job.
+    """
+
+    at: float
+    job_id: str
+    outcome: Literal["started", "done", "failed"]
+    kind: JobKind | None = None
+    reason: str | None = None
+    output: str | None = None
+    output_tokens: int = 0
+    engine_seconds: float = 0.0
+    correct: dict[str, int] = field(default_factory=dict)
+    truncated: int = 0
+    revised: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BatchWritten:
+    """The batch of a step lies sealed on disk. verdicts: counts by word, without the matched word."""
+
+    at: float
+    student: str
+    step: int
+    verdicts: dict[str, int]
+    samples: int
+    active_samples: int
+
+
+@dataclass(frozen=True)
+class StepFinished:
+    at: float
+    student: str
+    step: int
+    version: str
+    tokens: int
+    trainer_seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StepRefused:
+    at: float
+    student: str
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class VersionServed:
+    at: float
+    student: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Controlled:
+    at: float
+    action: Literal["pause", "resume", "abort"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ticked:
+    at: float
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The broker (re)started. sealed: the highest sealed batch on disk, by student."""
+
+    at: float
+    redis_was_empty: bool
+    sealed: dict[str, int] = field(default_factory=dict)
+
+
+MachineEvent = (
+    JobReported | BatchWritten | StepFinished | StepRefused | VersionServed | Controlled | Ticked | Recovered
+)

@@ -1,0 +1,74 @@
+"""Reading the groups of a step back: from the payloads that the students stored, or from the sealed batch."""
+
+from services.broker.grading import rewards
+from services.broker.lookup import group_job_id
+from services.broker.sealing import GROUPS, batch_directory, build_group
+from services.broker.tutoring import exchanges
+from shared.blobs.local import LocalStore
+from shared.bus.keys import output_field, step_payloads
+from shared.bus.payloads import unpack
+from shared.bus.port import Bus
+from shared.config.settings import RunSettings
+from shared.contracts.batches import BatchGroup
+from shared.contracts.jobs import JobKind, JobOutput, PayloadRef, PromptOutput
+from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState
+from shared.errors import OpcodError
+from shared.problems.problem import ProblemSet
+
+
+class GroupReader:
+    """All methods raise StorageError when a payload or file is missing or not what was reported."""
+
+    def __init__(self, settings: RunSettings, problems: ProblemSet, bus: Bus, store: LocalStore) -> None:
+        self._share_identical = settings.feedback.share_identical
+        self._exclude_self = settings.loss.demo_self_exclude
+        self._problems = problems
+        self._bus = bus
+        self._store = store
+
+    def rollouts(self, state: RunState, student: str, problem_id: str) -> PromptOutput:
+        """Of the student's open step."""
+        phase, group = _find(state, student, problem_id)
+        return self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
+
+    def group(self, state: RunState, student: str, problem_id: str) -> BatchGroup:
+        """The group as it will be sealed; feedback that did not come is `fb_none`."""
+        phase, group = _find(state, student, problem_id)
+        problem = self._problems.by_id(problem_id)
+        rollouts = self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
+        told = None
+        if group.tutored:
+            came = group.feedback.status is JobStatus.DONE
+            feedback = self.output(state, phase, group, JobKind.FEEDBACK) if came else None
+            told = exchanges(
+                rollouts, feedback, problem, self._problems.format, share_identical=self._share_identical
+            )
+        return build_group(problem, rollouts, told, self._problems.format, exclude_self=self._exclude_self)
+
+    def rewards(self, state: RunState, student: str, step: int, problem_id: str) -> list[float]:
+        """Of a group whose step may be sealed and closed already."""
+        directory = batch_directory(student, step)
+        if not self._store.exists(directory):
+            rollouts = self.rollouts(state, student, problem_id)
+            return rewards(rollouts, self._problems.by_id(problem_id), self._problems.format)
+        for line in self._store.read(directory, GROUPS).splitlines():
+            group = BatchGroup.model_validate_json(line)
+            if group.problem_id == problem_id:
+                return [sample.reward for sample in group.samples]
+        raise OpcodError(f"{directory} holds no group of problem {problem_id}")
+
+    def output(self, state: RunState, phase: PhaseState, group: GroupState, kind: JobKind) -> JobOutput:
+        sha256 = group.job(kind).output
+        if phase.step is None or sha256 is None:
+            raise OpcodError(f"{kind.value} of {group.problem_id} has no result yet")
+        field = output_field(group_job_id(state, phase, group, kind))
+        ref = PayloadRef(key=step_payloads(phase.student, phase.step.step), field=field, sha256=sha256)
+        return unpack(ref, self._bus.get_payload(ref), JobOutput)
+
+
+def _find(state: RunState, student: str, problem_id: str) -> tuple[PhaseState, GroupState]:
+    for phase in state.phases:
+        for group in phase.step.groups if phase.student == student and phase.step else []:
+            if group.problem_id == problem_id:
+                return phase, group
+    raise OpcodError(f"student {student} has no open group of problem {problem_id}")

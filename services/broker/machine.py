@@ -1,0 +1,208 @@
+"""The run's state machine: a pure function (state, event) -> (state, commands).
+
+    VALIDATING -> GATED -> TRAINING -> ROUND_DONE -> VALIDATING … -> FINAL_EVAL -> DONE
+    PAUSED (a flag with its reason) and FAILED from anywhere.
+
+An event only records what happened; what to do next is then derived from the state alone (rounds.py), so
+a repeated, late or reordered event changes nothing that is already so, and a resumed run goes on from
+whatever its state says. The transition that must not exist: a step is sealed twice, or trained on a base
+version other than the one its rollouts were drawn from.
+"""
+
+from services.broker import rounds
+from services.broker.bookkeeping import add, end_stage, enter, serve_set
+from services.broker.commands import Announce, Command, Serve
+from services.broker.events import (
+    BatchWritten,
+    Controlled,
+    JobReported,
+    MachineEvent,
+    Recovered,
+    StepFinished,
+    StepRefused,
+    Ticked,
+    VersionServed,
+)
+from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, find
+from services.broker.plan import Plan
+from shared.contracts.ids import version_name
+from shared.contracts.jobs import JobKind
+from shared.contracts.run import JobState, JobStatus, PhaseState, RunState, Status, Tally
+
+
+def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:
+    """The state before anything happened: both students at their base weights."""
+    return RunState(
+        run=plan.run,
+        incarnation=incarnation,
+        revision=0,
+        status=Status.VALIDATING,
+        round=1,
+        version={student: version_name(student, 0) for student in plan.students},
+        steps=dict.fromkeys(plan.students, 0),
+        served={},
+        tallies={student: Tally() for student in plan.students},
+        status_since=at,
+    )
+
+
+def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, list[Command]]:
+    """The state after `event` and what must happen now. `state` is left as it is."""
+    was_paused = state.paused
+    state = state.model_copy(deep=True)
+    commands = _record(state, plan, event)
+    if state.paused is None and state.status not in (Status.DONE, Status.FAILED):
+        commands += rounds.advance(state, plan, event.at)
+    if state.paused is not None and state.paused != was_paused:
+        commands.append(Announce(state.status, state.round, reason=f"paused: {state.paused}"))
+    state.revision += 1
+    return state, commands
+
+
+def observe(state: RunState, event: MachineEvent) -> tuple[RunState, list[Command]]:
+    """As `apply`, for a deployment that serves a run without going on with it: nothing is issued."""
+    state = state.model_copy(deep=True)
+    commands: list[Command] = []
+    if isinstance(event, VersionServed):
+        _record_served(state, event)
+    if isinstance(event, Recovered):
+        state.served = {}
+        commands = [Serve(student, state.version[student], (state.version[student],)) for student in state.version]
+    state.revision += 1
+    return state, commands
+
+
+def count_batch(state: RunState, event: BatchWritten) -> RunState:
+    """The state with what a sealed batch holds in its tally; part of the event that sealed it."""
+    state = state.model_copy(deep=True)
+    tally = state.tallies[event.student]
+    tally.samples += event.samples
+    tally.active_samples += event.active_samples
+    for verdict, count in event.verdicts.items():
+        add(tally.verdicts, verdict, count)
+    return state
+
+
+def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
+    match event:
+        case JobReported():
+            _record_job(state, event)
+        case StepFinished():
+            return _record_step(state, event)
+        case VersionServed():
+            _record_served(state, event)
+        case Ticked():
+            _record_timeouts(state, plan, event.at)
+        case StepRefused():
+            _pause(state, f"trainer-{event.student} cannot apply step {event.step}: {event.reason}")
+        case Controlled():
+            return _record_control(state, event)
+        case Recovered():
+            return _record_recovery(state, plan, event)
+    return []
+
+
+def _record_job(state: RunState, event: JobReported) -> None:
+    """Books a report of a job that is still open; any other (late, repeated, stale) changes nothing."""
+    target = find(state, event.job_id)
+    match target:
+        case GroupTarget(group=group, kind=kind) if group.job(kind).open:
+            _settle(group.job(kind), event)
+            if kind is JobKind.ROLLOUT:
+                _end_rollouts(state, target.phase, event.at)
+            elif event.outcome == "failed":
+                add(state.tallies[target.student].lost_feedback, "failed", 1)
+        case EvalTarget() if target.chunk.open:
+            _settle(target.chunk, event)
+            if event.outcome == "done":
+                target.evaluation.correct.update(event.correct)
+                target.evaluation.truncated += event.truncated
+        case RevisionTarget() if event.outcome != "started":
+            target.phase.open_revisions.remove(target.revision)
+            for change, count in event.revised.items():
+                add(state.tallies[target.student].revised, change, count)
+        case _:
+            return
+    if event.kind is not None:
+        tally = state.tallies[target.student]
+        add(tally.output_tokens, event.kind.value, event.output_tokens)
+        add(tally.engine_seconds, event.kind.value, event.engine_seconds)
+
+
+def _settle(job: JobState, event: JobReported) -> None:
+    match event.outcome:
+        case "started":
+            job.status, job.started_at = JobStatus.STARTED, event.at
+        case "done":
+            job.status, job.output = JobStatus.DONE, event.output
+        case "failed":
+            job.status, job.reason = JobStatus.LOST, event.reason
+
+
+def _end_rollouts(state: RunState, phase: PhaseState, at: float) -> None:
+    if phase.step and all(group.rollout.status is JobStatus.DONE for group in phase.step.groups):
+        end_stage(state, phase, "rollout", at)
+
+
+def _record_step(state: RunState, event: StepFinished) -> list[Command]:
+    for phase in state.phases:
+        step = phase.step
+        if phase.student != event.student or step is None or step.step != event.step:
+            continue
+        if not step.sealed or step.done_version is not None:
+            continue
+        step.done_version = event.version
+        state.version[event.student] = event.version
+        state.steps[event.student] = event.step
+        end_stage(state, phase, "train", event.at)
+        tally = state.tallies[event.student]
+        tally.trained_tokens += event.tokens
+        for stage, seconds in event.trainer_seconds.items():
+            add(tally.trainer_seconds, stage, seconds)
+        return [Serve(event.student, *serve_set(state, event.student))]
+    return []
+
+
+def _record_served(state: RunState, event: VersionServed) -> None:
+    if event.version == state.version[event.student]:
+        state.served[event.student] = event.version
+
+
+def _record_timeouts(state: RunState, plan: Plan, at: float) -> None:
+    """Feedback that is later than tutor_timeout_s after the tutor took the job is given up."""
+    for phase in state.phases:
+        for group in phase.step.groups if phase.step else []:
+            job = group.feedback
+            late = job.started_at is not None and at - job.started_at > plan.tutor_timeout_s
+            if job.status is JobStatus.STARTED and late:
+                job.status, job.reason = JobStatus.LOST, "tutor_timeout"
+                add(state.tallies[phase.student].lost_feedback, "tutor_timeout", 1)
+
+
+def _record_control(state: RunState, event: Controlled) -> list[Command]:
+    match event.action:
+        case "pause":
+            _pause(state, event.reason)
+        case "resume":
+            if state.paused is not None:
+                state.paused = None
+                rounds.allow_again(state)
+                return [Announce(state.status, state.round, reason="resumed")]
+        case "abort":
+            state.failed = event.reason
+            return [enter(state, Status.FAILED, event.at, reason=event.reason)]
+    return []
+
+
+def _record_recovery(state: RunState, plan: Plan, event: Recovered) -> list[Command]:
+    """After a restart: say again what must be served; after a lost Redis also make the open work again."""
+    state.incarnation += 1
+    if event.redis_was_empty:
+        state.served = {}
+        rounds.reopen(state, event.sealed)
+    return [Serve(student, *serve_set(state, student)) for student in plan.students]
+
+
+def _pause(state: RunState, reason: str) -> None:
+    if state.paused is None:
+        state.paused = reason

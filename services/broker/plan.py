@@ -1,0 +1,100 @@
+"""The plan of a run: everything about it that is fixed before it starts, as the state machine needs it.
+
+Pure: the problems of any step follow from seed, student and step number alone, so nothing about the order
+has to be stored, and a resumed run draws the same problems.
+"""
+
+import random
+from dataclasses import dataclass
+
+from shared.contracts.ids import seed_of
+from shared.contracts.run import Split
+
+
+@dataclass(frozen=True)
+class PlannedProblem:
+    id: str
+    domain: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated."""
+
+    run: str
+    seed: int
+    rounds: int
+    steps_per_round: int
+    parallel: bool
+    gate_mode: str
+    tau: float
+    strong_domain: dict[str, str]
+    train: tuple[PlannedProblem, ...]
+    partitions: dict[Split, tuple[PlannedProblem, ...]]
+    samples: dict[Split, int]
+    problems_per_job: int
+    problems_per_step: int
+    balance_domains: bool
+    tutor_timeout_s: float
+    revise_share: float
+
+    @property
+    def students(self) -> tuple[str, ...]:
+        return tuple(sorted(self.strong_domain))
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return tuple(self.strong_domain[student] for student in self.students)
+
+    def peer_of(self, student: str) -> str:
+        first, second = self.students
+        return second if student == first else first
+
+    def chunk(self, split: Split, index: int) -> tuple[PlannedProblem, ...]:
+        """The problems of one evaluation job."""
+        start = index * self.problems_per_job
+        return self.partitions[split][start : start + self.problems_per_job]
+
+    def chunks(self, split: Split) -> int:
+        return -(-len(self.partitions[split]) // self.problems_per_job)
+
+    def step_problems(self, student: str, step: int) -> list[PlannedProblem]:
+        """Problems of `step` (from 1): consecutive pieces of a seeded order that is drawn anew each epoch.
+
+        With `balance_domains` every step takes equally many from each domain's own order.
+        """
+        if not self.balance_domains:
+            return self._draw(student, "all", self.train, step, self.problems_per_step)
+        share = self.problems_per_step // len(self.domains)
+        return [
+            problem
+            for domain in self.domains
+            for problem in self._draw(
+                student, domain, tuple(p for p in self.train if p.domain == domain), step, share
+            )
+        ]
+
+    def revises(self, student: str, step: int, problem_id: str) -> bool:
+        """Whether this group is in the share whose student answers again after feedback."""
+        draw = random.Random(seed_of(self.seed, student, step, problem_id, "revise"))
+        return draw.random() < self.revise_share
+
+    def _draw(
+        self, student: str, name: str, pool: tuple[PlannedProblem, ...], step: int, count: int
+    ) -> list[PlannedProblem]:
+        """`count` problems of the step; a step at an epoch's end may hold a problem only once."""
+        drawn: list[PlannedProblem] = []
+        position = (step - 1) * count
+        while len(drawn) < min(count, len(pool)):
+            epoch, index = divmod(position, len(pool))
+            candidate = pool[_order(seed_of(self.seed, student, name, epoch), len(pool))[index]]
+            if candidate not in drawn:
+                drawn.append(candidate)
+            position += 1
+        return drawn
+
+
+def _order(seed: int, length: int) -> list[int]:
+    order = list(range(length))
+    random.Random(seed).shuffle(order)
+    return order

@@ -1,0 +1,66 @@
+"""Where a starting broker takes the run's state from, and what it must do again.
+
+Order of truth: a trainer's checkpoint > a sealed manifest > the higher (incarnation, revision) of Redis and
+state.json. The first two need no reading here: a sealed batch that is announced again is adopted, and a
+trainer that has already applied it only says so again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from shared.blobs.local import atomic_write
+from shared.contracts.run import RunState
+from shared.errors import StorageError
+
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """state: None for a new run. redis_was_empty: queues and payloads of open work are gone."""
+
+    state: RunState | None
+    redis_was_empty: bool
+    source: str
+
+
+def choose(in_redis: str | None, on_disk: str | None) -> Recovered:
+    """The state to go on from. Raises StorageError if the only one there is cannot be read."""
+    remembered = _parse(in_redis, "Redis") if in_redis is not None else None
+    saved = _parse(on_disk, STATE_FILE) if on_disk is not None else None
+    if remembered is None:
+        return Recovered(saved, saved is not None, STATE_FILE if saved else "a new run")
+    if saved is None or _age(remembered) >= _age(saved):
+        return Recovered(remembered, False, "Redis")
+    return Recovered(saved, True, f"{STATE_FILE}, newer than Redis")
+
+
+def read_state_file(run_dir: Path) -> str | None:
+    path = run_dir / STATE_FILE
+    return path.read_text() if path.exists() else None
+
+
+def write_state_file(run_dir: Path, state: RunState) -> None:
+    atomic_write(run_dir / STATE_FILE, state.model_dump_json(indent=1).encode())
+
+
+def sealed_steps(run_dir: Path, student: str) -> int:
+    """The highest step whose batch lies sealed on disk, 0 if none."""
+    names = [path.name for path in (run_dir / "batches" / student).glob("s*") if (path / "manifest.json").exists()]
+    return max((int(name[1:]) for name in names if name[1:].isdecimal()), default=0)
+
+
+def _age(state: RunState) -> tuple[int, int]:
+    return state.incarnation, state.revision
+
+
+def _parse(text: str, source: str) -> RunState:
+    try:
+        return RunState.model_validate_json(text)
+    except ValidationError as error:
+        raise StorageError(
+            f"the run's state in {source} does not fit this version of opcod: {error}; "
+            f"go on with the version that wrote it, or start a new run"
+        ) from error

@@ -1,0 +1,154 @@
+"""Reading reports: a message on `results` becomes an event of the state machine and events for people.
+
+A result that cannot be read (missing, or not the bytes that were announced) counts as a failed job.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from services.broker.grading import grade_evaluation, rewards
+from services.broker.events import Controlled, JobReported, MachineEvent, StepFinished, StepRefused, VersionServed
+from services.broker.groups import GroupReader
+from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, find
+from services.broker.narration import Narrator
+from services.broker.plan import Plan
+from services.broker.tutoring import exchanges
+from shared.bus.payloads import unpack
+from shared.bus.port import Bus
+from shared.contracts.control import Control
+from shared.contracts.envelope import Message
+from shared.contracts.events import Event
+from shared.contracts.jobs import JobDone, JobKind, JobOutput, JobStarted
+from shared.contracts.run import RunState
+from shared.contracts.weights import StepDone, StepFailed, VersionLoaded, VersionRefused
+from shared.errors import MalformedMessageError, StorageError
+from shared.problems.problem import ProblemSet
+
+MAX_REASON_CHARS = 500
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Report:
+    event: MachineEvent
+    events: Sequence[Event] = ()
+
+
+class ReportReader:
+    """Reads one message against the present state; a stale one gives None and is only acknowledged."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        problems: ProblemSet,
+        bus: Bus,
+        groups: GroupReader,
+        narrator: Narrator,
+        *,
+        share_identical: bool,
+    ) -> None:
+        self._plan = plan
+        self._problems = problems
+        self._bus = bus
+        self._groups = groups
+        self._narrator = narrator
+        self._share_identical = share_identical
+
+    def read(self, message: Message, state: RunState, at: float) -> Report | None:
+        match message:
+            case JobStarted():
+                return Report(JobReported(at, message.job_id, "started"))
+            case JobDone():
+                return self._job(message, state, at)
+            case StepDone():
+                return self._step(message, state, at)
+            case StepFailed():
+                return Report(StepRefused(at, message.student, message.step, message.reason))
+            case VersionLoaded():
+                event = VersionServed(at, message.student, message.version)
+                return Report(event, [self._narrator.serving(message)])
+            case VersionRefused():
+                reason = f"student-{message.student} refused {message.version}: {message.reason}"
+                return Report(Controlled(at, "pause", reason[:MAX_REASON_CHARS]))
+            case Control():
+                return Report(Controlled(at, message.action, message.reason))
+        log.warning("unexpected message on results", type=type(message).__name__)
+        return None
+
+    def _step(self, done: StepDone, state: RunState, at: float) -> Report:
+        event = StepFinished(
+            at, done.student, done.step, done.version, done.metrics.tokens, dict(done.metrics.seconds)
+        )
+        news = done.step > state.steps[done.student]
+        return Report(event, [self._narrator.applied(done, state.round)] if news else [])
+
+    def _job(self, done: JobDone, state: RunState, at: float) -> Report | None:
+        target = find(state, done.job_id)
+        if target is None:
+            return None
+        if done.outcome == "failed" or done.output is None:
+            return self._failed(done, at, done.error or "no reason given")
+        try:
+            output = unpack(done.output, self._bus.get_payload(done.output), JobOutput)
+            report = JobReported(
+                at,
+                done.job_id,
+                "done",
+                kind=done.kind,
+                output=done.output.sha256,
+                output_tokens=done.output_tokens,
+                engine_seconds=done.seconds,
+            )
+            return self._finished(report, target, output, state)
+        except (StorageError, MalformedMessageError, ValueError) as error:
+            return self._failed(done, at, str(error))
+
+    def _failed(self, done: JobDone, at: float, reason: str) -> Report:
+        reason = reason[:MAX_REASON_CHARS]
+        log.warning("job failed", job=done.job_id, reason=reason)
+        event = JobReported(at, done.job_id, "failed", kind=done.kind, reason=reason)
+        return Report(event, [self._narrator.lost(done, reason)])
+
+    def _finished(self, report: JobReported, target: Target, output: JobOutput, state: RunState) -> Report:
+        match target:
+            case EvalTarget(evaluation=evaluation):
+                chunk = self._plan.chunk(evaluation.split, target.index)
+                problems = [self._problems.by_id(problem.id) for problem in chunk]
+                correct, truncated = grade_evaluation(output, problems, self._problems.format)
+                return Report(replace(report, correct=correct, truncated=truncated))
+            case RevisionTarget():
+                return self._revision(report, target, output, state)
+            case GroupTarget(kind=JobKind.ROLLOUT):
+                problem = self._problems.by_id(target.group.problem_id)
+                graded = rewards(output.prompts[0], problem, self._problems.format)
+                return Report(report, [self._narrator.graded(target.phase, state.round, problem, graded)])
+            case GroupTarget():
+                return Report(report, self._feedback(target, output, state))
+
+    def _feedback(self, target: GroupTarget, output: JobOutput, state: RunState) -> list[Event]:
+        problem = self._problems.by_id(target.group.problem_id)
+        rollouts = self._groups.output(state, target.phase, target.group, JobKind.ROLLOUT).prompts[0]
+        told = exchanges(rollouts, output, problem, self._problems.format, share_identical=self._share_identical)
+        graded = rewards(rollouts, problem, self._problems.format)
+        return self._narrator.feedback(target.phase, state.round, problem, rollouts, graded, told)
+
+    def _revision(self, report: JobReported, target: RevisionTarget, output: JobOutput, state: RunState) -> Report:
+        revision = target.revision
+        problem = self._problems.by_id(revision.problem_id)
+        before = self._groups.rewards(state, target.student, revision.step, revision.problem_id)
+        events: list[Event] = []
+        counts: dict[str, int] = {}
+        for index, answered in enumerate(output.prompts):
+            after = rewards(answered, problem, self._problems.format)[0] == 1.0
+            was = before[index] == 1.0
+            text = answered.samples[0].text
+            event = self._narrator.revised(
+                target.student, state.round, revision.step, problem.id, index, was, after, text
+            )
+            word = event.change if event.change != "same" else ("kept_right" if was else "kept_wrong")
+            counts[word] = counts.get(word, 0) + 1
+            events.append(event)
+        return Report(replace(report, revised=counts), events)

@@ -1,0 +1,239 @@
+"""The broker's loop: take a report, apply it to the state machine, carry out its commands, commit all at once.
+
+One event is one commit: the new state, the jobs it leads to and the acknowledgement of the event move
+together, so a broker that is killed anywhere takes the same event again and arrives at the same state.
+Files (sealed batches) are written before the commit, and adopted if they are there already.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from services.broker import machine
+from services.broker.commands import (
+    Command,
+    Forget,
+    IssueEval,
+    IssueFeedback,
+    IssueRevision,
+    IssueRollout,
+    SealBatch,
+    Serve,
+)
+from services.broker.dispatch import Dispatcher, Outgoing
+from services.broker.events import BatchWritten, MachineEvent, Recovered, Ticked, VersionServed
+from services.broker.groups import GroupReader
+from services.broker.narration import Narrator
+from services.broker.plan import Plan
+from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
+from services.broker.reports import ReportReader
+from services.broker.sealing import StepHeader, adopt, sealed_message, write_batch
+from shared.blobs.local import LocalStore
+from shared.bus.keys import BROKER, RESULTS, train
+from shared.bus.port import Bus, Commit, Delivery
+from shared.clock import Clock
+from shared.config.settings import RunSettings
+from shared.contracts.batches import BatchManifest
+from shared.contracts.events import Event
+from shared.contracts.run import PhaseState, RunState, Status
+from shared.contracts.weights import ServeSet
+from shared.errors import OpcodError, UnavailableError
+from shared.problems.problem import ProblemSet
+
+TICK_S = 1.0
+BLOCK_S = 0.5
+TAKE = 64
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Handling:
+    """What one event leads to, until it is committed."""
+
+    out: Outgoing
+    events: list[Event]
+    serve: list[tuple[str, str]]
+    forget: list[str]
+
+
+class Runner:
+    """Owns the run's state; `state` is replaced, never changed in place, so that others may read it."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        plan: Plan,
+        problems: ProblemSet,
+        bus: Bus,
+        run_dir: Path,
+        clock: Clock,
+        *,
+        consumer: str,
+        fence: int,
+        train: bool = True,
+    ) -> None:
+        self._plan = plan
+        self._bus = bus
+        self._run_dir = run_dir
+        self._clock = clock
+        self._consumer = consumer
+        self._fence = fence
+        self._train = train
+        self._store = LocalStore(run_dir)
+        self._groups = GroupReader(settings, problems, bus, self._store)
+        self._narrator = Narrator(clock, source=f"broker/{consumer}")
+        self._reports = ReportReader(
+            plan,
+            problems,
+            bus,
+            self._groups,
+            self._narrator,
+            share_identical=settings.feedback.share_identical,
+        )
+        self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
+        self._next_tick_s = 0.0
+        self._rebuilding = False
+        self.state = machine.new_run(plan, incarnation=0, at=clock.wall_s())
+
+    # Starting and looping ------------------------------------------------------------------------------
+    def recover(self) -> None:
+        """Take up the run where Redis or state.json says it is, or begin it."""
+        found = choose(self._bus.load_state(), read_state_file(self._run_dir))
+        if found.state is not None:
+            self.state = found.state
+        log.info("run taken up", source=found.source, status=self.state.status, round=self.state.round)
+        self._rebuilding = found.redis_was_empty
+        sealed = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
+        self._handle(Recovered(self._clock.wall_s(), found.redis_was_empty, sealed), None)
+        self._rebuilding = False
+
+    def loop(self, stopping: threading.Event) -> None:
+        """Handle reports until `stopping`. A Redis that does not answer is waited for; the run is not lost."""
+        while not stopping.is_set():
+            try:
+                self._turn()
+            except UnavailableError as error:
+                log.warning("redis does not answer", error=str(error))
+                stopping.wait(TICK_S)
+
+    def _turn(self) -> None:
+        for delivery in self._bus.take([(RESULTS, BROKER)], self._consumer, limit=TAKE, block_s=BLOCK_S):
+            self._handle_delivery(delivery)
+        now = self._clock.monotonic_s()
+        if now >= self._next_tick_s:
+            self._next_tick_s = now + TICK_S
+            self._tick()
+
+    def _tick(self) -> None:
+        """Deadlines, and versions that replicas hold without having said so since (their word was lost)."""
+        at = self._clock.wall_s()
+        for student in self._plan.students:
+            live = self.state.version[student]
+            if self.state.served.get(student) == live:
+                continue
+            beats = [beat for beat in self._bus.heartbeats() if beat.service == f"student-{student}"]
+            if any(live in beat.versions for beat in beats):
+                self._handle(VersionServed(at, student, live), None)
+        self._handle_if_changed(Ticked(at))
+
+    # One event -----------------------------------------------------------------------------------------
+    def _handle_delivery(self, delivery: Delivery) -> None:
+        report = self._reports.read(delivery.message, self.state, self._clock.wall_s())
+        if report is None:
+            self._bus.complete(delivery)
+            return
+        self._handle(report.event, delivery, report.events)
+
+    def _handle_if_changed(self, event: MachineEvent) -> None:
+        state, commands = self._apply(event)
+        if commands or state.model_dump(exclude={"revision"}) != self.state.model_dump(exclude={"revision"}):
+            self._handle(event, None)
+
+    def _handle(self, event: MachineEvent, delivery: Delivery | None, events: Sequence[Event] = ()) -> None:
+        state, commands = self._apply(event)
+        handling = Handling(Outgoing(), list(events), [], [])
+        self._execute(state, commands, handling)
+        state = self._with_batches(state, commands, handling)
+        self._bus.commit(
+            Commit(
+                fence=self._fence,
+                revision=state.revision,
+                state=state.model_dump_json(),
+                publish=handling.out.publish,
+                payloads=handling.out.payloads,
+                events=handling.events,
+                serve=handling.serve,
+                ack=delivery,
+                rebuild=self._rebuilding,
+            )
+        )
+        self.state = state
+        write_state_file(self._run_dir, state)
+        for key in handling.forget:
+            self._bus.drop_payloads(key)
+        if state.paused is not None or state.status in (Status.DONE, Status.FAILED):
+            log.info("run stands", status=state.status, paused=state.paused, failed=state.failed)
+
+    def _apply(self, event: MachineEvent) -> tuple[RunState, list[Command]]:
+        if self._train:
+            return machine.apply(self.state, self._plan, event)
+        return machine.observe(self.state, event)
+
+    def _execute(self, state: RunState, commands: Sequence[Command], handling: Handling) -> None:
+        for command in commands:
+            match command:
+                case IssueEval() | IssueRollout() | IssueFeedback() | IssueRevision():
+                    self._dispatcher.issue(command, state, handling.out)
+                case Serve():
+                    wanted = ServeSet(live=command.live, versions=command.versions)
+                    handling.serve.append((command.student, wanted.model_dump_json()))
+                case Forget():
+                    handling.forget.append(command.key)
+                case SealBatch():
+                    pass
+                case _:
+                    handling.events.append(self._narrator.announce(command))
+
+    def _with_batches(self, state: RunState, commands: Sequence[Command], handling: Handling) -> RunState:
+        """Seal what must be sealed; the state then counts what the batches hold."""
+        for command in commands:
+            if not isinstance(command, SealBatch):
+                continue
+            phase = next(phase for phase in state.phases if phase.student == command.student)
+            manifest = self._seal(state, phase)
+            written = BatchWritten(
+                self._clock.wall_s(),
+                manifest.student,
+                manifest.step,
+                manifest.verdicts,
+                manifest.samples,
+                manifest.active_samples,
+            )
+            state = machine.count_batch(state, written)
+            handling.out.publish.append((train(manifest.student), sealed_message(manifest)))
+            handling.events.append(self._narrator.sealed(manifest))
+        return state
+
+    def _seal(self, state: RunState, phase: PhaseState) -> BatchManifest:
+        if phase.step is None:
+            raise OpcodError(f"nothing to seal: the phase of student {phase.student} has no open step")
+        adopted = adopt(self._store, phase.student, phase.step.step, self._plan.run)
+        if adopted is not None:
+            return adopted
+        tutored = any(group.tutored for group in phase.step.groups)
+        header = StepHeader(
+            run=self._plan.run,
+            student=phase.student,
+            round=state.round,
+            step=phase.step.step,
+            phase_start=phase.step.step == phase.first_step,
+            base_version=phase.step.base_version,
+            tutor=phase.tutor,
+            tutor_version=phase.tutor_version if tutored else None,
+        )
+        groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]
+        return write_batch(self._store, header, groups)

@@ -1,0 +1,147 @@
+"""Sealing the batch of a step: groups with their demonstrations, feedback and teacher prompts, on disk.
+
+A sealed directory is written once. One that exists already (a crash came between the file and the commit)
+is verified and adopted, never written again.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.broker.tutoring import Exchange, verdict_word
+from shared.blobs.local import LocalStore
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
+from shared.contracts.ids import step_name
+from shared.contracts.jobs import PromptOutput
+from shared.errors import StorageError
+from shared.method.reprompt import TEMPLATE_HASH, loss_mask, pick_demonstrations
+from shared.method.sanitizing import strip_thinking
+from shared.problems.formats import ProblemFormat
+from shared.problems.problem import Problem
+
+GROUPS = "groups.jsonl"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class StepHeader:
+    """What the manifest says of the step itself."""
+
+    run: str
+    student: str
+    round: int
+    step: int
+    phase_start: bool
+    base_version: str
+    tutor: str
+    tutor_version: str | None
+
+
+def build_group(
+    problem: Problem,
+    rollouts: PromptOutput,
+    exchanges: Sequence[Exchange] | None,
+    format_: ProblemFormat,
+    *,
+    exclude_self: bool,
+) -> BatchGroup:
+    """One problem's group: rewards, the earliest correct rollout as demonstration, feedback, masks (method 2)."""
+    texts = [sample.text for sample in rollouts.samples]
+    rewards = [format_.grade(text, problem.answer) for text in texts]
+    demonstrations = pick_demonstrations(rewards, exclude_self=exclude_self)
+    told = list(exchanges) if exchanges is not None else [None] * len(texts)
+    feedback = [exchange.delivered if exchange else None for exchange in told]
+    mask = loss_mask(demonstrations, feedback)
+    samples = []
+    for index, sample in enumerate(rollouts.samples):
+        chosen, exchange = demonstrations[index], told[index]
+        solution = strip_thinking(texts[chosen]) if chosen is not None else None
+        samples.append(
+            BatchSample(
+                index=index,
+                text=sample.text,
+                token_ids=sample.token_ids,
+                logprobs=sample.logprobs,
+                finish_reason=sample.finish_reason,
+                reward=rewards[index],
+                demonstration=chosen,
+                verdict=exchange.verdict if exchange else None,
+                feedback_raw=exchange.raw if exchange else None,
+                feedback=feedback[index],
+                removed=exchange.removed if exchange else (),
+                teacher_messages=tuple(
+                    format_.teacher_messages(problem, solution=solution, feedback=feedback[index])
+                ),
+                mask=mask[index],
+            )
+        )
+    return BatchGroup(
+        problem_id=problem.id,
+        domain=problem.domain,
+        kind=problem.kind,
+        question=problem.question,
+        messages=tuple(format_.messages(problem)),
+        prompt_token_ids=rollouts.prompt_token_ids,
+        samples=tuple(samples),
+    )
+
+
+def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGroup]) -> BatchManifest:
+    """Write groups and manifest as one directory. Raises StorageError; nothing is left half-written."""
+    ordered = sorted(groups, key=lambda group: group.problem_id)
+    lines = "".join(group.model_dump_json() + "\n" for group in ordered).encode()
+    samples = [sample for group in ordered for sample in group.samples]
+    verdicts = Counter(verdict_word(sample.verdict) for sample in samples if sample.verdict is not None)
+    manifest = BatchManifest(
+        run=header.run,
+        student=header.student,
+        round=header.round,
+        step=header.step,
+        phase_start=header.phase_start,
+        base_version=header.base_version,
+        tutor=header.tutor,
+        tutor_version=header.tutor_version,
+        template_hash=TEMPLATE_HASH,
+        groups=len(ordered),
+        samples=len(samples),
+        active_samples=sum(sample.mask for sample in samples),
+        kept_feedback=verdicts.get("match", 0),
+        mean_reward=sum(sample.reward for sample in samples) / len(samples),
+        verdicts=dict(sorted(verdicts.items())),
+        groups_sha256=hashlib.sha256(lines).hexdigest(),
+    )
+    store.write_directory(
+        batch_directory(header.student, header.step), {GROUPS: lines}, manifest.model_dump_json().encode()
+    )
+    return manifest
+
+
+def adopt(store: LocalStore, student: str, step: int, run: str) -> BatchManifest | None:
+    """The manifest of a batch that lies sealed already, verified; None if there is none.
+
+    Raises StorageError if it is of another run or not what it says.
+    """
+    directory = batch_directory(student, step)
+    if not store.exists(directory):
+        return None
+    manifest = BatchManifest.model_validate_json(store.read_manifest(directory))
+    if (manifest.run, manifest.student, manifest.step) != (run, student, step):
+        raise StorageError(f"{directory} belongs to {manifest.run}/{manifest.student} step {manifest.step}")
+    store.open_verified(directory, GROUPS, manifest.groups_sha256)
+    return manifest
+
+
+def sealed_message(manifest: BatchManifest) -> BatchSealed:
+    return BatchSealed(
+        student=manifest.student,
+        step=manifest.step,
+        uri=batch_directory(manifest.student, manifest.step),
+        sha256=hashlib.sha256(manifest.model_dump_json().encode()).hexdigest(),
+        base_version=manifest.base_version,
+    )
+
+
+def batch_directory(student: str, step: int) -> str:
+    """Relative to the run's directory."""
+    return f"batches/{student}/{step_name(step)}"

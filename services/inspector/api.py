@@ -1,0 +1,98 @@
+"""The inspector's JSON API: exchanges with filters and full text, the log of events, a live stream, an export."""
+
+import threading
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, HTTPException, Path, Query
+from fastapi.responses import StreamingResponse
+from pydantic import Field, model_validator
+
+from services.inspector.export import exchange_lines
+from services.inspector.filters import MAX_INTEGER, ExchangeFilter, Whole
+from services.inspector.store import Store
+from services.inspector.stream import KEEP_ALIVE_S, EventStream, Viewers, live_events
+from services.inspector.stream_ids import START
+from services.inspector.views import EventPage, ExchangeView, FeedbackPage, event_view
+from shared.errors import ConfigError
+
+MAX_PAGE = 200
+
+StreamId = Annotated[str, Query(max_length=64)]
+
+
+class FeedbackQuery(ExchangeFilter):
+    """before and after are exchange ids; only one of them at a time."""
+
+    before: Whole | None = None
+    after: Whole | None = None
+    limit: int = Field(default=50, ge=1, le=MAX_PAGE)
+
+    @model_validator(mode="after")
+    def _one_direction(self) -> "FeedbackQuery":
+        if self.before is not None and self.after is not None:
+            raise ValueError("expected before or after, got both: a page goes one way")
+        return self
+
+
+class ExportQuery(ExchangeFilter):
+    format: Literal["jsonl"] = "jsonl"
+
+
+def inspector_routes(
+    store: Store, *, stopping: threading.Event, viewers: Viewers, keep_alive_s: float = KEEP_ALIVE_S
+) -> APIRouter:
+    """All routes under /v1, over one store."""
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/feedback")
+    def feedback(query: Annotated[FeedbackQuery, Query()]) -> FeedbackPage:
+        return feedback_page(store, query)
+
+    @router.get("/feedback/{exchange_id}")
+    def one_exchange(exchange_id: Annotated[int, Path(ge=1, le=MAX_INTEGER)]) -> ExchangeView:
+        found = store.exchange(exchange_id)
+        if found is None:
+            raise HTTPException(404, f"there is no exchange {exchange_id}; GET /v1/feedback lists them")
+        return found
+
+    @router.get("/events")
+    def events(after: StreamId = START, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE) -> EventPage:
+        rows = store.events_after(_position(store, after), limit)
+        items = tuple(event_view(row.id, row.kind, row.body) for row in rows)
+        return EventPage(items=items, cursor=items[-1].id if items else after)
+
+    @router.get("/stream", response_class=EventStream)
+    def stream(
+        after: StreamId | None = None, last_event_id: Annotated[str | None, Header(max_length=64)] = None
+    ) -> EventStream:
+        """From the event after `Last-Event-ID`, else after `after`, else from now on."""
+        seen = last_event_id or after
+        position = store.head if seen is None else _position(store, seen)
+        return EventStream(live_events(store, position, stopping, keep_alive_s=keep_alive_s), viewers)
+
+    @router.get("/export")
+    def export(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
+        headers = {"Content-Disposition": 'attachment; filename="exchanges.jsonl"'}
+        return StreamingResponse(exchange_lines(store, query), media_type="application/x-ndjson", headers=headers)
+
+    return router
+
+
+def feedback_page(store: Store, query: FeedbackQuery) -> FeedbackPage:
+    """One page, newest first. With `after`, the oldest ones behind it, so that no page skips an exchange."""
+    cursor = store.newest_event_id()
+    if query.after is None:
+        items = store.newest_exchanges(query, before=query.before, limit=query.limit)
+    else:
+        items = store.exchanges_between(query, after=query.after, limit=query.limit)[::-1]
+    full = len(items) == query.limit
+    newest = items[0].id if items else (query.after or 0)
+    older = items[-1].id if items and (full or query.after is not None) else None
+    return FeedbackPage(items=tuple(items), older=older, newest=newest, cursor=cursor)
+
+
+def _position(store: Store, stream_id: str) -> int:
+    try:
+        return store.position_of(stream_id)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,68 @@
+"""The inspector put together: bus, store, ingest thread, heartbeat thread and HTTP app.
+
+It only reads the run: it may die at any point without hurting anything, and goes on where its store ends.
+"""
+
+import threading
+
+from fastapi import FastAPI
+
+from services.inspector.api import inspector_routes
+from services.inspector.config import InspectorConfig, inspector_config
+from services.inspector.ingest import Ingest
+from services.inspector.presence import Presence
+from services.inspector.sealed import SealedBatches
+from services.inspector.store import Store
+from services.inspector.stream import Viewers
+from shared.bus.redis import RedisBus
+from shared.clock import SystemClock
+from shared.config.environment import service_environment
+from shared.errors import StorageError
+from shared.http import create_app
+from shared.obs.logging import configure_logging
+from shared.serving import Service
+
+
+def main() -> int:
+    """Serve until SIGTERM; returns the exit code."""
+    environment = service_environment()
+    configure_logging(
+        json=environment.log_json, service="inspector", run=environment.run, replica=environment.replica
+    )
+    return serve(inspector_config(environment))
+
+
+def serve(config: InspectorConfig) -> int:
+    clock = SystemClock()
+    bus = RedisBus(config.redis_url, config.run, deadline_s=config.bus_deadline_s)
+    store = Store(config.store_path, config.run)
+    name = f"inspector/{config.replica}"
+    sealed = SealedBatches(config.run_dir, config.run)
+    ingest = Ingest(bus, store, sealed, name=name, clock=clock, silent_s=config.silent_s)
+    presence = Presence(bus, config, ingest, clock)
+    service = Service("inspector")
+    service.spawn("ingest", lambda: ingest.run(service.stopping))
+    service.spawn("heartbeat", lambda: presence.run(service.stopping))
+    app = build_app(config, store, ingest, service.stopping)
+    try:
+        return service.serve(app, host=config.host, port=config.port, url_file=config.url_file)
+    finally:
+        store.close()
+        bus.close()
+
+
+def build_app(config: InspectorConfig, store: Store, ingest: Ingest, stopping: threading.Event) -> FastAPI:
+    """Probes and the JSON API; ready = the store takes writes and events come in."""
+
+    def ready() -> str | None:
+        if stopping.is_set():
+            return "draining"
+        try:
+            store.check_writable()
+        except StorageError as error:
+            return str(error)
+        return ingest.problem()
+
+    app = create_app("opcod inspector", ready=ready, key=config.key, max_body_bytes=config.max_body_bytes)
+    app.include_router(inspector_routes(store, stopping=stopping, viewers=Viewers(config.max_viewers)))
+    return app

@@ -1,0 +1,82 @@
+"""One SQLite file in WAL mode: a single writer, readers that never wait for it, and errors that name the file.
+
+What always holds: a transaction is there whole or not at all, whatever kills the process in it.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, LifoQueue
+
+from shared.errors import StorageError
+
+BUSY_S = 5.0
+
+Value = str | int | float | None
+
+
+class Database:
+    """Opens or creates the file. Safe to use from many threads; raises StorageError from every call."""
+
+    def __init__(self, path: Path, tables: str) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._idle_readers: LifoQueue[sqlite3.Connection] = LifoQueue()
+        with self._errors("open"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = self._connect()
+            self._writer.execute("PRAGMA journal_mode = WAL")
+            self._writer.execute("PRAGMA synchronous = NORMAL")
+            self._writer.executescript(tables)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The writer's connection inside BEGIN IMMEDIATE; committed at the end, rolled back on any error."""
+        with self._lock, self._errors("write"):
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            finally:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+
+    def read(self, sql: str, parameters: Sequence[Value] = ()) -> list[sqlite3.Row]:
+        with self._errors("read"), self._reader() as connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    def close(self) -> None:
+        """Call it when no other thread reads or writes any more."""
+        self._writer.close()
+        while not self._idle_readers.empty():
+            self._idle_readers.get_nowait().close()
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = self._idle_readers.get_nowait()
+        except Empty:
+            connection = self._connect()
+            connection.execute("PRAGMA query_only = ON")
+        try:
+            yield connection
+        finally:
+            self._idle_readers.put(connection)
+
+    def _connect(self) -> sqlite3.Connection:
+        # No implicit transactions; a connection is used by one thread at a time, not always the same one.
+        connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        return connection
+
+    @contextmanager
+    def _errors(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(
+                f"cannot {operation} the inspector's store {self.path}: {error}; check free space and permissions, "
+                "or move the file away: it is filled again from the events that Redis still has"
+            ) from error

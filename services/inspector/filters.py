@@ -1,0 +1,61 @@
+"""Which exchanges a reader wants, and the SQL that says so. Every value is a bound parameter, whoever sent it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.inspector.records import split_verdict
+
+MAX_INTEGER = 2**63 - 1
+
+Whole = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Text = Annotated[str, Field(max_length=500)]
+
+
+class ExchangeFilter(BaseModel):
+    """All given fields must hold. verdict is a word class (`match`), or a whole verdict (`match:torque`);
+    q finds exchanges whose question, response or raw feedback has every word of it, at least as a beginning."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    round: Whole | None = None
+    step: Whole | None = None
+    student: Text | None = None
+    tutor: Text | None = None
+    domain: Text | None = None
+    verdict: Text | None = None
+    problem_id: Text | None = None
+    correct: bool | None = None
+    change: Literal["fixed", "broke", "same"] | None = None
+    q: Text | None = None
+
+
+Condition = tuple[str, str | int]
+
+
+def conditions(wanted: ExchangeFilter) -> list[Condition]:
+    """(SQL condition, its one parameter) for each given field; tables are `exchanges` and `revisions`."""
+    found: list[Condition] = []
+    for name in ("round", "step", "student", "tutor", "domain", "problem_id", "correct"):
+        value = getattr(wanted, name)
+        if value is not None:
+            found.append((f"exchanges.{name} = ?", value))
+    if wanted.change is not None:
+        found.append(("revisions.change = ?", wanted.change))
+    if wanted.verdict is not None:
+        verdict, word = split_verdict(wanted.verdict)
+        found.append(("exchanges.verdict = ?", verdict))
+        if word is not None:
+            found.append(("exchanges.word = ?", word))
+    if wanted.q is not None and wanted.q.strip():
+        found.append((_MATCHES, match_expression(wanted.q)))
+    return found
+
+
+_MATCHES = "exchanges.id IN (SELECT rowid FROM exchange_texts WHERE exchange_texts MATCH ?)"
+
+
+def match_expression(text: str) -> str:
+    """An FTS5 query for the words of `text`: each one quoted, so that no operator of FTS5 is left in it."""
+    words = text.replace("\x00", " ").split()
+    return " ".join('"' + word.replace('"', '""') + '" *' for word in words)

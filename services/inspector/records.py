@@ -1,0 +1,105 @@
+"""What the inspector keeps: the log of events as it came, and the exchanges between students taken from it.
+
+An exchange is one rollout with what the tutor said of it; (student, step, problem_id, sample) is its key.
+Events cut long texts, the sealed batch has them whole and is the last word on an exchange.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
+from shared.contracts.events import BaseEvent, Event, FeedbackGiven
+from shared.method.grading import SUCCESS_THRESHOLD
+
+
+class Gap(BaseEvent):
+    """Events after `after` and before `before` may be missing: the stream was trimmed, or began anew."""
+
+    kind: Literal["gap"] = "gap"
+    after: str
+    before: str
+    reason: Literal["trimmed", "restarted"]
+
+
+LoggedEvent = Annotated[Event | Gap, Field(discriminator="kind")]
+LOGGED_EVENT: TypeAdapter[LoggedEvent] = TypeAdapter(LoggedEvent)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One exchange, as an event or a sealed batch tells it. verdict is the word class (`match`, `no_match`, …),
+    word the matched word, at the seconds since the epoch when it was told."""
+
+    at: float
+    round: int
+    step: int
+    student: str
+    tutor: str
+    tutor_version: str
+    version: str
+    domain: str
+    problem_id: str
+    question: str
+    sample: int
+    response: str
+    correct: bool
+    verdict: str
+    word: str | None
+    raw: str | None
+    delivered: str | None
+    removed: tuple[str, ...]
+    cut: bool
+    sealed: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event of the log with its stream id, and the whole exchanges of the batch if it says one is sealed."""
+
+    id: str
+    event: LoggedEvent
+    exchanges: tuple[Exchange, ...] = field(default=())
+
+
+def split_verdict(verdict: str) -> tuple[str, str | None]:
+    """`match:torque` -> (`match`, `torque`); other verdicts have no word."""
+    name, _, word = verdict.partition(":")
+    return name, word or None
+
+
+def told(event: FeedbackGiven) -> Exchange:
+    """The exchange that an event tells."""
+    verdict, word = split_verdict(event.verdict)
+    fields = event.model_dump(exclude={"kind", "source", "verdict"})
+    return Exchange(**fields, verdict=verdict, word=word, sealed=False)
+
+
+def sealed_exchange(manifest: BatchManifest, group: BatchGroup, sample: BatchSample, at: float) -> Exchange | None:
+    """The exchange around one sealed rollout, or None if no tutor was asked about it."""
+    if sample.verdict is None or manifest.tutor_version is None:
+        return None
+    verdict, word = split_verdict(sample.verdict)
+    return Exchange(
+        at=at,
+        round=manifest.round,
+        step=manifest.step,
+        student=manifest.student,
+        tutor=manifest.tutor,
+        tutor_version=manifest.tutor_version,
+        version=manifest.base_version,
+        domain=group.domain,
+        problem_id=group.problem_id,
+        question=group.question,
+        sample=sample.index,
+        response=sample.text,
+        correct=sample.reward >= SUCCESS_THRESHOLD,
+        verdict=verdict,
+        word=word,
+        raw=sample.feedback_raw,
+        delivered=sample.feedback,
+        removed=sample.removed,
+        cut=False,
+        sealed=True,
+    )

@@ -1,0 +1,61 @@
+"""What the other threads may know of the engine's thread: which versions it serves and whether it is well.
+
+What always holds: the engine's thread writes, everyone else reads whole immutable values, so nobody ever sees
+half of a swap.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from shared.clock import Clock
+
+IDLE_BOUND_S = 60.0
+"""Longest that a turn of the loop without generation may take; the bus gives up on a call long before."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """live: the version that answers to the student's name; None until it is loaded. versions: checksums of all."""
+
+    live: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    problem: str | None = "the engine is starting"
+
+
+class Board:
+    """Thread-safe without a lock: every field is replaced as a whole."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._expected_s = clock.monotonic_s() + IDLE_BOUND_S
+        self.serving = Serving()
+        self.free_slots: int | None = None
+        self.bus_problem: str | None = None
+        self.engine_problem: str | None = None
+        self.draining = False
+
+    def beat(self, allowance_s: float = 0.0) -> None:
+        """The loop is alive, and beats again within `allowance_s` plus the bound of an idle turn."""
+        self._expected_s = self._clock.monotonic_s() + allowance_s + IDLE_BOUND_S
+
+    def show(self, serving: Serving) -> None:
+        self.serving = replace(serving, versions=dict(serving.versions))
+
+    def not_ready(self) -> str | None:
+        """Why requests should go elsewhere, or None."""
+        late_s = self._clock.monotonic_s() - self._expected_s
+        if self.draining:
+            return "draining"
+        if late_s > 0:
+            return f"the engine's loop is stuck: expected a sign of life {late_s:.0f} s ago"
+        if self.serving.live is None:
+            return self.serving.problem or "no version is loaded yet"
+        return self.engine_problem or self.bus_problem
+
+    @property
+    def state(self) -> str:
+        """One word for the heartbeat."""
+        if self.draining:
+            return "draining"
+        if self.serving.live is None:
+            return "starting"
+        return "ready" if self.not_ready() is None else "degraded"

@@ -1,0 +1,191 @@
+"""The sampling loop of the transformers engine.
+
+Samples that so far have the same prompt, settings and tokens share one row of the batch: the model runs once for all
+of them, and the row forks where their draws differ. Every sample has its own random generator, so that what it draws
+does not depend on which others are there.
+"""
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from services.student.engines.kvcache import RowCache
+from services.student.engines.port import Generation, GenerationCancelledError
+from services.student.engines.sampling import distribution, draw
+from shared.contracts.messages import Sampling
+
+_PREFILL_TOKENS = 2048  # a forward pass over prompts: enough for full speed, few enough for a small peak of memory
+
+
+@dataclass
+class Sample:
+    """One sequence in the making; `index` is its place among the requests."""
+
+    index: int
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    stop: tuple[str, ...]
+    randomness: random.Random
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def done(self) -> bool:
+        return self.stopped or len(self.token_ids) >= self.sampling.max_tokens
+
+
+@dataclass(frozen=True)
+class Row:
+    """Samples that are the same so far; `pad` columns of the row come before its prompt."""
+
+    samples: tuple[Sample, ...]
+    pad: int
+    token: int = -1
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.samples[0].sampling
+
+
+class Decoding:
+    """One batch, from prompts to finished samples, on the weights that `model` has now."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int]):
+        self._model = model
+        self._tokenizer = tokenizer
+        self._eos_ids = eos_ids
+        self._device = model.device
+
+    @torch.inference_mode()
+    def run(self, samples: Sequence[Sample], cancelled: threading.Event | None) -> None:
+        """Fill in tokens and log-probs of `samples`. Raises GenerationCancelledError when told to stop."""
+        rows = _initial_rows(samples)
+        columns = max(row.pad + len(row.samples[0].prompt) + row.sampling.max_tokens for row in rows)
+        cache = RowCache(self._model.config, len(samples), columns, self._model.dtype, self._device)
+        logits_RV = self._prefill(rows, cache)
+        while True:
+            if cancelled is not None and cancelled.is_set():
+                raise GenerationCancelledError(f"{len(samples)} samples were stopped before they were complete")
+            rows, parents = _settled(self._extend(rows, logits_RV), len(rows))
+            if not rows:
+                return
+            cache.rearrange(parents)
+            logits_RV = self._step(rows, cache)
+
+    def finish(self, sample: Sample) -> Generation:
+        """Return a sample that is done as the port has it."""
+        text = self._text(sample)
+        if found := [at for stop in sample.stop if (at := text.find(stop)) >= 0]:
+            text = text[: min(found)]
+        reason = "stop" if sample.stopped else "length"
+        return Generation(text, list(sample.prompt), sample.token_ids, sample.logprobs, reason)
+
+    def _text(self, sample: Sample) -> str:
+        text: str = self._tokenizer.decode(sample.token_ids, skip_special_tokens=True)
+        return text
+
+    def _prefill(self, rows: Sequence[Row], cache: RowCache) -> Tensor:
+        """Run the prompts, a few at a time; return the logits [R, V] after each."""
+        length = rows[0].pad + len(rows[0].samples[0].prompt)
+        at_once = max(1, _PREFILL_TOKENS // length)
+        parts = []
+        for first in range(0, len(rows), at_once):
+            chunk = rows[first : first + at_once]
+            ids = [[0] * row.pad + list(row.samples[0].prompt) for row in chunk]
+            cache.window(first, len(chunk), 0)
+            parts.append(self._forward(torch.tensor(ids, device=self._device), chunk, cache))
+        cache.window(0, len(rows), length)
+        return torch.cat(parts)
+
+    def _step(self, rows: Sequence[Row], cache: RowCache) -> Tensor:
+        ids_R1 = torch.tensor([[row.token] for row in rows], device=self._device)
+        logits_RV = self._forward(ids_R1, rows, cache)
+        cache.window(0, len(rows), cache.length + 1)
+        return logits_RV
+
+    def _forward(self, ids_BT: Tensor, rows: Sequence[Row], cache: RowCache) -> Tensor:
+        """Run columns from cache.length on; return the logits [B, V] of the last one."""
+        end = cache.length + ids_BT.shape[1]
+        pads_B1 = torch.tensor([[row.pad] for row in rows], device=self._device)
+        columns_S = torch.arange(end, device=self._device)
+        output = self._model(
+            input_ids=ids_BT,
+            attention_mask=self._mask(pads_B1, columns_S, cache.length),
+            position_ids=(columns_S[cache.length :] - pads_B1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits_BV: Tensor = output.logits[:, -1]
+        return logits_BV
+
+    def _mask(self, pads_B1: Tensor, columns_S: Tensor, start: int) -> Tensor:
+        """What is added to attention scores, [B, 1, T, S]: nothing, or almost -inf for padding and for the future."""
+        hidden_BTS = (columns_S < pads_B1)[:, None] | (columns_S > columns_S[start:, None])
+        zeros = torch.zeros(hidden_BTS.shape, dtype=self._model.dtype, device=self._device)
+        return zeros.masked_fill_(hidden_BTS, torch.finfo(self._model.dtype).min)[:, None]
+
+    def _extend(self, rows: Sequence[Row], logits_RV: Tensor) -> Iterator[tuple[int, Row]]:
+        """Draw one token a sample; yield (parent row, row) for what goes on, samples with the same token together."""
+        settings = [row.sampling for row in rows]
+        probabilities_RV = distribution(
+            logits_RV, [setting.temperature for setting in settings], [setting.top_p for setting in settings]
+        )
+        owners = [number for number, row in enumerate(rows) for _ in row.samples]
+        uniforms = [sample.randomness.random() for row in rows for sample in row.samples]
+        tokens_N = draw(probabilities_RV, owners, uniforms)
+        if greedy := [number for number, owner in enumerate(owners) if settings[owner].temperature == 0]:
+            tokens_N[greedy] = probabilities_RV[[owners[number] for number in greedy]].argmax(-1)
+        logprobs = probabilities_RV[owners, tokens_N].log().tolist()
+        drawn = iter(zip(tokens_N.tolist(), logprobs, strict=True))
+        for number, row in enumerate(rows):
+            children: dict[int, list[Sample]] = {}
+            for sample in row.samples:
+                token, logprob = next(drawn)
+                self._append(sample, token, logprob)
+                if not sample.done:
+                    children.setdefault(token, []).append(sample)
+            for token, members in children.items():
+                yield number, Row(tuple(members), row.pad, token)
+
+    def _append(self, sample: Sample, token: int, logprob: float) -> None:
+        sample.token_ids.append(token)
+        sample.logprobs.append(logprob)
+        sample.stopped = token in self._eos_ids
+        if sample.stop and not sample.stopped:
+            text = self._text(sample)
+            sample.stopped = any(stop in text for stop in sample.stop)
+
+
+def _initial_rows(samples: Sequence[Sample]) -> list[Row]:
+    """One row for each distinct pair of prompt and settings, padded to the longest prompt."""
+    alike: dict[tuple[tuple[int, ...], Sampling], list[Sample]] = {}
+    for sample in samples:
+        alike.setdefault((sample.prompt, sample.sampling), []).append(sample)
+    longest = max(len(sample.prompt) for sample in samples)
+    return [Row(tuple(members), longest - len(prompt)) for (prompt, _), members in alike.items()]
+
+
+def _settled(children: Iterator[tuple[int, Row]], parent_count: int) -> tuple[list[Row], list[int]]:
+    """Give each child a place, its parent's where possible, so that few rows of the cache move.
+
+    Returns the rows and, for each, the number of the row it comes from.
+    """
+    found = list(children)
+    places: dict[int, tuple[int, Row]] = {}
+    homeless = []
+    for parent, row in found:
+        if parent < len(found) and parent not in places:
+            places[parent] = (parent, row)
+        else:
+            homeless.append((parent, row))
+    free = (place for place in range(max(len(found), parent_count)) if place not in places)
+    places.update(zip(free, homeless, strict=False))
+    ordered = [places[place] for place in range(len(found))]
+    return [row for _, row in ordered], [parent for parent, _ in ordered]

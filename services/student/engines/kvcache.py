@@ -1,0 +1,51 @@
+"""The keys and values of a batch of sequences that grow in step, in buffers that are allocated once.
+
+Sequences end at the same column (they are padded on the left), one row each; rows 0 to `rows` are in use. Columns
+before `length` hold what the model wrote there for every row in use.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+
+class RowCache:
+    """What a transformers model takes for its cache. Keys lie transposed, [N, K, D, L]: scores read them so."""
+
+    def __init__(self, config: PretrainedConfig, rows: int, columns: int, dtype: torch.dtype, device: torch.device):
+        heads = config.num_key_value_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        layers = range(config.num_hidden_layers)
+        self._keys = [torch.empty(rows, heads, width, columns, dtype=dtype, device=device) for _ in layers]
+        self._values = [torch.empty(rows, heads, columns, width, dtype=dtype, device=device) for _ in layers]
+        self.first_row, self.rows, self.length = 0, 0, 0
+
+    def window(self, first_row: int, rows: int, length: int) -> None:
+        """Say where the next forward pass writes: these rows, from column `length` on."""
+        self.first_row, self.rows, self.length = first_row, rows, length
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_args: object, **_kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Store new keys and values [B, K, T, D] of one layer; return all so far, [B, K, length + T, D]."""
+        rows = slice(self.first_row, self.first_row + self.rows)
+        end = self.length + keys.shape[2]
+        stored_keys, stored_values = self._keys[layer_idx][rows], self._values[layer_idx][rows]
+        stored_keys[..., self.length : end] = keys.transpose(2, 3)
+        stored_values[:, :, self.length : end] = values
+        return stored_keys[..., :end].transpose(2, 3), stored_values[:, :, :end]
+
+    def get_seq_length(self, _layer_idx: int = 0) -> int:
+        return self.length
+
+    def rearrange(self, parents: Sequence[int]) -> None:
+        """Make row i what row parents[i] was; only rows that change are copied."""
+        targets = [row for row, parent in enumerate(parents) if row != parent]
+        if targets:
+            sources = [parents[row] for row in targets]
+            for keys, values in zip(self._keys, self._values, strict=True):
+                keys[targets, :, :, : self.length] = keys[sources, :, :, : self.length]
+                values[targets, :, : self.length] = values[sources, :, : self.length]
+        self.rows = len(parents)

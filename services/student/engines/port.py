@@ -1,0 +1,101 @@
+"""What the student asks of an engine, whichever it is: hold versions, and generate from a named one.
+
+A version is an immutable name; nothing is ever reloaded under a name that is taken. An engine is used from one
+thread: `load` and `unload` come between calls of `generate`, never during one.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from shared.contracts.messages import ChatMessage, Sampling
+from shared.errors import OpcodError
+
+
+class UnknownVersionError(OpcodError):
+    """A request names a version that this engine does not hold; load it first."""
+
+
+class VersionTakenError(OpcodError):
+    """Another set of tensors is already loaded under this version's name."""
+
+
+class PromptTooLongError(OpcodError):
+    """A prompt and its max_tokens exceed the positions that the model has."""
+
+
+class GenerationCancelledError(OpcodError):
+    """The caller asked to stop; nothing of the batch is returned."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One sample to draw. The seed alone decides its random draws, whatever shares its batch."""
+
+    version: str
+    messages: tuple[ChatMessage, ...]
+    sampling: Sampling
+    seed: int
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One sample. `token_ids` end with the eos token where it was sampled; `text` has no special tokens.
+
+    `logprobs` (one a token, natural log) are of the distribution sampled from, after temperature and top-p;
+    a greedy sample has those of temperature 1. With a stop string `text` ends before it, `token_ids` with it.
+    """
+
+    text: str
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class EngineHealth:
+    """Whether the engine can answer; `detail` says what is wrong, or what it runs on."""
+
+    ok: bool
+    detail: str
+
+
+class Engine(Protocol):
+    """One model with any number of versions of its weights, held side by side."""
+
+    @property
+    def slots(self) -> int:
+        """How many sequences it can work on at once."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    def load(self, version: str, directory: Path | None) -> str:
+        """Hold `version` from its directory (None: the base model); return the checksum of the tensors loaded.
+
+        Loading again what is loaded returns the same. Raises ModelError for unusable files, VersionTakenError where
+        the name holds other tensors.
+        """
+
+    def unload(self, version: str) -> None:
+        """Forget `version`. Raises UnknownVersionError."""
+
+    def versions(self) -> dict[str, str]:
+        """Checksum by version, of all that are held."""
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
+    ) -> list[Generation]:
+        """Return one generation a request, in order; more requests than slots are run in turns.
+
+        Raises UnknownVersionError before anything runs, GenerationCancelledError soon after `cancelled` is set.
+        """
+
+    def health(self) -> EngineHealth: ...
+
+    def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        """How many tokens these messages are as a prompt."""

@@ -1,0 +1,69 @@
+"""Drawing tokens from logits, one uniform number a draw.
+
+A draw depends on its own row of logits, its settings and its number alone, never on the other rows.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+_BLOCK = 256  # the vocabulary is searched in two levels, blocks and inside one: a full cumulative sum costs more
+_NUCLEUS_GUESSES = (32, 1024)  # how many top tokens to try before a whole row is sorted, which is 40 times slower
+
+
+def distribution(logits_RV: Tensor, temperatures: Sequence[float], top_ps: Sequence[float]) -> Tensor:
+    """Return the probabilities [R, V], fp32, that tokens are drawn from. Temperature 0 leaves logits as they are."""
+    scaled_RV = logits_RV.float()
+    if any(temperature not in (0.0, 1.0) for temperature in temperatures):
+        scaled_RV = scaled_RV / torch.tensor([[t or 1.0] for t in temperatures], device=scaled_RV.device)
+    probabilities_RV = scaled_RV.softmax(-1)
+    cut = [row for row, top_p in enumerate(top_ps) if top_p < 1.0 and temperatures[row] > 0]
+    if cut:
+        limits = torch.tensor([[top_ps[row]] for row in cut], device=scaled_RV.device)
+        probabilities_RV[cut] = _nucleus(probabilities_RV[cut], limits)
+    return probabilities_RV
+
+
+def draw(probabilities_RV: Tensor, rows: Sequence[int], uniforms: Sequence[float]) -> Tensor:
+    """Return the token [N] that each uniform number in [0, 1) picks out of its row, by the inverse of the CDF."""
+    blocks_RBW = _blocks(probabilities_RV)
+    device = probabilities_RV.device
+    rows_N = torch.tensor(rows, device=device)
+    target_N = torch.tensor(uniforms, dtype=torch.float64, device=device)
+    cumulative_NB = blocks_RBW.sum(-1).cumsum(-1, dtype=torch.float64)[rows_N]
+    target_N = target_N * cumulative_NB[:, -1]
+    block_N = _first_above(cumulative_NB, target_N)
+    before_N = cumulative_NB.gather(1, (block_N - 1).clamp(min=0)[:, None])[:, 0].where(block_N > 0, 0.0)
+    inside_NW = blocks_RBW[rows_N, block_N].cumsum(-1, dtype=torch.float64)
+    return block_N * _BLOCK + _first_above(inside_NW, target_N - before_N)
+
+
+def _blocks(probabilities_RV: Tensor) -> Tensor:
+    missing = -probabilities_RV.shape[1] % _BLOCK
+    whole = pad(probabilities_RV, (0, missing)) if missing else probabilities_RV
+    return whole.view(whole.shape[0], -1, _BLOCK)
+
+
+def _first_above(cumulative_NW: Tensor, target_N: Tensor) -> Tensor:
+    """Return the first index whose cumulative sum exceeds the target; rounding never leads to one of mass 0."""
+    found_N = (cumulative_NW <= target_N[:, None]).sum(1)
+    last_N = (cumulative_NW < cumulative_NW[:, -1:]).sum(1)
+    return torch.minimum(found_N, last_N)
+
+
+def _nucleus(probabilities_RV: Tensor, limits_R1: Tensor) -> Tensor:
+    """Keep the fewest most probable tokens whose sum reaches the limit, and rescale them to 1."""
+    size = probabilities_RV.shape[1]
+    kept_RV = torch.zeros_like(probabilities_RV)
+    open_R = torch.arange(len(probabilities_RV), device=probabilities_RV.device)
+    for count in (*(guess for guess in _NUCLEUS_GUESSES if guess < size), size):
+        top_RK, ids_RK = probabilities_RV[open_R].topk(count)
+        before_RK = top_RK.cumsum(-1) - top_RK
+        top_RK = top_RK.where(before_RK < limits_R1[open_R], 0.0)
+        kept_RV[open_R] = torch.zeros_like(kept_RV[open_R]).scatter_(1, ids_RK, top_RK)
+        open_R = open_R[top_RK[:, -1] > 0]
+        if not len(open_R):
+            break
+    return kept_RV / kept_RV.sum(-1, keepdim=True)

@@ -1,0 +1,89 @@
+"""From jobs to engine requests and back, and generating so that one bad job takes no other along. No I/O."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.student.engines.port import Engine, Generation, GenerationCancelledError, GenerationRequest
+from shared.contracts.ids import seed_of
+from shared.contracts.jobs import Job, JobInput, JobOutput, PromptOutput, Sample
+from shared.errors import MalformedMessageError
+
+ERROR_CHARACTERS = 400
+"""Kept of an error's message: an envelope is limited, and its JSON may escape every character."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one batch of requests has no generations: class and message of the error."""
+
+    error: str
+
+
+def requests_for(job: Job, prompts: JobInput) -> list[GenerationRequest]:
+    """One request a sample; sample j of prompt i is drawn with seed_of(job.seed, i, j).
+
+    Raises MalformedMessageError if the input has other than `job.sequences` samples.
+    """
+    requests = [
+        GenerationRequest(job.version, prompt.messages, job.sampling, seed_of(job.seed, i, j))
+        for i, prompt in enumerate(prompts.prompts)
+        for j in range(prompt.samples)
+    ]
+    if len(requests) != job.sequences:
+        raise MalformedMessageError(f"job {job.id} announces {job.sequences} sequences; its input has {len(requests)}")
+    return requests
+
+
+def output_of(job: Job, prompts: JobInput, generations: Sequence[Generation]) -> JobOutput:
+    """Generations, in the order of `requests_for`, as the job's output."""
+    rest = iter(generations)
+    outputs = [_prompt_output([next(rest) for _ in range(prompt.samples)]) for prompt in prompts.prompts]
+    return JobOutput(job_id=job.id, version=job.version, prompts=tuple(outputs))
+
+
+def generate_each(
+    engine: Engine, batches: Sequence[Sequence[GenerationRequest]], cancelled: threading.Event | None = None
+) -> tuple[list[list[Generation] | Failure], bool]:
+    """Generations of each batch, all run together; and whether they had to be run again one by one.
+
+    If the engine fails on several batches at once, each is run alone once, so only the one at fault fails.
+    Raises GenerationCancelledError.
+    """
+    together = _attempt(engine, [request for batch in batches for request in batch], cancelled)
+    if isinstance(together, Failure):
+        if len(batches) == 1:
+            return [together], False
+        return [_attempt(engine, batch, cancelled) for batch in batches], True
+    rest = iter(together)
+    return [[next(rest) for _ in batch] for batch in batches], False
+
+
+def describe(error: BaseException) -> str:
+    """Class and message, short enough for an envelope."""
+    text = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+    return text.encode("utf-8", "replace").decode()
+
+
+def _attempt(
+    engine: Engine, requests: Sequence[GenerationRequest], cancelled: threading.Event | None
+) -> list[Generation] | Failure:
+    try:
+        return engine.generate(requests, cancelled)
+    except GenerationCancelledError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the engine is foreign code; what it raises belongs to its jobs
+        return Failure(describe(error))
+
+
+def _prompt_output(generations: Sequence[Generation]) -> PromptOutput:
+    samples = tuple(
+        Sample(
+            text=generation.text,
+            token_ids=tuple(generation.token_ids),
+            logprobs=tuple(generation.logprobs),
+            finish_reason=generation.finish_reason,
+        )
+        for generation in generations
+    )
+    return PromptOutput(prompt_token_ids=tuple(generations[0].prompt_token_ids), samples=samples)

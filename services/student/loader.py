@@ -1,0 +1,91 @@
+"""From a version's name to tensors in the engine, trusting nothing on the way.
+
+What always holds: only `<run>/weights/<student>/v<k>` is ever read, found by name alone; every byte that reaches
+the engine has the sha256 that the manifest names, nothing else lies beside it, and what the engine then holds has
+the manifest's checksum. v0 is the base model and has no directory.
+"""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from services.student.engines.port import Engine
+from shared.blobs.local import LocalStore
+from shared.contracts.ids import parse_version
+from shared.contracts.weights import FileEntry, WeightsManifest
+from shared.errors import OpcodError, StorageError
+
+MANIFEST = "manifest.json"
+
+
+class VersionRefusedError(OpcodError):
+    """A version that cannot be served; what was loaded before is still there."""
+
+
+class WeightLoader:
+    """Loads versions of one student of one run. `weights` is the run's `weights/<student>` directory."""
+
+    def __init__(self, weights: Path, *, run: str, student: str, engine: Engine) -> None:
+        self._weights = weights
+        self._store = LocalStore(weights)
+        self._run = run
+        self._student = student
+        self._engine = engine
+
+    def load(self, version: str) -> str:
+        """Verify and load `version`; returns the checksum of the loaded tensors. Raises VersionRefusedError."""
+        try:
+            steps = self._steps(version)
+            if steps == 0:
+                return self._engine.load(version, None)
+            return self._load_verified(version, f"v{steps:06d}")
+        except VersionRefusedError:
+            raise
+        except (OpcodError, OSError) as error:
+            raise VersionRefusedError(f"{version}: {type(error).__name__}: {error}") from error
+
+    def _load_verified(self, version: str, name: str) -> str:
+        manifest = self._manifest(version, name)
+        self._check_files(version, name, manifest.files)
+        loaded = self._engine.load(version, self._weights / name)
+        if loaded != manifest.checksum:
+            self._engine.unload(version)
+            raise VersionRefusedError(
+                f"{version}: the loaded tensors have checksum {loaded}, the manifest names {manifest.checksum}: "
+                f"another set of weights lies in {name}; publish it again"
+            )
+        return loaded
+
+    def _manifest(self, version: str, name: str) -> WeightsManifest:
+        try:
+            manifest = WeightsManifest.model_validate_json(self._store.read_manifest(name))
+        except ValidationError as error:
+            raise VersionRefusedError(f"{version}: its manifest does not fit the schema: {error}") from error
+        expected = (self._run, self._student, version)
+        found = (manifest.run, manifest.student, manifest.version)
+        if found != expected:
+            raise VersionRefusedError(f"{version}: expected the manifest of {expected}, found that of {found}")
+        return manifest
+
+    def _check_files(self, version: str, name: str, entries: tuple[FileEntry, ...]) -> None:
+        """An unlisted file might be read by the engine too, so there must be none."""
+        listed = {entry.name for entry in entries}
+        wrong = sorted(file for file in listed if not file.endswith((".safetensors", ".json")))
+        present = {path.name for path in (self._weights / name).iterdir()} - {MANIFEST}
+        if wrong or not any(file.endswith(".safetensors") for file in listed):
+            raise VersionRefusedError(f"{version}: expected .safetensors and .json files only, got {sorted(listed)}")
+        if present != listed:
+            raise VersionRefusedError(f"{version}: expected the files {sorted(listed)}, found {sorted(present)}")
+        for entry in entries:
+            path = self._store.open_verified(name, entry.name, entry.sha256)
+            if path.stat().st_size != entry.bytes:
+                raise StorageError(f"{path}: expected {entry.bytes} bytes, found {path.stat().st_size}")
+
+    def _steps(self, version: str) -> int:
+        try:
+            student, steps = parse_version(version)
+        except ValueError as error:
+            raise VersionRefusedError(str(error)) from error
+        if student != self._student:
+            raise VersionRefusedError(f"{version} belongs to student {student!r}; this is {self._student!r}")
+        return steps

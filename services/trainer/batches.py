@@ -1,0 +1,64 @@
+"""Reading a sealed batch from disk.
+
+What always holds: nothing of a batch is used before its manifest and its groups have the hashes they were sealed
+with, and it is the batch of the run, student, step and base version that it is taken for.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from shared.blobs.local import LocalStore
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSealed
+from shared.contracts.ids import version_name
+from shared.errors import StorageError
+
+GROUPS_FILE = "groups.jsonl"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A verified batch; sha256 is that of its manifest."""
+
+    manifest: BatchManifest
+    groups: tuple[BatchGroup, ...]
+    sha256: str
+
+
+def read_batch(store: LocalStore, sealed: BatchSealed, run: str) -> Batch:
+    """The batch that `sealed` names. Raises StorageError where it is missing, altered or not that batch."""
+    raw = store.read_manifest(sealed.uri)
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != sealed.sha256:
+        raise StorageError(
+            f"expected the manifest of {sealed.uri} with sha256 {sealed.sha256}, got {digest}: it was changed "
+            "after it was sealed; restore the file, then resume the run"
+        )
+    try:
+        manifest = BatchManifest.model_validate_json(raw)
+        _check_identity(manifest, sealed, run)
+        path = store.open_verified(sealed.uri, GROUPS_FILE, manifest.groups_sha256)
+        with path.open("rb") as lines:
+            groups = tuple(BatchGroup.model_validate_json(line) for line in lines)
+    except ValidationError as error:
+        raise StorageError(f"the batch {sealed.uri} does not fit its schema: {error}") from error
+    samples = sum(len(group.samples) for group in groups)
+    if (len(groups), samples) != (manifest.groups, manifest.samples):
+        raise StorageError(
+            f"the manifest of {sealed.uri} says {manifest.groups} groups with {manifest.samples} samples, "
+            f"{GROUPS_FILE} has {len(groups)} with {samples}"
+        )
+    return Batch(manifest, groups, digest)
+
+
+def _check_identity(manifest: BatchManifest, sealed: BatchSealed, run: str) -> None:
+    expected = (run, sealed.student, sealed.step, version_name(sealed.student, sealed.step - 1))
+    got = (manifest.run, manifest.student, manifest.step, manifest.base_version)
+    if got != expected or sealed.base_version != manifest.base_version:
+        raise StorageError(
+            f"expected a batch of (run, student, step, base version) {expected} in {sealed.uri}, got {got}, "
+            f"announced on {sealed.base_version}"
+        )
+
+

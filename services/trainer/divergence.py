@@ -1,0 +1,234 @@
+"""The divergence between student and self-teacher at every token, with its gradient written out by hand.
+
+Owns the arithmetic over the vocabulary: the support (whole vocabulary, or the student's top-k with or without
+a tail bucket), the three divergences, and the derivative with respect to the student's logits.
+
+What always holds:
+- positions outside the mask are never read, so NaN or inf there reaches neither a value nor a gradient;
+- arithmetic is fp32 whatever the logits are (float64 for float64 logits): on bf16 log-probs the top-k of more
+  than half of the tokens would hold more than all of the mass;
+- 0 ln 0 = 0, and a student logit of -inf gets a zero gradient;
+- the teacher gets no gradient;
+- beside the logits themselves and the student's gradient, only chunks of tokens exist over the whole
+  vocabulary.
+
+The gradient is by hand because automatic differentiation keeps several fp32 copies of [B, T, V] alive, and
+because its where/log/exp chains turn -inf logits into NaN gradients.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from shared.errors import ConfigError
+
+# Elements of one whole-vocabulary scratch tensor: 64 MiB in fp32, about a hundred tokens at V = 152k.
+CHUNK_ELEMENTS = 1 << 24
+# The captured log-mass is cut here, which floors the tail at 1e-7; an active cut passes no gradient.
+LOG_CAPTURED_MAX = -1e-7
+
+
+@dataclass(frozen=True)
+class DivergenceRule:
+    """Which divergence, over which buckets: the settings of `token_divergence`."""
+
+    alpha: float
+    top_k: int | None
+    tail: bool
+    chunk_elements: int
+
+    def check(self, vocabulary: int) -> None:
+        """Raise ConfigError unless the settings can be used on a vocabulary of this size."""
+        if isinstance(self.alpha, bool) or not 0.0 <= self.alpha <= 1.0:
+            raise ConfigError(f"alpha must be a number in [0, 1], got {self.alpha!r}")
+        if self.top_k is None:
+            return
+        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int):
+            raise ConfigError(f"top_k must be an integer or None, got {self.top_k!r}")
+        if not 1 <= self.top_k <= vocabulary:
+            raise ConfigError(
+                f"top_k must lie in 1..{vocabulary} (the vocabulary), got {self.top_k}; None takes all of it"
+            )
+
+
+def token_divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    alpha: float = 0.5,
+    top_k: int | None = 100,
+    tail: bool = True,
+    token_mask: Tensor | None = None,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> Tensor:
+    """Divergence D of student S and teacher Q at every token, in nats; differentiable in the student only.
+
+    alpha 0 is KL(Q‖S), alpha 1 is KL(S‖Q), and between them, with M = (1-alpha)·S + alpha·Q,
+    D = alpha·KL(Q‖M) + (1-alpha)·KL(S‖M). The end points are switches, not limits: D tends to 0 towards both.
+
+    The buckets are the student's top_k ids, where the teacher is read too, and, with `tail`, one more that
+    holds the remaining mass (floored at 1e-7); without `tail` both are renormalised over those ids.
+    `top_k=None` takes the whole vocabulary and has no tail. Logits must already be divided by the rollout
+    temperature.
+
+    Shapes: logits [B, T, V], any float type; token_mask [B, T], 0 or 1, None for all ones; result [B, T] in
+    fp32 (float64 if the logits are), 0 outside the mask. A NaN inside the mask stays NaN. Where the
+    divergence is infinite (alpha 0 and S = 0 < Q, or alpha 1 and Q = 0 < S) so is the value, and the step
+    must be skipped.
+    The teacher's logits come from torch.no_grad, not inference_mode: the backward pass reads them again, so
+    neither they nor the student's may be changed in place before it. Scratch is cut to chunk_elements entries
+    a tensor, one token at least.
+    Raises ConfigError for unusable settings or shapes.
+    Source: paper eq. 1; SDPO core_algos.py::compute_self_distillation_loss.
+    """
+    check_logits(student_logits, teacher_logits)
+    rule = DivergenceRule(alpha, top_k, tail, chunk_elements)
+    rule.check(student_logits.shape[-1])
+    if token_mask is None:
+        token_mask = torch.ones(student_logits.shape[:2], dtype=torch.bool, device=student_logits.device)
+    elif token_mask.shape != student_logits.shape[:2]:
+        expected = list(student_logits.shape[:2])
+        raise ConfigError(f"token_mask must have the logits' shape {expected}, got {list(token_mask.shape)}")
+    positions = token_mask.bool().nonzero()
+    value: Tensor = _TokenDivergence.apply(student_logits, teacher_logits.detach(), positions, rule)  # type: ignore[no-untyped-call]
+    return value
+
+
+def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    """Raise ConfigError unless both are floating point, of one shape [B, T, V]."""
+    if student_logits.dim() != 3 or student_logits.shape != teacher_logits.shape:
+        raise ConfigError(
+            "student and teacher logits must have one shape [batch, tokens, vocabulary] (same response ids), got "
+            f"{list(student_logits.shape)} and {list(teacher_logits.shape)}"
+        )
+    if not (student_logits.is_floating_point() and teacher_logits.is_floating_point()):
+        raise ConfigError(f"logits must be floating point, got {student_logits.dtype} and {teacher_logits.dtype}")
+
+
+class _TokenDivergence(torch.autograd.Function):
+    """Chunked forward; the backward pass recomputes each chunk from the logits instead of storing it."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, positions: Tensor, rule: DivergenceRule) -> Tensor:
+        dtype = _compute_dtype(student, teacher)
+        value = torch.zeros(student.shape[:2], dtype=dtype, device=student.device)
+        ids = [positions.new_empty((0, rule.top_k or 0))]
+        for part in _chunks(positions, student.shape[-1], rule):
+            row, column = part.unbind(1)
+            logits = student[row, column]
+            if rule.top_k is not None:
+                ids.append(logits.topk(rule.top_k, sorted=False).indices)
+            log_s = _buckets(_log_support(logits, ids[-1], rule, dtype), ids[-1], rule)
+            log_q = _buckets(_log_support(teacher[row, column], ids[-1], rule, dtype), ids[-1], rule)
+            value[row, column] = _divergence(log_s, log_q, rule.alpha)
+        ctx.rule = rule
+        ctx.save_for_backward(student, teacher, positions, torch.cat(ids))
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        student, teacher, positions, all_ids = ctx.saved_tensors
+        rule: DivergenceRule = ctx.rule
+        dtype = _compute_dtype(student, teacher)
+        gradient = torch.zeros_like(student, memory_format=torch.contiguous_format)
+        done = 0
+        for part in _chunks(positions, student.shape[-1], rule):
+            row, column = part.unbind(1)
+            ids = all_ids[done : done + len(part)]
+            done += len(part)
+            logits = student[row, column]
+            log_p = _log_support(logits, ids, rule, dtype)
+            log_q = _buckets(_log_support(teacher[row, column], ids, rule, dtype), ids, rule)
+            slope = _support_slope(_buckets(log_p, ids, rule), log_q, rule)
+            chunk = _logit_gradient(slope, log_p, ids, logits, rule)
+            chunk *= upstream[row, column].unsqueeze(1)
+            gradient[row, column] = chunk.to(student.dtype)
+        return gradient, None, None, None
+
+
+def _chunks(positions: Tensor, vocabulary: int, rule: DivergenceRule) -> Sequence[Tensor]:
+    return torch.split(positions, max(1, rule.chunk_elements // vocabulary))
+
+
+def _compute_dtype(student: Tensor, teacher: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+
+
+def _log_support(logits: Tensor, ids: Tensor, rule: DivergenceRule, dtype: torch.dtype) -> Tensor:
+    """Log-probs over what the softmax runs over: [N, V], or [N, K] where the ids alone are renormalised."""
+    if rule.top_k is not None and not rule.tail:
+        logits = logits.gather(1, ids)
+    # log_softmax subtracts the maximum first; a bare logit - logsumexp at logits near 30 is off by 2e-6,
+    # twenty times the floor of the tail.
+    return torch.log_softmax(logits, dim=-1, dtype=dtype)
+
+
+def _buckets(log_support: Tensor, ids: Tensor, rule: DivergenceRule) -> Tensor:
+    """Log-probs of the buckets, [N, C]: the support itself, or its ids and then the tail."""
+    if rule.top_k is None or not rule.tail:
+        return log_support
+    log_top = log_support.gather(1, ids)
+    captured = log_top.logsumexp(1, keepdim=True).clamp(max=LOG_CAPTURED_MAX)
+    return torch.cat([log_top, torch.log(-torch.expm1(captured))], dim=1)
+
+
+def _log_mixture(log_s: Tensor, log_q: Tensor, alpha: float) -> Tensor:
+    return torch.logaddexp(log_s + math.log1p(-alpha), log_q + math.log(alpha))
+
+
+def _times_log_ratio(log_p: Tensor, log_r: Tensor) -> Tensor:
+    """p·ln(p/r), 0 where p is 0 whatever r is."""
+    p = log_p.exp()
+    return torch.where(p == 0, 0.0, p * (log_p - log_r))
+
+
+def _divergence(log_s: Tensor, log_q: Tensor, alpha: float) -> Tensor:
+    """D of each row of buckets, [N]."""
+    if alpha == 0.0:
+        return _times_log_ratio(log_q, log_s).sum(1)
+    if alpha == 1.0:
+        return _times_log_ratio(log_s, log_q).sum(1)
+    log_m = _log_mixture(log_s, log_q, alpha)
+    terms = alpha * _times_log_ratio(log_q, log_m) + (1.0 - alpha) * _times_log_ratio(log_s, log_m)
+    return terms.sum(1)
+
+
+def _bucket_slope(log_s: Tensor, log_q: Tensor, alpha: float) -> Tensor:
+    """∂D/∂ln S of each bucket, [N, C], the buckets taken as independent; 0 where S is exactly 0."""
+    if alpha == 0.0:
+        slope = -log_q.exp()
+    elif alpha == 1.0:
+        slope = _times_log_ratio(log_s, log_q) + log_s.exp()
+    else:
+        slope = (1.0 - alpha) * _times_log_ratio(log_s, _log_mixture(log_s, log_q, alpha))
+    return slope.masked_fill(log_s == -math.inf, 0.0)
+
+
+def _support_slope(log_s: Tensor, log_q: Tensor, rule: DivergenceRule) -> Tensor:
+    """∂D/∂ln S of the support, [N, V] or [N, K]; what comes through the tail is folded into the ids."""
+    slope = _bucket_slope(log_s, log_q, rule.alpha)
+    if rule.top_k is None or not rule.tail:
+        return slope
+    log_top, log_tail = log_s[:, :-1], log_s[:, -1:]
+    # ln S_tail = ln(1 - Σ S_c) falls by S_c / S_tail with ln S_c, and by nothing while the clamp holds it.
+    clamped = log_top.logsumexp(1, keepdim=True) > LOG_CAPTURED_MAX
+    tail_pull = (slope[:, -1:] / log_tail.exp()).masked_fill(clamped, 0.0)
+    return slope[:, :-1] - tail_pull * log_top.exp()
+
+
+def _logit_gradient(slope: Tensor, log_p: Tensor, ids: Tensor, logits: Tensor, rule: DivergenceRule) -> Tensor:
+    """∂D/∂z [N, V] from ∂D/∂ln p: slope_v - p_v·Σ slope, the softmax's Jacobian."""
+    total = slope.sum(1, keepdim=True)
+    if rule.top_k is None:
+        return slope - log_p.exp() * total
+    if rule.tail:
+        spread = log_p.exp().mul_(-total)
+        return spread.scatter_(1, ids, spread.gather(1, ids) + slope)
+    outside = torch.zeros(logits.shape, dtype=slope.dtype, device=slope.device)
+    return outside.scatter_(1, ids, slope - log_p.exp() * total)

@@ -1,0 +1,88 @@
+"""The student in training: frozen base weights and one fp32 adapter, the only thing that gets a gradient.
+
+What always holds: the blocks below the adapter's first one keep no activations (nothing in them has a gradient);
+logits are made only at the tokens that predict a response; and the adapter's parameters are in one fixed order.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from services.trainer.trees import Tree, TreeTensors, tree_tensors
+from shared.errors import ModelError
+from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, set_adapter_tensors
+
+# Settings of a configuration that change logits after the output layer, which this forward pass leaves out.
+_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+
+class StudentModel:
+    """A causal language model with the adapter that training changes."""
+
+    def __init__(self, base: PreTrainedModel, spec: LoraSpec, seed: int) -> None:
+        for name in _LOGIT_CHANGES:
+            if getattr(base.config, name, None) not in (None, 1, 1.0):
+                raise ModelError(f"training does not support models with {name}; choose another base model")
+        self.spec = spec
+        self.config: Any = base.config
+        self.peft: PeftModel = attach_lora(base, spec, seed)
+        self._causal: Any = self.peft.get_base_model()
+        self._body: nn.Module = getattr(self._causal, self._causal.base_model_prefix)
+        self._output: nn.Module = self._causal.get_output_embeddings()
+        self._named = {name: each for name, each in sorted(self.peft.named_parameters()) if each.requires_grad}
+
+    @property
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name, sorted by it."""
+        return self._named
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self._named.values())
+
+    @property
+    def context_tokens(self) -> int:
+        return int(self.config.max_position_embeddings)
+
+    def adapter(self) -> dict[str, Tensor]:
+        """A copy of the adapter under the names it is published with."""
+        return adapter_tensors(self.peft)
+
+    def load_adapter(self, tensors: Mapping[str, Tensor]) -> None:
+        set_adapter_tensors(self.peft, tensors)
+
+    def logits(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]], temperature: float = 1.0) -> Tensor:
+        """Logits [P, V], divided by `temperature`, at P (tree, node) places; gradients as the caller has them."""
+        self._use_attention()
+        hidden_GNH = self._hidden(tree_tensors(trees))
+        tree_P, node_P = torch.tensor(list(nodes), device=hidden_GNH.device).unbind(1)
+        logits_PV: Tensor = self._output(hidden_GNH[tree_P, node_P])
+        return logits_PV if temperature == 1.0 else logits_PV / temperature
+
+    def _hidden(self, inputs: TreeTensors) -> Tensor:
+        device = self._causal.device
+        mask = None if inputs.attends_GNN is None else self._mask(inputs.attends_GNN.to(device))
+        hidden: Tensor = self._body(
+            input_ids=inputs.ids_GN.to(device),
+            position_ids=inputs.positions_GN.to(device),
+            attention_mask=mask,
+            use_cache=False,
+        ).last_hidden_state
+        return hidden
+
+    def _mask(self, attends_GNN: Tensor) -> Tensor:
+        """The additive mask [G, 1, N, N] that every attention implementation takes."""
+        dtype = self._causal.dtype
+        lowest = torch.finfo(dtype).min
+        return torch.zeros(attends_GNN.shape, dtype=dtype, device=attends_GNN.device).masked_fill_(
+            ~attends_GNN, lowest
+        )[:, None]
+
+    def _use_attention(self) -> None:
+        """On a CPU torch's fused bf16 attention has a slow backward pass; the plain one is faster there."""
+        plain = torch.is_grad_enabled() and self._causal.device.type == "cpu"
+        self.config._attn_implementation = "eager" if plain else "sdpa"

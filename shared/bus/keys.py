@@ -1,0 +1,118 @@
+"""Every Redis key of a run, in one place, and the names of queues, groups, leases and payload hashes.
+
+What always holds: all keys of a run share the hash tag `{<run>}`, so that a script may touch any of them in a
+cluster too. Queues, payload keys and leases are named without the prefix everywhere outside the bus.
+"""
+
+import re
+
+from shared.contracts.jobs import JobKind
+from shared.errors import ConfigError
+
+STUDENTS = "students"
+BROKER = "broker"
+TRAINER = "trainer"
+
+RESULTS = "results"
+
+LEADER = "broker.leader"
+"""Name of the broker's lease; a trainer's lease is named by its student (`trainer_lease`)."""
+
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def jobs(student: str, kind: JobKind | str) -> str:
+    """Queue of one kind of job for one student: `jobs:a:rollout`."""
+    return f"jobs:{student}:{JobKind(kind).value}"
+
+
+def train(student: str) -> str:
+    """Queue of sealed batches for one student's trainer: `train:a`."""
+    return f"train:{student}"
+
+
+def group_of(queue: str) -> str:
+    """The one group that reads `queue`. Raises ConfigError if it is not a queue's name."""
+    groups = {"jobs": STUDENTS, RESULTS: BROKER, "train": TRAINER}
+    kind = queue.partition(":")[0]
+    if kind not in groups:
+        raise ConfigError(f"expected a queue such as jobs:a:rollout, results or train:a, got {queue!r}")
+    return groups[kind]
+
+
+def trainer_lease(student: str) -> str:
+    """Name of the lease that a student's trainer holds; `announce_version` checks its token."""
+    return student
+
+
+def step_payloads(student: str, step: int) -> str:
+    """Payload hash of one step of a tutee: `res:a:s17`."""
+    return f"res:{student}:s{step}"
+
+
+def eval_payloads(student: str, round_: int, split: str) -> str:
+    """Payload hash of one evaluation: `res:a:r2.validation`."""
+    return f"res:{student}:r{round_}.{split}"
+
+
+def input_field(job_id: str) -> str:
+    """Field of a job's input in its payload hash."""
+    return f"{job_id}.in"
+
+
+def output_field(job_id: str) -> str:
+    """Field of a job's output, in the hash of its input."""
+    return f"{job_id}.out"
+
+
+class Keys:
+    """Full Redis keys of one run. Raises ConfigError if `run` has characters that a key pattern would read."""
+
+    def __init__(self, run: str) -> None:
+        if not _RUN.fullmatch(run):
+            raise ConfigError(
+                f"expected a run id of at most 100 letters, digits, '.', '_' or '-', the first a letter or digit, "
+                f"got {run!r}"
+            )
+        self.run = run
+        self.prefix = f"opcod:{{{run}}}:"
+        self.state = self.prefix + "state"
+        self.revision = self.prefix + "revision"
+        self.events = self.prefix + "events"
+        self.dead_letters = self.prefix + "dlq"
+        self.heartbeats = self.prefix + "hb:"
+
+    def queue(self, queue: str) -> str:
+        """Stream of a queue."""
+        return self.prefix + queue
+
+    def attempts(self, queue: str) -> str:
+        """Hash of started handlings by entry id."""
+        return f"{self.prefix}attempts:{queue}"
+
+    def payload(self, key: str) -> str:
+        """Hash behind a PayloadRef's key."""
+        return self.prefix + key
+
+    def lease(self, name: str) -> str:
+        """Who holds a lease: `<token>:<holder>`, with a time to live."""
+        return self.prefix + ("leader" if name == LEADER else f"lease:{name}")
+
+    def token(self, name: str) -> str:
+        """The highest fencing token ever handed out for a lease; never expires."""
+        return self.prefix + ("fence" if name == LEADER else f"token:{name}")
+
+    def weights(self, student: str) -> str:
+        """Log of a student's published versions."""
+        return f"{self.prefix}weights:{student}"
+
+    def weights_head(self, student: str) -> str:
+        """The newest published version of a student."""
+        return f"{self.prefix}weights:head:{student}"
+
+    def serve(self, student: str) -> str:
+        """ServeSet of a student."""
+        return f"{self.prefix}serve:{student}"
+
+    def heartbeat(self, service: str, replica: str) -> str:
+        return f"{self.heartbeats}{service}:{replica}"

@@ -1,0 +1,179 @@
+"""The bus: work queues with leases, payloads, the run's state and its log, behind one port.
+
+What always holds, whichever implementation:
+- A message on a queue is delivered at least once, and handled by one consumer at a time as long as that
+  consumer renews its lease; `complete` by one that lost it changes nothing and says so.
+- A queue's group exists before anything is published to it, and starts at the first message.
+- The first result of a job wins; later ones are discarded and counted.
+- State, outgoing messages and payloads of a `commit` appear together or not at all.
+
+Queues are named without the run's prefix: `jobs:a:rollout`, `results`, `train:a`. Every call may raise
+UnavailableError when the server does not answer before the configured deadline.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shared.contracts.envelope import Message
+from shared.contracts.events import Event
+from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.jobs import PayloadRef
+from shared.contracts.weights import WeightsPublished
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One message in this consumer's hands. attempt counts started handlings, this one included."""
+
+    queue: str
+    group: str
+    consumer: str
+    entry_id: str
+    message: Message
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What moves together when the broker handles an event.
+
+    revision: that of `state`; the stored one must be exactly one lower (or absent, for the first).
+    publish: messages by queue. payloads: bytes by reference, written if absent. ack: the handled delivery.
+    serve: per student the JSON of its ServeSet. rebuild: the state was taken from files that are newer than
+    Redis; any stored revision below ours is then accepted.
+    """
+
+    fence: int
+    revision: int
+    state: str
+    publish: Sequence[tuple[str, Message]] = ()
+    payloads: Sequence[tuple[PayloadRef, bytes]] = ()
+    events: Sequence[Event] = ()
+    serve: Sequence[tuple[str, str]] = ()
+    ack: Delivery | None = None
+    rebuild: bool = False
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    entry_id: str
+    queue: str
+    reason: str
+    deliveries: int
+    raw: bytes
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+class Bus(Protocol):
+    def ping(self) -> None: ...
+
+    # Work queues -----------------------------------------------------------------------------------------
+    def create_queue(self, queue: str, group: str) -> None:
+        """Create stream and group at 0; nothing happens if they are there."""
+        ...
+
+    def publish(self, queue: str, message: Message) -> str: ...
+
+    def take(
+        self, queues: Sequence[tuple[str, str]], consumer: str, *, limit: int, block_s: float
+    ) -> list[Delivery]:
+        """Up to `limit` messages from (queue, group) pairs in order of priority, stream by stream.
+
+        Per queue: this consumer's own pending entries that it does not hold in memory (after a restart), then
+        entries whose lease ran out (XAUTOCLAIM), then new ones. A message that does not decode goes to the
+        dead letters at once; one whose attempts exceed the maximum goes there too, and is passed to
+        `exhausted` handling by the caller through `Delivery.attempt > max_attempts`.
+        Blocks up to `block_s` only when nothing at all is there.
+        """
+        ...
+
+    def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Renew the leases; returns those that are still ours."""
+        ...
+
+    def complete(
+        self,
+        delivery: Delivery,
+        *,
+        announce: tuple[str, Message] | None = None,
+        payload: tuple[PayloadRef, bytes] | None = None,
+    ) -> bool:
+        """Acknowledge, store the payload if absent, announce, delete. False: it was not ours any more."""
+        ...
+
+    def release(self, delivery: Delivery) -> None:
+        """Give an unfinished message back at once, without counting an attempt (graceful shutdown)."""
+        ...
+
+    def dead_letter(self, delivery: Delivery, reason: str, *, announce: tuple[str, Message] | None = None) -> bool:
+        """Move it to the dead letters and announce the failure, in one step."""
+        ...
+
+    def dead_letters(self, count: int = 100) -> list[DeadLetter]: ...
+
+    def queue_depth(self, queue: str, group: str) -> tuple[int, int]:
+        """(waiting, pending): not yet delivered, and in some consumer's hands."""
+        ...
+
+    def trim(self, queue: str, group: str) -> int:
+        """Drop acknowledged entries below the lowest pending one (MINID, never MAXLEN)."""
+        ...
+
+    # Payloads --------------------------------------------------------------------------------------------
+    def put_payload(self, ref: PayloadRef, data: bytes) -> None: ...
+
+    def get_payload(self, ref: PayloadRef) -> bytes:
+        """Raises StorageError if it is absent or its sha256 differs."""
+        ...
+
+    def drop_payloads(self, key: str) -> None: ...
+
+    # The run's state -------------------------------------------------------------------------------------
+    def load_state(self) -> str | None: ...
+
+    def commit(self, commit: Commit) -> None:
+        """One script: fence, revision, key types and groups are checked before the first write.
+
+        Raises FencedError if another broker holds the fence or the revision is not the expected one.
+        """
+        ...
+
+    def serve_set(self, student: str) -> str | None: ...
+
+    # Leases ----------------------------------------------------------------------------------------------
+    def acquire_lease(self, name: str, holder: str, *, ttl_s: float, floor: int = 0) -> int | None:
+        """A fencing token greater than every earlier one and than `floor`, or None while another holds it."""
+        ...
+
+    def renew_lease(self, name: str, holder: str, token: int, *, ttl_s: float) -> bool: ...
+
+    def release_lease(self, name: str, holder: str, token: int) -> None: ...
+
+    # Weights ---------------------------------------------------------------------------------------------
+    def announce_version(self, published: WeightsPublished, done: Message, token: int) -> bool:
+        """Under the trainer's fencing token: head, `weights:<student>` and StepDone on `results` together.
+
+        False and only StepDone is sent again if the head is already at or past this version.
+        Raises FencedError if the token is not the current one.
+        """
+        ...
+
+    def weights_head(self, student: str) -> WeightsPublished | None: ...
+
+    # Log and presence ------------------------------------------------------------------------------------
+    def emit(self, event: Event) -> None: ...
+
+    def read_events(self, after: str, *, count: int, block_s: float) -> list[tuple[str, Event]]:
+        """Events with ids greater than `after` ("0" = from the start); ids as Redis gives them."""
+        ...
+
+    def first_event_id(self) -> str | None:
+        """Oldest event still there: a cursor below it has a gap."""
+        ...
+
+    def beat(self, heartbeat: Heartbeat, *, ttl_s: float) -> None: ...
+
+    def heartbeats(self) -> list[Heartbeat]: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,125 @@
+"""One connection pool to Redis: deadlines, retries, scripts, and what went wrong in our own words.
+
+What always holds: a call answers or raises before the configured deadline (plus one socket timeout), and its
+error names the server without its password, and the operation. Calls are repeated after a lost answer, so every
+script is safe to run twice.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.commands.core import Script
+from redis.exceptions import AuthenticationError, ConnectionError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from shared.errors import ConfigError, StorageError, UnavailableError
+
+SCRIPTS = (
+    "publish",
+    "take",
+    "renew",
+    "release",
+    "complete",
+    "dead_letter",
+    "retry_dead_letter",
+    "trim",
+    "commit",
+    "acquire_lease",
+    "renew_lease",
+    "release_lease",
+    "announce_version",
+)
+MAX_SOCKET_TIMEOUT_S = 5.0
+_FIRST_PAUSE_S = 0.05
+_MAX_PAUSE_S = 0.5
+
+Answer = TypeVar("Answer")
+Argument = str | bytes | int
+
+
+@cache
+def script_text(name: str) -> str:
+    """Source of a script, with the common rules before it."""
+    folder = files("shared.bus") / "lua"
+    return "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("rules", name))
+
+
+def public_url(url: str) -> str:
+    """`url` without user and password, fit for a message."""
+    parts = urlsplit(url)
+    place = parts.hostname or ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{place}{port}{parts.path}"
+
+
+class RedisLink:
+    """deadline_s bounds each operation. Raises ConfigError if `url` is not a Redis URL."""
+
+    def __init__(self, url: str, *, deadline_s: float) -> None:
+        self.url = public_url(url)
+        self.deadline_s = deadline_s
+        timeout_s = min(deadline_s, MAX_SOCKET_TIMEOUT_S)
+        try:
+            self.client = redis.Redis.from_url(
+                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+            )
+        except ValueError as error:
+            raise ConfigError(f"expected a URL such as redis://host:6379/0, got {self.url!r}: {error}") from error
+        self._scripts: dict[str, Script] = {
+            name: self.client.register_script(script_text(name)) for name in SCRIPTS
+        }
+
+    def call(self, operation: str, action: Callable[[], Answer]) -> Answer:
+        """The answer of `action`, tried again while the server is away and the deadline has not passed.
+
+        Raises UnavailableError (no answer, or the server is full), ConfigError (refused credentials), StorageError
+        (a key that is not what it should be).
+        """
+        deadline = time.monotonic() + self.deadline_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return action()
+            except AuthenticationError as error:
+                raise ConfigError(f"redis at {self.url} refused the credentials of its URL: {error}") from error
+            except (ConnectionError, RedisTimeoutError, ReadOnlyError) as error:
+                if time.monotonic() + pause_s >= deadline:
+                    raise self._unavailable(operation, error) from error
+            except OutOfMemoryError as error:
+                raise UnavailableError(
+                    f"redis at {self.url} is full and refused {operation}: drain the queues or raise maxmemory"
+                ) from error
+            except ResponseError as error:
+                raise StorageError(f"redis at {self.url} refused {operation}: {error}") from error
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+    def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> list[object]:
+        """Run a script that answers with an array."""
+        answer = self.call(name, lambda: self._scripts[name](keys=list(keys), args=list(arguments)))
+        if not isinstance(answer, list):
+            raise StorageError(f"redis at {self.url}: expected an array from {name}, got {answer!r}")
+        return answer
+
+    def number(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> int | None:
+        """Run a script that answers with an integer or nothing."""
+        answer = self.call(name, lambda: self._scripts[name](keys=list(keys), args=list(arguments)))
+        if answer is not None and not isinstance(answer, int):
+            raise StorageError(f"redis at {self.url}: expected a number from {name}, got {answer!r}")
+        return answer
+
+    def close(self) -> None:
+        self.client.close()
+
+    def _unavailable(self, operation: str, error: Exception) -> UnavailableError:
+        return UnavailableError(
+            f"redis at {self.url} did not answer {operation} within {self.deadline_s:g} s ({error}): check that it "
+            f"runs and can be reached from here"
+        )

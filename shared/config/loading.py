@@ -1,0 +1,168 @@
+"""Where settings come from, later ones winning: preset, --config file, OPCOD_* environment, --set.
+
+A run keeps what it was started with in `config.toml`; services are started with that file alone.
+"""
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from shared.config.settings import RunSettings, StudentSection
+from shared.errors import ConfigError
+
+PRESETS = Path(__file__).resolve().parents[2] / "presets"
+ENV_PREFIX = "OPCOD_SET_"
+
+Tree = dict[str, Any]
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load_settings(
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> RunSettings:
+    """Settings from all sources. Raises ConfigError naming key, expectation and value.
+
+    overrides: `section.key=value`, value as TOML or, failing that, as a plain string.
+    environ: `OPCOD_SET_SECTION__KEY=value` says the same as an override.
+    """
+    tree: Tree = _preset_tree(preset) if preset else {}
+    if config:
+        _merge(tree, read_toml(config))
+    from_env = [
+        f"{name.removeprefix(ENV_PREFIX).lower().replace('__', '.')}={value}"
+        for name, value in sorted(environ.items())
+        if name.startswith(ENV_PREFIX)
+    ]
+    for override in [*from_env, *overrides]:
+        _apply(tree, override)
+    return validate(tree)
+
+
+def validate(tree: Tree) -> RunSettings:
+    """Raises ConfigError listing every bad key with what was expected."""
+    try:
+        return RunSettings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from error
+
+
+def read_toml(path: Path) -> Tree:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"expected a TOML file at {path}; there is none") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read {path} as TOML: {error}") from error
+
+
+def to_toml(settings: RunSettings) -> str:
+    """All settings as TOML; reading it back gives equal settings (absent = none)."""
+    lines: list[str] = []
+    _write_table(lines, settings.model_dump(mode="json", exclude_none=True), ())
+    return "\n".join(lines) + "\n"
+
+
+def differences(before: RunSettings, after: RunSettings) -> list[str]:
+    """`section.key: old -> new` for every setting that differs."""
+    left, right = _flatten(before.model_dump(mode="json")), _flatten(after.model_dump(mode="json"))
+    return [
+        f"{key}: {left.get(key)!r} -> {right.get(key)!r}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """` (did you mean 'x'?)`, or nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _preset_tree(preset: str) -> Tree:
+    names = preset_names()
+    if preset not in names:
+        raise ConfigError(f"unknown preset {preset!r}{nearest(preset, names)}; there are: {', '.join(names)}")
+    return read_toml(PRESETS / f"{preset}.toml")
+
+
+def _merge(tree: Tree, other: Tree) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _apply(tree: Tree, override: str) -> None:
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys) or len(keys) < 2:
+        raise ConfigError(f"expected section.key=value, got {override!r}")
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{path}: {key!r} is a value, not a section")
+    tree[keys[-1]] = _parse_value(text.strip())
+
+
+def _parse_value(text: str) -> object:
+    if text == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    name = ".".join(path) or "settings"
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(path[:-1])
+        return f"unknown key {name}{nearest(path[-1], known)}; there are: {', '.join(known)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] in ("missing", "value_error") or isinstance(error["input"], dict):
+        return f"{name}: {message}"
+    return f"{name}: {message}, got {error['input']!r}"
+
+
+def _fields_at(path: Sequence[str]) -> list[str]:
+    """Names of the settings in the section at `path`; `students.a` is a StudentSection."""
+    if path and path[0] == "students":
+        return sorted(StudentSection.model_fields)
+    section = RunSettings.model_fields[path[0]].annotation if path else RunSettings
+    assert isinstance(section, type) and issubclass(section, BaseModel)
+    return sorted(section.model_fields)
+
+
+def _flatten(tree: Tree, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _write_table(lines: list[str], tree: Tree, path: tuple[str, ...]) -> None:
+    scalars = {key: value for key, value in tree.items() if not isinstance(value, dict)}
+    if scalars and path:
+        lines.append(f"{'' if not lines else chr(10)}[{'.'.join(path)}]")
+    lines.extend(f"{key} = {json.dumps(value)}" for key, value in scalars.items())
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            _write_table(lines, value, (*path, key))

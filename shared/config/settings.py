@@ -1,0 +1,240 @@
+"""Every setting of a run, with its default, its limits and its reason.
+
+One `RunSettings` describes a run; every service gets the same one and takes what concerns it. Defaults are
+the paper's (arXiv 2606.14368, Table 4 and appendix D) unless the field says otherwise.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shared.contracts.messages import Sampling
+
+STUDENTS = ("a", "b")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunSection(Section):
+    """The shape of a run."""
+
+    seed: int = Field(default=0, description="Seeds everything: problems, order, rollouts, feedback, adapters.")
+    rounds: Positive = Field(default=2, description="R: rounds of validate, gate, train.")
+    steps_per_round: Positive = Field(default=50, description="K: optimizer steps a student takes in a round.")
+    schedule: Literal["parallel", "sequential"] = Field(
+        default="parallel",
+        description="Both phases of a round at once, or one after the other; the tutors are frozen either way.",
+    )
+
+
+class ProblemsSection(Section):
+    """Which problems, and how many of them a step uses."""
+
+    source: str = Field(default="generated", description="`generated`, or a directory with JSONL partitions.")
+    format: Literal["integer", "mcq"] = Field(default="integer", description="How problems are put and graded.")
+    per_step: Positive = Field(default=32, description="Problems in one step.")
+    balance_domains: bool = Field(
+        default=False, description="Draw each step evenly from both domains instead of from their union."
+    )
+
+
+class GateSection(Section):
+    """Who may tutor in a round (paper 3.2)."""
+
+    mode: Literal["cognizance", "always", "never", "domain_selective"] = "cognizance"
+    tau: float = Field(default=0.2, ge=0, description="A student tutors if its gap is at most this.")
+
+
+class RolloutSection(Section):
+    """The student's own answers in training."""
+
+    samples: Positive = Field(default=8, description="n: rollouts of each problem.")
+    temperature: float = Field(default=1.0, gt=0, le=5)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: Positive = 4096
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+
+class FeedbackSection(Section):
+    """What a tutor writes, and how long the broker waits for it."""
+
+    temperature: float = Field(default=0.6, ge=0, le=5)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: Positive = 1024
+    tutor_timeout_s: float = Field(
+        default=120.0, gt=0, description="From when the tutor took the job; what comes later counts as `fb_none`."
+    )
+    share_identical: bool = Field(
+        default=False, description="Identical rollouts of a group get one feedback text, written once."
+    )
+    revise_share: Share = Field(
+        default=0.1, description="Share of the groups with feedback whose student answers again (break-rate)."
+    )
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+
+class EvaluationSection(Section):
+    """Validation each round (the gate), test before and after (the report)."""
+
+    validation_samples: Positive = 16
+    test_samples: Positive = 16
+    temperature: float = Field(default=0.6, ge=0, le=5)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: Positive = 4096
+    validation_problems: Positive | None = Field(default=None, description="Per domain; default: all of them.")
+    test_problems: Positive | None = Field(default=None, description="Per domain; default: all of them.")
+    problems_per_job: Positive = 16
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+
+class LossSection(Section):
+    """Self-distillation loss (paper Eq. 1; docs/method.md)."""
+
+    alpha: float = Field(default=0.5, ge=0, le=1, description="0 forward KL, 1 reverse KL, between: JSD.")
+    top_k: Positive | Literal["all"] = Field(
+        default=100, description="Support: the student's top k, or `all` of the vocabulary."
+    )
+    tail: bool = Field(default=True, description="One more bucket for the rest of the vocabulary.")
+    aggregation: Literal["seq_mean", "seq_mean_active", "token_mean"] = "seq_mean"
+    is_clip: float = Field(default=2.0, gt=0, description="Upper cut of the importance weights.")
+    demo_self_exclude: bool = Field(default=True, description="A rollout is never its own demonstration.")
+
+
+class OptimizerSection(Section):
+    """AdamW and the EMA teacher."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    warmup_updates: int = Field(default=5, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    beta1: float = Field(default=0.9, gt=0, lt=1)
+    beta2: float = Field(default=0.999, gt=0, lt=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    mini_batches: Positive = Field(default=1, description="Optimizer updates inside one step.")
+    micro_batch_tokens: Positive = Field(default=16384, description="Padded tokens in one forward pass.")
+    ema_rate: float = Field(default=0.05, gt=0, le=1, description="Share of the student in each EMA update.")
+    at_phase_start: Literal["reset", "carry"] = Field(
+        default="reset", description="EMA, optimizer state and warm-up when a phase begins."
+    )
+    max_skipped_updates: Positive = Field(default=3, description="Non-finite updates in a row before it stops.")
+
+
+class LoraSection(Section):
+    """The adapter that training changes; it starts at zero on the student's own (merged) weights."""
+
+    rank: Positive = 16
+    scale: float = Field(default=2.0, gt=0, description="alpha / rank.")
+    first_layer: int = Field(default=0, ge=0, description="Adapt all linear layers of this block and those above.")
+
+
+class SpecializeSection(Section):
+    """Fine-tuning a student on its own domain before the run; no effect on students with `specialize = false`."""
+
+    learning_rate: float = Field(default=2e-3, gt=0)
+    batch_size: Positive = 8
+    epochs: Positive = 1
+    warmup_share: Share = 0.1
+    beta1: float = Field(default=0.9, gt=0, lt=1)
+    beta2: float = Field(default=0.99, gt=0, lt=1)
+
+
+class StudentSection(Section):
+    """One student: which model it is and how it is served."""
+
+    model: str = Field(default="embedded", description="`embedded`, a local directory, or a hub id.")
+    domain: str = Field(description="Its stronger domain: it is fine-tuned on it, and named so to its peer.")
+    specialize: bool = Field(default=False, description="Fine-tune on the own domain first, cached by content.")
+    engine: Literal["transformers", "scripted"] = "transformers"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    chat_template: str | None = Field(default=None, description="A template of ours (`compact`), else the model's.")
+    slots: Positive = Field(default=64, description="Sequences generated at once.")
+    port: int = Field(default=0, ge=0, le=65535, description="0 = any free port.")
+
+
+class ServingSection(Section):
+    """Addresses and limits of the HTTP services."""
+
+    host: str = "127.0.0.1"
+    broker_port: int = Field(default=0, ge=0, le=65535)
+    inspector_port: int = Field(default=0, ge=0, le=65535)
+    max_body_bytes: Positive = 1_000_000
+    request_timeout_s: float = Field(default=120.0, gt=0)
+
+
+class BusSection(Section):
+    """Redis and the leases on its queues."""
+
+    url: str | None = Field(default=None, description="redis://…; none = an embedded server of the launcher's.")
+    lease_s: float = Field(default=60.0, gt=0)
+    max_attempts: Positive = 3
+    deadline_s: float = Field(default=10.0, gt=0, description="No single call waits longer for the server.")
+    heartbeat_s: float = Field(default=2.0, gt=0)
+
+
+class ResourcesSection(Section):
+    """What the processes may use on this machine."""
+
+    threads: Positive = Field(default=1, description="Threads of each model process; never more than cores in all.")
+    min_free_disk_bytes: int = Field(default=2_000_000_000, ge=0)
+
+
+class RunSettings(Section):
+    """All sections. Checks that need more than one of them are here."""
+
+    run: RunSection = RunSection()
+    problems: ProblemsSection = ProblemsSection()
+    gate: GateSection = GateSection()
+    rollout: RolloutSection = RolloutSection()
+    feedback: FeedbackSection = FeedbackSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    loss: LossSection = LossSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    lora: LoraSection = LoraSection()
+    specialize: SpecializeSection = SpecializeSection()
+    students: dict[str, StudentSection]
+    serving: ServingSection = ServingSection()
+    bus: BusSection = BusSection()
+    resources: ResourcesSection = ResourcesSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunSettings":
+        if tuple(sorted(self.students)) != STUDENTS:
+            raise ValueError(f"students: expected a and b, got {sorted(self.students)}")
+        if self.students["a"].domain == self.students["b"].domain:
+            raise ValueError("students: a and b need different domains; each tutors in its own")
+        if self.optimizer.mini_batches > self.problems.per_step:
+            raise ValueError("optimizer.mini_batches: at most problems.per_step, since a group is never split")
+        if self.problems.balance_domains and self.problems.per_step % 2:
+            raise ValueError("problems.per_step: must be even when problems.balance_domains is on")
+        return self
+
+    def peer_of(self, student: str) -> str:
+        return "b" if student == "a" else "a"
+
+
+class Paths(Section):
+    """Where a run and the caches lie."""
+
+    runs_dir: Path
+    run: str
+    cache_dir: Path
+
+    @property
+    def run_dir(self) -> Path:
+        return self.runs_dir / self.run

@@ -1,0 +1,1 @@
+"""What services say to each other: the only place where they meet."""

@@ -1,0 +1,75 @@
+"""A sealed batch: the groups of one step, on disk, with everything that the trainer and a reader need.
+
+`batches/<student>/s00017/` holds `groups.jsonl` (one BatchGroup a line, by problem, samples by index)
+and `manifest.json`. It is written once and never changed: it is the feedback log.
+"""
+
+from pydantic import Field
+
+from shared.contracts.envelope import Message
+from shared.contracts.messages import ChatMessage, Contract
+
+
+class BatchSample(Contract):
+    """One rollout with what the self-teacher will see about it. `mask` 0 = nothing to show, no loss."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    reward: float
+    demonstration: int | None
+    verdict: str | None
+    feedback_raw: str | None
+    feedback: str | None
+    removed: tuple[str, ...] = ()
+    teacher_messages: tuple[ChatMessage, ...]
+    mask: int = Field(ge=0, le=1)
+
+
+class BatchGroup(Contract):
+    """The n rollouts of one problem."""
+
+    problem_id: str
+    domain: str
+    kind: str
+    question: str
+    messages: tuple[ChatMessage, ...]
+    prompt_token_ids: tuple[int, ...]
+    samples: tuple[BatchSample, ...]
+
+
+class BatchManifest(Contract):
+    """What a sealed batch holds. verdicts counts words without the matched word (`match`, `no_match`, …)."""
+
+    run: str
+    student: str
+    round: int
+    step: int
+    phase_start: bool
+    base_version: str
+    tutor: str
+    tutor_version: str | None
+    template_hash: str
+    groups: int
+    samples: int
+    active_samples: int
+    kept_feedback: int
+    mean_reward: float
+    verdicts: dict[str, int]
+    groups_sha256: str
+
+
+class BatchSealed(Message):
+    """Train on this. uri is relative to the run's directory; sha256 is that of manifest.json."""
+
+    student: str
+    step: int
+    uri: str
+    sha256: str
+    base_version: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.student}.{self.step}.sealed"

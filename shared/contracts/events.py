@@ -1,0 +1,140 @@
+"""Events: what a person wants to see. A log, capped; nothing in the run depends on it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from shared.contracts.messages import Contract
+from shared.contracts.run import GateDecision
+from shared.contracts.weights import StepMetrics
+
+
+class BaseEvent(Contract):
+    """at = seconds since the epoch on the sender's clock; source = service and replica."""
+
+    at: float
+    source: str
+
+
+class StatusChanged(BaseEvent):
+    kind: Literal["status"] = "status"
+    status: str
+    round: int
+    reason: str | None = None
+
+
+class GateDecided(BaseEvent):
+    kind: Literal["gate"] = "gate"
+    decision: GateDecision
+
+
+class Evaluated(BaseEvent):
+    """Mean score of each domain of a finished evaluation."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    student: str
+    version: str
+    split: str
+    round: int
+    scores: dict[str, float]
+
+
+class GroupGraded(BaseEvent):
+    kind: Literal["group"] = "group"
+    student: str
+    round: int
+    step: int
+    problem_id: str
+    domain: str
+    rewards: tuple[float, ...]
+
+
+class FeedbackGiven(BaseEvent):
+    """One exchange: what the tutor said of one rollout and what was let through. Long texts are cut here
+    (`cut`); the sealed batch has them whole."""
+
+    kind: Literal["feedback"] = "feedback"
+    student: str
+    tutor: str
+    tutor_version: str
+    version: str
+    round: int
+    step: int
+    problem_id: str
+    domain: str
+    question: str
+    sample: int
+    response: str
+    correct: bool
+    verdict: str
+    raw: str | None
+    delivered: str | None
+    removed: tuple[str, ...] = ()
+    cut: bool = False
+
+
+class Revised(BaseEvent):
+    """The student's answer after the feedback; change is fixed, broke or same."""
+
+    kind: Literal["revised"] = "revised"
+    student: str
+    round: int
+    step: int
+    problem_id: str
+    sample: int
+    before: bool
+    after: bool
+    change: Literal["fixed", "broke", "same"]
+    text: str
+
+
+class BatchReady(BaseEvent):
+    kind: Literal["sealed"] = "sealed"
+    student: str
+    round: int
+    step: int
+    uri: str
+    samples: int
+    active_samples: int
+    kept_feedback: int
+    mean_reward: float
+
+
+class StepApplied(BaseEvent):
+    kind: Literal["step"] = "step"
+    student: str
+    round: int
+    step: int
+    version: str
+    metrics: StepMetrics
+
+
+class VersionServing(BaseEvent):
+    kind: Literal["serving"] = "serving"
+    student: str
+    replica: str
+    version: str
+    checksum: str
+
+
+class JobLost(BaseEvent):
+    kind: Literal["lost"] = "lost"
+    job_id: str
+    student: str
+    reason: str
+
+
+Event = Annotated[
+    StatusChanged
+    | GateDecided
+    | Evaluated
+    | GroupGraded
+    | FeedbackGiven
+    | Revised
+    | BatchReady
+    | StepApplied
+    | VersionServing
+    | JobLost,
+    Field(discriminator="kind"),
+]
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)

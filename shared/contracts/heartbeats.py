@@ -1,0 +1,18 @@
+"""What a service says of itself every few seconds; gone when it is not renewed."""
+
+from pydantic import Field
+
+from shared.contracts.messages import Contract
+
+
+class Heartbeat(Contract):
+    """state: ready, starting, draining, or an engine state; url is where it answers, if it serves HTTP."""
+
+    service: str
+    replica: str
+    state: str
+    url: str | None = None
+    version: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    free_slots: int | None = None
+    at: float

@@ -1,0 +1,44 @@
+"""Deterministic names and seeds: the same run makes the same ids, whoever makes them and however often."""
+
+import hashlib
+
+
+def version_name(student: str, steps: int) -> str:
+    """`a@v17`: student a after 17 optimizer steps, counted over the run."""
+    return f"{student}@v{steps}"
+
+
+def version_steps(version: str) -> int:
+    """Steps behind a version name. Raises ValueError if it is not one."""
+    return parse_version(version)[1]
+
+
+def parse_version(version: str) -> tuple[str, int]:
+    """`a@v17` -> (`a`, 17). Raises ValueError if it is not a version name."""
+    student, separator, number = version.partition("@v")
+    if not separator or not student or not number.isdecimal():
+        raise ValueError(f"expected a version such as a@v17, got {version!r}")
+    return student, int(number)
+
+
+def step_name(step: int) -> str:
+    """`s00017`: the folder of a sealed batch."""
+    return f"s{step:05d}"
+
+
+def job_id(round_: int, student: str, step: int, problem_id: str, kind: str, attempt: int = 1) -> str:
+    """`r2.a.s17.<problem>.rollout`: the tutee's name, also for a job that its tutor does."""
+    again = "" if attempt == 1 else f".t{attempt}"
+    return f"r{round_}.{student}.s{step}.{problem_id}.{kind}{again}"
+
+
+def eval_job_id(round_: int, student: str, split: str, chunk: int, attempt: int = 1) -> str:
+    """`r2.a.validation.c3`: one chunk of problems of an evaluation."""
+    again = "" if attempt == 1 else f".t{attempt}"
+    return f"r{round_}.{student}.{split}.c{chunk}{again}"
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from any ids; equal parts give equal seeds on every machine."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

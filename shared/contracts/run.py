@@ -1,0 +1,200 @@
+"""The state of a run: all that the broker must know to go on, under 50 KB, kept in Redis and in state.json.
+
+Texts are never in here: they lie in payloads and sealed batches, found by the ids that follow from this state.
+"""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.contracts.jobs import JobKind
+
+
+class Status(StrEnum):
+    VALIDATING = "VALIDATING"
+    GATED = "GATED"
+    TRAINING = "TRAINING"
+    ROUND_DONE = "ROUND_DONE"
+    FINAL_EVAL = "FINAL_EVAL"
+    DONE = "DONE"
+    FAILED = "FAILED"
+
+
+class Split(StrEnum):
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class JobStatus(StrEnum):
+    NONE = "none"
+    ISSUED = "issued"
+    STARTED = "started"
+    DONE = "done"
+    LOST = "lost"
+
+
+class StateModel(BaseModel):
+    """Mutable inside the broker's state machine only; everyone else reads it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobState(StateModel):
+    """Where a job stands. started_at: broker's clock, seconds. reason: why it was lost. output: its sha256."""
+
+    status: JobStatus = JobStatus.NONE
+    attempt: int = 1
+    started_at: float | None = None
+    output: str | None = None
+    reason: str | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.status in (JobStatus.ISSUED, JobStatus.STARTED)
+
+
+class GroupState(StateModel):
+    """The jobs around one problem of a step. `tutored`: the gate lets the tutor speak on this problem."""
+
+    problem_id: str
+    tutored: bool
+    rollout: JobState = Field(default_factory=JobState)
+    feedback: JobState = Field(default_factory=JobState)
+    revised: bool = False
+
+    def job(self, kind: JobKind) -> JobState:
+        """Raises ValueError for a kind that is not tracked by group."""
+        match kind:
+            case JobKind.ROLLOUT:
+                return self.rollout
+            case JobKind.FEEDBACK:
+                return self.feedback
+        raise ValueError(f"a group has rollout and feedback jobs, not {kind.value}")
+
+    @property
+    def ready(self) -> bool:
+        told = not self.tutored or self.feedback.status in (JobStatus.DONE, JobStatus.LOST)
+        return self.rollout.status is JobStatus.DONE and told
+
+
+class Revision(StateModel):
+    """A revision job under way; its step may be closed before it is done."""
+
+    job_id: str
+    step: int
+    problem_id: str
+    version: str
+
+
+class StepState(StateModel):
+    """One open step. `mark` is when the stage that runs now began (broker's clock, seconds)."""
+
+    step: int
+    base_version: str
+    groups: list[GroupState]
+    sealed: bool = False
+    done_version: str | None = None
+    mark: float
+
+
+class PhaseState(StateModel):
+    """One student's K steps in this round. stage_seconds: wall time of its critical path, by stage."""
+
+    student: str
+    tutor: str
+    tutor_version: str
+    first_step: int
+    steps: int
+    step: StepState | None = None
+    steps_done: int = 0
+    open_revisions: list[Revision] = Field(default_factory=list)
+    kept_steps: list[int] = Field(default_factory=list, description="Closed steps whose payloads still lie there.")
+    started_at: float | None = None
+    finished_at: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.finished_at is not None
+
+
+class EvalState(StateModel):
+    """One evaluation of one student on one split; correct[i] = right samples of problem i, None = not yet."""
+
+    student: str
+    version: str
+    split: Split
+    round: int
+    samples: int
+    chunks: list[JobState]
+    correct: dict[str, int] = Field(default_factory=dict)
+    truncated: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return all(chunk.status is JobStatus.DONE for chunk in self.chunks)
+
+
+class GateDecision(StateModel):
+    """Who may tutor in a round, and the numbers that say so."""
+
+    round: int
+    scores: dict[str, dict[str, float]]
+    gaps: dict[str, float]
+    gap_intervals: dict[str, tuple[float, float]]
+    cognizant: dict[str, bool]
+    mode: str
+    tau: float
+
+
+class Score(StateModel):
+    """A finished evaluation, kept for the report: per domain the right samples of each problem, in order."""
+
+    student: str
+    version: str
+    split: Split
+    round: int
+    samples: int
+    correct: dict[str, list[int]]
+    truncated: int
+
+    def mean(self, domain: str) -> float:
+        counts = self.correct[domain]
+        return sum(counts) / (len(counts) * self.samples)
+
+
+class Tally(StateModel):
+    """Counts of one student as tutee, over the run. verdicts are words without the matched word."""
+
+    verdicts: dict[str, int] = Field(default_factory=dict)
+    lost_feedback: dict[str, int] = Field(default_factory=dict)
+    revised: dict[str, int] = Field(default_factory=dict)
+    output_tokens: dict[str, int] = Field(default_factory=dict)
+    engine_seconds: dict[str, float] = Field(default_factory=dict)
+    stage_seconds: dict[str, float] = Field(default_factory=dict)
+    trainer_seconds: dict[str, float] = Field(default_factory=dict)
+    trained_tokens: int = 0
+    samples: int = 0
+    active_samples: int = 0
+
+
+class RunState(StateModel):
+    """Written by the broker alone. `version` and `steps` hold each student's live version and steps done."""
+
+    run: str
+    incarnation: int
+    revision: int
+    status: Status
+    paused: str | None = None
+    failed: str | None = None
+    round: int
+    version: dict[str, str]
+    steps: dict[str, int]
+    served: dict[str, str]
+    evals: list[EvalState] = Field(default_factory=list)
+    gate: GateDecision | None = None
+    phases: list[PhaseState] = Field(default_factory=list)
+    scores: list[Score] = Field(default_factory=list)
+    gates: list[GateDecision] = Field(default_factory=list)
+    tallies: dict[str, Tally] = Field(default_factory=dict)
+    status_seconds: dict[str, float] = Field(default_factory=dict)
+    status_since: float

@@ -1,0 +1,117 @@
+"""Weight versions: the manifest beside the files, and the announcements around a swap."""
+
+from typing import Literal
+
+from shared.contracts.envelope import Message
+from shared.contracts.messages import Contract
+
+
+class FileEntry(Contract):
+    name: str
+    sha256: str
+    bytes: int
+
+
+class WeightsManifest(Contract):
+    """`weights/<student>/v000017/manifest.json`. checksum covers the tensors (shared.modeling.adapters)."""
+
+    run: str
+    student: str
+    version: str
+    parent: str | None
+    kind: Literal["lora", "full"]
+    step: int
+    batch_sha256: str | None
+    base_model: str
+    files: tuple[FileEntry, ...]
+    checksum: str
+    probe: tuple[float, ...]
+
+
+class WeightsPublished(Message):
+    """A new version lies complete at `uri` (relative to the run's directory)."""
+
+    student: str
+    version: str
+    step: int
+    uri: str
+    manifest_sha256: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.version}.published"
+
+
+class VersionLoaded(Message):
+    """A replica holds `version` now; checksum is that of the tensors it loaded."""
+
+    student: str
+    replica: str
+    version: str
+    checksum: str
+    seconds: float
+
+    @property
+    def key(self) -> str:
+        return f"{self.version}.{self.replica}.loaded"
+
+
+class VersionRefused(Message):
+    """A replica could not load `version`; it goes on serving what it had."""
+
+    student: str
+    replica: str
+    version: str
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.version}.{self.replica}.refused"
+
+
+class ServeSet(Contract):
+    """The versions that every replica of a student must hold: the live one and the frozen tutor."""
+
+    live: str
+    versions: tuple[str, ...]
+
+
+class StepMetrics(Contract):
+    """What one optimizer step looked like. Rates are shares in [0, 1]; seconds by stage of the trainer."""
+
+    loss: float
+    grad_norm: float
+    active_share: float
+    tokens: int
+    delta_logprob: float
+    clipped_share: float
+    effective_sample_share: float
+    skipped_updates: int
+    seconds: dict[str, float]
+
+
+class StepDone(Message):
+    """Step `step` is applied and `version` is published; sent again after a restart, with the same key."""
+
+    student: str
+    step: int
+    version: str
+    checksum: str
+    batch_sha256: str
+    metrics: StepMetrics
+
+    @property
+    def key(self) -> str:
+        return f"{self.student}.{self.step}.done"
+
+
+class StepFailed(Message):
+    """The trainer cannot go on with step `step` (for example too many non-finite updates in a row)."""
+
+    student: str
+    step: int
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.student}.{self.step}.failed"

@@ -1,0 +1,51 @@
+"""Every error that opcod raises on purpose, and the exit code a command ends with when it reaches the top.
+
+A message says what was expected, what came and what to do about it.
+"""
+
+EXIT_USAGE = 2
+EXIT_UNAVAILABLE = 69
+EXIT_IO = 74
+EXIT_TEMPORARY = 75
+
+
+class OpcodError(Exception):
+    """Root of all errors raised on purpose; `exit_code` is what a command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(OpcodError):
+    """A setting, preset, command-line value or input file that cannot be used."""
+
+    exit_code = EXIT_USAGE
+
+
+class ProblemSetError(ConfigError):
+    """A problem set that is empty, malformed, or whose partitions overlap."""
+
+
+class ModelError(ConfigError):
+    """A model directory that cannot be used: missing, without safetensors, or of the wrong shape."""
+
+
+class UnavailableError(OpcodError):
+    """A peer or server that did not answer before its deadline."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+class StorageError(OpcodError):
+    """A file that could not be written, or that is not what its manifest says."""
+
+    exit_code = EXIT_IO
+
+
+class FencedError(OpcodError):
+    """Another process holds the lease now; whoever gets this must stop writing."""
+
+    exit_code = EXIT_TEMPORARY
+
+
+class MalformedMessageError(OpcodError):
+    """A message whose schema is unknown or whose body does not validate."""

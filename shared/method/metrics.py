@@ -1,0 +1,108 @@
+"""Figures that say whether a run helped: break-rate, difficulty bins, Pareto flags, intervals, baselines.
+
+All pure; a figure that has no meaning for its input (a rate over nothing) is None, never 0.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from shared.method.grading import SUCCESS_THRESHOLD
+from shared.method.scores import (
+    RESAMPLES,
+    ScoreError,
+    check_confidence,
+    checked_score,
+    percentile_interval,
+    require_same_keys,
+    resampled_positions,
+)
+
+
+def break_rate(pre: Sequence[float], post: Sequence[float]) -> float | None:
+    """Share of correct rollouts whose revision is wrong; None if none was correct.
+
+    pre, post: rewards of the rollouts and of their revisions, in the same order. Paper, section 5.
+    """
+    return _changed_share(pre, post, from_correct=True)
+
+
+def fix_rate(pre: Sequence[float], post: Sequence[float]) -> float | None:
+    """Share of wrong rollouts whose revision is correct; None if none was wrong."""
+    return _changed_share(pre, post, from_correct=False)
+
+
+def difficulty_bins(wrong_count: int, n: int = 8) -> list[str]:
+    """The bins of a problem with `wrong_count` wrong rollouts among n. They overlap on purpose.
+
+    For n = 8: easiest 0-1, easy 0-4, hard 5-7, hardest 7; all wrong is in none, as no bin can show learning there.
+    For any n: let u = n/8 rounded up. easy: at most half wrong; easiest: easy and at most u wrong; hard: more than
+    half but not all wrong; hardest: hard and at most u correct.
+    """
+    if n < 1 or not 0 <= wrong_count <= n:
+        raise ScoreError(
+            f"difficulty: expected between 0 and {n} wrong rollouts, got {wrong_count}; count the group"
+        )
+    unit = -(-n // 8)
+    easy = 2 * wrong_count <= n
+    hard = not easy and wrong_count < n
+    bins = {
+        "easiest": easy and wrong_count <= unit,
+        "easy": easy,
+        "hard": hard,
+        "hardest": hard and n - wrong_count <= unit,
+    }
+    return [name for name, holds in bins.items() if holds]
+
+
+def dominates(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether `one` is at least as good in every domain and better in some. Equal scores dominate nothing."""
+    domains = require_same_keys([one, other], "comparison")
+    pairs = [(checked_score(one[name], name), checked_score(other[name], name)) for name in domains]
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def pareto_improved(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    """Whether one student got worse in no domain and better in at least one."""
+    return dominates(after, before)
+
+
+def mutual_pareto(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]]) -> bool:
+    """Whether every student improved in that sense. The order of students is the same in both."""
+    if len(before) != len(after) or not before:
+        raise ScoreError(
+            f"mutual Pareto: expected the same students before and after, got {len(before)} and {len(after)}"
+        )
+    return all(pareto_improved(b, a) for b, a in zip(before, after, strict=True))
+
+
+def bootstrap_interval(
+    per_problem_scores: Sequence[float], confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """(low, high) of the mean score by resampling problems (not samples: those of one problem move together)."""
+    check_confidence(confidence)
+    scores = [checked_score(value, "interval") for value in per_problem_scores]
+    if not scores:
+        raise ScoreError("interval: expected at least one problem's score, got none; evaluate first")
+    means = [
+        sum(scores[at] for at in picked) / len(picked)
+        for picked in resampled_positions(len(scores), seed, RESAMPLES)
+    ]
+    return percentile_interval(means, confidence)
+
+
+def majority_baseline(answers: Sequence[str]) -> float:
+    """What always giving the most frequent gold answer would score; print it beside every accuracy."""
+    if not answers:
+        raise ScoreError("majority baseline: expected at least one gold answer, got none; pass the set's answers")
+    return max(Counter(answers).values()) / len(answers)
+
+
+def _changed_share(pre: Sequence[float], post: Sequence[float], *, from_correct: bool) -> float | None:
+    if len(pre) != len(post):
+        raise ScoreError(
+            f"revisions: expected one for each of {len(pre)} rollouts, got {len(post)}; pair them by rollout id"
+        )
+    was = [checked_score(value, "rollout reward") >= SUCCESS_THRESHOLD for value in pre]
+    now = [checked_score(value, "revision reward") >= SUCCESS_THRESHOLD for value in post]
+    after = [n for w, n in zip(was, now, strict=True) if w is from_correct]
+    return sum(n is not from_correct for n in after) / len(after) if after else None

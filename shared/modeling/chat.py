@@ -1,0 +1,93 @@
+"""Messages to token ids, the same in student, trainer and `specialize`.
+
+What a message contains never becomes a special token: those are the template's alone.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from shared.contracts.messages import ChatMessage
+from shared.errors import MalformedMessageError
+
+Messages = Sequence[ChatMessage | Mapping[str, str]]
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    """Return the prompt's token ids, up to where the model speaks; a template that knows thinking has it off.
+
+    Special tokens spelt out in a content are broken up with a space. Raises MalformedMessageError where a content
+    would become a special token all the same.
+    """
+    turns = [_as_turn(message) for message in messages]
+    specials = special_ids(tokenizer)
+    for turn in turns:
+        turn["content"] = neutralise(tokenizer, turn["content"])
+    ids = encode(tokenizer, _rendered(tokenizer, turns))
+    blank = [turn if turn["role"] == "system" else {**turn, "content": "x"} for turn in turns]
+    expected = encode(tokenizer, _rendered(tokenizer, blank))
+    excess = _count(ids, specials) - _count(expected, specials)
+    if excess:
+        names = tokenizer.convert_ids_to_tokens(sorted(excess))
+        raise MalformedMessageError(
+            f"expected plain text in the messages, but it becomes the special tokens {names}"
+        )
+    return ids
+
+
+def render_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
+    """Return the text whose token ids `render` gives, for people to read."""
+    turns = [_as_turn(message) for message in messages]
+    for turn in turns:
+        turn["content"] = neutralise(tokenizer, turn["content"])
+    return _rendered(tokenizer, turns)
+
+
+def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of an answer that ends: `text` as it follows the generation prompt, then the eos token.
+
+    A template that ends its prompt without white space ("A:") gets one space before the text.
+    """
+    prompt = _rendered(tokenizer, [{"role": "user", "content": "x"}])
+    body = neutralise(tokenizer, text.strip())
+    return [*encode(tokenizer, body if prompt[-1:].isspace() else f" {body}"), int(tokenizer.eos_token_id)]
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids that only a template may produce (an `unk` that is nothing else is not one of them)."""
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    only_unk = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+    return frozenset((added | set(tokenizer.all_special_ids)) - only_unk)
+
+
+def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Return `text` with a space after the first character of every special token that it spells out."""
+    names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for name in names:
+        if len(name) > 1:
+            text = text.replace(name, f"{name[0]} {name[1:]}")
+    return text
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of `text` alone, nothing added before or after."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _as_turn(message: ChatMessage | Mapping[str, str]) -> dict[str, str]:
+    if isinstance(message, ChatMessage):
+        return {"role": message.role, "content": message.content}
+    return {"role": message["role"], "content": message["content"]}
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> str:
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    text: str = tokenizer.apply_chat_template(list(turns), **options)
+    return text
+
+
+def _count(ids: Sequence[int], specials: frozenset[int]) -> Counter[int]:
+    return Counter(index for index in ids if index in specials)

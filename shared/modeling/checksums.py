@@ -1,0 +1,91 @@
+"""The identity of a set of tensors: one sha256 over their names, dtypes, shapes and bytes.
+
+The same tensors have the same checksum in memory (`adapters.checksum`) and in a safetensors file, however the file
+orders or aligns them. Reading a file needs no torch.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from shared.errors import ModelError
+
+_HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors format itself
+
+
+class TensorBytes(NamedTuple):
+    """One tensor as safetensors stores it: dtype by its name there ("BF16"), data little-endian and row-major."""
+
+    name: str
+    dtype: str
+    shape: Sequence[int]
+    data: bytes | memoryview
+
+
+def checksum_of(tensors: Iterable[TensorBytes]) -> str:
+    """Return the hex sha256 over `tensors`, which must come sorted by name."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        head = json.dumps([tensor.name, tensor.dtype, list(tensor.shape)], separators=(",", ":"))
+        digest.update(head.encode() + b"\n")
+        digest.update(tensor.data)
+    return digest.hexdigest()
+
+
+def file_checksum(*paths: Path) -> str:
+    """Return the checksum of all tensors in safetensors files (the shards of one model, or one adapter).
+
+    Raises ModelError for a file that is not safetensors or is cut short.
+    """
+    where = {name: (path, entry) for path in paths for name, entry in _read_header(path).items()}
+    return checksum_of(_read_tensor(name, *where[name]) for name in sorted(where))
+
+
+class _Entry(NamedTuple):
+    dtype: str
+    shape: list[int]
+    start: int
+    end: int
+
+
+def _read_header(path: Path) -> dict[str, _Entry]:
+    """Entries by tensor name, with absolute offsets into the file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = _header_length(file, path, size)
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            return {name: _entry(raw, 8 + length, size) for name, raw in header.items()}
+        except (ValueError, KeyError, AttributeError, TypeError) as broken:
+            raise ModelError(
+                f"expected a complete safetensors file at {path}: {broken}; fetch it again"
+            ) from broken
+
+
+def _header_length(file: BinaryIO, path: Path, size: int) -> int:
+    prefix = file.read(8)
+    length: int = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+    if 8 + length > size or length > _HEADER_LIMIT_BYTES:
+        raise ModelError(f"expected a safetensors file at {path}, found {size} bytes of something else")
+    return length
+
+
+def _entry(raw: dict[str, object], data_start: int, size: int) -> _Entry:
+    dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
+    if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list)):
+        raise ValueError(f"malformed entry {raw}")
+    start, end = (data_start + offset for offset in offsets)
+    if not data_start <= start <= end <= size:
+        raise ValueError(f"data at bytes {start} to {end} of {size}")
+    return _Entry(dtype, shape, start, end)
+
+
+def _read_tensor(name: str, path: Path, entry: _Entry) -> TensorBytes:
+    with path.open("rb") as file:
+        file.seek(entry.start)
+        data = file.read(entry.end - entry.start)
+    return TensorBytes(name, entry.dtype, entry.shape, data)

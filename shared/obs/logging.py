@@ -1,0 +1,39 @@
+"""structlog set up once a process: JSON in containers, readable on a terminal.
+
+Context that must be in every line is a processor, not a context variable: threads start without those.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping
+
+import structlog
+
+
+def configure_logging(*, json: bool, service: str, **context: str | int | None) -> None:
+    """Every line carries service and `context` (run, student, replica); logs go to stderr."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            _constant({name: value for name, value in context.items() if value is not None} | {"service": service}),
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _constant(fields: Mapping[str, object]) -> structlog.typing.Processor:
+    def add(
+        _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {**fields, **event}
+
+    return add

@@ -1,0 +1,99 @@
+"""The two generated domains: short physics and chemistry problems with an integer answer.
+
+What always holds: the same seed and counts give the same problems in every process; no two problems of the set
+share a leak key; the test partition of a seed does not depend on the counts of the others (it is drawn first,
+then validation, train and specialise).
+"""
+
+from dataclasses import dataclass, fields
+from random import Random
+
+from shared.errors import ProblemSetError
+from shared.problems.chemistry import CHEMISTRY
+from shared.problems.formats import format_named
+from shared.problems.kinds import Drawn, Kind, draw
+from shared.problems.physics import PHYSICS
+from shared.problems.problem import Problem, ProblemSet, leak_key
+
+DOMAINS = ("physics", "chemistry")
+KINDS: dict[str, tuple[Kind, ...]] = {"physics": PHYSICS, "chemistry": CHEMISTRY}
+
+_TRIES_PER_PROBLEM = 200
+
+
+@dataclass(frozen=True)
+class PerKind:
+    """How many problems of each kind go to each partition, in the order they are drawn."""
+
+    test: int = 16
+    validation: int = 5
+    train: int = 50
+    specialise: int = 30
+
+
+@dataclass(frozen=True)
+class DrawnProblem:
+    """A problem together with the drawing it was made from."""
+
+    problem: Problem
+    drawn: Drawn
+
+
+def generate(seed: int, *, per_kind: PerKind | None = None) -> ProblemSet:
+    """The generated problem set of that seed; kinds alternate, so that any prefix is balanced.
+
+    Raises `ProblemSetError` if a kind has too few distinct questions for the counts.
+    """
+    drawn = draw_partitions(seed, per_kind=per_kind)
+    rows = {name: tuple(item.problem for item in items) for name, items in drawn.items()}
+    return ProblemSet(
+        name=f"generated-{seed}",
+        format=format_named("integer"),
+        domains=DOMAINS,
+        train=rows["train"],
+        validation=rows["validation"],
+        test=rows["test"],
+        specialise=rows["specialise"],
+    )
+
+
+def draw_partitions(seed: int, *, per_kind: PerKind | None = None) -> dict[str, list[DrawnProblem]]:
+    """The drawings behind `generate(seed, per_kind=…)`, by partition, in the same order."""
+    counts = per_kind or PerKind()
+    columns = {
+        (domain, kind.name): _draw_kind(seed, domain, kind, counts) for domain in DOMAINS for kind in KINDS[domain]
+    }
+    return {
+        name: [column[name][row] for row in range(getattr(counts, name)) for column in columns.values()]
+        for name in _partition_names()
+    }
+
+
+def _partition_names() -> list[str]:
+    return [field.name for field in fields(PerKind)]
+
+
+def _draw_kind(seed: int, domain: str, kind: Kind, counts: PerKind) -> dict[str, list[DrawnProblem]]:
+    rng = Random(f"{seed}/{domain}/{kind.name}")
+    seen: set[str] = set()
+    drawn: dict[str, list[DrawnProblem]] = {}
+    for name in _partition_names():
+        drawn[name] = []
+        for number in range(getattr(counts, name)):
+            item = _draw_unseen(kind, rng, seen)
+            problem_id = f"{kind.name.replace(' ', '-')}-{name}-{number:03d}"
+            drawn[name].append(DrawnProblem(item.problem(problem_id, domain), item))
+    return drawn
+
+
+def _draw_unseen(kind: Kind, rng: Random, seen: set[str]) -> Drawn:
+    for _ in range(_TRIES_PER_PROBLEM):
+        drawn = draw(kind, rng)
+        key = leak_key(drawn.question)
+        if key not in seen:
+            seen.add(key)
+            return drawn
+    raise ProblemSetError(
+        f"the kind {kind.name!r} has too few distinct questions: after {len(seen)} of them "
+        f"{_TRIES_PER_PROBLEM} drawings brought nothing new; ask for fewer problems a kind"
+    )

@@ -1,0 +1,100 @@
+"""The `integer` format: one-line prompts for a small model, graded on the integer after the last `=`.
+
+Made for the `compact` chat template, which renders `Q: {user}` and then the role that speaks, `A:` or whatever
+the system message names. So the prompts are
+`Q: {question}` `A:`, for the self-teacher `Q: {question}` `Solved:{s}` `Feedback:{f}` `A:`,
+for the tutor `Q: {question}` `Peer:{response}` `Tutor:`, a line each.
+What always holds: text that a model wrote stays on its own line, so that it cannot pass for another role.
+"""
+
+import re
+
+from shared.contracts.messages import ChatMessage
+from shared.method.anchoring import process
+from shared.method.sanitizing import neutralise_control_tokens
+from shared.problems.integer_reveals import remove_integer_reveals
+from shared.problems.problem import Problem
+
+_INTEGER = re.compile(r"\s*([-−]?) ?([0-9]+)(?![0-9]|[.,][0-9]|\s*[-−+*/×·÷^=(])")
+_CANONICAL = re.compile(r"-?[1-9][0-9]*|0")
+
+
+class IntegerFormat:
+    """Short questions with an integer answer, in compact prompts."""
+
+    name = "integer"
+
+    def refusal(self, problem: Problem) -> str | None:
+        """See `ProblemFormat.refusal`: the answer must be a plain integer, and there is no system message."""
+        if not _CANONICAL.fullmatch(problem.answer):
+            return f"the format integer expects an integer as answer, such as '12' or '-3', got {problem.answer!r}"
+        if problem.system is not None:
+            return "the format integer has no system message, remove the field 'system'"
+        return None
+
+    def messages(self, problem: Problem) -> list[ChatMessage]:
+        """The question alone."""
+        return [ChatMessage(role="user", content=problem.question)]
+
+    def teacher_messages(
+        self, problem: Problem, *, solution: str | None, feedback: str | None
+    ) -> list[ChatMessage]:
+        """The question with a `Solved:` and a `Feedback:` line, each only if its text is not blank."""
+        lines = [problem.question]
+        lines += _labelled("Solved", solution)
+        lines += _labelled("Feedback", feedback)
+        return [ChatMessage(role="user", content="\n".join(lines))]
+
+    def feedback_messages(
+        self,
+        problem: Problem,
+        response: str,
+        *,
+        peer_domain: str,  # noqa: ARG002  a small tutor was taught one prompt, which names no domain
+        agent_domain: str,  # noqa: ARG002
+    ) -> list[ChatMessage]:
+        """The question and the peer's response; the system message makes the tutor speak."""
+        content = f"{problem.question}\nPeer:{_one_line(response)}"
+        return [ChatMessage(role="system", content="Tutor"), ChatMessage(role="user", content=content)]
+
+    def extract_answer(self, text: str) -> str:
+        """The integer that follows the last `=`, as `12` or `-3`; "" if there is none.
+
+        A unit, a full stop or more words may follow it. It is no answer if a decimal part, a further digit
+        group or an operator follows (`= 3 * 4` is unfinished, not 3).
+        """
+        _, sign, tail = text.strip().rpartition("=")
+        found = _INTEGER.match(tail) if sign else None
+        if found is None:
+            return ""
+        digits = found[2].lstrip("0") or "0"
+        return f"-{digits}" if found[1] and digits != "0" else digits
+
+    def grade(self, text: str, answer: str) -> float:
+        """1.0 if the integer after the last `=` is `answer`, else 0.0."""
+        return 1.0 if answer and self.extract_answer(text) == answer else 0.0
+
+    def anchor_text(self, problem: Problem) -> str:
+        """The question."""
+        return problem.question
+
+    def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
+        """Verdict and clean text as everywhere, then without claimed results (`= 12.`, `answer is 12`)."""
+        verdict, clean = process(raw, self.anchor_text(problem))
+        if clean is None:
+            return verdict, None
+        kept = remove_integer_reveals(clean, problem.answer)
+        if not any(character.isalnum() for character in kept):
+            return "fb_none", None
+        return verdict, kept
+
+
+def _labelled(label: str, text: str | None) -> list[str]:
+    line = _one_line(text or "")
+    return [f"{label}:{line}"] if line else []
+
+
+def _one_line(text: str) -> str:
+    """The text on one line with exactly one leading space and no chat control tokens; "" if it is blank."""
+    words = neutralise_control_tokens(text).split()
+    return " " + " ".join(words) if words else ""

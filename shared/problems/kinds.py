@@ -1,0 +1,122 @@
+"""A kind of generated problem, and one drawing of it.
+
+What always holds for a drawing: its answer is a positive integer of at most `MAX_ANSWER`, and its solution is
+one line, `<quantity> = <formula> = <numbers> = <result>`, where numbers is the formula with every name replaced.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from random import Random
+
+from shared.errors import ProblemSetError
+from shared.problems.arithmetic import evaluate
+from shared.problems.problem import Problem
+
+MAX_ANSWER = 144
+
+_DRAWS_PER_PROBLEM = 1000
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of problem, as data.
+
+    `numbers` gives the range of every name in `formula`; `templates` ask the question with `{name}` for each
+    number and optionally `{thing}`, one of `things`; `concepts` are words of which every template has at least
+    one, for a feedback to be anchored in; `wrong_formulas` are what somebody who misremembers would write;
+    `guessable` is False when the formula carries a constant that the question does not tell.
+    """
+
+    name: str
+    quantity: str
+    formula: str
+    numbers: Mapping[str, range]
+    templates: tuple[str, ...]
+    things: tuple[str, ...]
+    concepts: tuple[str, ...]
+    wrong_formulas: tuple[str, ...]
+    guessable: bool = True
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A kind with its numbers and wording chosen."""
+
+    kind: Kind
+    values: Mapping[str, int]
+    question: str
+
+    @property
+    def numbers(self) -> str:
+        """The formula with its numbers, such as `2 * 7 + 2`."""
+        return substitute(self.kind.formula, self.values)
+
+    @property
+    def answer(self) -> str:
+        """The integer result, as text."""
+        return str(evaluate(self.numbers))
+
+    @property
+    def solution(self) -> str:
+        """The worked line."""
+        return solution_line(self.kind.quantity, self.kind.formula, self.numbers, self.answer)
+
+    @property
+    def concept(self) -> str:
+        """The first of the kind's concepts that the question contains."""
+        return next(word for word in self.kind.concepts if re.search(rf"\b{re.escape(word)}\b", self.question))
+
+    def problem(self, problem_id: str, domain: str) -> Problem:
+        """The drawing as a problem."""
+        return Problem(problem_id, domain, self.kind.name, self.question, self.answer, self.solution)
+
+
+def solution_line(quantity: str, formula: str, numbers: str, result: str) -> str:
+    """The one-line shape that every solution of a generated problem has."""
+    return f"{quantity} = {formula} = {numbers} = {result}"
+
+
+def substitute(formula: str, values: Mapping[str, int]) -> str:
+    """The formula with every name of `values` replaced by its number; longer names first."""
+    names = sorted(values, key=len, reverse=True)
+    pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b")
+    return pattern.sub(lambda found: str(values[found.group()]), formula)
+
+
+def names_in(formula: str) -> list[str]:
+    """The names in a formula, in order of first appearance; a name may have several words."""
+    return list(dict.fromkeys(re.findall(r"[A-Za-z]+(?: [A-Za-z]+)*", formula)))
+
+
+def result_text(numbers: str) -> str:
+    """The value of an expression as an integer: rounded down where it is not whole, 0 for a division by zero."""
+    try:
+        return str(evaluate(numbers).__floor__())
+    except ZeroDivisionError:
+        return "0"
+
+
+def draw(kind: Kind, rng: Random) -> Drawn:
+    """One problem of the kind, drawn evenly from the number choices with a usable answer."""
+    for _ in range(_DRAWS_PER_PROBLEM):
+        values = {name: rng.choice(choices) for name, choices in kind.numbers.items()}
+        if usable(evaluate(substitute(kind.formula, values))):
+            template, thing = rng.choice(kind.templates), rng.choice(kind.things)
+            question = template.format(thing=thing, **values)
+            return Drawn(kind, values, question[0].upper() + question[1:])
+    raise ProblemSetError(f"the kind {kind.name!r} has no numbers with a whole answer from 1 to {MAX_ANSWER}")
+
+
+def usable(result: Fraction) -> bool:
+    """Whether a result can be an answer."""
+    return result.denominator == 1 and 1 <= result <= MAX_ANSWER
+
+
+def kind_named(kinds: Sequence[Kind], name: str) -> Kind:
+    """The kind of that name; `ProblemSetError` if there is none."""
+    for kind in kinds:
+        if kind.name == name:
+            return kind
+    raise ProblemSetError(f"expected a kind of {', '.join(k.name for k in kinds)}, got {name!r}")

@@ -1,0 +1,65 @@
+"""The `mcq` format: multiple choice as SciKnowEval's rows have it, with the paper's full prompts.
+
+A question holds its options and ends with a fixed line that asks for reasoning; the system message tells the
+answer's shape. What always holds: both reach the student byte for byte.
+"""
+
+import re
+
+from shared.contracts.messages import ChatMessage
+from shared.method import anchoring, grading, reprompt
+from shared.problems.problem import Problem
+
+_LETTER = re.compile(r"[A-Z]")
+
+
+class McqFormat:
+    """Multiple-choice questions answered by an option letter in an answer block."""
+
+    name = "mcq"
+
+    def refusal(self, problem: Problem) -> str | None:
+        """See `ProblemFormat.refusal`: the answer must be the letter of one of the options in the question."""
+        if not _LETTER.fullmatch(problem.answer):
+            return f"the format mcq expects one capital letter as answer, got {problem.answer!r}"
+        if not re.search(rf"^{problem.answer}: ", problem.question, re.MULTILINE):
+            return f"the format mcq expects an option line '{problem.answer}: …' in the question, found none"
+        return None
+
+    def messages(self, problem: Problem) -> list[ChatMessage]:
+        """The row's system message, if it has one, and the question, unchanged."""
+        system = [] if problem.system is None else [ChatMessage(role="system", content=problem.system)]
+        return [*system, ChatMessage(role="user", content=problem.question)]
+
+    def teacher_messages(
+        self, problem: Problem, *, solution: str | None, feedback: str | None
+    ) -> list[ChatMessage]:
+        """The published re-prompt: the question, a solution section, a feedback section, a closing request."""
+        prompt = [{"role": turn.role, "content": turn.content} for turn in self.messages(problem)]
+        turns = reprompt.teacher_messages(prompt, solution=solution, feedback=feedback)
+        return [ChatMessage.model_validate(turn) for turn in turns]
+
+    def feedback_messages(
+        self, problem: Problem, response: str, *, peer_domain: str, agent_domain: str
+    ) -> list[ChatMessage]:
+        """The paper's feedback prompt (C.1) as one user turn."""
+        prompt = anchoring.feedback_prompt(
+            problem.question, response, peer_domain=peer_domain, agent_domain=agent_domain
+        )
+        return [ChatMessage(role="user", content=prompt)]
+
+    def extract_answer(self, text: str) -> str:
+        """See `grading.extract_answer`."""
+        return grading.extract_answer(text)
+
+    def grade(self, text: str, answer: str) -> float:
+        """See `grading.grade`."""
+        return grading.grade(text, answer)
+
+    def anchor_text(self, problem: Problem) -> str:
+        """Stem and options, without the fixed last line."""
+        return anchoring.without_instruction_line(problem.question)
+
+    def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
+        """See `anchoring.process`."""
+        return anchoring.process(raw, self.anchor_text(problem))

@@ -1,0 +1,136 @@
+"""A world for the broker's state machine: carries out its commands in any order, with repeats, losses and restarts."""
+
+import random
+from dataclasses import dataclass, field
+
+from services.broker import machine
+from services.broker.commands import (
+    Announce,
+    Command,
+    IssueEval,
+    IssueFeedback,
+    IssueRevision,
+    IssueRollout,
+    SealBatch,
+    Serve,
+)
+from services.broker.events import JobReported, MachineEvent, Recovered, StepFinished, Ticked, VersionServed
+from services.broker.plan import Plan, PlannedProblem
+from shared.contracts.ids import version_name, version_steps
+from shared.contracts.jobs import JobKind
+from shared.contracts.run import RunState, Split, Status
+
+DOMAINS = ("physics", "chemistry")
+
+
+def small_plan(**changes: object) -> Plan:
+    """Two rounds of two steps with four problems each."""
+    problems = tuple(PlannedProblem(f"{domain}-{i}", domain) for domain in DOMAINS for i in range(6))
+    fields: dict[str, object] = {
+        "run": "test",
+        "seed": 1,
+        "rounds": 2,
+        "steps_per_round": 2,
+        "parallel": True,
+        "gate_mode": "cognizance",
+        "tau": 0.2,
+        "strong_domain": {"a": "physics", "b": "chemistry"},
+        "train": problems,
+        "partitions": {split: problems for split in Split},
+        "samples": {Split.VALIDATION: 4, Split.TEST: 2},
+        "problems_per_job": 5,
+        "problems_per_step": 4,
+        "balance_domains": False,
+        "tutor_timeout_s": 30.0,
+        "revise_share": 0.5,
+    }
+    return Plan(**(fields | changes))  # type: ignore[arg-type]
+
+
+@dataclass
+class World:
+    """Keeps what is under way; `step` lets one thing happen."""
+
+    plan: Plan
+    seed: int = 0
+    strong: int = 4
+    weak: int = 4
+    at: float = 1000.0
+    state: RunState = field(init=False)
+    pending: list[MachineEvent] = field(default_factory=list)
+    handled: list[MachineEvent] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    rng: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.state = machine.new_run(self.plan, incarnation=0, at=self.at)
+
+    def send(self, event: MachineEvent) -> list[Command]:
+        self.state, commands = machine.apply(self.state, self.plan, event)
+        self.handled.append(event)
+        self.commands += commands
+        for command in commands:
+            self._carry_out(command)
+        return commands
+
+    def start(self) -> None:
+        self.send(Recovered(self.at, False))
+
+    def step(self) -> bool:
+        """One pending event, drawn at random; False when nothing is under way."""
+        self.at += 1
+        if not self.pending:
+            return False
+        self.send(self.pending.pop(self.rng.randrange(len(self.pending))))
+        return True
+
+    def finish(self, limit: int = 20_000) -> RunState:
+        for _ in range(limit):
+            if self.state.status in (Status.DONE, Status.FAILED) or not self.step():
+                return self.state
+        raise AssertionError(f"not done after {limit} events: {self.state.status}")
+
+    def of(self, kind: type[Command]) -> list[Command]:
+        return [command for command in self.commands if isinstance(command, kind)]
+
+    def statuses(self) -> list[str]:
+        return [c.status.value for c in self.commands if isinstance(c, Announce) and c.reason is None]
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case IssueEval():
+                self.pending.append(self._evaluated(command))
+            case IssueRollout():
+                self.pending.append(self._done(command.job_id, JobKind.ROLLOUT))
+            case IssueFeedback():
+                self.pending.append(self._done(command.job_id, JobKind.FEEDBACK))
+            case IssueRevision():
+                self.pending.append(self._done(command.job_id, JobKind.REVISE))
+            case SealBatch():
+                self.pending.append(self.trained(command.student, command.step))
+            case Serve():
+                self.pending.append(VersionServed(self.at, command.student, command.live))
+
+    def trained(self, student: str, step: int) -> StepFinished:
+        return StepFinished(self.at, student, step, version_name(student, step), 100, {"student": 1.0})
+
+    def _done(self, job_id: str, kind: JobKind) -> JobReported:
+        return JobReported(self.at, job_id, "done", kind=kind, output="0" * 64, output_tokens=10)
+
+    def _evaluated(self, command: IssueEval) -> JobReported:
+        problems = self.plan.chunk(command.split, command.chunk)
+        own = self.plan.strong_domain[command.student]
+        correct = {p.id: self.strong if p.domain == own else self.weak for p in problems}
+        correct = {name: min(count, command.samples) for name, count in correct.items()}
+        return JobReported(self.at, command.job_id, "done", kind=JobKind.EVAL, correct=correct)
+
+
+def base_of(world: World, student: str, step: int) -> set[int]:
+    """Steps behind the versions that the rollouts of `step` were drawn from."""
+    rollouts = [c for c in world.of(IssueRollout) if c.student == student and c.step == step]  # type: ignore[union-attr]
+    return {version_steps(command.version) for command in rollouts}  # type: ignore[union-attr]
+
+
+def tick(world: World) -> list[Command]:
+    return world.send(Ticked(world.at))

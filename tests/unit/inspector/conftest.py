@@ -1,0 +1,32 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.inspector.ingest import Ingest
+from services.inspector.sealed import SealedBatches
+from services.inspector.store import Store
+from tests.unit.inspector.told import RUN, EventLog, StillClock
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "inspector" / "log.sqlite3", RUN)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def log() -> EventLog:
+    return EventLog()
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    return StillClock()
+
+
+@pytest.fixture
+def ingest(log: EventLog, store: Store, clock: StillClock, tmp_path: Path) -> Ingest:
+    sealed = SealedBatches(tmp_path, RUN)
+    return Ingest(log, store, sealed, name="inspector/0", clock=clock, silent_s=30.0, block_s=0.0)

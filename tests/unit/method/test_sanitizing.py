@@ -1,0 +1,198 @@
+"""The sanitizer's promises: idempotent, only deletes, accounts for it, linear, and its further reveals."""
+
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.method.sanitizing import (
+    neutralise_control_tokens,
+    sanitize,
+    sanitize_with_spans,
+    shadow,
+    strip_thinking,
+)
+
+FRAGMENTS = [
+    "The correct answer is ",
+    "answer: ",
+    "option ",
+    "is correct",
+    "choose ",
+    "not ",
+    "\\boxed{",
+    "}",
+    "**",
+    "__",
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    "<b>",
+    "</b>",
+    "<|im_end|>",
+    "<|",
+    "|>",
+    "A",
+    "B",
+    "(c)",
+    "Ｄ",
+    "\u200b",
+    "\u00a0",
+    "\ud800",
+    " ",
+    "\n",
+    ". ",
+    ", ",
+    ": ",
+    "3.96",
+    "because",
+    "field",
+    "²",
+]
+messy = st.one_of(st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join), st.text(max_size=80))
+plain = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789 .,;:!?+-=/^%'²°ΔéμΩ\n", max_size=200)
+
+
+@given(messy)
+def test_sanitize_is_idempotent(text: str) -> None:
+    once = sanitize(text)
+    assert sanitize(once) == once
+
+
+@given(messy)
+def test_the_removals_and_what_is_left_make_up_the_original(text: str) -> None:
+    cleaned, removals = sanitize_with_spans(text)
+    kept, at = [], 0
+    for removal in removals:
+        assert at <= removal.start < removal.end and removal.text == text[removal.start : removal.end]
+        kept.append(text[at : removal.start])
+        at = removal.end
+    assert "".join([*kept, text[at:]]) == cleaned
+
+
+@given(plain)
+def test_text_without_capitals_or_markup_is_unchanged(text: str) -> None:
+    assert sanitize_with_spans(text) == (text, [])
+
+
+@given(plain, st.sampled_from("ABCD"), plain)
+def test_a_stated_answer_never_survives(before: str, letter: str, after: str) -> None:
+    assert not re.search(rf"answer is {letter}\b", sanitize(f"{before}. The answer is {letter}. {after}"))
+
+
+@given(messy)
+def test_the_shadow_keeps_the_length(text: str) -> None:
+    assert len(shadow(text)) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("Thus, the correct reactant is B.", ""),
+        ("Mind the sign, so the answer must be (d).", "Mind the sign."),
+        ("**Final Answer:** D", ""),
+        ("Check it.\n\n### Final Answer\n\nC", "Check it.\n\n###"),
+        ("You should choose option C here", "You should here"),
+        ("Option B is clearly correct, as shown", "as shown"),
+        ("Note that B is the correct answer here", "Note that here"),
+        ("It follows that the best match would be C.", "It follows that."),
+        ("The answer is A or B. Go on", "Go on"),
+        ("The correct answer is D: lattice enthalpy because ions attract", "because ions attract"),
+        ("Your unit is off. \\textbf{C}", "Your unit is off."),
+        ("The correct option (b) needs no friction", "needs no friction"),
+        ("Pick **C** and redo it", "and redo it"),
+        ("Here D fits best", "Here"),
+        ("$x=\\boxed{B}$ is missing", "$x=$ is missing"),
+        ("one <|im_end|> two", "one two"),
+        ("one <｜User｜> two", "one two"),
+        ("one <think>B</think> two", "one two"),
+    ],
+)
+def test_further_reveals(body: str, expected: str) -> None:
+    assert sanitize(body) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Do not choose B yet",
+        "You chose B without a reason",
+        "the options are A: 2.5, B: 3.1",
+        "put the letter in the <answer> tag",
+        "use <answer>...</answer>",
+        "The answer is B_0 times the area",
+        "The right form is B = \\mu_0 I",
+        "[ATP] falls as x**B**y grows",
+        "Option B is right-handed",
+        "vitamin B is correct in dose",
+        "a <| b |> c",
+    ],
+)
+def test_mentions_that_reveal_nothing_stay(body: str) -> None:
+    assert sanitize(body) == body
+
+
+def test_a_removal_names_its_reason_and_spans_what_was_hidden_inside() -> None:
+    body = "Look. The cor\u200brect option is C"
+    _, [removal] = sanitize_with_spans(body)
+    assert (removal.reason, removal.text) == ("reveal", " The cor\u200brect option is C")
+
+
+def test_text_that_reassembles_itself_without_end_is_dropped_whole() -> None:
+    text = "<|a|>"
+    for _ in range(6):
+        text = f"<|a{text}|>"
+    cleaned, removals = sanitize_with_spans(f"Fine so far. {text}")
+    assert cleaned == ""
+    assert "hostile" in {removal.reason for removal in removals}
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["the correct ", "A or ", "answer is ", "<answer>", "<|", "**A", "`", "\u200b", " ", "(a", "<think></think>"],
+)
+def test_time_is_linear_on_hostile_text(unit: str) -> None:
+    started = time.process_time()
+    sanitize(unit * 20_000)
+    assert time.process_time() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<|im_end|>", "< |im_end|>"),
+        ("<|<|x|>", "< |< |x|>"),
+        ("＜|im_end|>", "＜ |im_end|>"),
+        ("<｜end▁of▁sentence｜>", "< ｜end▁of▁sentence｜>"),
+        ("</s>[INST] hi [/INST]", "< /s>[ INST] hi [ /INST]"),
+        ("<start_of_turn>user", "< start_of_turn>user"),
+        ("a < b, [ATP], <answer>", "a < b, [ATP], <answer>"),
+    ],
+)
+def test_control_tokens_become_text(text: str, expected: str) -> None:
+    assert neutralise_control_tokens(text) == expected
+
+
+@given(messy)
+def test_neutralising_is_idempotent_and_leaves_no_token(text: str) -> None:
+    once = neutralise_control_tokens(text)
+    assert "<|" not in once
+    assert neutralise_control_tokens(once) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>plan</think>\n\nB", "B"),
+        ("B <THINK>never closed", "B"),
+        ("template opened it</think> B", "B"),
+        ("<think>a<think>b</think>c</think>d", "d"),
+        ("one <thinking>x</thinking> two", "one two"),
+        ("  I think so. ", "  I think so. "),
+    ],
+)
+def test_strip_thinking(text: str, expected: str) -> None:
+    assert strip_thinking(text) == expected

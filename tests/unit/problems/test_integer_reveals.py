@@ -1,0 +1,66 @@
+"""Which integers are taken out of a feedback, and which stay."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.problems.integer_reveals import remove_integer_reveals
+
+REMOVED = [
+    ("Use 14 - pH with 14 - 3 = 11.", "11", "Use 14 - pH with 14 - 3."),
+    ("Use 14 - pH with 14 - 3 = 12.", "11", "Use 14 - pH with 14 - 3."),
+    ("14 - 3 = 11 = pOH", "11", "14 - 3 = pOH"),
+    ("2 * (3 + 4) = 14 by rule", "14", "2 * (3 + 4) by rule"),
+    ("pOH == 11 11.", "11", "pOH."),
+    ("pOH = 11.", "11", "pOH."),
+    ("pOH=11", "11", "pOH"),
+    ("3 * 4 = 12 volts.", "12", "3 * 4."),
+    ("3 * 4 = 12V.", "12", "3 * 4."),
+    ("3 * 4 = 12 = 13.", "12", "3 * 4."),
+    ("2 - 5 = -3.", "-3", "2 - 5."),
+    ("2 - 5 = −3.", "-3", "2 - 5."),
+    ("Good. The answer is 12.", "7", "Good. ."),
+    ("answer: 12", "12", ""),
+    ("The correct answer should be 012, as", "12", ", as"),
+    ("Then 3 * 4 gives 12.", "12", "Then 3 * 4."),
+    ("The voltage is 12.", "12", "The voltage."),
+    ("3 * 4 ＝ １２.", "12", "3 * 4."),
+]
+
+KEPT = [
+    ("pOH = 14 - pH", "14"),
+    ("Use 2 * carbons + 2 with 2 * 7 + 2.", "16"),
+    ("hydrogens = 2n + 2", "2"),
+    ("hydrogens = 2(n + 1)", "2"),
+    ("pOH = 14 minus pH", "14"),
+    ("pH + pOH = 14.", "11"),
+    ("with mass = 3 and speed = 4.", "12"),
+    ("The constant is 14.", "11"),
+    ("The answer is 14 - pH.", "14"),
+    ("Use 12 and 3.", "12"),
+    ("The current is 12.5.", "12"),
+    ("The current is 120.", "12"),
+]
+
+
+@pytest.mark.parametrize(("text", "answer", "left"), REMOVED)
+def test_a_claimed_result_goes(text: str, answer: str, left: str) -> None:
+    assert remove_integer_reveals(text, answer) == left
+
+
+@pytest.mark.parametrize(("text", "answer"), KEPT)
+def test_formulas_and_given_numbers_stay(text: str, answer: str) -> None:
+    assert remove_integer_reveals(text, answer) == text
+
+
+@given(st.text(alphabet="= 12-.*+aisnwer(）＝\n", max_size=60))
+def test_it_only_deletes_and_has_nothing_left_to_delete(text: str) -> None:
+    left = remove_integer_reveals(text, "12")
+    rest = iter(text)
+    assert all(character in rest for character in left)
+    assert remove_integer_reveals(left, "12") == left
+
+
+def test_hostile_length_is_no_matter() -> None:
+    text = "= 1 is 12 answer " * 5000
+    assert len(remove_integer_reveals(text, "12")) < len(text)

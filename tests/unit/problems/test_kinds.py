@@ -1,0 +1,100 @@
+"""Kinds: substitution, drawing, and that the shipped kinds keep what a kind promises."""
+
+import re
+from random import Random
+
+import pytest
+
+from shared.errors import ProblemSetError
+from shared.problems.chemistry import CHEMISTRY
+from shared.problems.generated import KINDS
+from shared.problems.integer import IntegerFormat
+from shared.problems.kinds import MAX_ANSWER, Drawn, Kind, draw, kind_named, names_in, result_text, substitute
+from shared.problems.physics import PHYSICS
+
+ALL_KINDS = (*PHYSICS, *CHEMISTRY)
+each_kind = pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
+
+
+def test_longer_names_are_replaced_first() -> None:
+    assert substitute("mass number - mass", {"mass": 2, "mass number": 9}) == "9 - 2"
+
+
+def test_a_name_inside_a_word_stays() -> None:
+    assert substitute("mass + masses", {"mass": 2}) == "2 + masses"
+
+
+def test_names_may_have_several_words() -> None:
+    assert names_in("2 * mass number - protons + protons") == ["mass number", "protons"]
+
+
+@pytest.mark.parametrize(("numbers", "text"), [("7 / 2", "3"), ("2 - 5", "-3"), ("1 / 0", "0"), ("3 * 4", "12")])
+def test_result_text(numbers: str, text: str) -> None:
+    assert result_text(numbers) == text
+
+
+def test_eight_kinds_a_domain_and_half_of_them_not_guessable() -> None:
+    assert [len(kinds) for kinds in KINDS.values()] == [8, 8]
+    assert sum(not kind.guessable for kind in ALL_KINDS) == 8
+    assert len({kind.name for kind in ALL_KINDS}) == 16
+    assert len({(kind.quantity, kind.formula) for kind in ALL_KINDS}) == 16
+
+
+@each_kind
+def test_the_formula_uses_exactly_the_numbers(kind: Kind) -> None:
+    assert set(names_in(kind.formula)) == set(kind.numbers)
+    for wrong in kind.wrong_formulas:
+        assert wrong != kind.formula
+        assert set(names_in(wrong)) <= set(kind.numbers)
+
+
+@each_kind
+def test_a_formula_is_not_guessable_exactly_when_it_has_a_constant(kind: Kind) -> None:
+    assert bool(re.search(r"\d", kind.formula)) is not kind.guessable
+
+
+@each_kind
+def test_every_wording_tells_all_numbers_and_a_concept(kind: Kind) -> None:
+    values = {name: 900 + index for index, name in enumerate(kind.numbers)}
+    for template in kind.templates:
+        for thing in kind.things:
+            drawn = Drawn(kind, values, template.format(thing=thing, **values))
+            assert all(str(value) in drawn.question for value in values.values())
+            assert re.search(rf"\b{drawn.concept}\b", drawn.question)
+            raw = f"<concept>{drawn.concept}</concept> Use {kind.formula}."
+            verdict, clean = IntegerFormat().process_feedback(raw, drawn.problem("p", "d"))
+            assert verdict.startswith("match:")
+            assert clean is not None
+
+
+@each_kind
+def test_drawings_are_answered_by_their_own_solution(kind: Kind) -> None:
+    rng = Random(0)
+    for _ in range(50):
+        drawn = draw(kind, rng)
+        assert 1 <= int(drawn.answer) <= MAX_ANSWER
+        assert drawn.solution == f"{kind.quantity} = {kind.formula} = {drawn.numbers} = {drawn.answer}"
+        assert IntegerFormat().grade(f" {drawn.solution}", drawn.answer) == 1.0
+        assert len(drawn.question.split()) <= 24
+        assert drawn.question[0].isupper() or drawn.question[0].isdigit()
+
+
+@each_kind
+def test_the_wrong_formulas_are_mostly_wrong_in_value(kind: Kind) -> None:
+    rng = Random(1)
+    drawings = [draw(kind, rng) for _ in range(30)]
+    for wrong in kind.wrong_formulas:
+        same = [d for d in drawings if result_text(substitute(wrong, d.values)) == d.answer]
+        assert len(same) <= 6, wrong
+
+
+def test_a_kind_without_a_usable_answer_is_an_error() -> None:
+    hopeless = Kind("half", "half", "n / 2", {"n": range(1, 2)}, ("{n} {thing}?",), ("x",), ("x",), ("n",))
+    with pytest.raises(ProblemSetError, match="'half' has no numbers with a whole answer"):
+        draw(hopeless, Random(0))
+
+
+def test_kind_named_lists_the_kinds() -> None:
+    assert kind_named(PHYSICS, "speed").quantity == "speed"
+    with pytest.raises(ProblemSetError, match="voltage, net force"):
+        kind_named(PHYSICS, "pOH")

@@ -1,0 +1,156 @@
+"""Loading from a directory: what is read, and what every refusal says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ConfigError, ProblemSetError
+from shared.problems.generated import PerKind, generate
+from shared.problems.loading import load_problem_set
+
+Row = dict[str, object]
+
+
+def _row(row_id: str, domain: str, **changes: object) -> Row:
+    return {"id": row_id, "domain": domain, "question": f"What is {row_id}?", "answer": "12", **changes}
+
+
+def _rows() -> dict[str, list[Row]]:
+    return {
+        name: [_row(f"{name} {domain}", domain) for domain in ("optics", "acids")]
+        for name in ("train", "validation", "test")
+    }
+
+
+def _write(directory: Path, rows: dict[str, list[Row]]) -> str:
+    for name, partition in rows.items():
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in partition]
+        (directory / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return str(directory)
+
+
+def test_generated_needs_nothing_else() -> None:
+    loaded = load_problem_set("generated", seed=4, per_kind=PerKind(test=1, validation=1, train=1, specialise=1))
+    assert loaded.domains == ("physics", "chemistry")
+    assert loaded.test == generate(4).test[:16]
+
+
+def test_a_directory_is_read_row_by_row(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["train"][0] |= {"kind": "lens", "solution": "x = 12", "question": "Wie groß ist μ?"}
+    loaded = load_problem_set(_write(tmp_path, rows), "integer")
+    first = loaded.train[0]
+    assert (first.id, first.kind, first.solution, first.system) == ("train optics", "lens", "x = 12", None)
+    assert first.question == "Wie groß ist μ?"
+    assert loaded.domains == ("optics", "acids")
+    assert [len(loaded.partition(name)) for name in ("train", "validation", "test", "specialise")] == [2, 2, 2, 0]
+
+
+def test_the_domains_may_be_put_in_order(tmp_path: Path) -> None:
+    source = _write(tmp_path, _rows())
+    assert load_problem_set(source, "integer", domains=("acids", "optics")).domains == ("acids", "optics")
+
+
+def test_blank_lines_a_byte_order_mark_and_odd_separators_are_no_matter(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["test"][0]["question"] = "one\u2028line"
+    source = _write(tmp_path, rows)
+    train = tmp_path / "train.jsonl"
+    train.write_bytes(b"\xef\xbb\xbf" + train.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    loaded = load_problem_set(source, "integer")
+    assert len(loaded.train) == 2
+    assert loaded.test[0].question == "one\u2028line"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": 12}, r"train.jsonl:2: answer: expected a valid string, got 12"),
+        ({"answer": "12.5"}, r"train.jsonl:2: the format integer expects an integer .* got '12.5'"),
+        ({"question": ""}, r"train.jsonl:2: question: expected at least 1 character, got ''"),
+        ({"level": 3}, r"train.jsonl:2: expected only the fields id, domain, .*, got 'level'"),
+        ({"id": "train optics"}, r"train.jsonl:2: expected a new id, got 'train optics' as in .*train.jsonl:1"),
+        ({"system": "You are."}, r"train.jsonl:2: the format integer has no system message"),
+        (
+            {"domain": "biology"},
+            r"problem 'validation acids' is of domain 'acids', expected one of optics, biology",
+        ),
+    ],
+)
+def test_a_bad_row_is_refused_with_file_line_and_what_came(tmp_path: Path, change: Row, message: str) -> None:
+    rows = _rows()
+    rows["train"][1] |= change
+    with pytest.raises(ProblemSetError, match=message):
+        load_problem_set(_write(tmp_path, rows), "integer")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{oops\n", r"test.jsonl:1: expected a JSON object, got '\{oops'"),
+        (b"[1, 2]\n", r"test.jsonl:1: expected an object with the fields id, domain"),
+        (b'{"id": "x"}\n', r"test.jsonl:1: expected the field 'domain', it is missing"),
+        (b"\xff\xfe\n", r"test.jsonl: expected UTF-8 text, got other bytes at 0"),
+    ],
+)
+def test_a_bad_line_is_refused(tmp_path: Path, line: bytes, message: str) -> None:
+    source = _write(tmp_path, _rows())
+    (tmp_path / "test.jsonl").write_bytes(line)
+    with pytest.raises(ProblemSetError, match=message):
+        load_problem_set(source, "integer")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    source = _write(tmp_path, _rows())
+    (tmp_path / "validation.jsonl").unlink()
+    with pytest.raises(ProblemSetError, match=r"validation.jsonl: expected this file"):
+        load_problem_set(source, "integer")
+
+
+def test_a_domain_without_problems_is_refused(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["test"].pop()
+    with pytest.raises(ProblemSetError, match="expected problems of 'acids' in the partition test, got none"):
+        load_problem_set(_write(tmp_path, rows), "integer")
+
+
+def test_one_or_three_domains_are_refused(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["train"].append(_row("third", "optics 2"))
+    with pytest.raises(ProblemSetError, match="two domains, got optics, acids, optics 2"):
+        load_problem_set(_write(tmp_path, rows), "integer")
+
+
+def test_a_question_in_two_partitions_is_refused_with_both_ids(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["test"][0]["question"] = "WHAT is: train  optics"
+    with pytest.raises(ProblemSetError, match=r"got 1 .*'train optics' in train and 'test optics' in test"):
+        load_problem_set(_write(tmp_path, rows), "integer")
+
+
+def test_a_question_twice_in_one_partition_is_no_leak(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["train"].append(_row("again", "optics", question="What is train optics?"))
+    assert len(load_problem_set(_write(tmp_path, rows), "integer").train) == 3
+
+
+def test_a_directory_needs_a_format(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a format of integer, mcq for it, got none"):
+        load_problem_set(_write(tmp_path, _rows()))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("genrated", "got 'genrated'; did you mean 'generated'"), ("/no/such/place", "got '/no/such/place'$")],
+)
+def test_an_unknown_source_is_refused(source: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_problem_set(source, "integer")
+
+
+def test_generated_refuses_what_it_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="the format integer, got 'mcq'"):
+        load_problem_set("generated", "mcq")
+    with pytest.raises(ConfigError, match="the domains physics, chemistry"):
+        load_problem_set("generated", domains=("optics", "acids"))

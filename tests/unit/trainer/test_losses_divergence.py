@@ -1,0 +1,408 @@
+"""The divergence and its gradient against a reference in plain Python floats, written from the formulas alone."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from services.trainer import divergence
+from services.trainer.losses import token_divergence
+from shared.errors import ConfigError
+
+torch.set_num_threads(1)
+
+INF = math.inf
+NAN = math.nan
+
+
+# --- the reference -----------------------------------------------------------------------------------------------
+
+
+def softmax(logits: list[float]) -> list[float]:
+    highest = max(logits)
+    powers = [math.exp(z - highest) for z in logits]
+    return [power / math.fsum(powers) for power in powers]
+
+
+def relative_entropy(p: list[float], r: list[float]) -> float:
+    """KL(p‖r), 0 ln 0 = 0."""
+    total = 0.0
+    for a, b in zip(p, r, strict=True):
+        if a > 0:
+            total += INF if b == 0 else a * math.log(a / b)
+    return total
+
+
+def buckets(logits: list[float], ids: list[int] | None, tail: bool) -> list[float]:
+    if ids is None:
+        return softmax(logits)
+    if not tail:
+        return softmax([logits[i] for i in ids])
+    whole = softmax(logits)
+    top = [whole[i] for i in ids]
+    captured = min(math.log(math.fsum(top)), -1e-7)
+    return [*top, -math.expm1(captured)]
+
+
+def top_ids(logits: list[float], k: int | None) -> list[int] | None:
+    return None if k is None else sorted(range(len(logits)), key=lambda i: -logits[i])[:k]
+
+
+def reference(student: list[float], teacher: list[float], alpha: float, ids: list[int] | None, tail: bool) -> float:
+    s, q = buckets(student, ids, tail), buckets(teacher, ids, tail)
+    if alpha == 0:
+        return relative_entropy(q, s)
+    if alpha == 1:
+        return relative_entropy(s, q)
+    m = [(1 - alpha) * a + alpha * b for a, b in zip(s, q, strict=True)]
+    return alpha * relative_entropy(q, m) + (1 - alpha) * relative_entropy(s, m)
+
+
+def reference_gradient(
+    student: list[float], teacher: list[float], alpha: float, ids: list[int] | None, tail: bool
+) -> list[float]:
+    """Central differences in the student's logits, the ids held; 0 at -inf."""
+    step, slopes = 1e-5, []
+    for v, logit in enumerate(student):
+        if logit == -INF:
+            slopes.append(0.0)
+            continue
+        up, down = list(student), list(student)
+        up[v], down[v] = logit + step, logit - step
+        difference = reference(up, teacher, alpha, ids, tail) - reference(down, teacher, alpha, ids, tail)
+        slopes.append(difference / (2 * step))
+    return slopes
+
+
+# --- drawn cases -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Case:
+    student: list[list[list[float]]]
+    teacher: list[list[list[float]]]
+    mask: list[list[int]]
+    alpha: float
+    top_k: int | None
+    tail: bool
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Logits are distinct multiples of 1/16 below 16: exact in bf16, and the student's top-k has no ties."""
+    rows, tokens, vocabulary = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(2, 7))
+    levels = st.lists(st.integers(-160, 160), min_size=vocabulary, max_size=vocabulary, unique=True)
+    # One set of suppressed ids for both, never all of them, as padded vocabularies have.
+    suppressed = draw(st.sets(st.integers(0, vocabulary - 1), max_size=vocabulary - 1))
+
+    def one_token() -> list[float]:
+        return [-INF if v in suppressed else level / 16 for v, level in enumerate(draw(levels))]
+
+    def logits() -> list[list[list[float]]]:
+        return [[one_token() for _ in range(tokens)] for _ in range(rows)]
+
+    return Case(
+        student=logits(),
+        teacher=logits(),
+        mask=[[draw(st.integers(0, 1)) for _ in range(tokens)] for _ in range(rows)],
+        alpha=draw(st.sampled_from([0.0, 1.0, 0.5]) | st.floats(0.01, 0.99)),
+        top_k=draw(st.none() | st.integers(1, vocabulary)),
+        tail=draw(st.booleans()),
+    )
+
+
+def run(case: Case, dtype: torch.dtype, poison: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Value [B, T] and gradient [B, T, V] of the sum, what is masked holding `poison`."""
+    mask = torch.tensor(case.mask)
+    hidden = (mask == 0).unsqueeze(-1)
+    student = torch.tensor(case.student, dtype=dtype).masked_fill(hidden, poison).requires_grad_()
+    teacher = torch.tensor(case.teacher, dtype=dtype).masked_fill(hidden, poison)
+    value = token_divergence(student, teacher, alpha=case.alpha, top_k=case.top_k, tail=case.tail, token_mask=mask)
+    (gradient,) = torch.autograd.grad(value.sum(), student)
+    return value.detach(), gradient
+
+
+def assert_close_to_reference(case: Case, value: Tensor, gradient: Tensor, atol: float, grad_atol: float) -> None:
+    for b, t in itertools.product(range(len(case.mask)), range(len(case.mask[0]))):
+        student, teacher = case.student[b][t], case.teacher[b][t]
+        ids = top_ids(student, case.top_k)
+        if case.mask[b][t]:
+            wanted = reference(student, teacher, case.alpha, ids, case.tail)
+            slopes = reference_gradient(student, teacher, case.alpha, ids, case.tail)
+        else:
+            wanted, slopes = 0.0, [0.0] * len(student)
+        assert value[b, t].item() == pytest.approx(wanted, abs=atol, rel=atol)
+        assert gradient[b, t].tolist() == pytest.approx(slopes, abs=grad_atol, rel=grad_atol)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(), st.sampled_from([NAN, INF, -INF, 0.0]))
+def test_float64_matches_the_reference_whatever_the_mask_hides(case: Case, poison: float) -> None:
+    value, gradient = run(case, torch.float64, poison)
+    # Differences of a 1e-5 step on values up to 20 are good to about 1e-8 relative to curvature.
+    assert_close_to_reference(case, value, gradient, atol=1e-9, grad_atol=2e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases(), st.sampled_from([NAN, INF]))
+def test_bf16_logits_are_computed_in_fp32(case: Case, poison: float) -> None:
+    assume(resolvable(case))
+    exact, exact_gradient = run(case, torch.float64)
+    value, gradient = run(case, torch.bfloat16, poison)
+    assert value.dtype is torch.float32
+    assert gradient.dtype is torch.bfloat16
+    torch.testing.assert_close(value.double(), exact, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient.double(), exact_gradient, atol=2e-5, rtol=2**-8)
+
+
+def resolvable(case: Case) -> bool:
+    """Not a bare KL over a tail too thin for fp32: 1 - Σ is good to 6e-8, and a KL divides by it."""
+    if case.top_k is None or not case.tail or 0 < case.alpha < 1:
+        return True
+    pairs = zip(itertools.chain(*case.student), itertools.chain(*case.teacher), strict=True)
+    return all(
+        min(buckets(logits, top_ids(student, case.top_k), True)[-1] for logits in (student, teacher)) > 1e-3
+        for student, teacher in pairs
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.integers(1, 20))
+def test_chunking_changes_nothing(case: Case, elements: int) -> None:
+    whole = run(case, torch.float64)
+    original = divergence.CHUNK_ELEMENTS
+    try:
+        divergence.CHUNK_ELEMENTS = elements
+        pieces = run(case, torch.float64)
+    finally:
+        divergence.CHUNK_ELEMENTS = original
+    for one, other in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-13, rtol=1e-13)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_it_is_a_divergence_not_negative_bounded_and_shift_invariant(case: Case) -> None:
+    value, gradient = run(case, torch.float64)
+    assert value.min() >= -1e-12
+    if 0 < case.alpha < 1:
+        entropy = -case.alpha * math.log(case.alpha) - (1 - case.alpha) * math.log(1 - case.alpha)
+        # The floored tail adds at most 1e-7 of mass to a distribution.
+        assert value.max() <= entropy + 1e-5
+    torch.testing.assert_close(gradient.sum(-1), torch.zeros_like(value), atol=1e-9, rtol=0)
+
+
+# --- autograd of the textbook formula ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize(("top_k", "tail"), [(None, True), (5, True), (5, False)])
+def test_gradient_equals_autograd_with_uneven_upstream(alpha: float, top_k: int | None, tail: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    student = torch.randn(3, 4, 40, generator=generator, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(3, 4, 40, generator=generator, dtype=torch.float64)
+    upstream = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    log_s, log_q = student.log_softmax(-1), teacher.log_softmax(-1)
+    if top_k is not None:
+        ids = student.topk(top_k).indices
+        log_s, log_q = log_s.gather(-1, ids), log_q.gather(-1, ids)
+        if tail:
+            log_s, log_q = (torch.cat([x, (1 - x.exp().sum(-1, True)).log()], -1) for x in (log_s, log_q))
+        else:
+            log_s, log_q = log_s.log_softmax(-1), log_q.log_softmax(-1)
+    s, q = log_s.exp(), log_q.exp()
+    m = (1 - alpha) * s + alpha * q
+    if alpha in (0.0, 1.0):
+        textbook = (q * (q / s).log()).sum(-1) if alpha == 0 else (s * (s / q).log()).sum(-1)
+    else:
+        textbook = (alpha * q * (q / m).log() + (1 - alpha) * s * (s / m).log()).sum(-1)
+    (wanted,) = torch.autograd.grad(textbook, student, upstream)
+    value = token_divergence(student, teacher, alpha=alpha, top_k=top_k, tail=tail)
+    (gradient,) = torch.autograd.grad(value, student, upstream)
+    torch.testing.assert_close(value, textbook, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(gradient, wanted, atol=1e-12, rtol=1e-10)
+
+
+# --- known values and traps --------------------------------------------------------------------------------------
+
+
+def one(logits: list[float]) -> Tensor:
+    return torch.tensor([[logits]], dtype=torch.float64)
+
+
+def of_probabilities(p: list[float]) -> Tensor:
+    return one([math.log(x) if x else -INF for x in p])
+
+
+def test_argument_order_forward_is_teacher_first() -> None:
+    student, teacher = of_probabilities([0.9, 0.1]), of_probabilities([0.5, 0.5])
+    teacher_first = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    student_first = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    assert abs(teacher_first - student_first) > 0.1
+    assert token_divergence(student, teacher, alpha=0.0, top_k=None).item() == pytest.approx(teacher_first)
+    assert token_divergence(student, teacher, alpha=1.0, top_k=None).item() == pytest.approx(student_first)
+
+
+def test_mixture_weights_the_student_with_one_minus_alpha() -> None:
+    student, teacher = of_probabilities([0.9, 0.1]), of_probabilities([0.2, 0.8])
+    mixture = [0.75 * 0.9 + 0.25 * 0.2, 0.75 * 0.1 + 0.25 * 0.8]
+    wanted = 0.25 * relative_entropy([0.2, 0.8], mixture) + 0.75 * relative_entropy([0.9, 0.1], mixture)
+    assert token_divergence(student, teacher, alpha=0.25, top_k=None).item() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("alpha", "bound"), [(0.5, math.log(2)), (0.1, 0.3250829733914482)])
+def test_disjoint_supports_reach_the_binary_entropy_of_alpha(alpha: float, bound: float) -> None:
+    student, teacher = of_probabilities([1, 0]), of_probabilities([0, 1])
+    assert token_divergence(student, teacher, alpha=alpha, top_k=None).item() == pytest.approx(bound)
+
+
+def test_half_is_symmetric() -> None:
+    student, teacher = one([0.3, 2.0, -1.0]), one([1.0, 0.0, 0.5])
+    there = token_divergence(student, teacher, alpha=0.5, top_k=None)
+    torch.testing.assert_close(there, token_divergence(teacher, student, alpha=0.5, top_k=None))
+
+
+@pytest.mark.parametrize(("end", "near"), [(0.0, 1e-6), (1.0, 1 - 1e-6)])
+def test_end_points_are_switches_not_limits(end: float, near: float) -> None:
+    student, teacher = one([0.0, 2.0, -1.0]), one([1.0, 0.0, 0.5])
+    assert token_divergence(student, teacher, alpha=near, top_k=None).item() < 1e-5
+    assert token_divergence(student, teacher, alpha=end, top_k=None).item() > 0.5
+
+
+def test_equal_distributions_give_zero_and_no_gradient() -> None:
+    logits = one([0.0, 2.0, -1.0, 0.5]).requires_grad_()
+    value = token_divergence(logits, logits, alpha=0.5, top_k=2)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert value.item() == pytest.approx(0, abs=1e-15)
+    assert gradient.abs().max() < 1e-15
+
+
+def test_support_is_the_students_top_k_not_the_teachers() -> None:
+    student, teacher = of_probabilities([0.6, 0.3, 0.06, 0.04]), of_probabilities([0.04, 0.06, 0.3, 0.6])
+    wanted = relative_entropy([0.6, 0.3, 0.1], [0.04, 0.06, 0.9])
+    assert token_divergence(student, teacher, alpha=1.0, top_k=2, tail=True).item() == pytest.approx(wanted)
+    renormalised = relative_entropy([2 / 3, 1 / 3], [0.4, 0.6])
+    assert token_divergence(student, teacher, alpha=1.0, top_k=2, tail=False).item() == pytest.approx(renormalised)
+
+
+def test_top_100_with_tail_is_close_to_and_below_the_whole_vocabulary() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student = 4 * torch.randn(1, 20, 5000, generator=generator)
+    teacher = student + 0.3 * torch.randn(1, 20, 5000, generator=generator)
+    whole = token_divergence(student, teacher, top_k=None)
+    coarse = token_divergence(student, teacher, top_k=100, tail=True)
+    assert (coarse <= whole + 1e-6).all()
+    assert coarse.mean().item() == pytest.approx(whole.mean().item(), rel=0.1)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_clamped_tail_passes_no_gradient_and_is_floored(alpha: float) -> None:
+    student = one([40.0, 39.0, -20.0]).requires_grad_()
+    teacher = one([1.0, 2.0, 0.0])
+    value = token_divergence(student, teacher, alpha=alpha, top_k=2, tail=True)
+    wanted = reference(student[0, 0].tolist(), teacher[0, 0].tolist(), alpha, [0, 1], True)
+    assert value.item() == pytest.approx(wanted, rel=1e-9)
+    (gradient,) = torch.autograd.grad(value.sum(), student)
+    # The third logit is seen only through the normaliser, whose share of it is e^-60: not through the tail.
+    assert gradient[0, 0, 2].abs() < 1e-20
+    slopes = reference_gradient(student[0, 0].tolist(), teacher[0, 0].tolist(), alpha, [0, 1], True)
+    assert gradient[0, 0].tolist() == pytest.approx(slopes, abs=1e-7)
+
+
+def test_open_tail_passes_gradient_to_ids_outside_the_top_k() -> None:
+    student, teacher = one([2.0, 1.0, 0.0]).requires_grad_(), one([0.0, 1.0, 2.0])
+    (gradient,) = torch.autograd.grad(token_divergence(student, teacher, top_k=2, tail=True).sum(), student)
+    assert gradient[0, 0, 2].abs() > 1e-2
+    (cut,) = torch.autograd.grad(token_divergence(student, teacher, top_k=2, tail=False).sum(), student)
+    assert cut[0, 0, 2] == 0
+
+
+@pytest.mark.parametrize("top_k", [None, 3, 4])
+@pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_suppressed_ids_have_neither_value_nor_gradient(alpha: float, top_k: int | None, tail: bool) -> None:
+    student = one([1.0, -INF, 0.0, -INF]).float().requires_grad_()
+    teacher = one([0.0, -INF, 1.0, -INF]).float()
+    value = token_divergence(student, teacher, alpha=alpha, top_k=top_k, tail=tail)
+    (gradient,) = torch.autograd.grad(value.sum(), student)
+    without = token_divergence(one([1.0, 0.0]), one([0.0, 1.0]), alpha=alpha, top_k=None)
+    assert value.item() == pytest.approx(without.item(), abs=1e-6)
+    assert gradient[0, 0, 1] == gradient[0, 0, 3] == 0
+    assert torch.isfinite(gradient).all()
+
+
+def test_suppressed_in_the_student_alone_stays_finite_under_the_mixture() -> None:
+    student = one([1.0, -INF, 0.0]).requires_grad_()
+    value = token_divergence(student, one([0.0, 1.0, 1.0]), alpha=0.5, top_k=None)
+    (gradient,) = torch.autograd.grad(value.sum(), student)
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(gradient).all()
+    assert gradient[0, 0, 1] == 0
+
+
+@pytest.mark.parametrize(("alpha", "missing"), [(0.0, "student"), (1.0, "teacher")])
+def test_an_infinite_divergence_is_reported_as_infinite(alpha: float, missing: str) -> None:
+    lacking, full = one([1.0, -INF]), one([0.0, 1.0])
+    pair = (lacking, full) if missing == "student" else (full, lacking)
+    assert token_divergence(*pair, alpha=alpha, top_k=None).item() == INF
+
+
+def test_nan_inside_the_mask_is_not_hidden() -> None:
+    assert torch.isnan(token_divergence(one([NAN, 1.0]), one([0.0, 1.0]), top_k=1)).all()
+
+
+def test_large_logits_keep_the_tail_in_fp32() -> None:
+    gap = math.log(1e-6)
+    student, teacher = one([30.0, 30.0 + gap]), one([30.0 + gap, 30.0])
+    exact = token_divergence(student, teacher, top_k=1)
+    rough = token_divergence(student.float(), teacher.float(), top_k=1)
+    assert rough.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+def test_teacher_gets_no_gradient_and_a_slice_needs_no_copy() -> None:
+    storage = torch.randn(2, 5, 9, requires_grad=True)
+    teacher = torch.randn(2, 4, 9, requires_grad=True)
+    token_divergence(storage[:, 1:], teacher, top_k=4).sum().backward()
+    assert teacher.grad is None
+    assert storage.grad is not None
+    assert storage.grad[:, 0].abs().sum() == 0
+    assert (storage.grad[:, 1:].abs().sum(-1) > 0).all()
+
+
+def test_nothing_unmasked_gives_zeros_and_a_zero_gradient() -> None:
+    student = torch.full((1, 2, 3), NAN, requires_grad=True)
+    value = token_divergence(student, student.detach(), top_k=2, token_mask=torch.zeros(1, 2))
+    (gradient,) = torch.autograd.grad(value.sum(), student)
+    assert value.tolist() == [[0.0, 0.0]]
+    assert gradient.abs().sum() == 0
+
+
+BASE = torch.zeros(1, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alpha": -0.1}, r"alpha must be a number in \[0, 1\], got -0.1"),
+        ({"alpha": 1.1}, "alpha must be"),
+        ({"alpha": NAN}, "alpha must be"),
+        ({"alpha": True}, "alpha must be"),
+        ({"top_k": 0}, r"top_k must lie in 1\.\.5"),
+        ({"top_k": 6}, r"top_k must lie in 1\.\.5 .* got 6"),
+        ({"top_k": True}, "top_k must be an integer"),
+        ({"top_k": 2.0}, "top_k must be an integer"),
+        ({"teacher_logits": torch.zeros(1, 2, 4)}, r"\[1, 2, 5\] and \[1, 2, 4\]"),
+        ({"student_logits": torch.zeros(2, 5)}, "must have one shape"),
+        ({"teacher_logits": torch.zeros(1, 2, 5, dtype=torch.long)}, "must be floating point"),
+        ({"token_mask": torch.ones(1, 3)}, r"token_mask must have the logits' shape \[1, 2\], got \[1, 3\]"),
+    ],
+)
+def test_unusable_arguments_are_named(changes: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {"student_logits": BASE, "teacher_logits": BASE, "top_k": 3} | changes
+    with pytest.raises(ConfigError, match=message):
+        token_divergence(**arguments)  # type: ignore[arg-type]
