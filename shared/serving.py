@@ -3,6 +3,7 @@
 A service is built by its `app.py`; `serve` owns signals, the listening socket and the exit code.
 """
 
+import os
 import socket
 import sys
 import threading
@@ -13,7 +14,11 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from shared.blobs.local import atomic_write
 from shared.errors import ConfigError, OpcodError
+
+PARENT_VARIABLE = "OPCOD_PARENT_PID"
+PARENT_POLL_S = 1.0
 
 log = structlog.get_logger()
 
@@ -58,16 +63,31 @@ class Service:
         url = f"http://{host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(grace_s))
         self._server = uvicorn.Server(config)
+        self._watch_parent()
         for thread in self._threads:
             thread.start()
         if url_file is not None:
-            url_file.write_text(url)
+            atomic_write(url_file, url.encode())
         log.info("listening", url=url)
         self._server.run(sockets=[listener])
         self.stopping.set()
         for thread in self._threads:
             thread.join(timeout=grace_s)
         return self._exit_code()
+
+    def _watch_parent(self) -> None:
+        """Under a launcher, end when it is gone: nothing may go on training unseen."""
+        parent = os.environ.get(PARENT_VARIABLE)
+        if parent is None:
+            return
+
+        def watch() -> None:
+            while not self.stopping.wait(PARENT_POLL_S):
+                if os.getppid() != int(parent):
+                    log.warning("the launcher is gone; stopping")
+                    self.stop()
+
+        self.spawn("parent-watch", watch)
 
     def _fail(self, error: BaseException) -> None:
         self.error = error

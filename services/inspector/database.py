@@ -12,16 +12,18 @@ from queue import Empty, LifoQueue
 
 from shared.errors import StorageError
 
-BUSY_S = 5.0
-
 Value = str | int | float | None
 
 
 class Database:
-    """Opens or creates the file. Safe to use from many threads; raises StorageError from every call."""
+    """Opens or creates the file. Safe to use from many threads; raises StorageError from every call.
 
-    def __init__(self, path: Path, tables: str) -> None:
+    busy_s: how long a write waits for another process that holds the file.
+    """
+
+    def __init__(self, path: Path, tables: str, *, busy_s: float) -> None:
         self.path = path
+        self._busy_s = busy_s
         self._lock = threading.Lock()
         self._idle_readers: LifoQueue[sqlite3.Connection] = LifoQueue()
         with self._errors("open"):
@@ -67,7 +69,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         # No implicit transactions; a connection is used by one thread at a time, not always the same one.
-        connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=self._busy_s, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         return connection
 

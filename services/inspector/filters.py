@@ -47,8 +47,9 @@ def conditions(wanted: ExchangeFilter) -> list[Condition]:
         found.append(("exchanges.verdict = ?", verdict))
         if word is not None:
             found.append(("exchanges.word = ?", word))
-    if wanted.q is not None and wanted.q.strip():
-        found.append((_MATCHES, match_expression(wanted.q)))
+    expression = match_expression(wanted.q or "")
+    if expression:
+        found.append((_MATCHES, expression))
     return found
 
 
@@ -56,6 +57,7 @@ _MATCHES = "exchanges.id IN (SELECT rowid FROM exchange_texts WHERE exchange_tex
 
 
 def match_expression(text: str) -> str:
-    """An FTS5 query for the words of `text`: each one quoted, so that no operator of FTS5 is left in it."""
+    """An FTS5 query for the words of `text`: each one quoted, so that no operator of FTS5 is left in it.
+    Empty if there is no word."""
     words = text.replace("\x00", " ").split()
     return " ".join('"' + word.replace('"', '""') + '" *' for word in words)

@@ -26,8 +26,8 @@ class SealedBatches:
         """Every exchange of the batch that `ready` announces. Raises StorageError if it is not what it says."""
         folder = self._folder(ready.uri)
         try:
-            manifest = BatchManifest.model_validate_json((folder / "manifest.json").read_bytes())
-            data = (folder / "groups.jsonl").read_bytes()
+            manifest = BatchManifest.model_validate_json(_plain_file(folder / "manifest.json"))
+            data = _plain_file(folder / "groups.jsonl")
             self._check(ready, manifest, data)
             groups = [BatchGroup.model_validate_json(line) for line in data.splitlines()]
         except (OSError, ValidationError) as error:
@@ -55,3 +55,9 @@ class SealedBatches:
             raise StorageError(
                 f"{ready.uri}/groups.jsonl: expected sha256 {manifest.groups_sha256}, got {digest}: not read"
             )
+
+
+def _plain_file(path: Path) -> bytes:
+    if path.is_symlink():
+        raise StorageError(f"expected a file without links at {path}, got a link: not read")
+    return path.read_bytes()

@@ -20,6 +20,8 @@ from services.inspector.views import ExchangeView, exchange_view
 from shared.contracts.events import FeedbackGiven, Revised
 from shared.errors import ConfigError
 
+BUSY_S = 5.0
+
 _KEY = ("student", "step", "problem_id", "sample")
 _COLUMNS = ("run", *(field.name for field in fields(Exchange)))
 _UPDATED = [name for name in _COLUMNS if name not in (*_KEY, "run", "at")]
@@ -54,9 +56,9 @@ class LoggedRow:
 class Store:
     """Opens or creates the store of `run` at `path`. Raises ConfigError if it holds another run or schema."""
 
-    def __init__(self, path: Path, run: str) -> None:
+    def __init__(self, path: Path, run: str, *, busy_s: float = BUSY_S) -> None:
         self._run = run
-        self._database = Database(path, TABLES)
+        self._database = Database(path, TABLES, busy_s=busy_s)
         self._adopt(path)
         self._cursor = self._meta("cursor") or START
         self._head = int(self._one("SELECT COALESCE(MAX(position), 0) AS found FROM events", ()))

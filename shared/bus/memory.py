@@ -6,6 +6,7 @@ What always holds: it keeps every promise of the port, and runs the same contrac
 
 import time
 
+from shared.bus.cursors import cursor
 from shared.bus.deliveries import WAIT_SLICE_S, lost_ack, stale_fence, stale_revision
 from shared.bus.keys import LEADER, RESULTS, trainer_lease
 from shared.bus.memory_server import MemoryLease, MemoryServer
@@ -117,10 +118,10 @@ class MemoryBus(MemoryWork):
 
     def read_events(self, after: str, *, count: int, block_s: float) -> list[tuple[str, Event]]:
         deadline = time.monotonic() + block_s
-        cursor = int(after.partition("-")[0])
+        first, _ = cursor(after)
         while True:
             with self._open("read_events") as server:
-                found = [(n, text) for n, text in server.events.items() if n > cursor][:count]
+                found = [(n, text) for n, text in server.events.items() if n > first][:count]
                 left_s = deadline - time.monotonic()
                 if found or left_s <= 0:
                     return [(f"{number}-0", EVENT.validate_json(text)) for number, text in found]

@@ -82,8 +82,9 @@ class Bus(Protocol):
 
         Per queue: this consumer's own pending entries that it does not hold in memory (after a restart), then
         entries whose lease ran out (XAUTOCLAIM), then new ones. A message that does not decode goes to the
-        dead letters at once; one whose attempts exceed the maximum goes there too, and is passed to
-        `exhausted` handling by the caller through `Delivery.attempt > max_attempts`.
+        dead letters at once. One with `Delivery.attempt > max_attempts` is handed out as well: the caller ends it
+        with `dead_letter(..., announce=...)`, so that the burial and the failed result are one step.
+        Every delivery must be ended with complete, release or dead_letter, also one whose lease was lost.
         Blocks up to `block_s` only when nothing at all is there.
         """
         ...
@@ -111,6 +112,12 @@ class Bus(Protocol):
         ...
 
     def dead_letters(self, count: int = 100) -> list[DeadLetter]: ...
+
+    def retry_dead_letter(self, entry_id: str) -> bool:
+        """Publish it on its queue again and drop the letter, in one step. False: there is no such letter."""
+        ...
+
+    def drop_dead_letter(self, entry_id: str) -> bool: ...
 
     def queue_depth(self, queue: str, group: str) -> tuple[int, int]:
         """(waiting, pending): not yet delivered, and in some consumer's hands."""

@@ -63,15 +63,15 @@ class RedisLink:
     """deadline_s bounds each operation. Raises ConfigError if `url` is not a Redis URL."""
 
     def __init__(self, url: str, *, deadline_s: float) -> None:
-        self.url = public_url(url)
         self.deadline_s = deadline_s
         timeout_s = min(deadline_s, MAX_SOCKET_TIMEOUT_S)
         try:
+            self.url = public_url(url)
             self.client = redis.Redis.from_url(
                 url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
             )
         except ValueError as error:
-            raise ConfigError(f"expected a URL such as redis://host:6379/0, got {self.url!r}: {error}") from error
+            raise ConfigError(f"expected a URL such as redis://host:6379/0, got another: {error}") from error
         self._scripts: dict[str, Script] = {
             name: self.client.register_script(script_text(name)) for name in SCRIPTS
         }

@@ -205,7 +205,7 @@ class RedisWork:
     def queue_depth(self, queue: str, group: str) -> tuple[int, int]:
         def read() -> tuple[int, int]:
             stream = self.keys.queue(queue)
-            length = int(cast(int, self.link.client.xlen(stream)))
+            length = int(self.link.client.xlen(stream))
             try:
                 pending = int(cast(Any, self.link.client.xpending(stream, group))["pending"])
             except ResponseError as error:

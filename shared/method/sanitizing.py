@@ -25,7 +25,7 @@ _INVISIBLE = re.compile(
 )
 _THINK_TAG = re.compile(r"<(/?)\s{0,4}think(?:ing)?\s{0,4}>", re.IGNORECASE)
 _CONTROL_TOKEN = re.compile(
-    r"<\|[^|<>\n]{1,64}\|>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+    r"<\|[^|<>\s]{1,64}\|>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
 )
 _TOKEN_OPENING = re.compile(
     r"[<＜﹤](?=[|｜]|/?s>|(?:bos|eos|pad|unk)>|(?:start|end)_of_turn>|</?SYS>>)"

@@ -1,7 +1,7 @@
 """Attention for CPUs: query heads that share a key head are computed together, as plain matrix products.
 
-Torch's fused attention is the slow part of a small model on a CPU (for one query a sequence, and backwards in bf16);
-this is the same function of the same inputs for models without sliding windows, soft caps or sinks.
+Torch's fused attention is the slow part of a small model on a CPU (for one query a sequence, and backwards in
+bf16); this is the same function of the same inputs for models without sliding windows, soft caps or sinks.
 """
 
 import torch

@@ -83,7 +83,7 @@ class IntegerFormat:
         verdict, clean = process(raw, self.anchor_text(problem))
         if clean is None:
             return verdict, None
-        kept = remove_integer_reveals(clean, problem.answer)
+        kept = remove_integer_reveals(clean, problem.answer).strip()
         if not any(character.isalnum() for character in kept):
             return "fb_none", None
         return verdict, kept

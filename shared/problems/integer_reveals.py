@@ -15,8 +15,8 @@ _UNIT = r"(?:\s?[A-Za-zΩ°%][\w/^]*(?=\s*(?:[.,;:!?)]|$)))?"
 _RESULT = rf"{_INTEGER}(?!\s*(?:{_OPERATOR})|[A-Za-z]\s*[-−+*/]){_UNIT}"
 
 _ANSWER = re.compile(
-    r"(?:\bthe\s)?\b(?:(?:correct|right|final)\s)?(?:answer|result)\s?"
-    rf"(?:is|was|=|:|should be|must be|would be|will be|equals)\s?{_RESULT}",
+    r"\s?(?:\bthe\s)?\b(?:(?:correct|right|final)\s)?(?:answer|result)\s?"
+    rf"(?:is|was|=|:|should be|must be|would be|will be|equals)\s?{_RESULT}[.!]?",
     re.IGNORECASE,
 )
 _EQUALS = re.compile(rf"\s?=\s?{_RESULT}")

@@ -5,7 +5,7 @@ one line, `<quantity> = <formula> = <numbers> = <result>`, where numbers is the 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
@@ -112,11 +112,3 @@ def draw(kind: Kind, rng: Random) -> Drawn:
 def usable(result: Fraction) -> bool:
     """Whether a result can be an answer."""
     return result.denominator == 1 and 1 <= result <= MAX_ANSWER
-
-
-def kind_named(kinds: Sequence[Kind], name: str) -> Kind:
-    """The kind of that name; `ProblemSetError` if there is none."""
-    for kind in kinds:
-        if kind.name == name:
-            return kind
-    raise ProblemSetError(f"expected a kind of {', '.join(k.name for k in kinds)}, got {name!r}")

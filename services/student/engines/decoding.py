@@ -1,8 +1,8 @@
 """The sampling loop of the transformers engine.
 
-Samples that so far have the same prompt, settings and tokens share one row of the batch: the model runs once for all
-of them, and the row forks where their draws differ. Every sample has its own random generator, so that what it draws
-does not depend on which others are there.
+Samples that so far have the same prompt, settings and tokens share one row of the batch: the model runs once for
+all of them, and the row forks where their draws differ. Every sample has its own random generator, so that what it
+draws does not depend on which others are there.
 """
 
 import random
@@ -126,13 +126,13 @@ class Decoding:
         return logits_BV
 
     def _mask(self, pads_B1: Tensor, columns_S: Tensor, start: int) -> Tensor:
-        """What is added to attention scores, [B, 1, T, S]: nothing, or almost -inf for padding and for the future."""
+        """What is added to attention scores, [B, 1, T, S]: almost -inf for padding and the future, else nothing."""
         hidden_BTS = (columns_S < pads_B1)[:, None] | (columns_S > columns_S[start:, None])
         zeros = torch.zeros(hidden_BTS.shape, dtype=self._model.dtype, device=self._device)
         return zeros.masked_fill_(hidden_BTS, torch.finfo(self._model.dtype).min)[:, None]
 
     def _extend(self, rows: Sequence[Row], logits_RV: Tensor) -> Iterator[tuple[int, Row]]:
-        """Draw one token a sample; yield (parent row, row) for what goes on, samples with the same token together."""
+        """Draw one token a sample; yield (parent row, row) for what goes on, samples of one token together."""
         settings = [row.sampling for row in rows]
         probabilities_RV = distribution(
             logits_RV, [setting.temperature for setting in settings], [setting.top_p for setting in settings]

@@ -14,15 +14,18 @@ _NUCLEUS_GUESSES = (32, 1024)  # how many top tokens to try before a whole row i
 
 
 def distribution(logits_RV: Tensor, temperatures: Sequence[float], top_ps: Sequence[float]) -> Tensor:
-    """Return the probabilities [R, V], fp32, that tokens are drawn from. Temperature 0 leaves logits as they are."""
+    """Return the probabilities [R, V], fp32, that tokens are drawn from; temperature 0 leaves logits as they are."""
     scaled_RV = logits_RV.float()
     if any(temperature not in (0.0, 1.0) for temperature in temperatures):
         scaled_RV = scaled_RV / torch.tensor([[t or 1.0] for t in temperatures], device=scaled_RV.device)
     probabilities_RV = scaled_RV.softmax(-1)
     cut = [row for row, top_p in enumerate(top_ps) if top_p < 1.0 and temperatures[row] > 0]
-    if cut:
-        limits = torch.tensor([[top_ps[row]] for row in cut], device=scaled_RV.device)
-        probabilities_RV[cut] = _nucleus(probabilities_RV[cut], limits)
+    if not cut:
+        return probabilities_RV
+    limits_R1 = torch.tensor([[top_p] for top_p in top_ps], device=scaled_RV.device)
+    if len(cut) == len(top_ps):
+        return _nucleus(probabilities_RV, limits_R1)
+    probabilities_RV[cut] = _nucleus(probabilities_RV[cut], limits_R1[cut])
     return probabilities_RV
 
 
@@ -54,16 +57,26 @@ def _first_above(cumulative_NW: Tensor, target_N: Tensor) -> Tensor:
 
 
 def _nucleus(probabilities_RV: Tensor, limits_R1: Tensor) -> Tensor:
-    """Keep the fewest most probable tokens whose sum reaches the limit, and rescale them to 1."""
+    """Keep the most probable tokens up to the one whose sum reaches the limit, and rescale them to 1.
+
+    Tokens as probable as the last one stay too: which of them came first would be chance.
+    """
+    least_R1 = _least_kept(probabilities_RV, limits_R1)
+    kept_RV = probabilities_RV.where(probabilities_RV >= least_R1, 0.0)
+    return kept_RV.div_(kept_RV.sum(-1, keepdim=True))
+
+
+def _least_kept(probabilities_RV: Tensor, limits_R1: Tensor) -> Tensor:
+    """Return the probability [R, 1] of the token with which the sum of the most probable ones reaches the limit."""
     size = probabilities_RV.shape[1]
-    kept_RV = torch.zeros_like(probabilities_RV)
+    least_R1 = torch.zeros_like(limits_R1)
     open_R = torch.arange(len(probabilities_RV), device=probabilities_RV.device)
     for count in (*(guess for guess in _NUCLEUS_GUESSES if guess < size), size):
-        top_RK, ids_RK = probabilities_RV[open_R].topk(count)
-        before_RK = top_RK.cumsum(-1) - top_RK
-        top_RK = top_RK.where(before_RK < limits_R1[open_R], 0.0)
-        kept_RV[open_R] = torch.zeros_like(kept_RV[open_R]).scatter_(1, ids_RK, top_RK)
-        open_R = open_R[top_RK[:, -1] > 0]
+        top_RK = probabilities_RV[open_R].topk(count).values
+        short_RK = top_RK.cumsum(-1) < limits_R1[open_R]
+        place_R1 = short_RK.sum(-1, keepdim=True).clamp(max=count - 1)
+        least_R1[open_R] = top_RK.gather(1, place_R1)
+        open_R = open_R[short_RK[:, -1]]
         if not len(open_R):
             break
-    return kept_RV / kept_RV.sum(-1, keepdim=True)
+    return least_R1

@@ -175,6 +175,6 @@ class TransformersEngine:
 def _require_plain(model_type: str) -> None:
     if model_type not in PLAIN_MODEL_TYPES:
         raise ModelError(
-            f"the transformers engine runs models of type {', '.join(sorted(PLAIN_MODEL_TYPES))}, got {model_type}: "
-            'use engine = "vllm" for this model'
+            f"the transformers engine runs models of type {', '.join(sorted(PLAIN_MODEL_TYPES))}, "
+            f"got {model_type}: serve this model with another engine"
         )

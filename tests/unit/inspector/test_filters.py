@@ -65,7 +65,25 @@ def test_hostile_text_is_found_as_text(filled: Store, q: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "q", ['"', "'", "*", "^a", "a AND", "OR", "NOT", "NEAR(", "raw:", "{raw}: x", "-", "a + b", "()", "\x00", '""*"', "😀"]
+    "q",
+    [
+        '"',
+        "'",
+        "*",
+        "^a",
+        "a AND",
+        "OR",
+        "NOT",
+        "NEAR(",
+        "raw:",
+        "{raw}: x",
+        "-",
+        "a + b",
+        "()",
+        "\x00",
+        '""*"',
+        "😀",
+    ],
 )
 def test_operators_of_the_search_engine_are_words(filled: Store, q: str) -> None:
     assert isinstance(found(filled, q=q), list)

@@ -107,9 +107,8 @@ def test_a_position_is_that_of_the_event_or_of_the_one_before(store: Store, seen
     assert store.position_of(seen) == position
 
 
-def test_a_store_that_another_process_holds_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.inspector.database.BUSY_S", 0.05)
-    held = Store(tmp_path / "log", RUN)
+def test_a_store_that_another_process_holds_is_not_writable(tmp_path: Path) -> None:
+    held = Store(tmp_path / "log", RUN, busy_s=0.05)
     held.check_writable()
     with sqlite3.connect(tmp_path / "log", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")

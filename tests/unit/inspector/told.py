@@ -101,6 +101,7 @@ def seal(run_dir: Path, step: int = 1, response: str = "whole response", **chang
         "active_samples": 1,
         "kept_feedback": 0,
         "verdicts": {"no_match": 1},
+        "mean_reward": 1.0,
         "groups_sha256": hashlib.sha256(data).hexdigest(),
     }
     (folder / "groups.jsonl").write_bytes(data)

@@ -60,4 +60,4 @@ def test_every_row_suits_its_format(generated: ProblemSet) -> None:
 
 def test_too_many_problems_are_refused_with_the_kind() -> None:
     with pytest.raises(ProblemSetError, match="too few distinct questions"):
-        generate(0, per_kind=PerKind(train=2000))
+        generate(0, per_kind=PerKind(train=600))

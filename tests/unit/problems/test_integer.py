@@ -122,15 +122,14 @@ def test_good_feedback_keeps_formula_and_numbers() -> None:
     verdict, clean = FORMAT.process_feedback(raw, PROBLEM)
     assert verdict == "match:poh"
     assert clean is not None
-    assert clean.strip() == "Wrong formula. Use 14 - pH with 14 - 3."
+    assert clean == "Wrong formula. Use 14 - pH with 14 - 3."
 
 
 def test_the_result_is_taken_out() -> None:
     raw = " <concept>pOH</concept> Use 14 - pH with 14 - 3 = 11. The answer is 11."
     _, clean = FORMAT.process_feedback(raw, PROBLEM)
     assert clean is not None
-    assert "Use 14 - pH with 14 - 3." in clean
-    assert "11" not in clean
+    assert clean == "Use 14 - pH with 14 - 3."
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ REMOVED = [
     ("3 * 4 = 12 = 13.", "12", "3 * 4."),
     ("2 - 5 = -3.", "-3", "2 - 5."),
     ("2 - 5 = −3.", "-3", "2 - 5."),
-    ("Good. The answer is 12.", "7", "Good. ."),
+    ("Good. The answer is 12.", "7", "Good."),
     ("answer: 12", "12", ""),
     ("The correct answer should be 012, as", "12", ", as"),
     ("Then 3 * 4 gives 12.", "12", "Then 3 * 4."),

@@ -9,7 +9,7 @@ from shared.errors import ProblemSetError
 from shared.problems.chemistry import CHEMISTRY
 from shared.problems.generated import KINDS
 from shared.problems.integer import IntegerFormat
-from shared.problems.kinds import MAX_ANSWER, Drawn, Kind, draw, kind_named, names_in, result_text, substitute
+from shared.problems.kinds import MAX_ANSWER, Drawn, Kind, draw, names_in, result_text, substitute
 from shared.problems.physics import PHYSICS
 
 ALL_KINDS = (*PHYSICS, *CHEMISTRY)
@@ -92,9 +92,3 @@ def test_a_kind_without_a_usable_answer_is_an_error() -> None:
     hopeless = Kind("half", "half", "n / 2", {"n": range(1, 2)}, ("{n} {thing}?",), ("x",), ("x",), ("n",))
     with pytest.raises(ProblemSetError, match="'half' has no numbers with a whole answer"):
         draw(hopeless, Random(0))
-
-
-def test_kind_named_lists_the_kinds() -> None:
-    assert kind_named(PHYSICS, "speed").quantity == "speed"
-    with pytest.raises(ProblemSetError, match="voltage, net force"):
-        kind_named(PHYSICS, "pOH")

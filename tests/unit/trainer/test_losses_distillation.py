@@ -83,8 +83,9 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(
     arguments = batch(seed, rows)
     order = torch.tensor(data.draw(st.permutations(range(rows))))
     cuts = sorted(data.draw(st.sets(st.integers(1, rows), max_size=rows)) | {rows})
-    masks = [arguments[name] for name in ("token_mask", "sample_mask")]
-    denominator = batch_denominator(*masks, aggregation, arguments["multiplicity"])
+    denominator = batch_denominator(
+        arguments["token_mask"], arguments["sample_mask"], aggregation, arguments["multiplicity"]
+    )
     whole, whole_gradient = gradient(arguments, aggregation=aggregation)
     summed, pieces, start = 0.0, torch.zeros_like(whole_gradient), 0
     for stop in cuts:
@@ -167,7 +168,7 @@ def test_weights_are_detached_and_scale_each_token() -> None:
     arguments = batch(3, 2) | {"token_mask": torch.ones(2, 4), "sample_mask": torch.ones(2)}
     weights = arguments["weights"].requires_grad_()
     student = arguments["student_logits"].requires_grad_()
-    self_distillation_loss(**arguments, top_k=3).backward()  # type: ignore[arg-type]
+    torch.autograd.backward(self_distillation_loss(**arguments, top_k=3))  # type: ignore[arg-type]
     assert weights.grad is None
     plain = arguments | {"weights": torch.ones(2, 4)}
     _, slope = gradient({name: value.detach() for name, value in plain.items()})

@@ -1,0 +1,111 @@
+"""What is up on this machine: one file a run says where, and a lock says whether its launcher lives."""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.blobs.local import atomic_write
+from shared.errors import ConfigError, UnavailableError
+
+DEPLOYMENT_FILE = "deployment.json"
+KEY_FILE = "key"
+LOCK_FILE = "lock"
+
+
+class Endpoint(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    url: str
+
+
+class Deployment(BaseModel):
+    """Addresses of a run's services while its launcher runs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: str
+    run_dir: Path
+    mode: Literal["run", "up"]
+    pid: int
+    redis_url: str
+    broker: Endpoint | None = None
+    inspector: Endpoint | None = None
+    students: list[Endpoint] = []
+
+    def key(self) -> str:
+        """The bearer key that its services expect."""
+        return (self.run_dir / KEY_FILE).read_text().strip()
+
+    def save(self) -> None:
+        atomic_write(self.run_dir / DEPLOYMENT_FILE, self.model_dump_json(indent=1).encode())
+
+
+def read_deployment(run_dir: Path) -> Deployment | None:
+    """What the run's launcher last said, whether it lives or not."""
+    path = run_dir / DEPLOYMENT_FILE
+    try:
+        return Deployment.model_validate_json(path.read_text())
+    except (OSError, ValidationError):
+        return None
+
+
+def live_deployment(runs_dir: Path, run: str | None = None) -> Deployment:
+    """The deployment that is up: that of `run`, or the one begun last. Raises UnavailableError if none is."""
+    candidates = [runs_dir / run] if run else sorted(runs_dir.glob("*"), key=_age, reverse=True)
+    for run_dir in candidates:
+        deployment = read_deployment(run_dir)
+        if deployment is not None and is_locked(run_dir):
+            return deployment
+    what = f"run {run}" if run else "no run"
+    raise UnavailableError(f"{what} is up under {runs_dir}; start one with `opcod run` or `opcod up <run>`")
+
+
+def latest_run(runs_dir: Path) -> str:
+    """The run begun last. Raises ConfigError if there is none."""
+    runs = [path for path in runs_dir.glob("*") if (path / "config.toml").exists()]
+    if not runs:
+        raise ConfigError(f"expected a run under {runs_dir}, found none; start one with `opcod run`")
+    return max(runs, key=_age).name
+
+
+def ensure_key(run_dir: Path) -> Path:
+    """The run's key file, made at the first start, readable by its owner only."""
+    path = run_dir / KEY_FILE
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+    return path
+
+
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Held by the one launcher of a run. Raises ConfigError if another has it."""
+    with (run_dir / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{run_dir.name} is up already in another process; stop that one, or choose another --run"
+            ) from error
+        yield
+
+
+def is_locked(run_dir: Path) -> bool:
+    try:
+        with run_lock(run_dir):
+            return False
+    except (ConfigError, OSError):
+        return (run_dir / LOCK_FILE).exists()
+
+
+def _age(path: Path) -> float:
+    config = path / "config.toml"
+    return config.stat().st_mtime if config.exists() else 0.0

@@ -1,0 +1,37 @@
+"""The `opcod` command: one entry, one file a command under commands/."""
+
+import sys
+
+import typer
+
+from opcod.commands import ask, feedback, model, problems, run, specialize, status, up
+from shared.errors import OpcodError
+
+app = typer.Typer(
+    name="opcod",
+    help="On-Policy Co-Distillation: two language models tutor each other and both improve.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("run")(run.run)
+app.command("up")(up.up)
+app.command("ask")(ask.ask)
+app.command("status")(status.status)
+app.command("specialize")(specialize.specialize)
+app.command("model")(model.model)
+app.add_typer(feedback.app, name="feedback")
+app.add_typer(problems.app, name="problems")
+
+
+def main() -> None:
+    """Errors raised on purpose become one clear message on stderr and their exit code."""
+    try:
+        app()
+    except OpcodError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

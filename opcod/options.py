@@ -1,0 +1,44 @@
+"""Options that commands share, and the settings and paths that follow from them."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.config.loading import load_settings, preset_names
+from shared.config.settings import Paths, RunSettings
+
+DEFAULT_PRESET = "laptop"
+
+RunsDir = Annotated[
+    Path, typer.Option("--runs-dir", envvar="OPCOD_RUNS_DIR", help="Where runs lie, one directory each.")
+]
+CacheDir = Annotated[
+    Path, typer.Option("--cache-dir", envvar="OPCOD_CACHE_DIR", help="Models and specialists, shared by all runs.")
+]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help=f"Settings to begin with: {', '.join(preset_names())}.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file on top of the preset.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value on top of everything; may be repeated.")
+]
+
+RUNS_DIR = Path("runs")
+CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opcod"
+
+
+def settings_from(preset: str | None, config: Path | None, overrides: list[str] | None) -> RunSettings:
+    """The preset counts as `laptop` when neither it nor a file is named."""
+    chosen = preset or (None if config else DEFAULT_PRESET)
+    return load_settings(preset=chosen, config=config, overrides=overrides or ())
+
+
+def given(preset: str | None, config: Path | None, overrides: list[str] | None) -> bool:
+    """Whether any setting was named on the command line."""
+    return preset is not None or config is not None or bool(overrides)
+
+
+def paths_for(runs_dir: Path, run: str, cache_dir: Path) -> Paths:
+    return Paths(runs_dir=runs_dir.resolve(), run=run, cache_dir=cache_dir.expanduser().resolve())

@@ -1,0 +1,150 @@
+"""What must be there before a run's services start: checked settings, disk, problems, models, specialists."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from opcod.processes import log_tail
+from services.broker.config import load_problems, make_plan
+from shared.blobs.local import atomic_write
+from shared.config.loading import differences, read_toml, to_toml, validate
+from shared.config.settings import Paths, RunSettings
+from shared.errors import EXIT_USAGE, ConfigError, ModelError, OpcodError
+
+SPECIALIZE_TIMEOUT_S = 3600.0
+POLL_S = 0.2
+
+Progress = Callable[[str], None]
+
+
+def new_run_name(preset: str | None) -> str:
+    return f"{preset or 'run'}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_settings(paths: Paths, settings: RunSettings) -> None:
+    """All that can be known to be wrong before anything is written. Raises ConfigError."""
+    make_plan(paths.run, settings, load_problems(settings))
+    for name, student in settings.students.items():
+        if student.specialize and settings.problems.source != "generated":
+            raise ConfigError(
+                f"students.{name}.specialize: only the generated problems bring examples to fine-tune on; "
+                f"use `specialize = false` and name a model that is a specialist already"
+            )
+    parent = paths.runs_dir
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    if free < settings.resources.min_free_disk_bytes:
+        raise ConfigError(
+            f"expected {settings.resources.min_free_disk_bytes / 1e9:.1f} GB free under {paths.runs_dir}, "
+            f"found {free / 1e9:.1f} GB; free some, or choose another --runs-dir"
+        )
+
+
+def create_run(paths: Paths, settings: RunSettings) -> None:
+    """The run's directory with its config.toml. Raises ConfigError if it is taken."""
+    if (paths.run_dir / "config.toml").exists():
+        raise ConfigError(
+            f"{paths.run_dir} holds a run already; go on with `opcod run --resume {paths.run}`, or choose another --run"
+        )
+    paths.run_dir.mkdir(parents=True, exist_ok=True)
+    atomic_write(paths.run_dir / "config.toml", to_toml(settings).encode())
+
+
+def stored_settings(paths: Paths) -> RunSettings:
+    """Settings of an existing run. Raises ConfigError if there is none."""
+    if not (paths.run_dir / "config.toml").exists():
+        raise ConfigError(f"expected a run at {paths.run_dir}, found none; `opcod run` starts one")
+    return validate(read_toml(paths.run_dir / "config.toml"))
+
+
+def refuse_changes(stored: RunSettings, asked: RunSettings) -> None:
+    """A run goes on with the settings it was begun with. Raises ConfigError showing every difference."""
+    changed = differences(stored, asked)
+    if changed:
+        raise ConfigError(
+            "a run is resumed with the settings it was begun with; these differ:\n  " + "\n  ".join(changed)
+        )
+
+
+def prepare_models(paths: Paths, settings: RunSettings, progress: Progress) -> dict[str, float]:
+    """Write `models/<student>.json` for both students; returns the seconds of each stage.
+
+    Scripted students need no weights. Specialists that are not cached are fine-tuned here, both at once.
+    """
+    started = time.monotonic()
+    wanted = {name: s for name, s in settings.students.items() if s.engine != "scripted"}
+    progress("models")
+    models = {name: _base_model(student.model, paths) for name, student in wanted.items()}
+    loaded = time.monotonic()
+    specialists = [name for name, student in wanted.items() if student.specialize]
+    if specialists:
+        progress("specialists")
+        models |= _specialize(paths, specialists)
+    for name, path in models.items():
+        entry = {"path": str(path), "sha256": _identity(path)}
+        (paths.run_dir / "models").mkdir(exist_ok=True)
+        atomic_write(paths.run_dir / "models" / f"{name}.json", json.dumps(entry).encode())
+    return {"loading models": loaded - started, "fine-tuning specialists": time.monotonic() - loaded}
+
+
+def _base_model(name: str, paths: Paths) -> Path:
+    from shared.modeling.loading import resolve_model
+
+    return resolve_model(name, paths.cache_dir)
+
+
+def _specialize(paths: Paths, students: list[str]) -> dict[str, Path]:
+    """Each specialist in a process of its own: they use one core each, and their memory is given back."""
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    for student in students:
+        log_file = _specialize_log(paths, student)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "services.trainer.specializing", "--student", student]
+        command += ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
+        with log_file.open("ab") as output:
+            running[student] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + SPECIALIZE_TIMEOUT_S
+        while any(process.poll() is None for process in running.values()):
+            if time.monotonic() > deadline:
+                raise OpcodError(f"fine-tuning the specialists took longer than {SPECIALIZE_TIMEOUT_S:.0f} s")
+            time.sleep(POLL_S)
+    finally:
+        for process in running.values():
+            if process.poll() is None:
+                process.terminate()
+                process.wait(timeout=30)
+    return {student: _specialist(paths, student, process.returncode) for student, process in running.items()}
+
+
+def _specialist(paths: Paths, student: str, code: int) -> Path:
+    if code != 0:
+        tail = log_tail(_specialize_log(paths, student))
+        kind = ConfigError if code == EXIT_USAGE else OpcodError
+        raise kind(f"fine-tuning student {student} ended with exit code {code}:\n{tail}")
+    last = log_tail(_specialize_log(paths, student), lines=1)
+    return Path(json.loads(last)["path"])
+
+
+def _specialize_log(paths: Paths, student: str) -> Path:
+    return paths.run_dir / "logs" / f"specialize-{student}.log"
+
+
+def _identity(model_dir: Path) -> str:
+    """sha256 over the names and contents of the files that make the model."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in model_dir.iterdir() if p.suffix in (".safetensors", ".json", ".jinja"))
+    if not any(p.suffix == ".safetensors" for p in files):
+        raise ModelError(f"expected *.safetensors in {model_dir}, found {sorted(p.name for p in model_dir.iterdir())}")
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,125 @@
+"""Supervising the processes of a deployment on one machine.
+
+What always holds: a process that ends on its own is started again, unless it ends too often or with an exit
+code that says trying again is useless; stopping goes SIGTERM, then SIGKILL after a grace, and only to
+processes started here.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from shared.errors import EXIT_USAGE, OpcodError
+from shared.serving import PARENT_VARIABLE
+
+RESTART_WINDOW_S = 120.0
+MAX_RESTARTS = 5
+GRACE_S = 30.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """`python -m <module>` with `environment` on top of ours; output goes to `log_file`."""
+
+    name: str
+    module: str
+    log_file: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
+
+
+class ProcessFailedError(OpcodError):
+    """A process that does not stay up; the message holds the end of its log."""
+
+
+@dataclass
+class Process:
+    """One supervised process and the times at which it had to be started again."""
+
+    spec: ProcessSpec
+    popen: subprocess.Popen[bytes]
+    restarts: list[float] = field(default_factory=list)
+
+
+class Supervisor:
+    """Starts, watches and stops processes. `check` must be called every second or so."""
+
+    def __init__(self) -> None:
+        self._processes: dict[str, Process] = {}
+
+    def start(self, spec: ProcessSpec) -> None:
+        self._processes[spec.name] = Process(spec, launch(spec))
+
+    def check(self) -> list[str]:
+        """Start again what ended; returns the names. Raises ProcessFailedError when that is useless."""
+        restarted: list[str] = []
+        for process in self._processes.values():
+            code = process.popen.poll()
+            if code is None:
+                continue
+            self._may_restart(process, code)
+            log.warning("process ended; starting it again", process=process.spec.name, exit_code=code)
+            process.popen = launch(process.spec)
+            restarted.append(process.spec.name)
+        return restarted
+
+    def pids(self) -> dict[str, int]:
+        return {name: process.popen.pid for name, process in self._processes.items()}
+
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """SIGTERM to all, newest first; SIGKILL to what is left after `grace_s`."""
+        running = [p for p in reversed(self._processes.values()) if p.popen.poll() is None]
+        for process in running:
+            process.popen.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        for process in running:
+            try:
+                process.popen.wait(timeout=max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("process did not stop in time; killing it", process=process.spec.name)
+                process.popen.kill()
+                process.popen.wait()
+        self._processes.clear()
+
+    def _may_restart(self, process: Process, code: int) -> None:
+        now = time.monotonic()
+        process.restarts = [at for at in process.restarts if now - at < RESTART_WINDOW_S]
+        process.restarts.append(now)
+        if code == EXIT_USAGE or len(process.restarts) > MAX_RESTARTS:
+            tail = log_tail(process.spec.log_file)
+            raise ProcessFailedError(
+                f"{process.spec.name} ended with exit code {code} and does not stay up; its log "
+                f"({process.spec.log_file}) ends:\n{tail}"
+            )
+
+
+def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, so that Ctrl-C reaches only the launcher."""
+    environment = {**os.environ, **spec.environment, PARENT_VARIABLE: str(os.getpid())}
+    spec.log_file.parent.mkdir(parents=True, exist_ok=True)
+    with spec.log_file.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", spec.module, *spec.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def log_tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log, for an error message."""
+    with contextlib.suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return "(no log)"

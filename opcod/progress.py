@@ -1,0 +1,128 @@
+"""Showing how a run goes: bars on a terminal, a line now and then when piped."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from shared.contracts.events import Event
+from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.run import JobStatus, PhaseState, RunState, Status
+
+LINE_EVERY_S = 10.0
+
+
+class RunProgress:
+    """Fed with the state every second. On a terminal it draws; otherwise it writes a line when something changed."""
+
+    def __init__(self, console: Console, rounds: int, steps_per_round: int) -> None:
+        self._console = console
+        self._total = rounds * steps_per_round
+        self._rounds = rounds
+        self._live = console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description:<34}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line = ""
+        self._last_line_s = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """One line that stays: an event worth reading."""
+        self._console.print(text, highlight=False)
+
+    def events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            text = headline(event)
+            if text is not None:
+                self.say(text)
+
+    def update(self, state: RunState, beats: Sequence[Heartbeat]) -> None:
+        title = f"{state.status.value.lower()}, round {min(state.round, self._rounds)}/{self._rounds}"
+        self._bar("run", title, state.round - 1 if state.status is not Status.DONE else self._rounds, self._rounds, "")
+        notes = []
+        for student in sorted(state.version):
+            note = _note(state, student)
+            notes.append(f"{student}: step {state.steps[student]}/{self._total} {note}")
+            self._bar(student, f"student {student} {state.version[student]}", state.steps[student], self._total, note)
+        if state.evals:
+            done = sum(chunk.status is JobStatus.DONE for e in state.evals for chunk in e.chunks)
+            total = sum(len(e.chunks) for e in state.evals)
+            self._bar("evaluation", "evaluation", done, total, "")
+            notes.append(f"evaluation {done}/{total}")
+        services = ", ".join(f"{beat.service} {beat.state}" for beat in sorted(beats, key=lambda b: b.service))
+        self._bar("services", "services", len(beats), max(6, len(beats)), services)
+        self._line(f"{title} | {' | '.join(notes)}")
+
+    def _bar(self, name: str, description: str, done: int, total: int, note: str) -> None:
+        if not self._live:
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(description, total=total, note=note)
+        self._bars.update(self._tasks[name], description=description, completed=done, total=total, note=note)
+
+    def _line(self, text: str) -> None:
+        now = time.monotonic()
+        if self._live or text == self._last_line or now - self._last_line_s < LINE_EVERY_S:
+            return
+        self._last_line, self._last_line_s = text, now
+        self.say(text)
+
+
+def headline(event: Event) -> str | None:
+    """The events that a person following a run wants as a line; None for the many small ones."""
+    match event.kind:
+        case "status":
+            return f"[{event.status}] round {event.round}" + (f": {event.reason}" if event.reason else "")
+        case "gate":
+            gate = event.decision
+            who = [s for s, yes in gate.cognizant.items() if yes or gate.mode == "always"]
+            gaps = ", ".join(f"{s} {gap:.3f}" for s, gap in gate.gaps.items())
+            speakers = " and ".join(who) if who and gate.mode != "never" else "nobody"
+            return f"gate of round {gate.round}: gaps {gaps}; τ {gate.tau:g}; {speakers} may tutor"
+        case "evaluated":
+            scores = ", ".join(f"{domain} {100 * score:.1f} %" for domain, score in event.scores.items())
+            return f"{event.version} on {event.split}: {scores}"
+        case "step":
+            loss = event.metrics.loss
+            return f"{event.version}: step {event.step} applied, loss {loss:.4f}, |g| {event.metrics.grad_norm:.3f}"
+        case "lost":
+            return f"lost: {event.job_id} ({event.reason})"
+    return None
+
+
+def _note(state: RunState, student: str) -> str:
+    phase = next((p for p in state.phases if p.student == student), None)
+    if phase is None or phase.finished:
+        return "" if phase is None else "phase done"
+    return _step_note(phase)
+
+
+def _step_note(phase: PhaseState) -> str:
+    step = phase.step
+    if step is None:
+        return "swapping"
+    if step.sealed:
+        return "training"
+    rolled = sum(group.rollout.status is JobStatus.DONE for group in step.groups)
+    ready = sum(group.ready for group in step.groups)
+    return f"rollouts {rolled}/{len(step.groups)}, ready {ready}"

@@ -1,0 +1,226 @@
+"""The report of a run, from its final state and the launcher's timeline. Pure; nothing in here rounds or hides."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.config.settings import RunSettings
+from shared.contracts.ids import seed_of
+from shared.contracts.run import GateDecision, RunState, Score, Split, Status, Tally
+from shared.method.metrics import bootstrap_interval, mutual_pareto, pareto_improved
+
+Interval = tuple[float, float]
+
+RIGHT_BEFORE = ("kept_right", "broke")
+WRONG_BEFORE = ("fixed", "kept_wrong")
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScoreRow(Part):
+    """One student in one domain on the test problems: mean score with its 95 % interval over problems.
+
+    change_interval: of the difference, problem by problem.
+    """
+
+    student: str
+    domain: str
+    strong: bool
+    problems: int
+    samples: int
+    before: float
+    before_interval: Interval
+    after: float
+    after_interval: Interval
+    change: float
+    change_interval: Interval
+
+
+class RoundScore(Part):
+    """Validation score of a student, by domain, at the start of a round (the last: after the run)."""
+
+    round: int
+    student: str
+    scores: dict[str, float]
+
+
+class StudentReport(Part):
+    """What one student went through as tutee. Rates are None when there is nothing to count."""
+
+    student: str
+    version: str
+    steps: int
+    pareto_improvement: bool | None
+    samples: int
+    active_share: float | None
+    verdicts: dict[str, int]
+    kept_share: float | None
+    lost_feedback: dict[str, int]
+    break_rate: float | None
+    fix_rate: float | None
+    revised: int
+    engine_tokens_per_s: dict[str, float]
+    stage_seconds: dict[str, float]
+    trainer_seconds: dict[str, float]
+
+
+class Stage(Part):
+    name: str
+    seconds: float
+    share: float
+
+
+class Report(Part):
+    """`report.json`. mutual_improvement: both students improved in the sense of Pareto (paper 3.1)."""
+
+    run: str
+    status: str
+    finished: bool
+    reason: str | None
+    seed: int
+    rounds: int
+    scores: list[ScoreRow]
+    students: list[StudentReport]
+    mutual_improvement: bool | None
+    validation: list[RoundScore]
+    gates: list[GateDecision]
+    wall_s: float
+    stages: list[Stage]
+    accounted_share: float
+    dominant_stage: str | None
+    restarts: dict[str, int]
+
+
+def build_report(
+    state: RunState,
+    settings: RunSettings,
+    timeline: Mapping[str, float],
+    wall_s: float,
+    restarts: Mapping[str, int],
+) -> Report:
+    """timeline: seconds of the launcher's own stages; the run's statuses are added from the state."""
+    students = sorted(settings.students)
+    rows = [row for s in students for row in _score_rows(state, settings, s)]
+    improved = {s: _improved([row for row in rows if row.student == s]) for s in students}
+    stages = _stages(state, timeline, wall_s)
+    return Report(
+        run=state.run,
+        status=state.status.value,
+        finished=state.status is Status.DONE,
+        reason=state.failed or state.paused,
+        seed=settings.run.seed,
+        rounds=settings.run.rounds,
+        scores=rows,
+        students=[_student(state, s, improved[s]) for s in students],
+        mutual_improvement=_mutual(rows, students),
+        validation=_validation(state),
+        gates=state.gates,
+        wall_s=wall_s,
+        stages=stages,
+        accounted_share=sum(stage.seconds for stage in stages) / wall_s if wall_s else 0.0,
+        dominant_stage=max(stages, key=lambda stage: stage.seconds).name if stages else None,
+        restarts=dict(restarts),
+    )
+
+
+def _score_rows(state: RunState, settings: RunSettings, student: str) -> list[ScoreRow]:
+    tests = [s for s in state.scores if s.student == student and s.split is Split.TEST]
+    if len(tests) < 2:
+        return []
+    first, last = tests[0], tests[-1]
+    return [_row(first, last, domain, settings.students[student].domain) for domain in first.correct]
+
+
+def _row(first: Score, last: Score, domain: str, strong: str) -> ScoreRow:
+    before = [count / first.samples for count in first.correct[domain]]
+    after = [count / last.samples for count in last.correct[domain]]
+    change = [late - early for early, late in zip(before, after, strict=True)]
+    seed = seed_of(first.student, domain, "report")
+    return ScoreRow(
+        student=first.student,
+        domain=domain,
+        strong=domain == strong,
+        problems=len(before),
+        samples=first.samples,
+        before=first.mean(domain),
+        before_interval=bootstrap_interval(before, seed=seed),
+        after=last.mean(domain),
+        after_interval=bootstrap_interval(after, seed=seed),
+        change=last.mean(domain) - first.mean(domain),
+        change_interval=bootstrap_interval(change, seed=seed),
+    )
+
+
+def _improved(rows: Sequence[ScoreRow]) -> bool | None:
+    if not rows:
+        return None
+    return pareto_improved(_by_domain(rows, "before"), _by_domain(rows, "after"))
+
+
+def _mutual(rows: Sequence[ScoreRow], students: Sequence[str]) -> bool | None:
+    if not rows:
+        return None
+    per_student = [[row for row in rows if row.student == s] for s in students]
+    return mutual_pareto(
+        [_by_domain(own, "before") for own in per_student], [_by_domain(own, "after") for own in per_student]
+    )
+
+
+def _by_domain(rows: Sequence[ScoreRow], field: str) -> dict[str, float]:
+    return {row.domain: row.before if field == "before" else row.after for row in rows}
+
+
+def _student(state: RunState, student: str, improved: bool | None) -> StudentReport:
+    tally = state.tallies[student]
+    told = sum(tally.verdicts.values())
+    return StudentReport(
+        student=student,
+        version=state.version[student],
+        steps=state.steps[student],
+        pareto_improvement=improved,
+        samples=tally.samples,
+        active_share=tally.active_samples / tally.samples if tally.samples else None,
+        verdicts=tally.verdicts,
+        kept_share=tally.verdicts.get("match", 0) / told if told else None,
+        lost_feedback=tally.lost_feedback,
+        break_rate=_rate(tally, "broke", RIGHT_BEFORE),
+        fix_rate=_rate(tally, "fixed", WRONG_BEFORE),
+        revised=sum(tally.revised.values()),
+        engine_tokens_per_s={
+            kind: tally.output_tokens.get(kind, 0) / seconds
+            for kind, seconds in tally.engine_seconds.items()
+            if seconds > 0
+        },
+        stage_seconds=tally.stage_seconds,
+        trainer_seconds=tally.trainer_seconds,
+    )
+
+
+def _rate(tally: Tally, changed: str, of: Sequence[str]) -> float | None:
+    total = sum(tally.revised.get(word, 0) for word in of)
+    return tally.revised.get(changed, 0) / total if total else None
+
+
+def _validation(state: RunState) -> list[RoundScore]:
+    return [
+        RoundScore(round=s.round, student=s.student, scores={d: s.mean(d) for d in s.correct})
+        for s in state.scores
+        if s.split is Split.VALIDATION
+    ]
+
+
+STATUS_STAGES = {
+    "VALIDATING": "validation (and the first test)",
+    "TRAINING": "training rounds",
+    "FINAL_EVAL": "final validation and test",
+}
+
+
+def _stages(state: RunState, timeline: Mapping[str, float], wall_s: float) -> list[Stage]:
+    seconds = dict(timeline)
+    for status, name in STATUS_STAGES.items():
+        if status in state.status_seconds:
+            seconds[name] = state.status_seconds[status]
+    return [Stage(name=name, seconds=value, share=value / wall_s) for name, value in seconds.items() if wall_s]

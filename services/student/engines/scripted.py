@@ -1,0 +1,183 @@
+"""An engine without a model, for tests of everything around one: small, and the same on every machine.
+
+It knows the problems, solves each with a probability that grows with the version's steps, and writes feedback of
+which a set share is of every bad kind. What it writes depends on the version, the request's seed and the problem
+that the prompt contains; other text in a prompt, commands included, changes nothing. A token is a byte of the text.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from services.student.engines.port import (
+    EngineHealth,
+    Generation,
+    GenerationCancelledError,
+    GenerationRequest,
+    UnknownVersionError,
+    VersionTakenError,
+)
+from shared.contracts.ids import parse_version, seed_of
+from shared.contracts.messages import ChatMessage
+from shared.errors import ModelError
+from shared.method.concept_words import anchoring_words
+from shared.modeling.checksums import file_checksum
+from shared.problems.problem import Problem
+
+EOS_ID = 256
+LOGPROB = -0.5  # of every token
+BASE_CHECKSUM = hashlib.sha256(b"scripted base").hexdigest()
+
+
+@dataclass(frozen=True)
+class Script:
+    """How the engine behaves. Shares and probabilities are in [0, 1]."""
+
+    problems: Sequence[Problem]
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    """By domain, of version v0; 0.5 for a domain that is not named."""
+    gain_per_step: float = 0.02
+    ceiling: float = 0.98
+    bad_feedback_share: float = 0.2
+    latency_s: float = 0.0
+    """Of one call of `generate`."""
+
+
+class ScriptedEngine:
+    """See `port.Engine`."""
+
+    vocabulary_size = EOS_ID + 1
+
+    def __init__(self, script: Script, slots: int = 64):
+        self.slots = slots
+        self._script = script
+        self._longest_first = sorted(script.problems, key=lambda problem: -len(problem.question))
+        self._versions: dict[str, str] = {}
+
+    def load(self, version: str, directory: Path | None) -> str:
+        checksum = BASE_CHECKSUM if directory is None else _checksum(directory)
+        held = self._versions.setdefault(version, checksum)
+        if held != checksum:
+            raise VersionTakenError(f"{version} is loaded with checksum {held}, {directory} holds {checksum}")
+        return checksum
+
+    def unload(self, version: str) -> None:
+        self._require(version)
+        del self._versions[version]
+
+    def versions(self) -> dict[str, str]:
+        return dict(self._versions)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
+    ) -> list[Generation]:
+        for request in requests:
+            self._require(request.version)
+        self._wait(cancelled)
+        return [self._generation(request) for request in requests]
+
+    def health(self) -> EngineHealth:
+        return EngineHealth(True, "scripted")
+
+    def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        return len(_prompt_ids(messages))
+
+    def _wait(self, cancelled: threading.Event | None) -> None:
+        if cancelled is None:
+            time.sleep(self._script.latency_s)
+        elif cancelled.wait(self._script.latency_s):
+            raise GenerationCancelledError("told to stop before the answer was written")
+
+    def _require(self, version: str) -> None:
+        if version not in self._versions:
+            held = ", ".join(self._versions) or "none"
+            raise UnknownVersionError(f"expected a version that is loaded ({held}), got {version}: load it first")
+
+    def _generation(self, request: GenerationRequest) -> Generation:
+        text = self._text(request)
+        found = [at + len(stop) for stop in request.stop if (at := text.find(stop)) >= 0]
+        written = text[: min(found)] if found else text
+        ids = [*written.encode(), *([] if found else [EOS_ID])]
+        kept = ids[: request.sampling.max_tokens]
+        return Generation(
+            text=_decoded(kept, request.stop),
+            prompt_token_ids=_prompt_ids(request.messages),
+            token_ids=kept,
+            logprobs=[LOGPROB] * len(kept),
+            finish_reason="stop" if len(kept) == len(ids) else "length",
+        )
+
+    def _text(self, request: GenerationRequest) -> str:
+        prompt = request.messages[-1].content
+        problem = next((each for each in self._longest_first if each.question in prompt), None)
+        if problem is None:
+            return " I do not know this question."
+        randomness = Random(seed_of(request.version, request.seed, problem.id))
+        if _asks_for_feedback(request.messages):
+            return self._feedback(problem, randomness)
+        accuracy = self._accuracy(request.version, problem.domain)
+        if len(prompt.strip()) > len(problem.question.strip()):  # a solution or a feedback stands there too
+            accuracy = (1 + accuracy) / 2
+        return _solution(problem, randomness.random() < accuracy, randomness)
+
+    def _accuracy(self, version: str, domain: str) -> float:
+        start = self._script.accuracy.get(domain, 0.5)
+        try:
+            steps = parse_version(version)[1]
+        except ValueError:
+            steps = 0
+        return max(start, min(self._script.ceiling, start + steps * self._script.gain_per_step))
+
+    def _feedback(self, problem: Problem, randomness: Random) -> str:
+        # sorted, because the order of a set of words differs from process to process
+        concept = randomness.choice(sorted(anchoring_words(problem.question)) or ["this"])
+        good = f" <concept>{concept}</concept> Check the formula and the numbers that you put into it."
+        bad = [
+            "",
+            " Check the formula.",
+            " <concept>problem</concept> Check the formula.",
+            " <concept>zeppelin</concept> Mind the gas.",
+            f" <concept>{concept}</concept> The answer is {problem.answer}.",
+        ]
+        return randomness.choice(bad) if randomness.random() < self._script.bad_feedback_share else good
+
+
+def _asks_for_feedback(messages: Sequence[ChatMessage]) -> bool:
+    """A tutor's prompt is told by the speaker it names, or by the shape that only the tutor is asked for."""
+    named = any(message.role == "system" and message.content == "Tutor" for message in messages)
+    return named or "<concept>term</concept>" in messages[-1].content
+
+
+def _solution(problem: Problem, correct: bool, randomness: Random) -> str:
+    answer = problem.answer if correct else _other(problem.answer, randomness)
+    if not problem.answer.lstrip("-").isdigit():
+        return f"<reasoning>It follows.</reasoning>\n<answer>{answer}</answer>"
+    worked = problem.solution or f"result = {problem.answer}"
+    return f" {worked.rpartition('=')[0].strip()} = {answer}"
+
+
+def _other(answer: str, randomness: Random) -> str:
+    if answer.lstrip("-").isdigit():
+        return str(int(answer) + randomness.randint(1, 9))
+    return randomness.choice([letter for letter in "ABCD" if letter != answer])
+
+
+def _prompt_ids(messages: Sequence[ChatMessage]) -> list[int]:
+    return list("".join(f"{message.role}: {message.content}\n" for message in messages).encode())
+
+
+def _decoded(ids: Sequence[int], stops: Sequence[str]) -> str:
+    text = bytes(index for index in ids if index != EOS_ID).decode(errors="ignore")
+    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(found)] if found else text
+
+
+def _checksum(directory: Path) -> str:
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"expected *.safetensors in {directory}, found none")
+    return file_checksum(*files)

@@ -1,0 +1,183 @@
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from services.inspector.app import build_app
+from services.inspector.config import InspectorConfig
+from services.inspector.ingest import Ingest
+from services.inspector.records import Entry
+from services.inspector.store import Store
+from tests.unit.inspector.told import RUN, EventLog, feedback, revised, status
+
+KEY = "open-sesame"
+
+
+def config(tmp_path: Path, key: str | None = None) -> InspectorConfig:
+    return InspectorConfig(
+        run=RUN,
+        run_dir=tmp_path,
+        replica="0",
+        redis_url="redis://gone",
+        bus_deadline_s=1.0,
+        heartbeat_s=1.0,
+        host="127.0.0.1",
+        port=0,
+        url_file=None,
+        key=key,
+        max_body_bytes=1000,
+    )
+
+
+@pytest.fixture
+def client(store: Store, ingest: Ingest, tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(build_app(config(tmp_path), store, ingest, threading.Event())) as opened:
+        yield opened
+
+
+def fill(store: Store, count: int) -> None:
+    entries = [Entry(f"{number}-0", feedback(f"p{number}")) for number in range(1, count + 1)]
+    store.append(entries, f"{count}-0")
+
+
+def problems(answer: dict[str, list[dict[str, str]]]) -> list[str]:
+    return [item["problem_id"] for item in answer["items"]]
+
+
+def test_pages_go_back_in_time_without_gap_or_double(client: TestClient, store: Store) -> None:
+    fill(store, 7)
+    seen: list[str] = []
+    url: str | None = "/v1/feedback?limit=3"
+    while url is not None:
+        answer = client.get(url).json()
+        seen += problems(answer)
+        url = f"/v1/feedback?limit=3&before={answer['older']}" if answer["older"] else None
+    assert seen == [f"p{number}" for number in range(7, 0, -1)]
+
+
+def test_after_gives_what_came_since(client: TestClient, store: Store) -> None:
+    fill(store, 2)
+    newest = client.get("/v1/feedback").json()["newest"]
+    fill(store, 6)
+    page = client.get(f"/v1/feedback?after={newest}&limit=3").json()
+    assert problems(page) == ["p5", "p4", "p3"]
+    rest = client.get(f"/v1/feedback?after={page['newest']}&limit=3").json()
+    assert problems(rest) == ["p6"]
+    nothing = client.get(f"/v1/feedback?after={rest['newest']}").json()
+    assert (nothing["items"], nothing["newest"]) == ([], rest["newest"])
+
+
+def test_an_exchange_is_found_by_its_id_with_its_revision(client: TestClient, store: Store) -> None:
+    store.append([Entry("1-0", feedback()), Entry("2-0", revised(change="broke"))], "2-0")
+    [item] = client.get("/v1/feedback?change=broke&verdict=match").json()["items"]
+    assert client.get(f"/v1/feedback/{item['id']}").json() == item
+    assert item["revision"] == {"before": True, "after": False, "change": "broke", "text": "The force is 6 N."}
+
+
+def test_events_are_paged_by_stream_id(client: TestClient, store: Store) -> None:
+    store.append([Entry("1-0", status(1)), Entry("1-1", feedback()), Entry("2-0", status(2))], "2-0")
+    page = client.get("/v1/events?limit=2").json()
+    assert [(item["id"], item["kind"]) for item in page["items"]] == [("1-0", "status"), ("1-1", "feedback")]
+    assert page["items"][1]["event"]["tutor"] == "b"
+    rest = client.get(f"/v1/events?after={page['cursor']}").json()
+    assert [item["id"] for item in rest["items"]] == ["2-0"]
+    assert client.get("/v1/events?after=2-0").json() == {"items": [], "cursor": "2-0"}
+
+
+def test_the_export_has_every_exchange_of_the_filter(client: TestClient, store: Store) -> None:
+    fill(store, 1203)
+    store.append([Entry("2000-0", feedback("other", domain="chemistry"))], "2000-0")
+    answer = client.get("/v1/export?format=jsonl&domain=physics")
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [line["problem_id"] for line in lines] == [f"p{number}" for number in range(1, 1204)]
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    assert client.get("/v1/export?q=nowhere").text == ""
+
+
+def test_text_is_told_as_it_is_and_never_as_html(client: TestClient, store: Store) -> None:
+    text = "<img src=x onerror=alert(1)>\u2028'; DROP TABLE events; --"
+    store.append([Entry("1-0", feedback(response=text, raw=text, question=text))], "1-0")
+    answer = client.get("/v1/feedback", params={"q": text})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["items"][0]["raw"] == text
+
+
+@pytest.mark.parametrize(
+    ("url", "status_code", "part"),
+    [
+        ("/v1/feedback?limit=201", 422, "limit"),
+        ("/v1/feedback?limit=0", 422, "limit"),
+        ("/v1/feedback?round=-1", 422, "round"),
+        ("/v1/feedback?step=99999999999999999999", 422, "step"),
+        ("/v1/feedback?before=99999999999999999999", 422, "before"),
+        ("/v1/feedback?before=1&after=1", 422, "one way"),
+        ("/v1/feedback?change=better", 422, "change"),
+        ("/v1/feedback?colour=red", 422, "colour"),
+        ("/v1/feedback?q=" + "a" * 501, 422, "q"),
+        ("/v1/feedback/99999999999999999999", 422, "exchange_id"),
+        ("/v1/feedback/0", 422, "exchange_id"),
+        ("/v1/feedback/7", 404, "there is no exchange 7"),
+        ("/v1/events?after=now", 400, "expected a stream id"),
+        ("/v1/events?after=" + "9" * 19, 400, "at most"),
+        ("/v1/events?limit=1000", 422, "limit"),
+        ("/v1/stream?after=x", 400, "expected a stream id"),
+        ("/v1/export?format=parquet", 422, "format"),
+        ("/v1/nothing", 404, "Not Found"),
+    ],
+)
+def test_what_cannot_be_answered_says_why(client: TestClient, url: str, status_code: int, part: str) -> None:
+    answer = client.get(url)
+    assert (answer.status_code, part in answer.json()["error"]["message"]) == (status_code, True)
+
+
+def test_a_last_event_id_that_is_none_is_refused(client: TestClient) -> None:
+    answer = client.get("/v1/stream", headers={"Last-Event-ID": "' OR 1=1"})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/v1/feedback", "/v1/feedback/1", "/v1/events", "/v1/stream", "/v1/export"])
+def test_every_route_wants_the_key(store: Store, ingest: Ingest, tmp_path: Path, path: str) -> None:
+    app = build_app(config(tmp_path, KEY), store, ingest, threading.Event())
+    with TestClient(app) as client:
+        assert client.get(path).status_code == 401
+        assert client.get("/livez").status_code == 200
+        assert client.get("/v1/events", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def test_ready_when_events_come_in_and_the_store_takes_writes(
+    client: TestClient, ingest: Ingest, log: EventLog
+) -> None:
+    assert client.get("/readyz").json()["reason"] == "the event stream was not read yet"
+    stopping = threading.Event()
+    reader = threading.Thread(target=ingest.run, args=(stopping,))
+    reader.start()
+    try:
+        assert eventually(lambda: client.get("/readyz").status_code == 200)
+        log.away = True
+        assert eventually(lambda: client.get("/readyz").status_code == 503)
+        assert "did not answer" in client.get("/readyz").json()["reason"]
+        assert client.get("/livez").status_code == 200
+        assert client.get("/v1/feedback").status_code == 200
+    finally:
+        stopping.set()
+        reader.join(timeout=10)
+
+
+def test_not_ready_while_draining(store: Store, ingest: Ingest, tmp_path: Path) -> None:
+    stopping = threading.Event()
+    stopping.set()
+    with TestClient(build_app(config(tmp_path), store, ingest, stopping)) as client:
+        assert client.get("/readyz").json()["reason"] == "draining"
+
+
+def eventually(reached: object) -> bool:
+    assert callable(reached)
+    pause = threading.Event()
+    for _ in range(250):
+        if reached():
+            return True
+        pause.wait(0.02)
+    return False

@@ -1,0 +1,112 @@
+"""The live stream without a server: frames out of the generator, slots out of the ASGI call."""
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import anyio
+from starlette.types import Message
+
+from services.inspector.records import LOGGED_EVENT, Entry
+from services.inspector.store import LoggedRow, Store
+from services.inspector.stream import EventStream, Viewers, frame, live_events
+from tests.unit.inspector.told import feedback, status
+
+
+def append(store: Store, *numbers: int) -> None:
+    store.append([Entry(f"{number}-0", status(number)) for number in numbers], f"{numbers[-1]}-0")
+
+
+def seen_ids(frames: list[bytes]) -> list[str]:
+    return [line[4:] for part in frames for line in part.decode().split("\n") if line.startswith("id: ")]
+
+
+async def take(frames: AsyncIterator[bytes], count: int) -> list[bytes]:
+    with anyio.fail_after(10):
+        return [await anext(frames) for _ in range(count)]
+
+
+def in_time(check: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        with anyio.fail_after(20):
+            await check()
+
+    anyio.run(bounded)
+
+
+def live(
+    store: Store, position: int, stopping: threading.Event, keep_alive_s: float = 15.0
+) -> AsyncIterator[bytes]:
+    return live_events(store, position, stopping, poll_s=0.01, keep_alive_s=keep_alive_s)
+
+
+def test_a_frame_is_one_line_of_data_whatever_the_text() -> None:
+    event = feedback(response="one\ntwo\r\nid: 9-9\n\nevent: fake\u2028<img onerror>")
+    row = LoggedRow(1, "5-0", "feedback", event.model_dump_json())
+    head, kind, data, *rest = frame(row).decode().split("\n")
+    assert (head, kind, rest) == ("id: 5-0", "event: feedback", ["", ""])
+    assert LOGGED_EVENT.validate_json(data.removeprefix("data: ")) == event
+    assert "\r" not in data
+
+
+def test_two_viewers_see_the_same_events_in_order(store: Store) -> None:
+    async def check() -> None:
+        stopping = threading.Event()
+        first, second = live(store, 0, stopping), live(store, 1, stopping)
+        append(store, 1, 2)
+        assert seen_ids(await take(first, 3)) == ["1-0", "2-0"]
+        append(store, 3)
+        assert seen_ids(await take(first, 1)) == ["3-0"]
+        assert seen_ids(await take(second, 3)) == ["2-0", "3-0"]
+
+    in_time(check)
+
+
+def test_a_viewer_far_behind_gets_every_page(store: Store) -> None:
+    async def check() -> None:
+        append(store, *range(1, 501))
+        frames = await take(live(store, 0, threading.Event()), 501)
+        assert seen_ids(frames) == [f"{number}-0" for number in range(1, 501)]
+
+    in_time(check)
+
+
+def test_a_quiet_stream_is_kept_alive_and_ends_when_the_service_stops(store: Store) -> None:
+    async def check() -> None:
+        stopping = threading.Event()
+        frames = live(store, 0, stopping, keep_alive_s=0.02)
+        assert (await take(frames, 3))[1:] == [b": still here\n\n"] * 2
+        stopping.set()
+        assert [part async for part in frames] == []
+
+    in_time(check)
+
+
+def test_over_the_limit_is_429_and_a_slot_comes_back_with_its_connection(store: Store) -> None:
+    async def check() -> None:
+        viewers, stopping = Viewers(1), threading.Event()
+        leave = anyio.Event()
+        async with anyio.create_task_group() as group:
+            opened: list[Message] = []
+            group.start_soon(serve, EventStream(live(store, 0, stopping), viewers), opened, leave)
+            while not opened:
+                await anyio.sleep(0.01)
+            refused: list[Message] = []
+            await serve(EventStream(live(store, 0, stopping), viewers), refused, leave)
+            assert refused[0]["status"] == 429
+            assert (b"retry-after", b"5") in refused[0]["headers"]
+            leave.set()
+        assert opened[0]["status"] == 200
+        assert viewers.open == 0
+
+    in_time(check)
+
+
+async def serve(response: EventStream, sent: list[Message], leave: anyio.Event) -> None:
+    async def receive() -> Message:
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
