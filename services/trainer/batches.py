@@ -60,5 +60,3 @@ def _check_identity(manifest: BatchManifest, sealed: BatchSealed, run: str) -> N
             f"expected a batch of (run, student, step, base version) {expected} in {sealed.uri}, got {got}, "
             f"announced on {sealed.base_version}"
         )
-
-

@@ -32,7 +32,7 @@ class StudentModel:
         self.peft: PeftModel = attach_lora(base, spec, seed)
         self._causal: Any = self.peft.get_base_model()
         self._body: nn.Module = getattr(self._causal, self._causal.base_model_prefix)
-        self._output: nn.Module = self._causal.get_output_embeddings()
+        self._output: Any = self._causal.get_output_embeddings()
         self._named = {name: each for name, each in sorted(self.peft.named_parameters()) if each.requires_grad}
 
     @property
@@ -43,6 +43,15 @@ class StudentModel:
     @property
     def parameters(self) -> list[nn.Parameter]:
         return list(self._named.values())
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self._causal.device
+        return device
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self._output.weight.shape[0])
 
     @property
     def context_tokens(self) -> int:
@@ -57,32 +66,36 @@ class StudentModel:
 
     def logits(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]], temperature: float = 1.0) -> Tensor:
         """Logits [P, V], divided by `temperature`, at P (tree, node) places; gradients as the caller has them."""
-        self._use_attention()
-        hidden_GNH = self._hidden(tree_tensors(trees))
+        inputs = tree_tensors(trees)
+        self._use_attention(inputs.attends is not None)
+        hidden_GNH = self._hidden(inputs)
         tree_P, node_P = torch.tensor(list(nodes), device=hidden_GNH.device).unbind(1)
         logits_PV: Tensor = self._output(hidden_GNH[tree_P, node_P])
         return logits_PV if temperature == 1.0 else logits_PV / temperature
 
     def _hidden(self, inputs: TreeTensors) -> Tensor:
         device = self._causal.device
-        mask = None if inputs.attends_GNN is None else self._mask(inputs.attends_GNN.to(device))
+        mask = None if inputs.attends is None else self._mask(inputs.attends.to(device))
         hidden: Tensor = self._body(
-            input_ids=inputs.ids_GN.to(device),
-            position_ids=inputs.positions_GN.to(device),
+            input_ids=inputs.ids.to(device),
+            position_ids=inputs.positions.to(device),
             attention_mask=mask,
             use_cache=False,
         ).last_hidden_state
         return hidden
 
-    def _mask(self, attends_GNN: Tensor) -> Tensor:
+    def _mask(self, attends: Tensor) -> Tensor:
         """The additive mask [G, 1, N, N] that every attention implementation takes."""
         dtype = self._causal.dtype
         lowest = torch.finfo(dtype).min
-        return torch.zeros(attends_GNN.shape, dtype=dtype, device=attends_GNN.device).masked_fill_(
-            ~attends_GNN, lowest
-        )[:, None]
+        return torch.zeros(attends.shape, dtype=dtype, device=attends.device).masked_fill_(~attends, lowest)[
+            :, None
+        ]
 
-    def _use_attention(self) -> None:
-        """On a CPU torch's fused bf16 attention has a slow backward pass; the plain one is faster there."""
-        plain = torch.is_grad_enabled() and self._causal.device.type == "cpu"
-        self.config._attn_implementation = "eager" if plain else "sdpa"
+    def _use_attention(self, masked: bool) -> None:
+        """Plain attention on a CPU, for trees and wherever there is a gradient: torch's fused bf16 attention is
+        slower there with a mask, and in its backward pass by far (docs/method.md)."""
+        plain = self._causal.device.type == "cpu" and (masked or torch.is_grad_enabled())
+        wanted = "eager" if plain else "sdpa"
+        if self.config._attn_implementation != wanted:
+            self._causal.set_attn_implementation(wanted)

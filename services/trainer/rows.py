@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from services.trainer.importance import LOG_PROB_MAX
 from shared.contracts.batches import BatchGroup, BatchSample
+from shared.method import reprompt
 from shared.modeling.chat import render
 
 TOO_LONG = "teacher_prompt_too_long"
 BAD_LOGPROBS = "unusable_logprobs"
 EMPTY = "empty_response"
-REJECTIONS = (TOO_LONG, BAD_LOGPROBS, EMPTY)
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,27 @@ class Row:
 
 
 def training_rows(
-    groups: Sequence[BatchGroup], tokenizer: PreTrainedTokenizerBase, context_tokens: int
+    groups: Sequence[BatchGroup], tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, shorten: bool
 ) -> tuple[list[Row], Counter[str]]:
-    """One row a sample, and how many samples were rejected, by reason.
+    """One row a sample, and how often a teacher prompt was shortened or a sample rejected, by reason.
 
-    context_tokens: what the model can hold. A teacher prompt that leaves no room for its response is not cut,
-    because any cut would change the question or the generation prefix: the sample is rejected (docs/method.md).
+    context_tokens: what the model can hold. shorten: a teacher prompt that leaves no room for its response is
+    built again with less of the solution, then without feedback (`reprompt.fit`; only for formats that use its
+    template). One that is still too long is never cut, since that would change the question or the generation
+    prefix: the sample is rejected.
     """
     rows: list[Row] = []
-    rejected: Counter[str] = Counter()
+    events: Counter[str] = Counter()
     for number, group in enumerate(groups):
         for sample in group.samples:
             teacher = tuple(render(tokenizer, sample.teacher_messages)) if sample.mask else ()
-            reason = _rejection(sample, len(teacher), context_tokens)
+            room = context_tokens - len(sample.token_ids)
+            if shorten and len(teacher) > room:
+                teacher, changes = _shortened(group, sample, tokenizer, room)
+                events.update(changes)
+            reason = _rejection(sample, len(teacher), room)
             if reason is not None:
-                rejected[reason] += 1
+                events[reason] += 1
             rows.append(
                 Row(
                     group=number,
@@ -62,7 +68,7 @@ def training_rows(
                     active=bool(sample.mask) and reason is None,
                 )
             )
-    return rows, rejected
+    return rows, events
 
 
 def mini_batches(rows: Sequence[Row], count: int) -> list[list[Row]]:
@@ -76,7 +82,26 @@ def mini_batches(rows: Sequence[Row], count: int) -> list[list[Row]]:
     return [[row for row in rows if part_of[row.group] == part] for part in range(parts)]
 
 
-def _rejection(sample: BatchSample, teacher_tokens: int, context_tokens: int) -> str | None:
+def _shortened(
+    group: BatchGroup, sample: BatchSample, tokenizer: PreTrainedTokenizerBase, room: int
+) -> tuple[tuple[int, ...], list[str]]:
+    """The teacher prompt within `room` tokens as far as that is possible, and what had to go."""
+    shown = sample.demonstration
+    solution = None if shown is None else next(one.text for one in group.samples if one.index == shown)
+    fitted = reprompt.fit(
+        [message.model_dump() for message in group.messages],
+        solution=solution,
+        feedback=sample.feedback,
+        budget=room,
+        count=lambda messages: len(render(tokenizer, messages)),
+    )
+    if not fitted.mask:
+        # nothing left to show: the prompt stays too long, and the sample is rejected for it
+        return tuple(render(tokenizer, sample.teacher_messages)), [event.value for event in fitted.events]
+    return tuple(render(tokenizer, fitted.messages)), [event.value for event in fitted.events]
+
+
+def _rejection(sample: BatchSample, teacher_tokens: int, room: int) -> str | None:
     """Why a sample that the batch meant to train on cannot be, or None."""
     if not sample.mask:
         return None
@@ -85,6 +110,4 @@ def _rejection(sample: BatchSample, teacher_tokens: int, context_tokens: int) ->
     usable = all(math.isfinite(value) and value <= LOG_PROB_MAX for value in sample.logprobs)
     if len(sample.logprobs) != len(sample.token_ids) or not usable:
         return BAD_LOGPROBS
-    if teacher_tokens + len(sample.token_ids) > context_tokens:
-        return TOO_LONG
-    return None
+    return TOO_LONG if teacher_tokens > room else None

@@ -125,27 +125,27 @@ class TreeTensors:
     """Trees of one forward pass, padded on the right: ids and positions [G, N]; attends [G, N, N], True where
     row token i sees token j, or None where every tree is a chain (plain causal attention is the same)."""
 
-    ids_GN: Tensor
-    positions_GN: Tensor
-    attends_GNN: Tensor | None
+    ids: Tensor
+    positions: Tensor
+    attends: Tensor | None
 
 
 def tree_tensors(trees: Sequence[Tree]) -> TreeTensors:
     longest = max(len(tree.tokens) for tree in trees)
-    ids_GN = torch.zeros(len(trees), longest, dtype=torch.long)
+    ids = torch.zeros(len(trees), longest, dtype=torch.long)
     # padding counts on, too: a model takes a position that starts again for a second sequence
-    positions_GN = torch.arange(longest).repeat(len(trees), 1)
+    positions = torch.arange(longest).repeat(len(trees), 1)
     for row, tree in enumerate(trees):
-        ids_GN[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
-        positions_GN[row, : len(tree.tokens)] = torch.tensor(tree.depths)
+        ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
+        positions[row, : len(tree.tokens)] = torch.tensor(tree.depths)
     if all(tree.is_chain for tree in trees):
-        return TreeTensors(ids_GN, positions_GN, None)
-    attends_GNN = torch.eye(longest, dtype=torch.bool).repeat(len(trees), 1, 1)
+        return TreeTensors(ids, positions, None)
+    attends = torch.eye(longest, dtype=torch.bool).repeat(len(trees), 1, 1)
     for row, tree in enumerate(trees):
         for node, parent in enumerate(tree.parents):
             if parent >= 0:
-                attends_GNN[row, node] |= attends_GNN[row, parent]
-    return TreeTensors(ids_GN, positions_GN, attends_GNN)
+                attends[row, node] |= attends[row, parent]
+    return TreeTensors(ids, positions, attends)
 
 
 def _predictors(tree: Tree, prompt: tuple[int, ...], response: tuple[int, ...]) -> list[int]:

@@ -40,7 +40,7 @@ class RedisWork:
     """The half of the bus that moves work; RedisBus adds state, leases and the log.
 
     lease_s: how long a message may go without renewal. max_attempts: after so many started handlings the caller
-    gives up on a message. deadline_s bounds every call; keep it under a third of the shortest lease's patience.
+    gives up on a message. deadline_s bounds every call; keep it below the leases, or their loss is noticed late.
     event_cap: about how many events the log keeps.
     """
 

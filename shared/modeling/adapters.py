@@ -154,7 +154,7 @@ def merged_parameters(model: nn.Module, tensors: Mapping[str, Tensor], spec: Lor
         for module, a, b in _pairs(tensors, spec):
             weight = _weight(model, module, (b.shape[0], a.shape[1]))
             delta = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
-            merged[f"{module}.weight"] = weight.float().add_(delta, alpha=spec.alpha_scale).to(weight.dtype)
+            merged[f"{module}.weight"] = weight.float().add(delta, alpha=spec.alpha_scale).to(weight.dtype)
     return merged
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -50,7 +51,7 @@ def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> Pr
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], **options)
-    except (OSError, ValueError, KeyError) as broken:
+    except (OSError, ValueError, KeyError, SafetensorError) as broken:
         raise ModelError(f"expected a causal language model in {path}, could not load it: {broken}") from broken
     if device == "cpu" and model.config.model_type in PLAIN_MODEL_TYPES:
         model.set_attn_implementation(GROUPED)

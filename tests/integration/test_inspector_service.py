@@ -100,7 +100,7 @@ def server(tmp_path: Path) -> Iterator[ValkeyServer]:
     running = ValkeyServer(data_dir=str(folder), persist=True, appendonly="yes", appendfsync="always")
     running.start()
     yield running
-    if running.is_running:
+    if running.is_running():
         running.stop()
 
 
@@ -153,7 +153,7 @@ def test_two_viewers_see_everything_and_one_resumes_without_gap(inspector: Inspe
 
 def test_a_kill_neither_loses_nor_doubles(inspector: Inspector, bus: RedisBus) -> None:
     total = 1500
-    emitter = threading.Thread(target=lambda: [bus.emit(feedback(f"p{n}")) for n in range(total)])
+    emitter = threading.Thread(target=emit_exchanges, args=(bus, total))
     emitter.start()
     for enough in (100, 600, 1100):
         wait_until(partial(reached, inspector, enough), f"{enough} exchanges")
@@ -180,7 +180,7 @@ def test_a_viewer_goes_on_after_the_inspector_was_killed(inspector: Inspector, b
     assert [seen, *later] == [stream_id for stream_id, _ in bus.read_events("0", count=10, block_s=0)]
 
 
-def test_what_was_trimmed_meanwhile_is_a_gap(inspector: Inspector, server: ValkeyServer, bus: RedisBus) -> None:
+def test_what_was_trimmed_meanwhile_is_a_gap(inspector: Inspector, bus: RedisBus) -> None:
     bus.emit(status(0))
     wait_until(lambda: inspector.stored() == 1, "the first event")
     inspector.end(signal.SIGKILL)
@@ -237,6 +237,11 @@ def test_sigterm_ends_it_with_a_viewer_connected(inspector: Inspector, bus: Redi
         began_s = time.monotonic()
         assert inspector.end(signal.SIGTERM) == 0
     assert time.monotonic() - began_s < 10.0, "the stream was waited for, not ended"
+
+
+def emit_exchanges(bus: RedisBus, count: int) -> None:
+    for number in range(count):
+        bus.emit(feedback(f"p{number}"))
 
 
 def reached(inspector: Inspector, exchanges: int) -> bool:

@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ class Decoding:
         text = self._text(sample)
         if found := [at for stop in sample.stop if (at := text.find(stop)) >= 0]:
             text = text[: min(found)]
-        reason = "stop" if sample.stopped else "length"
+        reason: Literal["stop", "length"] = "stop" if sample.stopped else "length"
         return Generation(text, list(sample.prompt), sample.token_ids, sample.logprobs, reason)
 
     def _text(self, sample: Sample) -> str:

@@ -14,7 +14,7 @@ _NUCLEUS_GUESSES = (32, 1024)  # how many top tokens to try before a whole row i
 
 
 def distribution(logits_RV: Tensor, temperatures: Sequence[float], top_ps: Sequence[float]) -> Tensor:
-    """Return the probabilities [R, V], fp32, that tokens are drawn from; temperature 0 leaves logits as they are."""
+    """Return the probabilities [R, V], fp32, that tokens are drawn from; temperature 0 counts as 1."""
     scaled_RV = logits_RV.float()
     if any(temperature not in (0.0, 1.0) for temperature in temperatures):
         scaled_RV = scaled_RV / torch.tensor([[t or 1.0] for t in temperatures], device=scaled_RV.device)

@@ -133,8 +133,7 @@ class ScriptedEngine:
         return max(start, min(self._script.ceiling, start + steps * self._script.gain_per_step))
 
     def _feedback(self, problem: Problem, randomness: Random) -> str:
-        # sorted, because the order of a set of words differs from process to process
-        concept = randomness.choice(sorted(anchoring_words(problem.question)) or ["this"])
+        concept = randomness.choice(anchoring_words(problem.question) or ["this"])
         good = f" <concept>{concept}</concept> Check the formula and the numbers that you put into it."
         bad = [
             "",

@@ -1,4 +1,5 @@
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +165,19 @@ def test_ready_when_events_come_in_and_the_store_takes_writes(
     finally:
         stopping.set()
         reader.join(timeout=10)
+
+
+def test_not_ready_while_the_store_takes_no_writes(ingest: Ingest, tmp_path: Path) -> None:
+    held = Store(tmp_path / "held", RUN, busy_s=0.05)
+    other = sqlite3.connect(tmp_path / "held", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with TestClient(build_app(config(tmp_path), held, ingest, threading.Event())) as client:
+        answer = client.get("/readyz")
+        assert (answer.status_code, "locked" in answer.json()["reason"]) == (503, True)
+        assert client.get("/v1/feedback").status_code == 200
+        assert client.get("/livez").status_code == 200
+    other.close()
+    held.close()
 
 
 def test_not_ready_while_draining(store: Store, ingest: Ingest, tmp_path: Path) -> None:

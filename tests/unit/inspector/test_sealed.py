@@ -1,5 +1,6 @@
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def test_a_changed_file_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"run": "other"}, {"student": "b"}])
-def test_the_batch_of_something_else_is_not_read(tmp_path: Path, changes: dict[str, str]) -> None:
+def test_the_batch_of_something_else_is_not_read(tmp_path: Path, changes: dict[str, Any]) -> None:
     seal(tmp_path, **changes)
     with pytest.raises(StorageError, match="its manifest says"):
         SealedBatches(tmp_path, RUN).exchanges(ready())
@@ -82,3 +83,10 @@ def test_a_linked_file_is_not_followed(tmp_path: Path) -> None:
     (folder / "groups.jsonl").symlink_to(tmp_path / "groups.jsonl")
     with pytest.raises(StorageError, match="link"):
         SealedBatches(tmp_path, RUN).exchanges(ready())
+
+
+def test_a_link_to_another_batch_is_not_followed(tmp_path: Path) -> None:
+    folder = seal(tmp_path)
+    (folder.parent / "again").symlink_to(folder)
+    with pytest.raises(StorageError, match="without links"):
+        SealedBatches(tmp_path, RUN).exchanges(ready(uri="batches/a/again"))

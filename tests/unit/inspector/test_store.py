@@ -1,4 +1,7 @@
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ def ids(store: Store, wanted: ExchangeFilter = ALL) -> list[str]:
 
 
 def whole(**changes: object) -> Exchange:
-    return Exchange(**(vars(told(feedback())) | {"sealed": True, "response": "whole"} | changes))  # type: ignore[arg-type]
+    return Exchange(**(vars(told(feedback())) | {"sealed": True, "response": "whole"} | changes))
 
 
 def test_an_exchange_is_kept_with_all_it_said(store: Store) -> None:
@@ -79,6 +82,34 @@ def test_rows_and_cursor_move_together_or_not_at_all(store: Store) -> None:
     assert (store.cursor, ids(store)) == ("6-0", ["p2", "p1"])
 
 
+KILLED_IN_THE_MIDDLE = """
+import os, signal, sys
+from pathlib import Path
+from services.inspector.records import Entry
+from services.inspector.store import Store
+from tests.unit.inspector.told import RUN, feedback
+
+class Entries(list):
+    def __iter__(self):
+        yield from list.__iter__(self)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store = Store(Path(sys.argv[1]), RUN)
+store.append([Entry("5-0", feedback("p1"))], "5-0")
+store.append(Entries([Entry("6-0", feedback("p2"))]), "6-0")
+"""
+
+
+def test_a_kill_inside_an_append_leaves_nothing_of_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED_IN_THE_MIDDLE, str(tmp_path / "log")]
+    assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
+    store = Store(tmp_path / "log", RUN)
+    assert (store.cursor, store.head, ids(store)) == ("5-0", 1, ["p1"])
+    assert store.append([Entry("6-0", feedback("p2"))], "6-0") == 0
+    assert ids(store) == ["p2", "p1"]
+    store.close()
+
+
 def test_a_store_goes_on_where_it_ended(store: Store, tmp_path: Path) -> None:
     store.append([Entry("5-0", status())], "5-0")
     again = Store(tmp_path / "inspector" / "log.sqlite3", RUN)
@@ -86,9 +117,10 @@ def test_a_store_goes_on_where_it_ended(store: Store, tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_store_of_another_run_is_refused(store: Store, tmp_path: Path) -> None:
+def test_a_store_of_another_run_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path / "log", RUN).close()
     with pytest.raises(ConfigError, match="expected a store with run 'other', got 'r1'"):
-        Store(tmp_path / "inspector" / "log.sqlite3", "other")
+        Store(tmp_path / "log", "other")
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
@@ -99,7 +131,17 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seen", "position"),
-    [("0", 0), ("4-9", 0), ("5-0", 1), ("6", 1), ("7-0.gap", 2), ("7-0", 3), ("9-0.gap", 3), ("9999-0", 3)],
+    [
+        ("0", 0),
+        ("4-9", 0),
+        ("5-0.gap", 0),
+        ("5-0", 1),
+        ("6", 1),
+        ("7-0.gap", 2),
+        ("7-0", 3),
+        ("9-0.gap", 3),
+        ("9999-0", 3),
+    ],
 )
 def test_a_position_is_that_of_the_event_or_of_the_one_before(store: Store, seen: str, position: int) -> None:
     gap = Gap(at=1.0, source="inspector/0", after="5-0", before="7-0", reason="trimmed")

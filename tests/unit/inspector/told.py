@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
 from shared.contracts.events import BatchReady, Event, FeedbackGiven, Revised, StatusChanged
@@ -35,7 +35,9 @@ def feedback(problem_id: str = "p1", sample: int = 0, step: int = 1, **changes: 
     return FeedbackGiven(**(fields | changes))
 
 
-def revised(problem_id: str = "p1", sample: int = 0, step: int = 1, change: str = "fixed") -> Revised:
+def revised(
+    problem_id: str = "p1", sample: int = 0, step: int = 1, change: Literal["fixed", "broke", "same"] = "fixed"
+) -> Revised:
     before, after = change == "broke", change == "fixed"
     return Revised(
         at=2.5,
@@ -47,7 +49,7 @@ def revised(problem_id: str = "p1", sample: int = 0, step: int = 1, change: str 
         sample=sample,
         before=before,
         after=after,
-        change=change,  # type: ignore[arg-type]
+        change=change,
         text="The force is 6 N.",
     )
 
@@ -141,7 +143,7 @@ class EventLog:
         for number in range(start, start + count):
             self.add(f"{number}-0", status(number))
 
-    def read_events(self, after: str, *, count: int, block_s: float) -> list[tuple[str, Event]]:
+    def read_events(self, after: str, *, count: int, block_s: float) -> list[tuple[str, Event]]:  # noqa: ARG002
         self._answer()
         return [entry for entry in self.entries if _order(entry[0]) > _order(after)][:count]
 

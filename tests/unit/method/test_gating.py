@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.method.gating import GateMode, cognizant_counts, gap_interval, gaps, gaps_exact, may_tutor
@@ -37,6 +37,7 @@ def test_tau_means_its_decimal_text(tau: float | str | Fraction) -> None:
     assert cognizant_counts(pair(79, 100), 100, tau)[0] is False
 
 
+@settings(deadline=None)
 @given(counts, counts, counts, counts)
 def test_gaps_agree_and_the_best_everywhere_has_none(a: int, b: int, c: int, d: int) -> None:
     correct = [{"physics": a, "chemistry": b}, {"physics": c, "chemistry": d}]

@@ -1,0 +1,110 @@
+"""The trainer put together: bus, store, model, and the thread that trains.
+
+The model is loaded in that thread, so that probes answer from the start. A process that loses its lease ends with
+exit code 75 and is started again; it then waits for the lease like any other.
+"""
+
+import torch
+
+from services.trainer.board import Board, Presence
+from services.trainer.checkpoint import Checkpoints
+from services.trainer.config import TrainerConfig, trainer_config
+from services.trainer.consumer import Consumer
+from services.trainer.fence import LeaseFence
+from services.trainer.learner import Learner
+from services.trainer.model import StudentModel
+from services.trainer.trainer import StudentTrainer
+from shared.blobs.local import LocalStore
+from shared.bus.leases import LeaseKeeper
+from shared.bus.port import Bus
+from shared.bus.redis import RedisBus
+from shared.clock import SystemClock
+from shared.config.environment import service_environment
+from shared.http import create_app
+from shared.modeling.loading import load_model, load_tokenizer
+from shared.obs.logging import configure_logging
+from shared.serving import Service
+
+
+def main() -> int:
+    """Serve until SIGTERM; returns the exit code."""
+    environment = service_environment()
+    configure_logging(
+        json=environment.log_json,
+        service="trainer",
+        run=environment.run,
+        student=environment.student,
+        replica=environment.replica,
+    )
+    return serve(trainer_config(environment))
+
+
+def serve(config: TrainerConfig) -> int:
+    torch.set_num_threads(config.threads)
+    bus = RedisBus(
+        config.redis_url,
+        config.run,
+        lease_s=config.bus.lease_s,
+        max_attempts=config.bus.max_attempts,
+        deadline_s=config.bus.deadline_s,
+    )
+    board = Board()
+    presence = Presence(
+        bus,
+        board,
+        SystemClock(),
+        student=config.student,
+        replica=config.replica,
+        heartbeat_s=config.bus.heartbeat_s,
+        url_file=config.url_file,
+    )
+    service = Service("trainer")
+    service.spawn("trainer", lambda: _train(config, bus, board, service))
+    service.spawn("heartbeat", lambda: presence.run(service.stopping))
+    app = create_app("opcod trainer", ready=board.problem, key=config.key, max_body_bytes=config.max_body_bytes)
+    try:
+        return service.serve(app, host=config.host, port=config.port, url_file=config.url_file)
+    finally:
+        bus.close()
+
+
+def _train(config: TrainerConfig, bus: Bus, board: Board, service: Service) -> None:
+    board.state = "loading the model"
+    store = LocalStore(config.run_dir)
+    store.sweep_temporary()
+    checkpoints = Checkpoints(store, run=config.run, student=config.student, base_sha256=config.base.sha256)
+    trainer = build_trainer(config, store, checkpoints, service)
+    fence = LeaseFence(bus, config.student, config.consumer, ttl_s=config.bus.lease_s)
+    with LeaseKeeper(bus, lease_s=config.bus.lease_s) as keeper:
+        consumer = Consumer(
+            bus,
+            trainer,
+            fence,
+            keeper,
+            board,
+            student=config.student,
+            name=config.consumer,
+            lease_s=config.bus.lease_s,
+        )
+        consumer.run(service.stopping, checkpoints.highest_token())
+
+
+def build_trainer(
+    config: TrainerConfig, store: LocalStore, checkpoints: Checkpoints, service: Service
+) -> StudentTrainer:
+    """Load model and tokenizer. Raises ModelError."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = load_model(config.base.path, config.section.dtype, device)
+    learner = Learner(StudentModel(base, config.lora, config.adapter_seed), config.step.optimizer)
+    return StudentTrainer(
+        learner,
+        load_tokenizer(config.base.path, config.section.chat_template),
+        store,
+        checkpoints,
+        config.step,
+        run=config.run,
+        student=config.student,
+        base_model=config.base.sha256,
+        shorten_prompts=config.shorten_prompts,
+        stopping=service.stopping,
+    )

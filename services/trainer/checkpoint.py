@@ -1,0 +1,215 @@
+"""Checkpoints: `checkpoints/<student>/k000017/`, everything that training needs to go on after step 17.
+
+What always holds: a checkpoint is complete or absent; its files have the sha256 that its manifest names; and the
+newest one decides which steps are applied. It needs no generator's state, since nothing in a step is drawn.
+
+It also holds what is published from it: the adapter's files as they are, the manifest of the version, and the
+report of every step so far, so that announcing again says the same.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from services.trainer.learner import LearnerState
+from shared.blobs.local import MANIFEST, LocalStore
+from shared.contracts.messages import Contract
+from shared.contracts.weights import FileEntry, StepDone, WeightsManifest
+from shared.errors import FencedError, ModelError, StorageError
+from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, LoraSpec, load_adapter, save_adapter
+
+KEPT = 2
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+TEACHER_FILE = "teacher.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+BROKEN_SUFFIX = ".broken"
+
+log = structlog.get_logger()
+
+
+class CheckpointManifest(Contract):
+    """token: the fencing token it was written under. done: the reports of steps 1 to `step`, in order."""
+
+    run: str
+    student: str
+    step: int = Field(ge=1)
+    token: int
+    base_sha256: str
+    phase_updates: int
+    skipped_in_row: int
+    weights: WeightsManifest
+    done: tuple[StepDone, ...]
+    files: tuple[FileEntry, ...]
+
+    @property
+    def name(self) -> str:
+        return directory_name(self.student, self.step)
+
+
+def directory_name(student: str, step: int) -> str:
+    return f"checkpoints/{student}/k{step:06d}"
+
+
+def adapter_files(tensors: Mapping[str, Tensor], spec: LoraSpec, base_model: str) -> dict[str, bytes]:
+    """The files of a version, by name; equal tensors give equal bytes."""
+    with tempfile.TemporaryDirectory(prefix="opcod-adapter-") as directory:
+        save_adapter(Path(directory), tensors, spec, base_model)
+        return {name: (Path(directory) / name).read_bytes() for name in ADAPTER_FILES}
+
+
+class Checkpoints:
+    """The checkpoints of one student of one run."""
+
+    def __init__(self, store: LocalStore, *, run: str, student: str, base_sha256: str) -> None:
+        self._store = store
+        self._run = run
+        self._student = student
+        self._base_sha256 = base_sha256
+        self._root = store.root / "checkpoints" / student
+
+    def newest(self) -> CheckpointManifest | None:
+        """The newest whole checkpoint, None for a new run. A broken one is renamed and the one before it taken.
+
+        Raises StorageError if every checkpoint is broken, or if it belongs to another run or base model.
+        """
+        steps = self._steps()
+        for step in reversed(steps):
+            name = directory_name(self._student, step)
+            try:
+                manifest = self._read(step)
+                self._store.verify(name, self._store.read_manifest(name))
+            except StorageError as error:
+                log.error("checkpoint broken, going back", checkpoint=name, error=str(error))
+                self._set_aside(self._store.root / name)
+                continue
+            self._check_owner(manifest)
+            return manifest
+        if steps:
+            raise StorageError(
+                f"every checkpoint in {self._root} is broken (renamed to *{BROKEN_SUFFIX}): restore one of them, "
+                "or start a new run"
+            )
+        return None
+
+    def load(self, manifest: CheckpointManifest) -> LearnerState:
+        """Raises StorageError or ModelError where a file is not what it should be."""
+        paths = {
+            entry.name: self._store.open_verified(manifest.name, entry.name, entry.sha256)
+            for entry in manifest.files
+        }
+        try:
+            adapter, _spec = load_adapter(self._store.root / manifest.name)
+            teacher, optimizer = (load_file(paths[name]) for name in (TEACHER_FILE, OPTIMIZER_FILE))
+        except (SafetensorError, KeyError, OSError) as error:
+            raise StorageError(f"cannot load the checkpoint {manifest.name}: {error}") from error
+        return LearnerState(adapter, teacher, optimizer, manifest.phase_updates, manifest.skipped_in_row)
+
+    def commit(
+        self,
+        state: LearnerState,
+        *,
+        token: int,
+        weights: WeightsManifest,
+        files: Mapping[str, bytes],
+        done: tuple[StepDone, ...],
+    ) -> CheckpointManifest:
+        """Write the checkpoint of step `weights.step`; from here on that step is applied.
+
+        Raises FencedError if a checkpoint on disk was written under a higher token, StorageError if it cannot be
+        written. Then no older checkpoint is touched.
+        """
+        highest = self.highest_token()
+        if highest > token:
+            raise FencedError(
+                f"the checkpoints of student {self._student} carry fencing token {highest}, this trainer holds "
+                f"{token}: another trainer went on; this one must stop"
+            )
+        content = {
+            **files,
+            TEACHER_FILE: save(dict(state.teacher)),
+            OPTIMIZER_FILE: save(dict(state.optimizer)),
+        }
+
+        def manifest(entries: tuple[FileEntry, ...]) -> bytes:
+            return (
+                CheckpointManifest(
+                    run=self._run,
+                    student=self._student,
+                    step=weights.step,
+                    token=token,
+                    base_sha256=self._base_sha256,
+                    phase_updates=state.phase_updates,
+                    skipped_in_row=state.skipped_in_row,
+                    weights=weights,
+                    done=done,
+                    files=entries,
+                )
+                .model_dump_json()
+                .encode()
+            )
+
+        self._store.write_directory(directory_name(self._student, weights.step), content, manifest)
+        self._prune()
+        # Read back, not kept from memory: if another trainer wrote it first, its report is the one that counts.
+        return self._read(weights.step)
+
+    def highest_token(self) -> int:
+        """The highest fencing token that any checkpoint was written under, 0 if there is none."""
+        return max((manifest.token for manifest in self._readable()), default=0)
+
+    def file(self, manifest: CheckpointManifest, name: str) -> bytes:
+        """A file of a checkpoint, verified. Raises StorageError."""
+        sha256 = next(entry.sha256 for entry in manifest.files if entry.name == name)
+        return self._store.open_verified(manifest.name, name, sha256).read_bytes()
+
+    def _readable(self) -> list[CheckpointManifest]:
+        found: list[CheckpointManifest] = []
+        for step in self._steps():
+            try:
+                found.append(self._read(step))
+            except StorageError as error:
+                log.warning("checkpoint without a usable manifest", step=step, error=str(error))
+        return found
+
+    def _read(self, step: int) -> CheckpointManifest:
+        raw = self._store.read_manifest(directory_name(self._student, step))
+        try:
+            return CheckpointManifest.model_validate_json(raw)
+        except ValidationError as error:
+            raise StorageError(
+                f"the manifest of checkpoint {step} of student {self._student} does not fit its schema: {error}"
+            ) from error
+
+    def _check_owner(self, manifest: CheckpointManifest) -> None:
+        expected = (self._run, self._student, self._base_sha256)
+        found = (manifest.run, manifest.student, manifest.base_sha256)
+        if found != expected:
+            raise ModelError(
+                f"expected checkpoints of (run, student, base model) {expected} in {self._root}, found {found}: "
+                "a run goes on with the model it was begun with"
+            )
+
+    def _steps(self) -> list[int]:
+        """Steps with a manifest, ascending; a directory without one is a checkpoint half deleted."""
+        found = (path.name for path in self._root.glob("k*") if (path / MANIFEST).is_file())
+        return sorted(int(name[1:]) for name in found if name[1:].isdecimal())
+
+    def _prune(self) -> None:
+        """Delete all but the newest KEPT; the manifest goes first, so that no half of one is ever taken for it."""
+        kept = {f"k{step:06d}" for step in self._steps()[-KEPT:]}
+        for path in self._root.glob("k*"):
+            if path.name not in kept and path.name[1:].isdecimal():
+                (path / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _set_aside(self, path: Path) -> None:
+        target = path.with_name(path.name + BROKEN_SUFFIX)
+        shutil.rmtree(target, ignore_errors=True)
+        path.rename(target)

@@ -1,0 +1,203 @@
+"""The trainer's loop: take sealed batches, apply each exactly once and in order, and say so.
+
+What always holds: batch k is applied on checkpoint k-1 only. One that is applied already is answered with the
+report that was made then; one that comes early is kept, renewed and unanswered, until its turn; none is skipped,
+and none is acknowledged before its version is announced or its refusal is said.
+"""
+
+import threading
+from dataclasses import dataclass
+
+import structlog
+
+from services.trainer import metrics
+from services.trainer.board import Board
+from services.trainer.fence import LeaseFence
+from services.trainer.trainer import StepRefusedError, StudentTrainer
+from shared.bus.keys import BROKER, RESULTS, TRAINER, train
+from shared.bus.leases import LeaseKeeper
+from shared.bus.port import Bus, Delivery
+from shared.contracts.batches import BatchSealed
+from shared.contracts.envelope import Message
+from shared.contracts.weights import StepFailed
+from shared.errors import UnavailableError
+
+TAKE_LIMIT = 4
+BLOCK_S = 1.0
+"""Longest wait for a message, and so for a stop to be noticed."""
+
+RETRY_S = 1.0
+"""Pause before the next try while the bus does not answer."""
+
+MAX_REASON_CHARS = 1000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Held:
+    """A sealed batch in hand. `lost` is set when it is not ours any more."""
+
+    delivery: Delivery
+    sealed: BatchSealed
+    lost: threading.Event
+
+
+class Consumer:
+    """Everything runs in the thread that calls `run`."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        trainer: StudentTrainer,
+        fence: LeaseFence,
+        keeper: LeaseKeeper,
+        board: Board,
+        *,
+        student: str,
+        name: str,
+        lease_s: float,
+    ) -> None:
+        self._bus = bus
+        self._trainer = trainer
+        self._fence = fence
+        self._keeper = keeper
+        self._board = board
+        self._student = student
+        self._name = name
+        self._lease_s = lease_s
+        self._held: list[Held] = []
+
+    def run(self, stopping: threading.Event, floor: int) -> None:
+        """Work until `stopping`. floor: the highest fencing token on disk.
+
+        Raises FencedError when another trainer took over, StorageError when nothing can be written any more.
+        """
+        try:
+            if self._begin(stopping, floor):
+                self._work(stopping)
+        finally:
+            self._end()
+
+    def _begin(self, stopping: threading.Event, floor: int) -> bool:
+        """Get the lease, go on from the last checkpoint, and announce its version once more: the server may have
+        lost it, or this trainer died before it could."""
+        self._board.state = "waiting for the lease"
+        while not stopping.is_set():
+            try:
+                self._bus.create_queue(train(self._student), TRAINER)
+                self._bus.create_queue(RESULTS, BROKER)
+                if self._fence.try_acquire(floor):
+                    break
+                stopping.wait(self._lease_s / 3)
+            except UnavailableError as error:
+                self._pause(stopping, error)
+        if stopping.is_set():
+            return False
+        self._trainer.restore()
+        self._tell()
+        log.info("ready", step=self._trainer.step, token=self._fence.token)
+        while self._trainer.step and not stopping.is_set():
+            try:
+                self._announce()
+                break
+            except UnavailableError as error:
+                self._pause(stopping, error)
+        return not stopping.is_set()
+
+    def _work(self, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            self._fence.check()
+            try:
+                self._collect()
+                self._handle_next()
+                self._tell()
+            except UnavailableError as error:
+                self._pause(stopping, error)
+
+    def _collect(self) -> None:
+        """Take what is there; wait only if nothing in hand can be handled."""
+        for held in [held for held in self._held if held.lost.is_set()]:
+            log.warning("delivery lost, it will come again", step=held.sealed.step)
+            self._held.remove(held)
+        block_s = 0.0 if self._next() else BLOCK_S
+        queue = (train(self._student), TRAINER)
+        for delivery in self._bus.take([queue], self._name, limit=TAKE_LIMIT, block_s=block_s):
+            sealed = delivery.message
+            if not isinstance(sealed, BatchSealed) or sealed.student != self._student:
+                reason = f"expected BatchSealed of student {self._student}, got {sealed!r}"
+                self._bus.dead_letter(delivery, reason[:MAX_REASON_CHARS])
+                continue
+            if sealed.step > self._trainer.step + 1:
+                log.warning("batch came early, it waits", step=sealed.step, applied=self._trainer.step)
+            self._held.append(Held(delivery, sealed, self._keeper.hold(delivery)))
+        metrics.EARLY.set(sum(held.sealed.step > self._trainer.step + 1 for held in self._held))
+
+    def _next(self) -> Held | None:
+        """The lowest batch in hand, unless it is early."""
+        lowest = min(self._held, key=lambda held: held.sealed.step, default=None)
+        return lowest if lowest is not None and lowest.sealed.step <= self._trainer.step + 1 else None
+
+    def _handle_next(self) -> None:
+        held = self._next()
+        if held is None:
+            return
+        if held.sealed.step > self._trainer.step:
+            self._board.state = "training"
+            try:
+                self._trainer.apply(held.sealed, self._fence)
+            except StepRefusedError as error:
+                self._refuse(held, str(error))
+                return
+        else:
+            metrics.STEPS.labels("repeated").inc()
+        self._answer(held)
+
+    def _answer(self, held: Held) -> None:
+        """Announce the report of an applied step and acknowledge its batch."""
+        step = held.sealed.step
+        done = self._trainer.done(step)
+        if done.batch_sha256 != held.sealed.sha256:
+            log.error("another batch was applied as this step", step=step, applied=done.batch_sha256)
+        if step == self._trainer.step:
+            self._announce()
+            self._complete(held)
+        else:
+            self._complete(held, announce=done)
+
+    def _announce(self) -> None:
+        published = self._trainer.publish()
+        done = self._trainer.done(published.step)
+        self._fence.check()
+        moved = self._bus.announce_version(published, done, self._fence.token)
+        log.info("announced", version=published.version, first_time=moved)
+
+    def _refuse(self, held: Held, reason: str) -> None:
+        metrics.STEPS.labels("failed").inc()
+        log.error("step refused", step=held.sealed.step, reason=reason)
+        failed = StepFailed(student=self._student, step=held.sealed.step, reason=reason[:MAX_REASON_CHARS])
+        self._complete(held, announce=failed)
+
+    def _complete(self, held: Held, announce: Message | None = None) -> None:
+        self._bus.complete(held.delivery, announce=None if announce is None else (RESULTS, announce))
+        self._keeper.drop(held.delivery)
+        self._held.remove(held)
+
+    def _tell(self) -> None:
+        self._board.state, self._board.version = "ready", self._trainer.version
+
+    def _pause(self, stopping: threading.Event, error: UnavailableError) -> None:
+        self._board.state = "waiting for the bus"
+        log.warning("the bus does not answer", error=str(error))
+        stopping.wait(RETRY_S)
+
+    def _end(self) -> None:
+        """Give back what is in hand. Without an answer the leases run out by themselves."""
+        self._board.state = "draining"
+        try:
+            for held in self._held:
+                self._keeper.drop(held.delivery)
+                self._bus.release(held.delivery)
+        except UnavailableError as error:
+            log.warning("deliveries not released, their leases run out", error=str(error))
+        self._fence.release()

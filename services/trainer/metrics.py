@@ -1,0 +1,17 @@
+"""What a trainer counts and measures. Labels are stages, reasons and outcomes only: their number stays small."""
+
+from prometheus_client import Counter, Gauge
+
+STAGE_SECONDS = Counter("opcod_trainer_stage_seconds", "Seconds spent, by stage of a step.", ["stage"])
+STEPS = Counter("opcod_trainer_steps", "Steps by outcome (applied, failed, repeated).", ["outcome"])
+TOKENS = Counter("opcod_trainer_tokens", "Response tokens trained on.")
+SKIPPED = Counter("opcod_trainer_skipped_updates", "Updates not made because a loss or gradient was not finite.")
+SAMPLES = Counter(
+    "opcod_trainer_samples_limited", "Teacher prompts shortened, and samples rejected, by reason.", ["reason"]
+)
+STORAGE_RETRIES = Counter("opcod_trainer_storage_retries", "Checkpoints and versions that had to be written again.")
+STEP = Gauge("opcod_trainer_step", "Last applied step.")
+LOSS = Gauge("opcod_trainer_loss", "Loss of the last step.")
+GRAD_NORM = Gauge("opcod_trainer_grad_norm", "Gradient norm of the last step.")
+DELTA_LOGPROB = Gauge("opcod_trainer_delta_logprob_nats", "Mean |difference of log-probs| of engine and trainer.")
+EARLY = Gauge("opcod_trainer_early_batches", "Sealed batches that wait for an earlier one.")

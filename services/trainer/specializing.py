@@ -1,0 +1,210 @@
+"""Makes a student's specialist: its base model, fine-tuned on its own domain, merged and saved as a whole model.
+
+`python -m services.trainer.specializing --student a --run-dir R --cache-dir C` prints progress, and as its last
+line {"path", "cached", "seconds"}. What always holds: a directory under C/specialists/ is complete, and its name
+is the hash of everything that its weights depend on; of two processes after the same one, the second waits.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.trainer.finetuning import Progress, finetune, tokenized
+from services.trainer.model import StudentModel
+from shared.config.loading import read_toml, validate
+from shared.config.settings import RunSettings, StudentSection
+from shared.errors import ConfigError
+from shared.modeling.adapters import LoraSpec, merge_adapter
+from shared.modeling.checksums import file_checksum
+from shared.modeling.loading import load_model, load_tokenizer, resolve_model
+from shared.problems.generated import DOMAINS
+from shared.problems.loading import GENERATED, load_problem_set
+from shared.problems.specialising import Example, StudentName, recipe
+from shared.serving import run_service
+
+RECIPE_VERSION = 1
+"""Part of every specialist's identity; raise it when the training itself changes."""
+
+_REPORT_EVERY = 5
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Specialist:
+    """What decides a specialist's weights."""
+
+    student: StudentName
+    base: Path
+    section: StudentSection
+    settings: RunSettings
+    problems_hash: str
+    examples: tuple[Example, ...]
+
+    @property
+    def lora(self) -> LoraSpec:
+        lora = self.settings.lora
+        return LoraSpec(lora.rank, lora.scale, lora.first_layer or None, "float32")
+
+    @property
+    def key(self) -> str:
+        """sha256 (hex) over base model, problems, examples and settings: the name in the cache."""
+        parts = {
+            "recipe": RECIPE_VERSION,
+            "student": self.student,
+            "seed": self.settings.run.seed,
+            "base": _base_identity(self.base),
+            "dtype": self.section.dtype,
+            "chat_template": self.section.chat_template,
+            "problems": self.problems_hash,
+            "examples": [_example_json(each) for each in self.examples],
+            "lora": asdict(self.lora),
+            "specialize": self.settings.specialize.model_dump(mode="json"),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Raises ConfigError, ModelError, or UnavailableError for a hub that does not answer."""
+    parser = argparse.ArgumentParser(prog="specializing", description="Fine-tune a student on its own domain.")
+    parser.add_argument("--student", required=True, choices=("a", "b"))
+    parser.add_argument("--run-dir", required=True, type=Path)
+    parser.add_argument("--cache-dir", required=True, type=Path)
+    given = parser.parse_args(arguments)
+    started = time.monotonic()
+    settings = validate(read_toml(given.run_dir / "config.toml"))
+    torch.set_num_threads(settings.resources.threads)
+    specialist = describe(settings, given.student, given.cache_dir)
+    path, cached = ensure(specialist, given.cache_dir, _say)
+    result = {"path": str(path), "cached": cached, "seconds": round(time.monotonic() - started, 1)}
+    _say(json.dumps(result))
+    return 0
+
+
+def describe(settings: RunSettings, student: StudentName, cache_dir: Path) -> Specialist:
+    """What the specialist of `student` is to be. Raises ConfigError where there are no examples for it."""
+    section = settings.students[student]
+    if settings.problems.source != GENERATED:
+        raise ConfigError(
+            f"students.{student}.specialize: expected problems.source = {GENERATED!r}, which brings the examples to "
+            f"fine-tune on, got {settings.problems.source!r}; name a specialist as `model` instead"
+        )
+    domain = DOMAINS["ab".index(student)]
+    if section.domain != domain:
+        raise ConfigError(
+            f"students.{student}.domain: expected {domain!r} to fine-tune on the generated problems, "
+            f"got {section.domain!r}"
+        )
+    seed = settings.run.seed
+    problems = load_problem_set(GENERATED, settings.problems.format, seed)
+    base = resolve_model(section.model, cache_dir)
+    examples = tuple(recipe(student, seed=seed))
+    return Specialist(student, base, section, settings, problems.content_hash, examples)
+
+
+def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, bool]:
+    """The specialist's directory and whether it was there already; trains it if not."""
+    key = specialist.key
+    target = cache_dir / "specialists" / key
+    if target.is_dir():
+        return target, True
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target.parent / f".{key}.lock"):
+        if target.is_dir():
+            return target, True
+        # Under the lock nobody else writes here: what lies there was left by a process that was killed.
+        working = target.parent / f".{key}.partial"
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir()
+        _write_specialist(specialist, working, say)
+        _fsync_tree(working)
+        working.rename(target)
+        _fsync(target.parent)
+    return target, False
+
+
+def _write_specialist(specialist: Specialist, directory: Path, say: Say) -> None:
+    adapter = _train(specialist, say)
+    model = load_model(specialist.base, specialist.section.dtype)
+    merge_adapter(model, adapter, specialist.lora)
+    model.save_pretrained(directory)
+    for path in sorted(specialist.base.iterdir()):
+        if path.suffix in (".json", ".jinja", ".txt", ".model") and _is_part_of_tokenizer(path, directory):
+            shutil.copyfile(path, directory / path.name)
+
+
+def _is_part_of_tokenizer(path: Path, saved: Path) -> bool:
+    """All small files of a model but those that save_pretrained wrote, and the index of the base's own shards."""
+    return not path.name.endswith(".index.json") and not (saved / path.name).exists()
+
+
+def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
+    section, seed = specialist.section, specialist.settings.run.seed
+    tokenizer = load_tokenizer(specialist.base, section.chat_template)
+    model = StudentModel(load_model(specialist.base, section.dtype), specialist.lora, seed)
+    rows = tokenized(specialist.examples, tokenizer, model.context_tokens)
+    say(f"student {specialist.student}: {len(rows)} examples, {sum(row.tokens for row in rows)} tokens")
+
+    def report(progress: Progress) -> None:
+        if progress.update % _REPORT_EVERY == 0 or progress.update == progress.updates:
+            say(f"update {progress.update}/{progress.updates}, loss {progress.loss:.3f}")
+
+    finetune(model, rows, specialist.settings.specialize, seed, report)
+    return model.adapter()
+
+
+def _base_identity(base: Path) -> dict[str, str]:
+    """The weights by their tensors, and every other file that decides what the model does by its bytes."""
+    identity = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(base.iterdir())
+        if path.suffix in (".json", ".jinja", ".txt", ".model")
+    }
+    return identity | {"weights": file_checksum(*sorted(base.glob("*.safetensors")))}
+
+
+def _example_json(example: Example) -> list[Any]:
+    return [[message.model_dump(mode="json") for message in example.messages], example.completion]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the kernel lets go of it when the process ends, however it ends."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _fsync_tree(directory: Path) -> None:
+    for path in directory.iterdir():
+        _fsync(path)
+    _fsync(directory)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    run_service(main)

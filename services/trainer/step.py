@@ -1,0 +1,227 @@
+"""One step: a batch's rows become optimizer updates (paper Alg. 1; method 3).
+
+What always holds: the same learner and the same rows give the same weights, bit for bit, on the same machine and
+thread count; how rows are packed into micro-batches changes a gradient by rounding only; a loss, log-prob or
+gradient that is not finite changes nothing but a counter.
+
+Each mini-batch is one update. Its importance weights compare the engine's log-probs with the student's as it is
+at that update, so that from the second update on they also correct for the updates before it. The EMA teacher
+follows after every update and scores the next mini-batch.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from services.trainer.learner import Learner
+from services.trainer.losses import (
+    aggregate,
+    batch_denominator,
+    importance_diagnostics,
+    importance_weights,
+    token_divergence,
+)
+from services.trainer.places import Places, places_of
+from services.trainer.rows import Row, mini_batches
+from services.trainer.trees import Pack, micro_batches, pack_rows
+from shared.config.settings import LossSection, OptimizerSection
+from shared.contracts.weights import StepMetrics
+from shared.errors import OpcodError
+
+# Places whose log-probs over the whole vocabulary exist at once, in fp32.
+_LOGPROB_ROWS = 512
+
+
+class NonFiniteError(OpcodError):
+    """Too many updates in a row had a loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """temperature: that of the rollouts; logits of student and teacher are divided by it."""
+
+    loss: LossSection
+    optimizer: OptimizerSection
+    temperature: float
+
+
+@dataclass
+class StageClock:
+    """Seconds spent by stage."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - started
+
+
+@dataclass
+class _Progress:
+    """What the updates of a step have shown so far; pairs: log-probs of trainer and engine, by token."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    skipped: int = 0
+
+
+def train_step(
+    learner: Learner,
+    rows: Sequence[Row],
+    settings: StepSettings,
+    clock: StageClock,
+    check: Callable[[], None] = lambda: None,
+) -> StepMetrics:
+    """Train on all rows of a batch once, in `mini_batches` updates; returns the step's metrics.
+
+    A mini-batch without an active row makes no update. Losses and norms are means over the updates that were
+    made, 0 if there was none. check: called between forward passes; raises to abandon the step.
+    Raises NonFiniteError after `max_skipped_updates` skipped updates in a row, over steps; the learner is then
+    to be loaded again from the last checkpoint.
+    """
+    progress = _Progress()
+    for batch in mini_batches(rows, settings.optimizer.mini_batches):
+        if any(row.active for row in batch):
+            _update(learner, batch, settings, clock, progress, check)
+        if learner.skipped_in_row >= settings.optimizer.max_skipped_updates:
+            raise NonFiniteError(
+                f"{learner.skipped_in_row} updates in a row had a loss or gradient that is not finite: lower "
+                "optimizer.learning_rate, or look for broken weights; nothing of this step was published"
+            )
+    return _metrics(rows, progress, settings, clock)
+
+
+def _update(
+    learner: Learner,
+    batch: Sequence[Row],
+    settings: StepSettings,
+    clock: StageClock,
+    progress: _Progress,
+    check: Callable[[], None],
+) -> None:
+    denominator = _denominator(batch, settings)
+    packs = pack_rows([row for row in batch if row.active])
+    total = 0.0
+    for part in micro_batches(packs, settings.optimizer.micro_batch_tokens):
+        check()
+        loss = _backward(learner, part, denominator, settings, clock, progress)
+        if loss is None:
+            learner.skip()
+            progress.skipped += 1
+            return
+        total += loss
+    with clock.stage("optimizer"):
+        norm = learner.update()
+    if norm is None:
+        progress.skipped += 1
+        return
+    progress.losses.append(total)
+    progress.norms.append(norm)
+
+
+def _backward(
+    learner: Learner,
+    packs: Sequence[Pack],
+    denominator: float,
+    settings: StepSettings,
+    clock: StageClock,
+    progress: _Progress,
+) -> float | None:
+    """Add the gradient of one micro-batch; its share of the loss, or None if that is not finite."""
+    places = places_of(packs, learner.model.device)
+    with clock.stage("teacher"):
+        trees = [pack.teacher for pack in packs]
+        teacher_logits = learner.teacher.logits(trees, places.teacher, settings.temperature)
+    with clock.stage("student"):
+        trees = [pack.student for pack in packs]
+        student_logits = learner.model.logits(trees, places.student, settings.temperature)
+        logprobs = sampled_logprobs(student_logits.detach(), places)
+        if not bool(torch.isfinite(logprobs).all()):
+            return None
+        loss = _loss(student_logits, teacher_logits, logprobs, places, denominator, settings)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return None
+        loss.backward()  # type: ignore[no-untyped-call]
+    progress.pairs.append((logprobs[places.mask], places.rollout_logprobs[places.mask]))
+    return value
+
+
+def _loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    logprobs: Tensor,
+    places: Places,
+    denominator: float,
+    settings: StepSettings,
+) -> Tensor:
+    """`losses.self_distillation_loss` of the rows, with each distinct pair of logits compared once."""
+    loss = settings.loss
+    vocabulary = student_logits.shape[-1]
+    student, teacher = places.pairs.unbind(1)
+    divergence_P = token_divergence(
+        student_logits[student][None],
+        teacher_logits[teacher][None],
+        alpha=loss.alpha,
+        top_k=None if loss.top_k == "all" else min(loss.top_k, vocabulary),
+        tail=loss.tail,
+    )[0]
+    weights_RT = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=loss.is_clip)
+    return aggregate(
+        divergence_P[places.pair_index],
+        places.mask,
+        torch.ones(len(places.mask), dtype=torch.bool, device=places.mask.device),
+        weights=weights_RT,
+        aggregation=loss.aggregation,
+        denominator=denominator,
+    )
+
+
+def sampled_logprobs(logits: Tensor, places: Places) -> Tensor:
+    """Log-prob of each sampled token [R, T] in fp32, 0 where padded; logits [P_s, V] at the student's places."""
+    normaliser_P = torch.cat([part.float().logsumexp(1) for part in torch.split(logits, _LOGPROB_ROWS)])
+    chosen_RT = logits[places.student_index, places.targets].float()
+    return torch.where(places.mask, chosen_RT - normaliser_P[places.student_index], 0.0)
+
+
+def _denominator(batch: Sequence[Row], settings: StepSettings) -> float:
+    """Of the whole mini-batch, its inactive rows included."""
+    lengths = torch.tensor([len(row.response) for row in batch])
+    mask_BT = torch.arange(max(1, int(lengths.max())))[None] < lengths[:, None]
+    active_B = torch.tensor([row.active for row in batch])
+    return batch_denominator(mask_BT, active_B, settings.loss.aggregation)
+
+
+def _metrics(rows: Sequence[Row], progress: _Progress, settings: StepSettings, clock: StageClock) -> StepMetrics:
+    active = [row for row in rows if row.active]
+    diagnostics = None
+    if progress.pairs:
+        trainer, engine = (torch.cat(side)[None] for side in zip(*progress.pairs, strict=True))
+        everything = torch.ones_like(trainer, dtype=torch.bool)
+        diagnostics = importance_diagnostics(trainer, engine, everything, clip=settings.loss.is_clip)
+    return StepMetrics(
+        loss=_mean(progress.losses),
+        grad_norm=_mean(progress.norms),
+        active_share=len(active) / max(1, len(rows)),
+        tokens=sum(len(row.response) for row in active),
+        delta_logprob=diagnostics.mean_abs_log_ratio if diagnostics else 0.0,
+        clipped_share=diagnostics.clipped_share if diagnostics else 0.0,
+        effective_sample_share=diagnostics.effective_sample_share if diagnostics else 0.0,
+        skipped_updates=progress.skipped,
+        seconds=dict(clock.seconds),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,224 @@
+"""Applying sealed batches: one step each, on the checkpoint before it, then a checkpoint and a version of its own.
+
+What always holds: step k is trained on the state of checkpoint k-1 and on nothing else; when a step is abandoned
+or refused the learner is taken back to the last checkpoint; what has no checkpoint was never applied.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import structlog
+from transformers import PreTrainedTokenizerBase
+
+from services.trainer import metrics
+from services.trainer.batches import Batch, read_batch
+from services.trainer.checkpoint import CheckpointManifest, Checkpoints, adapter_files
+from services.trainer.learner import Learner, LearnerState
+from services.trainer.publish import publish
+from services.trainer.rows import Row, training_rows
+from services.trainer.step import NonFiniteError, StageClock, StepSettings, train_step
+from shared.blobs.local import LocalStore
+from shared.contracts.batches import BatchSealed
+from shared.contracts.ids import version_name
+from shared.contracts.weights import FileEntry, StepDone, StepMetrics, WeightsManifest, WeightsPublished
+from shared.errors import MalformedMessageError, OpcodError, StorageError
+from shared.modeling.adapters import checksum
+from shared.modeling.logprobs import probe
+
+STORAGE_ATTEMPTS = 5
+FIRST_PAUSE_S = 1.0
+
+log = structlog.get_logger()
+
+Written = TypeVar("Written")
+
+
+class StepRefusedError(OpcodError):
+    """This batch cannot be trained on; the run must be told."""
+
+
+class Fence(Protocol):
+    """The right to write. check raises FencedError once it is gone."""
+
+    @property
+    def token(self) -> int: ...
+
+    def check(self) -> None: ...
+
+    def confirm(self) -> None:
+        """As check, but asks the server."""
+        ...
+
+
+class StudentTrainer:
+    """One student's training. Used by one thread."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        tokenizer: PreTrainedTokenizerBase,
+        store: LocalStore,
+        checkpoints: Checkpoints,
+        settings: StepSettings,
+        *,
+        run: str,
+        student: str,
+        base_model: str,
+        shorten_prompts: bool,
+        stopping: threading.Event,
+    ) -> None:
+        self._learner = learner
+        self._tokenizer = tokenizer
+        self._store = store
+        self._checkpoints = checkpoints
+        self._settings = settings
+        self._run = run
+        self._student = student
+        self._base_model = base_model
+        self._shorten = shorten_prompts
+        self._stopping = stopping
+        self._initial: LearnerState = learner.state()
+        # What happens after a step's report is made stands in the report of the next step.
+        self._late = StageClock()
+        self.checkpoint: CheckpointManifest | None = None
+
+    @property
+    def step(self) -> int:
+        """The last applied step, 0 at the start."""
+        return 0 if self.checkpoint is None else self.checkpoint.step
+
+    @property
+    def version(self) -> str:
+        return version_name(self._student, self.step)
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint. Raises StorageError or ModelError if there is one, but none usable."""
+        self.checkpoint = self._checkpoints.newest()
+        self._reload()
+        metrics.STEP.set(self.step)
+
+    def done(self, step: int) -> StepDone:
+        """The report of an applied step, as it was first made."""
+        assert self.checkpoint is not None and 1 <= step <= self.step
+        return self.checkpoint.done[step - 1]
+
+    def apply(self, sealed: BatchSealed, fence: Fence) -> None:
+        """Train on the batch of step `step + 1` and write its checkpoint.
+
+        Raises StepRefusedError if the batch or the training is bad, FencedError if another trainer took over,
+        StorageError if the checkpoint cannot be written. The step is then not applied.
+        """
+        if sealed.step != self.step + 1:
+            raise ValueError(f"expected step {self.step + 1}, got {sealed.step}")
+        try:
+            self._apply(sealed, fence)
+        except OpcodError:
+            self._reload()
+            raise
+
+    def publish(self) -> WeightsPublished:
+        """Write the version of the last checkpoint, if it is not there. Raises StorageError."""
+        checkpoint = self.checkpoint
+        assert checkpoint is not None
+        with self._late.stage("publish"):
+            return self._retried(lambda: publish(self._store, self._checkpoints, checkpoint))
+
+    def _apply(self, sealed: BatchSealed, fence: Fence) -> None:
+        clock = StageClock()
+        clock.seconds.update(self._late.seconds)
+        with clock.stage("load"):
+            batch, rows = self._rows(sealed)
+        if batch.manifest.phase_start and self._settings.optimizer.at_phase_start == "reset":
+            self._learner.begin_phase()
+        try:
+            step_metrics = train_step(self._learner, rows, self._settings, clock, fence.check)
+        except NonFiniteError as error:
+            raise StepRefusedError(str(error)) from error
+        self._late = StageClock()
+        with self._late.stage("checkpoint"):
+            self.checkpoint = self._commit(batch, step_metrics, fence)
+        _count(step_metrics, self.step)
+
+    def _rows(self, sealed: BatchSealed) -> tuple[Batch, list[Row]]:
+        try:
+            batch = read_batch(self._store, sealed, self._run)
+            rows, events = training_rows(
+                batch.groups,
+                self._tokenizer,
+                context_tokens=self._learner.model.context_tokens,
+                shorten=self._shorten,
+            )
+        except (StorageError, MalformedMessageError) as error:
+            raise StepRefusedError(f"{type(error).__name__}: {error}") from error
+        for reason, count in events.items():
+            metrics.SAMPLES.labels(reason).inc(count)
+            log.warning("samples limited", step=sealed.step, reason=reason, count=count)
+        return batch, rows
+
+    def _commit(self, batch: Batch, step_metrics: StepMetrics, fence: Fence) -> CheckpointManifest:
+        state = self._learner.state()
+        files = adapter_files(state.adapter, self._learner.model.spec, self._base_model)
+        weights = self._weights(batch, state, files)
+        done = StepDone(
+            student=self._student,
+            step=weights.step,
+            version=weights.version,
+            checksum=weights.checksum,
+            batch_sha256=batch.sha256,
+            metrics=step_metrics,
+        )
+        reports = (*(self.checkpoint.done if self.checkpoint else ()), done)
+        fence.confirm()
+        return self._retried(
+            lambda: self._checkpoints.commit(state, token=fence.token, weights=weights, files=files, done=reports)
+        )
+
+    def _weights(self, batch: Batch, state: LearnerState, files: dict[str, bytes]) -> WeightsManifest:
+        step = batch.manifest.step
+        return WeightsManifest(
+            run=self._run,
+            student=self._student,
+            version=version_name(self._student, step),
+            parent=version_name(self._student, step - 1),
+            kind="lora",
+            step=step,
+            batch_sha256=batch.sha256,
+            base_model=self._base_model,
+            files=tuple(
+                FileEntry(name=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+                for name, data in sorted(files.items())
+            ),
+            checksum=checksum(state.adapter),
+            probe=tuple(probe(self._learner.model.peft, self._tokenizer)),
+        )
+
+    def _reload(self) -> None:
+        state = self._initial if self.checkpoint is None else self._checkpoints.load(self.checkpoint)
+        self._learner.load(state)
+
+    def _retried(self, write: Callable[[], Written]) -> Written:
+        """A full disk may be freed: try again with growing pauses, and give up with the last error."""
+        for attempt in range(1, STORAGE_ATTEMPTS):
+            try:
+                return write()
+            except StorageError as error:
+                pause_s = FIRST_PAUSE_S * 2 ** (attempt - 1)
+                metrics.STORAGE_RETRIES.inc()
+                log.error("cannot write, trying again", error=str(error), attempt=attempt, pause_s=pause_s)
+                if self._stopping.wait(pause_s):
+                    raise
+        return write()
+
+
+def _count(step_metrics: StepMetrics, step: int) -> None:
+    for stage, seconds in step_metrics.seconds.items():
+        metrics.STAGE_SECONDS.labels(stage).inc(seconds)
+    metrics.STEPS.labels("applied").inc()
+    metrics.TOKENS.inc(step_metrics.tokens)
+    metrics.SKIPPED.inc(step_metrics.skipped_updates)
+    metrics.STEP.set(step)
+    metrics.LOSS.set(step_metrics.loss)
+    metrics.GRAD_NORM.set(step_metrics.grad_norm)
+    metrics.DELTA_LOGPROB.set(step_metrics.delta_logprob)

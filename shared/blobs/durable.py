@@ -1,0 +1,129 @@
+"""Writing so that a crash leaves the old or the new, never half: temporary name, fsync, rename, fsync the parent.
+
+What always holds: a temporary file or directory is locked (flock) by its writer as long as it is written, so that
+a sweep can tell what a dead writer left from what a live one, in any process of this machine, is writing.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from shared.errors import StorageError
+
+TEMPORARY = ".tmp-"
+_CHUNK_BYTES = 1024 * 1024
+
+
+def sha256_file(path: Path) -> str:
+    """Lower-case hex sha256 of a file's bytes. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Replace the file at `path` by `data`, durably; its folder is made if absent. Raises StorageError."""
+    with storage_errors(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with temporary.open("xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable, whoever wrote them. Raises OSError."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def temporary_directory(parent: Path) -> Iterator[Path]:
+    """A locked directory beside the target, removed at the end if it was not renamed. Raises OSError."""
+    parent.mkdir(parents=True, exist_ok=True)
+    path, descriptor = _locked_directory(parent)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked_directory(parent: Path) -> tuple[Path, int]:
+    """A new directory and the descriptor that locks it; tried again if a sweep came in between."""
+    while True:
+        path = parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        path.mkdir()
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if path.exists():
+                return path, descriptor
+            os.close(descriptor)
+
+
+def sweep(root: Path) -> list[Path]:
+    """Remove temporary files and directories under `root` whose writers are dead. Raises OSError."""
+    found = [path for path in root.rglob(f"{TEMPORARY}*") if not path.is_symlink()]
+    return [path for path in sorted(found) if _remove_if_abandoned(path)]
+
+
+def _remove_if_abandoned(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def storage_errors(path: Path, needed_bytes: int) -> Iterator[None]:
+    """Turn OSError into a StorageError that says what was to be written, how large it is and what is free."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path} ({needed_bytes} bytes needed, {_free(path)}): {error}; the previous content is "
+            f"untouched; free space or correct the permissions, then try again"
+        ) from error
+
+
+def _free(path: Path) -> str:
+    for place in path.parents:
+        with suppress(OSError):
+            return f"{shutil.disk_usage(place).free} free"
+    return "free space unknown"

@@ -1,0 +1,180 @@
+"""Threads that keep what a process holds: the leases of its deliveries, and a named lease.
+
+What always holds: `lost` is set as soon as a renewal says so, and at the latest when no renewal succeeded for a
+whole lease; it is never cleared. Renewals run on a thread of their own, since generation and training block
+everything else. Spans are measured with the monotonic clock.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from shared.bus.port import Bus, Delivery
+from shared.errors import OpcodError, UnavailableError
+
+RENEWALS_PER_LEASE = 3
+
+log = structlog.get_logger(__name__)
+
+
+class _Ticker:
+    """Calls `tick` every `period_s` on a daemon thread, until stopped."""
+
+    def __init__(self, name: str, period_s: float, tick: Callable[[], None]) -> None:
+        self._stopped = threading.Event()
+        self._period_s = period_s
+        self._tick = tick
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._period_s):
+            self._tick()
+
+    def stop(self) -> None:
+        """Returns when the thread has ended."""
+        self._stopped.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+
+@dataclass
+class _Kept:
+    delivery: Delivery
+    renewed_s: float
+    lost: threading.Event = field(default_factory=threading.Event)
+
+
+class LeaseKeeper:
+    """Renews deliveries every third of `lease_s`, which must be the bus's own lease."""
+
+    def __init__(self, bus: Bus, *, lease_s: float) -> None:
+        self._bus = bus
+        self._lease_s = lease_s
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[str, str, int], _Kept] = {}
+        self._ticker = _Ticker("lease-keeper", lease_s / RENEWALS_PER_LEASE, self._renew)
+
+    def hold(self, delivery: Delivery) -> threading.Event:
+        """Renew `delivery` from now on; the event is set when it is not ours any more: cancel its handler."""
+        kept = _Kept(delivery, time.monotonic())
+        with self._lock:
+            self._kept[_identity(delivery)] = kept
+        return kept.lost
+
+    def drop(self, delivery: Delivery) -> None:
+        """Stop renewing it; nothing happens if it is not held."""
+        with self._lock:
+            self._kept.pop(_identity(delivery), None)
+
+    def close(self) -> None:
+        """Stop renewing anything."""
+        self._ticker.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _renew(self) -> None:
+        with self._lock:
+            kept = list(self._kept.values())
+        started_s = time.monotonic()
+        try:
+            ours = {_identity(d) for d in self._bus.renew([k.delivery for k in kept])} if kept else set()
+        except OpcodError as error:
+            log.warning("leases not renewed", held=len(kept), reason=str(error))
+            overdue = [k for k in kept if time.monotonic() - k.renewed_s >= self._lease_s]
+            self._lose(overdue)
+            return
+        for one in kept:
+            one.renewed_s = started_s
+        self._lose([k for k in kept if _identity(k.delivery) not in ours])
+
+    def _lose(self, kept: list[_Kept]) -> None:
+        with self._lock:
+            for one in kept:
+                # A delivery that its handler ended meanwhile is not renewed either, and is not lost.
+                if self._kept.pop(_identity(one.delivery), None) is one:
+                    one.lost.set()
+
+
+class HeldLease:
+    """A named lease (the broker's, a trainer's) with its fencing token, renewed every third of `ttl_s`."""
+
+    def __init__(self, bus: Bus, name: str, holder: str, *, ttl_s: float) -> None:
+        self.lost = threading.Event()
+        self._bus = bus
+        self._name = name
+        self._holder = holder
+        self._ttl_s = ttl_s
+        self._token: int | None = None
+        self._renewed_s = 0.0
+        self._ticker: _Ticker | None = None
+
+    @property
+    def token(self) -> int:
+        """The fencing token. Raises RuntimeError before `acquire` and after `release`."""
+        if self._token is None:
+            raise RuntimeError(f"lease {self._name!r} is not held: acquire it first")
+        return self._token
+
+    def try_acquire(self, *, floor: int = 0) -> bool:
+        """Take the lease if nobody else has it, with a token above `floor`. Raises UnavailableError."""
+        if self._token is not None:
+            raise RuntimeError(f"lease {self._name!r} is held already, with token {self._token}")
+        started_s = time.monotonic()
+        self._token = self._bus.acquire_lease(self._name, self._holder, ttl_s=self._ttl_s, floor=floor)
+        if self._token is None:
+            return False
+        self._renewed_s = started_s
+        self._ticker = _Ticker(f"lease-{self._name}", self._ttl_s / RENEWALS_PER_LEASE, self._renew)
+        return True
+
+    def acquire(self, *, wait_s: float, floor: int = 0) -> int:
+        """The token, waiting up to `wait_s` for another holder to go. Raises UnavailableError."""
+        deadline = time.monotonic() + wait_s
+        while not self.try_acquire(floor=floor):
+            if time.monotonic() >= deadline:
+                raise UnavailableError(
+                    f"lease {self._name!r} is still held by another process after {wait_s:g} s: stop that process, "
+                    f"or wait until its lease of {self._ttl_s:g} s runs out"
+                )
+            time.sleep(min(self._ttl_s / RENEWALS_PER_LEASE, max(0.0, deadline - time.monotonic())))
+        return self.token
+
+    def release(self) -> None:
+        """Stop renewing and let the next one in; nothing happens if it is not held. Raises UnavailableError."""
+        if self._ticker is not None:
+            self._ticker.stop()
+            self._ticker = None
+        token, self._token = self._token, None
+        if token is not None:
+            self._bus.release_lease(self._name, self._holder, token)
+
+    def _renew(self) -> None:
+        token = self._token
+        if token is None or self.lost.is_set():
+            return
+        started_s = time.monotonic()
+        try:
+            if self._bus.renew_lease(self._name, self._holder, token, ttl_s=self._ttl_s):
+                self._renewed_s = started_s
+                return
+        except OpcodError as error:
+            log.warning("lease not renewed", lease=self._name, reason=str(error))
+            if time.monotonic() - self._renewed_s < self._ttl_s:
+                return
+        self.lost.set()
+
+
+def _identity(delivery: Delivery) -> tuple[str, str, int]:
+    return delivery.queue, delivery.entry_id, delivery.attempt

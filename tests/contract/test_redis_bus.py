@@ -1,0 +1,154 @@
+"""What only a real server can show: keys of the wrong type, foreign entries, the cap of the log, and absence."""
+
+import socket
+import time
+
+import pytest
+
+from shared.bus.keys import LEADER, RESULTS
+from shared.bus.port import Commit
+from shared.bus.redis import RedisBus
+from shared.bus.redis_link import public_url
+from shared.contracts.jobs import PayloadRef
+from shared.errors import ConfigError, StorageError, UnavailableError
+from tests.contract.conftest import redis_bus
+from tests.contract.messages import BROKER_GROUP, ROLLOUTS, STUDENTS_GROUP, job, job_input, started, status
+
+
+@pytest.fixture
+def bus(redis_url: str, run: str) -> RedisBus:
+    bus = redis_bus(redis_url, run, event_cap=100)
+    bus.create_queue(ROLLOUTS, STUDENTS_GROUP)
+    bus.create_queue(RESULTS, BROKER_GROUP)
+    assert bus.acquire_lease(LEADER, "broker-0", ttl_s=30) == 1
+    return bus
+
+
+WRONG = ["state", "revision", "events", "serve:a", "res:a:s17", ROLLOUTS]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_key_of_the_wrong_type_refuses_the_commit_whole(bus: RedisBus, name: str) -> None:
+    bus.publish(RESULTS, started("one"))
+    (event,) = bus.take([(RESULTS, BROKER_GROUP)], "broker-0", limit=1, block_s=0)
+    client, key = bus.link.client, bus.keys.prefix + name
+    client.delete(key)
+    client.lpush(key, "foreign")
+    before = sorted(client.scan_iter(match=f"{bus.keys.prefix}*"))
+    commit = Commit(
+        fence=1,
+        revision=1,
+        state="one",
+        publish=[(ROLLOUTS, job("one"))],
+        payloads=[job_input("one")],
+        events=[status(1)],
+        serve=[("a", "{}")],
+        ack=event,
+    )
+    with pytest.raises(StorageError, match="found a list"):
+        bus.commit(commit)
+    assert sorted(client.scan_iter(match=f"{bus.keys.prefix}*")) == before
+    assert bus.renew([event]) == [event]
+    client.delete(key)
+    bus.create_queue(ROLLOUTS, STUDENTS_GROUP)
+    bus.commit(commit)
+    assert bus.load_state() == "one"
+
+
+def test_an_entry_without_an_envelope_is_buried_with_its_fields(bus: RedisBus) -> None:
+    bus.link.client.xadd(bus.keys.queue(ROLLOUTS), {"colour": b"re\xffd"})
+    assert bus.take([(ROLLOUTS, STUDENTS_GROUP)], "replica-0", limit=1, block_s=0) == []
+    (letter,) = bus.dead_letters()
+    assert (letter.raw, letter.fields) == (b"", {"colour": r"re\xffd"})
+    assert "'colour'" in letter.reason
+    assert bus.retry_dead_letter(letter.entry_id) is True
+    assert bus.take([(ROLLOUTS, STUDENTS_GROUP)], "replica-0", limit=1, block_s=0) == []
+    assert len(bus.dead_letters()) == 1
+
+
+def test_the_log_is_capped_and_work_is_not(bus: RedisBus) -> None:
+    for number in range(600):
+        bus.emit(status(number))
+        bus.publish(ROLLOUTS, job(f"j{number}"))
+    assert 100 <= bus.link.client.xlen(bus.keys.events) < 400
+    first = bus.first_event_id()
+    assert first is not None and first == bus.read_events("0", count=1, block_s=0)[0][0]
+    assert bus.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (600, 0)
+
+
+def test_an_unreadable_event_is_passed_over(bus: RedisBus) -> None:
+    for _ in range(3):
+        bus.link.client.xadd(bus.keys.events, {"e": '{"kind":"of another release"}'})
+    bus.emit(status(1))
+    (found,) = bus.read_events("0", count=2, block_s=0)
+    assert found[1] == status(1)
+    assert bus.read_events(found[0], count=2, block_s=0) == []
+
+
+def test_trimming_drops_what_was_acknowledged_but_not_deleted(bus: RedisBus) -> None:
+    for number in range(3):
+        bus.publish(ROLLOUTS, job(f"j{number}"))
+    first, second = bus.take([(ROLLOUTS, STUDENTS_GROUP)], "replica-0", limit=2, block_s=0)
+    stream = bus.keys.queue(ROLLOUTS)
+    bus.link.client.xack(stream, STUDENTS_GROUP, first.entry_id)
+    assert bus.trim(ROLLOUTS, STUDENTS_GROUP) == 1
+    bus.link.client.xack(stream, STUDENTS_GROUP, second.entry_id)
+    assert bus.trim(ROLLOUTS, STUDENTS_GROUP) == 1
+    assert bus.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (1, 0)
+
+
+def test_nothing_is_left_of_finished_work(bus: RedisBus) -> None:
+    bus.publish(ROLLOUTS, job("one"))
+    (delivery,) = bus.take([(ROLLOUTS, STUDENTS_GROUP)], "replica-0", limit=1, block_s=0)
+    bus.complete(delivery)
+    assert bus.link.client.xlen(bus.keys.queue(ROLLOUTS)) == 0
+    assert not bus.link.client.exists(bus.keys.attempts(ROLLOUTS))
+
+
+def test_a_payload_key_of_the_wrong_type_is_a_storage_error(bus: RedisBus) -> None:
+    ref = PayloadRef(key="state", field="x", sha256="0" * 64)
+    bus.commit(Commit(fence=1, revision=1, state="one"))
+    with pytest.raises(StorageError, match="get_payload"):
+        bus.get_payload(ref)
+
+
+def test_a_server_that_is_not_there_is_named_within_the_deadline() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    bus = RedisBus(f"redis://someone:secret@127.0.0.1:{port}/0", "r", deadline_s=0.3)
+    begin = time.monotonic()
+    with pytest.raises(UnavailableError) as raised:
+        bus.publish(ROLLOUTS, job("one"))
+    assert time.monotonic() - begin < 2
+    assert f"redis://127.0.0.1:{port}/0 did not answer publish within 0.3 s" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_full_server_tells_the_publisher(bus: RedisBus) -> None:
+    client = bus.link.client
+    client.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(UnavailableError, match="full"):
+            bus.publish(ROLLOUTS, job("one"))
+    finally:
+        client.config_set("maxmemory", "0")
+    assert bus.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (0, 0)
+
+
+@pytest.mark.parametrize("url", ["http://host:1", "redis://host:notaport", "nothing"])
+def test_what_is_not_a_redis_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="redis://host:6379/0"):
+        RedisBus(url, "r")
+
+
+@pytest.mark.parametrize(
+    ("url", "public"),
+    [
+        ("redis://:pw@host:6380/2", "redis://host:6380/2"),
+        ("rediss://user:pw@host", "rediss://host"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+    ],
+)
+def test_a_public_url_has_no_credentials(url: str, public: str) -> None:
+    assert public_url(url) == public

@@ -1,0 +1,153 @@
+"""Threads that keep leases: what they renew, and when they give up."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from shared.bus.keys import RESULTS
+from shared.bus.leases import HeldLease, LeaseKeeper
+from shared.bus.memory import MemoryBus
+from shared.bus.memory_server import MemoryServer
+from shared.bus.port import Delivery
+from shared.contracts.jobs import JobStarted
+from shared.errors import UnavailableError
+
+LEASE_S = 0.2
+QUEUE = [(RESULTS, "broker")]
+
+
+@pytest.fixture
+def server() -> MemoryServer:
+    return MemoryServer()
+
+
+@pytest.fixture
+def bus(server: MemoryServer) -> MemoryBus:
+    bus = MemoryBus(server, lease_s=LEASE_S)
+    bus.create_queue(RESULTS, "broker")
+    return bus
+
+
+def take_one(bus: MemoryBus) -> Delivery:
+    bus.publish(RESULTS, JobStarted(job_id="j", student="a", replica="0", attempt=1))
+    (delivery,) = bus.take(QUEUE, "mine", limit=1, block_s=0)
+    return delivery
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_a_held_delivery_stays_ours(bus: MemoryBus, server: MemoryServer) -> None:
+    with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
+        delivery = take_one(bus)
+        lost = keeper.hold(delivery)
+        assert MemoryBus(server, lease_s=LEASE_S).take(QUEUE, "thief", limit=1, block_s=LEASE_S * 3) == []
+        assert not lost.is_set()
+    assert bus.complete(delivery)
+
+
+def test_a_dropped_delivery_is_not_renewed_and_not_lost(bus: MemoryBus, server: MemoryServer) -> None:
+    with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
+        delivery = take_one(bus)
+        lost = keeper.hold(delivery)
+        keeper.drop(delivery)
+        keeper.drop(delivery)
+        thief = MemoryBus(server, lease_s=LEASE_S)
+        assert len(thief.take(QUEUE, "thief", limit=1, block_s=LEASE_S * 5)) == 1
+        assert not lost.wait(LEASE_S)
+
+
+def test_a_stolen_delivery_is_lost_and_the_others_are_kept(bus: MemoryBus, server: MemoryServer) -> None:
+    stolen = take_one(bus)
+    time.sleep(LEASE_S * 1.2)
+    MemoryBus(server, lease_s=LEASE_S).take(QUEUE, "thief", limit=1, block_s=0)
+    with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
+        lost, kept = keeper.hold(stolen), keeper.hold(take_one(bus))
+        assert lost.wait(2)
+        assert not kept.wait(LEASE_S)
+
+
+def test_a_delivery_is_lost_when_the_server_is_away_for_a_whole_lease(bus: MemoryBus, server: MemoryServer) -> None:
+    with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
+        lost = keeper.hold(take_one(bus))
+        begin = time.monotonic()
+        server.down = True
+        assert lost.wait(3)
+        assert time.monotonic() - begin >= LEASE_S * 0.6
+
+
+def test_a_short_absence_loses_nothing(bus: MemoryBus, server: MemoryServer) -> None:
+    with LeaseKeeper(bus, lease_s=1.5) as keeper:
+        lost = keeper.hold(take_one(bus))
+        server.down = True
+        time.sleep(0.7)
+        server.down = False
+        assert not lost.wait(1.5)
+
+
+def test_closing_ends_the_thread(bus: MemoryBus) -> None:
+    before = threading.active_count()
+    keeper = LeaseKeeper(bus, lease_s=LEASE_S)
+    assert threading.active_count() == before + 1
+    keeper.close()
+    assert threading.active_count() == before
+
+
+def test_a_named_lease_is_held_until_it_is_released(bus: MemoryBus) -> None:
+    first = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
+    second = HeldLease(bus, "a", "trainer-1", ttl_s=LEASE_S)
+    assert first.acquire(wait_s=0, floor=4) == first.token == 5
+    with pytest.raises(UnavailableError, match="still held"):
+        second.acquire(wait_s=LEASE_S * 3)
+    assert not first.lost.is_set()
+    first.release()
+    first.release()
+    assert second.acquire(wait_s=1) == 6
+    second.release()
+
+
+def test_a_waiting_holder_gets_the_lease_of_one_that_died(bus: MemoryBus) -> None:
+    assert bus.acquire_lease("a", "dead", ttl_s=LEASE_S) == 1
+    lease = HeldLease(bus, "a", "alive", ttl_s=LEASE_S)
+    assert lease.acquire(wait_s=3) == 2
+    lease.release()
+
+
+def test_a_lease_that_another_took_is_lost(bus: MemoryBus) -> None:
+    lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
+    lease.acquire(wait_s=0)
+    assert bus.acquire_lease("a", "trainer-0", ttl_s=30) == 2, "the same name, started a second time"
+    assert lease.lost.wait(2)
+    lease.release()
+    assert bus.renew_lease("a", "trainer-0", 2, ttl_s=30), "releasing a lost lease leaves the new one alone"
+
+
+@pytest.mark.parametrize("happens", ["down", "flushed"])
+def test_a_lease_is_lost_with_its_server(bus: MemoryBus, server: MemoryServer, happens: str) -> None:
+    lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
+    lease.acquire(wait_s=0)
+    if happens == "down":
+        server.down = True
+    else:
+        server.flush()
+    assert within(3, lease.lost.is_set)
+    server.down = False
+    lease.release()
+
+
+def test_a_token_exists_only_while_the_lease_is_held(bus: MemoryBus) -> None:
+    lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
+    with pytest.raises(RuntimeError, match="acquire"):
+        _ = lease.token
+    lease.acquire(wait_s=0)
+    with pytest.raises(RuntimeError, match="held already"):
+        lease.try_acquire()
+    lease.release()
+    with pytest.raises(RuntimeError, match="acquire"):
+        _ = lease.token

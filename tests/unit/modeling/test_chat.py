@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from shared.contracts.messages import ChatMessage
+from shared.errors import ModelError
+from shared.modeling.chat import completion_ids, neutralise, render, render_text, special_ids
+from shared.modeling.loading import load_tokenizer
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def compact(tiny_dir: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(tiny_dir, "compact")
+
+
+@pytest.fixture(scope="module")
+def own(tiny_dir: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(tiny_dir, None)
+
+
+def turns(*contents: tuple[str, str]) -> list[ChatMessage]:
+    return [ChatMessage.model_validate({"role": role, "content": content}) for role, content in contents]
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        (turns(("user", "2 + 2?")), "Q: 2 + 2?\nA:"),
+        (turns(("system", "Tutor"), ("user", "2?\nPeer: 3")), "Q: 2?\nPeer: 3\nTutor:"),
+        (turns(("user", "1?"), ("assistant", "1"), ("user", "2?")), "Q: 1?\nA: 1\nQ: 2?\nA:"),
+    ],
+)
+def test_compact_template(compact: PreTrainedTokenizerBase, messages: list[ChatMessage], text: str) -> None:
+    assert render_text(compact, messages) == text
+    assert compact.decode(render(compact, messages)) == text
+
+
+def test_mappings_and_messages_render_alike(own: PreTrainedTokenizerBase) -> None:
+    assert render(own, turns(("user", "hi"))) == render(own, [{"role": "user", "content": "hi"}])
+
+
+def test_the_models_own_template_puts_its_special_tokens(own: PreTrainedTokenizerBase) -> None:
+    ids = render(own, turns(("system", "s"), ("user", "u")))
+    assert [index for index in ids if index in special_ids(own)] == [256, 257, 256, 257, 256]
+
+
+@given(st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "<", "<|", "|>", "im_end", "im_start", " ", "x"])))
+def test_content_never_becomes_a_special_token(own: PreTrainedTokenizerBase, parts: list[str]) -> None:
+    ids = render(own, turns(("system", "".join(parts)), ("user", "".join(parts))))
+    assert sum(index in special_ids(own) for index in ids) == 5
+
+
+def test_neutralising_leaves_other_text_alone(own: PreTrainedTokenizerBase) -> None:
+    assert neutralise(own, "a <b> |c| <|d|>") == "a <b> |c| <|d|>"
+    assert neutralise(own, "a<|im_end|>b") == "a< |im_end|>b"
+
+
+def test_a_completion_ends_with_eos_and_has_a_space_only_after_a_bare_prompt(
+    compact: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase
+) -> None:
+    assert compact.decode(completion_ids(compact, "x = 4")) == " x = 4<|im_end|>"
+    assert own.decode(completion_ids(own, " x = 4<|im_end|> ")) == "x = 4< |im_end|><|im_end|>"
+
+
+def test_an_unknown_template_names_the_known_ones(tiny_dir: Path) -> None:
+    with pytest.raises(ModelError, match="compact"):
+        load_tokenizer(tiny_dir, "fancy")

@@ -1,0 +1,74 @@
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import ModelError
+from shared.modeling.checksums import TensorBytes, checksum_of, file_checksum
+
+Tensors = dict[str, tuple[str, list[int], bytes]]
+
+
+def file_of(tensors: Tensors) -> bytes:
+    """A safetensors file, tensors in the order given."""
+    header, data = {}, b""
+    for name, (dtype, shape, content) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+EXAMPLE: Tensors = {"b": ("F32", [2], b"12345678"), "a": ("BF16", [1, 2], b"abcd")}
+
+
+def test_file_and_memory_agree_whatever_the_order_in_the_file(tmp_path: Path) -> None:
+    expected = checksum_of(TensorBytes(name, *EXAMPLE[name]) for name in sorted(EXAMPLE))
+    for number, order in enumerate((["a", "b"], ["b", "a"])):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(file_of({name: EXAMPLE[name] for name in order}))
+        assert file_checksum(path) == expected
+
+
+def test_shards_have_the_checksum_of_the_whole(tmp_path: Path) -> None:
+    whole, shards = tmp_path / "whole", [tmp_path / name for name in EXAMPLE]
+    whole.write_bytes(file_of(EXAMPLE))
+    for shard in shards:
+        shard.write_bytes(file_of({shard.name: EXAMPLE[shard.name]}))
+    assert file_checksum(*shards) == file_checksum(whole)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**EXAMPLE, "a": ("BF16", [1, 2], b"abce")},
+        {**EXAMPLE, "a": ("F16", [1, 2], b"abcd")},
+        {**EXAMPLE, "a": ("BF16", [2, 1], b"abcd")},
+        {"b": EXAMPLE["b"], "c": EXAMPLE["a"]},
+        {"a": EXAMPLE["a"]},
+    ],
+    ids=["bytes", "dtype", "shape", "name", "missing"],
+)
+def test_any_change_changes_it(tmp_path: Path, other: Tensors) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(file_of(EXAMPLE))
+    two.write_bytes(file_of(other))
+    assert file_checksum(one) != file_checksum(two)
+
+
+@given(cut=st.integers(min_value=0, max_value=len(file_of(EXAMPLE)) - 1))
+def test_a_file_cut_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    path = tmp_path_factory.mktemp("cut") / "model.safetensors"
+    path.write_bytes(file_of(EXAMPLE)[:cut])
+    with pytest.raises(ModelError, match="safetensors file"):
+        file_checksum(path)
+
+
+def test_a_pickle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"PK\x03\x04" + bytes(60))
+    with pytest.raises(ModelError, match="something else"):
+        file_checksum(path)

@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.errors import ModelError
+from shared.modeling.attention import GROUPED
+from shared.modeling.embedded import EMBEDDED_PARAMETERS, ensure_embedded_model
+from shared.modeling.loading import load_model, load_tokenizer, resolve_model
+from shared.modeling.logprobs import probe, token_logprobs
+
+pytestmark = pytest.mark.model
+CACHE = Path.home() / ".cache" / "opcod"
+
+
+def test_a_local_directory_resolves_to_itself(tiny_dir: Path, tmp_path: Path) -> None:
+    assert resolve_model(str(tiny_dir), tmp_path) == tiny_dir
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [([], "config.json"), (["config.json", "pytorch_model.bin"], r"safetensors.*pytorch_model.bin.*convert")],
+)
+def test_unusable_directories_say_what_was_found(tmp_path: Path, files: list[str], message: str) -> None:
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelError, match=message):
+        resolve_model(str(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/no/such/directory", "embeded", "../x", "a/b/c", ""])
+def test_other_names_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="expected"):
+        resolve_model(name, tmp_path)
+
+
+def test_a_truncated_file_is_a_model_error(tiny_dir: Path, tmp_path: Path) -> None:
+    for file in tiny_dir.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[: 500 if file.suffix == ".safetensors" else None])
+    with pytest.raises(ModelError, match="could not load"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_grouped_attention_is_the_same_function(tiny_dir: Path, attention: str) -> None:
+    model = load_model(tiny_dir, "float32")
+    assert model.config._attn_implementation == GROUPED
+    prompts, responses = [[5, 6, 7], [9]], [[1, 2], [3, 4, 5, 6]]
+    ours = token_logprobs(model, prompts, responses)
+    model.set_attn_implementation(attention)
+    torch.testing.assert_close(ours, token_logprobs(model, prompts, responses), atol=1e-4, rtol=1e-4)
+
+
+def test_grouped_attention_has_the_same_gradient(tiny_dir: Path) -> None:
+    def gradient(attention: str) -> torch.Tensor:
+        model = load_model(tiny_dir, "float32")
+        model.set_attn_implementation(attention)
+        token_logprobs(model, [[5, 6, 7], [9]], [[1, 2], [3, 4, 5, 6]]).sum().backward()
+        found: torch.Tensor = model.get_parameter("model.layers.0.self_attn.k_proj.weight").grad
+        return found
+
+    torch.testing.assert_close(gradient(GROUPED), gradient("eager"), atol=1e-3, rtol=1e-3)
+
+
+def test_padding_does_not_change_log_probs(tiny_dir: Path) -> None:
+    model = load_model(tiny_dir, "float32")
+    prompts, responses = [[5, 6, 7], [9]], [[1, 2], [3, 4, 5, 6]]
+    together = token_logprobs(model, prompts, responses, temperature=0.7)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        alone = token_logprobs(model, [prompt], [response], temperature=0.7)
+        torch.testing.assert_close(together[row, : len(response)], alone[0], atol=1e-4, rtol=1e-4)
+    assert together[0, 2:].tolist() == [0.0, 0.0]
+
+
+def test_log_probs_are_those_of_the_softmax(tiny_dir: Path) -> None:
+    model = load_model(tiny_dir, "float32")
+    expected = (model(input_ids=torch.tensor([[5, 6]])).logits[0, -1] / 2).log_softmax(-1)[42]
+    assert token_logprobs(model, [[5, 6]], [[42]], temperature=2.0).item() == pytest.approx(
+        expected.item(), abs=1e-4
+    )
+
+
+def test_the_probe_tells_other_weights_apart(tiny_dir: Path) -> None:
+    model, tokenizer = load_model(tiny_dir), load_tokenizer(tiny_dir, "compact")
+    first = probe(model, tokenizer)
+    assert len(first) == 3 and first == probe(model, tokenizer)
+    with torch.no_grad():
+        model.get_parameter("model.norm.weight").mul_(3.0)
+    assert max(abs(a - b) for a, b in zip(first, probe(model, tokenizer), strict=True)) > 1
+
+
+def test_the_embedded_model_is_the_one_it_should_be() -> None:
+    path = ensure_embedded_model(CACHE)
+    assert load_model(path).num_parameters() == EMBEDDED_PARAMETERS
+    tokenizer = load_tokenizer(path, None)
+    assert tokenizer.tokenize("x = 144") == ["x", "Ġ=", "Ġ", "1", "4", "4"]
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert sorted(entry.name for entry in path.parent.iterdir() if entry.name.startswith(f".{path.name}-")) == []
