@@ -17,9 +17,7 @@ RunsDir = Annotated[
 CacheDir = Annotated[
     Path, typer.Option("--cache-dir", envvar="OPCOD_CACHE_DIR", help="Models and specialists, shared by all runs.")
 ]
-Preset = Annotated[
-    str | None, typer.Option("--preset", help=f"Settings to begin with: {', '.join(preset_names())}.")
-]
+Preset = Annotated[str | None, typer.Option("--preset", help=f"Settings to begin with: {', '.join(preset_names())}.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file on top of the preset.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value on top of everything; may be repeated.")

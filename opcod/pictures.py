@@ -7,7 +7,7 @@ import matplotlib
 from opcod.report import Report
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402 - the backend must be chosen first
+from matplotlib import pyplot
 
 SIZE = (7.0, 4.0)
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from shared.config.settings import RunSettings
 from shared.contracts.ids import seed_of
 from shared.contracts.run import GateDecision, RunState, Score, Split, Status, Tally
-from shared.method.metrics import bootstrap_interval, mutual_pareto, pareto_improved
+from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
 
 Interval = tuple[float, float]
 
@@ -136,7 +136,6 @@ def _score_rows(state: RunState, settings: RunSettings, student: str) -> list[Sc
 def _row(first: Score, last: Score, domain: str, strong: str) -> ScoreRow:
     before = [count / first.samples for count in first.correct[domain]]
     after = [count / last.samples for count in last.correct[domain]]
-    change = [late - early for early, late in zip(before, after, strict=True)]
     seed = seed_of(first.student, domain, "report")
     return ScoreRow(
         student=first.student,
@@ -149,7 +148,7 @@ def _row(first: Score, last: Score, domain: str, strong: str) -> ScoreRow:
         after=last.mean(domain),
         after_interval=bootstrap_interval(after, seed=seed),
         change=last.mean(domain) - first.mean(domain),
-        change_interval=bootstrap_interval(change, seed=seed),
+        change_interval=change_interval(before, after, seed=seed),
     )
 
 

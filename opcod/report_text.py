@@ -92,11 +92,15 @@ def _score_grid(report: Report) -> Grid:
         ]
         for row in report.scores
     ]
-    return Grid("Test scores, % (95 % interval over problems)", ["student", "domain", "before", "after", "change"], rows)
+    return Grid(
+        "Test scores, % (95 % interval over problems)", ["student", "domain", "before", "after", "change"], rows
+    )
 
 
 def _gate_grid(report: Report) -> Grid:
-    rows = [[str(gate.round), *_gate_cells(gate, student.student)] for gate in report.gates for student in report.students]
+    rows = [
+        [str(gate.round), *_gate_cells(gate, student.student)] for gate in report.gates for student in report.students
+    ]
     return Grid("Gate", ["round", "student", "validation", "gap (95 % interval)", "τ", "may tutor"], rows)
 
 
@@ -130,7 +134,9 @@ def _feedback_row(student: StudentReport) -> list[str]:
 
 def _wall_grid(report: Report) -> Grid:
     rows = [[stage.name, f"{stage.seconds:.1f}", f"{100 * stage.share:.1f} %"] for stage in report.stages]
-    rows.append(["accounted for", f"{report.accounted_share * report.wall_s:.1f}", f"{100 * report.accounted_share:.1f} %"])
+    rows.append(
+        ["accounted for", f"{report.accounted_share * report.wall_s:.1f}", f"{100 * report.accounted_share:.1f} %"]
+    )
     rows.append(["wall time", f"{report.wall_s:.1f}", f"dominated by {report.dominant_stage}"])
     return Grid("Seconds by stage", ["stage", "seconds", "share"], rows)
 

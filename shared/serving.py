@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -38,6 +39,18 @@ class Worker(threading.Thread):
             self._failed(error)
 
 
+class _Server(uvicorn.Server):
+    """Stops streams and threads at the first signal, and does not raise it again after its own shutdown."""
+
+    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        self._stopping.set()
+        self.should_exit = True
+
+
 class Service:
     """Threads around an HTTP app. `stopping` is set on SIGTERM, and when a thread fails."""
 
@@ -62,7 +75,7 @@ class Service:
         listener = _listen(host, port)
         url = f"http://{host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(grace_s))
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config, self.stopping)
         self._watch_parent()
         for thread in self._threads:
             thread.start()

@@ -1,21 +1,161 @@
-"""Builds the broker from its environment: bus, lease, runner, API."""
+"""The broker put together: bus, leader's lease, runner thread, API.
 
-import os
+Probes answer from the start; the run is taken up once the lease is held, so two brokers never both decide.
+"""
+
+import threading
+
+import structlog
 
 from services.broker.api import add_routes
 from services.broker.config import load_problems, make_plan
 from services.broker.peers import Peers
 from services.broker.runner import Runner
-from shared.bus.keys import BROKER, JobKindQueues
+from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, TRAINER, jobs, train
 from shared.bus.leases import HeldLease
+from shared.bus.port import Bus
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
-from shared.config.environment import service_environment
+from shared.config.environment import ServiceEnvironment, service_environment
+from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.jobs import JobKind
+from shared.errors import FencedError, UnavailableError
 from shared.http import check_binding, create_app
 from shared.obs.logging import configure_logging
 from shared.serving import Service
 
+MISSED_BEATS = 3
+LEASE_POLL_S = 1.0
+
+log = structlog.get_logger()
+
 
 def main() -> int:
-    raise SystemExit
+    """Serve until SIGTERM; returns the exit code."""
+    environment = service_environment()
+    configure_logging(json=environment.log_json, service="broker", run=environment.run, replica=environment.replica)
+    return Broker(environment, environment.settings()).serve()
+
+
+class Broker:
+    """One run's broker. `_runner` appears when the lease is held and the state is taken up."""
+
+    def __init__(self, environment: ServiceEnvironment, settings: RunSettings) -> None:
+        check_binding(environment.host, environment.key())
+        self._environment = environment
+        self._settings = settings
+        self._problems = load_problems(settings)
+        self._plan = make_plan(environment.run, settings, self._problems)
+        self._clock = SystemClock()
+        self._service = Service("broker")
+        self._bus = RedisBus(
+            environment.redis_url,
+            environment.run,
+            lease_s=settings.bus.lease_s,
+            max_attempts=settings.bus.max_attempts,
+            deadline_s=settings.bus.deadline_s,
+        )
+        self._lease = HeldLease(
+            self._bus, LEADER, f"broker/{environment.replica}", ttl_s=settings.bus.leader_lease_s
+        )
+        self._ready = threading.Event()
+        self._runner: Runner | None = None
+
+    def serve(self) -> int:
+        peers = Peers(self._settings, self._bus, lambda: self._current().state, key=self._environment.key())
+        app = create_app(
+            "opcod broker",
+            ready=self._problem,
+            key=self._environment.key(),
+            max_body_bytes=self._settings.serving.max_body_bytes,
+        )
+        add_routes(
+            app,
+            settings=self._settings,
+            state=lambda: self._current().state,
+            bus=self._bus,
+            peers=peers,
+            format_=self._problems.format,
+        )
+        self._service.spawn("runner", self._run)
+        self._service.spawn("heartbeat", self._beat)
+        try:
+            return self._service.serve(
+                app,
+                host=self._environment.host,
+                port=self._environment.port,
+                url_file=self._environment.url_file,
+            )
+        finally:
+            peers.close()
+            self._bus.close()
+
+    def _run(self) -> None:
+        """Take the lease, take up the run, handle reports; a lost lease ends the process with exit code 75."""
+        fence = self._acquire()
+        if fence is None:
+            return
+        self._runner = Runner(
+            self._settings,
+            self._plan,
+            self._problems,
+            self._bus,
+            self._environment.run_dir,
+            self._clock,
+            consumer=f"broker/{self._environment.replica}",
+            fence=fence,
+            train=self._environment.train,
+        )
+        self._runner.recover()
+        self._ready.set()
+        self._runner.loop(self._service.stopping, self._lease.lost)
+        if self._lease.lost.is_set():
+            raise FencedError("the broker's lease was lost to another broker; this one stops")
+        self._lease.release()
+
+    def _acquire(self) -> int | None:
+        while not self._service.stopping.wait(0):
+            try:
+                _create_queues(self._bus, self._plan.students)
+                if self._lease.try_acquire():
+                    return self._lease.token
+                log.info("waiting for the lease of another broker to end")
+            except UnavailableError as error:
+                log.warning("redis does not answer", error=str(error))
+            self._service.stopping.wait(LEASE_POLL_S)
+        return None
+
+    def _beat(self) -> None:
+        period_s = self._settings.bus.heartbeat_s
+        while not self._service.stopping.wait(period_s):
+            beat = Heartbeat(
+                service="broker",
+                replica=self._environment.replica,
+                state="ready" if self._problem() is None else "starting",
+                at=self._clock.wall_s(),
+            )
+            try:
+                self._bus.beat(beat, ttl_s=MISSED_BEATS * period_s)
+            except UnavailableError as error:
+                log.warning("no heartbeat", error=str(error))
+
+    def _current(self) -> Runner:
+        if self._runner is None or not self._ready.is_set():
+            raise UnavailableError("the broker has not taken up the run yet; try again")
+        return self._runner
+
+    def _problem(self) -> str | None:
+        if self._service.stopping.is_set():
+            return "draining"
+        if not self._ready.is_set():
+            return "waiting for Redis or for the lease of another broker"
+        return self._runner.problem if self._runner else None
+
+
+def _create_queues(bus: Bus, students: tuple[str, ...]) -> None:
+    bus.create_queue(RESULTS, BROKER)
+    for student in students:
+        bus.create_queue(train(student), TRAINER)
+        for kind in JobKind:
+            bus.create_queue(jobs(student, kind), STUDENTS)

@@ -38,7 +38,8 @@ def ask(request: AskRequest, peers: Peers, settings: RunSettings, format_: Probl
     )
 
 
-def _chat(peers: Peers, settings: RunSettings, student: str, messages: list[ChatMessage], seed: int | None
+def _chat(
+    peers: Peers, settings: RunSettings, student: str, messages: list[ChatMessage], seed: int | None
 ) -> ChatResponse:
     sampling = settings.evaluation.sampling
     request = ChatRequest(

@@ -2,7 +2,7 @@
 
 from services.broker.grading import rewards
 from services.broker.lookup import group_job_id
-from services.broker.sealing import GROUPS, batch_directory, build_group
+from services.broker.sealing import adopt, build_group, read_group
 from services.broker.tutoring import exchanges
 from shared.blobs.local import LocalStore
 from shared.bus.keys import output_field, step_payloads
@@ -47,15 +47,11 @@ class GroupReader:
 
     def rewards(self, state: RunState, student: str, step: int, problem_id: str) -> list[float]:
         """Of a group whose step may be sealed and closed already."""
-        directory = batch_directory(student, step)
-        if not self._store.exists(directory):
-            rollouts = self.rollouts(state, student, problem_id)
-            return rewards(rollouts, self._problems.by_id(problem_id), self._problems.format)
-        for line in self._store.read(directory, GROUPS).splitlines():
-            group = BatchGroup.model_validate_json(line)
-            if group.problem_id == problem_id:
-                return [sample.reward for sample in group.samples]
-        raise OpcodError(f"{directory} holds no group of problem {problem_id}")
+        sealed = adopt(self._store, student, step, state.run)
+        if sealed is not None:
+            return [sample.reward for sample in read_group(self._store, sealed.manifest, problem_id).samples]
+        rollouts = self.rollouts(state, student, problem_id)
+        return rewards(rollouts, self._problems.by_id(problem_id), self._problems.format)
 
     def output(self, state: RunState, phase: PhaseState, group: GroupState, kind: JobKind) -> JobOutput:
         sha256 = group.job(kind).output

@@ -29,9 +29,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 class Peers:
     """Asks students; raises UnavailableError naming the student when it does not answer in time."""
 
-    def __init__(
-        self, settings: RunSettings, bus: Bus, state: Callable[[], RunState], *, key: str | None
-    ) -> None:
+    def __init__(self, settings: RunSettings, bus: Bus, state: Callable[[], RunState], *, key: str | None) -> None:
         self._settings = settings
         self._bus = bus
         self._state = state

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from services.broker.grading import grade_evaluation, rewards
 from services.broker.events import Controlled, JobReported, MachineEvent, StepFinished, StepRefused, VersionServed
+from services.broker.grading import grade_evaluation, rewards
 from services.broker.groups import GroupReader
 from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, find
 from services.broker.narration import Narrator

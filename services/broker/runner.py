@@ -30,13 +30,12 @@ from services.broker.narration import Narrator
 from services.broker.plan import Plan
 from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
 from services.broker.reports import ReportReader
-from services.broker.sealing import StepHeader, adopt, sealed_message, write_batch
+from services.broker.sealing import Sealed, StepHeader, adopt, write_batch
 from shared.blobs.local import LocalStore
-from shared.bus.keys import BROKER, RESULTS, train
+from shared.bus.keys import BROKER, RESULTS, eval_payloads, step_payloads, train
 from shared.bus.port import Bus, Commit, Delivery
 from shared.clock import Clock
 from shared.config.settings import RunSettings
-from shared.contracts.batches import BatchManifest
 from shared.contracts.events import Event
 from shared.contracts.run import PhaseState, RunState, Status
 from shared.contracts.weights import ServeSet
@@ -97,6 +96,7 @@ class Runner:
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
         self._next_tick_s = 0.0
         self._rebuilding = False
+        self.problem: str | None = None
         self.state = machine.new_run(plan, incarnation=0, at=clock.wall_s())
 
     # Starting and looping ------------------------------------------------------------------------------
@@ -107,16 +107,34 @@ class Runner:
             self.state = found.state
         log.info("run taken up", source=found.source, status=self.state.status, round=self.state.round)
         self._rebuilding = found.redis_was_empty
+        if found.redis_was_empty:
+            self._drop_open_payloads()
         sealed = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
         self._handle(Recovered(self._clock.wall_s(), found.redis_was_empty, sealed), None)
         self._rebuilding = False
 
-    def loop(self, stopping: threading.Event) -> None:
-        """Handle reports until `stopping`. A Redis that does not answer is waited for; the run is not lost."""
-        while not stopping.is_set():
+    def _drop_open_payloads(self) -> None:
+        """What open work left behind would win over what it gives when it is made again."""
+        for evaluation in self.state.evals:
+            self._bus.drop_payloads(eval_payloads(evaluation.student, evaluation.round, evaluation.split.value))
+        for phase in self.state.phases:
+            if phase.step is not None:
+                self._bus.drop_payloads(step_payloads(phase.student, phase.step.step))
+
+    def loop(self, stopping: threading.Event, lost: threading.Event) -> None:
+        """Handle reports until `stopping`, or until the lease is `lost`.
+
+        A Redis that does not answer is waited for; one that came back empty is filled again from the files.
+        """
+        while not stopping.is_set() and not lost.is_set():
             try:
+                if self._bus.load_state() is None:
+                    log.warning("redis has lost the run's data; rebuilding it from the files")
+                    self.recover()
                 self._turn()
+                self.problem = None
             except UnavailableError as error:
+                self.problem = str(error)
                 log.warning("redis does not answer", error=str(error))
                 stopping.wait(TICK_S)
 
@@ -204,7 +222,8 @@ class Runner:
             if not isinstance(command, SealBatch):
                 continue
             phase = next(phase for phase in state.phases if phase.student == command.student)
-            manifest = self._seal(state, phase)
+            sealed = self._seal(state, phase)
+            manifest = sealed.manifest
             written = BatchWritten(
                 self._clock.wall_s(),
                 manifest.student,
@@ -214,11 +233,11 @@ class Runner:
                 manifest.active_samples,
             )
             state = machine.count_batch(state, written)
-            handling.out.publish.append((train(manifest.student), sealed_message(manifest)))
+            handling.out.publish.append((train(manifest.student), sealed.message))
             handling.events.append(self._narrator.sealed(manifest))
         return state
 
-    def _seal(self, state: RunState, phase: PhaseState) -> BatchManifest:
+    def _seal(self, state: RunState, phase: PhaseState) -> Sealed:
         if phase.step is None:
             raise OpcodError(f"nothing to seal: the phase of student {phase.student} has no open step")
         adopted = adopt(self._store, phase.student, phase.step.step, self._plan.run)

@@ -87,7 +87,25 @@ def build_group(
     )
 
 
-def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGroup]) -> BatchManifest:
+@dataclass(frozen=True)
+class Sealed:
+    """A batch on disk; sha256 is that of its manifest's bytes."""
+
+    manifest: BatchManifest
+    sha256: str
+
+    @property
+    def message(self) -> BatchSealed:
+        return BatchSealed(
+            student=self.manifest.student,
+            step=self.manifest.step,
+            uri=batch_directory(self.manifest.student, self.manifest.step),
+            sha256=self.sha256,
+            base_version=self.manifest.base_version,
+        )
+
+
+def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGroup]) -> Sealed:
     """Write groups and manifest as one directory. Raises StorageError; nothing is left half-written."""
     ordered = sorted(groups, key=lambda group: group.problem_id)
     lines = "".join(group.model_dump_json() + "\n" for group in ordered).encode()
@@ -111,35 +129,35 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         verdicts=dict(sorted(verdicts.items())),
         groups_sha256=hashlib.sha256(lines).hexdigest(),
     )
-    store.write_directory(
-        batch_directory(header.student, header.step), {GROUPS: lines}, manifest.model_dump_json().encode()
-    )
-    return manifest
+    directory = batch_directory(header.student, header.step)
+    return Sealed(manifest, store.write_directory(directory, {GROUPS: lines}, manifest.model_dump_json().encode()))
 
 
-def adopt(store: LocalStore, student: str, step: int, run: str) -> BatchManifest | None:
-    """The manifest of a batch that lies sealed already, verified; None if there is none.
+def adopt(store: LocalStore, student: str, step: int, run: str) -> Sealed | None:
+    """The batch that lies sealed already, verified; None if there is none.
 
     Raises StorageError if it is of another run or not what it says.
     """
     directory = batch_directory(student, step)
     if not store.exists(directory):
         return None
-    manifest = BatchManifest.model_validate_json(store.read_manifest(directory))
+    raw = store.read_manifest(directory)
+    manifest = BatchManifest.model_validate_json(raw)
     if (manifest.run, manifest.student, manifest.step) != (run, student, step):
         raise StorageError(f"{directory} belongs to {manifest.run}/{manifest.student} step {manifest.step}")
-    store.open_verified(directory, GROUPS, manifest.groups_sha256)
-    return manifest
+    store.verify(directory, raw)
+    return Sealed(manifest, hashlib.sha256(raw).hexdigest())
 
 
-def sealed_message(manifest: BatchManifest) -> BatchSealed:
-    return BatchSealed(
-        student=manifest.student,
-        step=manifest.step,
-        uri=batch_directory(manifest.student, manifest.step),
-        sha256=hashlib.sha256(manifest.model_dump_json().encode()).hexdigest(),
-        base_version=manifest.base_version,
-    )
+def read_group(store: LocalStore, manifest: BatchManifest, problem_id: str) -> BatchGroup:
+    """One group of a sealed batch. Raises StorageError if the batch does not hold it."""
+    directory = batch_directory(manifest.student, manifest.step)
+    with store.open_verified(directory, GROUPS, manifest.groups_sha256).open() as lines:
+        for line in lines:
+            group = BatchGroup.model_validate_json(line)
+            if group.problem_id == problem_id:
+                return group
+    raise StorageError(f"{directory} holds no group of problem {problem_id}")
 
 
 def batch_directory(student: str, step: int) -> str:

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.contracts.jobs import JobOutput, PromptOutput
-from shared.method.sanitizing import sanitize_with_spans
+from shared.method.anchoring import review_feedback
 from shared.problems.formats import ProblemFormat
 from shared.problems.problem import Problem
 
 LOST = "fb_none"
+FORMAL_REASONS = ("concept_tag", "blank")
+"""Removals that take nothing away from a reader."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def exchanges(
 def judge(raw: str, problem: Problem, format_: ProblemFormat) -> Exchange:
     """Verdict and sanitized text of one raw feedback (paper 3.3 and table 3)."""
     verdict, delivered = format_.process_feedback(raw, problem)
-    removed = tuple(removal.text for removal in sanitize_with_spans(raw)[1])
+    removals = review_feedback(raw, format_.anchor_text(problem)).removals
+    removed = tuple(removal.text for removal in removals if removal.reason not in FORMAL_REASONS)
     return Exchange(verdict, raw, delivered, removed)
 
 

@@ -16,7 +16,7 @@ from services.student.engines.port import Generation
 from services.student.generation import describe, output_of
 from services.student.outbox import Outbox
 from services.student.room import Room, most_urgent
-from shared.bus.keys import RESULTS, group_of, jobs
+from shared.bus.keys import RESULTS, group_of, jobs, output_field
 from shared.bus.leases import LeaseKeeper
 from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus, Delivery
@@ -115,7 +115,7 @@ class JobIntake:
     ) -> None:
         """End the job with its output; `seconds` is its share of the engine's time."""
         output = output_of(held.job, prompts, generations)
-        payload = pack(output, payload_key(held.job), held.job.id)
+        payload = pack(output, held.job.input.key, output_field(held.job.id))
         metrics.TOKENS.labels(held.job.kind.value).inc(_output_tokens(output))
         done = self._done(held.job, output=payload[0], outcome="ok", seconds=seconds, counted=output)
         self._end(held, partial(self._send_output, held, done, payload))
@@ -209,11 +209,6 @@ class JobIntake:
         if done is not None:
             metrics.JOBS.labels(done.kind.value, "exhausted").inc()
         log.error("dead letter", job=delivery.message.key, queue=delivery.queue, reason=reason)
-
-
-def payload_key(job: Job) -> str:
-    """Hash that a job's output goes into: one a step of a tutee, one a round for evaluations."""
-    return f"res:eval:r{job.round}" if job.step == 0 else f"res:{job.tutee}:s{job.step}"
 
 
 def _output_tokens(output: JobOutput) -> int:

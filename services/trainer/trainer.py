@@ -5,6 +5,7 @@ or refused the learner is taken back to the last checkpoint; what has no checkpo
 """
 
 import hashlib
+import math
 import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -177,6 +178,14 @@ class StudentTrainer:
 
     def _weights(self, batch: Batch, state: LearnerState, files: dict[str, bytes]) -> WeightsManifest:
         step = batch.manifest.step
+        probed = probe(self._learner.model.peft, self._tokenizer)
+        if not all(map(math.isfinite, probed)) or not all(
+            bool(each.isfinite().all()) for each in state.adapter.values()
+        ):
+            raise StepRefusedError(
+                f"the weights after step {step} are not finite or give no finite log-probs (probe {probed}): lower "
+                "optimizer.learning_rate; they were not published"
+            )
         return WeightsManifest(
             run=self._run,
             student=self._student,
@@ -191,7 +200,7 @@ class StudentTrainer:
                 for name, data in sorted(files.items())
             ),
             checksum=checksum(state.adapter),
-            probe=tuple(probe(self._learner.model.peft, self._tokenizer)),
+            probe=tuple(probed),
         )
 
     def _reload(self) -> None:

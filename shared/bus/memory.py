@@ -51,7 +51,8 @@ class MemoryBus(MemoryWork):
         if server.state is not None:
             if (server.revision, server.state) == (commit.revision, commit.state):
                 return True
-            if server.revision != commit.revision - 1:
+            behind = commit.revision - server.revision
+            if behind != 1 and not (commit.rebuild and behind > 1):
                 raise stale_revision(commit.revision, server.revision)
         if commit.ack is not None and not server.queue(commit.ack.queue).owned(commit.ack):
             raise lost_ack(commit.ack)

@@ -147,7 +147,8 @@ def _commit_arguments(commit: Commit, event_cap: int) -> list[Argument]:
         identity = (ack.group, ack.consumer, ack.entry_id, ack.attempt)
     serve, events = [text_ for _, text_ in commit.serve], [event.model_dump_json() for event in commit.events]
     sizes = (len(serve), len(events))
-    return [commit.fence, commit.revision, commit.state, event_cap, *identity, *sizes, *serve, *events]
+    head: list[Argument] = [commit.fence, commit.revision, commit.state, event_cap, "1" if commit.rebuild else ""]
+    return [*head, *identity, *sizes, *serve, *events]
 
 
 def _event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event | None:

@@ -182,6 +182,7 @@ class BusSection(Section):
 
     url: str | None = Field(default=None, description="redis://…; none = an embedded server of the launcher's.")
     lease_s: float = Field(default=60.0, gt=0)
+    leader_lease_s: float = Field(default=10.0, gt=0, description="The broker's own lease.")
     max_attempts: Positive = 3
     deadline_s: float = Field(default=10.0, gt=0, description="No single call waits longer for the server.")
     heartbeat_s: float = Field(default=2.0, gt=0)

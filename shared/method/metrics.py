@@ -90,6 +90,24 @@ def bootstrap_interval(
     return percentile_interval(means, confidence)
 
 
+def change_interval(
+    before: Sequence[float], after: Sequence[float], confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """(low, high) of the mean change, problem by problem: both lists are about the same problems in the same order."""
+    check_confidence(confidence)
+    if len(before) != len(after) or not before:
+        raise ScoreError(f"change: expected the same problems before and after, got {len(before)} and {len(after)}")
+    changes = [
+        checked_score(late, "change") - checked_score(early, "change")
+        for early, late in zip(before, after, strict=True)
+    ]
+    means = [
+        sum(changes[at] for at in picked) / len(picked)
+        for picked in resampled_positions(len(changes), seed, RESAMPLES)
+    ]
+    return percentile_interval(means, confidence)
+
+
 def majority_baseline(answers: Sequence[str]) -> float:
     """What always giving the most frequent gold answer would score; print it beside every accuracy."""
     if not answers:

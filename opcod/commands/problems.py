@@ -1,0 +1,40 @@
+"""`opcod problems`: look at a problem set."""
+
+from typing import Annotated
+
+import typer
+
+from opcod.options import ConfigFile, Overrides, Preset, settings_from
+from services.broker.config import load_problems
+from shared.errors import ConfigError
+from shared.problems.manifest import manifest
+from shared.problems.problem import PARTITIONS
+
+app = typer.Typer(help="Look at the problems of a run's settings.", no_args_is_help=True)
+
+
+@app.callback()
+def problems() -> None:
+    """Look at the problems of a run's settings."""
+
+
+@app.command("show")
+def show(
+    partition: Annotated[str, typer.Option("--partition", help=f"One of {', '.join(PARTITIONS)}.")] = "train",
+    domain: Annotated[str | None, typer.Option("--domain", help="Default: both.")] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many.")] = 10,
+    summary: Annotated[bool, typer.Option("--summary", help="Counts and hashes as JSON instead.")] = False,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print problems with their answers, or the set's manifest."""
+    found = load_problems(settings_from(preset, config, overrides))
+    if summary:
+        typer.echo(manifest(found).model_dump_json(indent=1))
+        return
+    if domain is not None and domain not in found.domains:
+        raise ConfigError(f"expected a domain of {', '.join(found.domains)}, got {domain!r}")
+    chosen = [p for p in found.partition(partition) if domain is None or p.domain == domain]
+    for problem in chosen[:: max(1, len(chosen) // count)][:count]:
+        typer.echo(f"{problem.id}\n  {problem.question}\n  answer: {problem.answer}")

@@ -1,0 +1,123 @@
+"""`opcod run`: start all services, train, report, stop."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from opcod.deployment import run_lock
+from opcod.following import Follower
+from opcod.interrupting import Interrupted, interruptible
+from opcod.launcher import Launcher
+from opcod.options import (
+    CACHE_DIR,
+    RUNS_DIR,
+    CacheDir,
+    ConfigFile,
+    Overrides,
+    Preset,
+    RunsDir,
+    given,
+    paths_for,
+    settings_from,
+)
+from opcod.preparing import (
+    check_settings,
+    create_run,
+    new_run_name,
+    prepare_models,
+    refuse_changes,
+    stored_settings,
+)
+from opcod.progress import RunProgress
+from opcod.report_text import print_report
+from opcod.reporting import write_report
+from opcod.timeline import Timeline
+from shared.bus.redis import RedisBus
+from shared.config.settings import Paths, RunSettings
+from shared.contracts.run import RunState, Status
+from shared.errors import OpcodError
+
+EXIT_INTERRUPTED = 130
+
+
+def run(
+    run_name: Annotated[str | None, typer.Option("--run", help="Name of the run; default: preset and time.")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Go on with this run.")] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    runs_dir: RunsDir = RUNS_DIR,
+    cache_dir: CacheDir = CACHE_DIR,
+) -> None:
+    """Train: two students tutor each other, and a report says what came of it."""
+    console = Console()
+    if resume is not None:
+        paths = paths_for(runs_dir, resume, cache_dir)
+        settings = stored_settings(paths)
+        if given(preset, config, overrides):
+            refuse_changes(settings, settings_from(preset, config, overrides))
+    else:
+        settings = settings_from(preset, config, overrides)
+        paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)
+        check_settings(paths, settings)
+        create_run(paths, settings)
+    raise typer.Exit(_train(paths, settings, console))
+
+
+def _train(paths: Paths, settings: RunSettings, console: Console) -> int:
+    """Everything between a run's directory and its report; returns the exit code."""
+    timeline = Timeline(paths.run_dir)
+    with run_lock(paths.run_dir), interruptible() as interrupted:
+        console.print(f"run {paths.run} in {paths.run_dir}", highlight=False)
+        timeline.add(prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}")))
+        launcher = Launcher(paths, settings, "run")
+        try:
+            with timeline.stage("starting services"):
+                deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
+            assert deployment.inspector is not None
+            console.print(f"inspector API: {deployment.inspector.url} (key: {paths.run_dir / 'key'})", highlight=False)
+            state = _follow(launcher, paths, settings, console, interrupted)
+            if interrupted():
+                console.print("stopping…")
+        finally:
+            with timeline.stage("stopping services"):
+                launcher.stop()
+    return _end(paths, settings, state, timeline, launcher.restarts, console)
+
+
+def _follow(
+    launcher: Launcher, paths: Paths, settings: RunSettings, console: Console, interrupted: Interrupted
+) -> RunState | None:
+    assert launcher.deployment is not None
+    bus = RedisBus(launcher.deployment.redis_url, paths.run, deadline_s=settings.bus.deadline_s)
+    try:
+        with RunProgress(console, settings.run.rounds, settings.run.steps_per_round) as progress:
+            return Follower(launcher, bus, progress, after="0").until(interrupted)
+    finally:
+        bus.close()
+
+
+def _end(
+    paths: Paths,
+    settings: RunSettings,
+    state: RunState | None,
+    timeline: Timeline,
+    restarts: dict[str, int],
+    console: Console,
+) -> int:
+    if state is None:
+        raise OpcodError(f"the run did not begin; the services' logs are in {paths.run_dir / 'logs'}")
+    report = write_report(paths, settings, state, timeline, restarts)
+    again = f"opcod run --resume {paths.run} --runs-dir {paths.runs_dir}"
+    if state.status is Status.DONE:
+        print_report(report, console)
+        console.print(f"report: {paths.run_dir / 'report' / 'report.md'}", highlight=False)
+        return 0
+    steps = ", ".join(f"{student} {count} steps" for student, count in sorted(state.steps.items()))
+    console.print(
+        f"saved: {steps}; round {state.round} is {state.status.value}. Go on with `{again}`.", highlight=False
+    )
+    if state.status is Status.FAILED or state.paused is not None:
+        raise OpcodError(f"the run stands: {state.failed or state.paused}")
+    return EXIT_INTERRUPTED

@@ -1,0 +1,59 @@
+"""Reading sealed batches: nothing unverified is used."""
+
+from pathlib import Path
+
+import pytest
+
+from services.trainer.batches import read_batch
+from shared.blobs.local import LocalStore
+from shared.contracts.batches import BatchSealed
+from shared.errors import StorageError
+from shared.modeling.loading import load_tokenizer
+from tests.unit.trainer.ground import RUN, group_of, seal
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, tiny_dir: Path) -> BatchSealed:
+    return seal(tmp_path, [group_of(load_tokenizer(tiny_dir, None), "2+2?", ["4", "5"])], 1)
+
+
+def test_a_sealed_batch_is_read_whole(tmp_path: Path, sealed: BatchSealed) -> None:
+    batch = read_batch(LocalStore(tmp_path), sealed, RUN)
+    assert [sample.text for sample in batch.groups[0].samples] == ["4", "5"]
+    assert batch.sha256 == sealed.sha256
+
+
+@pytest.mark.parametrize("file", ["groups.jsonl", "manifest.json"])
+def test_an_altered_file_is_refused(tmp_path: Path, sealed: BatchSealed, file: str) -> None:
+    path = tmp_path / sealed.uri / file
+    path.write_bytes(path.read_bytes().replace(b"physics", b"physicz").replace(b'"b"', b'"c"'))
+    with pytest.raises(StorageError, match="sha256"):
+        read_batch(LocalStore(tmp_path), sealed, RUN)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"step": 2, "base_version": "a@v1"}, {"student": "b", "base_version": "b@v0"}, {"base_version": "a@v3"}],
+)
+def test_a_message_about_another_batch_is_refused(
+    tmp_path: Path, sealed: BatchSealed, changes: dict[str, object]
+) -> None:
+    with pytest.raises(StorageError, match="expected a batch of"):
+        read_batch(LocalStore(tmp_path), sealed.model_copy(update=changes), RUN)
+
+
+def test_another_run_is_refused(tmp_path: Path, sealed: BatchSealed) -> None:
+    with pytest.raises(StorageError, match="another"):
+        read_batch(LocalStore(tmp_path), sealed, "another")
+
+
+@pytest.mark.parametrize("uri", ["../x", "/etc", "batches/a/s00009", "~/batches"])
+def test_names_outside_or_absent_are_refused(tmp_path: Path, sealed: BatchSealed, uri: str) -> None:
+    with pytest.raises(StorageError):
+        read_batch(LocalStore(tmp_path), sealed.model_copy(update={"uri": uri}), RUN)
+
+
+def test_a_batch_with_fewer_samples_than_it_says_is_refused(tmp_path: Path, tiny_dir: Path) -> None:
+    group = group_of(load_tokenizer(tiny_dir, None), "2+2?", ["4"])
+    with pytest.raises(StorageError, match="says 1 groups with 6 samples"):
+        read_batch(LocalStore(tmp_path), seal(tmp_path, [group], 1, samples=6), RUN)

@@ -1,0 +1,176 @@
+"""Steps, checkpoints and versions together: applied once, whenever it is killed, and taken back when refused."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from services.trainer.step import StepSettings
+from services.trainer.trainer import StepRefusedError, StudentTrainer
+from shared.blobs.local import LocalStore
+from shared.blobs.port import Content, Manifest
+from shared.contracts.weights import WeightsManifest
+from shared.errors import StorageError
+from shared.modeling.checksums import file_checksum
+from shared.modeling.loading import load_tokenizer
+from tests.unit.trainer.ground import OpenFence, group_of, seal, seal_steps, settings, student_trainer
+
+STEPS = 3
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: no handler of the trainer's runs on it."""
+
+
+class FailingStore(LocalStore):
+    """Fails before or after writing a directory whose name starts with `at`, `times` times."""
+
+    def __init__(self, root: Path, at: str, error: BaseException, *, after: bool = False, times: int = 1) -> None:
+        super().__init__(root)
+        self.at, self.error, self.after, self.times = at, error, after, times
+
+    def write_directory(self, name: str, files: Mapping[str, Content], manifest: Manifest) -> str:
+        fails = name.startswith(self.at) and self.times > 0
+        self.times -= fails
+        if fails and not self.after:
+            raise self.error
+        sha256 = super().write_directory(name, files, manifest)
+        if fails:
+            raise self.error
+        return sha256
+
+
+def work(trainer: StudentTrainer, run_dir: Path, tiny_dir: Path) -> None:
+    """What a process does from its start on: go on from disk, publish, apply what is left."""
+    trainer.restore()
+    if trainer.step:
+        trainer.publish()
+    for sealed in seal_steps(run_dir, tiny_dir, STEPS)[trainer.step :]:
+        trainer.apply(sealed, OpenFence())
+        trainer.publish()
+
+
+def published(run_dir: Path) -> dict[str, str]:
+    """sha256 of everything under weights/."""
+    files = sorted(path for path in (run_dir / "weights").rglob("*") if path.is_file())
+    return {str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path) -> dict[str, str]:
+    run_dir = tmp_path_factory.mktemp("undisturbed")
+    work(student_trainer(run_dir, tiny_dir, steady()), run_dir, tiny_dir)
+    return published(run_dir)
+
+
+def steady() -> StepSettings:
+    return settings(mini_batches=2, ema_rate=0.1)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize(
+    ("at", "after"),
+    [("checkpoints/a/k", False), ("checkpoints/a/k", True), ("weights/a/v", False), ("weights/a/v", True)],
+)
+def test_killed_at_any_point_the_versions_are_those_of_an_undisturbed_run(
+    tmp_path: Path, tiny_dir: Path, undisturbed: dict[str, str], at: str, after: bool, step: int
+) -> None:
+    store = FailingStore(tmp_path, f"{at}{step:06d}", KilledError(), after=after)
+    with pytest.raises(KilledError):
+        work(student_trainer(tmp_path, tiny_dir, steady(), store), tmp_path, tiny_dir)
+    again = student_trainer(tmp_path, tiny_dir, steady())
+    again.restore()
+    assert again.step == (step - 1 if at.startswith("checkpoints") and not after else step)
+    work(student_trainer(tmp_path, tiny_dir, steady()), tmp_path, tiny_dir)
+    assert published(tmp_path) == undisturbed
+
+
+def test_a_version_says_what_it_is(tmp_path: Path, tiny_dir: Path) -> None:
+    trainer = student_trainer(tmp_path, tiny_dir)
+    work(trainer, tmp_path, tiny_dir)
+    directory = tmp_path / "weights" / "a" / "v000002"
+    manifest = WeightsManifest.model_validate_json((directory / "manifest.json").read_bytes())
+    assert (manifest.version, manifest.parent, manifest.step) == ("a@v2", "a@v1", 2)
+    assert file_checksum(directory / "adapter_model.safetensors") == manifest.checksum == trainer.done(2).checksum
+    assert len(manifest.probe) == 3
+    assert manifest.batch_sha256 == trainer.done(2).batch_sha256
+    late = trainer.done(3).metrics.seconds
+    assert {"load", "teacher", "student", "optimizer", "checkpoint", "publish"} <= late.keys()
+
+
+def test_reports_survive_a_restart_as_they_were(tmp_path: Path, tiny_dir: Path) -> None:
+    trainer = student_trainer(tmp_path, tiny_dir)
+    work(trainer, tmp_path, tiny_dir)
+    again = student_trainer(tmp_path, tiny_dir)
+    again.restore()
+    assert [again.done(step) for step in (1, 2, 3)] == [trainer.done(step) for step in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("mode", ["reset", "carry"])
+def test_a_phase_starts_fresh_or_goes_on(tmp_path: Path, tiny_dir: Path, mode: str) -> None:
+    trainer = student_trainer(tmp_path, tiny_dir, settings(at_phase_start=mode))
+    trainer.restore()
+    first, _ = seal_steps(tmp_path, tiny_dir, 2)
+    trainer.apply(first, OpenFence())
+    (tmp_path / "batches" / "a" / "s00002").rename(tmp_path / "old")
+    group = group_of(load_tokenizer(tiny_dir, None), "3+3?", ["41", "6"])
+    trainer.apply(seal(tmp_path, [group], 2, phase_start=True), OpenFence())
+    assert trainer.checkpoint is not None
+    assert trainer.checkpoint.phase_updates == {"reset": 1, "carry": 2}[mode]
+
+
+def test_a_refused_batch_leaves_no_trace(tmp_path: Path, tiny_dir: Path) -> None:
+    trainer = student_trainer(tmp_path, tiny_dir)
+    trainer.restore()
+    first, second = seal_steps(tmp_path, tiny_dir, 2)
+    trainer.apply(first, OpenFence())
+    before = trainer._learner.state()
+    path = tmp_path / second.uri / "groups.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    with pytest.raises(StepRefusedError, match="sha256"):
+        trainer.apply(second, OpenFence())
+    assert trainer.step == 1
+    after = trainer._learner.state()
+    assert all(torch.equal(each, after.adapter[name]) for name, each in before.adapter.items())
+    path.write_bytes(whole)
+    trainer.apply(second, OpenFence())
+    assert trainer.step == 2
+
+
+@pytest.mark.parametrize("damage", ["learning rate", "base weights"])
+def test_what_is_not_finite_is_refused_and_never_published(tmp_path: Path, tiny_dir: Path, damage: str) -> None:
+    step = settings(max_skipped_updates=1, learning_rate=1e37 if damage == "learning rate" else 1e-3)
+    trainer = student_trainer(tmp_path, tiny_dir, step)
+    trainer.restore()
+    if damage == "base weights":
+        trainer._learner.model.peft.get_base_model().get_parameter("model.norm.weight").data.fill_(float("nan"))
+    [sealed] = seal_steps(tmp_path, tiny_dir, 1)
+    with pytest.raises(StepRefusedError, match="finite"):
+        trainer.apply(sealed, OpenFence())
+    assert trainer.step == 0
+    assert not (tmp_path / "weights").exists()
+    assert not (tmp_path / "checkpoints").exists()
+    assert all(bool(each.isfinite().all()) for each in trainer._learner.state().adapter.values())
+
+
+def test_a_full_disk_is_tried_again_and_then_given_up(tmp_path: Path, tiny_dir: Path) -> None:
+    [sealed] = seal_steps(tmp_path, tiny_dir, 1)
+    full = StorageError("no space left")
+    store = FailingStore(tmp_path, "checkpoints/", full, times=2)
+    trainer = student_trainer(tmp_path, tiny_dir, store=store)
+    trainer._stopping.clear()
+    trainer.restore()
+    trainer.apply(sealed, OpenFence())
+    assert trainer.step == 1
+
+    other = student_trainer(
+        tmp_path / "b", tiny_dir, store=FailingStore(tmp_path / "b", "checkpoints/", full, times=99)
+    )
+    other.restore()
+    [sealed] = seal_steps(tmp_path / "b", tiny_dir, 1)
+    with pytest.raises(StorageError, match="no space"):
+        other.apply(sealed, OpenFence())
+    assert other.step == 0

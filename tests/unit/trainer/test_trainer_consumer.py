@@ -1,0 +1,250 @@
+"""The loop on a bus in memory: in order, once, answered, fenced."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from services.trainer.board import Board, Presence
+from services.trainer.consumer import Consumer
+from services.trainer.fence import LeaseFence
+from services.trainer.step import StepSettings
+from services.trainer.trainer import StudentTrainer
+from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease
+from shared.bus.leases import LeaseKeeper
+from shared.bus.memory import MemoryBus
+from shared.clock import SystemClock
+from shared.contracts.envelope import Message
+from shared.contracts.jobs import JobStarted
+from shared.contracts.weights import StepDone, StepFailed, WeightsPublished
+from shared.errors import FencedError
+from tests.unit.trainer.ground import STUDENT, checkpoints_of, seal_steps, student_trainer
+
+LEASE_S = 0.6
+WAIT_S = 20.0
+QUEUE = train(STUDENT)
+
+
+class Running:
+    """A consumer in a thread, as the service runs it."""
+
+    def __init__(self, bus: MemoryBus, trainer: StudentTrainer, holder: str) -> None:
+        self.trainer = trainer
+        self.board = Board()
+        self.stopping = threading.Event()
+        self.error: BaseException | None = None
+        self._bus = bus
+        self._holder = holder
+        self.fence = LeaseFence(bus, STUDENT, holder, ttl_s=LEASE_S)
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        floor = checkpoints_of(self.trainer._store).highest_token()
+        with LeaseKeeper(self._bus, lease_s=LEASE_S) as keeper:
+            consumer = Consumer(
+                self._bus,
+                self.trainer,
+                self.fence,
+                keeper,
+                self.board,
+                student=STUDENT,
+                name=self._holder,
+                lease_s=LEASE_S,
+            )
+            try:
+                consumer.run(self.stopping, floor)
+            except FencedError as error:
+                self.error = error
+
+
+class Ground:
+    """A bus, a run directory, and what the broker would see."""
+
+    def __init__(self, run_dir: Path, tiny_dir: Path) -> None:
+        self.run_dir, self.tiny_dir = run_dir, tiny_dir
+        self.bus = MemoryBus(lease_s=LEASE_S)
+        self.bus.create_queue(QUEUE, TRAINER)
+        self.bus.create_queue(RESULTS, BROKER)
+        self.answers: list[Message] = []
+
+    @contextmanager
+    def running(self, holder: str = "t0", step: StepSettings | None = None) -> Iterator[Running]:
+        one = Running(self.bus, student_trainer(self.run_dir, self.tiny_dir, step), holder)
+        one.thread.start()
+        try:
+            yield one
+        finally:
+            one.stopping.set()
+            one.thread.join(timeout=WAIT_S)
+            assert not one.thread.is_alive()
+
+    def read(self, count: int) -> list[Message]:
+        """All answers so far, once there are `count`."""
+        deadline = time.monotonic() + WAIT_S
+        while len(self.answers) < count:
+            assert time.monotonic() < deadline, f"expected {count} answers, got {self.answers}"
+            for delivery in self.bus.take([(RESULTS, BROKER)], "broker", limit=8, block_s=0.1):
+                self.answers.append(delivery.message)
+                self.bus.complete(delivery)
+        return self.answers
+
+    def settled(self) -> bool:
+        return self.bus.queue_depth(QUEUE, TRAINER) == (0, 0)
+
+
+def wait_until(reached: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not reached():
+        assert time.monotonic() < deadline, f"{what}: not within {WAIT_S:.0f} s"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def ground(tmp_path: Path, tiny_dir: Path) -> Ground:
+    return Ground(tmp_path, tiny_dir)
+
+
+def steps_of(answers: list[Message]) -> list[int]:
+    return [answer.step for answer in answers if isinstance(answer, StepDone)]
+
+
+def test_batches_out_of_order_are_applied_in_order_and_announced(ground: Ground) -> None:
+    first, second, third = seal_steps(ground.run_dir, ground.tiny_dir, 3)
+    with ground.running() as one:
+        for sealed in (third, second):
+            ground.bus.publish(QUEUE, sealed)
+        time.sleep(2.5 * LEASE_S)  # early batches outlive their lease unanswered
+        assert one.trainer.step == 0
+        ground.bus.publish(QUEUE, first)
+        assert steps_of(ground.read(3)) == [1, 2, 3]
+        wait_until(ground.settled, "all acknowledged")
+        wait_until(lambda: (one.board.state, one.board.version) == ("ready", "a@v3"), "readiness")
+    head = ground.bus.weights_head(STUDENT)
+    assert head is not None
+    assert (head.version, head.uri) == ("a@v3", "weights/a/v000003")
+    assert not ground.bus.dead_letters()
+
+
+def test_a_batch_delivered_again_is_answered_with_the_same_report(ground: Ground) -> None:
+    sealed = seal_steps(ground.run_dir, ground.tiny_dir, 2)
+    with ground.running():
+        for each in (*sealed, *sealed, sealed[0]):
+            ground.bus.publish(QUEUE, each)
+        answers = ground.read(5)
+        wait_until(ground.settled, "all acknowledged")
+    by_step = {step: [a for a in answers if isinstance(a, StepDone) and a.step == step] for step in (1, 2)}
+    assert [len(by_step[step]) for step in (1, 2)] == [3, 2]
+    assert all(answer == reports[0] for reports in by_step.values() for answer in reports)
+    assert sorted(path.name for path in (ground.run_dir / "weights" / "a").iterdir()) == ["v000001", "v000002"]
+
+
+def test_a_restart_announces_its_version_again(ground: Ground) -> None:
+    [sealed] = seal_steps(ground.run_dir, ground.tiny_dir, 1)
+    with ground.running():
+        ground.bus.publish(QUEUE, sealed)
+        [first] = ground.read(1)
+    emptied = Ground(ground.run_dir, ground.tiny_dir)
+    with emptied.running() as one:
+        assert emptied.read(1) == [first]
+        assert one.fence.token == 2  # above the one on disk, though the server knows of none
+    assert emptied.bus.weights_head(STUDENT) == ground.bus.weights_head(STUDENT)
+
+
+def test_a_second_trainer_waits_and_goes_on_where_the_first_ended(ground: Ground) -> None:
+    first, second = seal_steps(ground.run_dir, ground.tiny_dir, 2)
+    with ground.running("t0"):
+        ground.bus.publish(QUEUE, first)
+        ground.read(1)
+        with ground.running("t1") as other:
+            time.sleep(2 * LEASE_S)
+            assert other.board.state == "waiting for the lease"
+    with ground.running("t1") as other:
+        ground.bus.publish(QUEUE, second)
+        assert steps_of(ground.read(3)) == [1, 1, 2]
+        assert other.fence.token == 2
+
+
+def test_a_trainer_whose_lease_was_taken_stops_without_writing(ground: Ground) -> None:
+    [sealed] = seal_steps(ground.run_dir, ground.tiny_dir, 1)
+    with ground.running() as one:
+        wait_until(lambda: one.board.state == "ready", "readiness")
+        ground.bus.release_lease(trainer_lease(STUDENT), "t0", one.fence.token)
+        assert ground.bus.acquire_lease(trainer_lease(STUDENT), "thief", ttl_s=60) == 2
+        ground.bus.publish(QUEUE, sealed)
+        one.thread.join(timeout=WAIT_S)
+        assert isinstance(one.error, FencedError)
+        assert one.error.exit_code == 75
+    assert not (ground.run_dir / "checkpoints").exists()
+    assert ground.bus.weights_head(STUDENT) is None
+
+
+def test_a_stale_token_cannot_announce(ground: Ground) -> None:
+    [sealed] = seal_steps(ground.run_dir, ground.tiny_dir, 1)
+    with ground.running():
+        ground.bus.publish(QUEUE, sealed)
+        [done] = ground.read(1)
+    assert ground.bus.acquire_lease(trainer_lease(STUDENT), "new", ttl_s=60) == 2
+    forged = WeightsPublished(
+        student="a", version="a@v9", step=9, uri="weights/a/v000009", manifest_sha256="0" * 64
+    )
+    with pytest.raises(FencedError):
+        ground.bus.announce_version(forged, done, 1)
+
+
+def test_a_bad_batch_is_refused_and_may_be_sent_again(ground: Ground) -> None:
+    [sealed] = seal_steps(ground.run_dir, ground.tiny_dir, 1)
+    with ground.running() as one:
+        ground.bus.publish(QUEUE, sealed.model_copy(update={"sha256": "0" * 64}))
+        [failed] = ground.read(1)
+        assert isinstance(failed, StepFailed)
+        assert (failed.step, one.trainer.step) == (1, 0)
+        assert "sha256" in failed.reason
+        ground.bus.publish(QUEUE, sealed)
+        assert steps_of(ground.read(2)) == [1]
+
+
+def test_what_is_no_batch_of_this_student_goes_to_the_dead_letters(ground: Ground) -> None:
+    [sealed] = seal_steps(ground.run_dir, ground.tiny_dir, 1)
+    with ground.running():
+        ground.bus.publish(QUEUE, JobStarted(job_id="j", student="a", replica="0", attempt=1))
+        ground.bus.publish(QUEUE, sealed.model_copy(update={"student": "b"}))
+        ground.bus.publish(QUEUE, sealed)
+        assert steps_of(ground.read(1)) == [1]
+    assert len(ground.bus.dead_letters()) == 2
+
+
+def test_a_server_that_goes_away_delays_and_loses_nothing(ground: Ground) -> None:
+    first, second = seal_steps(ground.run_dir, ground.tiny_dir, 2)
+    with ground.running() as one:
+        ground.bus.publish(QUEUE, first)
+        ground.read(1)
+        ground.bus.server.down = True
+        wait_until(lambda: one.board.problem() == "waiting for the bus", "the loss to be noticed")
+        ground.bus.server.down = False
+        ground.bus.publish(QUEUE, second)
+        wait_until(lambda: one.trainer.step == 2 or one.error is not None, "the next step")
+    assert one.error is None
+    assert steps_of(ground.read(2)) == [1, 2]
+
+
+def test_heartbeats_say_state_and_version(ground: Ground) -> None:
+    board = Board("training", "a@v4")
+    presence = Presence(
+        ground.bus, board, SystemClock(), student="a", replica="0", heartbeat_s=0.05, url_file=ground.run_dir / "u"
+    )
+    stopping = threading.Event()
+    thread = threading.Thread(target=presence.run, args=(stopping,))
+    thread.start()
+    wait_until(lambda: bool(ground.bus.heartbeats()), "a heartbeat")
+    stopping.set()
+    thread.join()
+    [beat] = ground.bus.heartbeats()
+    assert (beat.service, beat.state, beat.version, beat.url) == ("trainer-a", "training", "a@v4", None)
+
+
+def test_a_training_trainer_is_ready_and_a_starting_one_is_not() -> None:
+    assert Board("training").problem() is None
+    assert Board().problem() == "starting"
