@@ -1,5 +1,6 @@
 """Following a run from its launcher: restarts, progress, and when it stands."""
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -31,10 +32,8 @@ class Follower:
         while not stopped():
             for name in self._launcher.watch():
                 self._progress.say(f"{name} ended and was started again")
-            try:
+            with contextlib.suppress(UnavailableError):  # the launcher starts Redis again; the services wait for it
                 self._look()
-            except UnavailableError:
-                pass  # the launcher starts Redis again; the services wait for it
             if self.state is not None and _stands(self.state):
                 break
             time.sleep(POLL_S)

@@ -4,7 +4,14 @@ import sys
 
 import typer
 
-from opcod.commands import ask, feedback, model, problems, run, specialize, status, up
+from opcod.commands.ask import ask
+from opcod.commands.feedback import app as feedback
+from opcod.commands.model import model
+from opcod.commands.problems import app as problems
+from opcod.commands.run import run
+from opcod.commands.specialize import specialize
+from opcod.commands.status import status
+from opcod.commands.up import up
 from shared.errors import OpcodError
 
 app = typer.Typer(
@@ -14,14 +21,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command("run")(run.run)
-app.command("up")(up.up)
-app.command("ask")(ask.ask)
-app.command("status")(status.status)
-app.command("specialize")(specialize.specialize)
-app.command("model")(model.model)
-app.add_typer(feedback.app, name="feedback")
-app.add_typer(problems.app, name="problems")
+app.command("run")(run)
+app.command("up")(up)
+app.command("ask")(ask)
+app.command("status")(status)
+app.command("specialize")(specialize)
+app.command("model")(model)
+app.add_typer(feedback, name="feedback")
+app.add_typer(problems, name="problems")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from shared.bus.redis import RedisBus
 from shared.contracts.events import Event
 
 PAGE = 200
-BLOCK_S = 1.0
+POLL_S = 1.0
 
 app = typer.Typer(help="What the peers say to each other.", no_args_is_help=True)
 
@@ -38,26 +38,29 @@ def tail(
     del preset, config, overrides  # a run brings its settings; the options are there as in every command
     deployment = live_deployment(runs_dir.resolve(), run_name)
     bus = RedisBus(deployment.redis_url, deployment.run)
-    cursor = "0"
-    before: list[Event] = []
-    for cursor, event in _pages(bus, cursor):
-        before = [*before, event][-last:] if last else []
-    for event in before:
+    log = ExchangeLog(bus)
+    for event in deque(log.new(), maxlen=last):
         _show(event, as_json)
     with interruptible() as interrupted:
         while follow and not interrupted():
-            for cursor, event in _pages(bus, cursor):
+            for event in log.new():
                 _show(event, as_json)
-            time.sleep(BLOCK_S)
+            time.sleep(POLL_S)
     bus.close()
 
 
-def _pages(bus: RedisBus, after: str) -> Iterator[tuple[str, Event]]:
-    """Feedback and revisions that are there now, in order, with the cursor behind each event."""
-    while page := bus.read_events(after, count=PAGE, block_s=0):
-        for after, event in page:
-            if event.kind in ("feedback", "revised"):
-                yield after, event
+class ExchangeLog:
+    """Feedback and revisions in the run's log, each once."""
+
+    def __init__(self, bus: RedisBus) -> None:
+        self._bus = bus
+        self._cursor = "0"
+
+    def new(self) -> Iterator[Event]:
+        """Those that came since the last call, in order."""
+        while page := self._bus.read_events(self._cursor, count=PAGE, block_s=0):
+            self._cursor = page[-1][0]
+            yield from (event for _, event in page if event.kind in ("feedback", "revised"))
 
 
 def _show(event: Event, as_json: bool) -> None:

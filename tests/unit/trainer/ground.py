@@ -77,7 +77,7 @@ def group_of(tokenizer: object, problem: str, answers: Sequence[str], shown: str
     teacher = [ChatMessage(role="user", content=f"{problem} Solved: {shown}")]
     samples = []
     for index, answer in enumerate(answers):
-        ids = tuple(encode(tokenizer, answer or "none"))  # type: ignore[arg-type]
+        ids = tuple(encode(tokenizer, answer or "none"))
         samples.append(
             BatchSample(
                 index=index,
@@ -100,7 +100,7 @@ def group_of(tokenizer: object, problem: str, answers: Sequence[str], shown: str
         kind="k",
         question=problem,
         messages=tuple(question),
-        prompt_token_ids=tuple(render(tokenizer, question)),  # type: ignore[arg-type]
+        prompt_token_ids=tuple(render(tokenizer, question)),
         samples=tuple(samples),
     )
 

