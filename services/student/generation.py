@@ -15,9 +15,13 @@ ERROR_CHARACTERS = 400
 
 @dataclass(frozen=True)
 class Failure:
-    """Why one batch of requests has no generations: class and message of the error."""
+    """Why one batch of requests has no generations."""
 
-    error: str
+    cause: Exception
+
+    @property
+    def text(self) -> str:
+        return describe(self.cause)
 
 
 def requests_for(job: Job, prompts: JobInput) -> list[GenerationRequest]:
@@ -61,8 +65,12 @@ def generate_each(
 
 def describe(error: BaseException) -> str:
     """Class and message, short enough for an envelope."""
-    text = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
-    return text.encode("utf-8", "replace").decode()
+    return shortened(f"{type(error).__name__}: {error}")
+
+
+def shortened(text: str) -> str:
+    """The text cut to what an envelope takes, without what JSON cannot carry."""
+    return text[:ERROR_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def _attempt(
@@ -73,7 +81,7 @@ def _attempt(
     except GenerationCancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - the engine is foreign code; what it raises belongs to its jobs
-        return Failure(describe(error))
+        return Failure(error)
 
 
 def _prompt_output(generations: Sequence[Generation]) -> PromptOutput:

@@ -21,7 +21,7 @@ from shared.bus.leases import LeaseKeeper
 from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus, Delivery
 from shared.contracts.jobs import JOB_PRIORITY, Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, PayloadRef
-from shared.errors import MalformedMessageError, StorageError, UnavailableError
+from shared.errors import MalformedMessageError, StorageError
 
 log = structlog.get_logger()
 
@@ -68,7 +68,8 @@ class JobIntake:
         return self._room.free(self.jobs)
 
     def create_queues(self) -> None:
-        for queue, group in self._queues.values():
+        """Also the one that is answered on: a student is ready, and reports, before its broker is up."""
+        for queue, group in (*self._queues.values(), (RESULTS, group_of(RESULTS))):
             self._bus.create_queue(queue, group)
 
     def take(self, block_s: float) -> None:
@@ -128,8 +129,7 @@ class JobIntake:
     def release(self) -> None:
         """Give everything in hand back at once, without counting the attempt."""
         for held in self.held:
-            self._leases.drop(held.delivery)
-            self._outbox.put(partial(self._bus.release, held.delivery))
+            self._release(held)
         self.held.clear()
 
     def _take(self, kinds: Sequence[JobKind], block_s: float) -> bool:
@@ -159,8 +159,13 @@ class JobIntake:
     def _drop_lost(self, held: HeldJob) -> None:
         metrics.JOBS.labels(held.job.kind.value, "lost").inc()
         log.warning("lease lost, results dropped", job=held.job.id, attempt=held.delivery.attempt)
-        self._leases.drop(held.delivery)
         self.held.remove(held)
+        self._release(held)
+
+    def _release(self, held: HeldJob) -> None:
+        """The bus wants every delivery ended; releasing one that is not ours changes nothing for its owner."""
+        self._leases.drop(held.delivery)
+        self._outbox.put(partial(self._bus.release, held.delivery))
 
     def _end(self, held: HeldJob, send: partial[None]) -> None:
         """Out of the hands; the lease is kept until the bus has heard of it."""

@@ -11,11 +11,10 @@ from pydantic import ValidationError
 
 from services.student.engines.port import Engine
 from shared.blobs.local import LocalStore
+from shared.blobs.names import file_name
 from shared.contracts.ids import parse_version
 from shared.contracts.weights import FileEntry, WeightsManifest
 from shared.errors import OpcodError, StorageError
-
-MANIFEST = "manifest.json"
 
 
 class VersionRefusedError(OpcodError):
@@ -46,7 +45,6 @@ class WeightLoader:
 
     def _load_verified(self, version: str, name: str) -> str:
         manifest = self._manifest(version, name)
-        self._check_files(version, name, manifest.files)
         loaded = self._engine.load(version, self._weights / name)
         if loaded != manifest.checksum:
             self._engine.unload(version)
@@ -57,29 +55,31 @@ class WeightLoader:
         return loaded
 
     def _manifest(self, version: str, name: str) -> WeightsManifest:
+        """The manifest, after every file that it lists, and no other, was found as it says."""
+        data = self._store.read_manifest(name)
         try:
-            manifest = WeightsManifest.model_validate_json(self._store.read_manifest(name))
+            manifest = WeightsManifest.model_validate_json(data)
         except ValidationError as error:
             raise VersionRefusedError(f"{version}: its manifest does not fit the schema: {error}") from error
         expected = (self._run, self._student, version)
         found = (manifest.run, manifest.student, manifest.version)
         if found != expected:
             raise VersionRefusedError(f"{version}: expected the manifest of {expected}, found that of {found}")
+        self._check_files(version, name, manifest.files)
+        self._store.verify(name, data)
         return manifest
 
     def _check_files(self, version: str, name: str, entries: tuple[FileEntry, ...]) -> None:
-        """An unlisted file might be read by the engine too, so there must be none."""
-        listed = {entry.name for entry in entries}
-        wrong = sorted(file for file in listed if not file.endswith((".safetensors", ".json")))
-        present = {path.name for path in (self._weights / name).iterdir()} - {MANIFEST}
+        """Kinds and sizes first: they cost nothing, and a pickle is not even opened."""
+        listed = sorted(entry.name for entry in entries)
+        wrong = [file for file in listed if not file.endswith((".safetensors", ".json"))]
         if wrong or not any(file.endswith(".safetensors") for file in listed):
-            raise VersionRefusedError(f"{version}: expected .safetensors and .json files only, got {sorted(listed)}")
-        if present != listed:
-            raise VersionRefusedError(f"{version}: expected the files {sorted(listed)}, found {sorted(present)}")
+            raise VersionRefusedError(f"{version}: expected .safetensors and .json files only, got {listed}")
         for entry in entries:
-            path = self._store.open_verified(name, entry.name, entry.sha256)
-            if path.stat().st_size != entry.bytes:
-                raise StorageError(f"{path}: expected {entry.bytes} bytes, found {path.stat().st_size}")
+            path = self._weights / name / file_name(entry.name)
+            found = path.stat().st_size
+            if found != entry.bytes:
+                raise StorageError(f"{path}: expected {entry.bytes} bytes, found {found}; publish it again")
 
     def _steps(self, version: str) -> int:
         try:

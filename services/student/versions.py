@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from services.student import metrics
 from services.student.board import Board, Serving
 from services.student.engines.port import Engine
-from services.student.generation import describe
+from services.student.generation import shortened
 from services.student.loader import VersionRefusedError, WeightLoader
 from services.student.outbox import Outbox
 from shared.bus.keys import RESULTS
@@ -153,7 +153,7 @@ class VersionKeeper:
         self._refused[version] = Refusal(reason, times, self._clock.monotonic_s() + wait_s)
         metrics.REFUSED.inc()
         log.error("version refused", version=version, reason=reason, again_in_s=wait_s)
-        self._put(VersionRefused(**self._names(version), reason=describe_reason(reason)))
+        self._put(VersionRefused(**self._names(version), reason=shortened(reason)))
 
     def _names(self, version: str) -> dict[str, str]:
         return {"student": self._student, "replica": self._replica, "version": version}

@@ -1,23 +1,31 @@
 """The engine's thread: the only one that touches the engine, turn by turn.
 
 A turn: answer people, tell the bus what is due, keep the versions in step, take jobs, run the most urgent group.
-What always holds: people wait for at most the group that runs; feedback for at most one group of lower kinds;
+What always holds: people wait for at most the group that runs, and feedback for at most one group of lower kinds;
 while the bus is away people are still answered, and what was generated waits in the outbox.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 
 import structlog
 
 from services.student import metrics
 from services.student.board import Board
-from services.student.engines.port import Engine, Generation, GenerationCancelledError, GenerationRequest
+from services.student.engines.port import (
+    Engine,
+    Generation,
+    GenerationCancelledError,
+    GenerationRequest,
+    UnknownVersionError,
+)
 from services.student.generation import Failure, describe, generate_each, requests_for
 from services.student.intake import HeldJob, JobIntake
 from services.student.interactive import InteractiveQueue, Question
 from services.student.loader import VersionRefusedError
 from services.student.outbox import Outbox
+from services.student.running import Running
 from services.student.versions import VersionKeeper
 from shared.clock import Clock
 from shared.contracts.jobs import JobInput, JobKind
@@ -30,30 +38,206 @@ RETRY_S = 0.5
 """Pause before the next try while the bus does not answer."""
 
 SECONDS_PER_TOKEN = 1.0
-"""One decoding step of a full batch that takes longer than this means a stuck engine."""
+"""A decoding step of a full batch that takes longer than this means a stuck engine."""
 
 log = structlog.get_logger()
 
+ReadyJob = tuple[HeldJob, JobInput, list[GenerationRequest]]
+
 
 class GenerationError(OpcodError):
-    """The engine failed on this request alone; its class and message are in the text."""
+    """The engine failed on a request; class and message of its error are in the text."""
 
 
 class EngineDeadError(UnavailableError):
-    """The engine says that it cannot answer any more: the process ends, its jobs are taken again."""
+    """The engine says that it cannot answer any more: the process ends, and its jobs are taken again."""
 
 
 class EngineWorker:
-    """Everything but the constructor and `cancel_running` runs in the engine's thread."""
+    """`run` is the whole life of the engine's thread; nothing else here may be called from another one."""
 
     def __init__(
         self,
         *,
         engine: Engine,
-        bus_parts: "BusParts",
+        intake: JobIntake,
+        versions: VersionKeeper,
+        outbox: Outbox,
         interactive: InteractiveQueue,
         board: Board,
+        running: Running,
         clock: Clock,
         stopping: threading.Event,
     ) -> None:
-        pass
+        self._engine = engine
+        self._intake = intake
+        self._versions = versions
+        self._outbox = outbox
+        self._interactive = interactive
+        self._board = board
+        self._running = running
+        self._clock = clock
+        self._stopping = stopping
+        self._connected = False
+
+    def run(self) -> None:
+        """Turn until `stopping`, then give back what is in hand. Raises EngineDeadError."""
+        while not self._stopping.is_set():
+            self.turn()
+        self._drain()
+
+    def turn(self) -> None:
+        """One turn; waits up to IDLE_S for a job when there is nothing to do."""
+        self._board.beat()
+        self._check_health()
+        answered = self._answer_people()
+        try:
+            self._keep_in_step(idle_s=0.0 if answered else IDLE_S)
+            self._run_next_group()
+            self._outbox.flush()
+        except UnavailableError as error:
+            self._bus_away(error)
+        self._board.free_slots = self._intake.free_slots
+
+    def _keep_in_step(self, idle_s: float) -> None:
+        if not self._connected:
+            self._intake.create_queues()
+            self._versions.report_again()
+            self._connected = True
+        self._outbox.flush()
+        self._versions.sync({job.version for job in self._intake.jobs} | self._interactive.versions())
+        self._outbox.flush()
+        self._board.bus_problem = None
+        self._intake.take(idle_s)
+
+    def _bus_away(self, error: UnavailableError) -> None:
+        if isinstance(error, EngineDeadError):
+            raise error
+        if self._board.bus_problem is None:
+            log.warning("the bus does not answer", error=str(error))
+        self._board.bus_problem = str(error)
+        self._connected = False
+        self._stopping.wait(RETRY_S)
+
+    def _check_health(self) -> None:
+        health = self._engine.health()
+        self._board.engine_problem = None if health.ok else health.detail
+        if not health.ok:
+            raise EngineDeadError(f"the engine cannot go on: {health.detail}; restart this student")
+
+    # Jobs ------------------------------------------------------------------------------------------------
+    def _run_next_group(self) -> None:
+        group = self._intake.next_group()
+        if not group:
+            return
+        try:
+            self._versions.ensure(group[0].job.version)
+        except VersionRefusedError as error:
+            for held in group:
+                self._intake.fail(held, describe(error))
+            return
+        ready = self._ready(group)
+        if ready:
+            self._announce(ready)
+            self._generate(ready)
+
+    def _ready(self, group: Sequence[HeldJob]) -> list[ReadyJob]:
+        ready: list[ReadyJob] = []
+        for held, prompts in self._intake.inputs(group):
+            try:
+                ready.append((held, prompts, requests_for(held.job, prompts)))
+            except MalformedMessageError as error:
+                self._intake.fail(held, describe(error))
+        return ready
+
+    def _announce(self, ready: Sequence[ReadyJob]) -> None:
+        for held, _, _ in ready:
+            if held.job.kind is JobKind.FEEDBACK:
+                self._intake.announce_start(held)
+        self._outbox.flush()
+
+    def _generate(self, ready: Sequence[ReadyJob]) -> None:
+        batches = [requests for _, _, requests in ready]
+        metrics.BATCH_SEQUENCES.observe(sum(map(len, batches)))
+        cancelled = self._running.begin([held.lost for held, _, _ in ready])
+        try:
+            results, seconds = self._timed(batches, cancelled)
+        except GenerationCancelledError:
+            log.warning("generation cancelled", jobs=[held.job.id for held, _, _ in ready])
+            return
+        finally:
+            self._running.end()
+        metrics.BATCH_SECONDS.observe(seconds)
+        tokens = sum(_tokens(result) for result in results)
+        for (held, prompts, _), result in zip(ready, results, strict=True):
+            if isinstance(result, Failure):
+                self._intake.fail(held, result.text)
+            else:
+                self._intake.complete(held, prompts, result, seconds * _tokens(result) / max(tokens, 1))
+
+    def _timed(
+        self, batches: Sequence[Sequence[GenerationRequest]], cancelled: threading.Event | None
+    ) -> tuple[list[list[Generation] | Failure], float]:
+        """Results, and the engine's seconds. Raises EngineDeadError: a dead engine is no fault of the jobs."""
+        self._board.beat(allowance_s=self._allowance_s(batches))
+        started_s = self._clock.monotonic_s()
+        results, again = generate_each(self._engine, batches, cancelled)
+        if again:
+            metrics.BATCH_RETRIES.inc()
+        if any(isinstance(result, Failure) for result in results):
+            self._check_health()
+        return results, self._clock.monotonic_s() - started_s
+
+    def _allowance_s(self, batches: Sequence[Sequence[GenerationRequest]]) -> float:
+        """Longest that these may take, with one more run of each alone."""
+        longest = max(request.sampling.max_tokens for batch in batches for request in batch)
+        turns = -(-sum(map(len, batches)) // self._engine.slots) + len(batches)
+        return longest * turns * SECONDS_PER_TOKEN
+
+    # People ----------------------------------------------------------------------------------------------
+    def _answer_people(self) -> bool:
+        """Answer what waits, up to a batch; whether there was anything."""
+        questions = self._interactive.take(self._engine.slots)
+        questions.sort(key=lambda question: question.version)
+        for version, group in groupby(questions, key=lambda question: question.version):
+            self._answer(version, list(group))
+        return bool(questions)
+
+    def _answer(self, version: str, questions: Sequence[Question]) -> None:
+        if version not in self._engine.versions():
+            gone = UnknownVersionError(f"{version} was unloaded meanwhile; ask /v1/models what is there")
+            for question in questions:
+                question.answer.set_exception(gone)
+            return
+        try:
+            results, _ = self._timed([question.requests for question in questions], None)
+        except EngineDeadError as error:
+            for question in questions:
+                question.answer.set_exception(error)
+            raise
+        for question, result in zip(questions, results, strict=True):
+            self._deliver(question, result)
+
+    def _deliver(self, question: Question, result: list[Generation] | Failure) -> None:
+        if isinstance(result, Failure):
+            metrics.REQUESTS.labels("failed").inc()
+            log.error("request failed", version=question.version, error=result.text)
+            known = isinstance(result.cause, OpcodError)
+            question.answer.set_exception(result.cause if known else GenerationError(result.text))
+            return
+        metrics.REQUESTS.labels("ok").inc()
+        metrics.TOKENS.labels("interactive").inc(_tokens(result))
+        question.answer.set_result(result)
+
+    def _drain(self) -> None:
+        self._board.draining = True
+        self._interactive.close()
+        self._intake.release()
+        try:
+            self._outbox.flush()
+        except UnavailableError as error:
+            log.warning("left unsaid; it is taken again after its lease", actions=len(self._outbox), error=str(error))
+
+
+def _tokens(result: list[Generation] | Failure) -> int:
+    return 0 if isinstance(result, Failure) else sum(len(generation.token_ids) for generation in result)

@@ -7,6 +7,7 @@ the mean over all its completion tokens, however it was cut up to fit.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 import torch
@@ -102,7 +103,7 @@ def micro_batches(batch: Sequence[Row]) -> list[list[Row]]:
     ordered = sorted(batch, key=lambda row: row.tokens)
     parts = math.ceil(len(ordered) / ROWS_AT_ONCE)
     bounds = [len(ordered) * part // parts for part in range(parts + 1)]
-    return [ordered[first:last] for first, last in zip(bounds, bounds[1:], strict=False)]
+    return [ordered[first:last] for first, last in pairwise(bounds)]
 
 
 def batch_loss(model: StudentModel, rows: Sequence[Row]) -> Tensor:

@@ -25,14 +25,13 @@ from services.trainer.finetuning import Progress, finetune, tokenized
 from services.trainer.model import StudentModel
 from shared.config.loading import read_toml, validate
 from shared.config.settings import RunSettings, StudentSection
-from shared.errors import ConfigError
+from shared.errors import ConfigError, OpcodError
 from shared.modeling.adapters import LoraSpec, merge_adapter
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_tokenizer, resolve_model
 from shared.problems.generated import DOMAINS
 from shared.problems.loading import GENERATED, load_problem_set
 from shared.problems.specialising import Example, StudentName, recipe
-from shared.serving import run_service
 
 RECIPE_VERSION = 1
 """Part of every specialist's identity; raise it when the training itself changes."""
@@ -98,8 +97,8 @@ def describe(settings: RunSettings, student: StudentName, cache_dir: Path) -> Sp
     section = settings.students[student]
     if settings.problems.source != GENERATED:
         raise ConfigError(
-            f"students.{student}.specialize: expected problems.source = {GENERATED!r}, which brings the examples to "
-            f"fine-tune on, got {settings.problems.source!r}; name a specialist as `model` instead"
+            f"students.{student}.specialize: expected problems.source = {GENERATED!r}, which brings the examples "
+            f"to fine-tune on, got {settings.problems.source!r}; name a specialist as `model` instead"
         )
     domain = DOMAINS["ab".index(student)]
     if section.domain != domain:
@@ -207,4 +206,8 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    run_service(main)
+    try:
+        sys.exit(main())
+    except OpcodError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

@@ -130,9 +130,7 @@ def seal(run_dir: Path, groups: Sequence[BatchGroup], step: int, **changes: obje
     manifest = BatchManifest.model_validate(fields | changes)
     uri = f"batches/{STUDENT}/s{step:05d}"
     sha256 = LocalStore(run_dir).write_directory(uri, {"groups.jsonl": lines}, manifest.model_dump_json().encode())
-    return BatchSealed(
-        student=STUDENT, step=step, uri=uri, sha256=sha256, base_version=version_name(STUDENT, step - 1)
-    )
+    return BatchSealed(student=STUDENT, step=step, uri=uri, sha256=sha256, base_version=version_name(STUDENT, step - 1))
 
 
 def seal_steps(run_dir: Path, directory: Path, count: int) -> list[BatchSealed]:

@@ -88,9 +88,7 @@ def pad(logits: torch.Tensor, length: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("aggregation", ["seq_mean", "seq_mean_active", "token_mean"])
 @pytest.mark.parametrize("micro_batch_tokens", [1, 40, 16384])
-def test_loss_and_gradient_are_those_of_the_method(
-    tiny_dir: Path, aggregation: str, micro_batch_tokens: int
-) -> None:
+def test_loss_and_gradient_are_those_of_the_method(tiny_dir: Path, aggregation: str, micro_batch_tokens: int) -> None:
     step = settings(aggregation=aggregation, micro_batch_tokens=micro_batch_tokens)
     made = rows()
     expected_loss, expected = reference(recorder(tiny_dir, step), made, step)

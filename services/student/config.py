@@ -1,0 +1,115 @@
+"""What a student takes of the run's settings and its environment, checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.config.environment import ServiceEnvironment
+from shared.config.settings import BusSection, RunSettings, StudentSection
+from shared.contracts.jobs import JobKind
+from shared.contracts.messages import Contract, Sampling
+from shared.errors import ConfigError
+from shared.http import check_binding
+
+INTERACTIVE_BOUND = 24
+"""Unanswered requests at once; each blocks an HTTP thread, of which there are 40, and the probes need some."""
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """domain, peer_domain: what this student, and its peer, are strong in. max_tokens: cap for one answer."""
+
+    run: str
+    run_dir: Path
+    student: str
+    replica: str
+    redis_url: str
+    host: str
+    port: int
+    url_file: Path | None
+    key: str | None
+    section: StudentSection
+    bus: BusSection
+    settings: RunSettings
+    domain: str
+    peer_domain: str
+
+    @property
+    def weights(self) -> Path:
+        return self.run_dir / "weights" / self.student
+
+    @property
+    def chat_sampling(self) -> Sampling:
+        return self.settings.evaluation.sampling
+
+    @property
+    def feedback_sampling(self) -> Sampling:
+        return self.settings.feedback.sampling
+
+    @property
+    def max_tokens(self) -> int:
+        settings = self.settings
+        return max(settings.evaluation.max_tokens, settings.rollout.max_tokens, settings.feedback.max_tokens)
+
+    @property
+    def expected_sequences(self) -> dict[JobKind, int]:
+        """How large a job of each kind is before one was seen."""
+        samples = self.settings.rollout.samples
+        evaluation = self.settings.evaluation
+        return {
+            JobKind.FEEDBACK: samples,
+            JobKind.REVISE: samples,
+            JobKind.ROLLOUT: samples,
+            JobKind.EVAL: evaluation.problems_per_job * max(evaluation.validation_samples, evaluation.test_samples),
+        }
+
+    def model_directory(self) -> Path:
+        """The base weights, as the launcher prepared them. Raises ConfigError."""
+        path = self.run_dir / "models" / f"{self.student}.json"
+        try:
+            return Path(PreparedModel.model_validate_json(path.read_text()).path)
+        except (OSError, ValidationError) as error:
+            raise ConfigError(f"expected the prepared model of student {self.student} in {path}: {error}") from error
+
+
+class PreparedModel(Contract):
+    """`models/<student>.json`, written before any service starts."""
+
+    path: str
+    sha256: str
+
+
+class ScriptEnvironment(BaseSettings):
+    """OPCOD_SCRIPT_*: how the scripted engine behaves, for tests of slow students."""
+
+    model_config = SettingsConfigDict(env_prefix="OPCOD_SCRIPT_", extra="ignore")
+
+    latency_s: float = Field(default=0.0, ge=0)
+
+
+def student_config(environment: ServiceEnvironment) -> StudentConfig:
+    """Raises ConfigError, also when it would listen beyond loopback without a key."""
+    settings, key = environment.settings(), environment.key()
+    check_binding(environment.host, key)
+    student = environment.student
+    if student not in settings.students:
+        raise ConfigError(f"OPCOD_STUDENT: expected one of {', '.join(settings.students)}, got {student!r}")
+    section = settings.students[student]
+    return StudentConfig(
+        run=environment.run,
+        run_dir=environment.run_dir,
+        student=student,
+        replica=environment.replica,
+        redis_url=environment.redis_url,
+        host=environment.host,
+        port=environment.port or section.port,
+        url_file=environment.url_file,
+        key=key,
+        section=section,
+        bus=settings.bus,
+        settings=settings,
+        domain=section.domain,
+        peer_domain=settings.students[settings.peer_of(student)].domain,
+    )
