@@ -38,9 +38,7 @@ class EmbeddedRedis:
             port=self._port,
             data_dir=self._data_dir,
             persist=True,
-            appendonly="yes",
-            appendfsync="everysec",
-            maxmemory_policy="noeviction",
+            config={"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"},
         )
         try:
             server.start(timeout=START_TIMEOUT_S)

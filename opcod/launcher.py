@@ -40,10 +40,13 @@ class Launcher:
         progress("redis")
         redis_url = self._start_redis()
         key_file = ensure_key(self._paths.run_dir)
-        for spec in self._specs(redis_url, key_file):
-            self._url_file(spec.name).unlink(missing_ok=True)
-            self._supervisor.start(spec)
-        urls = {name: self._wait_ready(name, progress) for name in self._names()}
+        urls: dict[str, str] = {}
+        # The broker comes last: a run begins when everyone who works for it is there.
+        for names in (self._workers(), ["broker"]):
+            for name in names:
+                self._url_file(name).unlink(missing_ok=True)
+                self._supervisor.start(self._spec(name, redis_url, key_file))
+            urls |= {name: self._wait_ready(name, progress) for name in names}
         self.deployment = Deployment(
             run=self._paths.run,
             run_dir=self._paths.run_dir,
@@ -88,13 +91,10 @@ class Launcher:
         self._redis.start()
         return self._redis.url
 
-    def _names(self) -> list[str]:
+    def _workers(self) -> list[str]:
         students = sorted(self._settings.students)
         trainers = [f"trainer-{s}" for s in students] if self._mode == "run" else []
-        return ["broker", "inspector", *(f"student-{s}" for s in students), *trainers]
-
-    def _specs(self, redis_url: str, key_file: Path) -> list[ProcessSpec]:
-        return [self._spec(name, redis_url, key_file) for name in self._names()]
+        return ["inspector", *(f"student-{s}" for s in students), *trainers]
 
     def _spec(self, name: str, redis_url: str, key_file: Path) -> ProcessSpec:
         service, _, student = name.partition("-")

@@ -13,6 +13,13 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import JobStatus, PhaseState, RunState, Status
 
 LINE_EVERY_S = 10.0
+PIPED_WIDTH = 140
+
+
+def make_console() -> Console:
+    """As wide as the terminal; wide enough for the report's tables when there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPED_WIDTH)
 
 
 class RunProgress:

@@ -29,7 +29,7 @@ from opcod.preparing import (
     refuse_changes,
     stored_settings,
 )
-from opcod.progress import RunProgress
+from opcod.progress import RunProgress, make_console
 from opcod.report_text import print_report
 from opcod.reporting import write_report
 from opcod.timeline import Timeline
@@ -51,7 +51,7 @@ def run(
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
     """Train: two students tutor each other, and a report says what came of it."""
-    console = Console()
+    console = make_console()
     if resume is not None:
         paths = paths_for(runs_dir, resume, cache_dir)
         settings = stored_settings(paths)

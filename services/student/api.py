@@ -114,9 +114,7 @@ class StudentApi:
         stop: tuple[str, ...] = (),
     ) -> list[Generation]:
         drawn = secrets.randbits(62) if seed is None else seed
-        requests = [
-            GenerationRequest(version, tuple(messages), sampling, seed_of(drawn, 0, j), stop) for j in range(n)
-        ]
+        requests = [GenerationRequest(version, tuple(messages), sampling, seed_of(drawn, 0, j), stop) for j in range(n)]
         try:
             timeout_s = self._config.settings.serving.request_timeout_s
             return self._interactive.ask(version, requests, timeout_s=timeout_s)

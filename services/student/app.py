@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from services.student.api import StudentApi, student_routes
 from services.student.board import Board
-from services.student.config import ScriptEnvironment, StudentConfig, student_config
+from services.student.config import INTERACTIVE_BOUND, ScriptEnvironment, StudentConfig, student_config
 from services.student.engines.port import Engine
 from services.student.engines.scripted import Script, ScriptedEngine
 from services.student.intake import JobIntake
@@ -32,4 +32,170 @@ from shared.obs.logging import configure_logging
 from shared.problems.loading import load_problem_set
 from shared.serving import Service
 
-from services.student.config import INTERACTIVE_BOUND
+BUILD_ALLOWANCE_S = 600.0
+"""A model of a few billion parameters takes minutes from a cold disk."""
+
+SCRIPTED_ACCURACY = (0.7, 0.5)
+"""Of a scripted student, in its own domain and in its peer's."""
+
+
+def main() -> int:
+    """Serve until SIGTERM; returns the exit code."""
+    environment = service_environment()
+    configure_logging(
+        json=environment.log_json,
+        service="student",
+        run=environment.run,
+        student=environment.student,
+        replica=environment.replica,
+    )
+    return serve(student_config(environment))
+
+
+def serve(config: StudentConfig) -> int:
+    clock = SystemClock()
+    bus = RedisBus(
+        config.redis_url,
+        config.run,
+        lease_s=config.bus.lease_s,
+        max_attempts=config.bus.max_attempts,
+        deadline_s=config.bus.deadline_s,
+    )
+    if config.url_file is not None:
+        config.url_file.unlink(missing_ok=True)  # of a process before this one: the heartbeat would tell it
+    board, interactive = Board(clock), InteractiveQueue(bound=INTERACTIVE_BOUND, clock=clock)
+    running, ended = Running(clock), threading.Event()
+    presence = Presence(bus, config, board, clock)
+    service = Service("student")
+    service.spawn(
+        "engine", lambda: run_engine(config, bus, board, interactive, running, clock, service.stopping, ended)
+    )
+    service.spawn("watch", lambda: running.watch(service.stopping, ended))
+    service.spawn("heartbeat", lambda: presence.run(service.stopping))
+    try:
+        app = build_app(config, board, interactive, clock)
+        return service.serve(app, host=config.host, port=config.port, url_file=config.url_file)
+    finally:
+        bus.close()
+
+
+def build_app(config: StudentConfig, board: Board, interactive: InteractiveQueue, clock: Clock) -> FastAPI:
+    """Probes and the student's API."""
+    limit = config.settings.serving.max_body_bytes
+    app = create_app(f"opcod student {config.student}", ready=board.not_ready, key=config.key, max_body_bytes=limit)
+    app.include_router(student_routes(StudentApi(config, board, interactive, clock)))
+    return app
+
+
+def run_engine(
+    config: StudentConfig,
+    bus: Bus,
+    board: Board,
+    interactive: InteractiveQueue,
+    running: Running,
+    clock: Clock,
+    stopping: threading.Event,
+    ended: threading.Event,
+) -> None:
+    """The engine's thread: build the engine, then work until `stopping`. `ended` is set however it ends."""
+    try:
+        board.beat(allowance_s=BUILD_ALLOWANCE_S)
+        engine = build_engine(config)
+        with LeaseKeeper(bus, lease_s=config.bus.lease_s) as leases:
+            worker = build_worker(
+                config,
+                engine=engine,
+                bus=bus,
+                leases=leases,
+                board=board,
+                interactive=interactive,
+                running=running,
+                clock=clock,
+                stopping=stopping,
+            )
+            worker.run()
+    finally:
+        interactive.close()
+        ended.set()
+
+
+def build_worker(
+    config: StudentConfig,
+    *,
+    engine: Engine,
+    bus: Bus,
+    leases: LeaseKeeper,
+    board: Board,
+    interactive: InteractiveQueue,
+    running: Running,
+    clock: Clock,
+    stopping: threading.Event,
+) -> EngineWorker:
+    """Everything that the engine's thread alone uses."""
+    outbox = Outbox()
+    versions = VersionKeeper(
+        student=config.student,
+        replica=config.replica,
+        engine=engine,
+        loader=WeightLoader(
+            config.weights,
+            run=config.run,
+            student=config.student,
+            engine=engine,
+            base_model=config.base_model(),
+        ),
+        bus=bus,
+        outbox=outbox,
+        board=board,
+        clock=clock,
+    )
+    intake = JobIntake(
+        student=config.student,
+        replica=config.replica,
+        bus=bus,
+        outbox=outbox,
+        leases=leases,
+        room=Room(engine.slots, config.expected_sequences),
+        max_attempts=config.bus.max_attempts,
+    )
+    return EngineWorker(
+        engine=engine,
+        intake=intake,
+        versions=versions,
+        outbox=outbox,
+        interactive=interactive,
+        board=board,
+        running=running,
+        clock=clock,
+        stopping=stopping,
+    )
+
+
+def build_engine(config: StudentConfig) -> Engine:
+    """The engine that the settings name. Raises ConfigError or ModelError."""
+    if config.section.engine == "scripted":
+        return _scripted(config)
+    import torch
+
+    from services.student.engines.transformers import TransformersEngine
+
+    return TransformersEngine(
+        config.prepared_model().directory,
+        config.section.chat_template,
+        config.section.dtype,
+        config.section.slots,
+        config.settings.resources.threads,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+
+
+def _scripted(config: StudentConfig) -> Engine:
+    settings = config.settings
+    domains = (settings.students["a"].domain, settings.students["b"].domain)
+    problems = load_problem_set(settings.problems.source, settings.problems.format, settings.run.seed, domains=domains)
+    script = Script(
+        problems=tuple(problems.all_problems()),
+        accuracy=dict(zip((config.domain, config.peer_domain), SCRIPTED_ACCURACY, strict=True)),
+        latency_s=ScriptEnvironment().latency_s,
+    )
+    return ScriptedEngine(script, slots=config.section.slots)

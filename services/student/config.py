@@ -65,11 +65,15 @@ class StudentConfig:
             JobKind.EVAL: evaluation.problems_per_job * max(evaluation.validation_samples, evaluation.test_samples),
         }
 
-    def model_directory(self) -> Path:
+    def base_model(self) -> str | None:
+        """What manifests must name as their base; a scripted student has none."""
+        return None if self.section.engine == "scripted" else self.prepared_model().sha256
+
+    def prepared_model(self) -> "PreparedModel":
         """The base weights, as the launcher prepared them. Raises ConfigError."""
         path = self.run_dir / "models" / f"{self.student}.json"
         try:
-            return Path(PreparedModel.model_validate_json(path.read_text()).path)
+            return PreparedModel.model_validate_json(path.read_text())
         except (OSError, ValidationError) as error:
             raise ConfigError(f"expected the prepared model of student {self.student} in {path}: {error}") from error
 
@@ -79,6 +83,10 @@ class PreparedModel(Contract):
 
     path: str
     sha256: str
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.path)
 
 
 class ScriptEnvironment(BaseSettings):

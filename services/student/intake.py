@@ -111,9 +111,7 @@ class JobIntake:
         )
         self._outbox.put(partial(self._publish, started))
 
-    def complete(
-        self, held: HeldJob, prompts: JobInput, generations: Sequence[Generation], seconds: float
-    ) -> None:
+    def complete(self, held: HeldJob, prompts: JobInput, generations: Sequence[Generation], seconds: float) -> None:
         """End the job with its output; `seconds` is its share of the engine's time."""
         output = output_of(held.job, prompts, generations)
         payload = pack(output, held.job.input.key, output_field(held.job.id))

@@ -22,14 +22,18 @@ class VersionRefusedError(OpcodError):
 
 
 class WeightLoader:
-    """Loads versions of one student of one run. `weights` is the run's `weights/<student>` directory."""
+    """Loads versions of one student of one run. `weights` is the run's `weights/<student>` directory.
 
-    def __init__(self, weights: Path, *, run: str, student: str, engine: Engine) -> None:
+    base_model: sha256 that manifests must name as their base; None where the engine has no base.
+    """
+
+    def __init__(self, weights: Path, *, run: str, student: str, engine: Engine, base_model: str | None) -> None:
         self._weights = weights
         self._store = LocalStore(weights)
         self._run = run
         self._student = student
         self._engine = engine
+        self._base_model = base_model
 
     def load(self, version: str) -> str:
         """Verify and load `version`; returns the checksum of the loaded tensors. Raises VersionRefusedError."""
@@ -65,6 +69,11 @@ class WeightLoader:
         found = (manifest.run, manifest.student, manifest.version)
         if found != expected:
             raise VersionRefusedError(f"{version}: expected the manifest of {expected}, found that of {found}")
+        if self._base_model is not None and manifest.base_model != self._base_model:
+            raise VersionRefusedError(
+                f"{version} changes the base model {manifest.base_model}, this student has {self._base_model}: "
+                "an adapter only fits the weights that it was trained on"
+            )
         self._check_files(version, name, manifest.files)
         self._store.verify(name, data)
         return manifest

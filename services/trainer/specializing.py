@@ -9,7 +9,6 @@ import argparse
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
@@ -20,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from services.trainer.finetuning import Progress, finetune, tokenized
 from services.trainer.model import StudentModel
+from shared.blobs.durable import storage_errors, sync_directory, sync_file
 from shared.config.loading import read_toml, validate
 from shared.config.settings import RunSettings, StudentSection
 from shared.errors import ConfigError, OpcodError
@@ -114,7 +115,7 @@ def describe(settings: RunSettings, student: StudentName, cache_dir: Path) -> Sp
 
 
 def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, bool]:
-    """The specialist's directory and whether it was there already; trains it if not."""
+    """The specialist's directory and whether it was there already; trains it if not. Raises StorageError, too."""
     key = specialist.key
     target = cache_dir / "specialists" / key
     if target.is_dir():
@@ -123,30 +124,35 @@ def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, boo
     with _locked(target.parent / f".{key}.lock"):
         if target.is_dir():
             return target, True
-        # Under the lock nobody else writes here: what lies there was left by a process that was killed.
-        working = target.parent / f".{key}.partial"
-        shutil.rmtree(working, ignore_errors=True)
-        working.mkdir()
-        _write_specialist(specialist, working, say)
-        _fsync_tree(working)
-        working.rename(target)
-        _fsync(target.parent)
+        adapter = _train(specialist, say)
+        model = load_model(specialist.base, specialist.section.dtype)
+        merge_adapter(model, adapter, specialist.lora)
+        _save(model, specialist.base, target)
     return target, False
 
 
-def _write_specialist(specialist: Specialist, directory: Path, say: Say) -> None:
-    adapter = _train(specialist, say)
-    model = load_model(specialist.base, specialist.section.dtype)
-    merge_adapter(model, adapter, specialist.lora)
-    model.save_pretrained(directory)
-    for path in sorted(specialist.base.iterdir()):
-        if path.suffix in (".json", ".jinja", ".txt", ".model") and _is_part_of_tokenizer(path, directory):
-            shutil.copyfile(path, directory / path.name)
+def _save(model: PreTrainedModel, base: Path, target: Path) -> None:
+    """The model with the small files of its base, at `target` when it is complete. The caller holds the lock."""
+    working = target.parent / f".{target.name}.partial"
+    with storage_errors(target, model.get_memory_footprint()):
+        shutil.rmtree(working, ignore_errors=True)  # of a process that was killed: no other one writes here
+        working.mkdir()
+        model.save_pretrained(working)
+        for path in _small_files(base):
+            if not (working / path.name).exists():
+                shutil.copyfile(path, working / path.name)
+        for path in working.iterdir():
+            sync_file(path)
+        sync_directory(working)
+        working.rename(target)
+        sync_directory(target.parent)
 
 
-def _is_part_of_tokenizer(path: Path, saved: Path) -> bool:
-    """All small files of a model but those that save_pretrained wrote, and the index of the base's own shards."""
-    return not path.name.endswith(".index.json") and not (saved / path.name).exists()
+def _small_files(base: Path) -> list[Path]:
+    """Configuration and tokenizer: all that decides what a model does but its weights and where they lie."""
+    suffixes = (".json", ".jinja", ".txt", ".model")
+    files = [path for path in base.iterdir() if path.suffix in suffixes]
+    return sorted(path for path in files if not path.name.endswith(".index.json"))
 
 
 def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
@@ -166,11 +172,7 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
 
 def _base_identity(base: Path) -> dict[str, str]:
     """The weights by their tensors, and every other file that decides what the model does by its bytes."""
-    identity = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(base.iterdir())
-        if path.suffix in (".json", ".jinja", ".txt", ".model")
-    }
+    identity = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _small_files(base)}
     return identity | {"weights": file_checksum(*sorted(base.glob("*.safetensors")))}
 
 
@@ -184,20 +186,6 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-def _fsync_tree(directory: Path) -> None:
-    for path in directory.iterdir():
-        _fsync(path)
-    _fsync(directory)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _say(line: str) -> None:

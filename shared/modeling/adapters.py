@@ -85,9 +85,7 @@ def adapter_tensors(peft_model: PeftModel, adapter_name: str = "default") -> Ada
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
 
-def set_adapter_tensors(
-    peft_model: PeftModel, tensors: Mapping[str, Tensor], adapter_name: str = "default"
-) -> None:
+def set_adapter_tensors(peft_model: PeftModel, tensors: Mapping[str, Tensor], adapter_name: str = "default") -> None:
     """Copy `tensors` into an attached adapter. Raises ModelError where their names are not that adapter's."""
     expected = get_peft_model_state_dict(peft_model, adapter_name=adapter_name, save_embedding_layers=False)
     _require_same("tensor names", set(expected), set(tensors))
@@ -206,9 +204,7 @@ def _spec_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LoraSp
         if config.get(unsupported):
             raise ValueError(f"plain LoRA expected, but {unsupported} is set")
     if config["peft_type"] != "LORA" or config.get("bias", "none") != "none":
-        raise ValueError(
-            f"peft_type LORA without bias expected, got {config['peft_type']}, bias {config.get('bias')}"
-        )
+        raise ValueError(f"peft_type LORA without bias expected, got {config['peft_type']}, bias {config.get('bias')}")
     dtypes = {tensor.dtype for tensor in tensors.values()}
     names = [name for name, dtype in DTYPES.items() if {dtype} == dtypes]
     if not names:

@@ -31,9 +31,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     excess = _count(ids, specials) - _count(expected, specials)
     if excess:
         names = tokenizer.convert_ids_to_tokens(sorted(excess))
-        raise MalformedMessageError(
-            f"expected plain text in the messages, but it becomes the special tokens {names}"
-        )
+        raise MalformedMessageError(f"expected plain text in the messages, but it becomes the special tokens {names}")
     return ids
 
 

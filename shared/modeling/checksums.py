@@ -61,9 +61,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
             header.pop("__metadata__", None)
             return {name: _entry(raw, 8 + length, size) for name, raw in header.items()}
         except (ValueError, KeyError, AttributeError, TypeError) as broken:
-            raise ModelError(
-                f"expected a complete safetensors file at {path}: {broken}; fetch it again"
-            ) from broken
+            raise ModelError(f"expected a complete safetensors file at {path}: {broken}; fetch it again") from broken
 
 
 def _header_length(file: BinaryIO, path: Path, size: int) -> int:

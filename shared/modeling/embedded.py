@@ -83,9 +83,7 @@ def _write_model(gguf: Path, directory: Path) -> None:
         import accelerate  # noqa: F401
         import gguf as _  # noqa: F401
     except ImportError as missing:
-        raise ModelError(
-            f"converting the embedded model needs {missing.name}: pip install 'opcod[local]'"
-        ) from missing
+        raise ModelError(f"converting the embedded model needs {missing.name}: pip install 'opcod[local]'") from missing
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -100,9 +98,7 @@ def _write_model(gguf: Path, directory: Path) -> None:
     model.load_state_dict(loaded.state_dict())
     parameters = model.num_parameters()
     if parameters != EMBEDDED_PARAMETERS:
-        raise ModelError(
-            f"expected {EMBEDDED_PARAMETERS} parameters in {gguf}, got {parameters}: reinstall {_WHEEL}"
-        )
+        raise ModelError(f"expected {EMBEDDED_PARAMETERS} parameters in {gguf}, got {parameters}: reinstall {_WHEEL}")
     model.save_pretrained(directory)
     AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
 

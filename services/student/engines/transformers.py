@@ -136,9 +136,7 @@ class TransformersEngine:
             )
         broken_names = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if broken_names:
-            raise ModelError(
-                f"expected finite weights in {directory}, found others in {', '.join(broken_names[:3])}"
-            )
+            raise ModelError(f"expected finite weights in {directory}, found others in {', '.join(broken_names[:3])}")
         base = next(iter(self._base.values()))
         return _Version(checksum(tensors), {name: tensor.to(base) for name, tensor in tensors.items()})
 

@@ -85,9 +85,7 @@ def test_bf16_is_kept_as_the_spec_says(model: PreTrainedModel, tmp_path: Path) -
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own loading
-def test_peft_merging_and_setting_give_the_same_model(
-    model: PreTrainedModel, tiny_dir: Path, tmp_path: Path
-) -> None:
+def test_peft_merging_and_setting_give_the_same_model(model: PreTrainedModel, tiny_dir: Path, tmp_path: Path) -> None:
     tensors = trained(load_model(tiny_dir, "float32"))
     save_adapter(tmp_path, tensors, SPEC, "tiny")
     by_peft = logits(PeftModel.from_pretrained(load_model(tiny_dir, "float32"), tmp_path))

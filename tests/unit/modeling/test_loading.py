@@ -75,9 +75,7 @@ def test_padding_does_not_change_log_probs(tiny_dir: Path) -> None:
 def test_log_probs_are_those_of_the_softmax(tiny_dir: Path) -> None:
     model = load_model(tiny_dir, "float32")
     expected = (model(input_ids=torch.tensor([[5, 6]])).logits[0, -1] / 2).log_softmax(-1)[42]
-    assert token_logprobs(model, [[5, 6]], [[42]], temperature=2.0).item() == pytest.approx(
-        expected.item(), abs=1e-4
-    )
+    assert token_logprobs(model, [[5, 6]], [[42]], temperature=2.0).item() == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_the_probe_tells_other_weights_apart(tiny_dir: Path) -> None:

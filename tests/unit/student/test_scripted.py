@@ -125,7 +125,7 @@ def test_versions_are_identified_by_their_files(engine: ScriptedEngine, tmp_path
         engine.load("a@v3", tmp_path / "3")
 
 
-def test_cancelling_ends_the_wait(engine: ScriptedEngine) -> None:
+def test_cancelling_ends_the_wait() -> None:
     slow = ScriptedEngine(Script([VOLTAGE], latency_s=30.0))
     slow.load("a@v0", None)
     told = threading.Event()

@@ -156,9 +156,7 @@ def test_versions_side_by_side_are_the_merged_models(
     assert sorted(engine.versions()) == ["a@v0", "a@v1", "a@v2"]
 
 
-def test_the_base_model_comes_back_after_unloading(
-    engine: TransformersEngine, tiny_dir: Path, tmp_path: Path
-) -> None:
+def test_the_base_model_comes_back_after_unloading(engine: TransformersEngine, tiny_dir: Path, tmp_path: Path) -> None:
     before = engine.generate([request("one?", 7)])
     adapter(tiny_dir, tmp_path / "v1", seed=1)
     engine.load("a@v1", tmp_path / "v1")
@@ -197,9 +195,7 @@ def test_a_name_never_gets_other_tensors(engine: TransformersEngine, tiny_dir: P
         engine.load("a@v1", tmp_path / "v2")
 
 
-def test_broken_versions_leave_the_engine_as_it_was(
-    engine: TransformersEngine, tiny_dir: Path, tmp_path: Path
-) -> None:
+def test_broken_versions_leave_the_engine_as_it_was(engine: TransformersEngine, tiny_dir: Path, tmp_path: Path) -> None:
     before = engine.generate([request("one?", 7)])
     adapter(tiny_dir, tmp_path / "v1", seed=1)
     (tmp_path / "v1" / WEIGHTS_FILE).write_bytes(b"not safetensors")
