@@ -56,9 +56,7 @@ class Broker:
             max_attempts=settings.bus.max_attempts,
             deadline_s=settings.bus.deadline_s,
         )
-        self._lease = HeldLease(
-            self._bus, LEADER, f"broker/{environment.replica}", ttl_s=settings.bus.leader_lease_s
-        )
+        self._lease = HeldLease(self._bus, LEADER, f"broker/{environment.replica}", ttl_s=settings.bus.leader_lease_s)
         self._ready = threading.Event()
         self._runner: Runner | None = None
 

@@ -11,9 +11,7 @@ from shared.problems.problem import Problem, ProblemSet
 def load_problems(settings: RunSettings) -> ProblemSet:
     """Raises ProblemSetError or ConfigError if the set cannot be used with these students."""
     domains = (settings.students["a"].domain, settings.students["b"].domain)
-    problems = load_problem_set(
-        settings.problems.source, settings.problems.format, settings.run.seed, domains=domains
-    )
+    problems = load_problem_set(settings.problems.source, settings.problems.format, settings.run.seed, domains=domains)
     share = settings.problems.per_step // 2 if settings.problems.balance_domains else settings.problems.per_step
     pools = [[p for p in problems.train if p.domain == d] for d in domains]
     smallest = min(map(len, pools)) if settings.problems.balance_domains else len(problems.train)
@@ -53,17 +51,13 @@ def _planned(problems: tuple[Problem, ...]) -> tuple[PlannedProblem, ...]:
     return tuple(PlannedProblem(problem.id, problem.domain) for problem in problems)
 
 
-def _per_domain(
-    problems: ProblemSet, partition: tuple[Problem, ...], limit: int | None
-) -> tuple[PlannedProblem, ...]:
+def _per_domain(problems: ProblemSet, partition: tuple[Problem, ...], limit: int | None) -> tuple[PlannedProblem, ...]:
     """The first `limit` problems of each domain, domain by domain, spread evenly over the partition."""
     chosen: list[Problem] = []
     for domain in problems.domains:
         of_domain = [problem for problem in partition if problem.domain == domain]
         if limit is not None and limit > len(of_domain):
-            raise ConfigError(
-                f"expected at least {limit} problems of {domain} to evaluate on, got {len(of_domain)}"
-            )
+            raise ConfigError(f"expected at least {limit} problems of {domain} to evaluate on, got {len(of_domain)}")
         stride = len(of_domain) // limit if limit else 1
         chosen += of_domain[::stride][:limit] if limit else of_domain
     return _planned(tuple(chosen))

@@ -85,6 +85,4 @@ class Recovered:
     sealed: dict[str, int] = field(default_factory=dict)
 
 
-MachineEvent = (
-    JobReported | BatchWritten | StepFinished | StepRefused | VersionServed | Controlled | Ticked | Recovered
-)
+MachineEvent = JobReported | BatchWritten | StepFinished | StepRefused | VersionServed | Controlled | Ticked | Recovered

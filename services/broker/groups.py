@@ -40,9 +40,7 @@ class GroupReader:
         if group.tutored:
             came = group.feedback.status is JobStatus.DONE
             feedback = self.output(state, phase, group, JobKind.FEEDBACK) if came else None
-            told = exchanges(
-                rollouts, feedback, problem, self._problems.format, share_identical=self._share_identical
-            )
+            told = exchanges(rollouts, feedback, problem, self._problems.format, share_identical=self._share_identical)
         return build_group(problem, rollouts, told, self._problems.format, exclude_self=self._exclude_self)
 
     def rewards(self, state: RunState, student: str, step: int, problem_id: str) -> list[float]:

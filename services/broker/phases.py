@@ -86,12 +86,8 @@ def _advance_step(state: RunState, plan: Plan, phase: PhaseState, step: StepStat
     return commands
 
 
-def _advance_group(
-    state: RunState, plan: Plan, phase: PhaseState, step: StepState, group: GroupState
-) -> list[Command]:
-    if to_issue(
-        state, group.rollout, f"rollouts of {group.problem_id} (student {phase.student}, step {step.step})"
-    ):
+def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepState, group: GroupState) -> list[Command]:
+    if to_issue(state, group.rollout, f"rollouts of {group.problem_id} (student {phase.student}, step {step.step})"):
         id_ = group_job_id(state, phase, group, JobKind.ROLLOUT)
         return [IssueRollout(id_, phase.student, step.base_version, state.round, step.step, group.problem_id)]
     if group.rollout.status is not JobStatus.DONE or not group.tutored:

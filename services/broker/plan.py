@@ -69,9 +69,7 @@ class Plan:
         return [
             problem
             for domain in self.domains
-            for problem in self._draw(
-                student, domain, tuple(p for p in self.train if p.domain == domain), step, share
-            )
+            for problem in self._draw(student, domain, tuple(p for p in self.train if p.domain == domain), step, share)
         ]
 
     def revises(self, student: str, step: int, problem_id: str) -> bool:

@@ -79,9 +79,7 @@ class ReportReader:
         return None
 
     def _step(self, done: StepDone, state: RunState, at: float) -> Report:
-        event = StepFinished(
-            at, done.student, done.step, done.version, done.metrics.tokens, dict(done.metrics.seconds)
-        )
+        event = StepFinished(at, done.student, done.step, done.version, done.metrics.tokens, dict(done.metrics.seconds))
         news = done.step > state.steps[done.student]
         return Report(event, [self._narrator.applied(done, state.round)] if news else [])
 

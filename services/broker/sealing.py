@@ -70,9 +70,7 @@ def build_group(
                 feedback_raw=exchange.raw if exchange else None,
                 feedback=feedback[index],
                 removed=exchange.removed if exchange else (),
-                teacher_messages=tuple(
-                    format_.teacher_messages(problem, solution=solution, feedback=feedback[index])
-                ),
+                teacher_messages=tuple(format_.teacher_messages(problem, solution=solution, feedback=feedback[index])),
                 mask=mask[index],
             )
         )

@@ -70,7 +70,7 @@ class EngineWorker:
         stopping: threading.Event,
     ) -> None:
         self._engine = engine
-        self._intake = intake
+        self.intake = intake
         self._versions = versions
         self._outbox = outbox
         self._interactive = interactive
@@ -97,18 +97,18 @@ class EngineWorker:
             self._outbox.flush()
         except UnavailableError as error:
             self._bus_away(error)
-        self._board.free_slots = self._intake.free_slots
+        self._board.free_slots = self.intake.free_slots
 
     def _keep_in_step(self, idle_s: float) -> None:
         if not self._connected:
-            self._intake.create_queues()
+            self.intake.create_queues()
             self._versions.report_again()
             self._connected = True
         self._outbox.flush()
-        self._versions.sync({job.version for job in self._intake.jobs} | self._interactive.versions())
+        self._versions.sync({job.version for job in self.intake.jobs} | self._interactive.versions())
         self._outbox.flush()
         self._board.bus_problem = None
-        self._intake.take(idle_s)
+        self.intake.take(idle_s)
 
     def _bus_away(self, error: UnavailableError) -> None:
         if isinstance(error, EngineDeadError):
@@ -127,14 +127,14 @@ class EngineWorker:
 
     # Jobs ------------------------------------------------------------------------------------------------
     def _run_next_group(self) -> None:
-        group = self._intake.next_group()
+        group = self.intake.next_group()
         if not group:
             return
         try:
             self._versions.ensure(group[0].job.version)
         except VersionRefusedError as error:
             for held in group:
-                self._intake.fail(held, describe(error))
+                self.intake.fail(held, describe(error))
             return
         ready = self._ready(group)
         if ready:
@@ -143,17 +143,17 @@ class EngineWorker:
 
     def _ready(self, group: Sequence[HeldJob]) -> list[ReadyJob]:
         ready: list[ReadyJob] = []
-        for held, prompts in self._intake.inputs(group):
+        for held, prompts in self.intake.inputs(group):
             try:
                 ready.append((held, prompts, requests_for(held.job, prompts)))
             except MalformedMessageError as error:
-                self._intake.fail(held, describe(error))
+                self.intake.fail(held, describe(error))
         return ready
 
     def _announce(self, ready: Sequence[ReadyJob]) -> None:
         for held, _, _ in ready:
             if held.job.kind is JobKind.FEEDBACK:
-                self._intake.announce_start(held)
+                self.intake.announce_start(held)
         self._outbox.flush()
 
     def _generate(self, ready: Sequence[ReadyJob]) -> None:
@@ -171,9 +171,9 @@ class EngineWorker:
         tokens = sum(_tokens(result) for result in results)
         for (held, prompts, _), result in zip(ready, results, strict=True):
             if isinstance(result, Failure):
-                self._intake.fail(held, result.text)
+                self.intake.fail(held, result.text)
             else:
-                self._intake.complete(held, prompts, result, seconds * _tokens(result) / max(tokens, 1))
+                self.intake.complete(held, prompts, result, seconds * _tokens(result) / max(tokens, 1))
 
     def _timed(
         self, batches: Sequence[Sequence[GenerationRequest]], cancelled: threading.Event | None
@@ -232,7 +232,7 @@ class EngineWorker:
     def _drain(self) -> None:
         self._board.draining = True
         self._interactive.close()
-        self._intake.release()
+        self.intake.release()
         try:
             self._outbox.flush()
         except UnavailableError as error:

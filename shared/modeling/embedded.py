@@ -69,7 +69,7 @@ def _convert_into(gguf: Path, target: Path) -> None:
     try:
         _write_model(gguf, working)
         _restore_digit_splitting(working / "tokenizer.json")
-        _fsync_tree(working)
+        _seal(working)
         working.chmod(0o755)
         working.rename(target)
         _fsync(target.parent)
@@ -116,8 +116,9 @@ def _restore_digit_splitting(path: Path) -> None:
     path.write_text(json.dumps(state, ensure_ascii=False))
 
 
-def _fsync_tree(directory: Path) -> None:
+def _seal(directory: Path) -> None:
     for path in directory.iterdir():
+        path.chmod(0o644)  # safetensors writes files that only their owner can read
         _fsync(path)
     _fsync(directory)
 

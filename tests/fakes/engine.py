@@ -1,0 +1,92 @@
+"""An engine for tests of what surrounds one: it notes every call, and fails, waits or dies when told to."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from services.student.engines.port import (
+    EngineHealth,
+    Generation,
+    GenerationCancelledError,
+    GenerationRequest,
+    UnknownVersionError,
+)
+from shared.contracts.messages import ChatMessage
+from shared.modeling.checksums import file_checksum
+
+BASE_CHECKSUM = "b" * 64
+POISON = "poison"
+WAIT_S = 10.0
+
+
+class FakeEngine:
+    """Answers `<version>:<seed>`; a prompt that contains POISON makes the whole call fail.
+
+    hold: set it to keep `generate` waiting until `go` is set (or it is cancelled). during: called in `generate`.
+    """
+
+    vocabulary_size = 256
+
+    def __init__(self, slots: int = 8) -> None:
+        self.slots = slots
+        self.calls: list[list[GenerationRequest]] = []
+        self.loads: list[str] = []
+        self.healthy = True
+        self.dies_of_poison = False
+        self.lies_about_checksum = False
+        self.during: Callable[[], None] = lambda: None
+        self.hold = False
+        self.started, self.go = threading.Event(), threading.Event()
+        self._versions: dict[str, str] = {}
+
+    def load(self, version: str, directory: Path | None) -> str:
+        self.loads.append(version)
+        real = file_checksum(*sorted(directory.glob("*.safetensors"))) if directory else BASE_CHECKSUM
+        self._versions[version] = "0" * 64 if directory and self.lies_about_checksum else real
+        return self._versions[version]
+
+    def unload(self, version: str) -> None:
+        del self._versions[version]
+
+    def versions(self) -> dict[str, str]:
+        return dict(self._versions)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
+    ) -> list[Generation]:
+        self.calls.append(list(requests))
+        missing = {request.version for request in requests} - self._versions.keys()
+        if missing:
+            raise UnknownVersionError(f"{missing} not loaded")
+        self._wait(cancelled)
+        self.during()
+        if any(POISON in request.messages[-1].content for request in requests):
+            self.healthy = not self.dies_of_poison
+            raise RuntimeError("out of memory")
+        return [_generation(request) for request in requests]
+
+    def health(self) -> EngineHealth:
+        return EngineHealth(self.healthy, "fake" if self.healthy else "the device is lost")
+
+    def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        return sum(len(message.content) for message in messages)
+
+    def _wait(self, cancelled: threading.Event | None) -> None:
+        self.started.set()
+        for _ in range(int(WAIT_S / 0.01)):
+            if not self.hold or self.go.wait(0.01):
+                return
+            if cancelled is not None and cancelled.is_set():
+                raise GenerationCancelledError("told to stop")
+        raise AssertionError(f"nobody let the engine go within {WAIT_S} s")
+
+
+def _generation(request: GenerationRequest) -> Generation:
+    text = f"{request.version}:{request.seed}"
+    return Generation(
+        text=text,
+        prompt_token_ids=list(request.messages[-1].content.encode()),
+        token_ids=[1, 2, 3],
+        logprobs=[-0.5, -0.25, -0.125],
+        finish_reason="stop",
+    )

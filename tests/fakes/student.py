@@ -1,0 +1,205 @@
+"""Student a of a run in one process: its worker on a bus in memory and a fake engine, and a broker's side of it."""
+
+import dataclasses
+import hashlib
+import json
+import struct
+import threading
+from pathlib import Path
+
+from services.student.app import build_worker
+from services.student.board import Board
+from services.student.config import INTERACTIVE_BOUND, StudentConfig, student_config
+from services.student.interactive import InteractiveQueue
+from services.student.running import Running
+from shared.blobs.local import LocalStore
+from shared.bus.keys import BROKER, RESULTS, eval_payloads, group_of, input_field, jobs, step_payloads
+from shared.bus.leases import LeaseKeeper
+from shared.bus.memory import MemoryBus
+from shared.bus.memory_server import MemoryServer
+from shared.bus.payloads import pack, unpack
+from shared.bus.port import Bus, Commit
+from shared.clock import SystemClock
+from shared.config.environment import ServiceEnvironment
+from shared.config.loading import load_settings, to_toml
+from shared.contracts.envelope import Message
+from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, Prompt
+from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.weights import FileEntry, ServeSet, WeightsManifest
+from shared.modeling.checksums import file_checksum
+from tests.fakes.engine import FakeEngine
+
+RUN = "test"
+STUDENT_SETTINGS = ("students.a.engine=scripted", "students.b.engine=scripted", "students.a.slots=8")
+
+
+def config_in(run_dir: Path, *overrides: str, **environment: object) -> StudentConfig:
+    """Settings of the smoke preset with scripted students, written to `run_dir` and read back as a process does."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    settings = load_settings(preset="smoke", overrides=[*STUDENT_SETTINGS, *overrides], environ={})
+    (run_dir / "config.toml").write_text(to_toml(settings))
+    fields = {"run": RUN, "run_dir": run_dir, "cache_dir": run_dir, "redis_url": "redis://none", "student": "a"}
+    return student_config(ServiceEnvironment(**(fields | environment)))  # type: ignore[arg-type]
+
+
+def make_job(
+    kind: JobKind, number: int, *, version: str = "a@v0", samples: int = 2, text: str = "2 + 2?"
+) -> tuple[Job, JobInput]:
+    """A job of `samples` sequences for student a and its input; not published."""
+    prompts = JobInput(prompts=(Prompt(messages=(ChatMessage(role="user", content=text),), samples=samples),))
+    id_ = f"r1.a.s{number}.p.{kind.value}"
+    step = 0 if kind is JobKind.EVAL else number
+    key = eval_payloads("a", 1, "test") if kind is JobKind.EVAL else step_payloads("a", step)
+    ref, _ = pack(prompts, key, input_field(id_))
+    sampling = Sampling(temperature=1, top_p=1, max_tokens=4)
+    job = Job(
+        id=id_,
+        kind=kind,
+        student="a",
+        tutee="a",
+        version=version,
+        round=1,
+        step=step,
+        seed=number,
+        sequences=samples,
+        sampling=sampling,
+        input=ref,
+    )
+    return job, prompts
+
+
+class Broker:
+    """The other side: issues jobs, serves versions, reads results."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self._revision = 0
+        self._fence = 0
+        for kind in JobKind:
+            bus.create_queue(jobs("a", kind), group_of(jobs("a", kind)))
+        bus.create_queue(RESULTS, BROKER)
+
+    def issue(
+        self, kind: JobKind, number: int, *, version: str = "a@v0", samples: int = 2, text: str = "2 + 2?"
+    ) -> Job:
+        job, prompts = make_job(kind, number, version=version, samples=samples, text=text)
+        ref, data = pack(prompts, job.input.key, job.input.field)
+        self.bus.put_payload(ref, data)
+        self.bus.publish(jobs("a", kind), job)
+        return job
+
+    def serve(self, live: str, *others: str) -> None:
+        if not self._fence:
+            token = self.bus.acquire_lease("broker.leader", "test", ttl_s=600)
+            assert token is not None
+            self._fence = token
+        self._revision += 1
+        value = ServeSet(live=live, versions=(live, *others)).model_dump_json()
+        self.bus.commit(Commit(self._fence, self._revision, f"state {self._revision}", serve=[("a", value)]))
+
+    def results(self, block_s: float = 0.0) -> list[Message]:
+        taken = self.bus.take([(RESULTS, BROKER)], "test", limit=100, block_s=block_s)
+        for delivery in taken:
+            self.bus.complete(delivery)
+        return [delivery.message for delivery in taken]
+
+    def output(self, done: JobDone) -> JobOutput:
+        assert done.output is not None
+        return unpack(done.output, self.bus.get_payload(done.output), JobOutput)
+
+
+class StudentBench:
+    """Worker, engine and broker of one student on one memory server; `turn` is one turn of its loop."""
+
+    def __init__(
+        self, run_dir: Path, *overrides: str, slots: int = 8, lease_s: float = 60.0, replica: str = "0"
+    ) -> None:
+        self.config = config_in(run_dir, *overrides, replica=replica)
+        self.clock = SystemClock()
+        self.server = MemoryServer()
+        self.lease_s = lease_s
+        self.bus = MemoryBus(self.server, lease_s=lease_s)
+        self.broker = Broker(MemoryBus(self.server, lease_s=lease_s))
+        self.engine = FakeEngine(slots)
+        self.stopping = threading.Event()
+        self.leases = LeaseKeeper(self.bus, lease_s=lease_s)
+        self._build()
+
+    def _build(self) -> None:
+        self.board = Board(self.clock)
+        self.interactive = InteractiveQueue(bound=INTERACTIVE_BOUND, clock=self.clock)
+        self.running = Running(self.clock, drain_s=0.2)
+        self.worker = build_worker(
+            self.config,
+            engine=self.engine,
+            bus=self.bus,
+            leases=self.leases,
+            board=self.board,
+            interactive=self.interactive,
+            running=self.running,
+            clock=self.clock,
+            stopping=self.stopping,
+        )
+
+    def restart(self) -> None:
+        """As after SIGKILL: a new process with the same consumer name, and nothing in its hands."""
+        self.leases.close()
+        self.bus = MemoryBus(self.server, lease_s=self.lease_s)
+        self.leases = LeaseKeeper(self.bus, lease_s=self.lease_s)
+        self.engine = FakeEngine(self.engine.slots)
+        self._build()
+
+    def turn(self, times: int = 1) -> list[Message]:
+        """Turns of the loop, then what the broker got."""
+        for _ in range(times):
+            self.worker.turn()
+        return self.broker.results()
+
+    def done(self, times: int = 1) -> list[JobDone]:
+        return [message for message in self.turn(times) if isinstance(message, JobDone)]
+
+    def close(self) -> None:
+        self.leases.close()
+
+
+def publish_version(run_dir: Path, steps: int, **changes: object) -> WeightsManifest:
+    """Write a small adapter as `a@v<steps>`; `changes` are put into its manifest."""
+    written: list[WeightsManifest] = []
+    weights = tensor_file(steps)
+    scratch = run_dir / "scratch.safetensors"
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    scratch.write_bytes(weights)
+    checksum = file_checksum(scratch)
+    scratch.unlink()
+
+    def manifest(files: tuple[FileEntry, ...]) -> bytes:
+        fields: dict[str, object] = {
+            "run": RUN,
+            "student": "a",
+            "version": f"a@v{steps}",
+            "parent": f"a@v{steps - 1}",
+            "kind": "lora",
+            "step": steps,
+            "batch_sha256": None,
+            "base_model": "c" * 64,
+            "files": files,
+            "checksum": checksum,
+            "probe": (),
+        }
+        written.append(WeightsManifest(**(fields | changes)))  # type: ignore[arg-type]
+        return written[0].model_dump_json().encode()
+
+    files = {"adapter_model.safetensors": weights, "adapter_config.json": b"{}"}
+    LocalStore(run_dir / "weights" / "a").write_directory(f"v{steps:06d}", files, manifest)
+    return written[0]
+
+
+def tensor_file(value: int) -> bytes:
+    """A safetensors file with one tensor, made by hand so that no torch is needed."""
+    data = hashlib.sha256(str(value).encode()).digest()
+    header = json.dumps({"w": {"dtype": "F32", "shape": [8], "data_offsets": [0, len(data)]}}).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def with_key(config: StudentConfig, key: str) -> StudentConfig:
+    return dataclasses.replace(config, key=key)
