@@ -7,6 +7,7 @@ import typer
 from opcod.commands.ask import ask
 from opcod.commands.feedback import app as feedback
 from opcod.commands.model import model
+from opcod.commands.prepare import prepare
 from opcod.commands.problems import app as problems
 from opcod.commands.run import run
 from opcod.commands.specialize import specialize
@@ -25,6 +26,7 @@ app.command("run")(run)
 app.command("up")(up)
 app.command("ask")(ask)
 app.command("status")(status)
+app.command("prepare")(prepare)
 app.command("specialize")(specialize)
 app.command("model")(model)
 app.add_typer(feedback, name="feedback")

@@ -1,6 +1,7 @@
 """`opcod feedback`: what the peers say to each other, as it happens."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Annotated
 

@@ -60,21 +60,39 @@ def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, l
 
 
 def observe(state: RunState, event: MachineEvent) -> tuple[RunState, list[Command]]:
-    """As `apply`, for a deployment that serves a run without going on with it: nothing is issued."""
+    """As `apply`, for a deployment that serves a run without going on with it: nothing is issued.
+
+    What work from before still brings is booked, since its report is acknowledged and does not come again.
+    """
     state = state.model_copy(deep=True)
-    commands: list[Command] = []
-    if isinstance(event, VersionServed):
-        _record_served(state, event)
-    if isinstance(event, Recovered):
-        state.served = {}
-        commands = [Serve(student, state.version[student], (state.version[student],)) for student in state.version]
+    match event:
+        case JobReported():
+            _record_job(state, event)
+        case StepFinished():
+            _record_step(state, event)
+        case VersionServed():
+            _record_served(state, event)
+        case Recovered():
+            state.served = {}
+            if event.redis_was_empty:
+                rounds.reopen(state, event.sealed)
     state.revision += 1
-    return state, commands
+    if not isinstance(event, Recovered | StepFinished):
+        return state, []
+    return state, [Serve(student, version, (version,)) for student, version in sorted(state.version.items())]
 
 
 def count_batch(state: RunState, event: BatchWritten) -> RunState:
-    """The state with what a sealed batch holds in its tally; part of the event that sealed it."""
+    """The state with what a sealed batch holds in its tally; part of the event that sealed it.
+
+    A batch that is sealed again after a lost Redis was counted when it was sealed first.
+    """
     state = state.model_copy(deep=True)
+    for phase in state.phases:
+        if phase.student == event.student and phase.step is not None and phase.step.step == event.step:
+            if phase.step.counted:
+                return state
+            phase.step.counted = True
     tally = state.tallies[event.student]
     tally.samples += event.samples
     tally.active_samples += event.active_samples
@@ -180,6 +198,9 @@ def _record_timeouts(state: RunState, plan: Plan, at: float) -> None:
 
 
 def _record_control(state: RunState, event: Controlled) -> list[Command]:
+    """A run that ended stays as it ended."""
+    if state.status in (Status.DONE, Status.FAILED):
+        return []
     match event.action:
         case "pause":
             _pause(state, event.reason)

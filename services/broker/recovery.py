@@ -27,7 +27,7 @@ class Recovered:
 
 
 def choose(in_redis: str | None, on_disk: str | None) -> Recovered:
-    """The state to go on from. Raises StorageError if the only one there is cannot be read."""
+    """The state to go on from. Raises StorageError if one that is there cannot be read."""
     remembered = _parse(in_redis, "Redis") if in_redis is not None else None
     saved = _parse(on_disk, STATE_FILE) if on_disk is not None else None
     if remembered is None:

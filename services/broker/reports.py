@@ -14,9 +14,10 @@ from services.broker.groups import GroupReader
 from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, find
 from services.broker.narration import Narrator
 from services.broker.plan import Plan
-from services.broker.tutoring import exchanges
+from services.broker.tutoring import distinct, exchanges
 from shared.bus.payloads import unpack
 from shared.bus.port import Bus
+from shared.config.settings import RunSettings
 from shared.contracts.control import Control
 from shared.contracts.envelope import Message
 from shared.contracts.events import Event
@@ -42,20 +43,19 @@ class ReportReader:
 
     def __init__(
         self,
+        settings: RunSettings,
         plan: Plan,
         problems: ProblemSet,
         bus: Bus,
         groups: GroupReader,
         narrator: Narrator,
-        *,
-        share_identical: bool,
     ) -> None:
+        self._settings = settings
         self._plan = plan
         self._problems = problems
         self._bus = bus
         self._groups = groups
         self._narrator = narrator
-        self._share_identical = share_identical
 
     def read(self, message: Message, state: RunState, at: float) -> Report | None:
         match message:
@@ -85,12 +85,13 @@ class ReportReader:
 
     def _job(self, done: JobDone, state: RunState, at: float) -> Report | None:
         target = find(state, done.job_id)
-        if target is None:
+        if target is None or not _expected(target):
             return None
         if done.outcome == "failed" or done.output is None:
             return self._failed(done, at, done.error or "no reason given")
         try:
             output = unpack(done.output, self._bus.get_payload(done.output), JobOutput)
+            _check_shape(output, done.job_id, self._shape(target, state))
             report = JobReported(
                 at,
                 done.job_id,
@@ -126,10 +127,27 @@ class ReportReader:
             case GroupTarget():
                 return Report(report, self._feedback(target, output, state))
 
+    def _shape(self, target: Target, state: RunState) -> list[int]:
+        """Samples that the job was asked for, prompt by prompt."""
+        match target:
+            case EvalTarget(evaluation=evaluation):
+                return [evaluation.samples] * len(self._plan.chunk(evaluation.split, target.index))
+            case RevisionTarget(revision=revision):
+                before = self._groups.rewards(state, target.student, revision.step, revision.problem_id)
+                return [1] * len(before)
+            case GroupTarget(kind=JobKind.ROLLOUT):
+                return [self._settings.rollout.samples]
+            case GroupTarget():
+                rollouts = self._groups.output(state, target.phase, target.group, JobKind.ROLLOUT).prompts[0]
+                answers = [sample.text for sample in rollouts.samples]
+                texts, _ = distinct(answers, share_identical=self._settings.feedback.share_identical)
+                return [1] * len(texts)
+
     def _feedback(self, target: GroupTarget, output: JobOutput, state: RunState) -> list[Event]:
         problem = self._problems.by_id(target.group.problem_id)
         rollouts = self._groups.output(state, target.phase, target.group, JobKind.ROLLOUT).prompts[0]
-        told = exchanges(rollouts, output, problem, self._problems.format, share_identical=self._share_identical)
+        share_identical = self._settings.feedback.share_identical
+        told = exchanges(rollouts, output, problem, self._problems.format, share_identical=share_identical)
         graded = rewards(rollouts, problem, self._problems.format)
         return self._narrator.feedback(target.phase, state.round, problem, rollouts, graded, told)
 
@@ -150,3 +168,23 @@ class ReportReader:
             counts[word] = counts.get(word, 0) + 1
             events.append(event)
         return Report(replace(report, revised=counts), events)
+
+
+def _expected(target: Target) -> bool:
+    """Whether the job is still open: a result that came already, or was given up, is not read again."""
+    match target:
+        case GroupTarget(group=group, kind=kind):
+            return group.job(kind).open
+        case EvalTarget():
+            return target.chunk.open
+        case RevisionTarget():
+            return True
+
+
+def _check_shape(output: JobOutput, job_id: str, wanted: Sequence[int]) -> None:
+    """A short group would be trained on in silence. Raises MalformedMessageError."""
+    found = [len(prompt.samples) for prompt in output.prompts]
+    if output.job_id != job_id or found != list(wanted):
+        raise MalformedMessageError(
+            f"expected the output of {job_id} to have {list(wanted)} samples by prompt, got {found} of {output.job_id}"
+        )

@@ -85,14 +85,7 @@ class Runner:
         self._store = LocalStore(run_dir)
         self._groups = GroupReader(settings, problems, bus, self._store)
         self._narrator = Narrator(clock, source=f"broker/{consumer}")
-        self._reports = ReportReader(
-            plan,
-            problems,
-            bus,
-            self._groups,
-            self._narrator,
-            share_identical=settings.feedback.share_identical,
-        )
+        self._reports = ReportReader(settings, plan, problems, bus, self._groups, self._narrator)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
         self._next_tick_s = 0.0
         self._rebuilding = False

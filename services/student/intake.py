@@ -23,6 +23,10 @@ from shared.bus.port import Bus, Delivery
 from shared.contracts.jobs import JOB_PRIORITY, Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, PayloadRef
 from shared.errors import MalformedMessageError, StorageError
 
+GATHER_S = 0.03
+"""Jobs of a step come in a burst. A batch that starts with the first of them leaves the rest to another one, which
+takes about as long: measured on a CPU, 72 sequences at once need 60 % of the time of 48 and then 24."""
+
 log = structlog.get_logger()
 
 
@@ -77,12 +81,10 @@ class JobIntake:
 
         Waits up to `block_s` when nothing at all is there.
         """
-        kinds: Sequence[JobKind] = (JobKind.FEEDBACK,) if self.held else JOB_PRIORITY
-        if not self.held and not self._take(JOB_PRIORITY, block_s):
-            return
-        for kind in kinds:
-            while self._room.fits(kind, self.jobs) and self._take((kind,), 0.0):
-                pass
+        if self.held:
+            self._fill((JobKind.FEEDBACK,), 0.0)
+        elif self._take(JOB_PRIORITY, block_s):
+            self._fill(JOB_PRIORITY, GATHER_S)
 
     def next_group(self) -> list[HeldJob]:
         """The jobs in hand that run next: all of one version, the most urgent one's. Lost ones are let go."""
@@ -129,6 +131,12 @@ class JobIntake:
         for held in self.held:
             self._release(held)
         self.held.clear()
+
+    def _fill(self, kinds: Sequence[JobKind], gather_s: float) -> None:
+        """Take while there is room and jobs come less than `gather_s` apart."""
+        while fitting := [kind for kind in kinds if self._room.fits(kind, self.jobs)]:
+            if not self._take(fitting, gather_s):
+                return
 
     def _take(self, kinds: Sequence[JobKind], block_s: float) -> bool:
         queues = [self._queues[kind] for kind in kinds]

@@ -159,6 +159,7 @@ class EngineWorker:
     def _generate(self, ready: Sequence[ReadyJob]) -> None:
         batches = [requests for _, _, requests in ready]
         metrics.BATCH_SEQUENCES.observe(sum(map(len, batches)))
+        self._board.free_slots = self.intake.free_slots
         cancelled = self._running.begin([held.lost for held, _, _ in ready])
         try:
             results, seconds = self._timed(batches, cancelled)

@@ -87,12 +87,16 @@ class Revision(StateModel):
 
 
 class StepState(StateModel):
-    """One open step. `mark` is when the stage that runs now began (broker's clock, seconds)."""
+    """One open step. `mark` is when the stage that runs now began (broker's clock, seconds).
+
+    counted: what its batch holds is in the tally.
+    """
 
     step: int
     base_version: str
     groups: list[GroupState]
     sealed: bool = False
+    counted: bool = False
     done_version: str | None = None
     mark: float
 

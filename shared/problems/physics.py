@@ -26,7 +26,7 @@ PHYSICS = (
         name="net force",
         quantity="net force",
         formula="push - friction",
-        numbers={"push": range(8, 41), "friction": range(2, 21)},
+        numbers={"push": range(3, 13), "friction": range(1, 9)},
         templates=(
             "A push of {push} N on {thing} meets a friction of {friction} N. What is the net force?",
             "A push of {push} N moves {thing}, friction is {friction} N. Find the net force.",
@@ -40,7 +40,7 @@ PHYSICS = (
         name="series resistance",
         quantity="total resistance",
         formula="first + second",
-        numbers={"first": range(3, 41), "second": range(3, 41)},
+        numbers={"first": range(2, 11), "second": range(2, 11)},
         templates=(
             "{thing} has two resistors in series, {first} ohm and {second} ohm. What is the total resistance?",
             "In {thing}, {first} ohm and {second} ohm are in series. Find the total resistance.",
@@ -54,7 +54,7 @@ PHYSICS = (
         name="speed",
         quantity="speed",
         formula="distance / time",
-        numbers={"distance": range(6, 97), "time": range(2, 10)},
+        numbers={"distance": range(4, 41), "time": range(2, 6)},
         templates=(
             "{thing} covers a distance of {distance} m in {time} s. What is its speed?",
             "In {time} s {thing} travels {distance} m. Find the speed.",
@@ -68,7 +68,7 @@ PHYSICS = (
         name="pressure",
         quantity="pressure",
         formula="force / area",
-        numbers={"force": range(6, 97), "area": range(2, 10)},
+        numbers={"force": range(4, 41), "area": range(2, 6)},
         templates=(
             "{thing} presses with a force of {force} N on {area} square meters. What is the pressure?",
             "A force of {force} N from {thing} acts on an area of {area} square meters. Find the pressure.",
@@ -110,7 +110,7 @@ PHYSICS = (
         name="weight",
         quantity="weight",
         formula="10 * mass",
-        numbers={"mass": range(2, 15)},
+        numbers={"mass": range(2, 11)},
         templates=(
             "{thing} has a mass of {mass} kg. What is its weight in newtons?",
             "Find the weight in newtons of {thing} with a mass of {mass} kg.",
@@ -126,7 +126,7 @@ PHYSICS = (
         name="focal length",
         quantity="focal length",
         formula="radius / 2",
-        numbers={"radius": range(4, 97, 2)},
+        numbers={"radius": range(4, 41, 2)},
         templates=(
             "A mirror in {thing} has a radius of {radius} cm. What is its focal length?",
             "Find the focal length of a mirror of radius {radius} cm in {thing}.",

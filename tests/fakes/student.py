@@ -33,6 +33,19 @@ RUN = "test"
 STUDENT_SETTINGS = ("students.a.engine=scripted", "students.b.engine=scripted", "students.a.slots=8")
 
 
+class HandClock:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def wall_s(self) -> float:
+        return self.now_s
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
 def config_in(run_dir: Path, *overrides: str, **environment: object) -> StudentConfig:
     """Settings of the smoke preset with scripted students, written to `run_dir` and read back as a process does."""
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -186,7 +199,7 @@ def publish_version(run_dir: Path, steps: int, **changes: object) -> WeightsMani
             "checksum": checksum,
             "probe": (),
         }
-        written.append(WeightsManifest(**(fields | changes)))  # type: ignore[arg-type]
+        written.append(WeightsManifest(**(fields | changes)))
         return written[0].model_dump_json().encode()
 
     files = {"adapter_model.safetensors": weights, "adapter_config.json": b"{}"}

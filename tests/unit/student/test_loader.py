@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.student.loader import VersionRefusedError, WeightLoader
+from shared.blobs.local import LocalStore
 from tests.fakes.engine import BASE_CHECKSUM, FakeEngine
 from tests.fakes.student import RUN, publish_version, tensor_file
 
@@ -121,8 +122,6 @@ def test_only_names_of_our_versions_are_looked_up(tmp_path: Path, version: str) 
 
 
 def test_a_manifest_may_not_list_a_pickle(tmp_path: Path) -> None:
-    from shared.blobs.local import LocalStore
-
     publish_version(tmp_path / "right", 1)
     manifest = (tmp_path / "right" / V1 / "manifest.json").read_text().replace("config.json", "config.bin")
     files = {"adapter_model.safetensors": tensor_file(1), "adapter_config.bin": b"{}"}

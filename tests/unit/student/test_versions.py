@@ -15,20 +15,7 @@ from shared.contracts.jobs import JobDone, JobKind
 from shared.contracts.weights import VersionLoaded, VersionRefused
 from shared.errors import MalformedMessageError
 from tests.fakes.engine import BASE_CHECKSUM, FakeEngine
-from tests.fakes.student import RUN, Broker, StudentBench, publish_version
-
-
-class HandClock:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def wall_s(self) -> float:
-        return self.now_s
-
-    def monotonic_s(self) -> float:
-        return self.now_s
+from tests.fakes.student import RUN, Broker, HandClock, StudentBench, publish_version
 
 
 class Keeping:
@@ -181,9 +168,7 @@ def test_jobs_of_a_version_that_is_refused_fail_and_say_why(bench: StudentBench)
     assert outcomes["r1.a.s2.p.rollout"].outcome == "ok"
 
 
-def test_after_a_restart_the_served_version_is_loaded_before_anything_else(
-    bench: StudentBench, tmp_path: Path
-) -> None:
+def test_after_a_restart_the_served_version_is_loaded_before_anything_else(bench: StudentBench, tmp_path: Path) -> None:
     publish_version(tmp_path, 1)
     bench.broker.serve("a@v1", "a@v0")
     bench.turn()

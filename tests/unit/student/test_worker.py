@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.student.intake import GATHER_S
 from services.student.worker import EngineDeadError
 from shared.bus.keys import RESULTS, STUDENTS, jobs
 from shared.bus.memory import MemoryBus
@@ -67,6 +68,19 @@ def test_a_batch_is_filled_to_the_slots_and_no_further(bench: StudentBench) -> N
     assert len(bench.done()) == 4
     assert len(bench.engine.calls[0]) == 8
     assert len(bench.done()) == 2
+
+
+def test_jobs_that_come_in_a_burst_run_together(bench: StudentBench) -> None:
+    def burst() -> None:
+        for number in range(1, 5):
+            time.sleep(GATHER_S / 3)
+            bench.broker.issue(ROLLOUT, number, samples=2)
+
+    issuing = threading.Thread(target=burst)
+    issuing.start()
+    assert len(bench.done()) == 4
+    issuing.join(5)
+    assert [len(call) for call in bench.engine.calls] == [8]
 
 
 def test_groups_run_by_version_with_the_most_urgent_first(bench: StudentBench, tmp_path: Path) -> None:
@@ -194,12 +208,12 @@ def test_results_of_a_job_that_was_stolen_are_dropped(tmp_path: Path) -> None:
     bench.leases.close()  # renewals stop, as in a process that was stopped for longer than its lease
     bench.broker.issue(ROLLOUT, 1)
     thief = MemoryBus(bench.server, lease_s=0.3)
-    bench.engine.during = lambda: (
+
+    def stall() -> None:
         time.sleep(0.4)
-        or thief.take(  # type: ignore[func-returns-value]
-            [(jobs("a", ROLLOUT), STUDENTS)], "student-a-1", limit=1, block_s=0
-        )
-    )
+        assert thief.take([(jobs("a", ROLLOUT), STUDENTS)], "student-a-1", limit=1, block_s=0)
+
+    bench.engine.during = stall
     assert bench.done() == []
     assert bench.bus.queue_depth(jobs("a", ROLLOUT), STUDENTS) == (0, 1)
 

@@ -1,0 +1,71 @@
+"""`opcod prepare`: what a run's services must find when they are started one by one, in containers or a cluster."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opcod.deployment import ensure_key, run_lock
+from opcod.options import (
+    CACHE_DIR,
+    RUNS_DIR,
+    CacheDir,
+    ConfigFile,
+    Overrides,
+    Preset,
+    RunsDir,
+    paths_for,
+    settings_from,
+)
+from opcod.preparing import check_settings, create_run, prepare_models, refuse_changes, stored_settings
+from shared.blobs.local import atomic_write
+from shared.config.settings import Paths, RunSettings
+from shared.errors import ConfigError
+
+PREPARED_FILE = "prepared.json"
+
+
+def prepare(
+    run_name: Annotated[str, typer.Option("--run", envvar="OPCOD_RUN", help="Name of the run.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    runs_dir: RunsDir = RUNS_DIR,
+    cache_dir: CacheDir = CACHE_DIR,
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", envvar="OPCOD_KEY_FILE", help="The bearer key; default: one made in the run."),
+    ] = None,
+) -> None:
+    """Write config.toml, the key and the models of a run; `prepared.json` comes last and says that all is there.
+
+    Doing it again changes nothing. Other settings for a run that is there are refused.
+    """
+    settings = settings_from(preset, config, overrides)
+    paths = paths_for(runs_dir, run_name, cache_dir)
+    check_settings(paths, settings)
+    paths.run_dir.mkdir(parents=True, exist_ok=True)
+    with run_lock(paths.run_dir):
+        _settle(paths, settings)
+        (paths.run_dir / PREPARED_FILE).unlink(missing_ok=True)
+        _check_key(key_file or ensure_key(paths.run_dir))
+        seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"))
+        atomic_write(paths.run_dir / PREPARED_FILE, json.dumps({"seconds": seconds}).encode())
+    typer.echo(f"prepared: {paths.run_dir}")
+
+
+def _settle(paths: Paths, settings: RunSettings) -> None:
+    if (paths.run_dir / "config.toml").exists():
+        refuse_changes(stored_settings(paths), settings)
+    else:
+        create_run(paths, settings)
+
+
+def _check_key(key_file: Path) -> None:
+    try:
+        key = key_file.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"expected the bearer key in {key_file}, cannot read it: {error.strerror}") from error
+    if not key:
+        raise ConfigError(f"expected a bearer key in {key_file}, found it empty; anybody could use the services")

@@ -1,0 +1,75 @@
+"""`opcod prepare`, started as a container starts it."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from opcod.commands.prepare import PREPARED_FILE
+from shared.config.environment import ServiceEnvironment
+from shared.errors import EXIT_USAGE
+
+SCRIPTED = [f"--set=students.{s}.{setting}" for s in "ab" for setting in ("engine=scripted", "specialize=false")]
+
+
+@pytest.fixture
+def variables(tmp_path: Path) -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("OPCOD_")}
+    return ours | {
+        "OPCOD_RUN": "r1",
+        "OPCOD_RUNS_DIR": str(tmp_path / "runs"),
+        "OPCOD_CACHE_DIR": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def prepare(variables: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "opcod.main", "prepare", *SCRIPTED, *options]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_it_writes_what_services_start_with(variables: dict[str, str], tmp_path: Path) -> None:
+    done = prepare(variables)
+    assert done.returncode == 0, done.stderr
+    run_dir = tmp_path / "runs" / "r1"
+    environment = ServiceEnvironment.model_validate(
+        {
+            "run": "r1",
+            "run_dir": run_dir,
+            "cache_dir": tmp_path,
+            "redis_url": "redis://redis",
+            "key_file": run_dir / "key",
+        }
+    )
+    assert {student.engine for student in environment.settings().students.values()} == {"scripted"}
+    assert len(environment.key() or "") >= 32
+    assert stat.S_IMODE((run_dir / "key").stat().st_mode) == 0o600
+    assert set(json.loads((run_dir / PREPARED_FILE).read_text())) == {"seconds"}
+
+
+def test_again_changes_nothing_and_other_settings_are_refused(variables: dict[str, str], tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / "r1"
+    assert prepare(variables).returncode == 0
+    before = {name: (run_dir / name).read_bytes() for name in ("config.toml", "key")}
+    assert prepare(variables).returncode == 0
+    refused = prepare(variables | {"OPCOD_SET_RUN__SEED": "7"})
+    assert (refused.returncode, "run.seed: 0 -> 7" in refused.stderr) == (EXIT_USAGE, True)
+    assert before == {name: (run_dir / name).read_bytes() for name in before}
+    assert (run_dir / PREPARED_FILE).exists()
+
+
+def test_a_key_that_is_there_already_is_used(variables: dict[str, str], tmp_path: Path) -> None:
+    secret, run_dir = tmp_path / "secret", tmp_path / "runs" / "r1"
+    missing = prepare(variables, "--key-file", str(secret))
+    secret.write_text("\n")
+    empty = prepare(variables, "--key-file", str(secret))
+    assert (missing.returncode, empty.returncode) == (EXIT_USAGE, EXIT_USAGE)
+    assert (str(secret) in missing.stderr, "found it empty" in empty.stderr) == (True, True)
+    assert not (run_dir / PREPARED_FILE).exists()
+    secret.write_text("open-sesame\n")
+    assert prepare(variables | {"OPCOD_KEY_FILE": str(secret)}).returncode == 0
+    assert not (run_dir / "key").exists()

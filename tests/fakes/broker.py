@@ -1,0 +1,272 @@
+"""A broker's run on a bus in memory: its Runner, with students and trainers that answer at once and load nothing.
+
+Everything happens in one thread: the workers do what lies in their queues between two turns of the runner's loop.
+"""
+
+import functools
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.broker.config import load_problems, make_plan
+from services.broker.runner import Runner
+from services.broker.sealing import adopt
+from shared.blobs.local import LocalStore
+from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, TRAINER, jobs, output_field, train
+from shared.bus.memory import MemoryBus
+from shared.bus.memory_server import MemoryServer
+from shared.bus.payloads import pack, unpack
+from shared.bus.port import Delivery
+from shared.config.loading import load_settings
+from shared.config.settings import RunSettings
+from shared.contracts.batches import BatchSealed
+from shared.contracts.events import Event
+from shared.contracts.ids import seed_of, version_name
+from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, Prompt, PromptOutput, Sample
+from shared.contracts.messages import ChatMessage
+from shared.contracts.run import RunState, Status
+from shared.contracts.weights import ServeSet, StepDone, StepMetrics, VersionLoaded
+from shared.problems.problem import Problem, ProblemSet
+from tests.fakes.student import HandClock
+
+RUN = "test"
+STUDENTS_AB = ("a", "b")
+TURNS = 400
+
+
+def broker_settings(*overrides: str) -> RunSettings:
+    """One round of two steps of two problems, three rollouts each; every group with feedback is revised."""
+    small = ["run.steps_per_round=2", "evaluation.problems_per_job=3", *overrides]
+    return load_settings(preset="smoke", overrides=small, environ={})
+
+
+@functools.cache
+def smoke_problems() -> ProblemSet:
+    """Generated once: no override here changes the seed."""
+    return load_problems(broker_settings())
+
+
+class FakeStudent:
+    """Answers the jobs of one student: right or wrong by the job's seed, feedback anchored in the question.
+
+    held: kinds that are left in the queue. spoil: changes an output before it is stored.
+    """
+
+    def __init__(self, name: str, bus: MemoryBus, problems: ProblemSet) -> None:
+        self._name = name
+        self._bus = bus
+        self._answers = {problem.question: problem for problem in problems.all_problems()}
+        self._loaded: set[str] = set()
+        self.held: set[JobKind] = set()
+        self.spoil: Callable[[Job, JobOutput], JobOutput] = lambda _job, output: output
+        self.done: list[JobDone] = []
+
+    def work(self) -> int:
+        """Load what must be served and do all jobs that wait; returns how many there were."""
+        self._load()
+        queues = [(jobs(self._name, kind), STUDENTS) for kind in JobKind if kind not in self.held]
+        taken = self._bus.take(queues, f"student-{self._name}", limit=100, block_s=0)
+        for delivery in taken:
+            self._do(delivery)
+        return len(taken)
+
+    def _load(self) -> None:
+        wanted = self._bus.serve_set(self._name)
+        for version in ServeSet.model_validate_json(wanted).versions if wanted else ():
+            if version not in self._loaded:
+                self._loaded.add(version)
+                loaded = VersionLoaded(
+                    student=self._name, replica="0", version=version, checksum="c" * 64, seconds=0.1
+                )
+                self._bus.publish(RESULTS, loaded)
+
+    def _do(self, delivery: Delivery) -> None:
+        job = delivery.message
+        assert isinstance(job, Job)
+        self._bus.publish(RESULTS, JobStarted(job_id=job.id, student=self._name, replica="0", attempt=delivery.attempt))
+        asked = unpack(job.input, self._bus.get_payload(job.input), JobInput)
+        prompts = tuple(self._answer(job, number, prompt) for number, prompt in enumerate(asked.prompts))
+        output = self.spoil(job, JobOutput(job_id=job.id, version=job.version, prompts=prompts))
+        ref, data = pack(output, job.input.key, output_field(job.id))
+        done = JobDone(
+            job_id=job.id,
+            kind=job.kind,
+            student=self._name,
+            replica="0",
+            outcome="ok",
+            version=job.version,
+            output=ref,
+            seconds=0.5,
+            output_tokens=sum(len(sample.token_ids) for prompt in prompts for sample in prompt.samples),
+        )
+        self.done.append(done)
+        assert self._bus.complete(delivery, announce=(RESULTS, done), payload=(ref, data))
+
+    def _answer(self, job: Job, number: int, prompt: Prompt) -> PromptOutput:
+        problem = self._answers[prompt.messages[-1].content.split("\n")[0]]
+        samples = [self._text(job, problem, seed_of(job.seed, number, index)) for index in range(prompt.samples)]
+        return PromptOutput(prompt_token_ids=(1, 2), samples=tuple(sample_of(text) for text in samples))
+
+    def _text(self, job: Job, problem: Problem, seed: int) -> str:
+        if job.kind is JobKind.FEEDBACK:
+            return f"<concept>{problem.kind}</concept> Write the formula down before the numbers, please."
+        right = int(problem.answer)
+        return f" {problem.kind} = {right if seed % 2 else right + 1}"
+
+
+def sample_of(text: str) -> Sample:
+    return Sample(text=text, token_ids=(5, 6, 7), logprobs=(-0.5, -0.5, -0.5), finish_reason="stop")
+
+
+class FakeTrainer:
+    """Checks and applies sealed batches in name only. `applied` holds the steps in order."""
+
+    def __init__(self, name: str, bus: MemoryBus, store: LocalStore) -> None:
+        self._name = name
+        self._bus = bus
+        self._store = store
+        self.applied: list[int] = []
+        self.held = False
+
+    def work(self) -> int:
+        if self.held:
+            return 0
+        taken = self._bus.take([(train(self._name), TRAINER)], f"trainer-{self._name}", limit=10, block_s=0)
+        for delivery in taken:
+            sealed = delivery.message
+            assert isinstance(sealed, BatchSealed)
+            self._check(sealed)
+            if sealed.step not in self.applied:
+                self.applied.append(sealed.step)
+            self._bus.complete(delivery, announce=(RESULTS, step_done(self._name, sealed.step, sealed.sha256)))
+        return len(taken)
+
+    def _check(self, sealed: BatchSealed) -> None:
+        found = adopt(self._store, sealed.student, sealed.step, RUN)
+        assert found is not None and found.sha256 == sealed.sha256
+        assert sealed.base_version == version_name(self._name, sealed.step - 1)
+
+
+def step_done(student: str, step: int, sha256: str = "0" * 64) -> StepDone:
+    metrics = StepMetrics(
+        loss=0.5,
+        grad_norm=1.0,
+        active_share=1.0,
+        tokens=18,
+        delta_logprob=0.0,
+        clipped_share=0.0,
+        effective_sample_share=1.0,
+        skipped_updates=0,
+        seconds={"student": 0.25},
+    )
+    checksum = hashlib.sha256(f"{student}{step}".encode()).hexdigest()
+    version = version_name(student, step)
+    return StepDone(
+        student=student, step=step, version=version, checksum=checksum, batch_sha256=sha256, metrics=metrics
+    )
+
+
+class Between(threading.Event):
+    """Stands in for `stopping`: asked before every turn of a loop, it answers with `end`."""
+
+    def __init__(self, end: Callable[[], bool]) -> None:
+        super().__init__()
+        self._end = end
+
+    def is_set(self) -> bool:
+        return self._end()
+
+
+@dataclass
+class BrokerBench:
+    """One run in `run_dir`; `start` makes a runner as a newly started broker does."""
+
+    run_dir: Path
+    overrides: Sequence[str] = ()
+    train: bool = True
+    server: MemoryServer = field(default_factory=MemoryServer)
+
+    def __post_init__(self) -> None:
+        self.settings = broker_settings(*self.overrides)
+        self.problems = smoke_problems()
+        self.plan = make_plan(RUN, self.settings, self.problems)
+        self.clock = HandClock()
+        self.workers = MemoryBus(self.server)
+        self.students = {name: FakeStudent(name, self.workers, self.problems) for name in STUDENTS_AB}
+        self.trainers = {name: FakeTrainer(name, self.workers, LocalStore(self.run_dir)) for name in STUDENTS_AB}
+        self.runner = self.start()
+
+    def start(self, *, train: bool | None = None) -> Runner:
+        """A broker process: queues, the lease, the run taken up. An earlier one is fenced off."""
+        self.train = self.train if train is None else train
+        bus = MemoryBus(self.server)
+        create_queues(bus)
+        fence = bus.acquire_lease(LEADER, "broker/0", ttl_s=600)
+        assert fence is not None
+        self.runner = Runner(
+            self.settings,
+            self.plan,
+            self.problems,
+            bus,
+            self.run_dir,
+            self.clock,
+            consumer="broker/0",
+            fence=fence,
+            train=self.train,
+        )
+        self.runner.recover()
+        return self.runner
+
+    @property
+    def state(self) -> RunState:
+        return self.runner.state
+
+    def run(self, until: Callable[[RunState], bool]) -> RunState:
+        """Turns of the loop, workers between them, until the state is as wanted."""
+        turns = 0
+
+        def end() -> bool:
+            nonlocal turns
+            turns += 1
+            assert turns < TURNS, f"not there after {TURNS} turns: {self.state.model_dump_json(indent=1)}"
+            if until(self.state):
+                return True
+            self.work()
+            return False
+
+        self.runner.loop(Between(end), threading.Event())
+        return self.state
+
+    def work(self) -> None:
+        for worker in [*self.students.values(), *self.trainers.values()]:
+            worker.work()
+
+    def turn(self) -> None:
+        """One turn of the loop; whatever waits on `results` is handled."""
+        seen: list[bool] = []
+
+        def end() -> bool:
+            seen.append(True)
+            return len(seen) > 1
+
+        self.runner.loop(Between(end), threading.Event())
+
+    def finish(self) -> RunState:
+        return self.run(lambda state: state.status is Status.DONE)
+
+    def events(self, kind: str) -> list[Event]:
+        return [event for _, event in self.workers.read_events("0", count=10_000, block_s=0) if event.kind == kind]
+
+
+def create_queues(bus: MemoryBus) -> None:
+    bus.create_queue(RESULTS, BROKER)
+    for student in STUDENTS_AB:
+        bus.create_queue(train(student), TRAINER)
+        for kind in JobKind:
+            bus.create_queue(jobs(student, kind), STUDENTS)
+
+
+def chat(text: str) -> tuple[ChatMessage, ...]:
+    return (ChatMessage(role="user", content=text),)

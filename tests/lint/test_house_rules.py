@@ -1,0 +1,214 @@
+"""The house rules that can be read off the source: who may import whom, and what every file owes its reader.
+
+Each rule is a function from a file's text to what is wrong with it; each is tried on a text that breaks it, too.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PRODUCT = ("shared", "services", "opcod", "docs", "benchmarks")
+MODEL_LIBRARIES = frozenset({"torch", "transformers", "peft"})
+NAMELESS = frozenset({"utils", "util", "helpers", "helper", "misc", "manager", "common"})
+DOCSTRING_ABOVE_LINES = 20
+MAX_LINES = 300
+BROAD = frozenset({"Exception", "BaseException"})
+
+UNFINISHED = "TO" + "DO"
+"""Put together, so that this file does not hold the mark that it looks for."""
+
+_REASON = re.compile(r"#\s*noqa:\s*BLE001\s*[-–:]\s*\w+")
+
+
+def imported(path: PurePosixPath, text: str) -> Iterator[str]:
+    """Full names of all modules that a file imports, at its top or later."""
+    package = list(path.parts[:-1])
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def model_libraries_only_in_modeling(path: PurePosixPath, text: str) -> Iterator[str]:
+    """In shared/ only shared/modeling imports torch, transformers or peft; nothing anywhere imports vllm."""
+    for name in imported(path, text):
+        library = name.partition(".")[0]
+        if library == "vllm":
+            yield f"imports {name}: vLLM runs beside us and is reached over HTTP"
+        if library in MODEL_LIBRARIES and path.parts[0] == "shared" and path.parts[1] != "modeling":
+            yield f"imports {name}: in shared/ only shared/modeling may"
+
+
+def services_never_meet(path: PurePosixPath, text: str) -> Iterator[str]:
+    """Services import shared/, never each other nor the command line; shared/ imports neither."""
+    for name in imported(path, text):
+        top, *rest = name.split(".")
+        if path.parts[0] == "services" and top == "services" and rest and rest[0] != path.parts[1]:
+            yield f"imports {name}: services meet in shared/contracts"
+        if path.parts[0] == "services" and top == "opcod":
+            yield f"imports {name}: a service does not know the command line"
+        if path.parts[0] == "shared" and top in ("services", "opcod"):
+            yield f"imports {name}: shared/ knows nothing of those who share it"
+
+
+def no_pickle(path: PurePosixPath, text: str) -> Iterator[str]:
+    """Nothing is unpickled: not by the module, and not by torch.load."""
+    for name in imported(path, text):
+        if name.partition(".")[0] in ("pickle", "dill", "cloudpickle", "joblib"):
+            yield f"imports {name}: tensors are safetensors, everything else is JSON"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.save"):
+            yield f"line {node.lineno}: {ast.unparse(node.func)} pickles; use safetensors"
+
+
+def has_docstring(path: PurePosixPath, text: str) -> Iterator[str]:
+    """A module of more than 20 lines says what it owns."""
+    lines = len(text.splitlines())
+    if lines > DOCSTRING_ABOVE_LINES and path.parts[0] in PRODUCT and not ast.get_docstring(ast.parse(text)):
+        yield f"{lines} lines and no module docstring"
+
+
+def short_or_with_reason(_path: PurePosixPath, text: str) -> Iterator[str]:
+    """No file above 300 lines, unless its docstring says why (with the words `300 lines`)."""
+    lines = len(text.splitlines())
+    if lines > MAX_LINES and "300 lines" not in (ast.get_docstring(ast.parse(text)) or ""):
+        yield f"{lines} lines; split it, or say in its docstring why it has more than 300 lines"
+
+
+def broad_except_has_reason(_path: PurePosixPath, text: str) -> Iterator[str]:
+    """`except Exception` stands only where its line says why: `# noqa: BLE001 - reason`."""
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ExceptHandler) and _is_broad(node.type) and not _REASON.search(lines[node.lineno - 1]):
+            yield f"line {node.lineno}: catches everything; name the errors, or add `# noqa: BLE001 - reason`"
+        if (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func).endswith("suppress")
+            and any(map(_is_broad, node.args))
+        ):
+            yield f"line {node.lineno}: suppresses everything; name the errors"
+
+
+def telling_name(path: PurePosixPath, _text: str) -> Iterator[str]:
+    """Nothing is called utils, helpers, manager, misc or common."""
+    bad = NAMELESS & {path.stem, *path.parts[:-1]}
+    if bad:
+        yield f"is called {', '.join(sorted(bad))}; name it after what it holds"
+
+
+def nothing_left_to_do(_path: PurePosixPath, text: str) -> Iterator[str]:
+    """No marks of unfinished work."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if re.search(rf"#.*\b(?:{UNFINISHED}|FIX[M]E)\b", line):
+            yield f"line {number}: unfinished"
+
+
+def _is_broad(caught: ast.expr | None) -> bool:
+    if caught is None:
+        return True
+    names = caught.elts if isinstance(caught, ast.Tuple) else [caught]
+    return any(isinstance(name, ast.Name) and name.id in BROAD for name in names)
+
+
+Rule = Callable[[PurePosixPath, str], Iterator[str]]
+
+RULES: tuple[Rule, ...] = (
+    model_libraries_only_in_modeling,
+    services_never_meet,
+    no_pickle,
+    has_docstring,
+    short_or_with_reason,
+    broad_except_has_reason,
+    telling_name,
+    nothing_left_to_do,
+)
+
+BROKEN: list[tuple[Rule, str, str]] = [
+    (model_libraries_only_in_modeling, "shared/method/gating.py", "import torch\n"),
+    (model_libraries_only_in_modeling, "shared/method/gating.py", "def f():\n    from peft.tuners import lora\n"),
+    (model_libraries_only_in_modeling, "services/student/app.py", "from vllm import LLM\n"),
+    (services_never_meet, "services/student/app.py", "from services.broker.plan import Plan\n"),
+    (services_never_meet, "services/student/app.py", "from services import broker\n"),
+    (services_never_meet, "services/student/engines/port.py", "from ...trainer import step\n"),
+    (services_never_meet, "services/broker/app.py", "import opcod.client\n"),
+    (services_never_meet, "shared/http.py", "from services.broker import api\n"),
+    (no_pickle, "services/trainer/model.py", "import pickle\n"),
+    (no_pickle, "services/trainer/model.py", "import torch\nx = torch.load('a.pt')\n"),
+    (has_docstring, "shared/http.py", "x = 1\n" * 21),
+    (short_or_with_reason, "tests/unit/test_x.py", '"""A file."""\n' + "x = 1\n" * 300),
+    (broad_except_has_reason, "opcod/main.py", "try:\n    f()\nexcept Exception:\n    pass\n"),
+    (
+        broad_except_has_reason,
+        "opcod/main.py",
+        "try:\n    f()\nexcept (OSError, Exception):  # noqa: BLE001\n    pass\n",
+    ),
+    (broad_except_has_reason, "opcod/main.py", "try:\n    f()\nexcept:\n    pass\n"),
+    (broad_except_has_reason, "opcod/main.py", "with contextlib.suppress(Exception):\n    f()\n"),
+    (telling_name, "shared/utils/text.py", ""),
+    (telling_name, "shared/helpers.py", ""),
+    (nothing_left_to_do, "shared/http.py", f"x = 1  # {UNFINISHED}: more\n"),
+]
+
+KEPT: list[tuple[Rule, str, str]] = [
+    (model_libraries_only_in_modeling, "shared/modeling/chat.py", "import torch\n"),
+    (model_libraries_only_in_modeling, "services/trainer/step.py", "import torch\n"),
+    (services_never_meet, "services/student/app.py", "from services.student import api\nfrom shared import http\n"),
+    (services_never_meet, "services/student/engines/port.py", "from . import sampling\nfrom ..api import StudentApi\n"),
+    (services_never_meet, "opcod/preparing.py", "from services.broker.config import load_problems\n"),
+    (has_docstring, "shared/http.py", "x = 1\n" * 20),
+    (short_or_with_reason, "shared/x.py", '"""More than 300 lines: one table."""\n' + "x = 1\n" * 300),
+    (
+        broad_except_has_reason,
+        "opcod/main.py",
+        "try:\n    f()\nexcept Exception:  # noqa: BLE001 - process boundary\n    pass\n",
+    ),
+]
+
+
+def sources() -> list[Path]:
+    return sorted(path for top in (*PRODUCT, "tests") for path in (ROOT / top).rglob("*.py"))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_source_keeps_the_rule(rule: Rule) -> None:
+    found = []
+    for path in sources():
+        relative = PurePosixPath(path.relative_to(ROOT).as_posix())
+        found += [f"{relative}: {fault}" for fault in rule(relative, path.read_text())]
+    assert not found, "\n".join([rule.__doc__ or rule.__name__, *found])
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
+def test_rule_sees_what_breaks_it(rule: Rule, path: str, text: str) -> None:
+    assert list(rule(PurePosixPath(path), text))
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), KEPT, ids=lambda value: getattr(value, "__name__", None))
+def test_rule_lets_pass_what_keeps_it(rule: Rule, path: str, text: str) -> None:
+    assert not list(rule(PurePosixPath(path), text))
+
+
+def test_every_rule_is_tried() -> None:
+    assert {rule for rule, _, _ in BROKEN} == set(RULES)
+    assert len(sources()) > 100
+
+
+@pytest.mark.parametrize("package", ["services", "shared", "opcod"])
+def test_packages_come_from_this_tree(package: str, tmp_path: Path) -> None:
+    """From anywhere, without the working directory or PYTHONPATH: another installed `shared` would win there."""
+    code = f"import {package}; print({package}.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, f"{package} is not installed here (pip install -e .): {done.stderr}"
+    assert Path(done.stdout.strip()).parent == ROOT / package

@@ -1,0 +1,296 @@
+"""Whole runs of the broker's loop on a bus in memory: to the end, through restarts, losses and bad results."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from shared.bus.keys import BROKER, RESULTS, STUDENTS, jobs
+from shared.bus.memory import MemoryBus
+from shared.contracts.control import Control
+from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.jobs import Job, JobKind, JobOutput, JobStarted
+from shared.contracts.run import RunState, Status
+from shared.contracts.weights import ServeSet
+from shared.errors import FencedError
+from tests.fakes.broker import BrokerBench, step_done
+
+OFF = ("feedback.revise_share=0.0",)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> BrokerBench:
+    return BrokerBench(tmp_path, OFF)
+
+
+def is_training(state: RunState) -> bool:
+    return state.status is Status.TRAINING
+
+
+def one_is_sealed(state: RunState) -> bool:
+    return any(phase.step is not None and phase.step.sealed for phase in state.phases)
+
+
+def first_is_applied(state: RunState) -> bool:
+    return state.steps["a"] >= 1
+
+
+def assert_whole(bench: BrokerBench) -> None:
+    """The run is done, every batch is on disk once and was trained on once, and every sample was counted once."""
+    state = bench.state
+    assert (state.status, state.version) == (Status.DONE, {"a": "a@v2", "b": "b@v2"})
+    for name, trainer in bench.trainers.items():
+        assert trainer.applied == [1, 2]
+        assert sorted(p.name for p in (bench.run_dir / "batches" / name).iterdir()) == ["s00001", "s00002"]
+        assert state.tallies[name].samples == 2 * 2 * 3
+        assert sum(state.tallies[name].verdicts.values()) == 2 * 2 * 3
+    assert json.loads((bench.run_dir / "state.json").read_text())["status"] == "DONE"
+
+
+def test_a_whole_run_is_made_on_the_bus(tmp_path: Path) -> None:
+    bench = BrokerBench(tmp_path)
+    bench.finish()
+    assert_whole(bench)
+    tally = bench.state.tallies["a"]
+    assert sum(tally.revised.values()) == 12
+    assert tally.output_tokens["rollout"] == 2 * 2 * 3 * 3
+    assert tally.trainer_seconds == {"student": 0.5}
+    waiting = [bench.workers.queue_depth(jobs(s, kind), STUDENTS) for s in "ab" for kind in JobKind]
+    assert waiting == [(0, 0)] * 8
+    assert bench.workers.queue_depth(RESULTS, BROKER) == (0, 0)
+    assert bench.server.payloads == {}, "nothing is kept that nobody needs any more"
+
+
+def test_people_see_the_run(tmp_path: Path) -> None:
+    bench = BrokerBench(tmp_path)
+    bench.finish()
+    counts = {
+        kind: len(bench.events(kind)) for kind in ("gate", "evaluated", "group", "feedback", "revised", "sealed", "step")
+    }
+    assert counts == {
+        "gate": 1,
+        "evaluated": 8,
+        "group": 8,
+        "feedback": 24,
+        "revised": 24,
+        "sealed": 4,
+        "step": 4,
+    }
+    statuses = [event.status for event in bench.events("status") if event.kind == "status"]
+    assert statuses == ["GATED", "TRAINING", "ROUND_DONE", "FINAL_EVAL", "DONE"]
+
+
+@pytest.mark.parametrize("until", [is_training, one_is_sealed, first_is_applied])
+def test_a_broker_started_again_goes_on(bench: BrokerBench, until: object) -> None:
+    bench.run(until)  # type: ignore[arg-type]
+    before = bench.runner
+    bench.start()
+    assert bench.state.revision > before.state.revision
+    bench.finish()
+    assert_whole(bench)
+
+
+def test_the_broker_before_cannot_write_any_more(bench: BrokerBench) -> None:
+    bench.run(is_training)
+    before = bench.runner
+    bench.start()
+    MemoryBus(bench.server).publish(RESULTS, Control(id="1", action="pause"))
+    with pytest.raises(FencedError):
+        before.loop(threading.Event(), threading.Event())
+
+
+@pytest.mark.parametrize("until", [is_training, one_is_sealed, first_is_applied])
+def test_a_run_goes_on_from_its_files_when_redis_lost_everything(bench: BrokerBench, until: object) -> None:
+    bench.run(until)  # type: ignore[arg-type]
+    bench.server.flush()
+    with pytest.raises(FencedError, match="lost its data"):
+        bench.runner.loop(threading.Event(), threading.Event())
+    bench.start()
+    bench.finish()
+    assert_whole(bench)
+
+
+def test_a_batch_that_was_sealed_just_before_the_crash_is_adopted(bench: BrokerBench) -> None:
+    """The files of a step are there, the state does not know of them: what the crash between the two leaves."""
+    for trainer in bench.trainers.values():
+        trainer.held = True
+    bench.run(is_training)
+    earlier = bench.server.state
+    assert earlier is not None
+    bench.run(one_is_sealed)
+    sealed = {path: path.read_bytes() for path in bench.run_dir.glob("batches/*/*/*")}
+    bench.server.flush()
+    (bench.run_dir / "state.json").write_text(earlier)
+    for trainer in bench.trainers.values():
+        trainer.held = False
+    bench.start()
+    bench.finish()
+    assert_whole(bench)
+    assert {path: path.read_bytes() for path in sealed} == sealed
+
+
+def test_a_result_that_cannot_be_used_is_made_again(bench: BrokerBench) -> None:
+    """Short groups, no prompts at all, and the output of another job: each is a failed job, not a broken broker."""
+    spoiled: list[str] = []
+    ways = [
+        lambda o: o.model_copy(update={"prompts": ()}),
+        lambda o: o.model_copy(
+            update={"prompts": (o.prompts[0].model_copy(update={"samples": o.prompts[0].samples[:1]}),)}
+        ),
+        lambda o: o.model_copy(update={"job_id": "r9.a.s9.other.rollout"}),
+    ]
+
+    def spoil(job: Job, output: JobOutput) -> JobOutput:
+        if job.kind is JobKind.ROLLOUT and ways and not job.id.endswith(".t2"):
+            spoiled.append(job.id)
+            return ways.pop()(output)
+        return output
+
+    bench.students["a"].spoil = spoil
+    bench.finish()
+    assert_whole(bench)
+    assert len(spoiled) == 3
+    assert [event.job_id for event in bench.events("lost") if event.kind == "lost"] == spoiled
+
+
+def test_bytes_that_are_not_what_was_announced_fail_the_job(bench: BrokerBench) -> None:
+    bench.run(is_training)
+    bench.students["a"].work()
+    key = next(key for key in bench.server.payloads if key.startswith("res:a:s"))
+    field = next(name for name in bench.server.payloads[key] if name.endswith("rollout.out"))
+    bench.server.payloads[key][field] = b"other bytes"
+    bench.finish()
+    assert_whole(bench)
+    [lost] = bench.events("lost")
+    assert lost.kind == "lost" and "expected sha256" in lost.reason
+
+
+def test_spoiled_feedback_is_lost_and_the_step_goes_on(bench: BrokerBench) -> None:
+    bench.students["b"].spoil = lambda job, output: (
+        output.model_copy(update={"prompts": ()}) if job.kind is JobKind.FEEDBACK else output
+    )
+    bench.finish()
+    assert_whole(bench)
+    assert bench.state.tallies["a"].verdicts == {"fb_none": 12}
+    assert bench.state.tallies["a"].lost_feedback == {"failed": 4}
+    assert bench.state.tallies["b"].lost_feedback == {}
+
+
+def test_repeated_results_count_once(bench: BrokerBench) -> None:
+    bench.run(one_is_sealed)
+    for student in bench.students.values():
+        for done in student.done:
+            bench.workers.publish(RESULTS, done)
+    bench.run(first_is_applied)
+    bench.workers.publish(RESULTS, step_done("a", 1))
+    bench.finish()
+    assert_whole(bench)
+    tally = bench.state.tallies["a"]
+    assert (tally.output_tokens["rollout"], tally.trained_tokens) == (36, 36)
+    assert [len(bench.events(kind)) for kind in ("group", "feedback", "step")] == [8, 24, 4]
+
+
+def test_a_tutor_that_takes_too_long_is_not_waited_for(bench: BrokerBench) -> None:
+    """It begins, and is never heard of again; its late feedback is not used."""
+    late: list[Job] = []
+    bench.students["b"].held = {JobKind.FEEDBACK}
+
+    def tutor_takes() -> None:
+        queue = (jobs("b", JobKind.FEEDBACK), STUDENTS)
+        for delivery in bench.workers.take([queue], "student-b", limit=10, block_s=0):
+            late.append(delivery.message)  # type: ignore[arg-type]
+            started = JobStarted(job_id=delivery.message.key, student="b", replica="0", attempt=1)
+            bench.workers.publish(RESULTS, started)
+
+    def all_lost(state: RunState) -> bool:
+        tutor_takes()
+        bench.clock.now_s += 10
+        return sum(state.tallies["a"].lost_feedback.values()) == 2
+
+    bench.run(all_lost)
+    assert len(late) >= 2
+    assert bench.state.tallies["a"].lost_feedback == {"tutor_timeout": 2}
+
+
+def test_control_pauses_resumes_and_aborts(bench: BrokerBench) -> None:
+    bench.run(is_training)
+    bench.workers.publish(RESULTS, Control(id="1", action="pause", reason="lunch"))
+    bench.run(lambda state: state.paused == "lunch")
+    for _ in range(5):
+        bench.work()
+        bench.turn()
+    assert is_training(bench.state) and not one_is_sealed(bench.state)
+    bench.workers.publish(RESULTS, Control(id="2", action="resume"))
+    bench.run(first_is_applied)
+    bench.workers.publish(RESULTS, Control(id="3", action="abort", reason="enough"))
+    bench.run(lambda state: state.status is Status.FAILED)
+    assert bench.state.failed == "enough"
+
+
+def test_a_run_that_is_done_stays_done(bench: BrokerBench) -> None:
+    bench.finish()
+    for action in ("pause", "abort"):
+        bench.workers.publish(RESULTS, Control.model_validate({"id": action, "action": action}))
+        bench.turn()
+    assert (bench.state.status, bench.state.paused, bench.state.failed) == (Status.DONE, None, None)
+
+
+def test_serving_only_issues_nothing(tmp_path: Path) -> None:
+    bench = BrokerBench(tmp_path, OFF, train=False)
+    for _ in range(5):
+        bench.work()
+        bench.turn()
+    assert bench.state.status is Status.VALIDATING
+    assert [student.done for student in bench.students.values()] == [[], []]
+    assert bench.state.served == {"a": "a@v0", "b": "b@v0"}
+    served = bench.workers.serve_set("a")
+    assert served is not None and ServeSet.model_validate_json(served).versions == ("a@v0",)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["redis kept", "redis lost"])
+def test_a_run_that_was_only_served_in_between_goes_on(bench: BrokerBench, lost: bool) -> None:
+    """What comes from jobs of before while it is only served is not thrown away, nor is a lost Redis forgotten."""
+    bench.run(is_training)
+    if lost:
+        bench.server.flush()
+    bench.start(train=False)
+    issued = [len(student.done) for student in bench.students.values()]
+    for _ in range(5):
+        bench.work()
+        bench.turn()
+    if lost:
+        assert [len(student.done) for student in bench.students.values()] == issued
+    bench.start(train=True)
+    bench.finish()
+    assert_whole(bench)
+
+
+def test_a_redis_that_does_not_answer_is_waited_for(bench: BrokerBench) -> None:
+    bench.run(is_training)
+    bench.server.down = True
+    stopping = threading.Event()
+    loop = threading.Thread(target=bench.runner.loop, args=(stopping, threading.Event()))
+    loop.start()
+    for _ in range(200):
+        if bench.runner.problem is not None:
+            break
+        stopping.wait(0.02)
+    assert bench.runner.problem is not None and "down" in bench.runner.problem
+    bench.server.down = False
+    stopping.set()
+    loop.join(timeout=10)
+    bench.finish()
+    assert bench.runner.problem is None
+    assert_whole(bench)
+
+
+def test_a_version_that_a_replica_holds_counts_as_served_though_its_word_was_lost(bench: BrokerBench) -> None:
+    bench.run(lambda state: state.version["a"] == "a@v1")
+    if bench.state.served.get("a") == "a@v1":
+        pytest.fail("the version is served already; nothing is left to show")
+    beat = Heartbeat(service="student-a", replica="0", state="ready", versions={"a@v1": "c" * 64}, at=0.0)
+    bench.workers.beat(beat, ttl_s=60)
+    bench.clock.now_s += 5
+    bench.turn()
+    assert bench.state.served["a"] == "a@v1"

@@ -1,0 +1,67 @@
+"""How a batch is filled."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.student.room import Room, most_urgent, used
+from shared.contracts.jobs import JOB_PRIORITY, Job, JobKind
+from tests.fakes.student import make_job
+
+FEEDBACK, REVISE, ROLLOUT, EVAL = JOB_PRIORITY
+SIZES = dict.fromkeys(JobKind, 4)
+
+
+def job(kind: JobKind, sequences: int, version: str = "a@v0") -> Job:
+    return make_job(kind, 1, samples=sequences, version=version)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "fits"),
+    [
+        (ROLLOUT, [], True),
+        (ROLLOUT, [4, 4], True),
+        (ROLLOUT, [4, 5], False),
+        (ROLLOUT, [12], False),
+        (FEEDBACK, [12], True),
+        (FEEDBACK, [13], False),
+        (FEEDBACK, [6, 6], True),
+    ],
+)
+def test_lower_kinds_fit_into_the_slots_and_feedback_one_job_beyond(kind: JobKind, held: list[int], fits: bool) -> None:
+    assert Room(12, SIZES).fits(kind, [job(ROLLOUT, size) for size in held]) is fits
+
+
+def test_a_job_larger_than_the_engine_is_taken_alone() -> None:
+    room = Room(4, dict.fromkeys(JobKind, 100))
+    assert room.fits(EVAL, [])
+    assert not room.fits(EVAL, [job(EVAL, 100)])
+
+
+def test_the_last_job_seen_says_how_large_the_next_will_be() -> None:
+    room, held = Room(8, SIZES), [job(ROLLOUT, 6)]
+    assert not room.fits(ROLLOUT, held)
+    room.seen(job(ROLLOUT, 2))
+    assert room.fits(ROLLOUT, held)
+
+
+@given(st.integers(1, 64), st.lists(st.tuples(st.sampled_from(JOB_PRIORITY), st.integers(1, 20)), max_size=30))
+def test_a_filled_batch_never_exceeds_the_slots_by_more_than_feedback(
+    slots: int, waiting: list[tuple[JobKind, int]]
+) -> None:
+    room = Room(slots, {kind: 20 for kind in JobKind})
+    held: list[Job] = []
+    for kind, size in waiting:
+        if room.fits(kind, held):
+            held.append(job(kind, size))
+    first = held[0].sequences if held else 0
+    lower = [each for each in held[1:] if each.kind is not FEEDBACK]
+    assert used(lower) <= slots
+    assert used(held) <= max(slots, first) + 20
+    assert room.free(held) == max(0, slots - used(held))
+
+
+def test_the_most_urgent_version_runs_first_and_the_oldest_among_equals() -> None:
+    held = [job(EVAL, 1, "a@v1"), job(ROLLOUT, 1, "a@v2"), job(ROLLOUT, 1, "a@v3")]
+    assert most_urgent(held) == "a@v2"
+    assert most_urgent([*held, job(FEEDBACK, 1, "a@v0")]) == "a@v0"
