@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from opcod.processes import log_tail
 from services.broker.config import load_problems, make_plan
 from shared.blobs.local import atomic_write
+from shared.config.environment import RUN_NAME
 from shared.config.loading import differences, read_toml, to_toml, validate
 from shared.config.settings import Paths, RunSettings
-from shared.errors import EXIT_USAGE, ConfigError, ModelError, OpcodError
+from shared.errors import EXIT_USAGE, ConfigError, ModelError, OpcodError, StoppedError
 
 SPECIALIZE_TIMEOUT_S = 3600.0
 POLL_S = 0.2
@@ -29,6 +33,8 @@ def new_run_name(preset: str | None) -> str:
 
 def check_settings(paths: Paths, settings: RunSettings) -> None:
     """All that can be known to be wrong before anything is written. Raises ConfigError."""
+    if not re.fullmatch(RUN_NAME, paths.run):
+        raise ConfigError(f"expected a run name of letters, digits, '.', '_' and '-' (at most 64), got {paths.run!r}")
     make_plan(paths.run, settings, load_problems(settings))
     for name, student in settings.students.items():
         if student.specialize and settings.problems.source != "generated":
@@ -73,25 +79,61 @@ def refuse_changes(stored: RunSettings, asked: RunSettings) -> None:
         )
 
 
-def prepare_models(paths: Paths, settings: RunSettings, progress: Progress) -> dict[str, float]:
+def prepare_models(
+    paths: Paths, settings: RunSettings, progress: Progress, stopped: Callable[[], bool] = lambda: False
+) -> dict[str, float]:
     """Write `models/<student>.json` for both students; returns the seconds of each stage.
 
-    Scripted students need no weights. Specialists that are not cached are fine-tuned here, both at once.
+    Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
+    are fine-tuned here, both at once. Raises StoppedError once `stopped` says so, and ConfigError if a run's model is gone and cannot be made again alike.
     """
     started = time.monotonic()
-    wanted = {name: s for name, s in settings.students.items() if s.engine != "scripted"}
     progress("models")
-    models = {name: _base_model(student.model, paths) for name, student in wanted.items()}
+    wanted = [name for name, student in settings.students.items() if student.engine != "scripted"]
+    pinned = {name: read_model(paths, name) for name in wanted}
+    missing = [name for name in wanted if not _is_there(pinned[name])]
+    models = {name: _base_model(settings.students[name].model, paths) for name in missing}
     loaded = time.monotonic()
-    specialists = [name for name, student in wanted.items() if student.specialize]
+    specialists = [name for name in missing if settings.students[name].specialize]
     if specialists:
         progress("specialists")
-        models |= _specialize(paths, specialists)
+        models |= _specialize(paths, specialists, stopped)
     for name, path in models.items():
-        entry = {"path": str(path), "sha256": _identity(path)}
-        (paths.run_dir / "models").mkdir(exist_ok=True)
-        atomic_write(paths.run_dir / "models" / f"{name}.json", json.dumps(entry).encode())
+        _pin(paths, name, ModelEntry(path=path, sha256=_identity(path)), pinned[name])
     return {"loading models": loaded - started, "fine-tuning specialists": time.monotonic() - loaded}
+
+
+class ModelEntry(BaseModel):
+    """`models/<student>.json`: the base weights of a student, and the sha256 over their files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    sha256: str
+
+
+def read_model(paths: Paths, student: str) -> ModelEntry | None:
+    file = _model_file(paths, student)
+    return ModelEntry.model_validate_json(file.read_text()) if file.exists() else None
+
+
+def _is_there(entry: ModelEntry | None) -> bool:
+    return entry is not None and entry.path.is_dir() and _identity(entry.path) == entry.sha256
+
+
+def _pin(paths: Paths, student: str, entry: ModelEntry, before: ModelEntry | None) -> None:
+    if before is not None and before.sha256 != entry.sha256:
+        raise ConfigError(
+            f"student {student} was begun with the model {before.path} (sha256 {before.sha256[:12]}…), which is gone "
+            f"or changed, and what is made now differs ({entry.sha256[:12]}…); put it back, or start a new run"
+        )
+    file = _model_file(paths, student)
+    file.parent.mkdir(exist_ok=True)
+    atomic_write(file, entry.model_dump_json().encode())
+
+
+def _model_file(paths: Paths, student: str) -> Path:
+    return paths.run_dir / "models" / f"{student}.json"
 
 
 def _base_model(name: str, paths: Paths) -> Path:
@@ -100,7 +142,7 @@ def _base_model(name: str, paths: Paths) -> Path:
     return resolve_model(name, paths.cache_dir)
 
 
-def _specialize(paths: Paths, students: list[str]) -> dict[str, Path]:
+def _specialize(paths: Paths, students: list[str], stopped: Callable[[], bool]) -> dict[str, Path]:
     """Each specialist in a process of its own: they use one core each, and their memory is given back."""
     running: dict[str, subprocess.Popen[bytes]] = {}
     for student in students:
@@ -113,6 +155,8 @@ def _specialize(paths: Paths, students: list[str]) -> dict[str, Path]:
     try:
         deadline = time.monotonic() + SPECIALIZE_TIMEOUT_S
         while any(process.poll() is None for process in running.values()):
+            if stopped():
+                raise StoppedError("stopped while fine-tuning the specialists; the next start begins with them again")
             if time.monotonic() > deadline:
                 raise OpcodError(f"fine-tuning the specialists took longer than {SPECIALIZE_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)

@@ -7,6 +7,7 @@ EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 69
 EXIT_IO = 74
 EXIT_TEMPORARY = 75
+EXIT_INTERRUPTED = 130
 
 
 class OpcodError(Exception):
@@ -49,3 +50,9 @@ class FencedError(OpcodError):
 
 class MalformedMessageError(OpcodError):
     """A message whose schema is unknown or whose body does not validate."""
+
+
+class StoppedError(OpcodError):
+    """Somebody asked to stop; what was asked for is not there, and nothing is half-written."""
+
+    exit_code = EXIT_INTERRUPTED

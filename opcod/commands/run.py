@@ -36,9 +36,7 @@ from opcod.timeline import Timeline
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import RunState, Status
-from shared.errors import OpcodError
-
-EXIT_INTERRUPTED = 130
+from shared.errors import EXIT_INTERRUPTED, OpcodError
 
 
 def run(
@@ -70,7 +68,7 @@ def _train(paths: Paths, settings: RunSettings, console: Console) -> int:
     timeline = Timeline(paths.run_dir)
     with run_lock(paths.run_dir), interruptible() as interrupted:
         console.print(f"run {paths.run} in {paths.run_dir}", highlight=False)
-        timeline.add(prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}")))
+        timeline.add(prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted))
         launcher = Launcher(paths, settings, "run")
         try:
             with timeline.stage("starting services"):

@@ -12,6 +12,8 @@ from shared.config.loading import read_toml, validate
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
 
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
 
 class ServiceEnvironment(BaseSettings):
     """Read from OPCOD_* variables.
@@ -22,7 +24,7 @@ class ServiceEnvironment(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OPCOD_", extra="ignore")
 
-    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    run: str = Field(pattern=RUN_NAME)
     run_dir: Path
     cache_dir: Path
     redis_url: str
@@ -40,13 +42,16 @@ class ServiceEnvironment(BaseSettings):
         return validate(read_toml(self.run_dir / "config.toml"))
 
     def key(self) -> str | None:
-        """Raises ConfigError if the key file is named but cannot be read."""
+        """Raises ConfigError if the key file is named but cannot be read, or is empty."""
         if self.key_file is None:
             return None
         try:
-            return self.key_file.read_text().strip()
+            key = self.key_file.read_text().strip()
         except OSError as error:
             raise ConfigError(f"cannot read the key file {self.key_file}: {error}") from error
+        if not key:
+            raise ConfigError(f"expected a bearer key in {self.key_file}, found an empty file")
+        return key
 
 
 def service_environment() -> ServiceEnvironment:

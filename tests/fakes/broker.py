@@ -25,7 +25,6 @@ from shared.contracts.batches import BatchSealed
 from shared.contracts.events import Event
 from shared.contracts.ids import seed_of, version_name
 from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, Prompt, PromptOutput, Sample
-from shared.contracts.messages import ChatMessage
 from shared.contracts.run import RunState, Status
 from shared.contracts.weights import ServeSet, StepDone, StepMetrics, VersionLoaded
 from shared.problems.problem import Problem, ProblemSet
@@ -77,9 +76,7 @@ class FakeStudent:
         for version in ServeSet.model_validate_json(wanted).versions if wanted else ():
             if version not in self._loaded:
                 self._loaded.add(version)
-                loaded = VersionLoaded(
-                    student=self._name, replica="0", version=version, checksum="c" * 64, seconds=0.1
-                )
+                loaded = VersionLoaded(student=self._name, replica="0", version=version, checksum="c" * 64, seconds=0.1)
                 self._bus.publish(RESULTS, loaded)
 
     def _do(self, delivery: Delivery) -> None:
@@ -239,9 +236,16 @@ class BrokerBench:
         self.runner.loop(Between(end), threading.Event())
         return self.state
 
-    def work(self) -> None:
-        for worker in [*self.students.values(), *self.trainers.values()]:
-            worker.work()
+    def work(self) -> int:
+        return sum(worker.work() for worker in [*self.students.values(), *self.trainers.values()])
+
+    def settle(self) -> None:
+        """Until nobody has anything to do."""
+        for _ in range(TURNS):
+            if self.work() == 0 and self.workers.queue_depth(RESULTS, BROKER)[0] == 0:
+                return
+            self.turn()
+        raise AssertionError(f"still at work after {TURNS} turns")
 
     def turn(self) -> None:
         """One turn of the loop; whatever waits on `results` is handled."""
@@ -266,7 +270,3 @@ def create_queues(bus: MemoryBus) -> None:
         bus.create_queue(train(student), TRAINER)
         for kind in JobKind:
             bus.create_queue(jobs(student, kind), STUDENTS)
-
-
-def chat(text: str) -> tuple[ChatMessage, ...]:
-    return (ChatMessage(role="user", content=text),)

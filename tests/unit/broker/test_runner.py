@@ -20,8 +20,8 @@ OFF = ("feedback.revise_share=0.0",)
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> BrokerBench:
-    return BrokerBench(tmp_path, OFF)
+def bench(run_dir: Path) -> BrokerBench:
+    return BrokerBench(run_dir, OFF)
 
 
 def is_training(state: RunState) -> bool:
@@ -48,8 +48,8 @@ def assert_whole(bench: BrokerBench) -> None:
     assert json.loads((bench.run_dir / "state.json").read_text())["status"] == "DONE"
 
 
-def test_a_whole_run_is_made_on_the_bus(tmp_path: Path) -> None:
-    bench = BrokerBench(tmp_path)
+def test_a_whole_run_is_made_on_the_bus(run_dir: Path) -> None:
+    bench = BrokerBench(run_dir)
     bench.finish()
     assert_whole(bench)
     tally = bench.state.tallies["a"]
@@ -62,11 +62,12 @@ def test_a_whole_run_is_made_on_the_bus(tmp_path: Path) -> None:
     assert bench.server.payloads == {}, "nothing is kept that nobody needs any more"
 
 
-def test_people_see_the_run(tmp_path: Path) -> None:
-    bench = BrokerBench(tmp_path)
+def test_people_see_the_run(run_dir: Path) -> None:
+    bench = BrokerBench(run_dir)
     bench.finish()
     counts = {
-        kind: len(bench.events(kind)) for kind in ("gate", "evaluated", "group", "feedback", "revised", "sealed", "step")
+        kind: len(bench.events(kind))
+        for kind in ("gate", "evaluated", "group", "feedback", "revised", "sealed", "step")
     }
     assert counts == {
         "gate": 1,
@@ -191,15 +192,14 @@ def test_repeated_results_count_once(bench: BrokerBench) -> None:
     assert [len(bench.events(kind)) for kind in ("group", "feedback", "step")] == [8, 24, 4]
 
 
-def test_a_tutor_that_takes_too_long_is_not_waited_for(bench: BrokerBench) -> None:
-    """It begins, and is never heard of again; its late feedback is not used."""
-    late: list[Job] = []
+def test_a_tutor_that_takes_too_long_is_not_waited_for(run_dir: Path) -> None:
+    """It begins, and is never heard of again."""
+    bench = BrokerBench(run_dir, (*OFF, "feedback.tutor_timeout_s=5"))
     bench.students["b"].held = {JobKind.FEEDBACK}
 
     def tutor_takes() -> None:
         queue = (jobs("b", JobKind.FEEDBACK), STUDENTS)
         for delivery in bench.workers.take([queue], "student-b", limit=10, block_s=0):
-            late.append(delivery.message)  # type: ignore[arg-type]
             started = JobStarted(job_id=delivery.message.key, student="b", replica="0", attempt=1)
             bench.workers.publish(RESULTS, started)
 
@@ -209,7 +209,6 @@ def test_a_tutor_that_takes_too_long_is_not_waited_for(bench: BrokerBench) -> No
         return sum(state.tallies["a"].lost_feedback.values()) == 2
 
     bench.run(all_lost)
-    assert len(late) >= 2
     assert bench.state.tallies["a"].lost_feedback == {"tutor_timeout": 2}
 
 
@@ -217,9 +216,7 @@ def test_control_pauses_resumes_and_aborts(bench: BrokerBench) -> None:
     bench.run(is_training)
     bench.workers.publish(RESULTS, Control(id="1", action="pause", reason="lunch"))
     bench.run(lambda state: state.paused == "lunch")
-    for _ in range(5):
-        bench.work()
-        bench.turn()
+    bench.settle()
     assert is_training(bench.state) and not one_is_sealed(bench.state)
     bench.workers.publish(RESULTS, Control(id="2", action="resume"))
     bench.run(first_is_applied)
@@ -236,11 +233,9 @@ def test_a_run_that_is_done_stays_done(bench: BrokerBench) -> None:
     assert (bench.state.status, bench.state.paused, bench.state.failed) == (Status.DONE, None, None)
 
 
-def test_serving_only_issues_nothing(tmp_path: Path) -> None:
-    bench = BrokerBench(tmp_path, OFF, train=False)
-    for _ in range(5):
-        bench.work()
-        bench.turn()
+def test_serving_only_issues_nothing(run_dir: Path) -> None:
+    bench = BrokerBench(run_dir, OFF, train=False)
+    bench.settle()
     assert bench.state.status is Status.VALIDATING
     assert [student.done for student in bench.students.values()] == [[], []]
     assert bench.state.served == {"a": "a@v0", "b": "b@v0"}
@@ -256,9 +251,7 @@ def test_a_run_that_was_only_served_in_between_goes_on(bench: BrokerBench, lost:
         bench.server.flush()
     bench.start(train=False)
     issued = [len(student.done) for student in bench.students.values()]
-    for _ in range(5):
-        bench.work()
-        bench.turn()
+    bench.settle()
     if lost:
         assert [len(student.done) for student in bench.students.values()] == issued
     bench.start(train=True)

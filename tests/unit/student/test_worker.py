@@ -73,7 +73,7 @@ def test_a_batch_is_filled_to_the_slots_and_no_further(bench: StudentBench) -> N
 def test_jobs_that_come_in_a_burst_run_together(bench: StudentBench) -> None:
     def burst() -> None:
         for number in range(1, 5):
-            time.sleep(GATHER_S / 3)
+            time.sleep(GATHER_S / 10)
             bench.broker.issue(ROLLOUT, number, samples=2)
 
     issuing = threading.Thread(target=burst)
