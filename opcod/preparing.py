@@ -85,7 +85,8 @@ def prepare_models(
     """Write `models/<student>.json` for both students; returns the seconds of each stage.
 
     Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
-    are fine-tuned here, both at once. Raises StoppedError once `stopped` says so, and ConfigError if a run's model is gone and cannot be made again alike.
+    are fine-tuned here, both at once. Raises StoppedError once `stopped` says so, and ConfigError if a model of the
+    run is gone and cannot be made again alike.
     """
     started = time.monotonic()
     progress("models")
