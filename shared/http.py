@@ -73,9 +73,7 @@ def _refuse(request: Request, key: str | None, max_body_bytes: int) -> JSONRespo
     if request.url.path in OPEN_PATHS:
         return None
     if key is not None and not _carries(request, key):
-        return error_response(
-            401, "expected 'Authorization: Bearer <key>' with a valid key", "authentication_error"
-        )
+        return error_response(401, "expected 'Authorization: Bearer <key>' with a valid key", "authentication_error")
     length = request.headers.get("content-length")
     if request.method in ("POST", "PUT", "PATCH") and (length is None or not length.isdecimal()):
         return error_response(411, "expected a Content-Length header", "invalid_request_error")

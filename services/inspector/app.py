@@ -26,9 +26,7 @@ from shared.serving import Service
 def main() -> int:
     """Serve until SIGTERM; returns the exit code."""
     environment = service_environment()
-    configure_logging(
-        json=environment.log_json, service="inspector", run=environment.run, replica=environment.replica
-    )
+    configure_logging(json=environment.log_json, service="inspector", run=environment.run, replica=environment.replica)
     return serve(inspector_config(environment))
 
 

@@ -181,8 +181,7 @@ class Store:
 def _put_event(connection: sqlite3.Connection, entry: Entry) -> bool:
     """False if an event with this id is there already."""
     done = connection.execute(
-        "INSERT INTO events (id, milliseconds, number, kind, body) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO events (id, milliseconds, number, kind, body) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
         (entry.id, *order_of(entry.id), entry.event.kind, entry.event.model_dump_json()),
     )
     return done.rowcount == 1

@@ -104,9 +104,7 @@ def effective_mask(token_mask: Tensor, sample_mask: Tensor) -> Tensor:
         )
     for name, mask in (("token_mask", token_mask), ("sample_mask", sample_mask)):
         if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-            raise ConfigError(
-                f"{name} must hold only 0 and 1; scale tokens with weights and rows with multiplicity"
-            )
+            raise ConfigError(f"{name} must hold only 0 and 1; scale tokens with weights and rows with multiplicity")
     return token_mask.bool() & sample_mask.bool().unsqueeze(1)
 
 
@@ -130,9 +128,7 @@ def _multiplicity(multiplicity: Tensor | None, mask: Tensor) -> Tensor:
 
 def _masked_weights(weights: Tensor, mask: Tensor) -> Tensor:
     if weights.shape != mask.shape:
-        raise ConfigError(
-            f"weights must have the shape of token_mask {list(mask.shape)}, got {list(weights.shape)}"
-        )
+        raise ConfigError(f"weights must have the shape of token_mask {list(mask.shape)}, got {list(weights.shape)}")
     kept = torch.where(mask, weights.detach(), 0.0)
     bad = (~torch.isfinite(kept)).any(1).nonzero().flatten().tolist()
     if bad:

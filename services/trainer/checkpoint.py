@@ -101,8 +101,7 @@ class Checkpoints:
     def load(self, manifest: CheckpointManifest) -> LearnerState:
         """Raises StorageError or ModelError where a file is not what it should be."""
         paths = {
-            entry.name: self._store.open_verified(manifest.name, entry.name, entry.sha256)
-            for entry in manifest.files
+            entry.name: self._store.open_verified(manifest.name, entry.name, entry.sha256) for entry in manifest.files
         }
         try:
             adapter, _spec = load_adapter(self._store.root / manifest.name)

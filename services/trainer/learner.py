@@ -87,9 +87,7 @@ class Learner:
         self.teacher.load(state.teacher)
         self._optimizer = self._new_optimizer()
         for name, parameter in self.model.named_parameters.items():
-            found = {
-                m: state.optimizer[f"{name}.{m}"].clone() for m in _MOMENTS if f"{name}.{m}" in state.optimizer
-            }
+            found = {m: state.optimizer[f"{name}.{m}"].clone() for m in _MOMENTS if f"{name}.{m}" in state.optimizer}
             if found:
                 moved = {m: tensor if m == "step" else tensor.to(parameter.device) for m, tensor in found.items()}
                 self._optimizer.state[parameter] = moved

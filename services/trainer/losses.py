@@ -68,9 +68,7 @@ def self_distillation_loss(
     """
     check_logits(student_logits, teacher_logits)
     mask = effective_mask(token_mask, sample_mask)
-    divergence = token_divergence(
-        student_logits, teacher_logits, alpha=alpha, top_k=top_k, tail=tail, token_mask=mask
-    )
+    divergence = token_divergence(student_logits, teacher_logits, alpha=alpha, top_k=top_k, tail=tail, token_mask=mask)
     return aggregate(
         divergence,
         token_mask,
@@ -90,9 +88,7 @@ def group_advantages(rewards: Tensor) -> Tensor:
     Raises ConfigError for an empty group or a reward that is not finite. Source: SDPO's GRPO baseline.
     """
     if rewards.dim() == 0 or rewards.shape[-1] == 0:
-        raise ConfigError(
-            f"rewards must have shape [..., group] with a group of 1 or more, got {list(rewards.shape)}"
-        )
+        raise ConfigError(f"rewards must have shape [..., group] with a group of 1 or more, got {list(rewards.shape)}")
     if not bool(torch.isfinite(rewards).all()):
         raise ConfigError("rewards must all be finite; grade every rollout before its group is used")
     graded = rewards.to(torch.promote_types(rewards.dtype, torch.float32))

@@ -46,9 +46,7 @@ def places_of(packs: Sequence[Pack], device: torch.device) -> Places:
     known: dict[Place, int] = {}
     at = 0
     for tree, pack in enumerate(packs):
-        for row, student_nodes, teacher_nodes in zip(
-            pack.rows, pack.student_nodes, pack.teacher_nodes, strict=True
-        ):
+        for row, student_nodes, teacher_nodes in zip(pack.rows, pack.student_nodes, pack.teacher_nodes, strict=True):
             length = len(row.response)
             of_student = [student.setdefault((tree, node), len(student)) for node in student_nodes]
             of_teacher = [teacher.setdefault((tree, node), len(teacher)) for node in teacher_nodes]

@@ -71,16 +71,12 @@ class LocalStore:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise StorageError(
-                f"cannot read {path}: {error}; expected a directory that was written whole"
-            ) from error
+            raise StorageError(f"cannot read {path}: {error}; expected a directory that was written whole") from error
 
     def verify(self, name: str, manifest: bytes) -> None:
         """See BlobStore."""
         if self.read_manifest(name) != manifest:
-            raise StorageError(
-                f"{self.root / name}: its manifest is not the expected one; it was replaced or edited"
-            )
+            raise StorageError(f"{self.root / name}: its manifest is not the expected one; it was replaced or edited")
         listed = listed_files(manifest)
         present = {path.name for path in resolve(self.root, name).iterdir()} - {MANIFEST}
         if present != set(listed):
@@ -124,9 +120,7 @@ def _write(path: Path, content: Content) -> FileEntry:
 def _check_listing(name: str, manifest: bytes, entries: tuple[FileEntry, ...]) -> None:
     wanted, written = listed_files(manifest), {entry.name: entry.sha256 for entry in entries}
     if wanted != written:
-        raise StorageError(
-            f"the manifest of {name} lists {wanted}, but {written} was written: make it from the files"
-        )
+        raise StorageError(f"the manifest of {name} lists {wanted}, but {written} was written: make it from the files")
 
 
 def _move(temporary: Path, target: Path) -> bool:

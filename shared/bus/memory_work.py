@@ -85,9 +85,7 @@ class MemoryWork:
         with self._open("publish", wakes=True) as server:
             return self._existing(server, queue).add(data)
 
-    def take(
-        self, queues: Sequence[tuple[str, str]], consumer: str, *, limit: int, block_s: float
-    ) -> list[Delivery]:
+    def take(self, queues: Sequence[tuple[str, str]], consumer: str, *, limit: int, block_s: float) -> list[Delivery]:
         deadline = time.monotonic() + block_s
         while True:
             with self._open("take") as server:
@@ -110,9 +108,7 @@ class MemoryWork:
         self._held.add(taken)
         return taken
 
-    def _decode(
-        self, server: MemoryServer, place: tuple[str, str, str], entries: Sequence[Entry]
-    ) -> list[Delivery]:
+    def _decode(self, server: MemoryServer, place: tuple[str, str, str], entries: Sequence[Entry]) -> list[Delivery]:
         decoded = []
         queue, group, consumer = place
         for entry in entries:

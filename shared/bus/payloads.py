@@ -39,9 +39,7 @@ def unpack(ref: PayloadRef, data: bytes, contract: type[Packed]) -> Packed:
     except zlib.error as error:
         raise MalformedMessageError(f"payload {ref.key}/{ref.field} is not compressed JSON: {error}") from error
     except ValidationError as error:
-        raise MalformedMessageError(
-            f"payload {ref.key}/{ref.field} is not a {contract.__name__}: {error}"
-        ) from error
+        raise MalformedMessageError(f"payload {ref.key}/{ref.field} is not a {contract.__name__}: {error}") from error
 
 
 def check(ref: PayloadRef, data: bytes) -> None:

@@ -75,9 +75,7 @@ class Bus(Protocol):
 
     def publish(self, queue: str, message: Message) -> str: ...
 
-    def take(
-        self, queues: Sequence[tuple[str, str]], consumer: str, *, limit: int, block_s: float
-    ) -> list[Delivery]:
+    def take(self, queues: Sequence[tuple[str, str]], consumer: str, *, limit: int, block_s: float) -> list[Delivery]:
         """Up to `limit` messages from (queue, group) pairs in order of priority, stream by stream.
 
         Per queue: this consumer's own pending entries that it does not hold in memory (after a restart), then

@@ -72,9 +72,7 @@ class RedisLink:
             )
         except ValueError as error:
             raise ConfigError(f"expected a URL such as redis://host:6379/0, got another: {error}") from error
-        self._scripts: dict[str, Script] = {
-            name: self.client.register_script(script_text(name)) for name in SCRIPTS
-        }
+        self._scripts: dict[str, Script] = {name: self.client.register_script(script_text(name)) for name in SCRIPTS}
 
     def call(self, operation: str, action: Callable[[], Answer]) -> Answer:
         """The answer of `action`, tried again while the server is away and the deadline has not passed.

@@ -82,9 +82,7 @@ class RedisWork:
         answer = self.link.script("publish", [self.keys.queue(queue)], [wrap(message)])
         return str(self._details(answer, (queue,))[0])
 
-    def take(
-        self, queues: Sequence[tuple[str, str]], consumer: str, *, limit: int, block_s: float
-    ) -> list[Delivery]:
+    def take(self, queues: Sequence[tuple[str, str]], consumer: str, *, limit: int, block_s: float) -> list[Delivery]:
         deadline = time.monotonic() + block_s
         while True:
             taken: list[Delivery] = []
@@ -177,9 +175,7 @@ class RedisWork:
         return not late
 
     def dead_letters(self, count: int = 100) -> list[DeadLetter]:
-        entries = self.link.call(
-            "dead_letters", lambda: self.link.client.xrange(self.keys.dead_letters, count=count)
-        )
+        entries = self.link.call("dead_letters", lambda: self.link.client.xrange(self.keys.dead_letters, count=count))
         return [dead_letter_of(entry_id, fields) for entry_id, fields in cast(Any, entries)]
 
     def retry_dead_letter(self, entry_id: str) -> bool:
@@ -197,9 +193,7 @@ class RedisWork:
         return False
 
     def drop_dead_letter(self, entry_id: str) -> bool:
-        dropped = self.link.call(
-            "drop_dead_letter", lambda: self.link.client.xdel(self.keys.dead_letters, entry_id)
-        )
+        dropped = self.link.call("drop_dead_letter", lambda: self.link.client.xdel(self.keys.dead_letters, entry_id))
         return bool(dropped)
 
     def queue_depth(self, queue: str, group: str) -> tuple[int, int]:

@@ -135,9 +135,7 @@ def as_exact(value: Exact, what: str) -> Fraction:
 def _relative_shortfalls(scores: Sequence[Mapping[str, Fraction]]) -> list[Fraction]:
     """The gaps; a domain in which nobody scores separates nobody, so its term is 0."""
     best = {name: max(row[name] for row in scores) for name in (scores[0] if scores else ())}
-    return [
-        sum(((best[name] - row[name]) / best[name] for name in best if best[name]), Fraction(0)) for row in scores
-    ]
+    return [sum(((best[name] - row[name]) / best[name] for name in best if best[name]), Fraction(0)) for row in scores]
 
 
 def _float_shortfalls(domain_scores: Sequence[Sequence[float]]) -> list[float]:
@@ -145,8 +143,7 @@ def _float_shortfalls(domain_scores: Sequence[Sequence[float]]) -> list[float]:
     bests = [max(row) for row in domain_scores]
     students = range(len(domain_scores[0]))
     return [
-        sum((best - row[i]) / best for best, row in zip(bests, domain_scores, strict=True) if best)
-        for i in students
+        sum((best - row[i]) / best for best, row in zip(bests, domain_scores, strict=True) if best) for i in students
     ]
 
 
@@ -174,7 +171,5 @@ def _aligned_columns(per_problem: Sequence[Mapping[str, Sequence[float]]], domai
     columns = [[checked_score(value, domain) for value in row[domain]] for row in per_problem]
     lengths = sorted({len(column) for column in columns})
     if len(lengths) != 1 or lengths[0] == 0:
-        raise ScoreError(
-            f"{domain}: expected the same problems for every student, at least one, got {lengths} scores"
-        )
+        raise ScoreError(f"{domain}: expected the same problems for every student, at least one, got {lengths} scores")
     return columns

@@ -39,9 +39,7 @@ def difficulty_bins(wrong_count: int, n: int = 8) -> list[str]:
     half but not all wrong; hardest: hard and at most u correct.
     """
     if n < 1 or not 0 <= wrong_count <= n:
-        raise ScoreError(
-            f"difficulty: expected between 0 and {n} wrong rollouts, got {wrong_count}; count the group"
-        )
+        raise ScoreError(f"difficulty: expected between 0 and {n} wrong rollouts, got {wrong_count}; count the group")
     unit = -(-n // 8)
     easy = 2 * wrong_count <= n
     hard = not easy and wrong_count < n
@@ -84,8 +82,7 @@ def bootstrap_interval(
     if not scores:
         raise ScoreError("interval: expected at least one problem's score, got none; evaluate first")
     means = [
-        sum(scores[at] for at in picked) / len(picked)
-        for picked in resampled_positions(len(scores), seed, RESAMPLES)
+        sum(scores[at] for at in picked) / len(picked) for picked in resampled_positions(len(scores), seed, RESAMPLES)
     ]
     return percentile_interval(means, confidence)
 
@@ -102,8 +99,7 @@ def change_interval(
         for early, late in zip(before, after, strict=True)
     ]
     means = [
-        sum(changes[at] for at in picked) / len(picked)
-        for picked in resampled_positions(len(changes), seed, RESAMPLES)
+        sum(changes[at] for at in picked) / len(picked) for picked in resampled_positions(len(changes), seed, RESAMPLES)
     ]
     return percentile_interval(means, confidence)
 

@@ -113,9 +113,7 @@ def loss_mask(demonstrations: Sequence[int | None], feedback: Sequence[str | Non
             f"loss mask: expected one feedback (or None) for each of {len(demonstrations)} rollouts, "
             f"got {len(feedback)}; keep both in sample order"
         )
-    return [
-        int(s is not None or _presentable(f) is not None) for s, f in zip(demonstrations, feedback, strict=True)
-    ]
+    return [int(s is not None or _presentable(f) is not None) for s, f in zip(demonstrations, feedback, strict=True)]
 
 
 def fit(

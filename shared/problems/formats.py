@@ -31,9 +31,7 @@ class ProblemFormat(Protocol):
         """The prompt a student solves the problem from."""
         ...
 
-    def teacher_messages(
-        self, problem: Problem, *, solution: str | None, feedback: str | None
-    ) -> list[ChatMessage]:
+    def teacher_messages(self, problem: Problem, *, solution: str | None, feedback: str | None) -> list[ChatMessage]:
         """The self-teacher's prompt: the problem with a solution s, a feedback f, both, or neither.
 
         With neither it equals `messages(problem)` (and the caller masks the sample out of the loss).

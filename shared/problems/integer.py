@@ -36,9 +36,7 @@ class IntegerFormat:
         """The question alone."""
         return [ChatMessage(role="user", content=problem.question)]
 
-    def teacher_messages(
-        self, problem: Problem, *, solution: str | None, feedback: str | None
-    ) -> list[ChatMessage]:
+    def teacher_messages(self, problem: Problem, *, solution: str | None, feedback: str | None) -> list[ChatMessage]:
         """The question with a `Solved:` and a `Feedback:` line, each only if its text is not blank."""
         lines = [problem.question]
         lines += _labelled("Solved", solution)

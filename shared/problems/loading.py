@@ -88,9 +88,7 @@ def _refuse_overlap(problem_set: ProblemSet) -> None:
         )
 
 
-def _generated(
-    format: str | None, seed: int, domains: tuple[str, str] | None, per_kind: PerKind | None
-) -> ProblemSet:
+def _generated(format: str | None, seed: int, domains: tuple[str, str] | None, per_kind: PerKind | None) -> ProblemSet:
     loaded = generate(seed, per_kind=per_kind)
     if format is not None and format_named(format) is not loaded.format:
         raise ConfigError(f"generated problems have the format {loaded.format.name}, got {format!r}; leave it out")
@@ -168,9 +166,7 @@ def _problem(line: str, place: str, form: ProblemFormat) -> Problem:
     try:
         row = ProblemRow.model_validate(json.loads(line))
     except json.JSONDecodeError as error:
-        raise ProblemSetError(
-            f"{place}: expected a JSON object, got {line.strip()[:60]!r} ({error.msg})"
-        ) from error
+        raise ProblemSetError(f"{place}: expected a JSON object, got {line.strip()[:60]!r} ({error.msg})") from error
     except ValidationError as error:
         raise ProblemSetError(f"{place}: {_first_fault(error)}") from error
     problem = Problem(**row.model_dump())

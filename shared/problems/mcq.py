@@ -31,9 +31,7 @@ class McqFormat:
         system = [] if problem.system is None else [ChatMessage(role="system", content=problem.system)]
         return [*system, ChatMessage(role="user", content=problem.question)]
 
-    def teacher_messages(
-        self, problem: Problem, *, solution: str | None, feedback: str | None
-    ) -> list[ChatMessage]:
+    def teacher_messages(self, problem: Problem, *, solution: str | None, feedback: str | None) -> list[ChatMessage]:
         """The published re-prompt: the question, a solution section, a feedback section, a closing request."""
         prompt = [{"role": turn.role, "content": turn.content} for turn in self.messages(problem)]
         turns = reprompt.teacher_messages(prompt, solution=solution, feedback=feedback)

@@ -118,9 +118,7 @@ def _feedback_example(item: DrawnProblem, fault: Fault, rng: Random) -> Example:
     peer: PeerLine = peer_line(item.drawn, fault, _other_kinds(item), rng)
     peer_domain = item.problem.domain
     agent_domain = next(domain for domain in DOMAINS if domain != peer_domain)
-    messages = _format().feedback_messages(
-        item.problem, peer.text, peer_domain=peer_domain, agent_domain=agent_domain
-    )
+    messages = _format().feedback_messages(item.problem, peer.text, peer_domain=peer_domain, agent_domain=agent_domain)
     completion = feedback_text(item, fault, item.drawn.kind.formula, item.drawn.numbers)
     return Example(tuple(messages), completion)
 
@@ -147,9 +145,7 @@ def _hint(item: DrawnProblem, *, wrong: bool, rng: Random) -> str | None:
 def _fault_sequence(count: int, rng: Random) -> list[Fault]:
     """Faults in the exact shares (to within rounding), in random order."""
     wrong = round(count * WRONG_PEERS)
-    faults = [
-        fault for fault in (Fault.ARITHMETIC, Fault.NUMBERS) for _ in range(round(wrong * FAULT_SHARES[fault]))
-    ]
+    faults = [fault for fault in (Fault.ARITHMETIC, Fault.NUMBERS) for _ in range(round(wrong * FAULT_SHARES[fault]))]
     faults += [Fault.FORMULA] * (wrong - len(faults))
     faults += [Fault.NONE] * (count - wrong)
     rng.shuffle(faults)

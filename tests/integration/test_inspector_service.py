@@ -193,9 +193,7 @@ def test_what_was_trimmed_meanwhile_is_a_gap(inspector: Inspector, bus: RedisBus
     assert kinds == ["status", "gap", "status", "status"]
 
 
-def test_a_server_that_dies_is_503_on_readiness_only(
-    inspector: Inspector, server: ValkeyServer, bus: RedisBus
-) -> None:
+def test_a_server_that_dies_is_503_on_readiness_only(inspector: Inspector, server: ValkeyServer, bus: RedisBus) -> None:
     bus.emit(status(0))
     wait_until(lambda: inspector.stored() == 1, "the first event")
     server.stop()

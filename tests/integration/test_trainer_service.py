@@ -213,9 +213,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(
         stop(quiet)
 
 
-def test_a_paused_trainer_that_comes_back_late_ends_with_75(
-    trainer: Trainer, bus: RedisBus, tiny_dir: Path
-) -> None:
+def test_a_paused_trainer_that_comes_back_late_ends_with_75(trainer: Trainer, bus: RedisBus, tiny_dir: Path) -> None:
     first, second = seal_steps(trainer.run_dir, tiny_dir, 2)
     answers = train_all(trainer, bus, [first])
     paused = trainer.processes[0]
@@ -231,9 +229,7 @@ def test_a_paused_trainer_that_comes_back_late_ends_with_75(
     assert trainer.checksum(2) == before
 
 
-def test_a_server_that_lost_everything_gets_the_version_back(
-    trainer: Trainer, bus: RedisBus, tiny_dir: Path
-) -> None:
+def test_a_server_that_lost_everything_gets_the_version_back(trainer: Trainer, bus: RedisBus, tiny_dir: Path) -> None:
     answers = train_all(trainer, bus, seal_steps(trainer.run_dir, tiny_dir, 1))
     stop(trainer)
     flush(trainer.redis_url)

@@ -99,9 +99,7 @@ def test_it_is_a_problem_not_to_have_read_yet_and_not_to_answer(ingest: Ingest, 
     assert ingest.problem() == "ingest has not answered for 31 s, expected at most 30 s"
 
 
-def test_a_sealed_batch_makes_its_exchanges_whole(
-    ingest: Ingest, log: EventLog, store: Store, tmp_path: Path
-) -> None:
+def test_a_sealed_batch_makes_its_exchanges_whole(ingest: Ingest, log: EventLog, store: Store, tmp_path: Path) -> None:
     log.add("1-0", feedback(response="whole re", raw="raw,", question="whole q", cut=True))
     ingest.pull()
     seal(tmp_path)

@@ -33,9 +33,7 @@ def in_time(check: Callable[[], Awaitable[None]]) -> None:
     anyio.run(bounded)
 
 
-def live(
-    store: Store, position: int, stopping: threading.Event, keep_alive_s: float = 15.0
-) -> AsyncIterator[bytes]:
+def live(store: Store, position: int, stopping: threading.Event, keep_alive_s: float = 15.0) -> AsyncIterator[bytes]:
     return live_events(store, position, stopping, poll_s=0.01, keep_alive_s=keep_alive_s)
 
 

@@ -120,9 +120,7 @@ def test_a_line_that_is_part_of_the_question_stays(problem: str) -> None:
 
 @pytest.mark.parametrize("ask", [feedback_prompt, naive_feedback_prompt])
 def test_both_prompts_hold_the_question_the_attempt_and_the_domains(ask: Callable[..., str]) -> None:
-    prompt = ask(
-        f"{PROBLEM}\nPlease reason step by step.", "I say {x}", peer_domain="physics", agent_domain="botany"
-    )
+    prompt = ask(f"{PROBLEM}\nPlease reason step by step.", "I say {x}", peer_domain="physics", agent_domain="botany")
     assert PROBLEM in prompt and "I say {x}" in prompt
     assert prompt.index("physics") < prompt.index("botany")
     assert "reason step by step" not in prompt

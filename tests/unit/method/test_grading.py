@@ -56,9 +56,7 @@ def test_a_lenient_grade_forgives_form(text: str) -> None:
     assert lenient_grade(text, "B") == 1.0
 
 
-@pytest.mark.parametrize(
-    "text", ["<answer>A</answer>", "<answer>Both</answer>", "<answer>B-field</answer>", "", "?"]
-)
+@pytest.mark.parametrize("text", ["<answer>A</answer>", "<answer>Both</answer>", "<answer>B-field</answer>", "", "?"])
 def test_a_lenient_grade_forgives_no_other_answer(text: str) -> None:
     assert lenient_grade(text, "B") == 0.0
 

@@ -30,9 +30,7 @@ def test_a_student_sees_the_question_alone() -> None:
         ("  ", "", ""),
     ],
 )
-def test_the_teacher_sees_each_line_only_when_present(
-    solution: str | None, feedback: str | None, lines: str
-) -> None:
+def test_the_teacher_sees_each_line_only_when_present(solution: str | None, feedback: str | None, lines: str) -> None:
     messages = FORMAT.teacher_messages(PROBLEM, solution=solution, feedback=feedback)
     assert messages == [_user(PROBLEM.question + lines)]
 

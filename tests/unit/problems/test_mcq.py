@@ -57,9 +57,7 @@ def test_the_teacher_sees_system_question_solution_and_feedback() -> None:
 
 
 def test_the_tutor_sees_domains_question_and_response_but_not_the_fixed_line() -> None:
-    messages = FORMAT.feedback_messages(
-        PROBLEM, "I {problem} think C", peer_domain="materials", agent_domain="optics"
-    )
+    messages = FORMAT.feedback_messages(PROBLEM, "I {problem} think C", peer_domain="materials", agent_domain="optics")
     content = "\n".join(message.content for message in messages)
     for part in ("materials", "optics", FORMAT.anchor_text(PROBLEM), "I {problem} think C"):
         assert part in content

@@ -54,9 +54,7 @@ def by_loops(arguments: dict[str, Tensor], aggregation: str) -> float:
         samples_seen += repeats[j]
         active += repeats[j] * (length > 0)
         tokens_seen += repeats[j] * length
-    return total / max(
-        1, {"seq_mean": samples_seen, "seq_mean_active": active, "token_mean": tokens_seen}[aggregation]
-    )
+    return total / max(1, {"seq_mean": samples_seen, "seq_mean_active": active, "token_mean": tokens_seen}[aggregation])
 
 
 def gradient(arguments: dict[str, Tensor], **options: object) -> tuple[float, Tensor]:

@@ -39,9 +39,7 @@ def test_ids_are_those_that_were_sampled_and_masked_samples_stay_as_inactive_row
         ({"teacher_messages": (ChatMessage(role="user", content="x" * 250),)}, TOO_LONG),
     ],
 )
-def test_a_sample_that_cannot_be_trained_on_is_counted(
-    tiny_dir: Path, changes: dict[str, object], reason: str
-) -> None:
+def test_a_sample_that_cannot_be_trained_on_is_counted(tiny_dir: Path, changes: dict[str, object], reason: str) -> None:
     tokenizer = load_tokenizer(tiny_dir, None)
     group = group_of(tokenizer, "2+2?", ["4", "5"])
     bad = group.samples[0].model_copy(update=changes)

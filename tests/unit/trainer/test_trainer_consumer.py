@@ -187,9 +187,7 @@ def test_a_stale_token_cannot_announce(ground: Ground) -> None:
         ground.bus.publish(QUEUE, sealed)
         [done] = ground.read(1)
     assert ground.bus.acquire_lease(trainer_lease(STUDENT), "new", ttl_s=60) == 2
-    forged = WeightsPublished(
-        student="a", version="a@v9", step=9, uri="weights/a/v000009", manifest_sha256="0" * 64
-    )
+    forged = WeightsPublished(student="a", version="a@v9", step=9, uri="weights/a/v000009", manifest_sha256="0" * 64)
     with pytest.raises(FencedError):
         ground.bus.announce_version(forged, done, 1)
 
