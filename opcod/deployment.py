@@ -35,6 +35,7 @@ class Deployment(BaseModel):
     mode: Literal["run", "up"]
     pid: int
     redis_url: str
+    embedded_redis_port: int | None = None
     broker: Endpoint | None = None
     inspector: Endpoint | None = None
     students: list[Endpoint] = []
@@ -63,8 +64,8 @@ def live_deployment(runs_dir: Path, run: str | None = None) -> Deployment:
         deployment = read_deployment(run_dir)
         if deployment is not None and is_locked(run_dir):
             return deployment
-    what = f"run {run}" if run else "no run"
-    raise UnavailableError(f"{what} is up under {runs_dir}; start one with `opcod run` or `opcod up <run>`")
+    what = f"run {run} is not up" if run else "no run is up"
+    raise UnavailableError(f"{what} under {runs_dir}; start one with `opcod run` or `opcod up <run>`")
 
 
 def latest_run(runs_dir: Path) -> str:

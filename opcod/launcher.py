@@ -1,22 +1,25 @@
 """All services of one run on this machine: started in order, watched, stopped."""
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import httpx2
+import redis
 
 from opcod.deployment import Deployment, Endpoint, ensure_key, read_deployment
-from opcod.embedded_redis import EmbeddedRedis, end_leftover
+from opcod.embedded_redis import end_leftover
 from opcod.processes import ProcessSpec, Supervisor, log_tail
-from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
-from shared.errors import UnavailableError
+from shared.errors import StoppedError, UnavailableError
 
 READY_TIMEOUT_S = 300.0
 POLL_S = 0.2
+PROBE_TIMEOUT_S = 5.0
+REDIS = "redis"
 
 Mode = Literal["run", "up"]
 Progress = Callable[[str], None]
@@ -25,18 +28,21 @@ Progress = Callable[[str], None]
 class Launcher:
     """`start` brings everything up and waits until it is ready; `watch` must then be called every second."""
 
-    def __init__(self, paths: Paths, settings: RunSettings, mode: Mode) -> None:
+    def __init__(
+        self, paths: Paths, settings: RunSettings, mode: Mode, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         self._paths = paths
         self._settings = settings
         self._mode = mode
         self._supervisor = Supervisor()
-        self._redis: EmbeddedRedis | None = None
+        self._stopped = stopped
+        self._redis_port: int | None = None
         self.restarts: dict[str, int] = {}
         self.deployment: Deployment | None = None
 
     # Up and down ---------------------------------------------------------------------------------------
     def start(self, progress: Progress) -> Deployment:
-        """Raises UnavailableError when Redis or a service is not ready in time, naming it."""
+        """Raises UnavailableError when Redis or a service is not ready in time, naming it; StoppedError if asked to."""
         progress("redis")
         redis_url = self._start_redis()
         key_file = ensure_key(self._paths.run_dir)
@@ -53,6 +59,7 @@ class Launcher:
             mode=self._mode,
             pid=os.getpid(),
             redis_url=redis_url,
+            embedded_redis_port=self._redis_port,
             broker=Endpoint(name="broker", url=urls["broker"]),
             inspector=Endpoint(name="inspector", url=urls["inspector"]),
             students=[Endpoint(name=s, url=urls[f"student-{s}"]) for s in sorted(self._settings.students)],
@@ -63,16 +70,14 @@ class Launcher:
     def watch(self) -> list[str]:
         """Start again what ended; returns the names. Raises ProcessFailedError if something does not stay up."""
         restarted = self._supervisor.check()
-        if self._redis is not None and self._redis.check():
-            restarted.append("redis")
         for name in restarted:
             self.restarts[name] = self.restarts.get(name, 0) + 1
         return restarted
 
     def stop(self) -> None:
-        self._supervisor.stop()
-        if self._redis is not None:
-            self._redis.stop()
+        """The services first, all at once; Redis when none of them needs it any more."""
+        self._supervisor.stop([name for name in self._supervisor.pids() if name != REDIS])
+        self._supervisor.stop([REDIS])
 
     def pids(self) -> dict[str, int]:
         return self._supervisor.pids()
@@ -80,16 +85,19 @@ class Launcher:
     # Parts ---------------------------------------------------------------------------------------------
     def _start_redis(self) -> str:
         if self._settings.bus.url is not None:
-            bus = RedisBus(self._settings.bus.url, self._paths.run, deadline_s=self._settings.bus.deadline_s)
-            bus.ping()
-            bus.close()
             return self._settings.bus.url
         before = read_deployment(self._paths.run_dir)
-        if before is not None:
-            end_leftover(before.redis_url)
-        self._redis = EmbeddedRedis(self._paths.run_dir / "redis")
-        self._redis.start()
-        return self._redis.url
+        if before is not None and before.embedded_redis_port is not None:
+            end_leftover(before.embedded_redis_port)
+        data_dir = self._paths.run_dir / REDIS
+        data_dir.mkdir(exist_ok=True)
+        self._redis_port = _free_port()
+        log_file = self._paths.run_dir / "logs" / f"{REDIS}.log"
+        arguments = ("--port", str(self._redis_port), "--data-dir", str(data_dir))
+        self._supervisor.start(ProcessSpec(REDIS, "opcod.embedded_redis", log_file, arguments=arguments))
+        url = f"redis://127.0.0.1:{self._redis_port}"
+        self._wait(REDIS, lambda: _pings(url))
+        return url
 
     def _workers(self) -> list[str]:
         students = sorted(self._settings.students)
@@ -133,27 +141,49 @@ class Launcher:
     def _wait_ready(self, name: str, progress: Progress) -> str:
         """The service's URL, once /readyz answers 200."""
         progress(name)
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        reason = "it has not begun to listen"
-        while time.monotonic() < deadline:
-            self._supervisor.check()
-            url, reason = self._probe(name, reason)
-            if url is not None:
-                return url
-            time.sleep(POLL_S)
-        log_file = self._paths.run_dir / "logs" / f"{name}.log"
-        raise UnavailableError(
-            f"{name} was not ready within {READY_TIMEOUT_S:.0f} s: {reason}; "
-            f"its log ({log_file}) ends:\n{log_tail(log_file)}"
-        )
-
-    def _probe(self, name: str, reason: str) -> tuple[str | None, str]:
         file = self._url_file(name)
-        if not file.exists():
-            return None, reason
-        url = file.read_text()
-        try:
-            response = httpx2.get(f"{url}/readyz", timeout=5, trust_env=False)
-        except httpx2.HTTPError as error:
-            return None, repr(error)
-        return (url, "") if response.status_code == 200 else (None, response.text)
+        self._wait(name, lambda: _probe(file))
+        return file.read_text()
+
+    def _wait(self, name: str, problem: Callable[[], str | None]) -> None:
+        """Until `problem` is None; what ends meanwhile is started again."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while (reason := problem()) is not None:
+            if self._stopped():
+                raise StoppedError(f"stopped while waiting for {name}")
+            if time.monotonic() > deadline:
+                log_file = self._paths.run_dir / "logs" / f"{name}.log"
+                raise UnavailableError(
+                    f"{name} was not ready within {READY_TIMEOUT_S:.0f} s: {reason}; "
+                    f"its log ({log_file}) ends:\n{log_tail(log_file)}"
+                )
+            self.watch()
+            time.sleep(POLL_S)
+
+
+def _probe(url_file: Path) -> str | None:
+    """Why the service that writes this file is not ready, or None."""
+    if not url_file.exists():
+        return "it has not begun to listen"
+    try:
+        response = httpx2.get(f"{url_file.read_text()}/readyz", timeout=PROBE_TIMEOUT_S, trust_env=False)
+    except httpx2.HTTPError as error:
+        return repr(error)
+    return None if response.status_code == 200 else response.text
+
+
+def _pings(url: str) -> str | None:
+    client = redis.Redis.from_url(url, socket_timeout=PROBE_TIMEOUT_S, socket_connect_timeout=PROBE_TIMEOUT_S)
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        return str(error)
+    finally:
+        client.close()
+    return None
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

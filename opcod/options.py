@@ -33,6 +33,12 @@ def settings_from(preset: str | None, config: Path | None, overrides: list[str] 
     return load_settings(preset=chosen, config=config, overrides=overrides or ())
 
 
+def settings_on(paths: Paths, preset: str | None, config: Path | None, overrides: list[str] | None) -> RunSettings:
+    """What is asked of an existing run: without preset and file, the run's own settings with the overrides."""
+    own = config if preset or config else paths.run_dir / "config.toml"
+    return load_settings(preset=preset, config=own, overrides=overrides or ())
+
+
 def given(preset: str | None, config: Path | None, overrides: list[str] | None) -> bool:
     """Whether any setting was named on the command line."""
     return preset is not None or config is not None or bool(overrides)

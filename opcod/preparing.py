@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import re
-import shutil
 import subprocess
 import sys
 import time
@@ -13,10 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from opcod.checking import base_model
 from opcod.processes import log_tail
-from services.broker.config import load_problems, make_plan
 from shared.blobs.local import atomic_write
-from shared.config.environment import RUN_NAME
 from shared.config.loading import differences, read_toml, to_toml, validate
 from shared.config.settings import Paths, RunSettings
 from shared.errors import EXIT_USAGE, ConfigError, ModelError, OpcodError, StoppedError
@@ -29,28 +26,6 @@ Progress = Callable[[str], None]
 
 def new_run_name(preset: str | None) -> str:
     return f"{preset or 'run'}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
-
-
-def check_settings(paths: Paths, settings: RunSettings) -> None:
-    """All that can be known to be wrong before anything is written. Raises ConfigError."""
-    if not re.fullmatch(RUN_NAME, paths.run):
-        raise ConfigError(f"expected a run name of letters, digits, '.', '_' and '-' (at most 64), got {paths.run!r}")
-    make_plan(paths.run, settings, load_problems(settings))
-    for name, student in settings.students.items():
-        if student.specialize and settings.problems.source != "generated":
-            raise ConfigError(
-                f"students.{name}.specialize: only the generated problems bring examples to fine-tune on; "
-                f"use `specialize = false` and name a model that is a specialist already"
-            )
-    parent = paths.runs_dir
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
-    if free < settings.resources.min_free_disk_bytes:
-        raise ConfigError(
-            f"expected {settings.resources.min_free_disk_bytes / 1e9:.1f} GB free under {paths.runs_dir}, "
-            f"found {free / 1e9:.1f} GB; free some, or choose another --runs-dir"
-        )
 
 
 def create_run(paths: Paths, settings: RunSettings) -> None:
@@ -93,7 +68,7 @@ def prepare_models(
     wanted = [name for name, student in settings.students.items() if student.engine != "scripted"]
     pinned = {name: read_model(paths, name) for name in wanted}
     missing = [name for name in wanted if not _is_there(pinned[name])]
-    models = {name: _base_model(settings.students[name].model, paths) for name in missing}
+    models = {name: base_model(settings, name, paths) for name in missing}
     loaded = time.monotonic()
     specialists = [name for name in missing if settings.students[name].specialize]
     if specialists:
@@ -135,12 +110,6 @@ def _pin(paths: Paths, student: str, entry: ModelEntry, before: ModelEntry | Non
 
 def _model_file(paths: Paths, student: str) -> Path:
     return paths.run_dir / "models" / f"{student}.json"
-
-
-def _base_model(name: str, paths: Paths) -> Path:
-    from shared.modeling.loading import resolve_model
-
-    return resolve_model(name, paths.cache_dir)
 
 
 def _specialize(paths: Paths, students: list[str], stopped: Callable[[], bool]) -> dict[str, Path]:

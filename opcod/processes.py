@@ -76,9 +76,10 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         return {name: process.popen.pid for name, process in self._processes.items()}
 
-    def stop(self, grace_s: float = GRACE_S) -> None:
-        """SIGTERM to all, newest first; SIGKILL to what is left after `grace_s`."""
-        running = [p for p in reversed(self._processes.values()) if p.popen.poll() is None]
+    def stop(self, names: Sequence[str] | None = None, grace_s: float = GRACE_S) -> None:
+        """SIGTERM to those named (default: all); SIGKILL to what is left after `grace_s`. They are forgotten."""
+        stopping = [self._processes.pop(name) for name in list(self._processes) if names is None or name in names]
+        running = [process for process in stopping if process.popen.poll() is None]
         for process in running:
             process.popen.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + grace_s
@@ -89,7 +90,6 @@ class Supervisor:
                 log.warning("process did not stop in time; killing it", process=process.spec.name)
                 process.popen.kill()
                 process.popen.wait()
-        self._processes.clear()
 
     def _may_restart(self, process: Process, code: int) -> None:
         now = time.monotonic()

@@ -137,7 +137,7 @@ def _wall_grid(report: Report) -> Grid:
     rows.append(
         ["accounted for", f"{report.accounted_share * report.wall_s:.1f}", f"{100 * report.accounted_share:.1f} %"]
     )
-    rows.append(["wall time", f"{report.wall_s:.1f}", f"dominated by {report.dominant_stage}"])
+    rows.append(["wall time", f"{report.wall_s:.1f}", f"dominated by {report.dominant_stage or 'nothing'}"])
     return Grid("Seconds by stage", ["stage", "seconds", "share"], rows)
 
 

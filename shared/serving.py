@@ -3,6 +3,7 @@
 A service is built by its `app.py`; `serve` owns signals, the listening socket and the exit code.
 """
 
+import errno
 import os
 import socket
 import sys
@@ -126,5 +127,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from error
+        known = error.errno is not None and error.errno in errno.errorcode  # not so for an unknown host
+        reason = os.strerror(error.errno or 0) if known else error.strerror
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another port") from error
     return listener

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from opcod.checking import check_settings
 from opcod.deployment import ensure_key, run_lock
 from opcod.options import (
     CACHE_DIR,
@@ -18,7 +19,7 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.preparing import check_settings, create_run, prepare_models, refuse_changes, stored_settings
+from opcod.preparing import create_run, prepare_models, refuse_changes, stored_settings
 from shared.blobs.local import atomic_write
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError

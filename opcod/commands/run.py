@@ -1,11 +1,14 @@
 """`opcod run`: start all services, train, report, stop."""
 
+import time
+import uuid
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from opcod.deployment import run_lock
+from opcod.checking import check_settings
+from opcod.deployment import Deployment, run_lock
 from opcod.following import Follower
 from opcod.interrupting import Interrupted, interruptible
 from opcod.launcher import Launcher
@@ -20,23 +23,23 @@ from opcod.options import (
     given,
     paths_for,
     settings_from,
+    settings_on,
 )
-from opcod.preparing import (
-    check_settings,
-    create_run,
-    new_run_name,
-    prepare_models,
-    refuse_changes,
-    stored_settings,
-)
+from opcod.preparing import create_run, new_run_name, prepare_models, refuse_changes, stored_settings
 from opcod.progress import RunProgress, make_console
 from opcod.report_text import print_report
 from opcod.reporting import write_report
+from opcod.resuming import end_pause
 from opcod.timeline import Timeline
+from shared.bus.keys import RESULTS
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
+from shared.contracts.control import Control
 from shared.contracts.run import RunState, Status
-from shared.errors import EXIT_INTERRUPTED, OpcodError
+from shared.errors import EXIT_INTERRUPTED, OpcodError, UnavailableError
+
+RESUME_TIMEOUT_S = 30.0
+POLL_S = 0.2
 
 
 def run(
@@ -54,27 +57,31 @@ def run(
         paths = paths_for(runs_dir, resume, cache_dir)
         settings = stored_settings(paths)
         if given(preset, config, overrides):
-            refuse_changes(settings, settings_from(preset, config, overrides))
+            refuse_changes(settings, settings_on(paths, preset, config, overrides))
     else:
         settings = settings_from(preset, config, overrides)
         paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)
         check_settings(paths, settings)
         create_run(paths, settings)
-    raise typer.Exit(_train(paths, settings, console))
+    raise typer.Exit(_train(paths, settings, console, resumed=resume is not None))
 
 
-def _train(paths: Paths, settings: RunSettings, console: Console) -> int:
+def _train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bool) -> int:
     """Everything between a run's directory and its report; returns the exit code."""
     timeline = Timeline(paths.run_dir)
     with run_lock(paths.run_dir), interruptible() as interrupted:
         console.print(f"run {paths.run} in {paths.run_dir}", highlight=False)
         timeline.add(prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted))
-        launcher = Launcher(paths, settings, "run")
+        launcher = Launcher(paths, settings, "run", interrupted)
         try:
             with timeline.stage("starting services"):
                 deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
             assert deployment.inspector is not None
             console.print(f"inspector API: {deployment.inspector.url} (key: {paths.run_dir / 'key'})", highlight=False)
+            reason = end_pause(deployment) if resumed else None
+            if reason is not None:
+                console.print(f"the run was paused: {reason}; going on", highlight=False)
+            lift_pause(deployment, settings)
             state = _follow(launcher, paths, settings, console, interrupted)
             if interrupted():
                 console.print("stopping…")
@@ -82,6 +89,27 @@ def _train(paths: Paths, settings: RunSettings, console: Console) -> int:
             with timeline.stage("stopping services"):
                 launcher.stop()
     return _end(paths, settings, state, timeline, launcher.restarts, console)
+
+
+def lift_pause(deployment: Deployment, settings: RunSettings) -> None:
+    """A run that had paused itself goes on when somebody starts it again. Raises UnavailableError if it does not."""
+    bus = RedisBus(deployment.redis_url, deployment.run, deadline_s=settings.bus.deadline_s)
+    try:
+        if not _paused(bus):
+            return
+        bus.publish(RESULTS, Control(id=uuid.uuid4().hex, action="resume", reason="the run was started again"))
+        deadline = time.monotonic() + RESUME_TIMEOUT_S
+        while _paused(bus):
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"the broker did not lift the pause within {RESUME_TIMEOUT_S:.0f} s")
+            time.sleep(POLL_S)
+    finally:
+        bus.close()
+
+
+def _paused(bus: RedisBus) -> bool:
+    text = bus.load_state()
+    return text is not None and RunState.model_validate_json(text).paused is not None
 
 
 def _follow(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from opcod.checking import check_settings
 from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, paths_for, settings_from
-from opcod.preparing import check_settings, create_run, prepare_models
+from opcod.preparing import create_run, prepare_models
 
 
 def specialize(

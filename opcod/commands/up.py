@@ -9,8 +9,18 @@ from rich.console import Console
 from opcod.deployment import latest_run, run_lock
 from opcod.interrupting import interruptible
 from opcod.launcher import Launcher
-from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir, given, paths_for
-from opcod.options import settings_from as settings_of
+from opcod.options import (
+    CACHE_DIR,
+    RUNS_DIR,
+    CacheDir,
+    ConfigFile,
+    Overrides,
+    Preset,
+    RunsDir,
+    given,
+    paths_for,
+    settings_on,
+)
 from opcod.preparing import prepare_models, refuse_changes, stored_settings
 
 POLL_S = 1.0
@@ -29,10 +39,10 @@ def up(
     paths = paths_for(runs_dir, run_name or latest_run(runs_dir), cache_dir)
     settings = stored_settings(paths)
     if given(preset, config, overrides):
-        refuse_changes(settings, settings_of(preset, config, overrides))
+        refuse_changes(settings, settings_on(paths, preset, config, overrides))
     with run_lock(paths.run_dir), interruptible() as interrupted:
         prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"))
-        launcher = Launcher(paths, settings, "up")
+        launcher = Launcher(paths, settings, "up", interrupted)
         try:
             deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
             assert deployment.broker is not None

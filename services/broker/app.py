@@ -11,15 +11,13 @@ from services.broker.api import add_routes
 from services.broker.config import load_problems, make_plan
 from services.broker.peers import Peers
 from services.broker.runner import Runner
-from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, TRAINER, jobs, train
+from shared.bus.keys import LEADER, queues_of
 from shared.bus.leases import HeldLease
-from shared.bus.port import Bus
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
 from shared.config.environment import ServiceEnvironment, service_environment
 from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.jobs import JobKind
 from shared.errors import FencedError, UnavailableError
 from shared.http import check_binding, create_app
 from shared.obs.logging import configure_logging
@@ -115,7 +113,8 @@ class Broker:
     def _acquire(self) -> int | None:
         while not self._service.stopping.wait(0):
             try:
-                _create_queues(self._bus, self._plan.students)
+                for queue, group in queues_of(self._plan.students):
+                    self._bus.create_queue(queue, group)
                 if self._lease.try_acquire():
                     return self._lease.token
                 log.info("waiting for the lease of another broker to end")
@@ -149,11 +148,3 @@ class Broker:
         if not self._ready.is_set():
             return "waiting for Redis or for the lease of another broker"
         return self._runner.problem if self._runner else None
-
-
-def _create_queues(bus: Bus, students: tuple[str, ...]) -> None:
-    bus.create_queue(RESULTS, BROKER)
-    for student in students:
-        bus.create_queue(train(student), TRAINER)
-        for kind in JobKind:
-            bus.create_queue(jobs(student, kind), STUDENTS)

@@ -86,6 +86,8 @@ class Peers:
             raise UnavailableError(f"student {student} did not answer {path}: {error!r}; try again") from error
         if response.status_code in (429, 503):
             raise UnavailableError(f"student {student} is busy: {response.text[:500]}")
+        if 400 <= response.status_code < 500:
+            raise ConfigError(f"student {student} refused this: {response.text[:500]}")
         if response.status_code != 200:
             raise OpcodError(f"student {student} refused {path} ({response.status_code}): {response.text[:500]}")
         try:

@@ -32,7 +32,8 @@ from services.broker.recovery import choose, read_state_file, sealed_steps, writ
 from services.broker.reports import ReportReader
 from services.broker.sealing import Sealed, StepHeader, adopt, write_batch
 from shared.blobs.local import LocalStore
-from shared.bus.keys import BROKER, RESULTS, eval_payloads, step_payloads, train
+from shared.bus.janitor import Janitor
+from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payloads, train
 from shared.bus.port import Bus, Commit, Delivery
 from shared.clock import Clock
 from shared.config.settings import RunSettings
@@ -43,6 +44,7 @@ from shared.errors import OpcodError, UnavailableError
 from shared.problems.problem import ProblemSet
 
 TICK_S = 1.0
+SWEEP_S = 60.0
 BLOCK_S = 0.5
 TAKE = 64
 
@@ -77,6 +79,7 @@ class Runner:
     ) -> None:
         self._plan = plan
         self._bus = bus
+        self._template_hash = problems.format.template_hash
         self._run_dir = run_dir
         self._clock = clock
         self._consumer = consumer
@@ -87,7 +90,9 @@ class Runner:
         self._narrator = Narrator(clock, source=f"broker/{consumer}")
         self._reports = ReportReader(settings, plan, problems, bus, self._groups, self._narrator)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
+        self._janitor = Janitor(bus, queues_of(plan.students))
         self._next_tick_s = 0.0
+        self._next_sweep_s = 0.0
         self._rebuilding = False
         self.problem: str | None = None
         self.state = machine.new_run(plan, incarnation=0, at=clock.wall_s())
@@ -138,6 +143,9 @@ class Runner:
         if now >= self._next_tick_s:
             self._next_tick_s = now + TICK_S
             self._tick()
+        if now >= self._next_sweep_s:
+            self._next_sweep_s = now + SWEEP_S
+            self._janitor.sweep()
 
     def _tick(self) -> None:
         """Deadlines, and versions that replicas hold without having said so since (their word was lost)."""
@@ -246,6 +254,7 @@ class Runner:
             base_version=phase.step.base_version,
             tutor=phase.tutor,
             tutor_version=phase.tutor_version if tutored else None,
+            template_hash=self._template_hash,
         )
         groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]
         return write_batch(self._store, header, groups)

@@ -15,7 +15,7 @@ from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, Bat
 from shared.contracts.ids import step_name
 from shared.contracts.jobs import PromptOutput
 from shared.errors import StorageError
-from shared.method.reprompt import TEMPLATE_HASH, loss_mask, pick_demonstrations
+from shared.method.reprompt import loss_mask, pick_demonstrations
 from shared.method.sanitizing import strip_thinking
 from shared.problems.formats import ProblemFormat
 from shared.problems.problem import Problem
@@ -36,6 +36,7 @@ class StepHeader:
     base_version: str
     tutor: str
     tutor_version: str | None
+    template_hash: str
 
 
 def build_group(
@@ -118,7 +119,7 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         base_version=header.base_version,
         tutor=header.tutor,
         tutor_version=header.tutor_version,
-        template_hash=TEMPLATE_HASH,
+        template_hash=header.template_hash,
         groups=len(ordered),
         samples=len(samples),
         active_samples=sum(sample.mask for sample in samples),

@@ -5,6 +5,7 @@ cluster too. Queues, payload keys and leases are named without the prefix everyw
 """
 
 import re
+from collections.abc import Sequence
 
 from shared.contracts.jobs import JobKind
 from shared.errors import ConfigError
@@ -38,6 +39,12 @@ def group_of(queue: str) -> str:
     if kind not in groups:
         raise ConfigError(f"expected a queue such as jobs:a:rollout, results or train:a, got {queue!r}")
     return groups[kind]
+
+
+def queues_of(students: Sequence[str]) -> list[tuple[str, str]]:
+    """Every work queue of a run with these students, with its group."""
+    queues = [RESULTS, *(train(s) for s in students), *(jobs(s, kind) for s in students for kind in JobKind)]
+    return [(queue, group_of(queue)) for queue in queues]
 
 
 def trainer_lease(student: str) -> str:

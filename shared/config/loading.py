@@ -158,11 +158,16 @@ def _flatten(tree: Tree, prefix: str = "") -> dict[str, object]:
     return flat
 
 
+def _toml_value(value: object) -> str:
+    """JSON is TOML here but for two things: surrogate pairs, and DEL, which TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _write_table(lines: list[str], tree: Tree, path: tuple[str, ...]) -> None:
     scalars = {key: value for key, value in tree.items() if not isinstance(value, dict)}
     if scalars and path:
         lines.append(f"{'' if not lines else chr(10)}[{'.'.join(path)}]")
-    lines.extend(f"{key} = {json.dumps(value)}" for key, value in scalars.items())
+    lines.extend(f"{key} = {_toml_value(value)}" for key, value in scalars.items())
     for key, value in tree.items():
         if isinstance(value, dict):
             _write_table(lines, value, (*path, key))

@@ -23,6 +23,11 @@ class ProblemFormat(Protocol):
         """The name it is registered under."""
         ...
 
+    @property
+    def template_hash(self) -> str:
+        """sha256 (hex) over the words of its prompts, so that a batch says which it was made with."""
+        ...
+
     def refusal(self, problem: Problem) -> str | None:
         """Why this format cannot hold the problem (what was expected and what came), or None."""
         ...

@@ -7,6 +7,7 @@ for the tutor `Q: {question}` `Peer:{response}` `Tutor:`, a line each.
 What always holds: text that a model wrote stays on its own line, so that it cannot pass for another role.
 """
 
+import hashlib
 import re
 
 from shared.contracts.messages import ChatMessage
@@ -14,6 +15,9 @@ from shared.method.anchoring import process
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.integer_reveals import remove_integer_reveals
 from shared.problems.problem import Problem
+
+TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
+"""The prompts below in short: what `template_hash` stands for."""
 
 _INTEGER = re.compile(r"\s*([-−]?) ?([0-9]+)(?![0-9]|[.,][0-9]|\s*[-−+*/×·÷^=(])")
 _CANONICAL = re.compile(r"-?[1-9][0-9]*|0")
@@ -23,6 +27,9 @@ class IntegerFormat:
     """Short questions with an integer answer, in compact prompts."""
 
     name = "integer"
+    template_hash = hashlib.sha256(
+        b"{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
+    ).hexdigest()
 
     def refusal(self, problem: Problem) -> str | None:
         """See `ProblemFormat.refusal`: the answer must be a plain integer, and there is no system message."""

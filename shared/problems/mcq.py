@@ -4,6 +4,7 @@ A question holds its options and ends with a fixed line that asks for reasoning;
 answer's shape. What always holds: both reach the student byte for byte.
 """
 
+import hashlib
 import re
 
 from shared.contracts.messages import ChatMessage
@@ -17,6 +18,7 @@ class McqFormat:
     """Multiple-choice questions answered by an option letter in an answer block."""
 
     name = "mcq"
+    template_hash = hashlib.sha256(f"{reprompt.TEMPLATE_HASH}{anchoring.FEEDBACK_TEMPLATE_HASH}".encode()).hexdigest()
 
     def refusal(self, problem: Problem) -> str | None:
         """See `ProblemFormat.refusal`: the answer must be the letter of one of the options in the question."""

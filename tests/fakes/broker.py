@@ -33,6 +33,7 @@ from tests.fakes.student import HandClock
 RUN = "test"
 STUDENTS_AB = ("a", "b")
 TURNS = 400
+IDLE_TURNS = 8
 
 
 def broker_settings(*overrides: str) -> RunSettings:
@@ -222,15 +223,15 @@ class BrokerBench:
 
     def run(self, until: Callable[[RunState], bool]) -> RunState:
         """Turns of the loop, workers between them, until the state is as wanted."""
-        turns = 0
+        idle = 0
 
         def end() -> bool:
-            nonlocal turns
-            turns += 1
-            assert turns < TURNS, f"not there after {TURNS} turns: {self.state.model_dump_json(indent=1)}"
+            nonlocal idle
             if until(self.state):
                 return True
-            self.work()
+            busy = self.work() > 0 or self.workers.queue_depth(RESULTS, BROKER)[0] > 0
+            idle = 0 if busy else idle + 1
+            assert idle < IDLE_TURNS, f"nobody has anything to do: {self.state.model_dump_json(indent=1)}"
             return False
 
         self.runner.loop(Between(end), threading.Event())

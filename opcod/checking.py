@@ -1,0 +1,102 @@
+"""All that can be known to be wrong before a run begins, so that nothing is half-written. Raises ConfigError."""
+
+import json
+import re
+import shutil
+import socket
+from pathlib import Path
+
+from services.broker.config import load_problems, make_plan
+from shared.bus.redis import RedisBus
+from shared.config.environment import RUN_NAME
+from shared.config.settings import Paths, RunSettings
+from shared.errors import ConfigError
+
+
+def check_settings(paths: Paths, settings: RunSettings) -> None:
+    """Name, problems, disk, ports, Redis and models. Raises UnavailableError if Redis does not answer."""
+    if not re.fullmatch(RUN_NAME, paths.run):
+        raise ConfigError(f"expected a run name of letters, digits, '.', '_' and '-' (at most 64), got {paths.run!r}")
+    make_plan(paths.run, settings, load_problems(settings))
+    _check_specialists(settings)
+    _check_disk(paths.runs_dir, settings.resources.min_free_disk_bytes)
+    _check_ports(settings)
+    _check_redis(paths, settings)
+    _check_models(paths, settings)
+
+
+def base_model(settings: RunSettings, student: str, paths: Paths) -> Path:
+    """The directory of a student's base model, converted or fetched if needed. Raises ModelError."""
+    from shared.modeling.loading import resolve_model
+
+    return resolve_model(settings.students[student].model, paths.cache_dir)
+
+
+def _check_specialists(settings: RunSettings) -> None:
+    for name, student in settings.students.items():
+        if student.specialize and settings.problems.source != "generated":
+            raise ConfigError(
+                f"students.{name}.specialize: only the generated problems bring examples to fine-tune on; "
+                f"use `specialize = false` and name a model that is a specialist already"
+            )
+
+
+def _check_disk(runs_dir: Path, needed: int) -> None:
+    existing = runs_dir
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ConfigError(
+            f"expected {needed / 1e9:.1f} GB free under {runs_dir}, found {free / 1e9:.1f} GB; "
+            f"free some, or choose another --runs-dir"
+        )
+
+
+def _check_ports(settings: RunSettings) -> None:
+    ports = {
+        "serving.broker_port": settings.serving.broker_port,
+        "serving.inspector_port": settings.serving.inspector_port,
+        **{f"students.{name}.port": student.port for name, student in settings.students.items()},
+    }
+    chosen = [port for port in ports.values() if port]
+    for name, port in ports.items():
+        if port and chosen.count(port) > 1:
+            raise ConfigError(f"{name}: port {port} is given to two services; choose another")
+        if port:
+            _check_port(name, settings.serving.host, port)
+
+
+def _check_port(name: str, host: str, port: int) -> None:
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise ConfigError(f"{name}: port {port} on {host} cannot be used ({error.strerror}); choose another") from error
+
+
+def _check_redis(paths: Paths, settings: RunSettings) -> None:
+    if settings.bus.url is None:
+        return
+    bus = RedisBus(settings.bus.url, paths.run, deadline_s=settings.bus.deadline_s)
+    try:
+        bus.ping()
+    finally:
+        bus.close()
+
+
+def _check_models(paths: Paths, settings: RunSettings) -> None:
+    for name, student in settings.students.items():
+        if student.engine == "scripted":
+            continue
+        vocabulary = _vocabulary(base_model(settings, name, paths))
+        top_k = settings.loss.top_k
+        if top_k != "all" and vocabulary is not None and top_k > vocabulary:
+            raise ConfigError(
+                f"loss.top_k: expected at most {vocabulary}, the vocabulary of student {name}, got {top_k}; "
+                f"`all` takes all of it"
+            )
+
+
+def _vocabulary(model_dir: Path) -> int | None:
+    size = json.loads((model_dir / "config.json").read_text()).get("vocab_size")
+    return size if isinstance(size, int) else None

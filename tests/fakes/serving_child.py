@@ -1,0 +1,41 @@
+"""A service for tests of how one starts and ends: `python -m tests.fakes.serving_child <port> <url file> <how>`."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+from shared.errors import FencedError
+from shared.http import create_app
+from shared.serving import Service, run_service
+
+LONG_S = 60.0
+
+
+def main() -> int:
+    port, url_file, how = sys.argv[1:]
+    service = Service("child")
+    app = create_app("child", ready=lambda: None, key=None, max_body_bytes=100)
+
+    def work() -> None:
+        match how:
+            case "fenced":
+                raise FencedError("another leads")
+            case "broken":
+                raise RuntimeError("a bug")
+            case "stubborn":
+                threading.Event().wait(LONG_S)
+            case _:
+                service.stopping.wait()
+
+    @app.get("/slow")
+    def slow() -> dict[str, str]:
+        time.sleep(0.5)
+        return {"answered": "in full"}
+
+    service.spawn("work", work)
+    return service.serve(app, host="127.0.0.1", port=int(port), url_file=Path(url_file), grace_s=1.0)
+
+
+if __name__ == "__main__":
+    run_service(main)

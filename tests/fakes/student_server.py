@@ -1,0 +1,77 @@
+"""A student's HTTP side in a thread: answers chats and feedback with fixed words, and notes what it was asked."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from shared.contracts.http import ChatRequest, ChatResponse, Choice, FeedbackRequest, FeedbackResponse, Usage
+from shared.contracts.messages import ChatMessage
+
+READY_S = 10.0
+
+
+@dataclass
+class StudentServer:
+    """status: set it to refuse everything with it. feedback: what it says as a tutor."""
+
+    name: str
+    url: str = ""
+    status: int = 200
+    answer: str = " u = 9 * 2 = 18"
+    feedback: str = "<concept>voltage</concept> Multiply the current with the resistance."
+    chats: list[ChatRequest] = field(default_factory=list)
+    asked: list[FeedbackRequest] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+
+    def reset(self) -> None:
+        """As new, at the same address."""
+        fresh = vars(StudentServer(self.name, self.url))
+        vars(self).update(fresh)
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.post("/v1/chat/completions", response_model=None)
+        def chat(request: Request, body: ChatRequest) -> ChatResponse | JSONResponse:
+            self.keys.append(request.headers.get("authorization"))
+            if self.status != 200:
+                return JSONResponse({"error": "told to refuse"}, status_code=self.status)
+            self.chats.append(body)
+            message = ChatMessage(role="assistant", content=self.answer)
+            choice = Choice(index=0, message=message, finish_reason="stop")
+            usage = Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2)
+            return ChatResponse(id="c", created=0, model=f"{self.name}@v7", choices=(choice,), usage=usage)
+
+        @app.post("/v1/feedback", response_model=None)
+        def feedback(body: FeedbackRequest) -> FeedbackResponse | JSONResponse:
+            if self.status != 200:
+                return JSONResponse({"error": "told to refuse"}, status_code=self.status)
+            self.asked.append(body)
+            return FeedbackResponse(raw=self.feedback, concept="voltage", version=f"{self.name}@v7")
+
+        return app
+
+
+@contextmanager
+def serving(name: str) -> Iterator[StudentServer]:
+    """The server, listening on a free port."""
+    student = StudentServer(name)
+    server = uvicorn.Server(uvicorn.Config(student.app(), port=0, log_config=None))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + READY_S
+    while not server.started:
+        assert time.monotonic() < deadline, "the student's server did not start"
+        time.sleep(0.01)
+    student.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        yield student
+    finally:
+        server.should_exit = True
+        thread.join(timeout=READY_S)

@@ -1,0 +1,190 @@
+"""The broker's HTTP API: runs, control, peers, asking."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from services.broker.api import add_routes
+from services.broker.peers import Peers
+from shared.bus.keys import BROKER, RESULTS
+from shared.contracts.control import Control
+from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.run import RunState
+from shared.errors import UnavailableError
+from shared.http import create_app
+from tests.fakes.broker import RUN, BrokerBench
+from tests.fakes.student_server import StudentServer, serving
+
+QUESTION = "What voltage drives 9 A through a wire with a resistance of 2 ohm?"
+ASK = "/v1/peers/ask"
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, StudentServer]]:
+    with serving("a") as a, serving("b") as b:
+        yield {"a": a, "b": b}
+
+
+@dataclass
+class Ground:
+    """A client of the API, the run behind it and its students."""
+
+    client: TestClient
+    bench: BrokerBench
+    students: dict[str, StudentServer]
+
+    def up(self, *names: str) -> None:
+        for name in names:
+            beat = Heartbeat(service=f"student-{name}", replica="0", state="ready", url=self.students[name].url, at=0.0)
+            self.bench.workers.beat(beat, ttl_s=60)
+
+
+@pytest.fixture
+def ground(run_dir: Path, servers: dict[str, StudentServer]) -> Iterator[Ground]:
+    for server in servers.values():
+        server.reset()
+    bench = BrokerBench(run_dir)
+    peers = Peers(bench.settings, bench.workers, lambda: bench.state, key="secret")
+    with TestClient(app_of(bench, peers, lambda: bench.state)) as client:
+        yield Ground(client, bench, servers)
+    peers.close()
+
+
+def app_of(bench: BrokerBench, peers: Peers, state: Callable[[], RunState]) -> FastAPI:
+    app = create_app("broker", ready=lambda: None, key=None, max_body_bytes=10_000)
+    add_routes(app, settings=bench.settings, state=state, bus=bench.workers, peers=peers, format_=bench.problems.format)
+    return app
+
+
+def test_the_run_is_shown(ground: Ground) -> None:
+    assert ground.client.get("/v1/runs").json() == [RUN]
+    shown = ground.client.get(f"/v1/runs/{RUN}")
+    assert RunState.model_validate(shown.json()) == ground.bench.state
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/runs/other"), ("POST", "/v1/runs/other/pause")])
+def test_another_run_is_not_found(ground: Ground, method: str, path: str) -> None:
+    answer = ground.client.request(method, path)
+    assert answer.status_code == 404
+    assert "serves run test, not 'other'" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "abort"])
+def test_control_is_a_message_on_results(ground: Ground, action: str) -> None:
+    answer = ground.client.post(f"/v1/runs/{RUN}/{action}")
+    assert answer.status_code == 202
+    taken = ground.bench.workers.take([(RESULTS, BROKER)], "other", limit=100, block_s=0)
+    [control] = [delivery.message for delivery in taken if isinstance(delivery.message, Control)]
+    assert (control.action, control.id) == (action, answer.json()["accepted"])
+
+
+def test_an_unknown_action_is_refused(ground: Ground) -> None:
+    answer = ground.client.post(f"/v1/runs/{RUN}/restart")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "action")
+
+
+def test_pausing_through_the_api_pauses_the_run(ground: Ground) -> None:
+    ground.client.post(f"/v1/runs/{RUN}/pause")
+    ground.bench.turn()
+    assert ground.client.get(f"/v1/runs/{RUN}").json()["paused"] == "asked for through the API"
+
+
+def test_peers_show_scores_gap_and_who_is_up(ground: Ground) -> None:
+    ground.up("a")
+    before = ground.client.get("/v1/peers").json()["peers"]
+    assert [(peer["gap"], peer["replicas"], peer["scores"]) for peer in before] == [(None, 1, {}), (None, 0, {})]
+    ground.bench.finish()
+    view = ground.client.get("/v1/peers").json()
+    gate = ground.bench.state.gate
+    assert gate is not None
+    assert (view["run"], view["status"], view["round"]) == (RUN, "DONE", 1)
+    assert [(peer["name"], peer["version"], peer["gap"]) for peer in view["peers"]] == [
+        ("a", "a@v2", gate.gaps["a"]),
+        ("b", "b@v2", gate.gaps["b"]),
+    ]
+    assert set(view["peers"][0]["scores"]) == {"physics", "chemistry"}
+
+
+def test_asking_goes_from_answer_over_feedback_to_the_revised_answer(ground: Ground) -> None:
+    ground.up("a", "b")
+    answer = ground.client.post(ASK, json={"problem": QUESTION, "first": "a", "seed": 5})
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["first"], body["first_version"], body["tutor"], body["tutor_version"]) == ("a", "a@v7", "b", "b@v7")
+    assert (body["verdict"], body["concept"]) == ("match:voltage", "voltage")
+    assert body["feedback"] == "Multiply the current with the resistance."
+    assert body["revised"] == ground.students["a"].answer
+    first, again = ground.students["a"].chats
+    assert first.messages[-1].content == QUESTION
+    assert again.messages[-1].content == f"{QUESTION}\nFeedback: Multiply the current with the resistance."
+    assert [request.seed for request in (first, again, *ground.students["b"].asked)] == [5, 5, 5]
+    assert ground.students["b"].asked[0].response == ground.students["a"].answer
+    assert ground.students["a"].keys == ["Bearer secret"] * 2
+
+
+def test_feedback_that_is_not_passed_on_leaves_the_answer_as_it_is(ground: Ground) -> None:
+    ground.up("a", "b")
+    ground.students["b"].feedback = "Multiply them."
+    body = ground.client.post(ASK, json={"problem": QUESTION}).json()
+    assert (body["verdict"], body["feedback"], body["revised"]) == ("no_concept_tag", None, None)
+    assert len(ground.students["a"].chats) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (ASK, {"problem": QUESTION, "first": "c"}),
+        ("/v1/chat/completions", {"model": "c@v1", "messages": [{"role": "user", "content": "hi"}]}),
+    ],
+)
+def test_an_unknown_student_is_named(ground: Ground, path: str, body: dict[str, object]) -> None:
+    answer = ground.client.post(path, json=body)
+    assert answer.status_code == 400
+    assert "expected a student of a, b, got 'c'" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("up", [(), ("a",)])
+def test_a_student_that_is_down_is_named(ground: Ground, up: tuple[str, ...]) -> None:
+    ground.up(*up)
+    answer = ground.client.post(ASK, json={"problem": QUESTION, "first": "a"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert f"student {'b' if up else 'a'} is not up" in answer.json()["error"]["message"]
+
+
+def test_a_student_that_does_not_answer_any_more_is_named(ground: Ground) -> None:
+    gone = Heartbeat(service="student-a", replica="0", state="ready", url="http://127.0.0.1:9", at=0.0)
+    ground.bench.workers.beat(gone, ttl_s=60)
+    answer = ground.client.post(ASK, json={"problem": QUESTION, "first": "a"})
+    assert answer.status_code == 503
+    assert "student a did not answer" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("status", "seen"), [(503, 503), (429, 503), (500, 500)])
+def test_a_students_refusal_is_passed_on(ground: Ground, status: int, seen: int) -> None:
+    ground.up("a", "b")
+    ground.students["a"].status = status
+    answer = ground.client.post(ASK, json={"problem": QUESTION, "first": "a"})
+    assert answer.status_code == seen
+    assert "student a" in answer.json()["error"]["message"]
+
+
+def test_a_chat_goes_to_the_student_of_its_model(ground: Ground) -> None:
+    ground.up("a", "b")
+    body = {"model": "b@v7", "messages": [{"role": "user", "content": "hi"}]}
+    assert ground.client.post("/v1/chat/completions", json=body).json()["model"] == "b@v7"
+    assert (len(ground.students["a"].chats), ground.students["b"].chats[0].model) == (0, "b@v7")
+
+
+def test_before_the_run_is_taken_up_the_api_says_so(ground: Ground) -> None:
+    def none_yet() -> RunState:
+        raise UnavailableError("the broker has not taken up the run yet; try again")
+
+    peers = Peers(ground.bench.settings, ground.bench.workers, none_yet, key=None)
+    with TestClient(app_of(ground.bench, peers, none_yet)) as client:
+        answers = [client.get(path) for path in ("/v1/runs", f"/v1/runs/{RUN}", "/v1/peers")]
+    peers.close()
+    assert [answer.status_code for answer in answers] == [503, 503, 503]

@@ -1,0 +1,58 @@
+"""Where a starting broker takes the run's state from."""
+
+from pathlib import Path
+
+import pytest
+
+from services.broker import machine
+from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
+from shared.errors import StorageError
+from tests.fakes.world import small_plan
+
+
+def state(incarnation: int, revision: int) -> str:
+    made = machine.new_run(small_plan(), incarnation=incarnation, at=1.0)
+    return made.model_copy(update={"revision": revision}).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("in_redis", "on_disk", "found", "empty"),
+    [
+        (None, None, None, False),
+        ((1, 5), None, (1, 5), False),
+        (None, (1, 5), (1, 5), True),
+        ((1, 5), (1, 5), (1, 5), False),
+        ((1, 6), (1, 5), (1, 6), False),
+        ((1, 4), (1, 5), (1, 5), True),
+        ((2, 1), (1, 9), (2, 1), False),
+        ((1, 9), (2, 1), (2, 1), True),
+    ],
+)
+def test_the_newer_state_is_taken(
+    in_redis: tuple[int, int] | None, on_disk: tuple[int, int] | None, found: tuple[int, int] | None, empty: bool
+) -> None:
+    chosen = choose(in_redis and state(*in_redis), on_disk and state(*on_disk))
+    assert (chosen.state and (chosen.state.incarnation, chosen.state.revision)) == found
+    assert chosen.redis_was_empty is empty
+
+
+@pytest.mark.parametrize(("in_redis", "on_disk", "where"), [("{}", None, "Redis"), (None, "torn", "state.json")])
+def test_a_state_that_cannot_be_read_says_where_it_lies(in_redis: str | None, on_disk: str | None, where: str) -> None:
+    with pytest.raises(StorageError, match=f"state in {where} does not fit"):
+        choose(in_redis, on_disk)
+
+
+def test_the_state_file_is_read_back(tmp_path: Path) -> None:
+    assert read_state_file(tmp_path) is None
+    made = machine.new_run(small_plan(), incarnation=3, at=1.0)
+    write_state_file(tmp_path, made)
+    assert choose(None, read_state_file(tmp_path)).state == made
+
+
+def test_only_whole_batches_count_as_sealed(tmp_path: Path) -> None:
+    assert sealed_steps(tmp_path, "a") == 0
+    for name, whole in (("s00001", True), ("s00012", True), ("s00013", False), ("sundry", True)):
+        (tmp_path / "batches/a" / name).mkdir(parents=True)
+        if whole:
+            (tmp_path / "batches/a" / name / "manifest.json").write_text("{}")
+    assert sealed_steps(tmp_path, "a") == 12

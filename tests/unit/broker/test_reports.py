@@ -1,0 +1,118 @@
+"""From a message on `results` to an event of the state machine."""
+
+from pathlib import Path
+
+import pytest
+
+from services.broker.events import Controlled, JobReported, MachineEvent, StepFinished, StepRefused, VersionServed
+from services.broker.groups import GroupReader
+from services.broker.narration import Narrator
+from services.broker.reports import ReportReader
+from shared.blobs.local import LocalStore
+from shared.contracts.control import Control
+from shared.contracts.envelope import Message
+from shared.contracts.events import GroupGraded
+from shared.contracts.jobs import JobDone, JobKind, JobStarted
+from shared.contracts.run import Status
+from shared.contracts.weights import StepFailed, VersionLoaded, VersionRefused, WeightsPublished
+from tests.fakes.broker import BrokerBench, step_done
+
+AT = 5.0
+
+
+def reader_of(bench: BrokerBench) -> ReportReader:
+    groups = GroupReader(bench.settings, bench.problems, bench.workers, LocalStore(bench.run_dir))
+    narrator = Narrator(bench.clock, "broker/test")
+    return ReportReader(bench.settings, bench.plan, bench.problems, bench.workers, groups, narrator)
+
+
+def failed(job_id: str, error: str | None) -> JobDone:
+    return JobDone(
+        job_id=job_id, kind=JobKind.EVAL, student="a", replica="0", outcome="failed", error=error, version="a@v0"
+    )
+
+
+@pytest.fixture
+def bench(run_dir: Path) -> BrokerBench:
+    return BrokerBench(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("message", "event", "told"),
+    [
+        (JobStarted(job_id="j", student="a", replica="0", attempt=1), JobReported(AT, "j", "started"), []),
+        (StepFailed(student="a", step=2, reason="nan"), StepRefused(AT, "a", 2, "nan"), []),
+        (Control(id="1", action="pause", reason="lunch"), Controlled(AT, "pause", "lunch"), []),
+        (step_done("a", 1), StepFinished(AT, "a", 1, "a@v1", 18, {"student": 0.25}), ["step"]),
+        (
+            VersionLoaded(student="a", replica="0", version="a@v1", checksum="c", seconds=1),
+            VersionServed(AT, "a", "a@v1"),
+            ["serving"],
+        ),
+        (
+            VersionRefused(student="a", replica="0", version="a@v1", reason="torn"),
+            Controlled(AT, "pause", "student-a refused a@v1: torn"),
+            [],
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_reports_become_events(bench: BrokerBench, message: Message, event: MachineEvent, told: list[str]) -> None:
+    report = reader_of(bench).read(message, bench.state, AT)
+    assert report is not None
+    assert (report.event, [event.kind for event in report.events]) == (event, told)
+
+
+@pytest.mark.parametrize(("error", "reason"), [("out of memory", "out of memory"), (None, "no reason given")])
+def test_a_failed_job_says_why(bench: BrokerBench, error: str | None, reason: str) -> None:
+    report = reader_of(bench).read(failed("r1.a.validation.c0", error), bench.state, AT)
+    assert report is not None
+    assert report.event == JobReported(AT, "r1.a.validation.c0", "failed", kind=JobKind.EVAL, reason=reason)
+    assert [event.kind for event in report.events] == ["lost"]
+
+
+def test_a_report_of_nothing_that_is_open_is_stale(bench: BrokerBench) -> None:
+    assert reader_of(bench).read(failed("r7.a.validation.c0", "late"), bench.state, AT) is None
+
+
+def test_a_message_that_does_not_belong_on_results_is_only_acknowledged(bench: BrokerBench) -> None:
+    published = WeightsPublished(student="a", version="a@v1", step=1, uri="weights/a/v000001", manifest_sha256="0")
+    assert reader_of(bench).read(published, bench.state, AT) is None
+
+
+def test_a_step_that_is_announced_again_is_not_told_again(bench: BrokerBench) -> None:
+    bench.run(lambda state: state.steps["a"] == 1)
+    report = reader_of(bench).read(step_done("a", 1), bench.state, AT)
+    assert report is not None and report.events == []
+
+
+def test_an_evaluation_is_graded_problem_by_problem(bench: BrokerBench) -> None:
+    bench.students["a"].work()
+    done = next(done for done in bench.students["a"].done if done.job_id == "r1.a.validation.c0")
+    report = reader_of(bench).read(done, bench.state, AT)
+    assert report is not None and isinstance(report.event, JobReported)
+    chunk = bench.plan.chunk(bench.state.evals[0].split, 0)
+    assert set(report.event.correct) == {problem.id for problem in chunk}
+    assert set(report.event.correct.values()) <= {0, 1}
+    assert report.event.truncated == 0
+
+
+def test_revisions_are_counted_against_the_rollouts_they_revise(bench: BrokerBench) -> None:
+    """Also when their step is sealed and closed before they come."""
+    bench.students["a"].held = {JobKind.REVISE}
+    bench.run(lambda state: state.steps["a"] == 2 and all(phase.steps_done == 2 for phase in state.phases))
+    assert bench.state.status is Status.TRAINING, "the phase waits for its revisions"
+    bench.students["a"].held = set()
+    bench.finish()
+    told = [event for event in bench.events("revised") if event.kind == "revised" and event.student == "a"]
+    before = {(e.problem_id, e.step, n): r for e in _graded(bench) for n, r in enumerate(e.rewards)}
+    assert len(told) == 12
+    assert all(event.before == (before[event.problem_id, event.step, event.sample] == 1.0) for event in told)
+    words = {"fixed": sum(e.change == "fixed" for e in told), "broke": sum(e.change == "broke" for e in told)}
+    revised = bench.state.tallies["a"].revised
+    assert {word: revised.get(word, 0) for word in words} == words
+    assert sum(revised.values()) == 12
+
+
+def _graded(bench: BrokerBench) -> list[GroupGraded]:
+    return [event for event in bench.events("group") if event.kind == "group" and event.student == "a"]

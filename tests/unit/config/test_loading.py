@@ -1,0 +1,132 @@
+"""Settings: merge order, round trip through TOML, and errors that name key, expectation and value."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.config.loading import differences, load_settings, preset_names, read_toml, to_toml, validate
+from shared.config.settings import RunSettings
+from shared.errors import ConfigError
+
+
+def loaded(*overrides: str, config: Path | None = None, **environ: str) -> RunSettings:
+    return load_settings(preset="smoke", config=config, overrides=overrides, environ=environ)
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "more.toml"
+    file.write_text("[gate]\ntau = 0.5\n[run]\nseed = 5\n")
+    environ = {"OPCOD_SET_GATE__TAU": "0.6", "OPCOD_SET_RUN__SEED": "6"}
+    assert loaded().gate.tau == 0.2
+    assert loaded(config=file).gate.tau == 0.5
+    assert loaded(config=file, **environ).gate.tau == 0.6
+    last = loaded("gate.tau=0.7", config=file, **environ)
+    assert (last.gate.tau, last.run.seed) == (0.7, 6)
+    assert last.problems == loaded().problems, "what nobody else names comes from the preset"
+
+
+def test_of_two_overrides_the_last_wins() -> None:
+    assert loaded("run.seed=1", "run.seed=2").run.seed == 2
+
+
+def test_variables_of_others_are_not_settings() -> None:
+    assert loaded(OPCOD_RUN="r", OPCOD_SETTINGS="x", PATH="/bin") == loaded()
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("loss.top_k=all", "loss", "top_k", "all"),
+        ("loss.top_k=7", "loss", "top_k", 7),
+        ("problems.balance_domains=false", "problems", "balance_domains", False),
+        ("evaluation.test_problems=none", "evaluation", "test_problems", None),
+        ("problems.source=/a b/c", "problems", "source", "/a b/c"),
+        (" run.seed = 3 ", "run", "seed", 3),
+    ],
+)
+def test_values_are_toml_or_else_plain_strings(override: str, section: str, key: str, value: object) -> None:
+    assert getattr(getattr(loaded(override), section), key) == value
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_survives_a_round_trip(preset: str, tmp_path: Path) -> None:
+    settings = load_settings(preset=preset, environ={})
+    (tmp_path / "config.toml").write_text(to_toml(settings))
+    assert validate(read_toml(tmp_path / "config.toml")) == settings
+
+
+@given(
+    source=st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+    tau=st.floats(0, allow_infinity=False, allow_nan=False),
+    top_k=st.one_of(st.integers(1, 10**9), st.just("all")),
+)
+def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | str) -> None:
+    tree = loaded().model_dump(mode="json")
+    tree["problems"]["source"], tree["gate"]["tau"], tree["loss"]["top_k"] = source, tau, top_k
+    settings = validate(tree)
+    assert validate(tomllib.loads(to_toml(settings))) == settings
+
+
+@pytest.mark.parametrize(
+    ("override", "messages"),
+    [
+        ("gate.tau=-1", ["gate.tau", "greater than or equal to 0", "got -1"]),
+        ("gate.tau=inf", ["gate.tau", "finite"]),
+        ("problems.per_step=0", ["problems.per_step", "greater than or equal to 1", "got 0"]),
+        ("students.b.domain=physics", ["a and b need different domains"]),
+        ("gate.tua=1", ["unknown key gate.tua", "did you mean 'tau'?"]),
+        ("gait.tau=1", ["unknown key gait", "did you mean 'gate'?"]),
+        ("students.a.modell=x", ["unknown key students.a.modell", "did you mean 'model'?"]),
+        ("students.c.domain=biology", ["expected a and b, got ['a', 'b', 'c']"]),
+        ("gate.tau.x=1", ["'tau' is a value, not a section"]),
+        ("gate.mode=sometimes", ["gate.mode", "'cognizance', 'always', 'never' or 'domain_selective'"]),
+        ("optimizer.mini_batches=3", ["optimizer.mini_batches: at most problems.per_step"]),
+        ("problems.per_step=3", ["problems.per_step: must be even"]),
+        ("loss.top_k=0", ["loss.top_k", "got 0"]),
+        ("tau=1", ["expected section.key=value, got 'tau=1'"]),
+        ("gate.tau", ["expected section.key=value"]),
+        ("gate.=1", ["expected section.key=value"]),
+    ],
+)
+def test_errors_name_key_expectation_and_value(override: str, messages: list[str]) -> None:
+    settings = ("gate.tau=0.2", override) if override == "gate.tau.x=1" else (override,)
+    with pytest.raises(ConfigError) as caught:
+        loaded(*settings)
+    assert [message for message in messages if message not in str(caught.value)] == []
+
+
+def test_all_errors_are_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded("gate.tau=-1", "problems.per_step=0")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_an_unknown_preset_gets_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"unknown preset 'labtop' \(did you mean 'laptop'\?\)"):
+        load_settings(preset="labtop", environ={})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "there is none"), ("[gate\n", "as TOML"), (b"\xff", "as TOML")]
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | bytes | None, message: str) -> None:
+    file = tmp_path / "my.toml"
+    if content is not None:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_settings(config=file, environ={})
+    assert str(file) in str(caught.value)
+
+
+def test_students_must_be_named() -> None:
+    with pytest.raises(ConfigError, match="students: Field required"):
+        load_settings(environ={})
+
+
+def test_differences_name_what_changed() -> None:
+    after = loaded("gate.tau=0.3", "evaluation.test_problems=none")
+    assert differences(loaded(), after) == ["evaluation.test_problems: 4 -> None", "gate.tau: 0.2 -> 0.3"]
+    assert differences(after, after) == []

@@ -1,0 +1,127 @@
+"""The command line: what is wrong is said in one message with exit code 2, and nothing is half-written."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from opcod.main import main
+from shared.config.loading import load_settings, to_toml
+
+SCRIPTED = ("--set", "students.a.engine=scripted", "--set", "students.b.engine=scripted")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def opcod(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Opcod":
+    return Opcod(runs, tmp_path, monkeypatch, capsys)
+
+
+class Opcod:
+    """Calls `opcod`, in this process, as a shell would; returns (exit code, stdout, stderr)."""
+
+    def __init__(
+        self, runs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self._places = ["--runs-dir", str(runs), "--cache-dir", str(cache)]
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str, places: bool = True) -> tuple[int, str, str]:
+        self._monkeypatch.setattr(sys, "argv", ["opcod", *arguments, *(self._places if places else ())])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = self._capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out, said.err
+
+
+def begun(runs: Path, name: str, *overrides: str) -> None:
+    """A run that was begun with the smoke preset and scripted students."""
+    settings = load_settings(preset="smoke", overrides=[*SCRIPTED[1::2], *overrides], environ={})
+    (runs / name).mkdir(parents=True)
+    (runs / name / "config.toml").write_text(to_toml(settings))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--preset", "smok"), "unknown preset 'smok' (did you mean 'smoke'?)"),
+        (("--set", "gate.tau=-1"), "gate.tau: Input should be greater than or equal to 0, got -1"),
+        (("--set", "gate.tua=1"), "did you mean 'tau'?"),
+        (("--set", "problems.per_step=0"), "problems.per_step: Input should be greater than or equal to 1, got 0"),
+        (("--set", "problems.per_step=5000"), "a step would need"),
+        (("--set", "students.b.domain=physics"), "a and b need different domains"),
+        (("--set", "students.b.domain=biology"), "generated problems have the domains physics, chemistry"),
+        (("--set", "problems.source=/nowhere/at/all"), "/nowhere/at/all"),
+        (("--config", "/nowhere/c.toml"), "expected a TOML file at /nowhere/c.toml"),
+        (("--run", "../outside"), "'../outside'"),
+        (("--run", "two words"), "'two words'"),
+        (("--resume", "unknown"), "expected a run at"),
+        ((*SCRIPTED, "--set", "resources.min_free_disk_bytes=1000000000000000000"), "GB free"),
+        (("--sett", "x"), "--sett"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_written(
+    opcod: Opcod, runs: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    code, _, error = opcod("run", *arguments)
+    assert (code, said in error) == (2, True), error
+    assert "Traceback" not in error
+    assert not runs.exists()
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_second_run_of_the_same_name_is_refused(opcod: Opcod, runs: Path) -> None:
+    begun(runs, "r1")
+    before = (runs / "r1/config.toml").read_text()
+    code, _, error = opcod("run", "--run", "r1", "--preset", "smoke", "--set", "run.seed=9", *SCRIPTED)
+    assert code == 2
+    assert "holds a run already; go on with `opcod run --resume r1`" in error
+    assert (runs / "r1/config.toml").read_text() == before
+    assert [path.name for path in (runs / "r1").iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize("command", [("run", "--resume"), ("up",)])
+def test_a_run_keeps_its_settings_and_shows_what_differs(opcod: Opcod, runs: Path, command: tuple[str, ...]) -> None:
+    """Against the run's own settings, not against those of a preset that it was not begun with."""
+    begun(runs, "r1", "run.seed=3")
+    code, _, error = opcod(*command, "r1", "--set", "run.seed=4", "--set", "gate.mode=always")
+    assert code == 2
+    assert error.splitlines()[1:] == ["  run.seed: 3 -> 4"]
+    assert [path.name for path in (runs / "r1").iterdir()] == ["config.toml"]
+
+
+def test_another_preset_differs_in_more(opcod: Opcod, runs: Path) -> None:
+    begun(runs, "r1")
+    code, _, error = opcod("run", "--resume", "r1", "--preset", "laptop")
+    assert code == 2
+    assert "rollout.max_tokens: 16 ->" in error
+
+
+@pytest.mark.parametrize("command", ["status", "feedback"])
+def test_nothing_up_is_exit_code_69(opcod: Opcod, runs: Path, command: str) -> None:
+    words = ["feedback", "tail"] if command == "feedback" else [command]
+    code, _, error = opcod(*words, "--runs-dir", str(runs), places=False)
+    assert (code, "no run is up" in error) == (69, True), error
+
+
+def test_asking_needs_a_run(opcod: Opcod) -> None:
+    code, _, error = opcod("ask", "What voltage?")
+    assert (code, "start one with `opcod run`" in error) == (2, True), error
+
+
+def test_problems_are_shown(opcod: Opcod) -> None:
+    code, said, _ = opcod(
+        "problems", "show", "--preset", "smoke", "--domain", "chemistry", "--count", "3", places=False
+    )
+    assert (code, said.count("answer: ")) == (0, 3)
+
+
+def test_an_unknown_domain_is_refused(opcod: Opcod) -> None:
+    code, _, error = opcod("problems", "show", "--preset", "smoke", "--domain", "biology", places=False)
+    assert (code, "expected a domain of physics, chemistry" in error) == (2, True)
