@@ -1,14 +1,12 @@
 """`opcod run`: start all services, train, report, stop."""
 
-import time
-import uuid
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from opcod.checking import check_settings
-from opcod.deployment import Deployment, run_lock
+from opcod.deployment import run_lock
 from opcod.following import Follower
 from opcod.interrupting import Interrupted, interruptible
 from opcod.launcher import Launcher
@@ -31,15 +29,10 @@ from opcod.report_text import print_report
 from opcod.reporting import write_report
 from opcod.resuming import end_pause
 from opcod.timeline import Timeline
-from shared.bus.keys import RESULTS
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
-from shared.contracts.control import Control
 from shared.contracts.run import RunState, Status
-from shared.errors import EXIT_INTERRUPTED, OpcodError, UnavailableError
-
-RESUME_TIMEOUT_S = 30.0
-POLL_S = 0.2
+from shared.errors import EXIT_INTERRUPTED, OpcodError
 
 
 def run(
@@ -81,7 +74,6 @@ def _train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bo
             reason = end_pause(deployment) if resumed else None
             if reason is not None:
                 console.print(f"the run was paused: {reason}; going on", highlight=False)
-            lift_pause(deployment, settings)
             state = _follow(launcher, paths, settings, console, interrupted)
             if interrupted():
                 console.print("stopping…")
@@ -89,27 +81,6 @@ def _train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bo
             with timeline.stage("stopping services"):
                 launcher.stop()
     return _end(paths, settings, state, timeline, launcher.restarts, console)
-
-
-def lift_pause(deployment: Deployment, settings: RunSettings) -> None:
-    """A run that had paused itself goes on when somebody starts it again. Raises UnavailableError if it does not."""
-    bus = RedisBus(deployment.redis_url, deployment.run, deadline_s=settings.bus.deadline_s)
-    try:
-        if not _paused(bus):
-            return
-        bus.publish(RESULTS, Control(id=uuid.uuid4().hex, action="resume", reason="the run was started again"))
-        deadline = time.monotonic() + RESUME_TIMEOUT_S
-        while _paused(bus):
-            if time.monotonic() > deadline:
-                raise UnavailableError(f"the broker did not lift the pause within {RESUME_TIMEOUT_S:.0f} s")
-            time.sleep(POLL_S)
-    finally:
-        bus.close()
-
-
-def _paused(bus: RedisBus) -> bool:
-    text = bus.load_state()
-    return text is not None and RunState.model_validate_json(text).paused is not None
 
 
 def _follow(

@@ -43,6 +43,7 @@ def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:
         served={},
         tallies={student: Tally() for student in plan.students},
         status_since=at,
+        at=at,
     )
 
 
@@ -55,7 +56,7 @@ def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, l
         commands += rounds.advance(state, plan, event.at)
     if state.paused is not None and state.paused != was_paused:
         commands.append(Announce(state.status, state.round, reason=f"paused: {state.paused}"))
-    state.revision += 1
+    state.revision, state.at = state.revision + 1, event.at
     return state, commands
 
 
@@ -218,10 +219,20 @@ def _record_control(state: RunState, event: Controlled) -> list[Command]:
 def _record_recovery(state: RunState, plan: Plan, event: Recovered) -> list[Command]:
     """After a restart: say again what must be served; after a lost Redis also make the open work again."""
     state.incarnation += 1
+    _skip_downtime(state, event.at)
     if event.redis_was_empty:
         state.served = {}
         rounds.reopen(state, event.sealed)
     return [Serve(student, *serve_set(state, student)) for student in plan.students]
+
+
+def _skip_downtime(state: RunState, at: float) -> None:
+    """Nothing worked between the last event and a restart: no stage is charged for it."""
+    downtime = max(0.0, at - state.at)
+    state.status_since += downtime
+    for phase in state.phases:
+        if phase.step is not None:
+            phase.step.mark += downtime
 
 
 def _pause(state: RunState, reason: str) -> None:

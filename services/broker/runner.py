@@ -169,7 +169,7 @@ class Runner:
 
     def _handle_if_changed(self, event: MachineEvent) -> None:
         state, commands = self._apply(event)
-        if commands or state.model_dump(exclude={"revision"}) != self.state.model_dump(exclude={"revision"}):
+        if commands or _facts(state) != _facts(self.state):
             self._handle(event, None)
 
     def _handle(self, event: MachineEvent, delivery: Delivery | None, events: Sequence[Event] = ()) -> None:
@@ -258,3 +258,8 @@ class Runner:
         )
         groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]
         return write_batch(self._store, header, groups)
+
+
+def _facts(state: RunState) -> RunState:
+    """The state without what every event changes."""
+    return state.model_copy(update={"revision": 0, "at": 0.0})

@@ -182,7 +182,10 @@ class Tally(StateModel):
 
 
 class RunState(StateModel):
-    """Written by the broker alone. `version` and `steps` hold each student's live version and steps done."""
+    """Written by the broker alone. `version` and `steps` hold each student's live version and steps done.
+
+    at: broker's clock at the last event, seconds; what passes until a restart is nobody's working time.
+    """
 
     run: str
     incarnation: int
@@ -202,3 +205,4 @@ class RunState(StateModel):
     tallies: dict[str, Tally] = Field(default_factory=dict)
     status_seconds: dict[str, float] = Field(default_factory=dict)
     status_since: float
+    at: float

@@ -66,5 +66,6 @@ def final_state(after: dict[str, list[int]] | None = None, **changes: object) ->
         "tallies": {"a": tally, "b": Tally()},
         "status_seconds": {"VALIDATING": 10.0, "TRAINING": 60.0, "GATED": 0.0, "FINAL_EVAL": 20.0},
         "status_since": 100.0,
+        "at": 100.0,
     }
     return RunState.model_validate(fields | changes)
