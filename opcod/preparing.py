@@ -20,6 +20,7 @@ from shared.errors import EXIT_USAGE, ConfigError, ModelError, OpcodError, Stopp
 
 SPECIALIZE_TIMEOUT_S = 3600.0
 POLL_S = 0.2
+PROGRESS_EVERY_S = 15.0
 
 Progress = Callable[[str], None]
 
@@ -73,7 +74,7 @@ def prepare_models(
     specialists = [name for name in missing if settings.students[name].specialize]
     if specialists:
         progress("specialists")
-        models |= _specialize(paths, specialists, stopped)
+        models |= _specialize(paths, specialists, progress, stopped)
     for name, path in models.items():
         _pin(paths, name, ModelEntry(path=path, sha256=_identity(path)), pinned[name])
     return {"loading models": loaded - started, "fine-tuning specialists": time.monotonic() - loaded}
@@ -112,7 +113,7 @@ def _model_file(paths: Paths, student: str) -> Path:
     return paths.run_dir / "models" / f"{student}.json"
 
 
-def _specialize(paths: Paths, students: list[str], stopped: Callable[[], bool]) -> dict[str, Path]:
+def _specialize(paths: Paths, students: list[str], progress: Progress, stopped: Callable[[], bool]) -> dict[str, Path]:
     """Each specialist in a process of its own: they use one core each, and their memory is given back."""
     running: dict[str, subprocess.Popen[bytes]] = {}
     for student in students:
@@ -124,7 +125,12 @@ def _specialize(paths: Paths, students: list[str], stopped: Callable[[], bool]) 
             running[student] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + SPECIALIZE_TIMEOUT_S
+        said = time.monotonic()
         while any(process.poll() is None for process in running.values()):
+            if time.monotonic() - said > PROGRESS_EVERY_S:
+                said = time.monotonic()
+                lines = [f"{student}: {log_tail(_specialize_log(paths, student), lines=1)}" for student in students]
+                progress(f"specialists ({'; '.join(lines)})")
             if stopped():
                 raise StoppedError("stopped while fine-tuning the specialists; the next start begins with them again")
             if time.monotonic() > deadline:
