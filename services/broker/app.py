@@ -21,9 +21,9 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.errors import FencedError, UnavailableError
 from shared.http import check_binding, create_app
 from shared.obs.logging import configure_logging
+from shared.presence import Presence, own_url
 from shared.serving import Service
 
-MISSED_BEATS = 3
 LEASE_POLL_S = 1.0
 
 log = structlog.get_logger()
@@ -75,7 +75,8 @@ class Broker:
             format_=self._problems.format,
         )
         self._service.spawn("runner", self._run)
-        self._service.spawn("heartbeat", self._beat)
+        presence = Presence(self._bus, self._heartbeat, period_s=self._settings.bus.heartbeat_s)
+        self._service.spawn("heartbeat", lambda: presence.run(self._service.stopping))
         try:
             return self._service.serve(
                 app,
@@ -123,19 +124,14 @@ class Broker:
             self._service.stopping.wait(LEASE_POLL_S)
         return None
 
-    def _beat(self) -> None:
-        period_s = self._settings.bus.heartbeat_s
-        while not self._service.stopping.wait(period_s):
-            beat = Heartbeat(
-                service="broker",
-                replica=self._environment.replica,
-                state="ready" if self._problem() is None else "starting",
-                at=self._clock.wall_s(),
-            )
-            try:
-                self._bus.beat(beat, ttl_s=MISSED_BEATS * period_s)
-            except UnavailableError as error:
-                log.warning("no heartbeat", error=str(error))
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            service="broker",
+            replica=self._environment.replica,
+            state="ready" if self._problem() is None else "starting",
+            url=own_url(self._environment.url_file),
+            at=self._clock.wall_s(),
+        )
 
     def _current(self) -> Runner:
         if self._runner is None or not self._ready.is_set():

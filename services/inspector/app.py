@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from services.inspector.api import inspector_routes
 from services.inspector.config import InspectorConfig, inspector_config
 from services.inspector.ingest import Ingest
-from services.inspector.presence import Presence
+from services.inspector.presence import inspector_heartbeat
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
 from services.inspector.stream import Viewers
@@ -20,6 +20,7 @@ from shared.config.environment import service_environment
 from shared.errors import StorageError
 from shared.http import create_app
 from shared.obs.logging import configure_logging
+from shared.presence import Presence
 from shared.serving import Service
 
 
@@ -37,7 +38,7 @@ def serve(config: InspectorConfig) -> int:
     name = f"inspector/{config.replica}"
     sealed = SealedBatches(config.run_dir, config.run)
     ingest = Ingest(bus, store, sealed, name=name, clock=clock, silent_s=config.silent_s)
-    presence = Presence(bus, config, ingest, clock)
+    presence = Presence(bus, lambda: inspector_heartbeat(config, ingest, clock), period_s=config.heartbeat_s)
     service = Service("inspector")
     service.spawn("ingest", lambda: ingest.run(service.stopping))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))

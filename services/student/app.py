@@ -17,7 +17,7 @@ from services.student.intake import JobIntake
 from services.student.interactive import InteractiveQueue
 from services.student.loader import WeightLoader
 from services.student.outbox import Outbox
-from services.student.presence import Presence
+from services.student.presence import student_heartbeat
 from services.student.room import Room
 from services.student.running import Running
 from services.student.versions import VersionKeeper
@@ -29,6 +29,7 @@ from shared.clock import Clock, SystemClock
 from shared.config.environment import service_environment
 from shared.http import create_app
 from shared.obs.logging import configure_logging
+from shared.presence import Presence
 from shared.problems.loading import load_problem_set
 from shared.serving import Service
 
@@ -65,8 +66,12 @@ def serve(config: StudentConfig) -> int:
         config.url_file.unlink(missing_ok=True)  # of a process before this one: the heartbeat would tell it
     board, interactive = Board(clock), InteractiveQueue(bound=INTERACTIVE_BOUND, clock=clock)
     running, ended = Running(clock), threading.Event()
-    presence = Presence(bus, config, board, clock)
     service = Service("student")
+    presence = Presence(
+        bus,
+        lambda: student_heartbeat(config, board, clock, service.stopping),
+        period_s=config.bus.heartbeat_s,
+    )
     service.spawn(
         "engine", lambda: run_engine(config, bus, board, interactive, running, clock, service.stopping, ended)
     )

@@ -6,7 +6,7 @@ exit code 75 and is started again; it then waits for the lease like any other.
 
 import torch
 
-from services.trainer.board import Board, Presence
+from services.trainer.board import Board, trainer_heartbeat
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import TrainerConfig, trainer_config
 from services.trainer.consumer import Consumer
@@ -23,6 +23,7 @@ from shared.config.environment import service_environment
 from shared.http import create_app
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.obs.logging import configure_logging
+from shared.presence import Presence
 from shared.serving import Service
 
 
@@ -49,14 +50,13 @@ def serve(config: TrainerConfig) -> int:
         deadline_s=config.bus.deadline_s,
     )
     board = Board()
+    clock = SystemClock()
     presence = Presence(
         bus,
-        board,
-        SystemClock(),
-        student=config.student,
-        replica=config.replica,
-        heartbeat_s=config.bus.heartbeat_s,
-        url_file=config.url_file,
+        lambda: trainer_heartbeat(
+            board, clock, student=config.student, replica=config.replica, url_file=config.url_file
+        ),
+        period_s=config.bus.heartbeat_s,
     )
     service = Service("trainer")
     service.spawn("trainer", lambda: _train(config, bus, board, service))

@@ -4,8 +4,9 @@ import threading
 from pathlib import Path
 
 from services.student.board import IDLE_BOUND_S, Board, Serving
-from services.student.presence import Presence
+from services.student.presence import student_heartbeat
 from shared.bus.memory import MemoryBus
+from shared.presence import Presence
 from tests.fakes.student import HandClock, config_in
 
 SERVING = Serving("a@v0", {"a@v0": "b" * 64}, None)
@@ -36,7 +37,8 @@ def test_what_is_shown_is_not_changed_behind_the_readers_back() -> None:
 def test_the_heartbeat_says_where_what_and_how(tmp_path: Path) -> None:
     clock, bus, url_file = HandClock(), MemoryBus(), tmp_path / "a.url"
     board = Board(clock)
-    presence = Presence(bus, config_in(tmp_path, url_file=url_file), board, clock)
+    config, stopping = config_in(tmp_path, url_file=url_file), threading.Event()
+    presence = Presence(bus, lambda: student_heartbeat(config, board, clock, stopping), period_s=2.0)
     presence.beat()
     (starting,) = bus.heartbeats()
     assert (starting.service, starting.state, starting.url, starting.version) == ("student-a", "starting", None, None)
@@ -51,11 +53,11 @@ def test_the_heartbeat_says_where_what_and_how(tmp_path: Path) -> None:
 
 def test_a_bus_that_is_away_costs_a_beat_and_the_last_one_says_draining(tmp_path: Path) -> None:
     clock, bus = HandClock(), MemoryBus()
-    presence = Presence(bus, config_in(tmp_path), Board(clock), clock)
+    config, board, stopping = config_in(tmp_path), Board(clock), threading.Event()
+    presence = Presence(bus, lambda: student_heartbeat(config, board, clock, stopping), period_s=2.0)
     bus.server.down = True
     presence.beat()
     bus.server.down = False
-    stopping = threading.Event()
     stopping.set()
     presence.run(stopping)
     assert [beat.state for beat in bus.heartbeats()] == ["draining"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.board import Board, Presence
+from services.trainer.board import Board, trainer_heartbeat
 from services.trainer.consumer import Consumer
 from services.trainer.fence import LeaseFence
 from services.trainer.step import StepSettings
@@ -21,6 +21,7 @@ from shared.contracts.envelope import Message
 from shared.contracts.jobs import JobStarted
 from shared.contracts.weights import StepDone, StepFailed, WeightsPublished
 from shared.errors import FencedError
+from shared.presence import Presence
 from tests.unit.trainer.ground import STUDENT, checkpoints_of, seal_steps, student_trainer
 
 LEASE_S = 0.6
@@ -230,8 +231,11 @@ def test_a_server_that_goes_away_delays_and_loses_nothing(ground: Ground) -> Non
 
 def test_heartbeats_say_state_and_version(ground: Ground) -> None:
     board = Board("training", "a@v4")
+    clock, url_file = SystemClock(), ground.run_dir / "u"
     presence = Presence(
-        ground.bus, board, SystemClock(), student="a", replica="0", heartbeat_s=0.05, url_file=ground.run_dir / "u"
+        ground.bus,
+        lambda: trainer_heartbeat(board, clock, student="a", replica="0", url_file=url_file),
+        period_s=0.05,
     )
     stopping = threading.Event()
     thread = threading.Thread(target=presence.run, args=(stopping,))
