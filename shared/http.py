@@ -54,6 +54,7 @@ def create_app(title: str, *, ready: Callable[[], str | None], key: str | None, 
     app.add_exception_handler(OpcodError, _opcod_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
     return app
 
 
@@ -107,3 +108,9 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     return error_response(error.status_code, str(error.detail), "invalid_request_error")
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    """The server logs it with its traceback; the client learns only that it was not its fault."""
+    log.error("unexpected error", path=request.url.path, error=str(error), type=type(error).__name__)
+    return error_response(500, "an unexpected error in this service; its log has the details", "server_error")

@@ -29,7 +29,10 @@ def add_routes(
     bus: Bus,
     peers: Peers,
     format_: ProblemFormat,
+    train: bool,
 ) -> None:
+    """`train` off: the run is only served, so there is nothing to pause, resume or abort."""
+
     @app.get("/v1/runs/{run}", response_model=RunState)
     def show_run(run: str) -> RunState | JSONResponse:
         return state() if run == state().run else _no_run(run)
@@ -42,6 +45,9 @@ def add_routes(
     def control(run: str, action: Action) -> JSONResponse:
         if run != state().run:
             return _no_run(run)
+        if not train:
+            message = f"run {run} is only served here; `opcod run --resume {run}` goes on with it"
+            return error_response(409, message, "conflict_error")
         request = Control(id=uuid.uuid4().hex, action=action, reason="asked for through the API")
         bus.publish(RESULTS, request)
         return JSONResponse({"accepted": request.id}, status_code=202)

@@ -10,6 +10,7 @@ import structlog
 from services.broker.api import add_routes
 from services.broker.config import load_problems, make_plan
 from services.broker.peers import Peers
+from services.broker.recovery import highest_fence
 from services.broker.runner import Runner
 from shared.bus.keys import LEADER, queues_of
 from shared.bus.leases import HeldLease
@@ -73,6 +74,7 @@ class Broker:
             bus=self._bus,
             peers=peers,
             format_=self._problems.format,
+            train=self._environment.train,
         )
         self._service.spawn("runner", self._run)
         presence = Presence(self._bus, self._heartbeat, period_s=self._settings.bus.heartbeat_s)
@@ -112,11 +114,12 @@ class Broker:
         self._lease.release()
 
     def _acquire(self) -> int | None:
+        floor = highest_fence(self._environment.run_dir)
         while not self._service.stopping.wait(0):
             try:
                 for queue, group in queues_of(self._plan.students):
                     self._bus.create_queue(queue, group)
-                if self._lease.try_acquire():
+                if self._lease.try_acquire(floor=floor):
                     return self._lease.token
                 log.info("waiting for the lease of another broker to end")
             except UnavailableError as error:

@@ -42,6 +42,12 @@ def read_state_file(run_dir: Path) -> str | None:
     return path.read_text() if path.exists() else None
 
 
+def highest_fence(run_dir: Path) -> int:
+    """The fencing token of the last broker that wrote state.json; the next one must be greater."""
+    saved = read_state_file(run_dir)
+    return _parse(saved, STATE_FILE).fence if saved is not None else 0
+
+
 def write_state_file(run_dir: Path, state: RunState) -> None:
     atomic_write(run_dir / STATE_FILE, state.model_dump_json(indent=1).encode())
 

@@ -177,6 +177,7 @@ class Runner:
         handling = Handling(Outgoing(), list(events), [], [])
         self._execute(state, commands, handling)
         state = self._with_batches(state, commands, handling)
+        state.fence = self._fence
         self._bus.commit(
             Commit(
                 fence=self._fence,
@@ -262,4 +263,4 @@ class Runner:
 
 def _facts(state: RunState) -> RunState:
     """The state without what every event changes."""
-    return state.model_copy(update={"revision": 0, "at": 0.0})
+    return state.model_copy(update={"revision": 0, "at": 0.0, "fence": 0})

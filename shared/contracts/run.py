@@ -185,11 +185,13 @@ class RunState(StateModel):
     """Written by the broker alone. `version` and `steps` hold each student's live version and steps done.
 
     at: broker's clock at the last event, seconds; what passes until a restart is nobody's working time.
+    fence: the broker's fencing token, so that an emptied Redis cannot hand out an old one.
     """
 
     run: str
     incarnation: int
     revision: int
+    fence: int = 0
     status: Status
     paused: str | None = None
     failed: str | None = None

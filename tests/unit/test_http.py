@@ -134,3 +134,15 @@ def test_beyond_loopback_only_with_a_key(host: str, key: str | None, allowed: bo
         return
     with pytest.raises(ConfigError, match="OPCOD_KEY_FILE"):
         check_binding(host, key)
+
+
+def test_an_unexpected_error_has_the_shape_of_any_other_and_tells_no_details() -> None:
+    app = create_app("test", ready=lambda: None, key=None, max_body_bytes=LIMIT)
+
+    @app.get("/breaks")
+    def breaks() -> None:
+        raise RuntimeError("a secret path")
+
+    answer = TestClient(app, raise_server_exceptions=False).get("/breaks")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert "secret" not in answer.text

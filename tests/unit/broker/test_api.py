@@ -54,9 +54,17 @@ def ground(run_dir: Path, servers: dict[str, StudentServer]) -> Iterator[Ground]
     peers.close()
 
 
-def app_of(bench: BrokerBench, peers: Peers, state: Callable[[], RunState]) -> FastAPI:
+def app_of(bench: BrokerBench, peers: Peers, state: Callable[[], RunState], *, train: bool = True) -> FastAPI:
     app = create_app("broker", ready=lambda: None, key=None, max_body_bytes=10_000)
-    add_routes(app, settings=bench.settings, state=state, bus=bench.workers, peers=peers, format_=bench.problems.format)
+    add_routes(
+        app,
+        settings=bench.settings,
+        state=state,
+        bus=bench.workers,
+        peers=peers,
+        format_=bench.problems.format,
+        train=train,
+    )
     return app
 
 
@@ -188,3 +196,14 @@ def test_before_the_run_is_taken_up_the_api_says_so(ground: Ground) -> None:
         answers = [client.get(path) for path in ("/v1/runs", f"/v1/runs/{RUN}", "/v1/peers")]
     peers.close()
     assert [answer.status_code for answer in answers] == [503, 503, 503]
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "abort"])
+def test_a_run_that_is_only_served_cannot_be_controlled(ground: Ground, action: str) -> None:
+    bench = ground.bench
+    peers = Peers(bench.settings, bench.workers, lambda: bench.state, key=None)
+    with TestClient(app_of(bench, peers, lambda: bench.state, train=False)) as client:
+        answer = client.post(f"/v1/runs/{RUN}/{action}")
+    peers.close()
+    assert answer.status_code == 409
+    assert "opcod run --resume" in answer.json()["error"]["message"]

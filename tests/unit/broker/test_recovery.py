@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.broker import machine
-from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
+from services.broker.recovery import choose, highest_fence, read_state_file, sealed_steps, write_state_file
 from shared.errors import StorageError
 from tests.fakes.world import small_plan
 
@@ -56,3 +56,10 @@ def test_only_whole_batches_count_as_sealed(tmp_path: Path) -> None:
         if whole:
             (tmp_path / "batches/a" / name / "manifest.json").write_text("{}")
     assert sealed_steps(tmp_path, "a") == 12
+
+
+def test_the_fence_is_seeded_from_the_state_file(tmp_path: Path) -> None:
+    assert highest_fence(tmp_path) == 0
+    made = machine.new_run(small_plan(), incarnation=3, at=1.0)
+    write_state_file(tmp_path, made.model_copy(update={"fence": 7}))
+    assert highest_fence(tmp_path) == 7
