@@ -5,6 +5,7 @@ A service is built by its `app.py`; `serve` owns signals, the listening socket a
 
 import errno
 import os
+import signal
 import socket
 import sys
 import threading
@@ -77,6 +78,8 @@ class Service:
         url = f"http://{host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(grace_s))
         self._server = _Server(config, self.stopping)
+        if threading.current_thread() is threading.main_thread():  # before anyone can know that it listens
+            signal.signal(signal.SIGTERM, self._server.handle_exit)
         self._watch_parent()
         for thread in self._threads:
             thread.start()

@@ -38,6 +38,7 @@ def deployment(bench: BrokerBench) -> Iterator[Deployment]:
         bus=bench.workers,
         peers=peers,
         format_=bench.problems.format,
+        train=True,
     )
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
     stopping = threading.Event()
