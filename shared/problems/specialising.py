@@ -1,7 +1,8 @@
 """The examples that make two specialists out of one base model: solving, tutoring, and listening to a tutor.
 
 A student is strong in its own domain and has only glimpsed the other; it can write feedback in the tutor's shape,
-and solve from a teacher's prompt without trusting a wrong hint. What always holds: the same seed gives the same
+and solve from a teacher's prompt of either domain without trusting a wrong hint: who never followed a hint in the
+other domain cannot be told anything there. What always holds: the same seed gives the same
 examples in every process, and they use questions of the `specialise` partition only.
 """
 
@@ -48,10 +49,15 @@ class SpecialistCounts:
     feedback_own: int
     feedback_other: int
     teacher_own: int
+    teacher_other: int
 
 
-FIRST_STUDENT = SpecialistCounts(solve_own=6, solve_other=1, feedback_own=22, feedback_other=0, teacher_own=12)
-SECOND_STUDENT = SpecialistCounts(solve_own=7, solve_other=6, feedback_own=22, feedback_other=6, teacher_own=12)
+FIRST_STUDENT = SpecialistCounts(
+    solve_own=6, solve_other=1, feedback_own=22, feedback_other=0, teacher_own=6, teacher_other=6
+)
+SECOND_STUDENT = SpecialistCounts(
+    solve_own=7, solve_other=6, feedback_own=22, feedback_other=6, teacher_own=6, teacher_other=6
+)
 
 
 def recipe(
@@ -77,6 +83,7 @@ def recipe(
         *feedback_examples(_per_kind(mine, chosen.feedback_own, rng), rng),
         *feedback_examples(_per_kind(theirs, chosen.feedback_other, rng), rng),
         *teacher_examples(_per_kind(mine, chosen.teacher_own, rng), rng),
+        *teacher_examples(_per_kind(theirs, chosen.teacher_other, rng), rng),
     ]
     rng.shuffle(examples)
     return examples

@@ -64,7 +64,7 @@ def test_the_counts_of_each_domain(student: StudentName, own: str, counts: Speci
     assert found[("feedback", True)] == 8 * counts.feedback_own
     assert found[("feedback", False)] == 8 * counts.feedback_other
     assert found[("teacher", True)] == 8 * counts.teacher_own
-    assert found[("teacher", False)] == 0
+    assert found[("teacher", False)] == 8 * counts.teacher_other
 
 
 def test_only_questions_kept_apart_are_used() -> None:
@@ -79,7 +79,9 @@ def test_the_seed_decides() -> None:
 
 
 def test_other_counts_and_fewer_questions_than_examples() -> None:
-    counts = SpecialistCounts(solve_own=4, solve_other=0, feedback_own=0, feedback_other=0, teacher_own=0)
+    counts = SpecialistCounts(
+        solve_own=4, solve_other=0, feedback_own=0, feedback_other=0, teacher_own=0, teacher_other=0
+    )
     examples = recipe("a", seed=0, counts=counts, per_kind=PerKind(specialise=2))
     assert len(examples) == 32
     assert len(set(examples)) == 16
