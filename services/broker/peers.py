@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import httpx2
+import stamina
 from pydantic import BaseModel, ValidationError
 
 from shared.bus.port import Bus
@@ -96,6 +97,16 @@ class Peers:
             raise OpcodError(f"student {student} answered {path} with something else: {error}") from error
 
     def _url(self, student: str) -> str:
+        """A student that has just become ready says so with its next heartbeat: wait for that one."""
+        patience_s = 2 * self._settings.bus.heartbeat_s
+        for attempt in stamina.retry_context(
+            on=UnavailableError, attempts=None, timeout=patience_s, wait_initial=0.1, wait_max=0.5
+        ):
+            with attempt:
+                return self._replica_url(student)
+        raise AssertionError("retry_context ends with a return or an error")
+
+    def _replica_url(self, student: str) -> str:
         for beat in _replicas(self.require(student), self._bus.heartbeats()):
             if beat.url is not None:
                 return beat.url

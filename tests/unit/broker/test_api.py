@@ -47,7 +47,7 @@ class Ground:
 def ground(run_dir: Path, servers: dict[str, StudentServer]) -> Iterator[Ground]:
     for server in servers.values():
         server.reset()
-    bench = BrokerBench(run_dir)
+    bench = BrokerBench(run_dir, overrides=("bus.heartbeat_s=0.1",))
     peers = Peers(bench.settings, bench.workers, lambda: bench.state, key="secret")
     with TestClient(app_of(bench, peers, lambda: bench.state)) as client:
         yield Ground(client, bench, servers)
@@ -161,6 +161,21 @@ def test_a_student_that_is_down_is_named(ground: Ground, up: tuple[str, ...]) ->
     answer = ground.client.post(ASK, json={"problem": QUESTION, "first": "a"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert f"student {'b' if up else 'a'} is not up" in answer.json()["error"]["message"]
+
+
+def test_a_student_that_says_it_is_ready_only_now_is_waited_for(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.up("b")
+    seen = ground.bench.workers.heartbeats
+
+    def late() -> list[Heartbeat]:
+        beats = seen()
+        ground.up("a")
+        return beats
+
+    monkeypatch.setattr(ground.bench.workers, "heartbeats", late)
+    assert ground.client.post(ASK, json={"problem": QUESTION, "first": "a"}).status_code == 200
 
 
 def test_a_student_that_does_not_answer_any_more_is_named(ground: Ground) -> None:
