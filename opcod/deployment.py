@@ -69,8 +69,8 @@ def live_deployment(runs_dir: Path, run: str | None = None) -> Deployment:
 
 
 def latest_run(runs_dir: Path) -> str:
-    """The run begun last. Raises ConfigError if there is none."""
-    runs = [path for path in runs_dir.glob("*") if (path / "config.toml").exists()]
+    """The run begun last; a replay is none, it has no state. Raises ConfigError if there is no run."""
+    runs = [path for path in runs_dir.glob("*") if (path / "state.json").exists()]
     if not runs:
         raise ConfigError(f"expected a run under {runs_dir}, found none; start one with `opcod run`")
     return max(runs, key=_age).name

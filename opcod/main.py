@@ -9,6 +9,7 @@ from opcod.commands.feedback import app as feedback
 from opcod.commands.model import model
 from opcod.commands.prepare import prepare
 from opcod.commands.problems import app as problems
+from opcod.commands.replay import replay
 from opcod.commands.run import run
 from opcod.commands.specialize import specialize
 from opcod.commands.status import status
@@ -27,6 +28,7 @@ app.command("up")(up)
 app.command("ask")(ask)
 app.command("status")(status)
 app.command("prepare")(prepare)
+app.command("replay")(replay)
 app.command("specialize")(specialize)
 app.command("model")(model)
 app.add_typer(feedback, name="feedback")

@@ -4,11 +4,13 @@ The model is loaded in that thread, so that probes answer from the start. A proc
 exit code 75 and is started again; it then waits for the lease like any other.
 """
 
+import threading
+
 import torch
 
 from services.trainer.board import Board, trainer_heartbeat
 from services.trainer.checkpoint import Checkpoints
-from services.trainer.config import TrainerConfig, trainer_config
+from services.trainer.config import TrainerConfig, TrainingConfig, trainer_config
 from services.trainer.consumer import Consumer
 from services.trainer.fence import LeaseFence
 from services.trainer.learner import Learner
@@ -41,7 +43,7 @@ def main() -> int:
 
 
 def serve(config: TrainerConfig) -> int:
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.training.threads)
     bus = RedisBus(
         config.redis_url,
         config.run,
@@ -72,8 +74,8 @@ def _train(config: TrainerConfig, bus: Bus, board: Board, service: Service) -> N
     board.state = "loading the model"
     store = LocalStore(config.run_dir)
     store.sweep_temporary()
-    checkpoints = Checkpoints(store, run=config.run, student=config.student, base_sha256=config.base.sha256)
-    trainer = build_trainer(config, store, checkpoints, service)
+    checkpoints = Checkpoints(store, run=config.run, student=config.student, base_sha256=config.training.base.sha256)
+    trainer = build_trainer(config.training, store, checkpoints, service.stopping)
     fence = LeaseFence(bus, config.student, config.consumer, ttl_s=config.bus.lease_s)
     with LeaseKeeper(bus, lease_s=config.bus.lease_s) as keeper:
         consumer = Consumer(
@@ -90,9 +92,14 @@ def _train(config: TrainerConfig, bus: Bus, board: Board, service: Service) -> N
 
 
 def build_trainer(
-    config: TrainerConfig, store: LocalStore, checkpoints: Checkpoints, service: Service
+    config: TrainingConfig,
+    store: LocalStore,
+    checkpoints: Checkpoints,
+    stopping: threading.Event,
+    *,
+    batches: LocalStore | None = None,
 ) -> StudentTrainer:
-    """Load model and tokenizer. Raises ModelError."""
+    """Load model and tokenizer. batches: where sealed batches lie, if not in `store`. Raises ModelError."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = load_model(config.base.path, config.section.dtype, device)
     learner = Learner(StudentModel(base, config.lora, config.adapter_seed), config.step.optimizer)
@@ -106,5 +113,6 @@ def build_trainer(
         student=config.student,
         base_model=config.base.sha256,
         shorten_prompts=config.shorten_prompts,
-        stopping=service.stopping,
+        stopping=stopping,
+        batches=batches,
     )

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from services.trainer.step import StepSettings
 from shared.config.environment import ServiceEnvironment
-from shared.config.settings import BusSection, StudentSection
+from shared.config.settings import BusSection, RunSettings, StudentSection
 from shared.contracts.ids import seed_of
 from shared.contracts.messages import Contract
 from shared.errors import ConfigError
@@ -23,15 +23,14 @@ class BaseModel(Contract):
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
-    """shorten_prompts: the problem format uses the published re-prompt, which can be shortened."""
+class TrainingConfig:
+    """What decides a student's weights, given its sealed batches.
+
+    shorten_prompts: the problem format uses the published re-prompt, which can be shortened.
+    """
 
     run: str
-    run_dir: Path
     student: str
-    replica: str
-    redis_url: str
-    bus: BusSection
     section: StudentSection
     base: BaseModel
     lora: LoraSpec
@@ -39,6 +38,17 @@ class TrainerConfig:
     step: StepSettings
     shorten_prompts: bool
     threads: int
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """A trainer as a service: what it trains, where it works and how it is reached."""
+
+    training: TrainingConfig
+    run_dir: Path
+    replica: str
+    redis_url: str
+    bus: BusSection
     host: str
     port: int
     url_file: Path | None
@@ -49,6 +59,14 @@ class TrainerConfig:
     def consumer(self) -> str:
         return f"trainer-{self.student}-{self.replica}"
 
+    @property
+    def run(self) -> str:
+        return self.training.run
+
+    @property
+    def student(self) -> str:
+        return self.training.student
+
 
 def trainer_config(environment: ServiceEnvironment) -> TrainerConfig:
     """Raises ConfigError naming what is missing or wrong."""
@@ -58,24 +76,31 @@ def trainer_config(environment: ServiceEnvironment) -> TrainerConfig:
     if student not in settings.students:
         raise ConfigError(f"OPCOD_STUDENT: expected one of {', '.join(settings.students)}, got {student!r}")
     return TrainerConfig(
-        run=environment.run,
+        training=training_config(settings, environment.run, environment.run_dir, student),
         run_dir=environment.run_dir,
-        student=student,
         replica=environment.replica,
         redis_url=environment.redis_url,
         bus=settings.bus,
-        section=settings.students[student],
-        base=read_base_model(environment.run_dir, student),
-        lora=LoraSpec(settings.lora.rank, settings.lora.scale, settings.lora.first_layer or None),
-        adapter_seed=seed_of(settings.run.seed, student, "adapter"),
-        step=StepSettings(settings.loss, settings.optimizer, settings.rollout.temperature),
-        shorten_prompts=settings.problems.format == "mcq",
-        threads=settings.resources.threads,
         host=environment.host,
         port=environment.port,
         url_file=environment.url_file,
         key=key,
         max_body_bytes=settings.serving.max_body_bytes,
+    )
+
+
+def training_config(settings: RunSettings, run: str, run_dir: Path, student: str) -> TrainingConfig:
+    """Raises ConfigError if the student's base model is not named in `run_dir`."""
+    return TrainingConfig(
+        run=run,
+        student=student,
+        section=settings.students[student],
+        base=read_base_model(run_dir, student),
+        lora=LoraSpec(settings.lora.rank, settings.lora.scale, settings.lora.first_layer or None),
+        adapter_seed=seed_of(settings.run.seed, student, "adapter"),
+        step=StepSettings(settings.loss, settings.optimizer, settings.rollout.temperature),
+        shorten_prompts=settings.problems.format == "mcq",
+        threads=settings.resources.threads,
     )
 
 

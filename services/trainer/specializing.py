@@ -26,13 +26,14 @@ from services.trainer.model import StudentModel
 from shared.blobs.durable import storage_errors, sync_directory, sync_file
 from shared.config.loading import read_toml, validate
 from shared.config.settings import RunSettings, StudentSection
-from shared.errors import ConfigError, OpcodError
+from shared.errors import ConfigError
 from shared.modeling.adapters import LoraSpec, merge_adapter
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_tokenizer, resolve_model
 from shared.problems.generated import DOMAINS
 from shared.problems.loading import GENERATED, load_problem_set
 from shared.problems.specialising import Example, StudentName, recipe
+from shared.serving import run_service
 
 RECIPE_VERSION = 1
 """Part of every specialist's identity; raise it when the training itself changes."""
@@ -194,8 +195,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except OpcodError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    run_service(main)

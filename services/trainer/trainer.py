@@ -69,10 +69,12 @@ class StudentTrainer:
         base_model: str,
         shorten_prompts: bool,
         stopping: threading.Event,
+        batches: LocalStore | None = None,
     ) -> None:
         self._learner = learner
         self._tokenizer = tokenizer
         self._store = store
+        self._batches = batches or store
         self._checkpoints = checkpoints
         self._settings = settings
         self._run = run
@@ -144,7 +146,7 @@ class StudentTrainer:
 
     def _rows(self, sealed: BatchSealed) -> tuple[Batch, list[Row]]:
         try:
-            batch = read_batch(self._store, sealed, self._run)
+            batch = read_batch(self._batches, sealed, self._run)
             rows, events = training_rows(
                 batch.groups,
                 self._tokenizer,

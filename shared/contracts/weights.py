@@ -115,3 +115,15 @@ class StepFailed(Message):
     @property
     def key(self) -> str:
         return f"{self.student}.{self.step}.failed"
+
+
+class ReplayedStep(Contract):
+    """A step made again from its sealed batch. recorded: the checksum of the run's own version, if it is there."""
+
+    student: str
+    step: int
+    version: str
+    checksum: str
+    recorded: str | None
+    loss: float
+    grad_norm: float

@@ -24,6 +24,7 @@ def begun(runs_dir: Path, run: str, at: float = 1.0) -> Path:
     run_dir = runs_dir / run
     run_dir.mkdir(parents=True)
     (run_dir / "config.toml").write_text("")
+    (run_dir / "state.json").write_text("{}")
     os.utime(run_dir / "config.toml", (at, at))
     endpoint = Endpoint(name="broker", url="http://127.0.0.1:1")
     Deployment(run=run, run_dir=run_dir, mode="run", pid=1, redis_url="redis://x", broker=endpoint).save()
@@ -90,4 +91,5 @@ def test_the_latest_run_is_the_one_begun_last(tmp_path: Path) -> None:
     begun(tmp_path, "new", 5.0)
     begun(tmp_path, "old", 1.0)
     (tmp_path / "sundry").mkdir()
+    (begun(tmp_path, "replay", 9.0) / "state.json").unlink()
     assert latest_run(tmp_path) == "new"

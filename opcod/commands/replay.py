@@ -1,0 +1,137 @@
+"""`opcod replay`: train a student again on the sealed batches of a run, to check its weights or to ask what if."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from opcod.deployment import run_lock
+from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for, settings_on
+from opcod.preparing import create_run, stored_settings
+from shared.config.loading import differences
+from shared.config.settings import Paths, RunSettings
+from shared.contracts.weights import ReplayedStep
+from shared.errors import ConfigError, OpcodError
+
+
+def replay(
+    run_name: Annotated[str, typer.Argument(help="The run.", metavar="RUN")],
+    student: Annotated[str, typer.Option("--student", help="a or b.")] = "a",
+    until: Annotated[str | None, typer.Option("--until", help="The last version, as v7.")] = None,
+    into: Annotated[str | None, typer.Option("--into", help="Keep what is made, as a run of this name.")] = None,
+    overrides: Overrides = None,
+    runs_dir: RunsDir = RUNS_DIR,
+    cache_dir: CacheDir = CACHE_DIR,
+) -> None:
+    """Rebuild every version of a student from the sealed batches alone, and compare it with the recorded one.
+
+    With --set (loss and optimizer) it trains on the same rollouts and feedback with other settings; --into is then
+    required. Exit code 1 if a rebuilt version differs from the recorded one.
+    """
+    paths = paths_for(runs_dir, run_name, cache_dir)
+    recorded = stored_settings(paths)
+    if student not in recorded.students:
+        raise ConfigError(f"--student: expected one of {', '.join(recorded.students)}, got {student!r}")
+    settings = settings_on(paths, None, None, overrides)
+    changed = differences(recorded, settings)
+    _check_changes(changed, into)
+    console = Console(highlight=False)
+    for line in changed:
+        console.print(f"changed: {line}")
+    with _target(paths, into, settings) as out:
+        steps = []
+        for step in _replayed(paths.run_dir, out, student, _last_step(until)):
+            console.print(f"{step.version}: {_verdict(step, compared=not changed)}, loss {step.loss:.4f}")
+            steps.append(step)
+    console.print(_table(steps, compared=not changed))
+    if into:
+        console.print(f"kept: {paths.runs_dir / into}")
+    wrong = [step.version for step in steps if step.recorded is not None and step.checksum != step.recorded]
+    if wrong and not changed:
+        raise OpcodError(
+            f"{len(wrong)} of {len(steps)} versions differ from the recorded ones, the first is {wrong[0]}: another "
+            "machine, thread count or library version gives other rounding; on the same ones a file was altered"
+        )
+
+
+def _check_changes(changed: list[str], into: str | None) -> None:
+    """Only what a trainer uses on a sealed batch can be asked for. Raises ConfigError."""
+    outside = [line for line in changed if not line.startswith(("loss.", "optimizer."))]
+    if outside:
+        raise ConfigError(
+            "a replay uses the rollouts and the feedback that were recorded, so only loss.* and optimizer.* can be "
+            "changed; got:\n  " + "\n  ".join(outside)
+        )
+    if changed and into is None:
+        raise ConfigError("with --set a replay makes a run of its own: name it with --into")
+
+
+def _last_step(until: str | None) -> int | None:
+    if until is None:
+        return None
+    number = until.rpartition("@")[2].removeprefix("v")
+    if not number.isdecimal() or int(number) == 0:
+        raise ConfigError(f"--until: expected a version such as v7, got {until!r}")
+    return int(number)
+
+
+@contextmanager
+def _target(paths: Paths, into: str | None, settings: RunSettings) -> Iterator[Path]:
+    """A directory with settings and models; one that was begun before goes on, if its settings are the same."""
+    with tempfile.TemporaryDirectory(prefix="opcod-replay-") as directory:
+        root = Path(directory) if into is None else paths.runs_dir
+        target = Paths(runs_dir=root, run=into or paths.run, cache_dir=paths.cache_dir)
+        if (target.run_dir / "config.toml").exists():
+            other = differences(stored_settings(target), settings)
+            if other or target.run_dir == paths.run_dir:
+                raise ConfigError(f"{target.run_dir} holds another run; choose another --into")
+        else:
+            create_run(target, settings)
+            shutil.copytree(paths.run_dir / "models", target.run_dir / "models", dirs_exist_ok=True)
+        with run_lock(target.run_dir):
+            yield target.run_dir
+
+
+def _replayed(source: Path, out: Path, student: str, until: int | None) -> Iterator[ReplayedStep]:
+    command = [sys.executable, "-m", "services.trainer.replaying", "--student", student]
+    command += ["--batches", str(source), "--out", str(out)]
+    command += ["--until", str(until)] if until is not None else []
+    log_file = out / "replay.log"
+    with log_file.open("ab") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child:
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                yield ReplayedStep.model_validate_json(line)
+        finally:
+            child.terminate()
+    if child.returncode:
+        raise OpcodError(f"the replay ended with exit code {child.returncode}:\n{log_file.read_text()[-2000:]}")
+
+
+def _verdict(step: ReplayedStep, *, compared: bool) -> str:
+    if not compared:
+        return "trained with other settings"
+    if step.recorded is None:
+        return "nothing recorded to compare with"
+    return "as recorded" if step.checksum == step.recorded else "other weights than recorded"
+
+
+def _table(steps: list[ReplayedStep], *, compared: bool) -> Table:
+    table = Table("version", "checksum", "against the run", "loss", "|g|")
+    for step in steps:
+        table.add_row(
+            step.version,
+            step.checksum[:12],
+            _verdict(step, compared=compared),
+            f"{step.loss:.4f}",
+            f"{step.grad_norm:.4f}",
+        )
+    return table
