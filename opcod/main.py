@@ -5,6 +5,7 @@ import sys
 import typer
 
 from opcod.commands.ask import ask
+from opcod.commands.dlq import app as dlq
 from opcod.commands.feedback import app as feedback
 from opcod.commands.model import model
 from opcod.commands.prepare import prepare
@@ -32,6 +33,7 @@ app.command("replay")(replay)
 app.command("specialize")(specialize)
 app.command("model")(model)
 app.add_typer(feedback, name="feedback")
+app.add_typer(dlq, name="dlq")
 app.add_typer(problems, name="problems")
 
 

@@ -1,0 +1,124 @@
+"""`opcod dlq`: the messages that no service could handle, and what to do with them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from opcod.deployment import live_deployment
+from opcod.options import RUNS_DIR, RunsDir
+from shared.bus.port import DeadLetter
+from shared.bus.redis import RedisBus
+from shared.contracts.envelope import Envelope
+from shared.errors import ConfigError
+
+MOST = 1000
+SHOWN_BYTES = 4000
+
+app = typer.Typer(help="The messages that no service could handle.", no_args_is_help=True)
+
+RunName = Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="As `opcod dlq list` names them.")]
+
+
+@app.callback()
+def dlq() -> None:
+    """The messages that no service could handle."""
+
+
+@app.command("list")
+def list_letters(
+    run_name: RunName = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, raw bytes as text.")] = False,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """List them, oldest first."""
+    with _bus(runs_dir, run_name) as bus:
+        letters = bus.dead_letters(MOST)
+    if as_json:
+        for letter in letters:
+            typer.echo(json.dumps(_as_json(letter)))
+        return
+    if not letters:
+        typer.echo("no dead letters")
+        return
+    table = Table("id", "queue", "message", "taken", "reason")
+    for letter in letters:
+        table.add_row(letter.entry_id, letter.queue, _name(letter), str(letter.deliveries), letter.reason)
+    Console().print(table)
+
+
+@app.command("show")
+def show(entry_id: str, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> None:
+    """Show one whole."""
+    with _bus(runs_dir, run_name) as bus:
+        letter = _find(bus, entry_id)
+    typer.echo(json.dumps(_as_json(letter), indent=1))
+
+
+@app.command("retry")
+def retry(ids: Ids, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> None:
+    """Put them back on their queues, with fresh attempts: mend the cause first."""
+    with _bus(runs_dir, run_name) as bus:
+        for entry_id in ids:
+            letter = _find(bus, entry_id)
+            if not bus.retry_dead_letter(entry_id):
+                raise _unknown(entry_id)
+            typer.echo(f"{entry_id}: back on {letter.queue}")
+
+
+@app.command("drop")
+def drop(ids: Ids, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> None:
+    """Delete them for good."""
+    with _bus(runs_dir, run_name) as bus:
+        for entry_id in ids:
+            if not bus.drop_dead_letter(entry_id):
+                raise _unknown(entry_id)
+            typer.echo(f"{entry_id}: dropped")
+
+
+@contextmanager
+def _bus(runs_dir: Path, run_name: str | None) -> Iterator[RedisBus]:
+    deployment = live_deployment(runs_dir.resolve(), run_name)
+    bus = RedisBus(deployment.redis_url, deployment.run)
+    try:
+        yield bus
+    finally:
+        bus.close()
+
+
+def _find(bus: RedisBus, entry_id: str) -> DeadLetter:
+    for letter in bus.dead_letters(MOST):
+        if letter.entry_id == entry_id:
+            return letter
+    raise _unknown(entry_id)
+
+
+def _unknown(entry_id: str) -> ConfigError:
+    return ConfigError(f"expected a dead letter as `opcod dlq list` shows it, there is no {entry_id!r}")
+
+
+def _name(letter: DeadLetter) -> str:
+    try:
+        envelope = Envelope.model_validate_json(letter.raw)
+    except ValidationError:
+        return f"unreadable, {len(letter.raw)} bytes"
+    return f"{envelope.type} {envelope.id}"
+
+
+def _as_json(letter: DeadLetter) -> dict[str, object]:
+    """Bytes that are no UTF-8 are shown as escapes; the tail of a long message is left out."""
+    return {
+        "id": letter.entry_id,
+        "queue": letter.queue,
+        "message": _name(letter),
+        "deliveries": letter.deliveries,
+        "reason": letter.reason,
+        "raw": letter.raw[:SHOWN_BYTES].decode(errors="backslashreplace"),
+    }
