@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from shared.access import new_keys, read_keys
 from shared.blobs.local import atomic_write
 from shared.errors import ConfigError, UnavailableError
 
@@ -41,8 +41,8 @@ class Deployment(BaseModel):
     students: list[Endpoint] = []
 
     def key(self) -> str:
-        """The bearer key that its services expect."""
-        return (self.run_dir / KEY_FILE).read_text().strip()
+        """A bearer key that its services take, of every scope."""
+        return read_keys(self.run_dir / KEY_FILE).strongest
 
     def save(self) -> None:
         atomic_write(self.run_dir / DEPLOYMENT_FILE, self.model_dump_json(indent=1).encode())
@@ -77,12 +77,12 @@ def latest_run(runs_dir: Path) -> str:
 
 
 def ensure_key(run_dir: Path) -> Path:
-    """The run's key file, made at the first start, readable by its owner only."""
+    """The run's key file, one key a scope, made at the first start, readable by its owner only."""
     path = run_dir / KEY_FILE
     if not path.exists():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
+            file.write(new_keys())
     return path
 
 

@@ -1,40 +1,33 @@
-"""What every HTTP service does alike: probes, metrics, keys, body limits, request ids, errors in OpenAI's shape."""
+"""What every HTTP service does alike: probes, metrics, scopes of routes, errors in OpenAI's shape."""
 
-import secrets
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from shared.contracts.http import ErrorBody, ErrorResponse
+from shared.access import Keys, Limits, Scope
 from shared.errors import ConfigError, FencedError, OpcodError, UnavailableError
+from shared.guard import Guard, error_response
 
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
-RETRY_AFTER_S = 5
-
-Next = Callable[[Request], Awaitable[Response]]
 log = structlog.get_logger()
 
 
-def create_app(title: str, *, ready: Callable[[], str | None], key: str | None, max_body_bytes: int) -> FastAPI:
+class ForbiddenError(OpcodError):
+    """The key is valid, but may not do this."""
+
+
+def create_app(title: str, *, ready: Callable[[], str | None], keys: Keys | None, limits: Limits) -> FastAPI:
     """An app with /livez, /readyz and /metrics. `ready` gives None, or why it is not ready.
 
-    With a `key`, every other path needs `Authorization: Bearer <key>`.
+    With `keys`, every other path needs `Authorization: Bearer <key>`, and each route a key of its scope (`needs`).
     """
     app = FastAPI(title=title, docs_url=None, redoc_url=None)
-
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Next) -> Response:
-        request_id = request.headers.get("x-request-id", uuid.uuid4().hex)[:64]
-        refusal = _refuse(request, key, max_body_bytes)
-        response = refusal if refusal is not None else await call_next(request)
-        response.headers["x-request-id"] = request_id
-        return response
+    app.add_middleware(Guard, keys=keys, limits=limits)
 
     @app.get("/livez", include_in_schema=False)
     def livez() -> dict[str, str]:
@@ -58,40 +51,31 @@ def create_app(title: str, *, ready: Callable[[], str | None], key: str | None, 
     return app
 
 
-def error_response(status: int, message: str, kind: str, param: str | None = None) -> JSONResponse:
-    body = ErrorResponse(error=ErrorBody(message=message, type=kind, code=str(status), param=param))
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
-    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+def needs(scope: Scope) -> Any:
+    """For the `dependencies` of a route: the least scope that it takes. Raises ForbiddenError (403)."""
+
+    def check(request: Request) -> None:
+        granted: Scope = request.state.scope
+        if granted < scope:
+            raise ForbiddenError(f"expected a key with the scope {scope.word}, this one has {granted.word}")
+
+    return Depends(check)
 
 
-def check_binding(host: str, key: str | None) -> None:
-    """Raises ConfigError when a service without a key would listen beyond loopback."""
-    if key is None and host not in ("127.0.0.1", "::1", "localhost"):
+READ, ASK, ADMIN = ([needs(scope)] for scope in Scope)
+
+
+def check_binding(host: str, keys: Keys | None) -> None:
+    """Raises ConfigError when a service without keys would listen beyond loopback."""
+    if keys is None and host not in ("127.0.0.1", "::1", "localhost"):
         raise ConfigError(f"without a key a service only listens on loopback, not on {host}: set OPCOD_KEY_FILE")
-
-
-def _refuse(request: Request, key: str | None, max_body_bytes: int) -> JSONResponse | None:
-    if request.url.path in OPEN_PATHS:
-        return None
-    if key is not None and not _carries(request, key):
-        return error_response(401, "expected 'Authorization: Bearer <key>' with a valid key", "authentication_error")
-    length = request.headers.get("content-length")
-    if request.method in ("POST", "PUT", "PATCH") and (length is None or not length.isdecimal()):
-        return error_response(411, "expected a Content-Length header", "invalid_request_error")
-    if length is not None and int(length) > max_body_bytes:
-        message = f"the body has {length} bytes; at most {max_body_bytes} are taken"
-        return error_response(413, message, "invalid_request_error")
-    return None
-
-
-def _carries(request: Request, key: str) -> bool:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and secrets.compare_digest(given.encode(), key.encode())
 
 
 async def _opcod_error(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, UnavailableError | FencedError):
         return error_response(503, str(error), "unavailable_error")
+    if isinstance(error, ForbiddenError):
+        return error_response(403, str(error), "permission_error")
     if isinstance(error, ConfigError):
         return error_response(400, str(error), "invalid_request_error")
     log.error("request failed", error=str(error), type=type(error).__name__)

@@ -20,9 +20,9 @@ from opcod.options import (
     settings_from,
 )
 from opcod.preparing import create_run, prepare_models, refuse_changes, stored_settings
+from shared.access import read_keys
 from shared.blobs.local import atomic_write
 from shared.config.settings import Paths, RunSettings
-from shared.errors import ConfigError
 
 PREPARED_FILE = "prepared.json"
 
@@ -36,10 +36,10 @@ def prepare(
     cache_dir: CacheDir = CACHE_DIR,
     key_file: Annotated[
         Path | None,
-        typer.Option("--key-file", envvar="OPCOD_KEY_FILE", help="The bearer key; default: one made in the run."),
+        typer.Option("--key-file", envvar="OPCOD_KEY_FILE", help="The bearer keys; default: some made in the run."),
     ] = None,
 ) -> None:
-    """Write config.toml, the key and the models of a run; `prepared.json` comes last and says that all is there.
+    """Write config.toml, the keys and the models of a run; `prepared.json` comes last and says that all is there.
 
     Doing it again changes nothing. Other settings for a run that is there are refused.
     """
@@ -50,7 +50,7 @@ def prepare(
     with run_lock(paths.run_dir):
         _settle(paths, settings)
         (paths.run_dir / PREPARED_FILE).unlink(missing_ok=True)
-        _check_key(key_file or ensure_key(paths.run_dir))
+        read_keys(key_file or ensure_key(paths.run_dir))
         seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"))
         atomic_write(paths.run_dir / PREPARED_FILE, json.dumps({"seconds": seconds}).encode())
     typer.echo(f"prepared: {paths.run_dir}")
@@ -61,12 +61,3 @@ def _settle(paths: Paths, settings: RunSettings) -> None:
         refuse_changes(stored_settings(paths), settings)
     else:
         create_run(paths, settings)
-
-
-def _check_key(key_file: Path) -> None:
-    try:
-        key = key_file.read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"expected the bearer key in {key_file}, cannot read it: {error.strerror}") from error
-    if not key:
-        raise ConfigError(f"expected a bearer key in {key_file}, found it empty; anybody could use the services")

@@ -70,7 +70,7 @@ def _train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bo
             with timeline.stage("starting services"):
                 deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
             assert deployment.inspector is not None
-            console.print(f"inspector API: {deployment.inspector.url} (key: {paths.run_dir / 'key'})", highlight=False)
+            console.print(f"inspector API: {deployment.inspector.url} (keys: {paths.run_dir / 'key'})", highlight=False)
             reason = end_pause(deployment) if resumed else None
             if reason is not None:
                 console.print(f"the run was paused: {reason}; going on", highlight=False)

@@ -15,7 +15,8 @@ from shared.config.settings import RunSettings
 from shared.contracts.control import Control
 from shared.contracts.http import AskRequest, AskResponse, ChatRequest, ChatResponse, PeersResponse
 from shared.contracts.run import RunState
-from shared.http import error_response
+from shared.guard import error_response
+from shared.http import ADMIN, ASK, READ
 from shared.problems.formats import ProblemFormat
 
 Action = Literal["pause", "resume", "abort"]
@@ -33,15 +34,15 @@ def add_routes(
 ) -> None:
     """`train` off: the run is only served, so there is nothing to pause, resume or abort."""
 
-    @app.get("/v1/runs/{run}", response_model=RunState)
+    @app.get("/v1/runs/{run}", response_model=RunState, dependencies=READ)
     def show_run(run: str) -> RunState | JSONResponse:
         return state() if run == state().run else _no_run(run)
 
-    @app.get("/v1/runs")
+    @app.get("/v1/runs", dependencies=READ)
     def list_runs() -> list[str]:
         return [state().run]
 
-    @app.post("/v1/runs/{run}/{action}", response_model=None, status_code=202)
+    @app.post("/v1/runs/{run}/{action}", response_model=None, status_code=202, dependencies=ADMIN)
     def control(run: str, action: Action) -> JSONResponse:
         if run != state().run:
             return _no_run(run)
@@ -52,15 +53,15 @@ def add_routes(
         bus.publish(RESULTS, request)
         return JSONResponse({"accepted": request.id}, status_code=202)
 
-    @app.get("/v1/peers")
+    @app.get("/v1/peers", dependencies=READ)
     def show_peers() -> PeersResponse:
         return peers.view()
 
-    @app.post("/v1/peers/ask")
+    @app.post("/v1/peers/ask", dependencies=ASK)
     def ask_peers(request: AskRequest) -> AskResponse:
         return ask(request, peers, settings, format_)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", dependencies=ASK)
     def chat(request: ChatRequest) -> ChatResponse:
         student = request.model.partition("@")[0]
         return peers.chat(peers.require(student), request)

@@ -41,7 +41,7 @@ class Broker:
     """One run's broker. `_runner` appears when the lease is held and the state is taken up."""
 
     def __init__(self, environment: ServiceEnvironment, settings: RunSettings) -> None:
-        check_binding(environment.host, environment.key())
+        check_binding(environment.host, environment.keys())
         self._environment = environment
         self._settings = settings
         self._problems = load_problems(settings)
@@ -60,12 +60,14 @@ class Broker:
         self._runner: Runner | None = None
 
     def serve(self) -> int:
-        peers = Peers(self._settings, self._bus, lambda: self._current().state, key=self._environment.key())
+        keys = self._environment.keys()
+        key = keys.strongest if keys else None
+        peers = Peers(self._settings, self._bus, lambda: self._current().state, key=key)
         app = create_app(
             "opcod broker",
             ready=self._problem,
-            key=self._environment.key(),
-            max_body_bytes=self._settings.serving.max_body_bytes,
+            keys=keys,
+            limits=self._settings.serving.limits,
         )
         add_routes(
             app,

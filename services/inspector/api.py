@@ -14,6 +14,7 @@ from services.inspector.stream import KEEP_ALIVE_S, EventStream, Viewers, live_e
 from services.inspector.stream_ids import START
 from services.inspector.views import EventPage, ExchangeView, FeedbackPage, event_view
 from shared.errors import ConfigError
+from shared.http import READ
 
 MAX_PAGE = 200
 
@@ -42,7 +43,7 @@ def inspector_routes(
     store: Store, *, stopping: threading.Event, viewers: Viewers, keep_alive_s: float = KEEP_ALIVE_S
 ) -> APIRouter:
     """All routes under /v1, over one store."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", dependencies=READ)
 
     @router.get("/feedback")
     def feedback(query: Annotated[FeedbackQuery, Query()]) -> FeedbackPage:

@@ -62,6 +62,6 @@ def build_app(config: InspectorConfig, store: Store, ingest: Ingest, stopping: t
             return str(error)
         return ingest.problem()
 
-    app = create_app("opcod inspector", ready=ready, key=config.key, max_body_bytes=config.max_body_bytes)
+    app = create_app("opcod inspector", ready=ready, keys=config.keys, limits=config.limits)
     app.include_router(inspector_routes(store, stopping=stopping, viewers=Viewers(config.max_viewers)))
     return app

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.access import Keys, Limits
 from shared.config.environment import ServiceEnvironment
 from shared.http import check_binding
 
@@ -25,8 +26,8 @@ class InspectorConfig:
     host: str
     port: int
     url_file: Path | None
-    key: str | None
-    max_body_bytes: int
+    keys: Keys | None
+    limits: Limits
     max_viewers: int = MAX_VIEWERS
 
     @property
@@ -39,9 +40,9 @@ class InspectorConfig:
 
 
 def inspector_config(environment: ServiceEnvironment) -> InspectorConfig:
-    """Raises ConfigError, also when it would listen beyond loopback without a key."""
-    settings, key = environment.settings(), environment.key()
-    check_binding(environment.host, key)
+    """Raises ConfigError, also when it would listen beyond loopback without keys."""
+    settings, keys = environment.settings(), environment.keys()
+    check_binding(environment.host, keys)
     return InspectorConfig(
         run=environment.run,
         run_dir=environment.run_dir,
@@ -52,6 +53,6 @@ def inspector_config(environment: ServiceEnvironment) -> InspectorConfig:
         host=environment.host,
         port=environment.port or settings.serving.inspector_port,
         url_file=environment.url_file,
-        key=key,
-        max_body_bytes=settings.serving.max_body_bytes,
+        keys=keys,
+        limits=settings.serving.limits,
     )

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from services.inspector.store import LoggedRow, Store
-from shared.http import error_response
+from shared.guard import error_response
 
 PAGE = 200
 POLL_S = 0.2

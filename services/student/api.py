@@ -29,6 +29,7 @@ from shared.contracts.http import (
 from shared.contracts.ids import seed_of
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import UnavailableError
+from shared.http import ASK, READ
 from shared.method.anchoring import concept
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.formats import format_named
@@ -126,9 +127,9 @@ class StudentApi:
 
 def student_routes(api: StudentApi) -> APIRouter:
     router = APIRouter(prefix="/v1")
-    router.add_api_route("/chat/completions", api.chat, methods=["POST"])
-    router.add_api_route("/feedback", api.feedback, methods=["POST"])
-    router.add_api_route("/models", api.models, methods=["GET"])
+    router.add_api_route("/chat/completions", api.chat, methods=["POST"], dependencies=ASK)
+    router.add_api_route("/feedback", api.feedback, methods=["POST"], dependencies=ASK)
+    router.add_api_route("/models", api.models, methods=["GET"], dependencies=READ)
     return router
 
 

@@ -86,8 +86,8 @@ def serve(config: StudentConfig) -> int:
 
 def build_app(config: StudentConfig, board: Board, interactive: InteractiveQueue, clock: Clock) -> FastAPI:
     """Probes and the student's API."""
-    limit = config.settings.serving.max_body_bytes
-    app = create_app(f"opcod student {config.student}", ready=board.not_ready, key=config.key, max_body_bytes=limit)
+    limits = config.settings.serving.limits
+    app = create_app(f"opcod student {config.student}", ready=board.not_ready, keys=config.keys, limits=limits)
     app.include_router(student_routes(StudentApi(config, board, interactive, clock)))
     return app
 

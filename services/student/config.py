@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.access import Keys
 from shared.config.environment import ServiceEnvironment
 from shared.config.settings import BusSection, RunSettings, StudentSection
 from shared.contracts.jobs import JobKind
@@ -29,7 +30,7 @@ class StudentConfig:
     host: str
     port: int
     url_file: Path | None
-    key: str | None
+    keys: Keys | None
     section: StudentSection
     bus: BusSection
     settings: RunSettings
@@ -98,9 +99,9 @@ class ScriptEnvironment(BaseSettings):
 
 
 def student_config(environment: ServiceEnvironment) -> StudentConfig:
-    """Raises ConfigError, also when it would listen beyond loopback without a key."""
-    settings, key = environment.settings(), environment.key()
-    check_binding(environment.host, key)
+    """Raises ConfigError, also when it would listen beyond loopback without keys."""
+    settings, keys = environment.settings(), environment.keys()
+    check_binding(environment.host, keys)
     student = environment.student
     if student not in settings.students:
         raise ConfigError(f"OPCOD_STUDENT: expected one of {', '.join(settings.students)}, got {student!r}")
@@ -114,7 +115,7 @@ def student_config(environment: ServiceEnvironment) -> StudentConfig:
         host=environment.host,
         port=environment.port or section.port,
         url_file=environment.url_file,
-        key=key,
+        keys=keys,
         section=section,
         bus=settings.bus,
         settings=settings,

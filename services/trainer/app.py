@@ -63,7 +63,7 @@ def serve(config: TrainerConfig) -> int:
     service = Service("trainer")
     service.spawn("trainer", lambda: _train(config, bus, board, service))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
-    app = create_app("opcod trainer", ready=board.problem, key=config.key, max_body_bytes=config.max_body_bytes)
+    app = create_app("opcod trainer", ready=board.problem, keys=config.keys, limits=config.limits)
     try:
         return service.serve(app, host=config.host, port=config.port, url_file=config.url_file)
     finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from services.trainer.step import StepSettings
+from shared.access import Keys, Limits
 from shared.config.environment import ServiceEnvironment
 from shared.config.settings import BusSection, RunSettings, StudentSection
 from shared.contracts.ids import seed_of
@@ -52,8 +53,8 @@ class TrainerConfig:
     host: str
     port: int
     url_file: Path | None
-    key: str | None
-    max_body_bytes: int
+    keys: Keys | None
+    limits: Limits
 
     @property
     def consumer(self) -> str:
@@ -70,8 +71,8 @@ class TrainerConfig:
 
 def trainer_config(environment: ServiceEnvironment) -> TrainerConfig:
     """Raises ConfigError naming what is missing or wrong."""
-    settings, key = environment.settings(), environment.key()
-    check_binding(environment.host, key)
+    settings, keys = environment.settings(), environment.keys()
+    check_binding(environment.host, keys)
     student = environment.student
     if student not in settings.students:
         raise ConfigError(f"OPCOD_STUDENT: expected one of {', '.join(settings.students)}, got {student!r}")
@@ -84,8 +85,8 @@ def trainer_config(environment: ServiceEnvironment) -> TrainerConfig:
         host=environment.host,
         port=environment.port,
         url_file=environment.url_file,
-        key=key,
-        max_body_bytes=settings.serving.max_body_bytes,
+        keys=keys,
+        limits=settings.serving.limits,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.access import Keys, read_keys
 from shared.config.loading import read_toml, validate
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
@@ -18,7 +19,7 @@ RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 class ServiceEnvironment(BaseSettings):
     """Read from OPCOD_* variables.
 
-    key_file: the bearer key that callers must send; without one the service only binds to loopback.
+    key_file: the bearer keys that callers must send one of; without it the service only binds to loopback.
     replica: stable across restarts; it names this process's consumer on the queues.
     """
 
@@ -41,17 +42,9 @@ class ServiceEnvironment(BaseSettings):
         """The run's settings from its config.toml. Raises ConfigError."""
         return validate(read_toml(self.run_dir / "config.toml"))
 
-    def key(self) -> str | None:
-        """Raises ConfigError if the key file is named but cannot be read, or is empty."""
-        if self.key_file is None:
-            return None
-        try:
-            key = self.key_file.read_text().strip()
-        except OSError as error:
-            raise ConfigError(f"cannot read the key file {self.key_file}: {error}") from error
-        if not key:
-            raise ConfigError(f"expected a bearer key in {self.key_file}, found an empty file")
-        return key
+    def keys(self) -> Keys | None:
+        """Raises ConfigError if the key file is named but cannot be read, or holds no key."""
+        return None if self.key_file is None else read_keys(self.key_file)
 
 
 def service_environment() -> ServiceEnvironment:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shared.access import Limits
 from shared.contracts.messages import Sampling
 
 STUDENTS = ("a", "b")
@@ -174,7 +175,15 @@ class ServingSection(Section):
     broker_port: int = Field(default=0, ge=0, le=65535)
     inspector_port: int = Field(default=0, ge=0, le=65535)
     max_body_bytes: Positive = 1_000_000
+    requests_per_minute: Positive = Field(default=600, description="Of each key, at each service; more get 429.")
+    concurrent_requests: Positive = Field(
+        default=32, description="In flight for each key, at each service, streams included; more get 429."
+    )
     request_timeout_s: float = Field(default=120.0, gt=0)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_body_bytes, self.requests_per_minute, self.concurrent_requests)
 
 
 class BusSection(Section):

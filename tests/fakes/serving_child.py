@@ -8,6 +8,7 @@ from pathlib import Path
 from shared.errors import FencedError
 from shared.http import create_app
 from shared.serving import Service, run_service
+from tests.fakes.access import PLENTY
 
 LONG_S = 60.0
 
@@ -15,7 +16,7 @@ LONG_S = 60.0
 def main() -> int:
     port, url_file, how = sys.argv[1:]
     service = Service("child")
-    app = create_app("child", ready=lambda: None, key=None, max_body_bytes=100)
+    app = create_app("child", ready=lambda: None, keys=None, limits=PLENTY)
 
     def work() -> None:
         match how:

@@ -27,6 +27,7 @@ from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, Pr
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.contracts.weights import FileEntry, ServeSet, WeightsManifest
 from shared.modeling.checksums import file_checksum
+from tests.fakes.access import one_key
 from tests.fakes.engine import FakeEngine
 
 RUN = "test"
@@ -215,4 +216,4 @@ def tensor_file(value: int) -> bytes:
 
 
 def with_key(config: StudentConfig, key: str) -> StudentConfig:
-    return dataclasses.replace(config, key=key)
+    return dataclasses.replace(config, keys=one_key(key))

@@ -1,13 +1,17 @@
 """What every HTTP service does alike: probes, the key, limits of bodies, request ids, the shape of errors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
+from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
+from shared.access import Keys, Limits, Scope
 from shared.errors import ConfigError, FencedError, OpcodError, StorageError, UnavailableError
-from shared.http import check_binding, create_app
+from shared.http import ADMIN, ASK, READ, check_binding, create_app
+from tests.fakes.access import PLENTY, one_key
 
 KEY = "open-sesame"
 LIMIT = 100
@@ -20,7 +24,7 @@ class Body(BaseModel):
 def client(
     *, key: str | None = None, ready: Callable[[], str | None] = lambda: None, error: OpcodError | None = None
 ) -> TestClient:
-    app = create_app("test", ready=ready, key=key, max_body_bytes=LIMIT)
+    app = create_app("test", ready=ready, keys=one_key(key), limits=replace(PLENTY, max_body_bytes=LIMIT))
 
     @app.get("/fails")
     def fails() -> None:
@@ -119,6 +123,52 @@ def test_a_request_keeps_its_id_and_gets_one_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "statuses"),
+    [("reader", (200, 403, 403)), ("asker", (200, 200, 403)), ("chief", (200, 200, 200)), ("nobody", (401,) * 3)],
+)
+def test_a_key_may_do_what_its_scope_says_and_less(key: str, statuses: tuple[int, ...]) -> None:
+    keys = Keys({"reader": Scope.READ, "asker": Scope.ASK, "chief": Scope.ADMIN})
+    app = create_app("test", ready=lambda: None, keys=keys, limits=PLENTY)
+    for path, needed in (("/read", READ), ("/ask", ASK), ("/admin", ADMIN)):
+        app.add_api_route(path, lambda: None, dependencies=needed)
+    headers = {"authorization": f"Bearer {key}"}
+    answers = [TestClient(app).get(path, headers=headers) for path in ("/read", "/ask", "/admin")]
+    assert tuple(answer.status_code for answer in answers) == statuses
+    if 403 in statuses:
+        error = answers[-1].json()["error"]
+        assert error["type"] == "permission_error"
+        assert error["message"].startswith("expected a key with the scope admin, this one has")
+
+
+def test_each_key_has_its_own_rate() -> None:
+    keys = Keys({"one": Scope.READ, "two": Scope.READ})
+    app = create_app("test", ready=lambda: None, keys=keys, limits=replace(PLENTY, requests_per_minute=2))
+    app.add_api_route("/read", lambda: None, dependencies=READ)
+    api = TestClient(app)
+    answers = [api.get("/read", headers={"authorization": f"Bearer {key}"}) for key in ("one", "one", "one", "two")]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
+    assert answers[2].headers["retry-after"] == "5"
+    assert api.get("/livez").status_code == 200
+
+
+def test_a_stream_counts_as_in_flight_until_its_end() -> None:
+    app = create_app("test", ready=lambda: None, keys=None, limits=Limits(LIMIT, 100, concurrent_requests=1))
+    refused: list[int] = []
+
+    @app.get("/stream")
+    def stream() -> StreamingResponse:
+        def lines() -> Iterator[str]:
+            yield "first"
+            refused.append(TestClient(app).get("/other").status_code)
+
+        return StreamingResponse(lines())
+
+    assert TestClient(app).get("/stream").status_code == 200
+    assert refused == [429]
+    assert TestClient(app).get("/other").status_code == 404
+
+
+@pytest.mark.parametrize(
     ("host", "key", "allowed"),
     [
         ("127.0.0.1", None, True),
@@ -130,14 +180,14 @@ def test_a_request_keeps_its_id_and_gets_one_otherwise() -> None:
 )
 def test_beyond_loopback_only_with_a_key(host: str, key: str | None, allowed: bool) -> None:
     if allowed:
-        check_binding(host, key)
+        check_binding(host, one_key(key))
         return
     with pytest.raises(ConfigError, match="OPCOD_KEY_FILE"):
-        check_binding(host, key)
+        check_binding(host, one_key(key))
 
 
 def test_an_unexpected_error_has_the_shape_of_any_other_and_tells_no_details() -> None:
-    app = create_app("test", ready=lambda: None, key=None, max_body_bytes=LIMIT)
+    app = create_app("test", ready=lambda: None, keys=None, limits=PLENTY)
 
     @app.get("/breaks")
     def breaks() -> None:

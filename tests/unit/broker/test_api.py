@@ -16,6 +16,7 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import RunState
 from shared.errors import UnavailableError
 from shared.http import create_app
+from tests.fakes.access import PLENTY, routes_without_scope
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.student_server import StudentServer, serving
 
@@ -55,7 +56,7 @@ def ground(run_dir: Path, servers: dict[str, StudentServer]) -> Iterator[Ground]
 
 
 def app_of(bench: BrokerBench, peers: Peers, state: Callable[[], RunState], *, train: bool = True) -> FastAPI:
-    app = create_app("broker", ready=lambda: None, key=None, max_body_bytes=10_000)
+    app = create_app("broker", ready=lambda: None, keys=None, limits=PLENTY)
     add_routes(
         app,
         settings=bench.settings,
@@ -66,6 +67,12 @@ def app_of(bench: BrokerBench, peers: Peers, state: Callable[[], RunState], *, t
         train=train,
     )
     return app
+
+
+def test_every_route_says_which_scope_it_needs(ground: Ground) -> None:
+    app = ground.client.app
+    assert isinstance(app, FastAPI)
+    assert routes_without_scope(app) == []
 
 
 def test_the_run_is_shown(ground: Ground) -> None:

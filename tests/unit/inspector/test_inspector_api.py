@@ -12,6 +12,7 @@ from services.inspector.config import InspectorConfig
 from services.inspector.ingest import Ingest
 from services.inspector.records import Entry
 from services.inspector.store import Store
+from tests.fakes.access import PLENTY, one_key, routes_without_scope
 from tests.unit.inspector.told import RUN, EventLog, feedback, revised, status
 
 KEY = "open-sesame"
@@ -28,9 +29,13 @@ def config(tmp_path: Path, key: str | None = None) -> InspectorConfig:
         host="127.0.0.1",
         port=0,
         url_file=None,
-        key=key,
-        max_body_bytes=1000,
+        keys=one_key(key),
+        limits=PLENTY,
     )
+
+
+def test_every_route_says_which_scope_it_needs(store: Store, ingest: Ingest, tmp_path: Path) -> None:
+    assert routes_without_scope(build_app(config(tmp_path), store, ingest, threading.Event())) == []
 
 
 @pytest.fixture

@@ -33,4 +33,5 @@ def test_without_a_key_it_only_listens_on_loopback(tmp_path: Path) -> None:
         inspector_config(environment(tmp_path, host="0.0.0.0"))
     (tmp_path / "key").write_text("open-sesame\n")
     config = inspector_config(environment(tmp_path, host="0.0.0.0", key_file=tmp_path / "key"))
-    assert config.key == "open-sesame"
+    assert config.keys is not None
+    assert config.keys.strongest == "open-sesame"

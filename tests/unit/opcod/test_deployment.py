@@ -58,7 +58,7 @@ def test_a_deployment_is_read_back_with_its_key(tmp_path: Path) -> None:
     found = read_deployment(run_dir)
     assert found is not None
     assert (found.run, found.broker) == ("r1", Endpoint(name="broker", url="http://127.0.0.1:1"))
-    assert found.key() == (run_dir / "key").read_text().strip()
+    assert f"admin {found.key()}\n" in (run_dir / "key").read_text()
 
 
 @pytest.mark.parametrize("content", [None, "torn", '{"run": "r1"}'])

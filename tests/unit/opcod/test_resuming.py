@@ -12,9 +12,11 @@ from opcod.deployment import Deployment, Endpoint, ensure_key
 from opcod.resuming import end_pause
 from services.broker.api import add_routes
 from services.broker.peers import Peers
+from shared.access import read_keys
 from shared.bus.keys import RESULTS
 from shared.contracts.control import Control
 from shared.http import create_app
+from tests.fakes.access import PLENTY
 from tests.fakes.broker import RUN, BrokerBench
 
 WAIT_S = 10.0
@@ -28,9 +30,9 @@ def bench(tmp_path: Path) -> BrokerBench:
 @pytest.fixture
 def deployment(bench: BrokerBench) -> Iterator[Deployment]:
     """The broker's API on a free port, its loop in a thread."""
-    key = ensure_key(bench.run_dir).read_text().strip()
-    app = create_app("broker", ready=lambda: None, key=key, max_body_bytes=10_000)
-    peers = Peers(bench.settings, bench.workers, lambda: bench.state, key=key)
+    keys = read_keys(ensure_key(bench.run_dir))
+    app = create_app("broker", ready=lambda: None, keys=keys, limits=PLENTY)
+    peers = Peers(bench.settings, bench.workers, lambda: bench.state, key=keys.strongest)
     add_routes(
         app,
         settings=bench.settings,

@@ -14,6 +14,7 @@ from shared.config.environment import ServiceEnvironment
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import JobKind
 from shared.errors import ConfigError
+from tests.fakes.access import routes_without_scope
 from tests.fakes.engine import BASE_CHECKSUM, POISON
 from tests.fakes.student import StudentBench, config_in, publish_version, with_key
 
@@ -174,6 +175,11 @@ def test_before_a_version_is_loaded_it_is_not_ready_but_alive(tmp_path: Path) ->
         assert client.get("/readyz").status_code == 200
         assert "opcod_student_versions" in client.get("/metrics").text
     bench.close()
+
+
+def test_every_route_says_which_scope_it_needs(bench: StudentBench) -> None:
+    app = build_app(bench.config, bench.board, bench.interactive, bench.clock)
+    assert routes_without_scope(app) == []
 
 
 def test_with_a_key_every_route_but_the_probes_needs_it(bench: StudentBench) -> None:

@@ -1,0 +1,27 @@
+"""Keys and limits for services under test."""
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from shared.access import Keys, Limits, Scope
+from shared.guard import OPEN_PATHS
+from shared.http import ADMIN, ASK, READ
+
+PLENTY = Limits(max_body_bytes=10_000, requests_per_minute=10_000, concurrent_requests=100)
+
+
+def one_key(key: str | None) -> Keys | None:
+    """A key that may do everything; None for a service without keys."""
+    return None if key is None else Keys({key: Scope.ADMIN})
+
+
+def routes_without_scope(app: FastAPI) -> list[str]:
+    """Paths that a key of any scope may use because nobody said which it needs; the probes are not among them."""
+    scoped = [dependency for needed in (READ, ASK, ADMIN) for dependency in needed]
+    return [
+        route.path
+        for route in app.routes
+        if isinstance(route, APIRoute)
+        and route.path not in OPEN_PATHS
+        and not any(dependency in scoped for dependency in route.dependencies)
+    ]
