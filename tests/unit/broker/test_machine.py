@@ -5,10 +5,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.broker import machine
-from services.broker.commands import Forget, IssueEval, IssueFeedback, IssueRevision, IssueRollout, SealBatch, Serve
+from services.broker.commands import (
+    Forget,
+    IssueEval,
+    IssueFeedback,
+    IssueRevision,
+    IssueRollout,
+    KeepRecord,
+    SealBatch,
+    Serve,
+)
 from services.broker.events import Controlled, JobReported, Recovered, StepFinished, StepRefused, VersionServed
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import JobStatus, Split, Status
+from tests.fakes.figures import step_metrics
 from tests.fakes.world import World, base_of, small_plan, tick
 
 
@@ -156,7 +166,7 @@ def test_pausing_issues_nothing_and_resuming_goes_on_to_the_end() -> None:
     issued = len(world.commands)
     while world.step():
         pass
-    assert [type(c) for c in world.commands[issued:] if not isinstance(c, Serve)] == []
+    assert [type(c) for c in world.commands[issued:] if not isinstance(c, Serve | KeepRecord)] == []
     world.send(Controlled(world.at, "resume", "back"))
     assert world.finish().status is Status.DONE
 
@@ -180,7 +190,7 @@ def test_a_step_that_was_not_sealed_cannot_be_done() -> None:
     world.start()
     while not world.of(IssueRollout):
         world.step()
-    world.send(StepFinished(world.at, "a", 1, "a@v1", 10, {}))
+    world.send(StepFinished(world.at, "a", 1, "a@v1", step_metrics()))
     assert world.state.version["a"] == "a@v0"
 
 
