@@ -1,6 +1,7 @@
 """Intervals over dependent revisions, and the rule that silences a tutor."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -50,7 +51,7 @@ def test_groups_weigh_at_most_their_number_and_at_least_one(sizes: list[int]) ->
         lambda: resampling_chance(4, 4),
     ],
 )
-def test_what_cannot_be_is_refused(wrong) -> None:  # type: ignore[no-untyped-def]
+def test_what_cannot_be_is_refused(wrong: Callable[[], float | None]) -> None:
     with pytest.raises(ScoreError, match="expected"):
         wrong()
 
