@@ -65,10 +65,14 @@ class MeanStepTime(Part):
 
 
 class Figure(Part):
-    """A figure of a student's steps: mean over all of them, and of the last one."""
+    """A figure of a student's steps: mean over those that have it, and of the last of them.
+
+    A step without any token to learn from has an active share only.
+    """
 
     student: str
     name: str
+    steps: int
     mean: float
     last: float
 
@@ -160,7 +164,9 @@ def _chance(rows: Sequence[RevisionCount], samples: int) -> float | None:
 def _figures(student: str, records: Sequence[StepRecord]) -> list[Figure]:
     figures = []
     for name in FIGURES:
-        values = [float(getattr(record.metrics, name)) for record in records]
+        having = [r for r in records if r.metrics.tokens or name == "active_share"]
+        values = [float(getattr(record.metrics, name)) for record in having]
         if values:
-            figures.append(Figure(student=student, name=name, mean=sum(values) / len(values), last=values[-1]))
+            mean = sum(values) / len(values)
+            figures.append(Figure(student=student, name=name, steps=len(values), mean=mean, last=values[-1]))
     return figures

@@ -84,11 +84,11 @@ def _figure_grid(diagnostics: Diagnostics) -> Grid:
     for name in FIGURES:
         for student in students:
             rows += [
-                [FIGURE_NAMES[name], student, f"{figure.mean:.4g}", f"{figure.last:.4g}"]
+                [FIGURE_NAMES[name], student, str(figure.steps), f"{figure.mean:.4g}", f"{figure.last:.4g}"]
                 for figure in diagnostics.figures
                 if (figure.name, figure.student) == (name, student)
             ]
-    return Grid("Figures of the steps", ["figure", "student", "mean", "last step"], rows)
+    return Grid("Figures of the steps", ["figure", "student", "steps", "mean", "last"], rows)
 
 
 def _rate(rate: Rate) -> str:

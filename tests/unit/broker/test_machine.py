@@ -9,7 +9,6 @@ from services.broker.commands import (
     Forget,
     IssueEval,
     IssueFeedback,
-    IssueRevision,
     IssueRollout,
     KeepRecord,
     SealBatch,
@@ -286,11 +285,6 @@ def test_job_states_survive_a_round_trip() -> None:
     assert any(group.rollout.status is JobStatus.ISSUED for p in copy.phases if p.step for group in p.step.groups)
 
 
-def test_revisions_are_asked_for_the_planned_share() -> None:
-    world = finished(World(small_plan(revise_share=1.0)))
-    assert len(world.of(IssueRevision)) == len(world.of(IssueFeedback))
-
-
 def test_time_between_sittings_is_charged_to_no_stage() -> None:
     world = World(small_plan())
     world.start()
@@ -301,3 +295,4 @@ def test_time_between_sittings_is_charged_to_no_stage() -> None:
     assert world.finish().status is Status.DONE
     assert sum(world.state.status_seconds.values()) < 1000
     assert sum(world.state.tallies["a"].stage_seconds.values()) < 1000
+    assert sum(time.seconds for time in world.state.tallies["a"].step_times.values()) < 1000

@@ -3,12 +3,13 @@
 from prometheus_client import REGISTRY
 
 from services.broker import metrics
+from services.broker.commands import IssueFeedback, IssueRevision
 from services.broker.machine import new_run
 from services.broker.revisions import Revised, count_group
 from shared.contracts.diagnostics import AlarmWatch, RevisionCount, Silenced
 from shared.contracts.run import PhaseState, Tally
 from tests.fakes.figures import revision_count
-from tests.fakes.world import small_plan
+from tests.fakes.world import World, small_plan
 
 
 def test_a_group_is_counted_with_and_without_feedback() -> None:
@@ -25,6 +26,13 @@ def test_a_group_is_counted_with_and_without_feedback() -> None:
         right_squares=4, wrong_squares=1,
     )  # fmt: skip
     assert (hidden.told, hidden.wrong_rollouts, hidden.kept_right, hidden.kept_wrong) == (False, 2, 1, 1)
+
+
+def test_revisions_are_asked_for_the_planned_share() -> None:
+    world = World(small_plan(revise_share=1.0))
+    world.start()
+    world.finish()
+    assert len(world.of(IssueRevision)) == len(world.of(IssueFeedback)) > 0
 
 
 def test_no_row_for_what_did_not_happen() -> None:

@@ -43,6 +43,7 @@ def assert_whole(bench: BrokerBench) -> None:
     for name, trainer in bench.trainers.items():
         assert trainer.applied == [1, 2]
         assert sorted(p.name for p in (bench.run_dir / "batches" / name).iterdir()) == ["s00001", "s00002"]
+        assert sorted(p.name for p in (bench.run_dir / "steps" / name).iterdir()) == ["s00001.json", "s00002.json"]
         assert state.tallies[name].samples == 2 * 2 * 3
         assert sum(state.tallies[name].verdicts[1].values()) == 2 * 2 * 3
     assert json.loads((bench.run_dir / "state.json").read_text())["status"] == "DONE"

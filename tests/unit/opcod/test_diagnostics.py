@@ -105,6 +105,13 @@ def test_figures_are_means_and_the_last_step_in_order() -> None:
     assert [(each.student, each.step) for each in diagnostics.steps] == [("a", 1), ("a", 2), ("b", 1)]
 
 
+def test_a_step_without_tokens_has_no_figures_but_its_active_share() -> None:
+    empty = record("a", 2, tokens=0, loss=0.0, effective_sample_share=0.0, active_share=0.0)
+    figures = {f.name: f for f in diagnose(final_state(), SAMPLES, [record("a", 1), empty]).figures}
+    assert (figures["effective_sample_share"].steps, figures["effective_sample_share"].last) == (1, 1.0)
+    assert (figures["active_share"].steps, figures["active_share"].mean) == (2, 0.5)
+
+
 def test_the_tables_hold_first_and_last_round_and_step_times() -> None:
     state = final_state()
     state.tallies["a"].verdicts[3] = {"match": 1, "empty": 3}
