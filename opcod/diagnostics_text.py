@@ -9,7 +9,7 @@ from shared.contracts.diagnostics import Alarm, Silenced
 FIGURE_NAMES = {
     "loss": "loss",
     "grad_norm": "gradient norm",
-    "delta_logprob": "mean |Δ log-prob| engine to trainer, nats",
+    "delta_logprob": "mean absolute Δ log-prob, engine to trainer, nats",
     "clipped_share": "clipped share",
     "effective_sample_share": "effective sample size, share",
     "active_share": "active share",

@@ -121,6 +121,14 @@ def test_the_tables_hold_first_and_last_round_and_step_times() -> None:
     assert list(times.rows) == [["a", "with feedback", "2", "2.50"]]
 
 
+def test_no_cell_breaks_the_markdown_table() -> None:
+    for grid in diagnostic_grids(diagnosed()):
+        assert grid.rows or grid.title.startswith(("Verdicts", "Step time"))
+        for row in [grid.header, *grid.rows]:
+            assert len(row) == len(grid.header)
+            assert not any("|" in cell or "None" in cell for cell in row)
+
+
 def test_warnings_stand_in_the_report() -> None:
     state = final_state(silenced=[SILENCED], alarms=[ALARM])
     text = to_markdown(build_report(state, settings(), {}, 100.0, {}))
