@@ -55,7 +55,11 @@ SERVICE_VARIABLES = {
     "log_json": "JSON lines; off: for a terminal.",
     "train": "Off: serve the latest weights, do not go on with the run.",
 }
-SCRIPT_VARIABLES = {"latency_s": "Seconds that the scripted engine takes for a batch."}
+SCRIPT_VARIABLES = {
+    "latency_s": "Seconds that the scripted engine takes for a batch.",
+    "nonsense_share": "Share of its feedback that is anchored and clean, but bad advice.",
+    "obedience": "Chance that it follows such advice, and then answers wrong.",
+}
 COMMAND_VARIABLES = {
     "OPCOD_RUNS_DIR": "Default of `--runs-dir` (`runs`).",
     "OPCOD_CACHE_DIR": "Default of `--cache-dir` (`$XDG_CACHE_HOME/opcod`, or `~/.cache/opcod`).",

@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from shared.contracts.events import Event
+from shared.contracts.events import AlarmRaised, Event, TutorSilenced
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import JobStatus, PhaseState, RunState, Status
 
@@ -114,7 +114,19 @@ def headline(event: Event) -> str | None:
             return f"{event.version}: step {event.step} applied, loss {loss:.4f}, |g| {event.metrics.grad_norm:.3f}"
         case "lost":
             return f"lost: {event.job_id} ({event.reason})"
+        case "alarm" | "silenced":
+            return warning(event)
     return None
+
+
+def warning(event: AlarmRaised | TutorSilenced) -> str:
+    """What went wrong, on one line."""
+    if event.kind == "alarm":
+        return f"ALARM student {event.student}, step {event.step}: {event.alarm.replace('_', ' ')}: {event.reason}"
+    return (
+        f"SILENCED tutor {event.tutor} for student {event.student}, rest of round {event.round}: its feedback broke "
+        f"{event.broke} of {event.right} right answers (surely more than {100 * event.bound:.0f} %)"
+    )
 
 
 def _note(state: RunState, student: str) -> str:

@@ -1,22 +1,15 @@
 """The report of a run, from its final state and the launcher's timeline. Pure; nothing in here rounds or hides."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
-
+from opcod.diagnostics import Diagnostics, Interval, Part, breaks, diagnose, fixes
 from shared.config.settings import RunSettings
+from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.ids import seed_of
-from shared.contracts.run import GateDecision, RunState, Score, Split, Status, Tally
+from shared.contracts.run import GateDecision, RunState, Score, Split, Status
+from shared.contracts.steps import StepRecord
 from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
-
-Interval = tuple[float, float]
-
-RIGHT_BEFORE = ("kept_right", "broke")
-WRONG_BEFORE = ("fixed", "kept_wrong")
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ScoreRow(Part):
@@ -86,6 +79,9 @@ class Report(Part):
     mutual_improvement: bool | None
     validation: list[RoundScore]
     gates: list[GateDecision]
+    silenced: list[Silenced]
+    alarms: list[Alarm]
+    diagnostics: Diagnostics
     wall_s: float
     stages: list[Stage]
     accounted_share: float
@@ -99,8 +95,12 @@ def build_report(
     timeline: Mapping[str, float],
     wall_s: float,
     restarts: Mapping[str, int],
+    steps: Sequence[StepRecord] = (),
 ) -> Report:
-    """timeline: seconds of the launcher's own stages; the run's statuses are added from the state."""
+    """timeline: seconds of the launcher's own stages; the run's statuses are added from the state.
+
+    steps: the records of the steps that are done.
+    """
     students = sorted(settings.students)
     rows = [row for s in students for row in _score_rows(state, settings, s)]
     improved = {s: _improved([row for row in rows if row.student == s]) for s in students}
@@ -117,6 +117,9 @@ def build_report(
         mutual_improvement=_mutual(rows, students),
         validation=_validation(state),
         gates=state.gates,
+        silenced=state.silenced,
+        alarms=state.alarms,
+        diagnostics=diagnose(state, settings.rollout.samples, steps),
         wall_s=wall_s,
         stages=stages,
         accounted_share=sum(stage.seconds for stage in stages) / wall_s if wall_s else 0.0,
@@ -173,7 +176,10 @@ def _by_domain(rows: Sequence[ScoreRow], field: str) -> dict[str, float]:
 
 def _student(state: RunState, student: str, improved: bool | None) -> StudentReport:
     tally = state.tallies[student]
-    told = sum(tally.verdicts.values())
+    verdicts: Counter[str] = Counter()
+    for counts in tally.verdicts.values():
+        verdicts.update(counts)
+    broken, fixed = breaks(tally.revisions), fixes(tally.revisions)
     return StudentReport(
         student=student,
         version=state.version[student],
@@ -181,12 +187,12 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
         pareto_improvement=improved,
         samples=tally.samples,
         active_share=tally.active_samples / tally.samples if tally.samples else None,
-        verdicts=tally.verdicts,
-        kept_share=tally.verdicts.get("match", 0) / told if told else None,
+        verdicts=dict(verdicts),
+        kept_share=verdicts["match"] / verdicts.total() if verdicts else None,
         lost_feedback=tally.lost_feedback,
-        break_rate=_rate(tally, "broke", RIGHT_BEFORE),
-        fix_rate=_rate(tally, "fixed", WRONG_BEFORE),
-        revised=sum(tally.revised.values()),
+        break_rate=broken.rate,
+        fix_rate=fixed.rate,
+        revised=broken.total + fixed.total,
         engine_tokens_per_s={
             kind: tally.output_tokens.get(kind, 0) / seconds
             for kind, seconds in tally.engine_seconds.items()
@@ -195,11 +201,6 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
         stage_seconds=tally.stage_seconds,
         trainer_seconds=tally.trainer_seconds,
     )
-
-
-def _rate(tally: Tally, changed: str, of: Sequence[str]) -> float | None:
-    total = sum(tally.revised.get(word, 0) for word in of)
-    return tally.revised.get(changed, 0) / total if total else None
 
 
 def _validation(state: RunState) -> list[RoundScore]:

@@ -1,24 +1,17 @@
 """The report as Markdown and as tables on a terminal."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from opcod.report import Interval, Report, ScoreRow, StudentReport
+from opcod.diagnostics import Interval
+from opcod.diagnostics_text import diagnostic_grids, warning_lines
+from opcod.grids import Grid
+from opcod.report import Report, ScoreRow, StudentReport
 from shared.contracts.run import GateDecision
 
 PICTURES = ("scores.png", "gap.png", "verdicts.png")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A titled table, before it is Markdown or rich."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def verdict_lines(report: Report) -> list[str]:
@@ -52,6 +45,7 @@ def grids(report: Report) -> list[Grid]:
         _score_grid(report),
         _gate_grid(report),
         _feedback_grid(report),
+        *diagnostic_grids(report.diagnostics),
         _wall_grid(report),
         _phase_grid(report),
         _engine_grid(report),
@@ -59,7 +53,8 @@ def grids(report: Report) -> list[Grid]:
 
 
 def to_markdown(report: Report) -> str:
-    lines = [f"# Run {report.run}", "", *verdict_lines(report), ""]
+    warnings = warning_lines(report.silenced, report.alarms)
+    lines = [f"# Run {report.run}", "", *verdict_lines(report), "", *(f"- {line}" for line in warnings), ""]
     for grid in grids(report):
         if not grid.rows:
             continue
@@ -77,6 +72,8 @@ def print_report(report: Report, console: Console) -> None:
         for row in grid.rows:
             table.add_row(*row)
         console.print(table)
+    for line in warning_lines(report.silenced, report.alarms):
+        console.print(line, style="bold red", highlight=False)
     for line in verdict_lines(report):
         console.print(line, style="bold", highlight=False)
 

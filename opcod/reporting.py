@@ -8,6 +8,7 @@ from opcod.timeline import Timeline
 from shared.blobs.local import atomic_write
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import RunState
+from shared.contracts.steps import StepRecord, step_records
 
 
 def write_report(
@@ -18,8 +19,14 @@ def write_report(
 
     directory = paths.run_dir / "report"
     directory.mkdir(exist_ok=True)
-    report = build_report(state, settings, timeline.stages, timeline.wall_s, restarts)
+    steps = [record for student in sorted(settings.students) for record in _records(paths, student)]
+    report = build_report(state, settings, timeline.stages, timeline.wall_s, restarts, steps)
     draw(report, directory)
     atomic_write(directory / "report.json", report.model_dump_json(indent=1).encode())
     atomic_write(directory / "report.md", to_markdown(report).encode())
     return report
+
+
+def _records(paths: Paths, student: str) -> list[StepRecord]:
+    found = sorted((paths.run_dir / step_records(student)).glob("*.json"))
+    return [StepRecord.model_validate_json(path.read_text()) for path in found]

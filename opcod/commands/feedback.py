@@ -10,9 +10,11 @@ import typer
 from opcod.deployment import live_deployment
 from opcod.interrupting import interruptible
 from opcod.options import RUNS_DIR, ConfigFile, Overrides, Preset, RunsDir
+from opcod.progress import warning
 from shared.bus.redis import RedisBus
 from shared.contracts.events import Event
 
+SHOWN = ("feedback", "revised", "alarm", "silenced")
 PAGE = 200
 POLL_S = 1.0
 
@@ -35,7 +37,7 @@ def tail(
     overrides: Overrides = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Follow the feedback and the revisions of a run that is up."""
+    """Follow the feedback and the revisions of a run that is up, and what is wrong with them."""
     del preset, config, overrides  # a run brings its settings; the options are there as in every command
     deployment = live_deployment(runs_dir.resolve(), run_name)
     bus = RedisBus(deployment.redis_url, deployment.run)
@@ -51,7 +53,7 @@ def tail(
 
 
 class ExchangeLog:
-    """Feedback and revisions in the run's log, each once."""
+    """Feedback, revisions and warnings in the run's log, each once."""
 
     def __init__(self, bus: RedisBus) -> None:
         self._bus = bus
@@ -61,7 +63,7 @@ class ExchangeLog:
         """Those that came since the last call, in order."""
         while page := self._bus.read_events(self._cursor, count=PAGE, block_s=0):
             self._cursor = page[-1][0]
-            yield from (event for _, event in page if event.kind in ("feedback", "revised"))
+            yield from (event for _, event in page if event.kind in SHOWN)
 
 
 def _show(event: Event, as_json: bool) -> None:
@@ -78,4 +80,6 @@ def describe(event: Event) -> str:
     if event.kind == "revised":
         head = f"r{event.round} {event.student} step {event.step} {event.problem_id}#{event.sample}"
         return f"{head} revised: {event.change}\n  {event.text.strip()}"
+    if event.kind == "alarm" or event.kind == "silenced":
+        return warning(event)
     return event.kind

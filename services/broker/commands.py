@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.run import GateDecision, Score, Split, Status
+from shared.contracts.steps import StepRecord
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,23 @@ class AnnounceScore:
     score: Score
 
 
+@dataclass(frozen=True)
+class AnnounceAlarm:
+    alarm: Alarm
+
+
+@dataclass(frozen=True)
+class AnnounceSilence:
+    silenced: Silenced
+
+
+@dataclass(frozen=True)
+class KeepRecord:
+    """Write what a finished step looked like below the run's directory."""
+
+    record: StepRecord
+
+
 Command = (
     IssueEval
     | IssueRollout
@@ -97,4 +116,7 @@ Command = (
     | Announce
     | AnnounceGate
     | AnnounceScore
+    | AnnounceAlarm
+    | AnnounceSilence
+    | KeepRecord
 )

@@ -32,6 +32,7 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
         parallel=settings.run.schedule == "parallel",
         gate_mode=settings.gate.mode,
         tau=settings.gate.tau,
+        max_break_rate=settings.gate.max_break_rate,
         strong_domain={name: student.domain for name, student in sorted(settings.students.items())},
         train=_planned(problems.train),
         partitions={
@@ -39,11 +40,13 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
             Split.TEST: _per_domain(problems, problems.test, evaluation.test_problems),
         },
         samples={Split.VALIDATION: evaluation.validation_samples, Split.TEST: evaluation.test_samples},
+        rollout_samples=settings.rollout.samples,
         problems_per_job=evaluation.problems_per_job,
         problems_per_step=settings.problems.per_step,
         balance_domains=settings.problems.balance_domains,
         tutor_timeout_s=settings.feedback.tutor_timeout_s,
         revise_share=settings.feedback.revise_share,
+        alarms=settings.alarms,
     )
 
 

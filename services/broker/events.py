@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from shared.contracts.diagnostics import BatchRewards, RevisionCount
 from shared.contracts.jobs import JobKind
+from shared.contracts.weights import StepMetrics
 
 
 @dataclass(frozen=True)
@@ -11,7 +13,7 @@ class JobReported:
     """A job was started, done or failed.
 
     output: sha256 of the payload of a done job. correct: right samples by problem, of an evaluation job.
-    revised: counts of fixed, broke and same, of a revision job.
+    revised: what a revision job's answers did to the rollouts, with and without feedback.
     """
 
     at: float
@@ -24,7 +26,7 @@ class JobReported:
     engine_seconds: float = 0.0
     correct: dict[str, int] = field(default_factory=dict)
     truncated: int = 0
-    revised: dict[str, int] = field(default_factory=dict)
+    revised: tuple[RevisionCount, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class BatchWritten:
     verdicts: dict[str, int]
     samples: int
     active_samples: int
+    rewards: BatchRewards
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,7 @@ class StepFinished:
     student: str
     step: int
     version: str
-    tokens: int
-    trainer_seconds: dict[str, float]
+    metrics: StepMetrics
 
 
 @dataclass(frozen=True)

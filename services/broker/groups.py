@@ -1,6 +1,5 @@
 """Reading the groups of a step back: from the payloads that the students stored, or from the sealed batch."""
 
-from services.broker.grading import rewards
 from services.broker.lookup import group_job_id
 from services.broker.sealing import adopt, build_group, read_group
 from services.broker.tutoring import exchanges
@@ -9,7 +8,7 @@ from shared.bus.keys import output_field, step_payloads
 from shared.bus.payloads import unpack
 from shared.bus.port import Bus
 from shared.config.settings import RunSettings
-from shared.contracts.batches import BatchGroup
+from shared.contracts.batches import BatchGroup, BatchSample
 from shared.contracts.jobs import JobKind, JobOutput, PayloadRef, PromptOutput
 from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState
 from shared.errors import OpcodError
@@ -43,13 +42,12 @@ class GroupReader:
             told = exchanges(rollouts, feedback, problem, self._problems.format, share_identical=self._share_identical)
         return build_group(problem, rollouts, told, self._problems.format, exclude_self=self._exclude_self)
 
-    def rewards(self, state: RunState, student: str, step: int, problem_id: str) -> list[float]:
+    def samples(self, state: RunState, student: str, step: int, problem_id: str) -> tuple[BatchSample, ...]:
         """Of a group whose step may be sealed and closed already."""
         sealed = adopt(self._store, student, step, state.run)
         if sealed is not None:
-            return [sample.reward for sample in read_group(self._store, sealed.manifest, problem_id).samples]
-        rollouts = self.rollouts(state, student, problem_id)
-        return rewards(rollouts, self._problems.by_id(problem_id), self._problems.format)
+            return read_group(self._store, sealed.manifest, problem_id).samples
+        return self.group(state, student, problem_id).samples
 
     def output(self, state: RunState, phase: PhaseState, group: GroupState, kind: JobKind) -> JobOutput:
         sha256 = group.job(kind).output

@@ -9,9 +9,9 @@ whatever its state says. The transition that must not exist: a step is sealed tw
 version other than the one its rollouts were drawn from.
 """
 
-from services.broker import rounds
+from services.broker import alarms, rounds
 from services.broker.bookkeeping import add, end_stage, enter, serve_set
-from services.broker.commands import Announce, Command, Serve
+from services.broker.commands import Announce, Command, KeepRecord, Serve
 from services.broker.events import (
     BatchWritten,
     Controlled,
@@ -25,9 +25,11 @@ from services.broker.events import (
 )
 from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, find
 from services.broker.plan import Plan
+from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.ids import version_name
 from shared.contracts.jobs import JobKind
-from shared.contracts.run import JobState, JobStatus, PhaseState, RunState, Status, Tally
+from shared.contracts.run import JobState, JobStatus, PhaseState, RunState, Status, StepState, Tally
+from shared.contracts.steps import StepRecord
 
 
 def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:
@@ -60,17 +62,18 @@ def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, l
     return state, commands
 
 
-def observe(state: RunState, event: MachineEvent) -> tuple[RunState, list[Command]]:
+def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, list[Command]]:
     """As `apply`, for a deployment that serves a run without going on with it: nothing is issued.
 
     What work from before still brings is booked, since its report is acknowledged and does not come again.
     """
     state = state.model_copy(deep=True)
+    kept: list[Command] = []
     match event:
         case JobReported():
             _record_job(state, event)
         case StepFinished():
-            _record_step(state, event)
+            kept = [command for command in _record_step(state, plan, event) if isinstance(command, KeepRecord)]
         case VersionServed():
             _record_served(state, event)
         case Recovered():
@@ -79,8 +82,9 @@ def observe(state: RunState, event: MachineEvent) -> tuple[RunState, list[Comman
                 rounds.reopen(state, event.sealed)
     state.revision += 1
     if not isinstance(event, Recovered | StepFinished):
-        return state, []
-    return state, [Serve(student, version, (version,)) for student, version in sorted(state.version.items())]
+        return state, kept
+    served: list[Command] = [Serve(student, live, (live,)) for student, live in sorted(state.version.items())]
+    return state, kept + served
 
 
 def count_batch(state: RunState, event: BatchWritten) -> RunState:
@@ -94,11 +98,12 @@ def count_batch(state: RunState, event: BatchWritten) -> RunState:
             if phase.step.counted:
                 return state
             phase.step.counted = True
+            phase.step.rewards = event.rewards
     tally = state.tallies[event.student]
     tally.samples += event.samples
     tally.active_samples += event.active_samples
     for verdict, count in event.verdicts.items():
-        add(tally.verdicts, verdict, count)
+        add(tally.verdicts.setdefault(state.round, {}), verdict, count)
     return state
 
 
@@ -107,7 +112,7 @@ def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
         case JobReported():
             _record_job(state, event)
         case StepFinished():
-            return _record_step(state, event)
+            return _record_step(state, plan, event)
         case VersionServed():
             _record_served(state, event)
         case Ticked():
@@ -138,14 +143,22 @@ def _record_job(state: RunState, event: JobReported) -> None:
                 target.evaluation.truncated += event.truncated
         case RevisionTarget() if event.outcome != "started":
             target.phase.open_revisions.remove(target.revision)
-            for change, count in event.revised.items():
-                add(state.tallies[target.student].revised, change, count)
+            for count in event.revised:
+                _count_revisions(state.tallies[target.student], count)
         case _:
             return
     if event.kind is not None:
         tally = state.tallies[target.student]
         add(tally.output_tokens, event.kind.value, event.output_tokens)
         add(tally.engine_seconds, event.kind.value, event.engine_seconds)
+
+
+def _count_revisions(tally: Tally, count: RevisionCount) -> None:
+    for known in tally.revisions:
+        if known.like(count):
+            known.include(count)
+            return
+    tally.revisions.append(count.model_copy())
 
 
 def _settle(job: JobState, event: JobReported) -> None:
@@ -163,7 +176,7 @@ def _end_rollouts(state: RunState, phase: PhaseState, at: float) -> None:
         end_stage(state, phase, "rollout", at)
 
 
-def _record_step(state: RunState, event: StepFinished) -> list[Command]:
+def _record_step(state: RunState, plan: Plan, event: StepFinished) -> list[Command]:
     for phase in state.phases:
         step = phase.step
         if phase.student != event.student or step is None or step.step != event.step:
@@ -175,11 +188,27 @@ def _record_step(state: RunState, event: StepFinished) -> list[Command]:
         state.steps[event.student] = event.step
         end_stage(state, phase, "train", event.at)
         tally = state.tallies[event.student]
-        tally.trained_tokens += event.tokens
-        for stage, seconds in event.trainer_seconds.items():
+        tally.trained_tokens += event.metrics.tokens
+        for stage, seconds in event.metrics.seconds.items():
             add(tally.trainer_seconds, stage, seconds)
-        return [Serve(event.student, *serve_set(state, event.student))]
+        raised = alarms.look(state, plan.alarms, event.student, step, event.metrics)
+        return [_kept(state, step, event), *raised, Serve(event.student, *serve_set(state, event.student))]
     return []
+
+
+def _kept(state: RunState, step: StepState, event: StepFinished) -> KeepRecord:
+    return KeepRecord(
+        StepRecord(
+            student=event.student,
+            round=state.round,
+            step=event.step,
+            version=event.version,
+            tutored=step.tutored,
+            mean_reward=step.rewards.mean if step.rewards else None,
+            unique_share=step.rewards.unique_share if step.rewards else None,
+            metrics=event.metrics,
+        )
+    )
 
 
 def _record_served(state: RunState, event: VersionServed) -> None:
@@ -232,6 +261,7 @@ def _skip_downtime(state: RunState, at: float) -> None:
     state.status_since += downtime
     for phase in state.phases:
         if phase.step is not None:
+            phase.step.opened_at += downtime
             phase.step.mark += downtime
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from services.broker.commands import Announce, AnnounceGate, AnnounceScore
+from services.broker import revisions
+from services.broker.commands import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence
 from services.broker.sealing import batch_directory
 from services.broker.tutoring import Exchange
 from shared.clock import Clock
 from shared.contracts.batches import BatchManifest
 from shared.contracts.events import (
+    AlarmRaised,
     BatchReady,
     Evaluated,
     Event,
@@ -19,6 +21,7 @@ from shared.contracts.events import (
     Revised,
     StatusChanged,
     StepApplied,
+    TutorSilenced,
     VersionServing,
 )
 from shared.contracts.jobs import JobDone, PromptOutput
@@ -30,6 +33,8 @@ from shared.problems.problem import Problem
 SHOWN_CHARS = 1200
 """Of each text of an exchange: an event stays well under an envelope's 8 KB; the sealed batch has it whole."""
 
+Announcement = Announce | AnnounceGate | AnnounceScore | AnnounceAlarm | AnnounceSilence
+
 Change = Literal["fixed", "broke", "same"]
 
 
@@ -40,7 +45,7 @@ class Narrator:
         self._clock = clock
         self._source = source
 
-    def announce(self, command: Announce | AnnounceGate | AnnounceScore) -> Event:
+    def announce(self, command: Announcement) -> Event:
         at, source = self._stamp()
         match command:
             case Announce():
@@ -49,6 +54,10 @@ class Narrator:
                 )
             case AnnounceGate():
                 return GateDecided(at=at, source=source, decision=command.decision)
+            case AnnounceAlarm(alarm=alarm):
+                return AlarmRaised(at=at, source=source, **alarm.model_dump())
+            case AnnounceSilence(silenced=silenced):
+                return TutorSilenced(at=at, source=source, **silenced.model_dump())
             case AnnounceScore(score=score):
                 return Evaluated(
                     at=at,
@@ -133,25 +142,28 @@ class Narrator:
         round_: int,
         step: int,
         problem_id: str,
-        sample: int,
-        before: bool,
-        after: bool,
-        text: str,
-    ) -> Revised:
+        revised: Sequence[revisions.Revised],
+        texts: Sequence[str],
+    ) -> list[Event]:
+        """One event for each rollout, in order; texts: of the new answers."""
         at, source = self._stamp()
-        return Revised(
-            at=at,
-            source=source,
-            student=student,
-            round=round_,
-            step=step,
-            problem_id=problem_id,
-            sample=sample,
-            before=before,
-            after=after,
-            change=change(before, after),
-            text=text[:SHOWN_CHARS],
-        )
+        return [
+            Revised(
+                at=at,
+                source=source,
+                student=student,
+                round=round_,
+                step=step,
+                problem_id=problem_id,
+                sample=index,
+                before=each.before,
+                after=each.after,
+                told=each.told,
+                change=change(each.before, each.after),
+                text=text[:SHOWN_CHARS],
+            )
+            for index, (each, text) in enumerate(zip(revised, texts, strict=True))
+        ]
 
     def applied(self, done: StepDone, round_: int) -> Event:
         at, source = self._stamp()

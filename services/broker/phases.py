@@ -7,7 +7,9 @@ from services.broker.bookkeeping import end_stage, serve_set, to_issue
 from services.broker.commands import Command, Forget, IssueFeedback, IssueRevision, IssueRollout, SealBatch, Serve
 from services.broker.lookup import group_job_id
 from services.broker.plan import Plan, PlannedProblem
+from services.broker.silencing import is_silenced, silence
 from shared.bus.keys import step_payloads
+from shared.contracts.diagnostics import StepKind, StepTime
 from shared.contracts.ids import job_id
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import (
@@ -23,12 +25,13 @@ from shared.method.gating import GateMode, may_tutor
 
 
 def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> list[Command]:
-    commands = _forget_closed(phase)
+    commands = _forget_closed(phase) + silence(state, plan, phase)
     if phase.started_at is None:
         phase.started_at = at
     step = phase.step
     if step is not None and step.done_version is not None and _serves_live(state, phase.student):
         end_stage(state, phase, "swap", at)
+        _count_time(state, phase, step, at)
         phase.kept_steps.append(step.step)
         phase.step, phase.steps_done = None, phase.steps_done + 1
         commands += _forget_closed(phase)
@@ -39,6 +42,13 @@ def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> 
             return commands
         phase.step = _open_step(state, plan, phase, at)
     return commands + _advance_step(state, plan, phase, phase.step, at)
+
+
+def _count_time(state: RunState, phase: PhaseState, step: StepState, at: float) -> None:
+    kind: StepKind = "with_feedback" if step.tutored else "without_feedback"
+    time = state.tallies[phase.student].step_times.setdefault(kind, StepTime())
+    time.steps += 1
+    time.seconds += at - step.opened_at
 
 
 def _finish_phase(state: RunState, phase: PhaseState, at: float) -> list[Command]:
@@ -59,13 +69,14 @@ def _open_step(state: RunState, plan: Plan, phase: PhaseState, at: float) -> Ste
             GroupState(problem_id=problem.id, tutored=_tutored(state, plan, phase, problem))
             for problem in plan.step_problems(phase.student, number)
         ],
+        opened_at=at,
         mark=at,
     )
 
 
 def _tutored(state: RunState, plan: Plan, phase: PhaseState, problem: PlannedProblem) -> bool:
     decision = _gate_of(state)
-    return may_tutor(
+    return not is_silenced(state, phase) and may_tutor(
         GateMode(plan.gate_mode),
         decision.cognizant[phase.tutor],
         problem_domain=problem.domain,

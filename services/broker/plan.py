@@ -7,6 +7,7 @@ has to be stored, and a resumed run draws the same problems.
 import random
 from dataclasses import dataclass
 
+from shared.config.settings import AlarmsSection
 from shared.contracts.ids import seed_of
 from shared.contracts.run import Split
 
@@ -28,15 +29,18 @@ class Plan:
     parallel: bool
     gate_mode: str
     tau: float
+    max_break_rate: float
     strong_domain: dict[str, str]
     train: tuple[PlannedProblem, ...]
     partitions: dict[Split, tuple[PlannedProblem, ...]]
     samples: dict[Split, int]
+    rollout_samples: int
     problems_per_job: int
     problems_per_step: int
     balance_domains: bool
     tutor_timeout_s: float
     revise_share: float
+    alarms: AlarmsSection
 
     @property
     def students(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from services.broker.groups import GroupReader
 from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, find
 from services.broker.narration import Narrator
 from services.broker.plan import Plan
+from services.broker.revisions import Revised, count_group
 from services.broker.tutoring import distinct, exchanges
 from shared.bus.payloads import unpack
 from shared.bus.port import Bus
@@ -79,7 +80,7 @@ class ReportReader:
         return None
 
     def _step(self, done: StepDone, state: RunState, at: float) -> Report:
-        event = StepFinished(at, done.student, done.step, done.version, done.metrics.tokens, dict(done.metrics.seconds))
+        event = StepFinished(at, done.student, done.step, done.version, done.metrics)
         news = done.step > state.steps[done.student]
         return Report(event, [self._narrator.applied(done, state.round)] if news else [])
 
@@ -133,8 +134,7 @@ class ReportReader:
             case EvalTarget(evaluation=evaluation):
                 return [evaluation.samples] * len(self._plan.chunk(evaluation.split, target.index))
             case RevisionTarget(revision=revision):
-                before = self._groups.rewards(state, target.student, revision.step, revision.problem_id)
-                return [1] * len(before)
+                return [1] * len(self._groups.samples(state, target.student, revision.step, revision.problem_id))
             case GroupTarget(kind=JobKind.ROLLOUT):
                 return [self._settings.rollout.samples]
             case GroupTarget():
@@ -154,19 +154,18 @@ class ReportReader:
     def _revision(self, report: JobReported, target: RevisionTarget, output: JobOutput, state: RunState) -> Report:
         revision = target.revision
         problem = self._problems.by_id(revision.problem_id)
-        before = self._groups.rewards(state, target.student, revision.step, revision.problem_id)
-        events: list[Event] = []
-        counts: dict[str, int] = {}
-        for index, answered in enumerate(output.prompts):
-            after = rewards(answered, problem, self._problems.format)[0] == 1.0
-            was = before[index] == 1.0
-            text = answered.samples[0].text
-            event = self._narrator.revised(
-                target.student, state.round, revision.step, problem.id, index, was, after, text
+        samples = self._groups.samples(state, target.student, revision.step, revision.problem_id)
+        revised = [
+            Revised(
+                before=sample.reward == 1.0,
+                after=rewards(answered, problem, self._problems.format)[0] == 1.0,
+                told=sample.feedback is not None,
             )
-            word = event.change if event.change != "same" else ("kept_right" if was else "kept_wrong")
-            counts[word] = counts.get(word, 0) + 1
-            events.append(event)
+            for sample, answered in zip(samples, output.prompts, strict=True)
+        ]
+        counts = count_group(revised, round_=state.round, tutor=target.phase.tutor)
+        texts = [answered.samples[0].text for answered in output.prompts]
+        events = self._narrator.revised(target.student, state.round, revision.step, problem.id, revised, texts)
         return Report(replace(report, revised=counts), events)
 
 

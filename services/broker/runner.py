@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from services.broker import machine
+from services.broker import machine, metrics
 from services.broker.commands import (
     Command,
     Forget,
@@ -20,6 +20,7 @@ from services.broker.commands import (
     IssueFeedback,
     IssueRevision,
     IssueRollout,
+    KeepRecord,
     SealBatch,
     Serve,
 )
@@ -31,14 +32,16 @@ from services.broker.plan import Plan
 from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
 from services.broker.reports import ReportReader
 from services.broker.sealing import Sealed, StepHeader, adopt, write_batch
-from shared.blobs.local import LocalStore
+from shared.blobs.local import LocalStore, atomic_write
 from shared.bus.janitor import Janitor
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payloads, train
 from shared.bus.port import Bus, Commit, Delivery
 from shared.clock import Clock
 from shared.config.settings import RunSettings
+from shared.contracts.diagnostics import BatchRewards
 from shared.contracts.events import Event
 from shared.contracts.run import PhaseState, RunState, Status
+from shared.contracts.steps import step_record
 from shared.contracts.weights import ServeSet
 from shared.errors import OpcodError, UnavailableError
 from shared.problems.problem import ProblemSet
@@ -193,6 +196,7 @@ class Runner:
         )
         self.state = state
         write_state_file(self._run_dir, state)
+        metrics.show(state, self._plan)
         for key in handling.forget:
             self._bus.drop_payloads(key)
         if state.paused is not None or state.status in (Status.DONE, Status.FAILED):
@@ -201,7 +205,7 @@ class Runner:
     def _apply(self, event: MachineEvent) -> tuple[RunState, list[Command]]:
         if self._train:
             return machine.apply(self.state, self._plan, event)
-        return machine.observe(self.state, event)
+        return machine.observe(self.state, self._plan, event)
 
     def _execute(self, state: RunState, commands: Sequence[Command], handling: Handling) -> None:
         for command in commands:
@@ -213,6 +217,10 @@ class Runner:
                     handling.serve.append((command.student, wanted.model_dump_json()))
                 case Forget():
                     handling.forget.append(command.key)
+                case KeepRecord(record=record):
+                    path = self._run_dir / step_record(record.student, record.step)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    atomic_write(path, record.model_dump_json().encode())
                 case SealBatch():
                     pass
                 case _:
@@ -233,6 +241,9 @@ class Runner:
                 manifest.verdicts,
                 manifest.samples,
                 manifest.active_samples,
+                BatchRewards(
+                    mean=manifest.mean_reward, variance=manifest.reward_variance, unique_share=manifest.unique_share
+                ),
             )
             state = machine.count_batch(state, written)
             handling.out.publish.append((train(manifest.student), sealed.message))
@@ -245,7 +256,6 @@ class Runner:
         adopted = adopt(self._store, phase.student, phase.step.step, self._plan.run)
         if adopted is not None:
             return adopted
-        tutored = any(group.tutored for group in phase.step.groups)
         header = StepHeader(
             run=self._plan.run,
             student=phase.student,
@@ -254,7 +264,7 @@ class Runner:
             phase_start=phase.step.step == phase.first_step,
             base_version=phase.step.base_version,
             tutor=phase.tutor,
-            tutor_version=phase.tutor_version if tutored else None,
+            tutor_version=phase.tutor_version if phase.step.tutored else None,
             template_hash=self._template_hash,
         )
         groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]

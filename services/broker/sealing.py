@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import variance
 
 from services.broker.tutoring import Exchange, verdict_word
 from shared.blobs.local import LocalStore
@@ -125,11 +126,25 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         active_samples=sum(sample.mask for sample in samples),
         kept_feedback=verdicts.get("match", 0),
         mean_reward=sum(sample.reward for sample in samples) / len(samples),
+        reward_variance=_reward_variance(ordered),
+        unique_share=_unique_share(ordered),
         verdicts=dict(sorted(verdicts.items())),
         groups_sha256=hashlib.sha256(lines).hexdigest(),
     )
     directory = batch_directory(header.student, header.step)
     return Sealed(manifest, store.write_directory(directory, {GROUPS: lines}, manifest.model_dump_json().encode()))
+
+
+def _reward_variance(groups: Sequence[BatchGroup]) -> float:
+    """Rollouts of a group share their problem, so the noise of the mean is that over groups."""
+    means = [sum(sample.reward for sample in group.samples) / len(group.samples) for group in groups]
+    return variance(means) / len(means) if len(means) > 1 else 0.25
+
+
+def _unique_share(groups: Sequence[BatchGroup]) -> float | None:
+    """Where all are right, being alike is no loss: such groups are left out."""
+    texts = [[s.text for s in group.samples] for group in groups if any(s.reward < 1.0 for s in group.samples)]
+    return sum(len(set(each)) for each in texts) / sum(map(len, texts)) if texts else None
 
 
 def adopt(store: LocalStore, student: str, step: int, run: str) -> Sealed | None:

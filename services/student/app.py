@@ -198,9 +198,12 @@ def _scripted(config: StudentConfig) -> Engine:
     settings = config.settings
     domains = (settings.students["a"].domain, settings.students["b"].domain)
     problems = load_problem_set(settings.problems.source, settings.problems.format, settings.run.seed, domains=domains)
+    behaviour = ScriptEnvironment()
     script = Script(
         problems=tuple(problems.all_problems()),
         accuracy=dict(zip((config.domain, config.peer_domain), SCRIPTED_ACCURACY, strict=True)),
-        latency_s=ScriptEnvironment().latency_s,
+        nonsense_share=behaviour.nonsense_share,
+        obedience=behaviour.obedience,
+        latency_s=behaviour.latency_s,
     )
     return ScriptedEngine(script, slots=config.section.slots)

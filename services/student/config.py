@@ -91,11 +91,13 @@ class PreparedModel(Contract):
 
 
 class ScriptEnvironment(BaseSettings):
-    """OPCOD_SCRIPT_*: how the scripted engine behaves, for tests of slow students."""
+    """OPCOD_SCRIPT_*: how the scripted engine behaves, for tests of slow and of malicious students."""
 
     model_config = SettingsConfigDict(env_prefix="OPCOD_SCRIPT_", extra="ignore")
 
     latency_s: float = Field(default=0.0, ge=0)
+    nonsense_share: float = Field(default=0.0, ge=0, le=1)
+    obedience: float = Field(default=0.0, ge=0, le=1)
 
 
 def student_config(environment: ServiceEnvironment) -> StudentConfig:

@@ -233,3 +233,6 @@ def _count(step_metrics: StepMetrics, step: int) -> None:
     metrics.LOSS.set(step_metrics.loss)
     metrics.GRAD_NORM.set(step_metrics.grad_norm)
     metrics.DELTA_LOGPROB.set(step_metrics.delta_logprob)
+    metrics.CLIPPED.set(step_metrics.clipped_share)
+    metrics.EFFECTIVE.set(step_metrics.effective_sample_share)
+    metrics.ACTIVE.set(step_metrics.active_share)

@@ -41,7 +41,11 @@ class BatchGroup(Contract):
 
 
 class BatchManifest(Contract):
-    """What a sealed batch holds. verdicts counts words without the matched word (`match`, `no_match`, …)."""
+    """What a sealed batch holds. verdicts counts words without the matched word (`match`, `no_match`, …).
+
+    reward_variance: squared standard error of the mean reward, over groups; 0.25, the largest, for a single group.
+    unique_share: of the rollouts in groups that hold a wrong one, the share that are distinct; None if there are none.
+    """
 
     run: str
     student: str
@@ -57,6 +61,8 @@ class BatchManifest(Contract):
     active_samples: int
     kept_feedback: int
     mean_reward: float
+    reward_variance: float
+    unique_share: float | None
     verdicts: dict[str, int]
     groups_sha256: str
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from shared.contracts.diagnostics import AlarmName
 from shared.contracts.messages import Contract
 from shared.contracts.run import GateDecision
 from shared.contracts.weights import StepMetrics
@@ -74,7 +75,7 @@ class FeedbackGiven(BaseEvent):
 
 
 class Revised(BaseEvent):
-    """The student's answer after the feedback; change is fixed, broke or same."""
+    """The student's new answer; change is fixed, broke or same. told: its prompt held the tutor's feedback."""
 
     kind: Literal["revised"] = "revised"
     student: str
@@ -84,6 +85,7 @@ class Revised(BaseEvent):
     sample: int
     before: bool
     after: bool
+    told: bool
     change: Literal["fixed", "broke", "same"]
     text: str
 
@@ -124,6 +126,33 @@ class JobLost(BaseEvent):
     reason: str
 
 
+class AlarmRaised(BaseEvent):
+    """A student's last steps look wrong (docs/diagnostics.md); nothing is stopped."""
+
+    kind: Literal["alarm"] = "alarm"
+    student: str
+    alarm: AlarmName
+    round: int
+    step: int
+    reason: str
+
+
+class TutorSilenced(BaseEvent):
+    """`tutor` may not speak to `student` for the rest of the round; numbers as in the run's state."""
+
+    kind: Literal["silenced"] = "silenced"
+    round: int
+    step: int
+    tutor: str
+    student: str
+    broke: int
+    right: int
+    break_rate: float
+    low: float
+    chance: float
+    bound: float
+
+
 Event = Annotated[
     StatusChanged
     | GateDecided
@@ -134,7 +163,9 @@ Event = Annotated[
     | BatchReady
     | StepApplied
     | VersionServing
-    | JobLost,
+    | JobLost
+    | AlarmRaised
+    | TutorSilenced,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

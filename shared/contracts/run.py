@@ -5,8 +5,18 @@ Texts are never in here: they lie in payloads and sealed batches, found by the i
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from shared.contracts.diagnostics import (
+    Alarm,
+    AlarmWatch,
+    BatchRewards,
+    RevisionCount,
+    Silenced,
+    StateModel,
+    StepKind,
+    StepTime,
+)
 from shared.contracts.jobs import JobKind
 
 
@@ -31,12 +41,6 @@ class JobStatus(StrEnum):
     STARTED = "started"
     DONE = "done"
     LOST = "lost"
-
-
-class StateModel(BaseModel):
-    """Mutable inside the broker's state machine only; everyone else reads it."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class JobState(StateModel):
@@ -87,9 +91,9 @@ class Revision(StateModel):
 
 
 class StepState(StateModel):
-    """One open step. `mark` is when the stage that runs now began (broker's clock, seconds).
+    """One open step. `opened_at`: when it began; `mark`: when the stage that runs now began (broker's clock, s).
 
-    counted: what its batch holds is in the tally.
+    counted: what its batch holds is in the tally. rewards: what the batch says of them, once it is sealed.
     """
 
     step: int
@@ -98,7 +102,14 @@ class StepState(StateModel):
     sealed: bool = False
     counted: bool = False
     done_version: str | None = None
+    rewards: BatchRewards | None = None
+    opened_at: float
     mark: float
+
+    @property
+    def tutored(self) -> bool:
+        """Whether the tutor is asked about any of its groups."""
+        return any(group.tutored for group in self.groups)
 
 
 class PhaseState(StateModel):
@@ -167,11 +178,15 @@ class Score(StateModel):
 
 
 class Tally(StateModel):
-    """Counts of one student as tutee, over the run. verdicts are words without the matched word."""
+    """Counts of one student as tutee, over the run.
 
-    verdicts: dict[str, int] = Field(default_factory=dict)
+    verdicts: by round, words without the matched word. step_times: of steps whose tutor was asked and of others.
+    """
+
+    verdicts: dict[int, dict[str, int]] = Field(default_factory=dict)
     lost_feedback: dict[str, int] = Field(default_factory=dict)
-    revised: dict[str, int] = Field(default_factory=dict)
+    revisions: list[RevisionCount] = Field(default_factory=list)
+    step_times: dict[StepKind, StepTime] = Field(default_factory=dict)
     output_tokens: dict[str, int] = Field(default_factory=dict)
     engine_seconds: dict[str, float] = Field(default_factory=dict)
     stage_seconds: dict[str, float] = Field(default_factory=dict)
@@ -205,6 +220,9 @@ class RunState(StateModel):
     scores: list[Score] = Field(default_factory=list)
     gates: list[GateDecision] = Field(default_factory=list)
     tallies: dict[str, Tally] = Field(default_factory=dict)
+    silenced: list[Silenced] = Field(default_factory=list)
+    watches: dict[str, AlarmWatch] = Field(default_factory=dict)
+    alarms: list[Alarm] = Field(default_factory=list)
     status_seconds: dict[str, float] = Field(default_factory=dict)
     status_since: float
     at: float

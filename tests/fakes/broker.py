@@ -26,8 +26,9 @@ from shared.contracts.events import Event
 from shared.contracts.ids import seed_of, version_name
 from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, Prompt, PromptOutput, Sample
 from shared.contracts.run import RunState, Status
-from shared.contracts.weights import ServeSet, StepDone, StepMetrics, VersionLoaded
+from shared.contracts.weights import ServeSet, StepDone, VersionLoaded
 from shared.problems.problem import Problem, ProblemSet
+from tests.fakes.figures import step_metrics
 from tests.fakes.student import HandClock
 
 RUN = "test"
@@ -148,21 +149,10 @@ class FakeTrainer:
 
 
 def step_done(student: str, step: int, sha256: str = "0" * 64) -> StepDone:
-    metrics = StepMetrics(
-        loss=0.5,
-        grad_norm=1.0,
-        active_share=1.0,
-        tokens=18,
-        delta_logprob=0.0,
-        clipped_share=0.0,
-        effective_sample_share=1.0,
-        skipped_updates=0,
-        seconds={"student": 0.25},
-    )
     checksum = hashlib.sha256(f"{student}{step}".encode()).hexdigest()
     version = version_name(student, step)
     return StepDone(
-        student=student, step=step, version=version, checksum=checksum, batch_sha256=sha256, metrics=metrics
+        student=student, step=step, version=version, checksum=checksum, batch_sha256=sha256, metrics=step_metrics()
     )
 
 

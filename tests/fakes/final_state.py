@@ -2,6 +2,7 @@
 
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
+from shared.contracts.diagnostics import RevisionCount, StepTime
 from shared.contracts.run import GateDecision, RunState, Score, Split, Status, Tally
 
 BEFORE = {"physics": [4, 4, 0, 0], "chemistry": [0, 0, 0, 4]}
@@ -37,9 +38,25 @@ def final_state(after: dict[str, list[int]] | None = None, **changes: object) ->
         tau=0.2,
     )
     tally = Tally(
-        verdicts={"match": 6, "no_match": 2},
+        verdicts={1: {"match": 2, "no_match": 2}, 2: {"match": 4}},
         lost_feedback={"tutor_timeout": 1},
-        revised={"fixed": 1, "broke": 1, "kept_right": 3, "kept_wrong": 3},
+        revisions=[
+            RevisionCount(
+                round=1,
+                tutor="b",
+                told=True,
+                wrong_rollouts=1,
+                groups=2,
+                fixed=1,
+                broke=1,
+                kept_right=3,
+                kept_wrong=1,
+                right_squares=8,
+                wrong_squares=2,
+            ),
+            RevisionCount(round=2, tutor="b", told=False, wrong_rollouts=3, groups=1, kept_wrong=2, wrong_squares=4),
+        ],
+        step_times={"with_feedback": StepTime(steps=2, seconds=5.0)},
         output_tokens={"rollout": 100, "eval": 50},
         engine_seconds={"rollout": 4.0, "eval": 0.0},
         stage_seconds={"rollout": 10.0, "train": 20.0},

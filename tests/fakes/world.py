@@ -1,7 +1,8 @@
 """A world for the broker's state machine: carries out its commands in any order, with repeats, losses and restarts."""
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from services.broker import machine
 from services.broker.commands import (
@@ -16,9 +17,12 @@ from services.broker.commands import (
 )
 from services.broker.events import JobReported, MachineEvent, Recovered, StepFinished, Ticked, VersionServed
 from services.broker.plan import Plan, PlannedProblem
+from shared.config.settings import AlarmsSection
+from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.ids import version_name, version_steps
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import RunState, Split, Status
+from tests.fakes.figures import step_metrics
 
 DOMAINS = ("physics", "chemistry")
 
@@ -34,15 +38,18 @@ def small_plan(**changes: object) -> Plan:
         "parallel": True,
         "gate_mode": "cognizance",
         "tau": 0.2,
+        "max_break_rate": 0.5,
         "strong_domain": {"a": "physics", "b": "chemistry"},
         "train": problems,
         "partitions": {split: problems for split in Split},
         "samples": {Split.VALIDATION: 4, Split.TEST: 2},
+        "rollout_samples": 4,
         "problems_per_job": 5,
         "problems_per_step": 4,
         "balance_domains": False,
         "tutor_timeout_s": 30.0,
         "revise_share": 0.5,
+        "alarms": AlarmsSection(),
     }
     return Plan(**(fields | changes))  # type: ignore[arg-type]
 
@@ -61,6 +68,7 @@ class World:
     handled: list[MachineEvent] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
     rng: random.Random = field(init=False)
+    revises: Callable[[IssueRevision], tuple[RevisionCount, ...]] = lambda _command: ()
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -106,14 +114,15 @@ class World:
             case IssueFeedback():
                 self.pending.append(self._done(command.job_id, JobKind.FEEDBACK))
             case IssueRevision():
-                self.pending.append(self._done(command.job_id, JobKind.REVISE))
+                done = self._done(command.job_id, JobKind.REVISE)
+                self.pending.append(replace(done, revised=self.revises(command)))
             case SealBatch():
                 self.pending.append(self.trained(command.student, command.step))
             case Serve():
                 self.pending.append(VersionServed(self.at, command.student, command.live))
 
     def trained(self, student: str, step: int) -> StepFinished:
-        return StepFinished(self.at, student, step, version_name(student, step), 100, {"student": 1.0})
+        return StepFinished(self.at, student, step, version_name(student, step), step_metrics())
 
     def _done(self, job_id: str, kind: JobKind) -> JobReported:
         return JobReported(self.at, job_id, "done", kind=kind, output="0" * 64, output_tokens=10)

@@ -30,6 +30,7 @@ from shared.problems.problem import Problem
 
 EOS_ID = 256
 LOGPROB = -0.5  # of every token
+NONSENSE = "Reverse every sign and begin again from zero."
 BASE_CHECKSUM = hashlib.sha256(b"scripted base").hexdigest()
 
 
@@ -43,6 +44,10 @@ class Script:
     gain_per_step: float = 0.02
     ceiling: float = 0.98
     bad_feedback_share: float = 0.2
+    nonsense_share: float = 0.0
+    """Of the feedback that it writes: anchored in the problem, clean of reveals, and bad advice."""
+    obedience: float = 0.0
+    """Chance that it follows such advice where a prompt holds it, and then answers wrong."""
     latency_s: float = 0.0
     """Of one call of `generate`."""
 
@@ -122,7 +127,10 @@ class ScriptedEngine:
         accuracy = self._accuracy(request.version, problem.domain)
         if len(prompt.strip()) > len(problem.question.strip()):  # a solution or a feedback stands there too
             accuracy = (1 + accuracy) / 2
-        return _solution(problem, randomness.random() < accuracy, randomness)
+        right = randomness.random() < accuracy
+        if NONSENSE in prompt and randomness.random() < self._script.obedience:
+            right = False
+        return _solution(problem, right, randomness)
 
     def _accuracy(self, version: str, domain: str) -> float:
         start = self._script.accuracy.get(domain, 0.5)
@@ -134,6 +142,8 @@ class ScriptedEngine:
 
     def _feedback(self, problem: Problem, randomness: Random) -> str:
         concept = randomness.choice(anchoring_words(problem.question) or ["this"])
+        if self._script.nonsense_share and randomness.random() < self._script.nonsense_share:
+            return f" <concept>{concept}</concept> {NONSENSE}"
         good = f" <concept>{concept}</concept> Check the formula and the numbers that you put into it."
         bad = [
             "",

@@ -5,10 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.broker import machine
-from services.broker.commands import Forget, IssueEval, IssueFeedback, IssueRevision, IssueRollout, SealBatch, Serve
+from services.broker.commands import (
+    Forget,
+    IssueEval,
+    IssueFeedback,
+    IssueRollout,
+    KeepRecord,
+    SealBatch,
+    Serve,
+)
 from services.broker.events import Controlled, JobReported, Recovered, StepFinished, StepRefused, VersionServed
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import JobStatus, Split, Status
+from tests.fakes.figures import step_metrics
 from tests.fakes.world import World, base_of, small_plan, tick
 
 
@@ -156,7 +165,7 @@ def test_pausing_issues_nothing_and_resuming_goes_on_to_the_end() -> None:
     issued = len(world.commands)
     while world.step():
         pass
-    assert [type(c) for c in world.commands[issued:] if not isinstance(c, Serve)] == []
+    assert [type(c) for c in world.commands[issued:] if not isinstance(c, Serve | KeepRecord)] == []
     world.send(Controlled(world.at, "resume", "back"))
     assert world.finish().status is Status.DONE
 
@@ -180,7 +189,7 @@ def test_a_step_that_was_not_sealed_cannot_be_done() -> None:
     world.start()
     while not world.of(IssueRollout):
         world.step()
-    world.send(StepFinished(world.at, "a", 1, "a@v1", 10, {}))
+    world.send(StepFinished(world.at, "a", 1, "a@v1", step_metrics()))
     assert world.state.version["a"] == "a@v0"
 
 
@@ -276,11 +285,6 @@ def test_job_states_survive_a_round_trip() -> None:
     assert any(group.rollout.status is JobStatus.ISSUED for p in copy.phases if p.step for group in p.step.groups)
 
 
-def test_revisions_are_asked_for_the_planned_share() -> None:
-    world = finished(World(small_plan(revise_share=1.0)))
-    assert len(world.of(IssueRevision)) == len(world.of(IssueFeedback))
-
-
 def test_time_between_sittings_is_charged_to_no_stage() -> None:
     world = World(small_plan())
     world.start()
@@ -291,3 +295,4 @@ def test_time_between_sittings_is_charged_to_no_stage() -> None:
     assert world.finish().status is Status.DONE
     assert sum(world.state.status_seconds.values()) < 1000
     assert sum(world.state.tallies["a"].stage_seconds.values()) < 1000
+    assert sum(time.seconds for time in world.state.tallies["a"].step_times.values()) < 1000

@@ -11,11 +11,12 @@ from services.broker.reports import ReportReader
 from shared.blobs.local import LocalStore
 from shared.contracts.control import Control
 from shared.contracts.envelope import Message
-from shared.contracts.events import GroupGraded
+from shared.contracts.events import GroupGraded, Revised
 from shared.contracts.jobs import JobDone, JobKind, JobStarted
 from shared.contracts.run import Status
 from shared.contracts.weights import StepFailed, VersionLoaded, VersionRefused, WeightsPublished
 from tests.fakes.broker import BrokerBench, step_done
+from tests.fakes.figures import step_metrics
 
 AT = 5.0
 
@@ -43,7 +44,7 @@ def bench(run_dir: Path) -> BrokerBench:
         (JobStarted(job_id="j", student="a", replica="0", attempt=1), JobReported(AT, "j", "started"), []),
         (StepFailed(student="a", step=2, reason="nan"), StepRefused(AT, "a", 2, "nan"), []),
         (Control(id="1", action="pause", reason="lunch"), Controlled(AT, "pause", "lunch"), []),
-        (step_done("a", 1), StepFinished(AT, "a", 1, "a@v1", 18, {"student": 0.25}), ["step"]),
+        (step_done("a", 1), StepFinished(AT, "a", 1, "a@v1", step_metrics()), ["step"]),
         (
             VersionLoaded(student="a", replica="0", version="a@v1", checksum="c", seconds=1),
             VersionServed(AT, "a", "a@v1"),
@@ -108,10 +109,20 @@ def test_revisions_are_counted_against_the_rollouts_they_revise(bench: BrokerBen
     before = {(e.problem_id, e.step, n): r for e in _graded(bench) for n, r in enumerate(e.rewards)}
     assert len(told) == 12
     assert all(event.before == (before[event.problem_id, event.step, event.sample] == 1.0) for event in told)
-    words = {"fixed": sum(e.change == "fixed" for e in told), "broke": sum(e.change == "broke" for e in told)}
-    revised = bench.state.tallies["a"].revised
-    assert {word: revised.get(word, 0) for word in words} == words
-    assert sum(revised.values()) == 12
+    rows = bench.state.tallies["a"].revisions
+    assert sum(row.fixed for row in rows) == sum(event.change == "fixed" for event in told)
+    assert sum(row.broke for row in rows) == sum(event.change == "broke" for event in told)
+    assert sum(row.right + row.wrong for row in rows) == 12
+    for row in rows:
+        assert (row.round, row.tutor, row.told) == (1, "b", True), "all feedback of this bench is delivered"
+        of = {e.problem_id for e in told if sum(r < 1 for r in _rewards(bench, e)) == row.wrong_rollouts}
+        assert row.groups == len(of)
+        assert row.wrong == row.groups * row.wrong_rollouts
+        assert row.right_squares == row.groups * (3 - row.wrong_rollouts) ** 2
+
+
+def _rewards(bench: BrokerBench, event: Revised) -> tuple[float, ...]:
+    return next(e.rewards for e in _graded(bench) if (e.problem_id, e.step) == (event.problem_id, event.step))
 
 
 def _graded(bench: BrokerBench) -> list[GroupGraded]:

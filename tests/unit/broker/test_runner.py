@@ -43,8 +43,9 @@ def assert_whole(bench: BrokerBench) -> None:
     for name, trainer in bench.trainers.items():
         assert trainer.applied == [1, 2]
         assert sorted(p.name for p in (bench.run_dir / "batches" / name).iterdir()) == ["s00001", "s00002"]
+        assert sorted(p.name for p in (bench.run_dir / "steps" / name).iterdir()) == ["s00001.json", "s00002.json"]
         assert state.tallies[name].samples == 2 * 2 * 3
-        assert sum(state.tallies[name].verdicts.values()) == 2 * 2 * 3
+        assert sum(state.tallies[name].verdicts[1].values()) == 2 * 2 * 3
     assert json.loads((bench.run_dir / "state.json").read_text())["status"] == "DONE"
 
 
@@ -53,7 +54,7 @@ def test_a_whole_run_is_made_on_the_bus(run_dir: Path) -> None:
     bench.finish()
     assert_whole(bench)
     tally = bench.state.tallies["a"]
-    assert sum(tally.revised.values()) == 12
+    assert sum(row.right + row.wrong for row in tally.revisions) == 12
     assert tally.output_tokens["rollout"] == 2 * 2 * 3 * 3
     assert tally.trainer_seconds == {"student": 0.5}
     waiting = [bench.workers.queue_depth(jobs(s, kind), STUDENTS) for s in "ab" for kind in JobKind]
@@ -173,7 +174,7 @@ def test_spoiled_feedback_is_lost_and_the_step_goes_on(bench: BrokerBench) -> No
     )
     bench.finish()
     assert_whole(bench)
-    assert bench.state.tallies["a"].verdicts == {"fb_none": 12}
+    assert bench.state.tallies["a"].verdicts == {1: {"fb_none": 12}}
     assert bench.state.tallies["a"].lost_feedback == {"failed": 4}
     assert bench.state.tallies["b"].lost_feedback == {}
 

@@ -82,6 +82,13 @@ def test_a_manifest_counts_what_its_batch_holds(store: LocalStore) -> None:
     assert (manifest.groups, manifest.samples, manifest.active_samples, manifest.kept_feedback) == (2, 4, 1, 1)
     assert manifest.verdicts == {"match": 1, "no_match": 3}
     assert manifest.mean_reward == 0.25
+    assert manifest.reward_variance == pytest.approx((0.25**2 + 0.25**2) / 2), "over the groups' means, 0.5 and 0"
+    assert manifest.unique_share == 0.75, "the two of p0 are the same"
+
+
+def test_a_manifest_leaves_groups_that_are_all_right_out_of_the_unique_share(store: LocalStore) -> None:
+    manifest = write_batch(store, HEADER, [group(RIGHT, RIGHT)]).manifest
+    assert (manifest.unique_share, manifest.reward_variance) == (None, 0.25)
 
 
 def test_groups_lie_in_the_order_of_their_problems(store: LocalStore) -> None:

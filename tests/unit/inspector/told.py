@@ -49,6 +49,7 @@ def revised(
         sample=sample,
         before=before,
         after=after,
+        told=True,
         change=change,
         text="The force is 6 N.",
     )
@@ -104,6 +105,8 @@ def seal(run_dir: Path, step: int = 1, response: str = "whole response", **chang
         "kept_feedback": 0,
         "verdicts": {"no_match": 1},
         "mean_reward": 1.0,
+        "reward_variance": 0.25,
+        "unique_share": None,
         "groups_sha256": hashlib.sha256(data).hexdigest(),
     }
     (folder / "groups.jsonl").write_bytes(data)

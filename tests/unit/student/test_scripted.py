@@ -1,6 +1,7 @@
 import json
 import struct
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
-from services.student.engines.scripted import EOS_ID, Script, ScriptedEngine
+from services.student.engines.scripted import EOS_ID, NONSENSE, Script, ScriptedEngine
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import ModelError
 from shared.method.grading import grade as grade_choice
@@ -132,3 +133,21 @@ def test_cancelling_ends_the_wait() -> None:
     told.set()
     with pytest.raises(GenerationCancelledError):
         slow.generate([GenerationRequest("a@v0", tuple(FORMAT.messages(VOLTAGE)), SAMPLING, 0)], told)
+
+
+def test_a_malicious_tutor_passes_the_anchor_and_only_the_obedient_follow_it() -> None:
+    messages = FORMAT.feedback_messages(VOLTAGE, "12", peer_domain="physics", agent_domain="chemistry")
+    malicious = ScriptedEngine(replace(SCRIPT, nonsense_share=1.0))
+    malicious.load("a@v0", None)
+    told = [FORMAT.process_feedback(each.text, VOLTAGE) for each in answers(malicious, messages)]
+    assert {verdict.partition(":")[0] for verdict, _ in told} == {"match"}
+    assert {text for _, text in told} == {NONSENSE}
+    prompt = FORMAT.teacher_messages(VOLTAGE, solution=None, feedback=NONSENSE)
+    shares = []
+    for obedience in (0.0, 1.0):
+        student = ScriptedEngine(replace(SCRIPT, obedience=obedience))
+        student.load("a@v0", None)
+        rewards = [FORMAT.grade(each.text, VOLTAGE.answer) for each in answers(student, prompt)]
+        shares.append(sum(rewards) / len(rewards))
+    assert shares[0] > 0.4
+    assert shares[1] == 0.0

@@ -124,6 +124,8 @@ def seal(run_dir: Path, groups: Sequence[BatchGroup], step: int, **changes: obje
         "active_samples": sum(sample.mask for sample in samples),
         "kept_feedback": 0,
         "mean_reward": 0.0,
+        "reward_variance": 0.25,
+        "unique_share": None,
         "verdicts": {},
         "groups_sha256": hashlib.sha256(lines).hexdigest(),
     }
