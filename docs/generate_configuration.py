@@ -46,7 +46,7 @@ SERVICE_VARIABLES = {
     "run_dir": "The run's directory; `config.toml` lies in it.",
     "cache_dir": "Models and specialists, shared by all runs.",
     "redis_url": "`redis://…`",
-    "key_file": "Bearer keys, `<scope> <key>` a line; callers must send one of them. Without it only loopback is listened on.",
+    "key_file": "Bearer keys, `<scope> <key>` a line; callers send one. Without it only loopback is listened on.",
     "student": "`a` or `b`; students and trainers need it.",
     "replica": "Names this process on the queues; the same after a restart.",
     "host": "Address to listen on.",
