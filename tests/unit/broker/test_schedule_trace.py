@@ -22,7 +22,6 @@ from services.broker.commands import (
 from shared.contracts.run import Status
 from tests.fakes.world import World, small_plan
 
-
 OPENING = """\
 serve a: a@v0
 serve b: b@v0
