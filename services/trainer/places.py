@@ -19,7 +19,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Places:
-    """student [P_s] and teacher [P_q]: distinct places. pairs [P, 2]: indices into both, distinct.
+    """student [P_s] and teacher [P_q]: distinct places. pairs [P, 2]: indices into both, distinct and sorted.
 
     By row and response token, [R, T]: pair_index, student_index into the above; targets, the sampled ids;
     rollout_logprobs, the engine's; mask, False where padded.
@@ -57,11 +57,14 @@ def places_of(packs: Sequence[Pack], device: torch.device) -> Places:
             rollout_logprobs[at, :length] = torch.tensor(row.logprobs)
             mask[at, :length] = True
             at += 1
+    pairs = sorted(known)
+    position = torch.empty(len(pairs), dtype=torch.long)
+    position[[known[pair] for pair in pairs]] = torch.arange(len(pairs))
     return Places(
         student=list(student),
         teacher=list(teacher),
-        pairs=torch.tensor(list(known), device=device),
-        pair_index=pair_index.to(device),
+        pairs=torch.tensor(pairs, device=device),
+        pair_index=position[pair_index].to(device),
         student_index=student_index.to(device),
         targets=targets.to(device),
         rollout_logprobs=rollout_logprobs.to(device),

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from services.trainer.chunked import distil
+from services.trainer.divergence import DivergenceRule
 from services.trainer.learner import Learner
 from services.trainer.losses import (
     aggregate,
     batch_denominator,
     importance_diagnostics,
     importance_weights,
-    token_divergence,
 )
 from services.trainer.places import Places, places_of
 from services.trainer.rows import Row, mini_batches
@@ -33,9 +34,6 @@ from services.trainer.trees import Pack, micro_batches, pack_rows
 from shared.config.settings import LossSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
 from shared.errors import OpcodError
-
-# Places whose log-probs over the whole vocabulary exist at once, in fp32.
-_LOGPROB_ROWS = 512
 
 
 class NonFiniteError(OpcodError):
@@ -141,15 +139,15 @@ def _backward(
     """Add the gradient of one micro-batch; its share of the loss, or None if that is not finite."""
     places = places_of(packs, learner.model.device)
     with clock.stage("teacher"):
-        trees = [pack.teacher for pack in packs]
-        teacher_logits = learner.teacher.logits(trees, places.teacher, settings.temperature)
+        teacher_hidden = learner.teacher.hidden([pack.teacher for pack in packs], places.teacher)
     with clock.stage("student"):
-        trees = [pack.student for pack in packs]
-        student_logits = learner.model.logits(trees, places.student, settings.temperature)
-        logprobs = sampled_logprobs(student_logits.detach(), places)
+        student_hidden = learner.model.hidden([pack.student for pack in packs], places.student)
+        output = learner.model.output_layer(settings.temperature)
+        rule = _rule(settings.loss, learner.model.vocabulary)
+        divergence, logprobs = distil(student_hidden, teacher_hidden, output, places, rule)
         if not bool(torch.isfinite(logprobs).all()):
             return None
-        loss = _loss(student_logits, teacher_logits, logprobs, places, denominator, settings)
+        loss = _loss(divergence, logprobs, places, denominator, settings)
         value = float(loss.detach())
         if not math.isfinite(value):
             return None
@@ -158,41 +156,22 @@ def _backward(
     return value
 
 
-def _loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    logprobs: Tensor,
-    places: Places,
-    denominator: float,
-    settings: StepSettings,
-) -> Tensor:
-    """`losses.self_distillation_loss` of the rows, with each distinct pair of logits compared once."""
-    loss = settings.loss
-    vocabulary = student_logits.shape[-1]
-    student, teacher = places.pairs.unbind(1)
-    divergence_P = token_divergence(
-        student_logits[student][None],
-        teacher_logits[teacher][None],
-        alpha=loss.alpha,
-        top_k=None if loss.top_k == "all" else min(loss.top_k, vocabulary),
-        tail=loss.tail,
-    )[0]
-    weights_RT = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=loss.is_clip)
+def _loss(divergence_P: Tensor, logprobs: Tensor, places: Places, denominator: float, settings: StepSettings) -> Tensor:
+    """`losses.self_distillation_loss` of the rows, from the divergence of each distinct pair of places."""
+    weights_RT = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=settings.loss.is_clip)
     return aggregate(
         divergence_P[places.pair_index],
         places.mask,
         torch.ones(len(places.mask), dtype=torch.bool, device=places.mask.device),
         weights=weights_RT,
-        aggregation=loss.aggregation,
+        aggregation=settings.loss.aggregation,
         denominator=denominator,
     )
 
 
-def sampled_logprobs(logits: Tensor, places: Places) -> Tensor:
-    """Log-prob of each sampled token [R, T] in fp32, 0 where padded; logits [P_s, V] at the student's places."""
-    normaliser_P = torch.cat([part.float().logsumexp(1) for part in torch.split(logits, _LOGPROB_ROWS)])
-    chosen_RT = logits[places.student_index, places.targets].float()
-    return torch.where(places.mask, chosen_RT - normaliser_P[places.student_index], 0.0)
+def _rule(loss: LossSection, vocabulary: int) -> DivergenceRule:
+    top_k = None if loss.top_k == "all" else min(loss.top_k, vocabulary)
+    return DivergenceRule(alpha=loss.alpha, top_k=top_k, tail=loss.tail)
 
 
 def _denominator(batch: Sequence[Row], settings: StepSettings) -> float:

@@ -35,10 +35,10 @@ class EmaTeacher:
             for name, parameter in self._model.named_parameters.items():
                 self._tensors[name].lerp_(parameter.float(), self._rate)
 
-    def logits(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]], temperature: float) -> Tensor:
-        """As StudentModel.logits, with the teacher's adapter and without gradients."""
+    def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
+        """As StudentModel.hidden, with the teacher's adapter and without gradients."""
         with torch.no_grad(), self._standing_in():
-            return self._model.logits(trees, nodes, temperature)
+            return self._model.hidden(trees, nodes)
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy, by parameter name."""

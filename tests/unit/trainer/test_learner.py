@@ -44,13 +44,13 @@ def test_the_teacher_s_pass_leaves_the_student_alone(tiny_dir: Path) -> None:
     packs = pack_rows(rows(groups=1))
     places = places_of(packs, torch.device("cpu"))
     trees = [pack.student for pack in packs]
-    taught = one.teacher.logits(trees, places.student, 1.0)
+    taught = one.teacher.hidden(trees, places.student)
     assert not taught.requires_grad
     assert all(torch.equal(each, before[name]) for name, each in one.model.named_parameters.items())
-    own = one.model.logits(trees, places.student)
+    own = one.model.hidden(trees, places.student)
     assert not torch.equal(own, taught)
     one.teacher.reset()
-    torch.testing.assert_close(one.teacher.logits(trees, places.student, 1.0), own.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.teacher.hidden(trees, places.student), own.detach(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
