@@ -12,7 +12,7 @@ ARGS ?=
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test lint types unit check-trl clean
+.PHONY: help setup run smoke test lint types unit faults-full check-trl clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: setup lint types ## The whole test suite, with lint and types
 
 unit: setup ## Only the fast tests
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q tests/unit tests/contract tests/lint $(ARGS)
+
+faults-full: setup ## Every service hurt in every way at every point of a step (about ten minutes)
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) OPCOD_FAULTS_FULL=1 $(BIN)/python -m pytest -q tests/faults $(ARGS)
 
 lint: setup ## Style
 	$(BIN)/ruff format --check -q .

@@ -44,6 +44,7 @@ from shared.contracts.run import PhaseState, RunState, Status
 from shared.contracts.steps import step_record
 from shared.contracts.weights import ServeSet
 from shared.errors import OpcodError, UnavailableError
+from shared.faults import fault_point
 from shared.problems.problem import ProblemSet
 
 TICK_S = 1.0
@@ -181,6 +182,7 @@ class Runner:
         self._execute(state, commands, handling)
         state = self._with_batches(state, commands, handling)
         state.fence = self._fence
+        fault_point("broker.before-commit")
         self._bus.commit(
             Commit(
                 fence=self._fence,
@@ -194,6 +196,7 @@ class Runner:
                 rebuild=self._rebuilding,
             )
         )
+        fault_point("broker.after-commit")
         self.state = state
         write_state_file(self._run_dir, state)
         metrics.show(state, self._plan)
@@ -268,7 +271,10 @@ class Runner:
             template_hash=self._template_hash,
         )
         groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]
-        return write_batch(self._store, header, groups)
+        fault_point("broker.before-seal")
+        sealed = write_batch(self._store, header, groups)
+        fault_point("broker.after-seal")
+        return sealed
 
 
 def _facts(state: RunState) -> RunState:

@@ -22,6 +22,7 @@ from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus, Delivery
 from shared.contracts.jobs import JOB_PRIORITY, Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, PayloadRef
 from shared.errors import MalformedMessageError, StorageError
+from shared.faults import fault_point
 
 GATHER_S = 0.03
 """Jobs of a step come in a burst. A batch that starts with the first of them leaves the rest to another one, which
@@ -161,6 +162,7 @@ class JobIntake:
         else:
             self._room.seen(job)
             self.held.append(HeldJob(delivery, job, self._leases.hold(delivery)))
+            fault_point("student.job-taken")
 
     def _drop_lost(self, held: HeldJob) -> None:
         metrics.JOBS.labels(held.job.kind.value, "lost").inc()
@@ -210,7 +212,9 @@ class JobIntake:
         self._bus.publish(RESULTS, message)
 
     def _send_output(self, held: HeldJob, done: JobDone, payload: tuple[PayloadRef, bytes] | None) -> None:
+        fault_point("student.before-complete")
         ours = self._bus.complete(held.delivery, announce=(RESULTS, done), payload=payload)
+        fault_point("student.after-complete")
         self._leases.drop(held.delivery)
         metrics.JOBS.labels(done.kind.value, done.outcome if ours else "late").inc()
         log.info("job ended", job=done.job_id, outcome=done.outcome, ours=ours, version=done.version)

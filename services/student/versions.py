@@ -24,6 +24,7 @@ from shared.contracts.events import VersionServing
 from shared.contracts.ids import version_name
 from shared.contracts.weights import ServeSet, VersionLoaded, VersionRefused
 from shared.errors import MalformedMessageError
+from shared.faults import fault_point
 
 FIRST_BACKOFF_S = 5.0
 LONGEST_BACKOFF_S = 300.0
@@ -92,6 +93,7 @@ class VersionKeeper:
         started_s = self._clock.monotonic_s()
         try:
             checksum = self._loader.load(version)
+            fault_point("student.version-loaded")
         except VersionRefusedError as error:
             self._note_refusal(version, str(error))
             raise

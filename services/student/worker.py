@@ -30,6 +30,7 @@ from services.student.versions import VersionKeeper
 from shared.clock import Clock
 from shared.contracts.jobs import JobInput, JobKind
 from shared.errors import MalformedMessageError, OpcodError, UnavailableError
+from shared.faults import fault_point
 
 IDLE_S = 0.1
 """Longest wait for a job; people wait for it too."""
@@ -168,6 +169,7 @@ class EngineWorker:
             return
         finally:
             self._running.end()
+        fault_point("student.generated")
         metrics.BATCH_SECONDS.observe(seconds)
         tokens = sum(_tokens(result) for result in results)
         for (held, prompts, _), result in zip(ready, results, strict=True):

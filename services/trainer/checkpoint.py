@@ -23,6 +23,7 @@ from shared.blobs.local import MANIFEST, LocalStore
 from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry, StepDone, WeightsManifest
 from shared.errors import FencedError, ModelError, StorageError
+from shared.faults import fault_point
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, LoraSpec, load_adapter, save_adapter
 
 KEPT = 2
@@ -137,6 +138,7 @@ class Checkpoints:
         }
 
         def manifest(entries: tuple[FileEntry, ...]) -> bytes:
+            fault_point("trainer.mid-checkpoint")
             return (
                 CheckpointManifest(
                     run=self._run,
@@ -155,6 +157,7 @@ class Checkpoints:
             )
 
         self._store.write_directory(directory_name(self._student, weights.step), content, manifest)
+        fault_point("trainer.after-checkpoint")
         self._prune()
         # Read back, not kept from memory: if another trainer wrote it first, its report is the one that counts.
         return self._read(weights.step)

@@ -21,6 +21,7 @@ from shared.contracts.batches import BatchSealed
 from shared.contracts.envelope import Message
 from shared.contracts.weights import StepFailed
 from shared.errors import UnavailableError
+from shared.faults import fault_point
 
 TAKE_LIMIT = 4
 BLOCK_S = 1.0
@@ -179,6 +180,7 @@ class Consumer:
         self._complete(held, announce=failed)
 
     def _complete(self, held: Held, announce: Message | None = None) -> None:
+        fault_point("trainer.before-ack")
         self._bus.complete(held.delivery, announce=None if announce is None else (RESULTS, announce))
         self._keeper.drop(held.delivery)
         self._held.remove(held)

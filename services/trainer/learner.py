@@ -14,6 +14,7 @@ from torch import Tensor
 from services.trainer.model import StudentModel
 from services.trainer.teacher import EmaTeacher
 from shared.config.settings import OptimizerSection
+from shared.faults import fault_point
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -61,6 +62,7 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * share
         self._optimizer.step()
+        fault_point("trainer.mid-optimizer")
         self._optimizer.zero_grad(set_to_none=True)
         self.teacher.follow()
         self.phase_updates += 1

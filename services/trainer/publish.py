@@ -15,6 +15,7 @@ or thread count, its bytes would differ from those under its name, which is immu
 from services.trainer.checkpoint import ADAPTER_FILES, CheckpointManifest, Checkpoints
 from shared.blobs.local import LocalStore
 from shared.contracts.weights import WeightsPublished
+from shared.faults import fault_point
 
 
 def weights_uri(student: str, step: int) -> str:
@@ -28,7 +29,9 @@ def publish(store: LocalStore, checkpoints: Checkpoints, checkpoint: CheckpointM
     """
     uri = weights_uri(checkpoint.student, checkpoint.step)
     files = {name: checkpoints.file(checkpoint, name) for name in ADAPTER_FILES}
+    fault_point("trainer.before-publish")
     sha256 = store.write_directory(uri, files, checkpoint.weights.model_dump_json().encode())
+    fault_point("trainer.after-publish")
     return WeightsPublished(
         student=checkpoint.student,
         version=checkpoint.weights.version,

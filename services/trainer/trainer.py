@@ -25,6 +25,7 @@ from shared.contracts.batches import BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.weights import FileEntry, StepDone, StepMetrics, WeightsManifest, WeightsPublished
 from shared.errors import MalformedMessageError, OpcodError, StorageError
+from shared.faults import fault_point
 from shared.modeling.adapters import checksum
 from shared.modeling.logprobs import probe
 
@@ -135,6 +136,7 @@ class StudentTrainer:
             batch, rows = self._rows(sealed)
         if batch.manifest.phase_start and self._settings.optimizer.at_phase_start == "reset":
             self._learner.begin_phase()
+        fault_point("trainer.before-step")
         try:
             step_metrics = train_step(self._learner, rows, self._settings, clock, fence.check)
         except NonFiniteError as error:
@@ -174,6 +176,7 @@ class StudentTrainer:
         )
         reports = (*(self.checkpoint.done if self.checkpoint else ()), done)
         fence.confirm()
+        fault_point("trainer.before-checkpoint")
         return self._retried(
             lambda: self._checkpoints.commit(state, token=fence.token, weights=weights, files=files, done=reports)
         )

@@ -5,8 +5,11 @@ from pathlib import Path
 EOS = "<|im_end|>"
 
 
-def write_tiny_model(directory: Path, seed: int = 0) -> Path:
-    """Write a Llama of 8 heads over 4 key heads, vocabulary 258 (256 bytes, begin, end), in bf16."""
+def write_tiny_model(directory: Path, seed: int = 0, context: int = 256) -> Path:
+    """Write a Llama of 8 heads over 4 key heads, vocabulary 258 (256 bytes, begin, end), in bf16.
+
+    context: tokens that it can hold.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -30,7 +33,7 @@ def write_tiny_model(directory: Path, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=8,
         num_key_value_heads=4,
-        max_position_embeddings=256,
+        max_position_embeddings=context,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
         tie_word_embeddings=True,

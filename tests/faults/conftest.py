@@ -1,0 +1,20 @@
+"""What the faults' tests share: a tiny model, and what an undisturbed run makes of it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.deployment import CONTEXT, undisturbed_weights
+from tests.unit.modeling.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("torch")
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"), context=CONTEXT)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, str]:
+    """sha256 of each version's weights."""
+    return undisturbed_weights(tmp_path_factory.mktemp("undisturbed"), tiny_model)
