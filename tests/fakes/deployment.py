@@ -136,13 +136,14 @@ def assert_nothing_left(bus: RedisBus) -> None:
 
 
 class ScriptedDeployment(RunningDeployment):
-    """A run of two steps of `model`'s trainers and scripted students."""
+    """A run of two steps of `model`'s trainers and scripted students, begun, or gone on with where it is there."""
 
     def __init__(self, runs_dir: Path, run: str, model: Path, *overrides: str, deadline_s: float = 200.0) -> None:
         paths = Paths(runs_dir=runs_dir, run=run, cache_dir=runs_dir)
         settings = scripted_settings(*overrides)
-        create_run(paths, settings)
-        write_models(paths, model)
+        if not paths.run_dir.exists():
+            create_run(paths, settings)
+            write_models(paths, model)
         super().__init__(paths, settings, deadline_s)
 
     def assert_done(self, weights: dict[str, str]) -> None:

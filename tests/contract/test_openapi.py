@@ -1,0 +1,127 @@
+"""Requests made from each service's own OpenAPI, valid and not: no 500, errors in OpenAI's shape, answers as promised.
+
+In process, without a network: the apps are the services' own, on fakes of what stands behind them.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from hypothesis.strategies import SearchStrategy
+from schemathesis import Case, GenerationMode
+from schemathesis.specs.openapi.checks import response_schema_conformance
+
+from services.broker.api import add_routes
+from services.broker.peers import Peers
+from services.inspector.app import build_app as inspector_app
+from services.inspector.config import InspectorConfig
+from services.inspector.ingest import Ingest
+from services.inspector.records import Entry
+from services.inspector.sealed import SealedBatches
+from services.inspector.store import Store
+from services.student.app import build_app as student_app
+from shared.access import Limits
+from shared.contracts.http import ErrorResponse
+from shared.http import create_app
+from tests.fakes.broker import BrokerBench
+from tests.fakes.student import StudentBench
+from tests.unit.inspector.told import RUN, EventLog, StillClock, feedback
+
+EXAMPLES = 12
+LIMITS = Limits(max_body_bytes=10_000, requests_per_minute=100_000, concurrent_requests=100)
+ENDLESS = "/v1/stream"
+EXPECTED_ERRORS = {400, 404, 405, 409, 411, 413, 422, 503}
+
+
+@contextmanager
+def student(tmp_path: Path) -> Iterator[FastAPI]:
+    bench = StudentBench(tmp_path, "serving.request_timeout_s=2.0")
+    bench.turn()
+    thread = threading.Thread(target=bench.worker.run)
+    thread.start()
+    try:
+        yield student_app(bench.config, bench.board, bench.interactive, bench.clock)
+    finally:
+        bench.stopping.set()
+        thread.join(10)
+        bench.close()
+
+
+@contextmanager
+def broker(tmp_path: Path) -> Iterator[FastAPI]:
+    bench = BrokerBench(tmp_path, overrides=("bus.heartbeat_s=0.01",))
+    peers = Peers(bench.settings, bench.workers, lambda: bench.state, key="secret")
+    app = create_app("broker", ready=lambda: None, keys=None, limits=LIMITS)
+    add_routes(
+        app,
+        settings=bench.settings,
+        state=lambda: bench.state,
+        bus=bench.workers,
+        peers=peers,
+        format_=bench.problems.format,
+        train=True,
+    )
+    yield app
+    peers.close()
+
+
+@contextmanager
+def inspector(tmp_path: Path) -> Iterator[FastAPI]:
+    config = InspectorConfig(
+        run=RUN,
+        run_dir=tmp_path,
+        replica="0",
+        redis_url="redis://gone",
+        bus_deadline_s=1.0,
+        heartbeat_s=1.0,
+        host="127.0.0.1",
+        port=0,
+        url_file=None,
+        keys=None,
+        limits=LIMITS,
+    )
+    store = Store(tmp_path / "log.sqlite3", RUN)
+    sealed = SealedBatches(tmp_path, RUN)
+    ingest = Ingest(EventLog(), store, sealed, name="inspector/0", clock=StillClock(), silent_s=30.0, block_s=0.0)
+    store.append([Entry(f"{number}-0", feedback(f"p{number}")) for number in range(1, 4)], "3-0")
+    yield inspector_app(config, store, ingest, threading.Event())
+    store.close()
+
+
+SERVICES = {"student": student, "broker": broker, "inspector": inspector}
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_operation_answers_what_its_schema_says(service: str, mode: GenerationMode, tmp_path: Path) -> None:
+    with SERVICES[service](tmp_path) as app:
+        schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+        tried = []
+        for found in schema.get_all_operations():
+            operation = found.ok()
+            if operation.path == ENDLESS:
+                continue
+            with suppress(Unsatisfiable):  # nothing can be invalid where nothing is asked for
+                attempt(operation.as_strategy(generation_mode=mode))
+                tried.append(operation.label)
+        assert len(tried) >= 2
+
+
+def attempt(cases: SearchStrategy[Case]) -> None:
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(case=cases)
+    def answered(case: Case) -> None:
+        response = case.call()
+        if response.status_code < 400:
+            case.validate_response(response, checks=[response_schema_conformance])
+            return
+        assert response.status_code in EXPECTED_ERRORS, f"{response.status_code}: {response.text}"
+        ErrorResponse.model_validate_json(response.content)
+
+    answered()
