@@ -18,11 +18,12 @@ READY_S = 10.0
 
 @dataclass
 class StudentServer:
-    """status: set it to refuse everything with it. feedback: what it says as a tutor."""
+    """status: set it to refuse everything with it; location: where it sends callers then. feedback: what it says."""
 
     name: str
     url: str = ""
     status: int = 200
+    location: str = ""
     answer: str = " u = 9 * 2 = 18"
     feedback: str = "<concept>voltage</concept> Multiply the current with the resistance."
     chats: list[ChatRequest] = field(default_factory=list)
@@ -34,6 +35,10 @@ class StudentServer:
         fresh = vars(StudentServer(self.name, self.url))
         vars(self).update(fresh)
 
+    def _refusal(self) -> JSONResponse:
+        headers = {"Location": self.location} if self.location else {}
+        return JSONResponse({"error": "told to refuse"}, status_code=self.status, headers=headers)
+
     def app(self) -> FastAPI:
         app = FastAPI()
 
@@ -41,7 +46,7 @@ class StudentServer:
         def chat(request: Request, body: ChatRequest) -> ChatResponse | JSONResponse:
             self.keys.append(request.headers.get("authorization"))
             if self.status != 200:
-                return JSONResponse({"error": "told to refuse"}, status_code=self.status)
+                return self._refusal()
             self.chats.append(body)
             message = ChatMessage(role="assistant", content=self.answer)
             choice = Choice(index=0, message=message, finish_reason="stop")
@@ -51,7 +56,7 @@ class StudentServer:
         @app.post("/v1/feedback", response_model=None)
         def feedback(body: FeedbackRequest) -> FeedbackResponse | JSONResponse:
             if self.status != 200:
-                return JSONResponse({"error": "told to refuse"}, status_code=self.status)
+                return self._refusal()
             self.asked.append(body)
             return FeedbackResponse(raw=self.feedback, concept="voltage", version=f"{self.name}@v7")
 

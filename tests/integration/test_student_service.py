@@ -38,8 +38,9 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 class Student:
     """`python -m services.student` for student a with the scripted engine, and the broker's side of its queues."""
 
-    def __init__(self, run_dir: Path, redis_url: str) -> None:
+    def __init__(self, run_dir: Path, redis_url: str, replica: str = "0") -> None:
         self.run_dir = run_dir
+        self.replica = replica
         self.redis_url = redis_url
         self.bus = RedisBus(redis_url, RUN, lease_s=LEASE_S)
         self.config = config_in(run_dir, f"bus.lease_s={LEASE_S}", "bus.heartbeat_s=0.1", "bus.deadline_s=1.0")
@@ -50,7 +51,7 @@ class Student:
 
     def start(self, latency_s: float = 0.0) -> None:
         """Returns when it is ready."""
-        url_file = self.run_dir / "student.url"
+        url_file = self.run_dir / f"student-{self.replica}.url"
         url_file.unlink(missing_ok=True)
         environment = os.environ | {
             "OPCOD_RUN": RUN,
@@ -59,6 +60,7 @@ class Student:
             "OPCOD_REDIS_URL": self.redis_url,
             "OPCOD_URL_FILE": str(url_file),
             "OPCOD_STUDENT": "a",
+            "OPCOD_REPLICA": self.replica,
             "OPCOD_SCRIPT_LATENCY_S": str(latency_s),
         }
         with (self.run_dir / "student.log").open("ab") as output:
@@ -201,6 +203,27 @@ def test_killed_while_generating_it_takes_its_jobs_again_and_draws_the_same_samp
     assert (student.pending(FEEDBACK), student.pending(ROLLOUT)) == (0, 0)
 
 
+def test_f12_one_that_stood_still_past_its_lease_comes_back_too_late(student: Student, tmp_path: Path) -> None:
+    student.start(latency_s=3.0)
+    assert student.process is not None
+    student.broker.issue(ROLLOUT, 1)
+    wait_until(lambda: student.pending(ROLLOUT) == 1, "the job to be taken")
+    student.process.send_signal(signal.SIGSTOP)
+    peer = Student(tmp_path, student.redis_url, replica="1")
+    peer.start()
+    try:
+        (done,) = student.done(1)
+        assert done.replica == "1"
+        student.process.send_signal(signal.SIGCONT)
+        late = 'opcod_student_jobs_total{kind="rollout",outcome="late"} 1.0'
+        lost = 'opcod_student_jobs_total{kind="rollout",outcome="lost"} 1.0'
+        wait_until(lambda: any(text in student.get("/metrics").text for text in (late, lost)), "the late result")
+        assert student.done(1) == [done]
+    finally:
+        peer.end(signal.SIGTERM)
+        peer.bus.close()
+
+
 def undisturbed(student: Student, job: Job) -> list[str]:
     """What the engine writes for `job` when nothing happens."""
     engine = build_engine(student.config)
@@ -244,7 +267,7 @@ def test_a_key_file_that_is_missing_is_one_clear_line(student: Student, tmp_path
     command = [sys.executable, "-m", "services.student"]
     ended = subprocess.run(command, env=environment, capture_output=True, timeout=WAIT_S, check=False)
     assert ended.returncode == 2
-    assert ended.stderr.decode().startswith("error: cannot read the key file")
+    assert ended.stderr.decode().startswith("error: expected bearer keys in")
 
 
 def test_redis_going_away_is_told_and_survived(tmp_path: Path) -> None:
