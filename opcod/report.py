@@ -11,6 +11,7 @@ from shared.method.metrics import bootstrap_interval, change_interval, mutual_pa
 
 Interval = tuple[float, float]
 
+DELIVERED = ("match", "unanchored")
 RIGHT_BEFORE = ("kept_right", "broke")
 WRONG_BEFORE = ("fixed", "kept_wrong")
 
@@ -182,7 +183,7 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
         samples=tally.samples,
         active_share=tally.active_samples / tally.samples if tally.samples else None,
         verdicts=tally.verdicts,
-        kept_share=tally.verdicts.get("match", 0) / told if told else None,
+        kept_share=sum(tally.verdicts.get(word, 0) for word in DELIVERED) / told if told else None,
         lost_feedback=tally.lost_feedback,
         break_rate=_rate(tally, "broke", RIGHT_BEFORE),
         fix_rate=_rate(tally, "fixed", WRONG_BEFORE),

@@ -19,7 +19,10 @@ class PlannedProblem:
 
 @dataclass(frozen=True)
 class Plan:
-    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated."""
+    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated.
+
+    latest_tutor: a phase's tutor is frozen when the phase begins, not when its round does.
+    """
 
     run: str
     seed: int
@@ -37,6 +40,8 @@ class Plan:
     balance_domains: bool
     tutor_timeout_s: float
     revise_share: float
+    hysteresis: float = 0.0
+    latest_tutor: bool = False
 
     @property
     def students(self) -> tuple[str, ...]:

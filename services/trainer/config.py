@@ -68,7 +68,9 @@ def trainer_config(environment: ServiceEnvironment) -> TrainerConfig:
         base=read_base_model(environment.run_dir, student),
         lora=LoraSpec(settings.lora.rank, settings.lora.scale, settings.lora.first_layer or None),
         adapter_seed=seed_of(settings.run.seed, student, "adapter"),
-        step=StepSettings(settings.loss, settings.optimizer, settings.rollout.temperature),
+        step=StepSettings(
+            settings.loss, settings.optimizer, settings.rollout.temperature, settings.run.method, settings.grpo
+        ),
         shorten_prompts=settings.problems.format == "mcq",
         threads=settings.resources.threads,
         host=environment.host,

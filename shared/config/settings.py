@@ -30,8 +30,11 @@ class RunSection(Section):
     rounds: Positive = Field(default=2, description="R: rounds of validate, gate, train.")
     steps_per_round: Positive = Field(default=50, description="K: optimizer steps a student takes in a round.")
     schedule: Literal["parallel", "sequential"] = Field(
-        default="parallel",
-        description="Both phases of a round at once, or one after the other; the tutors are frozen either way.",
+        default="parallel", description="Both phases of a round at once, or one after the other."
+    )
+    method: Literal["opcod", "sdpo", "grpo"] = Field(
+        default="opcod",
+        description="`sdpo` and `grpo` are baselines: each student alone, self-distillation or policy gradient.",
     )
 
 
@@ -51,6 +54,16 @@ class GateSection(Section):
 
     mode: Literal["cognizance", "always", "never", "domain_selective"] = "cognizance"
     tau: float = Field(default=0.2, ge=0, description="A student tutors if its gap is at most this.")
+    hysteresis: float = Field(
+        default=0.0,
+        ge=0,
+        description="Who may tutor keeps it up to tau + this, who may not gets it at tau - this. At most tau.",
+    )
+    tutor_source: Literal["round_start", "latest"] = Field(
+        default="round_start",
+        description="The tutor's version; `latest` is the one as its pupil's phase begins, and needs "
+        '`run.schedule = "sequential"`.',
+    )
 
 
 class RolloutSection(Section):
@@ -69,6 +82,10 @@ class RolloutSection(Section):
 class FeedbackSection(Section):
     """What a tutor writes, and how long the broker waits for it."""
 
+    prompt: Literal["anchored", "naive"] = Field(
+        default="anchored",
+        description="`naive` asks for no concept, so nothing is validated; only for the format `mcq`.",
+    )
     temperature: float = Field(default=0.6, ge=0, le=5)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: Positive = 1024
@@ -115,6 +132,23 @@ class LossSection(Section):
     aggregation: Literal["seq_mean", "seq_mean_active", "token_mean"] = "seq_mean"
     is_clip: float = Field(default=2.0, gt=0, description="Upper cut of the importance weights.")
     demo_self_exclude: bool = Field(default=True, description="A rollout is never its own demonstration.")
+    teacher: Literal["ema", "trust_region"] = Field(
+        default="ema",
+        description="The self-teacher: a moving average of the student's weights, or logits between those of the "
+        "student as it was when the phase began and as it is.",
+    )
+    trust_region_mix: Share = Field(default=0.05, description="Share of the present student in those logits.")
+    teacher_at_phase_start: Literal["reset", "carry"] = Field(
+        default="reset", description="Whether the self-teacher starts from the student again when a phase begins."
+    )
+
+
+class GrpoSection(Section):
+    """Policy gradient of the baseline `run.method = "grpo"` (docs/method.md)."""
+
+    clip_low: Share = Field(default=0.2, description="The ratio to the old policy is cut below 1 - this.")
+    clip_high: float = Field(default=0.28, ge=0, description="And above 1 + this.")
+    dual_clip: float = Field(default=3.0, ge=1, description="A negative advantage weighs at most this many times.")
 
 
 class OptimizerSection(Section):
@@ -130,7 +164,7 @@ class OptimizerSection(Section):
     micro_batch_tokens: Positive = Field(default=16384, description="Padded tokens in one forward pass.")
     ema_rate: float = Field(default=0.05, gt=0, le=1, description="Share of the student in each EMA update.")
     at_phase_start: Literal["reset", "carry"] = Field(
-        default="reset", description="EMA, optimizer state and warm-up when a phase begins."
+        default="reset", description="Moments and warm-up when a phase begins."
     )
     max_skipped_updates: Positive = Field(default=3, description="Non-finite updates in a row before it stops.")
 
@@ -205,6 +239,7 @@ class RunSettings(Section):
     feedback: FeedbackSection = FeedbackSection()
     evaluation: EvaluationSection = EvaluationSection()
     loss: LossSection = LossSection()
+    grpo: GrpoSection = GrpoSection()
     optimizer: OptimizerSection = OptimizerSection()
     lora: LoraSection = LoraSection()
     specialize: SpecializeSection = SpecializeSection()
@@ -224,6 +259,32 @@ class RunSettings(Section):
         if self.problems.balance_domains and self.problems.per_step % 2:
             raise ValueError("problems.per_step: must be even when problems.balance_domains is on")
         return self
+
+    @model_validator(mode="after")
+    def _one_method(self) -> "RunSettings":
+        if self.run.method != "opcod" and self.gate.mode in ("always", "domain_selective"):
+            raise ValueError(
+                f"gate.mode: {self.gate.mode!r} lets students tutor, run.method = {self.run.method!r} has no tutors; "
+                "leave one of them out"
+            )
+        if self.gate.tutor_source == "latest" and self.run.schedule == "parallel":
+            raise ValueError(
+                "gate.tutor_source: 'latest' is the student that the phase before has trained, and in parallel there "
+                "is none; set run.schedule = 'sequential'"
+            )
+        if self.gate.hysteresis > self.gate.tau:
+            raise ValueError("gate.hysteresis: at most gate.tau, or who may not tutor never could again")
+        if self.feedback.prompt == "naive" and self.problems.format != "mcq":
+            raise ValueError(
+                f"feedback.prompt: the format {self.problems.format!r} has one prompt, which asks for a concept; "
+                "'naive' needs problems.format = 'mcq'"
+            )
+        return self
+
+    @property
+    def gate_mode(self) -> str:
+        """Who tutors: the gate's mode, and nobody in a baseline."""
+        return self.gate.mode if self.run.method == "opcod" else "never"
 
     def peer_of(self, student: str) -> str:
         return "b" if student == "a" else "a"
