@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shared.config.combinations import refuse_contradictions
 from shared.contracts.messages import Sampling
 
 STUDENTS = ("a", "b")
@@ -261,24 +262,8 @@ class RunSettings(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_method(self) -> "RunSettings":
-        if self.run.method != "opcod" and self.gate.mode in ("always", "domain_selective"):
-            raise ValueError(
-                f"gate.mode: {self.gate.mode!r} lets students tutor, run.method = {self.run.method!r} has no tutors; "
-                "leave one of them out"
-            )
-        if self.gate.tutor_source == "latest" and self.run.schedule == "parallel":
-            raise ValueError(
-                "gate.tutor_source: 'latest' is the student that the phase before has trained, and in parallel there "
-                "is none; set run.schedule = 'sequential'"
-            )
-        if self.gate.hysteresis > self.gate.tau:
-            raise ValueError("gate.hysteresis: at most gate.tau, or who may not tutor never could again")
-        if self.feedback.prompt == "naive" and self.problems.format != "mcq":
-            raise ValueError(
-                f"feedback.prompt: the format {self.problems.format!r} has one prompt, which asks for a concept; "
-                "'naive' needs problems.format = 'mcq'"
-            )
+    def _combinable(self) -> "RunSettings":
+        refuse_contradictions(self)
         return self
 
     @property

@@ -1,0 +1,27 @@
+"""Settings that are each in order and contradict one another. Pure."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.config.settings import RunSettings
+
+
+def refuse_contradictions(settings: "RunSettings") -> None:
+    """Raises ValueError naming the setting to change."""
+    run, gate = settings.run, settings.gate
+    if run.method != "opcod" and gate.mode in ("always", "domain_selective"):
+        raise ValueError(
+            f"gate.mode: {gate.mode!r} lets students tutor, run.method = {run.method!r} has no tutors; leave one out"
+        )
+    if gate.tutor_source == "latest" and run.schedule == "parallel":
+        raise ValueError(
+            "gate.tutor_source: 'latest' is the student that the phase before has trained, and in parallel there is "
+            "none; set run.schedule = 'sequential'"
+        )
+    if gate.hysteresis > gate.tau:
+        raise ValueError("gate.hysteresis: at most gate.tau, or who may not tutor never could again")
+    if settings.feedback.prompt == "naive" and settings.problems.format != "mcq":
+        raise ValueError(
+            f"feedback.prompt: the format {settings.problems.format!r} has one prompt, which asks for a concept; "
+            "'naive' needs problems.format = 'mcq'"
+        )
