@@ -11,6 +11,8 @@ from shared.contracts.run import GateDecision, RunState, Score, Split, Status
 from shared.contracts.steps import StepRecord
 from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
 
+DELIVERED = ("match", "unanchored")
+
 
 class ScoreRow(Part):
     """One student in one domain on the test problems: mean score with its 95 % interval over problems.
@@ -188,7 +190,7 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
         samples=tally.samples,
         active_share=tally.active_samples / tally.samples if tally.samples else None,
         verdicts=dict(verdicts),
-        kept_share=verdicts["match"] / verdicts.total() if verdicts else None,
+        kept_share=sum(verdicts[word] for word in DELIVERED) / verdicts.total() if verdicts else None,
         lost_feedback=tally.lost_feedback,
         break_rate=broken.rate,
         fix_rate=fixed.rate,

@@ -7,7 +7,7 @@ has to be stored, and a resumed run draws the same problems.
 import random
 from dataclasses import dataclass
 
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.ids import seed_of
 from shared.contracts.run import Split
 
@@ -20,7 +20,10 @@ class PlannedProblem:
 
 @dataclass(frozen=True)
 class Plan:
-    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated."""
+    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated.
+
+    latest_tutor: a phase's tutor is frozen when the phase begins, not when its round does.
+    """
 
     run: str
     seed: int
@@ -41,6 +44,8 @@ class Plan:
     tutor_timeout_s: float
     revise_share: float
     alarms: AlarmsSection
+    hysteresis: float
+    latest_tutor: bool
 
     @property
     def students(self) -> tuple[str, ...]:
