@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shared.contracts.jobs import JobKind
+from shared.contracts.run import AnswerCounts
 
 
 @dataclass(frozen=True)
 class JobReported:
     """A job was started, done or failed.
 
-    output: sha256 of the payload of a done job. correct: right samples by problem, of an evaluation job.
-    revised: counts of fixed, broke and same, of a revision job.
+    output: sha256 of the payload of a done job. correct: right samples by problem, of an evaluation job;
+    answers: what stands beside its score, by domain. revised: counts of fixed, broke and same, of a revision job.
     """
 
     at: float
@@ -23,7 +24,7 @@ class JobReported:
     output_tokens: int = 0
     engine_seconds: float = 0.0
     correct: dict[str, int] = field(default_factory=dict)
-    truncated: int = 0
+    answers: dict[str, AnswerCounts] = field(default_factory=dict)
     revised: dict[str, int] = field(default_factory=dict)
 
 

@@ -27,7 +27,7 @@ from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, find
 from services.broker.plan import Plan
 from shared.contracts.ids import version_name
 from shared.contracts.jobs import JobKind
-from shared.contracts.run import JobState, JobStatus, PhaseState, RunState, Status, Tally
+from shared.contracts.run import AnswerCounts, JobState, JobStatus, PhaseState, RunState, Status, Tally
 
 
 def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:
@@ -135,7 +135,9 @@ def _record_job(state: RunState, event: JobReported) -> None:
             _settle(target.chunk, event)
             if event.outcome == "done":
                 target.evaluation.correct.update(event.correct)
-                target.evaluation.truncated += event.truncated
+                for domain, counts in event.answers.items():
+                    answers = target.evaluation.answers
+                    answers[domain] = answers.get(domain, AnswerCounts()).plus(counts)
         case RevisionTarget() if event.outcome != "started":
             target.phase.open_revisions.remove(target.revision)
             for change, count in event.revised.items():

@@ -19,7 +19,10 @@ class PlannedProblem:
 
 @dataclass(frozen=True)
 class Plan:
-    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated."""
+    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated.
+
+    majority: by split and domain, what the best constant answer would score on those problems.
+    """
 
     run: str
     seed: int
@@ -31,6 +34,7 @@ class Plan:
     strong_domain: dict[str, str]
     train: tuple[PlannedProblem, ...]
     partitions: dict[Split, tuple[PlannedProblem, ...]]
+    majority: dict[Split, dict[str, float]]
     samples: dict[Split, int]
     problems_per_job: int
     problems_per_step: int

@@ -18,7 +18,7 @@ from services.broker.events import JobReported, MachineEvent, Recovered, StepFin
 from services.broker.plan import Plan, PlannedProblem
 from shared.contracts.ids import version_name, version_steps
 from shared.contracts.jobs import JobKind
-from shared.contracts.run import RunState, Split, Status
+from shared.contracts.run import AnswerCounts, RunState, Split, Status
 
 DOMAINS = ("physics", "chemistry")
 
@@ -37,6 +37,7 @@ def small_plan(**changes: object) -> Plan:
         "strong_domain": {"a": "physics", "b": "chemistry"},
         "train": problems,
         "partitions": {split: problems for split in Split},
+        "majority": {split: dict.fromkeys(DOMAINS, 0.25) for split in Split},
         "samples": {Split.VALIDATION: 4, Split.TEST: 2},
         "problems_per_job": 5,
         "problems_per_step": 4,
@@ -123,7 +124,10 @@ class World:
         own = self.plan.strong_domain[command.student]
         correct = {p.id: self.strong if p.domain == own else self.weak for p in problems}
         correct = {name: min(count, command.samples) for name, count in correct.items()}
-        return JobReported(self.at, command.job_id, "done", kind=JobKind.EVAL, correct=correct)
+        answers = {p.domain: AnswerCounts() for p in problems}
+        for problem in problems:
+            answers[problem.domain] = answers[problem.domain].plus(AnswerCounts(format_ok=command.samples))
+        return JobReported(self.at, command.job_id, "done", kind=JobKind.EVAL, correct=correct, answers=answers)
 
 
 def base_of(world: World, student: str, step: int) -> set[int]:
