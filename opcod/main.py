@@ -5,6 +5,7 @@ import sys
 import typer
 
 from opcod.commands.ask import ask
+from opcod.commands.eval import evaluate_student
 from opcod.commands.feedback import app as feedback
 from opcod.commands.model import model
 from opcod.commands.prepare import prepare
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command("run")(run)
 app.command("up")(up)
 app.command("ask")(ask)
+app.command("eval")(evaluate_student)
 app.command("status")(status)
 app.command("prepare")(prepare)
 app.command("specialize")(specialize)
