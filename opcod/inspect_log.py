@@ -61,9 +61,13 @@ def _log(result: Evaluation, samples: "list[EvalSample]") -> "EvalLog":
 
     what = result.evaluated
     sampling = what.sampling
+    identity = Path(what.file_name).stem
     return EvalLog(
         status="success",
         eval=EvalSpec(
+            eval_id=identity,
+            run_id=identity,
+            task_id=identity,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             task=f"opcod-{what.partition}",
             dataset=EvalDataset(name=what.source, samples=what.problems, sample_ids=[p.id for p in result.problems]),
