@@ -2,14 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from opcod.processes import log_tail, require_success, until_ended
+from opcod.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from shared.blobs.local import LocalStore
 from shared.config.settings import Paths
 from shared.contracts.answering import Questions
@@ -64,11 +62,9 @@ def answer(paths: Paths, questions: Questions, progress: Callable[[str], None], 
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory:
         asked, answered, log_file = (Path(directory) / name for name in ("questions.json", "answers.jsonl", "log"))
         asked.write_text(questions.model_dump_json())
-        command = [sys.executable, "-m", "services.student.answering"]
-        command += ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
-        command += ["--questions", str(asked), "--answers", str(answered)]
-        with log_file.open("ab") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        places = ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
+        files = ["--questions", str(asked), "--answers", str(answered)]
+        process = launch(ProcessSpec("answering", "services.student.answering", log_file, arguments=[*places, *files]))
         what = f"answering with {questions.version}"
         until_ended(
             [process],

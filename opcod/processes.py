@@ -144,6 +144,8 @@ def until_ended(
             if now - started > timeout_s:
                 raise OpcodError(f"{what} took longer than {timeout_s:.0f} s")
             time.sleep(POLL_S)
+        if stopped() and any(process.returncode for process in running):  # Ctrl-C reached them, too
+            raise StoppedError(f"stopped while {what}; the next start begins with it again")
     finally:
         for process in running:
             if process.poll() is None:

@@ -143,3 +143,10 @@ def test_work_that_failed_says_so_with_the_end_of_its_log(tmp_path: Path, code: 
     with pytest.raises(error, match=r"answering ended with exit code \d:\nno such weights") as caught:
         require_success("answering", process.returncode, one.log_file)
     assert caught.value.exit_code == code
+
+
+def test_work_that_the_same_ctrl_c_ended_was_stopped_and_did_not_fail(tmp_path: Path) -> None:
+    process = launch(spec(tmp_path, "raise SystemExit(1)"))
+    until(lambda: process.poll() is not None)
+    with pytest.raises(StoppedError):
+        until_ended([process], "answering", timeout_s=WAIT_S, report=lambda: None, stopped=lambda: True)
