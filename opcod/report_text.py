@@ -43,6 +43,7 @@ def grids(report: Report) -> list[Grid]:
     """All tables of the report, in order."""
     return [
         _score_grid(report),
+        _answer_grid(report),
         _gate_grid(report),
         _feedback_grid(report),
         *diagnostic_grids(report.diagnostics),
@@ -83,6 +84,7 @@ def _score_grid(report: Report) -> Grid:
         [
             row.student,
             row.domain + (" (own)" if row.strong else ""),
+            f"{100 * row.majority:.1f}",
             _score(row.before, row.before_interval),
             _score(row.after, row.after_interval),
             _signed(row.change, row.change_interval),
@@ -90,8 +92,28 @@ def _score_grid(report: Report) -> Grid:
         for row in report.scores
     ]
     return Grid(
-        "Test scores, % (95 % interval over problems)", ["student", "domain", "before", "after", "change"], rows
+        "Test scores, % (95 % interval over problems; majority: the best constant answer's score)",
+        ["student", "domain", "majority", "before", "after", "change"],
+        rows,
     )
+
+
+def _answer_grid(report: Report) -> Grid:
+    rows = [
+        [
+            row.student,
+            row.domain,
+            *(_from_to(row, what) for what in ("lenient", "format_ok", "truncated")),
+        ]
+        for row in report.scores
+    ]
+    header = ["student", "domain", "right for a lenient reader (not the score)", "form kept", "truncated"]
+    return Grid("Test answers, % of the samples (before → after)", header, rows)
+
+
+def _from_to(row: ScoreRow, what: str) -> str:
+    before, after = (getattr(rates, what) for rates in (row.before_answers, row.after_answers))
+    return f"{100 * before:.1f} → {100 * after:.1f}"
 
 
 def _gate_grid(report: Report) -> Grid:

@@ -1,11 +1,13 @@
 """What the broker takes of a run's settings: the plan, with the problem set it is about."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from services.broker.plan import Plan, PlannedProblem
 from shared.config.settings import RunSettings
 from shared.contracts.run import Split
 from shared.errors import ConfigError
+from shared.method.metrics import majority_baseline
 from shared.problems.formats import format_named
 from shared.problems.loading import load_problem_set
 from shared.problems.problem import Problem, ProblemSet
@@ -28,6 +30,10 @@ def load_problems(settings: RunSettings) -> ProblemSet:
 
 def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
     evaluation = settings.evaluation
+    partitions = {
+        Split.VALIDATION: per_domain(problems, problems.validation, evaluation.validation_problems),
+        Split.TEST: per_domain(problems, problems.test, evaluation.test_problems),
+    }
     return Plan(
         run=run,
         seed=settings.run.seed,
@@ -39,10 +45,8 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
         max_break_rate=settings.gate.max_break_rate,
         strong_domain={name: student.domain for name, student in sorted(settings.students.items())},
         train=_planned(problems.train),
-        partitions={
-            Split.VALIDATION: _per_domain(problems, problems.validation, evaluation.validation_problems),
-            Split.TEST: _per_domain(problems, problems.test, evaluation.test_problems),
-        },
+        partitions={split: _planned(chosen) for split, chosen in partitions.items()},
+        majority={split: majority_by_domain(chosen, problems.domains) for split, chosen in partitions.items()},
         samples={Split.VALIDATION: evaluation.validation_samples, Split.TEST: evaluation.test_samples},
         rollout_samples=settings.rollout.samples,
         problems_per_job=evaluation.problems_per_job,
@@ -60,7 +64,7 @@ def _planned(problems: tuple[Problem, ...]) -> tuple[PlannedProblem, ...]:
     return tuple(PlannedProblem(problem.id, problem.domain) for problem in problems)
 
 
-def _per_domain(problems: ProblemSet, partition: tuple[Problem, ...], limit: int | None) -> tuple[PlannedProblem, ...]:
+def per_domain(problems: ProblemSet, partition: tuple[Problem, ...], limit: int | None) -> tuple[Problem, ...]:
     """The first `limit` problems of each domain, domain by domain, spread evenly over the partition."""
     chosen: list[Problem] = []
     for domain in problems.domains:
@@ -69,4 +73,10 @@ def _per_domain(problems: ProblemSet, partition: tuple[Problem, ...], limit: int
             raise ConfigError(f"expected at least {limit} problems of {domain} to evaluate on, got {len(of_domain)}")
         stride = len(of_domain) // limit if limit else 1
         chosen += of_domain[::stride][:limit] if limit else of_domain
-    return _planned(tuple(chosen))
+    return tuple(chosen)
+
+
+def majority_by_domain(problems: Sequence[Problem], domains: Sequence[str]) -> dict[str, float]:
+    """What the best constant answer scores, in each of `domains` that has problems."""
+    answers = {domain: [problem.answer for problem in problems if problem.domain == domain] for domain in domains}
+    return {domain: majority_baseline(gold) for domain, gold in answers.items() if gold}

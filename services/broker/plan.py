@@ -23,6 +23,7 @@ class Plan:
     """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated.
 
     latest_tutor: a phase's tutor is frozen when the phase begins, not when its round does.
+    majority: by split and domain, what the best constant answer would score on those problems.
     """
 
     run: str
@@ -36,6 +37,7 @@ class Plan:
     strong_domain: dict[str, str]
     train: tuple[PlannedProblem, ...]
     partitions: dict[Split, tuple[PlannedProblem, ...]]
+    majority: dict[Split, dict[str, float]]
     samples: dict[Split, int]
     rollout_samples: int
     problems_per_job: int

@@ -61,6 +61,14 @@ class ProblemFormat(Protocol):
         """1.0 if the response's answer is `answer`, else 0.0."""
         ...
 
+    def grade_lenient(self, text: str, answer: str) -> float:
+        """1.0 if a tolerant reader finds `answer`, and always where `grade` gives 1.0. Shown, never the score."""
+        ...
+
+    def format_ok(self, text: str) -> bool:
+        """Whether the response has the form that was asked for, right or wrong; True is good."""
+        ...
+
     def anchor_text(self, problem: Problem) -> str:
         """The text that a feedback's concept must share a word with."""
         ...

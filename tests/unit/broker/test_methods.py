@@ -49,7 +49,8 @@ def score(student: str, right: int) -> Score:
         round=1,
         samples=16,
         correct=correct,
-        truncated=0,
+        answers={},
+        majority={},
     )
 
 
