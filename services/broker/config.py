@@ -30,7 +30,7 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
         rounds=settings.run.rounds,
         steps_per_round=settings.run.steps_per_round,
         parallel=settings.run.schedule == "parallel",
-        gate_mode=settings.gate.mode,
+        gate_mode=settings.gate_mode,
         tau=settings.gate.tau,
         max_break_rate=settings.gate.max_break_rate,
         strong_domain={name: student.domain for name, student in sorted(settings.students.items())},

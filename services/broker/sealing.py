@@ -16,6 +16,7 @@ from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, Bat
 from shared.contracts.ids import step_name
 from shared.contracts.jobs import PromptOutput
 from shared.errors import StorageError
+from shared.method.advantages import group_advantages
 from shared.method.reprompt import loss_mask, pick_demonstrations
 from shared.method.sanitizing import strip_thinking
 from shared.problems.formats import ProblemFormat
@@ -47,14 +48,22 @@ def build_group(
     format_: ProblemFormat,
     *,
     exclude_self: bool,
+    policy_gradient: bool = False,
 ) -> BatchGroup:
-    """One problem's group: rewards, the earliest correct rollout as demonstration, feedback, masks (method 2)."""
+    """One problem's group: rewards, the earliest correct rollout as demonstration, feedback, masks (method 2).
+
+    policy_gradient: there is no teacher, so nothing is shown, and what has an advantage has a loss (method 4).
+    """
     texts = [sample.text for sample in rollouts.samples]
     rewards = [format_.grade(text, problem.answer) for text in texts]
-    demonstrations = pick_demonstrations(rewards, exclude_self=exclude_self)
+    demonstrations: list[int | None] = [None] * len(texts)
+    if not policy_gradient:
+        demonstrations = pick_demonstrations(rewards, exclude_self=exclude_self)
     told = list(exchanges) if exchanges is not None else [None] * len(texts)
     feedback = [exchange.delivered if exchange else None for exchange in told]
     mask = loss_mask(demonstrations, feedback)
+    if policy_gradient:
+        mask = [int(advantage != 0) for advantage in group_advantages(rewards)]
     samples = []
     for index, sample in enumerate(rollouts.samples):
         chosen, exchange = demonstrations[index], told[index]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from services.trainer.model import StudentModel
 from services.trainer.teacher import EmaTeacher
-from shared.config.settings import OptimizerSection
+from shared.config.training import OptimizerSection
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from services.trainer.trees import Pack
 
+# Places whose log-probs over the whole vocabulary exist at once, in fp32.
+_LOGPROB_ROWS = 512
+
 Place = tuple[int, int]
 """Tree and node."""
 
@@ -67,3 +70,10 @@ def places_of(packs: Sequence[Pack], device: torch.device) -> Places:
         rollout_logprobs=rollout_logprobs.to(device),
         mask=mask.to(device),
     )
+
+
+def sampled_logprobs(logits: Tensor, places: Places) -> Tensor:
+    """Log-prob of each sampled token [R, T] in fp32, 0 where padded; logits [P_s, V] at the student's places."""
+    normaliser_P = torch.cat([part.float().logsumexp(1) for part in torch.split(logits, _LOGPROB_ROWS)])
+    chosen_RT = logits[places.student_index, places.targets].float()
+    return torch.where(places.mask, chosen_RT - normaliser_P[places.student_index], 0.0)

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from services.trainer.importance import LOG_PROB_MAX
 from shared.contracts.batches import BatchGroup, BatchSample
 from shared.method import reprompt
+from shared.method.advantages import group_advantages
 from shared.modeling.chat import render
 
 TOO_LONG = "teacher_prompt_too_long"
@@ -26,7 +27,11 @@ EMPTY = "empty_response"
 
 @dataclass(frozen=True)
 class Row:
-    """One rollout as the loss sees it; token ids throughout. `active` False: no loss, no compute."""
+    """One rollout as the loss sees it; token ids throughout. `active` False: no loss, no compute.
+
+    advantage, old_logprobs: for GRPO (`policy.py`); the latter by response token, empty where the student has not
+    changed since the step began.
+    """
 
     group: int
     prompt: tuple[int, ...]
@@ -34,6 +39,8 @@ class Row:
     response: tuple[int, ...]
     logprobs: tuple[float, ...]
     active: bool
+    advantage: float = 0.0
+    old_logprobs: tuple[float, ...] = ()
 
 
 def training_rows(
@@ -49,7 +56,8 @@ def training_rows(
     rows: list[Row] = []
     events: Counter[str] = Counter()
     for number, group in enumerate(groups):
-        for sample in group.samples:
+        advantages = group_advantages([sample.reward for sample in group.samples])
+        for sample, advantage in zip(group.samples, advantages, strict=True):
             teacher = tuple(render(tokenizer, sample.teacher_messages)) if sample.mask else ()
             room = context_tokens - len(sample.token_ids)
             if shorten and len(teacher) > room:
@@ -66,6 +74,7 @@ def training_rows(
                     response=sample.token_ids,
                     logprobs=sample.logprobs,
                     active=bool(sample.mask) and reason is None,
+                    advantage=advantage,
                 )
             )
     return rows, events

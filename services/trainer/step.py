@@ -6,7 +6,7 @@ gradient that is not finite changes nothing but a counter.
 
 Each mini-batch is one update. Its importance weights compare the engine's log-probs with the student's as it is
 at that update, so that from the second update on they also correct for the updates before it. The EMA teacher
-follows after every update and scores the next mini-batch.
+follows after every update and scores the next mini-batch. With `method` grpo the gradient is that of `policy.py`.
 """
 
 import math
@@ -27,15 +27,13 @@ from services.trainer.losses import (
     importance_weights,
     token_divergence,
 )
-from services.trainer.places import Places, places_of
+from services.trainer.places import Places, places_of, sampled_logprobs
+from services.trainer.policy import policy_gradient, with_old_logprobs
 from services.trainer.rows import Row, mini_batches
 from services.trainer.trees import Pack, micro_batches, pack_rows
-from shared.config.settings import LossSection, OptimizerSection
+from shared.config.training import GrpoSection, LossSection, Method, OptimizerSection
 from shared.contracts.weights import StepMetrics
 from shared.errors import OpcodError
-
-# Places whose log-probs over the whole vocabulary exist at once, in fp32.
-_LOGPROB_ROWS = 512
 
 
 class NonFiniteError(OpcodError):
@@ -49,6 +47,8 @@ class StepSettings:
     loss: LossSection
     optimizer: OptimizerSection
     temperature: float
+    method: Method
+    grpo: GrpoSection
 
 
 @dataclass
@@ -91,7 +91,16 @@ def train_step(
     to be loaded again from the last checkpoint.
     """
     progress = _Progress()
-    for batch in mini_batches(rows, settings.optimizer.mini_batches):
+    batches = mini_batches(rows, settings.optimizer.mini_batches)
+    if settings.method == "grpo":
+        with clock.stage("old_policy"):
+            batches[1:] = [
+                with_old_logprobs(
+                    learner.model, batch, settings.temperature, settings.optimizer.micro_batch_tokens, check
+                )
+                for batch in batches[1:]
+            ]
+    for batch in batches:
         if any(row.active for row in batch):
             _update(learner, batch, settings, clock, progress, check)
         if learner.skipped_in_row >= settings.optimizer.max_skipped_updates:
@@ -140,6 +149,22 @@ def _backward(
 ) -> float | None:
     """Add the gradient of one micro-batch; its share of the loss, or None if that is not finite."""
     places = places_of(packs, learner.model.device)
+    if settings.method == "grpo":
+        with clock.stage("student"):
+            made = policy_gradient(
+                learner.model,
+                packs,
+                places,
+                settings.grpo,
+                temperature=settings.temperature,
+                is_clip=settings.loss.is_clip,
+                aggregation=settings.loss.aggregation,
+                denominator=denominator,
+            )
+        if made is None:
+            return None
+        progress.pairs.append((made.old_logprobs[places.mask], places.rollout_logprobs[places.mask]))
+        return made.loss
     with clock.stage("teacher"):
         trees = [pack.teacher for pack in packs]
         teacher_logits = learner.teacher.logits(trees, places.teacher, settings.temperature)
@@ -186,13 +211,6 @@ def _loss(
         aggregation=loss.aggregation,
         denominator=denominator,
     )
-
-
-def sampled_logprobs(logits: Tensor, places: Places) -> Tensor:
-    """Log-prob of each sampled token [R, T] in fp32, 0 where padded; logits [P_s, V] at the student's places."""
-    normaliser_P = torch.cat([part.float().logsumexp(1) for part in torch.split(logits, _LOGPROB_ROWS)])
-    chosen_RT = logits[places.student_index, places.targets].float()
-    return torch.where(places.mask, chosen_RT - normaliser_P[places.student_index], 0.0)
 
 
 def _denominator(batch: Sequence[Row], settings: StepSettings) -> float:

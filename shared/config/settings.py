@@ -5,23 +5,16 @@ the paper's (arXiv 2606.14368, Table 4 and appendix D) unless the field says oth
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from shared.access import Limits
+from shared.config.sections import Positive, Section, Share
+from shared.config.training import GrpoSection, LoraSection, LossSection, Method, OptimizerSection, SpecializeSection
 from shared.contracts.messages import Sampling
 
 STUDENTS = ("a", "b")
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable; an unknown key is an error, and so is a number that is none (inf, nan)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RunSection(Section):
@@ -33,6 +26,11 @@ class RunSection(Section):
     schedule: Literal["parallel", "sequential"] = Field(
         default="parallel",
         description="Both phases of a round at once, or one after the other; the tutors are frozen either way.",
+    )
+    method: Method = Field(
+        default="opcod",
+        description="Co-distillation, or a baseline in which nobody tutors: `sdpo`, self-distillation alone; `grpo`, "
+        "a policy gradient from rewards alone.",
     )
 
 
@@ -50,7 +48,9 @@ class ProblemsSection(Section):
 class GateSection(Section):
     """Who may tutor in a round (paper 3.2)."""
 
-    mode: Literal["cognizance", "always", "never", "domain_selective"] = "cognizance"
+    mode: Literal["cognizance", "always", "never", "domain_selective"] = Field(
+        default="cognizance", description="Without effect in a baseline (`run.method`), where nobody tutors."
+    )
     tau: float = Field(default=0.2, ge=0, description="A student tutors if its gap is at most this.")
     max_break_rate: float = Field(
         default=0.5,
@@ -133,56 +133,6 @@ class EvaluationSection(Section):
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
 
-class LossSection(Section):
-    """Self-distillation loss (paper Eq. 1; docs/method.md)."""
-
-    alpha: float = Field(default=0.5, ge=0, le=1, description="0 forward KL, 1 reverse KL, between: JSD.")
-    top_k: Positive | Literal["all"] = Field(
-        default=100, description="Support: the student's top k, or `all` of the vocabulary."
-    )
-    tail: bool = Field(default=True, description="One more bucket for the rest of the vocabulary.")
-    aggregation: Literal["seq_mean", "seq_mean_active", "token_mean"] = "seq_mean"
-    is_clip: float = Field(default=2.0, gt=0, description="Upper cut of the importance weights.")
-    demo_self_exclude: bool = Field(default=True, description="A rollout is never its own demonstration.")
-
-
-class OptimizerSection(Section):
-    """AdamW and the EMA teacher."""
-
-    learning_rate: float = Field(default=1e-5, gt=0)
-    warmup_updates: int = Field(default=5, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    beta1: float = Field(default=0.9, gt=0, lt=1)
-    beta2: float = Field(default=0.999, gt=0, lt=1)
-    clip_norm: float = Field(default=1.0, gt=0)
-    mini_batches: Positive = Field(default=1, description="Optimizer updates inside one step.")
-    micro_batch_tokens: Positive = Field(default=16384, description="Padded tokens in one forward pass.")
-    ema_rate: float = Field(default=0.05, gt=0, le=1, description="Share of the student in each EMA update.")
-    at_phase_start: Literal["reset", "carry"] = Field(
-        default="reset", description="EMA, optimizer state and warm-up when a phase begins."
-    )
-    max_skipped_updates: Positive = Field(default=3, description="Non-finite updates in a row before it stops.")
-
-
-class LoraSection(Section):
-    """The adapter that training changes; it starts at zero on the student's own (merged) weights."""
-
-    rank: Positive = 16
-    scale: float = Field(default=2.0, gt=0, description="alpha / rank.")
-    first_layer: int = Field(default=0, ge=0, description="Adapt all linear layers of this block and those above.")
-
-
-class SpecializeSection(Section):
-    """Fine-tuning a student on its own domain before the run; no effect on students with `specialize = false`."""
-
-    learning_rate: float = Field(default=2e-3, gt=0)
-    batch_size: Positive = 8
-    epochs: Positive = 1
-    warmup_share: Share = 0.1
-    beta1: float = Field(default=0.9, gt=0, lt=1)
-    beta2: float = Field(default=0.99, gt=0, lt=1)
-
-
 class StudentSection(Section):
     """One student: which model it is and how it is served."""
 
@@ -243,6 +193,7 @@ class RunSettings(Section):
     feedback: FeedbackSection = FeedbackSection()
     evaluation: EvaluationSection = EvaluationSection()
     loss: LossSection = LossSection()
+    grpo: GrpoSection = GrpoSection()
     optimizer: OptimizerSection = OptimizerSection()
     lora: LoraSection = LoraSection()
     specialize: SpecializeSection = SpecializeSection()
@@ -262,6 +213,11 @@ class RunSettings(Section):
         if self.problems.balance_domains and self.problems.per_step % 2:
             raise ValueError("problems.per_step: must be even when problems.balance_domains is on")
         return self
+
+    @property
+    def gate_mode(self) -> str:
+        """Who tutors: the gate's mode, and nobody in a baseline."""
+        return self.gate.mode if self.run.method == "opcod" else "never"
 
     def peer_of(self, student: str) -> str:
         return "b" if student == "a" else "a"
