@@ -20,7 +20,8 @@ class PlannedProblem:
 
 @dataclass(frozen=True)
 class Plan:
-    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated."""
+    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated.
+    latest_tutor: a tutor is frozen when its peer's phase begins, not when the round does."""
 
     run: str
     seed: int
@@ -29,6 +30,8 @@ class Plan:
     parallel: bool
     gate_mode: str
     tau: float
+    hysteresis: float
+    latest_tutor: bool
     max_break_rate: float
     strong_domain: dict[str, str]
     train: tuple[PlannedProblem, ...]

@@ -133,7 +133,7 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         groups=len(ordered),
         samples=len(samples),
         active_samples=sum(sample.mask for sample in samples),
-        kept_feedback=verdicts.get("match", 0),
+        kept_feedback=sum(sample.feedback is not None for sample in samples),
         mean_reward=sum(sample.reward for sample in samples) / len(samples),
         reward_variance=_reward_variance(ordered),
         unique_share=_unique_share(ordered),

@@ -102,7 +102,7 @@ def build_trainer(
     """Load model and tokenizer. batches: where sealed batches lie, if not in `store`. Raises ModelError."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = load_model(config.base.path, config.section.dtype, device)
-    learner = Learner(StudentModel(base, config.lora, config.adapter_seed), config.step.optimizer)
+    learner = Learner(StudentModel(base, config.lora, config.adapter_seed), config.step.optimizer, config.step.loss)
     return StudentTrainer(
         learner,
         load_tokenizer(config.base.path, config.section.chat_template),

@@ -1,4 +1,4 @@
-"""Everything that training changes: the student's adapter, its EMA teacher and the optimizer, as one state.
+"""Everything that training changes: the student's adapter, its self-teacher and the optimizer, as one state.
 
 What always holds: `state` holds all there is. Nothing in a step draws a random number, so no generator belongs to
 it, and a learner that loads a state goes on exactly as the one that saved it.
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from services.trainer.model import StudentModel
-from services.trainer.teacher import EmaTeacher
-from shared.config.training import OptimizerSection
+from services.trainer.teacher import EmaTeacher, TrustRegionTeacher
+from shared.config.training import LossSection, OptimizerSection
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -33,19 +33,26 @@ class Learner:
     """phase_updates: updates made since the phase began (warm-up counts them). skipped_in_row: non-finite ones
     since the last that was made."""
 
-    def __init__(self, model: StudentModel, settings: OptimizerSection) -> None:
+    def __init__(self, model: StudentModel, settings: OptimizerSection, loss: LossSection) -> None:
         self.model = model
-        self.teacher = EmaTeacher(model, settings.ema_rate)
+        self.teacher = (
+            TrustRegionTeacher(model, loss.trust_region_mix)
+            if loss.teacher == "trust_region"
+            else EmaTeacher(model, settings.ema_rate)
+        )
         self.phase_updates = 0
         self.skipped_in_row = 0
         self._settings = settings
+        self._loss = loss
         self._optimizer = self._new_optimizer()
 
     def begin_phase(self) -> None:
-        """A new phase starts like a fresh process: teacher from the student, no moments, warm-up again."""
-        self.teacher.reset()
-        self._optimizer = self._new_optimizer()
-        self.phase_updates = 0
+        """What the settings reset is as in a fresh process: teacher from the student; no moments, warm-up again."""
+        if self._loss.teacher_at_phase_start == "reset":
+            self.teacher.reset()
+        if self._settings.at_phase_start == "reset":
+            self._optimizer = self._new_optimizer()
+            self.phase_updates = 0
 
     def update(self) -> float | None:
         """Clip the gradients and make one update; the gradient norm, or None if it was not finite.

@@ -133,7 +133,7 @@ class StudentTrainer:
         clock.seconds.update(self._late.seconds)
         with clock.stage("load"):
             batch, rows = self._rows(sealed)
-        if batch.manifest.phase_start and self._settings.optimizer.at_phase_start == "reset":
+        if batch.manifest.phase_start:
             self._learner.begin_phase()
         try:
             step_metrics = train_step(self._learner, rows, self._settings, clock, fence.check)

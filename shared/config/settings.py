@@ -16,6 +16,8 @@ from shared.contracts.messages import Sampling
 
 STUDENTS = ("a", "b")
 
+FeedbackPrompt = Literal["anchored", "naive"]
+
 
 class RunSection(Section):
     """The shape of a run."""
@@ -52,6 +54,17 @@ class GateSection(Section):
         default="cognizance", description="Without effect in a baseline (`run.method`), where nobody tutors."
     )
     tau: float = Field(default=0.2, ge=0, description="A student tutors if its gap is at most this.")
+    hysteresis: float = Field(
+        default=0.0,
+        ge=0,
+        description="Who could tutor last round still can up to tau + this, who could not can again at tau - this; at "
+        "most tau.",
+    )
+    tutor_source: Literal["round_start", "latest"] = Field(
+        default="round_start",
+        description="The version that tutors: both students as the round began, or, with the sequential schedule, the "
+        "tutor as its peer's phase begins.",
+    )
     max_break_rate: float = Field(
         default=0.5,
         gt=0,
@@ -98,6 +111,10 @@ class RolloutSection(Section):
 class FeedbackSection(Section):
     """What a tutor writes, and how long the broker waits for it."""
 
+    prompt: FeedbackPrompt = Field(
+        default="anchored",
+        description="`naive` asks for no concept, so that no feedback is checked for one; only with the format `mcq`.",
+    )
     temperature: float = Field(default=0.6, ge=0, le=5)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: Positive = 1024
@@ -212,6 +229,18 @@ class RunSettings(Section):
             raise ValueError("optimizer.mini_batches: at most problems.per_step, since a group is never split")
         if self.problems.balance_domains and self.problems.per_step % 2:
             raise ValueError("problems.per_step: must be even when problems.balance_domains is on")
+        if self.gate.hysteresis > self.gate.tau:
+            raise ValueError("gate.hysteresis: at most gate.tau, or who may not tutor could never do so again")
+        if self.gate.tutor_source == "latest" and self.run.schedule == "parallel":
+            raise ValueError(
+                'gate.tutor_source: "latest" is the student that the phase before has trained, and in parallel there '
+                'is none; set run.schedule to "sequential", or tutor_source to "round_start"'
+            )
+        if self.feedback.prompt == "naive" and self.problems.format != "mcq":
+            raise ValueError(
+                f'feedback.prompt: "naive" needs problems.format = "mcq"; the format {self.problems.format!r} has one '
+                "feedback prompt only"
+            )
         return self
 
     @property

@@ -7,6 +7,7 @@ from pydantic import Field
 from shared.config.sections import Positive, Section, Share
 
 Method = Literal["opcod", "sdpo", "grpo"]
+PhaseStart = Literal["reset", "carry"]
 
 
 class LossSection(Section):
@@ -20,6 +21,17 @@ class LossSection(Section):
     aggregation: Literal["seq_mean", "seq_mean_active", "token_mean"] = "seq_mean"
     is_clip: float = Field(default=2.0, gt=0, description="Upper cut of the importance weights.")
     demo_self_exclude: bool = Field(default=True, description="A rollout is never its own demonstration.")
+    teacher: Literal["ema", "trust_region"] = Field(
+        default="ema",
+        description="The self-teacher: a moving average of the student's weights, or logits close to those of the "
+        "student as its phase began.",
+    )
+    trust_region_mix: Share = Field(
+        default=0.05, description="Share of the present student in the logits of `trust_region`."
+    )
+    teacher_at_phase_start: PhaseStart = Field(
+        default="reset", description="The self-teacher when a phase begins: the student as it is, or as it was left."
+    )
 
 
 class GrpoSection(Section):
@@ -42,8 +54,8 @@ class OptimizerSection(Section):
     mini_batches: Positive = Field(default=1, description="Optimizer updates inside one step.")
     micro_batch_tokens: Positive = Field(default=16384, description="Padded tokens in one forward pass.")
     ema_rate: float = Field(default=0.05, gt=0, le=1, description="Share of the student in each EMA update.")
-    at_phase_start: Literal["reset", "carry"] = Field(
-        default="reset", description="EMA, optimizer state and warm-up when a phase begins."
+    at_phase_start: PhaseStart = Field(
+        default="reset", description="Moments and warm-up when a phase begins: from the start, or as they were left."
     )
     max_skipped_updates: Positive = Field(default=3, description="Non-finite updates in a row before it stops.")
 

@@ -159,6 +159,7 @@ class GateDecision(StateModel):
     cognizant: dict[str, bool]
     mode: str
     tau: float
+    hysteresis: float = 0.0
 
 
 class Score(StateModel):

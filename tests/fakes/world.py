@@ -38,6 +38,8 @@ def small_plan(**changes: object) -> Plan:
         "parallel": True,
         "gate_mode": "cognizance",
         "tau": 0.2,
+        "hysteresis": 0.0,
+        "latest_tutor": False,
         "max_break_rate": 0.5,
         "strong_domain": {"a": "physics", "b": "chemistry"},
         "train": problems,

@@ -84,6 +84,12 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("gate.tau.x=1", ["'tau' is a value, not a section"]),
         ("run.method=ppo", ["run.method", "'opcod', 'sdpo' or 'grpo'"]),
         ("grpo.dual_clip=1", ["grpo.dual_clip", "greater than 1"]),
+        ("gate.hysteresis=0.3", ["gate.hysteresis: at most gate.tau"]),
+        (
+            "gate.tutor_source=latest",
+            ["gate.tutor_source", "in parallel there is none"],
+        ),
+        ("feedback.prompt=naive", ["feedback.prompt", 'needs problems.format = "mcq"', "'integer'"]),
         ("gate.mode=sometimes", ["gate.mode", "'cognizance', 'always', 'never' or 'domain_selective'"]),
         ("optimizer.mini_batches=3", ["optimizer.mini_batches: at most problems.per_step"]),
         ("problems.per_step=3", ["problems.per_step: must be even"]),

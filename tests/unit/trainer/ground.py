@@ -47,7 +47,7 @@ def settings(method: Method = "opcod", **changes: object) -> StepSettings:
 
 def learner(directory: Path, step: StepSettings) -> Learner:
     torch.set_num_threads(1)
-    return Learner(StudentModel(load_model(directory, "float32"), SPEC, seed=7), step.optimizer)
+    return Learner(StudentModel(load_model(directory, "float32"), SPEC, seed=7), step.optimizer, step.loss)
 
 
 def rows(groups: int = 3, samples: int = 4, seed: int = 0) -> list[Row]:

@@ -94,6 +94,56 @@ def test_the_first_updates_of_a_phase_are_smaller(tiny_dir: Path) -> None:
     assert all(torch.equal(each, copies(one)[name]) for name, each in one.teacher.tensors().items())
 
 
+@pytest.mark.parametrize("teacher", ["reset", "carry"])
+@pytest.mark.parametrize("optimizer", ["reset", "carry"])
+def test_teacher_and_optimizer_start_a_phase_each_by_its_own_setting(
+    tiny_dir: Path, teacher: str, optimizer: str
+) -> None:
+    one = learner(tiny_dir, settings(teacher_at_phase_start=teacher, at_phase_start=optimizer))
+    give_gradients(one)
+    one.update()
+    behind = one.teacher.tensors()
+    one.begin_phase()
+    kept = copies(one) if teacher == "reset" else behind
+    assert all(torch.equal(each, kept[name]) for name, each in one.teacher.tensors().items())
+    assert (bool(one.state().optimizer), one.phase_updates) == ((False, 0) if optimizer == "reset" else (True, 1))
+    assert any(not torch.equal(behind[name], each) for name, each in copies(one).items())
+
+
+def test_a_trust_region_teacher_lies_between_the_phase_s_start_and_the_student(tiny_dir: Path) -> None:
+    one = learner(tiny_dir, settings(teacher="trust_region", trust_region_mix=0.25))
+    packs = pack_rows(rows(groups=1))
+    trees, nodes = [pack.teacher for pack in packs], places_of(packs, torch.device("cpu")).teacher
+
+    def own() -> torch.Tensor:
+        with torch.no_grad():
+            return one.model.logits(trees, nodes)
+
+    def taught() -> torch.Tensor:
+        return one.teacher.logits(trees, nodes, 1.0)
+
+    start, reference = own(), one.teacher.tensors()
+    torch.testing.assert_close(taught(), start)
+    for _ in range(3):
+        give_gradients(one)
+        one.update()
+    assert (own() - start).abs().max() > 0.01
+    torch.testing.assert_close(taught(), 0.75 * start + 0.25 * own(), atol=1e-5, rtol=1e-5)
+    assert all(torch.equal(each, reference[name]) for name, each in one.teacher.tensors().items())
+    one.begin_phase()
+    torch.testing.assert_close(taught(), own())
+
+
+def test_a_trust_region_s_reference_survives_a_restart(tiny_dir: Path) -> None:
+    step = settings(teacher="trust_region")
+    one, other = learner(tiny_dir, step), learner(tiny_dir, step)
+    reference = one.teacher.tensors()
+    give_gradients(one)
+    one.update()
+    other.load(one.state())
+    assert all(torch.equal(each, reference[name]) for name, each in other.teacher.tensors().items())
+
+
 def test_a_loaded_state_goes_on_as_the_saved_one(tiny_dir: Path) -> None:
     one, other = learner(tiny_dir, settings(warmup_updates=5)), learner(tiny_dir, settings(warmup_updates=5))
     for value in (1e-3, -2e-3):
