@@ -6,6 +6,7 @@ import typer
 
 from opcod.commands.ask import ask
 from opcod.commands.dlq import app as dlq
+from opcod.commands.doctor import doctor
 from opcod.commands.feedback import app as feedback
 from opcod.commands.model import model
 from opcod.commands.prepare import prepare
@@ -15,6 +16,7 @@ from opcod.commands.run import run
 from opcod.commands.specialize import specialize
 from opcod.commands.status import status
 from opcod.commands.up import up
+from opcod.commands.weights import app as weights
 from shared.errors import OpcodError
 
 app = typer.Typer(
@@ -28,12 +30,14 @@ app.command("run")(run)
 app.command("up")(up)
 app.command("ask")(ask)
 app.command("status")(status)
+app.command("doctor")(doctor)
 app.command("prepare")(prepare)
 app.command("replay")(replay)
 app.command("specialize")(specialize)
 app.command("model")(model)
 app.add_typer(feedback, name="feedback")
 app.add_typer(dlq, name="dlq")
+app.add_typer(weights, name="weights")
 app.add_typer(problems, name="problems")
 
 

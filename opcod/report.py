@@ -9,11 +9,9 @@ from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.ids import seed_of
 from shared.contracts.run import GateDecision, RunState, Score, Split, Status
 from shared.contracts.steps import StepRecord
-from shared.method.anchoring import UNANCHORED
 from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
 
-KEPT = ("match", UNANCHORED)
-"""Verdicts whose feedback is delivered."""
+DELIVERED = ("match", "unanchored")
 
 
 class ScoreRow(Part):
@@ -192,7 +190,7 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
         samples=tally.samples,
         active_share=tally.active_samples / tally.samples if tally.samples else None,
         verdicts=dict(verdicts),
-        kept_share=sum(verdicts[word] for word in KEPT) / verdicts.total() if verdicts else None,
+        kept_share=sum(verdicts[word] for word in DELIVERED) / verdicts.total() if verdicts else None,
         lost_feedback=tally.lost_feedback,
         break_rate=broken.rate,
         fix_rate=fixed.rate,

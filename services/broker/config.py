@@ -6,8 +6,8 @@ from services.broker.plan import Plan, PlannedProblem
 from shared.config.settings import RunSettings
 from shared.contracts.run import Split
 from shared.errors import ConfigError
+from shared.problems.formats import format_named
 from shared.problems.loading import load_problem_set
-from shared.problems.naive import with_prompt
 from shared.problems.problem import Problem, ProblemSet
 
 
@@ -15,7 +15,7 @@ def load_problems(settings: RunSettings) -> ProblemSet:
     """Raises ProblemSetError or ConfigError if the set cannot be used with these students."""
     domains = (settings.students["a"].domain, settings.students["b"].domain)
     problems = load_problem_set(settings.problems.source, settings.problems.format, settings.run.seed, domains=domains)
-    problems = replace(problems, format=with_prompt(problems.format, settings.feedback.prompt))
+    problems = replace(problems, format=format_named(settings.problems.format, settings.feedback.prompt))
     share = settings.problems.per_step // 2 if settings.problems.balance_domains else settings.problems.per_step
     pools = [[p for p in problems.train if p.domain == d] for d in domains]
     smallest = min(map(len, pools)) if settings.problems.balance_domains else len(problems.train)
@@ -36,8 +36,6 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
         parallel=settings.run.schedule == "parallel",
         gate_mode=settings.gate_mode,
         tau=settings.gate.tau,
-        hysteresis=settings.gate.hysteresis,
-        latest_tutor=settings.gate.tutor_source == "latest",
         max_break_rate=settings.gate.max_break_rate,
         strong_domain={name: student.domain for name, student in sorted(settings.students.items())},
         train=_planned(problems.train),
@@ -53,6 +51,8 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
         tutor_timeout_s=settings.feedback.tutor_timeout_s,
         revise_share=settings.feedback.revise_share,
         alarms=settings.alarms,
+        hysteresis=settings.gate.hysteresis,
+        latest_tutor=settings.gate.tutor_source == "latest",
     )
 
 

@@ -7,7 +7,7 @@ has to be stored, and a resumed run draws the same problems.
 import random
 from dataclasses import dataclass
 
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.ids import seed_of
 from shared.contracts.run import Split
 
@@ -21,7 +21,9 @@ class PlannedProblem:
 @dataclass(frozen=True)
 class Plan:
     """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated.
-    latest_tutor: a tutor is frozen when its peer's phase begins, not when the round does."""
+
+    latest_tutor: a phase's tutor is frozen when the phase begins, not when its round does.
+    """
 
     run: str
     seed: int
@@ -30,8 +32,6 @@ class Plan:
     parallel: bool
     gate_mode: str
     tau: float
-    hysteresis: float
-    latest_tutor: bool
     max_break_rate: float
     strong_domain: dict[str, str]
     train: tuple[PlannedProblem, ...]
@@ -44,6 +44,8 @@ class Plan:
     tutor_timeout_s: float
     revise_share: float
     alarms: AlarmsSection
+    hysteresis: float
+    latest_tutor: bool
 
     @property
     def students(self) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, Bat
 from shared.contracts.ids import step_name
 from shared.contracts.jobs import PromptOutput
 from shared.errors import StorageError
-from shared.method.advantages import group_advantages
 from shared.method.reprompt import loss_mask, pick_demonstrations
 from shared.method.sanitizing import strip_thinking
 from shared.problems.formats import ProblemFormat
@@ -52,18 +51,16 @@ def build_group(
 ) -> BatchGroup:
     """One problem's group: rewards, the earliest correct rollout as demonstration, feedback, masks (method 2).
 
-    policy_gradient: there is no teacher, so nothing is shown, and what has an advantage has a loss (method 4).
+    policy_gradient: for GRPO there is no teacher, so no demonstration, and the mask is `advantage_mask` (method 4).
     """
     texts = [sample.text for sample in rollouts.samples]
     rewards = [format_.grade(text, problem.answer) for text in texts]
-    demonstrations: list[int | None] = [None] * len(texts)
-    if not policy_gradient:
-        demonstrations = pick_demonstrations(rewards, exclude_self=exclude_self)
+    demonstrations = pick_demonstrations(rewards, exclude_self=exclude_self)
+    if policy_gradient:
+        demonstrations = [None] * len(texts)
     told = list(exchanges) if exchanges is not None else [None] * len(texts)
     feedback = [exchange.delivered if exchange else None for exchange in told]
-    mask = loss_mask(demonstrations, feedback)
-    if policy_gradient:
-        mask = [int(advantage != 0) for advantage in group_advantages(rewards)]
+    mask = advantage_mask(rewards) if policy_gradient else loss_mask(demonstrations, feedback)
     samples = []
     for index, sample in enumerate(rollouts.samples):
         chosen, exchange = demonstrations[index], told[index]
@@ -94,6 +91,13 @@ def build_group(
         prompt_token_ids=rollouts.prompt_token_ids,
         samples=tuple(samples),
     )
+
+
+def advantage_mask(rewards: Sequence[float]) -> list[int]:
+    """0 for a whole group whose rewards are all equal: no advantage, no gradient. One rollout alone has its reward
+    as advantage."""
+    differ = any(rewards) if len(rewards) == 1 else min(rewards) != max(rewards)
+    return [int(differ)] * len(rewards)
 
 
 @dataclass(frozen=True)

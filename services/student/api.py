@@ -33,7 +33,6 @@ from shared.http import ASK, READ
 from shared.method.anchoring import concept
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.formats import format_named
-from shared.problems.naive import with_prompt
 from shared.problems.problem import Problem
 
 MAX_STOPS = 4
@@ -69,8 +68,7 @@ class StudentApi:
             id="asked", domain=agent, kind="asked", question=neutralise_control_tokens(body.problem), answer=""
         )
         settings = self._config.settings
-        format_ = with_prompt(format_named(settings.problems.format), settings.feedback.prompt)
-        messages = format_.feedback_messages(
+        messages = format_named(settings.problems.format, settings.feedback.prompt).feedback_messages(
             problem, neutralise_control_tokens(body.response), peer_domain=peer, agent_domain=agent
         )
         raw = self._ask(version, messages, self._config.feedback_sampling, seed=body.seed)[0].text

@@ -9,15 +9,14 @@ What always holds:
   than half of the tokens would hold more than all of the mass;
 - 0 ln 0 = 0, and a student logit of -inf gets a zero gradient;
 - the teacher gets no gradient;
-- beside the logits themselves and the student's gradient, only chunks of tokens exist over the whole
-  vocabulary.
+- beside the logits and the gradient that the caller asked for, only chunks of tokens exist over the whole
+  vocabulary. A step has neither of the two: it goes through `chunked.py`.
 
 The gradient is by hand because automatic differentiation keeps several fp32 copies of [B, T, V] alive, and
 because its where/log/exp chains turn -inf logits into NaN gradients.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +32,11 @@ CHUNK_ELEMENTS = 1 << 22
 LOG_CAPTURED_MAX = -1e-7
 
 
+def chunk_rows(vocabulary: int, elements: int = CHUNK_ELEMENTS) -> int:
+    """Tokens that may exist over the whole vocabulary at once, one at least."""
+    return max(1, elements // vocabulary)
+
+
 @dataclass(frozen=True)
 class DivergenceRule:
     """Which divergence, over which buckets: the settings of `token_divergence`."""
@@ -40,7 +44,7 @@ class DivergenceRule:
     alpha: float
     top_k: int | None
     tail: bool
-    chunk_elements: int
+    chunk_elements: int = CHUNK_ELEMENTS
 
     def check(self, vocabulary: int) -> None:
         """Raise ConfigError unless the settings can be used on a vocabulary of this size."""
@@ -80,9 +84,7 @@ def token_divergence(
     fp32 (float64 if the logits are), 0 outside the mask. A NaN inside the mask stays NaN. Where the
     divergence is infinite (alpha 0 and S = 0 < Q, or alpha 1 and Q = 0 < S) so is the value, and the step
     must be skipped.
-    The teacher's logits come from torch.no_grad, not inference_mode: the backward pass reads them again, so
-    neither they nor the student's may be changed in place before it. Scratch is cut to chunk_elements entries
-    a tensor, one token at least.
+    Scratch is cut to chunk_elements entries a tensor, one token at least.
     Raises ConfigError for unusable settings or shapes.
     Source: paper eq. 1; SDPO core_algos.py::compute_self_distillation_loss.
     """
@@ -111,49 +113,45 @@ def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
 
 
 class _TokenDivergence(torch.autograd.Function):
-    """Chunked forward; the backward pass recomputes each chunk from the logits instead of storing it."""
+    """Value and gradient chunk by chunk in the forward pass; the backward pass only scales the gradient."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, positions: Tensor, rule: DivergenceRule) -> Tensor:
-        dtype = _compute_dtype(student, teacher)
-        value = torch.zeros(student.shape[:2], dtype=dtype, device=student.device)
-        ids = [positions.new_empty((0, rule.top_k or 0))]
-        for part in _chunks(positions, student.shape[-1], rule):
+        value = torch.zeros(student.shape[:2], dtype=_compute_dtype(student, teacher), device=student.device)
+        gradient = torch.zeros(student.shape, dtype=value.dtype, device=student.device)
+        for part in torch.split(positions, chunk_rows(student.shape[-1], rule.chunk_elements)):
             row, column = part.unbind(1)
-            logits = student[row, column]
-            if rule.top_k is not None:
-                ids.append(logits.topk(rule.top_k, sorted=False).indices)
-            log_s = _buckets(_log_support(logits, ids[-1], rule, dtype), ids[-1], rule)
-            log_q = _buckets(_log_support(teacher[row, column], ids[-1], rule, dtype), ids[-1], rule)
-            value[row, column] = _divergence(log_s, log_q, rule.alpha)
-        ctx.rule = rule
-        ctx.save_for_backward(student, teacher, positions, torch.cat(ids))
+            value[row, column], gradient[row, column] = divergence_with_gradient(
+                student[row, column], teacher[row, column], rule
+            )
+        ctx.dtype = student.dtype
+        ctx.save_for_backward(gradient)
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
-        student, teacher, positions, all_ids = ctx.saved_tensors
-        rule: DivergenceRule = ctx.rule
-        dtype = _compute_dtype(student, teacher)
-        gradient = torch.zeros_like(student, memory_format=torch.contiguous_format)
-        done = 0
-        for part in _chunks(positions, student.shape[-1], rule):
-            row, column = part.unbind(1)
-            ids = all_ids[done : done + len(part)]
-            done += len(part)
-            logits = student[row, column]
-            log_p = _log_support(logits, ids, rule, dtype)
-            log_q = _buckets(_log_support(teacher[row, column], ids, rule, dtype), ids, rule)
-            slope = _support_slope(_buckets(log_p, ids, rule), log_q, rule)
-            chunk = _logit_gradient(slope, log_p, ids, logits, rule)
-            chunk *= upstream[row, column].unsqueeze(1)
-            gradient[row, column] = chunk.to(student.dtype)
-        return gradient, None, None, None
+        (gradient,) = ctx.saved_tensors
+        return (gradient * upstream.unsqueeze(-1)).to(ctx.dtype), None, None, None
 
 
-def _chunks(positions: Tensor, vocabulary: int, rule: DivergenceRule) -> Sequence[Tensor]:
-    return torch.split(positions, max(1, rule.chunk_elements // vocabulary))
+def divergence_with_gradient(
+    student_logits: Tensor, teacher_logits: Tensor, rule: DivergenceRule
+) -> tuple[Tensor, Tensor]:
+    """D of each token [N] and ∂D/∂(student's logits) [N, V], in fp32 (float64 for float64 logits).
+
+    Logits [N, V], any float type; nothing is masked, nothing is chunked. See `token_divergence`.
+    """
+    dtype = _compute_dtype(student_logits, teacher_logits)
+    if rule.top_k is None:
+        ids = torch.empty((len(student_logits), 0), dtype=torch.long, device=student_logits.device)
+    else:
+        ids = student_logits.topk(rule.top_k, sorted=False).indices
+    log_q = _buckets(_log_support(teacher_logits, ids, rule, dtype), ids, rule)
+    log_p = _log_support(student_logits, ids, rule, dtype)
+    log_s = _buckets(log_p, ids, rule)
+    slope = _support_slope(log_s, log_q, rule)
+    return _divergence(log_s, log_q, rule.alpha), _logit_gradient(slope, log_p, ids, student_logits, rule)
 
 
 def _compute_dtype(student: Tensor, teacher: Tensor) -> torch.dtype:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from services.trainer.model import StudentModel
 from services.trainer.trees import Tree
-from shared.config.training import SpecializeSection
+from shared.config.settings import SpecializeSection
 from shared.errors import ModelError
 from shared.modeling.chat import completion_ids, render
 from shared.problems.specialising import Example

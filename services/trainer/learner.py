@@ -1,4 +1,4 @@
-"""Everything that training changes: the student's adapter, its self-teacher and the optimizer, as one state.
+"""Everything that training changes: the student's adapter, its EMA teacher and the optimizer, as one state.
 
 What always holds: `state` holds all there is. Nothing in a step draws a random number, so no generator belongs to
 it, and a learner that loads a state goes on exactly as the one that saved it.
@@ -7,15 +7,18 @@ it, and a learner that loads a state goes on exactly as the one that saved it.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from services.trainer.model import StudentModel
-from services.trainer.teacher import EmaTeacher, TrustRegionTeacher
-from shared.config.training import LossSection, OptimizerSection
+from services.trainer.teacher import EmaTeacher
+from shared.config.settings import OptimizerSection
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+PhaseStart = Literal["reset", "carry"]
 
 
 @dataclass(frozen=True)
@@ -33,24 +36,20 @@ class Learner:
     """phase_updates: updates made since the phase began (warm-up counts them). skipped_in_row: non-finite ones
     since the last that was made."""
 
-    def __init__(self, model: StudentModel, settings: OptimizerSection, loss: LossSection) -> None:
+    def __init__(self, model: StudentModel, settings: OptimizerSection, teacher: EmaTeacher | None = None) -> None:
+        """teacher: an EmaTeacher if none is given."""
         self.model = model
-        self.teacher = (
-            TrustRegionTeacher(model, loss.trust_region_mix)
-            if loss.teacher == "trust_region"
-            else EmaTeacher(model, settings.ema_rate)
-        )
+        self.teacher = teacher or EmaTeacher(model, settings.ema_rate)
         self.phase_updates = 0
         self.skipped_in_row = 0
         self._settings = settings
-        self._loss = loss
         self._optimizer = self._new_optimizer()
 
-    def begin_phase(self) -> None:
-        """What the settings reset is as in a fresh process: teacher from the student; no moments, warm-up again."""
-        if self._loss.teacher_at_phase_start == "reset":
+    def begin_phase(self, *, teacher: PhaseStart = "reset", optimizer: PhaseStart = "reset") -> None:
+        """What is reset is as in a fresh process: the teacher a copy of the student, no moments and warm-up again."""
+        if teacher == "reset":
             self.teacher.reset()
-        if self._settings.at_phase_start == "reset":
+        if optimizer == "reset":
             self._optimizer = self._new_optimizer()
             self.phase_updates = 0
 

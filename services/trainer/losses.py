@@ -32,6 +32,7 @@ __all__ = [
     "active_share",
     "aggregate",
     "batch_denominator",
+    "group_advantages",
     "grpo_loss",
     "importance_diagnostics",
     "importance_weights",
@@ -77,6 +78,23 @@ def self_distillation_loss(
         multiplicity=multiplicity,
         denominator=denominator,
     )
+
+
+def group_advantages(rewards: Tensor) -> Tensor:
+    """A_j = r_j - mean of its group, not divided by the deviation; a group of one keeps its reward (mean 0).
+
+    rewards [..., n], the last dimension one group; the result has its shape, in fp32 (float64 for float64
+    rewards).
+    Raises ConfigError for an empty group or a reward that is not finite. Source: SDPO's GRPO baseline.
+    """
+    if rewards.dim() == 0 or rewards.shape[-1] == 0:
+        raise ConfigError(f"rewards must have shape [..., group] with a group of 1 or more, got {list(rewards.shape)}")
+    if not bool(torch.isfinite(rewards).all()):
+        raise ConfigError("rewards must all be finite; grade every rollout before its group is used")
+    graded = rewards.to(torch.promote_types(rewards.dtype, torch.float32))
+    if graded.shape[-1] == 1:
+        return graded.clone()
+    return graded - graded.mean(-1, keepdim=True)
 
 
 def grpo_loss(

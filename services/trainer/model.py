@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from services.trainer.chunked import OutputLayer
 from services.trainer.trees import Tree, TreeTensors, tree_tensors
 from shared.errors import ModelError
 from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, set_adapter_tensors
@@ -64,14 +65,22 @@ class StudentModel:
     def load_adapter(self, tensors: Mapping[str, Tensor]) -> None:
         set_adapter_tensors(self.peft, tensors)
 
-    def logits(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]], temperature: float = 1.0) -> Tensor:
-        """Logits [P, V], divided by `temperature`, at P (tree, node) places; gradients as the caller has them."""
+    def output_layer(self, temperature: float) -> OutputLayer:
+        return OutputLayer(self._output.weight.detach(), self._output.bias, temperature)
+
+    def logits(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
+        """Logits [P, V] at P (tree, node) places; gradients as the caller has them."""
+        logits_PV: Tensor = self._output(self.hidden(trees, nodes))
+        return logits_PV
+
+    def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
+        """What the output layer reads [P, H] at P (tree, node) places; gradients as the caller has them."""
         inputs = tree_tensors(trees)
         self._use_attention(inputs.attends is not None)
         hidden_GNH = self._hidden(inputs)
         tree_P, node_P = torch.tensor(list(nodes), device=hidden_GNH.device).unbind(1)
-        logits_PV: Tensor = self._output(hidden_GNH[tree_P, node_P])
-        return logits_PV if temperature == 1.0 else logits_PV / temperature
+        hidden_PH: Tensor = hidden_GNH[tree_P, node_P]
+        return hidden_PH
 
     def _hidden(self, inputs: TreeTensors) -> Tensor:
         device = self._causal.device

@@ -13,16 +13,13 @@ from torch import Tensor
 
 from services.trainer.trees import Pack
 
-# Places whose log-probs over the whole vocabulary exist at once, in fp32.
-_LOGPROB_ROWS = 512
-
 Place = tuple[int, int]
 """Tree and node."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """student [P_s] and teacher [P_q]: distinct places. pairs [P, 2]: indices into both, distinct.
+    """student [P_s] and teacher [P_q]: distinct places. pairs [P, 2]: indices into both, distinct and sorted.
 
     By row and response token, [R, T]: pair_index, student_index into the above; targets, the sampled ids;
     rollout_logprobs, the engine's; mask, False where padded.
@@ -60,20 +57,16 @@ def places_of(packs: Sequence[Pack], device: torch.device) -> Places:
             rollout_logprobs[at, :length] = torch.tensor(row.logprobs)
             mask[at, :length] = True
             at += 1
+    pairs = sorted(known)
+    position = torch.empty(len(pairs), dtype=torch.long)
+    position[[known[pair] for pair in pairs]] = torch.arange(len(pairs))
     return Places(
         student=list(student),
         teacher=list(teacher),
-        pairs=torch.tensor(list(known), device=device),
-        pair_index=pair_index.to(device),
+        pairs=torch.tensor(pairs, device=device),
+        pair_index=position[pair_index].to(device),
         student_index=student_index.to(device),
         targets=targets.to(device),
         rollout_logprobs=rollout_logprobs.to(device),
         mask=mask.to(device),
     )
-
-
-def sampled_logprobs(logits: Tensor, places: Places) -> Tensor:
-    """Log-prob of each sampled token [R, T] in fp32, 0 where padded; logits [P_s, V] at the student's places."""
-    normaliser_P = torch.cat([part.float().logsumexp(1) for part in torch.split(logits, _LOGPROB_ROWS)])
-    chosen_RT = logits[places.student_index, places.targets].float()
-    return torch.where(places.mask, chosen_RT - normaliser_P[places.student_index], 0.0)

@@ -1,57 +1,59 @@
 """The gradient of the GRPO baseline, on the rows, packs and places of the self-distillation (method 4).
 
-What always holds: no teacher is asked. A token's ratio and its importance weight are both taken against the student
-as it was when the step began: the weight corrects for the engine, the ratio for the updates since, and none is
-counted twice. Until the step's first update that is the present student, and every ratio is exactly 1.
+What always holds: no teacher is asked. A token's ratio is taken against the student as it was when the step began,
+and so is its importance weight, which therefore corrects for the engine alone: the ratio does the rest. Before the
+first update of a step that student is the present one, and every ratio is exactly 1.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from services.trainer.chunked import sampled_logprobs
 from services.trainer.losses import Aggregation, grpo_loss, importance_weights
 from services.trainer.model import StudentModel
-from services.trainer.places import Places, places_of, sampled_logprobs
+from services.trainer.places import Places, places_of
 from services.trainer.rows import Row
 from services.trainer.trees import Pack, micro_batches, pack_rows
-from shared.config.training import GrpoSection
+from shared.config.settings import GrpoSection
+
+OldPolicy = dict[Row, Tensor]
+"""Log-probs [T] of a row's response under the student at the step's start."""
 
 
 @dataclass(frozen=True)
 class PolicyGradient:
-    """loss: this micro-batch's share. old_logprobs [R, T]: of the student at the step's start."""
+    """loss: this micro-batch's share. old_logprobs [R, T]: what the ratios were taken against."""
 
     loss: float
     old_logprobs: Tensor
 
 
-def with_old_logprobs(
+def old_policy(
     model: StudentModel, rows: Sequence[Row], temperature: float, limit_tokens: int, check: Callable[[], None]
-) -> list[Row]:
-    """The same rows; active ones carry the log-probs that the student gives them now.
+) -> OldPolicy:
+    """Log-probs of rows that will be trained on only after an update, from the student as it is; no gradient.
 
-    For mini-batches that will be trained on after an update of the same step. check: called between forward
-    passes; raises to abandon the step.
+    check: called between forward passes; raises to abandon the step.
     """
-    packs = pack_rows([row for row in rows if row.active])
-    scored: dict[int, tuple[float, ...]] = {}
-    for part in micro_batches(packs, limit_tokens):
+    found: OldPolicy = {}
+    for packs in micro_batches(pack_rows(rows), limit_tokens):
         check()
-        places = places_of(part, model.device)
+        places = places_of(packs, model.device)
         with torch.no_grad():
-            logprobs_RT = sampled_logprobs(_logits(model, part, places, temperature), places).tolist()
-        for row, logprobs_T in zip(_rows(part), logprobs_RT, strict=True):
-            scored[id(row)] = tuple(logprobs_T[: len(row.response)])
-    return [replace(row, old_logprobs=scored[id(row)]) if row.active else row for row in rows]
+            logprobs_RT = _logprobs(model, packs, places, temperature)
+        found |= {row: logprobs_RT[at, : len(row.response)] for at, row in enumerate(_rows(packs))}
+    return found
 
 
 def policy_gradient(
     model: StudentModel,
     packs: Sequence[Pack],
     places: Places,
+    old: OldPolicy,
     grpo: GrpoSection,
     *,
     temperature: float,
@@ -61,11 +63,11 @@ def policy_gradient(
 ) -> PolicyGradient | None:
     """Add the gradient of one micro-batch; None if a log-prob or the loss is not finite.
 
-    denominator: of the whole mini-batch.
+    old: of all rows, or of none before the first update. denominator: of the whole mini-batch.
     """
+    logprobs_RT = _logprobs(model, packs, places, temperature)
     rows = _rows(packs)
-    logprobs_RT = sampled_logprobs(_logits(model, packs, places, temperature), places)
-    old_RT = _old_logprobs(rows, logprobs_RT.detach())
+    old_RT = _padded([old[row] for row in rows], places.mask) if rows[0] in old else logprobs_RT.detach()
     if not bool(torch.isfinite(logprobs_RT).all() & torch.isfinite(old_RT).all()):
         return None
     loss = grpo_loss(
@@ -88,8 +90,9 @@ def policy_gradient(
     return PolicyGradient(value, old_RT)
 
 
-def _logits(model: StudentModel, packs: Sequence[Pack], places: Places, temperature: float) -> Tensor:
-    return model.logits([pack.student for pack in packs], places.student, temperature)
+def _logprobs(model: StudentModel, packs: Sequence[Pack], places: Places, temperature: float) -> Tensor:
+    hidden = model.hidden([pack.student for pack in packs], places.student)
+    return sampled_logprobs(hidden, model.output_layer(temperature), places)
 
 
 def _rows(packs: Sequence[Pack]) -> list[Row]:
@@ -97,10 +100,8 @@ def _rows(packs: Sequence[Pack]) -> list[Row]:
     return [row for pack in packs for row in pack.rows]
 
 
-def _old_logprobs(rows: Sequence[Row], now_RT: Tensor) -> Tensor:
-    """[R, T], 0 where padded: what the rows carry, or the present ones where no update came before."""
-    old_RT = now_RT.clone()
-    for at, row in enumerate(rows):
-        if row.old_logprobs:
-            old_RT[at, : len(row.response)] = torch.tensor(row.old_logprobs, device=now_RT.device)
-    return old_RT
+def _padded(logprobs: Sequence[Tensor], mask: Tensor) -> Tensor:
+    padded_RT = torch.zeros(mask.shape, device=mask.device)
+    for at, each in enumerate(logprobs):
+        padded_RT[at, : len(each)] = each
+    return padded_RT

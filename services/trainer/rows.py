@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from services.trainer.importance import LOG_PROB_MAX
+from services.trainer.losses import group_advantages
 from shared.contracts.batches import BatchGroup, BatchSample
 from shared.method import reprompt
-from shared.method.advantages import group_advantages
 from shared.modeling.chat import render
 
 TOO_LONG = "teacher_prompt_too_long"
@@ -29,8 +30,7 @@ EMPTY = "empty_response"
 class Row:
     """One rollout as the loss sees it; token ids throughout. `active` False: no loss, no compute.
 
-    advantage, old_logprobs: for GRPO (`policy.py`); the latter by response token, empty where the student has not
-    changed since the step began.
+    advantage: of its reward within its group, for GRPO.
     """
 
     group: int
@@ -40,7 +40,6 @@ class Row:
     logprobs: tuple[float, ...]
     active: bool
     advantage: float = 0.0
-    old_logprobs: tuple[float, ...] = ()
 
 
 def training_rows(
@@ -56,7 +55,7 @@ def training_rows(
     rows: list[Row] = []
     events: Counter[str] = Counter()
     for number, group in enumerate(groups):
-        advantages = group_advantages([sample.reward for sample in group.samples])
+        advantages = group_advantages(torch.tensor([sample.reward for sample in group.samples])).tolist()
         for sample, advantage in zip(group.samples, advantages, strict=True):
             teacher = tuple(render(tokenizer, sample.teacher_messages)) if sample.mask else ()
             room = context_tokens - len(sample.token_ids)

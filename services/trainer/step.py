@@ -6,7 +6,8 @@ gradient that is not finite changes nothing but a counter.
 
 Each mini-batch is one update. Its importance weights compare the engine's log-probs with the student's as it is
 at that update, so that from the second update on they also correct for the updates before it. The EMA teacher
-follows after every update and scores the next mini-batch. With `method` grpo the gradient is that of `policy.py`.
+follows after every update and scores the next mini-batch. With `method = grpo` the gradient is that of `policy.py`
+instead, and no teacher is asked.
 """
 
 import math
@@ -15,23 +16,25 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from services.trainer.chunked import distil
+from services.trainer.divergence import DivergenceRule
 from services.trainer.learner import Learner
 from services.trainer.losses import (
     aggregate,
     batch_denominator,
     importance_diagnostics,
     importance_weights,
-    token_divergence,
 )
-from services.trainer.places import Places, places_of, sampled_logprobs
-from services.trainer.policy import policy_gradient, with_old_logprobs
+from services.trainer.places import Places, places_of
+from services.trainer.policy import OldPolicy, old_policy, policy_gradient
 from services.trainer.rows import Row, mini_batches
 from services.trainer.trees import Pack, micro_batches, pack_rows
-from shared.config.training import GrpoSection, LossSection, Method, OptimizerSection
+from shared.config.settings import GrpoSection, LossSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
 from shared.errors import OpcodError
 
@@ -47,8 +50,8 @@ class StepSettings:
     loss: LossSection
     optimizer: OptimizerSection
     temperature: float
-    method: Method
-    grpo: GrpoSection
+    method: Literal["opcod", "sdpo", "grpo"] = "opcod"
+    grpo: GrpoSection = field(default_factory=GrpoSection)
 
 
 @dataclass
@@ -68,8 +71,12 @@ class StageClock:
 
 @dataclass
 class _Progress:
-    """What the updates of a step have shown so far; pairs: log-probs of trainer and engine, by token."""
+    """What the updates of a step have shown so far; pairs: log-probs of trainer and engine, by token.
 
+    old: log-probs under the student at the step's start, of the mini-batches that come after an update (GRPO).
+    """
+
+    old: OldPolicy = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -90,16 +97,14 @@ def train_step(
     Raises NonFiniteError after `max_skipped_updates` skipped updates in a row, over steps; the learner is then
     to be loaded again from the last checkpoint.
     """
-    progress = _Progress()
     batches = mini_batches(rows, settings.optimizer.mini_batches)
+    progress = _Progress()
     if settings.method == "grpo":
-        with clock.stage("old_policy"):
-            batches[1:] = [
-                with_old_logprobs(
-                    learner.model, batch, settings.temperature, settings.optimizer.micro_batch_tokens, check
-                )
-                for batch in batches[1:]
-            ]
+        with clock.stage("old policy"):
+            later = [row for batch in batches[1:] for row in batch if row.active]
+            progress.old = old_policy(
+                learner.model, later, settings.temperature, settings.optimizer.micro_batch_tokens, check
+            )
     for batch in batches:
         if any(row.active for row in batch):
             _update(learner, batch, settings, clock, progress, check)
@@ -155,6 +160,7 @@ def _backward(
                 learner.model,
                 packs,
                 places,
+                progress.old,
                 settings.grpo,
                 temperature=settings.temperature,
                 is_clip=settings.loss.is_clip,
@@ -166,15 +172,15 @@ def _backward(
         progress.pairs.append((made.old_logprobs[places.mask], places.rollout_logprobs[places.mask]))
         return made.loss
     with clock.stage("teacher"):
-        trees = [pack.teacher for pack in packs]
-        teacher_logits = learner.teacher.logits(trees, places.teacher, settings.temperature)
+        teacher_hidden = learner.teacher.hidden([pack.teacher for pack in packs], places.teacher)
     with clock.stage("student"):
-        trees = [pack.student for pack in packs]
-        student_logits = learner.model.logits(trees, places.student, settings.temperature)
-        logprobs = sampled_logprobs(student_logits.detach(), places)
+        student_hidden = learner.model.hidden([pack.student for pack in packs], places.student)
+        output = learner.model.output_layer(settings.temperature)
+        rule = _rule(settings.loss, learner.model.vocabulary)
+        divergence, logprobs = distil(student_hidden, teacher_hidden, output, places, rule)
         if not bool(torch.isfinite(logprobs).all()):
             return None
-        loss = _loss(student_logits, teacher_logits, logprobs, places, denominator, settings)
+        loss = _loss(divergence, logprobs, places, denominator, settings)
         value = float(loss.detach())
         if not math.isfinite(value):
             return None
@@ -183,34 +189,22 @@ def _backward(
     return value
 
 
-def _loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    logprobs: Tensor,
-    places: Places,
-    denominator: float,
-    settings: StepSettings,
-) -> Tensor:
-    """`losses.self_distillation_loss` of the rows, with each distinct pair of logits compared once."""
-    loss = settings.loss
-    vocabulary = student_logits.shape[-1]
-    student, teacher = places.pairs.unbind(1)
-    divergence_P = token_divergence(
-        student_logits[student][None],
-        teacher_logits[teacher][None],
-        alpha=loss.alpha,
-        top_k=None if loss.top_k == "all" else min(loss.top_k, vocabulary),
-        tail=loss.tail,
-    )[0]
-    weights_RT = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=loss.is_clip)
+def _loss(divergence_P: Tensor, logprobs: Tensor, places: Places, denominator: float, settings: StepSettings) -> Tensor:
+    """`losses.self_distillation_loss` of the rows, from the divergence of each distinct pair of places."""
+    weights_RT = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=settings.loss.is_clip)
     return aggregate(
         divergence_P[places.pair_index],
         places.mask,
         torch.ones(len(places.mask), dtype=torch.bool, device=places.mask.device),
         weights=weights_RT,
-        aggregation=loss.aggregation,
+        aggregation=settings.loss.aggregation,
         denominator=denominator,
     )
+
+
+def _rule(loss: LossSection, vocabulary: int) -> DivergenceRule:
+    top_k = None if loss.top_k == "all" else min(loss.top_k, vocabulary)
+    return DivergenceRule(alpha=loss.alpha, top_k=top_k, tail=loss.tail)
 
 
 def _denominator(batch: Sequence[Row], settings: StepSettings) -> float:

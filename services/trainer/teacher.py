@@ -35,10 +35,10 @@ class EmaTeacher:
             for name, parameter in self._model.named_parameters.items():
                 self._tensors[name].lerp_(parameter.float(), self._rate)
 
-    def logits(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]], temperature: float) -> Tensor:
-        """As StudentModel.logits, with the teacher's adapter and without gradients."""
+    def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
+        """As StudentModel.hidden, with the teacher's adapter and without gradients."""
         with torch.no_grad(), self._standing_in():
-            return self._model.logits(trees, nodes, temperature)
+            return self._model.hidden(trees, nodes)
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy, by parameter name."""
@@ -65,13 +65,13 @@ class EmaTeacher:
 
 
 class TrustRegionTeacher(EmaTeacher):
-    """(1 - rate) × the logits of the student as it was at the last `reset`, + rate × those of the present one."""
+    """Logits between those of the student as it was at the last `reset`, and, by `rate`, as it is now."""
 
     def follow(self) -> None:
-        """The reference stays as it is."""
+        """The reference stays."""
 
-    def logits(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]], temperature: float) -> Tensor:
-        """Two passes, both over the teacher's prompts."""
-        reference = super().logits(trees, nodes, temperature)
+    def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
+        """Two passes, both with the teacher's prompts; the output layer is linear, so this mixes the logits."""
+        reference = super().hidden(trees, nodes)
         with torch.no_grad():
-            return reference.lerp(self._model.logits(trees, nodes, temperature), self._rate)
+            return reference.lerp_(self._model.hidden(trees, nodes), self._rate)

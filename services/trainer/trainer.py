@@ -134,7 +134,9 @@ class StudentTrainer:
         with clock.stage("load"):
             batch, rows = self._rows(sealed)
         if batch.manifest.phase_start:
-            self._learner.begin_phase()
+            self._learner.begin_phase(
+                teacher=self._settings.loss.teacher_at_phase_start, optimizer=self._settings.optimizer.at_phase_start
+            )
         try:
             step_metrics = train_step(self._learner, rows, self._settings, clock, fence.check)
         except NonFiniteError as error:

@@ -10,13 +10,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from shared.access import Limits
-from shared.config.sections import Positive, Section, Share
-from shared.config.training import GrpoSection, LoraSection, LossSection, Method, OptimizerSection, SpecializeSection
+from shared.config.alarms import AlarmsSection
+from shared.config.combinations import refuse_contradictions
+from shared.config.section import Positive, Section, Share
 from shared.contracts.messages import Sampling
 
 STUDENTS = ("a", "b")
-
-FeedbackPrompt = Literal["anchored", "naive"]
 
 
 class RunSection(Section):
@@ -26,13 +25,11 @@ class RunSection(Section):
     rounds: Positive = Field(default=2, description="R: rounds of validate, gate, train.")
     steps_per_round: Positive = Field(default=50, description="K: optimizer steps a student takes in a round.")
     schedule: Literal["parallel", "sequential"] = Field(
-        default="parallel",
-        description="Both phases of a round at once, or one after the other; the tutors are frozen either way.",
+        default="parallel", description="Both phases of a round at once, or one after the other."
     )
-    method: Method = Field(
+    method: Literal["opcod", "sdpo", "grpo"] = Field(
         default="opcod",
-        description="Co-distillation, or a baseline in which nobody tutors: `sdpo`, self-distillation alone; `grpo`, "
-        "a policy gradient from rewards alone.",
+        description="`sdpo` and `grpo` are baselines: each student alone, self-distillation or policy gradient.",
     )
 
 
@@ -50,21 +47,8 @@ class ProblemsSection(Section):
 class GateSection(Section):
     """Who may tutor in a round (paper 3.2)."""
 
-    mode: Literal["cognizance", "always", "never", "domain_selective"] = Field(
-        default="cognizance", description="Without effect in a baseline (`run.method`), where nobody tutors."
-    )
+    mode: Literal["cognizance", "always", "never", "domain_selective"] = "cognizance"
     tau: float = Field(default=0.2, ge=0, description="A student tutors if its gap is at most this.")
-    hysteresis: float = Field(
-        default=0.0,
-        ge=0,
-        description="Who could tutor last round still can up to tau + this, who could not can again at tau - this; at "
-        "most tau.",
-    )
-    tutor_source: Literal["round_start", "latest"] = Field(
-        default="round_start",
-        description="The version that tutors: both students as the round began, or, with the sequential schedule, the "
-        "tutor as its peer's phase begins.",
-    )
     max_break_rate: float = Field(
         default=0.5,
         gt=0,
@@ -72,26 +56,15 @@ class GateSection(Section):
         description="A tutor whose feedback surely breaks more right answers than this is silenced for the rest of the "
         "round; 1: never. Measured on revisions.",
     )
-
-
-class AlarmsSection(Section):
-    """When a step's figures raise an alarm; an alarm is told and reported, it stops nothing (docs/diagnostics.md)."""
-
-    window: Positive = Field(default=5, description="Steps in a row that a condition is looked at over.")
-    min_grad_norm: float = Field(
-        default=1e-4, ge=0, description="A gradient norm below this is near zero; the laptop preset's are about 0.04."
-    )
-    min_loss: float = Field(
-        default=1e-3,
+    hysteresis: float = Field(
+        default=0.0,
         ge=0,
-        description="Loss above which a gradient near zero is wrong; below it little is left to do.",
+        description="Who may tutor keeps it up to tau + this, who may not gets it at tau - this. At most tau.",
     )
-    collapse_drop: Share = Field(default=0.5, description="Share of its best mean reward that a student has lost.")
-    collapse_z: float = Field(
-        default=5.0, gt=0, description="Standard errors that it must be: the best of many windows looks too good."
-    )
-    min_unique_share: Share = Field(
-        default=0.2, description="Distinct rollouts in groups with a wrong one; of 8 equal ones the share is 0.125."
+    tutor_source: Literal["round_start", "latest"] = Field(
+        default="round_start",
+        description="The tutor's version; `latest` is the one as its pupil's phase begins, and needs "
+        '`run.schedule = "sequential"`.',
     )
 
 
@@ -111,9 +84,9 @@ class RolloutSection(Section):
 class FeedbackSection(Section):
     """What a tutor writes, and how long the broker waits for it."""
 
-    prompt: FeedbackPrompt = Field(
+    prompt: Literal["anchored", "naive"] = Field(
         default="anchored",
-        description="`naive` asks for no concept, so that no feedback is checked for one; only with the format `mcq`.",
+        description="`naive` asks for no concept, so nothing is validated; only for the format `mcq`.",
     )
     temperature: float = Field(default=0.6, ge=0, le=5)
     top_p: float = Field(default=0.95, gt=0, le=1)
@@ -148,6 +121,73 @@ class EvaluationSection(Section):
     @property
     def sampling(self) -> Sampling:
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+
+class LossSection(Section):
+    """Self-distillation loss (paper Eq. 1; docs/method.md)."""
+
+    alpha: float = Field(default=0.5, ge=0, le=1, description="0 forward KL, 1 reverse KL, between: JSD.")
+    top_k: Positive | Literal["all"] = Field(
+        default=100, description="Support: the student's top k, or `all` of the vocabulary."
+    )
+    tail: bool = Field(default=True, description="One more bucket for the rest of the vocabulary.")
+    aggregation: Literal["seq_mean", "seq_mean_active", "token_mean"] = "seq_mean"
+    is_clip: float = Field(default=2.0, gt=0, description="Upper cut of the importance weights.")
+    demo_self_exclude: bool = Field(default=True, description="A rollout is never its own demonstration.")
+    teacher: Literal["ema", "trust_region"] = Field(
+        default="ema",
+        description="The self-teacher: a moving average of the student's weights, or logits between those of the "
+        "student as it was when the phase began and as it is.",
+    )
+    trust_region_mix: Share = Field(default=0.05, description="Share of the present student in those logits.")
+    teacher_at_phase_start: Literal["reset", "carry"] = Field(
+        default="reset", description="Whether the self-teacher starts from the student again when a phase begins."
+    )
+
+
+class GrpoSection(Section):
+    """Policy gradient of the baseline `run.method = "grpo"` (docs/method.md)."""
+
+    clip_low: Share = Field(default=0.2, description="The ratio to the old policy is cut below 1 - this.")
+    clip_high: float = Field(default=0.28, ge=0, description="And above 1 + this.")
+    dual_clip: float = Field(default=3.0, ge=1, description="A negative advantage weighs at most this many times.")
+
+
+class OptimizerSection(Section):
+    """AdamW and the EMA teacher."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    warmup_updates: int = Field(default=5, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    beta1: float = Field(default=0.9, gt=0, lt=1)
+    beta2: float = Field(default=0.999, gt=0, lt=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    mini_batches: Positive = Field(default=1, description="Optimizer updates inside one step.")
+    micro_batch_tokens: Positive = Field(default=16384, description="Padded tokens in one forward pass.")
+    ema_rate: float = Field(default=0.05, gt=0, le=1, description="Share of the student in each EMA update.")
+    at_phase_start: Literal["reset", "carry"] = Field(
+        default="reset", description="Moments and warm-up when a phase begins."
+    )
+    max_skipped_updates: Positive = Field(default=3, description="Non-finite updates in a row before it stops.")
+
+
+class LoraSection(Section):
+    """The adapter that training changes; it starts at zero on the student's own (merged) weights."""
+
+    rank: Positive = 16
+    scale: float = Field(default=2.0, gt=0, description="alpha / rank.")
+    first_layer: int = Field(default=0, ge=0, description="Adapt all linear layers of this block and those above.")
+
+
+class SpecializeSection(Section):
+    """Fine-tuning a student on its own domain before the run; no effect on students with `specialize = false`."""
+
+    learning_rate: float = Field(default=2e-3, gt=0)
+    batch_size: Positive = 8
+    epochs: Positive = 1
+    warmup_share: Share = 0.1
+    beta1: float = Field(default=0.9, gt=0, lt=1)
+    beta2: float = Field(default=0.99, gt=0, lt=1)
 
 
 class StudentSection(Section):
@@ -200,7 +240,7 @@ class ResourcesSection(Section):
 
 
 class RunSettings(Section):
-    """All sections. Checks that need more than one of them are here."""
+    """All sections, checked against one another (combinations.py)."""
 
     run: RunSection = RunSection()
     problems: ProblemsSection = ProblemsSection()
@@ -221,26 +261,7 @@ class RunSettings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunSettings":
-        if tuple(sorted(self.students)) != STUDENTS:
-            raise ValueError(f"students: expected a and b, got {sorted(self.students)}")
-        if self.students["a"].domain == self.students["b"].domain:
-            raise ValueError("students: a and b need different domains; each tutors in its own")
-        if self.optimizer.mini_batches > self.problems.per_step:
-            raise ValueError("optimizer.mini_batches: at most problems.per_step, since a group is never split")
-        if self.problems.balance_domains and self.problems.per_step % 2:
-            raise ValueError("problems.per_step: must be even when problems.balance_domains is on")
-        if self.gate.hysteresis > self.gate.tau:
-            raise ValueError("gate.hysteresis: at most gate.tau, or who may not tutor could never do so again")
-        if self.gate.tutor_source == "latest" and self.run.schedule == "parallel":
-            raise ValueError(
-                'gate.tutor_source: "latest" is the student that the phase before has trained, and in parallel there '
-                'is none; set run.schedule to "sequential", or tutor_source to "round_start"'
-            )
-        if self.feedback.prompt == "naive" and self.problems.format != "mcq":
-            raise ValueError(
-                f'feedback.prompt: "naive" needs problems.format = "mcq"; the format {self.problems.format!r} has one '
-                "feedback prompt only"
-            )
+        refuse_contradictions(self)
         return self
 
     @property

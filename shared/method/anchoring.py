@@ -20,7 +20,7 @@ ALL_GENERIC = "all_generic"
 NO_MATCH = "no_match"
 MATCH = "match:"
 UNANCHORED = "unanchored"
-"""Delivered unchecked: the naive prompt asks for no concept."""
+"""Delivered without a check, because the prompt that asked for it (the naive one) wants no concept."""
 
 MAX_FEEDBACK_CHARS = 2000
 """Longer feedback is cut at a sentence. The prompt asks for about 80 words, so only runaway text gets here."""
@@ -143,7 +143,7 @@ def process(raw: str | None, problem: str) -> tuple[str, str | None]:
 
 
 def process_unanchored(raw: str | None) -> tuple[str, str | None]:
-    """The same for the naive prompt: sanitized and cut as ever; `unanchored`, or fb_none if nothing is left."""
+    """The same for feedback from the naive prompt: sanitized and cut, nothing to validate; never raises."""
     body = review_feedback(raw, "").body
     return (FB_NONE, None) if body is None else (UNANCHORED, body)
 

@@ -14,7 +14,8 @@ from opcod.commands.prepare import PREPARED_FILE
 from opcod.main import app
 from shared.config.environment import ServiceEnvironment
 from shared.config.settings import STUDENTS
-from shared.http import OPEN_PATHS, check_binding
+from shared.guard import OPEN_PATHS
+from shared.http import check_binding
 from tests.deploy.deployed import (
     BASE,
     ROOT,
@@ -25,6 +26,7 @@ from tests.deploy.deployed import (
     of_kind,
     pods,
 )
+from tests.fakes.access import one_key
 
 PER_STUDENT = ("student", "trainer")
 PER_RUN = ("broker", "inspector")
@@ -49,7 +51,7 @@ def test_a_process_is_started_as_on_a_laptop(container: Container, name: str) ->
     environment = environment_of(container)
     assert environment.student == (student or None)
     assert environment.port == container.port
-    check_binding(environment.host, "a key" if environment.key_file else None)
+    check_binding(environment.host, one_key("a key" if environment.key_file else None))
 
 
 @pytest.mark.parametrize(("container", "name"), EVERY_PROCESS)

@@ -17,7 +17,7 @@ from services.broker.commands import (
 )
 from services.broker.events import JobReported, MachineEvent, Recovered, StepFinished, Ticked, VersionServed
 from services.broker.plan import Plan, PlannedProblem
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.ids import version_name, version_steps
 from shared.contracts.jobs import JobKind
@@ -38,8 +38,6 @@ def small_plan(**changes: object) -> Plan:
         "parallel": True,
         "gate_mode": "cognizance",
         "tau": 0.2,
-        "hysteresis": 0.0,
-        "latest_tutor": False,
         "max_break_rate": 0.5,
         "strong_domain": {"a": "physics", "b": "chemistry"},
         "train": problems,
@@ -52,6 +50,8 @@ def small_plan(**changes: object) -> Plan:
         "tutor_timeout_s": 30.0,
         "revise_share": 0.5,
         "alarms": AlarmsSection(),
+        "hysteresis": 0.0,
+        "latest_tutor": False,
     }
     return Plan(**(fields | changes))  # type: ignore[arg-type]
 

@@ -76,12 +76,6 @@ def test_the_teacher_sees_demonstration_and_feedback() -> None:
     assert alone.teacher_messages == made.messages, "with nothing to show the teacher sees what the student saw"
 
 
-def test_feedback_that_nobody_checked_for_an_anchor_counts_as_kept(store: LocalStore) -> None:
-    told = Exchange("unanchored", "Multiply.", "Multiply.")
-    manifest = write_batch(store, HEADER, [group(WRONG, WRONG, told=[told, DROPPED])]).manifest
-    assert (manifest.kept_feedback, manifest.verdicts) == (1, {"no_match": 1, "unanchored": 1})
-
-
 def test_a_manifest_counts_what_its_batch_holds(store: LocalStore) -> None:
     groups = [group(WRONG, RIGHT, told=[TOLD, DROPPED]), group(WRONG, WRONG, told=[DROPPED, DROPPED], name="p0")]
     manifest = write_batch(store, HEADER, groups).manifest

@@ -1,6 +1,8 @@
 """The cases that the anchor, the sanitizer and the prompts must satisfy, one row each; ids carry the row."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -169,3 +171,10 @@ def test_row52_long_feedback_is_cut_at_a_sentence() -> None:
     assert word == "match:damped"
     assert text is not None and len(text) <= MAX_FEEDBACK_CHARS
     assert text.endswith("The damping term is missing.")
+
+
+def test_every_row_of_the_table_is_here() -> None:
+    tables = [VERDICTS, REMOVED, KEPT]
+    named = {int(row[0].partition("-")[0]) for table in tables for row in table}
+    named |= {int(number) for number in re.findall(r"row(\d+)", Path(__file__).read_text("utf-8"))}
+    assert named == set(range(1, 53))

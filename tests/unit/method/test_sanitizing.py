@@ -1,7 +1,6 @@
-"""The sanitizer's promises: idempotent, only deletes, accounts for it, linear, and its further reveals."""
+"""The sanitizer's promises: idempotent, only deletes, accounts for it, and its further reveals."""
 
 import re
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -153,16 +152,6 @@ def test_text_that_reassembles_itself_without_end_is_dropped_whole() -> None:
     cleaned, removals = sanitize_with_spans(f"Fine so far. {text}")
     assert cleaned == ""
     assert "hostile" in {removal.reason for removal in removals}
-
-
-@pytest.mark.parametrize(
-    "unit",
-    ["the correct ", "A or ", "answer is ", "<answer>", "<|", "**A", "`", "\u200b", " ", "(a", "<think></think>"],
-)
-def test_time_is_linear_on_hostile_text(unit: str) -> None:
-    started = time.process_time()
-    sanitize(unit * 20_000)
-    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,6 @@ def test_rates_are_over_what_could_change() -> None:
     assert (b.break_rate, b.fix_rate, b.kept_share, b.active_share) == (None, None, None, None)
 
 
-def test_feedback_from_the_naive_prompt_is_kept_unanchored() -> None:
-    state = final_state()
-    tally = state.tallies["a"].model_copy(update={"verdicts": {1: {"unanchored": 3, "fb_none": 1}}})
-    naive, _ = built(state.model_copy(update={"tallies": state.tallies | {"a": tally}})).students
-    assert naive.kept_share == 0.75
-
-
 def test_stages_are_the_launchers_and_the_runs() -> None:
     report = built(final_state())
     assert {stage.name: stage.seconds for stage in report.stages} == {

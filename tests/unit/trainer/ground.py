@@ -16,7 +16,7 @@ from services.trainer.rows import Row
 from services.trainer.step import StepSettings
 from services.trainer.trainer import StudentTrainer
 from shared.blobs.local import LocalStore
-from shared.config.training import GrpoSection, LossSection, Method, OptimizerSection
+from shared.config.settings import LossSection, OptimizerSection
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.messages import ChatMessage
@@ -30,24 +30,20 @@ BASE_SHA256 = "b" * 64
 SPEC = LoraSpec(rank=4, alpha_scale=2.0)
 
 
-def settings(method: Method = "opcod", **changes: object) -> StepSettings:
+def settings(**changes: object) -> StepSettings:
     """Defaults of the paper, a learning rate that a tiny model notices, no warm-up. Loss and optimizer keys mix."""
     loss = {key: value for key, value in changes.items() if key in LossSection.model_fields}
     optimizer = {key: value for key, value in changes.items() if key in OptimizerSection.model_fields}
     assert len(loss) + len(optimizer) == len(changes)
     base = {"learning_rate": 1e-2, "warmup_updates": 0}
     return StepSettings(
-        LossSection.model_validate(loss),
-        OptimizerSection.model_validate(base | optimizer),
-        temperature=1.0,
-        method=method,
-        grpo=GrpoSection(),
+        LossSection.model_validate(loss), OptimizerSection.model_validate(base | optimizer), temperature=1.0
     )
 
 
 def learner(directory: Path, step: StepSettings) -> Learner:
     torch.set_num_threads(1)
-    return Learner(StudentModel(load_model(directory, "float32"), SPEC, seed=7), step.optimizer, step.loss)
+    return Learner(StudentModel(load_model(directory, "float32"), SPEC, seed=7), step.optimizer)
 
 
 def rows(groups: int = 3, samples: int = 4, seed: int = 0) -> list[Row]:

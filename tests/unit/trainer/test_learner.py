@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.learner import Learner
+from services.trainer.learner import Learner, PhaseStart
 from services.trainer.places import places_of
+from services.trainer.teacher import TrustRegionTeacher
 from services.trainer.trees import pack_rows
 from shared.errors import StorageError
 from tests.unit.trainer.ground import learner, rows, settings
@@ -44,13 +45,13 @@ def test_the_teacher_s_pass_leaves_the_student_alone(tiny_dir: Path) -> None:
     packs = pack_rows(rows(groups=1))
     places = places_of(packs, torch.device("cpu"))
     trees = [pack.student for pack in packs]
-    taught = one.teacher.logits(trees, places.student, 1.0)
+    taught = one.teacher.hidden(trees, places.student)
     assert not taught.requires_grad
     assert all(torch.equal(each, before[name]) for name, each in one.model.named_parameters.items())
-    own = one.model.logits(trees, places.student)
+    own = one.model.hidden(trees, places.student)
     assert not torch.equal(own, taught)
     one.teacher.reset()
-    torch.testing.assert_close(one.teacher.logits(trees, places.student, 1.0), own.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.teacher.hidden(trees, places.student), own.detach(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -94,56 +95,6 @@ def test_the_first_updates_of_a_phase_are_smaller(tiny_dir: Path) -> None:
     assert all(torch.equal(each, copies(one)[name]) for name, each in one.teacher.tensors().items())
 
 
-@pytest.mark.parametrize("teacher", ["reset", "carry"])
-@pytest.mark.parametrize("optimizer", ["reset", "carry"])
-def test_teacher_and_optimizer_start_a_phase_each_by_its_own_setting(
-    tiny_dir: Path, teacher: str, optimizer: str
-) -> None:
-    one = learner(tiny_dir, settings(teacher_at_phase_start=teacher, at_phase_start=optimizer))
-    give_gradients(one)
-    one.update()
-    behind = one.teacher.tensors()
-    one.begin_phase()
-    kept = copies(one) if teacher == "reset" else behind
-    assert all(torch.equal(each, kept[name]) for name, each in one.teacher.tensors().items())
-    assert (bool(one.state().optimizer), one.phase_updates) == ((False, 0) if optimizer == "reset" else (True, 1))
-    assert any(not torch.equal(behind[name], each) for name, each in copies(one).items())
-
-
-def test_a_trust_region_teacher_lies_between_the_phase_s_start_and_the_student(tiny_dir: Path) -> None:
-    one = learner(tiny_dir, settings(teacher="trust_region", trust_region_mix=0.25))
-    packs = pack_rows(rows(groups=1))
-    trees, nodes = [pack.teacher for pack in packs], places_of(packs, torch.device("cpu")).teacher
-
-    def own() -> torch.Tensor:
-        with torch.no_grad():
-            return one.model.logits(trees, nodes)
-
-    def taught() -> torch.Tensor:
-        return one.teacher.logits(trees, nodes, 1.0)
-
-    start, reference = own(), one.teacher.tensors()
-    torch.testing.assert_close(taught(), start)
-    for _ in range(3):
-        give_gradients(one)
-        one.update()
-    assert (own() - start).abs().max() > 0.01
-    torch.testing.assert_close(taught(), 0.75 * start + 0.25 * own(), atol=1e-5, rtol=1e-5)
-    assert all(torch.equal(each, reference[name]) for name, each in one.teacher.tensors().items())
-    one.begin_phase()
-    torch.testing.assert_close(taught(), own())
-
-
-def test_a_trust_region_s_reference_survives_a_restart(tiny_dir: Path) -> None:
-    step = settings(teacher="trust_region")
-    one, other = learner(tiny_dir, step), learner(tiny_dir, step)
-    reference = one.teacher.tensors()
-    give_gradients(one)
-    one.update()
-    other.load(one.state())
-    assert all(torch.equal(each, reference[name]) for name, each in other.teacher.tensors().items())
-
-
 def test_a_loaded_state_goes_on_as_the_saved_one(tiny_dir: Path) -> None:
     one, other = learner(tiny_dir, settings(warmup_updates=5)), learner(tiny_dir, settings(warmup_updates=5))
     for value in (1e-3, -2e-3):
@@ -166,3 +117,41 @@ def test_a_loaded_state_goes_on_as_the_saved_one(tiny_dir: Path) -> None:
 def test_a_teacher_of_another_adapter_is_refused(tiny_dir: Path) -> None:
     with pytest.raises(StorageError, match="other parameters"):
         learner(tiny_dir, settings()).teacher.load({"x": torch.zeros(1)})
+
+
+def test_a_trust_region_s_hidden_states_lie_between_the_phase_s_start_and_now(tiny_dir: Path) -> None:
+    plain = learner(tiny_dir, settings())
+    one = Learner(plain.model, settings().optimizer, TrustRegionTeacher(plain.model, 0.25))
+    packs = pack_rows(rows(groups=1))
+    places = places_of(packs, torch.device("cpu"))
+    trees = [pack.teacher for pack in packs]
+
+    def own() -> torch.Tensor:
+        with torch.no_grad():
+            return one.model.hidden(trees, places.teacher)
+
+    start = own()
+    torch.testing.assert_close(one.teacher.hidden(trees, places.teacher), start)
+    for _ in range(2):
+        give_gradients(one)
+        one.update()
+    now = own()
+    assert not torch.allclose(start, now)
+    taught = one.teacher.hidden(trees, places.teacher)
+    assert not taught.requires_grad
+    torch.testing.assert_close(taught, 0.75 * start + 0.25 * now, atol=1e-4, rtol=1e-4)
+    one.begin_phase(optimizer="carry")
+    torch.testing.assert_close(one.teacher.hidden(trees, places.teacher), now, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("teacher", ["reset", "carry"])
+@pytest.mark.parametrize("optimizer", ["reset", "carry"])
+def test_a_phase_resets_teacher_and_optimizer_apart(tiny_dir: Path, teacher: PhaseStart, optimizer: PhaseStart) -> None:
+    one = learner(tiny_dir, settings())
+    give_gradients(one)
+    one.update()
+    taught = one.teacher.tensors()
+    one.begin_phase(teacher=teacher, optimizer=optimizer)
+    expected = copies(one) if teacher == "reset" else taught
+    assert all(torch.equal(each, expected[name]) for name, each in one.teacher.tensors().items())
+    assert (one.phase_updates, bool(one.state().optimizer)) == ((0, False) if optimizer == "reset" else (1, True))

@@ -1,4 +1,4 @@
-"""The divergence and its gradient against a reference in plain Python floats, written from the formulas alone."""
+"""The divergence and its gradient against the reference in Python floats and against central differences."""
 
 import itertools
 import math
@@ -12,70 +12,12 @@ from torch import Tensor
 
 from services.trainer.divergence import CHUNK_ELEMENTS
 from services.trainer.losses import token_divergence
+from tests.unit.trainer.loss_reference import differences, divergence, resolvable_in_fp32, slope, top_ids
 
 torch.set_num_threads(1)
 
 INF = math.inf
 NAN = math.nan
-
-
-# --- the reference -----------------------------------------------------------------------------------------------
-
-
-def softmax(logits: list[float]) -> list[float]:
-    highest = max(logits)
-    powers = [math.exp(z - highest) for z in logits]
-    return [power / math.fsum(powers) for power in powers]
-
-
-def relative_entropy(p: list[float], r: list[float]) -> float:
-    """KL(p‖r), 0 ln 0 = 0."""
-    total = 0.0
-    for a, b in zip(p, r, strict=True):
-        if a > 0:
-            total += INF if b == 0 else a * math.log(a / b)
-    return total
-
-
-def buckets(logits: list[float], ids: list[int] | None, tail: bool) -> list[float]:
-    if ids is None:
-        return softmax(logits)
-    if not tail:
-        return softmax([logits[i] for i in ids])
-    whole = softmax(logits)
-    top = [whole[i] for i in ids]
-    captured = min(math.log(math.fsum(top)), -1e-7)
-    return [*top, -math.expm1(captured)]
-
-
-def top_ids(logits: list[float], k: int | None) -> list[int] | None:
-    return None if k is None else sorted(range(len(logits)), key=lambda i: -logits[i])[:k]
-
-
-def reference(student: list[float], teacher: list[float], alpha: float, ids: list[int] | None, tail: bool) -> float:
-    s, q = buckets(student, ids, tail), buckets(teacher, ids, tail)
-    if alpha == 0:
-        return relative_entropy(q, s)
-    if alpha == 1:
-        return relative_entropy(s, q)
-    m = [(1 - alpha) * a + alpha * b for a, b in zip(s, q, strict=True)]
-    return alpha * relative_entropy(q, m) + (1 - alpha) * relative_entropy(s, m)
-
-
-def reference_gradient(
-    student: list[float], teacher: list[float], alpha: float, ids: list[int] | None, tail: bool
-) -> list[float]:
-    """Central differences in the student's logits, the ids held; 0 at -inf."""
-    step, slopes = 1e-5, []
-    for v, logit in enumerate(student):
-        if logit == -INF:
-            slopes.append(0.0)
-            continue
-        up, down = list(student), list(student)
-        up[v], down[v] = logit + step, logit - step
-        difference = reference(up, teacher, alpha, ids, tail) - reference(down, teacher, alpha, ids, tail)
-        slopes.append(difference / (2 * step))
-    return slopes
 
 
 # --- drawn cases -------------------------------------------------------------------------------------------------
@@ -140,8 +82,11 @@ def assert_close_to_reference(case: Case, value: Tensor, gradient: Tensor, atol:
         student, teacher = case.student[b][t], case.teacher[b][t]
         ids = top_ids(student, case.top_k)
         if case.mask[b][t]:
-            wanted = reference(student, teacher, case.alpha, ids, case.tail)
-            slopes = reference_gradient(student, teacher, case.alpha, ids, case.tail)
+            wanted = divergence(student, teacher, case.alpha, ids, case.tail)
+            slopes = differences(student, teacher, case.alpha, ids, case.tail)
+            # The reference's own derivative, which test_losses_reference.py relies on, is that of its values.
+            own = slope(student, teacher, case.alpha, ids, case.tail)
+            assert own == pytest.approx(slopes, abs=grad_atol, rel=grad_atol)
         else:
             wanted, slopes = 0.0, [0.0] * len(student)
         assert value[b, t].item() == pytest.approx(wanted, abs=atol, rel=atol)
@@ -159,24 +104,14 @@ def test_float64_matches_the_reference_whatever_the_mask_hides(case: Case, poiso
 @settings(max_examples=100, deadline=None)
 @given(cases(), st.sampled_from([NAN, INF]))
 def test_bf16_logits_are_computed_in_fp32(case: Case, poison: float) -> None:
-    assume(resolvable(case))
+    tokens = itertools.chain(*case.student, *case.teacher)
+    assume(resolvable_in_fp32(tokens, case.alpha, case.top_k, case.tail))
     exact, exact_gradient = run(case, torch.float64)
     value, gradient = run(case, torch.bfloat16, poison)
     assert value.dtype is torch.float32
     assert gradient.dtype is torch.bfloat16
     torch.testing.assert_close(value.double(), exact, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(gradient.double(), exact_gradient, atol=2e-5, rtol=2**-8)
-
-
-def resolvable(case: Case) -> bool:
-    """Not a bare KL over a tail too thin for fp32: 1 - Σ is good to 6e-8, and a KL divides by it."""
-    if case.top_k is None or not case.tail or 0 < case.alpha < 1:
-        return True
-    pairs = zip(itertools.chain(*case.student), itertools.chain(*case.teacher), strict=True)
-    return all(
-        min(buckets(logits, top_ids(student, case.top_k), True)[-1] for logits in (student, teacher)) > 1e-3
-        for student, teacher in pairs
-    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -239,7 +174,7 @@ def test_clamped_tail_passes_no_gradient_and_is_floored(alpha: float) -> None:
     value = token_divergence(student, teacher, alpha=alpha, top_k=2, tail=True)
     (gradient,) = torch.autograd.grad(value.sum(), student)
     logits = student[0, 0].tolist(), teacher[0, 0].tolist()
-    assert value.item() == pytest.approx(reference(*logits, alpha, [0, 1], True), rel=1e-9)
-    assert gradient[0, 0].tolist() == pytest.approx(reference_gradient(*logits, alpha, [0, 1], True), abs=1e-8)
+    assert value.item() == pytest.approx(divergence(*logits, alpha, [0, 1], True), rel=1e-9)
+    assert gradient[0, 0].tolist() == pytest.approx(differences(*logits, alpha, [0, 1], True), abs=1e-8)
     # The third logit is seen through the normaliser alone.
     assert gradient[0, 0, 2].abs() < 1e-6

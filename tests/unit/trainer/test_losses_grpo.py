@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.losses import batch_denominator, grpo_loss
+from services.trainer.losses import batch_denominator, group_advantages, grpo_loss
 from shared.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -112,6 +112,31 @@ def test_micro_batches_add_up(aggregation: str) -> None:
         for cut in (slice(0, 1), slice(1, 4), slice(4, 5))
     ]
     torch.testing.assert_close(torch.stack(pieces).sum(), whole)
+
+
+def test_advantages_subtract_the_group_mean_and_nothing_else() -> None:
+    rewards = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    wanted = [[0.75, -0.25, -0.25, -0.25], [0.0] * 4, [0.0] * 4]
+    assert group_advantages(rewards).tolist() == wanted
+    assert group_advantages(rewards[0]).tolist() == wanted[0]
+
+
+def test_a_group_of_one_keeps_its_reward() -> None:
+    assert group_advantages(torch.tensor([1.0])).tolist() == [1.0]
+    assert group_advantages(torch.tensor([[1.0], [0.0]])).tolist() == [[1.0], [0.0]]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        (torch.zeros(2, 0), r"a group of 1 or more, got \[2, 0\]"),
+        (torch.tensor(1.0), "a group of 1 or more"),
+        (torch.tensor([1.0, math.nan]), "rewards must all be finite"),
+    ],
+)
+def test_rewards_are_checked(rewards: torch.Tensor, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        group_advantages(rewards)
 
 
 @pytest.mark.parametrize(

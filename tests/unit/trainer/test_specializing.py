@@ -26,8 +26,7 @@ from services.trainer.finetuning import (
 from services.trainer.model import StudentModel
 from services.trainer.specializing import Specialist, describe, ensure, main
 from shared.config.loading import to_toml, validate
-from shared.config.settings import RunSettings
-from shared.config.training import SpecializeSection
+from shared.config.settings import RunSettings, SpecializeSection
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, ModelError
 from shared.modeling.adapters import LoraSpec

