@@ -150,7 +150,7 @@ class GrpoSection(Section):
 
     clip_low: Share = Field(default=0.2, description="The ratio to the old policy is cut below 1 - this.")
     clip_high: float = Field(default=0.28, ge=0, description="And above 1 + this.")
-    dual_clip: float = Field(default=3.0, ge=1, description="A negative advantage weighs at most this many times.")
+    dual_clip: float = Field(default=3.0, gt=1, description="A negative advantage weighs at most this many times.")
 
 
 class OptimizerSection(Section):
