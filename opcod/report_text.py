@@ -43,6 +43,7 @@ def grids(report: Report) -> list[Grid]:
     """All tables of the report, in order."""
     return [
         _score_grid(report),
+        _stem_grid(report),
         _gate_grid(report),
         _feedback_grid(report),
         *diagnostic_grids(report.diagnostics),
@@ -92,6 +93,21 @@ def _score_grid(report: Report) -> Grid:
     return Grid(
         "Test scores, % (95 % interval over problems)", ["student", "domain", "before", "after", "change"], rows
     )
+
+
+def _stem_grid(report: Report) -> Grid:
+    rows = [
+        [
+            row.student,
+            row.domain,
+            f"{row.problems} (less {row.shared})",
+            f"{100 * row.before:.1f}",
+            f"{100 * row.after:.1f}",
+        ]
+        for row in report.without_shared_stems
+    ]
+    header = ["student", "domain", "problems", "before", "after"]
+    return Grid("Test scores without problems whose stem is in the training problems, %", header, rows)
 
 
 def _gate_grid(report: Report) -> Grid:

@@ -1,17 +1,22 @@
 """What the broker takes of a run's settings: the plan, with the problem set it is about."""
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from services.broker.plan import Plan, PlannedProblem
 from shared.config.settings import RunSettings
 from shared.contracts.run import Split
 from shared.errors import ConfigError
-from shared.problems.loading import load_problem_set
+from shared.problems.loading import problems_of
 from shared.problems.problem import Problem, ProblemSet
+
+Each = TypeVar("Each")
 
 
 def load_problems(settings: RunSettings) -> ProblemSet:
     """Raises ProblemSetError or ConfigError if the set cannot be used with these students."""
     domains = (settings.students["a"].domain, settings.students["b"].domain)
-    problems = load_problem_set(settings.problems.source, settings.problems.format, settings.run.seed, domains=domains)
+    problems = problems_of(settings)
     share = settings.problems.per_step // 2 if settings.problems.balance_domains else settings.problems.per_step
     pools = [[p for p in problems.train if p.domain == d] for d in domains]
     smallest = min(map(len, pools)) if settings.problems.balance_domains else len(problems.train)
@@ -61,6 +66,10 @@ def _per_domain(problems: ProblemSet, partition: tuple[Problem, ...], limit: int
         of_domain = [problem for problem in partition if problem.domain == domain]
         if limit is not None and limit > len(of_domain):
             raise ConfigError(f"expected at least {limit} problems of {domain} to evaluate on, got {len(of_domain)}")
-        stride = len(of_domain) // limit if limit else 1
-        chosen += of_domain[::stride][:limit] if limit else of_domain
+        chosen += evaluated(of_domain, limit)
     return _planned(tuple(chosen))
+
+
+def evaluated(of_domain: Sequence[Each], limit: int | None) -> Sequence[Each]:
+    """What an evaluation takes of one domain's problems: `limit` of them, spread evenly, or all."""
+    return of_domain[:: len(of_domain) // limit][:limit] if limit else of_domain
