@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from opcod.diagnostics import Diagnostics, Interval, Part, breaks, diagnose, fixes
+from opcod.shared_stems import StemRow, without_shared_stems
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.ids import seed_of
 from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status
 from shared.contracts.steps import StepRecord
 from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
+from shared.problems.manifest import ProblemSetManifest
 
 DELIVERED = ("match", "unanchored")
 
@@ -89,6 +91,7 @@ class Report(Part):
     seed: int
     rounds: int
     scores: list[ScoreRow]
+    without_shared_stems: list[StemRow]
     students: list[StudentReport]
     mutual_improvement: bool | None
     validation: list[RoundScore]
@@ -110,10 +113,11 @@ def build_report(
     wall_s: float,
     restarts: Mapping[str, int],
     steps: Sequence[StepRecord] = (),
+    problems: ProblemSetManifest | None = None,
 ) -> Report:
     """timeline: seconds of the launcher's own stages; the run's statuses are added from the state.
 
-    steps: the records of the steps that are done.
+    steps: the records of the steps that are done. problems: the manifest of the run's problems.
     """
     students = sorted(settings.students)
     rows = [row for s in students for row in _score_rows(state, settings, s)]
@@ -127,6 +131,7 @@ def build_report(
         seed=settings.run.seed,
         rounds=settings.run.rounds,
         scores=rows,
+        without_shared_stems=without_shared_stems(state.scores, problems, settings.evaluation.test_problems),
         students=[_student(state, s, improved[s]) for s in students],
         mutual_improvement=_mutual(rows, students),
         validation=_validation(state),

@@ -24,6 +24,7 @@ from opcod.options import (
     settings_on,
 )
 from opcod.preparing import create_run, new_run_name, prepare_models, refuse_changes, stored_settings
+from opcod.problem_manifest import pin_problems
 from opcod.progress import RunProgress, make_console
 from opcod.report_text import print_report
 from opcod.reporting import write_report
@@ -56,6 +57,7 @@ def run(
         paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)
         check_settings(paths, settings)
         create_run(paths, settings)
+    pin_problems(paths, settings)
     raise typer.Exit(_train(paths, settings, console, resumed=resume is not None))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from services.broker.plan import Plan, PlannedProblem
 from shared.config.settings import RunSettings
@@ -9,14 +10,16 @@ from shared.contracts.run import Split
 from shared.errors import ConfigError
 from shared.method.metrics import majority_baseline
 from shared.problems.formats import format_named
-from shared.problems.loading import load_problem_set
+from shared.problems.loading import problems_of
 from shared.problems.problem import Problem, ProblemSet
+
+Each = TypeVar("Each")
 
 
 def load_problems(settings: RunSettings) -> ProblemSet:
     """Raises ProblemSetError or ConfigError if the set cannot be used with these students."""
     domains = (settings.students["a"].domain, settings.students["b"].domain)
-    problems = load_problem_set(settings.problems.source, settings.problems.format, settings.run.seed, domains=domains)
+    problems = problems_of(settings)
     problems = replace(problems, format=format_named(settings.problems.format, settings.feedback.prompt))
     share = settings.problems.per_step // 2 if settings.problems.balance_domains else settings.problems.per_step
     pools = [[p for p in problems.train if p.domain == d] for d in domains]
@@ -71,9 +74,13 @@ def per_domain(problems: ProblemSet, partition: tuple[Problem, ...], limit: int 
         of_domain = [problem for problem in partition if problem.domain == domain]
         if limit is not None and limit > len(of_domain):
             raise ConfigError(f"expected at least {limit} problems of {domain} to evaluate on, got {len(of_domain)}")
-        stride = len(of_domain) // limit if limit else 1
-        chosen += of_domain[::stride][:limit] if limit else of_domain
+        chosen += evaluated(of_domain, limit)
     return tuple(chosen)
+
+
+def evaluated(of_domain: Sequence[Each], limit: int | None) -> Sequence[Each]:
+    """What an evaluation takes of one domain's problems: `limit` of them, spread evenly, or all."""
+    return of_domain[:: len(of_domain) // limit][:limit] if limit else of_domain
 
 
 def majority_by_domain(problems: Sequence[Problem], domains: Sequence[str]) -> dict[str, float]:

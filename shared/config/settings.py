@@ -36,9 +36,15 @@ class RunSection(Section):
 class ProblemsSection(Section):
     """Which problems, and how many of them a step uses."""
 
-    source: str = Field(default="generated", description="`generated`, or a directory with JSONL partitions.")
+    source: str = Field(
+        default="generated",
+        description="`generated`, a directory of JSONL partitions, or `sciknoweval:<directory or hub id>`.",
+    )
     format: Literal["integer", "mcq"] = Field(default="integer", description="How problems are put and graded.")
     per_step: Positive = Field(default=32, description="Problems in one step.")
+    validation_per_domain: Positive = Field(
+        default=30, description="Training rows of each domain that validate instead, for `sciknoweval:`."
+    )
     balance_domains: bool = Field(
         default=False, description="Draw each step evenly from both domains instead of from their union."
     )
