@@ -6,10 +6,10 @@ from shared.config.loading import nearest
 from shared.errors import ConfigError
 
 METHODS: dict[str, tuple[str, ...]] = {
-    "opcod": ("gate.mode=cognizance",),
-    "always": ("gate.mode=always",),
-    "never": ("gate.mode=never",),
-    "domain_selective": ("gate.mode=domain_selective",),
+    "opcod": ("run.method=opcod", "gate.mode=cognizance"),
+    "always": ("run.method=opcod", "gate.mode=always"),
+    "never": ("run.method=opcod", "gate.mode=never"),
+    "domain_selective": ("run.method=opcod", "gate.mode=domain_selective"),
     "sdpo": ("run.method=sdpo",),
     "grpo": ("run.method=grpo",),
 }

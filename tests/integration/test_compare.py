@@ -1,4 +1,4 @@
-"""`opcod compare` from end to end: real processes, a tiny random model, two methods on one seed."""
+"""`opcod compare` from end to end: real processes, a tiny random model, three methods and two runs on one seed."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from services.broker.initial import INITIAL_SCORES_FILE, InitialScores
 from shared.contracts.run import RunState
 from tests.unit.modeling.tiny_model import write_tiny_model
 
-NAMES = ("mini-opcod-s0", "mini-never-s0")
+NAMES = ("mini-opcod-s0", "mini-sdpo-s0")
 SMALL = (
     "run.steps_per_round=1",
     "rollout.max_tokens=4",
@@ -34,7 +34,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def compare(runs_dir: Path, options: Sequence[str]) -> str:
-    command = [sys.executable, "-m", "opcod.main", "compare", "--methods", "opcod,never", "--seeds", "1", *options]
+    command = [sys.executable, "-m", "opcod.main", "compare", "--methods", "opcod,sdpo,never", "--seeds", "1", *options]
     ended = subprocess.run(
         [*command, "--runs-dir", str(runs_dir), "--cache-dir", str(runs_dir / "cache")], capture_output=True, text=True
     )
@@ -44,7 +44,7 @@ def compare(runs_dir: Path, options: Sequence[str]) -> str:
 
 def test_methods_are_run_compared_and_not_run_again(tmp_path: Path, options: list[str]) -> None:
     out = compare(tmp_path, options)
-    assert "mini-never-s0: initial scores taken over from mini-opcod-s0" in out
+    assert "mini-sdpo-s0: initial scores taken over from mini-opcod-s0" in out
     states = [RunState.model_validate_json((tmp_path / name / "state.json").read_bytes()) for name in NAMES]
     assert [state.gates[0].mode for state in states] == ["cognizance", "never"]
     assert [state.steps for state in states] == [{"a": 1, "b": 1}] * 2
@@ -54,7 +54,7 @@ def test_methods_are_run_compared_and_not_run_again(tmp_path: Path, options: lis
     assert states[0].tallies["a"].output_tokens["eval"] > states[1].tallies["a"].output_tokens["eval"]
     comparison = Comparison.model_validate_json((tmp_path / "mini" / "compare.json").read_bytes())
     assert comparison.finished
-    assert [list(method.runs.values()) for method in comparison.methods] == [[NAMES[0]], [NAMES[1]]]
+    assert [list(method.runs.values()) for method in comparison.methods] == [[NAMES[0]], [NAMES[1]], [NAMES[1]]]
     before = [(tmp_path / name / "timeline.json").read_bytes() for name in NAMES]
     assert compare(tmp_path, options).count("finished already, read") == 2
     assert [(tmp_path / name / "timeline.json").read_bytes() for name in NAMES] == before

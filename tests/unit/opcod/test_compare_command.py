@@ -18,10 +18,10 @@ from tests.unit.opcod.test_commands import SCRIPTED, Opcod, opcod, runs
 
 __all__ = ["opcod", "runs"]
 
-GATES = ("opcod", "never", "always")
+SOME = ("opcod", "grpo", "always")
 
 
-def planned(runs: Path, *overrides: str, methods: tuple[str, ...] = GATES, seeds: int = 2) -> list[PlannedRun]:
+def planned(runs: Path, *overrides: str, methods: tuple[str, ...] = SOME, seeds: int = 2) -> list[PlannedRun]:
     source = Source("compare-mini", None, [*SCRIPTED[1::2], *overrides])
     return plan_runs("mini", methods, seeds, source, runs, runs)
 
@@ -41,11 +41,16 @@ def finish(run: PlannedRun, **changes: object) -> None:
 
 def test_runs_go_seed_by_seed_and_each_has_its_methods_settings(runs: Path) -> None:
     found = planned(runs)
-    names = [f"mini-{method}-s{seed}" for seed in range(2) for method in GATES]
+    names = [f"mini-{method}-s{seed}" for seed in range(2) for method in SOME]
     assert [run.paths.run for run in found] == names
-    modes = {"opcod": "cognizance"}
-    assert [run.settings.gate.mode for run in found] == [modes.get(run.method, run.method) for run in found]
+    modes = {"opcod": ("opcod", "cognizance"), "grpo": ("grpo", "never"), "always": ("opcod", "always")}
+    assert [(run.settings.run.method, run.settings.gate_mode) for run in found] == [modes[m] for m in SOME] * 2
     assert [run.settings.run.seed for run in found] == [0, 0, 0, 1, 1, 1]
+
+
+def test_sdpo_and_never_are_run_once(runs: Path) -> None:
+    assert [run.method for run in planned(runs, methods=("opcod", "sdpo", "never"), seeds=1)] == ["opcod", "sdpo"]
+    assert [run.method for run in planned(runs, methods=("never", "sdpo"), seeds=1)] == ["never"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,7 @@ def test_finished_runs_are_read_and_compared(opcod: Opcod, runs: Path) -> None:
     for run in planned(runs):
         finish(run)
     code, out, error = opcod(
-        "compare", "--name", "mini", "--preset", "compare-mini", "--methods", ",".join(GATES), "--seeds", "2", *SCRIPTED
+        "compare", "--name", "mini", "--preset", "compare-mini", "--methods", ",".join(SOME), "--seeds", "2", *SCRIPTED
     )
     assert code == 0, error
     assert out.count("finished already, read") == 6
