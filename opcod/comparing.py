@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from opcod.checking import check_settings
 from opcod.comparison import RunFigures
-from opcod.methods import METHODS, run_as
+from opcod.methods import METHODS, alike
 from opcod.options import paths_for
 from opcod.preparing import refuse_changes, stored_settings
 from services.broker.initial import INITIAL_SCORES_FILE
@@ -52,14 +52,26 @@ def plan_runs(
         raise ConfigError(f"--name: expected letters, digits, '.', '_' and '-', got {name!r}")
     if (runs_dir / name / "config.toml").exists():
         raise ConfigError(f"{runs_dir / name} is a run; give the comparison another --name")
-    own = list(dict.fromkeys(run_as(method, methods) for method in methods))
     return [
+        planned
+        for seed in range(seeds)
+        for method in methods
+        if method == alike(method, methods)[0]
+        for planned in [_of_seed(name, alike(method, methods), seed, source, runs_dir, cache_dir)]
+    ]
+
+
+def _of_seed(
+    name: str, methods: Sequence[str], seed: int, source: Source, runs_dir: Path, cache_dir: Path
+) -> PlannedRun:
+    """Of methods that compute the same, the first whose run is there already, else the first."""
+    candidates = [
         PlannedRun(
             method, seed, paths_for(runs_dir, f"{name}-{method}-s{seed}", cache_dir), _settings(source, method, seed)
         )
-        for seed in range(seeds)
-        for method in own
+        for method in methods
     ]
+    return next((run for run in candidates if run.exists), candidates[0])
 
 
 def check_runs(runs: Sequence[PlannedRun]) -> None:

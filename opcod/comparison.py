@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from opcod.diagnostics import Interval, Part
-from opcod.methods import run_as
+from opcod.methods import alike
 from opcod.report import STATUS_STAGES
 
 CONFIDENCE = 0.95
@@ -110,12 +110,7 @@ def compare_methods(
     name: str, methods: Sequence[str], seeds: Sequence[int], figures: Mapping[tuple[str, int], RunFigures]
 ) -> Comparison:
     """figures: of the finished runs, by (method, seed). The first method is the reference."""
-    runs = {
-        method: {
-            seed: figures[run_as(method, methods), seed] for seed in seeds if (run_as(method, methods), seed) in figures
-        }
-        for method in methods
-    }
+    runs = {method: _runs(alike(method, methods), seeds, figures) for method in methods}
     reference = runs[methods[0]]
     return Comparison(
         name=name,
@@ -125,6 +120,12 @@ def compare_methods(
         missing=[method for method in methods if not runs[method]],
         methods=[_method(method, methods, runs[method], reference) for method in methods if runs[method]],
     )
+
+
+def _runs(methods: Sequence[str], seeds: Sequence[int], figures: Mapping[tuple[str, int], RunFigures]) -> Runs:
+    """By seed, of the first of these methods, which compute the same, that has one."""
+    found = {seed: [figures[method, seed] for method in methods if (method, seed) in figures] for seed in seeds}
+    return {seed: runs[0] for seed, runs in found.items() if runs}
 
 
 def estimate(values: Mapping[int, float]) -> Estimate:
@@ -144,13 +145,13 @@ def _t_quantile(degrees_of_freedom: int) -> float:
 
 
 def _method(method: str, methods: Sequence[str], runs: Runs, reference: Runs) -> MethodFigures:
-    own = run_as(method, methods)
-    against = {} if own == run_as(methods[0], methods) else reference
+    first = alike(method, methods)[0]
+    against = {} if first == methods[0] else reference
     places = [(row.student, row.domain, row.strong) for row in next(iter(runs.values())).scores]
     cells = [_cell(place, runs, against) for place in places]
     return MethodFigures(
         method=method,
-        same_as=own if own != method else None,
+        same_as=first if first != method else None,
         runs={seed: run.run for seed, run in runs.items()},
         cells=[*cells, _cell(("mean", "all", False), runs, against)],
         mutual_improvements=sum(run.mutual_improvement is True for run in runs.values()),

@@ -32,9 +32,9 @@ def parse_methods(text: str) -> list[str]:
     return names
 
 
-def run_as(method: str, methods: Sequence[str]) -> str:
-    """The method whose runs show `method`: itself, or the first named of those that compute the same."""
-    return next(name for name in methods if name == method or {name, method} <= ALIKE)
+def alike(method: str, methods: Sequence[str]) -> list[str]:
+    """Those of `methods` that compute the same as `method`, itself among them, in order."""
+    return [name for name in methods if name == method or {name, method} <= ALIKE]
 
 
 def refuse_owned(overrides: Sequence[str]) -> None:

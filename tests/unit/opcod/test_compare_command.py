@@ -53,6 +53,11 @@ def test_sdpo_and_never_are_run_once(runs: Path) -> None:
     assert [run.method for run in planned(runs, methods=("never", "sdpo"), seeds=1)] == ["never"]
 
 
+def test_a_run_that_is_there_under_the_other_name_is_taken(runs: Path) -> None:
+    begin(planned(runs, methods=("never",))[1])
+    assert [run.paths.run for run in planned(runs, methods=("sdpo", "never"))] == ["mini-sdpo-s0", "mini-never-s1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -103,12 +103,12 @@ def test_no_method_is_named_where_intervals_overlap(grpo: list[tuple[float, floa
 
 
 def test_sdpo_and_never_are_shown_from_the_same_runs() -> None:
-    runs = {("sdpo", seed): figures("sdpo", seed, 0.5, 0.5) for seed in range(2)}
+    runs = {("sdpo", 0): figures("sdpo", 0, 0.5, 0.5), ("never", 1): figures("never", 1, 0.5, 0.5)}
     runs |= {("opcod", seed): figures("opcod", seed, 0.75, 0.5) for seed in range(2)}
     comparison = compare_methods("x", ["opcod", "sdpo", "never"], range(2), runs)
     assert comparison.finished
     sdpo, never = comparison.methods[1:]
-    assert (sdpo.same_as, never.same_as, never.runs) == (None, "sdpo", {0: "x-sdpo-s0", 1: "x-sdpo-s1"})
+    assert (sdpo.same_as, never.same_as, never.runs) == (None, "sdpo", {0: "x-sdpo-s0", 1: "x-never-s1"})
     assert sdpo.cells == never.cells
     assert "never and sdpo are one computation: the same runs, shown twice." in verdict_lines(comparison)
 
