@@ -1,6 +1,6 @@
 """A comparison of methods over seeds, from the figures of their finished runs. Pure; nothing in here rounds or hides.
 
-Runs of one seed share specialists, problems and the initial evaluation, so methods are compared seed by seed.
+Runs of one seed share specialists and problems, so methods are compared seed by seed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -92,13 +92,17 @@ class MethodFigures(Part):
 
 
 class Comparison(Part):
-    """`compare.json`. missing: methods of which no run is finished. finished: all runs of all methods are."""
+    """`compare.json`. missing: methods of which no run is finished. finished: all runs of all methods are.
+
+    unlike_before: seeds whose runs have different initial scores, since each measured its own.
+    """
 
     name: str
     reference: str
     seeds: list[int]
     finished: bool
     missing: list[str]
+    unlike_before: list[int]
     methods: list[MethodFigures]
 
 
@@ -118,6 +122,7 @@ def compare_methods(
         seeds=list(seeds),
         finished=all(len(runs[method]) == len(seeds) for method in methods),
         missing=[method for method in methods if not runs[method]],
+        unlike_before=[seed for seed in seeds if _unlike_before([own[seed] for own in runs.values() if seed in own])],
         methods=[_method(method, methods, runs[method], reference) for method in methods if runs[method]],
     )
 
@@ -126,6 +131,10 @@ def _runs(methods: Sequence[str], seeds: Sequence[int], figures: Mapping[tuple[s
     """By seed, of the first of these methods, which compute the same, that has one."""
     found = {seed: [figures[method, seed] for method in methods if (method, seed) in figures] for seed in seeds}
     return {seed: runs[0] for seed, runs in found.items() if runs}
+
+
+def _unlike_before(runs: Sequence[RunFigures]) -> bool:
+    return len({tuple((row.student, row.domain, row.before) for row in run.scores) for run in runs}) > 1
 
 
 def estimate(values: Mapping[int, float]) -> Estimate:

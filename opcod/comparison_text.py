@@ -23,6 +23,12 @@ def verdict_lines(comparison: Comparison) -> list[str]:
             lines.append(f"{method.method} and {method.same_as} are one computation: the same runs, shown twice.")
     compared = [m for m in comparison.methods if any(cell.difference for cell in m.cells)]
     lines += [_verdict_line(method, comparison.reference) for method in compared]
+    if comparison.unlike_before:
+        seeds = ", ".join(map(str, comparison.unlike_before))
+        lines.append(
+            f"Of seed {seeds}, the runs measured their initial scores each for itself: changes then hold the noise of "
+            f"two evaluations; differences in the final score do not depend on it."
+        )
     if any(len(method.runs) == 1 for method in comparison.methods):
         lines.append("A single seed has no interval, and nothing follows from it.")
     return lines
@@ -34,8 +40,8 @@ def notes(comparison: Comparison) -> list[str]:
         f"Seeds {', '.join(map(str, comparison.seeds))}; n is the number of finished runs. ± is the 95 % interval of "
         "the mean over seeds by Student's t with n - 1 degrees of freedom; it holds the noise of the seed and of the "
         "test together.",
-        "The runs of one seed share specialists, problems and the initial evaluation, so differences are taken seed by "
-        "seed. A method is called higher or lower only where the interval of the difference leaves out 0 and the two "
+        "The runs of one seed share specialists and problems, so differences are taken seed by seed. A method is "
+        "called higher or lower only where the interval of the difference leaves out 0 and the two "
         "intervals of the final score do not overlap. No correction is made for the number of cells looked at.",
         "Training seconds leave out fine-tuning and evaluations. Wall seconds are of the whole run: of one seed the "
         "first run pays for what the others share.",

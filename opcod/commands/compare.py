@@ -46,29 +46,30 @@ def compare(
     runs = plan_runs(name, chosen, seeds, source, runs_dir, cache_dir)
     check_runs(runs)
     directory = runs_dir.resolve() / name
-    comparison = _write(directory, name, chosen, seeds, runs)
     for number, run in enumerate(runs, start=1):
-        code = _make(run, runs, f"[{number} of {len(runs)}]", console)
-        comparison = _write(directory, name, chosen, seeds, runs)
+        place = f"[{number} of {len(runs)}] {run.paths.run}"
+        if figures_of(run) is not None:
+            _say(console, f"{place}: finished already, read")
+            continue
+        code = _make(run, runs, place, console)
+        _write(directory, name, chosen, seeds, runs)
         if code != 0:
             console.print("The comparison stands; the same command goes on with it.", highlight=False)
             raise typer.Exit(code)
+    comparison = _write(directory, name, chosen, seeds, runs)
     print_comparison(comparison, console)
     console.print(f"comparison: {directory / 'compare.md'}", highlight=False)
 
 
 def _make(run: PlannedRun, runs: Sequence[PlannedRun], place: str, console: Console) -> int:
-    """See to it that the run is finished; returns an exit code, 0 if it is."""
-    if figures_of(run) is not None:
-        _say(console, f"{place} {run.paths.run}: finished already, read")
-        return 0
+    """Begin the run or go on with it; returns an exit code, 0 if it is finished."""
     resumed = run.exists
     if not resumed:
         create_run(run.paths, run.settings)
-    _say(console, f"{place} {run.paths.run}: {'going on' if resumed else 'begins'}")
+    _say(console, f"{place}: {'going on' if resumed else 'begins'}")
     shared_by = share_initial_scores(run, runs)
     if shared_by is not None:
-        _say(console, f"{place} {run.paths.run}: initial scores taken over from {shared_by}")
+        _say(console, f"{place}: initial scores taken over from {shared_by}")
     return train(run.paths, run.settings, console, resumed=resumed)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from opcod.comparison import Comparison
+from opcod.main import app
 from services.broker.initial import INITIAL_SCORES_FILE, InitialScores
 from shared.contracts.run import RunState
 from tests.unit.modeling.tiny_model import write_tiny_model
@@ -33,11 +35,14 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--preset", "compare-mini", "--name", "mini", *(part for each in overrides for part in ("--set", each))]
 
 
+def arguments(runs_dir: Path, options: Sequence[str]) -> list[str]:
+    places = ["--runs-dir", str(runs_dir), "--cache-dir", str(runs_dir / "cache")]
+    return ["compare", "--methods", "opcod,sdpo,never", "--seeds", "1", *options, *places]
+
+
 def compare(runs_dir: Path, options: Sequence[str]) -> str:
-    command = [sys.executable, "-m", "opcod.main", "compare", "--methods", "opcod,sdpo,never", "--seeds", "1", *options]
-    ended = subprocess.run(
-        [*command, "--runs-dir", str(runs_dir), "--cache-dir", str(runs_dir / "cache")], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "opcod.main", *arguments(runs_dir, options)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 
@@ -56,5 +61,7 @@ def test_methods_are_run_compared_and_not_run_again(tmp_path: Path, options: lis
     assert comparison.finished
     assert [list(method.runs.values()) for method in comparison.methods] == [[NAMES[0]], [NAMES[1]], [NAMES[1]]]
     before = [(tmp_path / name / "timeline.json").read_bytes() for name in NAMES]
-    assert compare(tmp_path, options).count("finished already, read") == 2
+    again = CliRunner().invoke(app, arguments(tmp_path, options))
+    assert again.exit_code == 0, again.output
+    assert again.output.count("finished already, read") == 2
     assert [(tmp_path / name / "timeline.json").read_bytes() for name in NAMES] == before

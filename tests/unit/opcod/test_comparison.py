@@ -113,6 +113,16 @@ def test_sdpo_and_never_are_shown_from_the_same_runs() -> None:
     assert "never and sdpo are one computation: the same runs, shown twice." in verdict_lines(comparison)
 
 
+def test_runs_that_measured_their_own_initial_scores_are_said_to() -> None:
+    runs = {(method, seed): figures(method, seed, 0.5, 0.5) for method in ("opcod", "grpo") for seed in range(2)}
+    assert compare_methods("x", ["opcod", "grpo"], range(2), runs).unlike_before == []
+    other = [row.model_copy(update={"before": 0.3}) for row in runs["grpo", 1].scores]
+    runs["grpo", 1] = runs["grpo", 1].model_copy(update={"scores": other})
+    comparison = compare_methods("x", ["opcod", "grpo"], range(2), runs)
+    assert comparison.unlike_before == [1]
+    assert any(line.startswith("Of seed 1, the runs measured") for line in verdict_lines(comparison))
+
+
 def test_a_method_that_computes_what_the_reference_does_is_not_compared_with_it() -> None:
     runs = {("sdpo", seed): figures("sdpo", seed, 0.5, 0.5) for seed in range(2)}
     comparison = compare_methods("x", ["sdpo", "never"], range(2), runs)
