@@ -8,16 +8,27 @@ from opcod.shared_stems import StemRow, without_shared_stems
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.ids import seed_of
-from shared.contracts.run import GateDecision, RunState, Score, Split, Status
+from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status
 from shared.contracts.steps import StepRecord
 from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
 from shared.problems.manifest import ProblemSetManifest
+
+DELIVERED = ("match", "unanchored")
+
+
+class AnswerRates(Part):
+    """Shares of the samples: right for a tolerant reader, of the form asked for, cut at max_tokens."""
+
+    lenient: float
+    format_ok: float
+    truncated: float
 
 
 class ScoreRow(Part):
     """One student in one domain on the test problems: mean score with its 95 % interval over problems.
 
-    change_interval: of the difference, problem by problem.
+    change_interval: of the difference, problem by problem. majority: score of the best constant answer. What the
+    fields of `before_answers` and `after_answers` count is no score.
     """
 
     student: str
@@ -31,6 +42,9 @@ class ScoreRow(Part):
     after_interval: Interval
     change: float
     change_interval: Interval
+    majority: float
+    before_answers: AnswerRates
+    after_answers: AnswerRates
 
 
 class RoundScore(Part):
@@ -157,6 +171,17 @@ def _row(first: Score, last: Score, domain: str, strong: str) -> ScoreRow:
         after_interval=bootstrap_interval(after, seed=seed),
         change=last.mean(domain) - first.mean(domain),
         change_interval=change_interval(before, after, seed=seed),
+        majority=last.majority[domain],
+        before_answers=answer_rates(first.answers[domain], first.drawn(domain)),
+        after_answers=answer_rates(last.answers[domain], last.drawn(domain)),
+    )
+
+
+def answer_rates(counts: AnswerCounts, samples: int) -> AnswerRates:
+    return AnswerRates(
+        lenient=counts.lenient / samples,
+        format_ok=counts.format_ok / samples,
+        truncated=counts.truncated / samples,
     )
 
 
@@ -193,7 +218,7 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
         samples=tally.samples,
         active_share=tally.active_samples / tally.samples if tally.samples else None,
         verdicts=dict(verdicts),
-        kept_share=verdicts["match"] / verdicts.total() if verdicts else None,
+        kept_share=sum(verdicts[word] for word in DELIVERED) / verdicts.total() if verdicts else None,
         lost_feedback=tally.lost_feedback,
         break_rate=broken.rate,
         fix_rate=fixed.rate,

@@ -44,6 +44,7 @@ def grids(report: Report) -> list[Grid]:
     return [
         _score_grid(report),
         _stem_grid(report),
+        _answer_grid(report),
         _gate_grid(report),
         _feedback_grid(report),
         *diagnostic_grids(report.diagnostics),
@@ -84,6 +85,7 @@ def _score_grid(report: Report) -> Grid:
         [
             row.student,
             row.domain + (" (own)" if row.strong else ""),
+            f"{100 * row.majority:.1f}",
             _score(row.before, row.before_interval),
             _score(row.after, row.after_interval),
             _signed(row.change, row.change_interval),
@@ -91,7 +93,9 @@ def _score_grid(report: Report) -> Grid:
         for row in report.scores
     ]
     return Grid(
-        "Test scores, % (95 % interval over problems)", ["student", "domain", "before", "after", "change"], rows
+        "Test scores, % (95 % interval over problems; majority: the best constant answer's score)",
+        ["student", "domain", "majority", "before", "after", "change"],
+        rows,
     )
 
 
@@ -108,6 +112,24 @@ def _stem_grid(report: Report) -> Grid:
     ]
     header = ["student", "domain", "problems", "before", "after"]
     return Grid("Test scores without problems whose stem is in the training problems, %", header, rows)
+
+
+def _answer_grid(report: Report) -> Grid:
+    rows = [
+        [
+            row.student,
+            row.domain,
+            *(_from_to(row, what) for what in ("lenient", "format_ok", "truncated")),
+        ]
+        for row in report.scores
+    ]
+    header = ["student", "domain", "right for a lenient reader (not the score)", "form kept", "truncated"]
+    return Grid("Test answers, % of the samples (before → after)", header, rows)
+
+
+def _from_to(row: ScoreRow, what: str) -> str:
+    before, after = (getattr(rates, what) for rates in (row.before_answers, row.after_answers))
+    return f"{100 * before:.1f} → {100 * after:.1f}"
 
 
 def _gate_grid(report: Report) -> Grid:

@@ -28,7 +28,16 @@ from services.broker.plan import Plan
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.ids import version_name
 from shared.contracts.jobs import JobKind
-from shared.contracts.run import JobState, JobStatus, PhaseState, RunState, Status, StepState, Tally
+from shared.contracts.run import (
+    AnswerCounts,
+    JobState,
+    JobStatus,
+    PhaseState,
+    RunState,
+    Status,
+    StepState,
+    Tally,
+)
 from shared.contracts.steps import StepRecord
 
 
@@ -140,7 +149,9 @@ def _record_job(state: RunState, event: JobReported) -> None:
             _settle(target.chunk, event)
             if event.outcome == "done":
                 target.evaluation.correct.update(event.correct)
-                target.evaluation.truncated += event.truncated
+                for domain, counts in event.answers.items():
+                    answers = target.evaluation.answers
+                    answers[domain] = answers.get(domain, AnswerCounts()).plus(counts)
         case RevisionTarget() if event.outcome != "started":
             target.phase.open_revisions.remove(target.revision)
             for count in event.revised:

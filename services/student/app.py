@@ -142,13 +142,7 @@ def build_worker(
         student=config.student,
         replica=config.replica,
         engine=engine,
-        loader=WeightLoader(
-            config.weights,
-            run=config.run,
-            student=config.student,
-            engine=engine,
-            base_model=config.base_model(),
-        ),
+        loader=build_loader(config, engine),
         bus=bus,
         outbox=outbox,
         board=board,
@@ -173,6 +167,13 @@ def build_worker(
         running=running,
         clock=clock,
         stopping=stopping,
+    )
+
+
+def build_loader(config: StudentConfig, engine: Engine) -> WeightLoader:
+    """Of this student's published versions. Raises ConfigError if its base model is not prepared."""
+    return WeightLoader(
+        config.weights, run=config.run, student=config.student, engine=engine, base_model=config.base_model()
     )
 
 

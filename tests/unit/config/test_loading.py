@@ -82,6 +82,7 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("students.a.modell=x", ["unknown key students.a.modell", "did you mean 'model'?"]),
         ("students.c.domain=biology", ["expected a and b, got ['a', 'b', 'c']"]),
         ("gate.tau.x=1", ["'tau' is a value, not a section"]),
+        ("grpo.dual_clip=1", ["grpo.dual_clip", "greater than 1"]),
         ("gate.mode=sometimes", ["gate.mode", "'cognizance', 'always', 'never' or 'domain_selective'"]),
         ("optimizer.mini_batches=3", ["optimizer.mini_batches: at most problems.per_step"]),
         ("problems.per_step=3", ["problems.per_step: must be even"]),
