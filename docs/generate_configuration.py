@@ -151,7 +151,7 @@ def _extending(bases: dict[str, str]) -> Iterator[str]:
     yield "These hold what differs from the one that they extend:\n\n| preset | extends | with |\n|---|---|---|"
     for name, base in bases.items():
         own, below = (dict(_flat(load_settings(preset=each, environ={}))) for each in (name, base))
-        changes = [f"`{key} = {json.dumps(value)}`" for key, value in own.items() if value != below[key]]
+        changes = [f"`{key} = {value}`" for key, value in own.items() if value != below[key]]
         yield f"| `{name}` | `{base}` | {', '.join(changes)} |"
 
 

@@ -125,9 +125,10 @@ def _update(
     check: Callable[[], None],
 ) -> None:
     denominator = _denominator(batch, settings)
-    packs = pack_rows([row for row in batch if row.active])
+    limit = settings.optimizer.micro_batch_tokens
+    packs = pack_rows([row for row in batch if row.active], limit)
     total = 0.0
-    for part in micro_batches(packs, settings.optimizer.micro_batch_tokens):
+    for part in micro_batches(packs, limit):
         check()
         loss = _backward(learner, part, denominator, settings, clock, progress)
         if loss is None:

@@ -169,7 +169,9 @@ class OptimizerSection(Section):
     beta2: float = Field(default=0.999, gt=0, lt=1)
     clip_norm: float = Field(default=1.0, gt=0)
     mini_batches: Positive = Field(default=1, description="Optimizer updates inside one step.")
-    micro_batch_tokens: Positive = Field(default=16384, description="Padded tokens in one forward pass.")
+    micro_batch_tokens: Positive = Field(
+        default=1024, description="Padded tokens in one forward pass; a step's memory grows with it."
+    )
     ema_rate: float = Field(default=0.05, gt=0, le=1, description="Share of the student in each EMA update.")
     at_phase_start: Literal["reset", "carry"] = Field(
         default="reset", description="Moments and warm-up when a phase begins."

@@ -5,15 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.broker import machine
-from services.broker.commands import (
-    Forget,
-    IssueEval,
-    IssueFeedback,
-    IssueRollout,
-    KeepRecord,
-    SealBatch,
-    Serve,
-)
+from services.broker.commands import Forget, IssueEval, IssueFeedback, IssueRollout, KeepRecord, SealBatch, Serve
 from services.broker.events import Controlled, JobReported, Recovered, StepFinished, StepRefused, VersionServed
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import JobStatus, Split, Status

@@ -123,7 +123,9 @@ PAPER = {
         ("mat-phys", 5, 20, ("material", "physics")),
     ],
 )
-def test_the_papers_runs_have_the_papers_settings(preset: str, rounds: int, steps: int, domains: tuple[str, str]) -> None:
+def test_the_papers_runs_have_the_papers_settings(
+    preset: str, rounds: int, steps: int, domains: tuple[str, str]
+) -> None:
     settings = load_settings(preset=preset, environ={})
     assert (settings.run.rounds, settings.run.steps_per_round) == (rounds, steps)
     assert (settings.students["a"].domain, settings.students["b"].domain) == domains
