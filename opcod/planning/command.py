@@ -104,8 +104,9 @@ def _memory(found: PlannedRun) -> Grid:
 
 
 def _length_line(lengths: Lengths) -> str:
-    how = "measured" if lengths.measured else "estimated, as no tokenizer is on this machine"
-    return f"Prompts: {lengths.mean:.0f} tokens on average, {lengths.longest} at most ({how}, {lengths.problems} problems)."
+    how = "measured" if lengths.measured else "estimated: no tokenizer is here"
+    tokens = f"{lengths.mean:.0f} tokens in the mean, {lengths.longest} at most"
+    return f"Prompts: {tokens} ({how}; {lengths.problems} problems)."
 
 
 def _total_line(found: PlannedRun) -> str:
