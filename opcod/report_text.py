@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from opcod.diagnostics import Interval
 from opcod.diagnostics_text import diagnostic_grids, warning_lines
-from opcod.grids import Grid
+from opcod.grids import Grid, grid_markdown, grid_table
 from opcod.report import Report, ScoreRow, StudentReport
 from shared.contracts.run import GateDecision
 
@@ -60,8 +59,7 @@ def to_markdown(report: Report) -> str:
     for grid in grids(report):
         if not grid.rows:
             continue
-        lines += [f"## {grid.title}", "", _line(grid.header), _line(["---"] * len(grid.header))]
-        lines += [*(_line(row) for row in grid.rows), ""]
+        lines += grid_markdown(grid)
     lines += [f"![{name.removesuffix('.png')}]({name})" for name in PICTURES]
     return "\n".join(lines) + "\n"
 
@@ -70,10 +68,7 @@ def print_report(report: Report, console: Console) -> None:
     for grid in grids(report):
         if not grid.rows:
             continue
-        table = Table(*grid.header, title=grid.title, title_justify="left")
-        for row in grid.rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(grid_table(grid))
     for line in warning_lines(report.silenced, report.alarms):
         console.print(line, style="bold red", highlight=False)
     for line in verdict_lines(report):
@@ -211,7 +206,3 @@ def _percent(value: float | None) -> str:
 
 def _names(rows: Sequence[ScoreRow]) -> str:
     return ", ".join(row.domain for row in rows)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
