@@ -5,6 +5,7 @@ import sys
 import typer
 
 from opcod.commands.ask import ask
+from opcod.commands.compare import compare
 from opcod.commands.dlq import app as dlq
 from opcod.commands.doctor import doctor
 from opcod.commands.eval import evaluate_student
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("run")(run)
+app.command("compare")(compare)
 app.command("up")(up)
 app.command("ask")(ask)
 app.command("eval")(evaluate_student)

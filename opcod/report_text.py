@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from opcod.diagnostics import Interval
 from opcod.diagnostics_text import diagnostic_grids, warning_lines
-from opcod.grids import Grid
+from opcod.grids import Grid, grid_markdown, grid_table
 from opcod.report import Report, ScoreRow, StudentReport
 from shared.contracts.run import GateDecision
 
@@ -43,8 +42,13 @@ def grids(report: Report) -> list[Grid]:
     """All tables of the report, in order."""
     return [
         _score_grid(report),
+<<<<<<< HEAD
         _answer_grid(report),
         _stem_grid(report),
+=======
+        _stem_grid(report),
+        _answer_grid(report),
+>>>>>>> main
         _gate_grid(report),
         _feedback_grid(report),
         *diagnostic_grids(report.diagnostics),
@@ -60,8 +64,7 @@ def to_markdown(report: Report) -> str:
     for grid in grids(report):
         if not grid.rows:
             continue
-        lines += [f"## {grid.title}", "", _line(grid.header), _line(["---"] * len(grid.header))]
-        lines += [*(_line(row) for row in grid.rows), ""]
+        lines += grid_markdown(grid)
     lines += [f"![{name.removesuffix('.png')}]({name})" for name in PICTURES]
     return "\n".join(lines) + "\n"
 
@@ -70,10 +73,7 @@ def print_report(report: Report, console: Console) -> None:
     for grid in grids(report):
         if not grid.rows:
             continue
-        table = Table(*grid.header, title=grid.title, title_justify="left")
-        for row in grid.rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(grid_table(grid))
     for line in warning_lines(report.silenced, report.alarms):
         console.print(line, style="bold red", highlight=False)
     for line in verdict_lines(report):
@@ -99,6 +99,24 @@ def _score_grid(report: Report) -> Grid:
     )
 
 
+<<<<<<< HEAD
+=======
+def _stem_grid(report: Report) -> Grid:
+    rows = [
+        [
+            row.student,
+            row.domain,
+            f"{row.problems} (less {row.shared})",
+            f"{100 * row.before:.1f}",
+            f"{100 * row.after:.1f}",
+        ]
+        for row in report.without_shared_stems
+    ]
+    header = ["student", "domain", "problems", "before", "after"]
+    return Grid("Test scores without problems whose stem is in the training problems, %", header, rows)
+
+
+>>>>>>> main
 def _answer_grid(report: Report) -> Grid:
     rows = [
         [
@@ -115,6 +133,7 @@ def _answer_grid(report: Report) -> Grid:
 def _from_to(row: ScoreRow, what: str) -> str:
     before, after = (getattr(rates, what) for rates in (row.before_answers, row.after_answers))
     return f"{100 * before:.1f} → {100 * after:.1f}"
+<<<<<<< HEAD
 
 
 def _stem_grid(report: Report) -> Grid:
@@ -130,6 +149,8 @@ def _stem_grid(report: Report) -> Grid:
     ]
     header = ["student", "domain", "problems", "before", "after"]
     return Grid("Test scores without problems whose stem is in the training problems, %", header, rows)
+=======
+>>>>>>> main
 
 
 def _gate_grid(report: Report) -> Grid:
@@ -211,7 +232,3 @@ def _percent(value: float | None) -> str:
 
 def _names(rows: Sequence[ScoreRow]) -> str:
     return ", ".join(row.domain for row in rows)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -68,12 +68,12 @@ def run(
         paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)
         check_settings(paths, settings)
         create_run(paths, settings)
-    pin_problems(paths, settings)
-    raise typer.Exit(_train(paths, settings, console, resumed=resume is not None))
+    raise typer.Exit(train(paths, settings, console, resumed=resume is not None))
 
 
-def _train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bool) -> int:
+def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bool) -> int:
     """Everything between a run's directory and its report; returns the exit code."""
+    pin_problems(paths, settings)
     timeline = Timeline(paths.run_dir)
     with run_lock(paths.run_dir), interruptible() as interrupted:
         console.print(f"run {paths.run} in {paths.run_dir}", highlight=False)

@@ -1,4 +1,4 @@
-"""How much memory each service needs at most, by what it is for. Pure; docs/paper-runs.md has what runs were measured."""
+"""How much memory each service needs at most, by what it is for. Pure; docs/paper-runs.md has measurements beside it."""
 
 from dataclasses import dataclass
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from shared.contracts.diagnostics import BatchRewards, RevisionCount
 from shared.contracts.jobs import JobKind
-from shared.contracts.run import AnswerCounts
+from shared.contracts.run import AnswerCounts, Score
 from shared.contracts.weights import StepMetrics
 
 
@@ -82,11 +82,15 @@ class Ticked:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The broker (re)started. sealed: the highest sealed batch on disk, by student."""
+    """The broker (re)started.
+
+    sealed: the highest sealed batch on disk, by student. initial: scores that a new run takes over from another one.
+    """
 
     at: float
     redis_was_empty: bool
     sealed: dict[str, int] = field(default_factory=dict)
+    initial: tuple[Score, ...] = ()
 
 
 MachineEvent = JobReported | BatchWritten | StepFinished | StepRefused | VersionServed | Controlled | Ticked | Recovered
