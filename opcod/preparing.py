@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from opcod.checking import base_model
 from opcod.processes import log_tail, require_success, until_ended
 from shared.blobs.local import atomic_write
 from shared.config.loading import differences, read_toml, to_toml, validate
-from shared.config.settings import Paths, RunSettings
+from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import ConfigError, ModelError
 
 SPECIALIZE_TIMEOUT_S = 3600.0
@@ -54,9 +54,13 @@ def refuse_changes(stored: RunSettings, asked: RunSettings) -> None:
 
 
 def prepare_models(
-    paths: Paths, settings: RunSettings, progress: Progress, stopped: Callable[[], bool] = lambda: False
+    paths: Paths,
+    settings: RunSettings,
+    progress: Progress,
+    stopped: Callable[[], bool] = lambda: False,
+    students: Sequence[str] = STUDENTS,
 ) -> dict[str, float]:
-    """Write `models/<student>.json` for both students; returns the seconds of each stage.
+    """Write `models/<student>.json` for `students`; returns the seconds of each stage.
 
     Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
     are fine-tuned here, both at once. Raises StoppedError once `stopped` says so, and ConfigError if a model of the
@@ -64,7 +68,7 @@ def prepare_models(
     """
     started = time.monotonic()
     progress("models")
-    wanted = [name for name, student in settings.students.items() if student.engine != "scripted"]
+    wanted = [name for name in students if settings.students[name].engine != "scripted"]
     pinned = {name: read_model(paths, name) for name in wanted}
     missing = [name for name in wanted if not _is_there(pinned[name])]
     models = {name: base_model(settings, name, paths) for name in missing}

@@ -20,7 +20,7 @@ from shared.blobs.local import atomic_write
 from shared.config.settings import RunSettings
 from shared.contracts.answering import Question, Questions
 from shared.contracts.ids import parse_version, seed_of
-from shared.problems.loading import load_problem_set
+from shared.problems.loading import SCIKNOWEVAL, load_problem_set
 from shared.problems.problem import Problem, ProblemSet, rows_hash
 
 OWN_PARTITIONS = ("test", "validation", "train")
@@ -145,7 +145,14 @@ def remarks(result: Evaluation) -> list[str]:
 def _problems(asked: str, settings: RunSettings, own: ProblemSet) -> tuple[ProblemSet, str]:
     if asked in OWN_PARTITIONS:
         return own, asked
-    return load_problem_set(asked, settings.problems.format, settings.run.seed), "test"
+    loaded = load_problem_set(
+        asked,
+        settings.problems.format,
+        settings.run.seed,
+        domains=own.domains if asked.startswith(SCIKNOWEVAL) else None,
+        validation_per_domain=settings.problems.validation_per_domain,
+    )
+    return loaded, "test"
 
 
 def _usual_limit(asked: str, settings: RunSettings) -> int | None:

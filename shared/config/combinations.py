@@ -13,6 +13,9 @@ def refuse_contradictions(settings: "RunSettings") -> None:
         raise ValueError(f"students: expected a and b, got {sorted(students)}")
     if students["a"].domain == students["b"].domain:
         raise ValueError("students: a and b need different domains; each tutors in its own")
+    for name, student in sorted(students.items()):
+        if student.examples is not None and not student.specialize:
+            raise ValueError(f"students.{name}.examples: without students.{name}.specialize = true they are not used")
     if settings.optimizer.mini_batches > settings.problems.per_step:
         raise ValueError("optimizer.mini_batches: at most problems.per_step, since a group is never split")
     if settings.problems.balance_domains and settings.problems.per_step % 2:

@@ -15,7 +15,7 @@ from shared.config.combinations import refuse_contradictions
 from shared.config.section import Positive, Section, Share
 from shared.contracts.messages import Sampling
 
-STUDENTS = ("a", "b")
+STUDENTS: tuple[Literal["a"], Literal["b"]] = ("a", "b")
 
 
 class RunSection(Section):
@@ -204,6 +204,9 @@ class StudentSection(Section):
     model: str = Field(default="embedded", description="`embedded`, a local directory, or a hub id.")
     domain: str = Field(description="Its stronger domain: it is fine-tuned on it, and named so to its peer.")
     specialize: bool = Field(default=False, description="Fine-tune on the own domain first, cached by content.")
+    examples: str | None = Field(
+        default=None, description="JSONL file to fine-tune on (docs/data.md); none: what generated problems bring."
+    )
     engine: Literal["transformers", "scripted"] = "transformers"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     chat_template: str | None = Field(default=None, description="A template of ours (`compact`), else the model's.")

@@ -7,20 +7,13 @@ from shared.contracts.run import Score, Split
 from shared.problems.loading import load_problem_set
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.provenance import Provenance
+from tests.fakes import final_state
 
 
-def score(student: str, round_: int, optics: list[int], split: Split = Split.TEST) -> Score:
-    correct = {"physics": optics, "chemistry": [0] * len(optics)}
-    return Score(
-        student=student,
-        version=f"{student}@v0",
-        split=split,
-        round=round_,
-        samples=2,
-        correct=correct,
-        answers={},
-        majority={},
-    )
+def score(student: str, round_: int, physics: list[int], split: Split = Split.TEST) -> Score:
+    """Two samples a problem."""
+    made = final_state.score(student, round_, {"physics": physics, "chemistry": [0] * len(physics)}, split)
+    return made.model_copy(update={"samples": 2})
 
 
 def problems(*shared: int) -> ProblemSetManifest:
