@@ -42,13 +42,8 @@ def grids(report: Report) -> list[Grid]:
     """All tables of the report, in order."""
     return [
         _score_grid(report),
-<<<<<<< HEAD
-        _answer_grid(report),
-        _stem_grid(report),
-=======
         _stem_grid(report),
         _answer_grid(report),
->>>>>>> main
         _gate_grid(report),
         _feedback_grid(report),
         *diagnostic_grids(report.diagnostics),
@@ -99,8 +94,6 @@ def _score_grid(report: Report) -> Grid:
     )
 
 
-<<<<<<< HEAD
-=======
 def _stem_grid(report: Report) -> Grid:
     rows = [
         [
@@ -116,7 +109,6 @@ def _stem_grid(report: Report) -> Grid:
     return Grid("Test scores without problems whose stem is in the training problems, %", header, rows)
 
 
->>>>>>> main
 def _answer_grid(report: Report) -> Grid:
     rows = [
         [
@@ -133,24 +125,6 @@ def _answer_grid(report: Report) -> Grid:
 def _from_to(row: ScoreRow, what: str) -> str:
     before, after = (getattr(rates, what) for rates in (row.before_answers, row.after_answers))
     return f"{100 * before:.1f} → {100 * after:.1f}"
-<<<<<<< HEAD
-
-
-def _stem_grid(report: Report) -> Grid:
-    rows = [
-        [
-            row.student,
-            row.domain,
-            f"{row.problems} (less {row.shared})",
-            f"{100 * row.before:.1f}",
-            f"{100 * row.after:.1f}",
-        ]
-        for row in report.without_shared_stems
-    ]
-    header = ["student", "domain", "problems", "before", "after"]
-    return Grid("Test scores without problems whose stem is in the training problems, %", header, rows)
-=======
->>>>>>> main
 
 
 def _gate_grid(report: Report) -> Grid:

@@ -77,7 +77,8 @@ def test_a_template_that_knows_thinking_has_it_off(tiny_dir: Path) -> None:
     thinking = load_tokenizer(tiny_dir, None)
     thinking.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+        "<|im_start|>assistant\n"
+        "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
     )
     assert render_text(thinking, turns(("user", "u"))).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert thinking.decode(render(thinking, turns(("user", "u")))).endswith("<think>\n\n</think>\n\n")
