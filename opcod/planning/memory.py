@@ -1,4 +1,4 @@
-"""How much memory each service needs at most, by what it is for. Pure; docs/paper-runs.md has measured figures."""
+"""How much memory each service needs at most, by what it is for. Pure; docs/paper-runs.md has measurements."""
 
 from dataclasses import dataclass
 
