@@ -223,7 +223,7 @@ class ServingSection(Section):
     max_body_bytes: Positive = 1_000_000
     requests_per_minute: Positive = Field(default=600, description="Of each key, at each service; more get 429.")
     concurrent_requests: Positive = Field(
-        default=32, description="In flight for each key, at each service, streams included; more get 429."
+        default=100, description="In flight for each key, at each service, streams included; more get 429."
     )
     request_timeout_s: float = Field(default=120.0, gt=0)
 
