@@ -244,7 +244,7 @@ def test_a_key_file_that_is_missing_is_one_clear_line(student: Student, tmp_path
     command = [sys.executable, "-m", "services.student"]
     ended = subprocess.run(command, env=environment, capture_output=True, timeout=WAIT_S, check=False)
     assert ended.returncode == 2
-    assert ended.stderr.decode().startswith("error: cannot read the key file")
+    assert ended.stderr.decode().startswith("error: expected bearer keys in")
 
 
 def test_redis_going_away_is_told_and_survived(tmp_path: Path) -> None:
