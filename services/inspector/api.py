@@ -62,7 +62,7 @@ def inspector_routes(
         items = tuple(event_view(row.id, row.kind, row.body) for row in rows)
         return EventPage(items=items, cursor=items[-1].id if items else after)
 
-    @router.get("/stream", response_class=EventStream)
+    @router.get("/stream", response_class=EventStream, status_code=200)
     def stream(
         after: StreamId | None = None, last_event_id: Annotated[str | None, Header(max_length=64)] = None
     ) -> EventStream:
