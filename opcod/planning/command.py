@@ -113,10 +113,10 @@ def _total_line(found: PlannedRun) -> str:
     if found.gpu:
         return "Students and trainers hold their memory on the GPU; each of them may have one of its own."
     total = total_bytes(found.needs, _models(found.settings)) / _GIB
-    largest = max((need.bytes for need in found.on_gpu), default=0) / _GIB
+    elsewhere = ", ".join(f"{need.service} {need.bytes / _GIB:.1f}" for need in found.on_gpu)
     return (
         f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most. "
-        f"On a GPU, where attention keeps no weights, a trainer needs {largest:.1f} GiB at most."
+        f"On a GPU, where attention keeps no weights, in GiB: {elsewhere}."
     )
 
 

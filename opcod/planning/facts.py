@@ -51,8 +51,8 @@ def plan_run(paths: Paths, settings: RunSettings) -> PlannedRun:
         found.lengths = prompt_lengths(problems, settings, count)
         found.work = work_of(found.plan, settings, found.lengths)
         found.gpu = _has_gpu()
-        found.on_gpu = _trainers(found, shapes, found.lengths, gpu=True)
-        found.needs = _needs(found, shapes, found.lengths)
+        found.on_gpu = _needs(found, shapes, found.lengths, gpu=True)
+        found.needs = [*_needs(found, shapes, found.lengths, gpu=found.gpu), *(other_needs() if shapes else ())]
     return found
 
 
@@ -92,13 +92,9 @@ def _look_at_models(found: PlannedRun, paths: Paths) -> tuple[Count | None, dict
     return count, shapes
 
 
-def _needs(found: PlannedRun, shapes: dict[str, ModelShape], lengths: Lengths) -> list[Need]:
-    students = [student_need(name, found.settings, shape, lengths) for name, shape in shapes.items()]
-    return [*students, *_trainers(found, shapes, lengths, gpu=found.gpu), *other_needs()]
-
-
-def _trainers(found: PlannedRun, shapes: dict[str, ModelShape], lengths: Lengths, *, gpu: bool) -> list[Need]:
-    return [trainer_need(name, found.settings, shape, lengths, gpu=gpu) for name, shape in shapes.items()]
+def _needs(found: PlannedRun, shapes: dict[str, ModelShape], lengths: Lengths, *, gpu: bool) -> list[Need]:
+    needed = (student_need, trainer_need)
+    return [each(name, found.settings, shape, lengths, gpu=gpu) for each in needed for name, shape in shapes.items()]
 
 
 def _has_gpu() -> bool:

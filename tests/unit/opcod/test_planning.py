@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from opcod.main import main
 from opcod.planning.lengths import Lengths, estimate, prompt_lengths
-from opcod.planning.memory import micro_batch_tokens, student_need, total_bytes, trainer_need
+from opcod.planning.memory import Need, micro_batch_tokens, student_need, total_bytes, trainer_need
 from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
 from opcod.planning.work import total_steps, work_of
 from services.broker.config import load_problems, make_plan
@@ -123,7 +124,10 @@ def test_memory_grows_with_what_it_is_for() -> None:
 
     def parts(*overrides: str) -> dict[str, int]:
         chosen = settings("students.a.slots=10", *overrides)
-        needs = (student_need("a", chosen, shape, LENGTHS), trainer_need("a", chosen, shape, LENGTHS, gpu=False))
+        needs = (
+            student_need("a", chosen, shape, LENGTHS, gpu=True),
+            trainer_need("a", chosen, shape, LENGTHS, gpu=True),
+        )
         return {f"{need.service}/{part.name.split(':')[0]}": part.bytes for need in needs for part in need.parts}
 
     before = parts()
@@ -144,6 +148,12 @@ def test_memory_grows_with_what_it_is_for() -> None:
     assert fused < dense
 
 
+@pytest.mark.parametrize("need", [student_need, trainer_need])
+def test_what_the_allocator_keeps_is_counted_on_a_cpu_only(need: Callable[..., Need]) -> None:
+    names = {gpu: [part.name for part in need("a", settings(), TINY, LENGTHS, gpu=gpu).parts] for gpu in (False, True)}
+    assert set(names[False]) - set(names[True]) == {"freed, but kept by the allocator"}
+
+
 def test_a_micro_batch_holds_a_row_at_least_and_a_mini_batch_at_most() -> None:
     row = LENGTHS.longest + 16
     assert micro_batch_tokens(settings("optimizer.micro_batch_tokens=10"), LENGTHS) == row
@@ -152,7 +162,7 @@ def test_a_micro_batch_holds_a_row_at_least_and_a_mini_batch_at_most() -> None:
 
 
 def test_weights_of_one_model_count_once_on_a_cpu() -> None:
-    need = student_need("a", settings(), TINY, LENGTHS)
+    need = student_need("a", settings(), TINY, LENGTHS, gpu=False)
     pair = [need, replace(need, service="trainer-a")]
     once = total_bytes(pair, {"student-a": "m", "trainer-a": "m"})
     twice = total_bytes(pair, {"student-a": "m", "trainer-a": "n"})
