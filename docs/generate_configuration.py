@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from services.student.config import ScriptEnvironment
 from shared.config.environment import ServiceEnvironment
-from shared.config.loading import ENV_PREFIX, load_settings, preset_names
+from shared.config.loading import ENV_PREFIX, EXTENDS, PRESETS, load_settings, preset_names, read_toml
 from shared.config.settings import STUDENTS, RunSettings, StudentSection
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -37,6 +37,7 @@ ones winning:
 4. the command line: `--set section.key=value`, as often as needed; the value is TOML, or else a plain string, and
    `none` unsets.
 
+A preset or file whose first line is `extends = "phys-chem"` holds only what differs from that preset.
 Unknown keys are errors that name the nearest known one. A run keeps what it was begun with in its `config.toml`, and
 going on with other settings is refused with a list of the differences. Defaults are the paper's where it gives one.
 """
@@ -131,8 +132,9 @@ def _limits(metadata: list[Any]) -> list[str]:
 
 
 def _presets() -> str:
-    """Where presets differ from the defaults, or from each other."""
-    names = preset_names()
+    """Where presets differ from the defaults, and those that extend another one from that."""
+    bases = {name: read_toml(PRESETS / f"{name}.toml").get(EXTENDS) for name in preset_names()}
+    names = [name for name, base in bases.items() if base is None]
     found = {name: dict(_flat(load_settings(preset=name, environ={}))) for name in names}
     defaults = _flat_defaults()
     lines = [f"| setting | default | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
@@ -142,7 +144,15 @@ def _presets() -> str:
         if any(value != default for value in values):
             lines.append(f"| `{key}` | {_code(default)} | {' | '.join(map(_code, values))} |")
     head = "## Presets\n\nSettings of the files in `presets/` that are not the default.\n\n"
-    return head + "\n".join(lines) + "\n"
+    return head + "\n".join([*lines, "", *_extending({name: base for name, base in bases.items() if base})]) + "\n"
+
+
+def _extending(bases: dict[str, str]) -> Iterator[str]:
+    yield "These hold what differs from the one that they extend:\n\n| preset | extends | with |\n|---|---|---|"
+    for name, base in bases.items():
+        own, below = (dict(_flat(load_settings(preset=each, environ={}))) for each in (name, base))
+        changes = [f"`{key} = {value}`" for key, value in own.items() if value != below[key]]
+        yield f"| `{name}` | `{base}` | {', '.join(changes)} |"
 
 
 def _flat(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:

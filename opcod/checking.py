@@ -9,8 +9,9 @@ from pathlib import Path
 from services.broker.config import load_problems, make_plan
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
-from shared.config.settings import Paths, RunSettings
+from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import ConfigError
+from shared.problems.examples import examples_for
 
 
 def check_settings(paths: Paths, settings: RunSettings) -> None:
@@ -33,12 +34,9 @@ def base_model(settings: RunSettings, student: str, paths: Paths) -> Path:
 
 
 def _check_specialists(settings: RunSettings) -> None:
-    for name, student in settings.students.items():
-        if student.specialize and settings.problems.source != "generated":
-            raise ConfigError(
-                f"students.{name}.specialize: only the generated problems bring examples to fine-tune on; "
-                f"use `specialize = false` and name a model that is a specialist already"
-            )
+    for name in STUDENTS:
+        if settings.students[name].specialize:
+            examples_for(settings, name)
 
 
 def _check_disk(runs_dir: Path, needed: int) -> None:

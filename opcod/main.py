@@ -5,8 +5,10 @@ import sys
 import typer
 
 from opcod.commands.ask import ask
+from opcod.commands.compare import compare
 from opcod.commands.dlq import app as dlq
 from opcod.commands.doctor import doctor
+from opcod.commands.eval import evaluate_student
 from opcod.commands.feedback import app as feedback
 from opcod.commands.model import model
 from opcod.commands.prepare import prepare
@@ -27,8 +29,10 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("run")(run)
+app.command("compare")(compare)
 app.command("up")(up)
 app.command("ask")(ask)
+app.command("eval")(evaluate_student)
 app.command("status")(status)
 app.command("doctor")(doctor)
 app.command("prepare")(prepare)

@@ -33,7 +33,7 @@ def _scores(report: Report, path: Path) -> None:
     axes.set(xlabel="rounds trained", ylabel="validation score, %", ylim=(0, 100), title=f"Scores, {report.run}")
     axes.set_xticks(sorted({row.round - 1 for row in report.validation}))
     _legend(axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _gap(report: Report, path: Path) -> None:
@@ -52,7 +52,7 @@ def _gap(report: Report, path: Path) -> None:
     axes.set(xlabel="round", ylabel="gap", title="Gap against τ: at or below it a student may tutor")
     axes.set_xticks([gate.round for gate in report.gates])
     _legend(axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _verdicts(report: Report, path: Path) -> None:
@@ -68,7 +68,7 @@ def _verdicts(report: Report, path: Path) -> None:
         left = [start + share for start, share in zip(left, shares, strict=True)]
     axes.set(xlabel="share of the feedback each tutee got, %", ylabel="tutee", title="Verdicts", xlim=(0, 100))
     _legend(axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _legend(axes: "pyplot.Axes") -> None:
@@ -76,7 +76,8 @@ def _legend(axes: "pyplot.Axes") -> None:
         axes.legend()
 
 
-def _save(figure: "pyplot.Figure", path: Path) -> None:
+def save(figure: "pyplot.Figure", path: Path) -> None:
+    """Write the figure and forget it."""
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -5,22 +5,20 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from opcod.checking import base_model
-from opcod.processes import log_tail
+from opcod.processes import log_tail, require_success, until_ended
 from shared.blobs.local import atomic_write
 from shared.config.loading import differences, read_toml, to_toml, validate
-from shared.config.settings import Paths, RunSettings
-from shared.errors import EXIT_USAGE, ConfigError, ModelError, OpcodError, StoppedError
+from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.errors import ConfigError, ModelError
 
 SPECIALIZE_TIMEOUT_S = 3600.0
-POLL_S = 0.2
-PROGRESS_EVERY_S = 15.0
 
 Progress = Callable[[str], None]
 
@@ -56,9 +54,13 @@ def refuse_changes(stored: RunSettings, asked: RunSettings) -> None:
 
 
 def prepare_models(
-    paths: Paths, settings: RunSettings, progress: Progress, stopped: Callable[[], bool] = lambda: False
+    paths: Paths,
+    settings: RunSettings,
+    progress: Progress,
+    stopped: Callable[[], bool] = lambda: False,
+    students: Sequence[str] = STUDENTS,
 ) -> dict[str, float]:
-    """Write `models/<student>.json` for both students; returns the seconds of each stage.
+    """Write `models/<student>.json` for `students`; returns the seconds of each stage.
 
     Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
     are fine-tuned here, both at once. Raises StoppedError once `stopped` says so, and ConfigError if a model of the
@@ -66,7 +68,7 @@ def prepare_models(
     """
     started = time.monotonic()
     progress("models")
-    wanted = [name for name, student in settings.students.items() if student.engine != "scripted"]
+    wanted = [name for name in students if settings.students[name].engine != "scripted"]
     pinned = {name: read_model(paths, name) for name in wanted}
     missing = [name for name in wanted if not _is_there(pinned[name])]
     models = {name: base_model(settings, name, paths) for name in missing}
@@ -123,32 +125,23 @@ def _specialize(paths: Paths, students: list[str], progress: Progress, stopped: 
         command += ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
         with log_file.open("ab") as output:
             running[student] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + SPECIALIZE_TIMEOUT_S
-        said = time.monotonic()
-        while any(process.poll() is None for process in running.values()):
-            if time.monotonic() - said > PROGRESS_EVERY_S:
-                said = time.monotonic()
-                lines = [f"{student}: {log_tail(_specialize_log(paths, student), lines=1)}" for student in students]
-                progress(f"specialists ({'; '.join(lines)})")
-            if stopped():
-                raise StoppedError("stopped while fine-tuning the specialists; the next start begins with them again")
-            if time.monotonic() > deadline:
-                raise OpcodError(f"fine-tuning the specialists took longer than {SPECIALIZE_TIMEOUT_S:.0f} s")
-            time.sleep(POLL_S)
-    finally:
-        for process in running.values():
-            if process.poll() is None:
-                process.terminate()
-                process.wait(timeout=30)
+
+    def report() -> None:
+        lines = [f"{student}: {log_tail(_specialize_log(paths, student), lines=1)}" for student in students]
+        progress(f"specialists ({'; '.join(lines)})")
+
+    until_ended(
+        list(running.values()),
+        "fine-tuning the specialists",
+        timeout_s=SPECIALIZE_TIMEOUT_S,
+        report=report,
+        stopped=stopped,
+    )
     return {student: _specialist(paths, student, process.returncode) for student, process in running.items()}
 
 
 def _specialist(paths: Paths, student: str, code: int) -> Path:
-    if code != 0:
-        tail = log_tail(_specialize_log(paths, student))
-        kind = ConfigError if code == EXIT_USAGE else OpcodError
-        raise kind(f"fine-tuning student {student} ended with exit code {code}:\n{tail}")
+    require_success(f"fine-tuning student {student}", code, _specialize_log(paths, student))
     last = log_tail(_specialize_log(paths, student), lines=1)
     return Path(json.loads(last)["path"])
 

@@ -11,18 +11,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from shared.errors import EXIT_USAGE, OpcodError
+from shared.errors import EXIT_USAGE, ConfigError, OpcodError, StoppedError
 from shared.serving import PARENT_VARIABLE
 
 RESTART_WINDOW_S = 120.0
 MAX_RESTARTS = 5
 GRACE_S = 30.0
+POLL_S = 0.2
+REPORT_EVERY_S = 15.0
 
 log = structlog.get_logger()
 
@@ -116,6 +118,46 @@ def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
             env=environment,
             start_new_session=True,
         )
+
+
+def until_ended(
+    running: Sequence[subprocess.Popen[bytes]],
+    what: str,
+    *,
+    timeout_s: float,
+    report: Callable[[], None],
+    stopped: Callable[[], bool],
+) -> None:
+    """Wait for processes that end by themselves, calling `report` every 15 s; what still runs at the end is stopped.
+
+    Raises StoppedError once `stopped` says so, and OpcodError after `timeout_s`.
+    """
+    started = said = time.monotonic()
+    try:
+        while any(process.poll() is None for process in running):
+            now = time.monotonic()
+            if now - said > REPORT_EVERY_S:
+                said = now
+                report()
+            if stopped():
+                raise StoppedError(f"stopped while {what}; the next start begins with it again")
+            if now - started > timeout_s:
+                raise OpcodError(f"{what} took longer than {timeout_s:.0f} s")
+            time.sleep(POLL_S)
+        if stopped() and any(process.returncode for process in running):  # Ctrl-C reached them, too
+            raise StoppedError(f"stopped while {what}; the next start begins with it again")
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(timeout=GRACE_S)
+
+
+def require_success(what: str, code: int, log_file: Path) -> None:
+    """Raises ConfigError (exit code 2) or OpcodError with the end of its log unless `code` is 0."""
+    if code != 0:
+        kind = ConfigError if code == EXIT_USAGE else OpcodError
+        raise kind(f"{what} ended with exit code {code}:\n{log_tail(log_file)}")
 
 
 def log_tail(path: Path, lines: int = 15) -> str:

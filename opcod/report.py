@@ -4,18 +4,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from opcod.diagnostics import Diagnostics, Interval, Part, breaks, diagnose, fixes
+from opcod.shared_stems import StemRow, without_shared_stems
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.ids import seed_of
-from shared.contracts.run import GateDecision, RunState, Score, Split, Status
+from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status
 from shared.contracts.steps import StepRecord
 from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
+from shared.problems.manifest import ProblemSetManifest
+
+DELIVERED = ("match", "unanchored")
+
+
+class AnswerRates(Part):
+    """Shares of the samples: right for a tolerant reader, of the form asked for, cut at max_tokens."""
+
+    lenient: float
+    format_ok: float
+    truncated: float
 
 
 class ScoreRow(Part):
     """One student in one domain on the test problems: mean score with its 95 % interval over problems.
 
-    change_interval: of the difference, problem by problem.
+    change_interval: of the difference, problem by problem. majority: score of the best constant answer. What the
+    fields of `before_answers` and `after_answers` count is no score.
     """
 
     student: str
@@ -29,6 +42,9 @@ class ScoreRow(Part):
     after_interval: Interval
     change: float
     change_interval: Interval
+    majority: float
+    before_answers: AnswerRates
+    after_answers: AnswerRates
 
 
 class RoundScore(Part):
@@ -75,6 +91,7 @@ class Report(Part):
     seed: int
     rounds: int
     scores: list[ScoreRow]
+    without_shared_stems: list[StemRow]
     students: list[StudentReport]
     mutual_improvement: bool | None
     validation: list[RoundScore]
@@ -96,10 +113,11 @@ def build_report(
     wall_s: float,
     restarts: Mapping[str, int],
     steps: Sequence[StepRecord] = (),
+    problems: ProblemSetManifest | None = None,
 ) -> Report:
     """timeline: seconds of the launcher's own stages; the run's statuses are added from the state.
 
-    steps: the records of the steps that are done.
+    steps: the records of the steps that are done. problems: the manifest of the run's problems.
     """
     students = sorted(settings.students)
     rows = [row for s in students for row in _score_rows(state, settings, s)]
@@ -113,6 +131,7 @@ def build_report(
         seed=settings.run.seed,
         rounds=settings.run.rounds,
         scores=rows,
+        without_shared_stems=without_shared_stems(state.scores, problems, settings.evaluation.test_problems),
         students=[_student(state, s, improved[s]) for s in students],
         mutual_improvement=_mutual(rows, students),
         validation=_validation(state),
@@ -152,6 +171,17 @@ def _row(first: Score, last: Score, domain: str, strong: str) -> ScoreRow:
         after_interval=bootstrap_interval(after, seed=seed),
         change=last.mean(domain) - first.mean(domain),
         change_interval=change_interval(before, after, seed=seed),
+        majority=last.majority[domain],
+        before_answers=answer_rates(first.answers[domain], first.drawn(domain)),
+        after_answers=answer_rates(last.answers[domain], last.drawn(domain)),
+    )
+
+
+def answer_rates(counts: AnswerCounts, samples: int) -> AnswerRates:
+    return AnswerRates(
+        lenient=counts.lenient / samples,
+        format_ok=counts.format_ok / samples,
+        truncated=counts.truncated / samples,
     )
 
 
@@ -188,7 +218,7 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
         samples=tally.samples,
         active_share=tally.active_samples / tally.samples if tally.samples else None,
         verdicts=dict(verdicts),
-        kept_share=verdicts["match"] / verdicts.total() if verdicts else None,
+        kept_share=sum(verdicts[word] for word in DELIVERED) / verdicts.total() if verdicts else None,
         lost_feedback=tally.lost_feedback,
         break_rate=broken.rate,
         fix_rate=fixed.rate,

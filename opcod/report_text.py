@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from opcod.diagnostics import Interval
 from opcod.diagnostics_text import diagnostic_grids, warning_lines
-from opcod.grids import Grid
+from opcod.grids import Grid, grid_markdown, grid_table
 from opcod.report import Report, ScoreRow, StudentReport
 from shared.contracts.run import GateDecision
 
@@ -43,6 +42,8 @@ def grids(report: Report) -> list[Grid]:
     """All tables of the report, in order."""
     return [
         _score_grid(report),
+        _stem_grid(report),
+        _answer_grid(report),
         _gate_grid(report),
         _feedback_grid(report),
         *diagnostic_grids(report.diagnostics),
@@ -58,8 +59,7 @@ def to_markdown(report: Report) -> str:
     for grid in grids(report):
         if not grid.rows:
             continue
-        lines += [f"## {grid.title}", "", _line(grid.header), _line(["---"] * len(grid.header))]
-        lines += [*(_line(row) for row in grid.rows), ""]
+        lines += grid_markdown(grid)
     lines += [f"![{name.removesuffix('.png')}]({name})" for name in PICTURES]
     return "\n".join(lines) + "\n"
 
@@ -68,10 +68,7 @@ def print_report(report: Report, console: Console) -> None:
     for grid in grids(report):
         if not grid.rows:
             continue
-        table = Table(*grid.header, title=grid.title, title_justify="left")
-        for row in grid.rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(grid_table(grid))
     for line in warning_lines(report.silenced, report.alarms):
         console.print(line, style="bold red", highlight=False)
     for line in verdict_lines(report):
@@ -83,6 +80,7 @@ def _score_grid(report: Report) -> Grid:
         [
             row.student,
             row.domain + (" (own)" if row.strong else ""),
+            f"{100 * row.majority:.1f}",
             _score(row.before, row.before_interval),
             _score(row.after, row.after_interval),
             _signed(row.change, row.change_interval),
@@ -90,8 +88,43 @@ def _score_grid(report: Report) -> Grid:
         for row in report.scores
     ]
     return Grid(
-        "Test scores, % (95 % interval over problems)", ["student", "domain", "before", "after", "change"], rows
+        "Test scores, % (95 % interval over problems; majority: the best constant answer's score)",
+        ["student", "domain", "majority", "before", "after", "change"],
+        rows,
     )
+
+
+def _stem_grid(report: Report) -> Grid:
+    rows = [
+        [
+            row.student,
+            row.domain,
+            f"{row.problems} (less {row.shared})",
+            f"{100 * row.before:.1f}",
+            f"{100 * row.after:.1f}",
+        ]
+        for row in report.without_shared_stems
+    ]
+    header = ["student", "domain", "problems", "before", "after"]
+    return Grid("Test scores without problems whose stem is in the training problems, %", header, rows)
+
+
+def _answer_grid(report: Report) -> Grid:
+    rows = [
+        [
+            row.student,
+            row.domain,
+            *(_from_to(row, what) for what in ("lenient", "format_ok", "truncated")),
+        ]
+        for row in report.scores
+    ]
+    header = ["student", "domain", "right for a lenient reader (not the score)", "form kept", "truncated"]
+    return Grid("Test answers, % of the samples (before → after)", header, rows)
+
+
+def _from_to(row: ScoreRow, what: str) -> str:
+    before, after = (getattr(rates, what) for rates in (row.before_answers, row.after_answers))
+    return f"{100 * before:.1f} → {100 * after:.1f}"
 
 
 def _gate_grid(report: Report) -> Grid:
@@ -173,7 +206,3 @@ def _percent(value: float | None) -> str:
 
 def _names(rows: Sequence[ScoreRow]) -> str:
     return ", ".join(row.domain for row in rows)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from opcod.problem_manifest import read_manifest
 from opcod.report import Report, build_report
 from opcod.report_text import to_markdown
 from opcod.timeline import Timeline
@@ -20,7 +21,7 @@ def write_report(
     directory = paths.run_dir / "report"
     directory.mkdir(exist_ok=True)
     steps = [record for student in sorted(settings.students) for record in _records(paths, student)]
-    report = build_report(state, settings, timeline.stages, timeline.wall_s, restarts, steps)
+    report = build_report(state, settings, timeline.stages, timeline.wall_s, restarts, steps, read_manifest(paths))
     draw(report, directory)
     atomic_write(directory / "report.json", report.model_dump_json(indent=1).encode())
     atomic_write(directory / "report.md", to_markdown(report).encode())

@@ -20,6 +20,7 @@ from opcod.options import (
     settings_from,
 )
 from opcod.preparing import create_run, prepare_models, refuse_changes, stored_settings
+from opcod.problem_manifest import pin_problems
 from shared.access import read_keys
 from shared.blobs.local import atomic_write
 from shared.config.settings import Paths, RunSettings
@@ -61,3 +62,4 @@ def _settle(paths: Paths, settings: RunSettings) -> None:
         refuse_changes(stored_settings(paths), settings)
     else:
         create_run(paths, settings)
+    pin_problems(paths, settings)

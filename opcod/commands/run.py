@@ -23,7 +23,9 @@ from opcod.options import (
     settings_from,
     settings_on,
 )
+from opcod.planning.command import show_plan
 from opcod.preparing import create_run, new_run_name, prepare_models, refuse_changes, stored_settings
+from opcod.problem_manifest import pin_problems
 from opcod.progress import RunProgress, make_console
 from opcod.report_text import print_report
 from opcod.reporting import write_report
@@ -32,12 +34,15 @@ from opcod.timeline import Timeline
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import RunState, Status
-from shared.errors import EXIT_INTERRUPTED, OpcodError
+from shared.errors import EXIT_INTERRUPTED, ConfigError, OpcodError
 
 
 def run(
     run_name: Annotated[str | None, typer.Option("--run", help="Name of the run; default: preset and time.")] = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with this run.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what it would do and need, and begin nothing.")
+    ] = False,
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -46,6 +51,13 @@ def run(
 ) -> None:
     """Train: two students tutor each other, and a report says what came of it."""
     console = make_console()
+    if dry_run:
+        if resume is not None:
+            raise ConfigError(
+                "--dry-run: expected no --resume; the settings of a run that has begun are in its config.toml"
+            )
+        show_plan(paths_for(runs_dir, run_name or "dry-run", cache_dir), settings_from(preset, config, overrides))
+        return
     if resume is not None:
         paths = paths_for(runs_dir, resume, cache_dir)
         settings = stored_settings(paths)
@@ -56,11 +68,12 @@ def run(
         paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)
         check_settings(paths, settings)
         create_run(paths, settings)
-    raise typer.Exit(_train(paths, settings, console, resumed=resume is not None))
+    raise typer.Exit(train(paths, settings, console, resumed=resume is not None))
 
 
-def _train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bool) -> int:
+def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bool) -> int:
     """Everything between a run's directory and its report; returns the exit code."""
+    pin_problems(paths, settings)
     timeline = Timeline(paths.run_dir)
     with run_lock(paths.run_dir), interruptible() as interrupted:
         console.print(f"run {paths.run} in {paths.run_dir}", highlight=False)

@@ -2,15 +2,25 @@
 
 import tempfile
 from pathlib import Path
+from typing import Annotated, Literal
 
+import typer
 from rich.console import Console
 
 from opcod.checking import check_settings
 from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, paths_for, settings_from
 from opcod.preparing import create_run, prepare_models
+from shared.config.settings import STUDENTS, RunSettings
+from shared.errors import ConfigError
 
 
 def specialize(
+    student: Annotated[
+        Literal["a", "b"] | None, typer.Option("--student", help="Only this one; default: those that the settings say.")
+    ] = None,
+    examples: Annotated[
+        Path | None, typer.Option("--examples", help="JSONL file to fine-tune --student on (docs/data.md).")
+    ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -18,12 +28,36 @@ def specialize(
 ) -> None:
     """Fine-tune what `opcod run` would, so that a run finds it in the cache."""
     console = Console()
-    settings = settings_from(preset, config, overrides)
+    settings = _settings(student, examples, preset, config, overrides or [])
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory:
         paths = paths_for(Path(directory), "specialize", cache_dir)
         check_settings(paths, settings)
         create_run(paths, settings)
-        seconds = prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"))
+        seconds = prepare_models(
+            paths,
+            settings,
+            lambda what: console.print(f"preparing: {what}"),
+            students=STUDENTS if student is None else (student,),
+        )
         for file in sorted((paths.run_dir / "models").glob("*.json")):
-            console.print(f"{file.stem}: {file.read_text()}", highlight=False)
+            console.print(f"{file.stem}: {file.read_text()}", highlight=False, soft_wrap=True)
     console.print(", ".join(f"{stage}: {spent:.1f} s" for stage, spent in seconds.items()), highlight=False)
+
+
+def _settings(
+    student: str | None, examples: Path | None, preset: str | None, config: Path | None, overrides: list[str]
+) -> RunSettings:
+    """What is asked for, with the other student left as it is when one is named."""
+    if student is None:
+        if examples is not None:
+            raise ConfigError("--examples: expected --student, too; each student has examples of its own")
+        return settings_from(preset, config, overrides)
+    peer = "b" if student == "a" else "a"
+    chosen = [
+        f"students.{student}.specialize=true",
+        f"students.{peer}.specialize=false",
+        f"students.{peer}.examples=none",
+    ]
+    if examples is not None:
+        chosen.append(f"students.{student}.examples={examples.expanduser().resolve()}")
+    return settings_from(preset, config, [*overrides, *chosen])

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from services.broker.commands import AnnounceAlarm, Command
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import Alarm, AlarmName, AlarmWatch, RewardWindow, StepLook
 from shared.contracts.run import RunState, StepState
 from shared.contracts.weights import StepMetrics

@@ -5,7 +5,7 @@ from services.broker.commands import AnnounceScore, Command, Forget, IssueEval, 
 from services.broker.lookup import chunk_job_id
 from services.broker.plan import Plan
 from shared.bus.keys import eval_payloads
-from shared.contracts.run import EvalState, JobState, RunState, Score, Split, Status
+from shared.contracts.run import AnswerCounts, EvalState, JobState, RunState, Score, Split, Status
 
 
 def evaluate(state: RunState, plan: Plan, at: float, *, after: Status) -> list[Command]:
@@ -75,5 +75,6 @@ def _score(evaluation: EvalState, plan: Plan) -> Score:
             domain: [evaluation.correct[problem.id] for problem in problems if problem.domain == domain]
             for domain in plan.domains
         },
-        truncated=evaluation.truncated,
+        answers={domain: evaluation.answers.get(domain, AnswerCounts()) for domain in plan.domains},
+        majority=plan.majority[evaluation.split],
     )

@@ -5,6 +5,7 @@ from typing import Literal
 
 from shared.contracts.diagnostics import BatchRewards, RevisionCount
 from shared.contracts.jobs import JobKind
+from shared.contracts.run import AnswerCounts, Score
 from shared.contracts.weights import StepMetrics
 
 
@@ -12,8 +13,9 @@ from shared.contracts.weights import StepMetrics
 class JobReported:
     """A job was started, done or failed.
 
-    output: sha256 of the payload of a done job. correct: right samples by problem, of an evaluation job.
-    revised: what a revision job's answers did to the rollouts, with and without feedback.
+    output: sha256 of the payload of a done job. correct: right samples by problem, of an evaluation job;
+    answers: what stands beside its score, by domain. revised: what a revision job's answers did to the rollouts,
+    with and without feedback.
     """
 
     at: float
@@ -25,7 +27,7 @@ class JobReported:
     output_tokens: int = 0
     engine_seconds: float = 0.0
     correct: dict[str, int] = field(default_factory=dict)
-    truncated: int = 0
+    answers: dict[str, AnswerCounts] = field(default_factory=dict)
     revised: tuple[RevisionCount, ...] = ()
 
 
@@ -80,11 +82,15 @@ class Ticked:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The broker (re)started. sealed: the highest sealed batch on disk, by student."""
+    """The broker (re)started.
+
+    sealed: the highest sealed batch on disk, by student. initial: scores that a new run takes over from another one.
+    """
 
     at: float
     redis_was_empty: bool
     sealed: dict[str, int] = field(default_factory=dict)
+    initial: tuple[Score, ...] = ()
 
 
 MachineEvent = JobReported | BatchWritten | StepFinished | StepRefused | VersionServed | Controlled | Ticked | Recovered

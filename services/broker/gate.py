@@ -9,9 +9,10 @@ from shared.errors import OpcodError
 from shared.method import gating
 
 
-def decide(plan: Plan, scores: Sequence[Score], *, round_: int) -> GateDecision:
+def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDecision | None = None) -> GateDecision:
     """Gaps in exact arithmetic over right samples (paper 3.2), with a bootstrap interval over problems.
 
+    before: the last round's decision, which counts with hysteresis.
     Raises OpcodError if a student's validation score is missing: missing is never cognizant.
     """
     by_student = {score.student: score for score in scores}
@@ -22,7 +23,8 @@ def decide(plan: Plan, scores: Sequence[Score], *, round_: int) -> GateDecision:
     first = by_student[plan.students[0]]
     totals = {d: len(first.correct[d]) * first.samples for d in plan.domains}
     gaps = gating.gaps_exact(counts, totals)
-    cognizant = gating.cognizant_counts(counts, totals, plan.tau)
+    previous = [before.cognizant[student] for student in plan.students] if before is not None else None
+    cognizant = gating.cognizant_counts(counts, totals, plan.tau, previous=previous, hysteresis=plan.hysteresis)
     samples = [by_student[student] for student in plan.students]
     intervals = gating.gap_interval(
         [{d: [count / score.samples for count in score.correct[d]] for d in plan.domains} for score in samples],
@@ -36,4 +38,5 @@ def decide(plan: Plan, scores: Sequence[Score], *, round_: int) -> GateDecision:
         cognizant=dict(zip(plan.students, cognizant, strict=True)),
         mode=plan.gate_mode,
         tau=plan.tau,
+        hysteresis=plan.hysteresis,
     )

@@ -21,6 +21,7 @@ class GroupReader:
     def __init__(self, settings: RunSettings, problems: ProblemSet, bus: Bus, store: LocalStore) -> None:
         self._share_identical = settings.feedback.share_identical
         self._exclude_self = settings.loss.demo_self_exclude
+        self._policy_gradient = settings.run.method == "grpo"
         self._problems = problems
         self._bus = bus
         self._store = store
@@ -40,7 +41,14 @@ class GroupReader:
             came = group.feedback.status is JobStatus.DONE
             feedback = self.output(state, phase, group, JobKind.FEEDBACK) if came else None
             told = exchanges(rollouts, feedback, problem, self._problems.format, share_identical=self._share_identical)
-        return build_group(problem, rollouts, told, self._problems.format, exclude_self=self._exclude_self)
+        return build_group(
+            problem,
+            rollouts,
+            told,
+            self._problems.format,
+            exclude_self=self._exclude_self,
+            policy_gradient=self._policy_gradient,
+        )
 
     def samples(self, state: RunState, student: str, step: int, problem_id: str) -> tuple[BatchSample, ...]:
         """Of a group whose step may be sealed and closed already."""

@@ -11,7 +11,7 @@ version other than the one its rollouts were drawn from.
 
 from services.broker import alarms, rounds
 from services.broker.bookkeeping import add, end_stage, enter, serve_set
-from services.broker.commands import Announce, Command, KeepRecord, Serve
+from services.broker.commands import Announce, AnnounceScore, Command, KeepRecord, Serve
 from services.broker.events import (
     BatchWritten,
     Controlled,
@@ -28,7 +28,16 @@ from services.broker.plan import Plan
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.ids import version_name
 from shared.contracts.jobs import JobKind
-from shared.contracts.run import JobState, JobStatus, PhaseState, RunState, Status, StepState, Tally
+from shared.contracts.run import (
+    AnswerCounts,
+    JobState,
+    JobStatus,
+    PhaseState,
+    RunState,
+    Status,
+    StepState,
+    Tally,
+)
 from shared.contracts.steps import StepRecord
 
 
@@ -140,7 +149,9 @@ def _record_job(state: RunState, event: JobReported) -> None:
             _settle(target.chunk, event)
             if event.outcome == "done":
                 target.evaluation.correct.update(event.correct)
-                target.evaluation.truncated += event.truncated
+                for domain, counts in event.answers.items():
+                    answers = target.evaluation.answers
+                    answers[domain] = answers.get(domain, AnswerCounts()).plus(counts)
         case RevisionTarget() if event.outcome != "started":
             target.phase.open_revisions.remove(target.revision)
             for count in event.revised:
@@ -252,7 +263,17 @@ def _record_recovery(state: RunState, plan: Plan, event: Recovered) -> list[Comm
     if event.redis_was_empty:
         state.served = {}
         rounds.reopen(state, event.sealed)
-    return [Serve(student, *serve_set(state, student)) for student in plan.students]
+    serve: list[Command] = [Serve(student, *serve_set(state, student)) for student in plan.students]
+    return serve + (_adopt(state, event) if event.initial else [])
+
+
+def _adopt(state: RunState, event: Recovered) -> list[Command]:
+    """A new run takes over the initial scores of another one and goes straight to its gate."""
+    if state.scores or state.evals or state.status is not Status.VALIDATING:
+        return []
+    state.scores = [score.model_copy(deep=True) for score in event.initial]
+    announced: list[Command] = [AnnounceScore(score) for score in state.scores]
+    return [*announced, enter(state, Status.GATED, event.at)]
 
 
 def _skip_downtime(state: RunState, at: float) -> None:

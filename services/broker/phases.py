@@ -28,6 +28,9 @@ def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> 
     commands = _forget_closed(phase) + silence(state, plan, phase)
     if phase.started_at is None:
         phase.started_at = at
+        if plan.latest_tutor:
+            phase.tutor_version = state.version[phase.tutor]
+            commands.append(Serve(phase.tutor, *serve_set(state, phase.tutor)))
     step = phase.step
     if step is not None and step.done_version is not None and _serves_live(state, phase.student):
         end_stage(state, phase, "swap", at)

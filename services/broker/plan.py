@@ -7,7 +7,7 @@ has to be stored, and a resumed run draws the same problems.
 import random
 from dataclasses import dataclass
 
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.ids import seed_of
 from shared.contracts.run import Split
 
@@ -20,7 +20,11 @@ class PlannedProblem:
 
 @dataclass(frozen=True)
 class Plan:
-    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated."""
+    """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated.
+
+    latest_tutor: a phase's tutor is frozen when the phase begins, not when its round does.
+    majority: by split and domain, what the best constant answer would score on those problems.
+    """
 
     run: str
     seed: int
@@ -33,6 +37,7 @@ class Plan:
     strong_domain: dict[str, str]
     train: tuple[PlannedProblem, ...]
     partitions: dict[Split, tuple[PlannedProblem, ...]]
+    majority: dict[Split, dict[str, float]]
     samples: dict[Split, int]
     rollout_samples: int
     problems_per_job: int
@@ -41,6 +46,8 @@ class Plan:
     tutor_timeout_s: float
     revise_share: float
     alarms: AlarmsSection
+    hysteresis: float
+    latest_tutor: bool
 
     @property
     def students(self) -> tuple[str, ...]:

@@ -117,14 +117,14 @@ class ReportReader:
             case EvalTarget(evaluation=evaluation):
                 chunk = self._plan.chunk(evaluation.split, target.index)
                 problems = [self._problems.by_id(problem.id) for problem in chunk]
-                correct, truncated = grade_evaluation(output, problems, self._problems.format)
-                return Report(replace(report, correct=correct, truncated=truncated))
+                graded = grade_evaluation(output.prompts, problems, self._problems.format)
+                return Report(replace(report, correct=graded.correct, answers=graded.answers))
             case RevisionTarget():
                 return self._revision(report, target, output, state)
             case GroupTarget(kind=JobKind.ROLLOUT):
                 problem = self._problems.by_id(target.group.problem_id)
-                graded = rewards(output.prompts[0], problem, self._problems.format)
-                return Report(report, [self._narrator.graded(target.phase, state.round, problem, graded)])
+                rewarded = rewards(output.prompts[0], problem, self._problems.format)
+                return Report(report, [self._narrator.graded(target.phase, state.round, problem, rewarded)])
             case GroupTarget():
                 return Report(report, self._feedback(target, output, state))
 

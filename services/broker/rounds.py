@@ -1,7 +1,8 @@
 """What to do next, derived from the state alone: the stages of a round. Pure.
 
 Each thing is marked as issued in the state in the same move that issues it, so deriving again issues nothing
-twice. Both tutors are frozen at the round's start, so the phases of a round are independent.
+twice. Both tutors are frozen at the round's start, so the phases of a round are independent; with `latest_tutor`
+each is frozen when its pupil's phase begins.
 """
 
 from services.broker.bookkeeping import enter, serve_set
@@ -37,7 +38,7 @@ def advance(state: RunState, plan: Plan, at: float) -> list[Command]:
 def _freeze(state: RunState, plan: Plan, at: float) -> list[Command]:
     """Decide the gate and freeze both students as they are now as this round's tutors."""
     current = [s for s in state.scores if s.split is Split.VALIDATION and s.round == state.round]
-    decision = decide(plan, current, round_=state.round)
+    decision = decide(plan, current, round_=state.round, before=state.gates[-1] if state.gates else None)
     state.gate = decision
     state.gates.append(decision)
     state.phases = [

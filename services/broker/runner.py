@@ -27,6 +27,7 @@ from services.broker.commands import (
 from services.broker.dispatch import Dispatcher, Outgoing
 from services.broker.events import BatchWritten, MachineEvent, Recovered, Ticked, VersionServed
 from services.broker.groups import GroupReader
+from services.broker.initial import adopted_scores, basis_of, keep_initial_scores
 from services.broker.narration import Narrator
 from services.broker.plan import Plan
 from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
@@ -94,6 +95,7 @@ class Runner:
         self._narrator = Narrator(clock, source=f"broker/{consumer}")
         self._reports = ReportReader(settings, plan, problems, bus, self._groups, self._narrator)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
+        self._basis = basis_of(settings, problems, run_dir)
         self._janitor = Janitor(bus, queues_of(plan.students))
         self._next_tick_s = 0.0
         self._next_sweep_s = 0.0
@@ -112,7 +114,8 @@ class Runner:
         if found.redis_was_empty:
             self._drop_open_payloads()
         sealed = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
-        self._handle(Recovered(self._clock.wall_s(), found.redis_was_empty, sealed), None)
+        initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
+        self._handle(Recovered(self._clock.wall_s(), found.redis_was_empty, sealed, initial), None)
         self._rebuilding = False
 
     def _drop_open_payloads(self) -> None:
@@ -182,6 +185,8 @@ class Runner:
         self._execute(state, commands, handling)
         state = self._with_batches(state, commands, handling)
         state.fence = self._fence
+        if state.scores and not self.state.scores:
+            keep_initial_scores(self._run_dir, state, self._basis)
         fault_point("broker.before-commit")
         self._bus.commit(
             Commit(

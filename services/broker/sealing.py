@@ -47,14 +47,20 @@ def build_group(
     format_: ProblemFormat,
     *,
     exclude_self: bool,
+    policy_gradient: bool = False,
 ) -> BatchGroup:
-    """One problem's group: rewards, the earliest correct rollout as demonstration, feedback, masks (method 2)."""
+    """One problem's group: rewards, the earliest correct rollout as demonstration, feedback, masks (method 2).
+
+    policy_gradient: for GRPO there is no teacher, so no demonstration, and the mask is `advantage_mask` (method 4).
+    """
     texts = [sample.text for sample in rollouts.samples]
     rewards = [format_.grade(text, problem.answer) for text in texts]
     demonstrations = pick_demonstrations(rewards, exclude_self=exclude_self)
+    if policy_gradient:
+        demonstrations = [None] * len(texts)
     told = list(exchanges) if exchanges is not None else [None] * len(texts)
     feedback = [exchange.delivered if exchange else None for exchange in told]
-    mask = loss_mask(demonstrations, feedback)
+    mask = advantage_mask(rewards) if policy_gradient else loss_mask(demonstrations, feedback)
     samples = []
     for index, sample in enumerate(rollouts.samples):
         chosen, exchange = demonstrations[index], told[index]
@@ -85,6 +91,13 @@ def build_group(
         prompt_token_ids=rollouts.prompt_token_ids,
         samples=tuple(samples),
     )
+
+
+def advantage_mask(rewards: Sequence[float]) -> list[int]:
+    """0 for a whole group whose rewards are all equal: no advantage, no gradient. One rollout alone has its reward
+    as advantage."""
+    differ = any(rewards) if len(rewards) == 1 else min(rewards) != max(rewards)
+    return [int(differ)] * len(rewards)
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,7 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         groups=len(ordered),
         samples=len(samples),
         active_samples=sum(sample.mask for sample in samples),
-        kept_feedback=verdicts.get("match", 0),
+        kept_feedback=sum(sample.feedback is not None for sample in samples),
         mean_reward=sum(sample.reward for sample in samples) / len(samples),
         reward_variance=_reward_variance(ordered),
         unique_share=_unique_share(ordered),

@@ -15,7 +15,7 @@ FORMAL_REASONS = ("concept_tag", "blank")
 
 @dataclass(frozen=True)
 class Exchange:
-    """One rollout's feedback. delivered is None unless the verdict is a match."""
+    """One rollout's feedback. delivered is None unless the verdict is a match, or `unanchored`."""
 
     verdict: str
     raw: str | None

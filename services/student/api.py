@@ -67,7 +67,8 @@ class StudentApi:
         problem = Problem(
             id="asked", domain=agent, kind="asked", question=neutralise_control_tokens(body.problem), answer=""
         )
-        messages = format_named(self._config.settings.problems.format).feedback_messages(
+        settings = self._config.settings
+        messages = format_named(settings.problems.format, settings.feedback.prompt).feedback_messages(
             problem, neutralise_control_tokens(body.response), peer_domain=peer, agent_domain=agent
         )
         raw = self._ask(version, messages, self._config.feedback_sampling, seed=body.seed)[0].text

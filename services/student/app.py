@@ -30,7 +30,7 @@ from shared.config.environment import service_environment
 from shared.http import create_app
 from shared.obs.logging import configure_logging
 from shared.presence import Presence
-from shared.problems.loading import load_problem_set
+from shared.problems.loading import problems_of
 from shared.serving import Service
 
 BUILD_ALLOWANCE_S = 600.0
@@ -142,13 +142,7 @@ def build_worker(
         student=config.student,
         replica=config.replica,
         engine=engine,
-        loader=WeightLoader(
-            config.weights,
-            run=config.run,
-            student=config.student,
-            engine=engine,
-            base_model=config.base_model(),
-        ),
+        loader=build_loader(config, engine),
         bus=bus,
         outbox=outbox,
         board=board,
@@ -176,6 +170,13 @@ def build_worker(
     )
 
 
+def build_loader(config: StudentConfig, engine: Engine) -> WeightLoader:
+    """Of this student's published versions. Raises ConfigError if its base model is not prepared."""
+    return WeightLoader(
+        config.weights, run=config.run, student=config.student, engine=engine, base_model=config.base_model()
+    )
+
+
 def build_engine(config: StudentConfig) -> Engine:
     """The engine that the settings name. Raises ConfigError or ModelError."""
     if config.section.engine == "scripted":
@@ -196,11 +197,9 @@ def build_engine(config: StudentConfig) -> Engine:
 
 def _scripted(config: StudentConfig) -> Engine:
     settings = config.settings
-    domains = (settings.students["a"].domain, settings.students["b"].domain)
-    problems = load_problem_set(settings.problems.source, settings.problems.format, settings.run.seed, domains=domains)
     behaviour = ScriptEnvironment()
     script = Script(
-        problems=tuple(problems.all_problems()),
+        problems=tuple(problems_of(settings).all_problems()),
         accuracy=dict(zip((config.domain, config.peer_domain), SCRIPTED_ACCURACY, strict=True)),
         nonsense_share=behaviour.nonsense_share,
         obedience=behaviour.obedience,

@@ -42,7 +42,7 @@ def requests_for(job: Job, prompts: JobInput) -> list[GenerationRequest]:
 def output_of(job: Job, prompts: JobInput, generations: Sequence[Generation]) -> JobOutput:
     """Generations, in the order of `requests_for`, as the job's output."""
     rest = iter(generations)
-    outputs = [_prompt_output([next(rest) for _ in range(prompt.samples)]) for prompt in prompts.prompts]
+    outputs = [prompt_output([next(rest) for _ in range(prompt.samples)]) for prompt in prompts.prompts]
     return JobOutput(job_id=job.id, version=job.version, prompts=tuple(outputs))
 
 
@@ -84,7 +84,8 @@ def _attempt(
         return Failure(error)
 
 
-def _prompt_output(generations: Sequence[Generation]) -> PromptOutput:
+def prompt_output(generations: Sequence[Generation]) -> PromptOutput:
+    """The generations of one prompt, of which there is at least one."""
     samples = tuple(
         Sample(
             text=generation.text,

@@ -15,6 +15,7 @@ from services.trainer.consumer import Consumer
 from services.trainer.fence import LeaseFence
 from services.trainer.learner import Learner
 from services.trainer.model import StudentModel
+from services.trainer.teacher import TrustRegionTeacher
 from services.trainer.trainer import StudentTrainer
 from shared.blobs.local import LocalStore
 from shared.bus.leases import LeaseKeeper
@@ -102,7 +103,10 @@ def build_trainer(
     """Load model and tokenizer. batches: where sealed batches lie, if not in `store`. Raises ModelError."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = load_model(config.base.path, config.section.dtype, device)
-    learner = Learner(StudentModel(base, config.lora, config.adapter_seed), config.step.optimizer)
+    model = StudentModel(base, config.lora, config.adapter_seed)
+    loss = config.step.loss
+    teacher = TrustRegionTeacher(model, loss.trust_region_mix) if loss.teacher == "trust_region" else None
+    learner = Learner(model, config.step.optimizer, teacher)
     return StudentTrainer(
         learner,
         load_tokenizer(config.base.path, config.section.chat_template),

@@ -3,8 +3,8 @@
 What always holds:
 - of anything over the vocabulary only one chunk exists at a time, so memory grows with vocabulary or with tokens,
   never with their product;
-- nothing is computed twice: a chunk's gradient is taken down to the student's hidden states while its logits are
-  there, and the backward pass only scales it;
+- distilling computes nothing twice: a chunk's gradient is taken down to the student's hidden states while its logits
+  are there, and the backward pass only scales it;
 - sums run in a fixed order, so the same batch gives the same bits.
 """
 
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
-from services.trainer.divergence import DivergenceRule, divergence_with_gradient
+from services.trainer.divergence import DivergenceRule, chunk_rows, divergence_with_gradient
 from services.trainer.places import Places
 
 
@@ -51,6 +52,30 @@ def distil(
     return divergence, logprobs
 
 
+def sampled_logprobs(hidden: Tensor, output: OutputLayer, places: Places) -> Tensor:
+    """The student's log-prob of every sampled token [R, T] in fp32 from its hidden states [P_s, H]; 0 where padded.
+
+    With a gradient, a chunk's logits are made again in the backward pass.
+    """
+    tokens = torch.nonzero(places.mask)
+    rows = chunk_rows(len(output.weight))
+    chosen = [
+        checkpoint(
+            _chosen, hidden, output, places.student_index[row, column], places.targets[row, column], use_reentrant=False
+        )
+        for row, column in (part.unbind(1) for part in torch.split(tokens, rows))
+    ]
+    logprobs_N = torch.cat(chosen)
+    empty = torch.zeros(places.mask.shape, dtype=logprobs_N.dtype, device=hidden.device)
+    return empty.masked_scatter(places.mask, logprobs_N)
+
+
+def _chosen(hidden: Tensor, output: OutputLayer, at: Tensor, targets: Tensor) -> Tensor:
+    distinct, which = torch.unique(at, return_inverse=True)
+    logits = output.logits(hidden[distinct]).to(torch.promote_types(hidden.dtype, torch.float32))
+    return logits[which, targets] - logits.logsumexp(1)[which]
+
+
 class _Distil(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -60,7 +85,7 @@ class _Distil(torch.autograd.Function):
         divergence = torch.empty(len(places.pairs), dtype=dtype, device=student.device)
         slope = torch.empty((len(places.pairs), student.shape[1]), dtype=dtype, device=student.device)
         logprobs = torch.zeros(places.mask.shape, dtype=dtype, device=student.device)
-        rows = rule.chunk_rows(len(output.weight))
+        rows = chunk_rows(len(output.weight), rule.chunk_elements)
         for first in range(0, len(places.pairs), rows):
             part = slice(first, first + rows)
             of_student, of_teacher = places.pairs[part].unbind(1)

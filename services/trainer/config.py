@@ -99,7 +99,9 @@ def training_config(settings: RunSettings, run: str, run_dir: Path, student: str
         base=read_base_model(run_dir, student),
         lora=LoraSpec(settings.lora.rank, settings.lora.scale, settings.lora.first_layer or None),
         adapter_seed=seed_of(settings.run.seed, student, "adapter"),
-        step=StepSettings(settings.loss, settings.optimizer, settings.rollout.temperature),
+        step=StepSettings(
+            settings.loss, settings.optimizer, settings.rollout.temperature, settings.run.method, settings.grpo
+        ),
         shorten_prompts=settings.problems.format == "mcq",
         threads=settings.resources.threads,
     )

@@ -32,6 +32,11 @@ CHUNK_ELEMENTS = 1 << 22
 LOG_CAPTURED_MAX = -1e-7
 
 
+def chunk_rows(vocabulary: int, elements: int = CHUNK_ELEMENTS) -> int:
+    """Tokens that may exist over the whole vocabulary at once, one at least."""
+    return max(1, elements // vocabulary)
+
+
 @dataclass(frozen=True)
 class DivergenceRule:
     """Which divergence, over which buckets: the settings of `token_divergence`."""
@@ -40,10 +45,6 @@ class DivergenceRule:
     top_k: int | None
     tail: bool
     chunk_elements: int = CHUNK_ELEMENTS
-
-    def chunk_rows(self, vocabulary: int) -> int:
-        """Tokens that may exist over the whole vocabulary at once, one at least."""
-        return max(1, self.chunk_elements // vocabulary)
 
     def check(self, vocabulary: int) -> None:
         """Raise ConfigError unless the settings can be used on a vocabulary of this size."""
@@ -118,7 +119,7 @@ class _TokenDivergence(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, positions: Tensor, rule: DivergenceRule) -> Tensor:
         value = torch.zeros(student.shape[:2], dtype=_compute_dtype(student, teacher), device=student.device)
         gradient = torch.zeros(student.shape, dtype=value.dtype, device=student.device)
-        for part in torch.split(positions, rule.chunk_rows(student.shape[-1])):
+        for part in torch.split(positions, chunk_rows(student.shape[-1], rule.chunk_elements)):
             row, column = part.unbind(1)
             value[row, column], gradient[row, column] = divergence_with_gradient(
                 student[row, column], teacher[row, column], rule

@@ -7,6 +7,7 @@ it, and a learner that loads a state goes on exactly as the one that saved it.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from shared.config.settings import OptimizerSection
 from shared.faults import fault_point
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+PhaseStart = Literal["reset", "carry"]
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,22 @@ class Learner:
     """phase_updates: updates made since the phase began (warm-up counts them). skipped_in_row: non-finite ones
     since the last that was made."""
 
-    def __init__(self, model: StudentModel, settings: OptimizerSection) -> None:
+    def __init__(self, model: StudentModel, settings: OptimizerSection, teacher: EmaTeacher | None = None) -> None:
+        """teacher: an EmaTeacher if none is given."""
         self.model = model
-        self.teacher = EmaTeacher(model, settings.ema_rate)
+        self.teacher = teacher or EmaTeacher(model, settings.ema_rate)
         self.phase_updates = 0
         self.skipped_in_row = 0
         self._settings = settings
         self._optimizer = self._new_optimizer()
 
-    def begin_phase(self) -> None:
-        """A new phase starts like a fresh process: teacher from the student, no moments, warm-up again."""
-        self.teacher.reset()
-        self._optimizer = self._new_optimizer()
-        self.phase_updates = 0
+    def begin_phase(self, *, teacher: PhaseStart = "reset", optimizer: PhaseStart = "reset") -> None:
+        """What is reset is as in a fresh process: the teacher a copy of the student, no moments and warm-up again."""
+        if teacher == "reset":
+            self.teacher.reset()
+        if optimizer == "reset":
+            self._optimizer = self._new_optimizer()
+            self.phase_updates = 0
 
     def update(self) -> float | None:
         """Clip the gradients and make one update; the gradient norm, or None if it was not finite.

@@ -68,10 +68,9 @@ class StudentModel:
     def output_layer(self, temperature: float) -> OutputLayer:
         return OutputLayer(self._output.weight.detach(), self._output.bias, temperature)
 
-    def logits(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
-        """Logits [P, V] at P (tree, node) places; gradients as the caller has them."""
-        logits_PV: Tensor = self._output(self.hidden(trees, nodes))
-        return logits_PV
+    def logits(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]], temperature: float = 1.0) -> Tensor:
+        """Logits [P, V], divided by `temperature`, at P (tree, node) places; gradients as the caller has them."""
+        return self.output_layer(temperature).logits(self.hidden(trees, nodes))
 
     def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
         """What the output layer reads [P, H] at P (tree, node) places; gradients as the caller has them."""

@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from services.trainer.importance import LOG_PROB_MAX
+from services.trainer.losses import group_advantages
 from shared.contracts.batches import BatchGroup, BatchSample
 from shared.method import reprompt
 from shared.modeling.chat import render
@@ -26,7 +28,10 @@ EMPTY = "empty_response"
 
 @dataclass(frozen=True)
 class Row:
-    """One rollout as the loss sees it; token ids throughout. `active` False: no loss, no compute."""
+    """One rollout as the loss sees it; token ids throughout. `active` False: no loss, no compute.
+
+    advantage: of its reward within its group, for GRPO.
+    """
 
     group: int
     prompt: tuple[int, ...]
@@ -34,6 +39,7 @@ class Row:
     response: tuple[int, ...]
     logprobs: tuple[float, ...]
     active: bool
+    advantage: float = 0.0
 
 
 def training_rows(
@@ -49,7 +55,8 @@ def training_rows(
     rows: list[Row] = []
     events: Counter[str] = Counter()
     for number, group in enumerate(groups):
-        for sample in group.samples:
+        advantages = group_advantages(torch.tensor([sample.reward for sample in group.samples])).tolist()
+        for sample, advantage in zip(group.samples, advantages, strict=True):
             teacher = tuple(render(tokenizer, sample.teacher_messages)) if sample.mask else ()
             room = context_tokens - len(sample.token_ids)
             if shorten and len(teacher) > room:
@@ -66,6 +73,7 @@ def training_rows(
                     response=sample.token_ids,
                     logprobs=sample.logprobs,
                     active=bool(sample.mask) and reason is None,
+                    advantage=advantage,
                 )
             )
     return rows, events

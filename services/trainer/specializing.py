@@ -26,13 +26,12 @@ from services.trainer.model import StudentModel
 from shared.blobs.durable import storage_errors, sync_directory, sync_file
 from shared.config.loading import read_toml, validate
 from shared.config.settings import RunSettings, StudentSection
-from shared.errors import ConfigError
 from shared.modeling.adapters import LoraSpec, merge_adapter
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_tokenizer, resolve_model
-from shared.problems.generated import DOMAINS
-from shared.problems.loading import GENERATED, load_problem_set
-from shared.problems.specialising import Example, StudentName, recipe
+from shared.problems.examples import examples_for
+from shared.problems.loading import problems_of
+from shared.problems.specialising import Example, StudentName
 from shared.serving import run_service
 
 RECIPE_VERSION = 1
@@ -45,7 +44,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Specialist:
-    """What decides a specialist's weights."""
+    """What decides a specialist's weights. problems_hash: of the set that the examples are made of, "" for a file."""
 
     student: StudentName
     base: Path
@@ -97,22 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def describe(settings: RunSettings, student: StudentName, cache_dir: Path) -> Specialist:
     """What the specialist of `student` is to be. Raises ConfigError where there are no examples for it."""
     section = settings.students[student]
-    if settings.problems.source != GENERATED:
-        raise ConfigError(
-            f"students.{student}.specialize: expected problems.source = {GENERATED!r}, which brings the examples "
-            f"to fine-tune on, got {settings.problems.source!r}; name a specialist as `model` instead"
-        )
-    domain = DOMAINS["ab".index(student)]
-    if section.domain != domain:
-        raise ConfigError(
-            f"students.{student}.domain: expected {domain!r} to fine-tune on the generated problems, "
-            f"got {section.domain!r}"
-        )
-    seed = settings.run.seed
-    problems = load_problem_set(GENERATED, settings.problems.format, seed)
-    base = resolve_model(section.model, cache_dir)
-    examples = tuple(recipe(student, seed=seed))
-    return Specialist(student, base, section, settings, problems.content_hash, examples)
+    examples = examples_for(settings, student)
+    problems = "" if section.examples else problems_of(settings).content_hash
+    return Specialist(student, resolve_model(section.model, cache_dir), section, settings, problems, examples)
 
 
 def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, bool]:
@@ -159,7 +145,8 @@ def _small_files(base: Path) -> list[Path]:
 def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
     section, seed = specialist.section, specialist.settings.run.seed
     tokenizer = load_tokenizer(specialist.base, section.chat_template)
-    model = StudentModel(load_model(specialist.base, section.dtype), specialist.lora, seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = StudentModel(load_model(specialist.base, section.dtype, device), specialist.lora, seed)
     rows = tokenized(specialist.examples, tokenizer, model.context_tokens)
     say(f"student {specialist.student}: {len(rows)} examples, {sum(row.tokens for row in rows)} tokens")
 

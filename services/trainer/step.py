@@ -6,7 +6,8 @@ gradient that is not finite changes nothing but a counter.
 
 Each mini-batch is one update. Its importance weights compare the engine's log-probs with the student's as it is
 at that update, so that from the second update on they also correct for the updates before it. The EMA teacher
-follows after every update and scores the next mini-batch.
+follows after every update and scores the next mini-batch. With `method = grpo` the gradient is that of `policy.py`
+instead, and no teacher is asked.
 """
 
 import math
@@ -15,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,9 +31,10 @@ from services.trainer.losses import (
     importance_weights,
 )
 from services.trainer.places import Places, places_of
+from services.trainer.policy import OldPolicy, old_policy, policy_gradient
 from services.trainer.rows import Row, mini_batches
 from services.trainer.trees import Pack, micro_batches, pack_rows
-from shared.config.settings import LossSection, OptimizerSection
+from shared.config.settings import GrpoSection, LossSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
 from shared.errors import OpcodError
 
@@ -47,6 +50,8 @@ class StepSettings:
     loss: LossSection
     optimizer: OptimizerSection
     temperature: float
+    method: Literal["opcod", "sdpo", "grpo"] = "opcod"
+    grpo: GrpoSection = field(default_factory=GrpoSection)
 
 
 @dataclass
@@ -66,8 +71,12 @@ class StageClock:
 
 @dataclass
 class _Progress:
-    """What the updates of a step have shown so far; pairs: log-probs of trainer and engine, by token."""
+    """What the updates of a step have shown so far; pairs: log-probs of trainer and engine, by token.
 
+    old: log-probs under the student at the step's start, of the mini-batches that come after an update (GRPO).
+    """
+
+    old: OldPolicy = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -88,8 +97,15 @@ def train_step(
     Raises NonFiniteError after `max_skipped_updates` skipped updates in a row, over steps; the learner is then
     to be loaded again from the last checkpoint.
     """
+    batches = mini_batches(rows, settings.optimizer.mini_batches)
     progress = _Progress()
-    for batch in mini_batches(rows, settings.optimizer.mini_batches):
+    if settings.method == "grpo":
+        with clock.stage("old policy"):
+            later = [row for batch in batches[1:] for row in batch if row.active]
+            progress.old = old_policy(
+                learner.model, later, settings.temperature, settings.optimizer.micro_batch_tokens, check
+            )
+    for batch in batches:
         if any(row.active for row in batch):
             _update(learner, batch, settings, clock, progress, check)
         if learner.skipped_in_row >= settings.optimizer.max_skipped_updates:
@@ -109,9 +125,10 @@ def _update(
     check: Callable[[], None],
 ) -> None:
     denominator = _denominator(batch, settings)
-    packs = pack_rows([row for row in batch if row.active])
+    limit = settings.optimizer.micro_batch_tokens
+    packs = pack_rows([row for row in batch if row.active], limit)
     total = 0.0
-    for part in micro_batches(packs, settings.optimizer.micro_batch_tokens):
+    for part in micro_batches(packs, limit):
         check()
         loss = _backward(learner, part, denominator, settings, clock, progress)
         if loss is None:
@@ -138,6 +155,23 @@ def _backward(
 ) -> float | None:
     """Add the gradient of one micro-batch; its share of the loss, or None if that is not finite."""
     places = places_of(packs, learner.model.device)
+    if settings.method == "grpo":
+        with clock.stage("student"):
+            made = policy_gradient(
+                learner.model,
+                packs,
+                places,
+                progress.old,
+                settings.grpo,
+                temperature=settings.temperature,
+                is_clip=settings.loss.is_clip,
+                aggregation=settings.loss.aggregation,
+                denominator=denominator,
+            )
+        if made is None:
+            return None
+        progress.pairs.append((made.old_logprobs[places.mask], places.rollout_logprobs[places.mask]))
+        return made.loss
     with clock.stage("teacher"):
         teacher_hidden = learner.teacher.hidden([pack.teacher for pack in packs], places.teacher)
     with clock.stage("student"):

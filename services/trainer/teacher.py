@@ -1,8 +1,8 @@
-"""The self-teacher: an exponential moving average of the student's adapter (method 3.5).
+"""The self-teacher: an exponential moving average of the student's adapter, or a trust region (method 3.5).
 
 What always holds: it starts as a copy of the student and is kept in fp32; it moves only after an update that the
 student really made; and its pass through the model gets no gradient and leaves the student's weights as they were.
-It is an average of A and B, which is not the average of B @ A; the method says what that costs.
+The average is one of A and B, which is not the average of B @ A; the method says what that costs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,3 +62,16 @@ class EmaTeacher:
         finally:
             for name, parameter in self._model.named_parameters.items():
                 parameter.data = held[name]
+
+
+class TrustRegionTeacher(EmaTeacher):
+    """Logits between those of the student as it was at the last `reset`, and, by `rate`, as it is now."""
+
+    def follow(self) -> None:
+        """The reference stays."""
+
+    def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
+        """Two passes, both with the teacher's prompts; the output layer is linear, so this mixes the logits."""
+        reference = super().hidden(trees, nodes)
+        with torch.no_grad():
+            return reference.lerp_(self._model.hidden(trees, nodes), self._rate)

@@ -134,8 +134,10 @@ class StudentTrainer:
         clock.seconds.update(self._late.seconds)
         with clock.stage("load"):
             batch, rows = self._rows(sealed)
-        if batch.manifest.phase_start and self._settings.optimizer.at_phase_start == "reset":
-            self._learner.begin_phase()
+        if batch.manifest.phase_start:
+            self._learner.begin_phase(
+                teacher=self._settings.loss.teacher_at_phase_start, optimizer=self._settings.optimizer.at_phase_start
+            )
         fault_point("trainer.before-step")
         try:
             step_metrics = train_step(self._learner, rows, self._settings, clock, fence.check)

@@ -77,13 +77,13 @@ class Pack:
         self.student_nodes.append(_predictors(self.student, row.prompt, row.response))
         self.teacher_nodes.append(_predictors(self.teacher, row.teacher_prompt, row.response))
 
-    def fits(self, row: Row) -> bool:
-        """Whether the row can join without a tree growing beyond TREE_TOKENS; an empty pack takes any row."""
+    def fits(self, row: Row, limit_tokens: int) -> bool:
+        """Whether the row can join without a tree growing beyond the limit; an empty pack takes any row."""
         if not self.rows:
             return True
         student = len(self.student.tokens) + self.student.missing(row.prompt + row.response)
         teacher = len(self.teacher.tokens) + self.teacher.missing(row.teacher_prompt + row.response)
-        return self.rows[0].group == row.group and max(student, teacher) <= TREE_TOKENS
+        return self.rows[0].group == row.group and max(student, teacher) <= limit_tokens
 
     @property
     def tokens(self) -> int:
@@ -91,11 +91,13 @@ class Pack:
         return max(len(self.student.tokens), len(self.teacher.tokens))
 
 
-def pack_rows(rows: Sequence[Row]) -> list[Pack]:
-    """Rows of one group side by side, in as few packs as TREE_TOKENS allows; never two groups in one."""
+def pack_rows(rows: Sequence[Row], limit_tokens: int = TREE_TOKENS) -> list[Pack]:
+    """Rows of one group side by side, in as few packs as the limit (TREE_TOKENS at most) allows; never two groups
+    in one."""
+    limit = min(limit_tokens, TREE_TOKENS)
     packs: list[Pack] = []
     for row in rows:
-        if not packs or not packs[-1].fits(row):
+        if not packs or not packs[-1].fits(row, limit):
             packs.append(Pack())
         packs[-1].add(row)
     return packs

@@ -1,5 +1,6 @@
 """Where settings come from, later ones winning: preset, --config file, OPCOD_* environment, --set.
 
+A preset or file may begin with `extends = "<preset>"`: it then holds only what differs from that one.
 A run keeps what it was started with in `config.toml`; services are started with that file alone.
 """
 
@@ -17,6 +18,7 @@ from shared.config.settings import RunSettings, StudentSection
 from shared.errors import ConfigError
 
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
+EXTENDS = "extends"
 ENV_PREFIX = "OPCOD_SET_"
 
 Tree = dict[str, Any]
@@ -40,7 +42,10 @@ def load_settings(
     """
     tree: Tree = _preset_tree(preset) if preset else {}
     if config:
-        _merge(tree, read_toml(config))
+        own = read_toml(config)
+        if preset and EXTENDS in own:
+            raise ConfigError(f"{config}: {EXTENDS} = {own[EXTENDS]!r} names a preset, and so does --preset; leave one")
+        _merge(tree, _extended(own, config))
     from_env = [
         f"{name.removeprefix(ENV_PREFIX).lower().replace('__', '.')}={value}"
         for name, value in sorted(environ.items())
@@ -95,7 +100,20 @@ def _preset_tree(preset: str) -> Tree:
     names = preset_names()
     if preset not in names:
         raise ConfigError(f"unknown preset {preset!r}{nearest(preset, names)}; there are: {', '.join(names)}")
-    return read_toml(PRESETS / f"{preset}.toml")
+    path = PRESETS / f"{preset}.toml"
+    return _extended(read_toml(path), path)
+
+
+def _extended(tree: Tree, path: Path) -> Tree:
+    """The tree on top of the preset that it extends, if any."""
+    base = tree.pop(EXTENDS, None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: {EXTENDS}: expected the name of a preset, got {base!r}")
+    below = _preset_tree(base)
+    _merge(below, tree)
+    return below
 
 
 def _merge(tree: Tree, other: Tree) -> None:

@@ -5,23 +5,17 @@ the paper's (arXiv 2606.14368, Table 4 and appendix D) unless the field says oth
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from shared.access import Limits
+from shared.config.alarms import AlarmsSection
+from shared.config.combinations import refuse_contradictions
+from shared.config.section import Positive, Section, Share
 from shared.contracts.messages import Sampling
 
-STUDENTS = ("a", "b")
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable; an unknown key is an error, and so is a number that is none (inf, nan)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+STUDENTS: tuple[Literal["a"], Literal["b"]] = ("a", "b")
 
 
 class RunSection(Section):
@@ -31,17 +25,26 @@ class RunSection(Section):
     rounds: Positive = Field(default=2, description="R: rounds of validate, gate, train.")
     steps_per_round: Positive = Field(default=50, description="K: optimizer steps a student takes in a round.")
     schedule: Literal["parallel", "sequential"] = Field(
-        default="parallel",
-        description="Both phases of a round at once, or one after the other; the tutors are frozen either way.",
+        default="parallel", description="Both phases of a round at once, or one after the other."
+    )
+    method: Literal["opcod", "sdpo", "grpo"] = Field(
+        default="opcod",
+        description="`sdpo` and `grpo` are baselines: each student alone, self-distillation or policy gradient.",
     )
 
 
 class ProblemsSection(Section):
     """Which problems, and how many of them a step uses."""
 
-    source: str = Field(default="generated", description="`generated`, or a directory with JSONL partitions.")
+    source: str = Field(
+        default="generated",
+        description="`generated`, a directory of JSONL partitions, or `sciknoweval:<directory or hub id>`.",
+    )
     format: Literal["integer", "mcq"] = Field(default="integer", description="How problems are put and graded.")
     per_step: Positive = Field(default=32, description="Problems in one step.")
+    validation_per_domain: Positive = Field(
+        default=30, description="Training rows of each domain that validate instead, for `sciknoweval:`."
+    )
     balance_domains: bool = Field(
         default=False, description="Draw each step evenly from both domains instead of from their union."
     )
@@ -59,26 +62,15 @@ class GateSection(Section):
         description="A tutor whose feedback surely breaks more right answers than this is silenced for the rest of the "
         "round; 1: never. Measured on revisions.",
     )
-
-
-class AlarmsSection(Section):
-    """When a step's figures raise an alarm; an alarm is told and reported, it stops nothing (docs/diagnostics.md)."""
-
-    window: Positive = Field(default=5, description="Steps in a row that a condition is looked at over.")
-    min_grad_norm: float = Field(
-        default=1e-4, ge=0, description="A gradient norm below this is near zero; the laptop preset's are about 0.04."
-    )
-    min_loss: float = Field(
-        default=1e-3,
+    hysteresis: float = Field(
+        default=0.0,
         ge=0,
-        description="Loss above which a gradient near zero is wrong; below it little is left to do.",
+        description="Who may tutor keeps it up to tau + this, who may not gets it at tau - this. At most tau.",
     )
-    collapse_drop: Share = Field(default=0.5, description="Share of its best mean reward that a student has lost.")
-    collapse_z: float = Field(
-        default=5.0, gt=0, description="Standard errors that it must be: the best of many windows looks too good."
-    )
-    min_unique_share: Share = Field(
-        default=0.2, description="Distinct rollouts in groups with a wrong one; of 8 equal ones the share is 0.125."
+    tutor_source: Literal["round_start", "latest"] = Field(
+        default="round_start",
+        description="The tutor's version; `latest` is the one as its pupil's phase begins, and needs "
+        '`run.schedule = "sequential"`.',
     )
 
 
@@ -98,6 +90,10 @@ class RolloutSection(Section):
 class FeedbackSection(Section):
     """What a tutor writes, and how long the broker waits for it."""
 
+    prompt: Literal["anchored", "naive"] = Field(
+        default="anchored",
+        description="`naive` asks for no concept, so nothing is validated; only for the format `mcq`.",
+    )
     temperature: float = Field(default=0.6, ge=0, le=5)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: Positive = 1024
@@ -144,6 +140,23 @@ class LossSection(Section):
     aggregation: Literal["seq_mean", "seq_mean_active", "token_mean"] = "seq_mean"
     is_clip: float = Field(default=2.0, gt=0, description="Upper cut of the importance weights.")
     demo_self_exclude: bool = Field(default=True, description="A rollout is never its own demonstration.")
+    teacher: Literal["ema", "trust_region"] = Field(
+        default="ema",
+        description="The self-teacher: a moving average of the student's weights, or logits between those of the "
+        "student as it was when the phase began and as it is.",
+    )
+    trust_region_mix: Share = Field(default=0.05, description="Share of the present student in those logits.")
+    teacher_at_phase_start: Literal["reset", "carry"] = Field(
+        default="reset", description="Whether the self-teacher starts from the student again when a phase begins."
+    )
+
+
+class GrpoSection(Section):
+    """Policy gradient of the baseline `run.method = "grpo"` (docs/method.md)."""
+
+    clip_low: Share = Field(default=0.2, description="The ratio to the old policy is cut below 1 - this.")
+    clip_high: float = Field(default=0.28, ge=0, description="And above 1 + this.")
+    dual_clip: float = Field(default=3.0, gt=1, description="A negative advantage weighs at most this many times.")
 
 
 class OptimizerSection(Section):
@@ -156,10 +169,12 @@ class OptimizerSection(Section):
     beta2: float = Field(default=0.999, gt=0, lt=1)
     clip_norm: float = Field(default=1.0, gt=0)
     mini_batches: Positive = Field(default=1, description="Optimizer updates inside one step.")
-    micro_batch_tokens: Positive = Field(default=16384, description="Padded tokens in one forward pass.")
+    micro_batch_tokens: Positive = Field(
+        default=1024, description="Padded tokens in one forward pass; a step's memory grows with it."
+    )
     ema_rate: float = Field(default=0.05, gt=0, le=1, description="Share of the student in each EMA update.")
     at_phase_start: Literal["reset", "carry"] = Field(
-        default="reset", description="EMA, optimizer state and warm-up when a phase begins."
+        default="reset", description="Moments and warm-up when a phase begins."
     )
     max_skipped_updates: Positive = Field(default=3, description="Non-finite updates in a row before it stops.")
 
@@ -189,6 +204,9 @@ class StudentSection(Section):
     model: str = Field(default="embedded", description="`embedded`, a local directory, or a hub id.")
     domain: str = Field(description="Its stronger domain: it is fine-tuned on it, and named so to its peer.")
     specialize: bool = Field(default=False, description="Fine-tune on the own domain first, cached by content.")
+    examples: str | None = Field(
+        default=None, description="JSONL file to fine-tune on (docs/data.md); none: what generated problems bring."
+    )
     engine: Literal["transformers", "scripted"] = "transformers"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     chat_template: str | None = Field(default=None, description="A template of ours (`compact`), else the model's.")
@@ -205,7 +223,7 @@ class ServingSection(Section):
     max_body_bytes: Positive = 1_000_000
     requests_per_minute: Positive = Field(default=600, description="Of each key, at each service; more get 429.")
     concurrent_requests: Positive = Field(
-        default=32, description="In flight for each key, at each service, streams included; more get 429."
+        default=100, description="In flight for each key, at each service, streams included; more get 429."
     )
     request_timeout_s: float = Field(default=120.0, gt=0)
 
@@ -233,7 +251,7 @@ class ResourcesSection(Section):
 
 
 class RunSettings(Section):
-    """All sections. Checks that need more than one of them are here."""
+    """All sections, checked against one another (combinations.py)."""
 
     run: RunSection = RunSection()
     problems: ProblemsSection = ProblemsSection()
@@ -243,6 +261,7 @@ class RunSettings(Section):
     feedback: FeedbackSection = FeedbackSection()
     evaluation: EvaluationSection = EvaluationSection()
     loss: LossSection = LossSection()
+    grpo: GrpoSection = GrpoSection()
     optimizer: OptimizerSection = OptimizerSection()
     lora: LoraSection = LoraSection()
     specialize: SpecializeSection = SpecializeSection()
@@ -253,15 +272,13 @@ class RunSettings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunSettings":
-        if tuple(sorted(self.students)) != STUDENTS:
-            raise ValueError(f"students: expected a and b, got {sorted(self.students)}")
-        if self.students["a"].domain == self.students["b"].domain:
-            raise ValueError("students: a and b need different domains; each tutors in its own")
-        if self.optimizer.mini_batches > self.problems.per_step:
-            raise ValueError("optimizer.mini_batches: at most problems.per_step, since a group is never split")
-        if self.problems.balance_domains and self.problems.per_step % 2:
-            raise ValueError("problems.per_step: must be even when problems.balance_domains is on")
+        refuse_contradictions(self)
         return self
+
+    @property
+    def gate_mode(self) -> str:
+        """Who tutors: the gate's mode, and nobody in a baseline."""
+        return self.gate.mode if self.run.method == "opcod" else "never"
 
     def peer_of(self, student: str) -> str:
         return "b" if student == "a" else "a"

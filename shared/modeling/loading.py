@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from shared.errors import ModelError, UnavailableError
 from shared.modeling.attention import GROUPED, PLAIN_MODEL_TYPES
-from shared.modeling.embedded import ensure_embedded_model
+from shared.modeling.embedded import embedded_directory, ensure_embedded_model
 
 Dtype = Literal["bfloat16", "float32"]
 
@@ -42,6 +42,22 @@ def resolve_model(name: str, cache_dir: Path) -> Path:
     if _HUB_ID.fullmatch(name):
         return _checked_directory(_download(name))
     raise ModelError(f'expected "{EMBEDDED}", a model directory or a hub id (owner/name), got {name!r}')
+
+
+def find_model(name: str, cache_dir: Path) -> Path | None:
+    """As `resolve_model`, but of what is on this machine already: nothing is converted or fetched; None if it is not.
+
+    Raises ModelError where there is no usable model by that name.
+    """
+    if name == EMBEDDED:
+        found = embedded_directory(cache_dir)
+        return found if found.is_dir() else None
+    if not Path(name).expanduser().exists() and _HUB_ID.fullmatch(name):
+        try:
+            return _checked_directory(Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True)))
+        except LocalEntryNotFoundError:
+            return None
+    return resolve_model(name, cache_dir)
 
 
 def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> PreTrainedModel:

@@ -6,12 +6,13 @@ Formats hold no state, so that one instance serves every thread.
 """
 
 import difflib
-from typing import Protocol
+from typing import Literal, Protocol
 
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError
 from shared.problems.integer import IntegerFormat
 from shared.problems.mcq import McqFormat
+from shared.problems.naive import NaiveMcqFormat
 from shared.problems.problem import Problem
 
 
@@ -60,6 +61,14 @@ class ProblemFormat(Protocol):
         """1.0 if the response's answer is `answer`, else 0.0."""
         ...
 
+    def grade_lenient(self, text: str, answer: str) -> float:
+        """1.0 if a tolerant reader finds `answer`, and always where `grade` gives 1.0. Shown, never the score."""
+        ...
+
+    def format_ok(self, text: str) -> bool:
+        """Whether the response has the form that was asked for, right or wrong; True is good."""
+        ...
+
     def anchor_text(self, problem: Problem) -> str:
         """The text that a feedback's concept must share a word with."""
         ...
@@ -69,7 +78,10 @@ class ProblemFormat(Protocol):
         ...
 
 
+FeedbackPrompt = Literal["anchored", "naive"]
+
 _FORMATS: dict[str, ProblemFormat] = {form.name: form for form in (IntegerFormat(), McqFormat())}
+_NAIVE: dict[str, ProblemFormat] = {form.name: form for form in (NaiveMcqFormat(),)}
 
 
 def format_names() -> tuple[str, ...]:
@@ -77,10 +89,12 @@ def format_names() -> tuple[str, ...]:
     return tuple(sorted(_FORMATS))
 
 
-def format_named(name: str) -> ProblemFormat:
-    """The format of that name; `ConfigError` naming the nearest one if there is none."""
-    if name in _FORMATS:
-        return _FORMATS[name]
-    near = difflib.get_close_matches(name, _FORMATS, n=1)
+def format_named(name: str, prompt: FeedbackPrompt = "anchored") -> ProblemFormat:
+    """The format of that name, with that prompt for feedback; `ConfigError` naming the nearest one if there is none."""
+    known = _FORMATS if prompt == "anchored" else _NAIVE
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"expected a problem format of {', '.join(format_names())}, got {name!r}{hint}")
+    what = "a problem format" if prompt == "anchored" else f"a problem format with a {prompt} feedback prompt"
+    raise ConfigError(f"expected {what} of {', '.join(sorted(known))}, got {name!r}{hint}")

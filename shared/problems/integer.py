@@ -20,6 +20,7 @@ TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{res
 """The prompts below in short: what `template_hash` stands for."""
 
 _INTEGER = re.compile(r"\s*([-−]?) ?([0-9]+)(?![0-9]|[.,][0-9]|\s*[-−+*/×·÷^=(])")
+_NUMBER = re.compile(r"(?<![\w.,^])([-−]?)([0-9]+(?:,[0-9]{3})*)(?:\.0+)?(?![\w^]|[.,][0-9])")
 _CANONICAL = re.compile(r"-?[1-9][0-9]*|0")
 
 
@@ -72,12 +73,25 @@ class IntegerFormat:
         found = _INTEGER.match(tail) if sign else None
         if found is None:
             return ""
-        digits = found[2].lstrip("0") or "0"
-        return f"-{digits}" if found[1] and digits != "0" else digits
+        return _plain(found[1], found[2])
 
     def grade(self, text: str, answer: str) -> float:
         """1.0 if the integer after the last `=` is `answer`, else 0.0."""
         return 1.0 if answer and self.extract_answer(text) == answer else 0.0
+
+    def grade_lenient(self, text: str, answer: str) -> float:
+        """1.0 if the last number of the response, `=` before it or not, is `answer`, or `grade` gives 1.0.
+
+        `12.0` and `1,200` are read as integers; an exponent or a digit inside a word is no number.
+        """
+        if self.grade(text, answer) == 1.0:
+            return 1.0
+        numbers = _NUMBER.findall(text)
+        return 1.0 if answer and numbers and _plain(*numbers[-1]) == answer else 0.0
+
+    def format_ok(self, text: str) -> bool:
+        """Whether an integer follows the last `=`."""
+        return self.extract_answer(text) != ""
 
     def anchor_text(self, problem: Problem) -> str:
         """The question."""
@@ -92,6 +106,12 @@ class IntegerFormat:
         if not any(character.isalnum() for character in kept):
             return "fb_none", None
         return verdict, kept
+
+
+def _plain(sign: str, digits: str) -> str:
+    """`12` or `-3`, as answers are written."""
+    bare = digits.replace(",", "").lstrip("0") or "0"
+    return f"-{bare}" if sign and bare != "0" else bare
 
 
 def _labelled(label: str, text: str | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Loading a problem set: generated, or from a directory of JSON lines.
+"""Loading a problem set: generated, from a directory of JSON lines, or SciKnowEval's rows (`sciknoweval.py`).
 
 The directory holds `train.jsonl`, `validation.jsonl`, `test.jsonl` and optionally `specialise.jsonl`; a line is an
 object {"id", "domain", "question", "answer"} and optionally "kind", "solution", "system", all of them strings.
@@ -7,21 +7,23 @@ no question (by leak key) in two partitions; every row one that its format can h
 """
 
 import difflib
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from shared.config.settings import RunSettings
 from shared.errors import ConfigError, ProblemSetError
+from shared.problems import sciknoweval, sciknoweval_rows
 from shared.problems.formats import ProblemFormat, format_named, format_names
 from shared.problems.generated import PerKind, generate
+from shared.problems.hub import dataset_directory
+from shared.problems.jsonl import read_rows
+from shared.problems.leaks import refuse_leaks
 from shared.problems.problem import PARTITIONS, Problem, ProblemSet, leak_key
 
 GENERATED = "generated"
+SCIKNOWEVAL = "sciknoweval:"
 REQUIRED_PARTITIONS = ("train", "validation", "test")
-
-_MAX_LISTED = 5
 
 
 class ProblemRow(BaseModel):
@@ -45,19 +47,35 @@ def load_problem_set(
     *,
     domains: tuple[str, str] | None = None,
     per_kind: PerKind | None = None,
+    validation_per_domain: int = 30,
 ) -> ProblemSet:
-    """The problem set that `source` names: "generated", or a directory.
+    """The problem set that `source` names: "generated", a directory, or "sciknoweval:<directory or hub id>".
 
-    format: needed for a directory; "generated" brings its own, "integer". seed and per_kind: for "generated".
-    domains: the first and the second student's; for a directory by default in the order they first occur in
-    train.jsonl. Raises `ProblemSetError` naming file and line, `ConfigError` for a source or format not known.
+    format: needed for a directory; the others bring their own. seed: for "generated", and for which of SciKnowEval's
+    training rows validate (`validation_per_domain` of them). per_kind: for "generated". domains: the first and the
+    second student's; for a directory by default in the order they first occur in train.jsonl, for SciKnowEval
+    needed. Raises `ProblemSetError` naming file and line, `ConfigError` for a source or format not known,
+    `UnavailableError` if the hub does not answer.
     """
     if source == GENERATED:
         loaded = _generated(format, seed, domains, per_kind)
+    elif source.startswith(SCIKNOWEVAL):
+        loaded = _sciknoweval(source, format, seed, domains, validation_per_domain)
     else:
         loaded = _from_directory(_directory(source), _format(source, format), domains)
     refuse_unusable(loaded)
     return loaded
+
+
+def problems_of(settings: RunSettings) -> ProblemSet:
+    """The problem set of a run. Raises as `load_problem_set`."""
+    return load_problem_set(
+        settings.problems.source,
+        settings.problems.format,
+        settings.run.seed,
+        domains=(settings.students["a"].domain, settings.students["b"].domain),
+        validation_per_domain=settings.problems.validation_per_domain,
+    )
 
 
 def refuse_unusable(problem_set: ProblemSet) -> None:
@@ -69,23 +87,10 @@ def refuse_unusable(problem_set: ProblemSet) -> None:
                 raise ProblemSetError(
                     f"{problem_set.name}: expected problems of {domain!r} in the partition {name}, got none"
                 )
-    _refuse_overlap(problem_set)
-
-
-def _refuse_overlap(problem_set: ProblemSet) -> None:
-    first: dict[str, tuple[str, Problem]] = {}
-    shared: list[str] = []
-    for name in PARTITIONS:
-        for problem in problem_set.partition(name):
-            where, twin = first.setdefault(leak_key(problem.question), (name, problem))
-            if where != name:
-                shared.append(f"{twin.id!r} in {where} and {problem.id!r} in {name}")
-    if shared:
-        listed = "; ".join(shared[:_MAX_LISTED]) + ("; …" if len(shared) > _MAX_LISTED else "")
-        raise ProblemSetError(
-            f"{problem_set.name}: expected partitions without a question in common, got {len(shared)} that differ "
-            f"at most in case or punctuation: {listed}. Remove them from one partition"
-        )
+    refuse_leaks(
+        problem_set.name,
+        ((name, row.id, leak_key(row.question)) for name in PARTITIONS for row in problem_set.partition(name)),
+    )
 
 
 def _generated(format: str | None, seed: int, domains: tuple[str, str] | None, per_kind: PerKind | None) -> ProblemSet:
@@ -97,13 +102,30 @@ def _generated(format: str | None, seed: int, domains: tuple[str, str] | None, p
     return loaded
 
 
+def _sciknoweval(
+    source: str, format: str | None, seed: int, domains: tuple[str, str] | None, validation_per_domain: int
+) -> ProblemSet:
+    if format not in (None, sciknoweval.FORMAT):
+        raise ConfigError(f"{source}: expected problems.format = {sciknoweval.FORMAT!r}, got {format!r}")
+    if domains is None:
+        raise ConfigError(f"{source}: expected the two domains to load, got none")
+    files = [f"{domain}/{name}" for domain in domains for name in sciknoweval_rows.FILES]
+    directory = dataset_directory(source.removeprefix(SCIKNOWEVAL), files)
+    return sciknoweval.load_sciknoweval(
+        directory, domains, seed=seed, validation_per_domain=validation_per_domain, source=source
+    )
+
+
 def _directory(source: str) -> Path:
     path = Path(source)
     if path.is_dir():
         return path
     near = difflib.get_close_matches(source, [GENERATED], n=1)
     hint = f"; did you mean {GENERATED!r}?" if near else ""
-    raise ConfigError(f"expected {GENERATED!r} or a directory of problems, got {source!r}{hint}")
+    raise ConfigError(
+        f"expected {GENERATED!r}, a directory of problems, "
+        f"or {SCIKNOWEVAL!r} with a directory or hub id, got {source!r}{hint}"
+    )
 
 
 def _format(source: str, format: str | None) -> ProblemFormat:
@@ -141,52 +163,13 @@ def _read_partition(directory: Path, name: str, form: ProblemFormat, ids: dict[s
             raise ProblemSetError(f"{path}: expected this file, it does not exist")
         return ()
     problems = []
-    for number, line in _lines(path):
-        place = f"{path}:{number}"
-        problem = _problem(line, place, form)
+    for place, row in read_rows(path, ProblemRow):
+        problem = Problem(**row.model_dump())
+        refusal = form.refusal(problem)
+        if refusal is not None:
+            raise ProblemSetError(f"{place}: {refusal}")
         if problem.id in ids:
             raise ProblemSetError(f"{place}: expected a new id, got {problem.id!r} as in {ids[problem.id]}")
         ids[problem.id] = place
         problems.append(problem)
     return tuple(problems)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, numbered from 1; only a newline ends a line."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ProblemSetError(f"{path}: expected UTF-8 text, got other bytes at {error.start}") from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line
-
-
-def _problem(line: str, place: str, form: ProblemFormat) -> Problem:
-    try:
-        row = ProblemRow.model_validate(json.loads(line))
-    except json.JSONDecodeError as error:
-        raise ProblemSetError(f"{place}: expected a JSON object, got {line.strip()[:60]!r} ({error.msg})") from error
-    except ValidationError as error:
-        raise ProblemSetError(f"{place}: {_first_fault(error)}") from error
-    problem = Problem(**row.model_dump())
-    refusal = form.refusal(problem)
-    if refusal is not None:
-        raise ProblemSetError(f"{place}: {refusal}")
-    return problem
-
-
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    field = ".".join(str(part) for part in fault["loc"])
-    if not field:
-        return f"expected an object with the fields {', '.join(ProblemRow.model_fields)}, got {fault['input']!r}"
-    if fault["type"] == "missing":
-        return f"expected the field {field!r}, it is missing"
-    if fault["type"] == "extra_forbidden":
-        return f"expected only the fields {', '.join(ProblemRow.model_fields)}, got {field!r}"
-    return f"{field}: expected {_wanted(fault['msg'])}, got {fault['input']!r}"
-
-
-def _wanted(message: str) -> str:
-    return message.removeprefix("Input should be ").removeprefix("String should have ")

@@ -5,12 +5,16 @@ from collections.abc import Iterable
 
 from shared.contracts.messages import Contract
 from shared.problems.problem import PARTITIONS, Problem, ProblemSet, rows_hash
+from shared.problems.provenance import Provenance
 
 
 class DomainManifest(Contract):
-    """How many problems of a domain a partition has, by kind, and what a constant answer would score."""
+    """How many problems of a domain a partition has, by kind, their ids in order, and what a constant answer would
+    score.
+    """
 
     count: int
+    ids: tuple[str, ...]
     kinds: dict[str, int]
     majority_answer: str
     majority_share: float
@@ -25,13 +29,14 @@ class PartitionManifest(Contract):
 
 
 class ProblemSetManifest(Contract):
-    """A problem set by hashes and counts; `content_hash` identifies it as a whole."""
+    """A problem set by hashes, counts and ids; `content_hash` identifies it as a whole."""
 
     name: str
     format: str
     domains: tuple[str, str]
     content_hash: str
     partitions: dict[str, PartitionManifest]
+    provenance: Provenance | None = None
 
 
 def manifest(problem_set: ProblemSet) -> ProblemSetManifest:
@@ -42,6 +47,7 @@ def manifest(problem_set: ProblemSet) -> ProblemSetManifest:
         domains=problem_set.domains,
         content_hash=problem_set.content_hash,
         partitions={name: _partition(problem_set, name) for name in PARTITIONS},
+        provenance=problem_set.provenance,
     )
 
 
@@ -61,6 +67,7 @@ def _domain(problems: Iterable[Problem]) -> DomainManifest:
     kinds = Counter(row.kind for row in rows)
     return DomainManifest(
         count=len(rows),
+        ids=tuple(row.id for row in rows),
         kinds=dict(sorted(kinds.items())),
         majority_answer=answer,
         majority_share=times / len(rows),

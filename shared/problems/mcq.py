@@ -56,6 +56,14 @@ class McqFormat:
         """See `grading.grade`."""
         return grading.grade(text, answer)
 
+    def grade_lenient(self, text: str, answer: str) -> float:
+        """See `grading.lenient_grade`."""
+        return grading.lenient_grade(text, answer)
+
+    def format_ok(self, text: str) -> bool:
+        """See `grading.format_ok`: the response ends with a closed answer block."""
+        return grading.format_ok(text)
+
     def anchor_text(self, problem: Problem) -> str:
         """Stem and options, without the fixed last line."""
         return anchoring.without_instruction_line(problem.question)

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from shared.errors import ProblemSetError
+from shared.problems.provenance import Provenance
 
 if TYPE_CHECKING:
     from shared.problems.formats import ProblemFormat
@@ -42,7 +43,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """All problems of a run, by partition. `specialise` is kept apart for making the initial specialists."""
+    """All problems of a run, by partition. `specialise` is kept apart for making the initial specialists.
+
+    provenance: where they came from, if from files of others; no part of what the set is (`content_hash`).
+    """
 
     name: str
     format: "ProblemFormat"
@@ -51,6 +55,7 @@ class ProblemSet:
     validation: tuple[Problem, ...]
     test: tuple[Problem, ...]
     specialise: tuple[Problem, ...] = ()
+    provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
         if self.domains[0] == self.domains[1]:

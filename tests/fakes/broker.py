@@ -39,7 +39,8 @@ IDLE_TURNS = 8
 
 def broker_settings(*overrides: str) -> RunSettings:
     """One round of two steps of two problems, three rollouts each; every group with feedback is revised."""
-    small = ["run.steps_per_round=2", "evaluation.problems_per_job=3", *overrides]
+    scripted = ["students.a.engine=scripted", "students.b.engine=scripted"]
+    small = ["run.steps_per_round=2", "evaluation.problems_per_job=3", *scripted, *overrides]
     return load_settings(preset="smoke", overrides=small, environ={})
 
 

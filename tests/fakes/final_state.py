@@ -3,7 +3,7 @@
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import RevisionCount, StepTime
-from shared.contracts.run import GateDecision, RunState, Score, Split, Status, Tally
+from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status, Tally
 
 BEFORE = {"physics": [4, 4, 0, 0], "chemistry": [0, 0, 0, 4]}
 AFTER = {"physics": [4, 4, 4, 0], "chemistry": [0, 0, 4, 4]}
@@ -21,7 +21,8 @@ def score(student: str, round_: int, correct: dict[str, list[int]], split: Split
         round=round_,
         samples=4,
         correct=correct,
-        truncated=0,
+        answers={domain: AnswerCounts(lenient=12, format_ok=8, truncated=4) for domain in correct},
+        majority={domain: 0.25 for domain in correct},
     )
 
 

@@ -17,11 +17,11 @@ from services.broker.commands import (
 )
 from services.broker.events import JobReported, MachineEvent, Recovered, StepFinished, Ticked, VersionServed
 from services.broker.plan import Plan, PlannedProblem
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.ids import version_name, version_steps
 from shared.contracts.jobs import JobKind
-from shared.contracts.run import RunState, Split, Status
+from shared.contracts.run import AnswerCounts, RunState, Split, Status
 from tests.fakes.figures import step_metrics
 
 DOMAINS = ("physics", "chemistry")
@@ -42,6 +42,7 @@ def small_plan(**changes: object) -> Plan:
         "strong_domain": {"a": "physics", "b": "chemistry"},
         "train": problems,
         "partitions": {split: problems for split in Split},
+        "majority": {split: dict.fromkeys(DOMAINS, 0.25) for split in Split},
         "samples": {Split.VALIDATION: 4, Split.TEST: 2},
         "rollout_samples": 4,
         "problems_per_job": 5,
@@ -50,6 +51,8 @@ def small_plan(**changes: object) -> Plan:
         "tutor_timeout_s": 30.0,
         "revise_share": 0.5,
         "alarms": AlarmsSection(),
+        "hysteresis": 0.0,
+        "latest_tutor": False,
     }
     return Plan(**(fields | changes))  # type: ignore[arg-type]
 
@@ -132,7 +135,10 @@ class World:
         own = self.plan.strong_domain[command.student]
         correct = {p.id: self.strong if p.domain == own else self.weak for p in problems}
         correct = {name: min(count, command.samples) for name, count in correct.items()}
-        return JobReported(self.at, command.job_id, "done", kind=JobKind.EVAL, correct=correct)
+        answers = {p.domain: AnswerCounts() for p in problems}
+        for problem in problems:
+            answers[problem.domain] = answers[problem.domain].plus(AnswerCounts(format_ok=command.samples))
+        return JobReported(self.at, command.job_id, "done", kind=JobKind.EVAL, correct=correct, answers=answers)
 
 
 def base_of(world: World, student: str, step: int) -> set[int]:

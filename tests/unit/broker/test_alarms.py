@@ -8,7 +8,7 @@ import pytest
 from services.broker.alarms import look
 from services.broker.commands import AnnounceAlarm
 from services.broker.machine import new_run
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import BatchRewards
 from shared.contracts.run import RunState, StepState
 from tests.fakes.figures import batch_rewards, step_metrics

@@ -5,15 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.broker import machine
-from services.broker.commands import (
-    Forget,
-    IssueEval,
-    IssueFeedback,
-    IssueRollout,
-    KeepRecord,
-    SealBatch,
-    Serve,
-)
+from services.broker.commands import Forget, IssueEval, IssueFeedback, IssueRollout, KeepRecord, SealBatch, Serve
 from services.broker.events import Controlled, JobReported, Recovered, StepFinished, StepRefused, VersionServed
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import JobStatus, Split, Status
@@ -55,6 +47,10 @@ def test_any_order_and_any_repeats_give_the_same_run(seed: int, repeat: float, p
     issued = [c.job_id for c in world.commands if isinstance(c, IssueRollout | IssueFeedback | IssueEval)]
     assert len(issued) == len(set(issued))
     assert world.state.version == {"a": "a@v4", "b": "b@v4"}
+    for score in world.state.scores:
+        assert {domain: counts.format_ok for domain, counts in score.answers.items()} == {
+            domain: score.drawn(domain) for domain in world.plan.domains
+        }
 
 
 def test_phases_run_at_once_or_one_after_the_other() -> None:

@@ -102,3 +102,15 @@ def test_settings_that_the_problems_cannot_meet_are_refused(override: str, messa
     settings = broker_settings(override)
     with pytest.raises(ConfigError, match=message):
         make_plan("r", settings, load_problems(settings))
+
+
+def test_the_plan_holds_the_best_constant_answer_of_what_is_evaluated() -> None:
+    """Over the chosen problems, not over the whole partition."""
+    settings = broker_settings()
+    problems = load_problems(settings)
+    plan = make_plan("r", settings, problems)
+    for split, by_domain in plan.majority.items():
+        for domain, score in by_domain.items():
+            gold = Counter(problems.by_id(p.id).answer for p in plan.partitions[split] if p.domain == domain)
+            assert score == max(gold.values()) / gold.total()
+    assert set(plan.majority[Split.TEST]) == set(DOMAINS)

@@ -95,7 +95,9 @@ def test_an_evaluation_is_graded_problem_by_problem(bench: BrokerBench) -> None:
     chunk = bench.plan.chunk(bench.state.evals[0].split, 0)
     assert set(report.event.correct) == {problem.id for problem in chunk}
     assert set(report.event.correct.values()) <= {0, 1}
-    assert report.event.truncated == 0
+    counts = report.event.answers[chunk[0].domain]
+    assert (counts.truncated, counts.format_ok) == (0, len(chunk) * bench.state.evals[0].samples)
+    assert counts.lenient == sum(report.event.correct.values())
 
 
 def test_revisions_are_counted_against_the_rollouts_they_revise(bench: BrokerBench) -> None:

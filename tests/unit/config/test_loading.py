@@ -58,6 +58,82 @@ def test_every_preset_survives_a_round_trip(preset: str, tmp_path: Path) -> None
     assert validate(read_toml(tmp_path / "config.toml")) == settings
 
 
+@pytest.mark.parametrize(
+    ("preset", "base", "changed"),
+    [
+        ("chem-mat", "phys-chem", ["students.a.domain", "students.b.domain"]),
+        ("baseline-sdpo", "phys-chem", ["run.method"]),
+    ],
+)
+def test_a_preset_that_extends_another_differs_where_it_says_so(preset: str, base: str, changed: list[str]) -> None:
+    own, below = (load_settings(preset=name, environ={}) for name in (preset, base))
+    assert [line.split(":")[0] for line in differences(below, own)] == changed
+
+
+def test_a_file_may_extend_a_preset_and_be_overridden(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "mat-phys"\n[run]\nseed = 3\n')
+    settings = load_settings(config=file, overrides=["run.rounds=1"], environ={})
+    assert (settings.run.seed, settings.run.rounds, settings.run.steps_per_round) == (3, 1, 20)
+    assert settings.students["a"].domain == "material"
+
+
+@pytest.mark.parametrize(
+    ("first_line", "preset", "message"),
+    [
+        ('extends = "smoke"', "laptop", r"mine.toml: extends = 'smoke' names a preset, and so does --preset"),
+        ('extends = "smok"', None, r"unknown preset 'smok' \(did you mean 'smoke'\?\)"),
+        ("extends = 3", None, r"mine.toml: extends: expected the name of a preset, got 3"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(tmp_path: Path, first_line: str, preset: str | None, message: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(first_line)
+    with pytest.raises(ConfigError, match=message):
+        load_settings(preset=preset, config=file, environ={})
+
+
+PAPER = {
+    "problems.per_step": 32,
+    "rollout.samples": 8,
+    "rollout.temperature": 1.0,
+    "rollout.top_p": 1.0,
+    "rollout.max_tokens": 4096,
+    "feedback.max_tokens": 1024,
+    "evaluation.validation_samples": 16,
+    "gate.tau": 0.2,
+    "loss.alpha": 0.5,
+    "loss.top_k": 100,
+    "loss.tail": True,
+    "loss.is_clip": 2.0,
+    "optimizer.learning_rate": 1e-5,
+    "optimizer.warmup_updates": 5,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.clip_norm": 1.0,
+    "optimizer.ema_rate": 0.05,
+    "optimizer.mini_batches": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "rounds", "steps", "domains"),
+    [
+        ("phys-chem", 2, 50, ("physics", "chemistry")),
+        ("chem-mat", 2, 50, ("chemistry", "material")),
+        ("mat-phys", 5, 20, ("material", "physics")),
+    ],
+)
+def test_the_papers_runs_have_the_papers_settings(
+    preset: str, rounds: int, steps: int, domains: tuple[str, str]
+) -> None:
+    settings = load_settings(preset=preset, environ={})
+    assert (settings.run.rounds, settings.run.steps_per_round) == (rounds, steps)
+    assert (settings.students["a"].domain, settings.students["b"].domain) == domains
+    for key, value in PAPER.items():
+        section, name = key.split(".")
+        assert getattr(getattr(settings, section), name) == value, key
+
+
 @given(
     source=st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
     tau=st.floats(0, allow_infinity=False, allow_nan=False),
@@ -82,6 +158,7 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("students.a.modell=x", ["unknown key students.a.modell", "did you mean 'model'?"]),
         ("students.c.domain=biology", ["expected a and b, got ['a', 'b', 'c']"]),
         ("gate.tau.x=1", ["'tau' is a value, not a section"]),
+        ("grpo.dual_clip=1", ["grpo.dual_clip", "greater than 1"]),
         ("gate.mode=sometimes", ["gate.mode", "'cognizance', 'always', 'never' or 'domain_selective'"]),
         ("optimizer.mini_batches=3", ["optimizer.mini_batches: at most problems.per_step"]),
         ("problems.per_step=3", ["problems.per_step: must be even"]),

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shared.method.anchoring import feedback_prompt, process, review_feedback, verdict, without_instruction_line
@@ -153,7 +153,9 @@ def test_the_body_is_a_fixed_point_of_every_rule(raw: str) -> None:
 @settings(deadline=None)
 @given(messy, st.sampled_from(REVEALS))
 def test_no_stated_answer_survives_whatever_surrounds_it(around: str, reveal: str) -> None:
-    # What belongs to the surrounding text may legitimately stand in front: the reveal has a line of its own.
+    # What belongs to the surrounding text may legitimately stand in front: the reveal has a line of its own. And
+    # "Final answer: Dthe …" holds the words of a reveal, but states no letter.
+    assume(reveal not in around)
     assert reveal not in sanitize(f"{around}\n\n{reveal}\n\n{around}")
 
 

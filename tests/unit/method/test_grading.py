@@ -81,3 +81,9 @@ def test_what_the_strict_grade_accepts_the_lenient_one_does_too(noise: str, lett
     text = f"{noise.replace('<', '')}<answer>{letter}</answer>"
     assert grade(text, letter) == 1.0
     assert lenient_grade(text, letter) == 1.0
+
+
+def test_the_lenient_grade_accepts_what_the_strict_one_reads_otherwise() -> None:
+    """The tags in capitals would be the later ones for a tolerant reader."""
+    text = "<answer>B</answer> not <ANSWER>C</ANSWER>"
+    assert grade(text, "B") == lenient_grade(text, "B") == 1.0

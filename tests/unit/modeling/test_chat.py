@@ -70,3 +70,16 @@ def test_a_completion_ends_with_eos_and_has_a_space_only_after_a_bare_prompt(
 def test_an_unknown_template_names_the_known_ones(tiny_dir: Path) -> None:
     with pytest.raises(ModelError, match="compact"):
         load_tokenizer(tiny_dir, "fancy")
+
+
+def test_a_template_that_knows_thinking_has_it_off(tiny_dir: Path) -> None:
+    """As Qwen3's: told not to think, it opens the answer with an empty block, and else leaves that to the model."""
+    thinking = load_tokenizer(tiny_dir, None)
+    thinking.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n"
+        "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    assert render_text(thinking, turns(("user", "u"))).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert thinking.decode(render(thinking, turns(("user", "u")))).endswith("<think>\n\n</think>\n\n")
+    assert completion_ids(thinking, "x")[0] == thinking("x", add_special_tokens=False)["input_ids"][0]

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from opcod.processes import MAX_RESTARTS, ProcessFailedError, ProcessSpec, Supervisor, log_tail
+from opcod.processes import (
+    MAX_RESTARTS,
+    ProcessFailedError,
+    ProcessSpec,
+    Supervisor,
+    launch,
+    log_tail,
+    require_success,
+    until_ended,
+)
+from shared.errors import ConfigError, OpcodError, StoppedError
 
 WAIT_S = 15.0
 
@@ -111,3 +121,32 @@ def test_the_tail_of_a_log(tmp_path: Path) -> None:
     assert log_tail(log) == "(no log)"
     log.write_bytes(b"\n".join(b"line %d \xff" % n for n in range(50)))
     assert log_tail(log, lines=2).splitlines() == ["line 48 \ufffd", "line 49 \ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "stopped", "error"), [(WAIT_S, True, StoppedError), (0.0, False, OpcodError)], ids=["asked", "late"]
+)
+def test_work_that_is_not_waited_for_any_longer_is_stopped(
+    tmp_path: Path, timeout_s: float, stopped: bool, error: type[OpcodError]
+) -> None:
+    process = launch(spec(tmp_path, SLEEPS))
+    with pytest.raises(error, match="sleeping"):
+        until_ended([process], "sleeping", timeout_s=timeout_s, report=lambda: None, stopped=lambda: stopped)
+    assert process.poll() is not None
+
+
+@pytest.mark.parametrize(("code", "error"), [(2, ConfigError), (1, OpcodError)])
+def test_work_that_failed_says_so_with_the_end_of_its_log(tmp_path: Path, code: int, error: type[OpcodError]) -> None:
+    one = spec(tmp_path, f"print('no such weights'); raise SystemExit({code})")
+    process = launch(one)
+    until_ended([process], "answering", timeout_s=WAIT_S, report=lambda: None, stopped=lambda: False)
+    with pytest.raises(error, match=r"answering ended with exit code \d:\nno such weights") as caught:
+        require_success("answering", process.returncode, one.log_file)
+    assert caught.value.exit_code == code
+
+
+def test_work_that_the_same_ctrl_c_ended_was_stopped_and_did_not_fail(tmp_path: Path) -> None:
+    process = launch(spec(tmp_path, "raise SystemExit(1)"))
+    until(lambda: process.poll() is not None)
+    with pytest.raises(StoppedError):
+        until_ended([process], "answering", timeout_s=WAIT_S, report=lambda: None, stopped=lambda: True)

@@ -24,6 +24,13 @@ def test_scores_are_means_over_problems_before_and_after() -> None:
     assert row.before_interval[0] <= row.before <= row.before_interval[1]
 
 
+def test_beside_the_scores_stand_baseline_and_rates() -> None:
+    row = built(final_state()).scores[0]
+    assert row.majority == 0.25
+    rates = row.after_answers
+    assert (rates.lenient, rates.format_ok, rates.truncated) == (0.75, 0.5, 0.25)
+
+
 @pytest.mark.parametrize(
     ("after", "improved"),
     [

@@ -49,6 +49,21 @@ def test_no_tests_no_claim() -> None:
     ]
 
 
+def test_a_lenient_reading_is_shown_and_not_called_the_score() -> None:
+    text = to_markdown(built(final_state()))
+    assert "right for a lenient reader (not the score)" in text
+    assert "| a | physics | 75.0 → 75.0 | 50.0 → 50.0 | 25.0 → 25.0 |" in text
+
+
+def test_the_best_constant_answer_stands_beside_every_score() -> None:
+    rows = grids(built(final_state()))[0].rows
+    assert [row[2] for row in rows] == ["25.0"] * 4
+
+
+def test_the_gates_own_noise_is_shown() -> None:
+    assert "0.250 (0.00 to 0.50)" in to_markdown(built(final_state()))
+
+
 @pytest.mark.parametrize("empty", [False, True])
 def test_every_table_is_well_formed(empty: bool) -> None:
     state = final_state(scores=[], gates=[], status_seconds={}) if empty else final_state()

@@ -101,6 +101,43 @@ def test_no_answer_is_never_right() -> None:
     assert FORMAT.grade("x", "") == 0.0
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("x = 12", "12"),
+        ("12", "12"),
+        ("the voltage is 12 V.", "12"),
+        ("x = 12.0", "12"),
+        ("x = 1,200", "1200"),
+        ("x = (12)", "12"),
+        ("x = 12 V (see 7)", "12"),
+        ("it is −3", "-3"),
+        ("from 4 to 007", "7"),
+        ("12 m^2", "12"),
+    ],
+)
+def test_a_lenient_grade_forgives_form(text: str, answer: str) -> None:
+    assert FORMAT.grade_lenient(text, answer) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("x = 12.5", "12"), ("x = 12.5", "5"), ("12 and 7", "12"), ("H2", "2"), ("-3", "3"), ("", "12"), ("twelve", "")],
+)
+def test_a_lenient_grade_forgives_no_other_answer(text: str, answer: str) -> None:
+    assert FORMAT.grade_lenient(text, answer) == 0.0
+
+
+@given(st.text(alphabet="ab =+-*.,^()0123", max_size=20), st.integers(-99, 99))
+def test_what_the_strict_grade_accepts_the_lenient_one_does_too(text: str, number: int) -> None:
+    assert FORMAT.grade_lenient(text, str(number)) >= FORMAT.grade(text, str(number))
+
+
+@pytest.mark.parametrize(("text", "ok"), [("x = 12", True), ("x = 12 V.", True), ("12", False), ("x = 3 * 4", False)])
+def test_the_format_asks_for_an_integer_after_an_equals_sign(text: str, ok: bool) -> None:
+    assert FORMAT.format_ok(text) is ok
+
+
 @pytest.mark.parametrize("answer", ["12.0", "012", "-0", "x", "", " 12", "1,200", "+3"])
 def test_an_answer_that_could_never_be_read_is_refused(answer: str) -> None:
     assert "expects an integer" in (FORMAT.refusal(Problem("p", "d", "", "q?", answer)) or "")

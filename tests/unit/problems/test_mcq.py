@@ -43,6 +43,12 @@ def test_a_question_without_the_fixed_line_is_anchored_whole() -> None:
     assert FORMAT.anchor_text(Problem("p", "d", "", question, "B")) == question
 
 
+def test_grading_is_strict_and_beside_it_lenient() -> None:
+    text = "Because.\n<answer>(B)</answer>"
+    assert (FORMAT.grade(text, "B"), FORMAT.grade_lenient(text, "B"), FORMAT.format_ok(text)) == (0.0, 1.0, True)
+    assert (FORMAT.grade("B", "B"), FORMAT.grade_lenient("B", "B"), FORMAT.format_ok("B")) == (1.0, 1.0, False)
+
+
 def test_the_teacher_without_material_is_the_student() -> None:
     assert FORMAT.teacher_messages(PROBLEM, solution=None, feedback=None) == FORMAT.messages(PROBLEM)
 

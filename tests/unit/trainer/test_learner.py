@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.learner import Learner
+from services.trainer.learner import Learner, PhaseStart
 from services.trainer.places import places_of
+from services.trainer.teacher import TrustRegionTeacher
 from services.trainer.trees import pack_rows
 from shared.errors import StorageError
 from tests.unit.trainer.ground import learner, rows, settings
@@ -116,3 +117,41 @@ def test_a_loaded_state_goes_on_as_the_saved_one(tiny_dir: Path) -> None:
 def test_a_teacher_of_another_adapter_is_refused(tiny_dir: Path) -> None:
     with pytest.raises(StorageError, match="other parameters"):
         learner(tiny_dir, settings()).teacher.load({"x": torch.zeros(1)})
+
+
+def test_a_trust_region_s_hidden_states_lie_between_the_phase_s_start_and_now(tiny_dir: Path) -> None:
+    plain = learner(tiny_dir, settings())
+    one = Learner(plain.model, settings().optimizer, TrustRegionTeacher(plain.model, 0.25))
+    packs = pack_rows(rows(groups=1))
+    places = places_of(packs, torch.device("cpu"))
+    trees = [pack.teacher for pack in packs]
+
+    def own() -> torch.Tensor:
+        with torch.no_grad():
+            return one.model.hidden(trees, places.teacher)
+
+    start = own()
+    torch.testing.assert_close(one.teacher.hidden(trees, places.teacher), start)
+    for _ in range(2):
+        give_gradients(one)
+        one.update()
+    now = own()
+    assert not torch.allclose(start, now)
+    taught = one.teacher.hidden(trees, places.teacher)
+    assert not taught.requires_grad
+    torch.testing.assert_close(taught, 0.75 * start + 0.25 * now, atol=1e-4, rtol=1e-4)
+    one.begin_phase(optimizer="carry")
+    torch.testing.assert_close(one.teacher.hidden(trees, places.teacher), now, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("teacher", ["reset", "carry"])
+@pytest.mark.parametrize("optimizer", ["reset", "carry"])
+def test_a_phase_resets_teacher_and_optimizer_apart(tiny_dir: Path, teacher: PhaseStart, optimizer: PhaseStart) -> None:
+    one = learner(tiny_dir, settings())
+    give_gradients(one)
+    one.update()
+    taught = one.teacher.tensors()
+    one.begin_phase(teacher=teacher, optimizer=optimizer)
+    expected = copies(one) if teacher == "reset" else taught
+    assert all(torch.equal(each, expected[name]) for name, each in one.teacher.tensors().items())
+    assert (one.phase_updates, bool(one.state().optimizer)) == ((0, False) if optimizer == "reset" else (1, True))

@@ -187,7 +187,7 @@ def test_both_students_get_their_own_examples(settings: RunSettings, tmp_path: P
 def test_other_problems_bring_no_examples(settings: RunSettings, tmp_path: Path) -> None:
     tree = settings.model_dump(mode="json", exclude_none=True)
     tree["problems"] |= {"source": "data/sciknow", "format": "mcq"}
-    with pytest.raises(ConfigError, match=r"problems\.source = 'generated'.*'data/sciknow'"):
+    with pytest.raises(ConfigError, match=r"expected students\.a\.examples.*'data/sciknow'"):
         describe(validate(tree), "a", tmp_path)
 
 

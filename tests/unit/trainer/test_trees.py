@@ -60,6 +60,14 @@ def test_rows_of_a_group_share_a_pack_and_groups_never_do() -> None:
     assert [{row.group for row in pack.rows} for pack in packs] == [{0}, {1}, {2}]
 
 
+def test_a_lower_limit_makes_more_packs_with_the_same_rows() -> None:
+    made = rows(groups=2, samples=6)
+    packs = pack_rows(made, 20)
+    assert len(packs) > len(pack_rows(made))
+    assert [row for pack in packs for row in pack.rows] == made
+    assert all(pack.tokens <= 20 or len(pack.rows) == 1 for pack in packs)
+
+
 def test_a_tree_stops_growing_at_its_limit() -> None:
     long = [
         Row(0, (0,), (0,), tuple([sample] * (TREE_TOKENS // 2)), (-1.0,) * (TREE_TOKENS // 2), True)

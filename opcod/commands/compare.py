@@ -1,0 +1,90 @@
+"""`opcod compare`: methods side by side over seeds, on the same problems, specialists and initial scores."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from opcod.commands.run import train
+from opcod.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
+from opcod.comparison import Comparison, compare_methods
+from opcod.comparison_text import print_comparison, to_markdown
+from opcod.methods import METHODS, parse_methods, refuse_owned
+from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
+from opcod.preparing import create_run
+from opcod.progress import make_console
+from shared.blobs.local import atomic_write
+
+Methods = Annotated[str, typer.Option("--methods", help=f"Of {', '.join(METHODS)}; the first is the reference.")]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds: 0, 1, … one less than it.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Runs are called <name>-<method>-s<seed>; default: the preset.")
+]
+
+
+def compare(
+    methods: Methods = "opcod,sdpo,grpo",
+    seeds: Seeds = 3,
+    name: Name = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    runs_dir: RunsDir = RUNS_DIR,
+    cache_dir: CacheDir = CACHE_DIR,
+) -> None:
+    """Set methods side by side: a run for each method and seed, and one table with intervals over the seeds.
+
+    Finished runs are read, not made again; an interrupted comparison goes on with the same command.
+    """
+    console = make_console()
+    chosen = parse_methods(methods)
+    refuse_owned(overrides or ())
+    source = Source(preset or (None if config else DEFAULT_PRESET), config, overrides or ())
+    name = name or preset or (config.stem if config else DEFAULT_PRESET)
+    runs = plan_runs(name, chosen, seeds, source, runs_dir, cache_dir)
+    check_runs(runs)
+    directory = runs_dir.resolve() / name
+    for number, run in enumerate(runs, start=1):
+        place = f"[{number} of {len(runs)}] {run.paths.run}"
+        if figures_of(run) is not None:
+            _say(console, f"{place}: finished already, read")
+            continue
+        code = _make(run, runs, place, console)
+        _write(directory, name, chosen, seeds, runs)
+        if code != 0:
+            console.print("The comparison stands; the same command goes on with it.", highlight=False)
+            raise typer.Exit(code)
+    comparison = _write(directory, name, chosen, seeds, runs)
+    print_comparison(comparison, console)
+    console.print(f"comparison: {directory / 'compare.md'}", highlight=False)
+
+
+def _make(run: PlannedRun, runs: Sequence[PlannedRun], place: str, console: Console) -> int:
+    """Begin the run or go on with it; returns an exit code, 0 if it is finished."""
+    resumed = run.exists
+    if not resumed:
+        create_run(run.paths, run.settings)
+    _say(console, f"{place}: {'going on' if resumed else 'begins'}")
+    shared_by = share_initial_scores(run, runs)
+    if shared_by is not None:
+        _say(console, f"{place}: initial scores taken over from {shared_by}")
+    return train(run.paths, run.settings, console, resumed=resumed)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, style="bold", markup=False, highlight=False)
+
+
+def _write(directory: Path, name: str, methods: Sequence[str], seeds: int, runs: Sequence[PlannedRun]) -> Comparison:
+    """compare.json, compare.md and the pictures, from the runs that are finished so far."""
+    from opcod.comparison_pictures import draw_comparison
+
+    found = {(run.method, run.seed): figures for run in runs if (figures := figures_of(run)) is not None}
+    comparison = compare_methods(name, methods, range(seeds), found)
+    directory.mkdir(parents=True, exist_ok=True)
+    draw_comparison(comparison, directory)
+    atomic_write(directory / "compare.json", comparison.model_dump_json(indent=1).encode())
+    atomic_write(directory / "compare.md", to_markdown(comparison).encode())
+    return comparison

@@ -1,0 +1,179 @@
+"""`opcod eval`: score one version of a student; nothing needs to be up."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from opcod.answering import answer, resolve_version
+from opcod.deployment import latest_run
+from opcod.evaluation import Evaluated, Evaluation, evaluate, seen
+from opcod.inspect_log import require_inspect, write_inspect_log
+from opcod.interrupting import interruptible
+from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
+from opcod.preparing import prepare_models, stored_settings
+from opcod.progress import make_console
+from services.broker.config import load_problems, per_domain
+from shared.blobs.local import atomic_write
+from shared.config.settings import RunSettings
+from shared.contracts.answering import Question, Questions
+from shared.contracts.ids import parse_version, seed_of
+from shared.problems.loading import SCIKNOWEVAL, load_problem_set
+from shared.problems.problem import Problem, ProblemSet, rows_hash
+
+OWN_PARTITIONS = ("test", "validation", "train")
+
+
+def evaluate_student(
+    student: Annotated[
+        str,
+        typer.Option("--student", help="a@v12, a (its newest version) or a@v0 (the base model)."),
+    ],
+    run_name: Annotated[str | None, typer.Option("--run", help="Default: the run begun last.")] = None,
+    problems: Annotated[
+        str,
+        typer.Option(
+            "--problems",
+            help=f"{', '.join(OWN_PARTITIONS)}: of the run's problems; or another source, of which the test "
+            "problems are taken.",
+        ),
+    ] = "test",
+    samples: Annotated[int, typer.Option("--samples", min=1, help="k of avg@k: answers to each problem.")] = 16,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Problems of each domain; default: as many as the run evaluates on."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the file's content instead of the table.")] = False,
+    inspect_log: Annotated[
+        Path | None, typer.Option("--inspect-log", help="Write a log for `inspect view` into this directory, too.")
+    ] = None,
+    runs_dir: RunsDir = RUNS_DIR,
+    cache_dir: CacheDir = CACHE_DIR,
+) -> None:
+    """Score one version of a student: avg@k by domain with its interval, and what must stand beside it.
+
+    Only strict grading is the score. The samples are seeded: the same command gives the same numbers on the same
+    machine. The result also goes to eval/ in the run's directory.
+    """
+    console = make_console()
+    paths = paths_for(runs_dir, run_name or latest_run(runs_dir), cache_dir)
+    settings = stored_settings(paths)
+    version = resolve_version(paths, sorted(settings.students), student)
+    if inspect_log is not None:
+        require_inspect()
+    own = load_problems(settings)
+    problem_set, partition = _problems(problems, settings, own)
+    chosen = per_domain(problem_set, problem_set.partition(partition), limit or _usual_limit(problems, settings))
+    questions = _questions(version, samples, settings, problem_set, chosen)
+
+    def say(what: str) -> None:
+        if not as_json:
+            console.print(what, highlight=False)
+
+    with interruptible() as interrupted:
+        prepare_models(paths, settings, lambda what: say(f"preparing: {what}"), interrupted)
+        say(f"{version} answers {len(chosen)} problems, {samples} samples each")
+        answers = answer(paths, questions, say, interrupted)
+    evaluated = Evaluated(
+        run=paths.run,
+        student=questions.student,
+        version=version,
+        checksum=answers.checksum,
+        source=problems,
+        partition=partition,
+        problems=len(chosen),
+        problems_hash=rows_hash(chosen),
+        format=problem_set.format.name,
+        samples=samples,
+        sampling=questions.sampling,
+        seed=settings.run.seed,
+        seen_in_training=seen(chosen, own.train + own.specialise),
+    )
+    result = evaluate(evaluated, chosen, answers.outputs, problem_set.format)
+    file = paths.run_dir / "eval" / evaluated.file_name
+    atomic_write(file, result.model_dump_json(indent=1).encode())
+    if inspect_log is not None:
+        say(f"log: {write_inspect_log(inspect_log, result, chosen, questions, answers.outputs, problem_set.format)}")
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1))
+        return
+    console.print(table(result))
+    for line in remarks(result):
+        console.print(line, highlight=False)
+    console.print(f"evaluation: {file}", highlight=False, soft_wrap=True)
+
+
+def table(result: Evaluation) -> Table:
+    """One row a domain, in percent."""
+    what = result.evaluated
+    grid = Table(
+        "domain",
+        "problems",
+        f"score (avg@{what.samples})",
+        "95 % interval",
+        "majority baseline",
+        "lenient (not the score)",
+        "form kept",
+        "truncated",
+        title=f"{what.version} on {what.source}, %",
+        title_justify="left",
+    )
+    for row in result.domains:
+        low, high = row.interval
+        rest = (row.majority, row.lenient, row.format_ok, row.truncated)
+        numbers = [f"{100 * row.score:.1f}", f"{100 * low:.1f} to {100 * high:.1f}", *(f"{100 * x:.1f}" for x in rest)]
+        grid.add_row(row.domain, str(row.problems), *numbers)
+    return grid
+
+
+def remarks(result: Evaluation) -> list[str]:
+    """What a reader must know before quoting a number."""
+    lines = []
+    if result.evaluated.seen_in_training:
+        lines.append(
+            f"{result.evaluated.seen_in_training} of the {result.evaluated.problems} problems stand in this run's "
+            "training problems: their score says nothing about new ones."
+        )
+    below = [row.domain for row in result.domains if row.score <= row.majority]
+    if below:
+        lines.append(f"Not above the best constant answer: {', '.join(below)}.")
+    return lines
+
+
+def _problems(asked: str, settings: RunSettings, own: ProblemSet) -> tuple[ProblemSet, str]:
+    if asked in OWN_PARTITIONS:
+        return own, asked
+    loaded = load_problem_set(
+        asked,
+        settings.problems.format,
+        settings.run.seed,
+        domains=own.domains if asked.startswith(SCIKNOWEVAL) else None,
+        validation_per_domain=settings.problems.validation_per_domain,
+    )
+    return loaded, "test"
+
+
+def _usual_limit(asked: str, settings: RunSettings) -> int | None:
+    evaluation = settings.evaluation
+    return {"test": evaluation.test_problems, "validation": evaluation.validation_problems}.get(asked)
+
+
+def _questions(
+    version: str, samples: int, settings: RunSettings, problem_set: ProblemSet, chosen: Sequence[Problem]
+) -> Questions:
+    """A problem's samples are seeded by run and problem alone, so that versions and students are compared on them."""
+    return Questions(
+        student=parse_version(version)[0],
+        version=version,
+        samples=samples,
+        sampling=settings.evaluation.sampling,
+        questions=tuple(
+            Question(
+                messages=tuple(problem_set.format.messages(problem)),
+                seed=seed_of(settings.run.seed, "eval", problem.id),
+            )
+            for problem in chosen
+        ),
+    )

@@ -1,0 +1,129 @@
+"""`opcod run --dry-run`: the plan of a run on the terminal."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from opcod.grids import Grid
+from opcod.planning.facts import PlannedRun, plan_run
+from opcod.planning.lengths import Lengths
+from opcod.planning.memory import total_bytes
+from opcod.planning.work import total_steps, trained_tokens
+from shared.config.loading import to_toml
+from shared.config.settings import Paths, RunSettings
+from shared.errors import ConfigError
+from shared.problems.manifest import ProblemSetManifest
+
+_GIB = 1 << 30
+
+
+def show_plan(paths: Paths, settings: RunSettings) -> None:
+    """Print the plan. Raises ConfigError, after all of it, if a run of these settings could not begin."""
+    found = plan_run(paths, settings)
+    console = Console(soft_wrap=True)
+    console.print(to_toml(settings), highlight=False, markup=False)
+    for grid in grids(found):
+        table = Table(*grid.header, title=grid.title, title_justify="left")
+        for row in grid.rows:
+            table.add_row(*row)
+        console.print(table)
+    for line in lines(found):
+        console.print(line, highlight=False, markup=False)
+    if found.missing:
+        raise ConfigError("a run of these settings cannot begin yet:\n  " + "\n  ".join(found.missing))
+
+
+def grids(found: PlannedRun) -> Iterator[Grid]:
+    """Partitions, work and memory, as far as they are known."""
+    if found.problems is not None:
+        yield _partitions(found.problems)
+    if found.work:
+        yield _work(found)
+    if found.needs:
+        yield _memory(found)
+
+
+def lines(found: PlannedRun) -> Iterator[str]:
+    """What a table does not say, in plain words."""
+    if found.problems is not None:
+        yield from _problem_lines(found.problems)
+    if found.plan is not None and found.lengths is not None:
+        plan, settings = found.plan, found.settings
+        each = plan.rounds * plan.steps_per_round
+        yield f"Steps: {plan.rounds} rounds of {plan.steps_per_round}, {each} a student, {total_steps(plan)} in all."
+        yield f"A step trains on at most {trained_tokens(settings, found.lengths):,} tokens of the student's."
+        yield _length_line(found.lengths)
+    if found.needs:
+        yield _total_line(found)
+    yield from (f"Note: {note}." for note in found.notes)
+
+
+def _partitions(problems: ProblemSetManifest) -> Grid:
+    rows = []
+    for name, part in problems.partitions.items():
+        for domain, one in part.domains.items():
+            majority = f"{one.majority_answer}: {100 * one.majority_share:.0f} %"
+            rows.append([name, domain, str(one.count), majority, part.sha256[:16]])
+    header = ["partition", "domain", "problems", "most frequent answer", "sha256 of the partition"]
+    return Grid(f"Problems {problems.name} ({problems.content_hash[:16]})", header, rows)
+
+
+def _problem_lines(problems: ProblemSetManifest) -> Iterator[str]:
+    yield "Leak check: passed, no question stands in two partitions."
+    origin = problems.provenance
+    if origin is None:
+        return
+    for name, sha256 in origin.files.items():
+        yield f"File {name}: sha256 {sha256}"
+    if origin.dropped:
+        listed = ", ".join(f"{row.id} (as {row.same_as} in {row.partition})" for row in origin.dropped)
+        yield f"Left out of training, {len(origin.dropped)}: {listed}"
+    if origin.shared_stems:
+        yield f"Test problems that share a stem with training ones, {len(origin.shared_stems)}: " + ", ".join(
+            origin.shared_stems
+        )
+
+
+def _work(found: PlannedRun) -> Grid:
+    rows = [
+        [each.kind, f"{each.jobs:,}", f"{each.texts:,}", f"{each.prompt_tokens:,}", f"{each.output_tokens:,}"]
+        for each in found.work
+    ]
+    header = ["job", "jobs", "texts", "prompt tokens", "output tokens"]
+    return Grid("Work of both students, at most", header, rows)
+
+
+def _memory(found: PlannedRun) -> Grid:
+    rows = []
+    for need in found.needs:
+        rows.append([need.service, "", f"{need.bytes / _GIB:.2f}"])
+        if len(need.parts) > 1:
+            rows += [["", part.name, f"{part.bytes / _GIB:.2f}"] for part in need.parts]
+    return Grid("Memory, GiB, at most", ["service", "of which", "GiB"], rows)
+
+
+def _length_line(lengths: Lengths) -> str:
+    how = "measured" if lengths.measured else "estimated: no tokenizer is here"
+    tokens = f"{lengths.mean:.0f} tokens in the mean, {lengths.longest} at most"
+    return f"Prompts: {tokens} ({how}; {lengths.problems} problems)."
+
+
+def _total_line(found: PlannedRun) -> str:
+    if found.gpu:
+        return "Students and trainers hold their memory on the GPU; each of them may have one of its own."
+    total = total_bytes(found.needs, _models(found.settings)) / _GIB
+    elsewhere = ", ".join(f"{need.service} {need.bytes / _GIB:.1f}" for need in found.on_gpu)
+    return (
+        f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most. "
+        f"On a GPU, where attention keeps no weights, in GiB: {elsewhere}."
+    )
+
+
+def _models(settings: RunSettings) -> dict[str, str]:
+    """What names the weights of each service: student and trainer map the same files; specialists have their own."""
+    names = {
+        student: f"specialist-{student}" if section.specialize else section.model
+        for student, section in settings.students.items()
+    }
+    return {f"{kind}-{student}": name for student, name in names.items() for kind in ("student", "trainer")}

@@ -1,0 +1,113 @@
+"""The plan of a run, put together from its settings and from what is on this machine.
+
+What always holds: nothing is written but what the hub client keeps of a data set that is named by hub id; no model is
+fetched, converted or loaded; what is missing is collected, so that one look shows all of it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from opcod.planning.lengths import Count, Lengths, prompt_lengths
+from opcod.planning.memory import Need, other_needs, student_need, trainer_need
+from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
+from opcod.planning.work import Work, work_of
+from services.broker.config import load_problems, make_plan
+from services.broker.plan import Plan
+from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.errors import OpcodError
+from shared.problems.examples import examples_for
+from shared.problems.manifest import ProblemSetManifest, manifest
+from shared.problems.problem import ProblemSet
+
+
+@dataclass
+class PlannedRun:
+    """missing: why a run of these settings could not begin now. notes: what will be done first, or is assumed."""
+
+    settings: RunSettings
+    problems: ProblemSetManifest | None = None
+    plan: Plan | None = None
+    lengths: Lengths | None = None
+    work: list[Work] = field(default_factory=list)
+    needs: list[Need] = field(default_factory=list)
+    on_gpu: list[Need] = field(default_factory=list)
+    gpu: bool = False
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_run(paths: Paths, settings: RunSettings) -> PlannedRun:
+    """Everything that can be known before a run begins."""
+    found = PlannedRun(settings)
+    problems: ProblemSet | None = None
+    with _noted(found.missing):
+        problems = load_problems(settings)
+        found.problems = manifest(problems)
+        found.plan = make_plan(paths.run, settings, problems)
+    _look_at_specialists(found)
+    count, shapes = _look_at_models(found, paths)
+    if problems is not None and found.plan is not None:
+        found.lengths = prompt_lengths(problems, settings, count)
+        found.work = work_of(found.plan, settings, found.lengths)
+        found.gpu = _has_gpu()
+        found.on_gpu = _needs(found, shapes, found.lengths, gpu=True)
+        found.needs = [*_needs(found, shapes, found.lengths, gpu=found.gpu), *(other_needs() if shapes else ())]
+    return found
+
+
+def _look_at_specialists(found: PlannedRun) -> None:
+    for student in STUDENTS:
+        if found.settings.students[student].specialize:
+            with _noted(found.missing):
+                count = len(examples_for(found.settings, student))
+                found.notes.append(f"student {student} is fine-tuned first, on {count} examples, unless it is cached")
+
+
+def _look_at_models(found: PlannedRun, paths: Paths) -> tuple[Count | None, dict[str, ModelShape]]:
+    """How student a's tokenizer counts (None without one), and the shapes that are known, by student."""
+    from shared.modeling.chat import render
+    from shared.modeling.loading import find_model, load_tokenizer
+
+    count: Count | None = None
+    shapes: dict[str, ModelShape] = {}
+    for student in STUDENTS:
+        section = found.settings.students[student]
+        if section.engine == "scripted":
+            continue
+        with _noted(found.missing):
+            directory = find_model(section.model, paths.cache_dir)
+            shape = KNOWN_SHAPES.get(section.model) if directory is None else read_shape(directory)
+            if directory is None:
+                found.notes.append(f"student {student}: {section.model} is not on this machine and is fetched first")
+            elif count is None:
+                tokenizer = load_tokenizer(directory, section.chat_template)
+                count = lambda messages, tokenizer=tokenizer: len(render(tokenizer, messages))  # noqa: E731
+            if shape is None:
+                found.notes.append(
+                    f"student {student}: the sizes of {section.model} are not known, so neither its memory"
+                )
+            else:
+                shapes[student] = shape
+    return count, shapes
+
+
+def _needs(found: PlannedRun, shapes: dict[str, ModelShape], lengths: Lengths, *, gpu: bool) -> list[Need]:
+    needed = (student_need, trainer_need)
+    return [each(name, found.settings, shape, lengths, gpu=gpu) for each in needed for name, shape in shapes.items()]
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@contextmanager
+def _noted(missing: list[str]) -> Iterator[None]:
+    """Errors that name what the user has to do are noted instead of raised."""
+    try:
+        yield
+    except OpcodError as error:
+        if str(error) not in missing:
+            missing.append(str(error))

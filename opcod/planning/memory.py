@@ -1,0 +1,140 @@
+"""How much memory each service needs at most, by what it is for. Pure; docs/paper-runs.md has measurements."""
+
+from dataclasses import dataclass
+
+from opcod.planning.lengths import Lengths
+from opcod.planning.shape import DTYPE_BYTES, ModelShape
+from shared.config.settings import RunSettings
+
+MiB = 1 << 20
+MODEL_RUNTIME_BYTES = 450 * MiB
+"""Python with torch, transformers and the service, measured on a CPU at 420 MiB before a model is loaded."""
+KEPT_BY_ALLOCATOR = {"student": 0.9, "trainer": 0.4}
+"""On a CPU: freed memory that the C allocator keeps, as a share of what comes and goes with every batch or version.
+Measured on the laptop preset at 0.8 and 0.3.
+"""
+SERVICE_BYTES = 60 * MiB
+"""A broker, inspector or Redis of a run that has just begun, measured; the broker grows with what is in flight."""
+LAUNCHER_BYTES = 400 * MiB
+"""The launcher after it has checked the models; measured."""
+HELD_VERSIONS = 3
+"""Live, tutor, and the next live one while it is loaded; a student's own base weights are there besides."""
+SAMPLING_BYTES = 16
+"""A vocabulary entry of a sequence while a token is drawn: logits in fp32, probabilities, and what top-p sorts."""
+PREFILL_TOKENS = 2048
+CHUNK_BYTES = 10 * 4 * (1 << 22)
+"""Logits and their derivatives in the trainer, a chunk at a time (CHUNK_ELEMENTS in services/trainer/divergence.py)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """shared: mapped from the model's files on a CPU, so that student and trainer of one model hold it once."""
+
+    name: str
+    bytes: int
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Need:
+    """One process and its parts."""
+
+    service: str
+    parts: tuple[Part, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.bytes for part in self.parts)
+
+
+def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, gpu: bool) -> Need:
+    section = settings.students[student]
+    size = DTYPE_BYTES[section.dtype]
+    changed = shape.linear_parameters(settings.lora.first_layer) * size
+    columns = longest_sequence(settings, lengths)
+    prefill = max(PREFILL_TOKENS, columns) * size * (8 * shape.hidden + 3 * shape.intermediate)
+    passing = (
+        Part(f"{HELD_VERSIONS} versions, merged", HELD_VERSIONS * changed),
+        Part(f"keys and values: {section.slots} × {columns} tokens", shape.cache_bytes(section.slots * columns, size)),
+        Part("logits and prefill", section.slots * shape.vocabulary * SAMPLING_BYTES + prefill),
+    )
+    return Need(
+        f"student-{student}",
+        (
+            Part("weights", shape.parameters * size, shared=True),
+            *passing,
+            *(() if gpu else (_kept_by_allocator("student", passing),)),
+            Part("runtime", MODEL_RUNTIME_BYTES),
+        ),
+    )
+
+
+def trainer_need(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, gpu: bool) -> Need:
+    """gpu: attention there keeps no weights for the backward pass."""
+    size = DTYPE_BYTES[settings.students[student].dtype]
+    lora, teacher = settings.lora, settings.run.method != "grpo"
+    adapter = shape.adapter_parameters(lora.rank, lora.first_layer)
+    tokens = micro_batch_tokens(settings, lengths)
+    row = lengths.longest + settings.rollout.max_tokens
+    kept = shape.activation_bytes(tokens, lora.first_layer, size, min(row, tokens), dense=not gpu)
+    forward = tokens * size * (8 * shape.hidden + 3 * shape.intermediate)
+    passing = (
+        Part(f"activations: {tokens} tokens", kept + forward),
+        Part("logits, a chunk at a time", CHUNK_BYTES),
+    )
+    return Need(
+        f"trainer-{student}",
+        (
+            Part("weights", shape.parameters * size, shared=True),
+            Part("adapter and gradient, fp32", 8 * adapter),
+            Part("optimizer, fp32", 8 * adapter),
+            *((Part("EMA teacher, fp32", 4 * adapter),) if teacher else ()),
+            *passing,
+            *(() if gpu else (_kept_by_allocator("trainer", passing),)),
+            Part("runtime", MODEL_RUNTIME_BYTES),
+        ),
+    )
+
+
+def other_needs() -> list[Need]:
+    services = [Need(name, (Part("runtime", SERVICE_BYTES),)) for name in ("broker", "inspector", "redis")]
+    return [*services, Need("launcher", (Part("runtime", LAUNCHER_BYTES),))]
+
+
+def longest_sequence(settings: RunSettings, lengths: Lengths) -> int:
+    """Tokens of the longest prompt with its answer that a student may have in hand."""
+    rollout, feedback = settings.rollout.max_tokens, settings.feedback.max_tokens
+    answers = max(rollout, settings.evaluation.max_tokens)
+    if settings.run.method != "opcod" or settings.gate.mode == "never":
+        return lengths.longest + answers
+    told = lengths.longest + lengths.feedback_extra + rollout + feedback
+    shown = lengths.longest + lengths.teacher_extra + rollout + feedback + settings.evaluation.max_tokens
+    return max(lengths.longest + answers, told, shown if settings.feedback.revise_share else 0)
+
+
+def micro_batch_tokens(settings: RunSettings, lengths: Lengths) -> int:
+    """Tokens of the largest forward pass of the trainer with a gradient: the limit, or one row that is longer, and
+    never more than a mini-batch has.
+    """
+    row = lengths.longest + settings.rollout.max_tokens
+    groups = -(-settings.problems.per_step // settings.optimizer.mini_batches)
+    return min(max(settings.optimizer.micro_batch_tokens, row), groups * settings.rollout.samples * row)
+
+
+def total_bytes(needs: list[Need], models: dict[str, str]) -> int:
+    """All processes on one machine without a GPU. models: by service, what names the weights it maps."""
+    counted: dict[str, int] = {}
+    private = 0
+    for need in needs:
+        for part in need.parts:
+            if part.shared:
+                counted[models[need.service]] = part.bytes
+            else:
+                private += part.bytes
+    return private + sum(counted.values())
+
+
+def _kept_by_allocator(service: str, passing: tuple[Part, ...]) -> Part:
+    return Part(
+        "freed, but kept by the allocator", round(KEPT_BY_ALLOCATOR[service] * sum(each.bytes for each in passing))
+    )

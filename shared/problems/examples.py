@@ -1,0 +1,73 @@
+"""The examples that a student is fine-tuned on before a run: from a file of the user's, or those that the generated
+problems bring.
+
+A line of the file is {"messages": [{"role", "content"}, …], "completion"}: a prompt as the student will get it,
+ending with a user's turn, and the answer to learn, for instance a worked chain of thought with its answer block.
+What always holds: no example asks a question of the test partition.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.config.settings import RunSettings
+from shared.contracts.messages import ChatMessage
+from shared.errors import ConfigError, ProblemSetError
+from shared.problems.generated import DOMAINS
+from shared.problems.jsonl import read_rows
+from shared.problems.loading import GENERATED, problems_of
+from shared.problems.problem import ProblemSet, leak_key
+from shared.problems.specialising import Example, StudentName, recipe
+
+
+class ExampleRow(BaseModel):
+    """One line of an examples file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    messages: tuple[ChatMessage, ...] = Field(min_length=1)
+    completion: str = Field(min_length=1)
+
+
+def examples_for(settings: RunSettings, student: StudentName) -> tuple[Example, ...]:
+    """What `student` is to be fine-tuned on.
+
+    Raises ConfigError where nothing says on what, ProblemSetError naming file, line and fault of a bad row.
+    """
+    section = settings.students[student]
+    if section.examples is not None:
+        return read_examples(Path(section.examples).expanduser(), problems_of(settings))
+    if settings.problems.source != GENERATED:
+        raise ConfigError(
+            f"students.{student}.specialize: expected students.{student}.examples, a JSONL file to fine-tune on "
+            f"(docs/data.md), as problems.source = {settings.problems.source!r} brings no examples; or use "
+            "`specialize = false` and name a model that is a specialist already"
+        )
+    domain = DOMAINS["ab".index(student)]
+    if section.domain != domain:
+        raise ConfigError(
+            f"students.{student}.domain: expected {domain!r} to fine-tune on the generated problems, "
+            f"got {section.domain!r}"
+        )
+    return tuple(recipe(student, seed=settings.run.seed))
+
+
+def read_examples(path: Path, problems: ProblemSet) -> tuple[Example, ...]:
+    """The file's examples in order. Raises ProblemSetError for a bad row, a test question, or a file without rows."""
+    tests = {leak_key(problem.question): problem.id for problem in problems.test}
+    examples = []
+    for place, row in read_rows(path, ExampleRow):
+        if row.messages[-1].role != "user":
+            raise ProblemSetError(
+                f"{place}: messages: expected the last one to be the user's, got role {row.messages[-1].role!r}; "
+                "the answer belongs into completion"
+            )
+        if not row.completion.strip():
+            raise ProblemSetError(f"{place}: completion: expected an answer to learn, got only white space")
+        asked = tests.get(leak_key(row.messages[-1].content))
+        if asked is not None:
+            raise ProblemSetError(f"{place}: expected no question of the test partition, got that of {asked!r}")
+        examples.append(Example(row.messages, row.completion))
+    if not examples:
+        raise ProblemSetError(f"{path}: expected examples, the file has none")
+    return tuple(examples)

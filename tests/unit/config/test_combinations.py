@@ -1,0 +1,40 @@
+"""Settings that contradict each other are refused, and the message names the one to change."""
+
+import re
+
+import pytest
+
+from shared.config.loading import load_settings
+from shared.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["run.method=grpo"], "gate.mode: 'always' lets students tutor, run.method = 'grpo' has no tutors"),
+        (["run.method=sdpo", "gate.mode=domain_selective"], "gate.mode: 'domain_selective' lets students tutor"),
+        (["gate.tutor_source=latest"], "set run.schedule = 'sequential'"),
+        (["gate.hysteresis=0.3"], "gate.hysteresis: at most gate.tau"),
+        (["feedback.prompt=naive"], "'naive' needs problems.format = 'mcq'"),
+    ],
+)
+def test_contradictions_are_refused(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_settings(preset="smoke", overrides=overrides, environ={})
+
+
+@pytest.mark.parametrize("method", ["sdpo", "grpo"])
+@pytest.mark.parametrize("mode", ["cognizance", "never"])
+def test_in_a_baseline_nobody_tutors(method: str, mode: str) -> None:
+    settings = load_settings(preset="smoke", overrides=[f"run.method={method}", f"gate.mode={mode}"], environ={})
+    assert settings.gate_mode == "never"
+    assert load_settings(preset="smoke", overrides=[f"gate.mode={mode}"], environ={}).gate_mode == mode
+
+
+def test_the_latest_tutor_and_the_trust_region_can_be_had() -> None:
+    settings = load_settings(
+        preset="smoke",
+        overrides=["gate.tutor_source=latest", "run.schedule=sequential", "loss.teacher=trust_region"],
+        environ={},
+    )
+    assert (settings.gate.tutor_source, settings.loss.teacher) == ("latest", "trust_region")

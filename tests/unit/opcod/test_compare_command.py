@@ -1,0 +1,164 @@
+"""`opcod compare` around its runs: what is refused, what is read, what is shared. No run is started here."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from opcod.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
+from opcod.comparison import Comparison
+from opcod.methods import METHODS, parse_methods
+from opcod.report import build_report
+from services.broker.initial import INITIAL_SCORES_FILE
+from services.broker.recovery import STATE_FILE
+from shared.config.loading import to_toml
+from shared.errors import ConfigError, StorageError
+from tests.fakes.final_state import final_state
+from tests.unit.opcod.test_commands import SCRIPTED, Opcod, opcod, runs
+
+__all__ = ["opcod", "runs"]
+
+SOME = ("opcod", "grpo", "always")
+
+
+def planned(runs: Path, *overrides: str, methods: tuple[str, ...] = SOME, seeds: int = 2) -> list[PlannedRun]:
+    source = Source("compare-mini", None, [*SCRIPTED[1::2], *overrides])
+    return plan_runs("mini", methods, seeds, source, runs, runs)
+
+
+def begin(run: PlannedRun) -> Path:
+    run.paths.run_dir.mkdir(parents=True)
+    (run.paths.run_dir / "config.toml").write_text(to_toml(run.settings))
+    return run.paths.run_dir
+
+
+def finish(run: PlannedRun, **changes: object) -> None:
+    """As a finished run leaves it."""
+    report = build_report(final_state(run=run.paths.run, **changes), run.settings, {}, 100.0, {})
+    (begin(run) / "report").mkdir()
+    (run.paths.run_dir / "report" / "report.json").write_text(report.model_dump_json())
+
+
+def test_runs_go_seed_by_seed_and_each_has_its_methods_settings(runs: Path) -> None:
+    found = planned(runs)
+    names = [f"mini-{method}-s{seed}" for seed in range(2) for method in SOME]
+    assert [run.paths.run for run in found] == names
+    modes = {"opcod": ("opcod", "cognizance"), "grpo": ("grpo", "never"), "always": ("opcod", "always")}
+    assert [(run.settings.run.method, run.settings.gate_mode) for run in found] == [modes[m] for m in SOME] * 2
+    assert [run.settings.run.seed for run in found] == [0, 0, 0, 1, 1, 1]
+
+
+def test_sdpo_and_never_are_run_once(runs: Path) -> None:
+    assert [run.method for run in planned(runs, methods=("opcod", "sdpo", "never"), seeds=1)] == ["opcod", "sdpo"]
+    assert [run.method for run in planned(runs, methods=("never", "sdpo"), seeds=1)] == ["never"]
+
+
+def test_a_run_that_is_there_under_the_other_name_is_taken(runs: Path) -> None:
+    begin(planned(runs, methods=("never",))[1])
+    assert [run.paths.run for run in planned(runs, methods=("sdpo", "never"))] == ["mini-sdpo-s0", "mini-never-s1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--methods", "opcod,grop"), "unknown method 'grop' (did you mean 'grpo'?)"),
+        (("--methods", "opcod,opcod"), "expected different methods"),
+        (("--methods", ","), "expected different methods"),
+        (("--seeds", "0"), "--seeds"),
+        (("--name", "../x"), "--name: expected letters"),
+        (("--preset", "lptop"), "unknown preset 'lptop' (did you mean 'laptop'?)"),
+        (("--set", "run.seed=3"), "--set run.seed: `opcod compare` sets it itself"),
+        (("--set", "gate.mode=never"), "use --methods and --seeds"),
+        (("--methods", "opcod", "--set", "gate.tau=-1"), "gate.tau"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_written(
+    opcod: Opcod, runs: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    code, _, error = opcod("compare", *arguments)
+    assert (code, said in error) == (2, True), error
+    assert not runs.exists()
+
+
+def test_a_run_with_other_settings_is_refused_before_anything_starts(runs: Path) -> None:
+    begin(planned(runs, "gate.tau=0.3")[2])
+    with pytest.raises(ConfigError, match=r"mini-always-s0: (.|\n)*gate\.tau: 0\.3 -> 0\.2(.|\n)*another --name"):
+        check_runs(planned(runs))
+
+
+def test_settings_unknown_when_a_run_began_count_with_their_defaults(runs: Path) -> None:
+    run = planned(runs)[0]
+    file = begin(run) / "config.toml"
+    text = file.read_text()
+    assert "max_skipped_updates = 3\n" in text
+    file.write_text(text.replace("max_skipped_updates = 3\n", ""))
+    check_runs([run])
+
+
+def test_a_run_of_the_comparisons_name_is_refused(opcod: Opcod, runs: Path) -> None:
+    (runs / "laptop").mkdir(parents=True)
+    (runs / "laptop" / "config.toml").write_text("")
+    code, _, error = opcod("compare", "--methods", "opcod")
+    assert (code, "laptop is a run" in error) == (2, True), error
+
+
+def test_finished_runs_are_read_and_compared(opcod: Opcod, runs: Path) -> None:
+    for run in planned(runs):
+        finish(run)
+    code, out, error = opcod(
+        "compare", "--name", "mini", "--preset", "compare-mini", "--methods", ",".join(SOME), "--seeds", "2", *SCRIPTED
+    )
+    assert code == 0, error
+    assert out.count("finished already, read") == 6
+    assert "no difference is shown" in out
+    comparison = Comparison.model_validate_json((runs / "mini" / "compare.json").read_bytes())
+    assert comparison.finished
+    assert [method.cells[0].after.values for method in comparison.methods] == [{0: 0.75, 1: 0.75}] * 3
+    assert (runs / "mini" / "compare.md").read_text().startswith("# Comparison mini\n")
+    for picture in ("scores", "changes", "differences"):
+        assert (runs / "mini" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_of_another_version_is_read_as_far_as_it_is_needed(runs: Path) -> None:
+    run = planned(runs)[0]
+    finish(run)
+    file = run.paths.run_dir / "report" / "report.json"
+    report = json.loads(file.read_text())
+    del report["diagnostics"]
+    file.write_text(json.dumps(report | {"new": 1}))
+    assert figures_of(run) is not None
+    file.write_text("{}")
+    with pytest.raises(StorageError, match=r"report\.json"):
+        figures_of(run)
+
+
+@pytest.mark.parametrize("status", ["TRAINING", "FAILED"])
+def test_an_unfinished_run_is_not_read(runs: Path, status: str) -> None:
+    run = planned(runs)[0]
+    finish(run, status=status)
+    assert figures_of(run) is None
+
+
+def test_initial_scores_are_shared_within_a_seed(runs: Path) -> None:
+    found = planned(runs)
+    first, second, _, other_seed, *_ = found
+    (begin(first) / INITIAL_SCORES_FILE).write_text("scores")
+    begin(second)
+    begin(other_seed)
+    assert share_initial_scores(second, found) == "mini-opcod-s0"
+    assert (second.paths.run_dir / INITIAL_SCORES_FILE).read_text() == "scores"
+    assert share_initial_scores(other_seed, found) is None
+    assert share_initial_scores(first, found) is None
+
+
+def test_a_run_that_has_begun_is_given_nothing(runs: Path) -> None:
+    found = planned(runs)
+    (begin(found[0]) / INITIAL_SCORES_FILE).write_text("scores")
+    (begin(found[1]) / STATE_FILE).write_text("{}")
+    assert share_initial_scores(found[1], found) is None
+    assert not (found[1].paths.run_dir / INITIAL_SCORES_FILE).exists()
+
+
+def test_all_methods_are_known_and_kept_in_order() -> None:
+    assert parse_methods(" grpo, opcod,sdpo") == ["grpo", "opcod", "sdpo"]
+    assert parse_methods(",".join(METHODS)) == list(METHODS)

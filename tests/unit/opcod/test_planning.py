@@ -1,0 +1,243 @@
+"""The plan of a run: sizes of models, counts of work, bounds of memory, and what `--dry-run` says of it."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from opcod.main import main
+from opcod.planning.lengths import Lengths, estimate, prompt_lengths
+from opcod.planning.memory import Need, micro_batch_tokens, student_need, total_bytes, trainer_need
+from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
+from opcod.planning.work import total_steps, work_of
+from services.broker.config import load_problems, make_plan
+from shared.config.loading import load_settings, preset_names
+from shared.config.settings import RunSettings
+from shared.contracts.messages import ChatMessage
+from tests.fakes.sciknoweval import row, two_domains, write
+
+LENGTHS = Lengths(mean=20.0, longest=30, teacher_extra=10, feedback_extra=12, problems=5, measured=True)
+TINY = ModelShape(32, 64, 2, 8, 4, 4, 258, tied=True)
+
+
+def settings(*overrides: str, preset: str = "smoke") -> RunSettings:
+    return load_settings(preset=preset, overrides=overrides, environ={})
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("embedded", 134_515_008), ("Qwen/Qwen3-8B", 8_190_735_360)])
+def test_known_shapes_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
+    assert KNOWN_SHAPES[name].parameters == parameters
+
+
+def test_every_model_that_a_preset_names_has_a_known_shape() -> None:
+    for preset in preset_names():
+        for student in settings(preset=preset).students.values():
+            assert student.model in KNOWN_SHAPES, f"{preset}: {student.model}"
+
+
+def test_a_shape_is_that_of_the_real_model(tmp_path: Path) -> None:
+    from shared.modeling.adapters import LoraSpec, attach_lora
+    from shared.modeling.loading import load_model
+    from tests.unit.modeling.tiny_model import write_tiny_model
+
+    directory = write_tiny_model(tmp_path)
+    shape, model = read_shape(directory), load_model(directory)
+    assert shape == TINY
+    assert shape.parameters == model.num_parameters()
+    adapted = attach_lora(model, LoraSpec(4, 2.0, 1), seed=0)
+    trainable = sum(each.numel() for each in adapted.parameters() if each.requires_grad)
+    assert shape.adapter_parameters(4, 1) == trainable
+
+
+def test_a_shape_that_config_json_does_not_tell_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 32, "num_attention_heads": 4}))
+    assert read_shape(tmp_path) is None
+
+
+def test_activations_bound_what_autograd_keeps(tmp_path: Path) -> None:
+    """Against the bytes that a real forward pass saves for its backward pass."""
+    import torch
+
+    from services.trainer.model import StudentModel
+    from services.trainer.trees import Tree
+    from shared.modeling.adapters import LoraSpec
+    from shared.modeling.loading import load_model
+    from tests.unit.modeling.tiny_model import write_tiny_model
+
+    model = StudentModel(load_model(write_tiny_model(tmp_path)), LoraSpec(4, 2.0, 1), 0)
+    tree, saved = Tree(), {}
+    tree.insert(list(range(200)))
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {each.untyped_storage().data_ptr() for each in model.peft.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.hidden([tree], [(0, 199)])
+    kept = sum(size for pointer, size in saved.items() if pointer not in weights)
+    bound = TINY.activation_bytes(200, 1, 2, 200, dense=True)
+    assert kept <= bound <= 3 * kept
+
+
+def test_work_counts_jobs_texts_and_tokens() -> None:
+    chosen = settings("run.rounds=2", "run.steps_per_round=3", "feedback.revise_share=0.5")
+    plan = make_plan("r", chosen, load_problems(chosen))
+    assert total_steps(plan) == 12
+    work = {each.kind: each for each in work_of(plan, chosen, LENGTHS)}
+    assert (work["rollout"].jobs, work["rollout"].texts) == (12 * 2, 12 * 2 * 3)
+    assert work["rollout"].prompt_tokens == 72 * 20
+    assert work["rollout"].output_tokens == 72 * 16
+    assert work["feedback"].prompt_tokens == 72 * (20 + 12 + 16)
+    assert (work["revise"].jobs, work["revise"].texts) == (12, 36)
+    assert work["revise"].prompt_tokens == 36 * (20 + 10 + 16 + 32)
+    validated, tested = work["eval (validation)"], work["eval (test)"]
+    assert (validated.jobs, validated.texts) == (3 * 2, 3 * 2 * 8), "at the start of both rounds and after the last"
+    assert (tested.jobs, tested.texts) == (2 * 2, 2 * 2 * 8)
+
+
+@pytest.mark.parametrize("override", ["run.method=sdpo", "run.method=grpo", "gate.mode=never"])
+def test_without_tutors_there_is_no_feedback(override: str) -> None:
+    chosen = settings("gate.mode=cognizance", override)
+    work = {each.kind: each for each in work_of(make_plan("r", chosen, load_problems(chosen)), chosen, LENGTHS)}
+    assert (work["feedback"].jobs, work["feedback"].output_tokens, work["revise"].jobs) == (0, 0, 0)
+    assert work["rollout"].jobs == 4
+
+
+def test_prompt_lengths_are_measured_or_estimated() -> None:
+    problems = load_problems(settings())
+    measured = prompt_lengths(problems, settings(), lambda messages: sum(len(turn.content) for turn in messages))
+    assert measured.measured
+    assert measured.longest == max(len(problem.question) for problem in problems.all_problems())
+    assert measured.mean <= measured.longest
+    assert measured.teacher_extra > 0
+    assert measured.feedback_extra > 0
+    assert not prompt_lengths(problems, settings(), None).measured
+    assert estimate([ChatMessage(role="user", content="x" * 100)]) > 100 / 4
+
+
+def test_memory_grows_with_what_it_is_for() -> None:
+    shape, base = KNOWN_SHAPES["embedded"], settings("students.a.slots=10")
+
+    def parts(*overrides: str) -> dict[str, int]:
+        chosen = settings("students.a.slots=10", *overrides)
+        needs = (
+            student_need("a", chosen, shape, LENGTHS, gpu=True),
+            trainer_need("a", chosen, shape, LENGTHS, gpu=True),
+        )
+        return {f"{need.service}/{part.name.split(':')[0]}": part.bytes for need in needs for part in need.parts}
+
+    before = parts()
+    assert before["student-a/weights"] == 2 * shape.parameters
+    assert before["trainer-a/optimizer, fp32"] == 8 * shape.adapter_parameters(16, 15)
+    for overrides, changed in (
+        (("students.a.slots=20",), {"student-a/keys and values", "student-a/logits and prefill"}),
+        (("optimizer.micro_batch_tokens=100",), {"trainer-a/activations"}),
+        (
+            ("lora.rank=32",),
+            {"trainer-a/adapter and gradient, fp32", "trainer-a/optimizer, fp32", "trainer-a/EMA teacher, fp32"},
+        ),
+    ):
+        after = parts(*overrides)
+        assert {name for name in before if before[name] != after.get(name)} == changed
+    assert "trainer-a/EMA teacher, fp32" not in parts("gate.mode=cognizance", "run.method=grpo")
+    dense, fused = (trainer_need("a", base, shape, LENGTHS, gpu=gpu).bytes for gpu in (False, True))
+    assert fused < dense
+
+
+@pytest.mark.parametrize("need", [student_need, trainer_need])
+def test_what_the_allocator_keeps_is_counted_on_a_cpu_only(need: Callable[..., Need]) -> None:
+    names = {gpu: [part.name for part in need("a", settings(), TINY, LENGTHS, gpu=gpu).parts] for gpu in (False, True)}
+    assert set(names[False]) - set(names[True]) == {"freed, but kept by the allocator"}
+
+
+def test_a_micro_batch_holds_a_row_at_least_and_a_mini_batch_at_most() -> None:
+    row = LENGTHS.longest + 16
+    assert micro_batch_tokens(settings("optimizer.micro_batch_tokens=10"), LENGTHS) == row
+    assert micro_batch_tokens(settings("optimizer.micro_batch_tokens=100"), LENGTHS) == 100
+    assert micro_batch_tokens(settings("optimizer.micro_batch_tokens=100000"), LENGTHS) == 2 * 3 * row
+
+
+def test_weights_of_one_model_count_once_on_a_cpu() -> None:
+    need = student_need("a", settings(), TINY, LENGTHS, gpu=False)
+    pair = [need, replace(need, service="trainer-a")]
+    once = total_bytes(pair, {"student-a": "m", "trainer-a": "m"})
+    twice = total_bytes(pair, {"student-a": "m", "trainer-a": "n"})
+    assert twice - once == 2 * TINY.parameters
+    assert twice == 2 * need.bytes
+
+
+class TestCommand:
+    """`opcod run --dry-run`, called in this process."""
+
+    @pytest.fixture
+    def dry_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "DryRun":
+        return DryRun(tmp_path, monkeypatch, capsys)
+
+    def test_it_shows_the_plan_and_writes_nothing(self, dry_run: "DryRun", tmp_path: Path) -> None:
+        code, said, error = dry_run("--preset", "smoke", "--set", "run.seed=7")
+        assert (code, error) == (0, "")
+        assert "seed = 7" in said
+        for words in ("Leak check: passed", "1 rounds of 1, 1 a student, 2 in all", "student-a", "trainer-b"):
+            assert words in said
+        assert "embedded is not on this machine and is fetched first" in said, "the cache is empty"
+        assert "estimated: no tokenizer is here" in said
+        assert list(tmp_path.iterdir()) == []
+
+    def test_sciknowevals_files_leaks_and_stems_are_named(self, dry_run: "DryRun", tmp_path: Path) -> None:
+        data = two_domains(tmp_path / "data", train=40)
+        leak = [row(100, "Leak?", ["1", "2", "3", "4"]), row(101, "Stem?", ["1", "2", "3", "4"])]
+        test = [row(102, "Leak?", ["4", "2", "3", "1"]), row(103, "Stem?", ["5", "6", "7", "8"])]
+        kept = [json.loads(line) for line in (data / "optics" / "train.json").read_text().splitlines()]
+        write(data, "optics", [*kept, *leak], test)
+        code, said, error = dry_run(*self.optics(data), "--set", "students.a.specialize=false")
+        assert (code, error) == (0, "")
+        assert "optics/train.json: sha256 " in said
+        assert "Left out of training, 1: optics-100 (as optics-102 in test)" in said
+        assert "share a stem with training ones, 1: optics-103" in said
+
+    def test_all_that_is_missing_is_said_at_once(self, dry_run: "DryRun", tmp_path: Path) -> None:
+        code, said, error = dry_run(*self.optics(tmp_path / "nowhere"), "--set", "students.a.model=/no/model")
+        assert code == 2
+        assert "[problems]" in said
+        for words in ("nowhere", "students.a.specialize: expected students.a.examples", "/no/model"):
+            assert words in error
+        assert "Traceback" not in error
+
+    def test_a_run_that_has_begun_has_no_dry_run(self, dry_run: "DryRun") -> None:
+        code, _, error = dry_run("--resume", "r1")
+        assert (code, "--dry-run: expected no --resume" in error) == (2, True)
+
+    @staticmethod
+    def optics(data: Path) -> list[str]:
+        chosen = [
+            f"problems.source=sciknoweval:{data}",
+            "problems.format=mcq",
+            "problems.validation_per_domain=4",
+            "evaluation.test_problems=2",
+            "students.a.domain=optics",
+            "students.b.domain=acids",
+            "students.a.specialize=true",
+            "students.a.chat_template=none",
+        ]
+        return ["--preset", "smoke", *(part for setting in chosen for part in ("--set", setting))]
+
+
+class DryRun:
+    """Calls the command as a shell would; returns (exit code, stdout, stderr)."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._directory, self._monkeypatch, self._capsys = directory, monkeypatch, capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        places = ["--runs-dir", str(self._directory / "runs"), "--cache-dir", str(self._directory / "cache")]
+        self._monkeypatch.setattr(sys, "argv", ["opcod", "run", "--dry-run", *arguments, *places])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = self._capsys.readouterr()
+        code = ended.value.code or 0
+        assert isinstance(code, int)
+        return code, said.out, said.err
