@@ -21,7 +21,7 @@ def listed_files(manifest: bytes) -> dict[str, str]:
             entries = [FileEntry.model_validate(entry) for entry in found["files"]]
             return {entry.name: entry.sha256 for entry in entries}
         return {GROUPS: str(found["groups_sha256"])}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StorageError(
             f"expected a manifest in JSON with `files` (name, sha256, bytes) or `groups_sha256`, got "
             f"{manifest[:80]!r}: {type(error).__name__} {error}"

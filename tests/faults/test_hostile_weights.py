@@ -1,6 +1,5 @@
 """Weight files whose hashes agree and whose content is hostile: refused, and the version before goes on serving."""
 
-import pickle
 import struct
 from pathlib import Path
 
@@ -15,12 +14,9 @@ from tests.fakes.student import RUN, publish_version, tensor_file
 WHOLE = tensor_file(2)
 
 
-class Opened:
-    """Leaves a trace if a pickle of it is ever loaded."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (Path.touch, (Path("/tmp/opcod-unpickled"),))  # type: ignore[return-value]
-
+TRACE = Path("/tmp/opcod-unpickled")
+PICKLE = b"cos\nsystem\n(S'touch /tmp/opcod-unpickled'\ntR."
+"""Whoever unpickles it leaves a trace."""
 
 HOSTILE = {
     "empty": b"",
@@ -28,7 +24,7 @@ HOSTILE = {
     "cut-in-tensors": WHOLE[:-8],
     "header-longer-than-file": struct.pack("<Q", 10_000) + WHOLE[8:],
     "header-bomb": struct.pack("<Q", 2**63 - 1) + WHOLE[8:],
-    "renamed-pickle": pickle.dumps(Opened()),
+    "renamed-pickle": PICKLE,
     "tensor-beyond-file": WHOLE.replace(b"[0, 32]", b"[0, 99]"),
     "overlapping-offsets": WHOLE.replace(b"[0, 32]", b"[8, 32]"),
 }
@@ -44,7 +40,7 @@ def test_f16_f27_hostile_file_is_refused_and_the_version_before_serves(name: str
     with pytest.raises(VersionRefusedError, match="a@v2"):
         loader.load("a@v2")
     assert engine.versions() == {"a@v1": before.checksum}
-    assert not Path("/tmp/opcod-unpickled").exists()
+    assert not TRACE.exists()
 
 
 def forge(run_dir: Path, content: bytes, like: WeightsManifest) -> None:
