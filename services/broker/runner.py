@@ -109,13 +109,14 @@ class Runner:
         found = choose(self._bus.load_state(), read_state_file(self._run_dir))
         if found.state is not None:
             self.state = found.state
-        log.info("run taken up", source=found.source, status=self.state.status, round=self.state.round)
+        log.info("run taken up", source=found.source, why=found.why, status=self.state.status, round=self.state.round)
         self._rebuilding = found.redis_was_empty
         if found.redis_was_empty:
             self._drop_open_payloads()
         sealed = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
         initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
-        self._handle(Recovered(self._clock.wall_s(), found.redis_was_empty, sealed, initial), None)
+        began_again = Recovered(self._clock.wall_s(), found.redis_was_empty, sealed, initial)
+        self._handle(began_again, None, self._narrator.taken_up(found, sealed))
         self._rebuilding = False
 
     def _drop_open_payloads(self) -> None:
