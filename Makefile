@@ -12,7 +12,7 @@ ARGS ?=
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test lint types unit faults-full check-trl clean
+.PHONY: help setup run smoke test lint types unit faults-full check-trl docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ $(TRL_VENV)/.ready: constraints.txt pyproject.toml
 	> "$$($(TRL_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/opcod.pth"
 	$(TRL_VENV)/bin/python -m pip install -q -c constraints.txt -e '.[trl]'
 	@touch $@
+
+docs: setup ## The documentation as a site in build/site; a broken link fails
+	$(BIN)/zensical build --strict --clean
 
 clean: ## Remove the virtual environments; runs and caches stay
 	rm -rf $(VENV) $(TRL_VENV)
