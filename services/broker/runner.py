@@ -32,6 +32,7 @@ from services.broker.narration import Narrator
 from services.broker.plan import Plan
 from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
 from services.broker.reports import ReportReader
+from services.broker.retention import VersionRetention
 from services.broker.sealing import Sealed, StepHeader, adopt, write_batch
 from shared.blobs.local import LocalStore, atomic_write
 from shared.bus.janitor import Janitor
@@ -97,6 +98,7 @@ class Runner:
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
         self._basis = basis_of(settings, problems, run_dir)
         self._janitor = Janitor(bus, queues_of(plan.students))
+        self._retention = VersionRetention(settings.retention, run_dir, plan.students)
         self._next_tick_s = 0.0
         self._next_sweep_s = 0.0
         self._rebuilding = False
@@ -154,6 +156,7 @@ class Runner:
         if now >= self._next_sweep_s:
             self._next_sweep_s = now + SWEEP_S
             self._janitor.sweep()
+            self._retention.sweep(self.state)
 
     def _tick(self) -> None:
         """Deadlines, and versions that replicas hold without having said so since (their word was lost)."""

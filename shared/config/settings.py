@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from shared.access import Limits
 from shared.config.alarms import AlarmsSection
 from shared.config.combinations import refuse_contradictions
+from shared.config.retention import RetentionSection
 from shared.config.section import Positive, Section, Share
 from shared.contracts.messages import Sampling
 
@@ -268,6 +269,7 @@ class RunSettings(Section):
     students: dict[str, StudentSection]
     serving: ServingSection = ServingSection()
     bus: BusSection = BusSection()
+    retention: RetentionSection = RetentionSection()
     resources: ResourcesSection = ResourcesSection()
 
     @model_validator(mode="after")
