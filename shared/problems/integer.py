@@ -13,7 +13,7 @@ import re
 from shared.contracts.messages import ChatMessage
 from shared.method.anchoring import process
 from shared.method.sanitizing import neutralise_control_tokens
-from shared.problems.integer_reveals import remove_integer_reveals
+from shared.problems.integer_reveals import remove_integer_reveals, split_integer_reveals
 from shared.problems.problem import Problem
 
 TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
@@ -99,6 +99,10 @@ class IntegerFormat:
     def anchor_text(self, problem: Problem) -> str:
         """The question."""
         return problem.question
+
+    def reveals(self, body: str, problem: Problem) -> tuple[str, ...]:
+        """See `ProblemFormat.reveals`: claimed results."""
+        return split_integer_reveals(body, problem.answer)[1]
 
     def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
         """Verdict and clean text as everywhere, then without claimed results (`= 12.`, `answer is 12`)."""
