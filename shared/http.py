@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from shared.access import Keys, Limits, Scope
 from shared.errors import ConfigError, FencedError, OpcodError, UnavailableError
 from shared.guard import Guard, error_response
+from shared.sessions import Sessions
 
 log = structlog.get_logger()
 
@@ -21,13 +22,21 @@ class ForbiddenError(OpcodError):
     """The key is valid, but may not do this."""
 
 
-def create_app(title: str, *, ready: Callable[[], str | None], keys: Keys | None, limits: Limits) -> FastAPI:
+def create_app(
+    title: str,
+    *,
+    ready: Callable[[], str | None],
+    keys: Keys | None,
+    limits: Limits,
+    sessions: Sessions | None = None,
+) -> FastAPI:
     """An app with /livez, /readyz and /metrics. `ready` gives None, or why it is not ready.
 
-    With `keys`, every other path needs `Authorization: Bearer <key>`, and each route a key of its scope (`needs`).
+    With `keys`, every other path needs `Authorization: Bearer <key>`, and each route a key of its scope (`needs`);
+    with `sessions`, a browser's session does as well.
     """
     app = FastAPI(title=title, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, keys=keys, limits=limits)
+    app.add_middleware(Guard, keys=keys, limits=limits, sessions=sessions)
 
     @app.get("/livez", include_in_schema=False)
     def livez() -> dict[str, str]:

@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS events (
     body TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_order ON events (milliseconds, number);
+CREATE INDEX IF NOT EXISTS events_kind ON events (kind, position);
 
 CREATE TABLE IF NOT EXISTS exchanges (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

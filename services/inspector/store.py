@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from services.inspector.database import Database, Value
-from services.inspector.filters import ExchangeFilter, conditions
+from services.inspector.filters import Condition, ExchangeFilter, conditions
+from services.inspector.log import RunLog
 from services.inspector.records import Entry, Exchange, told
 from services.inspector.schema import SCHEMA_VERSION, TABLES
 from services.inspector.stream_ids import GAP_SUFFIX, START, order_of
@@ -59,6 +60,7 @@ class Store:
     def __init__(self, path: Path, run: str, *, busy_s: float = BUSY_S) -> None:
         self._run = run
         self._database = Database(path, TABLES, busy_s=busy_s)
+        self.log = RunLog(self._database)
         self._adopt(path)
         self._cursor = self._meta("cursor") or START
         self._head = int(self._one("SELECT COALESCE(MAX(position), 0) AS found FROM events", ()))
@@ -122,6 +124,19 @@ class Store:
         rows = self._database.read(f"{_SELECT_EXCHANGES} WHERE exchanges.id = ?", (exchange_id,))
         return exchange_view(rows[0]) if rows else None
 
+    def exchange_told(
+        self, wanted: ExchangeFilter, *, student: str, step: int, problem_id: str, sample: int
+    ) -> ExchangeView | None:
+        """The exchange with this key, if the filter wants it."""
+        key: list[Condition] = [
+            ("exchanges.student = ?", student),
+            ("exchanges.step = ?", step),
+            ("exchanges.problem_id = ?", problem_id),
+            ("exchanges.sample = ?", sample),
+        ]
+        found = self._exchanges(wanted, key, "ASC", 1)
+        return found[0] if found else None
+
     def newest_exchanges(self, wanted: ExchangeFilter, *, before: int | None, limit: int) -> list[ExchangeView]:
         """Newest first, with ids below `before`."""
         limits = [] if before is None else [("exchanges.id < ?", before)]
@@ -140,7 +155,7 @@ class Store:
         self._database.close()
 
     def _exchanges(
-        self, wanted: ExchangeFilter, limits: Sequence[tuple[str, int]], order: str, limit: int
+        self, wanted: ExchangeFilter, limits: Sequence[Condition], order: str, limit: int
     ) -> list[ExchangeView]:
         all_conditions = [*conditions(wanted), *limits]
         where = " AND ".join(condition for condition, _ in all_conditions) or "TRUE"
