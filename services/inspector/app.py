@@ -14,6 +14,7 @@ from services.inspector.presence import inspector_heartbeat
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
 from services.inspector.stream import Viewers
+from services.inspector.traces import Traces
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
 from shared.config.environment import service_environment
@@ -63,5 +64,6 @@ def build_app(config: InspectorConfig, store: Store, ingest: Ingest, stopping: t
         return ingest.problem()
 
     app = create_app("opcod inspector", ready=ready, keys=config.keys, limits=config.limits)
-    app.include_router(inspector_routes(store, stopping=stopping, viewers=Viewers(config.max_viewers)))
+    traces = Traces(config.run_dir, config.run)
+    app.include_router(inspector_routes(store, traces, stopping=stopping, viewers=Viewers(config.max_viewers)))
     return app

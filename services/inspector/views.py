@@ -6,6 +6,7 @@ from typing import Literal
 
 from services.inspector.records import LOGGED_EVENT, LoggedEvent
 from shared.contracts.messages import Contract
+from shared.contracts.traces import RolloutTrace
 
 
 class RevisionView(Contract):
@@ -45,6 +46,12 @@ class ExchangeView(Contract):
     cut: bool
     sealed: bool
     revision: RevisionView | None
+
+
+class TraceView(RolloutTrace):
+    """Where student and self-teacher disagreed on this rollout. version: the student that wrote it."""
+
+    version: str
 
 
 class FeedbackPage(Contract):

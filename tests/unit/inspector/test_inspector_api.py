@@ -1,47 +1,23 @@
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from services.inspector.app import build_app
-from services.inspector.config import InspectorConfig
 from services.inspector.ingest import Ingest
 from services.inspector.records import Entry
 from services.inspector.store import Store
-from tests.fakes.access import PLENTY, one_key, routes_without_scope
-from tests.unit.inspector.told import RUN, EventLog, feedback, revised, status
+from tests.fakes.access import routes_without_scope
+from tests.unit.inspector.told import RUN, EventLog, config, feedback, revised, status
 
 KEY = "open-sesame"
 
 
-def config(tmp_path: Path, key: str | None = None) -> InspectorConfig:
-    return InspectorConfig(
-        run=RUN,
-        run_dir=tmp_path,
-        replica="0",
-        redis_url="redis://gone",
-        bus_deadline_s=1.0,
-        heartbeat_s=1.0,
-        host="127.0.0.1",
-        port=0,
-        url_file=None,
-        keys=one_key(key),
-        limits=PLENTY,
-    )
-
-
 def test_every_route_says_which_scope_it_needs(store: Store, ingest: Ingest, tmp_path: Path) -> None:
     assert routes_without_scope(build_app(config(tmp_path), store, ingest, threading.Event())) == []
-
-
-@pytest.fixture
-def client(store: Store, ingest: Ingest, tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(build_app(config(tmp_path), store, ingest, threading.Event())) as opened:
-        yield opened
 
 
 def fill(store: Store, count: int) -> None:

@@ -4,12 +4,30 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
+from services.inspector.config import InspectorConfig
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
 from shared.contracts.events import BatchReady, Event, FeedbackGiven, Revised, StatusChanged
 from shared.contracts.messages import ChatMessage
 from shared.errors import UnavailableError
+from tests.fakes.access import PLENTY, one_key
 
 RUN = "r1"
+
+
+def config(tmp_path: Path, key: str | None = None) -> InspectorConfig:
+    return InspectorConfig(
+        run=RUN,
+        run_dir=tmp_path,
+        replica="0",
+        redis_url="redis://gone",
+        bus_deadline_s=1.0,
+        heartbeat_s=1.0,
+        host="127.0.0.1",
+        port=0,
+        url_file=None,
+        keys=one_key(key),
+        limits=PLENTY,
+    )
 
 
 def feedback(problem_id: str = "p1", sample: int = 0, step: int = 1, **changes: Any) -> FeedbackGiven:
