@@ -20,11 +20,15 @@ from shared.contracts.http import ErrorBody, ErrorResponse
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 RETRY_AFTER_S = 5
+NOBODY_KNOWN = "anyone"
+"""The caller where there are no keys."""
+
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Guard:
-    """Refuses with 401, 411, 413 or 429; else the route finds the key's scope in `request.state.scope`."""
+    """Refuses with 401, 411, 413 or 429; else the route finds the key's scope in `request.state.scope`, its name in
+    `request.state.caller`."""
 
     def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits) -> None:
         self._app = app
@@ -54,7 +58,7 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, tagged)
             return
-        scope.setdefault("state", {})["scope"] = granted
+        scope.setdefault("state", {}).update(scope=granted, caller=caller)
         self._in_flight[caller] += 1
         try:
             await self._app(scope, receive, tagged)
@@ -64,7 +68,7 @@ class Guard:
     def _caller(self, headers: Headers) -> tuple[str, Scope | None]:
         """A name for the key that tells nothing of it, and what it may do."""
         if self._keys is None:
-            return "anyone", Scope.ADMIN
+            return NOBODY_KNOWN, Scope.ADMIN
         kind, _, key = headers.get("authorization", "").partition(" ")
         granted = self._keys.scope_of(key) if kind.lower() == "bearer" else None
         return hashlib.sha256(key.encode()).hexdigest()[:12], granted
