@@ -4,10 +4,13 @@ It only reads the run: it may die at any point without hurting anything, and goe
 """
 
 import threading
+from typing import Protocol
 
 from fastapi import FastAPI
 
+from services.inspector.acting import acting_routes
 from services.inspector.api import inspector_routes
+from services.inspector.broker import BrokerClient
 from services.inspector.config import InspectorConfig, inspector_config
 from services.inspector.ingest import Ingest
 from services.inspector.presence import inspector_heartbeat
@@ -18,11 +21,14 @@ from services.inspector.traces import Traces
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
 from shared.config.environment import service_environment
+from shared.contracts.heartbeats import Heartbeat
 from shared.errors import StorageError
 from shared.http import create_app
 from shared.obs.logging import configure_logging
 from shared.presence import Presence
 from shared.serving import Service
+
+BROKER_TIMEOUT_S = 10.0
 
 
 def main() -> int:
@@ -43,7 +49,7 @@ def serve(config: InspectorConfig) -> int:
     service = Service("inspector")
     service.spawn("ingest", lambda: ingest.run(service.stopping))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
-    app = build_app(config, store, ingest, service.stopping)
+    app = build_app(config, store, ingest, bus, service.stopping)
     try:
         return service.serve(app, host=config.host, port=config.port, url_file=config.url_file)
     finally:
@@ -51,7 +57,15 @@ def serve(config: InspectorConfig) -> int:
         bus.close()
 
 
-def build_app(config: InspectorConfig, store: Store, ingest: Ingest, stopping: threading.Event) -> FastAPI:
+class Presences(Protocol):
+    """The part of the bus that says who is up."""
+
+    def heartbeats(self) -> list[Heartbeat]: ...
+
+
+def build_app(
+    config: InspectorConfig, store: Store, ingest: Ingest, bus: Presences, stopping: threading.Event
+) -> FastAPI:
     """Probes and the JSON API; ready = the store takes writes and events come in."""
 
     def ready() -> str | None:
@@ -66,4 +80,6 @@ def build_app(config: InspectorConfig, store: Store, ingest: Ingest, stopping: t
     app = create_app("opcod inspector", ready=ready, keys=config.keys, limits=config.limits)
     traces = Traces(config.run_dir, config.run)
     app.include_router(inspector_routes(store, traces, stopping=stopping, viewers=Viewers(config.max_viewers)))
+    broker = BrokerClient(bus.heartbeats, config.keys, timeout_s=BROKER_TIMEOUT_S)
+    app.include_router(acting_routes(store, broker, config.run))
     return app

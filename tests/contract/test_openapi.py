@@ -17,6 +17,7 @@ from hypothesis.strategies import SearchStrategy
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
+from services.broker.acting_api import acting_routes
 from services.broker.api import add_routes
 from services.broker.peers import Peers
 from services.inspector.app import build_app as inspector_app
@@ -67,6 +68,7 @@ def broker(tmp_path: Path) -> Iterator[FastAPI]:
         format_=bench.problems.format,
         train=True,
     )
+    app.include_router(acting_routes(lambda: bench.state, bench.plan, bench.workers, tmp_path, train=True))
     yield app
     peers.close()
 
@@ -90,7 +92,7 @@ def inspector(tmp_path: Path) -> Iterator[FastAPI]:
     sealed = SealedBatches(tmp_path, RUN)
     ingest = Ingest(EventLog(), store, sealed, name="inspector/0", clock=StillClock(), silent_s=30.0, block_s=0.0)
     store.append([Entry(f"{number}-0", feedback(f"p{number}")) for number in range(1, 4)], "3-0")
-    yield inspector_app(config, store, ingest, threading.Event())
+    yield inspector_app(config, store, ingest, EventLog(), threading.Event())
     store.close()
 
 

@@ -36,6 +36,6 @@ def ingest(log: EventLog, store: Store, clock: StillClock, tmp_path: Path) -> In
 
 
 @pytest.fixture
-def client(store: Store, ingest: Ingest, tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(build_app(config(tmp_path), store, ingest, threading.Event())) as opened:
+def client(store: Store, ingest: Ingest, log: EventLog, tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(build_app(config(tmp_path), store, ingest, log, threading.Event())) as opened:
         yield opened

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from services.inspector.config import InspectorConfig
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
 from shared.contracts.events import BatchReady, Event, FeedbackGiven, Revised, StatusChanged
+from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.messages import ChatMessage
 from shared.errors import UnavailableError
 from tests.fakes.access import PLENTY, one_key
@@ -151,11 +152,12 @@ def _sample(index: int, text: str, verdict: str | None, raw: str | None) -> Batc
 
 
 class EventLog:
-    """The two calls that ingest makes, over a list. `away` makes both raise, as a server that is gone."""
+    """The calls that the inspector makes to the bus, over a list. `away` makes both raise, as a server that is gone."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, Event]] = []
         self.away = False
+        self.up: list[Heartbeat] = []
 
     def add(self, stream_id: str, event: Event) -> None:
         self.entries.append((stream_id, event))
@@ -171,6 +173,10 @@ class EventLog:
     def first_event_id(self) -> str | None:
         self._answer()
         return self.entries[0][0] if self.entries else None
+
+    def heartbeats(self) -> list[Heartbeat]:
+        self._answer()
+        return list(self.up)
 
     def _answer(self) -> None:
         if self.away:
