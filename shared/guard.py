@@ -22,11 +22,15 @@ from shared.sessions import LOGIN_PATH, SAFE_METHODS, Sessions, from_elsewhere, 
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 RETRY_AFTER_S = 5
+NOBODY_KNOWN = "anyone"
+"""The caller where there are no keys."""
+
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Guard:
-    """Refuses with 401, 403, 411, 413 or 429; else the route finds the key's scope in `request.state.scope`.
+    """Refuses with 401, 403, 411, 413 or 429; else the route finds the key's scope in `request.state.scope`, its name
+    in `request.state.caller`.
 
     With `sessions`, a browser's cookie counts as a key, a page without one leads to the login, and what another site
     makes a browser send is refused.
@@ -61,7 +65,7 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, tagged)
             return
-        scope.setdefault("state", {})["scope"] = granted
+        scope.setdefault("state", {}).update(scope=granted, caller=caller)
         self._in_flight[caller] += 1
         try:
             await self._app(scope, receive, tagged)
@@ -71,7 +75,7 @@ class Guard:
     def _caller(self, headers: Headers) -> tuple[str, Scope | None]:
         """A name for the key or session that tells nothing of it, and what it may do."""
         if self._keys is None:
-            return "anyone", Scope.ADMIN
+            return NOBODY_KNOWN, Scope.ADMIN
         kind, _, key = headers.get("authorization", "").partition(" ")
         if not kind and self._sessions is not None:
             return self._sessions.caller(headers) or ("visitor", None)

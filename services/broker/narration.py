@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from services.broker import revisions
-from services.broker.commands import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence
+from services.broker.commands import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence, KeepAct
 from services.broker.sealing import batch_directory
 from services.broker.tutoring import Exchange
 from shared.clock import Clock
 from shared.contracts.batches import BatchManifest
 from shared.contracts.events import (
+    Acted,
     AlarmRaised,
     BatchReady,
     Evaluated,
@@ -68,6 +69,10 @@ class Narrator:
                     round=score.round,
                     scores={domain: score.mean(domain) for domain in score.correct},
                 )
+
+    def acted(self, command: KeepAct) -> Acted:
+        at, source = self._stamp()
+        return Acted(at=at, source=source, round=command.round, act=command.act, refused=command.refused)
 
     def sealed(self, manifest: BatchManifest) -> Event:
         at, source = self._stamp()

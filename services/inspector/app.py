@@ -7,7 +7,9 @@ import threading
 
 from fastapi import FastAPI
 
+from services.inspector.acting import acting_routes
 from services.inspector.api import inspector_routes
+from services.inspector.broker import BrokerClient
 from services.inspector.config import InspectorConfig, inspector_config
 from services.inspector.ingest import Ingest
 from services.inspector.presence import inspector_heartbeat
@@ -15,6 +17,7 @@ from services.inspector.run_data import RunBus
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
 from services.inspector.stream import Viewers
+from services.inspector.traces import Traces
 from services.inspector.web.site import add_site
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
@@ -67,7 +70,10 @@ def build_app(config: InspectorConfig, store: Store, ingest: Ingest, bus: RunBus
 
     sessions = Sessions(config.run, SystemClock())
     app = create_app("opcod inspector", ready=ready, keys=config.keys, limits=config.limits, sessions=sessions)
-    viewers = Viewers(config.max_viewers)
-    app.include_router(inspector_routes(store, stopping=stopping, viewers=viewers))
-    add_site(app, config, store, bus, sessions, viewers, stopping)
+    viewers, traces = Viewers(config.max_viewers), Traces(config.run_dir, config.run)
+    broker = BrokerClient(bus.heartbeats, config.keys, ask_timeout_s=config.settings.serving.request_timeout_s)
+    app.include_router(inspector_routes(store, traces, stopping=stopping, viewers=viewers))
+    app.include_router(acting_routes(store, broker, config.run))
+    reads = Reads(store, SealedBatches(config.run_dir, config.run), traces, bus)
+    add_site(app, config, reads, broker, sessions, viewers, stopping)
     return app

@@ -17,8 +17,9 @@ from services.inspector.log import RunLog
 from services.inspector.records import Entry, Exchange, told
 from services.inspector.schema import SCHEMA_VERSION, TABLES
 from services.inspector.stream_ids import GAP_SUFFIX, START, order_of
-from services.inspector.views import ExchangeView, exchange_view
-from shared.contracts.events import FeedbackGiven, Revised
+from services.inspector.views import ActView, ExchangeView, exchange_view
+from shared.contracts.acting import ExchangeAct
+from shared.contracts.events import Acted, FeedbackGiven, Revised
 from shared.errors import ConfigError
 
 BUSY_S = 5.0
@@ -37,8 +38,16 @@ _PUT_REVISION = (
     "ON CONFLICT (student, step, problem_id, sample) DO UPDATE SET "
     "before = excluded.before, after = excluded.after, change = excluded.change, text = excluded.text"
 )
+_PUT_ACT = (
+    "INSERT INTO acts (id, at, act, student, step, problem_id, sample, by, reason, refused) "
+    "VALUES (:id, :at, :act, :student, :step, :problem_id, :sample, :by, :reason, :refused) "
+    "ON CONFLICT (id) DO NOTHING"
+)
+_ACTS = ", ".join(f"'{name}', acts.{name}" for name in ActView.model_fields)
 _SELECT_EXCHANGES = (
-    "SELECT exchanges.*, revisions.before AS revision_before, revisions.after AS revision_after, "
+    f"SELECT exchanges.*, (SELECT json_group_array(json_object({_ACTS})) FROM acts "
+    f"WHERE {' AND '.join(f'acts.{name} = exchanges.{name}' for name in _KEY)}) AS history, "
+    "revisions.before AS revision_before, revisions.after AS revision_after, "
     "revisions.change AS revision_change, revisions.text AS revision_text "
     f"FROM exchanges LEFT JOIN revisions USING ({', '.join(_KEY)})"
 )
@@ -168,6 +177,10 @@ class Store:
             connection.execute(_PUT_EXCHANGE, _exchange_parameters(self._run, told(entry.event)))
         elif isinstance(entry.event, Revised):
             connection.execute(_PUT_REVISION, entry.event.model_dump())
+        elif isinstance(entry.event, Acted) and isinstance(entry.event.act, ExchangeAct):
+            act = entry.event.act
+            fields = act.exchange.model_dump() | act.model_dump(exclude={"exchange"})
+            connection.execute(_PUT_ACT, fields | {"at": entry.event.at, "refused": entry.event.refused})
         connection.executemany(
             _PUT_EXCHANGE, [_exchange_parameters(self._run, exchange) for exchange in entry.exchanges]
         )

@@ -29,6 +29,7 @@ TOLD = {
     "status": "status",
     "alarm": "warning",
     "silenced": "warning",
+    "acted": "warning",
     "gap": "warning",
     "gate": "progress",
     "evaluated": "progress",

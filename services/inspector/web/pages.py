@@ -1,26 +1,29 @@
-"""The pages: feed, exchange, run, ask. Complete without JavaScript, which adds what is live."""
+"""The pages that are read: feed, exchange, run. Complete without JavaScript, which adds what is live."""
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Header, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import HTMLResponse
 
+from services.inspector.api import ExchangeId, known_exchange
 from services.inspector.broker import BrokerClient
-from services.inspector.filters import MAX_INTEGER
 from services.inspector.log import SMALL_KINDS
 from services.inspector.run_data import RunData
 from services.inspector.run_view import RunView
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
 from services.inspector.stream import EventStream, Viewers
+from services.inspector.traces import Traces
 from services.inspector.views import ExchangeView
 from services.inspector.web.live import live_feed, newest_place, place_of
 from services.inspector.web.reading import (
+    ExchangeQuery,
     FeedQuery,
     LiveQuery,
+    exchange_query,
     feed_query,
     filter_fields,
     live_query,
@@ -29,13 +32,9 @@ from services.inspector.web.reading import (
 )
 from services.inspector.web.rendering import Pages, link
 from services.inspector.web.run_text import run_tables
-from shared.access import Scope
-from shared.contracts.http import AskRequest, AskResponse
-from shared.errors import ConfigError, UnavailableError
-from shared.http import ASK, READ
+from shared.http import READ
 
 HISTORY = 100
-MAX_QUESTION = 20_000
 
 Wanted = Annotated[FeedQuery, Depends(feed_query)]
 
@@ -46,18 +45,12 @@ class Site:
 
     store: Store
     batches: SealedBatches
+    traces: Traces
     run: RunData
     broker: BrokerClient
     pages: Pages
     viewers: Viewers
     stopping: threading.Event
-
-
-def page_routes(site: Site) -> APIRouter:
-    router = APIRouter(include_in_schema=False, dependencies=READ)
-    _reading_routes(router, site)
-    _asking_routes(router, site)
-    return router
 
 
 def run_route(run: RunData) -> APIRouter:
@@ -71,7 +64,9 @@ def run_route(run: RunData) -> APIRouter:
     return router
 
 
-def _reading_routes(router: APIRouter, site: Site) -> None:
+def page_routes(site: Site) -> APIRouter:
+    router = APIRouter(include_in_schema=False, dependencies=READ)
+
     @router.get("/")
     def feed(request: Request, wanted: Wanted) -> HTMLResponse:
         """htmx asks for the same address when the form changes, and takes what it needs of the page."""
@@ -94,13 +89,14 @@ def _reading_routes(router: APIRouter, site: Site) -> None:
 
     @router.get("/feedback/{exchange_id}")
     def exchange(
-        request: Request, wanted: Wanted, exchange_id: Annotated[int, Path(ge=1, le=MAX_INTEGER)]
+        request: Request, wanted: Annotated[ExchangeQuery, Depends(exchange_query)], exchange_id: ExchangeId
     ) -> HTMLResponse:
-        found = site.store.exchange(exchange_id)
-        if found is None:
-            raise HTTPException(404, f"there is no exchange {exchange_id}; the feed lists them")
-        around = read_exchange(site.store, site.batches, found, wanted)
-        return site.pages.page("exchange.html", scope=request.state.scope, around=around, filters=filter_fields(wanted))
+        found = known_exchange(site.store, exchange_id)
+        around = read_exchange(site.store, site.batches, site.traces, found, wanted)
+        filters = filter_fields(wanted)
+        return site.pages.page(
+            "exchange.html", scope=request.state.scope, around=around, filters=filters, asked=wanted.asked
+        )
 
     @router.get("/run")
     def run(request: Request) -> HTMLResponse:
@@ -110,47 +106,7 @@ def _reading_routes(router: APIRouter, site: Site) -> None:
             "run.html", scope=request.state.scope, run=view, tables=run_tables(view), history=history
         )
 
-
-def _asking_routes(router: APIRouter, site: Site) -> None:
-    @router.get("/ask")
-    def ask_form(request: Request, problem: Annotated[str, Query(max_length=MAX_QUESTION)] = "") -> HTMLResponse:
-        return _ask_page(site, request.state.scope, problem)
-
-    @router.post("/ask", dependencies=ASK)
-    def ask(
-        request: Request,
-        problem: Annotated[str, Form(max_length=MAX_QUESTION)] = "",
-        first: Annotated[str, Form(max_length=100)] = "",
-    ) -> HTMLResponse:
-        scope: Scope = request.state.scope
-        answer, error, status_code = None, None, 200
-        try:
-            answer = site.broker.ask(_question(problem, first), scope)
-        except ConfigError as refused:
-            error, status_code = str(refused), 400
-        except UnavailableError as away:
-            error, status_code = str(away), 503
-        return _ask_page(site, scope, problem, first=first, answer=answer, error=error, status_code=status_code)
-
-
-def _ask_page(
-    site: Site,
-    scope: Scope,
-    problem: str,
-    *,
-    first: str | None = None,
-    answer: AskResponse | None = None,
-    error: str | None = None,
-    status_code: int = 200,
-) -> HTMLResponse:
-    said = {"problem": problem, "first": first, "answer": answer, "error": error}
-    return site.pages.page("ask.html", scope=scope, status_code=status_code, said=said)
-
-
-def _question(problem: str, first: str) -> AskRequest:
-    if not problem.strip():
-        raise ConfigError("expected a problem, got none; write one into the field")
-    return AskRequest(problem=problem.strip(), first=first or None)
+    return router
 
 
 def _row(pages: Pages, wanted: FeedQuery) -> Callable[[ExchangeView], str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from services.inspector.filters import ExchangeFilter, Text, Whole
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
-from services.inspector.views import ExchangeView
+from services.inspector.traces import NoTraceError, Traces
+from services.inspector.views import ExchangeView, TraceView
 from services.inspector.web.live import Place, newest_place
 from services.inspector.web.marking import Piece, marked_concept, reviewed
 from services.inspector.web.rendering import field_text
@@ -37,6 +38,12 @@ class LiveQuery(FeedQuery):
     after: Text | None = None
 
 
+class ExchangeQuery(FeedQuery):
+    """The address of an exchange: the filter that next and previous go by; asked: what the reader just did."""
+
+    asked: Literal["flag", "exclude", "silence"] | None = None
+
+
 def feed_query(request: Request) -> FeedQuery:
     """From the address, where a form leaves fields empty that are not wanted. Raises RequestValidationError (422)."""
     return _given(request, FeedQuery)
@@ -44,6 +51,10 @@ def feed_query(request: Request) -> FeedQuery:
 
 def live_query(request: Request) -> LiveQuery:
     return _given(request, LiveQuery)
+
+
+def exchange_query(request: Request) -> ExchangeQuery:
+    return _given(request, ExchangeQuery)
 
 
 def _given(request: Request, query: type[Query]) -> Query:
@@ -56,7 +67,7 @@ def _given(request: Request, query: type[Query]) -> Query:
 
 def filter_fields(query: ExchangeFilter) -> dict[str, Any]:
     """The fields of the filter that are given, for an address."""
-    return query.model_dump(exclude_none=True, exclude={"before", "after"})
+    return query.model_dump(exclude_none=True, exclude={"before", "after", "asked"})
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,8 @@ class Around:
     raw: list[Piece] | None
     sealed: BatchSample | None
     gate: GateDecision | None
+    trace: TraceView | None
+    no_trace: str
     attempts: list[Attempt]
     newer: int | None
     older: int | None
@@ -122,16 +135,21 @@ class Around:
         return [piece for piece in self.raw or () if piece.removed and piece.text.strip()]
 
 
-def read_exchange(store: Store, batches: SealedBatches, exchange: ExchangeView, query: FeedQuery) -> Around:
+def read_exchange(
+    store: Store, batches: SealedBatches, traces: Traces, exchange: ExchangeView, query: FeedQuery
+) -> Around:
     newer = store.exchanges_between(query, after=exchange.id, limit=1)
     older = store.newest_exchanges(query, before=exchange.id, limit=1)
     gates = [event.decision for event in store.log.all_of(GateDecided) if event.decision.round == exchange.round]
+    trace, no_trace = _trace(traces, exchange)
     return Around(
         exchange=exchange,
         question=marked_concept(exchange.question, exchange.word),
         raw=None if exchange.raw is None else reviewed(exchange.raw),
         sealed=_sealed(batches, exchange),
         gate=gates[-1] if gates else None,
+        trace=trace,
+        no_trace=no_trace,
         attempts=[_attempt(store, exchange, group) for group in _groups(store, exchange)],
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,
@@ -145,6 +163,14 @@ def _sealed(batches: SealedBatches, exchange: ExchangeView) -> BatchSample | Non
         return batches.sample(exchange.student, exchange.step, exchange.problem_id, exchange.sample)
     except StorageError:
         return None
+
+
+def _trace(traces: Traces, exchange: ExchangeView) -> tuple[TraceView | None, str]:
+    """The trace, or why there is none."""
+    try:
+        return traces.of(exchange), ""
+    except (NoTraceError, StorageError) as error:
+        return None, str(error)
 
 
 def _groups(store: Store, exchange: ExchangeView) -> list[GroupGraded]:

@@ -1,5 +1,6 @@
 """The templates, with everything escaped that is put into them, and the words and numbers of the page."""
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ VERDICTS = {
 }
 """Every verdict, and what became of the feedback."""
 
+HEAT_NATS = (0, 0.01, 0.03, 0.1, 0.3, 1)
+"""Where each step of the heat map begins: the same colour says the same divergence on every page."""
+
 DELIVERED = frozenset({"match", "unanchored"})
 
 
@@ -41,7 +45,15 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters |= {"clock": clock_text, "percent": percent, "number": number, "sentence": sentence}
+        self._environment.filters |= {
+            "clock": clock_text,
+            "percent": percent,
+            "number": number,
+            "sentence": sentence,
+            "heat": heat,
+            "probability": probability,
+            "capitalize_first": lambda text: text[:1].upper() + text[1:],
+        }
         self._environment.globals |= {
             **names,
             "asset": assets.url,
@@ -49,6 +61,7 @@ class Pages:
             "delivered_verdicts": DELIVERED,
             "link": link,
             "Scope": Scope,
+            "heat_steps": list(zip(HEAT_NATS, [*HEAT_NATS[1:], None], strict=True)),
         }
 
     def render(self, template: str, **values: Any) -> str:
@@ -79,6 +92,15 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def heat(divergence: float) -> int:
+    """Which of the steps of HEAT_NATS a divergence falls into."""
+    return sum(divergence >= start for start in HEAT_NATS[1:])
+
+
+def probability(logprob: float) -> str:
+    return percent(math.exp(logprob), 1)
 
 
 def field_text(value: Any) -> str:

@@ -1,6 +1,8 @@
 """What happened, in words: one short line an event."""
 
 from services.inspector.records import LoggedEvent
+from shared.contracts.acting import SilenceAct
+from shared.contracts.events import Acted
 
 
 def sentence(event: LoggedEvent) -> str:
@@ -24,6 +26,15 @@ def sentence(event: LoggedEvent) -> str:
         case "silenced":
             share = f"{event.broke} of {event.right} right answers"
             return f"Tutor {event.tutor} silenced for {event.student}, rest of round {event.round}: it broke {share}"
+        case "acted":
+            return _acted(event)
         case "gap":
             return f"A stretch of the log was not read ({event.reason}); it is missing here"
     return event.kind
+
+
+def _acted(event: Acted) -> str:
+    act = event.act
+    what = f"{act.act} tutor {act.tutor}" if isinstance(act, SilenceAct) else f"{act.act} {act.exchange.key}"
+    done = f"; refused: {event.refused}" if event.refused else ""
+    return f"Key {act.by}: {what}, because {act.reason}{done}"
