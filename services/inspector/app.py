@@ -18,7 +18,7 @@ from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
 from services.inspector.stream import Viewers
 from services.inspector.traces import Traces
-from services.inspector.web.site import add_site
+from services.inspector.web.site import Reads, add_site
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
 from shared.config.environment import service_environment
