@@ -19,7 +19,8 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from shared.config.settings import LossSection, OptimizerSection
+from shared.config.loss import LossSection
+from shared.config.settings import OptimizerSection
 
 CASES = ("short", "long")
 SIDES = ("opcod", "trl", "trl+checkpointing")

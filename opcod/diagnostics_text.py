@@ -28,17 +28,24 @@ def diagnostic_grids(diagnostics: Diagnostics) -> list[Grid]:
 
 def warning_lines(silenced: Sequence[Silenced], alarms: Sequence[Alarm]) -> list[str]:
     """One line for each tutor that was silenced and for each alarm."""
-    lines = [
-        f"Tutor {each.tutor} was silenced for student {each.student} in step {each.step}, for the rest of round "
-        f"{each.round}: its feedback broke {each.broke} of {each.right} right answers ({100 * each.break_rate:.0f} %, "
-        f"at least {100 * each.low:.0f} %; bound {100 * each.bound:.0f} %, answering again {100 * each.chance:.0f} %)."
-        for each in silenced
-    ]
-    return lines + [
+    return [_silenced_line(each) for each in silenced] + [
         f"Alarm, student {alarm.student}, round {alarm.round}, step {alarm.step}: {alarm.alarm.replace('_', ' ')}, "
         f"{alarm.reason}."
         for alarm in alarms
     ]
+
+
+def _silenced_line(each: Silenced) -> str:
+    head = (
+        f"Tutor {each.tutor} was silenced for student {each.student} in step {each.step}, for the rest of round "
+        f"{each.round}"
+    )
+    if each.by is not None:
+        return f"{head}, by {each.by}: {each.reason}."
+    return (
+        f"{head}: its feedback broke {each.broke} of {each.right} right answers ({100 * each.break_rate:.0f} %, "
+        f"at least {100 * each.low:.0f} %; bound {100 * each.bound:.0f} %, answering again {100 * each.chance:.0f} %)."
+    )
 
 
 def _revision_grid(diagnostics: Diagnostics) -> Grid:

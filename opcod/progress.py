@@ -135,6 +135,11 @@ def warning(event: AlarmRaised | TutorSilenced) -> str:
     """What went wrong, on one line."""
     if event.kind == "alarm":
         return f"ALARM student {event.student}, step {event.step}: {event.alarm.replace('_', ' ')}: {event.reason}"
+    if event.by is not None:
+        return (
+            f"SILENCED tutor {event.tutor} for student {event.student}, rest of round {event.round}, by {event.by}: "
+            f"{event.reason}"
+        )
     return (
         f"SILENCED tutor {event.tutor} for student {event.student}, rest of round {event.round}: its feedback broke "
         f"{event.broke} of {event.right} right answers (surely more than {100 * event.bound:.0f} %)"

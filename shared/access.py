@@ -44,6 +44,10 @@ class Keys:
         """The key that may do most: what services use among themselves, and the command line."""
         return max(self._scopes, key=lambda item: item[1])[0].decode()
 
+    def of_scope(self, scope: Scope) -> str | None:
+        """A key that may do just that: what a service that asks another in a caller's name shows; None without one."""
+        return next((key.decode() for key, granted in self._scopes if granted is scope), None)
+
     def scope_of(self, presented: str) -> Scope | None:
         """None for an unknown key. Every key is compared, each in constant time."""
         given = presented.encode()

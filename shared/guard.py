@@ -6,29 +6,40 @@ Pure ASGI, so that a streamed answer counts as one request in flight until its e
 import hashlib
 import uuid
 from collections import Counter
+from urllib.parse import urlencode
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from shared.access import Keys, Limits, Scope
 from shared.contracts.http import ErrorBody, ErrorResponse
+from shared.sessions import LOGIN_PATH, SAFE_METHODS, Sessions, from_elsewhere, is_open, says_its_origin
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 RETRY_AFTER_S = 5
+NOBODY_KNOWN = "anyone"
+"""The caller where there are no keys."""
+
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Guard:
-    """Refuses with 401, 411, 413 or 429; else the route finds the key's scope in `request.state.scope`."""
+    """Refuses with 401, 403, 411, 413 or 429; else the route finds the key's scope in `request.state.scope`, its name
+    in `request.state.caller`.
 
-    def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits) -> None:
+    With `sessions`, a browser's cookie counts as a key, a page without one leads to the login, and what another site
+    makes a browser send is refused.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits, sessions: Sessions | None = None) -> None:
         self._app = app
         self._keys = keys
+        self._sessions = sessions
         self._limits = limits
         self._rate = RateLimitItemPerMinute(limits.requests_per_minute)
         self._window = MovingWindowRateLimiter(MemoryStorage())
@@ -50,11 +61,11 @@ class Guard:
             await self._app(scope, receive, tagged)
             return
         caller, granted = self._caller(headers)
-        refusal = self._refusal(scope["method"], headers, caller, granted)
+        refusal = self._stranger(scope, headers, granted) or self._excess(scope["method"], headers, caller)
         if refusal is not None:
             await refusal(scope, receive, tagged)
             return
-        scope.setdefault("state", {})["scope"] = granted
+        scope.setdefault("state", {}).update(scope=granted, caller=caller)
         self._in_flight[caller] += 1
         try:
             await self._app(scope, receive, tagged)
@@ -62,18 +73,32 @@ class Guard:
             self._in_flight[caller] -= 1
 
     def _caller(self, headers: Headers) -> tuple[str, Scope | None]:
-        """A name for the key that tells nothing of it, and what it may do."""
+        """A name for the key or session that tells nothing of it, and what it may do."""
         if self._keys is None:
-            return "anyone", Scope.ADMIN
+            return NOBODY_KNOWN, Scope.ADMIN
         kind, _, key = headers.get("authorization", "").partition(" ")
+        if not kind and self._sessions is not None:
+            return self._sessions.caller(headers) or ("visitor", None)
         granted = self._keys.scope_of(key) if kind.lower() == "bearer" else None
         return hashlib.sha256(key.encode()).hexdigest()[:12], granted
 
-    def _refusal(self, method: str, headers: Headers, caller: str, granted: Scope | None) -> JSONResponse | None:
-        if granted is None:
-            return error_response(
-                401, "expected 'Authorization: Bearer <key>' with a valid key", "authentication_error"
-            )
+    def _stranger(self, scope: AsgiScope, headers: Headers, granted: Scope | None) -> Response | None:
+        """The refusal of who has no key, or does not come by itself."""
+        if self._sessions is not None and scope["method"] not in SAFE_METHODS and "authorization" not in headers:
+            on_a_cookie = self._keys is not None and granted is not None
+            if from_elsewhere(headers) or (on_a_cookie and not says_its_origin(headers)):
+                message = "expected a request from this service's own page (Origin or Sec-Fetch-Site says otherwise)"
+                return error_response(403, f"{message}; open the page itself", "permission_error")
+        if granted is not None or (self._sessions is not None and is_open(scope["path"])):
+            return None
+        if self._sessions is not None and "text/html" in headers.get("accept", ""):
+            query = scope["query_string"].decode("latin-1")
+            wanted = scope["path"] + (f"?{query}" if query else "")
+            return RedirectResponse(f"{LOGIN_PATH}?{urlencode({'next': wanted})}", status_code=303)
+        return error_response(401, "expected 'Authorization: Bearer <key>' with a valid key", "authentication_error")
+
+    def _excess(self, method: str, headers: Headers, caller: str) -> JSONResponse | None:
+        """The refusal of what is too large or too much."""
         length = headers.get("content-length")
         if method in WITH_BODY and (length is None or not length.isdecimal()):
             return error_response(411, "expected a Content-Length header", "invalid_request_error")

@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 
 from shared.access import Keys, Limits, Scope
 from shared.errors import ConfigError, FencedError, OpcodError, UnavailableError
-from shared.guard import Guard, error_response
+from shared.guard import NOBODY_KNOWN, Guard, error_response
+from shared.sessions import Sessions
 
 log = structlog.get_logger()
 
@@ -21,13 +22,21 @@ class ForbiddenError(OpcodError):
     """The key is valid, but may not do this."""
 
 
-def create_app(title: str, *, ready: Callable[[], str | None], keys: Keys | None, limits: Limits) -> FastAPI:
+def create_app(
+    title: str,
+    *,
+    ready: Callable[[], str | None],
+    keys: Keys | None,
+    limits: Limits,
+    sessions: Sessions | None = None,
+) -> FastAPI:
     """An app with /livez, /readyz and /metrics. `ready` gives None, or why it is not ready.
 
-    With `keys`, every other path needs `Authorization: Bearer <key>`, and each route a key of its scope (`needs`).
+    With `keys`, every other path needs `Authorization: Bearer <key>`, and each route a key of its scope (`needs`);
+    with `sessions`, a browser's session does as well.
     """
     app = FastAPI(title=title, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, keys=keys, limits=limits)
+    app.add_middleware(Guard, keys=keys, limits=limits, sessions=sessions)
 
     @app.get("/livez", include_in_schema=False)
     def livez() -> dict[str, str]:
@@ -62,6 +71,13 @@ def needs(scope: Scope) -> Any:
     return Depends(check)
 
 
+def asked_by(request: Request) -> str:
+    """Who asks, for people to read: the scope of the key and a name that tells nothing of it."""
+    caller: str = request.state.caller
+    scope: Scope = request.state.scope
+    return caller if caller == NOBODY_KNOWN else f"{scope.word} key {caller[:8]}"
+
+
 READ, ASK, ADMIN = ([needs(scope)] for scope in Scope)
 
 
@@ -91,7 +107,8 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return error_response(error.status_code, str(error.detail), "invalid_request_error")
+    kind = "conflict_error" if error.status_code == 409 else "invalid_request_error"
+    return error_response(error.status_code, str(error.detail), kind)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

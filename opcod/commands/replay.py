@@ -21,6 +21,9 @@ from shared.config.settings import Paths, RunSettings
 from shared.contracts.weights import ReplayedStep
 from shared.errors import ConfigError, OpcodError
 
+WITHOUT_EFFECT = "loss.trace_share:"
+"""Changes no weight, so what is rebuilt must still be as recorded."""
+
 
 def replay(
     run_name: Annotated[str, typer.Argument(help="The run.", metavar="RUN")],
@@ -46,16 +49,17 @@ def replay(
     console = Console(highlight=False)
     for line in changed:
         console.print(f"changed: {line}")
+    compared = all(line.startswith(WITHOUT_EFFECT) for line in changed)
     with _target(paths, into, settings) as out:
         steps = []
         for step in _replayed(paths.run_dir, out, student, _last_step(until)):
-            console.print(f"{step.version}: {_verdict(step, compared=not changed)}, loss {step.loss:.4f}")
+            console.print(f"{step.version}: {_verdict(step, compared=compared)}, loss {step.loss:.4f}")
             steps.append(step)
-    console.print(_table(steps, compared=not changed))
+    console.print(_table(steps, compared=compared))
     if into:
         console.print(f"kept: {paths.runs_dir / into}")
     wrong = [step.version for step in steps if step.recorded is not None and step.checksum != step.recorded]
-    if wrong and not changed:
+    if wrong and compared:
         raise OpcodError(
             f"{len(wrong)} of {len(steps)} versions differ from the recorded ones, the first is {wrong[0]}: another "
             "machine, thread count or library version gives other rounding; on the same ones a file was altered"

@@ -7,6 +7,7 @@ import threading
 
 import structlog
 
+from services.broker.acting_api import acting_routes
 from services.broker.api import add_routes
 from services.broker.config import load_problems, make_plan
 from services.broker.peers import Peers
@@ -77,6 +78,15 @@ class Broker:
             peers=peers,
             format_=self._problems.format,
             train=self._environment.train,
+        )
+        app.include_router(
+            acting_routes(
+                lambda: self._current().state,
+                self._plan,
+                self._bus,
+                self._environment.run_dir,
+                train=self._environment.train,
+            )
         )
         self._service.spawn("runner", self._run)
         presence = Presence(self._bus, self._heartbeat, period_s=self._settings.bus.heartbeat_s)

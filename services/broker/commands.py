@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shared.contracts.acting import Act
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.run import GateDecision, Score, Split, Status
 from shared.contracts.steps import StepRecord
@@ -99,6 +100,15 @@ class AnnounceSilence:
 
 
 @dataclass(frozen=True)
+class KeepAct:
+    """Write down and tell what a person did, or why it was refused."""
+
+    act: Act
+    round: int
+    refused: str | None
+
+
+@dataclass(frozen=True)
 class KeepRecord:
     """Write what a finished step looked like below the run's directory."""
 
@@ -118,5 +128,6 @@ Command = (
     | AnnounceScore
     | AnnounceAlarm
     | AnnounceSilence
+    | KeepAct
     | KeepRecord
 )

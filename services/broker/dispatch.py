@@ -78,7 +78,7 @@ class Dispatcher:
         self._send(command, JobKind.FEEDBACK, command.tutor, prompts, self._settings.feedback.sampling, key, out)
 
     def _revision(self, command: IssueRevision, state: RunState, out: Outgoing) -> None:
-        group = self._groups.group(state, command.student, command.problem_id)
+        group = self._groups.revised(state, command.student, command.problem_id)
         prompts = [_single(sample.teacher_messages) for sample in group.samples]
         key = step_payloads(command.student, command.step)
         sampling = self._settings.evaluation.sampling

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from shared.contracts.acting import Act
 from shared.contracts.diagnostics import BatchRewards, RevisionCount
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import AnswerCounts, Score
@@ -76,6 +77,15 @@ class Controlled:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A person acts. sealed: the batch of the exchange lies on disk."""
+
+    at: float
+    act: Act
+    sealed: bool = False
+
+
+@dataclass(frozen=True)
 class Ticked:
     at: float
 
@@ -93,4 +103,6 @@ class Recovered:
     initial: tuple[Score, ...] = ()
 
 
-MachineEvent = JobReported | BatchWritten | StepFinished | StepRefused | VersionServed | Controlled | Ticked | Recovered
+MachineEvent = (
+    JobReported | BatchWritten | StepFinished | StepRefused | VersionServed | Controlled | Asked | Ticked | Recovered
+)

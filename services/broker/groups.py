@@ -1,7 +1,9 @@
 """Reading the groups of a step back: from the payloads that the students stored, or from the sealed batch."""
 
+from collections.abc import Collection
+
 from services.broker.lookup import group_job_id
-from services.broker.sealing import adopt, build_group, read_group
+from services.broker.sealing import adopt, build_group, is_sealed, read_group
 from services.broker.tutoring import exchanges
 from shared.blobs.local import LocalStore
 from shared.bus.keys import output_field, step_payloads
@@ -32,7 +34,15 @@ class GroupReader:
         return self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
 
     def group(self, state: RunState, student: str, problem_id: str) -> BatchGroup:
-        """The group as it will be sealed; feedback that did not come is `fb_none`."""
+        """The group as it will be sealed; feedback that did not come is `fb_none`, excluded feedback is withheld."""
+        _, group = _find(state, student, problem_id)
+        return self._built(state, student, problem_id, group.excluded)
+
+    def revised(self, state: RunState, student: str, problem_id: str) -> BatchGroup:
+        """The group as its revisions see it: with all feedback that was let through, also what is excluded since."""
+        return self._built(state, student, problem_id, ())
+
+    def _built(self, state: RunState, student: str, problem_id: str, excluded: Collection[int]) -> BatchGroup:
         phase, group = _find(state, student, problem_id)
         problem = self._problems.by_id(problem_id)
         rollouts = self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
@@ -48,14 +58,19 @@ class GroupReader:
             self._problems.format,
             exclude_self=self._exclude_self,
             policy_gradient=self._policy_gradient,
+            excluded=excluded,
         )
 
     def samples(self, state: RunState, student: str, step: int, problem_id: str) -> tuple[BatchSample, ...]:
-        """Of a group whose step may be sealed and closed already."""
+        """Of a group with revisions, whose step may be sealed and closed already."""
         sealed = adopt(self._store, student, step, state.run)
         if sealed is not None:
             return read_group(self._store, sealed.manifest, problem_id).samples
-        return self.group(state, student, problem_id).samples
+        return self.revised(state, student, problem_id).samples
+
+    def sealed(self, student: str, step: int) -> bool:
+        """Whether the step's batch lies on disk, which the state may not know yet."""
+        return is_sealed(self._store, student, step)
 
     def output(self, state: RunState, phase: PhaseState, group: GroupState, kind: JobKind) -> JobOutput:
         sha256 = group.job(kind).output

@@ -10,9 +10,11 @@ version other than the one its rollouts were drawn from.
 """
 
 from services.broker import alarms, rounds
+from services.broker.acting import act_on
 from services.broker.bookkeeping import add, end_stage, enter, serve_set
 from services.broker.commands import Announce, AnnounceScore, Command, KeepRecord, Serve
 from services.broker.events import (
+    Asked,
     BatchWritten,
     Controlled,
     JobReported,
@@ -130,6 +132,8 @@ def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
             _pause(state, f"trainer-{event.student} cannot apply step {event.step}: {event.reason}")
         case Controlled():
             return _record_control(state, event)
+        case Asked():
+            return act_on(state, plan, event)
         case Recovered():
             return _record_recovery(state, plan, event)
     return []

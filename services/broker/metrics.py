@@ -27,7 +27,7 @@ def show(state: RunState, plan: Plan) -> None:
         for alarm in get_args(AlarmName):
             ALARM.labels(student, alarm).set(alarm in watch.standing)
     for phase in state.phases:
-        count = break_count(state, plan, phase)
+        count = break_count(state, plan, phase.student, phase.tutor)
         BREAKS.labels(phase.tutor, phase.student, "revised").set(count.right)
         BREAKS.labels(phase.tutor, phase.student, "broke").set(count.broke)
-        SILENCED.labels(phase.tutor, phase.student).set(is_silenced(state, phase))
+        SILENCED.labels(phase.tutor, phase.student).set(is_silenced(state, phase.tutor, phase.student))

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from services.broker import revisions
-from services.broker.commands import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence
 from services.broker.recovery import Recovered
+from services.broker.commands import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence, KeepAct
 from services.broker.sealing import batch_directory
 from services.broker.tutoring import Exchange
 from shared.clock import Clock
 from shared.contracts.batches import BatchManifest
 from shared.contracts.events import (
+    Acted,
     AlarmRaised,
     BatchReady,
     Evaluated,
@@ -89,6 +90,10 @@ class Narrator:
                 sealed=sealed,
             )
         ]
+
+    def acted(self, command: KeepAct) -> Acted:
+        at, source = self._stamp()
+        return Acted(at=at, source=source, round=command.round, act=command.act, refused=command.refused)
 
     def sealed(self, manifest: BatchManifest) -> Event:
         at, source = self._stamp()

@@ -79,7 +79,7 @@ def _open_step(state: RunState, plan: Plan, phase: PhaseState, at: float) -> Ste
 
 def _tutored(state: RunState, plan: Plan, phase: PhaseState, problem: PlannedProblem) -> bool:
     decision = _gate_of(state)
-    return not is_silenced(state, phase) and may_tutor(
+    return not is_silenced(state, phase.tutor, phase.student) and may_tutor(
         GateMode(plan.gate_mode),
         decision.cognizant[phase.tutor],
         problem_domain=problem.domain,

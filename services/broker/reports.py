@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from services.broker.events import Controlled, JobReported, MachineEvent, StepFinished, StepRefused, VersionServed
+from services.broker.events import (
+    Asked,
+    Controlled,
+    JobReported,
+    MachineEvent,
+    StepFinished,
+    StepRefused,
+    VersionServed,
+)
 from services.broker.grading import grade_evaluation, rewards
 from services.broker.groups import GroupReader
 from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, find
@@ -19,6 +27,7 @@ from services.broker.tutoring import distinct, exchanges
 from shared.bus.payloads import unpack
 from shared.bus.port import Bus
 from shared.config.settings import RunSettings
+from shared.contracts.acting import Act, ActAsked, ExchangeAct
 from shared.contracts.control import Control
 from shared.contracts.envelope import Message
 from shared.contracts.events import Event
@@ -76,8 +85,15 @@ class ReportReader:
                 return Report(Controlled(at, "pause", reason[:MAX_REASON_CHARS]))
             case Control():
                 return Report(Controlled(at, message.action, message.reason))
+            case ActAsked(act=act):
+                return Report(Asked(at, act, sealed=self._sealed(act)))
         log.warning("unexpected message on results", type=type(message).__name__)
         return None
+
+    def _sealed(self, act: Act) -> bool:
+        if not isinstance(act, ExchangeAct) or act.exchange.student not in self._plan.students:
+            return False
+        return self._groups.sealed(act.exchange.student, act.exchange.step)
 
     def _step(self, done: StepDone, state: RunState, at: float) -> Report:
         event = StepFinished(at, done.student, done.step, done.version, done.metrics)
@@ -159,7 +175,7 @@ class ReportReader:
             Revised(
                 before=sample.reward == 1.0,
                 after=rewards(answered, problem, self._problems.format)[0] == 1.0,
-                told=sample.feedback is not None,
+                told=sample.told,
             )
             for sample, answered in zip(samples, output.prompts, strict=True)
         ]

@@ -20,6 +20,7 @@ from services.broker.commands import (
     IssueFeedback,
     IssueRevision,
     IssueRollout,
+    KeepAct,
     KeepRecord,
     SealBatch,
     Serve,
@@ -40,6 +41,7 @@ from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payl
 from shared.bus.port import Bus, Commit, Delivery
 from shared.clock import Clock
 from shared.config.settings import RunSettings
+from shared.contracts.acting import act_record
 from shared.contracts.diagnostics import BatchRewards
 from shared.contracts.events import Event
 from shared.contracts.run import PhaseState, RunState, Status
@@ -231,8 +233,11 @@ class Runner:
                     handling.forget.append(command.key)
                 case KeepRecord(record=record):
                     path = self._run_dir / step_record(record.student, record.step)
-                    path.parent.mkdir(parents=True, exist_ok=True)
                     atomic_write(path, record.model_dump_json().encode())
+                case KeepAct():
+                    acted = self._narrator.acted(command)
+                    atomic_write(self._run_dir / act_record(command.act.id), acted.model_dump_json().encode())
+                    handling.events.append(acted)
                 case SealBatch():
                     pass
                 case _:

@@ -6,7 +6,7 @@ is verified and adopted, never written again.
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import variance
 
@@ -48,10 +48,12 @@ def build_group(
     *,
     exclude_self: bool,
     policy_gradient: bool = False,
+    excluded: Collection[int] = (),
 ) -> BatchGroup:
     """One problem's group: rewards, the earliest correct rollout as demonstration, feedback, masks (method 2).
 
     policy_gradient: for GRPO there is no teacher, so no demonstration, and the mask is `advantage_mask` (method 4).
+    excluded: samples whose feedback is withheld; to the self-teacher they are samples without feedback.
     """
     texts = [sample.text for sample in rollouts.samples]
     rewards = [format_.grade(text, problem.answer) for text in texts]
@@ -59,7 +61,8 @@ def build_group(
     if policy_gradient:
         demonstrations = [None] * len(texts)
     told = list(exchanges) if exchanges is not None else [None] * len(texts)
-    feedback = [exchange.delivered if exchange else None for exchange in told]
+    delivered = [exchange.delivered if exchange else None for exchange in told]
+    feedback = [None if index in excluded else text for index, text in enumerate(delivered)]
     mask = advantage_mask(rewards) if policy_gradient else loss_mask(demonstrations, feedback)
     samples = []
     for index, sample in enumerate(rollouts.samples):
@@ -77,6 +80,7 @@ def build_group(
                 verdict=exchange.verdict if exchange else None,
                 feedback_raw=exchange.raw if exchange else None,
                 feedback=feedback[index],
+                withheld=delivered[index] if index in excluded else None,
                 removed=exchange.removed if exchange else (),
                 teacher_messages=tuple(format_.teacher_messages(problem, solution=solution, feedback=feedback[index])),
                 mask=mask[index],
@@ -185,6 +189,11 @@ def read_group(store: LocalStore, manifest: BatchManifest, problem_id: str) -> B
             if group.problem_id == problem_id:
                 return group
     raise StorageError(f"{directory} holds no group of problem {problem_id}")
+
+
+def is_sealed(store: LocalStore, student: str, step: int) -> bool:
+    """Whether the batch lies on disk, which the state may not know yet."""
+    return store.exists(batch_directory(student, step))
 
 
 def batch_directory(student: str, step: int) -> str:

@@ -12,13 +12,15 @@ from services.inspector.filters import MAX_INTEGER, ExchangeFilter, Whole
 from services.inspector.store import Store
 from services.inspector.stream import KEEP_ALIVE_S, EventStream, Viewers, live_events
 from services.inspector.stream_ids import START
-from services.inspector.views import EventPage, ExchangeView, FeedbackPage, event_view
+from services.inspector.traces import NoTraceError, Traces
+from services.inspector.views import EventPage, ExchangeView, FeedbackPage, TraceView, event_view
 from shared.errors import ConfigError
 from shared.http import READ
 
 MAX_PAGE = 200
 
 StreamId = Annotated[str, Query(max_length=64)]
+ExchangeId = Annotated[int, Path(ge=1, le=MAX_INTEGER)]
 
 
 class FeedbackQuery(ExchangeFilter):
@@ -40,9 +42,9 @@ class ExportQuery(ExchangeFilter):
 
 
 def inspector_routes(
-    store: Store, *, stopping: threading.Event, viewers: Viewers, keep_alive_s: float = KEEP_ALIVE_S
+    store: Store, traces: Traces, *, stopping: threading.Event, viewers: Viewers, keep_alive_s: float = KEEP_ALIVE_S
 ) -> APIRouter:
-    """All routes under /v1, over one store."""
+    """All routes under /v1, over one store and the traces of its run."""
     router = APIRouter(prefix="/v1", dependencies=READ)
 
     @router.get("/feedback")
@@ -50,11 +52,16 @@ def inspector_routes(
         return feedback_page(store, query)
 
     @router.get("/feedback/{exchange_id}")
-    def one_exchange(exchange_id: Annotated[int, Path(ge=1, le=MAX_INTEGER)]) -> ExchangeView:
-        found = store.exchange(exchange_id)
-        if found is None:
-            raise HTTPException(404, f"there is no exchange {exchange_id}; GET /v1/feedback lists them")
-        return found
+    def one_exchange(exchange_id: ExchangeId) -> ExchangeView:
+        return known_exchange(store, exchange_id)
+
+    @router.get("/feedback/{exchange_id}/trace")
+    def one_trace(exchange_id: ExchangeId) -> TraceView:
+        """404 where this rollout was not traced; the message says why."""
+        try:
+            return traces.of(known_exchange(store, exchange_id))
+        except NoTraceError as error:
+            raise HTTPException(404, str(error)) from error
 
     @router.get("/events")
     def events(after: StreamId = START, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE) -> EventPage:
@@ -77,6 +84,14 @@ def inspector_routes(
         return StreamingResponse(exchange_lines(store, query), media_type="application/x-ndjson", headers=headers)
 
     return router
+
+
+def known_exchange(store: Store, exchange_id: int) -> ExchangeView:
+    """Raises HTTPException (404) if there is none."""
+    found = store.exchange(exchange_id)
+    if found is None:
+        raise HTTPException(404, f"there is no exchange {exchange_id}; GET /v1/feedback lists them")
+    return found
 
 
 def feedback_page(store: Store, query: FeedbackQuery) -> FeedbackPage:

@@ -7,13 +7,18 @@ import threading
 
 from fastapi import FastAPI
 
+from services.inspector.acting import acting_routes
 from services.inspector.api import inspector_routes
+from services.inspector.broker import BrokerClient
 from services.inspector.config import InspectorConfig, inspector_config
 from services.inspector.ingest import Ingest
 from services.inspector.presence import inspector_heartbeat
+from services.inspector.run_data import RunBus
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
 from services.inspector.stream import Viewers
+from services.inspector.traces import Traces
+from services.inspector.web.site import Reads, add_site
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
 from shared.config.environment import service_environment
@@ -22,6 +27,7 @@ from shared.http import create_app
 from shared.obs.logging import configure_logging
 from shared.presence import Presence
 from shared.serving import Service
+from shared.sessions import Sessions
 
 
 def main() -> int:
@@ -42,7 +48,7 @@ def serve(config: InspectorConfig) -> int:
     service = Service("inspector")
     service.spawn("ingest", lambda: ingest.run(service.stopping))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
-    app = build_app(config, store, ingest, service.stopping)
+    app = build_app(config, store, ingest, bus, service.stopping)
     try:
         return service.serve(app, host=config.host, port=config.port, url_file=config.url_file)
     finally:
@@ -50,8 +56,8 @@ def serve(config: InspectorConfig) -> int:
         bus.close()
 
 
-def build_app(config: InspectorConfig, store: Store, ingest: Ingest, stopping: threading.Event) -> FastAPI:
-    """Probes and the JSON API; ready = the store takes writes and events come in."""
+def build_app(config: InspectorConfig, store: Store, ingest: Ingest, bus: RunBus, stopping: threading.Event) -> FastAPI:
+    """Probes, the JSON API and the page; ready = the store takes writes and events come in."""
 
     def ready() -> str | None:
         if stopping.is_set():
@@ -62,6 +68,12 @@ def build_app(config: InspectorConfig, store: Store, ingest: Ingest, stopping: t
             return str(error)
         return ingest.problem()
 
-    app = create_app("opcod inspector", ready=ready, keys=config.keys, limits=config.limits)
-    app.include_router(inspector_routes(store, stopping=stopping, viewers=Viewers(config.max_viewers)))
+    sessions = Sessions(config.run, SystemClock())
+    app = create_app("opcod inspector", ready=ready, keys=config.keys, limits=config.limits, sessions=sessions)
+    viewers, traces = Viewers(config.max_viewers), Traces(config.run_dir, config.run)
+    broker = BrokerClient(bus.heartbeats, config.keys, ask_timeout_s=config.settings.serving.request_timeout_s)
+    app.include_router(inspector_routes(store, traces, stopping=stopping, viewers=viewers))
+    app.include_router(acting_routes(store, broker, config.run))
+    reads = Reads(store, SealedBatches(config.run_dir, config.run), traces, bus)
+    add_site(app, config, reads, broker, sessions, viewers, stopping)
     return app

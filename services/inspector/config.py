@@ -5,6 +5,7 @@ from pathlib import Path
 
 from shared.access import Keys, Limits
 from shared.config.environment import ServiceEnvironment
+from shared.config.settings import RunSettings
 from shared.http import check_binding
 
 MAX_VIEWERS = 64
@@ -28,6 +29,7 @@ class InspectorConfig:
     url_file: Path | None
     keys: Keys | None
     limits: Limits
+    settings: RunSettings
     max_viewers: int = MAX_VIEWERS
 
     @property
@@ -55,4 +57,5 @@ def inspector_config(environment: ServiceEnvironment) -> InspectorConfig:
         url_file=environment.url_file,
         keys=keys,
         limits=settings.serving.limits,
+        settings=settings,
     )

@@ -14,6 +14,7 @@ Text = Annotated[str, Field(max_length=500)]
 
 class ExchangeFilter(BaseModel):
     """All given fields must hold. verdict is a word class (`match`), or a whole verdict (`match:torque`);
+    acted finds exchanges that a person flagged or excluded (what was refused does not count);
     q finds exchanges whose question, response or raw feedback has every word of it, at least as a beginning."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,6 +28,7 @@ class ExchangeFilter(BaseModel):
     problem_id: Text | None = None
     correct: bool | None = None
     change: Literal["fixed", "broke", "same"] | None = None
+    acted: Literal["flag", "exclude"] | None = None
     q: Text | None = None
 
 
@@ -42,6 +44,8 @@ def conditions(wanted: ExchangeFilter) -> list[Condition]:
             found.append((f"exchanges.{name} = ?", value))
     if wanted.change is not None:
         found.append(("revisions.change = ?", wanted.change))
+    if wanted.acted is not None:
+        found.append((_ACTED, wanted.acted))
     if wanted.verdict is not None:
         verdict, word = split_verdict(wanted.verdict)
         found.append(("exchanges.verdict = ?", verdict))
@@ -53,6 +57,11 @@ def conditions(wanted: ExchangeFilter) -> list[Condition]:
     return found
 
 
+_ACTED = (
+    "EXISTS (SELECT 1 FROM acts WHERE acts.student = exchanges.student AND acts.step = exchanges.step AND "
+    "acts.problem_id = exchanges.problem_id AND acts.sample = exchanges.sample AND acts.refused IS NULL AND "
+    "acts.act = ?)"
+)
 _MATCHES = "exchanges.id IN (SELECT rowid FROM exchange_texts WHERE exchange_texts MATCH ?)"
 
 

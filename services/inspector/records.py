@@ -30,7 +30,8 @@ LOGGED_EVENT: TypeAdapter[LoggedEvent] = TypeAdapter(LoggedEvent)
 @dataclass(frozen=True)
 class Exchange:
     """One exchange, as an event or a sealed batch tells it. verdict is the word class (`match`, `no_match`, …),
-    word the matched word, at the seconds since the epoch when it was told."""
+    word the matched word, at the seconds since the epoch when it was told; withheld: feedback that was let through,
+    but that a person excluded."""
 
     at: float
     round: int
@@ -52,6 +53,7 @@ class Exchange:
     removed: tuple[str, ...]
     cut: bool
     sealed: bool
+    withheld: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,4 +104,5 @@ def sealed_exchange(manifest: BatchManifest, group: BatchGroup, sample: BatchSam
         removed=sample.removed,
         cut=False,
         sealed=True,
+        withheld=sample.withheld,
     )

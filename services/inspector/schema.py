@@ -1,10 +1,10 @@
 """Tables of the inspector's store.
 
 `position` orders the log as it was read and never goes back, even when the stream itself began anew with
-smaller ids. Exchanges and revisions share a key but not a foreign key: either may come first, or alone.
+smaller ids. Exchanges, revisions and acts share a key but not a foreign key: any may come first, or alone.
 """
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS meta (
@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS events (
     body TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_order ON events (milliseconds, number);
+CREATE INDEX IF NOT EXISTS events_kind ON events (kind, position);
 
 CREATE TABLE IF NOT EXISTS exchanges (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -45,6 +46,7 @@ CREATE TABLE IF NOT EXISTS exchanges (
     removed TEXT NOT NULL,
     cut INTEGER NOT NULL,
     sealed INTEGER NOT NULL,
+    withheld TEXT,
     UNIQUE (student, step, problem_id, sample)
 );
 CREATE INDEX IF NOT EXISTS exchanges_round ON exchanges (round, id);
@@ -62,6 +64,20 @@ CREATE TABLE IF NOT EXISTS revisions (
     text TEXT NOT NULL,
     PRIMARY KEY (student, step, problem_id, sample)
 ) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS acts (
+    id TEXT PRIMARY KEY,
+    at REAL NOT NULL,
+    act TEXT NOT NULL,
+    student TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    problem_id TEXT NOT NULL,
+    sample INTEGER NOT NULL,
+    by TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    refused TEXT
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS acts_exchange ON acts (student, step, problem_id, sample);
 
 CREATE VIRTUAL TABLE IF NOT EXISTS exchange_texts USING fts5 (
     question, response, raw, content = 'exchanges', content_rowid = 'id'

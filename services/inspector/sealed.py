@@ -8,10 +8,12 @@ import hashlib
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from services.inspector.records import Exchange, sealed_exchange
-from shared.contracts.batches import BatchGroup, BatchManifest
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
 from shared.contracts.events import BatchReady
+from shared.contracts.ids import step_name
 from shared.errors import StorageError
 
 
@@ -34,6 +36,19 @@ class SealedBatches:
             raise StorageError(f"cannot read the sealed batch {ready.uri}: {error}") from error
         found = (sealed_exchange(manifest, group, sample, ready.at) for group in groups for sample in group.samples)
         return tuple(exchange for exchange in found if exchange is not None)
+
+    def sample(self, student: str, step: int, problem_id: str, index: int) -> BatchSample | None:
+        """One rollout as it was sealed; None if the batch does not have it. Raises StorageError without a batch."""
+        uri = f"batches/{student}/{step_name(step)}"
+        folder = self._folder(uri)
+        try:
+            lines = _plain_file(folder / "groups.jsonl").splitlines()
+            start = b'{"problem_id":' + to_json(problem_id)
+            groups = [BatchGroup.model_validate_json(line) for line in lines if line.startswith(start)]
+        except (OSError, ValidationError) as error:
+            raise StorageError(f"cannot read the sealed batch {uri}: {error}") from error
+        samples = [sample for group in groups for sample in group.samples if sample.index == index]
+        return samples[0] if samples else None
 
     def _folder(self, uri: str) -> Path:
         try:

@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from services.inspector.database import Database, Value
-from services.inspector.filters import ExchangeFilter, conditions
+from services.inspector.filters import Condition, ExchangeFilter, conditions
+from services.inspector.log import RunLog
 from services.inspector.records import Entry, Exchange, told
 from services.inspector.schema import SCHEMA_VERSION, TABLES
 from services.inspector.stream_ids import GAP_SUFFIX, START, order_of
-from services.inspector.views import ExchangeView, exchange_view
-from shared.contracts.events import FeedbackGiven, Revised
+from services.inspector.views import ActView, ExchangeView, exchange_view
+from shared.contracts.acting import ExchangeAct
+from shared.contracts.events import Acted, FeedbackGiven, Revised
 from shared.errors import ConfigError
 
 BUSY_S = 5.0
@@ -36,8 +38,16 @@ _PUT_REVISION = (
     "ON CONFLICT (student, step, problem_id, sample) DO UPDATE SET "
     "before = excluded.before, after = excluded.after, change = excluded.change, text = excluded.text"
 )
+_PUT_ACT = (
+    "INSERT INTO acts (id, at, act, student, step, problem_id, sample, by, reason, refused) "
+    "VALUES (:id, :at, :act, :student, :step, :problem_id, :sample, :by, :reason, :refused) "
+    "ON CONFLICT (id) DO NOTHING"
+)
+_ACTS = ", ".join(f"'{name}', acts.{name}" for name in ActView.model_fields)
 _SELECT_EXCHANGES = (
-    "SELECT exchanges.*, revisions.before AS revision_before, revisions.after AS revision_after, "
+    f"SELECT exchanges.*, (SELECT json_group_array(json_object({_ACTS})) FROM acts "
+    f"WHERE {' AND '.join(f'acts.{name} = exchanges.{name}' for name in _KEY)}) AS history, "
+    "revisions.before AS revision_before, revisions.after AS revision_after, "
     "revisions.change AS revision_change, revisions.text AS revision_text "
     f"FROM exchanges LEFT JOIN revisions USING ({', '.join(_KEY)})"
 )
@@ -59,6 +69,7 @@ class Store:
     def __init__(self, path: Path, run: str, *, busy_s: float = BUSY_S) -> None:
         self._run = run
         self._database = Database(path, TABLES, busy_s=busy_s)
+        self.log = RunLog(self._database)
         self._adopt(path)
         self._cursor = self._meta("cursor") or START
         self._head = int(self._one("SELECT COALESCE(MAX(position), 0) AS found FROM events", ()))
@@ -122,6 +133,19 @@ class Store:
         rows = self._database.read(f"{_SELECT_EXCHANGES} WHERE exchanges.id = ?", (exchange_id,))
         return exchange_view(rows[0]) if rows else None
 
+    def exchange_told(
+        self, wanted: ExchangeFilter, *, student: str, step: int, problem_id: str, sample: int
+    ) -> ExchangeView | None:
+        """The exchange with this key, if the filter wants it."""
+        key: list[Condition] = [
+            ("exchanges.student = ?", student),
+            ("exchanges.step = ?", step),
+            ("exchanges.problem_id = ?", problem_id),
+            ("exchanges.sample = ?", sample),
+        ]
+        found = self._exchanges(wanted, key, "ASC", 1)
+        return found[0] if found else None
+
     def newest_exchanges(self, wanted: ExchangeFilter, *, before: int | None, limit: int) -> list[ExchangeView]:
         """Newest first, with ids below `before`."""
         limits = [] if before is None else [("exchanges.id < ?", before)]
@@ -140,7 +164,7 @@ class Store:
         self._database.close()
 
     def _exchanges(
-        self, wanted: ExchangeFilter, limits: Sequence[tuple[str, int]], order: str, limit: int
+        self, wanted: ExchangeFilter, limits: Sequence[Condition], order: str, limit: int
     ) -> list[ExchangeView]:
         all_conditions = [*conditions(wanted), *limits]
         where = " AND ".join(condition for condition, _ in all_conditions) or "TRUE"
@@ -153,6 +177,10 @@ class Store:
             connection.execute(_PUT_EXCHANGE, _exchange_parameters(self._run, told(entry.event)))
         elif isinstance(entry.event, Revised):
             connection.execute(_PUT_REVISION, entry.event.model_dump())
+        elif isinstance(entry.event, Acted) and isinstance(entry.event.act, ExchangeAct):
+            act = entry.event.act
+            fields = act.exchange.model_dump() | act.model_dump(exclude={"exchange"})
+            connection.execute(_PUT_ACT, fields | {"at": entry.event.at, "refused": entry.event.refused})
         connection.executemany(
             _PUT_EXCHANGE, [_exchange_parameters(self._run, exchange) for exchange in entry.exchanges]
         )

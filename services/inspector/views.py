@@ -5,7 +5,10 @@ import sqlite3
 from typing import Literal
 
 from services.inspector.records import LOGGED_EVENT, LoggedEvent
+from shared.contracts.acting import ExchangeRef
+from shared.contracts.events import Acted
 from shared.contracts.messages import Contract
+from shared.contracts.traces import RolloutTrace
 
 
 class RevisionView(Contract):
@@ -17,12 +20,25 @@ class RevisionView(Contract):
     text: str
 
 
+class ActView(Contract):
+    """What a person did about an exchange. refused: why it was not done."""
+
+    id: str
+    at: float
+    act: Literal["flag", "exclude"]
+    by: str
+    reason: str
+    refused: str | None
+
+
 class ExchangeView(Contract):
-    """One exchange. verdict is the word class, word the matched word; raw is what the tutor wrote, delivered
-    what the self-teacher sees of it, removed the rules that took something out. cut: texts are shortened until
-    the batch is sealed. at: seconds since the epoch."""
+    """One exchange; `key` names it to the broker. verdict is the word class, word the matched word; raw is what the
+    tutor wrote, delivered what the self-teacher sees of it, removed the rules that took something out. cut: texts are
+    shortened until the batch is sealed. withheld: feedback that was let through, but that a person excluded. at:
+    seconds since the epoch."""
 
     id: int
+    key: str
     run: str
     at: float
     round: int
@@ -44,7 +60,15 @@ class ExchangeView(Contract):
     removed: tuple[str, ...]
     cut: bool
     sealed: bool
+    withheld: str | None
     revision: RevisionView | None
+    history: tuple[ActView, ...]
+
+
+class TraceView(RolloutTrace):
+    """Where student and self-teacher disagreed on this rollout. version: the student that wrote it."""
+
+    version: str
 
 
 class FeedbackPage(Contract):
@@ -55,6 +79,12 @@ class FeedbackPage(Contract):
     older: int | None
     newest: int
     cursor: str
+
+
+class ActPage(Contract):
+    """What people did about the run, newest first."""
+
+    items: tuple[Acted, ...]
 
 
 class EventView(Contract):
@@ -71,12 +101,15 @@ class EventPage(Contract):
 
 
 def exchange_view(row: sqlite3.Row) -> ExchangeView:
-    """From a row of exchanges joined with revisions, whose columns are named `revision_…`."""
-    fields = {name: row[name] for name in ExchangeView.model_fields if name not in ("removed", "revision")}
+    """From a row of exchanges joined with revisions, whose columns are named `revision_…`, and its acts as JSON."""
+    made = ("key", "removed", "revision", "history")
+    fields = {name: row[name] for name in ExchangeView.model_fields if name not in made}
+    key = ExchangeRef(**{name: row[name] for name in ExchangeRef.model_fields}).key
+    acts = sorted((ActView(**act) for act in json.loads(row["history"])), key=lambda act: act.at)
     revision = None
     if row["revision_change"] is not None:
         revision = RevisionView(**{name: row[f"revision_{name}"] for name in RevisionView.model_fields})
-    return ExchangeView(**fields, removed=json.loads(row["removed"]), revision=revision)
+    return ExchangeView(**fields, key=key, removed=json.loads(row["removed"]), revision=revision, history=tuple(acts))
 
 
 def event_view(stream_id: str, kind: str, body: str) -> EventView:

@@ -30,7 +30,7 @@ EMPTY = "empty_response"
 class Row:
     """One rollout as the loss sees it; token ids throughout. `active` False: no loss, no compute.
 
-    advantage: of its reward within its group, for GRPO.
+    advantage: of its reward within its group, for GRPO. problem_id and sample name it.
     """
 
     group: int
@@ -40,6 +40,8 @@ class Row:
     logprobs: tuple[float, ...]
     active: bool
     advantage: float = 0.0
+    problem_id: str = ""
+    sample: int = 0
 
 
 def training_rows(
@@ -74,6 +76,8 @@ def training_rows(
                     logprobs=sample.logprobs,
                     active=bool(sample.mask) and reason is None,
                     advantage=advantage,
+                    problem_id=group.problem_id,
+                    sample=sample.index,
                 )
             )
     return rows, events

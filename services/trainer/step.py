@@ -33,8 +33,10 @@ from services.trainer.losses import (
 from services.trainer.places import Places, places_of
 from services.trainer.policy import OldPolicy, old_policy, policy_gradient
 from services.trainer.rows import Row, mini_batches
+from services.trainer.tracing import Tracer
 from services.trainer.trees import Pack, micro_batches, pack_rows
-from shared.config.settings import GrpoSection, LossSection, OptimizerSection
+from shared.config.loss import LossSection
+from shared.config.settings import GrpoSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
 from shared.errors import OpcodError
 
@@ -76,6 +78,7 @@ class _Progress:
     old: log-probs under the student at the step's start, of the mini-batches that come after an update (GRPO).
     """
 
+    tracer: Tracer | None = None
     old: OldPolicy = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
@@ -89,16 +92,18 @@ def train_step(
     settings: StepSettings,
     clock: StageClock,
     check: Callable[[], None] = lambda: None,
+    tracer: Tracer | None = None,
 ) -> StepMetrics:
     """Train on all rows of a batch once, in `mini_batches` updates; returns the step's metrics.
 
     A mini-batch without an active row makes no update. Losses and norms are means over the updates that were
-    made, 0 if there was none. check: called between forward passes; raises to abandon the step.
+    made, 0 if there was none. check: called between forward passes; raises to abandon the step. tracer: looks at
+    what the loss saw; with GRPO there is nothing for it to see.
     Raises NonFiniteError after `max_skipped_updates` skipped updates in a row, over steps; the learner is then
     to be loaded again from the last checkpoint.
     """
     batches = mini_batches(rows, settings.optimizer.mini_batches)
-    progress = _Progress()
+    progress = _Progress(tracer)
     if settings.method == "grpo":
         with clock.stage("old policy"):
             later = [row for batch in batches[1:] for row in batch if row.active]
@@ -181,18 +186,24 @@ def _backward(
         divergence, logprobs = distil(student_hidden, teacher_hidden, output, places, rule)
         if not bool(torch.isfinite(logprobs).all()):
             return None
-        loss = _loss(divergence, logprobs, places, denominator, settings)
+        weights = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=settings.loss.is_clip)
+        loss = _loss(divergence, weights, places, denominator, settings)
         value = float(loss.detach())
         if not math.isfinite(value):
             return None
         loss.backward()  # type: ignore[no-untyped-call]
     progress.pairs.append((logprobs[places.mask], places.rollout_logprobs[places.mask]))
+    if progress.tracer is not None:
+        with clock.stage("trace"):
+            rows = [row for pack in packs for row in pack.rows]
+            progress.tracer.record(rows, places, divergence, weights, student_hidden, teacher_hidden, output)
     return value
 
 
-def _loss(divergence_P: Tensor, logprobs: Tensor, places: Places, denominator: float, settings: StepSettings) -> Tensor:
+def _loss(
+    divergence_P: Tensor, weights_RT: Tensor, places: Places, denominator: float, settings: StepSettings
+) -> Tensor:
     """`losses.self_distillation_loss` of the rows, from the divergence of each distinct pair of places."""
-    weights_RT = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=settings.loss.is_clip)
     return aggregate(
         divergence_P[places.pair_index],
         places.mask,

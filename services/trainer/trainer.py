@@ -20,9 +20,11 @@ from services.trainer.learner import Learner, LearnerState
 from services.trainer.publish import publish
 from services.trainer.rows import Row, training_rows
 from services.trainer.step import NonFiniteError, StageClock, StepSettings, train_step
-from shared.blobs.local import LocalStore
+from services.trainer.tracing import Tracer, chosen_rollouts
+from shared.blobs.local import LocalStore, atomic_write
 from shared.contracts.batches import BatchSealed
 from shared.contracts.ids import version_name
+from shared.contracts.traces import step_trace
 from shared.contracts.weights import FileEntry, StepDone, StepMetrics, WeightsManifest, WeightsPublished
 from shared.errors import MalformedMessageError, OpcodError, StorageError
 from shared.faults import fault_point
@@ -140,12 +142,13 @@ class StudentTrainer:
             )
         fault_point("trainer.before-step")
         try:
-            step_metrics = train_step(self._learner, rows, self._settings, clock, fence.check)
+            tracer = self._tracer(batch)
+            step_metrics = train_step(self._learner, rows, self._settings, clock, fence.check, tracer)
         except NonFiniteError as error:
             raise StepRefusedError(str(error)) from error
         self._late = StageClock()
         with self._late.stage("checkpoint"):
-            self.checkpoint = self._commit(batch, step_metrics, fence)
+            self.checkpoint = self._commit(batch, step_metrics, fence, tracer)
         _count(step_metrics, self.step)
 
     def _rows(self, sealed: BatchSealed) -> tuple[Batch, list[Row]]:
@@ -164,7 +167,20 @@ class StudentTrainer:
             log.warning("samples limited", step=sealed.step, reason=reason, count=count)
         return batch, rows
 
-    def _commit(self, batch: Batch, step_metrics: StepMetrics, fence: Fence) -> CheckpointManifest:
+    def _tracer(self, batch: Batch) -> Tracer | None:
+        manifest, share = batch.manifest, self._settings.loss.trace_share
+        chosen = chosen_rollouts(manifest.student, manifest.step, batch.groups, share)
+        return Tracer(self._tokenizer, chosen) if chosen and self._settings.method != "grpo" else None
+
+    def _write_trace(self, batch: Batch, tracer: Tracer) -> None:
+        """Before the checkpoint: a step that is applied has its traces; one that is made again, the same ones."""
+        trace = tracer.step_trace(batch.manifest, batch.sha256, self._settings.loss.trace_share)
+        path = self._store.root / step_trace(self._student, batch.manifest.step)
+        self._retried(lambda: atomic_write(path, trace.model_dump_json().encode()))
+
+    def _commit(
+        self, batch: Batch, step_metrics: StepMetrics, fence: Fence, tracer: Tracer | None
+    ) -> CheckpointManifest:
         state = self._learner.state()
         files = adapter_files(state.adapter, self._learner.model.spec, self._base_model)
         weights = self._weights(batch, state, files)
@@ -178,6 +194,8 @@ class StudentTrainer:
         )
         reports = (*(self.checkpoint.done if self.checkpoint else ()), done)
         fence.confirm()
+        if tracer is not None:
+            self._write_trace(batch, tracer)
         fault_point("trainer.before-checkpoint")
         return self._retried(
             lambda: self._checkpoints.commit(state, token=fence.token, weights=weights, files=files, done=reports)

@@ -12,7 +12,8 @@ from shared.contracts.messages import ChatMessage, Contract
 
 class BatchSample(Contract):
     """One rollout with what the self-teacher will see about it. `mask` 0 = no loss: there is nothing to show, or,
-    for GRPO, which has no teacher, all rewards of the group are equal."""
+    for GRPO, which has no teacher, all rewards of the group are equal. withheld: feedback that was let through, but
+    that a person excluded; the rest of the sample is as if there had been none."""
 
     index: int
     text: str
@@ -24,9 +25,15 @@ class BatchSample(Contract):
     verdict: str | None
     feedback_raw: str | None
     feedback: str | None
+    withheld: str | None = None
     removed: tuple[str, ...] = ()
     teacher_messages: tuple[ChatMessage, ...]
     mask: int = Field(ge=0, le=1)
+
+    @property
+    def told(self) -> bool:
+        """Whether the tutor's feedback was let through, trained on or not: revisions are shown it either way."""
+        return self.feedback is not None or self.withheld is not None
 
 
 class BatchGroup(Contract):

@@ -68,6 +68,8 @@ class StepTime(StateModel):
 class Silenced(StateModel):
     """A tutor that may not speak to this tutee for the rest of the round, and the numbers that say why.
 
+    by, reason: of the person who silenced it, None where the rule did; the numbers are then those of that moment, 0
+    where nothing was measured.
     right: revised rollouts that were right and whose prompt held its feedback. chance: share of them that would be
     wrong had the student merely answered again. low: lower end of the break-rate's interval. bound: what it exceeds.
     """
@@ -82,6 +84,8 @@ class Silenced(StateModel):
     low: float
     chance: float
     bound: float
+    by: str | None = None
+    reason: str | None = None
 
 
 class RewardWindow(StateModel):

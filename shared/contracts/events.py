@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from shared.contracts.acting import Act
 from shared.contracts.diagnostics import AlarmName
 from shared.contracts.messages import Contract
 from shared.contracts.run import GateDecision
@@ -150,7 +151,7 @@ class AlarmRaised(BaseEvent):
 
 
 class TutorSilenced(BaseEvent):
-    """`tutor` may not speak to `student` for the rest of the round; numbers as in the run's state."""
+    """`tutor` may not speak to `student` for the rest of the round; fields as in the run's state."""
 
     kind: Literal["silenced"] = "silenced"
     round: int
@@ -163,6 +164,17 @@ class TutorSilenced(BaseEvent):
     low: float
     chance: float
     bound: float
+    by: str | None = None
+    reason: str | None = None
+
+
+class Acted(BaseEvent):
+    """What a person did about an exchange or a tutor. refused: why it was not done."""
+
+    kind: Literal["acted"] = "acted"
+    round: int
+    act: Act = Field(discriminator="act")
+    refused: str | None = None
 
 
 Event = Annotated[
@@ -178,7 +190,8 @@ Event = Annotated[
     | VersionServing
     | JobLost
     | AlarmRaised
-    | TutorSilenced,
+    | TutorSilenced
+    | Acted,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

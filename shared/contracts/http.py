@@ -142,3 +142,10 @@ class ErrorBody(Contract):
 
 class ErrorResponse(Contract):
     error: ErrorBody
+
+
+class LoginLink(Contract):
+    """A path of the inspector that begins one browser session, once, within `expires_s` seconds."""
+
+    path: str
+    expires_s: float

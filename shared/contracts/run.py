@@ -58,13 +58,15 @@ class JobState(StateModel):
 
 
 class GroupState(StateModel):
-    """The jobs around one problem of a step. `tutored`: the gate lets the tutor speak on this problem."""
+    """The jobs around one problem of a step. `tutored`: the gate lets the tutor speak on this problem. excluded:
+    samples whose feedback a person keeps out of training."""
 
     problem_id: str
     tutored: bool
     rollout: JobState = Field(default_factory=JobState)
     feedback: JobState = Field(default_factory=JobState)
     revised: bool = False
+    excluded: list[int] = Field(default_factory=list)
 
     def job(self, kind: JobKind) -> JobState:
         """Raises ValueError for a kind that is not tracked by group."""
@@ -224,7 +226,8 @@ class RunState(StateModel):
     """Written by the broker alone. `version` and `steps` hold each student's live version and steps done.
 
     at: broker's clock at the last event, seconds; what passes until a restart is nobody's working time.
-    fence: the broker's fencing token, so that an emptied Redis cannot hand out an old one.
+    fence: the broker's fencing token, so that an emptied Redis cannot hand out an old one. acted: ids of the last
+    acts of people, so that one that comes twice is done once.
     """
 
     run: str
@@ -245,6 +248,7 @@ class RunState(StateModel):
     gates: list[GateDecision] = Field(default_factory=list)
     tallies: dict[str, Tally] = Field(default_factory=dict)
     silenced: list[Silenced] = Field(default_factory=list)
+    acted: list[str] = Field(default_factory=list)
     watches: dict[str, AlarmWatch] = Field(default_factory=dict)
     alarms: list[Alarm] = Field(default_factory=list)
     status_seconds: dict[str, float] = Field(default_factory=dict)

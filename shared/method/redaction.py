@@ -37,10 +37,12 @@ class Draft:
         self.text = "".join(self.text[start:end] for start, end in rest)
 
     def strip(self, reason: str) -> None:
-        """Take out white space at both ends."""
+        """Take out white space at both ends. What was deleted inside it before keeps its own reason."""
         start = len(self.text) - len(self.text.lstrip())
         end = max(start, len(self.text.rstrip()))
-        self.delete([(0, start), (end, len(self.text))], reason)
+        for at in (*self._kept[:start], *self._kept[end:]):
+            self._reasons[at] = reason
+        self._kept, self.text = self._kept[start:end], self.text[start:end]
 
     def removals(self) -> list[Removal]:
         """What is gone, in order and disjoint; neighbours with the same reason are one."""

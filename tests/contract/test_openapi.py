@@ -6,6 +6,7 @@ In process, without a network: the apps are the services' own, on fakes of what 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ from hypothesis.strategies import SearchStrategy
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
+from services.broker.acting_api import acting_routes
 from services.broker.api import add_routes
 from services.broker.peers import Peers
 from services.inspector.app import build_app as inspector_app
-from services.inspector.config import InspectorConfig
 from services.inspector.ingest import Ingest
 from services.inspector.records import Entry
 from services.inspector.sealed import SealedBatches
@@ -31,7 +32,7 @@ from shared.contracts.http import ErrorResponse
 from shared.http import create_app
 from tests.fakes.broker import BrokerBench
 from tests.fakes.student import StudentBench
-from tests.unit.inspector.told import RUN, EventLog, StillClock, feedback
+from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback
 
 EXAMPLES = 12
 LIMITS = Limits(max_body_bytes=10_000, requests_per_minute=100_000, concurrent_requests=100)
@@ -67,30 +68,18 @@ def broker(tmp_path: Path) -> Iterator[FastAPI]:
         format_=bench.problems.format,
         train=True,
     )
+    app.include_router(acting_routes(lambda: bench.state, bench.plan, bench.workers, tmp_path, train=True))
     yield app
     peers.close()
 
 
 @contextmanager
 def inspector(tmp_path: Path) -> Iterator[FastAPI]:
-    config = InspectorConfig(
-        run=RUN,
-        run_dir=tmp_path,
-        replica="0",
-        redis_url="redis://gone",
-        bus_deadline_s=1.0,
-        heartbeat_s=1.0,
-        host="127.0.0.1",
-        port=0,
-        url_file=None,
-        keys=None,
-        limits=LIMITS,
-    )
     store = Store(tmp_path / "log.sqlite3", RUN)
     sealed = SealedBatches(tmp_path, RUN)
     ingest = Ingest(EventLog(), store, sealed, name="inspector/0", clock=StillClock(), silent_s=30.0, block_s=0.0)
     store.append([Entry(f"{number}-0", feedback(f"p{number}")) for number in range(1, 4)], "3-0")
-    yield inspector_app(config, store, ingest, threading.Event())
+    yield inspector_app(replace(config(tmp_path), limits=LIMITS), store, ingest, EventLog(), threading.Event())
     store.close()
 
 

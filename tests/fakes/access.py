@@ -6,6 +6,7 @@ from fastapi.routing import APIRoute
 from shared.access import Keys, Limits, Scope
 from shared.guard import OPEN_PATHS
 from shared.http import ADMIN, ASK, READ
+from shared.sessions import is_open
 
 PLENTY = Limits(max_body_bytes=10_000, requests_per_minute=10_000, concurrent_requests=100)
 
@@ -16,12 +17,13 @@ def one_key(key: str | None) -> Keys | None:
 
 
 def routes_without_scope(app: FastAPI) -> list[str]:
-    """Paths that a key of any scope may use because nobody said which it needs; the probes are not among them."""
+    """Paths that a key of any scope may use because nobody said which it needs; probes and login are not among them."""
     scoped = [dependency for needed in (READ, ASK, ADMIN) for dependency in needed]
     return [
         route.path
         for route in app.routes
         if isinstance(route, APIRoute)
         and route.path not in OPEN_PATHS
+        and not is_open(route.path)
         and not any(dependency in scoped for dependency in route.dependencies)
     ]

@@ -18,7 +18,7 @@ from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, TRAINER, jobs, ou
 from shared.bus.memory import MemoryBus
 from shared.bus.memory_server import MemoryServer
 from shared.bus.payloads import pack, unpack
-from shared.bus.port import Delivery
+from shared.bus.port import Bus, Delivery
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
 from shared.contracts.batches import BatchSealed
@@ -56,7 +56,7 @@ class FakeStudent:
     held: kinds that are left in the queue. spoil: changes an output before it is stored.
     """
 
-    def __init__(self, name: str, bus: MemoryBus, problems: ProblemSet) -> None:
+    def __init__(self, name: str, bus: Bus, problems: ProblemSet) -> None:
         self._name = name
         self._bus = bus
         self._answers = {problem.question: problem for problem in problems.all_problems()}
@@ -123,7 +123,7 @@ def sample_of(text: str) -> Sample:
 class FakeTrainer:
     """Checks and applies sealed batches in name only. `applied` holds the steps in order."""
 
-    def __init__(self, name: str, bus: MemoryBus, store: LocalStore) -> None:
+    def __init__(self, name: str, bus: Bus, store: LocalStore) -> None:
         self._name = name
         self._bus = bus
         self._store = store
@@ -170,19 +170,21 @@ class Between(threading.Event):
 
 @dataclass
 class BrokerBench:
-    """One run in `run_dir`; `start` makes a runner as a newly started broker does."""
+    """One run in `run_dir`; `start` makes a runner as a newly started broker does. open_bus: in memory if none."""
 
     run_dir: Path
     overrides: Sequence[str] = ()
     train: bool = True
     server: MemoryServer = field(default_factory=MemoryServer)
+    open_bus: Callable[[], Bus] | None = None
 
     def __post_init__(self) -> None:
         self.settings = broker_settings(*self.overrides)
         self.problems = smoke_problems()
         self.plan = make_plan(RUN, self.settings, self.problems)
         self.clock = HandClock()
-        self.workers = MemoryBus(self.server)
+        self.open_bus = self.open_bus or (lambda: MemoryBus(self.server))
+        self.workers = self.open_bus()
         self.students = {name: FakeStudent(name, self.workers, self.problems) for name in STUDENTS_AB}
         self.trainers = {name: FakeTrainer(name, self.workers, LocalStore(self.run_dir)) for name in STUDENTS_AB}
         self.runner = self.start()
@@ -190,7 +192,8 @@ class BrokerBench:
     def start(self, *, train: bool | None = None) -> Runner:
         """A broker process: queues, the lease, the run taken up. An earlier one is fenced off."""
         self.train = self.train if train is None else train
-        bus = MemoryBus(self.server)
+        assert self.open_bus is not None
+        bus = self.open_bus()
         create_queues(bus)
         fence = bus.acquire_lease(LEADER, "broker/0", ttl_s=600)
         assert fence is not None
@@ -256,7 +259,7 @@ class BrokerBench:
         return [event for _, event in self.workers.read_events("0", count=10_000, block_s=0) if event.kind == kind]
 
 
-def create_queues(bus: MemoryBus) -> None:
+def create_queues(bus: Bus) -> None:
     bus.create_queue(RESULTS, BROKER)
     for student in STUDENTS_AB:
         bus.create_queue(train(student), TRAINER)

@@ -1,19 +1,15 @@
 """A student's HTTP side in a thread: answers chats and feedback with fixed words, and notes what it was asked."""
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from shared.contracts.http import ChatRequest, ChatResponse, Choice, FeedbackRequest, FeedbackResponse, Usage
 from shared.contracts.messages import ChatMessage
-
-READY_S = 10.0
+from tests.fakes.serving import serving_app
 
 
 @dataclass
@@ -67,16 +63,5 @@ class StudentServer:
 def serving(name: str) -> Iterator[StudentServer]:
     """The server, listening on a free port."""
     student = StudentServer(name)
-    server = uvicorn.Server(uvicorn.Config(student.app(), port=0, log_config=None))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + READY_S
-    while not server.started:
-        assert time.monotonic() < deadline, "the student's server did not start"
-        time.sleep(0.01)
-    student.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    try:
+    with serving_app(student.app()) as student.url:
         yield student
-    finally:
-        server.should_exit = True
-        thread.join(timeout=READY_S)

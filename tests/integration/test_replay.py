@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from shared.blobs.local import LocalStore
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.messages import Contract
+from shared.contracts.traces import StepTrace
 
 pytest.importorskip("torch")
 
@@ -81,6 +82,15 @@ def test_every_version_comes_out_as_recorded(runs: Path) -> None:
     assert result.output.count("as recorded, loss") == STEPS
     assert weights(runs / "again") == before == weights(runs / RUN)
     assert len(before) == len(set(before.values())) == STEPS
+
+
+def test_traces_can_be_made_afterwards_and_change_nothing(runs: Path) -> None:
+    result = replayed(runs, "--set", "loss.trace_share=1", "--into", "traced")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("as recorded, loss") == STEPS
+    found = StepTrace.model_validate_json((runs / "traced" / "traces" / STUDENT / "s00003.json").read_bytes())
+    assert (found.run, found.step, found.share) == (RUN, 3, 1.0)
+    assert [len(rollout.tokens) for rollout in found.rollouts] == [2, 2, 2, 2]
 
 
 def test_another_loss_makes_other_weights_in_a_run_of_its_own(runs: Path) -> None:

@@ -1,47 +1,23 @@
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from services.inspector.app import build_app
-from services.inspector.config import InspectorConfig
 from services.inspector.ingest import Ingest
 from services.inspector.records import Entry
 from services.inspector.store import Store
-from tests.fakes.access import PLENTY, one_key, routes_without_scope
-from tests.unit.inspector.told import RUN, EventLog, feedback, revised, status
+from tests.fakes.access import routes_without_scope
+from tests.unit.inspector.told import RUN, EventLog, config, feedback, revised, status
 
 KEY = "open-sesame"
 
 
-def config(tmp_path: Path, key: str | None = None) -> InspectorConfig:
-    return InspectorConfig(
-        run=RUN,
-        run_dir=tmp_path,
-        replica="0",
-        redis_url="redis://gone",
-        bus_deadline_s=1.0,
-        heartbeat_s=1.0,
-        host="127.0.0.1",
-        port=0,
-        url_file=None,
-        keys=one_key(key),
-        limits=PLENTY,
-    )
-
-
 def test_every_route_says_which_scope_it_needs(store: Store, ingest: Ingest, tmp_path: Path) -> None:
-    assert routes_without_scope(build_app(config(tmp_path), store, ingest, threading.Event())) == []
-
-
-@pytest.fixture
-def client(store: Store, ingest: Ingest, tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(build_app(config(tmp_path), store, ingest, threading.Event())) as opened:
-        yield opened
+    assert routes_without_scope(build_app(config(tmp_path), store, ingest, EventLog(), threading.Event())) == []
 
 
 def fill(store: Store, count: int) -> None:
@@ -146,7 +122,7 @@ def test_a_last_event_id_that_is_none_is_refused(client: TestClient) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/feedback", "/v1/feedback/1", "/v1/events", "/v1/stream", "/v1/export"])
 def test_every_route_wants_the_key(store: Store, ingest: Ingest, tmp_path: Path, path: str) -> None:
-    app = build_app(config(tmp_path, KEY), store, ingest, threading.Event())
+    app = build_app(config(tmp_path, KEY), store, ingest, EventLog(), threading.Event())
     with TestClient(app) as client:
         assert client.get(path).status_code == 401
         assert client.get("/livez").status_code == 200
@@ -176,7 +152,7 @@ def test_not_ready_while_the_store_takes_no_writes(ingest: Ingest, tmp_path: Pat
     held = Store(tmp_path / "held", RUN, busy_s=0.05)
     other = sqlite3.connect(tmp_path / "held", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with TestClient(build_app(config(tmp_path), held, ingest, threading.Event())) as client:
+    with TestClient(build_app(config(tmp_path), held, ingest, EventLog(), threading.Event())) as client:
         answer = client.get("/readyz")
         assert (answer.status_code, "locked" in answer.json()["reason"]) == (503, True)
         assert client.get("/v1/feedback").status_code == 200
@@ -188,7 +164,7 @@ def test_not_ready_while_the_store_takes_no_writes(ingest: Ingest, tmp_path: Pat
 def test_not_ready_while_draining(store: Store, ingest: Ingest, tmp_path: Path) -> None:
     stopping = threading.Event()
     stopping.set()
-    with TestClient(build_app(config(tmp_path), store, ingest, stopping)) as client:
+    with TestClient(build_app(config(tmp_path), store, ingest, EventLog(), stopping)) as client:
         assert client.get("/readyz").json()["reason"] == "draining"
 
 

@@ -4,12 +4,34 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
+from services.inspector.config import InspectorConfig
+from shared.bus.port import DeadLetter
+from shared.config.loading import load_settings
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
 from shared.contracts.events import BatchReady, Event, FeedbackGiven, Revised, StatusChanged
+from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.messages import ChatMessage
 from shared.errors import UnavailableError
+from tests.fakes.access import PLENTY, one_key
 
 RUN = "r1"
+
+
+def config(tmp_path: Path, key: str | None = None) -> InspectorConfig:
+    return InspectorConfig(
+        run=RUN,
+        run_dir=tmp_path,
+        replica="0",
+        redis_url="redis://gone",
+        bus_deadline_s=1.0,
+        heartbeat_s=1.0,
+        host="127.0.0.1",
+        port=0,
+        url_file=None,
+        keys=one_key(key),
+        limits=PLENTY,
+        settings=load_settings(preset="smoke", environ={}),
+    )
 
 
 def feedback(problem_id: str = "p1", sample: int = 0, step: int = 1, **changes: Any) -> FeedbackGiven:
@@ -133,11 +155,15 @@ def _sample(index: int, text: str, verdict: str | None, raw: str | None) -> Batc
 
 
 class EventLog:
-    """The two calls that ingest makes, over a list. `away` makes both raise, as a server that is gone."""
+    """The calls that the inspector makes to the bus, over a list. `away` makes each raise, as a server that is gone."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, Event]] = []
         self.away = False
+        self.up: list[Heartbeat] = []
+        self.state: str | None = None
+        self.letters: list[DeadLetter] = []
+        self.depths: dict[str, tuple[int, int]] = {}
 
     def add(self, stream_id: str, event: Event) -> None:
         self.entries.append((stream_id, event))
@@ -153,6 +179,22 @@ class EventLog:
     def first_event_id(self) -> str | None:
         self._answer()
         return self.entries[0][0] if self.entries else None
+
+    def heartbeats(self) -> list[Heartbeat]:
+        self._answer()
+        return list(self.up)
+
+    def load_state(self) -> str | None:
+        self._answer()
+        return self.state
+
+    def queue_depth(self, queue: str, group: str) -> tuple[int, int]:  # noqa: ARG002
+        self._answer()
+        return self.depths.get(queue, (0, 0))
+
+    def dead_letters(self, count: int = 100) -> list[DeadLetter]:
+        self._answer()
+        return self.letters[:count]
 
     def _answer(self) -> None:
         if self.away:

@@ -16,7 +16,8 @@ from services.trainer.rows import Row
 from services.trainer.step import StepSettings
 from services.trainer.trainer import StudentTrainer
 from shared.blobs.local import LocalStore
-from shared.config.settings import LossSection, OptimizerSection
+from shared.config.loss import LossSection
+from shared.config.settings import OptimizerSection
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.messages import ChatMessage

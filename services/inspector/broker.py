@@ -1,0 +1,81 @@
+"""Asking the run's broker in a reader's name: with the reader's own authority, at the address that it beats from."""
+
+from collections.abc import Callable, Sequence
+
+import httpx2
+from fastapi import HTTPException
+
+from shared.access import Keys, Scope
+from shared.contracts.acting import Accepted, ReasonRequest
+from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.http import AskRequest, AskResponse
+from shared.contracts.messages import Contract
+from shared.errors import ConfigError, UnavailableError
+
+ACT_TIMEOUT_S = 10.0
+
+
+class BrokerClient:
+    """ask_timeout_s: a question takes as long as its answers. Used from worker threads.
+
+    Every request raises UnavailableError, ConfigError without a key for the reader's scope, and HTTPException with the
+    broker's status and words where it refuses.
+    """
+
+    def __init__(
+        self, heartbeats: Callable[[], Sequence[Heartbeat]], keys: Keys | None, *, ask_timeout_s: float
+    ) -> None:
+        self._heartbeats = heartbeats
+        self._keys = keys
+        self._ask_timeout_s = ask_timeout_s
+
+    def ask(self, request: AskRequest, scope: Scope) -> AskResponse:
+        """Put a question to the peers."""
+        answer = self._post("/v1/peers/ask", request, self._authorization(scope), self._ask_timeout_s)
+        return AskResponse.model_validate_json(answer)
+
+    def act(self, path: str, body: ReasonRequest, scope: Scope, authorization: str | None = None) -> Accepted:
+        """POST what a person does about an exchange or a tutor; path as the broker has it.
+
+        authorization: the header that the reader sent; who has a session instead goes with a key of its scope.
+        """
+        headers = {"Authorization": authorization} if authorization else self._authorization(scope)
+        return Accepted.model_validate_json(self._post(path, body, headers, ACT_TIMEOUT_S))
+
+    def _post(self, path: str, body: Contract, headers: dict[str, str], timeout_s: float) -> bytes:
+        try:
+            answer = httpx2.post(
+                self._url() + path,
+                json=body.model_dump(mode="json", exclude_none=True),
+                headers=headers,
+                timeout=timeout_s,
+                trust_env=False,
+            )
+        except httpx2.HTTPError as error:
+            raise UnavailableError(f"the broker did not answer: {error!r}; look at `opcod status`") from error
+        if answer.status_code in (429, 503):
+            raise UnavailableError(_said(answer))
+        if answer.status_code >= 400:
+            raise HTTPException(answer.status_code, _said(answer))
+        return answer.content
+
+    def _url(self) -> str:
+        for beat in self._heartbeats():
+            if beat.service == "broker" and beat.url is not None:
+                return beat.url
+        raise UnavailableError("no broker is up; start one with `opcod run` or `opcod up`")
+
+    def _authorization(self, scope: Scope) -> dict[str, str]:
+        if self._keys is None:
+            return {}
+        key = self._keys.of_scope(scope)
+        if key is None:
+            raise ConfigError(f"the key file has no key of the scope {scope.word} to ask the broker with")
+        return {"Authorization": f"Bearer {key}"}
+
+
+def _said(answer: httpx2.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"the broker answered {answer.status_code}: {answer.text[:300]}"

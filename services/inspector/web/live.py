@@ -1,0 +1,130 @@
+"""The live feed: rows of exchanges as HTML over server-sent events, and the few events that the page tells beside them.
+
+What always holds: a viewer that comes back with the id of the last message it saw gets every exchange and every
+revision after it, in order. An id is a Place: how far exchanges and the log were told.
+"""
+
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import anyio
+from starlette.concurrency import run_in_threadpool
+
+from services.inspector.filters import ExchangeFilter
+from services.inspector.records import LOGGED_EVENT
+from services.inspector.store import LoggedRow, Store
+from services.inspector.stream import KEEP_ALIVE_S, PAGE, POLL_S, RECONNECT_MS
+from services.inspector.views import ExchangeView
+from services.inspector.web.sentences import sentence
+from shared.contracts.events import Revised
+from shared.errors import ConfigError
+
+MAX_BEHIND = 1000
+"""Who is further behind than this is told to load the page again: its rows would be gone from the page anyway."""
+
+TOLD = {
+    "status": "status",
+    "alarm": "warning",
+    "silenced": "warning",
+    "acted": "warning",
+    "gap": "warning",
+    "gate": "progress",
+    "evaluated": "progress",
+    "step": "progress",
+}
+"""Events that are told beside the rows, and the names they are told under."""
+
+_PLACE = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+
+Render = Callable[[ExchangeView], str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The last exchange that was told (its id), and the last event of the log (its position)."""
+
+    exchange: int
+    position: int
+
+    def __str__(self) -> str:
+        return f"{self.exchange}.{self.position}"
+
+
+def place_of(text: str) -> Place:
+    """Raises ConfigError if it is not one."""
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"expected a place in the feed such as 812.4021, got {text[:80]!r}; load the page again")
+    return Place(int(match[1]), int(match[2]))
+
+
+def newest_place(store: Store) -> Place:
+    """Taken before rows are read: what comes in between is told twice rather than not at all."""
+    position = store.head
+    return Place(store.newest_exchange_id(), position)
+
+
+async def live_feed(
+    store: Store, wanted: ExchangeFilter, place: Place, render: Render, stopping: threading.Event
+) -> AsyncIterator[bytes]:
+    """Messages after `place` until `stopping`. Rows have no name, so that htmx puts them into the page."""
+    yield f"retry: {RECONNECT_MS}\n\n".encode()
+    quiet_since_s = anyio.current_time()
+    while not stopping.is_set():
+        if store.head > place.position:
+            messages, place = await run_in_threadpool(partial(news, store, wanted, place, render))
+            for message in messages:
+                yield message
+            quiet_since_s = anyio.current_time() if messages else quiet_since_s
+        elif anyio.current_time() - quiet_since_s >= KEEP_ALIVE_S:
+            yield b": still here\n\n"
+            quiet_since_s = anyio.current_time()
+        else:
+            await anyio.sleep(POLL_S)
+
+
+def news(store: Store, wanted: ExchangeFilter, place: Place, render: Render) -> tuple[list[bytes], Place]:
+    """What is to be told after `place`, at most a page of it, and the place behind it."""
+    newest = store.newest_exchange_id()
+    if newest - place.exchange > MAX_BEHIND:
+        behind = Place(newest, store.head)
+        return [message(behind, str(newest - place.exchange), "behind")], behind
+    messages = []
+    if wanted.change is None:
+        rows = store.exchanges_between(wanted, after=place.exchange, upto=newest, limit=PAGE)
+        for row in rows:
+            place = replace(place, exchange=row.id)
+            messages.append(message(place, render(row)))
+        if len(rows) == PAGE:
+            return messages, place
+    place = replace(place, exchange=newest)
+    for event in store.events_after(place.position, PAGE):
+        place = replace(place, position=event.position)
+        messages += _told(store, wanted, place, render, event)
+    return messages, place
+
+
+def _told(store: Store, wanted: ExchangeFilter, place: Place, render: Render, row: LoggedRow) -> Iterator[bytes]:
+    if row.kind != "revised" and row.kind not in TOLD:
+        return
+    event = LOGGED_EVENT.validate_json(row.body)
+    if isinstance(event, Revised):
+        found = store.exchange_told(
+            wanted, student=event.student, step=event.step, problem_id=event.problem_id, sample=event.sample
+        )
+        if found is not None:
+            # With a filter on how answers changed, a row becomes one of the feed only now.
+            yield message(place, render(found), "changed" if wanted.change is None else None)
+    elif row.kind in TOLD:
+        yield message(place, sentence(event), TOLD[row.kind])
+
+
+def message(place: Place, data: str, name: str | None = None) -> bytes:
+    """One message on the wire; a line break in the data begins a line of data, whichever it is."""
+    lines = [f"id: {place}", *([f"event: {name}"] if name else [])]
+    lines += [f"data: {line}" for line in _LINE_BREAK.split(data)]
+    return ("\n".join(lines) + "\n\n").encode()

@@ -1,0 +1,75 @@
+"""Which stretches of an exchange's texts a reader should see marked. Pure: texts in, pieces of text out.
+
+What always holds: the pieces of a text put together are the text, character by character.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from shared.method.anchoring import review_feedback
+from shared.method.concept_words import words
+from shared.method.redaction import Span
+
+_WORD = re.compile(r"[^\s]+")
+UNSEEN = frozenset({"blank"})
+
+REASONS = {
+    "concept_tag": "the concept, read by the anchor and not delivered",
+    "over_long": "longer than a feedback may be",
+    "invisible": "characters that nobody sees",
+    "thinking": "hidden reasoning",
+    "control_token": "a control token of a chat template",
+    "reveal": "gives the answer away",
+    "hostile": "built to get past the filter",
+}
+"""What each reason of a removal says to a reader."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a text. mark: "" for plain text, `concept`, or the reason why it was removed."""
+
+    text: str
+    mark: str = ""
+
+    @property
+    def removed(self) -> bool:
+        return self.mark in REASONS
+
+    @property
+    def why(self) -> str:
+        return REASONS.get(self.mark, "")
+
+
+def marked_concept(question: str, word: str | None) -> list[Piece]:
+    """The problem with every word that the concept was matched by, in whatever spelling the anchor takes for it."""
+    if word is None:
+        return [Piece(question)]
+    spans = [found.span() for found in _WORD.finditer(question) if word in words(found.group())]
+    return _pieces(question, [(start, end, "concept") for start, end in map(lambda s: _core(question, s), spans)])
+
+
+def reviewed(raw: str) -> list[Piece]:
+    """The raw feedback with all that the rules take out of it, each stretch with its reason."""
+    removals = review_feedback(raw, "").removals
+    return _pieces(raw, [(r.start, r.end, "" if r.reason in UNSEEN else r.reason) for r in removals])
+
+
+def _core(text: str, span: Span) -> Span:
+    """The span without the punctuation around the word."""
+    start, end = span
+    while start < end and not text[start].isalnum():
+        start += 1
+    while end > start and not text[end - 1].isalnum():
+        end -= 1
+    return start, end
+
+
+def _pieces(text: str, marks: Iterable[tuple[int, int, str]]) -> list[Piece]:
+    found = list(marks)
+    cuts = sorted({0, len(text), *(at for start, end, _ in found for at in (start, end))})
+    mark_at = {start: mark for start, _, mark in found}
+    pieces = [Piece(text[start:end], mark_at.get(start, "")) for start, end in pairwise(cuts)]
+    return pieces or [Piece(text)]

@@ -1,0 +1,114 @@
+"""The pages that are read: feed, exchange, run. Complete without JavaScript, which adds what is live."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi.responses import HTMLResponse
+
+from services.inspector.api import ExchangeId, known_exchange
+from services.inspector.broker import BrokerClient
+from services.inspector.log import SMALL_KINDS
+from services.inspector.run_data import RunData
+from services.inspector.run_view import RunView
+from services.inspector.sealed import SealedBatches
+from services.inspector.store import Store
+from services.inspector.stream import EventStream, Viewers
+from services.inspector.traces import Traces
+from services.inspector.views import ExchangeView
+from services.inspector.web.live import live_feed, newest_place, place_of
+from services.inspector.web.reading import (
+    ExchangeQuery,
+    FeedQuery,
+    LiveQuery,
+    exchange_query,
+    feed_query,
+    filter_fields,
+    live_query,
+    read_exchange,
+    read_feed,
+)
+from services.inspector.web.rendering import Pages, link
+from services.inspector.web.run_text import run_tables
+from shared.http import READ
+
+HISTORY = 100
+
+Wanted = Annotated[FeedQuery, Depends(feed_query)]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the pages read and write to."""
+
+    store: Store
+    batches: SealedBatches
+    traces: Traces
+    run: RunData
+    broker: BrokerClient
+    pages: Pages
+    viewers: Viewers
+    stopping: threading.Event
+
+
+def run_route(run: RunData) -> APIRouter:
+    """The run's figures as JSON."""
+    router = APIRouter(prefix="/v1", dependencies=READ)
+
+    @router.get("/run")
+    def show_run() -> RunView:
+        return run.view()
+
+    return router
+
+
+def page_routes(site: Site) -> APIRouter:
+    router = APIRouter(include_in_schema=False, dependencies=READ)
+
+    @router.get("/")
+    def feed(request: Request, wanted: Wanted) -> HTMLResponse:
+        """htmx asks for the same address when the form changes, and takes what it needs of the page."""
+        found = read_feed(site.store, wanted)
+        answer = site.pages.page("feed.html", scope=request.state.scope, feed=found)
+        if "hx-request" in request.headers:
+            answer.headers["HX-Push-Url"] = link("/", filter_fields(wanted))
+        return answer
+
+    @router.get("/live", response_class=EventStream)
+    def live(
+        wanted: Annotated[LiveQuery, Depends(live_query)],
+        last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+    ) -> EventStream:
+        """After `Last-Event-ID`, else after the place where the page was made (`after`), else from now on."""
+        seen = last_event_id or wanted.after
+        place = newest_place(site.store) if seen is None else place_of(seen)
+        rows = live_feed(site.store, wanted, place, _row(site.pages, wanted), site.stopping)
+        return EventStream(rows, site.viewers)
+
+    @router.get("/feedback/{exchange_id}")
+    def exchange(
+        request: Request, wanted: Annotated[ExchangeQuery, Depends(exchange_query)], exchange_id: ExchangeId
+    ) -> HTMLResponse:
+        found = known_exchange(site.store, exchange_id)
+        around = read_exchange(site.store, site.batches, site.traces, found, wanted)
+        filters = filter_fields(wanted)
+        return site.pages.page(
+            "exchange.html", scope=request.state.scope, around=around, filters=filters, asked=wanted.asked
+        )
+
+    @router.get("/run")
+    def run(request: Request) -> HTMLResponse:
+        view = site.run.view()
+        history = site.store.log.newest(SMALL_KINDS, HISTORY)
+        return site.pages.page(
+            "run.html", scope=request.state.scope, run=view, tables=run_tables(view), history=history
+        )
+
+    return router
+
+
+def _row(pages: Pages, wanted: FeedQuery) -> Callable[[ExchangeView], str]:
+    filters = filter_fields(wanted)
+    return lambda exchange: pages.render("row.html", item=exchange, filters=filters)

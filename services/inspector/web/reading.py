@@ -1,0 +1,196 @@
+"""What the pages are made of: the feed with its filters, one exchange with everything around it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from services.inspector.filters import ExchangeFilter, Text, Whole
+from services.inspector.sealed import SealedBatches
+from services.inspector.store import Store
+from services.inspector.traces import NoTraceError, Traces
+from services.inspector.views import ExchangeView, TraceView
+from services.inspector.web.live import Place, newest_place
+from services.inspector.web.marking import Piece, marked_concept, reviewed
+from services.inspector.web.rendering import field_text
+from shared.contracts.batches import BatchSample
+from shared.contracts.events import GateDecided, GroupGraded
+from shared.contracts.run import GateDecision
+from shared.errors import StorageError
+
+PAGE = 50
+
+Query = TypeVar("Query", bound="FeedQuery")
+
+
+class FeedQuery(ExchangeFilter):
+    """The address of a feed: its filter, and for older pages the exchange that they end before."""
+
+    before: Whole | None = None
+
+
+class LiveQuery(FeedQuery):
+    """The address of a live feed: the page's, and the place in the feed where the page was made."""
+
+    after: Text | None = None
+
+
+class ExchangeQuery(FeedQuery):
+    """The address of an exchange: the filter that next and previous go by; asked: what the reader just did."""
+
+    asked: Literal["flag", "exclude", "silence"] | None = None
+
+
+def feed_query(request: Request) -> FeedQuery:
+    """From the address, where a form leaves fields empty that are not wanted. Raises RequestValidationError (422)."""
+    return _given(request, FeedQuery)
+
+
+def live_query(request: Request) -> LiveQuery:
+    return _given(request, LiveQuery)
+
+
+def exchange_query(request: Request) -> ExchangeQuery:
+    return _given(request, ExchangeQuery)
+
+
+def _given(request: Request, query: type[Query]) -> Query:
+    given = {name: value for name, value in request.query_params.items() if value}
+    try:
+        return query.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError([item | {"loc": ("query", *item["loc"])} for item in error.errors()]) from error
+
+
+def filter_fields(query: ExchangeFilter) -> dict[str, Any]:
+    """The fields of the filter that are given, for an address."""
+    return query.model_dump(exclude_none=True, exclude={"before", "after", "asked"})
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One page of the feed, newest first. older: where the next page begins; place: where the live feed does."""
+
+    query: FeedQuery
+    filters: Mapping[str, Any]
+    items: list[ExchangeView]
+    older: int | None
+    place: Place
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The filter as the form's fields hold it."""
+        return {name: field_text(value) for name, value in self.filters.items()}
+
+    @property
+    def narrowed(self) -> int:
+        """How many fields of the filter are given beside the search."""
+        return len(self.filters.keys() - {"q"})
+
+    @property
+    def live(self) -> bool:
+        """Older pages stand still, so that an address shows the same later."""
+        return self.query.before is None
+
+
+def read_feed(store: Store, query: FeedQuery) -> Feed:
+    place = newest_place(store)
+    before = place.exchange + 1 if query.before is None else query.before
+    items = store.newest_exchanges(query, before=before, limit=PAGE)
+    older = items[-1].id if len(items) == PAGE else None
+    return Feed(query, filter_fields(query), items, older, place)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The student's rollouts of the same problem at one step: which of them were right."""
+
+    step: int
+    version: str
+    rewards: tuple[float, ...]
+    exchange: int | None
+    here: bool
+
+
+@dataclass(frozen=True)
+class Around:
+    """One exchange and all that belongs to it. sealed: the rollout as it was sealed, None before."""
+
+    exchange: ExchangeView
+    question: list[Piece]
+    raw: list[Piece] | None
+    sealed: BatchSample | None
+    gate: GateDecision | None
+    trace: TraceView | None
+    no_trace: str
+    attempts: list[Attempt]
+    newer: int | None
+    older: int | None
+
+    @property
+    def removed(self) -> list[Piece]:
+        return [piece for piece in self.raw or () if piece.removed and piece.text.strip()]
+
+
+def read_exchange(
+    store: Store, batches: SealedBatches, traces: Traces, exchange: ExchangeView, query: FeedQuery
+) -> Around:
+    newer = store.exchanges_between(query, after=exchange.id, limit=1)
+    older = store.newest_exchanges(query, before=exchange.id, limit=1)
+    gates = [event.decision for event in store.log.all_of(GateDecided) if event.decision.round == exchange.round]
+    trace, no_trace = _trace(traces, exchange)
+    return Around(
+        exchange=exchange,
+        question=marked_concept(exchange.question, exchange.word),
+        raw=None if exchange.raw is None else reviewed(exchange.raw),
+        sealed=_sealed(batches, exchange),
+        gate=gates[-1] if gates else None,
+        trace=trace,
+        no_trace=no_trace,
+        attempts=[_attempt(store, exchange, group) for group in _groups(store, exchange)],
+        newer=newer[0].id if newer else None,
+        older=older[0].id if older else None,
+    )
+
+
+def _sealed(batches: SealedBatches, exchange: ExchangeView) -> BatchSample | None:
+    if not exchange.sealed:
+        return None
+    try:
+        return batches.sample(exchange.student, exchange.step, exchange.problem_id, exchange.sample)
+    except StorageError:
+        return None
+
+
+def _trace(traces: Traces, exchange: ExchangeView) -> tuple[TraceView | None, str]:
+    """The trace, or why there is none."""
+    try:
+        return traces.of(exchange), ""
+    except (NoTraceError, StorageError) as error:
+        return None, str(error)
+
+
+def _groups(store: Store, exchange: ExchangeView) -> list[GroupGraded]:
+    """One a step: a step that was made again after a crash has its last ones."""
+    by_step = {group.step: group for group in store.log.groups_of(exchange.student, exchange.problem_id)}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _attempt(store: Store, exchange: ExchangeView, group: GroupGraded) -> Attempt:
+    found = store.exchange_told(
+        ExchangeFilter(),
+        student=group.student,
+        step=group.step,
+        problem_id=group.problem_id,
+        sample=exchange.sample,
+    )
+    return Attempt(
+        step=group.step,
+        version=found.version if found else f"{group.student}@v{group.step - 1}",
+        rewards=group.rewards,
+        exchange=found.id if found else None,
+        here=group.step == exchange.step,
+    )

@@ -1,0 +1,108 @@
+"""The templates, with everything escaped that is put into them, and the words and numbers of the page."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from services.inspector.web.assets import Assets
+from services.inspector.web.sentences import sentence
+from shared.access import Scope
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+VERDICTS = {
+    "match": "delivered: the concept occurs in the problem",
+    "unanchored": "delivered unchecked, as the prompt asks for no concept",
+    "no_match": "dropped: the concept does not occur in the problem",
+    "no_concept_tag": "dropped: it names no concept",
+    "empty": "dropped: the concept is empty",
+    "all_generic": "dropped: the concept has only words that fit any problem",
+    "fb_none": "no feedback came",
+}
+"""Every verdict, and what became of the feedback."""
+
+HEAT_NATS = (0, 0.01, 0.03, 0.1, 0.3, 1)
+"""Where each step of the heat map begins: the same colour says the same divergence on every page."""
+
+DELIVERED = frozenset({"match", "unanchored"})
+
+
+class Pages:
+    """Renders templates of one run's page. `names`: what every page knows (the run's name, its students)."""
+
+    def __init__(self, assets: Assets, names: Mapping[str, Any]) -> None:
+        # autoescape=True, not by suffix: a template that is called something else would not be escaped.
+        self._environment = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= {
+            "clock": clock_text,
+            "percent": percent,
+            "number": number,
+            "sentence": sentence,
+            "heat": heat,
+            "probability": probability,
+            "capitalize_first": lambda text: text[:1].upper() + text[1:],
+        }
+        self._environment.globals |= {
+            **names,
+            "asset": assets.url,
+            "verdicts": VERDICTS,
+            "delivered_verdicts": DELIVERED,
+            "link": link,
+            "Scope": Scope,
+            "heat_steps": list(zip(HEAT_NATS, [*HEAT_NATS[1:], None], strict=True)),
+        }
+
+    def render(self, template: str, **values: Any) -> str:
+        return self._environment.get_template(template).render(values)
+
+    def page(self, template: str, *, scope: Scope | None, status_code: int = 200, **values: Any) -> HTMLResponse:
+        """scope: what the reader may do; None for who is not known yet."""
+        return HTMLResponse(self.render(template, scope=scope, **values), status_code)
+
+
+def link(path: str, *queries: Mapping[str, Any]) -> str:
+    """The path with all fields that are given; later ones win, None takes one out."""
+    merged: dict[str, Any] = {}
+    for query in queries:
+        merged |= query
+    kept = {name: field_text(value) for name, value in merged.items() if value is not None}
+    return f"{path}?{urlencode(kept)}" if kept else path
+
+
+def clock_text(at_s: float) -> str:
+    """Seconds since the epoch as a date and time of day, UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at_s))
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def heat(divergence: float) -> int:
+    """Which of the steps of HEAT_NATS a divergence falls into."""
+    return sum(divergence >= start for start in HEAT_NATS[1:])
+
+
+def probability(logprob: float) -> str:
+    return percent(math.exp(logprob), 1)
+
+
+def field_text(value: Any) -> str:
+    """A filter's value as an address and a form spell it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

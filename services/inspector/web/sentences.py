@@ -1,0 +1,40 @@
+"""What happened, in words: one short line an event."""
+
+from services.inspector.records import LoggedEvent
+from shared.contracts.acting import SilenceAct
+from shared.contracts.events import Acted
+
+
+def sentence(event: LoggedEvent) -> str:
+    """For the history of a run; the many small kinds are told by their name only."""
+    match event.kind:
+        case "status":
+            return f"{event.status}, round {event.round}" + (f": {event.reason}" if event.reason else "")
+        case "gate":
+            gate = event.decision
+            gaps = ", ".join(f"{student} {gap:.3f}" for student, gap in gate.gaps.items())
+            return f"Gate of round {gate.round}: gaps {gaps}; τ {gate.tau:g}"
+        case "evaluated":
+            scores = ", ".join(f"{domain} {100 * score:.1f} %" for domain, score in event.scores.items())
+            return f"{event.version} on {event.split}: {scores}"
+        case "step":
+            return f"{event.version}: loss {event.metrics.loss:.4f}, gradient norm {event.metrics.grad_norm:.3f}"
+        case "lost":
+            return f"Lost: {event.job_id} ({event.reason})"
+        case "alarm":
+            return f"Alarm, student {event.student}, step {event.step}: {event.reason}"
+        case "silenced":
+            share = f"{event.broke} of {event.right} right answers"
+            return f"Tutor {event.tutor} silenced for {event.student}, rest of round {event.round}: it broke {share}"
+        case "acted":
+            return _acted(event)
+        case "gap":
+            return f"A stretch of the log was not read ({event.reason}); it is missing here"
+    return event.kind
+
+
+def _acted(event: Acted) -> str:
+    act = event.act
+    what = f"{act.act} tutor {act.tutor}" if isinstance(act, SilenceAct) else f"{act.act} {act.exchange.key}"
+    done = f"; refused: {event.refused}" if event.refused else ""
+    return f"Key {act.by}: {what}, because {act.reason}{done}"

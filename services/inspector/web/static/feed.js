@@ -1,0 +1,121 @@
+// The feed beside what htmx does: the state of the connection, pause, rows that change, keys.
+// Nothing here makes markup out of text: rows come escaped from the server, everything else is textContent.
+"use strict";
+
+const MOST_ROWS = 400;
+const part = (id) => document.getElementById(id);
+
+let resume = null; // set while the reader has paused: lets the messages that wait go on
+let paused = null; // a promise that holds them until then
+
+function tell(text, state) {
+  const told = part("told");
+  if (!told || !part("rows")?.hasAttribute("hx-sse:connect")) return;
+  told.textContent = text;
+  told.dataset.state = state;
+}
+
+function setPaused(on) {
+  const button = part("pause");
+  if (!button) return;
+  if (on && !paused) {
+    paused = new Promise((go) => { resume = go; });
+  } else if (!on && resume) {
+    resume();
+    paused = resume = null;
+  }
+  button.textContent = on ? "Go on" : "Pause";
+  button.setAttribute("aria-pressed", String(on));
+  tell(on ? "Paused; what comes is kept." : "Live.", on ? "paused" : "live");
+}
+
+function begin() {
+  resume?.();
+  paused = resume = null;
+  const button = part("pause");
+  if (button) {
+    button.hidden = false;
+    button.addEventListener("click", () => setPaused(!paused));
+  }
+  document.querySelectorAll(".keys").forEach((keys) => { keys.hidden = false; });
+  tell("Connecting…", "waiting");
+}
+
+function trim() {
+  const rows = part("rows");
+  if (rows.children.length <= MOST_ROWS) return;
+  while (rows.children.length > MOST_ROWS) rows.lastElementChild.remove();
+  const older = part("older");
+  if (!older) return;
+  const address = new URL(older.href);
+  address.searchParams.set("before", rows.lastElementChild.dataset.id);
+  older.href = address;
+}
+
+function replaceRow(html) {
+  const parsed = new DOMParser().parseFromString(html, "text/html").querySelector("li.row");
+  const shown = parsed && part(parsed.id);
+  if (!shown) return;
+  const focused = shown.contains(document.activeElement);
+  shown.replaceWith(parsed);
+  parsed.classList.add("fresh");
+  if (focused) parsed.querySelector("a").focus();
+}
+
+document.addEventListener("htmx:sse:after:connection", () => tell(paused ? "Paused; what comes is kept." : "Live.", paused ? "paused" : "live"));
+document.addEventListener("htmx:sse:error", () => tell("Not connected; trying again…", "lost"));
+document.addEventListener("htmx:sse:close", (event) => {
+  if (event.target.isConnected) tell("Not connected; trying again…", "lost");
+});
+document.addEventListener("htmx:sse:before:message", (event) => {
+  if (paused) event.detail.waitUntil(paused);
+});
+document.addEventListener("htmx:sse:after:message", () => {
+  part("nothing")?.remove();
+  trim();
+});
+document.addEventListener("changed", (event) => { if (event.target.id === "rows") replaceRow(event.detail.data); });
+document.addEventListener("status", (event) => tell(`Live. ${event.detail.data}.`, "live"));
+document.addEventListener("warning", (event) => {
+  const warning = part("warning");
+  warning.textContent = event.detail.data;
+  warning.hidden = false;
+});
+document.addEventListener("behind", (event) => {
+  const warning = part("warning");
+  const again = document.createElement("a");
+  again.href = location.href;
+  again.textContent = `${event.detail.data} feedbacks came meanwhile. Load the page again.`;
+  warning.replaceChildren(again);
+  warning.hidden = false;
+});
+document.addEventListener("htmx:after:swap", (event) => {
+  if (part("feed") && !part("feed").dataset.begun) {
+    part("feed").dataset.begun = "yes";
+    begin();
+  }
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest("input, select, textarea")) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  const links = [...document.querySelectorAll("#rows .row > a")];
+  const at = links.indexOf(document.activeElement);
+  if (event.key === "j" || event.key === "k") {
+    const next = event.key === "j" ? at + 1 : Math.max(at - 1, 0);
+    links[Math.min(next, links.length - 1)]?.focus();
+  } else if (event.key === "/") {
+    event.preventDefault();
+    document.querySelector("input[name=q]").focus();
+  } else if (event.key === "p") {
+    setPaused(!paused);
+  }
+});
+
+document.addEventListener("DOMContentLoaded", () => {
+  part("feed").dataset.begun = "yes";
+  begin();
+});

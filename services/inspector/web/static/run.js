@@ -1,0 +1,99 @@
+// The charts of a run, from the same figures as its tables (/v1/run); drawn again when a step or a round is done.
+"use strict";
+
+const REFRESH_MS = 10000;
+const TINTS = ["--a", "--b"];
+const STAGE_TINTS = ["--s0", "--s1", "--s2", "--s3"];
+
+let shown = null;
+
+function byStudent(run, pick) {
+  return Object.keys(run.students).map((student, index) => ({
+    label: student, colour: TINTS[index % 2], dash: 0,
+    points: run.steps.filter((step) => step.student === student).map((step) => [step.step, pick(step.metrics)]),
+  }));
+}
+
+function scores(run, domain) {
+  return Object.keys(run.students).map((student, index) => ({
+    label: student, colour: TINTS[index % 2],
+    points: run.scores.filter((s) => s.student === student && s.domain === domain && s.split === "validation")
+      .map((s) => [s.round, s.score, ...(s.interval ?? [])]),
+  }));
+}
+
+function gaps(run) {
+  const lines = Object.keys(run.students).map((student, index) => ({
+    label: student, colour: TINTS[index % 2],
+    points: run.gates.map((gate) => [gate.round, gate.gaps[student], ...(gate.gap_intervals[student] ?? [])]),
+  }));
+  return [...lines, { label: "τ", colour: "--muted", dash: 1, points: run.gates.map((gate) => [gate.round, gate.tau]) }];
+}
+
+function delivered(run) {
+  return Object.keys(run.students).map((student, index) => {
+    const steps = new Map();
+    for (const row of run.verdicts.filter((v) => v.student === student)) {
+      const [kept, all] = steps.get(row.step) ?? [0, 0];
+      steps.set(row.step, [kept + (["match", "unanchored"].includes(row.verdict) ? row.count : 0), all + row.count]);
+    }
+    return { label: student, colour: TINTS[index % 2], points: [...steps].map(([step, [kept, all]]) => [step, kept / all]) };
+  });
+}
+
+// Stages that take a moment only would hide the others' names.
+function stages(run, student) {
+  const steps = run.steps.filter((step) => step.student === student);
+  const names = [...new Set(steps.flatMap((step) => Object.keys(step.metrics.seconds)))];
+  const longest = (name) => Math.max(...steps.map((step) => step.metrics.seconds[name] ?? 0));
+  return names.sort((a, b) => longest(b) - longest(a)).slice(0, STAGE_TINTS.length).map((name, at) => ({
+    label: name, colour: STAGE_TINTS[at], points: steps.map((step) => [step.step, step.metrics.seconds[name] ?? 0]),
+  }));
+}
+
+function charts(run) {
+  const sum = (metrics) => Object.values(metrics.seconds).reduce((a, b) => a + b, 0);
+  const figure = (name, range) => ({ x: "step", range, lines: byStudent(run, (metrics) => metrics[name]) });
+  const domains = [...new Set(Object.values(run.students))];
+  const ofDomain = domains.map((domain, at) => [`scores-${at}`, { x: "round", lines: scores(run, domain), range: [0, 1] }]);
+  const ofTrainer = Object.keys(run.students).map((student) => [`stages-${student}`, { x: "step", lines: stages(run, student) }]);
+  return {
+    ...Object.fromEntries([...ofDomain, ...ofTrainer]),
+    gaps: { x: "round", lines: gaps(run) },
+    delivered: { x: "step", lines: delivered(run), range: [0, 1] },
+    loss: figure("loss"), grad_norm: figure("grad_norm"), active_share: figure("active_share", [0, 1]),
+    effective_sample_share: { ...figure("effective_sample_share"), from: null }, clipped_share: figure("clipped_share"),
+    delta_logprob: figure("delta_logprob"),
+    trainer_tokens: { x: "step", lines: byStudent(run, (metrics) => metrics.tokens / Math.max(sum(metrics), 1e-9)) },
+  };
+}
+
+function redraw() {
+  if (!shown) return;
+  const drawn = charts(shown);
+  document.querySelectorAll("[data-chart]").forEach((figure) => {
+    figure.hidden = false; // its width is asked for
+    draw(figure, drawn[figure.dataset.chart]);
+  });
+}
+
+function finished(run) {
+  return ["DONE", "FAILED"].includes(run.status);
+}
+
+async function refresh() {
+  if (document.hidden) return;
+  const answer = await fetch("/v1/run", { headers: { Accept: "application/json" } }).catch(() => null);
+  if (!answer?.ok) return;
+  const run = await answer.json();
+  const changed = !shown || run.steps.length !== shown.steps.length || run.scores.length !== shown.scores.length || run.status !== shown.status;
+  // Tables are the server's: where there is something new and nobody reads on below, the page is loaded again.
+  if (shown && changed && scrollY < 200) return location.reload();
+  shown = run;
+  if (changed) redraw();
+}
+
+let width = innerWidth;
+addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+refresh().then(() => { if (shown && !finished(shown)) setInterval(refresh, REFRESH_MS); });

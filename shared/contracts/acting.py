@@ -1,0 +1,94 @@
+"""What a person does about an exchange or a tutor, through the broker's API: flag, exclude, silence.
+
+`acts/<id>.json` in the run's directory keeps each, done or refused, as the event that told it (`Acted`).
+"""
+
+import re
+from typing import Literal
+
+from pydantic import Field
+
+from shared.contracts.envelope import Message
+from shared.contracts.messages import Contract
+
+MAX_REASON_CHARS = 500
+
+_KEY = re.compile(r"(?P<student>[^./]+)\.s(?P<step>\d{1,9})\.(?P<problem_id>.+)\.(?P<sample>\d{1,6})", re.DOTALL)
+
+
+class ExchangeRef(Contract):
+    """One rollout with what the tutor said of it. `key` names it in addresses: `a.s3.dilution-train-004.2`."""
+
+    student: str
+    step: int = Field(ge=1)
+    problem_id: str
+    sample: int = Field(ge=0)
+
+    @property
+    def key(self) -> str:
+        return f"{self.student}.s{self.step}.{self.problem_id}.{self.sample}"
+
+    @classmethod
+    def parse(cls, key: str) -> "ExchangeRef":
+        """Raises ValueError if it names no exchange."""
+        match = _KEY.fullmatch(key)
+        if match is None or int(match["step"]) < 1:
+            raise ValueError(f"expected an exchange such as a.s3.dilution-train-004.2, got {key[:200]!r}")
+        return cls(
+            student=match["student"],
+            step=int(match["step"]),
+            problem_id=match["problem_id"],
+            sample=int(match["sample"]),
+        )
+
+
+class ExchangeAct(Contract):
+    """flag: a note for people · exclude: the feedback stays out of training. by: whose key asked, never the key."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    act: Literal["flag", "exclude"]
+    exchange: ExchangeRef
+    by: str
+    reason: str = Field(min_length=1, max_length=MAX_REASON_CHARS)
+
+
+class SilenceAct(Contract):
+    """The tutor is not asked any more in this round."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    act: Literal["silence"] = "silence"
+    tutor: str
+    by: str
+    reason: str = Field(min_length=1, max_length=MAX_REASON_CHARS)
+
+
+Act = ExchangeAct | SilenceAct
+
+
+class ActAsked(Message):
+    act: Act = Field(discriminator="act")
+
+    @property
+    def key(self) -> str:
+        return f"act.{self.act.id}"
+
+
+class ReasonRequest(Contract):
+    """Body of flag and exclude."""
+
+    reason: str = Field(min_length=1, max_length=MAX_REASON_CHARS)
+
+
+class SilenceRequest(ReasonRequest):
+    tutor: str
+
+
+class Accepted(Contract):
+    """It is queued; what came of it is the event `acted` with this id."""
+
+    accepted: str
+
+
+def act_record(id_: str) -> str:
+    """Where an act is kept, relative to the run's directory."""
+    return f"acts/{id_}.json"
