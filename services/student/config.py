@@ -8,7 +8,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.access import Keys
 from shared.config.environment import ServiceEnvironment
-from shared.config.settings import BusSection, RunSettings, StudentSection
+from shared.config.machine import BusSection
+from shared.config.settings import RunSettings, StudentSection
 from shared.contracts.jobs import JobKind
 from shared.contracts.messages import Contract, Sampling
 from shared.errors import ConfigError

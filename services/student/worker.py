@@ -15,6 +15,7 @@ from services.student import metrics
 from services.student.board import Board
 from services.student.engines.port import (
     Engine,
+    EngineState,
     Generation,
     GenerationCancelledError,
     GenerationRequest,
@@ -122,8 +123,8 @@ class EngineWorker:
 
     def _check_health(self) -> None:
         health = self._engine.health()
-        self._board.engine_problem = None if health.ok else health.detail
-        if not health.ok:
+        self._board.engine_problem = None if health.state is EngineState.READY else health.detail
+        if health.state is EngineState.DEAD:
             raise EngineDeadError(f"the engine cannot go on: {health.detail}; restart this student")
 
     # Jobs ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from services.student.engines.port import (
     EngineHealth,
+    EngineState,
     Generation,
     GenerationCancelledError,
     GenerationRequest,
@@ -26,12 +27,15 @@ class FakeEngine:
     """
 
     vocabulary_size = 256
+    continuous = False
 
     def __init__(self, slots: int = 8) -> None:
         self.slots = slots
         self.calls: list[list[GenerationRequest]] = []
         self.loads: list[str] = []
         self.healthy = True
+        self.state = EngineState.READY
+        self.probed: tuple[float, ...] | None = None
         self.dies_of_poison = False
         self.lies_about_checksum = False
         self.during: Callable[[], None] = lambda: None
@@ -66,10 +70,18 @@ class FakeEngine:
         return [_generation(request) for request in requests]
 
     def health(self) -> EngineHealth:
-        return EngineHealth(self.healthy, "fake" if self.healthy else "the device is lost")
+        if not self.healthy:
+            return EngineHealth(EngineState.DEAD, "the device is lost")
+        return EngineHealth(self.state, "fake")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return sum(len(message.content) for message in messages)
+
+    def probe(self, _version: str) -> tuple[float, ...] | None:
+        return self.probed
+
+    def close(self) -> None:
+        """Nothing was started."""
 
     def _wait(self, cancelled: threading.Event | None) -> None:
         self.started.set()

@@ -1,17 +1,19 @@
 """What the student asks of an engine, whichever it is: hold versions, and generate from a named one.
 
 A version is an immutable name; nothing is ever reloaded under a name that is taken. An engine is used from one
-thread: `load` and `unload` come between calls of `generate`, never during one.
+thread: `load` and `unload` come between calls of `generate`, never during one. Of a `continuous` engine `generate` may
+be called from many threads at once, and `load` and `unload` come at any time, but for a version that is in use.
 """
 
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Protocol
 
 from shared.contracts.messages import ChatMessage, Sampling
-from shared.errors import OpcodError
+from shared.errors import OpcodError, UnavailableError
 
 
 class UnknownVersionError(OpcodError):
@@ -28,6 +30,10 @@ class PromptTooLongError(OpcodError):
 
 class GenerationCancelledError(OpcodError):
     """The caller asked to stop; nothing of the batch is returned."""
+
+
+class EngineAwayError(UnavailableError):
+    """The engine was lost on the way; it comes back, and the same requests may be made again then."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +62,29 @@ class Generation:
     finish_reason: Literal["stop", "length"]
 
 
+class EngineState(StrEnum):
+    """READY answers. EMPTY came back without its versions, which must be loaded again. AWAY comes back. DEAD does not."""
+
+    READY = "ready"
+    EMPTY = "empty"
+    AWAY = "away"
+    DEAD = "dead"
+
+
 @dataclass(frozen=True)
 class EngineHealth:
     """Whether the engine can answer; `detail` says what is wrong, or what it runs on."""
 
-    ok: bool
+    state: EngineState
     detail: str
 
 
 class Engine(Protocol):
     """One model with any number of versions of its weights, held side by side."""
+
+    @property
+    def continuous(self) -> bool:
+        """Whether requests may join while others run; else a batch runs to its end."""
 
     @property
     def slots(self) -> int:
@@ -99,3 +118,12 @@ class Engine(Protocol):
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """How many tokens these messages are as a prompt."""
+
+    def probe(self, version: str) -> tuple[float, ...] | None:
+        """The mean log-prob a token of each of PROBE_TEXTS (shared.modeling.logprobs), as manifests have it.
+
+        None where `load` has seen to it that these are the weights.
+        """
+
+    def close(self) -> None:
+        """End what the engine started."""

@@ -15,6 +15,7 @@ from random import Random
 
 from services.student.engines.port import (
     EngineHealth,
+    EngineState,
     Generation,
     GenerationCancelledError,
     GenerationRequest,
@@ -56,6 +57,7 @@ class ScriptedEngine:
     """See `port.Engine`."""
 
     vocabulary_size = EOS_ID + 1
+    continuous = False
 
     def __init__(self, script: Script, slots: int = 64):
         self.slots = slots
@@ -85,8 +87,14 @@ class ScriptedEngine:
         self._wait(cancelled)
         return [self._generation(request) for request in requests]
 
+    def probe(self, _version: str) -> None:
+        """A script has no weights to ask."""
+
+    def close(self) -> None:
+        """Nothing was started."""
+
     def health(self) -> EngineHealth:
-        return EngineHealth(True, "scripted")
+        return EngineHealth(EngineState.READY, "scripted")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return len(_prompt_ids(messages))

@@ -19,6 +19,7 @@ from torch import Tensor
 from services.student.engines.decoding import Decoding, Sample
 from services.student.engines.port import (
     EngineHealth,
+    EngineState,
     Generation,
     GenerationRequest,
     PromptTooLongError,
@@ -32,6 +33,7 @@ from shared.modeling.attention import PLAIN_MODEL_TYPES
 from shared.modeling.chat import render
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, load_model, load_tokenizer
+from shared.modeling.stopping import eos_ids
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class _Version:
 
 class TransformersEngine:
     """See `port.Engine`. `threads` is for the whole process and must not exceed the cores it may use."""
+
+    continuous = False
 
     def __init__(
         self,
@@ -62,7 +66,8 @@ class TransformersEngine:
         _require_plain(self._model.config.model_type)
         self._parameters = dict(self._model.named_parameters())
         self._base = {name: parameter.data for name, parameter in self._parameters.items()}
-        self._decoding = Decoding(self._model, self._tokenizer, self._eos_ids())
+        eos = eos_ids(self._model.generation_config, self._tokenizer)
+        self._decoding = Decoding(self._model, self._tokenizer, eos)
         self._versions: dict[str, _Version] = {}
         self._active: dict[str, Tensor] = {}
 
@@ -106,10 +111,16 @@ class TransformersEngine:
         return [results[index] for index in range(len(requests))]
 
     def health(self) -> EngineHealth:
-        return EngineHealth(True, f"transformers on {self._model.device}, {self._model.dtype}")
+        return EngineHealth(EngineState.READY, f"transformers on {self._model.device}, {self._model.dtype}")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return len(render(self._tokenizer, messages))
+
+    def probe(self, _version: str) -> None:
+        """The tensors in memory are those of the file, by their checksum."""
+
+    def close(self) -> None:
+        """Nothing was started."""
 
     def _read(self, directory: Path | None) -> _Version:
         if directory is None:
@@ -163,12 +174,6 @@ class TransformersEngine:
                 f"{request.sampling.max_tokens}: shorten either"
             )
         return Sample(index, prompt, request.sampling, request.stop, random.Random(request.seed))
-
-    def _eos_ids(self) -> frozenset[int]:
-        named = self._model.generation_config.eos_token_id
-        listed = named if isinstance(named, list) else [named]
-        return frozenset(i for i in [*listed, self._tokenizer.eos_token_id] if i is not None)
-
 
 def _require_plain(model_type: str) -> None:
     if model_type not in PLAIN_MODEL_TYPES:
