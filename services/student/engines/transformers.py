@@ -25,6 +25,7 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
+from services.student.engines.transcript import Transcript
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter, merged_parameters
@@ -65,6 +66,8 @@ class TransformersEngine:
         self._decoding = Decoding(self._model, self._tokenizer, self._eos_ids())
         self._versions: dict[str, _Version] = {}
         self._active: dict[str, Tensor] = {}
+
+    guides = False
 
     @property
     def vocabulary_size(self) -> int:
@@ -162,7 +165,9 @@ class TransformersEngine:
                 f"expected at most {limit} tokens, got {len(prompt)} of prompt and max_tokens = "
                 f"{request.sampling.max_tokens}: shorten either"
             )
-        return Sample(index, prompt, request.sampling, request.stop, random.Random(request.seed))
+        watched = request.stop or request.audience is not None or request.top_logprobs is not None
+        transcript = Transcript(self._tokenizer, request) if watched else None
+        return Sample(index, prompt, request, random.Random(request.seed), transcript)
 
     def _eos_ids(self) -> frozenset[int]:
         named = self._model.generation_config.eos_token_id
