@@ -26,6 +26,7 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
+from services.student.engines.transcript import Transcript
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter, merged_parameters
@@ -70,6 +71,8 @@ class TransformersEngine:
         self._decoding = Decoding(self._model, self._tokenizer, eos)
         self._versions: dict[str, _Version] = {}
         self._active: dict[str, Tensor] = {}
+
+    guides = False
 
     @property
     def vocabulary_size(self) -> int:
@@ -173,7 +176,9 @@ class TransformersEngine:
                 f"expected at most {limit} tokens, got {len(prompt)} of prompt and max_tokens = "
                 f"{request.sampling.max_tokens}: shorten either"
             )
-        return Sample(index, prompt, request.sampling, request.stop, random.Random(request.seed))
+        watched = request.stop or request.audience is not None or request.top_logprobs is not None
+        transcript = Transcript(self._tokenizer, request) if watched else None
+        return Sample(index, prompt, request, random.Random(request.seed), transcript)
 
 def _require_plain(model_type: str) -> None:
     if model_type not in PLAIN_MODEL_TYPES:

@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from services.student.engines.port import EngineAwayError
-from services.student.engines.vllm.wire import Choice, Completion, ServedModel, ServedModels, Version
+from services.student.engines.vllm.wire import Choice, ChoiceLogprobs, Completion, ServedModel, ServedModels, Version
 from shared.errors import OpcodError
 
 CONNECT_TIMEOUT_S = 10.0
@@ -28,12 +29,24 @@ KEEPALIVE_S = 2.0
 CHECK_S = 0.2
 """How soon a generation that is not wanted any more is dropped."""
 
+COMPLETIONS = "/v1/completions"
+_FOR_EVER = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
 _KEPT_OF_AN_ERROR = 500
 _BAD_REQUESTS = frozenset({400, 413, 422})
 
 Shape = TypeVar("Shape", bound=BaseModel)
 Result = TypeVar("Result")
 Unwanted = Callable[[], OpcodError | None]
+Hear = Callable[[Choice], bool]
+"""Takes more of a sequence, on the loop; whether there is still somebody who wants the rest."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The request of one sequence; with `hear` it is streamed."""
+
+    body: Mapping[str, Any]
+    hear: Hear | None = None
 
 
 class RefusedError(OpcodError):
@@ -58,9 +71,9 @@ class Client:
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-client", daemon=True)
         self._thread.start()
 
-    def complete(self, bodies: Sequence[Mapping[str, Any]], unwanted: Unwanted) -> list[Choice]:
-        """The one choice of each request, all asked for at once. Raises what `unwanted` returns, soon after it does."""
-        future = self._submit(self._gather(bodies))
+    def complete(self, calls: Sequence[Call], unwanted: Unwanted) -> list[Choice]:
+        """The one choice of each call, all asked for at once. Raises what `unwanted` returns, soon after it does."""
+        future = self._submit(self._gather(calls))
         while True:
             try:
                 return future.result(timeout=CHECK_S)
@@ -73,7 +86,7 @@ class Client:
 
     def choices(self, body: Mapping[str, Any], timeout_s: float = CALL_TIMEOUT_S) -> list[Choice]:
         """All choices of one request, in the order of its prompts."""
-        answer = self._run(self._post("/v1/completions", body, Completion, timeout_s))
+        answer = self._run(self._post(COMPLETIONS, body, Completion, timeout_s))
         return sorted(answer.choices, key=lambda choice: choice.index)
 
     def models(self, timeout_s: float = CALL_TIMEOUT_S) -> list[ServedModel]:
@@ -108,20 +121,38 @@ class Client:
         self._loop.close()
 
     # On the loop -----------------------------------------------------------------------------------------
-    async def _gather(self, bodies: Sequence[Mapping[str, Any]]) -> list[Choice]:
-        return list(await asyncio.gather(*map(self._one, bodies)))
+    async def _gather(self, calls: Sequence[Call]) -> list[Choice]:
+        return list(await asyncio.gather(*map(self._one, calls)))
 
-    async def _one(self, body: Mapping[str, Any]) -> Choice:
-        (choice,) = (await self._post("/v1/completions", body, Completion, None)).choices
-        if choice.finish_reason not in ("stop", "length"):
-            raise EngineAwayError(f"vLLM gave a request up ({choice.finish_reason})")
-        return choice
+    async def _one(self, call: Call) -> Choice:
+        if call.hear is not None:
+            return await self._streamed(call.body, call.hear)
+        (choice,) = (await self._post(COMPLETIONS, call.body, Completion, None)).choices
+        return _ended(choice)
+
+    async def _streamed(self, body: Mapping[str, Any], hear: Hear) -> Choice:
+        """All of a sequence that is told of as it comes; it ends early, as if at its limit, when nobody wants it."""
+        parts: list[Choice] = []
+        try:
+            async with self._http.stream("POST", COMPLETIONS, json={**body, "stream": True}, timeout=_FOR_EVER) as answer:
+                if answer.status_code != 200:
+                    await answer.aread()
+                _require_ok(COMPLETIONS, answer)
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: {"):
+                        (part,) = _shaped(COMPLETIONS, line.removeprefix("data: "), Completion).choices
+                        parts.append(part)
+                        if not hear(part):
+                            return joined([*parts, Choice(finish_reason="length")])
+        except httpx2.HTTPError as error:
+            raise EngineAwayError(f"vLLM broke {COMPLETIONS} off: {error!r}") from error
+        return _ended(joined(parts))
 
     async def _post(self, path: str, body: Mapping[str, Any], shape: type[Shape], timeout_s: float | None) -> Shape:
-        return self._shaped(path, await self._send("POST", path, body, timeout_s), shape)
+        return _shaped(path, (await self._send("POST", path, body, timeout_s)).content, shape)
 
     async def _get(self, path: str, shape: type[Shape], timeout_s: float) -> Shape:
-        return self._shaped(path, await self._send("GET", path, None, timeout_s), shape)
+        return _shaped(path, (await self._send("GET", path, None, timeout_s)).content, shape)
 
     async def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float | None
@@ -131,18 +162,8 @@ class Client:
             response = await self._http.request(method, path, json=body, timeout=timeout)
         except httpx2.HTTPError as error:
             raise EngineAwayError(f"vLLM did not answer {path}: {error!r}") from error
-        if response.status_code in _BAD_REQUESTS:
-            raise RefusedError(f"vLLM refused {path}: {response.text[:_KEPT_OF_AN_ERROR]}")
-        if response.status_code != 200:
-            text = response.text[:_KEPT_OF_AN_ERROR]
-            raise EngineAwayError(f"vLLM answered {path} with {response.status_code}: {text}")
+        _require_ok(path, response)
         return response
-
-    def _shaped(self, path: str, response: httpx2.Response, shape: type[Shape]) -> Shape:
-        try:
-            return shape.model_validate_json(response.content)
-        except ValidationError as error:
-            raise EngineAwayError(f"vLLM answered {path} with something else: {error}") from error
 
     async def _end(self) -> None:
         mine = asyncio.current_task()
@@ -156,3 +177,36 @@ class Client:
 
     def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         return self._submit(coroutine).result()
+
+
+def joined(parts: Sequence[Choice]) -> Choice:
+    """The parts of one sequence as one."""
+    return Choice(
+        token_ids=[token for part in parts for token in part.token_ids],
+        logprobs=ChoiceLogprobs(
+            token_logprobs=[one for part in parts for one in part.token_logprobs],
+            top_logprobs=[one for part in parts for one in part.top_logprobs],
+        ),
+        finish_reason=parts[-1].finish_reason if parts else None,
+    )
+
+
+def _ended(choice: Choice) -> Choice:
+    if choice.finish_reason not in ("stop", "length"):
+        raise EngineAwayError(f"vLLM gave a request up ({choice.finish_reason or 'it ended without a reason'})")
+    return choice
+
+
+def _require_ok(path: str, response: httpx2.Response) -> None:
+    """Raises RefusedError where asking again is useless, EngineAwayError for every other status but 200."""
+    if response.status_code in _BAD_REQUESTS:
+        raise RefusedError(f"vLLM refused {path}: {response.text[:_KEPT_OF_AN_ERROR]}")
+    if response.status_code != 200:
+        raise EngineAwayError(f"vLLM answered {path} with {response.status_code}: {response.text[:_KEPT_OF_AN_ERROR]}")
+
+
+def _shaped(path: str, content: bytes | str, shape: type[Shape]) -> Shape:
+    try:
+        return shape.model_validate_json(content)
+    except ValidationError as error:
+        raise EngineAwayError(f"vLLM answered {path} with something else: {error}") from error

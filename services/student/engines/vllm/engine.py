@@ -24,9 +24,10 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
-from services.student.engines.vllm.client import RefusedError
+from services.student.engines.tokens import TokenTable
+from services.student.engines.vllm.client import Call, RefusedError
 from services.student.engines.vllm.health import Condition
-from services.student.engines.vllm.requests import completion, generation, probe_answer, probe_question
+from services.student.engines.vllm.requests import Reading, completion, probe_answer, probe_question
 from services.student.engines.vllm.server import Life, Server, base_of, gone
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError, OpcodError
@@ -50,6 +51,7 @@ class VllmEngine:
     """See `port.Engine`. `server` is started here and stopped by `close`."""
 
     continuous = True
+    guides = True
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class VllmEngine:
         self.vocabulary_size = vocabulary_size
         self._server = server
         self._tokenizer = tokenizer
+        self._table = TokenTable(tokenizer)
         self._eos = eos_ids(generation_config(model_dir), tokenizer)
         self._base_checksum = file_checksum(*sorted(model_dir.glob("*.safetensors")))
         self._checksums: dict[str, str] = {}
@@ -106,25 +109,26 @@ class VllmEngine:
     ) -> list[Generation]:
         life = self._server.life
         prompts = [self._prompt(request) for request in requests]
-        bodies = [
-            completion(request, self._name(request.version), prompt, self._eos)
-            for request, prompt in zip(requests, prompts, strict=True)
+        readings = [Reading(self._tokenizer, self._table, request) for request in requests]
+        calls = [
+            Call(
+                completion(request, self._name(request.version), prompt, self._eos),
+                reading.hear if request.audience is not None else None,
+            )
+            for request, prompt, reading in zip(requests, prompts, readings, strict=True)
         ]
 
         def unwanted() -> OpcodError | None:
             if cancelled is not None and cancelled.is_set():
-                return GenerationCancelledError(f"{len(bodies)} samples were stopped before they were complete")
+                return GenerationCancelledError(f"{len(calls)} samples were stopped before they were complete")
             return gone(life, self._server)
 
         try:
-            choices = life.client.complete(bodies, unwanted)
+            choices = life.client.complete(calls, unwanted)
         except EngineAwayError:
             self._server.look()
             raise
-        return [
-            generation(request, prompt, choice, self._decode)
-            for request, prompt, choice in zip(requests, prompts, choices, strict=True)
-        ]
+        return [each.generation(*one) for each, *one in zip(readings, prompts, choices, strict=True)]
 
     def health(self) -> EngineHealth:
         condition = self._server.health.condition
@@ -178,10 +182,6 @@ class VllmEngine:
                 f"{request.sampling.max_tokens}: shorten either"
             )
         return prompt
-
-    def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
 
 
 def _checked(directory: Path) -> str:

@@ -14,17 +14,25 @@ class Answer(BaseModel):
 class ChoiceLogprobs(Answer):
     """token_logprobs: of the sampled ids. top_logprobs: by `token_id:<n>`, of the ids that were asked for."""
 
-    token_logprobs: list[float]
+    token_logprobs: list[float] = Field(default_factory=list)
     top_logprobs: list[dict[str, float]] = Field(default_factory=list)
 
 
 class Choice(Answer):
-    """One sequence; finish_reason `abort`: the server dropped it."""
+    """One sequence, or more of one that is streamed; None goes on; `abort`: the server dropped it."""
 
-    index: int
-    token_ids: list[int]
-    logprobs: ChoiceLogprobs
-    finish_reason: Literal["stop", "length", "abort", "error"]
+    index: int = 0
+    token_ids: list[int] = Field(default_factory=list)
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: Literal["stop", "length", "abort", "error"] | None = None
+
+    @property
+    def token_logprobs(self) -> list[float]:
+        return [] if self.logprobs is None else self.logprobs.token_logprobs
+
+    @property
+    def top_logprobs(self) -> list[dict[str, float]]:
+        return [] if self.logprobs is None else self.logprobs.top_logprobs
 
 
 class Completion(Answer):
