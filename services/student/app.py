@@ -5,6 +5,7 @@ is imported, so a scripted student starts without torch.
 """
 
 import threading
+from contextlib import closing
 
 from fastapi import FastAPI
 
@@ -104,9 +105,8 @@ def run_engine(
 ) -> None:
     """The engine's thread: build the engine, then work until `stopping`. `ended` is set however it ends."""
     try:
-        board.beat(allowance_s=BUILD_ALLOWANCE_S)
-        engine = build_engine(config)
-        with LeaseKeeper(bus, lease_s=config.bus.lease_s) as leases:
+        board.beat(allowance_s=max(BUILD_ALLOWANCE_S, config.section.vllm.start_timeout_s))
+        with closing(build_engine(config)) as engine, LeaseKeeper(bus, lease_s=config.bus.lease_s) as leases:
             worker = build_worker(
                 config,
                 engine=engine,
@@ -181,6 +181,10 @@ def build_engine(config: StudentConfig) -> Engine:
     """The engine that the settings name. Raises ConfigError or ModelError."""
     if config.section.engine == "scripted":
         return _scripted(config)
+    if config.section.engine == "vllm":
+        from services.student.engines.vllm.build import build_vllm_engine
+
+        return build_vllm_engine(config)
     import torch
 
     from services.student.engines.transformers import TransformersEngine

@@ -6,7 +6,7 @@ from shared.config.section import Positive, Section, Share
 
 
 class VllmSection(Section):
-    """The server of a student with `engine = "vllm"`, which the student starts, or finds by its URL (docs/engines.md)."""
+    """The server of a student with `engine = "vllm"`: the student starts it, or finds it by URL (docs/engines.md)."""
 
     python: str = Field(
         default=".venv-vllm/bin/python",

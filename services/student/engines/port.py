@@ -116,7 +116,7 @@ class Generation:
 
 
 class EngineState(StrEnum):
-    """READY answers. EMPTY came back without its versions, which must be loaded again. AWAY comes back. DEAD does not."""
+    """READY answers; EMPTY came back without its versions, which are to be loaded again; AWAY comes back; DEAD not."""
 
     READY = "ready"
     EMPTY = "empty"

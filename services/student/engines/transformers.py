@@ -180,6 +180,7 @@ class TransformersEngine:
         transcript = Transcript(self._tokenizer, request) if watched else None
         return Sample(index, prompt, request, random.Random(request.seed), transcript)
 
+
 def _require_plain(model_type: str) -> None:
     if model_type not in PLAIN_MODEL_TYPES:
         raise ModelError(

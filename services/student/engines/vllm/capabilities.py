@@ -23,7 +23,7 @@ def require(version: str, description: Mapping[str, Any]) -> str:
     missing += [f"`{name}` of a completion" for name in FIELDS if name not in request.get("properties", {})]
     if missing:
         raise ConfigError(
-            f"vLLM {version} lacks {', '.join(missing)}; it needs --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, "
-            "and a release that docs/engines.md names"
+            f"vLLM {version} lacks {', '.join(missing)}; it needs --enable-lora, "
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and a release that docs/engines.md names"
         )
     return version

@@ -134,7 +134,8 @@ class Client:
         """All of a sequence that is told of as it comes; it ends early, as if at its limit, when nobody wants it."""
         parts: list[Choice] = []
         try:
-            async with self._http.stream("POST", COMPLETIONS, json={**body, "stream": True}, timeout=_FOR_EVER) as answer:
+            streamed = {**body, "stream": True}
+            async with self._http.stream("POST", COMPLETIONS, json=streamed, timeout=_FOR_EVER) as answer:
                 if answer.status_code != 200:
                     await answer.aread()
                 _require_ok(COMPLETIONS, answer)

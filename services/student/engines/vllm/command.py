@@ -38,7 +38,7 @@ class Model:
 def arguments(
     installation: Installation, section: VllmSection, model: Model, *, socket: Path, slots: int, seed: int
 ) -> list[str]:
-    """The command line. `--generation-config vllm`: else the model's own defaults (top-k!) would change the sampling."""
+    """The command line. Without `--generation-config vllm` the model's own top-k would change the sampling."""
     options: dict[str, object] = {
         "model": model.directory,
         "served-model-name": BASE,

@@ -93,13 +93,12 @@ class VllmEngine:
         return found
 
     def unload(self, version: str) -> None:
-        name = self._name(version)
-        self._server.unloaded(version)
-        del self._checksums[version]
-        if name == self._base_name:
-            return
-        with suppress(RefusedError):  # the server has forgotten it, too
-            self._server.life.client.unload(name)
+        if self._checksums.pop(version, None) is None:
+            raise UnknownVersionError(f"expected a version that is loaded, got {version}")
+        name = self._server.unloaded(version)
+        if name is not None and name != self._base_name:
+            with suppress(RefusedError, EngineAwayError):  # a server that has lost it needs no telling
+                self._server.life.client.unload(name)
 
     def versions(self) -> dict[str, str]:
         return {version: self._checksums[version] for version in self._server.held}
@@ -128,7 +127,8 @@ class VllmEngine:
         except EngineAwayError:
             self._server.look()
             raise
-        return [each.generation(*one) for each, *one in zip(readings, prompts, choices, strict=True)]
+        answers = zip(readings, prompts, choices, strict=True)
+        return [reading.generation(prompt, choice) for reading, prompt, choice in answers]
 
     def health(self) -> EngineHealth:
         condition = self._server.health.condition

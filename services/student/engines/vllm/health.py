@@ -1,8 +1,8 @@
 """Whether a vLLM server is well, as a pure function of what was seen of it. The clock is the caller's.
 
 HEALTHY answers, and holds what it was given. SUSPECT missed an answer. DEAD ended, or kept silent for too long.
-RESTARTING was started and does not answer yet. STALE answers, and holds none of its versions. FAILED was restarted too
-often. The one transition that must not exist: from RESTARTING, or after versions were lost, to HEALTHY without a version
+RESTARTING was started and does not answer yet. STALE answers, and holds none of its versions. FAILED was started too
+often. The one transition that must not exist: from RESTARTING, or after versions were lost, to HEALTHY without one
 having been loaded again; a server that came back with its base weights would answer as if it were the trained one.
 """
 

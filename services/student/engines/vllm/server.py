@@ -95,9 +95,10 @@ class Server:
             self._held[version] = name
             self._health = after(self._health, Seen.LOADED, self._clock.monotonic_s(), self._bounds)
 
-    def unloaded(self, version: str) -> None:
+    def unloaded(self, version: str) -> str | None:
+        """The server's name of it; None if it is not there."""
         with self._lock:
-            self._held.pop(version, None)
+            return self._held.pop(version, None)
 
     def look(self) -> None:
         """Something looked wrong: look at the server now."""
