@@ -16,7 +16,6 @@ from shared.contracts.ids import parse_version
 from shared.contracts.weights import FileEntry, WeightsManifest
 from shared.errors import OpcodError, StorageError
 
-
 PROBE_TOLERANCE = 0.5
 """Measured: matching weights differ by less than 0.1, wrong ones by more than 1."""
 

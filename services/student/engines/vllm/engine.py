@@ -143,7 +143,11 @@ class VllmEngine:
         if life.number == self._probed_life:
             return None
         texts = [encode(self._tokenizer, text) for text in PROBE_TEXTS]
-        found = probe_answer(texts, life.client.choices(probe_question(self._name(version), texts)))
+        choices = life.client.choices(probe_question(self._name(version), texts))
+        try:
+            found = probe_answer(texts, choices)
+        except ValueError as error:
+            raise ModelError(f"vLLM does not answer the probe: {error}") from error
         self._probed_life = life.number
         return found
 
