@@ -35,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     asked = Questions.model_validate_json(given.questions.read_text())
     config = _config(given.run_dir, given.cache_dir, asked.student)
-    with closing(build_engine(config)) as engine, given.answers.open("w", buffering=1) as file:
+    with closing(build_engine(config)) as engine:
         checksum = build_loader(config, engine).load(asked.version)
-        # A line at a time: whoever waits counts them.
-        file.writelines(output.model_dump_json() + "\n" for output in answers(engine, asked))
+        with given.answers.open("w", buffering=1) as file:  # whoever waits counts the lines
+            file.writelines(output.model_dump_json() + "\n" for output in answers(engine, asked))
     sys.stdout.write(json.dumps({"checksum": checksum}) + "\n")
     return 0
 

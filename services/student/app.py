@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from services.student.api import StudentApi, student_routes
 from services.student.board import Board
 from services.student.config import INTERACTIVE_BOUND, ScriptEnvironment, StudentConfig, student_config
+from services.student.continuous import ContinuousWorker
 from services.student.engines.port import Engine
 from services.student.engines.scripted import Script, ScriptedEngine
 from services.student.intake import JobIntake
@@ -156,8 +157,10 @@ def build_worker(
         leases=leases,
         room=Room(engine.slots, config.expected_sequences),
         max_attempts=config.bus.max_attempts,
+        continuous=engine.continuous,
     )
-    return EngineWorker(
+    worker = ContinuousWorker if engine.continuous else EngineWorker
+    return worker(
         engine=engine,
         intake=intake,
         versions=versions,

@@ -15,6 +15,7 @@ from services.student import metrics
 from services.student.board import Board
 from services.student.engines.port import (
     Engine,
+    EngineAwayError,
     EngineState,
     Generation,
     GenerationCancelledError,
@@ -91,26 +92,37 @@ class EngineWorker:
     def turn(self) -> None:
         """One turn; waits up to IDLE_S for a job when there is nothing to do."""
         self._board.beat()
-        self._check_health()
+        state = self._check_health()
         answered = self._answer_people()
         try:
-            self._keep_in_step(idle_s=0.0 if answered else IDLE_S)
+            self._connect()
+            if state is not EngineState.AWAY:
+                self._keep_in_step(idle_s=0.0 if answered else IDLE_S)
             self._run_next_group()
             self._outbox.flush()
+        except EngineAwayError as error:
+            log.warning("the engine is away", error=str(error))
+            self._stopping.wait(RETRY_S)
         except UnavailableError as error:
             self._bus_away(error)
         self._board.free_slots = self.intake.free_slots
 
-    def _keep_in_step(self, idle_s: float) -> None:
+    def _connect(self) -> None:
         if not self._connected:
             self.intake.create_queues()
             self._versions.report_again()
             self._connected = True
         self._outbox.flush()
-        self._versions.sync({job.version for job in self.intake.jobs} | self._interactive.versions())
+
+    def _keep_in_step(self, idle_s: float) -> None:
+        self._versions.sync(self._in_use())
         self._outbox.flush()
         self._board.bus_problem = None
         self.intake.take(idle_s)
+
+    def _in_use(self) -> set[str]:
+        """Versions that must stay loaded."""
+        return {job.version for job in self.intake.jobs} | self._interactive.versions()
 
     def _bus_away(self, error: UnavailableError) -> None:
         if isinstance(error, EngineDeadError):
@@ -121,11 +133,12 @@ class EngineWorker:
         self._connected = False
         self._stopping.wait(RETRY_S)
 
-    def _check_health(self) -> None:
+    def _check_health(self) -> EngineState:
         health = self._engine.health()
         self._board.engine_problem = None if health.state is EngineState.READY else health.detail
         if health.state is EngineState.DEAD:
             raise EngineDeadError(f"the engine cannot go on: {health.detail}; restart this student")
+        return health.state
 
     # Jobs ------------------------------------------------------------------------------------------------
     def _run_next_group(self) -> None:
@@ -169,7 +182,7 @@ class EngineWorker:
             log.warning("generation cancelled", jobs=[held.job.id for held, _, _ in ready])
             return
         finally:
-            self._running.end()
+            self._running.end(cancelled)
         fault_point("student.generated")
         metrics.BATCH_SECONDS.observe(seconds)
         tokens = sum(_tokens(result) for result in results)
