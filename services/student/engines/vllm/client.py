@@ -7,7 +7,7 @@ shape. All requests run on one event loop in a thread of its own; the methods ma
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,6 +77,8 @@ class Client:
         while True:
             try:
                 return future.result(timeout=CHECK_S)
+            except CancelledError as error:
+                raise EngineAwayError(f"the connection to {self.url} was closed") from error
             except TimeoutError:
                 if future.done():
                     raise
@@ -114,7 +116,9 @@ class Client:
         self._run(self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, CALL_TIMEOUT_S))
 
     def close(self) -> None:
-        """Drop every request and end the thread."""
+        """Drop every request and end the thread; once more changes nothing."""
+        if self._loop.is_closed():
+            return
         self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -174,10 +178,17 @@ class Client:
         await self._http.aclose()
 
     def _submit(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        if self._loop.is_closed():
+            coroutine.close()
+            raise EngineAwayError(f"the connection to {self.url} is closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        return self._submit(coroutine).result()
+        """Of what has a timeout of its own; it never ends if the loop ends first."""
+        try:
+            return self._submit(coroutine).result(timeout=CALL_TIMEOUT_S + 2 * CONNECT_TIMEOUT_S)
+        except (TimeoutError, CancelledError) as error:
+            raise EngineAwayError(f"the connection to {self.url} was closed") from error
 
 
 def joined(parts: Sequence[Choice]) -> Choice:

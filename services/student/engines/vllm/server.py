@@ -20,7 +20,8 @@ from shared.errors import ConfigError, OpcodError, UnavailableError
 
 POLL_S = 0.5
 LOOK_EVERY_S = 5.0
-LOOK_TIMEOUT_S = 20.0
+LOOKS_OF_A_SILENCE = 3
+"""An answer is waited for a third of the silence that means dead, so that one look more is made before."""
 
 log = structlog.get_logger()
 
@@ -123,6 +124,8 @@ class Server:
 
     def turn(self, now: bool = True) -> None:
         """Look at the process, at the server too if it is time (or `now`), and start it again if it is dead."""
+        if self._health.condition is Condition.FAILED:
+            return
         process = self._life.process
         ended = process is not None and process.exit_code is not None
         if now or ended or self._clock.monotonic_s() - self._looked_s >= LOOK_EVERY_S:
@@ -134,7 +137,7 @@ class Server:
         """What one look shows, noted."""
         before, life = self.held, self._life
         self._looked_s = self._clock.monotonic_s()
-        seen, listed, reason = _look(life)
+        seen, listed, reason = _look(life, self._bounds.hang_s / LOOKS_OF_A_SILENCE)
         with self._lock:
             if seen is Seen.ANSWERED and not {name for v, name in before.items() if v in self._held} <= listed:
                 seen = Seen.EMPTY
@@ -168,17 +171,17 @@ class Server:
         self._life.client.close()
 
 
-def _look(life: Life) -> tuple[Seen, set[str], str]:
+def _look(life: Life, timeout_s: float) -> tuple[Seen, set[str], str]:
     """Seen, the versions that the server lists, and the reason. One token is asked for: a server may be dead behind
     a list that it still gives.
     """
     if life.process is not None and life.process.exit_code is not None:
         return Seen.ENDED, set(), f"exit code {life.process.exit_code}"
     try:
-        models = life.client.models(LOOK_TIMEOUT_S)
+        models = life.client.models(timeout_s)
         base = base_of([model.id for model in models if model.parent is None])
         question = {"model": base, "prompt": [0], "max_tokens": 1, "temperature": 0, "logprobs": 0}
-        life.client.choices({**question, "return_token_ids": True}, LOOK_TIMEOUT_S)
+        life.client.choices({**question, "return_token_ids": True}, timeout_s)
     except (EngineAwayError, RefusedError) as error:
         return Seen.SILENT, set(), str(error)
     return Seen.ANSWERED, {model.id for model in models}, "it answered"
