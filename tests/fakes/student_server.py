@@ -10,21 +10,27 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from shared.contracts.http import ChatRequest, ChatResponse, Choice, FeedbackRequest, FeedbackResponse, Usage
+from shared.contracts.http import FeedbackRequest, FeedbackResponse
 from shared.contracts.messages import ChatMessage
+from shared.contracts.openai import ChatRequest, ChatResponse, Choice, Usage
 
 READY_S = 10.0
+USAGE = Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2)
 
 
 @dataclass
 class StudentServer:
-    """status: set it to refuse everything with it; location: where it sends callers then. feedback: what it says."""
+    """status: set it to refuse everything with it; location: where it sends callers then. feedback: what it says.
+
+    answers: what it says first, before it says `answer`.
+    """
 
     name: str
     url: str = ""
     status: int = 200
     location: str = ""
     answer: str = " u = 9 * 2 = 18"
+    answers: list[str] = field(default_factory=list)
     feedback: str = "<concept>voltage</concept> Multiply the current with the resistance."
     chats: list[ChatRequest] = field(default_factory=list)
     asked: list[FeedbackRequest] = field(default_factory=list)
@@ -48,17 +54,16 @@ class StudentServer:
             if self.status != 200:
                 return self._refusal()
             self.chats.append(body)
-            message = ChatMessage(role="assistant", content=self.answer)
+            message = ChatMessage(role="assistant", content=self.answers.pop(0) if self.answers else self.answer)
             choice = Choice(index=0, message=message, finish_reason="stop")
-            usage = Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2)
-            return ChatResponse(id="c", created=0, model=f"{self.name}@v7", choices=(choice,), usage=usage)
+            return ChatResponse(id="c", created=0, model=f"{self.name}@v7", choices=(choice,), usage=USAGE)
 
         @app.post("/v1/feedback", response_model=None)
         def feedback(body: FeedbackRequest) -> FeedbackResponse | JSONResponse:
             if self.status != 200:
                 return self._refusal()
             self.asked.append(body)
-            return FeedbackResponse(raw=self.feedback, concept="voltage", version=f"{self.name}@v7")
+            return FeedbackResponse(raw=self.feedback, concept="voltage", version=f"{self.name}@v7", usage=USAGE)
 
         return app
 
