@@ -15,7 +15,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from shared.errors import OpcodError
+from shared.errors import OpcodError, RequestError
 from shared.http import opcod_error_response
 
 Result = TypeVar("Result")
@@ -27,8 +27,11 @@ DONE = b"data: [DONE]\n\n"
 """How OpenAI ends a stream."""
 
 
-class ClientGoneError(OpcodError):
+class ClientGoneError(RequestError):
     """The client closed the connection before its answer was there; nobody reads this."""
+
+    def __init__(self) -> None:
+        super().__init__("the client closed the connection before its answer was there", status=499)
 
 
 class EventStream(StreamingResponse):
@@ -67,7 +70,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientGoneError("the client closed the connection")
+            raise ClientGoneError
         return working.result()
     finally:
         for task in (working, watching):

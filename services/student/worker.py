@@ -204,7 +204,10 @@ class EngineWorker:
         questions = self._interactive.take(self._engine.slots)
         questions.sort(key=lambda question: question.version)
         for version, group in groupby(questions, key=lambda question: question.version):
-            self._answer(version, list(group))
+            people = list(group)
+            metrics.ANSWERING.set(sum(len(question.requests) for question in people))
+            self._answer(version, people)
+            metrics.ANSWERING.set(0)
         return bool(questions)
 
     def _answer(self, version: str, questions: Sequence[Question]) -> None:
