@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from services.broker import revisions
-from services.broker.recovery import Recovered
 from services.broker.commands import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence, KeepAct
+from services.broker.recovery import Recovered
 from services.broker.sealing import batch_directory
 from services.broker.tutoring import Exchange
 from shared.clock import Clock

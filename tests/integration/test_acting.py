@@ -29,7 +29,7 @@ from shared.contracts.jobs import JobKind
 from shared.http import create_app
 from tests.fakes.access import PLENTY
 from tests.fakes.broker import RUN, BrokerBench
-from tests.fakes.serving import serving_app
+from tests.fakes.listening import listening
 
 KEYS = {"read-key": Scope.READ, "ask-key": Scope.ASK, "admin-key": Scope.ADMIN}
 _RUNS = itertools.count()
@@ -94,7 +94,7 @@ def stand(tmp_path: Path, redis_url: str) -> Iterator[Stand]:
     sealed = SealedBatches(tmp_path, RUN)
     ingest = Ingest(bench.workers, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=30, block_s=0)
     app = build_app(inspector_config(tmp_path, keys), store, ingest, bench.workers, threading.Event())
-    with serving_app(broker) as broker_url, serving_app(app) as url:
+    with listening(broker) as broker_url, listening(app) as url:
         bench.workers.beat(Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0), ttl_s=600)
         yield Stand(bench, ingest, url, waiting)
     store.close()
