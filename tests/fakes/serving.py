@@ -12,9 +12,9 @@ READY_S = 10.0
 
 
 @contextmanager
-def serving_app(app: FastAPI) -> Iterator[str]:
-    """Its address on a free port of loopback."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+def serving_app(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """Its address on loopback, on a free port if none is given."""
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + READY_S
