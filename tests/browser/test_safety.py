@@ -46,9 +46,7 @@ def attack(stand: Stand) -> None:
     for number, text in enumerate(CORPUS):
         problem = f"{text}{number}"[:200]
         stand.tell(
-            feedback(
-                problem, response=text, question=text, raw=text, delivered=text, domain=text, verdict=f"match:{text}"
-            ),
+            feedback(problem, **dict.fromkeys(TEXTS, text), verdict=f"match:{text}"),
             revised(problem).model_copy(update={"text": text}),
             JobLost(at=1.0, source="x", job_id=text, student=text, reason=text),
             StatusChanged(at=1.0, source="x", status=text, round=1, reason=text),
@@ -108,15 +106,7 @@ def plain(text: str) -> str:
 
 def write_hostile_trace(stand: Stand, number: int, text: str) -> None:
     top = (Alternative(text=text, probability=0.5),)
-    token = TokenTrace(
-        text=text,
-        divergence=2.0,
-        weight=1.0,
-        student_logprob=-1.0,
-        teacher_logprob=-1.0,
-        student_top=top,
-        teacher_top=top,
-    )
+    token = trace_token(text).model_copy(update={"student_top": top, "teacher_top": top})
     rollout = RolloutTrace(problem_id=f"{text}{number - 1}"[:200], sample=0, all_tokens=1, tokens=(token,))
     write_trace(stand.settings.run_dir, rollouts=(rollout,))
 
