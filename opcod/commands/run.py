@@ -23,6 +23,7 @@ from opcod.options import (
     settings_from,
     settings_on,
 )
+from opcod.page import page_address
 from opcod.planning.command import show_plan
 from opcod.preparing import create_run, new_run_name, prepare_models, refuse_changes, stored_settings
 from opcod.problem_manifest import pin_problems
@@ -82,8 +83,7 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
         try:
             with timeline.stage("starting services"):
                 deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
-            assert deployment.inspector is not None
-            console.print(f"inspector API: {deployment.inspector.url} (keys: {paths.run_dir / 'key'})", highlight=False)
+            console.print(f"watch it: {page_address(deployment)}", highlight=False, soft_wrap=True)
             reason = end_pause(deployment) if resumed else None
             if reason is not None:
                 console.print(f"the run was paused: {reason}; going on", highlight=False)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from opcod.client import Client
 from opcod.deployment import Deployment, Endpoint, live_deployment
 from opcod.options import RUNS_DIR, ConfigFile, Overrides, Preset, RunsDir
+from opcod.page import page_address
 from shared.contracts.http import PeersResponse
 from shared.errors import EXIT_UNAVAILABLE, OpcodError
 
@@ -29,6 +30,7 @@ class StatusView(BaseModel):
     inspector: Endpoint
     students: list[Endpoint]
     key: str
+    page: str
     not_ready: list[str]
 
 
@@ -50,6 +52,7 @@ def status(
         for endpoint in [view.broker, view.inspector, *view.students]:
             state = "not ready" if endpoint.name in view.not_ready else "ready"
             typer.echo(f"  {endpoint.name:<12} {endpoint.url:<28} {state}")
+        typer.echo(f"page, logs you in once: {view.page}")
     if not view.ready:
         raise typer.Exit(EXIT_UNAVAILABLE)
 
@@ -70,6 +73,7 @@ def _view(deployment: Deployment) -> StatusView:
         inspector=deployment.inspector,
         students=students,
         key=deployment.key(),
+        page=page_address(deployment),
         not_ready=missing,
     )
 

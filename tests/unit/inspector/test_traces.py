@@ -8,38 +8,8 @@ from fastapi.testclient import TestClient
 from services.inspector.records import Entry
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
-from shared.contracts.traces import Alternative, RolloutTrace, StepTrace, TokenTrace
+from tests.fakes.traces import write_trace
 from tests.unit.inspector.told import RUN, feedback, ready, seal
-
-
-def token(text: str) -> TokenTrace:
-    top = (Alternative(text=text, probability=0.9), Alternative(text="<b>", probability=0.1))
-    return TokenTrace(
-        text=text,
-        divergence=0.3,
-        weight=1.0,
-        student_logprob=-0.1,
-        teacher_logprob=-2.0,
-        student_top=top,
-        teacher_top=top,
-    )
-
-
-def write_trace(run_dir: Path, sample: int = 0, **changes: object) -> Path:
-    rollout = RolloutTrace(problem_id="p1", sample=sample, all_tokens=9, tokens=(token("The"), token(" force")))
-    fields = {
-        "run": RUN,
-        "student": "a",
-        "step": 1,
-        "version": "a@v0",
-        "batch_sha256": "0" * 64,
-        "share": 0.02,
-        "rollouts": (rollout,),
-    }
-    path = run_dir / "traces" / "a" / "s00001.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(StepTrace.model_validate(fields | changes).model_dump_json())
-    return path
 
 
 @pytest.fixture

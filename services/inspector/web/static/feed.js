@@ -63,6 +63,9 @@ function replaceRow(html) {
 }
 
 document.addEventListener("htmx:sse:after:connection", () => tell(paused ? "Paused; what comes is kept." : "Live.", paused ? "paused" : "live"));
+document.addEventListener("htmx:sse:before:connection", (event) => {
+  if (event.detail.connection.attempt > 0) tell("Not connected; trying again…", "lost");
+});
 document.addEventListener("htmx:sse:error", () => tell("Not connected; trying again…", "lost"));
 document.addEventListener("htmx:sse:close", (event) => {
   if (event.target.isConnected) tell("Not connected; trying again…", "lost");

@@ -1,0 +1,122 @@
+"""One exchange in a real browser: what is marked, struck, shown to the self-teacher, decided, traced, done about it."""
+
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI, Request
+from playwright.sync_api import Browser, expect
+
+from services.inspector.filters import ExchangeFilter
+from services.inspector.views import ExchangeView
+from shared.access import Keys, Scope
+from shared.contracts.heartbeats import Heartbeat
+from tests.browser.chromium import Viewer, viewer
+from tests.browser.stand import Stand, new_stand
+from tests.fakes.listening import listening
+from tests.fakes.traces import write_trace
+from tests.unit.inspector.told import feedback, ready, seal
+
+
+def one_of(stand: Stand, **wanted: str) -> ExchangeView:
+    return stand.store.newest_exchanges(ExchangeFilter(**wanted), before=None, limit=1)[0]  # type: ignore[arg-type]
+
+
+def test_everything_around_a_delivered_feedback(reader: Viewer, recorded: Stand) -> None:
+    exchange = one_of(recorded, verdict="match", change="fixed")
+    page = reader.open(f"/feedback/{exchange.id}")
+    assert page.locator("mark").first.inner_text().casefold() == exchange.word
+    expect(page.locator("section", has=page.get_by_role("heading", name="Delivered"))).to_contain_text(
+        exchange.delivered or "nothing"
+    )
+    teacher = page.locator("section", has=page.get_by_role("heading", name="What the self-teacher saw"))
+    expect(teacher).to_contain_text(exchange.question)
+    expect(teacher).to_contain_text(exchange.delivered or "nothing")
+    again = page.locator("section", has=page.get_by_role("heading", name="answered again"))
+    expect(again).to_contain_text("turned a wrong answer right")
+    gate = page.locator("section", has=page.get_by_role("heading", name="might speak"))
+    expect(gate.get_by_role("row")).to_have_count(3)
+    expect(gate).to_contain_text("always")
+    later = page.locator("section", has=page.get_by_role("heading", name="version by version"))
+    expect(later.locator("tr.here")).to_contain_text(f"{exchange.version}")
+
+
+def test_what_was_dropped_says_why(reader: Viewer, recorded: Stand) -> None:
+    page = reader.open(f"/feedback/{one_of(recorded, verdict='no_match').id}")
+    expect(page.get_by_text("Nothing: dropped: the concept does not occur in the problem.")).to_be_visible()
+    expect(page.locator("mark")).to_have_count(0)
+
+
+def test_a_reveal_is_struck_through_in_the_raw_text(watcher: Viewer, live: Stand) -> None:
+    raw = " <concept>force</concept> Check the units. The correct answer is B. Then try again."
+    live.tell(feedback(raw=raw, delivered="Check the units. Then try again.", removed=("The correct answer is B.",)))
+    page = watcher.open("/feedback/1")
+    said = page.locator("section", has=page.get_by_role("heading", name="b said"))
+    expect(said.locator(".text")).to_have_text(raw.strip())
+    struck = said.locator(".text del")
+    assert [text.strip() for text in struck.all_inner_texts()] == [
+        "<concept>force</concept>",
+        "The correct answer is B.",
+    ]
+    expect(said.locator(".reasons")).to_contain_text("gives the answer away")
+    assert "line-through" in struck.last.evaluate("node => getComputedStyle(node).textDecorationLine")
+
+
+def test_the_heat_map_tells_the_alternatives_of_both(watcher: Viewer, live: Stand) -> None:
+    live.tell(feedback())
+    seal(live.settings.run_dir)
+    live.tell(ready())
+    write_trace(live.settings.run_dir)
+    page = watcher.open("/feedback/1")
+    tokens = page.locator(".heat .token")
+    assert tokens.all_inner_texts() == ["The", " force"]
+    expect(tokens.first).to_have_class("token heat-4")
+    expect(page.locator("#token-detail")).to_be_empty()
+    tokens.first.hover()
+    for part in ("0.3000", "90.5 %", "13.5 %", "<b>", "10 %"):
+        expect(page.locator("#token-detail")).to_contain_text(part)
+    tokens.last.focus()
+    expect(page.locator("#token-detail")).to_contain_text(" force")
+
+
+def test_without_a_trace_the_reason_is_told(reader: Viewer, recorded: Stand) -> None:
+    page = reader.open(f"/feedback/{one_of(recorded).id}")
+    expect(page.get_by_text("The step has no traces")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("act", "path"), [("Flag", "/v1/feedback/a.s1.p1.0/flag"), ("Silence b", "/v1/runs/r1/silence")]
+)
+def test_acts_are_passed_on_to_the_broker(browser: Browser, tmp_path: Path, act: str, path: str) -> None:
+    taken: list[tuple[str, str, dict[str, str]]] = []
+    broker = FastAPI()
+
+    @broker.post("/{rest:path}", status_code=202)
+    async def take(rest: str, request: Request) -> dict[str, str]:
+        taken.append((f"/{rest}", request.headers["authorization"], await request.json()))
+        return {"accepted": "0" * 32}
+
+    keys = Keys({"r": Scope.READ, "adm": Scope.ADMIN})
+    with new_stand(tmp_path, keys=keys) as stand, stand.serving(), listening(broker) as broker_url:
+        stand.log.up = [Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0)]
+        stand.tell(feedback())
+        with viewer(browser, stand.url) as opened:
+            page = opened.open("/feedback/1")
+            page.get_by_label("Key").fill("adm")
+            page.get_by_role("button", name="Log in").click()
+            page.get_by_label("Reason").fill("gives it <b>away</b>")
+            page.get_by_role("button", name=act).click()
+            expect(page.get_by_role("status")).to_contain_text("The broker was asked to")
+            assert opened.faults == []
+    [(asked, authorization, body)] = taken
+    assert (asked, authorization, body["reason"]) == (path, "Bearer adm", "gives it <b>away</b>")
+
+
+def test_who_may_only_read_is_offered_no_acts(browser: Browser, tmp_path: Path) -> None:
+    with new_stand(tmp_path, keys=Keys({"r": Scope.READ})) as stand, stand.serving():
+        stand.tell(feedback())
+        with viewer(browser, stand.url) as opened:
+            page = opened.open("/feedback/1")
+            page.get_by_label("Key").fill("r")
+            page.get_by_role("button", name="Log in").click()
+            expect(page.get_by_role("heading", name="What people did")).to_be_visible()
+            expect(page.get_by_role("button", name="Flag")).to_have_count(0)
