@@ -49,7 +49,7 @@ class Broker:
         self._clock = SystemClock()
         self._service = Service("broker")
         self._bus = RedisBus(
-            environment.redis_url,
+            environment.bus_url(),
             environment.run,
             lease_s=settings.bus.lease_s,
             max_attempts=settings.bus.max_attempts,
@@ -134,7 +134,7 @@ class Broker:
             service="broker",
             replica=self._environment.replica,
             state="ready" if self._problem() is None else "starting",
-            url=own_url(self._environment.url_file),
+            url=own_url(self._environment.advertised_url, self._environment.url_file),
             at=self._clock.wall_s(),
         )
 

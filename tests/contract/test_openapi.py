@@ -83,6 +83,7 @@ def inspector(tmp_path: Path) -> Iterator[FastAPI]:
         host="127.0.0.1",
         port=0,
         url_file=None,
+        advertised_url=None,
         keys=None,
         limits=LIMITS,
     )
