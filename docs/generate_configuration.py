@@ -67,6 +67,7 @@ SCRIPT_VARIABLES = {
 COMMAND_VARIABLES = {
     "OPCOD_RUNS_DIR": "Default of `--runs-dir` (`runs`).",
     "OPCOD_CACHE_DIR": "Default of `--cache-dir` (`$XDG_CACHE_HOME/opcod`, or `~/.cache/opcod`).",
+    "OPCOD_PRESET": "Default of `--preset` of `opcod prepare`.",
     "OPCOD_RUN": "Default of `--run` of `opcod prepare`.",
     "OPCOD_KEY_FILE": "Default of `--key-file` of `opcod prepare`.",
     f"{ENV_PREFIX}SECTION__KEY": "A setting, see above.",
