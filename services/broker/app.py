@@ -10,6 +10,7 @@ import structlog
 from services.broker.api import add_routes
 from services.broker.config import load_problems, make_plan
 from services.broker.peers import Peers
+from services.broker.queues import watch_queues
 from services.broker.recovery import highest_fence
 from services.broker.runner import Runner
 from shared.bus.keys import LEADER, queues_of
@@ -81,6 +82,7 @@ class Broker:
         self._service.spawn("runner", self._run)
         presence = Presence(self._bus, self._heartbeat, period_s=self._settings.bus.heartbeat_s)
         self._service.spawn("heartbeat", lambda: presence.run(self._service.stopping))
+        self._service.spawn("queues", lambda: watch_queues(self._bus, self._plan.students, self._service.stopping))
         try:
             return self._service.serve(
                 app,

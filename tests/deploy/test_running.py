@@ -28,7 +28,7 @@ TINY = {
     f"OPCOD_SET_STUDENTS__{student}__{setting}": value
     for student in "AB"
     for setting, value in (("MODEL", "/data/cache/tiny"), ("DTYPE", "float32"), ("SPECIALIZE", "false"))
-}
+} | {"OPCOD_SET_LORA__FIRST_LAYER": "1"}
 
 
 @pytest.fixture

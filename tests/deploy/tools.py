@@ -87,7 +87,10 @@ def _apt(directory: Path) -> tuple[str, ...]:
     (directory / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {SUITE} main\n")
     updated = _run("apt-get", *options, "update", "--error-on=any")
     if updated.returncode != 0:
-        pytest.skip(f"the tools are fetched from Debian's packages, which are out of reach: {updated.stderr[-300:]}")
+        pytest.skip(
+            f"the tools are fetched from Debian's packages, which are out of reach: {updated.stderr[-300:]}",
+            allow_module_level=True,
+        )
     return options
 
 
@@ -96,7 +99,7 @@ def _mirror() -> str:
     sites = _run("apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Component: main").stdout
     chosen = [site for site in sites.splitlines() if site.endswith("/debian")]
     if not chosen:
-        pytest.skip("the tools are fetched from Debian's packages, and this machine has no source of them")
+        pytest.skip("the tools are Debian packages, and this machine has no source of them", allow_module_level=True)
     return chosen[0]
 
 
