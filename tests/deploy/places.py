@@ -74,7 +74,9 @@ class Place:
 
     def await_ready(self, name: str) -> None:
         """Until the health check of the image, or of Redis, passes."""
-        wait_until(lambda: self._is_ready(name), f"{name} to be ready: {self.log(name)}", deadline_s=STARTED_S)
+        wait_until(
+            lambda: self._is_ready(name), f"{name} to be ready: {self.log(name)}", deadline_s=STARTED_S, pause_s=0.5
+        )
 
     def stop(self) -> dict[str, int]:
         """SIGTERM to all that still run; returns their exit codes."""
