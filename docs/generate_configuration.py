@@ -46,13 +46,16 @@ SERVICE_VARIABLES = {
     "run": "The run's name.",
     "run_dir": "The run's directory; `config.toml` lies in it.",
     "cache_dir": "Models and specialists, shared by all runs.",
-    "redis_url": "`redis://…`",
+    "redis_url": "`redis://…`, with the user's name where Redis knows one. It also tells the command line that the "
+    "services run without a launcher.",
+    "redis_password_file": "The password that goes with it.",
     "key_file": "Bearer keys, `<scope> <key>` a line; callers send one. Without it only loopback is listened on.",
     "student": "`a` or `b`; students and trainers need it.",
     "replica": "Names this process on the queues; the same after a restart.",
     "host": "Address to listen on.",
     "port": "0: any free one; for students and the inspector the port that the settings name comes first.",
-    "url_file": "The service writes its own URL there once it listens; students need it to be found by the broker.",
+    "url_file": "The service writes the URL there at which it listens. Students need this or the next to be found.",
+    "advertised_url": "Where others reach this service, if not where it listens; its heartbeat says so.",
     "log_json": "JSON lines; off: for a terminal.",
     "train": "Off: serve the latest weights, do not go on with the run.",
 }
@@ -64,6 +67,7 @@ SCRIPT_VARIABLES = {
 COMMAND_VARIABLES = {
     "OPCOD_RUNS_DIR": "Default of `--runs-dir` (`runs`).",
     "OPCOD_CACHE_DIR": "Default of `--cache-dir` (`$XDG_CACHE_HOME/opcod`, or `~/.cache/opcod`).",
+    "OPCOD_PRESET": "Default of `--preset` of `opcod prepare`.",
     "OPCOD_RUN": "Default of `--run` of `opcod prepare`.",
     "OPCOD_KEY_FILE": "Default of `--key-file` of `opcod prepare`.",
     f"{ENV_PREFIX}SECTION__KEY": "A setting, see above.",

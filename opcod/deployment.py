@@ -1,4 +1,8 @@
-"""What is up on this machine: one file a run says where, and a lock says whether its launcher lives."""
+"""What is up, and where.
+
+On one machine a file in the run's directory says so, and a lock says whether its launcher lives. In containers and in
+a cluster there is no launcher: OPCOD_REDIS_URL names the run's Redis, and the services' heartbeats say where they are.
+"""
 
 import fcntl
 import os
@@ -11,11 +15,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.access import new_keys, read_keys
 from shared.blobs.local import atomic_write
+from shared.bus.redis import RedisBus
+from shared.config.environment import service_environment
+from shared.contracts.heartbeats import Heartbeat
 from shared.errors import ConfigError, UnavailableError
 
 DEPLOYMENT_FILE = "deployment.json"
 KEY_FILE = "key"
 LOCK_FILE = "lock"
+REDIS_VARIABLE = "OPCOD_REDIS_URL"
 
 
 class Endpoint(BaseModel):
@@ -26,15 +34,16 @@ class Endpoint(BaseModel):
 
 
 class Deployment(BaseModel):
-    """Addresses of a run's services while its launcher runs."""
+    """Addresses of a run's services. pid: of their launcher, if they have one."""
 
     model_config = ConfigDict(extra="forbid")
 
     run: str
     run_dir: Path
     mode: Literal["run", "up"]
-    pid: int
+    key_file: Path
     redis_url: str
+    pid: int | None = None
     embedded_redis_port: int | None = None
     broker: Endpoint | None = None
     inspector: Endpoint | None = None
@@ -42,7 +51,7 @@ class Deployment(BaseModel):
 
     def key(self) -> str:
         """A bearer key that its services take, of every scope."""
-        return read_keys(self.run_dir / KEY_FILE).strongest
+        return read_keys(self.key_file).strongest
 
     def save(self) -> None:
         atomic_write(self.run_dir / DEPLOYMENT_FILE, self.model_dump_json(indent=1).encode())
@@ -58,7 +67,12 @@ def read_deployment(run_dir: Path) -> Deployment | None:
 
 
 def live_deployment(runs_dir: Path, run: str | None = None) -> Deployment:
-    """The deployment that is up: that of `run`, or the one begun last. Raises UnavailableError if none is."""
+    """The deployment that is up: that of `run`, or the one begun last. Raises UnavailableError if none is.
+
+    Where the environment names a Redis it is the deployment on that one, whatever lies in `runs_dir`.
+    """
+    if is_elsewhere():
+        return _announced(run)
     candidates = [runs_dir / run] if run else sorted(runs_dir.glob("*"), key=_age, reverse=True)
     for run_dir in candidates:
         deployment = read_deployment(run_dir)
@@ -66,6 +80,46 @@ def live_deployment(runs_dir: Path, run: str | None = None) -> Deployment:
             return deployment
     what = f"run {run} is not up" if run else "no run is up"
     raise UnavailableError(f"{what} under {runs_dir}; start one with `opcod run` or `opcod up <run>`")
+
+
+def is_elsewhere() -> bool:
+    """Whether the services run without a launcher of this machine; then nothing is started here for a question."""
+    return REDIS_VARIABLE in os.environ
+
+
+def _announced(run: str | None) -> Deployment:
+    """What the services on the Redis of the environment say of themselves."""
+    environment = service_environment()
+    if run not in (None, environment.run):
+        raise UnavailableError(f"run {run} is not up here; OPCOD_RUN says that run {environment.run} is")
+    if environment.key_file is None:
+        raise ConfigError("OPCOD_KEY_FILE: expected the bearer keys of the services, it is not set")
+    bus = RedisBus(environment.bus_url(), environment.run)
+    try:
+        beats = sorted(bus.heartbeats(), key=lambda beat: (beat.service, beat.state != "ready", beat.replica))
+    finally:
+        bus.close()
+    found: dict[str, Heartbeat] = {}
+    for beat in beats:
+        found.setdefault(beat.service, beat)
+    if "broker" not in found:
+        raise UnavailableError(f"no broker of run {environment.run} has said that it is up; look at its log")
+    students = [name for name in found if name.startswith("student-")]
+    return Deployment(
+        run=environment.run,
+        run_dir=environment.run_dir,
+        mode="run" if environment.train else "up",
+        key_file=environment.key_file,
+        redis_url=environment.bus_url(),
+        broker=_endpoint("broker", found),
+        inspector=_endpoint("inspector", found),
+        students=[e for name in students if (e := _endpoint(name, found, name.removeprefix("student-"))) is not None],
+    )
+
+
+def _endpoint(service: str, found: dict[str, Heartbeat], name: str | None = None) -> Endpoint | None:
+    beat = found.get(service)
+    return Endpoint(name=name or service, url=beat.url) if beat is not None and beat.url is not None else None
 
 
 def latest_run(runs_dir: Path) -> str:

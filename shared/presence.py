@@ -44,10 +44,10 @@ class Presence:
             log.warning("heartbeat missed", error=str(error))
 
 
-def own_url(url_file: Path | None) -> str | None:
-    """Where this process listens, known once it has written its own URL down."""
-    if url_file is None:
-        return None
+def own_url(advertised: str | None, url_file: Path | None) -> str | None:
+    """Where others reach this process: as it was told, else where it listens, known once it has written that down."""
+    if advertised is not None or url_file is None:
+        return advertised
     try:
         return url_file.read_text() or None
     except OSError:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from opcod.client import Client
-from opcod.deployment import Deployment, latest_run, live_deployment, run_lock
+from opcod.deployment import Deployment, is_elsewhere, latest_run, live_deployment, run_lock
 from opcod.launcher import Launcher
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir, paths_for
 from opcod.preparing import prepare_models, stored_settings
@@ -65,6 +65,8 @@ def _deployment(runs_dir: Path, run_name: str | None, cache_dir: Path) -> Iterat
     try:
         found = live_deployment(runs_dir.resolve(), run_name)
     except UnavailableError:
+        if is_elsewhere():
+            raise
         found = None
     if found is not None:
         yield found

@@ -14,7 +14,6 @@ from opcod.options import (
     CacheDir,
     ConfigFile,
     Overrides,
-    Preset,
     RunsDir,
     paths_for,
     settings_from,
@@ -30,7 +29,9 @@ PREPARED_FILE = "prepared.json"
 
 def prepare(
     run_name: Annotated[str, typer.Option("--run", envvar="OPCOD_RUN", help="Name of the run.")],
-    preset: Preset = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", envvar="OPCOD_PRESET", help="Settings to begin with; default: laptop.")
+    ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     runs_dir: RunsDir = RUNS_DIR,

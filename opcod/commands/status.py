@@ -11,7 +11,7 @@ from opcod.deployment import Deployment, Endpoint, live_deployment
 from opcod.options import RUNS_DIR, ConfigFile, Overrides, Preset, RunsDir
 from opcod.page import page_address
 from shared.contracts.http import PeersResponse
-from shared.errors import EXIT_UNAVAILABLE, OpcodError
+from shared.errors import EXIT_UNAVAILABLE, OpcodError, UnavailableError
 
 PROBE_TIMEOUT_S = 5.0
 
@@ -27,7 +27,7 @@ class StatusView(BaseModel):
     status: str | None
     round: int | None
     broker: Endpoint
-    inspector: Endpoint
+    inspector: Endpoint | None
     students: list[Endpoint]
     key: str
     page: str
@@ -49,7 +49,7 @@ def status(
         typer.echo(view.model_dump_json(indent=1))
     else:
         typer.echo(f"run {view.run} ({view.mode}): {view.status or 'unknown'}, round {view.round or '–'}")
-        for endpoint in [view.broker, view.inspector, *view.students]:
+        for endpoint in [view.broker, *([view.inspector] if view.inspector else []), *view.students]:
             state = "not ready" if endpoint.name in view.not_ready else "ready"
             typer.echo(f"  {endpoint.name:<12} {endpoint.url:<28} {state}")
         typer.echo(f"page, logs you in once: {view.page}")
@@ -58,9 +58,12 @@ def status(
 
 
 def _view(deployment: Deployment) -> StatusView:
-    assert deployment.broker is not None and deployment.inspector is not None
+    if deployment.broker is None:
+        raise UnavailableError(
+            f"the broker of run {deployment.run} is up, but does not say where; set its OPCOD_URL_FILE"
+        )
     students = [Endpoint(name=f"student-{s.name}", url=s.url) for s in deployment.students]
-    endpoints = [deployment.broker, deployment.inspector, *students]
+    endpoints = [each for each in (deployment.broker, deployment.inspector, *students) if each is not None]
     missing = [endpoint.name for endpoint in endpoints if not _ready(endpoint.url)]
     peers = _peers(deployment)
     return StatusView(

@@ -11,6 +11,7 @@ from services.broker.acting_api import acting_routes
 from services.broker.api import add_routes
 from services.broker.config import load_problems, make_plan
 from services.broker.peers import Peers
+from services.broker.queues import watch_queues
 from services.broker.recovery import highest_fence
 from services.broker.runner import Runner
 from shared.bus.keys import LEADER, queues_of
@@ -50,7 +51,7 @@ class Broker:
         self._clock = SystemClock()
         self._service = Service("broker")
         self._bus = RedisBus(
-            environment.redis_url,
+            environment.bus_url(),
             environment.run,
             lease_s=settings.bus.lease_s,
             max_attempts=settings.bus.max_attempts,
@@ -91,6 +92,7 @@ class Broker:
         self._service.spawn("runner", self._run)
         presence = Presence(self._bus, self._heartbeat, period_s=self._settings.bus.heartbeat_s)
         self._service.spawn("heartbeat", lambda: presence.run(self._service.stopping))
+        self._service.spawn("queues", lambda: watch_queues(self._bus, self._plan.students, self._service.stopping))
         try:
             return self._service.serve(
                 app,
@@ -143,7 +145,7 @@ class Broker:
             service="broker",
             replica=self._environment.replica,
             state="ready" if self._problem() is None else "starting",
-            url=own_url(self._environment.url_file),
+            url=own_url(self._environment.advertised_url, self._environment.url_file),
             at=self._clock.wall_s(),
         )
 

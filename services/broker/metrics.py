@@ -1,6 +1,6 @@
-"""What a broker shows of its run. Labels are students, alarms and fixed words: their number stays small.
+"""What a broker shows of its run. Labels are students, queues, alarms and fixed words: their number stays small.
 
-All follow from the run's state, so a restarted broker shows the same.
+All but the queues follow from the run's state, so a restarted broker shows the same.
 """
 
 from typing import get_args
@@ -10,8 +10,16 @@ from prometheus_client import Gauge
 from services.broker.plan import Plan
 from services.broker.silencing import break_count, is_silenced
 from shared.contracts.diagnostics import AlarmName
-from shared.contracts.run import RunState
+from shared.contracts.run import RunState, Status
 
+STATUS = Gauge("opcod_broker_run_status", "1 for the status that the run is in, 0 for the others.", ["status"])
+PAUSED = Gauge("opcod_broker_run_paused", "1 while the run is paused, 0 otherwise.")
+ROUND = Gauge("opcod_broker_round", "The round that the run is in.")
+STEPS = Gauge("opcod_broker_steps", "Steps that a student has done over the run.", ["student"])
+QUEUED = Gauge(
+    "opcod_broker_queued", "Messages of a queue that wait, or that somebody has in hand.", ["queue", "place"]
+)
+DEAD_LETTERS = Gauge("opcod_broker_dead_letters", "Messages that no service could handle, at most 100.")
 ALARM = Gauge("opcod_broker_alarm", "1 while an alarm stands, 0 otherwise.", ["student", "alarm"])
 BREAKS = Gauge(
     "opcod_broker_feedback_breaks",
@@ -23,6 +31,12 @@ SILENCED = Gauge("opcod_broker_tutor_silenced", "1 while a tutor is silenced, 0 
 
 def show(state: RunState, plan: Plan) -> None:
     """Set all gauges to what the state says."""
+    for status in Status:
+        STATUS.labels(status.value).set(state.status is status)
+    PAUSED.set(state.paused is not None)
+    ROUND.set(state.round)
+    for student, steps in state.steps.items():
+        STEPS.labels(student).set(steps)
     for student, watch in state.watches.items():
         for alarm in get_args(AlarmName):
             ALARM.labels(student, alarm).set(alarm in watch.standing)

@@ -27,6 +27,7 @@ class InspectorConfig:
     host: str
     port: int
     url_file: Path | None
+    advertised_url: str | None
     keys: Keys | None
     limits: Limits
     settings: RunSettings
@@ -49,12 +50,13 @@ def inspector_config(environment: ServiceEnvironment) -> InspectorConfig:
         run=environment.run,
         run_dir=environment.run_dir,
         replica=environment.replica,
-        redis_url=environment.redis_url,
+        redis_url=environment.bus_url(),
         bus_deadline_s=min(settings.bus.deadline_s, MAX_BUS_DEADLINE_S),
         heartbeat_s=settings.bus.heartbeat_s,
         host=environment.host,
         port=environment.port or settings.serving.inspector_port,
         url_file=environment.url_file,
+        advertised_url=environment.advertised_url,
         keys=keys,
         limits=settings.serving.limits,
         settings=settings,

@@ -27,6 +27,8 @@ LAST_RETRY_S = 2.0
 EVENTS = Counter("opcod_inspector_events", "Events stored, by kind.", ["kind"])
 DUPLICATES = Counter("opcod_inspector_duplicates", "Events read again that were stored already.")
 GAPS = Counter("opcod_inspector_gaps", "Stretches of the event stream that could not be read.", ["reason"])
+for _reason in ("trimmed", "restarted"):
+    GAPS.labels(_reason)  # at 0 from the start: what appears at 1 shows no increase
 UNREADABLE = Counter("opcod_inspector_unreadable_batches", "Sealed batches whose texts could not be read.")
 
 Continuity = Literal["whole", "trimmed", "restarted"]

@@ -12,6 +12,6 @@ def inspector_heartbeat(config: InspectorConfig, ingest: Ingest, clock: Clock) -
         service="inspector",
         replica=config.replica,
         state="ready" if ingest.problem() is None else "starting",
-        url=own_url(config.url_file),
+        url=own_url(config.advertised_url, config.url_file),
         at=clock.wall_s(),
     )

@@ -31,6 +31,7 @@ class StudentConfig:
     host: str
     port: int
     url_file: Path | None
+    advertised_url: str | None
     keys: Keys | None
     section: StudentSection
     bus: BusSection
@@ -114,10 +115,11 @@ def student_config(environment: ServiceEnvironment) -> StudentConfig:
         run_dir=environment.run_dir,
         student=student,
         replica=environment.replica,
-        redis_url=environment.redis_url,
+        redis_url=environment.bus_url(),
         host=environment.host,
         port=environment.port or section.port,
         url_file=environment.url_file,
+        advertised_url=environment.advertised_url,
         keys=keys,
         section=section,
         bus=settings.bus,

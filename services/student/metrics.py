@@ -2,9 +2,13 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from shared.contracts.jobs import JobKind
+
 JOBS = Counter(
     "opcod_student_jobs", "Jobs ended, by kind and outcome (ok, failed, exhausted, lost, late).", ["kind", "outcome"]
 )
+for _kind in JobKind:
+    JOBS.labels(_kind.value, "exhausted")  # at 0 from the start: what appears at 1 shows no increase
 TOKENS = Counter("opcod_student_output_tokens", "Tokens sampled, by what for.", ["kind"])
 BATCH_SECONDS = Histogram(
     "opcod_student_batch_seconds",

@@ -16,7 +16,7 @@ def student_heartbeat(config: StudentConfig, board: Board, clock: Clock, stoppin
         service=f"student-{config.student}",
         replica=config.replica,
         state="draining" if stopping.is_set() else board.state,
-        url=own_url(config.url_file),
+        url=own_url(config.advertised_url, config.url_file),
         version=serving.live,
         versions=serving.versions,
         free_slots=board.free_slots,

@@ -26,7 +26,7 @@ from shared.config.environment import service_environment
 from shared.http import create_app
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.obs.logging import configure_logging
-from shared.presence import Presence
+from shared.presence import Presence, own_url
 from shared.serving import Service
 
 
@@ -57,7 +57,11 @@ def serve(config: TrainerConfig) -> int:
     presence = Presence(
         bus,
         lambda: trainer_heartbeat(
-            board, clock, student=config.student, replica=config.replica, url_file=config.url_file
+            board,
+            clock,
+            student=config.student,
+            replica=config.replica,
+            url=own_url(config.advertised_url, config.url_file),
         ),
         period_s=config.bus.heartbeat_s,
     )

@@ -1,11 +1,9 @@
 """What a trainer says of itself: on /readyz, and in its heartbeat."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from shared.clock import Clock
 from shared.contracts.heartbeats import Heartbeat
-from shared.presence import own_url
 
 READY_STATES = ("ready", "training")
 
@@ -22,12 +20,12 @@ class Board:
         return None if self.state in READY_STATES else self.state
 
 
-def trainer_heartbeat(board: Board, clock: Clock, *, student: str, replica: str, url_file: Path | None) -> Heartbeat:
+def trainer_heartbeat(board: Board, clock: Clock, *, student: str, replica: str, url: str | None) -> Heartbeat:
     return Heartbeat(
         service=f"trainer-{student}",
         replica=replica,
         state=board.state,
-        url=own_url(url_file),
+        url=url,
         version=board.version,
         at=clock.wall_s(),
     )

@@ -54,6 +54,7 @@ class TrainerConfig:
     host: str
     port: int
     url_file: Path | None
+    advertised_url: str | None
     keys: Keys | None
     limits: Limits
 
@@ -81,11 +82,12 @@ def trainer_config(environment: ServiceEnvironment) -> TrainerConfig:
         training=training_config(settings, environment.run, environment.run_dir, student),
         run_dir=environment.run_dir,
         replica=environment.replica,
-        redis_url=environment.redis_url,
+        redis_url=environment.bus_url(),
         bus=settings.bus,
         host=environment.host,
         port=environment.port,
         url_file=environment.url_file,
+        advertised_url=environment.advertised_url,
         keys=keys,
         limits=settings.serving.limits,
     )

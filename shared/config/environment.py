@@ -4,6 +4,7 @@ Everything else is in the run's own `config.toml`, the same for all services.
 """
 
 from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +21,7 @@ class ServiceEnvironment(BaseSettings):
     """Read from OPCOD_* variables.
 
     key_file: the bearer keys that callers must send one of; without it the service only binds to loopback.
+    redis_password_file: added to `redis_url`, so that no password stands in an environment.
     replica: stable across restarts; it names this process's consumer on the queues.
     """
 
@@ -29,12 +31,14 @@ class ServiceEnvironment(BaseSettings):
     run_dir: Path
     cache_dir: Path
     redis_url: str
+    redis_password_file: Path | None = None
     key_file: Path | None = None
     student: str | None = None
     replica: str = "0"
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)
     url_file: Path | None = Field(default=None, description="The service writes its own URL there once it listens.")
+    advertised_url: str | None = Field(default=None, description="Where others reach this service.")
     log_json: bool = True
     train: bool = Field(default=True, description="Off: serve the latest weights, do not go on with the run.")
 
@@ -45,6 +49,27 @@ class ServiceEnvironment(BaseSettings):
     def keys(self) -> Keys | None:
         """Raises ConfigError if the key file is named but cannot be read, or holds no key."""
         return None if self.key_file is None else read_keys(self.key_file)
+
+    def bus_url(self) -> str:
+        """`redis_url` with the password of the file. Raises ConfigError if that cannot be read or is empty."""
+        if self.redis_password_file is None:
+            return self.redis_url
+        return with_password(self.redis_url, self.redis_password_file)
+
+
+def with_password(url: str, file: Path) -> str:
+    """`redis://user@host:6379/0` with the password that is in `file`; the user is optional. Raises ConfigError."""
+    try:
+        password = file.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"expected the password of Redis in {file}, cannot read it: {error.strerror}") from error
+    if not password:
+        raise ConfigError(f"expected the password of Redis in {file}, found it empty")
+    parts = urlsplit(url)
+    user, at, place = parts.netloc.rpartition("@")
+    if ":" in user:
+        raise ConfigError(f"OPCOD_REDIS_URL names a password, and so does {file}; leave one out")
+    return urlunsplit(parts._replace(netloc=f"{user if at else ''}:{quote(password, safe='')}@{place}"))
 
 
 def service_environment() -> ServiceEnvironment:

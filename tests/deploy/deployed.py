@@ -1,78 +1,142 @@
-"""What docker-compose.yml and k8s/base say of each container, in one shape, so that tests can compare them."""
+"""What docker-compose.yml and k8s/ say of each container, as the tools themselves read them, in one shape."""
 
+import json
+import os
 import re
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.deploy.tools import tool
+
 ROOT = Path(__file__).resolve().parents[2]
-BASE = ROOT / "k8s" / "base"
-FROM_FIELD = {"metadata.name": "pod-0", "status.podIP": "10.1.2.3"}
+K8S = ROOT / "k8s"
+DOCKERFILE = ROOT / "docker" / "Dockerfile"
+PROFILES = (("cpu",), ("gpu",), ("gpu1",), ("cpu", "monitor"), ("gpu", "monitor"), ("cpu", "cli"))
+OVERLAYS = tuple(sorted(path.name for path in (K8S / "overlays").iterdir()))
 
 Tree = dict[str, Any]
+
+_EXPANSION = re.compile(r"\$\((\w+)\)")
 
 
 @dataclass(frozen=True)
 class Container:
-    """mounts: the paths at which volumes lie. port: what the service is reached at, if it is."""
+    """mounts: what lies at which path. after: the containers it waits for, and until what."""
 
+    name: str
     image: str
     command: tuple[str, ...]
-    environment: dict[str, str]
-    mounts: frozenset[str]
-    port: int | None = None
+    environment: Mapping[str, str]
+    mounts: Mapping[str, str]
+    after: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def program(self) -> str:
+        """`services.broker`, `opcod prepare`, or the command's first word."""
+        if self.command[:2] == ("python", "-m"):
+            return self.command[2]
+        return " ".join(self.command[:2]) if self.command[0] == "opcod" else self.command[0]
 
 
-def compose() -> Tree:
-    """docker-compose.yml, every ${NAME:-default} replaced by its default."""
-    text = (ROOT / "docker-compose.yml").read_text()
-    tree: Tree = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
+# Compose --------------------------------------------------------------------------------------------------
+@cache
+def compose(*profiles: str, variables: tuple[tuple[str, str], ...] = ()) -> Tree:
+    """docker-compose.yml with `profiles`, or as it is without any. variables: of the shell that starts it."""
+    options = [part for profile in profiles for part in ("--profile", profile)]
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **dict(variables)}
+    done = subprocess.run(
+        [tool("docker-compose"), *options, "config", "--format", "json"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    tree: Tree = json.loads(done.stdout)
     return tree
 
 
-def kubernetes() -> list[Tree]:
-    """Every document of the files that the kustomization names."""
-    files = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
-    return [document for file in files for document in yaml.safe_load_all((BASE / file).read_text())]
+def compose_containers(*profiles: str, variables: tuple[tuple[str, str], ...] = ()) -> dict[str, Container]:
+    services = compose(*profiles, variables=variables)["services"]
+    return {name: _of_compose(name, service, set(services)) for name, service in services.items()}
 
 
-def of_kind(*kinds: str) -> dict[str, Tree]:
-    return {document["metadata"]["name"]: document for document in kubernetes() if document["kind"] in kinds}
+def _of_compose(name: str, service: Tree, present: set[str]) -> Container:
+    words = [*(service.get("entrypoint") or []), *(service.get("command") or [])]
+    mounts = {mount["target"]: mount["source"] for mount in service.get("volumes", [])}
+    needs = service.get("depends_on", {})
+    after = {other: need["condition"] for other, need in needs.items() if need["required"] or other in present}
+    return Container(name, service["image"], tuple(words), service.get("environment", {}), mounts, after)
 
 
-def pods() -> dict[str, Tree]:
-    workloads = of_kind("Deployment", "StatefulSet", "Job")
-    return {name: workload["spec"]["template"]["spec"] for name, workload in workloads.items()}
+# Kubernetes -----------------------------------------------------------------------------------------------
+@cache
+def rendered(directory: Path) -> tuple[Tree, ...]:
+    """Every object of a kustomization."""
+    done = subprocess.run(
+        [tool("kustomize"), "build", str(directory)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return tuple(yaml.safe_load_all(done.stdout))
 
 
-def compose_containers() -> dict[str, Container]:
-    return {name: _of_compose(service) for name, service in compose()["services"].items()}
+def overlay(name: str) -> tuple[Tree, ...]:
+    return rendered(K8S / "overlays" / name)
 
 
-def kubernetes_containers() -> dict[str, Container]:
-    return {name: _of_pod(pod) for name, pod in pods().items()}
+def of_kind(objects: tuple[Tree, ...], *kinds: str) -> dict[str, Tree]:
+    return {each["metadata"]["name"]: each for each in objects if each["kind"] in kinds}
 
 
-def _of_compose(service: Tree) -> Container:
-    environment = service.get("environment", {})
-    mounts = frozenset(mount.split(":")[1] for mount in service["volumes"])
-    port = environment.get("OPCOD_PORT")
-    return Container(service["image"], tuple(service["command"]), environment, mounts, int(port) if port else None)
+def pods(objects: tuple[Tree, ...]) -> dict[str, Tree]:
+    """The template of each workload's pods."""
+    workloads = of_kind(objects, "Deployment", "StatefulSet", "Job")
+    return {name: workload["spec"]["template"] for name, workload in workloads.items()}
 
 
-def _of_pod(pod: Tree) -> Container:
-    (container,) = pod["containers"]
+def pod_containers(pod: Tree) -> Iterator[Tree]:
+    yield from (*pod["spec"]["containers"], *pod["spec"].get("initContainers", []))
+
+
+def kubernetes_containers(name: str) -> dict[str, Container]:
+    """The main container of each workload of an overlay, by the workload's name."""
+    objects = overlay(name)
+    return {workload: _of_pod(workload, pod, objects) for workload, pod in pods(objects).items()}
+
+
+def _of_pod(name: str, pod: Tree, objects: tuple[Tree, ...]) -> Container:
+    container = pod["spec"]["containers"][0]
     environment: dict[str, str] = {}
     for source in container.get("envFrom", []):
-        if not source["configMapRef"].get("optional"):
-            environment |= of_kind("ConfigMap")[source["configMapRef"]["name"]]["data"]
+        environment |= of_kind(objects, "ConfigMap")[source["configMapRef"]["name"]]["data"]
     for entry in container.get("env", []):
-        value = entry.get("value") or FROM_FIELD[entry["valueFrom"]["fieldRef"]["fieldPath"]]
-        environment[entry["name"]] = value
-    mounts = frozenset(mount["mountPath"] for mount in container["volumeMounts"])
-    port = container["ports"][0]["containerPort"] if "ports" in container else None
-    return Container(
-        container["image"], tuple(container.get("command") or container["args"]), environment, mounts, port
-    )
+        value = entry["value"] if "value" in entry else _field(entry["valueFrom"]["fieldRef"]["fieldPath"], name, pod)
+        environment[entry["name"]] = _EXPANSION.sub(lambda found: environment[found[1]], value)
+    mounts = {mount["mountPath"]: f"{mount['name']}/{mount.get('subPath', '')}" for mount in container["volumeMounts"]}
+    return Container(name, container["image"], tuple(container["command"]), environment, mounts)
+
+
+def _field(path: str, name: str, pod: Tree) -> str:
+    """What the cluster fills in; for a pod's address, its workload's name."""
+    if path.startswith("metadata.labels["):
+        return str(pod["metadata"]["labels"][path.removeprefix("metadata.labels['").removesuffix("']")])
+    return {"metadata.name": f"{name}-0", "status.podIP": name}[path]
+
+
+# Images ---------------------------------------------------------------------------------------------------
+def image_environment() -> dict[str, str]:
+    """ENV of the stage that both images are made from."""
+    text = DOCKERFILE.read_text()
+    stage = text[text.index("AS runtime") :]
+    lines = re.findall(r"^ENV ((?:.*\\\n)*.*)$", stage, re.MULTILINE)
+    return dict(pair.split("=", 1) for line in lines for pair in line.replace("\\\n", " ").split())

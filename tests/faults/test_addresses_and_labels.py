@@ -22,7 +22,20 @@ from tests.fakes.student_server import serving
 
 LIBRARIES = ("httpx2.", "requests.", "urllib.")
 ROOT = Path(__file__).resolve().parents[2]
-LABELS = {"alarm", "kind", "outcome", "reason", "stage", "student", "tutee", "tutor", "generation"}
+LABELS = {
+    "alarm",
+    "kind",
+    "outcome",
+    "reason",
+    "stage",
+    "student",
+    "tutee",
+    "tutor",
+    "generation",
+    "status",
+    "queue",
+    "place",
+}
 """Each takes a few fixed words. None is a concept, a problem, a job, a version, a key or an address."""
 
 

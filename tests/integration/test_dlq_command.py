@@ -27,7 +27,7 @@ def bus(tmp_path: Path) -> Iterator[RedisBus]:
     run_dir = tmp_path / RUN
     run_dir.mkdir()
     (run_dir / "config.toml").write_text("")
-    Deployment(run=RUN, run_dir=run_dir, mode="run", pid=1, redis_url=server.connection_url).save()
+    Deployment(run=RUN, run_dir=run_dir, mode="run", key_file=run_dir / "key", redis_url=server.connection_url).save()
     opened = RedisBus(server.connection_url, RUN)
     opened.create_queue(RESULTS, BROKER)
     opened.link.client.xadd(opened.keys.queue(RESULTS), {"m": POISON})

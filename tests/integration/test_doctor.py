@@ -21,7 +21,7 @@ def deployment(tmp_path: Path, url: str) -> Deployment:
     run_dir = tmp_path / RUN
     run_dir.mkdir()
     ensure_key(run_dir)
-    return Deployment(run=RUN, run_dir=run_dir, mode="run", pid=1, redis_url=url)
+    return Deployment(run=RUN, run_dir=run_dir, mode="run", key_file=run_dir / "key", redis_url=url)
 
 
 @pytest.fixture(params=["yes", "no"])

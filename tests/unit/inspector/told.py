@@ -28,6 +28,7 @@ def config(tmp_path: Path, key: str | None = None) -> InspectorConfig:
         host="127.0.0.1",
         port=0,
         url_file=None,
+        advertised_url=None,
         keys=one_key(key),
         limits=PLENTY,
         settings=load_settings(preset="smoke", environ={}),

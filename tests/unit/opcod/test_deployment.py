@@ -27,7 +27,9 @@ def begun(runs_dir: Path, run: str, at: float = 1.0) -> Path:
     (run_dir / "state.json").write_text("{}")
     os.utime(run_dir / "config.toml", (at, at))
     endpoint = Endpoint(name="broker", url="http://127.0.0.1:1")
-    Deployment(run=run, run_dir=run_dir, mode="run", pid=1, redis_url="redis://x", broker=endpoint).save()
+    Deployment(
+        run=run, run_dir=run_dir, mode="run", key_file=run_dir / "key", redis_url="redis://x", broker=endpoint
+    ).save()
     return run_dir
 
 

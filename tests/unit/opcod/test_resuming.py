@@ -56,7 +56,10 @@ def deployment(bench: BrokerBench) -> Iterator[Deployment]:
         time.sleep(0.01)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     broker = Endpoint(name="broker", url=url)
-    yield Deployment(run=RUN, run_dir=bench.run_dir, mode="run", pid=1, redis_url="redis://x", broker=broker)
+    key_file = bench.run_dir / "key"
+    yield Deployment(
+        run=RUN, run_dir=bench.run_dir, mode="run", key_file=key_file, redis_url="redis://x", broker=broker
+    )
     server.should_exit = True
     stopping.set()
     for thread in threads:

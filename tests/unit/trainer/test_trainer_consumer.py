@@ -231,10 +231,10 @@ def test_a_server_that_goes_away_delays_and_loses_nothing(ground: Ground) -> Non
 
 def test_heartbeats_say_state_and_version(ground: Ground) -> None:
     board = Board("training", "a@v4")
-    clock, url_file = SystemClock(), ground.run_dir / "u"
+    clock = SystemClock()
     presence = Presence(
         ground.bus,
-        lambda: trainer_heartbeat(board, clock, student="a", replica="0", url_file=url_file),
+        lambda: trainer_heartbeat(board, clock, student="a", replica="0", url="http://trainer:1"),
         period_s=0.05,
     )
     stopping = threading.Event()
@@ -244,7 +244,7 @@ def test_heartbeats_say_state_and_version(ground: Ground) -> None:
     stopping.set()
     thread.join()
     [beat] = ground.bus.heartbeats()
-    assert (beat.service, beat.state, beat.version, beat.url) == ("trainer-a", "training", "a@v4", None)
+    assert (beat.service, beat.state, beat.version, beat.url) == ("trainer-a", "training", "a@v4", "http://trainer:1")
 
 
 def test_a_training_trainer_is_ready_and_a_starting_one_is_not() -> None:

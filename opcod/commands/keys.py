@@ -1,0 +1,43 @@
+"""`opcod keys`: the secrets of a deployment, as files, for containers and clusters."""
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opcod.deployment import ensure_key
+from shared.blobs.local import atomic_write
+
+PASSWORD_FILE = "redis-password"
+ACL_FILE = "redis.acl"
+
+RULES = """\
+user default off
+user opcod on sanitize-payload #{sha256} ~opcod:* &opcod:* +@all -@admin -@dangerous +info +config|get
+user probe on nopass -@all +ping
+"""
+"""Services may do what a run needs below its prefix, a health check may ping, and nobody else anything."""
+
+
+def keys(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files lie; made if it is not there.")],
+) -> None:
+    """Make the bearer keys, the password of Redis and the access rules it is started with, where they are missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    made = [ensure_key(directory), _ensure_password(directory), directory / ACL_FILE]
+    digest = hashlib.sha256((directory / PASSWORD_FILE).read_text().strip().encode()).hexdigest()
+    atomic_write(made[-1], RULES.format(sha256=digest).encode())
+    made[-1].chmod(0o644)  # it holds no secret, and the server runs as another user
+    typer.echo("\n".join(str(path) for path in made))
+
+
+def _ensure_password(directory: Path) -> Path:
+    path = directory / PASSWORD_FILE
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+    return path

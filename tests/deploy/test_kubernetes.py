@@ -1,0 +1,234 @@
+"""Every overlay, and every component on top of one: renders, fits the schemas strictly, and keeps the rules."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from opcod.commands.keys import ACL_FILE
+from shared.guard import OPEN_PATHS
+from tests.deploy.deployed import K8S, OVERLAYS, ROOT, Tree, of_kind, overlay, pod_containers, pods, rendered
+
+VERSIONS = ("1.32", "1.37")
+"""Of Kubernetes: the oldest and the newest whose schemas are at hand and that these files are for."""
+
+COMPONENTS = tuple(sorted(path.name for path in (K8S / "components").iterdir()))
+SCHEMAS = Path(__file__).parent / "schemas"
+SERVICES = {"broker": 8080, "inspector": 8090, "student": 8100, "trainer": 8200}
+
+
+@cache
+def with_component(name: str) -> tuple[Tree, ...]:
+    """The component on top of laptop-cpu, as an overlay of somebody's own would have it."""
+    directory = ROOT / "build" / "k8s" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": ["../../../k8s/overlays/laptop-cpu"],
+        "components": [f"../../../k8s/components/{name}"],
+    }
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return rendered(directory)
+
+
+ALL = {name: overlay(name) for name in OVERLAYS} | {f"with {name}": with_component(name) for name in COMPONENTS}
+EACH = pytest.mark.parametrize("objects", ALL.values(), ids=ALL)
+
+
+def workloads(objects: tuple[Tree, ...]) -> Iterator[tuple[str, Tree]]:
+    yield from of_kind(objects, "Deployment", "StatefulSet", "Job").items()
+
+
+@EACH
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_fits_the_schemas_strictly(objects: tuple[Tree, ...], version: str) -> None:
+    for each in objects:
+        own = SCHEMAS / f"{each['kind']}.json"
+        if own.exists():
+            jsonschema.validate(each, json.loads(own.read_text()))
+        else:
+            kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_a_mistake_is_seen() -> None:
+    (redis,) = (each for each in ALL["laptop-cpu"] if (each["kind"], each["metadata"]["name"]) == ("Service", "redis"))
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**redis, "spec": {**redis["spec"], "prots": []}}, VERSIONS[0], strict=True)
+
+
+@EACH
+def test_everything_lies_in_the_one_restricted_namespace(objects: tuple[Tree, ...]) -> None:
+    (namespace,) = of_kind(objects, "Namespace").values()
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert {each["metadata"].get("namespace", "opcod") for each in objects} == {"opcod"}
+
+
+@EACH
+def test_pods_are_as_restricted_as_the_namespace_asks(objects: tuple[Tree, ...]) -> None:
+    for name, pod in pods(objects).items():
+        context = pod["spec"]["securityContext"]
+        assert context["runAsNonRoot"] and context["runAsUser"] > 0, name
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod["spec"])
+        for container in pod_containers(pod):
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False, f"{name} {container['name']}"
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"] == {"drop": ["ALL"]}
+        kinds = {kind for volume in pod["spec"].get("volumes", []) for kind in volume if kind != "name"}
+        assert kinds <= {"persistentVolumeClaim", "secret", "emptyDir", "configMap"}, name
+
+
+@EACH
+def test_no_pod_gets_a_token_of_the_cluster(objects: tuple[Tree, ...]) -> None:
+    accounts = of_kind(objects, "ServiceAccount")
+    for name, pod in pods(objects).items():
+        assert pod["spec"]["automountServiceAccountToken"] is False, name
+        assert accounts[pod["spec"]["serviceAccountName"]]["automountServiceAccountToken"] is False
+    assert not of_kind(objects, "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+
+
+@EACH
+def test_every_container_asks_for_what_it_needs_and_has_a_limit(objects: tuple[Tree, ...]) -> None:
+    for name, pod in pods(objects).items():
+        for container in pod_containers(pod):
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"]), name
+            assert "memory" in container["resources"]["limits"], name
+
+
+@EACH
+def test_secrets_are_files_and_none_is_in_the_tree(objects: tuple[Tree, ...]) -> None:
+    assert not of_kind(objects, "Secret")
+    for name, pod in pods(objects).items():
+        for container in pod_containers(pod):
+            assert not [entry for entry in container.get("env", []) if "secretKeyRef" in entry.get("valueFrom", {})]
+            assert not [source for source in container.get("envFrom", []) if "secretRef" in source]
+        for volume in pod["spec"].get("volumes", []):
+            if "secret" in volume:
+                assert volume["secret"]["defaultMode"] & 0o007 == 0, name
+
+
+def test_redis_sees_of_the_secret_only_who_may_do_what() -> None:
+    (volume,) = pods(ALL["laptop-cpu"])["redis"]["spec"]["volumes"]
+    assert volume["secret"]["items"] == [{"key": ACL_FILE, "path": ACL_FILE}]
+
+
+@EACH
+def test_services_are_probed_where_they_answer_and_have_time_to_stop(objects: tuple[Tree, ...]) -> None:
+    assert {"/livez", "/readyz"} <= OPEN_PATHS
+    found = of_kind(objects, "Service")
+    for name, workload in workloads(objects):
+        service = name.partition("-")[0]
+        if service not in SERVICES:
+            continue
+        pod = workload["spec"]["template"]["spec"]
+        container = pod["containers"][0]
+        for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+            assert container[probe]["httpGet"] == {"path": path, "port": "http"}, name
+        assert container["ports"][0] == {"name": "http", "containerPort": SERVICES[service]}
+        assert found[name]["spec"]["ports"] == [{"name": "http", "port": SERVICES[service], "targetPort": "http"}]
+        assert pod["terminationGracePeriodSeconds"] >= 60 and "preStop" in container["lifecycle"]
+
+
+@EACH
+def test_there_is_never_a_second_broker_trainer_or_inspector(objects: tuple[Tree, ...]) -> None:
+    for name, workload in workloads(objects):
+        if workload["kind"] == "Deployment":
+            assert workload["spec"]["strategy"] == {"type": "Recreate"}, name
+        if not name.startswith("student"):
+            assert workload["spec"].get("replicas", 1) == 1, name
+
+
+@EACH
+def test_selectors_and_names_meet(objects: tuple[Tree, ...]) -> None:
+    labels = {name: pod["metadata"]["labels"] for name, pod in pods(objects).items()}
+    for name, service in of_kind(objects, "Service").items():
+        chosen = {pod for pod, own in labels.items() if service["spec"]["selector"].items() <= own.items()}
+        assert chosen == {name}
+    claims = {*of_kind(objects, "PersistentVolumeClaim")}
+    for name, workload in workloads(objects):
+        assert workload["spec"].get("serviceName", name) == name
+        for volume in workload["spec"]["template"]["spec"].get("volumes", []):
+            assert volume.get("persistentVolumeClaim", {}).get("claimName", "opcod-data") in claims
+    for name, policy in of_kind(objects, "NetworkPolicy").items():
+        if wanted := policy["spec"]["podSelector"].get("matchLabels"):
+            assert [pod for pod, own in labels.items() if wanted.items() <= own.items()], f"{name} is about no pod"
+
+
+@EACH
+def test_disruption_budgets_never_block_a_drain(objects: tuple[Tree, ...]) -> None:
+    budgets = of_kind(objects, "PodDisruptionBudget")
+    assert set(budgets) == {"student-a", "student-b"}
+    for budget in budgets.values():
+        assert budget["spec"]["maxUnavailable"] >= 1 and "minAvailable" not in budget["spec"]
+
+
+def allowed(objects: tuple[Tree, ...], direction: str) -> dict[str, set[tuple[str, object]]]:
+    """Per pod, (pods by label, port) that policies let in or out; `*` for what is no pod of ours."""
+    found: dict[str, set[tuple[str, object]]] = {}
+    for name, pod in pods(objects).items():
+        for policy in of_kind(objects, "NetworkPolicy").values():
+            wanted = policy["spec"]["podSelector"].get("matchLabels", {})
+            if (
+                "matchExpressions" in policy["spec"]["podSelector"]
+                or not wanted.items() <= pod["metadata"]["labels"].items()
+            ):
+                continue
+            for rule in policy["spec"].get(direction.lower(), []):
+                for port in rule["ports"]:
+                    for peer in rule.get("from", rule.get("to", [{}])):
+                        who = (
+                            peer.get("podSelector", {}).get("matchLabels", {})
+                            if "namespaceSelector" not in peer
+                            else {}
+                        )
+                        found.setdefault(name, set()).add((" ".join(who.values()) or "*", port["port"]))
+    return found
+
+
+def test_nobody_is_reached_but_by_those_who_must() -> None:
+    objects = ALL["laptop-cpu"]
+    default = of_kind(objects, "NetworkPolicy")["default-deny"]["spec"]
+    assert default == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert allowed(objects, "Ingress") == {
+        "redis": {("redis", "redis")},
+        "student-a": {("broker", "http")},
+        "student-b": {("broker", "http")},
+    }
+    dns, redis = ("*", 53), ("redis", 6379)
+    assert allowed(objects, "Egress") == {
+        "redis": {dns},
+        "prepare": {dns, ("*", 443)},
+        "broker": {dns, redis, ("student", 8100)},
+        **{name: {dns, redis} for name in ("inspector", "student-a", "student-b", "trainer-a", "trainer-b")},
+    }
+
+
+def test_a_redis_of_ones_own_replaces_ours() -> None:
+    objects = ALL["with external-redis"]
+    assert "redis" not in {**pods(objects), **of_kind(objects, "Service")}
+    assert of_kind(objects, "ConfigMap")["opcod-environment"]["data"]["OPCOD_REDIS_URL"].startswith("rediss://")
+
+
+def test_outside_is_only_reached_over_tls() -> None:
+    ingresses = of_kind(ALL["with ingress"], "Ingress")
+    for ingress in ingresses.values():
+        hosts = {rule["host"] for rule in ingress["spec"]["rules"]}
+        assert {host for entry in ingress["spec"]["tls"] for host in entry["hosts"]} == hosts
+    assert len(ingresses) == 1
+    for objects in ALL.values():
+        assert {service["spec"].get("type", "ClusterIP") for service in of_kind(objects, "Service").values()} == {
+            "ClusterIP"
+        }
+
+
+def test_models_on_a_volume_are_there_for_all_who_load_them() -> None:
+    for name, pod in pods(ALL["with model-volume"]).items():
+        mounts = {mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+        assert ("/models" in mounts) == name.startswith(("student", "trainer", "prepare"))

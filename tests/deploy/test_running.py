@@ -1,0 +1,110 @@
+"""What is deployed starts for real: each container's command as a process, with its environment and file layout.
+
+The compose file runs the preset smoke to its end; the pods of the cluster come up until all are ready.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from opcod.commands.keys import keys
+from shared.access import read_keys
+from shared.contracts.http import PeersResponse
+from shared.contracts.run import RunState, Status
+from tests.deploy.deployed import Container, compose_containers, kubernetes_containers
+from tests.deploy.places import Place
+from tests.fakes.waiting import wait_until
+from tests.unit.modeling.tiny_model import write_tiny_model
+
+RUN = "smoke"
+SMOKE = (("OPCOD_RUN", RUN), ("OPCOD_PRESET", "smoke"))
+RUN_S = 280.0
+SERVICES = ("student-a", "student-b", "trainer-a", "trainer-b", "broker", "inspector")
+TINY = {
+    f"OPCOD_SET_STUDENTS__{student}__{setting}": value
+    for student in "AB"
+    for setting, value in (("MODEL", "/data/cache/tiny"), ("DTYPE", "float32"), ("SPECIALIZE", "false"))
+} | {"OPCOD_SET_LORA__FIRST_LAYER": "1"}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The cache's volume, with a tiny model in it."""
+    pytest.importorskip("torch")
+    write_tiny_model(tmp_path / "cache" / "tiny", context=4096)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def compose(tmp_path: Path, model: Path) -> Iterator[Place]:
+    place = Place(tmp_path, with_tiny_model(compose_containers("cpu", "cli", variables=SMOKE)), {"cache": model})
+    yield place
+    place.kill()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, model: Path) -> Iterator[Place]:
+    """Its secret is what its operator would make."""
+    keys(tmp_path / "secrets")
+    volumes = {"data/cache": model, "secrets/": tmp_path / "secrets", "acl/": tmp_path / "secrets"}
+    place = Place(tmp_path, with_tiny_model(kubernetes_containers("laptop-cpu")), volumes)
+    yield place
+    place.kill()
+
+
+def with_tiny_model(containers: dict[str, Container]) -> dict[str, Container]:
+    """Settings as an operator would add them, by opcod.env or an overlay."""
+    prepare = containers["prepare"]
+    return containers | {"prepare": replace(prepare, environment={**prepare.environment, **TINY})}
+
+
+def state_of(place: Place, key: str) -> RunState:
+    answer = httpx2.get(f"{place.url('broker')}/v1/runs/{RUN}", headers={"Authorization": f"Bearer {key}"})
+    return RunState.model_validate_json(answer.content)
+
+
+def test_compose_runs_the_smoke_preset_to_its_end_and_answers_its_command_line(compose: Place) -> None:
+    for name in ("announce", "inspector", "broker"):
+        compose.start(name)
+    compose.require_success("announce")
+    assert "http://127.0.0.1:8090" in compose.log("announce").read_text()
+    assert set(SERVICES) <= set(compose.running)
+    key = read_keys(compose.directory("secrets") / "key").strongest
+    deadline = time.monotonic() + RUN_S
+    while (state := state_of(compose, key)).status is not Status.DONE:
+        assert state.paused is None and state.failed is None, state
+        assert time.monotonic() < deadline, state
+        time.sleep(0.5)
+    assert state.steps == {"a": 1, "b": 1}
+
+    status = compose.run("cli", "status")
+    assert f"run {RUN} (run): done" in status.lower()
+    assert status.count(" ready") == 4
+    asked = compose.run("cli", "ask", "A circuit carries 3 A through 4 ohm. What is the voltage?", "--seed", "1")
+    assert asked.startswith("a (a@v1) answers:")
+    assert "b" in compose.run("cli", "feedback", "tail", "--no-follow")
+    assert "no dead letters" in compose.run("cli", "dlq", "list")
+    assert compose.stop() == dict.fromkeys(("redis", *SERVICES), 0)
+
+
+def test_every_pod_of_the_cluster_becomes_ready_with_the_secret_that_opcod_keys_makes(cluster: Place) -> None:
+    for name in ("redis", "prepare"):
+        cluster.start(name)
+    cluster.require_success("prepare")
+    for name in SERVICES:
+        cluster.start(name)
+    for name in SERVICES:
+        cluster.await_ready(name)
+    key = read_keys(cluster.directory("secrets/") / "key").strongest
+
+    def peers() -> list[str | None]:
+        answer = httpx2.get(f"{cluster.url('broker')}/v1/peers", headers={"Authorization": f"Bearer {key}"})
+        return [peer.url for peer in PeersResponse.model_validate_json(answer.content).peers]
+
+    expected = [cluster.url(name) for name in ("student-a", "student-b")]
+    wait_until(lambda: peers() == expected, "both students to say where they are")
+    assert cluster.stop() == dict.fromkeys(("redis", *SERVICES), 0)
