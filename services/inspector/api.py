@@ -12,9 +12,9 @@ from services.inspector.filters import MAX_INTEGER, ExchangeFilter, Whole
 from services.inspector.store import Store
 from services.inspector.stream import KEEP_ALIVE_S, EventStream, Viewers, live_events
 from services.inspector.stream_ids import START
-from services.inspector.traces import NoTraceError, Traces
+from services.inspector.traces import Traces
 from services.inspector.views import EventPage, ExchangeView, FeedbackPage, TraceView, event_view
-from shared.errors import ConfigError
+from shared.errors import ConfigError, NotFoundError
 from shared.http import READ
 
 MAX_PAGE = 200
@@ -60,7 +60,7 @@ def inspector_routes(
         """404 where this rollout was not traced; the message says why."""
         try:
             return traces.of(known_exchange(store, exchange_id))
-        except NoTraceError as error:
+        except NotFoundError as error:
             raise HTTPException(404, str(error)) from error
 
     @router.get("/events")

