@@ -25,7 +25,7 @@ class Exchanges(Protocol):
     of: str
 
     def newest(self, wanted: ExchangeFilter, limit: int) -> Sequence[ExchangeView]:
-        """Newest first."""
+        """Newest first; an inspector gives 200 at most."""
         ...
 
     def trace(self, exchange: ExchangeView) -> TraceView:
