@@ -94,8 +94,7 @@ def likeliest(top: tuple[Alternative, ...]) -> str:
 def _style() -> str:
     package, name = PAGE_STYLE
     sheet = files(package) / name
-    shared = sheet.read_text() if sheet.is_file() else ""
-    return shared + _own("bundle.css")
+    return _own("bundle.css") + (sheet.read_text() if sheet.is_file() else "")
 
 
 def _own(name: str) -> str:
