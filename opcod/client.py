@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from opcod.deployment import Deployment
 from shared.contracts.http import ErrorResponse
-from shared.errors import ConfigError, OpcodError, UnavailableError
+from shared.errors import ConfigError, NotFoundError, OpcodError, UnavailableError
 
 TIMEOUT_S = 180.0
 
@@ -24,6 +24,10 @@ class Client:
         self._http = httpx2.Client(
             headers={"Authorization": f"Bearer {deployment.key()}"}, timeout=TIMEOUT_S, trust_env=False
         )
+
+    @property
+    def run(self) -> str:
+        return self._deployment.run
 
     def broker(self, method: str, path: str, answer: type[Answer], body: BaseModel | None = None) -> Answer:
         return answer.model_validate(self._request(method, self._broker_url() + path, body))
@@ -47,9 +51,19 @@ class Client:
             raise UnavailableError(f"{url} did not answer: {silent!r}; look at `opcod status`") from silent
 
     def inspector(self, path: str, answer: type[Answer], params: dict[str, str]) -> Answer:
-        if self._deployment.inspector is None:
-            raise UnavailableError(f"run {self._deployment.run} has no inspector up")
-        return answer.model_validate(self._request("GET", self._deployment.inspector.url + path, None, params))
+        return answer.model_validate(self._request("GET", self._inspector_url() + path, None, params))
+
+    def inspector_bytes(self, path: str, params: dict[str, str]) -> Iterator[bytes]:
+        """The body of an answer, piece by piece."""
+        url = self._inspector_url() + path
+        try:
+            with self._http.stream("GET", url, params=params) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _refusal(url, response)
+                yield from response.iter_bytes()
+        except httpx2.HTTPError as error:
+            raise UnavailableError(f"{url} did not answer: {error!r}; look at `opcod status`") from error
 
     def close(self) -> None:
         self._http.close()
@@ -58,6 +72,11 @@ class Client:
         if self._deployment.broker is None:
             raise UnavailableError(f"run {self._deployment.run} has no broker up")
         return self._deployment.broker.url
+
+    def _inspector_url(self) -> str:
+        if self._deployment.inspector is None:
+            raise UnavailableError(f"run {self._deployment.run} has no inspector up")
+        return self._deployment.inspector.url
 
     def _request(self, method: str, url: str, body: BaseModel | None, params: dict[str, str] | None = None) -> Any:
         json = body.model_dump(mode="json", exclude_none=True) if body is not None else None
@@ -73,7 +92,9 @@ class Client:
 def _refusal(url: str, response: httpx2.Response) -> OpcodError:
     if response.status_code in (429, 503):
         return UnavailableError(f"{url} is not available now: {_message(response)}")
-    if response.status_code in (400, 404, 422):
+    if response.status_code == 404:
+        return NotFoundError(_message(response))
+    if response.status_code in (400, 422):
         return ConfigError(_message(response))
     return OpcodError(f"{url} answered {response.status_code}: {_message(response)}")
 

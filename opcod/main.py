@@ -5,6 +5,7 @@ import sys
 import typer
 
 from opcod.commands.ask import ask
+from opcod.commands.bundle import bundle
 from opcod.commands.compare import compare
 from opcod.commands.dlq import app as dlq
 from opcod.commands.doctor import doctor
@@ -41,6 +42,7 @@ app.command("keys")(keys)
 app.command("replay")(replay)
 app.command("specialize")(specialize)
 app.command("model")(model)
+app.command("bundle")(bundle)
 app.add_typer(feedback, name="feedback")
 app.add_typer(dlq, name="dlq")
 app.add_typer(weights, name="weights")

