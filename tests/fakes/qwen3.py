@@ -3,12 +3,14 @@
 from pathlib import Path
 
 CORPUS = ("What is the voltage, the force, the mass or the energy of this?", "Q: A: Tutor: Peer: Feedback: = + - * / ")
-TEMPLATE = (
-    "{%- for message in messages -%}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n"
-    "{%- if enable_thinking is defined and enable_thinking is false -%}<think>\n\n</think>\n\n{%- endif -%}"
-    "{%- endif -%}"
-)
+TEMPLATE = r"""
+{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\n' -}}
+{%- if enable_thinking is defined and enable_thinking is false -%}{{- '<think>\n\n</think>\n\n' -}}{%- endif -%}
+{%- endif -%}"""
 """As Qwen3's: with thinking off, the prompt ends with a block of it that is empty."""
 
 

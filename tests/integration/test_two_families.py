@@ -24,7 +24,7 @@ DEADLINE_S = 240.0
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[RunningDeployment]:
-    """A smoke-size run, without the thousands of revisions that garbled answers would get."""
+    """A smoke-size run; thinking is off in the second student's own template."""
     qwen = write_tiny_qwen3(tmp_path / "qwen3")
     cache = Path(os.environ.get("OPCOD_CACHE_DIR", CACHE_DIR))
     paths = Paths(runs_dir=tmp_path / "runs", run="families", cache_dir=cache)
