@@ -14,6 +14,7 @@ class Board:
 
     state: str = "starting"
     version: str | None = None
+    rendering: str | None = None
 
     def problem(self) -> str | None:
         """Why it is not ready, or None."""
@@ -27,5 +28,6 @@ def trainer_heartbeat(board: Board, clock: Clock, *, student: str, replica: str,
         state=board.state,
         url=url,
         version=board.version,
+        rendering=board.rendering,
         at=clock.wall_s(),
     )
