@@ -177,7 +177,7 @@ def test_versions_are_names_of_their_bytes(engine: EngineBench, tmp_path: Path) 
 
 def test_a_version_that_the_server_holds_already_is_taken_over_and_another_refusal_told(engine: EngineBench) -> None:
     held = engine.engine.load("a@v1", engine.adapter)
-    engine.engine._server.unloaded("a@v1")
+    engine.engine.server.unloaded("a@v1")
     assert engine.engine.load("a@v1", engine.adapter) == held
     engine.fake.refusal = "rank 4 is too large"
     with pytest.raises(ModelError, match="rank 4 is too large"):
@@ -210,7 +210,7 @@ def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> 
     deadline = time.monotonic() + 20
     while not lost and time.monotonic() < deadline:
         engine.clock.now_s += 1
-        engine.engine._server.look()
+        engine.engine.server.look()
         time.sleep(0.05)
     asking.join(10)
     assert len(lost) == 1 and engine.engine.versions() == {}
