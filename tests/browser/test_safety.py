@@ -15,7 +15,7 @@ from shared.contracts.traces import Alternative, RolloutTrace
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
 from tests.fakes.serving import serving_app
-from tests.fakes.traces import write_trace
+from tests.fakes.traces import trace_token, write_trace
 from tests.unit.inspector.told import feedback, revised
 
 CORPUS = [
