@@ -14,7 +14,7 @@ ARGS ?=
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test lint types unit faults-full check-trl vllm-cpu test-vllm docs clean
+.PHONY: help setup run smoke browser screenshots test lint types unit faults-full check-trl vllm-cpu test-vllm docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -38,7 +38,13 @@ run: setup ## The main job: opcod run --preset laptop (ARGS="--set run.seed=1" â
 smoke: setup ## The same processes and model, one short step
 	$(BIN)/opcod run --preset smoke --cache-dir $(CACHE) $(ARGS)
 
-test: setup lint types ## The whole test suite, with lint and types
+browser: setup ## A Chromium for the browser tests, where there is none
+	@$(BIN)/python -m tests.browser.install
+
+screenshots: browser ## The page's main views of a recorded run, into docs/images (RUN=runs/<run>)
+	$(BIN)/python -m tests.browser.screenshots $(RUN)
+
+test: setup browser lint types ## The whole test suite, with lint and types
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(ARGS)
 
 unit: setup ## Only the fast tests

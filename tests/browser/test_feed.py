@@ -19,6 +19,12 @@ def expect_live(page: Page) -> None:
     expect(page.locator("#told")).to_have_attribute("data-state", "live")
 
 
+def expect_exchange(page: Page, problem: str) -> None:
+    """Its page, with its keys at work."""
+    expect(page.get_by_role("heading", level=1)).to_contain_text(problem)
+    expect(page.locator(".between .keys")).to_be_visible()
+
+
 def test_rows_come_live_newest_first(watcher: Viewer, live: Stand) -> None:
     page = watcher.open()
     expect(page.get_by_text("No feedback yet")).to_be_visible()
@@ -132,12 +138,13 @@ def test_keys_go_through_rows_and_exchanges(watcher: Viewer, live: Stand) -> Non
     page.keyboard.press("k")
     page.keyboard.press("j")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", level=1)).to_contain_text("p2")
+    expect_exchange(page, "p2")
     page.keyboard.press("j")
-    expect(page.get_by_role("heading", level=1)).to_contain_text("p1")
+    expect_exchange(page, "p1")
     page.keyboard.press("k")
+    expect_exchange(page, "p2")
     page.keyboard.press("k")
-    expect(page.get_by_role("heading", level=1)).to_contain_text("p3")
+    expect_exchange(page, "p3")
     expect(page).to_have_url(re.compile(r"domain=physics$"))
 
 

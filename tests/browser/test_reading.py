@@ -82,7 +82,7 @@ def test_a_run_is_drawn(reader: Viewer) -> None:
     page = reader.open("/run")
     expect(page.locator("figure.plane circle")).not_to_have_count(0)
     drawn = page.locator("figure[data-chart]:visible canvas")
-    expect(drawn).to_have_count(12)
+    expect(drawn).to_have_count(13)
     expect(page.locator("figure[data-chart]:not(:visible)")).to_have_count(0)
     inked = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value > 0)"
     assert all(canvas.evaluate(inked) for canvas in drawn.all())
@@ -95,7 +95,7 @@ def test_a_hundred_thousand_feedbacks_are_paged_and_searched(watcher: Viewer, li
     expect(page.locator("#rows .row")).to_have_count(50)
     page.get_by_label("Search").fill("needle")
     expect(page.locator("#rows .row")).to_have_count(1)
-    expect(page.locator("#rows .row")).to_contain_text("a needle in the hay".removeprefix("a needle"), ignore_case=True)
+    expect(page.locator("#rows .row")).to_contain_text("p0")
     page = watcher.open("/?q=straw&step=77777")
     expect(page.locator("#rows .row")).to_have_count(1)
     page.locator("#rows .row a").click()

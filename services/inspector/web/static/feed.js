@@ -38,7 +38,7 @@ function begin() {
     button.addEventListener("click", () => setPaused(!paused));
   }
   document.querySelectorAll(".keys").forEach((keys) => { keys.hidden = false; });
-  tell("Connecting…", "waiting");
+  if (!part("told").dataset.state) tell("Connecting…", "waiting"); // it may be there already
 }
 
 function trim() {

@@ -1,0 +1,101 @@
+"""`make screenshots RUN=runs/<run>`: the page's main views of a recorded run, as pictures in docs/images."""
+
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+from services.inspector.app import build_app
+from services.inspector.config import InspectorConfig
+from services.inspector.filters import ExchangeFilter
+from services.inspector.ingest import Ingest
+from services.inspector.sealed import SealedBatches
+from services.inspector.store import Store
+from services.inspector.traces import NoTraceError, Traces
+from shared.bus.memory import MemoryBus
+from shared.bus.memory_server import MemoryServer
+from shared.clock import SystemClock
+from shared.config.loading import read_toml, validate
+from tests.browser.chromium import ARGUMENTS
+from tests.fakes.listening import listening
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+WIDE, PHONE = {"width": 1200, "height": 850}, {"width": 375, "height": 760}
+SETTLE_MS = 800
+
+
+def main(run: Path) -> None:
+    """Reads the run, writes nothing into it."""
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as copied, sync_playwright() as playwright:
+        store = Store(Path(shutil.copytree(run / "inspector", Path(copied) / "inspector")) / "log.sqlite3", run.name)
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+        with serving(run, store) as url:
+            exchange = f"/feedback/{telling_exchange(store, run)}"
+            for scheme in ("light", "dark"):
+                take(chromium, f"{url}/", f"feed-{scheme}", scheme)
+                take(chromium, url + exchange, f"exchange-{scheme}", scheme, whole=True)
+                take(chromium, f"{url}/run", f"run-{scheme}", scheme, whole=True)
+            take(chromium, f"{url}/", "feed-phone", "dark", size=PHONE)
+        store.close()
+
+
+@contextmanager
+def serving(run: Path, store: Store) -> Iterator[str]:
+    settings = validate(read_toml(run / "config.toml"))
+    config = InspectorConfig(
+        run=run.name,
+        run_dir=run,
+        replica="0",
+        redis_url="",
+        bus_deadline_s=1.0,
+        heartbeat_s=1.0,
+        host="127.0.0.1",
+        port=0,
+        url_file=None,
+        keys=None,
+        limits=settings.serving.limits,
+        settings=settings,
+    )
+    bus, stopping = MemoryBus(MemoryServer()), threading.Event()
+    sealed = SealedBatches(run, run.name)
+    ingest = Ingest(bus, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=60.0)
+    with listening(build_app(config, store, ingest, bus, stopping)) as url:
+        yield url
+        stopping.set()
+
+
+def telling_exchange(store: Store, run: Path) -> int:
+    """The newest whose answer was fixed and that has a trace, or just the newest."""
+    traces = Traces(run, run.name)
+    for wanted in (ExchangeFilter(change="fixed"), ExchangeFilter()):
+        for exchange in store.newest_exchanges(wanted, before=None, limit=200):
+            try:
+                traces.of(exchange)
+            except NoTraceError:
+                continue
+            return exchange.id
+    return store.newest_exchanges(ExchangeFilter(), before=None, limit=1)[0].id
+
+
+def take(
+    browser: Browser, url: str, name: str, scheme: str, *, size: dict[str, int] = WIDE, whole: bool = False
+) -> None:
+    context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_timeout(SETTLE_MS)
+    tokens = page.locator(".heat .token")
+    if tokens.count():
+        tokens.nth(tokens.count() - 2).hover()
+    page.screenshot(path=IMAGES / f"{name}.png", full_page=whole)
+    context.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())

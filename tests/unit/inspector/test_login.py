@@ -1,0 +1,60 @@
+"""The login of the page, without a browser."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from services.inspector.app import build_app
+from services.inspector.ingest import Ingest
+from services.inspector.store import Store
+from tests.unit.inspector.told import EventLog, config
+
+KEY = "open-sesame"
+OURS = {"origin": "http://testserver"}
+
+
+@pytest.fixture
+def keyed(store: Store, ingest: Ingest, log: EventLog, tmp_path: Path) -> Iterator[TestClient]:
+    app = build_app(config(tmp_path, KEY), store, ingest, log, threading.Event())
+    with TestClient(app, follow_redirects=False) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("wanted", "led_to"),
+    [
+        ("/run", "/run"),
+        ("/feedback/1?q=x", "/feedback/1?q=x"),
+        ("https://evil.invalid/", "/"),
+        ("//evil.invalid/", "/"),
+        ("/\\evil.invalid/", "/"),
+        ("javascript:alert(1)", "/"),
+        ("/a\r\nset-cookie: x=y", "/"),
+        ("", "/"),
+    ],
+)
+def test_a_login_leads_nowhere_else(keyed: TestClient, wanted: str, led_to: str) -> None:
+    answer = keyed.post("/login", data={"key": KEY, "next": wanted}, headers=OURS)
+    assert (answer.status_code, answer.headers["location"]) == (303, led_to)
+
+
+def test_a_wrong_key_begins_no_session(keyed: TestClient) -> None:
+    answer = keyed.post("/login", data={"key": "wrong", "next": "/"}, headers=OURS)
+    assert (answer.status_code, answer.headers.get("set-cookie")) == (403, None)
+    assert keyed.post("/login", headers=OURS).status_code == 411 or keyed.get("/").status_code != 200
+
+
+def test_without_keys_there_is_nothing_to_log_in_for(client: TestClient) -> None:
+    assert client.get("/login", follow_redirects=False).headers["location"] == "/"
+    assert "Log out" not in client.get("/").text
+
+
+def test_errors_are_pages_for_who_reads_pages(client: TestClient) -> None:
+    page = client.get("/feedback/99", headers={"accept": "text/html"})
+    assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "there is no exchange 99" in page.text
+    assert client.get("/feedback/99").json()["error"]["code"] == "404"
+    assert client.get("/v1/feedback/99", headers={"accept": "text/html"}).json()["error"]["code"] == "404"

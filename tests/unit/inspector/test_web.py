@@ -1,0 +1,161 @@
+"""What the pages are made of: vendored files, marked texts, places in the feed, and what a run's page holds."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from services.inspector.filters import ExchangeFilter
+from services.inspector.records import Entry
+from services.inspector.run_data import RunData
+from services.inspector.store import Store
+from services.inspector.web.assets import WEB, Assets
+from services.inspector.web.live import MAX_BEHIND, Place, message, newest_place, news, place_of
+from services.inspector.web.marking import marked_concept, reviewed
+from services.inspector.web.run_text import run_tables
+from shared.bus.port import DeadLetter
+from shared.contracts.events import Evaluated, StepApplied
+from shared.errors import ConfigError
+from tests.fakes.figures import step_metrics
+from tests.unit.inspector.told import RUN, EventLog, config, feedback, revised, status
+
+VENDOR = WEB / "vendor"
+
+
+def test_vendored_files_have_their_sums() -> None:
+    listed = dict(reversed(line.split(maxsplit=1)) for line in (VENDOR / "SHA256SUMS").read_text().splitlines())
+    there = {path.relative_to(VENDOR).as_posix(): path for path in VENDOR.rglob("*") if path.is_file()}
+    del there["SHA256SUMS"]
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items()} == listed
+    assert all(
+        any(path.name == "LICENSE" for path in folder.iterdir()) for folder in VENDOR.iterdir() if folder.is_dir()
+    )
+
+
+def test_only_files_that_were_read_at_the_start_are_served() -> None:
+    assets = Assets()
+    assert assets.get("page.css") is not None
+    assert [assets.get(name) for name in ("../site.py", "SHA256SUMS", "htmx/LICENSE", "/etc/passwd")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("question", "word", "marked"),
+    [
+        ("What is the Voltage? A voltage is…", "voltage", ["Voltage", "voltage"]),
+        ("Use the focal-length (focal).", "focal", ["focal-length", "focal"]),
+        ("The mass of $\\mathrm{CO_2}$ is", "co2", ["mathrm{CO_2"]),
+        ("Nothing here", "torque", []),
+        ("Nothing here", None, []),
+    ],
+)
+def test_the_concept_is_marked_as_the_anchor_reads_it(question: str, word: str | None, marked: list[str]) -> None:
+    pieces = marked_concept(question, word)
+    assert [piece.text for piece in pieces if piece.mark] == marked
+    assert "".join(piece.text for piece in pieces) == question
+
+
+@pytest.mark.parametrize(
+    ("raw", "removed"),
+    [
+        (" <concept>x</concept> Think again.", [("<concept>x</concept>", "concept_tag")]),
+        ("The answer is B.  Look at the units.", [("The answer is B.", "reveal")]),
+        ("<think>B, surely</think>Look.", [("<think>B, surely</think>", "thinking")]),
+        ("Look at the units.", []),
+        ("", []),
+    ],
+)
+def test_what_the_rules_take_out_keeps_its_reason(raw: str, removed: list[tuple[str, str]]) -> None:
+    pieces = reviewed(raw)
+    assert [(piece.text.strip(), piece.mark) for piece in pieces if piece.removed and piece.text.strip()] == removed
+    assert "".join(piece.text for piece in pieces) == raw
+
+
+def test_a_place_is_read_back_and_anything_else_refused() -> None:
+    assert place_of(str(Place(12, 340))) == Place(12, 340)
+    for wrong in ("", "12", "12.x", "-1.2", "1.2.3", "9" * 30 + ".1"):
+        with pytest.raises(ConfigError, match="load the page again"):
+            place_of(wrong)
+
+
+def test_a_message_is_one_message_whatever_is_in_it() -> None:
+    wire = message(Place(1, 2), "a\r\n\r\nevent: x\rid: 9\n\ndata: b", "changed").decode()
+    assert wire.endswith("\n\n")
+    assert wire.count("\n\n") == 1
+    lines = wire.strip().split("\n")
+    assert lines[:2] == ["id: 1.2", "event: changed"]
+    assert all(line.startswith("data: ") for line in lines[2:])
+
+
+def tell(store: Store, *events: object, start: int = 1) -> None:
+    entries = [Entry(f"{number}-0", event) for number, event in enumerate(events, start)]  # type: ignore[arg-type]
+    store.append(entries, entries[-1].id)
+
+
+def test_news_are_told_once_and_in_order(store: Store) -> None:
+    start = newest_place(store)
+    tell(store, feedback("p1"), feedback("p2"), revised("p1"), status(2))
+    messages, place = news(store, ExchangeFilter(), start, lambda item: item.problem_id)
+    assert [data(each) for each in messages] == ["p1", "p2", "p1", "TRAINING, round 2"]
+    assert news(store, ExchangeFilter(), place, lambda item: item.problem_id) == ([], place)
+    halfway = place_of(messages[0].decode().split("\n")[0].removeprefix("id: "))
+    rest, _ = news(store, ExchangeFilter(), halfway, lambda item: item.problem_id)
+    assert [data(each) for each in rest] == ["p2", "p1", "TRAINING, round 2"]
+
+
+def test_who_is_far_behind_is_told_to_load_again(store: Store) -> None:
+    start = newest_place(store)
+    tell(store, *(feedback(f"p{number}") for number in range(MAX_BEHIND + 1)))
+    messages, place = news(store, ExchangeFilter(), start, lambda item: item.problem_id)
+    assert [data(each) for each in messages] == [str(MAX_BEHIND + 1)]
+    assert place == newest_place(store)
+
+
+def data(wire: bytes) -> str:
+    return "\n".join(line.removeprefix("data: ") for line in wire.decode().split("\n") if line.startswith("data: "))
+
+
+def run_data(store: Store, log: EventLog, run_dir: Path) -> RunData:
+    return RunData(RUN, run_dir, config(run_dir).settings, store, log)
+
+
+def evaluated(version: str, physics: float, chemistry: float) -> Evaluated:
+    scores = {"physics": physics, "chemistry": chemistry}
+    return Evaluated(at=1.0, source="x", student="a", version=version, split="validation", round=1, scores=scores)
+
+
+def test_a_run_at_a_glance(store: Store, log: EventLog, tmp_path: Path) -> None:
+    step = StepApplied(at=3.0, source="x", student="a", round=1, step=1, version="a@v1", metrics=step_metrics())
+    tell(store, evaluated("a@v0", 0.5, 0.1), evaluated("a@v1", 0.5, 0.3), feedback(), step)
+    log.letters = [DeadLetter("1-0", "results", "no schema", 2, b"")]
+    log.depths = {"jobs:a:rollout": (3, 1)}
+    view = run_data(store, log, tmp_path).view()
+    assert (view.status, view.problem) == (None, None)
+    [improvement] = view.improvements
+    assert (improvement.student, improvement.pareto) == ("a", True)
+    assert [(row.queue, row.waiting) for row in view.queues if row.waiting] == [("jobs:a:rollout", 3)]
+    assert [letter.reason for letter in view.dead_letters] == ["no schema"]
+    tables = run_tables(view)
+    [plane] = tables.planes
+    assert (plane.points[0].x, plane.points[1].y < plane.points[0].y) == (plane.points[1].x, True)
+    assert [(row.verdict, row.share) for row in tables.verdicts] == [("match", 1.0)]
+    assert [row.change for row in tables.scores] == [pytest.approx(0.2), 0.0]
+
+
+@pytest.mark.parametrize(("state", "told"), [("{}", "state cannot be read"), (None, None)])
+def test_what_cannot_be_read_is_said_and_the_rest_shown(
+    store: Store, log: EventLog, tmp_path: Path, state: str | None, told: str | None
+) -> None:
+    log.state = state
+    tell(store, feedback())
+    view = run_data(store, log, tmp_path).view()
+    assert (told is None) == (view.problem is None)
+    assert told is None or told in (view.problem or "")
+    assert len(view.verdicts) == 1
+
+
+def test_without_redis_the_log_and_the_file_have_most_of_it(store: Store, log: EventLog, tmp_path: Path) -> None:
+    tell(store, feedback())
+    log.away = True
+    view = run_data(store, log, tmp_path).view()
+    assert "did not answer" in (view.problem or "")
+    assert len(view.verdicts) == 1
