@@ -36,7 +36,7 @@ from services.broker.rendering import disagreement
 from services.broker.replicas import Replicas
 from services.broker.reports import ReportReader
 from services.broker.retention import VersionRetention
-from services.broker.sealing import Sealed, StepHeader, adopt, write_batch
+from services.broker.sealer import Sealer
 from shared.blobs.local import LocalStore, atomic_write
 from shared.bus.janitor import Janitor
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payloads, train
@@ -46,10 +46,10 @@ from shared.config.settings import RunSettings
 from shared.contracts.acting import act_record
 from shared.contracts.diagnostics import BatchRewards
 from shared.contracts.events import Event
-from shared.contracts.run import PhaseState, RunState, Status
+from shared.contracts.run import RunState, Status
 from shared.contracts.steps import step_record
 from shared.contracts.weights import ServeSet
-from shared.errors import OpcodError, UnavailableError
+from shared.errors import UnavailableError
 from shared.faults import fault_point
 from shared.problems.problem import ProblemSet
 
@@ -89,7 +89,6 @@ class Runner:
     ) -> None:
         self._plan = plan
         self._bus = bus
-        self._template_hash = problems.format.template_hash
         self._run_dir = run_dir
         self._clock = clock
         self._consumer = consumer
@@ -98,6 +97,7 @@ class Runner:
         self._store = LocalStore(run_dir)
         self._groups = GroupReader(settings, problems, bus, self._store)
         self._replicas = Replicas(settings, bus)
+        self._sealer = Sealer(plan.run, self._store, self._groups, problems.format.template_hash)
         self._narrator = Narrator(clock, source=f"broker/{consumer}")
         self._reports = ReportReader(settings, plan, problems, bus, self._groups, self._narrator, self._replicas)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
@@ -256,7 +256,7 @@ class Runner:
             if not isinstance(command, SealBatch):
                 continue
             phase = next(phase for phase in state.phases if phase.student == command.student)
-            sealed = self._seal(state, phase)
+            sealed = self._sealer.seal(state, phase)
             manifest = sealed.manifest
             written = BatchWritten(
                 self._clock.wall_s(),
@@ -273,29 +273,6 @@ class Runner:
             handling.out.publish.append((train(manifest.student), sealed.message))
             handling.events.append(self._narrator.sealed(manifest))
         return state
-
-    def _seal(self, state: RunState, phase: PhaseState) -> Sealed:
-        if phase.step is None:
-            raise OpcodError(f"nothing to seal: the phase of student {phase.student} has no open step")
-        adopted = adopt(self._store, phase.student, phase.step.step, self._plan.run)
-        if adopted is not None:
-            return adopted
-        header = StepHeader(
-            run=self._plan.run,
-            student=phase.student,
-            round=state.round,
-            step=phase.step.step,
-            phase_start=phase.step.step == phase.first_step,
-            base_version=phase.step.base_version,
-            tutor=phase.tutor,
-            tutor_version=phase.tutor_version if phase.step.tutored else None,
-            template_hash=self._template_hash,
-        )
-        groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]
-        fault_point("broker.before-seal")
-        sealed = write_batch(self._store, header, groups)
-        fault_point("broker.after-seal")
-        return sealed
 
 
 def _facts(state: RunState) -> RunState:
