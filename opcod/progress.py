@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from shared.contracts.events import AlarmRaised, Event, RunTakenUp, TutorSilenced
+from shared.contracts.events import Acted, AlarmRaised, Event, RunTakenUp, TutorSilenced
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import JobStatus, PhaseState, RunState, Status
 
@@ -118,6 +118,8 @@ def headline(event: Event) -> str | None:
             return f"lost: {event.job_id} ({event.reason})"
         case "alarm" | "silenced":
             return warning(event)
+        case "acted":
+            return act_line(event)
     return None
 
 
@@ -144,6 +146,14 @@ def warning(event: AlarmRaised | TutorSilenced) -> str:
         f"SILENCED tutor {event.tutor} for student {event.student}, rest of round {event.round}: its feedback broke "
         f"{event.broke} of {event.right} right answers (surely more than {100 * event.bound:.0f} %)"
     )
+
+
+def act_line(event: Acted) -> str:
+    """What a person did, on one line."""
+    act = event.act
+    what = f"tutor {act.tutor}" if act.act == "silence" else act.exchange.key
+    refused = f" (refused: {event.refused})" if event.refused else ""
+    return f"{act.act} {what}, {act.by}: {act.reason}{refused}"
 
 
 def _note(state: RunState, student: str) -> str:

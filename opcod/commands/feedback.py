@@ -16,7 +16,7 @@ from opcod.exchange_text import brief, whole
 from opcod.exchanges import named_exchange, open_exchanges, read_filter
 from opcod.interrupting import interruptible
 from opcod.options import RUNS_DIR, ConfigFile, Overrides, Preset, RunsDir
-from opcod.progress import warning
+from opcod.progress import act_line, warning
 from services.inspector.export import Format
 from services.inspector.filters import ExchangeFilter
 from shared.bus.redis import RedisBus
@@ -182,9 +182,7 @@ def describe(event: Event) -> str:
     if event.kind == "alarm" or event.kind == "silenced":
         return warning(event)
     if event.kind == "acted":
-        what = event.act.tutor if event.act.act == "silence" else event.act.exchange.key
-        refused = f" (refused: {event.refused})" if event.refused else ""
-        return f"{event.act.act} {what}, {event.act.by}: {event.act.reason}{refused}"
+        return act_line(event)
     return event.kind
 
 

@@ -30,6 +30,9 @@ LOWEST_LOGPROB = -1e4
 RolloutKey = tuple[int, int]
 """Group and sample, as in a row."""
 
+Side = tuple[float, tuple[Alternative, ...]]
+"""What one model makes of a token: the log-prob of the sampled one, and the likeliest ones."""
+
 
 class Tracer:
     """Collects the traces of one step."""
@@ -51,29 +54,31 @@ class Tracer:
         output: OutputLayer,
     ) -> None:
         """Trace the chosen rows of a micro-batch. Hidden states are those of `places`, weights by row and token."""
+        chosen = [(at, row) for at, row in enumerate(rows) if (row.group, row.sample) in self._chosen]
+        if not chosen:
+            return
+        of_token = torch.zeros_like(places.mask)
+        for at, row in chosen:
+            of_token[at, : min(len(row.response), MAX_TOKENS)] = True
+        pairs_N, targets_N = places.pair_index[of_token], places.targets[of_token]
+        of_student, of_teacher = places.pairs[pairs_N].unbind(1)
         with torch.no_grad():
-            for number, row in enumerate(rows):
-                if (row.group, row.sample) not in self._chosen:
-                    continue
-                length = min(len(row.response), MAX_TOKENS)
-                pairs = places.pair_index[number, :length]
-                of_student, of_teacher = places.pairs[pairs].unbind(1)
-                student = self._side(student_hidden, of_student, places.targets[number, :length], output)
-                teacher = self._side(teacher_hidden, of_teacher, places.targets[number, :length], output)
-                values = zip(
-                    text_pieces(self._tokenizer, row.response[:length]),
-                    divergence_P[pairs].tolist(),
-                    weights_RT[number, :length].tolist(),
-                    student,
-                    teacher,
-                    strict=True,
-                )
-                self._found[row.group, row.sample] = RolloutTrace(
-                    problem_id=row.problem_id,
-                    sample=row.sample,
-                    all_tokens=len(row.response),
-                    tokens=tuple(_token(*value) for value in values),
-                )
+            values = zip(
+                divergence_P[pairs_N].tolist(),
+                weights_RT[of_token].tolist(),
+                self._side(student_hidden, of_student, targets_N, output),
+                self._side(teacher_hidden, of_teacher, targets_N, output),
+                strict=True,
+            )
+        for _, row in chosen:
+            # Texts come first in the zip below: it must take no value beyond the row's last token.
+            texts = text_pieces(self._tokenizer, row.response[:MAX_TOKENS])
+            self._found[row.group, row.sample] = RolloutTrace(
+                problem_id=row.problem_id,
+                sample=row.sample,
+                all_tokens=len(row.response),
+                tokens=tuple(_token(text, *value) for text, value in zip(texts, values, strict=False)),
+            )
 
     def step_trace(self, manifest: BatchManifest, sha256: str, share: float) -> StepTrace:
         """What was traced, in the batch's order."""
@@ -87,21 +92,23 @@ class Tracer:
             rollouts=tuple(self._found[key] for key in sorted(self._found)),
         )
 
-    def _side(
-        self, hidden: Tensor, at: Tensor, targets: Tensor, output: OutputLayer
-    ) -> list[tuple[float, tuple[Alternative, ...]]]:
-        """By token: the log-prob of what was sampled, and the likeliest alternatives."""
-        found: list[tuple[float, tuple[Alternative, ...]]] = []
+    def _side(self, hidden: Tensor, at_N: Tensor, targets_N: Tensor, output: OutputLayer) -> list[Side]:
+        """By token: the log-prob of what was sampled, and the likeliest alternatives. Shared places count once."""
+        distinct, which_N = torch.unique(at_N, return_inverse=True)
+        sampled_N = torch.empty(len(at_N), device=hidden.device)
+        alternatives: list[tuple[Alternative, ...]] = []
         rows = chunk_rows(len(output.weight))
-        for part, wanted in zip(torch.split(at, rows), torch.split(targets, rows), strict=True):
-            logprobs = torch.log_softmax(output.logits(hidden[part]).float(), dim=1)
-            top = logprobs.topk(min(ALTERNATIVES, logprobs.shape[1]), dim=1)
-            sampled = logprobs.gather(1, wanted[:, None])[:, 0].clamp(min=LOWEST_LOGPROB)
-            for logprob, ids, values in zip(
-                sampled.tolist(), top.indices.tolist(), top.values.exp().tolist(), strict=True
-            ):
-                found.append((logprob, self._alternatives(ids, values)))
-        return found
+        for first in range(0, len(distinct), rows):
+            logits = output.logits(hidden[distinct[first : first + rows]]).float()
+            total = logits.logsumexp(1, keepdim=True)
+            top = logits.topk(min(ALTERNATIVES, logits.shape[1]), dim=1)
+            shares = (top.values - total).exp()
+            alternatives += map(self._alternatives, top.indices.tolist(), shares.tolist())
+            inside = (which_N >= first) & (which_N < first + rows)
+            at = which_N[inside] - first
+            sampled_N[inside] = logits[at, targets_N[inside]] - total[at, 0]
+        logprobs = sampled_N.clamp(min=LOWEST_LOGPROB).tolist()
+        return [(logprob, alternatives[which]) for logprob, which in zip(logprobs, which_N.tolist(), strict=True)]
 
     def _alternatives(self, ids: Sequence[int], probabilities: Sequence[float]) -> tuple[Alternative, ...]:
         return tuple(
@@ -129,8 +136,8 @@ def _token(
     text: str,
     divergence: float,
     weight: float,
-    student: tuple[float, tuple[Alternative, ...]],
-    teacher: tuple[float, tuple[Alternative, ...]],
+    student: Side,
+    teacher: Side,
 ) -> TokenTrace:
     return TokenTrace(
         text=text,

@@ -30,5 +30,5 @@ class LossSection(Section):
     trace_share: Share = Field(
         default=0.02,
         description="Share of the rollouts whose divergence is written down by token, for people to look at; no effect "
-        "on the weights. A rollout's file takes up to 0.3 MB and, beside the passes, two output layers.",
+        "on the weights. Costs two more output layers and about 550 bytes for each of their tokens.",
     )

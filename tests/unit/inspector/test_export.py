@@ -70,11 +70,6 @@ def test_without_pyarrow_it_says_what_brings_it(
     assert len(exported(client).splitlines()) == 3
 
 
-def test_an_unknown_format_is_refused(client: TestClient) -> None:
-    answer = client.get("/v1/export?format=csv")
-    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "format")
-
-
 def test_what_is_served_does_not_load_pyarrow_unless_it_is_asked_for() -> None:
     import subprocess
 
