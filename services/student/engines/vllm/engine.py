@@ -173,6 +173,8 @@ class VllmEngine:
 
     def _name(self, version: str) -> str:
         held = self.server.held
+        if version not in held and version in self._checksums:
+            raise EngineAwayError(f"vLLM was lost, and with it {version}: it is loaded again first")
         if version not in held:
             there = ", ".join(held) or "none"
             raise UnknownVersionError(f"expected a version that is loaded ({there}), got {version}: load it first")

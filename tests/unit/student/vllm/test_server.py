@@ -220,6 +220,8 @@ def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> 
         time.sleep(0.05)
     asking.join(10)
     assert len(lost) == 1 and engine.engine.versions() == {}
+    with pytest.raises(EngineAwayError, match="with it a@v1"):
+        engine.engine.generate([request()])
 
 
 def test_a_version_that_speaks_like_another_model_is_refused(engine: EngineBench, tmp_path: Path) -> None:
