@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from opcod.deployment import Deployment
 from shared.contracts.http import ErrorResponse
-from shared.errors import OpcodError, UnavailableError
+from shared.errors import ConfigError, OpcodError, UnavailableError
 
 TIMEOUT_S = 180.0
 
@@ -73,6 +73,8 @@ class Client:
 def _refusal(url: str, response: httpx2.Response) -> OpcodError:
     if response.status_code in (429, 503):
         return UnavailableError(f"{url} is not available now: {_message(response)}")
+    if response.status_code in (400, 404, 422):
+        return ConfigError(_message(response))
     return OpcodError(f"{url} answered {response.status_code}: {_message(response)}")
 
 

@@ -21,6 +21,7 @@ from shared.contracts.http import ErrorBody, ErrorResponse
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 RETRY_AFTER_S = 5
+MAX_ID_CHARS = 64
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
@@ -41,7 +42,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = headers.get("x-request-id", uuid.uuid4().hex)[:64]
+        wished = headers.get("x-request-id", "")[:MAX_ID_CHARS]
+        request_id = wished if wished.isascii() and wished.isprintable() and wished else uuid.uuid4().hex
 
         async def tagged(message: Message) -> None:
             if message["type"] == "http.response.start":

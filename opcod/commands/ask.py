@@ -1,7 +1,7 @@
 """`opcod ask`: one student answers, its peer gives feedback, the first answers again; each stage as it comes."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -38,15 +38,13 @@ def ask(
 ) -> None:
     """Ask the peers. Starts the run's services for the question if nothing is up."""
     del preset, config, overrides  # a run brings its settings; the options are there as in every command
-    with _deployment(runs_dir, run_name, cache_dir) as deployment:
-        client = Client(deployment)
-        request = AskRequest(problem=problem, first=first, exchanges=exchanges, seed=seed)
+    request = AskRequest(problem=problem, first=first, exchanges=exchanges, seed=seed)
+    with _deployment(runs_dir, run_name, cache_dir) as deployment, closing(Client(deployment)) as client:
         for event in client.broker_events("/v1/peers/ask", request):
             if event.event in STAGES and not as_json:
                 typer.echo("\n".join(stage_lines(STAGES[event.event].model_validate_json(event.data))))
             elif event.event == "done" and as_json:
                 typer.echo(AskResponse.model_validate_json(event.data).model_dump_json(indent=1))
-        client.close()
 
 
 def stage_lines(stage: Stage) -> list[str]:

@@ -25,12 +25,13 @@ from services.broker.commands import (
     Serve,
 )
 from services.broker.dispatch import Dispatcher, Outgoing
-from services.broker.events import BatchWritten, MachineEvent, Recovered, Ticked, VersionServed
+from services.broker.events import BatchWritten, Controlled, MachineEvent, Recovered, Ticked, VersionServed
 from services.broker.groups import GroupReader
 from services.broker.initial import adopted_scores, basis_of, keep_initial_scores
 from services.broker.narration import Narrator
 from services.broker.plan import Plan
 from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
+from services.broker.rendering import disagreement
 from services.broker.replicas import Replicas
 from services.broker.reports import ReportReader
 from services.broker.sealing import Sealed, StepHeader, adopt, write_batch
@@ -157,8 +158,13 @@ class Runner:
             self._janitor.sweep()
 
     def _tick(self) -> None:
-        """Deadlines, and versions that replicas hold without having said so since (their word was lost)."""
+        """Deadlines, versions that replicas hold without having said so since (their word was lost), and whether
+        student and trainer make the same of messages."""
         at = self._clock.wall_s()
+        beats = self._bus.heartbeats()
+        reason = disagreement(self._plan.students, beats)
+        if reason is not None and self.state.paused is None:
+            self._handle_if_changed(Controlled(at, "pause", reason))
         for student in self._plan.students:
             live = self.state.version[student]
             if self.state.served.get(student) == live:

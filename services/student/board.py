@@ -34,6 +34,7 @@ class Board:
         self.draining = False
         self.guides = False
         """Whether the engine can keep to a JSON schema."""
+        self.rendering: str | None = None
 
     def beat(self, allowance_s: float = 0.0) -> None:
         """The loop is alive, and beats again within `allowance_s` plus the bound of an idle turn."""

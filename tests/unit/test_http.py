@@ -120,6 +120,8 @@ def test_a_request_keeps_its_id_and_gets_one_otherwise() -> None:
     given = {api.get("/livez").headers["x-request-id"] for _ in range(2)}
     assert len(given) == 2
     assert len(api.get("/livez", headers={"x-request-id": "x" * 500}).headers["x-request-id"]) == 64
+    odd = api.get("/livez", headers={"x-request-id": "gr\xfc\xdfe".encode("latin-1")}).headers["x-request-id"]
+    assert odd.isascii() and len(odd) == 32
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,10 @@ class Engine(Protocol):
     def vocabulary_size(self) -> int: ...
 
     @property
+    def rendering(self) -> str | None:
+        """`rendering_of` its tokenizer, to be compared with the trainer's; None for an engine without one."""
+
+    @property
     def guides(self) -> bool:
         """Whether it can keep a text to a JSON schema while it draws."""
 

@@ -31,7 +31,7 @@ from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter, merged_parameters
 from shared.modeling.attention import PLAIN_MODEL_TYPES
-from shared.modeling.chat import render
+from shared.modeling.chat import render, rendering_of
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, load_model, load_tokenizer
 from shared.modeling.stopping import eos_ids
@@ -69,6 +69,7 @@ class TransformersEngine:
         self._base = {name: parameter.data for name, parameter in self._parameters.items()}
         eos = eos_ids(self._model.generation_config, self._tokenizer)
         self._decoding = Decoding(self._model, self._tokenizer, eos)
+        self.rendering = rendering_of(self._tokenizer)
         self._versions: dict[str, _Version] = {}
         self._active: dict[str, Tensor] = {}
 

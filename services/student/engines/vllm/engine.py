@@ -32,7 +32,7 @@ from services.student.engines.vllm.server import Life, Server, base_of, gone
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError, OpcodError
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter
-from shared.modeling.chat import encode, render
+from shared.modeling.chat import encode, render, rendering_of
 from shared.modeling.checksums import file_checksum
 from shared.modeling.logprobs import PROBE_TEXTS
 from shared.modeling.stopping import eos_ids, generation_config
@@ -66,6 +66,7 @@ class VllmEngine:
         self.server = server
         self._tokenizer = tokenizer
         self._table = TokenTable(tokenizer)
+        self.rendering = rendering_of(tokenizer)
         self._eos = eos_ids(generation_config(model_dir), tokenizer)
         self._base_checksum = file_checksum(*sorted(model_dir.glob("*.safetensors")))
         self._checksums: dict[str, str] = {}
