@@ -14,7 +14,7 @@ from shared.contracts.run import Status
 from tests.fakes.deployment import ScriptedDeployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
-LATENCY_S = "1.0"
+LATENCY_S = "0.5"
 """Of a batch: replicas that answer at once would leave one of them nothing to do."""
 
 
