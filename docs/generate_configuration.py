@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from services.student.config import ScriptEnvironment
+from services.student.config import ScriptEnvironment, VllmEnvironment
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import ENV_PREFIX, EXTENDS, PRESETS, load_settings, preset_names, read_toml
 from shared.config.settings import STUDENTS, RunSettings, StudentSection
@@ -63,6 +63,9 @@ SCRIPT_VARIABLES = {
     "latency_s": "Seconds that the scripted engine takes for a batch.",
     "nonsense_share": "Share of its feedback that is anchored and clean, but bad advice.",
     "obedience": "Chance that it follows such advice, and then answers wrong.",
+}
+VLLM_VARIABLES = {
+    "key": "The key of a vLLM server that `students.<name>.vllm.url` names.",
 }
 COMMAND_VARIABLES = {
     "OPCOD_RUNS_DIR": "Default of `--runs-dir` (`runs`).",
@@ -198,6 +201,7 @@ def _flat_defaults() -> dict[str, str]:
 def _environment() -> str:
     service = _variables(ServiceEnvironment, "OPCOD_", SERVICE_VARIABLES)
     script = _variables(ScriptEnvironment, "OPCOD_SCRIPT_", SCRIPT_VARIABLES)
+    vllm = _variables(VllmEnvironment, "OPCOD_VLLM_", VLLM_VARIABLES)
     command = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in COMMAND_VARIABLES.items())
     return f"""\
 ## Environment of a service
@@ -208,6 +212,7 @@ A service (`python -m services.<name>`) finds its run through these; everything 
 |---|---|---|
 {service}
 {script}
+{vllm}
 
 ## Environment of the command line
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.access import Keys
@@ -100,6 +100,14 @@ class ScriptEnvironment(BaseSettings):
     latency_s: float = Field(default=0.0, ge=0)
     nonsense_share: float = Field(default=0.0, ge=0, le=1)
     obedience: float = Field(default=0.0, ge=0, le=1)
+
+
+class VllmEnvironment(BaseSettings):
+    """OPCOD_VLLM_*: what must not lie in the run's settings."""
+
+    model_config = SettingsConfigDict(env_prefix="OPCOD_VLLM_", extra="ignore")
+
+    key: SecretStr | None = None
 
 
 def student_config(environment: ServiceEnvironment) -> StudentConfig:

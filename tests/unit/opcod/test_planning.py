@@ -10,7 +10,7 @@ import pytest
 
 from opcod.main import main
 from opcod.planning.lengths import Lengths, estimate, prompt_lengths
-from opcod.planning.memory import Need, micro_batch_tokens, student_need, total_bytes, trainer_need
+from opcod.planning.memory import Need, micro_batch_tokens, student_need, total_bytes, trainer_need, vllm_need
 from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
 from opcod.planning.work import total_steps, work_of
 from services.broker.config import load_problems, make_plan
@@ -152,6 +152,20 @@ def test_memory_grows_with_what_it_is_for() -> None:
 def test_what_the_allocator_keeps_is_counted_on_a_cpu_only(need: Callable[..., Need]) -> None:
     names = {gpu: [part.name for part in need("a", settings(), TINY, LENGTHS, gpu=gpu).parts] for gpu in (False, True)}
     assert set(names[False]) - set(names[True]) == {"freed, but kept by the allocator"}
+
+
+def test_a_vllm_server_holds_adapters_instead_of_merged_versions() -> None:
+    shape = KNOWN_SHAPES["embedded"]
+    on_cpu, on_gpu, more = (
+        {part.name.split(":")[0]: part.bytes for part in vllm_need("a", chosen, shape, LENGTHS, gpu=gpu).parts}
+        for chosen, gpu in (
+            (settings(), False),
+            (settings(), True),
+            (settings("students.a.vllm.max_loras=8"), True),
+        )
+    )
+    assert on_cpu["keys and values"] == 2**30 != on_gpu["keys and values"]
+    assert on_gpu["4 adapters"] == 4 * 2 * shape.adapter_parameters(16, 15) == more["8 adapters"] // 2
 
 
 def test_a_micro_batch_holds_a_row_at_least_and_a_mini_batch_at_most() -> None:

@@ -10,11 +10,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from transformers import AutoConfig
 
-from services.student.config import StudentConfig
+from services.student.config import StudentConfig, VllmEnvironment
 from services.student.engines.vllm.client import Client
 from services.student.engines.vllm.command import Model, arguments, environment, guarded
 from services.student.engines.vllm.engine import VllmEngine
@@ -29,14 +27,6 @@ from shared.modeling.loading import load_tokenizer
 LOG_LINES = 25
 
 Begin = Callable[[], tuple[Client, ServerProcess | None]]
-
-
-class VllmEnvironment(BaseSettings):
-    """OPCOD_VLLM_*: what must not lie in the run's settings."""
-
-    model_config = SettingsConfigDict(env_prefix="OPCOD_VLLM_", extra="ignore")
-
-    key: SecretStr | None = Field(default=None, description="Of a server that is found by its URL.")
 
 
 def build_vllm_engine(config: StudentConfig) -> VllmEngine:

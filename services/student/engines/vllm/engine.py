@@ -67,6 +67,7 @@ class VllmEngine:
         self._tokenizer = tokenizer
         self.rendering = rendering_of(tokenizer)
         self._table = TokenTable(tokenizer)
+        self.rendering = rendering_of(tokenizer)
         self._eos = eos_ids(generation_config(model_dir), tokenizer)
         self._base_checksum = file_checksum(*sorted(model_dir.glob("*.safetensors")))
         self._checksums: dict[str, str] = {}
@@ -174,6 +175,8 @@ class VllmEngine:
 
     def _name(self, version: str) -> str:
         held = self.server.held
+        if version not in held and version in self._checksums:
+            raise EngineAwayError(f"vLLM was lost, and with it {version}: it is loaded again first")
         if version not in held:
             there = ", ".join(held) or "none"
             raise UnknownVersionError(f"expected a version that is loaded ({there}), got {version}: load it first")
