@@ -86,12 +86,27 @@ def _sections() -> Iterator[str]:
         model = StudentSection if name == "students" else field.annotation
         assert isinstance(model, type) and issubclass(model, BaseModel)
         shown = "students.a], [students.b" if name == "students" else name
-        yield f"## [{shown}]\n\n{' '.join((model.__doc__ or '').split())}\n\n{_table(model)}"
+        yield _section(shown, model)
+        for key, inner in _inner_sections(model):
+            yield _section(f"students.a.{key}], [students.b.{key}", inner)
+
+
+def _section(shown: str, model: type[BaseModel]) -> str:
+    return f"## [{shown}]\n\n{' '.join((model.__doc__ or '').split())}\n\n{_table(model)}"
+
+
+def _inner_sections(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield key, field.annotation
 
 
 def _table(model: type[BaseModel]) -> str:
     lines = ["| key | default | values | meaning |", "|---|---|---|---|"]
+    inner = dict(_inner_sections(model))
     for key, field in model.model_fields.items():
+        if key in inner:
+            continue
         meaning = _cell(field.description or "")
         lines.append(f"| `{key}` | {_default(field)} | {_cell(_values(field))} | {meaning} |")
     return "\n".join(lines) + "\n"
@@ -121,6 +136,8 @@ def _kind(annotation: Any) -> tuple[str, list[str]]:
     if origin in (Union, types.UnionType):
         parts = [_kind(one) for one in get_args(annotation) if one is not type(None)]
         return " or ".join(", ".join([kind, *limits]) for kind, limits in parts), []
+    if origin in (tuple, dict):
+        return "list" if origin is tuple else "table", []
     names = {int: "integer", float: "number", bool: "`true` or `false`", str: "text"}
     return names.get(annotation, "text"), []
 

@@ -6,7 +6,9 @@ import shutil
 import socket
 from pathlib import Path
 
+from opcod.gpus import gpus_here, require_room, share_out
 from services.broker.config import load_problems, make_plan
+from services.student.engines.vllm.installation import find_installation
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
 from shared.config.settings import STUDENTS, Paths, RunSettings
@@ -23,6 +25,7 @@ def check_settings(paths: Paths, settings: RunSettings) -> None:
     _check_disk(paths.runs_dir, settings.resources.min_free_disk_bytes)
     _check_ports(settings)
     _check_redis(paths, settings)
+    _check_engines(settings)
     _check_models(paths, settings)
 
 
@@ -80,6 +83,13 @@ def _check_redis(paths: Paths, settings: RunSettings) -> None:
         bus.ping()
     finally:
         bus.close()
+
+
+def _check_engines(settings: RunSettings) -> None:
+    for student in settings.students.values():
+        if student.engine == "vllm" and student.vllm.url is None:
+            find_installation(student.vllm)
+    require_room(settings, share_out(settings, gpus_here()))
 
 
 def _check_models(paths: Paths, settings: RunSettings) -> None:

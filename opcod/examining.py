@@ -14,11 +14,13 @@ import psutil
 from redis.exceptions import ResponseError
 
 from opcod.deployment import Deployment
+from opcod.gpus import gpus_here, require_room, share_out, visible
+from services.student.engines.vllm.installation import find_installation
 from shared.access import read_keys
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import STUDENTS, Paths, RunSettings
-from shared.errors import OpcodError
+from shared.errors import ConfigError, OpcodError
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "redis", "fastapi", "pydantic")
 OLDEST_REDIS = 7
@@ -54,6 +56,7 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
             f"{free / 1e9:.1f} GB free under {paths.runs_dir}, "
             f"resources.min_free_disk_bytes wants {settings.resources.min_free_disk_bytes / 1e9:.1f}",
         ),
+        *_engines(settings),
         _writable("runs", paths.runs_dir),
         _writable("cache", paths.cache_dir),
     ]
@@ -77,6 +80,31 @@ def _package(name: str) -> Finding:
         return Finding(name, "ok", version(name))
     except PackageNotFoundError:
         return Finding(name, "bad", "not installed; `make setup` installs what a run on one machine needs")
+
+
+def _engines(settings: RunSettings) -> Iterator[Finding]:
+    """vLLM, where a student wants it, and the GPUs."""
+    for name, student in sorted(settings.students.items()):
+        if student.engine != "vllm":
+            continue
+        if student.vllm.url is not None:
+            yield Finding(
+                f"vllm of student {name}", "ok", f"expected at {student.vllm.url}; it is asked when a run begins"
+            )
+            continue
+        try:
+            found = find_installation(student.vllm)
+            kind = " for CPUs" if found.on_cpu else ""
+            yield Finding(f"vllm of student {name}", "ok", f"{found.version}{kind}, {found.python}")
+        except ConfigError as error:
+            yield Finding(f"vllm of student {name}", "bad", str(error))
+    try:
+        shares = share_out(settings, gpus_here())
+        require_room(settings, shares)
+        told = ", ".join(f"{service}: {visible(gpus)}" for service, gpus in shares.items())
+        yield Finding("gpus", "ok", told or "none; models run on the CPU")
+    except ConfigError as error:
+        yield Finding("gpus", "bad", str(error))
 
 
 def _existing(path: Path) -> Path:

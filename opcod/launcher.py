@@ -12,6 +12,7 @@ import redis
 
 from opcod.deployment import Deployment, Endpoint, ensure_key, read_deployment
 from opcod.embedded_redis import end_leftover
+from opcod.gpus import VISIBLE, gpus_here, share_out, visible
 from opcod.processes import ProcessSpec, Supervisor, log_tail
 from shared.config.settings import Paths, RunSettings
 from shared.errors import StoppedError, UnavailableError
@@ -37,6 +38,7 @@ class Launcher:
         self._supervisor = Supervisor()
         self._stopped = stopped
         self._redis_port: int | None = None
+        self._gpus = share_out(settings, gpus_here())
         self.restarts: dict[str, int] = {}
         self.deployment: Deployment | None = None
 
@@ -123,6 +125,8 @@ class Launcher:
         }
         if student:
             environment["OPCOD_STUDENT"] = student
+        if name in self._gpus:
+            environment[VISIBLE] = visible(self._gpus[name])
         log_file = self._paths.run_dir / "logs" / f"{name}.log"
         return ProcessSpec(name, f"services.{service}", log_file, environment)
 
@@ -143,19 +147,25 @@ class Launcher:
         """The service's URL, once /readyz answers 200."""
         progress(name)
         file = self._url_file(name)
-        self._wait(name, lambda: _probe(file))
+        self._wait(name, lambda: _probe(file), self._ready_timeout_s(name))
         return file.read_text()
 
-    def _wait(self, name: str, problem: Callable[[], str | None]) -> None:
+    def _ready_timeout_s(self, name: str) -> float:
+        """A student with a vLLM server has that server's time to start besides."""
+        service, _, student = name.partition("-")
+        slow = service == "student" and self._settings.students[student].engine == "vllm"
+        return READY_TIMEOUT_S + (self._settings.students[student].vllm.start_timeout_s if slow else 0.0)
+
+    def _wait(self, name: str, problem: Callable[[], str | None], timeout_s: float = READY_TIMEOUT_S) -> None:
         """Until `problem` is None; what ends meanwhile is started again."""
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while (reason := problem()) is not None:
             if self._stopped():
                 raise StoppedError(f"stopped while waiting for {name}")
             if time.monotonic() > deadline:
                 log_file = self._paths.run_dir / "logs" / f"{name}.log"
                 raise UnavailableError(
-                    f"{name} was not ready within {READY_TIMEOUT_S:.0f} s: {reason}; "
+                    f"{name} was not ready within {timeout_s:.0f} s: {reason}; "
                     f"its log ({log_file}) ends:\n{log_tail(log_file)}"
                 )
             self.watch()

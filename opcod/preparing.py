@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from opcod.checking import base_model
+from opcod.gpus import VISIBLE, Shares, gpus_here, share_out, visible
 from opcod.processes import log_tail, require_success, until_ended
 from shared.blobs.local import atomic_write
 from shared.config.loading import differences, read_toml, to_toml, validate
@@ -74,9 +76,10 @@ def prepare_models(
     models = {name: base_model(settings, name, paths) for name in missing}
     loaded = time.monotonic()
     specialists = [name for name in missing if settings.students[name].specialize]
+    gpus = share_out(settings, gpus_here())
     if specialists:
         progress("specialists")
-        models |= _specialize(paths, specialists, progress, stopped)
+        models |= _specialize(paths, specialists, gpus, progress, stopped)
     for name, path in models.items():
         _pin(paths, name, ModelEntry(path=path, sha256=_identity(path)), pinned[name])
     return {"loading models": loaded - started, "fine-tuning specialists": time.monotonic() - loaded}
@@ -115,16 +118,22 @@ def _model_file(paths: Paths, student: str) -> Path:
     return paths.run_dir / "models" / f"{student}.json"
 
 
-def _specialize(paths: Paths, students: list[str], progress: Progress, stopped: Callable[[], bool]) -> dict[str, Path]:
-    """Each specialist in a process of its own: they use one core each, and their memory is given back."""
+def _specialize(
+    paths: Paths, students: list[str], gpus: Shares, progress: Progress, stopped: Callable[[], bool]
+) -> dict[str, Path]:
+    """Each specialist in a process of its own, on its trainer's GPU if there is one: their memory is given back."""
     running: dict[str, subprocess.Popen[bytes]] = {}
     for student in students:
         log_file = _specialize_log(paths, student)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "services.trainer.specializing", "--student", student]
         command += ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
+        own = gpus.get(f"trainer-{student}")
+        environment = os.environ | ({VISIBLE: visible(own)} if own else {})
         with log_file.open("ab") as output:
-            running[student] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            running[student] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            )
 
     def report() -> None:
         lines = [f"{student}: {log_tail(_specialize_log(paths, student), lines=1)}" for student in students]

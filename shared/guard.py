@@ -7,6 +7,7 @@ import hashlib
 import uuid
 from collections import Counter
 
+import structlog
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
@@ -21,6 +22,7 @@ from shared.contracts.http import ErrorBody, ErrorResponse
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 RETRY_AFTER_S = 5
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
 class Guard:
@@ -46,6 +48,10 @@ class Guard:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
+        with structlog.contextvars.bound_contextvars(request=request_id):
+            await self._admit(scope, receive, tagged, headers)
+
+    async def _admit(self, scope: AsgiScope, receive: Receive, tagged: Send, headers: Headers) -> None:
         if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, tagged)
             return
@@ -89,8 +95,16 @@ class Guard:
         return None
 
 
-def error_response(status: int, message: str, kind: str, param: str | None = None) -> JSONResponse:
+def request_id() -> str:
+    """Of the request that is being answered; a new one elsewhere. It is in every line that is logged meanwhile."""
+    found: str = structlog.contextvars.get_contextvars().get("request") or uuid.uuid4().hex
+    return found
+
+
+def error_response(
+    status: int, message: str, kind: str, param: str | None = None, code: str | None = None
+) -> JSONResponse:
     """An error in OpenAI's shape; 429 and 503 say when to try again."""
-    body = ErrorResponse(error=ErrorBody(message=message, type=kind, code=str(status), param=param))
+    body = ErrorResponse(error=ErrorBody(message=message, type=kind, code=code or CODES.get(status), param=param))
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
+from opcod.gpus import shared
 from opcod.grids import Grid
 from opcod.planning.facts import PlannedRun, plan_run
 from opcod.planning.lengths import Lengths
@@ -56,6 +57,7 @@ def lines(found: PlannedRun) -> Iterator[str]:
         yield _length_line(found.lengths)
     if found.needs:
         yield _total_line(found)
+    yield from _gpu_lines(found)
     yield from (f"Note: {note}." for note in found.notes)
 
 
@@ -110,14 +112,24 @@ def _length_line(lengths: Lengths) -> str:
 
 
 def _total_line(found: PlannedRun) -> str:
-    if found.gpu:
-        return "Students and trainers hold their memory on the GPU; each of them may have one of its own."
+    if found.gpus:
+        return "Students and trainers hold their memory on the GPUs."
     total = total_bytes(found.needs, _models(found.settings)) / _GIB
     elsewhere = ", ".join(f"{need.service} {need.bytes / _GIB:.1f}" for need in found.on_gpu)
     return (
         f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most. "
         f"On a GPU, where attention keeps no weights, in GiB: {elsewhere}."
     )
+
+
+def _gpu_lines(found: PlannedRun) -> Iterator[str]:
+    if not found.gpus:
+        yield "No GPU is visible: models run on the CPU."
+        return
+    each = ", ".join(f"{service} on {','.join(map(str, gpus))}" for service, gpus in found.shares.items())
+    yield f"GPUs, of {found.gpus}: {each}."
+    for one, other, gpu in shared(found.shares):
+        yield f"Note: {one} and {other} share GPU {gpu}, and so its memory."
 
 
 def _models(settings: RunSettings) -> dict[str, str]:

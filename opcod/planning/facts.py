@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from opcod.gpus import Shares, gpus_here, require_room, share_out
 from opcod.planning.lengths import Count, Lengths, prompt_lengths
-from opcod.planning.memory import Need, other_needs, student_need, trainer_need
+from opcod.planning.memory import Need, other_needs, student_need, trainer_need, vllm_need
 from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
 from opcod.planning.work import Work, work_of
 from services.broker.config import load_problems, make_plan
 from services.broker.plan import Plan
+from services.student.engines.vllm.installation import find_installation
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import OpcodError
 from shared.problems.examples import examples_for
@@ -32,7 +34,8 @@ class PlannedRun:
     work: list[Work] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     on_gpu: list[Need] = field(default_factory=list)
-    gpu: bool = False
+    gpus: int = 0
+    shares: Shares = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -46,13 +49,17 @@ def plan_run(paths: Paths, settings: RunSettings) -> PlannedRun:
         found.problems = manifest(problems)
         found.plan = make_plan(paths.run, settings, problems)
     _look_at_specialists(found)
+    _look_at_engines(found)
     count, shapes = _look_at_models(found, paths)
     if problems is not None and found.plan is not None:
         found.lengths = prompt_lengths(problems, settings, count)
         found.work = work_of(found.plan, settings, found.lengths)
-        found.gpu = _has_gpu()
+        with _noted(found.missing):
+            found.gpus = gpus_here()
+            found.shares = share_out(settings, found.gpus)
+            require_room(settings, found.shares)
         found.on_gpu = _needs(found, shapes, found.lengths, gpu=True)
-        found.needs = [*_needs(found, shapes, found.lengths, gpu=found.gpu), *(other_needs() if shapes else ())]
+        found.needs = [*_needs(found, shapes, found.lengths, gpu=found.gpus > 0), *(other_needs() if shapes else ())]
     return found
 
 
@@ -62,6 +69,20 @@ def _look_at_specialists(found: PlannedRun) -> None:
             with _noted(found.missing):
                 count = len(examples_for(found.settings, student))
                 found.notes.append(f"student {student} is fine-tuned first, on {count} examples, unless it is cached")
+
+
+def _look_at_engines(found: PlannedRun) -> None:
+    for student in STUDENTS:
+        section = found.settings.students[student]
+        if section.engine != "vllm":
+            continue
+        if section.vllm.url is not None:
+            found.notes.append(f"student {student} expects vLLM at {section.vllm.url}")
+            continue
+        with _noted(found.missing):
+            installation = find_installation(section.vllm)
+            kind = " for CPUs" if installation.on_cpu else ""
+            found.notes.append(f"student {student} starts vLLM {installation.version}{kind}")
 
 
 def _look_at_models(found: PlannedRun, paths: Paths) -> tuple[Count | None, dict[str, ModelShape]]:
@@ -93,14 +114,14 @@ def _look_at_models(found: PlannedRun, paths: Paths) -> tuple[Count | None, dict
 
 
 def _needs(found: PlannedRun, shapes: dict[str, ModelShape], lengths: Lengths, *, gpu: bool) -> list[Need]:
-    needed = (student_need, trainer_need)
-    return [each(name, found.settings, shape, lengths, gpu=gpu) for each in needed for name, shape in shapes.items()]
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+    settings = found.settings
+    students = [
+        (vllm_need if settings.students[name].engine == "vllm" else student_need)(
+            name, settings, shape, lengths, gpu=gpu
+        )
+        for name, shape in shapes.items()
+    ]
+    return students + [trainer_need(name, settings, shape, lengths, gpu=gpu) for name, shape in shapes.items()]
 
 
 @contextmanager

@@ -13,6 +13,10 @@ KEPT_BY_ALLOCATOR = {"student": 0.9, "trainer": 0.4}
 """On a CPU: freed memory that the C allocator keeps, as a share of what comes and goes with every batch or version.
 Measured on the laptop preset at 0.8 and 0.3.
 """
+VLLM_RUNTIME_BYTES = 1700 * MiB
+"""Three processes of vLLM for CPUs, measured with the embedded model, less its weights and cache."""
+CPU_CACHE_BYTES = 1 << 30
+"""VLLM_CPU_KVCACHE_SPACE as the student sets it."""
 SERVICE_BYTES = 60 * MiB
 """A broker, inspector or Redis of a run that has just begun, measured; the broker grows with what is in flight."""
 LAUNCHER_BYTES = 400 * MiB
@@ -65,6 +69,25 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
             *passing,
             *(() if gpu else (_kept_by_allocator("student", passing),)),
             Part("runtime", MODEL_RUNTIME_BYTES),
+        ),
+    )
+
+
+def vllm_need(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, gpu: bool) -> Need:
+    """What the server must find room for; on a GPU it takes `gpu_memory_utilization` of it, whatever it needs."""
+    section = settings.students[student]
+    size = DTYPE_BYTES[section.dtype]
+    adapter = shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer) * size
+    columns = longest_sequence(settings, lengths)
+    # Measured on a CPU: three processes, each with torch, and a cache of 1 GiB that is set aside as a whole.
+    cache = shape.cache_bytes(section.slots * columns, size) if gpu else CPU_CACHE_BYTES
+    return Need(
+        f"student-{student}",
+        (
+            Part("weights", shape.parameters * size),
+            Part(f"{section.vllm.max_loras} adapters", section.vllm.max_loras * adapter),
+            Part(f"keys and values: {section.slots} × {columns} tokens" if gpu else "keys and values", cache),
+            Part("runtime", VLLM_RUNTIME_BYTES + MODEL_RUNTIME_BYTES),
         ),
     )
 

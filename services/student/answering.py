@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from services.student.app import build_engine, build_loader
@@ -34,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     asked = Questions.model_validate_json(given.questions.read_text())
     config = _config(given.run_dir, given.cache_dir, asked.student)
-    engine = build_engine(config)
-    checksum = build_loader(config, engine).load(asked.version)
-    with given.answers.open("w", buffering=1) as file:  # whoever waits counts the lines
-        file.writelines(output.model_dump_json() + "\n" for output in answers(engine, asked))
+    with closing(build_engine(config)) as engine:
+        checksum = build_loader(config, engine).load(asked.version)
+        with given.answers.open("w", buffering=1) as file:  # whoever waits counts the lines
+            file.writelines(output.model_dump_json() + "\n" for output in answers(engine, asked))
     sys.stdout.write(json.dumps({"checksum": checksum}) + "\n")
     return 0
 

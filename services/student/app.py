@@ -5,12 +5,14 @@ is imported, so a scripted student starts without torch.
 """
 
 import threading
+from contextlib import closing
 
 from fastapi import FastAPI
 
 from services.student.api import StudentApi, student_routes
 from services.student.board import Board
 from services.student.config import INTERACTIVE_BOUND, ScriptEnvironment, StudentConfig, student_config
+from services.student.continuous import ContinuousWorker
 from services.student.engines.port import Engine
 from services.student.engines.scripted import Script, ScriptedEngine
 from services.student.intake import JobIntake
@@ -64,7 +66,7 @@ def serve(config: StudentConfig) -> int:
     )
     if config.url_file is not None:
         config.url_file.unlink(missing_ok=True)  # of a process before this one: the heartbeat would tell it
-    board, interactive = Board(clock), InteractiveQueue(bound=INTERACTIVE_BOUND, clock=clock)
+    board, interactive = Board(clock), InteractiveQueue(bound=INTERACTIVE_BOUND)
     running, ended = Running(clock), threading.Event()
     service = Service("student")
     presence = Presence(
@@ -104,9 +106,8 @@ def run_engine(
 ) -> None:
     """The engine's thread: build the engine, then work until `stopping`. `ended` is set however it ends."""
     try:
-        board.beat(allowance_s=BUILD_ALLOWANCE_S)
-        engine = build_engine(config)
-        with LeaseKeeper(bus, lease_s=config.bus.lease_s) as leases:
+        board.beat(allowance_s=max(BUILD_ALLOWANCE_S, config.section.vllm.start_timeout_s))
+        with closing(build_engine(config)) as engine, LeaseKeeper(bus, lease_s=config.bus.lease_s) as leases:
             worker = build_worker(
                 config,
                 engine=engine,
@@ -156,8 +157,10 @@ def build_worker(
         leases=leases,
         room=Room(engine.slots, config.expected_sequences),
         max_attempts=config.bus.max_attempts,
+        continuous=engine.continuous,
     )
-    return EngineWorker(
+    worker = ContinuousWorker if engine.continuous else EngineWorker
+    return worker(
         engine=engine,
         intake=intake,
         versions=versions,
@@ -181,6 +184,10 @@ def build_engine(config: StudentConfig) -> Engine:
     """The engine that the settings name. Raises ConfigError or ModelError."""
     if config.section.engine == "scripted":
         return _scripted(config)
+    if config.section.engine == "vllm":
+        from services.student.engines.vllm.build import build_vllm_engine
+
+        return build_vllm_engine(config)
     import torch
 
     from services.student.engines.transformers import TransformersEngine

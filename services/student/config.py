@@ -8,14 +8,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.access import Keys
 from shared.config.environment import ServiceEnvironment
-from shared.config.settings import BusSection, RunSettings, StudentSection
+from shared.config.machine import BusSection
+from shared.config.settings import RunSettings, StudentSection
 from shared.contracts.jobs import JobKind
 from shared.contracts.messages import Contract, Sampling
 from shared.errors import ConfigError
 from shared.http import check_binding
 
 INTERACTIVE_BOUND = 24
-"""Unanswered requests at once; each blocks an HTTP thread, of which there are 40, and the probes need some."""
+"""Requests of people that are unanswered at once; more are refused, since they would only wait and be late."""
 
 
 @dataclass(frozen=True)

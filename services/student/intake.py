@@ -4,7 +4,7 @@ What always holds: a job in hand is completed, failed, dead-lettered, released, 
 is announced about it goes through the outbox, so an outage of the bus delays it and loses nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
@@ -53,6 +53,7 @@ class JobIntake:
         leases: LeaseKeeper,
         room: Room,
         max_attempts: int,
+        continuous: bool,
     ) -> None:
         self.held: list[HeldJob] = []
         self._student = student
@@ -62,6 +63,7 @@ class JobIntake:
         self._leases = leases
         self._room = room
         self._max_attempts = max_attempts
+        self._continuous = continuous
         self._queues = {kind: (jobs(student, kind), group_of(jobs(student, kind))) for kind in JOB_PRIORITY}
 
     @property
@@ -78,23 +80,34 @@ class JobIntake:
             self._bus.create_queue(queue, group)
 
     def take(self, block_s: float) -> None:
-        """Fill the hands: a whole batch when they are empty, else only feedback. Raises UnavailableError.
+        """Fill the hands: a whole batch when they are empty, else only feedback, or, where jobs may join those that
+        run, whatever fits. Raises UnavailableError.
 
         Waits up to `block_s` when nothing at all is there.
         """
         if self.held:
-            self._fill((JobKind.FEEDBACK,), 0.0)
+            self._fill(JOB_PRIORITY if self._continuous else (JobKind.FEEDBACK,), 0.0)
         elif self._take(JOB_PRIORITY, block_s):
-            self._fill(JOB_PRIORITY, GATHER_S)
+            self._fill(JOB_PRIORITY, 0.0 if self._continuous else GATHER_S)
 
     def next_group(self) -> list[HeldJob]:
         """The jobs in hand that run next: all of one version, the most urgent one's. Lost ones are let go."""
-        for held in [held for held in self.held if held.lost.is_set()]:
-            self._drop_lost(held)
+        self.waiting(())
         if not self.held:
             return []
         version = most_urgent(self.jobs)
         return [held for held in self.held if held.job.version == version]
+
+    def waiting(self, under_way: Collection[HeldJob]) -> list[HeldJob]:
+        """The jobs in hand that are not under way, the most urgent first. Lost ones are let go."""
+        waiting = [held for held in self.held if held not in under_way]
+        for held in waiting:
+            if held.lost.is_set():
+                self._drop_lost(held)
+        return sorted(
+            (held for held in waiting if not held.lost.is_set()),
+            key=lambda held: JOB_PRIORITY.index(held.job.kind),
+        )
 
     def inputs(self, group: Sequence[HeldJob]) -> list[tuple[HeldJob, JobInput]]:
         """Each job with its input; a job without a usable one fails. Raises UnavailableError."""

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from services.student.engines.port import Engine
+from services.student.engines.port import Engine, EngineAwayError
 from shared.blobs.local import LocalStore
 from shared.blobs.names import file_name
 from shared.contracts.ids import parse_version
 from shared.contracts.weights import FileEntry, WeightsManifest
 from shared.errors import OpcodError, StorageError
+
+PROBE_TOLERANCE = 0.5
+"""Measured: matching weights differ by less than 0.1, wrong ones by more than 1."""
 
 
 class VersionRefusedError(OpcodError):
@@ -36,13 +39,16 @@ class WeightLoader:
         self._base_model = base_model
 
     def load(self, version: str) -> str:
-        """Verify and load `version`; returns the checksum of the loaded tensors. Raises VersionRefusedError."""
+        """Verify and load `version`; returns the checksum of the loaded tensors.
+
+        Raises VersionRefusedError, and EngineAwayError if the engine is lost meanwhile.
+        """
         try:
             steps = self._steps(version)
             if steps == 0:
                 return self._engine.load(version, None)
             return self._load_verified(version, f"v{steps:06d}")
-        except VersionRefusedError:
+        except (VersionRefusedError, EngineAwayError):
             raise
         except (OpcodError, OSError) as error:
             raise VersionRefusedError(f"{version}: {type(error).__name__}: {error}") from error
@@ -56,7 +62,21 @@ class WeightLoader:
                 f"{version}: the loaded tensors have checksum {loaded}, the manifest names {manifest.checksum}: "
                 f"another set of weights lies in {name}; publish it again"
             )
+        self._check_probe(version, manifest.probe)
         return loaded
+
+    def _check_probe(self, version: str, expected: tuple[float, ...]) -> None:
+        """What the engine says of fixed texts is what the trainer's model said of them."""
+        found = self._engine.probe(version)
+        if found is None or not expected:
+            return
+        off = max(abs(one - other) for one, other in zip(found, expected, strict=True))
+        if not off <= PROBE_TOLERANCE:
+            self._engine.unload(version)
+            raise VersionRefusedError(
+                f"{version}: the engine gives the probe texts mean log-probs of {found}, the trainer's model gave them "
+                f"{expected}; at most {PROBE_TOLERANCE} between them is rounding: does the engine have another model?"
+            )
 
     def _manifest(self, version: str, name: str) -> WeightsManifest:
         """The manifest, after every file that it lists, and no other, was found as it says."""

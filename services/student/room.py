@@ -7,6 +7,8 @@ The engine runs a static batch: what is in it runs to its end, nothing joins it.
   rollouts fill every slot, so a feedback job that comes while a batch is filled, or between two groups of it,
   never waits for a later batch. Slots held empty for it would only make every batch smaller: here nothing could
   move into them while the batch runs.
+
+Where jobs join those that run (continuous.py) the same rule holds at every moment: full slots leave room for feedback.
 """
 
 from collections.abc import Sequence

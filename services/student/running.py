@@ -1,4 +1,4 @@
-"""The group that runs now, and the reasons to cancel it: every lease lost, or the time to drain is over.
+"""The groups that run now, and the reasons to cancel one: every lease lost, or the time to drain is over.
 
 What always holds: a group is cancelled only when nobody wants any of its results, or when the process must end.
 """
@@ -20,19 +20,19 @@ class Running:
         self._clock = clock
         self._drain_s = drain_s
         self._lock = threading.Lock()
-        self._cancelled: threading.Event | None = None
-        self._leases: Sequence[threading.Event] = ()
+        self._groups: dict[threading.Event, Sequence[threading.Event]] = {}
 
     def begin(self, leases: Sequence[threading.Event]) -> threading.Event:
         """The event to hand to the engine; `leases` are set when the job is not ours any more."""
         cancelled = threading.Event()
         with self._lock:
-            self._cancelled, self._leases = cancelled, leases
+            self._groups[cancelled] = leases
         return cancelled
 
-    def end(self) -> None:
+    def end(self, cancelled: threading.Event) -> None:
+        """Of the group that `begin` gave this event."""
         with self._lock:
-            self._cancelled, self._leases = None, ()
+            del self._groups[cancelled]
 
     def watch(self, stopping: threading.Event, ended: threading.Event) -> None:
         """Cancel when there is reason to, until the engine's thread has `ended`."""
@@ -45,6 +45,6 @@ class Running:
 
     def check(self, overdue: bool) -> None:
         with self._lock:
-            unwanted = bool(self._leases) and all(lost.is_set() for lost in self._leases)
-            if self._cancelled is not None and (overdue or unwanted):
-                self._cancelled.set()
+            for cancelled, leases in self._groups.items():
+                if overdue or (leases and all(lost.is_set() for lost in leases)):
+                    cancelled.set()

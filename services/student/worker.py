@@ -15,6 +15,8 @@ from services.student import metrics
 from services.student.board import Board
 from services.student.engines.port import (
     Engine,
+    EngineAwayError,
+    EngineState,
     Generation,
     GenerationCancelledError,
     GenerationRequest,
@@ -80,6 +82,7 @@ class EngineWorker:
         self._clock = clock
         self._stopping = stopping
         self._connected = False
+        board.guides = engine.guides
 
     def run(self) -> None:
         """Turn until `stopping`, then give back what is in hand. Raises EngineDeadError."""
@@ -90,26 +93,37 @@ class EngineWorker:
     def turn(self) -> None:
         """One turn; waits up to IDLE_S for a job when there is nothing to do."""
         self._board.beat()
-        self._check_health()
+        state = self._check_health()
         answered = self._answer_people()
         try:
-            self._keep_in_step(idle_s=0.0 if answered else IDLE_S)
+            self._connect()
+            if state is not EngineState.AWAY:
+                self._keep_in_step(idle_s=0.0 if answered else IDLE_S)
             self._run_next_group()
             self._outbox.flush()
+        except EngineAwayError as error:
+            log.warning("the engine is away", error=str(error))
+            self._stopping.wait(RETRY_S)
         except UnavailableError as error:
             self._bus_away(error)
         self._board.free_slots = self.intake.free_slots
 
-    def _keep_in_step(self, idle_s: float) -> None:
+    def _connect(self) -> None:
         if not self._connected:
             self.intake.create_queues()
             self._versions.report_again()
             self._connected = True
         self._outbox.flush()
-        self._versions.sync({job.version for job in self.intake.jobs} | self._interactive.versions())
+
+    def _keep_in_step(self, idle_s: float) -> None:
+        self._versions.sync(self._in_use())
         self._outbox.flush()
         self._board.bus_problem = None
         self.intake.take(idle_s)
+
+    def _in_use(self) -> set[str]:
+        """Versions that must stay loaded."""
+        return {job.version for job in self.intake.jobs} | self._interactive.versions()
 
     def _bus_away(self, error: UnavailableError) -> None:
         if isinstance(error, EngineDeadError):
@@ -120,11 +134,12 @@ class EngineWorker:
         self._connected = False
         self._stopping.wait(RETRY_S)
 
-    def _check_health(self) -> None:
+    def _check_health(self) -> EngineState:
         health = self._engine.health()
-        self._board.engine_problem = None if health.ok else health.detail
-        if not health.ok:
+        self._board.engine_problem = None if health.state is EngineState.READY else health.detail
+        if health.state is EngineState.DEAD:
             raise EngineDeadError(f"the engine cannot go on: {health.detail}; restart this student")
+        return health.state
 
     # Jobs ------------------------------------------------------------------------------------------------
     def _run_next_group(self) -> None:
@@ -168,7 +183,7 @@ class EngineWorker:
             log.warning("generation cancelled", jobs=[held.job.id for held, _, _ in ready])
             return
         finally:
-            self._running.end()
+            self._running.end(cancelled)
         fault_point("student.generated")
         metrics.BATCH_SECONDS.observe(seconds)
         tokens = sum(_tokens(result) for result in results)
@@ -203,7 +218,10 @@ class EngineWorker:
         questions = self._interactive.take(self._engine.slots)
         questions.sort(key=lambda question: question.version)
         for version, group in groupby(questions, key=lambda question: question.version):
-            self._answer(version, list(group))
+            people = list(group)
+            metrics.ANSWERING.set(sum(len(question.requests) for question in people))
+            self._answer(version, people)
+            metrics.ANSWERING.set(0)
         return bool(questions)
 
     def _answer(self, version: str, questions: Sequence[Question]) -> None:
@@ -212,23 +230,28 @@ class EngineWorker:
             for question in questions:
                 question.answer.set_exception(gone)
             return
+        cancelled = self._running.begin(())
         try:
-            results, _ = self._timed([question.requests for question in questions], None)
+            results, _ = self._timed([question.requests for question in questions], cancelled)
+        except GenerationCancelledError:
+            results = [Failure(UnavailableError("this student is shutting down; ask again")) for _ in questions]
         except EngineDeadError as error:
             for question in questions:
                 question.answer.set_exception(error)
             raise
+        finally:
+            self._running.end()
         for question, result in zip(questions, results, strict=True):
             self._deliver(question, result)
 
     def _deliver(self, question: Question, result: list[Generation] | Failure) -> None:
         if isinstance(result, Failure):
             metrics.REQUESTS.labels("failed").inc()
-            log.error("request failed", version=question.version, error=result.text)
+            log.error("request failed", request=question.request_id, version=question.version, error=result.text)
             known = isinstance(result.cause, OpcodError)
             question.answer.set_exception(result.cause if known else GenerationError(result.text))
             return
-        metrics.REQUESTS.labels("ok").inc()
+        metrics.REQUESTS.labels("gone" if question.left.is_set() else "ok").inc()
         metrics.TOKENS.labels("interactive").inc(_tokens(result))
         question.answer.set_result(result)
 

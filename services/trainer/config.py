@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from services.trainer.step import StepSettings
 from shared.access import Keys, Limits
 from shared.config.environment import ServiceEnvironment
-from shared.config.settings import BusSection, RunSettings, StudentSection
+from shared.config.machine import BusSection
+from shared.config.settings import RunSettings, StudentSection
 from shared.contracts.ids import seed_of
 from shared.contracts.messages import Contract
 from shared.errors import ConfigError

@@ -159,10 +159,13 @@ def _explain(error: Any) -> str:
 
 def _fields_at(path: Sequence[str]) -> list[str]:
     """Names of the settings in the section at `path`; `students.a` is a StudentSection."""
+    section: type[BaseModel] = RunSettings
     if path and path[0] == "students":
-        return sorted(StudentSection.model_fields)
-    section = RunSettings.model_fields[path[0]].annotation if path else RunSettings
-    assert isinstance(section, type) and issubclass(section, BaseModel)
+        section, path = StudentSection, path[2:]
+    for name in path:
+        inner = section.model_fields[name].annotation
+        assert isinstance(inner, type) and issubclass(inner, BaseModel)
+        section = inner
     return sorted(section.model_fields)
 
 

@@ -12,7 +12,9 @@ from pydantic import Field, model_validator
 from shared.access import Limits
 from shared.config.alarms import AlarmsSection
 from shared.config.combinations import refuse_contradictions
+from shared.config.machine import BusSection, ResourcesSection
 from shared.config.section import Positive, Section, Share
+from shared.config.vllm import VllmSection
 from shared.contracts.messages import Sampling
 
 STUDENTS: tuple[Literal["a"], Literal["b"]] = ("a", "b")
@@ -207,10 +209,14 @@ class StudentSection(Section):
     examples: str | None = Field(
         default=None, description="JSONL file to fine-tune on (docs/data.md); none: what generated problems bring."
     )
-    engine: Literal["transformers", "scripted"] = "transformers"
+    engine: Literal["transformers", "vllm", "scripted"] = "transformers"
+    vllm: VllmSection = VllmSection()
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     chat_template: str | None = Field(default=None, description="A template of ours (`compact`), else the model's.")
     slots: Positive = Field(default=64, description="Sequences generated at once.")
+    replicas: Positive = Field(
+        default=1, description="Replicas that must hold a new version before the broker goes on with it."
+    )
     port: int = Field(default=0, ge=0, le=65535, description="0 = any free port.")
 
 
@@ -230,24 +236,6 @@ class ServingSection(Section):
     @property
     def limits(self) -> Limits:
         return Limits(self.max_body_bytes, self.requests_per_minute, self.concurrent_requests)
-
-
-class BusSection(Section):
-    """Redis and the leases on its queues."""
-
-    url: str | None = Field(default=None, description="redis://…; none = an embedded server of the launcher's.")
-    lease_s: float = Field(default=60.0, gt=0)
-    leader_lease_s: float = Field(default=10.0, gt=0, description="The broker's own lease.")
-    max_attempts: Positive = 3
-    deadline_s: float = Field(default=10.0, gt=0, description="No single call waits longer for the server.")
-    heartbeat_s: float = Field(default=2.0, gt=0)
-
-
-class ResourcesSection(Section):
-    """What the processes may use on this machine."""
-
-    threads: Positive = Field(default=1, description="Threads of each model process; never more than cores in all.")
-    min_free_disk_bytes: int = Field(default=2_000_000_000, ge=0)
 
 
 class RunSettings(Section):

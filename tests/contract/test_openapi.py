@@ -68,7 +68,6 @@ def broker(tmp_path: Path) -> Iterator[FastAPI]:
         train=True,
     )
     yield app
-    peers.close()
 
 
 @contextmanager

@@ -6,9 +6,13 @@ from pathlib import Path
 
 from services.student.engines.port import (
     EngineHealth,
+    EngineState,
     Generation,
     GenerationCancelledError,
     GenerationRequest,
+    Piece,
+    TokenChoice,
+    TokenDetail,
     UnknownVersionError,
 )
 from shared.contracts.messages import ChatMessage
@@ -22,16 +26,21 @@ WAIT_S = 10.0
 class FakeEngine:
     """Answers `<version>:<seed>`; a prompt that contains POISON makes the whole call fail.
 
-    hold: set it to keep `generate` waiting until `go` is set (or it is cancelled). during: called in `generate`.
+    hold: set it to keep `generate` waiting until `go` is set (or it is cancelled, or everybody is gone).
+    during: called in `generate`.
     """
 
     vocabulary_size = 256
+    continuous = False
 
-    def __init__(self, slots: int = 8) -> None:
+    def __init__(self, slots: int = 8, *, guides: bool = False) -> None:
         self.slots = slots
+        self.guides = guides
         self.calls: list[list[GenerationRequest]] = []
         self.loads: list[str] = []
         self.healthy = True
+        self.state = EngineState.READY
+        self.probed: tuple[float, ...] | None = None
         self.dies_of_poison = False
         self.lies_about_checksum = False
         self.during: Callable[[], None] = lambda: None
@@ -58,7 +67,7 @@ class FakeEngine:
         missing = {request.version for request in requests} - self._versions.keys()
         if missing:
             raise UnknownVersionError(f"{missing} not loaded")
-        self._wait(cancelled)
+        self._wait(requests, cancelled)
         self.during()
         if any(POISON in request.messages[-1].content for request in requests):
             self.healthy = not self.dies_of_poison
@@ -66,27 +75,46 @@ class FakeEngine:
         return [_generation(request) for request in requests]
 
     def health(self) -> EngineHealth:
-        return EngineHealth(self.healthy, "fake" if self.healthy else "the device is lost")
+        if not self.healthy:
+            return EngineHealth(EngineState.DEAD, "the device is lost")
+        return EngineHealth(self.state, "fake")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return sum(len(message.content) for message in messages)
 
-    def _wait(self, cancelled: threading.Event | None) -> None:
+    def probe(self, _version: str) -> tuple[float, ...] | None:
+        return self.probed
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def _wait(self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None) -> None:
         self.started.set()
         for _ in range(int(WAIT_S / 0.01)):
             if not self.hold or self.go.wait(0.01):
                 return
             if cancelled is not None and cancelled.is_set():
                 raise GenerationCancelledError("told to stop")
+            if all(request.unwanted for request in requests):
+                return
         raise AssertionError(f"nobody let the engine go within {WAIT_S} s")
 
 
 def _generation(request: GenerationRequest) -> Generation:
-    text = f"{request.version}:{request.seed}"
+    """Three tokens, the parts of the text at the colon; told one by one."""
+    parts = [request.version, ":", str(request.seed)]
+    logprobs = [-0.5, -0.25, -0.125]
+    choices = [TokenChoice(part.encode(), logprob) for part, logprob in zip(parts, logprobs, strict=True)]
+    wanted = request.top_logprobs
+    details = tuple(TokenDetail(each, (each,)[:wanted]) for each in choices) if wanted is not None else ()
+    if request.audience is not None:
+        for index, part in enumerate(parts):
+            request.audience.tell(Piece(part, details[index : index + 1]))
     return Generation(
-        text=text,
+        text="".join(parts),
         prompt_token_ids=list(request.messages[-1].content.encode()),
         token_ids=[1, 2, 3],
-        logprobs=[-0.5, -0.25, -0.125],
+        logprobs=logprobs,
         finish_reason="stop",
+        details=details,
     )

@@ -141,7 +141,7 @@ class StudentBench:
 
     def _build(self) -> None:
         self.board = Board(self.clock)
-        self.interactive = InteractiveQueue(bound=INTERACTIVE_BOUND, clock=self.clock)
+        self.interactive = InteractiveQueue(bound=INTERACTIVE_BOUND)
         self.running = Running(self.clock, drain_s=0.2)
         self.worker = build_worker(
             self.config,
@@ -176,8 +176,10 @@ class StudentBench:
         self.leases.close()
 
 
-def publish_version(run_dir: Path, steps: int, **changes: object) -> WeightsManifest:
-    """Write a small adapter as `a@v<steps>`; `changes` are put into its manifest."""
+def publish_version(
+    run_dir: Path, steps: int, content: dict[str, bytes] | None = None, **changes: object
+) -> WeightsManifest:
+    """Write a small adapter, or `content`, as `a@v<steps>`; `changes` are put into its manifest."""
     written: list[WeightsManifest] = []
     weights = tensor_file(steps)
     scratch = run_dir / "scratch.safetensors"
@@ -203,7 +205,7 @@ def publish_version(run_dir: Path, steps: int, **changes: object) -> WeightsMani
         written.append(WeightsManifest(**(fields | changes)))
         return written[0].model_dump_json().encode()
 
-    files = {"adapter_model.safetensors": weights, "adapter_config.json": b"{}"}
+    files = content or {"adapter_model.safetensors": weights, "adapter_config.json": b"{}"}
     LocalStore(run_dir / "weights" / "a").write_directory(f"v{steps:06d}", files, manifest)
     return written[0]
 

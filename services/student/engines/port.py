@@ -1,17 +1,19 @@
 """What the student asks of an engine, whichever it is: hold versions, and generate from a named one.
 
 A version is an immutable name; nothing is ever reloaded under a name that is taken. An engine is used from one
-thread: `load` and `unload` come between calls of `generate`, never during one.
+thread: `load` and `unload` come between calls of `generate`, never during one. Of a `continuous` engine `generate` may
+be called from many threads at once, and `load` and `unload` come at any time, but for a version that is in use.
 """
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Protocol
 
 from shared.contracts.messages import ChatMessage, Sampling
-from shared.errors import OpcodError
+from shared.errors import OpcodError, UnavailableError
 
 
 class UnknownVersionError(OpcodError):
@@ -30,15 +32,70 @@ class GenerationCancelledError(OpcodError):
     """The caller asked to stop; nothing of the batch is returned."""
 
 
+class EngineAwayError(UnavailableError):
+    """The engine was lost on the way; it comes back, and the same requests may be made again then."""
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """A token that could stand at one place. `data`: its bytes, which need not be whole characters."""
+
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenDetail:
+    """The token that was drawn at one place, and the most probable ones there, best first."""
+
+    drawn: TokenChoice
+    top: tuple[TokenChoice, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More of one sample. The pieces' texts and details, one after the other, are those of its `Generation`."""
+
+    text: str
+    details: tuple[TokenDetail, ...] = ()
+
+
+class Audience(Protocol):
+    """Whoever waits for one sample and may read along."""
+
+    @property
+    def gone(self) -> bool:
+        """Nobody wants the sample any more."""
+
+    @property
+    def heard(self) -> bool:
+        """Something of the sample was passed on: it must not be drawn again from the start."""
+
+    def tell(self, piece: Piece) -> None:
+        """More of the sample, that will not change any more; called on the engine's thread."""
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One sample to draw. The seed alone decides its random draws, whatever shares its batch."""
+    """One sample to draw. The seed alone decides its random draws, whatever shares its batch.
+
+    top_logprobs: tell each token's details with so many alternatives; None: no details.
+    json_schema: what the text must fit, as JSON; only for an engine that `guides`.
+    audience: told of the sample as it comes; once it is gone the sample ends, as if its max_tokens were reached.
+    """
 
     version: str
     messages: tuple[ChatMessage, ...]
     sampling: Sampling
     seed: int
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    json_schema: str | None = None
+    audience: Audience | None = field(default=None, compare=False)
+
+    @property
+    def unwanted(self) -> bool:
+        return self.audience is not None and self.audience.gone
 
 
 @dataclass(frozen=True)
@@ -47,6 +104,7 @@ class Generation:
 
     `logprobs` (one a token, natural log) are of the distribution sampled from, after temperature and top-p;
     a greedy sample has those of temperature 1. With a stop string `text` ends before it, `token_ids` with it.
+    `details`, where they were asked for, are of the tokens that `text` is made of.
     """
 
     text: str
@@ -54,13 +112,23 @@ class Generation:
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: Literal["stop", "length"]
+    details: tuple[TokenDetail, ...] = ()
+
+
+class EngineState(StrEnum):
+    """READY answers; EMPTY came back without its versions, which are to be loaded again; AWAY comes back; DEAD not."""
+
+    READY = "ready"
+    EMPTY = "empty"
+    AWAY = "away"
+    DEAD = "dead"
 
 
 @dataclass(frozen=True)
 class EngineHealth:
     """Whether the engine can answer; `detail` says what is wrong, or what it runs on."""
 
-    ok: bool
+    state: EngineState
     detail: str
 
 
@@ -68,11 +136,19 @@ class Engine(Protocol):
     """One model with any number of versions of its weights, held side by side."""
 
     @property
+    def continuous(self) -> bool:
+        """Whether requests may join while others run; else a batch runs to its end."""
+
+    @property
     def slots(self) -> int:
         """How many sequences it can work on at once."""
 
     @property
     def vocabulary_size(self) -> int: ...
+
+    @property
+    def guides(self) -> bool:
+        """Whether it can keep a text to a JSON schema while it draws."""
 
     def load(self, version: str, directory: Path | None) -> str:
         """Hold `version` from its directory (None: the base model); return the checksum of the tensors loaded.
@@ -99,3 +175,12 @@ class Engine(Protocol):
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """How many tokens these messages are as a prompt."""
+
+    def probe(self, version: str) -> tuple[float, ...] | None:
+        """The mean log-prob a token of each of PROBE_TEXTS (shared.modeling.logprobs), as manifests have it.
+
+        None where `load` has seen to it that these are the weights.
+        """
+
+    def close(self) -> None:
+        """End what the engine started."""

@@ -19,12 +19,14 @@ from torch import Tensor
 from services.student.engines.decoding import Decoding, Sample
 from services.student.engines.port import (
     EngineHealth,
+    EngineState,
     Generation,
     GenerationRequest,
     PromptTooLongError,
     UnknownVersionError,
     VersionTakenError,
 )
+from services.student.engines.transcript import Transcript
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter, merged_parameters
@@ -32,6 +34,7 @@ from shared.modeling.attention import PLAIN_MODEL_TYPES
 from shared.modeling.chat import render
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, load_model, load_tokenizer
+from shared.modeling.stopping import eos_ids
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class _Version:
 
 class TransformersEngine:
     """See `port.Engine`. `threads` is for the whole process and must not exceed the cores it may use."""
+
+    continuous = False
 
     def __init__(
         self,
@@ -62,9 +67,12 @@ class TransformersEngine:
         _require_plain(self._model.config.model_type)
         self._parameters = dict(self._model.named_parameters())
         self._base = {name: parameter.data for name, parameter in self._parameters.items()}
-        self._decoding = Decoding(self._model, self._tokenizer, self._eos_ids())
+        eos = eos_ids(self._model.generation_config, self._tokenizer)
+        self._decoding = Decoding(self._model, self._tokenizer, eos)
         self._versions: dict[str, _Version] = {}
         self._active: dict[str, Tensor] = {}
+
+    guides = False
 
     @property
     def vocabulary_size(self) -> int:
@@ -106,10 +114,16 @@ class TransformersEngine:
         return [results[index] for index in range(len(requests))]
 
     def health(self) -> EngineHealth:
-        return EngineHealth(True, f"transformers on {self._model.device}, {self._model.dtype}")
+        return EngineHealth(EngineState.READY, f"transformers on {self._model.device}, {self._model.dtype}")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return len(render(self._tokenizer, messages))
+
+    def probe(self, _version: str) -> None:
+        """The tensors in memory are those of the file, by their checksum."""
+
+    def close(self) -> None:
+        """Nothing was started."""
 
     def _read(self, directory: Path | None) -> _Version:
         if directory is None:
@@ -162,12 +176,9 @@ class TransformersEngine:
                 f"expected at most {limit} tokens, got {len(prompt)} of prompt and max_tokens = "
                 f"{request.sampling.max_tokens}: shorten either"
             )
-        return Sample(index, prompt, request.sampling, request.stop, random.Random(request.seed))
-
-    def _eos_ids(self) -> frozenset[int]:
-        named = self._model.generation_config.eos_token_id
-        listed = named if isinstance(named, list) else [named]
-        return frozenset(i for i in [*listed, self._tokenizer.eos_token_id] if i is not None)
+        watched = request.stop or request.audience is not None or request.top_logprobs is not None
+        transcript = Transcript(self._tokenizer, request) if watched else None
+        return Sample(index, prompt, request, random.Random(request.seed), transcript)
 
 
 def _require_plain(model_type: str) -> None:

@@ -1,0 +1,114 @@
+"""Which GPUs each process of a run on this machine sees. Pure but for `gpus_here`.
+
+What always holds: a student's engine comes before a trainer, and has its GPUs to itself while there are enough;
+processes that share one are named, so that nobody finds out by running out of memory.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from itertools import combinations
+
+from shared.config.settings import RunSettings
+from shared.errors import ConfigError, UnavailableError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+LOOK_TIMEOUT_S = 30.0
+
+Shares = dict[str, tuple[int, ...]]
+"""By service, indices into the GPUs that this machine shows us."""
+
+
+def gpus_here(environ: Mapping[str, str] = os.environ) -> int:
+    """How many GPUs we may use: those that CUDA_VISIBLE_DEVICES names, else what nvidia-smi lists. Loads no torch."""
+    if VISIBLE in environ:
+        return len(_names(environ))
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=LOOK_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"nvidia-smi does not answer within {LOOK_TIMEOUT_S:.0f} s") from error
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+
+
+def wanted(settings: RunSettings) -> dict[str, int]:
+    """By service, how many GPUs it uses where there are any; students first."""
+    students = {}
+    for name, section in sorted(settings.students.items()):
+        found = section.engine == "scripted" or (section.engine == "vllm" and section.vllm.url is not None)
+        students[f"student-{name}"] = 0 if found else section.vllm.gpus if section.engine == "vllm" else 1
+    return {**students, **{f"trainer-{name}": 1 for name in sorted(settings.students)}}
+
+
+def share_out(settings: RunSettings, available: int) -> Shares:
+    """GPUs of each service: those of `resources.gpus`, else one after the other, and from the first again when they
+    are used up; a trainer then prefers what no student has, and next its own student's.
+
+    Raises ConfigError where a service needs more than there are, or what is set cannot be.
+    """
+    needs = {service: count for service, count in wanted(settings).items() if count}
+    if settings.resources.gpus is not None:
+        return _as_set(settings.resources.gpus, needs, available)
+    if available == 0:
+        return {}
+    shares: Shares = {}
+    taken = 0
+    for service, count in needs.items():
+        if count > available:
+            raise ConfigError(f"{service} needs {count} GPUs, this machine has {available}; lower its parallel sizes")
+        first = taken if taken + count <= available else _again(service, shares, available)
+        shares[service] = tuple((first + number) % available for number in range(count))
+        taken = max(taken, first + count)
+    return shares
+
+
+def shared(shares: Shares) -> list[tuple[str, str, int]]:
+    """Pairs of services on one GPU, and which."""
+    pairs = combinations(sorted(shares), 2)
+    return [(one, other, gpu) for one, other in pairs for gpu in sorted(set(shares[one]) & set(shares[other]))]
+
+
+def require_room(settings: RunSettings, shares: Shares) -> None:
+    """Raises ConfigError where the vLLM servers on one GPU take more than all of it."""
+    takes: dict[int, dict[str, float]] = {}
+    for name, section in settings.students.items():
+        for gpu in shares.get(f"student-{name}", ()) if section.engine == "vllm" else ():
+            takes.setdefault(gpu, {})[f"students.{name}"] = section.vllm.gpu_memory_utilization
+    for gpu, shares_of in takes.items():
+        if sum(shares_of.values()) > 1:
+            listed = " and ".join(
+                f"{name}.vllm.gpu_memory_utilization = {share:g}" for name, share in shares_of.items()
+            )
+            raise ConfigError(f"{listed} are for one GPU ({gpu}), which has no room for both: lower them")
+
+
+def visible(gpus: tuple[int, ...], environ: Mapping[str, str] = os.environ) -> str:
+    """The value of CUDA_VISIBLE_DEVICES for these, out of those that are visible to us."""
+    ours = _names(environ)
+    return ",".join(ours[gpu] if ours else str(gpu) for gpu in gpus)
+
+
+def _names(environ: Mapping[str, str]) -> list[str]:
+    return [name.strip() for name in environ.get(VISIBLE, "").split(",") if name.strip()]
+
+
+def _again(service: str, shares: Shares, available: int) -> int:
+    """Where a service begins that has no GPU of its own left."""
+    kind, _, student = service.partition("-")
+    if kind == "trainer":
+        return shares.get(f"student-{student}", (0,))[0]
+    used = [gpu for each in shares.values() for gpu in each]
+    return min(range(available), key=lambda gpu: (used.count(gpu), gpu))
+
+
+def _as_set(chosen: Mapping[str, tuple[int, ...]], needs: Mapping[str, int], available: int) -> Shares:
+    for service, gpus in chosen.items():
+        if service not in needs:
+            raise ConfigError(f"resources.gpus: expected services out of {', '.join(needs)}, got {service}")
+        if len(gpus) != needs[service]:
+            raise ConfigError(f"resources.gpus: {service} uses {needs[service]}, got {list(gpus)}")
+        if not all(0 <= gpu < available for gpu in gpus):
+            raise ConfigError(f"resources.gpus: {service} = {list(gpus)}, and this machine has {available} GPUs")
+    return dict(chosen)

@@ -1,0 +1,224 @@
+"""Talking to one life of a vLLM server: the few routes that are used, over a unix socket or HTTP.
+
+What always holds: no other route is ever called, and none of what the server answers is believed before it has its
+shape. All requests run on one event loop in a thread of its own; the methods may be called from any thread.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from services.student.engines.port import EngineAwayError
+from services.student.engines.vllm.wire import Choice, ChoiceLogprobs, Completion, ServedModel, ServedModels, Version
+from shared.errors import OpcodError
+
+CONNECT_TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 60.0
+"""Of everything but a generation, which takes as long as its tokens do; the server's watch sees a server that hangs."""
+
+KEEPALIVE_S = 2.0
+"""Less than the server's 5 s, or a connection might be used just as it is closed."""
+
+CHECK_S = 0.2
+"""How soon a generation that is not wanted any more is dropped."""
+
+COMPLETIONS = "/v1/completions"
+_FOR_EVER = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
+_KEPT_OF_AN_ERROR = 500
+_BAD_REQUESTS = frozenset({400, 413, 422})
+
+Shape = TypeVar("Shape", bound=BaseModel)
+Result = TypeVar("Result")
+Unwanted = Callable[[], OpcodError | None]
+Hear = Callable[[Choice], bool]
+"""Takes more of a sequence, on the loop; whether there is still somebody who wants the rest."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The request of one sequence; with `hear` it is streamed."""
+
+    body: Mapping[str, Any]
+    hear: Hear | None = None
+
+
+class RefusedError(OpcodError):
+    """The server says that a request is wrong; asked again, it would say so again."""
+
+
+class Client:
+    """url: `http://host:port`, or `unix:/path`. Raises EngineAwayError where the server does not answer properly."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self.url = url
+        socket = url.removeprefix("unix:") if url.startswith("unix:") else None
+        self._http = httpx2.AsyncClient(
+            base_url=url if socket is None else "http://engine",
+            transport=httpx2.AsyncHTTPTransport(uds=socket, limits=httpx2.Limits(keepalive_expiry=KEEPALIVE_S)),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx2.Timeout(CALL_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            follow_redirects=False,
+            trust_env=False,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-client", daemon=True)
+        self._thread.start()
+
+    def complete(self, calls: Sequence[Call], unwanted: Unwanted) -> list[Choice]:
+        """The one choice of each call, all asked for at once. Raises what `unwanted` returns, soon after it does."""
+        future = self._submit(self._gather(calls))
+        while True:
+            try:
+                return future.result(timeout=CHECK_S)
+            except CancelledError as error:
+                raise EngineAwayError(f"the connection to {self.url} was closed") from error
+            except TimeoutError:
+                if future.done():
+                    raise
+                if (reason := unwanted()) is not None:
+                    future.cancel()
+                    raise reason from None
+
+    def choices(self, body: Mapping[str, Any], timeout_s: float = CALL_TIMEOUT_S) -> list[Choice]:
+        """All choices of one request, in the order of its prompts."""
+        answer = self._run(self._post(COMPLETIONS, body, Completion, timeout_s))
+        return sorted(answer.choices, key=lambda choice: choice.index)
+
+    def models(self, timeout_s: float = CALL_TIMEOUT_S) -> list[ServedModel]:
+        """The base model and every version that the server holds."""
+        return self._run(self._get("/v1/models", ServedModels, timeout_s)).data
+
+    def version(self) -> str:
+        return self._run(self._get("/version", Version, CALL_TIMEOUT_S)).version
+
+    def description(self) -> dict[str, Any]:
+        """/openapi.json."""
+        response = self._run(self._send("GET", "/openapi.json", None, CALL_TIMEOUT_S))
+        try:
+            found: dict[str, Any] = response.json()
+        except ValueError as error:
+            raise EngineAwayError(f"expected JSON at {self.url}/openapi.json: {error}") from error
+        return found
+
+    def load(self, name: str, directory: Path) -> None:
+        """Hold the adapter in `directory` as `name`. Raises RefusedError."""
+        body = {"lora_name": name, "lora_path": str(directory)}
+        self._run(self._send("POST", "/v1/load_lora_adapter", body, CALL_TIMEOUT_S))
+
+    def unload(self, name: str) -> None:
+        self._run(self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, CALL_TIMEOUT_S))
+
+    def close(self) -> None:
+        """Drop every request and end the thread; once more changes nothing."""
+        if self._loop.is_closed():
+            return
+        self._run(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    # On the loop -----------------------------------------------------------------------------------------
+    async def _gather(self, calls: Sequence[Call]) -> list[Choice]:
+        return list(await asyncio.gather(*map(self._one, calls)))
+
+    async def _one(self, call: Call) -> Choice:
+        if call.hear is not None:
+            return await self._streamed(call.body, call.hear)
+        (choice,) = (await self._post(COMPLETIONS, call.body, Completion, None)).choices
+        return _ended(choice)
+
+    async def _streamed(self, body: Mapping[str, Any], hear: Hear) -> Choice:
+        """All of a sequence that is told of as it comes; it ends early, as if at its limit, when nobody wants it."""
+        parts: list[Choice] = []
+        try:
+            streamed = {**body, "stream": True}
+            async with self._http.stream("POST", COMPLETIONS, json=streamed, timeout=_FOR_EVER) as answer:
+                if answer.status_code != 200:
+                    await answer.aread()
+                _require_ok(COMPLETIONS, answer)
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: {"):
+                        (part,) = _shaped(COMPLETIONS, line.removeprefix("data: "), Completion).choices
+                        parts.append(part)
+                        if not hear(part):
+                            return joined([*parts, Choice(finish_reason="length")])
+        except httpx2.HTTPError as error:
+            raise EngineAwayError(f"vLLM broke {COMPLETIONS} off: {error!r}") from error
+        return _ended(joined(parts))
+
+    async def _post(self, path: str, body: Mapping[str, Any], shape: type[Shape], timeout_s: float | None) -> Shape:
+        return _shaped(path, (await self._send("POST", path, body, timeout_s)).content, shape)
+
+    async def _get(self, path: str, shape: type[Shape], timeout_s: float) -> Shape:
+        return _shaped(path, (await self._send("GET", path, None, timeout_s)).content, shape)
+
+    async def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float | None
+    ) -> httpx2.Response:
+        timeout = httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
+        try:
+            response = await self._http.request(method, path, json=body, timeout=timeout)
+        except httpx2.HTTPError as error:
+            raise EngineAwayError(f"vLLM did not answer {path}: {error!r}") from error
+        _require_ok(path, response)
+        return response
+
+    async def _end(self) -> None:
+        mine = asyncio.current_task()
+        for task in asyncio.all_tasks():
+            if task is not mine:
+                task.cancel()
+        await self._http.aclose()
+
+    def _submit(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        if self._loop.is_closed():
+            coroutine.close()
+            raise EngineAwayError(f"the connection to {self.url} is closed")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Of what has a timeout of its own; it never ends if the loop ends first."""
+        try:
+            return self._submit(coroutine).result(timeout=CALL_TIMEOUT_S + 2 * CONNECT_TIMEOUT_S)
+        except (TimeoutError, CancelledError) as error:
+            raise EngineAwayError(f"the connection to {self.url} was closed") from error
+
+
+def joined(parts: Sequence[Choice]) -> Choice:
+    """The parts of one sequence as one."""
+    return Choice(
+        token_ids=[token for part in parts for token in part.token_ids],
+        logprobs=ChoiceLogprobs(
+            token_logprobs=[one for part in parts for one in part.token_logprobs],
+            top_logprobs=[one for part in parts for one in part.top_logprobs],
+        ),
+        finish_reason=parts[-1].finish_reason if parts else None,
+    )
+
+
+def _ended(choice: Choice) -> Choice:
+    if choice.finish_reason not in ("stop", "length"):
+        raise EngineAwayError(f"vLLM gave a request up ({choice.finish_reason or 'it ended without a reason'})")
+    return choice
+
+
+def _require_ok(path: str, response: httpx2.Response) -> None:
+    """Raises RefusedError where asking again is useless, EngineAwayError for every other status but 200."""
+    if response.status_code in _BAD_REQUESTS:
+        raise RefusedError(f"vLLM refused {path}: {response.text[:_KEPT_OF_AN_ERROR]}")
+    if response.status_code != 200:
+        raise EngineAwayError(f"vLLM answered {path} with {response.status_code}: {response.text[:_KEPT_OF_AN_ERROR]}")
+
+
+def _shaped(path: str, content: bytes | str, shape: type[Shape]) -> Shape:
+    try:
+        return shape.model_validate_json(content)
+    except ValidationError as error:
+        raise EngineAwayError(f"vLLM answered {path} with something else: {error}") from error

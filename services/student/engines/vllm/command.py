@@ -1,0 +1,96 @@
+"""How the student's vLLM server is started: its command line and its environment. Pure.
+
+What always holds: it listens on one unix socket, in a directory that only this user can enter, behind a key besides;
+it never asks a network for anything; and no setting of ours reaches it but those named here.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.student.engines.vllm.installation import Installation
+from shared.config.vllm import VllmSection
+from shared.errors import ConfigError
+
+BASE = "base"
+"""Name of the base model's weights at the server; versions have their own."""
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What the server takes as its largest rank."""
+
+SPARE_SEQUENCES = 32
+"""Besides the slots of jobs: people, and the questions that show that it is alive, never wait for a slot."""
+
+_CPU_CACHE_GIB = "1"
+_KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is served: its directory, its dtype and the rank of the versions."""
+
+    directory: Path
+    dtype: str
+    rank: int
+
+
+def arguments(
+    installation: Installation, section: VllmSection, model: Model, *, socket: Path, slots: int, seed: int
+) -> list[str]:
+    """The command line. Without `--generation-config vllm` the model's own top-k would change the sampling."""
+    options: dict[str, object] = {
+        "model": model.directory,
+        "served-model-name": BASE,
+        "uds": socket,
+        "dtype": model.dtype,
+        "seed": seed % 2**32,
+        "max-num-seqs": slots + SPARE_SEQUENCES,
+        "tensor-parallel-size": section.tensor_parallel_size,
+        "data-parallel-size": section.data_parallel_size,
+        "generation-config": "vllm",
+        "logprobs-mode": "processed_logprobs",
+        "max-loras": section.max_loras,
+        "max-lora-rank": largest_rank(model.rank),
+    }
+    if not installation.on_cpu:
+        options["gpu-memory-utilization"] = section.gpu_memory_utilization
+    if section.max_model_len is not None:
+        options["max-model-len"] = section.max_model_len
+    named = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    command = [str(installation.python), "-m", "vllm.entrypoints.openai.api_server", *named]
+    return [*command, "--enable-lora", "--disable-log-stats", "--disable-uvicorn-access-log", *section.arguments]
+
+
+def environment(
+    installation: Installation, section: VllmSection, *, key: str, threads: int, ours: Mapping[str, str]
+) -> dict[str, str]:
+    """The server's environment; of `ours` only what a program needs to run at all."""
+    kept = {name: ours[name] for name in _KEPT if name in ours}
+    fixed = {
+        "VLLM_API_KEY": key,
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    on_cpu = {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_KVCACHE_SPACE": _CPU_CACHE_GIB,
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # bound, two servers would both be put on the first core
+    }
+    return {**kept, **fixed, **(on_cpu if installation.on_cpu else {}), **section.environment}
+
+
+def guarded(command: list[str]) -> list[str]:
+    """The command under a guard, which ends the server when this process is gone."""
+    return [sys.executable, "-m", "services.student.engines.vllm.guard", *command]
+
+
+def largest_rank(rank: int) -> int:
+    """The smallest size of the server's that holds `rank`. Raises ConfigError."""
+    for size in RANKS:
+        if rank <= size:
+            return size
+    raise ConfigError(f"lora.rank: vLLM takes at most {RANKS[-1]}, got {rank}")

@@ -1,0 +1,119 @@
+"""From a generation to a completion of vLLM's and back, and the questions of the probe. Pure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from services.student.engines.port import Generation, GenerationRequest, TokenDetail
+from services.student.engines.tokens import TokenTable
+from services.student.engines.transcript import Transcript
+from services.student.engines.vllm.wire import Choice
+
+
+def completion(request: GenerationRequest, model: str, prompt: Sequence[int], eos: frozenset[int]) -> dict[str, Any]:
+    """The body of one sample's request. Its log-probs are those of the sampling: the server is started so."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "model": model,
+        "prompt": list(prompt),
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": request.seed,
+        "stop": list(request.stop),
+        "stop_token_ids": sorted(eos),
+        "logprobs": request.top_logprobs or 0,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+    }
+    if request.json_schema is not None:
+        schema = {"name": "answer", "schema": json.loads(request.json_schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return body
+
+
+class Reading:
+    """One sample as it comes: the text and the details of its tokens, told to whoever watches."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, table: TokenTable, request: GenerationRequest) -> None:
+        self._tokenizer = tokenizer
+        self._table = table
+        self._request = request
+        plain = request.audience is None and not request.stop and request.top_logprobs is None
+        self._transcript = None if plain else Transcript(tokenizer, request)
+
+    def hear(self, part: Choice) -> bool:
+        """Take in more of it; whether somebody still wants the rest."""
+        self._add(part)
+        if self._transcript is not None and part.finish_reason is None:
+            self._transcript.tell()
+        return not self._request.unwanted
+
+    def generation(self, prompt: Sequence[int], choice: Choice) -> Generation:
+        """The sample as the port has it; a streamed one was heard before. Raises ValueError for a broken answer."""
+        if len(choice.token_logprobs) != len(choice.token_ids):
+            raise ValueError(f"expected {len(choice.token_ids)} log-probs, got {len(choice.token_logprobs)}")
+        if self._request.audience is None:
+            self._add(choice)
+        text: str = self._tokenizer.decode(choice.token_ids, skip_special_tokens=True)
+        details: tuple[TokenDetail, ...] = ()
+        if self._transcript is not None:
+            text, details = self._transcript.end(text)
+        reason: Literal["stop", "length"] = "stop" if choice.finish_reason == "stop" else "length"
+        return Generation(text, list(prompt), choice.token_ids, choice.token_logprobs, reason, details)
+
+    def _add(self, part: Choice) -> None:
+        if self._transcript is None:
+            return
+        for place, token in enumerate(part.token_ids):
+            self._transcript.add(token, self._detail(part, place, token))
+
+    def _detail(self, part: Choice, place: int, token: int) -> TokenDetail | None:
+        """The server lists the drawn token besides the best ones."""
+        if self._request.top_logprobs is None:
+            return None
+        listed = {token_of(name): logprob for name, logprob in part.top_logprobs[place].items()}
+        best = sorted(listed.items(), key=lambda one: -one[1])[: self._request.top_logprobs]
+        drawn = self._table.choice(token, part.token_logprobs[place])
+        return TokenDetail(drawn, tuple(self._table.choice(*one) for one in best))
+
+
+def probe_question(model: str, texts: Sequence[Sequence[int]]) -> Mapping[str, Any]:
+    """One token after each beginning of each text, with the log-prob of the token that follows there.
+
+    Not `prompt_logprobs`: with adapters on, vLLM 0.32 on a CPU dies of it.
+    """
+    return {
+        "model": model,
+        "prompt": [list(ids[:end]) for ids in texts for end in range(1, len(ids))],
+        "max_tokens": 1,
+        "temperature": 1.0,
+        "logprobs": 0,
+        "logprob_token_ids": sorted({token for ids in texts for token in ids[1:]}),
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+    }
+
+
+def probe_answer(texts: Sequence[Sequence[int]], choices: Sequence[Choice]) -> tuple[float, ...]:
+    """The mean log-prob a token of each text. Raises ValueError where one is missing."""
+    answers = iter(choices)
+    return tuple(_mean([_follows(next(answers), ids[end]) for end in range(1, len(ids))]) for ids in texts)
+
+
+def token_of(name: str) -> int:
+    """`token_id:<n>` -> n. Raises ValueError."""
+    return int(name.removeprefix("token_id:"))
+
+
+def _follows(choice: Choice, token: int) -> float:
+    (found,) = choice.top_logprobs
+    if f"token_id:{token}" not in found:
+        raise ValueError(f"expected the log-prob of token {token}, got {sorted(found)[:5]}")
+    return found[f"token_id:{token}"]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,201 @@
+"""The vLLM server of a student over all its lives: started (or found), watched, started again.
+
+What always holds: a version is only used in the life that it was loaded in; a server that came back, whoever brought it
+back, has no versions until they are loaded again (health.py); the process is ended with the student.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from services.student.engines.port import EngineAwayError
+from services.student.engines.vllm.capabilities import require
+from services.student.engines.vllm.client import Client, RefusedError
+from services.student.engines.vllm.health import Bounds, Condition, Health, Seen, after
+from services.student.engines.vllm.process import ServerProcess
+from shared.clock import Clock
+from shared.errors import ConfigError, OpcodError, UnavailableError
+
+POLL_S = 0.5
+LOOK_EVERY_S = 5.0
+LOOKS_OF_A_SILENCE = 3
+"""An answer is waited for a third of the silence that means dead, so that one look more is made before."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Life:
+    """process: None for a server that was found. number: grows with every life and every loss of versions."""
+
+    client: Client
+    process: ServerProcess | None
+    number: int
+
+
+class Server:
+    """begin: starts the process, if it is ours, and returns how to reach it. log_tail: of its log, for messages."""
+
+    def __init__(
+        self,
+        begin: Callable[[], tuple[Client, ServerProcess | None]],
+        bounds: Bounds,
+        clock: Clock,
+        log_tail: Callable[[], str],
+    ) -> None:
+        self._begin = begin
+        self._bounds = bounds
+        self._clock = clock
+        self._log_tail = log_tail
+        self._lock = threading.Lock()
+        self._stopping, self._look_now = threading.Event(), threading.Event()
+        self._held: dict[str, str] = {}
+        self._looked_s = 0.0
+        self._life = Life(*begin(), number=1)
+        self._health = Health(Condition.RESTARTING, clock.monotonic_s())
+        self._thread = threading.Thread(target=self._watch, name="vllm-watch", daemon=True)
+
+    def start(self) -> str:
+        """Wait for the first answer, then watch; returns vLLM's version.
+
+        Raises ConfigError if the server cannot be used or ends, UnavailableError after the time to start.
+        """
+        while self._seen() is not Seen.ANSWERED:
+            if self._health.condition is Condition.DEAD:
+                ended = self._life.process is not None and self._life.process.exit_code is not None
+                what = "ended before it answered" if ended else f"did not answer within {self._bounds.start_s:.0f} s"
+                self.stop()
+                error = ConfigError if ended else UnavailableError
+                raise error(f"vLLM ({self._life.client.url}) {what}; its log ends:\n{self._log_tail()}")
+            self._stopping.wait(POLL_S)
+        version = require(self._life.client.version(), self._life.client.description())
+        self._thread.start()
+        return version
+
+    @property
+    def life(self) -> Life:
+        return self._life
+
+    @property
+    def health(self) -> Health:
+        return self._health
+
+    @property
+    def held(self) -> dict[str, str]:
+        """The server's name of each version that was loaded in this life."""
+        with self._lock:
+            return dict(self._held)
+
+    def loaded(self, version: str, name: str, life: Life) -> None:
+        """Raises EngineAwayError if that life is over."""
+        with self._lock:
+            if life.number != self._life.number:
+                raise EngineAwayError(f"vLLM was started again while {version} was loaded")
+            self._held[version] = name
+            self._health = after(self._health, Seen.LOADED, self._clock.monotonic_s(), self._bounds)
+
+    def unloaded(self, version: str) -> str | None:
+        """The server's name of it; None if it is not there."""
+        with self._lock:
+            return self._held.pop(version, None)
+
+    def look(self) -> None:
+        """Something looked wrong: look at the server now."""
+        self._look_now.set()
+
+    def stop(self) -> None:
+        """End the watch, and the process if it is ours."""
+        self._stopping.set()
+        self._look_now.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._end_life()
+
+    # The watch -------------------------------------------------------------------------------------------
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            self._look_now.wait(POLL_S)
+            asked = self._look_now.is_set()
+            self._look_now.clear()
+            if not self._stopping.is_set():
+                self.turn(asked)
+
+    def turn(self, now: bool = True) -> None:
+        """Look at the process, at the server too if it is time (or `now`), and start it again if it is dead."""
+        if self._health.condition is Condition.FAILED:
+            return
+        process = self._life.process
+        ended = process is not None and process.exit_code is not None
+        if now or ended or self._clock.monotonic_s() - self._looked_s >= LOOK_EVERY_S:
+            self._seen()
+        if self._health.condition is Condition.DEAD:
+            self._begin_again()
+
+    def _seen(self) -> Seen:
+        """What one look shows, noted."""
+        before, life = self.held, self._life
+        self._looked_s = self._clock.monotonic_s()
+        seen, listed, reason = _look(life, self._bounds.hang_s / LOOKS_OF_A_SILENCE)
+        with self._lock:
+            if seen is Seen.ANSWERED and not {name for v, name in before.items() if v in self._held} <= listed:
+                seen = Seen.EMPTY
+            previous, self._health = self._health, after(self._health, seen, self._clock.monotonic_s(), self._bounds)
+            if seen is Seen.EMPTY:
+                self._forget()
+        if previous.condition is not self._health.condition:
+            log.warning("engine", condition=self._health.condition.value, seen=seen.value, reason=reason)
+        return seen
+
+    def _begin_again(self) -> None:
+        with self._lock:
+            self._health = after(self._health, Seen.STARTED, self._clock.monotonic_s(), self._bounds)
+            self._forget()
+        self._end_life()
+        if self._health.condition is Condition.FAILED:
+            log.error("engine was started too often", restarts=len(self._health.restarts), log=self._log_tail())
+            return
+        log.warning("engine is started again", restarts=len(self._health.restarts))
+        client, process = self._begin()
+        self._life = Life(client, process, self._life.number)
+
+    def _forget(self) -> None:
+        """Nothing that was loaded is there any more."""
+        self._held.clear()
+        self._life = Life(self._life.client, self._life.process, self._life.number + 1)
+
+    def _end_life(self) -> None:
+        if self._life.process is not None:
+            self._life.process.end()
+        self._life.client.close()
+
+
+def _look(life: Life, timeout_s: float) -> tuple[Seen, set[str], str]:
+    """Seen, the versions that the server lists, and the reason. One token is asked for: a server may be dead behind
+    a list that it still gives.
+    """
+    if life.process is not None and life.process.exit_code is not None:
+        return Seen.ENDED, set(), f"exit code {life.process.exit_code}"
+    try:
+        models = life.client.models(timeout_s)
+        base = base_of([model.id for model in models if model.parent is None])
+        question = {"model": base, "prompt": [0], "max_tokens": 1, "temperature": 0, "logprobs": 0}
+        life.client.choices({**question, "return_token_ids": True}, timeout_s)
+    except (EngineAwayError, RefusedError) as error:
+        return Seen.SILENT, set(), str(error)
+    return Seen.ANSWERED, {model.id for model in models}, "it answered"
+
+
+def base_of(names: list[str]) -> str:
+    """The name of the base model, of all that have no parent. Raises EngineAwayError without one."""
+    if not names:
+        raise EngineAwayError("expected a base model in vLLM's list of models, found none")
+    return names[0]
+
+
+def gone(life: Life, server: Server) -> OpcodError | None:
+    """Why a request of that life will never be answered."""
+    if life.number == server.life.number and server.health.answers:
+        return None
+    return EngineAwayError("vLLM was lost while it generated; it is started again")

@@ -1,0 +1,56 @@
+"""What vLLM's routes answer, as far as it is used; everything else in an answer is left alone."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Answer(BaseModel):
+    """vLLM adds fields from release to release."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ChoiceLogprobs(Answer):
+    """token_logprobs: of the sampled ids. top_logprobs: by `token_id:<n>`, of the ids that were asked for."""
+
+    token_logprobs: list[float] = Field(default_factory=list)
+    top_logprobs: list[dict[str, float]] = Field(default_factory=list)
+
+
+class Choice(Answer):
+    """One sequence, or more of one that is streamed; None goes on; `abort`: the server dropped it."""
+
+    index: int = 0
+    token_ids: list[int] = Field(default_factory=list)
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: Literal["stop", "length", "abort", "error"] | None = None
+
+    @property
+    def token_logprobs(self) -> list[float]:
+        return [] if self.logprobs is None else self.logprobs.token_logprobs
+
+    @property
+    def top_logprobs(self) -> list[dict[str, float]]:
+        return [] if self.logprobs is None else self.logprobs.top_logprobs
+
+
+class Completion(Answer):
+    choices: list[Choice]
+
+
+class ServedModel(Answer):
+    """The base model, or a version (then `root` is its directory)."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
+
+
+class ServedModels(Answer):
+    data: list[ServedModel]
+
+
+class Version(Answer):
+    version: str

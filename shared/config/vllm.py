@@ -1,0 +1,37 @@
+"""The settings of a student's vLLM server."""
+
+from pydantic import Field
+
+from shared.config.section import Positive, Section, Share
+
+
+class VllmSection(Section):
+    """The server of a student with `engine = "vllm"`: the student starts it, or finds it by URL (docs/engines.md)."""
+
+    python: str = Field(
+        default=".venv-vllm/bin/python",
+        description="Interpreter of the environment that vLLM is installed in; relative: to the project's directory.",
+    )
+    url: str | None = Field(
+        default=None,
+        pattern=r"^(https?://[^/]+|unix:/.+)$",
+        description="A server that runs already: `http://…` or `unix:/path`. Then the student starts none, and what "
+        "follows, but for `max_loras` and the timeouts, is that server's own business.",
+    )
+    tensor_parallel_size: Positive = Field(default=1, description="GPUs that one copy of the model is split over.")
+    data_parallel_size: Positive = Field(default=1, description="Copies of the model behind the one server.")
+    gpu_memory_utilization: Share = Field(default=0.9, description="Share of a GPU's memory that the server takes.")
+    max_model_len: Positive | None = Field(default=None, description="Tokens of a sequence; none: what the model has.")
+    max_loras: Positive = Field(default=4, description="Versions in one batch: live, tutor, and what is still in use.")
+    arguments: tuple[str, ...] = Field(default=(), description="Further arguments of the server's command line.")
+    environment: dict[str, str] = Field(default={}, description="Further environment variables of the server.")
+    start_timeout_s: float = Field(default=900.0, gt=0, description="From its start until it answers.")
+    hang_timeout_s: float = Field(
+        default=60.0, gt=0, description="Without an answer to a question of one token for so long, it counts as dead."
+    )
+    max_restarts: int = Field(default=3, ge=0, description="Within an hour; one more, and the student ends.")
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs the server takes where it runs on GPUs."""
+        return self.tensor_parallel_size * self.data_parallel_size

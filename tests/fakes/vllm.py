@@ -1,0 +1,112 @@
+"""A server with vLLM's routes that answers by heart, and hangs, dies or forgets when told to."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from services.student.engines.vllm.capabilities import FIELDS, ROUTES
+
+BASE = "base"
+LIMIT = 4096
+
+
+class FakeVllm:
+    """Listens on `socket`. Every completion is its prompt's last id, `max_tokens` times, at log-prob -0.5.
+
+    hung: completions are not answered until it is cleared. dead: they fail, while the list of models is still given.
+    refusal: what it says to an adapter. probed: log-prob of every id that a probe asks for.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self.url = f"unix:{socket}"
+        self.models: dict[str, str] = {}
+        self.bodies: list[dict[str, Any]] = []
+        self.hung, self.dead = threading.Event(), threading.Event()
+        self.refusal: str | None = None
+        self.probed = -2.0
+        self.version = "0.32.0"
+        config = uvicorn.Config(self._app(), uds=str(socket), log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        while not self._server.started:
+            self._thread.join(0.01)
+
+    def stop(self) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(10)
+
+    def restart_empty(self) -> None:
+        """As after a restart: the base model alone."""
+        self.models.clear()
+
+    def _app(self) -> FastAPI:
+        app = FastAPI(openapi_url=None)
+
+        @app.get("/openapi.json")
+        def description() -> dict[str, Any]:
+            schema = {"CompletionRequest": {"properties": {name: {} for name in FIELDS}}}
+            return {"paths": {name: {} for name in ROUTES}, "components": {"schemas": schema}}
+
+        @app.get("/version")
+        def version() -> dict[str, str]:
+            return {"version": self.version}
+
+        @app.get("/v1/models")
+        def models() -> dict[str, Any]:
+            held = [{"id": name, "root": root, "parent": BASE} for name, root in self.models.items()]
+            return {"data": [{"id": BASE, "root": "/m", "max_model_len": LIMIT}, *held]}
+
+        @app.post("/v1/load_lora_adapter")
+        async def load(request: Request) -> Response:
+            body = await request.json()
+            if self.refusal is not None or body["lora_name"] in self.models:
+                return JSONResponse({"error": {"message": self.refusal or "already loaded"}}, 400)
+            self.models[body["lora_name"]] = body["lora_path"]
+            return Response("loaded")
+
+        @app.post("/v1/unload_lora_adapter")
+        async def unload(request: Request) -> Response:
+            known = self.models.pop((await request.json())["lora_name"], None)
+            return Response(status_code=404 if known is None else 200)
+
+        @app.post("/v1/completions")
+        async def complete(request: Request) -> Response:
+            body = await request.json()
+            self.bodies.append(body)
+            return await self._completed(request, body)
+
+        return app
+
+    async def _completed(self, request: Request, body: dict[str, Any]) -> Response:
+        while self.hung.is_set() and not await request.is_disconnected():
+            await _moment()
+        if self.dead.is_set():
+            return JSONResponse({"error": {"message": "EngineCore encountered an issue"}}, 500)
+        if body["model"] not in (BASE, *self.models):
+            return JSONResponse({"error": {"message": "no such model"}}, 404)
+        prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
+        choices = [self._choice(index, prompt, body) for index, prompt in enumerate(prompts)]
+        return JSONResponse({"choices": choices})
+
+    def _choice(self, index: int, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
+        count = body["max_tokens"]
+        asked = {f"token_id:{token}": self.probed for token in body.get("logprob_token_ids", ())}
+        return {
+            "index": index,
+            "token_ids": [prompt[-1]] * count,
+            "logprobs": {"token_logprobs": [-0.5] * count, "top_logprobs": [asked] * count},
+            "finish_reason": "length",
+        }
+
+
+async def _moment() -> None:
+    import asyncio
+
+    await asyncio.sleep(0.01)

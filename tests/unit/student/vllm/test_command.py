@@ -1,0 +1,107 @@
+"""How a vLLM server is started, and which one is not."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.student.engines.vllm.capabilities import FIELDS, ROUTES, require
+from services.student.engines.vllm.command import Model, arguments, environment, largest_rank
+from services.student.engines.vllm.installation import Installation, find_installation, supported
+from shared.config.vllm import VllmSection
+from shared.errors import ConfigError
+
+GPU = Installation(Path("/vllm/bin/python"), "0.33.0", on_cpu=False)
+CPU = Installation(Path("/vllm/bin/python"), "0.32.0", on_cpu=True)
+MODEL = Model(Path("/models/m"), "bfloat16", rank=20)
+
+
+def option(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+def started(installation: Installation, **settings: object) -> list[str]:
+    section = VllmSection.model_validate(settings)
+    return arguments(installation, section, MODEL, socket=Path("/s/socket"), slots=64, seed=5)
+
+
+def test_the_settings_reach_the_command_line() -> None:
+    command = started(
+        GPU,
+        tensor_parallel_size=2,
+        data_parallel_size=3,
+        gpu_memory_utilization=0.5,
+        max_model_len=4096,
+        max_loras=5,
+        arguments=["--enforce-eager"],
+    )
+    assert command[:3] == ["/vllm/bin/python", "-m", "vllm.entrypoints.openai.api_server"]
+    expected = {
+        "--model": "/models/m",
+        "--uds": "/s/socket",
+        "--tensor-parallel-size": "2",
+        "--data-parallel-size": "3",
+        "--gpu-memory-utilization": "0.5",
+        "--max-model-len": "4096",
+        "--max-loras": "5",
+        "--max-lora-rank": "32",
+        "--logprobs-mode": "processed_logprobs",
+        "--generation-config": "vllm",
+    }
+    assert {name: option(command, name) for name in expected} == expected
+    assert int(option(command, "--max-num-seqs")) > 64
+    assert command[-1] == "--enforce-eager"
+    assert not {"--host", "--port", "--api-key"} & set(command)
+
+
+def test_without_a_gpu_nothing_is_said_of_its_memory() -> None:
+    assert "--gpu-memory-utilization" not in started(CPU)
+    assert "--max-model-len" not in started(CPU)
+
+
+def test_its_environment_is_its_own() -> None:
+    ours = {"PATH": "/bin", "OPCOD_KEY_FILE": "/key", "PYTHONPATH": "/x", "CUDA_VISIBLE_DEVICES": "3"}
+    section = VllmSection(environment={"VLLM_CPU_KVCACHE_SPACE": "4"})
+    found = environment(CPU, section, key="secret", threads=2, ours=ours)
+    assert found["CUDA_VISIBLE_DEVICES"] == "3" and found["VLLM_API_KEY"] == "secret"
+    assert (found["OMP_NUM_THREADS"], found["VLLM_CPU_KVCACHE_SPACE"]) == ("2", "4")
+    assert not {"OPCOD_KEY_FILE", "PYTHONPATH", "VLLM_SERVER_DEV_MODE"} & found.keys()
+    assert "OMP_NUM_THREADS" not in environment(GPU, section, key="secret", threads=2, ours=ours)
+
+
+@pytest.mark.parametrize(("rank", "size"), [(1, 8), (8, 8), (64, 64), (65, 128)])
+def test_the_rank_is_the_next_that_the_server_takes(rank: int, size: int) -> None:
+    assert largest_rank(rank) == size
+
+
+def test_a_rank_that_it_does_not_take_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"lora.rank: vLLM takes at most 512, got 513"):
+        largest_rank(513)
+
+
+def test_an_environment_without_vllm_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found none; `make vllm-cpu` makes one"):
+        find_installation(VllmSection(python=str(tmp_path / "python")))
+    with pytest.raises(ConfigError, match="expected vllm or vllm-cpu in the environment"):
+        find_installation(VllmSection(python=sys.executable))
+
+
+@pytest.mark.parametrize("version", ["0.31.9", "0.9.2", "dev", ""])
+def test_a_release_that_is_too_old_is_named(version: str) -> None:
+    with pytest.raises(ConfigError, match=f"expected vLLM 0.32 or newer, found {version}"):
+        supported(version)
+
+
+def description(routes: tuple[str, ...] = ROUTES, fields: tuple[str, ...] = FIELDS) -> dict[str, object]:
+    schema = {"CompletionRequest": {"properties": {name: {} for name in fields}}}
+    return {"paths": {name: {} for name in routes}, "components": {"schemas": schema}}
+
+
+def test_what_a_server_lacks_is_named() -> None:
+    assert require("0.33.0", description()) == "0.33.0"
+    with pytest.raises(ConfigError, match=r"vLLM 0\.33\.0 lacks /v1/unload_lora_adapter; it needs --enable-lora"):
+        require("0.33.0", description(routes=ROUTES[:-1]))
+    with pytest.raises(ConfigError, match="lacks `logprob_token_ids` of a completion"):
+        require("0.33.0", description(fields=FIELDS[:-1]))
+    with pytest.raises(ConfigError, match="lacks /v1/completions, "):
+        require("0.33.0", {})

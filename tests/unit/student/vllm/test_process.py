@@ -1,0 +1,74 @@
+"""The processes of a server end with it, and with its student, however that ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from services.student.engines.vllm.command import guarded
+from services.student.engines.vllm.process import ServerProcess
+
+WAIT_S = 30.0
+FAMILY = """
+import subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path(sys.argv[1]).write_text(str(child.pid))
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def grandchild(file: Path) -> int:
+    until(lambda: file.exists() and file.read_text() != "")
+    return int(file.read_text())
+
+
+def test_ending_it_ends_what_it_made(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    process = ServerProcess(guarded([sys.executable, "-c", FAMILY, str(file)]), os.environ, tmp_path / "log")
+    child = grandchild(file)
+    assert process.exit_code is None
+    process.end()
+    assert process.exit_code is not None
+    until(lambda: gone(child))
+    assert (tmp_path / "log").read_text() == "started\n"
+
+
+def test_it_ends_when_its_student_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    student = (
+        "import os, sys, time\nfrom pathlib import Path\n"
+        "from services.student.engines.vllm.command import guarded\n"
+        "from services.student.engines.vllm.process import ServerProcess\n"
+        "ServerProcess(guarded(sys.argv[1:]), os.environ, Path(sys.argv[-1] + '.log'))\ntime.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", student, sys.executable, "-c", FAMILY, str(file)]
+    running = subprocess.Popen(command)
+    child = grandchild(file)
+    running.send_signal(signal.SIGKILL)
+    running.wait(WAIT_S)
+    until(lambda: gone(child))
+
+
+def test_its_exit_code_is_that_of_the_server(tmp_path: Path) -> None:
+    process = ServerProcess(guarded([sys.executable, "-c", "raise SystemExit(7)"]), os.environ, tmp_path / "log")
+    until(lambda: process.exit_code is not None)
+    assert process.exit_code == 7
+    process.end()

@@ -1,0 +1,230 @@
+"""The watch over a vLLM server, and the engine on it, against a server in which a fault is injected."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.student.engines.port import (
+    EngineAwayError,
+    EngineState,
+    GenerationRequest,
+    PromptTooLongError,
+    UnknownVersionError,
+    VersionTakenError,
+)
+from services.student.engines.vllm.client import Client
+from services.student.engines.vllm.engine import VllmEngine
+from services.student.engines.vllm.health import Bounds, Condition
+from services.student.engines.vllm.server import Server
+from services.student.loader import VersionRefusedError, WeightLoader
+from shared.contracts.messages import ChatMessage, Sampling
+from shared.errors import ConfigError, ModelError, UnavailableError
+from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, save_adapter
+from shared.modeling.loading import load_model, load_tokenizer
+from tests.fakes.student import HandClock, publish_version
+from tests.fakes.vllm import LIMIT, FakeVllm
+
+HANG_S = 0.6
+SPEC = LoraSpec(rank=2, alpha_scale=2.0)
+
+
+class Bench:
+    """A found server on a clock that is moved by hand: nothing happens but in `turn`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.fake = FakeVllm(directory / "s")
+        self.fake.start()
+        self.clock = HandClock()
+        self.server = self._server()
+
+    def _server(self) -> Server:
+        bounds = Bounds(hang_s=HANG_S, start_s=5.0, max_restarts=1)
+        return Server(lambda: (Client(self.fake.url, None), None), bounds, self.clock, lambda: "(no log)")
+
+    def turn(self, passed_s: float = 1.0) -> Condition:
+        self.clock.now_s += passed_s
+        self.server.turn()
+        return self.server.health.condition
+
+    def hold(self, version: str) -> None:
+        """As the engine does."""
+        self.server.life.client.load(version, Path("/tmp"))
+        self.server.loaded(version, version, self.server.life)
+
+    def close(self) -> None:
+        self.fake.hung.clear()
+        self.server.stop()
+        self.fake.stop()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def test_it_is_stale_until_it_holds_a_version(bench: Bench) -> None:
+    assert bench.turn() is Condition.STALE
+    bench.hold("a@v1")
+    assert bench.turn() is Condition.HEALTHY
+
+
+@pytest.mark.parametrize("fault", ["hung", "dead"])
+def test_a_server_that_lists_its_models_and_answers_nothing_is_dead(bench: Bench, fault: str) -> None:
+    bench.turn()
+    bench.hold("a@v1")
+    life = bench.server.life
+    getattr(bench.fake, fault).set()
+    assert bench.turn(0.1) is Condition.SUSPECT
+    assert bench.turn(HANG_S) is Condition.RESTARTING
+    assert bench.server.held == {} and bench.server.life.number > life.number
+    getattr(bench.fake, fault).clear()
+    assert bench.turn() is Condition.STALE
+
+
+def test_a_server_that_came_back_with_base_weights_is_stale_whoever_brought_it_back(bench: Bench) -> None:
+    bench.turn()
+    bench.hold("a@v1")
+    life = bench.server.life
+    bench.fake.restart_empty()
+    assert bench.turn() is Condition.STALE
+    assert bench.server.held == {} and bench.server.life.number > life.number
+    with pytest.raises(EngineAwayError, match="started again while a@v2"):
+        bench.server.loaded("a@v2", "a@v2", life)
+    assert bench.turn() is Condition.STALE
+
+
+def test_a_server_that_never_comes_back_is_given_up(bench: Bench) -> None:
+    bench.turn()
+    bench.fake.stop()
+    conditions = [bench.turn(10.0) for _ in range(3)]
+    assert conditions == [Condition.RESTARTING, Condition.FAILED, Condition.FAILED]
+
+
+def test_a_server_that_does_not_answer_at_all_is_an_error_with_its_url(tmp_path: Path) -> None:
+    bounds = Bounds(hang_s=1.0, start_s=0.0, max_restarts=1)
+    server = Server(lambda: (Client(f"unix:{tmp_path / 'none'}", None), None), bounds, HandClock(), lambda: "the end")
+    with pytest.raises(UnavailableError, match=r"did not answer within 0 s; its log ends:\nthe end"):
+        server.start()
+
+
+def test_an_unsupported_server_is_an_error(bench: Bench) -> None:
+    bench.fake.version = "0.11.0"
+    with pytest.raises(ConfigError, match=r"or newer, found 0\.11\.0"):
+        bench.server.start()
+
+
+# The engine on it ----------------------------------------------------------------------------------------
+
+
+class EngineBench(Bench):
+    """With the real clock and the watch's thread."""
+
+    def __init__(self, directory: Path, model: Path) -> None:
+        super().__init__(directory)
+        tokenizer = load_tokenizer(model, "compact")
+        self.engine = VllmEngine(self.server, model, tokenizer, vocabulary_size=258, slots=4)
+        self.adapter = directory / "adapter"
+        self.adapter.mkdir()
+        tensors = adapter_tensors(attach_lora(load_model(model, "float32"), SPEC, seed=0))
+        save_adapter(self.adapter, tensors, SPEC, "tiny")
+
+
+@pytest.fixture
+def engine(tmp_path: Path, tiny_dir: Path) -> Iterator[EngineBench]:
+    bench = EngineBench(tmp_path, tiny_dir)
+    yield bench
+    bench.close()
+
+
+def request(version: str = "a@v1", max_tokens: int = 3) -> GenerationRequest:
+    sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=max_tokens)
+    return GenerationRequest(version, (ChatMessage(role="user", content="x"),), sampling, seed=2**62)
+
+
+def test_ids_go_in_and_out(engine: EngineBench) -> None:
+    engine.engine.load("a@v1", engine.adapter)
+    (sample,) = engine.engine.generate([request()])
+    asked = engine.fake.bodies[-1]
+    (name,) = engine.fake.models
+    assert asked["prompt"] == sample.prompt_token_ids and asked["model"] == name
+    assert (asked["seed"], asked["temperature"], asked["top_p"]) == (2**62, 0.7, 0.9)
+    assert asked["stop_token_ids"] == [257]
+    assert sample.token_ids == [sample.prompt_token_ids[-1]] * 3 and sample.logprobs == [-0.5] * 3
+    assert engine.engine.health().state is EngineState.READY
+
+
+def test_versions_are_names_of_their_bytes(engine: EngineBench, tmp_path: Path) -> None:
+    held = engine.engine.load("a@v1", engine.adapter)
+    assert engine.engine.load("a@v1", engine.adapter) == held
+    assert list(engine.fake.models) == [f"a@v1-{held[:16]}"]
+    with pytest.raises(VersionTakenError, match="give the new weights a new name"):
+        engine.engine.load("a@v1", None)
+    base = engine.engine.load("a@v0", None)
+    assert engine.engine.versions() == {"a@v1": held, "a@v0": base}
+    engine.engine.unload("a@v0")
+    engine.engine.unload("a@v1")
+    assert engine.fake.models == {} and engine.engine.versions() == {}
+    with pytest.raises(UnknownVersionError):
+        engine.engine.unload("a@v1")
+    with pytest.raises(ModelError, match="serves adapters"):
+        engine.engine.load("a@v2", tmp_path)
+
+
+def test_a_version_that_the_server_holds_already_is_taken_over_and_another_refusal_told(engine: EngineBench) -> None:
+    held = engine.engine.load("a@v1", engine.adapter)
+    engine.engine._server.unloaded("a@v1")
+    assert engine.engine.load("a@v1", engine.adapter) == held
+    engine.fake.refusal = "rank 4 is too large"
+    with pytest.raises(ModelError, match="rank 4 is too large"):
+        engine.engine.load("a@v2", engine.adapter)
+
+
+def test_what_does_not_fit_or_is_not_there_is_not_asked(engine: EngineBench) -> None:
+    engine.engine.load("a@v1", engine.adapter)
+    asked = len(engine.fake.bodies)
+    with pytest.raises(PromptTooLongError, match=f"at most {LIMIT} tokens"):
+        engine.engine.generate([request(max_tokens=LIMIT)])
+    with pytest.raises(UnknownVersionError, match=r"expected a version that is loaded \(a@v1\), got a@v3"):
+        engine.engine.generate([request("a@v3")])
+    assert len(engine.fake.bodies) == asked
+
+
+def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> None:
+    engine.engine.load("a@v1", engine.adapter)
+    engine.fake.hung.set()
+    lost: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            engine.engine.generate([request()])
+        except EngineAwayError as error:
+            lost.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    deadline = time.monotonic() + 20
+    while not lost and time.monotonic() < deadline:
+        engine.clock.now_s += 0.1
+        engine.engine._server.look()
+        time.sleep(0.05)
+    asking.join(10)
+    assert len(lost) == 1 and engine.engine.versions() == {}
+
+
+def test_a_version_that_speaks_like_another_model_is_refused(engine: EngineBench, tmp_path: Path) -> None:
+    """The probe is asked once in a life of the server."""
+    weights = tmp_path / "weights" / "a"
+    files = {file.name: file.read_bytes() for file in engine.adapter.iterdir()}
+    checksum = engine.engine.load("a@v1", engine.adapter)
+    engine.engine.unload("a@v1")
+    for steps, probe in ((1, (-0.5, -0.5, -0.5)), (2, (-2.1, -1.9, -2.0))):
+        publish_version(tmp_path, steps, files, checksum=checksum, probe=probe)
+    loader = WeightLoader(weights, run="test", student="a", engine=engine.engine, base_model=None)
+    with pytest.raises(VersionRefusedError, match="does the engine have another model"):
+        loader.load("a@v1")
+    assert engine.engine.versions() == {} and engine.fake.models == {}
