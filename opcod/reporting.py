@@ -20,7 +20,7 @@ def write_report(
 
     directory = paths.run_dir / "report"
     directory.mkdir(exist_ok=True)
-    steps = [record for student in sorted(settings.students) for record in _records(paths, student)]
+    steps = [record for student in sorted(settings.students) for record in records_of(paths, student)]
     report = build_report(state, settings, timeline.stages, timeline.wall_s, restarts, steps, read_manifest(paths))
     draw(report, directory)
     atomic_write(directory / "report.json", report.model_dump_json(indent=1).encode())
@@ -28,6 +28,7 @@ def write_report(
     return report
 
 
-def _records(paths: Paths, student: str) -> list[StepRecord]:
+def records_of(paths: Paths, student: str) -> list[StepRecord]:
+    """What the broker kept of each step of a student."""
     found = sorted((paths.run_dir / step_records(student)).glob("*.json"))
     return [StepRecord.model_validate_json(path.read_text()) for path in found]

@@ -63,9 +63,12 @@ class StepRefused:
 
 @dataclass(frozen=True)
 class VersionServed:
+    """enough: of the student's replicas hold it, so that work for it may be issued."""
+
     at: float
     student: str
     version: str
+    enough: bool = True
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def _kept(state: RunState, step: StepState, event: StepFinished) -> KeepRecord:
 
 
 def _record_served(state: RunState, event: VersionServed) -> None:
-    if event.version == state.version[event.student]:
+    if event.enough and event.version == state.version[event.student]:
         state.served[event.student] = event.version
 
 

@@ -14,6 +14,7 @@ from services.broker.groups import GroupReader
 from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, find
 from services.broker.narration import Narrator
 from services.broker.plan import Plan
+from services.broker.replicas import Replicas
 from services.broker.revisions import Revised, count_group
 from services.broker.tutoring import distinct, exchanges
 from shared.bus.payloads import unpack
@@ -50,6 +51,7 @@ class ReportReader:
         bus: Bus,
         groups: GroupReader,
         narrator: Narrator,
+        replicas: Replicas,
     ) -> None:
         self._settings = settings
         self._plan = plan
@@ -57,6 +59,7 @@ class ReportReader:
         self._bus = bus
         self._groups = groups
         self._narrator = narrator
+        self._replicas = replicas
 
     def read(self, message: Message, state: RunState, at: float) -> Report | None:
         match message:
@@ -69,7 +72,8 @@ class ReportReader:
             case StepFailed():
                 return Report(StepRefused(at, message.student, message.step, message.reason))
             case VersionLoaded():
-                event = VersionServed(at, message.student, message.version)
+                enough = self._replicas.enough(message.student, message.version, told_by=message.replica)
+                event = VersionServed(at, message.student, message.version, enough)
                 return Report(event, [self._narrator.serving(message)])
             case VersionRefused():
                 reason = f"student-{message.student} refused {message.version}: {message.reason}"

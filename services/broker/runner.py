@@ -31,6 +31,7 @@ from services.broker.initial import adopted_scores, basis_of, keep_initial_score
 from services.broker.narration import Narrator
 from services.broker.plan import Plan
 from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
+from services.broker.replicas import Replicas
 from services.broker.reports import ReportReader
 from services.broker.sealing import Sealed, StepHeader, adopt, write_batch
 from shared.blobs.local import LocalStore, atomic_write
@@ -92,8 +93,9 @@ class Runner:
         self._train = train
         self._store = LocalStore(run_dir)
         self._groups = GroupReader(settings, problems, bus, self._store)
+        self._replicas = Replicas(settings, bus)
         self._narrator = Narrator(clock, source=f"broker/{consumer}")
-        self._reports = ReportReader(settings, plan, problems, bus, self._groups, self._narrator)
+        self._reports = ReportReader(settings, plan, problems, bus, self._groups, self._narrator, self._replicas)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
         self._basis = basis_of(settings, problems, run_dir)
         self._janitor = Janitor(bus, queues_of(plan.students))
@@ -161,8 +163,7 @@ class Runner:
             live = self.state.version[student]
             if self.state.served.get(student) == live:
                 continue
-            beats = [beat for beat in self._bus.heartbeats() if beat.service == f"student-{student}"]
-            if any(live in beat.versions for beat in beats):
+            if self._replicas.enough(student, live):
                 self._handle(VersionServed(at, student, live), None)
         self._handle_if_changed(Ticked(at))
 

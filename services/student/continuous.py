@@ -43,6 +43,8 @@ class ContinuousWorker(EngineWorker):
                 self._flights.start(question, question.requests, self._running.begin(()))
             else:
                 question.answer.set_exception(self._not_there(question.version))
+        people = [work for work in self._flights.works if isinstance(work, Question)]
+        metrics.ANSWERING.set(sum(len(question.requests) for question in people))
         return bool(self._flights.works)
 
     def _not_there(self, version: str) -> Exception:

@@ -240,7 +240,7 @@ class EngineWorker:
                 question.answer.set_exception(error)
             raise
         finally:
-            self._running.end()
+            self._running.end(cancelled)
         for question, result in zip(questions, results, strict=True):
             self._deliver(question, result)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from services.student.engines.port import (
+    EngineAwayError,
     EngineHealth,
     EngineState,
     Generation,
@@ -26,8 +27,8 @@ WAIT_S = 10.0
 class FakeEngine:
     """Answers `<version>:<seed>`; a prompt that contains POISON makes the whole call fail.
 
-    hold: set it to keep `generate` waiting until `go` is set (or it is cancelled, or everybody is gone).
-    during: called in `generate`.
+    losses: so many calls are lost on the way. during: called in `generate`. hold: set it to keep `generate` waiting
+    until `go` is set (or it is cancelled, or everybody is gone).
     """
 
     vocabulary_size = 256
@@ -40,6 +41,7 @@ class FakeEngine:
         self.loads: list[str] = []
         self.healthy = True
         self.state = EngineState.READY
+        self.losses = 0
         self.probed: tuple[float, ...] | None = None
         self.dies_of_poison = False
         self.lies_about_checksum = False
@@ -68,6 +70,9 @@ class FakeEngine:
         if missing:
             raise UnknownVersionError(f"{missing} not loaded")
         self._wait(requests, cancelled)
+        if self.losses:
+            self.losses -= 1
+            raise EngineAwayError("lost on the way")
         self.during()
         if any(POISON in request.messages[-1].content for request in requests):
             self.healthy = not self.dies_of_poison

@@ -126,7 +126,13 @@ class StudentBench:
     """Worker, engine and broker of one student on one memory server; `turn` is one turn of its loop."""
 
     def __init__(
-        self, run_dir: Path, *overrides: str, slots: int = 8, lease_s: float = 60.0, replica: str = "0"
+        self,
+        run_dir: Path,
+        *overrides: str,
+        slots: int = 8,
+        lease_s: float = 60.0,
+        replica: str = "0",
+        continuous: bool = False,
     ) -> None:
         self.config = config_in(run_dir, *overrides, replica=replica)
         self.clock = SystemClock()
@@ -135,6 +141,7 @@ class StudentBench:
         self.bus = MemoryBus(self.server, lease_s=lease_s)
         self.broker = Broker(MemoryBus(self.server, lease_s=lease_s))
         self.engine = FakeEngine(slots)
+        self.engine.continuous = continuous
         self.stopping = threading.Event()
         self.leases = LeaseKeeper(self.bus, lease_s=lease_s)
         self._build()

@@ -28,7 +28,8 @@ from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.logprobs import probe
 from tests.fakes.student import RUN, config_in
 
-PYTHON = os.environ.get("OPCOD_VLLM_PYTHON", ".venv-vllm/bin/python")
+PYTHON = os.environ.get("OPCOD_VLLM_PYTHON", "")
+"""Set by `make test-vllm`."""
 EAGER = 'students.{0}.vllm.arguments=["--enforce-eager"]'
 
 

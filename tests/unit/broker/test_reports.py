@@ -7,6 +7,7 @@ import pytest
 from services.broker.events import Controlled, JobReported, MachineEvent, StepFinished, StepRefused, VersionServed
 from services.broker.groups import GroupReader
 from services.broker.narration import Narrator
+from services.broker.replicas import Replicas
 from services.broker.reports import ReportReader
 from shared.blobs.local import LocalStore
 from shared.contracts.control import Control
@@ -24,7 +25,8 @@ AT = 5.0
 def reader_of(bench: BrokerBench) -> ReportReader:
     groups = GroupReader(bench.settings, bench.problems, bench.workers, LocalStore(bench.run_dir))
     narrator = Narrator(bench.clock, "broker/test")
-    return ReportReader(bench.settings, bench.plan, bench.problems, bench.workers, groups, narrator)
+    replicas = Replicas(bench.settings, bench.workers)
+    return ReportReader(bench.settings, bench.plan, bench.problems, bench.workers, groups, narrator, replicas)
 
 
 def failed(job_id: str, error: str | None) -> JobDone:

@@ -1,0 +1,79 @@
+"""A version counts as served once enough replicas hold it."""
+
+from pathlib import Path
+
+import pytest
+
+from services.broker.replicas import Replicas
+from shared.bus.keys import RESULTS
+from shared.bus.memory_server import MemoryServer
+from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.run import Status
+from shared.contracts.weights import VersionLoaded
+from tests.fakes.broker import BrokerBench
+from tests.fakes.student import HandClock
+
+CHECKSUM = "c" * 64
+
+
+def beat(bench: BrokerBench, replica: str, *versions: str, state: str = "ready", ttl_s: float = 60.0) -> None:
+    held = dict.fromkeys(versions, CHECKSUM)
+    heartbeat = Heartbeat(service="student-a", replica=replica, state=state, versions=held, at=0.0)
+    bench.workers.beat(heartbeat, ttl_s=ttl_s)
+
+
+def replicas(bench: BrokerBench) -> Replicas:
+    return Replicas(bench.settings, bench.workers)
+
+
+@pytest.fixture
+def bench(run_dir: Path) -> BrokerBench:
+    """Two replicas of student a must hold a version."""
+    return BrokerBench(run_dir, overrides=["students.a.replicas=2"], server=MemoryServer(HandClock()))
+
+
+def test_as_many_as_the_setting_says(bench: BrokerBench) -> None:
+    beat(bench, "0", "a@v1")
+    beat(bench, "1", "a@v0")
+    beat(bench, "2")
+    assert not replicas(bench).enough("a", "a@v1")
+    assert replicas(bench).enough("a", "a@v1", told_by="1")
+    assert not replicas(bench).enough("a", "a@v1", told_by="0")
+    beat(bench, "2", "a@v1")
+    assert replicas(bench).enough("a", "a@v1")
+
+
+def test_all_that_are_up_where_there_are_fewer(bench: BrokerBench) -> None:
+    assert not replicas(bench).enough("a", "a@v1")
+    beat(bench, "0", "a@v1")
+    beat(bench, "1", state="starting", ttl_s=5.0)
+    assert not replicas(bench).enough("a", "a@v1")
+    beat(bench, "1", state="draining", ttl_s=5.0)
+    assert replicas(bench).enough("a", "a@v1")
+    beat(bench, "1", ttl_s=5.0)
+    clock = bench.server.clock
+    assert isinstance(clock, HandClock)
+    clock.now_s += 6
+    assert replicas(bench).enough("a", "a@v1")
+
+
+def test_one_is_enough_by_default(bench: BrokerBench) -> None:
+    assert replicas(bench).enough("b", "b@v1", told_by="7")
+    assert not replicas(bench).enough("b", "b@v1")
+
+
+def test_the_next_step_waits_for_the_replica_that_lags(bench: BrokerBench) -> None:
+    """The bench's student is replica 0 and says at once what it has loaded."""
+    for replica in ("0", "1"):
+        beat(bench, replica, "a@v0")
+    bench.run(lambda state: state.version["a"] == "a@v1")
+    bench.settle()
+    assert bench.state.served.get("a") != "a@v1" and bench.state.status is Status.TRAINING
+    assert [event.version for event in bench.events("serving")].count("a@v1") == 1  # type: ignore[attr-defined]
+    beat(bench, "0", "a@v1", "a@v2")
+    bench.workers.publish(
+        RESULTS, VersionLoaded(student="a", replica="1", version="a@v1", checksum=CHECKSUM, seconds=0.1)
+    )
+    bench.run(lambda state: state.served.get("a") == "a@v1")
+    beat(bench, "1", "a@v1", "a@v2")
+    assert bench.finish().status is Status.DONE
