@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from services.student import metrics
-from services.student.engines.port import EngineAwayError, UnknownVersionError
+from services.student.engines.port import EngineAwayError, EngineState, UnknownVersionError
 from services.student.flights import Flight, Flights
 from services.student.generation import Failure, describe
 from services.student.intake import HeldJob
@@ -57,8 +57,10 @@ class ContinuousWorker(EngineWorker):
         return super()._in_use() | asked
 
     def _run_next_group(self) -> None:
+        away = self._engine.health().state is EngineState.AWAY
         for held in self.intake.waiting(self._jobs_under_way()):
-            self._start(held)
+            if not away:
+                self._start(held)
         self._land(POLL_S if self._flights.works else 0.0)
 
     def _jobs_under_way(self) -> list[HeldJob]:

@@ -39,6 +39,7 @@ def vllm_settings(student: str = "a") -> list[str]:
         f"students.{student}.engine=vllm",
         f"students.{student}.vllm.python={PYTHON}",
         f"students.{student}.vllm.max_model_len=1024",
+        f"students.{student}.vllm.hang_timeout_s=180",
         EAGER.format(student),
     ]
 

@@ -160,6 +160,16 @@ def test_what_cannot_be_asked_is_refused_before_anything_runs(engine: VllmEngine
         engine.generate([request("word " * 1100)])
 
 
+def test_many_long_prompts_at_once_are_all_answered(engine: VllmEngine) -> None:
+    """More of them than one step of the server takes."""
+    long = "The body moves on. " * 60
+    asked = [
+        request(f"{number}. {long}", number, "a@v0", Sampling(temperature=1, top_p=1, max_tokens=2))
+        for number in range(16)
+    ]
+    assert all(sample.token_ids for sample in engine.generate(asked))
+
+
 def test_a_generation_that_nobody_wants_ends_soon(engine: VllmEngine) -> None:
     cancelled = threading.Event()
     cancelled.set()
@@ -221,7 +231,7 @@ def test_a_bad_version_is_refused_and_the_others_go_on(
 
 
 def processes_of(engine: VllmEngine) -> list[psutil.Process]:
-    process = engine._server.life.process
+    process = engine.server.life.process
     assert process is not None
     return psutil.Process(process.pid).children(recursive=True)
 
@@ -237,7 +247,7 @@ def test_f25_nothing_of_the_server_can_be_reached_but_by_its_own_student(engine:
     """It answers on a socket in a directory of this user's alone, and only with the key of this life."""
     import httpx2
 
-    socket = Path(engine._server.life.client.url.removeprefix("unix:"))
+    socket = Path(engine.server.life.client.url.removeprefix("unix:"))
     assert socket.parent.stat().st_mode & 0o077 == 0
     own = [c for p in processes_of(engine) for c in p.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN]
     assert all(connection.laddr.ip.startswith("127.") for connection in own)
@@ -271,7 +281,7 @@ def test_a_killed_server_comes_back_empty_and_takes_its_versions_again(
     assert len(lost) == 1
     until(lambda: engine.health().state is EngineState.EMPTY, "an empty server")
     assert engine.versions() == {}
-    with pytest.raises(UnknownVersionError):
+    with pytest.raises(EngineAwayError, match="with it a@v1"):
         engine.generate([request("?", version="a@v1")])
     loader.load("a@v1")
     assert engine.health().state is EngineState.READY

@@ -58,6 +58,7 @@ class Client:
 
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url
+        self.key = key
         socket = url.removeprefix("unix:") if url.startswith("unix:") else None
         self._http = httpx2.AsyncClient(
             base_url=url if socket is None else "http://engine",

@@ -63,7 +63,7 @@ class VllmEngine:
     ) -> None:
         self.slots = slots
         self.vocabulary_size = vocabulary_size
-        self._server = server
+        self.server = server
         self._tokenizer = tokenizer
         self._table = TokenTable(tokenizer)
         self._eos = eos_ids(generation_config(model_dir), tokenizer)
@@ -76,7 +76,7 @@ class VllmEngine:
         log.info("vllm answers", vllm=self._version, url=server.life.client.url, max_model_len=limit)
 
     def load(self, version: str, directory: Path | None) -> str:
-        life = self._server.life
+        life = self.server.life
         found = self._base_checksum if directory is None else _checked(directory)
         known = self._checksums.get(version, found)
         if known != found:
@@ -84,29 +84,29 @@ class VllmEngine:
                 f"{version} is loaded with checksum {known}, and {directory} holds {found}: "
                 "a version's files never change; give the new weights a new name"
             )
-        if version not in self._server.held:
+        if version not in self.server.held:
             name = self._base_name if directory is None else f"{version}-{found[:16]}"
             if directory is not None:
                 self._load_at_server(life, name, directory.resolve())
-            self._server.loaded(version, name, life)
+            self.server.loaded(version, name, life)
             self._checksums[version] = found
         return found
 
     def unload(self, version: str) -> None:
         if self._checksums.pop(version, None) is None:
             raise UnknownVersionError(f"expected a version that is loaded, got {version}")
-        name = self._server.unloaded(version)
+        name = self.server.unloaded(version)
         if name is not None and name != self._base_name:
             with suppress(RefusedError, EngineAwayError):  # a server that has lost it needs no telling
-                self._server.life.client.unload(name)
+                self.server.life.client.unload(name)
 
     def versions(self) -> dict[str, str]:
-        return {version: self._checksums[version] for version in self._server.held}
+        return {version: self._checksums[version] for version in self.server.held}
 
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
     ) -> list[Generation]:
-        life = self._server.life
+        life = self.server.life
         prompts = [self._prompt(request) for request in requests]
         readings = [Reading(self._tokenizer, self._table, request) for request in requests]
         calls = [
@@ -120,18 +120,18 @@ class VllmEngine:
         def unwanted() -> OpcodError | None:
             if cancelled is not None and cancelled.is_set():
                 return GenerationCancelledError(f"{len(calls)} samples were stopped before they were complete")
-            return gone(life, self._server)
+            return gone(life, self.server)
 
         try:
             choices = life.client.complete(calls, unwanted)
         except EngineAwayError:
-            self._server.look()
+            self.server.look()
             raise
         answers = zip(readings, prompts, choices, strict=True)
         return [reading.generation(prompt, choice) for reading, prompt, choice in answers]
 
     def health(self) -> EngineHealth:
-        condition = self._server.health.condition
+        condition = self.server.health.condition
         return EngineHealth(_STATES.get(condition, EngineState.AWAY), f"vLLM {self._version}: {condition.value}")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
@@ -139,7 +139,7 @@ class VllmEngine:
 
     def probe(self, version: str) -> tuple[float, ...] | None:
         """Once in each life of the server: the base model under the adapters stays the same in it."""
-        life = self._server.life
+        life = self.server.life
         if life.number == self._probed_life:
             return None
         texts = [encode(self._tokenizer, text) for text in PROBE_TEXTS]
@@ -152,7 +152,7 @@ class VllmEngine:
         return found
 
     def close(self) -> None:
-        self._server.stop()
+        self.server.stop()
 
     def _load_at_server(self, life: Life, name: str, directory: Path) -> None:
         """Raises ModelError where the server refuses it; a name that it holds already stands for the same bytes."""
@@ -172,7 +172,9 @@ class VllmEngine:
         return name, limit
 
     def _name(self, version: str) -> str:
-        held = self._server.held
+        held = self.server.held
+        if version not in held and version in self._checksums:
+            raise EngineAwayError(f"vLLM was lost, and with it {version}: it is loaded again first")
         if version not in held:
             there = ", ".join(held) or "none"
             raise UnknownVersionError(f"expected a version that is loaded ({there}), got {version}: load it first")

@@ -72,7 +72,7 @@ def after(health: Health, seen: Seen, now_s: float, bounds: Bounds) -> Health:
         case Seen.SILENT:
             return _silent(health, now_s, bounds)
         case Seen.LOADED:
-            return replace(health, condition=Condition.HEALTHY, since_s=now_s)
+            return replace(health, condition=Condition.HEALTHY) if condition is Condition.STALE else health
         case Seen.EMPTY:
             return replace(health, condition=Condition.STALE, since_s=now_s)
     restarted = condition in (Condition.RESTARTING, Condition.STALE)

@@ -91,8 +91,8 @@ class Server:
     def loaded(self, version: str, name: str, life: Life) -> None:
         """Raises EngineAwayError if that life is over."""
         with self._lock:
-            if life.number != self._life.number:
-                raise EngineAwayError(f"vLLM was started again while {version} was loaded")
+            if life.number != self._life.number or not self._health.answers:
+                raise EngineAwayError(f"vLLM was lost while {version} was loaded")
             self._held[version] = name
             self._health = after(self._health, Seen.LOADED, self._clock.monotonic_s(), self._bounds)
 

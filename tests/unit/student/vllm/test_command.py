@@ -54,8 +54,9 @@ def test_the_settings_reach_the_command_line() -> None:
     assert not {"--host", "--port", "--api-key"} & set(command)
 
 
-def test_without_a_gpu_nothing_is_said_of_its_memory() -> None:
+def test_without_a_gpu_nothing_is_said_of_its_memory_and_prompts_stay_whole() -> None:
     assert "--gpu-memory-utilization" not in started(CPU)
+    assert "--no-enable-chunked-prefill" in started(CPU) and "--no-enable-chunked-prefill" not in started(GPU)
     assert "--max-model-len" not in started(CPU)
 
 

@@ -33,6 +33,8 @@ ANSWERED, EMPTY, SILENT, ENDED, STARTED, LOADED = Seen
         (STALE, SILENT, 5, STALE),
         (STALE, SILENT, 60, DEAD),
         (STALE, LOADED, 5, HEALTHY),
+        (RESTARTING, LOADED, 5, RESTARTING),
+        (SUSPECT, LOADED, 5, SUSPECT),
         (FAILED, STARTED, 5, FAILED),
         (FAILED, ANSWERED, 5, FAILED),
     ],
@@ -66,5 +68,5 @@ def test_what_came_back_is_never_healthy_before_a_version_was_loaded(history: li
         before, health = health.condition, after(health, seen, now_s, BOUNDS)
         if health.condition in (RESTARTING, STALE, DEAD, FAILED):
             loaded = False
-        loaded = loaded or (seen is LOADED and before not in (DEAD, FAILED))
+        loaded = loaded or (seen is LOADED and before is STALE)
         assert loaded or health.condition not in (HEALTHY, SUSPECT)

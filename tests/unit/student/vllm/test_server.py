@@ -93,9 +93,15 @@ def test_a_server_that_came_back_with_base_weights_is_stale_whoever_brought_it_b
     bench.fake.restart_empty()
     assert bench.turn() is Condition.STALE
     assert bench.server.held == {} and bench.server.life.number > life.number
-    with pytest.raises(EngineAwayError, match="started again while a@v2"):
+    with pytest.raises(EngineAwayError, match="lost while a@v2"):
         bench.server.loaded("a@v2", "a@v2", life)
     assert bench.turn() is Condition.STALE
+
+
+def test_nothing_is_loaded_into_a_server_that_does_not_answer_yet(bench: Bench) -> None:
+    with pytest.raises(EngineAwayError, match="lost while a@v0"):
+        bench.server.loaded("a@v0", "base", bench.server.life)
+    assert bench.server.health.condition is Condition.RESTARTING
 
 
 def test_a_server_that_never_comes_back_is_given_up(bench: Bench) -> None:
@@ -177,7 +183,7 @@ def test_versions_are_names_of_their_bytes(engine: EngineBench, tmp_path: Path) 
 
 def test_a_version_that_the_server_holds_already_is_taken_over_and_another_refusal_told(engine: EngineBench) -> None:
     held = engine.engine.load("a@v1", engine.adapter)
-    engine.engine._server.unloaded("a@v1")
+    engine.engine.server.unloaded("a@v1")
     assert engine.engine.load("a@v1", engine.adapter) == held
     engine.fake.refusal = "rank 4 is too large"
     with pytest.raises(ModelError, match="rank 4 is too large"):
@@ -210,10 +216,12 @@ def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> 
     deadline = time.monotonic() + 20
     while not lost and time.monotonic() < deadline:
         engine.clock.now_s += 1
-        engine.engine._server.look()
+        engine.engine.server.look()
         time.sleep(0.05)
     asking.join(10)
     assert len(lost) == 1 and engine.engine.versions() == {}
+    with pytest.raises(EngineAwayError, match="with it a@v1"):
+        engine.engine.generate([request()])
 
 
 def test_a_version_that_speaks_like_another_model_is_refused(engine: EngineBench, tmp_path: Path) -> None:
