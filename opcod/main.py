@@ -19,6 +19,7 @@ from opcod.commands.replay import replay
 from opcod.commands.run import run
 from opcod.commands.specialize import specialize
 from opcod.commands.status import status
+from opcod.commands.track import track
 from opcod.commands.up import up
 from opcod.commands.weights import app as weights
 from shared.errors import OpcodError
@@ -36,6 +37,7 @@ app.command("up")(up)
 app.command("ask")(ask)
 app.command("eval")(evaluate_student)
 app.command("status")(status)
+app.command("track")(track)
 app.command("doctor")(doctor)
 app.command("prepare")(prepare)
 app.command("keys")(keys)

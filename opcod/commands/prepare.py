@@ -8,6 +8,7 @@ import typer
 
 from opcod.checking import check_settings
 from opcod.deployment import ensure_key, run_lock
+from opcod.engines import write_engines
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -54,6 +55,7 @@ def prepare(
         (paths.run_dir / PREPARED_FILE).unlink(missing_ok=True)
         read_keys(key_file or ensure_key(paths.run_dir))
         seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"))
+        write_engines(paths, settings)
         atomic_write(paths.run_dir / PREPARED_FILE, json.dumps({"seconds": seconds}).encode())
     typer.echo(f"prepared: {paths.run_dir}")
 

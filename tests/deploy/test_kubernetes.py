@@ -1,6 +1,7 @@
 """Every overlay, and every component on top of one: renders, fits the schemas strictly, and keeps the rules."""
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -23,21 +24,28 @@ SERVICES = {"broker": 8080, "inspector": 8090, "student": 8100, "trainer": 8200}
 
 
 @cache
-def with_component(name: str) -> tuple[Tree, ...]:
-    """The component on top of laptop-cpu, as an overlay of somebody's own would have it."""
-    directory = ROOT / "build" / "k8s" / name
-    directory.mkdir(parents=True, exist_ok=True)
+def with_component(*names: str, on: str = "laptop-cpu") -> tuple[Tree, ...]:
+    """Components on top of an overlay, as an overlay of somebody's own would have them."""
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": ["../../../k8s/overlays/laptop-cpu"],
-        "components": [f"../../../k8s/components/{name}"],
+        "resources": [f"../{on}"],
+        "components": [f"../../components/{name}" for name in names],
     }
-    (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return own_overlay("-".join((on, *names)).replace("/", "-"), yaml.safe_dump(kustomization))
+
+
+def own_overlay(name: str, text: str) -> tuple[Tree, ...]:
+    """What a kustomization.yaml beside our overlays renders to."""
+    directory = ROOT / "build" / "k8s" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    there = re.sub(r"\.\./\.\./(?=components/)", "../../../k8s/", text)
+    (directory / "kustomization.yaml").write_text(re.sub(r"(?<![/.])\.\./(?=\w)", "../../../k8s/overlays/", there))
     return rendered(directory)
 
 
 ALL = {name: overlay(name) for name in OVERLAYS} | {f"with {name}": with_component(name) for name in COMPONENTS}
+MODELS_ON_GPUS = with_component("model-volume", "model-volume/engines", on="gpu")
 EACH = pytest.mark.parametrize("objects", ALL.values(), ids=ALL)
 
 
@@ -49,11 +57,18 @@ def workloads(objects: tuple[Tree, ...]) -> Iterator[tuple[str, Tree]]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_it_fits_the_schemas_strictly(objects: tuple[Tree, ...], version: str) -> None:
     for each in objects:
-        own = SCHEMAS / f"{each['kind']}.json"
-        if own.exists():
-            jsonschema.validate(each, json.loads(own.read_text()))
-        else:
-            kubernetes_validate.validate(each, version, strict=True)
+        validate(json.dumps(each), version)
+
+
+@cache
+def validate(text: str, version: str) -> None:
+    """Once for each object: most are the same in all overlays."""
+    each = json.loads(text)
+    own = SCHEMAS / f"{each['kind']}.json"
+    if own.exists():
+        jsonschema.validate(each, json.loads(own.read_text()))
+    else:
+        kubernetes_validate.validate(each, version, strict=True)
 
 
 def test_a_mistake_is_seen() -> None:
@@ -229,6 +244,19 @@ def test_outside_is_only_reached_over_tls() -> None:
 
 
 def test_models_on_a_volume_are_there_for_all_who_load_them() -> None:
-    for name, pod in pods(ALL["with model-volume"]).items():
-        mounts = {mount["mountPath"] for mount in pod["spec"]["containers"][0]["volumeMounts"]}
-        assert ("/models" in mounts) == name.startswith(("student", "trainer", "prepare"))
+    for objects in (ALL["with model-volume"], MODELS_ON_GPUS):
+        for name, pod in pods(objects).items():
+            for container in pod_containers(pod):
+                mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+                loads = name.startswith(("student", "trainer", "prepare")) and container["name"] != "wait-for-prepare"
+                assert ("/models" in mounts) == loads, f"{name} {container['name']}"
+
+
+def test_the_overlay_that_the_documentation_shows_renders() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+    objects = own_overlay("documented", text)
+    assert {"Ingress", "PodMonitor", "PrometheusRule"} <= {each["kind"] for each in objects}
+    environment = of_kind(objects, "ConfigMap")["opcod-environment"]["data"]
+    assert (environment["OPCOD_RUN"], environment["OPCOD_SET_RUN__SEED"]) == ("r2", "1")
+    used = {container["image"] for pod in pods(objects).values() for container in pod_containers(pod)}
+    assert {image.partition("/")[0] for image in used} == {"REGISTRY", "valkey"}

@@ -13,10 +13,12 @@ import pytest
 
 from opcod.commands.keys import keys
 from shared.access import read_keys
+from shared.config.settings import Paths
 from shared.contracts.http import PeersResponse
 from shared.contracts.run import RunState, Status
 from tests.deploy.deployed import Container, compose_containers, kubernetes_containers
 from tests.deploy.places import Place
+from tests.fakes.deployment import write_models
 from tests.fakes.waiting import wait_until
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -24,6 +26,11 @@ RUN = "smoke"
 SMOKE = (("OPCOD_RUN", RUN), ("OPCOD_PRESET", "smoke"))
 RUN_S = 280.0
 SERVICES = ("student-a", "student-b", "trainer-a", "trainer-b", "broker", "inspector")
+SCRIPTED = {
+    f"OPCOD_SET_STUDENTS__{student}__{setting}": value
+    for student in "AB"
+    for setting, value in (("ENGINE", "scripted"), ("DTYPE", "float32"), ("SPECIALIZE", "false"))
+} | {"OPCOD_SET_LORA__FIRST_LAYER": "1"}
 TINY = {
     f"OPCOD_SET_STUDENTS__{student}__{setting}": value
     for student in "AB"
@@ -41,25 +48,26 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def compose(tmp_path: Path, model: Path) -> Iterator[Place]:
-    place = Place(tmp_path, with_tiny_model(compose_containers("cpu", "cli", variables=SMOKE)), {"cache": model})
+    containers = with_settings(compose_containers("cpu", "cli", variables=SMOKE), TINY)
+    place = Place(tmp_path, containers, {"cache": model})
     yield place
     place.kill()
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, model: Path) -> Iterator[Place]:
-    """Its secret is what its operator would make."""
+    """Its secret is what its operator would make. Students answer from a script, trainers have a tiny model."""
     keys(tmp_path / "secrets")
     volumes = {"data/cache": model, "secrets/": tmp_path / "secrets", "acl/": tmp_path / "secrets"}
-    place = Place(tmp_path, with_tiny_model(kubernetes_containers("laptop-cpu")), volumes)
+    place = Place(tmp_path, with_settings(kubernetes_containers("laptop-cpu"), SCRIPTED), volumes)
     yield place
     place.kill()
 
 
-def with_tiny_model(containers: dict[str, Container]) -> dict[str, Container]:
+def with_settings(containers: dict[str, Container], settings: dict[str, str]) -> dict[str, Container]:
     """Settings as an operator would add them, by opcod.env or an overlay."""
     prepare = containers["prepare"]
-    return containers | {"prepare": replace(prepare, environment={**prepare.environment, **TINY})}
+    return containers | {"prepare": replace(prepare, environment={**prepare.environment, **settings})}
 
 
 def state_of(place: Place, key: str) -> RunState:
@@ -95,6 +103,8 @@ def test_every_pod_of_the_cluster_becomes_ready_with_the_secret_that_opcod_keys_
     for name in ("redis", "prepare"):
         cluster.start(name)
     cluster.require_success("prepare")
+    paths = Paths(runs_dir=cluster.directory("data/runs"), run="laptop", cache_dir=cluster.directory("data/cache"))
+    write_models(paths, paths.cache_dir / "tiny")
     for name in SERVICES:
         cluster.start(name)
     for name in SERVICES:

@@ -65,7 +65,6 @@ class VllmEngine:
         self.vocabulary_size = vocabulary_size
         self.server = server
         self._tokenizer = tokenizer
-        self.rendering = rendering_of(tokenizer)
         self._table = TokenTable(tokenizer)
         self.rendering = rendering_of(tokenizer)
         self._eos = eos_ids(generation_config(model_dir), tokenizer)

@@ -1,0 +1,111 @@
+"""A step's stages as spans, out of the event log: from a problem through rollout, tutor and trainer to a version.
+
+What always holds: a step's spans are complete when the version that it made is served, and only then given out; the
+times are those of the events, so nothing has to travel with the messages.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shared.contracts.events import (
+    BatchReady,
+    Event,
+    FeedbackGiven,
+    GroupGraded,
+    StatusChanged,
+    StepApplied,
+    VersionServing,
+)
+from shared.contracts.ids import parse_version
+
+Value = str | int | float
+
+
+@dataclass(frozen=True)
+class Span:
+    """begin, end: seconds since the epoch. children: what it is made of."""
+
+    name: str
+    begin: float
+    end: float
+    attributes: Mapping[str, Value]
+    children: tuple["Span", ...] = ()
+
+
+@dataclass
+class _Open:
+    """A step that is not served yet."""
+
+    begin: float
+    graded: dict[str, GroupGraded] = field(default_factory=dict)
+    told: dict[str, FeedbackGiven] = field(default_factory=dict)
+    sealed: BatchReady | None = None
+    applied: StepApplied | None = None
+
+
+class Steps:
+    """Fed the events of one run in order."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, int], _Open] = {}
+        self._free_since: dict[str, float] = {}
+        self._training_since = 0.0
+
+    def feed(self, event: Event) -> Span | None:
+        """The span of the step that this event ends, if it does."""
+        match event:
+            case StatusChanged(status="TRAINING"):
+                self._training_since = event.at
+            case GroupGraded():
+                self._step(event.student, event.step, event.at).graded[event.problem_id] = event
+            case FeedbackGiven():
+                self._step(event.student, event.step, event.at).told[event.problem_id] = event
+            case BatchReady():
+                self._step(event.student, event.step, event.at).sealed = event
+            case StepApplied():
+                self._step(event.student, event.step, event.at).applied = event
+            case VersionServing():
+                return self._served(event)
+        return None
+
+    def _step(self, student: str, step: int, at: float) -> _Open:
+        """It began when its student had nothing else to do: the version before was served, or training began."""
+        begin = max(self._training_since, self._free_since.get(student, 0.0)) or at
+        return self._open.setdefault((student, step), _Open(min(begin, at)))
+
+    def _served(self, event: VersionServing) -> Span | None:
+        key = event.student, parse_version(event.version)[1]
+        found = self._open.get(key)
+        if found is None or found.sealed is None or found.applied is None:
+            return None  # served again, or told before the step was: it is told once more by the broker
+        del self._open[key]
+        self._free_since[event.student] = event.at
+        return _span_of(found, found.sealed, found.applied, event)
+
+
+def _span_of(found: _Open, sealed: BatchReady, applied: StepApplied, served: VersionServing) -> Span:
+    problems = [_problem(found.begin, graded, found.told.get(name)) for name, graded in found.graded.items()]
+    ready = max([problem.end for problem in problems], default=found.begin)
+    seconds = {f"seconds.{stage}": value for stage, value in applied.metrics.seconds.items()}
+    stages = (
+        Span("seal", min(ready, sealed.at), sealed.at, {"samples": sealed.samples, "feedback": sealed.kept_feedback}),
+        Span("train", sealed.at, applied.at, {"loss": applied.metrics.loss, **seconds}),
+        Span("swap", applied.at, served.at, {"replica": served.replica}),
+    )
+    attributes: dict[str, Value] = {
+        "student": applied.student,
+        "round": applied.round,
+        "step": applied.step,
+        "version": applied.version,
+    }
+    return Span("step", found.begin, served.at, attributes, (*problems, *stages))
+
+
+def _problem(begin: float, graded: GroupGraded, told: FeedbackGiven | None) -> Span:
+    rewards = graded.rewards
+    rollout = Span("rollout", begin, graded.at, {"samples": len(rewards), "mean_reward": sum(rewards) / len(rewards)})
+    attributes = {"problem": graded.problem_id, "domain": graded.domain}
+    if told is None:
+        return Span("problem", begin, graded.at, attributes, (rollout,))
+    feedback = Span("feedback", graded.at, told.at, {"tutor": told.tutor, "tutor_version": told.tutor_version})
+    return Span("problem", begin, max(graded.at, told.at), attributes, (rollout, feedback))

@@ -1,0 +1,149 @@
+"""A vLLM beside its student: what `opcod prepare` writes down is what the container starts, and both see one socket."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from opcod.engines import ANYWHERE, write_engines
+from opcod.preparing import ModelEntry, create_run
+from services.student.engines.vllm.command import Model, arguments
+from shared.config.loading import load_settings
+from shared.config.settings import Paths, RunSettings
+from shared.contracts.ids import seed_of
+from shared.errors import ConfigError
+from tests.deploy.deployed import K8S, Tree, compose, of_kind, overlay, pods
+from tests.deploy.test_agreement import PLACES, processes
+
+SERVE = K8S / "components" / "gpu" / "serve.sh"
+GPU_PLACES = [where for where in PLACES if "gpu" in where]
+STUB = """\
+#!/usr/bin/env bash
+printf '%s\\n' "$@" > "$HERE/arguments"
+env > "$HERE/environment"
+"""
+
+
+def vllm_run(tmp_path: Path, *overrides: str) -> Paths:
+    beside = [
+        f"students.{s}.{key}={value}"
+        for s in "ab"
+        for key, value in (("engine", "vllm"), ("vllm.url", f"unix:/data/engines/{s}.sock"))
+    ]
+    paths = Paths(runs_dir=tmp_path, run="r1", cache_dir=tmp_path / "cache")
+    create_run(paths, load_settings(preset="smoke", overrides=[*beside, *overrides], environ={}))
+    return paths
+
+
+def settings_of(paths: Paths) -> RunSettings:
+    return load_settings(config=paths.run_dir / "config.toml", environ={})
+
+
+def prepared(paths: Paths) -> Paths:
+    (paths.run_dir / "models").mkdir()
+    for name in "ab":
+        entry = ModelEntry(path=Path("/data/cache/models") / name, sha256="0" * 64)
+        (paths.run_dir / "models" / f"{name}.json").write_text(entry.model_dump_json())
+    (paths.run_dir / "prepared.json").write_text("{}")
+    return paths
+
+
+def test_the_container_starts_the_server_that_a_student_would_start(tmp_path: Path) -> None:
+    paths = prepared(vllm_run(tmp_path, 'students.b.vllm.arguments=["--enforce-eager", "--hf-overrides={\\"a\\": 1}"]'))
+    settings = settings_of(paths)
+    write_engines(paths, settings)
+    stub = tmp_path / "bin" / "python3"
+    stub.parent.mkdir()
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    told = {"PATH": f"{stub.parent}:{os.environ['PATH']}", "HERE": str(tmp_path), "OPCOD_RUN_DIR": str(paths.run_dir)}
+    done = subprocess.run(
+        ["bash", str(SERVE)],
+        env={**told, "OPCOD_STUDENT": "b"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    student = settings.students["b"]
+    model = Model(Path("/data/cache/models/b"), student.dtype, settings.lora.rank)
+    expected = arguments(
+        ANYWHERE,
+        student.vllm,
+        model,
+        socket=Path("/data/engines/b.sock"),
+        slots=student.slots,
+        seed=seed_of(settings.run.seed, "b", "vllm"),
+    )
+    assert (tmp_path / "arguments").read_text().splitlines() == expected[1:]
+    assert json.loads(expected[-1].partition("=")[2]) == {"a": 1}
+    variables = (tmp_path / "environment").read_text().splitlines()
+    assert {"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1", "HF_HUB_OFFLINE=1", "VLLM_NO_USAGE_STATS=1"} <= set(variables)
+    assert not [variable for variable in variables if variable.startswith("VLLM_API_KEY")]
+
+
+def test_a_student_that_starts_its_own_server_needs_no_files(tmp_path: Path) -> None:
+    paths = prepared(vllm_run(tmp_path, "students.a.vllm.url=none"))
+    write_engines(paths, settings_of(paths))
+    assert {file.name for file in (paths.run_dir / "engines").iterdir()} == {"b.arguments", "b.environment"}
+
+
+def test_a_model_that_is_not_prepared_and_an_argument_of_two_lines_are_refused(tmp_path: Path) -> None:
+    paths = vllm_run(tmp_path, 'students.a.vllm.arguments=["one\\ntwo"]')
+    with pytest.raises(ConfigError, match="prepared model of student a"):
+        write_engines(paths, settings_of(paths))
+    with pytest.raises(ConfigError, match="one line each"):
+        write_engines(prepared(paths), settings_of(paths))
+
+
+@pytest.mark.parametrize("where", GPU_PLACES)
+def test_student_and_engine_meet_at_the_socket_that_the_settings_name(where: str) -> None:
+    prepare = processes(where)["prepare"]
+    settings = load_settings(preset=prepare.environment["OPCOD_PRESET"], environ=prepare.environment)
+    for name, student in settings.students.items():
+        assert student.engine == "vllm"
+        assert student.vllm.url == f"unix:/data/engines/{name}.sock"
+        assert "/data/engines" in processes(where)[f"student-{name}"].mounts
+    assert "/data/engines/$OPCOD_STUDENT.sock" in SERVE.read_text()
+
+
+@pytest.mark.parametrize("profile", ["gpu", "gpu1"])
+def test_engines_of_compose_have_no_network_and_read_only_data(profile: str) -> None:
+    services = compose(profile)["services"]
+    engines = {name: service for name, service in services.items() if name.startswith("vllm")}
+    assert {service["environment"]["OPCOD_STUDENT"] for service in engines.values()} == {"a", "b"}
+    for service in engines.values():
+        assert service["network_mode"] == "none"
+        mounts = {mount["target"]: mount.get("read_only", False) for mount in service["volumes"]}
+        assert mounts == {
+            "/data/runs": True,
+            "/data/cache": True,
+            "/data/engines": False,
+            "/etc/opcod/serve.sh": True,
+        }
+    used = [gpu for service in services.values() for gpu in gpus(service)]
+    assert (used.count("0"), used.count("1")) == ((5, 0) if profile == "gpu1" else (3, 2))
+
+
+def gpus(service: Tree) -> list[str]:
+    devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+    return [each for device in devices for each in device["device_ids"]]
+
+
+def test_engines_of_the_cluster_are_sidecars_with_a_gpu_each() -> None:
+    objects = overlay("gpu")
+    for name, pod in pods(objects).items():
+        engines = [each for each in pod["spec"].get("initContainers", []) if each["name"] == "vllm"]
+        assert bool(engines) == name.startswith("student")
+        for engine in engines:
+            assert engine["restartPolicy"] == "Always"
+            assert engine["resources"]["limits"]["nvidia.com/gpu"] == 1
+            (volume,) = (each for each in pod["spec"]["volumes"] if each["name"] == "engines")
+            assert volume["emptyDir"] == {}
+        if name.startswith(("trainer", "prepare")):
+            assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    (serve,) = (each for name, each in of_kind(objects, "ConfigMap").items() if name.startswith("opcod-serve"))
+    assert serve["data"]["serve.sh"] == SERVE.read_text()

@@ -1,0 +1,47 @@
+"""What a container's health check finds."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.waiting import wait_until
+
+PROBE = [sys.executable, "-m", "shared.probing"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[str]:
+    """The port of a real service."""
+    url = tmp_path / "url"
+    command = [sys.executable, "-m", "tests.fakes.serving_child", "0", str(url), "works"]
+    with subprocess.Popen(command, cwd=ROOT) as running:
+        wait_until(url.exists, "the service's URL")
+        yield url.read_text().rpartition(":")[2]
+        running.terminate()
+
+
+def probed(**variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(PROBE, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_service_that_is_ready_is_well_also_where_it_listens_on_every_address(service: str) -> None:
+    for host in ("127.0.0.1", "0.0.0.0"):
+        done = probed(OPCOD_PORT=service, OPCOD_HOST=host, http_proxy="http://127.0.0.1:9")
+        assert done.returncode == 0, done.stderr
+
+
+def test_one_that_is_not_there_is_not_well_and_the_reason_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = taken.getsockname()[1]
+    done = probed(OPCOD_PORT=str(free))
+    assert done.returncode == 1
+    assert f"http://127.0.0.1:{free}/readyz" in done.stderr
+
+
+def test_a_container_that_serves_nothing_is_well() -> None:
+    assert probed().returncode == 0
