@@ -92,7 +92,8 @@ def take(
     page.wait_for_timeout(SETTLE_MS)
     tokens = page.locator(".heat .token")
     if tokens.count():
-        tokens.nth(tokens.count() - 2).hover()
+        heats = tokens.evaluate_all("all => all.map((token) => Number(token.className.slice(-1)))")
+        tokens.nth(heats.index(max(heats))).hover()
     page.screenshot(path=IMAGES / f"{name}.png", full_page=whole)
     context.close()
 
