@@ -5,6 +5,7 @@ import sys
 import typer
 
 from opcod.commands.ask import ask
+from opcod.commands.bundle import bundle
 from opcod.commands.compare import compare
 from opcod.commands.dlq import app as dlq
 from opcod.commands.doctor import doctor
@@ -39,6 +40,7 @@ app.command("prepare")(prepare)
 app.command("replay")(replay)
 app.command("specialize")(specialize)
 app.command("model")(model)
+app.command("bundle")(bundle)
 app.add_typer(feedback, name="feedback")
 app.add_typer(dlq, name="dlq")
 app.add_typer(weights, name="weights")

@@ -30,6 +30,10 @@ class ModelError(ConfigError):
     """A model directory that cannot be used: missing, without safetensors, or of the wrong shape."""
 
 
+class NotFoundError(OpcodError):
+    """Something that was asked for by its name, and that is not there."""
+
+
 class UnavailableError(OpcodError):
     """A peer or server that did not answer before its deadline."""
 

@@ -1,24 +1,41 @@
-"""`opcod feedback`: what the peers say to each other, as it happens."""
+"""`opcod feedback`: what the peers say to each other, as it happens and afterwards; and acting on it (acting.py)."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Annotated
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
 
 import typer
 
-from opcod.deployment import live_deployment
+from opcod.commands.acting import Exchange, RunName, add_acts
+from opcod.deployment import Deployment, live_deployment
+from opcod.exchange_text import brief, whole
+from opcod.exchanges import named_exchange, open_exchanges, read_filter
 from opcod.interrupting import interruptible
 from opcod.options import RUNS_DIR, ConfigFile, Overrides, Preset, RunsDir
 from opcod.progress import warning
+from services.inspector.export import Format
+from services.inspector.filters import ExchangeFilter
 from shared.bus.redis import RedisBus
+from shared.contracts.acting import ExchangeRef
 from shared.contracts.events import Event
+from shared.errors import ConfigError, NotFoundError, UnavailableError
 
-SHOWN = ("feedback", "revised", "alarm", "silenced")
+SHOWN = ("feedback", "revised", "alarm", "silenced", "acted")
 PAGE = 200
 POLL_S = 1.0
 
 app = typer.Typer(help="What the peers say to each other.", no_args_is_help=True)
+
+AnyRun = Annotated[str | None, typer.Option("--run", help="Default: the one that is up, or was begun last.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option("--filter", help="name=value, as the inspector's API has it (verdict=no_match); may be repeated."),
+]
 
 
 @app.callback()
@@ -28,18 +45,100 @@ def feedback() -> None:
 
 @app.command("tail")
 def tail(
-    run_name: Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")] = None,
-    last: Annotated[int, typer.Option("--last", min=0, help="Begin with this many that were said before.")] = 10,
+    run_name: RunName = None,
+    last: Annotated[int, typer.Option("--last", min=0, max=200, help="Begin with this many that were before.")] = 10,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until Ctrl-C.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Json = False,
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Follow the feedback and the revisions of a run that is up, and what is wrong with them."""
+    """Follow the feedback and the revisions of a run that is up, and what is wrong with them.
+
+    Of a run that is named and not up, the last exchanges are shown.
+    """
     del preset, config, overrides  # a run brings its settings; the options are there as in every command
-    deployment = live_deployment(runs_dir.resolve(), run_name)
+    root = runs_dir.resolve()
+    try:
+        deployment = live_deployment(root, run_name)
+    except UnavailableError:
+        if run_name is None:
+            raise
+        _show_stored(root, run_name, last, as_json)
+        return
+    _follow(deployment, last, follow, as_json)
+
+
+@app.command("show")
+def show(
+    key: Exchange,
+    run_name: AnyRun = None,
+    as_json: Json = False,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Show one exchange whole: texts, verdict, revision, history, and where the self-teacher disagreed."""
+    with open_exchanges(runs_dir.resolve(), run_name) as exchanges:
+        exchange = named_exchange(exchanges, key)
+        if as_json:
+            typer.echo(exchange.model_dump_json())
+            return
+        try:
+            typer.echo(whole(exchange, exchanges.trace(exchange)))
+        except NotFoundError as error:
+            typer.echo(whole(exchange, str(error)))
+
+
+@app.command("export")
+def export(
+    format_: Annotated[Format, typer.Option("--format", help="parquet needs the extra `export`.")] = "jsonl",
+    out: Annotated[Path | None, typer.Option("--out", help="A file; default: standard output.")] = None,
+    filters: Filters = None,
+    run_name: AnyRun = None,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Write every exchange of a filter, oldest first; a run need not be up."""
+    wanted = read_filter(filters or [])
+    if out is None and sys.stdout.isatty() and format_ == "parquet":
+        raise ConfigError("parquet is not for a terminal: name a file with --out, or send the output to one")
+    with open_exchanges(runs_dir.resolve(), run_name) as exchanges:
+        pieces = exchanges.export(wanted, format_)
+        with _target(out) as file:
+            for piece in pieces:
+                file.write(piece)
+    if out is not None:
+        typer.echo(f"written: {out}", err=True)
+
+
+add_acts(app)
+
+
+@contextmanager
+def _target(out: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that appears whole or not at all. Raises ConfigError where it cannot be written."""
+    if out is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    part = out.with_name(f"{out.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(out)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _show_stored(runs_dir: Path, run: str, last: int, as_json: bool) -> None:
+    with open_exchanges(runs_dir, run) as exchanges:
+        found = exchanges.newest(ExchangeFilter(), last) if last else ()
+        for exchange in reversed(found):
+            typer.echo(exchange.model_dump_json() if as_json else brief(exchange))
+
+
+def _follow(deployment: Deployment, last: int, follow: bool, as_json: bool) -> None:
     bus = RedisBus(deployment.redis_url, deployment.run)
     log = ExchangeLog(bus)
     for event in deque(log.new(), maxlen=last):
@@ -53,7 +152,7 @@ def tail(
 
 
 class ExchangeLog:
-    """Feedback, revisions and warnings in the run's log, each once."""
+    """Feedback, revisions, warnings and acts in the run's log, each once."""
 
     def __init__(self, bus: RedisBus) -> None:
         self._bus = bus
@@ -74,12 +173,20 @@ def describe(event: Event) -> str:
     """One event on a few lines."""
     if event.kind == "feedback":
         mark = "right" if event.correct else "wrong"
-        head = f"r{event.round} {event.student} step {event.step} {event.problem_id}#{event.sample} ({mark})"
+        head = f"{_key(event.student, event.step, event.problem_id, event.sample)} (round {event.round}, {mark})"
         said = (event.raw or "").strip() or "(nothing)"
         return f"{head} <- {event.tutor} [{event.verdict}]\n  {event.response.strip()}\n  {said}"
     if event.kind == "revised":
-        head = f"r{event.round} {event.student} step {event.step} {event.problem_id}#{event.sample}"
+        head = f"{_key(event.student, event.step, event.problem_id, event.sample)} (round {event.round})"
         return f"{head} revised: {event.change}\n  {event.text.strip()}"
     if event.kind == "alarm" or event.kind == "silenced":
         return warning(event)
+    if event.kind == "acted":
+        what = event.act.tutor if event.act.act == "silence" else event.act.exchange.key
+        refused = f" (refused: {event.refused})" if event.refused else ""
+        return f"{event.act.act} {what}, {event.act.by}: {event.act.reason}{refused}"
     return event.kind
+
+
+def _key(student: str, step: int, problem_id: str, sample: int) -> str:
+    return ExchangeRef(student=student, step=step, problem_id=problem_id, sample=sample).key

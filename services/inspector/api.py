@@ -1,20 +1,20 @@
 """The inspector's JSON API: exchanges with filters and full text, the log of events, a live stream, an export."""
 
 import threading
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Header, HTTPException, Path, Query
 from fastapi.responses import StreamingResponse
 from pydantic import Field, model_validator
 
-from services.inspector.export import exchange_lines
+from services.inspector.export import MEDIA_TYPES, Format, exported
 from services.inspector.filters import MAX_INTEGER, ExchangeFilter, Whole
 from services.inspector.store import Store
 from services.inspector.stream import KEEP_ALIVE_S, EventStream, Viewers, live_events
 from services.inspector.stream_ids import START
-from services.inspector.traces import NoTraceError, Traces
+from services.inspector.traces import Traces
 from services.inspector.views import EventPage, ExchangeView, FeedbackPage, TraceView, event_view
-from shared.errors import ConfigError
+from shared.errors import ConfigError, NotFoundError
 from shared.http import READ
 
 MAX_PAGE = 200
@@ -38,7 +38,7 @@ class FeedbackQuery(ExchangeFilter):
 
 
 class ExportQuery(ExchangeFilter):
-    format: Literal["jsonl"] = "jsonl"
+    format: Format = "jsonl"
 
 
 def inspector_routes(
@@ -60,7 +60,7 @@ def inspector_routes(
         """404 where this rollout was not traced; the message says why."""
         try:
             return traces.of(known_exchange(store, exchange_id))
-        except NoTraceError as error:
+        except NotFoundError as error:
             raise HTTPException(404, str(error)) from error
 
     @router.get("/events")
@@ -80,8 +80,9 @@ def inspector_routes(
 
     @router.get("/export")
     def export(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
-        headers = {"Content-Disposition": 'attachment; filename="exchanges.jsonl"'}
-        return StreamingResponse(exchange_lines(store, query), media_type="application/x-ndjson", headers=headers)
+        headers = {"Content-Disposition": f'attachment; filename="exchanges.{query.format}"'}
+        pieces = exported(store, query, query.format)
+        return StreamingResponse(pieces, media_type=MEDIA_TYPES[query.format], headers=headers)
 
     return router
 

@@ -26,6 +26,7 @@ class ExchangeFilter(BaseModel):
     domain: Text | None = None
     verdict: Text | None = None
     problem_id: Text | None = None
+    sample: Whole | None = None
     correct: bool | None = None
     change: Literal["fixed", "broke", "same"] | None = None
     acted: Literal["flag", "exclude"] | None = None
@@ -38,7 +39,7 @@ Condition = tuple[str, str | int]
 def conditions(wanted: ExchangeFilter) -> list[Condition]:
     """(SQL condition, its one parameter) for each given field; tables are `exchanges` and `revisions`."""
     found: list[Condition] = []
-    for name in ("round", "step", "student", "tutor", "domain", "problem_id", "correct"):
+    for name in ("round", "step", "student", "tutor", "domain", "problem_id", "sample", "correct"):
         value = getattr(wanted, name)
         if value is not None:
             found.append((f"exchanges.{name} = ?", value))

@@ -12,6 +12,7 @@ from shared.contracts.envelope import Message
 from shared.contracts.messages import Contract
 
 MAX_REASON_CHARS = 500
+ACTS = "acts"
 
 _KEY = re.compile(r"(?P<student>[^./]+)\.s(?P<step>\d{1,9})\.(?P<problem_id>.+)\.(?P<sample>\d{1,6})", re.DOTALL)
 
@@ -91,4 +92,4 @@ class Accepted(Contract):
 
 def act_record(id_: str) -> str:
     """Where an act is kept, relative to the run's directory."""
-    return f"acts/{id_}.json"
+    return f"{ACTS}/{id_}.json"

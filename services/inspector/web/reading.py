@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from services.inspector.filters import ExchangeFilter, Text, Whole
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
-from services.inspector.traces import NoTraceError, Traces
+from services.inspector.traces import Traces
 from services.inspector.views import ExchangeView, TraceView
 from services.inspector.web.live import Place, newest_place
 from services.inspector.web.marking import Piece, marked_concept, reviewed
@@ -19,7 +19,7 @@ from services.inspector.web.rendering import field_text
 from shared.contracts.batches import BatchSample
 from shared.contracts.events import GateDecided, GroupGraded
 from shared.contracts.run import GateDecision
-from shared.errors import StorageError
+from shared.errors import NotFoundError, StorageError
 
 PAGE = 50
 
@@ -170,7 +170,7 @@ def _trace(traces: Traces, exchange: ExchangeView) -> tuple[TraceView | None, st
     """The trace, or why there is none."""
     try:
         return traces.of(exchange), ""
-    except (NoTraceError, StorageError) as error:
+    except (NotFoundError, StorageError) as error:
         return None, str(error)
 
 

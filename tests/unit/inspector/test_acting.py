@@ -5,24 +5,7 @@ from fastapi.testclient import TestClient
 from services.inspector.filters import ExchangeFilter
 from services.inspector.records import Entry
 from services.inspector.store import Store
-from shared.contracts.acting import ExchangeAct, ExchangeRef
-from shared.contracts.events import Acted
-from tests.unit.inspector.told import feedback
-
-P1 = ExchangeRef(student="a", step=1, problem_id="p1", sample=0)
-
-
-def acted(number: int, act: str = "flag", exchange: ExchangeRef = P1, refused: str | None = None) -> Acted:
-    made = ExchangeAct.model_validate(
-        {
-            "id": f"{number:032x}",
-            "act": act,
-            "exchange": exchange,
-            "by": "admin key 0123abcd",
-            "reason": f"because {number}",
-        }
-    )
-    return Acted(at=float(number), source="broker/0", round=1, act=made, refused=refused)
+from tests.unit.inspector.told import P1, acted, feedback
 
 
 def found(store: Store, act: str) -> list[str]:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from services.inspector.config import InspectorConfig
 from shared.bus.port import DeadLetter
 from shared.config.loading import load_settings
+from shared.contracts.acting import ExchangeAct, ExchangeRef
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
-from shared.contracts.events import BatchReady, Event, FeedbackGiven, Revised, StatusChanged
+from shared.contracts.events import Acted, BatchReady, Event, FeedbackGiven, Revised, StatusChanged
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.messages import ChatMessage
 from shared.errors import UnavailableError
@@ -75,6 +76,22 @@ def revised(
         change=change,
         text="The force is 6 N.",
     )
+
+
+P1 = ExchangeRef(student="a", step=1, problem_id="p1", sample=0)
+
+
+def acted(number: int, act: str = "flag", exchange: ExchangeRef = P1, refused: str | None = None) -> Acted:
+    made = ExchangeAct.model_validate(
+        {
+            "id": f"{number:032x}",
+            "act": act,
+            "exchange": exchange,
+            "by": "admin key 0123abcd",
+            "reason": f"because {number}",
+        }
+    )
+    return Acted(at=float(number), source="broker/0", round=1, act=made, refused=refused)
 
 
 def status(number: int = 0) -> StatusChanged:

@@ -1,0 +1,111 @@
+"""A run as one page without a server: its report, its exchanges, and a filter over them in the browser.
+
+What always holds: every text of a model or a person is escaped where it is put in; the page asks nobody for anything
+and says so to the browser (a Content-Security-Policy that allows its own style and script by their hashes, and
+nothing else); and it reads without JavaScript, which only filters.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from opcod.diagnostics_text import warning_lines
+from opcod.report import Report
+from opcod.report_text import PICTURES, grids, verdict_lines
+from services.inspector.views import ExchangeView, TraceView
+from shared.contracts.traces import Alternative
+
+PAGE_STYLE = ("services.inspector", "web/static/page.css")
+"""The inspector's own sheet, so that a bundle looks as the page does."""
+
+HEAT_NATS = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""Where each step of the heat map begins, as on the inspector's page."""
+
+FILTERS = ("student", "tutor", "domain", "verdict", "round", "change", "correct")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One exchange, and its trace where there is one."""
+
+    exchange: ExchangeView
+    trace: TraceView | None
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What the filter in the browser goes by."""
+        exchange = self.exchange
+        change = exchange.revision.change if exchange.revision else "not revised"
+        made = {"change": change, "correct": "right" if exchange.correct else "wrong"}
+        return {name: made.get(name) or str(getattr(exchange, name)) for name in FILTERS}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The exchanges of a page: these of that many."""
+
+    shown: Sequence[Shown]
+    total: int
+
+
+def render(report: Report, part: Part, pictures: Path) -> str:
+    """The page. pictures: the folder of the report's pictures; one that is not there is left out."""
+    style, script = _style(), _own("bundle.js")
+    environment = Environment(
+        loader=PackageLoader("opcod.bundle", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"moment": moment, "heat": heat, "likeliest": likeliest}
+    return environment.get_template("bundle.jinja").render(
+        report=report,
+        verdict_lines=verdict_lines(report),
+        warnings=warning_lines(report.silenced, report.alarms),
+        grids=[grid for grid in grids(report) if grid.rows],
+        part=part,
+        choices={name: sorted({shown.values[name] for shown in part.shown}) for name in FILTERS},
+        pictures=[(name.removesuffix(".png"), found) for name in PICTURES if (found := _picture(pictures / name))],
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+    )
+
+
+def moment(at: float) -> str:
+    """Seconds since the epoch as a date and time in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def heat(divergence: float) -> int:
+    """The step of the heat map, 0 to 5."""
+    return sum(divergence >= start for start in HEAT_NATS)
+
+
+def likeliest(top: tuple[Alternative, ...]) -> str:
+    return ", ".join(f"{each.text!r} {each.probability:.2f}" for each in top[:3])
+
+
+def _style() -> str:
+    package, name = PAGE_STYLE
+    sheet = files(package) / name
+    return _own("bundle.css") + (sheet.read_text() if sheet.is_file() else "")
+
+
+def _own(name: str) -> str:
+    return (files("opcod.bundle") / name).read_text()
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _picture(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

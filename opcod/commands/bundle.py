@@ -1,0 +1,75 @@
+"""`opcod bundle`: a run as a static page that needs no server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from opcod.bundle.page import Part, Shown, render
+from opcod.exchanges import StoredExchanges, read_filter, run_directory
+from opcod.options import RUNS_DIR, RunsDir
+from opcod.report import Report
+from services.inspector.from_files import stored_run
+from services.inspector.views import ExchangeView, TraceView
+from shared.blobs.local import atomic_write
+from shared.errors import ConfigError, NotFoundError
+
+PAGE = "index.html"
+DATA = "exchanges.jsonl"
+REPORT = "report.json"
+
+
+def bundle(
+    run_name: Annotated[str, typer.Argument(help="The run.", metavar="RUN")],
+    out: Annotated[Path, typer.Option("--out", help="A folder: new, empty, or of an earlier bundle.")],
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="So many exchanges on the page, the newest ones.")
+    ] = 1000,
+    filters: Annotated[
+        list[str] | None, typer.Option("--filter", help="name=value: which exchanges; may be repeated.")
+    ] = None,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Write report, scores and exchanges as one page that opens from a folder and asks no server for anything.
+
+    Beside it lie every exchange of the filter (exchanges.jsonl) and the report (report.json).
+    """
+    wanted = read_filter(filters or [])
+    run_dir = run_directory(runs_dir.resolve(), run_name)
+    report = _report(run_dir)
+    _check(out)
+    with stored_run(run_dir) as store:  # the files, also while it is up: a page asks for more than a key may
+        exchanges = StoredExchanges(store, run_dir)
+        data = b"".join(exchanges.export(wanted, "jsonl"))
+        shown = [Shown(exchange, _trace(exchanges, exchange)) for exchange in exchanges.newest(wanted, limit)]
+    part = Part(shown, data.count(b"\n"))
+    page = render(report, part, run_dir / "report")
+    for name, content in ((DATA, data), (REPORT, report.model_dump_json(indent=1).encode()), (PAGE, page.encode())):
+        atomic_write(out / name, content)
+    typer.echo(f"written: {out / PAGE} ({len(part.shown)} of {part.total} exchanges on the page)")
+
+
+def _trace(exchanges: StoredExchanges, exchange: ExchangeView) -> TraceView | None:
+    try:
+        return exchanges.trace(exchange)
+    except NotFoundError:
+        return None
+
+
+def _report(run_dir: Path) -> Report:
+    path = run_dir / "report" / REPORT
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            f"expected the run's report at {path}, which `opcod run --resume {run_dir.name}` writes: {error}"
+        ) from error
+
+
+def _check(out: Path) -> None:
+    """Nothing of somebody else's is written over."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: expected a folder, {out} is a file")
+    if out.is_dir() and any(out.iterdir()) and not (out / DATA).exists():
+        raise ConfigError(f"--out: {out} holds something that is no bundle; name a new or an empty folder")

@@ -1,0 +1,57 @@
+"""A bundle opened from its folder, in a real Chromium: it filters, asks for nothing, and runs nothing hostile."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("playwright", reason="playwright is not installed; `pip install -e '.[dev]'` brings it")
+
+from playwright.sync_api import Browser
+
+from opcod.main import app
+from tests.browser.chromium import chromium, viewer
+from tests.fakes.bundled import HOSTILE, write_run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bundle")
+    write_run(root / "runs" / "r1")
+    done = CliRunner().invoke(app, ["bundle", "r1", "--runs-dir", str(root / "runs"), "--out", str(root / "out")])
+    assert done.exit_code == 0, done.output
+    return root / "out"
+
+
+def test_it_opens_from_a_folder_and_filters(browser: Browser, folder: Path) -> None:
+    with viewer(browser, folder.as_uri()) as watched:
+        page = watched.open("/index.html")
+        everything = len(HOSTILE) + 1
+        assert page.locator("article:visible").count() == everything
+        page.get_by_label("Words").fill("right to LEFT")
+        assert page.locator("article:visible").count() == 1
+        assert page.locator("#count").inner_text() == f"1 of the {everything} exchanges on this page."
+        page.get_by_role("button", name="Show all").click()
+        page.wait_for_function(f"document.querySelectorAll('article:not([hidden])').length === {everything}")
+        page.get_by_label("change").select_option("fixed")
+        assert page.locator("article:visible h3").all_inner_texts() == ["a.s1.p0.0"]
+        assert page.title() == "r1 · opcod", "nothing hostile ran"
+        assert watched.faults == []
+
+
+def test_it_reads_without_javascript_and_on_a_phone(browser: Browser, folder: Path) -> None:
+    with viewer(browser, folder.as_uri(), java_script_enabled=False, viewport={"width": 360, "height": 700}) as watched:
+        page = watched.open("/index.html")
+        assert page.locator("article:visible").count() == len(HOSTILE) + 1
+        assert page.locator("#filter:visible").count() == 0
+        assert page.locator(".heat-4").first.get_attribute("title").startswith("0.7000 nats")  # type: ignore[union-attr]
+    with viewer(browser, folder.as_uri(), viewport={"width": 360, "height": 700}) as watched:
+        page = watched.open("/index.html")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than the screen"
