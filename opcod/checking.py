@@ -28,7 +28,7 @@ def check_settings(paths: Paths, settings: RunSettings) -> None:
 
 def base_model(settings: RunSettings, student: str, paths: Paths) -> Path:
     """The directory of a student's base model, converted or fetched if needed. Raises ModelError."""
-    from shared.modeling.loading import resolve_model
+    from shared.modeling.resolving import resolve_model
 
     return resolve_model(settings.students[student].model, paths.cache_dir)
 

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import httpx2
+from httpx2 import EventSource
 from pydantic import BaseModel
 
 from opcod.deployment import Deployment
-from shared.errors import NotFoundError, OpcodError, UnavailableError
+from shared.contracts.http import ErrorResponse
+from shared.errors import ConfigError, NotFoundError, OpcodError, UnavailableError
 
 TIMEOUT_S = 180.0
 
@@ -28,9 +30,25 @@ class Client:
         return self._deployment.run
 
     def broker(self, method: str, path: str, answer: type[Answer], body: BaseModel | None = None) -> Answer:
-        if self._deployment.broker is None:
-            raise UnavailableError(f"run {self._deployment.run} has no broker up")
-        return answer.model_validate(self._request(method, self._deployment.broker.url + path, body))
+        return answer.model_validate(self._request(method, self._broker_url() + path, body))
+
+    def broker_events(self, path: str, body: BaseModel) -> Iterator[httpx2.ServerSentEvent]:
+        """Post to the broker and get its answer event by event, as they come."""
+        url = self._broker_url() + path
+        json, accept = body.model_dump(mode="json", exclude_none=True), {"Accept": "text/event-stream"}
+        try:
+            with self._http.stream("POST", url, json=json, headers=accept) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise _refusal(url, response)
+                for event in EventSource(response):
+                    if event.event == "error":
+                        raise OpcodError(
+                            f"{url} broke off: {ErrorResponse.model_validate_json(event.data).error.message}"
+                        )
+                    yield event
+        except httpx2.HTTPError as silent:
+            raise UnavailableError(f"{url} did not answer: {silent!r}; look at `opcod status`") from silent
 
     def inspector(self, path: str, answer: type[Answer], params: dict[str, str]) -> Answer:
         return answer.model_validate(self._request("GET", self._inspector_url() + path, None, params))
@@ -42,13 +60,18 @@ class Client:
             with self._http.stream("GET", url, params=params) as response:
                 if response.status_code >= 400:
                     response.read()
-                    _refuse(url, response)
+                    raise _refusal(url, response)
                 yield from response.iter_bytes()
         except httpx2.HTTPError as error:
             raise UnavailableError(f"{url} did not answer: {error!r}; look at `opcod status`") from error
 
     def close(self) -> None:
         self._http.close()
+
+    def _broker_url(self) -> str:
+        if self._deployment.broker is None:
+            raise UnavailableError(f"run {self._deployment.run} has no broker up")
+        return self._deployment.broker.url
 
     def _inspector_url(self) -> str:
         if self._deployment.inspector is None:
@@ -61,18 +84,19 @@ class Client:
             response = self._http.request(method, url, json=json, params=params)
         except httpx2.HTTPError as error:
             raise UnavailableError(f"{url} did not answer: {error!r}; look at `opcod status`") from error
-        _refuse(url, response)
+        if response.status_code >= 400:
+            raise _refusal(url, response)
         return response.json()
 
 
-def _refuse(url: str, response: httpx2.Response) -> None:
-    """Raises for an answer that is an error."""
+def _refusal(url: str, response: httpx2.Response) -> OpcodError:
     if response.status_code in (429, 503):
-        raise UnavailableError(f"{url} is not available now: {_message(response)}")
+        return UnavailableError(f"{url} is not available now: {_message(response)}")
     if response.status_code == 404:
-        raise NotFoundError(_message(response))
-    if response.status_code >= 400:
-        raise OpcodError(f"{url} answered {response.status_code}: {_message(response)}")
+        return NotFoundError(_message(response))
+    if response.status_code in (400, 422):
+        return ConfigError(_message(response))
+    return OpcodError(f"{url} answered {response.status_code}: {_message(response)}")
 
 
 def _message(response: httpx2.Response) -> str:

@@ -40,6 +40,16 @@ class UnavailableError(OpcodError):
     exit_code = EXIT_UNAVAILABLE
 
 
+class RequestError(ConfigError):
+    """A request to a service that cannot be answered as it is. `code` and `param` are as in OpenAI's errors."""
+
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+
+
 class StorageError(OpcodError):
     """A file that could not be written, or that is not what its manifest says."""
 

@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from urllib.parse import urlencode
 
+import structlog
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
@@ -22,10 +23,12 @@ from shared.sessions import LOGIN_PATH, SAFE_METHODS, Sessions, from_elsewhere, 
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 RETRY_AFTER_S = 5
+MAX_ID_CHARS = 64
 NOBODY_KNOWN = "anyone"
 """The caller where there are no keys."""
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
 class Guard:
@@ -50,13 +53,18 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = headers.get("x-request-id", uuid.uuid4().hex)[:64]
+        wished = headers.get("x-request-id", "")[:MAX_ID_CHARS]
+        request_id = wished if wished.isascii() and wished.isprintable() and wished else uuid.uuid4().hex
 
         async def tagged(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
+        with structlog.contextvars.bound_contextvars(request=request_id):
+            await self._admit(scope, receive, tagged, headers)
+
+    async def _admit(self, scope: AsgiScope, receive: Receive, tagged: Send, headers: Headers) -> None:
         if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, tagged)
             return
@@ -114,8 +122,16 @@ class Guard:
         return None
 
 
-def error_response(status: int, message: str, kind: str, param: str | None = None) -> JSONResponse:
+def request_id() -> str:
+    """Of the request that is being answered; a new one elsewhere. It is in every line that is logged meanwhile."""
+    found: str = structlog.contextvars.get_contextvars().get("request") or uuid.uuid4().hex
+    return found
+
+
+def error_response(
+    status: int, message: str, kind: str, param: str | None = None, code: str | None = None
+) -> JSONResponse:
     """An error in OpenAI's shape; 429 and 503 say when to try again."""
-    body = ErrorResponse(error=ErrorBody(message=message, type=kind, code=str(status), param=param))
+    body = ErrorResponse(error=ErrorBody(message=message, type=kind, code=code or CODES.get(status), param=param))
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)

@@ -1,19 +1,22 @@
 """What every HTTP service does alike: probes, metrics, scopes of routes, errors in OpenAI's shape."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from shared.access import Keys, Limits, Scope
-from shared.errors import ConfigError, FencedError, OpcodError, UnavailableError
+from shared.errors import ConfigError, FencedError, OpcodError, RequestError, UnavailableError
 from shared.guard import NOBODY_KNOWN, Guard, error_response
 from shared.sessions import Sessions
+
+INVALID_CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
 
 log = structlog.get_logger()
 
@@ -88,21 +91,52 @@ def check_binding(host: str, keys: Keys | None) -> None:
 
 
 async def _opcod_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OpcodError)
+    return opcod_error_response(error)
+
+
+def opcod_error_response(error: OpcodError) -> JSONResponse:
+    """What a client gets to see of an error that was raised on purpose."""
     if isinstance(error, UnavailableError | FencedError):
         return error_response(503, str(error), "unavailable_error")
     if isinstance(error, ForbiddenError):
         return error_response(403, str(error), "permission_error")
+    if isinstance(error, RequestError):
+        return error_response(error.status, str(error), "invalid_request_error", error.param, error.code)
     if isinstance(error, ConfigError):
         return error_response(400, str(error), "invalid_request_error")
     log.error("request failed", error=str(error), type=type(error).__name__)
     return error_response(500, str(error), "server_error")
 
 
+class OpenAIRoute(APIRoute):
+    """A route of OpenAI's API: there, what does not fit the schema is a 400."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                return _invalid_response(400, error)
+
+        return handler
+
+
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    return _invalid_response(422, error)
+
+
+def _invalid_response(status: int, error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
+    message = str(first["msg"]).removeprefix("Value error, ")
     param = ".".join(str(part) for part in first["loc"][1:])
-    return error_response(422, f"{param or 'body'}: {first['msg']}", "invalid_request_error", param)
+    if not param:  # of the body as a whole: the message begins with the field
+        return error_response(status, message, "invalid_request_error", message.partition(":")[0], "invalid_value")
+    code = INVALID_CODES.get(first["type"], "invalid_value")
+    return error_response(status, f"{param}: {message}", "invalid_request_error", param, code)
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:

@@ -1,7 +1,7 @@
-"""`opcod ask`: one student answers, its peer gives feedback, the first answers again."""
+"""`opcod ask`: one student answers, its peer gives feedback, the first answers again; each stage as it comes."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +13,21 @@ from opcod.deployment import Deployment, latest_run, live_deployment, run_lock
 from opcod.launcher import Launcher
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir, paths_for
 from opcod.preparing import prepare_models, stored_settings
-from shared.contracts.http import AskRequest, AskResponse
+from shared.contracts.http import Advised, Answered, AskRequest, AskResponse, Revised, Stage
 from shared.errors import UnavailableError
+
+STAGES: dict[str, type[Answered] | type[Advised] | type[Revised]] = {
+    "answer": Answered,
+    "feedback": Advised,
+    "revised": Revised,
+}
 
 
 def ask(
     problem: Annotated[str, typer.Argument(help="The question.")],
     run_name: Annotated[str | None, typer.Option("--run", help="Default: what is up, else the run begun last.")] = None,
     first: Annotated[str | None, typer.Option("--first", help="The student that answers: a or b.")] = None,
+    exchanges: Annotated[int, typer.Option("--exchanges", min=1, max=3, help="How often feedback is given.")] = 1,
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same answers.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole exchange as JSON.")] = False,
     preset: Preset = None,
@@ -31,31 +38,23 @@ def ask(
 ) -> None:
     """Ask the peers. Starts the run's services for the question if nothing is up."""
     del preset, config, overrides  # a run brings its settings; the options are there as in every command
-    with _deployment(runs_dir, run_name, cache_dir) as deployment:
-        client = Client(deployment)
-        request = AskRequest(problem=problem, first=first, seed=seed)
-        answer = client.broker("POST", "/v1/peers/ask", AskResponse, request)
-        client.close()
-    if as_json:
-        typer.echo(answer.model_dump_json(indent=1))
-        return
-    for line in exchange_lines(answer):
-        typer.echo(line)
+    request = AskRequest(problem=problem, first=first, exchanges=exchanges, seed=seed)
+    with _deployment(runs_dir, run_name, cache_dir) as deployment, closing(Client(deployment)) as client:
+        for event in client.broker_events("/v1/peers/ask", request):
+            if event.event in STAGES and not as_json:
+                typer.echo("\n".join(stage_lines(STAGES[event.event].model_validate_json(event.data))))
+            elif event.event == "done" and as_json:
+                typer.echo(AskResponse.model_validate_json(event.data).model_dump_json(indent=1))
 
 
-def exchange_lines(answer: AskResponse) -> list[str]:
-    """The exchange as a person reads it."""
-    lines = [
-        f"{answer.first} ({answer.first_version}) answers:",
-        f"  {answer.answer.strip()}",
-        f"{answer.tutor} ({answer.tutor_version}) says, on the concept {answer.concept or '–'} [{answer.verdict}]:",
-        f"  {answer.feedback_raw.strip() or '(nothing)'}",
-    ]
-    if answer.revised is None:
-        return [*lines, f"not passed on ({answer.verdict}); {answer.first} keeps its answer"]
-    if answer.feedback is not None and answer.feedback.strip() != answer.feedback_raw.strip():
-        lines += ["passed on as:", f"  {answer.feedback.strip()}"]
-    return [*lines, f"{answer.first} answers again:", f"  {answer.revised.strip()}"]
+def stage_lines(stage: Stage) -> list[str]:
+    """A stage as a person reads it."""
+    if not isinstance(stage, Advised):
+        return [f"{stage.heading}:", f"  {stage.text.strip()}"]
+    lines = [f"{stage.heading}:", f"  {stage.raw.strip() or '(nothing)'}"]
+    if stage.delivered is not None and stage.delivered.strip() != stage.raw.strip():
+        lines += ["passed on as:", f"  {stage.delivered.strip()}"]
+    return lines
 
 
 @contextmanager

@@ -12,6 +12,6 @@ def model(
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
     """Resolve a model, converting or fetching it if needed, and print its directory."""
-    from shared.modeling.loading import resolve_model
+    from shared.modeling.resolving import resolve_model
 
     typer.echo(str(resolve_model(name, cache_dir.expanduser().resolve())))

@@ -67,7 +67,8 @@ def _look_at_specialists(found: PlannedRun) -> None:
 def _look_at_models(found: PlannedRun, paths: Paths) -> tuple[Count | None, dict[str, ModelShape]]:
     """How student a's tokenizer counts (None without one), and the shapes that are known, by student."""
     from shared.modeling.chat import render
-    from shared.modeling.loading import find_model, load_tokenizer
+    from shared.modeling.loading import load_tokenizer
+    from shared.modeling.resolving import find_model
 
     count: Count | None = None
     shapes: dict[str, ModelShape] = {}

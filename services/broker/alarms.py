@@ -1,11 +1,13 @@
 """Alarms: what a run looks like when training has gone wrong, seen from its last steps. Pure.
 
 An alarm is told, counted and reported; it never stops a run. It stands while its condition holds, and is raised
-again only after the condition was gone. All are looked at over the last `alarms.window` steps of one student:
+again only after the condition was gone. The last is looked at in each step, the others over the last
+`alarms.window` steps of one student:
 
 - near_zero_gradient: every gradient norm is near zero though the loss is not small;
 - reward_collapse: the mean reward is far below the best such stretch, by share and by standard errors over groups;
-- answer_collapse: where rollouts are wrong, nearly all of a group are the same text.
+- answer_collapse: where rollouts are wrong, nearly all of a group are the same text;
+- engine_drift: engine and trainer give the sampled tokens other log-probs, so they do not hold the same model.
 """
 
 import math
@@ -27,9 +29,8 @@ def look(
     """Take a finished step into the student's watch; the alarms that it raises."""
     watch = state.watches.setdefault(student, AlarmWatch())
     flat = metrics.grad_norm < settings.min_grad_norm and metrics.loss > settings.min_loss
-    watch.recent = [*watch.recent, StepLook(rewards=step.rewards, flat=flat)][-settings.window :]
-    if len(watch.recent) < settings.window:
-        return []
+    seen = StepLook(rewards=step.rewards, flat=flat, delta_logprob=metrics.delta_logprob)
+    watch.recent = [*watch.recent, seen][-settings.window :]
     commands: list[Command] = []
     for name, reason in _conditions(watch, settings):
         if reason is None and name in watch.standing:
@@ -43,9 +44,21 @@ def look(
 
 
 def _conditions(watch: AlarmWatch, settings: AlarmsSection) -> Iterator[Found]:
+    yield "engine_drift", _engine_drift(watch.recent[-1], settings)
+    if len(watch.recent) < settings.window:
+        return
     yield "near_zero_gradient", _near_zero(watch.recent, settings)
     yield "reward_collapse", _reward_collapse(watch, settings)
     yield "answer_collapse", _answer_collapse(watch.recent, settings)
+
+
+def _engine_drift(step: StepLook, settings: AlarmsSection) -> str | None:
+    if step.delta_logprob <= settings.max_delta_logprob:
+        return None
+    return (
+        f"mean |Δ log-prob| of engine and trainer is {step.delta_logprob:.3f} nats, above "
+        f"{settings.max_delta_logprob:g}: they do not hold the same weights, template or temperature"
+    )
 
 
 def _near_zero(recent: Sequence[StepLook], settings: AlarmsSection) -> str | None:

@@ -1,23 +1,26 @@
-"""The broker's HTTP API: runs, peers, asking."""
+"""The broker's HTTP API: runs, peers, asking, and OpenAI's chat and models over all of it."""
 
 import uuid
 from collections.abc import Callable
 from typing import Literal
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from services.broker.asking import ask
+from services.broker.asking import Asking
+from services.broker.openai import openai_routes
 from services.broker.peers import Peers
+from services.broker.peers_chat import PeersChat
 from shared.bus.keys import RESULTS
 from shared.bus.port import Bus
 from shared.config.settings import RunSettings
 from shared.contracts.control import Control
-from shared.contracts.http import AskRequest, AskResponse, ChatRequest, ChatResponse, PeersResponse
+from shared.contracts.http import AskRequest, AskResponse, PeersResponse
 from shared.contracts.run import RunState
 from shared.guard import error_response
 from shared.http import ADMIN, ASK, READ
 from shared.problems.formats import ProblemFormat
+from shared.sse import EVENT_STREAM, EVENTS, open_stream, unless_gone
 
 Action = Literal["pause", "resume", "abort"]
 
@@ -57,14 +60,19 @@ def add_routes(
     def show_peers() -> PeersResponse:
         return peers.view()
 
-    @app.post("/v1/peers/ask", dependencies=ASK)
-    def ask_peers(request: AskRequest) -> AskResponse:
-        return ask(request, peers, settings, format_)
-
-    @app.post("/v1/chat/completions", dependencies=ASK)
-    def chat(request: ChatRequest) -> ChatResponse:
-        student = request.model.partition("@")[0]
-        return peers.chat(peers.require(student), request)
+    asking = Asking(peers, settings, format_)
+    add_asking(app, asking)
+    app.include_router(openai_routes(peers, PeersChat(asking)))
 
     def _no_run(run: str) -> JSONResponse:
         return error_response(404, f"this deployment serves run {state().run}, not {run!r}", "not_found_error")
+
+
+def add_asking(app: FastAPI, asking: Asking) -> None:
+    """Asking the peers, as JSON or as events."""
+
+    @app.post("/v1/peers/ask", response_model=AskResponse, dependencies=ASK, responses=EVENTS)
+    async def ask_peers(body: AskRequest, request: Request) -> AskResponse | Response:
+        if EVENT_STREAM in request.headers.get("accept", ""):
+            return await open_stream(request, asking.frames(body))
+        return await unless_gone(request, asking.ask(body))

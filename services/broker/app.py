@@ -99,7 +99,6 @@ class Broker:
                 url_file=self._environment.url_file,
             )
         finally:
-            peers.close()
             self._bus.close()
 
     def _run(self) -> None:

@@ -1,53 +1,125 @@
-"""Asking the peers: one answers, the other gives feedback, the first answers again with what was let through."""
+"""Asking the peers: one answers, the other gives feedback, the first answers again with what was let through.
+
+What always holds: prompts, verdicts and sanitizing are those of training; each stage is told as soon as it is there.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from services.broker.peers import Peers
 from services.broker.tutoring import judge
 from shared.config.settings import RunSettings
-from shared.contracts.http import AskRequest, AskResponse, ChatRequest, ChatResponse, FeedbackRequest
-from shared.contracts.messages import ChatMessage
+from shared.contracts.http import (
+    Advised,
+    Answered,
+    AskRequest,
+    AskResponse,
+    Exchange,
+    FeedbackRequest,
+    Revised,
+    Stage,
+)
+from shared.contracts.ids import seed_of
+from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.openai import ChatRequest, ChatResponse, IncomingMessage
 from shared.problems.formats import ProblemFormat
 from shared.problems.problem import Problem
+from shared.sse import Frames, frame
+
+Stages = AsyncGenerator[Stage, None]
 
 
-def ask(request: AskRequest, peers: Peers, settings: RunSettings, format_: ProblemFormat) -> AskResponse:
-    """The same prompts, verdicts and sanitizing as in training. Raises UnavailableError if a student is down."""
-    first = peers.require(request.first or sorted(settings.students)[0])
-    tutor = settings.peer_of(first)
-    problem = Problem(id="asked", domain="", kind="", question=request.problem, answer="")
-    answered = _chat(peers, settings, first, format_.messages(problem), request.seed)
-    answer = answered.choices[0].message.content
-    told = peers.feedback(tutor, FeedbackRequest(problem=request.problem, response=answer, seed=request.seed))
-    exchange = judge(told.raw, problem, format_)
-    revised = None
-    if exchange.delivered is not None:
-        messages = format_.teacher_messages(problem, solution=None, feedback=exchange.delivered)
-        again = _chat(peers, settings, first, messages, request.seed)
-        revised = again.choices[0].message.content
+class Asking:
+    """The flow, over HTTP to both students. Raises UnavailableError if one is down, ConfigError for an unknown one."""
+
+    def __init__(self, peers: Peers, settings: RunSettings, format_: ProblemFormat) -> None:
+        self._peers = peers
+        self._settings = settings
+        self._format = format_
+
+    @property
+    def sampling(self) -> Sampling:
+        """Of answers, unless somebody wants another."""
+        return self._settings.evaluation.sampling
+
+    async def stages(self, request: AskRequest, sampling: Sampling, stop: Sequence[str] = ()) -> Stages:
+        """The answer, then of each exchange the feedback and, if it was passed on, the revised answer."""
+        first = self._peers.require(request.first or sorted(self._settings.students)[0])
+        tutor = self._settings.peer_of(first)
+        problem = Problem(id="asked", domain="", kind="", question=request.problem, answer="")
+        chat = await self._chat(first, self._format.messages(problem), sampling, stop, request.seed)
+        answer = chat.choices[0].message.content
+        yield Answered(student=first, version=chat.model, text=answer, usage=chat.usage)
+        for exchange in range(1, request.exchanges + 1):
+            seed = _seed(request.seed, exchange)
+            advised = await self._advised(tutor, problem, answer, exchange, seed)
+            yield advised
+            if advised.delivered is None:
+                continue
+            messages = self._format.teacher_messages(problem, solution=None, feedback=advised.delivered)
+            chat = await self._chat(first, messages, sampling, stop, seed)
+            answer = chat.choices[0].message.content
+            yield Revised(exchange=exchange, student=first, version=chat.model, text=answer, usage=chat.usage)
+
+    async def ask(self, request: AskRequest) -> AskResponse:
+        """The whole, once it is there."""
+        async with aclosing(self.stages(request, self.sampling)) as stages:
+            return whole(request, [stage async for stage in stages])
+
+    async def frames(self, request: AskRequest) -> Frames:
+        """An event a stage, named as it, and `done` with the whole."""
+        told: list[Stage] = []
+        async with aclosing(self.stages(request, self.sampling)) as stages:
+            async for stage in stages:
+                told.append(stage)
+                yield frame(stage, event=stage.stage)
+        yield frame(whole(request, told), event="done")
+
+    async def _advised(self, tutor: str, problem: Problem, answer: str, exchange: int, seed: int | None) -> Advised:
+        request = FeedbackRequest(problem=problem.question, response=answer, seed=seed)
+        told = await self._peers.feedback(tutor, request)
+        judged = judge(told.raw, problem, self._format)
+        return Advised(
+            exchange=exchange,
+            student=tutor,
+            version=told.version,
+            raw=told.raw,
+            concept=told.concept,
+            verdict=judged.verdict,
+            delivered=judged.delivered,
+            usage=told.usage,
+        )
+
+    async def _chat(
+        self, student: str, messages: Sequence[ChatMessage], sampling: Sampling, stop: Sequence[str], seed: int | None
+    ) -> ChatResponse:
+        request = ChatRequest(
+            model=student,
+            messages=tuple(IncomingMessage(role=each.role, content=each.content) for each in messages),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_completion_tokens=sampling.max_tokens,
+            stop=tuple(stop) or None,
+            seed=seed,
+        )
+        return await self._peers.chat(student, request)
+
+
+def whole(request: AskRequest, stages: Sequence[Stage]) -> AskResponse:
+    """All stages of a question as one answer."""
+    answer = stages[0]
+    assert isinstance(answer, Answered)
+    revised = {stage.exchange: stage for stage in stages if isinstance(stage, Revised)}
+    advised = [stage for stage in stages if isinstance(stage, Advised)]
+    final = max(revised.values(), key=lambda stage: stage.exchange).text if revised else answer.text
     return AskResponse(
         problem=request.problem,
-        first=first,
-        first_version=answered.model,
         answer=answer,
-        tutor=tutor,
-        tutor_version=told.version,
-        feedback_raw=told.raw,
-        concept=told.concept,
-        verdict=exchange.verdict,
-        feedback=exchange.delivered,
-        revised=revised,
+        exchanges=tuple(Exchange(feedback=each, revised=revised.get(each.exchange)) for each in advised),
+        final=final,
     )
 
 
-def _chat(
-    peers: Peers, settings: RunSettings, student: str, messages: list[ChatMessage], seed: int | None
-) -> ChatResponse:
-    sampling = settings.evaluation.sampling
-    request = ChatRequest(
-        model=student,
-        messages=tuple(messages),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        seed=seed,
-    )
-    return peers.chat(student, request)
+def _seed(seed: int | None, exchange: int) -> int | None:
+    """Another draw each exchange: with the same one a feedback that was not passed on would come again."""
+    return seed if seed is None or exchange == 1 else seed_of(seed, exchange)

@@ -1,52 +1,59 @@
 """The students as the outside world sees them, and talking to them over HTTP.
 
-Addresses come from the students' own heartbeats on the run's Redis, never from a client.
+Addresses come from the students' own heartbeats on the run's Redis, never from a client. Every call carries the id of
+the request that it is made for; when that request's client goes away, the call is cancelled and its connection closed.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import httpx2
 import stamina
+from anyio import to_thread
 from pydantic import BaseModel, ValidationError
 
 from shared.bus.port import Bus
 from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.http import (
-    ChatRequest,
-    ChatResponse,
-    FeedbackRequest,
-    FeedbackResponse,
-    PeersResponse,
-    PeerView,
-)
+from shared.contracts.http import ErrorResponse, FeedbackRequest, FeedbackResponse, PeersResponse, PeerView
+from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
 from shared.contracts.run import RunState, Split
-from shared.errors import ConfigError, OpcodError, UnavailableError
+from shared.errors import ConfigError, OpcodError, RequestError, UnavailableError
+from shared.guard import request_id
+from shared.sse import Frames
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
+CHAT = "/v1/chat/completions"
+MAX_REASON_CHARS = 500
+
 
 class Peers:
-    """Asks students; raises UnavailableError naming the student when it does not answer in time."""
+    """Asks students; raises UnavailableError naming the student when it does not answer in time, RequestError with
+    what it says when it refuses."""
 
     def __init__(self, settings: RunSettings, bus: Bus, state: Callable[[], RunState], *, key: str | None) -> None:
         self._settings = settings
         self._bus = bus
         self._state = state
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx2.Client(
-            headers=headers,
-            timeout=settings.serving.request_timeout_s,
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._tls = httpx2.create_ssl_context(trust_env=False)
 
-    def chat(self, student: str, request: ChatRequest) -> ChatResponse:
-        return self._post(student, "/v1/chat/completions", request, ChatResponse)
+    async def chat(self, student: str, request: ChatRequest) -> ChatResponse:
+        return await self._post(student, CHAT, request, ChatResponse)
 
-    def feedback(self, student: str, request: FeedbackRequest) -> FeedbackResponse:
-        return self._post(student, "/v1/feedback", request, FeedbackResponse)
+    async def feedback(self, student: str, request: FeedbackRequest) -> FeedbackResponse:
+        return await self._post(student, "/v1/feedback", request, FeedbackResponse)
+
+    async def stream(self, student: str, request: ChatRequest) -> Frames:
+        """A streamed chat, byte for byte as the student sends it."""
+        async with self._sent(student, CHAT, request) as response:
+            try:
+                async for part in response.aiter_raw():
+                    yield part
+            except httpx2.HTTPError as error:
+                raise UnavailableError(f"student {student} broke off its answer: {error!r}; ask again") from error
 
     def require(self, student: str) -> str:
         """The student's name, if there is one. Raises ConfigError naming those there are."""
@@ -61,8 +68,16 @@ class Peers:
         peers = tuple(self._peer(state, name, beats) for name in sorted(self._settings.students))
         return PeersResponse(run=state.run, status=state.status.value, round=state.round, peers=peers)
 
-    def close(self) -> None:
-        self._client.close()
+    def models(self) -> ModelList:
+        """Of each student that is up its name, for the live version, and every version it holds."""
+        beats = self._bus.heartbeats()
+        cards: dict[str, ModelCard] = {}
+        for name in sorted(self._settings.students):
+            for beat in _replicas(name, beats):
+                held = {name: beat.versions.get(beat.version)} if beat.version else {}
+                for model, checksum in {**held, **beat.versions}.items():
+                    cards.setdefault(model, ModelCard(id=model, checksum=checksum))
+        return ModelList(data=tuple(cards.values()))
 
     def _peer(self, state: RunState, name: str, beats: list[Heartbeat]) -> PeerView:
         alive = _replicas(name, beats)
@@ -79,35 +94,57 @@ class Peers:
             url=alive[0].url if alive else None,
         )
 
-    def _post(self, student: str, path: str, body: BaseModel, answer: type[Answer]) -> Answer:
-        url = self._url(student)
-        try:
-            response = self._client.post(url + path, json=body.model_dump(mode="json", exclude_none=True))
-        except httpx2.HTTPError as error:
-            raise UnavailableError(f"student {student} did not answer {path}: {error!r}; try again") from error
-        if response.status_code in (429, 503):
-            raise UnavailableError(f"student {student} is busy: {response.text[:500]}")
-        if 400 <= response.status_code < 500:
-            raise ConfigError(f"student {student} refused this: {response.text[:500]}")
-        if response.status_code != 200:
-            raise OpcodError(f"student {student} refused {path} ({response.status_code}): {response.text[:500]}")
-        try:
-            return answer.model_validate_json(response.content)
-        except ValidationError as error:
-            raise OpcodError(f"student {student} answered {path} with something else: {error}") from error
+    async def _post(self, student: str, path: str, body: BaseModel, answer: type[Answer]) -> Answer:
+        async with self._sent(student, path, body) as response:
+            try:
+                return answer.model_validate_json(await response.aread())
+            except httpx2.HTTPError as error:
+                raise UnavailableError(f"student {student} broke off its answer: {error!r}; ask again") from error
+            except ValidationError as error:
+                raise OpcodError(f"student {student} answered {path} with something else: {error}") from error
 
-    def _url(self, student: str) -> str:
+    @asynccontextmanager
+    async def _sent(self, student: str, path: str, body: BaseModel) -> AsyncIterator[httpx2.Response]:
+        """The head of its answer, which is a 200; the body is still to be read."""
+        url = await self._url(student)
+        json = body.model_dump(mode="json", by_alias=True, exclude_none=True)
+        async with self._client() as client:
+            try:
+                request = client.build_request("POST", url + path, json=json)
+                response = await client.send(request, stream=True)
+            except httpx2.HTTPError as error:
+                raise UnavailableError(f"student {student} did not answer {path}: {error!r}; try again") from error
+            try:
+                if response.status_code != 200:
+                    raise _refusal(
+                        student, path, response.status_code, (await response.aread()).decode(errors="replace")
+                    )
+                yield response
+            finally:
+                await response.aclose()
+
+    def _client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            headers=self._headers | {"x-request-id": request_id()},
+            timeout=self._settings.serving.request_timeout_s,
+            follow_redirects=False,
+            trust_env=False,
+            verify=self._tls,
+        )
+
+    async def _url(self, student: str) -> str:
         """A student that has just become ready says so with its next heartbeat: wait for that one."""
+        self.require(student)
         patience_s = 2 * self._settings.bus.heartbeat_s
-        for attempt in stamina.retry_context(
+        async for attempt in stamina.retry_context(
             on=UnavailableError, attempts=None, timeout=patience_s, wait_initial=0.1, wait_max=0.5
         ):
             with attempt:
-                return self._replica_url(student)
+                return await to_thread.run_sync(self._replica_url, student)
         raise AssertionError("retry_context ends with a return or an error")
 
     def _replica_url(self, student: str) -> str:
-        for beat in _replicas(self.require(student), self._bus.heartbeats()):
+        for beat in _replicas(student, self._bus.heartbeats()):
             if beat.url is not None:
                 return beat.url
         raise UnavailableError(f"student {student} is not up; look at `opcod status`")
@@ -116,3 +153,17 @@ class Peers:
 def _replicas(student: str, beats: list[Heartbeat]) -> list[Heartbeat]:
     alive = [beat for beat in beats if beat.service == f"student-{student}" and beat.state == "ready"]
     return sorted(alive, key=lambda beat: beat.replica)
+
+
+def _refusal(student: str, path: str, status: int, text: str) -> OpcodError:
+    """What a student's refusal is to our own client."""
+    try:
+        error = ErrorResponse.model_validate_json(text).error
+        said, code, param = error.message, error.code, error.param
+    except ValidationError:
+        said, code, param = text[:MAX_REASON_CHARS], None, None
+    if status in (429, 503):
+        return UnavailableError(f"student {student} is busy: {said}")
+    if status in (400, 404, 413, 422):
+        return RequestError(f"student {student} refused this: {said}", status=status, code=code, param=param)
+    return OpcodError(f"student {student} refused {path} ({status}): {said}")

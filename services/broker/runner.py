@@ -26,12 +26,13 @@ from services.broker.commands import (
     Serve,
 )
 from services.broker.dispatch import Dispatcher, Outgoing
-from services.broker.events import BatchWritten, MachineEvent, Recovered, Ticked, VersionServed
+from services.broker.events import BatchWritten, Controlled, MachineEvent, Recovered, Ticked, VersionServed
 from services.broker.groups import GroupReader
 from services.broker.initial import adopted_scores, basis_of, keep_initial_scores
 from services.broker.narration import Narrator
 from services.broker.plan import Plan
 from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
+from services.broker.rendering import disagreement
 from services.broker.reports import ReportReader
 from services.broker.sealing import Sealed, StepHeader, adopt, write_batch
 from shared.blobs.local import LocalStore, atomic_write
@@ -157,14 +158,18 @@ class Runner:
             self._janitor.sweep()
 
     def _tick(self) -> None:
-        """Deadlines, and versions that replicas hold without having said so since (their word was lost)."""
+        """Deadlines, versions that replicas hold without having said so since (their word was lost), and whether
+        student and trainer make the same of messages."""
         at = self._clock.wall_s()
+        beats = self._bus.heartbeats()
+        reason = disagreement(self._plan.students, beats)
+        if reason is not None and self.state.paused is None:
+            self._handle_if_changed(Controlled(at, "pause", reason))
         for student in self._plan.students:
             live = self.state.version[student]
             if self.state.served.get(student) == live:
                 continue
-            beats = [beat for beat in self._bus.heartbeats() if beat.service == f"student-{student}"]
-            if any(live in beat.versions for beat in beats):
+            if any(live in beat.versions for beat in beats if beat.service == f"student-{student}"):
                 self._handle(VersionServed(at, student, live), None)
         self._handle_if_changed(Ticked(at))
 

@@ -57,7 +57,8 @@ def build_group(
     """
     texts = [sample.text for sample in rollouts.samples]
     rewards = [format_.grade(text, problem.answer) for text in texts]
-    demonstrations = pick_demonstrations(rewards, exclude_self=exclude_self)
+    showable = [reward if strip_thinking(text).strip() else 0.0 for reward, text in zip(rewards, texts, strict=True)]
+    demonstrations = pick_demonstrations(showable, exclude_self=exclude_self)
     if policy_gradient:
         demonstrations = [None] * len(texts)
     told = list(exchanges) if exchanges is not None else [None] * len(texts)

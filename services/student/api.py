@@ -1,67 +1,62 @@
-"""HTTP of a student: chat in OpenAI's shape, the models there are, and feedback on an answer.
+"""HTTP of a student: OpenAI's chat and models, and feedback on an answer.
 
 What always holds: a request is bound to one exact version before it waits, and the answer names it; text of a
-caller never becomes a chat control token.
+caller never becomes a chat control token; when a caller goes away, its generation ends.
 """
 
 import secrets
-import uuid
+from collections.abc import Sequence
+from contextlib import aclosing
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, Request, Response
 
 from services.student.board import Board
+from services.student.chat import Answering, chosen_sampling, chunk_frames, generation_requests, response, usage
 from services.student.config import StudentConfig
-from services.student.engines.port import Generation, GenerationRequest, PromptTooLongError, UnknownVersionError
+from services.student.engines.port import (
+    Generation,
+    GenerationRequest,
+    PromptTooLongError,
+    UnknownVersionError,
+)
 from services.student.interactive import InteractiveQueue
 from shared.clock import Clock
-from shared.contracts.http import (
-    ChatRequest,
-    ChatResponse,
-    Choice,
-    ChoiceLogprobs,
-    FeedbackRequest,
-    FeedbackResponse,
-    ModelCard,
-    ModelList,
-    TokenLogprob,
-    Usage,
-)
+from shared.contracts.http import FeedbackRequest, FeedbackResponse
 from shared.contracts.ids import seed_of
-from shared.contracts.messages import ChatMessage, Sampling
-from shared.errors import UnavailableError
-from shared.http import ASK, READ
+from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
+from shared.errors import RequestError, UnavailableError
+from shared.guard import request_id
+from shared.http import ASK, READ, OpenAIRoute
 from shared.method.anchoring import concept
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.formats import format_named
 from shared.problems.problem import Problem
-
-MAX_STOPS = 4
+from shared.sse import Frames, open_stream, unless_gone
 
 
 class StudentApi:
-    """What the routes do; called from HTTP threads."""
+    """What the routes do, on the event loop."""
 
     def __init__(self, config: StudentConfig, board: Board, interactive: InteractiveQueue, clock: Clock) -> None:
         self._config = config
         self._board = board
         self._interactive = interactive
         self._clock = clock
+        self._timeout_s = config.settings.serving.request_timeout_s
 
-    def chat(self, body: ChatRequest) -> ChatResponse:
+    async def chat(self, body: ChatRequest, request: Request) -> ChatResponse | Response:
         version = self._version(body.model)
-        messages = [ChatMessage(role=m.role, content=neutralise_control_tokens(m.content)) for m in body.messages]
-        generations = self._ask(
-            version, messages, self._sampling(body), seed=body.seed, n=body.n, stop=_stops(body.stop)
-        )
-        return ChatResponse(
-            id=f"chatcmpl-{uuid.uuid4().hex}",
-            created=int(self._clock.wall_s()),
-            model=version,
-            choices=tuple(_choice(i, generation, body.logprobs) for i, generation in enumerate(generations)),
-            usage=_usage(generations),
-        )
+        self._require_guidance(body)
+        sampling = chosen_sampling(body, self._config.chat_sampling, self._config.max_tokens)
+        requests = generation_requests(body, version, sampling, _drawn(body.seed))
+        checksum = self._board.serving.versions.get(version)
+        answering = Answering(f"chatcmpl-{request_id()}", int(self._clock.wall_s()), version, checksum)
+        if body.stream:
+            return await open_stream(request, self._streamed(answering, body, requests))
+        generations = await unless_gone(request, self._ask(version, requests))
+        return response(answering, generations, logprobs=bool(body.logprobs))
 
-    def feedback(self, body: FeedbackRequest) -> FeedbackResponse:
+    async def feedback(self, body: FeedbackRequest, request: Request) -> FeedbackResponse:
         version = self._version(self._config.student)
         peer, agent = body.peer_domain or self._config.domain, body.agent_domain or self._config.peer_domain
         problem = Problem(
@@ -71,8 +66,11 @@ class StudentApi:
         messages = format_named(settings.problems.format, settings.feedback.prompt).feedback_messages(
             problem, neutralise_control_tokens(body.response), peer_domain=peer, agent_domain=agent
         )
-        raw = self._ask(version, messages, self._config.feedback_sampling, seed=body.seed)[0].text
-        return FeedbackResponse(raw=raw, concept=concept(raw), version=version)
+        seed = seed_of(_drawn(body.seed), 0, 0)
+        asked = GenerationRequest(version, tuple(messages), self._config.feedback_sampling, seed)
+        (generation,) = await unless_gone(request, self._ask(version, [asked]))
+        raw = generation.text
+        return FeedbackResponse(raw=raw, concept=concept(raw), version=version, usage=usage([generation]))
 
     def models(self) -> ModelList:
         """The student's name, which the live version answers to, then every version that is loaded."""
@@ -81,6 +79,39 @@ class StudentApi:
         loaded = [ModelCard(id=version, checksum=checksum) for version, checksum in serving.versions.items()]
         return ModelList(data=(*live, *loaded))
 
+    def model(self, model: str) -> ModelCard:
+        return ModelCard(id=model, checksum=self._board.serving.versions[self._version(model)])
+
+    async def _streamed(self, answering: Answering, body: ChatRequest, requests: Sequence[GenerationRequest]) -> Frames:
+        heard = self._interactive.stream(answering.version, requests, timeout_s=self._timeout_s)
+        async with aclosing(heard):
+            try:
+                async for frame in chunk_frames(heard, answering, body):
+                    yield frame
+            except (UnknownVersionError, PromptTooLongError) as error:
+                raise self._refusal(answering.version, error) from error
+
+    async def _ask(self, version: str, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        try:
+            return await self._interactive.ask(version, requests, timeout_s=self._timeout_s)
+        except (UnknownVersionError, PromptTooLongError) as error:
+            raise self._refusal(version, error) from error
+
+    def _refusal(self, version: str, error: UnknownVersionError | PromptTooLongError) -> RequestError:
+        if isinstance(error, UnknownVersionError):
+            return self._no_model(version)
+        return RequestError(str(error), code="context_length_exceeded", param="messages")
+
+    def _require_guidance(self, body: ChatRequest) -> None:
+        wanted = body.response_format
+        if wanted is not None and wanted.type != "text" and not self._board.guides:
+            raise RequestError(
+                f"response_format: the engine of student {self._config.student} cannot keep to a schema, so only "
+                f"'text' is served, got {wanted.type!r}; say in the messages what the answer must look like",
+                code="unsupported_value",
+                param="response_format",
+            )
+
     def _version(self, model: str) -> str:
         serving = self._board.serving
         if serving.live is None:
@@ -88,76 +119,25 @@ class StudentApi:
         if model == self._config.student:
             return serving.live
         if model not in serving.versions:
-            raise HTTPException(404, self._no_model(model))
+            raise self._no_model(model)
         return model
 
-    def _no_model(self, model: str) -> str:
+    def _no_model(self, model: str) -> RequestError:
         known = ", ".join((self._config.student, *self._board.serving.versions))
-        return f"expected a model of {known}, got {model!r}"
-
-    def _sampling(self, body: ChatRequest) -> Sampling:
-        default, limit = self._config.chat_sampling, self._config.max_tokens
-        if body.max_tokens is not None and body.max_tokens > limit:
-            raise HTTPException(422, f"max_tokens: at most {limit} in this run, got {body.max_tokens}")
-        return Sampling(
-            temperature=default.temperature if body.temperature is None else body.temperature,
-            top_p=body.top_p or default.top_p,
-            max_tokens=body.max_tokens or default.max_tokens,
-        )
-
-    def _ask(
-        self,
-        version: str,
-        messages: list[ChatMessage],
-        sampling: Sampling,
-        *,
-        seed: int | None,
-        n: int = 1,
-        stop: tuple[str, ...] = (),
-    ) -> list[Generation]:
-        drawn = secrets.randbits(62) if seed is None else seed
-        requests = [GenerationRequest(version, tuple(messages), sampling, seed_of(drawn, 0, j), stop) for j in range(n)]
-        try:
-            timeout_s = self._config.settings.serving.request_timeout_s
-            return self._interactive.ask(version, requests, timeout_s=timeout_s)
-        except UnknownVersionError as error:
-            raise HTTPException(404, self._no_model(version)) from error
-        except PromptTooLongError as error:
-            raise HTTPException(400, str(error)) from error
+        message = f"expected a model of {known}, got {model!r}"
+        return RequestError(message, status=404, code="model_not_found", param="model")
 
 
 def student_routes(api: StudentApi) -> APIRouter:
     router = APIRouter(prefix="/v1")
-    router.add_api_route("/chat/completions", api.chat, methods=["POST"], dependencies=ASK)
+    openai = APIRouter(route_class=OpenAIRoute)
+    openai.add_api_route("/chat/completions", api.chat, methods=["POST"], dependencies=ASK, response_model=ChatResponse)
+    openai.add_api_route("/models", api.models, methods=["GET"], dependencies=READ)
+    openai.add_api_route("/models/{model}", api.model, methods=["GET"], dependencies=READ)
+    router.include_router(openai)
     router.add_api_route("/feedback", api.feedback, methods=["POST"], dependencies=ASK)
-    router.add_api_route("/models", api.models, methods=["GET"], dependencies=READ)
     return router
 
 
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > MAX_STOPS or not all(stops):
-        raise HTTPException(422, f"stop: at most {MAX_STOPS} strings, none of them empty, got {list(stops)}")
-    return stops
-
-
-def _choice(index: int, generation: Generation, logprobs: bool) -> Choice:
-    return Choice(
-        index=index,
-        message=ChatMessage(role="assistant", content=generation.text),
-        finish_reason=generation.finish_reason,
-        logprobs=_logprobs(generation) if logprobs else None,
-    )
-
-
-def _logprobs(generation: Generation) -> ChoiceLogprobs:
-    """Tokens by id (`token_id:123`): a token need not be whole characters, so its text could not be told."""
-    pairs = zip(generation.token_ids, generation.logprobs, strict=True)
-    return ChoiceLogprobs(content=tuple(TokenLogprob(token=f"token_id:{i}", logprob=p) for i, p in pairs))
-
-
-def _usage(generations: list[Generation]) -> Usage:
-    """The prompt counts once, however many answers it got."""
-    prompt = len(generations[0].prompt_token_ids)
-    completion = sum(len(generation.token_ids) for generation in generations)
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+def _drawn(seed: int | None) -> int:
+    return secrets.randbits(62) if seed is None else seed

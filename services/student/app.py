@@ -64,7 +64,7 @@ def serve(config: StudentConfig) -> int:
     )
     if config.url_file is not None:
         config.url_file.unlink(missing_ok=True)  # of a process before this one: the heartbeat would tell it
-    board, interactive = Board(clock), InteractiveQueue(bound=INTERACTIVE_BOUND, clock=clock)
+    board, interactive = Board(clock), InteractiveQueue(bound=INTERACTIVE_BOUND)
     running, ended = Running(clock), threading.Event()
     service = Service("student")
     presence = Presence(

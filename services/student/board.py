@@ -32,6 +32,9 @@ class Board:
         self.bus_problem: str | None = None
         self.engine_problem: str | None = None
         self.draining = False
+        self.guides = False
+        """Whether the engine can keep to a JSON schema."""
+        self.rendering: str | None = None
 
     def beat(self, allowance_s: float = 0.0) -> None:
         """The loop is alive, and beats again within `allowance_s` plus the bound of an idle turn."""

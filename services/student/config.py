@@ -15,7 +15,7 @@ from shared.errors import ConfigError
 from shared.http import check_binding
 
 INTERACTIVE_BOUND = 24
-"""Unanswered requests at once; each blocks an HTTP thread, of which there are 40, and the probes need some."""
+"""Requests of people that are unanswered at once; more are refused, since they would only wait and be late."""
 
 
 @dataclass(frozen=True)

@@ -51,14 +51,14 @@ def generate_each(
 ) -> tuple[list[list[Generation] | Failure], bool]:
     """Generations of each batch, all run together; and whether they had to be run again one by one.
 
-    If the engine fails on several batches at once, each is run alone once, so only the one at fault fails.
-    Raises GenerationCancelledError.
+    If the engine fails on several batches at once, each is run alone once, so only the one at fault fails, and what
+    somebody heard the beginning of. Raises GenerationCancelledError.
     """
     together = _attempt(engine, [request for batch in batches for request in batch], cancelled)
     if isinstance(together, Failure):
         if len(batches) == 1:
             return [together], False
-        return [_attempt(engine, batch, cancelled) for batch in batches], True
+        return [together if _heard(batch) else _attempt(engine, batch, cancelled) for batch in batches], True
     rest = iter(together)
     return [[next(rest) for _ in batch] for batch in batches], False
 
@@ -71,6 +71,10 @@ def describe(error: BaseException) -> str:
 def shortened(text: str) -> str:
     """The text cut to what an envelope takes, without what JSON cannot carry."""
     return text[:ERROR_CHARACTERS].encode("utf-8", "replace").decode()
+
+
+def _heard(batch: Sequence[GenerationRequest]) -> bool:
+    return any(request.audience is not None and request.audience.heard for request in batch)
 
 
 def _attempt(

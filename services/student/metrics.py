@@ -16,8 +16,9 @@ BATCH_SEQUENCES = Histogram(
 )
 BATCH_RETRIES = Counter("opcod_student_batch_retries", "Groups whose jobs were run again one by one after an error.")
 REQUESTS = Counter(
-    "opcod_student_requests", "Interactive requests, by outcome (ok, failed, late, refused).", ["outcome"]
+    "opcod_student_requests", "Interactive requests, by outcome (ok, failed, late, refused, gone).", ["outcome"]
 )
+ANSWERING = Gauge("opcod_student_answering", "Sequences that the engine works on for people now.")
 LOAD_SECONDS = Histogram(
     "opcod_student_version_load_seconds", "Time to verify and load a version.", buckets=(0.05, 0.2, 1, 5, 20, 60, 300)
 )

@@ -20,5 +20,6 @@ def student_heartbeat(config: StudentConfig, board: Board, clock: Clock, stoppin
         version=serving.live,
         versions=serving.versions,
         free_slots=board.free_slots,
+        rendering=board.rendering,
         at=clock.wall_s(),
     )

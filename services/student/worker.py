@@ -80,6 +80,7 @@ class EngineWorker:
         self._clock = clock
         self._stopping = stopping
         self._connected = False
+        board.guides, board.rendering = engine.guides, engine.rendering
 
     def run(self) -> None:
         """Turn until `stopping`, then give back what is in hand. Raises EngineDeadError."""
@@ -203,7 +204,10 @@ class EngineWorker:
         questions = self._interactive.take(self._engine.slots)
         questions.sort(key=lambda question: question.version)
         for version, group in groupby(questions, key=lambda question: question.version):
-            self._answer(version, list(group))
+            people = list(group)
+            metrics.ANSWERING.set(sum(len(question.requests) for question in people))
+            self._answer(version, people)
+            metrics.ANSWERING.set(0)
         return bool(questions)
 
     def _answer(self, version: str, questions: Sequence[Question]) -> None:
@@ -212,23 +216,28 @@ class EngineWorker:
             for question in questions:
                 question.answer.set_exception(gone)
             return
+        cancelled = self._running.begin(())
         try:
-            results, _ = self._timed([question.requests for question in questions], None)
+            results, _ = self._timed([question.requests for question in questions], cancelled)
+        except GenerationCancelledError:
+            results = [Failure(UnavailableError("this student is shutting down; ask again")) for _ in questions]
         except EngineDeadError as error:
             for question in questions:
                 question.answer.set_exception(error)
             raise
+        finally:
+            self._running.end()
         for question, result in zip(questions, results, strict=True):
             self._deliver(question, result)
 
     def _deliver(self, question: Question, result: list[Generation] | Failure) -> None:
         if isinstance(result, Failure):
             metrics.REQUESTS.labels("failed").inc()
-            log.error("request failed", version=question.version, error=result.text)
+            log.error("request failed", request=question.request_id, version=question.version, error=result.text)
             known = isinstance(result.cause, OpcodError)
             question.answer.set_exception(result.cause if known else GenerationError(result.text))
             return
-        metrics.REQUESTS.labels("ok").inc()
+        metrics.REQUESTS.labels("gone" if question.left.is_set() else "ok").inc()
         metrics.TOKENS.labels("interactive").inc(_tokens(result))
         question.answer.set_result(result)
 

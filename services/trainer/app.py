@@ -77,6 +77,7 @@ def _train(config: TrainerConfig, bus: Bus, board: Board, service: Service) -> N
     store.sweep_temporary()
     checkpoints = Checkpoints(store, run=config.run, student=config.student, base_sha256=config.training.base.sha256)
     trainer = build_trainer(config.training, store, checkpoints, service.stopping)
+    board.rendering = trainer.rendering
     fence = LeaseFence(bus, config.student, config.consumer, ttl_s=config.bus.lease_s)
     with LeaseKeeper(bus, lease_s=config.bus.lease_s) as keeper:
         consumer = Consumer(

@@ -16,6 +16,7 @@ class Board:
 
     state: str = "starting"
     version: str | None = None
+    rendering: str | None = None
 
     def problem(self) -> str | None:
         """Why it is not ready, or None."""
@@ -29,5 +30,6 @@ def trainer_heartbeat(board: Board, clock: Clock, *, student: str, replica: str,
         state=board.state,
         url=own_url(url_file),
         version=board.version,
+        rendering=board.rendering,
         at=clock.wall_s(),
     )

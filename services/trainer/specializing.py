@@ -6,29 +6,27 @@ is the hash of everything that its weights depend on; of two processes after the
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from services.trainer.finetuning import Progress, finetune, tokenized
 from services.trainer.model import StudentModel
-from shared.blobs.durable import storage_errors, sync_directory, sync_file
+from shared.blobs.durable import locked
 from shared.config.loading import read_toml, validate
 from shared.config.settings import RunSettings, StudentSection
 from shared.modeling.adapters import LoraSpec, merge_adapter
 from shared.modeling.checksums import file_checksum
-from shared.modeling.loading import load_model, load_tokenizer, resolve_model
+from shared.modeling.loading import load_model, load_tokenizer
+from shared.modeling.resolving import resolve_model
+from shared.modeling.saving import save_model, small_files
 from shared.problems.examples import examples_for
 from shared.problems.loading import problems_of
 from shared.problems.specialising import Example, StudentName
@@ -108,38 +106,14 @@ def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, boo
     if target.is_dir():
         return target, True
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.parent / f".{key}.lock"):
+    with locked(target.parent / f".{key}.lock"):
         if target.is_dir():
             return target, True
         adapter = _train(specialist, say)
         model = load_model(specialist.base, specialist.section.dtype)
         merge_adapter(model, adapter, specialist.lora)
-        _save(model, specialist.base, target)
+        save_model(model, target, [specialist.base])
     return target, False
-
-
-def _save(model: PreTrainedModel, base: Path, target: Path) -> None:
-    """The model with the small files of its base, at `target` when it is complete. The caller holds the lock."""
-    working = target.parent / f".{target.name}.partial"
-    with storage_errors(target, model.get_memory_footprint()):
-        shutil.rmtree(working, ignore_errors=True)  # of a process that was killed: no other one writes here
-        working.mkdir()
-        model.save_pretrained(working)
-        for path in _small_files(base):
-            if not (working / path.name).exists():
-                shutil.copyfile(path, working / path.name)
-        for path in working.iterdir():
-            sync_file(path)
-        sync_directory(working)
-        working.rename(target)
-        sync_directory(target.parent)
-
-
-def _small_files(base: Path) -> list[Path]:
-    """Configuration and tokenizer: all that decides what a model does but its weights and where they lie."""
-    suffixes = (".json", ".jinja", ".txt", ".model")
-    files = [path for path in base.iterdir() if path.suffix in suffixes]
-    return sorted(path for path in files if not path.name.endswith(".index.json"))
 
 
 def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
@@ -160,20 +134,12 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
 
 def _base_identity(base: Path) -> dict[str, str]:
     """The weights by their tensors, and every other file that decides what the model does by its bytes."""
-    identity = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _small_files(base)}
+    identity = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in small_files(base)}
     return identity | {"weights": file_checksum(*sorted(base.glob("*.safetensors")))}
 
 
 def _example_json(example: Example) -> list[Any]:
     return [[message.model_dump(mode="json") for message in example.messages], example.completion]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel lets go of it when the process ends, however it ends."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _say(line: str) -> None:

@@ -29,6 +29,7 @@ from shared.contracts.weights import FileEntry, StepDone, StepMetrics, WeightsMa
 from shared.errors import MalformedMessageError, OpcodError, StorageError
 from shared.faults import fault_point
 from shared.modeling.adapters import checksum
+from shared.modeling.chat import rendering_of
 from shared.modeling.logprobs import probe
 
 STORAGE_ATTEMPTS = 5
@@ -98,6 +99,11 @@ class StudentTrainer:
     @property
     def version(self) -> str:
         return version_name(self._student, self.step)
+
+    @property
+    def rendering(self) -> str:
+        """What messages become as token ids here."""
+        return rendering_of(self._tokenizer)
 
     def restore(self) -> None:
         """Go on from the newest checkpoint. Raises StorageError or ModelError if there is one, but none usable."""

@@ -28,6 +28,14 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the kernel lets go of it when the process ends, however it ends."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Replace the file at `path` by `data`, durably; its folder is made if absent. Raises StorageError."""
     with storage_errors(path, len(data)):

@@ -21,6 +21,12 @@ class AlarmsSection(Section):
     collapse_z: float = Field(
         default=5.0, gt=0, description="Standard errors that it must be: the best of many windows looks too good."
     )
+    max_delta_logprob: float = Field(
+        default=0.3,
+        gt=0,
+        description="Mean absolute difference of log-probs, engine to trainer, in nats; looked at in each step. Equal "
+        "weights differ by at most 0.09 in bf16, wrong ones by 1.2 and more.",
+    )
     min_unique_share: Share = Field(
         default=0.2, description="Distinct rollouts in groups with a wrong one; of 8 equal ones the share is 0.125."
     )

@@ -180,7 +180,7 @@ class SpecializeSection(Section):
 class StudentSection(Section):
     """One student: which model it is and how it is served."""
 
-    model: str = Field(default="embedded", description="`embedded`, a local directory, or a hub id.")
+    model: str = Field(default="embedded", description="`embedded`, a directory or a hub id; of an adapter too.")
     domain: str = Field(description="Its stronger domain: it is fine-tuned on it, and named so to its peer.")
     specialize: bool = Field(default=False, description="Fine-tune on the own domain first, cached by content.")
     examples: str | None = Field(

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-AlarmName = Literal["near_zero_gradient", "reward_collapse", "answer_collapse"]
+AlarmName = Literal["near_zero_gradient", "reward_collapse", "answer_collapse", "engine_drift"]
 
 StepKind = Literal["with_feedback", "without_feedback"]
 
@@ -112,6 +112,7 @@ class StepLook(StateModel):
 
     rewards: BatchRewards | None
     flat: bool
+    delta_logprob: float
 
 
 class AlarmWatch(StateModel):

@@ -6,7 +6,10 @@ from shared.contracts.messages import Contract
 
 
 class Heartbeat(Contract):
-    """state: ready, starting, draining, or an engine state; url is where it answers, if it serves HTTP."""
+    """state: ready, starting, draining, or an engine state; url is where it answers, if it serves HTTP.
+
+    rendering: what messages become as token ids here (`shared.modeling.chat.rendering_of`), once that is known.
+    """
 
     service: str
     replica: str
@@ -15,4 +18,5 @@ class Heartbeat(Contract):
     version: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     free_slots: int | None = None
+    rendering: str | None = None
     at: float

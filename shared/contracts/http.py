@@ -1,74 +1,11 @@
-"""Bodies of the HTTP APIs of students and broker; chat follows OpenAI's shapes."""
+"""Bodies of the HTTP APIs of students and broker that are not OpenAI's."""
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from shared.contracts.messages import ChatMessage, Contract
-
-
-class ChatRequest(BaseModel):
-    """OpenAI chat completion request; what we do not know is refused with its name."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str
-    messages: tuple[ChatMessage, ...] = Field(min_length=1)
-    n: int = Field(default=1, ge=1, le=16)
-    temperature: float | None = Field(default=None, ge=0, le=5)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    logprobs: bool = False
-    stream: Literal[False] = False
-    user: str | None = None
-
-
-class TokenLogprob(Contract):
-    token: str
-    logprob: float
-
-
-class ChoiceLogprobs(Contract):
-    content: tuple[TokenLogprob, ...]
-
-
-class Choice(Contract):
-    index: int
-    message: ChatMessage
-    finish_reason: Literal["stop", "length"]
-    logprobs: ChoiceLogprobs | None = None
-
-
-class Usage(Contract):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class ChatResponse(Contract):
-    """`model` is the exact version that answered."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: tuple[Choice, ...]
-    usage: Usage
-
-
-class ModelCard(Contract):
-    id: str
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: str = "opcod"
-    checksum: str | None = None
-
-
-class ModelList(Contract):
-    object: Literal["list"] = "list"
-    data: tuple[ModelCard, ...]
+from shared.contracts.messages import Contract
+from shared.contracts.openai import Usage
 
 
 class FeedbackRequest(Contract):
@@ -87,30 +24,83 @@ class FeedbackResponse(Contract):
     raw: str
     concept: str | None
     version: str
+    usage: Usage
 
 
 class AskRequest(Contract):
-    """A problem for the peers; `first` answers, the other gives feedback, `first` answers again."""
+    """A problem for the peers; `first` answers, the other gives feedback, `first` answers again; as often as asked."""
 
     problem: str = Field(min_length=1)
     first: str | None = None
+    exchanges: int = Field(default=1, ge=1, le=3)
     seed: int | None = None
 
 
-class AskResponse(Contract):
-    """One exchange. feedback is what was delivered; None with the verdict that says why not."""
+class Answered(Contract):
+    """First stage of asking the peers."""
 
-    problem: str
-    first: str
-    first_version: str
-    answer: str
-    tutor: str
-    tutor_version: str
-    feedback_raw: str
+    stage: Literal["answer"] = "answer"
+    student: str
+    version: str
+    text: str
+    usage: Usage
+
+    @property
+    def heading(self) -> str:
+        return f"{self.student} ({self.version}) answers"
+
+
+class Advised(Contract):
+    """Second stage, and first of an exchange. delivered: what was passed on; None with the verdict that says why."""
+
+    stage: Literal["feedback"] = "feedback"
+    exchange: int
+    student: str
+    version: str
+    raw: str
     concept: str | None
     verdict: str
-    feedback: str | None
-    revised: str | None
+    delivered: str | None
+    usage: Usage
+
+    @property
+    def heading(self) -> str:
+        passed = "" if self.delivered is not None else ", not passed on"
+        return f"{self.student} ({self.version}) says, on the concept {self.concept or '–'} [{self.verdict}]{passed}"
+
+
+class Revised(Contract):
+    """Last stage of an exchange whose feedback was passed on."""
+
+    stage: Literal["revised"] = "revised"
+    exchange: int
+    student: str
+    version: str
+    text: str
+    usage: Usage
+
+    @property
+    def heading(self) -> str:
+        return f"{self.student} ({self.version}) answers again"
+
+
+Stage = Answered | Advised | Revised
+
+
+class Exchange(Contract):
+    """revised: None where nothing was passed on, so that the answer stays as it was."""
+
+    feedback: Advised
+    revised: Revised | None
+
+
+class AskResponse(Contract):
+    """All stages, and the answer that stands in the end."""
+
+    problem: str
+    answer: Answered
+    exchanges: tuple[Exchange, ...]
+    final: str
 
 
 class PeerView(Contract):
@@ -134,6 +124,8 @@ class PeersResponse(Contract):
 
 
 class ErrorBody(Contract):
+    """As OpenAI's. code: a word for programs; param: the field that is meant."""
+
     message: str
     type: str
     code: str | None = None

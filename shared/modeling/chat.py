@@ -3,6 +3,8 @@
 What a message contains never becomes a special token: those are the template's alone.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +15,9 @@ from shared.contracts.messages import ChatMessage
 from shared.errors import MalformedMessageError
 
 Messages = Sequence[ChatMessage | Mapping[str, str]]
+
+FIXED_TEXTS = ("Q: 3 A through 4 ohm, 1024.5 kJ/mol?\nA: 12", "<think>\n\n</think>\n\nGrüße, 東京 👍🏽 \u0301")
+"""Digits, line breaks, tags, and characters of several bytes: where tokenizers of one family differ."""
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
@@ -73,6 +78,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of `text` alone, nothing added before or after."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def rendering_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 (hex) of what decides the ids of messages: the chat template, the ids of fixed texts, special tokens.
+
+    Two processes that render for one student must agree on it. Not the ids of whole prompts: some templates put the
+    date into them.
+    """
+    specials = sorted((index, tokenizer.convert_ids_to_tokens(index)) for index in special_ids(tokenizer))
+    parts = [tokenizer.chat_template, [encode(tokenizer, text) for text in FIXED_TEXTS], specials]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _as_turn(message: ChatMessage | Mapping[str, str]) -> dict[str, str]:

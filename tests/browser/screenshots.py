@@ -23,7 +23,7 @@ from shared.clock import SystemClock
 from shared.config.loading import read_toml, validate
 from shared.errors import NotFoundError
 from tests.browser.chromium import ARGUMENTS
-from tests.fakes.serving import serving_app
+from tests.fakes.listening import listening
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDE, PHONE = {"width": 1200, "height": 850}, {"width": 375, "height": 760}
@@ -66,7 +66,7 @@ def serving(run: Path, store: Store) -> Iterator[str]:
     bus, stopping = MemoryBus(MemoryServer()), threading.Event()
     sealed = SealedBatches(run, run.name)
     ingest = Ingest(bus, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=60.0)
-    with serving_app(build_app(config, store, ingest, bus, stopping)) as url:
+    with listening(build_app(config, store, ingest, bus, stopping)) as url:
         yield url
         stopping.set()
 

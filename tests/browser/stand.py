@@ -14,7 +14,7 @@ from services.inspector.store import Store
 from shared.access import Limits
 from shared.clock import SystemClock
 from shared.contracts.events import Event
-from tests.fakes.serving import serving_app
+from tests.fakes.listening import listening
 from tests.unit.inspector.told import EventLog, config
 
 LIMITS = Limits(max_body_bytes=100_000, requests_per_minute=100_000, concurrent_requests=1000)
@@ -45,7 +45,7 @@ class Stand:
         app = build_app(self.settings, self.store, self._ingest(self.log), self.log, self._stopping)
         port = int(self.url.rpartition(":")[2]) if self.url else 0
         with ExitStack() as server:
-            self.url = server.enter_context(serving_app(app, port))
+            self.url = server.enter_context(listening(app, port))
             self._server = server
             try:
                 yield self

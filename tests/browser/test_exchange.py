@@ -12,7 +12,7 @@ from shared.access import Keys, Scope
 from shared.contracts.heartbeats import Heartbeat
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
-from tests.fakes.serving import serving_app
+from tests.fakes.listening import listening
 from tests.fakes.traces import write_trace
 from tests.unit.inspector.told import feedback, ready, seal
 
@@ -96,7 +96,7 @@ def test_acts_are_passed_on_to_the_broker(browser: Browser, tmp_path: Path, act:
         return {"accepted": "0" * 32}
 
     keys = Keys({"r": Scope.READ, "adm": Scope.ADMIN})
-    with new_stand(tmp_path, keys=keys) as stand, stand.serving(), serving_app(broker) as broker_url:
+    with new_stand(tmp_path, keys=keys) as stand, stand.serving(), listening(broker) as broker_url:
         stand.log.up = [Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0)]
         stand.tell(feedback())
         with viewer(browser, stand.url) as opened:

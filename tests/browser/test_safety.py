@@ -14,7 +14,7 @@ from shared.contracts.events import Acted, AlarmRaised, JobLost, StatusChanged
 from shared.contracts.traces import Alternative, RolloutTrace
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
-from tests.fakes.serving import serving_app
+from tests.fakes.listening import listening
 from tests.fakes.traces import trace_token, write_trace
 from tests.unit.inspector.told import feedback, revised
 
@@ -182,7 +182,7 @@ def test_another_site_cannot_act_or_log_in_with_a_readers_browser(browser: Brows
             f"<form method=post action='{keyed.url}/login'><input name=key value=adm-key><button>login</button></form>"
         )
 
-    with serving_app(elsewhere) as lure_url, viewer(browser, keyed.url) as opened:
+    with listening(elsewhere) as lure_url, viewer(browser, keyed.url) as opened:
         page = opened.open("/login")
         page.get_by_label("Key").fill("adm-key")
         page.get_by_role("button", name="Log in").click()

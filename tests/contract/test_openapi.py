@@ -70,7 +70,6 @@ def broker(tmp_path: Path) -> Iterator[FastAPI]:
     )
     app.include_router(acting_routes(lambda: bench.state, bench.plan, bench.workers, tmp_path, train=True))
     yield app
-    peers.close()
 
 
 @contextmanager

@@ -9,6 +9,9 @@ from services.student.engines.port import (
     Generation,
     GenerationCancelledError,
     GenerationRequest,
+    Piece,
+    TokenChoice,
+    TokenDetail,
     UnknownVersionError,
 )
 from shared.contracts.messages import ChatMessage
@@ -22,13 +25,16 @@ WAIT_S = 10.0
 class FakeEngine:
     """Answers `<version>:<seed>`; a prompt that contains POISON makes the whole call fail.
 
-    hold: set it to keep `generate` waiting until `go` is set (or it is cancelled). during: called in `generate`.
+    hold: set it to keep `generate` waiting until `go` is set (or it is cancelled, or everybody is gone).
+    during: called in `generate`.
     """
 
     vocabulary_size = 256
 
-    def __init__(self, slots: int = 8) -> None:
+    def __init__(self, slots: int = 8, *, guides: bool = False) -> None:
         self.slots = slots
+        self.guides = guides
+        self.rendering: str | None = None
         self.calls: list[list[GenerationRequest]] = []
         self.loads: list[str] = []
         self.healthy = True
@@ -58,7 +64,7 @@ class FakeEngine:
         missing = {request.version for request in requests} - self._versions.keys()
         if missing:
             raise UnknownVersionError(f"{missing} not loaded")
-        self._wait(cancelled)
+        self._wait(requests, cancelled)
         self.during()
         if any(POISON in request.messages[-1].content for request in requests):
             self.healthy = not self.dies_of_poison
@@ -71,22 +77,33 @@ class FakeEngine:
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return sum(len(message.content) for message in messages)
 
-    def _wait(self, cancelled: threading.Event | None) -> None:
+    def _wait(self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None) -> None:
         self.started.set()
         for _ in range(int(WAIT_S / 0.01)):
             if not self.hold or self.go.wait(0.01):
                 return
             if cancelled is not None and cancelled.is_set():
                 raise GenerationCancelledError("told to stop")
+            if all(request.unwanted for request in requests):
+                return
         raise AssertionError(f"nobody let the engine go within {WAIT_S} s")
 
 
 def _generation(request: GenerationRequest) -> Generation:
-    text = f"{request.version}:{request.seed}"
+    """Three tokens, the parts of the text at the colon; told one by one."""
+    parts = [request.version, ":", str(request.seed)]
+    logprobs = [-0.5, -0.25, -0.125]
+    choices = [TokenChoice(part.encode(), logprob) for part, logprob in zip(parts, logprobs, strict=True)]
+    wanted = request.top_logprobs
+    details = tuple(TokenDetail(each, (each,)[:wanted]) for each in choices) if wanted is not None else ()
+    if request.audience is not None:
+        for index, part in enumerate(parts):
+            request.audience.tell(Piece(part, details[index : index + 1]))
     return Generation(
-        text=text,
+        text="".join(parts),
         prompt_token_ids=list(request.messages[-1].content.encode()),
         token_ids=[1, 2, 3],
-        logprobs=[-0.5, -0.25, -0.125],
+        logprobs=logprobs,
         finish_reason="stop",
+        details=details,
     )

@@ -25,7 +25,7 @@ from shared.contracts.jobs import JobKind
 from shared.http import create_app
 from tests.fakes.access import PLENTY
 from tests.fakes.broker import RUN, BrokerBench
-from tests.fakes.serving import serving_app
+from tests.fakes.listening import listening
 from tests.unit.inspector.told import config
 
 KEYS = {"read-key": Scope.READ, "ask-key": Scope.ASK, "admin-key": Scope.ADMIN}
@@ -82,7 +82,7 @@ def standing(run_dir: Path, redis_url: str) -> Iterator[Stand]:
     sealed = SealedBatches(run_dir, RUN)
     ingest = Ingest(bench.workers, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=30, block_s=0)
     app = build_app(replace(config(run_dir), run=RUN, keys=keys), store, ingest, bench.workers, threading.Event())
-    with serving_app(broker) as broker_url, serving_app(app) as url:
+    with listening(broker) as broker_url, listening(app) as url:
         bench.workers.beat(Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0), ttl_s=600)
         deploy(run_dir, redis_url, broker_url, url, bench)
         yield Stand(bench, ingest, url, waiting)

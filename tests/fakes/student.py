@@ -141,7 +141,7 @@ class StudentBench:
 
     def _build(self) -> None:
         self.board = Board(self.clock)
-        self.interactive = InteractiveQueue(bound=INTERACTIVE_BOUND, clock=self.clock)
+        self.interactive = InteractiveQueue(bound=INTERACTIVE_BOUND)
         self.running = Running(self.clock, drain_s=0.2)
         self.worker = build_worker(
             self.config,

@@ -1,6 +1,7 @@
 """What leads out of the deployment and what grows without bound: addresses from clients, redirects, metric labels."""
 
 import ast
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import services.inspector.ingest
 import services.student.metrics
 import services.trainer.metrics  # noqa: F401 - registers its metrics
 from services.broker.peers import Peers
-from shared.contracts import http
+from shared.contracts import http, openai
 from shared.contracts.heartbeats import Heartbeat
 from shared.errors import OpcodError
 from tests.fakes.broker import BrokerBench
@@ -46,7 +47,8 @@ def test_f28_every_http_client_ignores_proxies_and_redirects() -> None:
 
 
 def test_f28_no_request_of_a_client_holds_an_address() -> None:
-    requests = [each for name, each in vars(http).items() if name.endswith("Request") and issubclass(each, BaseModel)]
+    bodies = vars(http) | vars(openai)
+    requests = [each for name, each in bodies.items() if name.endswith("Request") and issubclass(each, BaseModel)]
     assert len(requests) == 3
     for request in requests:
         assert not {field for field in request.model_fields if "url" in field or "host" in field or "uri" in field}
@@ -61,10 +63,9 @@ def test_f28_a_peer_that_redirects_is_an_error_and_is_not_followed(tmp_path: Pat
         beat = Heartbeat(service="student-a", replica="0", state="ready", url=student.url, at=0.0)
         bench.workers.beat(beat, ttl_s=60)
         peers = Peers(bench.settings, bench.workers, lambda: bench.state, key="secret")
-        request = http.ChatRequest.model_validate({"model": "a", "messages": [{"role": "user", "content": "?"}]})
+        request = openai.ChatRequest.model_validate({"model": "a", "messages": [{"role": "user", "content": "?"}]})
         with pytest.raises(OpcodError):
-            peers.chat("a", request)
-        peers.close()
+            asyncio.run(peers.chat("a", request))
         assert elsewhere.chats == [] and elsewhere.keys == []
 
 

@@ -16,8 +16,16 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from services.student.engines.kvcache import RowCache
-from services.student.engines.port import Generation, GenerationCancelledError
+from services.student.engines.port import (
+    Generation,
+    GenerationCancelledError,
+    GenerationRequest,
+    TokenChoice,
+    TokenDetail,
+)
 from services.student.engines.sampling import distribution, draw
+from services.student.engines.tokens import TokenTable
+from services.student.engines.transcript import Transcript
 from shared.contracts.messages import Sampling
 
 _PREFILL_TOKENS = 2048  # a forward pass over prompts: enough for full speed, few enough for a small peak of memory
@@ -29,16 +37,21 @@ class Sample:
 
     index: int
     prompt: tuple[int, ...]
-    sampling: Sampling
-    stop: tuple[str, ...]
+    request: GenerationRequest
     randomness: random.Random
+    transcript: Transcript | None
+    """None where nobody watches and no stop string is looked for."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stopped: bool = False
 
     @property
+    def sampling(self) -> Sampling:
+        return self.request.sampling
+
+    @property
     def done(self) -> bool:
-        return self.stopped or len(self.token_ids) >= self.sampling.max_tokens
+        return self.stopped or len(self.token_ids) >= self.sampling.max_tokens or self.request.unwanted
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class Decoding:
         self._model = model
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
+        self._tokens = TokenTable(tokenizer)
         self._device = model.device
 
     @torch.inference_mode()
@@ -81,15 +95,12 @@ class Decoding:
 
     def finish(self, sample: Sample) -> Generation:
         """Return a sample that is done as the port has it."""
-        text = self._text(sample)
-        if found := [at for stop in sample.stop if (at := text.find(stop)) >= 0]:
-            text = text[: min(found)]
-        reason: Literal["stop", "length"] = "stop" if sample.stopped else "length"
-        return Generation(text, list(sample.prompt), sample.token_ids, sample.logprobs, reason)
-
-    def _text(self, sample: Sample) -> str:
         text: str = self._tokenizer.decode(sample.token_ids, skip_special_tokens=True)
-        return text
+        details: tuple[TokenDetail, ...] = ()
+        if sample.transcript is not None:
+            text, details = sample.transcript.end(text)
+        reason: Literal["stop", "length"] = "stop" if sample.stopped else "length"
+        return Generation(text, list(sample.prompt), sample.token_ids, sample.logprobs, reason, details)
 
     def _prefill(self, rows: Sequence[Row], cache: RowCache) -> Tensor:
         """Run the prompts, a few at a time; return the logits [R, V] after each."""
@@ -145,23 +156,44 @@ class Decoding:
             tokens_N[greedy] = probabilities_RV[[owners[number] for number in greedy]].argmax(-1)
         logprobs = probabilities_RV[owners, tokens_N].log().tolist()
         drawn = iter(zip(tokens_N.tolist(), logprobs, strict=True))
+        tops = self._tops(rows, probabilities_RV)
         for number, row in enumerate(rows):
             children: dict[int, list[Sample]] = {}
             for sample in row.samples:
                 token, logprob = next(drawn)
-                self._append(sample, token, logprob)
+                self._append(sample, token, logprob, tops.get(number, ()))
                 if not sample.done:
                     children.setdefault(token, []).append(sample)
             for token, members in children.items():
                 yield number, Row(tuple(members), row.pad, token)
 
-    def _append(self, sample: Sample, token: int, logprob: float) -> None:
+    def _tops(self, rows: Sequence[Row], probabilities_RV: Tensor) -> dict[int, Sequence[TokenChoice]]:
+        """By row, its most probable tokens, best first: as many as its samples ask for, and of mass."""
+        wanted = {number: most for number, row in enumerate(rows) if (most := _alternatives(row)) > 0}
+        tops: dict[int, Sequence[TokenChoice]] = {}
+        for number, most in wanted.items():
+            best = probabilities_RV[number].topk(min(most, probabilities_RV.shape[1]))
+            pairs = zip(best.indices.tolist(), best.values.log().tolist(), best.values.tolist(), strict=True)
+            tops[number] = [self._tokens.choice(token, logprob) for token, logprob, mass in pairs if mass > 0]
+        return tops
+
+    def _append(self, sample: Sample, token: int, logprob: float, tops: Sequence[TokenChoice]) -> None:
         sample.token_ids.append(token)
         sample.logprobs.append(logprob)
         sample.stopped = token in self._eos_ids
-        if sample.stop and not sample.stopped:
-            text = self._text(sample)
-            sample.stopped = any(stop in text for stop in sample.stop)
+        if sample.transcript is None:
+            return
+        alternatives = sample.request.top_logprobs
+        detail = None
+        if alternatives is not None:
+            detail = TokenDetail(self._tokens.choice(token, logprob), tuple(tops[:alternatives]))
+        sample.stopped |= sample.transcript.add(token, detail)
+        if not sample.done:
+            sample.transcript.tell()
+
+
+def _alternatives(row: Row) -> int:
+    return max(sample.request.top_logprobs or 0 for sample in row.samples)
 
 
 def _initial_rows(samples: Sequence[Sample]) -> list[Row]:

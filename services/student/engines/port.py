@@ -6,7 +6,7 @@ thread: `load` and `unload` come between calls of `generate`, never during one.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -31,14 +31,65 @@ class GenerationCancelledError(OpcodError):
 
 
 @dataclass(frozen=True)
+class TokenChoice:
+    """A token that could stand at one place. `data`: its bytes, which need not be whole characters."""
+
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenDetail:
+    """The token that was drawn at one place, and the most probable ones there, best first."""
+
+    drawn: TokenChoice
+    top: tuple[TokenChoice, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More of one sample. The pieces' texts and details, one after the other, are those of its `Generation`."""
+
+    text: str
+    details: tuple[TokenDetail, ...] = ()
+
+
+class Audience(Protocol):
+    """Whoever waits for one sample and may read along."""
+
+    @property
+    def gone(self) -> bool:
+        """Nobody wants the sample any more."""
+
+    @property
+    def heard(self) -> bool:
+        """Something of the sample was passed on: it must not be drawn again from the start."""
+
+    def tell(self, piece: Piece) -> None:
+        """More of the sample, that will not change any more; called on the engine's thread."""
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
-    """One sample to draw. The seed alone decides its random draws, whatever shares its batch."""
+    """One sample to draw. The seed alone decides its random draws, whatever shares its batch.
+
+    top_logprobs: tell each token's details with so many alternatives; None: no details.
+    json_schema: what the text must fit, as JSON; only for an engine that `guides`.
+    audience: told of the sample as it comes; once it is gone the sample ends, as if its max_tokens were reached.
+    """
 
     version: str
     messages: tuple[ChatMessage, ...]
     sampling: Sampling
     seed: int
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    json_schema: str | None = None
+    audience: Audience | None = field(default=None, compare=False)
+
+    @property
+    def unwanted(self) -> bool:
+        return self.audience is not None and self.audience.gone
 
 
 @dataclass(frozen=True)
@@ -47,6 +98,7 @@ class Generation:
 
     `logprobs` (one a token, natural log) are of the distribution sampled from, after temperature and top-p;
     a greedy sample has those of temperature 1. With a stop string `text` ends before it, `token_ids` with it.
+    `details`, where they were asked for, are of the tokens that `text` is made of.
     """
 
     text: str
@@ -54,6 +106,7 @@ class Generation:
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: Literal["stop", "length"]
+    details: tuple[TokenDetail, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +126,14 @@ class Engine(Protocol):
 
     @property
     def vocabulary_size(self) -> int: ...
+
+    @property
+    def rendering(self) -> str | None:
+        """`rendering_of` its tokenizer, to be compared with the trainer's; None for an engine without one."""
+
+    @property
+    def guides(self) -> bool:
+        """Whether it can keep a text to a JSON schema while it draws."""
 
     def load(self, version: str, directory: Path | None) -> str:
         """Hold `version` from its directory (None: the base model); return the checksum of the tensors loaded.

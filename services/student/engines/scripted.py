@@ -6,6 +6,7 @@ that the prompt contains; other text in a prompt, commands included, changes not
 """
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,14 @@ from pathlib import Path
 from random import Random
 
 from services.student.engines.port import (
+    Audience,
     EngineHealth,
     Generation,
     GenerationCancelledError,
     GenerationRequest,
+    Piece,
+    TokenChoice,
+    TokenDetail,
     UnknownVersionError,
     VersionTakenError,
 )
@@ -30,7 +35,9 @@ from shared.problems.problem import Problem
 
 EOS_ID = 256
 LOGPROB = -0.5  # of every token
+WATCH_S = 0.01
 NONSENSE = "Reverse every sign and begin again from zero."
+_WORDS = re.compile(r"\s*\S+|\s+$")
 BASE_CHECKSUM = hashlib.sha256(b"scripted base").hexdigest()
 
 
@@ -56,6 +63,8 @@ class ScriptedEngine:
     """See `port.Engine`."""
 
     vocabulary_size = EOS_ID + 1
+    guides = False
+    rendering = None
 
     def __init__(self, script: Script, slots: int = 64):
         self.slots = slots
@@ -82,7 +91,7 @@ class ScriptedEngine:
     ) -> list[Generation]:
         for request in requests:
             self._require(request.version)
-        self._wait(cancelled)
+        self._wait(requests, cancelled)
         return [self._generation(request) for request in requests]
 
     def health(self) -> EngineHealth:
@@ -91,11 +100,15 @@ class ScriptedEngine:
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return len(_prompt_ids(messages))
 
-    def _wait(self, cancelled: threading.Event | None) -> None:
-        if cancelled is None:
-            time.sleep(self._script.latency_s)
-        elif cancelled.wait(self._script.latency_s):
-            raise GenerationCancelledError("told to stop before the answer was written")
+    def _wait(self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None) -> None:
+        """The latency, unless everybody is gone before it is over."""
+        until_s = time.monotonic() + self._script.latency_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            if cancelled is not None and cancelled.is_set():
+                raise GenerationCancelledError("told to stop before the answer was written")
+            if all(request.unwanted for request in requests):
+                return
+            time.sleep(min(left_s, WATCH_S))
 
     def _require(self, version: str) -> None:
         if version not in self._versions:
@@ -108,12 +121,17 @@ class ScriptedEngine:
         written = text[: min(found)] if found else text
         ids = [*written.encode(), *([] if found else [EOS_ID])]
         kept = ids[: request.sampling.max_tokens]
+        text = _decoded(kept, request.stop)
+        details = _details(text, request)
+        if request.audience is not None:
+            _tell(text, details, request.audience)
         return Generation(
-            text=_decoded(kept, request.stop),
+            text=text,
             prompt_token_ids=_prompt_ids(request.messages),
             token_ids=kept,
             logprobs=[LOGPROB] * len(kept),
             finish_reason="stop" if len(kept) == len(ids) else "length",
+            details=details,
         )
 
     def _text(self, request: GenerationRequest) -> str:
@@ -183,6 +201,23 @@ def _decoded(ids: Sequence[int], stops: Sequence[str]) -> str:
     text = bytes(index for index in ids if index != EOS_ID).decode(errors="ignore")
     found = [at for stop in stops if (at := text.find(stop)) >= 0]
     return text[: min(found)] if found else text
+
+
+def _details(text: str, request: GenerationRequest) -> tuple[TokenDetail, ...]:
+    """Every byte of the text, with itself as the only alternative."""
+    if request.top_logprobs is None:
+        return ()
+    choices = [TokenChoice(bytes([byte]), LOGPROB) for byte in text.encode()]
+    return tuple(TokenDetail(choice, (choice,) if request.top_logprobs else ()) for choice in choices)
+
+
+def _tell(text: str, details: Sequence[TokenDetail], audience: Audience) -> None:
+    """The text in words, each with the details of its bytes."""
+    first = 0
+    for word in _WORDS.findall(text):
+        behind = first + len(word.encode())
+        audience.tell(Piece(word, tuple(details[first:behind])))
+        first = behind
 
 
 def _checksum(directory: Path) -> str:

@@ -25,11 +25,12 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
+from services.student.engines.transcript import Transcript
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter, merged_parameters
 from shared.modeling.attention import PLAIN_MODEL_TYPES
-from shared.modeling.chat import render
+from shared.modeling.chat import render, rendering_of
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, load_model, load_tokenizer
 
@@ -62,9 +63,12 @@ class TransformersEngine:
         _require_plain(self._model.config.model_type)
         self._parameters = dict(self._model.named_parameters())
         self._base = {name: parameter.data for name, parameter in self._parameters.items()}
+        self.rendering = rendering_of(self._tokenizer)
         self._decoding = Decoding(self._model, self._tokenizer, self._eos_ids())
         self._versions: dict[str, _Version] = {}
         self._active: dict[str, Tensor] = {}
+
+    guides = False
 
     @property
     def vocabulary_size(self) -> int:
@@ -162,7 +166,9 @@ class TransformersEngine:
                 f"expected at most {limit} tokens, got {len(prompt)} of prompt and max_tokens = "
                 f"{request.sampling.max_tokens}: shorten either"
             )
-        return Sample(index, prompt, request.sampling, request.stop, random.Random(request.seed))
+        watched = request.stop or request.audience is not None or request.top_logprobs is not None
+        transcript = Transcript(self._tokenizer, request) if watched else None
+        return Sample(index, prompt, request, random.Random(request.seed), transcript)
 
     def _eos_ids(self) -> frozenset[int]:
         named = self._model.generation_config.eos_token_id

@@ -114,3 +114,10 @@ def test_a_student_that_only_varies_raises_no_alarm() -> None:
             mean = math.fsum(means) / 12
             variance = math.fsum((m - mean) ** 2 for m in means) / 11 / 12
             assert run.see(batch_rewards(mean, variance=variance)) == []
+
+
+def test_log_probs_that_are_not_the_trainers_are_told_in_the_first_step_and_once() -> None:
+    run = Watched()
+    drifts = [0.01, 0.31, 1.2, 0.3, 0.09, 0.5]
+    assert [run.see(delta_logprob=drift) for drift in drifts] == [[], ["engine_drift"], [], [], [], ["engine_drift"]]
+    assert "0.310 nats, above 0.3" in run.state.alarms[0].reason

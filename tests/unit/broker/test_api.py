@@ -1,8 +1,10 @@
 """The broker's HTTP API: runs, control, peers, asking."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -22,6 +24,7 @@ from tests.fakes.student_server import StudentServer, serving
 
 QUESTION = "What voltage drives 9 A through a wire with a resistance of 2 ohm?"
 ASK = "/v1/peers/ask"
+CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,6 @@ def ground(run_dir: Path, servers: dict[str, StudentServer]) -> Iterator[Ground]
     peers = Peers(bench.settings, bench.workers, lambda: bench.state, key="secret")
     with TestClient(app_of(bench, peers, lambda: bench.state)) as client:
         yield Ground(client, bench, servers)
-    peers.close()
 
 
 def app_of(bench: BrokerBench, peers: Peers, state: Callable[[], RunState], *, train: bool = True) -> FastAPI:
@@ -129,10 +131,13 @@ def test_asking_goes_from_answer_over_feedback_to_the_revised_answer(ground: Gro
     answer = ground.client.post(ASK, json={"problem": QUESTION, "first": "a", "seed": 5})
     assert answer.status_code == 200
     body = answer.json()
-    assert (body["first"], body["first_version"], body["tutor"], body["tutor_version"]) == ("a", "a@v7", "b", "b@v7")
-    assert (body["verdict"], body["concept"]) == ("match:voltage", "voltage")
-    assert body["feedback"] == "Multiply the current with the resistance."
-    assert body["revised"] == ground.students["a"].answer
+    assert (body["answer"]["student"], body["answer"]["version"]) == ("a", "a@v7")
+    (exchange,) = body["exchanges"]
+    told = exchange["feedback"]
+    assert (told["student"], told["version"]) == ("b", "b@v7")
+    assert (told["verdict"], told["concept"]) == ("match:voltage", "voltage")
+    assert told["delivered"] == "Multiply the current with the resistance."
+    assert exchange["revised"]["text"] == body["final"] == ground.students["a"].answer
     first, again = ground.students["a"].chats
     assert first.messages[-1].content == QUESTION
     assert again.messages[-1].content == f"{QUESTION}\nFeedback: Multiply the current with the resistance."
@@ -144,21 +149,65 @@ def test_asking_goes_from_answer_over_feedback_to_the_revised_answer(ground: Gro
 def test_feedback_that_is_not_passed_on_leaves_the_answer_as_it_is(ground: Ground) -> None:
     ground.up("a", "b")
     ground.students["b"].feedback = "Multiply them."
-    body = ground.client.post(ASK, json={"problem": QUESTION}).json()
-    assert (body["verdict"], body["feedback"], body["revised"]) == ("no_concept_tag", None, None)
-    assert len(ground.students["a"].chats) == 1
+    body = ground.client.post(ASK, json={"problem": QUESTION, "exchanges": 3, "seed": 5}).json()
+    told = [exchange["feedback"] for exchange in body["exchanges"]]
+    assert [(each["verdict"], each["delivered"]) for each in told] == [("no_concept_tag", None)] * 3
+    assert [exchange["revised"] for exchange in body["exchanges"]] == [None] * 3
+    assert (body["final"], len(ground.students["a"].chats)) == (ground.students["a"].answer, 1)
+    assert len({asked.seed for asked in ground.students["b"].asked}) == 3
+
+
+def test_each_exchange_is_about_the_last_answer(ground: Ground) -> None:
+    ground.up("a", "b")
+    ground.students["b"].answers = [" u = 1", " u = 2", " u = 18"]
+    body = ground.client.post(ASK, json={"problem": QUESTION, "first": "b", "exchanges": 2}).json()
+    ground.students["a"].feedback = ""
+    assert [asked.response for asked in ground.students["a"].asked] == [" u = 1", " u = 2"]
+    assert [exchange["revised"]["text"] for exchange in body["exchanges"]] == [" u = 2", " u = 18"]
+    assert (body["answer"]["text"], body["final"]) == (" u = 1", " u = 18")
+
+
+@pytest.mark.parametrize("exchanges", [0, 4])
+def test_one_to_three_exchanges_are_taken(ground: Ground, exchanges: int) -> None:
+    answer = ground.client.post(ASK, json={"problem": QUESTION, "exchanges": exchanges})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "exchanges")
+
+
+def test_stages_come_as_events_and_then_the_whole(ground: Ground) -> None:
+    ground.up("a", "b")
+    headers = {"accept": "text/event-stream"}
+    answer = ground.client.post(ASK, json={"problem": QUESTION, "seed": 5, "exchanges": 2}, headers=headers)
+    told = events(answer.text)
+    assert [name for name, _ in told] == ["answer", "feedback", "revised", "feedback", "revised", "done"]
+    whole = ground.client.post(ASK, json={"problem": QUESTION, "seed": 5, "exchanges": 2}).json()
+    assert told[-1][1] == whole
+    assert [body for _, body in told[:3]] == [whole["answer"], *whole["exchanges"][0].values()]
+
+
+def events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name, body) of each server-sent event."""
+    frames = [dict(line.split(": ", 1) for line in frame.splitlines()) for frame in text.strip().split("\n\n")]
+    return [(frame["event"], json.loads(frame["data"])) for frame in frames]
+
+
+def test_a_student_that_fails_on_the_way_is_the_last_event(ground: Ground) -> None:
+    ground.up("a")
+    answer = ground.client.post(ASK, json={"problem": QUESTION}, headers={"accept": "text/event-stream"})
+    told = events(answer.text)
+    assert (answer.status_code, [name for name, _ in told]) == (200, ["answer", "error"])
+    assert "student b is not up" in told[1][1]["error"]["message"]
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("path", "body", "status"),
     [
-        (ASK, {"problem": QUESTION, "first": "c"}),
-        ("/v1/chat/completions", {"model": "c@v1", "messages": [{"role": "user", "content": "hi"}]}),
+        (ASK, {"problem": QUESTION, "first": "c"}, 400),
+        (CHAT, {"model": "c@v1", "messages": [{"role": "user", "content": "hi"}]}, 404),
     ],
 )
-def test_an_unknown_student_is_named(ground: Ground, path: str, body: dict[str, object]) -> None:
+def test_an_unknown_student_is_named(ground: Ground, path: str, body: dict[str, object], status: int) -> None:
     answer = ground.client.post(path, json=body)
-    assert answer.status_code == 400
+    assert answer.status_code == status
     assert "expected a student of a, b, got 'c'" in answer.json()["error"]["message"]
 
 
@@ -205,7 +254,7 @@ def test_a_students_refusal_is_passed_on(ground: Ground, status: int, seen: int)
 def test_a_chat_goes_to_the_student_of_its_model(ground: Ground) -> None:
     ground.up("a", "b")
     body = {"model": "b@v7", "messages": [{"role": "user", "content": "hi"}]}
-    assert ground.client.post("/v1/chat/completions", json=body).json()["model"] == "b@v7"
+    assert ground.client.post(CHAT, json=body).json()["model"] == "b@v7"
     assert (len(ground.students["a"].chats), ground.students["b"].chats[0].model) == (0, "b@v7")
 
 
@@ -216,7 +265,6 @@ def test_before_the_run_is_taken_up_the_api_says_so(ground: Ground) -> None:
     peers = Peers(ground.bench.settings, ground.bench.workers, none_yet, key=None)
     with TestClient(app_of(ground.bench, peers, none_yet)) as client:
         answers = [client.get(path) for path in ("/v1/runs", f"/v1/runs/{RUN}", "/v1/peers")]
-    peers.close()
     assert [answer.status_code for answer in answers] == [503, 503, 503]
 
 
@@ -226,6 +274,5 @@ def test_a_run_that_is_only_served_cannot_be_controlled(ground: Ground, action: 
     peers = Peers(bench.settings, bench.workers, lambda: bench.state, key=None)
     with TestClient(app_of(bench, peers, lambda: bench.state, train=False)) as client:
         answer = client.post(f"/v1/runs/{RUN}/{action}")
-    peers.close()
     assert answer.status_code == 409
     assert "opcod run --resume" in answer.json()["error"]["message"]

@@ -57,6 +57,13 @@ def test_demonstrations_and_masks_without_feedback(
     assert {sample.verdict for sample in samples} == {None}
 
 
+def test_an_answer_of_nothing_but_thinking_demonstrates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(IntegerFormat, "grade", lambda _self, _text, _answer: 1.0)
+    samples = group("<think>never closed: 18", f"<think>9 * 2</think>{RIGHT}", exclude_self=False).samples
+    assert [sample.demonstration for sample in samples] == [1, 1]
+    assert samples[0].teacher_messages[-1].content == f"{problem().question}\nSolved: u = 9 * 2 = 18"
+
+
 def test_feedback_gives_a_loss_where_there_is_no_demonstration() -> None:
     samples = group(WRONG, WRONG, told=[TOLD, DROPPED]).samples
     assert [(s.mask, s.feedback, s.verdict) for s in samples] == [

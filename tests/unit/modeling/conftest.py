@@ -6,7 +6,8 @@ import pytest
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 # What imports torch cannot even be collected where it is not installed: pip install 'opcod[local]' runs these.
-collect_ignore = [] if find_spec("torch") else ["test_adapters.py", "test_chat.py", "test_loading.py"]
+TORCH_TESTS = ["test_adapters.py", "test_chat.py", "test_loading.py", "test_merging.py"]
+collect_ignore = [] if find_spec("torch") else TORCH_TESTS
 
 
 @pytest.fixture(scope="session")

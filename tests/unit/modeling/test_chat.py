@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError
-from shared.modeling.chat import completion_ids, neutralise, render, render_text, special_ids
+from shared.modeling.chat import completion_ids, neutralise, render, render_text, rendering_of, special_ids
 from shared.modeling.loading import load_tokenizer
 
 pytestmark = pytest.mark.model
@@ -83,3 +83,11 @@ def test_a_template_that_knows_thinking_has_it_off(tiny_dir: Path) -> None:
     assert render_text(thinking, turns(("user", "u"))).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert thinking.decode(render(thinking, turns(("user", "u")))).endswith("<think>\n\n</think>\n\n")
     assert completion_ids(thinking, "x")[0] == thinking("x", add_special_tokens=False)["input_ids"][0]
+
+
+def test_a_rendering_is_that_of_template_and_token_ids(tiny_dir: Path, own: PreTrainedTokenizerBase) -> None:
+    assert rendering_of(own) == rendering_of(load_tokenizer(tiny_dir, None))
+    other_template = load_tokenizer(tiny_dir, "compact")
+    other_specials = load_tokenizer(tiny_dir, None)
+    other_specials.add_special_tokens({"additional_special_tokens": ["<think>"]})
+    assert len({rendering_of(each) for each in (own, other_template, other_specials)}) == 3

@@ -6,8 +6,9 @@ import torch
 from shared.errors import ModelError
 from shared.modeling.attention import GROUPED
 from shared.modeling.embedded import EMBEDDED_PARAMETERS, ensure_embedded_model
-from shared.modeling.loading import load_model, load_tokenizer, resolve_model
+from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.logprobs import probe, token_logprobs
+from shared.modeling.resolving import resolve_model
 
 pytestmark = pytest.mark.model
 CACHE = Path.home() / ".cache" / "opcod"

@@ -61,7 +61,6 @@ def deployment(bench: BrokerBench) -> Iterator[Deployment]:
     stopping.set()
     for thread in threads:
         thread.join(WAIT_S)
-    peers.close()
 
 
 def test_a_paused_run_goes_on(bench: BrokerBench, deployment: Deployment) -> None:

@@ -1,14 +1,39 @@
+import threading
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
+from services.student.app import build_app
+from tests.fakes.student import StudentBench
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 # What imports torch cannot even be collected where it is not installed: pip install 'opcod[local]' runs these.
-collect_ignore = [] if find_spec("torch") else ["test_transformers.py", "test_sampling.py"]
+collect_ignore = [] if find_spec("torch") else ["test_transformers.py", "test_sampling.py", "test_streaming.py"]
 
 
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[StudentBench]:
+    """A student whose worker turns in a thread of its own."""
+    bench = StudentBench(tmp_path, "serving.request_timeout_s=2.0")
+    bench.turn()
+    thread = threading.Thread(target=bench.worker.run)
+    thread.start()
+    yield bench
+    bench.engine.go.set()
+    bench.stopping.set()
+    thread.join(10)
+    bench.close()
+
+
+@pytest.fixture
+def client(bench: StudentBench) -> Iterator[TestClient]:
+    with TestClient(build_app(bench.config, bench.board, bench.interactive, bench.clock)) as opened:
+        yield opened

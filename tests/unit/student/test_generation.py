@@ -1,10 +1,12 @@
 """Requests of a job, its output, and errors that stay with the job they belong to."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.student.engines.port import GenerationRequest
+from services.student.engines.port import GenerationRequest, Piece
 from services.student.generation import (
     ERROR_CHARACTERS,
     Failure,
@@ -18,6 +20,7 @@ from shared.contracts.ids import seed_of
 from shared.contracts.jobs import JobDone, JobInput, JobKind, Prompt
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import MalformedMessageError
+from tests.fakes.audience import FakeAudience
 from tests.fakes.engine import POISON, FakeEngine
 from tests.fakes.student import make_job
 
@@ -78,3 +81,22 @@ def test_any_error_fits_into_an_envelope(filler: str) -> None:
         job_id="j", kind=JobKind.EVAL, student="a", replica="0", outcome="failed", error=error, version="a@v0"
     )
     assert len(wrap(done)) <= MAX_ENVELOPE_BYTES
+
+
+def test_what_somebody_heard_the_beginning_of_is_not_run_again() -> None:
+    """It would be told twice: it fails with what went wrong, and the others are run again."""
+    heard, unheard = FakeAudience(), FakeAudience()
+    batches = [[replace(request("x"), audience=heard)], [replace(request("y"), audience=unheard)]]
+    engine = FakeEngine()
+    engine.load("a@v0", None)
+
+    def fail_once() -> None:
+        engine.during = lambda: None
+        heard.tell(Piece("a"))
+        raise RuntimeError("out of memory")
+
+    engine.during = fail_once
+    (first, second), again = generate_each(engine, batches)
+    assert isinstance(first, Failure) and "out of memory" in first.text
+    assert not isinstance(second, Failure) and unheard.text == second[0].text
+    assert (again, heard.text) == (True, "a")

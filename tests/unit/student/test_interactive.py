@@ -1,109 +1,179 @@
-"""Requests of people: bounded, with deadlines, each answered exactly once."""
+"""Requests of people: bounded, with deadlines, each answered exactly once, and nothing generated for who left."""
 
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
-from services.student.engines.port import Generation, GenerationRequest
-from services.student.interactive import InteractiveQueue, Question
-from shared.clock import SystemClock
+from services.student.engines.port import Generation, GenerationRequest, Piece
+from services.student.interactive import Heard, InteractiveQueue, Question
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import UnavailableError
 
 ANSWER = [Generation("4", [1], [2], [-0.1], "stop")]
+VERSION = "a@v0"
 
 
 def requests(count: int = 1) -> list[GenerationRequest]:
     sampling = Sampling(temperature=0, top_p=1, max_tokens=4)
-    return [GenerationRequest("a@v0", (ChatMessage(role="user", content="x"),), sampling, 1)] * count
+    return [GenerationRequest(VERSION, (ChatMessage(role="user", content="x"),), sampling, 1)] * count
 
 
-def queue(bound: int = 4) -> InteractiveQueue:
-    return InteractiveQueue(bound=bound, clock=SystemClock())
+def asked(waiting: InteractiveQueue, count: int = 1, version: str = VERSION) -> "asyncio.Task[list[Generation]]":
+    return asyncio.create_task(waiting.ask(version, requests(count), timeout_s=5))
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 5 s"
-        time.sleep(0.005)
+async def taken(waiting: InteractiveQueue, *, slots: int = 8) -> list[Question]:
+    """What the engine's thread takes once those who ask had their turn."""
+    await asyncio.sleep(0)
+    return waiting.take(slots)
 
 
-def take_all(waiting: InteractiveQueue, count: int) -> list[Question]:
-    """`count` questions, as they come."""
-    taken: list[Question] = []
-
-    def complete() -> bool:
-        taken.extend(waiting.take(6))
-        return len(taken) == count
-
-    until(complete)
-    return taken
+def run(scene: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scene, 10))
 
 
 def test_an_answer_reaches_the_one_who_asked() -> None:
-    waiting = queue()
-    with ThreadPoolExecutor() as pool:
-        asked = pool.submit(waiting.ask, "a@v0", requests(), timeout_s=5)
-        until(lambda: waiting.versions() == {"a@v0"})
+    async def scene() -> None:
+        waiting = InteractiveQueue(bound=4)
+        asking = asked(waiting)
+        await asyncio.sleep(0)
+        assert waiting.versions() == {VERSION}
         (question,) = waiting.take(8)
         question.answer.set_result(ANSWER)
-        assert asked.result(5) == ANSWER
-    assert waiting.versions() == set()
+        assert await asking == ANSWER
+        assert waiting.versions() == set()
+        assert question.left.is_set()
+
+    run(scene())
 
 
 def test_over_the_bound_the_next_one_is_refused_until_one_is_answered() -> None:
-    waiting = queue(bound=2)
-    with ThreadPoolExecutor() as pool:
-        asked = [pool.submit(waiting.ask, "a@v0", requests(), timeout_s=5) for _ in range(2)]
-        taken = take_all(waiting, 2)
+    async def scene() -> None:
+        waiting = InteractiveQueue(bound=2)
+        asking = [asked(waiting) for _ in range(2)]
+        questions = await taken(waiting)
         with pytest.raises(UnavailableError, match="2 requests are being answered"):
-            waiting.ask("a@v0", requests(), timeout_s=5)
-        for question in taken:
+            await waiting.ask(VERSION, requests(), timeout_s=5)
+        for question in questions:
             question.answer.set_result(ANSWER)
-        assert [each.result(5) for each in asked] == [ANSWER, ANSWER]
-    with pytest.raises(UnavailableError, match="did not answer"):
-        waiting.ask("a@v0", requests(), timeout_s=0.01)
+        assert await asyncio.gather(*asking) == [ANSWER, ANSWER]
+        again = asked(waiting)
+        (question,) = await taken(waiting)
+        question.answer.set_result(ANSWER)
+        assert await again == ANSWER
+
+    run(scene())
 
 
-def test_a_late_one_is_told_so_and_never_generated_for() -> None:
-    waiting = queue()
-    with pytest.raises(UnavailableError, match=r"within 0\.01 s"):
-        waiting.ask("a@v0", requests(), timeout_s=0.01)
-    assert waiting.take(8) == []
+def test_late_ones_are_told_so_never_generated_for_and_do_not_pile_up() -> None:
+    async def scene() -> None:
+        waiting = InteractiveQueue(bound=1)
+        for _ in range(3):
+            with pytest.raises(UnavailableError, match=r"within 0\.01 s"):
+                await waiting.ask(VERSION, requests(), timeout_s=0.01)
+        assert waiting.take(8) == []
+        assert waiting.versions() == set()
 
-
-def test_late_ones_do_not_pile_up() -> None:
-    waiting = queue(bound=1)
-    for _ in range(3):
-        with pytest.raises(UnavailableError, match="did not answer"):
-            waiting.ask("a@v0", requests(), timeout_s=0.01)
-    assert waiting.versions() == set()
+    run(scene())
 
 
 def test_a_batch_of_people_fits_the_slots_but_one_is_always_taken() -> None:
-    waiting = queue()
-    with ThreadPoolExecutor() as pool:
-        first = pool.submit(waiting.ask, "a@v0", requests(9), timeout_s=5)
-        until(lambda: bool(waiting.versions()))
-        others = [pool.submit(waiting.ask, "a@v1", requests(3), timeout_s=5) for _ in range(2)]
-        until(lambda: len(waiting.versions()) == 2)
-        (large,) = waiting.take(8)
-        assert len(large.requests) == 9
-        for question in [large, *take_all(waiting, 2)]:
+    async def scene() -> None:
+        waiting = InteractiveQueue(bound=4)
+        asking = [asked(waiting, 9), asked(waiting, 3, "a@v1"), asked(waiting, 3, "a@v1")]
+        (large,) = await taken(waiting)
+        others = await taken(waiting, slots=6)
+        assert (len(large.requests), [len(each.requests) for each in others]) == (9, [3, 3])
+        for question in (large, *others):
             question.answer.set_result(ANSWER)
-        assert [each.result(5) for each in (first, *others)] == [ANSWER] * 3
+        assert await asyncio.gather(*asking) == [ANSWER] * 3
+
+    run(scene())
 
 
 def test_a_student_that_goes_away_refuses_those_who_wait_and_those_who_come() -> None:
-    waiting = queue()
-    with ThreadPoolExecutor() as pool:
-        asked = pool.submit(waiting.ask, "a@v0", requests(), timeout_s=5)
-        until(lambda: bool(waiting.versions()))
+    async def scene() -> None:
+        waiting = InteractiveQueue(bound=4)
+        asking = asked(waiting)
+        await asyncio.sleep(0)
         waiting.close()
         with pytest.raises(UnavailableError, match="shutting down"):
-            asked.result(5)
-    with pytest.raises(UnavailableError, match="shutting down"):
-        waiting.ask("a@v0", requests(), timeout_s=5)
+            await asking
+        with pytest.raises(UnavailableError, match="shutting down"):
+            await waiting.ask(VERSION, requests(), timeout_s=5)
+
+    run(scene())
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_one_whose_client_leaves_is_not_answered_any_further(running: bool) -> None:
+    async def scene() -> None:
+        waiting = InteractiveQueue(bound=1)
+        asking = asked(waiting, 2)
+        questions = await taken(waiting) if running else []
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert waiting.take(8) == []
+        for question in questions:
+            assert all(request.unwanted for request in question.requests)
+            question.answer.set_result(ANSWER)  # the engine comes too late, and nothing breaks
+        next_one = asked(waiting)
+        assert len(await taken(waiting)) == 1
+        next_one.cancel()
+
+    run(scene())
+
+
+def test_pieces_come_in_order_and_then_the_whole() -> None:
+    async def scene() -> None:
+        waiting = InteractiveQueue(bound=1)
+        heard: list[Heard] = []
+
+        async def listen() -> None:
+            heard.extend([item async for item in waiting.stream(VERSION, requests(2), timeout_s=5)])
+
+        listening = asyncio.create_task(listen())
+        (question,) = await taken(waiting)
+        await asyncio.to_thread(generate, question)
+        await listening
+        assert heard == [(1, Piece("b")), (0, Piece("a")), (1, Piece("c")), ANSWER]
+
+    run(scene())
+
+
+def generate(question: Question) -> None:
+    """As the engine's thread does."""
+    for sample, text in ((1, "b"), (0, "a"), (1, "c")):
+        audience = question.requests[sample].audience
+        assert audience is not None
+        audience.tell(Piece(text))
+        assert audience.heard
+    question.answer.set_result(ANSWER)
+
+
+@pytest.mark.parametrize("how", ["error", "silence", "leaves"])
+def test_a_stream_ends_with_an_error_after_silence_or_when_its_reader_leaves(how: str) -> None:
+    async def scene() -> None:
+        waiting = InteractiveQueue(bound=1)
+        stream = waiting.stream(VERSION, requests(), timeout_s=0.05)
+        first = asyncio.create_task(anext(stream))
+        (question,) = await taken(waiting)
+        audience = question.requests[0].audience
+        assert audience is not None
+        audience.tell(Piece("a"))
+        assert await first == (0, Piece("a"))
+        if how == "leaves":
+            await stream.aclose()
+        else:
+            if how == "error":
+                question.answer.set_exception(UnavailableError("the engine is dead"))
+            with pytest.raises(UnavailableError, match="dead" if how == "error" else "did not answer within"):
+                await anext(stream)
+        assert audience.gone
+        assert waiting.versions() == set()
+
+    run(scene())

@@ -1,4 +1,4 @@
-"""An app on a real port, in a thread of the test."""
+"""An app on a real server in a thread."""
 
 import threading
 import time
@@ -12,8 +12,8 @@ READY_S = 10.0
 
 
 @contextmanager
-def serving_app(app: FastAPI, port: int = 0) -> Iterator[str]:
-    """Its address on loopback, on a free port if none is given."""
+def listening(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """Its URL, on a free port if none is given."""
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

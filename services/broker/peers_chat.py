@@ -1,0 +1,111 @@
+"""The model `peers` of OpenAI's chat: the ask flow as one answer, its stages as they come.
+
+What always holds: a field that the flow could not follow is refused by its name, never left unread.
+"""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from services.broker.asking import Asking
+from shared.clock import SystemClock
+from shared.contracts.http import Advised, AskRequest, Stage
+from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.openai import (
+    ChatChunk,
+    ChatRequest,
+    ChatResponse,
+    Choice,
+    ChunkChoice,
+    Delta,
+    ModelCard,
+    Usage,
+    usage_of,
+)
+from shared.errors import RequestError
+from shared.guard import request_id
+from shared.sse import DONE, Frames, frame
+
+PEERS = "peers"
+CARD = ModelCard(id=PEERS)
+
+
+class PeersChat:
+    """Answers chats whose model is `peers`."""
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+
+    async def answer(self, body: ChatRequest) -> ChatResponse:
+        async with aclosing(self._asking.stages(_question(body), self._sampling(body), body.stops)) as stages:
+            told = [stage async for stage in stages]
+        text = "".join(_text(stage) for stage in told)
+        choice = Choice(index=0, message=ChatMessage(role="assistant", content=text), finish_reason="stop")
+        return ChatResponse(id=_id(), created=_now(), model=PEERS, choices=(choice,), usage=_usage(told))
+
+    async def frames(self, body: ChatRequest) -> Frames:
+        """A chunk a stage."""
+        id_, created = _id(), _now()
+
+        def chunk(delta: Delta, reason: str | None = None) -> bytes:
+            choice = ChunkChoice(index=0, delta=delta, finish_reason="stop" if reason else None)
+            return frame(ChatChunk(id=id_, created=created, model=PEERS, choices=(choice,)))
+
+        told: list[Stage] = []
+        async with aclosing(self._asking.stages(_question(body), self._sampling(body), body.stops)) as stages:
+            async for stage in stages:
+                role = None if told else "assistant"
+                told.append(stage)
+                yield chunk(Delta(role=role, content=_text(stage)))
+        yield chunk(Delta(), "stop")
+        if body.stream_options is not None and body.stream_options.include_usage:
+            yield frame(ChatChunk(id=id_, created=created, model=PEERS, choices=(), usage=_usage(told)))
+        yield DONE
+
+    def _sampling(self, body: ChatRequest) -> Sampling:
+        """Of the answers; feedback has its own."""
+        default = self._asking.sampling
+        return Sampling(
+            temperature=default.temperature if body.temperature is None else body.temperature,
+            top_p=body.top_p or default.top_p,
+            max_tokens=body.token_limit or default.max_tokens,
+        )
+
+
+def _question(body: ChatRequest) -> AskRequest:
+    """Raises RequestError for a conversation: the flow knows one problem, put as in training."""
+    unfit = {
+        "messages": len(body.messages) != 1 or body.messages[0].role != "user" or not body.messages[0].text,
+        "n": body.n != 1,
+        "logprobs": bool(body.logprobs),
+        "response_format": body.response_format is not None and body.response_format.type != "text",
+    }
+    expected = {"messages": "one message, the user's problem", "n": "1"}
+    for param, refused in unfit.items():
+        if refused:
+            raise RequestError(
+                f"{param}: the model {PEERS!r} takes {expected.get(param, 'none')}; ask a student for more",
+                code="unsupported_value",
+                param=param,
+            )
+    return AskRequest(problem=body.messages[0].text, seed=body.seed)
+
+
+def _text(stage: Stage) -> str:
+    """A stage as a person reads it, in Markdown."""
+    said = stage.raw if isinstance(stage, Advised) else stage.text
+    break_ = "" if stage.stage == "answer" else "\n\n"
+    return f"{break_}**{stage.heading}:**\n\n{said.strip() or '(nothing)'}"
+
+
+def _usage(stages: Sequence[Stage]) -> Usage:
+    return usage_of(
+        sum(stage.usage.prompt_tokens for stage in stages), sum(stage.usage.completion_tokens for stage in stages)
+    )
+
+
+def _id() -> str:
+    return f"chatcmpl-{request_id()}"
+
+
+def _now() -> int:
+    return int(SystemClock().wall_s())

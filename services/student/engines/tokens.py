@@ -1,0 +1,42 @@
+"""What single tokens are, as bytes: a token of most vocabularies need not be whole characters."""
+
+import re
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from services.student.engines.port import TokenChoice
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_SPACE = "\u2581"  # how SentencePiece writes a space
+
+
+class TokenTable:
+    """From token ids to bytes."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def choice(self, token: int, logprob: float) -> TokenChoice:
+        return TokenChoice(self.data(token), logprob)
+
+    def data(self, token: int) -> bytes:
+        """The bytes that the token adds to a text; an added token's are its name."""
+        name: str | None = self._tokenizer.convert_ids_to_tokens(token)
+        if name is None:  # a row of the output layer that the vocabulary does not use
+            return b""
+        if token in self._tokenizer.added_tokens_decoder:
+            return name.encode()
+        if self._letters is not None:
+            return bytes(self._letters[letter] for letter in name)
+        if byte := _BYTE.fullmatch(name):
+            return bytes.fromhex(byte[1])
+        return name.replace(_SPACE, " ").encode()
+
+    @cached_property
+    def _letters(self) -> dict[str, int] | None:
+        """The byte that each letter stands for in a byte-level vocabulary (GPT-2's); None for another one."""
+        if '"ByteLevel"' not in self._tokenizer.backend_tokenizer.to_str():
+            return None
+        return {letter: byte for byte, letter in bytes_to_unicode().items()}

@@ -1,0 +1,269 @@
+"""OpenAI's chat completions and models, as students and broker speak them.
+
+A field of OpenAI's that changes no answer is taken and left unread; one that would change the answer in a way that is
+not done here must be absent or neutral; anything else is refused with its name.
+"""
+
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic import SerializerFunctionWrapHandler as Serializer
+
+from shared.contracts.messages import ChatMessage, Contract
+
+MAX_STOPS = 4
+MAX_TOP_LOGPROBS = 20
+
+
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+}
+"""Fields of a request that may only be absent, null or one of these: they change nothing then."""
+
+
+def _only(value: object, allowed: tuple[object, ...]) -> object:
+    if value is None or value in allowed:
+        return value
+    raise ValueError(f"this is not done here: leave it out{f' or send {allowed[0]!r}' if allowed else ''}")
+
+
+class Incoming(BaseModel):
+    """Base of what clients send."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextPart(Incoming):
+    """A part of a message's content; parts of other types (images, sound) are refused."""
+
+    type: Literal["text"]
+    text: str
+
+
+class IncomingMessage(Incoming):
+    """One turn. `developer` is OpenAI's newer word for `system`; `name` is not read."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | tuple[TextPart, ...]
+    name: str | None = None
+    # What a client sends back of an answer that it got
+    refusal: JsonValue = None
+    annotations: JsonValue = None
+    audio: JsonValue = None
+    function_call: JsonValue = None
+    tool_calls: JsonValue = None
+
+    @field_validator("refusal", "annotations", "audio", "function_call", "tool_calls", mode="before")
+    @classmethod
+    def _empty(cls, value: object) -> object:
+        return _only(value, ([],))
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+    def turn(self) -> ChatMessage:
+        return ChatMessage(role="system" if self.role == "developer" else self.role, content=self.text)
+
+
+class StreamOptions(Incoming):
+    include_usage: bool = False
+    include_obfuscation: bool | None = None  # not read
+
+
+class JsonSchema(Incoming):
+    name: str
+    schema_: dict[str, JsonValue] = Field(default_factory=dict, alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Incoming):
+    """How the text must look. Schemas need an engine that can keep to them."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class ChatRequest(Incoming):
+    """A chat completion request."""
+
+    model: str
+    messages: tuple[IncomingMessage, ...] = Field(min_length=1)
+    n: int = Field(default=1, ge=1, le=16)
+    temperature: float | None = Field(default=None, ge=0, le=5)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, description="The older name of max_completion_tokens.")
+    seed: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    # Not read
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    service_tier: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    parallel_tool_calls: bool | None = None
+    # Only if they change nothing
+    frequency_penalty: JsonValue = None
+    presence_penalty: JsonValue = None
+    logit_bias: JsonValue = None
+    tools: JsonValue = None
+    tool_choice: JsonValue = None
+    functions: JsonValue = None
+    function_call: JsonValue = None
+    modalities: JsonValue = None
+    reasoning_effort: JsonValue = None
+    verbosity: JsonValue = None
+    audio: JsonValue = None
+    prediction: JsonValue = None
+    web_search_options: JsonValue = None
+
+    @field_validator(*NEUTRAL, mode="before")
+    @classmethod
+    def _changes_nothing(cls, value: object, info: ValidationInfo) -> object:
+        return _only(value, NEUTRAL[str(info.field_name)])
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ChatRequest":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: only with stream")
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs: only with logprobs")
+        if None not in (limits := (self.max_completion_tokens, self.max_tokens)) and limits[0] != limits[1]:
+            raise ValueError("max_tokens: is the older name of max_completion_tokens; send one of them")
+        if len(self.stops) > MAX_STOPS or not all(self.stops):
+            raise ValueError(f"stop: at most {MAX_STOPS} strings, none of them empty")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many alternatives to each token; None where no log-probs are asked for."""
+        return self.top_logprobs or 0 if self.logprobs else None
+
+
+class TopLogprob(Contract):
+    """token: the text of `bytes`, in which what is no whole character shows as U+FFFD."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: tuple[TopLogprob, ...]
+
+
+class ChoiceLogprobs(Contract):
+    content: tuple[TokenLogprob, ...]
+
+
+class Choice(Contract):
+    index: int
+    message: ChatMessage
+    finish_reason: Literal["stop", "length"]
+    logprobs: ChoiceLogprobs | None = None
+
+
+class Usage(Contract):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> Usage:
+    total = prompt_tokens + completion_tokens
+    return Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=total)
+
+
+class ChatResponse(Contract):
+    """`model` is the exact version that answered, `system_fingerprint` the checksum of its tensors."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: tuple[Choice, ...]
+    usage: Usage
+    system_fingerprint: str | None = None
+
+
+class Delta(Contract):
+    """What is new of a message; what is not new is not in the JSON."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, serializer: Serializer) -> dict[str, str]:
+        return {name: value for name, value in serializer(self).items() if value is not None}
+
+
+class ChunkChoice(Contract):
+    index: int
+    delta: Delta
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class ChatChunk(Contract):
+    """A piece of a streamed answer; the last one, if asked for, has the usage and no choice."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: tuple[ChunkChoice, ...]
+    usage: Usage | None = None
+    system_fingerprint: str | None = None
+
+
+class ModelCard(Contract):
+    """checksum: of the version's tensors; None for `peers`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "opcod"
+    checksum: str | None = None
+
+
+class ModelList(Contract):
+    object: Literal["list"] = "list"
+    data: tuple[ModelCard, ...]

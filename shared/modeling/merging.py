@@ -1,0 +1,65 @@
+"""Starting from a model that was tuned with LoRA already: its adapter merged into its base model, once, and cached.
+
+Merged first, since the self-teacher is an average of adapters that starts where the student starts: beside an
+adapter that is not zero, a teacher that starts at the base model would be another model for some fifty steps
+(method 3.5).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from shared.blobs.durable import locked, sha256_file
+from shared.errors import ModelError
+from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
+from shared.modeling.checksums import file_checksum
+from shared.modeling.loading import Dtype, load_model
+from shared.modeling.saving import save_model
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds a PEFT adapter and no whole model."""
+    return (directory / CONFIG_FILE).is_file() and not (directory / "config.json").is_file()
+
+
+def base_name(adapter: Path) -> str:
+    """The base model that an adapter names. Raises ModelError where it names none."""
+    try:
+        name = json.loads((adapter / CONFIG_FILE).read_text()).get("base_model_name_or_path")
+    except (OSError, ValueError) as broken:
+        raise ModelError(f"expected a PEFT configuration in {adapter / CONFIG_FILE}: {broken}") from broken
+    if not isinstance(name, str) or not name:
+        raise ModelError(f"expected base_model_name_or_path in {adapter / CONFIG_FILE}, got {name!r}: name the base")
+    return name
+
+
+def ensure_merged(adapter: Path, base: Path, cache_dir: Path) -> Path:
+    """The directory of `base` with `adapter` merged in; made on first use. Raises ModelError where they do not fit.
+
+    The adapter's own tokenizer and chat template, where it has them, take the place of the base's.
+    """
+    tensors, spec = load_adapter(adapter)
+    target = merged_directory(adapter, base, cache_dir)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent / f".{target.name}.lock"):
+        if not target.is_dir():
+            model = load_model(base, _dtype(base))
+            merge_adapter(model, tensors, spec)
+            save_model(model, target, [adapter, base])
+    return target
+
+
+def merged_directory(adapter: Path, base: Path, cache_dir: Path) -> Path:
+    """Where the two merged lie, once they are made: named by what both hold. Raises ModelError."""
+    try:
+        parts = [sha256_file(adapter / name) for name in (WEIGHTS_FILE, CONFIG_FILE)]
+    except OSError as missing:
+        raise ModelError(f"expected {CONFIG_FILE} and {WEIGHTS_FILE} in {adapter}: {missing}") from missing
+    parts.append(file_checksum(*sorted(base.glob("*.safetensors"))))
+    return cache_dir / "merged" / hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _dtype(base: Path) -> Dtype:
+    """As the base model is saved; half precision becomes bfloat16."""
+    config = json.loads((base / "config.json").read_text())
+    return "float32" if config.get("dtype", config.get("torch_dtype")) == "float32" else "bfloat16"

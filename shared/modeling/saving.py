@@ -1,0 +1,37 @@
+"""Writing a whole model as a directory that any program loads: all of it, or nothing under its name."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from shared.blobs.durable import storage_errors, sync_directory, sync_file
+from shared.modeling.adapters import CONFIG_FILE
+
+
+def save_model(model: PreTrainedModel, target: Path, sources: Sequence[Path]) -> None:
+    """The model with the small files of `sources`, the first one's first, at `target` when it is complete.
+
+    The caller holds a lock on the name. Raises StorageError.
+    """
+    working = target.parent / f".{target.name}.partial"
+    with storage_errors(target, model.get_memory_footprint()):
+        shutil.rmtree(working, ignore_errors=True)  # of a process that was killed: no other one writes here
+        working.mkdir()
+        model.save_pretrained(working)
+        for path in (path for source in sources for path in small_files(source)):
+            if not (working / path.name).exists():
+                shutil.copyfile(path, working / path.name)
+        for path in working.iterdir():
+            sync_file(path)
+        sync_directory(working)
+        working.rename(target)
+        sync_directory(target.parent)
+
+
+def small_files(directory: Path) -> list[Path]:
+    """Configuration and tokenizer: all that decides what a whole model does but its weights and where they lie."""
+    suffixes = (".json", ".jinja", ".txt", ".model")
+    files = [path for path in directory.iterdir() if path.suffix in suffixes and path.name != CONFIG_FILE]
+    return sorted(path for path in files if not path.name.endswith(".index.json"))

@@ -1,0 +1,134 @@
+"""A student that was tuned with LoRA already: its adapter is merged first, so training starts at what it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from services.trainer.model import StudentModel
+from services.trainer.teacher import EmaTeacher
+from shared.errors import ModelError
+from shared.modeling.adapters import (
+    LoraSpec,
+    adapter_tensors,
+    attach_lora,
+    load_adapter,
+    save_adapter,
+    set_adapter_tensors,
+)
+from shared.modeling.loading import load_model, load_tokenizer
+from shared.modeling.resolving import find_model, resolve_model
+from tests.unit.modeling.tiny_model import write_tiny_model
+
+pytestmark = pytest.mark.model
+SPEC = LoraSpec(rank=2, alpha_scale=2.0)
+IDS = torch.tensor([[5, 80, 17, 33, 200]])
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Its weights in fp32, so that the merge is exact to rounding."""
+    directory = write_tiny_model(tmp_path / "base")
+    load_model(directory, "float32").save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def tuned(tmp_path: Path, base: Path) -> Path:
+    """An adapter that is far from zero."""
+    return write_adapter(tmp_path / "tuned", base)
+
+
+def write_adapter(directory: Path, base: Path) -> Path:
+    generator = torch.Generator().manual_seed(1)
+    start = adapter_tensors(attach_lora(load_model(base, "float32"), SPEC, seed=0))
+    directory.mkdir()
+    tensors = {name: torch.randn(each.shape, generator=generator) * 0.3 for name, each in start.items()}
+    save_adapter(directory, tensors, SPEC, str(base))
+    return directory
+
+
+def change_config(adapter: Path, **changes: object) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def logits(model: torch.nn.Module) -> Tensor:
+    mask = torch.zeros(1, 1, IDS.shape[1], IDS.shape[1]).masked_fill(
+        torch.ones(IDS.shape[1], IDS.shape[1]).triu(1).bool(), torch.finfo(torch.float32).min
+    )
+    with torch.no_grad():
+        found: Tensor = model(input_ids=IDS, attention_mask=mask).logits
+    return found
+
+
+def test_an_adapter_stands_for_its_base_with_it_merged_in(tuned: Path, base: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert find_model(str(tuned), cache) is None
+    merged = resolve_model(str(tuned), cache)
+    beside = attach_lora(load_model(base, "float32"), SPEC, seed=0)
+    set_adapter_tensors(beside, load_adapter(tuned)[0])
+    expected = logits(beside)
+    found = logits(load_model(merged, "float32"))
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, logits(load_model(base, "float32")), atol=0.1)
+    assert load_tokenizer(merged, None).chat_template == load_tokenizer(base, None).chat_template
+    assert not (merged / "adapter_config.json").exists()
+
+
+def test_it_is_merged_once_and_again_when_the_adapter_changes(tuned: Path, base: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    merged = resolve_model(str(tuned), cache)
+    before = (merged / "config.json").stat().st_mtime_ns
+    assert find_model(str(tuned), cache) == resolve_model(str(tuned), cache) == merged
+    assert (merged / "config.json").stat().st_mtime_ns == before
+    other = write_adapter(tmp_path / "other", base)
+    change_config(other, lora_alpha=8)
+    assert resolve_model(str(other), cache) != merged
+
+
+def test_training_and_its_teacher_start_at_the_tuned_model(tuned: Path, tmp_path: Path) -> None:
+    merged = resolve_model(str(tuned), tmp_path / "cache")
+    expected = logits(load_model(merged, "float32"))
+    model = StudentModel(load_model(merged, "float32"), SPEC, seed=3)
+    teacher = EmaTeacher(model, 0.05).tensors()
+    assert torch.allclose(logits(model.peft), expected, atol=1e-5)
+    assert all(torch.equal(teacher[name], each) for name, each in model.named_parameters.items())
+
+
+def test_the_adapters_own_template_takes_the_place_of_the_bases(tuned: Path, base: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(base, "compact")
+    tokenizer.save_pretrained(tuned)
+    merged = resolve_model(str(tuned), tmp_path / "cache")
+    assert load_tokenizer(merged, None).chat_template == tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        (None, "expected base_model_name_or_path"),
+        ("no such model", "needs its base model, 'no such model'"),
+        ("itself", "names itself"),
+        ("another", "shape of model.layers"),
+    ],
+)
+def test_an_adapter_without_a_base_that_fits_is_refused(
+    named: str | None, says: str, tuned: Path, tmp_path: Path
+) -> None:
+    names = {"itself": str(tuned), "another": str(narrower(tmp_path / "narrower"))}
+    change_config(tuned, base_model_name_or_path=names.get(str(named), named))
+    with pytest.raises(ModelError, match=says):
+        resolve_model(str(tuned), tmp_path / "cache")
+
+
+def narrower(directory: Path) -> Path:
+    """A model that is like the tiny one, with a narrower MLP."""
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    write_tiny_model(directory)
+    config = AutoConfig.from_pretrained(directory)
+    config.intermediate_size = 48
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return directory

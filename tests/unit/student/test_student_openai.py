@@ -1,0 +1,131 @@
+"""What of OpenAI's chat a student takes, refuses and leaves unread, and how it streams."""
+
+import json
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.fakes.engine import BASE_CHECKSUM, POISON
+from tests.fakes.student import StudentBench
+
+CHAT = {"model": "a", "messages": [{"role": "user", "content": "2 + 2?"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        ({"model": "a@v9"}, 404, "expected a model of a, a@v0, got 'a@v9'"),
+        ({"model": "b"}, 404, "got 'b'"),
+        ({"max_tokens": 100_000}, 400, "max_tokens: at most"),
+        ({"max_completion_tokens": 100_000}, 400, "max_completion_tokens: at most"),
+        ({"max_tokens": 3, "max_completion_tokens": 2}, 400, "max_tokens: is the older name"),
+        ({"n": 1_000_000}, 400, "n:"),
+        ({"stop": ["", "x"]}, 400, "stop"),
+        ({"stop": list("abcde")}, 400, "stop"),
+        ({"messages": []}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content"),
+        ({"messages": [{"role": "tool", "content": "4"}]}, 400, "messages.0.role"),
+        ({"tools": [{"type": "function"}]}, 400, "tools: this is not done here: leave it out or send []"),
+        ({"prediction": {"type": "content"}}, 400, "prediction: this is not done here: leave it out"),
+        ({"frequency_penalty": 0.5}, 400, "frequency_penalty"),
+        ({"top_logprobs": 2}, 400, "top_logprobs: only with logprobs"),
+        ({"top_logprobs": 21, "logprobs": True}, 400, "top_logprobs"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options: only with stream"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format: the engine of student a cannot"),
+        ({"colour": "red"}, 400, "colour"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_what_cannot_be_done_is_refused_with_the_reason(
+    client: TestClient, change: dict[str, object], status: int, says: str
+) -> None:
+    answer = client.post("/v1/chat/completions", json=CHAT | change)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert says in error["message"]
+    assert error["param"].partition(".")[0] == next(iter(change))
+
+
+NOT_READ = {
+    "user": "me",
+    "metadata": {"a": "b"},
+    "store": False,
+    "service_tier": "auto",
+    "safety_identifier": "x",
+    "prompt_cache_key": "y",
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0,
+    "logit_bias": {},
+    "tools": [],
+    "tool_choice": "none",
+    "parallel_tool_calls": True,
+    "modalities": ["text"],
+    "reasoning_effort": "none",
+    "response_format": {"type": "text"},
+    "stream": False,
+    "stop": None,
+}
+
+
+def test_what_changes_nothing_is_taken(client: TestClient) -> None:
+    assert client.post("/v1/chat/completions", json=CHAT | NOT_READ).status_code == 200
+
+
+def test_a_conversation_may_come_in_parts_with_what_clients_send_back(client: TestClient, bench: StudentBench) -> None:
+    parts = [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]
+    back = {"role": "assistant", "content": "4", "refusal": None, "annotations": [], "tool_calls": None}
+    messages = [{"role": "developer", "content": "B"}, {"role": "user", "content": parts, "name": "me"}, back]
+    assert client.post("/v1/chat/completions", json=CHAT | {"messages": messages}).status_code == 200
+    told = [(message.role, message.content) for message in bench.engine.calls[-1][0].messages]
+    assert told == [("system", "B"), ("user", "2 + 2?"), ("assistant", "4")]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "schema"),
+    [
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}}}, {"type": "array"}),
+    ],
+)
+def test_an_engine_that_can_keep_to_a_schema_gets_it(
+    client: TestClient, bench: StudentBench, wanted: dict[str, object], schema: dict[str, object]
+) -> None:
+    bench.board.guides = True
+    assert client.post("/v1/chat/completions", json=CHAT | {"response_format": wanted}).status_code == 200
+    assert json.loads(str(bench.engine.calls[-1][0].json_schema)) == schema
+
+
+def test_one_model_is_shown_and_an_unknown_one_is_not_found(client: TestClient) -> None:
+    assert client.get("/v1/models/a@v0").json()["checksum"] == BASE_CHECKSUM
+    assert client.get("/v1/models/a").json()["id"] == "a"
+    missing = client.get("/v1/models/a@v9")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_streamed_answer_comes_in_chunks(client: TestClient) -> None:
+    wanted = {"stream": True, "stream_options": {"include_usage": True}, "n": 2, "seed": 5, "logprobs": True}
+    answer = client.post("/v1/chat/completions", json=CHAT | wanted)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *frames, done, rest = answer.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames]
+    assert {chunk["model"] for chunk in chunks} == {"a@v0"}
+    whole = client.post("/v1/chat/completions", json=CHAT | {"n": 2, "seed": 5, "logprobs": True}).json()
+    for index in range(2):
+        own = [chunk["choices"][0] for chunk in chunks if chunk["choices"] and chunk["choices"][0]["index"] == index]
+        assert own[0]["delta"] == {"role": "assistant", "content": ""}
+        text = "".join(choice["delta"].get("content", "") for choice in own)
+        logprobs = [token for choice in own if choice["logprobs"] for token in choice["logprobs"]["content"]]
+        expected = whole["choices"][index]
+        assert (text, logprobs) == (expected["message"]["content"], expected["logprobs"]["content"])
+        assert [choice["finish_reason"] for choice in own if choice["finish_reason"]] == ["stop"]
+    assert chunks[-1]["choices"] == [] and chunks[-1]["usage"] == whole["usage"]
+
+
+@pytest.mark.parametrize("change", [{"model": "a@v9"}, {"messages": [{"role": "user", "content": POISON}]}])
+def test_what_goes_wrong_before_the_first_chunk_is_an_ordinary_error(
+    client: TestClient, change: dict[str, object]
+) -> None:
+    plain, streamed = (client.post("/v1/chat/completions", json=CHAT | change | {"stream": s}) for s in (False, True))
+    assert streamed.status_code == plain.status_code >= 400
+    assert streamed.json() == plain.json()
