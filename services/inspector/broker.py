@@ -1,18 +1,22 @@
 """Asking the run's broker in a reader's name: with the reader's own authority, at the address that it beats from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
 import httpx2
 from fastapi import HTTPException
+from pydantic import Field, TypeAdapter
 
 from shared.access import Keys, Scope
 from shared.contracts.acting import Accepted, ReasonRequest
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.http import AskRequest, AskResponse
+from shared.contracts.http import AskRequest, ErrorResponse, Stage
 from shared.contracts.messages import Contract
 from shared.errors import ConfigError, UnavailableError
 
 ACT_TIMEOUT_S = 10.0
+STAGE: TypeAdapter[Stage] = TypeAdapter(Annotated[Stage, Field(discriminator="stage")])
+STAGES = ("answer", "feedback", "revised")
 
 
 class BrokerClient:
@@ -29,10 +33,27 @@ class BrokerClient:
         self._keys = keys
         self._ask_timeout_s = ask_timeout_s
 
-    def ask(self, request: AskRequest, scope: Scope) -> AskResponse:
-        """Put a question to the peers."""
-        answer = self._post("/v1/peers/ask", request, self._authorization(scope), self._ask_timeout_s)
-        return AskResponse.model_validate_json(answer)
+    def stages(self, request: AskRequest, scope: Scope) -> Iterator[Stage]:
+        """Put a question to the peers; each stage as soon as it is there."""
+        try:
+            with httpx2.stream(
+                "POST",
+                self._url() + "/v1/peers/ask",
+                json=request.model_dump(mode="json", exclude_none=True),
+                headers=self._authorization(scope) | {"Accept": "text/event-stream"},
+                timeout=self._ask_timeout_s,
+                trust_env=False,
+            ) as answer:
+                if answer.status_code >= 400:
+                    answer.read()
+                    raise _refusal(answer)
+                for event in httpx2.EventSource(answer):
+                    if event.event == "error":
+                        raise UnavailableError(ErrorResponse.model_validate_json(event.data).error.message)
+                    if event.event in STAGES:
+                        yield STAGE.validate_json(event.data)
+        except httpx2.HTTPError as error:
+            raise UnavailableError(f"the broker did not answer: {error!r}; look at `opcod status`") from error
 
     def act(self, path: str, body: ReasonRequest, scope: Scope, authorization: str | None = None) -> Accepted:
         """POST what a person does about an exchange or a tutor; path as the broker has it.
@@ -53,10 +74,8 @@ class BrokerClient:
             )
         except httpx2.HTTPError as error:
             raise UnavailableError(f"the broker did not answer: {error!r}; look at `opcod status`") from error
-        if answer.status_code in (429, 503):
-            raise UnavailableError(_said(answer))
         if answer.status_code >= 400:
-            raise HTTPException(answer.status_code, _said(answer))
+            raise _refusal(answer)
         return answer.content
 
     def _url(self) -> str:
@@ -72,6 +91,12 @@ class BrokerClient:
         if key is None:
             raise ConfigError(f"the key file has no key of the scope {scope.word} to ask the broker with")
         return {"Authorization": f"Bearer {key}"}
+
+
+def _refusal(answer: httpx2.Response) -> UnavailableError | HTTPException:
+    if answer.status_code in (429, 503):
+        return UnavailableError(_said(answer))
+    return HTTPException(answer.status_code, _said(answer))
 
 
 def _said(answer: httpx2.Response) -> str:

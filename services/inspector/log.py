@@ -1,10 +1,10 @@
 """What the log of events says of the run as a whole: events by kind, counts over its exchanges."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from services.inspector.database import Database
-from services.inspector.records import LOGGED_EVENT
+from services.inspector.records import LOGGED_EVENT, LoggedEvent
 from shared.contracts.events import BaseEvent, GroupGraded
 from shared.contracts.messages import Contract
 
@@ -35,7 +35,7 @@ class RunLog:
         rows = self._database.read("SELECT body FROM events WHERE kind = ? ORDER BY position", (word,))
         return [kind.model_validate_json(row["body"]) for row in rows]
 
-    def newest(self, kinds: Sequence[str], limit: int) -> list[Any]:
+    def newest(self, kinds: Sequence[str], limit: int) -> list[LoggedEvent]:
         """The newest events of some kinds, newest first."""
         marks = ", ".join("?" for _ in kinds)
         sql = f"SELECT body FROM events WHERE kind IN ({marks}) ORDER BY position DESC LIMIT ?"

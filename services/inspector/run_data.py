@@ -4,13 +4,14 @@ The state is that of Redis while it answers, else the file's; without either the
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from services.inspector.beside import OtherRuns
+from services.inspector.intervals import score_interval
 from services.inspector.run_view import (
     DifficultyRow,
     Improvement,
@@ -27,10 +28,9 @@ from shared.bus.port import DeadLetter
 from shared.config.settings import RunSettings
 from shared.contracts.events import Evaluated, GateDecided, StepApplied
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.ids import seed_of
-from shared.contracts.run import RunState, Score
-from shared.errors import StorageError, UnavailableError
-from shared.method.metrics import bootstrap_interval, pareto_improved
+from shared.contracts.run import RunState
+from shared.errors import NotFoundError, StorageError, UnavailableError
+from shared.method.metrics import pareto_improved
 
 Part = TypeVar("Part")
 
@@ -56,9 +56,13 @@ class RunData:
         self._settings = settings
         self._store = store
         self._bus = bus
+        self._others = OtherRuns(run_dir)
 
-    def view(self) -> RunView:
-        """What is known now. Raises StorageError only for the inspector's own store."""
+    def view(self, beside: str | None = None) -> RunView:
+        """What is known now, with the scores of another run beside it if one is named.
+
+        Raises StorageError for the inspector's own store only.
+        """
         problems: list[str] = []
         state = self._part(self._state, None, problems)
         log = self._store.log
@@ -73,6 +77,9 @@ class RunData:
             students={name: student.domain for name, student in sorted(self._settings.students.items())},
             versions=state.version if state else {},
             scores=scores,
+            others=tuple(self._others.names()),
+            beside=beside,
+            beside_scores=tuple(self._part(lambda: self._others.scores(beside), [], problems)) if beside else (),
             improvements=tuple(_improvements(scores)),
             gates=tuple(event.decision for event in log.all_of(GateDecided)),
             verdicts=tuple(log.verdict_counts()),
@@ -119,7 +126,7 @@ class RunData:
     def _part(self, read: Callable[[], Part], otherwise: Part, problems: list[str]) -> Part:
         try:
             return read()
-        except (UnavailableError, StorageError) as error:
+        except (UnavailableError, StorageError, NotFoundError) as error:
             problems.append(str(error))
             return otherwise
 
@@ -137,19 +144,8 @@ def _scores(state: RunState | None, evaluated: Sequence[Evaluated]) -> Iterator[
                 round=event.round,
                 domain=domain,
                 score=mean,
-                interval=_interval(score, domain) if score is not None and domain in score.correct else None,
+                interval=score_interval(score, domain) if score is not None and domain in score.correct else None,
             )
-
-
-def _interval(score: Score, domain: str) -> tuple[float, float]:
-    """As the run's report has it: the same problems resampled with the same seed."""
-    shares = tuple(count / score.samples for count in score.correct[domain])
-    return _cached_interval(shares, seed_of(score.student, domain, "report"))
-
-
-@lru_cache(maxsize=4096)
-def _cached_interval(shares: tuple[float, ...], seed: int) -> tuple[float, float]:
-    return bootstrap_interval(shares, seed=seed)
 
 
 def _improvements(scores: Sequence[ScorePoint]) -> Iterator[Improvement]:

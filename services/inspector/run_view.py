@@ -77,7 +77,10 @@ class LetterRow(Contract):
 
 
 class RunView(Contract):
-    """problem: why a part is missing (no state yet, or Redis away); what is here is still true."""
+    """problem: why a part is missing (no state yet, or Redis away); what is here is still true.
+
+    others: runs in the same directory. beside: the one of them that was asked for, with its scores.
+    """
 
     run: str
     status: str | None
@@ -89,6 +92,9 @@ class RunView(Contract):
     versions: dict[str, str]
     problem: str | None
     scores: tuple[ScorePoint, ...]
+    others: tuple[str, ...]
+    beside: str | None
+    beside_scores: tuple[ScorePoint, ...]
     improvements: tuple[Improvement, ...]
     gates: tuple[GateDecision, ...]
     verdicts: tuple[VerdictCount, ...]

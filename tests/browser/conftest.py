@@ -2,15 +2,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
-from tests.browser.chromium import Viewer, chromium, viewer
+from tests.browser.chromium import WAIT_MS, Viewer, chromium, viewer
 from tests.browser.scripted import scripted_stand
 from tests.browser.stand import Stand, new_stand
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=WAIT_MS)
     with chromium() as started:
         yield started
 

@@ -16,11 +16,12 @@ from services.inspector.filters import ExchangeFilter
 from services.inspector.ingest import Ingest
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
-from services.inspector.traces import NoTraceError, Traces
+from services.inspector.traces import Traces
 from shared.bus.memory import MemoryBus
 from shared.bus.memory_server import MemoryServer
 from shared.clock import SystemClock
 from shared.config.loading import read_toml, validate
+from shared.errors import NotFoundError
 from tests.browser.chromium import ARGUMENTS
 from tests.fakes.listening import listening
 
@@ -77,7 +78,7 @@ def telling_exchange(store: Store, run: Path) -> int:
         for exchange in store.newest_exchanges(wanted, before=None, limit=200):
             try:
                 traces.of(exchange)
-            except NoTraceError:
+            except NotFoundError:
                 continue
             return exchange.id
     return store.newest_exchanges(ExchangeFilter(), before=None, limit=1)[0].id
@@ -92,7 +93,8 @@ def take(
     page.wait_for_timeout(SETTLE_MS)
     tokens = page.locator(".heat .token")
     if tokens.count():
-        tokens.nth(tokens.count() - 2).hover()
+        heats = tokens.evaluate_all("all => all.map((token) => Number(token.className.slice(-1)))")
+        tokens.nth(heats.index(max(heats))).hover()
     page.screenshot(path=IMAGES / f"{name}.png", full_page=whole)
     context.close()
 

@@ -1,24 +1,14 @@
 """A bundle opened from its folder, in a real Chromium: it filters, asks for nothing, and runs nothing hostile."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 from typer.testing import CliRunner
 
-pytest.importorskip("playwright", reason="playwright is not installed; `pip install -e '.[dev]'` brings it")
-
-from playwright.sync_api import Browser
-
 from opcod.main import app
-from tests.browser.chromium import chromium, viewer
+from tests.browser.chromium import viewer
 from tests.fakes.bundled import HOSTILE, write_run
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_the_heat_map_tells_the_alternatives_of_both(watcher: Viewer, live: Stan
     expect(tokens.first).to_have_class("token heat-4")
     expect(page.locator("#token-detail")).to_be_empty()
     tokens.first.hover()
-    for part in ("0.3000", "90.5 %", "13.5 %", "<b>", "10 %"):
+    for part in ("0.3000", "90.5 %", "13.5 %", "<b>", "10.0 %"):
         expect(page.locator("#token-detail")).to_contain_text(part)
     tokens.last.focus()
     expect(page.locator("#token-detail")).to_contain_text(" force")

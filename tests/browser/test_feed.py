@@ -82,15 +82,15 @@ def test_paused_rows_wait_and_come_in_order(watcher: Viewer, live: Stand, browse
     assert shown(page) == ["p3", "p2", "p1"]
 
 
-def test_two_viewers_see_the_same(watcher: Viewer, live: Stand) -> None:
-    first, second = watcher.open(), watcher.another()
-    second.goto(live.url)
-    expect_live(first)
-    expect_live(second)
-    live.tell(*(feedback(f"p{number}") for number in range(1, 21)))
-    for page in (first, second):
-        expect(page.locator("#rows .row")).to_have_count(20)
-        assert shown(page) == [f"p{number}" for number in range(20, 0, -1)]
+def test_two_viewers_see_the_same(watcher: Viewer, live: Stand, browser: Browser) -> None:
+    with viewer(browser, live.url) as other:
+        pages = (watcher.open(), other.open())
+        for page in pages:
+            expect_live(page)
+        live.tell(*(feedback(f"p{number}") for number in range(1, 21)))
+        for page in pages:
+            expect(page.locator("#rows .row")).to_have_count(20)
+            assert shown(page) == [f"p{number}" for number in range(20, 0, -1)]
 
 
 def test_filters_narrow_the_feed_and_what_comes_after(watcher: Viewer, live: Stand) -> None:

@@ -11,7 +11,7 @@ import httpx2
 from opcod.deployment import KEY_FILE, Deployment, Endpoint
 from services.broker.acting_api import acting_routes
 from services.inspector.app import build_app
-from services.inspector.config import STORE, InspectorConfig
+from services.inspector.config import STORE
 from services.inspector.ingest import Ingest
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
@@ -81,7 +81,7 @@ def standing(run_dir: Path, redis_url: str) -> Iterator[Stand]:
     store = Store(run_dir / STORE, RUN)
     sealed = SealedBatches(run_dir, RUN)
     ingest = Ingest(bench.workers, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=30, block_s=0)
-    app = build_app(inspector_config(run_dir, keys), store, ingest, bench.workers, threading.Event())
+    app = build_app(replace(config(run_dir), run=RUN, keys=keys), store, ingest, bench.workers, threading.Event())
     with listening(broker) as broker_url, listening(app) as url:
         bench.workers.beat(Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0), ttl_s=600)
         deploy(run_dir, redis_url, broker_url, url, bench)
@@ -105,10 +105,6 @@ def deploy(run_dir: Path, redis_url: str, broker_url: str, inspector_url: str, b
         broker=Endpoint(name="broker", url=broker_url),
         inspector=Endpoint(name="inspector", url=inspector_url),
     ).save()
-
-
-def inspector_config(run_dir: Path, keys: Keys) -> InspectorConfig:
-    return replace(config(run_dir), run=RUN, keys=keys)
 
 
 def hold_one_group(bench: BrokerBench) -> object:

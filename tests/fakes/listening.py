@@ -13,7 +13,7 @@ READY_S = 10.0
 
 @contextmanager
 def listening(app: FastAPI, port: int = 0) -> Iterator[str]:
-    """Its address on loopback, on a free port if none is given."""
+    """Its URL, on a free port if none is given."""
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

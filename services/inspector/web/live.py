@@ -92,13 +92,13 @@ def news(store: Store, wanted: ExchangeFilter, place: Place, render: Render) -> 
     newest = store.newest_exchange_id()
     if newest - place.exchange > MAX_BEHIND:
         behind = Place(newest, store.head)
-        return [message(behind, str(newest - place.exchange), "behind")], behind
+        return [message(str(newest - place.exchange), behind, "behind")], behind
     messages = []
     if wanted.change is None:
         rows = store.exchanges_between(wanted, after=place.exchange, upto=newest, limit=PAGE)
         for row in rows:
             place = replace(place, exchange=row.id)
-            messages.append(message(place, render(row)))
+            messages.append(message(render(row), place))
         if len(rows) == PAGE:
             return messages, place
     place = replace(place, exchange=newest)
@@ -118,13 +118,13 @@ def _told(store: Store, wanted: ExchangeFilter, place: Place, render: Render, ro
         )
         if found is not None:
             # With a filter on how answers changed, a row becomes one of the feed only now.
-            yield message(place, render(found), "changed" if wanted.change is None else None)
+            yield message(render(found), place, "changed" if wanted.change is None else None)
     elif row.kind in TOLD:
-        yield message(place, sentence(event), TOLD[row.kind])
+        yield message(sentence(event), place, TOLD[row.kind])
 
 
-def message(place: Place, data: str, name: str | None = None) -> bytes:
+def message(data: str, place: Place | None = None, name: str | None = None) -> bytes:
     """One message on the wire; a line break in the data begins a line of data, whichever it is."""
-    lines = [f"id: {place}", *([f"event: {name}"] if name else [])]
+    lines = [*([f"id: {place}"] if place else []), *([f"event: {name}"] if name else [])]
     lines += [f"data: {line}" for line in _LINE_BREAK.split(data)]
     return ("\n".join(lines) + "\n\n").encode()

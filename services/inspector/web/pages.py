@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import HTMLResponse
 
 from services.inspector.api import ExchangeId, known_exchange
@@ -36,6 +36,7 @@ from shared.http import READ
 
 HISTORY = 100
 
+Beside = Annotated[str | None, Query(max_length=100)]
 Wanted = Annotated[FeedQuery, Depends(feed_query)]
 
 
@@ -58,8 +59,9 @@ def run_route(run: RunData) -> APIRouter:
     router = APIRouter(prefix="/v1", dependencies=READ)
 
     @router.get("/run")
-    def show_run() -> RunView:
-        return run.view()
+    def show_run(beside: Beside = None) -> RunView:
+        """With `beside`, also the scores of another run of the same directory."""
+        return run.view(beside or None)
 
     return router
 
@@ -99,8 +101,8 @@ def page_routes(site: Site) -> APIRouter:
         )
 
     @router.get("/run")
-    def run(request: Request) -> HTMLResponse:
-        view = site.run.view()
+    def run(request: Request, beside: Beside = None) -> HTMLResponse:
+        view = site.run.view(beside or None)
         history = site.store.log.newest(SMALL_KINDS, HISTORY)
         return site.pages.page(
             "run.html", scope=request.state.scope, run=view, tables=run_tables(view), history=history

@@ -132,7 +132,8 @@ class Around:
 
     @property
     def removed(self) -> list[Piece]:
-        return [piece for piece in self.raw or () if piece.removed and piece.text.strip()]
+        """What was taken out of the raw text beside the concept."""
+        return [p for p in self.raw or () if p.removed and p.mark != "concept_tag" and p.text.strip()]
 
 
 def read_exchange(

@@ -52,6 +52,7 @@ class Pages:
             "sentence": sentence,
             "heat": heat,
             "probability": probability,
+            "visible": visible,
             "capitalize_first": lambda text: text[:1].upper() + text[1:],
         }
         self._environment.globals |= {
@@ -97,6 +98,11 @@ def number(value: float | None, digits: int = 2) -> str:
 def heat(divergence: float) -> int:
     """Which of the steps of HEAT_NATS a divergence falls into."""
     return sum(divergence >= start for start in HEAT_NATS[1:])
+
+
+def visible(text: str) -> str:
+    """A token such that something of it can be seen; "" is part of a character that further tokens complete."""
+    return text.replace("\n", "⏎") or "·"
 
 
 def probability(logprob: float) -> str:

@@ -9,7 +9,7 @@ from services.inspector.run_view import DifficultyRow, Improvement, RunView, Sco
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One student in one domain: its first and newest score of a split."""
+    """One student in one domain: its first and newest score of a split. beside: the other run's newest."""
 
     student: str
     domain: str
@@ -17,6 +17,7 @@ class ScoreRow:
     split: str
     first: ScorePoint
     last: ScorePoint
+    beside: ScorePoint | None
 
     @property
     def change(self) -> float | None:
@@ -101,7 +102,8 @@ def _scores(view: RunView) -> Iterator[ScoreRow]:
     for student, domain, split in sorted(keys, key=lambda key: (key[2] != "test", key)):
         points = [p for p in view.scores if (p.student, p.domain, p.split) == (student, domain, split)]
         strong = view.students.get(student) == domain
-        yield ScoreRow(student, domain, strong, split, points[0], points[-1])
+        other = [p for p in view.beside_scores if (p.student, p.domain, p.split) == (student, domain, split)]
+        yield ScoreRow(student, domain, strong, split, points[0], points[-1], other[-1] if other else None)
 
 
 def _planes(view: RunView) -> Iterator[Plane]:

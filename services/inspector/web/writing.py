@@ -1,19 +1,22 @@
 """The pages that send something on to the broker: a question to the peers, an act about an exchange."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Form, HTTPException, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import APIRouter, Form, Header, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from services.inspector.acting import act_path, silence_path
 from services.inspector.api import ExchangeId, known_exchange
+from services.inspector.web.live import message
 from services.inspector.web.pages import Site
 from services.inspector.web.rendering import link
 from shared.access import Scope
 from shared.contracts.acting import MAX_REASON_CHARS, ReasonRequest, SilenceRequest
-from shared.contracts.http import AskRequest, AskResponse
+from shared.contracts.http import AskRequest, Stage
 from shared.errors import ConfigError, UnavailableError
 from shared.http import ADMIN, ASK, READ
+from shared.sse import EVENT_STREAM
 
 MAX_QUESTION = 20_000
 
@@ -25,21 +28,22 @@ def writing_routes(site: Site) -> APIRouter:
 
     @router.get("/ask", dependencies=READ)
     def ask_form(request: Request, problem: Annotated[str, Query(max_length=MAX_QUESTION)] = "") -> HTMLResponse:
-        return _ask_page(site, request.state.scope, problem)
+        return site.pages.page("ask.html", scope=request.state.scope, problem=problem, first="", stages=[])
 
     @router.post("/ask", dependencies=ASK)
-    def ask(request: Request, problem: Question = "", first: Annotated[str, Form(max_length=100)] = "") -> HTMLResponse:
+    def ask(
+        request: Request,
+        problem: Question = "",
+        first: Annotated[str, Form(max_length=100)] = "",
+        accept: Annotated[str, Header()] = "",
+    ) -> Response:
+        """Stage by stage for htmx, as one page for a browser without scripts."""
         scope: Scope = request.state.scope
-        answer, error, status_code = None, None, 200
-        try:
-            answer = site.broker.ask(_question(problem, first), scope)
-        except ConfigError as refused:
-            error, status_code = str(refused), 400
-        except HTTPException as refused:
-            error, status_code = str(refused.detail), refused.status_code
-        except UnavailableError as away:
-            error, status_code = str(away), 503
-        return _ask_page(site, scope, problem, first=first, answer=answer, error=error, status_code=status_code)
+        stages = _stages(site, problem, first, scope)
+        if EVENT_STREAM in accept:
+            wire = (message(site.pages.render("stage.html", stage=stage)) for stage in stages)
+            return StreamingResponse(wire, media_type=EVENT_STREAM, headers={"Cache-Control": "no-store"})
+        return site.pages.page("ask.html", scope=scope, problem=problem, first=first, stages=list(stages))
 
     @router.post("/feedback/{exchange_id}/act", dependencies=ADMIN)
     def act(
@@ -60,21 +64,14 @@ def writing_routes(site: Site) -> APIRouter:
     return router
 
 
-def _ask_page(
-    site: Site,
-    scope: Scope,
-    problem: str,
-    *,
-    first: str | None = None,
-    answer: AskResponse | None = None,
-    error: str | None = None,
-    status_code: int = 200,
-) -> HTMLResponse:
-    said = {"problem": problem, "first": first, "answer": answer, "error": error}
-    return site.pages.page("ask.html", scope=scope, status_code=status_code, said=said)
-
-
-def _question(problem: str, first: str) -> AskRequest:
+def _stages(site: Site, problem: str, first: str, scope: Scope) -> Iterator[Stage | str]:
+    """What the peers say, and in the place of what did not come the reason."""
     if not problem.strip():
-        raise ConfigError("expected a problem, got none; write one into the field")
-    return AskRequest(problem=problem.strip(), first=first or None)
+        yield "Expected a problem, got none; write one into the field."
+        return
+    try:
+        yield from site.broker.stages(AskRequest(problem=problem.strip(), first=first or None), scope)
+    except (ConfigError, UnavailableError) as error:
+        yield str(error)
+    except HTTPException as refused:
+        yield str(refused.detail)

@@ -78,7 +78,7 @@ def test_a_place_is_read_back_and_anything_else_refused() -> None:
 
 
 def test_a_message_is_one_message_whatever_is_in_it() -> None:
-    wire = message(Place(1, 2), "a\r\n\r\nevent: x\rid: 9\n\ndata: b", "changed").decode()
+    wire = message("a\r\n\r\nevent: x\rid: 9\n\ndata: b", Place(1, 2), "changed").decode()
     assert wire.endswith("\n\n")
     assert wire.count("\n\n") == 1
     lines = wire.strip().split("\n")

@@ -14,12 +14,19 @@ function byStudent(run, pick) {
   }));
 }
 
+// The run's own with intervals, the other run's dashed.
 function scores(run, domain) {
-  return Object.keys(run.students).map((student, index) => ({
-    label: student, colour: TINTS[index % 2],
-    points: run.scores.filter((s) => s.student === student && s.domain === domain && s.split === "validation")
-      .map((s) => [s.round, s.score, ...(s.interval ?? [])]),
-  }));
+  const of = (all, student) => all.filter((s) => s.student === student && s.domain === domain && s.split === "validation");
+  const students = Object.keys(run.students);
+  return [
+    ...students.map((student, at) => ({
+      label: student, colour: TINTS[at % 2], points: of(run.scores, student).map((s) => [s.round, s.score, ...(s.interval ?? [])]),
+    })),
+    ...(run.beside ? students : []).map((student, at) => ({
+      label: `${student}, ${run.beside}`, colour: TINTS[at % 2], dash: 1,
+      points: of(run.beside_scores, student).map((s) => [s.round, s.score]),
+    })),
+  ];
 }
 
 function gaps(run) {
@@ -83,7 +90,7 @@ function finished(run) {
 
 async function refresh() {
   if (document.hidden) return;
-  const answer = await fetch("/v1/run", { headers: { Accept: "application/json" } }).catch(() => null);
+  const answer = await fetch(`/v1/run${location.search}`, { headers: { Accept: "application/json" } }).catch(() => null);
   if (!answer?.ok) return;
   const run = await answer.json();
   const changed = !shown || run.steps.length !== shown.steps.length || run.scores.length !== shown.scores.length || run.status !== shown.status;

@@ -1,0 +1,42 @@
+"""The address that `opcod run`, `up` and `status` print."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+
+from opcod.deployment import KEY_FILE, Deployment, Endpoint
+from opcod.page import page_address
+from services.inspector.app import build_app
+from services.inspector.ingest import Ingest
+from services.inspector.sealed import SealedBatches
+from services.inspector.store import Store
+from shared.access import new_keys, read_keys
+from tests.fakes.listening import listening
+from tests.unit.inspector.told import RUN, EventLog, StillClock, config
+
+
+def deployed(run_dir: Path, url: str) -> Deployment:
+    return Deployment(
+        run=RUN, run_dir=run_dir, mode="run", pid=1, redis_url="", inspector=Endpoint(name="inspector", url=url)
+    )
+
+
+def test_the_address_logs_a_browser_in(tmp_path: Path) -> None:
+    (tmp_path / KEY_FILE).write_text(new_keys())
+    store, log = Store(tmp_path / "log.sqlite3", RUN), EventLog()
+    sealed = SealedBatches(tmp_path, RUN)
+    ingest = Ingest(log, store, sealed, name="inspector/0", clock=StillClock(), silent_s=60, block_s=0)
+    keyed = replace(config(tmp_path), keys=read_keys(tmp_path / KEY_FILE))
+    app = build_app(keyed, store, ingest, log, threading.Event())
+    with listening(app) as url, httpx2.Client(trust_env=False, follow_redirects=True) as browser:
+        page = browser.get(page_address(deployed(tmp_path, url)))
+        assert (page.status_code, str(page.url)) == (200, f"{url}/")
+        assert "Log out" in page.text
+    store.close()
+
+
+def test_where_nobody_answers_the_plain_address_is_told(tmp_path: Path) -> None:
+    (tmp_path / KEY_FILE).write_text(new_keys())
+    assert page_address(deployed(tmp_path, "http://127.0.0.1:9")) == "http://127.0.0.1:9"
