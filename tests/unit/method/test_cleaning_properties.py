@@ -162,10 +162,14 @@ def test_no_stated_answer_survives_whatever_surrounds_it(around: str, reveal: st
 # --- time --------------------------------------------------------------------------------------------------------
 
 
+LINEAR = 9
+"""Between the growth of linear time over four times the text, 4, and of quadratic time, 16."""
+
+
 def growth(work: Callable[[str], object], unit: str, repeats: int = 1500, factor: int = 4) -> float:
     """How much longer `factor` times the text takes: about `factor` where time is linear, its square if not.
 
-    CPU time of this thread, the best of three, so that other load does not count.
+    CPU time of this thread, the best of three, and the least growth of three, so that other load does not count.
     """
 
     def seconds(text: str) -> float:
@@ -176,18 +180,22 @@ def growth(work: Callable[[str], object], unit: str, repeats: int = 1500, factor
 
         return min(once() for _ in range(3))
 
-    return seconds(unit * repeats * factor) / max(seconds(unit * repeats), 1e-4)
+    def once_grown() -> float:
+        return seconds(unit * repeats * factor) / max(seconds(unit * repeats), 1e-4)
+
+    first = once_grown()
+    return first if first < LINEAR else min(first, once_grown(), once_grown())
 
 
 @pytest.mark.parametrize(
     "unit", [*PIECES, "answer is A or ", "**A **", "<think></think>", "the best the right ", "((("]
 )
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
-    assert growth(sanitize, unit) < 9
+    assert growth(sanitize, unit) < LINEAR
 
 
 @pytest.mark.parametrize("unit", ["<concept>", "</concept>", "<concept>force", "force ", "\\mathrm{", "a-", "'"])
 def test_the_anchor_is_linear_in_feedback_and_in_problem(unit: str) -> None:
-    assert growth(lambda text: verdict(text, PROBLEM), unit) < 9
-    assert growth(lambda text: verdict(f"<concept>{text}</concept> x", PROBLEM), unit) < 9
-    assert growth(lambda text: verdict("<concept>zebra</concept> x", text), unit) < 9
+    assert growth(lambda text: verdict(text, PROBLEM), unit) < LINEAR
+    assert growth(lambda text: verdict(f"<concept>{text}</concept> x", PROBLEM), unit) < LINEAR
+    assert growth(lambda text: verdict("<concept>zebra</concept> x", text), unit) < LINEAR

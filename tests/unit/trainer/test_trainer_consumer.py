@@ -226,7 +226,7 @@ def test_a_server_that_goes_away_delays_and_loses_nothing(ground: Ground) -> Non
         ground.bus.publish(QUEUE, second)
         wait_until(lambda: one.trainer.step == 2 or one.error is not None, "the next step")
     assert one.error is None
-    assert steps_of(ground.read(2)) == [1, 2]
+    assert list(dict.fromkeys(steps_of(ground.read(2)))) == [1, 2], "a report may come twice, none may be missing"
 
 
 def test_heartbeats_say_state_and_version(ground: Ground) -> None:
