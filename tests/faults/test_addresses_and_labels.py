@@ -39,7 +39,9 @@ LABELS = {
 """Each takes a few fixed words. None is a concept, a problem, a job, a version, a key or an address."""
 
 
-NO_CLIENTS = frozenset({"httpx2.Timeout", "httpx2.Limits", "httpx2.AsyncHTTPTransport", "httpx2.HTTPTransport"})
+NO_CLIENTS = frozenset(
+    {"httpx2.EventSource", "httpx2.Timeout", "httpx2.Limits", "httpx2.AsyncHTTPTransport", "httpx2.HTTPTransport"}
+)
 
 
 def client_calls() -> Iterator[tuple[str, ast.Call]]:
