@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from opcod.deployment import Deployment
+from opcod.deployment import Deployment, run_lock
 from opcod.launcher import Launcher
 from opcod.preparing import create_run
 from shared.config.settings import Paths
@@ -17,8 +17,9 @@ def served_run(runs_dir: Path, *overrides: str) -> Iterator[Deployment]:
     paths = Paths(runs_dir=runs_dir, run="served", cache_dir=runs_dir)
     settings = scripted_settings("bus.heartbeat_s=0.2", *overrides)
     create_run(paths, settings)
-    launcher = Launcher(paths, settings, "up")
-    try:
-        yield launcher.start(lambda _: None)
-    finally:
-        launcher.stop()
+    with run_lock(paths.run_dir):
+        launcher = Launcher(paths, settings, "up")
+        try:
+            yield launcher.start(lambda _: None)
+        finally:
+            launcher.stop()
