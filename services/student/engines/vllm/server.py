@@ -70,7 +70,11 @@ class Server:
                 error = ConfigError if ended else UnavailableError
                 raise error(f"vLLM ({self._life.client.url}) {what}; its log ends:\n{self._log_tail()}")
             self._stopping.wait(POLL_S)
-        version = require(self._life.client.version(), self._life.client.description())
+        try:
+            version = require(self._life.client.version(), self._life.client.description())
+        except OpcodError:
+            self.stop()
+            raise
         self._thread.start()
         return version
 
