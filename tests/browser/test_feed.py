@@ -41,11 +41,11 @@ def test_rows_come_live_newest_first(watcher: Viewer, live: Stand) -> None:
 
 def test_scripts_may_come_in_any_order(watcher: Viewer, live: Stand) -> None:
     late: list[Route] = []
-    watcher.page.route("**/hx-sse.min.js*", late.append)
+    watcher.page.route("**/hx-sse.min.js*", lambda route: late.append(route))
     page = watcher.page
     page.goto(live.url, wait_until="commit")
-    page.wait_for_function("window.htmx !== undefined && document.readyState === 'interactive'")
-    page.wait_for_timeout(300)  # what htmx does without its extension, it would do in this time
+    expect(page.get_by_text("No feedback yet")).to_be_visible()
+    page.wait_for_timeout(500)  # what htmx does without its extension, it would do in this time
     late[0].continue_()
     expect_live(page)
 
