@@ -63,8 +63,9 @@ class RunData:
 
         Raises StorageError for the inspector's own store only.
         """
-        problems: list[str] = []
-        state = self._part(self._state, None, problems)
+        parts = _Parts()
+        text = parts.read(self._bus.load_state, None)
+        state = parts.read(lambda: self._state(text), None)
         log = self._store.log
         scores = tuple(_scores(state, log.all_of(Evaluated)))
         return RunView(
@@ -79,29 +80,26 @@ class RunData:
             scores=scores,
             others=tuple(self._others.names()),
             beside=beside,
-            beside_scores=tuple(self._part(lambda: self._others.scores(beside), [], problems)) if beside else (),
+            beside_scores=tuple(parts.read(lambda: self._others.scores(beside), [])) if beside else (),
             improvements=tuple(_improvements(scores)),
             gates=tuple(event.decision for event in log.all_of(GateDecided)),
             verdicts=tuple(log.verdict_counts()),
             steps=tuple(_step(event) for event in log.all_of(StepApplied)),
             difficulty=tuple(_difficulty(state)) if state else (),
             figures=tuple(_figures(state)) if state else (),
-            services=tuple(self._part(self.services, (), problems)),
-            queues=tuple(self._part(self._queues, (), problems)),
-            dead_letters=tuple(self._part(self._letters, (), problems)),
-            problem="; ".join(dict.fromkeys(problems)) or None,
+            services=tuple(parts.read_bus(self.services, ())),
+            queues=tuple(parts.read_bus(self._queues, ())),
+            dead_letters=tuple(parts.read_bus(self._letters, ())),
+            problem="; ".join(dict.fromkeys(parts.problems)) or None,
         )
 
     def services(self) -> Sequence[Heartbeat]:
         """Who is up. Raises UnavailableError."""
         return sorted(self._bus.heartbeats(), key=lambda beat: (beat.service, beat.replica))
 
-    def _state(self) -> RunState | None:
+    def _state(self, text: str | None) -> RunState | None:
+        """text: Redis's, None where it has none; then the file's."""
         path = self._run_dir / "state.json"
-        try:
-            text = self._bus.load_state()
-        except UnavailableError:
-            text = None
         try:
             if text is None and path.exists():
                 text = path.read_text()
@@ -123,12 +121,25 @@ class RunData:
             for letter in self._bus.dead_letters()
         ]
 
-    def _part(self, read: Callable[[], Part], otherwise: Part, problems: list[str]) -> Part:
+
+class _Parts:
+    """Reads the parts of a view; what cannot be read becomes a problem to be told, and the rest goes on."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._bus_away = False
+
+    def read(self, part: Callable[[], Part], otherwise: Part) -> Part:
         try:
-            return read()
+            return part()
         except (UnavailableError, StorageError, NotFoundError) as error:
-            problems.append(str(error))
+            self._bus_away = self._bus_away or isinstance(error, UnavailableError)
+            self.problems.append(str(error))
             return otherwise
+
+    def read_bus(self, part: Callable[[], Part], otherwise: Part) -> Part:
+        """Asks no server that is away twice: each time would take its whole deadline."""
+        return otherwise if self._bus_away else self.read(part, otherwise)
 
 
 def _scores(state: RunState | None, evaluated: Sequence[Evaluated]) -> Iterator[ScorePoint]:

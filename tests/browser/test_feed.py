@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
@@ -37,6 +37,17 @@ def test_rows_come_live_newest_first(watcher: Viewer, live: Stand) -> None:
     first = page.locator("#rows .row").first
     for part in ("a ← b", "Multiply, do not add.", "match force", "round 1, step 1", "a@v0 ← b@v0", "physics"):
         expect(first).to_contain_text(part)
+
+
+def test_scripts_may_come_in_any_order(watcher: Viewer, live: Stand) -> None:
+    late: list[Route] = []
+    watcher.page.route("**/hx-sse.min.js*", lambda route: late.append(route))
+    page = watcher.page
+    page.goto(live.url, wait_until="commit")
+    expect(page.get_by_text("No feedback yet")).to_be_visible()
+    page.wait_for_timeout(500)  # what htmx does without its extension, it would do in this time
+    late[0].continue_()
+    expect_live(page)
 
 
 def test_a_row_tells_what_became_of_the_answer(watcher: Viewer, live: Stand) -> None:
