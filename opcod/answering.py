@@ -1,24 +1,21 @@
 """Asking one version of a student, which need not be up: the process that answers, and what it is to answer."""
 
 import json
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from opcod.processes import ProcessSpec, launch, log_tail, require_success, until_ended
-from shared.blobs.local import LocalStore
 from shared.config.settings import Paths
 from shared.contracts.answering import Questions
 from shared.contracts.ids import parse_version, version_name
 from shared.contracts.jobs import PromptOutput
 from shared.errors import ConfigError
+from shared.retention import versions_on_disk
 
 TIMEOUT_S = 12 * 3600.0
 """Longer than an 8B model on one GPU takes for the paper's test problems; an answer that hangs ends here."""
-
-_DIRECTORY = re.compile(r"v(\d{6,})")
 
 
 def resolve_version(paths: Paths, students: Sequence[str], asked: str) -> str:
@@ -35,15 +32,15 @@ def resolve_version(paths: Paths, students: Sequence[str], asked: str) -> str:
         raise ConfigError(f"--student: {error}") from error
     if steps and steps not in published:
         there = f"0 and {published[0]} to {published[-1]}" if published else "0, the base model"
-        raise ConfigError(f"--student: {asked} is not published in {paths.run_dir / 'weights'}; there is {there}")
+        raise ConfigError(
+            f"--student: {asked} is not published in {paths.run_dir / 'weights'}, or was pruned; there is {there}"
+        )
     return version_name(student, steps)
 
 
 def published_steps(paths: Paths, student: str) -> list[int]:
-    """Steps of the versions that lie there whole, in order."""
-    store = LocalStore(paths.run_dir / "weights" / student)
-    found = [_DIRECTORY.fullmatch(path.name) for path in sorted(store.root.glob("v*"))]
-    return sorted(int(name[1]) for name in found if name and store.exists(name[0]))
+    """Steps of the versions that lie there whole, in order; not of pruned ones."""
+    return sorted(versions_on_disk(paths.run_dir, student))
 
 
 @dataclass(frozen=True)

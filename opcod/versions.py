@@ -11,14 +11,16 @@ from shared.blobs.local import LocalStore
 from shared.contracts.ids import version_name
 from shared.contracts.weights import WeightsManifest
 from shared.errors import OpcodError, StorageError
+from shared.retention import is_pruned
 
 
 @dataclass(frozen=True)
 class VersionOnDisk:
-    """uri: relative to the run's directory."""
+    """uri: relative to the run's directory. pruned: only the manifest is left (shared/retention.py)."""
 
     uri: str
     manifest: WeightsManifest
+    pruned: bool
 
     @property
     def name(self) -> str:
@@ -32,7 +34,8 @@ def versions_of(run_dir: Path, student: str) -> list[VersionOnDisk]:
     for path in sorted((run_dir / "weights" / student).glob("v*")):
         uri = f"weights/{student}/{path.name}"
         try:
-            found.append(VersionOnDisk(uri, WeightsManifest.model_validate_json(store.read_manifest(uri))))
+            manifest = WeightsManifest.model_validate_json(store.read_manifest(uri))
+            found.append(VersionOnDisk(uri, manifest, is_pruned(path)))
         except ValidationError as error:
             raise StorageError(f"the manifest of {path} does not fit its schema: {error}") from error
     return found
@@ -46,17 +49,23 @@ def faults_of(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
         yield f"lies in {version.uri}, but says it is {version.name} of step {manifest.step}"
     if manifest.parent != version_name(manifest.student, manifest.step - 1):
         yield f"names {manifest.parent} as its parent"
+    if not version.pruned:
+        yield from _tensor_faults(run_dir, version)
+    if manifest.restores is None:
+        yield from _batch_faults(run_dir, manifest)
+
+
+def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
     from shared.modeling.adapters import checksum, load_adapter  # torch: only here
 
     store = LocalStore(run_dir)
     try:
         store.verify(version.uri, store.read_manifest(version.uri))
         tensors, _spec = load_adapter(run_dir / version.uri)
-        if checksum(tensors) != manifest.checksum:
+        if checksum(tensors) != version.manifest.checksum:
             yield "its tensors do not have the checksum of the manifest"
     except OpcodError as error:
         yield str(error)
-    yield from _batch_faults(run_dir, manifest)
 
 
 def _batch_faults(run_dir: Path, manifest: WeightsManifest) -> Iterator[str]:

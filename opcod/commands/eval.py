@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from opcod.answering import answer, resolve_version
@@ -98,7 +99,11 @@ def evaluate_student(
         say(f"log: {write_inspect_log(inspect_log, result, chosen, questions, answers.outputs, problem_set.format)}")
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
-        return
+    else:
+        _show(result, file, console)
+
+
+def _show(result: Evaluation, file: Path, console: Console) -> None:
     console.print(table(result))
     for line in remarks(result):
         console.print(line, highlight=False)

@@ -1,4 +1,4 @@
-"""`opcod weights`: the versions of a run on disk, and whether they are what they were when they were published."""
+"""`opcod weights`: the versions of a run on disk: are they what was published, which may go, which is live."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +10,11 @@ from rich.table import Table
 
 from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
 from opcod.preparing import stored_settings
+from opcod.rolling_back import roll_back
 from opcod.versions import faults_of, versions_of
 from shared.contracts.run import RunState
 from shared.errors import ConfigError, StorageError
+from shared.retention import needed_steps, prune_versions
 
 app = typer.Typer(help="The versions of a run.", no_args_is_help=True)
 
@@ -29,13 +31,15 @@ def weights() -> None:
 def list_versions(run_name: RunName, student: Student = None, runs_dir: RunsDir = RUNS_DIR) -> None:
     """List them with size, parent and where they are needed."""
     run_dir, students = _run(runs_dir, run_name, student)
-    needed = _needed(run_dir)
     table = Table("version", "parent", "bytes", "checksum", "needed as")
     for name in students:
+        needed = _needed(run_dir, name)
         for version in versions_of(run_dir, name):
-            size = sum(entry.bytes for entry in version.manifest.files)
-            checksum, parent = version.manifest.checksum[:12], version.manifest.parent or "–"
-            table.add_row(version.name, parent, f"{size:,}", checksum, needed.get(version.name, ""))
+            manifest = version.manifest
+            size = "pruned" if version.pruned else f"{sum(entry.bytes for entry in manifest.files):,}"
+            use = needed.get(manifest.step, "")
+            note = f"restores {manifest.restores}" if manifest.restores else ""
+            table.add_row(version.name, manifest.parent or "–", size, manifest.checksum[:12], use or note)
     Console().print(table)
 
 
@@ -53,6 +57,38 @@ def verify(run_name: RunName, student: Student = None, runs_dir: RunsDir = RUNS_
     typer.echo(f"{len(versions)} versions are what was published")
 
 
+@app.command("prune")
+def prune(
+    run_name: RunName,
+    keep_last: Annotated[int, typer.Option("--keep-last", min=2, help="Newest versions of each student that stay.")],
+    keep_every: Annotated[int, typer.Option("--keep-every", min=0, help="And every version of such a step.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, delete nothing.")] = False,
+    student: Student = None,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Delete the tensors of old versions; manifests stay. The live, best and tutoring versions are never touched."""
+    run_dir, students = _run(runs_dir, run_name, student)
+    state = _state(run_dir)
+    for name in students:
+        gone = prune_versions(run_dir, state, name, keep_last=keep_last, keep_every=keep_every, dry_run=dry_run)
+        steps = ", ".join(f"v{step}" for step in gone) or "none"
+        typer.echo(f"student {name}: {'would prune' if dry_run else 'pruned'} {steps} ({sum(gone.values()):,} bytes)")
+
+
+@app.command("rollback")
+def rollback(
+    run_name: RunName,
+    student: Annotated[str, typer.Option("--student", help="a or b.")],
+    to: Annotated[str, typer.Option("--to", help="v7: the version to go back to.")],
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Make the tensors of an earlier version the live ones again, as a new version; the run is DONE and not up."""
+    run_dir, _ = _run(runs_dir, run_name, student)
+    version = to if "@" in to else f"{student}@{to}"
+    name = roll_back(run_dir, _state(run_dir), student, version)
+    typer.echo(f"{name} holds the tensors of {version} and is live: `opcod up {run_name}` serves it")
+
+
 def _run(runs_dir: Path, run_name: str, student: str | None) -> tuple[Path, list[str]]:
     paths = paths_for(runs_dir, run_name, CACHE_DIR)
     students = sorted(stored_settings(paths).students)
@@ -61,14 +97,16 @@ def _run(runs_dir: Path, run_name: str, student: str | None) -> tuple[Path, list
     return paths.run_dir, [student] if student else students
 
 
-def _needed(run_dir: Path) -> dict[str, str]:
-    """What the run's state holds on to: a version may not be deleted while it is here."""
+def _state(run_dir: Path) -> RunState:
     file = run_dir / "state.json"
-    if not file.exists():
-        return {}
     try:
-        state = RunState.model_validate_json(file.read_bytes())
+        return RunState.model_validate_json(file.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"expected a run that has begun; there is no {file}") from error
     except ValidationError as error:
         raise StorageError(f"{file} does not fit this version of opcod: {error}") from error
-    tutors = {phase.tutor_version: f"tutor in round {state.round}" for phase in state.phases}
-    return tutors | dict.fromkeys(state.version.values(), "live")
+
+
+def _needed(run_dir: Path, student: str) -> dict[int, str]:
+    """What the run holds on to, by step; nothing for one whose broker has not begun."""
+    return needed_steps(_state(run_dir), student) if (run_dir / "state.json").exists() else {}

@@ -5,6 +5,7 @@ from typing import Literal
 
 from services.broker import revisions
 from services.broker.commands import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence
+from services.broker.recovery import Recovered
 from services.broker.sealing import batch_directory
 from services.broker.tutoring import Exchange
 from shared.clock import Clock
@@ -19,6 +20,7 @@ from shared.contracts.events import (
     GroupGraded,
     JobLost,
     Revised,
+    RunTakenUp,
     StatusChanged,
     StepApplied,
     TutorSilenced,
@@ -68,6 +70,25 @@ class Narrator:
                     round=score.round,
                     scores={domain: score.mean(domain) for domain in score.correct},
                 )
+
+    def taken_up(self, found: Recovered, sealed: dict[str, int]) -> list[Event]:
+        """Where a run that had begun was taken up; nothing for a new one."""
+        state = found.state
+        if state is None:
+            return []
+        at, source = self._stamp()
+        return [
+            RunTakenUp(
+                at=at,
+                source=source,
+                taken_from=found.source,
+                why=found.why,
+                status=state.status.value,
+                round=state.round,
+                steps=state.steps,
+                sealed=sealed,
+            )
+        ]
 
     def sealed(self, manifest: BatchManifest) -> Event:
         at, source = self._stamp()

@@ -19,11 +19,12 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True)
 class Recovered:
-    """state: None for a new run. redis_was_empty: queues and payloads of open work are gone."""
+    """state: None for a new run. redis_was_empty: queues and payloads of open work are gone. why: it was chosen."""
 
     state: RunState | None
     redis_was_empty: bool
     source: str
+    why: str
 
 
 def choose(in_redis: str | None, on_disk: str | None) -> Recovered:
@@ -31,10 +32,14 @@ def choose(in_redis: str | None, on_disk: str | None) -> Recovered:
     remembered = _parse(in_redis, "Redis") if in_redis is not None else None
     saved = _parse(on_disk, STATE_FILE) if on_disk is not None else None
     if remembered is None:
-        return Recovered(saved, saved is not None, STATE_FILE if saved else "a new run")
-    if saved is None or _age(remembered) >= _age(saved):
-        return Recovered(remembered, False, "Redis")
-    return Recovered(saved, True, f"{STATE_FILE}, newer than Redis")
+        if saved is None:
+            return Recovered(None, False, "nowhere", "a new run")
+        return Recovered(saved, True, STATE_FILE, "Redis holds nothing of this run; its queues are filled again")
+    if saved is None:
+        return Recovered(remembered, False, "Redis", f"there is no {STATE_FILE}")
+    if _age(remembered) >= _age(saved):
+        return Recovered(remembered, False, "Redis", f"at least as new as {STATE_FILE}: {_ages(remembered, saved)}")
+    return Recovered(saved, True, STATE_FILE, f"newer than Redis: {_ages(saved, remembered)}")
 
 
 def read_state_file(run_dir: Path) -> str | None:
@@ -60,6 +65,10 @@ def sealed_steps(run_dir: Path, student: str) -> int:
 
 def _age(state: RunState) -> tuple[int, int]:
     return state.incarnation, state.revision
+
+
+def _ages(taken: RunState, left: RunState) -> str:
+    return "revision {}.{}, against {}.{}".format(*_age(taken), *_age(left))
 
 
 def _parse(text: str, source: str) -> RunState:

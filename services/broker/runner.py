@@ -34,6 +34,7 @@ from services.broker.recovery import choose, read_state_file, sealed_steps, writ
 from services.broker.rendering import disagreement
 from services.broker.replicas import Replicas
 from services.broker.reports import ReportReader
+from services.broker.retention import VersionRetention
 from services.broker.sealing import Sealed, StepHeader, adopt, write_batch
 from shared.blobs.local import LocalStore, atomic_write
 from shared.bus.janitor import Janitor
@@ -100,6 +101,7 @@ class Runner:
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
         self._basis = basis_of(settings, problems, run_dir)
         self._janitor = Janitor(bus, queues_of(plan.students))
+        self._retention = VersionRetention(settings.retention, run_dir, plan.students)
         self._next_tick_s = 0.0
         self._next_sweep_s = 0.0
         self._rebuilding = False
@@ -112,13 +114,14 @@ class Runner:
         found = choose(self._bus.load_state(), read_state_file(self._run_dir))
         if found.state is not None:
             self.state = found.state
-        log.info("run taken up", source=found.source, status=self.state.status, round=self.state.round)
+        log.info("run taken up", source=found.source, why=found.why, status=self.state.status, round=self.state.round)
         self._rebuilding = found.redis_was_empty
         if found.redis_was_empty:
             self._drop_open_payloads()
         sealed = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
         initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
-        self._handle(Recovered(self._clock.wall_s(), found.redis_was_empty, sealed, initial), None)
+        began_again = Recovered(self._clock.wall_s(), found.redis_was_empty, sealed, initial)
+        self._handle(began_again, None, self._narrator.taken_up(found, sealed))
         self._rebuilding = False
 
     def _drop_open_payloads(self) -> None:
@@ -156,6 +159,7 @@ class Runner:
         if now >= self._next_sweep_s:
             self._next_sweep_s = now + SWEEP_S
             self._janitor.sweep()
+            self._retention.sweep(self.state)
 
     def _tick(self) -> None:
         """Deadlines, versions that replicas hold without having said so since (their word was lost), and whether

@@ -50,8 +50,10 @@ def exchanges(
 def judge(raw: str, problem: Problem, format_: ProblemFormat) -> Exchange:
     """Verdict and sanitized text of one raw feedback (paper 3.3 and table 3)."""
     verdict, delivered = format_.process_feedback(raw, problem)
-    removals = review_feedback(raw, format_.anchor_text(problem)).removals
-    removed = tuple(removal.text for removal in removals if removal.reason not in FORMAL_REASONS)
+    review = review_feedback(raw, format_.anchor_text(problem))
+    removed = tuple(removal.text for removal in review.removals if removal.reason not in FORMAL_REASONS)
+    if review.delivered is not None:
+        removed += format_.reveals(review.delivered, problem)
     return Exchange(verdict, raw, delivered, removed)
 
 

@@ -22,7 +22,8 @@ def refuse_contradictions(settings: "RunSettings") -> None:
         raise ValueError("problems.per_step: must be even when problems.balance_domains is on")
     if run.method != "opcod" and gate.mode in ("always", "domain_selective"):
         raise ValueError(
-            f"gate.mode: {gate.mode!r} lets students tutor, run.method = {run.method!r} has no tutors; leave one out"
+            f"gate.mode: {gate.mode!r} lets students tutor, run.method = {run.method!r} has no tutors; set "
+            "gate.mode = 'cognizance', or run.method = 'opcod'"
         )
     if gate.tutor_source == "latest" and run.schedule == "parallel":
         raise ValueError(

@@ -13,6 +13,7 @@ from shared.access import Limits
 from shared.config.alarms import AlarmsSection
 from shared.config.combinations import refuse_contradictions
 from shared.config.machine import BusSection, ResourcesSection
+from shared.config.retention import RetentionSection
 from shared.config.section import Positive, Section, Share
 from shared.config.vllm import VllmSection
 from shared.contracts.messages import Sampling
@@ -256,6 +257,7 @@ class RunSettings(Section):
     students: dict[str, StudentSection]
     serving: ServingSection = ServingSection()
     bus: BusSection = BusSection()
+    retention: RetentionSection = RetentionSection()
     resources: ResourcesSection = ResourcesSection()
 
     @model_validator(mode="after")

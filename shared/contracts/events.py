@@ -24,6 +24,18 @@ class StatusChanged(BaseEvent):
     reason: str | None = None
 
 
+class RunTakenUp(BaseEvent):
+    """A broker started on a run that had begun. steps: applied, sealed: highest sealed batch on disk, by student."""
+
+    kind: Literal["taken_up"] = "taken_up"
+    taken_from: str
+    why: str
+    status: str
+    round: int
+    steps: dict[str, int]
+    sealed: dict[str, int]
+
+
 class GateDecided(BaseEvent):
     kind: Literal["gate"] = "gate"
     decision: GateDecision
@@ -155,6 +167,7 @@ class TutorSilenced(BaseEvent):
 
 Event = Annotated[
     StatusChanged
+    | RunTakenUp
     | GateDecided
     | Evaluated
     | GroupGraded

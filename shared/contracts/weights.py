@@ -13,7 +13,10 @@ class FileEntry(Contract):
 
 
 class WeightsManifest(Contract):
-    """`weights/<student>/v000017/manifest.json`. checksum covers the tensors (shared.modeling.adapters)."""
+    """`weights/<student>/v000017/manifest.json`. checksum covers the tensors (shared.modeling.adapters).
+
+    restores: the version whose tensors these are, where somebody went back to it; then no batch made this one.
+    """
 
     run: str
     student: str
@@ -26,6 +29,7 @@ class WeightsManifest(Contract):
     files: tuple[FileEntry, ...]
     checksum: str
     probe: tuple[float, ...]
+    restores: str | None = None
 
 
 class WeightsPublished(Message):

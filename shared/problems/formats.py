@@ -73,6 +73,10 @@ class ProblemFormat(Protocol):
         """The text that a feedback's concept must share a word with."""
         ...
 
+    def reveals(self, body: str, problem: Problem) -> tuple[str, ...]:
+        """What this format takes out of an anchored and sanitized feedback, beyond what every format does."""
+        ...
+
     def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
         """The verdict on a raw feedback, and the text the tutee may see (None if it is dropped)."""
         ...

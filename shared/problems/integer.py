@@ -13,7 +13,7 @@ import re
 from shared.contracts.messages import ChatMessage
 from shared.method.anchoring import process
 from shared.method.sanitizing import neutralise_control_tokens
-from shared.problems.integer_reveals import remove_integer_reveals
+from shared.problems.integer_reveals import remove_integer_reveals, split_integer_reveals
 from shared.problems.problem import Problem
 
 TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
@@ -82,12 +82,15 @@ class IntegerFormat:
     def grade_lenient(self, text: str, answer: str) -> float:
         """1.0 if the last number of the response, `=` before it or not, is `answer`, or `grade` gives 1.0.
 
-        `12.0` and `1,200` are read as integers; an exponent or a digit inside a word is no number.
+        `12.0` and `1,200` are read as integers; an exponent or a digit inside a word is no number, and the operand
+        of an unfinished expression (`= 3 * 4`) is no answer.
         """
         if self.grade(text, answer) == 1.0:
             return 1.0
-        numbers = _NUMBER.findall(text)
-        return 1.0 if answer and numbers and _plain(*numbers[-1]) == answer else 0.0
+        numbers = list(_NUMBER.finditer(text))
+        if not answer or not numbers or _ends_in_operator(text[: numbers[-1].start()]):
+            return 0.0
+        return 1.0 if _plain(numbers[-1][1], numbers[-1][2]) == answer else 0.0
 
     def format_ok(self, text: str) -> bool:
         """Whether an integer follows the last `=`."""
@@ -96,6 +99,10 @@ class IntegerFormat:
     def anchor_text(self, problem: Problem) -> str:
         """The question."""
         return problem.question
+
+    def reveals(self, body: str, problem: Problem) -> tuple[str, ...]:
+        """See `ProblemFormat.reveals`: claimed results."""
+        return split_integer_reveals(body, problem.answer)[1]
 
     def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
         """Verdict and clean text as everywhere, then without claimed results (`= 12.`, `answer is 12`)."""
@@ -106,6 +113,14 @@ class IntegerFormat:
         if not any(character.isalnum() for character in kept):
             return "fb_none", None
         return verdict, kept
+
+
+def _ends_in_operator(text: str) -> bool:
+    """Whether a number that follows is an operand; a minus without a left operand is a sign."""
+    before = text.rstrip()
+    if before.endswith(("-", "−")):
+        return before[:-1].rstrip()[-1:].isdigit() or before[:-1].rstrip().endswith(")")
+    return before.endswith(("+", "*", "/", "×", "·", "÷", "^"))
 
 
 def _plain(sign: str, digits: str) -> str:

@@ -24,14 +24,21 @@ _SAYS = re.compile(rf"\s?\b(?:equals|is equal to|gives|makes|yields|gets?|is|are
 
 
 def remove_integer_reveals(text: str, answer: str) -> str:
-    """The feedback without claimed results; see the module for what counts as one.
+    """The feedback without claimed results; see the module for what counts as one."""
+    return split_integer_reveals(text, answer)[0]
+
+
+def split_integer_reveals(text: str, answer: str) -> tuple[str, tuple[str, ...]]:
+    """(the feedback without claimed results, what was taken out).
 
     text: at most some thousand characters; taking one out may bring another together, so it repeats until
     nothing is found.
     """
+    removed: list[str] = []
     while spans := _reveals(shadow(text), answer):
-        text = _without(text, spans)
-    return text
+        text, pieces = _cut(text, spans)
+        removed += pieces
+    return text, tuple(removed)
 
 
 def _reveals(text: str, answer: str) -> list[tuple[int, int]]:
@@ -55,9 +62,11 @@ def _same(number: str, answer: str) -> bool:
     return sign + (number.lstrip("-").lstrip("0") or "0") == answer
 
 
-def _without(text: str, spans: list[tuple[int, int]]) -> str:
-    kept, end = [], 0
+def _cut(text: str, spans: list[tuple[int, int]]) -> tuple[str, list[str]]:
+    """What is left and what was cut; spans are sorted and may overlap."""
+    kept, removed, end = [], [], 0
     for start, stop in spans:
         kept.append(text[end : max(start, end)])
+        removed.append(text[max(start, end) : max(stop, end)])
         end = max(end, stop)
-    return "".join([*kept, text[end:]])
+    return "".join([*kept, text[end:]]), [piece for piece in removed if piece]

@@ -68,6 +68,10 @@ class McqFormat:
         """Stem and options, without the fixed last line."""
         return anchoring.without_instruction_line(problem.question)
 
+    def reveals(self, body: str, problem: Problem) -> tuple[str, ...]:  # noqa: ARG002  all of them are general
+        """See `ProblemFormat.reveals`."""
+        return ()
+
     def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
         """See `anchoring.process`."""
         return anchoring.process(raw, self.anchor_text(problem))

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from services.broker.tutoring import judge
+from shared.bus.payloads import pack, unpack
+from shared.contracts.jobs import JobOutput, PromptOutput, Sample
+from shared.contracts.messages import Sampling
 from shared.problems.formats import ProblemFormat
 from shared.problems.integer import IntegerFormat
 from shared.problems.mcq import McqFormat
@@ -62,3 +65,25 @@ def test_f20_control_tokens_in_a_prompt_are_no_tokens(name: str, tiny_model: Pat
         return sum(index in specials for index in render(tokenizer, [ChatMessage(role="user", content=content)]))
 
     assert counted(INJECTIONS[name]) == counted("Multiply.")
+
+
+def test_f32_bytes_that_are_no_text_are_replaced_sent_and_judged(tiny_model: Path) -> None:
+    """The tiny model's tokens are bytes, its weights random: what it draws is not UTF-8."""
+    from services.student.engines.port import GenerationRequest
+    from services.student.engines.transformers import TransformersEngine
+
+    engine = TransformersEngine(tiny_model, "compact", "float32", slots=8, threads=1)
+    engine.load("b@v0", None)
+    messages = IntegerFormat().feedback_messages(PROBLEM, "9 / 2", peer_domain="physics", agent_domain="physics")
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=40)
+    drawn = engine.generate([GenerationRequest("b@v0", tuple(messages), sampling, seed) for seed in range(8)])
+    assert any("\ufffd" in generation.text for generation in drawn)
+    samples = tuple(
+        Sample(text=g.text, token_ids=tuple(g.token_ids), logprobs=tuple(g.logprobs), finish_reason=g.finish_reason)
+        for g in drawn
+    )
+    output = JobOutput(job_id="j", version="b@v0", prompts=(PromptOutput(prompt_token_ids=(1,), samples=samples),))
+    assert unpack(*pack(output, "res:b:s1", "j"), JobOutput) == output
+    for sample in samples:
+        exchange = judge(TAG + sample.text, PROBLEM, IntegerFormat())
+        assert exchange.verdict in ("match:voltage", "fb_none")

@@ -17,6 +17,7 @@ from shared.bus.redis import RedisBus
 from shared.contracts.jobs import JobKind, JobStarted
 from shared.contracts.run import Status
 from tests.fakes.broker import BrokerBench
+from tests.fakes.deployment import ScriptedDeployment
 
 WAIT_S = 20.0
 IDLE = 200
@@ -66,6 +67,30 @@ def test_f29_probes_answer_beside_idle_and_slow_connections(service: str) -> Non
         for path in ("/livez", "/readyz", "/metrics"):
             assert client.get(path).status_code == 200
         assert client.get("/slow").json() == {"answered": "in full"}
+
+
+@pytest.mark.slow
+def test_f29_a_run_under_idle_and_slow_clients_ends_as_undisturbed(
+    tmp_path: Path, tiny_model: Path, undisturbed: dict[str, str]
+) -> None:
+    running = ScriptedDeployment(tmp_path, "loaded", tiny_model)
+    try:
+        deployment = running.launcher.deployment
+        assert deployment is not None and deployment.broker is not None and deployment.inspector is not None
+        urls = [deployment.broker.url, deployment.inspector.url, *(student.url for student in deployment.students)]
+        places = [(host, int(port)) for host, port in (url.removeprefix("http://").split(":") for url in urls)]
+        with ExitStack() as open_, httpx2.Client(timeout=10, trust_env=False) as client:
+            for number in range(IDLE + SLOW):
+                connection = open_.enter_context(socket.create_connection(places[number % len(places)], timeout=10))
+                if number >= IDLE:
+                    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nX-Sl")
+            running.until_training()
+            assert [client.get(f"{url}{probe}").status_code for url in urls for probe in ("/livez", "/readyz")] == [
+                200
+            ] * (2 * len(urls))
+            running.assert_done(undisturbed)
+    finally:
+        running.close()
 
 
 @pytest.fixture

@@ -36,6 +36,15 @@ def test_the_newer_state_is_taken(
     assert chosen.redis_was_empty is empty
 
 
+def test_it_says_where_the_state_was_taken_from_and_why() -> None:
+    assert choose(None, None).why == "a new run"
+    newer = choose(state(1, 4), state(1, 5))
+    assert (newer.source, newer.why) == ("state.json", "newer than Redis: revision 1.5, against 1.4")
+    alike = choose(state(2, 3), state(2, 3))
+    assert alike.source == "Redis"
+    assert alike.why == "at least as new as state.json: revision 2.3, against 2.3"
+
+
 @pytest.mark.parametrize(("in_redis", "on_disk", "where"), [("{}", None, "Redis"), (None, "torn", "state.json")])
 def test_a_state_that_cannot_be_read_says_where_it_lies(in_redis: str | None, on_disk: str | None, where: str) -> None:
     with pytest.raises(StorageError, match=f"state in {where} does not fit"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from opcod.progress import headline
 from shared.bus.keys import BROKER, RESULTS, STUDENTS, jobs
 from shared.bus.memory import MemoryBus
 from shared.contracts.control import Control
@@ -109,6 +110,9 @@ def test_a_run_goes_on_from_its_files_when_redis_lost_everything(bench: BrokerBe
     with pytest.raises(FencedError, match="lost its data"):
         bench.runner.loop(threading.Event(), threading.Event())
     bench.start()
+    (taken,) = bench.events("taken_up")
+    assert "taken up from state.json (Redis holds nothing of this run" in (headline(taken) or "")
+    assert f"a at step {bench.state.steps['a']}" in (headline(taken) or "")
     bench.finish()
     assert_whole(bench)
 

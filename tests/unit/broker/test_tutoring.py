@@ -66,5 +66,12 @@ def test_the_concept_tag_does_not_count_as_something_taken_away() -> None:
     assert judge(GOOD, PROBLEM, FORMAT).removed == ()
 
 
+def test_a_revealed_result_is_said_to_have_been_removed() -> None:
+    raw = f"{GOOD} The answer is {PROBLEM.answer}."
+    exchange = judge(raw, PROBLEM, FORMAT)
+    assert exchange.delivered == judge(GOOD, PROBLEM, FORMAT).delivered
+    assert exchange.removed == (f" The answer is {PROBLEM.answer}.",)
+
+
 def test_verdicts_are_counted_without_their_word() -> None:
     assert [verdict_word(v) for v in ("match:voltage", "no_match", "fb_none")] == ["match", "no_match", "fb_none"]

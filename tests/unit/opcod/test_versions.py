@@ -1,6 +1,7 @@
 """`opcod weights`: what lies on disk is listed, and everything that is not as it was published is found."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,15 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file, save_file
 
+from opcod.deployment import run_lock
 from opcod.main import app
+from services.broker import machine
+from services.broker.commands import Serve
+from services.broker.events import Recovered
+from services.broker.recovery import choose, read_state_file, write_state_file
 from shared.config.loading import load_settings, to_toml
+from shared.contracts.run import Status
+from tests.fakes.world import small_plan
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import RUN, OpenFence, seal_steps, settings, student_trainer
 
@@ -107,3 +115,71 @@ def test_what_is_not_as_it_was_is_said(runs: Path, harm: Callable[[Path], None],
     assert "a@v2: " in str(result.exception)
     assert said in str(result.exception)
     assert "a@v1: " not in str(result.exception)
+
+
+def done(runs: Path, **changes: object) -> Path:
+    """A state.json as a finished run leaves it."""
+    state = machine.new_run(small_plan(), incarnation=1, at=0.0)
+    live = {"a": "a@v2", "b": "b@v0"}
+    state = state.model_copy(update={"run": RUN, "status": Status.DONE, "version": live, "revision": 7, **changes})
+    write_state_file(runs / RUN, state)
+    return runs / RUN
+
+
+def test_a_rollback_is_a_new_version_that_a_broker_takes_up_and_serves(runs: Path) -> None:
+    run_dir = done(runs)
+    result = weights(runs, "rollback", RUN, "--student", "a", "--to", "v1")
+    assert result.exit_code == 0, result.output
+    assert "a@v3 holds the tensors of a@v1 and is live" in result.output
+    old, new = (run_dir / "weights/a" / name / "adapter_model.safetensors" for name in ("v000001", "v000003"))
+    assert new.read_bytes() == old.read_bytes()
+    assert weights(runs, "verify", RUN).output == "3 versions are what was published\n"
+    in_redis = machine.new_run(small_plan(), incarnation=1, at=0.0).model_copy(update={"revision": 7})
+    taken = choose(in_redis.model_dump_json(), read_state_file(run_dir)).state
+    assert taken is not None
+    _, commands = machine.observe(taken, small_plan(), Recovered(1.0, False))
+    assert Serve("a", "a@v3", ("a@v3",)) in commands
+    again = weights(runs, "rollback", RUN, "--student", "a", "--to", "a@v2")
+    assert "a@v4 holds the tensors of a@v2" in again.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "to", "said"),
+    [
+        ({"status": Status.TRAINING}, "v1", "expected a run that is DONE"),
+        ({}, "v9", r"expected a published version of student a \(a@v1 to a@v2\), got 'a@v9'"),
+        ({}, "b@v1", "expected a published version of student a"),
+    ],
+)
+def test_what_cannot_be_gone_back_to_is_refused(runs: Path, changes: dict[str, object], to: str, said: str) -> None:
+    run_dir = done(runs, **changes)
+    before = read_state_file(run_dir)
+    result = weights(runs, "rollback", RUN, "--student", "a", "--to", to)
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert re.search(said, str(result.exception))
+    assert read_state_file(run_dir) == before
+    assert not (run_dir / "weights/a/v000003").exists()
+
+
+def test_a_damaged_version_and_a_run_that_is_up_are_not_rolled_back(runs: Path) -> None:
+    run_dir = done(runs)
+    with run_lock(run_dir):
+        result = weights(runs, "rollback", RUN, "--student", "a", "--to", "v1")
+    assert "is up already" in str(result.exception)
+    flip_a_bit(run_dir / "weights/a/v000001")
+    result = weights(runs, "rollback", RUN, "--student", "a", "--to", "v1")
+    assert getattr(result.exception, "exit_code", None) == 74
+
+
+def test_pruned_versions_are_listed_as_such_and_cannot_be_gone_back_to(runs: Path) -> None:
+    run_dir = done(runs)
+    for step in (3, 4):
+        weights(runs, "rollback", RUN, "--student", "a", "--to", "v2")
+        assert (run_dir / f"weights/a/v{step:06d}").exists()
+    would = weights(runs, "prune", RUN, "--keep-last", "2", "--dry-run")
+    assert "student a: would prune v1, v2" in would.output
+    assert "student a: pruned v1, v2" in weights(runs, "prune", RUN, "--keep-last", "2").output
+    assert "pruned" in weights(runs, "list", RUN).output
+    assert weights(runs, "verify", RUN).output == "4 versions are what was published\n"
+    result = weights(runs, "rollback", RUN, "--student", "a", "--to", "v1")
+    assert "`opcod replay ground --student a --until v1" in str(result.exception).replace(RUN, "ground")

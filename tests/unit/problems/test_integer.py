@@ -114,6 +114,8 @@ def test_no_answer_is_never_right() -> None:
         ("it is −3", "-3"),
         ("from 4 to 007", "7"),
         ("12 m^2", "12"),
+        ("- 12", "12"),
+        ("3 * 4 is 12 m/s", "12"),
     ],
 )
 def test_a_lenient_grade_forgives_form(text: str, answer: str) -> None:
@@ -122,7 +124,11 @@ def test_a_lenient_grade_forgives_form(text: str, answer: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("x = 12.5", "12"), ("x = 12.5", "5"), ("12 and 7", "12"), ("H2", "2"), ("-3", "3"), ("", "12"), ("twelve", "")],
+    [
+        *[("x = 12.5", "12"), ("x = 12.5", "5"), ("12 and 7", "12"), ("H2", "2"), ("-3", "3"), ("", "12")],
+        *[("x = 3 * 4", "4"), ("x = 7 - 3", "3"), ("x = 7-3", "3"), ("(7) − 3", "3"), ("1 ÷ 2 V", "2")],
+        ("twelve", ""),
+    ],
 )
 def test_a_lenient_grade_forgives_no_other_answer(text: str, answer: str) -> None:
     assert FORMAT.grade_lenient(text, answer) == 0.0

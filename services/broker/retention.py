@@ -1,0 +1,32 @@
+"""Letting go of the tensors of versions that the run's settings do not keep."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from shared.config.retention import RetentionSection
+from shared.contracts.run import RunState
+from shared.retention import prune_versions
+
+log = structlog.get_logger()
+
+
+class VersionRetention:
+    """Called now and then by the broker, which alone knows what a run needs."""
+
+    def __init__(self, keep: RetentionSection, run_dir: Path, students: Sequence[str]) -> None:
+        self._keep = keep
+        self._run_dir = run_dir
+        self._students = students
+
+    def sweep(self, state: RunState) -> None:
+        """Prune what need not stay."""
+        if self._keep.keep_last == 0:
+            return
+        for student in self._students:
+            pruned = prune_versions(
+                self._run_dir, state, student, keep_last=self._keep.keep_last, keep_every=self._keep.keep_every
+            )
+            if pruned:
+                log.info("versions pruned", student=student, steps=sorted(pruned), bytes=sum(pruned.values()))
