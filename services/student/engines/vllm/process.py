@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,15 @@ GRACE_S = 5.0
 
 
 class ServerProcess:
-    """A command in a process group of its own; its output goes to the end of `log_file`."""
+    """A command in a process group of its own; its output goes to the end of `log_file`.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log_file: Path) -> None:
+    scratch: a directory that is removed when it is ended.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log_file: Path, scratch: Path | None = None
+    ) -> None:
+        self._scratch = scratch
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as output:
             self._running = subprocess.Popen(
@@ -39,6 +46,8 @@ class ServerProcess:
     def end(self) -> None:
         """Returns when nothing of the group is left."""
         end_group(self._running, self.pid)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def end_group(leader: subprocess.Popen[bytes], group: int) -> None:

@@ -41,11 +41,13 @@ def grandchild(file: Path) -> int:
 
 
 def test_ending_it_ends_what_it_made(tmp_path: Path) -> None:
-    file = tmp_path / "pid"
-    process = ServerProcess(guarded([sys.executable, "-c", FAMILY, str(file)]), os.environ, tmp_path / "log")
+    file, scratch = tmp_path / "pid", tmp_path / "scratch"
+    scratch.mkdir()
+    process = ServerProcess(guarded([sys.executable, "-c", FAMILY, str(file)]), os.environ, tmp_path / "log", scratch)
     child = grandchild(file)
-    assert process.exit_code is None
+    assert process.exit_code is None and scratch.is_dir()
     process.end()
+    assert not scratch.exists()
     assert process.exit_code is not None
     until(lambda: gone(child))
     assert (tmp_path / "log").read_text() == "started\n"
