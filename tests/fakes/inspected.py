@@ -102,6 +102,7 @@ def deploy(run_dir: Path, redis_url: str, broker_url: str, inspector_url: str, b
         mode="run",
         pid=0,
         redis_url=redis_url,
+        key_file=run_dir / KEY_FILE,
         broker=Endpoint(name="broker", url=broker_url),
         inspector=Endpoint(name="inspector", url=inspector_url),
     ).save()
