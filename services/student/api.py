@@ -5,8 +5,9 @@ caller never becomes a chat control token; when a caller goes away, its generati
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
 
@@ -33,6 +34,12 @@ from shared.problems.formats import format_named
 from shared.problems.problem import Problem
 from shared.sse import Frames, open_stream, unless_gone
 
+NO_MODEL = "model_not_found"
+SWAPS = 3
+"""How often in a row the live version may go away under one request."""
+
+Answer = TypeVar("Answer")
+
 
 class StudentApi:
     """What the routes do, on the event loop."""
@@ -45,7 +52,9 @@ class StudentApi:
         self._timeout_s = config.settings.serving.request_timeout_s
 
     async def chat(self, body: ChatRequest, request: Request) -> ChatResponse | Response:
-        version = self._version(body.model)
+        return await self._with_version(body.model, lambda version: self._chat(body, request, version))
+
+    async def _chat(self, body: ChatRequest, request: Request, version: str) -> ChatResponse | Response:
         self._require_guidance(body)
         sampling = chosen_sampling(body, self._config.chat_sampling, self._config.max_tokens)
         requests = generation_requests(body, version, sampling, _drawn(body.seed))
@@ -57,7 +66,9 @@ class StudentApi:
         return response(answering, generations, logprobs=bool(body.logprobs))
 
     async def feedback(self, body: FeedbackRequest, request: Request) -> FeedbackResponse:
-        version = self._version(self._config.student)
+        return await self._with_version(self._config.student, lambda version: self._feedback(body, request, version))
+
+    async def _feedback(self, body: FeedbackRequest, request: Request, version: str) -> FeedbackResponse:
         peer, agent = body.peer_domain or self._config.domain, body.agent_domain or self._config.peer_domain
         problem = Problem(
             id="asked", domain=agent, kind="asked", question=neutralise_control_tokens(body.problem), answer=""
@@ -112,6 +123,17 @@ class StudentApi:
                 param="response_format",
             )
 
+    async def _with_version(self, model: str, answer: Callable[[str], Awaitable[Answer]]) -> Answer:
+        """`answer` by the version that `model` stands for; a swap between reading its name and waiting for it takes
+        the live version away, and then the one that is live now answers."""
+        for _ in range(SWAPS):
+            try:
+                return await answer(self._version(model))
+            except RequestError as error:
+                if model != self._config.student or error.code != NO_MODEL:
+                    raise
+        return await answer(self._version(model))
+
     def _version(self, model: str) -> str:
         serving = self._board.serving
         if serving.live is None:
@@ -125,7 +147,7 @@ class StudentApi:
     def _no_model(self, model: str) -> RequestError:
         known = ", ".join((self._config.student, *self._board.serving.versions))
         message = f"expected a model of {known}, got {model!r}"
-        return RequestError(message, status=404, code="model_not_found", param="model")
+        return RequestError(message, status=404, code=NO_MODEL, param="model")
 
 
 def student_routes(api: StudentApi) -> APIRouter:

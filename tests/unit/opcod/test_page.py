@@ -19,7 +19,12 @@ from tests.unit.inspector.told import RUN, EventLog, StillClock, config
 
 def deployed(run_dir: Path, url: str) -> Deployment:
     return Deployment(
-        run=RUN, run_dir=run_dir, mode="run", pid=1, redis_url="", inspector=Endpoint(name="inspector", url=url)
+        run=RUN,
+        run_dir=run_dir,
+        mode="run",
+        redis_url="",
+        key_file=run_dir / KEY_FILE,
+        inspector=Endpoint(name="inspector", url=url),
     )
 
 

@@ -1,14 +1,18 @@
 """The student's HTTP API on a worker that turns in a thread of its own."""
 
 import threading
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from services.student.app import build_app
+from services.student.board import Board, Serving
 from services.student.config import ScriptEnvironment, student_config
-from services.student.engines.port import PromptTooLongError
+from services.student.engines.port import Generation, GenerationRequest, PromptTooLongError, UnknownVersionError
+from services.student.interactive import Heard
+from shared.clock import SystemClock
 from shared.config.environment import ServiceEnvironment
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import JobKind
@@ -179,3 +183,49 @@ def test_a_student_without_its_prepared_model_says_which_file_is_missing(tmp_pat
 def test_a_scripted_student_needs_no_model(tmp_path: Path) -> None:
     assert config_in(tmp_path).base_model() is None
     assert ScriptEnvironment().latency_s == 0
+
+
+class SwappedUnderneath:
+    """An interactive queue that loses the live version between a request's naming it and its waiting for it."""
+
+    def __init__(self, board: Board, swaps: int) -> None:
+        self._board = board
+        self._swaps = swaps
+        self.asked: list[str] = []
+
+    async def ask(self, version: str, requests: Sequence[GenerationRequest], **_: float) -> list[Generation]:
+        self.asked.append(version)
+        if len(self.asked) <= self._swaps:
+            live = f"a@v{len(self.asked)}"
+            self._board.show(Serving(live=live, versions={live: "c"}, problem=None))
+            raise UnknownVersionError(f"{version} was unloaded meanwhile")
+        return [Generation("text", [1], [2], [-1.0], "stop") for _ in requests]
+
+    async def stream(
+        self, version: str, requests: Sequence[GenerationRequest], **_: float
+    ) -> AsyncGenerator[Heard, None]:
+        yield await self.ask(version, requests)
+
+
+def swapped(tmp_path: Path, swaps: int) -> tuple[TestClient, SwappedUnderneath]:
+    board = Board(SystemClock())
+    board.show(Serving(live="a@v0", versions={"a@v0": "c"}, problem=None))
+    queue = SwappedUnderneath(board, swaps)
+    return TestClient(build_app(config_in(tmp_path), board, queue, SystemClock())), queue  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_swap_just_as_a_question_comes_is_not_the_askers_concern(tmp_path: Path, stream: bool) -> None:
+    client, queue = swapped(tmp_path, swaps=2)
+    answer = client.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+    assert answer.status_code == 200, answer.text
+    assert "a@v2" in answer.text
+    assert queue.asked == ["a@v0", "a@v1", "a@v2"]
+    assert client.post("/v1/feedback", json={"problem": "2 + 2?", "response": "5"}).json()["version"] == "a@v2"
+
+
+def test_who_names_a_version_that_goes_away_is_told(tmp_path: Path) -> None:
+    client, queue = swapped(tmp_path, swaps=1)
+    answer = client.post("/v1/chat/completions", json=CHAT | {"model": "a@v0"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert queue.asked == ["a@v0"]
