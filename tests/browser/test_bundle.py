@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 from typer.testing import CliRunner
 
 from opcod.main import app
@@ -24,14 +24,14 @@ def test_it_opens_from_a_folder_and_filters(browser: Browser, folder: Path) -> N
     with viewer(browser, folder.as_uri()) as watched:
         page = watched.open("/index.html")
         everything = len(HOSTILE) + 1
-        assert page.locator("article:visible").count() == everything
+        expect(page.locator("article:visible")).to_have_count(everything)
         page.get_by_label("Words").fill("right to LEFT")
-        assert page.locator("article:visible").count() == 1
-        assert page.locator("#count").inner_text() == f"1 of the {everything} exchanges on this page."
+        expect(page.locator("article:visible")).to_have_count(1)
+        expect(page.locator("#count")).to_have_text(f"1 of the {everything} exchanges on this page.")
         page.get_by_role("button", name="Show all").click()
-        page.wait_for_function(f"document.querySelectorAll('article:not([hidden])').length === {everything}")
+        expect(page.locator("article:visible")).to_have_count(everything)
         page.get_by_label("change").select_option("fixed")
-        assert page.locator("article:visible h3").all_inner_texts() == ["a.s1.p0.0"]
+        expect(page.locator("article:visible h3")).to_have_text(["a.s1.p0.0"])
         assert page.title() == "r1 · opcod", "nothing hostile ran"
         assert watched.faults == []
 
