@@ -9,8 +9,9 @@ from tests.browser.scripted import scripted_stand
 from tests.browser.stand import Stand, new_stand
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One a file: playwright keeps an event loop in this thread while it lives, which others' tests cannot have."""
     expect.set_options(timeout=WAIT_MS)
     with chromium() as started:
         yield started
