@@ -6,7 +6,7 @@ from opcod.deployment import run_lock
 from opcod.versions import faults_of, versions_of
 from services.broker.recovery import write_state_file
 from shared.blobs.local import LocalStore
-from shared.contracts.ids import version_name
+from shared.contracts.ids import version_name, weights_uri
 from shared.contracts.run import RunState, Status
 from shared.errors import ConfigError, StorageError
 
@@ -40,9 +40,7 @@ def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
         changes = {"version": name, "parent": parent, "step": step, "batch_sha256": None, "restores": to}
         manifest = source.manifest.model_copy(update=changes)
         files = {entry.name: (run_dir / source.uri / entry.name).read_bytes() for entry in manifest.files}
-        LocalStore(run_dir).write_directory(
-            f"weights/{student}/v{step:06d}", files, manifest.model_dump_json().encode()
-        )
+        LocalStore(run_dir).write_directory(weights_uri(student, step), files, manifest.model_dump_json().encode())
         live = {**state.version, student: name}
         write_state_file(run_dir, state.model_copy(update={"version": live, "revision": state.revision + 1}))
     return name

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from shared.blobs.local import LocalStore
-from shared.contracts.ids import version_name
+from shared.contracts.ids import step_name, version_name, weights_uri
 from shared.contracts.weights import WeightsManifest
 from shared.errors import OpcodError, StorageError
 from shared.retention import is_pruned
@@ -45,7 +45,7 @@ def faults_of(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
     """Everything about a version that is not as it was published, in words."""
     manifest = version.manifest
     expected = version_name(manifest.student, manifest.step)
-    if version.name != expected or version.uri != f"weights/{manifest.student}/v{manifest.step:06d}":
+    if version.name != expected or version.uri != weights_uri(manifest.student, manifest.step):
         yield f"lies in {version.uri}, but says it is {version.name} of step {manifest.step}"
     if manifest.parent != version_name(manifest.student, manifest.step - 1):
         yield f"names {manifest.parent} as its parent"
@@ -69,6 +69,6 @@ def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
 
 
 def _batch_faults(run_dir: Path, manifest: WeightsManifest) -> Iterator[str]:
-    batch = run_dir / "batches" / manifest.student / f"s{manifest.step:05d}" / "manifest.json"
+    batch = run_dir / "batches" / manifest.student / step_name(manifest.step) / "manifest.json"
     if batch.exists() and hashlib.sha256(batch.read_bytes()).hexdigest() != manifest.batch_sha256:
         yield f"it was trained on another batch than the one in {batch.parent.name}"

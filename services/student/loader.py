@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from services.student.engines.port import Engine, EngineAwayError
 from shared.blobs.local import LocalStore
 from shared.blobs.names import file_name
-from shared.contracts.ids import parse_version
+from shared.contracts.ids import parse_version, version_folder
 from shared.contracts.weights import FileEntry, WeightsManifest
 from shared.errors import OpcodError, StorageError
 
@@ -47,7 +47,7 @@ class WeightLoader:
             steps = self._steps(version)
             if steps == 0:
                 return self._engine.load(version, None)
-            return self._load_verified(version, f"v{steps:06d}")
+            return self._load_verified(version, version_folder(steps))
         except (VersionRefusedError, EngineAwayError):
             raise
         except (OpcodError, OSError) as error:

@@ -14,12 +14,9 @@ or thread count, its bytes would differ from those under its name, which is immu
 
 from services.trainer.checkpoint import ADAPTER_FILES, CheckpointManifest, Checkpoints
 from shared.blobs.local import LocalStore
+from shared.contracts.ids import weights_uri
 from shared.contracts.weights import WeightsPublished
 from shared.faults import fault_point
-
-
-def weights_uri(student: str, step: int) -> str:
-    return f"weights/{student}/v{step:06d}"
 
 
 def publish(store: LocalStore, checkpoints: Checkpoints, checkpoint: CheckpointManifest) -> WeightsPublished:

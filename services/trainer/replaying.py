@@ -20,10 +20,10 @@ import torch
 from services.trainer.app import build_trainer
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import training_config
-from services.trainer.publish import weights_uri
 from shared.blobs.local import LocalStore
 from shared.config.loading import read_toml, validate
 from shared.contracts.batches import BatchManifest, BatchSealed
+from shared.contracts.ids import weights_uri
 from shared.contracts.weights import ReplayedStep, WeightsManifest
 from shared.errors import ConfigError, StorageError
 from shared.serving import run_service

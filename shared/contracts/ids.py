@@ -21,6 +21,16 @@ def parse_version(version: str) -> tuple[str, int]:
     return student, int(number)
 
 
+def version_folder(steps: int) -> str:
+    """`v000017`: the folder of a published version."""
+    return f"v{steps:06d}"
+
+
+def weights_uri(student: str, steps: int) -> str:
+    """`weights/a/v000017`: where a published version lies below the run's directory."""
+    return f"weights/{student}/{version_folder(steps)}"
+
+
 def step_name(step: int) -> str:
     """`s00017`: the folder of a sealed batch."""
     return f"s{step:05d}"
