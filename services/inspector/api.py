@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from services.inspector.export import MEDIA_TYPES, Format, exported
 from services.inspector.filters import MAX_INTEGER, ExchangeFilter, Whole
 from services.inspector.store import Store
-from services.inspector.stream import KEEP_ALIVE_S, EventStream, Viewers, live_events
+from services.inspector.stream import KEEP_ALIVE_S, Viewers, ViewerStream, live_events
 from services.inspector.stream_ids import START
 from services.inspector.traces import Traces
 from services.inspector.views import EventPage, ExchangeView, FeedbackPage, TraceView, event_view
@@ -69,14 +69,14 @@ def inspector_routes(
         items = tuple(event_view(row.id, row.kind, row.body) for row in rows)
         return EventPage(items=items, cursor=items[-1].id if items else after)
 
-    @router.get("/stream", response_class=EventStream, status_code=200)
+    @router.get("/stream", response_class=ViewerStream, status_code=200)
     def stream(
         after: StreamId | None = None, last_event_id: Annotated[str | None, Header(max_length=64)] = None
-    ) -> EventStream:
+    ) -> ViewerStream:
         """From the event after `Last-Event-ID`, else after `after`, else from now on."""
         seen = last_event_id or after
         position = store.head if seen is None else _position(store, seen)
-        return EventStream(live_events(store, position, stopping, keep_alive_s=keep_alive_s), viewers)
+        return ViewerStream(live_events(store, position, stopping, keep_alive_s=keep_alive_s), viewers)
 
     @router.get("/export")
     def export(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:

@@ -4,22 +4,27 @@ What always holds: a viewer gets every event after the one it names, in the orde
 a waiting viewer costs no query and no thread; a slot is given back however its connection ends.
 """
 
+import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import Callable
+from typing import TypeVar
 
 import anyio
-from fastapi.responses import StreamingResponse
 from prometheus_client import Gauge
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from services.inspector.store import LoggedRow, Store
 from shared.guard import error_response
+from shared.sse import EventStream, Frames
 
 PAGE = 200
 POLL_S = 0.2
 KEEP_ALIVE_S = 15.0
 RECONNECT_MS = 2000
+
+Place = TypeVar("Place")
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 VIEWERS = Gauge("opcod_inspector_viewers", "Open event streams.")
 
@@ -44,17 +49,16 @@ class Viewers:
         VIEWERS.dec()
 
 
-class EventStream(StreamingResponse):
-    """The response of /v1/stream. The slot is taken when it starts to be sent, so it cannot be left behind."""
+class ViewerStream(EventStream):
+    """A stream to a viewer. The slot is taken when it starts to be sent, so it cannot be left behind."""
 
-    media_type = "text/event-stream"
-
-    def __init__(self, content: AsyncIterator[bytes], viewers: Viewers) -> None:
-        super().__init__(content, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    def __init__(self, frames: Frames, viewers: Viewers) -> None:
+        super().__init__(frames)
         self._viewers = viewers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._viewers.enter():
+            await self._frames.aclose()
             message = f"{self._viewers.limit} event streams are open, no more are served; close one or come back"
             await error_response(429, message, "rate_limit_error")(scope, receive, send)
             return
@@ -64,24 +68,28 @@ class EventStream(StreamingResponse):
             self._viewers.leave()
 
 
-async def live_events(
+async def follow(
     store: Store,
-    position: int,
+    place: Place,
+    position: Callable[[Place], int],
+    news: Callable[[Place], tuple[list[bytes], Place]],
     stopping: threading.Event,
     *,
     poll_s: float = POLL_S,
     keep_alive_s: float = KEEP_ALIVE_S,
-) -> AsyncIterator[bytes]:
-    """Frames of all events behind `position`, then of new ones as they come, until `stopping`."""
+) -> Frames:
+    """What `news` tells after `place`, and after the place that it returns, whenever the log grew, until `stopping`.
+
+    position: how far in the log a place is. news: runs in a thread.
+    """
     yield f"retry: {RECONNECT_MS}\n\n".encode()
     quiet_since_s = anyio.current_time()
     while not stopping.is_set():
-        if store.head > position:
-            rows = await run_in_threadpool(store.events_after, position, PAGE)
-            for row in rows:
-                yield frame(row)
-            position = rows[-1].position
-            quiet_since_s = anyio.current_time()
+        if store.head > position(place):
+            messages, place = await run_in_threadpool(news, place)
+            for each in messages:
+                yield each
+            quiet_since_s = anyio.current_time() if messages else quiet_since_s
         elif anyio.current_time() - quiet_since_s >= keep_alive_s:
             yield b": still here\n\n"
             quiet_since_s = anyio.current_time()
@@ -89,6 +97,29 @@ async def live_events(
             await anyio.sleep(poll_s)
 
 
+def live_events(
+    store: Store,
+    position: int,
+    stopping: threading.Event,
+    *,
+    poll_s: float = POLL_S,
+    keep_alive_s: float = KEEP_ALIVE_S,
+) -> Frames:
+    """Frames of all events behind `position`, then of new ones as they come, until `stopping`."""
+
+    def news(behind: int) -> tuple[list[bytes], int]:
+        rows = store.events_after(behind, PAGE)
+        return [frame(row) for row in rows], rows[-1].position
+
+    return follow(store, position, int, news, stopping, poll_s=poll_s, keep_alive_s=keep_alive_s)
+
+
 def frame(row: LoggedRow) -> bytes:
-    """One event on the wire. JSON has no line break outside its escapes, so `data` is always one line."""
-    return f"id: {row.id}\nevent: {row.kind}\ndata: {row.body}\n\n".encode()
+    return message(row.body, row.id, row.kind)
+
+
+def message(data: str, id_: object = None, event: str | None = None) -> bytes:
+    """One message on the wire; a line break in the data begins a line of data, whichever it is."""
+    lines = [*([f"id: {id_}"] if id_ else []), *([f"event: {event}"] if event else [])]
+    lines += [f"data: {line}" for line in _LINE_BREAK.split(data)]
+    return ("\n".join(lines) + "\n\n").encode()

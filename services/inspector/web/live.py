@@ -6,21 +6,19 @@ revision after it, in order. An id is a Place: how far exchanges and the log wer
 
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-
-import anyio
-from starlette.concurrency import run_in_threadpool
+from operator import attrgetter
 
 from services.inspector.filters import ExchangeFilter
 from services.inspector.records import LOGGED_EVENT
 from services.inspector.store import LoggedRow, Store
-from services.inspector.stream import KEEP_ALIVE_S, PAGE, POLL_S, RECONNECT_MS
+from services.inspector.stream import PAGE, follow, message
 from services.inspector.views import ExchangeView
 from services.inspector.web.sentences import sentence
 from shared.contracts.events import Revised
 from shared.errors import ConfigError
+from shared.sse import Frames
 
 MAX_BEHIND = 1000
 """Who is further behind than this is told to load the page again: its rows would be gone from the page anyway."""
@@ -38,7 +36,6 @@ TOLD = {
 """Events that are told beside the rows, and the names they are told under."""
 
 _PLACE = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
-_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 Render = Callable[[ExchangeView], str]
 
@@ -68,23 +65,9 @@ def newest_place(store: Store) -> Place:
     return Place(store.newest_exchange_id(), position)
 
 
-async def live_feed(
-    store: Store, wanted: ExchangeFilter, place: Place, render: Render, stopping: threading.Event
-) -> AsyncIterator[bytes]:
+def live_feed(store: Store, wanted: ExchangeFilter, place: Place, render: Render, stopping: threading.Event) -> Frames:
     """Messages after `place` until `stopping`. Rows have no name, so that htmx puts them into the page."""
-    yield f"retry: {RECONNECT_MS}\n\n".encode()
-    quiet_since_s = anyio.current_time()
-    while not stopping.is_set():
-        if store.head > place.position:
-            messages, place = await run_in_threadpool(partial(news, store, wanted, place, render))
-            for message in messages:
-                yield message
-            quiet_since_s = anyio.current_time() if messages else quiet_since_s
-        elif anyio.current_time() - quiet_since_s >= KEEP_ALIVE_S:
-            yield b": still here\n\n"
-            quiet_since_s = anyio.current_time()
-        else:
-            await anyio.sleep(POLL_S)
+    return follow(store, place, attrgetter("position"), lambda seen: news(store, wanted, seen, render), stopping)
 
 
 def news(store: Store, wanted: ExchangeFilter, place: Place, render: Render) -> tuple[list[bytes], Place]:
@@ -121,10 +104,3 @@ def _told(store: Store, wanted: ExchangeFilter, place: Place, render: Render, ro
             yield message(render(found), place, "changed" if wanted.change is None else None)
     elif row.kind in TOLD:
         yield message(sentence(event), place, TOLD[row.kind])
-
-
-def message(data: str, place: Place | None = None, name: str | None = None) -> bytes:
-    """One message on the wire; a line break in the data begins a line of data, whichever it is."""
-    lines = [*([f"id: {place}"] if place else []), *([f"event: {name}"] if name else [])]
-    lines += [f"data: {line}" for line in _LINE_BREAK.split(data)]
-    return ("\n".join(lines) + "\n\n").encode()

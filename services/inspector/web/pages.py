@@ -15,7 +15,7 @@ from services.inspector.run_data import RunData
 from services.inspector.run_view import RunView
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
-from services.inspector.stream import EventStream, Viewers
+from services.inspector.stream import Viewers, ViewerStream
 from services.inspector.traces import Traces
 from services.inspector.views import ExchangeView
 from services.inspector.web.live import live_feed, newest_place, place_of
@@ -78,16 +78,16 @@ def page_routes(site: Site) -> APIRouter:
             answer.headers["HX-Push-Url"] = link("/", filter_fields(wanted))
         return answer
 
-    @router.get("/live", response_class=EventStream)
+    @router.get("/live", response_class=ViewerStream)
     def live(
         wanted: Annotated[LiveQuery, Depends(live_query)],
         last_event_id: Annotated[str | None, Header(max_length=64)] = None,
-    ) -> EventStream:
+    ) -> ViewerStream:
         """After `Last-Event-ID`, else after the place where the page was made (`after`), else from now on."""
         seen = last_event_id or wanted.after
         place = newest_place(site.store) if seen is None else place_of(seen)
         rows = live_feed(site.store, wanted, place, _row(site.pages, wanted), site.stopping)
-        return EventStream(rows, site.viewers)
+        return ViewerStream(rows, site.viewers)
 
     @router.get("/feedback/{exchange_id}")
     def exchange(

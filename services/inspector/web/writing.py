@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response, Streamin
 
 from services.inspector.acting import act_path, silence_path
 from services.inspector.api import ExchangeId, known_exchange
-from services.inspector.web.live import message
+from services.inspector.stream import message
 from services.inspector.web.pages import Site
 from services.inspector.web.rendering import link
 from shared.access import Scope

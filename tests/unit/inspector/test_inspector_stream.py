@@ -8,7 +8,7 @@ from starlette.types import Message
 
 from services.inspector.records import LOGGED_EVENT, Entry
 from services.inspector.store import LoggedRow, Store
-from services.inspector.stream import EventStream, Viewers, frame, live_events
+from services.inspector.stream import Viewers, ViewerStream, frame, live_events
 from tests.unit.inspector.told import feedback, status
 
 
@@ -85,11 +85,11 @@ def test_over_the_limit_is_429_and_a_slot_comes_back_with_its_connection(store: 
         leave = anyio.Event()
         async with anyio.create_task_group() as group:
             opened: list[Message] = []
-            group.start_soon(serve, EventStream(live(store, 0, stopping), viewers), opened, leave)
+            group.start_soon(serve, ViewerStream(live(store, 0, stopping), viewers), opened, leave)
             while not opened:
                 await anyio.sleep(0.01)
             refused: list[Message] = []
-            await serve(EventStream(live(store, 0, stopping), viewers), refused, leave)
+            await serve(ViewerStream(live(store, 0, stopping), viewers), refused, leave)
             assert refused[0]["status"] == 429
             assert (b"retry-after", b"5") in refused[0]["headers"]
             leave.set()
@@ -99,7 +99,7 @@ def test_over_the_limit_is_429_and_a_slot_comes_back_with_its_connection(store: 
     in_time(check)
 
 
-async def serve(response: EventStream, sent: list[Message], leave: anyio.Event) -> None:
+async def serve(response: ViewerStream, sent: list[Message], leave: anyio.Event) -> None:
     async def receive() -> Message:
         await leave.wait()
         return {"type": "http.disconnect"}

@@ -9,8 +9,9 @@ from services.inspector.filters import ExchangeFilter
 from services.inspector.records import Entry
 from services.inspector.run_data import RunData
 from services.inspector.store import Store
+from services.inspector.stream import message
 from services.inspector.web.assets import WEB, Assets
-from services.inspector.web.live import MAX_BEHIND, Place, message, newest_place, news, place_of
+from services.inspector.web.live import MAX_BEHIND, Place, newest_place, news, place_of
 from services.inspector.web.marking import marked_concept, reviewed
 from services.inspector.web.run_text import run_tables
 from shared.bus.port import DeadLetter
