@@ -1,6 +1,6 @@
 """`opcod eval`: score one version of a student; nothing needs to be up."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from shared.blobs.local import atomic_write
 from shared.config.settings import RunSettings
 from shared.contracts.answering import Question, Questions
 from shared.contracts.ids import parse_version, seed_of
+from shared.problems.formats import ProblemFormat
 from shared.problems.loading import SCIKNOWEVAL, load_problem_set
 from shared.problems.problem import Problem, ProblemSet, rows_hash
 
@@ -64,10 +65,8 @@ def evaluate_student(
     version = resolve_version(paths, sorted(settings.students), student)
     if inspect_log is not None:
         require_inspect()
-    own = load_problems(settings)
-    problem_set, partition = _problems(problems, settings, own)
-    chosen = per_domain(problem_set, problem_set.partition(partition), limit or _usual_limit(problems, settings))
-    questions = _questions(version, samples, settings, problem_set, chosen)
+    chosen = _chosen(problems, settings, limit)
+    questions = _questions(version, samples, settings, chosen)
 
     def say(what: str) -> None:
         if not as_json:
@@ -75,28 +74,15 @@ def evaluate_student(
 
     with interruptible() as interrupted:
         prepare_models(paths, settings, lambda what: say(f"preparing: {what}"), interrupted)
-        say(f"{version} answers {len(chosen)} problems, {samples} samples each")
+        say(f"{version} answers {len(chosen.problems)} problems, {samples} samples each")
         answers = answer(paths, questions, say, interrupted)
-    evaluated = Evaluated(
-        run=paths.run,
-        student=questions.student,
-        version=version,
-        checksum=answers.checksum,
-        source=problems,
-        partition=partition,
-        problems=len(chosen),
-        problems_hash=rows_hash(chosen),
-        format=problem_set.format.name,
-        samples=samples,
-        sampling=questions.sampling,
-        seed=settings.run.seed,
-        seen_in_training=seen(chosen, own.train + own.specialise),
-    )
-    result = evaluate(evaluated, chosen, answers.outputs, problem_set.format)
+    evaluated = _evaluated(paths.run, settings.run.seed, questions, chosen, answers.checksum)
+    result = evaluate(evaluated, chosen.problems, answers.outputs, chosen.format)
     file = paths.run_dir / "eval" / evaluated.file_name
     atomic_write(file, result.model_dump_json(indent=1).encode())
     if inspect_log is not None:
-        say(f"log: {write_inspect_log(inspect_log, result, chosen, questions, answers.outputs, problem_set.format)}")
+        log = write_inspect_log(inspect_log, result, chosen.problems, questions, answers.outputs, chosen.format)
+        say(f"log: {log}")
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
     else:
@@ -147,6 +133,42 @@ def remarks(result: Evaluation) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The problems to score on. source: as it was asked for; seen: how many of them stand in the run's training."""
+
+    source: str
+    partition: str
+    problems: tuple[Problem, ...]
+    format: ProblemFormat
+    seen: int
+
+
+def _chosen(asked: str, settings: RunSettings, limit: int | None) -> Chosen:
+    own = load_problems(settings)
+    problem_set, partition = _problems(asked, settings, own)
+    chosen = per_domain(problem_set, problem_set.partition(partition), limit or _usual_limit(asked, settings))
+    return Chosen(asked, partition, chosen, problem_set.format, seen(chosen, own.train + own.specialise))
+
+
+def _evaluated(run: str, seed: int, questions: Questions, chosen: Chosen, checksum: str) -> Evaluated:
+    return Evaluated(
+        run=run,
+        student=questions.student,
+        version=questions.version,
+        checksum=checksum,
+        source=chosen.source,
+        partition=chosen.partition,
+        problems=len(chosen.problems),
+        problems_hash=rows_hash(chosen.problems),
+        format=chosen.format.name,
+        samples=questions.samples,
+        sampling=questions.sampling,
+        seed=seed,
+        seen_in_training=chosen.seen,
+    )
+
+
 def _problems(asked: str, settings: RunSettings, own: ProblemSet) -> tuple[ProblemSet, str]:
     if asked in OWN_PARTITIONS:
         return own, asked
@@ -165,9 +187,7 @@ def _usual_limit(asked: str, settings: RunSettings) -> int | None:
     return {"test": evaluation.test_problems, "validation": evaluation.validation_problems}.get(asked)
 
 
-def _questions(
-    version: str, samples: int, settings: RunSettings, problem_set: ProblemSet, chosen: Sequence[Problem]
-) -> Questions:
+def _questions(version: str, samples: int, settings: RunSettings, chosen: Chosen) -> Questions:
     """A problem's samples are seeded by run and problem alone, so that versions and students are compared on them."""
     return Questions(
         student=parse_version(version)[0],
@@ -176,9 +196,9 @@ def _questions(
         sampling=settings.evaluation.sampling,
         questions=tuple(
             Question(
-                messages=tuple(problem_set.format.messages(problem)),
+                messages=tuple(chosen.format.messages(problem)),
                 seed=seed_of(settings.run.seed, "eval", problem.id),
             )
-            for problem in chosen
+            for problem in chosen.problems
         ),
     )
