@@ -18,9 +18,6 @@ from hypothesis.strategies import SearchStrategy
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
-from services.broker.acting_api import acting_routes
-from services.broker.api import add_routes
-from services.broker.peers import Peers
 from services.inspector.app import build_app as inspector_app
 from services.inspector.ingest import Ingest
 from services.inspector.records import Entry
@@ -29,8 +26,8 @@ from services.inspector.store import Store
 from services.student.app import build_app as student_app
 from shared.access import Limits
 from shared.contracts.http import ErrorResponse
-from shared.http import create_app
 from tests.fakes.broker import BrokerBench
+from tests.fakes.broker_api import broker_app
 from tests.fakes.student import StudentBench
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback
 
@@ -57,19 +54,7 @@ def student(tmp_path: Path) -> Iterator[FastAPI]:
 @contextmanager
 def broker(tmp_path: Path) -> Iterator[FastAPI]:
     bench = BrokerBench(tmp_path, overrides=("bus.heartbeat_s=0.01",))
-    peers = Peers(bench.settings, bench.workers, lambda: bench.state, key="secret")
-    app = create_app("broker", ready=lambda: None, keys=None, limits=LIMITS)
-    add_routes(
-        app,
-        settings=bench.settings,
-        state=lambda: bench.state,
-        bus=bench.workers,
-        peers=peers,
-        format_=bench.problems.format,
-        train=True,
-    )
-    app.include_router(acting_routes(lambda: bench.state, bench.plan, bench.workers, tmp_path, train=True))
-    yield app
+    yield broker_app(bench, peers_key="secret", limits=LIMITS)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import hashlib
 import json
 import struct
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from services.student.app import build_worker
@@ -23,6 +24,7 @@ from shared.clock import SystemClock
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.envelope import Message
+from shared.contracts.ids import version_folder
 from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, Prompt
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.contracts.weights import FileEntry, ServeSet, WeightsManifest
@@ -187,13 +189,19 @@ def publish_version(
     run_dir: Path, steps: int, content: dict[str, bytes] | None = None, **changes: object
 ) -> WeightsManifest:
     """Write a small adapter, or `content`, as `a@v<steps>`; `changes` are put into its manifest."""
-    written: list[WeightsManifest] = []
     weights = tensor_file(steps)
     scratch = run_dir / "scratch.safetensors"
     scratch.parent.mkdir(parents=True, exist_ok=True)
     scratch.write_bytes(weights)
     checksum = file_checksum(scratch)
     scratch.unlink()
+    files = content or {"adapter_model.safetensors": weights, "adapter_config.json": b"{}"}
+    return write_version(run_dir / "weights" / "a", steps, files, **{"checksum": checksum, **changes})
+
+
+def write_version(weights: Path, steps: int, content: Mapping[str, bytes], **given: object) -> WeightsManifest:
+    """Write `content` as `a@v<steps>` of `weights`; `given` are fields of its manifest, the checksum at least."""
+    written: list[WeightsManifest] = []
 
     def manifest(files: tuple[FileEntry, ...]) -> bytes:
         fields: dict[str, object] = {
@@ -206,14 +214,12 @@ def publish_version(
             "batch_sha256": None,
             "base_model": "c" * 64,
             "files": files,
-            "checksum": checksum,
             "probe": (),
         }
-        written.append(WeightsManifest(**(fields | changes)))
+        written.append(WeightsManifest(**(fields | given)))
         return written[0].model_dump_json().encode()
 
-    files = content or {"adapter_model.safetensors": weights, "adapter_config.json": b"{}"}
-    LocalStore(run_dir / "weights" / "a").write_directory(f"v{steps:06d}", files, manifest)
+    LocalStore(weights).write_directory(version_folder(steps), content, manifest)
     return written[0]
 
 

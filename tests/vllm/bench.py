@@ -10,9 +10,8 @@ from transformers import PreTrainedModel
 
 from opcod.options import CACHE_DIR
 from services.student.config import StudentConfig
-from shared.blobs.local import LocalStore
 from shared.config.settings import RunSettings
-from shared.contracts.weights import FileEntry, WeightsManifest
+from shared.contracts.weights import WeightsManifest
 from shared.modeling.adapters import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -26,7 +25,7 @@ from shared.modeling.adapters import (
 from shared.modeling.embedded import ensure_embedded_model
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.logprobs import probe
-from tests.fakes.student import RUN, config_in
+from tests.fakes.student import config_in, write_version
 
 PYTHON = os.environ.get("OPCOD_VLLM_PYTHON", "")
 """Set by `make test-vllm`."""
@@ -95,25 +94,6 @@ class Adapters:
         tensors = self.tensors(steps)
         save_adapter(scratch, tensors, self._spec, "embedded")
         told = tuple(probe(self.model(steps), self._tokenizer))
-        written: list[WeightsManifest] = []
-
-        def manifest(files: tuple[FileEntry, ...]) -> bytes:
-            fields: dict[str, object] = {
-                "run": RUN,
-                "student": "a",
-                "version": f"a@v{steps}",
-                "parent": f"a@v{steps - 1}",
-                "kind": "lora",
-                "step": steps,
-                "batch_sha256": None,
-                "base_model": self._config.prepared_model().sha256,
-                "files": files,
-                "checksum": checksum(tensors),
-                "probe": told,
-            }
-            written.append(WeightsManifest(**(fields | changes)))  # type: ignore[arg-type]
-            return written[0].model_dump_json().encode()
-
         files = {name: (scratch / name).read_bytes() for name in (WEIGHTS_FILE, CONFIG_FILE)}
-        LocalStore(self._config.weights).write_directory(f"v{steps:06d}", files, manifest)
-        return written[0]
+        given = {"base_model": self._config.prepared_model().sha256, "checksum": checksum(tensors), "probe": told}
+        return write_version(self._config.weights, steps, files, **(given | changes))

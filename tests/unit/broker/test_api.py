@@ -1,7 +1,7 @@
 """The broker's HTTP API: runs, control, peers, asking."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,14 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from services.broker.api import add_routes
-from services.broker.peers import Peers
 from shared.bus.keys import BROKER, RESULTS
 from shared.contracts.control import Control
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import RunState
 from shared.errors import UnavailableError
-from shared.http import create_app
-from tests.fakes.access import PLENTY, routes_without_scope
+from tests.fakes.access import routes_without_scope
 from tests.fakes.broker import RUN, BrokerBench
+from tests.fakes.broker_api import broker_app
 from tests.fakes.student_server import StudentServer, serving
 
 QUESTION = "What voltage drives 9 A through a wire with a resistance of 2 ohm?"
@@ -52,23 +50,8 @@ def ground(run_dir: Path, servers: dict[str, StudentServer]) -> Iterator[Ground]
     for server in servers.values():
         server.reset()
     bench = BrokerBench(run_dir, overrides=("bus.heartbeat_s=0.1",))
-    peers = Peers(bench.settings, bench.workers, lambda: bench.state, key="secret")
-    with TestClient(app_of(bench, peers, lambda: bench.state)) as client:
+    with TestClient(broker_app(bench, peers_key="secret")) as client:
         yield Ground(client, bench, servers)
-
-
-def app_of(bench: BrokerBench, peers: Peers, state: Callable[[], RunState], *, train: bool = True) -> FastAPI:
-    app = create_app("broker", ready=lambda: None, keys=None, limits=PLENTY)
-    add_routes(
-        app,
-        settings=bench.settings,
-        state=state,
-        bus=bench.workers,
-        peers=peers,
-        format_=bench.problems.format,
-        train=train,
-    )
-    return app
 
 
 def test_every_route_says_which_scope_it_needs(ground: Ground) -> None:
@@ -262,17 +245,14 @@ def test_before_the_run_is_taken_up_the_api_says_so(ground: Ground) -> None:
     def none_yet() -> RunState:
         raise UnavailableError("the broker has not taken up the run yet; try again")
 
-    peers = Peers(ground.bench.settings, ground.bench.workers, none_yet, key=None)
-    with TestClient(app_of(ground.bench, peers, none_yet)) as client:
+    with TestClient(broker_app(ground.bench, state=none_yet)) as client:
         answers = [client.get(path) for path in ("/v1/runs", f"/v1/runs/{RUN}", "/v1/peers")]
     assert [answer.status_code for answer in answers] == [503, 503, 503]
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "abort"])
 def test_a_run_that_is_only_served_cannot_be_controlled(ground: Ground, action: str) -> None:
-    bench = ground.bench
-    peers = Peers(bench.settings, bench.workers, lambda: bench.state, key=None)
-    with TestClient(app_of(bench, peers, lambda: bench.state, train=False)) as client:
+    with TestClient(broker_app(ground.bench, train=False)) as client:
         answer = client.post(f"/v1/runs/{RUN}/{action}")
     assert answer.status_code == 409
     assert "opcod run --resume" in answer.json()["error"]["message"]

@@ -7,12 +7,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from services.broker.api import add_routes
-from services.broker.peers import Peers
 from shared.contracts.heartbeats import Heartbeat
-from shared.http import create_app
-from tests.fakes.access import PLENTY
 from tests.fakes.broker import BrokerBench
+from tests.fakes.broker_api import broker_app
 from tests.fakes.listening import listening
 from tests.fakes.student_server import serving
 
@@ -31,18 +28,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 )
 def test_a_client_that_leaves_takes_its_question_along(path: str, body: dict[str, object], tmp_path: Path) -> None:
     bench = BrokerBench(tmp_path)
-    app = create_app("broker", ready=lambda: None, keys=None, limits=PLENTY)
-    peers = Peers(bench.settings, bench.workers, lambda: bench.state, key=None)
-    add_routes(
-        app,
-        settings=bench.settings,
-        state=lambda: bench.state,
-        bus=bench.workers,
-        peers=peers,
-        format_=bench.problems.format,
-        train=True,
-    )
-    with serving("a") as student, listening(app) as url:
+    with serving("a") as student, listening(broker_app(bench)) as url:
         student.holds = True
         beat = Heartbeat(service="student-a", replica="0", state="ready", url=student.url, at=0.0)
         bench.workers.beat(beat, ttl_s=60)

@@ -1,0 +1,39 @@
+"""The broker's HTTP side around a bench, without its process."""
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from services.broker.acting_api import acting_routes
+from services.broker.api import add_routes
+from services.broker.peers import Peers
+from shared.access import Keys, Limits
+from shared.contracts.run import RunState
+from shared.http import create_app
+from tests.fakes.access import PLENTY
+from tests.fakes.broker import BrokerBench
+
+
+def broker_app(
+    bench: BrokerBench,
+    *,
+    keys: Keys | None = None,
+    peers_key: str | None = None,
+    limits: Limits = PLENTY,
+    state: Callable[[], RunState] | None = None,
+    train: bool = True,
+) -> FastAPI:
+    """All routes. peers_key: what it shows the students; state: another than the bench's."""
+    told = state or (lambda: bench.state)
+    app = create_app("broker", ready=lambda: None, keys=keys, limits=limits)
+    add_routes(
+        app,
+        settings=bench.settings,
+        state=told,
+        bus=bench.workers,
+        peers=Peers(bench.settings, bench.workers, told, key=peers_key),
+        format_=bench.problems.format,
+        train=train,
+    )
+    app.include_router(acting_routes(told, bench.plan, bench.workers, bench.run_dir, train=train))
+    return app
