@@ -26,6 +26,9 @@ RETRY_AFTER_S = 5
 NOBODY_KNOWN = "anyone"
 """The caller where there are no keys."""
 
+VISITOR = "visitor"
+"""Everybody without a key together, whatever they send: strangers share one rate, and leave nothing behind."""
+
 MAX_ID_CHARS = 64
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
@@ -79,6 +82,8 @@ class Guard:
             await self._app(scope, receive, tagged)
         finally:
             self._in_flight[caller] -= 1
+            if not self._in_flight[caller]:
+                del self._in_flight[caller]
 
     def _caller(self, headers: Headers) -> tuple[str, Scope | None]:
         """A name for the key or session that tells nothing of it, and what it may do."""
@@ -86,8 +91,10 @@ class Guard:
             return NOBODY_KNOWN, Scope.ADMIN
         kind, _, key = headers.get("authorization", "").partition(" ")
         if not kind and self._sessions is not None:
-            return self._sessions.caller(headers) or ("visitor", None)
+            return self._sessions.caller(headers) or (VISITOR, None)
         granted = self._keys.scope_of(key) if kind.lower() == "bearer" else None
+        if granted is None:
+            return VISITOR, None
         return hashlib.sha256(key.encode()).hexdigest()[:12], granted
 
     def _stranger(self, scope: AsgiScope, headers: Headers, granted: Scope | None) -> Response | None:

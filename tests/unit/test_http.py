@@ -9,8 +9,11 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from shared.access import Keys, Limits, Scope
+from shared.clock import SystemClock
 from shared.errors import ConfigError, FencedError, OpcodError, StorageError, UnavailableError
+from shared.guard import Guard
 from shared.http import ADMIN, ASK, READ, check_binding, create_app
+from shared.sessions import LOGIN_PATH, Sessions
 from tests.fakes.access import PLENTY, one_key
 
 KEY = "open-sesame"
@@ -151,6 +154,31 @@ def test_each_key_has_its_own_rate() -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
     assert answers[2].headers["retry-after"] == "5"
     assert api.get("/livez").status_code == 200
+
+
+def test_strangers_share_one_rate_whatever_they_send_and_leave_nothing_behind() -> None:
+    guarded: list[Guard] = []
+
+    class Kept(Guard):
+        def __init__(self, *given: object, **named: object) -> None:
+            super().__init__(*given, **named)  # type: ignore[arg-type]
+            guarded.append(self)
+
+    app = create_app(
+        "test",
+        ready=lambda: None,
+        keys=Keys({"one": Scope.READ}),
+        limits=replace(PLENTY, requests_per_minute=2),
+        sessions=Sessions("r", SystemClock()),
+    )
+    app.add_api_route(LOGIN_PATH, lambda: None)
+    layer = next(each for each in app.user_middleware if each.cls is Guard)
+    layer.cls = Kept  # type: ignore[assignment]
+    api = TestClient(app)
+    answers = [api.get(LOGIN_PATH, headers={"authorization": f"Bearer guess-{number}"}) for number in range(3)]
+    assert [answer.status_code for answer in answers][2] == 429
+    assert api.get("/nothing", headers={"authorization": "Bearer one"}).status_code == 404
+    assert guarded[0]._in_flight == {}
 
 
 def test_a_stream_counts_as_in_flight_until_its_end() -> None:
