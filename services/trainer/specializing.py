@@ -23,10 +23,9 @@ from shared.blobs.durable import locked
 from shared.config.loading import read_toml, validate
 from shared.config.settings import RunSettings, StudentSection
 from shared.modeling.adapters import LoraSpec, merge_adapter
-from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.resolving import resolve_model
-from shared.modeling.saving import save_model, small_files
+from shared.modeling.saving import model_identity, save_model
 from shared.problems.examples import examples_for
 from shared.problems.loading import problems_of
 from shared.problems.specialising import Example, StudentName
@@ -63,7 +62,7 @@ class Specialist:
             "recipe": RECIPE_VERSION,
             "student": self.student,
             "seed": self.settings.run.seed,
-            "base": _base_identity(self.base),
+            "base": model_identity(self.base),
             "dtype": self.section.dtype,
             "chat_template": self.section.chat_template,
             "problems": self.problems_hash,
@@ -130,12 +129,6 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
 
     finetune(model, rows, specialist.settings.specialize, seed, report)
     return model.adapter()
-
-
-def _base_identity(base: Path) -> dict[str, str]:
-    """The weights by their tensors, and every other file that decides what the model does by its bytes."""
-    identity = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in small_files(base)}
-    return identity | {"weights": file_checksum(*sorted(base.glob("*.safetensors")))}
 
 
 def _example_json(example: Example) -> list[Any]:

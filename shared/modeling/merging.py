@@ -12,9 +12,8 @@ from pathlib import Path
 from shared.blobs.durable import locked, sha256_file
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
-from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, load_model
-from shared.modeling.saving import save_model
+from shared.modeling.saving import model_identity, save_model, small_hashes
 
 
 def is_adapter(directory: Path) -> bool:
@@ -52,11 +51,11 @@ def ensure_merged(adapter: Path, base: Path, cache_dir: Path) -> Path:
 def merged_directory(adapter: Path, base: Path, cache_dir: Path) -> Path:
     """Where the two merged lie, once they are made: named by what both hold. Raises ModelError."""
     try:
-        parts = [sha256_file(adapter / name) for name in (WEIGHTS_FILE, CONFIG_FILE)]
+        changes = {name: sha256_file(adapter / name) for name in (WEIGHTS_FILE, CONFIG_FILE)}
     except OSError as missing:
         raise ModelError(f"expected {CONFIG_FILE} and {WEIGHTS_FILE} in {adapter}: {missing}") from missing
-    parts.append(file_checksum(*sorted(base.glob("*.safetensors"))))
-    return cache_dir / "merged" / hashlib.sha256("".join(parts).encode()).hexdigest()
+    identity = [changes, small_hashes(adapter), model_identity(base)]
+    return cache_dir / "merged" / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _dtype(base: Path) -> Dtype:

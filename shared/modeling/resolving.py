@@ -56,15 +56,20 @@ def find_model(name: str, cache_dir: Path) -> Path | None:
             return None
     if not is_adapter(found):
         return checked_directory(found) if found.exists() else resolve_model(name, cache_dir)
-    base = find_model(base_name(found), cache_dir)
+    base = find_model(_named_base(found), cache_dir)
     merged = None if base is None else merged_directory(found, base, cache_dir)
     return merged if merged is not None and merged.is_dir() else None
 
 
-def _base_of(adapter: Path, cache_dir: Path) -> Path:
+def _named_base(adapter: Path) -> str:
     name = base_name(adapter)
     if Path(name).expanduser().resolve() == adapter:
         raise ModelError(f"the adapter in {adapter} names itself as its base model")
+    return name
+
+
+def _base_of(adapter: Path, cache_dir: Path) -> Path:
+    name = _named_base(adapter)
     try:
         return resolve_model(name, cache_dir)
     except ModelError as error:

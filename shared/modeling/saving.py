@@ -6,8 +6,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from shared.blobs.durable import storage_errors, sync_directory, sync_file
+from shared.blobs.durable import sha256_file, storage_errors, sync_directory, sync_file
 from shared.modeling.adapters import CONFIG_FILE
+from shared.modeling.checksums import file_checksum
 
 
 def save_model(model: PreTrainedModel, target: Path, sources: Sequence[Path]) -> None:
@@ -35,3 +36,13 @@ def small_files(directory: Path) -> list[Path]:
     suffixes = (".json", ".jinja", ".txt", ".model")
     files = [path for path in directory.iterdir() if path.suffix in suffixes and path.name != CONFIG_FILE]
     return sorted(path for path in files if not path.name.endswith(".index.json"))
+
+
+def small_hashes(directory: Path) -> dict[str, str]:
+    """sha256 by name of the small files."""
+    return {path.name: sha256_file(path) for path in small_files(directory)}
+
+
+def model_identity(directory: Path) -> dict[str, str]:
+    """What decides what a model does: the weights by their tensors, every other file that matters by its bytes."""
+    return small_hashes(directory) | {"weights": file_checksum(*sorted(directory.glob("*.safetensors")))}

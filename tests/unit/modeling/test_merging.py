@@ -19,6 +19,7 @@ from shared.modeling.adapters import (
     set_adapter_tensors,
 )
 from shared.modeling.loading import load_model, load_tokenizer
+from shared.modeling.merging import merged_directory
 from shared.modeling.resolving import find_model, resolve_model
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -132,3 +133,18 @@ def narrower(directory: Path) -> Path:
     config.intermediate_size = 48
     LlamaForCausalLM(config).save_pretrained(directory)
     return directory
+
+
+def test_another_template_beside_the_same_tensors_is_another_model(tuned: Path, base: Path, tmp_path: Path) -> None:
+    before = merged_directory(tuned, base, tmp_path)
+    (tuned / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    of_the_adapter = merged_directory(tuned, base, tmp_path)
+    (base / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert len({before, of_the_adapter, merged_directory(tuned, base, tmp_path)}) == 3
+
+
+def test_an_adapter_that_names_itself_is_refused_also_when_it_is_only_looked_for(tuned: Path, tmp_path: Path) -> None:
+    change_config(tuned, base_model_name_or_path=str(tuned))
+    for look in (find_model, resolve_model):
+        with pytest.raises(ModelError, match="names itself as its base model"):
+            look(str(tuned), tmp_path)
