@@ -112,13 +112,12 @@ class Peers:
             try:
                 request = client.build_request("POST", url + path, json=json)
                 response = await client.send(request, stream=True)
+                refused = None if response.status_code == 200 else (await response.aread()).decode(errors="replace")
             except httpx2.HTTPError as error:
                 raise UnavailableError(f"student {student} did not answer {path}: {error!r}; try again") from error
             try:
-                if response.status_code != 200:
-                    raise _refusal(
-                        student, path, response.status_code, (await response.aread()).decode(errors="replace")
-                    )
+                if refused is not None:
+                    raise _refusal(student, path, response.status_code, refused)
                 yield response
             finally:
                 await response.aclose()
