@@ -1,9 +1,11 @@
 """Versions whose tensors may go, and letting them go.
 
 What always holds: a pruned version keeps its manifest, so that its hash still tells what it was and `opcod replay` can
-make it again; it is marked before a file is deleted, so that half of one is never taken for a whole one.
+make it again; it is marked before a file is deleted, so that half of one is never taken for a whole one, and what was
+marked and not finished is finished the next time.
 """
 
+import contextlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -25,12 +27,14 @@ def retained(steps: Sequence[int], *, keep_last: int, keep_every: int, needed: C
 
 
 def needed_steps(state: RunState, student: str) -> dict[int, str]:
-    """Steps of the versions that the run holds on to, and as what: tutor, best, live."""
+    """Steps of the versions that the run holds on to, and as what: best, revising, tutor, live."""
     needed: dict[int, str] = {}
     best = best_version(state, student)
     if best is not None:
         needed[parse_version(best)[1]] = "best validation score"
     for phase in state.phases:
+        if phase.student == student:
+            needed |= dict.fromkeys((parse_version(each.version)[1] for each in phase.open_revisions), "revising")
         name, step = parse_version(phase.tutor_version)
         if name == student:
             needed[step] = f"tutor in round {state.round}"
@@ -50,11 +54,12 @@ def best_version(state: RunState, student: str) -> str | None:
 
 def versions_on_disk(run_dir: Path, student: str) -> dict[int, Path]:
     """Directory by step, of every published version that was not pruned."""
-    found = {}
-    for path in (run_dir / "weights" / student).glob("v*"):
-        if path.name[1:].isdecimal() and (path / MANIFEST).is_file() and not is_pruned(path):
-            found[int(path.name[1:])] = path
-    return found
+    return {step: path for step, path in _published(run_dir, student).items() if not is_pruned(path)}
+
+
+def _published(run_dir: Path, student: str) -> dict[int, Path]:
+    found = (run_dir / "weights" / student).glob("v*")
+    return {int(p.name[1:]): p for p in found if p.name[1:].isdecimal() and (p / MANIFEST).is_file()}
 
 
 def is_pruned(directory: Path) -> bool:
@@ -62,24 +67,34 @@ def is_pruned(directory: Path) -> bool:
 
 
 def prune(directory: Path) -> int:
-    """Delete a version's files but for its manifest; the bytes that were freed."""
-    atomic_write(directory / PRUNED, b"")
+    """Delete a version's files but for its manifest; the bytes that were freed. Somebody else may be at it, too."""
+    if not is_pruned(directory):
+        atomic_write(directory / PRUNED, b"")
     freed = 0
-    for path in directory.iterdir():
-        if path.name not in (MANIFEST, PRUNED) and path.is_file():
-            freed += path.stat().st_size
+    for path in _tensor_files(directory):
+        with contextlib.suppress(FileNotFoundError):
+            size = path.stat().st_size
             path.unlink()
+            freed += size
     return freed
+
+
+def _tensor_files(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.name not in (MANIFEST, PRUNED) and path.is_file()]
 
 
 def prune_versions(
     run_dir: Path, state: RunState, student: str, *, keep_last: int, keep_every: int, dry_run: bool = False
 ) -> dict[int, int]:
-    """Prune what need not stay; freed (with `dry_run`: taken) bytes by step."""
-    there = versions_on_disk(run_dir, student)
+    """Prune what need not stay, and finish what was begun; freed (with `dry_run`: taken) bytes by step.
+
+    Raises StorageError or OSError where the disk refuses.
+    """
+    published = _published(run_dir, student)
+    whole = sorted(step for step, path in published.items() if not is_pruned(path))
     needed = needed_steps(state, student)
-    stay = retained(sorted(there), keep_last=keep_last, keep_every=keep_every, needed=needed)
-    go = {step: path for step, path in sorted(there.items()) if step not in stay}
+    stay = retained(whole, keep_last=keep_last, keep_every=keep_every, needed=needed)
+    go = {step: path for step, path in sorted(published.items()) if step not in stay and _tensor_files(path)}
     if dry_run:
-        return {step: sum(f.stat().st_size for f in path.iterdir() if f.name != MANIFEST) for step, path in go.items()}
+        return {step: sum(file.stat().st_size for file in _tensor_files(path)) for step, path in go.items()}
     return {step: prune(path) for step, path in go.items()}

@@ -5,7 +5,7 @@ All but the queues follow from the run's state, so a restarted broker shows the 
 
 from typing import get_args
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from services.broker.plan import Plan
 from services.broker.silencing import break_count, is_silenced
@@ -26,6 +26,7 @@ BREAKS = Gauge(
     "Right rollouts revised with a tutor's feedback in this round, and of these the broken.",
     ["tutor", "tutee", "outcome"],
 )
+PRUNING_FAILURES = Counter("opcod_broker_pruning_failures_total", "Times that old versions could not be pruned.")
 SILENCED = Gauge("opcod_broker_tutor_silenced", "1 while a tutor is silenced, 0 otherwise.", ["tutor", "tutee"])
 
 

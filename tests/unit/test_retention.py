@@ -1,15 +1,18 @@
 """Which versions stay, and what is left of one that goes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.broker import machine
+from services.broker.metrics import PRUNING_FAILURES
 from services.broker.retention import VersionRetention
 from shared.config.retention import RetentionSection
-from shared.contracts.run import Score, Split
+from shared.contracts.run import PhaseState, Score, Split
+from shared.errors import StorageError
 from shared.retention import best_version, needed_steps, prune_versions, retained, versions_on_disk
 from tests.fakes.world import small_plan
 
@@ -84,5 +87,47 @@ def test_the_broker_prunes_only_where_the_settings_say_so(run_dir: Path) -> None
     state = machine.new_run(small_plan(), incarnation=1, at=0.0)
     VersionRetention(RetentionSection(), run_dir, ("a", "b")).sweep(state)
     assert len(versions_on_disk(run_dir, "a")) == 6
-    VersionRetention(RetentionSection(keep_last=1, keep_every=4), run_dir, ("a", "b")).sweep(state)
-    assert sorted(versions_on_disk(run_dir, "a")) == [4, 6]
+    VersionRetention(RetentionSection(keep_last=2, keep_every=4), run_dir, ("a", "b")).sweep(state)
+    assert sorted(versions_on_disk(run_dir, "a")) == [4, 5, 6]
+
+
+def test_a_version_that_is_still_revised_with_stays() -> None:
+    state = machine.new_run(small_plan(), incarnation=1, at=0.0)
+    state.version = {"a": "a@v6", "b": "b@v0"}
+    state.phases = [
+        PhaseState.model_construct(
+            student="a", tutor="b", tutor_version="b@v0", open_revisions=[SimpleNamespace(version="a@v4")]
+        )
+    ]
+    assert needed_steps(state, "a") == {4: "revising", 6: "live"}
+    assert needed_steps(state, "b") == {0: "live"}
+
+
+def test_what_a_crash_left_half_deleted_is_finished(run_dir: Path) -> None:
+    state = machine.new_run(small_plan(), incarnation=1, at=0.0)
+    state.version["a"] = "a@v6"
+    (run_dir / "weights/a/v000002/pruned").touch()
+    assert prune_versions(run_dir, state, "a", keep_last=4, keep_every=0) == {1: 8, 2: 8}
+    assert not (run_dir / "weights/a/v000002/adapter_model.safetensors").exists()
+
+
+def test_a_disk_that_refuses_does_not_end_the_broker(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = machine.new_run(small_plan(), incarnation=1, at=0.0)
+    retention = VersionRetention(RetentionSection(keep_last=2), run_dir, ("a", "b"))
+    before = PRUNING_FAILURES._value.get()
+    with monkeypatch.context() as full:
+        full.setattr("shared.retention.atomic_write", full_disk)
+        retention.sweep(state)
+    assert PRUNING_FAILURES._value.get() == before + 1
+    assert len(versions_on_disk(run_dir, "a")) == 6
+    retention.sweep(state)
+    assert sorted(versions_on_disk(run_dir, "a")) == [5, 6]
+
+
+def full_disk(path: Path, data: bytes) -> None:
+    raise StorageError(f"no space left to write {len(data)} bytes to {path}")
+
+
+def test_one_version_is_too_few_to_keep() -> None:
+    with pytest.raises(ValueError, match=r"expected 0 \(all\) or at least 2"):
+        RetentionSection(keep_last=1)
