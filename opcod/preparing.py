@@ -16,7 +16,7 @@ from opcod.checking import base_model
 from opcod.gpus import VISIBLE, Shares, gpus_here, share_out, visible
 from opcod.processes import log_tail, require_success, until_ended
 from shared.blobs.local import atomic_write
-from shared.config.loading import differences, read_toml, to_toml, validate
+from shared.config.loading import differences, settings_of, to_toml
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import ConfigError, ModelError
 
@@ -43,7 +43,7 @@ def stored_settings(paths: Paths) -> RunSettings:
     """Settings of an existing run. Raises ConfigError if there is none."""
     if not (paths.run_dir / "config.toml").exists():
         raise ConfigError(f"expected a run at {paths.run_dir}, found none; `opcod run` starts one")
-    return validate(read_toml(paths.run_dir / "config.toml"))
+    return settings_of(paths.run_dir)
 
 
 def refuse_changes(stored: RunSettings, asked: RunSettings) -> None:
