@@ -75,6 +75,17 @@ def test_the_machine_is_held_against_the_settings(tmp_path: Path) -> None:
     assert set(usual.values()) == {"ok"}
 
 
+def test_packages_are_looked_at_only_where_services_are_started_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image of the command line has no torch, and needs none."""
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    laptop = load_settings(preset="laptop", environ={})
+    assert "torch" in by_name(examine_machine(paths, laptop))
+    monkeypatch.setenv("OPCOD_REDIS_URL", "redis://redis:6379")
+    assert not {"torch", "transformers", "peft"} & by_name(examine_machine(paths, laptop)).keys()
+
+
 def test_vllm_is_looked_for_where_a_student_wants_it(tmp_path: Path) -> None:
     paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
     none = f"students.b.vllm.python={tmp_path / 'none'}"
