@@ -70,6 +70,11 @@ def shared(shares: Shares) -> list[tuple[str, str, int]]:
     return [(one, other, gpu) for one, other in pairs for gpu in sorted(set(shares[one]) & set(shares[other]))]
 
 
+def sharing(shares: Shares) -> list[str]:
+    """Who shares a GPU with whom, in words."""
+    return [f"{one} and {other} share GPU {gpu}, and so its memory" for one, other, gpu in shared(shares)]
+
+
 def require_room(settings: RunSettings, shares: Shares) -> None:
     """Raises ConfigError where the vLLM servers on one GPU take more than all of it."""
     takes: dict[int, dict[str, float]] = {}
@@ -111,4 +116,9 @@ def _as_set(chosen: Mapping[str, tuple[int, ...]], needs: Mapping[str, int], ava
             raise ConfigError(f"resources.gpus: {service} uses {needs[service]}, got {list(gpus)}")
         if not all(0 <= gpu < available for gpu in gpus):
             raise ConfigError(f"resources.gpus: {service} = {list(gpus)}, and this machine has {available} GPUs")
+    if missing := [service for service in needs if service not in chosen]:
+        raise ConfigError(
+            f"resources.gpus: expected GPUs of every service that uses one, {' and '.join(missing)} got none; "
+            "what is not named would see them all and take the first"
+        )
     return dict(chosen)

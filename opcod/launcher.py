@@ -36,7 +36,7 @@ class Launcher:
         self._supervisor = Supervisor()
         self._stopped = stopped
         self._redis_port: int | None = None
-        self._gpus = share_out(settings, gpus_here())
+        self.gpus = share_out(settings, gpus_here())
         self.restarts: dict[str, int] = {}
         self.deployment: Deployment | None = None
 
@@ -121,8 +121,8 @@ class Launcher:
         }
         if student:
             environment["OPCOD_STUDENT"] = student
-        if name in self._gpus:
-            environment[VISIBLE] = visible(self._gpus[name])
+        if name in self.gpus:
+            environment[VISIBLE] = visible(self.gpus[name])
         log_file = self._paths.run_dir / "logs" / f"{name}.log"
         return ProcessSpec(name, f"services.{service}", log_file, environment)
 

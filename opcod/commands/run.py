@@ -8,6 +8,7 @@ from rich.console import Console
 from opcod.checking import check_settings
 from opcod.deployment import run_lock
 from opcod.following import Follower
+from opcod.gpus import sharing
 from opcod.interrupting import Interrupted, interruptible
 from opcod.launcher import Launcher
 from opcod.options import (
@@ -80,6 +81,8 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
         console.print(f"run {paths.run} in {paths.run_dir}", highlight=False)
         timeline.add(prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted))
         launcher = Launcher(paths, settings, "run", interrupted)
+        for note in sharing(launcher.gpus):
+            console.print(f"note: {note}", highlight=False)
         try:
             with timeline.stage("starting services"):
                 deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))

@@ -109,6 +109,17 @@ def test_another_preset_differs_in_more(opcod: Opcod, runs: Path) -> None:
     assert "rollout.max_tokens: 16 ->" in error
 
 
+def test_who_shares_a_gpu_is_said_before_services_start(
+    opcod: Opcod, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The services end at once, as nobody can listen on that host."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    begun(runs, "r1", "bus.url=redis://127.0.0.1:9", "serving.host=no.such.host.invalid")
+    code, said, error = opcod("run", "--resume", "r1")
+    assert "note: trainer-a and trainer-b share GPU 0, and so its memory" in said
+    assert (code, "ended with exit code 2" in error) == (1, True), error
+
+
 @pytest.mark.parametrize("command", ["status", "feedback"])
 def test_nothing_up_is_exit_code_69(opcod: Opcod, runs: Path, command: str) -> None:
     words = ["feedback", "tail"] if command == "feedback" else [command]

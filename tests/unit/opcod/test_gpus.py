@@ -48,14 +48,29 @@ def test_without_gpus_nobody_gets_one_and_found_or_scripted_engines_never_do() -
 
 
 def test_what_is_set_is_taken_or_refused_by_name() -> None:
-    chosen = "resources.gpus={ student-a = [1], trainer-a = [0] }"
-    assert share_out(settings(chosen), 2) == {"student-a": (1,), "trainer-a": (0,)}
+    every = "student-a = [1], student-b = [0], trainer-a = [0], trainer-b = [1]"
+    chosen = f"resources.gpus={{ {every} }}"
+    assert share_out(settings(chosen), 2) == {
+        "student-a": (1,),
+        "student-b": (0,),
+        "trainer-a": (0,),
+        "trainer-b": (1,),
+    }
     with pytest.raises(ConfigError, match=r"student-a = \[1\], and this machine has 1 GPUs"):
         share_out(settings(chosen), 1)
     with pytest.raises(ConfigError, match=r"expected services out of student-a, .*, got broker"):
         share_out(settings("resources.gpus={ broker = [0] }"), 1)
     with pytest.raises(ConfigError, match=r"trainer-a uses 1, got \[0, 1\]"):
         share_out(settings("resources.gpus={ trainer-a = [0, 1] }"), 2)
+
+
+def test_nobody_who_uses_one_is_left_to_take_the_first() -> None:
+    chosen = "resources.gpus={ student-a = [1], trainer-a = [0] }"
+    with pytest.raises(ConfigError, match="student-b and trainer-b got none"):
+        share_out(settings(chosen), 2)
+    scripted = ("students.a.engine=scripted", "students.b.engine=scripted")
+    trainers = "resources.gpus={ trainer-a = [0], trainer-b = [1] }"
+    assert share_out(settings(*scripted, trainers), 2) == {"trainer-a": (0,), "trainer-b": (1,)}
 
 
 def test_more_than_there_are_is_an_error() -> None:
