@@ -20,7 +20,7 @@ from shared.access import read_keys
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import STUDENTS, Paths, RunSettings
-from shared.errors import ConfigError, OpcodError
+from shared.errors import ConfigError, OpcodError, UnavailableError
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "redis", "fastapi", "pydantic")
 OLDEST_REDIS = 7
@@ -106,7 +106,7 @@ def _engines(settings: RunSettings) -> Iterator[Finding]:
         require_room(settings, shares)
         told = ", ".join(f"{service}: {visible(gpus)}" for service, gpus in shares.items())
         yield Finding("gpus", "ok", told or "none; models run on the CPU")
-    except ConfigError as error:
+    except (ConfigError, UnavailableError) as error:
         yield Finding("gpus", "bad", str(error))
 
 

@@ -1,5 +1,6 @@
 """`opcod doctor` on a real server that is fit for a run, and on one that would lose its queues."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,3 +106,13 @@ def test_gpus_that_cannot_be_shared_out_are_bad(tmp_path: Path, monkeypatch: pyt
     many = ["students.b.engine=vllm", "students.b.vllm.tensor_parallel_size=4"]
     found = by_name(examine_machine(paths, load_settings(preset="laptop", overrides=many, environ={})))
     assert found["gpus"].state == "bad" and "student-b needs 4 GPUs" in found["gpus"].found
+
+
+def test_gpus_that_nobody_can_list_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'no driver'\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    found = by_name(examine_machine(paths, load_settings(preset="laptop", environ={})))["gpus"]
+    assert found.state == "bad" and "exit code 9: no driver" in found.found
