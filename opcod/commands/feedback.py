@@ -15,7 +15,7 @@ from opcod.deployment import Deployment, live_deployment
 from opcod.exchange_text import brief, whole
 from opcod.exchanges import named_exchange, open_exchanges, read_filter
 from opcod.interrupting import interruptible
-from opcod.options import RUNS_DIR, ConfigFile, Overrides, Preset, RunsDir
+from opcod.options import RUNS_DIR, RunsDir
 from opcod.progress import act_line, warning
 from services.inspector.export import Format
 from services.inspector.filters import ExchangeFilter
@@ -49,16 +49,12 @@ def tail(
     last: Annotated[int, typer.Option("--last", min=0, max=200, help="Begin with this many that were before.")] = 10,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until Ctrl-C.")] = True,
     as_json: Json = False,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Follow the feedback and the revisions of a run that is up, and what is wrong with them.
 
     Of a run that is named and not up, the last exchanges are shown.
     """
-    del preset, config, overrides  # a run brings its settings; the options are there as in every command
     root = runs_dir.resolve()
     try:
         deployment = live_deployment(root, run_name)

@@ -19,14 +19,12 @@ from opcod.options import (
     Overrides,
     Preset,
     RunsDir,
-    given,
     paths_for,
     settings_from,
-    settings_on,
 )
 from opcod.page import page_address
 from opcod.planning.command import show_plan
-from opcod.preparing import create_run, new_run_name, prepare_models, refuse_changes, stored_settings
+from opcod.preparing import create_run, kept_settings, new_run_name, prepare_models
 from opcod.problem_manifest import pin_problems
 from opcod.progress import RunProgress, make_console
 from opcod.report_text import print_report
@@ -62,9 +60,7 @@ def run(
         return
     if resume is not None:
         paths = paths_for(runs_dir, resume, cache_dir)
-        settings = stored_settings(paths)
-        if given(preset, config, overrides):
-            refuse_changes(settings, settings_on(paths, preset, config, overrides))
+        settings = kept_settings(paths, preset, config, overrides)
     else:
         settings = settings_from(preset, config, overrides)
         paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)

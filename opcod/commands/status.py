@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from opcod.client import Client
 from opcod.deployment import Deployment, Endpoint, live_deployment
-from opcod.options import RUNS_DIR, ConfigFile, Overrides, Preset, RunsDir
+from opcod.options import RUNS_DIR, RunsDir
 from opcod.page import page_address
 from services.trainer.board import READY_STATES
 from shared.bus.redis import RedisBus
@@ -40,13 +40,9 @@ class StatusView(BaseModel):
 def status(
     run_name: Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Say what is up. Exit code 69 if nothing is, or not all of it is ready."""
-    del preset, config, overrides  # a run brings its settings; the options are there as in every command
     deployment = live_deployment(runs_dir.resolve(), run_name)
     view = _view(deployment)
     if as_json:

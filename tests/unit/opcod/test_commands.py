@@ -92,7 +92,7 @@ def test_a_second_run_of_the_same_name_is_refused(opcod: Opcod, runs: Path) -> N
     assert [path.name for path in (runs / "r1").iterdir()] == ["config.toml"]
 
 
-@pytest.mark.parametrize("command", [("run", "--resume"), ("up",)])
+@pytest.mark.parametrize("command", [("run", "--resume"), ("up",), ("ask", "Why?", "--run")])
 def test_a_run_keeps_its_settings_and_shows_what_differs(opcod: Opcod, runs: Path, command: tuple[str, ...]) -> None:
     """Against the run's own settings, not against those of a preset that it was not begun with."""
     begun(runs, "r1", "run.seed=3")
@@ -118,6 +118,13 @@ def test_who_shares_a_gpu_is_said_before_services_start(
     code, said, error = opcod("run", "--resume", "r1")
     assert "note: trainer-a and trainer-b share GPU 0, and so its memory" in said
     assert (code, "ended with exit code 2" in error) == (1, True), error
+
+
+@pytest.mark.parametrize("command", [("status",), ("feedback", "tail")])
+@pytest.mark.parametrize("option", ["--preset", "--config", "--set"])
+def test_what_only_looks_at_a_run_takes_no_settings(opcod: Opcod, command: tuple[str, ...], option: str) -> None:
+    code, _, error = opcod(*command, option, "x", places=False)
+    assert (code, "No such option" in error) == (2, True), error
 
 
 @pytest.mark.parametrize("command", ["status", "feedback"])
