@@ -6,7 +6,7 @@ a cluster there is no launcher: OPCOD_REDIS_URL names the run's Redis, and the s
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -150,11 +150,15 @@ def latest_run(runs_dir: Path) -> str:
 
 def ensure_key(run_dir: Path) -> Path:
     """The run's key file, one key a scope, made at the first start, readable by its owner only."""
-    path = run_dir / KEY_FILE
+    return ensure_secret(run_dir / KEY_FILE, new_keys)
+
+
+def ensure_secret(path: Path, make: Callable[[], str]) -> Path:
+    """A file that only its owner can read; what `make` returns is written where there is none."""
     if not path.exists():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(new_keys())
+            file.write(make())
     return path
 
 
