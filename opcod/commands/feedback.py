@@ -12,7 +12,7 @@ import typer
 
 from opcod.commands.acting import Exchange, RunName, add_acts
 from opcod.deployment import Deployment, live_deployment
-from opcod.exchange_text import brief, whole
+from opcod.exchange_text import brief, revised, whole
 from opcod.exchanges import named_exchange, open_exchanges, read_filter
 from opcod.interrupting import interruptible
 from opcod.options import RUNS_DIR, RunsDir
@@ -20,7 +20,6 @@ from opcod.progress import act_line, warning
 from services.inspector.export import Format
 from services.inspector.filters import ExchangeFilter
 from shared.bus.redis import RedisBus
-from shared.contracts.acting import ExchangeRef
 from shared.contracts.events import Event
 from shared.errors import ConfigError, NotFoundError, UnavailableError
 
@@ -168,19 +167,11 @@ def _show(event: Event, as_json: bool) -> None:
 def describe(event: Event) -> str:
     """One event on a few lines."""
     if event.kind == "feedback":
-        mark = "right" if event.correct else "wrong"
-        head = f"{_key(event.student, event.step, event.problem_id, event.sample)} (round {event.round}, {mark})"
-        said = (event.raw or "").strip() or "(nothing)"
-        return f"{head} <- {event.tutor} [{event.verdict}]\n  {event.response.strip()}\n  {said}"
+        return brief(event)
     if event.kind == "revised":
-        head = f"{_key(event.student, event.step, event.problem_id, event.sample)} (round {event.round})"
-        return f"{head} revised: {event.change}\n  {event.text.strip()}"
+        return revised(event)
     if event.kind == "alarm" or event.kind == "silenced":
         return warning(event)
     if event.kind == "acted":
         return act_line(event)
     return event.kind
-
-
-def _key(student: str, step: int, problem_id: str, sample: int) -> str:
-    return ExchangeRef(student=student, step=step, problem_id=problem_id, sample=sample).key
