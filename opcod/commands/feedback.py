@@ -13,7 +13,7 @@ import typer
 from opcod.commands.acting import Exchange, RunName, add_acts
 from opcod.deployment import Deployment, live_deployment
 from opcod.exchange_text import brief, revised, whole
-from opcod.exchanges import named_exchange, open_exchanges, read_filter
+from opcod.exchanges import filter_names, named_exchange, open_exchanges, read_filter
 from opcod.interrupting import interruptible
 from opcod.options import RUNS_DIR, RunsDir
 from opcod.progress import act_line, warning
@@ -33,7 +33,9 @@ AnyRun = Annotated[str | None, typer.Option("--run", help="Default: the one that
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Filters = Annotated[
     list[str] | None,
-    typer.Option("--filter", help="name=value, as the inspector's API has it (verdict=no_match); may be repeated."),
+    typer.Option(
+        "--filter", help=f"name=value (verdict=no_match): which exchanges; may be repeated. Names: {filter_names()}."
+    ),
 ]
 
 
@@ -69,7 +71,7 @@ def tail(
 def show(
     key: Exchange,
     run_name: AnyRun = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The exchange as JSON.")] = False,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Show one exchange whole: texts, verdict, revision, history, and where the self-teacher disagreed."""

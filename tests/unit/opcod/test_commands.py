@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from opcod.main import main
+from opcod.main import app, main
 from shared.config.loading import load_settings, to_toml
 
 SCRIPTED = ("--set", "students.a.engine=scripted", "--set", "students.b.engine=scripted")
@@ -137,6 +138,25 @@ def test_nothing_up_is_exit_code_69(opcod: Opcod, runs: Path, command: str) -> N
 def test_asking_needs_a_run(opcod: Opcod) -> None:
     code, _, error = opcod("ask", "What voltage?")
     assert (code, "start one with `opcod run`" in error) == (2, True), error
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "said"),
+    [
+        ("bundle", "filters", "Names: round, step, student, tutor, domain, verdict, problem_id"),
+        ("feedback export", "filters", "Names: round, step, student, tutor, domain, verdict, problem_id"),
+        ("feedback show", "as_json", "The exchange as JSON."),
+        ("feedback tail", "as_json", "One JSON object a line."),
+        ("weights prune", "keep_every", "0: none"),
+        ("track", "to", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ],
+)
+def test_help_says_what_may_be_given(command: str, option: str, said: str) -> None:
+    found = typer.main.get_command(app)
+    for word in command.split():
+        found = found.commands[word]  # type: ignore[attr-defined]
+    [help_] = [each.help for each in found.params if each.name == option]  # type: ignore[attr-defined]
+    assert said in help_
 
 
 def test_problems_are_shown(opcod: Opcod) -> None:
