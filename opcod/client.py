@@ -11,18 +11,20 @@ from opcod.deployment import Deployment
 from shared.contracts.http import ErrorResponse
 from shared.errors import ConfigError, NotFoundError, OpcodError, UnavailableError
 
-TIMEOUT_S = 180.0
+MARGIN_S = 60.0
+"""On top of what a service takes for one answer, so that its own refusal arrives."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class Client:
-    """Requests to the broker and the inspector of one deployment."""
+    """Requests to the broker and the inspector of one deployment. timeout_s: without a sign of life from them."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
+        self.timeout_s = deployment.settings().serving.request_timeout_s + MARGIN_S
         self._http = httpx2.Client(
-            headers={"Authorization": f"Bearer {deployment.key()}"}, timeout=TIMEOUT_S, trust_env=False
+            headers={"Authorization": f"Bearer {deployment.key()}"}, timeout=self.timeout_s, trust_env=False
         )
 
     @property

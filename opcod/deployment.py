@@ -6,7 +6,7 @@ a cluster there is no launcher: OPCOD_REDIS_URL names the run's Redis, and the s
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,8 @@ from shared.access import new_keys, read_keys
 from shared.blobs.local import atomic_write
 from shared.bus.redis import RedisBus
 from shared.config.environment import service_environment
+from shared.config.loading import settings_of
+from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
 from shared.errors import ConfigError, UnavailableError
 
@@ -24,6 +26,8 @@ DEPLOYMENT_FILE = "deployment.json"
 KEY_FILE = "key"
 LOCK_FILE = "lock"
 REDIS_VARIABLE = "OPCOD_REDIS_URL"
+
+Mode = Literal["run", "up"]
 
 
 class Endpoint(BaseModel):
@@ -40,7 +44,7 @@ class Deployment(BaseModel):
 
     run: str
     run_dir: Path
-    mode: Literal["run", "up"]
+    mode: Mode
     key_file: Path
     redis_url: str
     pid: int | None = None
@@ -53,8 +57,22 @@ class Deployment(BaseModel):
         """A bearer key that its services take, of every scope."""
         return read_keys(self.key_file).strongest
 
+    def settings(self) -> RunSettings:
+        """Those that the run was begun with. Raises ConfigError if its directory is not here."""
+        return settings_of(self.run_dir)
+
+    def services(self) -> list[str]:
+        """Names of all that must be up, also of what has not said where it is."""
+        return services_of(self.settings(), self.mode)
+
     def save(self) -> None:
         atomic_write(self.run_dir / DEPLOYMENT_FILE, self.model_dump_json(indent=1).encode())
+
+
+def services_of(settings: RunSettings, mode: Mode) -> list[str]:
+    """The broker, and who works for it: trainers only where the run goes on."""
+    kinds = ["student", "trainer"] if mode == "run" else ["student"]
+    return ["broker", "inspector", *(f"{kind}-{name}" for kind in kinds for name in sorted(settings.students))]
 
 
 def read_deployment(run_dir: Path) -> Deployment | None:
@@ -132,11 +150,15 @@ def latest_run(runs_dir: Path) -> str:
 
 def ensure_key(run_dir: Path) -> Path:
     """The run's key file, one key a scope, made at the first start, readable by its owner only."""
-    path = run_dir / KEY_FILE
+    return ensure_secret(run_dir / KEY_FILE, new_keys)
+
+
+def ensure_secret(path: Path, make: Callable[[], str]) -> Path:
+    """A file that only its owner can read; what `make` returns is written where there is none."""
     if not path.exists():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(new_keys())
+            file.write(make())
     return path
 
 

@@ -13,14 +13,14 @@ from typing import Literal
 import psutil
 from redis.exceptions import ResponseError
 
-from opcod.deployment import Deployment
+from opcod.deployment import Deployment, is_elsewhere
 from opcod.gpus import gpus_here, require_room, share_out, visible
 from services.student.engines.vllm.installation import find_installation
 from shared.access import read_keys
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import STUDENTS, Paths, RunSettings
-from shared.errors import ConfigError, OpcodError
+from shared.errors import ConfigError, OpcodError, UnavailableError
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "redis", "fastapi", "pydantic")
 OLDEST_REDIS = 7
@@ -37,13 +37,16 @@ class Finding:
 
 
 def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
-    """Python, packages, cores, memory, disk, and whether the cache can be written."""
+    """Python, packages, cores, memory, disk, and whether the cache can be written.
+
+    No packages where services run elsewhere: an image has those that its own processes need.
+    """
     threads, cores = settings.resources.threads, os.cpu_count() or 1
     free = shutil.disk_usage(_existing(paths.runs_dir)).free
     memory = psutil.virtual_memory()
     return [
         Finding("python", "ok", sys.version.split()[0]),
-        *(_package(name) for name in PACKAGES),
+        *(() if is_elsewhere() else map(_package, PACKAGES)),
         Finding(
             "threads",
             "warn" if threads > cores else "ok",
@@ -103,7 +106,7 @@ def _engines(settings: RunSettings) -> Iterator[Finding]:
         require_room(settings, shares)
         told = ", ".join(f"{service}: {visible(gpus)}" for service, gpus in shares.items())
         yield Finding("gpus", "ok", told or "none; models run on the CPU")
-    except ConfigError as error:
+    except (ConfigError, UnavailableError) as error:
         yield Finding("gpus", "bad", str(error))
 
 

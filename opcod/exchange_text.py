@@ -5,15 +5,22 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from services.inspector.views import ActView, ExchangeView, TraceView
+from shared.contracts.acting import ExchangeRef
+from shared.contracts.events import FeedbackGiven, Revised
 from shared.contracts.traces import Alternative
 
 MOST_DIVERGENT = 5
 
 
-def brief(exchange: ExchangeView) -> str:
-    """Who said what of which answer, on a few lines."""
-    said = (exchange.raw or "").strip() or "(nothing)"
-    return f"{_head(exchange)}\n  {exchange.response.strip()}\n  {said}{_revision(exchange)}"
+def brief(exchange: ExchangeView | FeedbackGiven) -> str:
+    """Who said what of which answer, on a few lines; of a stored exchange also what came of it."""
+    revision = _revision(exchange) if isinstance(exchange, ExchangeView) else ""
+    return f"{_head(exchange)}\n  {exchange.response.strip()}\n  {_said(exchange)}{revision}"
+
+
+def revised(event: Revised) -> str:
+    """The answer after the feedback, on two lines."""
+    return f"{_key(event)} (round {event.round}) revised: {event.change}\n  {event.text.strip()}"
 
 
 def whole(exchange: ExchangeView, trace: TraceView | str) -> str:
@@ -26,7 +33,7 @@ def _lines(exchange: ExchangeView, trace: TraceView | str) -> Iterator[str]:
     yield f"{exchange.student} {exchange.version}, tutor {exchange.tutor_version}, {exchange.domain}"
     yield f"\nquestion\n  {exchange.question}"
     yield f"\nresponse ({_mark(exchange)})\n  {exchange.response.strip()}"
-    yield f"\n{exchange.tutor} said\n  {(exchange.raw or '(nothing)').strip()}"
+    yield f"\n{exchange.tutor} said\n  {_said(exchange)}"
     yield f"\nlet through\n  {exchange.delivered or exchange.withheld or '(nothing)'}"
     if exchange.withheld is not None:
         yield "  (a person excluded it: the rollout trained as one without feedback)"
@@ -39,14 +46,24 @@ def _lines(exchange: ExchangeView, trace: TraceView | str) -> Iterator[str]:
     yield from ([f"  {trace}"] if isinstance(trace, str) else _trace(trace))
 
 
-def _head(exchange: ExchangeView) -> str:
-    verdict = f"{exchange.verdict}:{exchange.word}" if exchange.word else exchange.verdict
-    marks = "".join(f" [{act.act}]" for act in exchange.history if act.refused is None)
-    return f"{exchange.key} (round {exchange.round}, {_mark(exchange)}) <- {exchange.tutor} [{verdict}]{marks}"
+def _head(exchange: ExchangeView | FeedbackGiven) -> str:
+    verdict, marks = exchange.verdict, ""
+    if isinstance(exchange, ExchangeView):
+        verdict = f"{verdict}:{exchange.word}" if exchange.word else verdict
+        marks = "".join(f" [{act.act}]" for act in exchange.history if act.refused is None)
+    return f"{_key(exchange)} (round {exchange.round}, {_mark(exchange)}) <- {exchange.tutor} [{verdict}]{marks}"
 
 
-def _mark(exchange: ExchangeView) -> str:
+def _key(told: ExchangeView | FeedbackGiven | Revised) -> str:
+    return ExchangeRef(student=told.student, step=told.step, problem_id=told.problem_id, sample=told.sample).key
+
+
+def _mark(exchange: ExchangeView | FeedbackGiven) -> str:
     return "right" if exchange.correct else "wrong"
+
+
+def _said(exchange: ExchangeView | FeedbackGiven) -> str:
+    return (exchange.raw or "").strip() or "(nothing)"
 
 
 def _revision(exchange: ExchangeView) -> str:
@@ -64,11 +81,12 @@ def _trace(trace: TraceView) -> Iterator[str]:
     mean = sum(token.divergence for token in trace.tokens) / max(1, len(trace.tokens))
     yield f"  mean {mean:.4f} nats over {len(trace.tokens)} of {trace.all_tokens} tokens; the most:"
     for token in shown:
-        student, teacher = _likeliest(token.student_top), _likeliest(token.teacher_top)
+        student, teacher = likeliest(token.student_top), likeliest(token.teacher_top)
         yield f"  {token.divergence:.4f} at {_quoted(token.text)}: student {student} | self-teacher {teacher}"
 
 
-def _likeliest(top: tuple[Alternative, ...]) -> str:
+def likeliest(top: tuple[Alternative, ...]) -> str:
+    """The three tokens that a model would rather choose, with their probabilities."""
     return ", ".join(f"{_quoted(each.text)} {each.probability:.2f}" for each in top[:3])
 
 

@@ -102,6 +102,11 @@ def run_directory(runs_dir: Path, run: str | None) -> Path:
     return run_dir
 
 
+def filter_names() -> str:
+    """What `--filter name=value` may name, for people."""
+    return ", ".join(ExchangeFilter.model_fields)
+
+
 def read_filter(given: Sequence[str]) -> ExchangeFilter:
     """From `name=value` words. Raises ConfigError naming what is wrong and the names there are."""
     pairs = dict(word.partition("=")[::2] for word in given)
@@ -109,9 +114,9 @@ def read_filter(given: Sequence[str]) -> ExchangeFilter:
         return ExchangeFilter.model_validate(pairs)
     except ValidationError as error:
         first = error.errors()[0]
-        names = ", ".join(ExchangeFilter.model_fields)
         raise ConfigError(
-            f"--filter {'.'.join(map(str, first['loc']))}: {first['msg']}; expected name=value with a name of {names}"
+            f"--filter {'.'.join(map(str, first['loc']))}: {first['msg']}; "
+            f"expected name=value with a name of {filter_names()}"
         ) from error
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, takewhile
 
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError, UnavailableError
@@ -21,7 +21,10 @@ Shares = dict[str, tuple[int, ...]]
 
 
 def gpus_here(environ: Mapping[str, str] = os.environ) -> int:
-    """How many GPUs we may use: those that CUDA_VISIBLE_DEVICES names, else what nvidia-smi lists. Loads no torch."""
+    """How many GPUs we may use: those that CUDA_VISIBLE_DEVICES names, else what nvidia-smi lists. Loads no torch.
+
+    Raises UnavailableError where nvidia-smi is there but cannot tell.
+    """
     if VISIBLE in environ:
         return len(_names(environ))
     if shutil.which("nvidia-smi") is None:
@@ -30,6 +33,12 @@ def gpus_here(environ: Mapping[str, str] = os.environ) -> int:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=LOOK_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"nvidia-smi does not answer within {LOOK_TIMEOUT_S:.0f} s") from error
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()).replace("\n", " ")
+        raise UnavailableError(
+            f"expected the GPUs of this machine, `nvidia-smi -L` ended with exit code {done.returncode}: {said}; mend "
+            f"the driver, or set {VISIBLE}= to use none"
+        )
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
 
 
@@ -70,6 +79,11 @@ def shared(shares: Shares) -> list[tuple[str, str, int]]:
     return [(one, other, gpu) for one, other in pairs for gpu in sorted(set(shares[one]) & set(shares[other]))]
 
 
+def sharing(shares: Shares) -> list[str]:
+    """Who shares a GPU with whom, in words."""
+    return [f"{one} and {other} share GPU {gpu}, and so its memory" for one, other, gpu in shared(shares)]
+
+
 def require_room(settings: RunSettings, shares: Shares) -> None:
     """Raises ConfigError where the vLLM servers on one GPU take more than all of it."""
     takes: dict[int, dict[str, float]] = {}
@@ -91,7 +105,9 @@ def visible(gpus: tuple[int, ...], environ: Mapping[str, str] = os.environ) -> s
 
 
 def _names(environ: Mapping[str, str]) -> list[str]:
-    return [name.strip() for name in environ.get(VISIBLE, "").split(",") if name.strip()]
+    """Those before the first negative index: there the list ends for CUDA, and -1 is how to name none."""
+    names = [name.strip() for name in environ.get(VISIBLE, "").split(",") if name.strip()]
+    return list(takewhile(lambda name: not name.startswith("-"), names))
 
 
 def _again(service: str, shares: Shares, available: int) -> int:
@@ -111,4 +127,9 @@ def _as_set(chosen: Mapping[str, tuple[int, ...]], needs: Mapping[str, int], ava
             raise ConfigError(f"resources.gpus: {service} uses {needs[service]}, got {list(gpus)}")
         if not all(0 <= gpu < available for gpu in gpus):
             raise ConfigError(f"resources.gpus: {service} = {list(gpus)}, and this machine has {available} GPUs")
+    if missing := [service for service in needs if service not in chosen]:
+        raise ConfigError(
+            f"resources.gpus: expected GPUs of every service that uses one, {' and '.join(missing)} got none; "
+            "what is not named would see them all and take the first"
+        )
     return dict(chosen)

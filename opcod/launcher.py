@@ -5,12 +5,11 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import httpx2
 import redis
 
-from opcod.deployment import Deployment, Endpoint, ensure_key, read_deployment
+from opcod.deployment import Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
 from opcod.embedded_redis import end_leftover
 from opcod.gpus import VISIBLE, gpus_here, share_out, visible
 from opcod.processes import ProcessSpec, Supervisor, log_tail
@@ -22,7 +21,6 @@ POLL_S = 0.2
 PROBE_TIMEOUT_S = 5.0
 REDIS = "redis"
 
-Mode = Literal["run", "up"]
 Progress = Callable[[str], None]
 
 
@@ -38,7 +36,7 @@ class Launcher:
         self._supervisor = Supervisor()
         self._stopped = stopped
         self._redis_port: int | None = None
-        self._gpus = share_out(settings, gpus_here())
+        self.gpus = share_out(settings, gpus_here())
         self.restarts: dict[str, int] = {}
         self.deployment: Deployment | None = None
 
@@ -103,9 +101,7 @@ class Launcher:
         return url
 
     def _workers(self) -> list[str]:
-        students = sorted(self._settings.students)
-        trainers = [f"trainer-{s}" for s in students] if self._mode == "run" else []
-        return ["inspector", *(f"student-{s}" for s in students), *trainers]
+        return [name for name in services_of(self._settings, self._mode) if name != "broker"]
 
     def _spec(self, name: str, redis_url: str, key_file: Path) -> ProcessSpec:
         service, _, student = name.partition("-")
@@ -125,8 +121,8 @@ class Launcher:
         }
         if student:
             environment["OPCOD_STUDENT"] = student
-        if name in self._gpus:
-            environment[VISIBLE] = visible(self._gpus[name])
+        if name in self.gpus:
+            environment[VISIBLE] = visible(self.gpus[name])
         log_file = self._paths.run_dir / "logs" / f"{name}.log"
         return ProcessSpec(name, f"services.{service}", log_file, environment)
 

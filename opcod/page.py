@@ -9,12 +9,14 @@ from shared.contracts.http import LoginLink
 TIMEOUT_S = 5.0
 
 
-def page_address(deployment: Deployment) -> str:
-    """With a login link while the inspector answers, plain otherwise: nobody should wait or fail for it.
+def page_address(deployment: Deployment) -> str | None:
+    """With a login link while the inspector answers, plain otherwise: nobody should wait or fail for it. None while no
+    inspector is up.
 
     The link does what the deployment's strongest key may, works once and for ten minutes.
     """
-    assert deployment.inspector is not None
+    if deployment.inspector is None:
+        return None
     url = deployment.inspector.url
     headers = {"Authorization": f"Bearer {deployment.key()}", "Content-Length": "0"}
     try:

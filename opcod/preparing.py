@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 
 from opcod.checking import base_model
 from opcod.gpus import VISIBLE, Shares, gpus_here, share_out, visible
+from opcod.options import given, settings_on
 from opcod.processes import log_tail, require_success, until_ended
 from shared.blobs.local import atomic_write
-from shared.config.loading import differences, read_toml, to_toml, validate
+from shared.config.loading import differences, settings_of, to_toml
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import ConfigError, ModelError
 
@@ -43,7 +44,15 @@ def stored_settings(paths: Paths) -> RunSettings:
     """Settings of an existing run. Raises ConfigError if there is none."""
     if not (paths.run_dir / "config.toml").exists():
         raise ConfigError(f"expected a run at {paths.run_dir}, found none; `opcod run` starts one")
-    return validate(read_toml(paths.run_dir / "config.toml"))
+    return settings_of(paths.run_dir)
+
+
+def kept_settings(paths: Paths, preset: str | None, config: Path | None, overrides: list[str] | None) -> RunSettings:
+    """Settings of an existing run, whose command line may name settings, but no others."""
+    settings = stored_settings(paths)
+    if given(preset, config, overrides):
+        refuse_changes(settings, settings_on(paths, preset, config, overrides))
+    return settings
 
 
 def refuse_changes(stored: RunSettings, asked: RunSettings) -> None:

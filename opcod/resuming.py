@@ -2,21 +2,14 @@
 
 import time
 
-from pydantic import BaseModel
-
 from opcod.client import Client
 from opcod.deployment import Deployment
+from shared.contracts.acting import Accepted
 from shared.contracts.run import RunState
 from shared.errors import UnavailableError
 
 DEADLINE_S = 30.0
 POLL_S = 0.1
-
-
-class Accepted(BaseModel):
-    """The broker's answer to a control request: its id."""
-
-    accepted: str
 
 
 def end_pause(deployment: Deployment) -> str | None:

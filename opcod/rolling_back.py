@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from opcod.deployment import run_lock
+from opcod.deployment import is_elsewhere, run_lock
 from opcod.versions import faults_of, versions_of
 from services.broker.recovery import write_state_file
 from shared.blobs.local import LocalStore
+from shared.bus.redis import RedisBus
+from shared.config.environment import service_environment
 from shared.contracts.ids import version_name, weights_uri
 from shared.contracts.run import RunState, Status
 from shared.errors import ConfigError, StorageError
@@ -15,7 +17,8 @@ def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
     """Publish the tensors of `to` as the student's newest version, and make it the live one; returns its name.
 
     `state` is what `state.json` holds; the next broker takes the changed one up. Raises ConfigError if the run is up,
-    not DONE, or has no such version, StorageError if that version is not what was published.
+    not DONE, or has no such version, StorageError if that version is not what was published, UnavailableError if Redis
+    cannot say whether a broker of another container is up.
     """
     if state.status is not Status.DONE:
         raise ConfigError(
@@ -23,6 +26,8 @@ def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
             f"version only. Let it end, or begin another run"
         )
     with run_lock(run_dir):
+        if is_elsewhere():
+            _refuse_beside_a_broker(state.run)
         versions = {version.name: version for version in versions_of(run_dir, student)}
         if to not in versions:
             there = f"{next(iter(versions))} to {list(versions)[-1]}" if versions else "none"
@@ -44,3 +49,18 @@ def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
         live = {**state.version, student: name}
         write_state_file(run_dir, state.model_copy(update={"version": live, "revision": state.revision + 1}))
     return name
+
+
+def _refuse_beside_a_broker(run: str) -> None:
+    """Containers hold no lock; a broker that is up says so on Redis, and would write over what is changed here."""
+    environment = service_environment()
+    bus = RedisBus(environment.bus_url(), run)
+    try:
+        brokers = [beat for beat in bus.heartbeats() if beat.service == "broker"]
+    finally:
+        bus.close()
+    if brokers:
+        raise ConfigError(
+            f"expected a run that is not up, the broker of {run} is: stop it (`docker-compose stop broker`; in a "
+            "cluster scale it to 0), try again some seconds later, when its heartbeat is gone, and then start it"
+        )

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from shared.blobs.local import LocalStore
 from shared.contracts.ids import step_name, version_name, weights_uri
 from shared.contracts.weights import WeightsManifest
-from shared.errors import OpcodError, StorageError
+from shared.errors import ConfigError, OpcodError, StorageError
 from shared.retention import is_pruned
 
 
@@ -42,7 +42,7 @@ def versions_of(run_dir: Path, student: str) -> list[VersionOnDisk]:
 
 
 def faults_of(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
-    """Everything about a version that is not as it was published, in words."""
+    """Everything about a version that is not as it was published, in words. Raises ConfigError without torch."""
     manifest = version.manifest
     expected = version_name(manifest.student, manifest.step)
     if version.name != expected or version.uri != weights_uri(manifest.student, manifest.step):
@@ -56,8 +56,14 @@ def faults_of(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
 
 
 def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
-    from shared.modeling.adapters import checksum, load_adapter  # torch: only here
-
+    try:
+        from shared.modeling.adapters import checksum, load_adapter  # torch: only here
+    except ImportError as missing:
+        raise ConfigError(
+            f"checking tensors needs {missing.name}, which is not installed here. In containers do it where a "
+            "trainer is (`docker-compose exec trainer-a opcod weights …`), elsewhere "
+            "`pip install -c constraints.txt -e '.[local]'`"
+        ) from missing
     store = LocalStore(run_dir)
     try:
         store.verify(version.uri, store.read_manifest(version.uri))

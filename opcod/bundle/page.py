@@ -17,16 +17,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from opcod.diagnostics_text import warning_lines
+from opcod.exchange_text import likeliest
 from opcod.report import Report
 from opcod.report_text import PICTURES, grids, verdict_lines
 from services.inspector.views import ExchangeView, TraceView
-from shared.contracts.traces import Alternative
+from shared.contracts.traces import heat
 
 PAGE_STYLE = ("services.inspector", "web/static/page.css")
 """The inspector's own sheet, so that a bundle looks as the page does."""
-
-HEAT_NATS = (0.01, 0.03, 0.1, 0.3, 1.0)
-"""Where each step of the heat map begins, as on the inspector's page."""
 
 FILTERS = ("student", "tutor", "domain", "verdict", "round", "change", "correct")
 
@@ -80,15 +78,6 @@ def render(report: Report, part: Part, pictures: Path) -> str:
 def moment(at: float) -> str:
     """Seconds since the epoch as a date and time in UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def heat(divergence: float) -> int:
-    """The step of the heat map, 0 to 5."""
-    return sum(divergence >= start for start in HEAT_NATS)
-
-
-def likeliest(top: tuple[Alternative, ...]) -> str:
-    return ", ".join(f"{each.text!r} {each.probability:.2f}" for each in top[:3])
 
 
 def _style() -> str:

@@ -1,7 +1,7 @@
 """`opcod ask`: one student answers, its peer gives feedback, the first answers again; each stage as it comes."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,8 @@ from opcod.client import Client
 from opcod.deployment import Deployment, is_elsewhere, latest_run, live_deployment, run_lock
 from opcod.launcher import Launcher
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir, paths_for
-from opcod.preparing import prepare_models, stored_settings
+from opcod.preparing import kept_settings, prepare_models
+from shared.config.settings import Paths, RunSettings
 from shared.contracts.http import Advised, Answered, AskRequest, AskResponse, Revised, Stage
 from shared.errors import UnavailableError
 
@@ -37,9 +38,13 @@ def ask(
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
     """Ask the peers. Starts the run's services for the question if nothing is up."""
-    del preset, config, overrides  # a run brings its settings; the options are there as in every command
     request = AskRequest(problem=problem, first=first, exchanges=exchanges, seed=seed)
-    with _deployment(runs_dir, run_name, cache_dir) as deployment, closing(Client(deployment)) as client:
+    found = _found(runs_dir.resolve(), run_name)
+    place = (found.run_dir.parent, found.run_dir.name) if found else (runs_dir, run_name or latest_run(runs_dir))
+    paths = paths_for(*place, cache_dir)
+    settings = kept_settings(paths, preset, config, overrides)
+    up = nullcontext(found) if found else _started(paths, settings)
+    with up as deployment, closing(Client(deployment)) as client:
         for event in client.broker_events("/v1/peers/ask", request):
             if event.event in STAGES and not as_json:
                 typer.echo("\n".join(stage_lines(STAGES[event.event].model_validate_json(event.data))))
@@ -57,21 +62,20 @@ def stage_lines(stage: Stage) -> list[str]:
     return lines
 
 
-@contextmanager
-def _deployment(runs_dir: Path, run_name: str | None, cache_dir: Path) -> Iterator[Deployment]:
-    """What is up; else the run's services, started for this question and stopped after it."""
+def _found(runs_dir: Path, run_name: str | None) -> Deployment | None:
+    """What is up, if anything is."""
     try:
-        found = live_deployment(runs_dir.resolve(), run_name)
+        return live_deployment(runs_dir, run_name)
     except UnavailableError:
         if is_elsewhere():
             raise
-        found = None
-    if found is not None:
-        yield found
-        return
+        return None
+
+
+@contextmanager
+def _started(paths: Paths, settings: RunSettings) -> Iterator[Deployment]:
+    """The run's services, started for this question and stopped after it."""
     console = Console(stderr=True)
-    paths = paths_for(runs_dir, run_name or latest_run(runs_dir), cache_dir)
-    settings = stored_settings(paths)
     with run_lock(paths.run_dir):
         prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"))
         launcher = Launcher(paths, settings, "up")

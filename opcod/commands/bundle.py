@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from opcod.bundle.page import Part, Shown, render
-from opcod.exchanges import StoredExchanges, read_filter, run_directory
+from opcod.exchanges import StoredExchanges, filter_names, read_filter, run_directory
 from opcod.options import RUNS_DIR, RunsDir
 from opcod.report import Report
 from services.inspector.from_files import stored_run
@@ -27,7 +27,8 @@ def bundle(
         int, typer.Option("--limit", min=1, help="So many exchanges on the page, the newest ones.")
     ] = 1000,
     filters: Annotated[
-        list[str] | None, typer.Option("--filter", help="name=value: which exchanges; may be repeated.")
+        list[str] | None,
+        typer.Option("--filter", help=f"name=value: which exchanges; may be repeated. Names: {filter_names()}."),
     ] = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:

@@ -12,15 +12,14 @@ import typer
 
 from opcod.commands.acting import Exchange, RunName, add_acts
 from opcod.deployment import Deployment, live_deployment
-from opcod.exchange_text import brief, whole
-from opcod.exchanges import named_exchange, open_exchanges, read_filter
+from opcod.exchange_text import brief, revised, whole
+from opcod.exchanges import filter_names, named_exchange, open_exchanges, read_filter
 from opcod.interrupting import interruptible
-from opcod.options import RUNS_DIR, ConfigFile, Overrides, Preset, RunsDir
+from opcod.options import RUNS_DIR, RunsDir
 from opcod.progress import act_line, warning
 from services.inspector.export import Format
 from services.inspector.filters import ExchangeFilter
 from shared.bus.redis import RedisBus
-from shared.contracts.acting import ExchangeRef
 from shared.contracts.events import Event
 from shared.errors import ConfigError, NotFoundError, UnavailableError
 
@@ -34,7 +33,9 @@ AnyRun = Annotated[str | None, typer.Option("--run", help="Default: the one that
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Filters = Annotated[
     list[str] | None,
-    typer.Option("--filter", help="name=value, as the inspector's API has it (verdict=no_match); may be repeated."),
+    typer.Option(
+        "--filter", help=f"name=value (verdict=no_match): which exchanges; may be repeated. Names: {filter_names()}."
+    ),
 ]
 
 
@@ -49,16 +50,12 @@ def tail(
     last: Annotated[int, typer.Option("--last", min=0, max=200, help="Begin with this many that were before.")] = 10,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until Ctrl-C.")] = True,
     as_json: Json = False,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Follow the feedback and the revisions of a run that is up, and what is wrong with them.
 
     Of a run that is named and not up, the last exchanges are shown.
     """
-    del preset, config, overrides  # a run brings its settings; the options are there as in every command
     root = runs_dir.resolve()
     try:
         deployment = live_deployment(root, run_name)
@@ -74,7 +71,7 @@ def tail(
 def show(
     key: Exchange,
     run_name: AnyRun = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The exchange as JSON.")] = False,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Show one exchange whole: texts, verdict, revision, history, and where the self-teacher disagreed."""
@@ -172,19 +169,11 @@ def _show(event: Event, as_json: bool) -> None:
 def describe(event: Event) -> str:
     """One event on a few lines."""
     if event.kind == "feedback":
-        mark = "right" if event.correct else "wrong"
-        head = f"{_key(event.student, event.step, event.problem_id, event.sample)} (round {event.round}, {mark})"
-        said = (event.raw or "").strip() or "(nothing)"
-        return f"{head} <- {event.tutor} [{event.verdict}]\n  {event.response.strip()}\n  {said}"
+        return brief(event)
     if event.kind == "revised":
-        head = f"{_key(event.student, event.step, event.problem_id, event.sample)} (round {event.round})"
-        return f"{head} revised: {event.change}\n  {event.text.strip()}"
+        return revised(event)
     if event.kind == "alarm" or event.kind == "silenced":
         return warning(event)
     if event.kind == "acted":
         return act_line(event)
     return event.kind
-
-
-def _key(student: str, step: int, problem_id: str, sample: int) -> str:
-    return ExchangeRef(student=student, step=step, problem_id=problem_id, sample=sample).key

@@ -1,14 +1,13 @@
 """`opcod keys`: the secrets of a deployment, as files, for containers and clusters."""
 
 import hashlib
-import os
 import secrets
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from opcod.deployment import ensure_key
+from opcod.deployment import ensure_key, ensure_secret
 from shared.blobs.local import atomic_write
 
 PASSWORD_FILE = "redis-password"
@@ -27,17 +26,9 @@ def keys(
 ) -> None:
     """Make the bearer keys, the password of Redis and the access rules it is started with, where they are missing."""
     directory.mkdir(parents=True, exist_ok=True)
-    made = [ensure_key(directory), _ensure_password(directory), directory / ACL_FILE]
-    digest = hashlib.sha256((directory / PASSWORD_FILE).read_text().strip().encode()).hexdigest()
+    password = ensure_secret(directory / PASSWORD_FILE, lambda: secrets.token_urlsafe(32))
+    made = [ensure_key(directory), password, directory / ACL_FILE]
+    digest = hashlib.sha256(password.read_text().strip().encode()).hexdigest()
     atomic_write(made[-1], RULES.format(sha256=digest).encode())
     made[-1].chmod(0o644)  # it holds no secret, and the server runs as another user
     typer.echo("\n".join(str(path) for path in made))
-
-
-def _ensure_password(directory: Path) -> Path:
-    path = directory / PASSWORD_FILE
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32))
-    return path

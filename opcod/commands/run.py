@@ -8,6 +8,7 @@ from rich.console import Console
 from opcod.checking import check_settings
 from opcod.deployment import run_lock
 from opcod.following import Follower
+from opcod.gpus import sharing
 from opcod.interrupting import Interrupted, interruptible
 from opcod.launcher import Launcher
 from opcod.options import (
@@ -18,14 +19,12 @@ from opcod.options import (
     Overrides,
     Preset,
     RunsDir,
-    given,
     paths_for,
     settings_from,
-    settings_on,
 )
 from opcod.page import page_address
 from opcod.planning.command import show_plan
-from opcod.preparing import create_run, new_run_name, prepare_models, refuse_changes, stored_settings
+from opcod.preparing import create_run, kept_settings, new_run_name, prepare_models
 from opcod.problem_manifest import pin_problems
 from opcod.progress import RunProgress, make_console
 from opcod.report_text import print_report
@@ -61,9 +60,7 @@ def run(
         return
     if resume is not None:
         paths = paths_for(runs_dir, resume, cache_dir)
-        settings = stored_settings(paths)
-        if given(preset, config, overrides):
-            refuse_changes(settings, settings_on(paths, preset, config, overrides))
+        settings = kept_settings(paths, preset, config, overrides)
     else:
         settings = settings_from(preset, config, overrides)
         paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)
@@ -80,6 +77,8 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
         console.print(f"run {paths.run} in {paths.run_dir}", highlight=False)
         timeline.add(prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted))
         launcher = Launcher(paths, settings, "run", interrupted)
+        for note in sharing(launcher.gpus):
+            console.print(f"note: {note}", highlight=False)
         try:
             with timeline.stage("starting services"):
                 deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))

@@ -8,8 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 from opcod.client import Client
 from opcod.deployment import Deployment, Endpoint, live_deployment
-from opcod.options import RUNS_DIR, ConfigFile, Overrides, Preset, RunsDir
+from opcod.options import RUNS_DIR, RunsDir
 from opcod.page import page_address
+from services.trainer.board import READY_STATES
+from shared.bus.redis import RedisBus
 from shared.contracts.http import PeersResponse
 from shared.errors import EXIT_UNAVAILABLE, OpcodError, UnavailableError
 
@@ -17,7 +19,8 @@ PROBE_TIMEOUT_S = 5.0
 
 
 class StatusView(BaseModel):
-    """`opcod status --json`. ready: every service of the run answers /readyz with 200."""
+    """`opcod status --json`. ready: every service that the run needs is up, answers /readyz with 200 and, if it is a
+    trainer, says in its heartbeat that it can train. not_ready: the others, also those that nobody has heard of."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,29 +33,27 @@ class StatusView(BaseModel):
     inspector: Endpoint | None
     students: list[Endpoint]
     key: str
-    page: str
+    page: str | None
     not_ready: list[str]
 
 
 def status(
     run_name: Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Say what is up. Exit code 69 if nothing is, or not all of it is ready."""
-    del preset, config, overrides  # a run brings its settings; the options are there as in every command
-    view = _view(live_deployment(runs_dir.resolve(), run_name))
+    deployment = live_deployment(runs_dir.resolve(), run_name)
+    view = _view(deployment)
     if as_json:
         typer.echo(view.model_dump_json(indent=1))
     else:
         typer.echo(f"run {view.run} ({view.mode}): {view.status or 'unknown'}, round {view.round or '–'}")
-        for endpoint in [view.broker, *([view.inspector] if view.inspector else []), *view.students]:
-            state = "not ready" if endpoint.name in view.not_ready else "ready"
-            typer.echo(f"  {endpoint.name:<12} {endpoint.url:<28} {state}")
-        typer.echo(f"page, logs you in once: {view.page}")
+        urls = _urls(view.broker, view.inspector, *view.students)
+        for name in deployment.services():
+            typer.echo(f"  {name:<12} {urls.get(name, '–'):<28} {'not ready' if name in view.not_ready else 'ready'}")
+        if view.page is not None:
+            typer.echo(f"page, logs you in once: {view.page}")
     if not view.ready:
         raise typer.Exit(EXIT_UNAVAILABLE)
 
@@ -63,9 +64,10 @@ def _view(deployment: Deployment) -> StatusView:
             f"the broker of run {deployment.run} is up, but does not say where; set its OPCOD_URL_FILE"
         )
     students = [Endpoint(name=f"student-{s.name}", url=s.url) for s in deployment.students]
-    endpoints = [each for each in (deployment.broker, deployment.inspector, *students) if each is not None]
-    missing = [endpoint.name for endpoint in endpoints if not _ready(endpoint.url)]
-    peers = _peers(deployment)
+    ready = {name for name, url in _urls(deployment.broker, deployment.inspector, *students).items() if _ready(url)}
+    up = ready | _training(deployment)
+    missing = [name for name in deployment.services() if name not in up]
+    peers = _peers(deployment) if "broker" in ready else None
     return StatusView(
         ready=not missing,
         run=deployment.run,
@@ -79,6 +81,22 @@ def _view(deployment: Deployment) -> StatusView:
         page=page_address(deployment),
         not_ready=missing,
     )
+
+
+def _urls(*endpoints: Endpoint | None) -> dict[str, str]:
+    return {endpoint.name: endpoint.url for endpoint in endpoints if endpoint is not None}
+
+
+def _training(deployment: Deployment) -> set[str]:
+    """Trainers that could take a batch now; none of them while Redis is away. Nobody asks them, so none has a URL."""
+    bus = RedisBus(deployment.redis_url, deployment.run)
+    try:
+        beats = bus.heartbeats()
+    except UnavailableError:
+        return set()
+    finally:
+        bus.close()
+    return {beat.service for beat in beats if beat.service.startswith("trainer-") and beat.state in READY_STATES}
 
 
 def _ready(url: str) -> bool:

@@ -15,11 +15,15 @@ from shared.contracts.run import Status
 
 PAGE = 500
 POLL_S = 1.0
+TO_HELP = (
+    f"{OTLP}: traces, to where OTEL_EXPORTER_OTLP_ENDPOINT says, else to this machine's port 4318. "
+    f"{' or '.join(TRACKERS)}: figures."
+)
 OVER = (Status.DONE.value, Status.FAILED.value)
 
 
 def track(
-    to: Annotated[str, typer.Option("--to", help=f"{OTLP} (traces), {' or '.join(TRACKERS)} (figures).")],
+    to: Annotated[str, typer.Option("--to", help=TO_HELP)],
     run_name: Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until the run ends, or Ctrl-C.")] = True,
     runs_dir: RunsDir = RUNS_DIR,

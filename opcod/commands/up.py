@@ -17,12 +17,10 @@ from opcod.options import (
     Overrides,
     Preset,
     RunsDir,
-    given,
     paths_for,
-    settings_on,
 )
 from opcod.page import page_address
-from opcod.preparing import prepare_models, refuse_changes, stored_settings
+from opcod.preparing import kept_settings, prepare_models
 
 POLL_S = 1.0
 
@@ -38,9 +36,7 @@ def up(
     """Serve a run's latest weights (chat, ask, inspector) until Ctrl-C."""
     console = Console()
     paths = paths_for(runs_dir, run_name or latest_run(runs_dir), cache_dir)
-    settings = stored_settings(paths)
-    if given(preset, config, overrides):
-        refuse_changes(settings, settings_on(paths, preset, config, overrides))
+    settings = kept_settings(paths, preset, config, overrides)
     with run_lock(paths.run_dir), interruptible() as interrupted:
         prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"))
         launcher = Launcher(paths, settings, "up", interrupted)

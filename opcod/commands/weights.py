@@ -61,7 +61,9 @@ def verify(run_name: RunName, student: Student = None, runs_dir: RunsDir = RUNS_
 def prune(
     run_name: RunName,
     keep_last: Annotated[int, typer.Option("--keep-last", min=2, help="Newest versions of each student that stay.")],
-    keep_every: Annotated[int, typer.Option("--keep-every", min=0, help="And every version of such a step.")] = 0,
+    keep_every: Annotated[
+        int, typer.Option("--keep-every", min=0, help="Also versions whose step this divides; 0: none.")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, delete nothing.")] = False,
     student: Student = None,
     runs_dir: RunsDir = RUNS_DIR,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from opcod.gpus import shared
+from opcod.gpus import sharing
 from opcod.grids import Grid
 from opcod.planning.facts import PlannedRun, plan_run
 from opcod.planning.lengths import Lengths
@@ -128,8 +128,7 @@ def _gpu_lines(found: PlannedRun) -> Iterator[str]:
         return
     each = ", ".join(f"{service} on {','.join(map(str, gpus))}" for service, gpus in found.shares.items())
     yield f"GPUs, of {found.gpus}: {each}."
-    for one, other, gpu in shared(found.shares):
-        yield f"Note: {one} and {other} share GPU {gpu}, and so its memory."
+    yield from (f"Note: {note}." for note in sharing(found.shares))
 
 
 def _models(settings: RunSettings) -> dict[str, str]:

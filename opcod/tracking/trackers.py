@@ -11,6 +11,7 @@ from shared.errors import ConfigError
 NANOSECONDS = 1_000_000_000
 TRACKERS = ("wandb", "trackio")
 OTLP = "otlp"
+INSTALL_TRACE = "pip install -c constraints.txt -e '.[trace]'"
 
 
 class Tracker(Protocol):
@@ -24,9 +25,9 @@ class Tracker(Protocol):
 def open_tracker(to: str, run: str) -> Tracker:
     """Raises ConfigError for a name that is none, or whose package is not installed."""
     if to in TRACKERS:
-        return FigureTracker(_imported(to, to), run)
+        return FigureTracker(_imported(to, f"pip install {to}"), run)
     if to == OTLP:
-        exporter = _imported("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opcod[trace]")
+        exporter = _imported("opentelemetry.exporter.otlp.proto.http.trace_exporter", INSTALL_TRACE)
         return SpanTracker(exporter.OTLPSpanExporter(), run)
     raise ConfigError(f"--to: expected one of {', '.join((OTLP, *TRACKERS))}, got {to!r}")
 
@@ -51,14 +52,14 @@ class SpanTracker:
     """OpenTelemetry: a trace a step. exporter: an OpenTelemetry SpanExporter."""
 
     def __init__(self, exporter: Any, run: str) -> None:
-        sdk = _imported("opentelemetry.sdk.trace", "opcod[trace]")
-        export = _imported("opentelemetry.sdk.trace.export", "opcod[trace]")
-        resources = _imported("opentelemetry.sdk.resources", "opcod[trace]")
+        sdk = _imported("opentelemetry.sdk.trace", INSTALL_TRACE)
+        export = _imported("opentelemetry.sdk.trace.export", INSTALL_TRACE)
+        resources = _imported("opentelemetry.sdk.resources", INSTALL_TRACE)
         resource = resources.Resource.create({"service.name": "opcod", "opcod.run": run})
         self._provider = sdk.TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("opcod")
-        self._trace = _imported("opentelemetry.trace", "opcod[trace]")
+        self._trace = _imported("opentelemetry.trace", INSTALL_TRACE)
         self._steps = Steps()
 
     def take(self, event: Event) -> None:
@@ -79,8 +80,8 @@ class SpanTracker:
         written.end(end_time=int(span.end * NANOSECONDS))
 
 
-def _imported(module: str, package: str) -> Any:
+def _imported(module: str, install: str) -> Any:
     try:
         return import_module(module)
     except ImportError as missing:
-        raise ConfigError(f"this needs a package that is not installed: pip install '{package}'") from missing
+        raise ConfigError(f"this needs a package that is not installed: `{install}`") from missing

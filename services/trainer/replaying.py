@@ -21,7 +21,7 @@ from services.trainer.app import build_trainer
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import training_config
 from shared.blobs.local import LocalStore
-from shared.config.loading import read_toml, validate
+from shared.config.loading import settings_of
 from shared.contracts.batches import BatchManifest, BatchSealed
 from shared.contracts.ids import weights_uri
 from shared.contracts.weights import ReplayedStep, WeightsManifest
@@ -61,7 +61,7 @@ def replay(student: str, source: Path, out: Path, until: int | None) -> Iterator
     if not sealed:
         raise ConfigError(f"expected sealed batches of student {student} under {source}, found none")
     run = BatchManifest.model_validate_json(LocalStore(source).read_manifest(sealed[0].uri)).run
-    config = training_config(validate(read_toml(out / "config.toml")), run, out, student)
+    config = training_config(settings_of(out), run, out, student)
     torch.set_num_threads(config.threads)
     store, recorded = LocalStore(out), LocalStore(source)
     checkpoints = Checkpoints(store, run=run, student=student, base_sha256=config.base.sha256)

@@ -20,7 +20,7 @@ import torch
 from services.trainer.finetuning import Progress, finetune, tokenized
 from services.trainer.model import StudentModel
 from shared.blobs.durable import locked
-from shared.config.loading import read_toml, validate
+from shared.config.loading import settings_of
 from shared.config.settings import RunSettings, StudentSection
 from shared.modeling.adapters import LoraSpec, merge_adapter
 from shared.modeling.loading import load_model, load_tokenizer
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache-dir", required=True, type=Path)
     given = parser.parse_args(arguments)
     started = time.monotonic()
-    settings = validate(read_toml(given.run_dir / "config.toml"))
+    settings = settings_of(given.run_dir)
     torch.set_num_threads(settings.resources.threads)
     specialist = describe(settings, given.student, given.cache_dir)
     path, cached = ensure(specialist, given.cache_dir, _say)

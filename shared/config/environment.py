@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.access import Keys, read_keys
-from shared.config.loading import read_toml, validate
+from shared.config.loading import settings_of
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
 
@@ -44,7 +44,7 @@ class ServiceEnvironment(BaseSettings):
 
     def settings(self) -> RunSettings:
         """The run's settings from its config.toml. Raises ConfigError."""
-        return validate(read_toml(self.run_dir / "config.toml"))
+        return settings_of(self.run_dir)
 
     def keys(self) -> Keys | None:
         """Raises ConfigError if the key file is named but cannot be read, or holds no key."""

@@ -64,6 +64,11 @@ def validate(tree: Tree) -> RunSettings:
         raise ConfigError("\n".join(_explain(item) for item in error.errors())) from error
 
 
+def settings_of(run_dir: Path) -> RunSettings:
+    """What a run was started with. Raises ConfigError."""
+    return validate(read_toml(run_dir / "config.toml"))
+
+
 def read_toml(path: Path) -> Tree:
     try:
         return tomllib.loads(path.read_text())

@@ -23,6 +23,6 @@ class ResourcesSection(Section):
     min_free_disk_bytes: int = Field(default=2_000_000_000, ge=0)
     gpus: dict[str, tuple[int, ...]] | None = Field(
         default=None,
-        description="GPUs by service, such as `{ student-a = [0], trainer-a = [1] }`; none: `opcod run` shares out "
-        "those that there are (docs/engines.md).",
+        description="GPUs by service, of all that use one: `{ student-a = [0], student-b = [1], trainer-a = [2], "
+        "trainer-b = [3] }`; none: `opcod run` shares out those that there are (docs/engines.md).",
     )

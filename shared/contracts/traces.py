@@ -54,6 +54,15 @@ class StepTrace(Contract):
     rollouts: tuple[RolloutTrace, ...]
 
 
+HEAT_NATS = (0, 0.01, 0.03, 0.1, 0.3, 1)
+"""Where each step of a heat map of traces begins: the same colour says the same divergence on every page."""
+
+
+def heat(divergence: float) -> int:
+    """Which of the steps of HEAT_NATS a divergence falls into."""
+    return sum(divergence >= start for start in HEAT_NATS[1:])
+
+
 def step_trace(student: str, step: int) -> str:
     """Where the traces of a step lie, relative to the run's directory."""
     return f"traces/{student}/{step_name(step)}.json"

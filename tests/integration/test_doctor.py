@@ -1,5 +1,6 @@
 """`opcod doctor` on a real server that is fit for a run, and on one that would lose its queues."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,17 @@ def test_the_machine_is_held_against_the_settings(tmp_path: Path) -> None:
     assert set(usual.values()) == {"ok"}
 
 
+def test_packages_are_looked_at_only_where_services_are_started_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image of the command line has no torch, and needs none."""
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    laptop = load_settings(preset="laptop", environ={})
+    assert "torch" in by_name(examine_machine(paths, laptop))
+    monkeypatch.setenv("OPCOD_REDIS_URL", "redis://redis:6379")
+    assert not {"torch", "transformers", "peft"} & by_name(examine_machine(paths, laptop)).keys()
+
+
 def test_vllm_is_looked_for_where_a_student_wants_it(tmp_path: Path) -> None:
     paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
     none = f"students.b.vllm.python={tmp_path / 'none'}"
@@ -94,3 +106,13 @@ def test_gpus_that_cannot_be_shared_out_are_bad(tmp_path: Path, monkeypatch: pyt
     many = ["students.b.engine=vllm", "students.b.vllm.tensor_parallel_size=4"]
     found = by_name(examine_machine(paths, load_settings(preset="laptop", overrides=many, environ={})))
     assert found["gpus"].state == "bad" and "student-b needs 4 GPUs" in found["gpus"].found
+
+
+def test_gpus_that_nobody_can_list_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'no driver'\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    found = by_name(examine_machine(paths, load_settings(preset="laptop", environ={})))["gpus"]
+    assert found.state == "bad" and "exit code 9: no driver" in found.found

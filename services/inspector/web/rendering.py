@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from services.inspector.web.assets import Assets
 from services.inspector.web.sentences import sentence
 from shared.access import Scope
+from shared.contracts.traces import HEAT_NATS, heat
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,9 +27,6 @@ VERDICTS = {
     "fb_none": "no feedback came",
 }
 """Every verdict, and what became of the feedback."""
-
-HEAT_NATS = (0, 0.01, 0.03, 0.1, 0.3, 1)
-"""Where each step of the heat map begins: the same colour says the same divergence on every page."""
 
 DELIVERED = frozenset({"match", "unanchored"})
 
@@ -93,11 +91,6 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def heat(divergence: float) -> int:
-    """Which of the steps of HEAT_NATS a divergence falls into."""
-    return sum(divergence >= start for start in HEAT_NATS[1:])
 
 
 def visible(text: str) -> str:

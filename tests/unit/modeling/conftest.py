@@ -5,7 +5,7 @@ import pytest
 
 from tests.unit.modeling.tiny_model import write_tiny_model
 
-# What imports torch cannot even be collected where it is not installed: pip install 'opcod[local]' runs these.
+# What imports torch cannot even be collected where it is not installed: `make setup` installs it.
 TORCH_TESTS = ["test_adapters.py", "test_chat.py", "test_loading.py", "test_merging.py"]
 collect_ignore = [] if find_spec("torch") else TORCH_TESTS
 

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,9 @@ def test_the_embedded_model_is_the_one_it_should_be() -> None:
     assert tokenizer.tokenize("x = 144") == ["x", "Ġ=", "Ġ", "1", "4", "4"]
     assert tokenizer.eos_token == "<|im_end|>"
     assert sorted(entry.name for entry in path.parent.iterdir() if entry.name.startswith(f".{path.name}-")) == []
+
+
+def test_what_converting_needs_is_named_with_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # as where it is not installed
+    with pytest.raises(ModelError, match=r"needs accelerate: `pip install -c constraints.txt -e '.\[local\]'`"):
+        ensure_embedded_model(tmp_path)

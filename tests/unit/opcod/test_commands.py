@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from opcod.main import main
+from opcod.main import app, main
 from shared.config.loading import load_settings, to_toml
 
 SCRIPTED = ("--set", "students.a.engine=scripted", "--set", "students.b.engine=scripted")
@@ -92,7 +93,7 @@ def test_a_second_run_of_the_same_name_is_refused(opcod: Opcod, runs: Path) -> N
     assert [path.name for path in (runs / "r1").iterdir()] == ["config.toml"]
 
 
-@pytest.mark.parametrize("command", [("run", "--resume"), ("up",)])
+@pytest.mark.parametrize("command", [("run", "--resume"), ("up",), ("ask", "Why?", "--run")])
 def test_a_run_keeps_its_settings_and_shows_what_differs(opcod: Opcod, runs: Path, command: tuple[str, ...]) -> None:
     """Against the run's own settings, not against those of a preset that it was not begun with."""
     begun(runs, "r1", "run.seed=3")
@@ -109,6 +110,24 @@ def test_another_preset_differs_in_more(opcod: Opcod, runs: Path) -> None:
     assert "rollout.max_tokens: 16 ->" in error
 
 
+def test_who_shares_a_gpu_is_said_before_services_start(
+    opcod: Opcod, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The services end at once, as nobody can listen on that host."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    begun(runs, "r1", "bus.url=redis://127.0.0.1:9", "serving.host=no.such.host.invalid")
+    code, said, error = opcod("run", "--resume", "r1")
+    assert "note: trainer-a and trainer-b share GPU 0, and so its memory" in said
+    assert (code, "ended with exit code 2" in error) == (1, True), error
+
+
+@pytest.mark.parametrize("command", [("status",), ("feedback", "tail")])
+@pytest.mark.parametrize("option", ["--preset", "--config", "--set"])
+def test_what_only_looks_at_a_run_takes_no_settings(opcod: Opcod, command: tuple[str, ...], option: str) -> None:
+    code, _, error = opcod(*command, option, "x", places=False)
+    assert (code, "No such option" in error) == (2, True), error
+
+
 @pytest.mark.parametrize("command", ["status", "feedback"])
 def test_nothing_up_is_exit_code_69(opcod: Opcod, runs: Path, command: str) -> None:
     words = ["feedback", "tail"] if command == "feedback" else [command]
@@ -119,6 +138,25 @@ def test_nothing_up_is_exit_code_69(opcod: Opcod, runs: Path, command: str) -> N
 def test_asking_needs_a_run(opcod: Opcod) -> None:
     code, _, error = opcod("ask", "What voltage?")
     assert (code, "start one with `opcod run`" in error) == (2, True), error
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "said"),
+    [
+        ("bundle", "filters", "Names: round, step, student, tutor, domain, verdict, problem_id"),
+        ("feedback export", "filters", "Names: round, step, student, tutor, domain, verdict, problem_id"),
+        ("feedback show", "as_json", "The exchange as JSON."),
+        ("feedback tail", "as_json", "One JSON object a line."),
+        ("weights prune", "keep_every", "0: none"),
+        ("track", "to", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ],
+)
+def test_help_says_what_may_be_given(command: str, option: str, said: str) -> None:
+    found = typer.main.get_command(app)
+    for word in command.split():
+        found = found.commands[word]  # type: ignore[attr-defined]
+    [help_] = [each.help for each in found.params if each.name == option]  # type: ignore[attr-defined]
+    assert said in help_
 
 
 def test_problems_are_shown(opcod: Opcod) -> None:

@@ -17,14 +17,14 @@ from tests.fakes.listening import listening
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config
 
 
-def deployed(run_dir: Path, url: str) -> Deployment:
+def deployed(run_dir: Path, url: str | None) -> Deployment:
     return Deployment(
         run=RUN,
         run_dir=run_dir,
         mode="run",
         redis_url="",
         key_file=run_dir / KEY_FILE,
-        inspector=Endpoint(name="inspector", url=url),
+        inspector=Endpoint(name="inspector", url=url) if url else None,
     )
 
 
@@ -36,7 +36,7 @@ def test_the_address_logs_a_browser_in(tmp_path: Path) -> None:
     keyed = replace(config(tmp_path), keys=read_keys(tmp_path / KEY_FILE))
     app = build_app(keyed, store, ingest, log, threading.Event())
     with listening(app) as url, httpx2.Client(trust_env=False, follow_redirects=True) as browser:
-        page = browser.get(page_address(deployed(tmp_path, url)))
+        page = browser.get(str(page_address(deployed(tmp_path, url))))
         assert (page.status_code, str(page.url)) == (200, f"{url}/")
         assert "Log out" in page.text
     store.close()
@@ -45,3 +45,7 @@ def test_the_address_logs_a_browser_in(tmp_path: Path) -> None:
 def test_where_nobody_answers_the_plain_address_is_told(tmp_path: Path) -> None:
     (tmp_path / KEY_FILE).write_text(new_keys())
     assert page_address(deployed(tmp_path, "http://127.0.0.1:9")) == "http://127.0.0.1:9"
+
+
+def test_without_an_inspector_there_is_no_page(tmp_path: Path) -> None:
+    assert page_address(deployed(tmp_path, None)) is None

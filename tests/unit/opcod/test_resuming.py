@@ -11,6 +11,7 @@ from opcod.deployment import Deployment, Endpoint, ensure_key
 from opcod.resuming import end_pause
 from shared.access import read_keys
 from shared.bus.keys import RESULTS
+from shared.config.loading import to_toml
 from shared.contracts.control import Control
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.broker_api import broker_app
@@ -27,6 +28,7 @@ def bench(tmp_path: Path) -> BrokerBench:
 @pytest.fixture
 def deployment(bench: BrokerBench) -> Iterator[Deployment]:
     """The broker's API on a free port, its loop in a thread."""
+    (bench.run_dir / "config.toml").write_text(to_toml(bench.settings))
     keys = read_keys(ensure_key(bench.run_dir))
     app = broker_app(bench, keys=keys, peers_key=keys.strongest)
     stopping = threading.Event()

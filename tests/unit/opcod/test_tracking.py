@@ -123,10 +123,16 @@ def test_a_tracker_of_experiments_gets_every_figure_once(log: list[Event], monke
 
 
 @pytest.mark.parametrize(
-    ("to", "reason"), [("mlflow", "expected one of otlp, wandb, trackio"), ("wandb", "pip install")]
+    ("to", "reason"),
+    [
+        ("mlflow", "expected one of otlp, wandb, trackio"),
+        ("wandb", "`pip install wandb`"),
+        ("otlp", r"`pip install -c constraints.txt -e '.\[trace\]'`"),
+    ],
 )
 def test_what_cannot_be_sent_to_is_refused(to: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    for module in ("wandb", "opentelemetry.exporter.otlp.proto.http.trace_exporter"):
+        monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
     with pytest.raises(ConfigError, match=reason):
         open_tracker(to, RUN)
 

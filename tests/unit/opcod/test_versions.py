@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,18 @@ def test_what_is_not_as_it_was_is_said(runs: Path, harm: Callable[[Path], None],
     assert "a@v2: " in str(result.exception)
     assert said in str(result.exception)
     assert "a@v1: " not in str(result.exception)
+
+
+@pytest.mark.parametrize("words", [("verify", RUN), ("rollback", RUN, "--student", "a", "--to", "v1")])
+def test_where_torch_is_not_installed_it_is_said_where_to_do_it(
+    runs: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(runs)
+    monkeypatch.delitem(sys.modules, "shared.modeling.adapters", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = weights(runs, *words)
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert "`docker-compose exec trainer-a opcod weights …`" in str(result.exception)
 
 
 def done(runs: Path, **changes: object) -> Path:

@@ -10,7 +10,7 @@ from services.student.app import build_app
 from tests.fakes.student import StudentBench
 from tests.unit.modeling.tiny_model import write_tiny_model
 
-# What imports torch cannot even be collected where it is not installed: pip install 'opcod[local]' runs these.
+# What imports torch cannot even be collected where it is not installed: `make setup` installs it.
 collect_ignore = [] if find_spec("torch") else ["test_transformers.py", "test_sampling.py", "test_streaming.py"]
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-# What imports torch cannot even be collected where it is not installed: pip install 'opcod[local]' runs these.
+# What imports torch cannot even be collected where it is not installed: `make setup` installs it.
 collect_ignore_glob = [] if find_spec("torch") else ["test_*.py"]
 
 
