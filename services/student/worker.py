@@ -40,6 +40,9 @@ IDLE_S = 0.1
 RETRY_S = 0.5
 """Pause before the next try while the bus does not answer."""
 
+NOTHING_NEW = frozenset({EngineState.AWAY, EngineState.SUSPECT})
+"""No job is taken or started, and no version loaded, until the engine is known to be there. People are still told."""
+
 SECONDS_PER_TOKEN = 1.0
 """A decoding step of a full batch that takes longer than this means a stuck engine."""
 
@@ -97,7 +100,7 @@ class EngineWorker:
         answered = self._answer_people()
         try:
             self._connect()
-            if state is not EngineState.AWAY:
+            if state not in NOTHING_NEW:
                 self._keep_in_step(idle_s=0.0 if answered else IDLE_S)
             self._run_next_group()
             self._outbox.flush()
@@ -136,7 +139,8 @@ class EngineWorker:
 
     def _check_health(self) -> EngineState:
         health = self._engine.health()
-        self._board.engine_problem = None if health.state is EngineState.READY else health.detail
+        well = health.state in (EngineState.READY, EngineState.SUSPECT)
+        self._board.engine_problem = None if well else health.detail
         if health.state is EngineState.DEAD:
             raise EngineDeadError(f"the engine cannot go on: {health.detail}; restart this student")
         return health.state

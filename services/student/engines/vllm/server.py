@@ -52,7 +52,7 @@ class Server:
         self._lock = threading.Lock()
         self._stopping, self._look_now = threading.Event(), threading.Event()
         self._held: dict[str, str] = {}
-        self._looked_s = 0.0
+        self._looked_s, self._looks_as_asked = 0.0, False
         self._life = Life(*begin(), number=1)
         self._health = Health(Condition.RESTARTING, clock.monotonic_s())
         self._thread = threading.Thread(target=self._watch, name="vllm-watch", daemon=True)
@@ -109,6 +109,11 @@ class Server:
         """Something looked wrong: look at the server now."""
         self._look_now.set()
 
+    @property
+    def in_doubt(self) -> bool:
+        """A look that was asked for has not ended yet."""
+        return self._look_now.is_set() or self._looks_as_asked  # in this order: `turn` sets the one, clears the other
+
     def stop(self) -> None:
         """End the watch, and the process if it is ours."""
         self._stopping.set()
@@ -121,13 +126,19 @@ class Server:
     def _watch(self) -> None:
         while not self._stopping.is_set():
             self._look_now.wait(POLL_S)
-            asked = self._look_now.is_set()
-            self._look_now.clear()
             if not self._stopping.is_set():
-                self.turn(asked)
+                self.turn(now=False)
 
     def turn(self, now: bool = True) -> None:
-        """Look at the process, at the server too if it is time (or `now`), and start it again if it is dead."""
+        """Look at the process, at the server too if it is time (or `now`, or asked for), and start it again if it is
+        dead.
+        """
+        self._looks_as_asked = self._look_now.is_set()
+        self._look_now.clear()
+        self._turn(now or self._looks_as_asked)
+        self._looks_as_asked = False
+
+    def _turn(self, now: bool) -> None:
         if self._health.condition is Condition.FAILED:
             return
         process = self._life.process

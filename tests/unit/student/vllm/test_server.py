@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from tests.fakes.student import HandClock, publish_version
 from tests.fakes.vllm import LIMIT, FakeVllm
 
 HANG_S = 6.0
+WAIT_S = 20.0
 SPEC = LoraSpec(rank=2, alpha_scale=2.0)
 
 
@@ -147,6 +148,13 @@ def engine(tmp_path: Path, tiny_dir: Path) -> Iterator[EngineBench]:
     bench.close()
 
 
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
 def request(version: str = "a@v1", max_tokens: int = 3) -> GenerationRequest:
     sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=max_tokens)
     return GenerationRequest(version, (ChatMessage(role="user", content="x"),), sampling, seed=2**62)
@@ -222,6 +230,23 @@ def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> 
     assert len(lost) == 1 and engine.engine.versions() == {}
     with pytest.raises(EngineAwayError, match="with it a@v1"):
         engine.engine.generate([request()])
+
+
+def test_an_engine_that_may_be_lost_is_suspect_until_the_look_at_it_has_ended(engine: EngineBench) -> None:
+    engine.engine.load("a@v1", engine.adapter)
+    for fault in (engine.fake.dead, engine.fake.hung):
+        fault.set()
+        if fault is engine.fake.dead:
+            with pytest.raises(EngineAwayError, match="answered /v1/completions with 500"):
+                engine.engine.generate([request()])
+        else:
+            engine.engine.server.look()
+        for _ in range(20):
+            assert engine.engine.health().state is EngineState.SUSPECT
+            time.sleep(0.01)
+        fault.clear()
+        engine.engine.server.look()
+        until(lambda: engine.engine.health().state is EngineState.READY)
 
 
 def test_a_version_that_speaks_like_another_model_is_refused(engine: EngineBench, tmp_path: Path) -> None:
