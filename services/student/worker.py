@@ -94,14 +94,17 @@ class EngineWorker:
         self._drain()
 
     def turn(self) -> None:
-        """One turn; waits up to IDLE_S for a job when there is nothing to do."""
+        """One turn; waits up to IDLE_S, for a job or for the engine, when there is nothing to do."""
         self._board.beat()
         state = self._check_health()
         answered = self._answer_people()
         try:
             self._connect()
-            if state not in NOTHING_NEW:
-                self._keep_in_step(idle_s=0.0 if answered else IDLE_S)
+            idle_s = 0.0 if answered else IDLE_S
+            if state in NOTHING_NEW:
+                self._stopping.wait(idle_s)
+            else:
+                self._keep_in_step(idle_s)
             self._run_next_group()
             self._outbox.flush()
         except EngineAwayError as error:

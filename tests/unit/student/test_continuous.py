@@ -12,6 +12,7 @@ import pytest
 from services.student.continuous import MAX_TRIES
 from services.student.engines.port import EngineState, Generation, GenerationRequest
 from services.student.flights import Flights
+from services.student.worker import IDLE_S
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.envelope import Message
 from shared.contracts.ids import seed_of
@@ -219,6 +220,26 @@ def test_while_the_engine_is_away_nothing_is_taken_and_people_are_told(bench: Co
     assert bench.engine.loads[loads:] == ["a@v0"]
     bench.engine.state = EngineState.READY
     assert [done.job_id for done in bench.ended(1)] == [job.id]
+
+
+@pytest.mark.parametrize("state", [EngineState.AWAY, EngineState.SUSPECT])
+def test_it_waits_for_its_engine_without_turning_all_the_time(bench: ContinuousBench, state: EngineState) -> None:
+    bench.engine.state = state
+    started_s = time.monotonic()
+    bench.turn(3)
+    assert time.monotonic() - started_s >= 3 * IDLE_S
+    bench.engine.hold = True
+    person = bench.ask()
+    running(bench, 1)
+    flying_s = time.monotonic()
+    bench.turn(3)
+    assert time.monotonic() - flying_s < 3 * IDLE_S
+    bench.engine.go.set()
+    bench.until(person.done)
+    bench.stopping.set()
+    leaving_s = time.monotonic()
+    bench.turn(3)
+    assert time.monotonic() - leaving_s < IDLE_S
 
 
 def test_on_the_way_out_what_runs_may_end(bench: ContinuousBench) -> None:
