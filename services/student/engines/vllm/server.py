@@ -1,12 +1,13 @@
 """The vLLM server of a student over all its lives: started (or found), watched, started again.
 
 What always holds: a version is only used in the life that it was loaded in; a server that came back, whoever brought it
-back, has no versions until they are loaded again (health.py); the process is ended with the student.
+back, has no versions until they are loaded again (health.py); the process is ended with the student; a server that
+nothing watches any more has FAILED.
 """
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -84,7 +85,8 @@ class Server:
 
     @property
     def health(self) -> Health:
-        return self._health
+        watch_died = self._thread.ident is not None and not self._thread.is_alive() and not self._stopping.is_set()
+        return replace(self._health, condition=Condition.FAILED) if watch_died else self._health
 
     @property
     def held(self) -> dict[str, str]:
@@ -167,6 +169,15 @@ class Server:
         with self._lock:
             self._health = after(self._health, Seen.STARTED, self._clock.monotonic_s(), self._bounds)
             self._forget()
+        try:
+            self._replace_life()
+        except (OSError, OpcodError) as error:
+            log.error("engine could not be started again", error=repr(error))
+            with self._lock:
+                self._health = after(self._health, Seen.ENDED, self._clock.monotonic_s(), self._bounds)
+
+    def _replace_life(self) -> None:
+        """Raises OSError and OpcodError."""
         self._end_life()
         if self._health.condition is Condition.FAILED:
             log.error("engine was started too often", restarts=len(self._health.restarts), log=self._log_tail())

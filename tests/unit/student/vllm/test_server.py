@@ -15,6 +15,7 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
+from services.student.engines.vllm.build import log_tail
 from services.student.engines.vllm.client import Client
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
@@ -39,11 +40,17 @@ class Bench:
         self.fake = FakeVllm(directory / "s")
         self.fake.start()
         self.clock = HandClock()
+        self.failure: Exception | None = None
         self.server = self._server()
 
     def _server(self) -> Server:
         bounds = Bounds(hang_s=HANG_S, start_s=5.0, max_restarts=1)
-        return Server(lambda: (Client(self.fake.url, None), None), bounds, self.clock, lambda: "(no log)")
+        return Server(self._begin, bounds, self.clock, lambda: "(no log)")
+
+    def _begin(self) -> tuple[Client, None]:
+        if self.failure is not None:
+            raise self.failure
+        return Client(self.fake.url, None), None
 
     def turn(self, passed_s: float = 1.0) -> Condition:
         self.clock.now_s += passed_s
@@ -110,6 +117,31 @@ def test_a_server_that_never_comes_back_is_given_up(bench: Bench) -> None:
     bench.fake.stop()
     conditions = [bench.turn(10.0) for _ in range(3)]
     assert conditions == [Condition.RESTARTING, Condition.FAILED, Condition.FAILED]
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "no space left"), EngineAwayError("the connection was closed")])
+def test_a_start_that_fails_is_a_life_that_ended(bench: Bench, failure: Exception) -> None:
+    bench.turn()
+    bench.fake.stop()
+    bench.failure = failure
+    assert [bench.turn(10.0) for _ in range(3)] == [Condition.DEAD, Condition.FAILED, Condition.FAILED]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_that_nothing_watches_has_failed(bench: Bench) -> None:
+    bench.server.start()
+    bench.hold("a@v1")
+    assert bench.server.health.condition is Condition.HEALTHY
+    bench.failure = RuntimeError("can't start new thread")
+    bench.fake.dead.set()
+    bench.clock.now_s += HANG_S
+    bench.server.look()
+    until(lambda: not bench.server._thread.is_alive())
+    assert bench.server.health.condition is Condition.FAILED
+
+
+def test_a_log_that_cannot_be_read_is_no_reason_to_end(tmp_path: Path) -> None:
+    assert log_tail(tmp_path).startswith("(no log: ") and "runs elsewhere" in log_tail(tmp_path / "none")
 
 
 def test_a_server_that_does_not_answer_at_all_is_an_error_with_its_url(tmp_path: Path) -> None:
