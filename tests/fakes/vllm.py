@@ -1,12 +1,14 @@
 """A server with vLLM's routes that answers by heart, and hangs, dies or forgets when told to."""
 
+import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from services.student.engines.vllm.capabilities import FIELDS, ROUTES
 
@@ -18,7 +20,8 @@ class FakeVllm:
     """Listens on `socket`. Every completion is its prompt's last id, `max_tokens` times, at log-prob -0.5.
 
     hung: completions are not answered until it is cleared. dead: they fail, while the list of models is still given.
-    refusal: what it says to an adapter. probed: log-prob of every id that a probe asks for.
+    text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
+    probe asks for.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -26,6 +29,7 @@ class FakeVllm:
         self.models: dict[str, str] = {}
         self.bodies: list[dict[str, Any]] = []
         self.hung, self.dead = threading.Event(), threading.Event()
+        self.text = "x"
         self.refusal: str | None = None
         self.probed = -2.0
         self.version = "0.32.0"
@@ -92,8 +96,18 @@ class FakeVllm:
         if body["model"] not in (BASE, *self.models):
             return JSONResponse({"error": {"message": "no such model"}}, 404)
         prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
+        if body.get("stream"):
+            return StreamingResponse(self._streamed(prompts[0], body), media_type="text/event-stream")
         choices = [self._choice(index, prompt, body) for index, prompt in enumerate(prompts)]
         return JSONResponse({"choices": choices})
+
+    def _streamed(self, prompt: list[int], body: dict[str, Any]) -> Iterator[str]:
+        """A token an event, with every character of its text as it is, as vLLM does it."""
+        for left in reversed(range(body["max_tokens"])):
+            one = {**self._choice(0, prompt, {**body, "max_tokens": 1}), "text": self.text}
+            event = {"choices": [one if left == 0 else {**one, "finish_reason": None}]}
+            yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+        yield "data: [DONE]\n\n"
 
     def _choice(self, index: int, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
         count = body["max_tokens"]
