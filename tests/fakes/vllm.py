@@ -19,7 +19,8 @@ LIMIT = 4096
 class FakeVllm:
     """Listens on `socket`. Every completion is its prompt's last id, `max_tokens` times, at log-prob -0.5.
 
-    hung: completions are not answered until it is cleared. dead: they fail, while the list of models is still given.
+    hung: completions are not answered until it is cleared; left: how many were not waited for. dead: they fail, while
+    the list of models is still given.
     text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
     probe asks for.
     """
@@ -29,6 +30,7 @@ class FakeVllm:
         self.models: dict[str, str] = {}
         self.bodies: list[dict[str, Any]] = []
         self.hung, self.dead = threading.Event(), threading.Event()
+        self.left = 0
         self.text = "x"
         self.refusal: str | None = None
         self.probed = -2.0
@@ -89,12 +91,15 @@ class FakeVllm:
         return app
 
     async def _completed(self, request: Request, body: dict[str, Any]) -> Response:
-        while self.hung.is_set() and not await request.is_disconnected():
+        if body["model"] not in (BASE, *self.models):
+            return JSONResponse({"error": {"message": "no such model"}}, 404)
+        while self.hung.is_set():
+            if await request.is_disconnected():
+                self.left += 1
+                break
             await _moment()
         if self.dead.is_set():
             return JSONResponse({"error": {"message": "EngineCore encountered an issue"}}, 500)
-        if body["model"] not in (BASE, *self.models):
-            return JSONResponse({"error": {"message": "no such model"}}, 404)
         prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
         if body.get("stream"):
             return StreamingResponse(self._streamed(prompts[0], body), media_type="text/event-stream")

@@ -128,7 +128,13 @@ class Client:
 
     # On the loop -----------------------------------------------------------------------------------------
     async def _gather(self, calls: Sequence[Call]) -> list[Choice]:
-        return list(await asyncio.gather(*map(self._one, calls)))
+        """Once one fails, nobody waits for the others: they are cancelled."""
+        asked = [asyncio.ensure_future(self._one(call)) for call in calls]
+        try:
+            return list(await asyncio.gather(*asked))
+        finally:
+            for one in asked:
+                one.cancel()
 
     async def _one(self, call: Call) -> Choice:
         if call.hear is not None:

@@ -1,13 +1,17 @@
 """Talking to a server: what it streams comes whole, and what nobody waits for any more is dropped."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from services.student.engines.port import EngineAwayError
 from services.student.engines.vllm.client import Call, Client
 from services.student.engines.vllm.wire import Choice
 from tests.fakes.vllm import BASE, FakeVllm
+
+WAIT_S = 5.0
 
 
 class Talk:
@@ -49,3 +53,13 @@ def test_a_streamed_text_may_hold_any_character(talk: Talk, text: str) -> None:
 def test_whoever_leaves_gets_what_came(talk: Talk) -> None:
     (cut,) = talk.client.complete([Call(body(), lambda _: False)], lambda: None)
     assert cut.token_ids == [7] and cut.finish_reason == "length"
+
+
+def test_a_call_that_fails_takes_those_beside_it_along(talk: Talk) -> None:
+    talk.fake.hung.set()
+    with pytest.raises(EngineAwayError, match="with 404"):
+        talk.client.complete([Call(body()), Call(body(), lambda _: True), Call(body("none"))], lambda: None)
+    deadline = time.monotonic() + WAIT_S
+    while talk.fake.left < 2:
+        assert time.monotonic() < deadline, f"{talk.fake.left} of 2 were given up"
+        time.sleep(0.01)
