@@ -62,7 +62,8 @@ def _started(config: StudentConfig, model_dir: Path, log_file: Path) -> Begin:
         command = arguments(installation, section, model, socket=socket, slots=config.section.slots, seed=seed)
         variables = environment(installation, section, key=key, threads=settings.resources.threads, ours=os.environ)
         guards = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
-        process = ServerProcess(guarded(command), {**variables, **guards}, log_file, scratch=socket.parent)
+        under_guard = guarded(command, os.getpid())
+        process = ServerProcess(under_guard, {**variables, **guards}, log_file, scratch=socket.parent)
         return Client(f"unix:{socket}", key), process
 
     return begin
