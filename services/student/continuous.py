@@ -1,22 +1,23 @@
 """The engine's thread where requests may join while others run: jobs and people side by side, each as it comes.
 
 What always holds is what holds turn by turn (worker.py), and more: nobody waits for another's group to end; work of an
-engine that was lost on the way waits for it in hand, and is made again with the same seeds when it is back.
+engine that was lost on the way waits for it in hand, and is made again with the same seeds when it is known to be back,
+so that one loss takes one of a job's tries.
 """
 
-from collections import Counter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import structlog
 
 from services.student import metrics
-from services.student.engines.port import EngineAwayError, EngineState, UnknownVersionError
+from services.student.engines.port import EngineAwayError, UnknownVersionError
 from services.student.flights import Flight, Flights
 from services.student.generation import Failure, describe
 from services.student.intake import HeldJob
 from services.student.interactive import Question
 from services.student.loader import VersionRefusedError
-from services.student.worker import EngineWorker, ReadyJob
+from services.student.worker import NOTHING_NEW, EngineWorker, ReadyJob
 from shared.errors import UnavailableError
 from shared.faults import fault_point
 
@@ -35,7 +36,7 @@ class ContinuousWorker(EngineWorker):
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self._flights: Flights[ReadyJob | Question] = Flights(self._engine, self._clock)
-        self._tries: Counter[str] = Counter()
+        self._losses: WeakKeyDictionary[HeldJob, int] = WeakKeyDictionary()
 
     def _answer_people(self) -> bool:
         for question in self._interactive.take(self._engine.slots):
@@ -57,9 +58,9 @@ class ContinuousWorker(EngineWorker):
         return super()._in_use() | asked
 
     def _run_next_group(self) -> None:
-        away = self._engine.health().state is EngineState.AWAY
+        start = self._engine.health().state not in NOTHING_NEW
         for held in self.intake.waiting(self._jobs_under_way()):
-            if not away:
+            if start:
                 self._start(held)
         self._land(POLL_S if self._flights.works else 0.0)
 
@@ -96,16 +97,14 @@ class ContinuousWorker(EngineWorker):
         else:
             fault_point("student.generated")
             metrics.BATCH_SECONDS.observe(flight.seconds)
-            self._tries.pop(held.job.id, None)
             self.intake.complete(held, prompts, result, flight.seconds)
 
     def _failed(self, held: HeldJob, failure: Failure) -> None:
         """A lost engine is no fault of the job, unless it is lost each time."""
-        self._tries[held.job.id] += 1
-        if isinstance(failure.cause, EngineAwayError) and self._tries[held.job.id] < MAX_TRIES:
+        self._losses[held] = self._losses.get(held, 0) + 1
+        if isinstance(failure.cause, EngineAwayError) and self._losses[held] < MAX_TRIES:
             log.warning("engine lost under a job; it waits", job=held.job.id, error=failure.text)
             return
-        del self._tries[held.job.id]
         self.intake.fail(held, failure.text)
 
     def _drain(self) -> None:

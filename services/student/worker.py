@@ -40,6 +40,9 @@ IDLE_S = 0.1
 RETRY_S = 0.5
 """Pause before the next try while the bus does not answer."""
 
+NOTHING_NEW = frozenset({EngineState.AWAY, EngineState.SUSPECT})
+"""No job is taken or started, and no version loaded, until the engine is known to be there. People are still told."""
+
 SECONDS_PER_TOKEN = 1.0
 """A decoding step of a full batch that takes longer than this means a stuck engine."""
 
@@ -91,14 +94,17 @@ class EngineWorker:
         self._drain()
 
     def turn(self) -> None:
-        """One turn; waits up to IDLE_S for a job when there is nothing to do."""
+        """One turn; waits up to IDLE_S, for a job or for the engine, when there is nothing to do."""
         self._board.beat()
         state = self._check_health()
         answered = self._answer_people()
         try:
             self._connect()
-            if state is not EngineState.AWAY:
-                self._keep_in_step(idle_s=0.0 if answered else IDLE_S)
+            idle_s = 0.0 if answered else IDLE_S
+            if state in NOTHING_NEW:
+                self._stopping.wait(idle_s)
+            else:
+                self._keep_in_step(idle_s)
             self._run_next_group()
             self._outbox.flush()
         except EngineAwayError as error:
@@ -136,7 +142,8 @@ class EngineWorker:
 
     def _check_health(self) -> EngineState:
         health = self._engine.health()
-        self._board.engine_problem = None if health.state is EngineState.READY else health.detail
+        well = health.state in (EngineState.READY, EngineState.SUSPECT)
+        self._board.engine_problem = None if well else health.detail
         if health.state is EngineState.DEAD:
             raise EngineDeadError(f"the engine cannot go on: {health.detail}; restart this student")
         return health.state

@@ -27,8 +27,8 @@ WAIT_S = 10.0
 class FakeEngine:
     """Answers `<version>:<seed>`; a prompt that contains POISON makes the whole call fail.
 
-    losses: so many calls are lost on the way. during: called in `generate`. hold: set it to keep `generate` waiting
-    until `go` is set (or it is cancelled, or everybody is gone).
+    losses: so many calls are lost on the way; suspect_when_lost: it is SUSPECT from then on. during: called in
+    `generate`. hold: set it to keep `generate` waiting until `go` is set (or it is cancelled, or everybody is gone).
     """
 
     vocabulary_size = 256
@@ -42,7 +42,7 @@ class FakeEngine:
         self.loads: list[str] = []
         self.healthy = True
         self.state = EngineState.READY
-        self.losses = 0
+        self.losses, self.suspect_when_lost = 0, False
         self.probed: tuple[float, ...] | None = None
         self.dies_of_poison = False
         self.lies_about_checksum = False
@@ -73,6 +73,7 @@ class FakeEngine:
         self._wait(requests, cancelled)
         if self.losses:
             self.losses -= 1
+            self.state = EngineState.SUSPECT if self.suspect_when_lost else self.state
             raise EngineAwayError("lost on the way")
         self.during()
         if any(POISON in request.messages[-1].content for request in requests):

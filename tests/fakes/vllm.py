@@ -1,12 +1,14 @@
 """A server with vLLM's routes that answers by heart, and hangs, dies or forgets when told to."""
 
+import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from services.student.engines.vllm.capabilities import FIELDS, ROUTES
 
@@ -17,8 +19,10 @@ LIMIT = 4096
 class FakeVllm:
     """Listens on `socket`. Every completion is its prompt's last id, `max_tokens` times, at log-prob -0.5.
 
-    hung: completions are not answered until it is cleared. dead: they fail, while the list of models is still given.
-    refusal: what it says to an adapter. probed: log-prob of every id that a probe asks for.
+    hung: completions are not answered until it is cleared; left: how many were not waited for. dead: they fail, while
+    the list of models is still given.
+    text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
+    probe asks for.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -26,6 +30,8 @@ class FakeVllm:
         self.models: dict[str, str] = {}
         self.bodies: list[dict[str, Any]] = []
         self.hung, self.dead = threading.Event(), threading.Event()
+        self.left = 0
+        self.text = "x"
         self.refusal: str | None = None
         self.probed = -2.0
         self.version = "0.32.0"
@@ -85,15 +91,28 @@ class FakeVllm:
         return app
 
     async def _completed(self, request: Request, body: dict[str, Any]) -> Response:
-        while self.hung.is_set() and not await request.is_disconnected():
+        if body["model"] not in (BASE, *self.models):
+            return JSONResponse({"error": {"message": "no such model"}}, 404)
+        while self.hung.is_set():
+            if await request.is_disconnected():
+                self.left += 1
+                break
             await _moment()
         if self.dead.is_set():
             return JSONResponse({"error": {"message": "EngineCore encountered an issue"}}, 500)
-        if body["model"] not in (BASE, *self.models):
-            return JSONResponse({"error": {"message": "no such model"}}, 404)
         prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
+        if body.get("stream"):
+            return StreamingResponse(self._streamed(prompts[0], body), media_type="text/event-stream")
         choices = [self._choice(index, prompt, body) for index, prompt in enumerate(prompts)]
         return JSONResponse({"choices": choices})
+
+    def _streamed(self, prompt: list[int], body: dict[str, Any]) -> Iterator[str]:
+        """A token an event, with every character of its text as it is, as vLLM does it."""
+        for left in reversed(range(body["max_tokens"])):
+            one = {**self._choice(0, prompt, {**body, "max_tokens": 1}), "text": self.text}
+            event = {"choices": [one if left == 0 else {**one, "finish_reason": None}]}
+            yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+        yield "data: [DONE]\n\n"
 
     def _choice(self, index: int, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
         count = body["max_tokens"]

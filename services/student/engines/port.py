@@ -116,9 +116,12 @@ class Generation:
 
 
 class EngineState(StrEnum):
-    """READY answers; EMPTY came back without its versions, which are to be loaded again; AWAY comes back; DEAD not."""
+    """READY answers; SUSPECT may be lost, and is looked at; EMPTY came back without its versions, which are to be
+    loaded again; AWAY comes back; DEAD not.
+    """
 
     READY = "ready"
+    SUSPECT = "suspect"
     EMPTY = "empty"
     AWAY = "away"
     DEAD = "dead"

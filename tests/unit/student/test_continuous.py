@@ -12,6 +12,7 @@ import pytest
 from services.student.continuous import MAX_TRIES
 from services.student.engines.port import EngineState, Generation, GenerationRequest
 from services.student.flights import Flights
+from services.student.worker import IDLE_S
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.envelope import Message
 from shared.contracts.ids import seed_of
@@ -72,6 +73,14 @@ def bench(tmp_path: Path) -> Iterator[ContinuousBench]:
 
 def running(bench: ContinuousBench, count: int) -> None:
     bench.until(lambda: len(bench.engine.calls) >= count)
+
+
+def lose(bench: ContinuousBench, tries: int) -> None:
+    """The engine is there, and lost under its call number `tries`; it gets no more meanwhile."""
+    bench.engine.state = EngineState.READY
+    bench.until(lambda: bench.engine.state is EngineState.SUSPECT)
+    bench.turn(5)
+    assert len(bench.engine.calls) == tries
 
 
 def test_jobs_of_two_versions_and_a_person_run_at_once(bench: ContinuousBench, tmp_path: Path) -> None:
@@ -159,11 +168,39 @@ def test_work_of_a_lost_engine_waits_in_hand_and_is_made_again_with_its_seeds(be
 
 
 def test_a_job_under_which_the_engine_is_always_lost_fails(bench: ContinuousBench) -> None:
-    bench.engine.losses = 10**6
+    """One loss takes one try: nothing starts again before the engine is known to be there."""
+    bench.engine.losses, bench.engine.suspect_when_lost = 10**6, True
     bench.broker.issue(ROLLOUT, 1)
+    for tries in range(1, MAX_TRIES + 1):
+        assert bench.came == []
+        lose(bench, tries)
     (done,) = bench.ended(1)
     assert (done.outcome, done.error) == ("failed", "EngineAwayError: lost on the way")
     assert len(bench.engine.calls) == MAX_TRIES
+
+
+def test_tries_of_a_job_that_went_do_not_count_when_it_comes_again(bench: ContinuousBench) -> None:
+    """It is released with its lease, and taken again as the second attempt."""
+    bench.engine.losses, bench.engine.suspect_when_lost = MAX_TRIES, True
+    bench.broker.issue(ROLLOUT, 1)
+    for tries in range(1, MAX_TRIES):
+        lose(bench, tries)
+    bench.worker.intake.held[0].lost.set()
+    lose(bench, MAX_TRIES)
+    bench.engine.state = EngineState.READY
+    assert [done.outcome for done in bench.ended(1)] == ["ok"]
+
+
+def test_people_are_told_at_once_of_an_engine_that_may_be_lost(bench: ContinuousBench) -> None:
+    bench.engine.losses, bench.engine.state = 1, EngineState.SUSPECT
+    job = bench.broker.issue(ROLLOUT, 1)
+    person = bench.ask()
+    bench.until(person.done)
+    with pytest.raises(UnavailableError, match="lost on the way"):
+        person.result()
+    assert bench.came == [] and bench.board.not_ready() is None
+    bench.engine.state = EngineState.READY
+    assert [done.job_id for done in bench.ended(1)] == [job.id]
 
 
 def test_while_the_engine_is_away_nothing_is_taken_and_people_are_told(bench: ContinuousBench) -> None:
@@ -183,6 +220,26 @@ def test_while_the_engine_is_away_nothing_is_taken_and_people_are_told(bench: Co
     assert bench.engine.loads[loads:] == ["a@v0"]
     bench.engine.state = EngineState.READY
     assert [done.job_id for done in bench.ended(1)] == [job.id]
+
+
+@pytest.mark.parametrize("state", [EngineState.AWAY, EngineState.SUSPECT])
+def test_it_waits_for_its_engine_without_turning_all_the_time(bench: ContinuousBench, state: EngineState) -> None:
+    bench.engine.state = state
+    started_s = time.monotonic()
+    bench.turn(3)
+    assert time.monotonic() - started_s >= 3 * IDLE_S
+    bench.engine.hold = True
+    person = bench.ask()
+    running(bench, 1)
+    flying_s = time.monotonic()
+    bench.turn(3)
+    assert time.monotonic() - flying_s < 3 * IDLE_S
+    bench.engine.go.set()
+    bench.until(person.done)
+    bench.stopping.set()
+    leaving_s = time.monotonic()
+    bench.turn(3)
+    assert time.monotonic() - leaving_s < IDLE_S
 
 
 def test_on_the_way_out_what_runs_may_end(bench: ContinuousBench) -> None:

@@ -36,7 +36,7 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     begin = _found(config) if section.url is not None else _started(config, model_dir, log_file)
     bounds = Bounds(section.hang_timeout_s, section.start_timeout_s, section.max_restarts)
     return VllmEngine(
-        Server(begin, bounds, SystemClock(), lambda: _tail(log_file)),
+        Server(begin, bounds, SystemClock(), lambda: log_tail(log_file)),
         model_dir,
         load_tokenizer(model_dir, config.section.chat_template),
         int(AutoConfig.from_pretrained(model_dir, local_files_only=True).vocab_size),
@@ -62,13 +62,18 @@ def _started(config: StudentConfig, model_dir: Path, log_file: Path) -> Begin:
         command = arguments(installation, section, model, socket=socket, slots=config.section.slots, seed=seed)
         variables = environment(installation, section, key=key, threads=settings.resources.threads, ours=os.environ)
         guards = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
-        process = ServerProcess(guarded(command), {**variables, **guards}, log_file, scratch=socket.parent)
+        under_guard = guarded(command, os.getpid())
+        process = ServerProcess(under_guard, {**variables, **guards}, log_file, scratch=socket.parent)
         return Client(f"unix:{socket}", key), process
 
     return begin
 
 
-def _tail(log_file: Path) -> str:
+def log_tail(log_file: Path) -> str:
+    """The last lines of a server's log, or why there are none."""
     if not log_file.exists():
         return "(no log: it runs elsewhere)"
-    return "\n".join(log_file.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    try:
+        return "\n".join(log_file.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    except OSError as error:
+        return f"(no log: {error})"

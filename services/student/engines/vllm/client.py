@@ -30,6 +30,7 @@ CHECK_S = 0.2
 """How soon a generation that is not wanted any more is dropped."""
 
 COMPLETIONS = "/v1/completions"
+DONE = "[DONE]"
 _FOR_EVER = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
 _KEPT_OF_AN_ERROR = 500
 _BAD_REQUESTS = frozenset({400, 413, 422})
@@ -127,7 +128,13 @@ class Client:
 
     # On the loop -----------------------------------------------------------------------------------------
     async def _gather(self, calls: Sequence[Call]) -> list[Choice]:
-        return list(await asyncio.gather(*map(self._one, calls)))
+        """Once one fails, nobody waits for the others: they are cancelled."""
+        asked = [asyncio.ensure_future(self._one(call)) for call in calls]
+        try:
+            return list(await asyncio.gather(*asked))
+        finally:
+            for one in asked:
+                one.cancel()
 
     async def _one(self, call: Call) -> Choice:
         if call.hear is not None:
@@ -144,12 +151,13 @@ class Client:
                 if answer.status_code != 200:
                     await answer.aread()
                 _require_ok(COMPLETIONS, answer)
-                async for line in answer.aiter_lines():
-                    if line.startswith("data: {"):
-                        (part,) = _shaped(COMPLETIONS, line.removeprefix("data: "), Completion).choices
-                        parts.append(part)
-                        if not hear(part):
-                            return joined([*parts, Choice(finish_reason="length")])
+                async for event in httpx2.EventSource(answer):
+                    if event.data == DONE:
+                        continue  # to the end of the answer, so that the connection is kept
+                    (part,) = _shaped(COMPLETIONS, event.data, Completion).choices
+                    parts.append(part)
+                    if not hear(part):
+                        return joined([*parts, Choice(finish_reason="length")])
         except httpx2.HTTPError as error:
             raise EngineAwayError(f"vLLM broke {COMPLETIONS} off: {error!r}") from error
         return _ended(joined(parts))

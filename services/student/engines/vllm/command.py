@@ -86,9 +86,9 @@ def environment(
     return {**kept, **fixed, **(on_cpu if installation.on_cpu else {}), **section.environment}
 
 
-def guarded(command: list[str]) -> list[str]:
-    """The command under a guard, which ends the server when this process is gone."""
-    return [sys.executable, "-m", "services.student.engines.vllm.guard", *command]
+def guarded(command: list[str], student: int) -> list[str]:
+    """The command under a guard, which ends the server when its parent, the process `student`, is gone."""
+    return [sys.executable, "-m", "services.student.engines.vllm.guard", str(student), *command]
 
 
 def largest_rank(rank: int) -> int:

@@ -39,7 +39,7 @@ from shared.modeling.stopping import eos_ids, generation_config
 
 _STATES = {
     Condition.HEALTHY: EngineState.READY,
-    Condition.SUSPECT: EngineState.READY,
+    Condition.SUSPECT: EngineState.SUSPECT,
     Condition.STALE: EngineState.EMPTY,
     Condition.FAILED: EngineState.DEAD,
 }
@@ -132,8 +132,11 @@ class VllmEngine:
         return [reading.generation(prompt, choice) for reading, prompt, choice in answers]
 
     def health(self) -> EngineHealth:
-        condition = self.server.health.condition
-        return EngineHealth(_STATES.get(condition, EngineState.AWAY), f"vLLM {self._version}: {condition.value}")
+        in_doubt, condition = self.server.in_doubt, self.server.health.condition
+        state = _STATES.get(condition, EngineState.AWAY)
+        if in_doubt and state in (EngineState.READY, EngineState.EMPTY):
+            state = EngineState.SUSPECT
+        return EngineHealth(state, f"vLLM {self._version}: {condition.value}")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return len(render(self._tokenizer, messages))

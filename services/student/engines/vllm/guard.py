@@ -1,4 +1,4 @@
-"""`python -m services.student.engines.vllm.guard COMMAND…`: runs the command for as long as its parent lives.
+"""`python -m services.student.engines.vllm.guard PID COMMAND…`: runs the command for as long as its parent, PID, lives.
 
 What always holds: when the student is gone, however it ended, every process that its server made is ended too, and the
 GPU is free for the student's next life. The guard leads a process group of its own, which all of them are in.
@@ -18,9 +18,13 @@ OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 """Of the guard's own environment; the server's interpreter has its own packages."""
 
 
-def main(command: list[str]) -> int:
-    """Run until the command ends, the parent is gone, or SIGTERM; returns the command's exit code."""
-    parent, asked = os.getppid(), [False]
+def main(student: int, command: list[str]) -> int:
+    """Returns the exit code of a command that ends by itself. When the student is gone, or at SIGTERM, the whole group
+    is ended, this process too.
+
+    student: the parent's id, as it may be gone before this process can ask for it.
+    """
+    asked = [False]
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         asked[0] = True
@@ -29,12 +33,11 @@ def main(command: list[str]) -> int:
     environment = {name: value for name, value in os.environ.items() if name not in OURS}
     running = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
     while running.poll() is None:
-        if asked[0] or os.getppid() != parent:
-            end_group(running, os.getpgrp())  # kills this process, too, where the server does not end by itself
-            break
+        if asked[0] or os.getppid() != student:
+            end_group(running, os.getpgrp())  # SIGTERM to the server; then SIGKILL to all of the group, here it ends
         time.sleep(PARENT_POLL_S)
     return running.wait()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))

@@ -22,6 +22,7 @@ class ServerProcess:
         self, command: Sequence[str], environment: Mapping[str, str], log_file: Path, scratch: Path | None = None
     ) -> None:
         self._scratch = scratch
+        self._ended = False
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as output:
             self._running = subprocess.Popen(
@@ -44,8 +45,11 @@ class ServerProcess:
         return self._running.poll()
 
     def end(self) -> None:
-        """Returns when nothing of the group is left."""
+        """Returns when nothing of the group is left; once more changes nothing, as its id may be another's by then."""
+        if self._ended:
+            return
         end_group(self._running, self.pid)
+        self._ended = True
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 

@@ -1,12 +1,13 @@
 """The vLLM server of a student over all its lives: started (or found), watched, started again.
 
 What always holds: a version is only used in the life that it was loaded in; a server that came back, whoever brought it
-back, has no versions until they are loaded again (health.py); the process is ended with the student.
+back, has no versions until they are loaded again (health.py); the process is ended with the student; a server that
+nothing watches any more has FAILED.
 """
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -52,7 +53,7 @@ class Server:
         self._lock = threading.Lock()
         self._stopping, self._look_now = threading.Event(), threading.Event()
         self._held: dict[str, str] = {}
-        self._looked_s = 0.0
+        self._looked_s, self._looks_as_asked = 0.0, False
         self._life = Life(*begin(), number=1)
         self._health = Health(Condition.RESTARTING, clock.monotonic_s())
         self._thread = threading.Thread(target=self._watch, name="vllm-watch", daemon=True)
@@ -84,7 +85,8 @@ class Server:
 
     @property
     def health(self) -> Health:
-        return self._health
+        watch_died = self._thread.ident is not None and not self._thread.is_alive() and not self._stopping.is_set()
+        return replace(self._health, condition=Condition.FAILED) if watch_died else self._health
 
     @property
     def held(self) -> dict[str, str]:
@@ -109,6 +111,11 @@ class Server:
         """Something looked wrong: look at the server now."""
         self._look_now.set()
 
+    @property
+    def in_doubt(self) -> bool:
+        """A look that was asked for has not ended yet."""
+        return self._look_now.is_set() or self._looks_as_asked  # in this order: `turn` sets the one, clears the other
+
     def stop(self) -> None:
         """End the watch, and the process if it is ours."""
         self._stopping.set()
@@ -121,13 +128,19 @@ class Server:
     def _watch(self) -> None:
         while not self._stopping.is_set():
             self._look_now.wait(POLL_S)
-            asked = self._look_now.is_set()
-            self._look_now.clear()
             if not self._stopping.is_set():
-                self.turn(asked)
+                self.turn(now=False)
 
     def turn(self, now: bool = True) -> None:
-        """Look at the process, at the server too if it is time (or `now`), and start it again if it is dead."""
+        """Look at the process, at the server too if it is time (or `now`, or asked for), and start it again if it is
+        dead.
+        """
+        self._looks_as_asked = self._look_now.is_set()
+        self._look_now.clear()
+        self._turn(now or self._looks_as_asked)
+        self._looks_as_asked = False
+
+    def _turn(self, now: bool) -> None:
         if self._health.condition is Condition.FAILED:
             return
         process = self._life.process
@@ -156,6 +169,15 @@ class Server:
         with self._lock:
             self._health = after(self._health, Seen.STARTED, self._clock.monotonic_s(), self._bounds)
             self._forget()
+        try:
+            self._replace_life()
+        except (OSError, OpcodError) as error:
+            log.error("engine could not be started again", error=repr(error))
+            with self._lock:
+                self._health = after(self._health, Seen.ENDED, self._clock.monotonic_s(), self._bounds)
+
+    def _replace_life(self) -> None:
+        """Raises OSError and OpcodError."""
         self._end_life()
         if self._health.condition is Condition.FAILED:
             log.error("engine was started too often", restarts=len(self._health.restarts), log=self._log_tail())

@@ -43,7 +43,8 @@ def grandchild(file: Path) -> int:
 def test_ending_it_ends_what_it_made(tmp_path: Path) -> None:
     file, scratch = tmp_path / "pid", tmp_path / "scratch"
     scratch.mkdir()
-    process = ServerProcess(guarded([sys.executable, "-c", FAMILY, str(file)]), os.environ, tmp_path / "log", scratch)
+    command = guarded([sys.executable, "-c", FAMILY, str(file)], os.getpid())
+    process = ServerProcess(command, os.environ, tmp_path / "log", scratch)
     child = grandchild(file)
     assert process.exit_code is None and scratch.is_dir()
     process.end()
@@ -59,7 +60,7 @@ def test_it_ends_when_its_student_is_killed(tmp_path: Path) -> None:
         "import os, sys, time\nfrom pathlib import Path\n"
         "from services.student.engines.vllm.command import guarded\n"
         "from services.student.engines.vllm.process import ServerProcess\n"
-        "ServerProcess(guarded(sys.argv[1:]), os.environ, Path(sys.argv[-1] + '.log'))\ntime.sleep(600)\n"
+        "ServerProcess(guarded(sys.argv[1:], os.getpid()), os.environ, Path(sys.argv[-1] + '.log'))\ntime.sleep(600)\n"
     )
     command = [sys.executable, "-c", student, sys.executable, "-c", FAMILY, str(file)]
     running = subprocess.Popen(command)
@@ -69,8 +70,20 @@ def test_it_ends_when_its_student_is_killed(tmp_path: Path) -> None:
     until(lambda: gone(child))
 
 
+def test_it_ends_when_its_student_was_gone_before_it_began(tmp_path: Path) -> None:
+    """Its parent is another process by then."""
+    student = subprocess.Popen([sys.executable, "-c", ""])
+    student.wait(WAIT_S)
+    command = guarded([sys.executable, "-c", FAMILY, str(tmp_path / "pid")], student.pid)
+    process = ServerProcess(command, os.environ, tmp_path / "log")
+    until(lambda: process.exit_code is not None)
+    assert process.exit_code == -signal.SIGKILL
+    process.end()
+
+
 def test_its_exit_code_is_that_of_the_server(tmp_path: Path) -> None:
-    process = ServerProcess(guarded([sys.executable, "-c", "raise SystemExit(7)"]), os.environ, tmp_path / "log")
+    command = guarded([sys.executable, "-c", "raise SystemExit(7)"], os.getpid())
+    process = ServerProcess(command, os.environ, tmp_path / "log")
     until(lambda: process.exit_code is not None)
     assert process.exit_code == 7
     process.end()

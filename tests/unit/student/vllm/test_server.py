@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
+from services.student.engines.vllm.build import log_tail
 from services.student.engines.vllm.client import Client
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
@@ -28,6 +29,7 @@ from tests.fakes.student import HandClock, publish_version
 from tests.fakes.vllm import LIMIT, FakeVllm
 
 HANG_S = 6.0
+WAIT_S = 20.0
 SPEC = LoraSpec(rank=2, alpha_scale=2.0)
 
 
@@ -38,11 +40,17 @@ class Bench:
         self.fake = FakeVllm(directory / "s")
         self.fake.start()
         self.clock = HandClock()
+        self.failure: Exception | None = None
         self.server = self._server()
 
     def _server(self) -> Server:
         bounds = Bounds(hang_s=HANG_S, start_s=5.0, max_restarts=1)
-        return Server(lambda: (Client(self.fake.url, None), None), bounds, self.clock, lambda: "(no log)")
+        return Server(self._begin, bounds, self.clock, lambda: "(no log)")
+
+    def _begin(self) -> tuple[Client, None]:
+        if self.failure is not None:
+            raise self.failure
+        return Client(self.fake.url, None), None
 
     def turn(self, passed_s: float = 1.0) -> Condition:
         self.clock.now_s += passed_s
@@ -111,6 +119,31 @@ def test_a_server_that_never_comes_back_is_given_up(bench: Bench) -> None:
     assert conditions == [Condition.RESTARTING, Condition.FAILED, Condition.FAILED]
 
 
+@pytest.mark.parametrize("failure", [OSError(28, "no space left"), EngineAwayError("the connection was closed")])
+def test_a_start_that_fails_is_a_life_that_ended(bench: Bench, failure: Exception) -> None:
+    bench.turn()
+    bench.fake.stop()
+    bench.failure = failure
+    assert [bench.turn(10.0) for _ in range(3)] == [Condition.DEAD, Condition.FAILED, Condition.FAILED]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_that_nothing_watches_has_failed(bench: Bench) -> None:
+    bench.server.start()
+    bench.hold("a@v1")
+    assert bench.server.health.condition is Condition.HEALTHY
+    bench.failure = RuntimeError("can't start new thread")
+    bench.fake.dead.set()
+    bench.clock.now_s += HANG_S
+    bench.server.look()
+    until(lambda: not bench.server._thread.is_alive())
+    assert bench.server.health.condition is Condition.FAILED
+
+
+def test_a_log_that_cannot_be_read_is_no_reason_to_end(tmp_path: Path) -> None:
+    assert log_tail(tmp_path).startswith("(no log: ") and "runs elsewhere" in log_tail(tmp_path / "none")
+
+
 def test_a_server_that_does_not_answer_at_all_is_an_error_with_its_url(tmp_path: Path) -> None:
     bounds = Bounds(hang_s=1.0, start_s=0.0, max_restarts=1)
     server = Server(lambda: (Client(f"unix:{tmp_path / 'none'}", None), None), bounds, HandClock(), lambda: "the end")
@@ -145,6 +178,13 @@ def engine(tmp_path: Path, tiny_dir: Path) -> Iterator[EngineBench]:
     bench = EngineBench(tmp_path, tiny_dir)
     yield bench
     bench.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
 
 
 def request(version: str = "a@v1", max_tokens: int = 3) -> GenerationRequest:
@@ -222,6 +262,23 @@ def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> 
     assert len(lost) == 1 and engine.engine.versions() == {}
     with pytest.raises(EngineAwayError, match="with it a@v1"):
         engine.engine.generate([request()])
+
+
+def test_an_engine_that_may_be_lost_is_suspect_until_the_look_at_it_has_ended(engine: EngineBench) -> None:
+    engine.engine.load("a@v1", engine.adapter)
+    for fault in (engine.fake.dead, engine.fake.hung):
+        fault.set()
+        if fault is engine.fake.dead:
+            with pytest.raises(EngineAwayError, match="answered /v1/completions with 500"):
+                engine.engine.generate([request()])
+        else:
+            engine.engine.server.look()
+        for _ in range(20):
+            assert engine.engine.health().state is EngineState.SUSPECT
+            time.sleep(0.01)
+        fault.clear()
+        engine.engine.server.look()
+        until(lambda: engine.engine.health().state is EngineState.READY)
 
 
 def test_a_version_that_speaks_like_another_model_is_refused(engine: EngineBench, tmp_path: Path) -> None:
