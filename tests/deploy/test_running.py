@@ -91,7 +91,7 @@ def test_compose_runs_the_smoke_preset_to_its_end_and_answers_its_command_line(c
 
     status = compose.run("cli", "status")
     assert f"run {RUN} (run): done" in status.lower()
-    assert status.count(" ready") == 4
+    assert status.count(" ready") == 6
     asked = compose.run("cli", "ask", "A circuit carries 3 A through 4 ohm. What is the voltage?", "--seed", "1")
     assert asked.startswith("a (a@v1) answers:")
     assert "b" in compose.run("cli", "feedback", "tail", "--no-follow")
