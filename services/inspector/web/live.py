@@ -25,6 +25,7 @@ MAX_BEHIND = 1000
 
 TOLD = {
     "status": "status",
+    "taken_up": "status",
     "alarm": "warning",
     "silenced": "warning",
     "acted": "warning",
