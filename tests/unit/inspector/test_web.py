@@ -1,9 +1,11 @@
 """What the pages are made of: vendored files, marked texts, places in the feed, and what a run's page holds."""
 
 import hashlib
+import threading
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from services.inspector.filters import ExchangeFilter
@@ -13,7 +15,7 @@ from services.inspector.run_data import RunData
 from services.inspector.store import Store
 from services.inspector.stream import message
 from services.inspector.web.assets import WEB, Assets
-from services.inspector.web.live import MAX_BEHIND, Place, newest_place, news, place_of
+from services.inspector.web.live import MAX_BEHIND, Place, live_feed, newest_place, news, place_of
 from services.inspector.web.marking import marked_concept, reviewed
 from services.inspector.web.run_text import run_tables
 from services.inspector.web.sentences import sentence
@@ -130,6 +132,20 @@ def test_who_is_far_behind_is_told_to_load_again(store: Store) -> None:
     messages, place = news(store, ExchangeFilter(), start, lambda item: item.problem_id)
     assert [data(each) for each in messages] == [str(MAX_BEHIND + 1)]
     assert place == newest_place(store)
+
+
+@pytest.mark.parametrize("place", [Place(1, 9), Place(9, 1), Place(9, 9)])
+def test_who_comes_from_an_earlier_log_is_told_to_load_again_and_hears_what_comes(place: Place, store: Store) -> None:
+    tell(store, feedback("p1"))
+
+    async def check() -> None:
+        rows = live_feed(store, ExchangeFilter(), place, lambda item: item.problem_id, threading.Event())
+        with anyio.fail_after(10):
+            first = [await anext(rows) for _ in range(2)]
+            tell(store, feedback("p2"), start=2)
+            assert [data(each) for each in (*first[1:], await anext(rows))] == ["anew", "p2"]
+
+    anyio.run(check)
 
 
 @pytest.mark.parametrize(
