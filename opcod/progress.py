@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from shared.contracts.events import Acted, AlarmRaised, Event, RunTakenUp, TutorSilenced
+from shared.contracts.events import Acted, AlarmRaised, Event, TutorSilenced
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import JobStatus, PhaseState, RunState, Status
 
@@ -101,7 +101,7 @@ def headline(event: Event) -> str | None:
         case "status":
             return f"[{event.status}] round {event.round}" + (f": {event.reason}" if event.reason else "")
         case "taken_up":
-            return taken_up(event)
+            return event.line
         case "gate":
             gate = event.decision
             who = [s for s, yes in gate.cognizant.items() if yes or gate.mode == "always"]
@@ -121,16 +121,6 @@ def headline(event: Event) -> str | None:
         case "acted":
             return act_line(event)
     return None
-
-
-def taken_up(event: RunTakenUp) -> str:
-    """Where a run goes on, and from what; a sealed batch beyond the applied steps is trained, not made again."""
-    steps = []
-    for student, applied in sorted(event.steps.items()):
-        waiting = f", batch {event.sealed[student]} sealed" if event.sealed.get(student, 0) > applied else ""
-        steps.append(f"{student} at step {applied}{waiting}")
-    where = f"{event.status}, round {event.round}; {'; '.join(steps)}"
-    return f"taken up from {event.taken_from} ({event.why}): {where}"
 
 
 def warning(event: AlarmRaised | TutorSilenced) -> str:

@@ -133,10 +133,14 @@ def _invalid_response(status: int, error: RequestValidationError) -> JSONRespons
     first = error.errors()[0]
     message = str(first["msg"]).removeprefix("Value error, ")
     param = ".".join(str(part) for part in first["loc"][1:])
-    if not param:  # of the body as a whole: the message begins with the field
-        return error_response(status, message, "invalid_request_error", message.partition(":")[0], "invalid_value")
     code = INVALID_CODES.get(first["type"], "invalid_value")
-    return error_response(status, f"{param}: {message}", "invalid_request_error", param, code)
+    if param:
+        return error_response(status, f"{param}: {message}", "invalid_request_error", param, code)
+    if first["type"] != "value_error":
+        return error_response(status, f"{first['loc'][0]}: {message}", "invalid_request_error", None, code)
+    # One of our own about the whole: it begins with the field where a single one is to blame.
+    field = message.partition(":")[0]
+    return error_response(status, message, "invalid_request_error", field if field.isidentifier() else None, code)
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:

@@ -13,7 +13,8 @@ from fastapi import APIRouter, HTTPException, Request
 
 from services.broker.acting import Refusal, refusal_of
 from services.broker.plan import Plan
-from services.broker.sealing import adopt, is_sealed, read_group
+from services.broker.sealing import adopt, is_sealed
+from shared.blobs.batches import read_group
 from shared.blobs.local import LocalStore
 from shared.bus.keys import RESULTS
 from shared.bus.port import Bus

@@ -3,8 +3,9 @@
 from collections.abc import Collection
 
 from services.broker.lookup import group_job_id
-from services.broker.sealing import adopt, build_group, is_sealed, read_group
+from services.broker.sealing import adopt, build_group, is_sealed
 from services.broker.tutoring import exchanges
+from shared.blobs.batches import read_group
 from shared.blobs.local import LocalStore
 from shared.bus.keys import output_field, step_payloads
 from shared.bus.payloads import unpack

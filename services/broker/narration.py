@@ -6,8 +6,8 @@ from typing import Literal
 from services.broker import revisions
 from services.broker.commands import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence, KeepAct
 from services.broker.recovery import Recovered
-from services.broker.sealing import batch_directory
 from services.broker.tutoring import Exchange
+from shared.blobs.batches import batch_directory
 from shared.clock import Clock
 from shared.contracts.batches import BatchManifest
 from shared.contracts.events import (

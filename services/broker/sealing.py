@@ -11,18 +11,15 @@ from dataclasses import dataclass
 from statistics import variance
 
 from services.broker.tutoring import Exchange, verdict_word
+from shared.blobs.batches import batch_directory, batch_manifest
+from shared.blobs.listing import GROUPS
 from shared.blobs.local import LocalStore
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
-from shared.contracts.ids import step_name
 from shared.contracts.jobs import PromptOutput
-from shared.errors import StorageError
 from shared.method.reprompt import loss_mask, pick_demonstrations
 from shared.method.sanitizing import strip_thinking
 from shared.problems.formats import ProblemFormat
 from shared.problems.problem import Problem
-
-GROUPS = "groups.jsonl"
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -174,29 +171,11 @@ def adopt(store: LocalStore, student: str, step: int, run: str) -> Sealed | None
     if not store.exists(directory):
         return None
     raw = store.read_manifest(directory)
-    manifest = BatchManifest.model_validate_json(raw)
-    if (manifest.run, manifest.student, manifest.step) != (run, student, step):
-        raise StorageError(f"{directory} belongs to {manifest.run}/{manifest.student} step {manifest.step}")
+    manifest = batch_manifest(raw, directory, run=run, student=student, step=step)
     store.verify(directory, raw)
     return Sealed(manifest, hashlib.sha256(raw).hexdigest())
-
-
-def read_group(store: LocalStore, manifest: BatchManifest, problem_id: str) -> BatchGroup:
-    """One group of a sealed batch. Raises StorageError if the batch does not hold it."""
-    directory = batch_directory(manifest.student, manifest.step)
-    with store.open_verified(directory, GROUPS, manifest.groups_sha256).open() as lines:
-        for line in lines:
-            group = BatchGroup.model_validate_json(line)
-            if group.problem_id == problem_id:
-                return group
-    raise StorageError(f"{directory} holds no group of problem {problem_id}")
 
 
 def is_sealed(store: LocalStore, student: str, step: int) -> bool:
     """Whether the batch lies on disk, which the state may not know yet."""
     return store.exists(batch_directory(student, step))
-
-
-def batch_directory(student: str, step: int) -> str:
-    """Relative to the run's directory."""
-    return f"batches/{student}/{step_name(step)}"

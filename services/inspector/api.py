@@ -73,10 +73,12 @@ def inspector_routes(
     def stream(
         after: StreamId | None = None, last_event_id: Annotated[str | None, Header(max_length=64)] = None
     ) -> ViewerStream:
-        """From the event after `Last-Event-ID`, else after `after`, else from now on."""
+        """From the event after `Last-Event-ID`, else after `after`, else from now on. Where the log does not reach that
+        far, it is another one than the caller saw: a gap is told, then all of it."""
         seen = last_event_id or after
         position = store.head if seen is None else _position(store, seen)
-        return ViewerStream(live_events(store, position, stopping, keep_alive_s=keep_alive_s), viewers)
+        lost = seen if seen is not None and store.is_beyond(seen) else None
+        return ViewerStream(live_events(store, position, stopping, lost=lost, keep_alive_s=keep_alive_s), viewers)
 
     @router.get("/export")
     def export(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:

@@ -1,29 +1,34 @@
 """Asking the run's broker in a reader's name: with the reader's own authority, at the address that it beats from."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Annotated, TypeVar
 
 import httpx2
+from anyio import to_thread
 from fastapi import HTTPException
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from shared.access import Keys, Scope
 from shared.contracts.acting import Accepted, ReasonRequest
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.http import AskRequest, ErrorResponse, Stage
 from shared.contracts.messages import Contract
-from shared.errors import ConfigError, UnavailableError
+from shared.errors import ConfigError, OpcodError, UnavailableError
 
+Answer = TypeVar("Answer")
+Stages = AsyncGenerator[Stage, None]
+
+ASK = "/v1/peers/ask"
 ACT_TIMEOUT_S = 10.0
 STAGE: TypeAdapter[Stage] = TypeAdapter(Annotated[Stage, Field(discriminator="stage")])
 STAGES = ("answer", "feedback", "revised")
 
 
 class BrokerClient:
-    """ask_timeout_s: a question takes as long as its answers. Used from worker threads.
+    """ask_timeout_s: a question takes as long as its answers.
 
-    Every request raises UnavailableError, ConfigError without a key for the reader's scope, and HTTPException with the
-    broker's status and words where it refuses.
+    Every request raises UnavailableError, ConfigError without a key for the reader's scope, OpcodError where the
+    broker answers something else than was asked for, and HTTPException with its status and words where it refuses.
     """
 
     def __init__(
@@ -32,36 +37,37 @@ class BrokerClient:
         self._heartbeats = heartbeats
         self._keys = keys
         self._ask_timeout_s = ask_timeout_s
+        self._tls = httpx2.create_ssl_context(trust_env=False)
 
-    def stages(self, request: AskRequest, scope: Scope) -> Iterator[Stage]:
-        """Put a question to the peers; each stage as soon as it is there."""
+    async def stages(self, request: AskRequest, scope: Scope) -> Stages:
+        """Put a question to the peers; each stage as soon as it is there. Closed early, the question is called off."""
+        url = await to_thread.run_sync(self._url)
+        headers = self._authorization(scope) | {"Accept": "text/event-stream"}
+        body = request.model_dump(mode="json", exclude_none=True)
         try:
-            with httpx2.stream(
-                "POST",
-                self._url() + "/v1/peers/ask",
-                json=request.model_dump(mode="json", exclude_none=True),
-                headers=self._authorization(scope) | {"Accept": "text/event-stream"},
-                timeout=self._ask_timeout_s,
-                trust_env=False,
-            ) as answer:
+            async with (
+                httpx2.AsyncClient(timeout=self._ask_timeout_s, trust_env=False, verify=self._tls) as client,
+                client.stream("POST", url + ASK, json=body, headers=headers) as answer,
+            ):
                 if answer.status_code >= 400:
-                    answer.read()
+                    await answer.aread()
                     raise _refusal(answer)
-                for event in httpx2.EventSource(answer):
+                async for event in httpx2.EventSource(answer):
                     if event.event == "error":
-                        raise UnavailableError(ErrorResponse.model_validate_json(event.data).error.message)
+                        raise UnavailableError(_read(ErrorResponse.model_validate_json, event.data).error.message)
                     if event.event in STAGES:
-                        yield STAGE.validate_json(event.data)
+                        yield _read(STAGE.validate_json, event.data)
         except httpx2.HTTPError as error:
             raise UnavailableError(f"the broker did not answer: {error!r}; look at `opcod status`") from error
 
     def act(self, path: str, body: ReasonRequest, scope: Scope, authorization: str | None = None) -> Accepted:
         """POST what a person does about an exchange or a tutor; path as the broker has it.
 
-        authorization: the header that the reader sent; who has a session instead goes with a key of its scope.
+        authorization: the header that the reader sent; who has a session instead goes with a key of its scope. From
+        worker threads.
         """
         headers = {"Authorization": authorization} if authorization else self._authorization(scope)
-        return Accepted.model_validate_json(self._post(path, body, headers, ACT_TIMEOUT_S))
+        return _read(Accepted.model_validate_json, self._post(path, body, headers, ACT_TIMEOUT_S))
 
     def _post(self, path: str, body: Contract, headers: dict[str, str], timeout_s: float) -> bytes:
         try:
@@ -91,6 +97,18 @@ class BrokerClient:
         if key is None:
             raise ConfigError(f"the key file has no key of the scope {scope.word} to ask the broker with")
         return {"Authorization": f"Bearer {key}"}
+
+
+def _read(parse: Callable[[str | bytes], Answer], data: str | bytes) -> Answer:
+    try:
+        return parse(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole of it"
+        raise OpcodError(
+            f"the broker answered something else than was asked for ({place}: {first['msg']}); run the broker and the "
+            f"inspector from the same version of opcod"
+        ) from error
 
 
 def _refusal(answer: httpx2.Response) -> UnavailableError | HTTPException:

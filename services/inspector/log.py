@@ -10,7 +10,7 @@ from shared.contracts.messages import Contract
 
 Kind = TypeVar("Kind", bound=BaseEvent)
 
-SMALL_KINDS = ("status", "gate", "evaluated", "step", "lost", "alarm", "silenced", "acted", "gap")
+SMALL_KINDS = ("status", "taken_up", "gate", "evaluated", "step", "lost", "alarm", "silenced", "acted", "gap")
 """Events that happen a few times a step at most: what a person reads as the history of a run."""
 
 

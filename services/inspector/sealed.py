@@ -4,16 +4,13 @@ What always holds: only files under the run's `batches` folder are read, never t
 they are what the manifest and the event say.
 """
 
-import hashlib
 from pathlib import Path
 
-from pydantic import ValidationError
-from pydantic_core import to_json
-
 from services.inspector.records import Exchange, sealed_exchange
-from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
+from shared.blobs.batches import BATCHES, batch_directory, batch_manifest, read_group, read_groups
+from shared.blobs.local import LocalStore
+from shared.contracts.batches import BatchManifest, BatchSample
 from shared.contracts.events import BatchReady
-from shared.contracts.ids import step_name
 from shared.errors import StorageError
 
 
@@ -21,58 +18,27 @@ class SealedBatches:
     """The sealed batches of `run` under its directory."""
 
     def __init__(self, run_dir: Path, run: str) -> None:
-        self._run_dir = run_dir.absolute()
+        self._store = LocalStore(run_dir)
         self._run = run
 
     def exchanges(self, ready: BatchReady) -> tuple[Exchange, ...]:
         """Every exchange of the batch that `ready` announces. Raises StorageError if it is not what it says."""
-        folder = self._folder(ready.uri)
-        try:
-            manifest = BatchManifest.model_validate_json(_plain_file(folder / "manifest.json"))
-            data = _plain_file(folder / "groups.jsonl")
-            self._check(ready, manifest, data)
-            groups = [BatchGroup.model_validate_json(line) for line in data.splitlines()]
-        except (OSError, ValidationError) as error:
-            raise StorageError(f"cannot read the sealed batch {ready.uri}: {error}") from error
+        manifest = self._manifest(ready.uri, ready.student, ready.step)
+        groups = read_groups(self._store, ready.uri, manifest)
         found = (sealed_exchange(manifest, group, sample, ready.at) for group in groups for sample in group.samples)
         return tuple(exchange for exchange in found if exchange is not None)
 
-    def sample(self, student: str, step: int, problem_id: str, index: int) -> BatchSample | None:
-        """One rollout as it was sealed; None if the batch does not have it. Raises StorageError without a batch."""
-        uri = f"batches/{student}/{step_name(step)}"
-        folder = self._folder(uri)
-        try:
-            lines = _plain_file(folder / "groups.jsonl").splitlines()
-            start = b'{"problem_id":' + to_json(problem_id)
-            groups = [BatchGroup.model_validate_json(line) for line in lines if line.startswith(start)]
-        except (OSError, ValidationError) as error:
-            raise StorageError(f"cannot read the sealed batch {uri}: {error}") from error
-        samples = [sample for group in groups for sample in group.samples if sample.index == index]
-        return samples[0] if samples else None
+    def sample(self, student: str, step: int, problem_id: str, index: int) -> BatchSample:
+        """One rollout as it was sealed. Raises StorageError if the batch is not what it says, or does not hold it."""
+        directory = batch_directory(student, step)
+        group = read_group(self._store, self._manifest(directory, student, step), problem_id)
+        for sample in group.samples:
+            if sample.index == index:
+                return sample
+        raise StorageError(f"{directory} holds no rollout {index} of problem {problem_id}")
 
-    def _folder(self, uri: str) -> Path:
-        try:
-            folder = (self._run_dir / uri).resolve(strict=True)
-            root = self._run_dir.resolve(strict=True)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"there is no sealed batch {uri!r} under {self._run_dir}: {error}") from error
-        if not folder.is_relative_to(root / "batches") or folder != root / uri:
-            raise StorageError(f"expected a batch under {root / 'batches'} without links, got {uri!r}: not read")
-        return folder
-
-    def _check(self, ready: BatchReady, manifest: BatchManifest, data: bytes) -> None:
-        expected = (self._run, ready.student, ready.step)
-        found = (manifest.run, manifest.student, manifest.step)
-        if expected != found:
-            raise StorageError(f"{ready.uri}: expected the batch of {expected}, its manifest says {found}")
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != manifest.groups_sha256:
-            raise StorageError(
-                f"{ready.uri}/groups.jsonl: expected sha256 {manifest.groups_sha256}, got {digest}: not read"
-            )
-
-
-def _plain_file(path: Path) -> bytes:
-    if path.is_symlink():
-        raise StorageError(f"expected a file without links at {path}, got a link: not read")
-    return path.read_bytes()
+    def _manifest(self, uri: str, student: str, step: int) -> BatchManifest:
+        if not uri.startswith(f"{BATCHES}/"):
+            raise StorageError(f"expected a batch such as {batch_directory(student, step)}, got {uri!r}: not read")
+        raw = self._store.read_manifest(uri)
+        return batch_manifest(raw, uri, run=self._run, student=student, step=step)

@@ -122,6 +122,13 @@ class Store:
             (milliseconds, number),
         )
 
+    def is_beyond(self, stream_id: str) -> bool:
+        """Whether the id is larger than all here, so that it is one of an earlier store. ValueError if it is no id."""
+        rows = self._database.read(
+            "SELECT milliseconds, number FROM events ORDER BY milliseconds DESC, number DESC LIMIT 1"
+        )
+        return order_of(stream_id) > (tuple(rows[0]) if rows else order_of(START))
+
     def newest_event_id(self) -> str:
         rows = self._database.read("SELECT id FROM events ORDER BY position DESC LIMIT 1")
         return str(rows[0]["id"]) if rows else START

@@ -14,7 +14,9 @@ from prometheus_client import Gauge
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
+from services.inspector.records import LOGGED_EVENT, Gap
 from services.inspector.store import LoggedRow, Store
+from services.inspector.stream_ids import gap_id
 from shared.guard import error_response
 from shared.sse import EventStream, Frames
 
@@ -22,6 +24,8 @@ PAGE = 200
 POLL_S = 0.2
 KEEP_ALIVE_S = 15.0
 RECONNECT_MS = 2000
+ANEW = -1
+"""In front of the whole log, for who comes from another one."""
 
 Place = TypeVar("Place")
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
@@ -102,16 +106,29 @@ def live_events(
     position: int,
     stopping: threading.Event,
     *,
+    lost: str | None = None,
     poll_s: float = POLL_S,
     keep_alive_s: float = KEEP_ALIVE_S,
 ) -> Frames:
-    """Frames of all events behind `position`, then of new ones as they come, until `stopping`."""
+    """Frames of all events behind `position`, then of new ones as they come, until `stopping`.
+
+    lost: the id that the viewer saw last, of a log that is no more; instead, a gap and all events are told.
+    """
 
     def news(behind: int) -> tuple[list[bytes], int]:
-        rows = store.events_after(behind, PAGE)
-        return [frame(row) for row in rows], rows[-1].position
+        rows = store.events_after(max(behind, 0), PAGE)
+        gaps = [_anew(lost, rows[0])] if behind == ANEW and lost is not None else []
+        return [*gaps, *(frame(row) for row in rows)], rows[-1].position
 
-    return follow(store, position, int, news, stopping, poll_s=poll_s, keep_alive_s=keep_alive_s)
+    start = position if lost is None else ANEW
+    return follow(store, start, lambda at: max(at, 0), news, stopping, poll_s=poll_s, keep_alive_s=keep_alive_s)
+
+
+def _anew(lost: str, first: LoggedRow) -> bytes:
+    """As ingest tells a stream that began anew, in front of the log's first event."""
+    at = LOGGED_EVENT.validate_json(first.body).at
+    gap = Gap(at=at, source="inspector", after=lost, before=first.id, reason="restarted")
+    return message(gap.model_dump_json(), gap_id(first.id), gap.kind)
 
 
 def frame(row: LoggedRow) -> bytes:

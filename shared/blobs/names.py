@@ -23,7 +23,7 @@ def resolve(root: Path, name: str) -> Path:
             )
         path = path / component
         if path.is_symlink():
-            raise StorageError(f"{path} is a symbolic link; expected a plain file or directory under {root}")
+            raise StorageError(f"{path} is a symbolic link; expected a file or directory without links under {root}")
     return path
 
 

@@ -36,6 +36,16 @@ class RunTakenUp(BaseEvent):
     steps: dict[str, int]
     sealed: dict[str, int]
 
+    @property
+    def line(self) -> str:
+        """For people. A sealed batch beyond the applied steps is trained, not made again."""
+        steps = []
+        for student, applied in sorted(self.steps.items()):
+            waiting = f", batch {self.sealed[student]} sealed" if self.sealed.get(student, 0) > applied else ""
+            steps.append(f"{student} at step {applied}{waiting}")
+        where = f"{self.status}, round {self.round}; {'; '.join(steps)}"
+        return f"taken up from {self.taken_from} ({self.why}): {where}"
+
 
 class GateDecided(BaseEvent):
     kind: Literal["gate"] = "gate"

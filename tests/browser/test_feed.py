@@ -80,6 +80,21 @@ def test_a_connection_that_is_lost_is_taken_up_without_gap_or_double(browser: Br
             assert shown(page) == ["p5", "p4", "p3", "p2", "p1"]
 
 
+def test_who_was_there_before_the_log_began_anew_is_told(browser: Browser, tmp_path: Path) -> None:
+    with new_stand(tmp_path / "before") as stand, stand.serving(), viewer(browser, stand.url) as opened:
+        stand.tell(feedback("p1"), feedback("p2"))
+        page = opened.open()
+        expect_live(page)
+        stand.stop()
+        with new_stand(tmp_path / "after") as anew:
+            anew.url = stand.url
+            anew.tell(feedback("p1"))
+            with anew.serving():
+                expect(page.get_by_role("alert")).to_have_text("The log began anew. Load the page again.")
+                anew.tell(feedback("p7"))
+                expect(page.locator("#rows .row").first).to_contain_text("p7")
+
+
 def test_paused_rows_wait_and_come_in_order(watcher: Viewer, live: Stand, browser: Browser) -> None:
     page = watcher.open()
     expect_live(page)

@@ -1,6 +1,7 @@
 """Acting on a run, end to end: inspector and broker over HTTP with keys, a scripted run on a real Redis."""
 
-from services.broker.sealing import adopt, read_group
+from services.broker.sealing import adopt
+from shared.blobs.batches import read_group
 from shared.blobs.local import LocalStore
 from shared.contracts.batches import BatchSample
 from shared.contracts.events import Acted, TutorSilenced

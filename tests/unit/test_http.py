@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Self
 
 import pytest
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from shared.access import Keys, Limits, Scope
 from shared.clock import SystemClock
@@ -22,6 +23,14 @@ LIMIT = 100
 
 class Body(BaseModel):
     text: str
+
+    @model_validator(mode="after")
+    def _a_word(self) -> Self:
+        if not self.text:
+            raise ValueError("text: expected some")
+        if self.text == "?":
+            raise ValueError("expected a word, got one: a mark")
+        return self
 
 
 def client(
@@ -115,6 +124,20 @@ def test_so_have_the_frameworks_own(method: str, path: str, status: int) -> None
 def test_a_bad_field_is_named() -> None:
     error = client().post("/echo", json={"text": 3}).json()["error"]
     assert (error["param"], error["message"]) == ("text", "text: Input should be a valid string")
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message", "code"),
+    [
+        ("", None, "body: Field required", "missing_required_parameter"),
+        ("[]", None, "body: Input should be a valid dictionary or object to extract fields from", "invalid_value"),
+        ('{"text": ""}', "text", "text: expected some", "invalid_value"),
+        ('{"text": "?"}', None, "expected a word, got one: a mark", "invalid_value"),
+    ],
+)
+def test_of_a_body_as_a_whole_only_a_field_is_named(body: str, param: str | None, message: str, code: str) -> None:
+    error = client().post("/echo", content=body, headers={"content-type": "application/json"}).json()["error"]
+    assert (error["param"], error["message"], error["code"]) == (param, message, code)
 
 
 def test_a_request_keeps_its_id_and_gets_one_otherwise() -> None:

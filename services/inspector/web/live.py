@@ -13,7 +13,7 @@ from operator import attrgetter
 from services.inspector.filters import ExchangeFilter
 from services.inspector.records import LOGGED_EVENT
 from services.inspector.store import LoggedRow, Store
-from services.inspector.stream import PAGE, follow, message
+from services.inspector.stream import ANEW, PAGE, follow, message
 from services.inspector.views import ExchangeView
 from services.inspector.web.sentences import sentence
 from shared.contracts.events import Revised
@@ -25,6 +25,7 @@ MAX_BEHIND = 1000
 
 TOLD = {
     "status": "status",
+    "taken_up": "status",
     "alarm": "warning",
     "silenced": "warning",
     "acted": "warning",
@@ -51,6 +52,10 @@ class Place:
         return f"{self.exchange}.{self.position}"
 
 
+FROM_ELSEWHERE = Place(ANEW, ANEW)
+"""Instead of a place that this log does not reach: it is of an earlier one, and says nothing of what was told."""
+
+
 def place_of(text: str) -> Place:
     """Raises ConfigError if it is not one."""
     match = _PLACE.fullmatch(text)
@@ -67,12 +72,17 @@ def newest_place(store: Store) -> Place:
 
 def live_feed(store: Store, wanted: ExchangeFilter, place: Place, render: Render, stopping: threading.Event) -> Frames:
     """Messages after `place` until `stopping`. Rows have no name, so that htmx puts them into the page."""
+    if place.position > store.head or place.exchange > store.newest_exchange_id():
+        place = FROM_ELSEWHERE
     return follow(store, place, attrgetter("position"), lambda seen: news(store, wanted, seen, render), stopping)
 
 
 def news(store: Store, wanted: ExchangeFilter, place: Place, render: Render) -> tuple[list[bytes], Place]:
     """What is to be told after `place`, at most a page of it, and the place behind it."""
     newest = store.newest_exchange_id()
+    if place == FROM_ELSEWHERE:
+        behind = Place(newest, store.head)
+        return [message("anew", behind, "behind")], behind
     if newest - place.exchange > MAX_BEHIND:
         behind = Place(newest, store.head)
         return [message(str(newest - place.exchange), behind, "behind")], behind

@@ -117,12 +117,14 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Around:
-    """One exchange and all that belongs to it. sealed: the rollout as it was sealed, None before."""
+    """One exchange and all that belongs to it. sealed: the rollout as it was sealed, None before;
+    no_sealed, no_trace: why there is none."""
 
     exchange: ExchangeView
     question: list[Piece]
     raw: list[Piece] | None
     sealed: BatchSample | None
+    no_sealed: str
     gate: GateDecision | None
     trace: TraceView | None
     no_trace: str
@@ -142,12 +144,14 @@ def read_exchange(
     newer = store.exchanges_between(query, after=exchange.id, limit=1)
     older = store.newest_exchanges(query, before=exchange.id, limit=1)
     gates = [event.decision for event in store.log.all_of(GateDecided) if event.decision.round == exchange.round]
+    sealed, no_sealed = _sealed(batches, exchange)
     trace, no_trace = _trace(traces, exchange)
     return Around(
         exchange=exchange,
         question=marked_concept(exchange.question, exchange.word),
         raw=None if exchange.raw is None else reviewed(exchange.raw),
-        sealed=_sealed(batches, exchange),
+        sealed=sealed,
+        no_sealed=no_sealed,
         gate=gates[-1] if gates else None,
         trace=trace,
         no_trace=no_trace,
@@ -157,13 +161,14 @@ def read_exchange(
     )
 
 
-def _sealed(batches: SealedBatches, exchange: ExchangeView) -> BatchSample | None:
+def _sealed(batches: SealedBatches, exchange: ExchangeView) -> tuple[BatchSample | None, str]:
+    """The rollout as it was sealed, or why it is not there."""
     if not exchange.sealed:
-        return None
+        return None, "known when the step's batch is sealed"
     try:
-        return batches.sample(exchange.student, exchange.step, exchange.problem_id, exchange.sample)
-    except StorageError:
-        return None
+        return batches.sample(exchange.student, exchange.step, exchange.problem_id, exchange.sample), ""
+    except StorageError as error:
+        return None, f"the sealed batch cannot be read here: {error}"
 
 
 def _trace(traces: Traces, exchange: ExchangeView) -> tuple[TraceView | None, str]:

@@ -2,7 +2,7 @@
 
 from services.inspector.records import LoggedEvent
 from shared.contracts.acting import SilenceAct
-from shared.contracts.events import Acted
+from shared.contracts.events import Acted, TutorSilenced
 
 
 def sentence(event: LoggedEvent) -> str:
@@ -10,6 +10,8 @@ def sentence(event: LoggedEvent) -> str:
     match event.kind:
         case "status":
             return f"{event.status}, round {event.round}" + (f": {event.reason}" if event.reason else "")
+        case "taken_up":
+            return event.line[:1].upper() + event.line[1:]
         case "gate":
             gate = event.decision
             gaps = ", ".join(f"{student} {gap:.3f}" for student, gap in gate.gaps.items())
@@ -24,8 +26,7 @@ def sentence(event: LoggedEvent) -> str:
         case "alarm":
             return f"Alarm, student {event.student}, step {event.step}: {event.reason}"
         case "silenced":
-            share = f"{event.broke} of {event.right} right answers"
-            return f"Tutor {event.tutor} silenced for {event.student}, rest of round {event.round}: it broke {share}"
+            return _silenced(event)
         case "acted":
             return _acted(event)
         case "gap":
@@ -33,8 +34,15 @@ def sentence(event: LoggedEvent) -> str:
     return event.kind
 
 
+def _silenced(event: TutorSilenced) -> str:
+    """By the rule, which has counted answers, or by a person."""
+    rule = f": it broke {event.broke} of {event.right} right answers"
+    why = rule if event.by is None else f", by {event.by}: {event.reason}"
+    return f"Tutor {event.tutor} silenced for {event.student}, rest of round {event.round}{why}"
+
+
 def _acted(event: Acted) -> str:
     act = event.act
-    what = f"{act.act} tutor {act.tutor}" if isinstance(act, SilenceAct) else f"{act.act} {act.exchange.key}"
+    what = f"tutor {act.tutor}" if isinstance(act, SilenceAct) else act.exchange.key
     done = f"; refused: {event.refused}" if event.refused else ""
-    return f"Key {act.by}: {what}, because {act.reason}{done}"
+    return f"{act.act.capitalize()} {what}, by {act.by}: {act.reason}{done}"

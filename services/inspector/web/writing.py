@@ -1,10 +1,11 @@
 """The pages that send something on to the broker: a question to the peers, an act about an exchange."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Header, HTTPException, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from services.inspector.acting import act_path, silence_path
 from services.inspector.api import ExchangeId, known_exchange
@@ -14,12 +15,13 @@ from services.inspector.web.rendering import link
 from shared.access import Scope
 from shared.contracts.acting import MAX_REASON_CHARS, ReasonRequest, SilenceRequest
 from shared.contracts.http import AskRequest, Stage
-from shared.errors import ConfigError, UnavailableError
+from shared.errors import OpcodError
 from shared.http import ADMIN, ASK, READ
-from shared.sse import EVENT_STREAM
+from shared.sse import EVENT_STREAM, EventStream, Frames, unless_gone
 
 MAX_QUESTION = 20_000
 
+Told = AsyncGenerator[Stage | str, None]
 Question = Annotated[str, Form(max_length=MAX_QUESTION)]
 
 
@@ -31,7 +33,7 @@ def writing_routes(site: Site) -> APIRouter:
         return site.pages.page("ask.html", scope=request.state.scope, problem=problem, first="", stages=[])
 
     @router.post("/ask", dependencies=ASK)
-    def ask(
+    async def ask(
         request: Request,
         problem: Question = "",
         first: Annotated[str, Form(max_length=100)] = "",
@@ -41,9 +43,10 @@ def writing_routes(site: Site) -> APIRouter:
         scope: Scope = request.state.scope
         stages = _stages(site, problem, first, scope)
         if EVENT_STREAM in accept:
-            wire = (message(site.pages.render("stage.html", stage=stage)) for stage in stages)
-            return StreamingResponse(wire, media_type=EVENT_STREAM, headers={"Cache-Control": "no-store"})
-        return site.pages.page("ask.html", scope=scope, problem=problem, first=first, stages=list(stages))
+            # Not open_stream: htmx gives up a minute after it asked, where no answer has begun.
+            return EventStream(_frames(site, stages))
+        said = await unless_gone(request, _whole(stages))
+        return site.pages.page("ask.html", scope=scope, problem=problem, first=first, stages=said)
 
     @router.post("/feedback/{exchange_id}/act", dependencies=ADMIN)
     def act(
@@ -64,14 +67,28 @@ def writing_routes(site: Site) -> APIRouter:
     return router
 
 
-def _stages(site: Site, problem: str, first: str, scope: Scope) -> Iterator[Stage | str]:
+async def _stages(site: Site, problem: str, first: str, scope: Scope) -> Told:
     """What the peers say, and in the place of what did not come the reason."""
     if not problem.strip():
         yield "Expected a problem, got none; write one into the field."
         return
+    request = AskRequest(problem=problem.strip(), first=first or None)
     try:
-        yield from site.broker.stages(AskRequest(problem=problem.strip(), first=first or None), scope)
-    except (ConfigError, UnavailableError) as error:
+        async with aclosing(site.broker.stages(request, scope)) as stages:
+            async for stage in stages:
+                yield stage
+    except OpcodError as error:
         yield str(error)
     except HTTPException as refused:
         yield str(refused.detail)
+
+
+async def _frames(site: Site, told: Told) -> Frames:
+    async with aclosing(told) as stages:
+        async for stage in stages:
+            yield message(site.pages.render("stage.html", stage=stage))
+
+
+async def _whole(told: Told) -> list[Stage | str]:
+    async with aclosing(told) as stages:
+        return [stage async for stage in stages]

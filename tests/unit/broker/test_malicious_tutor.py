@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.sealing import adopt, read_group
+from services.broker.sealing import adopt
+from shared.blobs.batches import read_group
 from shared.blobs.local import LocalStore
 from shared.contracts.events import Event, FeedbackGiven, TutorSilenced
 from shared.contracts.run import Status

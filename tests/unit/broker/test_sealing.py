@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.sealing import StepHeader, adopt, build_group, read_group, write_batch
+from services.broker.sealing import StepHeader, adopt, build_group, write_batch
 from services.broker.tutoring import Exchange
+from shared.blobs.batches import read_group
 from shared.blobs.local import LocalStore
 from shared.contracts.batches import BatchGroup
 from shared.contracts.jobs import PromptOutput

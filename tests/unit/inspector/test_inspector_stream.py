@@ -4,11 +4,14 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
+import httpx2
+from fastapi.testclient import TestClient
 from starlette.types import Message
 
 from services.inspector.records import LOGGED_EVENT, Entry
 from services.inspector.store import LoggedRow, Store
 from services.inspector.stream import Viewers, ViewerStream, frame, live_events
+from tests.fakes.listening import listening
 from tests.unit.inspector.told import feedback, status
 
 
@@ -77,6 +80,33 @@ def test_a_quiet_stream_is_kept_alive_and_ends_when_the_service_stops(store: Sto
         assert [part async for part in frames] == []
 
     in_time(check)
+
+
+def test_who_saw_more_than_the_log_has_gets_a_gap_and_all_of_it(client: TestClient, store: Store) -> None:
+    append(store, 5, 6)
+    assert told(client, "6-0", 1, lambda: append(store, 7)) == [("7-0", "status")]
+    assert told(client, "9-1", 4) == [("5-0.gap", "gap"), ("5-0", "status"), ("6-0", "status"), ("7-0", "status")]
+    assert told(client, "5-0.gap", 1) == [("5-0", "status")]
+
+
+def test_where_there_is_nothing_yet_the_gap_comes_with_the_first_event(client: TestClient, store: Store) -> None:
+    assert told(client, "9-1", 2, lambda: append(store, 1)) == [("1-0.gap", "gap"), ("1-0", "status")]
+    assert told(client, "0", 1) == [("1-0", "status")]
+
+
+def told(client: TestClient, seen: str, count: int, then: Callable[[], None] = lambda: None) -> list[tuple[str, str]]:
+    """(id, kind) of the first events after `seen`; `then`: what happens once it is connected."""
+    found: list[tuple[str, str]] = []
+    with listening(client.app) as url:  # type: ignore[arg-type]
+        asked = httpx2.stream("GET", f"{url}/v1/stream", headers={"Last-Event-ID": seen}, trust_env=False, timeout=10)
+        with asked as answer:
+            then()
+            for event in httpx2.EventSource(answer):
+                if event.event != "message":
+                    found.append((event.id, event.event))
+                if len(found) == count:
+                    break
+    return found
 
 
 def test_over_the_limit_is_429_and_a_slot_comes_back_with_its_connection(store: Store) -> None:

@@ -1,10 +1,16 @@
+"""Sealed batches as the inspector reads them: whole, verified, and nothing but them."""
+
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
+from services.inspector.records import Entry
 from services.inspector.sealed import SealedBatches
+from services.inspector.store import Store
 from shared.errors import StorageError
 from tests.unit.inspector.told import RUN, ready, seal
 
@@ -19,6 +25,48 @@ def test_only_rollouts_with_a_tutor_are_exchanges(tmp_path: Path) -> None:
         True,
     )
     assert exchange.removed == ("final answer",)
+
+
+def test_one_rollout_as_it_was_sealed_whatever_the_order_of_its_fields(tmp_path: Path) -> None:
+    line = (seal(tmp_path / "as made") / "groups.jsonl").read_bytes()
+    turned = json.dumps(dict(reversed(json.loads(line).items()))).encode() + b"\n"
+    folder = seal(tmp_path / "turned", groups_sha256=hashlib.sha256(turned).hexdigest())
+    (folder / "groups.jsonl").write_bytes(turned)
+    found = [SealedBatches(tmp_path / run, RUN).sample("a", 1, "p1", 0) for run in ("as made", "turned")]
+    assert found[0] == found[1]
+    assert found[0].text == "whole response"
+
+
+@pytest.mark.parametrize(
+    ("problem_id", "index", "reason"), [("p9", 0, "no group of problem p9"), ("p1", 7, "no rollout 7 of problem p1")]
+)
+def test_a_rollout_that_the_batch_does_not_hold_is_named(
+    tmp_path: Path, problem_id: str, index: int, reason: str
+) -> None:
+    seal(tmp_path)
+    with pytest.raises(StorageError, match=reason):
+        SealedBatches(tmp_path, RUN).sample("a", 1, problem_id, index)
+
+
+def test_a_rollout_of_a_changed_file_or_another_batch_is_not_shown(tmp_path: Path) -> None:
+    groups = seal(tmp_path) / "groups.jsonl"
+    groups.write_bytes(groups.read_bytes().replace(b"alone", b"along"))
+    with pytest.raises(StorageError, match="expected sha256"):
+        SealedBatches(tmp_path, RUN).sample("a", 1, "p1", 0)
+    seal(tmp_path / "other", run="other")
+    with pytest.raises(StorageError, match="its manifest says"):
+        SealedBatches(tmp_path / "other", RUN).sample("a", 1, "p1", 0)
+
+
+def test_a_page_says_why_a_batch_is_not_shown(client: TestClient, store: Store, tmp_path: Path) -> None:
+    folder = seal(tmp_path)
+    store.append([Entry("1-0", ready(), SealedBatches(tmp_path, RUN).exchanges(ready()))], "1-0")
+    assert "cannot be read" not in client.get("/feedback/1").text
+    (folder / "groups.jsonl").write_bytes(b"{}\n")
+    shown = client.get("/feedback/1")
+    assert shown.status_code == 200
+    assert "The sealed batch cannot be read here: " in shown.text
+    assert "expected sha256" in shown.text
 
 
 def test_a_changed_file_is_not_read(tmp_path: Path) -> None:

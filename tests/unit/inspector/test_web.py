@@ -1,24 +1,29 @@
 """What the pages are made of: vendored files, marked texts, places in the feed, and what a run's page holds."""
 
 import hashlib
+import threading
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
 from services.inspector.filters import ExchangeFilter
+from services.inspector.log import SMALL_KINDS
 from services.inspector.records import Entry
 from services.inspector.run_data import RunData
 from services.inspector.store import Store
 from services.inspector.stream import message
 from services.inspector.web.assets import WEB, Assets
-from services.inspector.web.live import MAX_BEHIND, Place, newest_place, news, place_of
+from services.inspector.web.live import MAX_BEHIND, Place, live_feed, newest_place, news, place_of
 from services.inspector.web.marking import marked_concept, reviewed
 from services.inspector.web.run_text import run_tables
+from services.inspector.web.sentences import sentence
 from shared.bus.port import DeadLetter
-from shared.contracts.events import Evaluated, StepApplied
+from shared.contracts.events import Evaluated, Event, RunTakenUp, StepApplied, TutorSilenced
 from shared.errors import ConfigError
 from tests.fakes.figures import step_metrics
-from tests.unit.inspector.told import RUN, EventLog, config, feedback, revised, status
+from tests.unit.inspector.told import RUN, EventLog, acted, config, feedback, revised, status
 
 VENDOR = WEB / "vendor"
 
@@ -87,6 +92,24 @@ def test_a_message_is_one_message_whatever_is_in_it() -> None:
     assert all(line.startswith("data: ") for line in lines[2:])
 
 
+def silenced(**changes: Any) -> TutorSilenced:
+    counts = {"break_rate": 0.0, "low": 0.0, "chance": 0.0, "bound": 0.5}
+    return TutorSilenced(at=1.0, source="x", round=2, step=5, tutor="b", student="a", **(counts | changes))
+
+
+def taken_up() -> RunTakenUp:
+    return RunTakenUp(
+        at=1.0,
+        source="x",
+        taken_from="state.json",
+        why="Redis holds nothing of this run",
+        status="TRAINING",
+        round=2,
+        steps={"b": 4, "a": 3},
+        sealed={"a": 4, "b": 4},
+    )
+
+
 def tell(store: Store, *events: object, start: int = 1) -> None:
     entries = [Entry(f"{number}-0", event) for number, event in enumerate(events, start)]  # type: ignore[arg-type]
     store.append(entries, entries[-1].id)
@@ -109,6 +132,51 @@ def test_who_is_far_behind_is_told_to_load_again(store: Store) -> None:
     messages, place = news(store, ExchangeFilter(), start, lambda item: item.problem_id)
     assert [data(each) for each in messages] == [str(MAX_BEHIND + 1)]
     assert place == newest_place(store)
+
+
+@pytest.mark.parametrize("place", [Place(1, 9), Place(9, 1), Place(9, 9)])
+def test_who_comes_from_an_earlier_log_is_told_to_load_again_and_hears_what_comes(place: Place, store: Store) -> None:
+    tell(store, feedback("p1"))
+
+    async def check() -> None:
+        rows = live_feed(store, ExchangeFilter(), place, lambda item: item.problem_id, threading.Event())
+        with anyio.fail_after(10):
+            first = [await anext(rows) for _ in range(2)]
+            tell(store, feedback("p2"), start=2)
+            assert [data(each) for each in (*first[1:], await anext(rows))] == ["anew", "p2"]
+
+    anyio.run(check)
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        (
+            silenced(broke=9, right=10),
+            "Tutor b silenced for a, rest of round 2: it broke 9 of 10 right answers",
+        ),
+        (
+            silenced(broke=0, right=0, by="admin key 0123abcd", reason="it quotes answers"),
+            "Tutor b silenced for a, rest of round 2, by admin key 0123abcd: it quotes answers",
+        ),
+        (acted(1), "Flag a.s1.p1.0, by admin key 0123abcd: because 1"),
+        (
+            acted(2, "exclude", refused="its batch is sealed"),
+            "Exclude a.s1.p1.0, by admin key 0123abcd: because 2; refused: its batch is sealed",
+        ),
+        (
+            taken_up(),
+            "Taken up from state.json (Redis holds nothing of this run): TRAINING, round 2; "
+            "a at step 3, batch 4 sealed; b at step 4",
+        ),
+    ],
+)
+def test_what_people_read_of_an_event_live_and_in_the_history(event: Event, told: str, store: Store) -> None:
+    start = newest_place(store)
+    tell(store, event)
+    messages, _ = news(store, ExchangeFilter(), start, lambda item: item.problem_id)
+    assert [data(each) for each in messages] == [told]
+    assert [sentence(each) for each in store.log.newest(SMALL_KINDS, 9)] == [told]
 
 
 def data(wire: bytes) -> str:

@@ -88,7 +88,8 @@ document.addEventListener("behind", (event) => {
   const warning = part("warning");
   const again = document.createElement("a");
   again.href = location.href;
-  again.textContent = `${event.detail.data} feedbacks came meanwhile. Load the page again.`;
+  const what = event.detail.data === "anew" ? "The log began anew" : `${event.detail.data} feedbacks came meanwhile`;
+  again.textContent = `${what}. Load the page again.`;
   warning.replaceChildren(again);
   warning.hidden = false;
 });

@@ -1,0 +1,55 @@
+"""Where a sealed batch lies, and reading it back.
+
+What always holds: a manifest is only given where it is that of the batch that was asked for, and a group only where
+the file has the sha256 that the manifest names.
+"""
+
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from shared.blobs.listing import GROUPS
+from shared.blobs.port import BlobStore
+from shared.contracts.batches import BatchGroup, BatchManifest
+from shared.contracts.ids import step_name
+from shared.errors import StorageError
+
+BATCHES = "batches"
+
+
+def batch_directory(student: str, step: int) -> str:
+    """Relative to the run's directory."""
+    return f"{BATCHES}/{student}/{step_name(step)}"
+
+
+def batch_manifest(raw: bytes, directory: str, *, run: str, student: str, step: int) -> BatchManifest:
+    """Raises StorageError if it is none, or that of another batch."""
+    try:
+        manifest = BatchManifest.model_validate_json(raw)
+    except ValidationError as error:
+        raise StorageError(f"cannot read the manifest of the sealed batch {directory}: {error}") from error
+    if (manifest.run, manifest.student, manifest.step) != (run, student, step):
+        raise StorageError(
+            f"expected the batch of {run}/{student} step {step} in {directory}, its manifest says that it belongs to "
+            f"{manifest.run}/{manifest.student} step {manifest.step}"
+        )
+    return manifest
+
+
+def read_groups(store: BlobStore, directory: str, manifest: BatchManifest) -> Iterator[BatchGroup]:
+    """All groups, verified before the first. Raises StorageError."""
+    try:
+        with store.open_verified(directory, GROUPS, manifest.groups_sha256).open("rb") as lines:
+            for line in lines:
+                yield BatchGroup.model_validate_json(line)
+    except (OSError, ValidationError) as error:
+        raise StorageError(f"cannot read the sealed batch {directory}: {error}") from error
+
+
+def read_group(store: BlobStore, manifest: BatchManifest, problem_id: str) -> BatchGroup:
+    """One group of a sealed batch. Raises StorageError if the batch does not hold it."""
+    directory = batch_directory(manifest.student, manifest.step)
+    for group in read_groups(store, directory, manifest):
+        if group.problem_id == problem_id:
+            return group
+    raise StorageError(f"{directory} holds no group of problem {problem_id}")

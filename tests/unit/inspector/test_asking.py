@@ -1,0 +1,119 @@
+"""The ask page before a broker that takes its time, or answers something else."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import Response, StreamingResponse
+from fastapi.testclient import TestClient
+
+from services.inspector.records import Entry
+from services.inspector.store import Store
+from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.http import Answered
+from shared.sse import EVENT_STREAM, frame
+from tests.fakes.listening import listening
+from tests.fakes.student_server import USAGE
+from tests.unit.inspector.told import EventLog, feedback
+
+WAIT_S = 10.0
+FIRST = Answered(student="a", version="a@v1", text="the first answer", usage=USAGE)
+
+
+@dataclass
+class Broker:
+    """Tells `stages`, then nothing more until it is left. act: what it says of an act."""
+
+    stages: tuple[bytes, ...] = ()
+    act: bytes = b""
+    holds: bool = False
+    asking: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.post("/v1/peers/ask")
+        async def ask() -> StreamingResponse:
+            return StreamingResponse(self._told(), media_type=EVENT_STREAM)
+
+        @app.post("/v1/feedback/{key}/flag", status_code=202)
+        def flag() -> Response:
+            return Response(self.act, 202)
+
+        return app
+
+    async def _told(self) -> AsyncIterator[bytes]:
+        try:
+            for stage in self.stages:
+                yield stage
+            self.asking.set()
+            if self.holds:
+                await asyncio.sleep(2 * WAIT_S)
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+
+
+@contextmanager
+def up(broker: Broker, log: EventLog) -> Iterator[None]:
+    with listening(broker.app()) as url:
+        log.up = [Heartbeat(service="broker", replica="0", state="ready", url=url, at=0.0)]
+        yield
+
+
+@pytest.mark.parametrize("accept", [EVENT_STREAM, "text/html"])
+@pytest.mark.parametrize("stages", [(), (frame(FIRST, event="answer"),)])
+def test_a_reader_that_leaves_takes_the_question_along(
+    accept: str, stages: tuple[bytes, ...], client: TestClient, log: EventLog
+) -> None:
+    broker = Broker(stages, holds=True)
+    with up(broker, log), listening(client.app) as url:  # type: ignore[arg-type]
+        asyncio.run(ask_and_leave(url + "/ask", accept, broker.asking))
+        assert broker.left.wait(WAIT_S), "the broker was not told that the reader is gone"
+
+
+async def ask_and_leave(url: str, accept: str, leave: threading.Event) -> None:
+    async with httpx2.AsyncClient(trust_env=False, timeout=WAIT_S) as browser:
+        asking = asyncio.create_task(browser.post(url, data={"problem": "hi"}, headers={"Accept": accept}))
+        assert await asyncio.to_thread(leave.wait, WAIT_S), "the broker was not asked"
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert asking.cancelled()
+
+
+def test_the_head_of_the_stream_does_not_wait_for_the_first_stage(client: TestClient, log: EventLog) -> None:
+    """htmx gives up on an answer that has not begun."""
+    broker = Broker(holds=True)
+    with up(broker, log), listening(client.app) as url:  # type: ignore[arg-type]
+        asked = httpx2.stream(
+            "POST", url + "/ask", data={"problem": "hi"}, headers={"Accept": EVENT_STREAM}, trust_env=False
+        )
+        with asked as answer:
+            assert (answer.status_code, answer.headers["content-type"]) == (200, f"{EVENT_STREAM}; charset=utf-8")
+
+
+@pytest.mark.parametrize("accept", [EVENT_STREAM, "text/html"])
+@pytest.mark.parametrize("wrong", [b"event: answer\ndata: {}\n\n", b"event: error\ndata: nothing known\n\n"])
+def test_a_stage_of_another_version_is_told_after_those_before(
+    accept: str, wrong: bytes, client: TestClient, log: EventLog
+) -> None:
+    with up(Broker((frame(FIRST, event="answer"), wrong)), log):
+        answer = client.post("/ask", data={"problem": "hi"}, headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert answer.text.index("the first answer") < answer.text.index("the broker answered something else")
+
+
+def test_an_act_that_is_answered_with_something_else_is_an_error_in_words(
+    client: TestClient, log: EventLog, store: Store
+) -> None:
+    store.append([Entry("1-0", feedback())], "1-0")
+    with up(Broker(act=b'{"took": "it"}'), log):
+        answer = client.post("/v1/feedback/1/flag", json={"reason": "x"})
+    assert answer.status_code == 500
+    assert "the broker answered something else than was asked for (accepted: " in answer.json()["error"]["message"]
