@@ -43,6 +43,7 @@ _STATES = {
     Condition.STALE: EngineState.EMPTY,
     Condition.FAILED: EngineState.DEAD,
 }
+_IN_DOUBT = {EngineState.READY: EngineState.SUSPECT, EngineState.EMPTY: EngineState.AWAY}
 
 log = structlog.get_logger()
 
@@ -134,8 +135,8 @@ class VllmEngine:
     def health(self) -> EngineHealth:
         in_doubt, condition = self.server.in_doubt, self.server.health.condition
         state = _STATES.get(condition, EngineState.AWAY)
-        if in_doubt and state in (EngineState.READY, EngineState.EMPTY):
-            state = EngineState.SUSPECT
+        if in_doubt:
+            state = _IN_DOUBT.get(state, state)
         return EngineHealth(state, f"vLLM {self._version}: {condition.value}")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:

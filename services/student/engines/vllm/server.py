@@ -135,8 +135,9 @@ class Server:
         """Look at the process, at the server too if it is time (or `now`, or asked for), and start it again if it is
         dead.
         """
-        self._looks_as_asked = self._look_now.is_set()
-        self._look_now.clear()
+        if self._look_now.is_set():
+            self._looks_as_asked = True
+            self._look_now.clear()
         self._turn(now or self._looks_as_asked)
         self._looks_as_asked = False
 

@@ -265,6 +265,11 @@ def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> 
 
 
 def test_an_engine_that_may_be_lost_is_suspect_until_the_look_at_it_has_ended(engine: EngineBench) -> None:
+    engine.fake.hung.set()
+    engine.engine.server.look()
+    assert engine.engine.health().state is EngineState.AWAY  # and not EMPTY: nothing is loaded either
+    engine.fake.hung.clear()
+    until(lambda: engine.engine.health().state is EngineState.EMPTY)
     engine.engine.load("a@v1", engine.adapter)
     for fault in (engine.fake.dead, engine.fake.hung):
         fault.set()
