@@ -13,11 +13,11 @@ from opcod.methods import METHODS, alike
 from opcod.options import paths_for
 from opcod.preparing import refuse_changes, stored_settings
 from services.broker.initial import INITIAL_SCORES_FILE
-from services.broker.recovery import STATE_FILE
 from shared.blobs.local import atomic_write
 from shared.config.environment import RUN_NAME
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
+from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, StorageError
 
 

@@ -20,6 +20,7 @@ from shared.config.environment import service_environment
 from shared.config.loading import settings_of
 from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, UnavailableError
 
 DEPLOYMENT_FILE = "deployment.json"
@@ -142,7 +143,7 @@ def _endpoint(service: str, found: dict[str, Heartbeat], name: str | None = None
 
 def latest_run(runs_dir: Path) -> str:
     """The run begun last; a replay is none, it has no state. Raises ConfigError if there is no run."""
-    runs = [path for path in runs_dir.glob("*") if (path / "state.json").exists()]
+    runs = [path for path in runs_dir.glob("*") if (path / STATE_FILE).exists()]
     if not runs:
         raise ConfigError(f"expected a run under {runs_dir}, found none; start one with `opcod run`")
     return max(runs, key=_age).name

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from shared.blobs.local import LocalStore
-from shared.contracts.ids import step_name, version_name, weights_uri
+from shared.blobs.batches import batch_directory
+from shared.blobs.local import MANIFEST, LocalStore
+from shared.contracts.ids import version_name, weights_uri
 from shared.contracts.weights import WeightsManifest
 from shared.errors import ConfigError, OpcodError, StorageError
 from shared.retention import is_pruned
@@ -75,6 +76,6 @@ def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
 
 
 def _batch_faults(run_dir: Path, manifest: WeightsManifest) -> Iterator[str]:
-    batch = run_dir / "batches" / manifest.student / step_name(manifest.step) / "manifest.json"
+    batch = run_dir / batch_directory(manifest.student, manifest.step) / MANIFEST
     if batch.exists() and hashlib.sha256(batch.read_bytes()).hexdigest() != manifest.batch_sha256:
         yield f"it was trained on another batch than the one in {batch.parent.name}"

@@ -12,7 +12,7 @@ from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
 from opcod.preparing import stored_settings
 from opcod.rolling_back import roll_back
 from opcod.versions import faults_of, versions_of
-from shared.contracts.run import RunState
+from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import ConfigError, StorageError
 from shared.retention import needed_steps, prune_versions
 
@@ -100,7 +100,7 @@ def _run(runs_dir: Path, run_name: str, student: str | None) -> tuple[Path, list
 
 
 def _state(run_dir: Path) -> RunState:
-    file = run_dir / "state.json"
+    file = run_dir / STATE_FILE
     try:
         return RunState.model_validate_json(file.read_bytes())
     except FileNotFoundError as error:
@@ -111,4 +111,4 @@ def _state(run_dir: Path) -> RunState:
 
 def _needed(run_dir: Path, student: str) -> dict[int, str]:
     """What the run holds on to, by step; nothing for one whose broker has not begun."""
-    return needed_steps(_state(run_dir), student) if (run_dir / "state.json").exists() else {}
+    return needed_steps(_state(run_dir), student) if (run_dir / STATE_FILE).exists() else {}

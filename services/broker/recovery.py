@@ -11,10 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from shared.blobs.local import atomic_write
-from shared.contracts.run import RunState
+from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import StorageError
-
-STATE_FILE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,6 @@ def highest_fence(run_dir: Path) -> int:
 
 def write_state_file(run_dir: Path, state: RunState) -> None:
     atomic_write(run_dir / STATE_FILE, state.model_dump_json(indent=1).encode())
-
-
-def sealed_steps(run_dir: Path, student: str) -> int:
-    """The highest step whose batch lies sealed on disk, 0 if none."""
-    names = [path.name for path in (run_dir / "batches" / student).glob("s*") if (path / "manifest.json").exists()]
-    return max((int(name[1:]) for name in names if name[1:].isdecimal()), default=0)
 
 
 def _age(state: RunState) -> tuple[int, int]:

@@ -31,12 +31,13 @@ from services.broker.groups import GroupReader
 from services.broker.initial import adopted_scores, basis_of, keep_initial_scores
 from services.broker.narration import Narrator
 from services.broker.plan import Plan
-from services.broker.recovery import choose, read_state_file, sealed_steps, write_state_file
+from services.broker.recovery import choose, read_state_file, write_state_file
 from services.broker.rendering import disagreement
 from services.broker.replicas import Replicas
 from services.broker.reports import ReportReader
 from services.broker.retention import VersionRetention
 from services.broker.sealer import Sealer
+from shared.blobs.batches import sealed_steps
 from shared.blobs.local import LocalStore, atomic_write
 from shared.bus.janitor import Janitor
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payloads, train
@@ -120,7 +121,7 @@ class Runner:
         self._rebuilding = found.redis_was_empty
         if found.redis_was_empty:
             self._drop_open_payloads()
-        sealed = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
+        sealed = {student: max(sealed_steps(self._run_dir, student), default=0) for student in self._plan.students}
         initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
         began_again = Recovered(self._clock.wall_s(), found.redis_was_empty, sealed, initial)
         self._handle(began_again, None, self._narrator.taken_up(found, sealed))

@@ -11,10 +11,8 @@ from pydantic import ValidationError
 from services.inspector.intervals import score_interval
 from services.inspector.run_view import ScorePoint
 from shared.config.environment import RUN_NAME
-from shared.contracts.run import RunState
+from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import NotFoundError, StorageError
-
-STATE = "state.json"
 
 
 class OtherRuns:
@@ -36,7 +34,7 @@ class OtherRuns:
             raise NotFoundError(
                 f"there is no run {name[:80]!r} beside {self._run_dir.name}; the page lists those there are"
             )
-        path = self._run_dir.parent / name / STATE
+        path = self._run_dir.parent / name / STATE_FILE
         try:
             state = RunState.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
@@ -60,7 +58,7 @@ class OtherRuns:
 
 
 def _is_run(folder: Path) -> bool:
-    state = folder / STATE
+    state = folder / STATE_FILE
     return (
         bool(re.match(RUN_NAME, folder.name)) and not folder.is_symlink() and state.is_file() and not state.is_symlink()
     )

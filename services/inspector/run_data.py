@@ -28,7 +28,7 @@ from shared.bus.port import DeadLetter
 from shared.config.settings import RunSettings
 from shared.contracts.events import Evaluated, GateDecided, StepApplied
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.run import RunState
+from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import NotFoundError, StorageError, UnavailableError
 from shared.method.metrics import pareto_improved
 
@@ -99,7 +99,7 @@ class RunData:
 
     def _state(self, text: str | None) -> RunState | None:
         """text: Redis's, None where it has none; then the file's."""
-        path = self._run_dir / "state.json"
+        path = self._run_dir / STATE_FILE
         try:
             if text is None and path.exists():
                 text = path.read_text()

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from shared.blobs.batches import read_groups
+from shared.blobs.listing import GROUPS
 from shared.blobs.local import LocalStore
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSealed
 from shared.contracts.ids import version_name
 from shared.errors import StorageError
-
-GROUPS_FILE = "groups.jsonl"
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,15 @@ def read_batch(store: LocalStore, sealed: BatchSealed, run: str) -> Batch:
         )
     try:
         manifest = BatchManifest.model_validate_json(raw)
-        _check_identity(manifest, sealed, run)
-        path = store.open_verified(sealed.uri, GROUPS_FILE, manifest.groups_sha256)
-        with path.open("rb") as lines:
-            groups = tuple(BatchGroup.model_validate_json(line) for line in lines)
     except ValidationError as error:
         raise StorageError(f"the batch {sealed.uri} does not fit its schema: {error}") from error
+    _check_identity(manifest, sealed, run)
+    groups = tuple(read_groups(store, sealed.uri, manifest))
     samples = sum(len(group.samples) for group in groups)
     if (len(groups), samples) != (manifest.groups, manifest.samples):
         raise StorageError(
             f"the manifest of {sealed.uri} says {manifest.groups} groups with {manifest.samples} samples, "
-            f"{GROUPS_FILE} has {len(groups)} with {samples}"
+            f"{GROUPS} has {len(groups)} with {samples}"
         )
     return Batch(manifest, groups, digest)
 

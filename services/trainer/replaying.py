@@ -9,7 +9,6 @@ no longer those of the student that is trained, and its importance weights corre
 
 import argparse
 import hashlib
-import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import torch
 from services.trainer.app import build_trainer
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import training_config
+from shared.blobs.batches import batch_directory, sealed_steps
 from shared.blobs.local import LocalStore
 from shared.config.loading import settings_of
 from shared.contracts.batches import BatchManifest, BatchSealed
@@ -86,12 +86,9 @@ def replay(student: str, source: Path, out: Path, until: int | None) -> Iterator
 def sealed_batches(run_dir: Path, student: str) -> list[BatchSealed]:
     """The sealed batches of a run, from step 1 on without a gap. Raises StorageError where one is missing."""
     store = LocalStore(run_dir)
-    names = sorted(path.name for path in (run_dir / "batches" / student).glob("s*"))
     found: list[BatchSealed] = []
-    for name in names:
-        if not re.fullmatch(r"s\d{5}", name):
-            continue
-        uri = f"batches/{student}/{name}"
+    for step in sealed_steps(run_dir, student):
+        uri = batch_directory(student, step)
         raw = store.read_manifest(uri)
         manifest = BatchManifest.model_validate_json(raw)
         if manifest.step != len(found) + 1:

@@ -5,10 +5,11 @@ the file has the sha256 that the manifest names.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import ValidationError
 
-from shared.blobs.listing import GROUPS
+from shared.blobs.listing import GROUPS, MANIFEST
 from shared.blobs.port import BlobStore
 from shared.contracts.batches import BatchGroup, BatchManifest
 from shared.contracts.ids import step_name
@@ -20,6 +21,12 @@ BATCHES = "batches"
 def batch_directory(student: str, step: int) -> str:
     """Relative to the run's directory."""
     return f"{BATCHES}/{student}/{step_name(step)}"
+
+
+def sealed_steps(run_dir: Path, student: str) -> list[int]:
+    """The steps of the batches that lie whole on disk, in order."""
+    found = (run_dir / BATCHES / student).glob("s*")
+    return sorted(int(path.name[1:]) for path in found if path.name[1:].isdecimal() and (path / MANIFEST).is_file())
 
 
 def batch_manifest(raw: bytes, directory: str, *, run: str, student: str, step: int) -> BatchManifest:

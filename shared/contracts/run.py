@@ -30,6 +30,10 @@ class Status(StrEnum):
     FAILED = "FAILED"
 
 
+STATE_FILE = "state.json"
+"""In a run's directory: the RunState that its broker wrote last."""
+
+
 class Split(StrEnum):
     VALIDATION = "validation"
     TEST = "test"

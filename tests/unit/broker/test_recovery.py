@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from services.broker import machine
-from services.broker.recovery import choose, highest_fence, read_state_file, sealed_steps, write_state_file
+from services.broker.recovery import choose, highest_fence, read_state_file, write_state_file
+from shared.blobs.batches import sealed_steps
 from shared.errors import StorageError
 from tests.fakes.world import small_plan
 
@@ -59,12 +60,12 @@ def test_the_state_file_is_read_back(tmp_path: Path) -> None:
 
 
 def test_only_whole_batches_count_as_sealed(tmp_path: Path) -> None:
-    assert sealed_steps(tmp_path, "a") == 0
+    assert sealed_steps(tmp_path, "a") == []
     for name, whole in (("s00001", True), ("s00012", True), ("s00013", False), ("sundry", True)):
         (tmp_path / "batches/a" / name).mkdir(parents=True)
         if whole:
             (tmp_path / "batches/a" / name / "manifest.json").write_text("{}")
-    assert sealed_steps(tmp_path, "a") == 12
+    assert sealed_steps(tmp_path, "a") == [1, 12]
 
 
 def test_the_fence_is_seeded_from_the_state_file(tmp_path: Path) -> None:
