@@ -30,10 +30,29 @@ def refuse_contradictions(settings: "RunSettings") -> None:
             "gate.tutor_source: 'latest' is the student that the phase before has trained, and in parallel there is "
             "none; set run.schedule = 'sequential'"
         )
+    _refuse_full_weights(settings)
     if gate.hysteresis > gate.tau:
         raise ValueError("gate.hysteresis: at most gate.tau, or who may not tutor never could again")
     if settings.feedback.prompt == "naive" and settings.problems.format != "mcq":
         raise ValueError(
             f"feedback.prompt: the format {settings.problems.format!r} has one prompt, which asks for a concept; "
             "'naive' needs problems.format = 'mcq'"
+        )
+
+
+def _refuse_full_weights(settings: "RunSettings") -> None:
+    """What only adapters can do."""
+    if settings.run.weights != "full":
+        return
+    on_vllm = [name for name, student in sorted(settings.students.items()) if student.engine == "vllm"]
+    if on_vllm and settings.run.schedule == "parallel":
+        raise ValueError(
+            f"run.weights: the vLLM server of student {on_vllm[0]} holds one set of full weights at a time, and in "
+            "parallel it would serve two, the student in training and the tutor; set run.schedule = 'sequential', or "
+            f"students.{on_vllm[0]}.engine = 'transformers'"
+        )
+    if settings.loss.teacher == "trust_region":
+        raise ValueError(
+            "loss.teacher: 'trust_region' mixes two passes under one output layer, and with run.weights = 'full' there "
+            "are two; set loss.teacher = 'ema', or run.weights = 'lora'"
         )

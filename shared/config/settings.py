@@ -35,6 +35,9 @@ class RunSection(Section):
         default="opcod",
         description="`sdpo` and `grpo` are baselines: each student alone, self-distillation or policy gradient.",
     )
+    weights: Literal["lora", "full"] = Field(
+        default="lora", description="What training changes: an adapter (section `lora`), or all weights."
+    )
 
 
 class ProblemsSection(Section):

@@ -16,6 +16,8 @@ from shared.errors import ConfigError
         (["gate.tutor_source=latest"], "set run.schedule = 'sequential'"),
         (["gate.hysteresis=0.3"], "gate.hysteresis: at most gate.tau"),
         (["feedback.prompt=naive"], "'naive' needs problems.format = 'mcq'"),
+        (["run.weights=full", "students.b.engine=vllm"], "set run.schedule = 'sequential', or students.b.engine"),
+        (["run.weights=full", "loss.teacher=trust_region"], "set loss.teacher = 'ema', or run.weights = 'lora'"),
     ],
 )
 def test_contradictions_are_refused(overrides: list[str], said: str) -> None:
@@ -38,3 +40,10 @@ def test_the_latest_tutor_and_the_trust_region_can_be_had() -> None:
         environ={},
     )
     assert (settings.gate.tutor_source, settings.loss.teacher) == ("latest", "trust_region")
+
+
+@pytest.mark.parametrize("one_way", ["students.b.engine=transformers", "run.schedule=sequential", "run.weights=lora"])
+def test_full_weights_can_be_had(one_way: str) -> None:
+    overrides = ["run.weights=full", "students.b.engine=vllm", one_way]
+    settings = load_settings(preset="smoke", overrides=overrides, environ={})
+    assert settings.run.weights == ("lora" if one_way == "run.weights=lora" else "full")
