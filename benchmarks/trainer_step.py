@@ -172,6 +172,7 @@ def serve_ours(settings: Settings, asked: Callable[[], bool], say: Callable[...,
     from services.trainer.learner import Learner
     from services.trainer.model import StudentModel
     from services.trainer.step import StageClock, StepSettings, train_step
+    from services.trainer.trained import TrainedAdapter
     from shared.modeling.adapters import LoraSpec
     from shared.modeling.loading import load_model
 
@@ -184,7 +185,7 @@ def serve_ours(settings: Settings, asked: Callable[[], bool], say: Callable[...,
         micro_batch_tokens=settings.micro_tokens,
     )
     model = load_model(model_path(), settings.dtype)
-    learner = Learner(StudentModel(model, LoraSpec(settings.rank, settings.scale), seed=0), optimizer)
+    learner = Learner(StudentModel(TrainedAdapter(model, LoraSpec(settings.rank, settings.scale), seed=0)), optimizer)
     rows = benchmark_rows(settings)
     distinct = len({(row.group, row.response) for row in rows}) / len(rows)
     tokens = sum(len(row.response) for row in rows) / len(rows)

@@ -58,7 +58,8 @@ def faults_of(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
 
 def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
     try:
-        from shared.modeling.adapters import checksum, load_adapter  # torch: only here
+        from services.trainer.trained import version_tensors  # torch: only here
+        from shared.modeling.adapters import checksum
     except ImportError as missing:
         raise ConfigError(
             f"checking tensors needs {missing.name}, which is not installed here. In containers do it where a "
@@ -68,8 +69,7 @@ def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
     store = LocalStore(run_dir)
     try:
         store.verify(version.uri, store.read_manifest(version.uri))
-        tensors, _spec = load_adapter(run_dir / version.uri)
-        if checksum(tensors) != version.manifest.checksum:
+        if checksum(version_tensors(run_dir / version.uri, version.manifest)) != version.manifest.checksum:
             yield "its tensors do not have the checksum of the manifest"
     except OpcodError as error:
         yield str(error)

@@ -54,11 +54,12 @@ class Need:
 def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, gpu: bool) -> Need:
     section = settings.students[student]
     size = DTYPE_BYTES[section.dtype]
-    changed = shape.linear_parameters(settings.lora.first_layer) * size
+    full = settings.run.weights == "full"
+    changed = (shape.parameters if full else shape.linear_parameters(settings.lora.first_layer)) * size
     columns = longest_sequence(settings, lengths)
     prefill = max(PREFILL_TOKENS, columns) * size * (8 * shape.hidden + 3 * shape.intermediate)
     passing = (
-        Part(f"{HELD_VERSIONS} versions, merged", HELD_VERSIONS * changed),
+        Part(f"{HELD_VERSIONS} versions{'' if full else ', merged'}", HELD_VERSIONS * changed),
         Part(f"keys and values: {section.slots} × {columns} tokens", shape.cache_bytes(section.slots * columns, size)),
         Part("logits and prefill", section.slots * shape.vocabulary * SAMPLING_BYTES + prefill),
     )
@@ -95,11 +96,10 @@ def vllm_need(student: str, settings: RunSettings, shape: ModelShape, lengths: L
 def trainer_need(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, gpu: bool) -> Need:
     """gpu: attention there keeps no weights for the backward pass."""
     size = DTYPE_BYTES[settings.students[student].dtype]
-    lora, teacher = settings.lora, settings.run.method != "grpo"
-    adapter = shape.adapter_parameters(lora.rank, lora.first_layer)
+    first_layer = 0 if settings.run.weights == "full" else settings.lora.first_layer
     tokens = micro_batch_tokens(settings, lengths)
     row = lengths.longest + settings.rollout.max_tokens
-    kept = shape.activation_bytes(tokens, lora.first_layer, size, min(row, tokens), dense=not gpu)
+    kept = shape.activation_bytes(tokens, first_layer, size, min(row, tokens), dense=not gpu)
     forward = tokens * size * (8 * shape.hidden + 3 * shape.intermediate)
     passing = (
         Part(f"activations: {tokens} tokens", kept + forward),
@@ -108,14 +108,28 @@ def trainer_need(student: str, settings: RunSettings, shape: ModelShape, lengths
     return Need(
         f"trainer-{student}",
         (
-            Part("weights", shape.parameters * size, shared=True),
-            Part("adapter and gradient, fp32", 8 * adapter),
-            Part("optimizer, fp32", 8 * adapter),
-            *((Part("EMA teacher, fp32", 4 * adapter),) if teacher else ()),
+            *_trained_parts(settings, shape, size),
             *passing,
             *(() if gpu else (_kept_by_allocator("trainer", passing),)),
             Part("runtime", MODEL_RUNTIME_BYTES),
         ),
+    )
+
+
+def _trained_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple[Part, ...]:
+    """Weights and all that training keeps of what it changes. Weights that it changes are not mapped from their file;
+    below fp32 there are exact ones besides, and the teacher's are rounded to be computed with.
+    """
+    full, teacher = settings.run.weights == "full", settings.run.method != "grpo"
+    rounded = size if full and size < 4 else 0
+    trained = shape.parameters if full else shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
+    fp32 = 4 if full and not rounded else 8
+    return (
+        Part("weights", shape.parameters * size, shared=not full),
+        Part(f"{'weights' if full else 'adapter'} and gradient, fp32", fp32 * trained),
+        Part("optimizer, fp32", 8 * trained),
+        *((Part(f"EMA teacher, fp32{' and rounded' if rounded else ''}", (4 + rounded) * trained),) if teacher else ()),
+        *((Part("gradient of the output layer, fp32", 4 * shape.vocabulary * shape.hidden),) if full else ()),
     )
 
 

@@ -101,9 +101,9 @@ class WeightLoader:
     def _check_files(self, version: str, name: str, entries: tuple[FileEntry, ...]) -> None:
         """Kinds and sizes first: they cost nothing, and a pickle is not even opened."""
         listed = sorted(entry.name for entry in entries)
-        wrong = [file for file in listed if not file.endswith((".safetensors", ".json"))]
+        wrong = [file for file in listed if not file.endswith((".safetensors", ".json", ".jinja"))]
         if wrong or not any(file.endswith(".safetensors") for file in listed):
-            raise VersionRefusedError(f"{version}: expected .safetensors and .json files only, got {listed}")
+            raise VersionRefusedError(f"{version}: expected .safetensors, .json and .jinja files only, got {listed}")
         for entry in entries:
             path = self._weights / name / file_name(entry.name)
             found = path.stat().st_size

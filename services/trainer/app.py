@@ -16,6 +16,7 @@ from services.trainer.fence import LeaseFence
 from services.trainer.learner import Learner
 from services.trainer.model import StudentModel
 from services.trainer.teacher import TrustRegionTeacher
+from services.trainer.trained import TrainedAdapter, TrainedModel
 from services.trainer.trainer import StudentTrainer
 from shared.blobs.local import LocalStore
 from shared.bus.leases import LeaseKeeper
@@ -108,7 +109,11 @@ def build_trainer(
     """Load model and tokenizer. batches: where sealed batches lie, if not in `store`. Raises ModelError."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = load_model(config.base.path, config.section.dtype, device)
-    model = StudentModel(base, config.lora, config.adapter_seed)
+    model = StudentModel(
+        TrainedModel(base, config.base.path)
+        if config.lora is None
+        else TrainedAdapter(base, config.lora, config.adapter_seed)
+    )
     loss = config.step.loss
     teacher = TrustRegionTeacher(model, loss.trust_region_mix) if loss.teacher == "trust_region" else None
     learner = Learner(model, config.step.optimizer, teacher)

@@ -3,31 +3,31 @@
 What always holds: a checkpoint is complete or absent; its files have the sha256 that its manifest names; and the
 newest one decides which steps are applied. It needs no generator's state, since nothing in a step is drawn.
 
-It also holds what is published from it: the adapter's files as they are, the manifest of the version, and the
-report of every step so far, so that announcing again says the same.
+It also holds what is published from it: the version's files as they are, its manifest, and the report of every step
+so far, so that announcing again says the same.
 """
 
 import shutil
-import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import structlog
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.torch import load_file, save_file
 
 from services.trainer.learner import LearnerState
+from services.trainer.trained import version_tensors
 from shared.blobs.local import MANIFEST, LocalStore
+from shared.blobs.port import Content
 from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry, StepDone, WeightsManifest
 from shared.errors import FencedError, ModelError, StorageError
 from shared.faults import fault_point
-from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, LoraSpec, load_adapter, save_adapter
 
 KEPT = 2
-ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+EXACT_FILE = "exact.safetensors"
 TEACHER_FILE = "teacher.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 BROKEN_SUFFIX = ".broken"
@@ -56,13 +56,6 @@ class CheckpointManifest(Contract):
 
 def directory_name(student: str, step: int) -> str:
     return f"checkpoints/{student}/k{step:06d}"
-
-
-def adapter_files(tensors: Mapping[str, Tensor], spec: LoraSpec, base_model: str) -> dict[str, bytes]:
-    """The files of a version, by name; equal tensors give equal bytes."""
-    with tempfile.TemporaryDirectory(prefix="opcod-adapter-") as directory:
-        save_adapter(Path(directory), tensors, spec, base_model)
-        return {name: (Path(directory) / name).read_bytes() for name in ADAPTER_FILES}
 
 
 class Checkpoints:
@@ -105,11 +98,12 @@ class Checkpoints:
             entry.name: self._store.open_verified(manifest.name, entry.name, entry.sha256) for entry in manifest.files
         }
         try:
-            adapter, _spec = load_adapter(self._store.root / manifest.name)
+            published = version_tensors(paths[TEACHER_FILE].parent, manifest.weights)
+            exact = load_file(paths[EXACT_FILE]) if EXACT_FILE in paths else {}
             teacher, optimizer = (load_file(paths[name]) for name in (TEACHER_FILE, OPTIMIZER_FILE))
         except (SafetensorError, KeyError, OSError) as error:
             raise StorageError(f"cannot load the checkpoint {manifest.name}: {error}") from error
-        return LearnerState(adapter, teacher, optimizer, manifest.phase_updates, manifest.skipped_in_row)
+        return LearnerState(published, exact, teacher, optimizer, manifest.phase_updates, manifest.skipped_in_row)
 
     def commit(
         self,
@@ -117,11 +111,12 @@ class Checkpoints:
         *,
         token: int,
         weights: WeightsManifest,
-        files: Mapping[str, bytes],
+        files: Mapping[str, Content],
         done: tuple[StepDone, ...],
     ) -> CheckpointManifest:
         """Write the checkpoint of step `weights.step`; from here on that step is applied.
 
+        files: those of its version, which `weights` lists once they are written.
         Raises FencedError if a checkpoint on disk was written under a higher token, StorageError if it cannot be
         written. Then no older checkpoint is touched.
         """
@@ -131,14 +126,17 @@ class Checkpoints:
                 f"the checkpoints of student {self._student} carry fencing token {highest}, this trainer holds "
                 f"{token}: another trainer went on; this one must stop"
             )
-        content = {
+        content: dict[str, Content] = {
             **files,
-            TEACHER_FILE: save(dict(state.teacher)),
-            OPTIMIZER_FILE: save(dict(state.optimizer)),
+            TEACHER_FILE: partial(save_file, dict(state.teacher)),
+            OPTIMIZER_FILE: partial(save_file, dict(state.optimizer)),
         }
+        if state.exact:
+            content[EXACT_FILE] = partial(save_file, dict(state.exact))
 
         def manifest(entries: tuple[FileEntry, ...]) -> bytes:
             fault_point("trainer.mid-checkpoint")
+            published = tuple(entry for entry in entries if entry.name in files)
             return (
                 CheckpointManifest(
                     run=self._run,
@@ -148,7 +146,7 @@ class Checkpoints:
                     base_sha256=self._base_sha256,
                     phase_updates=state.phase_updates,
                     skipped_in_row=state.skipped_in_row,
-                    weights=weights,
+                    weights=weights.model_copy(update={"files": published}),
                     done=done,
                     files=entries,
                 )
@@ -166,10 +164,10 @@ class Checkpoints:
         """The highest fencing token that any checkpoint was written under, 0 if there is none."""
         return max((manifest.token for manifest in self._readable()), default=0)
 
-    def file(self, manifest: CheckpointManifest, name: str) -> bytes:
-        """A file of a checkpoint, verified. Raises StorageError."""
-        sha256 = next(entry.sha256 for entry in manifest.files if entry.name == name)
-        return self._store.open_verified(manifest.name, name, sha256).read_bytes()
+    def version_files(self, manifest: CheckpointManifest) -> dict[str, Content]:
+        """The files of its version, verified, to be copied. Raises StorageError."""
+        paths = (self._store.open_verified(manifest.name, entry.name, entry.sha256) for entry in manifest.weights.files)
+        return {path.name: partial(shutil.copyfile, path) for path in paths}
 
     def _readable(self) -> list[CheckpointManifest]:
         found: list[CheckpointManifest] = []

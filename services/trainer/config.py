@@ -28,14 +28,15 @@ class BaseModel(Contract):
 class TrainingConfig:
     """What decides a student's weights, given its sealed batches.
 
-    shorten_prompts: the problem format uses the published re-prompt, which can be shortened.
+    lora: None trains all weights. shorten_prompts: the problem format uses the published re-prompt, which can be
+    shortened.
     """
 
     run: str
     student: str
     section: StudentSection
     base: BaseModel
-    lora: LoraSpec
+    lora: LoraSpec | None
     adapter_seed: int
     step: StepSettings
     shorten_prompts: bool
@@ -100,7 +101,7 @@ def training_config(settings: RunSettings, run: str, run_dir: Path, student: str
         student=student,
         section=settings.students[student],
         base=read_base_model(run_dir, student),
-        lora=LoraSpec(settings.lora.rank, settings.lora.scale, settings.lora.first_layer or None),
+        lora=_lora(settings),
         adapter_seed=seed_of(settings.run.seed, student, "adapter"),
         step=StepSettings(
             settings.loss, settings.optimizer, settings.rollout.temperature, settings.run.method, settings.grpo
@@ -108,6 +109,12 @@ def training_config(settings: RunSettings, run: str, run_dir: Path, student: str
         shorten_prompts=settings.problems.format == "mcq",
         threads=settings.resources.threads,
     )
+
+
+def _lora(settings: RunSettings) -> LoraSpec | None:
+    if settings.run.weights == "full":
+        return None
+    return LoraSpec(settings.lora.rank, settings.lora.scale, settings.lora.first_layer or None)
 
 
 def read_base_model(run_dir: Path, student: str) -> BaseModel:

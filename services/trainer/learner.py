@@ -1,4 +1,4 @@
-"""Everything that training changes: the student's adapter, its EMA teacher and the optimizer, as one state.
+"""Everything that training changes: the student's weights, its EMA teacher and the optimizer, as one state.
 
 What always holds: `state` holds all there is. Nothing in a step draws a random number, so no generator belongs to
 it, and a learner that loads a state goes on exactly as the one that saved it.
@@ -24,9 +24,13 @@ PhaseStart = Literal["reset", "carry"]
 
 @dataclass(frozen=True)
 class LearnerState:
-    """adapter: by the names it is published with; teacher: by parameter name; optimizer: `<parameter>.<moment>`."""
+    """published: what a version holds, by its names; teacher: by parameter name; optimizer: `<parameter>.<moment>`.
 
-    adapter: Mapping[str, Tensor]
+    exact: by parameter name, in fp32, what `published` is rounded from; empty where nothing is rounded.
+    """
+
+    published: Mapping[str, Tensor]
+    exact: Mapping[str, Tensor]
     teacher: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     phase_updates: int
@@ -69,6 +73,7 @@ class Learner:
             group["lr"] = self._settings.learning_rate * share
         self._optimizer.step()
         fault_point("trainer.mid-optimizer")
+        self.model.round()
         self._optimizer.zero_grad(set_to_none=True)
         self.teacher.follow()
         self.phase_updates += 1
@@ -80,18 +85,28 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         self.skipped_in_row += 1
 
-    def state(self) -> LearnerState:
+    def state(self, *, copy: bool = True) -> LearnerState:
+        """copy: it does not change with the next update."""
+        published = self.model.trained.tensors()
+        exact = self.model.named_parameters if self.model.rounds else {}
         return LearnerState(
-            adapter=self.model.adapter(),
-            teacher=self.teacher.tensors(),
-            optimizer=self._moments(),
+            published={name: each.clone() for name, each in published.items()} if copy else published,
+            exact={name: each.detach().to("cpu", copy=copy) for name, each in exact.items()},
+            teacher=self.teacher.tensors(copy=copy),
+            optimizer=self._moments(copy),
             phase_updates=self.phase_updates,
             skipped_in_row=self.skipped_in_row,
         )
 
+    def restart(self) -> None:
+        """Be as the run began. Raises ModelError where the student's own weights cannot be read."""
+        self.model.set_tensors(self.model.trained.start(), {})
+        self.begin_phase()
+        self.skipped_in_row = 0
+
     def load(self, state: LearnerState) -> None:
-        """Raises ModelError or StorageError where the state is of another adapter."""
-        self.model.load_adapter(state.adapter)
+        """Raises ModelError or StorageError where the state is of another model."""
+        self.model.set_tensors(state.published, state.exact)
         self.teacher.load(state.teacher)
         self._optimizer = self._new_optimizer()
         for name, parameter in self.model.named_parameters.items():
@@ -102,9 +117,9 @@ class Learner:
         self.phase_updates = state.phase_updates
         self.skipped_in_row = state.skipped_in_row
 
-    def _moments(self) -> dict[str, Tensor]:
+    def _moments(self, copy: bool) -> dict[str, Tensor]:
         return {
-            f"{name}.{moment}": self._optimizer.state[parameter][moment].detach().to("cpu", copy=True)
+            f"{name}.{moment}": self._optimizer.state[parameter][moment].detach().to("cpu", copy=copy)
             for name, parameter in self.model.named_parameters.items()
             for moment in _MOMENTS
             if parameter in self._optimizer.state

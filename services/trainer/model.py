@@ -1,44 +1,47 @@
-"""The student in training: frozen base weights and one fp32 adapter, the only thing that gets a gradient.
+"""The student in training: a model, and in fp32 what training changes of it.
 
-What always holds: the blocks below the adapter's first one keep no activations (nothing in them has a gradient);
-logits are made only at the tokens that predict a response; and the adapter's parameters are in one fixed order.
+What always holds: blocks below the first one that is trained keep no activations (nothing in them has a gradient);
+logits are made only at the tokens that predict a response; trained parameters are in one fixed order; and where the
+model computes in less than fp32 its own are the trained ones, rounded, and their gradients are summed in fp32.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from services.trainer.chunked import OutputLayer
+from services.trainer.trained import Trained
 from services.trainer.trees import Tree, TreeTensors, tree_tensors
 from shared.errors import ModelError
-from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, set_adapter_tensors
 
 # Settings of a configuration that change logits after the output layer, which this forward pass leaves out.
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
 class StudentModel:
-    """A causal language model with the adapter that training changes."""
+    """A causal language model with the part of it that training changes."""
 
-    def __init__(self, base: PreTrainedModel, spec: LoraSpec, seed: int) -> None:
+    def __init__(self, trained: Trained) -> None:
+        self.trained = trained
+        self.network: Any = trained.network
+        self._causal: Any = trained.causal
+        self.config: Any = self._causal.config
         for name in _LOGIT_CHANGES:
-            if getattr(base.config, name, None) not in (None, 1, 1.0):
+            if getattr(self.config, name, None) not in (None, 1, 1.0):
                 raise ModelError(f"training does not support models with {name}; choose another base model")
-        self.spec = spec
-        self.config: Any = base.config
-        self.peft: PeftModel = attach_lora(base, spec, seed)
-        self._causal: Any = self.peft.get_base_model()
         self._body: nn.Module = getattr(self._causal, self._causal.base_model_prefix)
         self._output: Any = self._causal.get_output_embeddings()
-        self._named = {name: each for name, each in sorted(self.peft.named_parameters()) if each.requires_grad}
+        self._own = {name: each for name, each in sorted(self.network.named_parameters()) if each.requires_grad}
+        self._named = {name: _in_fp32(each) for name, each in self._own.items()}
+        self._output_name = next((name for name, each in self._own.items() if each is self._output.weight), None)
 
     @property
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters by name, sorted by it."""
+        """What is trained, in fp32, by name, sorted by it. After a change of them `round` brings the model along."""
         return self._named
 
     @property
@@ -58,15 +61,50 @@ class StudentModel:
     def context_tokens(self) -> int:
         return int(self.config.max_position_embeddings)
 
-    def adapter(self) -> dict[str, Tensor]:
-        """A copy of the adapter under the names it is published with."""
-        return adapter_tensors(self.peft)
+    @property
+    def rounds(self) -> bool:
+        """Whether the model's own parameters are rounded ones."""
+        return any(self._named[name] is not own for name, own in self._own.items())
 
-    def load_adapter(self, tensors: Mapping[str, Tensor]) -> None:
-        set_adapter_tensors(self.peft, tensors)
+    def round(self) -> None:
+        """Give the model the trained parameters as they are now."""
+        with torch.no_grad():
+            for name, own in self._own.items():
+                if self._named[name] is not own:
+                    own.copy_(self._named[name])
 
-    def output_layer(self, temperature: float) -> OutputLayer:
-        return OutputLayer(self._output.weight.detach(), self._output.bias, temperature)
+    def set_tensors(self, tensors: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> None:
+        """Take up a version's tensors; exact: the fp32 ones that they are rounded from, of a model that rounds.
+
+        Raises ModelError where they are another model's.
+        """
+        self.trained.set_tensors(tensors)
+        with torch.no_grad():
+            for name, parameter in self._named.items():
+                parameter.copy_(exact[name] if exact else self._own[name])
+
+    def rounded(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values of the trained parameters in the types that the model computes in; copied only to be rounded."""
+        return {name: values[name].to(own.dtype) for name, own in self._own.items()}
+
+    @contextmanager
+    def standing_in(self, rounded: Mapping[str, Tensor]) -> Iterator[None]:
+        """The model computes with these meanwhile; storage is exchanged, not copied."""
+        held = {name: own.data for name, own in self._own.items()}
+        try:
+            for name, own in self._own.items():
+                own.data = rounded[name]
+            yield
+        finally:
+            for name, own in self._own.items():
+                own.data = held[name]
+
+    def output_layer(self, temperature: float, rounded: Mapping[str, Tensor] | None = None) -> OutputLayer:
+        """The last layer; with `rounded` as it is while those stand in."""
+        weight: Tensor = self._output.weight
+        if rounded is not None and self._output_name is not None:
+            weight = rounded[self._output_name]
+        return OutputLayer(weight, self._output.bias, temperature)
 
     def logits(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]], temperature: float = 1.0) -> Tensor:
         """Logits [P, V], divided by `temperature`, at P (tree, node) places; gradients as the caller has them."""
@@ -105,3 +143,20 @@ class StudentModel:
         wanted = "eager" if plain else "sdpa"
         if self.config._attn_implementation != wanted:
             self._causal.set_attn_implementation(wanted)
+
+
+def _in_fp32(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter, or one in fp32 that gathers its gradients."""
+    if parameter.dtype == torch.float32:
+        return parameter
+    exact = nn.Parameter(parameter.detach().float())
+    parameter.register_post_accumulate_grad_hook(partial(_gather, exact))  # type: ignore[no-untyped-call]
+    return exact
+
+
+def _gather(exact: nn.Parameter, rounded: Tensor) -> None:
+    """Move a gradient over: summed over micro-batches in the model's own type it would lose the small ones."""
+    gradient = rounded.grad
+    assert gradient is not None
+    exact.grad = gradient.float() if exact.grad is None else exact.grad.add_(gradient)
+    rounded.grad = None

@@ -12,7 +12,7 @@ Files before checkpoint would leave a version without the state that made it: we
 or thread count, its bytes would differ from those under its name, which is immutable.
 """
 
-from services.trainer.checkpoint import ADAPTER_FILES, CheckpointManifest, Checkpoints
+from services.trainer.checkpoint import CheckpointManifest, Checkpoints
 from shared.blobs.local import LocalStore
 from shared.contracts.ids import weights_uri
 from shared.contracts.weights import WeightsPublished
@@ -25,7 +25,7 @@ def publish(store: LocalStore, checkpoints: Checkpoints, checkpoint: CheckpointM
     Raises StorageError if it cannot be written, or exists with other content.
     """
     uri = weights_uri(checkpoint.student, checkpoint.step)
-    files = {name: checkpoints.file(checkpoint, name) for name in ADAPTER_FILES}
+    files = checkpoints.version_files(checkpoint)
     fault_point("trainer.before-publish")
     sha256 = store.write_directory(uri, files, checkpoint.weights.model_dump_json().encode())
     fault_point("trainer.after-publish")

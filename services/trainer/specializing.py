@@ -19,6 +19,7 @@ import torch
 
 from services.trainer.finetuning import Progress, finetune, tokenized
 from services.trainer.model import StudentModel
+from services.trainer.trained import TrainedAdapter
 from shared.blobs.durable import locked
 from shared.config.loading import settings_of
 from shared.config.settings import RunSettings, StudentSection
@@ -119,7 +120,7 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
     section, seed = specialist.section, specialist.settings.run.seed
     tokenizer = load_tokenizer(specialist.base, section.chat_template)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = StudentModel(load_model(specialist.base, section.dtype, device), specialist.lora, seed)
+    model = StudentModel(TrainedAdapter(load_model(specialist.base, section.dtype, device), specialist.lora, seed))
     rows = tokenized(specialist.examples, tokenizer, model.context_tokens)
     say(f"student {specialist.student}: {len(rows)} examples, {sum(row.tokens for row in rows)} tokens")
 
@@ -128,7 +129,7 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
             say(f"update {progress.update}/{progress.updates}, loss {progress.loss:.3f}")
 
     finetune(model, rows, specialist.settings.specialize, seed, report)
-    return model.adapter()
+    return model.trained.tensors()
 
 
 def _example_json(example: Example) -> list[Any]:

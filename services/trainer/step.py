@@ -183,7 +183,8 @@ def _backward(
         student_hidden = learner.model.hidden([pack.student for pack in packs], places.student)
         output = learner.model.output_layer(settings.temperature)
         rule = _rule(settings.loss, learner.model.vocabulary)
-        divergence, logprobs = distil(student_hidden, teacher_hidden, output, places, rule)
+        taught = learner.teacher.output_layer(settings.temperature)
+        divergence, logprobs = distil(student_hidden, teacher_hidden, output, taught, places, rule)
         if not bool(torch.isfinite(logprobs).all()):
             return None
         weights = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=settings.loss.is_clip)
@@ -196,7 +197,9 @@ def _backward(
     if progress.tracer is not None:
         with clock.stage("trace"):
             rows = [row for pack in packs for row in pack.rows]
-            progress.tracer.record(rows, places, divergence, weights, student_hidden, teacher_hidden, output)
+            progress.tracer.record(
+                rows, places, divergence, weights, (student_hidden, output), (teacher_hidden, taught)
+            )
     return value
 
 

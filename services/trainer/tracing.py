@@ -30,6 +30,9 @@ LOWEST_LOGPROB = -1e4
 RolloutKey = tuple[int, int]
 """Group and sample, as in a row."""
 
+Hidden = tuple[Tensor, OutputLayer]
+"""A model's hidden states, and what turns them into logits."""
+
 Side = tuple[float, tuple[Alternative, ...]]
 """What one model makes of a token: the log-prob of the sampled one, and the likeliest ones."""
 
@@ -49,9 +52,8 @@ class Tracer:
         places: Places,
         divergence_P: Tensor,
         weights_RT: Tensor,
-        student_hidden: Tensor,
-        teacher_hidden: Tensor,
-        output: OutputLayer,
+        student: Hidden,
+        teacher: Hidden,
     ) -> None:
         """Trace the chosen rows of a micro-batch. Hidden states are those of `places`, weights by row and token."""
         chosen = [(at, row) for at, row in enumerate(rows) if (row.group, row.sample) in self._chosen]
@@ -66,8 +68,8 @@ class Tracer:
             values = zip(
                 divergence_P[pairs_N].tolist(),
                 weights_RT[of_token].tolist(),
-                self._side(student_hidden, of_student, targets_N, output),
-                self._side(teacher_hidden, of_teacher, targets_N, output),
+                self._side(student, of_student, targets_N),
+                self._side(teacher, of_teacher, targets_N),
                 strict=True,
             )
         for _, row in chosen:
@@ -92,8 +94,9 @@ class Tracer:
             rollouts=tuple(self._found[key] for key in sorted(self._found)),
         )
 
-    def _side(self, hidden: Tensor, at_N: Tensor, targets_N: Tensor, output: OutputLayer) -> list[Side]:
+    def _side(self, model: Hidden, at_N: Tensor, targets_N: Tensor) -> list[Side]:
         """By token: the log-prob of what was sampled, and the likeliest alternatives. Shared places count once."""
+        hidden, output = model
         distinct, which_N = torch.unique(at_N, return_inverse=True)
         sampled_N = torch.empty(len(at_N), device=hidden.device)
         alternatives: list[tuple[Alternative, ...]] = []

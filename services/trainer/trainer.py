@@ -4,7 +4,6 @@ What always holds: step k is trained on the state of checkpoint k-1 and on nothi
 or refused the learner is taken back to the last checkpoint; what has no checkpoint was never applied.
 """
 
-import hashlib
 import math
 import threading
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from services.trainer import metrics
 from services.trainer.batches import Batch, read_batch
-from services.trainer.checkpoint import CheckpointManifest, Checkpoints, adapter_files
+from services.trainer.checkpoint import CheckpointManifest, Checkpoints
 from services.trainer.learner import Learner, LearnerState
 from services.trainer.publish import publish
 from services.trainer.rows import Row, training_rows
@@ -25,7 +24,7 @@ from shared.blobs.local import LocalStore, atomic_write
 from shared.contracts.batches import BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
-from shared.contracts.weights import FileEntry, StepDone, StepMetrics, WeightsManifest, WeightsPublished
+from shared.contracts.weights import StepDone, StepMetrics, WeightsManifest, WeightsPublished
 from shared.errors import MalformedMessageError, OpcodError, StorageError
 from shared.faults import fault_point
 from shared.modeling.adapters import checksum
@@ -86,7 +85,6 @@ class StudentTrainer:
         self._base_model = base_model
         self._shorten = shorten_prompts
         self._stopping = stopping
-        self._initial: LearnerState = learner.state()
         # What happens after a step's report is made stands in the report of the next step.
         self._late = StageClock()
         self.checkpoint: CheckpointManifest | None = None
@@ -108,7 +106,8 @@ class StudentTrainer:
     def restore(self) -> None:
         """Go on from the newest checkpoint. Raises StorageError or ModelError if there is one, but none usable."""
         self.checkpoint = self._checkpoints.newest()
-        self._reload()
+        if self.checkpoint is not None:
+            self._reload()
         metrics.STEP.set(self.step)
 
     def done(self, step: int) -> StepDone:
@@ -187,9 +186,8 @@ class StudentTrainer:
     def _commit(
         self, batch: Batch, step_metrics: StepMetrics, fence: Fence, tracer: Tracer | None
     ) -> CheckpointManifest:
-        state = self._learner.state()
-        files = adapter_files(state.adapter, self._learner.model.spec, self._base_model)
-        weights = self._weights(batch, state, files)
+        state = self._learner.state(copy=False)
+        weights = self._weights(batch, state)
         done = StepDone(
             student=self._student,
             step=weights.step,
@@ -202,16 +200,17 @@ class StudentTrainer:
         fence.confirm()
         if tracer is not None:
             self._write_trace(batch, tracer)
+        files = self._learner.model.trained.files(state.published, self._base_model)
         fault_point("trainer.before-checkpoint")
         return self._retried(
             lambda: self._checkpoints.commit(state, token=fence.token, weights=weights, files=files, done=reports)
         )
 
-    def _weights(self, batch: Batch, state: LearnerState, files: dict[str, bytes]) -> WeightsManifest:
-        step = batch.manifest.step
-        probed = probe(self._learner.model.peft, self._tokenizer)
+    def _weights(self, batch: Batch, state: LearnerState) -> WeightsManifest:
+        step, model = batch.manifest.step, self._learner.model
+        probed = probe(model.network, self._tokenizer)
         if not all(map(math.isfinite, probed)) or not all(
-            bool(each.isfinite().all()) for each in state.adapter.values()
+            bool(each.isfinite().all()) for each in state.published.values()
         ):
             raise StepRefusedError(
                 f"the weights after step {step} are not finite or give no finite log-probs (probe {probed}): lower "
@@ -222,21 +221,20 @@ class StudentTrainer:
             student=self._student,
             version=version_name(self._student, step),
             parent=version_name(self._student, step - 1),
-            kind="lora",
+            kind=model.trained.kind,
             step=step,
             batch_sha256=batch.sha256,
             base_model=self._base_model,
-            files=tuple(
-                FileEntry(name=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-                for name, data in sorted(files.items())
-            ),
-            checksum=checksum(state.adapter),
+            files=(),
+            checksum=checksum(state.published),
             probe=tuple(probed),
         )
 
     def _reload(self) -> None:
-        state = self._initial if self.checkpoint is None else self._checkpoints.load(self.checkpoint)
-        self._learner.load(state)
+        if self.checkpoint is None:
+            self._learner.restart()
+        else:
+            self._learner.load(self._checkpoints.load(self.checkpoint))
 
     def _retried(self, write: Callable[[], Written]) -> Written:
         """A full disk may be freed: try again with growing pauses, and give up with the last error."""

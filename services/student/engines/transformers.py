@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from services.student.engines.decoding import Decoding, Sample
@@ -33,6 +31,7 @@ from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter, merged
 from shared.modeling.attention import PLAIN_MODEL_TYPES
 from shared.modeling.chat import render, rendering_of
 from shared.modeling.checksums import file_checksum
+from shared.modeling.full import load_full, require_tensors_of
 from shared.modeling.loading import Dtype, load_model, load_tokenizer
 from shared.modeling.stopping import eos_ids
 
@@ -138,20 +137,8 @@ class TransformersEngine:
 
     def _read_full(self, directory: Path) -> _Version:
         """Read a whole model's weights, which must be those of this architecture."""
-        files = sorted(directory.glob("*.safetensors"))
-        try:
-            tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
-        except (OSError, SafetensorError) as broken:
-            raise ModelError(f"expected safetensors in {directory}: {broken}") from broken
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        if shapes != {name: tensor.shape for name, tensor in self._base.items()}:
-            raise ModelError(
-                f"expected an adapter or all weights of {self._model_dir} in {directory}, found {len(tensors)} "
-                "tensors of other names or shapes"
-            )
-        broken_names = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-        if broken_names:
-            raise ModelError(f"expected finite weights in {directory}, found others in {', '.join(broken_names[:3])}")
+        tensors = load_full(*sorted(directory.glob("*.safetensors")))
+        require_tensors_of(self._base, tensors, str(directory))
         base = next(iter(self._base.values()))
         return _Version(checksum(tensors), {name: tensor.to(base) for name, tensor in tensors.items()})
 

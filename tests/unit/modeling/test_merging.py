@@ -9,6 +9,7 @@ from torch import Tensor
 
 from services.trainer.model import StudentModel
 from services.trainer.teacher import EmaTeacher
+from services.trainer.trained import TrainedAdapter
 from shared.errors import ModelError
 from shared.modeling.adapters import (
     LoraSpec,
@@ -93,9 +94,9 @@ def test_it_is_merged_once_and_again_when_the_adapter_changes(tuned: Path, base:
 def test_training_and_its_teacher_start_at_the_tuned_model(tuned: Path, tmp_path: Path) -> None:
     merged = resolve_model(str(tuned), tmp_path / "cache")
     expected = logits(load_model(merged, "float32"))
-    model = StudentModel(load_model(merged, "float32"), SPEC, seed=3)
+    model = StudentModel(TrainedAdapter(load_model(merged, "float32"), SPEC, seed=3))
     teacher = EmaTeacher(model, 0.05).tensors()
-    assert torch.allclose(logits(model.peft), expected, atol=1e-5)
+    assert torch.allclose(logits(model.network), expected, atol=1e-5)
     assert all(torch.equal(teacher[name], each) for name, each in model.named_parameters.items())
 
 

@@ -62,12 +62,13 @@ def test_activations_bound_what_autograd_keeps(tmp_path: Path) -> None:
     import torch
 
     from services.trainer.model import StudentModel
+    from services.trainer.trained import TrainedAdapter
     from services.trainer.trees import Tree
     from shared.modeling.adapters import LoraSpec
     from shared.modeling.loading import load_model
     from tests.unit.modeling.tiny_model import write_tiny_model
 
-    model = StudentModel(load_model(write_tiny_model(tmp_path)), LoraSpec(4, 2.0, 1), 0)
+    model = StudentModel(TrainedAdapter(load_model(write_tiny_model(tmp_path)), LoraSpec(4, 2.0, 1), 0))
     tree, saved = Tree(), {}
     tree.insert(list(range(200)))
 
@@ -75,7 +76,7 @@ def test_activations_bound_what_autograd_keeps(tmp_path: Path) -> None:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    weights = {each.untyped_storage().data_ptr() for each in model.peft.parameters()}
+    weights = {each.untyped_storage().data_ptr() for each in model.network.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.hidden([tree], [(0, 199)])
     kept = sum(size for pointer, size in saved.items() if pointer not in weights)
@@ -146,6 +147,19 @@ def test_memory_grows_with_what_it_is_for() -> None:
     assert "trainer-a/EMA teacher, fp32" not in parts("gate.mode=cognizance", "run.method=grpo")
     dense, fused = (trainer_need("a", base, shape, LENGTHS, gpu=gpu).bytes for gpu in (False, True))
     assert fused < dense
+
+
+@pytest.mark.parametrize(("dtype", "each"), [("bfloat16", 2 + 8 + 8 + 6), ("float32", 4 + 4 + 8 + 4)])
+def test_full_weights_are_kept_exactly_besides(dtype: str, each: int) -> None:
+    """Bytes a parameter: the model's, exact ones with their gradient, moments, and the teacher's."""
+    shape = KNOWN_SHAPES["embedded"]
+    chosen = settings("run.weights=full", f"students.a.dtype={dtype}")
+    parts = {part.name: part for part in trainer_need("a", chosen, shape, LENGTHS, gpu=True).parts}
+    kept = [part.bytes for name, part in parts.items() if "weights" in name or "optimizer" in name or "EMA" in name]
+    assert sum(kept) == each * shape.parameters
+    assert not any(part.shared for part in parts.values())
+    versions = next(p for p in student_need("a", chosen, shape, LENGTHS, gpu=True).parts if "versions" in p.name)
+    assert versions.bytes == 3 * shape.parameters * (2 if dtype == "bfloat16" else 4)
 
 
 @pytest.mark.parametrize("need", [student_need, trainer_need])

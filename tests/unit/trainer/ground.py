@@ -14,6 +14,7 @@ from services.trainer.learner import Learner
 from services.trainer.model import StudentModel
 from services.trainer.rows import Row
 from services.trainer.step import StepSettings
+from services.trainer.trained import TrainedAdapter, TrainedModel
 from services.trainer.trainer import StudentTrainer
 from shared.blobs.local import LocalStore
 from shared.config.loss import LossSection
@@ -23,7 +24,7 @@ from shared.contracts.ids import version_name
 from shared.contracts.messages import ChatMessage
 from shared.modeling.adapters import LoraSpec
 from shared.modeling.chat import encode, render
-from shared.modeling.loading import load_model, load_tokenizer
+from shared.modeling.loading import Dtype, load_model, load_tokenizer
 
 RUN = "r1"
 STUDENT = "a"
@@ -42,9 +43,12 @@ def settings(**changes: object) -> StepSettings:
     )
 
 
-def learner(directory: Path, step: StepSettings) -> Learner:
+def learner(directory: Path, step: StepSettings, *, full: Dtype | None = None) -> Learner:
+    """full: train all weights, of a model that computes in this type; else an adapter."""
     torch.set_num_threads(1)
-    return Learner(StudentModel(load_model(directory, "float32"), SPEC, seed=7), step.optimizer)
+    base = load_model(directory, full or "float32")
+    trained = TrainedModel(base, directory) if full else TrainedAdapter(base, SPEC, seed=7)
+    return Learner(StudentModel(trained), step.optimizer)
 
 
 def rows(groups: int = 3, samples: int = 4, seed: int = 0) -> list[Row]:
@@ -146,7 +150,12 @@ def seal_steps(run_dir: Path, directory: Path, count: int) -> list[BatchSealed]:
 
 
 def student_trainer(
-    run_dir: Path, directory: Path, step: StepSettings | None = None, store: LocalStore | None = None
+    run_dir: Path,
+    directory: Path,
+    step: StepSettings | None = None,
+    store: LocalStore | None = None,
+    *,
+    full: Dtype | None = None,
 ) -> StudentTrainer:
     """A trainer as a fresh process would have it, before `restore`."""
     step = step or settings()
@@ -154,7 +163,7 @@ def student_trainer(
     stopping = threading.Event()
     stopping.set()  # no pauses between tries
     return StudentTrainer(
-        learner(directory, step),
+        learner(directory, step, full=full),
         load_tokenizer(directory, None),
         store,
         checkpoints_of(store),

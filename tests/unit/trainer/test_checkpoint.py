@@ -46,7 +46,7 @@ def test_the_learner_comes_back_bit_for_bit(trained: StudentTrainer, tmp_path: P
     state = checkpoints_of(LocalStore(tmp_path)).load(newest(tmp_path))
     live = trained._learner.state()
     for mine, theirs in (
-        (live.adapter, state.adapter),
+        (live.published, state.published),
         (live.teacher, state.teacher),
         (live.optimizer, state.optimizer),
     ):

@@ -56,7 +56,7 @@ def test_values_and_gradient_are_those_of_whole_logits(
     (slope,) = torch.autograd.grad(wanted, student, upstream(places))
     chosen = own.log_softmax(1)[places.student_index, places.targets].where(places.mask, torch.zeros(()))
 
-    value, logprobs = distil(student, teacher, output, places, rule(top_k, tail, rows_at_once))
+    value, logprobs = distil(student, teacher, output, output, places, rule(top_k, tail, rows_at_once))
     (gradient,) = torch.autograd.grad(value, student, upstream(places))
     torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(gradient, slope, rtol=1e-10, atol=1e-12)
@@ -64,13 +64,33 @@ def test_values_and_gradient_are_those_of_whole_logits(
     assert not logprobs.requires_grad
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("rows_at_once", [1, 5, 1000])
+def test_a_trained_output_layer_has_the_gradient_of_whole_logits(temperature: float, rows_at_once: int) -> None:
+    frozen, (places, student, teacher) = layer(torch.float64, temperature), ground(torch.float64)
+    bias = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64)
+    output = OutputLayer(frozen.weight.clone().requires_grad_(), bias.requires_grad_(), temperature)
+    own, taught = output.logits(student), frozen.logits(teacher)
+    of_student, of_teacher = places.pairs.unbind(1)
+    wanted = token_divergence(own[of_student][None], taught[of_teacher][None], top_k=7)[0]
+    value, _ = distil(student, teacher, output, frozen, places, rule(rows_at_once=rows_at_once))
+    torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-14)
+    trained = (student, output.weight, bias)
+    for found, slope in zip(
+        torch.autograd.grad(value, trained, upstream(places)),
+        torch.autograd.grad(wanted, trained, upstream(places)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, slope, rtol=1e-10, atol=1e-12)
+
+
 def test_bf16_hidden_states_differ_by_rounding_only() -> None:
     places, student, teacher = ground(torch.bfloat16)
-    value, logprobs = distil(student, teacher, layer(torch.bfloat16), places, rule())
+    value, logprobs = distil(student, teacher, layer(torch.bfloat16), layer(torch.bfloat16), places, rule())
     (gradient,) = torch.autograd.grad(value, student, upstream(places).float())
     exactly = student.detach().double().requires_grad_()
     output = OutputLayer(layer(torch.bfloat16).weight.double(), None, 1.0)
-    wanted, chosen = distil(exactly, teacher.double(), output, places, rule())
+    wanted, chosen = distil(exactly, teacher.double(), output, output, places, rule())
     (slope,) = torch.autograd.grad(wanted, exactly, upstream(places))
     assert (value.dtype, logprobs.dtype, gradient.dtype) == (torch.float32, torch.float32, torch.bfloat16)
     torch.testing.assert_close(value.double(), wanted, rtol=2e-2, atol=2e-2)
@@ -82,7 +102,7 @@ def test_the_same_input_gives_the_same_bits() -> None:
     places, student, teacher = ground(torch.float32)
     seen = []
     for _ in range(2):
-        value, logprobs = distil(student, teacher, layer(torch.float32), places, rule())
+        value, logprobs = distil(student, teacher, layer(torch.float32), layer(torch.float32), places, rule())
         (gradient,) = torch.autograd.grad(value, student, upstream(places).float())
         seen.append((value.detach(), logprobs, gradient))
     assert all(torch.equal(left, right) for left, right in zip(*seen, strict=True))
@@ -110,7 +130,7 @@ def test_no_operation_makes_more_than_a_chunk_of_logits(rows_at_once: int) -> No
     places, student, teacher = ground(torch.float32)
     output = layer(torch.float32)
     with Largest(output.weight) as seen:
-        value, _ = distil(student, teacher, output, places, rule(rows_at_once=rows_at_once))
+        value, _ = distil(student, teacher, output, output, places, rule(rows_at_once=rows_at_once))
         value.backward(upstream(places).float())
     assert seen.rows == rows_at_once
 
@@ -119,7 +139,7 @@ def test_a_nan_in_the_student_reaches_log_probs_and_value() -> None:
     places, student, teacher = ground(torch.float32)
     with torch.no_grad():
         student[places.student_index[0, 0]] = float("nan")
-    value, logprobs = distil(student, teacher, layer(torch.float32), places, rule())
+    value, logprobs = distil(student, teacher, layer(torch.float32), layer(torch.float32), places, rule())
     assert bool(torch.isnan(logprobs[0, 0]))
     assert bool(torch.isnan(value[places.pair_index[0, 0]]))
     assert bool(torch.isfinite(value).any())

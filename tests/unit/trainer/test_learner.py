@@ -67,8 +67,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tiny_dir: Path, bad: floa
     assert one.update() is None
     after = one.state()
     for left, right in zip(
-        (before.adapter, before.teacher, before.optimizer),
-        (after.adapter, after.teacher, after.optimizer),
+        (before.published, before.teacher, before.optimizer),
+        (after.published, after.teacher, after.optimizer),
         strict=True,
     ):
         assert left.keys() == right.keys()
@@ -107,7 +107,7 @@ def test_a_loaded_state_goes_on_as_the_saved_one(tiny_dir: Path) -> None:
     left, right = one.state(), other.state()
     assert left.optimizer.keys() == right.optimizer.keys() != set()
     for mine, theirs in (
-        (left.adapter, right.adapter),
+        (left.published, right.published),
         (left.teacher, right.teacher),
         (left.optimizer, right.optimizer),
     ):

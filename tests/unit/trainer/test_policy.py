@@ -32,7 +32,7 @@ def rewarded(groups: int = 3) -> list[Row]:
 
 def logprobs_of(one: Learner, row: Row) -> Tensor:
     one.model._use_attention(False)
-    logits = one.model.peft(torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1]
+    logits = one.model.network(torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1]
     return logits.log_softmax(-1).gather(1, torch.tensor(row.response)[:, None])[:, 0]
 
 
@@ -114,7 +114,7 @@ def test_the_mismatch_reported_is_that_of_the_engine_alone(tiny_dir: Path) -> No
     made = []
     for row in rewarded():
         with torch.no_grad():
-            logprobs = token_logprobs(one.model.peft, [row.prompt], [row.response])[0]
+            logprobs = token_logprobs(one.model.network, [row.prompt], [row.response])[0]
         made.append(replace(row, logprobs=tuple(logprobs.tolist())))
     metrics = train_step(one, made, step, StageClock())
     assert metrics.delta_logprob == pytest.approx(0, abs=1e-4)
@@ -151,7 +151,7 @@ def test_an_update_makes_the_rewarded_answer_likelier(tiny_dir: Path) -> None:
 
     def seen(row: Row) -> float:
         with torch.no_grad():
-            return float(token_logprobs(model.peft, [row.prompt], [row.response]).sum())
+            return float(token_logprobs(model.network, [row.prompt], [row.response]).sum())
 
     before = seen(made[0])
     for _ in range(3):

@@ -25,6 +25,7 @@ from services.trainer.finetuning import (
 )
 from services.trainer.model import StudentModel
 from services.trainer.specializing import Specialist, describe, ensure, main
+from services.trainer.trained import TrainedAdapter
 from shared.config.loading import to_toml, validate
 from shared.config.settings import RunSettings, SpecializeSection
 from shared.contracts.messages import ChatMessage
@@ -242,12 +243,12 @@ def test_the_loss_is_that_of_the_completions_alone(base_dir: Path) -> None:
     base = load_model(base_dir, "float32")
     rows = tokenized(CAPITALS, load_tokenizer(base_dir, "compact"), 512)
     expected = -token_logprobs(base, [row.prompt for row in rows], [row.completion for row in rows]).sum()
-    model = StudentModel(base, LoraSpec(4, 2.0), seed=0)
+    model = StudentModel(TrainedAdapter(base, LoraSpec(4, 2.0), seed=0))
     torch.testing.assert_close(batch_loss(model, rows), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_every_row_is_used_once_an_epoch_and_the_last_batch_may_be_short(base_dir: Path) -> None:
-    model = StudentModel(load_model(base_dir, "float32"), LoraSpec(4, 2.0), seed=0)
+    model = StudentModel(TrainedAdapter(load_model(base_dir, "float32"), LoraSpec(4, 2.0), seed=0))
     rows = tokenized(CAPITALS, load_tokenizer(base_dir, "compact"), 512)
     seen: list[Progress] = []
     finetune(model, rows, SpecializeSection(batch_size=3, epochs=2), 0, seen.append)
@@ -260,7 +261,9 @@ def test_a_loss_that_is_not_finite_stops_it(base_dir: Path) -> None:
         base.get_parameter("model.norm.weight").fill_(float("nan"))
     rows = tokenized(CAPITALS, load_tokenizer(base_dir, "compact"), 512)
     with pytest.raises(ModelError, match=r"finite loss .* update 1: lower specialize\.learning_rate"):
-        finetune(StudentModel(base, LoraSpec(4, 2.0), seed=0), rows, SpecializeSection(), 0, lambda _: None)
+        finetune(
+            StudentModel(TrainedAdapter(base, LoraSpec(4, 2.0), seed=0)), rows, SpecializeSection(), 0, lambda _: None
+        )
 
 
 def test_the_rate_warms_up_then_falls_to_nothing() -> None:

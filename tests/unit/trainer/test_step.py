@@ -12,7 +12,7 @@ from services.trainer.rows import Row, training_rows
 from services.trainer.step import NonFiniteError, StageClock, StepSettings, train_step
 from shared.errors import FencedError
 from shared.modeling.chat import encode, render
-from shared.modeling.loading import load_tokenizer
+from shared.modeling.loading import Dtype, load_tokenizer
 from shared.modeling.logprobs import token_logprobs
 from tests.unit.trainer.ground import group_of, learner, rows, settings
 
@@ -33,13 +33,14 @@ class Recorder(Learner):
         return super().update()
 
 
-def recorder(directory: Path, step: StepSettings) -> Recorder:
+def recorder(directory: Path, step: StepSettings, full: Dtype | None = None) -> Recorder:
     """A student that has moved away from its teacher."""
-    one = learner(directory, step)
+    one = learner(directory, step, full=full)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in one.model.parameters:
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    one.model.round()
     made = Recorder.__new__(Recorder)
     made.__dict__ = one.__dict__
     return made
@@ -57,10 +58,10 @@ def reference(one: Learner, made: list[Row], step: StepSettings) -> tuple[float,
         rollout[number, :length] = torch.tensor(row.logprobs)
         teacher_prompt = row.teacher_prompt or row.prompt
         one.model._use_attention(False)
-        with torch.no_grad(), one.teacher._standing_in():
-            logits = one.model.peft(torch.tensor([teacher_prompt + row.response])).logits[0]
+        with torch.no_grad(), one.teacher.standing_in():
+            logits = one.model.network(torch.tensor([teacher_prompt + row.response])).logits[0]
             taught.append(pad(logits[len(teacher_prompt) - 1 : -1], longest))
-        logits = one.model.peft(torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1]
+        logits = one.model.network(torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1]
         own.append(pad(logits, longest))
         targets = torch.tensor(row.response)[:, None]
         chosen[number, :length] = logits.detach().log_softmax(-1).gather(1, targets)[:, 0]
@@ -102,6 +103,31 @@ def test_loss_and_gradient_are_those_of_the_method(tiny_dir: Path, aggregation: 
     assert metrics.grad_norm == pytest.approx(float(norm), rel=1e-3)
 
 
+@pytest.mark.parametrize("micro_batch_tokens", [1, 16384])
+def test_full_weights_have_the_gradient_of_the_method(tiny_dir: Path, micro_batch_tokens: int) -> None:
+    """The output layer is the embedding, and differs between student and teacher."""
+    step = settings(micro_batch_tokens=micro_batch_tokens)
+    made = rows()
+    expected_loss, expected = reference(recorder(tiny_dir, step, "float32"), made, step)
+    one = recorder(tiny_dir, step, "float32")
+    metrics = train_step(one, made, step, StageClock())
+    assert metrics.loss == pytest.approx(expected_loss, rel=1e-4)
+    assert "model.embed_tokens.weight" in expected
+    assert one.gradients.keys() == expected.keys()
+    for name, gradient in one.gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6)
+
+
+def test_in_bf16_gradients_of_full_weights_differ_by_rounding(tiny_dir: Path) -> None:
+    step = settings(micro_batch_tokens=40)
+    exact, rounded = recorder(tiny_dir, step, "float32"), recorder(tiny_dir, step, "bfloat16")
+    for one in (exact, rounded):
+        train_step(one, rows(), step, StageClock())
+    assert {each.dtype for each in rounded.gradients.values()} == {torch.float32}
+    found, wanted = (torch.cat([each.flatten() for each in one.gradients.values()]) for one in (rounded, exact))
+    assert float((found - wanted).norm()) < 0.15 * float(wanted.norm())
+
+
 def test_metrics_count_samples_and_tokens(tiny_dir: Path) -> None:
     made = rows()
     metrics = train_step(learner(tiny_dir, settings()), made, settings(), StageClock())
@@ -118,7 +144,7 @@ def test_engine_and_trainer_agree_when_log_probs_are_the_trainer_s(tiny_dir: Pat
     made = []
     for row in rows():
         with torch.no_grad():
-            logprobs = token_logprobs(one.model.peft, [row.prompt], [row.response])[0]
+            logprobs = token_logprobs(one.model.network, [row.prompt], [row.response])[0]
         made.append(replace(row, logprobs=tuple(logprobs.tolist())))
     metrics = train_step(one, made, settings(), StageClock())
     assert metrics.delta_logprob == pytest.approx(0, abs=1e-4)
@@ -135,7 +161,7 @@ def test_the_same_rows_give_the_same_bits(tiny_dir: Path) -> None:
         states.append(one.state())
     first, second = states
     for left, right in (
-        (first.adapter, second.adapter),
+        (first.published, second.published),
         (first.teacher, second.teacher),
         (first.optimizer, second.optimizer),
     ):
@@ -154,7 +180,7 @@ def test_a_batch_with_nothing_to_learn_makes_no_update(tiny_dir: Path) -> None:
     before = one.state()
     metrics = train_step(one, [replace(row, active=False) for row in rows()], settings(), StageClock())
     assert (metrics.loss, metrics.tokens, metrics.active_share, metrics.skipped_updates) == (0, 0, 0, 0)
-    assert all(torch.equal(each, before.adapter[name]) for name, each in one.state().adapter.items())
+    assert all(torch.equal(each, before.published[name]) for name, each in one.state().published.items())
     assert one.phase_updates == 0
 
 
@@ -192,7 +218,7 @@ def test_the_student_learns_what_its_teacher_is_shown(tiny_dir: Path) -> None:
 
     def seen() -> float:
         with torch.no_grad():
-            return float(token_logprobs(one.model.peft, [question], [answer]).sum())
+            return float(token_logprobs(one.model.network, [question], [answer]).sum())
 
     before, losses = seen(), []
     for _ in range(30):
@@ -205,6 +231,6 @@ def copy_answer(one: Learner, prompt: list[int], answer: list[int]) -> None:
     optimizer = torch.optim.AdamW(one.model.parameters, lr=1e-2)
     for _ in range(40):
         optimizer.zero_grad()
-        (-token_logprobs(one.model.peft, [prompt], [answer]).sum()).backward()  # type: ignore[no-untyped-call]
+        (-token_logprobs(one.model.network, [prompt], [answer]).sum()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -134,7 +134,7 @@ def test_a_refused_batch_leaves_no_trace(tmp_path: Path, tiny_dir: Path) -> None
         trainer.apply(second, OpenFence())
     assert trainer.step == 1
     after = trainer._learner.state()
-    assert all(torch.equal(each, after.adapter[name]) for name, each in before.adapter.items())
+    assert all(torch.equal(each, after.published[name]) for name, each in before.published.items())
     path.write_bytes(whole)
     trainer.apply(second, OpenFence())
     assert trainer.step == 2
@@ -146,14 +146,14 @@ def test_what_is_not_finite_is_refused_and_never_published(tmp_path: Path, tiny_
     trainer = student_trainer(tmp_path, tiny_dir, step)
     trainer.restore()
     if damage == "base weights":
-        trainer._learner.model.peft.get_base_model().get_parameter("model.norm.weight").data.fill_(float("nan"))
+        trainer._learner.model.network.get_base_model().get_parameter("model.norm.weight").data.fill_(float("nan"))
     [sealed] = seal_steps(tmp_path, tiny_dir, 1)
     with pytest.raises(StepRefusedError, match="finite"):
         trainer.apply(sealed, OpenFence())
     assert trainer.step == 0
     assert not (tmp_path / "weights").exists()
     assert not (tmp_path / "checkpoints").exists()
-    assert all(bool(each.isfinite().all()) for each in trainer._learner.state().adapter.values())
+    assert all(bool(each.isfinite().all()) for each in trainer._learner.state().published.values())
 
 
 def test_a_full_disk_is_tried_again_and_then_given_up(tmp_path: Path, tiny_dir: Path) -> None:

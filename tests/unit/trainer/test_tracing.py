@@ -55,7 +55,7 @@ def test_log_probs_and_alternatives_are_those_of_student_and_teacher(tiny_dir: P
     one = learner(tiny_dir, settings())
     with torch.no_grad():
         teacher_prompt = render(tokenizer, group.samples[0].teacher_messages)
-        taught = token_logprobs(one.model.peft, [teacher_prompt], [group.samples[0].token_ids])[0].tolist()
+        taught = token_logprobs(one.model.network, [teacher_prompt], [group.samples[0].token_ids])[0].tolist()
     trace = next(each for each in found if (each.problem_id, each.sample) == (group.problem_id, 0))
     assert [token.teacher_logprob for token in trace.tokens] == pytest.approx(taught, rel=1e-3)
     assert [token.student_logprob for token in trace.tokens] != pytest.approx(taught, rel=1e-3)
@@ -94,7 +94,7 @@ def test_tracing_changes_no_bit_of_the_weights(tmp_path: Path, tiny_dir: Path) -
         assert (run_dir / step_trace("a", 3)).exists() == bool(share)
     without, with_ = states
     for left, right in (
-        (without.adapter, with_.adapter),
+        (without.published, with_.published),
         (without.teacher, with_.teacher),
         (without.optimizer, with_.optimizer),
     ):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from services.trainer.model import StudentModel
 from services.trainer.rows import Row
+from services.trainer.trained import TrainedAdapter
 from services.trainer.trees import TREE_TOKENS, Tree, micro_batches, pack_rows, tree_tensors
 from shared.modeling.loading import load_model
 from tests.unit.trainer.ground import SPEC, rows
@@ -45,13 +46,13 @@ def test_a_token_attends_to_its_own_prefix_only(sequences: list[list[int]]) -> N
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_shared_logits_are_those_of_each_row_alone(tiny_dir: Path, grad: bool) -> None:
-    model = StudentModel(load_model(tiny_dir, "float32"), SPEC, seed=1)
+    model = StudentModel(TrainedAdapter(load_model(tiny_dir, "float32"), SPEC, seed=1))
     packs = pack_rows(rows(groups=2))
     with torch.set_grad_enabled(grad):
         for tree, pack in enumerate(packs):
             for row, nodes in zip(pack.rows, pack.student_nodes, strict=True):
                 shared = model.logits([p.student for p in packs], [(tree, node) for node in nodes])
-                alone = model.peft(torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1]
+                alone = model.network(torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1]
                 torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-5)
 
 

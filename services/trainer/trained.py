@@ -1,0 +1,119 @@
+"""What training changes of a model: an adapter on frozen weights, or all of them (`run.weights`).
+
+What always holds: the tensors of either kind are what a version holds, by the names that it is published with; and
+those of `start` are the student's as the run begins.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from shared.blobs.port import Content
+from shared.contracts.weights import WeightsManifest
+from shared.modeling.adapters import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    LoraSpec,
+    adapter_tensors,
+    attach_lora,
+    load_adapter,
+    save_adapter,
+    set_adapter_tensors,
+)
+from shared.modeling.full import MODEL_FILE, load_full, model_tensors, set_model_tensors, write_model
+from shared.modeling.loading import Dtype, load_model
+from shared.modeling.saving import small_files
+
+
+class Trained(Protocol):
+    """network: the model as it computes; those of its parameters that take a gradient are trained.
+
+    causal: the causal language model in it.
+    """
+
+    kind: Literal["lora", "full"]
+    network: Any
+    causal: Any
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a version of the present weights holds, on the CPU; it may share memory with them."""
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises ModelError where names or shapes are others."""
+
+    def start(self) -> Mapping[str, Tensor]:
+        """Raises ModelError."""
+
+    def files(self, tensors: Mapping[str, Tensor], base_model: str) -> dict[str, Content]:
+        """A version's files by name; equal tensors give equal bytes. base_model: sha256 of what they change."""
+
+
+class TrainedAdapter:
+    """An adapter in fp32 that starts at zero, drawn from `seed`."""
+
+    kind: Literal["lora", "full"] = "lora"
+
+    def __init__(self, base: PreTrainedModel, spec: LoraSpec, seed: int) -> None:
+        self.network: Any = attach_lora(base, spec, seed)
+        self.causal: Any = self.network.get_base_model()
+        self._spec = spec
+        self._start = adapter_tensors(self.network)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return adapter_tensors(self.network)
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        set_adapter_tensors(self.network, tensors)
+
+    def start(self) -> Mapping[str, Tensor]:
+        return self._start
+
+    def files(self, tensors: Mapping[str, Tensor], base_model: str) -> dict[str, Content]:
+        with tempfile.TemporaryDirectory(prefix="opcod-adapter-") as directory:
+            save_adapter(Path(directory), tensors, self._spec, base_model)
+            return {name: (Path(directory) / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
+
+
+class TrainedModel:
+    """All weights of `base`, which was loaded from `directory`. A version is a whole model's directory."""
+
+    kind: Literal["lora", "full"] = "full"
+
+    def __init__(self, base: PreTrainedModel, directory: Path) -> None:
+        self.network: Any = base.requires_grad_(True)
+        self.causal: Any = base
+        self._directory = directory
+
+    def tensors(self) -> dict[str, Tensor]:
+        return model_tensors(self.causal)
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        set_model_tensors(self.causal, tensors)
+
+    def start(self) -> Mapping[str, Tensor]:
+        """Read again: kept in memory it would be as large as the model."""
+        dtype: Dtype = "float32" if self.causal.dtype == torch.float32 else "bfloat16"
+        return model_tensors(load_model(self._directory, dtype))
+
+    def files(self, tensors: Mapping[str, Tensor], base_model: str) -> dict[str, Content]:
+        beside = [path for path in small_files(self._directory) if path.suffix in (".json", ".jinja")]
+        copied: dict[str, Content] = {path.name: partial(shutil.copyfile, path) for path in beside}
+        return {**copied, MODEL_FILE: partial(_write_model, tensors, base_model)}
+
+
+def _write_model(tensors: Mapping[str, Tensor], base_model: str, path: Path) -> None:
+    write_model(path, tensors, base_model)
+
+
+def version_tensors(directory: Path, manifest: WeightsManifest) -> Mapping[str, Tensor]:
+    """The tensors of a published version among other files. Raises ModelError."""
+    if manifest.kind == "lora":
+        return load_adapter(directory)[0]
+    return load_full(*(directory / entry.name for entry in manifest.files if entry.name.endswith(".safetensors")))

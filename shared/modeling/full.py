@@ -1,0 +1,59 @@
+"""Versions with full weights: a directory that any program loads as a model, its tensors in one safetensors file.
+
+The tensors are the model's parameters by name, one that is used twice (tied embeddings) once, in the model's dtype.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from shared.errors import ModelError
+
+MODEL_FILE = "model.safetensors"
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's parameters by name, detached, on the CPU; what lies there is not copied."""
+    return {name: parameter.detach().to("cpu") for name, parameter in model.named_parameters()}
+
+
+def set_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy `tensors` into the model's parameters. Raises ModelError where names or shapes are others."""
+    parameters = dict(model.named_parameters())
+    require_tensors_of(parameters, tensors, "what is to be trained")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def require_tensors_of(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises ModelError unless `tensors`, found in `where`, have the names and shapes of a model's parameters."""
+    wanted, found = ({name: tuple(each.shape) for name, each in side.items()} for side in (parameters, tensors))
+    if wanted != found:
+        different = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        raise ModelError(
+            f"expected the {len(wanted)} tensors of the model in {where}, got {len(found)}; names or shapes differ in "
+            f"{', '.join(different[:3])}: are these the weights of another model?"
+        )
+
+
+def write_model(path: Path, tensors: Mapping[str, Tensor], base_model: str) -> None:
+    """Write the file that `load_full` reads; equal arguments give equal bytes."""
+    metadata = {"format": "pt", "base_model": base_model}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+
+
+def load_full(*files: Path) -> dict[str, Tensor]:
+    """All tensors of a model's safetensors files. Raises ModelError for a broken file or values that are not finite."""
+    try:
+        tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    except (OSError, SafetensorError) as broken:
+        raise ModelError(f"expected safetensors in {', '.join(map(str, files))}: {broken}") from broken
+    broken_names = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken_names:
+        raise ModelError(f"expected finite weights in {files[0]}, found others in {', '.join(broken_names[:3])}")
+    return tensors
