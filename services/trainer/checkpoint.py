@@ -1,7 +1,8 @@
-"""Checkpoints: `checkpoints/<student>/k000017/`, everything that training needs to go on after step 17.
+"""Checkpoints: `checkpoints/<student>/k000017/`, written when step 17 is applied.
 
 What always holds: a checkpoint is complete or absent; its files have the sha256 that its manifest names; and the
-newest one decides which steps are applied. It needs no generator's state, since nothing in a step is drawn.
+newest one decides which steps are applied. A whole one holds everything that training needs to go on; another one
+needs the batches since the last whole one. It holds no generator's state, since nothing in a step is drawn.
 
 It also holds what is published from it: the version's files as they are, its manifest, and the report of every step
 so far, so that announcing again says the same.
@@ -16,6 +17,7 @@ import structlog
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from services.trainer.learner import LearnerState
 from services.trainer.trained import version_tensors
@@ -52,6 +54,10 @@ class CheckpointManifest(Contract):
     @property
     def name(self) -> str:
         return directory_name(self.student, self.step)
+
+    @property
+    def whole(self) -> bool:
+        return any(entry.name == TEACHER_FILE for entry in self.files)
 
 
 def directory_name(student: str, step: int) -> str:
@@ -92,13 +98,29 @@ class Checkpoints:
             )
         return None
 
+    def newest_whole(self, limit: int) -> CheckpointManifest | None:
+        """The newest whole checkpoint of at most step `limit` with nothing broken; None where there is none."""
+        for manifest in sorted(self._readable(), key=lambda each: -each.step):
+            if manifest.whole and manifest.step <= limit:
+                try:
+                    self._store.verify(manifest.name, self._store.read_manifest(manifest.name))
+                except StorageError as error:
+                    log.error("whole checkpoint broken, going back", checkpoint=manifest.name, error=str(error))
+                else:
+                    return manifest
+        return None
+
+    def published(self, manifest: CheckpointManifest) -> Mapping[str, Tensor]:
+        """The tensors of its version. Raises StorageError or ModelError."""
+        return version_tensors(self._store.root / manifest.name, manifest.weights)
+
     def load(self, manifest: CheckpointManifest) -> LearnerState:
-        """Raises StorageError or ModelError where a file is not what it should be."""
+        """The state in a whole checkpoint. Raises StorageError or ModelError where a file is not what it should be."""
         paths = {
             entry.name: self._store.open_verified(manifest.name, entry.name, entry.sha256) for entry in manifest.files
         }
         try:
-            published = version_tensors(paths[TEACHER_FILE].parent, manifest.weights)
+            published = self.published(manifest)
             exact = load_file(paths[EXACT_FILE]) if EXACT_FILE in paths else {}
             teacher, optimizer = (load_file(paths[name]) for name in (TEACHER_FILE, OPTIMIZER_FILE))
         except (SafetensorError, KeyError, OSError) as error:
@@ -126,13 +148,7 @@ class Checkpoints:
                 f"the checkpoints of student {self._student} carry fencing token {highest}, this trainer holds "
                 f"{token}: another trainer went on; this one must stop"
             )
-        content: dict[str, Content] = {
-            **files,
-            TEACHER_FILE: partial(save_file, dict(state.teacher)),
-            OPTIMIZER_FILE: partial(save_file, dict(state.optimizer)),
-        }
-        if state.exact:
-            content[EXACT_FILE] = partial(save_file, dict(state.exact))
+        content = {**files, **_state_files(state)}
 
         def manifest(entries: tuple[FileEntry, ...]) -> bytes:
             fault_point("trainer.mid-checkpoint")
@@ -202,8 +218,11 @@ class Checkpoints:
         return sorted(int(name[1:]) for name in found if name[1:].isdecimal())
 
     def _prune(self) -> None:
-        """Delete all but the newest KEPT; the manifest goes first, so that no half of one is ever taken for it."""
-        kept = {f"k{step:06d}" for step in self._steps()[-KEPT:]}
+        """Delete all but the newest KEPT, and the newest KEPT whole ones; the manifest goes first, so that no half of
+        one is ever taken for it."""
+        steps = self._steps()
+        whole = [step for step in steps if (self._root / f"k{step:06d}" / TEACHER_FILE).is_file()]
+        kept = {f"k{step:06d}" for step in (*steps[-KEPT:], *whole[-KEPT:])}
         for path in self._root.glob("k*"):
             if path.name not in kept and path.name[1:].isdecimal():
                 (path / MANIFEST).unlink(missing_ok=True)
@@ -213,3 +232,10 @@ class Checkpoints:
         target = path.with_name(path.name + BROKEN_SUFFIX)
         shutil.rmtree(target, ignore_errors=True)
         path.rename(target)
+
+
+def _state_files(state: LearnerState) -> dict[str, Content]:
+    """What a whole checkpoint holds beside its version; of a state that is not whole, nothing."""
+    parts = {TEACHER_FILE: state.teacher, OPTIMIZER_FILE: state.optimizer, EXACT_FILE: state.exact}
+    needed = {TEACHER_FILE, OPTIMIZER_FILE} if state.teacher else set()
+    return {name: partial(save_file, dict(part)) for name, part in parts.items() if part or name in needed}

@@ -85,15 +85,15 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         self.skipped_in_row += 1
 
-    def state(self, *, copy: bool = True) -> LearnerState:
-        """copy: it does not change with the next update."""
+    def state(self, *, copy: bool = True, whole: bool = True) -> LearnerState:
+        """copy: it does not change with the next update. whole: with more than what is published."""
         published = self.model.trained.tensors()
-        exact = self.model.named_parameters if self.model.rounds else {}
+        exact = self.model.named_parameters if whole and self.model.rounds else {}
         return LearnerState(
             published={name: each.clone() for name, each in published.items()} if copy else published,
             exact={name: each.detach().to("cpu", copy=copy) for name, each in exact.items()},
-            teacher=self.teacher.tensors(copy=copy),
-            optimizer=self._moments(copy),
+            teacher=self.teacher.tensors(copy=copy) if whole else {},
+            optimizer=self._moments(copy) if whole else {},
             phase_updates=self.phase_updates,
             skipped_in_row=self.skipped_in_row,
         )

@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Gauge
 
+from shared.contracts.weights import StepMetrics
+
 STAGE_SECONDS = Counter("opcod_trainer_stage_seconds", "Seconds spent, by stage of a step.", ["stage"])
 STEPS = Counter("opcod_trainer_steps", "Steps by outcome (applied, failed, repeated).", ["outcome"])
 TOKENS = Counter("opcod_trainer_tokens", "Response tokens trained on.")
@@ -18,3 +20,19 @@ CLIPPED = Gauge("opcod_trainer_clipped_share", "Share of tokens whose importance
 EFFECTIVE = Gauge("opcod_trainer_effective_sample_share", "Effective sample size over tokens, last step.")
 ACTIVE = Gauge("opcod_trainer_active_share", "Share of rollouts with loss, last step.")
 EARLY = Gauge("opcod_trainer_early_batches", "Sealed batches that wait for an earlier one.")
+
+
+def count_step(step_metrics: StepMetrics, step: int) -> None:
+    """An applied step."""
+    for stage, seconds in step_metrics.seconds.items():
+        STAGE_SECONDS.labels(stage).inc(seconds)
+    STEPS.labels("applied").inc()
+    TOKENS.inc(step_metrics.tokens)
+    SKIPPED.inc(step_metrics.skipped_updates)
+    STEP.set(step)
+    LOSS.set(step_metrics.loss)
+    GRAD_NORM.set(step_metrics.grad_norm)
+    DELTA_LOGPROB.set(step_metrics.delta_logprob)
+    CLIPPED.set(step_metrics.clipped_share)
+    EFFECTIVE.set(step_metrics.effective_sample_share)
+    ACTIVE.set(step_metrics.active_share)

@@ -1,7 +1,8 @@
 """Applying sealed batches: one step each, on the checkpoint before it, then a checkpoint and a version of its own.
 
-What always holds: step k is trained on the state of checkpoint k-1 and on nothing else; when a step is abandoned
-or refused the learner is taken back to the last checkpoint; what has no checkpoint was never applied.
+What always holds: step k is trained on the state after step k-1 and on nothing else; when a step is abandoned or
+refused the learner is taken back to the last checkpoint; what has no checkpoint was never applied. Where that is not a
+whole one, the state is made again: from the last whole one and the batches since, which are all on disk.
 """
 
 import math
@@ -20,6 +21,7 @@ from services.trainer.publish import publish
 from services.trainer.rows import Row, training_rows
 from services.trainer.step import NonFiniteError, StageClock, StepSettings, train_step
 from services.trainer.tracing import Tracer, chosen_rollouts
+from shared.blobs.batches import batch_directory
 from shared.blobs.local import LocalStore, atomic_write
 from shared.contracts.batches import BatchSealed
 from shared.contracts.ids import version_name
@@ -141,20 +143,30 @@ class StudentTrainer:
         clock.seconds.update(self._late.seconds)
         with clock.stage("load"):
             batch, rows = self._rows(sealed)
-        if batch.manifest.phase_start:
-            self._learner.begin_phase(
-                teacher=self._settings.loss.teacher_at_phase_start, optimizer=self._settings.optimizer.at_phase_start
-            )
         fault_point("trainer.before-step")
         try:
             tracer = self._tracer(batch)
-            step_metrics = train_step(self._learner, rows, self._settings, clock, fence.check, tracer)
+            step_metrics = self._train(batch, rows, clock, fence.check, tracer)
         except NonFiniteError as error:
             raise StepRefusedError(str(error)) from error
         self._late = StageClock()
         with self._late.stage("checkpoint"):
             self.checkpoint = self._commit(batch, step_metrics, fence, tracer)
-        _count(step_metrics, self.step)
+        metrics.count_step(step_metrics, self.step)
+
+    def _train(
+        self,
+        batch: Batch,
+        rows: list[Row],
+        clock: StageClock,
+        check: Callable[[], None] = lambda: None,
+        tracer: Tracer | None = None,
+    ) -> StepMetrics:
+        if batch.manifest.phase_start:
+            self._learner.begin_phase(
+                teacher=self._settings.loss.teacher_at_phase_start, optimizer=self._settings.optimizer.at_phase_start
+            )
+        return train_step(self._learner, rows, self._settings, clock, check, tracer)
 
     def _rows(self, sealed: BatchSealed) -> tuple[Batch, list[Row]]:
         try:
@@ -186,7 +198,8 @@ class StudentTrainer:
     def _commit(
         self, batch: Batch, step_metrics: StepMetrics, fence: Fence, tracer: Tracer | None
     ) -> CheckpointManifest:
-        state = self._learner.state(copy=False)
+        whole = batch.manifest.step % self._settings.optimizer.checkpoint_every == 0
+        state = self._learner.state(copy=False, whole=whole)
         weights = self._weights(batch, state)
         done = StepDone(
             student=self._student,
@@ -231,10 +244,32 @@ class StudentTrainer:
         )
 
     def _reload(self) -> None:
-        if self.checkpoint is None:
+        last = self.checkpoint
+        whole = None if last is None else self._checkpoints.newest_whole(last.step)
+        if whole is None:
             self._learner.restart()
         else:
-            self._learner.load(self._checkpoints.load(self.checkpoint))
+            self._learner.load(self._checkpoints.load(whole))
+        if last is not None:
+            self._repeat(last, since=0 if whole is None else whole.step)
+
+    def _repeat(self, last: CheckpointManifest, since: int) -> None:
+        """Make the steps after `since` again, up to the checkpoint `last`, whose version is what counts."""
+        for done in last.done[since:]:
+            sealed = BatchSealed(
+                student=self._student,
+                step=done.step,
+                uri=batch_directory(self._student, done.step),
+                sha256=done.batch_sha256,
+                base_version=version_name(self._student, done.step - 1),
+            )
+            self._train(*self._rows(sealed), StageClock())
+            log.info("step made again", step=done.step, last=last.step)
+        if since < last.step and checksum(self._learner.model.trained.tensors()) != last.weights.checksum:
+            log.warning(
+                "the steps came out otherwise than before; going on from the version", version=last.weights.version
+            )
+            self._learner.model.set_tensors(self._checkpoints.published(last), {})
 
     def _retried(self, write: Callable[[], Written]) -> Written:
         """A full disk may be freed: try again with growing pauses, and give up with the last error."""
@@ -248,18 +283,3 @@ class StudentTrainer:
                 if self._stopping.wait(pause_s):
                     raise
         return write()
-
-
-def _count(step_metrics: StepMetrics, step: int) -> None:
-    for stage, seconds in step_metrics.seconds.items():
-        metrics.STAGE_SECONDS.labels(stage).inc(seconds)
-    metrics.STEPS.labels("applied").inc()
-    metrics.TOKENS.inc(step_metrics.tokens)
-    metrics.SKIPPED.inc(step_metrics.skipped_updates)
-    metrics.STEP.set(step)
-    metrics.LOSS.set(step_metrics.loss)
-    metrics.GRAD_NORM.set(step_metrics.grad_norm)
-    metrics.DELTA_LOGPROB.set(step_metrics.delta_logprob)
-    metrics.CLIPPED.set(step_metrics.clipped_share)
-    metrics.EFFECTIVE.set(step_metrics.effective_sample_share)
-    metrics.ACTIVE.set(step_metrics.active_share)

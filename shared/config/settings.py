@@ -161,6 +161,11 @@ class OptimizerSection(Section):
     at_phase_start: Literal["reset", "carry"] = Field(
         default="reset", description="Moments and warm-up when a phase begins."
     )
+    checkpoint_every: Positive = Field(
+        default=1,
+        description="Steps between two checkpoints of the whole state. Between them only versions are written, and a "
+        "trainer that starts again first makes the steps since the last one once more, from their batches.",
+    )
     max_skipped_updates: Positive = Field(default=3, description="Non-finite updates in a row before it stops.")
 
 

@@ -16,6 +16,7 @@ from services.trainer.trainer import StudentTrainer
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.contracts.weights import WeightsManifest
 from shared.errors import ModelError
+from shared.modeling.adapters import checksum
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, load_model, load_tokenizer
 from shared.modeling.logprobs import token_logprobs
@@ -135,3 +136,42 @@ def test_weights_of_another_model_are_refused(tiny_dir: Path) -> None:
     name, tensor = next(iter(state.published.items()))
     with pytest.raises(ModelError, match=f"differ in {name}"):
         one.model.set_tensors({**state.published, name: tensor[:-1]}, {})
+
+
+@pytest.mark.parametrize("full", [None, "bfloat16"])
+@pytest.mark.parametrize("killed_after", [1, 2, 3, 4])
+def test_between_whole_checkpoints_the_state_is_made_again_bit_for_bit(
+    tmp_path: Path, tiny_dir: Path, full: Dtype | None, killed_after: int
+) -> None:
+    every, seldom = settings(mini_batches=2), settings(mini_batches=2, checkpoint_every=2)
+    whole = applied(student_trainer(tmp_path / "every", tiny_dir, every, full=full), tmp_path / "every", tiny_dir, 5)
+    run_dir = tmp_path / "seldom"
+    for steps in (killed_after, 5):
+        last = applied(student_trainer(run_dir, tiny_dir, seldom, full=full), run_dir, tiny_dir, steps)
+        last._reload()
+    assert [last.done(each).checksum for each in range(1, 6)] == [whole.done(each).checksum for each in range(1, 6)]
+    assert equal(last._learner.state().teacher, whole._learner.state().teacher)
+    assert equal(last._learner.state().optimizer, whole._learner.state().optimizer)
+    names = sorted(path.name for path in (run_dir / "checkpoints" / "a").iterdir())
+    assert names == ["k000002", "k000004", "k000005"]
+
+
+def test_a_broken_whole_checkpoint_is_made_up_for_by_an_older_one(tmp_path: Path, tiny_dir: Path) -> None:
+    step = settings(checkpoint_every=2)
+    whole = applied(student_trainer(tmp_path, tiny_dir, step), tmp_path, tiny_dir, 5)
+    (tmp_path / "checkpoints" / "a" / "k000004" / "teacher.safetensors").write_bytes(b"lost")
+    again = student_trainer(tmp_path, tiny_dir, step)
+    again.restore()
+    assert again.step == 5
+    assert equal(again._learner.state().teacher, whole._learner.state().teacher)
+
+
+def test_on_another_machine_training_goes_on_from_the_version_that_was_published(
+    tmp_path: Path, tiny_dir: Path
+) -> None:
+    """Another loss stands for other rounding: steps made again come out otherwise."""
+    applied(student_trainer(tmp_path, tiny_dir, settings(checkpoint_every=2)), tmp_path, tiny_dir, 3)
+    again = student_trainer(tmp_path, tiny_dir, settings(checkpoint_every=2, alpha=1.0))
+    again.restore()
+    assert again.checkpoint is not None
+    assert checksum(again._learner.model.trained.tensors()) == again.checkpoint.weights.checksum
