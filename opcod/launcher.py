@@ -153,11 +153,14 @@ class Launcher:
         return READY_TIMEOUT_S + (self._settings.students[student].vllm.start_timeout_s if slow else 0.0)
 
     def _wait(self, name: str, problem: Callable[[], str | None], timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Until `problem` is None; what ends meanwhile is started again."""
-        deadline = time.monotonic() + timeout_s
+        """Until `problem` is None; what ends meanwhile is started again. The time is that without another reason: a
+        trainer that makes steps again says which, and each may take long."""
+        deadline, before = time.monotonic() + timeout_s, None
         while (reason := problem()) is not None:
             if self._stopped():
                 raise StoppedError(f"stopped while waiting for {name}")
+            if reason != before:
+                deadline, before = time.monotonic() + timeout_s, reason
             if time.monotonic() > deadline:
                 log_file = self._paths.run_dir / "logs" / f"{name}.log"
                 raise UnavailableError(

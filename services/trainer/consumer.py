@@ -95,7 +95,7 @@ class Consumer:
                 self._pause(stopping, error)
         if stopping.is_set():
             return False
-        self._trainer.restore()
+        self._trainer.restore(self._say)
         self._tell()
         log.info("ready", step=self._trainer.step, token=self._fence.token)
         while self._trainer.step and not stopping.is_set():
@@ -105,6 +105,9 @@ class Consumer:
             except UnavailableError as error:
                 self._pause(stopping, error)
         return not stopping.is_set()
+
+    def _say(self, state: str) -> None:
+        self._board.state = state
 
     def _work(self, stopping: threading.Event) -> None:
         while not stopping.is_set():

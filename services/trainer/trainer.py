@@ -105,11 +105,16 @@ class StudentTrainer:
         """What messages become as token ids here."""
         return rendering_of(self._tokenizer)
 
-    def restore(self) -> None:
-        """Go on from the newest checkpoint. Raises StorageError or ModelError if there is one, but none usable."""
+    def restore(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Go on from the newest checkpoint; say: told what takes long meanwhile.
+
+        Raises StorageError or ModelError if there is a checkpoint, but none usable, StepRefusedError if a step that
+        has to be made again cannot be.
+        """
+        say("reading the checkpoint")
         self.checkpoint = self._checkpoints.newest()
         if self.checkpoint is not None:
-            self._reload()
+            self._reload(say)
         metrics.STEP.set(self.step)
 
     def done(self, step: int) -> StepDone:
@@ -243,7 +248,7 @@ class StudentTrainer:
             probe=tuple(probed),
         )
 
-    def _reload(self) -> None:
+    def _reload(self, say: Callable[[str], None] = lambda _: None) -> None:
         last = self.checkpoint
         whole = None if last is None else self._checkpoints.newest_whole(last.step)
         if whole is None:
@@ -251,9 +256,9 @@ class StudentTrainer:
         else:
             self._learner.load(self._checkpoints.load(whole))
         if last is not None:
-            self._repeat(last, since=0 if whole is None else whole.step)
+            self._repeat(last, 0 if whole is None else whole.step, say)
 
-    def _repeat(self, last: CheckpointManifest, since: int) -> None:
+    def _repeat(self, last: CheckpointManifest, since: int, say: Callable[[str], None]) -> None:
         """Make the steps after `since` again, up to the checkpoint `last`, whose version is what counts."""
         for done in last.done[since:]:
             sealed = BatchSealed(
@@ -263,6 +268,7 @@ class StudentTrainer:
                 sha256=done.batch_sha256,
                 base_version=version_name(self._student, done.step - 1),
             )
+            say(f"making step {done.step} again, up to {last.step}")
             self._train(*self._rows(sealed), StageClock())
             log.info("step made again", step=done.step, last=last.step)
         if since < last.step and checksum(self._learner.model.trained.tensors()) != last.weights.checksum:

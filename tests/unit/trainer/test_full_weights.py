@@ -161,7 +161,9 @@ def test_a_broken_whole_checkpoint_is_made_up_for_by_an_older_one(tmp_path: Path
     whole = applied(student_trainer(tmp_path, tiny_dir, step), tmp_path, tiny_dir, 5)
     (tmp_path / "checkpoints" / "a" / "k000004" / "teacher.safetensors").write_bytes(b"lost")
     again = student_trainer(tmp_path, tiny_dir, step)
-    again.restore()
+    said: list[str] = []
+    again.restore(said.append)
+    assert said == ["reading the checkpoint", *(f"making step {each} again, up to 5" for each in (3, 4, 5))]
     assert again.step == 5
     assert equal(again._learner.state().teacher, whole._learner.state().teacher)
 
