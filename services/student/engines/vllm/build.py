@@ -13,9 +13,12 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from services.student.config import StudentConfig, VllmEnvironment
+from services.student.engines.vllm.adapters import AdapterWeights
+from services.student.engines.vllm.capabilities import ADAPTERS, FULL
 from services.student.engines.vllm.client import Client
 from services.student.engines.vllm.command import Model, arguments, environment, guarded
 from services.student.engines.vllm.engine import VllmEngine
+from services.student.engines.vllm.full import FullWeights
 from services.student.engines.vllm.health import Bounds
 from services.student.engines.vllm.installation import find_installation
 from services.student.engines.vllm.process import ServerProcess
@@ -35,8 +38,11 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     log_file = config.run_dir / "logs" / f"vllm-{config.student}-{config.replica}.log"
     begin = _found(config) if section.url is not None else _started(config, model_dir, log_file)
     bounds = Bounds(section.hang_timeout_s, section.start_timeout_s, section.max_restarts)
+    full = config.settings.run.weights == "full"
+    server = Server(begin, FULL if full else ADAPTERS, bounds, SystemClock(), lambda: log_tail(log_file))
     return VllmEngine(
-        Server(begin, bounds, SystemClock(), lambda: log_tail(log_file)),
+        server,
+        FullWeights(server, model_dir, config.section.dtype) if full else AdapterWeights(model_dir),
         model_dir,
         load_tokenizer(model_dir, config.section.chat_template),
         int(AutoConfig.from_pretrained(model_dir, local_files_only=True).vocab_size),
@@ -53,14 +59,16 @@ def _found(config: StudentConfig) -> Begin:
 def _started(config: StudentConfig, model_dir: Path, log_file: Path) -> Begin:
     section, settings = config.section.vllm, config.settings
     installation = find_installation(section)
-    model = Model(model_dir, config.section.dtype, settings.lora.rank)
+    model = Model(model_dir, config.section.dtype, settings.lora.rank if settings.run.weights == "lora" else None)
     seed = seed_of(settings.run.seed, config.student, "vllm")
 
     def begin() -> tuple[Client, ServerProcess]:
         socket = Path(tempfile.mkdtemp(prefix="opcod-vllm-")) / "socket"
         key = secrets.token_urlsafe(24)
         command = arguments(installation, section, model, socket=socket, slots=config.section.slots, seed=seed)
-        variables = environment(installation, section, key=key, threads=settings.resources.threads, ours=os.environ)
+        variables = environment(
+            installation, section, model, key=key, threads=settings.resources.threads, ours=os.environ
+        )
         guards = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
         under_guard = guarded(command, os.getpid())
         process = ServerProcess(under_guard, {**variables, **guards}, log_file, scratch=socket.parent)

@@ -15,7 +15,9 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
+from services.student.engines.vllm.adapters import AdapterWeights
 from services.student.engines.vllm.build import log_tail
+from services.student.engines.vllm.capabilities import ADAPTERS
 from services.student.engines.vllm.client import Client
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
@@ -45,7 +47,7 @@ class Bench:
 
     def _server(self) -> Server:
         bounds = Bounds(hang_s=HANG_S, start_s=5.0, max_restarts=1)
-        return Server(self._begin, bounds, self.clock, lambda: "(no log)")
+        return Server(self._begin, ADAPTERS, bounds, self.clock, lambda: "(no log)")
 
     def _begin(self) -> tuple[Client, None]:
         if self.failure is not None:
@@ -146,7 +148,8 @@ def test_a_log_that_cannot_be_read_is_no_reason_to_end(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_answer_at_all_is_an_error_with_its_url(tmp_path: Path) -> None:
     bounds = Bounds(hang_s=1.0, start_s=0.0, max_restarts=1)
-    server = Server(lambda: (Client(f"unix:{tmp_path / 'none'}", None), None), bounds, HandClock(), lambda: "the end")
+    nowhere = Client(f"unix:{tmp_path / 'none'}", None)
+    server = Server(lambda: (nowhere, None), ADAPTERS, bounds, HandClock(), lambda: "the end")
     with pytest.raises(UnavailableError, match=r"did not answer within 0 s; its log ends:\nthe end"):
         server.start()
 
@@ -166,7 +169,7 @@ class EngineBench(Bench):
     def __init__(self, directory: Path, model: Path) -> None:
         super().__init__(directory)
         tokenizer = load_tokenizer(model, "compact")
-        self.engine = VllmEngine(self.server, model, tokenizer, vocabulary_size=258, slots=4)
+        self.engine = VllmEngine(self.server, AdapterWeights(model), model, tokenizer, vocabulary_size=258, slots=4)
         self.adapter = directory / "adapter"
         self.adapter.mkdir()
         tensors = adapter_tensors(attach_lora(load_model(model, "float32"), SPEC, seed=0))
