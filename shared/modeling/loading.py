@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -35,15 +34,18 @@ def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> Pr
     return model.to(device).eval()
 
 
-def parameters_of(path: Path, dtype: Dtype) -> dict[str, Tensor]:
-    """The parameters of the model in `path` by name, a tied one once: shapes and dtypes without values (meta)."""
+def load_skeleton(path: Path, dtype: Dtype) -> PreTrainedModel:
+    """Return the model in `path` without its values: shapes and dtypes on the meta device. Raises ModelError."""
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], trust_remote_code=False)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=DTYPES[dtype], trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError) as broken:
         raise ModelError(f"expected the config.json of a causal language model in {path}: {broken}") from broken
-    return dict(model.named_parameters())
+    skeleton: PreTrainedModel = model
+    return skeleton
 
 
 def load_tokenizer(path: Path, chat_template: str | None) -> PreTrainedTokenizerBase:

@@ -22,7 +22,7 @@ class FakeVllm:
     hung: completions are not answered until it is cleared; left: how many were not waited for. dead: they fail, while
     the list of models is still given.
     paused: by its route; completions wait. weights: the directory whose weights it has, None when a reload has failed.
-    unreadable: directories that it cannot read. seen: by completion, the weights and the salt that it was answered with.
+    unreadable: directories that it cannot read. seen: the weights and the salt of each completion.
     text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
     probe asks for.
     """

@@ -15,7 +15,7 @@ from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.logprobs import probe
 from tests.fakes.student import write_version
 
-NOISE = 0.25
+NOISE = 0.15
 """Of a weight's own spread: so much that two versions give clearly different log-probs."""
 
 Tensors = dict[str, torch.Tensor]
@@ -29,16 +29,22 @@ class Models:
         self._directory = config.prepared_model().directory
         self._base = model_tensors(load_model(self._directory, "bfloat16"))
         self._model = load_model(self._directory, "float32")
+        self._drawn: dict[int, Tensors] = {0: self._base}
+        self._steps = 0
 
     def model(self, steps: int) -> PreTrainedModel:
         """In fp32."""
-        set_model_tensors(self._model, self.tensors(steps))
+        if steps != self._steps:
+            set_model_tensors(self._model, self.tensors(steps))
+            self._steps = steps
         return self._model
 
     def tensors(self, steps: int) -> Tensors:
-        if steps == 0:
-            return self._base
-        generator = torch.Generator().manual_seed(steps)
+        if steps not in self._drawn:
+            self._drawn[steps] = self._noised(torch.Generator().manual_seed(steps))
+        return self._drawn[steps]
+
+    def _noised(self, generator: torch.Generator) -> Tensors:
         return {
             name: (one + NOISE * one.float().std() * torch.randn(one.shape, generator=generator)).to(one.dtype)
             for name, one in self._base.items()
@@ -46,7 +52,7 @@ class Models:
 
     def publish(self, steps: int, tensors: Tensors | None = None) -> WeightsManifest:
         """Write `a@v<steps>`; with other `tensors` the manifest is that of those."""
-        told = ()
+        told: tuple[float, ...] = ()
         if tensors is None:
             tensors = self.tensors(steps)
             tokenizer = load_tokenizer(self._directory, self._config.section.chat_template)

@@ -19,7 +19,7 @@ class AdapterWeights:
     base_stays = True
 
     def __init__(self, model_dir: Path) -> None:
-        self._base = Files(file_checksum(*sorted(model_dir.glob("*.safetensors"))), model_dir)
+        self._base = Files(file_checksum(*sorted(model_dir.glob("*.safetensors"))), model_dir, model_dir)
 
     def check(self, directory: Path | None) -> Files:
         if directory is None:
@@ -27,7 +27,7 @@ class AdapterWeights:
         if not (directory / CONFIG_FILE).is_file():
             raise ModelError(f"with run.weights = 'lora' vLLM serves adapters; expected {CONFIG_FILE} in {directory}")
         tensors, _ = load_adapter(directory)
-        return Files(checksum(tensors), directory.resolve())
+        return Files(checksum(tensors), directory, directory.resolve())
 
     def load(self, life: Life, version: str, files: Files) -> str | None:
         """A name that the server holds already stands for the same bytes."""
@@ -35,7 +35,7 @@ class AdapterWeights:
             return None
         name = f"{version}-{files.checksum[:16]}"
         try:
-            life.client.load(name, files.directory)
+            life.client.load(name, files.served)
         except RefusedError as refused:
             if name not in {model.id for model in life.client.models()}:
                 raise ModelError(f"vLLM does not take the adapter in {files.directory}: {refused}") from refused

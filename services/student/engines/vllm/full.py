@@ -7,20 +7,22 @@ before it are read again, or else the server is ended. A server that came back h
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
+from transformers import PreTrainedModel
 
 from services.student.engines.port import EngineAwayError, UnknownVersionError
 from services.student.engines.vllm.client import RefusedError
 from services.student.engines.vllm.resident import Residency
 from services.student.engines.vllm.server import Life, Server, gone
+from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import Files, Unwanted
 from shared.errors import ModelError
 from shared.modeling.adapters import checksum
 from shared.modeling.checksums import file_checksum
 from shared.modeling.full import load_full, require_tensors_of
-from shared.modeling.loading import DTYPES, Dtype, parameters_of
 
 log = structlog.get_logger()
 
@@ -29,16 +31,22 @@ Asked = tuple[Life, Files]
 
 
 class FullWeights:
-    """See `weights.Weights`. model_dir: the base model's; dtype: that of the server and of every version."""
+    """See `weights.Weights`.
+
+    model_dir: the base model's; served: the one that the server was started with; skeleton: its parameters without
+    values. untied: makes what the server reads; None: it reads the versions' own directories.
+    """
 
     base_stays = False
 
-    def __init__(self, server: Server, model_dir: Path, dtype: Dtype) -> None:
+    def __init__(
+        self, server: Server, model_dir: Path, served: Path, skeleton: PreTrainedModel, untied: Untied | None
+    ) -> None:
         self._server = server
-        self._dtype = DTYPES[dtype]
-        self._parameters = parameters_of(model_dir, dtype)
+        self._parameters = dict(skeleton.named_parameters())
+        self._untied = untied
         files = sorted(model_dir.glob("*.safetensors"))
-        self._base = Files(file_checksum(*files), model_dir.resolve(), _stamps(files))
+        self._base = Files(file_checksum(*files), model_dir.resolve(), served, _stamps(files))
         self._held: dict[str, Files] = {}
         self._residency: Residency[Asked] = Residency(self._swap)
         self._last: Asked | None = None
@@ -53,16 +61,18 @@ class FullWeights:
             raise ModelError(f"expected all weights as safetensors in {directory}, found none")
         tensors = load_full(*files)
         require_tensors_of(self._parameters, tensors, str(directory))
-        others = sorted(name for name, tensor in tensors.items() if tensor.dtype != self._dtype)
+        others = sorted(name for name, tensor in tensors.items() if tensor.dtype != self._parameters[name].dtype)
         if others:
             raise ModelError(
-                f"expected weights in {self._dtype}, as this student has them, in {directory}, found "
-                f"{tensors[others[0]].dtype} in {', '.join(others[:3])}"
+                f"expected weights in {self._parameters[others[0]].dtype}, as this student has them, in {directory}, "
+                f"found {tensors[others[0]].dtype} in {', '.join(others[:3])}"
             )
-        return Files(checksum(tensors), directory.resolve(), stamps)
+        return Files(checksum(tensors), directory.resolve(), directory.resolve(), stamps)
 
     def load(self, life: Life, version: str, files: Files) -> str | None:
         """It is resident once."""
+        if self._untied is not None and files != self._base:
+            files = replace(files, served=self._untied.add(version, files.directory))
         self._held[version] = files
         try:
             with self.serving(life, version, lambda: gone(life, self._server)):
@@ -73,6 +83,9 @@ class FullWeights:
 
     def unload(self, life: Life, version: str, name: str | None) -> None:  # noqa: ARG002 - the server need not know
         self._held.pop(version, None)
+        if self._untied is not None:
+            last = self._base if self._last is None else self._last[1]
+            self._untied.keep({files.served for files in (self._base, last, *self._held.values())})
 
     def together(self, versions: Sequence[str]) -> list[list[int]]:
         return [[place for place, one in enumerate(versions) if one == version] for version in dict.fromkeys(versions)]
@@ -123,9 +136,9 @@ class FullWeights:
     def _reload(self, life: Life, files: Files, last: Files) -> Exception | None:
         """Why it failed: then the last weights were read again, without which the server would be of no use."""
         try:
-            life.client.reload(files.directory, self._server.start_s)
+            life.client.reload(files.served, self._server.start_s)
         except (EngineAwayError, RefusedError) as failed:
-            life.client.reload(last.directory, self._server.start_s)
+            life.client.reload(last.served, self._server.start_s)
             return failed
         return None
 

@@ -14,10 +14,13 @@ Unwanted = Callable[[], OpcodError | None]
 
 @dataclass(frozen=True)
 class Files:
-    """A version's directory as it was checked. stamps: what would differ if a file were written again."""
+    """A version's directory as it was checked. served: the one that the server reads. stamps: what would differ if a
+    file were written again.
+    """
 
     checksum: str
     directory: Path
+    served: Path
     stamps: tuple[tuple[str, int, int, int], ...] = ()
 
 

@@ -17,7 +17,7 @@ from services.student.engines.port import (
 )
 from services.student.engines.vllm.adapters import AdapterWeights
 from services.student.engines.vllm.build import log_tail
-from services.student.engines.vllm.capabilities import ADAPTERS
+from services.student.engines.vllm.capabilities import ADAPTERS, Needs
 from services.student.engines.vllm.client import Client
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
@@ -38,8 +38,9 @@ SPEC = LoraSpec(rank=2, alpha_scale=2.0)
 class Bench:
     """A found server on a clock that is moved by hand: nothing happens but in `turn`."""
 
-    def __init__(self, directory: Path) -> None:
-        self.fake = FakeVllm(directory / "s")
+    def __init__(self, directory: Path, needs: Needs = ADAPTERS) -> None:
+        self.needs = needs
+        self.fake = FakeVllm(directory / "s", needs)
         self.fake.start()
         self.clock = HandClock()
         self.failure: Exception | None = None
@@ -47,7 +48,7 @@ class Bench:
 
     def _server(self) -> Server:
         bounds = Bounds(hang_s=HANG_S, start_s=5.0, max_restarts=1)
-        return Server(self._begin, ADAPTERS, bounds, self.clock, lambda: "(no log)")
+        return Server(self._begin, self.needs, bounds, self.clock, lambda: "(no log)")
 
     def _begin(self) -> tuple[Client, None]:
         if self.failure is not None:
@@ -158,6 +159,20 @@ def test_an_unsupported_server_is_an_error(bench: Bench) -> None:
     bench.fake.version = "0.11.0"
     with pytest.raises(ConfigError, match=r"or newer, found 0\.11\.0"):
         bench.server.start()
+
+
+def test_while_weights_are_read_nothing_is_asked_and_that_is_no_silence(bench: Bench) -> None:
+    bench.turn()
+    bench.hold("a@v1")
+    bench.fake.hung.set()
+    with bench.server.undisturbed():
+        looking = threading.Thread(target=bench.turn, args=(10 * HANG_S,))
+        looking.start()
+        looking.join(0.1)
+        assert looking.is_alive() and bench.server.health.condition is Condition.HEALTHY
+    looking.join(WAIT_S)
+    assert bench.server.health.condition is Condition.SUSPECT
+    assert bench.turn(HANG_S) is Condition.RESTARTING
 
 
 # The engine on it ----------------------------------------------------------------------------------------
