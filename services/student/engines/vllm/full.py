@@ -19,7 +19,7 @@ from services.student.engines.vllm.resident import Residency
 from services.student.engines.vllm.server import Life, Server, gone
 from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import Files, Unwanted
-from shared.errors import ModelError
+from shared.errors import ModelError, OpcodError
 from shared.modeling.adapters import checksum
 from shared.modeling.checksums import file_checksum
 from shared.modeling.full import load_full, require_tensors_of
@@ -77,7 +77,7 @@ class FullWeights:
         try:
             with self.serving(life, version, lambda: gone(life, self._server)):
                 return None
-        except BaseException:
+        except OpcodError:
             self._held.pop(version, None)
             raise
 

@@ -51,10 +51,9 @@ class Residency(Generic[Key]):
             try:
                 while not wait.admitted:
                     self._go_on(wait, unwanted)
-            except BaseException:
-                self._waiting.remove(wait)
-                raise
             finally:
+                if not wait.admitted:
+                    self._waiting.remove(wait)
                 self._changed.notify_all()
 
     def leave(self) -> None:
@@ -81,17 +80,14 @@ class Residency(Generic[Key]):
     def _make_resident(self, key: Key) -> None:
         """The lock is let go of meanwhile: who comes then waits behind, as the first in line is still there."""
         before, self._resident = self._resident, None
+        now: Key | None = None
         self._changed.release()
         try:
             self._swap(key)
+            now = key
         except ModelError:
-            key_now = before
+            now = before
             raise
-        except BaseException:
-            key_now = None
-            raise
-        else:
-            key_now = key
         finally:
             self._changed.acquire()
-            self._resident = key_now
+            self._resident = now

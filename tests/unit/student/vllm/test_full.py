@@ -20,8 +20,8 @@ from shared.modeling.full import MODEL_FILE, model_tensors, tied_names
 from shared.modeling.loading import load_model, load_skeleton, load_tokenizer
 from tests.fakes.student import publish_version
 from tests.fakes.vllm import BASE
+from tests.fakes.vllm_bench import Bench, request, until
 from tests.unit.modeling.tiny_model import write_tiny_model
-from tests.unit.student.vllm.test_server import Bench, request, until
 
 Tensors = dict[str, torch.Tensor]
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,65 +10,26 @@ import pytest
 from services.student.engines.port import (
     EngineAwayError,
     EngineState,
-    GenerationRequest,
     PromptTooLongError,
     UnknownVersionError,
     VersionTakenError,
 )
 from services.student.engines.vllm.adapters import AdapterWeights
 from services.student.engines.vllm.build import log_tail
-from services.student.engines.vllm.capabilities import ADAPTERS, Needs
+from services.student.engines.vllm.capabilities import ADAPTERS
 from services.student.engines.vllm.client import Client
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
 from services.student.engines.vllm.server import Server
 from services.student.loader import VersionRefusedError, WeightLoader
-from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import ConfigError, ModelError, UnavailableError
 from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, save_adapter
 from shared.modeling.loading import load_model, load_tokenizer
 from tests.fakes.student import HandClock, publish_version
-from tests.fakes.vllm import LIMIT, FakeVllm
+from tests.fakes.vllm import LIMIT
+from tests.fakes.vllm_bench import HANG_S, WAIT_S, Bench, request, until
 
-HANG_S = 6.0
-WAIT_S = 20.0
 SPEC = LoraSpec(rank=2, alpha_scale=2.0)
-
-
-class Bench:
-    """A found server on a clock that is moved by hand: nothing happens but in `turn`."""
-
-    def __init__(self, directory: Path, needs: Needs = ADAPTERS) -> None:
-        self.needs = needs
-        self.fake = FakeVllm(directory / "s", needs)
-        self.fake.start()
-        self.clock = HandClock()
-        self.failure: Exception | None = None
-        self.server = self._server()
-
-    def _server(self) -> Server:
-        bounds = Bounds(hang_s=HANG_S, start_s=5.0, max_restarts=1)
-        return Server(self._begin, self.needs, bounds, self.clock, lambda: "(no log)")
-
-    def _begin(self) -> tuple[Client, None]:
-        if self.failure is not None:
-            raise self.failure
-        return Client(self.fake.url, None), None
-
-    def turn(self, passed_s: float = 1.0) -> Condition:
-        self.clock.now_s += passed_s
-        self.server.turn()
-        return self.server.health.condition
-
-    def hold(self, version: str) -> None:
-        """As the engine does."""
-        self.server.life.client.load(version, Path("/tmp"))
-        self.server.loaded(version, version, self.server.life)
-
-    def close(self) -> None:
-        self.fake.hung.clear()
-        self.server.stop()
-        self.fake.stop()
 
 
 @pytest.fixture
@@ -196,18 +157,6 @@ def engine(tmp_path: Path, tiny_dir: Path) -> Iterator[EngineBench]:
     bench = EngineBench(tmp_path, tiny_dir)
     yield bench
     bench.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
-
-
-def request(version: str = "a@v1", max_tokens: int = 3) -> GenerationRequest:
-    sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=max_tokens)
-    return GenerationRequest(version, (ChatMessage(role="user", content="x"),), sampling, seed=2**62)
 
 
 def test_ids_go_in_and_out(engine: EngineBench) -> None:
