@@ -35,7 +35,7 @@ def write_engines(paths: Paths, settings: RunSettings) -> None:
         model = Model(entry.path, student.dtype, settings.lora.rank)
         socket, seed = Path(url.removeprefix(SOCKET_URL)), seed_of(settings.run.seed, name, "vllm")
         command = arguments(ANYWHERE, student.vllm, model, socket=socket, slots=student.slots, seed=seed)
-        told = environment(ANYWHERE, student.vllm, key="", threads=settings.resources.threads, ours={})
+        told = environment(ANYWHERE, student.vllm, model, key="", threads=settings.resources.threads, ours={})
         variables = [f"{variable}={value}" for variable, value in told.items() if variable != "VLLM_API_KEY"]
         _write(paths.run_dir / "engines" / f"{name}.arguments", command[1:])
         _write(paths.run_dir / "engines" / f"{name}.environment", variables)

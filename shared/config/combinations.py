@@ -51,6 +51,13 @@ def _refuse_full_weights(settings: "RunSettings") -> None:
             "parallel it would serve two, the student in training and the tutor; set run.schedule = 'sequential', or "
             f"students.{on_vllm[0]}.engine = 'transformers'"
         )
+    found = [name for name in on_vllm if settings.students[name].vllm.url is not None]
+    if found:
+        raise ValueError(
+            f"students.{found[0]}.vllm.url: full weights are read in place of what a server holds, so it must serve "
+            "nobody else, and a restart must not go unseen; leave it out and the student starts a server itself, or "
+            "set run.weights = 'lora'"
+        )
     if settings.loss.teacher == "trust_region":
         raise ValueError(
             "loss.teacher: 'trust_region' mixes two passes under one output layer, and with run.weights = 'full' there "

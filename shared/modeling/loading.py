@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from shared.errors import ModelError
@@ -32,6 +32,20 @@ def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> Pr
     if device == "cpu" and model.config.model_type in PLAIN_MODEL_TYPES:
         model.set_attn_implementation(GROUPED)
     return model.to(device).eval()
+
+
+def load_skeleton(path: Path, dtype: Dtype) -> PreTrainedModel:
+    """Return the model in `path` without its values: shapes and dtypes on the meta device. Raises ModelError."""
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=DTYPES[dtype], trust_remote_code=False
+            )
+    except (OSError, ValueError, KeyError) as broken:
+        raise ModelError(f"expected the config.json of a causal language model in {path}: {broken}") from broken
+    skeleton: PreTrainedModel = model
+    return skeleton
 
 
 def load_tokenizer(path: Path, chat_template: str | None) -> PreTrainedTokenizerBase:

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from services.student.engines.vllm.capabilities import FIELDS, ROUTES
+from services.student.engines.vllm.capabilities import ADAPTERS, Needs
 
 BASE = "base"
 LIMIT = 4096
@@ -21,16 +21,23 @@ class FakeVllm:
 
     hung: completions are not answered until it is cleared; left: how many were not waited for. dead: they fail, while
     the list of models is still given.
+    paused: by its route; completions wait. weights: the directory whose weights it has, None when a reload has failed.
+    unreadable: directories that it cannot read. seen: the weights and the salt of each completion.
     text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
     probe asks for.
     """
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, needs: Needs = ADAPTERS) -> None:
+        self._needs = needs
         self.url = f"unix:{socket}"
         self.models: dict[str, str] = {}
         self.bodies: list[dict[str, Any]] = []
         self.hung, self.dead = threading.Event(), threading.Event()
         self.left = 0
+        self.paused = threading.Event()
+        self.weights: str | None = BASE
+        self.unreadable: set[str] = set()
+        self.seen: list[tuple[str | None, str | None]] = []
         self.text = "x"
         self.refusal: str | None = None
         self.probed = -2.0
@@ -51,14 +58,16 @@ class FakeVllm:
     def restart_empty(self) -> None:
         """As after a restart: the base model alone."""
         self.models.clear()
+        self.weights = BASE
+        self.paused.clear()
 
     def _app(self) -> FastAPI:
         app = FastAPI(openapi_url=None)
 
         @app.get("/openapi.json")
         def description() -> dict[str, Any]:
-            schema = {"CompletionRequest": {"properties": {name: {} for name in FIELDS}}}
-            return {"paths": {name: {} for name in ROUTES}, "components": {"schemas": schema}}
+            schema = {"CompletionRequest": {"properties": {name: {} for name in self._needs.fields}}}
+            return {"paths": {name: {} for name in self._needs.routes}, "components": {"schemas": schema}}
 
         @app.get("/version")
         def version() -> dict[str, str]:
@@ -82,6 +91,25 @@ class FakeVllm:
             known = self.models.pop((await request.json())["lora_name"], None)
             return Response(status_code=404 if known is None else 200)
 
+        @app.post("/pause")
+        async def pause(mode: str, clear_cache: bool) -> Response:
+            assert (mode, clear_cache) == ("keep", False)
+            self.paused.set()
+            return Response()
+
+        @app.post("/resume")
+        async def resume() -> Response:
+            self.paused.clear()
+            return Response()
+
+        @app.post("/collective_rpc")
+        async def reload(request: Request) -> Response:
+            body = await request.json()
+            assert body["method"] == "reload_weights" and self.paused.is_set()
+            directory = body["kwargs"]["weights_path"]
+            self.weights = None if directory in self.unreadable else directory
+            return Response(status_code=500 if self.weights is None else 200)
+
         @app.post("/v1/completions")
         async def complete(request: Request) -> Response:
             body = await request.json()
@@ -93,12 +121,13 @@ class FakeVllm:
     async def _completed(self, request: Request, body: dict[str, Any]) -> Response:
         if body["model"] not in (BASE, *self.models):
             return JSONResponse({"error": {"message": "no such model"}}, 404)
-        while self.hung.is_set():
+        while self.hung.is_set() or self.paused.is_set():
             if await request.is_disconnected():
                 self.left += 1
                 break
             await _moment()
-        if self.dead.is_set():
+        self.seen.append((self.weights, body.get("cache_salt")))
+        if self.dead.is_set() or self.weights is None:
             return JSONResponse({"error": {"message": "EngineCore encountered an issue"}}, 500)
         prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
         if body.get("stream"):

@@ -1,15 +1,12 @@
 """The engine port on a real vLLM server: samples, log-probs, versions side by side, refusals, loss and return."""
 
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from services.student.app import build_engine, build_loader
 from services.student.config import StudentConfig
@@ -18,23 +15,20 @@ from services.student.engines.port import (
     EngineState,
     Generation,
     GenerationCancelledError,
-    GenerationRequest,
     Piece,
     PromptTooLongError,
     UnknownVersionError,
 )
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.loader import VersionRefusedError, WeightLoader
-from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.messages import Sampling
 from shared.modeling.chat import render
 from shared.modeling.loading import load_tokenizer
-from shared.modeling.logprobs import token_logprobs
+from tests.vllm.asking import kill_core, mean_difference, processes_of, request, until
 from tests.vllm.bench import Adapters
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
-HOT = Sampling(temperature=1.0, top_p=1.0, max_tokens=16)
 BRIEF = Sampling(temperature=1.0, top_p=1.0, max_tokens=6)
-RETURN_S = 300.0
 PAIRS = ((2, 1), (40, 2), (7, 3))
 """Numbers in a problem, and seeds."""
 
@@ -55,12 +49,6 @@ def loader(config: StudentConfig, engine: VllmEngine) -> WeightLoader:
     return build_loader(config, engine)
 
 
-def request(
-    text: str, seed: int = 0, version: str = "a@v1", sampling: Sampling = HOT, **more: object
-) -> GenerationRequest:
-    return GenerationRequest(version, (ChatMessage(role="user", content=text),), sampling, seed, **more)  # type: ignore[arg-type]
-
-
 class Reader:
     """Reads along, and leaves after `leaves_after` pieces."""
 
@@ -76,21 +64,6 @@ class Reader:
 
     def tell(self, piece: Piece) -> None:
         self.pieces.append(piece)
-
-
-def mean_difference(adapters: Adapters, version: str, samples: list[Generation], temperature: float = 1.0) -> float:
-    """Mean |log-prob of the engine - log-prob of the trainer's model in fp32| a token."""
-    model = adapters.model(int(version.partition("@v")[2]))
-    with torch.no_grad():
-        found = token_logprobs(
-            model, [one.prompt_token_ids for one in samples], [one.token_ids for one in samples], temperature
-        )
-    gaps = [
-        abs(ours - theirs)
-        for row, one in zip(found.tolist(), samples, strict=True)
-        for ours, theirs in zip(one.logprobs, row, strict=False)
-    ]
-    return sum(gaps) / len(gaps)
 
 
 def test_samples_are_of_the_ids_and_log_probs_of_the_trainers_model(
@@ -230,19 +203,6 @@ def test_a_bad_version_is_refused_and_the_others_go_on(
     assert "a@v20" not in engine.versions()
 
 
-def processes_of(engine: VllmEngine) -> list[psutil.Process]:
-    process = engine.server.life.process
-    assert process is not None
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + RETURN_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {RETURN_S:.0f} s"
-        time.sleep(0.1)
-
-
 def test_f25_nothing_of_the_server_can_be_reached_but_by_its_own_student(engine: VllmEngine) -> None:
     """It answers on a socket in a directory of this user's alone, and only with the key of this life."""
     import httpx2
@@ -274,9 +234,7 @@ def test_a_killed_server_comes_back_empty_and_takes_its_versions_again(
     asking = threading.Thread(target=ask)
     asking.start()
     time.sleep(0.5)
-    for process in processes_of(engine):
-        if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
-            os.kill(process.pid, signal.SIGKILL)
+    kill_core(engine)
     asking.join(60)
     assert len(lost) == 1
     until(lambda: engine.health().state is EngineState.EMPTY, "an empty server")

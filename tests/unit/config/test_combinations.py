@@ -17,6 +17,15 @@ from shared.errors import ConfigError
         (["gate.hysteresis=0.3"], "gate.hysteresis: at most gate.tau"),
         (["feedback.prompt=naive"], "'naive' needs problems.format = 'mcq'"),
         (["run.weights=full", "students.b.engine=vllm"], "set run.schedule = 'sequential', or students.b.engine"),
+        (
+            [
+                "run.weights=full",
+                "run.schedule=sequential",
+                "students.a.engine=vllm",
+                "students.a.vllm.url=http://127.0.0.1:1",
+            ],
+            "students.a.vllm.url: full weights are read in place",
+        ),
         (["run.weights=full", "loss.teacher=trust_region"], "set loss.teacher = 'ema', or run.weights = 'lora'"),
     ],
 )

@@ -13,16 +13,22 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from services.student.config import StudentConfig, VllmEnvironment
+from services.student.engines.vllm.adapters import AdapterWeights
+from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs
 from services.student.engines.vllm.client import Client
-from services.student.engines.vllm.command import Model, arguments, environment, guarded
+from services.student.engines.vllm.command import BASE, Model, arguments, environment, guarded
 from services.student.engines.vllm.engine import VllmEngine
+from services.student.engines.vllm.full import FullWeights
 from services.student.engines.vllm.health import Bounds
 from services.student.engines.vllm.installation import find_installation
 from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.server import Server
+from services.student.engines.vllm.untied import Untied
+from services.student.engines.vllm.weights import Weights
 from shared.clock import SystemClock
 from shared.contracts.ids import seed_of
-from shared.modeling.loading import load_tokenizer
+from shared.modeling.full import tied_names
+from shared.modeling.loading import load_skeleton, load_tokenizer
 
 LOG_LINES = 25
 
@@ -31,17 +37,44 @@ Begin = Callable[[], tuple[Client, ServerProcess | None]]
 
 def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     """Started, and answering. Raises ConfigError, ModelError, or UnavailableError if it does not answer in time."""
-    section, model_dir = config.section.vllm, config.prepared_model().directory
-    log_file = config.run_dir / "logs" / f"vllm-{config.student}-{config.replica}.log"
-    begin = _found(config) if section.url is not None else _started(config, model_dir, log_file)
-    bounds = Bounds(section.hang_timeout_s, section.start_timeout_s, section.max_restarts)
+    model_dir = config.prepared_model().directory
+    build = _with_full_weights if config.settings.run.weights == "full" else _with_adapters
+    server, weights = build(config, model_dir)
     return VllmEngine(
-        Server(begin, bounds, SystemClock(), lambda: log_tail(log_file)),
+        server,
+        weights,
         model_dir,
         load_tokenizer(model_dir, config.section.chat_template),
         int(AutoConfig.from_pretrained(model_dir, local_files_only=True).vocab_size),
         config.section.slots,
     )
+
+
+def _with_adapters(config: StudentConfig, model_dir: Path) -> tuple[Server, Weights]:
+    model = Model(model_dir, config.section.dtype, config.settings.lora.rank)
+    begin = _found(config) if config.section.vllm.url is not None else _started(config, model)
+    return _server(config, begin, ADAPTERS), AdapterWeights(model_dir)
+
+
+def _with_full_weights(config: StudentConfig, model_dir: Path) -> tuple[Server, Weights]:
+    skeleton = load_skeleton(model_dir, config.section.dtype)
+    tied = tied_names(skeleton)
+    untied, served = None, model_dir
+    if tied and find_installation(config.section.vllm).on_cpu:
+        untied = Untied(config.run_dir / "engines" / f"{config.student}-{config.replica}", tied)
+        served = untied.add(BASE, model_dir)
+    server = _server(config, _started(config, Model(served, config.section.dtype, rank=None)), FULL)
+    return server, FullWeights(server, model_dir, served, skeleton, untied)
+
+
+def _server(config: StudentConfig, begin: Begin, needs: Needs) -> Server:
+    section, log_file = config.section.vllm, _log_file(config)
+    bounds = Bounds(section.hang_timeout_s, section.start_timeout_s, section.max_restarts)
+    return Server(begin, needs, bounds, SystemClock(), lambda: log_tail(log_file))
+
+
+def _log_file(config: StudentConfig) -> Path:
+    return config.run_dir / "logs" / f"vllm-{config.student}-{config.replica}.log"
 
 
 def _found(config: StudentConfig) -> Begin:
@@ -50,20 +83,21 @@ def _found(config: StudentConfig) -> Begin:
     return lambda: (Client(url, key.get_secret_value() if key else None), None)
 
 
-def _started(config: StudentConfig, model_dir: Path, log_file: Path) -> Begin:
+def _started(config: StudentConfig, model: Model) -> Begin:
     section, settings = config.section.vllm, config.settings
     installation = find_installation(section)
-    model = Model(model_dir, config.section.dtype, settings.lora.rank)
     seed = seed_of(settings.run.seed, config.student, "vllm")
 
     def begin() -> tuple[Client, ServerProcess]:
         socket = Path(tempfile.mkdtemp(prefix="opcod-vllm-")) / "socket"
         key = secrets.token_urlsafe(24)
         command = arguments(installation, section, model, socket=socket, slots=config.section.slots, seed=seed)
-        variables = environment(installation, section, key=key, threads=settings.resources.threads, ours=os.environ)
+        variables = environment(
+            installation, section, model, key=key, threads=settings.resources.threads, ours=os.environ
+        )
         guards = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
         under_guard = guarded(command, os.getpid())
-        process = ServerProcess(under_guard, {**variables, **guards}, log_file, scratch=socket.parent)
+        process = ServerProcess(under_guard, {**variables, **guards}, _log_file(config), scratch=socket.parent)
         return Client(f"unix:{socket}", key), process
 
     return begin

@@ -117,6 +117,19 @@ class Client:
     def unload(self, name: str) -> None:
         self._run(self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, CALL_TIMEOUT_S))
 
+    def pause(self) -> None:
+        """Stop in the middle of every request, and begin none, until `resume`."""
+        path = "/pause?mode=keep&clear_cache=false"
+        self._run(self._send("POST", path, None, CALL_TIMEOUT_S))
+
+    def resume(self) -> None:
+        self._run(self._send("POST", "/resume", None, CALL_TIMEOUT_S))
+
+    def reload(self, directory: Path, timeout_s: float) -> None:
+        """Read the weights of a whole model in place of what is there; where it fails, nothing usable is there."""
+        body = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
+        self._run(self._send("POST", "/collective_rpc", body, timeout_s), timeout_s)
+
     def close(self) -> None:
         """Drop every request and end the thread; once more changes nothing."""
         if self._loop.is_closed():
@@ -192,10 +205,10 @@ class Client:
             raise EngineAwayError(f"the connection to {self.url} is closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+    def _run(self, coroutine: Coroutine[Any, Any, Result], timeout_s: float = CALL_TIMEOUT_S) -> Result:
         """Of what has a timeout of its own; it never ends if the loop ends first."""
         try:
-            return self._submit(coroutine).result(timeout=CALL_TIMEOUT_S + 2 * CONNECT_TIMEOUT_S)
+            return self._submit(coroutine).result(timeout=timeout_s + 2 * CONNECT_TIMEOUT_S)
         except (TimeoutError, CancelledError) as error:
             raise EngineAwayError(f"the connection to {self.url} was closed") from error
 

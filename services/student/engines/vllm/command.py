@@ -28,11 +28,11 @@ _KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVI
 
 @dataclass(frozen=True)
 class Model:
-    """What is served: its directory, its dtype and the rank of the versions."""
+    """What is served: its directory, its dtype and the rank of the versions; None: they are whole models."""
 
     directory: Path
     dtype: str
-    rank: int
+    rank: int | None
 
 
 def arguments(
@@ -50,9 +50,9 @@ def arguments(
         "data-parallel-size": section.data_parallel_size,
         "generation-config": "vllm",
         "logprobs-mode": "processed_logprobs",
-        "max-loras": section.max_loras,
-        "max-lora-rank": largest_rank(model.rank),
     }
+    if model.rank is not None:
+        options |= {"max-loras": section.max_loras, "max-lora-rank": largest_rank(model.rank)}
     if not installation.on_cpu:
         options["gpu-memory-utilization"] = section.gpu_memory_utilization
     if section.max_model_len is not None:
@@ -61,18 +61,23 @@ def arguments(
     command = [str(installation.python), "-m", "vllm.entrypoints.openai.api_server", *named]
     # On a CPU vLLM 0.32 dies when a prompt with a seed is split over two steps ("CPU Generator does not use offset").
     whole_prompts = ["--no-enable-chunked-prefill"] if installation.on_cpu else []
-    switches = ["--enable-lora", "--disable-log-stats", "--disable-uvicorn-access-log", *whole_prompts]
+    adapters = [] if model.rank is None else ["--enable-lora"]
+    switches = [*adapters, "--disable-log-stats", "--disable-uvicorn-access-log", *whole_prompts]
     return [*command, *switches, *section.arguments]
 
 
 def environment(
-    installation: Installation, section: VllmSection, *, key: str, threads: int, ours: Mapping[str, str]
+    installation: Installation, section: VllmSection, model: Model, *, key: str, threads: int, ours: Mapping[str, str]
 ) -> dict[str, str]:
-    """The server's environment; of `ours` only what a program needs to run at all."""
+    """The server's environment; of `ours` only what a program needs to run at all.
+
+    Weights are swapped by routes of vLLM's development mode, which ask for no key: only the socket's directory guards
+    them.
+    """
     kept = {name: ours[name] for name in _KEPT if name in ours}
     fixed = {
         "VLLM_API_KEY": key,
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_SERVER_DEV_MODE" if model.rank is None else "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",

@@ -1,14 +1,15 @@
 """The engine port over a stock vLLM server (docs/engines.md).
 
-What always holds: prompts are rendered and tokenised here, so that trainer and engine see the same ids; a version is
-an adapter whose bytes were checked before vLLM is told of its directory, under a name that holds its checksum; and
-requests of a life of the server that is over raise EngineAwayError, so that none is answered by other weights.
+What always holds: prompts are rendered and tokenised here, so that trainer and engine see the same ids; a version's
+bytes were checked before vLLM is told of its directory (weights.py); and requests of a life of the server that is over
+raise EngineAwayError, so that none is answered by other weights.
 """
 
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from transformers import PreTrainedTokenizerBase
@@ -25,15 +26,14 @@ from services.student.engines.port import (
     VersionTakenError,
 )
 from services.student.engines.tokens import TokenTable
-from services.student.engines.vllm.client import Call, RefusedError
+from services.student.engines.vllm.client import Call
 from services.student.engines.vllm.health import Condition
 from services.student.engines.vllm.requests import Reading, completion, probe_answer, probe_question
 from services.student.engines.vllm.server import Life, Server, base_of, gone
+from services.student.engines.vllm.weights import Unwanted, Weights
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError, OpcodError
-from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter
 from shared.modeling.chat import encode, render, rendering_of
-from shared.modeling.checksums import file_checksum
 from shared.modeling.logprobs import PROBE_TEXTS
 from shared.modeling.stopping import eos_ids, generation_config
 
@@ -48,6 +48,18 @@ _IN_DOUBT = {EngineState.READY: EngineState.SUSPECT, EngineState.EMPTY: EngineSt
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """One on its way: the body of its request, its prompt's ids, and who reads the answer."""
+
+    body: Mapping[str, Any]
+    prompt: list[int]
+    reading: Reading
+
+    def call(self, besides: Mapping[str, str]) -> Call:
+        return Call({**self.body, **besides}, self.reading.hear if self.reading.streamed else None)
+
+
 class VllmEngine:
     """See `port.Engine`. `server` is started here and stopped by `close`."""
 
@@ -57,6 +69,7 @@ class VllmEngine:
     def __init__(
         self,
         server: Server,
+        weights: Weights,
         model_dir: Path,
         tokenizer: PreTrainedTokenizerBase,
         vocabulary_size: int,
@@ -65,11 +78,11 @@ class VllmEngine:
         self.slots = slots
         self.vocabulary_size = vocabulary_size
         self.server = server
+        self._weights = weights
         self._tokenizer = tokenizer
         self._table = TokenTable(tokenizer)
         self.rendering = rendering_of(tokenizer)
         self._eos = eos_ids(generation_config(model_dir), tokenizer)
-        self._base_checksum = file_checksum(*sorted(model_dir.glob("*.safetensors")))
         self._checksums: dict[str, str] = {}
         self._probed_life = 0
         self._version = server.start()
@@ -79,7 +92,8 @@ class VllmEngine:
 
     def load(self, version: str, directory: Path | None) -> str:
         life = self.server.life
-        found = self._base_checksum if directory is None else _checked(directory)
+        files = self._weights.check(directory)
+        found = files.checksum
         known = self._checksums.get(version, found)
         if known != found:
             raise VersionTakenError(
@@ -87,9 +101,7 @@ class VllmEngine:
                 "a version's files never change; give the new weights a new name"
             )
         if version not in self.server.held:
-            name = self._base_name if directory is None else f"{version}-{found[:16]}"
-            if directory is not None:
-                self._load_at_server(life, name, directory.resolve())
+            name = self._weights.load(life, version, files) or self._base_name
             self.server.loaded(version, name, life)
             self._checksums[version] = found
         return found
@@ -98,9 +110,7 @@ class VllmEngine:
         if self._checksums.pop(version, None) is None:
             raise UnknownVersionError(f"expected a version that is loaded, got {version}")
         name = self.server.unloaded(version)
-        if name is not None and name != self._base_name:
-            with suppress(RefusedError, EngineAwayError):  # a server that has lost it needs no telling
-                self.server.life.client.unload(name)
+        self._weights.unload(self.server.life, version, name if name != self._base_name else None)
 
     def versions(self) -> dict[str, str]:
         return {version: self._checksums[version] for version in self.server.held}
@@ -109,28 +119,18 @@ class VllmEngine:
         self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
     ) -> list[Generation]:
         life = self.server.life
-        prompts = [self._prompt(request) for request in requests]
-        readings = [Reading(self._tokenizer, self._table, request) for request in requests]
-        calls = [
-            Call(
-                completion(request, self._name(request.version), prompt, self._eos),
-                reading.hear if request.audience is not None else None,
-            )
-            for request, prompt, reading in zip(requests, prompts, readings, strict=True)
-        ]
+        samples = [self._sample(request) for request in requests]
 
         def unwanted() -> OpcodError | None:
             if cancelled is not None and cancelled.is_set():
-                return GenerationCancelledError(f"{len(calls)} samples were stopped before they were complete")
+                return GenerationCancelledError(f"{len(samples)} samples were stopped before they were complete")
             return gone(life, self.server)
 
-        try:
-            choices = life.client.complete(calls, unwanted)
-        except EngineAwayError:
-            self.server.look()
-            raise
-        answers = zip(readings, prompts, choices, strict=True)
-        return [reading.generation(prompt, choice) for reading, prompt, choice in answers]
+        found: dict[int, Generation] = {}
+        for group in self._weights.together([request.version for request in requests]):
+            version = requests[group[0]].version
+            found |= zip(group, self._complete(life, version, [samples[i] for i in group], unwanted), strict=True)
+        return [found[place] for place in range(len(requests))]
 
     def health(self) -> EngineHealth:
         in_doubt, condition = self.server.in_doubt, self.server.health.condition
@@ -143,12 +143,14 @@ class VllmEngine:
         return len(render(self._tokenizer, messages))
 
     def probe(self, version: str) -> tuple[float, ...] | None:
-        """Once in each life of the server: the base model under the adapters stays the same in it."""
+        """Where the base model stays the same in a life of the server, once in each."""
         life = self.server.life
-        if life.number == self._probed_life:
+        if life.number == self._probed_life and self._weights.base_stays:
             return None
         texts = [encode(self._tokenizer, text) for text in PROBE_TEXTS]
-        choices = life.client.choices(probe_question(self._name(version), texts))
+        question = probe_question(self._name(version), texts)
+        with self._weights.serving(life, version, lambda: gone(life, self.server)) as besides:
+            choices = life.client.choices({**question, **besides})
         try:
             found = probe_answer(texts, choices)
         except ValueError as error:
@@ -159,13 +161,20 @@ class VllmEngine:
     def close(self) -> None:
         self.server.stop()
 
-    def _load_at_server(self, life: Life, name: str, directory: Path) -> None:
-        """Raises ModelError where the server refuses it; a name that it holds already stands for the same bytes."""
+    def _sample(self, request: GenerationRequest) -> _Sample:
+        prompt = self._prompt(request)
+        reading = Reading(self._tokenizer, self._table, request)
+        return _Sample(completion(request, self._name(request.version), prompt, self._eos), prompt, reading)
+
+    def _complete(self, life: Life, version: str, samples: Sequence[_Sample], unwanted: Unwanted) -> list[Generation]:
+        """Those that may run at once."""
         try:
-            life.client.load(name, directory)
-        except RefusedError as refused:
-            if name not in {model.id for model in life.client.models()}:
-                raise ModelError(f"vLLM does not take the adapter in {directory}: {refused}") from refused
+            with self._weights.serving(life, version, unwanted) as besides:
+                choices = life.client.complete([sample.call(besides) for sample in samples], unwanted)
+        except EngineAwayError:
+            self.server.look()
+            raise
+        return [one.reading.generation(one.prompt, choice) for one, choice in zip(samples, choices, strict=True)]
 
     def _base(self, life: Life) -> tuple[str, int]:
         """Name and longest sequence of the base model at the server."""
@@ -193,11 +202,3 @@ class VllmEngine:
                 f"{request.sampling.max_tokens}: shorten either"
             )
         return prompt
-
-
-def _checked(directory: Path) -> str:
-    """The checksum of an adapter that is complete and finite. Raises ModelError."""
-    if not (directory / CONFIG_FILE).is_file():
-        raise ModelError(f"the vllm engine serves adapters; expected {CONFIG_FILE} in {directory}")
-    tensors, _ = load_adapter(directory)
-    return checksum(tensors)

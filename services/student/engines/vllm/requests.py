@@ -44,6 +44,10 @@ class Reading:
         plain = request.audience is None and not request.stop and request.top_logprobs is None
         self._transcript = None if plain else Transcript(tokenizer, request)
 
+    @property
+    def streamed(self) -> bool:
+        return self._request.audience is not None
+
     def hear(self, part: Choice) -> bool:
         """Take in more of it; whether somebody still wants the rest."""
         self._add(part)
@@ -55,7 +59,7 @@ class Reading:
         """The sample as the port has it; a streamed one was heard before. Raises ValueError for a broken answer."""
         if len(choice.token_logprobs) != len(choice.token_ids):
             raise ValueError(f"expected {len(choice.token_ids)} log-probs, got {len(choice.token_logprobs)}")
-        if self._request.audience is None:
+        if not self.streamed:
             self._add(choice)
         text: str = self._tokenizer.decode(choice.token_ids, skip_special_tokens=True)
         details: tuple[TokenDetail, ...] = ()

@@ -6,13 +6,14 @@ nothing watches any more has FAILED.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
 
 from services.student.engines.port import EngineAwayError
-from services.student.engines.vllm.capabilities import require
+from services.student.engines.vllm.capabilities import Needs, require
 from services.student.engines.vllm.client import Client, RefusedError
 from services.student.engines.vllm.health import Bounds, Condition, Health, Seen, after
 from services.student.engines.vllm.process import ServerProcess
@@ -37,20 +38,24 @@ class Life:
 
 
 class Server:
-    """begin: starts the process, if it is ours, and returns how to reach it. log_tail: of its log, for messages."""
+    """begin: starts the process, if it is ours, and returns how to reach it. needs: what it must be able to do.
+    log_tail: of its log, for messages.
+    """
 
     def __init__(
         self,
         begin: Callable[[], tuple[Client, ServerProcess | None]],
+        needs: Needs,
         bounds: Bounds,
         clock: Clock,
         log_tail: Callable[[], str],
     ) -> None:
         self._begin = begin
+        self._needs = needs
         self._bounds = bounds
         self._clock = clock
         self._log_tail = log_tail
-        self._lock = threading.Lock()
+        self._lock, self._quiet = threading.Lock(), threading.Lock()
         self._stopping, self._look_now = threading.Event(), threading.Event()
         self._held: dict[str, str] = {}
         self._looked_s, self._looks_as_asked = 0.0, False
@@ -72,7 +77,7 @@ class Server:
                 raise error(f"vLLM ({self._life.client.url}) {what}; its log ends:\n{self._log_tail()}")
             self._stopping.wait(POLL_S)
         try:
-            version = require(self._life.client.version(), self._life.client.description())
+            version = require(self._life.client.version(), self._life.client.description(), self._needs)
         except OpcodError:
             self.stop()
             raise
@@ -82,6 +87,11 @@ class Server:
     @property
     def life(self) -> Life:
         return self._life
+
+    @property
+    def start_s(self) -> float:
+        """How long it may take to read a whole model."""
+        return self._bounds.start_s
 
     @property
     def health(self) -> Health:
@@ -106,6 +116,29 @@ class Server:
         """The server's name of it; None if it is not there."""
         with self._lock:
             return self._held.pop(version, None)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Nothing is asked of the server by the watch, which would take a server that was paused for one that hangs.
+
+        That time is none of its silence.
+        """
+        with self._quiet:
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._health = replace(self._health, since_s=self._clock.monotonic_s())
+
+    def abandon(self, life: Life) -> None:
+        """That life is of no use any more: end it, so that another one is begun."""
+        with self._lock:
+            if life == self._life:
+                self._health = after(self._health, Seen.ENDED, self._clock.monotonic_s(), self._bounds)
+                self._forget()
+        if life.process is not None:
+            life.process.end()
+        self.look()
 
     def look(self) -> None:
         """Something looked wrong: look at the server now."""
@@ -135,11 +168,12 @@ class Server:
         """Look at the process, at the server too if it is time (or `now`, or asked for), and start it again if it is
         dead.
         """
-        if self._look_now.is_set():
-            self._looks_as_asked = True
-            self._look_now.clear()
-        self._turn(now or self._looks_as_asked)
-        self._looks_as_asked = False
+        with self._quiet:
+            if self._look_now.is_set():
+                self._looks_as_asked = True
+                self._look_now.clear()
+            self._turn(now or self._looks_as_asked)
+            self._looks_as_asked = False
 
     def _turn(self, now: bool) -> None:
         if self._health.condition is Condition.FAILED:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.student.engines.vllm.capabilities import FIELDS, ROUTES, require
+from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs, require
 from services.student.engines.vllm.command import Model, arguments, environment, largest_rank
 from services.student.engines.vllm.installation import Installation, find_installation, supported
 from shared.config.vllm import VllmSection
@@ -20,9 +20,9 @@ def option(command: list[str], name: str) -> str:
     return command[command.index(name) + 1]
 
 
-def started(installation: Installation, **settings: object) -> list[str]:
+def started(installation: Installation, model: Model = MODEL, **settings: object) -> list[str]:
     section = VllmSection.model_validate(settings)
-    return arguments(installation, section, MODEL, socket=Path("/s/socket"), slots=64, seed=5)
+    return arguments(installation, section, model, socket=Path("/s/socket"), slots=64, seed=5)
 
 
 def test_the_settings_reach_the_command_line() -> None:
@@ -63,11 +63,11 @@ def test_without_a_gpu_nothing_is_said_of_its_memory_and_prompts_stay_whole() ->
 def test_its_environment_is_its_own() -> None:
     ours = {"PATH": "/bin", "OPCOD_KEY_FILE": "/key", "PYTHONPATH": "/x", "CUDA_VISIBLE_DEVICES": "3"}
     section = VllmSection(environment={"VLLM_CPU_KVCACHE_SPACE": "4"})
-    found = environment(CPU, section, key="secret", threads=2, ours=ours)
+    found = environment(CPU, section, MODEL, key="secret", threads=2, ours=ours)
     assert found["CUDA_VISIBLE_DEVICES"] == "3" and found["VLLM_API_KEY"] == "secret"
     assert (found["OMP_NUM_THREADS"], found["VLLM_CPU_KVCACHE_SPACE"]) == ("2", "4")
     assert not {"OPCOD_KEY_FILE", "PYTHONPATH", "VLLM_SERVER_DEV_MODE"} & found.keys()
-    assert "OMP_NUM_THREADS" not in environment(GPU, section, key="secret", threads=2, ours=ours)
+    assert "OMP_NUM_THREADS" not in environment(GPU, section, MODEL, key="secret", threads=2, ours=ours)
 
 
 @pytest.mark.parametrize(("rank", "size"), [(1, 8), (8, 8), (64, 64), (65, 128)])
@@ -93,16 +93,36 @@ def test_a_release_that_is_too_old_is_named(version: str) -> None:
         supported(version)
 
 
-def description(routes: tuple[str, ...] = ROUTES, fields: tuple[str, ...] = FIELDS) -> dict[str, object]:
-    schema = {"CompletionRequest": {"properties": {name: {} for name in fields}}}
-    return {"paths": {name: {} for name in routes}, "components": {"schemas": schema}}
+@pytest.mark.parametrize(
+    ("weights", "switches", "variable"),
+    [
+        (MODEL, {"--enable-lora", "--max-loras", "--max-lora-rank"}, "VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
+        (Model(Path("/models/m"), "bfloat16", rank=None), set(), "VLLM_SERVER_DEV_MODE"),
+    ],
+)
+def test_a_server_can_only_do_what_its_versions_need(weights: Model, switches: set[str], variable: str) -> None:
+    assert {part for part in started(GPU, weights) if "lora" in part} == switches
+    found = environment(GPU, VllmSection(), weights, key="secret", threads=2, ours={})
+    assert found.keys() & {"VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SERVER_DEV_MODE"} == {variable}
 
 
-def test_what_a_server_lacks_is_named() -> None:
-    assert require("0.33.0", description()) == "0.33.0"
-    with pytest.raises(ConfigError, match=r"vLLM 0\.33\.0 lacks /v1/unload_lora_adapter; it needs --enable-lora"):
-        require("0.33.0", description(routes=ROUTES[:-1]))
-    with pytest.raises(ConfigError, match="lacks `logprob_token_ids` of a completion"):
-        require("0.33.0", description(fields=FIELDS[:-1]))
+def description(needs: Needs, lacking: str = "") -> dict[str, object]:
+    schema = {"CompletionRequest": {"properties": {name: {} for name in needs.fields if name != lacking}}}
+    return {"paths": {name: {} for name in needs.routes if name != lacking}, "components": {"schemas": schema}}
+
+
+@pytest.mark.parametrize(
+    ("needs", "lacking", "said"),
+    [
+        (ADAPTERS, "/v1/unload_lora_adapter", r"lacks /v1/unload_lora_adapter; it needs --enable-lora"),
+        (ADAPTERS, "logprob_token_ids", "lacks `logprob_token_ids` of a completion"),
+        (FULL, "/collective_rpc", "lacks /collective_rpc; it needs VLLM_SERVER_DEV_MODE=1"),
+        (FULL, "cache_salt", "lacks `cache_salt` of a completion"),
+    ],
+)
+def test_what_a_server_lacks_is_named(needs: Needs, lacking: str, said: str) -> None:
+    assert require("0.33.0", description(needs), needs) == "0.33.0"
+    with pytest.raises(ConfigError, match=said):
+        require("0.33.0", description(needs, lacking), needs)
     with pytest.raises(ConfigError, match="lacks /v1/completions, "):
-        require("0.33.0", {})
+        require("0.33.0", {}, needs)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,62 +10,26 @@ import pytest
 from services.student.engines.port import (
     EngineAwayError,
     EngineState,
-    GenerationRequest,
     PromptTooLongError,
     UnknownVersionError,
     VersionTakenError,
 )
+from services.student.engines.vllm.adapters import AdapterWeights
 from services.student.engines.vllm.build import log_tail
+from services.student.engines.vllm.capabilities import ADAPTERS
 from services.student.engines.vllm.client import Client
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
 from services.student.engines.vllm.server import Server
 from services.student.loader import VersionRefusedError, WeightLoader
-from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import ConfigError, ModelError, UnavailableError
 from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, save_adapter
 from shared.modeling.loading import load_model, load_tokenizer
 from tests.fakes.student import HandClock, publish_version
-from tests.fakes.vllm import LIMIT, FakeVllm
+from tests.fakes.vllm import LIMIT
+from tests.fakes.vllm_bench import HANG_S, WAIT_S, Bench, request, until
 
-HANG_S = 6.0
-WAIT_S = 20.0
 SPEC = LoraSpec(rank=2, alpha_scale=2.0)
-
-
-class Bench:
-    """A found server on a clock that is moved by hand: nothing happens but in `turn`."""
-
-    def __init__(self, directory: Path) -> None:
-        self.fake = FakeVllm(directory / "s")
-        self.fake.start()
-        self.clock = HandClock()
-        self.failure: Exception | None = None
-        self.server = self._server()
-
-    def _server(self) -> Server:
-        bounds = Bounds(hang_s=HANG_S, start_s=5.0, max_restarts=1)
-        return Server(self._begin, bounds, self.clock, lambda: "(no log)")
-
-    def _begin(self) -> tuple[Client, None]:
-        if self.failure is not None:
-            raise self.failure
-        return Client(self.fake.url, None), None
-
-    def turn(self, passed_s: float = 1.0) -> Condition:
-        self.clock.now_s += passed_s
-        self.server.turn()
-        return self.server.health.condition
-
-    def hold(self, version: str) -> None:
-        """As the engine does."""
-        self.server.life.client.load(version, Path("/tmp"))
-        self.server.loaded(version, version, self.server.life)
-
-    def close(self) -> None:
-        self.fake.hung.clear()
-        self.server.stop()
-        self.fake.stop()
 
 
 @pytest.fixture
@@ -146,7 +110,8 @@ def test_a_log_that_cannot_be_read_is_no_reason_to_end(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_answer_at_all_is_an_error_with_its_url(tmp_path: Path) -> None:
     bounds = Bounds(hang_s=1.0, start_s=0.0, max_restarts=1)
-    server = Server(lambda: (Client(f"unix:{tmp_path / 'none'}", None), None), bounds, HandClock(), lambda: "the end")
+    nowhere = Client(f"unix:{tmp_path / 'none'}", None)
+    server = Server(lambda: (nowhere, None), ADAPTERS, bounds, HandClock(), lambda: "the end")
     with pytest.raises(UnavailableError, match=r"did not answer within 0 s; its log ends:\nthe end"):
         server.start()
 
@@ -155,6 +120,20 @@ def test_an_unsupported_server_is_an_error(bench: Bench) -> None:
     bench.fake.version = "0.11.0"
     with pytest.raises(ConfigError, match=r"or newer, found 0\.11\.0"):
         bench.server.start()
+
+
+def test_while_weights_are_read_nothing_is_asked_and_that_is_no_silence(bench: Bench) -> None:
+    bench.turn()
+    bench.hold("a@v1")
+    bench.fake.hung.set()
+    with bench.server.undisturbed():
+        looking = threading.Thread(target=bench.turn, args=(10 * HANG_S,))
+        looking.start()
+        looking.join(0.1)
+        assert looking.is_alive() and bench.server.health.condition is Condition.HEALTHY
+    looking.join(WAIT_S)
+    assert bench.server.health.condition is Condition.SUSPECT
+    assert bench.turn(HANG_S) is Condition.RESTARTING
 
 
 # The engine on it ----------------------------------------------------------------------------------------
@@ -166,7 +145,7 @@ class EngineBench(Bench):
     def __init__(self, directory: Path, model: Path) -> None:
         super().__init__(directory)
         tokenizer = load_tokenizer(model, "compact")
-        self.engine = VllmEngine(self.server, model, tokenizer, vocabulary_size=258, slots=4)
+        self.engine = VllmEngine(self.server, AdapterWeights(model), model, tokenizer, vocabulary_size=258, slots=4)
         self.adapter = directory / "adapter"
         self.adapter.mkdir()
         tensors = adapter_tensors(attach_lora(load_model(model, "float32"), SPEC, seed=0))
@@ -178,18 +157,6 @@ def engine(tmp_path: Path, tiny_dir: Path) -> Iterator[EngineBench]:
     bench = EngineBench(tmp_path, tiny_dir)
     yield bench
     bench.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
-
-
-def request(version: str = "a@v1", max_tokens: int = 3) -> GenerationRequest:
-    sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=max_tokens)
-    return GenerationRequest(version, (ChatMessage(role="user", content="x"),), sampling, seed=2**62)
 
 
 def test_ids_go_in_and_out(engine: EngineBench) -> None:

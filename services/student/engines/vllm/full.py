@@ -1,0 +1,158 @@
+"""Versions as whole models on a vLLM server, which has room for one: the one that is asked for is read into it.
+
+What always holds: weights change only while no request runs and none can begin; no request sees cached keys and values
+of other weights, since each time that weights were read has a salt of its own; after a reload that failed, the weights
+before it are read again, or else the server is ended. A server that came back has the base model's.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+from transformers import PreTrainedModel
+
+from services.student.engines.port import EngineAwayError, UnknownVersionError
+from services.student.engines.vllm.client import RefusedError
+from services.student.engines.vllm.resident import Residency
+from services.student.engines.vllm.server import Life, Server, gone
+from services.student.engines.vllm.untied import Untied
+from services.student.engines.vllm.weights import Files, Unwanted
+from shared.errors import ModelError, OpcodError
+from shared.modeling.adapters import checksum
+from shared.modeling.checksums import file_checksum
+from shared.modeling.full import load_full, require_tensors_of
+
+log = structlog.get_logger()
+
+Asked = tuple[Life, Files]
+"""What is to be resident, and in which life of the server."""
+
+
+class FullWeights:
+    """See `weights.Weights`.
+
+    model_dir: the base model's; served: the one that the server was started with; skeleton: its parameters without
+    values. untied: makes what the server reads; None: it reads the versions' own directories.
+    """
+
+    base_stays = False
+
+    def __init__(
+        self, server: Server, model_dir: Path, served: Path, skeleton: PreTrainedModel, untied: Untied | None
+    ) -> None:
+        self._server = server
+        self._parameters = dict(skeleton.named_parameters())
+        self._untied = untied
+        files = sorted(model_dir.glob("*.safetensors"))
+        self._base = Files(file_checksum(*files), model_dir.resolve(), served, _stamps(files))
+        self._held: dict[str, Files] = {}
+        self._residency: Residency[Asked] = Residency(self._swap)
+        self._last: Asked | None = None
+        self._swaps = 0
+
+    def check(self, directory: Path | None) -> Files:
+        if directory is None:
+            return self._base
+        files = sorted(directory.glob("*.safetensors"))
+        stamps = _stamps(files)  # before anything is read: what is written meanwhile shows later
+        if not files:
+            raise ModelError(f"expected all weights as safetensors in {directory}, found none")
+        tensors = load_full(*files)
+        require_tensors_of(self._parameters, tensors, str(directory))
+        others = sorted(name for name, tensor in tensors.items() if tensor.dtype != self._parameters[name].dtype)
+        if others:
+            raise ModelError(
+                f"expected weights in {self._parameters[others[0]].dtype}, as this student has them, in {directory}, "
+                f"found {tensors[others[0]].dtype} in {', '.join(others[:3])}"
+            )
+        return Files(checksum(tensors), directory.resolve(), directory.resolve(), stamps)
+
+    def load(self, life: Life, version: str, files: Files) -> str | None:
+        """It is resident once."""
+        if self._untied is not None and files != self._base:
+            files = replace(files, served=self._untied.add(version, files.directory))
+        self._held[version] = files
+        try:
+            with self.serving(life, version, lambda: gone(life, self._server)):
+                return None
+        except OpcodError:
+            self._held.pop(version, None)
+            raise
+
+    def unload(self, life: Life, version: str, name: str | None) -> None:  # noqa: ARG002 - the server need not know
+        self._held.pop(version, None)
+        if self._untied is not None:
+            last = self._base if self._last is None else self._last[1]
+            self._untied.keep({files.served for files in (self._base, last, *self._held.values())})
+
+    def together(self, versions: Sequence[str]) -> list[list[int]]:
+        return [[place for place, one in enumerate(versions) if one == version] for version in dict.fromkeys(versions)]
+
+    @contextmanager
+    def serving(self, life: Life, version: str, unwanted: Unwanted) -> Iterator[Mapping[str, str]]:
+        files = self._held.get(version)
+        if files is None:
+            raise UnknownVersionError(f"{version} was unloaded meanwhile: load it first")
+        try:
+            self._residency.enter((life, files), unwanted)
+        except ModelError:
+            self._server.unloaded(version)  # whoever asks for it next has it checked and loaded again
+            raise
+        try:
+            yield {"cache_salt": f"{files.checksum[:16]}-{self._swaps}"}
+        finally:
+            self._residency.leave()
+
+    def _swap(self, asked: Asked) -> None:
+        """See `Residency`."""
+        life, files = asked
+        with self._server.undisturbed():
+            if (lost := gone(life, self._server)) is not None:
+                raise lost
+            last = self._last[1] if self._last is not None and self._last[0] == life else self._base
+            if files != last:
+                _require_unchanged(files)
+                self._read(life, files, last)
+            self._last = asked
+            self._swaps += 1
+
+    def _read(self, life: Life, files: Files, last: Files) -> None:
+        """Raises ModelError with the last weights in place, EngineAwayError with the server ended."""
+        try:
+            life.client.pause()
+            failure = self._reload(life, files, last)
+            life.client.resume()
+        except (EngineAwayError, RefusedError) as lost:
+            log.error("weights could not be swapped; the server is ended", directory=str(files.directory))
+            self._server.abandon(life)
+            raise EngineAwayError(f"vLLM was lost while it read {files.directory}: {lost}") from lost
+        if failure is not None:
+            raise ModelError(
+                f"vLLM could not read {files.directory}; it has the weights of {last.directory} again: {failure}"
+            ) from failure
+
+    def _reload(self, life: Life, files: Files, last: Files) -> Exception | None:
+        """Why it failed: then the last weights were read again, without which the server would be of no use."""
+        try:
+            life.client.reload(files.served, self._server.start_s)
+        except (EngineAwayError, RefusedError) as failed:
+            life.client.reload(last.served, self._server.start_s)
+            return failed
+        return None
+
+
+def _stamps(files: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
+    """Raises ModelError where one is not there."""
+    try:
+        found = [(file.name, file.stat()) for file in files]
+    except OSError as error:
+        raise ModelError(f"expected the files of a version: {error}") from error
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+
+
+def _require_unchanged(files: Files) -> None:
+    """The server reads them by itself, maybe long after they were checked. Raises ModelError."""
+    if _stamps(sorted(files.directory.glob("*.safetensors"))) != files.stamps:
+        raise ModelError(f"{files.directory} was written to, or removed, after it was checked: publish it again")
