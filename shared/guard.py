@@ -6,6 +6,7 @@ Pure ASGI, so that a streamed answer counts as one request in flight until its e
 import hashlib
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from urllib.parse import urlencode
 
 import structlog
@@ -36,7 +37,7 @@ CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 class Guard:
     """Refuses with 401, 403, 411, 413 or 429; else the route finds the key's scope in `request.state.scope`, its name
-    in `request.state.caller`.
+    in `request.state.caller`, and in `request.state.still_in` whether it may go on: until its session ends.
 
     With `sessions`, a browser's cookie counts as a key, a page without one leads to the login, and what another site
     makes a browser send is refused.
@@ -76,7 +77,7 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, tagged)
             return
-        scope.setdefault("state", {}).update(scope=granted, caller=caller)
+        scope.setdefault("state", {}).update(scope=granted, caller=caller, still_in=self._still_in(headers))
         self._in_flight[caller] += 1
         try:
             await self._app(scope, receive, tagged)
@@ -96,6 +97,13 @@ class Guard:
         if granted is None:
             return VISITOR, None
         return hashlib.sha256(key.encode()).hexdigest()[:12], granted
+
+    def _still_in(self, headers: Headers) -> Callable[[], bool]:
+        """For answers that have no end of their own. Keys stay as long as the service."""
+        sessions = self._sessions
+        if sessions is None or self._keys is None or "authorization" in headers:
+            return lambda: True
+        return lambda: sessions.caller(headers) is not None
 
     def _stranger(self, scope: AsgiScope, headers: Headers, granted: Scope | None) -> Response | None:
         """The refusal of who has no key, or does not come by itself."""

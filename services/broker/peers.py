@@ -27,6 +27,8 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 CHAT = "/v1/chat/completions"
 MAX_REASON_CHARS = 500
+STUDENT_MARGIN_S = 10.0
+"""On top of what a student takes for one answer, so that its own refusal arrives."""
 
 
 class Peers:
@@ -125,7 +127,7 @@ class Peers:
     def _client(self) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
             headers=self._headers | {"x-request-id": request_id()},
-            timeout=self._settings.serving.request_timeout_s,
+            timeout=self._settings.serving.request_timeout_s + STUDENT_MARGIN_S,
             follow_redirects=False,
             trust_env=False,
             verify=self._tls,

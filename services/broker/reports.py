@@ -85,14 +85,22 @@ class ReportReader:
                 event = VersionServed(at, message.student, message.version, enough)
                 return Report(event, [self._narrator.serving(message)])
             case VersionRefused():
-                reason = f"student-{message.student} refused {message.version}: {message.reason}"
-                return Report(Controlled(at, "pause", reason[:MAX_REASON_CHARS]))
+                return self._refused(message, at)
             case Control():
                 return Report(Controlled(at, message.action, message.reason))
             case ActAsked(act=act):
                 return Report(Asked(at, act, sealed=self._sealed(act)))
         log.warning("unexpected message on results", type=type(message).__name__)
         return None
+
+    def _refused(self, refused: VersionRefused, at: float) -> Report | None:
+        """Nobody waits for one replica where the others are enough."""
+        student, version, replica = refused.student, refused.version, refused.replica
+        if self._replicas.still_enough(student, version, refused_by=replica):
+            log.warning("refused by one replica", student=student, replica=replica, version=version)
+            return None
+        reason = f"student-{student} refused {version}: {refused.reason}"
+        return Report(Controlled(at, "pause", reason[:MAX_REASON_CHARS]))
 
     def _sealed(self, act: Act) -> bool:
         if not isinstance(act, ExchangeAct) or act.exchange.student not in self._plan.students:

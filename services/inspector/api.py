@@ -3,17 +3,17 @@
 import threading
 from typing import Annotated
 
-from fastapi import APIRouter, Header, HTTPException, Path, Query
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field, model_validator
 
 from services.inspector.export import MEDIA_TYPES, Format, exported
 from services.inspector.filters import MAX_INTEGER, ExchangeFilter, Whole
 from services.inspector.store import Store
-from services.inspector.stream import KEEP_ALIVE_S, Viewers, ViewerStream, live_events
-from services.inspector.stream_ids import START
+from services.inspector.stream import KEEP_ALIVE_S, Viewers, ViewerStream, ends_with, gap_before, live_events
+from services.inspector.stream_ids import START, gap_id
 from services.inspector.traces import Traces
-from services.inspector.views import EventPage, ExchangeView, FeedbackPage, TraceView, event_view
+from services.inspector.views import EventPage, EventView, ExchangeView, FeedbackPage, TraceView, event_view
 from shared.errors import ConfigError, NotFoundError
 from shared.http import READ
 
@@ -65,20 +65,22 @@ def inspector_routes(
 
     @router.get("/events")
     def events(after: StreamId = START, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE) -> EventPage:
-        rows = store.events_after(_position(store, after), limit)
-        items = tuple(event_view(row.id, row.kind, row.body) for row in rows)
-        return EventPage(items=items, cursor=items[-1].id if items else after)
+        """Where the log does not reach as far as `after`, a gap is told first, then all of it, as by /v1/stream."""
+        return event_page(store, after, limit)
 
     @router.get("/stream", response_class=ViewerStream, status_code=200)
     def stream(
-        after: StreamId | None = None, last_event_id: Annotated[str | None, Header(max_length=64)] = None
+        request: Request,
+        after: StreamId | None = None,
+        last_event_id: Annotated[str | None, Header(max_length=64)] = None,
     ) -> ViewerStream:
         """From the event after `Last-Event-ID`, else after `after`, else from now on. Where the log does not reach that
         far, it is another one than the caller saw: a gap is told, then all of it."""
         seen = last_event_id or after
         position = store.head if seen is None else _position(store, seen)
         lost = seen if seen is not None and store.is_beyond(seen) else None
-        return ViewerStream(live_events(store, position, stopping, lost=lost, keep_alive_s=keep_alive_s), viewers)
+        ended = ends_with(request, stopping)
+        return ViewerStream(live_events(store, position, ended, lost=lost, keep_alive_s=keep_alive_s), viewers)
 
     @router.get("/export")
     def export(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
@@ -108,6 +110,18 @@ def feedback_page(store: Store, query: FeedbackQuery) -> FeedbackPage:
     newest = items[0].id if items else (query.after or 0)
     older = items[-1].id if items and (full or query.after is not None) else None
     return FeedbackPage(items=tuple(items), older=older, newest=newest, cursor=cursor)
+
+
+def event_page(store: Store, after: str, limit: int) -> EventPage:
+    """Raises ConfigError if `after` is no id of a stream."""
+    position = _position(store, after)
+    lost = store.is_beyond(after)
+    rows = store.events_after(0 if lost else position, limit)
+    items = [event_view(row.id, row.kind, row.body) for row in rows]
+    if lost and rows:
+        gap = gap_before(rows[0], after)
+        items = [EventView(id=gap_id(rows[0].id), kind=gap.kind, event=gap), *items][:limit]
+    return EventPage(items=tuple(items), cursor=items[-1].id if items else after)
 
 
 def _position(store: Store, stream_id: str) -> int:

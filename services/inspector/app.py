@@ -71,7 +71,7 @@ def build_app(config: InspectorConfig, store: Store, ingest: Ingest, bus: RunBus
     sessions = Sessions(config.run, SystemClock())
     app = create_app("opcod inspector", ready=ready, keys=config.keys, limits=config.limits, sessions=sessions)
     viewers, traces = Viewers(config.max_viewers), Traces(config.run_dir, config.run)
-    broker = BrokerClient(bus.heartbeats, config.keys, ask_timeout_s=config.settings.serving.request_timeout_s)
+    broker = BrokerClient(bus.heartbeats, config.keys, answer_timeout_s=config.settings.serving.request_timeout_s)
     app.include_router(inspector_routes(store, traces, stopping=stopping, viewers=viewers))
     app.include_router(acting_routes(store, broker, config.run))
     reads = Reads(store, SealedBatches(config.run_dir, config.run), traces, bus)

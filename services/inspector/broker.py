@@ -20,23 +20,25 @@ Stages = AsyncGenerator[Stage, None]
 
 ASK = "/v1/peers/ask"
 ACT_TIMEOUT_S = 10.0
+ASK_MARGIN_S = 30.0
+"""On top of what a student takes for one answer: the broker waits somewhat longer (10 s), and its refusal arrives."""
 STAGE: TypeAdapter[Stage] = TypeAdapter(Annotated[Stage, Field(discriminator="stage")])
 STAGES = ("answer", "feedback", "revised")
 
 
 class BrokerClient:
-    """ask_timeout_s: a question takes as long as its answers.
+    """answer_timeout_s: what a student takes for one answer at most.
 
     Every request raises UnavailableError, ConfigError without a key for the reader's scope, OpcodError where the
     broker answers something else than was asked for, and HTTPException with its status and words where it refuses.
     """
 
     def __init__(
-        self, heartbeats: Callable[[], Sequence[Heartbeat]], keys: Keys | None, *, ask_timeout_s: float
+        self, heartbeats: Callable[[], Sequence[Heartbeat]], keys: Keys | None, *, answer_timeout_s: float
     ) -> None:
         self._heartbeats = heartbeats
         self._keys = keys
-        self._ask_timeout_s = ask_timeout_s
+        self._ask_timeout_s = answer_timeout_s + ASK_MARGIN_S
         self._tls = httpx2.create_ssl_context(trust_env=False)
 
     async def stages(self, request: AskRequest, scope: Scope) -> Stages:

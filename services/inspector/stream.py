@@ -1,7 +1,8 @@
 """Live events for a browser: server-sent events out of the store, resumable by the id of the last one seen.
 
 What always holds: a viewer gets every event after the one it names, in the order of the log, once a connection;
-a waiting viewer costs no query and no thread; a slot is given back however its connection ends.
+a waiting viewer costs no query and no thread; a slot is given back however its connection ends; a stream ends with the
+session that asked for it.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import TypeVar
 import anyio
 from prometheus_client import Gauge
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from services.inspector.records import LOGGED_EVENT, Gap
@@ -72,23 +74,28 @@ class ViewerStream(EventStream):
             self._viewers.leave()
 
 
+def ends_with(request: Request, stopping: threading.Event) -> Callable[[], bool]:
+    """Whether a stream is over: the service stops, or the session that asked for it has ended."""
+    return lambda: stopping.is_set() or not request.state.still_in()
+
+
 async def follow(
     store: Store,
     place: Place,
     position: Callable[[Place], int],
     news: Callable[[Place], tuple[list[bytes], Place]],
-    stopping: threading.Event,
+    ended: Callable[[], bool],
     *,
     poll_s: float = POLL_S,
     keep_alive_s: float = KEEP_ALIVE_S,
 ) -> Frames:
-    """What `news` tells after `place`, and after the place that it returns, whenever the log grew, until `stopping`.
+    """What `news` tells after `place`, and after the place that it returns, whenever the log grew, until it `ended`.
 
     position: how far in the log a place is. news: runs in a thread.
     """
     yield f"retry: {RECONNECT_MS}\n\n".encode()
     quiet_since_s = anyio.current_time()
-    while not stopping.is_set():
+    while not ended():
         if store.head > position(place):
             messages, place = await run_in_threadpool(news, place)
             for each in messages:
@@ -104,31 +111,33 @@ async def follow(
 def live_events(
     store: Store,
     position: int,
-    stopping: threading.Event,
+    ended: Callable[[], bool],
     *,
     lost: str | None = None,
     poll_s: float = POLL_S,
     keep_alive_s: float = KEEP_ALIVE_S,
 ) -> Frames:
-    """Frames of all events behind `position`, then of new ones as they come, until `stopping`.
+    """Frames of all events behind `position`, then of new ones as they come, until it `ended`.
 
     lost: the id that the viewer saw last, of a log that is no more; instead, a gap and all events are told.
     """
 
     def news(behind: int) -> tuple[list[bytes], int]:
         rows = store.events_after(max(behind, 0), PAGE)
-        gaps = [_anew(lost, rows[0])] if behind == ANEW and lost is not None else []
+        gaps = []
+        if behind == ANEW and lost is not None:
+            gap = gap_before(rows[0], lost)
+            gaps = [message(gap.model_dump_json(), gap_id(rows[0].id), gap.kind)]
         return [*gaps, *(frame(row) for row in rows)], rows[-1].position
 
     start = position if lost is None else ANEW
-    return follow(store, start, lambda at: max(at, 0), news, stopping, poll_s=poll_s, keep_alive_s=keep_alive_s)
+    return follow(store, start, lambda at: max(at, 0), news, ended, poll_s=poll_s, keep_alive_s=keep_alive_s)
 
 
-def _anew(lost: str, first: LoggedRow) -> bytes:
-    """As ingest tells a stream that began anew, in front of the log's first event."""
+def gap_before(first: LoggedRow, lost: str) -> Gap:
+    """As ingest tells a stream that began anew, in front of the log's first event, for who saw `lost` of another."""
     at = LOGGED_EVENT.validate_json(first.body).at
-    gap = Gap(at=at, source="inspector", after=lost, before=first.id, reason="restarted")
-    return message(gap.model_dump_json(), gap_id(first.id), gap.kind)
+    return Gap(at=at, source="inspector", after=lost, before=first.id, reason="restarted")
 
 
 def frame(row: LoggedRow) -> bytes:

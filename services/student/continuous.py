@@ -71,7 +71,7 @@ class ContinuousWorker(EngineWorker):
         try:
             self._versions.ensure(held.job.version)
         except VersionRefusedError as error:
-            self.intake.fail(held, describe(error))
+            self.intake.refuse(held, describe(error))
             return
         for ready in self._ready([held]):
             self._announce([ready])

@@ -1,7 +1,7 @@
 """The jobs in this student's hands: taken from the queues, kept by their leases, ended exactly once.
 
-What always holds: a job in hand is completed, failed, dead-lettered, released, or lost to another replica; what
-is announced about it goes through the outbox, so an outage of the bus delays it and loses nothing.
+What always holds: a job in hand is completed, failed, dead-lettered, released, handed over, or lost to another replica;
+what is announced about it goes through the outbox, so an outage of the bus delays it and loses nothing.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,6 +15,7 @@ from services.student import metrics
 from services.student.engines.port import Generation
 from services.student.generation import describe, output_of
 from services.student.outbox import Outbox
+from services.student.replicas import consumer_name, next_replica
 from services.student.room import Room, most_urgent
 from shared.bus.keys import RESULTS, group_of, jobs, output_field
 from shared.bus.leases import LeaseKeeper
@@ -140,6 +141,17 @@ class JobIntake:
         log.error("job failed", job=held.job.id, version=held.job.version, error=error)
         self._end(held, partial(self._send_output, held, self._done(held.job, outcome="failed", error=error), None))
 
+    def refuse(self, held: HeldJob, error: str) -> None:
+        """This replica cannot load the job's version: another one gets it, or it fails where every one that is up has
+        refused it. Raises UnavailableError."""
+        refused_by = {*held.delivery.refused_by, self._consumer}
+        other = next_replica(held.job, self._bus.heartbeats(), refused_by)
+        if other is None:
+            self.fail(held, error)
+            return
+        log.warning("job handed over", job=held.job.id, version=held.job.version, to=other, error=error)
+        self._end(held, partial(self._hand_over, held, other))
+
     def release(self) -> None:
         """Give everything in hand back at once, without counting the attempt."""
         for held in self.held:
@@ -161,7 +173,7 @@ class JobIntake:
 
     @property
     def _consumer(self) -> str:
-        return f"student-{self._student}-{self._replica}"
+        return consumer_name(self._student, self._replica)
 
     def _accept(self, delivery: Delivery) -> None:
         job = delivery.message
@@ -231,6 +243,11 @@ class JobIntake:
         self._leases.drop(held.delivery)
         metrics.JOBS.labels(done.kind.value, done.outcome if ours else "late").inc()
         log.info("job ended", job=done.job_id, outcome=done.outcome, ours=ours, version=done.version)
+
+    def _hand_over(self, held: HeldJob, other: str) -> None:
+        self._bus.hand_over(held.delivery, other)
+        self._leases.drop(held.delivery)
+        metrics.JOBS.labels(held.job.kind.value, "handed-over").inc()
 
     def _send_dead(self, delivery: Delivery, reason: str, done: JobDone | None) -> None:
         self._bus.dead_letter(delivery, reason, announce=(RESULTS, done) if done else None)

@@ -5,7 +5,9 @@ from prometheus_client import Counter, Gauge, Histogram
 from shared.contracts.jobs import JobKind
 
 JOBS = Counter(
-    "opcod_student_jobs", "Jobs ended, by kind and outcome (ok, failed, exhausted, lost, late).", ["kind", "outcome"]
+    "opcod_student_jobs",
+    "Jobs ended, by kind and outcome (ok, failed, exhausted, handed-over, lost, late).",
+    ["kind", "outcome"],
 )
 for _kind in JobKind:
     JOBS.labels(_kind.value, "exhausted")  # at 0 from the start: what appears at 1 shows no increase

@@ -157,7 +157,7 @@ class EngineWorker:
             self._versions.ensure(group[0].job.version)
         except VersionRefusedError as error:
             for held in group:
-                self.intake.fail(held, describe(error))
+                self.intake.refuse(held, describe(error))
             return
         ready = self._ready(group)
         if ready:

@@ -35,6 +35,7 @@ class Entry:
     entry_id: str
     data: bytes
     attempt: int
+    refused_by: tuple[str, ...]
 
 
 class MemoryQueue:
@@ -44,6 +45,7 @@ class MemoryQueue:
         self.entries: dict[int, bytes] = {}
         self.groups: dict[str, Group] = {}
         self.attempts: dict[int, int] = {}
+        self.refused_by: dict[int, tuple[str, ...]] = {}
         self._numbers = numbers
 
     def group(self, name: str) -> Group:
@@ -71,7 +73,8 @@ class MemoryQueue:
         state.last = max(state.last, number)
         state.pending[number] = Pending(consumer, now_s)
         self.attempts[number] = self.attempts.get(number, 0) + 1
-        return Entry(f"{number}-0", self.entries[number], self.attempts[number])
+        refused_by = self.refused_by.get(number, ())
+        return Entry(f"{number}-0", self.entries[number], self.attempts[number], refused_by)
 
     def owned(self, delivery: Delivery) -> bool:
         """Whether `delivery` is the current attempt and still with its consumer."""
@@ -92,11 +95,19 @@ class MemoryQueue:
         self.groups[delivery.group].pending[number] = Pending(RELEASED, -math.inf)
         self.attempts[number] -= 1
 
+    def hand_over(self, delivery: Delivery, consumer: str, now_s: float) -> None:
+        """Give an owned delivery to `consumer`; the attempt does not count."""
+        number = _number(delivery.entry_id)
+        self.groups[delivery.group].pending[number] = Pending(consumer, now_s)
+        self.refused_by[number] = tuple(dict.fromkeys((*self.refused_by.get(number, ()), delivery.consumer)))
+        self.attempts[number] -= 1
+
     def remove(self, group: str, entry_id: str) -> bytes:
         """Acknowledge and delete a pending entry; returns its raw bytes."""
         number = _number(entry_id)
         del self.groups[group].pending[number]
         self.attempts.pop(number, None)
+        self.refused_by.pop(number, None)
         return self.entries.pop(number)
 
     def depth(self, group: str) -> tuple[int, int]:

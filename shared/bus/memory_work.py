@@ -118,7 +118,8 @@ class MemoryWork:
                 raw = server.queues[queue].remove(group, entry.entry_id)
                 self._bury(server, queue, str(error), entry.attempt, raw)
                 continue
-            decoded.append(Delivery(queue, group, consumer, entry.entry_id, message, entry.attempt))
+            where = (queue, group, consumer, entry.entry_id)
+            decoded.append(Delivery(*where, message, entry.attempt, entry.refused_by))
         return decoded
 
     def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
@@ -146,6 +147,13 @@ class MemoryWork:
             queue = self._find(server, delivery)
             if queue.owned(delivery):
                 queue.release(delivery)
+            self._held.drop(delivery)
+
+    def hand_over(self, delivery: Delivery, consumer: str) -> None:
+        with self._open("hand_over", wakes=True) as server:
+            queue = self._find(server, delivery)
+            if queue.owned(delivery):
+                queue.hand_over(delivery, consumer, server.clock.monotonic_s())
             self._held.drop(delivery)
 
     def dead_letter(self, delivery: Delivery, reason: str, *, announce: tuple[str, Message] | None = None) -> bool:

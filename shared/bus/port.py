@@ -24,7 +24,8 @@ from shared.contracts.weights import WeightsPublished
 
 @dataclass(frozen=True)
 class Delivery:
-    """One message in this consumer's hands. attempt counts started handlings, this one included."""
+    """One message in this consumer's hands. attempt counts started handlings, this one included. refused_by: consumers
+    that handed it over, the first one first."""
 
     queue: str
     group: str
@@ -32,6 +33,7 @@ class Delivery:
     entry_id: str
     message: Message
     attempt: int
+    refused_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Bus(Protocol):
         entries whose lease ran out (XAUTOCLAIM), then new ones. A message that does not decode goes to the
         dead letters at once. One with `Delivery.attempt > max_attempts` is handed out as well: the caller ends it
         with `dead_letter(..., announce=...)`, so that the burial and the failed result are one step.
-        Every delivery must be ended with complete, release or dead_letter, also one whose lease was lost.
+        Every delivery must be ended with complete, release, hand_over or dead_letter, also one whose lease was lost.
         Blocks up to `block_s` only when nothing at all is there.
         """
         ...
@@ -103,6 +105,11 @@ class Bus(Protocol):
 
     def release(self, delivery: Delivery) -> None:
         """Give an unfinished message back at once, without counting an attempt (graceful shutdown)."""
+        ...
+
+    def hand_over(self, delivery: Delivery, consumer: str) -> None:
+        """Give it to `consumer`, to whom it then is one of its own pending messages, without counting an attempt; who
+        gave it is in its `refused_by`. One that is not taken within its lease is stolen as usual."""
         ...
 
     def dead_letter(self, delivery: Delivery, reason: str, *, announce: tuple[str, Message] | None = None) -> bool:

@@ -25,6 +25,7 @@ SCRIPTS = (
     "publish",
     "take",
     "renew",
+    "hand_over",
     "release",
     "complete",
     "dead_letter",

@@ -104,16 +104,19 @@ class RedisWork:
         newest[stream] = cast(bytes, last)
         taken = [
             delivery
-            for entry_id, attempt, fields in cast(list[tuple[bytes, int, list[bytes]]], entries)
-            if (delivery := self._decode(place, text(entry_id), attempt, fields)) is not None
+            for entry_id, attempt, fields, refused_by in cast(list[tuple[bytes, int, list[bytes], bytes]], entries)
+            if (delivery := self._decode(place, text(entry_id), attempt, fields, refused_by)) is not None
         ]
         self._held.add(taken)
         return taken
 
-    def _decode(self, place: Place, entry_id: str, attempt: int, fields: Sequence[bytes]) -> Delivery | None:
+    def _decode(
+        self, place: Place, entry_id: str, attempt: int, fields: Sequence[bytes], refused_by: bytes
+    ) -> Delivery | None:
         """The delivery of an entry; a malformed one goes to the dead letters and gives None."""
         try:
-            return Delivery(*place, entry_id=entry_id, message=message_of(fields), attempt=attempt)
+            message = message_of(fields)
+            return Delivery(*place, entry_id, message, attempt, refused_by=tuple(text(refused_by).splitlines()))
         except MalformedMessageError as error:
             self._bury(place, entry_id, attempt, str(error), writes(self.keys, []))
             return None
@@ -151,6 +154,10 @@ class RedisWork:
 
     def release(self, delivery: Delivery) -> None:
         self.link.number("release", self._work_keys(delivery), [*_identity(delivery), RELEASED])
+        self._held.drop(delivery)
+
+    def hand_over(self, delivery: Delivery, consumer: str) -> None:
+        self.link.number("hand_over", self._work_keys(delivery), [*_identity(delivery), consumer])
         self._held.drop(delivery)
 
     def dead_letter(self, delivery: Delivery, reason: str, *, announce: tuple[str, Message] | None = None) -> bool:

@@ -254,3 +254,29 @@ def test_attempts_grow_by_handlings_and_are_told_beyond_the_maximum(queues: AnyB
     queues.publish(ROLLOUTS, job("crasher"))
     attempts = [take(world.open())[0].attempt for _ in range(queues.max_attempts + 1)]
     assert attempts == [1, 2, 3, 4]
+
+
+def test_what_is_handed_over_goes_to_that_consumer_alone_and_tells_who_refused_it(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    (refused,) = take(queues, "replica-0")
+    queues.hand_over(refused, "replica-1")
+    queues.hand_over(refused, "replica-2")  # as an action that is repeated: it is not ours any more
+    assert take(queues, "replica-0") == [] and take(world.open(), "replica-2") == []
+    other = world.open()
+    (given,) = take(other, "replica-1")
+    assert (given.message.key, given.attempt, given.refused_by) == ("one", 1, ("replica-0",))
+    other.hand_over(given, "replica-2")
+    third = world.open()
+    (last,) = take(third, "replica-2")
+    assert (last.attempt, last.refused_by) == (1, ("replica-0", "replica-1"))
+    assert third.complete(last) and queues.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (0, 0)
+
+
+def test_what_was_handed_to_a_dead_consumer_is_stolen_after_the_lease(queues: AnyBus) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    (refused,) = take(queues, "replica-0")
+    queues.hand_over(refused, "gone")
+    assert take(queues, "replica-0") == []
+    expire()
+    (again,) = take(queues, "replica-0")
+    assert (again.attempt, again.refused_by) == (1, ("replica-0",))

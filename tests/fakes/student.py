@@ -135,10 +135,11 @@ class StudentBench:
         lease_s: float = 60.0,
         replica: str = "0",
         continuous: bool = False,
+        server: MemoryServer | None = None,
     ) -> None:
         self.config = config_in(run_dir, *overrides, replica=replica)
         self.clock = SystemClock()
-        self.server = MemoryServer()
+        self.server = server or MemoryServer()
         self.lease_s = lease_s
         self.bus = MemoryBus(self.server, lease_s=lease_s)
         self.broker = Broker(MemoryBus(self.server, lease_s=lease_s))

@@ -1,6 +1,7 @@
-"""Replicas of a student that join and leave in the middle of a run lose nothing and change nothing."""
+"""Replicas of a student that join, leave, or cannot load its versions lose nothing and change nothing in a run."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,17 +19,21 @@ LATENCY_S = "0.3"
 
 
 @pytest.fixture
-def deployment(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedDeployment]:
+def deployment(
+    request: pytest.FixtureRequest, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ScriptedDeployment]:
+    """The parameter: how many replicas of a must hold a version before the run goes on."""
     monkeypatch.setenv("OPCOD_SCRIPT_LATENCY_S", LATENCY_S)
-    running = ScriptedDeployment(tmp_path, "replicas", tiny_model, "students.a.replicas=2", "students.a.slots=4")
+    needed = f"students.a.replicas={request.param}"
+    running = ScriptedDeployment(tmp_path, "replicas", tiny_model, needed, "students.a.slots=4")
     yield running
     running.close()
 
 
 class Replica:
-    """One more `python -m services.student` for student a."""
+    """One more `python -m services.student` for student a. files: the run's directory as it sees it."""
 
-    def __init__(self, deployment: ScriptedDeployment, name: str) -> None:
+    def __init__(self, deployment: ScriptedDeployment, name: str, files: Path | None = None) -> None:
         run_dir = deployment.paths.run_dir
         known = deployment.launcher.deployment
         assert known is not None
@@ -36,7 +41,7 @@ class Replica:
         self._log = run_dir / "logs" / f"student-a-{name}.log"
         environment = os.environ | {
             "OPCOD_RUN": deployment.paths.run,
-            "OPCOD_RUN_DIR": str(run_dir),
+            "OPCOD_RUN_DIR": str(files or run_dir),
             "OPCOD_CACHE_DIR": str(deployment.paths.cache_dir),
             "OPCOD_REDIS_URL": known.redis_url,
             "OPCOD_KEY_FILE": str(run_dir / KEY_FILE),
@@ -57,6 +62,7 @@ class Replica:
         return self._process.wait(timeout=60)
 
 
+@pytest.mark.parametrize("deployment", [2], indirect=True)
 def test_replicas_that_join_and_leave_change_nothing(
     deployment: ScriptedDeployment, undisturbed: dict[str, str]
 ) -> None:
@@ -74,3 +80,24 @@ def test_replicas_that_join_and_leave_change_nothing(
     finally:
         for replica in (second, third):
             replica.end(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("deployment", [1], indirect=True)
+def test_a_replica_that_sees_no_version_hands_its_jobs_to_the_other(
+    deployment: ScriptedDeployment, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    """Its volume is not the run's: no version was ever published there."""
+    trainer = deployment.launcher.pids()["trainer-a"]
+    os.kill(trainer, signal.SIGSTOP)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(deployment.paths.run_dir / "config.toml", elsewhere)
+    blind = Replica(deployment, "1", elsewhere)
+    try:
+        deployment.until(lambda: blind.count("version serving") > 0)
+        os.kill(trainer, signal.SIGCONT)
+        deployment.assert_done(undisturbed)
+        assert blind.count("version refused") > 0 and blind.count("job handed over") > 0
+        assert blind.count("job failed") == 0
+    finally:
+        blind.end(signal.SIGKILL)

@@ -5,7 +5,6 @@ revision after it, in order. An id is a Place: how far exchanges and the log wer
 """
 
 import re
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -70,11 +69,11 @@ def newest_place(store: Store) -> Place:
     return Place(store.newest_exchange_id(), position)
 
 
-def live_feed(store: Store, wanted: ExchangeFilter, place: Place, render: Render, stopping: threading.Event) -> Frames:
-    """Messages after `place` until `stopping`. Rows have no name, so that htmx puts them into the page."""
+def live_feed(store: Store, wanted: ExchangeFilter, place: Place, render: Render, ended: Callable[[], bool]) -> Frames:
+    """Messages after `place` until it `ended`. Rows have no name, so that htmx puts them into the page."""
     if place.position > store.head or place.exchange > store.newest_exchange_id():
         place = FROM_ELSEWHERE
-    return follow(store, place, attrgetter("position"), lambda seen: news(store, wanted, seen, render), stopping)
+    return follow(store, place, attrgetter("position"), lambda seen: news(store, wanted, seen, render), ended)
 
 
 def news(store: Store, wanted: ExchangeFilter, place: Place, render: Render) -> tuple[list[bytes], Place]:

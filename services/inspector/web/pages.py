@@ -15,7 +15,7 @@ from services.inspector.run_data import RunData
 from services.inspector.run_view import RunView
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
-from services.inspector.stream import Viewers, ViewerStream
+from services.inspector.stream import Viewers, ViewerStream, ends_with
 from services.inspector.traces import Traces
 from services.inspector.views import ExchangeView
 from services.inspector.web.live import live_feed, newest_place, place_of
@@ -80,13 +80,14 @@ def page_routes(site: Site) -> APIRouter:
 
     @router.get("/live", response_class=ViewerStream)
     def live(
+        request: Request,
         wanted: Annotated[LiveQuery, Depends(live_query)],
         last_event_id: Annotated[str | None, Header(max_length=64)] = None,
     ) -> ViewerStream:
         """After `Last-Event-ID`, else after the place where the page was made (`after`), else from now on."""
         seen = last_event_id or wanted.after
         place = newest_place(site.store) if seen is None else place_of(seen)
-        rows = live_feed(site.store, wanted, place, _row(site.pages, wanted), site.stopping)
+        rows = live_feed(site.store, wanted, place, _row(site.pages, wanted), ends_with(request, site.stopping))
         return ViewerStream(rows, site.viewers)
 
     @router.get("/feedback/{exchange_id}")

@@ -56,8 +56,13 @@ local function write(key, arg)
   end
 end
 
+-- Field of `attempts` with the consumers that handed an entry over, one a line.
+local function refusals(id)
+  return id .. ':refused'
+end
+
 local function remove(stream, attempts, group, id)
   redis.call('XACK', stream, group, id)
   redis.call('XDEL', stream, id)
-  redis.call('HDEL', attempts, id)
+  redis.call('HDEL', attempts, id, refusals(id))
 end

@@ -1,6 +1,6 @@
 -- Own pending entries that are not held, then entries whose lease ran out, then new ones, up to a limit.
 -- KEYS: stream, attempts. ARGV: group, consumer, limit, lease in ms, held ids...
--- Returns the newest id handed out of this stream and {id, attempt, fields} for each entry.
+-- Returns the newest id handed out of this stream and {id, attempt, fields, who refused it} for each entry.
 local stream, attempts = KEYS[1], KEYS[2]
 local group, consumer, limit, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local held = {}
@@ -31,7 +31,7 @@ local taken = {}
 local function hand_out(entries)
   for _, entry in ipairs(entries) do
     local attempt = redis.call('HINCRBY', attempts, entry[1], 1)
-    taken[#taken + 1] = {entry[1], attempt, entry[2]}
+    taken[#taken + 1] = {entry[1], attempt, entry[2], redis.call('HGET', attempts, refusals(entry[1])) or ''}
   end
 end
 

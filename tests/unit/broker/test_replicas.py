@@ -9,7 +9,7 @@ from shared.bus.keys import RESULTS
 from shared.bus.memory_server import MemoryServer
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import Status
-from shared.contracts.weights import VersionLoaded
+from shared.contracts.weights import VersionLoaded, VersionRefused
 from tests.fakes.broker import BrokerBench
 from tests.fakes.student import HandClock
 
@@ -77,3 +77,43 @@ def test_the_next_step_waits_for_the_replica_that_lags(bench: BrokerBench) -> No
     bench.run(lambda state: state.served.get("a") == "a@v1")
     beat(bench, "1", "a@v1", "a@v2")
     assert bench.finish().status is Status.DONE
+
+
+def refuse(bench: BrokerBench, student: str, replica: str, version: str) -> None:
+    refused = VersionRefused(student=student, replica=replica, version=version, reason="damaged")
+    bench.workers.publish(RESULTS, refused)
+
+
+def test_a_refusal_pauses_the_run_only_when_too_few_are_left(run_dir: Path) -> None:
+    """One is enough here; each says it again with every try, and one that loads it later counts again."""
+    bench = BrokerBench(run_dir, server=MemoryServer(HandClock()))
+    for replica in ("0", "1"):
+        beat(bench, replica, "a@v0")
+    found = replicas(bench)
+    assert found.still_enough("a", "a@v1", refused_by="1")
+    assert found.still_enough("a", "a@v1", refused_by="1")
+    assert found.still_enough("a", "a@v2", refused_by="0")
+    assert found.enough("a", "a@v1", told_by="1")
+    assert found.still_enough("a", "a@v1", refused_by="0")
+    assert not found.still_enough("a", "a@v1", refused_by="1")
+
+
+def test_where_two_must_hold_it_one_of_two_that_refuses_is_too_many(bench: BrokerBench) -> None:
+    for replica in ("0", "1"):
+        beat(bench, replica, "a@v0")
+    assert not replicas(bench).still_enough("a", "a@v1", refused_by="1")
+    beat(bench, "2", "a@v0")
+    assert replicas(bench).still_enough("a", "a@v1", refused_by="1")
+
+
+def test_a_run_goes_on_when_one_of_two_refuses_and_pauses_when_both_do(run_dir: Path) -> None:
+    bench = BrokerBench(run_dir, server=MemoryServer(HandClock()))
+    for replica in ("0", "1"):
+        beat(bench, replica, "a@v0")
+    bench.run(lambda state: state.status is Status.TRAINING)
+    refuse(bench, "a", "1", "a@v9")
+    bench.run(lambda state: state.steps["a"] == 1)
+    assert bench.state.paused is None
+    refuse(bench, "a", "0", "a@v9")
+    bench.run(lambda state: state.paused is not None)
+    assert bench.state.paused == "student-a refused a@v9: damaged"

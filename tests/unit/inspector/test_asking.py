@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 
 import httpx2
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from fastapi.responses import Response, StreamingResponse
 from fastapi.testclient import TestClient
 
+from services.inspector.broker import BrokerClient
 from services.inspector.records import Entry
 from services.inspector.store import Store
+from shared.access import Scope
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.http import Answered
+from shared.contracts.http import Answered, AskRequest
 from shared.sse import EVENT_STREAM, frame
 from tests.fakes.listening import listening
 from tests.fakes.student_server import USAGE
@@ -117,3 +119,24 @@ def test_an_act_that_is_answered_with_something_else_is_an_error_in_words(
         answer = client.post("/v1/feedback/1/flag", json={"reason": "x"})
     assert answer.status_code == 500
     assert "the broker answered something else than was asked for (accepted: " in answer.json()["error"]["message"]
+
+
+def test_a_broker_that_gives_up_at_its_limit_is_heard() -> None:
+    """Students have 0.1 s here; the broker's word comes later than that."""
+    late = FastAPI()
+
+    @late.post("/v1/peers/ask")
+    async def ask() -> None:
+        await asyncio.sleep(0.4)
+        raise HTTPException(504, "student a did not answer within 0.1 s")
+
+    with listening(late) as url:
+        beats = [Heartbeat(service="broker", replica="0", state="ready", url=url, at=0.0)]
+        client = BrokerClient(lambda: beats, None, answer_timeout_s=0.1)
+
+        async def told() -> None:
+            async for _ in client.stages(AskRequest(problem="hi"), Scope.ASK):
+                pass
+
+        with pytest.raises(HTTPException, match=r"504: .*student a did not answer within"):
+            asyncio.run(told())

@@ -69,6 +69,19 @@ def test_events_are_paged_by_stream_id(client: TestClient, store: Store) -> None
     assert client.get("/v1/events?after=2-0").json() == {"items": [], "cursor": "2-0"}
 
 
+def test_a_cursor_of_an_earlier_log_gets_a_gap_and_all_of_this_one(client: TestClient, store: Store) -> None:
+    assert client.get("/v1/events?after=9-0").json() == {"items": [], "cursor": "9-0"}
+    store.append([Entry("1-0", status(1)), Entry("2-0", status(2))], "2-0")
+    page = client.get("/v1/events?after=9-0").json()
+    assert [item["id"] for item in page["items"]] == ["1-0.gap", "1-0", "2-0"]
+    gap = page["items"][0]["event"]
+    assert (gap["kind"], gap["after"], gap["before"], gap["reason"]) == ("gap", "9-0", "1-0", "restarted")
+    first = client.get("/v1/events?after=9-0&limit=1").json()
+    assert [item["kind"] for item in first["items"]] == ["gap"]
+    rest = client.get(f"/v1/events?after={first['cursor']}").json()
+    assert [item["id"] for item in rest["items"]] == ["1-0", "2-0"]
+
+
 def test_the_export_has_every_exchange_of_the_filter(client: TestClient, store: Store) -> None:
     fill(store, 1203)
     store.append([Entry("2000-0", feedback("other", domain="chemistry"))], "2000-0")

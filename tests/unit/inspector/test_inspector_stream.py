@@ -2,17 +2,22 @@
 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 import anyio
 import httpx2
+import pytest
 from fastapi.testclient import TestClient
 from starlette.types import Message
 
+from services.inspector.app import build_app
+from services.inspector.ingest import Ingest
 from services.inspector.records import LOGGED_EVENT, Entry
 from services.inspector.store import LoggedRow, Store
 from services.inspector.stream import Viewers, ViewerStream, frame, live_events
 from tests.fakes.listening import listening
-from tests.unit.inspector.told import feedback, status
+from tests.unit.inspector.told import EventLog, config, feedback, status
 
 
 def append(store: Store, *numbers: int) -> None:
@@ -37,7 +42,7 @@ def in_time(check: Callable[[], Awaitable[None]]) -> None:
 
 
 def live(store: Store, position: int, stopping: threading.Event, keep_alive_s: float = 15.0) -> AsyncIterator[bytes]:
-    return live_events(store, position, stopping, poll_s=0.01, keep_alive_s=keep_alive_s)
+    return live_events(store, position, stopping.is_set, poll_s=0.01, keep_alive_s=keep_alive_s)
 
 
 def test_a_frame_is_one_line_of_data_whatever_the_text() -> None:
@@ -138,3 +143,24 @@ async def serve(response: ViewerStream, sent: list[Message], leave: anyio.Event)
         sent.append(message)
 
     await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+
+
+@pytest.mark.parametrize("path", ["/live", "/v1/stream"])
+def test_a_stream_ends_with_the_session_that_asked_for_it(
+    path: str, store: Store, ingest: Ingest, log: EventLog, tmp_path: Path
+) -> None:
+    """Another session's, and one with a key, go on."""
+    app = build_app(config(tmp_path, "open-sesame"), store, ingest, log, threading.Event())
+    with listening(app) as url, ExitStack() as opened:
+        readers = [opened.enter_context(httpx2.Client(base_url=url, timeout=10, trust_env=False)) for _ in range(3)]
+        for reader in readers[:2]:
+            assert reader.post("/login", data={"key": "open-sesame"}, headers={"Origin": url}).status_code == 303
+        readers[2].headers["Authorization"] = "Bearer open-sesame"
+        streams = [opened.enter_context(reader.stream("GET", path)).iter_lines() for reader in readers]
+        assert [next(stream) for stream in streams] == ["retry: 2000"] * 3
+        assert readers[0].post("/logout", headers={"Origin": url}).status_code == 303
+        assert list(streams[0]) == [""]
+        append(store, 1)
+        for stream in streams[1:]:
+            assert any(line.startswith("data: ") for line in stream)
+        assert readers[0].get(path).status_code == 401

@@ -1,7 +1,6 @@
 """What the pages are made of: vendored files, marked texts, places in the feed, and what a run's page holds."""
 
 import hashlib
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +138,7 @@ def test_who_comes_from_an_earlier_log_is_told_to_load_again_and_hears_what_come
     tell(store, feedback("p1"))
 
     async def check() -> None:
-        rows = live_feed(store, ExchangeFilter(), place, lambda item: item.problem_id, threading.Event())
+        rows = live_feed(store, ExchangeFilter(), place, lambda item: item.problem_id, lambda: False)
         with anyio.fail_after(10):
             first = [await anext(rows) for _ in range(2)]
             tell(store, feedback("p2"), start=2)
