@@ -1,4 +1,4 @@
-"""One SQLite file in WAL mode: a single writer, readers that never wait for it, and errors that name the file.
+"""One SQLite file in WAL mode: at most one writer, readers that never wait for it, and errors that name the file.
 
 What always holds: a transaction is there whole or not at all, whatever kills the process in it.
 """
@@ -15,17 +15,67 @@ from shared.errors import StorageError
 Value = str | int | float | None
 
 
-class Database:
-    """Opens or creates the file. Safe to use from many threads; raises StorageError from every call.
+class ReadOnlyDatabase:
+    """A file of another process. Safe to use from many threads; raises StorageError from every call.
 
-    busy_s: how long a write waits for another process that holds the file.
+    busy_s: how long a call waits for another process that holds the file.
     """
 
-    def __init__(self, path: Path, tables: str, *, busy_s: float) -> None:
+    def __init__(self, path: Path, *, busy_s: float) -> None:
         self.path = path
         self._busy_s = busy_s
-        self._lock = threading.Lock()
         self._idle_readers: LifoQueue[sqlite3.Connection] = LifoQueue()
+
+    def read(self, sql: str, parameters: Sequence[Value] = ()) -> list[sqlite3.Row]:
+        with self._errors("read"), self._reader() as connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    def close(self) -> None:
+        """Call it when no other thread reads or writes any more."""
+        while not self._idle_readers.empty():
+            self._idle_readers.get_nowait().close()
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = self._idle_readers.get_nowait()
+        except Empty:
+            connection = self._connect()
+            connection.execute("PRAGMA query_only = ON")
+        try:
+            yield connection
+        finally:
+            self._idle_readers.put(connection)
+
+    def _connect(self) -> sqlite3.Connection:
+        return self._opened("ro")
+
+    def _opened(self, mode: str) -> sqlite3.Connection:
+        # No implicit transactions; a connection is used by one thread at a time, not always the same one.
+        address = f"{self.path.absolute().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(
+            address, uri=True, timeout=self._busy_s, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        return connection
+
+    @contextmanager
+    def _errors(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(
+                f"cannot {operation} the inspector's store {self.path}: {error}; check free space and permissions, "
+                "or move the file away: it is filled again from the events that Redis still has"
+            ) from error
+
+
+class Database(ReadOnlyDatabase):
+    """Opens or creates the file."""
+
+    def __init__(self, path: Path, tables: str, *, busy_s: float) -> None:
+        super().__init__(path, busy_s=busy_s)
+        self._lock = threading.Lock()
         with self._errors("open"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connect()
@@ -45,40 +95,9 @@ class Database:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
 
-    def read(self, sql: str, parameters: Sequence[Value] = ()) -> list[sqlite3.Row]:
-        with self._errors("read"), self._reader() as connection:
-            return connection.execute(sql, parameters).fetchall()
-
     def close(self) -> None:
-        """Call it when no other thread reads or writes any more."""
         self._writer.close()
-        while not self._idle_readers.empty():
-            self._idle_readers.get_nowait().close()
-
-    @contextmanager
-    def _reader(self) -> Iterator[sqlite3.Connection]:
-        try:
-            connection = self._idle_readers.get_nowait()
-        except Empty:
-            connection = self._connect()
-            connection.execute("PRAGMA query_only = ON")
-        try:
-            yield connection
-        finally:
-            self._idle_readers.put(connection)
+        super().close()
 
     def _connect(self) -> sqlite3.Connection:
-        # No implicit transactions; a connection is used by one thread at a time, not always the same one.
-        connection = sqlite3.connect(self.path, timeout=self._busy_s, isolation_level=None, check_same_thread=False)
-        connection.row_factory = sqlite3.Row
-        return connection
-
-    @contextmanager
-    def _errors(self, operation: str) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise StorageError(
-                f"cannot {operation} the inspector's store {self.path}: {error}; check free space and permissions, "
-                "or move the file away: it is filled again from the events that Redis still has"
-            ) from error
+        return self._opened("rwc")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from services.inspector.database import Database
+from services.inspector.database import ReadOnlyDatabase
 from services.inspector.records import LOGGED_EVENT, LoggedEvent
 from shared.contracts.events import BaseEvent, GroupGraded
 from shared.contracts.messages import Contract
@@ -26,7 +26,7 @@ class VerdictCount(Contract):
 class RunLog:
     """Questions to the store that are about no single exchange."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ReadOnlyDatabase) -> None:
         self._database = database
 
     def all_of(self, kind: type[Kind]) -> list[Kind]:

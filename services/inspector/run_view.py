@@ -30,13 +30,15 @@ class Improvement(Contract):
 
 
 class StepPoint(Contract):
-    """One finished step of a student. at: seconds since the epoch."""
+    """One finished step of a student. at: seconds since the epoch. wall_s: since the student's step before it in this
+    round, so that no evaluation is in it; None for the first."""
 
     at: float
     student: str
     round: int
     step: int
     version: str
+    wall_s: float | None
     metrics: StepMetrics
 
 
@@ -76,31 +78,38 @@ class LetterRow(Contract):
     deliveries: int
 
 
-class RunView(Contract):
-    """problem: why a part is missing (no state yet, or Redis away); what is here is still true.
+class RunResults(Contract):
+    """What a run's state and log say of it: the part of a view that two runs can have side by side.
 
-    others: runs in the same directory. beside: the one of them that was asked for, with its scores.
+    reason: why it is paused or failed. round: the one that it is in, or ended in.
     """
 
     run: str
     status: str | None
     reason: str | None
     round: int | None
-    rounds: int
-    samples: int
-    students: dict[str, str]
     versions: dict[str, str]
-    problem: str | None
     scores: tuple[ScorePoint, ...]
-    others: tuple[str, ...]
-    beside: str | None
-    beside_scores: tuple[ScorePoint, ...]
     improvements: tuple[Improvement, ...]
     gates: tuple[GateDecision, ...]
     verdicts: tuple[VerdictCount, ...]
     steps: tuple[StepPoint, ...]
     difficulty: tuple[DifficultyRow, ...]
     figures: tuple[StudentFigures, ...]
+
+
+class RunView(RunResults):
+    """problem: why a part is missing (no state yet, or Redis away); what is here is still true.
+
+    others: runs in the same directory. beside: the one of them that was asked for.
+    """
+
+    rounds: int
+    samples: int
+    students: dict[str, str]
+    problem: str | None
+    others: tuple[str, ...]
+    beside: RunResults | None
     services: tuple[Heartbeat, ...]
     queues: tuple[QueueRow, ...]
     dead_letters: tuple[LetterRow, ...]

@@ -15,8 +15,10 @@ SCRIPTS = {"a": {"bad_feedback_share": 0.3}, "b": {"bad_feedback_share": 0.3}}
 
 
 @contextmanager
-def scripted_stand(run_dir: Path) -> Iterator[Stand]:
-    bench = scripted_run(run_dir, SCRIPTS, "run.steps_per_round=3", "gate.mode=always", "feedback.revise_share=1")
+def scripted_stand(run_dir: Path, *, steps: int = 3) -> Iterator[Stand]:
+    """steps: of each round."""
+    settings = [f"run.steps_per_round={steps}", "gate.mode=always", "feedback.revise_share=1"]
+    bench = scripted_run(run_dir, SCRIPTS, *settings)
     bench.finish()
     with new_stand(run_dir, run=RUN, settings=bench.settings) as stand:
         sealed = SealedBatches(run_dir, RUN)

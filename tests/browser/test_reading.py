@@ -82,7 +82,7 @@ def test_a_run_is_drawn(reader: Viewer) -> None:
     page = reader.open("/run")
     expect(page.locator("figure.plane circle")).not_to_have_count(0)
     drawn = page.locator("figure[data-chart]:visible canvas")
-    expect(drawn).to_have_count(13)
+    expect(drawn).to_have_count(14)
     expect(page.locator("figure[data-chart]:not(:visible)")).to_have_count(0)
     inked = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value > 0)"
     assert all(canvas.evaluate(inked) for canvas in drawn.all())

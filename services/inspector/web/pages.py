@@ -60,7 +60,7 @@ def run_route(run: RunData) -> APIRouter:
 
     @router.get("/run")
     def show_run(beside: Beside = None) -> RunView:
-        """With `beside`, also the scores of another run of the same directory."""
+        """With `beside`, also the results of another run of the same directory."""
         return run.view(beside or None)
 
     return router

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from services.inspector.run_view import DifficultyRow, Improvement, RunView, ScorePoint
+from services.inspector.run_view import DifficultyRow, Improvement, RunResults, RunView, ScorePoint
+from services.inspector.web.outcomes import OutcomeRow, outcome_rows
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,16 @@ class VerdictRow:
 
 @dataclass(frozen=True)
 class RunTables:
-    """kinds, stages, losses: names of the rows of speeds, seconds and lost feedback."""
+    """kinds, stages, losses: names of the rows of speeds, seconds and lost feedback. outcomes, verdicts_beside,
+    difficulty_beside: empty without another run beside it."""
 
+    outcomes: list[OutcomeRow]
     scores: list[ScoreRow]
     planes: list[Plane]
     verdicts: list[VerdictRow]
+    verdicts_beside: list[VerdictRow]
     difficulty: list[DifficultyRow]
+    difficulty_beside: list[DifficultyRow]
     kinds: list[str]
     stages: list[str]
     losses: list[str]
@@ -87,10 +92,13 @@ class RunTables:
 
 def run_tables(view: RunView) -> RunTables:
     return RunTables(
+        outcomes=outcome_rows(view),
         scores=list(_scores(view)),
         planes=list(_planes(view)),
         verdicts=list(_verdicts(view)),
-        difficulty=[row for row in view.difficulty if row.right or row.wrong],
+        verdicts_beside=list(_verdicts(view.beside)) if view.beside else [],
+        difficulty=_difficulty(view),
+        difficulty_beside=_difficulty(view.beside) if view.beside else [],
         kinds=_names(row.tokens_per_s for row in view.figures),
         stages=_names(row.stage_seconds for row in view.figures),
         losses=_names(row.lost_feedback for row in view.figures),
@@ -102,7 +110,8 @@ def _scores(view: RunView) -> Iterator[ScoreRow]:
     for student, domain, split in sorted(keys, key=lambda key: (key[2] != "test", key)):
         points = [p for p in view.scores if (p.student, p.domain, p.split) == (student, domain, split)]
         strong = view.students.get(student) == domain
-        other = [p for p in view.beside_scores if (p.student, p.domain, p.split) == (student, domain, split)]
+        beside = view.beside.scores if view.beside else ()
+        other = [p for p in beside if (p.student, p.domain, p.split) == (student, domain, split)]
         yield ScoreRow(student, domain, strong, split, points[0], points[-1], other[-1] if other else None)
 
 
@@ -138,18 +147,22 @@ def _validation(view: RunView, student: str) -> list[ScorePoint]:
     return [p for p in view.scores if (p.student, p.split) == (student, "validation")]
 
 
-def _verdicts(view: RunView) -> Iterator[VerdictRow]:
-    for student in view.students:
-        own = [row for row in view.verdicts if row.student == student]
+def _difficulty(results: RunResults) -> list[DifficultyRow]:
+    return [row for row in results.difficulty if row.right or row.wrong]
+
+
+def _verdicts(results: RunResults) -> Iterator[VerdictRow]:
+    for student in sorted({row.student for row in results.verdicts}):
+        own = [row for row in results.verdicts if row.student == student]
         total = sum(row.count for row in own)
-        words = sorted({row.verdict for row in own}, key=lambda word: -_count(view, student, word))
+        words = sorted({row.verdict for row in own}, key=lambda word: -_count(results, student, word))
         for word in words:
-            count = _count(view, student, word)
+            count = _count(results, student, word)
             yield VerdictRow(student, word, count, count / total)
 
 
-def _count(view: RunView, student: str, verdict: str) -> int:
-    return sum(row.count for row in view.verdicts if (row.student, row.verdict) == (student, verdict))
+def _count(results: RunResults, student: str, verdict: str) -> int:
+    return sum(row.count for row in results.verdicts if (row.student, row.verdict) == (student, verdict))
 
 
 def _names(rows: Iterable[Iterable[str]]) -> list[str]:

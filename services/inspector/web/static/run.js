@@ -7,45 +7,47 @@ const STAGE_TINTS = ["--s0", "--s1", "--s2", "--s3"];
 
 let shown = null;
 
-function byStudent(run, pick) {
-  return Object.keys(run.students).map((student, index) => ({
-    label: student, colour: TINTS[index % 2], dash: 0,
-    points: run.steps.filter((step) => step.student === student).map((step) => [step.step, pick(step.metrics)]),
-  }));
+// The lines of a run, and dashed those of the run beside it; `lines` makes them of either.
+function both(run, lines) {
+  const other = run.beside ? lines(run.beside) : [];
+  return [...lines(run), ...other.map((line) => ({ ...line, label: `${line.label}, ${run.beside.run}`, dash: line.dash ? 2 : 1 }))];
 }
 
-// The run's own with intervals, the other run's dashed.
+function byStudent(run, pick) {
+  return both(run, (one) => Object.keys(run.students).map((student, index) => ({
+    label: student, colour: TINTS[index % 2],
+    points: one.steps.filter((step) => step.student === student).map((step) => [step.step, pick(step)]).filter((point) => point[1] != null),
+  })));
+}
+
+// Intervals are drawn for the run's own scores and gaps alone: four bands on top of each other cannot be read.
 function scores(run, domain) {
-  const of = (all, student) => all.filter((s) => s.student === student && s.domain === domain && s.split === "validation");
-  const students = Object.keys(run.students);
-  return [
-    ...students.map((student, at) => ({
-      label: student, colour: TINTS[at % 2], points: of(run.scores, student).map((s) => [s.round, s.score, ...(s.interval ?? [])]),
-    })),
-    ...(run.beside ? students : []).map((student, at) => ({
-      label: `${student}, ${run.beside}`, colour: TINTS[at % 2], dash: 1,
-      points: of(run.beside_scores, student).map((s) => [s.round, s.score]),
-    })),
-  ];
+  return both(run, (one) => Object.keys(run.students).map((student, at) => ({
+    label: student, colour: TINTS[at % 2],
+    points: one.scores.filter((s) => s.student === student && s.domain === domain && s.split === "validation")
+      .map((s) => [s.round, s.score, ...(one === run ? s.interval ?? [] : [])]),
+  })));
 }
 
 function gaps(run) {
-  const lines = Object.keys(run.students).map((student, index) => ({
-    label: student, colour: TINTS[index % 2],
-    points: run.gates.map((gate) => [gate.round, gate.gaps[student], ...(gate.gap_intervals[student] ?? [])]),
-  }));
-  return [...lines, { label: "τ", colour: "--muted", dash: 1, points: run.gates.map((gate) => [gate.round, gate.tau]) }];
+  return both(run, (one) => [
+    ...Object.keys(run.students).map((student, index) => ({
+      label: student, colour: TINTS[index % 2],
+      points: one.gates.map((gate) => [gate.round, gate.gaps[student], ...(one === run ? gate.gap_intervals[student] ?? [] : [])]),
+    })),
+    { label: "τ", colour: "--muted", dash: 1, points: one.gates.map((gate) => [gate.round, gate.tau]) },
+  ]);
 }
 
 function delivered(run) {
-  return Object.keys(run.students).map((student, index) => {
+  return both(run, (one) => Object.keys(run.students).map((student, index) => {
     const steps = new Map();
-    for (const row of run.verdicts.filter((v) => v.student === student)) {
+    for (const row of one.verdicts.filter((v) => v.student === student)) {
       const [kept, all] = steps.get(row.step) ?? [0, 0];
       steps.set(row.step, [kept + (["match", "unanchored"].includes(row.verdict) ? row.count : 0), all + row.count]);
     }
     return { label: student, colour: TINTS[index % 2], points: [...steps].map(([step, [kept, all]]) => [step, kept / all]) };
-  });
+  }));
 }
 
 // Stages that take a moment only would hide the others' names.
@@ -60,7 +62,7 @@ function stages(run, student) {
 
 function charts(run) {
   const sum = (metrics) => Object.values(metrics.seconds).reduce((a, b) => a + b, 0);
-  const figure = (name, range) => ({ x: "step", range, lines: byStudent(run, (metrics) => metrics[name]) });
+  const figure = (name, range) => ({ x: "step", range, lines: byStudent(run, (step) => step.metrics[name]) });
   const domains = [...new Set(Object.values(run.students))];
   const ofDomain = domains.map((domain, at) => [`scores-${at}`, { x: "round", lines: scores(run, domain), range: [0, 1] }]);
   const ofTrainer = Object.keys(run.students).map((student) => [`stages-${student}`, { x: "step", lines: stages(run, student) }]);
@@ -71,7 +73,8 @@ function charts(run) {
     loss: figure("loss"), grad_norm: figure("grad_norm"), active_share: figure("active_share", [0, 1]),
     effective_sample_share: { ...figure("effective_sample_share"), from: null }, clipped_share: figure("clipped_share"),
     delta_logprob: figure("delta_logprob"),
-    trainer_tokens: { x: "step", lines: byStudent(run, (metrics) => metrics.tokens / Math.max(sum(metrics), 1e-9)) },
+    wall: { x: "step", lines: byStudent(run, (step) => step.wall_s) },
+    trainer_tokens: { x: "step", lines: byStudent(run, ({ metrics }) => metrics.tokens / Math.max(sum(metrics), 1e-9)) },
   };
 }
 
