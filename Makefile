@@ -41,8 +41,8 @@ smoke: setup ## The same processes and model, one short step
 browser: setup ## A Chromium for the browser tests, where there is none
 	@$(BIN)/python -m tests.browser.install
 
-screenshots: browser ## The page's main views of a recorded run, into docs/images (RUN=runs/<run>)
-	$(BIN)/python -m tests.browser.screenshots $(RUN)
+screenshots: browser ## The page's main views of a recorded run, into docs/images (RUN=runs/<run> BESIDE=<run>)
+	$(BIN)/python -m tests.browser.screenshots $(RUN) $(BESIDE)
 
 test: setup browser lint types ## The whole test suite, with lint and types
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(ARGS)

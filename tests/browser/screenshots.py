@@ -1,4 +1,4 @@
-"""`make screenshots RUN=runs/<run>`: the page's main views of a recorded run, as pictures in docs/images."""
+"""`make screenshots RUN=runs/<run> BESIDE=<run>`: the page's main views of recorded runs, as pictures in docs/images."""
 
 import shutil
 import sys
@@ -30,8 +30,8 @@ WIDE, PHONE = {"width": 1200, "height": 850}, {"width": 375, "height": 760}
 SETTLE_MS = 800
 
 
-def main(run: Path) -> None:
-    """Reads the run, writes nothing into it."""
+def main(run: Path, beside: str) -> None:
+    """Reads the runs, writes nothing into them. beside: name of another one in the same folder."""
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as copied, sync_playwright() as playwright:
         store = Store(Path(shutil.copytree(run / "inspector", Path(copied) / "inspector")) / "log.sqlite3", run.name)
@@ -43,6 +43,7 @@ def main(run: Path) -> None:
                 take(chromium, url + exchange, f"exchange-{scheme}", scheme, whole=True)
                 take(chromium, f"{url}/run", f"run-{scheme}", scheme, whole=True)
             take(chromium, f"{url}/", "feed-phone", "dark", size=PHONE)
+            take(chromium, f"{url}/run?beside={beside}", "beside-light", "light", whole=True)
         store.close()
 
 
@@ -100,4 +101,4 @@ def take(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), sys.argv[2])
