@@ -60,6 +60,7 @@ def serving(run: Path, store: Store) -> Iterator[str]:
         host="127.0.0.1",
         port=0,
         url_file=None,
+        advertised_url=None,
         keys=None,
         limits=settings.serving.limits,
         settings=settings,
