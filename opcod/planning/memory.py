@@ -79,6 +79,7 @@ def vllm_need(student: str, settings: RunSettings, shape: ModelShape, lengths: L
     section = settings.students[student]
     size = DTYPE_BYTES[section.dtype]
     adapter = shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer) * size
+    adapters = Part(f"{section.vllm.max_loras} adapters", section.vllm.max_loras * adapter)
     columns = longest_sequence(settings, lengths)
     # Measured on a CPU: three processes, each with torch, and a cache of 1 GiB that is set aside as a whole.
     cache = shape.cache_bytes(section.slots * columns, size) if gpu else CPU_CACHE_BYTES
@@ -86,7 +87,7 @@ def vllm_need(student: str, settings: RunSettings, shape: ModelShape, lengths: L
         f"student-{student}",
         (
             Part("weights", shape.parameters * size),
-            Part(f"{section.vllm.max_loras} adapters", section.vllm.max_loras * adapter),
+            *((adapters,) if settings.run.weights == "lora" else ()),
             Part(f"keys and values: {section.slots} × {columns} tokens" if gpu else "keys and values", cache),
             Part("runtime", VLLM_RUNTIME_BYTES + MODEL_RUNTIME_BYTES),
         ),

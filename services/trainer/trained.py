@@ -51,7 +51,7 @@ class Trained(Protocol):
     def start(self) -> Mapping[str, Tensor]:
         """Raises ModelError."""
 
-    def files(self, tensors: Mapping[str, Tensor], base_model: str) -> dict[str, Content]:
+    def files(self, tensors: Mapping[str, Tensor], base_model: str, /) -> dict[str, Content]:
         """A version's files by name; equal tensors give equal bytes. base_model: sha256 of what they change."""
 
 
@@ -75,7 +75,7 @@ class TrainedAdapter:
     def start(self) -> Mapping[str, Tensor]:
         return self._start
 
-    def files(self, tensors: Mapping[str, Tensor], base_model: str) -> dict[str, Content]:
+    def files(self, tensors: Mapping[str, Tensor], base_model: str, /) -> dict[str, Content]:
         with tempfile.TemporaryDirectory(prefix="opcod-adapter-") as directory:
             save_adapter(Path(directory), tensors, self._spec, base_model)
             return {name: (Path(directory) / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
@@ -102,14 +102,14 @@ class TrainedModel:
         dtype: Dtype = "float32" if self.causal.dtype == torch.float32 else "bfloat16"
         return model_tensors(load_model(self._directory, dtype))
 
-    def files(self, tensors: Mapping[str, Tensor], base_model: str) -> dict[str, Content]:
+    def files(self, tensors: Mapping[str, Tensor], _base_model: str, /) -> dict[str, Content]:
         beside = [path for path in small_files(self._directory) if path.suffix in (".json", ".jinja")]
         copied: dict[str, Content] = {path.name: partial(shutil.copyfile, path) for path in beside}
-        return {**copied, MODEL_FILE: partial(_write_model, tensors, base_model)}
+        return {**copied, MODEL_FILE: partial(_write_model, tensors)}
 
 
-def _write_model(tensors: Mapping[str, Tensor], base_model: str, path: Path) -> None:
-    write_model(path, tensors, base_model)
+def _write_model(tensors: Mapping[str, Tensor], path: Path) -> None:
+    write_model(path, tensors)
 
 
 def version_tensors(directory: Path, manifest: WeightsManifest) -> Mapping[str, Tensor]:

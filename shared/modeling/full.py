@@ -49,10 +49,9 @@ def require_tensors_of(parameters: Mapping[str, Tensor], tensors: Mapping[str, T
         )
 
 
-def write_model(path: Path, tensors: Mapping[str, Tensor], base_model: str) -> None:
-    """Write the file that `load_full` reads; equal arguments give equal bytes."""
-    metadata = {"format": "pt", "base_model": base_model}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+def write_model(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the file that `load_full` reads. Equal tensors give equal bytes: of more metadata the order would vary."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
 
 def load_full(*files: Path) -> dict[str, Tensor]:

@@ -182,6 +182,12 @@ def test_a_vllm_server_holds_adapters_instead_of_merged_versions() -> None:
     assert on_gpu["4 adapters"] == 4 * 2 * shape.adapter_parameters(16, 15) == more["8 adapters"] // 2
 
 
+def test_with_full_weights_a_vllm_server_holds_one_version() -> None:
+    chosen = settings("run.weights=full", "run.schedule=sequential", "students.a.engine=vllm")
+    names = {part.name for part in vllm_need("a", chosen, KNOWN_SHAPES["embedded"], LENGTHS, gpu=False).parts}
+    assert names == {"weights", "keys and values", "runtime"}
+
+
 def test_a_micro_batch_holds_a_row_at_least_and_a_mini_batch_at_most() -> None:
     row = LENGTHS.longest + 16
     assert micro_batch_tokens(settings("optimizer.micro_batch_tokens=10"), LENGTHS) == row
