@@ -1,8 +1,8 @@
 """From a version's name to tensors in the engine, trusting nothing on the way.
 
 What always holds: only `<run>/weights/<student>/v<k>` is ever read, found by name alone; every byte that reaches
-the engine has the sha256 that the manifest names, nothing else lies beside it, and what the engine then holds has
-the manifest's checksum. v0 is the base model and has no directory.
+the engine has the sha256 that the manifest names, nothing else lies beside it, and what an engine in this process then
+holds has the manifest's checksum. v0 is the base model and has no directory.
 """
 
 from pathlib import Path
@@ -55,7 +55,7 @@ class WeightLoader:
 
     def _load_verified(self, version: str, name: str) -> str:
         manifest = self._manifest(version, name)
-        loaded = self._engine.load(version, self._weights / name)
+        loaded = self._engine.load(version, self._weights / name, manifest.checksum)
         if loaded != manifest.checksum:
             self._engine.unload(version)
             raise VersionRefusedError(

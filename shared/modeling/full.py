@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from shared.errors import ModelError
+from shared.modeling.adapters import is_finite
 
 MODEL_FILE = "model.safetensors"
 
@@ -59,7 +60,7 @@ def load_full(*files: Path) -> dict[str, Tensor]:
         tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError) as broken:
         raise ModelError(f"expected safetensors in {', '.join(map(str, files))}: {broken}") from broken
-    broken_names = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    broken_names = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if broken_names:
         raise ModelError(f"expected finite weights in {files[0]}, found others in {', '.join(broken_names[:3])}")
     return tensors

@@ -51,7 +51,7 @@ class FakeEngine:
         self.started, self.go = threading.Event(), threading.Event()
         self._versions: dict[str, str] = {}
 
-    def load(self, version: str, directory: Path | None) -> str:
+    def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:  # noqa: ARG002
         self.loads.append(version)
         real = file_checksum(*sorted(directory.glob("*.safetensors"))) if directory else BASE_CHECKSUM
         self._versions[version] = "0" * 64 if directory and self.lies_about_checksum else real

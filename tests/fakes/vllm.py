@@ -106,6 +106,7 @@ class FakeVllm:
         async def reload(request: Request) -> Response:
             body = await request.json()
             assert body["method"] == "reload_weights" and self.paused.is_set()
+            assert request.headers["connection"] == "close"  # after an error vLLM closes it, whoever else is on it
             directory = body["kwargs"]["weights_path"]
             self.weights = None if directory in self.unreadable else directory
             return Response(status_code=500 if self.weights is None else 200)

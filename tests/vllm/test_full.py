@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from psutil import CONN_LISTEN
 
 from services.student.app import build_engine, build_loader
 from services.student.config import StudentConfig
@@ -16,7 +17,7 @@ from services.student.engines.vllm.engine import VllmEngine
 from services.student.loader import VersionRefusedError, WeightLoader
 from shared.contracts.messages import Sampling
 from shared.errors import ModelError
-from tests.vllm.asking import kill_core, mean_difference, request, until
+from tests.vllm.asking import kill_core, mean_difference, processes_of, request, until
 from tests.vllm.models import Models
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
@@ -58,6 +59,13 @@ def engine(full_config: StudentConfig, models: Models) -> Iterator[VllmEngine]: 
 @pytest.fixture
 def loader(full_config: StudentConfig, engine: VllmEngine) -> WeightLoader:
     return build_loader(full_config, engine)
+
+
+def test_the_routes_without_a_key_are_behind_a_socket_of_this_user_alone(engine: VllmEngine) -> None:
+    socket = Path(engine.server.life.client.url.removeprefix("unix:"))
+    assert socket.parent.stat().st_mode & 0o077 == 0
+    listening = [c for p in processes_of(engine) for c in p.net_connections(kind="tcp") if c.status == CONN_LISTEN]
+    assert all(connection.laddr.ip.startswith("127.") for connection in listening)
 
 
 def serves(engine: VllmEngine, models: Models, version: str, others: tuple[str, ...] = ()) -> None:

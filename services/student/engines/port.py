@@ -157,9 +157,11 @@ class Engine(Protocol):
     def guides(self) -> bool:
         """Whether it can keep a text to a JSON schema while it draws."""
 
-    def load(self, version: str, directory: Path | None) -> str:
+    def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:
         """Hold `version` from its directory (None: the base model); return the checksum of the tensors loaded.
 
+        checksum: that of its tensors, where the hash of each file was found to be the one in the manifest that names
+        it; an engine whose tensors another process reads takes it, and hashes nothing once more.
         Loading again what is loaded returns the same. Raises ModelError for unusable files, VersionTakenError where
         the name holds other tensors.
         """

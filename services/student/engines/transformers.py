@@ -78,7 +78,7 @@ class TransformersEngine:
     def vocabulary_size(self) -> int:
         return int(self._model.config.vocab_size)
 
-    def load(self, version: str, directory: Path | None) -> str:
+    def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:  # noqa: ARG002
         loaded = self._read(directory)
         held = self._versions.setdefault(version, loaded)
         if held.checksum != loaded.checksum:

@@ -17,6 +17,7 @@ from shared.modeling.adapters import (
     adapter_tensors,
     attach_lora,
     checksum,
+    is_finite,
     load_adapter,
     merge_adapter,
     merged_parameters,
@@ -128,6 +129,16 @@ def test_broken_adapters_are_refused(model: PreTrainedModel, tmp_path: Path, spo
     save_file(tensors, tmp_path / WEIGHTS_FILE)
     with pytest.raises(ModelError, match=message):
         load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_finite_is_what_every_element_is(dtype: torch.dtype) -> None:
+    """Also where the sum is not, or infinities of both signs meet in it."""
+    largest = torch.finfo(dtype).max
+    for row in ([], [1.0, -2.0], [largest, largest, largest]):
+        assert is_finite(torch.tensor(row, dtype=dtype))
+    for row in ([1.0, math.nan], [math.inf, 1.0], [math.inf, -math.inf], [largest, largest, math.nan]):
+        assert not is_finite(torch.tensor(row, dtype=dtype))
 
 
 def test_an_adapter_of_another_base_is_refused(model: PreTrainedModel, tiny_dir: Path) -> None:

@@ -21,13 +21,13 @@ class AdapterWeights:
     def __init__(self, model_dir: Path) -> None:
         self._base = Files(file_checksum(*sorted(model_dir.glob("*.safetensors"))), model_dir, model_dir)
 
-    def check(self, directory: Path | None) -> Files:
+    def check(self, directory: Path | None, known: str | None) -> Files:
         if directory is None:
             return self._base
         if not (directory / CONFIG_FILE).is_file():
             raise ModelError(f"with run.weights = 'lora' vLLM serves adapters; expected {CONFIG_FILE} in {directory}")
         tensors, _ = load_adapter(directory)
-        return Files(checksum(tensors), directory, directory.resolve())
+        return Files(known or checksum(tensors), directory, directory.resolve())
 
     def load(self, life: Life, version: str, files: Files) -> str | None:
         """A name that the server holds already stands for the same bytes."""

@@ -33,6 +33,9 @@ COMPLETIONS = "/v1/completions"
 DONE = "[DONE]"
 _FOR_EVER = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
 _KEPT_OF_AN_ERROR = 500
+_ALONE = {"Connection": "close"}
+"""vLLM closes a connection after an error in a development route, maybe just when the next request is sent on it."""
+
 _BAD_REQUESTS = frozenset({400, 413, 422})
 
 Shape = TypeVar("Shape", bound=BaseModel)
@@ -128,7 +131,7 @@ class Client:
     def reload(self, directory: Path, timeout_s: float) -> None:
         """Read the weights of a whole model in place of what is there; where it fails, nothing usable is there."""
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
-        self._run(self._send("POST", "/collective_rpc", body, timeout_s), timeout_s)
+        self._run(self._send("POST", "/collective_rpc", body, timeout_s, _ALONE), timeout_s)
 
     def close(self) -> None:
         """Drop every request and end the thread; once more changes nothing."""
@@ -182,11 +185,16 @@ class Client:
         return _shaped(path, (await self._send("GET", path, None, timeout_s)).content, shape)
 
     async def _send(
-        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float | None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        timeout_s: float | None,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx2.Response:
         timeout = httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         try:
-            response = await self._http.request(method, path, json=body, timeout=timeout)
+            response = await self._http.request(method, path, json=body, headers=headers, timeout=timeout)
         except httpx2.HTTPError as error:
             raise EngineAwayError(f"vLLM did not answer {path}: {error!r}") from error
         _require_ok(path, response)

@@ -90,9 +90,9 @@ class VllmEngine:
         self._base_name, self._limit = base, limit
         log.info("vllm answers", vllm=self._version, url=server.life.client.url, max_model_len=limit)
 
-    def load(self, version: str, directory: Path | None) -> str:
+    def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:
         life = self.server.life
-        files = self._weights.check(directory)
+        files = self._weights.check(directory, checksum)
         found = files.checksum
         known = self._checksums.get(version, found)
         if known != found:

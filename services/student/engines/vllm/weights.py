@@ -31,8 +31,11 @@ class Weights(Protocol):
     def base_stays(self) -> bool:
         """The base model's weights stay as they are in one life of the server."""
 
-    def check(self, directory: Path | None) -> Files:
-        """Read and check a version's files (None: the base model's). Raises ModelError."""
+    def check(self, directory: Path | None, known: str | None) -> Files:
+        """Read and check a version's files (None: the base model's). known: their checksum; None: it is made.
+
+        Raises ModelError.
+        """
 
     def load(self, life: Life, version: str, files: Files) -> str | None:
         """Hold the version; returns its name at the server, None for the base model's.

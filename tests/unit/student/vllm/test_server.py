@@ -188,6 +188,14 @@ def test_versions_are_names_of_their_bytes(engine: EngineBench, tmp_path: Path) 
         engine.engine.load("a@v2", tmp_path)
 
 
+def test_a_checksum_that_the_files_were_found_to_have_is_taken(engine: EngineBench) -> None:
+    known = "a1" * 32
+    assert engine.engine.load("a@v1", engine.adapter, known) == known
+    assert list(engine.fake.models) == [f"a@v1-{known[:16]}"]
+    with pytest.raises(VersionTakenError):
+        engine.engine.load("a@v1", engine.adapter)
+
+
 def test_a_version_that_the_server_holds_already_is_taken_over_and_another_refusal_told(engine: EngineBench) -> None:
     held = engine.engine.load("a@v1", engine.adapter)
     engine.engine.server.unloaded("a@v1")
