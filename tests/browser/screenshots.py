@@ -1,4 +1,4 @@
-"""`make screenshots RUN=runs/<run> BESIDE=<run>`: the page's main views of recorded runs, as pictures in docs/images."""
+"""`make screenshots RUN=runs/<run> BESIDE=<run>`: the page's main views of recorded runs, as docs/images."""
 
 import shutil
 import sys
