@@ -9,8 +9,10 @@ import argparse
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import redis
 
 from opcod.interrupting import interruptible
@@ -21,6 +23,8 @@ CONFIG = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "n
 START_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
 POLL_S = 0.2
+SILENCE_S = 60.0
+"""Alive, but without an answer for so long, it hangs. On a loaded machine a healthy server is silent for seconds."""
 
 
 def main() -> int:
@@ -38,12 +42,32 @@ def main() -> int:
     except (ValkeyServerError, OSError) as error:
         raise UnavailableError(f"the embedded Redis did not start: {error}; see {server.log_path}") from error
     parent = int(os.environ.get(PARENT_VARIABLE, os.getppid()))
+    (process,) = psutil.Process().children()
     with interruptible() as stopped:
-        while server.is_running() and not stopped() and os.getppid() == parent:
-            time.sleep(POLL_S)
-        ended_by_itself = not server.is_running()
+        ended_by_itself = not _serve(
+            process, answers=server.is_running, wanted=lambda: not stopped() and os.getppid() == parent
+        )
         server.stop()
     return 1 if ended_by_itself else 0
+
+
+def _serve(process: psutil.Process, answers: Callable[[], bool], wanted: Callable[[], bool]) -> bool:
+    """True once the server is not wanted any more, False if it has ended, or hangs. answers: waits for a second."""
+    answered_s = time.monotonic()
+    while wanted():
+        if answers():
+            answered_s = time.monotonic()
+        elif not _is_alive(process) or time.monotonic() - answered_s > SILENCE_S:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def end_leftover(port: int) -> None:
