@@ -25,6 +25,13 @@ def outcome_rows(view: RunView) -> list[OutcomeRow]:
     return [OutcomeRow(label, value, other[label]) for label, value in own.items()]
 
 
+def directions(found: Improvement) -> str:
+    """In which domains a student is better and in which worse, in words."""
+    better = [domain for domain, first in found.first.items() if found.last[domain] > first]
+    worse = [domain for domain, first in found.first.items() if found.last[domain] < first]
+    return f"better in {' and '.join(better) or 'none'}, worse in {' and '.join(worse) or 'none'}"
+
+
 def _figures(results: RunResults, students: list[str]) -> Iterator[tuple[str, str]]:
     """The same labels for any run."""
     yield "Outcome", ": ".join(filter(None, (_words(results.status), results.reason))) or "–"

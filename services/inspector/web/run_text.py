@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.inspector.run_view import DifficultyRow, Improvement, RunResults, RunView, ScorePoint
-from services.inspector.web.outcomes import OutcomeRow, outcome_rows
+from services.inspector.web.outcomes import OutcomeRow, directions, outcome_rows
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,10 @@ class VerdictRow:
 
 @dataclass(frozen=True)
 class RunTables:
-    """kinds, stages, losses: names of the rows of speeds, seconds and lost feedback. outcomes, verdicts_beside,
-    difficulty_beside: empty without another run beside it."""
+    """kinds, stages, losses: names of the rows of speeds, seconds and lost feedback. tested: by student, in words.
+    outcomes, verdicts_beside, difficulty_beside: empty without another run beside it."""
 
+    tested: dict[str, str]
     outcomes: list[OutcomeRow]
     scores: list[ScoreRow]
     planes: list[Plane]
@@ -92,6 +93,7 @@ class RunTables:
 
 def run_tables(view: RunView) -> RunTables:
     return RunTables(
+        tested={i.student: directions(i) for i in view.improvements if i.split == "test"},
         outcomes=outcome_rows(view),
         scores=list(_scores(view)),
         planes=list(_planes(view)),
