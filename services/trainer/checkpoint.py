@@ -98,16 +98,14 @@ class Checkpoints:
             )
         return None
 
-    def newest_whole(self, limit: int) -> CheckpointManifest | None:
-        """The newest whole checkpoint of at most step `limit` with nothing broken; None where there is none."""
-        for manifest in sorted(self._readable(), key=lambda each: -each.step):
+    def newest_state(self, limit: int) -> tuple[int, LearnerState] | None:
+        """Step and state of the newest whole checkpoint up to step `limit` that can be loaded. Raises ModelError."""
+        for manifest in reversed(self._readable()):
             if manifest.whole and manifest.step <= limit:
                 try:
-                    self._store.verify(manifest.name, self._store.read_manifest(manifest.name))
+                    return manifest.step, self.load(manifest)
                 except StorageError as error:
                     log.error("whole checkpoint broken, going back", checkpoint=manifest.name, error=str(error))
-                else:
-                    return manifest
         return None
 
     def published(self, manifest: CheckpointManifest) -> Mapping[str, Tensor]:

@@ -49,7 +49,7 @@ class Trained(Protocol):
         """Raises ModelError where names or shapes are others."""
 
     def start(self) -> Mapping[str, Tensor]:
-        """Raises ModelError."""
+        """What a version of the weights that the run began with holds. Raises ModelError."""
 
     def files(self, tensors: Mapping[str, Tensor], base_model: str, /) -> dict[str, Content]:
         """A version's files by name; equal tensors give equal bytes. base_model: sha256 of what they change."""
@@ -105,11 +105,7 @@ class TrainedModel:
     def files(self, tensors: Mapping[str, Tensor], _base_model: str, /) -> dict[str, Content]:
         beside = [path for path in small_files(self._directory) if path.suffix in (".json", ".jinja")]
         copied: dict[str, Content] = {path.name: partial(shutil.copyfile, path) for path in beside}
-        return {**copied, MODEL_FILE: partial(_write_model, tensors)}
-
-
-def _write_model(tensors: Mapping[str, Tensor], path: Path) -> None:
-    write_model(path, tensors)
+        return {**copied, MODEL_FILE: partial(write_model, tensors)}
 
 
 def version_tensors(directory: Path, manifest: WeightsManifest) -> Mapping[str, Tensor]:

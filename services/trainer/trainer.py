@@ -1,7 +1,7 @@
 """Applying sealed batches: one step each, on the checkpoint before it, then a checkpoint and a version of its own.
 
-What always holds: step k is trained on the state after step k-1 and on nothing else; when a step is abandoned or
-refused the learner is taken back to the last checkpoint; what has no checkpoint was never applied. Where that is not a
+What always holds: step k is trained on the state after step k-1 and on nothing else; when a step is refused
+the learner is taken back to the last checkpoint; what has no checkpoint was never applied. Where that is not a
 whole one, the state is made again: from the last whole one and the batches since, which are all on disk.
 """
 
@@ -27,7 +27,7 @@ from shared.contracts.batches import BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
 from shared.contracts.weights import StepDone, StepMetrics, WeightsManifest, WeightsPublished
-from shared.errors import MalformedMessageError, OpcodError, StorageError
+from shared.errors import FencedError, MalformedMessageError, OpcodError, StorageError
 from shared.faults import fault_point
 from shared.modeling.adapters import checksum
 from shared.modeling.chat import rendering_of
@@ -132,6 +132,8 @@ class StudentTrainer:
             raise ValueError(f"expected step {self.step + 1}, got {sealed.step}")
         try:
             self._apply(sealed, fence)
+        except FencedError:
+            raise  # this trainer ends, and another one has the state
         except OpcodError:
             self._reload()
             raise
@@ -250,13 +252,15 @@ class StudentTrainer:
 
     def _reload(self, say: Callable[[str], None] = lambda _: None) -> None:
         last = self.checkpoint
-        whole = None if last is None else self._checkpoints.newest_whole(last.step)
-        if whole is None:
+        found = None if last is None else self._checkpoints.newest_state(last.step)
+        since = 0
+        if found is None:
             self._learner.restart()
         else:
-            self._learner.load(self._checkpoints.load(whole))
+            since, state = found
+            self._learner.load(state)
         if last is not None:
-            self._repeat(last, 0 if whole is None else whole.step, say)
+            self._repeat(last, since, say)
 
     def _repeat(self, last: CheckpointManifest, since: int, say: Callable[[str], None]) -> None:
         """Make the steps after `since` again, up to the checkpoint `last`, whose version is what counts."""

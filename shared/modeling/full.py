@@ -49,7 +49,7 @@ def require_tensors_of(parameters: Mapping[str, Tensor], tensors: Mapping[str, T
         )
 
 
-def write_model(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_model(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write the file that `load_full` reads. Equal tensors give equal bytes: of more metadata the order would vary."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 

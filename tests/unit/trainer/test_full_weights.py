@@ -15,7 +15,7 @@ from services.trainer.trained import version_tensors
 from services.trainer.trainer import StudentTrainer
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.contracts.weights import WeightsManifest
-from shared.errors import ModelError
+from shared.errors import FencedError, ModelError
 from shared.modeling.adapters import checksum
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, load_model, load_tokenizer
@@ -166,6 +166,21 @@ def test_a_broken_whole_checkpoint_is_made_up_for_by_an_older_one(tmp_path: Path
     assert said == ["reading the checkpoint", *(f"making step {each} again, up to 5" for each in (3, 4, 5))]
     assert again.step == 5
     assert equal(again._learner.state().teacher, whole._learner.state().teacher)
+
+
+class ShutFence(OpenFence):
+    def check(self) -> None:
+        raise FencedError("another trainer went on")
+
+
+def test_a_trainer_that_must_stop_makes_nothing_again_first(tmp_path: Path, tiny_dir: Path) -> None:
+    trainer = student_trainer(tmp_path, tiny_dir, settings(checkpoint_every=9))
+    trainer.restore()
+    first, second = seal_steps(tmp_path, tiny_dir, 2)
+    trainer.apply(first, OpenFence())
+    (tmp_path / first.uri).rename(tmp_path / "gone")  # made again, the step would be refused
+    with pytest.raises(FencedError):
+        trainer.apply(second, ShutFence())
 
 
 def test_on_another_machine_training_goes_on_from_the_version_that_was_published(
