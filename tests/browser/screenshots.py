@@ -1,7 +1,7 @@
 """`make screenshots RUN=runs/<run> BESIDE=<run>`: the page's main views of recorded runs, as docs/images."""
 
+import argparse
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -102,4 +102,8 @@ def take(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="Its directory.")
+    parser.add_argument("beside", help="Name of another run in the same folder.")
+    given = parser.parse_args()
+    main(given.run.resolve(), given.beside)
