@@ -2,15 +2,17 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 import psutil
+import pytest
 import torch
 from transformers import PreTrainedModel
 
-from services.student.engines.port import Generation, GenerationRequest
+from services.student.engines.port import EngineAwayError, EngineState, Generation, GenerationRequest
 from services.student.engines.vllm.engine import VllmEngine
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.modeling.logprobs import token_logprobs
@@ -62,3 +64,26 @@ def kill_core(engine: VllmEngine) -> None:
     for process in processes_of(engine):
         if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
             os.kill(process.pid, signal.SIGKILL)
+
+
+def kill_while_asked(engine: VllmEngine) -> None:
+    """The request that runs is lost, and the server comes back without its versions: nothing is asked of it before."""
+    long = Sampling(temperature=1.0, top_p=1.0, max_tokens=800)
+    lost: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            engine.generate([request("Tell a story.", 1, sampling=long)])
+        except EngineAwayError as error:
+            lost.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.5)
+    kill_core(engine)
+    asking.join(60)
+    assert len(lost) == 1
+    until(lambda: engine.health().state is EngineState.EMPTY, "an empty server")
+    assert engine.versions() == {}
+    with pytest.raises(EngineAwayError, match="with it a@v1"):
+        engine.generate([request("?", version="a@v1")])

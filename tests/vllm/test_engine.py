@@ -1,7 +1,6 @@
 """The engine port on a real vLLM server: samples, log-probs, versions side by side, refusals, loss and return."""
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from services.student.app import build_engine, build_loader
 from services.student.config import StudentConfig
 from services.student.engines.port import (
-    EngineAwayError,
     EngineState,
     Generation,
     GenerationCancelledError,
@@ -24,7 +22,7 @@ from services.student.loader import VersionRefusedError, WeightLoader
 from shared.contracts.messages import Sampling
 from shared.modeling.chat import render
 from shared.modeling.loading import load_tokenizer
-from tests.vllm.asking import kill_core, mean_difference, processes_of, request, until
+from tests.vllm.asking import kill_while_asked, mean_difference, processes_of, request
 from tests.vllm.bench import Adapters
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
@@ -222,25 +220,7 @@ def test_f25_nothing_of_the_server_can_be_reached_but_by_its_own_student(engine:
 def test_a_killed_server_comes_back_empty_and_takes_its_versions_again(
     engine: VllmEngine, loader: WeightLoader, adapters: Adapters
 ) -> None:
-    long = Sampling(temperature=1.0, top_p=1.0, max_tokens=800)
-    lost: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            engine.generate([request("Tell a story.", 1, sampling=long)])
-        except EngineAwayError as error:
-            lost.append(error)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    time.sleep(0.5)
-    kill_core(engine)
-    asking.join(60)
-    assert len(lost) == 1
-    until(lambda: engine.health().state is EngineState.EMPTY, "an empty server")
-    assert engine.versions() == {}
-    with pytest.raises(EngineAwayError, match="with it a@v1"):
-        engine.generate([request("?", version="a@v1")])
+    kill_while_asked(engine)
     loader.load("a@v1")
     assert engine.health().state is EngineState.READY
     assert mean_difference(adapters, "a@v1", engine.generate([request("What is 2 plus 2?", 3)])) < 0.1

@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +11,12 @@ from psutil import CONN_LISTEN
 
 from services.student.app import build_engine, build_loader
 from services.student.config import StudentConfig
-from services.student.engines.port import EngineAwayError, EngineState, Generation
+from services.student.engines.port import EngineState, Generation
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.loader import VersionRefusedError, WeightLoader
 from shared.contracts.messages import Sampling
 from shared.errors import ModelError
-from tests.vllm.asking import kill_core, mean_difference, processes_of, request, until
+from tests.vllm.asking import kill_while_asked, mean_difference, processes_of, request
 from tests.vllm.models import Models
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
@@ -166,25 +165,7 @@ def test_a_reload_that_fails_at_the_server_leaves_the_last_version_serving(
 def test_a_killed_server_comes_back_with_base_weights_and_reads_its_version_again(
     engine: VllmEngine, loader: WeightLoader, models: Models
 ) -> None:
-    long = Sampling(temperature=1.0, top_p=1.0, max_tokens=800)
-    lost: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            engine.generate([request("Tell a story.", 1, sampling=long)])
-        except EngineAwayError as error:
-            lost.append(error)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    time.sleep(0.5)
-    kill_core(engine)
-    asking.join(60)
-    assert len(lost) == 1
-    until(lambda: engine.health().state is EngineState.EMPTY, "an empty server")
-    assert engine.versions() == {}
-    with pytest.raises(EngineAwayError, match="with it a@v1"):
-        engine.generate([request("?", version="a@v1")])
+    kill_while_asked(engine)
     loader.load("a@v1")
     assert engine.health().state is EngineState.READY
     serves(engine, models, "a@v1", others=("a@v0",))
