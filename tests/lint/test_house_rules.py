@@ -17,7 +17,7 @@ PRODUCT = ("shared", "services", "opcod", "docs", "benchmarks")
 MODEL_LIBRARIES = frozenset({"torch", "transformers", "peft"})
 NAMELESS = frozenset({"utils", "util", "helpers", "helper", "misc", "manager", "common"})
 DOCSTRING_ABOVE_LINES = 20
-MAX_LINES = 300
+MAX_LINES = 400
 BROAD = frozenset({"Exception", "BaseException"})
 
 UNFINISHED = "TO" + "DO"
@@ -79,10 +79,10 @@ def has_docstring(path: PurePosixPath, text: str) -> Iterator[str]:
 
 
 def short_or_with_reason(_path: PurePosixPath, text: str) -> Iterator[str]:
-    """No file above 300 lines, unless its docstring says why (with the words `300 lines`)."""
+    """No file above 400 lines, unless its docstring says why (with the words `400 lines`)."""
     lines = len(text.splitlines())
-    if lines > MAX_LINES and "300 lines" not in (ast.get_docstring(ast.parse(text)) or ""):
-        yield f"{lines} lines; split it, or say in its docstring why it has more than 300 lines"
+    if lines > MAX_LINES and "400 lines" not in (ast.get_docstring(ast.parse(text)) or ""):
+        yield f"{lines} lines; split it, or say in its docstring why it has more than 400 lines"
 
 
 def broad_except_has_reason(_path: PurePosixPath, text: str) -> Iterator[str]:
@@ -145,7 +145,7 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (no_pickle, "services/trainer/model.py", "import pickle\n"),
     (no_pickle, "services/trainer/model.py", "import torch\nx = torch.load('a.pt')\n"),
     (has_docstring, "shared/http.py", "x = 1\n" * 21),
-    (short_or_with_reason, "tests/unit/test_x.py", '"""A file."""\n' + "x = 1\n" * 300),
+    (short_or_with_reason, "tests/unit/test_x.py", '"""A file."""\n' + "x = 1\n" * 400),
     (broad_except_has_reason, "opcod/main.py", "try:\n    f()\nexcept Exception:\n    pass\n"),
     (
         broad_except_has_reason,
@@ -166,7 +166,7 @@ KEPT: list[tuple[Rule, str, str]] = [
     (services_never_meet, "services/student/engines/port.py", "from . import sampling\nfrom ..api import StudentApi\n"),
     (services_never_meet, "opcod/preparing.py", "from services.broker.config import load_problems\n"),
     (has_docstring, "shared/http.py", "x = 1\n" * 20),
-    (short_or_with_reason, "shared/x.py", '"""More than 300 lines: one table."""\n' + "x = 1\n" * 300),
+    (short_or_with_reason, "shared/x.py", '"""More than 400 lines: one table."""\n' + "x = 1\n" * 400),
     (
         broad_except_has_reason,
         "opcod/main.py",
