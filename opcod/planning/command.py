@@ -97,12 +97,23 @@ def _work(found: PlannedRun) -> Grid:
 
 
 def _memory(found: PlannedRun) -> Grid:
+    """Of each service, and beside it, where no GPU is here, what it would be on one."""
+    here = {need.service: need for need in found.needs}
+    there = {need.service: need for need in found.on_gpu} if not found.gpus else {}
     rows = []
-    for need in found.needs:
-        rows.append([need.service, "", f"{need.bytes / _GIB:.2f}"])
-        if len(need.parts) > 1:
-            rows += [["", part.name, f"{part.bytes / _GIB:.2f}"] for part in need.parts]
-    return Grid("Memory, GiB, at most", ["service", "of which", "GiB"], rows)
+    for service in here:
+        both = here[service], there.get(service)
+        rows.append([service, "", *(_gib(need.bytes if need else None) for need in both)])
+        parts = [{part.name: part.bytes for part in need.parts} if need else {} for need in both]
+        names = dict.fromkeys([*parts[0], *parts[1]]) if len(parts[0]) > 1 else {}
+        rows += [["", name, *(_gib(each.get(name)) for each in parts)] for name in names]
+    if not there:
+        return Grid("Memory, GiB, at most", ["service", "of which", "GiB"], [row[:3] for row in rows])
+    return Grid("Memory, GiB, at most", ["service", "of which", "on this CPU", "on a GPU"], rows)
+
+
+def _gib(size: int | None) -> str:
+    return "" if size is None else f"{size / _GIB:.2f}"
 
 
 def _length_line(lengths: Lengths) -> str:
@@ -115,11 +126,7 @@ def _total_line(found: PlannedRun) -> str:
     if found.gpus:
         return "Students and trainers hold their memory on the GPUs."
     total = total_bytes(found.needs, _models(found.settings)) / _GIB
-    elsewhere = ", ".join(f"{need.service} {need.bytes / _GIB:.1f}" for need in found.on_gpu)
-    return (
-        f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most. "
-        f"On a GPU, where attention keeps no weights, in GiB: {elsewhere}."
-    )
+    return f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most."
 
 
 def _gpu_lines(found: PlannedRun) -> Iterator[str]:

@@ -75,20 +75,23 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
 
 
 def vllm_need(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, gpu: bool) -> Need:
-    """What the server must find room for; on a GPU it takes `gpu_memory_utilization` of it, whatever it needs."""
+    """What the server must find room for; on a GPU it takes `gpu_memory_utilization` of it, whatever it needs.
+
+    Its cache is paged: what does not fit waits, so on a GPU the least is one sequence of the longest.
+    """
     section = settings.students[student]
     size = DTYPE_BYTES[section.dtype]
     adapter = shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer) * size
     adapters = Part(f"{section.vllm.max_loras} adapters", section.vllm.max_loras * adapter)
     columns = longest_sequence(settings, lengths)
     # Measured on a CPU: three processes, each with torch, and a cache of 1 GiB that is set aside as a whole.
-    cache = shape.cache_bytes(section.slots * columns, size) if gpu else CPU_CACHE_BYTES
+    cache = shape.cache_bytes(columns, size) if gpu else CPU_CACHE_BYTES
     return Need(
         f"student-{student}",
         (
             Part("weights", shape.parameters * size),
             *((adapters,) if settings.run.weights == "lora" else ()),
-            Part(f"keys and values: {section.slots} × {columns} tokens" if gpu else "keys and values", cache),
+            Part(f"keys and values: {columns} tokens at least" if gpu else "keys and values", cache),
             Part("runtime", VLLM_RUNTIME_BYTES + MODEL_RUNTIME_BYTES),
         ),
     )

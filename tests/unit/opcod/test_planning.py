@@ -182,6 +182,14 @@ def test_a_vllm_server_holds_adapters_instead_of_merged_versions() -> None:
     assert on_gpu["4 adapters"] == 4 * 2 * shape.adapter_parameters(16, 15) == more["8 adapters"] // 2
 
 
+def test_on_a_gpu_a_vllm_server_needs_room_for_one_sequence_whatever_its_slots() -> None:
+    shape = KNOWN_SHAPES["embedded"]
+    few, many = (
+        vllm_need("a", settings(f"students.a.slots={slots}"), shape, LENGTHS, gpu=True).bytes for slots in (1, 100)
+    )
+    assert few == many
+
+
 def test_with_full_weights_a_vllm_server_holds_one_version() -> None:
     chosen = settings("run.weights=full", "run.schedule=sequential", "students.a.engine=vllm")
     names = {part.name for part in vllm_need("a", chosen, KNOWN_SHAPES["embedded"], LENGTHS, gpu=False).parts}
@@ -240,6 +248,18 @@ class TestCommand:
         for words in ("nowhere", "students.a.specialize: expected students.a.examples", "/no/model"):
             assert words in error
         assert "Traceback" not in error
+
+    def test_each_service_is_shown_as_it_would_be_here_and_on_a_gpu(
+        self, dry_run: "DryRun", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        _, said, _ = dry_run("--preset", "smoke")
+        rows = [[cell.strip() for cell in line.split("│")] for line in said.splitlines() if "│" in line]
+        trainer = next(row for row in rows if "trainer-a" in row)
+        here, on_gpu = (float(cell) for cell in trainer[3:5])
+        assert 0 < on_gpu < here, "attention keeps its weights on a CPU"
+        redis = next(row for row in rows if "redis" in row)
+        assert redis[4] == "", "what holds no model is not on a GPU"
 
     def test_a_run_that_has_begun_has_no_dry_run(self, dry_run: "DryRun") -> None:
         code, _, error = dry_run("--resume", "r1")
