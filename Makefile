@@ -9,6 +9,8 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.ready
 TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
+# Each a process of one thread; more than four would want more memory than they save time.
+WORKERS ?= -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 ARGS ?=
 
 export TOKENIZERS_PARALLELISM = false
@@ -45,10 +47,10 @@ screenshots: browser ## The page's main views of a recorded run, into docs/image
 	$(BIN)/python -m tests.browser.screenshots $(RUN) $(BESIDE)
 
 test: setup browser lint types ## The whole test suite, with lint and types
-	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(WORKERS) $(ARGS)
 
 unit: setup ## Only the fast tests
-	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q tests/unit tests/contract tests/lint $(ARGS)
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(WORKERS) tests/unit tests/contract tests/lint $(ARGS)
 
 faults-full: setup ## Every service hurt in every way at every point of a step (about ten minutes)
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) OPCOD_FAULTS_FULL=1 $(BIN)/python -m pytest -q tests/faults $(ARGS)

@@ -1,0 +1,42 @@
+"""What holds for every test: who runs beside whom, and that nobody leaves a process behind."""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+MARK = "OPCOD_TEST_SESSION"
+"""A variable that the processes of a session inherit."""
+
+GONE_WITHIN_S = 10.0
+
+SHARED_FIXTURES = ("undisturbed",)
+"""Costly ones of a session. Tests that use one run in one worker, so that it is made once."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one worker, for what they share is a module's; see SHARED_FIXTURES, too."""
+    for item in items:
+        shared = next((name for name in getattr(item, "fixturenames", ()) if name in SHARED_FIXTURES), None)
+        item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """The last test of a session, or of a worker, fails if a process that the session started is still there."""
+    mark = os.environ[MARK] = uuid.uuid4().hex
+    yield
+    left = [process for process in psutil.process_iter() if _bears(process, mark)]
+    psutil.wait_procs(left, timeout=GONE_WITHIN_S)
+    told = [f"{process.pid}: {' '.join(process.cmdline())}" for process in left if _bears(process, mark)]
+    assert not told, "processes of this session that nobody ended:\n" + "\n".join(told)
+
+
+def _bears(process: psutil.Process, mark: str) -> bool:
+    try:
+        alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+        return alive and process.environ().get(MARK) == mark
+    except psutil.Error:
+        return False
