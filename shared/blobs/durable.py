@@ -1,22 +1,33 @@
 """Writing so that a crash leaves the old or the new, never half: temporary name, fsync, rename, fsync the parent.
 
-What always holds: a temporary file or directory is locked (flock) by its writer as long as it is written, so that
-a sweep can tell what a dead writer left from what a live one, in any process of this machine, is writing.
+What always holds: a temporary file or directory names its writer's machine and is locked (flock) as long as it is
+written, so that a sweep can tell what a dead writer left from what a live one, in any process of this machine, is
+writing. What another machine writes on a shared volume is spared until it is a day old.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from shared.errors import StorageError
 
 TEMPORARY = ".tmp-"
+ABANDONED_AFTER_S = 24 * 3600.0
+"""Nothing is written for so long."""
+
 _CHUNK_BYTES = 1024 * 1024
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# NFS wants a file open for writing before it locks it, and some file systems lock nothing.
+_NO_LOCKS = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES})
 
 
 def sha256_file(path: Path) -> str:
@@ -40,7 +51,7 @@ def atomic_write(path: Path, data: bytes) -> None:
     """Replace the file at `path` by `data`, durably; its folder is made if absent. Raises StorageError."""
     with storage_errors(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+        temporary = path.with_name(temporary_name())
         try:
             with temporary.open("xb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -83,7 +94,7 @@ def temporary_directory(parent: Path) -> Iterator[Path]:
 def _locked_directory(parent: Path) -> tuple[Path, int]:
     """A new directory and the descriptor that locks it; tried again if a sweep came in between."""
     while True:
-        path = parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        path = parent / temporary_name()
         path.mkdir()
         with suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -93,6 +104,18 @@ def _locked_directory(parent: Path) -> tuple[Path, int]:
             os.close(descriptor)
 
 
+@cache
+def _machine() -> str:
+    """Of whoever shares this kernel, and so its locks: containers of one machine, not pods on several."""
+    known = _BOOT_ID.read_text() if _BOOT_ID.exists() else platform.node()
+    return hashlib.sha256(known.encode()).hexdigest()[:8]
+
+
+def temporary_name(machine: str | None = None) -> str:
+    """A new name; `machine` is that of the writer, by default this one."""
+    return f"{TEMPORARY}{machine or _machine()}-{uuid.uuid4().hex}"
+
+
 def sweep(root: Path) -> list[Path]:
     """Remove temporary files and directories under `root` whose writers are dead. Raises OSError."""
     found = [path for path in root.rglob(f"{TEMPORARY}*") if not path.is_symlink()]
@@ -100,22 +123,36 @@ def sweep(root: Path) -> list[Path]:
 
 
 def _remove_if_abandoned(path: Path) -> bool:
+    # On a network file system the lock of a directory stays on its machine, so elsewhere only age tells.
+    if not path.name.startswith(f"{TEMPORARY}{_machine()}-"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
+                return _remove(path)
+        return False
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        mode = os.O_RDONLY if path.is_dir() else os.O_RDWR
+        descriptor = os.open(path, mode | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _remove(path)
     except BlockingIOError:
         return False
-    else:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-        return True
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
     finally:
         os.close(descriptor)
+
+
+def _remove(path: Path) -> bool:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    return True
 
 
 @contextmanager

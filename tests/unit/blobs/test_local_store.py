@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.blobs.durable import TEMPORARY
+from shared.blobs.durable import ABANDONED_AFTER_S, TEMPORARY, temporary_name
 from shared.blobs.listing import listed_files
 from shared.blobs.local import LocalStore, atomic_write, sha256_file
 from shared.blobs.names import resolve
@@ -222,17 +223,28 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_sweep_removes_what_the_dead_left_and_spares_the_living(store: LocalStore) -> None:
     parent = store.root / "weights" / "a"
-    dead, living, file = (parent / f"{TEMPORARY}{name}" for name in ("dead", "living", "file"))
+    dead, living, file = (parent / temporary_name() for _ in range(3))
     for folder in (dead, living):
         folder.mkdir(parents=True)
         (folder / "half").write_bytes(b"x")
     file.write_bytes(b"x")
     descriptor = os.open(living, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    assert store.sweep_temporary() == [dead, file]
+    assert store.sweep_temporary() == sorted([dead, file])
     os.close(descriptor)
     assert store.sweep_temporary() == [living]
     assert store.sweep_temporary() == []
+
+
+def test_what_another_machine_writes_is_spared_until_it_is_old(store: LocalStore) -> None:
+    """Its lock cannot be seen from here: on a network file system a directory's stays on the machine that took it."""
+    parent = store.root / "weights" / "a"
+    young, old = (parent / temporary_name("other") for _ in range(2))
+    for folder in (young, old):
+        folder.mkdir(parents=True)
+    yesterday = time.time() - ABANDONED_AFTER_S - 60
+    os.utime(old, (yesterday, yesterday))
+    assert store.sweep_temporary() == [old]
 
 
 def test_a_writer_that_is_killed_leaves_only_what_a_sweep_removes(store: LocalStore) -> None:
