@@ -188,9 +188,8 @@ def build_engine(config: StudentConfig) -> Engine:
         from services.student.engines.vllm.build import build_vllm_engine
 
         return build_vllm_engine(config)
-    import torch
-
     from services.student.engines.transformers import TransformersEngine
+    from shared.modeling.device import device_here
 
     return TransformersEngine(
         config.prepared_model().directory,
@@ -198,7 +197,7 @@ def build_engine(config: StudentConfig) -> Engine:
         config.section.dtype,
         config.section.slots,
         config.settings.resources.threads,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=device_here(),
     )
 
 

@@ -25,6 +25,7 @@ from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
 from shared.config.environment import service_environment
 from shared.http import create_app
+from shared.modeling.device import device_here
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.obs.logging import configure_logging
 from shared.presence import Presence, own_url
@@ -107,7 +108,7 @@ def build_trainer(
     batches: LocalStore | None = None,
 ) -> StudentTrainer:
     """Load model and tokenizer. batches: where sealed batches lie, if not in `store`. Raises ModelError."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_here()
     base = load_model(config.base.path, config.section.dtype, device)
     model = StudentModel(
         TrainedModel(base, config.base.path)

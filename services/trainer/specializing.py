@@ -24,6 +24,7 @@ from shared.blobs.durable import locked
 from shared.config.loading import settings_of
 from shared.config.settings import RunSettings, StudentSection
 from shared.modeling.adapters import LoraSpec, merge_adapter
+from shared.modeling.device import device_here
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.resolving import resolve_model
 from shared.modeling.saving import model_identity, save_model
@@ -119,7 +120,7 @@ def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, boo
 def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
     section, seed = specialist.section, specialist.settings.run.seed
     tokenizer = load_tokenizer(specialist.base, section.chat_template)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_here()
     model = StudentModel(TrainedAdapter(load_model(specialist.base, section.dtype, device), specialist.lora, seed))
     rows = tokenized(specialist.examples, tokenizer, model.context_tokens)
     say(f"student {specialist.student}: {len(rows)} examples, {sum(row.tokens for row in rows)} tokens")

@@ -23,7 +23,20 @@ SPARE_SEQUENCES = 32
 """Besides the slots of jobs: people, and the questions that show that it is alive, never wait for a slot."""
 
 _CPU_CACHE_GIB = "1"
-_KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+_KEPT = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+    "XDG_CACHE_HOME",
+    "NVIDIA_VISIBLE_DEVICES",
+)
+# How GPUs and the network between them are reached: without NCCL_SOCKET_IFNAME a server on several GPUs may wait for
+# ever on an interface that leads nowhere. Not VLLM_: its development mode would open routes that ask for no key.
+_KEPT_PREFIXES = ("CUDA_", "NCCL_", "GLOO_", "UCX_")
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ def environment(
     Weights are swapped by routes of vLLM's development mode, which ask for no key: only the socket's directory guards
     them.
     """
-    kept = {name: ours[name] for name in _KEPT if name in ours}
+    kept = {name: value for name, value in ours.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
     fixed = {
         "VLLM_API_KEY": key,
         "VLLM_SERVER_DEV_MODE" if model.rank is None else "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",

@@ -62,9 +62,11 @@ def test_without_a_gpu_nothing_is_said_of_its_memory_and_prompts_stay_whole() ->
 
 def test_its_environment_is_its_own() -> None:
     ours = {"PATH": "/bin", "OPCOD_KEY_FILE": "/key", "PYTHONPATH": "/x", "CUDA_VISIBLE_DEVICES": "3"}
+    ours |= {"NCCL_SOCKET_IFNAME": "eth1", "VLLM_SERVER_DEV_MODE": "1"}
     section = VllmSection(environment={"VLLM_CPU_KVCACHE_SPACE": "4"})
     found = environment(CPU, section, MODEL, key="secret", threads=2, ours=ours)
-    assert found["CUDA_VISIBLE_DEVICES"] == "3" and found["VLLM_API_KEY"] == "secret"
+    assert (found["CUDA_VISIBLE_DEVICES"], found["NCCL_SOCKET_IFNAME"]) == ("3", "eth1")
+    assert found["VLLM_API_KEY"] == "secret"
     assert (found["OMP_NUM_THREADS"], found["VLLM_CPU_KVCACHE_SPACE"]) == ("2", "4")
     assert not {"OPCOD_KEY_FILE", "PYTHONPATH", "VLLM_SERVER_DEV_MODE"} & found.keys()
     assert "OMP_NUM_THREADS" not in environment(GPU, section, MODEL, key="secret", threads=2, ours=ours)
