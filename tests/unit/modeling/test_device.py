@@ -11,8 +11,13 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is used
 
 @pytest.mark.parametrize(
     "environ",
-    [{}, {"CUDA_VISIBLE_DEVICES": ""}, {"CUDA_VISIBLE_DEVICES": "-1"}, {"NVIDIA_VISIBLE_DEVICES": "void"}]
-    + [{"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "all"}],
+    [
+        {},
+        {"CUDA_VISIBLE_DEVICES": ""},
+        {"CUDA_VISIBLE_DEVICES": "-1"},
+        {"NVIDIA_VISIBLE_DEVICES": "void"},
+        {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "all"},
+    ],
 )
 def test_without_a_gpu_it_is_the_cpu(environ: dict[str, str]) -> None:
     assert device_here(environ) == "cpu"
