@@ -71,6 +71,16 @@ def tiny_config(kind: str, window: int) -> Any:
     return AutoConfig.for_model(kind, **small | _OTHERWISE.get(kind, {}))
 
 
+def tiny_config_of_parts(kind: str, window: int) -> Any:
+    """The configuration of a type that has a text model among others, as a `text_config` in its config.json."""
+    from transformers import AutoConfig
+
+    text = AutoConfig.for_model(kind).get_text_config().model_type
+    sides = {"image_size": 28, "patch_size": 14, "num_hidden_layers": 1, "num_attention_heads": _HEADS}
+    image = {"vision_config": {"hidden_size": 32, "intermediate_size": 48, **sides}} if kind == "gemma3" else {}
+    return AutoConfig.for_model(kind, text_config=tiny_config(text, window).to_dict(), **image)
+
+
 def tiny_model(config: Any, seed: int = 0) -> Any:
     """A causal language model with this configuration, in fp32."""
     import torch

@@ -2,6 +2,7 @@
 whatever its architecture: in prefix trees, side by side, or each in a pass of its own. What cannot be trained so is
 refused in words. docs/engines.md says the same of every architecture."""
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,10 +20,11 @@ from services.trainer.packing import PADDED, TREES
 from services.trainer.places import places_of
 from services.trainer.rows import Row
 from services.trainer.teacher import EmaTeacher
-from services.trainer.trained import TrainedModel
+from services.trainer.trained import TrainedAdapter, TrainedModel
 from services.trainer.trees import Pack, micro_batches, pack_rows
 from shared.errors import ModelError
-from tests.fakes.architectures import VOCABULARY, tiny_config, tiny_model
+from shared.modeling.adapters import LoraSpec
+from tests.fakes.architectures import VOCABULARY, tiny_config, tiny_config_of_parts, tiny_model
 
 WINDOW = 24
 LIMIT_TOKENS = 200
@@ -37,6 +39,14 @@ UNTRIED = {
 }
 """Types whose default configuration makes no tiny model by the same rules as the others."""
 TRIED = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(UNTRIED))
+
+
+@cache
+def listed(share: str) -> set[str]:
+    """The model types of a row of the table in docs/engines.md."""
+    page = Path(__file__).parents[2] / "docs" / "engines.md"
+    [row] = re.findall(rf"^\| {share} \| (.*) \|$", page.read_text(), re.MULTILINE)
+    return set(re.findall(r"`([^`]+)`", row))
 
 
 def sequence(seed: int, length: int) -> tuple[int, ...]:
@@ -78,6 +88,19 @@ def shared(made_by: Any, model: StudentModel, packs: list[Pack], side: str) -> l
     ]
 
 
+def right(model: StudentModel, given: list[Row]) -> None:
+    """Student and teacher have, in the passes of a step, the logits of each row alone."""
+    teacher = EmaTeacher(model, rate=0.05)
+    largest = model.packing.tree_tokens
+    packs = pack_rows(given, min(LIMIT_TOKENS, largest))
+    for part in micro_batches(packs, LIMIT_TOKENS, largest):
+        of_student, of_teacher = shared(model, model, part, "student"), shared(teacher, model, part, "teacher")
+        for at, row in enumerate(row for pack in part for row in pack.rows):
+            for prompt, found in ((row.prompt, of_student[at]), (row.teacher_prompt, of_teacher[at])):
+                expected = alone(model.network, prompt, row.response)
+                torch.testing.assert_close(found.detach(), expected, atol=2e-4, rtol=2e-4)
+
+
 @cache
 def outcome(kind: str) -> StudentModel | str:
     """The student's model, or why it was refused."""
@@ -91,19 +114,12 @@ def outcome(kind: str) -> StudentModel | str:
 @pytest.mark.parametrize("kind", TRIED)
 def test_shared_passes_give_each_row_the_logits_it_has_alone_or_the_model_is_refused(kind: str) -> None:
     model = outcome(kind)
+    assert (kind in listed("refused")) == isinstance(model, str)
     if isinstance(model, str):
         assert model.startswith("training ")
         assert "choose a" in model
         return
-    teacher = EmaTeacher(model, rate=0.05)
-    largest = model.packing.tree_tokens
-    packs = pack_rows(rows(), min(LIMIT_TOKENS, largest))
-    for part in micro_batches(packs, LIMIT_TOKENS, largest):
-        of_student, of_teacher = shared(model, model, part, "student"), shared(teacher, model, part, "teacher")
-        for at, row in enumerate(row for pack in part for row in pack.rows):
-            for prompt, found in ((row.prompt, of_student[at]), (row.teacher_prompt, of_teacher[at])):
-                expected = alone(model.network, prompt, row.response)
-                torch.testing.assert_close(found.detach(), expected, atol=2e-4, rtol=2e-4)
+    right(model, rows())
 
 
 @pytest.mark.parametrize("kind", sorted(TREES))
@@ -123,6 +139,51 @@ def test_an_architecture_without_trees_computes_rows_side_by_side(kind: str) -> 
     assert isinstance(model, StudentModel)
     assert (model.packing.tree_tokens, model.packing.together_tokens > LIMIT_TOKENS) == (0, True)
     assert all(len(pack.rows) == 1 for pack in pack_rows(rows(), 0))
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma4", "llama4"])
+def test_a_model_whose_text_is_a_part_of_it_is_refused(kind: str) -> None:
+    network = tiny_model(tiny_config_of_parts(kind, WINDOW))
+    with pytest.raises(ModelError, match="expects a text model with a body"):
+        StudentModel(TrainedModel(network, Path()))
+
+
+@pytest.mark.parametrize("kind", ["falcon_h1", "gpt2", "nemotron_h", "phimoe"])
+def test_a_model_that_an_adapter_does_not_go_with_is_refused(kind: str) -> None:
+    with pytest.raises(ModelError):
+        StudentModel(TrainedAdapter(tiny_model(tiny_config(kind, WINDOW)), LoraSpec(4, 2.0), seed=1))
+
+
+def test_a_text_model_out_of_a_configuration_of_parts_is_what_it_is_alone() -> None:
+    model = StudentModel(TrainedModel(tiny_model(tiny_config_of_parts("qwen3_5", WINDOW)), Path()))
+    of_text = outcome("qwen3_5_text")
+    assert isinstance(of_text, StudentModel)
+    assert model.packing == of_text.packing
+
+
+@pytest.mark.parametrize("settings", [{"alibi": True}, {"multi_query": False}, {"parallel_attn": False}])
+def test_positions_that_are_counted_along_the_row_come_out_right_side_by_side(settings: dict[str, object]) -> None:
+    config = tiny_config("falcon", WINDOW)
+    for name, value in settings.items():
+        setattr(config, name, value)
+    right(StudentModel(TrainedModel(tiny_model(config), Path())), rows())
+
+
+def test_a_long_row_does_not_turn_the_angles_of_a_short_one_beside_it() -> None:
+    """With `longrope` all tokens of a pass get other rotary angles once one of its rows is long enough."""
+    config = tiny_config("phi3", 128)
+    factors = {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    config.rope_parameters = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, **factors}
+    config.original_max_position_embeddings = config.rope_parameters["original_max_position_embeddings"] = 40
+    model = StudentModel(TrainedModel(tiny_model(config), Path()))
+    assert (model.packing.tree_tokens, model.packing.together_tokens) == (40, 40)
+    right(model, [*group(1, 5, (3, 3, 2)), *group(2, 20, (30, 12)), *group(3, 18, (18,))])
+
+
+def test_the_page_about_engines_lists_what_the_trainer_knows() -> None:
+    assert listed("a tree") == TREES
+    assert listed("a pass") == PADDED
+    assert listed("refused") <= set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def test_every_architecture_of_transformers_is_tried_or_named() -> None:
