@@ -6,8 +6,10 @@ exit code 75 and is started again; it then waits for the lease like any other.
 
 import threading
 
+import structlog
 import torch
 
+from services.trainer import metrics
 from services.trainer.board import Board, trainer_heartbeat
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import TrainerConfig, TrainingConfig, trainer_config
@@ -30,6 +32,8 @@ from shared.modeling.loading import load_model, load_tokenizer
 from shared.obs.logging import configure_logging
 from shared.presence import Presence, own_url
 from shared.serving import Service
+
+log = structlog.get_logger()
 
 
 def main() -> int:
@@ -115,6 +119,7 @@ def build_trainer(
         if config.lora is None
         else TrainedAdapter(base, config.lora, config.adapter_seed)
     )
+    _tell_packing(model)
     loss = config.step.loss
     teacher = TrustRegionTeacher(model, loss.trust_region_mix) if loss.teacher == "trust_region" else None
     learner = Learner(model, config.step.optimizer, teacher)
@@ -131,3 +136,11 @@ def build_trainer(
         stopping=stopping,
         batches=batches,
     )
+
+
+def _tell_packing(model: StudentModel) -> None:
+    packing = model.packing
+    metrics.TREE_TOKENS.set(packing.tree_tokens)
+    if packing.reason:
+        kind = model.config.model_type
+        log.warning("steps take longer", model_type=kind, tree_tokens=packing.tree_tokens, reason=packing.reason)

@@ -19,6 +19,9 @@ DELTA_LOGPROB = Gauge("opcod_trainer_delta_logprob_nats", "Mean |difference of l
 CLIPPED = Gauge("opcod_trainer_clipped_share", "Share of tokens whose importance weight was cut, last step.")
 EFFECTIVE = Gauge("opcod_trainer_effective_sample_share", "Effective sample size over tokens, last step.")
 ACTIVE = Gauge("opcod_trainer_active_share", "Share of rollouts with loss, last step.")
+TREE_TOKENS = Gauge(
+    "opcod_trainer_tree_tokens", "Largest prefix tree of rows that share a pass, in tokens; 0: every row goes alone."
+)
 EARLY = Gauge("opcod_trainer_early_batches", "Sealed batches that wait for an earlier one.")
 
 

@@ -8,24 +8,36 @@ model computes in less than fp32 its own are the trained ones, rounded, and thei
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from services.trainer.chunked import OutputLayer
+from services.trainer.packing import packing_of
+from services.trainer.selfcheck import checked_packing
 from services.trainer.trained import Trained
 from services.trainer.trees import Tree, TreeTensors, tree_tensors
 from shared.errors import ModelError
 
 # Settings of a configuration that change logits after the output layer, which this forward pass leaves out.
-_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+_LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "lm_head_multiplier",
+    "logit_scale",
+    "logits_mup_width_multiplier",
+    "logits_scaling",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)
 
 
 class StudentModel:
-    """A causal language model with the part of it that training changes."""
+    """A causal language model with the part of it that training changes. packing: which rows may share a pass."""
 
     def __init__(self, trained: Trained) -> None:
+        """Raises ModelError where the log-probs of a forward pass would not be those of the model."""
         self.trained = trained
         self.network: Any = trained.network
         self._causal: Any = trained.causal
@@ -33,11 +45,12 @@ class StudentModel:
         for name in _LOGIT_CHANGES:
             if getattr(self.config, name, None) not in (None, 1, 1.0):
                 raise ModelError(f"training does not support models with {name}; choose another base model")
-        self._body: nn.Module = getattr(self._causal, self._causal.base_model_prefix)
-        self._output: Any = self._causal.get_output_embeddings()
+        self._body, self._output = _parts(self._causal)
         self._own = {name: each for name, each in sorted(self.network.named_parameters()) if each.requires_grad}
         self._named = {name: _in_fp32(each) for name, each in self._own.items()}
         self._output_name = next((name for name, each in self._own.items() if each is self._output.weight), None)
+        self.packing = packing_of(self.config)
+        self.packing = checked_packing(self)
 
     @property
     def named_parameters(self) -> dict[str, nn.Parameter]:
@@ -112,22 +125,26 @@ class StudentModel:
 
     def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
         """What the output layer reads [P, H] at P (tree, node) places; gradients as the caller has them."""
-        inputs = tree_tensors(trees)
-        self._use_attention(inputs.attends is not None)
-        hidden_GNH = self._hidden(inputs)
+        sizes = [len(tree.tokens) for tree in trees]
+        if len(trees) > 1 and max(sizes) > self.packing.together_tokens:
+            hidden_NH = torch.cat([self._hidden(tree_tensors([tree]))[0] for tree in trees])
+            starts = [0, *accumulate(sizes)]
+            return hidden_NH[torch.tensor([starts[tree] + node for tree, node in nodes], device=hidden_NH.device)]
+        hidden_GNH = self._hidden(tree_tensors(trees))
         tree_P, node_P = torch.tensor(list(nodes), device=hidden_GNH.device).unbind(1)
         hidden_PH: Tensor = hidden_GNH[tree_P, node_P]
         return hidden_PH
 
     def _hidden(self, inputs: TreeTensors) -> Tensor:
-        device = self._causal.device
-        mask = None if inputs.attends is None else self._mask(inputs.attends.to(device))
-        hidden: Tensor = self._body(
-            input_ids=inputs.ids.to(device),
-            position_ids=inputs.positions.to(device),
-            attention_mask=mask,
-            use_cache=False,
-        ).last_hidden_state
+        """What the body makes of one pass [G, N, H]."""
+        device, branches = self._causal.device, {}
+        if inputs.attends is not None:
+            branches = {
+                "position_ids": inputs.positions.to(device),
+                "attention_mask": self._mask(inputs.attends.to(device)),
+            }
+        self._use_attention(bool(branches))
+        hidden: Tensor = self._body(input_ids=inputs.ids.to(device), use_cache=False, **branches).last_hidden_state
         return hidden
 
     def _mask(self, attends: Tensor) -> Tensor:
@@ -138,11 +155,25 @@ class StudentModel:
 
     def _use_attention(self, masked: bool) -> None:
         """Plain attention on a CPU for trees and wherever there is a gradient: torch's fused bf16 attention makes
-        a step there 5 to 11 % slower. Long rows without a gradient keep it, for its memory."""
+        a step there 5 to 11 % slower. Long rows without a gradient keep it, for its memory. What it cannot do for a
+        model (sinks, soft caps) is plain, too."""
         plain = self._causal.device.type == "cpu" and (masked or torch.is_grad_enabled())
-        wanted = "eager" if plain else "sdpa"
+        wanted = "eager" if plain or not self._causal._supports_sdpa else "sdpa"
         if self.config._attn_implementation != wanted:
             self._causal.set_attn_implementation(wanted)
+
+
+def _parts(causal: Any) -> tuple[nn.Module, Any]:
+    """Body and output layer of a causal language model. Raises ModelError where it is put together otherwise."""
+    body = getattr(causal, causal.base_model_prefix, None)
+    output = causal.get_output_embeddings()
+    length = getattr(causal.config, "max_position_embeddings", None)
+    if body is None or not isinstance(output, nn.Linear) or length is None:
+        raise ModelError(
+            f"training expects a text model with a body, a linear output layer and max_position_embeddings in its "
+            f"config.json, got {type(causal).__name__} of type {causal.config.model_type}; choose another base model"
+        )
+    return body, output
 
 
 def _in_fp32(parameter: nn.Parameter) -> nn.Parameter:

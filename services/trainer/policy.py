@@ -40,7 +40,8 @@ def old_policy(
     check: called between forward passes; raises to abandon the step.
     """
     found: OldPolicy = {}
-    for packs in micro_batches(pack_rows(rows), limit_tokens):
+    largest = model.packing.tree_tokens
+    for packs in micro_batches(pack_rows(rows, largest), limit_tokens, largest):
         check()
         places = places_of(packs, model.device)
         with torch.no_grad():

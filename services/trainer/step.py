@@ -130,10 +130,10 @@ def _update(
     check: Callable[[], None],
 ) -> None:
     denominator = _denominator(batch, settings)
-    limit = settings.optimizer.micro_batch_tokens
-    packs = pack_rows([row for row in batch if row.active], limit)
+    limit, largest = settings.optimizer.micro_batch_tokens, learner.model.packing.tree_tokens
+    packs = pack_rows([row for row in batch if row.active], min(limit, largest))
     total = 0.0
-    for part in micro_batches(packs, limit):
+    for part in micro_batches(packs, limit, largest):
         check()
         loss = _backward(learner, part, denominator, settings, clock, progress)
         if loss is None:

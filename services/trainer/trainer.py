@@ -27,7 +27,7 @@ from shared.contracts.batches import BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
 from shared.contracts.weights import StepDone, StepMetrics, WeightsManifest, WeightsPublished
-from shared.errors import FencedError, MalformedMessageError, OpcodError, StorageError
+from shared.errors import FencedError, MalformedMessageError, OpcodError, StorageError, UnavailableError
 from shared.faults import fault_point
 from shared.modeling.adapters import checksum
 from shared.modeling.chat import rendering_of
@@ -35,6 +35,7 @@ from shared.modeling.logprobs import probe
 
 STORAGE_ATTEMPTS = 5
 FIRST_PAUSE_S = 1.0
+CONFIRM_PAUSE_S = 1.0
 
 log = structlog.get_logger()
 
@@ -54,7 +55,7 @@ class Fence(Protocol):
     def check(self) -> None: ...
 
     def confirm(self) -> None:
-        """As check, but asks the server."""
+        """As check, but asks the server. Raises UnavailableError without an answer."""
         ...
 
 
@@ -126,14 +127,15 @@ class StudentTrainer:
         """Train on the batch of step `step + 1` and write its checkpoint.
 
         Raises StepRefusedError if the batch or the training is bad, FencedError if another trainer took over,
-        StorageError if the checkpoint cannot be written. The step is then not applied.
+        StorageError if the checkpoint cannot be written, UnavailableError if it is told to stop while the server that
+        must confirm the lease does not answer. The step is then not applied.
         """
         if sealed.step != self.step + 1:
             raise ValueError(f"expected step {self.step + 1}, got {sealed.step}")
         try:
             self._apply(sealed, fence)
-        except FencedError:
-            raise  # this trainer ends, and another one has the state
+        except (FencedError, UnavailableError):
+            raise  # this trainer ends; who comes next reads the state from the checkpoint
         except OpcodError:
             self._reload()
             raise
@@ -217,7 +219,7 @@ class StudentTrainer:
             metrics=step_metrics,
         )
         reports = (*(self.checkpoint.done if self.checkpoint else ()), done)
-        fence.confirm()
+        self._confirm(fence)
         if tracer is not None:
             self._write_trace(batch, tracer)
         files = self._learner.model.trained.files(state.published, self._base_model)
@@ -225,6 +227,16 @@ class StudentTrainer:
         return self._retried(
             lambda: self._checkpoints.commit(state, token=fence.token, weights=weights, files=files, done=reports)
         )
+
+    def _confirm(self, fence: Fence) -> None:
+        """Wait for the server as long as the lease may be ours: the step is made, and would be made again."""
+        while True:
+            try:
+                return fence.confirm()
+            except UnavailableError as error:
+                log.warning("the lease is not confirmed, the finished step waits", error=str(error))
+                if self._stopping.wait(CONFIRM_PAUSE_S):
+                    raise
 
     def _weights(self, batch: Batch, state: LearnerState) -> WeightsManifest:
         step, model = batch.manifest.step, self._learner.model

@@ -2,7 +2,7 @@
 
 The rollouts of a problem share its prompt, often their first words, sometimes everything. A tree holds each
 distinct prefix once, and a token attends to its own prefix only, so that every row gets exactly the logits it
-would get alone, and its gradient flows through what it shares.
+would get alone, and its gradient flows through what it shares. Not every architecture can do it: see `packing`.
 
 What always holds: a parent stands before its children, and equal rows give equal trees, in equal order.
 """
@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from services.trainer.packing import TREE_TOKENS
 from services.trainer.rows import Row
-
-# Beyond this many tokens a dense attention mask costs more than sharing saves; a longer row goes alone.
-TREE_TOKENS = 1024
 
 
 @dataclass
@@ -92,21 +90,20 @@ class Pack:
 
 
 def pack_rows(rows: Sequence[Row], limit_tokens: int = TREE_TOKENS) -> list[Pack]:
-    """Rows of one group side by side, in as few packs as the limit (TREE_TOKENS at most) allows; never two groups
-    in one."""
-    limit = min(limit_tokens, TREE_TOKENS)
+    """Rows of one group side by side, in as few packs as the limit allows; never two groups in one, and one row in
+    each where the limit is 0."""
     packs: list[Pack] = []
     for row in rows:
-        if not packs or not packs[-1].fits(row, limit):
+        if not packs or not packs[-1].fits(row, limit_tokens):
             packs.append(Pack())
         packs[-1].add(row)
     return packs
 
 
-def micro_batches(packs: Sequence[Pack], limit_tokens: int) -> list[list[Pack]]:
+def micro_batches(packs: Sequence[Pack], limit_tokens: int, tree_tokens: int = TREE_TOKENS) -> list[list[Pack]]:
     """Packs of similar length together, at most `limit_tokens` with padding (a longer pack goes alone).
 
-    Trees and rows too long for one never share a micro-batch, since long rows go without a dense mask.
+    Trees and rows too long for one (`tree_tokens`) never share a micro-batch, since long rows go without a dense mask.
     """
     batches: list[list[Pack]] = []
     for pack in sorted(packs, key=lambda pack: -pack.tokens):
@@ -114,7 +111,7 @@ def micro_batches(packs: Sequence[Pack], limit_tokens: int) -> list[list[Pack]]:
         if (
             last is None
             or (len(last) + 1) * last[0].tokens > limit_tokens
-            or (last[0].tokens > TREE_TOKENS) != (pack.tokens > TREE_TOKENS)
+            or (last[0].tokens > tree_tokens) != (pack.tokens > tree_tokens)
         ):
             batches.append([pack])
         else:

@@ -10,9 +10,9 @@ StepKind = Literal["with_feedback", "without_feedback"]
 
 
 class StateModel(BaseModel):
-    """Mutable inside the broker's state machine only; everyone else reads it."""
+    """Mutable inside the broker's state machine only; everyone else reads it. Numbers in JSON as in a Contract."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
 class RevisionCount(StateModel):

@@ -65,7 +65,8 @@ class Job(Message):
 
 
 class Sample(Contract):
-    """One sampled answer. token_ids and logprobs have equal length; logprobs are those of the sampling."""
+    """One sampled answer. token_ids and logprobs have equal length; logprobs are those of the sampling, NaN where the
+    engine has none: then the sample counts as an answer, and the trainer rejects it."""
 
     text: str
     token_ids: tuple[int, ...]

@@ -6,9 +6,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Contract(BaseModel):
-    """Base of everything that crosses a process boundary: immutable, and unknown fields are an error."""
+    """Base of everything that crosses a process boundary: immutable, and unknown fields are an error.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    A number that is none crosses as "NaN", "Infinity" or "-Infinity", so that its reader can refuse what it belongs to.
+    """
+
+    # pydantic's default is null, which no field of floats takes: one bad number would make all of it unreadable
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class ChatMessage(Contract):

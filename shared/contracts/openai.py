@@ -181,6 +181,9 @@ class ChatRequest(Incoming):
 class TopLogprob(Contract):
     """token: the text of `bytes`, in which what is no whole character shows as U+FFFD."""
 
+    # OpenAI's clients take null for a number that is missing, and no string
+    model_config = ConfigDict(ser_json_inf_nan="null")
+
     token: str
     logprob: float
     bytes: tuple[int, ...]

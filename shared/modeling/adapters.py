@@ -70,13 +70,21 @@ def block_index(name: str) -> int | None:
 def attach_lora(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftModel:
     """Wrap `model` for training: fp32 adapter "default" whose B is 0, so that it starts as the base model.
 
-    A is drawn from `seed` alone; the global generators are left as they were.
+    A is drawn from `seed` alone; the global generators are left as they were. Raises ModelError where an adapter does
+    not go with the model.
     """
+    config = LoraConfig(**_peft_config(model, spec))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft still asks transformers by the old name whether it checkpoints activations
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
-        return get_peft_model(model, LoraConfig(**_peft_config(model, spec)), autocast_adapter_dtype=True)
+        try:
+            return get_peft_model(model, config, autocast_adapter_dtype=True)
+        except ValueError as refused:
+            kind = model.config.model_type
+            raise ModelError(
+                f'no adapter goes with a model of type {kind}: {refused}; set run.weights = "full" or choose another'
+            ) from refused
 
 
 def adapter_tensors(peft_model: PeftModel, adapter_name: str = "default") -> Adapter:

@@ -257,13 +257,12 @@ def test_every_row_is_used_once_an_epoch_and_the_last_batch_may_be_short(base_di
 
 def test_a_loss_that_is_not_finite_stops_it(base_dir: Path) -> None:
     base = load_model(base_dir, "float32")
+    model = StudentModel(TrainedAdapter(base, LoraSpec(4, 2.0), seed=0))
     with torch.no_grad():
         base.get_parameter("model.norm.weight").fill_(float("nan"))
     rows = tokenized(CAPITALS, load_tokenizer(base_dir, "compact"), 512)
     with pytest.raises(ModelError, match=r"finite loss .* update 1: lower specialize\.learning_rate"):
-        finetune(
-            StudentModel(TrainedAdapter(base, LoraSpec(4, 2.0), seed=0)), rows, SpecializeSection(), 0, lambda _: None
-        )
+        finetune(model, rows, SpecializeSection(), 0, lambda _: None)
 
 
 def test_the_rate_warms_up_then_falls_to_nothing() -> None:

@@ -1,21 +1,24 @@
 """Steps, checkpoints and versions together: applied once, whenever it is killed, and taken back when refused."""
 
 import hashlib
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
+from services.trainer.fence import LeaseFence
 from services.trainer.step import StepSettings
 from services.trainer.trainer import StepRefusedError, StudentTrainer
 from shared.blobs.local import LocalStore
 from shared.blobs.port import Content, Manifest
+from shared.bus.memory import MemoryBus
 from shared.contracts.weights import WeightsManifest
-from shared.errors import StorageError
+from shared.errors import FencedError, StorageError, UnavailableError
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_tokenizer
-from tests.unit.trainer.ground import OpenFence, group_of, seal, seal_steps, settings, student_trainer
+from tests.unit.trainer.ground import STUDENT, OpenFence, group_of, seal, seal_steps, settings, student_trainer
 
 STEPS = 3
 
@@ -174,3 +177,62 @@ def test_a_full_disk_is_tried_again_and_then_given_up(tmp_path: Path, tiny_dir: 
     with pytest.raises(StorageError, match="no space"):
         other.apply(sealed, OpenFence())
     assert other.step == 0
+
+
+def leased(bus: MemoryBus, ttl_s: float) -> LeaseFence:
+    fence = LeaseFence(bus, STUDENT, "t0", ttl_s=ttl_s)
+    assert fence.try_acquire(0)
+    return fence
+
+
+class SilentBus(MemoryBus):
+    """Gives no answer to the first `missed` renewals of a lease that the thread of `silent_to` asks for."""
+
+    def __init__(self, missed: int) -> None:
+        super().__init__(lease_s=60)
+        self.missed, self.silent_to = missed, threading.get_ident()
+
+    def renew_lease(self, name: str, holder: str, token: int, *, ttl_s: float) -> bool:
+        if self.missed and threading.get_ident() == self.silent_to:
+            self.missed -= 1
+            raise UnavailableError("no answer")
+        return super().renew_lease(name, holder, token, ttl_s=ttl_s)
+
+
+def test_a_finished_step_waits_for_the_server_and_is_kept(
+    tmp_path: Path, tiny_dir: Path, undisturbed: dict[str, str]
+) -> None:
+    trainer, bus = student_trainer(tmp_path, tiny_dir, steady()), SilentBus(missed=2)
+    trainer._stopping.clear()
+    trainer.restore()
+    fence = leased(bus, ttl_s=60)
+    [sealed] = seal_steps(tmp_path, tiny_dir, 1)
+    trainer.apply(sealed, fence)
+    assert (bus.missed, trainer.step) == (0, 1)
+    trainer.publish()
+    assert published(tmp_path).items() <= undisturbed.items()
+    fence.release()
+
+
+def test_a_finished_step_is_not_written_once_its_lease_has_run_out(tmp_path: Path, tiny_dir: Path) -> None:
+    trainer, bus = student_trainer(tmp_path, tiny_dir), MemoryBus(lease_s=60)
+    trainer._stopping.clear()
+    trainer.restore()
+    fence = leased(bus, ttl_s=0.3)
+    [sealed] = seal_steps(tmp_path, tiny_dir, 1)
+    bus.server.down = True
+    with pytest.raises(FencedError):
+        trainer.apply(sealed, fence)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_trainer_that_must_stop_does_not_wait_for_the_server(tmp_path: Path, tiny_dir: Path) -> None:
+    trainer, bus = student_trainer(tmp_path, tiny_dir), SilentBus(missed=99)
+    trainer.restore()
+    fence = leased(bus, ttl_s=60)
+    [sealed] = seal_steps(tmp_path, tiny_dir, 1)
+    with pytest.raises(UnavailableError):
+        trainer.apply(sealed, fence)
+    assert (trainer.step, bus.missed) == (0, 98)
+    assert not (tmp_path / "checkpoints").exists()
+    fence.release()

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.trainer.model import StudentModel
+from services.trainer.packing import TREE_TOKENS
 from services.trainer.rows import Row
 from services.trainer.trained import TrainedAdapter
-from services.trainer.trees import TREE_TOKENS, Tree, micro_batches, pack_rows, tree_tensors
+from services.trainer.trees import Tree, micro_batches, pack_rows, tree_tensors
 from shared.modeling.loading import load_model
 from tests.unit.trainer.ground import SPEC, rows
 
