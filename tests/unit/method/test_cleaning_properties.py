@@ -187,8 +187,11 @@ def growth(work: Callable[[str], object], unit: str, repeats: int = 1500, factor
     return first if first < LINEAR else min(first, once_grown(), once_grown())
 
 
+HOSTILE = ["[THINK]", "</thought>", "<think a=", "◁think▷", "<|channel|>analysis", "assistantfinal", "＜", "analysisA"]
+
+
 @pytest.mark.parametrize(
-    "unit", [*PIECES, "answer is A or ", "**A **", "<think></think>", "the best the right ", "((("]
+    "unit", [*PIECES, "answer is A or ", "**A **", "<think></think>", "the best the right ", "(((", *HOSTILE]
 )
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
     assert growth(sanitize, unit) < LINEAR
