@@ -120,8 +120,8 @@ _GERMAN = Language(
     r"(?:antwort|option|lösung|wahl|antwortmöglichkeit|auswahl)",
     being=r"(?:ist|war|lautet|wäre|muss|sollte|kann\snur)(?:\s(?:also|somit|daher|damit|folglich|demnach))?",
     option=r"(?:die\s)?(?:option|antwort|möglichkeit|antwortmöglichkeit|buchstabe)",
-    right=r"(?:ist\s)?(?:(?:also|somit|daher)\s)?(?:die\s(?:richtige|korrekte|beste)\s(?:antwort|option|lösung|wahl)"
-    r"|(?<=ist\s)(?:richtig|korrekt|zutreffend)|stimmt|trifft\szu)",
+    right=r"ist\s(?:(?:also|somit|daher)\s)?(?:die\s(?:richtige|korrekte|beste)\s(?:antwort|option|lösung|wahl)"
+    r"|richtig|korrekt|zutreffend)|stimmt|trifft\szu",
     choose=r"(?:(?:wähle|wählen\ssie|nimm|nehmen\ssie|kreuze)|(?:richtig|korrekt)\sist)",
     ordinal=r"(?:(?:die\s)?(?:erste|zweite|dritte|vierte|fünfte|letzte)\s(?:option|antwort|möglichkeit))",
     equals=r"(?:ist\sgleich|ergibt|beträgt|ist|sind|gleich|macht)",
@@ -148,7 +148,7 @@ _HINDI = Language(
     "का के की को है हैं में से और या पर एक क्या कितना कितनी कितने कौन यह वह इस उस तो जो ने था होगा उत्तर जवाब "
     "प्रश्न सवाल समस्या मान सूत्र गणना विकल्प चरण सही गलत",
     answer=r"(?:(?:सही|अंतिम|सटीक|उचित)\s)?(?:उत्तर|जवाब|विकल्प)",
-    being=r"(?:है|होगा|यह\sहै)",
+    being=r"(?:है|होगा|यह\sहै)?",
     option=r"(?:विकल्प|उत्तर)",
     right=r"(?:ही\s)?(?:सही|ठीक)(?:\s(?:उत्तर|जवाब|विकल्प))?(?:\s(?:है|होगा))?|चुनें|चुनिए|चुनो",
     ordinal=r"(?:(?:पहला|दूसरा|तीसरा|चौथा|पाँचवाँ|अंतिम)\s(?:विकल्प|उत्तर))",
@@ -181,9 +181,10 @@ _CHINESE = Language(
     option=r"(?:选项|選項|答案|第)",
     right=r"(?:选项|選項|项|項)?(?:才|就)?(?:是|为|為)?(?:唯一|最)?(?:正确|正確|对|對|佳|合适|准确)的?"
     r"(?:答案|选项|選項|选择|選擇)?",
-    choose=r"(?<![不没未别勿非])(?:应该|應該|应当|应|應|必须|请|要|故|所以|因此)?(?:选择|選擇|选|選)",
+    choose=r"(?<![不没未别勿非])(?<!不[应能要该])(?<!不应该)(?:应该|應該|应当|应|應|必须|请|要|故|所以|因此)?(?:选择|選擇|选|選)",
     ordinal=r"(?:第\s?[一二三四五六七八九十1-9]\s?(?:个|個)?(?:选项|選項|项|項|答案))",
     equals=r"(?:等于|等於|得到|得出|得|是|为|為)",
+    tail=r"(?:选项|選項|项|項)?",
     negation=r"(?:并|並)?不|是不|错|錯",
 )
 _JAPANESE = Language(
@@ -194,7 +195,7 @@ _JAPANESE = Language(
     answer=r"(?:正しい|最終的な|最終|最も適切な)?(?:答え|解答|回答|正解|正答|答|選択肢|結果)",
     being=r"(?:は|が|としては|となるのは)",
     option=r"(?:選択肢|解答|答え)の?",
-    right=r"(?:こそ)?(?:が|は)(?:最も)?(?:正解|正しい|正答|適切|正しい答え|答え)|を(?:選ぶ|選び|選んで|選択)",
+    right=r"(?:こそ)?(?:が|は)(?:最も)?(?:正解|正しい|正答|適切|正しい答え|答え)|を(?:選ぶ|選びましょう|選んで(?:ください)?|選択(?:する|して(?:ください)?)?)",
     ordinal=r"(?:[一二三四五1-9]\s?(?:番目|つ目)の(?:選択肢|答え))",
     equals=r"(?:イコール|は|が|で)",
     tail=r"(?:でしょう|です|である|だ|になります|となります|になる|となる)?",
@@ -206,10 +207,10 @@ _KOREAN = Language(
     "문제 질문 정답 답변 공식 계산 선택지 보기 단계 개념 학생 결과 올바른 정확한 무엇 얼마 어느 어떤 다음 그리고 "
     "또는 입니까 인가 입니다 이다 있는 있다 하는 구하시오 것은 것이",
     answer=r"(?:올바른\s|옳은\s|맞는\s|최종\s?|정확한\s)?(?:정답|답안|답|해답|선택지|보기|결과)",
-    being=r"(?:은|는|이|가)?(?:\s?(?:바로|결국|따라서))?",
+    being=r"(?:은|는|이|가)(?:\s?(?:바로|결국|따라서))?",
     option=r"(?:선택지|보기|옵션|정답)",
-    right=r"(?:번)?(?:이|가|은|는)\s?(?:정답|답|옳|맞|올바른\s?답)|(?:을|를)\s?(?:선택|고르|골라|고른)",
-    ordinal=r"(?:(?:첫|두|세|네|다섯)\s?번째\s(?:선택지|보기|답|옵션))",
+    right=r"(?:번)?(?:이|가|은|는)\s?(?:정답|답|옳|맞|올바른\s?답)|(?:을|를)\s?(?:선택(?:하세요|하십시오|합니다|한다)?|고르(?:세요|십시오)|고른다)",
+    ordinal=r"(?:(?:첫|두|세|네|다섯)\s?번째\s(?:선택지|보기|답|옵션)|[1-9]\s?번)",
     equals=r"(?:은|는|이|가)",
     tail=r"(?:번)?(?:\s{0,2}(?:입니다|이다|이에요|예요|임|이며|이므로|다))?",
     negation=r"(?:이|가|은|는)?\s?아니|(?:이|가|은|는)?\s?아닙",
@@ -306,6 +307,6 @@ def _by_words(text: str, known: Mapping[str, frozenset[str]], script: str) -> st
     found = {folded[start:end] for start, end in word_spans(folded)}
     hits = {name: len(found & common) for name, common in known.items()}
     best = max(hits, key=lambda name: hits[name])
-    if script != "LATIN" and hits[best] == 0:
-        return next(each.name for each in LANGUAGES if script in each.scripts)
+    if script != "LATIN":
+        return best if hits[best] else next(each.name for each in LANGUAGES if script in each.scripts)
     return best if hits[best] >= (1 if best == ENGLISH.name else SURE) else None

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable
 
 from shared.method.redaction import Draft, Removal, Span, between, merged
-from shared.method.reveals import REVEALS
+from shared.method.reveals import revealing_spans
 from shared.method.thinking import IN_FEEDBACK, NATIVE, thinking_spans
 
 MAX_PASSES = 3
@@ -31,9 +31,10 @@ _TOKEN_OPENING = re.compile(
     r"[<＜﹤](?=[|｜]|/?s>|(?:bos|eos|pad|unk)>|(?:start|end)_of_turn>|</?SYS>>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:CALLS|RESULTS|CONTENT))\])"
 )
-_SENTENCE_END = ".!?:\n"
-_STOPS = frozenset(".,;:!?")
-_PUNCTUATION = re.compile(r"[ \t]*[.,;:!?]{1,3}")
+_SENTENCE_END = ".!?:\n。।؟"
+_COMMAS = ",;、،"
+_STOPS = frozenset(".,;:!?。、।؟،")
+_PUNCTUATION = re.compile(r"[ \t]*[.,;:!?。、।؟،]{1,3}")
 _BLANKS = re.compile(r"\s+")
 
 
@@ -122,8 +123,8 @@ def _control_tokens(text: str) -> list[Span]:
 
 def _reveals(text: str) -> list[Span]:
     seen = shadow(text)
-    spans = [match.span() for pattern in REVEALS for match in pattern.finditer(seen)]
-    return _joined(seen, [_with_its_punctuation(seen, start, end) for start, end in merged(spans)])
+    spans = merged(revealing_spans(seen))
+    return _joined(seen, [_with_its_punctuation(seen, start, end) for start, end in spans])
 
 
 def _with_its_punctuation(text: str, start: int, end: int) -> Span:
@@ -134,7 +135,7 @@ def _with_its_punctuation(text: str, start: int, end: int) -> Span:
     if ahead == 0 or text[ahead - 1] in _SENTENCE_END:
         return start, _matched_end(_PUNCTUATION, text, end)
     if text[end : end + 1] in _STOPS:
-        return ahead - (text[ahead - 1] in ",;"), end
+        return ahead - (text[ahead - 1] in _COMMAS), end
     return start, end
 
 

@@ -188,6 +188,19 @@ def growth(work: Callable[[str], object], unit: str, repeats: int = 1500, factor
 
 
 HOSTILE = ["[THINK]", "</thought>", "<think a=", "◁think▷", "<|channel|>analysis", "assistantfinal", "＜", "analysisA"]
+HOSTILE += [
+    "\\boxed{",
+    "\\boxed{B}",
+    "\\boxed{{",
+    "正确答案",
+    "答案是",
+    "la respuesta correcta ",
+    "правильный ",
+    "B ist ",
+    "정답은 ",
+    "सही उत्तर ",
+]
+HOSTILE += ["die dritte option ", "$$", "Bが", "it must be ", "the third option "]
 
 
 @pytest.mark.parametrize(
