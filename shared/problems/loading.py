@@ -18,8 +18,8 @@ from shared.problems.formats import ProblemFormat, format_named, format_names
 from shared.problems.generated import PerKind, generate
 from shared.problems.hub import dataset_directory
 from shared.problems.jsonl import read_rows
-from shared.problems.leaks import refuse_leaks
-from shared.problems.problem import PARTITIONS, Problem, ProblemSet, leak_key
+from shared.problems.leaks import leak_key, refuse_leaks
+from shared.problems.problem import PARTITIONS, Problem, ProblemSet
 
 GENERATED = "generated"
 SCIKNOWEVAL = "sciknoweval:"

@@ -6,8 +6,6 @@ What always holds: ids are unique over the whole set, and every problem belongs 
 
 import hashlib
 import json
-import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from shared.problems.formats import ProblemFormat
 
 PARTITIONS = ("train", "validation", "test", "specialise")
-
-_NON_WORD = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,3 @@ def rows_hash(problems: Iterable[Problem]) -> str:
     for problem in problems:
         digest.update(json.dumps(asdict(problem), sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
-
-
-def leak_key(text: str) -> str:
-    """What two questions share when one gives the other away: NFKC, casefold, runs of non-word as a space."""
-    return _NON_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
