@@ -11,6 +11,7 @@ import hashlib
 import re
 
 from shared.contracts.messages import ChatMessage
+from shared.errors import shown
 from shared.method.anchoring import process
 from shared.method.sanitizing import neutralise_control_tokens, shadow
 from shared.problems.integer_reveals import remove_integer_reveals, split_integer_reveals
@@ -43,7 +44,7 @@ class IntegerFormat:
     def refusal(self, problem: Problem) -> str | None:
         """See `ProblemFormat.refusal`: the answer must be a plain integer, and there is no system message."""
         if not _CANONICAL.fullmatch(problem.answer):
-            return f"the format integer expects an integer as answer, such as '12' or '-3', got {problem.answer!r}"
+            return f"the format integer expects an integer as answer, such as '12' or '-3', got {shown(problem.answer)}"
         if problem.system is not None:
             return "the format integer has no system message, remove the field 'system'"
         return None

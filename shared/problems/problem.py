@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from shared.errors import ProblemSetError
+from shared.errors import ProblemSetError, shown
 from shared.problems.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class ProblemSet:
         for problem in self.all_problems():
             if problem.domain not in self.domains:
                 raise ProblemSetError(
-                    f"{self.name}: problem {problem.id!r} is of domain {problem.domain!r}, "
+                    f"{self.name}: problem {problem.id!r} is of domain {shown(problem.domain)}, "
                     f"expected one of {', '.join(self.domains)}"
                 )
             if problem.id in seen:
