@@ -210,7 +210,23 @@ def test_time_is_linear_in_hostile_text(unit: str) -> None:
     assert growth(sanitize, unit) < LINEAR
 
 
-@pytest.mark.parametrize("unit", ["<concept>", "</concept>", "<concept>force", "force ", "\\mathrm{", "a-", "'"])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "<concept>",
+        "</concept>",
+        "<concept>force",
+        "force ",
+        "\\mathrm{",
+        "a-",
+        "'",
+        "力a",
+        "答案的",
+        "자기의 ",
+        "कि",
+        "น้ำ",
+    ],
+)
 def test_the_anchor_is_linear_in_feedback_and_in_problem(unit: str) -> None:
     assert growth(lambda text: verdict(text, PROBLEM), unit) < LINEAR
     assert growth(lambda text: verdict(f"<concept>{text}</concept> x", PROBLEM), unit) < LINEAR

@@ -1,5 +1,7 @@
 """The integer format: prompts, answer reading, grading, feedback."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,6 +124,17 @@ def test_the_answer_is_the_integer_after_the_last_equals_sign(text: str, answer:
 
 def test_a_very_long_number_is_read_like_any_other() -> None:
     assert FORMAT.extract_answer("x = " + "9" * 9000) == "9" * 9000
+
+
+@pytest.mark.parametrize("unit", ["=", "= 1", "9", "1,234", "**", "$", "\\boxed{", "= (V", "12e3 ", "１", "1.0"])
+def test_reading_is_linear_in_hostile_text(unit: str) -> None:
+    def seconds(repeats: int) -> float:
+        started = time.thread_time()
+        FORMAT.extract_answer(f"x = {unit * repeats}")
+        FORMAT.grade_lenient(f"x = {unit * repeats}", "12")
+        return max(time.thread_time() - started, 1e-3)
+
+    assert min(seconds(8000) / seconds(2000) for _ in range(3)) < 9
 
 
 @given(st.integers(-999, 999), st.text(alphabet="abc =+-*", max_size=20))
