@@ -7,7 +7,7 @@ A new language is a row here, a row in the test of reveals, and a word in docs/m
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.method.scripts import scripts_of, word_spans
@@ -37,10 +37,6 @@ class Language:
     equals: str = ""
     tail: str = ""
     negation: str = ""
-
-    @property
-    def words(self) -> frozenset[str]:
-        return frozenset(self.common.split())
 
 
 ENGLISH = Language(
@@ -251,6 +247,12 @@ _TOLD_APART = {
 }
 """Frequent words of languages that share a script with a covered one: without them those would pass for it."""
 
+_BESIDE_ENGLISH = frozenset(each.name for each in LANGUAGES[1:])
+_SHARED_SCRIPTS = ("LATIN", "CYRILLIC", "ARABIC")
+_COMMON = {each.name: frozenset(each.common.split()) for each in LANGUAGES} | {
+    name: frozenset(common.split()) for name, common in _TOLD_APART.items()
+}
+
 
 def language_of(text: str) -> str | None:
     """The name of the language a text is most likely in: by its script, else by its most frequent words. For a
@@ -259,14 +261,14 @@ def language_of(text: str) -> str | None:
     script = _main_script(text)
     if script is None:
         return None
-    covered = {each.name: each.words for each in LANGUAGES if script in each.scripts}
+    covered = [each.name for each in LANGUAGES if script in each.scripts]
     if not covered:
         return script.capitalize()
-    if len(covered) == 1 and script not in ("ARABIC", "CYRILLIC"):
-        return next(iter(covered))
     if script == "CJK":
         return "Chinese"  # without kana; Japanese is told by its hiragana
-    return _by_words(text, covered | {name: frozenset(common.split()) for name, common in _TOLD_APART.items()}, script)
+    if len(covered) == 1 and script not in _SHARED_SCRIPTS:
+        return covered[0]
+    return _by_words(text, [*covered, *_TOLD_APART], script)
 
 
 def _main_script(text: str) -> str | None:
@@ -285,7 +287,7 @@ def _main_script(text: str) -> str | None:
 
 def common_words(name: str | None) -> frozenset[str]:
     """What cannot anchor in that language beside English; for a language that is not covered none."""
-    return next((each.words for each in LANGUAGES[1:] if each.name == name), frozenset())
+    return _COMMON[name] if name in _BESIDE_ENGLISH else frozenset()
 
 
 def loose(source: str) -> str:
@@ -301,12 +303,12 @@ def _loose(character: str) -> str:
     return f"(?:{character}|{apart}|{base})"
 
 
-def _by_words(text: str, known: Mapping[str, frozenset[str]], script: str) -> str | None:
+def _by_words(text: str, names: Sequence[str], script: str) -> str | None:
     """The language most of whose words are in the text; the first one listed among equals."""
     folded = text.casefold()
     found = {folded[start:end] for start, end in word_spans(folded)}
-    hits = {name: len(found & common) for name, common in known.items()}
+    hits = {name: len(found & _COMMON[name]) for name in names}
     best = max(hits, key=lambda name: hits[name])
     if script != "LATIN":
-        return best if hits[best] else next(each.name for each in LANGUAGES if script in each.scripts)
+        return best if hits[best] else names[0]
     return best if hits[best] >= (1 if best == ENGLISH.name else SURE) else None

@@ -109,8 +109,8 @@ _SOURCES = (
 
 _LATIN_ARTICLE = r"(?:(?:la|le|el|il|lo|die|der|das|a|o|ma|ta|tu|su|sa)\s{1,2}|l['’])?"
 _CLAUSE_ENDS = (
-    r"(?=\s{0,2}(?:[.,;:!?)*\n。、।؟،]|\Z)"
-    r"|\s{0,2}(?:car|parce|weil|denn|da|porque|pues|perché|poiché|так|потому|поскольку|क्योंकि|لأن|因为|因為|なぜ|왜)\b)"
+    r"(?=\s{0,2}(?:[.,;:!?)*\n。、।؟،]|\Z|因为|因為|所以|ので|から)"
+    r"|\s{0,2}(?:car|parce|weil|denn|da|porque|pues|perché|poiché|так|потому|поскольку|क्योंकि|لأن)\b)"
 )
 # Between letters of other scripts, and before the copula of Chinese, Japanese and Korean, no blank is set.
 _STANDS_ALONE = (
@@ -155,7 +155,8 @@ def _sources_in(language: Language) -> Iterator[str]:
     yield rf"{named_answer(language)}{target}{closing}"
     judged = loose(rf"(?i:{language.right})")
     start = rf"(?<![A-Za-z0-9\\{{'’{_HYPHEN}]){_edge(language)}"
-    yield rf"{start}(?:{option}?{letter}|{ordinal})\s{{0,3}}{judged}{closing}{_CLAUSE_ENDS}"
+    named = rf"{option}(?:{_LATIN_LETTER}|[{own}](?!\w))" if own else rf"{option}{_LATIN_LETTER}"
+    yield rf"{start}(?:{named}|{letter}|{ordinal})\s{{0,3}}{judged}{closing}{_CLAUSE_ENDS}"
     if language.choose:
         yield rf"{loose(rf'(?i:{_edge(language)}(?:{language.choose}))')}\s{{0,3}}{option}?{target}"
 
