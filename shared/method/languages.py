@@ -67,7 +67,7 @@ _FRENCH = Language(
     "le la les de des du en un une est sont que quel quelle quels comment combien avec pour par se au aux sur "
     "dans et ou qui ce cette il elle à réponse question problème valeur formule calcul option étape concept "
     "correcte bonne",
-    answer=r"(?:(?:bonne|vraie|meilleure)\s)?(?:réponse|option|solution|proposition)"
+    answer=r"(?:(?:(?:bonne|vraie|meilleure)\s)?(?:réponse|option)|(?:bonne|meilleure)\s(?:solution|proposition))"
     r"(?:\s(?:correcte|finale|exacte|juste|attendue)){0,2}",
     being=r"(?:est|était|sera|serait|doit\sêtre|devrait\sêtre)(?:\s(?:donc|bien|clairement|alors))?",
     option=r"(?:(?:la|l['’])\s?)?(?:option|lettre|réponse|proposition|la)",

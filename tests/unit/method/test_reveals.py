@@ -94,6 +94,9 @@ HARMLESS = [
     "It must be A matter of sign",
     "The field is strong; it is B times the area",
     "The second step is right",
+    "Solution: A common mistake is the sign.",
+    "The proposition: A body at rest stays there.",
+    "A die is cast; the total is E, the son of it is C",
 ]
 
 BOXES = [
