@@ -16,6 +16,7 @@ from shared.errors import ProblemSetError, shown
 Row = TypeVar("Row", bound=BaseModel)
 
 _ARRAY_HINT = "JSON lines are one object a line, without brackets around; `jq -c '.[]'` makes them of an array"
+_TOO_LARGE = "nested too deeply, or with a number that is too long"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -46,6 +47,8 @@ def _row(line: str, place: str, model: type[Row]) -> Row:
         raise ProblemSetError(f"{place}: {_first_fault(error, line, model)}") from error
     except _UnclearError as error:
         raise ProblemSetError(f"{place}: {error}") from error
+    except (RecursionError, ValueError) as error:
+        raise ProblemSetError(f"{place}: expected a JSON object, got {shown(line.strip())} ({_TOO_LARGE})") from error
     return row
 
 
@@ -89,7 +92,7 @@ def _syntax(line: str) -> str:
     except json.JSONDecodeError as error:
         return error.msg
     except (RecursionError, ValueError):
-        return "nested too deeply, or a number too long"
+        return _TOO_LARGE
     return "invalid JSON"
 
 
