@@ -20,7 +20,8 @@ from shared.contracts.messages import Sampling
 from shared.contracts.run import AnswerCounts
 from shared.method.metrics import bootstrap_interval
 from shared.problems.formats import ProblemFormat
-from shared.problems.problem import Problem, leak_key
+from shared.problems.leaks import leak_key
+from shared.problems.problem import Problem
 
 
 class Part(BaseModel):

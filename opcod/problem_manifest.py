@@ -10,16 +10,18 @@ from shared.blobs.local import atomic_write
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError
 from shared.problems.manifest import ProblemSetManifest, manifest
+from shared.problems.problem import ProblemSet
 
 FILE = "problems.json"
 
 
-def pin_problems(paths: Paths, settings: RunSettings) -> None:
-    """Write the manifest, or compare with the one that is there.
+def pin_problems(paths: Paths, settings: RunSettings) -> ProblemSet:
+    """Write the manifest, or compare with the one that is there; returns the problems.
 
     Raises ConfigError if the problems are not what they were when the run was begun, and as `load_problems`.
     """
-    found = manifest(load_problems(settings))
+    problems = load_problems(settings)
+    found = manifest(problems)
     pinned = read_manifest(paths)
     if pinned is None:
         atomic_write(paths.run_dir / FILE, found.model_dump_json(indent=1).encode())
@@ -28,6 +30,7 @@ def pin_problems(paths: Paths, settings: RunSettings) -> None:
             f"run {paths.run} was begun with other problems: {'; '.join(_changes(pinned, found))}. "
             f"Put back what problems.source = {settings.problems.source!r} named then, or start a new run"
         )
+    return problems
 
 
 def read_manifest(paths: Paths) -> ProblemSetManifest | None:

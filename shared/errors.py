@@ -70,3 +70,15 @@ class StoppedError(OpcodError):
     """Somebody asked to stop; what was asked for is not there, and nothing is half-written."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+MAX_SHOWN_CHARS = 60
+
+
+def shown(value: object) -> str:
+    """What came, for a message: its repr, of a text or anything longer only the beginning and how long it is."""
+    if isinstance(value, str):
+        cut = f"… ({len(value):,} characters)" if len(value) > MAX_SHOWN_CHARS else ""
+        return f"{value[:MAX_SHOWN_CHARS]!r}{cut}"
+    told = repr(value)
+    return told if len(told) <= MAX_SHOWN_CHARS else f"{told[:MAX_SHOWN_CHARS]}… ({len(told):,} characters)"

@@ -35,6 +35,7 @@ from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import RunState, Status
 from shared.errors import EXIT_INTERRUPTED, ConfigError, OpcodError
+from shared.problems.coverage import uncovered_languages
 
 
 def run(
@@ -71,10 +72,12 @@ def run(
 
 def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bool) -> int:
     """Everything between a run's directory and its report; returns the exit code."""
-    pin_problems(paths, settings)
+    uncovered = uncovered_languages(pin_problems(paths, settings))
     timeline = Timeline(paths.run_dir)
     with run_lock(paths.run_dir), interruptible() as interrupted:
         console.print(f"run {paths.run} in {paths.run_dir}", highlight=False)
+        if uncovered is not None:
+            console.print(f"note: {uncovered}", highlight=False, markup=False)
         timeline.add(prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted))
         launcher = Launcher(paths, settings, "run", interrupted)
         for note in sharing(launcher.gpus):

@@ -18,6 +18,7 @@ from services.broker.plan import Plan
 from services.student.engines.vllm.installation import find_installation
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import OpcodError
+from shared.problems.coverage import uncovered_languages
 from shared.problems.examples import examples_for
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import ProblemSet
@@ -47,6 +48,8 @@ def plan_run(paths: Paths, settings: RunSettings) -> PlannedRun:
     with _noted(found.missing):
         problems = load_problems(settings)
         found.problems = manifest(problems)
+        uncovered = uncovered_languages(problems)
+        found.notes += [uncovered] if uncovered is not None else []
         found.plan = make_plan(paths.run, settings, problems)
     _look_at_specialists(found)
     _look_at_engines(found)

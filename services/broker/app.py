@@ -25,6 +25,7 @@ from shared.errors import FencedError, UnavailableError
 from shared.http import check_binding, create_app
 from shared.obs.logging import configure_logging
 from shared.presence import Presence, own_url
+from shared.problems.coverage import uncovered_languages
 from shared.serving import Service
 
 LEASE_POLL_S = 1.0
@@ -47,6 +48,9 @@ class Broker:
         self._environment = environment
         self._settings = settings
         self._problems = load_problems(settings)
+        uncovered = uncovered_languages(self._problems)
+        if uncovered is not None:
+            log.warning("languages not covered", reason=uncovered)
         self._plan = make_plan(environment.run, settings, self._problems)
         self._clock = SystemClock()
         self._service = Service("broker")

@@ -1,10 +1,12 @@
 """Which exchanges a reader wants, and the SQL that says so. Every value is a bound parameter, whoever sent it."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.inspector.records import split_verdict
+from shared.method.concept_words import UNSPACED_LETTER
 
 MAX_INTEGER = 2**63 - 1
 
@@ -15,7 +17,8 @@ Text = Annotated[str, Field(max_length=500)]
 class ExchangeFilter(BaseModel):
     """All given fields must hold. verdict is a word class (`match`), or a whole verdict (`match:torque`);
     acted finds exchanges that a person flagged or excluded (what was refused does not count);
-    q finds exchanges whose question, response or raw feedback has every word of it, at least as a beginning."""
+    q finds exchanges whose question, response or raw feedback has every word of it, at least as a beginning,
+    in Chinese, Japanese, Korean, Thai and the like anywhere."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,10 +55,7 @@ def conditions(wanted: ExchangeFilter) -> list[Condition]:
         found.append(("exchanges.verdict = ?", verdict))
         if word is not None:
             found.append(("exchanges.word = ?", word))
-    expression = match_expression(wanted.q or "")
-    if expression:
-        found.append((_MATCHES, expression))
-    return found
+    return [*found, *_text_conditions(wanted.q or "")]
 
 
 _ACTED = (
@@ -64,10 +64,31 @@ _ACTED = (
     "acts.act = ?)"
 )
 _MATCHES = "exchanges.id IN (SELECT rowid FROM exchange_texts WHERE exchange_texts MATCH ?)"
+_HAS_STRETCH = "exchanges.id IN (SELECT rowid FROM exchange_grams WHERE exchange_grams MATCH ?)"
+# The index has three characters in a row. What is shorter is looked for in the texts, and a word of one or two
+# characters mostly stands in so many that the newest are soon found.
+_HAS_SHORT_STRETCH = (
+    "instr(exchanges.question || char(10) || exchanges.response || char(10) || COALESCE(exchanges.raw, ''), ?) > 0"
+)
+_GRAM = 3
+
+
+def _text_conditions(text: str) -> Iterator[Condition]:
+    """Every word of the text, at least as a beginning; a stretch anywhere where blanks do not tell words apart."""
+    words = text.replace("\x00", " ").split()
+    stretches = [word for word in words if UNSPACED_LETTER.search(word)]
+    expression = match_expression(" ".join(word for word in words if word not in stretches))
+    if expression:
+        yield _MATCHES, expression
+    for stretch in stretches:
+        yield (_HAS_STRETCH, _quoted(stretch)) if len(stretch) >= _GRAM else (_HAS_SHORT_STRETCH, stretch)
 
 
 def match_expression(text: str) -> str:
     """An FTS5 query for the words of `text`: each one quoted, so that no operator of FTS5 is left in it.
     Empty if there is no word."""
-    words = text.replace("\x00", " ").split()
-    return " ".join('"' + word.replace('"', '""') + '" *' for word in words)
+    return " ".join(_quoted(word) + " *" for word in text.split())
+
+
+def _quoted(word: str) -> str:
+    return '"' + word.replace('"', '""') + '"'

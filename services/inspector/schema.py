@@ -1,10 +1,18 @@
 """Tables of the inspector's store.
 
+Two indexes find texts. `exchange_texts` has words, with their combining marks. `exchange_grams` has every three
+characters in a row, of the rows in which blanks do not tell words apart (Han, kana, Hangul, Thai, …): for others it
+would cost a multiple of their text and find nothing more. Both are made anew when a store of an earlier schema that
+differs in nothing else is opened.
 `position` orders the log as it was read and never goes back, even when the stream itself began anew with
 smaller ids. Exchanges, revisions and acts share a key but not a foreign key: any may come first, or alone.
 """
 
-SCHEMA_VERSION = "2"
+from shared.method.scripts import HANGUL, UNSPACED
+
+SCHEMA_VERSION = "3"
+REINDEXED_VERSIONS = ("2",)
+"""Earlier schemas that differ in the indexes alone."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS meta (
@@ -78,18 +86,65 @@ CREATE TABLE IF NOT EXISTS acts (
     refused TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS acts_exchange ON acts (student, step, problem_id, sample);
-
-CREATE VIRTUAL TABLE IF NOT EXISTS exchange_texts USING fts5 (
-    question, response, raw, content = 'exchanges', content_rowid = 'id'
-);
-CREATE TRIGGER IF NOT EXISTS exchange_inserted AFTER INSERT ON exchanges BEGIN
-    INSERT INTO exchange_texts (rowid, question, response, raw)
-    VALUES (new.id, new.question, new.response, new.raw);
-END;
-CREATE TRIGGER IF NOT EXISTS exchange_updated AFTER UPDATE OF question, response, raw ON exchanges BEGIN
-    INSERT INTO exchange_texts (exchange_texts, rowid, question, response, raw)
-    VALUES ('delete', old.id, old.question, old.response, old.raw);
-    INSERT INTO exchange_texts (rowid, question, response, raw)
-    VALUES (new.id, new.question, new.response, new.raw);
-END;
 """
+
+_COLUMNS = ("question", "response", "raw")
+
+
+def _unspaced(row: str) -> str:
+    """The condition that a row (`new`, `old` or a table) has a letter of a script without blanks between words."""
+    # Most texts are ASCII, as many bytes as characters; the pattern takes a hundred times as long as this look at them.
+    columns = (
+        f"(length(CAST({row}.{name} AS BLOB)) > length({row}.{name}) AND {row}.{name} GLOB '*[{UNSPACED}{HANGUL}]*')"
+        for name in _COLUMNS
+    )
+    return f"({' OR '.join(columns)})"
+
+
+def _entered(index: str, row: str) -> str:
+    named = ", ".join(_COLUMNS)
+    return f"INSERT INTO {index} (rowid, {named}) SELECT {row}.id, {', '.join(f'{row}.{name}' for name in _COLUMNS)}"
+
+
+def _removed(index: str) -> str:
+    named, values = ", ".join(_COLUMNS), ", ".join(f"old.{name}" for name in _COLUMNS)
+    return f"INSERT INTO {index} ({index}, rowid, {named}) SELECT 'delete', old.id, {values}"
+
+
+INDEXES = (
+    f"""
+    CREATE VIRTUAL TABLE IF NOT EXISTS exchange_texts USING fts5 (
+        {", ".join(_COLUMNS)}, content = 'exchanges', content_rowid = 'id',
+        tokenize = "unicode61 categories 'L* N* Co Mn Mc'"
+    )""",
+    f"""
+    CREATE VIRTUAL TABLE IF NOT EXISTS exchange_grams USING fts5 (
+        {", ".join(_COLUMNS)}, content = 'exchanges', content_rowid = 'id', tokenize = 'trigram'
+    )""",
+    f"""
+    CREATE TRIGGER IF NOT EXISTS exchange_inserted AFTER INSERT ON exchanges BEGIN
+        {_entered("exchange_texts", "new")};
+        {_entered("exchange_grams", "new")} WHERE {_unspaced("new")};
+    END""",
+    f"""
+    CREATE TRIGGER IF NOT EXISTS exchange_updated AFTER UPDATE OF {", ".join(_COLUMNS)} ON exchanges BEGIN
+        {_removed("exchange_texts")};
+        {_removed("exchange_grams")} WHERE {_unspaced("old")};
+        {_entered("exchange_texts", "new")};
+        {_entered("exchange_grams", "new")} WHERE {_unspaced("new")};
+    END""",
+)
+
+SCRIPT = f"{TABLES}{';'.join(INDEXES)};"
+"""What a store is opened with."""
+
+REINDEX = (
+    "DROP TRIGGER exchange_inserted",
+    "DROP TRIGGER exchange_updated",
+    "DROP TABLE exchange_texts",
+    "DROP TABLE exchange_grams",
+    *INDEXES,
+    "INSERT INTO exchange_texts (exchange_texts) VALUES ('rebuild')",
+    f"{_entered('exchange_grams', 'exchanges')} FROM exchanges WHERE {_unspaced('exchanges')}",
+)
+"""The statements that make both indexes anew, after `SCRIPT`."""

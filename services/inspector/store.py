@@ -15,7 +15,7 @@ from services.inspector.database import Database, Value
 from services.inspector.filters import Condition, ExchangeFilter, conditions
 from services.inspector.log import RunLog
 from services.inspector.records import Entry, Exchange, told
-from services.inspector.schema import SCHEMA_VERSION, TABLES
+from services.inspector.schema import REINDEX, REINDEXED_VERSIONS, SCHEMA_VERSION, SCRIPT
 from services.inspector.stream_ids import GAP_SUFFIX, START, order_of
 from services.inspector.views import ActView, ExchangeView, exchange_view
 from shared.contracts.acting import ExchangeAct
@@ -64,12 +64,17 @@ class LoggedRow:
 
 
 class Store:
-    """Opens or creates the store of `run` at `path`. Raises ConfigError if it holds another run or schema."""
+    """Opens or creates the store of `run` at `path`; one of an earlier schema is indexed anew where that is all.
+
+    Raises ConfigError if it holds another run, or a schema that is neither.
+    """
 
     def __init__(self, path: Path, run: str, *, busy_s: float = BUSY_S) -> None:
         self._run = run
-        self._database = Database(path, TABLES, busy_s=busy_s)
+        self._database = Database(path, SCRIPT, busy_s=busy_s)
         self.log = RunLog(self._database)
+        if self._meta("schema") in REINDEXED_VERSIONS:
+            self._reindex()
         self._adopt(path)
         self._cursor = self._meta("cursor") or START
         self._head = int(self._one("SELECT COALESCE(MAX(position), 0) AS found FROM events", ()))
@@ -191,6 +196,13 @@ class Store:
         connection.executemany(
             _PUT_EXCHANGE, [_exchange_parameters(self._run, exchange) for exchange in entry.exchanges]
         )
+
+    def _reindex(self) -> None:
+        """All or nothing; some seconds for a hundred thousand exchanges."""
+        with self._database.transaction() as connection:
+            for statement in REINDEX:
+                connection.execute(statement)
+            _put_meta(connection, "schema", SCHEMA_VERSION)
 
     def _adopt(self, path: Path) -> None:
         for name, expected in (("schema", SCHEMA_VERSION), ("run", self._run)):

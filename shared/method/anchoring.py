@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 
-from shared.method.concept_words import anchoring_words, comparable, words
+from shared.method.concept_words import anchoring_words, comparable, stands_in, words
 from shared.method.redaction import Draft, Removal, Span
 from shared.method.sanitizing import hide_unseen, neutralise_control_tokens, sanitize_draft, shadow
 
@@ -71,7 +71,7 @@ _BACKTICKS = re.compile(r"`+")
 _OPEN_TAG = re.compile(r"<\s{0,4}concept\s{0,4}>", re.IGNORECASE)
 _CLOSE_TAG = re.compile(r"<\s{0,4}/\s{0,4}concept\s{0,4}>", re.IGNORECASE)
 _ANY_TAG = re.compile(r"<\s{0,4}/?\s{0,4}concept\s{0,4}>", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?。！？][\"')\]”’]{0,3}(?=\s|$)")
+_SENTENCE_END = re.compile(r"[.!?؟।][\"')\]”’]{0,3}(?=\s|$)|[。！？][\"')\]”’」』）]{0,3}")
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,11 @@ def verdict(raw: str | None, problem: str, *, substring: bool = False) -> str:
     named = text[tag.content_start : tag.content_end].strip()
     if not named:
         return EMPTY
-    candidates = anchoring_words(named)
+    question = without_instruction_line(problem)
+    candidates = anchoring_words(named, question)
     if not candidates:
         return ALL_GENERIC
-    return _match(candidates, without_instruction_line(problem), substring=substring)
+    return _match(candidates, question, substring=substring)
 
 
 def concept(raw: str | None) -> str | None:
@@ -211,9 +212,8 @@ def _first_tag(text: str) -> _Tag | None:
 
 
 def _match(candidates: list[str], problem: str, *, substring: bool) -> str:
-    known = frozenset(words(problem))
-    text = comparable(problem) if substring else ""
-    found = next((word for word in candidates if word in known or (substring and word in text)), None)
+    known, text = frozenset(words(problem)), comparable(problem)
+    found = next((word for word in candidates if stands_in(word, text, known) or (substring and word in text)), None)
     return NO_MATCH if found is None else MATCH + found
 
 

@@ -11,7 +11,8 @@ import unicodedata
 from collections.abc import Callable
 
 from shared.method.redaction import Draft, Removal, Span, between, merged
-from shared.method.reveals import REVEALS
+from shared.method.reveals import revealing_spans
+from shared.method.thinking import IN_FEEDBACK, NATIVE, thinking_spans
 
 MAX_PASSES = 3
 """Removing one thing may put together another. A text that still is not clean after this many passes was built
@@ -23,7 +24,6 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ud800-\udfff\U000e0000-\U000e0fff]+"
 )
-_THINK_TAG = re.compile(r"<(/?)\s{0,4}think(?:ing)?\s{0,4}>", re.IGNORECASE)
 _CONTROL_TOKEN = re.compile(
     r"<\|[^|<>\s]{1,64}\|>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
 )
@@ -31,9 +31,10 @@ _TOKEN_OPENING = re.compile(
     r"[<＜﹤](?=[|｜]|/?s>|(?:bos|eos|pad|unk)>|(?:start|end)_of_turn>|</?SYS>>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:CALLS|RESULTS|CONTENT))\])"
 )
-_SENTENCE_END = ".!?:\n"
-_STOPS = frozenset(".,;:!?")
-_PUNCTUATION = re.compile(r"[ \t]*[.,;:!?]{1,3}")
+_SENTENCE_END = ".!?:\n。।؟"
+_COMMAS = ",;、،"
+_STOPS = frozenset(".,;:!?。、।؟،")
+_PUNCTUATION = re.compile(r"[ \t]*[.,;:!?。、।؟،]{1,3}")
 _BLANKS = re.compile(r"\s+")
 
 
@@ -80,12 +81,13 @@ def neutralise_control_tokens(text: str) -> str:
 
 
 def strip_thinking(text: str) -> str:
-    """The text without its `<think>` blocks.
+    """The text without the hidden reasoning of its model, such as `<think>` blocks (`thinking.NATIVE`).
 
     An unclosed block swallows the rest; a closing tag without an opening one swallows what came before it, since
     some chat templates open the block inside the prompt. A text without such tags comes back unchanged.
     """
-    return "".join(text[start:end] for start, end in between(_thinking(text), len(text)))
+    spans = _joined(text, thinking_spans(shadow(text), NATIVE))
+    return "".join(text[start:end] for start, end in between(spans, len(text)))
 
 
 def remove_invisible(text: str) -> str:
@@ -112,19 +114,7 @@ def _invisible(text: str) -> list[Span]:
 
 
 def _thinking(text: str) -> list[Span]:
-    spans: list[Span] = []
-    opened: int | None = None
-    for tag in _THINK_TAG.finditer(text):
-        if not tag.group(1):
-            opened = tag.start() if opened is None else opened
-        elif opened is None:
-            spans = [(0, tag.end())]
-        else:
-            spans.append((opened, tag.end()))
-            opened = None
-    if opened is not None:
-        spans.append((opened, len(text)))
-    return _joined(text, spans)
+    return _joined(text, thinking_spans(shadow(text), IN_FEEDBACK))
 
 
 def _control_tokens(text: str) -> list[Span]:
@@ -133,8 +123,8 @@ def _control_tokens(text: str) -> list[Span]:
 
 def _reveals(text: str) -> list[Span]:
     seen = shadow(text)
-    spans = [match.span() for pattern in REVEALS for match in pattern.finditer(seen)]
-    return _joined(seen, [_with_its_punctuation(seen, start, end) for start, end in merged(spans)])
+    spans = merged(revealing_spans(seen))
+    return _joined(seen, [_with_its_punctuation(seen, start, end) for start, end in spans])
 
 
 def _with_its_punctuation(text: str, start: int, end: int) -> Span:
@@ -145,7 +135,7 @@ def _with_its_punctuation(text: str, start: int, end: int) -> Span:
     if ahead == 0 or text[ahead - 1] in _SENTENCE_END:
         return start, _matched_end(_PUNCTUATION, text, end)
     if text[end : end + 1] in _STOPS:
-        return ahead - (text[ahead - 1] in ",;"), end
+        return ahead - (text[ahead - 1] in _COMMAS), end
     return start, end
 
 

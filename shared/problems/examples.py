@@ -15,8 +15,9 @@ from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, ProblemSetError
 from shared.problems.generated import DOMAINS
 from shared.problems.jsonl import read_rows
+from shared.problems.leaks import leak_key
 from shared.problems.loading import GENERATED, problems_of
-from shared.problems.problem import ProblemSet, leak_key
+from shared.problems.problem import ProblemSet
 from shared.problems.specialising import Example, StudentName, recipe
 
 

@@ -12,8 +12,9 @@ from shared.errors import ProblemSetError
 from shared.problems.chemistry import CHEMISTRY
 from shared.problems.formats import format_named
 from shared.problems.kinds import Drawn, Kind, draw
+from shared.problems.leaks import leak_key
 from shared.problems.physics import PHYSICS
-from shared.problems.problem import Problem, ProblemSet, leak_key
+from shared.problems.problem import Problem, ProblemSet
 
 DOMAINS = ("physics", "chemistry")
 KINDS: dict[str, tuple[Kind, ...]] = {"physics": PHYSICS, "chemistry": CHEMISTRY}

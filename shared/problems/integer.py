@@ -11,16 +11,25 @@ import hashlib
 import re
 
 from shared.contracts.messages import ChatMessage
+from shared.errors import shown
 from shared.method.anchoring import process
-from shared.method.sanitizing import neutralise_control_tokens
+from shared.method.sanitizing import neutralise_control_tokens, shadow
 from shared.problems.integer_reveals import remove_integer_reveals, split_integer_reveals
+from shared.problems.integers import INTEGER_TEXT, canonical, same_integer
 from shared.problems.problem import Problem
 
 TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
 """The prompts below in short: what `template_hash` stands for."""
 
-_INTEGER = re.compile(r"\s*([-−]?) ?([0-9]+)(?![0-9]|[.,][0-9]|\s*[-−+*/×·÷^=(])")
+_THIN_BLANK = re.compile(r"(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))")
+_OPENING = re.compile(r"(?:\s|\*{1,3}|_{1,2}|\$|\\[(\[]|\\(?:boxed|text|math[a-z]{2})\s?\{)*")
+_INTEGER = re.compile(rf"({INTEGER_TEXT.replace('?', '? ?', 1)})(?![0-9]|[.,][0-9]|[eE][-+]?[0-9])")
+# Stars are markup where they touch the number and nothing else: `2**3` and `2 ** 3` are unfinished.
+_CLOSING = re.compile(r"\*{2,3}(?![\w(\\])|\s?(?:_{1,2}|\$|\\[)\]]|\})")
+_UNIT_IN_BRACKETS = re.compile(r"\s*\(\s?[^\W\d_](?:[\w°%/·.,:; ]|\^-?[0-9]){0,40}\)")
+_UNFINISHED = re.compile(r"\s*(?:[-−+*/×·÷^=(]|x\s?[0-9]|\\(?:times|cdot|div|frac|pm)\b)")
 _NUMBER = re.compile(r"(?<![\w.,^])([-−]?)([0-9]+(?:,[0-9]{3})*)(?:\.0+)?(?![\w^]|[.,][0-9])")
+_BOLD_OPENS = re.compile(r"(?:(?<=\s)|\A)\*{2,3}\Z")
 _CANONICAL = re.compile(r"-?[1-9][0-9]*|0")
 
 
@@ -35,7 +44,7 @@ class IntegerFormat:
     def refusal(self, problem: Problem) -> str | None:
         """See `ProblemFormat.refusal`: the answer must be a plain integer, and there is no system message."""
         if not _CANONICAL.fullmatch(problem.answer):
-            return f"the format integer expects an integer as answer, such as '12' or '-3', got {problem.answer!r}"
+            return f"the format integer expects an integer as answer, such as '12' or '-3', got {shown(problem.answer)}"
         if problem.system is not None:
             return "the format integer has no system message, remove the field 'system'"
         return None
@@ -66,14 +75,17 @@ class IntegerFormat:
     def extract_answer(self, text: str) -> str:
         """The integer that follows the last `=`, as `12` or `-3`; "" if there is none.
 
-        A unit, a full stop or more words may follow it. It is no answer if a decimal part, a further digit
-        group or an operator follows (`= 3 * 4` is unfinished, not 3).
+        Full-width digits, groups (`1,200`), zeros behind the point (`12.0`), an exponent (`12e3`) and markup around it
+        (`**12**`, `\\boxed{12}`) are forgiven; a unit, also in brackets, a full stop or more words may follow. It is
+        no answer if another decimal part or digit group follows, or an operator (`= 3 * 4` is unfinished, not 3).
         """
-        _, sign, tail = text.strip().rpartition("=")
-        found = _INTEGER.match(tail) if sign else None
+        _, sign, tail = shadow(_THIN_BLANK.sub(",", text)).strip().rpartition("=")
+        found = _INTEGER.match(tail, _end(_OPENING, tail, 0)) if sign else None
         if found is None:
             return ""
-        return _plain(found[1], found[2])
+        behind = _end(_CLOSING, tail, found.end())
+        behind = _end(_UNIT_IN_BRACKETS, tail, behind)
+        return "" if _UNFINISHED.match(tail, behind) else canonical(found[1])
 
     def grade(self, text: str, answer: str) -> float:
         """1.0 if the integer after the last `=` is `answer`, else 0.0."""
@@ -87,10 +99,11 @@ class IntegerFormat:
         """
         if self.grade(text, answer) == 1.0:
             return 1.0
+        text = shadow(text)
         numbers = list(_NUMBER.finditer(text))
         if not answer or not numbers or _ends_in_operator(text[: numbers[-1].start()]):
             return 0.0
-        return 1.0 if _plain(numbers[-1][1], numbers[-1][2]) == answer else 0.0
+        return 1.0 if same_integer(numbers[-1].group(), answer) else 0.0
 
     def format_ok(self, text: str) -> bool:
         """Whether an integer follows the last `=`."""
@@ -116,17 +129,17 @@ class IntegerFormat:
 
 
 def _ends_in_operator(text: str) -> bool:
-    """Whether a number that follows is an operand; a minus without a left operand is a sign."""
-    before = text.rstrip()
+    """Whether a number that follows is an operand; a minus without a left one is a sign, `**` that opens is bold."""
+    before = _BOLD_OPENS.sub("", text).rstrip()
     if before.endswith(("-", "−")):
         return before[:-1].rstrip()[-1:].isdigit() or before[:-1].rstrip().endswith(")")
     return before.endswith(("+", "*", "/", "×", "·", "÷", "^"))
 
 
-def _plain(sign: str, digits: str) -> str:
-    """`12` or `-3`, as answers are written."""
-    bare = digits.replace(",", "").lstrip("0") or "0"
-    return f"-{bare}" if sign and bare != "0" else bare
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """The end of what the pattern takes there, if anything."""
+    found = pattern.match(text, at)
+    return found.end() if found else at
 
 
 def _labelled(label: str, text: str | None) -> list[str]:

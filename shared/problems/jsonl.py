@@ -1,4 +1,8 @@
-"""JSON lines to checked rows: every refusal names file, line, what was expected and what came."""
+"""JSON lines to checked rows: every refusal names file, line, what was expected and what came, cut to a line.
+
+What always holds for a row that is given out: its line is JSON as the standard has it, with each key once, no NaN, and
+no NUL in a text, which some of those who read it later end at.
+"""
 
 import json
 from collections.abc import Iterator
@@ -7,9 +11,13 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from shared.errors import ProblemSetError
+from shared.errors import ProblemSetError, shown
 
 Row = TypeVar("Row", bound=BaseModel)
+
+_ARRAY_HINT = "JSON lines are one object a line, without brackets around; `jq -c '.[]'` makes them of an array"
+_TOO_LARGE = "nested too deeply, or with a number that is too long"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_rows(path: Path, model: type[Row]) -> Iterator[tuple[str, Row]]:
@@ -18,9 +26,11 @@ def read_rows(path: Path, model: type[Row]) -> Iterator[tuple[str, Row]]:
     Raises ProblemSetError for a file that cannot be read as UTF-8 and for the first line that is no such row.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        raw = path.read_bytes()
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ProblemSetError(f"{path}: expected UTF-8 text, got other bytes at {error.start}") from error
+        looks = "; it looks like UTF-16, save it as UTF-8" if raw.startswith(_UTF16) else ""
+        raise ProblemSetError(f"{path}: expected UTF-8 text, got other bytes at {error.start}{looks}") from error
     except OSError as error:
         raise ProblemSetError(f"{path}: expected this file, cannot read it ({error.strerror})") from error
     for number, line in enumerate(text.split("\n"), start=1):
@@ -31,23 +41,49 @@ def read_rows(path: Path, model: type[Row]) -> Iterator[tuple[str, Row]]:
 
 def _row(line: str, place: str, model: type[Row]) -> Row:
     try:
-        return model.model_validate_json(line)
+        row = model.model_validate_json(line)
+        json.loads(line, object_pairs_hook=_object, parse_constant=_constant)
     except ValidationError as error:
         raise ProblemSetError(f"{place}: {_first_fault(error, line, model)}") from error
+    except _UnclearError as error:
+        raise ProblemSetError(f"{place}: {error}") from error
+    except (RecursionError, ValueError) as error:
+        raise ProblemSetError(f"{place}: expected a JSON object, got {shown(line.strip())} ({_TOO_LARGE})") from error
+    return row
+
+
+class _UnclearError(Exception):
+    """A line that different readers of JSON read differently."""
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields: dict[str, object] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise _UnclearError(f"expected each field once, got {shown(name)} twice")
+        fields[name] = value
+        if isinstance(value, str) and "\x00" in value:
+            raise _UnclearError(f"{name}: expected text without NUL (\\u0000), got {shown(value)}")
+    return fields
+
+
+def _constant(name: str) -> None:
+    raise _UnclearError(f"expected JSON, got {name}, which JSON does not have; leave the value out or give a number")
 
 
 def _first_fault(error: ValidationError, line: str, model: type[BaseModel]) -> str:
     fault = error.errors()[0]
     field = ".".join(str(part) for part in fault["loc"])
+    hint = f". {_ARRAY_HINT}" if line.lstrip().startswith("[") else ""
     if fault["type"] == "json_invalid":
-        return f"expected a JSON object, got {line.strip()[:60]!r} ({_syntax(line)})"
+        return f"expected a JSON object, got {shown(line.strip())} ({_syntax(line)}){hint}"
     if not field:
-        return f"expected an object with the fields {', '.join(model.model_fields)}, got {fault['input']!r}"
+        return f"expected an object with the fields {', '.join(model.model_fields)}, got {shown(fault['input'])}{hint}"
     if fault["type"] == "missing":
-        return f"expected the field {field!r}, it is missing"
+        return f"expected the field {shown(field)}, it is missing"
     if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
-        return f"expected only the fields {', '.join(model.model_fields)}, got {field!r}"
-    return f"{field}: expected {_wanted(fault['msg'])}, got {fault['input']!r}"
+        return f"expected only the fields {', '.join(model.model_fields)}, got {shown(field)}"
+    return f"{field}: expected {_wanted(fault['msg'])}, got {shown(fault['input'])}"
 
 
 def _syntax(line: str) -> str:
@@ -55,6 +91,8 @@ def _syntax(line: str) -> str:
         json.loads(line)
     except json.JSONDecodeError as error:
         return error.msg
+    except (RecursionError, ValueError):
+        return _TOO_LARGE
     return "invalid JSON"
 
 

@@ -1,10 +1,52 @@
-"""The check that no problem of one partition stands in another."""
+"""Whether a problem of one partition stands in another: what two questions share, and the check.
 
-from collections.abc import Iterable
+The key of a question leaves out what is style: case, width, white space, quotes, sentence punctuation, hyphens and
+dashes between words, markup of LaTeX and Markdown, commas in large numbers. It keeps what asks something else: words
+with their combining marks, numbers with their decimal point, operators, signs, bonds, charges, exponents, units such
+as %, and brackets around a calculation. Case alone tells no two questions apart: `Co` and `CO` are the same to it.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from shared.errors import ProblemSetError
+from shared.method.sanitizing import remove_invisible
+from shared.method.scripts import UNSPACED, marks_as_letters
 
 _MAX_LISTED = 5
+_LOOKED_AT = 40
+"""Tokens of a bracket that are searched for a calculation: bounded, so that nested ones cost linear time."""
+
+_NON_WORD = re.compile(r"[\W_]+")
+_SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+[⁺⁻]?|[⁺⁻]")
+_BEFORE_FRACTION = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
+_CHARGE = re.compile(r"\^\s?(?:\{\s?(\d{0,3}[+-])\s?\}|(\d{0,3}[+-])(?!\s{0,9}[\w(]))")
+_FORMULA = re.compile(r"\$\$?(?=[^\s$])([^$]{0,2000}[^\s$])\$\$?(?!\d)")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_ALIKE = str.maketrans(dict.fromkeys("‐‑‒–—―−﹣", "-") | dict.fromkeys("⁄∕", "/") | dict.fromkeys("’′", "'"))
+_UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
+_TOKEN = re.compile(
+    rf"(?P<number>\d+(?:[.,:]\d+)*|\.\d+)|(?P<word>[{UNSPACED}]|(?:(?![{UNSPACED}\d])[^\W_])+)|\s+|-+|\*+|.", re.DOTALL
+)
+_CALCULATES = frozenset("+-*=×÷^±√·⋅")
+_NEVER_STYLE = frozenset("/%‰#&@·^$")
+_MARKUP = frozenset("~`")
+
+
+def leak_key(text: str) -> str:
+    """What two questions share when one gives the other away; see the module. Takes time linear in the text."""
+    tokens = list(_tokens(_plain(text)))
+    kept = [_asks(tokens, at) for at in range(len(tokens))]
+    for opening, closing in _brackets(tokens):
+        kept[opening] = kept[closing] = _bracket_asks(tokens, kept, opening, closing)
+    return " ".join(token.text for token, stays in zip(tokens, kept, strict=True) if stays)
+
+
+def template_key(text: str) -> str:
+    """What the stems of templated questions share: words and numbers alone, so that a split does not hang on signs."""
+    return _NON_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def refuse_leaks(name: str, keyed: Iterable[tuple[str, str, str]]) -> None:
@@ -21,3 +63,98 @@ def refuse_leaks(name: str, keyed: Iterable[tuple[str, str, str]]) -> None:
             f"{name}: expected partitions without a question in common, got {len(shared)} that differ "
             f"at most in case or punctuation: {listed}. Remove them from one partition"
         )
+
+
+@dataclass(frozen=True)
+class _Token:
+    """text: a word, a number, or one symbol (`--` and `**` are one); glued: no blank before it, and none behind it."""
+
+    text: str
+    kind: str
+    glued_left: bool
+    glued_right: bool
+
+    @property
+    def operand(self) -> bool:
+        return self.kind in ("word", "number")
+
+
+def _plain(text: str) -> str:
+    """The text in one spelling: exponents behind `^`, charges behind their atom, no formula marks."""
+    spelled = _SUPERSCRIPT.sub(_exponent, _BEFORE_FRACTION.sub(" ", remove_invisible(text)))
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", spelled).casefold()).translate(_ALIKE)
+    formula = _FORMULA.sub(r"\1", _CHARGE.sub(lambda charge: charge[1] or charge[2], folded))
+    return _THOUSANDS.sub(lambda number: number.group().replace(",", ""), formula)
+
+
+def _exponent(found: re.Match[str]) -> str:
+    run = unicodedata.normalize("NFKC", found.group())
+    return run if found.group()[-1] in "⁺⁻" else f"^{run}"
+
+
+def _tokens(plain: str) -> Iterator[_Token]:
+    shown = marks_as_letters(plain)
+    if shown != plain:  # marks of unspaced scripts are tokens as their letters are
+        shown = "".join(old if _UNSPACED_LETTER.match(old) else new for old, new in zip(plain, shown, strict=True))
+    for found in _TOKEN.finditer(shown):
+        start, end = found.span()
+        text = plain[start:end]
+        if not text.isspace():
+            run = text[0] if text[0] in "-*" else text
+            glued_left = start > 0 and not plain[start - 1].isspace()
+            yield _Token(run, found.lastgroup or "symbol", glued_left, end < len(plain) and not plain[end].isspace())
+
+
+def _asks(tokens: list[_Token], at: int) -> bool:
+    """Whether a token is part of what is asked. Brackets are judged apart."""
+    token = tokens[at]
+    before = tokens[at - 1] if at else None
+    behind = tokens[at + 1] if at + 1 < len(tokens) else None
+    if token.operand or token.text in _NEVER_STYLE:
+        return True
+    if token.text == "-":
+        return not _joins_words(token, before, behind)
+    if token.text == "*":
+        return before is not None and behind is not None and token.glued_left == token.glued_right
+    if token.text == "!":  # a factorial, unless it ends the text
+        return behind is not None and token.glued_left and before is not None and _is_short(before)
+    if token.text == "'":  # a derivative
+        return behind is not None and behind.text == "(" and before is not None and _is_short(before)
+    return token.text not in _MARKUP and unicodedata.category(token.text[0]).startswith("S")
+
+
+def _joins_words(dash: _Token, before: _Token | None, behind: _Token | None) -> bool:
+    """A hyphen or a dash of a sentence, no minus, sign, bond or charge; between two single letters it is a minus."""
+    if before is None or behind is None:
+        return not dash.glued_right
+    if before.kind != "word" or behind.kind != "word" or dash.glued_left != dash.glued_right:
+        return False
+    longer = len(before.text) > 1, len(behind.text) > 1
+    return any(longer) if dash.glued_left else all(longer)
+
+
+def _is_short(token: _Token) -> bool:
+    return token.kind == "number" or len(token.text) == 1
+
+
+def _brackets(tokens: list[_Token]) -> Iterator[tuple[int, int]]:
+    """Positions of brackets that belong together."""
+    opened: list[int] = []
+    for at, token in enumerate(tokens):
+        if token.text in "([":
+            opened.append(at)
+        elif token.text in ")]" and opened:
+            yield opened.pop(), at
+
+
+def _bracket_asks(tokens: list[_Token], kept: list[bool], opening: int, closing: int) -> bool:
+    """Whether brackets group a calculation or belong to a formula, as in `2(3 + 4)`, `f(x)` and `CC(C)O`."""
+    if opening and tokens[opening].glued_left and tokens[opening - 1].operand:
+        return True
+    if closing + 1 < len(tokens) and tokens[closing].glued_right and tokens[closing + 1].operand:
+        return True
+    outside = (at for at in (opening - 1, closing + 1) if 0 <= at < len(tokens))
+    inside = range(opening + 1, min(closing, opening + _LOOKED_AT))
+    return any(kept[at] and tokens[at].text in _CALCULATES for at in outside) or any(
+        kept[at] and tokens[at].text in _CALCULATES - {"^"} for at in inside
+    )

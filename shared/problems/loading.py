@@ -7,23 +7,25 @@ no question (by leak key) in two partitions; every row one that its format can h
 """
 
 import difflib
+import unicodedata
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.config.settings import RunSettings
-from shared.errors import ConfigError, ProblemSetError
+from shared.errors import MAX_SHOWN_CHARS, ConfigError, ProblemSetError, shown
 from shared.problems import sciknoweval, sciknoweval_rows
 from shared.problems.formats import ProblemFormat, format_named, format_names
 from shared.problems.generated import PerKind, generate
 from shared.problems.hub import dataset_directory
 from shared.problems.jsonl import read_rows
-from shared.problems.leaks import refuse_leaks
-from shared.problems.problem import PARTITIONS, Problem, ProblemSet, leak_key
+from shared.problems.leaks import leak_key, refuse_leaks
+from shared.problems.problem import PARTITIONS, Problem, ProblemSet
 
 GENERATED = "generated"
 SCIKNOWEVAL = "sciknoweval:"
 REQUIRED_PARTITIONS = ("train", "validation", "test")
+_MAX_NAMED = 8
 
 
 class ProblemRow(BaseModel):
@@ -32,7 +34,7 @@ class ProblemRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     id: str = Field(min_length=1, max_length=200)
-    domain: str = Field(min_length=1)
+    domain: str = Field(min_length=1, max_length=200)
     question: str = Field(min_length=1)
     answer: str = Field(min_length=1)
     kind: str = ""
@@ -151,7 +153,9 @@ def _from_directory(directory: Path, form: ProblemFormat, domains: tuple[str, st
 def _two_domains(path: Path, problems: tuple[Problem, ...]) -> tuple[str, str]:
     found = list(dict.fromkeys(problem.domain for problem in problems))
     if len(found) != 2:
-        raise ProblemSetError(f"{path}: expected problems of two domains, got {', '.join(found) or 'none'}")
+        named = ", ".join(name[:MAX_SHOWN_CHARS] for name in found[:_MAX_NAMED])
+        more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+        raise ProblemSetError(f"{path}: expected problems of two domains, got {named or 'none'}{more}")
     return found[0], found[1]
 
 
@@ -168,8 +172,9 @@ def _read_partition(directory: Path, name: str, form: ProblemFormat, ids: dict[s
         refusal = form.refusal(problem)
         if refusal is not None:
             raise ProblemSetError(f"{place}: {refusal}")
-        if problem.id in ids:
-            raise ProblemSetError(f"{place}: expected a new id, got {problem.id!r} as in {ids[problem.id]}")
-        ids[problem.id] = place
+        # Ids that look alike in two normal forms are one to a person, and to some file systems.
+        known = ids.setdefault(unicodedata.normalize("NFC", problem.id), place)
+        if known != place:
+            raise ProblemSetError(f"{place}: expected a new id, got {shown(problem.id)} as in {known}")
         problems.append(problem)
     return tuple(problems)

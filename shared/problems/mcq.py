@@ -8,6 +8,7 @@ import hashlib
 import re
 
 from shared.contracts.messages import ChatMessage
+from shared.errors import shown
 from shared.method import anchoring, grading, reprompt
 from shared.problems.problem import Problem
 
@@ -23,7 +24,7 @@ class McqFormat:
     def refusal(self, problem: Problem) -> str | None:
         """See `ProblemFormat.refusal`: the answer must be the letter of one of the options in the question."""
         if not _LETTER.fullmatch(problem.answer):
-            return f"the format mcq expects one capital letter as answer, got {problem.answer!r}"
+            return f"the format mcq expects one capital letter as answer, got {shown(problem.answer)}"
         if not re.search(rf"^{problem.answer}: ", problem.question, re.MULTILINE):
             return f"the format mcq expects an option line '{problem.answer}: …' in the question, found none"
         return None

@@ -6,22 +6,18 @@ What always holds: ids are unique over the whole set, and every problem belongs 
 
 import hashlib
 import json
-import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from shared.errors import ProblemSetError
+from shared.errors import ProblemSetError, shown
 from shared.problems.provenance import Provenance
 
 if TYPE_CHECKING:
     from shared.problems.formats import ProblemFormat
 
 PARTITIONS = ("train", "validation", "test", "specialise")
-
-_NON_WORD = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class ProblemSet:
         for problem in self.all_problems():
             if problem.domain not in self.domains:
                 raise ProblemSetError(
-                    f"{self.name}: problem {problem.id!r} is of domain {problem.domain!r}, "
+                    f"{self.name}: problem {problem.id!r} is of domain {shown(problem.domain)}, "
                     f"expected one of {', '.join(self.domains)}"
                 )
             if problem.id in seen:
@@ -111,8 +107,3 @@ def rows_hash(problems: Iterable[Problem]) -> str:
     for problem in problems:
         digest.update(json.dumps(asdict(problem), sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
-
-
-def leak_key(text: str) -> str:
-    """What two questions share when one gives the other away: NFKC, casefold, runs of non-word as a space."""
-    return _NON_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()

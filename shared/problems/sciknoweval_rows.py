@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import ProblemSetError
 from shared.problems.jsonl import read_rows
-from shared.problems.problem import Problem, leak_key
+from shared.problems.leaks import leak_key, template_key
+from shared.problems.problem import Problem
 
 FILES = ("train.json", "test.json")
 DESCRIPTION_SUFFIX = " The solution will be evaluated in a mcq environment."
@@ -55,12 +56,13 @@ class Row:
 
     @cached_property
     def stem_key(self) -> str:
-        return leak_key(self.stem)
+        """What rows share that were made from one template, or differ in signs at most."""
+        return template_key(self.stem)
 
     @cached_property
     def key(self) -> str:
         """The leak key: what rows share that ask the same, in whatever order their options stand."""
-        return "\n".join([self.stem_key, *sorted(map(leak_key, self.options))])
+        return "\n".join([leak_key(self.stem), *sorted(map(leak_key, self.options))])
 
     def problem(self) -> Problem:
         return Problem(

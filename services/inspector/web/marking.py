@@ -4,13 +4,14 @@ What always holds: the pieces of a text put together are the text, character by 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 from shared.method.anchoring import review_feedback
-from shared.method.concept_words import words
+from shared.method.concept_words import UNSPACED_LETTER, comparable, stands_in, words
 from shared.method.redaction import Span
+from shared.method.sanitizing import shadow
 
 _WORD = re.compile(r"[^\s]+")
 UNSEEN = frozenset({"blank"})
@@ -47,14 +48,27 @@ def marked_concept(question: str, word: str | None) -> list[Piece]:
     """The problem with every word that the concept was matched by, in whatever spelling the anchor takes for it."""
     if word is None:
         return [Piece(question)]
-    spans = [found.span() for found in _WORD.finditer(question) if word in words(found.group())]
-    return _pieces(question, [(start, end, "concept") for start, end in map(lambda s: _core(question, s), spans)])
+    spans = [span for found in _WORD.finditer(question) for span in _matched(question, found.span(), word)]
+    return _pieces(question, [(start, end, "concept") for start, end in spans])
 
 
 def reviewed(raw: str) -> list[Piece]:
     """The raw feedback with all that the rules take out of it, each stretch with its reason."""
     removals = review_feedback(raw, "").removals
     return _pieces(raw, [(r.start, r.end, "" if r.reason in UNSEEN else r.reason) for r in removals])
+
+
+def _matched(text: str, chunk: Span, word: str) -> Iterator[Span]:
+    """Where the word stands in a chunk between blanks, which in some scripts is a whole sentence."""
+    start, end = chunk
+    plain = comparable(text[start:end])
+    if not stands_in(word, plain, frozenset(words(plain))):
+        return
+    stretches = list(re.finditer(re.escape(word), shadow(text[start:end]), re.IGNORECASE))
+    if not (stretches and UNSPACED_LETTER.search(text[start:end])):
+        yield _core(text, chunk)
+    else:
+        yield from ((start + found.start(), start + found.end()) for found in stretches)
 
 
 def _core(text: str, span: Span) -> Span:

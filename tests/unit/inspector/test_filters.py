@@ -64,6 +64,54 @@ def test_hostile_text_is_found_as_text(filled: Store, q: str) -> None:
     assert found(filled, q=q) == ["p5"]
 
 
+@pytest.fixture
+def worldwide(store: Store) -> Store:
+    events: list[LoggedEvent] = [
+        feedback("zh", 0, question="一辆汽车的加速度是多少？", response="用牛顿第二定律。"),
+        feedback("ja", 1, question="磁場の強さはいくらですか。", raw="運動エネルギーを見直して。"),
+        feedback("ko", 2, question="수소 원자의 운동에너지는 얼마인가?"),
+        feedback("th", 3, question="ความเร็วของรถเป็นเท่าไร", raw=None, delivered=None, verdict="fb_none"),
+        feedback("hi", 4, question="यदि विद्युत धारा दुगुनी हो", response="प्रतिरोध आधा होगा"),
+        feedback("en", 5, question="What is the speed?", response="Newton's law, pH 7"),
+        feedback("mix", 6, question="溶液のpH値は？ Newton", raw="100%_正しい"),
+    ]
+    store.append([Entry(f"{number}-0", event) for number, event in enumerate(events, 1)], "7-0")
+    return store
+
+
+@pytest.mark.parametrize(
+    ("q", "problems"),
+    [
+        ("加速度", ["zh"]),
+        ("第二定律", ["zh"]),
+        ("汽车", ["zh"]),
+        ("车", ["zh"]),
+        ("エネルギー", ["ja"]),
+        ("磁場", ["ja"]),
+        ("値", ["mix"]),
+        ("pH値", ["mix"]),
+        ("PH値は", ["mix"]),
+        ("newton 溶液", ["mix"]),
+        ("溶液 加速度", []),
+        ("newton", ["mix", "en"]),
+        ("운동", ["ko"]),
+        ("에너지", ["ko"]),
+        ("ความเร็ว", ["th"]),
+        ("รถ", ["th"]),
+        ("विद्युत", ["hi"]),
+        ("प्रति", ["hi"]),
+        ("प्रतिध", []),
+        ("रोध", []),
+        ("%_正しい", ["mix"]),
+        ('"加速度', []),
+        ("正し* OR 加速度", []),
+        ("质量", []),
+    ],
+)
+def test_words_of_other_scripts_are_found(worldwide: Store, q: str, problems: list[str]) -> None:
+    assert found(worldwide, q=q) == problems
+
+
 @pytest.mark.parametrize(
     "q",
     [

@@ -62,6 +62,72 @@ def test_search_follows_an_overwritten_text(store: Store) -> None:
     assert ids(store, ExchangeFilter(q="oscillator")) == ["p1"]
 
 
+def test_search_follows_an_overwritten_text_without_blanks(store: Store) -> None:
+    store.append([Entry("5-0", feedback(response="加速度为零"))], "5-0")
+    store.append([Entry("6-0", status(), (whole(response="the mass"),))], "6-0")
+    store.append([Entry("7-0", feedback("p2", response="the speed"))], "7-0")
+    store.append([Entry("8-0", status(), (whole(problem_id="p2", response="牛顿定律"),))], "8-0")
+    assert ids(store, ExchangeFilter(q="加速度")) == []
+    assert ids(store, ExchangeFilter(q="mass")) == ["p1"]
+    assert ids(store, ExchangeFilter(q="牛顿定")) == ["p2"]
+    assert ids(store, ExchangeFilter(q="speed")) == []
+
+
+OLD_INDEX = """
+DROP TRIGGER exchange_inserted; DROP TRIGGER exchange_updated; DROP TABLE exchange_texts; DROP TABLE exchange_grams;
+CREATE VIRTUAL TABLE exchange_texts USING fts5 (
+    question, response, raw, content = 'exchanges', content_rowid = 'id'
+);
+CREATE TRIGGER exchange_inserted AFTER INSERT ON exchanges BEGIN
+    INSERT INTO exchange_texts (rowid, question, response, raw)
+    VALUES (new.id, new.question, new.response, new.raw);
+END;
+CREATE TRIGGER exchange_updated AFTER UPDATE OF question, response, raw ON exchanges BEGIN
+    INSERT INTO exchange_texts (exchange_texts, rowid, question, response, raw)
+    VALUES ('delete', old.id, old.question, old.response, old.raw);
+    INSERT INTO exchange_texts (rowid, question, response, raw)
+    VALUES (new.id, new.question, new.response, new.raw);
+END;
+UPDATE meta SET value = '2' WHERE name = 'schema';
+"""
+
+
+def test_a_store_of_the_schema_before_is_indexed_anew_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "log.sqlite3"
+    Store(path, RUN).close()
+    connection = sqlite3.connect(path)
+    connection.executescript(OLD_INDEX)
+    connection.close()
+    old = sqlite3.connect(path)
+    columns = [row[1] for row in old.execute("PRAGMA table_info(exchanges)") if row[1] != "id"]
+    values = vars(told(feedback(response="加速度为零", raw="see प्रतिरोध"))) | {"run": RUN, "removed": "[]"}
+    with old:
+        named = ", ".join(columns)
+        old.execute(
+            f"INSERT INTO exchanges ({named}) VALUES ({', '.join('?' for _ in columns)})", [values[c] for c in columns]
+        )
+    old.close()
+    store = Store(path, RUN)
+    for q in ("加速度", "प्रतिरोध", "see"):
+        assert ids(store, ExchangeFilter(q=q)) == ["p1"]
+    store.append([Entry("6-0", status(), (whole(response="动能守恒"),))], "6-0")
+    assert ids(store, ExchangeFilter(q="加速度")) == []
+    assert ids(store, ExchangeFilter(q="动能守恒")) == ["p1"]
+    store.close()
+    Store(path, RUN).close()
+
+
+@pytest.mark.parametrize("version", ["1", "4"])
+def test_a_store_of_another_schema_is_left_alone(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "log.sqlite3"
+    Store(path, RUN).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (version,))
+    connection.close()
+    with pytest.raises(ConfigError, match=f"expected a store with schema '3', got '{version}'; move the file away"):
+        Store(path, RUN)
+
+
 @pytest.mark.parametrize("order", ["revision first", "feedback first"])
 def test_a_revision_joins_its_exchange_in_either_order(store: Store, order: str) -> None:
     entries = [Entry("5-0", feedback()), Entry("6-0", revised())]

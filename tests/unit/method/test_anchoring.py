@@ -51,7 +51,8 @@ def test_a_review_accounts_for_every_deleted_character(raw: str, problem: str) -
         ("Newton’s", "match:newton's"),
         ("mass", "match:mass"),
         ("X‑ray", "match:x-ray"),
-        ("α", "match:α"),
+        ("α", "all_generic"),
+        ("α decay", "match:decay"),
         ("x", "all_generic"),
         ("step-by-step", "all_generic"),
         ("!?", "all_generic"),
@@ -60,6 +61,69 @@ def test_a_review_accounts_for_every_deleted_character(raw: str, problem: str) -
 )
 def test_words_of_a_concept(term: str, expected: str) -> None:
     assert verdict(f"<concept>{term}</concept>", PROBLEM) == expected
+
+
+CHINESE = "一辆汽车的初速度为零，牛顿第二定律给出的加速度是多少？溶液的pH值不变。"
+JAPANESE = "磁場の強さが2倍になると、運動エネルギーはどうなりますか。"
+KOREAN = "수소 원자의 운동에너지는 얼마인가? 자기장의 세기는 일정하다."
+THAI = "ความเร็วของรถเป็นเท่าไร ถ้าน้ำหนักเท่ากัน"
+HINDI = "यदि विद्युत धारा दुगुनी हो तो प्रतिरोध का मान क्या होगा?"
+SPANISH = "¿Cuál es la energía cinética de la masa si la respuesta de la cuerda es elástica?"
+
+
+@pytest.mark.parametrize(
+    ("question", "term", "expected"),
+    [
+        (CHINESE, "加速度", "match:加速度"),
+        (CHINESE, "牛顿第二定律", "match:牛顿第二定律"),
+        (CHINESE, "汽车的质量", "match:汽车"),
+        (CHINESE, "pH", "match:ph"),
+        (CHINESE, "ｐＨ值", "match:ph值"),
+        (CHINESE, "质量", "no_match"),
+        (CHINESE, "力", "all_generic"),
+        (CHINESE, "零", "all_generic"),
+        (CHINESE, "正确答案", "all_generic"),
+        (CHINESE, "计算的答案", "all_generic"),
+        (JAPANESE, "磁場", "match:磁場"),
+        (JAPANESE, "磁場の向き", "match:磁場"),
+        (JAPANESE, "ｴﾈﾙｷﾞｰ", "match:エネルギー"),
+        (JAPANESE, "電場", "no_match"),
+        (JAPANESE, "正しい答え", "all_generic"),
+        (KOREAN, "에너지", "match:에너지"),
+        (KOREAN, "자기장이", "match:자기장"),
+        (KOREAN, "수소", "match:수소"),
+        (KOREAN, "질량", "no_match"),
+        (KOREAN, "정답은", "all_generic"),
+        (THAI, "ความเร็ว", "match:ความเร็ว"),
+        (THAI, "น้ำหนัก", "match:น้ําหนัก"),
+        (THAI, "แรง", "no_match"),
+        (THAI, "น้ำ", "match:น้ํา"),
+        (HINDI, "प्रतिरोध", "match:प्रतिरोध"),
+        (HINDI, "प्रति", "no_match"),
+        (HINDI, "धारा", "match:धारा"),
+        (HINDI, "धा", "all_generic"),
+        (HINDI, "सही उत्तर", "all_generic"),
+        (SPANISH, "energía", "match:energía"),
+        (SPANISH, "energi\u0301a", "match:energía"),
+        (SPANISH, "la respuesta", "all_generic"),
+        ("שאלה: מהו הכֹּחַ?", "הכֹּחַ", "match:הכֹּחַ"),
+        ("Si atoms per cell of Al", "Si", "match:si"),
+    ],
+)
+def test_words_of_other_scripts(question: str, term: str, expected: str) -> None:
+    assert verdict(f"<concept>{term}</concept> x", question) == expected.replace("\u0e33", "\u0e4d\u0e32")
+
+
+@pytest.mark.parametrize("letter", ["x", "α", "я", "é", "e\u0301", "क", "कि", "ก", "ع", "力", "힘", "あ", "\U00020000"])
+def test_one_letter_anchors_in_no_script(letter: str) -> None:
+    question = f"Which {letter} is it, {letter}{letter} or {letter}?"
+    assert verdict(f"<concept>{letter}</concept> x", question) == "all_generic"
+
+
+@pytest.mark.parametrize("end", ["。", "！", "？」"])
+def test_long_feedback_without_blanks_is_cut_at_a_sentence(end: str) -> None:
+    _, text = process("<concept>加速度</concept>" + f"请再检查第二步的符号{end}" * 400, CHINESE)
+    assert text is not None and len(text) <= MAX_FEEDBACK_CHARS and text.endswith(end)
 
 
 @pytest.mark.parametrize(

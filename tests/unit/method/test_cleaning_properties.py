@@ -187,14 +187,46 @@ def growth(work: Callable[[str], object], unit: str, repeats: int = 1500, factor
     return first if first < LINEAR else min(first, once_grown(), once_grown())
 
 
+HOSTILE = ["[THINK]", "</thought>", "<think a=", "◁think▷", "<|channel|>analysis", "assistantfinal", "＜", "analysisA"]
+HOSTILE += [
+    "\\boxed{",
+    "\\boxed{B}",
+    "\\boxed{{",
+    "正确答案",
+    "答案是",
+    "la respuesta correcta ",
+    "правильный ",
+    "B ist ",
+    "정답은 ",
+    "सही उत्तर ",
+]
+HOSTILE += ["die dritte option ", "$$", "Bが", "it must be ", "the third option "]
+
+
 @pytest.mark.parametrize(
-    "unit", [*PIECES, "answer is A or ", "**A **", "<think></think>", "the best the right ", "((("]
+    "unit", [*PIECES, "answer is A or ", "**A **", "<think></think>", "the best the right ", "(((", *HOSTILE]
 )
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
     assert growth(sanitize, unit) < LINEAR
 
 
-@pytest.mark.parametrize("unit", ["<concept>", "</concept>", "<concept>force", "force ", "\\mathrm{", "a-", "'"])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "<concept>",
+        "</concept>",
+        "<concept>force",
+        "force ",
+        "\\mathrm{",
+        "a-",
+        "'",
+        "力a",
+        "答案的",
+        "자기의 ",
+        "कि",
+        "น้ำ",
+    ],
+)
 def test_the_anchor_is_linear_in_feedback_and_in_problem(unit: str) -> None:
     assert growth(lambda text: verdict(text, PROBLEM), unit) < LINEAR
     assert growth(lambda text: verdict(f"<concept>{text}</concept> x", PROBLEM), unit) < LINEAR

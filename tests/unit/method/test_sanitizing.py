@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.method.anchoring import process
 from shared.method.sanitizing import (
     neutralise_control_tokens,
     sanitize,
@@ -191,3 +192,48 @@ def test_neutralising_is_idempotent_and_leaves_no_token(text: str) -> None:
 )
 def test_strip_thinking(text: str, expected: str) -> None:
     assert strip_thinking(text) == expected
+
+
+BLOCKS = [
+    ("<think>", "</think>"),
+    ("<thought>", "</thought>"),
+    ('<Thinking budget="9">', "</Thinking>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("＜think＞", "＜/think＞"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("analysisWe", "assistantfinal"),
+    ("<|channel>thought\n", "<channel|>"),
+]
+FOR_DATA_SETS = [("<reasoning>", "</reasoning>"), ("<reflection>", "</reflection>")]
+
+
+@pytest.mark.parametrize(("opening", "closing"), [*BLOCKS, *FOR_DATA_SETS])
+def test_hidden_reasoning_is_no_part_of_a_feedback_and_decides_no_verdict(opening: str, closing: str) -> None:
+    hidden = f"{opening}It is <concept>zebra</concept> and B.{closing}"
+    seen = "<concept>force</concept> Check the sign."
+    assert process(f"{hidden}{seen}", "Which force?") == ("match:force", "Check the sign.")
+    assert process(f"{opening}{seen}", "Which force?") == ("fb_none", None)
+    assert process(f"It is zebra.{closing}{seen}", "Which force?") == ("match:force", "Check the sign.")
+
+
+@pytest.mark.parametrize(("opening", "closing"), BLOCKS)
+def test_a_demonstration_loses_what_its_model_hides(opening: str, closing: str) -> None:
+    assert strip_thinking(f"{opening}secret{closing}<answer>B</answer>") == "<answer>B</answer>"
+
+
+@pytest.mark.parametrize(("opening", "closing"), FOR_DATA_SETS)
+def test_a_demonstration_keeps_the_reasoning_that_its_data_set_asks_for(opening: str, closing: str) -> None:
+    text = f"{opening}step one{closing}<answer>B</answer>"
+    assert strip_thinking(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["I think <about it>", "analysis of the sign", "[thought]", "<think about it>", "a < b"]
+)
+def test_words_of_thinking_are_no_marks(text: str) -> None:
+    assert sanitize(text) == strip_thinking(text) == text

@@ -261,6 +261,16 @@ class TestCommand:
         redis = next(row for row in rows if "redis" in row)
         assert redis[4] == "", "what holds no model is not on a GPU"
 
+    def test_a_language_beyond_the_sanitizer_is_noted(self, dry_run: "DryRun", tmp_path: Path) -> None:
+        for name in ("train", "validation", "test"):
+            rows = [
+                {"id": f"{name} {n}", "domain": domain, "question": f"{name} {n}: ความเร็วของรถเป็นเท่าไร", "answer": "12"}
+                for n, domain in enumerate(("physics", "chemistry") * 8)
+            ]
+            (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+        _, said, _ = dry_run("--preset", "smoke", "--set", f"problems.source={tmp_path}")
+        assert "Note: 48 of 48 questions are in Thai, of which the sanitizer knows no forms" in " ".join(said.split())
+
     def test_a_run_that_has_begun_has_no_dry_run(self, dry_run: "DryRun") -> None:
         code, _, error = dry_run("--resume", "r1")
         assert (code, "--dry-run: expected no --resume" in error) == (2, True)

@@ -6,7 +6,8 @@ import pytest
 
 from shared.errors import ProblemSetError
 from shared.problems.generated import DOMAINS, PerKind, draw_partitions, generate
-from shared.problems.problem import PARTITIONS, ProblemSet, leak_key
+from shared.problems.leaks import leak_key
+from shared.problems.problem import PARTITIONS, ProblemSet
 
 
 @pytest.fixture(scope="module")

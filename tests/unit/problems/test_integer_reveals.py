@@ -25,6 +25,28 @@ REMOVED = [
     ("Then 3 * 4 gives 12.", "12", "Then 3 * 4."),
     ("The voltage is 12.", "12", "The voltage."),
     ("3 * 4 ＝ １２.", "12", "3 * 4."),
+    ("The answer is **12**.", "12", ""),
+    ("The answer is $12$ volts.", "12", " volts."),
+    ("The voltage is 12.0 V.", "12", "The voltage."),
+    ("3 * 400 = 1,200 m.", "1200", "3 * 400."),
+    ("mass = 1,200.", "1200", "mass."),
+    ("Check it. \\boxed{12}", "7", "Check it."),
+    ("Check it. $\\boxed{12 V}$", "12", "Check it."),
+    ("检查公式。答案是12。", "12", "检查公式。"),
+    ("电压等于12伏。", "12", "电压伏。"),
+    ("Die Antwort ist 12.", "7", ""),
+    ("Die Spannung beträgt 12.", "12", "Die Spannung."),
+    ("La respuesta es 12.", "7", ""),
+    ("La réponse est 12.", "7", ""),
+    ("La tension vaut 12.", "12", "La tension."),
+    ("A resposta é 12.", "7", ""),
+    ("La risposta è 12.", "7", ""),
+    ("Ответ: 12.", "7", ""),
+    ("Напряжение равно 12.", "12", "Напряжение."),
+    ("उत्तर 12 है।", "7", ""),
+    ("الجواب هو 12.", "7", ""),
+    ("答えは12です。", "7", ""),
+    ("정답은 12입니다.", "7", ""),
 ]
 
 KEPT = [
@@ -40,6 +62,10 @@ KEPT = [
     ("Use 12 and 3.", "12"),
     ("The current is 12.5.", "12"),
     ("The current is 120.", "12"),
+    ("The current is 12.05.", "12"),
+    ("质量是3，速度是4。", "12"),
+    ("정답은 12가 아닙니다.", "7"),
+    ("Die Antwort ist 14 - pH.", "11"),
 ]
 
 

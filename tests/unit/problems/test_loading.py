@@ -30,6 +30,10 @@ def _write(directory: Path, rows: dict[str, list[Row]]) -> str:
     return str(directory)
 
 
+def _line(question: str = "Why?", answer: str = "12", extra: str = "") -> bytes:
+    return f'{{{extra}"id": "x", "domain": "optics", "question": "{question}", "answer": "{answer}"}}\n'.encode()
+
+
 def test_generated_needs_nothing_else() -> None:
     loaded = load_problem_set("generated", seed=4, per_kind=PerKind(test=1, validation=1, train=1, specialise=1))
     assert loaded.domains == ("physics", "chemistry")
@@ -89,6 +93,15 @@ def test_a_bad_row_is_refused_with_file_line_and_what_came(tmp_path: Path, chang
     ("line", "message"),
     [
         (b"{oops\n", r"test.jsonl:1: expected a JSON object, got '\{oops'"),
+        (b"[\n", r"test.jsonl:1: expected a JSON object, got '\[' \(.*\)\. JSON lines are one object a line.*jq -c"),
+        (b'[{"id": "x"}]\n', r"test.jsonl:1: expected an object with the fields .*, got .*jq -c '\.\[\]'"),
+        (b"\xff\xfe{\x00", r"test.jsonl: expected UTF-8 text, got other bytes at 0; it looks like UTF-16"),
+        (b'{"id": "x", "id": "y"}\n', r"test.jsonl:1: expected the field 'domain', it is missing"),
+        (_line(extra='"id": "y", '), r"test.jsonl:1: expected each field once, got 'id' twice"),
+        (_line(question="a\\u0000b"), r"test.jsonl:1: question: expected text without NUL .*, got 'a\\x00b'"),
+        (_line(answer="a\x00b"), r"test.jsonl:1: expected a JSON object, got '\{.*"),
+        (b'{"id": NaN}\n', r"test.jsonl:1: id: expected a valid string, got nan"),
+        (b"[" * 5000 + b"\n", r"test.jsonl:1: expected a JSON object, got '\[+'… \(5,000 characters\)"),
         (b"[1, 2]\n", r"test.jsonl:1: expected an object with the fields id, domain"),
         (b'{"id": "x"}\n', r"test.jsonl:1: expected the field 'domain', it is missing"),
         (b"\xff\xfe\n", r"test.jsonl: expected UTF-8 text, got other bytes at 0"),
@@ -99,6 +112,37 @@ def test_a_bad_line_is_refused(tmp_path: Path, line: bytes, message: str) -> Non
     (tmp_path / "test.jsonl").write_bytes(line)
     with pytest.raises(ProblemSetError, match=message):
         load_problem_set(source, "integer")
+
+
+@pytest.mark.parametrize("field", ["id", "domain", "answer", "question", "x" * 10**6])
+@pytest.mark.parametrize("value", ["a" * 10**6, ["a" * 10**6], {"a": "b" * 10**6}])
+def test_no_value_makes_a_message_long(tmp_path: Path, field: str, value: object) -> None:
+    rows = _rows()
+    rows["train"][1] |= {field: value}
+    if (field, type(value)) == ("question", str):
+        rows["train"][1]["answer"] = "no integer"
+    with pytest.raises(ProblemSetError, match=r"expect") as refused:
+        load_problem_set(_write(tmp_path, rows), "integer")
+    assert len(str(refused.value)) < 400 + len(str(tmp_path))
+
+
+def test_an_array_of_all_rows_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    source = _write(tmp_path, _rows())
+    (tmp_path / "test.jsonl").write_text(json.dumps([_row(f"row {n}", "optics") for n in range(2000)]))
+    with pytest.raises(ProblemSetError, match=r"JSON lines are one object a line") as refused:
+        load_problem_set(source, "integer")
+    assert len(str(refused.value)) < 400 + len(str(tmp_path))
+
+
+def test_ids_of_two_normal_forms_are_one_and_of_two_cases_two(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["test"].append(_row("TEST optics", "optics", question="Another?"))
+    rows["test"].append(_row("re\u0301ponse", "optics", question="Une?"))
+    source = _write(tmp_path, rows)
+    assert len(load_problem_set(source, "integer").test) == 4
+    rows["test"].append(_row("r\u00e9ponse", "optics", question="Deux?"))
+    with pytest.raises(ProblemSetError, match=r"test.jsonl:5: expected a new id, got 'réponse' as in .*test.jsonl:4"):
+        load_problem_set(_write(tmp_path, rows), "integer")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from shared.errors import ProblemSetError
 from shared.problems.formats import format_named
-from shared.problems.problem import Problem, ProblemSet, leak_key
+from shared.problems.problem import Problem, ProblemSet
 
 
 def _problem(problem_id: str, domain: str = "physics", **fields: str) -> Problem:
@@ -85,20 +85,3 @@ def test_the_hash_is_the_same_in_another_process() -> None:
         for hash_seed in ("1", "2")
     }
     assert len(hashes) == 1
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("What is  the pH?", "what is the PH"),
-        ("ﬁnd m²", "Find m2!"),
-        ("a-b_c", "a b c"),
-        ("STRASSE", "straße"),
-    ],
-)
-def test_leak_key_joins(one: str, other: str) -> None:
-    assert leak_key(one) == leak_key(other)
-
-
-def test_leak_key_keeps_numbers_apart() -> None:
-    assert leak_key("3 A and 12 ohm") != leak_key("31 A and 2 ohm")

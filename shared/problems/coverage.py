@@ -1,0 +1,50 @@
+"""Whether the rules that take answers out of feedback know the languages of a problem set.
+
+They know the forms of `shared/method/languages.py`. In any other language a tutor's "the answer is B" reaches the
+tutee, and nothing else would tell.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from shared.method.languages import LANGUAGES, language_of
+from shared.problems.problem import ProblemSet
+
+LEAST_SHARE = 0.05
+"""Of the questions: a stray quotation is no language of the set."""
+
+MANY_WORDS = 50
+"""Distinct words that would hold some of a known language's, were it one."""
+
+UNKNOWN = "a language that is not known"
+
+_COVERED = frozenset(language.name for language in LANGUAGES)
+
+
+def uncovered_languages(problems: ProblemSet) -> str | None:
+    """A sentence about the languages of the questions that the rules do not know; None if they know all of them."""
+    asked = [problem.question for problem in problems.all_problems()]
+    told = [(question, language_of(question)) for question in asked]
+    found = Counter(name for _, name in told if name is not None)
+    short = [question for question, name in told if name is None]
+    found[_language_of_all(short)] += len(short)
+    unknown = [
+        f"{count} of {len(asked)} questions are in {name}"
+        for name, count in found.most_common()
+        if name not in _COVERED and count >= max(1, LEAST_SHARE * len(asked))
+    ]
+    if not unknown:
+        return None
+    return (
+        f"{' and '.join(unknown)}, of which the sanitizer knows no forms: feedback that names the answer in words is "
+        f"delivered. It knows {', '.join(language.name for language in LANGUAGES)}"
+    )
+
+
+def _language_of_all(questions: Sequence[str]) -> str:
+    """Of questions of which none tells its language alone; formulas, or some words, are in the first one."""
+    text = "\n".join(questions)
+    name = language_of(text)
+    if name is None and len(set(text.split())) >= MANY_WORDS:
+        return UNKNOWN
+    return name or LANGUAGES[0].name

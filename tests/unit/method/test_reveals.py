@@ -1,0 +1,175 @@
+"""Forms of naming an answer, by language: what goes, and what says no answer and stays."""
+
+import pytest
+
+from shared.method.languages import ENGLISH, LANGUAGES, language_of
+from shared.method.sanitizing import sanitize
+
+NAMED = {
+    "English": [
+        "It must be C.",
+        "So it's C.",
+        "Therefore, it is option B.",
+        "The third option is right.",
+        "The correct answer is the second option.",
+        "Choose the last option.",
+    ],
+    "Chinese": [
+        "正确答案是B。",
+        "正確答案為（C）。",
+        "答案：C",
+        "答案應該選Ｂ。",
+        "B是正确答案。",
+        "因此选B。",
+        "第三个选项是正确的。",
+    ],
+    "Spanish": [
+        "La respuesta correcta es B.",
+        "La opción correcta es la C.",
+        "Elige la opción C.",
+        "La tercera opción es correcta.",
+    ],
+    "Hindi": ["सही उत्तर B है।", "उत्तर: C", "विकल्प B सही है।", "तीसरा विकल्प सही है।"],
+    "Arabic": [
+        "الإجابة الصحيحة هي B.",
+        "الجواب هو (C).",
+        "الخيار B صحيح.",
+        "الخيار ب صحيح.",
+        "اختر B.",
+        "الإجابة الصحيحة هي ب.",
+    ],
+    "French": [
+        "La bonne réponse est B.",
+        "La re\u0301ponse est donc la C.",
+        "La reponse correcte : B",
+        "La troisième option est correcte.",
+    ],
+    "Portuguese": ["A resposta correta é B.", "A alternativa correta é a letra C.", "Marque a alternativa D."],
+    "Russian": [
+        "Правильный ответ: B.",
+        "Правильный ответ — В.",
+        "Выберите вариант C.",
+        "Вариант B является правильным.",
+        "Вариант В верен.",
+    ],
+    "German": [
+        "Die richtige Antwort ist B.",
+        "Die Antwort lautet **C**.",
+        "Antwort B ist richtig.",
+        "Die dritte Option ist richtig.",
+    ],
+    "Japanese": [
+        "正解はBです。",
+        "答えはＢです。",
+        "Bが正解です。",
+        "答えは「C」である。",
+        "選択肢Cを選んでください。",
+    ],
+    "Korean": ["정답은 B입니다.", "정답: C", "B가 정답입니다.", "세 번째 선택지가 정답입니다.", "정답은 2번입니다."],
+    "Italian": ["La risposta corretta è B.", "La risposta giusta è la C.", "Scegli la B.", "La risposta B è corretta."],
+}
+
+HARMLESS = [
+    "答案不是B",
+    "选项B不正确。",
+    "不应选B，请再想想。",
+    "加速度在B点为零。",
+    "La respuesta no es B.",
+    "La opción B es menor que la C.",
+    "सही उत्तर B नहीं है",
+    "الإجابة ليست B",
+    "La réponse n'est pas B.",
+    "Le point B est plus haut.",
+    "não escolha B",
+    "Правильный ответ не B.",
+    "Ответ: В этом случае сила растёт.",
+    "Die Antwort ist nicht B.",
+    "Die Antwort ist eine Kraft.",
+    "Im Punkt B ist die Kraft null.",
+    "答えはBではない。",
+    "点Bは右にある。",
+    "정답은 B가 아닙니다.",
+    "점 B는 오른쪽에 있다.",
+    "La risposta non è B.",
+    "It must be A matter of sign",
+    "The field is strong; it is B times the area",
+    "The second step is right",
+    "Solution: A common mistake is the sign.",
+    "The proposition: A body at rest stays there.",
+    "A die is cast; the total is E, the son of it is C",
+]
+
+BOXES = [
+    r"\boxed{\text{Option C}}",
+    r"\boxed{\,C\,}",
+    r"\boxed{\color{red}{C}}",
+    r"\boxed{\textcolor{blue}{\text{(C)}}}",
+    r"\boxed{\textbf{(C) }\frac{7}{3}}",
+    r"$$\boxed{\large C}$$",
+    r"$ \boxed{\mathrm{C.}\ 3.96} $",
+    r"\boxed{\text{答案：C}}",
+    r"\fbox{\textbf{A and B}}",
+    r"\boxed{\boxed{B}}",
+]
+OTHER_BOXES = [
+    r"\boxed{\frac{A}{B}}",
+    r"\boxed{A/B}",
+    r"\boxed{B = 3}",
+    r"\boxed{\vec{B}}",
+    r"\boxed{3\,\text{C}}",
+    r"\boxed{\sqrt{2}}",
+]
+
+
+@pytest.mark.parametrize("text", [text for texts in NAMED.values() for text in texts])
+def test_a_named_answer_goes_and_its_neighbours_stay(text: str) -> None:
+    assert sanitize(text) == ""
+    assert sanitize(f"1 + 1. {text} 2 - 2.") == "1 + 1. 2 - 2."
+    assert sanitize(f"検査。 {text} 再看单位。") == "検査。 再看单位。"
+
+
+@pytest.mark.parametrize("text", [*HARMLESS, *OTHER_BOXES])
+def test_what_names_no_answer_stays(text: str) -> None:
+    assert sanitize(text) == text
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_a_box_goes_with_all_that_it_holds(box: str) -> None:
+    assert sanitize(f"Check it. {box}") == "Check it."
+
+
+def test_every_listed_language_is_held_here_and_told_from_the_others() -> None:
+    assert list(NAMED) == [language.name for language in LANGUAGES]
+    assert LANGUAGES[0] is ENGLISH
+
+
+QUESTIONS = {
+    "English": "What is the speed of the car?",
+    "Chinese": "汽车的速度v是多少m/s？",
+    "Spanish": "¿Cuál es la velocidad de la rueda y el radio?",
+    "Hindi": "कार की गति क्या है?",
+    "Arabic": "ما هي سرعة السيارة في هذا الطريق؟",
+    "French": "Quelle est la vitesse de la voiture dans le virage ?",
+    "Portuguese": "Qual é a velocidade do carro na curva?",
+    "Russian": "Какова скорость автомобиля, если путь равен 3 м?",
+    "German": "Wie groß ist die Geschwindigkeit des Wagens?",
+    "Japanese": "車の速さはいくらですか。",
+    "Korean": "자동차의 속도는 얼마인가?",
+    "Italian": "Qual è la velocità della ruota e il raggio di curva?",
+    "Thai": "ความเร็วของรถเป็นเท่าไร",
+    "Greek": "Ποια είναι η ταχύτητα του αυτοκινήτου;",
+    "Dutch": "Wat is de snelheid van de auto in het dal?",
+    "Polish": "Ile wynosi prędkość samochodu na zakręcie i jaka jest siła?",
+    "Ukrainian": "Яка швидкість автомобіля та що це є?",
+    "Persian": "سرعت خودرو چند است و این را از چه می‌دانیم؟",
+}
+
+
+@pytest.mark.parametrize(("language", "question"), QUESTIONS.items())
+def test_the_language_of_a_question(language: str, question: str) -> None:
+    assert language_of(question) == language
+
+
+@pytest.mark.parametrize("text", ["", "12 + 3", "Σ F = m a"])
+def test_what_tells_no_language_has_none(text: str) -> None:
+    assert language_of(text) is None

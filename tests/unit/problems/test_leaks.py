@@ -1,0 +1,107 @@
+"""The key of a question: what is style, and what asks something else."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.problems.leaks import leak_key
+
+SAME = [
+    ("What is  the pH?", "what is the PH"),
+    ("ﬁnd m²", "Find m^2!"),
+    ("well-known_fact", "well known fact"),
+    ("STRASSE", "straße"),
+    ("What is 7 + 5?", "What is 7+5"),
+    ("Ｗｈａｔ ｉｓ ７＋５？", "what is 7 + 5?"),
+    ("What is 7 − 5?", "What is 7-5?"),
+    ("What is $7 - 5$?", "What is 7 - 5?"),
+    ("“What” is 'it'?", "What is it?"),
+    ("Is it so, then?", "Is it so — then?"),
+    ("**What** is it?", "What is it?"),
+    ("50 % of it", "50% of it"),
+    ("It weighs 1,200 kg.", "It weighs 1200 kg"),
+    ("Ca²⁺ ions", "Ca^{2+} ions"),
+    ("Ca²⁺ ions", "Ca2+ ions"),
+    ("CO₂ and H₂O", "CO_2 and H_{2}O"),
+    ("10⁻⁵ m", "10^{-5} m"),
+    ("½ of it", "1/2 of it"),
+    ("3 m/s", "3 m / s"),
+    ("The pH (acidity) of it", "The pH, acidity, of it"),
+    ("the volume (in Å³)", "the volume in Å³"),
+    ("- What is it?", "What is it?"),
+    ("汽车的速度是多少？", "汽车的速度是多少"),
+    ("溶液的 pH 值", "溶液的pH值"),
+    ("pen\u200bdulum", "pendulum"),
+    ("re\u0301ponse", "réponse"),
+    ("ｶﾞｽ", "ガス"),
+]
+
+OTHER = [
+    ("3 A and 12 ohm", "31 A and 2 ohm"),
+    ("What is 7 + 5?", "What is 7 - 5?"),
+    ("What is 7 - 5?", "What is 7 5?"),
+    ("What is 7 * 5?", "What is 7 / 5?"),
+    ("What is a - b?", "What is a b?"),
+    ("What is a-b?", "What is a b?"),
+    ("What is x − y?", "What is x + y?"),
+    ("Square -5.", "Square 5."),
+    ("50 % of 8", "50 of 8"),
+    ("5 % of 8", "5 ‰ of 8"),
+    ("the ion Na+", "the ion Na-"),
+    ("the ion Na+", "the ion Na"),
+    ("the ion Cl-.", "the ion Cl."),
+    ("Ca²⁺", "Ca⁺"),
+    ("CH3-CH2", "CH3=CH2"),
+    ("CH3-CH2", "CH3CH2"),
+    ("C#N", "C=N"),
+    ("C[C@H](N)O", "C[C@@H](N)O"),
+    ("CC(C)O", "CCCO"),
+    ("What is 10⁵?", "What is 105?"),
+    ("x²", "x₂"),
+    ("1.5 m", "15 m"),
+    ("1.5 m", "1 5 m"),
+    ("a ratio of 1:2", "a ratio of 12"),
+    ("2 * (3 + 4)", "(2 * 3) + 4"),
+    ("2(3 + 4)", "2 3 + 4"),
+    ("2^(3^4)", "(2^3)^4"),
+    ("5! + 1", "5 + 1"),
+    ("f'(2)", "f(2)"),
+    ("2½ kg", "21/2 kg"),
+    ("a < b", "a > b"),
+    ("5 €", "5 £"),
+    ("It costs $5 or $7.", "It costs 5 or 7."),
+    ("|x|", "x"),
+    ("20 °C", "20 C"),
+    ("कि", "की"),
+    ("น้ำ", "นา"),
+    ("שָׁלוֹם", "שלם"),
+    ("か", "が"),
+    ("수소", "산소"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_style_makes_no_other_question(one: str, other: str) -> None:
+    assert leak_key(one) == leak_key(other)
+
+
+@pytest.mark.parametrize(("one", "other"), OTHER)
+def test_different_questions_have_different_keys(one: str, other: str) -> None:
+    assert leak_key(one) != leak_key(other)
+
+
+@given(st.text(max_size=80))
+def test_a_key_is_its_own_in_other_blanks_and_width(text: str) -> None:
+    assert leak_key(f"  {text}\n") == leak_key(text)
+
+
+@pytest.mark.parametrize("unit", ["(", ")(", "((a+", "$", "$ a", "-", "- ", "1,234", "^", "²", "a*", "कि", "1.", "!"])
+def test_time_is_linear_in_hostile_text(unit: str) -> None:
+    def seconds(repeats: int) -> float:
+        started = time.thread_time()
+        leak_key(unit * repeats)
+        return max(time.thread_time() - started, 1e-3)
+
+    assert min(seconds(8000) / seconds(2000) for _ in range(3)) < 9
