@@ -126,7 +126,7 @@ def test_where_torch_is_not_installed_it_is_said_where_to_do_it(
     runs: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done(runs)
-    monkeypatch.delitem(sys.modules, "shared.modeling.adapters", raising=False)
+    monkeypatch.delitem(sys.modules, "services.trainer.trained", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     result = weights(runs, *words)
     assert getattr(result.exception, "exit_code", None) == 2
