@@ -14,8 +14,9 @@ import torch
 from shared.blobs.durable import locked, sha256_file
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
-from shared.modeling.directory import MODEL_CONFIG, holds_weights, read_object, shown
+from shared.modeling.directory import MODEL_CONFIG, holds_weights
 from shared.modeling.loading import Dtype, load_config, load_model
+from shared.modeling.plain_lora import read_plain_lora
 from shared.modeling.saving import model_identity, save_model, small_hashes
 
 
@@ -26,12 +27,10 @@ def is_adapter(directory: Path) -> bool:
 
 
 def base_name(adapter: Path) -> str:
-    """The base model that an adapter names. Raises ModelError where it names none."""
-    name = read_object(adapter / CONFIG_FILE).get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
-        raise ModelError(
-            f"expected base_model_name_or_path in {adapter / CONFIG_FILE}, got {shown(name)}: name the base"
-        )
+    """The base model that an adapter names. Raises ModelError where it names none, or cannot be merged into one."""
+    name = read_plain_lora(adapter).base_model_name_or_path
+    if not name:
+        raise ModelError(f"expected base_model_name_or_path in {adapter / CONFIG_FILE}, got {name!r}: name the base")
     return name
 
 

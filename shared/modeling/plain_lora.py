@@ -21,7 +21,6 @@ _BASE_UNTOUCHED = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 _NO_EFFECT = frozenset(
     {
         "auto_mapping",
-        "base_model_name_or_path",
         "corda_config",
         "eva_config",
         "fan_in_fan_out",  # only linear layers are changed, for which PEFT sets it back
@@ -50,6 +49,7 @@ class PlainLora(BaseModel):
     peft_type: str
     r: int = Field(ge=1)
     lora_alpha: float = Field(allow_inf_nan=False)
+    base_model_name_or_path: str | None = None
     target_modules: Names
     exclude_modules: Names | None = None
     layers_to_transform: int | list[int] | None = None

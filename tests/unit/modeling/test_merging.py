@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,12 @@ def test_a_configuration_that_is_no_object_names_no_base(text: str, tuned: Path,
     (tuned / "adapter_config.json").write_text(text)
     with pytest.raises(ModelError, match="expected a JSON object in"):
         resolve_model(str(tuned), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("look", [find_model, resolve_model])
+def test_an_adapter_that_cannot_be_merged_is_refused_before_its_base_is_looked_for(
+    look: Callable[[str, Path], object], tuned: Path, tmp_path: Path
+) -> None:
+    change_config(tuned, use_dora=True, base_model_name_or_path="no such model")
+    with pytest.raises(ModelError, match="got use_dora = true"):
+        look(str(tuned), tmp_path / "cache")

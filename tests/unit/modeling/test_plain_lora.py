@@ -138,7 +138,7 @@ def test_an_option_that_is_not_known_yet_is_refused_unless_it_is_off(plain: Path
 
 def test_every_option_of_peft_is_in_one_of_the_tables() -> None:
     without_effect = {"corda_config", "eva_config", "loftq_config", "megatron_core", "qalora_group_size"}
-    without_effect |= {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "runtime_config"}
+    without_effect |= {"auto_mapping", "inference_mode", "peft_version", "runtime_config"}
     known = {*REFUSED, *without_effect, *PlainLora.model_fields, *(name for each in SAME.values() for name in each)}
     assert {field.name for field in dataclasses.fields(LoraConfig)} - known == {"task_type"}
 
