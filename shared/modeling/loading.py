@@ -104,23 +104,21 @@ def load_tokenizer(path: Path, chat_template: str | None) -> PreTrainedTokenizer
 
 
 def _require_known_ids(tokenizer: PreTrainedTokenizerBase, size: int, path: Path) -> None:
-    """A special token that has no part and is not in the template never comes up: some models have one too many."""
-    named = set(tokenizer.all_special_tokens)
-    beyond = [
-        f"{token!r} ({index})"
-        for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-        if index >= size
-        and (
-            index not in tokenizer.added_tokens_decoder
-            or not tokenizer.added_tokens_decoder[index].special
-            or token in named
-            or token in str(tokenizer.chat_template)
-        )
-    ]
+    """Raises ModelError where a prompt may hold an id that the embedding does not have."""
+    named, added = set(tokenizer.all_special_tokens), tokenizer.added_tokens_decoder
+
+    def comes_up(token: str, index: int) -> bool:
+        """Texts give no special tokens, and some models have one too many for the pictures of a sibling."""
+        special = index in added and added[index].special
+        return not special or token in named or token in str(tokenizer.chat_template)
+
+    ids = tokenizer.get_vocab().items()
+    beyond = sorted((index, token) for token, index in ids if index >= size and comes_up(token, index))
     if beyond:
         raise ModelError(
-            f"expected token ids below {size}, the model's vocab_size, of the tokenizer in {path}, got {few(beyond)}: "
-            "resize the model's embedding and save it, or take the tokens out"
+            f"expected token ids below {size}, the model's vocab_size, of the tokenizer in {path}, got "
+            f"{few([f'{token!r} ({index})' for index, token in beyond])}: resize the model's embedding and save it, "
+            "or take the tokens out"
         )
 
 
