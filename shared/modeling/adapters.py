@@ -158,7 +158,10 @@ def merged_parameters(model: nn.Module, tensors: Mapping[str, Tensor], spec: Lor
         for module, a, b in _pairs(tensors, spec):
             weight = _weight(model, module, (b.shape[0], a.shape[1]))
             if f"{module}.weight" not in own:
-                raise ModelError(f"the adapter changes {module}, whose weight the base model ties to another layer's")
+                raise ModelError(
+                    f"the adapter changes {module}, whose weight the base model ties to another layer's: save the base "
+                    "with a weight of its own for it, and tie_word_embeddings = false"
+                )
             delta = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
             merged[f"{module}.weight"] = weight.float().add(delta, alpha=spec.alpha_scale).to(weight.dtype)
     return merged

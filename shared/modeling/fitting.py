@@ -44,7 +44,10 @@ def refuse_others(info: Mapping[str, Collection[Any]], path: Path) -> None:
     faults = {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"], "of another shape": reshaped}
     said = [f"{kind}: {few(sorted(names))}" for kind, names in faults.items() if names]
     if said:
-        raise ModelError(f"expected in {path} the tensors that its config.json describes; {'; '.join(said)}")
+        raise ModelError(
+            f"expected in {path} the tensors that its config.json describes (is it complete? fetch or save it again); "
+            f"{'; '.join(said)}"
+        )
 
 
 def _without_values(files: list[Path]) -> dict[str, Tensor]:
