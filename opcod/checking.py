@@ -1,6 +1,5 @@
 """All that can be known to be wrong before a run begins, so that nothing is half-written. Raises ConfigError."""
 
-import json
 import re
 import shutil
 import socket
@@ -96,15 +95,19 @@ def _check_models(paths: Paths, settings: RunSettings) -> None:
     for name, student in settings.students.items():
         if student.engine == "scripted":
             continue
-        vocabulary = _vocabulary(base_model(settings, name, paths))
+        vocabulary = _checked_vocabulary(base_model(settings, name, paths), student.chat_template)
         top_k = settings.loss.top_k
-        if top_k != "all" and vocabulary is not None and top_k > vocabulary:
+        if top_k != "all" and top_k > vocabulary:
             raise ConfigError(
                 f"loss.top_k: expected at most {vocabulary}, the vocabulary of student {name}, got {top_k}; "
                 f"`all` takes all of it"
             )
 
 
-def _vocabulary(model_dir: Path) -> int | None:
-    size = json.loads((model_dir / "config.json").read_text()).get("vocab_size")
-    return size if isinstance(size, int) else None
+def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:
+    """How many ids a model has, whose files were seen to make one. Raises ModelError."""
+    from shared.modeling.loading import check_model, load_tokenizer, vocabulary_size
+
+    check_model(model_dir)
+    load_tokenizer(model_dir, chat_template)
+    return vocabulary_size(model_dir)

@@ -1,11 +1,14 @@
 """Going back to an earlier version of a finished run: a new version with the old tensors, never a rewrite."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 
 from opcod.deployment import is_elsewhere, run_lock
 from opcod.versions import faults_of, versions_of
 from services.broker.recovery import write_state_file
 from shared.blobs.local import LocalStore
+from shared.blobs.port import Content
 from shared.bus.redis import RedisBus
 from shared.config.environment import service_environment
 from shared.contracts.ids import version_name, weights_uri
@@ -44,7 +47,9 @@ def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
         name, parent = version_name(student, step), version_name(student, step - 1)
         changes = {"version": name, "parent": parent, "step": step, "batch_sha256": None, "restores": to}
         manifest = source.manifest.model_copy(update=changes)
-        files = {entry.name: (run_dir / source.uri / entry.name).read_bytes() for entry in manifest.files}
+        files: dict[str, Content] = {
+            entry.name: partial(shutil.copyfile, run_dir / source.uri / entry.name) for entry in manifest.files
+        }
         LocalStore(run_dir).write_directory(weights_uri(student, step), files, manifest.model_dump_json().encode())
         live = {**state.version, student: name}
         write_state_file(run_dir, state.model_copy(update={"version": live, "revision": state.revision + 1}))

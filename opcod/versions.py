@@ -1,6 +1,5 @@
 """Published versions as they lie on disk, and what can be wrong with one."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from shared.blobs.batches import batch_directory
+from shared.blobs.durable import sha256_file
 from shared.blobs.local import MANIFEST, LocalStore
 from shared.contracts.ids import version_name, weights_uri
 from shared.contracts.weights import WeightsManifest
@@ -58,8 +58,7 @@ def faults_of(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
 
 def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
     try:
-        from services.trainer.trained import version_tensors  # torch: only here
-        from shared.modeling.adapters import checksum
+        from services.trainer.trained import version_checksum  # torch: only here
     except ImportError as missing:
         raise ConfigError(
             f"checking tensors needs {missing.name}, which is not installed here. In containers do it where a "
@@ -69,7 +68,7 @@ def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
     store = LocalStore(run_dir)
     try:
         store.verify(version.uri, store.read_manifest(version.uri))
-        if checksum(version_tensors(run_dir / version.uri, version.manifest)) != version.manifest.checksum:
+        if version_checksum(run_dir / version.uri, version.manifest) != version.manifest.checksum:
             yield "its tensors do not have the checksum of the manifest"
     except OpcodError as error:
         yield str(error)
@@ -77,5 +76,5 @@ def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
 
 def _batch_faults(run_dir: Path, manifest: WeightsManifest) -> Iterator[str]:
     batch = run_dir / batch_directory(manifest.student, manifest.step) / MANIFEST
-    if batch.exists() and hashlib.sha256(batch.read_bytes()).hexdigest() != manifest.batch_sha256:
+    if batch.exists() and sha256_file(batch) != manifest.batch_sha256:
         yield f"it was trained on another batch than the one in {batch.parent.name}"

@@ -91,7 +91,7 @@ def _look_at_engines(found: PlannedRun) -> None:
 def _look_at_models(found: PlannedRun, paths: Paths) -> tuple[Count | None, dict[str, ModelShape]]:
     """How student a's tokenizer counts (None without one), and the shapes that are known, by student."""
     from shared.modeling.chat import render
-    from shared.modeling.loading import load_tokenizer
+    from shared.modeling.loading import check_model, load_tokenizer
     from shared.modeling.resolving import find_model
 
     count: Count | None = None
@@ -102,12 +102,15 @@ def _look_at_models(found: PlannedRun, paths: Paths) -> tuple[Count | None, dict
             continue
         with _noted(found.missing):
             directory = find_model(section.model, paths.cache_dir)
-            shape = KNOWN_SHAPES.get(section.model) if directory is None else read_shape(directory)
             if directory is None:
+                shape = KNOWN_SHAPES.get(section.model)
                 found.notes.append(f"student {student}: {section.model} is not on this machine and is fetched first")
-            elif count is None:
+            else:
+                check_model(directory)
                 tokenizer = load_tokenizer(directory, section.chat_template)
-                count = lambda messages, tokenizer=tokenizer: len(render(tokenizer, messages))  # noqa: E731
+                if count is None:
+                    count = lambda messages, tokenizer=tokenizer: len(render(tokenizer, messages))  # noqa: E731
+                shape = read_shape(directory)
             if shape is None:
                 found.notes.append(
                     f"student {student}: the sizes of {section.model} are not known, so neither its memory"

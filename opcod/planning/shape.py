@@ -1,9 +1,9 @@
 """The sizes of a model that decide what it needs, read from its config.json without loading anything."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from shared.modeling.directory import MODEL_CONFIG, read_object
 
 DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 
@@ -76,8 +76,8 @@ KNOWN_SHAPES = {
 
 
 def read_shape(model_dir: Path) -> ModelShape | None:
-    """The shape of the model in that directory; None where its config.json lacks a size."""
-    config: dict[str, Any] = json.loads((model_dir / "config.json").read_text())
+    """The shape of the model in that directory; None where its config.json lacks a size. Raises ModelError."""
+    config = read_object(model_dir / MODEL_CONFIG)
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
         return ModelShape(
@@ -91,5 +91,5 @@ def read_shape(model_dir: Path) -> ModelShape | None:
             tied=bool(config.get("tie_word_embeddings", False)),
             norms=config.get("model_type") == "qwen3",
         )
-    except KeyError:
+    except (KeyError, TypeError, ValueError):
         return None

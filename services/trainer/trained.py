@@ -23,10 +23,13 @@ from shared.modeling.adapters import (
     LoraSpec,
     adapter_tensors,
     attach_lora,
+    checksum,
     load_adapter,
     save_adapter,
     set_adapter_tensors,
 )
+from shared.modeling.checksums import file_checksum
+from shared.modeling.finite import file_tensors, require_finite
 from shared.modeling.full import MODEL_FILE, load_full, model_tensors, set_model_tensors, write_model
 from shared.modeling.loading import Dtype, load_model
 from shared.modeling.saving import small_files
@@ -110,6 +113,20 @@ class TrainedModel:
 
 def version_tensors(directory: Path, manifest: WeightsManifest) -> Mapping[str, Tensor]:
     """The tensors of a published version among other files. Raises ModelError."""
+    return load_adapter(directory)[0] if manifest.kind == "lora" else load_full(*_tensor_files(directory, manifest))
+
+
+def version_checksum(directory: Path, manifest: WeightsManifest) -> str:
+    """The identity of a published version's tensors, which are finite; a whole model's are read one by one.
+
+    Raises ModelError.
+    """
     if manifest.kind == "lora":
-        return load_adapter(directory)[0]
-    return load_full(*(directory / entry.name for entry in manifest.files if entry.name.endswith(".safetensors")))
+        return checksum(load_adapter(directory)[0])
+    files = _tensor_files(directory, manifest)
+    require_finite(file_tensors(*files), directory)
+    return file_checksum(*files)
+
+
+def _tensor_files(directory: Path, manifest: WeightsManifest) -> list[Path]:
+    return [directory / entry.name for entry in manifest.files if entry.name.endswith(".safetensors")]

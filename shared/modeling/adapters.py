@@ -6,12 +6,13 @@ everything that is loaded is finite and consistent with its spec.
 """
 
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -22,11 +23,15 @@ from transformers import PreTrainedModel
 
 from shared.errors import ModelError
 from shared.modeling.checksums import TensorBytes, checksum_of
+from shared.modeling.directory import ADAPTER_CONFIG, few, reason
+from shared.modeling.finite import is_finite
 from shared.modeling.loading import DTYPES, Dtype
+from shared.modeling.plain_lora import read_plain_lora, require_targets
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
+CONFIG_FILE = ADAPTER_CONFIG
 _PREFIX = "base_model.model."
+_SIDE = re.compile(r"\.lora_[AB]\.weight$")
 _SAFETENSORS_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 Adapter = dict[str, Tensor]
@@ -96,7 +101,8 @@ def adapter_tensors(peft_model: PeftModel, adapter_name: str = "default") -> Ada
 def set_adapter_tensors(peft_model: PeftModel, tensors: Mapping[str, Tensor], adapter_name: str = "default") -> None:
     """Copy `tensors` into an attached adapter. Raises ModelError where their names are not that adapter's."""
     expected = get_peft_model_state_dict(peft_model, adapter_name=adapter_name, save_embedding_layers=False)
-    _require_same("tensor names", set(expected), set(tensors))
+    if set(expected) != set(tensors):
+        raise ModelError(f"expected the tensors of the attached adapter; {_difference(expected, tensors)}")
     for name, tensor in tensors.items():
         _require_same(f"shape of {name}", tuple(expected[name].shape), tuple(tensor.shape))
     set_peft_model_state_dict(peft_model, dict(tensors), adapter_name=adapter_name)
@@ -120,17 +126,16 @@ def save_adapter(directory: Path, tensors: Mapping[str, Tensor], spec: LoraSpec,
 
 
 def load_adapter(directory: Path) -> tuple[Adapter, LoraSpec]:
-    """Read an adapter. Raises ModelError where a file is missing or broken, or a tensor is not finite."""
+    """Read an adapter. Raises ModelError where a file is missing or broken, a tensor is not finite, or the adapter is
+    more than `LoraSpec` says.
+    """
+    config = read_plain_lora(directory)
     try:
-        config = json.loads((directory / CONFIG_FILE).read_text())
         tensors: Adapter = load_file(directory / WEIGHTS_FILE)
-        spec = _spec_of(config, tensors)
-    except (OSError, SafetensorError, ValueError, KeyError) as broken:
-        raise ModelError(
-            f"expected {CONFIG_FILE} and {WEIGHTS_FILE} of a LoRA adapter in {directory}: {broken}"
-        ) from broken
-    for _name, _a, _b in _pairs(tensors, spec):
-        pass
+    except (OSError, SafetensorError) as broken:
+        raise ModelError(f"expected {WEIGHTS_FILE} of a LoRA adapter in {directory}: {reason(broken)}") from broken
+    spec = LoraSpec(config.r, config.alpha_scale, config.first_layer, _dtype_of(tensors, directory))
+    require_targets(config, [module for module, _a, _b in _pairs(tensors, spec, str(directory))], directory)
     return tensors, spec
 
 
@@ -140,13 +145,6 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         TensorBytes(name, _SAFETENSORS_NAMES[tensor.dtype], tuple(tensor.shape), _bytes_of(tensor))
         for name, tensor in sorted(tensors.items())
     )
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """No element is infinite or NaN. A sum that is finite shows it at a fraction of the cost, as it is so only where
-    every element is; one that is not may just be too large.
-    """
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def merge_adapter(model: nn.Module, tensors: Mapping[str, Tensor], spec: LoraSpec) -> None:
@@ -163,9 +161,15 @@ def merged_parameters(model: nn.Module, tensors: Mapping[str, Tensor], spec: Lor
     `model` keeps its own. Raises ModelError where the adapter names a module that is missing, or not of its shape.
     """
     merged: dict[str, Tensor] = {}
+    own = {name for name, _ in model.named_parameters()}
     with torch.no_grad():
         for module, a, b in _pairs(tensors, spec):
             weight = _weight(model, module, (b.shape[0], a.shape[1]))
+            if f"{module}.weight" not in own:
+                raise ModelError(
+                    f"the adapter changes {module}, whose weight the base model ties to another layer's: save the base "
+                    "with a weight of its own for it, and tie_word_embeddings = false"
+                )
             delta = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
             merged[f"{module}.weight"] = weight.float().add(delta, alpha=spec.alpha_scale).to(weight.dtype)
     return merged
@@ -173,18 +177,25 @@ def merged_parameters(model: nn.Module, tensors: Mapping[str, Tensor], spec: Lor
 
 def _weight(model: nn.Module, module: str, shape: tuple[int, int]) -> Tensor:
     try:
-        weight = model.get_parameter(f"{module}.weight")
+        changed = model.get_submodule(module)
     except AttributeError as missing:
         raise ModelError(f"the adapter changes {module}, which the model does not have: another base?") from missing
-    _require_same(f"shape of {module}", tuple(weight.shape), shape)
-    return weight.detach()
+    if not isinstance(changed, nn.Linear):
+        raise ModelError(
+            f"the adapter changes {module}: expected a linear layer, the base has {type(changed).__name__}"
+        )
+    _require_same(f"shape of {module}", tuple(changed.weight.shape), shape)
+    return changed.weight.detach()
 
 
-def _pairs(tensors: Mapping[str, Tensor], spec: LoraSpec) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _pairs(
+    tensors: Mapping[str, Tensor], spec: LoraSpec, where: str = "an adapter"
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield (module, A, B) of an adapter after checking that it is complete, finite and of the rank it says."""
-    modules = sorted({name.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for name in tensors})
+    modules = sorted({name.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for name in tensors if _SIDE.search(name)})
     expected = {f"{_PREFIX}{module}.lora_{side}.weight" for module in modules for side in "AB"}
-    _require_same("tensor names", expected, set(tensors))
+    if expected != set(tensors):
+        raise ModelError(f"expected lora_A and lora_B of linear layers in {where}; {_difference(expected, tensors)}")
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise ModelError(f"expected finite values in the adapter, found others in {name}: discard this version")
@@ -192,6 +203,11 @@ def _pairs(tensors: Mapping[str, Tensor], spec: LoraSpec) -> Iterator[tuple[str,
         a, b = (tensors[f"{_PREFIX}{module}.lora_{side}.weight"] for side in "AB")
         _require_same(f"ranks of {module}", (spec.rank, spec.rank), (a.shape[0], b.shape[1]))
         yield module, a, b
+
+
+def _difference(expected: Iterable[str], got: Iterable[str]) -> str:
+    missing, others = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
+    return "; ".join(f"{kind} {few(names)}" for kind, names in (("missing:", missing), ("others:", others)) if names)
 
 
 def _peft_config(model: PreTrainedModel, spec: LoraSpec) -> dict[str, Any]:
@@ -213,24 +229,13 @@ def _config_of(modules: Iterable[str], spec: LoraSpec) -> dict[str, Any]:
     }
 
 
-def _spec_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LoraSpec:
-    """Read a spec out of a PEFT configuration. Raises ValueError or KeyError for what it cannot express."""
-    for unsupported in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"):
-        if config.get(unsupported):
-            raise ValueError(f"plain LoRA expected, but {unsupported} is set")
-    if config["peft_type"] != "LORA" or config.get("bias", "none") != "none":
-        raise ValueError(f"peft_type LORA without bias expected, got {config['peft_type']}, bias {config.get('bias')}")
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    names = [name for name, dtype in DTYPES.items() if {dtype} == dtypes]
-    if not names:
-        raise ValueError(f"tensors of one dtype out of {', '.join(DTYPES)} expected, got {dtypes or 'none'}")
-    rank = int(config["r"])
-    return LoraSpec(
-        rank=rank,
-        alpha_scale=float(config["lora_alpha"]) / rank,
-        first_layer=min(config.get("layers_to_transform") or [0]) or None,
-        dtype="bfloat16" if names[0] == "bfloat16" else "float32",
-    )
+def _dtype_of(tensors: Mapping[str, Tensor], directory: Path) -> Dtype:
+    found = {tensor.dtype for tensor in tensors.values()}
+    for name in get_args(Dtype):
+        if found == {DTYPES[name]}:
+            dtype: Dtype = name
+            return dtype
+    raise ModelError(f"expected tensors of one dtype out of {', '.join(DTYPES)} in {directory}, got {found or 'none'}")
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -62,7 +62,7 @@ def _gguf_path() -> Path:
 def _convert_into(gguf: Path, target: Path) -> None:
     working = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED_NAME}-", dir=target.parent))
     try:
-        _write_model(gguf, working)
+        convert_model(gguf, working)
         _restore_digit_splitting(working / "tokenizer.json")
         _seal(working)
         working.chmod(0o755)
@@ -72,7 +72,7 @@ def _convert_into(gguf: Path, target: Path) -> None:
         shutil.rmtree(working, ignore_errors=True)
 
 
-def _write_model(gguf: Path, directory: Path) -> None:
+def convert_model(gguf: Path, directory: Path) -> None:
     """Dequantise to bf16. The loaded model refuses to be saved, so its weights go into a fresh one."""
     try:
         import accelerate  # noqa: F401
@@ -85,19 +85,25 @@ def _write_model(gguf: Path, directory: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
+    from shared.modeling.fitting import refuse_others
+
     disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    loaded: Any
+    loaded, info = AutoModelForCausalLM.from_pretrained(
+        **source, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
+    refuse_others(info, gguf)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     model.load_state_dict(loaded.state_dict())
     parameters = model.num_parameters()
     if parameters != EMBEDDED_PARAMETERS:
         raise ModelError(f"expected {EMBEDDED_PARAMETERS} parameters in {gguf}, got {parameters}: reinstall {_WHEEL}")
     model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(**source, trust_remote_code=False).save_pretrained(directory)
 
 
 def _restore_digit_splitting(path: Path) -> None:

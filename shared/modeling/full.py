@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from shared.errors import ModelError
-from shared.modeling.adapters import is_finite
+from shared.modeling.directory import few, reason
+from shared.modeling.finite import file_tensors, require_finite
 
 MODEL_FILE = "model.safetensors"
 
@@ -45,7 +46,7 @@ def require_tensors_of(parameters: Mapping[str, Tensor], tensors: Mapping[str, T
         different = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
         raise ModelError(
             f"expected the {len(wanted)} tensors of the model in {where}, got {len(found)}; names or shapes differ in "
-            f"{', '.join(different[:3])}: are these the weights of another model?"
+            f"{few(different)}: are these the weights of another model?"
         )
 
 
@@ -56,11 +57,21 @@ def write_model(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def load_full(*files: Path) -> dict[str, Tensor]:
     """All tensors of a model's safetensors files. Raises ModelError for a broken file or values that are not finite."""
-    try:
-        tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    except (OSError, SafetensorError) as broken:
-        raise ModelError(f"expected safetensors in {', '.join(map(str, files))}: {broken}") from broken
-    broken_names = [name for name, tensor in tensors.items() if not is_finite(tensor)]
-    if broken_names:
-        raise ModelError(f"expected finite weights in {files[0]}, found others in {', '.join(broken_names[:3])}")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            found = load_file(file)
+        except (OSError, SafetensorError) as broken:
+            raise ModelError(f"expected safetensors in {file}: {reason(broken)}") from broken
+        require_finite(found.items(), file)
+        tensors |= found
     return tensors
+
+
+def checked_full(*files: Path) -> dict[str, Tensor]:
+    """As `load_full`, but without values, on the meta device: one tensor at a time is in memory. Raises ModelError."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in file_tensors(*files):
+        require_finite([(name, tensor)], files[0].parent)
+        found[name] = tensor.to("meta")
+    return found

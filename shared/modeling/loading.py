@@ -1,18 +1,29 @@
 """From a model's directory to the model and its tokenizer in memory.
 
-Only safetensors and JSON are ever read, no code comes with a model, and nothing here touches the network.
+Only safetensors and JSON are ever read, no code comes with a model, and nothing here touches the network. What does not
+fit together, in shape, names or ids, is refused by name.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from shared.errors import ModelError
 from shared.modeling.attention import GROUPED, PLAIN_MODEL_TYPES
+from shared.modeling.directory import MODEL_CONFIG, checked_directory, few, read_model_config, reading, weight_files
+from shared.modeling.finite import file_tensors, require_finite
+from shared.modeling.fitting import require_fit
+from shared.modeling.stopping import generation_config
 
 Dtype = Literal["bfloat16", "float32"]
 
@@ -22,48 +33,93 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> PreTrainedModel:
     """Return the causal language model in `path`, in evaluation mode. Raises ModelError."""
-    checked_directory(path)
-    disable_progress_bar()
-    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as broken:
-        raise ModelError(f"expected a causal language model in {path}, could not load it: {broken}") from broken
+    check_model(path)
+    with reading("a causal language model", path):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    require_finite(model.named_parameters(), path)
     if device == "cpu" and model.config.model_type in PLAIN_MODEL_TYPES:
         model.set_attn_implementation(GROUPED)
     return model.to(device).eval()
 
 
+def check_model(path: Path) -> None:
+    """Refuse a directory whose files do not make one model, without reading its weights. Raises ModelError."""
+    disable_progress_bar()
+    require_fit(checked_directory(path), load_skeleton(path, "bfloat16"))
+    generation_config(path)
+
+
+def check_weights(path: Path) -> None:
+    """`check_model`, and every weight is finite, for a program that loads them by itself. Raises ModelError.
+
+    Reads all weights, one after the other.
+    """
+    check_model(path)
+    require_finite(file_tensors(*weight_files(path)), path)
+
+
+def load_config(path: Path) -> PreTrainedConfig:
+    """The configuration in `path`, of weights that are not quantised. Raises ModelError."""
+    read_model_config(path)
+    with reading(f"the {MODEL_CONFIG} of a causal language model", path):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    return config
+
+
+def vocabulary_size(path: Path) -> int:
+    """How many ids the model in `path` has. Raises ModelError."""
+    config = load_config(path)
+    with reading("vocab_size in its config.json", path):
+        return int(config.get_text_config().vocab_size)
+
+
 def load_skeleton(path: Path, dtype: Dtype) -> PreTrainedModel:
     """Return the model in `path` without its values: shapes and dtypes on the meta device. Raises ModelError."""
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, dtype=DTYPES[dtype], trust_remote_code=False
-            )
-    except (OSError, ValueError, KeyError) as broken:
-        raise ModelError(f"expected the config.json of a causal language model in {path}: {broken}") from broken
-    skeleton: PreTrainedModel = model
-    return skeleton
+    config = load_config(path)
+    with reading(f"the {MODEL_CONFIG} of a causal language model", path), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], trust_remote_code=False)
+    return model
 
 
 def load_tokenizer(path: Path, chat_template: str | None) -> PreTrainedTokenizerBase:
     """Return the tokenizer in `path`; `chat_template` names a file in templates/, None keeps the model's own.
 
-    Raises ModelError where the tokenizer, its chat template or its eos token is missing.
+    Raises ModelError where the tokenizer, its chat template or its eos token is missing, or it gives ids that the
+    model does not have.
     """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as broken:
-        raise ModelError(f"expected a tokenizer in {path}, could not load it: {broken}") from broken
+    with reading("a tokenizer", path):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
     if chat_template is not None:
         tokenizer.chat_template = _template(chat_template)
     if not tokenizer.chat_template:
         raise ModelError(f'{path} brings no chat template: set one, for instance chat_template = "compact"')
     if tokenizer.eos_token_id is None:
         raise ModelError(f"expected the tokenizer in {path} to name an eos token, found none")
+    _require_known_ids(tokenizer, vocabulary_size(path), path)
     return tokenizer
+
+
+def _require_known_ids(tokenizer: PreTrainedTokenizerBase, size: int, path: Path) -> None:
+    """Raises ModelError where a prompt may hold an id that the embedding does not have."""
+    named, added = set(tokenizer.all_special_tokens), tokenizer.added_tokens_decoder
+
+    def comes_up(token: str, index: int) -> bool:
+        """Texts give no special tokens, and some models have one too many for the pictures of a sibling."""
+        special = index in added and added[index].special
+        return not special or token in named or token in str(tokenizer.chat_template)
+
+    ids = tokenizer.get_vocab().items()
+    beyond = sorted((index, token) for token, index in ids if index >= size and comes_up(token, index))
+    if beyond:
+        raise ModelError(
+            f"expected token ids below {size}, the model's vocab_size, of the tokenizer in {path}, got "
+            f"{few([f'{token!r} ({index})' for index, token in beyond])}: resize the model's embedding and save it, "
+            "or take the tokens out"
+        )
 
 
 def _template(name: str) -> str:
@@ -71,22 +127,3 @@ def _template(name: str) -> str:
     if name not in known:
         raise ModelError(f"expected a chat template out of {', '.join(known)}, got {name!r}")
     return known[name].read_text()
-
-
-def checked_directory(path: Path) -> Path:
-    """Refuse what is not a directory with safetensors: pickled weights run code when they are loaded."""
-    if not path.is_dir():
-        raise ModelError(f"expected a model directory, found a file: {path}; name the directory that holds it")
-    if not (path / "config.json").is_file():
-        raise ModelError(f"expected a config.json in {path}, found {_listing(path)}")
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(
-            f"expected *.safetensors in {path}, found {_listing(path)}; .bin and .pt files are not loaded because "
-            "they can run code: convert them with save_pretrained(..., safe_serialization=True)"
-        )
-    return path
-
-
-def _listing(path: Path) -> str:
-    names = sorted(file.name for file in path.iterdir())
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "nothing"

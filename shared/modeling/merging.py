@@ -9,25 +9,27 @@ import hashlib
 import json
 from pathlib import Path
 
+import torch
+
 from shared.blobs.durable import locked, sha256_file
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
-from shared.modeling.loading import Dtype, load_model
+from shared.modeling.directory import MODEL_CONFIG, holds_weights
+from shared.modeling.loading import Dtype, load_config, load_model
+from shared.modeling.plain_lora import read_plain_lora
 from shared.modeling.saving import model_identity, save_model, small_hashes
 
 
 def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds a PEFT adapter and no whole model."""
-    return (directory / CONFIG_FILE).is_file() and not (directory / "config.json").is_file()
+    """Whether a directory holds a PEFT adapter and no whole model; the base's config.json may lie beside it."""
+    whole = (directory / MODEL_CONFIG).is_file() and holds_weights(directory)
+    return (directory / CONFIG_FILE).is_file() and not whole
 
 
 def base_name(adapter: Path) -> str:
-    """The base model that an adapter names. Raises ModelError where it names none."""
-    try:
-        name = json.loads((adapter / CONFIG_FILE).read_text()).get("base_model_name_or_path")
-    except (OSError, ValueError) as broken:
-        raise ModelError(f"expected a PEFT configuration in {adapter / CONFIG_FILE}: {broken}") from broken
-    if not isinstance(name, str) or not name:
+    """The base model that an adapter names. Raises ModelError where it names none, or cannot be merged into one."""
+    name = read_plain_lora(adapter).base_model_name_or_path
+    if not name:
         raise ModelError(f"expected base_model_name_or_path in {adapter / CONFIG_FILE}, got {name!r}: name the base")
     return name
 
@@ -60,5 +62,4 @@ def merged_directory(adapter: Path, base: Path, cache_dir: Path) -> Path:
 
 def _dtype(base: Path) -> Dtype:
     """As the base model is saved; half precision becomes bfloat16."""
-    config = json.loads((base / "config.json").read_text())
-    return "float32" if config.get("dtype", config.get("torch_dtype")) == "float32" else "bfloat16"
+    return "float32" if load_config(base).dtype == torch.float32 else "bfloat16"

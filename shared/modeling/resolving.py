@@ -11,8 +11,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from shared.errors import ModelError, UnavailableError
+from shared.modeling.directory import checked_directory
 from shared.modeling.embedded import embedded_directory, ensure_embedded_model
-from shared.modeling.loading import checked_directory
 from shared.modeling.merging import base_name, ensure_merged, is_adapter, merged_directory
 
 EMBEDDED = "embedded"

@@ -18,6 +18,9 @@ MODEL_LIBRARIES = frozenset({"torch", "transformers", "peft"})
 NAMELESS = frozenset({"utils", "util", "helpers", "helper", "misc", "manager", "common"})
 DOCSTRING_ABOVE_LINES = 20
 MAX_LINES = 400
+LOADERS = frozenset({"from_pretrained", "from_config"})
+NEVER_RUN_CODE = frozenset({"GenerationConfig", "PeftModel"})
+"""Loaders of JSON and of safetensors, which have no such argument."""
 BROAD = frozenset({"Exception", "BaseException"})
 
 UNFINISHED = "TO" + "DO"
@@ -69,6 +72,17 @@ def no_pickle(path: PurePosixPath, text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.save"):
             yield f"line {node.lineno}: {ast.unparse(node.func)} pickles; use safetensors"
+
+
+def no_code_of_a_model(_path: PurePosixPath, text: str) -> Iterator[str]:
+    """Whatever loads by name or from a directory says that no code comes with it: otherwise transformers asks."""
+    for node in ast.walk(ast.parse(text)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        said = {each.arg: ast.unparse(each.value) for each in node.keywords}
+        plain = ast.unparse(node.func.value) in NEVER_RUN_CODE
+        if node.func.attr in LOADERS and not plain and said.get("trust_remote_code") != "False":
+            yield f"line {node.lineno}: {ast.unparse(node.func)} without trust_remote_code=False"
 
 
 def has_docstring(path: PurePosixPath, text: str) -> Iterator[str]:
@@ -126,6 +140,7 @@ RULES: tuple[Rule, ...] = (
     model_libraries_only_in_modeling,
     services_never_meet,
     no_pickle,
+    no_code_of_a_model,
     has_docstring,
     short_or_with_reason,
     broad_except_has_reason,
@@ -144,6 +159,9 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (services_never_meet, "shared/http.py", "from services.broker import api\n"),
     (no_pickle, "services/trainer/model.py", "import pickle\n"),
     (no_pickle, "services/trainer/model.py", "import torch\nx = torch.load('a.pt')\n"),
+    (no_code_of_a_model, "shared/modeling/x.py", "AutoTokenizer.from_pretrained(path, local_files_only=True)\n"),
+    (no_code_of_a_model, "opcod/x.py", "AutoModel.from_config(config, trust_remote_code=True)\n"),
+    (no_code_of_a_model, "tests/unit/test_x.py", "type(model).from_pretrained(path, **options)\n"),
     (has_docstring, "shared/http.py", "x = 1\n" * 21),
     (short_or_with_reason, "tests/unit/test_x.py", '"""A file."""\n' + "x = 1\n" * 400),
     (broad_except_has_reason, "opcod/main.py", "try:\n    f()\nexcept Exception:\n    pass\n"),
@@ -165,6 +183,8 @@ KEPT: list[tuple[Rule, str, str]] = [
     (services_never_meet, "services/student/app.py", "from services.student import api\nfrom shared import http\n"),
     (services_never_meet, "services/student/engines/port.py", "from . import sampling\nfrom ..api import StudentApi\n"),
     (services_never_meet, "opcod/preparing.py", "from services.broker.config import load_problems\n"),
+    (no_code_of_a_model, "shared/modeling/x.py", "AutoConfig.from_pretrained(path, trust_remote_code=False)\n"),
+    (no_code_of_a_model, "shared/modeling/x.py", "GenerationConfig.from_pretrained(path)\n"),
     (has_docstring, "shared/http.py", "x = 1\n" * 20),
     (short_or_with_reason, "shared/x.py", '"""More than 400 lines: one table."""\n' + "x = 1\n" * 400),
     (

@@ -6,7 +6,15 @@ import pytest
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 # What imports torch cannot even be collected where it is not installed: `make setup` installs it.
-TORCH_TESTS = ["test_adapters.py", "test_chat.py", "test_loading.py", "test_merging.py"]
+TORCH_TESTS = [
+    "test_adapters.py",
+    "test_chat.py",
+    "test_finite.py",
+    "test_fitting.py",
+    "test_loading.py",
+    "test_merging.py",
+    "test_plain_lora.py",
+]
 collect_ignore = [] if find_spec("torch") else TORCH_TESTS
 
 

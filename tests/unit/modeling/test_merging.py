@@ -1,6 +1,8 @@
 """A student that was tuned with LoRA already: its adapter is merged first, so training starts at what it is."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -130,7 +132,7 @@ def narrower(directory: Path) -> Path:
     from transformers import AutoConfig, LlamaForCausalLM
 
     write_tiny_model(directory)
-    config = AutoConfig.from_pretrained(directory)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     config.intermediate_size = 48
     LlamaForCausalLM(config).save_pretrained(directory)
     return directory
@@ -149,3 +151,41 @@ def test_an_adapter_that_names_itself_is_refused_also_when_it_is_only_looked_for
     for look in (find_model, resolve_model):
         with pytest.raises(ModelError, match="names itself as its base model"):
             look(str(tuned), tmp_path)
+
+
+def test_a_config_of_the_base_beside_an_adapter_makes_it_no_model(tuned: Path, base: Path, tmp_path: Path) -> None:
+    expected = resolve_model(str(tuned), tmp_path / "cache")
+    shutil.copyfile(base / "config.json", tuned / "config.json")
+    merged = resolve_model(str(tuned), tmp_path / "cache")
+    before, after = (load_model(path).state_dict() for path in (expected, merged))
+    assert all(torch.equal(before[name], after[name]) for name in before | after)
+
+
+def test_an_adapter_beside_the_weights_of_a_model_is_refused(tuned: Path, base: Path, tmp_path: Path) -> None:
+    """Which of them is meant is not to be guessed, and transformers would put one into the other."""
+    shutil.copytree(base, tuned, dirs_exist_ok=True)
+    for look in (find_model, resolve_model, lambda name, _: load_model(Path(name))):
+        with pytest.raises(ModelError, match=r"found both config\.json with weights and adapter_config\.json"):
+            look(str(tuned), tmp_path / "cache")
+
+
+def test_an_adapter_on_a_base_that_is_no_model_says_so(tuned: Path, base: Path, tmp_path: Path) -> None:
+    (base / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"expected a JSON object in .*config\.json, got \[\]"):
+        resolve_model(str(tuned), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{"])
+def test_a_configuration_that_is_no_object_names_no_base(text: str, tuned: Path, tmp_path: Path) -> None:
+    (tuned / "adapter_config.json").write_text(text)
+    with pytest.raises(ModelError, match="expected a JSON object in"):
+        resolve_model(str(tuned), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("look", [find_model, resolve_model])
+def test_an_adapter_that_cannot_be_merged_is_refused_before_its_base_is_looked_for(
+    look: Callable[[str, Path], object], tuned: Path, tmp_path: Path
+) -> None:
+    change_config(tuned, use_dora=True, base_model_name_or_path="no such model")
+    with pytest.raises(ModelError, match="got use_dora = true"):
+        look(str(tuned), tmp_path / "cache")

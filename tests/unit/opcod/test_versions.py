@@ -1,9 +1,11 @@
 """`opcod weights`: what lies on disk is listed, and everything that is not as it was published is found."""
 
+import hashlib
 import json
 import re
 import shutil
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from services.broker.events import Recovered
 from services.broker.recovery import choose, read_state_file, write_state_file
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.run import Status
+from shared.modeling.checksums import file_checksum
 from tests.fakes.world import small_plan
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import RUN, OpenFence, seal_steps, settings, student_trainer
@@ -93,7 +96,7 @@ def another_batch(version: Path) -> None:
     batch.write_text(batch.read_text() + "\n")
 
 
-def _change(version: Path, **fields: str) -> None:
+def _change(version: Path, **fields: object) -> None:
     manifest = version / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | fields))
 
@@ -123,7 +126,7 @@ def test_where_torch_is_not_installed_it_is_said_where_to_do_it(
     runs: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done(runs)
-    monkeypatch.delitem(sys.modules, "shared.modeling.adapters", raising=False)
+    monkeypatch.delitem(sys.modules, "services.trainer.trained", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     result = weights(runs, *words)
     assert getattr(result.exception, "exit_code", None) == 2
@@ -154,6 +157,24 @@ def test_a_rollback_is_a_new_version_that_a_broker_takes_up_and_serves(runs: Pat
     assert Serve("a", "a@v3", ("a@v3",)) in commands
     again = weights(runs, "rollback", RUN, "--student", "a", "--to", "a@v2")
     assert "a@v4 holds the tensors of a@v2" in again.output
+
+
+def test_a_rollback_holds_no_file_in_memory(runs: Path) -> None:
+    version = done(runs) / "weights" / "a" / "v000001"
+    file = version / "adapter_model.safetensors"
+    save_file({f"tensor {number}": torch.zeros(2**20) for number in range(4)}, file)
+    listed = json.loads((version / "manifest.json").read_text())["files"]
+    own = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "bytes": file.stat().st_size}
+    files = [entry | (own if entry["name"] == file.name else {}) for entry in listed]
+    _change(version, kind="full", files=files, checksum=file_checksum(file))
+    tracemalloc.start()
+    try:
+        result = weights(runs, "rollback", RUN, "--student", "a", "--to", "v1")
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.exit_code == 0, result.output
+    assert peak_bytes < file.stat().st_size, "one tensor at a time is read, to be verified"
 
 
 @pytest.mark.parametrize(

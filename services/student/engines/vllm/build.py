@@ -10,8 +10,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import AutoConfig
-
 from services.student.config import StudentConfig, VllmEnvironment
 from services.student.engines.vllm.adapters import AdapterWeights
 from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs
@@ -28,7 +26,7 @@ from services.student.engines.vllm.weights import Weights
 from shared.clock import SystemClock
 from shared.contracts.ids import seed_of
 from shared.modeling.full import tied_names
-from shared.modeling.loading import load_skeleton, load_tokenizer
+from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
 
 LOG_LINES = 25
 
@@ -38,6 +36,7 @@ Begin = Callable[[], tuple[Client, ServerProcess | None]]
 def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     """Started, and answering. Raises ConfigError, ModelError, or UnavailableError if it does not answer in time."""
     model_dir = config.prepared_model().directory
+    check_weights(model_dir)
     build = _with_full_weights if config.settings.run.weights == "full" else _with_adapters
     server, weights = build(config, model_dir)
     return VllmEngine(
@@ -45,7 +44,7 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
         weights,
         model_dir,
         load_tokenizer(model_dir, config.section.chat_template),
-        int(AutoConfig.from_pretrained(model_dir, local_files_only=True).vocab_size),
+        vocabulary_size(model_dir),
         config.section.slots,
     )
 

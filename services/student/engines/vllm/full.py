@@ -20,9 +20,8 @@ from services.student.engines.vllm.server import Life, Server, gone
 from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import Files, Unwanted
 from shared.errors import ModelError, OpcodError
-from shared.modeling.adapters import checksum
 from shared.modeling.checksums import file_checksum
-from shared.modeling.full import load_full, require_tensors_of
+from shared.modeling.full import checked_full, require_tensors_of
 
 log = structlog.get_logger()
 
@@ -59,7 +58,7 @@ class FullWeights:
         stamps = _stamps(files)  # before anything is read: what is written meanwhile shows later
         if not files:
             raise ModelError(f"expected all weights as safetensors in {directory}, found none")
-        tensors = load_full(*files)
+        tensors = checked_full(*files)
         require_tensors_of(self._parameters, tensors, str(directory))
         others = sorted(name for name, tensor in tensors.items() if tensor.dtype != self._parameters[name].dtype)
         if others:
@@ -67,7 +66,7 @@ class FullWeights:
                 f"expected weights in {self._parameters[others[0]].dtype}, as this student has them, in {directory}, "
                 f"found {tensors[others[0]].dtype} in {', '.join(others[:3])}"
             )
-        return Files(known or checksum(tensors), directory.resolve(), directory.resolve(), stamps)
+        return Files(known or file_checksum(*files), directory.resolve(), directory.resolve(), stamps)
 
     def load(self, life: Life, version: str, files: Files) -> str | None:
         """It is resident once."""

@@ -1,0 +1,75 @@
+"""Whether the weights in a directory are all of a model's and no others, by name and shape; only headers are read.
+
+What transformers leaves out is left out here, and no more: names that it maps or ignores, and tied tensors. So the
+same files fit every engine, also one that loads them by itself.
+"""
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from shared.errors import ModelError
+from shared.modeling.directory import few, reading, reason, weight_files
+
+
+def require_fit(path: Path, skeleton: PreTrainedModel) -> None:
+    """Raises ModelError unless the weights in `path` fit a model like `skeleton`, which has no values."""
+    headers = _without_values(weight_files(path))
+    with reading("the weights of its config.json", path), _unreported():
+        _, info = type(skeleton).from_pretrained(
+            None,
+            config=skeleton.config,
+            state_dict=headers,
+            device_map={"": "meta"},
+            dtype=skeleton.dtype,
+            ignore_mismatched_sizes=True,  # they are named below, all of them
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    refuse_others(info, path)
+
+
+def refuse_others(info: Mapping[str, Collection[Any]], path: Path) -> None:
+    """Raises ModelError unless loading `path`, of which this is transformers' account, left nothing out."""
+    reshaped = sorted(
+        f"{name} {tuple(found)} where the config has {tuple(wanted)}" for name, found, wanted in info["mismatched_keys"]
+    )
+    faults = {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"], "of another shape": reshaped}
+    said = [f"{kind}: {few(sorted(names))}" for kind, names in faults.items() if names]
+    if said:
+        raise ModelError(
+            f"expected in {path} the tensors that its config.json describes (is it complete? fetch or save it again); "
+            f"{'; '.join(said)}"
+        )
+
+
+def _without_values(files: list[Path]) -> dict[str, Tensor]:
+    """By name, on the meta device."""
+    found: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 - it is no mapping
+                    found[name] = torch.empty(opened.get_slice(name).get_shape(), device="meta")
+        except (OSError, SafetensorError) as broken:
+            raise ModelError(f"expected safetensors, could not load {file}: {reason(broken)}") from broken
+    return found
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Without what transformers logs of it, as a table of what differs."""
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
