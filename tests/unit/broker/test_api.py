@@ -83,8 +83,13 @@ def test_control_is_a_message_on_results(ground: Ground, action: str) -> None:
 
 
 def test_an_unknown_action_is_refused(ground: Ground) -> None:
-    answer = ground.client.post(f"/v1/runs/{RUN}/restart")
-    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "action")
+    assert ground.client.post(f"/v1/runs/{RUN}/restart").status_code == 404
+
+
+def test_silencing_a_tutor_is_no_control_of_the_run(ground: Ground) -> None:
+    answer = ground.client.post(f"/v1/runs/{RUN}/silence", json={"tutor": "nobody", "reason": "talks nonsense"})
+    assert answer.status_code == 404
+    assert "nobody" in answer.json()["error"]["message"]
 
 
 def test_pausing_through_the_api_pauses_the_run(ground: Ground) -> None:
