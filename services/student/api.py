@@ -21,13 +21,14 @@ from services.student.engines.port import (
     UnknownVersionError,
 )
 from services.student.interactive import InteractiveQueue
+from shared.bodies import JsonRoute, OpenAIRoute
 from shared.clock import Clock
 from shared.contracts.http import FeedbackRequest, FeedbackResponse
 from shared.contracts.ids import seed_of
 from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
 from shared.errors import RequestError, UnavailableError
 from shared.guard import request_id
-from shared.http import ASK, READ, OpenAIRoute
+from shared.http import ASK, READ
 from shared.method.anchoring import concept
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.formats import format_named
@@ -151,7 +152,7 @@ class StudentApi:
 
 
 def student_routes(api: StudentApi) -> APIRouter:
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", route_class=JsonRoute)
     openai = APIRouter(route_class=OpenAIRoute)
     openai.add_api_route("/chat/completions", api.chat, methods=["POST"], dependencies=ASK, response_model=ChatResponse)
     openai.add_api_route("/models", api.models, methods=["GET"], dependencies=READ)
