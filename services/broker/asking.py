@@ -50,7 +50,7 @@ class Asking:
         chat = await self._chat(first, self._format.messages(problem), sampling, stop, request.seed)
         answer = chat.choices[0].message.content
         yield Answered(student=first, version=chat.model, text=answer, usage=chat.usage)
-        for exchange in range(1, request.exchanges + 1):
+        for exchange in range(1, (request.exchanges or 1) + 1):
             seed = _seed(request.seed, exchange)
             advised = await self._advised(tutor, problem, answer, exchange, seed)
             yield advised

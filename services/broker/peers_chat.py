@@ -57,7 +57,7 @@ class PeersChat:
                 told.append(stage)
                 yield chunk(Delta(role=role, content=_text(stage)))
         yield chunk(Delta(), "stop")
-        if body.stream_options is not None and body.stream_options.include_usage:
+        if body.wants_usage:
             yield frame(ChatChunk(id=id_, created=created, model=PEERS, choices=(), usage=_usage(told)))
         yield DONE
 
@@ -66,7 +66,7 @@ class PeersChat:
         default = self._asking.sampling
         return Sampling(
             temperature=default.temperature if body.temperature is None else body.temperature,
-            top_p=body.top_p or default.top_p,
+            top_p=body.nucleus or default.top_p,
             max_tokens=body.token_limit or default.max_tokens,
         )
 
@@ -75,7 +75,7 @@ def _question(body: ChatRequest) -> AskRequest:
     """Raises RequestError for a conversation: the flow knows one problem, put as in training."""
     unfit = {
         "messages": len(body.messages) != 1 or body.messages[0].role != "user" or not body.messages[0].text,
-        "n": body.n != 1,
+        "n": body.choices != 1,
         "logprobs": bool(body.logprobs),
         "response_format": body.response_format is not None and body.response_format.type != "text",
     }

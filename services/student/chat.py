@@ -54,7 +54,7 @@ def generation_requests(body: ChatRequest, version: str, sampling: Sampling, see
             top_logprobs=body.alternatives,
             json_schema=schema,
         )
-        for choice in range(body.n)
+        for choice in range(body.choices)
     ]
 
 
@@ -67,7 +67,7 @@ def chosen_sampling(body: ChatRequest, default: Sampling, limit: int) -> Samplin
         raise RequestError(message, code="invalid_value", param=param)
     return Sampling(
         temperature=default.temperature if body.temperature is None else body.temperature,
-        top_p=body.top_p or default.top_p,
+        top_p=body.nucleus or default.top_p,
         max_tokens=wanted or default.max_tokens,
     )
 
@@ -94,7 +94,7 @@ def response(answering: Answering, generations: Sequence[Generation], *, logprob
 async def chunk_frames(heard: AsyncIterator[Heard], answering: Answering, body: ChatRequest) -> Frames:
     """The chunks of a streamed answer, as OpenAI orders them: roles, contents, reasons to end, usage, [DONE]."""
     first = await anext(heard)  # before anything is sent, so that an error is not yet the middle of a stream
-    for index in range(body.n):
+    for index in range(body.choices):
         yield _frame(answering, ChunkChoice(index=index, delta=Delta(role="assistant", content="")))
     item = first
     while isinstance(item, tuple):
@@ -102,7 +102,7 @@ async def chunk_frames(heard: AsyncIterator[Heard], answering: Answering, body: 
         item = await anext(heard)
     for index, generation in enumerate(item):
         yield _frame(answering, ChunkChoice(index=index, delta=Delta(), finish_reason=generation.finish_reason))
-    if body.stream_options is not None and body.stream_options.include_usage:
+    if body.wants_usage:
         yield _frame(answering, usage=usage(item))
     yield DONE
 
@@ -115,7 +115,7 @@ def usage(generations: Sequence[Generation]) -> Usage:
 def _schema(wanted: ResponseFormat | None) -> str | None:
     if wanted is None or wanted.type == "text":
         return None
-    return json.dumps(wanted.json_schema.schema_ if wanted.json_schema else ANY_OBJECT)
+    return json.dumps((wanted.json_schema.schema_ or {}) if wanted.json_schema else ANY_OBJECT)
 
 
 def _content(sample: int, piece: Piece, *, logprobs: bool) -> ChunkChoice:

@@ -1,10 +1,20 @@
 """What of OpenAI's chat a student takes, refuses and leaves unread, and how it streams."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
+from openai.types.chat import (
+    ChatCompletionAssistantMessageParam,
+    ChatCompletionContentPartTextParam,
+    ChatCompletionStreamOptionsParam,
+    ChatCompletionSystemMessageParam,
+    ChatCompletionUserMessageParam,
+)
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
+from shared.contracts.openai import LEAST_TOP_P, ChatRequest, IncomingMessage, StreamOptions, TextPart
 from tests.fakes.engine import BASE_CHECKSUM, POISON
 from tests.fakes.student import StudentBench
 
@@ -22,8 +32,14 @@ CHAT = {"model": "a", "messages": [{"role": "user", "content": "2 + 2?"}]}
         ({"n": 1_000_000}, 400, "n:"),
         ({"stop": ["", "x"]}, 400, "stop"),
         ({"stop": list("abcde")}, 400, "stop"),
+        ({"stop": 3}, 400, "stop: expected a text or a list of texts, got 3"),
+        ({"stop": ["x", None]}, 400, "stop.1: Input should be a valid string, got null"),
+        ({"top_p": 1.5}, 400, "top_p: Input should be less than or equal to 1, got 1.5"),
         ({"messages": []}, 400, "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "taken, got image_url"),
+        ({"messages": [{"role": "user", "content": 4}]}, 400, "expected a text or a list of text parts, got 4"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "messages.0.content.0.text: Field"),
+        ({"messages": [{"role": "user"}]}, 400, "messages.0.content: Field required"),
         ({"messages": [{"role": "tool", "content": "4"}]}, 400, "messages.0.role"),
         ({"tools": [{"type": "function"}]}, 400, "tools: this is not done here: leave it out or send []"),
         ({"prediction": {"type": "content"}}, 400, "prediction: this is not done here: leave it out"),
@@ -32,7 +48,8 @@ CHAT = {"model": "a", "messages": [{"role": "user", "content": "2 + 2?"}]}
         ({"top_logprobs": 21, "logprobs": True}, 400, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options: only with stream"),
         ({"response_format": {"type": "json_object"}}, 400, "response_format: the engine of student a cannot"),
-        ({"colour": "red"}, 400, "colour"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format: expected json_schema with"),
+        ({"colour": "red"}, 400, "colour: no such field is known here; leave it out"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
@@ -71,6 +88,47 @@ def test_what_changes_nothing_is_taken(client: TestClient) -> None:
     assert client.post("/v1/chat/completions", json=CHAT | NOT_READ).status_code == 200
 
 
+@pytest.mark.parametrize("field", sorted(ChatRequest.model_fields.keys() - CHAT.keys()))
+def test_an_optional_field_that_is_null_is_as_absent(client: TestClient, bench: StudentBench, field: str) -> None:
+    for body in (CHAT, CHAT | {field: None}):
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+    absent, null = ([replace(request, seed=0) for request in call] for call in bench.engine.calls[-2:])
+    assert absent == null
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stream": True, "stream_options": {"include_usage": None, "include_obfuscation": None}},
+        {"response_format": {"type": "text", "json_schema": None}},
+    ],
+)
+def test_so_are_those_inside_of_others(client: TestClient, change: dict[str, object]) -> None:
+    answer = client.post("/v1/chat/completions", json=CHAT | change)
+    assert (answer.status_code, '"usage":{' in answer.text) == (200, "stream" not in change)
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, 0.95), (0, LEAST_TOP_P), (1, 1.0)])
+def test_a_top_p_of_0_is_the_smallest_share(
+    client: TestClient, bench: StudentBench, given: float | None, used: float
+) -> None:
+    assert client.post("/v1/chat/completions", json=CHAT | {"top_p": given}).status_code == 200
+    assert bench.engine.calls[-1][0].sampling.top_p == used
+
+
+def test_every_field_of_the_official_client_is_known() -> None:
+    offered = CompletionCreateParamsBase.__annotations__.keys() | {"stream"}
+    assert offered - ChatRequest.model_fields.keys() == set()
+    for params, ours in (
+        (ChatCompletionUserMessageParam, IncomingMessage),
+        (ChatCompletionSystemMessageParam, IncomingMessage),
+        (ChatCompletionAssistantMessageParam, IncomingMessage),
+        (ChatCompletionContentPartTextParam, TextPart),
+        (ChatCompletionStreamOptionsParam, StreamOptions),
+    ):
+        assert params.__annotations__.keys() - ours.model_fields.keys() == set()
+
+
 def test_a_conversation_may_come_in_parts_with_what_clients_send_back(client: TestClient, bench: StudentBench) -> None:
     parts = [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]
     back = {"role": "assistant", "content": "4", "refusal": None, "annotations": [], "tool_calls": None}
@@ -85,6 +143,7 @@ def test_a_conversation_may_come_in_parts_with_what_clients_send_back(client: Te
     [
         ({"type": "json_object"}, {"type": "object"}),
         ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}}}, {"type": "array"}),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": None}}, {}),
     ],
 )
 def test_an_engine_that_can_keep_to_a_schema_gets_it(
