@@ -95,10 +95,11 @@ class Decoding:
 
     def finish(self, sample: Sample) -> Generation:
         """Return a sample that is done as the port has it."""
-        text: str = self._tokenizer.decode(sample.token_ids, skip_special_tokens=True)
         details: tuple[TokenDetail, ...] = ()
-        if sample.transcript is not None:
-            text, details = sample.transcript.end(text)
+        if sample.transcript is None:
+            text: str = self._tokenizer.decode(sample.token_ids, skip_special_tokens=True)
+        else:
+            text, details = sample.transcript.end()
         reason: Literal["stop", "length"] = "stop" if sample.stopped else "length"
         return Generation(text, list(sample.prompt), sample.token_ids, sample.logprobs, reason, details)
 

@@ -61,10 +61,11 @@ class Reading:
             raise ValueError(f"expected {len(choice.token_ids)} log-probs, got {len(choice.token_logprobs)}")
         if not self.streamed:
             self._add(choice)
-        text: str = self._tokenizer.decode(choice.token_ids, skip_special_tokens=True)
         details: tuple[TokenDetail, ...] = ()
-        if self._transcript is not None:
-            text, details = self._transcript.end(text)
+        if self._transcript is None:
+            text: str = self._tokenizer.decode(choice.token_ids, skip_special_tokens=True)
+        else:
+            text, details = self._transcript.end()
         reason: Literal["stop", "length"] = "stop" if choice.finish_reason == "stop" else "length"
         return Generation(text, list(prompt), choice.token_ids, choice.token_logprobs, reason, details)
 
