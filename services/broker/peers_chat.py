@@ -9,7 +9,7 @@ from contextlib import aclosing
 from services.broker.asking import Asking
 from shared.clock import SystemClock
 from shared.contracts.http import Advised, AskRequest, Stage
-from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.messages import ChatMessage
 from shared.contracts.openai import (
     ChatChunk,
     ChatRequest,
@@ -36,7 +36,7 @@ class PeersChat:
         self._asking = asking
 
     async def answer(self, body: ChatRequest) -> ChatResponse:
-        async with aclosing(self._asking.stages(_question(body), self._sampling(body), body.stops)) as stages:
+        async with aclosing(self._asking.stages(_question(body), body)) as stages:
             told = [stage async for stage in stages]
         text = "".join(_text(stage) for stage in told)
         choice = Choice(index=0, message=ChatMessage(role="assistant", content=text), finish_reason="stop")
@@ -51,7 +51,7 @@ class PeersChat:
             return frame(ChatChunk(id=id_, created=created, model=PEERS, choices=(choice,)))
 
         told: list[Stage] = []
-        async with aclosing(self._asking.stages(_question(body), self._sampling(body), body.stops)) as stages:
+        async with aclosing(self._asking.stages(_question(body), body)) as stages:
             async for stage in stages:
                 role = None if told else "assistant"
                 told.append(stage)
@@ -60,15 +60,6 @@ class PeersChat:
         if body.wants_usage:
             yield frame(ChatChunk(id=id_, created=created, model=PEERS, choices=(), usage=_usage(told)))
         yield DONE
-
-    def _sampling(self, body: ChatRequest) -> Sampling:
-        """Of the answers; feedback has its own."""
-        default = self._asking.sampling
-        return Sampling(
-            temperature=default.temperature if body.temperature is None else body.temperature,
-            top_p=body.nucleus or default.top_p,
-            max_tokens=body.token_limit or default.max_tokens,
-        )
 
 
 def _question(body: ChatRequest) -> AskRequest:

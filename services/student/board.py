@@ -35,6 +35,8 @@ class Board:
         self.guides = False
         """Whether the engine can keep to a JSON schema."""
         self.rendering: str | None = None
+        self.context: int | None = None
+        """Tokens of a prompt and its answer together, at most."""
 
     def beat(self, allowance_s: float = 0.0) -> None:
         """The loop is alive, and beats again within `allowance_s` plus the bound of an idle turn."""

@@ -27,6 +27,7 @@ from shared.method.sanitizing import neutralise_control_tokens
 from shared.sse import DONE, Frames, frame
 
 ANY_OBJECT = {"type": "object"}
+TOO_LONG = "context_length_exceeded"
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,19 @@ def generation_requests(body: ChatRequest, version: str, sampling: Sampling, see
             body.stops,
             top_logprobs=body.alternatives,
             json_schema=schema,
+            fills_context=body.token_limit is None,
         )
         for choice in range(body.choices)
     ]
 
 
-def chosen_sampling(body: ChatRequest, default: Sampling, limit: int) -> Sampling:
-    """The caller's, `default` where it says nothing. limit: of max_tokens. Raises RequestError over it."""
+def chosen_sampling(body: ChatRequest, default: Sampling, context: int | None) -> Sampling:
+    """The caller's, `default` where it says nothing. Raises RequestError for more tokens than the model's context."""
     wanted = body.token_limit
-    if wanted is not None and wanted > limit:
+    if wanted is not None and context is not None and wanted > context:
         param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-        message = f"{param}: at most {limit} in this run, got {wanted}"
-        raise RequestError(message, code="invalid_value", param=param)
+        message = f"{param}: expected at most {context}, the model's context with the prompt in it, got {wanted}"
+        raise RequestError(message, code=TOO_LONG, param=param)
     return Sampling(
         temperature=default.temperature if body.temperature is None else body.temperature,
         top_p=body.nucleus or default.top_p,

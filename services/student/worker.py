@@ -85,7 +85,7 @@ class EngineWorker:
         self._clock = clock
         self._stopping = stopping
         self._connected = False
-        board.guides, board.rendering = engine.guides, engine.rendering
+        board.guides, board.rendering, board.context = engine.guides, engine.rendering, engine.context
 
     def run(self) -> None:
         """Turn until `stopping`, then give back what is in hand. Raises EngineDeadError."""

@@ -5,6 +5,7 @@ all of them, and the row forks where their draws differ. Every sample has its ow
 draws does not depend on which others are there.
 """
 
+import math
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from services.student.engines.port import (
     Generation,
     GenerationCancelledError,
     GenerationRequest,
+    NotFiniteError,
     TokenChoice,
     TokenDetail,
 )
@@ -79,7 +81,10 @@ class Decoding:
 
     @torch.inference_mode()
     def run(self, samples: Sequence[Sample], cancelled: threading.Event | None) -> None:
-        """Fill in tokens and log-probs of `samples`. Raises GenerationCancelledError when told to stop."""
+        """Fill in tokens and log-probs of `samples`.
+
+        Raises GenerationCancelledError when told to stop, NotFiniteError where the model gives no numbers.
+        """
         rows = _initial_rows(samples)
         columns = max(row.pad + len(row.samples[0].prompt) + row.sampling.max_tokens for row in rows)
         cache = RowCache(self._model.config, len(samples), columns, self._model.dtype, self._device)
@@ -179,6 +184,9 @@ class Decoding:
         return tops
 
     def _append(self, sample: Sample, token: int, logprob: float, tops: Sequence[TokenChoice]) -> None:
+        """Raises NotFiniteError: one logit that is not finite makes all probabilities of its row NaN."""
+        if not math.isfinite(logprob):
+            raise NotFiniteError(sample.request.version)
         sample.token_ids.append(token)
         sample.logprobs.append(logprob)
         sample.stopped = token in self._eos_ids

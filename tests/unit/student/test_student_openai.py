@@ -14,8 +14,10 @@ from openai.types.chat import (
 )
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
+from services.student.engines.port import PromptTooLongError, RefusedError
 from shared.contracts.openai import LEAST_TOP_P, ChatRequest, IncomingMessage, StreamOptions, TextPart
-from tests.fakes.engine import BASE_CHECKSUM, POISON
+from shared.errors import OpcodError, PromptError
+from tests.fakes.engine import BASE_CHECKSUM, CONTEXT, POISON
 from tests.fakes.student import StudentBench
 
 CHAT = {"model": "a", "messages": [{"role": "user", "content": "2 + 2?"}]}
@@ -26,8 +28,8 @@ CHAT = {"model": "a", "messages": [{"role": "user", "content": "2 + 2?"}]}
     [
         ({"model": "a@v9"}, 404, "expected a model of a, a@v0, got 'a@v9'"),
         ({"model": "b"}, 404, "got 'b'"),
-        ({"max_tokens": 100_000}, 400, "max_tokens: at most"),
-        ({"max_completion_tokens": 100_000}, 400, "max_completion_tokens: at most"),
+        ({"max_tokens": CONTEXT + 1}, 400, f"max_tokens: expected at most {CONTEXT}, the model's context"),
+        ({"max_completion_tokens": CONTEXT + 1}, 400, f"in it, got {CONTEXT + 1}"),
         ({"max_tokens": 3, "max_completion_tokens": 2}, 400, "max_tokens: is the older name"),
         ({"n": 1_000_000}, 400, "n:"),
         ({"stop": ["", "x"]}, 400, "stop"),
@@ -61,6 +63,54 @@ def test_what_cannot_be_done_is_refused_with_the_reason(
     error = answer.json()["error"]
     assert says in error["message"]
     assert error["param"].partition(".")[0] == next(iter(change))
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_as_many_tokens_may_be_asked_for_as_the_model_has(client: TestClient, bench: StudentBench, field: str) -> None:
+    assert client.post("/v1/chat/completions", json=CHAT | {field: CONTEXT}).status_code == 200
+    (request,) = bench.engine.calls[-1]
+    assert (request.sampling.max_tokens, request.fills_context) == (CONTEXT, False)
+
+
+def test_who_names_no_limit_gets_the_evaluations_or_what_the_context_leaves(
+    client: TestClient, bench: StudentBench
+) -> None:
+    assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
+    (request,) = bench.engine.calls[-1]
+    usual = bench.config.settings.evaluation.max_tokens
+    assert (request.sampling.max_tokens, request.fills_context) == (usual, True)
+    assert request.within(100, 99).sampling.max_tokens == 1
+    assert request.within(100, 100 - usual) is request
+    with pytest.raises(PromptTooLongError, match="at most 100 tokens, the model's context; got 100 of prompt"):
+        request.within(100, 100)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("error", "code", "param"),
+    [
+        (PromptError("the model's chat template refuses these messages: System role not supported"), None, "messages"),
+        (PromptTooLongError("9000 tokens; the model has 8192 positions"), "context_length_exceeded", "messages"),
+        (RefusedError("vLLM refused: Invalid schema"), "invalid_value", "response_format"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_the_engine_finds_wrong_is_the_callers_fault_in_the_engines_words(
+    client: TestClient, bench: StudentBench, error: OpcodError, code: str | None, param: str, stream: bool
+) -> None:
+    def refuse() -> None:
+        raise error
+
+    bench.board.guides, bench.engine.during = True, refuse
+    wanted = {"response_format": {"type": "json_object"}, "stream": stream}
+    answer = client.post("/v1/chat/completions", json=CHAT | wanted)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == {
+        "message": str(error),
+        "type": "invalid_request_error",
+        "code": code,
+        "param": param,
+    }
 
 
 NOT_READ = {

@@ -1,8 +1,17 @@
 """What vLLM's routes answer, as far as it is used; everything else in an answer is left alone."""
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _number(value: object) -> object:
+    return math.nan if value is None else value
+
+
+Logprob = Annotated[float, BeforeValidator(_number)]
+"""NaN where the server has none, which is how its stream writes one that is not finite."""
 
 
 class Answer(BaseModel):
@@ -14,8 +23,8 @@ class Answer(BaseModel):
 class ChoiceLogprobs(Answer):
     """token_logprobs: of the sampled ids. top_logprobs: by `token_id:<n>`, of the ids that were asked for."""
 
-    token_logprobs: list[float] = Field(default_factory=list)
-    top_logprobs: list[dict[str, float]] = Field(default_factory=list)
+    token_logprobs: list[Logprob] = Field(default_factory=list)
+    top_logprobs: list[dict[str, Logprob]] = Field(default_factory=list)
 
 
 class Choice(Answer):
