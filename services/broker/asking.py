@@ -22,6 +22,7 @@ from shared.contracts.http import (
 from shared.contracts.ids import seed_of
 from shared.contracts.messages import ChatMessage
 from shared.contracts.openai import ChatRequest, ChatResponse, IncomingMessage
+from shared.errors import RequestError
 from shared.problems.formats import ProblemFormat
 from shared.problems.problem import Problem
 from shared.sse import Frames, frame
@@ -99,7 +100,12 @@ class Asking:
             seed=seed,
             **({} if wishes is None else wishes.model_dump(include=WISHES)),
         )
-        return await self._peers.chat(student, request)
+        try:
+            return await self._peers.chat(student, request)
+        except RequestError as error:
+            if wishes is None and error.param == "messages":  # which whoever asks has as `problem`
+                raise RequestError(str(error), status=error.status, code=error.code, param="problem") from error
+            raise
 
 
 def whole(request: AskRequest, stages: Sequence[Stage]) -> AskResponse:
