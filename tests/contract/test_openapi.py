@@ -79,6 +79,16 @@ NO_TEXT = SOMEWHERE.map(lambda value: json.dumps({"model": "a", "problem": value
 CUT_OFF = st.integers(1, 40).map(lambda end: json.dumps({"model": "a", "messages": [{"role": "user"}]})[:end])
 """Bodies with a lone surrogate, as a value or a name at any depth, and such as end too soon."""
 
+LEAST: dict[str, object] = {
+    "model": "a",
+    "messages": [{"role": "user", "content": "2 + 2?"}],
+    "problem": "2 + 2?",
+    "response": "5",
+    "reason": "why not",
+    "tutor": "b",
+}
+"""A value of each field that some body must have."""
+
 SERVICES = {"student": student, "broker": broker, "inspector": inspector}
 
 
@@ -120,6 +130,30 @@ def test_a_body_is_json_says_so_and_is_text(service: str, tmp_path: Path) -> Non
         for path in paths:
             refused_as_no_json(client, path)
         assert len(paths) >= 2
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_field_that_may_be_left_out_may_be_null(service: str, tmp_path: Path) -> None:
+    with SERVICES[service](tmp_path) as app:
+        client = TestClient(app, raise_server_exceptions=False)
+        schemas = app.openapi()["components"]["schemas"]
+        tried = 0
+        for path in taking_json(app):
+            schema = schemas[body_schema(app, path)]
+            body = {name: LEAST[name] for name in schema["required"]}
+            absent = client.post(path, json=body)
+            for name in schema["properties"].keys() - body.keys():
+                null = client.post(path, json=body | {name: None})
+                assert null.status_code == absent.status_code, f"{path} {name}: {null.text}"
+                tried += 1
+        assert tried > 0 or service == "inspector", "the inspector's bodies have required fields alone"
+
+
+def body_schema(app: FastAPI, address: str) -> str:
+    """The name of the schema of what is posted to this address."""
+    found = next(path for path in app.openapi()["paths"] if re.sub(r"\{\w+\}", "1", path) == address)
+    content = app.openapi()["paths"][found]["post"]["requestBody"]["content"]["application/json"]
+    return str(content["schema"]["$ref"]).rpartition("/")[2]
 
 
 def taking_json(app: FastAPI) -> Iterator[str]:
