@@ -14,6 +14,7 @@ from openai.types.chat import (
 )
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
+from services.student.board import ANSWER_SILENCE_S, IDLE_BOUND_S
 from services.student.engines.port import PromptTooLongError, RefusedError
 from shared.contracts.openai import LEAST_TOP_P, ChatRequest, IncomingMessage, StreamOptions, TextPart
 from shared.errors import OpcodError, PromptError
@@ -70,6 +71,13 @@ def test_as_many_tokens_may_be_asked_for_as_the_model_has(client: TestClient, be
     assert client.post("/v1/chat/completions", json=CHAT | {field: CONTEXT}).status_code == 200
     (request,) = bench.engine.calls[-1]
     assert (request.sampling.max_tokens, request.fills_context) == (CONTEXT, False)
+
+
+def test_however_much_is_asked_for_a_stuck_engine_is_told_as_soon(client: TestClient, bench: StudentBench) -> None:
+    allowed: list[float] = []
+    bench.engine.during = lambda: allowed.append(bench.board._expected_s - bench.clock.monotonic_s())
+    assert client.post("/v1/chat/completions", json=CHAT | {"max_tokens": CONTEXT, "n": 16}).status_code == 200
+    assert 0 < allowed[0] <= ANSWER_SILENCE_S + IDLE_BOUND_S < CONTEXT
 
 
 def test_who_names_no_limit_gets_the_evaluations_or_what_the_context_leaves(
