@@ -1,11 +1,11 @@
 """Talking to the services that are up, as any client would: over HTTP, with the run's key."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import httpx2
 from httpx2 import EventSource
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from opcod.deployment import Deployment
 from shared.contracts.http import ErrorResponse
@@ -14,7 +14,11 @@ from shared.errors import ConfigError, NotFoundError, OpcodError, UnavailableErr
 MARGIN_S = 60.0
 """On top of what a service takes for one answer, so that its own refusal arrives."""
 
+MAX_SHOWN_CHARS = 60
+"""Of a value that a message repeats."""
+
 Answer = TypeVar("Answer", bound=BaseModel)
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class Client:
@@ -89,6 +93,23 @@ class Client:
         if response.status_code >= 400:
             raise _refusal(url, response)
         return response.json()
+
+
+def body_of(kind: type[Body], arguments: Sequence[str], /, **given: object) -> Body:
+    """A request's body out of what was given on the command line; `arguments` are the fields that are no options.
+
+    Raises ConfigError naming the first that cannot be sent: bytes of a shell that are no UTF-8 come as lone surrogates.
+    """
+    names = {field: field.upper() if field in arguments else f"--{field}" for field in given}
+    for field, value in given.items():
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ConfigError(f"{names[field]}: expected text in UTF-8, got {value[:MAX_SHOWN_CHARS]!a}")
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        came = repr(first["input"])[:MAX_SHOWN_CHARS]
+        raise ConfigError(f"{names[str(first['loc'][0])]}: {first['msg']}, got {came}") from error
 
 
 def _refusal(url: str, response: httpx2.Response) -> OpcodError:

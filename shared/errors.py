@@ -30,6 +30,10 @@ class ModelError(ConfigError):
     """A model directory that cannot be used: missing, without safetensors, or of the wrong shape."""
 
 
+class PromptError(ConfigError):
+    """Messages that a model's chat template refuses, or that would be more than text in it."""
+
+
 class NotFoundError(ConfigError):
     """Something that was asked for by its name, and that is not there."""
 

@@ -1,22 +1,20 @@
 """What every HTTP service does alike: probes, metrics, scopes of routes, errors in OpenAI's shape."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from shared.access import Keys, Limits, Scope
+from shared.bodies import JsonRoute, invalid_response
 from shared.errors import ConfigError, FencedError, OpcodError, RequestError, UnavailableError
 from shared.guard import NOBODY_KNOWN, Guard, error_response
 from shared.sessions import Sessions
-
-INVALID_CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
 
 log = structlog.get_logger()
 
@@ -39,6 +37,7 @@ def create_app(
     with `sessions`, a browser's session does as well.
     """
     app = FastAPI(title=title, docs_url=None, redoc_url=None)
+    app.router.route_class = JsonRoute
     app.add_middleware(Guard, keys=keys, limits=limits, sessions=sessions)
 
     @app.get("/livez", include_in_schema=False)
@@ -109,38 +108,9 @@ def opcod_error_response(error: OpcodError) -> JSONResponse:
     return error_response(500, str(error), "server_error")
 
 
-class OpenAIRoute(APIRoute):
-    """A route of OpenAI's API: there, what does not fit the schema is a 400."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handler(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except RequestValidationError as error:
-                return _invalid_response(400, error)
-
-        return handler
-
-
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return _invalid_response(422, error)
-
-
-def _invalid_response(status: int, error: RequestValidationError) -> JSONResponse:
-    first = error.errors()[0]
-    message = str(first["msg"]).removeprefix("Value error, ")
-    param = ".".join(str(part) for part in first["loc"][1:])
-    code = INVALID_CODES.get(first["type"], "invalid_value")
-    if param:
-        return error_response(status, f"{param}: {message}", "invalid_request_error", param, code)
-    if first["type"] != "value_error":
-        return error_response(status, f"{first['loc'][0]}: {message}", "invalid_request_error", None, code)
-    # One of our own about the whole: it begins with the field where a single one is to blame.
-    field = message.partition(":")[0]
-    return error_response(status, message, "invalid_request_error", field if field.isidentifier() else None, code)
+    return invalid_response(422, error)
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:

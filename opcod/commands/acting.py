@@ -4,12 +4,11 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 import typer
-from pydantic import ValidationError
 
-from opcod.client import Client
+from opcod.client import Client, body_of
 from opcod.deployment import live_deployment
 from opcod.options import RUNS_DIR, RunsDir
-from shared.contracts.acting import MAX_REASON_CHARS, Accepted, ExchangeRef, ReasonRequest, SilenceRequest
+from shared.contracts.acting import Accepted, ExchangeRef, ReasonRequest, SilenceRequest
 from shared.errors import ConfigError
 
 RunName = Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")]
@@ -41,11 +40,10 @@ def silence(
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Do not ask a tutor any more in this round."""
-    _check(reason)
+    body = body_of(SilenceRequest, ["tutor", "reason"], tutor=tutor, reason=reason)
     client = Client(live_deployment(runs_dir.resolve(), run_name))
     try:
         run = quote(client.run, safe="")
-        body = SilenceRequest(tutor=tutor, reason=reason)
         accepted = client.broker("POST", f"/v1/runs/{run}/silence", Accepted, body)
     finally:
         client.close()
@@ -53,7 +51,7 @@ def silence(
 
 
 def _act_on(act: Literal["flag", "exclude"], key: str, reason: str, run_name: str | None, runs_dir: RunsDir) -> None:
-    _check(reason)
+    body = body_of(ReasonRequest, ["reason"], reason=reason)
     try:
         ExchangeRef.parse(key)
     except ValueError as error:
@@ -61,14 +59,7 @@ def _act_on(act: Literal["flag", "exclude"], key: str, reason: str, run_name: st
     client = Client(live_deployment(runs_dir.resolve(), run_name))
     try:
         path = f"/v1/feedback/{quote(key, safe='')}/{act}"
-        accepted = client.broker("POST", path, Accepted, ReasonRequest(reason=reason))
+        accepted = client.broker("POST", path, Accepted, body)
     finally:
         client.close()
     typer.echo(f"asked for ({accepted.accepted}): `opcod feedback show {key}` says what came of it")
-
-
-def _check(reason: str) -> None:
-    try:
-        ReasonRequest(reason=reason)
-    except ValidationError as error:
-        raise ConfigError(f"REASON: expected 1 to {MAX_REASON_CHARS} characters, got {len(reason)}") from error

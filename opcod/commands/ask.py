@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from opcod.client import Client
+from opcod.client import Client, body_of
 from opcod.deployment import Deployment, is_elsewhere, latest_run, live_deployment, run_lock
 from opcod.launcher import Launcher
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir, paths_for
@@ -38,7 +38,7 @@ def ask(
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
     """Ask the peers. Starts the run's services for the question if nothing is up."""
-    request = AskRequest(problem=problem, first=first, exchanges=exchanges, seed=seed)
+    request = body_of(AskRequest, ["problem"], problem=problem, first=first, exchanges=exchanges, seed=seed)
     found = _found(runs_dir.resolve(), run_name)
     place = (found.run_dir.parent, found.run_dir.name) if found else (runs_dir, run_name or latest_run(runs_dir))
     paths = paths_for(*place, cache_dir)

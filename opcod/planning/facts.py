@@ -4,12 +4,14 @@ What always holds: nothing is written but what the hub client keeps of a data se
 fetched, converted or loaded; what is missing is collected, so that one look shows all of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 from opcod.gpus import Shares, gpus_here, require_room, share_out
-from opcod.planning.lengths import Count, Lengths, prompt_lengths
+from opcod.planning.lengths import Count, Lengths, prompt_lengths, prompts_of
 from opcod.planning.memory import Need, other_needs, student_need, trainer_need, vllm_need
 from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
 from opcod.planning.work import Work, work_of
@@ -17,11 +19,15 @@ from services.broker.config import load_problems, make_plan
 from services.broker.plan import Plan
 from services.student.engines.vllm.installation import find_installation
 from shared.config.settings import STUDENTS, Paths, RunSettings
-from shared.errors import OpcodError
+from shared.contracts.messages import ChatMessage
+from shared.errors import OpcodError, PromptError
 from shared.problems.coverage import uncovered_languages
 from shared.problems.examples import examples_for
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import ProblemSet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -53,7 +59,7 @@ def plan_run(paths: Paths, settings: RunSettings) -> PlannedRun:
         found.plan = make_plan(paths.run, settings, problems)
     _look_at_specialists(found)
     _look_at_engines(found)
-    count, shapes = _look_at_models(found, paths)
+    count, shapes = _look_at_models(found, paths, problems)
     if problems is not None and found.plan is not None:
         found.lengths = prompt_lengths(problems, settings, count)
         found.work = work_of(found.plan, settings, found.lengths)
@@ -88,9 +94,10 @@ def _look_at_engines(found: PlannedRun) -> None:
             found.notes.append(f"student {student} starts vLLM {installation.version}{kind}")
 
 
-def _look_at_models(found: PlannedRun, paths: Paths) -> tuple[Count | None, dict[str, ModelShape]]:
-    """How student a's tokenizer counts (None without one), and the shapes that are known, by student."""
-    from shared.modeling.chat import render
+def _look_at_models(
+    found: PlannedRun, paths: Paths, problems: ProblemSet | None
+) -> tuple[Count | None, dict[str, ModelShape]]:
+    """How the first student's tokenizer counts (None without one), and the shapes that are known, by student."""
     from shared.modeling.loading import check_model, load_tokenizer
     from shared.modeling.resolving import find_model
 
@@ -108,8 +115,9 @@ def _look_at_models(found: PlannedRun, paths: Paths) -> tuple[Count | None, dict
             else:
                 check_model(directory)
                 tokenizer = load_tokenizer(directory, section.chat_template)
-                if count is None:
-                    count = lambda messages, tokenizer=tokenizer: len(render(tokenizer, messages))  # noqa: E731
+                counted = partial(_count, tokenizer)
+                if _takes_prompts(found, student, problems, counted):
+                    count = count or counted
                 shape = read_shape(directory)
             if shape is None:
                 found.notes.append(
@@ -118,6 +126,28 @@ def _look_at_models(found: PlannedRun, paths: Paths) -> tuple[Count | None, dict
             else:
                 shapes[student] = shape
     return count, shapes
+
+
+def _count(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[ChatMessage]) -> int:
+    from shared.modeling.chat import render
+
+    return len(render(tokenizer, messages))
+
+
+def _takes_prompts(found: PlannedRun, student: str, problems: ProblemSet | None, count: Count) -> bool:
+    """Whether the student's chat template takes every kind of prompt of a run; what it does not take is noted."""
+    if problems is None:
+        return True
+    try:
+        for messages in prompts_of(next(iter(problems.all_problems())), problems, found.settings):
+            count(messages)
+    except PromptError as error:
+        found.missing.append(
+            f"student {student}: {error}; set students.{student}.chat_template to one that takes them, such as "
+            '"compact", or choose another model'
+        )
+        return False
+    return True
 
 
 def _needs(found: PlannedRun, shapes: dict[str, ModelShape], lengths: Lengths, *, gpu: bool) -> list[Need]:

@@ -41,9 +41,7 @@ def prompt_lengths(problems: ProblemSet, settings: RunSettings, count: Count | N
     chosen = _sample(tuple(problems.all_problems()))
     own = [counted(problems.format.messages(problem)) for problem in chosen]
     longest = chosen[own.index(max(own))]
-    teacher = counted(problems.format.teacher_messages(longest, solution="x", feedback="x"))
-    domains = [settings.students[student].domain for student in ("a", "b")]
-    feedback = counted(problems.format.feedback_messages(longest, "x", peer_domain=domains[0], agent_domain=domains[1]))
+    _, teacher, feedback = map(counted, prompts_of(longest, problems, settings))
     return Lengths(
         mean=sum(own) / len(own),
         longest=max(own),
@@ -51,6 +49,19 @@ def prompt_lengths(problems: ProblemSet, settings: RunSettings, count: Count | N
         feedback_extra=max(0, feedback - max(own)),
         problems=len(chosen),
         measured=count is not None,
+    )
+
+
+def prompts_of(
+    problem: Problem, problems: ProblemSet, settings: RunSettings
+) -> tuple[Sequence[ChatMessage], Sequence[ChatMessage], Sequence[ChatMessage]]:
+    """Of each kind that a run asks one, with next to nothing in it but the problem: own, teacher's, feedback's."""
+    domains = [settings.students[student].domain for student in ("a", "b")]
+    asked = problems.format
+    return (
+        asked.messages(problem),
+        asked.teacher_messages(problem, solution="x", feedback="x"),
+        asked.feedback_messages(problem, "x", peer_domain=domains[0], agent_domain=domains[1]),
     )
 
 

@@ -16,6 +16,7 @@ from services.broker.plan import Plan
 from services.broker.sealing import adopt, is_sealed
 from shared.blobs.batches import read_group
 from shared.blobs.local import LocalStore
+from shared.bodies import JsonRoute
 from shared.bus.keys import RESULTS
 from shared.bus.port import Bus
 from shared.contracts.acting import (
@@ -35,7 +36,7 @@ from shared.http import ADMIN, asked_by
 
 def acting_routes(state: Callable[[], RunState], plan: Plan, bus: Bus, run_dir: Path, *, train: bool) -> APIRouter:
     """`train` off: the run is only served, so there is nothing to act on. Answers 202, 404 or 409."""
-    router = APIRouter(prefix="/v1", dependencies=ADMIN)
+    router = APIRouter(prefix="/v1", route_class=JsonRoute, dependencies=ADMIN)
     store = LocalStore(run_dir)
 
     @router.post("/runs/{run}/silence", status_code=202)

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -23,6 +23,7 @@ from shared.problems.formats import ProblemFormat
 from shared.sse import EVENT_STREAM, EVENTS, open_stream, unless_gone
 
 Action = Literal["pause", "resume", "abort"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 def add_routes(
@@ -45,16 +46,23 @@ def add_routes(
     def list_runs() -> list[str]:
         return [state().run]
 
-    @app.post("/v1/runs/{run}/{action}", response_model=None, status_code=202, dependencies=ADMIN)
-    def control(run: str, action: Action) -> JSONResponse:
-        if run != state().run:
-            return _no_run(run)
-        if not train:
-            message = f"run {run} is only served here; `opcod run --resume {run}` goes on with it"
-            return error_response(409, message, "conflict_error")
-        request = Control(id=uuid.uuid4().hex, action=action, reason="asked for through the API")
-        bus.publish(RESULTS, request)
-        return JSONResponse({"accepted": request.id}, status_code=202)
+    def controlling(action: Action) -> Callable[[str], JSONResponse]:
+        def control(run: str) -> JSONResponse:
+            if run != state().run:
+                return _no_run(run)
+            if not train:
+                message = f"run {run} is only served here; `opcod run --resume {run}` goes on with it"
+                return error_response(409, message, "conflict_error")
+            request = Control(id=uuid.uuid4().hex, action=action, reason="asked for through the API")
+            bus.publish(RESULTS, request)
+            return JSONResponse({"accepted": request.id}, status_code=202)
+
+        return control
+
+    # A path each: one with a parameter in the place of the word would take in what others do to a run, as silencing.
+    for action in ACTIONS:
+        path = f"/v1/runs/{{run}}/{action}"
+        app.post(path, name=action, response_model=None, status_code=202, dependencies=ADMIN)(controlling(action))
 
     @app.get("/v1/peers", dependencies=READ)
     def show_peers() -> PeersResponse:

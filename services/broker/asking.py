@@ -20,13 +20,16 @@ from shared.contracts.http import (
     Stage,
 )
 from shared.contracts.ids import seed_of
-from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.messages import ChatMessage
 from shared.contracts.openai import ChatRequest, ChatResponse, IncomingMessage
+from shared.errors import RequestError
 from shared.problems.formats import ProblemFormat
 from shared.problems.problem import Problem
 from shared.sse import Frames, frame
 
 Stages = AsyncGenerator[Stage, None]
+WISHES = {"temperature", "top_p", "max_completion_tokens", "max_tokens", "stop"}
+"""Of a chat with the peers: what holds for every answer in it."""
 
 
 class Asking:
@@ -37,39 +40,37 @@ class Asking:
         self._settings = settings
         self._format = format_
 
-    @property
-    def sampling(self) -> Sampling:
-        """Of answers, unless somebody wants another."""
-        return self._settings.evaluation.sampling
+    async def stages(self, request: AskRequest, wishes: ChatRequest | None = None) -> Stages:
+        """The answer, then of each exchange the feedback and, if it was passed on, the revised answer.
 
-    async def stages(self, request: AskRequest, sampling: Sampling, stop: Sequence[str] = ()) -> Stages:
-        """The answer, then of each exchange the feedback and, if it was passed on, the revised answer."""
+        wishes: how answers are sampled and where they stop; else a student's defaults, which are the evaluation's.
+        """
         first = self._peers.require(request.first or sorted(self._settings.students)[0])
         tutor = self._settings.peer_of(first)
         problem = Problem(id="asked", domain="", kind="", question=request.problem, answer="")
-        chat = await self._chat(first, self._format.messages(problem), sampling, stop, request.seed)
+        chat = await self._chat(first, self._format.messages(problem), wishes, request.seed)
         answer = chat.choices[0].message.content
         yield Answered(student=first, version=chat.model, text=answer, usage=chat.usage)
-        for exchange in range(1, request.exchanges + 1):
+        for exchange in range(1, (request.exchanges or 1) + 1):
             seed = _seed(request.seed, exchange)
             advised = await self._advised(tutor, problem, answer, exchange, seed)
             yield advised
             if advised.delivered is None:
                 continue
             messages = self._format.teacher_messages(problem, solution=None, feedback=advised.delivered)
-            chat = await self._chat(first, messages, sampling, stop, seed)
+            chat = await self._chat(first, messages, wishes, seed)
             answer = chat.choices[0].message.content
             yield Revised(exchange=exchange, student=first, version=chat.model, text=answer, usage=chat.usage)
 
     async def ask(self, request: AskRequest) -> AskResponse:
         """The whole, once it is there."""
-        async with aclosing(self.stages(request, self.sampling)) as stages:
+        async with aclosing(self.stages(request)) as stages:
             return whole(request, [stage async for stage in stages])
 
     async def frames(self, request: AskRequest) -> Frames:
         """An event a stage, named as it, and `done` with the whole."""
         told: list[Stage] = []
-        async with aclosing(self.stages(request, self.sampling)) as stages:
+        async with aclosing(self.stages(request)) as stages:
             async for stage in stages:
                 told.append(stage)
                 yield frame(stage, event=stage.stage)
@@ -91,18 +92,20 @@ class Asking:
         )
 
     async def _chat(
-        self, student: str, messages: Sequence[ChatMessage], sampling: Sampling, stop: Sequence[str], seed: int | None
+        self, student: str, messages: Sequence[ChatMessage], wishes: ChatRequest | None, seed: int | None
     ) -> ChatResponse:
         request = ChatRequest(
             model=student,
             messages=tuple(IncomingMessage(role=each.role, content=each.content) for each in messages),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_completion_tokens=sampling.max_tokens,
-            stop=tuple(stop) or None,
             seed=seed,
+            **({} if wishes is None else wishes.model_dump(include=WISHES)),
         )
-        return await self._peers.chat(student, request)
+        try:
+            return await self._peers.chat(student, request)
+        except RequestError as error:
+            if wishes is None and error.param == "messages":  # which whoever asks has as `problem`
+                raise RequestError(str(error), status=error.status, code=error.code, param="problem") from error
+            raise
 
 
 def whole(request: AskRequest, stages: Sequence[Stage]) -> AskResponse:

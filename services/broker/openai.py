@@ -4,9 +4,10 @@ from fastapi import APIRouter, Request, Response
 
 from services.broker.peers import Peers
 from services.broker.peers_chat import CARD, PEERS, PeersChat
+from shared.bodies import OpenAIRoute
 from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
 from shared.errors import ConfigError, RequestError
-from shared.http import ASK, READ, OpenAIRoute
+from shared.http import ASK, READ
 from shared.sse import EVENTS, open_stream, unless_gone
 
 

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from services.broker.asking import Asking
 from shared.clock import SystemClock
 from shared.contracts.http import Advised, AskRequest, Stage
-from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.messages import ChatMessage
 from shared.contracts.openai import (
     ChatChunk,
     ChatRequest,
@@ -36,7 +36,7 @@ class PeersChat:
         self._asking = asking
 
     async def answer(self, body: ChatRequest) -> ChatResponse:
-        async with aclosing(self._asking.stages(_question(body), self._sampling(body), body.stops)) as stages:
+        async with aclosing(self._asking.stages(_question(body), body)) as stages:
             told = [stage async for stage in stages]
         text = "".join(_text(stage) for stage in told)
         choice = Choice(index=0, message=ChatMessage(role="assistant", content=text), finish_reason="stop")
@@ -51,31 +51,22 @@ class PeersChat:
             return frame(ChatChunk(id=id_, created=created, model=PEERS, choices=(choice,)))
 
         told: list[Stage] = []
-        async with aclosing(self._asking.stages(_question(body), self._sampling(body), body.stops)) as stages:
+        async with aclosing(self._asking.stages(_question(body), body)) as stages:
             async for stage in stages:
                 role = None if told else "assistant"
                 told.append(stage)
                 yield chunk(Delta(role=role, content=_text(stage)))
         yield chunk(Delta(), "stop")
-        if body.stream_options is not None and body.stream_options.include_usage:
+        if body.wants_usage:
             yield frame(ChatChunk(id=id_, created=created, model=PEERS, choices=(), usage=_usage(told)))
         yield DONE
-
-    def _sampling(self, body: ChatRequest) -> Sampling:
-        """Of the answers; feedback has its own."""
-        default = self._asking.sampling
-        return Sampling(
-            temperature=default.temperature if body.temperature is None else body.temperature,
-            top_p=body.top_p or default.top_p,
-            max_tokens=body.token_limit or default.max_tokens,
-        )
 
 
 def _question(body: ChatRequest) -> AskRequest:
     """Raises RequestError for a conversation: the flow knows one problem, put as in training."""
     unfit = {
         "messages": len(body.messages) != 1 or body.messages[0].role != "user" or not body.messages[0].text,
-        "n": body.n != 1,
+        "n": body.choices != 1,
         "logprobs": bool(body.logprobs),
         "response_format": body.response_format is not None and body.response_format.type != "text",
     }

@@ -9,6 +9,7 @@ from services.inspector.api import ExchangeId, known_exchange
 from services.inspector.broker import BrokerClient
 from services.inspector.store import Store
 from services.inspector.views import ActPage, ExchangeView
+from shared.bodies import JsonRoute
 from shared.contracts.acting import Accepted, ReasonRequest, SilenceRequest
 from shared.http import ADMIN, READ
 
@@ -28,7 +29,7 @@ def silence_path(run: str) -> str:
 
 def acting_routes(store: Store, broker: BrokerClient, run: str) -> APIRouter:
     """What people did about this run, and routes to do it. 202, or the broker's own refusal."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
     @router.get("/acts", dependencies=READ)
     def acts(limit: Annotated[int, Query(ge=1, le=MAX_ACTS)] = 100) -> ActPage:

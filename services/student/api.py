@@ -12,22 +12,32 @@ from typing import TypeVar
 from fastapi import APIRouter, Request, Response
 
 from services.student.board import Board
-from services.student.chat import Answering, chosen_sampling, chunk_frames, generation_requests, response, usage
+from services.student.chat import (
+    TOO_LONG,
+    Answering,
+    chosen_sampling,
+    chunk_frames,
+    generation_requests,
+    response,
+    usage,
+)
 from services.student.config import StudentConfig
 from services.student.engines.port import (
     Generation,
     GenerationRequest,
     PromptTooLongError,
+    RefusedError,
     UnknownVersionError,
 )
 from services.student.interactive import InteractiveQueue
+from shared.bodies import JsonRoute, OpenAIRoute
 from shared.clock import Clock
 from shared.contracts.http import FeedbackRequest, FeedbackResponse
 from shared.contracts.ids import seed_of
 from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
-from shared.errors import RequestError, UnavailableError
+from shared.errors import OpcodError, PromptError, RequestError, UnavailableError
 from shared.guard import request_id
-from shared.http import ASK, READ, OpenAIRoute
+from shared.http import ASK, READ
 from shared.method.anchoring import concept
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.formats import format_named
@@ -35,6 +45,9 @@ from shared.problems.problem import Problem
 from shared.sse import Frames, open_stream, unless_gone
 
 NO_MODEL = "model_not_found"
+NOT_AS_ASKED = (UnknownVersionError, PromptTooLongError, PromptError, RefusedError)
+"""Of what an engine raises: the request is at fault."""
+
 SWAPS = 3
 """How often in a row the live version may go away under one request."""
 
@@ -56,13 +69,13 @@ class StudentApi:
 
     async def _chat(self, body: ChatRequest, request: Request, version: str) -> ChatResponse | Response:
         self._require_guidance(body)
-        sampling = chosen_sampling(body, self._config.chat_sampling, self._config.max_tokens)
+        sampling = chosen_sampling(body, self._config.chat_sampling, self._board.context)
         requests = generation_requests(body, version, sampling, _drawn(body.seed))
         checksum = self._board.serving.versions.get(version)
         answering = Answering(f"chatcmpl-{request_id()}", int(self._clock.wall_s()), version, checksum)
         if body.stream:
             return await open_stream(request, self._streamed(answering, body, requests))
-        generations = await unless_gone(request, self._ask(version, requests))
+        generations = await unless_gone(request, self._ask(version, requests, "messages"))
         return response(answering, generations, logprobs=bool(body.logprobs))
 
     async def feedback(self, body: FeedbackRequest, request: Request) -> FeedbackResponse:
@@ -78,8 +91,9 @@ class StudentApi:
             problem, neutralise_control_tokens(body.response), peer_domain=peer, agent_domain=agent
         )
         seed = seed_of(_drawn(body.seed), 0, 0)
-        asked = GenerationRequest(version, tuple(messages), self._config.feedback_sampling, seed)
-        (generation,) = await unless_gone(request, self._ask(version, [asked]))
+        sampling = self._config.feedback_sampling
+        asked = GenerationRequest(version, tuple(messages), sampling, seed, fills_context=True)
+        (generation,) = await unless_gone(request, self._ask(version, [asked], None))
         raw = generation.text
         return FeedbackResponse(raw=raw, concept=concept(raw), version=version, usage=usage([generation]))
 
@@ -99,19 +113,23 @@ class StudentApi:
             try:
                 async for frame in chunk_frames(heard, answering, body):
                     yield frame
-            except (UnknownVersionError, PromptTooLongError) as error:
-                raise self._refusal(answering.version, error) from error
+            except NOT_AS_ASKED as error:
+                raise self._refusal(requests[0], error, "messages") from error
 
-    async def _ask(self, version: str, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    async def _ask(self, version: str, requests: Sequence[GenerationRequest], prompt: str | None) -> list[Generation]:
+        """prompt: the field that the prompt is made of, if it is one."""
         try:
             return await self._interactive.ask(version, requests, timeout_s=self._timeout_s)
-        except (UnknownVersionError, PromptTooLongError) as error:
-            raise self._refusal(version, error) from error
+        except NOT_AS_ASKED as error:
+            raise self._refusal(requests[0], error, prompt) from error
 
-    def _refusal(self, version: str, error: UnknownVersionError | PromptTooLongError) -> RequestError:
+    def _refusal(self, asked: GenerationRequest, error: OpcodError, prompt: str | None) -> OpcodError:
         if isinstance(error, UnknownVersionError):
-            return self._no_model(version)
-        return RequestError(str(error), code="context_length_exceeded", param="messages")
+            return self._no_model(asked.version)
+        if isinstance(error, RefusedError):  # of what a caller says, only a schema reaches an engine unchecked
+            of_schema = RequestError(str(error), code="invalid_value", param="response_format")
+            return error if asked.json_schema is None else of_schema
+        return RequestError(str(error), code=TOO_LONG if isinstance(error, PromptTooLongError) else None, param=prompt)
 
     def _require_guidance(self, body: ChatRequest) -> None:
         wanted = body.response_format
@@ -151,7 +169,7 @@ class StudentApi:
 
 
 def student_routes(api: StudentApi) -> APIRouter:
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", route_class=JsonRoute)
     openai = APIRouter(route_class=OpenAIRoute)
     openai.add_api_route("/chat/completions", api.chat, methods=["POST"], dependencies=ASK, response_model=ChatResponse)
     openai.add_api_route("/models", api.models, methods=["GET"], dependencies=READ)

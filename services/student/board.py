@@ -11,6 +11,9 @@ from shared.clock import Clock
 IDLE_BOUND_S = 60.0
 """Longest that a turn of the loop without generation may take; the bus gives up on a call long before."""
 
+ANSWER_SILENCE_S = 600.0
+"""Longest that an answer to a person may bring nothing new: a long prompt on a CPU is read within it."""
+
 
 @dataclass(frozen=True)
 class Serving:
@@ -35,10 +38,16 @@ class Board:
         self.guides = False
         """Whether the engine can keep to a JSON schema."""
         self.rendering: str | None = None
+        self.context: int | None = None
+        """Tokens of a prompt and its answer together, at most."""
 
     def beat(self, allowance_s: float = 0.0) -> None:
         """The loop is alive, and beats again within `allowance_s` plus the bound of an idle turn."""
         self._expected_s = self._clock.monotonic_s() + allowance_s + IDLE_BOUND_S
+
+    def beat_of_answer(self) -> None:
+        """More of an answer to a person is there: however long it becomes, its end need not be waited for."""
+        self.beat(ANSWER_SILENCE_S)
 
     def show(self, serving: Serving) -> None:
         self.serving = replace(serving, versions=dict(serving.versions))

@@ -27,6 +27,7 @@ from shared.method.sanitizing import neutralise_control_tokens
 from shared.sse import DONE, Frames, frame
 
 ANY_OBJECT = {"type": "object"}
+TOO_LONG = "context_length_exceeded"
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,22 @@ def generation_requests(body: ChatRequest, version: str, sampling: Sampling, see
             body.stops,
             top_logprobs=body.alternatives,
             json_schema=schema,
+            fills_context=body.token_limit is None,
         )
-        for choice in range(body.n)
+        for choice in range(body.choices)
     ]
 
 
-def chosen_sampling(body: ChatRequest, default: Sampling, limit: int) -> Sampling:
-    """The caller's, `default` where it says nothing. limit: of max_tokens. Raises RequestError over it."""
+def chosen_sampling(body: ChatRequest, default: Sampling, context: int | None) -> Sampling:
+    """The caller's, `default` where it says nothing. Raises RequestError for more tokens than the model's context."""
     wanted = body.token_limit
-    if wanted is not None and wanted > limit:
+    if wanted is not None and context is not None and wanted > context:
         param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-        message = f"{param}: at most {limit} in this run, got {wanted}"
-        raise RequestError(message, code="invalid_value", param=param)
+        message = f"{param}: expected at most {context}, the model's context with the prompt in it, got {wanted}"
+        raise RequestError(message, code=TOO_LONG, param=param)
     return Sampling(
         temperature=default.temperature if body.temperature is None else body.temperature,
-        top_p=body.top_p or default.top_p,
+        top_p=body.nucleus or default.top_p,
         max_tokens=wanted or default.max_tokens,
     )
 
@@ -94,7 +96,7 @@ def response(answering: Answering, generations: Sequence[Generation], *, logprob
 async def chunk_frames(heard: AsyncIterator[Heard], answering: Answering, body: ChatRequest) -> Frames:
     """The chunks of a streamed answer, as OpenAI orders them: roles, contents, reasons to end, usage, [DONE]."""
     first = await anext(heard)  # before anything is sent, so that an error is not yet the middle of a stream
-    for index in range(body.n):
+    for index in range(body.choices):
         yield _frame(answering, ChunkChoice(index=index, delta=Delta(role="assistant", content="")))
     item = first
     while isinstance(item, tuple):
@@ -102,7 +104,7 @@ async def chunk_frames(heard: AsyncIterator[Heard], answering: Answering, body: 
         item = await anext(heard)
     for index, generation in enumerate(item):
         yield _frame(answering, ChunkChoice(index=index, delta=Delta(), finish_reason=generation.finish_reason))
-    if body.stream_options is not None and body.stream_options.include_usage:
+    if body.wants_usage:
         yield _frame(answering, usage=usage(item))
     yield DONE
 
@@ -115,7 +117,7 @@ def usage(generations: Sequence[Generation]) -> Usage:
 def _schema(wanted: ResponseFormat | None) -> str | None:
     if wanted is None or wanted.type == "text":
         return None
-    return json.dumps(wanted.json_schema.schema_ if wanted.json_schema else ANY_OBJECT)
+    return json.dumps((wanted.json_schema.schema_ or {}) if wanted.json_schema else ANY_OBJECT)
 
 
 def _content(sample: int, piece: Piece, *, logprobs: bool) -> ChunkChoice:

@@ -21,7 +21,7 @@ INTERACTIVE_BOUND = 24
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """domain, peer_domain: what this student, and its peer, are strong in. max_tokens: cap for one answer."""
+    """domain, peer_domain: what this student, and its peer, are strong in."""
 
     run: str
     run_dir: Path
@@ -50,11 +50,6 @@ class StudentConfig:
     @property
     def feedback_sampling(self) -> Sampling:
         return self.settings.feedback.sampling
-
-    @property
-    def max_tokens(self) -> int:
-        settings = self.settings
-        return max(settings.evaluation.max_tokens, settings.rollout.max_tokens, settings.feedback.max_tokens)
 
     @property
     def expected_sequences(self) -> dict[JobKind, int]:

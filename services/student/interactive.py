@@ -24,11 +24,17 @@ Heard = tuple[int, Piece] | list[Generation]
 
 
 class Listener:
-    """Audience of one sample: passes pieces on, if anybody reads along, until its client leaves."""
+    """Audience of one sample: passes pieces on, if anybody reads along, until its client leaves.
 
-    def __init__(self, left: threading.Event, pass_on: Callable[[Piece], None] | None) -> None:
+    alive: told with every piece that the engine works.
+    """
+
+    def __init__(
+        self, left: threading.Event, pass_on: Callable[[Piece], None] | None, alive: Callable[[], None]
+    ) -> None:
         self._left = left
         self._pass_on = pass_on
+        self._alive = alive
         self.heard = False
 
     @property
@@ -36,6 +42,7 @@ class Listener:
         return self._left.is_set()
 
     def tell(self, piece: Piece) -> None:
+        self._alive()
         if self._pass_on is not None:
             self.heard = True
             self._pass_on(piece)
@@ -56,6 +63,8 @@ class InteractiveQueue:
     """`ask` and `stream` are for the event loop, everything else for the engine's thread."""
 
     def __init__(self, *, bound: int) -> None:
+        self.alive: Callable[[], None] = lambda: None
+        """Called with every piece of every answer."""
         self._bound = bound
         self._lock = threading.Lock()
         self._waiting: list[Question] = []
@@ -117,7 +126,7 @@ class InteractiveQueue:
         self, version: str, requests: Sequence[GenerationRequest], pass_on: Callable[[int, Piece], None] | None
     ) -> Iterator[Question]:
         left = threading.Event()
-        listeners = [Listener(left, partial(pass_on, i) if pass_on else None) for i in range(len(requests))]
+        listeners = [Listener(left, partial(pass_on, i) if pass_on else None, self.alive) for i in range(len(requests))]
         heard = [replace(request, audience=each) for request, each in zip(requests, listeners, strict=True)]
         question = Question(version, tuple(heard), left)
         self._enter(question)

@@ -12,7 +12,7 @@ from itertools import groupby
 import structlog
 
 from services.student import metrics
-from services.student.board import Board
+from services.student.board import ANSWER_SILENCE_S, Board
 from services.student.engines.port import (
     Engine,
     EngineAwayError,
@@ -85,7 +85,9 @@ class EngineWorker:
         self._clock = clock
         self._stopping = stopping
         self._connected = False
-        board.guides, board.rendering = engine.guides, engine.rendering
+        if not engine.continuous:  # else this thread never waits for an answer, and vouches for itself
+            interactive.alive = board.beat_of_answer
+        board.guides, board.rendering, board.context = engine.guides, engine.rendering, engine.context
 
     def run(self) -> None:
         """Turn until `stopping`, then give back what is in hand. Raises EngineDeadError."""
@@ -215,6 +217,8 @@ class EngineWorker:
 
     def _allowance_s(self, batches: Sequence[Sequence[GenerationRequest]]) -> float:
         """Longest that these may take, with one more run of each alone."""
+        if all(request.audience is not None for batch in batches for request in batch):
+            return ANSWER_SILENCE_S  # people may ask for as much as the model holds; each piece is a sign of life
         longest = max(request.sampling.max_tokens for batch in batches for request in batch)
         turns = -(-sum(map(len, batches)) // self._engine.slots) + len(batches)
         return longest * turns * SECONDS_PER_TOKEN

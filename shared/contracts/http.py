@@ -32,7 +32,7 @@ class AskRequest(Contract):
 
     problem: str = Field(min_length=1)
     first: str | None = None
-    exchanges: int = Field(default=1, ge=1, le=3)
+    exchanges: int | None = Field(default=None, ge=1, le=3, description="Default: 1.")
     seed: int | None = None
 
 

@@ -4,13 +4,15 @@ A field of OpenAI's that changes no answer is taken and left unread; one that wo
 not done here must be absent or neutral; anything else is refused with its name.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
+    Tag,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -21,8 +23,10 @@ from pydantic import SerializerFunctionWrapHandler as Serializer
 from shared.contracts.messages import ChatMessage, Contract
 
 MAX_STOPS = 4
+MAX_NAME_CHARS = 60
 MAX_TOP_LOGPROBS = 20
-
+LEAST_TOP_P = 1e-6
+"""What 0 stands for, which OpenAI takes and engines do not: the most probable token alone."""
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
@@ -38,6 +42,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (),
     "prediction": (),
     "web_search_options": (),
+    "moderation": (),
 }
 """Fields of a request that may only be absent, null or one of these: they change nothing then."""
 
@@ -51,7 +56,12 @@ def _only(value: object, allowed: tuple[object, ...]) -> object:
 class Incoming(BaseModel):
     """Base of what clients send."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _form(value: object) -> str | None:
+    """Of what may be a text or a list; None for anything else."""
+    return "text" if isinstance(value, str) else "list" if isinstance(value, list | tuple) else None
 
 
 class TextPart(Incoming):
@@ -59,13 +69,31 @@ class TextPart(Incoming):
 
     type: Literal["text"]
     text: str
+    prompt_cache_breakpoint: JsonValue = None  # not read
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _only_text(cls, value: object) -> object:
+        if isinstance(value, str) and value != "text":
+            raise ValueError(f"only text parts are taken, got {value[:MAX_NAME_CHARS]}")
+        return value
+
+
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[tuple[TextPart, ...], Tag("list")],
+    Discriminator(_form, custom_error_type="content", custom_error_message="expected a text or a list of text parts"),
+]
+Stops = Annotated[
+    Annotated[str, Tag("text")] | Annotated[tuple[str, ...], Tag("list")],
+    Discriminator(_form, custom_error_type="stop", custom_error_message="expected a text or a list of texts"),
+]
 
 
 class IncomingMessage(Incoming):
     """One turn. `developer` is OpenAI's newer word for `system`; `name` is not read."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | tuple[TextPart, ...]
+    content: Content
     name: str | None = None
     # What a client sends back of an answer that it got
     refusal: JsonValue = None
@@ -88,13 +116,13 @@ class IncomingMessage(Incoming):
 
 
 class StreamOptions(Incoming):
-    include_usage: bool = False
+    include_usage: bool | None = None
     include_obfuscation: bool | None = None  # not read
 
 
 class JsonSchema(Incoming):
     name: str
-    schema_: dict[str, JsonValue] = Field(default_factory=dict, alias="schema")
+    schema_: dict[str, JsonValue] | None = Field(default=None, alias="schema")
     description: str | None = None
     strict: bool | None = None
 
@@ -105,19 +133,25 @@ class ResponseFormat(Incoming):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("expected json_schema with the type 'json_schema' and with no other")
+        return self
+
 
 class ChatRequest(Incoming):
     """A chat completion request."""
 
     model: str
     messages: tuple[IncomingMessage, ...] = Field(min_length=1)
-    n: int = Field(default=1, ge=1, le=16)
+    n: int | None = Field(default=None, ge=1, le=16)
     temperature: float | None = Field(default=None, ge=0, le=5)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1, description="The older name of max_completion_tokens.")
     seed: int | None = None
-    stop: str | tuple[str, ...] | None = None
+    stop: Stops | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
@@ -128,6 +162,7 @@ class ChatRequest(Incoming):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+    prompt_cache_options: JsonValue = None
     service_tier: str | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
@@ -146,6 +181,7 @@ class ChatRequest(Incoming):
     audio: JsonValue = None
     prediction: JsonValue = None
     web_search_options: JsonValue = None
+    moderation: JsonValue = None
 
     @field_validator(*NEUTRAL, mode="before")
     @classmethod
@@ -163,6 +199,20 @@ class ChatRequest(Incoming):
         if len(self.stops) > MAX_STOPS or not all(self.stops):
             raise ValueError(f"stop: at most {MAX_STOPS} strings, none of them empty")
         return self
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def nucleus(self) -> float | None:
+        """`top_p` as engines take it."""
+        return None if self.top_p is None else max(self.top_p, LEAST_TOP_P)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -9,12 +9,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from shared.contracts.messages import ChatMessage
-from shared.errors import MalformedMessageError
+from shared.errors import PromptError
 
 Messages = Sequence[ChatMessage | Mapping[str, str]]
+
+# A template refuses by `raise_exception`, or by an operation that the messages do not allow
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
 
 FIXED_TEXTS = ("Q: 3 A through 4 ohm, 1024.5 kJ/mol?\nA: 12", "<think>\n\n</think>\n\nGrüße, 東京 👍🏽 \u0301")
 """Digits, line breaks, tags, and characters of several bytes: where tokenizers of one family differ."""
@@ -23,8 +27,8 @@ FIXED_TEXTS = ("Q: 3 A through 4 ohm, 1024.5 kJ/mol?\nA: 12", "<think>\n\n</thin
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """Return the prompt's token ids, up to where the model speaks; a template that knows thinking has it off.
 
-    Special tokens spelt out in a content are broken up with a space. Raises MalformedMessageError where a content
-    would become a special token all the same.
+    Special tokens spelt out in a content are broken up with a space. Raises PromptError where a content would become a
+    special token all the same, or where the template refuses the messages.
     """
     turns = [_as_turn(message) for message in messages]
     specials = special_ids(tokenizer)
@@ -36,7 +40,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     excess = _count(ids, specials) - _count(expected, specials)
     if excess:
         names = tokenizer.convert_ids_to_tokens(sorted(excess))
-        raise MalformedMessageError(f"expected plain text in the messages, but it becomes the special tokens {names}")
+        raise PromptError(f"expected plain text in the messages, but it becomes the special tokens {names}")
     return ids
 
 
@@ -99,7 +103,11 @@ def _as_turn(message: ChatMessage | Mapping[str, str]) -> dict[str, str]:
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> str:
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    text: str = tokenizer.apply_chat_template(list(turns), **options)
+    try:
+        text: str = tokenizer.apply_chat_template(list(turns), **options)
+    except _REFUSALS as error:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise PromptError(f"the model's chat template refuses these messages ({roles}): {error}") from error
     return text
 
 

@@ -3,6 +3,8 @@
 In process, without a network: the apps are the services' own, on fakes of what stands behind them.
 """
 
+import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 import schemathesis
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 from schemathesis import Case, GenerationMode
@@ -67,6 +71,24 @@ def inspector(tmp_path: Path) -> Iterator[FastAPI]:
     store.close()
 
 
+LONE = st.characters(categories=["Cs"])
+SOMEWHERE = st.recursive(
+    LONE, lambda inner: st.lists(inner, min_size=1, max_size=2) | st.dictionaries(LONE | st.text(), inner, min_size=1)
+)
+NO_TEXT = SOMEWHERE.map(lambda value: json.dumps({"model": "a", "problem": value, "messages": [{"content": value}]}))
+CUT_OFF = st.integers(1, 40).map(lambda end: json.dumps({"model": "a", "messages": [{"role": "user"}]})[:end])
+"""Bodies with a lone surrogate, as a value or a name at any depth, and such as end too soon."""
+
+LEAST: dict[str, object] = {
+    "model": "a",
+    "messages": [{"role": "user", "content": "2 + 2?"}],
+    "problem": "2 + 2?",
+    "response": "5",
+    "reason": "why not",
+    "tutor": "b",
+}
+"""A value of each field that some body must have."""
+
 SERVICES = {"student": student, "broker": broker, "inspector": inspector}
 
 
@@ -98,3 +120,58 @@ def attempt(cases: SearchStrategy[Case]) -> None:
         ErrorResponse.model_validate_json(response.content)
 
     answered()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_body_is_json_says_so_and_is_text(service: str, tmp_path: Path) -> None:
+    with SERVICES[service](tmp_path) as app:
+        client = TestClient(app, raise_server_exceptions=False)
+        paths = list(taking_json(app))
+        for path in paths:
+            refused_as_no_json(client, path)
+        assert len(paths) >= 2
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_field_that_may_be_left_out_may_be_null(service: str, tmp_path: Path) -> None:
+    with SERVICES[service](tmp_path) as app:
+        client = TestClient(app, raise_server_exceptions=False)
+        schemas = app.openapi()["components"]["schemas"]
+        tried = 0
+        for path in taking_json(app):
+            schema = schemas[body_schema(app, path)]
+            body = {name: LEAST[name] for name in schema["required"]}
+            absent = client.post(path, json=body)
+            for name in schema["properties"].keys() - body.keys():
+                null = client.post(path, json=body | {name: None})
+                assert null.status_code == absent.status_code, f"{path} {name}: {null.text}"
+                tried += 1
+        assert tried > 0 or service == "inspector", "the inspector's bodies have required fields alone"
+
+
+def body_schema(app: FastAPI, address: str) -> str:
+    """The name of the schema of what is posted to this address."""
+    found = next(path for path in app.openapi()["paths"] if re.sub(r"\{\w+\}", "1", path) == address)
+    content = app.openapi()["paths"][found]["post"]["requestBody"]["content"]["application/json"]
+    return str(content["schema"]["$ref"]).rpartition("/")[2]
+
+
+def taking_json(app: FastAPI) -> Iterator[str]:
+    """Addresses to which a body in JSON is posted; it is read before what stands in their place for a parameter."""
+    for path, operations in app.openapi()["paths"].items():
+        if "application/json" in operations.get("post", {}).get("requestBody", {}).get("content", {}):
+            yield re.sub(r"\{\w+\}", "1", path)
+
+
+def refused_as_no_json(client: TestClient, path: str) -> None:
+    form = client.post(path, data={"text": "x"})
+    assert (form.status_code, "Content-Type: application/json" in form.text) == (415, True), path
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(NO_TEXT | CUT_OFF)
+    def refused(content: str) -> None:
+        answer = client.post(path, content=content, headers={"content-type": "application/json"})
+        message = ErrorResponse.model_validate_json(answer.content).error.message
+        assert (answer.status_code, "at line 1 column" in message) == (400, True), f"{path}: {answer.text}"
+
+    refused()

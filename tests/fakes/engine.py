@@ -21,6 +21,7 @@ from shared.modeling.checksums import file_checksum
 
 BASE_CHECKSUM = "b" * 64
 POISON = "poison"
+CONTEXT = 4096
 WAIT_S = 10.0
 
 
@@ -31,6 +32,7 @@ class FakeEngine:
     `generate`. hold: set it to keep `generate` waiting until `go` is set (or it is cancelled, or everybody is gone).
     """
 
+    context = CONTEXT
     vocabulary_size = 256
     continuous = False
 

@@ -19,7 +19,8 @@ USAGE = Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2)
 
 @dataclass
 class StudentServer:
-    """status: set it to refuse everything with it; location: where it sends callers then. feedback: what it says.
+    """status: set it to refuse everything with it; location: where it sends callers then, error: what it says then.
+    feedback: what it says.
 
     answers: what it says first, before it says `answer`. holds: it answers no chat; `asking` is set when it is asked,
     `left` when the caller is gone.
@@ -29,6 +30,7 @@ class StudentServer:
     url: str = ""
     status: int = 200
     location: str = ""
+    error: dict[str, str | None] | None = None
     answer: str = " u = 9 * 2 = 18"
     answers: list[str] = field(default_factory=list)
     holds: bool = False
@@ -52,7 +54,7 @@ class StudentServer:
 
     def _refusal(self) -> JSONResponse:
         headers = {"Location": self.location} if self.location else {}
-        return JSONResponse({"error": "told to refuse"}, status_code=self.status, headers=headers)
+        return JSONResponse({"error": self.error or "told to refuse"}, status_code=self.status, headers=headers)
 
     def app(self) -> FastAPI:
         app = FastAPI()

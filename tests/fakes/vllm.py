@@ -24,7 +24,7 @@ class FakeVllm:
     paused: by its route; completions wait. weights: the directory whose weights it has, None when a reload has failed.
     unreadable: directories that it cannot read. seen: the weights and the salt of each completion.
     text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
-    probe asks for.
+    probe asks for. numberless: its log-probs are not finite, which it streams as null and cannot answer otherwise.
     """
 
     def __init__(self, socket: Path, needs: Needs = ADAPTERS) -> None:
@@ -41,6 +41,7 @@ class FakeVllm:
         self.text = "x"
         self.refusal: str | None = None
         self.probed = -2.0
+        self.numberless = False
         self.version = "0.32.0"
         config = uvicorn.Config(self._app(), uds=str(socket), log_level="error", lifespan="off")
         self._server = uvicorn.Server(config)
@@ -130,6 +131,8 @@ class FakeVllm:
         self.seen.append((self.weights, body.get("cache_salt")))
         if self.dead.is_set() or self.weights is None:
             return JSONResponse({"error": {"message": "EngineCore encountered an issue"}}, 500)
+        if self.numberless and not body.get("stream"):
+            return JSONResponse({"error": {"message": "Out of range float values are not JSON compliant: nan"}}, 500)
         prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
         if body.get("stream"):
             return StreamingResponse(self._streamed(prompts[0], body), media_type="text/event-stream")
@@ -147,10 +150,11 @@ class FakeVllm:
     def _choice(self, index: int, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
         count = body["max_tokens"]
         asked = {f"token_id:{token}": self.probed for token in body.get("logprob_token_ids", ())}
+        logprob = None if self.numberless else -0.5
         return {
             "index": index,
             "token_ids": [prompt[-1]] * count,
-            "logprobs": {"token_logprobs": [-0.5] * count, "top_logprobs": [asked] * count},
+            "logprobs": {"token_logprobs": [logprob] * count, "top_logprobs": [asked] * count},
             "finish_reason": "length",
         }
 

@@ -78,7 +78,7 @@ def test_without_an_inspectors_log_the_files_of_the_run_are_read(stand: Stand) -
         (("export", "--filter", "round=x"), "--filter round"),
         (("export", "--out", "/nowhere/at/all.jsonl"), "cannot write /nowhere/at/all.jsonl"),
         (("flag", "nonsense", "x"), "expected an exchange such as"),
-        (("flag", "a.s1.p.0", ""), "expected 1 to 500 characters"),
+        (("flag", "a.s1.p.0", ""), "REASON: String should have at least 1 character, got ''"),
         (("show", "a.s1.p.0", "--run", "other"), "found none; the runs there: test"),
     ],
 )

@@ -121,7 +121,7 @@ def test_errors_are_the_clients_own(client: OpenAI, messages: list[ChatCompletio
     with pytest.raises(openai.BadRequestError, match="response_format"):
         client.chat.completions.create(model="a", messages=messages, response_format={"type": "json_object"})
     with pytest.raises(openai.BadRequestError, match="max_tokens"):
-        client.chat.completions.create(model="a", messages=messages, max_tokens=100_000, stream=True)
+        client.chat.completions.create(model="a", messages=messages, max_tokens=0, stream=True)
     with pytest.raises(openai.AuthenticationError) as stranger:
         client.with_options(api_key="sk-wrong").models.list()
     assert stranger.value.code == "invalid_api_key"
@@ -159,6 +159,73 @@ def test_what_the_peers_cannot_follow_is_refused(
     with pytest.raises(openai.BadRequestError) as refused:
         broker.chat.completions.create(model="peers", **wanted)  # type: ignore[call-overload]
     assert refused.value.param == next(iter(change))
+
+
+NOTHING = {
+    "n": 1,
+    "stop": None,
+    "temperature": 0,
+    "top_p": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logit_bias": {},
+    "tool_choice": "none",
+    "parallel_tool_calls": False,
+    "response_format": {"type": "text"},
+    "logprobs": False,
+    "top_logprobs": None,
+    "seed": 3,
+    "store": True,
+    "metadata": {"a": "b"},
+    "user": "me",
+    "service_tier": "auto",
+    "max_completion_tokens": 3000,
+}
+"""Options that change nothing where sampling is greedy, with a limit far above the run's own."""
+
+
+@pytest.mark.parametrize("model", ["a", "peers"])
+def test_options_that_change_nothing_are_taken(
+    broker: OpenAI, messages: list[ChatCompletionMessageParam], model: str
+) -> None:
+    plain, full = (
+        broker.chat.completions.create(model=model, messages=messages, **options)  # type: ignore[call-overload]
+        for options in ({"temperature": 0, "seed": 3}, NOTHING)
+    )
+    assert full.choices[0].message.content == plain.choices[0].message.content
+
+
+@pytest.mark.parametrize("model", ["a", "peers"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"tool_choice": "required"},
+        {"presence_penalty": 0.5},
+        {"frequency_penalty": -1},
+        {"logit_bias": {"50256": -100}},
+        {"modalities": ["text", "audio"]},
+        {"reasoning_effort": "high"},
+        {"moderation": {"model": "m"}},
+        {"top_p": 2},
+        {"temperature": -1},
+        {"n": 99},
+        {"top_logprobs": 3},
+        {"response_format": {"type": "json_schema"}},
+        {"stream_options": {"include_usage": True}},
+        {"stop": ["a", "b", "c", "d", "e"]},
+        {"extra_body": {"top_k": 5}},
+    ],
+    ids=lambda change: next(iter(change)) if isinstance(change, dict) else None,
+)
+def test_options_that_would_change_the_answer_are_refused_by_their_name(
+    broker: OpenAI, messages: list[ChatCompletionMessageParam], model: str, change: dict[str, object]
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        broker.chat.completions.create(model=model, messages=messages, **change)  # type: ignore[call-overload]
+    name = next(iter(change))
+    assert refused.value.param == ("top_k" if name == "extra_body" else name)
+    assert (refused.value.type, bool(refused.value.code)) == ("invalid_request_error", True)
 
 
 def test_the_id_of_a_request_goes_all_the_way(served: Deployment, messages: list[ChatCompletionMessageParam]) -> None:

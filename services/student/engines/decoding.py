@@ -5,6 +5,7 @@ all of them, and the row forks where their draws differ. Every sample has its ow
 draws does not depend on which others are there.
 """
 
+import math
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from services.student.engines.port import (
     Generation,
     GenerationCancelledError,
     GenerationRequest,
+    NotFiniteError,
     TokenChoice,
     TokenDetail,
 )
@@ -79,7 +81,10 @@ class Decoding:
 
     @torch.inference_mode()
     def run(self, samples: Sequence[Sample], cancelled: threading.Event | None) -> None:
-        """Fill in tokens and log-probs of `samples`. Raises GenerationCancelledError when told to stop."""
+        """Fill in tokens and log-probs of `samples`.
+
+        Raises GenerationCancelledError when told to stop, NotFiniteError where the model gives no numbers.
+        """
         rows = _initial_rows(samples)
         columns = max(row.pad + len(row.samples[0].prompt) + row.sampling.max_tokens for row in rows)
         cache = RowCache(self._model.config, len(samples), columns, self._model.dtype, self._device)
@@ -95,10 +100,11 @@ class Decoding:
 
     def finish(self, sample: Sample) -> Generation:
         """Return a sample that is done as the port has it."""
-        text: str = self._tokenizer.decode(sample.token_ids, skip_special_tokens=True)
         details: tuple[TokenDetail, ...] = ()
-        if sample.transcript is not None:
-            text, details = sample.transcript.end(text)
+        if sample.transcript is None:
+            text: str = self._tokenizer.decode(sample.token_ids, skip_special_tokens=True)
+        else:
+            text, details = sample.transcript.end()
         reason: Literal["stop", "length"] = "stop" if sample.stopped else "length"
         return Generation(text, list(sample.prompt), sample.token_ids, sample.logprobs, reason, details)
 
@@ -178,6 +184,9 @@ class Decoding:
         return tops
 
     def _append(self, sample: Sample, token: int, logprob: float, tops: Sequence[TokenChoice]) -> None:
+        """Raises NotFiniteError: one logit that is not finite makes all probabilities of its row NaN."""
+        if not math.isfinite(logprob):
+            raise NotFiniteError(sample.request.version)
         sample.token_ids.append(token)
         sample.logprobs.append(logprob)
         sample.stopped = token in self._eos_ids

@@ -7,7 +7,7 @@ be called from many threads at once, and `load` and `unload` come at any time, b
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Protocol
@@ -26,6 +26,20 @@ class VersionTakenError(OpcodError):
 
 class PromptTooLongError(OpcodError):
     """A prompt and its max_tokens exceed the positions that the model has."""
+
+
+class RefusedError(OpcodError):
+    """The engine says that a request is wrong; asked again, it would say so again."""
+
+
+class NotFiniteError(OpcodError):
+    """The model's numbers for a request are not finite: what was drawn from them would mean nothing."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(
+            f"expected numbers of {version}, got logits that are NaN or infinite, which make no answer: its weights "
+            "are damaged, or outgrow their dtype; ask another version, or serve it with dtype = float32"
+        )
 
 
 class GenerationCancelledError(OpcodError):
@@ -81,6 +95,7 @@ class GenerationRequest:
 
     top_logprobs: tell each token's details with so many alternatives; None: no details.
     json_schema: what the text must fit, as JSON; only for an engine that `guides`.
+    fills_context: nobody named its max_tokens, so where a long prompt leaves fewer, those are taken.
     audience: told of the sample as it comes; once it is gone the sample ends, as if its max_tokens were reached.
     """
 
@@ -91,11 +106,24 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     json_schema: str | None = None
+    fills_context: bool = False
     audience: Audience | None = field(default=None, compare=False)
 
     @property
     def unwanted(self) -> bool:
         return self.audience is not None and self.audience.gone
+
+    def within(self, context: int, prompt: int) -> "GenerationRequest":
+        """As it runs behind a prompt of so many tokens, of at most `context` in all. Raises PromptTooLongError."""
+        left = context - prompt
+        if self.sampling.max_tokens <= left:
+            return self
+        if self.fills_context and left > 0:
+            return replace(self, sampling=self.sampling.model_copy(update={"max_tokens": left}))
+        raise PromptTooLongError(
+            f"expected at most {context} tokens, the model's context; got {prompt} of prompt and max_tokens = "
+            f"{self.sampling.max_tokens}: shorten either"
+        )
 
 
 @dataclass(frozen=True)
@@ -145,6 +173,10 @@ class Engine(Protocol):
     @property
     def slots(self) -> int:
         """How many sequences it can work on at once."""
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that a prompt and its answer may have together; None: no limit."""
 
     @property
     def vocabulary_size(self) -> int: ...

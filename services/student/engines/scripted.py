@@ -63,6 +63,7 @@ class Script:
 class ScriptedEngine:
     """See `port.Engine`."""
 
+    context = None
     vocabulary_size = EOS_ID + 1
     continuous = False
     guides = False

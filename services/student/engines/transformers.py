@@ -20,7 +20,6 @@ from services.student.engines.port import (
     EngineState,
     Generation,
     GenerationRequest,
-    PromptTooLongError,
     UnknownVersionError,
     VersionTakenError,
 )
@@ -73,6 +72,10 @@ class TransformersEngine:
         self._active: dict[str, Tensor] = {}
 
     guides = False
+
+    @property
+    def context(self) -> int:
+        return int(self._model.config.max_position_embeddings)
 
     @property
     def vocabulary_size(self) -> int:
@@ -158,12 +161,7 @@ class TransformersEngine:
 
     def _sample(self, index: int, request: GenerationRequest) -> Sample:
         prompt = tuple(render(self._tokenizer, request.messages))
-        limit = self._model.config.max_position_embeddings
-        if len(prompt) + request.sampling.max_tokens > limit:
-            raise PromptTooLongError(
-                f"expected at most {limit} tokens, got {len(prompt)} of prompt and max_tokens = "
-                f"{request.sampling.max_tokens}: shorten either"
-            )
+        request = request.within(self.context, len(prompt))
         watched = request.stop or request.audience is not None or request.top_logprobs is not None
         transcript = Transcript(self._tokenizer, request) if watched else None
         return Sample(index, prompt, request, random.Random(request.seed), transcript)

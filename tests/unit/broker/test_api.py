@@ -83,8 +83,13 @@ def test_control_is_a_message_on_results(ground: Ground, action: str) -> None:
 
 
 def test_an_unknown_action_is_refused(ground: Ground) -> None:
-    answer = ground.client.post(f"/v1/runs/{RUN}/restart")
-    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "action")
+    assert ground.client.post(f"/v1/runs/{RUN}/restart").status_code == 404
+
+
+def test_silencing_a_tutor_is_no_control_of_the_run(ground: Ground) -> None:
+    answer = ground.client.post(f"/v1/runs/{RUN}/silence", json={"tutor": "nobody", "reason": "talks nonsense"})
+    assert answer.status_code == 404
+    assert "nobody" in answer.json()["error"]["message"]
 
 
 def test_pausing_through_the_api_pauses_the_run(ground: Ground) -> None:
@@ -232,6 +237,55 @@ def test_a_students_refusal_is_passed_on(ground: Ground, status: int, seen: int)
     answer = ground.client.post(ASK, json={"problem": QUESTION, "first": "a"})
     assert answer.status_code == seen
     assert "student a" in answer.json()["error"]["message"]
+
+
+REFUSED = {"message": "System role not supported", "type": "invalid_request_error", "code": "c", "param": "messages"}
+PEERS = {"model": "peers", "messages": [{"role": "user", "content": QUESTION}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"), [(ASK, {"problem": QUESTION}, "problem"), (CHAT, PEERS, "messages")]
+)
+def test_what_a_student_finds_wrong_is_told_of_the_field_that_was_sent(
+    ground: Ground, path: str, body: dict[str, object], param: str
+) -> None:
+    ground.up("a", "b")
+    ground.students["a"].status, ground.students["a"].error = 400, REFUSED
+    answer = ground.client.post(path, json=body)
+    said = "student a refused this: System role not supported"
+    assert answer.status_code == 400
+    assert answer.json()["error"] == REFUSED | {"message": said, "param": param}
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {},
+        {"temperature": 0, "top_p": 0, "max_tokens": 1500, "stop": ["x", "y"]},
+        {"temperature": 0.3, "top_p": 1, "max_completion_tokens": 9, "stop": "x"},
+    ],
+)
+def test_a_chat_with_the_peers_passes_its_wishes_on_and_leaves_the_rest_to_the_student(
+    ground: Ground, wishes: dict[str, object]
+) -> None:
+    ground.up("a", "b")
+    assert ground.client.post(CHAT, json=PEERS | wishes).status_code == 200
+    for asked in ground.students["a"].chats:
+        sent = asked.model_dump(mode="json", exclude_unset=True, exclude={"model", "messages", "seed"})
+        assert sent == wishes
+    assert len(ground.students["a"].chats) == 2
+
+
+@pytest.mark.parametrize("body", [PEERS | {"n": None, "logprobs": None, "stream": None}, PEERS | {"n": 1}])
+def test_a_chat_with_the_peers_takes_null_as_absent(ground: Ground, body: dict[str, object]) -> None:
+    ground.up("a", "b")
+    assert ground.client.post(CHAT, json=body).status_code == 200
+
+
+def test_null_exchanges_are_one(ground: Ground) -> None:
+    ground.up("a", "b")
+    body = {"problem": QUESTION, "exchanges": None, "first": None, "seed": None}
+    assert len(ground.client.post(ASK, json=body).json()["exchanges"]) == 1
 
 
 def test_a_chat_goes_to_the_student_of_its_model(ground: Ground) -> None:

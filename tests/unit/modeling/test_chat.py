@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from shared.contracts.messages import ChatMessage
-from shared.errors import ModelError
+from shared.errors import ModelError, PromptError
 from shared.modeling.chat import completion_ids, neutralise, render, render_text, rendering_of, special_ids
 from shared.modeling.loading import load_tokenizer
 
@@ -65,6 +65,26 @@ def test_a_completion_ends_with_eos_and_has_a_space_only_after_a_bare_prompt(
 ) -> None:
     assert compact.decode(completion_ids(compact, "x = 4")) == " x = 4<|im_end|>"
     assert own.decode(completion_ids(own, " x = 4<|im_end|> ")) == "x = 4< |im_end|><|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ raise_exception('Conversation roles must alternate') }}", "Conversation roles must alternate"),
+        ("{{ messages[0].tools.first }}", "has no attribute 'tools'"),
+        ("{{ messages[0].content + 1 }}", "can only concatenate str"),
+        ("{{ messages[5].content }}", "list object has no element 5"),
+        ("{{ 1 // 0 }}", "by zero"),
+        ("{% if messages %}", "Unexpected end of template"),
+    ],
+)
+def test_a_template_that_refuses_is_told_with_its_words_and_the_roles(tiny_dir: Path, template: str, says: str) -> None:
+    refusing = load_tokenizer(tiny_dir, None)
+    refusing.chat_template = template
+    with pytest.raises(PromptError) as refused:
+        render(refusing, turns(("system", "B"), ("user", "u")))
+    assert str(refused.value).startswith("the model's chat template refuses these messages (system, user): ")
+    assert says in str(refused.value)
 
 
 def test_an_unknown_template_names_the_known_ones(tiny_dir: Path) -> None:

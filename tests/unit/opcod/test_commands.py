@@ -141,6 +141,25 @@ def test_asking_needs_a_run(opcod: Opcod) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ask", ""], "PROBLEM: String should have at least 1 character, got ''"),
+        (["ask", "a\udcff"], r"PROBLEM: expected text in UTF-8, got 'a\udcff'"),
+        (["ask", "x", "--first", "\ud800"], r"--first: expected text in UTF-8, got '\ud800'"),
+        (["feedback", "flag", "a.s1.p.0", ""], "REASON: String should have at least 1 character, got ''"),
+        (["feedback", "exclude", "a.s1.p.0", "x" * 501], "REASON: String should have at most 500 characters, got 'xxx"),
+        (["feedback", "silence", "\udcff", "r"], r"TUTOR: expected text in UTF-8, got '\udcff'"),
+    ],
+)
+def test_what_cannot_be_sent_is_one_line_before_anything_is_looked_for(
+    opcod: Opcod, words: list[str], said: str
+) -> None:
+    code, _, error = opcod(*words, places=False)
+    assert (code, error.startswith(f"error: {said}"), error.count("\n")) == (2, True, 1), error
+    assert len(error) < 200
+
+
+@pytest.mark.parametrize(
     ("command", "option", "said"),
     [
         ("bundle", "filters", "Names: round, step, student, tutor, domain, verdict, problem_id"),

@@ -18,8 +18,13 @@ from shared.config.loading import load_settings, preset_names
 from shared.config.settings import RunSettings
 from shared.contracts.messages import ChatMessage
 from tests.fakes.sciknoweval import row, two_domains, write
+from tests.unit.modeling.tiny_model import write_tiny_model
 
 LENGTHS = Lengths(mean=20.0, longest=30, teacher_extra=10, feedback_extra=12, problems=5, measured=True)
+REFUSING = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ messages[0].content }}"
+)
 TINY = ModelShape(32, 64, 2, 8, 4, 4, 258, tied=True)
 
 
@@ -41,7 +46,6 @@ def test_every_model_that_a_preset_names_has_a_known_shape() -> None:
 def test_a_shape_is_that_of_the_real_model(tmp_path: Path) -> None:
     from shared.modeling.adapters import LoraSpec, attach_lora
     from shared.modeling.loading import load_model
-    from tests.unit.modeling.tiny_model import write_tiny_model
 
     directory = write_tiny_model(tmp_path)
     shape, model = read_shape(directory), load_model(directory)
@@ -66,7 +70,6 @@ def test_activations_bound_what_autograd_keeps(tmp_path: Path) -> None:
     from services.trainer.trees import Tree
     from shared.modeling.adapters import LoraSpec
     from shared.modeling.loading import load_model
-    from tests.unit.modeling.tiny_model import write_tiny_model
 
     model = StudentModel(TrainedAdapter(load_model(write_tiny_model(tmp_path)), LoraSpec(4, 2.0, 1), 0))
     tree, saved = Tree(), {}
@@ -270,6 +273,20 @@ class TestCommand:
             (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
         _, said, _ = dry_run("--preset", "smoke", "--set", f"problems.source={tmp_path}")
         assert "Note: 48 of 48 questions are in Thai, of which the sanitizer knows no forms" in " ".join(said.split())
+
+    @pytest.mark.model
+    @pytest.mark.parametrize("student", ["a", "b"])
+    def test_a_chat_template_that_refuses_is_named_with_its_words(
+        self, dry_run: "DryRun", tmp_path: Path, student: str
+    ) -> None:
+        directory = write_tiny_model(tmp_path / "refusing")
+        (directory / "chat_template.jinja").write_text(REFUSING)
+        own = [f"students.{student}.model={directory}", f"students.{student}.chat_template=none"]
+        code, said, error = dry_run("--preset", "smoke", *(part for one in own for part in ("--set", one)))
+        assert (code, "Steps: " in said) == (2, True), error
+        refusal = f"student {student}: the model's chat template refuses these messages (system, user): System role not"
+        assert refusal in error
+        assert f'set students.{student}.chat_template to one that takes them, such as "compact"' in error
 
     def test_a_run_that_has_begun_has_no_dry_run(self, dry_run: "DryRun") -> None:
         code, _, error = dry_run("--resume", "r1")

@@ -49,6 +49,27 @@ def test_an_answer_reaches_the_one_who_asked() -> None:
     run(scene())
 
 
+def test_every_piece_is_a_sign_of_life_whether_it_is_streamed_or_not() -> None:
+    async def scene() -> None:
+        waiting, signs = InteractiveQueue(bound=1), [0]
+
+        def alive() -> None:
+            signs[0] += 1
+
+        waiting.alive = alive
+        asking = asked(waiting)
+        await asyncio.sleep(0)
+        (question,) = waiting.take(8)
+        for request in question.requests:
+            assert request.audience is not None
+            request.audience.tell(Piece("x"))
+        assert signs == [len(question.requests)]
+        question.answer.set_result(ANSWER)
+        await asking
+
+    run(scene())
+
+
 def test_over_the_bound_the_next_one_is_refused_until_one_is_answered() -> None:
     async def scene() -> None:
         waiting = InteractiveQueue(bound=2)

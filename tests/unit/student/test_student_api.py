@@ -10,13 +10,20 @@ from fastapi.testclient import TestClient
 from services.student.app import build_app
 from services.student.board import Board, Serving
 from services.student.config import ScriptEnvironment, student_config
-from services.student.engines.port import Generation, GenerationRequest, PromptTooLongError, UnknownVersionError
+from services.student.engines.port import (
+    Generation,
+    GenerationRequest,
+    NotFiniteError,
+    PromptTooLongError,
+    RefusedError,
+    UnknownVersionError,
+)
 from services.student.interactive import Heard
 from shared.clock import SystemClock
 from shared.config.environment import ServiceEnvironment
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import JobKind
-from shared.errors import ConfigError
+from shared.errors import ConfigError, OpcodError, PromptError
 from tests.fakes.access import routes_without_scope
 from tests.fakes.engine import BASE_CHECKSUM, POISON
 from tests.fakes.student import StudentBench, config_in, publish_version, with_key
@@ -95,14 +102,25 @@ def test_an_engine_error_stays_with_its_request(client: TestClient) -> None:
     assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
 
 
-def test_a_prompt_that_is_too_long_is_the_callers_fault(client: TestClient, bench: StudentBench) -> None:
+@pytest.mark.parametrize(
+    ("cause", "status", "code"),
+    [
+        (PromptTooLongError("9000 tokens; the model has 8192 positions"), 400, "context_length_exceeded"),
+        (PromptError("the model's chat template refuses these messages: System role not supported"), 400, None),
+        (RefusedError("vLLM refused: as it pleases"), 500, None),
+        (NotFiniteError("a@v0"), 500, None),
+    ],
+)
+def test_feedback_that_cannot_be_asked_for_says_why(
+    client: TestClient, bench: StudentBench, cause: OpcodError, status: int, code: str | None
+) -> None:
     def refuse() -> None:
-        raise PromptTooLongError("9000 tokens; the model has 8192 positions")
+        raise cause
 
     bench.engine.during = refuse
-    answer = client.post("/v1/chat/completions", json=CHAT)
+    answer = client.post("/v1/feedback", json={"problem": "2 + 2?", "response": "5"})
     error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded") and "8192" in error["message"]
+    assert (answer.status_code, error["message"], error["code"], error["param"]) == (status, str(cause), code, None)
 
 
 def test_an_engine_that_is_busy_for_too_long_gives_503_with_retry_after(

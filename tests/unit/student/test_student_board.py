@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from services.student.board import IDLE_BOUND_S, Board, Serving
+from services.student.board import ANSWER_SILENCE_S, IDLE_BOUND_S, Board, Serving
 from services.student.presence import student_heartbeat
 from shared.bus.memory import MemoryBus
 from shared.presence import Presence
@@ -25,6 +25,18 @@ def test_a_loop_without_a_sign_of_life_is_not_ready_and_a_long_batch_is() -> Non
     assert board.state == "degraded"
     board.beat()
     assert board.not_ready() is None
+
+
+def test_an_answer_that_goes_on_keeps_it_ready_and_one_that_stands_still_does_not() -> None:
+    clock = HandClock()
+    board = Board(clock)
+    board.show(SERVING)
+    for _ in range(20):
+        board.beat_of_answer()
+        clock.now_s += ANSWER_SILENCE_S
+        assert board.not_ready() is None
+    clock.now_s += IDLE_BOUND_S + 1
+    assert "stuck" in str(board.not_ready())
 
 
 def test_what_is_shown_is_not_changed_behind_the_readers_back() -> None:

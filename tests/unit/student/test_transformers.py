@@ -1,3 +1,4 @@
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,15 @@ from services.student.engines.port import (
     Generation,
     GenerationCancelledError,
     GenerationRequest,
+    NotFiniteError,
     PromptTooLongError,
     UnknownVersionError,
     VersionTakenError,
 )
 from services.student.engines.transformers import TransformersEngine
+from services.student.generation import Failure, generate_each
 from shared.contracts.messages import ChatMessage, Sampling
-from shared.errors import ModelError
+from shared.errors import ModelError, PromptError
 from shared.modeling.adapters import (
     WEIGHTS_FILE,
     LoraSpec,
@@ -29,6 +32,7 @@ from shared.modeling.adapters import (
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model
 from shared.modeling.logprobs import token_logprobs
+from tests.fakes.audience import FakeAudience
 
 pytestmark = pytest.mark.model
 SPEC = LoraSpec(rank=2, alpha_scale=2.0, first_layer=1)
@@ -216,6 +220,43 @@ def test_cancelling_stops_and_a_later_call_works(engine: TransformersEngine) -> 
         engine.generate(MIXED, told)
     told.clear()
     assert len(engine.generate(MIXED, told)) == len(MIXED)
+
+
+def test_a_template_that_refuses_is_an_error_with_its_words(tiny_dir: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(tiny_dir, tmp_path / "refusing")
+    (directory / "chat_template.jinja").write_text("{{ raise_exception('Conversation roles must alternate') }}")
+    engine = TransformersEngine(directory, None, "float32", slots=16, threads=1)
+    engine.load("a@v0", None)
+    with pytest.raises(PromptError, match=r"refuses these messages \(user\): Conversation roles must alternate"):
+        engine.generate([request("x")])
+
+
+@pytest.mark.parametrize(
+    "sampling", [HOT, Sampling(temperature=0, top_p=1, max_tokens=4), HOT.model_copy(update={"top_p": 0.5})]
+)
+@pytest.mark.parametrize("heard", [False, True])
+def test_logits_that_are_no_numbers_answer_nothing_and_take_no_other_version_along(
+    engine: TransformersEngine, tiny_dir: Path, tmp_path: Path, sampling: Sampling, heard: bool
+) -> None:
+    """Of weights that are finite, but whose products outgrow the dtype."""
+    tensors = load_file(tiny_dir / "model.safetensors")
+    tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], 3e38)
+    save_file(tensors, tmp_path / "model.safetensors")
+    engine.load("a@v1", tmp_path)
+    audience = FakeAudience() if heard else None
+    broken = replace(request("one?", 7, "a@v1", sampling), audience=audience, top_logprobs=2 if heard else None)
+    with pytest.raises(NotFiniteError, match="expected numbers of a@v1, got logits that are NaN or infinite"):
+        engine.generate([broken])
+    assert audience is None or audience.text == ""
+    results, _ = generate_each(engine, [[broken], [request("one?", 7)]])
+    assert isinstance(results[0], Failure) and results[1] == engine.generate([request("one?", 7)])
+
+
+def test_who_names_no_limit_gets_what_the_context_leaves(engine: TransformersEngine) -> None:
+    long = Sampling(temperature=1.0, top_p=1.0, max_tokens=engine.context)
+    (generation,) = engine.generate([replace(request("x" * 200, sampling=long), fills_context=True)])
+    assert len(generation.prompt_token_ids) + len(generation.token_ids) <= engine.context == 256
+    assert len(generation.token_ids) == 256 - len(generation.prompt_token_ids) or generation.finish_reason == "stop"
 
 
 def test_too_long_prompts_are_refused_before_anything_runs(engine: TransformersEngine) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from services.student.engines.port import NotFiniteError
 from services.student.intake import GATHER_S
 from services.student.worker import EngineDeadError
 from shared.bus.keys import RESULTS, STUDENTS, jobs
@@ -18,6 +19,7 @@ from shared.bus.payloads import pack
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import JobDone, JobInput, JobKind, JobStarted, Prompt
 from shared.contracts.messages import ChatMessage
+from shared.errors import OpcodError, PromptError
 from tests.fakes.engine import POISON
 from tests.fakes.student import StudentBench, make_job, publish_version
 
@@ -138,6 +140,27 @@ def test_a_poisoned_job_takes_no_other_along(bench: StudentBench) -> None:
         "r1.a.s3.p.rollout": ("ok", None),
     }
     assert [len(call) for call in bench.engine.calls] == [6, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PromptError("the template refuses: System role not supported"), "PromptError: the template refuses: System"),
+        (NotFiniteError("a@v0"), "NotFiniteError: expected numbers of a@v0, got logits that are NaN"),
+    ],
+)
+def test_a_job_that_cannot_be_answered_fails_once_and_says_why(
+    bench: StudentBench, error: OpcodError, said: str
+) -> None:
+    def refuse() -> None:
+        raise error
+
+    bench.engine.during = refuse
+    bench.broker.issue(FEEDBACK, 1)
+    (done,) = bench.done(3)
+    assert done.outcome == "failed" and str(done.error).startswith(said)
+    assert len(bench.engine.calls) == 1
+    assert bench.bus.queue_depth(jobs("a", FEEDBACK), STUDENTS) == (0, 0)
 
 
 def test_a_dead_engine_ends_the_process_and_keeps_the_jobs(bench: StudentBench) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
-from services.student.engines.port import EngineAwayError
-from services.student.engines.vllm.client import RefusedError
+from services.student.engines.port import EngineAwayError, RefusedError
 from services.student.engines.vllm.server import Life
 from services.student.engines.vllm.weights import Files, Unwanted
 from shared.errors import ModelError

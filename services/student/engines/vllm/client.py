@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from services.student.engines.port import EngineAwayError
+from services.student.engines.port import EngineAwayError, RefusedError
 from services.student.engines.vllm.wire import Choice, ChoiceLogprobs, Completion, ServedModel, ServedModels, Version
 from shared.errors import OpcodError
 
@@ -36,6 +36,9 @@ _KEPT_OF_AN_ERROR = 500
 _ALONE = {"Connection": "close"}
 """vLLM closes a connection after an error in a development route, maybe just when the next request is sent on it."""
 
+_NO_NUMBERS = "Out of range float values are not JSON compliant"
+"""How Python's JSON, and so a server of vLLM's, fails on a log-prob that is not finite."""
+
 _BAD_REQUESTS = frozenset({400, 413, 422})
 
 Shape = TypeVar("Shape", bound=BaseModel)
@@ -53,8 +56,8 @@ class Call:
     hear: Hear | None = None
 
 
-class RefusedError(OpcodError):
-    """The server says that a request is wrong; asked again, it would say so again."""
+class NoNumberError(EngineAwayError):
+    """The server could not write its answer: a log-prob in it is not finite. It is there, and would say so again."""
 
 
 class Client:
@@ -244,7 +247,8 @@ def _require_ok(path: str, response: httpx2.Response) -> None:
     if response.status_code in _BAD_REQUESTS:
         raise RefusedError(f"vLLM refused {path}: {response.text[:_KEPT_OF_AN_ERROR]}")
     if response.status_code != 200:
-        raise EngineAwayError(f"vLLM answered {path} with {response.status_code}: {response.text[:_KEPT_OF_AN_ERROR]}")
+        kind = NoNumberError if _NO_NUMBERS in response.text else EngineAwayError
+        raise kind(f"vLLM answered {path} with {response.status_code}: {response.text[:_KEPT_OF_AN_ERROR]}")
 
 
 def _shaped(path: str, content: bytes | str, shape: type[Shape]) -> Shape:

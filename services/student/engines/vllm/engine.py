@@ -21,12 +21,12 @@ from services.student.engines.port import (
     Generation,
     GenerationCancelledError,
     GenerationRequest,
-    PromptTooLongError,
+    NotFiniteError,
     UnknownVersionError,
     VersionTakenError,
 )
 from services.student.engines.tokens import TokenTable
-from services.student.engines.vllm.client import Call
+from services.student.engines.vllm.client import Call, NoNumberError
 from services.student.engines.vllm.health import Condition
 from services.student.engines.vllm.requests import Reading, completion, probe_answer, probe_question
 from services.student.engines.vllm.server import Life, Server, base_of, gone
@@ -86,9 +86,8 @@ class VllmEngine:
         self._checksums: dict[str, str] = {}
         self._probed_life = 0
         self._version = server.start()
-        (base, limit) = self._base(server.life)
-        self._base_name, self._limit = base, limit
-        log.info("vllm answers", vllm=self._version, url=server.life.client.url, max_model_len=limit)
+        self._base_name, self.context = self._base(server.life)
+        log.info("vllm answers", vllm=self._version, url=server.life.client.url, max_model_len=self.context)
 
     def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:
         life = self.server.life
@@ -162,7 +161,8 @@ class VllmEngine:
         self.server.stop()
 
     def _sample(self, request: GenerationRequest) -> _Sample:
-        prompt = self._prompt(request)
+        prompt = render(self._tokenizer, request.messages)
+        request = request.within(self.context, len(prompt))
         reading = Reading(self._tokenizer, self._table, request)
         return _Sample(completion(request, self._name(request.version), prompt, self._eos), prompt, reading)
 
@@ -171,6 +171,8 @@ class VllmEngine:
         try:
             with self._weights.serving(life, version, unwanted) as besides:
                 choices = life.client.complete([sample.call(besides) for sample in samples], unwanted)
+        except NoNumberError as error:
+            raise NotFiniteError(version) from error
         except EngineAwayError:
             self.server.look()
             raise
@@ -193,12 +195,3 @@ class VllmEngine:
             there = ", ".join(held) or "none"
             raise UnknownVersionError(f"expected a version that is loaded ({there}), got {version}: load it first")
         return held[version]
-
-    def _prompt(self, request: GenerationRequest) -> list[int]:
-        prompt = render(self._tokenizer, request.messages)
-        if len(prompt) + request.sampling.max_tokens > self._limit:
-            raise PromptTooLongError(
-                f"expected at most {self._limit} tokens, got {len(prompt)} of prompt and max_tokens = "
-                f"{request.sampling.max_tokens}: shorten either"
-            )
-        return prompt

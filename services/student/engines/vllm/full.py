@@ -13,8 +13,7 @@ from pathlib import Path
 import structlog
 from transformers import PreTrainedModel
 
-from services.student.engines.port import EngineAwayError, UnknownVersionError
-from services.student.engines.vllm.client import RefusedError
+from services.student.engines.port import EngineAwayError, RefusedError, UnknownVersionError
 from services.student.engines.vllm.resident import Residency
 from services.student.engines.vllm.server import Life, Server, gone
 from services.student.engines.vllm.untied import Untied

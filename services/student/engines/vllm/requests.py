@@ -1,12 +1,13 @@
 """From a generation to a completion of vLLM's and back, and the questions of the probe. Pure."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from services.student.engines.port import Generation, GenerationRequest, TokenDetail
+from services.student.engines.port import Generation, GenerationRequest, NotFiniteError, TokenDetail
 from services.student.engines.tokens import TokenTable
 from services.student.engines.transcript import Transcript
 from services.student.engines.vllm.wire import Choice
@@ -49,26 +50,32 @@ class Reading:
         return self._request.audience is not None
 
     def hear(self, part: Choice) -> bool:
-        """Take in more of it; whether somebody still wants the rest."""
+        """Take in more of it; whether somebody still wants the rest. Raises NotFiniteError."""
         self._add(part)
         if self._transcript is not None and part.finish_reason is None:
             self._transcript.tell()
         return not self._request.unwanted
 
     def generation(self, prompt: Sequence[int], choice: Choice) -> Generation:
-        """The sample as the port has it; a streamed one was heard before. Raises ValueError for a broken answer."""
+        """The sample as the port has it; a streamed one was heard before. Raises ValueError for a broken answer.
+
+        Raises NotFiniteError where the model gave no numbers.
+        """
         if len(choice.token_logprobs) != len(choice.token_ids):
             raise ValueError(f"expected {len(choice.token_ids)} log-probs, got {len(choice.token_logprobs)}")
         if not self.streamed:
             self._add(choice)
-        text: str = self._tokenizer.decode(choice.token_ids, skip_special_tokens=True)
         details: tuple[TokenDetail, ...] = ()
-        if self._transcript is not None:
-            text, details = self._transcript.end(text)
+        if self._transcript is None:
+            text: str = self._tokenizer.decode(choice.token_ids, skip_special_tokens=True)
+        else:
+            text, details = self._transcript.end()
         reason: Literal["stop", "length"] = "stop" if choice.finish_reason == "stop" else "length"
         return Generation(text, list(prompt), choice.token_ids, choice.token_logprobs, reason, details)
 
     def _add(self, part: Choice) -> None:
+        if not all(map(math.isfinite, part.token_logprobs)):
+            raise NotFiniteError(self._request.version)
         if self._transcript is None:
             return
         for place, token in enumerate(part.token_ids):

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from services.student.engines.port import EngineAwayError
+from services.student.engines.port import EngineAwayError, RefusedError
 from services.student.engines.vllm.capabilities import Needs, require
-from services.student.engines.vllm.client import Client, RefusedError
+from services.student.engines.vllm.client import Client
 from services.student.engines.vllm.health import Bounds, Condition, Health, Seen, after
 from services.student.engines.vllm.process import ServerProcess
 from shared.clock import Clock

@@ -11,7 +11,7 @@ def _number(value: object) -> object:
 
 
 Logprob = Annotated[float, BeforeValidator(_number)]
-"""NaN where the server has none: its answer still stands, and nothing is trained on it."""
+"""NaN where the server has none, which is how its stream writes one that is not finite."""
 
 
 class Answer(BaseModel):
@@ -24,7 +24,7 @@ class ChoiceLogprobs(Answer):
     """token_logprobs: of the sampled ids. top_logprobs: by `token_id:<n>`, of the ids that were asked for."""
 
     token_logprobs: list[Logprob] = Field(default_factory=list)
-    top_logprobs: list[dict[str, float]] = Field(default_factory=list)
+    top_logprobs: list[dict[str, Logprob]] = Field(default_factory=list)
 
 
 class Choice(Answer):
@@ -36,7 +36,7 @@ class Choice(Answer):
     finish_reason: Literal["stop", "length", "abort", "error"] | None = None
 
     @property
-    def token_logprobs(self) -> list[Logprob]:
+    def token_logprobs(self) -> list[float]:
         return [] if self.logprobs is None else self.logprobs.token_logprobs
 
     @property

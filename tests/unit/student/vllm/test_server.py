@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from services.student.engines.port import (
     EngineAwayError,
     EngineState,
+    NotFiniteError,
     PromptTooLongError,
     UnknownVersionError,
     VersionTakenError,
@@ -25,6 +27,7 @@ from services.student.loader import VersionRefusedError, WeightLoader
 from shared.errors import ConfigError, ModelError, UnavailableError
 from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, save_adapter
 from shared.modeling.loading import load_model, load_tokenizer
+from tests.fakes.audience import FakeAudience
 from tests.fakes.student import HandClock, publish_version
 from tests.fakes.vllm import LIMIT
 from tests.fakes.vllm_bench import HANG_S, WAIT_S, Bench, request, until
@@ -213,6 +216,19 @@ def test_what_does_not_fit_or_is_not_there_is_not_asked(engine: EngineBench) -> 
     with pytest.raises(UnknownVersionError, match=r"expected a version that is loaded \(a@v1\), got a@v3"):
         engine.engine.generate([request("a@v3")])
     assert len(engine.fake.bodies) == asked
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_log_probs_that_are_no_numbers_are_no_answer_and_no_lost_server(engine: EngineBench, streamed: bool) -> None:
+    engine.engine.load("a@v1", engine.adapter)
+    engine.fake.numberless = True
+    audience = FakeAudience() if streamed else None
+    with pytest.raises(NotFiniteError, match="expected numbers of a@v1, got logits that are NaN or infinite"):
+        engine.engine.generate([replace(request(), audience=audience, top_logprobs=2)])
+    assert audience is None or audience.text == ""
+    assert (engine.engine.health().state, list(engine.engine.versions())) == (EngineState.READY, ["a@v1"])
+    engine.fake.numberless = False
+    assert len(engine.engine.generate([request()])) == 1
 
 
 def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> None:
