@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from shared.access import Keys, Limits, Scope
+from shared.addresses import is_loopback
 from shared.errors import ConfigError, FencedError, OpcodError, RequestError, UnavailableError
 from shared.guard import NOBODY_KNOWN, Guard, error_response
 from shared.sessions import Sessions
@@ -86,7 +87,7 @@ READ, ASK, ADMIN = ([needs(scope)] for scope in Scope)
 
 def check_binding(host: str, keys: Keys | None) -> None:
     """Raises ConfigError when a service without keys would listen beyond loopback."""
-    if keys is None and host not in ("127.0.0.1", "::1", "localhost"):
+    if keys is None and not is_loopback(host):
         raise ConfigError(f"without a key a service only listens on loopback, not on {host}: set OPCOD_KEY_FILE")
 
 
