@@ -34,7 +34,8 @@ def create_app(
     limits: Limits,
     sessions: Sessions | None = None,
 ) -> FastAPI:
-    """An app with /livez, /readyz and /metrics. `ready` gives None, or why it is not ready.
+    """An app with /livez, /readyz and /metrics. `ready` gives None, or why it is not ready, out of memory: probes are
+    answered on the event loop, which no request can fill.
 
     With `keys`, every other path needs `Authorization: Bearer <key>`, and each route a key of its scope (`needs`);
     with `sessions`, a browser's session does as well.
@@ -43,18 +44,18 @@ def create_app(
     app.add_middleware(Guard, keys=keys, limits=limits, sessions=sessions)
 
     @app.get("/livez", include_in_schema=False)
-    def livez() -> dict[str, str]:
+    async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get("/readyz", include_in_schema=False)
-    def readyz() -> JSONResponse:
+    async def readyz() -> JSONResponse:
         reason = ready()
         if reason is None:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
 
     @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     app.add_exception_handler(OpcodError, _opcod_error)
@@ -67,7 +68,7 @@ def create_app(
 def needs(scope: Scope) -> Any:
     """For the `dependencies` of a route: the least scope that it takes. Raises ForbiddenError (403)."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         granted: Scope = request.state.scope
         if granted < scope:
             raise ForbiddenError(f"expected a key with the scope {scope.word}, this one has {granted.word}")

@@ -44,16 +44,16 @@ class ExchangeQuery(FeedQuery):
     asked: Literal["flag", "exclude", "silence"] | None = None
 
 
-def feed_query(request: Request) -> FeedQuery:
+async def feed_query(request: Request) -> FeedQuery:
     """From the address, where a form leaves fields empty that are not wanted. Raises RequestValidationError (422)."""
     return _given(request, FeedQuery)
 
 
-def live_query(request: Request) -> LiveQuery:
+async def live_query(request: Request) -> LiveQuery:
     return _given(request, LiveQuery)
 
 
-def exchange_query(request: Request) -> ExchangeQuery:
+async def exchange_query(request: Request) -> ExchangeQuery:
     return _given(request, ExchangeQuery)
 
 

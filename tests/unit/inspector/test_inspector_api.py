@@ -9,9 +9,10 @@ from fastapi.testclient import TestClient
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
 from services.inspector.records import Entry
+from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
 from tests.fakes.access import routes_without_scope
-from tests.unit.inspector.told import RUN, EventLog, config, feedback, revised, status
+from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback, revised, status
 
 KEY = "open-sesame"
 
@@ -161,15 +162,26 @@ def test_ready_when_events_come_in_and_the_store_takes_writes(
         reader.join(timeout=10)
 
 
-def test_not_ready_while_the_store_takes_no_writes(ingest: Ingest, tmp_path: Path) -> None:
+def test_not_ready_while_the_store_takes_no_writes(log: EventLog, clock: StillClock, tmp_path: Path) -> None:
     held = Store(tmp_path / "held", RUN, busy_s=0.05)
+    sealed = SealedBatches(tmp_path, RUN)
+    ingest = Ingest(log, held, sealed, name="inspector/0", clock=clock, silent_s=30.0, block_s=0.0)
     other = sqlite3.connect(tmp_path / "held", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with TestClient(build_app(config(tmp_path), held, ingest, EventLog(), threading.Event())) as client:
-        answer = client.get("/readyz")
-        assert (answer.status_code, "locked" in answer.json()["reason"]) == (503, True)
-        assert client.get("/v1/feedback").status_code == 200
-        assert client.get("/livez").status_code == 200
+    stopping = threading.Event()
+    reader = threading.Thread(target=ingest.run, args=(stopping,))
+    with TestClient(build_app(config(tmp_path), held, ingest, log, stopping)) as client:
+        reader.start()
+        try:
+            assert eventually(lambda: "locked" in client.get("/readyz").json().get("reason", ""))
+            assert client.get("/readyz").status_code == 503
+            assert client.get("/v1/feedback").status_code == 200
+            assert client.get("/livez").status_code == 200
+            other.execute("ROLLBACK")
+            assert eventually(lambda: client.get("/readyz").status_code == 200)
+        finally:
+            stopping.set()
+            reader.join(timeout=10)
     other.close()
     held.close()
 
