@@ -15,7 +15,7 @@ from shared.errors import ConfigError, FencedError, OpcodError, StorageError, Un
 from shared.guard import Guard
 from shared.http import ADMIN, ASK, READ, check_binding, create_app
 from shared.sessions import LOGIN_PATH, Sessions
-from tests.fakes.access import PLENTY, one_key
+from tests.fakes.access import LOCAL, PLENTY, one_key
 
 KEY = "open-sesame"
 LIMIT = 100
@@ -47,7 +47,7 @@ def client(
     def echo(body: Body) -> Body:
         return body
 
-    return TestClient(app)
+    return TestClient(app, base_url=LOCAL)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
@@ -160,7 +160,7 @@ def test_a_key_may_do_what_its_scope_says_and_less(key: str, statuses: tuple[int
     for path, needed in (("/read", READ), ("/ask", ASK), ("/admin", ADMIN)):
         app.add_api_route(path, lambda: None, dependencies=needed)
     headers = {"authorization": f"Bearer {key}"}
-    answers = [TestClient(app).get(path, headers=headers) for path in ("/read", "/ask", "/admin")]
+    answers = [TestClient(app, base_url=LOCAL).get(path, headers=headers) for path in ("/read", "/ask", "/admin")]
     assert tuple(answer.status_code for answer in answers) == statuses
     if 403 in statuses:
         error = answers[-1].json()["error"]
@@ -172,7 +172,7 @@ def test_each_key_has_its_own_rate() -> None:
     keys = Keys({"one": Scope.READ, "two": Scope.READ})
     app = create_app("test", ready=lambda: None, keys=keys, limits=replace(PLENTY, requests_per_minute=2))
     app.add_api_route("/read", lambda: None, dependencies=READ)
-    api = TestClient(app)
+    api = TestClient(app, base_url=LOCAL)
     answers = [api.get("/read", headers={"authorization": f"Bearer {key}"}) for key in ("one", "one", "one", "two")]
     assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
     assert answers[2].headers["retry-after"] == "5"
@@ -197,7 +197,7 @@ def test_strangers_share_one_rate_whatever_they_send_and_leave_nothing_behind() 
     app.add_api_route(LOGIN_PATH, lambda: None)
     layer = next(each for each in app.user_middleware if each.cls is Guard)
     layer.cls = Kept  # type: ignore[assignment]
-    api = TestClient(app)
+    api = TestClient(app, base_url=LOCAL)
     answers = [api.get(LOGIN_PATH, headers={"authorization": f"Bearer guess-{number}"}) for number in range(3)]
     assert [answer.status_code for answer in answers][2] == 429
     assert api.get("/nothing", headers={"authorization": "Bearer one"}).status_code == 404
@@ -212,13 +212,13 @@ def test_a_stream_counts_as_in_flight_until_its_end() -> None:
     def stream() -> StreamingResponse:
         def lines() -> Iterator[str]:
             yield "first"
-            refused.append(TestClient(app).get("/other").status_code)
+            refused.append(TestClient(app, base_url=LOCAL).get("/other").status_code)
 
         return StreamingResponse(lines())
 
-    assert TestClient(app).get("/stream").status_code == 200
+    assert TestClient(app, base_url=LOCAL).get("/stream").status_code == 200
     assert refused == [429]
-    assert TestClient(app).get("/other").status_code == 404
+    assert TestClient(app, base_url=LOCAL).get("/other").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -246,6 +246,6 @@ def test_an_unexpected_error_has_the_shape_of_any_other_and_tells_no_details() -
     def breaks() -> None:
         raise RuntimeError("a secret path")
 
-    answer = TestClient(app, raise_server_exceptions=False).get("/breaks")
+    answer = TestClient(app, raise_server_exceptions=False, base_url=LOCAL).get("/breaks")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
     assert "secret" not in answer.text

@@ -11,7 +11,7 @@ from services.inspector.ingest import Ingest
 from services.inspector.records import Entry
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
-from tests.fakes.access import routes_without_scope
+from tests.fakes.access import LOCAL, routes_without_scope
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback, revised, status
 
 KEY = "open-sesame"
@@ -137,7 +137,7 @@ def test_a_last_event_id_that_is_none_is_refused(client: TestClient) -> None:
 @pytest.mark.parametrize("path", ["/v1/feedback", "/v1/feedback/1", "/v1/events", "/v1/stream", "/v1/export"])
 def test_every_route_wants_the_key(store: Store, ingest: Ingest, tmp_path: Path, path: str) -> None:
     app = build_app(config(tmp_path, KEY), store, ingest, EventLog(), threading.Event())
-    with TestClient(app) as client:
+    with TestClient(app, base_url=LOCAL) as client:
         assert client.get(path).status_code == 401
         assert client.get("/livez").status_code == 200
         assert client.get("/v1/events", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
@@ -170,7 +170,7 @@ def test_not_ready_while_the_store_takes_no_writes(log: EventLog, clock: StillCl
     other.execute("BEGIN IMMEDIATE")
     stopping = threading.Event()
     reader = threading.Thread(target=ingest.run, args=(stopping,))
-    with TestClient(build_app(config(tmp_path), held, ingest, log, stopping)) as client:
+    with TestClient(build_app(config(tmp_path), held, ingest, log, stopping), base_url=LOCAL) as client:
         reader.start()
         try:
             assert eventually(lambda: "locked" in client.get("/readyz").json().get("reason", ""))
@@ -189,7 +189,7 @@ def test_not_ready_while_the_store_takes_no_writes(log: EventLog, clock: StillCl
 def test_not_ready_while_draining(store: Store, ingest: Ingest, tmp_path: Path) -> None:
     stopping = threading.Event()
     stopping.set()
-    with TestClient(build_app(config(tmp_path), store, ingest, EventLog(), stopping)) as client:
+    with TestClient(build_app(config(tmp_path), store, ingest, EventLog(), stopping), base_url=LOCAL) as client:
         assert client.get("/readyz").json()["reason"] == "draining"
 
 

@@ -10,16 +10,17 @@ from fastapi.testclient import TestClient
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
 from services.inspector.store import Store
+from tests.fakes.access import LOCAL
 from tests.unit.inspector.told import EventLog, config
 
 KEY = "open-sesame"
-OURS = {"origin": "http://testserver"}
+OURS = {"origin": LOCAL}
 
 
 @pytest.fixture
 def keyed(store: Store, ingest: Ingest, log: EventLog, tmp_path: Path) -> Iterator[TestClient]:
     app = build_app(config(tmp_path, KEY), store, ingest, log, threading.Event())
-    with TestClient(app, follow_redirects=False) as opened:
+    with TestClient(app, follow_redirects=False, base_url=LOCAL) as opened:
         yield opened
 
 
