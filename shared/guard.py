@@ -1,4 +1,4 @@
-"""What stands before every HTTP route: the key, its limits, the size of the body, the request's id.
+"""What stands before every HTTP route: the key, its limits, the size of the body, the request's id, HEAD as GET.
 
 Pure ASGI, so that a streamed answer counts as one request in flight until its end.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from urllib.parse import urlencode
 
 import structlog
+from anyio import CancelScope
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
@@ -38,7 +39,8 @@ CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 class Guard:
     """Refuses with 400, 401, 403, 411, 413 or 429; else the route finds the key's scope in `request.state.scope`, its
-    name in `request.state.caller`, and in `request.state.still_in` whether it may go on: until its session ends.
+    name in `request.state.caller`, and in `request.state.still_in` whether it may go on: until its session ends. With
+    `request.state.head` only the headers of the answer are wanted.
 
     With `sessions`, a browser's cookie counts as a key and a page without one leads to the login. Where nothing but the
     browser speaks for a caller, by a cookie or because there are no keys, what another site makes it send is refused.
@@ -72,7 +74,7 @@ class Guard:
     async def _admit(self, scope: AsgiScope, receive: Receive, tagged: Send, headers: Headers) -> None:
         unnamed = _unnamed(headers)
         if unnamed is None and scope["path"] in OPEN_PATHS:
-            await self._app(scope, receive, tagged)
+            await self._pass_on(scope, receive, tagged)
             return
         caller, granted = self._caller(headers)
         refusal = (
@@ -87,11 +89,27 @@ class Guard:
         scope.setdefault("state", {}).update(scope=granted, caller=caller, still_in=self._still_in(headers))
         self._in_flight[caller] += 1
         try:
-            await self._app(scope, receive, tagged)
+            await self._pass_on(scope, receive, tagged)
         finally:
             self._in_flight[caller] -= 1
             if not self._in_flight[caller]:
                 del self._in_flight[caller]
+
+    async def _pass_on(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """To the route; HEAD to that of GET, whose answer ends with its headers. A stream would have no other end."""
+        if scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        with CancelScope() as answered:
+
+            async def headers_only(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    await send(message)
+                    answered.cancel()
+
+            state = scope.get("state", {}) | {"head": True}
+            await self._app({**scope, "method": "GET", "state": state}, receive, headers_only)
+        await send({"type": "http.response.body"})
 
     def _caller(self, headers: Headers) -> tuple[str, Scope | None]:
         """A name for the key or session that tells nothing of it, and what it may do."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Self
 
+import anyio
+import httpx2
 import pytest
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
@@ -15,7 +17,9 @@ from shared.errors import ConfigError, FencedError, OpcodError, StorageError, Un
 from shared.guard import Guard
 from shared.http import ADMIN, ASK, READ, check_binding, create_app
 from shared.sessions import LOGIN_PATH, Sessions
+from shared.sse import EventStream, Frames
 from tests.fakes.access import LOCAL, PLENTY, one_key
+from tests.fakes.listening import listening
 
 KEY = "open-sesame"
 LIMIT = 100
@@ -249,3 +253,36 @@ def test_an_unexpected_error_has_the_shape_of_any_other_and_tells_no_details() -
     answer = TestClient(app, raise_server_exceptions=False, base_url=LOCAL).get("/breaks")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/openapi.json", "/nowhere", "/echo", "/fails"])
+def test_head_is_get_without_the_body(path: str) -> None:
+    api = client(error=UnavailableError("b is down"))
+    got, head = api.get(path), api.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    if path != "/metrics":  # they count themselves
+        assert head.headers["content-length"] == got.headers["content-length"]
+
+
+def test_head_needs_the_key_that_get_needs() -> None:
+    assert client(key=KEY).head("/fails").status_code == 401
+
+
+def test_head_of_a_stream_ends_and_leaves_nothing_open() -> None:
+    app = create_app("test", ready=lambda: None, keys=None, limits=Limits(LIMIT, 100, concurrent_requests=1))
+
+    @app.get("/stream")
+    async def stream() -> EventStream:
+        async def frames() -> Frames:
+            while True:
+                yield b": still here\n\n"
+                await anyio.sleep(0.01)
+
+        return EventStream(frames())
+
+    with listening(app) as url, httpx2.Client(base_url=url, trust_env=False, timeout=10) as connection:
+        for _ in range(3):  # over one connection, and with one request at a time
+            head = connection.head("/stream")
+            assert (head.status_code, head.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+        assert connection.get("/nowhere").status_code == 404

@@ -31,7 +31,7 @@ def login_routes(pages: Pages, sessions: Sessions, keys: Keys | None) -> APIRout
     async def form(request: Request, next: Text = HOME, once: Text | None = None) -> Response:
         if keys is None:
             return RedirectResponse(HOME, 303)
-        if once is None:
+        if once is None or "head" in request.state:  # who checks a link must not use it up
             return _form(next, None)
         granted = sessions.redeem(once)
         return _form(next, USED_LINK, 403) if granted is None else _entered(request, granted, next)

@@ -201,3 +201,11 @@ def eventually(reached: object) -> bool:
             return True
         pause.wait(0.02)
     return False
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/run", "/v1/run", "/v1/feedback", "/v1/stream", "/live", "/v1/export", "/login"]
+)
+def test_head_of_every_page_and_stream_ends_as_get_begins(client: TestClient, path: str) -> None:
+    head = client.head(path, follow_redirects=False)
+    assert (head.status_code, head.content) == (303 if path == "/login" else 200, b"")

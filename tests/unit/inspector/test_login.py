@@ -59,3 +59,10 @@ def test_errors_are_pages_for_who_reads_pages(client: TestClient) -> None:
     assert "there is no exchange 99" in page.text
     for path, accept in (("/feedback/99", "*/*"), ("/v1/feedback/99", "text/html")):
         assert "no exchange 99" in client.get(path, headers={"accept": accept}).json()["error"]["message"]
+
+
+def test_who_checks_a_login_link_does_not_use_it_up(keyed: TestClient) -> None:
+    link = keyed.post("/v1/login-link", headers={"authorization": f"Bearer {KEY}"}).json()["path"]
+    assert keyed.head(link).status_code == 200
+    assert keyed.get(link).status_code == 303
+    assert keyed.get(link).status_code == 403
