@@ -4,6 +4,7 @@ Pure ASGI, so that a streamed answer counts as one request in flight until its e
 """
 
 import hashlib
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +35,7 @@ VISITOR = "visitor"
 
 MAX_ID_CHARS = 64
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_LENGTH = re.compile(r"[0-9]{1,18}")
 CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
@@ -159,8 +161,13 @@ class Guard:
     def _excess(self, method: str, headers: Headers, caller: str) -> JSONResponse | None:
         """The refusal of what is too large or too much."""
         length = headers.get("content-length")
-        if method in WITH_BODY and (length is None or not length.isdecimal()):
-            return error_response(411, "expected a Content-Length header", "invalid_request_error")
+        if method in WITH_BODY and (length is None or "transfer-encoding" in headers):
+            # With both, servers read what the latter says, however much that is.
+            message = "expected a Content-Length header, and no Transfer-Encoding"
+            return error_response(411, message, "invalid_request_error")
+        if length is not None and _LENGTH.fullmatch(length) is None:
+            message = f"expected a number of bytes as Content-Length, got {length[:MAX_ID_CHARS]!r}"
+            return error_response(400, message, "invalid_request_error")
         if length is not None and int(length) > self._limits.max_body_bytes:
             message = f"the body has {length} bytes; at most {self._limits.max_body_bytes} are taken"
             return error_response(413, message, "invalid_request_error")

@@ -1,8 +1,10 @@
 """What every HTTP service does alike: probes, the key, limits of bodies, request ids, the shape of errors."""
 
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Self
+from urllib.parse import urlsplit
 
 import anyio
 import httpx2
@@ -99,6 +101,32 @@ def test_a_body_without_a_length_is_refused() -> None:
         "/echo", content=iter([b'{"text": ', b'"hi"}']), headers={"content-type": "application/json"}
     )
     assert (answer.status_code, answer.json()["error"]["type"]) == (411, "invalid_request_error")
+
+
+def test_a_body_in_chunks_is_not_let_in_by_a_small_length_beside_it() -> None:
+    large = b'{"text": "' + b"x" * LIMIT + b'"}'
+    request = (
+        b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(large), large)
+    )
+    with listening(client().app) as url:  # type: ignore[arg-type]
+        assert said_to(url, request).startswith(b"HTTP/1.1 411 ")
+
+
+def said_to(url: str, request: bytes) -> bytes:
+    """The whole answer to bytes that no client library would send."""
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+        connection.sendall(request)
+        with connection.makefile("rb") as answer:
+            return answer.read()
+
+
+@pytest.mark.parametrize("length", ["+5", "-5", "5 5", "5,5", "0x5", "1_0", "\xb2", "", "9" * 5000])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_a_length_that_is_no_number_is_the_callers_fault(method: str, length: str) -> None:
+    answer = client().request(method, "/echo", headers={"content-length": length.encode("latin-1")})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
 @pytest.mark.parametrize(
