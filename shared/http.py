@@ -148,7 +148,9 @@ def _invalid_response(status: int, error: RequestValidationError) -> JSONRespons
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     kind = "conflict_error" if error.status_code == 409 else "invalid_request_error"
-    return error_response(error.status_code, str(error.detail), kind)
+    answer = error_response(error.status_code, str(error.detail), kind)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

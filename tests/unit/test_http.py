@@ -151,6 +151,7 @@ def test_errors_have_openais_shape(error: OpcodError, status: int, kind: str) ->
 def test_so_have_the_frameworks_own(method: str, path: str, status: int) -> None:
     answer = client().request(method, path, json={"txt": "hi"} if method == "POST" else None)
     assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
+    assert answer.headers.get("allow") == ("POST" if status == 405 else None)
 
 
 def test_a_bad_field_is_named() -> None:

@@ -209,3 +209,10 @@ def eventually(reached: object) -> bool:
 def test_head_of_every_page_and_stream_ends_as_get_begins(client: TestClient, path: str) -> None:
     head = client.head(path, follow_redirects=False)
     assert (head.status_code, head.content) == (303 if path == "/login" else 200, b"")
+
+
+@pytest.mark.parametrize("path", ["/", "/feedback/1", "/live"])
+def test_a_page_opens_whatever_others_added_to_its_address(client: TestClient, store: Store, path: str) -> None:
+    fill(store, 1)
+    assert client.head(f"{path}?student=a&utm_source=chat&fbclid=%ff").status_code == 200
+    assert client.get(f"{path}?step=first&utm_source=chat").status_code == 422
