@@ -2,12 +2,12 @@
 
 import re
 import shutil
-import socket
 from pathlib import Path
 
 from opcod.gpus import gpus_here, require_room, share_out
 from services.broker.config import load_problems, make_plan
 from services.student.engines.vllm.installation import find_installation
+from shared.addresses import listen
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
 from shared.config.settings import STUDENTS, Paths, RunSettings
@@ -69,9 +69,9 @@ def _check_ports(settings: RunSettings) -> None:
 
 def _check_port(name: str, host: str, port: int) -> None:
     try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        raise ConfigError(f"{name}: port {port} on {host} cannot be used ({error.strerror}); choose another") from error
+        listen(host, port).close()
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def _check_redis(paths: Paths, settings: RunSettings) -> None:

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from shared.access import Keys, Limits, Scope
+from shared.addresses import is_loopback
 from shared.bodies import JsonRoute, invalid_response
 from shared.errors import ConfigError, FencedError, OpcodError, RequestError, UnavailableError
 from shared.guard import NOBODY_KNOWN, Guard, error_response
@@ -31,7 +32,8 @@ def create_app(
     limits: Limits,
     sessions: Sessions | None = None,
 ) -> FastAPI:
-    """An app with /livez, /readyz and /metrics. `ready` gives None, or why it is not ready.
+    """An app with /livez, /readyz and /metrics. `ready` gives None, or why it is not ready, out of memory: probes are
+    answered on the event loop, which no request can fill.
 
     With `keys`, every other path needs `Authorization: Bearer <key>`, and each route a key of its scope (`needs`);
     with `sessions`, a browser's session does as well.
@@ -41,18 +43,18 @@ def create_app(
     app.add_middleware(Guard, keys=keys, limits=limits, sessions=sessions)
 
     @app.get("/livez", include_in_schema=False)
-    def livez() -> dict[str, str]:
+    async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get("/readyz", include_in_schema=False)
-    def readyz() -> JSONResponse:
+    async def readyz() -> JSONResponse:
         reason = ready()
         if reason is None:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
 
     @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     app.add_exception_handler(OpcodError, _opcod_error)
@@ -65,7 +67,7 @@ def create_app(
 def needs(scope: Scope) -> Any:
     """For the `dependencies` of a route: the least scope that it takes. Raises ForbiddenError (403)."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         granted: Scope = request.state.scope
         if granted < scope:
             raise ForbiddenError(f"expected a key with the scope {scope.word}, this one has {granted.word}")
@@ -85,7 +87,7 @@ READ, ASK, ADMIN = ([needs(scope)] for scope in Scope)
 
 def check_binding(host: str, keys: Keys | None) -> None:
     """Raises ConfigError when a service without keys would listen beyond loopback."""
-    if keys is None and host not in ("127.0.0.1", "::1", "localhost"):
+    if keys is None and not is_loopback(host):
         raise ConfigError(f"without a key a service only listens on loopback, not on {host}: set OPCOD_KEY_FILE")
 
 
@@ -116,7 +118,9 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     kind = "conflict_error" if error.status_code == 409 else "invalid_request_error"
-    return error_response(error.status_code, str(error.detail), kind)
+    answer = error_response(error.status_code, str(error.detail), kind)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

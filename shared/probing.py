@@ -8,6 +8,8 @@ import sys
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
+from shared.addresses import http_url
+
 TIMEOUT_S = 4.0
 
 
@@ -16,8 +18,7 @@ def problem() -> str | None:
     port = os.environ.get("OPCOD_PORT")
     if not port:
         return None
-    host = os.environ.get("OPCOD_HOST", "127.0.0.1")
-    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/readyz"
+    url = f"{http_url(os.environ.get('OPCOD_HOST', '127.0.0.1'), int(port))}/readyz"
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=TIMEOUT_S):
             return None

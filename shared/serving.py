@@ -3,10 +3,8 @@
 A service is built by its `app.py`; `serve` owns signals, the listening socket and the exit code.
 """
 
-import errno
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -17,8 +15,9 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from shared.addresses import http_url, listen
 from shared.blobs.local import atomic_write
-from shared.errors import ConfigError, OpcodError
+from shared.errors import OpcodError
 
 PARENT_VARIABLE = "OPCOD_PARENT_PID"
 PARENT_POLL_S = 1.0
@@ -74,8 +73,8 @@ class Service:
 
     def serve(self, app: FastAPI, *, host: str, port: int, url_file: Path | None, grace_s: float = 20.0) -> int:
         """Serve until SIGTERM or a thread fails; returns the exit code. Threads get `grace_s` to finish."""
-        listener = _listen(host, port)
-        url = f"http://{host}:{listener.getsockname()[1]}"
+        listener = listen(host, port)
+        url = http_url(host, listener.getsockname()[1])
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(grace_s))
         self._server = _Server(config, self.stopping)
         if threading.current_thread() is threading.main_thread():  # before anyone can know that it listens
@@ -124,13 +123,3 @@ def run_service(main: Callable[[], int]) -> None:
     except OpcodError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        known = error.errno is not None and error.errno in errno.errorcode  # not so for an unknown host
-        reason = os.strerror(error.errno or 0) if known else error.strerror
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another port") from error
-    return listener

@@ -7,8 +7,6 @@ from the event loop only.
 
 import hashlib
 import secrets
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
@@ -21,7 +19,6 @@ MAX_SESSIONS = 1000
 
 LOGIN_PATH = "/login"
 STATIC_PATH = "/static/"
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Sessions:
@@ -38,12 +35,15 @@ class Sessions:
 
     def caller(self, headers: Headers) -> tuple[str, Scope] | None:
         """A name for the session that tells nothing of it, and its scope; None without a session that is alive."""
-        token = self.token(headers)
-        scope = self._sessions.scope_of(token)
-        return None if scope is None else (_digest(token)[:12], scope)
+        for token in self._tokens(headers):
+            scope = self._sessions.scope_of(token)
+            if scope is not None:
+                return _digest(token)[:12], scope
+        return None
 
     def end(self, headers: Headers) -> None:
-        self._sessions.take(self.token(headers))
+        for token in self._tokens(headers):
+            self._sessions.take(token)
 
     def new_link(self, scope: Scope) -> str:
         """The token of a link that begins one session of this scope."""
@@ -53,29 +53,16 @@ class Sessions:
         """None for a link that was used, is too old, or never was."""
         return self._links.take(link)
 
-    def token(self, headers: Headers) -> str:
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
-            return ""
-        return found.value if found else ""
+    def _tokens(self, headers: Headers) -> list[str]:
+        """Values of our cookie. http.cookies gives up at the first it does not like, and any application on this host
+        may have set one, also one of our name for another path."""
+        pairs = [pair.partition("=") for line in headers.getlist("cookie") for pair in line.split(";")]
+        return [value.strip().strip('"') for name, _, value in pairs if name.strip() == self.cookie]
 
 
 def is_open(path: str) -> bool:
     """What a browser needs before it has a session: the login form and what it is drawn with."""
     return path == LOGIN_PATH or path.startswith(STATIC_PATH)
-
-
-def from_elsewhere(headers: Headers) -> bool:
-    """Whether another site's page made the browser send this (Sec-Fetch-Site, else Origin against Host)."""
-    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    if site is not None and site != "same-origin":
-        return True
-    return origin is not None and urlsplit(origin).netloc != headers.get("host")
-
-
-def says_its_origin(headers: Headers) -> bool:
-    return "sec-fetch-site" in headers or "origin" in headers
 
 
 class _Tokens:

@@ -15,7 +15,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from shared.errors import OpcodError, RequestError
+from shared.errors import OpcodError, RequestError, UnavailableError
 from shared.http import opcod_error_response
 
 Result = TypeVar("Result")
@@ -55,10 +55,10 @@ def frame(body: BaseModel, event: str | None = None) -> bytes:
 
 
 async def open_stream(request: Request, frames: Frames) -> EventStream:
-    """The stream, once its first frame is there. Raises what `frames` raises before that."""
+    """The stream, once its first frame is there. Raises what `frames` raises before, UnavailableError without one."""
     async with AsyncExitStack() as on_error:
         on_error.push_async_callback(frames.aclose)
-        first = await unless_gone(request, anext(frames))
+        first = await unless_gone(request, _first(frames))
         on_error.pop_all()
     return EventStream(_from(first, frames))
 
@@ -81,6 +81,12 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _first(frames: Frames) -> bytes:
+    async for each in frames:
+        return each
+    raise UnavailableError("the answer ended before its first event; ask again")
 
 
 async def _from(first: bytes, frames: Frames) -> Frames:

@@ -32,24 +32,30 @@ from shared.contracts.acting import (
 from shared.contracts.run import RunState
 from shared.errors import StorageError
 from shared.http import ADMIN, asked_by
+from shared.remote import RemoteCalls
 
 
-def acting_routes(state: Callable[[], RunState], plan: Plan, bus: Bus, run_dir: Path, *, train: bool) -> APIRouter:
+def acting_routes(
+    state: Callable[[], RunState], plan: Plan, bus: Bus, calls: RemoteCalls, run_dir: Path, *, train: bool
+) -> APIRouter:
     """`train` off: the run is only served, so there is nothing to act on. Answers 202, 404 or 409."""
     router = APIRouter(prefix="/v1", route_class=JsonRoute, dependencies=ADMIN)
     store = LocalStore(run_dir)
 
     @router.post("/runs/{run}/silence", status_code=202)
+    @calls.route
     def silence(run: str, body: SilenceRequest, request: Request) -> Accepted:
         if run != plan.run:
             raise HTTPException(404, f"this deployment serves run {plan.run}, not {run!r}")
         return ask(SilenceAct(id=uuid.uuid4().hex, tutor=body.tutor, by=asked_by(request), reason=body.reason))
 
     @router.post("/feedback/{key:path}/flag", status_code=202)
+    @calls.route
     def flag(key: str, body: ReasonRequest, request: Request) -> Accepted:
         return ask(exchange_act("flag", key, body, request))
 
     @router.post("/feedback/{key:path}/exclude", status_code=202)
+    @calls.route
     def exclude(key: str, body: ReasonRequest, request: Request) -> Accepted:
         return ask(exchange_act("exclude", key, body, request))
 

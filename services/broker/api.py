@@ -1,7 +1,7 @@
 """The broker's HTTP API: runs, peers, asking, and OpenAI's chat and models over all of it."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal, get_args
 
 from fastapi import FastAPI, Request, Response
@@ -20,6 +20,7 @@ from shared.contracts.run import RunState
 from shared.guard import error_response
 from shared.http import ADMIN, ASK, READ
 from shared.problems.formats import ProblemFormat
+from shared.remote import RemoteCalls
 from shared.sse import EVENT_STREAM, EVENTS, open_stream, unless_gone
 
 Action = Literal["pause", "resume", "abort"]
@@ -33,28 +34,29 @@ def add_routes(
     state: Callable[[], RunState],
     bus: Bus,
     peers: Peers,
+    calls: RemoteCalls,
     format_: ProblemFormat,
     train: bool,
 ) -> None:
     """`train` off: the run is only served, so there is nothing to pause, resume or abort."""
 
     @app.get("/v1/runs/{run}", response_model=RunState, dependencies=READ)
-    def show_run(run: str) -> RunState | JSONResponse:
+    async def show_run(run: str) -> RunState | JSONResponse:
         return state() if run == state().run else _no_run(run)
 
     @app.get("/v1/runs", dependencies=READ)
-    def list_runs() -> list[str]:
+    async def list_runs() -> list[str]:
         return [state().run]
 
-    def controlling(action: Action) -> Callable[[str], JSONResponse]:
-        def control(run: str) -> JSONResponse:
+    def controlling(action: Action) -> Callable[[str], Awaitable[JSONResponse]]:
+        async def control(run: str) -> JSONResponse:
             if run != state().run:
                 return _no_run(run)
             if not train:
                 message = f"run {run} is only served here; `opcod run --resume {run}` goes on with it"
                 return error_response(409, message, "conflict_error")
             request = Control(id=uuid.uuid4().hex, action=action, reason="asked for through the API")
-            bus.publish(RESULTS, request)
+            await calls.make(bus.publish, RESULTS, request)
             return JSONResponse({"accepted": request.id}, status_code=202)
 
         return control
@@ -65,8 +67,8 @@ def add_routes(
         app.post(path, name=action, response_model=None, status_code=202, dependencies=ADMIN)(controlling(action))
 
     @app.get("/v1/peers", dependencies=READ)
-    def show_peers() -> PeersResponse:
-        return peers.view()
+    async def show_peers() -> PeersResponse:
+        return await peers.view()
 
     asking = Asking(peers, settings, format_)
     add_asking(app, asking)

@@ -26,6 +26,7 @@ from shared.http import check_binding, create_app
 from shared.obs.logging import configure_logging
 from shared.presence import Presence, own_url
 from shared.problems.coverage import uncovered_languages
+from shared.remote import RemoteCalls
 from shared.serving import Service
 
 LEASE_POLL_S = 1.0
@@ -68,7 +69,8 @@ class Broker:
     def serve(self) -> int:
         keys = self._environment.keys()
         key = keys.strongest if keys else None
-        peers = Peers(self._settings, self._bus, lambda: self._current().state, key=key)
+        calls = RemoteCalls(self._settings.bus.deadline_s)
+        peers = Peers(self._settings, self._bus, lambda: self._current().state, calls, key=key)
         app = create_app(
             "opcod broker",
             ready=self._problem,
@@ -81,6 +83,7 @@ class Broker:
             state=lambda: self._current().state,
             bus=self._bus,
             peers=peers,
+            calls=calls,
             format_=self._problems.format,
             train=self._environment.train,
         )
@@ -89,6 +92,7 @@ class Broker:
                 lambda: self._current().state,
                 self._plan,
                 self._bus,
+                calls,
                 self._environment.run_dir,
                 train=self._environment.train,
             )

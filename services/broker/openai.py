@@ -26,12 +26,12 @@ def openai_routes(peers: Peers, peers_chat: PeersChat) -> APIRouter:
         return await unless_gone(request, peers.chat(student, body))
 
     @router.get("/models", dependencies=READ)
-    def models() -> ModelList:
-        return ModelList(data=(*peers.models().data, CARD))
+    async def models() -> ModelList:
+        return ModelList(data=(*(await peers.models()).data, CARD))
 
     @router.get("/models/{model}", dependencies=READ)
-    def show_model(model: str) -> ModelCard:
-        known = {card.id: card for card in models().data}
+    async def show_model(model: str) -> ModelCard:
+        known = {card.id: card for card in (await models()).data}
         if model not in known:
             raise _unknown(f"expected a model of {', '.join(known)}, got {model!r}")
         return known[model]

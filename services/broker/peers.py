@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import httpx2
 import stamina
-from anyio import to_thread
 from pydantic import BaseModel, ValidationError
 
 from shared.bus.port import Bus
@@ -21,6 +20,7 @@ from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelL
 from shared.contracts.run import RunState, Split
 from shared.errors import ConfigError, OpcodError, RequestError, UnavailableError
 from shared.guard import request_id
+from shared.remote import RemoteCalls
 from shared.sse import Frames
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -35,10 +35,19 @@ class Peers:
     """Asks students; raises UnavailableError naming the student when it does not answer in time, RequestError with
     what it says when it refuses."""
 
-    def __init__(self, settings: RunSettings, bus: Bus, state: Callable[[], RunState], *, key: str | None) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        bus: Bus,
+        state: Callable[[], RunState],
+        calls: RemoteCalls,
+        *,
+        key: str | None,
+    ) -> None:
         self._settings = settings
         self._bus = bus
         self._state = state
+        self._calls = calls
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._tls = httpx2.create_ssl_context(trust_env=False)
 
@@ -63,16 +72,16 @@ class Peers:
             raise ConfigError(f"expected a student of {', '.join(self._settings.students)}, got {student!r}")
         return student
 
-    def view(self) -> PeersResponse:
+    async def view(self) -> PeersResponse:
         """Both students with versions, newest scores, gap and who is up."""
         state = self._state()
-        beats = self._bus.heartbeats()
+        beats = await self._calls.make(self._bus.heartbeats)
         peers = tuple(self._peer(state, name, beats) for name in sorted(self._settings.students))
         return PeersResponse(run=state.run, status=state.status.value, round=state.round, peers=peers)
 
-    def models(self) -> ModelList:
+    async def models(self) -> ModelList:
         """Of each student that is up its name, for the live version, and every version it holds."""
-        beats = self._bus.heartbeats()
+        beats = await self._calls.make(self._bus.heartbeats)
         cards: dict[str, ModelCard] = {}
         for name in sorted(self._settings.students):
             for beat in _replicas(name, beats):
@@ -141,19 +150,20 @@ class Peers:
             on=UnavailableError, attempts=None, timeout=patience_s, wait_initial=0.1, wait_max=0.5
         ):
             with attempt:
-                return await to_thread.run_sync(self._replica_url, student)
+                return _replica_url(student, await self._calls.make(self._bus.heartbeats))
         raise AssertionError("retry_context ends with a return or an error")
-
-    def _replica_url(self, student: str) -> str:
-        for beat in _replicas(student, self._bus.heartbeats()):
-            if beat.url is not None:
-                return beat.url
-        raise UnavailableError(f"student {student} is not up; look at `opcod status`")
 
 
 def _replicas(student: str, beats: list[Heartbeat]) -> list[Heartbeat]:
     alive = [beat for beat in beats if beat.service == f"student-{student}" and beat.state == "ready"]
     return sorted(alive, key=lambda beat: beat.replica)
+
+
+def _replica_url(student: str, beats: list[Heartbeat]) -> str:
+    for beat in _replicas(student, beats):
+        if beat.url is not None:
+            return beat.url
+    raise UnavailableError(f"student {student} is not up; look at `opcod status`")
 
 
 def _refusal(student: str, path: str, status: int, text: str) -> OpcodError:

@@ -12,6 +12,7 @@ from services.inspector.views import ActPage, ExchangeView
 from shared.bodies import JsonRoute
 from shared.contracts.acting import Accepted, ReasonRequest, SilenceRequest
 from shared.http import ADMIN, READ
+from shared.remote import RemoteCalls
 
 MAX_ACTS = 1000
 
@@ -27,7 +28,7 @@ def silence_path(run: str) -> str:
     return f"/v1/runs/{quote(run, safe='')}/silence"
 
 
-def acting_routes(store: Store, broker: BrokerClient, run: str) -> APIRouter:
+def acting_routes(store: Store, broker: BrokerClient, calls: RemoteCalls, run: str) -> APIRouter:
     """What people did about this run, and routes to do it. 202, or the broker's own refusal."""
     router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
@@ -37,6 +38,7 @@ def acting_routes(store: Store, broker: BrokerClient, run: str) -> APIRouter:
         return ActPage(items=tuple(store.log.newest(("acted",), limit)))
 
     @router.post("/feedback/{exchange_id}/{act}", status_code=202, dependencies=ADMIN)
+    @calls.route
     def act_on(
         exchange_id: ExchangeId,
         act: Literal["flag", "exclude"],
@@ -48,6 +50,7 @@ def acting_routes(store: Store, broker: BrokerClient, run: str) -> APIRouter:
         return broker.act(path, body, request.state.scope, authorization)
 
     @router.post("/silence", status_code=202, dependencies=ADMIN)
+    @calls.route
     def silence(body: SilenceRequest, request: Request, authorization: Authorization = None) -> Accepted:
         return broker.act(silence_path(run), body, request.state.scope, authorization)
 

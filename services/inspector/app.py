@@ -22,10 +22,10 @@ from services.inspector.web.site import Reads, add_site
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
 from shared.config.environment import service_environment
-from shared.errors import StorageError
 from shared.http import create_app
 from shared.obs.logging import configure_logging
 from shared.presence import Presence
+from shared.remote import RemoteCalls
 from shared.serving import Service
 from shared.sessions import Sessions
 
@@ -62,18 +62,17 @@ def build_app(config: InspectorConfig, store: Store, ingest: Ingest, bus: RunBus
     def ready() -> str | None:
         if stopping.is_set():
             return "draining"
-        try:
-            store.check_writable()
-        except StorageError as error:
-            return str(error)
         return ingest.problem()
 
     sessions = Sessions(config.run, SystemClock())
     app = create_app("opcod inspector", ready=ready, keys=config.keys, limits=config.limits, sessions=sessions)
     viewers, traces = Viewers(config.max_viewers), Traces(config.run_dir, config.run)
-    broker = BrokerClient(bus.heartbeats, config.keys, answer_timeout_s=config.settings.serving.request_timeout_s)
+    calls = RemoteCalls(config.bus_deadline_s)
+    broker = BrokerClient(
+        bus.heartbeats, config.keys, calls, answer_timeout_s=config.settings.serving.request_timeout_s
+    )
     app.include_router(inspector_routes(store, traces, stopping=stopping, viewers=viewers))
-    app.include_router(acting_routes(store, broker, config.run))
+    app.include_router(acting_routes(store, broker, calls, config.run))
     reads = Reads(store, SealedBatches(config.run_dir, config.run), traces, bus)
-    add_site(app, config, reads, broker, sessions, viewers, stopping)
+    add_site(app, config, reads, broker, calls, sessions, viewers, stopping)
     return app

@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Annotated, TypeVar
 
 import httpx2
-from anyio import to_thread
 from fastapi import HTTPException
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -14,6 +13,7 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.http import AskRequest, ErrorResponse, Stage
 from shared.contracts.messages import Contract
 from shared.errors import ConfigError, OpcodError, UnavailableError
+from shared.remote import RemoteCalls
 
 Answer = TypeVar("Answer")
 Stages = AsyncGenerator[Stage, None]
@@ -34,16 +34,22 @@ class BrokerClient:
     """
 
     def __init__(
-        self, heartbeats: Callable[[], Sequence[Heartbeat]], keys: Keys | None, *, answer_timeout_s: float
+        self,
+        heartbeats: Callable[[], Sequence[Heartbeat]],
+        keys: Keys | None,
+        calls: RemoteCalls,
+        *,
+        answer_timeout_s: float,
     ) -> None:
         self._heartbeats = heartbeats
         self._keys = keys
+        self._calls = calls
         self._ask_timeout_s = answer_timeout_s + ASK_MARGIN_S
         self._tls = httpx2.create_ssl_context(trust_env=False)
 
     async def stages(self, request: AskRequest, scope: Scope) -> Stages:
         """Put a question to the peers; each stage as soon as it is there. Closed early, the question is called off."""
-        url = await to_thread.run_sync(self._url)
+        url = await self._calls.make(self._url)
         headers = self._authorization(scope) | {"Accept": "text/event-stream"}
         body = request.model_dump(mode="json", exclude_none=True)
         try:
@@ -65,8 +71,8 @@ class BrokerClient:
     def act(self, path: str, body: ReasonRequest, scope: Scope, authorization: str | None = None) -> Accepted:
         """POST what a person does about an exchange or a tutor; path as the broker has it.
 
-        authorization: the header that the reader sent; who has a session instead goes with a key of its scope. From
-        worker threads.
+        authorization: the header that the reader sent; who has a session instead goes with a key of its scope. Blocks:
+        for a route of RemoteCalls.
         """
         headers = {"Authorization": authorization} if authorization else self._authorization(scope)
         return _read(Accepted.model_validate_json, self._post(path, body, headers, ACT_TIMEOUT_S))

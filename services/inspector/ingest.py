@@ -74,6 +74,7 @@ class Ingest:
         while not stopping.is_set():
             try:
                 self.pull()
+                self._store.check_writable()  # here, since a probe must not wait for a disk
             except (UnavailableError, StorageError) as error:
                 self._turn(str(error))
                 stopping.wait(delay_s)
@@ -83,7 +84,7 @@ class Ingest:
                 delay_s = FIRST_RETRY_S
 
     def problem(self) -> str | None:
-        """Why events do not come in now, or None."""
+        """Why events do not come in or cannot be kept now, or None. From memory."""
         silent_s = self._clock.monotonic_s() - self._last_turn_s
         if silent_s > self._silent_s:
             return f"ingest has not answered for {silent_s:.0f} s, expected at most {self._silent_s:.0f} s"

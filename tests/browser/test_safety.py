@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from playwright.sync_api import Browser, Page, expect
 
@@ -191,3 +192,24 @@ def test_another_site_cannot_act_or_log_in_with_a_readers_browser(browser: Brows
             with page.expect_response(f"{keyed.url}/**") as answer:
                 page.get_by_role("button", name=button).click()
             assert answer.value.status == 403
+
+
+def test_a_reader_comes_in_through_a_proxy_that_changes_host(browser: Browser, keyed: Stand) -> None:
+    proxy = FastAPI()
+
+    @proxy.api_route("/{path:path}", methods=["GET", "POST"])
+    async def forward(request: Request, path: str) -> Response:
+        headers = dict(request.headers) | {"host": "upstream:8000"}
+        async with httpx2.AsyncClient(base_url=keyed.url, trust_env=False) as client:
+            answer = await client.request(
+                request.method, f"/{path}?{request.url.query}", content=await request.body(), headers=headers
+            )
+        return Response(answer.content, answer.status_code, dict(answer.headers))
+
+    with listening(proxy) as url, viewer(browser, url) as opened:
+        page = opened.open("/run")
+        page.get_by_label("Key").fill("r-key")
+        page.get_by_role("button", name="Log in").click()
+        expect(page).to_have_url(f"{url}/run")
+        page.get_by_role("button", name="Log out").click()
+        expect(page).to_have_url(f"{url}/login")

@@ -8,6 +8,9 @@ from shared.guard import OPEN_PATHS
 from shared.http import ADMIN, ASK, READ
 from shared.sessions import is_open
 
+LOCAL = "http://localhost"
+"""Where a test client asks: without keys a service answers to no other name."""
+
 PLENTY = Limits(max_body_bytes=10_000, requests_per_minute=10_000, concurrent_requests=100)
 
 

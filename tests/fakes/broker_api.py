@@ -10,6 +10,7 @@ from services.broker.peers import Peers
 from shared.access import Keys, Limits
 from shared.contracts.run import RunState
 from shared.http import create_app
+from shared.remote import RemoteCalls
 from tests.fakes.access import PLENTY
 from tests.fakes.broker import BrokerBench
 
@@ -25,15 +26,17 @@ def broker_app(
 ) -> FastAPI:
     """All routes. peers_key: what it shows the students; state: another than the bench's."""
     told = state or (lambda: bench.state)
+    calls = RemoteCalls(bench.settings.bus.deadline_s)
     app = create_app("broker", ready=lambda: None, keys=keys, limits=limits)
     add_routes(
         app,
         settings=bench.settings,
         state=told,
         bus=bench.workers,
-        peers=Peers(bench.settings, bench.workers, told, key=peers_key),
+        peers=Peers(bench.settings, bench.workers, told, calls, key=peers_key),
+        calls=calls,
         format_=bench.problems.format,
         train=train,
     )
-    app.include_router(acting_routes(told, bench.plan, bench.workers, bench.run_dir, train=train))
+    app.include_router(acting_routes(told, bench.plan, bench.workers, calls, bench.run_dir, train=train))
     return app

@@ -23,6 +23,7 @@ from shared.config.loading import to_toml
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JobKind
 from shared.http import create_app
+from shared.remote import RemoteCalls
 from tests.fakes.access import PLENTY
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.listening import listening
@@ -77,7 +78,9 @@ def standing(run_dir: Path, redis_url: str) -> Iterator[Stand]:
     waiting = hold_one_group(bench)
     keys = Keys(KEYS)
     broker = create_app("broker", ready=lambda: None, keys=keys, limits=PLENTY)
-    broker.include_router(acting_routes(lambda: bench.state, bench.plan, bench.workers, run_dir, train=True))
+    broker.include_router(
+        acting_routes(lambda: bench.state, bench.plan, bench.workers, RemoteCalls(1.0), run_dir, train=True)
+    )
     store = Store(run_dir / STORE, RUN)
     sealed = SealedBatches(run_dir, RUN)
     ingest = Ingest(bench.workers, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=30, block_s=0)

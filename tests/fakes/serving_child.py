@@ -1,4 +1,4 @@
-"""A service for tests of how one starts and ends: `python -m tests.fakes.serving_child <port> <url file> <how>`."""
+"""A service to start and end: `python -m tests.fakes.serving_child <port> <url file> <how> [host]`."""
 
 import sys
 import threading
@@ -14,7 +14,8 @@ LONG_S = 60.0
 
 
 def main() -> int:
-    port, url_file, how = sys.argv[1:]
+    port, url_file, how, *hosts = sys.argv[1:]
+    (host,) = hosts or ["127.0.0.1"]
     service = Service("child")
     app = create_app("child", ready=lambda: None, keys=None, limits=PLENTY)
 
@@ -35,7 +36,7 @@ def main() -> int:
         return {"answered": "in full"}
 
     service.spawn("work", work)
-    return service.serve(app, host="127.0.0.1", port=int(port), url_file=Path(url_file), grace_s=1.0)
+    return service.serve(app, host=host, port=int(port), url_file=Path(url_file), grace_s=1.0)
 
 
 if __name__ == "__main__":

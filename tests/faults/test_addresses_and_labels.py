@@ -17,6 +17,7 @@ from services.broker.peers import Peers
 from shared.contracts import http, openai
 from shared.contracts.heartbeats import Heartbeat
 from shared.errors import OpcodError
+from shared.remote import RemoteCalls
 from tests.fakes.broker import BrokerBench
 from tests.fakes.student_server import serving
 
@@ -81,7 +82,7 @@ def test_f28_a_peer_that_redirects_is_an_error_and_is_not_followed(tmp_path: Pat
         student.location = f"{elsewhere.url}/v1/chat/completions"
         beat = Heartbeat(service="student-a", replica="0", state="ready", url=student.url, at=0.0)
         bench.workers.beat(beat, ttl_s=60)
-        peers = Peers(bench.settings, bench.workers, lambda: bench.state, key="secret")
+        peers = Peers(bench.settings, bench.workers, lambda: bench.state, RemoteCalls(1.0), key="secret")
         request = openai.ChatRequest.model_validate({"model": "a", "messages": [{"role": "user", "content": "?"}]})
         with pytest.raises(OpcodError):
             asyncio.run(peers.chat("a", request))

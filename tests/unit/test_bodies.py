@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from shared.bodies import MAX_SHOWN_CHARS, OpenAIRoute
 from shared.http import create_app
-from tests.fakes.access import PLENTY
+from tests.fakes.access import LOCAL, PLENTY
 
 JSON = {"content-type": "application/json"}
 SURROGATES = st.characters(categories=["Cs"])
@@ -48,7 +48,7 @@ def app() -> FastAPI:
     return built
 
 
-CLIENT = TestClient(app())
+CLIENT = TestClient(app(), base_url=LOCAL)
 
 
 def refusal(content: str | bytes, path: str = "/echo", headers: dict[str, str] = JSON) -> tuple[int, dict[str, object]]:

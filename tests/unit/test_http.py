@@ -1,9 +1,13 @@
 """What every HTTP service does alike: probes, the key, limits of bodies, request ids, the shape of errors."""
 
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Self
+from urllib.parse import urlsplit
 
+import anyio
+import httpx2
 import pytest
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
@@ -15,7 +19,9 @@ from shared.errors import ConfigError, FencedError, OpcodError, StorageError, Un
 from shared.guard import Guard
 from shared.http import ADMIN, ASK, READ, check_binding, create_app
 from shared.sessions import LOGIN_PATH, Sessions
-from tests.fakes.access import PLENTY, one_key
+from shared.sse import EventStream, Frames
+from tests.fakes.access import LOCAL, PLENTY, one_key
+from tests.fakes.listening import listening
 
 KEY = "open-sesame"
 LIMIT = 100
@@ -47,7 +53,7 @@ def client(
     def echo(body: Body) -> Body:
         return body
 
-    return TestClient(app)
+    return TestClient(app, base_url=LOCAL)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
@@ -97,6 +103,32 @@ def test_a_body_without_a_length_is_refused() -> None:
     assert (answer.status_code, answer.json()["error"]["type"]) == (411, "invalid_request_error")
 
 
+def test_a_body_in_chunks_is_not_let_in_by_a_small_length_beside_it() -> None:
+    large = b'{"text": "' + b"x" * LIMIT + b'"}'
+    request = (
+        b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(large), large)
+    )
+    with listening(client().app) as url:  # type: ignore[arg-type]
+        assert said_to(url, request).startswith(b"HTTP/1.1 411 ")
+
+
+def said_to(url: str, request: bytes) -> bytes:
+    """The whole answer to bytes that no client library would send."""
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+        connection.sendall(request)
+        with connection.makefile("rb") as answer:
+            return answer.read()
+
+
+@pytest.mark.parametrize("length", ["+5", "-5", "5 5", "5,5", "0x5", "1_0", "\xb2", "", "9" * 5000])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_a_length_that_is_no_number_is_the_callers_fault(method: str, length: str) -> None:
+    answer = client().request(method, "/echo", headers={"content-length": length.encode("latin-1")})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
 @pytest.mark.parametrize(
     ("error", "status", "kind"),
     [
@@ -119,6 +151,7 @@ def test_errors_have_openais_shape(error: OpcodError, status: int, kind: str) ->
 def test_so_have_the_frameworks_own(method: str, path: str, status: int) -> None:
     answer = client().request(method, path, json={"txt": "hi"} if method == "POST" else None)
     assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
+    assert answer.headers.get("allow") == ("POST" if status == 405 else None)
 
 
 def test_a_bad_field_is_named() -> None:
@@ -160,7 +193,7 @@ def test_a_key_may_do_what_its_scope_says_and_less(key: str, statuses: tuple[int
     for path, needed in (("/read", READ), ("/ask", ASK), ("/admin", ADMIN)):
         app.add_api_route(path, lambda: None, dependencies=needed)
     headers = {"authorization": f"Bearer {key}"}
-    answers = [TestClient(app).get(path, headers=headers) for path in ("/read", "/ask", "/admin")]
+    answers = [TestClient(app, base_url=LOCAL).get(path, headers=headers) for path in ("/read", "/ask", "/admin")]
     assert tuple(answer.status_code for answer in answers) == statuses
     if 403 in statuses:
         error = answers[-1].json()["error"]
@@ -172,7 +205,7 @@ def test_each_key_has_its_own_rate() -> None:
     keys = Keys({"one": Scope.READ, "two": Scope.READ})
     app = create_app("test", ready=lambda: None, keys=keys, limits=replace(PLENTY, requests_per_minute=2))
     app.add_api_route("/read", lambda: None, dependencies=READ)
-    api = TestClient(app)
+    api = TestClient(app, base_url=LOCAL)
     answers = [api.get("/read", headers={"authorization": f"Bearer {key}"}) for key in ("one", "one", "one", "two")]
     assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
     assert answers[2].headers["retry-after"] == "5"
@@ -197,7 +230,7 @@ def test_strangers_share_one_rate_whatever_they_send_and_leave_nothing_behind() 
     app.add_api_route(LOGIN_PATH, lambda: None)
     layer = next(each for each in app.user_middleware if each.cls is Guard)
     layer.cls = Kept  # type: ignore[assignment]
-    api = TestClient(app)
+    api = TestClient(app, base_url=LOCAL)
     answers = [api.get(LOGIN_PATH, headers={"authorization": f"Bearer guess-{number}"}) for number in range(3)]
     assert [answer.status_code for answer in answers][2] == 429
     assert api.get("/nothing", headers={"authorization": "Bearer one"}).status_code == 404
@@ -212,13 +245,13 @@ def test_a_stream_counts_as_in_flight_until_its_end() -> None:
     def stream() -> StreamingResponse:
         def lines() -> Iterator[str]:
             yield "first"
-            refused.append(TestClient(app).get("/other").status_code)
+            refused.append(TestClient(app, base_url=LOCAL).get("/other").status_code)
 
         return StreamingResponse(lines())
 
-    assert TestClient(app).get("/stream").status_code == 200
+    assert TestClient(app, base_url=LOCAL).get("/stream").status_code == 200
     assert refused == [429]
-    assert TestClient(app).get("/other").status_code == 404
+    assert TestClient(app, base_url=LOCAL).get("/other").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -246,6 +279,39 @@ def test_an_unexpected_error_has_the_shape_of_any_other_and_tells_no_details() -
     def breaks() -> None:
         raise RuntimeError("a secret path")
 
-    answer = TestClient(app, raise_server_exceptions=False).get("/breaks")
+    answer = TestClient(app, raise_server_exceptions=False, base_url=LOCAL).get("/breaks")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/openapi.json", "/nowhere", "/echo", "/fails"])
+def test_head_is_get_without_the_body(path: str) -> None:
+    api = client(error=UnavailableError("b is down"))
+    got, head = api.get(path), api.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    if path != "/metrics":  # they count themselves
+        assert head.headers["content-length"] == got.headers["content-length"]
+
+
+def test_head_needs_the_key_that_get_needs() -> None:
+    assert client(key=KEY).head("/fails").status_code == 401
+
+
+def test_head_of_a_stream_ends_and_leaves_nothing_open() -> None:
+    app = create_app("test", ready=lambda: None, keys=None, limits=Limits(LIMIT, 100, concurrent_requests=1))
+
+    @app.get("/stream")
+    async def stream() -> EventStream:
+        async def frames() -> Frames:
+            while True:
+                yield b": still here\n\n"
+                await anyio.sleep(0.01)
+
+        return EventStream(frames())
+
+    with listening(app) as url, httpx2.Client(base_url=url, trust_env=False, timeout=10) as connection:
+        for _ in range(3):  # over one connection, and with one request at a time
+            head = connection.head("/stream")
+            assert (head.status_code, head.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+        assert connection.get("/nowhere").status_code == 404

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.ipv6 import needs_ipv6
 from tests.fakes.waiting import wait_until
 
 PROBE = [sys.executable, "-m", "shared.probing"]
@@ -15,10 +16,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[str]:
+def host() -> str:
+    return "127.0.0.1"
+
+
+@pytest.fixture
+def service(tmp_path: Path, host: str) -> Iterator[str]:
     """The port of a real service."""
     url = tmp_path / "url"
-    command = [sys.executable, "-m", "tests.fakes.serving_child", "0", str(url), "works"]
+    command = [sys.executable, "-m", "tests.fakes.serving_child", "0", str(url), "works", host]
     with subprocess.Popen(command, cwd=ROOT) as running:
         wait_until(url.exists, "the service's URL")
         yield url.read_text().rpartition(":")[2]
@@ -32,6 +38,14 @@ def probed(**variables: str) -> subprocess.CompletedProcess[str]:
 def test_a_service_that_is_ready_is_well_also_where_it_listens_on_every_address(service: str) -> None:
     for host in ("127.0.0.1", "0.0.0.0"):
         done = probed(OPCOD_PORT=service, OPCOD_HOST=host, http_proxy="http://127.0.0.1:9")
+        assert done.returncode == 0, done.stderr
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::1"])
+def test_so_it_is_on_ipv6(service: str, host: str) -> None:
+    for listening in (host, "::"):
+        done = probed(OPCOD_PORT=service, OPCOD_HOST=listening)
         assert done.returncode == 0, done.stderr
 
 

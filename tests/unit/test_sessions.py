@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from shared.access import Keys, Scope
 from shared.http import ADMIN, READ, create_app
 from shared.sessions import LINK_S, MAX_SESSIONS, SESSION_S, Sessions
-from tests.fakes.access import PLENTY
+from tests.fakes.access import LOCAL, PLENTY
 from tests.unit.inspector.told import StillClock
 
 
@@ -67,7 +67,7 @@ def test_a_broken_cookie_is_no_session(cookie: str) -> None:
     assert Sessions("r1", StillClock()).caller(Headers({"cookie": cookie})) is None
 
 
-def guarded(keys: Keys | None, sessions: Sessions) -> TestClient:
+def guarded(keys: Keys | None, sessions: Sessions | None) -> TestClient:
     app = create_app("test", ready=lambda: None, keys=keys, limits=PLENTY, sessions=sessions)
 
     @app.get("/page", dependencies=READ)
@@ -78,7 +78,7 @@ def guarded(keys: Keys | None, sessions: Sessions) -> TestClient:
     def act() -> str:
         return "done"
 
-    return TestClient(app, follow_redirects=False)
+    return TestClient(app, follow_redirects=False, base_url=LOCAL)
 
 
 @pytest.fixture
@@ -118,7 +118,9 @@ OURS = {"host": "box:9000"}
         ({"origin": "http://box:9001"}, 403),
         ({"origin": "https://evil.invalid"}, 403),
         ({"origin": "null"}, 403),
-        ({"sec-fetch-site": "same-origin", "origin": "https://evil.invalid"}, 403),
+        ({"origin": "http://["}, 403),
+        ({"origin": "http://box:99999999"}, 403),
+        ({"origin": "chrome-extension://box:9000"}, 403),
         ({}, 403),
     ],
     ids=str,
@@ -131,11 +133,111 @@ def test_what_another_site_sends_is_refused(
     assert client.post("/act", headers=OURS | cookie | headers).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("http://box", "box:80"),
+        ("https://box", "box:443"),
+        ("https://box:443", "box"),
+        ("https://Box", "bOX"),
+        ("http://[::1]:9000", "[::1]:9000"),
+    ],
+)
+def test_a_page_may_write_its_own_address_as_it_likes(
+    client: TestClient, sessions: Sessions, origin: str, host: str
+) -> None:
+    cookie = f"{sessions.cookie}={sessions.begin(Scope.ADMIN)}"
+    assert client.post("/act", headers={"cookie": cookie, "origin": origin, "host": host}).status_code == 200
+
+
+PROXIED = {"origin": "https://page.example", "host": "upstream:8000"}
+
+
+def test_behind_a_proxy_that_changes_host_the_browsers_own_word_is_enough(
+    client: TestClient, sessions: Sessions
+) -> None:
+    cookie = {"cookie": f"{sessions.cookie}={sessions.begin(Scope.ADMIN)}"}
+    assert client.post("/act", headers=PROXIED | cookie | {"sec-fetch-site": "same-origin"}).status_code == 200
+
+
+def test_without_that_word_the_refusal_names_the_header_that_the_proxy_must_pass_on(
+    client: TestClient, sessions: Sessions
+) -> None:
+    cookie = {"cookie": f"{sessions.cookie}={sessions.begin(Scope.ADMIN)}"}
+    answer = client.post("/act", headers=PROXIED | cookie)
+    assert answer.status_code == 403
+    message = answer.json()["error"]["message"]
+    assert "its Origin is 'https://page.example' and its Host 'upstream:8000'" in message
+    assert "proxy_set_header Host $http_host" in message
+
+
 def test_a_bearer_key_needs_no_origin(client: TestClient) -> None:
     assert client.post("/act", headers={"authorization": "Bearer adm"}).status_code == 200
 
 
-def test_without_keys_other_sites_are_refused_as_well(sessions: Sessions) -> None:
-    client = guarded(None, sessions)
-    assert client.post("/act").status_code == 200
-    assert client.post("/act", headers={"origin": "https://evil.invalid"}).status_code == 403
+@pytest.mark.parametrize("with_sessions", [True, False])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://localhost"}, 200),
+        ({"origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "http://[::1]:8000", "host": "[::1]:8000"}, 200),
+        ({"authorization": "Bearer none", "origin": "app://a-client"}, 200),
+        ({"host": "10.0.0.7:8000"}, 200),
+        ({"host": "app.localhost"}, 200),
+        ({"origin": "https://evil.invalid"}, 403),
+        ({"origin": "https://evil.invalid", "sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"origin": "null"}, 403),
+        ({"host": "evil.invalid:8000"}, 403),
+        ({"host": "evil.invalid:8000", "origin": "http://evil.invalid:8000"}, 403),
+        ({"host": "evil.invalid:8000", "authorization": "Bearer none"}, 403),
+        ({"host": "localhost:8000", "origin": "http://evil.invalid:8000", "sec-fetch-site": "same-origin"}, 403),
+    ],
+    ids=str,
+)
+def test_without_keys_no_other_site_can_act_on_any_service(
+    sessions: Sessions, with_sessions: bool, headers: dict[str, str], status: int
+) -> None:
+    client = guarded(None, sessions if with_sessions else None)
+    assert client.post("/act", headers=headers).status_code == status
+
+
+def test_without_keys_a_site_that_points_its_name_here_reads_nothing_and_people_learn_what_to_do(
+    sessions: Sessions,
+) -> None:
+    answer = guarded(None, None).get("/page", headers={"host": "evil.invalid:8000"})
+    assert answer.status_code == 403
+    assert "not 'evil.invalid:8000'" in (message := answer.json()["error"]["message"])
+    assert "http://localhost" in message and "OPCOD_KEY_FILE" in message
+    assert guarded(Keys({"adm": Scope.ADMIN}), sessions).get("/page", headers={"host": "any.name"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        "a=with blank; {}",
+        "{}; a=with blank",
+        'a="quoted; {}',
+        "a=b=c; =; ;; {}",
+        '{"json": [1, 2]}; {}',
+        'a=\\"; {}; b=\\',
+        "pr\xe9f=\xff; {}",
+        "{}",
+        "{}; {}",
+        "[]=x; a,b=c; {}",
+    ],
+)
+def test_a_session_is_found_beside_whatever_other_applications_of_the_host_set(sessions: Sessions, others: str) -> None:
+    own = f"{sessions.cookie}={sessions.begin(Scope.READ)}"
+    headers = Headers(raw=[(b"cookie", others.replace("{}", own).encode("latin-1"))])
+    assert sessions.caller(headers) is not None
+    sessions.end(headers)
+    assert sessions.caller(headers) is None
+
+
+def test_a_session_is_found_beside_another_cookie_of_its_name_and_in_a_second_header(sessions: Sessions) -> None:
+    own, stale = f"{sessions.cookie}={sessions.begin(Scope.READ)}", f"{sessions.cookie}=old"
+    for lines in ([f"{stale}; {own}"], [f"{own}; {stale}"], ["a=b", own], [own, stale]):
+        assert sessions.caller(Headers(raw=[(b"cookie", line.encode()) for line in lines])) is not None

@@ -4,7 +4,6 @@ The cookie is HttpOnly and SameSite=Strict. A key never enters an address, a coo
 """
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -31,7 +30,7 @@ def login_routes(pages: Pages, sessions: Sessions, keys: Keys | None) -> APIRout
     async def form(request: Request, next: Text = HOME, once: Text | None = None) -> Response:
         if keys is None:
             return RedirectResponse(HOME, 303)
-        if once is None:
+        if once is None or "head" in request.state:  # who checks a link must not use it up
             return _form(next, None)
         granted = sessions.redeem(once)
         return _form(next, USED_LINK, 403) if granted is None else _entered(request, granted, next)
@@ -73,6 +72,5 @@ def login_routes(pages: Pages, sessions: Sessions, keys: Keys | None) -> APIRout
 
 def _own_path(next: str) -> str:
     """A path of this service, whatever was asked for: nobody is led elsewhere by a link to the login."""
-    parts = urlsplit(next)
-    plain = next.startswith("/") and not next.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
+    plain = next.startswith("/") and not next.startswith("//")
     return next if plain and next.isprintable() and "\\" not in next else HOME

@@ -33,6 +33,7 @@ from services.inspector.web.reading import (
 from services.inspector.web.rendering import Pages, link
 from services.inspector.web.run_text import run_tables
 from shared.http import READ
+from shared.remote import RemoteCalls
 
 HISTORY = 100
 
@@ -49,16 +50,18 @@ class Site:
     traces: Traces
     run: RunData
     broker: BrokerClient
+    calls: RemoteCalls
     pages: Pages
     viewers: Viewers
     stopping: threading.Event
 
 
-def run_route(run: RunData) -> APIRouter:
+def run_route(run: RunData, calls: RemoteCalls) -> APIRouter:
     """The run's figures as JSON."""
     router = APIRouter(prefix="/v1", dependencies=READ)
 
     @router.get("/run")
+    @calls.route
     def show_run(beside: Beside = None) -> RunView:
         """With `beside`, also the results of another run of the same directory."""
         return run.view(beside or None)
@@ -102,6 +105,7 @@ def page_routes(site: Site) -> APIRouter:
         )
 
     @router.get("/run")
+    @site.calls.route
     def run(request: Request, beside: Beside = None) -> HTMLResponse:
         view = site.run.view(beside or None)
         history = site.store.log.newest(SMALL_KINDS, HISTORY)

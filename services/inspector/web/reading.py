@@ -44,21 +44,22 @@ class ExchangeQuery(FeedQuery):
     asked: Literal["flag", "exclude", "silence"] | None = None
 
 
-def feed_query(request: Request) -> FeedQuery:
-    """From the address, where a form leaves fields empty that are not wanted. Raises RequestValidationError (422)."""
+async def feed_query(request: Request) -> FeedQuery:
+    """From the address, where a form leaves fields empty that are not wanted, and mail programs, trackers and logins
+    add fields of their own. Raises RequestValidationError (422)."""
     return _given(request, FeedQuery)
 
 
-def live_query(request: Request) -> LiveQuery:
+async def live_query(request: Request) -> LiveQuery:
     return _given(request, LiveQuery)
 
 
-def exchange_query(request: Request) -> ExchangeQuery:
+async def exchange_query(request: Request) -> ExchangeQuery:
     return _given(request, ExchangeQuery)
 
 
 def _given(request: Request, query: type[Query]) -> Query:
-    given = {name: value for name, value in request.query_params.items() if value}
+    given = {name: value for name, value in request.query_params.items() if value and name in query.model_fields}
     try:
         return query.model_validate(given)
     except ValidationError as error:

@@ -21,6 +21,7 @@ from services.inspector.web.pages import Site, page_routes, run_route
 from services.inspector.web.rendering import VERDICTS, Pages
 from services.inspector.web.writing import writing_routes
 from shared.config.settings import RunSettings
+from shared.remote import RemoteCalls
 from shared.sessions import Sessions
 
 
@@ -39,6 +40,7 @@ def add_site(
     config: InspectorConfig,
     reads: Reads,
     broker: BrokerClient,
+    calls: RemoteCalls,
     sessions: Sessions,
     viewers: Viewers,
     stopping: threading.Event,
@@ -46,12 +48,12 @@ def add_site(
     assets = Assets()
     pages = Pages(assets, run_names(config.run, config.settings, with_keys=config.keys is not None))
     run = RunData(config.run, config.run_dir, config.settings, reads.store, reads.bus)
-    site = Site(reads.store, reads.batches, reads.traces, run, broker, pages, viewers, stopping)
+    site = Site(reads.store, reads.batches, reads.traces, run, broker, calls, pages, viewers, stopping)
     app.include_router(asset_routes(assets))
     app.include_router(login_routes(pages, sessions, config.keys))
     app.include_router(page_routes(site))
     app.include_router(writing_routes(site))
-    app.include_router(run_route(run))
+    app.include_router(run_route(run, calls))
     app.add_middleware(BrowserHeaders)
     show_errors_as_pages(app, pages)
 

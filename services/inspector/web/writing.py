@@ -49,6 +49,7 @@ def writing_routes(site: Site) -> APIRouter:
         return site.pages.page("ask.html", scope=scope, problem=problem, first=first, stages=said)
 
     @router.post("/feedback/{exchange_id}/act", dependencies=ADMIN)
+    @site.calls.route
     def act(
         request: Request,
         exchange_id: ExchangeId,

@@ -15,7 +15,7 @@ from shared.contracts.control import Control
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import RunState
 from shared.errors import UnavailableError
-from tests.fakes.access import routes_without_scope
+from tests.fakes.access import LOCAL, routes_without_scope
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.broker_api import broker_app
 from tests.fakes.student_server import StudentServer, serving
@@ -50,7 +50,7 @@ def ground(run_dir: Path, servers: dict[str, StudentServer]) -> Iterator[Ground]
     for server in servers.values():
         server.reset()
     bench = BrokerBench(run_dir, overrides=("bus.heartbeat_s=0.1",))
-    with TestClient(broker_app(bench, peers_key="secret")) as client:
+    with TestClient(broker_app(bench, peers_key="secret"), base_url=LOCAL) as client:
         yield Ground(client, bench, servers)
 
 
@@ -299,14 +299,14 @@ def test_before_the_run_is_taken_up_the_api_says_so(ground: Ground) -> None:
     def none_yet() -> RunState:
         raise UnavailableError("the broker has not taken up the run yet; try again")
 
-    with TestClient(broker_app(ground.bench, state=none_yet)) as client:
+    with TestClient(broker_app(ground.bench, state=none_yet), base_url=LOCAL) as client:
         answers = [client.get(path) for path in ("/v1/runs", f"/v1/runs/{RUN}", "/v1/peers")]
     assert [answer.status_code for answer in answers] == [503, 503, 503]
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "abort"])
 def test_a_run_that_is_only_served_cannot_be_controlled(ground: Ground, action: str) -> None:
-    with TestClient(broker_app(ground.bench, train=False)) as client:
+    with TestClient(broker_app(ground.bench, train=False), base_url=LOCAL) as client:
         answer = client.post(f"/v1/runs/{RUN}/{action}")
     assert answer.status_code == 409
     assert "opcod run --resume" in answer.json()["error"]["message"]

@@ -9,6 +9,7 @@ from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
 from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
+from tests.fakes.access import LOCAL
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config
 
 
@@ -37,5 +38,5 @@ def ingest(log: EventLog, store: Store, clock: StillClock, tmp_path: Path) -> In
 
 @pytest.fixture
 def client(store: Store, ingest: Ingest, log: EventLog, tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(build_app(config(tmp_path), store, ingest, log, threading.Event())) as opened:
+    with TestClient(build_app(config(tmp_path), store, ingest, log, threading.Event()), base_url=LOCAL) as opened:
         yield opened

@@ -18,6 +18,7 @@ from services.inspector.store import Store
 from shared.access import Scope
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.http import Answered, AskRequest
+from shared.remote import RemoteCalls
 from shared.sse import EVENT_STREAM, frame
 from tests.fakes.listening import listening
 from tests.fakes.student_server import USAGE
@@ -132,7 +133,7 @@ def test_a_broker_that_gives_up_at_its_limit_is_heard() -> None:
 
     with listening(late) as url:
         beats = [Heartbeat(service="broker", replica="0", state="ready", url=url, at=0.0)]
-        client = BrokerClient(lambda: beats, None, answer_timeout_s=0.1)
+        client = BrokerClient(lambda: beats, None, RemoteCalls(1.0), answer_timeout_s=0.1)
 
         async def told() -> None:
             async for _ in client.stages(AskRequest(problem="hi"), Scope.ASK):

@@ -9,9 +9,10 @@ from fastapi.testclient import TestClient
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
 from services.inspector.records import Entry
+from services.inspector.sealed import SealedBatches
 from services.inspector.store import Store
-from tests.fakes.access import routes_without_scope
-from tests.unit.inspector.told import RUN, EventLog, config, feedback, revised, status
+from tests.fakes.access import LOCAL, routes_without_scope
+from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback, revised, status
 
 KEY = "open-sesame"
 
@@ -136,7 +137,7 @@ def test_a_last_event_id_that_is_none_is_refused(client: TestClient) -> None:
 @pytest.mark.parametrize("path", ["/v1/feedback", "/v1/feedback/1", "/v1/events", "/v1/stream", "/v1/export"])
 def test_every_route_wants_the_key(store: Store, ingest: Ingest, tmp_path: Path, path: str) -> None:
     app = build_app(config(tmp_path, KEY), store, ingest, EventLog(), threading.Event())
-    with TestClient(app) as client:
+    with TestClient(app, base_url=LOCAL) as client:
         assert client.get(path).status_code == 401
         assert client.get("/livez").status_code == 200
         assert client.get("/v1/events", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
@@ -161,15 +162,26 @@ def test_ready_when_events_come_in_and_the_store_takes_writes(
         reader.join(timeout=10)
 
 
-def test_not_ready_while_the_store_takes_no_writes(ingest: Ingest, tmp_path: Path) -> None:
+def test_not_ready_while_the_store_takes_no_writes(log: EventLog, clock: StillClock, tmp_path: Path) -> None:
     held = Store(tmp_path / "held", RUN, busy_s=0.05)
+    sealed = SealedBatches(tmp_path, RUN)
+    ingest = Ingest(log, held, sealed, name="inspector/0", clock=clock, silent_s=30.0, block_s=0.0)
     other = sqlite3.connect(tmp_path / "held", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with TestClient(build_app(config(tmp_path), held, ingest, EventLog(), threading.Event())) as client:
-        answer = client.get("/readyz")
-        assert (answer.status_code, "locked" in answer.json()["reason"]) == (503, True)
-        assert client.get("/v1/feedback").status_code == 200
-        assert client.get("/livez").status_code == 200
+    stopping = threading.Event()
+    reader = threading.Thread(target=ingest.run, args=(stopping,))
+    with TestClient(build_app(config(tmp_path), held, ingest, log, stopping), base_url=LOCAL) as client:
+        reader.start()
+        try:
+            assert eventually(lambda: "locked" in client.get("/readyz").json().get("reason", ""))
+            assert client.get("/readyz").status_code == 503
+            assert client.get("/v1/feedback").status_code == 200
+            assert client.get("/livez").status_code == 200
+            other.execute("ROLLBACK")
+            assert eventually(lambda: client.get("/readyz").status_code == 200)
+        finally:
+            stopping.set()
+            reader.join(timeout=10)
     other.close()
     held.close()
 
@@ -177,7 +189,7 @@ def test_not_ready_while_the_store_takes_no_writes(ingest: Ingest, tmp_path: Pat
 def test_not_ready_while_draining(store: Store, ingest: Ingest, tmp_path: Path) -> None:
     stopping = threading.Event()
     stopping.set()
-    with TestClient(build_app(config(tmp_path), store, ingest, EventLog(), stopping)) as client:
+    with TestClient(build_app(config(tmp_path), store, ingest, EventLog(), stopping), base_url=LOCAL) as client:
         assert client.get("/readyz").json()["reason"] == "draining"
 
 
@@ -189,3 +201,18 @@ def eventually(reached: object) -> bool:
             return True
         pause.wait(0.02)
     return False
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/run", "/v1/run", "/v1/feedback", "/v1/stream", "/live", "/v1/export", "/login"]
+)
+def test_head_of_every_page_and_stream_ends_as_get_begins(client: TestClient, path: str) -> None:
+    head = client.head(path, follow_redirects=False)
+    assert (head.status_code, head.content) == (303 if path == "/login" else 200, b"")
+
+
+@pytest.mark.parametrize("path", ["/", "/feedback/1", "/live"])
+def test_a_page_opens_whatever_others_added_to_its_address(client: TestClient, store: Store, path: str) -> None:
+    fill(store, 1)
+    assert client.head(f"{path}?student=a&utm_source=chat&fbclid=%ff").status_code == 200
+    assert client.get(f"{path}?step=first&utm_source=chat").status_code == 422

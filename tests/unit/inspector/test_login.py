@@ -10,16 +10,17 @@ from fastapi.testclient import TestClient
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
 from services.inspector.store import Store
+from tests.fakes.access import LOCAL
 from tests.unit.inspector.told import EventLog, config
 
 KEY = "open-sesame"
-OURS = {"origin": "http://testserver"}
+OURS = {"origin": LOCAL}
 
 
 @pytest.fixture
 def keyed(store: Store, ingest: Ingest, log: EventLog, tmp_path: Path) -> Iterator[TestClient]:
     app = build_app(config(tmp_path, KEY), store, ingest, log, threading.Event())
-    with TestClient(app, follow_redirects=False) as opened:
+    with TestClient(app, follow_redirects=False, base_url=LOCAL) as opened:
         yield opened
 
 
@@ -32,6 +33,9 @@ def keyed(store: Store, ingest: Ingest, log: EventLog, tmp_path: Path) -> Iterat
         ("//evil.invalid/", "/"),
         ("/\\evil.invalid/", "/"),
         ("javascript:alert(1)", "/"),
+        ("//[", "/"),
+        ("http://[", "/"),
+        ("/[", "/["),
         ("/a\r\nset-cookie: x=y", "/"),
         ("", "/"),
     ],
@@ -58,3 +62,10 @@ def test_errors_are_pages_for_who_reads_pages(client: TestClient) -> None:
     assert "there is no exchange 99" in page.text
     for path, accept in (("/feedback/99", "*/*"), ("/v1/feedback/99", "text/html")):
         assert "no exchange 99" in client.get(path, headers={"accept": accept}).json()["error"]["message"]
+
+
+def test_who_checks_a_login_link_does_not_use_it_up(keyed: TestClient) -> None:
+    link = keyed.post("/v1/login-link", headers={"authorization": f"Bearer {KEY}"}).json()["path"]
+    assert keyed.head(link).status_code == 200
+    assert keyed.get(link).status_code == 303
+    assert keyed.get(link).status_code == 403

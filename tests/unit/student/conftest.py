@@ -7,6 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.student.app import build_app
+from tests.fakes.access import LOCAL
 from tests.fakes.student import StudentBench
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -35,5 +36,5 @@ def bench(tmp_path: Path) -> Iterator[StudentBench]:
 
 @pytest.fixture
 def client(bench: StudentBench) -> Iterator[TestClient]:
-    with TestClient(build_app(bench.config, bench.board, bench.interactive, bench.clock)) as opened:
+    with TestClient(build_app(bench.config, bench.board, bench.interactive, bench.clock), base_url=LOCAL) as opened:
         yield opened

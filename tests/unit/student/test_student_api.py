@@ -24,7 +24,7 @@ from shared.config.environment import ServiceEnvironment
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import JobKind
 from shared.errors import ConfigError, OpcodError, PromptError
-from tests.fakes.access import routes_without_scope
+from tests.fakes.access import LOCAL, routes_without_scope
 from tests.fakes.engine import BASE_CHECKSUM, POISON
 from tests.fakes.student import StudentBench, config_in, publish_version, with_key
 
@@ -150,7 +150,7 @@ def test_people_come_before_jobs(client: TestClient, bench: StudentBench) -> Non
 
 def test_before_a_version_is_loaded_it_is_not_ready_but_alive(tmp_path: Path) -> None:
     bench = StudentBench(tmp_path)
-    with TestClient(build_app(bench.config, bench.board, bench.interactive, bench.clock)) as client:
+    with TestClient(build_app(bench.config, bench.board, bench.interactive, bench.clock), base_url=LOCAL) as client:
         assert client.get("/readyz").status_code == 503
         assert client.get("/livez").status_code == 200
         answer = client.post("/v1/chat/completions", json=CHAT)
@@ -168,7 +168,7 @@ def test_every_route_says_which_scope_it_needs(bench: StudentBench) -> None:
 
 def test_with_a_key_every_route_but_the_probes_needs_it(bench: StudentBench) -> None:
     config = with_key(bench.config, "open-sesame")
-    with TestClient(build_app(config, bench.board, bench.interactive, bench.clock)) as client:
+    with TestClient(build_app(config, bench.board, bench.interactive, bench.clock), base_url=LOCAL) as client:
         assert client.get("/v1/models").status_code == 401
         assert client.get("/v1/models", headers={"Authorization": "Bearer open-sesame"}).status_code == 200
         assert client.get("/livez").status_code == 200
@@ -229,7 +229,7 @@ def swapped(tmp_path: Path, swaps: int) -> tuple[TestClient, SwappedUnderneath]:
     board = Board(SystemClock())
     board.show(Serving(live="a@v0", versions={"a@v0": "c"}, problem=None))
     queue = SwappedUnderneath(board, swaps)
-    return TestClient(build_app(config_in(tmp_path), board, queue, SystemClock())), queue  # type: ignore[arg-type]
+    return TestClient(build_app(config_in(tmp_path), board, queue, SystemClock()), base_url=LOCAL), queue  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
