@@ -8,7 +8,7 @@ from typing import Protocol
 import structlog
 
 from shared.contracts.heartbeats import Heartbeat
-from shared.errors import UnavailableError
+from shared.errors import OpcodError
 
 MISSED_BEATS = 3
 
@@ -37,10 +37,10 @@ class Presence:
         self.beat()
 
     def beat(self) -> None:
-        """A server that is away misses a beat, no more."""
+        """Whatever the server says costs a beat, no more: work does not hang on being seen."""
         try:
             self._sink.beat(self._heartbeat(), ttl_s=MISSED_BEATS * self._period_s)
-        except UnavailableError as error:
+        except OpcodError as error:
             log.warning("heartbeat missed", error=str(error))
 
 
