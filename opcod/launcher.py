@@ -87,11 +87,10 @@ class Launcher:
     def _start_redis(self) -> str:
         if self._settings.bus.url is not None:
             return self._settings.bus.url
+        data_dir = self._paths.run_dir / REDIS
         before = read_deployment(self._paths.run_dir)
         if before is not None and before.embedded_redis_port is not None:
-            end_leftover(before.embedded_redis_port)
-        data_dir = self._paths.run_dir / REDIS
-        data_dir.mkdir(exist_ok=True)
+            end_leftover(before.embedded_redis_port, data_dir)
         self._redis_port = _free_port()
         log_file = self._paths.run_dir / "logs" / f"{REDIS}.log"
         arguments = ("--port", str(self._redis_port), "--data-dir", str(data_dir))

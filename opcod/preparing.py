@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -15,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from opcod.checking import base_model
 from opcod.gpus import VISIBLE, Shares, gpus_here, share_out, visible
 from opcod.options import given, settings_on
-from opcod.processes import log_tail, require_success, until_ended
+from opcod.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from shared.blobs.local import atomic_write
 from shared.config.loading import differences, settings_of, to_toml
 from shared.config.settings import STUDENTS, Paths, RunSettings
@@ -131,18 +128,7 @@ def _specialize(
     paths: Paths, students: list[str], gpus: Shares, progress: Progress, stopped: Callable[[], bool]
 ) -> dict[str, Path]:
     """Each specialist in a process of its own, on its trainer's GPU if there is one: their memory is given back."""
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    for student in students:
-        log_file = _specialize_log(paths, student)
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "services.trainer.specializing", "--student", student]
-        command += ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
-        own = gpus.get(f"trainer-{student}")
-        environment = os.environ | ({VISIBLE: visible(own)} if own else {})
-        with log_file.open("ab") as output:
-            running[student] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-            )
+    running = {student: launch(_specializing(paths, student, gpus)) for student in students}
 
     def report() -> None:
         lines = [f"{student}: {log_tail(_specialize_log(paths, student), lines=1)}" for student in students]
@@ -156,6 +142,18 @@ def _specialize(
         stopped=stopped,
     )
     return {student: _specialist(paths, student, process.returncode) for student, process in running.items()}
+
+
+def _specializing(paths: Paths, student: str, gpus: Shares) -> ProcessSpec:
+    own = gpus.get(f"trainer-{student}")
+    places = ("--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir))
+    return ProcessSpec(
+        f"specialize-{student}",
+        "services.trainer.specializing",
+        _specialize_log(paths, student),
+        {VISIBLE: visible(own)} if own else {},
+        ("--student", student, *places),
+    )
 
 
 def _specialist(paths: Paths, student: str, code: int) -> Path:

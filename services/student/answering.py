@@ -21,7 +21,7 @@ from shared.config.environment import ServiceEnvironment
 from shared.contracts.answering import Question, Questions
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import PromptOutput
-from shared.errors import OpcodError
+from shared.serving import run_service
 
 CALLS_OF_SLOTS = 4
 """Sequences of one engine call, in slots: enough to put prompts of like length together, few enough to see progress."""
@@ -74,8 +74,4 @@ def _config(run_dir: Path, cache_dir: Path, student: str) -> StudentConfig:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except OpcodError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    run_service(main)
