@@ -76,9 +76,10 @@ def _check_port(name: str, host: str, port: int) -> None:
 
 
 def _check_redis(paths: Paths, settings: RunSettings) -> None:
-    if settings.bus.url is None:
+    url = settings.bus.secret_url()
+    if url is None:
         return
-    bus = RedisBus(settings.bus.url, paths.run, deadline_s=settings.bus.deadline_s)
+    bus = RedisBus(url, paths.run, deadline_s=settings.bus.deadline_s)
     try:
         bus.ping()
     finally:
@@ -106,5 +107,5 @@ def _check_models(paths: Paths, settings: RunSettings) -> None:
 
 
 def _vocabulary(model_dir: Path) -> int | None:
-    size = json.loads((model_dir / "config.json").read_text()).get("vocab_size")
+    size = json.loads((model_dir / "config.json").read_bytes()).get("vocab_size")
     return size if isinstance(size, int) else None

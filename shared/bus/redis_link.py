@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -20,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from shared.errors import ConfigError, StorageError, UnavailableError
+from shared.redis_url import public_url
 
 SCRIPTS = (
     "publish",
@@ -71,27 +71,19 @@ def script_text(name: str) -> str:
     return "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("rules", name))
 
 
-def public_url(url: str) -> str:
-    """`url` without user and password, fit for a message."""
-    parts = urlsplit(url)
-    place = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{place}{port}{parts.path}"
-
-
 class RedisLink:
     """deadline_s bounds each operation. Raises ConfigError if `url` is not a Redis URL."""
 
     def __init__(self, url: str, *, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         timeout_s = min(deadline_s, MAX_SOCKET_TIMEOUT_S)
+        self.url = public_url(url)
         try:
-            self.url = public_url(url)
             self.client = redis.Redis.from_url(
                 url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
             )
-        except ValueError as error:
-            raise ConfigError(f"expected a URL such as redis://host:6379/0, got another: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"redis at {self.url}: expected options that redis-py knows, after `?`") from error
         self._scripts: dict[str, Script] = {name: self.client.register_script(script_text(name)) for name in SCRIPTS}
 
     def call(self, operation: str, action: Callable[[], Answer]) -> Answer:

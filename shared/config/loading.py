@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from shared.config.settings import RunSettings, StudentSection
 from shared.errors import ConfigError
+from shared.text_files import read_text
 
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 EXTENDS = "extends"
@@ -70,11 +71,11 @@ def settings_of(run_dir: Path) -> RunSettings:
 
 
 def read_toml(path: Path) -> Tree:
+    if not path.exists():
+        raise ConfigError(f"expected a TOML file at {path}; there is none")
     try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(f"expected a TOML file at {path}; there is none") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path, "settings"))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"cannot read {path} as TOML: {error}") from error
 
 

@@ -1,8 +1,10 @@
 """The settings of a student's vLLM server."""
 
-from pydantic import Field
+import re
 
-from shared.config.section import Positive, Section, Share
+from pydantic import Field, field_validator
+
+from shared.config.section import OpenUrl, Positive, Section, Share
 
 
 class VllmSection(Section):
@@ -12,7 +14,7 @@ class VllmSection(Section):
         default=".venv-vllm/bin/python",
         description="Interpreter of the environment that vLLM is installed in; relative: to the project's directory.",
     )
-    url: str | None = Field(
+    url: OpenUrl | None = Field(
         default=None,
         pattern=r"^(https?://[^/]+|unix:/.+)$",
         description="A server that runs already: `http://…` or `unix:/path`. Then the student starts none, and what "
@@ -30,6 +32,17 @@ class VllmSection(Section):
         default=60.0, gt=0, description="Without an answer to a question of one token for so long, it counts as dead."
     )
     max_restarts: int = Field(default=3, ge=0, description="Within an hour; one more, and the student ends.")
+
+    @field_validator("environment")
+    @classmethod
+    def _no_secrets(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name in environment:
+            if re.search("KEY|TOKEN|SECRET|PASSWORD", name.upper()):
+                raise ValueError(
+                    f"expected no secret such as {name}: settings are shown, and kept in files of the run; the server "
+                    "has a key of its own and reads local files only"
+                )
+        return environment
 
     @property
     def gpus(self) -> int:

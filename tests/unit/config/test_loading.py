@@ -187,7 +187,7 @@ def test_an_unknown_preset_gets_the_nearest_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "there is none"), ("[gate\n", "as TOML"), (b"\xff", "as TOML")]
+    ("content", "message"), [(None, "there is none"), ("[gate\n", "as TOML"), (b"\xff", "as UTF-8 text")]
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | bytes | None, message: str) -> None:
     file = tmp_path / "my.toml"
