@@ -123,7 +123,12 @@ def _end(told: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:
 
 def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, so that Ctrl-C reaches only the launcher."""
-    environment = {**os.environ, **spec.environment, PARENT_VARIABLE: str(os.getpid())}
+    environment = {
+        **os.environ,
+        **spec.environment,
+        PARENT_VARIABLE: str(os.getpid()),
+        "PYTHONUTF8": "1",
+    }  # logs, too, are UTF-8
     spec.log_file.parent.mkdir(parents=True, exist_ok=True)
     with spec.log_file.open("ab") as output:
         return subprocess.Popen(
@@ -179,5 +184,5 @@ def require_success(what: str, code: int, log_file: Path) -> None:
 def log_tail(path: Path, lines: int = 15) -> str:
     """The last lines of a log, for an error message."""
     with contextlib.suppress(OSError):
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
     return "(no log)"

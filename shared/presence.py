@@ -49,6 +49,6 @@ def own_url(advertised: str | None, url_file: Path | None) -> str | None:
     if advertised is not None or url_file is None:
         return advertised
     try:
-        return url_file.read_text() or None
+        return url_file.read_text(encoding="utf-8") or None
     except OSError:
         return None

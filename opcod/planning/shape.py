@@ -77,7 +77,7 @@ KNOWN_SHAPES = {
 
 def read_shape(model_dir: Path) -> ModelShape | None:
     """The shape of the model in that directory; None where its config.json lacks a size."""
-    config: dict[str, Any] = json.loads((model_dir / "config.json").read_text())
+    config: dict[str, Any] = json.loads((model_dir / "config.json").read_bytes())
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
         return ModelShape(
