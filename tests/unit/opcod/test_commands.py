@@ -147,6 +147,7 @@ SECRET = "sEcReT"
         (f"bus.url=redis://127.0.0.1:9?password={SECRET}", "name that in bus.password_file"),
         (f"bus.url=redis://:{SECRET}/x@127.0.0.1:9", "percent-encode reserved characters"),
         (f"students.a.vllm.url=http://user:{SECRET}@127.0.0.1:9", "students.a.vllm.url: expected a URL without user"),
+        (f'students.a.vllm.arguments=["--hf-token={SECRET}"]', "expected no --hf-token"),
         (f'students.a.vllm.environment={{HF_TOKEN="{SECRET}"}}', "expected no secret such as HF_TOKEN"),
     ],
 )
@@ -171,7 +172,7 @@ def test_a_secret_among_the_settings_is_refused_and_shown_nowhere(
         options = ("--preset", "smoke")
     else:
         file = tmp_path / "mine.toml"
-        file.write_text(f"{key} = {value if value.startswith('{') else repr(value)}\n", encoding="utf-8")
+        file.write_text(f"{key} = {value if value.startswith(('{', '[')) else repr(value)}\n", encoding="utf-8")
         options = ("--config", str(file))
     code, out, error = opcod(*command, *options)
     assert (code, said in error) == (2, True), error
