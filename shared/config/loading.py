@@ -134,7 +134,8 @@ def _apply(tree: Tree, override: str) -> None:
     path, separator, text = override.partition("=")
     keys = path.strip().split(".")
     if not separator or not all(keys) or len(keys) < 2:
-        raise ConfigError(f"expected section.key=value, got {override!r}")
+        came = f"the key {path.strip()!r}" if separator else "no `=` in it"
+        raise ConfigError(f"expected section.key=value, got {came}")  # the value may be a secret
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):

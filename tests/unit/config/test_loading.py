@@ -163,8 +163,8 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("optimizer.mini_batches=3", ["optimizer.mini_batches: at most problems.per_step"]),
         ("problems.per_step=3", ["problems.per_step: must be even"]),
         ("loss.top_k=0", ["loss.top_k", "got 0"]),
-        ("tau=1", ["expected section.key=value, got 'tau=1'"]),
-        ("gate.tau", ["expected section.key=value"]),
+        ("tau=1", ["expected section.key=value, got the key 'tau'"]),
+        ("gate.tau", ["expected section.key=value, got no `=` in it"]),
         ("gate.=1", ["expected section.key=value"]),
     ],
 )

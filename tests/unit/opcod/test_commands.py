@@ -180,6 +180,13 @@ def test_a_secret_among_the_settings_is_refused_and_shown_nowhere(
     assert not runs.exists()
 
 
+@pytest.mark.parametrize("setting", [f"bus_url=redis://:{SECRET}@host", f"redis://:{SECRET}@host"])
+def test_a_secret_in_what_is_no_setting_is_not_shown(opcod: Opcod, setting: str) -> None:
+    code, out, error = opcod("run", "--dry-run", "--set", setting)
+    assert (code, "expected section.key=value" in error) == (2, True), error
+    assert SECRET not in out + error
+
+
 def test_the_version_is_told(opcod: Opcod) -> None:
     code, out, _ = opcod("--version", places=False)
     assert (code, out) == (0, f"opcod {version('opcod')}\n")
