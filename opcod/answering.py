@@ -58,7 +58,7 @@ def answer(paths: Paths, questions: Questions, progress: Callable[[str], None], 
     """
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory:
         asked, answered, log_file = (Path(directory) / name for name in ("questions.json", "answers.jsonl", "log"))
-        asked.write_text(questions.model_dump_json())
+        asked.write_text(questions.model_dump_json(), encoding="utf-8")
         places = ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
         files = ["--questions", str(asked), "--answers", str(answered)]
         process = launch(ProcessSpec("answering", "services.student.answering", log_file, arguments=[*places, *files]))
@@ -71,7 +71,7 @@ def answer(paths: Paths, questions: Questions, progress: Callable[[str], None], 
             stopped=stopped,
         )
         require_success(what, process.returncode, log_file)
-        with answered.open() as lines:
+        with answered.open(encoding="utf-8") as lines:
             outputs = [PromptOutput.model_validate_json(line) for line in lines]
         return Answers(outputs, json.loads(log_tail(log_file, lines=1))["checksum"])
 

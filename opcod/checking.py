@@ -75,9 +75,10 @@ def _check_port(name: str, host: str, port: int) -> None:
 
 
 def _check_redis(paths: Paths, settings: RunSettings) -> None:
-    if settings.bus.url is None:
+    url = settings.bus.secret_url()
+    if url is None:
         return
-    bus = RedisBus(settings.bus.url, paths.run, deadline_s=settings.bus.deadline_s)
+    bus = RedisBus(url, paths.run, deadline_s=settings.bus.deadline_s)
     try:
         bus.ping()
     finally:

@@ -22,6 +22,7 @@ from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, UnavailableError
+from shared.redis_url import with_password
 
 DEPLOYMENT_FILE = "deployment.json"
 KEY_FILE = "key"
@@ -48,6 +49,7 @@ class Deployment(BaseModel):
     mode: Mode
     key_file: Path
     redis_url: str
+    redis_password_file: Path | None = None
     pid: int | None = None
     embedded_redis_port: int | None = None
     broker: Endpoint | None = None
@@ -57,6 +59,10 @@ class Deployment(BaseModel):
     def key(self) -> str:
         """A bearer key that its services take, of every scope."""
         return read_keys(self.key_file).strongest
+
+    def bus_url(self) -> str:
+        """Where its Redis is, with the password; not to be shown. Raises ConfigError if its file cannot be read."""
+        return with_password(self.redis_url, self.redis_password_file) if self.redis_password_file else self.redis_url
 
     def settings(self) -> RunSettings:
         """Those that the run was begun with. Raises ConfigError if its directory is not here."""
@@ -80,7 +86,7 @@ def read_deployment(run_dir: Path) -> Deployment | None:
     """What the run's launcher last said, whether it lives or not."""
     path = run_dir / DEPLOYMENT_FILE
     try:
-        return Deployment.model_validate_json(path.read_text())
+        return Deployment.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
 
@@ -129,7 +135,8 @@ def _announced(run: str | None) -> Deployment:
         run_dir=environment.run_dir,
         mode="run" if environment.train else "up",
         key_file=environment.key_file,
-        redis_url=environment.bus_url(),
+        redis_url=environment.redis_url,
+        redis_password_file=environment.redis_password_file,
         broker=_endpoint("broker", found),
         inspector=_endpoint("inspector", found),
         students=[e for name in students if (e := _endpoint(name, found, name.removeprefix("student-"))) is not None],
@@ -158,7 +165,7 @@ def ensure_secret(path: Path, make: Callable[[], str]) -> Path:
     """A file that only its owner can read; what `make` returns is written where there is none."""
     if not path.exists():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(make())
     return path
 

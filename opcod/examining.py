@@ -68,7 +68,7 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
 def examine_deployment(deployment: Deployment) -> list[Finding]:
     """The run that is up: its keys, Redis, heartbeats, queues and dead letters."""
     findings = [_keys(deployment.key_file)]
-    bus = RedisBus(deployment.redis_url, deployment.run)
+    bus = RedisBus(deployment.bus_url(), deployment.run)
     try:
         findings += [*_redis(bus), *_services(bus), *_queues(bus)]
     except OpcodError as error:

@@ -1,9 +1,13 @@
-"""Ctrl-C and SIGTERM are noted, not raised, so that everything can be stopped in order."""
+"""Ctrl-C and SIGTERM: noted where everything must be stopped in order, raised where one thing takes long."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from shared.errors import StoppedError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted:
@@ -23,9 +27,26 @@ class Interrupted:
 def interruptible() -> Iterator[Interrupted]:
     """Signals are only noted from here on, so that everything is stopped in order."""
     interrupted = Interrupted()
-    before = {name: signal.signal(name, interrupted.note) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled(interrupted.note):
         yield interrupted
+
+
+@contextmanager
+def stoppable(what: str) -> Iterator[None]:
+    """Signals end what is done in here, which asks nobody whether to go on: they raise StoppedError."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise StoppedError(f"stopped while {what}; the next start begins with it again")
+
+    with _handled(stop):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {name: signal.signal(name, handler) for name in SIGNALS}
+    try:
+        yield
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        for name, earlier in before.items():
+            signal.signal(name, earlier)

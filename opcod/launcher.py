@@ -13,6 +13,7 @@ from opcod.deployment import Deployment, Endpoint, Mode, ensure_key, read_deploy
 from opcod.embedded_redis import end_leftover
 from opcod.gpus import VISIBLE, gpus_here, share_out, visible
 from opcod.processes import ProcessSpec, Supervisor, log_tail
+from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.errors import StoppedError, UnavailableError
 
@@ -39,12 +40,15 @@ class Launcher:
         self.gpus = share_out(settings, gpus_here())
         self.restarts: dict[str, int] = {}
         self.deployment: Deployment | None = None
+        self.events_before = "0"
+        """Id of the newest event that was there before the services: what comes later is news."""
 
     # Up and down ---------------------------------------------------------------------------------------
     def start(self, progress: Progress) -> Deployment:
         """Raises UnavailableError when Redis or a service is not ready in time, naming it; StoppedError if asked to."""
         progress("redis")
         redis_url = self._start_redis()
+        self.events_before = self._newest_event(redis_url)
         key_file = ensure_key(self._paths.run_dir)
         urls: dict[str, str] = {}
         # The broker comes last: a run begins when everyone who works for it is there.
@@ -60,6 +64,7 @@ class Launcher:
             pid=os.getpid(),
             key_file=key_file,
             redis_url=redis_url,
+            redis_password_file=self._password_file(),
             embedded_redis_port=self._redis_port,
             broker=Endpoint(name="broker", url=urls["broker"]),
             inspector=Endpoint(name="inspector", url=urls["inspector"]),
@@ -87,11 +92,10 @@ class Launcher:
     def _start_redis(self) -> str:
         if self._settings.bus.url is not None:
             return self._settings.bus.url
+        data_dir = self._paths.run_dir / REDIS
         before = read_deployment(self._paths.run_dir)
         if before is not None and before.embedded_redis_port is not None:
-            end_leftover(before.embedded_redis_port)
-        data_dir = self._paths.run_dir / REDIS
-        data_dir.mkdir(exist_ok=True)
+            end_leftover(before.embedded_redis_port, data_dir)
         self._redis_port = _free_port()
         log_file = self._paths.run_dir / "logs" / f"{REDIS}.log"
         arguments = ("--port", str(self._redis_port), "--data-dir", str(data_dir))
@@ -99,6 +103,18 @@ class Launcher:
         url = f"redis://127.0.0.1:{self._redis_port}"
         self._wait(REDIS, lambda: _pings(url))
         return url
+
+    def _newest_event(self, redis_url: str) -> str:
+        url = self._settings.bus.secret_url() or redis_url
+        bus = RedisBus(url, self._paths.run, deadline_s=self._settings.bus.deadline_s)
+        try:
+            return bus.last_event_id()
+        finally:
+            bus.close()
+
+    def _password_file(self) -> Path | None:
+        file = self._settings.bus.password_file
+        return None if file is None else file.expanduser().resolve()
 
     def _workers(self) -> list[str]:
         return [name for name in services_of(self._settings, self._mode) if name != "broker"]
@@ -111,6 +127,7 @@ class Launcher:
             "OPCOD_RUN_DIR": str(self._paths.run_dir),
             "OPCOD_CACHE_DIR": str(self._paths.cache_dir),
             "OPCOD_REDIS_URL": redis_url,
+            "OPCOD_REDIS_PASSWORD_FILE": str(self._password_file() or ""),  # not that of another, from our environment
             "OPCOD_KEY_FILE": str(key_file),
             "OPCOD_HOST": self._settings.serving.host,
             "OPCOD_PORT": str(self._port(service, student)),
@@ -144,7 +161,7 @@ class Launcher:
         progress(name)
         file = self._url_file(name)
         self._wait(name, lambda: _probe(file), self._ready_timeout_s(name))
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
 
     def _ready_timeout_s(self, name: str) -> float:
         """A student with a vLLM server has that server's time to start besides."""
@@ -176,7 +193,9 @@ def _probe(url_file: Path) -> str | None:
     if not url_file.exists():
         return "it has not begun to listen"
     try:
-        response = httpx2.get(f"{url_file.read_text()}/readyz", timeout=PROBE_TIMEOUT_S, trust_env=False)
+        response = httpx2.get(
+            f"{url_file.read_text(encoding='utf-8')}/readyz", timeout=PROBE_TIMEOUT_S, trust_env=False
+        )
     except httpx2.HTTPError as error:
         return repr(error)
     return None if response.status_code == 200 else response.text

@@ -1,6 +1,9 @@
 """The `opcod` command: one entry, one file a command under commands/."""
 
+import io
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -31,6 +34,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"opcod {version('opcod')}")
+        raise typer.Exit
+
+
+@app.callback()
+def opcod(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """On-Policy Co-Distillation: two language models tutor each other and both improve."""
+
+
 app.command("run")(run)
 app.command("compare")(compare)
 app.command("up")(up)
@@ -52,7 +72,11 @@ app.add_typer(problems, name="problems")
 
 
 def main() -> None:
-    """Errors raised on purpose become one clear message on stderr and their exit code."""
+    """Errors raised on purpose become one clear message on stderr and their exit code. What a terminal cannot show is
+    shown by its code points: it ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except OpcodError as error:

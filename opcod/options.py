@@ -1,6 +1,8 @@
 """Options that commands share, and the settings and paths that follow from them."""
 
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +10,7 @@ import typer
 
 from shared.config.loading import load_settings, preset_names
 from shared.config.settings import Paths, RunSettings
+from shared.errors import ConfigError
 
 DEFAULT_PRESET = "laptop"
 
@@ -24,7 +27,17 @@ Overrides = Annotated[
 ]
 
 RUNS_DIR = Path("runs")
-CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opcod"
+
+
+def _default_cache_dir(environ: Mapping[str, str]) -> Path:
+    """With `~` where there is no home directory: most of what `opcod` does needs none, and `absolute` refuses it."""
+    directory = Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "opcod"
+    with suppress(RuntimeError):
+        return directory.expanduser()
+    return directory
+
+
+CACHE_DIR = _default_cache_dir(os.environ)
 
 
 def settings_from(preset: str | None, config: Path | None, overrides: list[str] | None) -> RunSettings:
@@ -44,5 +57,16 @@ def given(preset: str | None, config: Path | None, overrides: list[str] | None) 
     return preset is not None or config is not None or bool(overrides)
 
 
+def absolute(directory: Path) -> Path:
+    """A directory as it was named on the command line, `~` for the home. Raises ConfigError where there is none."""
+    try:
+        return directory.expanduser().resolve()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{directory}: expected a directory, there is no home here that `~` could mean; name it in full, "
+            "the cache's by --cache-dir or OPCOD_CACHE_DIR"
+        ) from error
+
+
 def paths_for(runs_dir: Path, run: str, cache_dir: Path) -> Paths:
-    return Paths(runs_dir=runs_dir.resolve(), run=run, cache_dir=cache_dir.expanduser().resolve())
+    return Paths(runs_dir=runs_dir.resolve(), run=run, cache_dir=absolute(cache_dir))

@@ -2,24 +2,24 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from opcod.checking import base_model
+from opcod.checking import base_model, check_settings
+from opcod.deployment import latest_run
 from opcod.gpus import VISIBLE, Shares, gpus_here, share_out, visible
-from opcod.options import given, settings_on
-from opcod.processes import log_tail, require_success, until_ended
+from opcod.interrupting import stoppable
+from opcod.options import given, paths_for, settings_from, settings_on
+from opcod.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from shared.blobs.local import atomic_write
 from shared.config.loading import differences, settings_of, to_toml
 from shared.config.settings import STUDENTS, Paths, RunSettings
-from shared.errors import ConfigError, ModelError
+from shared.contracts.run import STATE_FILE
+from shared.errors import ConfigError, ModelError, StoppedError
 
 SPECIALIZE_TIMEOUT_S = 3600.0
 
@@ -44,7 +44,28 @@ def stored_settings(paths: Paths) -> RunSettings:
     """Settings of an existing run. Raises ConfigError if there is none."""
     if not (paths.run_dir / "config.toml").exists():
         raise ConfigError(f"expected a run at {paths.run_dir}, found none; `opcod run` starts one")
+    _refuse_another_name(paths)
     return settings_of(paths.run_dir)
+
+
+class _Named(BaseModel):
+    """Of state.json, whatever else it holds."""
+
+    run: str
+
+
+def _refuse_another_name(paths: Paths) -> None:
+    """A run's batches, versions and checkpoints hold its name, and services refuse those of another."""
+    state = paths.run_dir / STATE_FILE
+    try:
+        name = _Named.model_validate_json(state.read_bytes()).run if state.exists() else paths.run
+    except ValidationError:
+        return  # the broker says what is wrong with it
+    if name != paths.run:
+        raise ConfigError(
+            f"{paths.run_dir} holds the run {name!r}, whose files say so: expected its directory to have that name; "
+            f"rename it, or move it into another --runs-dir as {name}"
+        )
 
 
 def kept_settings(paths: Paths, preset: str | None, config: Path | None, overrides: list[str] | None) -> RunSettings:
@@ -53,6 +74,31 @@ def kept_settings(paths: Paths, preset: str | None, config: Path | None, overrid
     if given(preset, config, overrides):
         refuse_changes(settings, settings_on(paths, preset, config, overrides))
     return settings
+
+
+def served_settings(
+    runs_dir: Path,
+    run_name: str | None,
+    cache_dir: Path,
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+) -> tuple[Paths, RunSettings]:
+    """The run that is to be served: the one named, or the one begun last. Where settings are given and there is no such
+    run, or none is named, it is a new one of these settings, whose students are as they are before training.
+
+    Raises ConfigError, and then nothing is written.
+    """
+    asked = given(preset, config, overrides)
+    if run_name is None and not asked:
+        run_name = latest_run(runs_dir)
+    paths = paths_for(runs_dir, run_name or new_run_name(preset), cache_dir)
+    if not asked or (paths.run_dir / "config.toml").exists():
+        return paths, kept_settings(paths, preset, config, overrides)
+    settings = settings_from(preset, config, overrides)
+    check_settings(paths, settings)
+    create_run(paths, settings)
+    return paths, settings
 
 
 def refuse_changes(stored: RunSettings, asked: RunSettings) -> None:
@@ -79,10 +125,13 @@ def prepare_models(
     """
     started = time.monotonic()
     progress("models")
+    if stopped():
+        raise StoppedError("stopped before any model was loaded")
     wanted = [name for name in students if settings.students[name].engine != "scripted"]
     pinned = {name: read_model(paths, name) for name in wanted}
     missing = [name for name in wanted if not _is_there(pinned[name])]
-    models = {name: base_model(settings, name, paths) for name in missing}
+    with stoppable("loading models"):
+        models = {name: base_model(settings, name, paths) for name in missing}
     loaded = time.monotonic()
     specialists = [name for name in missing if settings.students[name].specialize]
     gpus = share_out(settings, gpus_here())
@@ -105,7 +154,7 @@ class ModelEntry(BaseModel):
 
 def read_model(paths: Paths, student: str) -> ModelEntry | None:
     file = _model_file(paths, student)
-    return ModelEntry.model_validate_json(file.read_text()) if file.exists() else None
+    return ModelEntry.model_validate_json(file.read_bytes()) if file.exists() else None
 
 
 def _is_there(entry: ModelEntry | None) -> bool:
@@ -131,18 +180,7 @@ def _specialize(
     paths: Paths, students: list[str], gpus: Shares, progress: Progress, stopped: Callable[[], bool]
 ) -> dict[str, Path]:
     """Each specialist in a process of its own, on its trainer's GPU if there is one: their memory is given back."""
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    for student in students:
-        log_file = _specialize_log(paths, student)
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "services.trainer.specializing", "--student", student]
-        command += ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
-        own = gpus.get(f"trainer-{student}")
-        environment = os.environ | ({VISIBLE: visible(own)} if own else {})
-        with log_file.open("ab") as output:
-            running[student] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-            )
+    running = {student: launch(_specializing(paths, student, gpus)) for student in students}
 
     def report() -> None:
         lines = [f"{student}: {log_tail(_specialize_log(paths, student), lines=1)}" for student in students]
@@ -156,6 +194,18 @@ def _specialize(
         stopped=stopped,
     )
     return {student: _specialist(paths, student, process.returncode) for student, process in running.items()}
+
+
+def _specializing(paths: Paths, student: str, gpus: Shares) -> ProcessSpec:
+    own = gpus.get(f"trainer-{student}")
+    places = ("--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir))
+    return ProcessSpec(
+        f"specialize-{student}",
+        "services.trainer.specializing",
+        _specialize_log(paths, student),
+        {VISIBLE: visible(own)} if own else {},
+        ("--student", student, *places),
+    )
 
 
 def _specialist(paths: Paths, student: str, code: int) -> Path:

@@ -31,4 +31,4 @@ def write_report(
 def records_of(paths: Paths, student: str) -> list[StepRecord]:
     """What the broker kept of each step of a student."""
     found = sorted((paths.run_dir / step_records(student)).glob("*.json"))
-    return [StepRecord.model_validate_json(path.read_text()) for path in found]
+    return [StepRecord.model_validate_json(path.read_bytes()) for path in found]

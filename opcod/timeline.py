@@ -18,7 +18,7 @@ class Timeline:
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / TIMELINE_FILE
         self._started = time.monotonic()
-        stored: dict[str, float] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        stored: dict[str, float] = json.loads(self._path.read_bytes()) if self._path.exists() else {}
         self._wall_before = stored.pop(WALL, 0.0)
         self.stages = stored
 

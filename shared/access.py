@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import ConfigError
+from shared.text_files import read_text
 
 
 class Scope(enum.IntEnum):
@@ -57,10 +58,7 @@ class Keys:
 
 def read_keys(path: Path) -> Keys:
     """Raises ConfigError if the file cannot be read, holds no key, or a line is not one."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise ConfigError(f"expected bearer keys in {path}, cannot read it: {error.strerror}") from error
+    lines = read_text(path, "bearer keys").splitlines()
     scopes: dict[str, Scope] = {}
     for number, line in enumerate(lines, start=1):
         match line.split():
@@ -73,6 +71,8 @@ def read_keys(path: Path) -> Keys:
             case _:
                 known = ", ".join(scope.word for scope in Scope)
                 raise ConfigError(f"{path}:{number}: expected `<key>` or `<scope> <key>` with a scope of {known}")
+        if not line.isascii():
+            raise ConfigError(f"{path}:{number}: expected a key of ASCII characters, as no other is sent in a header")
     if not scopes:
         raise ConfigError(f"expected a bearer key in {path}, found it empty; anybody could use the services")
     return Keys(scopes)

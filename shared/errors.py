@@ -60,6 +60,11 @@ class StorageError(OpcodError):
     exit_code = EXIT_IO
 
 
+class WriteError(StorageError):
+    """A file that the system would not write now, as on a full disk; what was there is untouched, and it may be tried
+    again."""
+
+
 class FencedError(OpcodError):
     """Another process holds the lease now; whoever gets this must stop writing."""
 

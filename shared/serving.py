@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from shared.addresses import http_url, listen
 from shared.blobs.local import atomic_write
 from shared.errors import OpcodError
+from shared.parents import end_with
 
 PARENT_VARIABLE = "OPCOD_PARENT_PID"
 PARENT_POLL_S = 1.0
@@ -92,7 +93,7 @@ class Service:
         return self._exit_code()
 
     def _watch_parent(self) -> None:
-        """Under a launcher, end when it is gone: nothing may go on training unseen."""
+        """Under a launcher, end when it is gone, also where the platform does not say so by a signal."""
         parent = os.environ.get(PARENT_VARIABLE)
         if parent is None:
             return
@@ -117,7 +118,11 @@ class Service:
 
 
 def run_service(main: Callable[[], int]) -> None:
-    """Entry of every `__main__`: an OpcodError becomes one clear line and its exit code."""
+    """Entry of every `__main__`: an OpcodError becomes one clear line and its exit code. Under a launcher the process
+    ends with it: nothing may go on training unseen."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None:
+        end_with(int(parent))
     try:
         sys.exit(main())
     except OpcodError as error:

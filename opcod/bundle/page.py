@@ -83,11 +83,11 @@ def moment(at: float) -> str:
 def _style() -> str:
     package, name = PAGE_STYLE
     sheet = files(package) / name
-    return _own("bundle.css") + (sheet.read_text() if sheet.is_file() else "")
+    return _own("bundle.css") + (sheet.read_text(encoding="utf-8") if sheet.is_file() else "")
 
 
 def _own(name: str) -> str:
-    return (files("opcod.bundle") / name).read_text()
+    return (files("opcod.bundle") / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

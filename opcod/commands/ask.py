@@ -1,7 +1,7 @@
 """`opcod ask`: one student answers, its peer gives feedback, the first answers again; each stage as it comes."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +9,14 @@ import typer
 from rich.console import Console
 
 from opcod.client import Client, body_of
-from opcod.deployment import Deployment, is_elsewhere, latest_run, live_deployment, run_lock
+from opcod.deployment import Deployment, is_elsewhere, live_deployment, run_lock
+from opcod.interrupting import interruptible
 from opcod.launcher import Launcher
-from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir, paths_for
-from opcod.preparing import kept_settings, prepare_models
+from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
+from opcod.preparing import prepare_models, served_settings
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.http import Advised, Answered, AskRequest, AskResponse, Revised, Stage
-from shared.errors import UnavailableError
+from shared.errors import StoppedError, UnavailableError
 
 STAGES: dict[str, type[Answered] | type[Advised] | type[Revised]] = {
     "answer": Answered,
@@ -40,9 +41,8 @@ def ask(
     """Ask the peers. Starts the run's services for the question if nothing is up."""
     request = body_of(AskRequest, ["problem"], problem=problem, first=first, exchanges=exchanges, seed=seed)
     found = _found(runs_dir.resolve(), run_name)
-    place = (found.run_dir.parent, found.run_dir.name) if found else (runs_dir, run_name or latest_run(runs_dir))
-    paths = paths_for(*place, cache_dir)
-    settings = kept_settings(paths, preset, config, overrides)
+    place = (found.run_dir.parent, found.run_dir.name) if found else (runs_dir, run_name)
+    paths, settings = served_settings(*place, cache_dir, preset, config, overrides)
     up = nullcontext(found) if found else _started(paths, settings)
     with up as deployment, closing(Client(deployment)) as client:
         for event in client.broker_events("/v1/peers/ask", request):
@@ -76,10 +76,17 @@ def _found(runs_dir: Path, run_name: str | None) -> Deployment | None:
 def _started(paths: Paths, settings: RunSettings) -> Iterator[Deployment]:
     """The run's services, started for this question and stopped after it."""
     console = Console(stderr=True)
-    with run_lock(paths.run_dir):
-        prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"))
-        launcher = Launcher(paths, settings, "up")
-        try:
-            yield launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
-        finally:
-            launcher.stop()
+    with run_lock(paths.run_dir), ExitStack() as ending:
+        with interruptible() as interrupted:
+            prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted)
+            launcher = Launcher(paths, settings, "up", interrupted)
+            ending.callback(_stop, launcher)
+            deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
+            if interrupted():
+                raise StoppedError("stopped before the question was asked")
+        yield deployment
+
+
+def _stop(launcher: Launcher) -> None:
+    with interruptible():  # a second Ctrl-C leaves nothing half-stopped
+        launcher.stop()

@@ -136,7 +136,7 @@ def _show_stored(runs_dir: Path, run: str, last: int, as_json: bool) -> None:
 
 
 def _follow(deployment: Deployment, last: int, follow: bool, as_json: bool) -> None:
-    bus = RedisBus(deployment.redis_url, deployment.run)
+    bus = RedisBus(deployment.bus_url(), deployment.run)
     log = ExchangeLog(bus)
     for event in deque(log.new(), maxlen=last):
         _show(event, as_json)

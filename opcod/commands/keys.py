@@ -9,6 +9,7 @@ import typer
 
 from opcod.deployment import ensure_key, ensure_secret
 from shared.blobs.local import atomic_write
+from shared.text_files import read_text
 
 PASSWORD_FILE = "redis-password"
 ACL_FILE = "redis.acl"
@@ -28,7 +29,7 @@ def keys(
     directory.mkdir(parents=True, exist_ok=True)
     password = ensure_secret(directory / PASSWORD_FILE, lambda: secrets.token_urlsafe(32))
     made = [ensure_key(directory), password, directory / ACL_FILE]
-    digest = hashlib.sha256(password.read_text().strip().encode()).hexdigest()
+    digest = hashlib.sha256(read_text(password, "the password of Redis").strip().encode()).hexdigest()
     atomic_write(made[-1], RULES.format(sha256=digest).encode())
     made[-1].chmod(0o644)  # it holds no secret, and the server runs as another user
     typer.echo("\n".join(str(path) for path in made))

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from opcod.options import CACHE_DIR, CacheDir
+from opcod.options import CACHE_DIR, CacheDir, absolute
 
 
 def model(
@@ -14,4 +14,4 @@ def model(
     """Resolve a model, converting or fetching it if needed, and print its directory."""
     from shared.modeling.resolving import resolve_model
 
-    typer.echo(str(resolve_model(name, cache_dir.expanduser().resolve())))
+    typer.echo(str(resolve_model(name, absolute(cache_dir))))

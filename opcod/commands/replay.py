@@ -1,5 +1,6 @@
 """`opcod replay`: train a student again on the sealed batches of a run, to check its weights or to ask what if."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from rich.table import Table
 from opcod.deployment import run_lock
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for, settings_on
 from opcod.preparing import create_run, stored_settings
+from opcod.processes import log_tail
 from shared.config.loading import differences
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.weights import ReplayedStep
 from shared.errors import ConfigError, OpcodError
+from shared.serving import PARENT_VARIABLE
 
 WITHOUT_EFFECT = "loss.trace_share:"
 """Changes no weight, so what is rebuilt must still be as recorded."""
@@ -109,7 +112,11 @@ def _replayed(source: Path, out: Path, student: str, until: int | None) -> Itera
     command += ["--batches", str(source), "--out", str(out)]
     command += ["--until", str(until)] if until is not None else []
     log_file = out / "replay.log"
-    with log_file.open("ab") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child:
+    environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+    with (
+        log_file.open("ab") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, encoding="utf-8") as child,
+    ):
         assert child.stdout is not None
         try:
             for line in child.stdout:
@@ -117,7 +124,7 @@ def _replayed(source: Path, out: Path, student: str, until: int | None) -> Itera
         finally:
             child.terminate()
     if child.returncode:
-        raise OpcodError(f"the replay ended with exit code {child.returncode}:\n{log_file.read_text()[-2000:]}")
+        raise OpcodError(f"the replay ended with exit code {child.returncode}:\n{log_tail(log_file)}")
 
 
 def _verdict(step: ReplayedStep, *, compared: bool) -> str:

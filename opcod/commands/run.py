@@ -102,10 +102,10 @@ def _follow(
     launcher: Launcher, paths: Paths, settings: RunSettings, console: Console, interrupted: Interrupted
 ) -> RunState | None:
     assert launcher.deployment is not None
-    bus = RedisBus(launcher.deployment.redis_url, paths.run, deadline_s=settings.bus.deadline_s)
+    bus = RedisBus(launcher.deployment.bus_url(), paths.run, deadline_s=settings.bus.deadline_s)
     try:
         with RunProgress(console, settings.run.rounds, settings.run.steps_per_round) as progress:
-            return Follower(launcher, bus, progress, after="0").until(interrupted)
+            return Follower(launcher, bus, progress, after=launcher.events_before).until(interrupted)
     finally:
         bus.close()
 

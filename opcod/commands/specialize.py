@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from opcod.checking import check_settings
-from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, paths_for, settings_from
+from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, absolute, paths_for, settings_from
 from opcod.preparing import create_run, prepare_models
 from shared.config.settings import STUDENTS, RunSettings
 from shared.errors import ConfigError
@@ -40,7 +40,7 @@ def specialize(
             students=STUDENTS if student is None else (student,),
         )
         for file in sorted((paths.run_dir / "models").glob("*.json")):
-            console.print(f"{file.stem}: {file.read_text()}", highlight=False, soft_wrap=True)
+            console.print(f"{file.stem}: {file.read_text(encoding='utf-8')}", highlight=False, soft_wrap=True)
     console.print(", ".join(f"{stage}: {spent:.1f} s" for stage, spent in seconds.items()), highlight=False)
 
 
@@ -59,5 +59,5 @@ def _settings(
         f"students.{peer}.examples=none",
     ]
     if examples is not None:
-        chosen.append(f"students.{student}.examples={examples.expanduser().resolve()}")
+        chosen.append(f"students.{student}.examples={absolute(examples)}")
     return settings_from(preset, config, [*overrides, *chosen])

@@ -89,7 +89,7 @@ def _urls(*endpoints: Endpoint | None) -> dict[str, str]:
 
 def _training(deployment: Deployment) -> set[str]:
     """Trainers that could take a batch now; none of them while Redis is away. Nobody asks them, so none has a URL."""
-    bus = RedisBus(deployment.redis_url, deployment.run)
+    bus = RedisBus(deployment.bus_url(), deployment.run)
     try:
         beats = bus.heartbeats()
     except UnavailableError:

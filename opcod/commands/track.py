@@ -31,7 +31,7 @@ def track(
     """Send a run's events elsewhere, from the oldest that its log still has."""
     deployment = live_deployment(runs_dir.resolve(), run_name)
     tracker = open_tracker(to, deployment.run)
-    bus = RedisBus(deployment.redis_url, deployment.run)
+    bus = RedisBus(deployment.bus_url(), deployment.run)
     cursor, over = "0", False
     try:
         with interruptible() as interrupted:

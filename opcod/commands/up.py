@@ -1,4 +1,4 @@
-"""`opcod up`: serve the latest weights of a run, without training, until stopped."""
+"""`opcod up`: serve a run's latest weights, or the students of some settings before training, until stopped."""
 
 import time
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from opcod.deployment import latest_run, run_lock
+from opcod.deployment import run_lock
 from opcod.interrupting import interruptible
 from opcod.launcher import Launcher
 from opcod.options import (
@@ -17,28 +17,32 @@ from opcod.options import (
     Overrides,
     Preset,
     RunsDir,
-    paths_for,
 )
 from opcod.page import page_address
-from opcod.preparing import kept_settings, prepare_models
+from opcod.preparing import prepare_models, served_settings
 
 POLL_S = 1.0
 
 
 def up(
-    run_name: Annotated[str | None, typer.Argument(metavar="RUN", help="Default: the run begun last.")] = None,
+    run_name: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="Default: the run begun last; with settings: a new one, not trained."),
+    ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Serve a run's latest weights (chat, ask, inspector) until Ctrl-C."""
+    """Serve (chat, ask, inspector) until Ctrl-C: a run's latest weights, or students as they are before training.
+
+    The latter where settings are named and the run is not there yet; `opcod run --resume` then trains it.
+    """
     console = Console()
-    paths = paths_for(runs_dir, run_name or latest_run(runs_dir), cache_dir)
-    settings = kept_settings(paths, preset, config, overrides)
+    paths, settings = served_settings(runs_dir, run_name, cache_dir, preset, config, overrides)
     with run_lock(paths.run_dir), interruptible() as interrupted:
-        prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"))
+        prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted)
         launcher = Launcher(paths, settings, "up", interrupted)
         try:
             deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))

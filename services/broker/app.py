@@ -62,6 +62,7 @@ class Broker:
             max_attempts=settings.bus.max_attempts,
             deadline_s=settings.bus.deadline_s,
         )
+        self._presence = Presence(self._bus, self._heartbeat, period_s=settings.bus.heartbeat_s)
         self._lease = HeldLease(self._bus, LEADER, f"broker/{environment.replica}", ttl_s=settings.bus.leader_lease_s)
         self._ready = threading.Event()
         self._runner: Runner | None = None
@@ -98,8 +99,7 @@ class Broker:
             )
         )
         self._service.spawn("runner", self._run)
-        presence = Presence(self._bus, self._heartbeat, period_s=self._settings.bus.heartbeat_s)
-        self._service.spawn("heartbeat", lambda: presence.run(self._service.stopping))
+        self._service.spawn("heartbeat", lambda: self._presence.run(self._service.stopping))
         self._service.spawn("queues", lambda: watch_queues(self._bus, self._plan.students, self._service.stopping))
         try:
             return self._service.serve(
@@ -137,6 +137,8 @@ class Broker:
     def _acquire(self) -> int | None:
         floor = highest_fence(self._environment.run_dir)
         while not self._service.stopping.wait(0):
+            if not self._presence.admitted.wait(LEASE_POLL_S):
+                continue
             try:
                 for queue, group in queues_of(self._plan.students):
                     self._bus.create_queue(queue, group)

@@ -7,7 +7,7 @@ import structlog
 from services.broker.metrics import DEAD_LETTERS, QUEUED
 from shared.bus.keys import queues_of
 from shared.bus.port import Bus
-from shared.errors import UnavailableError
+from shared.errors import OpcodError
 
 PERIOD_S = 5.0
 
@@ -15,11 +15,11 @@ log = structlog.get_logger()
 
 
 def watch_queues(bus: Bus, students: tuple[str, ...], stopping: threading.Event) -> None:
-    """Until `stopping`; a server that is away is asked again."""
+    """Until `stopping`; whatever the server says, it is asked again: a run does not hang on being measured."""
     while not stopping.wait(PERIOD_S):
         try:
             show_queues(bus, students)
-        except UnavailableError as error:
+        except OpcodError as error:
             log.warning("queues not read", error=str(error))
 
 

@@ -42,7 +42,7 @@ def choose(in_redis: str | None, on_disk: str | None) -> Recovered:
 
 def read_state_file(run_dir: Path) -> str | None:
     path = run_dir / STATE_FILE
-    return path.read_text() if path.exists() else None
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def highest_fence(run_dir: Path) -> int:

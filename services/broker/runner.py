@@ -50,7 +50,7 @@ from shared.contracts.events import Event
 from shared.contracts.run import RunState, Status
 from shared.contracts.steps import step_record
 from shared.contracts.weights import ServeSet
-from shared.errors import UnavailableError
+from shared.errors import UnavailableError, WriteError
 from shared.faults import fault_point
 from shared.problems.problem import ProblemSet
 
@@ -108,6 +108,7 @@ class Runner:
         self._next_tick_s = 0.0
         self._next_sweep_s = 0.0
         self._rebuilding = False
+        self._unsaved = False
         self.problem: str | None = None
         self.state = machine.new_run(plan, incarnation=0, at=clock.wall_s())
 
@@ -138,7 +139,8 @@ class Runner:
     def loop(self, stopping: threading.Event, lost: threading.Event) -> None:
         """Handle reports until `stopping`, or until the lease is `lost`.
 
-        A Redis that does not answer is waited for; one that came back empty is filled again from the files.
+        A Redis that does not answer is waited for, as is a disk that is full; a Redis that came back empty is filled
+        again from the files.
         """
         while not stopping.is_set() and not lost.is_set():
             try:
@@ -147,12 +149,13 @@ class Runner:
                     self.recover()
                 self._turn()
                 self.problem = None
-            except UnavailableError as error:
+            except (UnavailableError, WriteError) as error:
                 self.problem = str(error)
-                log.warning("redis does not answer", error=str(error))
+                log.warning("the run stands still", error=str(error))
                 stopping.wait(TICK_S)
 
     def _turn(self) -> None:
+        self._save()
         for delivery in self._bus.take([(RESULTS, BROKER)], self._consumer, limit=TAKE, block_s=BLOCK_S):
             self._handle_delivery(delivery)
         now = self._clock.monotonic_s()
@@ -217,12 +220,19 @@ class Runner:
         )
         fault_point("broker.after-commit")
         self.state = state
-        write_state_file(self._run_dir, state)
+        self._unsaved = True
+        self._save()
         metrics.show(state, self._plan)
         for key in handling.forget:
             self._bus.drop_payloads(key)
         if state.paused is not None or state.status in (Status.DONE, Status.FAILED):
             log.info("run stands", status=state.status, paused=state.paused, failed=state.failed)
+
+    def _save(self) -> None:
+        """Write state.json, if it is older than what was committed. Raises WriteError; the next turn tries again."""
+        if self._unsaved:
+            write_state_file(self._run_dir, self.state)
+            self._unsaved = False
 
     def _apply(self, event: MachineEvent) -> tuple[RunState, list[Command]]:
         if self._train:

@@ -84,7 +84,7 @@ class RunData:
         path = self._run_dir / STATE_FILE
         try:
             if text is None and path.exists():
-                text = path.read_text()
+                text = path.read_text(encoding="utf-8")
             return None if text is None else RunState.model_validate_json(text)
         except (OSError, ValidationError) as error:
             first = str(error).splitlines()[0]

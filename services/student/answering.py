@@ -21,7 +21,7 @@ from shared.config.environment import ServiceEnvironment
 from shared.contracts.answering import Question, Questions
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import PromptOutput
-from shared.errors import OpcodError
+from shared.serving import run_service
 
 CALLS_OF_SLOTS = 4
 """Sequences of one engine call, in slots: enough to put prompts of like length together, few enough to see progress."""
@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("--run-dir", "--cache-dir", "--questions", "--answers"):
         parser.add_argument(name, required=True, type=Path)
     given = parser.parse_args(arguments)
-    asked = Questions.model_validate_json(given.questions.read_text())
+    asked = Questions.model_validate_json(given.questions.read_bytes())
     config = _config(given.run_dir, given.cache_dir, asked.student)
     with closing(build_engine(config)) as engine:
         checksum = build_loader(config, engine).load(asked.version)
-        with given.answers.open("w", buffering=1) as file:  # whoever waits counts the lines
+        with given.answers.open("w", buffering=1, encoding="utf-8") as file:  # whoever waits counts the lines
             file.writelines(output.model_dump_json() + "\n" for output in answers(engine, asked))
     sys.stdout.write(json.dumps({"checksum": checksum}) + "\n")
     return 0
@@ -74,8 +74,4 @@ def _config(run_dir: Path, cache_dir: Path, student: str) -> StudentConfig:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except OpcodError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    run_service(main)

@@ -75,7 +75,8 @@ def serve(config: StudentConfig) -> int:
         period_s=config.bus.heartbeat_s,
     )
     service.spawn(
-        "engine", lambda: run_engine(config, bus, board, interactive, running, clock, service.stopping, ended)
+        "engine",
+        lambda: run_engine(config, bus, board, interactive, running, clock, service.stopping, ended, presence.admitted),
     )
     service.spawn("watch", lambda: running.watch(service.stopping, ended))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
@@ -103,6 +104,7 @@ def run_engine(
     clock: Clock,
     stopping: threading.Event,
     ended: threading.Event,
+    admitted: threading.Event,
 ) -> None:
     """The engine's thread: build the engine, then work until `stopping`. `ended` is set however it ends."""
     try:
@@ -118,6 +120,7 @@ def run_engine(
                 running=running,
                 clock=clock,
                 stopping=stopping,
+                admitted=admitted,
             )
             worker.run()
     finally:
@@ -136,8 +139,9 @@ def build_worker(
     running: Running,
     clock: Clock,
     stopping: threading.Event,
+    admitted: threading.Event,
 ) -> EngineWorker:
-    """Everything that the engine's thread alone uses."""
+    """Everything that the engine's thread alone uses. admitted: set once no other process has this replica's name."""
     outbox = Outbox()
     versions = VersionKeeper(
         student=config.student,
@@ -170,6 +174,7 @@ def build_worker(
         running=running,
         clock=clock,
         stopping=stopping,
+        admitted=admitted,
     )
 
 

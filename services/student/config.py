@@ -71,7 +71,7 @@ class StudentConfig:
         """The base weights, as the launcher prepared them. Raises ConfigError."""
         path = self.run_dir / "models" / f"{self.student}.json"
         try:
-            return PreparedModel.model_validate_json(path.read_text())
+            return PreparedModel.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise ConfigError(f"expected the prepared model of student {self.student} in {path}: {error}") from error
 

@@ -74,6 +74,7 @@ class EngineWorker:
         running: Running,
         clock: Clock,
         stopping: threading.Event,
+        admitted: threading.Event,
     ) -> None:
         self._engine = engine
         self.intake = intake
@@ -84,6 +85,7 @@ class EngineWorker:
         self._running = running
         self._clock = clock
         self._stopping = stopping
+        self._admitted = admitted
         self._connected = False
         if not engine.continuous:  # else this thread never waits for an answer, and vouches for itself
             interactive.alive = board.beat_of_answer
@@ -117,6 +119,8 @@ class EngineWorker:
         self._board.free_slots = self.intake.free_slots
 
     def _connect(self) -> None:
+        if not self._admitted.wait(IDLE_S):
+            raise UnavailableError("it is not known yet whether another process has this replica's name")
         if not self._connected:
             self.intake.create_queues()
             self._versions.report_again()

@@ -34,6 +34,7 @@ from shared.presence import Presence, own_url
 from shared.serving import Service
 
 log = structlog.get_logger()
+NAME_POLL_S = 0.5
 
 
 def main() -> int:
@@ -72,7 +73,7 @@ def serve(config: TrainerConfig) -> int:
         period_s=config.bus.heartbeat_s,
     )
     service = Service("trainer")
-    service.spawn("trainer", lambda: _train(config, bus, board, service))
+    service.spawn("trainer", lambda: _train(config, bus, board, service, presence))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
     app = create_app("opcod trainer", ready=board.problem, keys=config.keys, limits=config.limits)
     try:
@@ -81,7 +82,11 @@ def serve(config: TrainerConfig) -> int:
         bus.close()
 
 
-def _train(config: TrainerConfig, bus: Bus, board: Board, service: Service) -> None:
+def _train(config: TrainerConfig, bus: Bus, board: Board, service: Service, presence: Presence) -> None:
+    board.state = "waiting for its name"
+    while not presence.admitted.wait(NAME_POLL_S):
+        if service.stopping.is_set():
+            return
     board.state = "loading the model"
     store = LocalStore(config.run_dir)
     store.sweep_temporary()

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from shared.errors import StorageError
+from shared.errors import WriteError
 
 TEMPORARY = ".tmp-"
 ABANDONED_AFTER_S = 24 * 3600.0
@@ -48,7 +48,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Replace the file at `path` by `data`, durably; its folder is made if absent. Raises StorageError."""
+    """Replace the file at `path` by `data`, durably; its folder is made if absent. Raises WriteError."""
     with storage_errors(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(temporary_name())
@@ -157,11 +157,11 @@ def _remove(path: Path) -> bool:
 
 @contextmanager
 def storage_errors(path: Path, needed_bytes: int) -> Iterator[None]:
-    """Turn OSError into a StorageError that says what was to be written, how large it is and what is free."""
+    """Turn OSError into a WriteError that says what was to be written, how large it is and what is free."""
     try:
         yield
     except OSError as error:
-        raise StorageError(
+        raise WriteError(
             f"cannot write {path} ({needed_bytes} bytes needed, {_free(path)}): {error}; the previous content is "
             f"untouched; free space or correct the permissions, then try again"
         ) from error

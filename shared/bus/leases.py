@@ -15,7 +15,7 @@ from typing import Self
 import structlog
 
 from shared.bus.port import Bus, Delivery
-from shared.errors import OpcodError, UnavailableError
+from shared.errors import UnavailableError
 
 RENEWALS_PER_LEASE = 3
 
@@ -23,18 +23,24 @@ log = structlog.get_logger(__name__)
 
 
 class _Ticker:
-    """Calls `tick` every `period_s` on a daemon thread, until stopped."""
+    """Calls `tick` every `period_s` on a daemon thread, until stopped. Whatever a tick raises, `failed` is called and
+    the next one comes: a thread that ended here would leave its leases to others without a word."""
 
-    def __init__(self, name: str, period_s: float, tick: Callable[[], None]) -> None:
+    def __init__(self, name: str, period_s: float, tick: Callable[[], None], failed: Callable[[], None]) -> None:
         self._stopped = threading.Event()
         self._period_s = period_s
         self._tick = tick
+        self._failed = failed
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stopped.wait(self._period_s):
-            self._tick()
+            try:
+                self._tick()
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing was renewed
+                self._failed()
+                log.warning("lease not renewed", thread=self._thread.name, reason=str(error) or repr(error))
 
     def stop(self) -> None:
         """Returns when the thread has ended."""
@@ -58,7 +64,7 @@ class LeaseKeeper:
         self._lease_s = lease_s
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, str, int], _Kept] = {}
-        self._ticker = _Ticker("lease-keeper", lease_s / RENEWALS_PER_LEASE, self._renew)
+        self._ticker = _Ticker("lease-keeper", lease_s / RENEWALS_PER_LEASE, self._renew, self._give_up)
 
     def hold(self, delivery: Delivery) -> threading.Event:
         """Renew `delivery` from now on; the event is set when it is not ours any more: cancel its handler."""
@@ -88,16 +94,16 @@ class LeaseKeeper:
         with self._lock:
             kept = list(self._kept.values())
         started_s = time.monotonic()
-        try:
-            ours = {_identity(d) for d in self._bus.renew([k.delivery for k in kept])} if kept else set()
-        except OpcodError as error:
-            log.warning("leases not renewed", held=len(kept), reason=str(error))
-            overdue = [k for k in kept if time.monotonic() - k.renewed_s >= self._lease_s]
-            self._lose(overdue)
-            return
+        ours = {_identity(d) for d in self._bus.renew([k.delivery for k in kept])} if kept else set()
         for one in kept:
             one.renewed_s = started_s
         self._lose([k for k in kept if _identity(k.delivery) not in ours])
+
+    def _give_up(self) -> None:
+        """Lose what was not renewed for a whole lease."""
+        with self._lock:
+            kept = list(self._kept.values())
+        self._lose([k for k in kept if time.monotonic() - k.renewed_s >= self._lease_s])
 
     def _lose(self, kept: list[_Kept]) -> None:
         with self._lock:
@@ -136,7 +142,7 @@ class HeldLease:
         if self._token is None:
             return False
         self._renewed_s = started_s
-        self._ticker = _Ticker(f"lease-{self._name}", self._ttl_s / RENEWALS_PER_LEASE, self._renew)
+        self._ticker = _Ticker(f"lease-{self._name}", self._ttl_s / RENEWALS_PER_LEASE, self._renew, self._give_up)
         return True
 
     def acquire(self, *, wait_s: float, floor: int = 0) -> int:
@@ -165,15 +171,15 @@ class HeldLease:
         if token is None or self.lost.is_set():
             return
         started_s = time.monotonic()
-        try:
-            if self._bus.renew_lease(self._name, self._holder, token, ttl_s=self._ttl_s):
-                self._renewed_s = started_s
-                return
-        except OpcodError as error:
-            log.warning("lease not renewed", lease=self._name, reason=str(error))
-            if time.monotonic() - self._renewed_s < self._ttl_s:
-                return
-        self.lost.set()
+        if self._bus.renew_lease(self._name, self._holder, token, ttl_s=self._ttl_s):
+            self._renewed_s = started_s
+        else:
+            self.lost.set()
+
+    def _give_up(self) -> None:
+        """Lose it when it was not renewed for all of its time."""
+        if time.monotonic() - self._renewed_s >= self._ttl_s:
+            self.lost.set()
 
 
 def _identity(delivery: Delivery) -> tuple[str, str, int]:

@@ -122,6 +122,12 @@ class RedisBus(RedisWork):
         entries = self._entries_after("0", 1)
         return text(entries[0][0]) if entries else None
 
+    def last_event_id(self) -> str:
+        """Id of the newest event; "0" where there is none: what comes after it is new."""
+        entries = self.link.call("last_event_id", lambda: self.link.client.xrevrange(self.keys.events, count=1))
+        found = cast(list[tuple[bytes, dict[bytes, bytes]]], entries)
+        return text(found[0][0]) if found else "0"
+
     def beat(self, heartbeat: Heartbeat, *, ttl_s: float) -> None:
         key = self.keys.heartbeat(heartbeat.service, heartbeat.replica)
         self.link.call("beat", lambda: self.link.client.set(key, heartbeat.model_dump_json(), px=_ms(ttl_s)))

@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
-from redis.exceptions import AuthenticationError, ConnectionError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import AuthenticationError, ConnectionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from shared.errors import ConfigError, StorageError, UnavailableError
+from shared.redis_url import public_url
 
 SCRIPTS = (
     "publish",
@@ -38,6 +38,25 @@ SCRIPTS = (
     "announce_version",
 )
 MAX_SOCKET_TIMEOUT_S = 5.0
+NOT_NOW = {
+    "BUSY": "a script runs for long",
+    "CLUSTERDOWN": "its cluster has no node for some keys",
+    "IOERR": "its disk fails",
+    "LOADING": "it reads its data from disk",
+    "MASTERDOWN": "it is a replica that has lost its primary",
+    "MISCONF": "its disk refuses writes: free space where its append-only file lies",
+    "NOREPLICAS": "too few of its replicas are connected",
+    "OOM": "it is full: drain the queues or raise maxmemory",
+    "READONLY": "it is a replica: the primary is being replaced, or the URL names the wrong server",
+    "TRYAGAIN": "its cluster moves keys",
+    "UNBLOCKED": "its role has changed",
+}
+"""First words of refusals that end by themselves or by an operator's hand, and what is the matter. Any other refusal is
+of what was asked, and asking again gives it again."""
+
+AT_ONCE = frozenset({"OOM"})
+"""Nobody waits for these inside a call: memory is freed by those who take, and they must not stand in it."""
+
 _FIRST_PAUSE_S = 0.05
 _MAX_PAUSE_S = 0.5
 
@@ -52,34 +71,26 @@ def script_text(name: str) -> str:
     return "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("rules", name))
 
 
-def public_url(url: str) -> str:
-    """`url` without user and password, fit for a message."""
-    parts = urlsplit(url)
-    place = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{place}{port}{parts.path}"
-
-
 class RedisLink:
     """deadline_s bounds each operation. Raises ConfigError if `url` is not a Redis URL."""
 
     def __init__(self, url: str, *, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         timeout_s = min(deadline_s, MAX_SOCKET_TIMEOUT_S)
+        self.url = public_url(url)
         try:
-            self.url = public_url(url)
             self.client = redis.Redis.from_url(
                 url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
             )
-        except ValueError as error:
-            raise ConfigError(f"expected a URL such as redis://host:6379/0, got another: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"redis at {self.url}: expected options that redis-py knows, after `?`") from error
         self._scripts: dict[str, Script] = {name: self.client.register_script(script_text(name)) for name in SCRIPTS}
 
     def call(self, operation: str, action: Callable[[], Answer]) -> Answer:
-        """The answer of `action`, tried again while the server is away and the deadline has not passed.
+        """The answer of `action`, tried again while the server is away or says "not now", until the deadline.
 
-        Raises UnavailableError (no answer, or the server is full), ConfigError (refused credentials), StorageError
-        (a key that is not what it should be).
+        Raises UnavailableError (no answer, or not now), ConfigError (refused credentials), StorageError (a key that
+        is not what it should be).
         """
         deadline = time.monotonic() + self.deadline_s
         pause_s = _FIRST_PAUSE_S
@@ -88,15 +99,12 @@ class RedisLink:
                 return action()
             except AuthenticationError as error:
                 raise ConfigError(f"redis at {self.url} refused the credentials of its URL: {error}") from error
-            except (ConnectionError, RedisTimeoutError, ReadOnlyError) as error:
-                if time.monotonic() + pause_s >= deadline:
-                    raise self._unavailable(operation, error) from error
-            except OutOfMemoryError as error:
-                raise UnavailableError(
-                    f"redis at {self.url} is full and refused {operation}: drain the queues or raise maxmemory"
-                ) from error
-            except ResponseError as error:
-                raise StorageError(f"redis at {self.url} refused {operation}: {error}") from error
+            except (ConnectionError, RedisTimeoutError, ResponseError) as error:
+                word = _refusal(error)
+                if word not in NOT_NOW and isinstance(error, ResponseError):
+                    raise StorageError(f"redis at {self.url} refused {operation}: {error}") from error
+                if word in AT_ONCE or time.monotonic() + pause_s >= deadline:
+                    raise self._unavailable(operation, word, error) from error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
@@ -117,8 +125,15 @@ class RedisLink:
     def close(self) -> None:
         self.client.close()
 
-    def _unavailable(self, operation: str, error: Exception) -> UnavailableError:
+    def _unavailable(self, operation: str, word: str, error: RedisError) -> UnavailableError:
+        if word in NOT_NOW:
+            return UnavailableError(f"redis at {self.url} cannot do {operation} now ({word}): {NOT_NOW[word]}")
         return UnavailableError(
             f"redis at {self.url} did not answer {operation} within {self.deadline_s:g} s ({error}): check that it "
             f"runs and can be reached from here"
         )
+
+
+def _refusal(error: RedisError) -> str:
+    """The word that an answer begins with; redis-py takes it off those that it has classes for."""
+    return error.status_code or str(error).partition(" ")[0]

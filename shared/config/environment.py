@@ -4,7 +4,6 @@ Everything else is in the run's own `config.toml`, the same for all services.
 """
 
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,6 +12,7 @@ from shared.access import Keys, read_keys
 from shared.config.loading import settings_of
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
+from shared.redis_url import with_password
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -25,7 +25,7 @@ class ServiceEnvironment(BaseSettings):
     replica: stable across restarts; it names this process's consumer on the queues.
     """
 
-    model_config = SettingsConfigDict(env_prefix="OPCOD_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="OPCOD_", extra="ignore", env_ignore_empty=True)
 
     run: str = Field(pattern=RUN_NAME)
     run_dir: Path
@@ -55,21 +55,6 @@ class ServiceEnvironment(BaseSettings):
         if self.redis_password_file is None:
             return self.redis_url
         return with_password(self.redis_url, self.redis_password_file)
-
-
-def with_password(url: str, file: Path) -> str:
-    """`redis://user@host:6379/0` with the password that is in `file`; the user is optional. Raises ConfigError."""
-    try:
-        password = file.read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"expected the password of Redis in {file}, cannot read it: {error.strerror}") from error
-    if not password:
-        raise ConfigError(f"expected the password of Redis in {file}, found it empty")
-    parts = urlsplit(url)
-    user, at, place = parts.netloc.rpartition("@")
-    if ":" in user:
-        raise ConfigError(f"OPCOD_REDIS_URL names a password, and so does {file}; leave one out")
-    return urlunsplit(parts._replace(netloc=f"{user if at else ''}:{quote(password, safe='')}@{place}"))
 
 
 def service_environment() -> ServiceEnvironment:

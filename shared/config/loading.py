@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from shared.config.settings import RunSettings, StudentSection
 from shared.errors import ConfigError
+from shared.text_files import read_text
 
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 EXTENDS = "extends"
@@ -70,11 +71,11 @@ def settings_of(run_dir: Path) -> RunSettings:
 
 
 def read_toml(path: Path) -> Tree:
+    if not path.exists():
+        raise ConfigError(f"expected a TOML file at {path}; there is none")
     try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(f"expected a TOML file at {path}; there is none") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path, "settings"))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"cannot read {path} as TOML: {error}") from error
 
 
@@ -133,7 +134,8 @@ def _apply(tree: Tree, override: str) -> None:
     path, separator, text = override.partition("=")
     keys = path.strip().split(".")
     if not separator or not all(keys) or len(keys) < 2:
-        raise ConfigError(f"expected section.key=value, got {override!r}")
+        came = f"the key {path.strip()!r}" if separator else "no `=` in it"
+        raise ConfigError(f"expected section.key=value, got {came}")  # the value may be a secret
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):

@@ -2,10 +2,20 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _without_credentials(url: object) -> object:
+    if isinstance(url, str) and "@" in url:
+        raise ValueError("expected a URL without user and password: settings are shown, and kept in files of the run")
+    return url
+
+
+OpenUrl = Annotated[str, BeforeValidator(_without_credentials)]
+"""A URL that anybody may read. Refused before anything else looks at it, as other refusals show what came."""
 
 
 class Section(BaseModel):

@@ -1,8 +1,14 @@
 """The settings of a student's vLLM server."""
 
-from pydantic import Field
+import os
+import re
 
-from shared.config.section import Positive, Section, Share
+from pydantic import Field, field_validator
+
+from shared.config.section import OpenUrl, Positive, Section, Share
+
+MAX_SOCKET_BYTES = 107
+"""Of the path of a unix socket; the system takes no longer one."""
 
 
 class VllmSection(Section):
@@ -12,7 +18,7 @@ class VllmSection(Section):
         default=".venv-vllm/bin/python",
         description="Interpreter of the environment that vLLM is installed in; relative: to the project's directory.",
     )
-    url: str | None = Field(
+    url: OpenUrl | None = Field(
         default=None,
         pattern=r"^(https?://[^/]+|unix:/.+)$",
         description="A server that runs already: `http://…` or `unix:/path`. Then the student starts none, and what "
@@ -31,7 +37,40 @@ class VllmSection(Section):
     )
     max_restarts: int = Field(default=3, ge=0, description="Within an hour; one more, and the student ends.")
 
+    @field_validator("url")
+    @classmethod
+    def _socket_fits(cls, url: str | None) -> str | None:
+        if url is not None and url.startswith("unix:"):
+            require_short(url.removeprefix("unix:"))
+        return url
+
+    @field_validator("arguments")
+    @classmethod
+    def _no_keys(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        for argument in arguments:
+            if argument.partition("=")[0] in ("--api-key", "--hf-token"):
+                raise ValueError(f"expected no {argument.partition('=')[0]}: a command line can be read by every user")
+        return arguments
+
+    @field_validator("environment")
+    @classmethod
+    def _no_secrets(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name in environment:
+            if re.search("KEY|TOKEN|SECRET|PASSWORD", name.upper()):
+                raise ValueError(
+                    f"expected no secret such as {name}: settings are shown, and kept in files of the run; the server "
+                    "has a key of its own and reads local files only"
+                )
+        return environment
+
     @property
     def gpus(self) -> int:
         """How many GPUs the server takes where it runs on GPUs."""
         return self.tensor_parallel_size * self.data_parallel_size
+
+
+def require_short(socket: str) -> None:
+    """Raises ValueError if no unix socket can have this path."""
+    size = len(os.fsencode(socket))
+    if size > MAX_SOCKET_BYTES:
+        raise ValueError(f"expected a path of at most {MAX_SOCKET_BYTES} bytes for a unix socket, got {size}: {socket}")

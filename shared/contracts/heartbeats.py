@@ -5,10 +5,20 @@ from pydantic import Field
 from shared.contracts.messages import Contract
 
 
+class ProcessId(Contract):
+    """Which process it is. kernel: where `pid` counts; began: tells it from a later one of the same pid there."""
+
+    host: str
+    kernel: str
+    pid: int
+    began: str
+
+
 class Heartbeat(Contract):
     """state: ready, starting, draining, or an engine state; url is where it answers, if it serves HTTP.
 
     rendering: what messages become as token ids here (`shared.modeling.chat.rendering_of`), once that is known.
+    process: who has the name of service and replica; none in the last one, which gives it back.
     """
 
     service: str
@@ -19,4 +29,5 @@ class Heartbeat(Contract):
     versions: dict[str, str] = Field(default_factory=dict)
     free_slots: int | None = None
     rendering: str | None = None
+    process: ProcessId | None = None
     at: float

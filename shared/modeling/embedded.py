@@ -108,7 +108,7 @@ def convert_model(gguf: Path, directory: Path) -> None:
 
 def _restore_digit_splitting(path: Path) -> None:
     """Split digits one by one again, as the model was trained: the GGUF names that rule, the reader drops it."""
-    state = json.loads(path.read_text())
+    state = json.loads(path.read_bytes())
     state["pre_tokenizer"] = {
         "type": "Sequence",
         "pretokenizers": [

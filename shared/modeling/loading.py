@@ -126,4 +126,4 @@ def _template(name: str) -> str:
     known = {file.stem: file for file in sorted(_TEMPLATES.glob("*.jinja"))}
     if name not in known:
         raise ModelError(f"expected a chat template out of {', '.join(known)}, got {name!r}")
-    return known[name].read_text()
+    return known[name].read_text("utf-8")

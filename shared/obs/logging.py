@@ -1,11 +1,16 @@
 """structlog set up once a process: JSON in containers, readable on a terminal.
 
+What always holds: a line that cannot be written, as a log on a full disk, is lost, and nobody's work fails over it.
+
 Context that must be in every line is a processor, not a context variable: threads start without those.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from io import StringIO
 
 import structlog
 
@@ -25,9 +30,22 @@ def configure_logging(*, json: bool, service: str, **context: str | int | None) 
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=_Lines(sys.stderr.fileno())),
         cache_logger_on_first_use=True,
     )
+
+
+class _Lines(StringIO):
+    """What is written goes to a file descriptor at once; nothing is kept that could fail later."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            os.write(self._descriptor, text.encode(errors="backslashreplace"))
+        return len(text)
 
 
 def _constant(fields: Mapping[str, object]) -> structlog.typing.Processor:

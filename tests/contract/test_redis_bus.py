@@ -8,7 +8,6 @@ import pytest
 from shared.bus.keys import LEADER, RESULTS
 from shared.bus.port import Commit
 from shared.bus.redis import RedisBus
-from shared.bus.redis_link import public_url
 from shared.contracts.jobs import PayloadRef
 from shared.errors import ConfigError, StorageError, UnavailableError
 from tests.contract.conftest import redis_bus
@@ -140,15 +139,3 @@ def test_a_full_server_tells_the_publisher(bus: RedisBus) -> None:
 def test_what_is_not_a_redis_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="redis://host:6379/0"):
         RedisBus(url, "r")
-
-
-@pytest.mark.parametrize(
-    ("url", "public"),
-    [
-        ("redis://:pw@host:6380/2", "redis://host:6380/2"),
-        ("rediss://user:pw@host", "rediss://host"),
-        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
-    ],
-)
-def test_a_public_url_has_no_credentials(url: str, public: str) -> None:
-    assert public_url(url) == public

@@ -145,7 +145,8 @@ class StudentBench:
         self.broker = Broker(MemoryBus(self.server, lease_s=lease_s))
         self.engine = FakeEngine(slots)
         self.engine.continuous = continuous
-        self.stopping = threading.Event()
+        self.stopping, self.admitted = threading.Event(), threading.Event()
+        self.admitted.set()
         self.leases = LeaseKeeper(self.bus, lease_s=lease_s)
         self._build()
 
@@ -163,6 +164,7 @@ class StudentBench:
             running=self.running,
             clock=self.clock,
             stopping=self.stopping,
+            admitted=self.admitted,
         )
 
     def restart(self) -> None:

@@ -19,12 +19,12 @@ from opcod.rolling_back import roll_back
 from services.broker import machine
 from shared.access import Scope, read_keys
 from shared.bus.redis import RedisBus
-from shared.config.environment import with_password
 from shared.config.loading import to_toml
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import Status
 from shared.errors import ConfigError, UnavailableError
 from shared.http import create_app
+from shared.redis_url import with_password
 from tests.fakes.access import PLENTY
 from tests.fakes.deployment import scripted_settings
 from tests.fakes.listening import listening

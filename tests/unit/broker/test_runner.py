@@ -1,6 +1,7 @@
 """Whole runs of the broker's loop on a bus in memory: to the end, through restarts, losses and bad results."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from shared.bus.memory import MemoryBus
 from shared.contracts.control import Control
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import Job, JobKind, JobOutput, JobStarted
-from shared.contracts.run import RunState, Status
+from shared.contracts.run import STATE_FILE, RunState, Status
 from shared.contracts.weights import ServeSet
 from shared.errors import FencedError
 from tests.fakes.broker import BrokerBench, step_done
+from tests.fakes.waiting import wait_until
 
 OFF = ("feedback.revise_share=0.0",)
 
@@ -281,6 +283,28 @@ def test_a_redis_that_does_not_answer_is_waited_for(bench: BrokerBench) -> None:
     bench.finish()
     assert bench.runner.problem is None
     assert_whole(bench)
+
+
+def test_a_disk_that_refuses_is_waited_for(bench: BrokerBench) -> None:
+    """A directory in the place of state.json refuses it, as a full disk would; the run goes on when it is gone."""
+    bench.run(is_training)
+    state_file = bench.run_dir / STATE_FILE
+    state_file.unlink()
+    (state_file / "in the way").mkdir(parents=True)
+    MemoryBus(bench.server).publish(RESULTS, Control(id="1", action="pause"))
+    stopping = threading.Event()
+    loop = threading.Thread(target=bench.runner.loop, args=(stopping, threading.Event()))
+    loop.start()
+    try:
+        wait_until(lambda: bench.runner.problem is not None, "the refusal", deadline_s=10)
+        assert "cannot write" in (bench.runner.problem or "")
+        shutil.rmtree(state_file)
+        wait_until(lambda: bench.runner.problem is None, "the next turn", deadline_s=10)
+    finally:
+        stopping.set()
+        loop.join(timeout=10)
+    saved = RunState.model_validate_json(state_file.read_bytes())
+    assert saved == bench.state and saved.paused is not None
 
 
 def test_a_version_that_a_replica_holds_counts_as_served_though_its_word_was_lost(bench: BrokerBench) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -80,6 +80,44 @@ def test_a_delivery_is_lost_when_the_server_is_away_for_a_whole_lease(bus: Memor
         server.down = True
         assert lost.wait(3)
         assert time.monotonic() - begin >= LEASE_S * 0.6
+
+
+class BrokenBus(MemoryBus):
+    """Its renewals raise what no bus promises to raise."""
+
+    broken = False
+
+    def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        if self.broken:
+            raise KeyError("a bug")
+        return super().renew(deliveries)
+
+    def renew_lease(self, name: str, holder: str, token: int, *, ttl_s: float) -> bool:
+        if self.broken:
+            raise KeyError("a bug")
+        return super().renew_lease(name, holder, token, ttl_s=ttl_s)
+
+
+def test_whatever_a_renewal_raises_what_was_held_is_lost_and_the_keeper_goes_on(server: MemoryServer) -> None:
+    bus = BrokenBus(server, lease_s=LEASE_S)
+    bus.create_queue(RESULTS, "broker")
+    with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
+        lost = keeper.hold(take_one(bus))
+        bus.broken = True
+        assert lost.wait(3)
+        later = keeper.hold(take_one(bus))
+        assert later.wait(3), "what is held after the first failure"
+        bus.broken = False
+        assert not keeper.hold(take_one(bus)).wait(LEASE_S * 3)
+
+
+def test_whatever_a_renewal_raises_a_named_lease_is_lost(server: MemoryServer) -> None:
+    bus = BrokenBus(server, lease_s=LEASE_S)
+    lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
+    lease.acquire(wait_s=0)
+    bus.broken = True
+    assert lease.lost.wait(3)
+    lease.release()
 
 
 def test_a_short_absence_loses_nothing(bus: MemoryBus, server: MemoryServer) -> None:

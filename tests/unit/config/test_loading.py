@@ -163,8 +163,8 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("optimizer.mini_batches=3", ["optimizer.mini_batches: at most problems.per_step"]),
         ("problems.per_step=3", ["problems.per_step: must be even"]),
         ("loss.top_k=0", ["loss.top_k", "got 0"]),
-        ("tau=1", ["expected section.key=value, got 'tau=1'"]),
-        ("gate.tau", ["expected section.key=value"]),
+        ("tau=1", ["expected section.key=value, got the key 'tau'"]),
+        ("gate.tau", ["expected section.key=value, got no `=` in it"]),
         ("gate.=1", ["expected section.key=value"]),
     ],
 )
@@ -187,7 +187,7 @@ def test_an_unknown_preset_gets_the_nearest_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "there is none"), ("[gate\n", "as TOML"), (b"\xff", "as TOML")]
+    ("content", "message"), [(None, "there is none"), ("[gate\n", "as TOML"), (b"\xff", "as UTF-8 text")]
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | bytes | None, message: str) -> None:
     file = tmp_path / "my.toml"

@@ -1,6 +1,7 @@
 """The command line: what is wrong is said in one message with exit code 2, and nothing is half-written."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import typer
 
 from opcod.main import app, main
 from shared.config.loading import load_settings, to_toml
+from shared.contracts.run import STATE_FILE
 
 SCRIPTED = ("--set", "students.a.engine=scripted", "--set", "students.b.engine=scripted")
 
@@ -113,12 +115,12 @@ def test_another_preset_differs_in_more(opcod: Opcod, runs: Path) -> None:
 def test_who_shares_a_gpu_is_said_before_services_start(
     opcod: Opcod, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The services end at once, as nobody can listen on that host."""
+    """No service starts, as no Redis answers there."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    begun(runs, "r1", "bus.url=redis://127.0.0.1:9", "serving.host=no.such.host.invalid")
+    begun(runs, "r1", "bus.url=redis://127.0.0.1:9", "bus.deadline_s=0.2")
     code, said, error = opcod("run", "--resume", "r1")
     assert "note: trainer-a and trainer-b share GPU 0, and so its memory" in said
-    assert (code, "ended with exit code 2" in error) == (1, True), error
+    assert (code, "did not answer" in error) == (69, True), error
 
 
 @pytest.mark.parametrize("command", [("status",), ("feedback", "tail")])
@@ -133,6 +135,79 @@ def test_nothing_up_is_exit_code_69(opcod: Opcod, runs: Path, command: str) -> N
     words = ["feedback", "tail"] if command == "feedback" else [command]
     code, _, error = opcod(*words, "--runs-dir", str(runs), places=False)
     assert (code, "no run is up" in error) == (69, True), error
+
+
+SECRET = "sEcReT"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (f"bus.url=redis://:{SECRET}@127.0.0.1:9", "bus.url: expected a URL without a password"),
+        (f"bus.url=redis://127.0.0.1:9?password={SECRET}", "name that in bus.password_file"),
+        (f"bus.url=redis://:{SECRET}/x@127.0.0.1:9", "percent-encode reserved characters"),
+        (f"students.a.vllm.url=http://user:{SECRET}@127.0.0.1:9", "students.a.vllm.url: expected a URL without user"),
+        (f'students.a.vllm.arguments=["--hf-token={SECRET}"]', "expected no --hf-token"),
+        (f'students.a.vllm.environment={{HF_TOKEN="{SECRET}"}}', "expected no secret such as HF_TOKEN"),
+    ],
+)
+@pytest.mark.parametrize("way", ["option", "environment", "file"])
+@pytest.mark.parametrize("command", [("run", "--dry-run"), ("run",), ("up",), ("doctor",)], ids=" ".join)
+def test_a_secret_among_the_settings_is_refused_and_shown_nowhere(
+    opcod: Opcod,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    way: str,
+    setting: str,
+    said: str,
+) -> None:
+    key, _, value = setting.partition("=")
+    options: tuple[str, ...] = ()
+    if way == "option":
+        options = ("--set", setting)
+    elif way == "environment":
+        monkeypatch.setenv(f"OPCOD_SET_{key.replace('.', '__').upper()}", value)
+        options = ("--preset", "smoke")
+    else:
+        file = tmp_path / "mine.toml"
+        file.write_text(f"{key} = {value if value.startswith(('{', '[')) else repr(value)}\n", encoding="utf-8")
+        options = ("--config", str(file))
+    code, out, error = opcod(*command, *options)
+    assert (code, said in error) == (2, True), error
+    assert SECRET not in out + error
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("setting", [f"bus_url=redis://:{SECRET}@host", f"redis://:{SECRET}@host"])
+def test_a_secret_in_what_is_no_setting_is_not_shown(opcod: Opcod, setting: str) -> None:
+    code, out, error = opcod("run", "--dry-run", "--set", setting)
+    assert (code, "expected section.key=value" in error) == (2, True), error
+    assert SECRET not in out + error
+
+
+def test_the_version_is_told(opcod: Opcod) -> None:
+    code, out, _ = opcod("--version", places=False)
+    assert (code, out) == (0, f"opcod {version('opcod')}\n")
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "--resume", "two"), ("up", "two"), ("eval", "--run", "two", "--student", "a")], ids=" ".join
+)
+def test_a_run_under_another_name_is_refused(opcod: Opcod, runs: Path, command: tuple[str, ...]) -> None:
+    begun(runs, "two")
+    (runs / "two" / STATE_FILE).write_text('{"run": "one", "round": 1}')
+    before = sorted(path.name for path in (runs / "two").iterdir())
+    code, _, error = opcod(*command)
+    assert code == 2 and f"{runs / 'two'} holds the run 'one'" in error, error
+    assert sorted(path.name for path in (runs / "two").iterdir()) == before
+
+
+def test_serving_settings_without_a_run_begins_none_that_could_not_run(opcod: Opcod, runs: Path) -> None:
+    code, _, error = opcod("up", "--preset", "smoke", "--set", "problems.per_step=5000", *SCRIPTED)
+    assert (code, "a step would need" in error) == (2, True), error
+    assert not runs.exists()
 
 
 def test_asking_needs_a_run(opcod: Opcod) -> None:

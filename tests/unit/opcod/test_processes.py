@@ -22,11 +22,12 @@ from opcod.processes import (
 from shared.errors import ConfigError, OpcodError, StoppedError
 
 WAIT_S = 15.0
+PAUSE_S = 0.1
 
 
 @pytest.fixture
 def supervisor() -> Iterator[Supervisor]:
-    one = Supervisor()
+    one = Supervisor(first_pause_s=PAUSE_S)
     yield one
     one.stop(grace_s=0.1)
 
@@ -65,9 +66,11 @@ def test_one_that_ends_again_and_again_is_given_up_with_the_end_of_its_log(
 ) -> None:
     supervisor.start(spec(tmp_path, "print('the disk is full'); raise SystemExit(74)"))
     restarts: list[str] = []
+    began = time.monotonic()
     with pytest.raises(ProcessFailedError) as caught:
         until(lambda: restarts.extend(supervisor.check()))
     assert len(restarts) == MAX_RESTARTS
+    assert time.monotonic() - began > PAUSE_S * (1 + 2 + 4 + 8), "the pauses before all but the first restart"
     assert "played ended with exit code 74" in str(caught.value)
     assert "the disk is full" in str(caught.value)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.student.engines.vllm.installation import Installation
-from shared.config.vllm import VllmSection
+from shared.config.vllm import VllmSection, require_short
 from shared.errors import ConfigError
 
 BASE = "base"
@@ -51,7 +51,14 @@ class Model:
 def arguments(
     installation: Installation, section: VllmSection, model: Model, *, socket: Path, slots: int, seed: int
 ) -> list[str]:
-    """The command line. Without `--generation-config vllm` the model's own top-k would change the sampling."""
+    """The command line. Without `--generation-config vllm` the model's own top-k would change the sampling.
+
+    Raises ConfigError if no server can listen on such a socket.
+    """
+    try:
+        require_short(str(socket))
+    except ValueError as error:
+        raise ConfigError(f"{error}; set TMPDIR to a directory with a shorter path") from error
     options: dict[str, object] = {
         "model": model.directory,
         "served-model-name": BASE,

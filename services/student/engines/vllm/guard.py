@@ -12,6 +12,7 @@ import time
 from types import FrameType
 
 from services.student.engines.vllm.process import end_group
+from shared.parents import ending_with_me
 
 PARENT_POLL_S = 0.5
 OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
@@ -31,7 +32,12 @@ def main(student: int, command: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     environment = {name: value for name, value in os.environ.items() if name not in OURS}
-    running = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
+    running = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        preexec_fn=ending_with_me(),
+    )
     while running.poll() is None:
         if asked[0] or os.getppid() != student:
             end_group(running, os.getpgrp())  # SIGTERM to the server; then SIGKILL to all of the group, here it ends

@@ -41,7 +41,7 @@ class Untied:
             if file.name != CONFIG and not file.name.endswith(".index.json"):  # vLLM reads only what an index lists
                 (made / file.name).symlink_to(file.resolve())
         try:
-            config = json.loads((directory / CONFIG).read_text())
+            config = json.loads((directory / CONFIG).read_bytes())
             (made / CONFIG).write_text(json.dumps({**config, "tie_word_embeddings": False}))
             self._write_tied(made, sorted(directory.glob("*.safetensors")))
         except (OSError, ValueError) as error:

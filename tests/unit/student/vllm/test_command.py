@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs, require
 from services.student.engines.vllm.command import Model, arguments, environment, largest_rank
@@ -52,6 +53,16 @@ def test_the_settings_reach_the_command_line() -> None:
     assert int(option(command, "--max-num-seqs")) > 64
     assert command[-1] == "--enforce-eager"
     assert not {"--host", "--port", "--api-key"} & set(command)
+
+
+def test_a_socket_whose_path_is_too_long_is_refused_by_its_name() -> None:
+    longest = Path("/" + "s" * 106)
+    arguments(GPU, VllmSection(), MODEL, socket=longest, slots=1, seed=5)
+    too_long = Path(f"{longest}s")
+    with pytest.raises(ConfigError, match=f"at most 107 bytes for a unix socket, got 108: {too_long}; set TMPDIR"):
+        arguments(GPU, VllmSection(), MODEL, socket=too_long, slots=1, seed=5)
+    with pytest.raises(ValidationError, match="at most 107 bytes"):
+        VllmSection(url=f"unix:{too_long}")
 
 
 def test_without_a_gpu_nothing_is_said_of_its_memory_and_prompts_stay_whole() -> None:

@@ -1,0 +1,32 @@
+"""Children that end with their parent, however it dies.
+
+Linux sends a child a signal when the thread that made it ends, so children are made by a thread that lives as long as
+its process. Elsewhere nothing happens here, and whoever must not be left over asks for its parent by itself.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+"""Opened here: between fork and exec is no time for it."""
+
+
+def end_with(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Signal `number` to this process when `parent`, which must have made it, ends; it ends now if that is gone."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def ending_with_me() -> Callable[[], None]:
+    """A `preexec_fn` for programs that are not ours. The caller must have one thread, as fork copies locks.
+
+    They get SIGKILL: another signal might come while our handlers are still in place of theirs, and be lost.
+    """
+    parent = os.getpid()
+    return lambda: end_with(parent, signal.SIGKILL)

@@ -1,0 +1,28 @@
+"""Reading the small text files that people write: keys, passwords, settings.
+
+What always holds: one way for all of them. They are UTF-8 whatever the locale says, a byte order mark counts as
+nothing, and what is no such text is refused with the file's name; no message holds a part of the content.
+"""
+
+from pathlib import Path
+
+from shared.errors import ConfigError
+
+
+def read_text(path: Path, what: str) -> str:
+    """The file's text; what: it is expected to hold. Raises ConfigError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"expected {what} in {path}, cannot read it: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = error.start
+    else:
+        if "\0" not in text:
+            return text
+        place = data.index(0)
+    raise ConfigError(
+        f"expected {what} in {path} as UTF-8 text, got other bytes at {place}; save it as UTF-8, without formatting"
+    )
