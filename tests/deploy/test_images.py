@@ -7,6 +7,7 @@ import tomllib
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 from tests.deploy.deployed import DOCKERFILE, OVERLAYS, PROFILES, ROOT, compose, image_environment, overlay, pods
@@ -54,6 +55,36 @@ def test_what_builds_an_image_of_compose_is_the_stage_of_its_name() -> None:
         for service in compose(*profiles)["services"].values():
             if "build" in service:
                 assert service["build"]["target"] == service["image"].rpartition(":")[0]
+
+
+@pytest.mark.parametrize("profiles", [*PROFILES, ("monitor",), ("cli",)], ids="+".join)
+def test_every_image_of_ours_that_a_profile_uses_is_built_by_one_service_of_it_and_never_pulled(
+    profiles: tuple[str, ...],
+) -> None:
+    services = compose(*profiles)["services"].values()
+    used = {service["image"] for service in services if is_ours(service["image"])}
+    assert sorted(service["image"] for service in services if "build" in service) == sorted(used)
+    assert {service.get("pull_policy") for service in services if is_ours(service["image"])} == {"never"}
+    assert not [service for service in services if "pull_policy" in service and not is_ours(service["image"])]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_image_of_ours_that_an_overlay_uses_is_built_by_a_command_of_the_documentation(name: str) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    commands = [line for line in page.splitlines() if line.startswith("docker build ")]
+    built = {
+        target[2]: target[1]
+        for line in commands
+        if (target := re.search(r"--target (\S+) .*-t REGISTRY/(\S+) .*\.$", line)) is not None
+    }
+    used = {each["image"] for pod in pods(overlay(name)).values() for each in containers_of(pod)}
+    for image in filter(is_ours, used):
+        assert built.get(image) == image.rpartition(":")[0], f"{image}: {commands}"
+    assert all(("TORCH_INDEX" in line) == (":0.1.0-gpu" in line) for line in commands)
+
+
+def is_ours(image: str) -> bool:
+    return image.rpartition(":")[0] in STAGES
 
 
 def test_both_images_have_a_user_labels_and_a_health_check_without_privileges() -> None:
