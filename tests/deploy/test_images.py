@@ -87,8 +87,30 @@ def is_ours(image: str) -> bool:
     return image.rpartition(":")[0] in STAGES
 
 
+def test_a_change_of_source_installs_nothing_anew() -> None:
+    """In the image's own layers: dependencies, then source; and pip sees no file of ours before."""
+    for target in ("opcod", "opcod-model"):
+        lines = stage(target).splitlines()
+        source = [number for number, line in enumerate(lines) if line.startswith("COPY --from=compiled")]
+        installs = [number for number, line in enumerate(lines) if line.startswith("RUN pip install")]
+        assert len(source) == 1 and installs and max(installs) < source[0], target
+        assert not [line for line in lines[source[0] :] if line.startswith("RUN")], target
+        assert {line.split()[1] for line in lines if line.startswith("COPY")} == {
+            "--from=requirements",
+            "--from=compiled",
+        }
+    seen = [line for line in stage("requirements").splitlines() if line.startswith("COPY")]
+    assert seen == ["COPY constraints.txt requirements-model.txt pyproject.toml ./"]
+
+
+def stage(name: str) -> str:
+    (found,) = re.findall(rf"^FROM \S+ AS {name}\n(.*?)(?=^FROM |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
 def test_both_images_have_a_user_labels_and_a_health_check_without_privileges() -> None:
-    assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", TEXT, re.MULTILINE)
+    for target in ("opcod", "opcod-model"):
+        assert re.search(r"^USER [1-9]\d+:[1-9]\d+\nWORKDIR /data\n+(#.*\n)*\Z", stage(target), re.MULTILINE), target
     for label in ("title", "description", "licenses", "version", "revision"):
         assert f"org.opencontainers.image.{label}=" in TEXT
     assert re.search(r'HEALTHCHECK .*\\\n\s+CMD \["python", "-m", "shared.probing"\]', TEXT)
@@ -97,9 +119,14 @@ def test_both_images_have_a_user_labels_and_a_health_check_without_privileges() 
 
 
 def test_the_source_is_all_that_the_build_sees_and_all_there() -> None:
-    stage = TEXT[TEXT.index("FROM scratch AS source") : TEXT.index("AS build")]
-    copied = {source for line in re.findall(r"^COPY (.+) \S+$", stage, re.MULTILINE) for source in line.split()}
-    allowed = set(re.findall(r"^!(.+)$", (ROOT / "docker" / "Dockerfile.dockerignore").read_text(), re.MULTILINE))
+    """By the one list that engines without BuildKit read, too."""
+    copied = {
+        source for line in re.findall(r"^COPY (.+) \S+$", stage("source"), re.MULTILINE) for source in line.split()
+    }
+    assert not list(ROOT.glob("docker/*.dockerignore"))
+    ignored = (ROOT / ".dockerignore").read_text()
+    assert "\n*\n" in ignored
+    allowed = set(re.findall(r"^!(.+)$", ignored, re.MULTILINE))
     assert copied == allowed
     assert all((ROOT / source).exists() for source in copied)
     assert {"opcod", "services", "shared", "presets", "constraints.txt"} <= copied
