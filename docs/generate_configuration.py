@@ -71,7 +71,7 @@ COMMAND_VARIABLES = {
     "OPCOD_RUNS_DIR": "Default of `--runs-dir` (`runs`).",
     "OPCOD_CACHE_DIR": "Default of `--cache-dir` (`$XDG_CACHE_HOME/opcod`, or `~/.cache/opcod`).",
     "OPCOD_PRESET": "Default of `--preset` of `opcod prepare`.",
-    "OPCOD_RUN": "Default of `--run` of `opcod prepare`.",
+    "OPCOD_RUN": "Default of `--run` of `opcod prepare`, and of the run of `opcod report`.",
     "OPCOD_KEY_FILE": "Default of `--key-file` of `opcod prepare`.",
     f"{ENV_PREFIX}SECTION__KEY": "A setting, see above.",
     "OPCOD_PARENT_PID": "Set by the launcher: a service ends when its parent is another process.",

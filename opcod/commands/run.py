@@ -117,7 +117,7 @@ def _end(
 ) -> int:
     if state is None:
         raise OpcodError(f"the run did not begin; the services' logs are in {paths.run_dir / 'logs'}")
-    report = write_report(paths, settings, state, timeline, restarts)
+    report = write_report(paths, settings, state, timeline.spent, restarts)
     again = f"opcod run --resume {paths.run} --runs-dir {paths.runs_dir}"
     if state.status is Status.DONE:
         print_report(report, console)

@@ -202,6 +202,14 @@ def test_what_does_not_train_starts_no_trainers_and_waits_for_none(profile: str)
     assert environment_of(containers["broker"]).train is False
 
 
+@pytest.mark.parametrize("where", PLACES)
+def test_somebody_writes_the_report_of_a_run_that_has_no_launcher(where: str) -> None:
+    report = PLACES[where]["report"]
+    assert report.command == ("opcod", "report", "--wait")
+    assert str(environment_of(processes(where)["broker"]).run_dir).startswith("/data/runs/")
+    assert "/data/runs" in report.mounts and report.environment["OPCOD_RUN"]
+
+
 def test_pods_wait_for_what_prepare_writes_last() -> None:
     for name in OVERLAYS:
         workloads = of_kind(overlay(name), "Deployment", "StatefulSet")

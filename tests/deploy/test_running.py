@@ -88,6 +88,9 @@ def test_compose_runs_the_smoke_preset_to_its_end_and_answers_its_command_line(c
         assert time.monotonic() < deadline, state
         time.sleep(0.5)
     assert state.steps == {"a": 1, "b": 1}
+    compose.start("report")
+    compose.require_success("report")
+    assert (compose.directory("runs") / RUN / "report" / "report.md").read_text().startswith(f"# Run {RUN}")
 
     status = compose.run("cli", "status")
     assert f"run {RUN} (run): done" in status.lower()
@@ -96,6 +99,9 @@ def test_compose_runs_the_smoke_preset_to_its_end_and_answers_its_command_line(c
     assert asked.startswith("a (a@v1) answers:")
     assert "b" in compose.run("cli", "feedback", "tail", "--no-follow")
     assert "no dead letters" in compose.run("cli", "dlq", "list")
+    page = compose.directory("runs") / "page"
+    assert "exchanges on the page" in compose.run("cli", "bundle", RUN, "--out", str(page))
+    assert (page / "index.html").exists()
     assert compose.stop() == dict.fromkeys(("redis", *SERVICES), 0)
 
 
