@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from opcod.gpus import gpus_here, require_room, share_out
+from opcod.installed import require_model_packages
 from services.broker.config import load_problems, make_plan
 from services.student.engines.vllm.installation import find_installation
 from shared.bus.redis import RedisBus
@@ -36,6 +37,7 @@ def check_name(run: str) -> None:
 
 def base_model(settings: RunSettings, student: str, paths: Paths) -> Path:
     """The directory of a student's base model, converted or fetched if needed. Raises ModelError."""
+    require_model_packages("a run")
     from shared.modeling.resolving import resolve_model
 
     return resolve_model(settings.students[student].model, paths.cache_dir)

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from opcod.checking import check_settings
-from opcod.deployment import run_lock
+from opcod.deployment import refuse_elsewhere, run_lock
 from opcod.following import Follower
 from opcod.gpus import sharing
 from opcod.interrupting import Interrupted, interruptible
@@ -58,6 +58,7 @@ def run(
             )
         show_plan(paths_for(runs_dir, run_name or "dry-run", cache_dir), settings_from(preset, config, overrides))
         return
+    refuse_elsewhere("`opcod run`")
     if resume is not None:
         paths = paths_for(runs_dir, resume, cache_dir)
         settings = kept_settings(paths, preset, config, overrides)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from opcod.deployment import latest_run, run_lock
+from opcod.deployment import latest_run, refuse_elsewhere, run_lock
 from opcod.interrupting import interruptible
 from opcod.launcher import Launcher
 from opcod.options import (
@@ -34,6 +34,7 @@ def up(
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
     """Serve a run's latest weights (chat, ask, inspector) until Ctrl-C."""
+    refuse_elsewhere("`opcod up`")
     console = Console()
     paths = paths_for(runs_dir, run_name or latest_run(runs_dir), cache_dir)
     settings = kept_settings(paths, preset, config, overrides)
