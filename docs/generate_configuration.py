@@ -56,6 +56,7 @@ SERVICE_VARIABLES = {
     "port": "0: any free one; for students and the inspector the port that the settings name comes first.",
     "url_file": "The service writes the URL there at which it listens. Students need this or the next to be found.",
     "advertised_url": "Where others reach this service, if not where it listens; its heartbeat says so.",
+    "public_url": "Where a browser reaches the inspector, if that is yet another address: login links name it.",
     "log_json": "JSON lines; off: for a terminal.",
     "train": "Off: serve the latest weights, do not go on with the run.",
 }

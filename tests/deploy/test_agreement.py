@@ -203,6 +203,12 @@ def test_what_does_not_train_starts_no_trainers_and_waits_for_none(profile: str)
 
 
 @pytest.mark.parametrize("where", PLACES)
+def test_a_login_link_names_what_the_operator_can_open(where: str) -> None:
+    inspector = environment_of(processes(where)["inspector"])
+    assert inspector.public_url == f"http://127.0.0.1:{inspector.port}"
+
+
+@pytest.mark.parametrize("where", PLACES)
 def test_somebody_writes_the_report_of_a_run_that_has_no_launcher(where: str) -> None:
     report = PLACES[where]["report"]
     assert report.command == ("opcod", "report", "--wait")

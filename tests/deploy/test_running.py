@@ -79,7 +79,8 @@ def test_compose_runs_the_smoke_preset_to_its_end_and_answers_its_command_line(c
     for name in ("announce", "inspector", "broker"):
         compose.start(name)
     compose.require_success("announce")
-    assert "http://127.0.0.1:8090" in compose.log("announce").read_text()
+    announced = compose.log("announce").read_text()
+    assert "opcod is up" in announced and "http://127.0.0.1:8090/login?once=" in announced
     assert set(SERVICES) <= set(compose.running)
     key = read_keys(compose.directory("secrets") / "key").strongest
     deadline = time.monotonic() + RUN_S
