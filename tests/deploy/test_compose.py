@@ -62,5 +62,9 @@ def test_engines_and_redis_are_reached_from_inside_only(name: str, service: Tree
         assert networks == {"inside"}
 
 
-def test_inside_leads_nowhere() -> None:
-    assert compose()["networks"]["inside"]["internal"] is True
+def test_inside_leads_nowhere_not_even_to_the_host() -> None:
+    """`internal` alone leaves the bridge an address, at which a container reaches what the host listens with."""
+    inside = compose()["networks"]["inside"]
+    assert inside["internal"] is True
+    assert inside["driver_opts"] == {"com.docker.network.bridge.inhibit_ipv4": "true"}
+    assert "enable_ipv6" not in inside
