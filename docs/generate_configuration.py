@@ -56,6 +56,7 @@ SERVICE_VARIABLES = {
     "port": "0: any free one; for students and the inspector the port that the settings name comes first.",
     "url_file": "The service writes the URL there at which it listens. Students need this or the next to be found.",
     "advertised_url": "Where others reach this service, if not where it listens; its heartbeat says so.",
+    "public_url": "Where a browser reaches the inspector, if that is yet another address: login links name it.",
     "log_json": "JSON lines; off: for a terminal.",
     "train": "Off: serve the latest weights, do not go on with the run.",
 }
@@ -71,7 +72,7 @@ COMMAND_VARIABLES = {
     "OPCOD_RUNS_DIR": "Default of `--runs-dir` (`runs`).",
     "OPCOD_CACHE_DIR": "Default of `--cache-dir` (`$XDG_CACHE_HOME/opcod`, or `~/.cache/opcod`).",
     "OPCOD_PRESET": "Default of `--preset` of `opcod prepare`.",
-    "OPCOD_RUN": "Default of `--run` of `opcod prepare`.",
+    "OPCOD_RUN": "Default of `--run` of `opcod prepare`, and of the run of `opcod report`.",
     "OPCOD_KEY_FILE": "Default of `--key-file` of `opcod prepare`.",
     f"{ENV_PREFIX}SECTION__KEY": "A setting, see above.",
     "OPCOD_PARENT_PID": "Set by the launcher: a service ends when its parent is another process.",

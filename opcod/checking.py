@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from opcod.gpus import gpus_here, require_room, share_out
+from opcod.installed import require_model_packages
 from services.broker.config import load_problems, make_plan
 from services.student.engines.vllm.installation import find_installation
 from shared.addresses import listen
@@ -17,8 +18,7 @@ from shared.problems.examples import examples_for
 
 def check_settings(paths: Paths, settings: RunSettings) -> None:
     """Name, problems, disk, ports, Redis and models. Raises UnavailableError if Redis does not answer."""
-    if not re.fullmatch(RUN_NAME, paths.run):
-        raise ConfigError(f"expected a run name of letters, digits, '.', '_' and '-' (at most 64), got {paths.run!r}")
+    check_name(paths.run)
     make_plan(paths.run, settings, load_problems(settings))
     _check_specialists(settings)
     _check_disk(paths.runs_dir, settings.resources.min_free_disk_bytes)
@@ -28,8 +28,15 @@ def check_settings(paths: Paths, settings: RunSettings) -> None:
     _check_models(paths, settings)
 
 
+def check_name(run: str) -> None:
+    """Before its directory is made: it cannot lie elsewhere than among the runs. Raises ConfigError."""
+    if not re.fullmatch(RUN_NAME, run):
+        raise ConfigError(f"expected a run name of letters, digits, '.', '_' and '-' (at most 64), got {run!r}")
+
+
 def base_model(settings: RunSettings, student: str, paths: Paths) -> Path:
     """The directory of a student's base model, converted or fetched if needed. Raises ModelError."""
+    require_model_packages("a run")
     from shared.modeling.resolving import resolve_model
 
     return resolve_model(settings.students[student].model, paths.cache_dir)

@@ -12,6 +12,7 @@ from opcod.comparison import RunFigures
 from opcod.methods import METHODS, alike
 from opcod.options import paths_for
 from opcod.preparing import refuse_changes, stored_settings
+from opcod.reporting import REPORT_FILE, report_directory
 from services.broker.initial import INITIAL_SCORES_FILE
 from shared.blobs.local import atomic_write
 from shared.config.environment import RUN_NAME
@@ -88,7 +89,7 @@ def check_runs(runs: Sequence[PlannedRun]) -> None:
 
 def figures_of(run: PlannedRun) -> RunFigures | None:
     """Of a finished run, from its report; None if there is none, or the run is not finished."""
-    path = run.paths.run_dir / "report" / "report.json"
+    path = report_directory(run.paths.run_dir) / REPORT_FILE
     if not path.exists():
         return None
     try:

@@ -112,6 +112,15 @@ def is_elsewhere() -> bool:
     return REDIS_VARIABLE in os.environ
 
 
+def refuse_elsewhere(what: str) -> None:
+    """Before services are started on this machine. Raises ConfigError where they are containers."""
+    if is_elsewhere():
+        raise ConfigError(
+            f"{what} starts services on this machine, and {REDIS_VARIABLE} says that those of this run are containers: "
+            "start them with `docker-compose up`, or `kubectl apply` (docs/deploy.md); an interrupted run goes on"
+        )
+
+
 def _announced(run: str | None) -> Deployment:
     """What the services on the Redis of the environment say of themselves."""
     environment = service_environment()

@@ -19,6 +19,7 @@ from opcod.commands.model import model
 from opcod.commands.prepare import prepare
 from opcod.commands.problems import app as problems
 from opcod.commands.replay import replay
+from opcod.commands.report import report
 from opcod.commands.run import run
 from opcod.commands.specialize import specialize
 from opcod.commands.status import status
@@ -57,6 +58,7 @@ app.command("up")(up)
 app.command("ask")(ask)
 app.command("eval")(evaluate_student)
 app.command("status")(status)
+app.command("report")(report)
 app.command("track")(track)
 app.command("doctor")(doctor)
 app.command("prepare")(prepare)

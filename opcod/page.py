@@ -21,6 +21,7 @@ def page_address(deployment: Deployment) -> str | None:
     headers = {"Authorization": f"Bearer {deployment.key()}", "Content-Length": "0"}
     try:
         answer = httpx2.post(f"{url}/v1/login-link", headers=headers, timeout=TIMEOUT_S, trust_env=False)
-        return url + LoginLink.model_validate_json(answer.content).path
+        link = LoginLink.model_validate_json(answer.content)
+        return (link.public_url or url) + link.path
     except (httpx2.HTTPError, ValidationError):
         return url

@@ -183,7 +183,9 @@ def _specialize(
     running = {student: launch(_specializing(paths, student, gpus)) for student in students}
 
     def report() -> None:
-        lines = [f"{student}: {log_tail(_specialize_log(paths, student), lines=1)}" for student in students]
+        lines = [
+            f"{name}: {progress_of(_specialize_log(paths, name), process.poll())}" for name, process in running.items()
+        ]
         progress(f"specialists ({'; '.join(lines)})")
 
     until_ended(
@@ -212,6 +214,13 @@ def _specialist(paths: Paths, student: str, code: int) -> Path:
     require_success(f"fine-tuning student {student}", code, _specialize_log(paths, student))
     last = log_tail(_specialize_log(paths, student), lines=1)
     return Path(json.loads(last)["path"])
+
+
+def progress_of(log_file: Path, code: int | None) -> str:
+    """For people. code: of a process that has ended; its last line is its result, for programs."""
+    if code is not None:
+        return "done" if code == 0 else f"ended with exit code {code}"
+    return log_tail(log_file, lines=1)
 
 
 def _specialize_log(paths: Paths, student: str) -> Path:

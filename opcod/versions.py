@@ -6,12 +6,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from opcod.installed import require_model_packages
 from shared.blobs.batches import batch_directory
 from shared.blobs.durable import sha256_file
 from shared.blobs.local import MANIFEST, LocalStore
 from shared.contracts.ids import version_name, weights_uri
 from shared.contracts.weights import WeightsManifest
-from shared.errors import ConfigError, OpcodError, StorageError
+from shared.errors import OpcodError, StorageError
 from shared.retention import is_pruned
 
 
@@ -57,14 +58,9 @@ def faults_of(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
 
 
 def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
-    try:
-        from services.trainer.trained import version_checksum  # torch: only here
-    except ImportError as missing:
-        raise ConfigError(
-            f"checking tensors needs {missing.name}, which is not installed here. In containers do it where a "
-            "trainer is (`docker-compose exec trainer-a opcod weights …`), elsewhere "
-            "`pip install -c constraints.txt -e '.[local]'`"
-        ) from missing
+    require_model_packages("checking tensors")
+    from services.trainer.trained import version_checksum
+
     store = LocalStore(run_dir)
     try:
         store.verify(version.uri, store.read_manifest(version.uri))

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from opcod.bundle.page import Part, Shown, render
 from opcod.exchanges import StoredExchanges, filter_names, read_filter, run_directory
-from opcod.options import RUNS_DIR, RunsDir
-from opcod.report import Report
+from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
+from opcod.reporting import REPORT_FILE, current_report, report_directory
 from services.inspector.from_files import stored_run
 from services.inspector.views import ExchangeView, TraceView
 from shared.blobs.local import atomic_write
@@ -17,7 +16,6 @@ from shared.errors import ConfigError, NotFoundError
 
 PAGE = "index.html"
 DATA = "exchanges.jsonl"
-REPORT = "report.json"
 
 
 def bundle(
@@ -38,15 +36,19 @@ def bundle(
     """
     wanted = read_filter(filters or [])
     run_dir = run_directory(runs_dir.resolve(), run_name)
-    report = _report(run_dir)
     _check(out)
+    report = current_report(paths_for(runs_dir, run_dir.name, CACHE_DIR))
     with stored_run(run_dir) as store:  # the files, also while it is up: a page asks for more than a key may
         exchanges = StoredExchanges(store, run_dir)
         data = b"".join(exchanges.export(wanted, "jsonl"))
         shown = [Shown(exchange, _trace(exchanges, exchange)) for exchange in exchanges.newest(wanted, limit)]
     part = Part(shown, data.count(b"\n"))
-    page = render(report, part, run_dir / "report")
-    for name, content in ((DATA, data), (REPORT, report.model_dump_json(indent=1).encode()), (PAGE, page.encode())):
+    page = render(report, part, report_directory(run_dir))
+    for name, content in (
+        (DATA, data),
+        (REPORT_FILE, report.model_dump_json(indent=1).encode()),
+        (PAGE, page.encode()),
+    ):
         atomic_write(out / name, content)
     typer.echo(f"written: {out / PAGE} ({len(part.shown)} of {part.total} exchanges on the page)")
 
@@ -56,16 +58,6 @@ def _trace(exchanges: StoredExchanges, exchange: ExchangeView) -> TraceView | No
         return exchanges.trace(exchange)
     except NotFoundError:
         return None
-
-
-def _report(run_dir: Path) -> Report:
-    path = run_dir / "report" / REPORT
-    try:
-        return Report.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ConfigError(
-            f"expected the run's report at {path}, which `opcod run --resume {run_dir.name}` writes: {error}"
-        ) from error
 
 
 def _check(out: Path) -> None:

@@ -11,6 +11,7 @@ from opcod.commands.run import train
 from opcod.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from opcod.comparison import Comparison, compare_methods
 from opcod.comparison_text import print_comparison, to_markdown
+from opcod.deployment import refuse_elsewhere
 from opcod.methods import METHODS, parse_methods, refuse_owned
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
 from opcod.preparing import create_run
@@ -38,6 +39,7 @@ def compare(
 
     Finished runs are read, not made again; an interrupted comparison goes on with the same command.
     """
+    refuse_elsewhere("`opcod compare`")
     console = make_console()
     chosen = parse_methods(methods)
     refuse_owned(overrides or ())

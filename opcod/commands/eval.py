@@ -12,6 +12,7 @@ from opcod.answering import answer, resolve_version
 from opcod.deployment import latest_run
 from opcod.evaluation import Evaluated, Evaluation, evaluate, seen
 from opcod.inspect_log import require_inspect, write_inspect_log
+from opcod.installed import require_model_packages
 from opcod.interrupting import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
 from opcod.preparing import prepare_models, stored_settings
@@ -59,6 +60,7 @@ def evaluate_student(
     Only strict grading is the score. The samples are seeded: the same command gives the same numbers on the same
     machine. The result also goes to eval/ in the run's directory.
     """
+    require_model_packages("`opcod eval`")
     console = make_console()
     paths = paths_for(runs_dir, run_name or latest_run(runs_dir), cache_dir)
     settings = stored_settings(paths)

@@ -1,12 +1,18 @@
-"""`opcod prepare`: what a run's services must find when they are started one by one, in containers or a cluster."""
+"""`opcod prepare`: what a run's services must find when they are started one by one, in containers or a cluster.
+
+What always holds: `prepared.json` is there while the last `opcod prepare` of this run has ended well, and only then; so
+services that wait for it never start with settings that were refused. Why it failed stands in `prepare.error`.
+"""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from opcod.checking import check_settings
+from opcod.checking import check_name, check_settings
 from opcod.deployment import ensure_key, run_lock
 from opcod.engines import write_engines
 from opcod.options import (
@@ -24,8 +30,10 @@ from opcod.problem_manifest import pin_problems
 from shared.access import read_keys
 from shared.blobs.local import atomic_write
 from shared.config.settings import Paths, RunSettings
+from shared.errors import ConfigError, OpcodError
 
 PREPARED_FILE = "prepared.json"
+ERROR_FILE = "prepare.error"
 
 
 def prepare(
@@ -41,23 +49,52 @@ def prepare(
         Path | None,
         typer.Option("--key-file", envvar="OPCOD_KEY_FILE", help="The bearer keys; default: some made in the run."),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Prepare nothing; exit code 2 unless the last one ended well.")
+    ] = False,
 ) -> None:
     """Write config.toml, the keys and the models of a run; `prepared.json` comes last and says that all is there.
 
     Doing it again changes nothing. Other settings for a run that is there are refused.
     """
-    settings = settings_from(preset, config, overrides)
+    check_name(run_name)
     paths = paths_for(runs_dir, run_name, cache_dir)
-    check_settings(paths, settings)
+    if check:
+        _require_prepared(paths)
+        return
     paths.run_dir.mkdir(parents=True, exist_ok=True)
-    with run_lock(paths.run_dir):
+    with run_lock(paths.run_dir), _outcome(paths):
+        settings = settings_from(preset, config, overrides)
+        check_settings(paths, settings)
         _settle(paths, settings)
-        (paths.run_dir / PREPARED_FILE).unlink(missing_ok=True)
         read_keys(key_file or ensure_key(paths.run_dir))
         seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"))
         write_engines(paths, settings)
         atomic_write(paths.run_dir / PREPARED_FILE, json.dumps({"seconds": seconds}).encode())
     typer.echo(f"prepared: {paths.run_dir}")
+
+
+def _require_prepared(paths: Paths) -> None:
+    """Raises ConfigError with what the last `opcod prepare` said, if it did not end well or there was none."""
+    if (paths.run_dir / PREPARED_FILE).exists():
+        return
+    try:
+        reason = (paths.run_dir / ERROR_FILE).read_bytes().decode()
+    except FileNotFoundError:
+        reason = f"there is no {paths.run_dir / PREPARED_FILE}; look at the log of `opcod prepare`"
+    raise ConfigError(f"run {paths.run} is not prepared: {reason}")
+
+
+@contextmanager
+def _outcome(paths: Paths) -> Iterator[None]:
+    """Takes back what the `opcod prepare` before said, and keeps why this one fails."""
+    for name in (PREPARED_FILE, ERROR_FILE):
+        (paths.run_dir / name).unlink(missing_ok=True)
+    try:
+        yield
+    except OpcodError as error:
+        atomic_write(paths.run_dir / ERROR_FILE, str(error).encode())
+        raise
 
 
 def _settle(paths: Paths, settings: RunSettings) -> None:

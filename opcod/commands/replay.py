@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from opcod.deployment import run_lock
+from opcod.installed import require_model_packages
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for, settings_on
 from opcod.preparing import create_run, stored_settings
 from opcod.processes import log_tail
@@ -42,6 +43,7 @@ def replay(
     With --set (loss and optimizer) it trains on the same rollouts and feedback with other settings; --into is then
     required. Exit code 1 if a rebuilt version differs from the recorded one.
     """
+    require_model_packages("`opcod replay`")
     paths = paths_for(runs_dir, run_name, cache_dir)
     recorded = stored_settings(paths)
     if student not in recorded.students:

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from opcod.checking import check_settings
-from opcod.deployment import run_lock
+from opcod.deployment import refuse_elsewhere, run_lock
 from opcod.following import Follower
 from opcod.gpus import sharing
 from opcod.interrupting import Interrupted, interruptible
@@ -59,6 +59,7 @@ def run(
             )
         show_plan(paths_for(runs_dir, run_name or "dry-run", cache_dir), settings_from(preset, config, overrides))
         return
+    refuse_elsewhere("`opcod run`")
     if resume is not None:
         paths = paths_for(runs_dir, resume, cache_dir)
         settings = kept_settings(paths, preset, config, overrides)
@@ -120,7 +121,7 @@ def _end(
 ) -> int:
     if state is None:
         raise OpcodError(f"the run did not begin; the services' logs are in {paths.run_dir / 'logs'}")
-    report = write_report(paths, settings, state, timeline, restarts)
+    report = write_report(paths, settings, state, timeline.spent, restarts)
     again = f"opcod run --resume {paths.run} --runs-dir {paths.runs_dir}"
     if state.status is Status.DONE:
         print_report(report, console)

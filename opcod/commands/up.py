@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from opcod.deployment import run_lock
+from opcod.deployment import refuse_elsewhere, run_lock
 from opcod.interrupting import interruptible
 from opcod.launcher import Launcher
 from opcod.options import (
@@ -39,6 +39,7 @@ def up(
 
     The latter where settings are named and the run is not there yet; `opcod run --resume` then trains it.
     """
+    refuse_elsewhere("`opcod up`")
     console = Console()
     paths, settings = served_settings(runs_dir, run_name, cache_dir, preset, config, overrides)
     with run_lock(paths.run_dir), interruptible() as interrupted:

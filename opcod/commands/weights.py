@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
 from opcod.preparing import stored_settings
+from opcod.reporting import state_of
 from opcod.rolling_back import roll_back
 from opcod.versions import faults_of, versions_of
-from shared.contracts.run import STATE_FILE, RunState
+from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, StorageError
 from shared.retention import needed_steps, prune_versions
 
@@ -70,7 +70,7 @@ def prune(
 ) -> None:
     """Delete the tensors of old versions; manifests stay. The live, best and tutoring versions are never touched."""
     run_dir, students = _run(runs_dir, run_name, student)
-    state = _state(run_dir)
+    state = state_of(run_dir)
     for name in students:
         gone = prune_versions(run_dir, state, name, keep_last=keep_last, keep_every=keep_every, dry_run=dry_run)
         steps = ", ".join(f"v{step}" for step in gone) or "none"
@@ -87,7 +87,7 @@ def rollback(
     """Make the tensors of an earlier version the live ones again, as a new version; the run is DONE and not up."""
     run_dir, _ = _run(runs_dir, run_name, student)
     version = to if "@" in to else f"{student}@{to}"
-    name = roll_back(run_dir, _state(run_dir), student, version)
+    name = roll_back(run_dir, state_of(run_dir), student, version)
     typer.echo(f"{name} holds the tensors of {version} and is live: `opcod up {run_name}` serves it")
 
 
@@ -99,16 +99,6 @@ def _run(runs_dir: Path, run_name: str, student: str | None) -> tuple[Path, list
     return paths.run_dir, [student] if student else students
 
 
-def _state(run_dir: Path) -> RunState:
-    file = run_dir / STATE_FILE
-    try:
-        return RunState.model_validate_json(file.read_bytes())
-    except FileNotFoundError as error:
-        raise ConfigError(f"expected a run that has begun; there is no {file}") from error
-    except ValidationError as error:
-        raise StorageError(f"{file} does not fit this version of opcod: {error}") from error
-
-
 def _needed(run_dir: Path, student: str) -> dict[int, str]:
     """What the run holds on to, by step; nothing for one whose broker has not begun."""
-    return needed_steps(_state(run_dir), student) if (run_dir / STATE_FILE).exists() else {}
+    return needed_steps(state_of(run_dir), student) if (run_dir / STATE_FILE).exists() else {}

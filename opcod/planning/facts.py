@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from opcod.gpus import Shares, gpus_here, require_room, share_out
+from opcod.installed import require_model_packages
 from opcod.planning.lengths import Count, Lengths, prompt_lengths, prompts_of
 from opcod.planning.memory import Need, other_needs, student_need, trainer_need, vllm_need
 from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
@@ -59,7 +60,11 @@ def plan_run(paths: Paths, settings: RunSettings) -> PlannedRun:
         found.plan = make_plan(paths.run, settings, problems)
     _look_at_specialists(found)
     _look_at_engines(found)
-    count, shapes = _look_at_models(found, paths, problems)
+    count: Count | None = None
+    shapes: dict[str, ModelShape] = {}
+    with _noted(found.missing):
+        require_model_packages("a run")
+        count, shapes = _look_at_models(found, paths, problems)
     if problems is not None and found.plan is not None:
         found.lengths = prompt_lengths(problems, settings, count)
         found.work = work_of(found.plan, settings, found.lengths)

@@ -219,14 +219,15 @@ class Runner:
             )
         )
         fault_point("broker.after-commit")
-        self.state = state
+        before, self.state = self.state, state
         self._unsaved = True
         self._save()
         metrics.show(state, self._plan)
         for key in handling.forget:
             self._bus.drop_payloads(key)
-        if state.paused is not None or state.status in (Status.DONE, Status.FAILED):
-            log.info("run stands", status=state.status, paused=state.paused, failed=state.failed)
+        standing = _standing(state)
+        if standing and standing != _standing(before):
+            log.info("run stands", **standing)
 
     def _save(self) -> None:
         """Write state.json, if it is older than what was committed. Raises WriteError; the next turn tries again."""
@@ -284,6 +285,12 @@ class Runner:
             handling.out.publish.append((train(manifest.student), sealed.message))
             handling.events.append(self._narrator.sealed(manifest))
         return state
+
+
+def _standing(state: RunState) -> dict[str, str | None]:
+    """Why the run does not go on by itself; nothing if it does."""
+    stands = state.paused is not None or state.status in (Status.DONE, Status.FAILED)
+    return {"status": state.status, "paused": state.paused, "failed": state.failed} if stands else {}
 
 
 def _facts(state: RunState) -> RunState:

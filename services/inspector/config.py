@@ -16,7 +16,8 @@ STORE = Path("inspector") / "log.sqlite3"
 @dataclass(frozen=True)
 class InspectorConfig:
     """bus_deadline_s: shorter than other services', as ingest asks again by itself and readiness must tell soon.
-    silent_s: how long one turn of ingest may take before it counts as stuck."""
+    silent_s: how long one turn of ingest may take before it counts as stuck. public_url: what login links begin with,
+    None where a browser reaches it as services do."""
 
     run: str
     run_dir: Path
@@ -32,6 +33,7 @@ class InspectorConfig:
     limits: Limits
     settings: RunSettings
     max_viewers: int = MAX_VIEWERS
+    public_url: str | None = None
 
     @property
     def store_path(self) -> Path:
@@ -57,6 +59,7 @@ def inspector_config(environment: ServiceEnvironment) -> InspectorConfig:
         port=environment.port or settings.serving.inspector_port,
         url_file=environment.url_file,
         advertised_url=environment.advertised_url,
+        public_url=environment.public_url,
         keys=keys,
         limits=settings.serving.limits,
         settings=settings,

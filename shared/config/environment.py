@@ -39,6 +39,7 @@ class ServiceEnvironment(BaseSettings):
     port: int = Field(default=0, ge=0, le=65535)
     url_file: Path | None = Field(default=None, description="The service writes its own URL there once it listens.")
     advertised_url: str | None = Field(default=None, description="Where others reach this service.")
+    public_url: str | None = Field(default=None, description="Where a person's browser reaches this service.")
     log_json: bool = True
     train: bool = Field(default=True, description="Off: serve the latest weights, do not go on with the run.")
 

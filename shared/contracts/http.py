@@ -137,7 +137,11 @@ class ErrorResponse(Contract):
 
 
 class LoginLink(Contract):
-    """A path of the inspector that begins one browser session, once, within `expires_s` seconds."""
+    """A path of the inspector that begins one browser session, once, within `expires_s` seconds.
+
+    public_url: where a browser reaches the inspector, None where that is the address which it was asked at.
+    """
 
     path: str
     expires_s: float
+    public_url: str | None = None

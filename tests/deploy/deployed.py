@@ -27,7 +27,8 @@ _EXPANSION = re.compile(r"\$\((\w+)\)")
 
 @dataclass(frozen=True)
 class Container:
-    """mounts: what lies at which path. after: the containers it waits for, and until what."""
+    """mounts: what lies at which path. after: the containers it waits for, and until what. optional: those of them
+    whose failure compose takes for a warning."""
 
     name: str
     image: str
@@ -35,6 +36,7 @@ class Container:
     environment: Mapping[str, str]
     mounts: Mapping[str, str]
     after: Mapping[str, str] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
 
     @property
     def program(self) -> str:
@@ -66,16 +68,19 @@ def compose(*profiles: str, variables: tuple[tuple[str, str], ...] = ()) -> Tree
 
 
 def compose_containers(*profiles: str, variables: tuple[tuple[str, str], ...] = ()) -> dict[str, Container]:
+    """Without the services that are to have no container; nobody waits for those."""
     services = compose(*profiles, variables=variables)["services"]
-    return {name: _of_compose(name, service, set(services)) for name, service in services.items()}
+    started = {name: service for name, service in services.items() if service.get("scale", 1)}
+    return {name: _of_compose(name, service, set(started)) for name, service in started.items()}
 
 
 def _of_compose(name: str, service: Tree, present: set[str]) -> Container:
     words = [*(service.get("entrypoint") or []), *(service.get("command") or [])]
     mounts = {mount["target"]: mount["source"] for mount in service.get("volumes", [])}
     needs = service.get("depends_on", {})
-    after = {other: need["condition"] for other, need in needs.items() if need["required"] or other in present}
-    return Container(name, service["image"], tuple(words), service.get("environment", {}), mounts, after)
+    after = {other: need["condition"] for other, need in needs.items() if other in present}
+    optional = frozenset(other for other in after if not needs[other]["required"])
+    return Container(name, service["image"], tuple(words), service.get("environment", {}), mounts, after, optional)
 
 
 # Kubernetes -----------------------------------------------------------------------------------------------

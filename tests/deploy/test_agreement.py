@@ -176,7 +176,44 @@ def test_nothing_that_a_service_must_be_told_is_left_out() -> None:
 def test_compose_starts_nothing_before_the_run_is_prepared(where: str) -> None:
     for name, container in processes(where).items():
         done = {other for other, until in container.after.items() if until == "service_completed_successfully"}
-        assert done == {"keys"} if name == "prepare" else len(done) == 1 and min(done).startswith("prepare")
+        assert done - {"trainers"} == ({"keys"} if name == "prepare" else {"prepared"}), name
+
+
+@pytest.mark.parametrize("where", [where for where in PLACES if where.startswith("compose")])
+def test_what_compose_takes_for_a_warning_is_looked_at_by_a_gate_that_the_rest_needs(where: str) -> None:
+    containers = PLACES[where]
+    gates = {name for name, container in containers.items() if container.optional}
+    assert gates == {"prepared", "trainers"}
+    prepares = {name for name in containers if name.startswith("prepare")} - gates
+    trainers = {name for name, each in containers.items() if each.program == "services.trainer"}
+    assert (containers["prepared"].optional, containers["trainers"].optional) == (prepares, trainers)
+    assert containers["prepared"].command == ("opcod", "prepare", "--check")
+    asked = set(containers["trainers"].command[3:])
+    assert asked == {f"http://trainer-{s}:{containers[min(trainers)].environment['OPCOD_PORT']}" for s in STUDENTS}
+    assert containers["broker"].after["trainers"] == "service_completed_successfully"
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu", "gpu1"])
+def test_what_does_not_train_starts_no_trainers_and_waits_for_none(profile: str) -> None:
+    containers = compose_containers(profile, variables=(("OPCOD_TRAIN", "false"),))
+    assert not [name for name, each in containers.items() if each.program == "services.trainer"]
+    assert set(compose_containers(profile)) - set(containers) >= {"trainers"}
+    assert "trainers" not in containers and set(containers["broker"].after) <= set(containers)
+    assert environment_of(containers["broker"]).train is False
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_a_login_link_names_what_the_operator_can_open(where: str) -> None:
+    inspector = environment_of(processes(where)["inspector"])
+    assert inspector.public_url == f"http://127.0.0.1:{inspector.port}"
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_somebody_writes_the_report_of_a_run_that_has_no_launcher(where: str) -> None:
+    report = PLACES[where]["report"]
+    assert report.command == ("opcod", "report", "--wait")
+    assert str(environment_of(processes(where)["broker"]).run_dir).startswith("/data/runs/")
+    assert "/data/runs" in report.mounts and report.environment["OPCOD_RUN"]
 
 
 def test_pods_wait_for_what_prepare_writes_last() -> None:

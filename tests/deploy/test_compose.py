@@ -1,5 +1,9 @@
 """docker-compose.yml for every profile: the tool takes it, and nothing in it has more rights than it needs."""
 
+import re
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.deploy.deployed import PROFILES, ROOT, Tree, compose
@@ -57,10 +61,26 @@ def test_a_container_has_limits_and_time_to_stop(name: str, service: Tree) -> No
 def test_engines_and_redis_are_reached_from_inside_only(name: str, service: Tree) -> None:
     networks = set(service.get("networks", {}))
     published = "ports" in service
-    assert ("outside" in networks) == (published or name.startswith("prepare")), name
+    assert ("outside" in networks) == (published or name in ("prepare", "prepare-gpu")), name
     if name == "redis" or name.startswith(("student", "trainer")):
         assert networks == {"inside"}
 
 
-def test_inside_leads_nowhere() -> None:
-    assert compose()["networks"]["inside"]["internal"] is True
+def test_inside_leads_nowhere_not_even_to_the_host() -> None:
+    """`internal` alone leaves the bridge an address, at which a container reaches what the host listens with."""
+    inside = compose()["networks"]["inside"]
+    assert inside["internal"] is True
+    assert inside["driver_opts"] == {"com.docker.network.bridge.inhibit_ipv4": "true"}
+    assert "enable_ipv6" not in inside
+
+
+def test_what_is_copied_into_the_cache_as_documented_lies_there_once_however_often(tmp_path: Path) -> None:
+    (command,) = re.findall(r'cli -c "(cp [^"]+)"', (ROOT / "docs" / "deploy.md").read_text())
+    (tmp_path / "in" / "sciknoweval").mkdir(parents=True)
+    (tmp_path / "in" / "sciknoweval" / "row.jsonl").write_text("{}")
+    (tmp_path / "data" / "cache").mkdir(parents=True)
+    here = re.sub(r"(?<= )/(?=in|data)", f"{tmp_path}/", command)
+    for _ in range(2):
+        subprocess.run(["sh", "-c", here], check=True, timeout=30)
+        copied = [path.relative_to(tmp_path / "data" / "cache") for path in (tmp_path / "data").rglob("*.jsonl")]
+        assert copied == [Path("data/sciknoweval/row.jsonl")]

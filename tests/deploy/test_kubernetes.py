@@ -14,6 +14,7 @@ import yaml
 from opcod.commands.keys import ACL_FILE
 from shared.guard import OPEN_PATHS
 from tests.deploy.deployed import K8S, OVERLAYS, ROOT, Tree, of_kind, overlay, pod_containers, pods, rendered
+from tests.deploy.policies import Policies, Stranger, selects
 
 VERSIONS = ("1.32", "1.37")
 """Of Kubernetes: the oldest and the newest whose schemas are at hand and that these files are for."""
@@ -172,8 +173,7 @@ def test_selectors_and_names_meet(objects: tuple[Tree, ...]) -> None:
         for volume in workload["spec"]["template"]["spec"].get("volumes", []):
             assert volume.get("persistentVolumeClaim", {}).get("claimName", "opcod-data") in claims
     for name, policy in of_kind(objects, "NetworkPolicy").items():
-        if wanted := policy["spec"]["podSelector"].get("matchLabels"):
-            assert [pod for pod, own in labels.items() if wanted.items() <= own.items()], f"{name} is about no pod"
+        assert [pod for pod, own in labels.items() if selects(policy["spec"]["podSelector"], own)], f"{name}: no pod"
 
 
 @EACH
@@ -184,45 +184,65 @@ def test_disruption_budgets_never_block_a_drain(objects: tuple[Tree, ...]) -> No
         assert budget["spec"]["maxUnavailable"] >= 1 and "minAvailable" not in budget["spec"]
 
 
-def allowed(objects: tuple[Tree, ...], direction: str) -> dict[str, set[tuple[str, object]]]:
-    """Per pod, (pods by label, port) that policies let in or out; `*` for what is no pod of ours."""
-    found: dict[str, set[tuple[str, object]]] = {}
-    for name, pod in pods(objects).items():
-        for policy in of_kind(objects, "NetworkPolicy").values():
-            wanted = policy["spec"]["podSelector"].get("matchLabels", {})
-            if (
-                "matchExpressions" in policy["spec"]["podSelector"]
-                or not wanted.items() <= pod["metadata"]["labels"].items()
-            ):
-                continue
-            for rule in policy["spec"].get(direction.lower(), []):
-                for port in rule["ports"]:
-                    for peer in rule.get("from", rule.get("to", [{}])):
-                        who = (
-                            peer.get("podSelector", {}).get("matchLabels", {})
-                            if "namespaceSelector" not in peer
-                            else {}
-                        )
-                        found.setdefault(name, set()).add((" ".join(who.values()) or "*", port["port"]))
-    return found
+def listening(objects: tuple[Tree, ...]) -> set[tuple[str, int]]:
+    """(workload, port) of everything that listens."""
+    return {
+        (name, port["containerPort"])
+        for name, pod in pods(objects).items()
+        for container in pod_containers(pod)
+        for port in container.get("ports", [])
+    }
 
 
-def test_nobody_is_reached_but_by_those_who_must() -> None:
-    objects = ALL["laptop-cpu"]
-    default = of_kind(objects, "NetworkPolicy")["default-deny"]["spec"]
-    assert default == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    assert allowed(objects, "Ingress") == {
-        "redis": {("redis", "redis")},
-        "student-a": {("broker", "http")},
-        "student-b": {("broker", "http")},
+def must_reach(source: str, target: str) -> bool:
+    """Services keep to Redis, the broker asks the students, broker and inspector each other; the command line asks in
+    their pods, by the names of their services."""
+    heads = {"broker", "inspector"}
+    return (
+        (target == "redis" and source.partition("-")[0] in SERVICES)
+        or (source == "broker" and target.startswith("student"))
+        or {source, target} <= heads
+    )
+
+
+@EACH
+def test_nobody_is_reached_but_by_those_who_must(objects: tuple[Tree, ...]) -> None:
+    policies = Policies(objects)
+    pairs = {(source, target, port) for source in pods(objects) for target, port in listening(objects)}
+    for source, target, port in pairs:
+        assert policies.reaches(source, target, port) == must_reach(source, target), f"{source} -> {target}:{port}"
+    assert {(target, port) for target, port in listening(objects) if target in ("broker", "inspector")} == {
+        ("broker", 8080),
+        ("inspector", 8090),
     }
-    dns, redis = ("*", 53), ("redis", 6379)
-    assert allowed(objects, "Egress") == {
-        "redis": {dns},
-        "prepare": {dns, ("*", 443)},
-        "broker": {dns, redis, ("student", 8100)},
-        **{name: {dns, redis} for name in ("inspector", "student-a", "student-b", "trainer-a", "trainer-b")},
-    }
+
+
+@EACH
+def test_only_prepare_reaches_the_outside_and_only_proxy_and_prometheus_come_in(objects: tuple[Tree, ...]) -> None:
+    policies, names = Policies(objects), set(pods(objects))
+    outside, neighbour = Stranger(None, {}), Stranger("default", {"app": "somebody"})
+    external_redis = "redis" not in names
+    ours = {name for name in names if name.partition("-")[0] in SERVICES}
+    assert {name for name in names if policies.leaves(name, outside, 443)} == {"prepare"}
+    assert {name for name in names if policies.leaves(name, outside, 6380)} == (ours if external_redis else set())
+    assert not [name for name in names if policies.leaves(name, outside, 80) or policies.leaves(name, neighbour, 8080)]
+    dns = Stranger("kube-system", {"k8s-app": "kube-dns"})
+    assert all(policies.leaves(name, dns, 53, "UDP") for name in names)
+    kinds = {each["kind"] for each in objects}
+    proxy, prometheus = Stranger("ingress-nginx", {}), Stranger("monitoring", {})
+    for target, port in listening(objects):
+        assert not policies.enters(neighbour, target, port) and not policies.enters(outside, target, port)
+        assert policies.enters(proxy, target, port) == ("Ingress" in kinds and target in ("broker", "inspector"))
+        assert policies.enters(prometheus, target, port) == ("PodMonitor" in kinds and target != "redis")
+
+
+def test_a_missing_policy_is_seen() -> None:
+    fewer = tuple(each for each in ALL["laptop-cpu"] if each["metadata"]["name"] != "broker-and-inspector")
+    assert Policies(ALL["laptop-cpu"]).reaches("inspector", "broker", 8080)
+    assert not Policies(fewer).reaches("inspector", "broker", 8080)
+    assert not Policies(fewer).reaches("broker", "inspector", 8090)
+    open_ = tuple(each for each in ALL["laptop-cpu"] if each["kind"] != "NetworkPolicy")
+    assert Policies(open_).reaches("trainer-a", "broker", 8080)
 
 
 def test_a_redis_of_ones_own_replaces_ours() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from opcod.commands.prepare import PREPARED_FILE
+from opcod.commands.prepare import ERROR_FILE, PREPARED_FILE
 from shared.config.environment import ServiceEnvironment
 from shared.errors import EXIT_USAGE
 
@@ -61,7 +61,32 @@ def test_again_changes_nothing_and_other_settings_are_refused(variables: dict[st
     refused = prepare(variables | {"OPCOD_SET_RUN__SEED": "7"})
     assert (refused.returncode, "run.seed: 0 -> 7" in refused.stderr) == (EXIT_USAGE, True)
     assert before == {name: (run_dir / name).read_bytes() for name in before}
-    assert (run_dir / PREPARED_FILE).exists()
+
+
+def test_one_that_fails_takes_back_what_the_last_one_said_and_a_check_tells_why(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "runs" / "r1"
+    never = prepare(variables, "--check")
+    assert (never.returncode, "look at the log of `opcod prepare`" in never.stderr) == (EXIT_USAGE, True)
+    assert not run_dir.exists()
+    assert prepare(variables).returncode == 0
+    assert prepare(variables, "--check").returncode == 0
+    for wrong, reason in (({"OPCOD_SET_RUN__SEED": "7"}, "run.seed: 0 -> 7"), ({"OPCOD_PRESET": "nosuch"}, "nosuch")):
+        refused = prepare(variables | wrong)
+        assert (refused.returncode, reason in refused.stderr) == (EXIT_USAGE, True)
+        assert not (run_dir / PREPARED_FILE).exists()
+        checked = prepare(variables, "--check")
+        assert (checked.returncode, reason in checked.stderr) == (EXIT_USAGE, True)
+    assert prepare(variables).returncode == 0
+    assert prepare(variables | {"OPCOD_PRESET": "nosuch"}, "--check").returncode == 0
+    assert not (run_dir / ERROR_FILE).exists()
+
+
+def test_a_name_that_leads_elsewhere_makes_no_directory(variables: dict[str, str], tmp_path: Path) -> None:
+    refused = prepare(variables | {"OPCOD_RUN": "../elsewhere"})
+    assert (refused.returncode, "expected a run name" in refused.stderr) == (EXIT_USAGE, True)
+    assert not (tmp_path / "elsewhere").exists() and not (tmp_path / "runs").exists()
 
 
 def test_a_key_that_is_there_already_is_used(variables: dict[str, str], tmp_path: Path) -> None:

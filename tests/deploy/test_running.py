@@ -4,7 +4,7 @@ The compose file runs the preset smoke to its end; the pods of the cluster come 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from shared.config.settings import Paths
 from shared.contracts.http import PeersResponse
 from shared.contracts.run import RunState, Status
 from tests.deploy.deployed import Container, compose_containers, kubernetes_containers
-from tests.deploy.places import Place
+from tests.deploy.places import FailedError, Place
 from tests.fakes.deployment import write_models
 from tests.fakes.waiting import wait_until
 from tests.unit.modeling.tiny_model import write_tiny_model
@@ -79,7 +79,8 @@ def test_compose_runs_the_smoke_preset_to_its_end_and_answers_its_command_line(c
     for name in ("announce", "inspector", "broker"):
         compose.start(name)
     compose.require_success("announce")
-    assert "http://127.0.0.1:8090" in compose.log("announce").read_text()
+    announced = compose.log("announce").read_text()
+    assert "opcod is up" in announced and "http://127.0.0.1:8090/login?once=" in announced
     assert set(SERVICES) <= set(compose.running)
     key = read_keys(compose.directory("secrets") / "key").strongest
     deadline = time.monotonic() + RUN_S
@@ -88,6 +89,9 @@ def test_compose_runs_the_smoke_preset_to_its_end_and_answers_its_command_line(c
         assert time.monotonic() < deadline, state
         time.sleep(0.5)
     assert state.steps == {"a": 1, "b": 1}
+    compose.start("report")
+    compose.require_success("report")
+    assert (compose.directory("runs") / RUN / "report" / "report.md").read_text().startswith(f"# Run {RUN}")
 
     status = compose.run("cli", "status")
     assert f"run {RUN} (run): done" in status.lower()
@@ -96,7 +100,53 @@ def test_compose_runs_the_smoke_preset_to_its_end_and_answers_its_command_line(c
     assert asked.startswith("a (a@v1) answers:")
     assert "b" in compose.run("cli", "feedback", "tail", "--no-follow")
     assert "no dead letters" in compose.run("cli", "dlq", "list")
+    page = compose.directory("runs") / "page"
+    assert "exchanges on the page" in compose.run("cli", "bundle", RUN, "--out", str(page))
+    assert (page / "index.html").exists()
     assert compose.stop() == dict.fromkeys(("redis", *SERVICES), 0)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[Callable[..., Place]]:
+    """A deployment of compose without a model; arguments: its preset, settings, and containers that are others."""
+    places: list[Place] = []
+
+    def place(preset: str, settings: Mapping[str, str] = SCRIPTED, **changed: Container) -> Place:
+        containers = compose_containers("cpu", variables=(("OPCOD_RUN", RUN), ("OPCOD_PRESET", preset)))
+        places.append(Place(tmp_path, with_settings(containers | changed, dict(settings)), {}))
+        return places[-1]
+
+    yield place
+    for each in places:
+        each.kill()
+
+
+def test_what_cannot_be_prepared_starts_no_service_and_the_reason_comes_last(bare: Callable[..., Place]) -> None:
+    place = bare("nosuch")
+    with pytest.raises(FailedError, match=r"prepared ended with 2: error: run smoke is not prepared: .*nosuch"):
+        place.start("announce")
+    assert set(place.running) <= {"keys", "redis", "prepare", "prepared"}
+
+
+def test_other_settings_for_a_run_that_is_there_start_no_service(bare: Callable[..., Place]) -> None:
+    first = bare("smoke")
+    first.start("prepared")
+    first.require_success("prepared")
+    first.kill()
+    changed = bare("smoke", {**SCRIPTED, "OPCOD_SET_RUN__SEED": "7"})
+    with pytest.raises(FailedError, match=r"(?s)prepared ended with 2: .*these differ:.*run\.seed: 0 -> 7"):
+        changed.start("broker")
+    assert set(changed.running) <= {"keys", "redis", "prepare", "prepared"}
+
+
+def test_the_broker_does_not_start_without_its_trainers(bare: Callable[..., Place]) -> None:
+    containers = compose_containers("cpu")
+    dies = replace(containers["trainer-b"], command=("sh", "-c", "exit 3"), after={}, optional=frozenset())
+    serves = replace(containers["trainers"], after={"trainer-b": containers["trainers"].after["trainer-b"]})
+    place = bare("smoke", **{"trainer-b": dies, "trainers": serves})
+    with pytest.raises(FailedError, match="trainers ended with 1: expected a service that is ready at http"):
+        place.start("trainers")
+        place.require_success("trainers")
 
 
 def test_every_pod_of_the_cluster_becomes_ready_with_the_secret_that_opcod_keys_makes(cluster: Place) -> None:

@@ -7,6 +7,7 @@ from opcod.report import build_report
 from services.inspector.config import STORE
 from services.inspector.records import Entry
 from services.inspector.store import Store
+from shared.config.loading import to_toml
 from shared.contracts.traces import Alternative, RolloutTrace, StepTrace, TokenTrace, step_trace
 from tests.fakes.final_state import final_state, settings
 from tests.unit.inspector.told import RUN, acted, feedback, revised
@@ -27,7 +28,7 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 def write_run(run_dir: Path) -> None:
     """Exchange p0 is honest, flagged, revised and traced; the others hold one hostile text each, everywhere."""
     run_dir.mkdir(parents=True)
-    (run_dir / "config.toml").write_text("")
+    (run_dir / "config.toml").write_text(to_toml(settings()))
     report = build_report(final_state(run=RUN), settings(), {}, 1.0, {})
     (run_dir / "report").mkdir()
     (run_dir / "report" / "report.json").write_text(report.model_dump_json())

@@ -31,8 +31,10 @@ def service(tmp_path: Path, host: str) -> Iterator[str]:
         running.terminate()
 
 
-def probed(**variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(PROBE, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=30, check=False)
+def probed(*addresses: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROBE, *addresses], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=30, check=False
+    )
 
 
 def test_a_service_that_is_ready_is_well_also_where_it_listens_on_every_address(service: str) -> None:
@@ -59,3 +61,13 @@ def test_one_that_is_not_there_is_not_well_and_the_reason_is_told() -> None:
 
 def test_a_container_that_serves_nothing_is_well() -> None:
     assert probed().returncode == 0
+
+
+def test_of_services_that_are_named_each_must_be_well_and_those_that_are_not_are_told(service: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = taken.getsockname()[1]
+    well, gone = f"http://127.0.0.1:{service}", f"http://127.0.0.1:{free}"
+    assert probed(well, well, OPCOD_PORT=str(free)).returncode == 0
+    done = probed(gone, well)
+    assert done.returncode == 1
+    assert f"{gone}/readyz" in done.stderr and well not in done.stderr

@@ -22,7 +22,7 @@ Text = Annotated[str, Query(max_length=2000)]
 Field = Annotated[str, Form(max_length=2000)]
 
 
-def login_routes(pages: Pages, sessions: Sessions, keys: Keys | None) -> APIRouter:
+def login_routes(pages: Pages, sessions: Sessions, keys: Keys | None, public_url: str | None) -> APIRouter:
     """Without keys everybody may do everything, and the form leads home."""
     router = APIRouter()
 
@@ -50,7 +50,8 @@ def login_routes(pages: Pages, sessions: Sessions, keys: Keys | None) -> APIRout
     @router.post("/v1/login-link", dependencies=READ)
     async def login_link(request: Request) -> LoginLink:
         """A path that logs a browser in once, with the scope of this request's key."""
-        return LoginLink(path=f"{LOGIN_PATH}?once={sessions.new_link(request.state.scope)}", expires_s=LINK_S)
+        path = f"{LOGIN_PATH}?once={sessions.new_link(request.state.scope)}"
+        return LoginLink(path=path, expires_s=LINK_S, public_url=public_url)
 
     def _form(next: str, problem: str | None, status_code: int = 200) -> HTMLResponse:
         return pages.page("login.html", scope=None, status_code=status_code, next=_own_path(next), problem=problem)

@@ -50,7 +50,7 @@ def add_site(
     run = RunData(config.run, config.run_dir, config.settings, reads.store, reads.bus)
     site = Site(reads.store, reads.batches, reads.traces, run, broker, calls, pages, viewers, stopping)
     app.include_router(asset_routes(assets))
-    app.include_router(login_routes(pages, sessions, config.keys))
+    app.include_router(login_routes(pages, sessions, config.keys, config.public_url))
     app.include_router(page_routes(site))
     app.include_router(writing_routes(site))
     app.include_router(run_route(run, calls))

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from opcod.progress import headline
 from shared.bus.keys import BROKER, RESULTS, STUDENTS, jobs
@@ -238,6 +239,28 @@ def test_a_run_that_is_done_stays_done(bench: BrokerBench) -> None:
         bench.workers.publish(RESULTS, Control.model_validate({"id": action, "action": action}))
         bench.turn()
     assert (bench.state.status, bench.state.paused, bench.state.failed) == (Status.DONE, None, None)
+
+
+def test_that_it_stands_is_said_once_for_each_reason(bench: BrokerBench) -> None:
+    with capture_logs() as logs:
+        bench.run(is_training)
+        for id_, action, reason in (("1", "pause", "lunch"), ("2", "pause", "lunch"), ("3", "abort", "enough")):
+            control = Control.model_validate({"id": id_, "action": action, "reason": reason})
+            bench.workers.publish(RESULTS, control)
+            bench.settle()
+        bench.settle()
+    said = [(each["paused"], each["failed"]) for each in logs if each["event"] == "run stands"]
+    assert [reasons for reasons in said if reasons[1] is None] == [("lunch", None)]
+    assert [failed for _, failed in said if failed] == ["enough"]
+
+
+def test_that_it_is_done_is_said_once(bench: BrokerBench) -> None:
+    with capture_logs() as logs:
+        bench.finish()
+        for number in range(3):
+            bench.workers.publish(RESULTS, Control(id=str(number), action="pause"))
+            bench.turn()
+    assert [each["status"] for each in logs if each["event"] == "run stands"] == ["DONE"]
 
 
 def test_serving_only_issues_nothing(run_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from opcod.main import app
+from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError
 from tests.fakes.bundled import HOSTILE, write_run
+from tests.fakes.final_state import final_state
 
 
 class Page(HTMLParser):
@@ -91,6 +94,16 @@ def test_wrong_places_are_named_and_nothing_is_written_over(runs: Path, tmp_path
         done = bundled(runs, out)
         assert isinstance(done.exception, ConfigError) and said in str(done.exception)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
-    (runs / "r1" / "report" / "report.json").unlink()
+
+
+def test_a_run_that_no_launcher_wrote_a_report_of_gets_one(runs: Path, tmp_path: Path) -> None:
+    run_dir = runs / "r1"
+    shutil.rmtree(run_dir / "report")
+    begins_not = bundled(runs, tmp_path / "out")
+    assert isinstance(begins_not.exception, ConfigError) and "a run that has begun" in str(begins_not.exception)
+    (run_dir / STATE_FILE).write_text(final_state(run="r1").model_dump_json())
     done = bundled(runs, tmp_path / "out")
-    assert isinstance(done.exception, ConfigError) and "opcod run --resume r1" in str(done.exception)
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "Student a improved" in text and text.count("data:image/png;base64,") == 3
+    assert json.loads((tmp_path / "out" / "report.json").read_bytes())["finished"] is True

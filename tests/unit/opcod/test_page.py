@@ -1,6 +1,8 @@
 """The address that `opcod run`, `up` and `status` print."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,18 +30,32 @@ def deployed(run_dir: Path, url: str | None) -> Deployment:
     )
 
 
-def test_the_address_logs_a_browser_in(tmp_path: Path) -> None:
+@contextmanager
+def inspector(tmp_path: Path, **changes: str) -> Iterator[str]:
+    """The URL at which services ask an inspector with keys."""
     (tmp_path / KEY_FILE).write_text(new_keys())
     store, log = Store(tmp_path / "log.sqlite3", RUN), EventLog()
     sealed = SealedBatches(tmp_path, RUN)
     ingest = Ingest(log, store, sealed, name="inspector/0", clock=StillClock(), silent_s=60, block_s=0)
-    keyed = replace(config(tmp_path), keys=read_keys(tmp_path / KEY_FILE))
-    app = build_app(keyed, store, ingest, log, threading.Event())
-    with listening(app) as url, httpx2.Client(trust_env=False, follow_redirects=True) as browser:
+    keyed = replace(config(tmp_path), keys=read_keys(tmp_path / KEY_FILE), **changes)
+    with listening(build_app(keyed, store, ingest, log, threading.Event())) as url:
+        yield url
+    store.close()
+
+
+def test_the_address_logs_a_browser_in(tmp_path: Path) -> None:
+    with inspector(tmp_path) as url, httpx2.Client(trust_env=False, follow_redirects=True) as browser:
         page = browser.get(str(page_address(deployed(tmp_path, url))))
         assert (page.status_code, str(page.url)) == (200, f"{url}/")
         assert "Log out" in page.text
-    store.close()
+
+
+def test_where_browsers_have_another_address_for_it_the_link_names_that(tmp_path: Path) -> None:
+    public = "https://inspector.example.org"
+    with inspector(tmp_path, public_url=public) as url, httpx2.Client(trust_env=False) as browser:
+        address = str(page_address(deployed(tmp_path, url)))
+        assert address.startswith(f"{public}/login?once=")
+        assert browser.get(address.replace(public, url)).status_code == 303
 
 
 def test_where_nobody_answers_the_plain_address_is_told(tmp_path: Path) -> None:

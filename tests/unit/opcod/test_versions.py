@@ -130,7 +130,7 @@ def test_where_torch_is_not_installed_it_is_said_where_to_do_it(
     monkeypatch.setitem(sys.modules, "torch", None)
     result = weights(runs, *words)
     assert getattr(result.exception, "exit_code", None) == 2
-    assert "`docker-compose exec trainer-a opcod weights …`" in str(result.exception)
+    assert "`docker-compose run --rm --no-deps trainer-a opcod …`" in str(result.exception)
 
 
 def done(runs: Path, **changes: object) -> Path:

@@ -1,0 +1,21 @@
+"""Which packages are installed here: where the command line has an image of its own, that has no torch."""
+
+from importlib.util import find_spec
+
+from shared.errors import ConfigError
+
+MODEL_PACKAGES = ("torch", "transformers", "peft", "safetensors")
+
+
+def require_model_packages(what: str) -> None:
+    """Before anything that loads a model, here or in a process that is started for it. what: as in "`opcod replay`".
+
+    Raises ConfigError that says where it can be done, if a package is missing here.
+    """
+    missing = [name for name in MODEL_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{what} needs {', '.join(missing)}: not installed here. Where services are containers, do it in "
+            "one like the trainers' (`docker-compose run --rm --no-deps trainer-a opcod …`, with GPUs trainer-a-gpu; "
+            "`kubectl -n opcod exec trainer-a-0 -- opcod …`), elsewhere `pip install -c constraints.txt -e '.[local]'`"
+        )
