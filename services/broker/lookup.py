@@ -62,6 +62,17 @@ def find(state: RunState, id_: str) -> Target | None:
     return None
 
 
+def awaited(state: RunState, id_: str) -> Target | None:
+    """What the job is about if its result is still waited for: one that came already, or was given up, is not."""
+    target = find(state, id_)
+    match target:
+        case GroupTarget(group=group, kind=kind):
+            return target if group.job(kind).open else None
+        case EvalTarget():
+            return target if target.chunk.open else None
+    return target
+
+
 def group_job_id(state: RunState, phase: PhaseState, group: GroupState, kind: JobKind) -> str:
     """Id of the group's present attempt. Raises ValueError when the phase has no open step."""
     if phase.step is None:

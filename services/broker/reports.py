@@ -19,7 +19,7 @@ from services.broker.events import (
 )
 from services.broker.grading import grade_evaluation, rewards
 from services.broker.groups import GroupReader
-from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, find
+from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
 from services.broker.narration import Narrator
 from services.broker.plan import Plan
 from services.broker.replicas import Replicas
@@ -113,8 +113,8 @@ class ReportReader:
         return Report(event, [self._narrator.applied(done, state.round)] if news else [])
 
     def _job(self, done: JobDone, state: RunState, at: float) -> Report | None:
-        target = find(state, done.job_id)
-        if target is None or not _expected(target):
+        target = awaited(state, done.job_id)
+        if target is None:
             return None
         if done.outcome == "failed" or done.output is None:
             return self._failed(done, at, done.error or "no reason given")
@@ -195,17 +195,6 @@ class ReportReader:
         texts = [answered.samples[0].text for answered in output.prompts]
         events = self._narrator.revised(target.student, state.round, revision.step, problem.id, revised, texts)
         return Report(replace(report, revised=counts), events)
-
-
-def _expected(target: Target) -> bool:
-    """Whether the job is still open: a result that came already, or was given up, is not read again."""
-    match target:
-        case GroupTarget(group=group, kind=kind):
-            return group.job(kind).open
-        case EvalTarget():
-            return target.chunk.open
-        case RevisionTarget():
-            return True
 
 
 def _check_shape(output: JobOutput, job_id: str, wanted: Sequence[int]) -> None:
