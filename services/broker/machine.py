@@ -10,7 +10,7 @@ version other than the one its rollouts were drawn from.
 """
 
 from services.broker import alarms, rounds
-from services.broker.acting import act_on
+from services.broker.acting import act_on, check_exclusions
 from services.broker.bookkeeping import add, end_stage, enter, serve_set
 from services.broker.commands import Announce, AnnounceScore, Command, KeepRecord, Serve
 from services.broker.events import (
@@ -82,7 +82,7 @@ def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState,
     kept: list[Command] = []
     match event:
         case JobReported():
-            _record_job(state, event)
+            kept = _record_job(state, event)
         case StepFinished():
             kept = [command for command in _record_step(state, plan, event) if isinstance(command, KeepRecord)]
         case VersionServed():
@@ -121,7 +121,7 @@ def count_batch(state: RunState, event: BatchWritten) -> RunState:
 def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
     match event:
         case JobReported():
-            _record_job(state, event)
+            return _record_job(state, event)
         case StepFinished():
             return _record_step(state, plan, event)
         case VersionServed():
@@ -139,8 +139,9 @@ def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
     return []
 
 
-def _record_job(state: RunState, event: JobReported) -> None:
+def _record_job(state: RunState, event: JobReported) -> list[Command]:
     """Books a report of a job that is still open; any other (late, repeated, stale) changes nothing."""
+    commands: list[Command] = []
     target = find(state, event.job_id)
     match target:
         case GroupTarget(group=group, kind=kind) if group.job(kind).open:
@@ -149,6 +150,8 @@ def _record_job(state: RunState, event: JobReported) -> None:
                 _end_rollouts(state, target.phase, event.at)
             elif event.outcome == "failed":
                 add(state.tallies[target.student].lost_feedback, "failed", 1)
+            elif event.outcome == "done":
+                commands = check_exclusions(state, target.phase, group)
         case EvalTarget() if target.chunk.open:
             _settle(target.chunk, event)
             if event.outcome == "done":
@@ -161,11 +164,12 @@ def _record_job(state: RunState, event: JobReported) -> None:
             for count in event.revised:
                 _count_revisions(state.tallies[target.student], count)
         case _:
-            return
+            return []
     if event.kind is not None:
         tally = state.tallies[target.student]
         add(tally.output_tokens, event.kind.value, event.output_tokens)
         add(tally.engine_seconds, event.kind.value, event.engine_seconds)
+    return commands
 
 
 def _count_revisions(tally: Tally, count: RevisionCount) -> None:

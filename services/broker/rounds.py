@@ -90,6 +90,8 @@ def reopen(state: RunState, sealed: dict[str, int]) -> None:
         phase.step.sealed = False
         on_disk = sealed.get(phase.student, 0) >= phase.step.step
         for group in phase.step.groups:
+            if group.excluded and not on_disk:
+                group.excluded_from = group.feedback.output or group.excluded_from
             # A batch that is on disk is adopted by sealing it again; its payloads are not needed.
             group.rollout = JobState(status=JobStatus.DONE if on_disk else JobStatus.NONE)
             group.feedback = JobState(status=JobStatus.DONE if on_disk else JobStatus.NONE)
