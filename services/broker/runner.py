@@ -98,7 +98,7 @@ class Runner:
         self._store = LocalStore(run_dir)
         self._groups = GroupReader(settings, problems, bus, self._store)
         self._replicas = Replicas(settings, bus)
-        self._sealer = Sealer(plan.run, self._store, self._groups, problems.format.template_hash)
+        self._sealer = Sealer(plan.run, self._store, self._groups, problems.format.template_hash, fence)
         self._narrator = Narrator(clock, source=f"broker/{consumer}")
         self._reports = ReportReader(settings, plan, problems, bus, self._groups, self._narrator, self._replicas)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
@@ -121,7 +121,8 @@ class Runner:
         self._rebuilding = found.redis_was_empty
         if found.redis_was_empty:
             self._drop_open_payloads()
-        sealed = {student: max(sealed_steps(self._run_dir, student), default=0) for student in self._plan.students}
+        self._sealer.found = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
+        sealed = {student: max(steps, default=0) for student, steps in self._sealer.found.items()}
         initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
         began_again = Recovered(self._clock.wall_s(), found.redis_was_empty, sealed, initial)
         self._handle(began_again, None, self._narrator.taken_up(found, sealed))
