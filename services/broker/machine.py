@@ -76,22 +76,32 @@ def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, l
 def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, list[Command]]:
     """As `apply`, for a deployment that serves a run without going on with it: nothing is issued.
 
-    What work from before still brings is booked, since its report is acknowledged and does not come again.
+    What work from before still brings, and what people asked for then, is booked: its report is acknowledged and does
+    not come again. Nobody works on the run, so no time passes in it.
     """
+    if isinstance(event, Ticked):
+        return state, []
     state = state.model_copy(deep=True)
+    _skip_downtime(state, event.at)
     kept: list[Command] = []
     match event:
         case JobReported():
             kept = _record_job(state, event)
         case StepFinished():
             kept = [command for command in _record_step(state, plan, event) if isinstance(command, KeepRecord)]
+        case StepRefused():
+            _record_refusal(state, event)
+        case Controlled():
+            kept = _record_control(state, event)
+        case Asked():
+            kept = act_on(state, plan, event)
         case VersionServed():
             _record_served(state, event)
         case Recovered():
             state.served = {}
             if event.redis_was_empty:
                 rounds.reopen(state, event.sealed)
-    state.revision += 1
+    state.revision, state.at = state.revision + 1, event.at
     if not isinstance(event, Recovered | StepFinished):
         return state, kept
     served: list[Command] = [Serve(student, live, (live,)) for student, live in sorted(state.version.items())]
@@ -118,6 +128,17 @@ def count_batch(state: RunState, event: BatchWritten) -> RunState:
     return state
 
 
+def cannot_seal(state: RunState, student: str, reason: str) -> tuple[RunState, Announce]:
+    """The state where the open step's batch turned out to be unusable: the run stands, and tries again when resumed.
+    Part of the event that wanted it sealed."""
+    state = state.model_copy(deep=True)
+    for phase in state.phases:
+        if phase.student == student and phase.step is not None:
+            phase.step.sealed = False
+            _pause(state, f"the batch of step {phase.step.step} of student {student} cannot be used: {reason}")
+    return state, Announce(state.status, state.round, reason=f"paused: {state.paused}")
+
+
 def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
     match event:
         case JobReported():
@@ -129,7 +150,7 @@ def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
         case Ticked():
             _record_timeouts(state, plan, event.at)
         case StepRefused():
-            _pause(state, f"trainer-{event.student} cannot apply step {event.step}: {event.reason}")
+            _record_refusal(state, event)
         case Controlled():
             return _record_control(state, event)
         case Asked():
@@ -246,6 +267,10 @@ def _record_timeouts(state: RunState, plan: Plan, at: float) -> None:
                 add(state.tallies[phase.student].lost_feedback, "tutor_timeout", 1)
 
 
+def _record_refusal(state: RunState, event: StepRefused) -> None:
+    _pause(state, f"trainer-{event.student} cannot apply step {event.step}: {event.reason}")
+
+
 def _record_control(state: RunState, event: Controlled) -> list[Command]:
     """A run that ended stays as it ended."""
     if state.status in (Status.DONE, Status.FAILED):
@@ -256,7 +281,7 @@ def _record_control(state: RunState, event: Controlled) -> list[Command]:
         case "resume":
             if state.paused is not None:
                 state.paused = None
-                rounds.allow_again(state)
+                rounds.allow_again(state, event.at)
                 return [Announce(state.status, state.round, reason="resumed")]
         case "abort":
             state.failed = event.reason

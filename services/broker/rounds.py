@@ -5,7 +5,7 @@ twice. Both tutors are frozen at the round's start, so the phases of a round are
 each is frozen when its pupil's phase begins.
 """
 
-from services.broker.bookkeeping import enter, serve_set
+from services.broker.bookkeeping import end_stage, enter, serve_set
 from services.broker.commands import AnnounceGate, Command, Serve
 from services.broker.evaluations import evaluate
 from services.broker.gate import decide
@@ -98,10 +98,16 @@ def reopen(state: RunState, sealed: dict[str, int]) -> None:
             group.revised = on_disk
 
 
-def allow_again(state: RunState) -> None:
+def allow_again(state: RunState, at: float) -> None:
     """A person resumed the run: what was given up gets fresh attempts."""
     for phase in state.phases:
-        for group in phase.step.groups if phase.step else []:
+        step = phase.step
+        if step is not None and step.sealed and step.done_version is None:
+            # Its trainer may have refused it, and does not ask for it again. Sealing it once more adopts and announces
+            # the batch that is there; a trainer that has it in hand, or has applied it, gives the answer it gave.
+            end_stage(state, phase, "train", at)
+            step.sealed = False
+        for group in step.groups if step else []:
             if group.rollout.status is JobStatus.LOST:
                 group.rollout = JobState(attempt=group.rollout.attempt + 1)
     for evaluation in state.evals:

@@ -36,7 +36,7 @@ from services.broker.rendering import disagreement
 from services.broker.replicas import Replicas
 from services.broker.reports import ReportReader
 from services.broker.retention import VersionRetention
-from services.broker.sealer import Sealer
+from services.broker.sealer import Sealer, UnusableBatchError
 from shared.blobs.batches import sealed_steps
 from shared.blobs.local import LocalStore, atomic_write
 from shared.bus.janitor import Janitor
@@ -171,7 +171,7 @@ class Runner:
         at = self._clock.wall_s()
         beats = self._bus.heartbeats()
         reason = disagreement(self._plan.students, beats)
-        if reason is not None and self.state.paused is None:
+        if reason is not None and self._train and self.state.paused is None:
             self._handle_if_changed(Controlled(at, "pause", reason))
         for student in self._plan.students:
             live = self.state.version[student]
@@ -258,7 +258,14 @@ class Runner:
             if not isinstance(command, SealBatch):
                 continue
             phase = next(phase for phase in state.phases if phase.student == command.student)
-            sealed = self._sealer.seal(state, phase)
+            try:
+                sealed = self._sealer.seal(state, phase)
+            except UnusableBatchError as error:
+                # A broker that ended here would take the same event again, and end again.
+                log.error("batch cannot be used", student=command.student, step=command.step, error=str(error))
+                state, paused = machine.cannot_seal(state, command.student, str(error))
+                handling.events.append(self._narrator.announce(paused))
+                continue
             manifest = sealed.manifest
             written = BatchWritten(
                 self._clock.wall_s(),
