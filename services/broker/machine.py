@@ -310,13 +310,17 @@ def _adopt(state: RunState, event: Recovered) -> list[Command]:
 
 
 def _skip_downtime(state: RunState, at: float) -> None:
-    """Nothing worked between the last event and a restart: no stage is charged for it."""
-    downtime = max(0.0, at - state.at)
+    """Nothing worked between the last event and a restart: no stage is charged for it, and no tutor is late by it."""
+    downtime = at - state.at  # below 0 where the clock was set back meanwhile
     state.status_since += downtime
     for phase in state.phases:
-        if phase.step is not None:
-            phase.step.opened_at += downtime
-            phase.step.mark += downtime
+        if phase.step is None:
+            continue
+        phase.step.opened_at += downtime
+        phase.step.mark += downtime
+        for group in phase.step.groups:
+            if group.feedback.started_at is not None:
+                group.feedback.started_at += downtime
 
 
 def _pause(state: RunState, reason: str) -> None:
