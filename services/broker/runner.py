@@ -112,7 +112,7 @@ class Runner:
         self._replicas = Replicas(settings, bus)
         self._sealer = Sealer(plan.run, self._store, self._groups, problems.format.template_hash, fence)
         self._narrator = Narrator(clock, source=f"broker/{consumer}")
-        self._reports = ReportReader(settings, plan, problems, bus, self._groups, self._narrator, self._replicas)
+        self._reports = ReportReader(settings, plan, problems, self._groups, self._narrator, self._replicas)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
         self._basis = basis_of(settings, problems, run_dir)
         self._janitor = Janitor(bus, queues_of(plan.students))
