@@ -231,7 +231,8 @@ class Tally(StateModel):
 class RunState(StateModel):
     """Written by the broker alone. `version` and `steps` hold each student's live version and steps done.
 
-    at: broker's clock at the last event, seconds; what passes until a restart is nobody's working time.
+    at: broker's clock at the last event, seconds; what passes until a restart is nobody's working time, nor is it on
+    this clock while Redis is away, and setting the machine's clock does not move it.
     fence: the broker's fencing token, so that an emptied Redis cannot hand out an old one. acted: ids of the last
     acts of people, so that one that comes twice is done once.
     """
