@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from services.broker.config import evaluated
 from shared.contracts.run import Score, Split
 from shared.problems.manifest import ProblemSetManifest
+from shared.problems.problem import spread
 
 
 class StemRow(BaseModel):
@@ -42,7 +42,7 @@ def without_shared_stems(
         if len(tests) < 2:
             continue
         for domain, part in manifest.partitions["test"].domains.items():
-            kept = [at for at, name in enumerate(evaluated(part.ids, test_problems)) if name not in shared]
+            kept = [at for at, name in enumerate(spread(part.ids, test_problems)) if name not in shared]
             tested = len(tests[0].correct[domain])
             if len(kept) in (0, tested):
                 continue

@@ -12,6 +12,29 @@ class Clock(Protocol):
     def monotonic_s(self) -> float: ...
 
 
+class WorkingTime:
+    """What spans and deadlines that outlive a process are measured by: wall time that no setting of the clock moves.
+
+    It begins at the wall clock, goes on with the monotonic one, and can leave out a time in which nothing worked. It
+    never goes back.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead_s = clock.wall_s() - clock.monotonic_s()
+        self._asked_s = clock.monotonic_s()
+
+    def now_s(self) -> float:
+        """Seconds since the epoch."""
+        self._asked_s = self._clock.monotonic_s()
+        return self._ahead_s + self._asked_s
+
+    def skip(self) -> None:
+        """Go on from where it was when it was last asked."""
+        self._ahead_s -= self._clock.monotonic_s() - self._asked_s
+        self._asked_s = self._clock.monotonic_s()
+
+
 class SystemClock:
     """The machine's own clocks."""
 

@@ -13,10 +13,13 @@ from rich.table import Table
 
 from opcod.deployment import live_deployment
 from opcod.options import RUNS_DIR, RunsDir
+from services.broker.lookup import awaited
 from shared.bus.port import DeadLetter
 from shared.bus.redis import RedisBus
-from shared.contracts.envelope import Envelope
-from shared.errors import ConfigError
+from shared.contracts.envelope import Envelope, unwrap
+from shared.contracts.jobs import Job
+from shared.contracts.run import RunState
+from shared.errors import ConfigError, MalformedMessageError
 
 MOST = 1000
 SHOWN_BYTES = 4000
@@ -64,10 +67,12 @@ def show(entry_id: str, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) 
 
 @app.command("retry")
 def retry(ids: Ids, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> None:
-    """Put them back on their queues, with fresh attempts: mend the cause first."""
+    """Put them back on their queues, with fresh attempts: mend the cause first. A job that the run has given up is
+    refused: resuming the run makes it again."""
     with _bus(runs_dir, run_name) as bus:
         for entry_id in ids:
             letter = _find(bus, entry_id)
+            _check_awaited(bus, letter)
             if not bus.retry_dead_letter(entry_id):
                 raise _unknown(entry_id)
             typer.echo(f"{entry_id}: back on {letter.queue}")
@@ -98,6 +103,23 @@ def _find(bus: RedisBus, entry_id: str) -> DeadLetter:
         if letter.entry_id == entry_id:
             return letter
     raise _unknown(entry_id)
+
+
+def _check_awaited(bus: RedisBus, letter: DeadLetter) -> None:
+    """Raises ConfigError for a job whose result would be thrown away: its failure was counted when it was buried."""
+    try:
+        job = unwrap(letter.raw)
+    except MalformedMessageError:
+        return
+    state = bus.load_state()
+    if not isinstance(job, Job) or state is None or awaited(RunState.model_validate_json(state), job.id):
+        return
+    raise ConfigError(
+        f"expected a message that the run still waits for, got {job.kind.value} job {job.id}, which it has counted as "
+        f"failed: nobody would take its result. Rollouts and evaluations get fresh attempts when the run is resumed "
+        f"(`opcod run --resume {bus.keys.run}`, or POST /v1/runs/{bus.keys.run}/resume); feedback and revisions are "
+        f"done without. Then `opcod dlq drop {letter.entry_id}`"
+    )
 
 
 def _unknown(entry_id: str) -> ConfigError:

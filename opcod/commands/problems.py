@@ -8,7 +8,7 @@ from opcod.options import ConfigFile, Overrides, Preset, settings_from
 from services.broker.config import load_problems
 from shared.errors import ConfigError
 from shared.problems.manifest import manifest
-from shared.problems.problem import PARTITIONS
+from shared.problems.problem import PARTITIONS, spread
 
 app = typer.Typer(help="Look at the problems of a run's settings.", no_args_is_help=True)
 
@@ -36,5 +36,5 @@ def show(
     if domain is not None and domain not in found.domains:
         raise ConfigError(f"expected a domain of {', '.join(found.domains)}, got {domain!r}")
     chosen = [p for p in found.partition(partition) if domain is None or p.domain == domain]
-    for problem in chosen[:: max(1, len(chosen) // count)][:count]:
+    for problem in spread(chosen, count):
         typer.echo(f"{problem.id}\n  {problem.question}\n  answer: {problem.answer}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shared.config.settings import RunSettings
 from shared.contracts.messages import ChatMessage
-from shared.problems.problem import Problem, ProblemSet
+from shared.problems.problem import Problem, ProblemSet, spread
 
 CHARACTERS_A_TOKEN = 2.5
 """An estimate on the safe side: English has about 4, formulas fewer."""
@@ -67,5 +67,4 @@ def prompts_of(
 
 def _sample(problems: Sequence[Problem]) -> Sequence[Problem]:
     """Problems spread evenly over the set, and the one with the longest question."""
-    stride = -(-len(problems) // MEASURED_AT_MOST)
-    return [*problems[::stride], max(problems, key=lambda problem: len(problem.question))]
+    return [*spread(problems, MEASURED_AT_MOST), max(problems, key=lambda problem: len(problem.question))]

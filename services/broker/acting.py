@@ -2,13 +2,13 @@
 
 What always holds: an act that comes twice is done once; one that cannot be done any more is refused with the reason,
 and kept as refused; an exclusion is in the state before the batch is sealed, or not at all, so the batch agrees with
-what was told.
+what was told; and it never falls on another text than the one it was made for.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from services.broker.commands import Command, KeepAct
+from services.broker.commands import Announce, Command, KeepAct
 from services.broker.events import Asked
 from services.broker.plan import Plan
 from services.broker.silencing import is_silenced, silence_now
@@ -47,6 +47,20 @@ def act_on(state: RunState, plan: Plan, event: Asked) -> list[Command]:
             assert group is not None
             group.excluded.append(exchange.sample)
     return kept
+
+
+def check_exclusions(state: RunState, phase: PhaseState, group: GroupState) -> list[Command]:
+    """An exclusion is of a text: where it was made again and came out as another one, it is taken back, and told."""
+    excluded_from, group.excluded_from = group.excluded_from, None
+    if phase.step is None or excluded_from in (None, group.feedback.output):
+        return []
+    keys = [
+        ExchangeRef(student=phase.student, step=phase.step.step, problem_id=group.problem_id, sample=sample).key
+        for sample in group.excluded
+    ]
+    group.excluded.clear()
+    reason = f"no longer excluded, since it was made again and is another text: {', '.join(keys)}"
+    return [Announce(state.status, state.round, reason)]
 
 
 def refusal_of(state: RunState, plan: Plan, act: Act, *, sealed: bool = False) -> Refusal | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from services.broker.plan import Plan, PlannedProblem
 from shared.config.settings import RunSettings
@@ -11,9 +10,7 @@ from shared.errors import ConfigError
 from shared.method.metrics import majority_baseline
 from shared.problems.formats import format_named
 from shared.problems.loading import problems_of
-from shared.problems.problem import Problem, ProblemSet
-
-Each = TypeVar("Each")
+from shared.problems.problem import Problem, ProblemSet, spread
 
 
 def load_problems(settings: RunSettings) -> ProblemSet:
@@ -68,19 +65,14 @@ def _planned(problems: tuple[Problem, ...]) -> tuple[PlannedProblem, ...]:
 
 
 def per_domain(problems: ProblemSet, partition: tuple[Problem, ...], limit: int | None) -> tuple[Problem, ...]:
-    """The first `limit` problems of each domain, domain by domain, spread evenly over the partition."""
+    """`limit` problems of each domain, domain by domain, spread evenly over the partition. Raises ConfigError."""
     chosen: list[Problem] = []
     for domain in problems.domains:
         of_domain = [problem for problem in partition if problem.domain == domain]
         if limit is not None and limit > len(of_domain):
             raise ConfigError(f"expected at least {limit} problems of {domain} to evaluate on, got {len(of_domain)}")
-        chosen += evaluated(of_domain, limit)
+        chosen += spread(of_domain, limit)
     return tuple(chosen)
-
-
-def evaluated(of_domain: Sequence[Each], limit: int | None) -> Sequence[Each]:
-    """What an evaluation takes of one domain's problems: `limit` of them, spread evenly, or all."""
-    return of_domain[:: len(of_domain) // limit][:limit] if limit else of_domain
 
 
 def majority_by_domain(problems: Sequence[Problem], domains: Sequence[str]) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""What can happen to a run, as the state machine sees it. `at`: broker's clock, seconds since the epoch."""
+"""What can happen to a run, as the state machine sees it. `at`: the broker's `WorkingTime`, seconds since the
+epoch."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,10 +1,16 @@
-"""Reading the groups of a step back: from the payloads that the students stored, or from the sealed batch."""
+"""Reading the groups of a step back: from the payloads that the students stored, or from the sealed batch.
 
-from collections.abc import Collection
+What always holds: payloads and sealed batches never change, so each is read once, and again only when more than what
+is kept came between.
+"""
 
-from services.broker.lookup import group_job_id
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from services.broker.lookup import group_job_id, open_step
+from services.broker.recent import Recent
 from services.broker.sealing import adopt, build_group, is_sealed
-from services.broker.tutoring import exchanges
+from services.broker.tutoring import Exchange, exchanges
 from shared.blobs.batches import read_group
 from shared.blobs.local import LocalStore
 from shared.bus.keys import output_field, step_payloads
@@ -17,6 +23,20 @@ from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState
 from shared.errors import OpcodError
 from shared.problems.problem import ProblemSet
 
+KEPT_TOKENS = 2_000_000
+"""Of the outputs that are kept; measured 70 bytes each as Python objects, so 140 MB."""
+
+KEPT_GROUPS = 256
+"""Whose feedback is kept judged: both students' open steps at the paper's size."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """A rollout as its revision finds it. told: the prompt of the revision holds the tutor's feedback."""
+
+    right: bool
+    told: bool
+
 
 class GroupReader:
     """All methods raise StorageError when a payload or file is missing or not what was reported."""
@@ -28,6 +48,9 @@ class GroupReader:
         self._problems = problems
         self._bus = bus
         self._store = store
+        self._outputs: Recent[str, JobOutput] = Recent(KEPT_TOKENS, _tokens)
+        self._exchanges: Recent[tuple[str, str | None, str | None], list[Exchange]] = Recent(KEPT_GROUPS)
+        self._before: Recent[tuple[str, int, str], tuple[Before, ...]] = Recent(KEPT_GROUPS)
 
     def rollouts(self, state: RunState, student: str, problem_id: str) -> PromptOutput:
         """Of the student's open step."""
@@ -41,7 +64,10 @@ class GroupReader:
 
     def revised(self, state: RunState, student: str, problem_id: str) -> BatchGroup:
         """The group as its revisions see it: with all feedback that was let through, also what is excluded since."""
-        return self._built(state, student, problem_id, ())
+        group = self._built(state, student, problem_id, ())
+        phase, _ = _find(state, student, problem_id)
+        self._before.get((student, open_step(phase), problem_id), lambda: _before(group.samples))
+        return group
 
     def _built(self, state: RunState, student: str, problem_id: str, excluded: Collection[int]) -> BatchGroup:
         phase, group = _find(state, student, problem_id)
@@ -50,8 +76,7 @@ class GroupReader:
         told = None
         if group.tutored:
             came = group.feedback.status is JobStatus.DONE
-            feedback = self.output(state, phase, group, JobKind.FEEDBACK) if came else None
-            told = exchanges(rollouts, feedback, problem, self._problems.format, share_identical=self._share_identical)
+            told = self.exchanges(state, phase, group, group.feedback.output if came else None)
         return build_group(
             problem,
             rollouts,
@@ -62,12 +87,29 @@ class GroupReader:
             excluded=excluded,
         )
 
-    def samples(self, state: RunState, student: str, step: int, problem_id: str) -> tuple[BatchSample, ...]:
-        """Of a group with revisions, whose step may be sealed and closed already."""
-        sealed = adopt(self._store, student, step, state.run)
-        if sealed is not None:
-            return read_group(self._store, sealed.manifest, problem_id).samples
-        return self.revised(state, student, problem_id).samples
+    def exchanges(self, state: RunState, phase: PhaseState, group: GroupState, feedback: str | None) -> list[Exchange]:
+        """What the tutor said of each rollout, judged. feedback: sha256 of its output, None if there is none."""
+
+        def judged() -> list[Exchange]:
+            rollouts = self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
+            output = None if feedback is None else self.read(_ref(state, phase, group, JobKind.FEEDBACK, feedback))
+            problem, format_ = self._problems.by_id(group.problem_id), self._problems.format
+            return exchanges(rollouts, output, problem, format_, share_identical=self._share_identical)
+
+        return self._exchanges.get((group.problem_id, group.rollout.output, feedback), judged)
+
+    def before(self, state: RunState, student: str, step: int, problem_id: str) -> tuple[Before, ...]:
+        """The rollouts of a group with revisions, whose step may be sealed and closed already."""
+
+        def found() -> tuple[Before, ...]:
+            sealed = adopt(self._store, student, step, state.run)
+            if sealed is None:
+                samples = self.revised(state, student, problem_id).samples
+            else:
+                samples = read_group(self._store, sealed.manifest, problem_id).samples
+            return _before(samples)
+
+        return self._before.get((student, step, problem_id), found)
 
     def sealed(self, student: str, step: int) -> bool:
         """Whether the step's batch lies on disk, which the state may not know yet."""
@@ -75,11 +117,27 @@ class GroupReader:
 
     def output(self, state: RunState, phase: PhaseState, group: GroupState, kind: JobKind) -> JobOutput:
         sha256 = group.job(kind).output
-        if phase.step is None or sha256 is None:
+        if sha256 is None:
             raise OpcodError(f"{kind.value} of {group.problem_id} has no result yet")
-        field = output_field(group_job_id(state, phase, group, kind))
-        ref = PayloadRef(key=step_payloads(phase.student, phase.step.step), field=field, sha256=sha256)
-        return unpack(ref, self._bus.get_payload(ref), JobOutput)
+        return self.read(_ref(state, phase, group, kind, sha256))
+
+    def read(self, ref: PayloadRef) -> JobOutput:
+        """Raises MalformedMessageError as well, if the payload holds no output."""
+        return self._outputs.get(ref.sha256, lambda: unpack(ref, self._bus.get_payload(ref), JobOutput))
+
+
+def _before(samples: Sequence[BatchSample]) -> tuple[Before, ...]:
+    return tuple(Before(sample.reward == 1.0, sample.told) for sample in samples)
+
+
+def _ref(state: RunState, phase: PhaseState, group: GroupState, kind: JobKind, sha256: str) -> PayloadRef:
+    field = output_field(group_job_id(state, phase, group, kind))
+    return PayloadRef(key=step_payloads(phase.student, open_step(phase)), field=field, sha256=sha256)
+
+
+def _tokens(output: JobOutput) -> int:
+    samples = [sample for prompt in output.prompts for sample in prompt.samples]
+    return sum(len(sample.token_ids) for sample in samples) + sum(len(each.prompt_token_ids) for each in output.prompts)
 
 
 def _find(state: RunState, student: str, problem_id: str) -> tuple[PhaseState, GroupState]:

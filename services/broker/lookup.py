@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from shared.contracts.ids import eval_job_id, job_id
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import EvalState, GroupState, JobState, PhaseState, Revision, RunState
+from shared.errors import OpcodError
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,28 @@ def find(state: RunState, id_: str) -> Target | None:
     return None
 
 
-def group_job_id(state: RunState, phase: PhaseState, group: GroupState, kind: JobKind) -> str:
-    """Id of the group's present attempt. Raises ValueError when the phase has no open step."""
+def awaited(state: RunState, id_: str) -> Target | None:
+    """What the job is about if its result is still waited for: one that came already, or was given up, is not."""
+    target = find(state, id_)
+    match target:
+        case GroupTarget(group=group, kind=kind):
+            return target if group.job(kind).open else None
+        case EvalTarget():
+            return target if target.chunk.open else None
+    return target
+
+
+def open_step(phase: PhaseState) -> int:
+    """The number of the phase's open step. Raises OpcodError when it has none."""
     if phase.step is None:
-        raise ValueError(f"the phase of student {phase.student} has no open step")
+        raise OpcodError(f"the phase of student {phase.student} has no open step")
+    return phase.step.step
+
+
+def group_job_id(state: RunState, phase: PhaseState, group: GroupState, kind: JobKind) -> str:
+    """Id of the group's present attempt. Raises OpcodError when the phase has no open step."""
     attempt = group.job(kind).attempt
-    return job_id(state.round, phase.student, phase.step.step, group.problem_id, kind.value, attempt)
+    return job_id(state.round, phase.student, open_step(phase), group.problem_id, kind.value, attempt)
 
 
 def chunk_job_id(evaluation: EvalState, index: int) -> str:

@@ -10,7 +10,7 @@ version other than the one its rollouts were drawn from.
 """
 
 from services.broker import alarms, rounds
-from services.broker.acting import act_on
+from services.broker.acting import act_on, check_exclusions
 from services.broker.bookkeeping import add, end_stage, enter, serve_set
 from services.broker.commands import Announce, AnnounceScore, Command, KeepRecord, Serve
 from services.broker.events import (
@@ -76,22 +76,32 @@ def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, l
 def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, list[Command]]:
     """As `apply`, for a deployment that serves a run without going on with it: nothing is issued.
 
-    What work from before still brings is booked, since its report is acknowledged and does not come again.
+    What work from before still brings, and what people asked for then, is booked: its report is acknowledged and does
+    not come again. Nobody works on the run, so no time passes in it.
     """
+    if isinstance(event, Ticked):
+        return state, []
     state = state.model_copy(deep=True)
+    _skip_downtime(state, event.at)
     kept: list[Command] = []
     match event:
         case JobReported():
-            _record_job(state, event)
+            kept = _record_job(state, event)
         case StepFinished():
             kept = [command for command in _record_step(state, plan, event) if isinstance(command, KeepRecord)]
+        case StepRefused():
+            _record_refusal(state, event)
+        case Controlled():
+            kept = _record_control(state, event)
+        case Asked():
+            kept = act_on(state, plan, event)
         case VersionServed():
             _record_served(state, event)
         case Recovered():
             state.served = {}
             if event.redis_was_empty:
                 rounds.reopen(state, event.sealed)
-    state.revision += 1
+    state.revision, state.at = state.revision + 1, event.at
     if not isinstance(event, Recovered | StepFinished):
         return state, kept
     served: list[Command] = [Serve(student, live, (live,)) for student, live in sorted(state.version.items())]
@@ -118,10 +128,21 @@ def count_batch(state: RunState, event: BatchWritten) -> RunState:
     return state
 
 
+def cannot_seal(state: RunState, student: str, reason: str) -> tuple[RunState, Announce]:
+    """The state where the open step's batch turned out to be unusable: the run stands, and tries again when resumed.
+    Part of the event that wanted it sealed."""
+    state = state.model_copy(deep=True)
+    for phase in state.phases:
+        if phase.student == student and phase.step is not None:
+            phase.step.sealed = False
+            _pause(state, f"the batch of step {phase.step.step} of student {student} cannot be used: {reason}")
+    return state, Announce(state.status, state.round, reason=f"paused: {state.paused}")
+
+
 def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
     match event:
         case JobReported():
-            _record_job(state, event)
+            return _record_job(state, event)
         case StepFinished():
             return _record_step(state, plan, event)
         case VersionServed():
@@ -129,7 +150,7 @@ def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
         case Ticked():
             _record_timeouts(state, plan, event.at)
         case StepRefused():
-            _pause(state, f"trainer-{event.student} cannot apply step {event.step}: {event.reason}")
+            _record_refusal(state, event)
         case Controlled():
             return _record_control(state, event)
         case Asked():
@@ -139,8 +160,9 @@ def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
     return []
 
 
-def _record_job(state: RunState, event: JobReported) -> None:
+def _record_job(state: RunState, event: JobReported) -> list[Command]:
     """Books a report of a job that is still open; any other (late, repeated, stale) changes nothing."""
+    commands: list[Command] = []
     target = find(state, event.job_id)
     match target:
         case GroupTarget(group=group, kind=kind) if group.job(kind).open:
@@ -149,6 +171,8 @@ def _record_job(state: RunState, event: JobReported) -> None:
                 _end_rollouts(state, target.phase, event.at)
             elif event.outcome == "failed":
                 add(state.tallies[target.student].lost_feedback, "failed", 1)
+            elif event.outcome == "done":
+                commands = check_exclusions(state, target.phase, group)
         case EvalTarget() if target.chunk.open:
             _settle(target.chunk, event)
             if event.outcome == "done":
@@ -161,11 +185,12 @@ def _record_job(state: RunState, event: JobReported) -> None:
             for count in event.revised:
                 _count_revisions(state.tallies[target.student], count)
         case _:
-            return
+            return []
     if event.kind is not None:
         tally = state.tallies[target.student]
         add(tally.output_tokens, event.kind.value, event.output_tokens)
         add(tally.engine_seconds, event.kind.value, event.engine_seconds)
+    return commands
 
 
 def _count_revisions(tally: Tally, count: RevisionCount) -> None:
@@ -242,6 +267,10 @@ def _record_timeouts(state: RunState, plan: Plan, at: float) -> None:
                 add(state.tallies[phase.student].lost_feedback, "tutor_timeout", 1)
 
 
+def _record_refusal(state: RunState, event: StepRefused) -> None:
+    _pause(state, f"trainer-{event.student} cannot apply step {event.step}: {event.reason}")
+
+
 def _record_control(state: RunState, event: Controlled) -> list[Command]:
     """A run that ended stays as it ended."""
     if state.status in (Status.DONE, Status.FAILED):
@@ -252,7 +281,7 @@ def _record_control(state: RunState, event: Controlled) -> list[Command]:
         case "resume":
             if state.paused is not None:
                 state.paused = None
-                rounds.allow_again(state)
+                rounds.allow_again(state, event.at)
                 return [Announce(state.status, state.round, reason="resumed")]
         case "abort":
             state.failed = event.reason
@@ -281,13 +310,17 @@ def _adopt(state: RunState, event: Recovered) -> list[Command]:
 
 
 def _skip_downtime(state: RunState, at: float) -> None:
-    """Nothing worked between the last event and a restart: no stage is charged for it."""
-    downtime = max(0.0, at - state.at)
+    """Nothing worked between the last event and a restart: no stage is charged for it, and no tutor is late by it."""
+    downtime = at - state.at  # below 0 where the clock was set back meanwhile
     state.status_since += downtime
     for phase in state.phases:
-        if phase.step is not None:
-            phase.step.opened_at += downtime
-            phase.step.mark += downtime
+        if phase.step is None:
+            continue
+        phase.step.opened_at += downtime
+        phase.step.mark += downtime
+        for group in phase.step.groups:
+            if group.feedback.started_at is not None:
+                group.feedback.started_at += downtime
 
 
 def _pause(state: RunState, reason: str) -> None:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from services.broker import revisions
 from services.broker.commands import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence, KeepAct
+from services.broker.lookup import open_step
 from services.broker.recovery import Recovered
 from services.broker.tutoring import Exchange
 from shared.blobs.batches import batch_directory
@@ -30,7 +31,6 @@ from shared.contracts.events import (
 from shared.contracts.jobs import JobDone, PromptOutput
 from shared.contracts.run import PhaseState
 from shared.contracts.weights import StepDone, VersionLoaded
-from shared.errors import OpcodError
 from shared.problems.problem import Problem
 
 SHOWN_CHARS = 1200
@@ -227,12 +227,6 @@ def change(before: bool, after: bool) -> Change:
     if before == after:
         return "same"
     return "fixed" if after else "broke"
-
-
-def open_step(phase: PhaseState) -> int:
-    if phase.step is None:
-        raise OpcodError(f"the phase of student {phase.student} has no open step")
-    return phase.step.step
 
 
 def _shown(text: str | None) -> str | None:

@@ -2,9 +2,12 @@
 
 Addresses come from the students' own heartbeats on the run's Redis, never from a client. Every call carries the id of
 the request that it is made for; when that request's client goes away, the call is cancelled and its connection closed.
+Replicas of a student share the calls by the slots that they have free.
 """
 
-from collections.abc import AsyncIterator, Callable
+import itertools
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -117,7 +120,7 @@ class Peers:
     @asynccontextmanager
     async def _sent(self, student: str, path: str, body: BaseModel) -> AsyncIterator[httpx2.Response]:
         """The head of its answer, which is a 200; the body is still to be read."""
-        url = await self._url(student)
+        url = await self._url(student, body.model if isinstance(body, ChatRequest) else student)
         json = body.model_dump(mode="json", by_alias=True, exclude_none=True)
         async with self._client() as client:
             try:
@@ -142,7 +145,7 @@ class Peers:
             verify=self._tls,
         )
 
-    async def _url(self, student: str) -> str:
+    async def _url(self, student: str, model: str) -> str:
         """A student that has just become ready says so with its next heartbeat: wait for that one."""
         self.require(student)
         patience_s = 2 * self._settings.bus.heartbeat_s
@@ -150,7 +153,11 @@ class Peers:
             on=UnavailableError, attempts=None, timeout=patience_s, wait_initial=0.1, wait_max=0.5
         ):
             with attempt:
-                return _replica_url(student, await self._calls.make(self._bus.heartbeats))
+                beats = await self._calls.make(self._bus.heartbeats)
+                chosen = choose_replica(_replicas(student, beats), model, random.random())
+                if chosen is None or chosen.url is None:
+                    raise UnavailableError(f"student {student} is not up; look at `opcod status`")
+                return chosen.url
         raise AssertionError("retry_context ends with a return or an error")
 
 
@@ -159,11 +166,18 @@ def _replicas(student: str, beats: list[Heartbeat]) -> list[Heartbeat]:
     return sorted(alive, key=lambda beat: beat.replica)
 
 
-def _replica_url(student: str, beats: list[Heartbeat]) -> str:
-    for beat in _replicas(student, beats):
-        if beat.url is not None:
-            return beat.url
-    raise UnavailableError(f"student {student} is not up; look at `opcod status`")
+def choose_replica(replicas: Sequence[Heartbeat], model: str, draw: float) -> Heartbeat | None:
+    """The replica that is asked, None if none can be. draw: uniform in [0, 1).
+
+    Of those that hold the model, if it is a version; each as often as it has slots free. Not simply the one with the
+    most: its next heartbeat is seconds away, and until then it would get every call.
+    """
+    reached = [beat for beat in replicas if beat.url is not None]
+    able = [beat for beat in reached if model in beat.versions] or reached
+    free = [max(beat.free_slots or 0, 0) for beat in able]
+    weights = free if any(free) else [1] * len(able)
+    mark = draw * sum(weights)
+    return next((beat for beat, upto in zip(able, itertools.accumulate(weights), strict=True) if mark < upto), None)
 
 
 def _refusal(student: str, path: str, status: int, text: str) -> OpcodError:

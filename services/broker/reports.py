@@ -19,14 +19,12 @@ from services.broker.events import (
 )
 from services.broker.grading import grade_evaluation, rewards
 from services.broker.groups import GroupReader
-from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, find
+from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
 from services.broker.narration import Narrator
 from services.broker.plan import Plan
 from services.broker.replicas import Replicas
 from services.broker.revisions import Revised, count_group
-from services.broker.tutoring import distinct, exchanges
-from shared.bus.payloads import unpack
-from shared.bus.port import Bus
+from services.broker.tutoring import distinct
 from shared.config.settings import RunSettings
 from shared.contracts.acting import Act, ActAsked, ExchangeAct
 from shared.contracts.control import Control
@@ -57,7 +55,6 @@ class ReportReader:
         settings: RunSettings,
         plan: Plan,
         problems: ProblemSet,
-        bus: Bus,
         groups: GroupReader,
         narrator: Narrator,
         replicas: Replicas,
@@ -65,7 +62,6 @@ class ReportReader:
         self._settings = settings
         self._plan = plan
         self._problems = problems
-        self._bus = bus
         self._groups = groups
         self._narrator = narrator
         self._replicas = replicas
@@ -113,13 +109,13 @@ class ReportReader:
         return Report(event, [self._narrator.applied(done, state.round)] if news else [])
 
     def _job(self, done: JobDone, state: RunState, at: float) -> Report | None:
-        target = find(state, done.job_id)
-        if target is None or not _expected(target):
+        target = awaited(state, done.job_id)
+        if target is None:
             return None
         if done.outcome == "failed" or done.output is None:
             return self._failed(done, at, done.error or "no reason given")
         try:
-            output = unpack(done.output, self._bus.get_payload(done.output), JobOutput)
+            output = self._groups.read(done.output)
             _check_shape(output, done.job_id, self._shape(target, state))
             report = JobReported(
                 at,
@@ -154,15 +150,15 @@ class ReportReader:
                 rewarded = rewards(output.prompts[0], problem, self._problems.format)
                 return Report(report, [self._narrator.graded(target.phase, state.round, problem, rewarded)])
             case GroupTarget():
-                return Report(report, self._feedback(target, output, state))
+                return Report(report, self._feedback(target, report.output, state))
 
     def _shape(self, target: Target, state: RunState) -> list[int]:
         """Samples that the job was asked for, prompt by prompt."""
         match target:
             case EvalTarget(evaluation=evaluation):
                 return [evaluation.samples] * len(self._plan.chunk(evaluation.split, target.index))
-            case RevisionTarget(revision=revision):
-                return [1] * len(self._groups.samples(state, target.student, revision.step, revision.problem_id))
+            case RevisionTarget():
+                return [1] * self._settings.rollout.samples
             case GroupTarget(kind=JobKind.ROLLOUT):
                 return [self._settings.rollout.samples]
             case GroupTarget():
@@ -171,41 +167,29 @@ class ReportReader:
                 texts, _ = distinct(answers, share_identical=self._settings.feedback.share_identical)
                 return [1] * len(texts)
 
-    def _feedback(self, target: GroupTarget, output: JobOutput, state: RunState) -> list[Event]:
+    def _feedback(self, target: GroupTarget, output: str | None, state: RunState) -> list[Event]:
         problem = self._problems.by_id(target.group.problem_id)
         rollouts = self._groups.output(state, target.phase, target.group, JobKind.ROLLOUT).prompts[0]
-        share_identical = self._settings.feedback.share_identical
-        told = exchanges(rollouts, output, problem, self._problems.format, share_identical=share_identical)
+        told = self._groups.exchanges(state, target.phase, target.group, output)
         graded = rewards(rollouts, problem, self._problems.format)
         return self._narrator.feedback(target.phase, state.round, problem, rollouts, graded, told)
 
     def _revision(self, report: JobReported, target: RevisionTarget, output: JobOutput, state: RunState) -> Report:
         revision = target.revision
         problem = self._problems.by_id(revision.problem_id)
-        samples = self._groups.samples(state, target.student, revision.step, revision.problem_id)
+        rollouts = self._groups.before(state, target.student, revision.step, revision.problem_id)
         revised = [
             Revised(
-                before=sample.reward == 1.0,
+                before=rollout.right,
                 after=rewards(answered, problem, self._problems.format)[0] == 1.0,
-                told=sample.told,
+                told=rollout.told,
             )
-            for sample, answered in zip(samples, output.prompts, strict=True)
+            for rollout, answered in zip(rollouts, output.prompts, strict=True)
         ]
         counts = count_group(revised, round_=state.round, tutor=target.phase.tutor)
         texts = [answered.samples[0].text for answered in output.prompts]
         events = self._narrator.revised(target.student, state.round, revision.step, problem.id, revised, texts)
         return Report(replace(report, revised=counts), events)
-
-
-def _expected(target: Target) -> bool:
-    """Whether the job is still open: a result that came already, or was given up, is not read again."""
-    match target:
-        case GroupTarget(group=group, kind=kind):
-            return group.job(kind).open
-        case EvalTarget():
-            return target.chunk.open
-        case RevisionTarget():
-            return True
 
 
 def _check_shape(output: JobOutput, job_id: str, wanted: Sequence[int]) -> None:

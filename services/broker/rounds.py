@@ -5,7 +5,7 @@ twice. Both tutors are frozen at the round's start, so the phases of a round are
 each is frozen when its pupil's phase begins.
 """
 
-from services.broker.bookkeeping import enter, serve_set
+from services.broker.bookkeeping import end_stage, enter, serve_set
 from services.broker.commands import AnnounceGate, Command, Serve
 from services.broker.evaluations import evaluate
 from services.broker.gate import decide
@@ -90,16 +90,24 @@ def reopen(state: RunState, sealed: dict[str, int]) -> None:
         phase.step.sealed = False
         on_disk = sealed.get(phase.student, 0) >= phase.step.step
         for group in phase.step.groups:
+            if group.excluded and not on_disk:
+                group.excluded_from = group.feedback.output or group.excluded_from
             # A batch that is on disk is adopted by sealing it again; its payloads are not needed.
             group.rollout = JobState(status=JobStatus.DONE if on_disk else JobStatus.NONE)
             group.feedback = JobState(status=JobStatus.DONE if on_disk else JobStatus.NONE)
             group.revised = on_disk
 
 
-def allow_again(state: RunState) -> None:
+def allow_again(state: RunState, at: float) -> None:
     """A person resumed the run: what was given up gets fresh attempts."""
     for phase in state.phases:
-        for group in phase.step.groups if phase.step else []:
+        step = phase.step
+        if step is not None and step.sealed and step.done_version is None:
+            # Its trainer may have refused it, and does not ask for it again. Sealing it once more adopts and announces
+            # the batch that is there; a trainer that has it in hand, or has applied it, gives the answer it gave.
+            end_stage(state, phase, "train", at)
+            step.sealed = False
+        for group in step.groups if step else []:
             if group.rollout.status is JobStatus.LOST:
                 group.rollout = JobState(attempt=group.rollout.attempt + 1)
     for evaluation in state.evals:

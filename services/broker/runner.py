@@ -3,9 +3,11 @@
 One event is one commit: the new state, the jobs it leads to and the acknowledgement of the event move
 together, so a broker that is killed anywhere takes the same event again and arrives at the same state.
 Files (sealed batches) are written before the commit, and adopted if they are there already.
+A commit whose answer is lost may be stored or not: the very same one is sent again before anything else is handled.
 """
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +38,13 @@ from services.broker.rendering import disagreement
 from services.broker.replicas import Replicas
 from services.broker.reports import ReportReader
 from services.broker.retention import VersionRetention
-from services.broker.sealer import Sealer
+from services.broker.sealer import Sealer, UnusableBatchError
 from shared.blobs.batches import sealed_steps
 from shared.blobs.local import LocalStore, atomic_write
 from shared.bus.janitor import Janitor
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payloads, train
 from shared.bus.port import Bus, Commit, Delivery
-from shared.clock import Clock
+from shared.clock import Clock, WorkingTime
 from shared.config.settings import RunSettings
 from shared.contracts.acting import act_record
 from shared.contracts.diagnostics import BatchRewards
@@ -64,12 +66,21 @@ log = structlog.get_logger()
 
 @dataclass
 class Handling:
-    """What one event leads to, until it is committed."""
+    """What one event leads to, while it is put together."""
 
     out: Outgoing
     events: list[Event]
     serve: list[tuple[str, str]]
     forget: list[str]
+
+
+@dataclass(frozen=True)
+class Handled:
+    """A commit, and what is done when it is stored: the new state, and the payloads that nobody needs any more."""
+
+    commit: Commit
+    state: RunState
+    forget: Sequence[str]
 
 
 class Runner:
@@ -92,25 +103,29 @@ class Runner:
         self._bus = bus
         self._run_dir = run_dir
         self._clock = clock
+        self._time = WorkingTime(clock)
         self._consumer = consumer
         self._fence = fence
         self._train = train
         self._store = LocalStore(run_dir)
         self._groups = GroupReader(settings, problems, bus, self._store)
         self._replicas = Replicas(settings, bus)
-        self._sealer = Sealer(plan.run, self._store, self._groups, problems.format.template_hash)
+        self._sealer = Sealer(plan.run, self._store, self._groups, problems.format.template_hash, fence)
         self._narrator = Narrator(clock, source=f"broker/{consumer}")
-        self._reports = ReportReader(settings, plan, problems, bus, self._groups, self._narrator, self._replicas)
+        self._reports = ReportReader(settings, plan, problems, self._groups, self._narrator, self._replicas)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
         self._basis = basis_of(settings, problems, run_dir)
         self._janitor = Janitor(bus, queues_of(plan.students))
         self._retention = VersionRetention(settings.retention, run_dir, plan.students)
         self._next_tick_s = 0.0
         self._next_sweep_s = 0.0
+        self._deadlines_due = False
         self._rebuilding = False
         self._unsaved = False
+        self._taken: deque[Delivery] = deque()
+        self._unanswered: Handled | None = None
         self.problem: str | None = None
-        self.state = machine.new_run(plan, incarnation=0, at=clock.wall_s())
+        self.state = machine.new_run(plan, incarnation=0, at=self._time.now_s())
 
     # Starting and looping ------------------------------------------------------------------------------
     def recover(self) -> None:
@@ -122,10 +137,11 @@ class Runner:
         self._rebuilding = found.redis_was_empty
         if found.redis_was_empty:
             self._drop_open_payloads()
-        sealed = {student: max(sealed_steps(self._run_dir, student), default=0) for student in self._plan.students}
+        self._sealer.found = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
+        sealed = {student: max(steps, default=0) for student, steps in self._sealer.found.items()}
         initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
-        began_again = Recovered(self._clock.wall_s(), found.redis_was_empty, sealed, initial)
-        self._handle(began_again, None, self._narrator.taken_up(found, sealed))
+        began_again = Recovered(self._time.now_s(), found.redis_was_empty, sealed, initial)
+        self._handle(began_again, self._narrator.taken_up(found, sealed))
         self._rebuilding = False
 
     def _drop_open_payloads(self) -> None:
@@ -139,64 +155,80 @@ class Runner:
     def loop(self, stopping: threading.Event, lost: threading.Event) -> None:
         """Handle reports until `stopping`, or until the lease is `lost`.
 
-        A Redis that does not answer is waited for, as is a disk that is full; a Redis that came back empty is filled
-        again from the files.
+        A Redis that does not answer is waited for, as is a disk that is full, and that time counts for nothing: reports
+        of what was done meanwhile are still on their way. A Redis that came back empty has lost the lease, too: whoever
+        takes the run up next fills it again. Raises FencedError where a commit finds that out first.
         """
         while not stopping.is_set() and not lost.is_set():
             try:
-                if self._bus.load_state() is None:
-                    log.warning("redis has lost the run's data; rebuilding it from the files")
-                    self.recover()
                 self._turn()
                 self.problem = None
             except (UnavailableError, WriteError) as error:
                 self.problem = str(error)
                 log.warning("the run stands still", error=str(error))
                 stopping.wait(TICK_S)
+                self._time.skip()
 
     def _turn(self) -> None:
+        self._finish()
         self._save()
-        for delivery in self._bus.take([(RESULTS, BROKER)], self._consumer, limit=TAKE, block_s=BLOCK_S):
-            self._handle_delivery(delivery)
+        if not self._taken:
+            self._taken.extend(self._bus.take([(RESULTS, BROKER)], self._consumer, limit=TAKE, block_s=BLOCK_S))
+        nothing_waits = not self._taken
+        while self._taken:
+            self._handle_delivery(self._taken[0])
         now = self._clock.monotonic_s()
         if now >= self._next_tick_s:
             self._next_tick_s = now + TICK_S
             self._tick()
+            self._deadlines_due = True
+        if self._deadlines_due and nothing_waits:
+            # Never before all reports are read: what is given up may have been done long ago.
+            self._deadlines_due = False
+            self._handle_if_changed(Ticked(self._time.now_s()))
         if now >= self._next_sweep_s:
             self._next_sweep_s = now + SWEEP_S
             self._janitor.sweep()
             self._retention.sweep(self.state)
 
     def _tick(self) -> None:
-        """Deadlines, versions that replicas hold without having said so since (their word was lost), and whether
-        student and trainer make the same of messages."""
-        at = self._clock.wall_s()
+        """Versions that replicas hold without having said so since (their word was lost), and whether student and
+        trainer make the same of messages."""
+        at = self._time.now_s()
         beats = self._bus.heartbeats()
         reason = disagreement(self._plan.students, beats)
-        if reason is not None and self.state.paused is None:
+        if reason is not None and self._train and self.state.paused is None:
             self._handle_if_changed(Controlled(at, "pause", reason))
         for student in self._plan.students:
             live = self.state.version[student]
             if self.state.served.get(student) == live:
                 continue
             if self._replicas.enough(student, live):
-                self._handle(VersionServed(at, student, live), None)
-        self._handle_if_changed(Ticked(at))
+                self._handle(VersionServed(at, student, live))
 
     # One event -----------------------------------------------------------------------------------------
     def _handle_delivery(self, delivery: Delivery) -> None:
-        report = self._reports.read(delivery.message, self.state, self._clock.wall_s())
+        """The first of those in hand. It leaves them once it is ended or its commit is made, so that one that the bus
+        fails at is handled again, and those behind it are not lost."""
+        report = self._reports.read(delivery.message, self.state, self._time.now_s())
         if report is None:
             self._bus.complete(delivery)
+            self._taken.popleft()
             return
-        self._handle(report.event, delivery, report.events)
+        handled = self._handled(report.event, delivery, report.events)
+        self._taken.popleft()
+        self._commit(handled)
 
     def _handle_if_changed(self, event: MachineEvent) -> None:
         state, commands = self._apply(event)
         if commands or _facts(state) != _facts(self.state):
-            self._handle(event, None)
+            self._handle(event)
 
-    def _handle(self, event: MachineEvent, delivery: Delivery | None, events: Sequence[Event] = ()) -> None:
+    def _handle(self, event: MachineEvent, events: Sequence[Event] = ()) -> None:
+        """An event of the broker's own."""
+        self._commit(self._handled(event, None, events))
+
+    def _handled(self, event: MachineEvent, delivery: Delivery | None, events: Sequence[Event]) -> Handled:
         state, commands = self._apply(event)
         handling = Handling(Outgoing(), list(events), [], [])
         self._execute(state, commands, handling)
@@ -204,30 +236,41 @@ class Runner:
         state.fence = self._fence
         if state.scores and not self.state.scores:
             keep_initial_scores(self._run_dir, state, self._basis)
-        fault_point("broker.before-commit")
-        self._bus.commit(
-            Commit(
-                fence=self._fence,
-                revision=state.revision,
-                state=state.model_dump_json(),
-                publish=handling.out.publish,
-                payloads=handling.out.payloads,
-                events=handling.events,
-                serve=handling.serve,
-                ack=delivery,
-                rebuild=self._rebuilding,
-            )
+        commit = Commit(
+            fence=self._fence,
+            revision=state.revision,
+            state=state.model_dump_json(),
+            publish=handling.out.publish,
+            payloads=handling.out.payloads,
+            events=handling.events,
+            serve=handling.serve,
+            ack=delivery,
+            rebuild=self._rebuilding,
         )
+        return Handled(commit, state, handling.forget)
+
+    def _commit(self, handled: Handled) -> None:
+        self._unanswered = handled
+        self._finish()
+
+    def _finish(self) -> None:
+        """Carry through what is made ready, first or once more. Raises UnavailableError: it is still to be done."""
+        if self._unanswered is None:
+            return
+        state = self._unanswered.state
+        fault_point("broker.before-commit")
+        self._bus.commit(self._unanswered.commit)
         fault_point("broker.after-commit")
         before, self.state = self.state, state
         self._unsaved = True
-        self._save()
         metrics.show(state, self._plan)
-        for key in handling.forget:
+        for key in self._unanswered.forget:
             self._bus.drop_payloads(key)
+        self._unanswered = None
         standing = _standing(state)
         if standing and standing != _standing(before):
             log.info("run stands", **standing)
+        self._save()
 
     def _save(self) -> None:
         """Write state.json, if it is older than what was committed. Raises WriteError; the next turn tries again."""
@@ -268,10 +311,17 @@ class Runner:
             if not isinstance(command, SealBatch):
                 continue
             phase = next(phase for phase in state.phases if phase.student == command.student)
-            sealed = self._sealer.seal(state, phase)
+            try:
+                sealed = self._sealer.seal(state, phase)
+            except UnusableBatchError as error:
+                # A broker that ended here would take the same event again, and end again.
+                log.error("batch cannot be used", student=command.student, step=command.step, error=str(error))
+                state, paused = machine.cannot_seal(state, command.student, str(error))
+                handling.events.append(self._narrator.announce(paused))
+                continue
             manifest = sealed.manifest
             written = BatchWritten(
-                self._clock.wall_s(),
+                state.at,
                 manifest.student,
                 manifest.step,
                 manifest.verdicts,

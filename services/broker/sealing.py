@@ -35,6 +35,7 @@ class StepHeader:
     tutor: str
     tutor_version: str | None
     template_hash: str
+    fence: int = 0
 
 
 def build_group(
@@ -145,6 +146,7 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         unique_share=_unique_share(ordered),
         verdicts=dict(sorted(verdicts.items())),
         groups_sha256=hashlib.sha256(lines).hexdigest(),
+        fence=header.fence,
     )
     directory = batch_directory(header.student, header.step)
     return Sealed(manifest, store.write_directory(directory, {GROUPS: lines}, manifest.model_dump_json().encode()))

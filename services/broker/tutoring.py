@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.contracts.jobs import JobOutput, PromptOutput
-from shared.method.anchoring import review_feedback
 from shared.problems.formats import ProblemFormat
 from shared.problems.problem import Problem
 
 LOST = "fb_none"
-FORMAL_REASONS = ("concept_tag", "blank")
-"""Removals that take nothing away from a reader."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +46,8 @@ def exchanges(
 
 def judge(raw: str, problem: Problem, format_: ProblemFormat) -> Exchange:
     """Verdict and sanitized text of one raw feedback (paper 3.3 and table 3)."""
-    verdict, delivered = format_.process_feedback(raw, problem)
-    review = review_feedback(raw, format_.anchor_text(problem))
-    removed = tuple(removal.text for removal in review.removals if removal.reason not in FORMAL_REASONS)
-    if review.delivered is not None:
-        removed += format_.reveals(review.delivered, problem)
-    return Exchange(verdict, raw, delivered, removed)
+    judged = format_.judge_feedback(raw, problem)
+    return Exchange(judged.verdict, raw, judged.delivered, judged.removed)
 
 
 def verdict_word(verdict: str) -> str:

@@ -126,15 +126,19 @@ class Consumer:
             self._held.remove(held)
         block_s = 0.0 if self._next() else BLOCK_S
         queue = (train(self._student), TRAINER)
+        foreign: list[Delivery] = []
         for delivery in self._bus.take([queue], self._name, limit=TAKE_LIMIT, block_s=block_s):
             sealed = delivery.message
             if not isinstance(sealed, BatchSealed) or sealed.student != self._student:
-                reason = f"expected BatchSealed of student {self._student}, got {sealed!r}"
-                self._bus.dead_letter(delivery, reason[:MAX_REASON_CHARS])
+                foreign.append(delivery)
                 continue
             if sealed.step > self._trainer.step + 1:
                 log.warning("batch came early, it waits", step=sealed.step, applied=self._trainer.step)
             self._held.append(Held(delivery, sealed, self._keeper.hold(delivery)))
+        # Last: a bus that does not answer here must not keep a batch of the same take from its turn.
+        for delivery in foreign:
+            reason = f"expected BatchSealed of student {self._student}, got {delivery.message!r}"
+            self._bus.dead_letter(delivery, reason[:MAX_REASON_CHARS])
         metrics.EARLY.set(sum(held.sealed.step > self._trainer.step + 1 for held in self._held))
 
     def _next(self) -> Held | None:

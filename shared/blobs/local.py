@@ -61,6 +61,19 @@ class LocalStore:
             )
         return hashlib.sha256(data).hexdigest()
 
+    def set_aside(self, name: str, mark: str) -> str:
+        """Rename a directory to `<mark>-…` beside its place, which is then free; returns its new name.
+
+        Raises StorageError if it cannot be done, or another one lies there.
+        """
+        parent, _, last = name.rpartition("/")
+        aside = f"{parent}/{mark}-{last}"
+        target = resolve(self.root, aside)
+        with storage_errors(target, 0):
+            resolve(self.root, name).rename(target)
+            sync_directory(target.parent)
+        return aside
+
     def exists(self, name: str) -> bool:
         """Whether `name` is a directory with a manifest."""
         return self._plain(name, MANIFEST).is_file()

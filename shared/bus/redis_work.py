@@ -92,6 +92,8 @@ class RedisWork:
                     taken += self._take_from((queue, group, consumer), limit - len(taken), newest)
             left_s = deadline - time.monotonic()
             if taken or left_s <= 0:
+                # Only now: what another queue's failure keeps from the caller is handed out again.
+                self._held.add(taken)
                 return taken
             self._wait(newest, min(left_s, WAIT_SLICE_S, self.lease_s / 4))
 
@@ -102,13 +104,11 @@ class RedisWork:
         arguments: list[Argument] = [group, consumer, limit, _ms(self.lease_s), *self._held.ids(*place)]
         last, entries = self.link.script("take", [stream, self.keys.attempts(queue)], arguments)
         newest[stream] = cast(bytes, last)
-        taken = [
+        return [
             delivery
             for entry_id, attempt, fields, refused_by in cast(list[tuple[bytes, int, list[bytes], bytes]], entries)
             if (delivery := self._decode(place, text(entry_id), attempt, fields, refused_by)) is not None
         ]
-        self._held.add(taken)
-        return taken
 
     def _decode(
         self, place: Place, entry_id: str, attempt: int, fields: Sequence[bytes], refused_by: bytes

@@ -53,6 +53,7 @@ class BatchManifest(Contract):
 
     reward_variance: squared standard error of the mean reward, over groups; 0.25, the largest, for a single group.
     unique_share: of the rollouts in groups that hold a wrong one, the share that are distinct; None if there are none.
+    fence: fencing token of the broker that sealed it, by which the next one knows its own; 0 where it is not told.
     """
 
     run: str
@@ -73,6 +74,7 @@ class BatchManifest(Contract):
     unique_share: float | None
     verdicts: dict[str, int]
     groups_sha256: str
+    fence: int = 0
 
 
 class BatchSealed(Message):

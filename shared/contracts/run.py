@@ -63,7 +63,8 @@ class JobState(StateModel):
 
 class GroupState(StateModel):
     """The jobs around one problem of a step. `tutored`: the gate lets the tutor speak on this problem. excluded:
-    samples whose feedback a person keeps out of training."""
+    samples whose feedback a person keeps out of training. excluded_from: the output that this feedback was in, while it
+    is made again."""
 
     problem_id: str
     tutored: bool
@@ -71,6 +72,7 @@ class GroupState(StateModel):
     feedback: JobState = Field(default_factory=JobState)
     revised: bool = False
     excluded: list[int] = Field(default_factory=list)
+    excluded_from: str | None = None
 
     def job(self, kind: JobKind) -> JobState:
         """Raises ValueError for a kind that is not tracked by group."""
@@ -229,7 +231,8 @@ class Tally(StateModel):
 class RunState(StateModel):
     """Written by the broker alone. `version` and `steps` hold each student's live version and steps done.
 
-    at: broker's clock at the last event, seconds; what passes until a restart is nobody's working time.
+    at: broker's clock at the last event, seconds; what passes until a restart is nobody's working time, nor is it on
+    this clock while Redis is away, and setting the machine's clock does not move it.
     fence: the broker's fencing token, so that an emptied Redis cannot hand out an old one. acted: ids of the last
     acts of people, so that one that comes twice is done once.
     """

@@ -143,12 +143,6 @@ def process(raw: str | None, problem: str) -> tuple[str, str | None]:
     return review.verdict, review.delivered
 
 
-def process_unanchored(raw: str | None) -> tuple[str, str | None]:
-    """The same for feedback from the naive prompt: sanitized and cut, nothing to validate; never raises."""
-    body = review_feedback(raw, "").body
-    return (FB_NONE, None) if body is None else (UNANCHORED, body)
-
-
 def review_feedback(raw: str | None, problem: str, *, substring: bool = False) -> Review:
     """The same with all that a person or a counter may want to see."""
     word = verdict(raw, problem, substring=substring)

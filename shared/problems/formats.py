@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError
 from shared.problems.integer import IntegerFormat
+from shared.problems.judgement import Judgement
 from shared.problems.mcq import McqFormat
 from shared.problems.naive import NaiveMcqFormat
 from shared.problems.problem import Problem
@@ -73,12 +74,12 @@ class ProblemFormat(Protocol):
         """The text that a feedback's concept must share a word with."""
         ...
 
-    def reveals(self, body: str, problem: Problem) -> tuple[str, ...]:
-        """What this format takes out of an anchored and sanitized feedback, beyond what every format does."""
+    def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:
+        """All that is decided about a raw feedback, from one review of it."""
         ...
 
     def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
-        """The verdict on a raw feedback, and the text the tutee may see (None if it is dropped)."""
+        """Verdict and delivered text of `judge_feedback`."""
         ...
 
 

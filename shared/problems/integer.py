@@ -12,10 +12,11 @@ import re
 
 from shared.contracts.messages import ChatMessage
 from shared.errors import shown
-from shared.method.anchoring import process
+from shared.method.anchoring import FB_NONE, review_feedback
 from shared.method.sanitizing import neutralise_control_tokens, shadow
-from shared.problems.integer_reveals import remove_integer_reveals, split_integer_reveals
+from shared.problems.integer_reveals import split_integer_reveals
 from shared.problems.integers import INTEGER_TEXT, canonical, same_integer
+from shared.problems.judgement import Judgement, removed_by
 from shared.problems.problem import Problem
 
 TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
@@ -113,19 +114,22 @@ class IntegerFormat:
         """The question."""
         return problem.question
 
-    def reveals(self, body: str, problem: Problem) -> tuple[str, ...]:
-        """See `ProblemFormat.reveals`: claimed results."""
-        return split_integer_reveals(body, problem.answer)[1]
+    def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:
+        """Verdict and clean text as everywhere, then without claimed results (`= 12.`, `answer is 12`)."""
+        review = review_feedback(raw, self.anchor_text(problem))
+        removed = removed_by(review)
+        if review.delivered is None:
+            return Judgement(review.verdict, None, removed)
+        left, revealed = split_integer_reveals(review.delivered, problem.answer)
+        kept = left.strip()
+        if not any(character.isalnum() for character in kept):
+            return Judgement(FB_NONE, None, removed + revealed)
+        return Judgement(review.verdict, kept, removed + revealed)
 
     def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
-        """Verdict and clean text as everywhere, then without claimed results (`= 12.`, `answer is 12`)."""
-        verdict, clean = process(raw, self.anchor_text(problem))
-        if clean is None:
-            return verdict, None
-        kept = remove_integer_reveals(clean, problem.answer).strip()
-        if not any(character.isalnum() for character in kept):
-            return "fb_none", None
-        return verdict, kept
+        """See `ProblemFormat.process_feedback`."""
+        judged = self.judge_feedback(raw, problem)
+        return judged.verdict, judged.delivered
 
 
 def _ends_in_operator(text: str) -> bool:

@@ -10,6 +10,7 @@ import re
 from shared.contracts.messages import ChatMessage
 from shared.errors import shown
 from shared.method import anchoring, grading, reprompt
+from shared.problems.judgement import Judgement, removed_by
 from shared.problems.problem import Problem
 
 _LETTER = re.compile(r"[A-Z]")
@@ -69,10 +70,12 @@ class McqFormat:
         """Stem and options, without the fixed last line."""
         return anchoring.without_instruction_line(problem.question)
 
-    def reveals(self, body: str, problem: Problem) -> tuple[str, ...]:  # noqa: ARG002  all of them are general
-        """See `ProblemFormat.reveals`."""
-        return ()
+    def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:
+        """See `anchoring.review_feedback`."""
+        review = anchoring.review_feedback(raw, self.anchor_text(problem))
+        return Judgement(review.verdict, review.delivered, removed_by(review))
 
     def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
-        """See `anchoring.process`."""
-        return anchoring.process(raw, self.anchor_text(problem))
+        """See `ProblemFormat.process_feedback`."""
+        judged = self.judge_feedback(raw, problem)
+        return judged.verdict, judged.delivered

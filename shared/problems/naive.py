@@ -8,6 +8,7 @@ import hashlib
 
 from shared.contracts.messages import ChatMessage
 from shared.method import anchoring, reprompt
+from shared.problems.judgement import Judgement, removed_by
 from shared.problems.mcq import McqFormat
 from shared.problems.problem import Problem
 
@@ -28,6 +29,8 @@ class NaiveMcqFormat(McqFormat):
         )
         return [ChatMessage(role="user", content=prompt)]
 
-    def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:  # noqa: ARG002
-        """See `anchoring.process_unanchored`."""
-        return anchoring.process_unanchored(raw)
+    def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:  # noqa: ARG002
+        """Sanitized and cut; there is nothing to validate."""
+        review = anchoring.review_feedback(raw, "")
+        verdict = anchoring.FB_NONE if review.body is None else anchoring.UNANCHORED
+        return Judgement(verdict, review.body, removed_by(review))

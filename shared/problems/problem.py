@@ -6,10 +6,10 @@ What always holds: ids are unique over the whole set, and every problem belongs 
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from shared.errors import ProblemSetError, shown
 from shared.problems.provenance import Provenance
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from shared.problems.formats import ProblemFormat
 
 PARTITIONS = ("train", "validation", "test", "specialise")
+
+Each = TypeVar("Each")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,14 @@ class ProblemSet:
     @cached_property
     def _index(self) -> dict[str, Problem]:
         return {problem.id: problem for problem in self.all_problems()}
+
+
+def spread(rows: Sequence[Each], limit: int | None) -> Sequence[Each]:
+    """`limit` of the rows, in order and evenly over all of them; all, without a limit or below it."""
+    if limit is None or limit >= len(rows):
+        return rows
+    # Not every (len // limit)-th: where the limit does not divide, the last rows would never be drawn.
+    return [rows[index * len(rows) // limit] for index in range(limit)]
 
 
 def rows_hash(problems: Iterable[Problem]) -> str:

@@ -139,3 +139,16 @@ def test_a_full_server_tells_the_publisher(bus: RedisBus) -> None:
 def test_what_is_not_a_redis_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="redis://host:6379/0"):
         RedisBus(url, "r")
+
+
+def test_a_take_that_fails_at_a_later_queue_keeps_nothing_from_the_next_take(bus: RedisBus) -> None:
+    """What the first queue handed out did not reach the caller: it is not in anybody's hands."""
+    bus.publish(ROLLOUTS, job("one"))
+    bus.link.client.delete(bus.keys.queue(RESULTS))
+    bus.link.client.set(bus.keys.queue(RESULTS), "foreign")
+    both = [(ROLLOUTS, STUDENTS_GROUP), (RESULTS, BROKER_GROUP)]
+    with pytest.raises(StorageError):
+        bus.take(both, "replica-0", limit=4, block_s=0)
+    (again,) = bus.take(both[:1], "replica-0", limit=4, block_s=0)
+    assert again.message.key == "one"
+    assert bus.take(both[:1], "replica-0", limit=4, block_s=0) == [], "now it is"

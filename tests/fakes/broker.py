@@ -53,7 +53,8 @@ def smoke_problems() -> ProblemSet:
 class FakeStudent:
     """Answers the jobs of one student: right or wrong by the job's seed, feedback anchored in the question.
 
-    held: kinds that are left in the queue. spoil: changes an output before it is stored.
+    held: kinds that are left in the queue. slow: kinds that are begun, and ended by `end_begun` only. spoil: changes
+    an output before it is stored.
     """
 
     def __init__(self, name: str, bus: Bus, problems: ProblemSet) -> None:
@@ -62,6 +63,8 @@ class FakeStudent:
         self._answers = {problem.question: problem for problem in problems.all_problems()}
         self._loaded: set[str] = set()
         self.held: set[JobKind] = set()
+        self.slow: set[JobKind] = set()
+        self.begun: list[Delivery] = []
         self.spoil: Callable[[Job, JobOutput], JobOutput] = lambda _job, output: output
         self.done: list[JobDone] = []
 
@@ -71,8 +74,24 @@ class FakeStudent:
         queues = [(jobs(self._name, kind), STUDENTS) for kind in JobKind if kind not in self.held]
         taken = self._bus.take(queues, f"student-{self._name}", limit=100, block_s=0)
         for delivery in taken:
-            self._do(delivery)
+            job = self._begin(delivery)
+            if job.kind in self.slow:
+                self.begun.append(delivery)
+            else:
+                self._end(delivery, job)
         return len(taken)
+
+    def do(self, delivery: Delivery) -> None:
+        """Begin a job and end it."""
+        self._end(delivery, self._begin(delivery))
+
+    def end_begun(self) -> None:
+        """End the jobs of slow kinds that were begun."""
+        for delivery in self.begun:
+            job = delivery.message
+            assert isinstance(job, Job)
+            self._end(delivery, job)
+        self.begun.clear()
 
     def _load(self) -> None:
         wanted = self._bus.serve_set(self._name)
@@ -82,10 +101,13 @@ class FakeStudent:
                 loaded = VersionLoaded(student=self._name, replica="0", version=version, checksum="c" * 64, seconds=0.1)
                 self._bus.publish(RESULTS, loaded)
 
-    def _do(self, delivery: Delivery) -> None:
+    def _begin(self, delivery: Delivery) -> Job:
         job = delivery.message
         assert isinstance(job, Job)
         self._bus.publish(RESULTS, JobStarted(job_id=job.id, student=self._name, replica="0", attempt=delivery.attempt))
+        return job
+
+    def _end(self, delivery: Delivery, job: Job) -> None:
         asked = unpack(job.input, self._bus.get_payload(job.input), JobInput)
         prompts = tuple(self._answer(job, number, prompt) for number, prompt in enumerate(asked.prompts))
         output = self.spoil(job, JobOutput(job_id=job.id, version=job.version, prompts=prompts))

@@ -58,7 +58,7 @@ class Stand:
 
     def let_the_other_group_through(self) -> None:
         self.bench.students["b"].held.clear()
-        self.bench.students["b"]._do(self.waiting)  # type: ignore[arg-type]
+        self.bench.students["b"].do(self.waiting)  # type: ignore[arg-type]
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -118,6 +118,6 @@ def hold_one_group(bench: BrokerBench) -> object:
     queue = (jobs("b", JobKind.FEEDBACK), STUDENTS)
     bench.run(lambda _: bench.workers.queue_depth(*queue)[0] == 2)
     first, second = bench.workers.take([queue], "student-b", limit=2, block_s=0)
-    tutor._do(first)
+    tutor.do(first)
     bench.turn()
     return second

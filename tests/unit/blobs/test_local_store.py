@@ -259,3 +259,13 @@ def test_a_writer_that_is_killed_leaves_only_what_a_sweep_removes(store: LocalSt
     assert len(leftovers(store.root)) == 1
     assert len(store.sweep_temporary()) == 1
     assert store.write_directory(NAME, FILES, manifest_of(FILES)) == sha256(manifest_of(FILES))
+
+
+def test_a_directory_is_set_aside_and_its_place_is_free(store: LocalStore) -> None:
+    store.write_directory("batches/a/s00001", {"x": b"one"}, manifest_of({"x": b"one"}))
+    raw = store.read_manifest("batches/a/s00001")
+    assert store.set_aside("batches/a/s00001", "unannounced-3") == "batches/a/unannounced-3-s00001"
+    assert not store.exists("batches/a/s00001")
+    store.verify("batches/a/unannounced-3-s00001", raw)
+    with pytest.raises(StorageError):
+        store.set_aside("batches/a/s00001", "unannounced-3")

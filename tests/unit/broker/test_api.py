@@ -310,3 +310,15 @@ def test_a_run_that_is_only_served_cannot_be_controlled(ground: Ground, action: 
         answer = client.post(f"/v1/runs/{RUN}/{action}")
     assert answer.status_code == 409
     assert "opcod run --resume" in answer.json()["error"]["message"]
+
+
+def test_one_replica_does_not_get_every_call(ground: Ground) -> None:
+    """The first by name has no slot free, and would not answer."""
+    full = Heartbeat(
+        service="student-a", replica="0", state="ready", url="http://127.0.0.1:9", free_slots=0, versions={}, at=0.0
+    )
+    free = full.model_copy(update={"replica": "1", "url": ground.students["a"].url, "free_slots": 4})
+    for beat in (full, free):
+        ground.bench.workers.beat(beat, ttl_s=60)
+    body = {"model": "a", "messages": [{"role": "user", "content": QUESTION}]}
+    assert [ground.client.post(CHAT, json=body).status_code for _ in range(5)] == [200] * 5

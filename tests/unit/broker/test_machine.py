@@ -5,8 +5,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.broker import machine
-from services.broker.commands import Forget, IssueEval, IssueFeedback, IssueRollout, KeepRecord, SealBatch, Serve
-from services.broker.events import Controlled, JobReported, Recovered, StepFinished, StepRefused, VersionServed
+from services.broker.commands import (
+    Forget,
+    IssueEval,
+    IssueFeedback,
+    IssueRollout,
+    KeepRecord,
+    SealBatch,
+    Serve,
+)
+from services.broker.events import (
+    Controlled,
+    JobReported,
+    Recovered,
+    StepFinished,
+    StepRefused,
+    VersionServed,
+)
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import JobStatus, Split, Status
 from tests.fakes.figures import step_metrics
@@ -123,6 +138,24 @@ def test_a_late_tutor_is_given_up_only_after_it_took_the_job() -> None:
     before = world.state.model_dump(exclude={"revision", "at"})
     world.send(late)
     assert world.state.model_dump(exclude={"revision", "at"}) == before, "late feedback changes nothing"
+
+
+@pytest.mark.parametrize("away_s", [10_000.0, -10_000.0], ids=["away for long", "the clock was set back meanwhile"])
+def test_a_tutor_is_not_late_by_the_time_in_which_the_broker_was_away(away_s: float) -> None:
+    world = World(small_plan())
+    world.start()
+    while not world.of(IssueFeedback):
+        world.step()
+    feedback = world.of(IssueFeedback)[0]
+    world.send(JobReported(world.at, feedback.job_id, "started"))
+    world.at += away_s
+    world.send(Recovered(world.at, False))
+    world.at += 29
+    tick(world)
+    assert not world.state.tallies[feedback.student].lost_feedback
+    world.at += 2
+    tick(world)
+    assert world.state.tallies[feedback.student].lost_feedback == {"tutor_timeout": 1}
 
 
 def test_failed_feedback_lets_the_step_go_on() -> None:

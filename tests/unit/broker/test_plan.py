@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.broker.config import load_problems, make_plan
+from services.broker.config import load_problems, make_plan, per_domain
 from services.broker.plan import PlannedProblem
 from shared.contracts.run import Split
 from shared.errors import ConfigError
@@ -114,3 +114,15 @@ def test_the_plan_holds_the_best_constant_answer_of_what_is_evaluated() -> None:
             gold = Counter(problems.by_id(p.id).answer for p in plan.partitions[split] if p.domain == domain)
             assert score == max(gold.values()) / gold.total()
     assert set(plan.majority[Split.TEST]) == set(DOMAINS)
+
+
+def test_what_is_evaluated_has_every_kind_of_problem_where_the_limit_does_not_divide() -> None:
+    """The kinds stand one after the other in a domain; a limit above half of it takes none of them away."""
+    problems = load_problems(broker_settings())
+    sorted_by_kind = tuple(sorted(problems.test, key=lambda problem: problem.kind))
+    kept = per_domain(problems, sorted_by_kind, 100)
+    for domain in problems.domains:
+        there = Counter(problem.kind for problem in sorted_by_kind if problem.domain == domain)
+        chosen = Counter(problem.kind for problem in kept if problem.domain == domain)
+        assert chosen.total() == 100
+        assert all(abs(chosen[kind] - count * 100 / there.total()) < 1 for kind, count in there.items())

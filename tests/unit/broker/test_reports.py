@@ -26,7 +26,7 @@ def reader_of(bench: BrokerBench) -> ReportReader:
     groups = GroupReader(bench.settings, bench.problems, bench.workers, LocalStore(bench.run_dir))
     narrator = Narrator(bench.clock, "broker/test")
     replicas = Replicas(bench.settings, bench.workers)
-    return ReportReader(bench.settings, bench.plan, bench.problems, bench.workers, groups, narrator, replicas)
+    return ReportReader(bench.settings, bench.plan, bench.problems, groups, narrator, replicas)
 
 
 def failed(job_id: str, error: str | None) -> JobDone:

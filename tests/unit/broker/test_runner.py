@@ -9,15 +9,18 @@ import pytest
 from structlog.testing import capture_logs
 
 from opcod.progress import headline
-from shared.bus.keys import BROKER, RESULTS, STUDENTS, jobs
+from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, jobs
+from shared.bus.leases import HeldLease
 from shared.bus.memory import MemoryBus
+from shared.bus.memory_server import MemoryServer
+from shared.bus.port import Commit
 from shared.contracts.control import Control
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import Job, JobKind, JobOutput, JobStarted
 from shared.contracts.run import STATE_FILE, RunState, Status
 from shared.contracts.weights import ServeSet
-from shared.errors import FencedError
-from tests.fakes.broker import BrokerBench, step_done
+from shared.errors import FencedError, UnavailableError
+from tests.fakes.broker import BrokerBench, create_queues, step_done
 from tests.fakes.waiting import wait_until
 
 OFF = ("feedback.revise_share=0.0",)
@@ -110,6 +113,8 @@ def test_the_broker_before_cannot_write_any_more(bench: BrokerBench) -> None:
 def test_a_run_goes_on_from_its_files_when_redis_lost_everything(bench: BrokerBench, until: object) -> None:
     bench.run(until)  # type: ignore[arg-type]
     bench.server.flush()
+    create_queues(bench.workers)
+    bench.workers.publish(RESULTS, Control(id="1", action="resume"))
     with pytest.raises(FencedError, match="lost its data"):
         bench.runner.loop(threading.Event(), threading.Event())
     bench.start()
@@ -118,6 +123,17 @@ def test_a_run_goes_on_from_its_files_when_redis_lost_everything(bench: BrokerBe
     assert f"a at step {bench.state.steps['a']}" in (headline(taken) or "")
     bench.finish()
     assert_whole(bench)
+
+
+def test_an_emptied_redis_is_noticed_where_nothing_is_said(bench: BrokerBench) -> None:
+    """The lease went with the data: that ends the loop, and the process, which takes the run up again."""
+    bench.settle()
+    lease = HeldLease(MemoryBus(bench.server), LEADER, "broker/0", ttl_s=0.3)
+    assert lease.try_acquire()
+    bench.server.flush()
+    bench.runner.loop(threading.Event(), lease.lost)
+    assert lease.lost.is_set()
+    lease.release()
 
 
 def test_a_batch_that_was_sealed_just_before_the_crash_is_adopted(bench: BrokerBench) -> None:
@@ -328,6 +344,61 @@ def test_a_disk_that_refuses_is_waited_for(bench: BrokerBench) -> None:
         loop.join(timeout=10)
     saved = RunState.model_validate_json(state_file.read_bytes())
     assert saved == bench.state and saved.paused is not None
+
+
+class AwayAtCommit(MemoryBus):
+    """A bus whose server goes away at one commit, before or after it is stored; then it is up again."""
+
+    def __init__(self, server: MemoryServer, *, stored: bool) -> None:
+        super().__init__(server)
+        self.countdown = -1
+        self._stored = stored
+
+    def commit(self, commit: Commit) -> None:
+        self.countdown -= 1
+        if self.countdown == 0:
+            if self._stored:
+                super().commit(commit)
+            raise UnavailableError("no answer")
+        super().commit(commit)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_reports_of_a_take_that_the_bus_failed_in_are_handled_when_it_is_back(run_dir: Path, stored: bool) -> None:
+    """The one whose commit got no answer, which may be stored, and those behind it."""
+    server = MemoryServer()
+    opened: list[AwayAtCommit] = []
+
+    def open_bus() -> MemoryBus:
+        opened.append(AwayAtCommit(server, stored=stored))
+        return opened[-1]
+
+    bench = BrokerBench(run_dir, OFF, server=server, open_bus=open_bus)
+    bench.run(is_training)
+    assert bench.work() > 3 and bench.workers.queue_depth(RESULTS, BROKER)[0] > 3
+    opened[-1].countdown = 2
+    bench.turn()
+    assert bench.runner.problem is not None
+    bench.turn()
+    assert bench.runner.problem is None
+    assert bench.workers.queue_depth(RESULTS, BROKER) == (0, 0)
+    bench.finish()
+    assert_whole(bench)
+
+
+def test_what_only_waits_is_asked_of_the_state_once(bench: BrokerBench) -> None:
+    """A turn in which nothing happens reads no state: it may have hundreds of kilobytes."""
+    reads: list[str | None] = []
+
+    class Counting(MemoryBus):
+        def load_state(self) -> str | None:
+            reads.append(super().load_state())
+            return reads[-1]
+
+    bench.open_bus = lambda: Counting(bench.server)
+    bench.start()
+    bench.settle()
+    assert len(reads) == 1, "when the run is taken up"
 
 
 def test_a_version_that_a_replica_holds_counts_as_served_though_its_word_was_lost(bench: BrokerBench) -> None:

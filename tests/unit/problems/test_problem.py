@@ -1,14 +1,17 @@
 """Problem sets: invariants, look-up and the content hash."""
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.errors import ProblemSetError
 from shared.problems.formats import format_named
-from shared.problems.problem import Problem, ProblemSet
+from shared.problems.problem import Problem, ProblemSet, spread
 
 
 def _problem(problem_id: str, domain: str = "physics", **fields: str) -> Problem:
@@ -85,3 +88,16 @@ def test_the_hash_is_the_same_in_another_process() -> None:
         for hash_seed in ("1", "2")
     }
     assert len(hashes) == 1
+
+
+@given(size=st.integers(1, 300), limit=st.integers(1, 300))
+def test_a_limited_choice_reaches_from_one_end_to_the_other(size: int, limit: int) -> None:
+    """No two gaps differ by more than one row, the one behind the last row included."""
+    chosen = spread(range(size), limit)
+    assert len(chosen) == min(size, limit) == len(set(chosen))
+    gaps = {after - before for before, after in itertools.pairwise([*chosen, size])}
+    assert chosen[0] == 0 and max(gaps) - min(gaps) <= 1
+
+
+def test_without_a_limit_all_is_chosen() -> None:
+    assert spread("abc", None) == "abc"

@@ -16,11 +16,12 @@ from services.trainer.trainer import StudentTrainer
 from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease
 from shared.bus.leases import LeaseKeeper
 from shared.bus.memory import MemoryBus
+from shared.bus.port import Delivery
 from shared.clock import SystemClock
 from shared.contracts.envelope import Message
 from shared.contracts.jobs import JobStarted
 from shared.contracts.weights import StepDone, StepFailed, WeightsPublished
-from shared.errors import FencedError
+from shared.errors import FencedError, UnavailableError
 from shared.presence import Presence
 from tests.unit.trainer.ground import STUDENT, checkpoints_of, seal_steps, student_trainer
 
@@ -203,6 +204,32 @@ def test_a_bad_batch_is_refused_and_may_be_sent_again(ground: Ground) -> None:
         assert "sha256" in failed.reason
         ground.bus.publish(QUEUE, sealed)
         assert steps_of(ground.read(2)) == [1]
+
+
+class NoDeadLetterAtFirst(MemoryBus):
+    """A bus that does not answer the first burial; leases are longer than any test waits."""
+
+    def __init__(self) -> None:
+        super().__init__(lease_s=10 * WAIT_S)
+        self.refused = 0
+
+    def dead_letter(self, delivery: Delivery, reason: str, *, announce: tuple[str, Message] | None = None) -> bool:
+        if not self.refused:
+            self.refused += 1
+            raise UnavailableError("no answer")
+        return super().dead_letter(delivery, reason, announce=announce)
+
+
+def test_a_batch_behind_a_foreign_message_that_could_not_be_buried_is_applied(ground: Ground) -> None:
+    ground.bus = bus = NoDeadLetterAtFirst()
+    for queue, group in ((QUEUE, TRAINER), (RESULTS, BROKER)):
+        bus.create_queue(queue, group)
+    [sealed] = seal_steps(ground.run_dir, ground.tiny_dir, 1)
+    bus.publish(QUEUE, JobStarted(job_id="j", student=STUDENT, replica="0", attempt=1))
+    bus.publish(QUEUE, sealed)
+    with ground.running():
+        assert steps_of(ground.read(1)) == [1]
+    assert bus.refused == 1
 
 
 def test_what_is_no_batch_of_this_student_goes_to_the_dead_letters(ground: Ground) -> None:
