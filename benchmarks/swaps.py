@@ -19,7 +19,7 @@ import torch
 from services.student.app import build_engine, build_loader
 from services.student.engines.port import Generation, GenerationRequest
 from services.student.engines.vllm.engine import VllmEngine
-from services.student.loader import WeightLoader
+from services.student.weights.loader import WeightLoader
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import OpcodError
 from shared.modeling.logprobs import token_logprobs

@@ -169,10 +169,10 @@ def serve(side: str, settings: Settings) -> int:
 def serve_ours(settings: Settings, asked: Callable[[], bool], say: Callable[..., None]) -> None:
     import time
 
-    from services.trainer.learner import Learner
-    from services.trainer.model import StudentModel
-    from services.trainer.step import StageClock, StepSettings, train_step
-    from services.trainer.trained import TrainedAdapter
+    from services.trainer.model.learner import Learner
+    from services.trainer.model.model import StudentModel
+    from services.trainer.model.trained import TrainedAdapter
+    from services.trainer.step.step import StageClock, StepSettings, train_step
     from shared.modeling.adapters import LoraSpec
     from shared.modeling.loading import load_model
 
@@ -215,7 +215,7 @@ def benchmark_rows(settings: Settings) -> list:  # type: ignore[type-arg]
     Each rollout's self-teacher sees the right line and a feedback of its own. In the long case an answer goes
     over five lines, and the questions are put with the model's own chat template.
     """
-    from services.trainer.rows import Row
+    from services.trainer.step.rows import Row
     from shared.modeling.chat import completion_ids, render
     from shared.modeling.loading import load_tokenizer
     from shared.problems.formats import format_named

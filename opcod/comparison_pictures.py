@@ -5,9 +5,9 @@ from pathlib import Path
 
 from matplotlib import pyplot
 
-from opcod.comparison import Cell, Comparison, Estimate, MethodFigures
-from opcod.comparison_text import place
-from opcod.pictures import save
+from opcod.report.comparison import Cell, Comparison, Estimate, MethodFigures
+from opcod.report.comparison_text import place
+from opcod.report.pictures import save
 
 SIZE = (9.0, 4.5)
 WIDTH = 0.8

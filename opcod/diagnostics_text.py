@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from opcod.diagnostics import FIGURES, Diagnostics, Rate, RoundVerdicts
-from opcod.grids import Grid
+from opcod.report.diagnostics import FIGURES, Diagnostics, Rate, RoundVerdicts
+from opcod.report.grids import Grid
 from shared.contracts.diagnostics import Alarm, Silenced
 
 FIGURE_NAMES = {

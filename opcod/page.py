@@ -3,7 +3,7 @@
 import httpx2
 from pydantic import ValidationError
 
-from opcod.deployment import Deployment
+from opcod.local.deployment import Deployment
 from shared.contracts.http import LoginLink
 
 TIMEOUT_S = 5.0

@@ -2,8 +2,8 @@
 
 import time
 
-from opcod.client import Client
-from opcod.deployment import Deployment
+from opcod.local.deployment import Deployment
+from opcod.talk.client import Client
 from shared.contracts.acting import Accepted
 from shared.contracts.run import RunState
 from shared.errors import UnavailableError

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.blobs.local import atomic_write
 from shared.contracts.run import RunState
+from shared.files.store import atomic_write
 
 TIMELINE_FILE = "timeline.json"
 WALL = "wall"

@@ -17,10 +17,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from opcod.diagnostics_text import warning_lines
-from opcod.exchange_text import likeliest
-from opcod.report import Report
-from opcod.report_text import PICTURES, grids, verdict_lines
-from services.inspector.views import ExchangeView, TraceView
+from opcod.report.run import Report
+from opcod.report.text import PICTURES, grids, verdict_lines
+from opcod.talk.text import likeliest
+from services.inspector.http.views import ExchangeView, TraceView
 from shared.contracts.traces import heat
 
 PAGE_STYLE = ("services.inspector", "web/static/page.css")

@@ -5,9 +5,9 @@ from urllib.parse import quote
 
 import typer
 
-from opcod.client import Client, body_of
-from opcod.deployment import live_deployment
+from opcod.local.deployment import live_deployment
 from opcod.options import RUNS_DIR, RunsDir
+from opcod.talk.client import Client, body_of
 from shared.contracts.acting import Accepted, ExchangeRef, ReasonRequest, SilenceRequest
 from shared.errors import ConfigError
 

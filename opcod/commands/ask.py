@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from opcod.client import Client, body_of
-from opcod.deployment import Deployment, is_elsewhere, live_deployment, run_lock
-from opcod.interrupting import interruptible
-from opcod.launcher import Launcher
+from opcod.local.deployment import Deployment, is_elsewhere, live_deployment, run_lock
+from opcod.local.interrupting import interruptible
+from opcod.local.launcher import Launcher
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
-from opcod.preparing import prepare_models, served_settings
+from opcod.prepare.preparing import prepare_models, served_settings
+from opcod.talk.client import Client, body_of
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.http import Advised, Answered, AskRequest, AskResponse, Revised, Stage
 from shared.errors import StoppedError, UnavailableError

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from opcod.bundle.page import Part, Shown, render
-from opcod.exchanges import StoredExchanges, filter_names, read_filter, run_directory
 from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
-from opcod.reporting import REPORT_FILE, current_report, report_directory
-from services.inspector.from_files import stored_run
-from services.inspector.views import ExchangeView, TraceView
-from shared.blobs.local import atomic_write
+from opcod.report.writing import REPORT_FILE, current_report, report_directory
+from opcod.talk.exchanges import StoredExchanges, filter_names, read_filter, run_directory
+from services.inspector.http.views import ExchangeView, TraceView
+from services.inspector.store.from_files import stored_run
 from shared.errors import ConfigError, NotFoundError
+from shared.files.store import atomic_write
 
 PAGE = "index.html"
 DATA = "exchanges.jsonl"

@@ -8,15 +8,15 @@ import typer
 from rich.console import Console
 
 from opcod.commands.run import train
-from opcod.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
-from opcod.comparison import Comparison, compare_methods
-from opcod.comparison_text import print_comparison, to_markdown
-from opcod.deployment import refuse_elsewhere
+from opcod.local.deployment import refuse_elsewhere
+from opcod.local.progress import make_console
 from opcod.methods import METHODS, parse_methods, refuse_owned
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
-from opcod.preparing import create_run
-from opcod.progress import make_console
-from shared.blobs.local import atomic_write
+from opcod.prepare.preparing import create_run
+from opcod.report.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
+from opcod.report.comparison import Comparison, compare_methods
+from opcod.report.comparison_text import print_comparison, to_markdown
+from shared.files.store import atomic_write
 
 Methods = Annotated[str, typer.Option("--methods", help=f"Of {', '.join(METHODS)}; the first is the reference.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds: 0, 1, … one less than it.")]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from opcod.deployment import live_deployment
+from opcod.local.deployment import live_deployment
 from opcod.options import RUNS_DIR, RunsDir
 from services.broker.lookup import awaited
 from shared.bus.port import DeadLetter

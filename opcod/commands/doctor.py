@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from opcod.deployment import live_deployment
-from opcod.examining import Finding, examine_deployment, examine_machine
+from opcod.local.deployment import live_deployment
+from opcod.local.examining import Finding, examine_deployment, examine_machine
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,

@@ -8,20 +8,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from opcod.answering import answer, resolve_version
-from opcod.deployment import latest_run
-from opcod.evaluation import Evaluated, Evaluation, evaluate, seen
-from opcod.inspect_log import require_inspect, write_inspect_log
 from opcod.installed import require_model_packages
-from opcod.interrupting import interruptible
+from opcod.local.answering import answer, resolve_version
+from opcod.local.deployment import latest_run
+from opcod.local.interrupting import interruptible
+from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
-from opcod.preparing import prepare_models, stored_settings
-from opcod.progress import make_console
+from opcod.prepare.preparing import prepare_models, stored_settings
+from opcod.report.evaluation import Evaluated, Evaluation, evaluate, seen
+from opcod.report.inspect_log import require_inspect, write_inspect_log
 from services.broker.config import load_problems, per_domain
-from shared.blobs.local import atomic_write
 from shared.config.settings import RunSettings
 from shared.contracts.answering import Question, Questions
 from shared.contracts.ids import parse_version, seed_of
+from shared.files.store import atomic_write
 from shared.problems.formats import ProblemFormat
 from shared.problems.loading import SCIKNOWEVAL, load_problem_set
 from shared.problems.problem import Problem, ProblemSet, rows_hash

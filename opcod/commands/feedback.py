@@ -11,14 +11,14 @@ from typing import Annotated, BinaryIO
 import typer
 
 from opcod.commands.acting import Exchange, RunName, add_acts
-from opcod.deployment import Deployment, live_deployment
-from opcod.exchange_text import brief, revised, whole
-from opcod.exchanges import filter_names, named_exchange, open_exchanges, read_filter
-from opcod.interrupting import interruptible
+from opcod.local.deployment import Deployment, live_deployment
+from opcod.local.interrupting import interruptible
+from opcod.local.progress import act_line, warning
 from opcod.options import RUNS_DIR, RunsDir
-from opcod.progress import act_line, warning
-from services.inspector.export import Format
-from services.inspector.filters import ExchangeFilter
+from opcod.talk.exchanges import filter_names, named_exchange, open_exchanges, read_filter
+from opcod.talk.text import brief, revised, whole
+from services.inspector.http.export import Format
+from services.inspector.store.filters import ExchangeFilter
 from shared.bus.redis import RedisBus
 from shared.contracts.events import Event
 from shared.errors import ConfigError, NotFoundError, UnavailableError

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from opcod.deployment import ensure_key, ensure_secret
-from shared.blobs.local import atomic_write
-from shared.text_files import read_text
+from opcod.local.deployment import ensure_key, ensure_secret
+from shared.files.store import atomic_write
+from shared.files.text import read_text
 
 PASSWORD_FILE = "redis-password"
 ACL_FILE = "redis.acl"

@@ -12,9 +12,7 @@ from typing import Annotated
 
 import typer
 
-from opcod.checking import check_name, check_settings
-from opcod.deployment import ensure_key, run_lock
-from opcod.engines import write_engines
+from opcod.local.deployment import ensure_key, run_lock
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -25,12 +23,14 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.preparing import create_run, prepare_models, refuse_changes, stored_settings
-from opcod.problem_manifest import pin_problems
-from shared.access import read_keys
-from shared.blobs.local import atomic_write
+from opcod.prepare.checking import check_name, check_settings
+from opcod.prepare.engines import write_engines
+from opcod.prepare.preparing import create_run, prepare_models, refuse_changes, stored_settings
+from opcod.prepare.problem_manifest import pin_problems
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError, OpcodError
+from shared.files.store import atomic_write
+from shared.http.access import read_keys
 
 PREPARED_FILE = "prepared.json"
 ERROR_FILE = "prepare.error"

@@ -14,16 +14,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from opcod.deployment import run_lock
 from opcod.installed import require_model_packages
+from opcod.local.deployment import run_lock
+from opcod.local.processes import log_tail
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for, settings_on
-from opcod.preparing import create_run, stored_settings
-from opcod.processes import log_tail
+from opcod.prepare.preparing import create_run, stored_settings
 from shared.config.loading import differences
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.weights import ReplayedStep
 from shared.errors import ConfigError, OpcodError
-from shared.serving import PARENT_VARIABLE
+from shared.http.serving import PARENT_VARIABLE
 
 WITHOUT_EFFECT = "loss.trace_share:"
 """Changes no weight, so what is rebuilt must still be as recorded."""
@@ -110,7 +110,7 @@ def _target(paths: Paths, into: str | None, settings: RunSettings) -> Iterator[P
 
 
 def _replayed(source: Path, out: Path, student: str, until: int | None) -> Iterator[ReplayedStep]:
-    command = [sys.executable, "-m", "services.trainer.replaying", "--student", student]
+    command = [sys.executable, "-m", "services.trainer.offline.replaying", "--student", student]
     command += ["--batches", str(source), "--out", str(out)]
     command += ["--until", str(until)] if until is not None else []
     log_file = out / "replay.log"

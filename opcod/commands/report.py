@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from opcod.exchanges import run_directory
-from opcod.interrupting import interruptible
+from opcod.local.interrupting import interruptible
+from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
-from opcod.progress import make_console
-from opcod.report_text import print_report
-from opcod.reporting import current_report, report_directory, state_of
+from opcod.report.text import print_report
+from opcod.report.writing import current_report, report_directory, state_of
+from opcod.talk.exchanges import run_directory
 from shared.contracts.run import STATE_FILE, Status
 from shared.errors import StoppedError
 

@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from opcod.checking import check_settings
-from opcod.deployment import refuse_elsewhere, run_lock
-from opcod.following import Follower
-from opcod.gpus import sharing
-from opcod.interrupting import Interrupted, interruptible
-from opcod.launcher import Launcher
+from opcod.local.deployment import refuse_elsewhere, run_lock
+from opcod.local.following import Follower
+from opcod.local.gpus import sharing
+from opcod.local.interrupting import Interrupted, interruptible
+from opcod.local.launcher import Launcher
+from opcod.local.progress import RunProgress, make_console
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -24,11 +24,11 @@ from opcod.options import (
 )
 from opcod.page import page_address
 from opcod.planning.command import show_plan
-from opcod.preparing import create_run, kept_settings, new_run_name, prepare_models
-from opcod.problem_manifest import pin_problems
-from opcod.progress import RunProgress, make_console
-from opcod.report_text import print_report
-from opcod.reporting import write_report
+from opcod.prepare.checking import check_settings
+from opcod.prepare.preparing import create_run, kept_settings, new_run_name, prepare_models
+from opcod.prepare.problem_manifest import pin_problems
+from opcod.report.text import print_report
+from opcod.report.writing import write_report
 from opcod.resuming import end_pause
 from opcod.timeline import Timeline
 from shared.bus.redis import RedisBus

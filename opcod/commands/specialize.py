@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from opcod.checking import check_settings
 from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, absolute, paths_for, settings_from
-from opcod.preparing import create_run, prepare_models
+from opcod.prepare.checking import check_settings
+from opcod.prepare.preparing import create_run, prepare_models
 from shared.config.settings import STUDENTS, RunSettings
 from shared.errors import ConfigError
 

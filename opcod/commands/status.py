@@ -6,10 +6,10 @@ import httpx2
 import typer
 from pydantic import BaseModel, ConfigDict
 
-from opcod.client import Client
-from opcod.deployment import Deployment, Endpoint, live_deployment
+from opcod.local.deployment import Deployment, Endpoint, live_deployment
 from opcod.options import RUNS_DIR, RunsDir
 from opcod.page import page_address
+from opcod.talk.client import Client
 from services.trainer.board import READY_STATES
 from shared.bus.redis import RedisBus
 from shared.contracts.http import PeersResponse

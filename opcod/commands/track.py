@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from opcod.deployment import live_deployment
-from opcod.interrupting import interruptible
+from opcod.local.deployment import live_deployment
+from opcod.local.interrupting import interruptible
 from opcod.options import RUNS_DIR, RunsDir
 from opcod.tracking.trackers import OTLP, TRACKERS, open_tracker
 from shared.bus.redis import RedisBus

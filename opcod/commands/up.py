@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from opcod.deployment import refuse_elsewhere, run_lock
-from opcod.interrupting import interruptible
-from opcod.launcher import Launcher
+from opcod.local.deployment import refuse_elsewhere, run_lock
+from opcod.local.interrupting import interruptible
+from opcod.local.launcher import Launcher
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -19,7 +19,7 @@ from opcod.options import (
     RunsDir,
 )
 from opcod.page import page_address
-from opcod.preparing import prepare_models, served_settings
+from opcod.prepare.preparing import prepare_models, served_settings
 
 POLL_S = 1.0
 

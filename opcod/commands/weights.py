@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
-from opcod.preparing import stored_settings
-from opcod.reporting import state_of
-from opcod.rolling_back import roll_back
-from opcod.versions import faults_of, versions_of
+from opcod.prepare.preparing import stored_settings
+from opcod.report.writing import state_of
+from opcod.weights.rolling_back import roll_back
+from opcod.weights.versions import faults_of, versions_of
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, StorageError
-from shared.retention import needed_steps, prune_versions
+from shared.files.retention import needed_steps, prune_versions
 
 app = typer.Typer(help="The versions of a run.", no_args_is_help=True)
 

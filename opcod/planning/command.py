@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from opcod.gpus import sharing
-from opcod.grids import Grid
+from opcod.local.gpus import sharing
 from opcod.planning.facts import PlannedRun, plan_run
 from opcod.planning.lengths import Lengths
 from opcod.planning.memory import total_bytes
 from opcod.planning.work import total_steps, trained_tokens
+from opcod.report.grids import Grid
 from shared.config.loading import to_toml
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError

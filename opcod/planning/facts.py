@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from opcod.gpus import Shares, gpus_here, require_room, share_out
 from opcod.installed import require_model_packages
+from opcod.local.gpus import Shares, gpus_here, require_room, share_out
 from opcod.planning.lengths import Count, Lengths, prompt_lengths, prompts_of
 from opcod.planning.memory import Need, other_needs, student_need, trainer_need, vllm_need
 from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
 from opcod.planning.work import Work, work_of
 from services.broker.config import load_problems, make_plan
-from services.broker.plan import Plan
+from services.broker.machine.plan import Plan
 from services.student.engines.vllm.installation import find_installation
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.messages import ChatMessage

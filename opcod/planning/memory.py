@@ -27,7 +27,7 @@ SAMPLING_BYTES = 16
 """A vocabulary entry of a sequence while a token is drawn: logits in fp32, probabilities, and what top-p sorts."""
 PREFILL_TOKENS = 2048
 CHUNK_BYTES = 10 * 4 * (1 << 22)
-"""Logits and their derivatives in the trainer, a chunk at a time (CHUNK_ELEMENTS in services/trainer/divergence.py)."""
+"""Logits and their derivatives in a trainer, a chunk at a time (`services/trainer/step/divergence.py`)."""
 
 
 @dataclass(frozen=True)

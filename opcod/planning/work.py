@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from opcod.planning.lengths import Lengths
-from services.broker.plan import Plan
+from services.broker.machine.plan import Plan
 from shared.config.settings import RunSettings
 from shared.contracts.run import Split
 

@@ -11,12 +11,9 @@ from typing import Literal
 
 from fastapi import APIRouter, HTTPException, Request
 
-from services.broker.acting import Refusal, refusal_of
-from services.broker.plan import Plan
-from services.broker.sealing import adopt, is_sealed
-from shared.blobs.batches import read_group
-from shared.blobs.local import LocalStore
-from shared.bodies import JsonRoute
+from services.broker.exchange.batches import adopt, is_sealed
+from services.broker.machine.acting import Refusal, refusal_of
+from services.broker.machine.plan import Plan
 from shared.bus.keys import RESULTS
 from shared.bus.port import Bus
 from shared.contracts.acting import (
@@ -31,8 +28,11 @@ from shared.contracts.acting import (
 )
 from shared.contracts.run import RunState
 from shared.errors import StorageError
-from shared.http import ADMIN, asked_by
-from shared.remote import RemoteCalls
+from shared.files.batches import read_group
+from shared.files.store import LocalStore
+from shared.http.app import ADMIN, asked_by
+from shared.http.bodies import JsonRoute
+from shared.http.remote import RemoteCalls
 
 
 def acting_routes(

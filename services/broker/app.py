@@ -8,9 +8,9 @@ import threading
 import structlog
 
 from services.broker.acting_api import acting_routes
-from services.broker.api import add_routes
 from services.broker.config import load_problems, make_plan
-from services.broker.peers import Peers
+from services.broker.http.peers import Peers
+from services.broker.http.runs import add_routes
 from services.broker.queues import watch_queues
 from services.broker.recovery import highest_fence
 from services.broker.runner import Runner
@@ -22,12 +22,12 @@ from shared.config.environment import ServiceEnvironment, service_environment
 from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
 from shared.errors import FencedError, UnavailableError
-from shared.http import check_binding, create_app
+from shared.http.app import check_binding, create_app
+from shared.http.remote import RemoteCalls
+from shared.http.serving import Service
 from shared.obs.logging import configure_logging
-from shared.presence import Presence, own_url
+from shared.obs.presence import Presence, own_url
 from shared.problems.coverage import uncovered_languages
-from shared.remote import RemoteCalls
-from shared.serving import Service
 
 LEASE_POLL_S = 1.0
 

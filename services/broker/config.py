@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.broker.plan import Plan, PlannedProblem
+from services.broker.machine.plan import Plan, PlannedProblem
 from shared.config.settings import RunSettings
 from shared.contracts.run import Split
 from shared.errors import ConfigError

@@ -1,9 +1,9 @@
 """The evaluations of a status: validation each round for the gate, test before and after for the report. Pure."""
 
-from services.broker.bookkeeping import enter, serve_set, to_issue
 from services.broker.commands import AnnounceScore, Command, Forget, IssueEval, Serve
 from services.broker.lookup import chunk_job_id
-from services.broker.plan import Plan
+from services.broker.machine.books import enter, serve_set, to_issue
+from services.broker.machine.plan import Plan
 from shared.bus.keys import eval_payloads
 from shared.contracts.run import AnswerCounts, EvalState, JobState, RunState, Score, Split, Status
 

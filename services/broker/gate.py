@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from services.broker.plan import Plan
+from services.broker.machine.plan import Plan
 from shared.contracts.ids import seed_of
 from shared.contracts.run import GateDecision, Score
 from shared.errors import OpcodError

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shared.blobs.local import atomic_write
 from shared.config.settings import EvaluationSection, RunSettings, StudentSection
 from shared.contracts.run import RunState, Score
 from shared.errors import ConfigError
+from shared.files.store import atomic_write
 from shared.problems.problem import ProblemSet
 
 INITIAL_SCORES_FILE = "initial_scores.json"

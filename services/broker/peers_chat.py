@@ -6,7 +6,7 @@ What always holds: a field that the flow could not follow is refused by its name
 from collections.abc import Sequence
 from contextlib import aclosing
 
-from services.broker.asking import Asking
+from services.broker.http.asking import Asking
 from shared.clock import SystemClock
 from shared.contracts.http import Advised, AskRequest, Stage
 from shared.contracts.messages import ChatMessage
@@ -22,8 +22,8 @@ from shared.contracts.openai import (
     usage_of,
 )
 from shared.errors import RequestError
-from shared.guard import request_id
-from shared.sse import DONE, Frames, frame
+from shared.http.guard import request_id
+from shared.http.sse import DONE, Frames, frame
 
 PEERS = "peers"
 CARD = ModelCard(id=PEERS)

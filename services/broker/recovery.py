@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from shared.blobs.local import atomic_write
 from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import StorageError
+from shared.files.store import atomic_write
 
 
 @dataclass(frozen=True)

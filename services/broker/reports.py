@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from services.broker.events import (
+from services.broker.exchange.groups import GroupReader
+from services.broker.exchange.judging import distinct
+from services.broker.exchange.telling import Narrator
+from services.broker.grading import grade_evaluation, rewards
+from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
+from services.broker.machine.moves import (
     Asked,
     Controlled,
     JobReported,
@@ -17,14 +22,9 @@ from services.broker.events import (
     StepRefused,
     VersionServed,
 )
-from services.broker.grading import grade_evaluation, rewards
-from services.broker.groups import GroupReader
-from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
-from services.broker.narration import Narrator
-from services.broker.plan import Plan
-from services.broker.replicas import Replicas
+from services.broker.machine.plan import Plan
 from services.broker.revisions import Revised, count_group
-from services.broker.tutoring import distinct
+from services.broker.upkeep import Replicas
 from shared.config.settings import RunSettings
 from shared.contracts.acting import Act, ActAsked, ExchangeAct
 from shared.contracts.control import Control

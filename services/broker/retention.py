@@ -9,7 +9,7 @@ from services.broker import metrics
 from shared.config.retention import RetentionSection
 from shared.contracts.run import RunState
 from shared.errors import StorageError
-from shared.retention import prune_versions
+from shared.files.retention import prune_versions
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from services.broker import machine, metrics
+from services.broker import metrics
 from services.broker.commands import (
     Command,
     Forget,
@@ -28,19 +28,18 @@ from services.broker.commands import (
     Serve,
 )
 from services.broker.dispatch import Dispatcher, Outgoing
-from services.broker.events import BatchWritten, Controlled, MachineEvent, Recovered, Ticked, VersionServed
-from services.broker.groups import GroupReader
+from services.broker.exchange.groups import GroupReader
+from services.broker.exchange.telling import Narrator
 from services.broker.initial import adopted_scores, basis_of, keep_initial_scores
-from services.broker.narration import Narrator
-from services.broker.plan import Plan
+from services.broker.machine import machine
+from services.broker.machine.moves import BatchWritten, Controlled, MachineEvent, Recovered, Ticked, VersionServed
+from services.broker.machine.plan import Plan
 from services.broker.recovery import choose, read_state_file, write_state_file
 from services.broker.rendering import disagreement
-from services.broker.replicas import Replicas
 from services.broker.reports import ReportReader
 from services.broker.retention import VersionRetention
 from services.broker.sealer import Sealer, UnusableBatchError
-from shared.blobs.batches import sealed_steps
-from shared.blobs.local import LocalStore, atomic_write
+from services.broker.upkeep import Replicas
 from shared.bus.janitor import Janitor
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payloads, train
 from shared.bus.port import Bus, Commit, Delivery
@@ -53,7 +52,9 @@ from shared.contracts.run import RunState, Status
 from shared.contracts.steps import step_record
 from shared.contracts.weights import ServeSet
 from shared.errors import UnavailableError, WriteError
-from shared.faults import fault_point
+from shared.files.batches import sealed_steps
+from shared.files.store import LocalStore, atomic_write
+from shared.obs.faults import fault_point
 from shared.problems.problem import ProblemSet
 
 TICK_S = 1.0

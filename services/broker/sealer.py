@@ -8,14 +8,14 @@ from collections.abc import Collection, Mapping
 
 import structlog
 
-from services.broker.groups import GroupReader
-from services.broker.sealing import Sealed, StepHeader, adopt, write_batch
-from shared.blobs.batches import batch_directory
-from shared.blobs.local import LocalStore
+from services.broker.exchange.batches import Sealed, StepHeader, adopt, write_batch
+from services.broker.exchange.groups import GroupReader
 from shared.contracts.batches import BatchManifest
 from shared.contracts.run import PhaseState, RunState
 from shared.errors import FencedError, OpcodError, StorageError
-from shared.faults import fault_point
+from shared.files.batches import batch_directory
+from shared.files.store import LocalStore
+from shared.obs.faults import fault_point
 
 log = structlog.get_logger()
 

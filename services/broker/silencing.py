@@ -6,9 +6,9 @@ issued go without, and feedback that is under way is given up (`silenced` among 
 stays in its batch, so that the sealed log and the events that were told agree; it is one step's at most.
 """
 
-from services.broker.bookkeeping import add
 from services.broker.commands import AnnounceSilence, Command
-from services.broker.plan import Plan
+from services.broker.machine.books import add
+from services.broker.machine.plan import Plan
 from shared.contracts.acting import SilenceAct
 from shared.contracts.diagnostics import Silenced
 from shared.contracts.run import JobStatus, PhaseState, RunState

@@ -7,27 +7,27 @@ import threading
 
 from fastapi import FastAPI
 
-from services.inspector.acting import acting_routes
-from services.inspector.api import inspector_routes
-from services.inspector.broker import BrokerClient
 from services.inspector.config import InspectorConfig, inspector_config
+from services.inspector.http.acting import acting_routes
+from services.inspector.http.api import inspector_routes
+from services.inspector.http.broker import BrokerClient
+from services.inspector.http.stream import Viewers
 from services.inspector.ingest import Ingest
 from services.inspector.presence import inspector_heartbeat
-from services.inspector.run_data import RunBus
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
-from services.inspector.stream import Viewers
-from services.inspector.traces import Traces
+from services.inspector.run.data import RunBus
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
+from services.inspector.store.traces import Traces
 from services.inspector.web.site import Reads, add_site
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
 from shared.config.environment import service_environment
-from shared.http import create_app
+from shared.http.app import create_app
+from shared.http.remote import RemoteCalls
+from shared.http.serving import Service
+from shared.http.sessions import Sessions
 from shared.obs.logging import configure_logging
-from shared.presence import Presence
-from shared.remote import RemoteCalls
-from shared.serving import Service
-from shared.sessions import Sessions
+from shared.obs.presence import Presence
 
 
 def main() -> int:

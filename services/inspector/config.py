@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.access import Keys, Limits
 from shared.config.environment import ServiceEnvironment
 from shared.config.settings import RunSettings
-from shared.http import check_binding
+from shared.http.access import Keys, Limits
+from shared.http.app import check_binding
 
 MAX_VIEWERS = 64
 MAX_BUS_DEADLINE_S = 2.0

@@ -4,7 +4,7 @@ from services.inspector.config import InspectorConfig
 from services.inspector.ingest import Ingest
 from shared.clock import Clock
 from shared.contracts.heartbeats import Heartbeat
-from shared.presence import own_url
+from shared.obs.presence import own_url
 
 
 def inspector_heartbeat(config: InspectorConfig, ingest: Ingest, clock: Clock) -> Heartbeat:

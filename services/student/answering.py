@@ -16,12 +16,12 @@ from pathlib import Path
 from services.student.app import build_engine, build_loader
 from services.student.config import StudentConfig, student_config
 from services.student.engines.port import Engine, GenerationRequest
-from services.student.generation import prompt_output
+from services.student.work.generation import prompt_output
 from shared.config.environment import ServiceEnvironment
 from shared.contracts.answering import Question, Questions
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import PromptOutput
-from shared.serving import run_service
+from shared.http.serving import run_service
 
 CALLS_OF_SLOTS = 4
 """Sequences of one engine call, in slots: enough to put prompts of like length together, few enough to see progress."""

@@ -9,31 +9,31 @@ from contextlib import closing
 
 from fastapi import FastAPI
 
-from services.student.api import StudentApi, student_routes
 from services.student.board import Board
 from services.student.config import INTERACTIVE_BOUND, ScriptEnvironment, StudentConfig, student_config
-from services.student.continuous import ContinuousWorker
 from services.student.engines.port import Engine
 from services.student.engines.scripted import Script, ScriptedEngine
-from services.student.intake import JobIntake
-from services.student.interactive import InteractiveQueue
-from services.student.loader import WeightLoader
+from services.student.http.api import StudentApi, student_routes
+from services.student.http.people import InteractiveQueue
 from services.student.outbox import Outbox
 from services.student.presence import student_heartbeat
 from services.student.room import Room
-from services.student.running import Running
-from services.student.versions import VersionKeeper
-from services.student.worker import EngineWorker
+from services.student.weights.loader import WeightLoader
+from services.student.weights.versions import VersionKeeper
+from services.student.work.continuous import ContinuousWorker
+from services.student.work.jobs import JobIntake
+from services.student.work.running import Running
+from services.student.work.worker import EngineWorker
 from shared.bus.leases import LeaseKeeper
 from shared.bus.port import Bus
 from shared.bus.redis import RedisBus
 from shared.clock import Clock, SystemClock
 from shared.config.environment import service_environment
-from shared.http import create_app
+from shared.http.app import create_app
+from shared.http.serving import Service
 from shared.obs.logging import configure_logging
-from shared.presence import Presence
+from shared.obs.presence import Presence
 from shared.problems.loading import problems_of
-from shared.serving import Service
 
 BUILD_ALLOWANCE_S = 600.0
 """A model of a few billion parameters takes minutes from a cold disk."""

@@ -6,14 +6,14 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.access import Keys
 from shared.config.environment import ServiceEnvironment
 from shared.config.machine import BusSection
 from shared.config.settings import RunSettings, StudentSection
 from shared.contracts.jobs import JobKind
 from shared.contracts.messages import Contract, Sampling
 from shared.errors import ConfigError
-from shared.http import check_binding
+from shared.http.access import Keys
+from shared.http.app import check_binding
 
 INTERACTIVE_BOUND = 24
 """Requests of people that are unanswered at once; more are refused, since they would only wait and be late."""

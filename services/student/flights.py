@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from services.student.engines.port import Engine, Generation, GenerationCancelledError, GenerationRequest
-from services.student.generation import Failure, generate_each
+from services.student.work.generation import Failure, generate_each
 from shared.clock import Clock
 
 SPARE_THREADS = 64

@@ -6,7 +6,7 @@ from services.student.board import Board
 from services.student.config import StudentConfig
 from shared.clock import Clock
 from shared.contracts.heartbeats import Heartbeat
-from shared.presence import own_url
+from shared.obs.presence import own_url
 
 
 def student_heartbeat(config: StudentConfig, board: Board, clock: Clock, stopping: threading.Event) -> Heartbeat:

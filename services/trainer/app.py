@@ -15,23 +15,23 @@ from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import TrainerConfig, TrainingConfig, trainer_config
 from services.trainer.consumer import Consumer
 from services.trainer.fence import LeaseFence
-from services.trainer.learner import Learner
-from services.trainer.model import StudentModel
-from services.trainer.teacher import TrustRegionTeacher
-from services.trainer.trained import TrainedAdapter, TrainedModel
+from services.trainer.model.learner import Learner
+from services.trainer.model.model import StudentModel
+from services.trainer.model.teacher import TrustRegionTeacher
+from services.trainer.model.trained import TrainedAdapter, TrainedModel
 from services.trainer.trainer import StudentTrainer
-from shared.blobs.local import LocalStore
 from shared.bus.leases import LeaseKeeper
 from shared.bus.port import Bus
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
 from shared.config.environment import service_environment
-from shared.http import create_app
+from shared.files.store import LocalStore
+from shared.http.app import create_app
+from shared.http.serving import Service
 from shared.modeling.device import device_here
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.obs.logging import configure_logging
-from shared.presence import Presence, own_url
-from shared.serving import Service
+from shared.obs.presence import Presence, own_url
 
 log = structlog.get_logger()
 NAME_POLL_S = 0.5

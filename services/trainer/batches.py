@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from shared.blobs.batches import read_groups
 from shared.blobs.listing import GROUPS
-from shared.blobs.local import LocalStore
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSealed
 from shared.contracts.ids import version_name
 from shared.errors import StorageError
+from shared.files.batches import read_groups
+from shared.files.store import LocalStore
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from services.trainer.learner import LearnerState
-from services.trainer.trained import version_tensors
-from shared.blobs.local import MANIFEST, LocalStore
+from services.trainer.model.learner import LearnerState
+from services.trainer.model.trained import version_tensors
 from shared.blobs.port import Content
 from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry, StepDone, WeightsManifest
 from shared.errors import FencedError, ModelError, StorageError
-from shared.faults import fault_point
+from shared.files.store import MANIFEST, LocalStore
+from shared.obs.faults import fault_point
 
 KEPT = 2
 EXACT_FILE = "exact.safetensors"

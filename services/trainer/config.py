@@ -5,15 +5,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from services.trainer.step import StepSettings
-from shared.access import Keys, Limits
+from services.trainer.step.step import StepSettings
 from shared.config.environment import ServiceEnvironment
 from shared.config.machine import BusSection
 from shared.config.settings import RunSettings, StudentSection
 from shared.contracts.ids import seed_of
 from shared.contracts.messages import Contract
 from shared.errors import ConfigError
-from shared.http import check_binding
+from shared.http.access import Keys, Limits
+from shared.http.app import check_binding
 from shared.modeling.adapters import LoraSpec
 
 

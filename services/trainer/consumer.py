@@ -21,7 +21,7 @@ from shared.contracts.batches import BatchSealed
 from shared.contracts.envelope import Message
 from shared.contracts.weights import StepFailed
 from shared.errors import UnavailableError
-from shared.faults import fault_point
+from shared.obs.faults import fault_point
 
 TAKE_LIMIT = 4
 BLOCK_S = 1.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from services.trainer.trees import Pack
+from services.trainer.step.trees import Pack
 
 Place = tuple[int, int]
 """Tree and node."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from services.trainer.chunked import sampled_logprobs
-from services.trainer.losses import Aggregation, grpo_loss, importance_weights
-from services.trainer.model import StudentModel
+from services.trainer.model.model import StudentModel
 from services.trainer.places import Places, places_of
-from services.trainer.rows import Row
-from services.trainer.trees import Pack, micro_batches, pack_rows
+from services.trainer.step.distil import sampled_logprobs
+from services.trainer.step.losses import Aggregation, grpo_loss, importance_weights
+from services.trainer.step.rows import Row
+from services.trainer.step.trees import Pack, micro_batches, pack_rows
 from shared.config.settings import GrpoSection
 
 OldPolicy = dict[Row, Tensor]

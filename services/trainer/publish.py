@@ -13,10 +13,10 @@ or thread count, its bytes would differ from those under its name, which is immu
 """
 
 from services.trainer.checkpoint import CheckpointManifest, Checkpoints
-from shared.blobs.local import LocalStore
 from shared.contracts.ids import weights_uri
 from shared.contracts.weights import WeightsPublished
-from shared.faults import fault_point
+from shared.files.store import LocalStore
+from shared.obs.faults import fault_point
 
 
 def publish(store: LocalStore, checkpoints: Checkpoints, checkpoint: CheckpointManifest) -> WeightsPublished:

@@ -16,22 +16,22 @@ from transformers import PreTrainedTokenizerBase
 from services.trainer import metrics
 from services.trainer.batches import Batch, read_batch
 from services.trainer.checkpoint import CheckpointManifest, Checkpoints
-from services.trainer.learner import Learner, LearnerState
+from services.trainer.model.learner import Learner, LearnerState
 from services.trainer.publish import publish
-from services.trainer.rows import Row, training_rows
-from services.trainer.step import NonFiniteError, StageClock, StepSettings, train_step
-from services.trainer.tracing import Tracer, chosen_rollouts
-from shared.blobs.batches import batch_directory
-from shared.blobs.local import LocalStore, atomic_write
+from services.trainer.step.rows import Row, training_rows
+from services.trainer.step.step import NonFiniteError, StageClock, StepSettings, train_step
+from services.trainer.step.tracing import Tracer, chosen_rollouts
 from shared.contracts.batches import BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
 from shared.contracts.weights import StepDone, StepMetrics, WeightsManifest, WeightsPublished
 from shared.errors import FencedError, MalformedMessageError, OpcodError, StorageError, UnavailableError
-from shared.faults import fault_point
+from shared.files.batches import batch_directory
+from shared.files.store import LocalStore, atomic_write
 from shared.modeling.adapters import checksum
 from shared.modeling.chat import rendering_of
 from shared.modeling.logprobs import probe
+from shared.obs.faults import fault_point
 
 STORAGE_ATTEMPTS = 5
 FIRST_PAUSE_S = 1.0

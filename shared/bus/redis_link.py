@@ -18,8 +18,8 @@ from redis.exceptions import AuthenticationError, ConnectionError, RedisError, R
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from shared.bus.redis_url import public_url
 from shared.errors import ConfigError, StorageError, UnavailableError
-from shared.redis_url import public_url
 
 SCRIPTS = (
     "publish",

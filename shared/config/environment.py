@@ -8,11 +8,11 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.access import Keys, read_keys
+from shared.bus.redis_url import with_password
 from shared.config.loading import settings_of
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
-from shared.redis_url import with_password
+from shared.http.access import Keys, read_keys
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from shared.config.settings import RunSettings, StudentSection
 from shared.errors import ConfigError
-from shared.text_files import read_text
+from shared.files.text import read_text
 
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 EXTENDS = "extends"

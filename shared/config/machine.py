@@ -5,9 +5,9 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from shared.bus.redis_url import names_password, with_password
 from shared.config.section import Positive, Section
 from shared.errors import ConfigError
-from shared.redis_url import names_password, with_password
 
 
 def _without_password(url: object) -> object:

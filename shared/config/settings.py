@@ -9,7 +9,6 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from shared.access import Limits
 from shared.config.alarms import AlarmsSection
 from shared.config.combinations import refuse_contradictions
 from shared.config.loss import LossSection
@@ -18,6 +17,7 @@ from shared.config.retention import RetentionSection
 from shared.config.section import Positive, Section, Share
 from shared.config.vllm import VllmSection
 from shared.contracts.messages import Sampling
+from shared.http.access import Limits
 
 STUDENTS: tuple[Literal["a"], Literal["b"]] = ("a", "b")
 

@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from shared.blobs.durable import locked
 from shared.errors import ModelError
+from shared.files.durable import locked
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
 EMBEDDED_PARAMETERS = 134_515_008

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from shared.blobs.durable import locked, sha256_file
 from shared.errors import ModelError
+from shared.files.durable import locked, sha256_file
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
 from shared.modeling.directory import MODEL_CONFIG, holds_weights
 from shared.modeling.loading import Dtype, load_config, load_model

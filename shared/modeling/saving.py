@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from shared.blobs.durable import sha256_file, storage_errors, sync_directory, sync_file
+from shared.files.durable import sha256_file, storage_errors, sync_directory, sync_file
 from shared.modeling.adapters import CONFIG_FILE
 from shared.modeling.checksums import file_checksum
 

@@ -12,17 +12,17 @@ from playwright.sync_api import Browser, sync_playwright
 
 from services.inspector.app import build_app
 from services.inspector.config import InspectorConfig
-from services.inspector.filters import ExchangeFilter
 from services.inspector.ingest import Ingest
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
-from services.inspector.traces import Traces
-from shared.bus.memory import MemoryBus
-from shared.bus.memory_server import MemoryServer
+from services.inspector.store.filters import ExchangeFilter
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
+from services.inspector.store.traces import Traces
 from shared.clock import SystemClock
 from shared.config.loading import read_toml, validate
 from shared.errors import NotFoundError
 from tests.browser.chromium import ARGUMENTS
+from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.listening import listening
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.inspector.ingest import Ingest
-from services.inspector.sealed import SealedBatches
+from services.inspector.store.sealed import SealedBatches
 from shared.clock import SystemClock
 from tests.browser.stand import Stand, new_stand
 from tests.fakes.broker import RUN

@@ -9,11 +9,11 @@ from pathlib import Path
 from services.inspector.app import build_app
 from services.inspector.config import InspectorConfig
 from services.inspector.ingest import Ingest
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
-from shared.access import Limits
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
 from shared.clock import SystemClock
 from shared.contracts.events import Event
+from shared.http.access import Limits
 from tests.fakes.listening import listening
 from tests.unit.inspector.told import EventLog, config
 

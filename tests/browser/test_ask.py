@@ -9,11 +9,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from playwright.sync_api import Browser, Page, expect
 
-from shared.access import Keys, Scope
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.http import Advised, Answered, Revised, Stage
-from shared.guard import error_response
-from shared.sse import EVENT_STREAM, frame
+from shared.http.access import Keys, Scope
+from shared.http.guard import error_response
+from shared.http.sse import EVENT_STREAM, frame
 from tests.browser.chromium import viewer
 from tests.browser.stand import Stand, new_stand
 from tests.fakes.listening import listening

@@ -6,10 +6,10 @@ import pytest
 from fastapi import FastAPI, Request
 from playwright.sync_api import Browser, expect
 
-from services.inspector.filters import ExchangeFilter
-from services.inspector.views import ExchangeView
-from shared.access import Keys, Scope
+from services.inspector.http.views import ExchangeView
+from services.inspector.store.filters import ExchangeFilter
 from shared.contracts.heartbeats import Heartbeat
+from shared.http.access import Keys, Scope
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
 from tests.fakes.listening import listening

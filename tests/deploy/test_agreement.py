@@ -10,13 +10,13 @@ import typer
 
 from opcod.commands.keys import ACL_FILE, PASSWORD_FILE
 from opcod.commands.prepare import PREPARED_FILE
-from opcod.deployment import KEY_FILE
+from opcod.local.deployment import KEY_FILE
 from opcod.main import app
 from services.student.config import ScriptEnvironment
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import ENV_PREFIX, load_settings, preset_names
 from shared.config.settings import STUDENTS
-from shared.http import check_binding
+from shared.http.app import check_binding
 from tests.deploy.deployed import (
     OVERLAYS,
     PROFILES,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from opcod.engines import ANYWHERE, write_engines
-from opcod.preparing import ModelEntry, create_run
+from opcod.prepare.engines import ANYWHERE, write_engines
+from opcod.prepare.preparing import ModelEntry, create_run
 from services.student.engines.vllm.command import Model, arguments
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings

@@ -15,7 +15,7 @@ from tests.deploy.deployed import pod_containers as containers_of
 
 TEXT = DOCKERFILE.read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SMALL = ("services.broker.app", "services.inspector.app", "opcod.main", "shared.probing")
+SMALL = ("services.broker.app", "services.inspector.app", "opcod.main", "shared.http.probing")
 STAGES = set(re.findall(r"^FROM \S+ AS (\S+)$", TEXT, re.MULTILINE))
 
 
@@ -113,7 +113,7 @@ def test_both_images_have_a_user_labels_and_a_health_check_without_privileges() 
         assert re.search(r"^USER [1-9]\d+:[1-9]\d+\nWORKDIR /data\n+(#.*\n)*\Z", stage(target), re.MULTILINE), target
     for label in ("title", "description", "licenses", "version", "revision"):
         assert f"org.opencontainers.image.{label}=" in TEXT
-    assert re.search(r'HEALTHCHECK .*\\\n\s+CMD \["python", "-m", "shared.probing"\]', TEXT)
+    assert re.search(r'HEALTHCHECK .*\\\n\s+CMD \["python", "-m", "shared.http.probing"\]', TEXT)
     runtime = re.findall(r"^FROM runtime AS (\S+)$", TEXT, re.MULTILINE)
     assert runtime == ["opcod", "opcod-model"]
 

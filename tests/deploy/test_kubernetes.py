@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from opcod.commands.keys import ACL_FILE
-from shared.guard import OPEN_PATHS
+from shared.http.guard import OPEN_PATHS
 from tests.deploy.deployed import K8S, OVERLAYS, ROOT, Tree, of_kind, overlay, pod_containers, pods, rendered
 from tests.deploy.policies import Policies, Stranger, selects
 

@@ -12,10 +12,10 @@ import httpx2
 import pytest
 
 from opcod.commands.keys import keys
-from shared.access import read_keys
 from shared.config.settings import Paths
 from shared.contracts.http import PeersResponse
 from shared.contracts.run import RunState, Status
+from shared.http.access import read_keys
 from tests.deploy.deployed import Container, compose_containers, kubernetes_containers
 from tests.deploy.places import FailedError, Place
 from tests.fakes.deployment import write_models

@@ -3,10 +3,10 @@
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from shared.access import Keys, Limits, Scope
-from shared.guard import OPEN_PATHS
-from shared.http import ADMIN, ASK, READ
-from shared.sessions import is_open
+from shared.http.access import Keys, Limits, Scope
+from shared.http.app import ADMIN, ASK, READ
+from shared.http.guard import OPEN_PATHS
+from shared.http.sessions import is_open
 
 LOCAL = "http://localhost"
 """Where a test client asks: without keys a service answers to no other name."""

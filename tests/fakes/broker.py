@@ -11,12 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.broker.config import load_problems, make_plan
+from services.broker.exchange.batches import adopt
 from services.broker.runner import Runner
-from services.broker.sealing import adopt
-from shared.blobs.local import LocalStore
 from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, TRAINER, jobs, output_field, train
-from shared.bus.memory import MemoryBus
-from shared.bus.memory_server import MemoryServer
 from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus, Delivery
 from shared.config.loading import load_settings
@@ -27,7 +24,10 @@ from shared.contracts.ids import seed_of, version_name
 from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, Prompt, PromptOutput, Sample
 from shared.contracts.run import RunState, Status
 from shared.contracts.weights import ServeSet, StepDone, VersionLoaded
+from shared.files.store import LocalStore
 from shared.problems.problem import Problem, ProblemSet
+from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.figures import step_metrics
 from tests.fakes.student import HandClock
 

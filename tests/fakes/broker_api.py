@@ -5,12 +5,12 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from services.broker.acting_api import acting_routes
-from services.broker.api import add_routes
-from services.broker.peers import Peers
-from shared.access import Keys, Limits
+from services.broker.http.peers import Peers
+from services.broker.http.runs import add_routes
 from shared.contracts.run import RunState
-from shared.http import create_app
-from shared.remote import RemoteCalls
+from shared.http.access import Keys, Limits
+from shared.http.app import create_app
+from shared.http.remote import RemoteCalls
 from tests.fakes.access import PLENTY
 from tests.fakes.broker import BrokerBench
 

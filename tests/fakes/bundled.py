@@ -3,10 +3,10 @@
 import base64
 from pathlib import Path
 
-from opcod.report import build_report
+from opcod.report.run import build_report
 from services.inspector.config import STORE
-from services.inspector.records import Entry
-from services.inspector.store import Store
+from services.inspector.store.records import Entry
+from services.inspector.store.store import Store
 from shared.config.loading import to_toml
 from shared.contracts.traces import Alternative, RolloutTrace, StepTrace, TokenTrace, step_trace
 from tests.fakes.final_state import final_state, settings

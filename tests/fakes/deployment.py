@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from opcod.following import Follower
-from opcod.launcher import Launcher
-from opcod.preparing import ModelEntry, create_run
-from opcod.progress import RunProgress
+from opcod.local.following import Follower
+from opcod.local.launcher import Launcher
+from opcod.local.progress import RunProgress
+from opcod.prepare.preparing import ModelEntry, create_run
 from shared.bus.keys import BROKER, RESULTS, TRAINER, group_of, jobs, train
 from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings

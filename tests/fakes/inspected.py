@@ -8,22 +8,22 @@ from pathlib import Path
 
 import httpx2
 
-from opcod.deployment import KEY_FILE, Deployment, Endpoint
+from opcod.local.deployment import KEY_FILE, Deployment, Endpoint
 from services.broker.acting_api import acting_routes
 from services.inspector.app import build_app
 from services.inspector.config import STORE
 from services.inspector.ingest import Ingest
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
-from shared.access import Keys, Scope
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
 from shared.bus.keys import STUDENTS, jobs
 from shared.bus.redis import RedisBus
 from shared.clock import SystemClock
 from shared.config.loading import to_toml
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JobKind
-from shared.http import create_app
-from shared.remote import RemoteCalls
+from shared.http.access import Keys, Scope
+from shared.http.app import create_app
+from shared.http.remote import RemoteCalls
 from tests.fakes.access import PLENTY
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.listening import listening

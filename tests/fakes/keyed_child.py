@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from shared.access import read_keys
 from shared.errors import StorageError
-from shared.http import ASK, create_app
+from shared.http.access import read_keys
+from shared.http.app import ASK, create_app
+from shared.http.serving import Service, run_service
 from shared.obs.logging import configure_logging
-from shared.serving import Service, run_service
 from tests.fakes.access import PLENTY
 
 

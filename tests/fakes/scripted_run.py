@@ -4,11 +4,11 @@ from pathlib import Path
 
 from services.student.engines.port import GenerationRequest
 from services.student.engines.scripted import Script, ScriptedEngine
-from shared.bus.memory import MemoryBus
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import Job, Prompt, PromptOutput, Sample
 from shared.problems.problem import ProblemSet
 from tests.fakes.broker import BrokerBench, FakeStudent
+from tests.fakes.bus.memory import MemoryBus
 
 LONG = ("rollout.max_tokens=200", "feedback.max_tokens=200", "evaluation.max_tokens=200")
 """A token of this engine is a byte."""

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from opcod.deployment import Deployment, run_lock
-from opcod.launcher import Launcher
-from opcod.preparing import create_run
+from opcod.local.deployment import Deployment, run_lock
+from opcod.local.launcher import Launcher
+from opcod.prepare.preparing import create_run
 from shared.config.settings import Paths
 from tests.fakes.deployment import scripted_settings
 

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from shared.errors import FencedError
-from shared.http import create_app
-from shared.serving import Service, run_service
+from shared.http.app import create_app
+from shared.http.serving import Service, run_service
 from tests.fakes.access import PLENTY
 
 LONG_S = 60.0

@@ -11,13 +11,10 @@ from pathlib import Path
 from services.student.app import build_worker
 from services.student.board import Board
 from services.student.config import INTERACTIVE_BOUND, StudentConfig, student_config
-from services.student.interactive import InteractiveQueue
-from services.student.running import Running
-from shared.blobs.local import LocalStore
+from services.student.http.people import InteractiveQueue
+from services.student.work.running import Running
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, group_of, input_field, jobs, step_payloads
 from shared.bus.leases import LeaseKeeper
-from shared.bus.memory import MemoryBus
-from shared.bus.memory_server import MemoryServer
 from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus, Commit
 from shared.clock import SystemClock
@@ -28,8 +25,11 @@ from shared.contracts.ids import version_folder
 from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, Prompt
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.contracts.weights import FileEntry, ServeSet, WeightsManifest
+from shared.files.store import LocalStore
 from shared.modeling.checksums import file_checksum
 from tests.fakes.access import one_key
+from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.engine import FakeEngine
 
 RUN = "test"

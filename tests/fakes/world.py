@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from services.broker import machine
 from services.broker.commands import (
     Announce,
     Command,
@@ -15,8 +14,9 @@ from services.broker.commands import (
     SealBatch,
     Serve,
 )
-from services.broker.events import JobReported, MachineEvent, Recovered, StepFinished, Ticked, VersionServed
-from services.broker.plan import Plan, PlannedProblem
+from services.broker.machine import machine
+from services.broker.machine.moves import JobReported, MachineEvent, Recovered, StepFinished, Ticked, VersionServed
+from services.broker.machine.plan import Plan, PlannedProblem
 from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.ids import version_name, version_steps

@@ -13,11 +13,11 @@ import services.broker.metrics
 import services.inspector.ingest
 import services.student.metrics
 import services.trainer.metrics  # noqa: F401 - registers its metrics
-from services.broker.peers import Peers
+from services.broker.http.peers import Peers
 from shared.contracts import http, openai
 from shared.contracts.heartbeats import Heartbeat
 from shared.errors import OpcodError
-from shared.remote import RemoteCalls
+from shared.http.remote import RemoteCalls
 from tests.fakes.broker import BrokerBench
 from tests.fakes.student_server import serving
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.faults import ALLOWED, FAULT, MARKS, POINTS
+from shared.obs.faults import ALLOWED, FAULT, MARKS, POINTS
 from tests.fakes.deployment import ScriptedDeployment
 
 FULL = os.environ.get("OPCOD_FAULTS_FULL") == "1"

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from opcod.main import app
 from shared.contracts.run import Status
 from shared.contracts.weights import WeightsManifest
-from shared.faults import ALLOWED, FAULT
+from shared.obs.faults import ALLOWED, FAULT
 from tests.fakes.deployment import STEPS, ScriptedDeployment, assert_applied_once, assert_nothing_left, weights_of
 
 FULL = ("run.weights=full", "run.schedule=sequential", "optimizer.checkpoint_every=2")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.tutoring import judge
+from services.broker.exchange.judging import judge
 from shared.bus.payloads import pack, unpack
 from shared.contracts.jobs import JobOutput, PromptOutput, Sample
 from shared.contracts.messages import Sampling

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from services.student.engines.scripted import Script, ScriptedEngine
-from services.student.loader import VersionRefusedError, WeightLoader
-from shared.blobs.local import LocalStore
+from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.contracts.weights import FileEntry, WeightsManifest
+from shared.files.store import LocalStore
 from tests.fakes.student import RUN, publish_version, tensor_file
 
 WHOLE = tensor_file(2)

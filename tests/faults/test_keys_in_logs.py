@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 
-from shared.access import new_keys, read_keys
+from shared.http.access import new_keys, read_keys
 
 WAIT_S = 20.0
 PROMPT = "a question that nobody else should read"

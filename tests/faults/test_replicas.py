@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from opcod.deployment import KEY_FILE
+from opcod.local.deployment import KEY_FILE
 from tests.fakes.deployment import ScriptedDeployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import redis
 
-from shared.faults import ALLOWED, FAULT, MARKS
+from shared.obs.faults import ALLOWED, FAULT, MARKS
 from tests.fakes.deployment import ScriptedDeployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

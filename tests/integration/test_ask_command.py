@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from opcod.deployment import Deployment
+from opcod.local.deployment import Deployment
 from opcod.main import main
 from shared.contracts.http import AskResponse
 

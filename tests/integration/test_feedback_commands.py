@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
-from opcod.deployment import run_lock
+from opcod.local.deployment import run_lock
 from opcod.main import app as opcod
 from services.inspector.config import STORE
 from tests.fakes.broker import RUN

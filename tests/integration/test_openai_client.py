@@ -9,7 +9,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from opcod.deployment import Deployment
+from opcod.local.deployment import Deployment
 
 WAIT_S = 20.0
 

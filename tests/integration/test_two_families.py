@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opcod.options import CACHE_DIR
-from opcod.preparing import create_run, prepare_models
+from opcod.prepare.preparing import create_run, prepare_models
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.contracts.batches import BatchGroup

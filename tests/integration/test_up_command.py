@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from opcod.client import Client
-from opcod.deployment import Deployment, live_deployment
+from opcod.local.deployment import Deployment, live_deployment
+from opcod.talk.client import Client
 from shared.config.loading import to_toml
 from shared.contracts.http import AskRequest, AskResponse, PeersResponse
 from shared.contracts.run import STATE_FILE, RunState

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel
 
-from services.inspector import views
+from services.inspector.http import views
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings, StudentSection
 from shared.contracts import acting, batches, http, openai, weights

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from opcod.launcher import Launcher
-from opcod.preparing import create_run
+from opcod.local.launcher import Launcher
+from opcod.prepare.preparing import create_run
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths
 from tests.contract.messages import status

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from opcod.checking import check_settings
-from opcod.client import Client
-from shared.addresses import listen
+from opcod.prepare.checking import check_settings
+from opcod.talk.client import Client
 from shared.config.settings import Paths
 from shared.contracts.http import AskRequest, AskResponse, PeersResponse
 from shared.errors import ConfigError
+from shared.http.addresses import listen
 from tests.fakes.deployment import scripted_settings
 from tests.fakes.ipv6 import needs_ipv6
 from tests.fakes.served import served_run

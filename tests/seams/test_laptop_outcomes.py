@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 
-from services.broker.tutoring import judge
+from services.broker.exchange.judging import judge
 from services.student.engines.port import GenerationRequest
 from services.student.engines.scripted import Script, ScriptedEngine
 from shared.contracts.messages import ChatMessage, Sampling

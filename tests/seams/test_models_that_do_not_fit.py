@@ -23,10 +23,10 @@ from services.student.engines.vllm.build import build_vllm_engine
 from services.trainer.app import build_trainer
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import training_config
-from services.trainer.specializing import describe, ensure
-from shared.blobs.local import LocalStore
+from services.trainer.offline.specializing import describe, ensure
 from shared.config.loading import settings_of
 from shared.errors import ConfigError, ModelError
+from shared.files.store import LocalStore
 from tests.fakes.student import RUN, config_in
 from tests.unit.modeling.tiny_model import write_tiny_model
 

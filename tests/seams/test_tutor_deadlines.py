@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from services.broker.exchange.judging import LOST
 from services.broker.runner import TAKE
-from services.broker.tutoring import LOST
 from shared.bus.keys import BROKER, RESULTS
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import JobStatus, RunState, Status

@@ -18,7 +18,7 @@ from services.student.engines.port import (
     UnknownVersionError,
 )
 from services.student.engines.vllm.engine import VllmEngine
-from services.student.loader import VersionRefusedError, WeightLoader
+from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.contracts.messages import Sampling
 from shared.modeling.chat import render
 from shared.modeling.loading import load_tokenizer

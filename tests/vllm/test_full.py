@@ -13,7 +13,7 @@ from services.student.app import build_engine, build_loader
 from services.student.config import StudentConfig
 from services.student.engines.port import EngineState, Generation
 from services.student.engines.vllm.engine import VllmEngine
-from services.student.loader import VersionRefusedError, WeightLoader
+from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.contracts.messages import Sampling
 from shared.errors import ModelError
 from tests.vllm.asking import kill_while_asked, mean_difference, processes_of, request

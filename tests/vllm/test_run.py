@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from opcod.options import CACHE_DIR
-from opcod.preparing import create_run, prepare_models
-from opcod.reporting import records_of
+from opcod.prepare.preparing import create_run, prepare_models
+from opcod.report.writing import records_of
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.contracts.run import Status

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from services.inspector.filters import ExchangeFilter
-from services.inspector.records import LOGGED_EVENT
-from services.inspector.store import LoggedRow, Store
-from services.inspector.stream import ANEW, PAGE, follow, message
-from services.inspector.views import ExchangeView
+from services.inspector.http.stream import ANEW, PAGE, follow, message
+from services.inspector.http.views import ExchangeView
+from services.inspector.store.filters import ExchangeFilter
+from services.inspector.store.records import LOGGED_EVENT
+from services.inspector.store.store import LoggedRow, Store
 from services.inspector.web.sentences import sentence
 from shared.contracts.events import Revised
 from shared.errors import ConfigError
-from shared.sse import Frames
+from shared.http.sse import Frames
 
 MAX_BEHIND = 1000
 """Who is further behind than this is told to load the page again: its rows would be gone from the page anyway."""

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from services.inspector.web.rendering import Pages
-from shared.access import Keys, Scope
 from shared.contracts.http import LoginLink
-from shared.http import READ
-from shared.sessions import LINK_S, LOGIN_PATH, SESSION_S, Sessions
+from shared.http.access import Keys, Scope
+from shared.http.app import READ
+from shared.http.sessions import LINK_S, LOGIN_PATH, SESSION_S, Sessions
 
 HOME = "/"
 WRONG_KEY = "This key is not one of the run's. They are in the file `key` of its directory, one a line."

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from services.inspector.run_view import Improvement, RunResults, RunView
+from services.inspector.run.view import Improvement, RunResults, RunView
 from services.inspector.web.rendering import DELIVERED, number, percent
 
 

@@ -8,16 +8,16 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import HTMLResponse
 
-from services.inspector.api import ExchangeId, known_exchange
-from services.inspector.broker import BrokerClient
-from services.inspector.log import SMALL_KINDS
-from services.inspector.run_data import RunData
-from services.inspector.run_view import RunView
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
-from services.inspector.stream import Viewers, ViewerStream, ends_with
-from services.inspector.traces import Traces
-from services.inspector.views import ExchangeView
+from services.inspector.http.api import ExchangeId, known_exchange
+from services.inspector.http.broker import BrokerClient
+from services.inspector.http.stream import Viewers, ViewerStream, ends_with
+from services.inspector.http.views import ExchangeView
+from services.inspector.run.data import RunData
+from services.inspector.run.view import RunView
+from services.inspector.store.log import SMALL_KINDS
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
+from services.inspector.store.traces import Traces
 from services.inspector.web.live import live_feed, newest_place, place_of
 from services.inspector.web.reading import (
     ExchangeQuery,
@@ -32,8 +32,8 @@ from services.inspector.web.reading import (
 )
 from services.inspector.web.rendering import Pages, link
 from services.inspector.web.run_text import run_tables
-from shared.http import READ
-from shared.remote import RemoteCalls
+from shared.http.app import READ
+from shared.http.remote import RemoteCalls
 
 HISTORY = 100
 

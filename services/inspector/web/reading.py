@@ -8,11 +8,11 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from services.inspector.filters import ExchangeFilter, Text, Whole
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
-from services.inspector.traces import Traces
-from services.inspector.views import ExchangeView, TraceView
+from services.inspector.http.views import ExchangeView, TraceView
+from services.inspector.store.filters import ExchangeFilter, Text, Whole
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
+from services.inspector.store.traces import Traces
 from services.inspector.web.live import Place, newest_place
 from services.inspector.web.marking import Piece, marked_concept, reviewed
 from services.inspector.web.rendering import field_text

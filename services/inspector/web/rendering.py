@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.inspector.web.assets import Assets
 from services.inspector.web.sentences import sentence
-from shared.access import Scope
 from shared.contracts.traces import HEAT_NATS, heat
+from shared.http.access import Scope
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from services.inspector.run_view import DifficultyRow, Improvement, RunResults, RunView, ScorePoint
+from services.inspector.run.view import DifficultyRow, Improvement, RunResults, RunView, ScorePoint
 from services.inspector.web.outcomes import OutcomeRow, directions, outcome_rows
 
 

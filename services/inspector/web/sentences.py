@@ -1,6 +1,6 @@
 """What happened, in words: one short line an event."""
 
-from services.inspector.records import LoggedEvent
+from services.inspector.store.records import LoggedEvent
 from shared.contracts.acting import SilenceAct
 from shared.contracts.events import Acted, TutorSilenced
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from services.inspector.broker import BrokerClient
 from services.inspector.config import InspectorConfig
-from services.inspector.run_data import RunBus, RunData
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
-from services.inspector.stream import Viewers
-from services.inspector.traces import Traces
+from services.inspector.http.broker import BrokerClient
+from services.inspector.http.stream import Viewers
+from services.inspector.run.data import RunBus, RunData
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
+from services.inspector.store.traces import Traces
 from services.inspector.web.assets import Assets, asset_routes
 from services.inspector.web.errors import show_errors_as_pages
 from services.inspector.web.headers import BrowserHeaders
@@ -21,8 +21,8 @@ from services.inspector.web.pages import Site, page_routes, run_route
 from services.inspector.web.rendering import VERDICTS, Pages
 from services.inspector.web.writing import writing_routes
 from shared.config.settings import RunSettings
-from shared.remote import RemoteCalls
-from shared.sessions import Sessions
+from shared.http.remote import RemoteCalls
+from shared.http.sessions import Sessions
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Form, Header, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from services.inspector.acting import act_path, silence_path
-from services.inspector.api import ExchangeId, known_exchange
-from services.inspector.stream import message
+from services.inspector.http.acting import act_path, silence_path
+from services.inspector.http.api import ExchangeId, known_exchange
+from services.inspector.http.stream import message
 from services.inspector.web.pages import Site
 from services.inspector.web.rendering import link
-from shared.access import Scope
 from shared.contracts.acting import MAX_REASON_CHARS, ReasonRequest, SilenceRequest
 from shared.contracts.http import AskRequest, Stage
 from shared.errors import OpcodError
-from shared.http import ADMIN, ASK, READ
-from shared.sse import EVENT_STREAM, EventStream, Frames, unless_gone
+from shared.http.access import Scope
+from shared.http.app import ADMIN, ASK, READ
+from shared.http.sse import EVENT_STREAM, EventStream, Frames, unless_gone
 
 MAX_QUESTION = 20_000
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from services.broker import machine
 from services.broker.commands import Announce, AnnounceSilence, KeepAct, SealBatch
-from services.broker.events import Asked, Controlled, Recovered, StepFinished, StepRefused, Ticked, VersionServed
+from services.broker.machine import machine
+from services.broker.machine.moves import Asked, Controlled, Recovered, StepFinished, StepRefused, Ticked, VersionServed
 from shared.contracts.acting import SilenceAct
 from shared.contracts.run import Status
 from tests.fakes.world import World, small_plan

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.sealing import adopt
-from shared.blobs.batches import read_group
-from shared.blobs.local import LocalStore
+from services.broker.exchange.batches import adopt
 from shared.contracts.events import Event, FeedbackGiven, TutorSilenced
 from shared.contracts.run import Status
 from shared.contracts.steps import StepRecord, step_record
+from shared.files.batches import read_group
+from shared.files.store import LocalStore
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.scripted_run import scripted_run
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from services.broker.commands import IssueFeedback, Serve
+from services.broker.exchange.batches import advantage_mask, build_group
 from services.broker.gate import decide
-from services.broker.sealing import advantage_mask, build_group
 from shared.contracts.jobs import PromptOutput
 from shared.contracts.run import GateDecision, Score, Split, Status
 from shared.problems.formats import format_named

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from shared.bus.keys import BROKER, RESULTS
-from shared.bus.memory import MemoryBus
-from shared.bus.memory_server import MemoryServer
 from shared.bus.port import Commit
 from shared.contracts.control import Control
 from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import UnavailableError
 from tests.fakes.broker import BrokerBench
+from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.waiting import wait_until
 from tests.fakes.whole_runs import OFF, assert_whole, is_training
 

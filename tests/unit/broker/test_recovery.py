@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from services.broker import machine
+from services.broker.machine import machine
 from services.broker.recovery import choose, highest_fence, read_state_file, write_state_file
-from shared.blobs.batches import sealed_steps
 from shared.errors import StorageError
+from shared.files.batches import sealed_steps
 from tests.fakes.world import small_plan
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.replicas import Replicas
+from services.broker.upkeep import Replicas
 from shared.bus.keys import RESULTS
-from shared.bus.memory_server import MemoryServer
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import Status
 from shared.contracts.weights import VersionLoaded, VersionRefused
 from tests.fakes.broker import BrokerBench
+from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.student import HandClock
 
 CHECKSUM = "c" * 64

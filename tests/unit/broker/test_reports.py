@@ -4,18 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.events import Controlled, JobReported, MachineEvent, StepFinished, StepRefused, VersionServed
-from services.broker.groups import GroupReader
-from services.broker.narration import Narrator
-from services.broker.replicas import Replicas
+from services.broker.exchange.groups import GroupReader
+from services.broker.exchange.telling import Narrator
+from services.broker.machine.moves import (
+    Controlled,
+    JobReported,
+    MachineEvent,
+    StepFinished,
+    StepRefused,
+    VersionServed,
+)
 from services.broker.reports import ReportReader
-from shared.blobs.local import LocalStore
+from services.broker.upkeep import Replicas
 from shared.contracts.control import Control
 from shared.contracts.envelope import Message
 from shared.contracts.events import GroupGraded, Revised
 from shared.contracts.jobs import JobDone, JobKind, JobStarted
 from shared.contracts.run import Status
 from shared.contracts.weights import StepFailed, VersionLoaded, VersionRefused, WeightsPublished
+from shared.files.store import LocalStore
 from tests.fakes.broker import BrokerBench, step_done
 from tests.fakes.figures import step_metrics
 

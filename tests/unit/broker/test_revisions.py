@@ -4,7 +4,7 @@ from prometheus_client import REGISTRY
 
 from services.broker import metrics
 from services.broker.commands import IssueFeedback, IssueRevision
-from services.broker.machine import new_run
+from services.broker.machine.machine import new_run
 from services.broker.revisions import Revised, count_group
 from shared.contracts.diagnostics import AlarmWatch, RevisionCount, Silenced
 from shared.contracts.run import PhaseState, Tally

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from opcod.progress import headline
+from opcod.local.progress import headline
 from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, jobs
 from shared.bus.leases import HeldLease
-from shared.bus.memory import MemoryBus
 from shared.contracts.control import Control
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import Job, JobKind, JobOutput, JobStarted
@@ -17,6 +16,7 @@ from shared.contracts.run import RunState, Status
 from shared.contracts.weights import ServeSet
 from shared.errors import FencedError
 from tests.fakes.broker import BrokerBench, create_queues, step_done
+from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.whole_runs import OFF, assert_whole, first_is_applied, is_training, one_is_sealed
 
 

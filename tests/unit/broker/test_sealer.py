@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.groups import GroupReader
+from services.broker.exchange.batches import Sealed
+from services.broker.exchange.groups import GroupReader
 from services.broker.sealer import Sealer, UnusableBatchError
-from services.broker.sealing import Sealed
-from shared.blobs.local import LocalStore
 from shared.contracts.run import PhaseState
 from shared.errors import FencedError
+from shared.files.store import LocalStore
 from tests.fakes.broker import RUN, BrokerBench
 
 OURS = 7

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.broker.commands import AnnounceSilence, IssueFeedback, IssueRevision, SealBatch
-from services.broker.events import JobReported, Recovered
+from services.broker.machine.moves import JobReported, Recovered
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import RunState, Status

@@ -23,11 +23,11 @@ from shared.bus.keys import (
     train,
     trainer_lease,
 )
-from shared.bus.memory import MemoryBus
 from shared.bus.payloads import pack, unpack
 from shared.contracts.jobs import JobInput, JobKind, JobOutput, JobStarted, PayloadRef, Prompt
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, MalformedMessageError, StorageError
+from tests.fakes.bus.memory import MemoryBus
 
 
 def test_every_key_of_a_run_has_its_prefix_and_its_own_name() -> None:

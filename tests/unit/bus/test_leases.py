@@ -8,11 +8,11 @@ import pytest
 
 from shared.bus.keys import RESULTS
 from shared.bus.leases import HeldLease, LeaseKeeper
-from shared.bus.memory import MemoryBus
-from shared.bus.memory_server import MemoryServer
 from shared.bus.port import Delivery
 from shared.contracts.jobs import JobStarted
 from shared.errors import UnavailableError
+from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.bus.memory_server import MemoryServer
 
 LEASE_S = 0.2
 QUEUE = [(RESULTS, "broker")]

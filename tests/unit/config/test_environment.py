@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shared.config.environment import ServiceEnvironment
-from shared.presence import own_url
+from shared.obs.presence import own_url
 
 
 def test_the_password_of_a_file_joins_the_url(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from fastapi.testclient import TestClient
 
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
 from tests.fakes.access import LOCAL
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config
 

@@ -12,14 +12,14 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import Response, StreamingResponse
 from fastapi.testclient import TestClient
 
-from services.inspector.broker import BrokerClient
-from services.inspector.records import Entry
-from services.inspector.store import Store
-from shared.access import Scope
+from services.inspector.http.broker import BrokerClient
+from services.inspector.store.records import Entry
+from services.inspector.store.store import Store
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.http import Answered, AskRequest
-from shared.remote import RemoteCalls
-from shared.sse import EVENT_STREAM, frame
+from shared.http.access import Scope
+from shared.http.remote import RemoteCalls
+from shared.http.sse import EVENT_STREAM, frame
 from tests.fakes.listening import listening
 from tests.fakes.student_server import USAGE
 from tests.unit.inspector.told import EventLog, feedback

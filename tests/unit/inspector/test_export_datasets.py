@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from services.inspector.store import Store
-from tests.unit.inspector.test_export import NASTY, exported, fill
+from services.inspector.store.store import Store
+from tests.unit.inspector.http.test_export import NASTY, exported, fill
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed; `make check-trl` runs this")
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from services.inspector.filters import ExchangeFilter
 from services.inspector.ingest import Ingest
-from services.inspector.records import LOGGED_EVENT, Gap
-from services.inspector.store import Store
+from services.inspector.store.filters import ExchangeFilter
+from services.inspector.store.records import LOGGED_EVENT, Gap
+from services.inspector.store.store import Store
 from shared.errors import UnavailableError
 from tests.unit.inspector.told import EventLog, StillClock, feedback, ready, seal, status
 

@@ -8,9 +8,9 @@ from fastapi.testclient import TestClient
 
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
-from services.inspector.records import Entry
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
+from services.inspector.store.records import Entry
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
 from tests.fakes.access import LOCAL, routes_without_scope
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback, revised, status
 

@@ -12,10 +12,10 @@ from fastapi.testclient import TestClient
 from starlette.types import Message
 
 from services.inspector.app import build_app
+from services.inspector.http.stream import Viewers, ViewerStream, frame, live_events
 from services.inspector.ingest import Ingest
-from services.inspector.records import LOGGED_EVENT, Entry
-from services.inspector.store import LoggedRow, Store
-from services.inspector.stream import Viewers, ViewerStream, frame, live_events
+from services.inspector.store.records import LOGGED_EVENT, Entry
+from services.inspector.store.store import LoggedRow, Store
 from tests.fakes.listening import listening
 from tests.unit.inspector.told import EventLog, config, feedback, status
 

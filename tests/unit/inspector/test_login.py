@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
-from services.inspector.store import Store
+from services.inspector.store.store import Store
 from tests.fakes.access import LOCAL
 from tests.unit.inspector.told import EventLog, config
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.inspector.run_view import Improvement
+from services.inspector.run.view import Improvement
 from services.inspector.web.outcomes import directions
 
 

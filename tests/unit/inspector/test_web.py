@@ -7,12 +7,12 @@ from typing import Any
 import anyio
 import pytest
 
-from services.inspector.filters import ExchangeFilter
-from services.inspector.log import SMALL_KINDS
-from services.inspector.records import Entry
-from services.inspector.run_data import RunData
-from services.inspector.store import Store
-from services.inspector.stream import message
+from services.inspector.http.stream import message
+from services.inspector.run.data import RunData
+from services.inspector.store.filters import ExchangeFilter
+from services.inspector.store.log import SMALL_KINDS
+from services.inspector.store.records import Entry
+from services.inspector.store.store import Store
 from services.inspector.web.assets import WEB, Assets
 from services.inspector.web.live import MAX_BEHIND, Place, live_feed, newest_place, news, place_of
 from services.inspector.web.marking import marked_concept, reviewed

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.model import StudentModel
-from services.trainer.teacher import EmaTeacher
-from services.trainer.trained import TrainedAdapter
+from services.trainer.model.model import StudentModel
+from services.trainer.model.teacher import EmaTeacher
+from services.trainer.model.trained import TrainedAdapter
 from shared.errors import ModelError
 from shared.modeling.adapters import (
     LoraSpec,

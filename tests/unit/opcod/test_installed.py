@@ -98,8 +98,8 @@ def _loads_models(text: str) -> bool:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("shared.modeling"):
             return True
         if isinstance(node, ast.Constant) and node.value in (
-            "services.trainer.specializing",
-            "services.trainer.replaying",
+            "services.trainer.offline.specializing",
+            "services.trainer.offline.replaying",
             "services.student.answering",
         ):
             return True

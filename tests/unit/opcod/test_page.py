@@ -8,13 +8,13 @@ from pathlib import Path
 
 import httpx2
 
-from opcod.deployment import KEY_FILE, Deployment, Endpoint
+from opcod.local.deployment import KEY_FILE, Deployment, Endpoint
 from opcod.page import page_address
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
-from services.inspector.sealed import SealedBatches
-from services.inspector.store import Store
-from shared.access import new_keys, read_keys
+from services.inspector.store.sealed import SealedBatches
+from services.inspector.store.store import Store
+from shared.http.access import new_keys, read_keys
 from tests.fakes.listening import listening
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config
 

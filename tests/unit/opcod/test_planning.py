@@ -65,9 +65,9 @@ def test_activations_bound_what_autograd_keeps(tmp_path: Path) -> None:
     """Against the bytes that a real forward pass saves for its backward pass."""
     import torch
 
-    from services.trainer.model import StudentModel
-    from services.trainer.trained import TrainedAdapter
-    from services.trainer.trees import Tree
+    from services.trainer.model.model import StudentModel
+    from services.trainer.model.trained import TrainedAdapter
+    from services.trainer.step.trees import Tree
     from shared.modeling.adapters import LoraSpec
     from shared.modeling.loading import load_model
 

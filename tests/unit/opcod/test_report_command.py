@@ -8,8 +8,8 @@ from typer.testing import CliRunner, Result
 
 from opcod.commands.report import wait_for_end
 from opcod.main import app
-from opcod.report import Report
-from opcod.report_text import PICTURES
+from opcod.report.run import Report
+from opcod.report.text import PICTURES
 from shared.config.loading import to_toml
 from shared.contracts.run import STATE_FILE, Status
 from shared.errors import EXIT_INTERRUPTED, ConfigError, StoppedError

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from opcod.deployment import Deployment, Endpoint, ensure_key
+from opcod.local.deployment import Deployment, Endpoint, ensure_key
 from opcod.resuming import end_pause
-from shared.access import read_keys
 from shared.bus.keys import RESULTS
 from shared.config.loading import to_toml
 from shared.contracts.control import Control
+from shared.http.access import read_keys
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.broker_api import broker_app
 from tests.fakes.listening import listening

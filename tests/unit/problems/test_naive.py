@@ -3,7 +3,7 @@
 import pytest
 
 from services.broker.config import load_problems
-from services.broker.tutoring import judge
+from services.broker.exchange.judging import judge
 from shared.config.loading import load_settings
 from shared.errors import ConfigError
 from shared.problems.formats import format_named

@@ -7,7 +7,7 @@ import pytest
 
 from services.student.answering import answers, main
 from services.student.engines.scripted import Script, ScriptedEngine
-from services.student.loader import VersionRefusedError
+from services.student.weights.loader import VersionRefusedError
 from shared.contracts.answering import Question, Questions
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import PromptOutput

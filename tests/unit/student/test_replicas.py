@@ -9,9 +9,9 @@ import pytest
 from services.student.presence import student_heartbeat
 from services.student.replicas import next_replica
 from shared.bus.keys import STUDENTS, jobs
-from shared.bus.memory import MemoryBus
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JobDone, JobKind
+from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.student import StudentBench, make_job, publish_version
 
 JOB, _ = make_job(JobKind.ROLLOUT, 1, version="a@v1")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from services.student.board import ANSWER_SILENCE_S, IDLE_BOUND_S, Board, Serving
 from services.student.presence import student_heartbeat
-from shared.bus.memory import MemoryBus
-from shared.presence import Presence
+from shared.obs.presence import Presence
+from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.student import HandClock, config_in
 
 SERVING = Serving("a@v0", {"a@v0": "b" * 64}, None)

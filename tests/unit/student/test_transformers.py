@@ -17,7 +17,7 @@ from services.student.engines.port import (
     VersionTakenError,
 )
 from services.student.engines.transformers import TransformersEngine
-from services.student.generation import Failure, generate_each
+from services.student.work.generation import Failure, generate_each
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import ModelError, PromptError
 from shared.modeling.adapters import (

@@ -10,18 +10,18 @@ from pathlib import Path
 import torch
 
 from services.trainer.checkpoint import Checkpoints
-from services.trainer.learner import Learner
-from services.trainer.model import StudentModel
-from services.trainer.rows import Row
-from services.trainer.step import StepSettings
-from services.trainer.trained import TrainedAdapter, TrainedModel
+from services.trainer.model.learner import Learner
+from services.trainer.model.model import StudentModel
+from services.trainer.model.trained import TrainedAdapter, TrainedModel
+from services.trainer.step.rows import Row
+from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StudentTrainer
-from shared.blobs.local import LocalStore
 from shared.config.loss import LossSection
 from shared.config.settings import OptimizerSection
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.messages import ChatMessage
+from shared.files.store import LocalStore
 from shared.modeling.adapters import LoraSpec
 from shared.modeling.chat import encode, render
 from shared.modeling.loading import Dtype, load_model, load_tokenizer

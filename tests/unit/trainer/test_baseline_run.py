@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.sealing import adopt
+from services.broker.exchange.batches import adopt
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.trainer import StudentTrainer
-from shared.blobs.local import LocalStore
 from shared.bus.keys import RESULTS, TRAINER, train
-from shared.bus.memory import MemoryBus
 from shared.contracts.batches import BatchSealed
 from shared.contracts.jobs import Job, JobOutput
 from shared.contracts.weights import StepDone
+from shared.files.store import LocalStore
 from shared.modeling.loading import load_tokenizer
 from tests.fakes.broker import RUN, BrokerBench
+from tests.fakes.bus.memory import MemoryBus
 from tests.unit.trainer.ground import BASE_SHA256, OpenFence, learner, settings
 
 

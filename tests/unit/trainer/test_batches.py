@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from services.trainer.batches import read_batch
-from shared.blobs.local import LocalStore
 from shared.contracts.batches import BatchSealed
 from shared.errors import StorageError
+from shared.files.store import LocalStore
 from shared.modeling.loading import load_tokenizer
 from tests.unit.trainer.ground import RUN, group_of, seal
 

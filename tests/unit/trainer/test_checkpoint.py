@@ -7,8 +7,8 @@ import torch
 
 from services.trainer.checkpoint import CheckpointManifest
 from services.trainer.trainer import StudentTrainer
-from shared.blobs.local import LocalStore
 from shared.errors import FencedError, ModelError, StorageError
+from shared.files.store import LocalStore
 from tests.unit.trainer.ground import OpenFence, checkpoints_of, seal_steps, student_trainer
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from services.student.engines.port import GenerationRequest
 from services.student.engines.transformers import TransformersEngine
-from services.trainer.learner import Learner
-from services.trainer.step import StageClock, train_step
-from services.trainer.trained import version_tensors
+from services.trainer.model.learner import Learner
+from services.trainer.model.trained import version_tensors
+from services.trainer.step.step import StageClock, train_step
 from services.trainer.trainer import StudentTrainer
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.contracts.weights import WeightsManifest

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.trainer.losses import (
+from services.trainer.step.losses import (
     Aggregation,
     active_share,
     aggregate,

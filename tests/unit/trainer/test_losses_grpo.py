@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.losses import batch_denominator, group_advantages, grpo_loss
+from services.trainer.step.losses import batch_denominator, group_advantages, grpo_loss
 from shared.errors import ConfigError
 
 torch.set_num_threads(1)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.losses import importance_diagnostics, importance_weights, usable_samples
+from services.trainer.step.losses import importance_diagnostics, importance_weights, usable_samples
 from shared.errors import ConfigError
 
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.losses import token_divergence
+from services.trainer.step.losses import token_divergence
 from shared.errors import ConfigError
 
 torch.set_num_threads(1)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.learner import Learner
-from services.trainer.model import StudentModel
-from services.trainer.rows import Row, training_rows
-from services.trainer.step import StageClock, StepSettings, train_step
-from services.trainer.teacher import EmaTeacher
+from services.trainer.model.learner import Learner
+from services.trainer.model.model import StudentModel
+from services.trainer.model.teacher import EmaTeacher
+from services.trainer.step.rows import Row, training_rows
+from services.trainer.step.step import StageClock, StepSettings, train_step
 from shared.modeling.chat import encode
 from shared.modeling.loading import load_tokenizer
 from shared.modeling.logprobs import token_logprobs
 from tests.unit.trainer.ground import group_of, learner, rows, settings
-from tests.unit.trainer.test_step import recorder
+from tests.unit.trainer.step.test_step import recorder
 
 ADVANTAGES = (0.75, -0.25, 0.5, -1.0)
 

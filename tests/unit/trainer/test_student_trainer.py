@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from services.trainer.fence import LeaseFence
-from services.trainer.step import StepSettings
+from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StepRefusedError, StudentTrainer
-from shared.blobs.local import LocalStore
 from shared.blobs.port import Content, Manifest
-from shared.bus.memory import MemoryBus
 from shared.contracts.weights import WeightsManifest
 from shared.errors import FencedError, StorageError, UnavailableError
+from shared.files.store import LocalStore
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_tokenizer
+from tests.fakes.bus.memory import MemoryBus
 from tests.unit.trainer.ground import STUDENT, OpenFence, group_of, seal, seal_steps, settings, student_trainer
 
 STEPS = 3

@@ -11,18 +11,18 @@ import pytest
 from services.trainer.board import Board, trainer_heartbeat
 from services.trainer.consumer import Consumer
 from services.trainer.fence import LeaseFence
-from services.trainer.step import StepSettings
+from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StudentTrainer
 from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease
 from shared.bus.leases import LeaseKeeper
-from shared.bus.memory import MemoryBus
 from shared.bus.port import Delivery
 from shared.clock import SystemClock
 from shared.contracts.envelope import Message
 from shared.contracts.jobs import JobStarted
 from shared.contracts.weights import StepDone, StepFailed, WeightsPublished
 from shared.errors import FencedError, UnavailableError
-from shared.presence import Presence
+from shared.obs.presence import Presence
+from tests.fakes.bus.memory import MemoryBus
 from tests.unit.trainer.ground import STUDENT, checkpoints_of, seal_steps, student_trainer
 
 LEASE_S = 0.6

@@ -13,7 +13,7 @@ from services.student.engines.vllm.capabilities import FULL
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.full import FullWeights
 from services.student.engines.vllm.untied import TIED_FILE, Untied
-from services.student.loader import VersionRefusedError, WeightLoader
+from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.errors import ModelError
 from shared.modeling.checksums import file_checksum
 from shared.modeling.full import MODEL_FILE, model_tensors, tied_names

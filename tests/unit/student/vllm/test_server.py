@@ -23,7 +23,7 @@ from services.student.engines.vllm.client import Client
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
 from services.student.engines.vllm.server import Server
-from services.student.loader import VersionRefusedError, WeightLoader
+from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.errors import ConfigError, ModelError, UnavailableError
 from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, save_adapter
 from shared.modeling.loading import load_model, load_tokenizer

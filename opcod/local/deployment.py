@@ -1,0 +1,205 @@
+"""What is up, and where.
+
+On one machine a file in the run's directory says so, and a lock says whether its launcher lives. In containers and in
+a cluster there is no launcher: OPCOD_REDIS_URL names the run's Redis, and the services' heartbeats say where they are.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.bus.redis import RedisBus
+from shared.bus.redis_url import with_password
+from shared.config.environment import service_environment
+from shared.config.loading import settings_of
+from shared.config.settings import RunSettings
+from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.run import STATE_FILE
+from shared.errors import ConfigError, UnavailableError
+from shared.files.store import atomic_write
+from shared.http.access import new_keys, read_keys
+
+DEPLOYMENT_FILE = "deployment.json"
+KEY_FILE = "key"
+LOCK_FILE = "lock"
+REDIS_VARIABLE = "OPCOD_REDIS_URL"
+
+Mode = Literal["run", "up"]
+
+
+class Endpoint(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    url: str
+
+
+class Deployment(BaseModel):
+    """Addresses of a run's services. pid: of their launcher, if they have one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: str
+    run_dir: Path
+    mode: Mode
+    key_file: Path
+    redis_url: str
+    redis_password_file: Path | None = None
+    pid: int | None = None
+    embedded_redis_port: int | None = None
+    broker: Endpoint | None = None
+    inspector: Endpoint | None = None
+    students: list[Endpoint] = []
+
+    def key(self) -> str:
+        """A bearer key that its services take, of every scope."""
+        return read_keys(self.key_file).strongest
+
+    def bus_url(self) -> str:
+        """Where its Redis is, with the password; not to be shown. Raises ConfigError if its file cannot be read."""
+        return with_password(self.redis_url, self.redis_password_file) if self.redis_password_file else self.redis_url
+
+    def settings(self) -> RunSettings:
+        """Those that the run was begun with. Raises ConfigError if its directory is not here."""
+        return settings_of(self.run_dir)
+
+    def services(self) -> list[str]:
+        """Names of all that must be up, also of what has not said where it is."""
+        return services_of(self.settings(), self.mode)
+
+    def save(self) -> None:
+        atomic_write(self.run_dir / DEPLOYMENT_FILE, self.model_dump_json(indent=1).encode())
+
+
+def services_of(settings: RunSettings, mode: Mode) -> list[str]:
+    """The broker, and who works for it: trainers only where the run goes on."""
+    kinds = ["student", "trainer"] if mode == "run" else ["student"]
+    return ["broker", "inspector", *(f"{kind}-{name}" for kind in kinds for name in sorted(settings.students))]
+
+
+def read_deployment(run_dir: Path) -> Deployment | None:
+    """What the run's launcher last said, whether it lives or not."""
+    path = run_dir / DEPLOYMENT_FILE
+    try:
+        return Deployment.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def live_deployment(runs_dir: Path, run: str | None = None) -> Deployment:
+    """The deployment that is up: that of `run`, or the one begun last. Raises UnavailableError if none is.
+
+    Where the environment names a Redis it is the deployment on that one, whatever lies in `runs_dir`.
+    """
+    if is_elsewhere():
+        return _announced(run)
+    candidates = [runs_dir / run] if run else sorted(runs_dir.glob("*"), key=_age, reverse=True)
+    for run_dir in candidates:
+        deployment = read_deployment(run_dir)
+        if deployment is not None and is_locked(run_dir):
+            return deployment
+    what = f"run {run} is not up" if run else "no run is up"
+    raise UnavailableError(f"{what} under {runs_dir}; start one with `opcod run` or `opcod up <run>`")
+
+
+def is_elsewhere() -> bool:
+    """Whether the services run without a launcher of this machine; then nothing is started here for a question."""
+    return REDIS_VARIABLE in os.environ
+
+
+def refuse_elsewhere(what: str) -> None:
+    """Before services are started on this machine. Raises ConfigError where they are containers."""
+    if is_elsewhere():
+        raise ConfigError(
+            f"{what} starts services on this machine, and {REDIS_VARIABLE} says that those of this run are containers: "
+            "start them with `docker-compose up`, or `kubectl apply` (docs/deploy.md); an interrupted run goes on"
+        )
+
+
+def _announced(run: str | None) -> Deployment:
+    """What the services on the Redis of the environment say of themselves."""
+    environment = service_environment()
+    if run not in (None, environment.run):
+        raise UnavailableError(f"run {run} is not up here; OPCOD_RUN says that run {environment.run} is")
+    if environment.key_file is None:
+        raise ConfigError("OPCOD_KEY_FILE: expected the bearer keys of the services, it is not set")
+    bus = RedisBus(environment.bus_url(), environment.run)
+    try:
+        beats = sorted(bus.heartbeats(), key=lambda beat: (beat.service, beat.state != "ready", beat.replica))
+    finally:
+        bus.close()
+    found: dict[str, Heartbeat] = {}
+    for beat in beats:
+        found.setdefault(beat.service, beat)
+    if "broker" not in found:
+        raise UnavailableError(f"no broker of run {environment.run} has said that it is up; look at its log")
+    students = [name for name in found if name.startswith("student-")]
+    return Deployment(
+        run=environment.run,
+        run_dir=environment.run_dir,
+        mode="run" if environment.train else "up",
+        key_file=environment.key_file,
+        redis_url=environment.redis_url,
+        redis_password_file=environment.redis_password_file,
+        broker=_endpoint("broker", found),
+        inspector=_endpoint("inspector", found),
+        students=[e for name in students if (e := _endpoint(name, found, name.removeprefix("student-"))) is not None],
+    )
+
+
+def _endpoint(service: str, found: dict[str, Heartbeat], name: str | None = None) -> Endpoint | None:
+    beat = found.get(service)
+    return Endpoint(name=name or service, url=beat.url) if beat is not None and beat.url is not None else None
+
+
+def latest_run(runs_dir: Path) -> str:
+    """The run begun last; a replay is none, it has no state. Raises ConfigError if there is no run."""
+    runs = [path for path in runs_dir.glob("*") if (path / STATE_FILE).exists()]
+    if not runs:
+        raise ConfigError(f"expected a run under {runs_dir}, found none; start one with `opcod run`")
+    return max(runs, key=_age).name
+
+
+def ensure_key(run_dir: Path) -> Path:
+    """The run's key file, one key a scope, made at the first start, readable by its owner only."""
+    return ensure_secret(run_dir / KEY_FILE, new_keys)
+
+
+def ensure_secret(path: Path, make: Callable[[], str]) -> Path:
+    """A file that only its owner can read; what `make` returns is written where there is none."""
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(make())
+    return path
+
+
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Held by the one launcher of a run. Raises ConfigError if another has it."""
+    with (run_dir / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{run_dir.name} is up already in another process; stop that one, or choose another --run"
+            ) from error
+        yield
+
+
+def is_locked(run_dir: Path) -> bool:
+    try:
+        with run_lock(run_dir):
+            return False
+    except (ConfigError, OSError):
+        return (run_dir / LOCK_FILE).exists()
+
+
+def _age(path: Path) -> float:
+    config = path / "config.toml"
+    return config.stat().st_mtime if config.exists() else 0.0

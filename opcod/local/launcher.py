@@ -1,0 +1,218 @@
+"""All services of one run on this machine: started in order, watched, stopped."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import redis
+
+from opcod.local.deployment import Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
+from opcod.local.embedded_redis import end_leftover
+from opcod.local.gpus import VISIBLE, gpus_here, share_out, visible
+from opcod.local.processes import ProcessSpec, Supervisor, log_tail
+from shared.bus.redis import RedisBus
+from shared.config.settings import Paths, RunSettings
+from shared.errors import StoppedError, UnavailableError
+
+READY_TIMEOUT_S = 300.0
+POLL_S = 0.2
+PROBE_TIMEOUT_S = 5.0
+REDIS = "redis"
+
+Progress = Callable[[str], None]
+
+
+class Launcher:
+    """`start` brings everything up and waits until it is ready; `watch` must then be called every second."""
+
+    def __init__(
+        self, paths: Paths, settings: RunSettings, mode: Mode, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._paths = paths
+        self._settings = settings
+        self._mode = mode
+        self._supervisor = Supervisor()
+        self._stopped = stopped
+        self._redis_port: int | None = None
+        self.gpus = share_out(settings, gpus_here())
+        self.restarts: dict[str, int] = {}
+        self.deployment: Deployment | None = None
+        self.events_before = "0"
+        """Id of the newest event that was there before the services: what comes later is news."""
+
+    # Up and down ---------------------------------------------------------------------------------------
+    def start(self, progress: Progress) -> Deployment:
+        """Raises UnavailableError when Redis or a service is not ready in time, naming it; StoppedError if asked to."""
+        progress("redis")
+        redis_url = self._start_redis()
+        self.events_before = self._newest_event(redis_url)
+        key_file = ensure_key(self._paths.run_dir)
+        urls: dict[str, str] = {}
+        # The broker comes last: a run begins when everyone who works for it is there.
+        for names in (self._workers(), ["broker"]):
+            for name in names:
+                self._url_file(name).unlink(missing_ok=True)
+                self._supervisor.start(self._spec(name, redis_url, key_file))
+            urls |= {name: self._wait_ready(name, progress) for name in names}
+        self.deployment = Deployment(
+            run=self._paths.run,
+            run_dir=self._paths.run_dir,
+            mode=self._mode,
+            pid=os.getpid(),
+            key_file=key_file,
+            redis_url=redis_url,
+            redis_password_file=self._password_file(),
+            embedded_redis_port=self._redis_port,
+            broker=Endpoint(name="broker", url=urls["broker"]),
+            inspector=Endpoint(name="inspector", url=urls["inspector"]),
+            students=[Endpoint(name=s, url=urls[f"student-{s}"]) for s in sorted(self._settings.students)],
+        )
+        self.deployment.save()
+        return self.deployment
+
+    def watch(self) -> list[str]:
+        """Start again what ended; returns the names. Raises ProcessFailedError if something does not stay up."""
+        restarted = self._supervisor.check()
+        for name in restarted:
+            self.restarts[name] = self.restarts.get(name, 0) + 1
+        return restarted
+
+    def stop(self) -> None:
+        """The services first, all at once; Redis when none of them needs it any more."""
+        self._supervisor.stop([name for name in self._supervisor.pids() if name != REDIS])
+        self._supervisor.stop([REDIS])
+
+    def pids(self) -> dict[str, int]:
+        return self._supervisor.pids()
+
+    # Parts ---------------------------------------------------------------------------------------------
+    def _start_redis(self) -> str:
+        if self._settings.bus.url is not None:
+            return self._settings.bus.url
+        data_dir = self._paths.run_dir / REDIS
+        before = read_deployment(self._paths.run_dir)
+        if before is not None and before.embedded_redis_port is not None:
+            end_leftover(before.embedded_redis_port, data_dir)
+        self._redis_port = _free_port()
+        log_file = self._paths.run_dir / "logs" / f"{REDIS}.log"
+        arguments = ("--port", str(self._redis_port), "--data-dir", str(data_dir))
+        self._supervisor.start(ProcessSpec(REDIS, "opcod.local.embedded_redis", log_file, arguments=arguments))
+        url = f"redis://127.0.0.1:{self._redis_port}"
+        self._wait(REDIS, lambda: _pings(url))
+        return url
+
+    def _newest_event(self, redis_url: str) -> str:
+        url = self._settings.bus.secret_url() or redis_url
+        bus = RedisBus(url, self._paths.run, deadline_s=self._settings.bus.deadline_s)
+        try:
+            return bus.last_event_id()
+        finally:
+            bus.close()
+
+    def _password_file(self) -> Path | None:
+        file = self._settings.bus.password_file
+        return None if file is None else file.expanduser().resolve()
+
+    def _workers(self) -> list[str]:
+        return [name for name in services_of(self._settings, self._mode) if name != "broker"]
+
+    def _spec(self, name: str, redis_url: str, key_file: Path) -> ProcessSpec:
+        service, _, student = name.partition("-")
+        threads = str(self._settings.resources.threads)
+        environment = {
+            "OPCOD_RUN": self._paths.run,
+            "OPCOD_RUN_DIR": str(self._paths.run_dir),
+            "OPCOD_CACHE_DIR": str(self._paths.cache_dir),
+            "OPCOD_REDIS_URL": redis_url,
+            "OPCOD_REDIS_PASSWORD_FILE": str(self._password_file() or ""),  # not that of another, from our environment
+            "OPCOD_KEY_FILE": str(key_file),
+            "OPCOD_HOST": self._settings.serving.host,
+            "OPCOD_PORT": str(self._port(service, student)),
+            "OPCOD_URL_FILE": str(self._url_file(name)),
+            "OPCOD_TRAIN": "true" if self._mode == "run" else "false",
+            "OMP_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        if student:
+            environment["OPCOD_STUDENT"] = student
+        if name in self.gpus:
+            environment[VISIBLE] = visible(self.gpus[name])
+        log_file = self._paths.run_dir / "logs" / f"{name}.log"
+        return ProcessSpec(name, f"services.{service}", log_file, environment)
+
+    def _port(self, service: str, student: str) -> int:
+        match service:
+            case "broker":
+                return self._settings.serving.broker_port
+            case "inspector":
+                return self._settings.serving.inspector_port
+            case "student":
+                return self._settings.students[student].port
+        return 0
+
+    def _url_file(self, name: str) -> Path:
+        return self._paths.run_dir / "logs" / f"{name}.url"
+
+    def _wait_ready(self, name: str, progress: Progress) -> str:
+        """The service's URL, once /readyz answers 200."""
+        progress(name)
+        file = self._url_file(name)
+        self._wait(name, lambda: _probe(file), self._ready_timeout_s(name))
+        return file.read_text(encoding="utf-8")
+
+    def _ready_timeout_s(self, name: str) -> float:
+        """A student with a vLLM server has that server's time to start besides."""
+        service, _, student = name.partition("-")
+        slow = service == "student" and self._settings.students[student].engine == "vllm"
+        return READY_TIMEOUT_S + (self._settings.students[student].vllm.start_timeout_s if slow else 0.0)
+
+    def _wait(self, name: str, problem: Callable[[], str | None], timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Until `problem` is None; what ends meanwhile is started again. The time is that without another reason: a
+        trainer that makes steps again says which, and each may take long."""
+        deadline, before = time.monotonic() + timeout_s, None
+        while (reason := problem()) is not None:
+            if self._stopped():
+                raise StoppedError(f"stopped while waiting for {name}")
+            if reason != before:
+                deadline, before = time.monotonic() + timeout_s, reason
+            if time.monotonic() > deadline:
+                log_file = self._paths.run_dir / "logs" / f"{name}.log"
+                raise UnavailableError(
+                    f"{name} was not ready within {timeout_s:.0f} s: {reason}; "
+                    f"its log ({log_file}) ends:\n{log_tail(log_file)}"
+                )
+            self.watch()
+            time.sleep(POLL_S)
+
+
+def _probe(url_file: Path) -> str | None:
+    """Why the service that writes this file is not ready, or None."""
+    if not url_file.exists():
+        return "it has not begun to listen"
+    try:
+        response = httpx2.get(
+            f"{url_file.read_text(encoding='utf-8')}/readyz", timeout=PROBE_TIMEOUT_S, trust_env=False
+        )
+    except httpx2.HTTPError as error:
+        return repr(error)
+    return None if response.status_code == 200 else response.text
+
+
+def _pings(url: str) -> str | None:
+    client = redis.Redis.from_url(url, socket_timeout=PROBE_TIMEOUT_S, socket_connect_timeout=PROBE_TIMEOUT_S)
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        return str(error)
+    finally:
+        client.close()
+    return None
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,188 @@
+"""Supervising the processes of a deployment on one machine.
+
+What always holds: a process that ends on its own is started again, at once for the first time and then after growing
+pauses, unless it ends too often or with an exit code that says trying again is useless; stopping goes SIGTERM, then
+SIGKILL after a grace, and only to processes started here.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from shared.errors import EXIT_USAGE, ConfigError, OpcodError, StoppedError
+from shared.http.serving import PARENT_VARIABLE
+
+RESTART_WINDOW_S = 120.0
+MAX_RESTARTS = 5
+FIRST_PAUSE_S = 1.0
+"""Before the second start in a window, then 2, 4, 8 s: what a service misses at its start, as space on a disk or a name
+that resolves, may take a while to come back. The first is at once: a process that was killed misses nothing."""
+
+GRACE_S = 30.0
+POLL_S = 0.2
+REPORT_EVERY_S = 15.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """`python -m <module>` with `environment` on top of ours; output goes to `log_file`."""
+
+    name: str
+    module: str
+    log_file: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
+
+
+class ProcessFailedError(OpcodError):
+    """A process that does not stay up; the message holds the end of its log."""
+
+
+@dataclass
+class Process:
+    """One supervised process and the times at which it ended by itself. due_s: of its next start, once ended."""
+
+    spec: ProcessSpec
+    popen: subprocess.Popen[bytes]
+    ends: list[float] = field(default_factory=list)
+    due_s: float | None = None
+
+
+class Supervisor:
+    """Starts, watches and stops processes. `check` must be called every second or so."""
+
+    def __init__(self, first_pause_s: float = FIRST_PAUSE_S) -> None:
+        self._first_pause_s = first_pause_s
+        self._processes: dict[str, Process] = {}
+
+    def start(self, spec: ProcessSpec) -> None:
+        self._processes[spec.name] = Process(spec, launch(spec))
+
+    def check(self) -> list[str]:
+        """Start again what ended; returns the names. Raises ProcessFailedError when that is useless."""
+        restarted: list[str] = []
+        for process in self._processes.values():
+            code = process.popen.poll()
+            if code is None:
+                continue
+            if process.due_s is None:
+                pause_s = self._pause_s(process, code)
+                process.due_s = time.monotonic() + pause_s
+                log.warning("process ended", process=process.spec.name, exit_code=code, again_in_s=pause_s)
+            if time.monotonic() >= process.due_s:
+                process.popen, process.due_s = launch(process.spec), None
+                restarted.append(process.spec.name)
+        return restarted
+
+    def pids(self) -> dict[str, int]:
+        return {name: process.popen.pid for name, process in self._processes.items()}
+
+    def stop(self, names: Sequence[str] | None = None, grace_s: float = GRACE_S) -> None:
+        """SIGTERM to those named (default: all); SIGKILL to what is left after `grace_s`. They are forgotten."""
+        stopping = [self._processes.pop(name) for name in list(self._processes) if names is None or name in names]
+        running = [process.popen for process in stopping if process.popen.poll() is None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        _end(running, grace_s)
+
+    def _pause_s(self, process: Process, code: int) -> float:
+        """Until its next start. Raises ProcessFailedError when that is useless."""
+        now = time.monotonic()
+        process.ends = [at for at in process.ends if now - at < RESTART_WINDOW_S]
+        process.ends.append(now)
+        if code == EXIT_USAGE or len(process.ends) > MAX_RESTARTS:
+            tail = log_tail(process.spec.log_file)
+            raise ProcessFailedError(
+                f"{process.spec.name} ended with exit code {code} and does not stay up; its log "
+                f"({process.spec.log_file}) ends:\n{tail}"
+            )
+        return 0.0 if len(process.ends) == 1 else self._first_pause_s * 2.0 ** (len(process.ends) - 2)
+
+
+def _end(told: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:
+    """Wait for processes that were told to end, and kill what does not until `grace_s` have passed."""
+    deadline = time.monotonic() + grace_s
+    for process in told:
+        try:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("process did not stop in time; killing it", pid=process.pid, command=process.args)
+            process.kill()
+            process.wait()
+
+
+def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, so that Ctrl-C reaches only the launcher."""
+    environment = {
+        **os.environ,
+        **spec.environment,
+        PARENT_VARIABLE: str(os.getpid()),
+        "PYTHONUTF8": "1",
+    }  # logs, too, are UTF-8
+    spec.log_file.parent.mkdir(parents=True, exist_ok=True)
+    with spec.log_file.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", spec.module, *spec.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def until_ended(
+    running: Sequence[subprocess.Popen[bytes]],
+    what: str,
+    *,
+    timeout_s: float,
+    report: Callable[[], None],
+    stopped: Callable[[], bool],
+) -> None:
+    """Wait for processes that end by themselves, calling `report` every 15 s; what still runs at the end is stopped.
+
+    Raises StoppedError once `stopped` says so, and OpcodError after `timeout_s`.
+    """
+    started = said = time.monotonic()
+    try:
+        while any(process.poll() is None for process in running):
+            now = time.monotonic()
+            if now - said > REPORT_EVERY_S:
+                said = now
+                report()
+            if stopped():
+                raise StoppedError(f"stopped while {what}; the next start begins with it again")
+            if now - started > timeout_s:
+                raise OpcodError(f"{what} took longer than {timeout_s:.0f} s")
+            time.sleep(POLL_S)
+        if stopped() and any(process.returncode for process in running):  # Ctrl-C reached them, too
+            raise StoppedError(f"stopped while {what}; the next start begins with it again")
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.terminate()
+        _end(running, GRACE_S)
+
+
+def require_success(what: str, code: int, log_file: Path) -> None:
+    """Raises ConfigError (exit code 2) or OpcodError with the end of its log unless `code` is 0."""
+    if code != 0:
+        kind = ConfigError if code == EXIT_USAGE else OpcodError
+        raise kind(f"{what} ended with exit code {code}:\n{log_tail(log_file)}")
+
+
+def log_tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log, for an error message."""
+    with contextlib.suppress(OSError):
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    return "(no log)"

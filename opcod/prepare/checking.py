@@ -1,0 +1,121 @@
+"""All that can be known to be wrong before a run begins, so that nothing is half-written. Raises ConfigError."""
+
+import re
+import shutil
+from pathlib import Path
+
+from opcod.installed import require_model_packages
+from opcod.local.gpus import gpus_here, require_room, share_out
+from services.broker.config import load_problems, make_plan
+from services.student.engines.vllm.installation import find_installation
+from shared.bus.redis import RedisBus
+from shared.config.environment import RUN_NAME
+from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.errors import ConfigError
+from shared.http.addresses import listen
+from shared.problems.examples import examples_for
+
+
+def check_settings(paths: Paths, settings: RunSettings) -> None:
+    """Name, problems, disk, ports, Redis and models. Raises UnavailableError if Redis does not answer."""
+    check_name(paths.run)
+    make_plan(paths.run, settings, load_problems(settings))
+    _check_specialists(settings)
+    _check_disk(paths.runs_dir, settings.resources.min_free_disk_bytes)
+    _check_ports(settings)
+    _check_redis(paths, settings)
+    _check_engines(settings)
+    _check_models(paths, settings)
+
+
+def check_name(run: str) -> None:
+    """Before its directory is made: it cannot lie elsewhere than among the runs. Raises ConfigError."""
+    if not re.fullmatch(RUN_NAME, run):
+        raise ConfigError(f"expected a run name of letters, digits, '.', '_' and '-' (at most 64), got {run!r}")
+
+
+def base_model(settings: RunSettings, student: str, paths: Paths) -> Path:
+    """The directory of a student's base model, converted or fetched if needed. Raises ModelError."""
+    require_model_packages("a run")
+    from shared.modeling.resolving import resolve_model
+
+    return resolve_model(settings.students[student].model, paths.cache_dir)
+
+
+def _check_specialists(settings: RunSettings) -> None:
+    for name in STUDENTS:
+        if settings.students[name].specialize:
+            examples_for(settings, name)
+
+
+def _check_disk(runs_dir: Path, needed: int) -> None:
+    existing = runs_dir
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ConfigError(
+            f"expected {needed / 1e9:.1f} GB free under {runs_dir}, found {free / 1e9:.1f} GB; "
+            f"free some, or choose another --runs-dir"
+        )
+
+
+def _check_ports(settings: RunSettings) -> None:
+    ports = {
+        "serving.broker_port": settings.serving.broker_port,
+        "serving.inspector_port": settings.serving.inspector_port,
+        **{f"students.{name}.port": student.port for name, student in settings.students.items()},
+    }
+    chosen = [port for port in ports.values() if port]
+    for name, port in ports.items():
+        if port and chosen.count(port) > 1:
+            raise ConfigError(f"{name}: port {port} is given to two services; choose another")
+        if port:
+            _check_port(name, settings.serving.host, port)
+
+
+def _check_port(name: str, host: str, port: int) -> None:
+    try:
+        listen(host, port).close()
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def _check_redis(paths: Paths, settings: RunSettings) -> None:
+    url = settings.bus.secret_url()
+    if url is None:
+        return
+    bus = RedisBus(url, paths.run, deadline_s=settings.bus.deadline_s)
+    try:
+        bus.ping()
+    finally:
+        bus.close()
+
+
+def _check_engines(settings: RunSettings) -> None:
+    for student in settings.students.values():
+        if student.engine == "vllm" and student.vllm.url is None:
+            find_installation(student.vllm)
+    require_room(settings, share_out(settings, gpus_here()))
+
+
+def _check_models(paths: Paths, settings: RunSettings) -> None:
+    for name, student in settings.students.items():
+        if student.engine == "scripted":
+            continue
+        vocabulary = _checked_vocabulary(base_model(settings, name, paths), student.chat_template)
+        top_k = settings.loss.top_k
+        if top_k != "all" and top_k > vocabulary:
+            raise ConfigError(
+                f"loss.top_k: expected at most {vocabulary}, the vocabulary of student {name}, got {top_k}; "
+                f"`all` takes all of it"
+            )
+
+
+def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:
+    """How many ids a model has, whose files were seen to make one. Raises ModelError."""
+    from shared.modeling.loading import check_model, load_tokenizer, vocabulary_size
+
+    check_model(model_dir)
+    load_tokenizer(model_dir, chat_template)
+    return vocabulary_size(model_dir)

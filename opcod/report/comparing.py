@@ -1,0 +1,123 @@
+"""The runs of a comparison: their names and settings, what is there already, and what they share."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from opcod.methods import METHODS, alike
+from opcod.options import paths_for
+from opcod.prepare.checking import check_settings
+from opcod.prepare.preparing import refuse_changes, stored_settings
+from opcod.report.comparison import RunFigures
+from opcod.report.writing import REPORT_FILE, report_directory
+from services.broker.initial import INITIAL_SCORES_FILE
+from shared.config.environment import RUN_NAME
+from shared.config.loading import load_settings
+from shared.config.settings import Paths, RunSettings
+from shared.contracts.run import STATE_FILE
+from shared.errors import ConfigError, StorageError
+from shared.files.store import atomic_write
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One method on one seed."""
+
+    method: str
+    seed: int
+    paths: Paths
+    settings: RunSettings
+
+    @property
+    def exists(self) -> bool:
+        return (self.paths.run_dir / "config.toml").exists()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the settings that all runs have in common come from."""
+
+    preset: str | None
+    config: Path | None
+    overrides: Sequence[str]
+
+
+def plan_runs(
+    name: str, methods: Sequence[str], seeds: int, source: Source, runs_dir: Path, cache_dir: Path
+) -> list[PlannedRun]:
+    """Seed by seed, so that a comparison which is stopped early has whole seeds. Raises ConfigError."""
+    if not re.fullmatch(RUN_NAME, name):
+        raise ConfigError(f"--name: expected letters, digits, '.', '_' and '-', got {name!r}")
+    if (runs_dir / name / "config.toml").exists():
+        raise ConfigError(f"{runs_dir / name} is a run; give the comparison another --name")
+    return [
+        planned
+        for seed in range(seeds)
+        for method in methods
+        if method == alike(method, methods)[0]
+        for planned in [_of_seed(name, alike(method, methods), seed, source, runs_dir, cache_dir)]
+    ]
+
+
+def _of_seed(
+    name: str, methods: Sequence[str], seed: int, source: Source, runs_dir: Path, cache_dir: Path
+) -> PlannedRun:
+    """Of methods that compute the same, the first whose run is there already, else the first."""
+    candidates = [
+        PlannedRun(
+            method, seed, paths_for(runs_dir, f"{name}-{method}-s{seed}", cache_dir), _settings(source, method, seed)
+        )
+        for method in methods
+    ]
+    return next((run for run in candidates if run.exists), candidates[0])
+
+
+def check_runs(runs: Sequence[PlannedRun]) -> None:
+    """Before anything starts: settings of runs that are there, and all that a new one needs. Raises ConfigError."""
+    for run in runs:
+        if not run.exists:
+            check_settings(run.paths, run.settings)
+            continue
+        try:
+            refuse_changes(stored_settings(run.paths), run.settings)
+        except ConfigError as error:
+            raise ConfigError(f"{run.paths.run}: {error}\nGive the comparison another --name.") from error
+
+
+def figures_of(run: PlannedRun) -> RunFigures | None:
+    """Of a finished run, from its report; None if there is none, or the run is not finished."""
+    path = report_directory(run.paths.run_dir) / REPORT_FILE
+    if not path.exists():
+        return None
+    try:
+        figures = RunFigures.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise StorageError(f"cannot read {path}: {error}; remove it, and the run's report is written again") from error
+    return figures if figures.finished else None
+
+
+def share_initial_scores(run: PlannedRun, runs: Sequence[PlannedRun]) -> str | None:
+    """Give a run that has not begun the initial scores of another one of its seed; returns that one's name.
+
+    The broker takes them over if both began alike, and refuses them otherwise.
+    """
+    path = run.paths.run_dir / INITIAL_SCORES_FILE
+    if (run.paths.run_dir / STATE_FILE).exists() or path.exists():
+        return None
+    for other in runs:
+        measured = other.paths.run_dir / INITIAL_SCORES_FILE
+        if other.seed == run.seed and measured.exists():
+            atomic_write(path, measured.read_bytes())
+            return other.paths.run
+    return None
+
+
+def _settings(source: Source, method: str, seed: int) -> RunSettings:
+    return load_settings(
+        preset=source.preset,
+        config=source.config,
+        overrides=[*source.overrides, *METHODS[method], f"run.seed={seed}"],
+    )

@@ -1,0 +1,203 @@
+"""A comparison of methods over seeds, from the figures of their finished runs. Pure; nothing in here rounds or hides.
+
+Runs of one seed share specialists and problems, so methods are compared seed by seed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import inf, sqrt
+from statistics import fmean, stdev
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from opcod.methods import alike
+from opcod.report.diagnostics import Interval, Part
+from opcod.report.run import STATUS_STAGES
+
+CONFIDENCE = 0.95
+
+
+class FromReport(BaseModel):
+    """What a comparison takes of a run's report; whatever else the report says is left to it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ScoreFigures(FromReport):
+    student: str
+    domain: str
+    strong: bool
+    before: float
+    after: float
+
+
+class StageFigures(FromReport):
+    name: str
+    seconds: float
+
+
+class RunFigures(FromReport):
+    run: str
+    finished: bool
+    seed: int
+    scores: list[ScoreFigures]
+    mutual_improvement: bool | None
+    wall_s: float
+    stages: list[StageFigures]
+
+    @property
+    def training_s(self) -> float:
+        return sum(stage.seconds for stage in self.stages if stage.name == STATUS_STAGES["TRAINING"])
+
+
+class Estimate(Part):
+    """A mean over seeds, with its values by seed. interval: 95 %, Student's t; None for a single seed."""
+
+    mean: float
+    interval: Interval | None
+    values: dict[int, float]
+
+
+class Cell(Part):
+    """Scores of one student in one domain, in [0, 1]; of `mean`, over both students and domains.
+
+    difference: in the final score from the reference, seed by seed; None without a seed that both have.
+    verdict: `higher` or `lower` only where the interval of the difference leaves 0 out and the intervals of the two
+    final scores do not overlap; `open` otherwise.
+    """
+
+    student: str
+    domain: str
+    strong: bool
+    before: Estimate
+    after: Estimate
+    change: Estimate
+    difference: Estimate | None
+    verdict: Literal["higher", "lower", "open"] | None
+
+
+class MethodFigures(Part):
+    """One method. same_as: the method whose runs these are, where two are one computation.
+
+    mutual_improvements: runs in which both students improved in the sense of Pareto.
+    """
+
+    method: str
+    same_as: str | None
+    runs: dict[int, str]
+    cells: list[Cell]
+    mutual_improvements: int
+    training_s: Estimate
+    wall_s: Estimate
+
+
+class Comparison(Part):
+    """`compare.json`. missing: methods of which no run is finished. finished: all runs of all methods are.
+
+    unlike_before: seeds whose runs have different initial scores, since each measured its own.
+    """
+
+    name: str
+    reference: str
+    seeds: list[int]
+    finished: bool
+    missing: list[str]
+    unlike_before: list[int]
+    methods: list[MethodFigures]
+
+
+Runs = Mapping[int, RunFigures]
+Value = Callable[[ScoreFigures], float]
+
+
+def compare_methods(
+    name: str, methods: Sequence[str], seeds: Sequence[int], figures: Mapping[tuple[str, int], RunFigures]
+) -> Comparison:
+    """figures: of the finished runs, by (method, seed). The first method is the reference."""
+    runs = {method: _runs(alike(method, methods), seeds, figures) for method in methods}
+    reference = runs[methods[0]]
+    return Comparison(
+        name=name,
+        reference=methods[0],
+        seeds=list(seeds),
+        finished=all(len(runs[method]) == len(seeds) for method in methods),
+        missing=[method for method in methods if not runs[method]],
+        unlike_before=[seed for seed in seeds if _unlike_before([own[seed] for own in runs.values() if seed in own])],
+        methods=[_method(method, methods, runs[method], reference) for method in methods if runs[method]],
+    )
+
+
+def _runs(methods: Sequence[str], seeds: Sequence[int], figures: Mapping[tuple[str, int], RunFigures]) -> Runs:
+    """By seed, of the first of these methods, which compute the same, that has one."""
+    found = {seed: [figures[method, seed] for method in methods if (method, seed) in figures] for seed in seeds}
+    return {seed: runs[0] for seed, runs in found.items() if runs}
+
+
+def _unlike_before(runs: Sequence[RunFigures]) -> bool:
+    return len({tuple((row.student, row.domain, row.before) for row in run.scores) for run in runs}) > 1
+
+
+def estimate(values: Mapping[int, float]) -> Estimate:
+    """Mean of values by seed, and the interval that Student's t gives it."""
+    numbers = list(values.values())
+    mean = fmean(numbers)
+    if len(numbers) < 2:
+        return Estimate(mean=mean, interval=None, values=dict(values))
+    half = _t_quantile(len(numbers) - 1) * stdev(numbers) / sqrt(len(numbers))
+    return Estimate(mean=mean, interval=(mean - half, mean + half), values=dict(values))
+
+
+def _t_quantile(degrees_of_freedom: int) -> float:
+    from scipy.stats import t  # slow to import, and only a comparison needs it
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom))
+
+
+def _method(method: str, methods: Sequence[str], runs: Runs, reference: Runs) -> MethodFigures:
+    first = alike(method, methods)[0]
+    against = {} if first == methods[0] else reference
+    places = [(row.student, row.domain, row.strong) for row in next(iter(runs.values())).scores]
+    cells = [_cell(place, runs, against) for place in places]
+    return MethodFigures(
+        method=method,
+        same_as=first if first != method else None,
+        runs={seed: run.run for seed, run in runs.items()},
+        cells=[*cells, _cell(("mean", "all", False), runs, against)],
+        mutual_improvements=sum(run.mutual_improvement is True for run in runs.values()),
+        training_s=estimate({seed: run.training_s for seed, run in runs.items()}),
+        wall_s=estimate({seed: run.wall_s for seed, run in runs.items()}),
+    )
+
+
+def _cell(place: tuple[str, str, bool], runs: Runs, reference: Runs) -> Cell:
+    student, domain, strong = place
+    after = {seed: _score(run, place, lambda row: row.after) for seed, run in runs.items()}
+    of_reference = {seed: _score(run, place, lambda row: row.after) for seed, run in reference.items()}
+    both = {seed: value - of_reference[seed] for seed, value in after.items() if seed in of_reference}
+    difference = estimate(both) if both else None
+    return Cell(
+        student=student,
+        domain=domain,
+        strong=strong,
+        before=estimate({seed: _score(run, place, lambda row: row.before) for seed, run in runs.items()}),
+        after=estimate(after),
+        change=estimate({seed: _score(run, place, lambda row: row.after - row.before) for seed, run in runs.items()}),
+        difference=difference,
+        verdict=_verdict(difference, estimate(after), estimate(of_reference)) if difference else None,
+    )
+
+
+def _score(run: RunFigures, place: tuple[str, str, bool], value: Value) -> float:
+    student, domain, _ = place
+    return fmean(value(row) for row in run.scores if domain == "all" or (row.student, row.domain) == (student, domain))
+
+
+def _verdict(difference: Estimate, after: Estimate, reference: Estimate) -> Literal["higher", "lower", "open"]:
+    everything = (-inf, inf)
+    low, high = difference.interval or everything
+    own, other = after.interval or everything, reference.interval or everything
+    if low > 0 and own[0] > other[1]:
+        return "higher"
+    if high < 0 and own[1] < other[0]:
+        return "lower"
+    return "open"

@@ -1,0 +1,126 @@
+"""What `opcod eval` says about one version of a student on some problems. Pure; the same answers give the same bytes.
+
+The score is avg@k: the mean over problems of the share of their k samples that strict grading accepts. Everything
+else stands beside it.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from opcod.report.diagnostics import Interval
+from opcod.report.run import answer_rates
+from services.broker.config import majority_by_domain
+from services.broker.grading import answer_counts, grade_evaluation
+from shared.contracts.ids import seed_of
+from shared.contracts.jobs import PromptOutput
+from shared.contracts.messages import Sampling
+from shared.contracts.run import AnswerCounts
+from shared.method.metrics import bootstrap_interval
+from shared.problems.formats import ProblemFormat
+from shared.problems.leaks import leak_key
+from shared.problems.problem import Problem
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Evaluated(Part):
+    """What was evaluated, how. problems_hash: sha256 over the problems; checksum: of the version's tensors.
+
+    seen_in_training: problems whose question stands in what this run trains or specialises on.
+    """
+
+    run: str
+    student: str
+    version: str
+    checksum: str
+    source: str
+    partition: str
+    problems: int
+    problems_hash: str
+    format: str
+    samples: int
+    sampling: Sampling
+    seed: int
+    seen_in_training: int
+
+    @property
+    def file_name(self) -> str:
+        """`a@v12-test-<hash>.json`: another hash for everything that could change a number."""
+        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        own = self.source == self.partition
+        where = self.partition if own else f"{re.sub(r'[^A-Za-z0-9]+', '-', self.source).strip('-')}-{self.partition}"
+        return f"{self.version}-{where[-80:]}-{digest[:12]}.json"
+
+
+class DomainScore(Part):
+    """Shares. score: avg@k, with its 95 % interval over problems; majority: the best constant answer's score."""
+
+    domain: str
+    problems: int
+    score: float
+    interval: Interval
+    majority: float
+    lenient: float
+    format_ok: float
+    truncated: float
+
+
+class ProblemScore(Part):
+    """Counts over the samples of one problem."""
+
+    id: str
+    domain: str
+    correct: int
+    answers: AnswerCounts
+
+
+class Evaluation(Part):
+    """The file of an evaluation, and its `--json`."""
+
+    evaluated: Evaluated
+    domains: list[DomainScore]
+    problems: list[ProblemScore]
+
+
+def evaluate(
+    evaluated: Evaluated, problems: Sequence[Problem], outputs: Sequence[PromptOutput], format_: ProblemFormat
+) -> Evaluation:
+    """outputs: of `problems`, in the same order."""
+    graded = grade_evaluation(outputs, problems, format_)
+    domains = list(dict.fromkeys(problem.domain for problem in problems))
+    majority = majority_by_domain(problems, domains)
+    scores = []
+    for domain in domains:
+        shares = [graded.correct[p.id] / evaluated.samples for p in problems if p.domain == domain]
+        rates = answer_rates(graded.answers[domain], len(shares) * evaluated.samples)
+        scores.append(
+            DomainScore(
+                domain=domain,
+                problems=len(shares),
+                score=sum(shares) / len(shares),
+                interval=bootstrap_interval(shares, seed=seed_of(evaluated.student, domain, "report")),
+                majority=majority[domain],
+                **rates.model_dump(),
+            )
+        )
+    each = [
+        ProblemScore(
+            id=problem.id,
+            domain=problem.domain,
+            correct=graded.correct[problem.id],
+            answers=answer_counts(output, problem, format_),
+        )
+        for problem, output in zip(problems, outputs, strict=True)
+    ]
+    return Evaluation(evaluated=evaluated, domains=scores, problems=each)
+
+
+def seen(problems: Sequence[Problem], training: Sequence[Problem]) -> int:
+    """How many of `problems` ask what one of `training` asks, but for case and punctuation."""
+    known = {leak_key(problem.question) for problem in training}
+    return sum(leak_key(problem.question) in known for problem in problems)

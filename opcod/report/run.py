@@ -1,0 +1,256 @@
+"""The report of a run, from its final state and the launcher's timeline. Pure; nothing in here rounds or hides."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from opcod.report.diagnostics import Diagnostics, Interval, Part, breaks, diagnose, fixes
+from opcod.shared_stems import StemRow, without_shared_stems
+from shared.config.settings import RunSettings
+from shared.contracts.diagnostics import Alarm, Silenced
+from shared.contracts.ids import seed_of
+from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status
+from shared.contracts.steps import StepRecord
+from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
+from shared.problems.manifest import ProblemSetManifest
+
+DELIVERED = ("match", "unanchored")
+
+
+class AnswerRates(Part):
+    """Shares of the samples: right for a tolerant reader, of the form asked for, cut at max_tokens."""
+
+    lenient: float
+    format_ok: float
+    truncated: float
+
+
+class ScoreRow(Part):
+    """One student in one domain on the test problems: mean score with its 95 % interval over problems.
+
+    change_interval: of the difference, problem by problem. majority: score of the best constant answer. What the
+    fields of `before_answers` and `after_answers` count is no score.
+    """
+
+    student: str
+    domain: str
+    strong: bool
+    problems: int
+    samples: int
+    before: float
+    before_interval: Interval
+    after: float
+    after_interval: Interval
+    change: float
+    change_interval: Interval
+    majority: float
+    before_answers: AnswerRates
+    after_answers: AnswerRates
+
+
+class RoundScore(Part):
+    """Validation score of a student, by domain, at the start of a round (the last: after the run)."""
+
+    round: int
+    student: str
+    scores: dict[str, float]
+
+
+class StudentReport(Part):
+    """What one student went through as tutee. Rates are None when there is nothing to count."""
+
+    student: str
+    version: str
+    steps: int
+    pareto_improvement: bool | None
+    samples: int
+    active_share: float | None
+    verdicts: dict[str, int]
+    kept_share: float | None
+    lost_feedback: dict[str, int]
+    break_rate: float | None
+    fix_rate: float | None
+    revised: int
+    engine_tokens_per_s: dict[str, float]
+    stage_seconds: dict[str, float]
+    trainer_seconds: dict[str, float]
+
+
+class Stage(Part):
+    name: str
+    seconds: float
+    share: float
+
+
+class Report(Part):
+    """`report.json`. mutual_improvement: both students improved in the sense of Pareto (paper 3.1)."""
+
+    run: str
+    status: str
+    finished: bool
+    reason: str | None
+    seed: int
+    rounds: int
+    scores: list[ScoreRow]
+    without_shared_stems: list[StemRow]
+    students: list[StudentReport]
+    mutual_improvement: bool | None
+    validation: list[RoundScore]
+    gates: list[GateDecision]
+    silenced: list[Silenced]
+    alarms: list[Alarm]
+    diagnostics: Diagnostics
+    wall_s: float
+    stages: list[Stage]
+    accounted_share: float
+    dominant_stage: str | None
+    restarts: dict[str, int]
+
+
+def build_report(
+    state: RunState,
+    settings: RunSettings,
+    timeline: Mapping[str, float],
+    wall_s: float,
+    restarts: Mapping[str, int],
+    steps: Sequence[StepRecord] = (),
+    problems: ProblemSetManifest | None = None,
+) -> Report:
+    """timeline: seconds of the launcher's own stages; the run's statuses are added from the state.
+
+    steps: the records of the steps that are done. problems: the manifest of the run's problems.
+    """
+    students = sorted(settings.students)
+    rows = [row for s in students for row in _score_rows(state, settings, s)]
+    improved = {s: _improved([row for row in rows if row.student == s]) for s in students}
+    stages = _stages(state, timeline, wall_s)
+    return Report(
+        run=state.run,
+        status=state.status.value,
+        finished=state.status is Status.DONE,
+        reason=state.failed or state.paused,
+        seed=settings.run.seed,
+        rounds=settings.run.rounds,
+        scores=rows,
+        without_shared_stems=without_shared_stems(state.scores, problems, settings.evaluation.test_problems),
+        students=[_student(state, s, improved[s]) for s in students],
+        mutual_improvement=_mutual(rows, students),
+        validation=_validation(state),
+        gates=state.gates,
+        silenced=state.silenced,
+        alarms=state.alarms,
+        diagnostics=diagnose(state, settings.rollout.samples, steps),
+        wall_s=wall_s,
+        stages=stages,
+        accounted_share=sum(stage.seconds for stage in stages) / wall_s if wall_s else 0.0,
+        dominant_stage=max(stages, key=lambda stage: stage.seconds).name if stages else None,
+        restarts=dict(restarts),
+    )
+
+
+def _score_rows(state: RunState, settings: RunSettings, student: str) -> list[ScoreRow]:
+    tests = [s for s in state.scores if s.student == student and s.split is Split.TEST]
+    if len(tests) < 2:
+        return []
+    first, last = tests[0], tests[-1]
+    return [_row(first, last, domain, settings.students[student].domain) for domain in first.correct]
+
+
+def _row(first: Score, last: Score, domain: str, strong: str) -> ScoreRow:
+    before = [count / first.samples for count in first.correct[domain]]
+    after = [count / last.samples for count in last.correct[domain]]
+    seed = seed_of(first.student, domain, "report")
+    return ScoreRow(
+        student=first.student,
+        domain=domain,
+        strong=domain == strong,
+        problems=len(before),
+        samples=first.samples,
+        before=first.mean(domain),
+        before_interval=bootstrap_interval(before, seed=seed),
+        after=last.mean(domain),
+        after_interval=bootstrap_interval(after, seed=seed),
+        change=last.mean(domain) - first.mean(domain),
+        change_interval=change_interval(before, after, seed=seed),
+        majority=last.majority[domain],
+        before_answers=answer_rates(first.answers[domain], first.drawn(domain)),
+        after_answers=answer_rates(last.answers[domain], last.drawn(domain)),
+    )
+
+
+def answer_rates(counts: AnswerCounts, samples: int) -> AnswerRates:
+    return AnswerRates(
+        lenient=counts.lenient / samples,
+        format_ok=counts.format_ok / samples,
+        truncated=counts.truncated / samples,
+    )
+
+
+def _improved(rows: Sequence[ScoreRow]) -> bool | None:
+    if not rows:
+        return None
+    return pareto_improved(_by_domain(rows, "before"), _by_domain(rows, "after"))
+
+
+def _mutual(rows: Sequence[ScoreRow], students: Sequence[str]) -> bool | None:
+    if not rows:
+        return None
+    per_student = [[row for row in rows if row.student == s] for s in students]
+    return mutual_pareto(
+        [_by_domain(own, "before") for own in per_student], [_by_domain(own, "after") for own in per_student]
+    )
+
+
+def _by_domain(rows: Sequence[ScoreRow], field: str) -> dict[str, float]:
+    return {row.domain: row.before if field == "before" else row.after for row in rows}
+
+
+def _student(state: RunState, student: str, improved: bool | None) -> StudentReport:
+    tally = state.tallies[student]
+    verdicts: Counter[str] = Counter()
+    for counts in tally.verdicts.values():
+        verdicts.update(counts)
+    broken, fixed = breaks(tally.revisions), fixes(tally.revisions)
+    return StudentReport(
+        student=student,
+        version=state.version[student],
+        steps=state.steps[student],
+        pareto_improvement=improved,
+        samples=tally.samples,
+        active_share=tally.active_samples / tally.samples if tally.samples else None,
+        verdicts=dict(verdicts),
+        kept_share=sum(verdicts[word] for word in DELIVERED) / verdicts.total() if verdicts else None,
+        lost_feedback=tally.lost_feedback,
+        break_rate=broken.rate,
+        fix_rate=fixed.rate,
+        revised=broken.total + fixed.total,
+        engine_tokens_per_s={
+            kind: tally.output_tokens.get(kind, 0) / seconds
+            for kind, seconds in tally.engine_seconds.items()
+            if seconds > 0
+        },
+        stage_seconds=tally.stage_seconds,
+        trainer_seconds=tally.trainer_seconds,
+    )
+
+
+def _validation(state: RunState) -> list[RoundScore]:
+    return [
+        RoundScore(round=s.round, student=s.student, scores={d: s.mean(d) for d in s.correct})
+        for s in state.scores
+        if s.split is Split.VALIDATION
+    ]
+
+
+STATUS_STAGES = {
+    "VALIDATING": "validation (and the first test)",
+    "TRAINING": "training rounds",
+    "FINAL_EVAL": "final validation and test",
+}
+
+
+def _stages(state: RunState, timeline: Mapping[str, float], wall_s: float) -> list[Stage]:
+    seconds = dict(timeline)
+    for status, name in STATUS_STAGES.items():
+        if status in state.status_seconds:
+            seconds[name] = state.status_seconds[status]
+    return [Stage(name=name, seconds=value, share=value / wall_s) for name, value in seconds.items() if wall_s]

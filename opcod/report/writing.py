@@ -1,0 +1,77 @@
+"""A run's report: report.json, report.md and the pictures, by its launcher or from its directory alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from opcod.prepare.preparing import stored_settings
+from opcod.prepare.problem_manifest import read_manifest
+from opcod.report.run import Report, build_report
+from opcod.report.text import to_markdown
+from opcod.timeline import Spent, spent_by
+from shared.config.settings import Paths, RunSettings
+from shared.contracts.run import STATE_FILE, RunState
+from shared.contracts.steps import StepRecord, step_records
+from shared.errors import ConfigError, StorageError
+from shared.files.store import atomic_write
+
+REPORT_FILE = "report.json"
+
+
+def write_report(
+    paths: Paths, settings: RunSettings, state: RunState, spent: Spent, restarts: Mapping[str, int]
+) -> Report:
+    """The report as it stands now; an unfinished run has one too, and it says so."""
+    from opcod.report.pictures import draw
+
+    directory = report_directory(paths.run_dir)
+    directory.mkdir(exist_ok=True)
+    steps = [record for student in sorted(settings.students) for record in records_of(paths, student)]
+    report = build_report(state, settings, spent.stages, spent.wall_s, restarts, steps, read_manifest(paths))
+    draw(report, directory)
+    atomic_write(directory / REPORT_FILE, report.model_dump_json(indent=1).encode())
+    atomic_write(directory / "report.md", to_markdown(report).encode())
+    return report
+
+
+def current_report(paths: Paths) -> Report:
+    """The report of a finished run as its launcher wrote it; any other is written anew, from the run's directory.
+
+    Raises ConfigError if the run has not begun, and StorageError for a file that cannot be read.
+    """
+    before = _stored_report(paths.run_dir)
+    if before is not None and before.finished:
+        return before
+    state = state_of(paths.run_dir)
+    restarts = before.restarts if before is not None else {}
+    return write_report(paths, stored_settings(paths), state, spent_by(paths.run_dir, state), restarts)
+
+
+def report_directory(run_dir: Path) -> Path:
+    return run_dir / "report"
+
+
+def state_of(run_dir: Path) -> RunState:
+    """What the run's broker last wrote. Raises ConfigError for a run that has not begun, StorageError."""
+    file = run_dir / STATE_FILE
+    try:
+        return RunState.model_validate_json(file.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"expected a run that has begun; there is no {file}") from error
+    except ValidationError as error:
+        raise StorageError(f"{file} does not fit this version of opcod: {error}") from error
+
+
+def records_of(paths: Paths, student: str) -> list[StepRecord]:
+    """What the broker kept of each step of a student."""
+    found = sorted((paths.run_dir / step_records(student)).glob("*.json"))
+    return [StepRecord.model_validate_json(path.read_bytes()) for path in found]
+
+
+def _stored_report(run_dir: Path) -> Report | None:
+    """None where there is none, or one of another version, which is written again."""
+    try:
+        return Report.model_validate_json((report_directory(run_dir) / REPORT_FILE).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

@@ -1,0 +1,129 @@
+"""Talking to the services that are up, as any client would: over HTTP, with the run's key."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import httpx2
+from httpx2 import EventSource
+from pydantic import BaseModel, ValidationError
+
+from opcod.local.deployment import Deployment
+from shared.contracts.http import ErrorResponse
+from shared.errors import ConfigError, NotFoundError, OpcodError, UnavailableError
+
+MARGIN_S = 60.0
+"""On top of what a service takes for one answer, so that its own refusal arrives."""
+
+MAX_SHOWN_CHARS = 60
+"""Of a value that a message repeats."""
+
+Answer = TypeVar("Answer", bound=BaseModel)
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class Client:
+    """Requests to the broker and the inspector of one deployment. timeout_s: without a sign of life from them."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self.timeout_s = deployment.settings().serving.request_timeout_s + MARGIN_S
+        self._http = httpx2.Client(
+            headers={"Authorization": f"Bearer {deployment.key()}"}, timeout=self.timeout_s, trust_env=False
+        )
+
+    @property
+    def run(self) -> str:
+        return self._deployment.run
+
+    def broker(self, method: str, path: str, answer: type[Answer], body: BaseModel | None = None) -> Answer:
+        return answer.model_validate(self._request(method, self._broker_url() + path, body))
+
+    def broker_events(self, path: str, body: BaseModel) -> Iterator[httpx2.ServerSentEvent]:
+        """Post to the broker and get its answer event by event, as they come."""
+        url = self._broker_url() + path
+        json, accept = body.model_dump(mode="json", exclude_none=True), {"Accept": "text/event-stream"}
+        try:
+            with self._http.stream("POST", url, json=json, headers=accept) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise _refusal(url, response)
+                for event in EventSource(response):
+                    if event.event == "error":
+                        raise OpcodError(
+                            f"{url} broke off: {ErrorResponse.model_validate_json(event.data).error.message}"
+                        )
+                    yield event
+        except httpx2.HTTPError as silent:
+            raise UnavailableError(f"{url} did not answer: {silent!r}; look at `opcod status`") from silent
+
+    def inspector(self, path: str, answer: type[Answer], params: dict[str, str]) -> Answer:
+        return answer.model_validate(self._request("GET", self._inspector_url() + path, None, params))
+
+    def inspector_bytes(self, path: str, params: dict[str, str]) -> Iterator[bytes]:
+        """The body of an answer, piece by piece."""
+        url = self._inspector_url() + path
+        try:
+            with self._http.stream("GET", url, params=params) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _refusal(url, response)
+                yield from response.iter_bytes()
+        except httpx2.HTTPError as error:
+            raise UnavailableError(f"{url} did not answer: {error!r}; look at `opcod status`") from error
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _broker_url(self) -> str:
+        if self._deployment.broker is None:
+            raise UnavailableError(f"run {self._deployment.run} has no broker up")
+        return self._deployment.broker.url
+
+    def _inspector_url(self) -> str:
+        if self._deployment.inspector is None:
+            raise UnavailableError(f"run {self._deployment.run} has no inspector up")
+        return self._deployment.inspector.url
+
+    def _request(self, method: str, url: str, body: BaseModel | None, params: dict[str, str] | None = None) -> Any:
+        json = body.model_dump(mode="json", exclude_none=True) if body is not None else None
+        try:
+            response = self._http.request(method, url, json=json, params=params)
+        except httpx2.HTTPError as error:
+            raise UnavailableError(f"{url} did not answer: {error!r}; look at `opcod status`") from error
+        if response.status_code >= 400:
+            raise _refusal(url, response)
+        return response.json()
+
+
+def body_of(kind: type[Body], arguments: Sequence[str], /, **given: object) -> Body:
+    """A request's body out of what was given on the command line; `arguments` are the fields that are no options.
+
+    Raises ConfigError naming the first that cannot be sent: bytes of a shell that are no UTF-8 come as lone surrogates.
+    """
+    names = {field: field.upper() if field in arguments else f"--{field}" for field in given}
+    for field, value in given.items():
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ConfigError(f"{names[field]}: expected text in UTF-8, got {value[:MAX_SHOWN_CHARS]!a}")
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        came = repr(first["input"])[:MAX_SHOWN_CHARS]
+        raise ConfigError(f"{names[str(first['loc'][0])]}: {first['msg']}, got {came}") from error
+
+
+def _refusal(url: str, response: httpx2.Response) -> OpcodError:
+    if response.status_code in (429, 503):
+        return UnavailableError(f"{url} is not available now: {_message(response)}")
+    if response.status_code == 404:
+        return NotFoundError(_message(response))
+    if response.status_code in (400, 422):
+        return ConfigError(_message(response))
+    return OpcodError(f"{url} answered {response.status_code}: {_message(response)}")
+
+
+def _message(response: httpx2.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:500]

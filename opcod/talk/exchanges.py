@@ -1,0 +1,137 @@
+"""The exchanges of a run: from its inspector while one is up, else from the run's directory. The same either way."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from opcod.local.deployment import latest_run, live_deployment
+from opcod.talk.client import Client
+from services.inspector.http.export import Format, exported
+from services.inspector.http.views import ExchangeView, FeedbackPage, TraceView
+from services.inspector.store.filters import ExchangeFilter
+from services.inspector.store.from_files import stored_run
+from services.inspector.store.store import Store
+from services.inspector.store.traces import Traces
+from shared.contracts.acting import ExchangeRef
+from shared.errors import ConfigError, UnavailableError
+
+
+class Exchanges(Protocol):
+    """of: which run they are of, and where they come from, for people."""
+
+    of: str
+
+    def newest(self, wanted: ExchangeFilter, limit: int) -> Sequence[ExchangeView]:
+        """Newest first; an inspector gives 200 at most."""
+        ...
+
+    def trace(self, exchange: ExchangeView) -> TraceView:
+        """Raises NotFoundError with the reason where it was not traced."""
+        ...
+
+    def export(self, wanted: ExchangeFilter, format_: Format) -> Iterator[bytes]: ...
+
+
+class ServedExchanges:
+    """Of an inspector that is up."""
+
+    def __init__(self, client: Client, run: str) -> None:
+        self._client = client
+        self.of = f"run {run}, from its inspector"
+
+    def newest(self, wanted: ExchangeFilter, limit: int) -> Sequence[ExchangeView]:
+        """See Exchanges."""
+        params = _params(wanted) | {"limit": str(limit)}
+        return self._client.inspector("/v1/feedback", FeedbackPage, params).items
+
+    def trace(self, exchange: ExchangeView) -> TraceView:
+        """See Exchanges."""
+        return self._client.inspector(f"/v1/feedback/{exchange.id}/trace", TraceView, {})
+
+    def export(self, wanted: ExchangeFilter, format_: Format) -> Iterator[bytes]:
+        """See Exchanges."""
+        return self._client.inspector_bytes("/v1/export", _params(wanted) | {"format": format_})
+
+
+class StoredExchanges:
+    """Of the directory of a run; nothing need be up."""
+
+    def __init__(self, store: Store, run_dir: Path) -> None:
+        self._store = store
+        self._traces = Traces(run_dir, run_dir.name)
+        self.of = f"run {run_dir.name}, from its directory"
+
+    def newest(self, wanted: ExchangeFilter, limit: int) -> Sequence[ExchangeView]:
+        """See Exchanges."""
+        return self._store.newest_exchanges(wanted, before=None, limit=limit)
+
+    def trace(self, exchange: ExchangeView) -> TraceView:
+        """See Exchanges."""
+        return self._traces.of(exchange)
+
+    def export(self, wanted: ExchangeFilter, format_: Format) -> Iterator[bytes]:
+        """See Exchanges."""
+        return exported(self._store, wanted, format_)
+
+
+@contextmanager
+def open_exchanges(runs_dir: Path, run: str | None) -> Iterator[Exchanges]:
+    """Those of `run`; without a name, of the run that is up, or else of the one begun last."""
+    try:
+        deployment = live_deployment(runs_dir, run)
+    except UnavailableError:
+        with stored_run(run_directory(runs_dir, run)) as store:
+            yield StoredExchanges(store, run_directory(runs_dir, run))
+        return
+    client = Client(deployment)
+    try:
+        yield ServedExchanges(client, deployment.run)
+    finally:
+        client.close()
+
+
+def run_directory(runs_dir: Path, run: str | None) -> Path:
+    """Raises ConfigError if there is no such run, or none at all."""
+    run_dir = runs_dir / (run or latest_run(runs_dir))
+    if not (run_dir / "config.toml").exists():
+        known = ", ".join(sorted(path.parent.name for path in runs_dir.glob("*/config.toml"))) or "none"
+        raise ConfigError(f"expected a run at {run_dir}, found none; the runs there: {known}")
+    return run_dir
+
+
+def filter_names() -> str:
+    """What `--filter name=value` may name, for people."""
+    return ", ".join(ExchangeFilter.model_fields)
+
+
+def read_filter(given: Sequence[str]) -> ExchangeFilter:
+    """From `name=value` words. Raises ConfigError naming what is wrong and the names there are."""
+    pairs = dict(word.partition("=")[::2] for word in given)
+    try:
+        return ExchangeFilter.model_validate(pairs)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"--filter {'.'.join(map(str, first['loc']))}: {first['msg']}; "
+            f"expected name=value with a name of {filter_names()}"
+        ) from error
+
+
+def named_exchange(exchanges: Exchanges, key: str) -> ExchangeView:
+    """The exchange called so, as `a.s3.dilution-train-004.2`. Raises ConfigError if there is none."""
+    try:
+        wanted = ExchangeFilter.model_validate(ExchangeRef.parse(key).model_dump())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    found = exchanges.newest(wanted, 1)
+    if not found:
+        raise ConfigError(f"there is no exchange {key} in {exchanges.of}; `opcod feedback tail` names some")
+    return found[0]
+
+
+def _params(wanted: ExchangeFilter) -> dict[str, str]:
+    given = wanted.model_dump(exclude_none=True)
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}

@@ -1,0 +1,94 @@
+"""An exchange as text on a terminal: a few lines, or all there is."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from services.inspector.http.views import ActView, ExchangeView, TraceView
+from shared.contracts.acting import ExchangeRef
+from shared.contracts.events import FeedbackGiven, Revised
+from shared.contracts.traces import Alternative
+
+MOST_DIVERGENT = 5
+
+
+def brief(exchange: ExchangeView | FeedbackGiven) -> str:
+    """Who said what of which answer, on a few lines; of a stored exchange also what came of it."""
+    revision = _revision(exchange) if isinstance(exchange, ExchangeView) else ""
+    return f"{_head(exchange)}\n  {exchange.response.strip()}\n  {_said(exchange)}{revision}"
+
+
+def revised(event: Revised) -> str:
+    """The answer after the feedback, on two lines."""
+    return f"{_key(event)} (round {event.round}) revised: {event.change}\n  {event.text.strip()}"
+
+
+def whole(exchange: ExchangeView, trace: TraceView | str) -> str:
+    """All of it; trace: why there is none, if it is a text."""
+    return "\n".join(_lines(exchange, trace))
+
+
+def _lines(exchange: ExchangeView, trace: TraceView | str) -> Iterator[str]:
+    yield _head(exchange)
+    yield f"{exchange.student} {exchange.version}, tutor {exchange.tutor_version}, {exchange.domain}"
+    yield f"\nquestion\n  {exchange.question}"
+    yield f"\nresponse ({_mark(exchange)})\n  {exchange.response.strip()}"
+    yield f"\n{exchange.tutor} said\n  {_said(exchange)}"
+    yield f"\nlet through\n  {exchange.delivered or exchange.withheld or '(nothing)'}"
+    if exchange.withheld is not None:
+        yield "  (a person excluded it: the rollout trained as one without feedback)"
+    for text in exchange.removed:
+        yield f"  taken out: {text}"
+    if exchange.revision is not None:
+        yield f"\nrevised: {exchange.revision.change}\n  {exchange.revision.text.strip()}"
+    yield from (_act(act) for act in exchange.history)
+    yield "\ndivergence of student and self-teacher, by token"
+    yield from ([f"  {trace}"] if isinstance(trace, str) else _trace(trace))
+
+
+def _head(exchange: ExchangeView | FeedbackGiven) -> str:
+    verdict, marks = exchange.verdict, ""
+    if isinstance(exchange, ExchangeView):
+        verdict = f"{verdict}:{exchange.word}" if exchange.word else verdict
+        marks = "".join(f" [{act.act}]" for act in exchange.history if act.refused is None)
+    return f"{_key(exchange)} (round {exchange.round}, {_mark(exchange)}) <- {exchange.tutor} [{verdict}]{marks}"
+
+
+def _key(told: ExchangeView | FeedbackGiven | Revised) -> str:
+    return ExchangeRef(student=told.student, step=told.step, problem_id=told.problem_id, sample=told.sample).key
+
+
+def _mark(exchange: ExchangeView | FeedbackGiven) -> str:
+    return "right" if exchange.correct else "wrong"
+
+
+def _said(exchange: ExchangeView | FeedbackGiven) -> str:
+    return (exchange.raw or "").strip() or "(nothing)"
+
+
+def _revision(exchange: ExchangeView) -> str:
+    return f"\n  revised: {exchange.revision.change}" if exchange.revision is not None else ""
+
+
+def _act(act: ActView) -> str:
+    at = datetime.fromtimestamp(act.at, UTC).isoformat(timespec="seconds")
+    refused = f" (refused: {act.refused})" if act.refused else ""
+    return f"\n{act.act}, {at}, {act.by}: {act.reason}{refused}"
+
+
+def _trace(trace: TraceView) -> Iterator[str]:
+    shown = sorted(trace.tokens, key=lambda token: -token.divergence)[:MOST_DIVERGENT]
+    mean = sum(token.divergence for token in trace.tokens) / max(1, len(trace.tokens))
+    yield f"  mean {mean:.4f} nats over {len(trace.tokens)} of {trace.all_tokens} tokens; the most:"
+    for token in shown:
+        student, teacher = likeliest(token.student_top), likeliest(token.teacher_top)
+        yield f"  {token.divergence:.4f} at {_quoted(token.text)}: student {student} | self-teacher {teacher}"
+
+
+def likeliest(top: tuple[Alternative, ...]) -> str:
+    """The three tokens that a model would rather choose, with their probabilities."""
+    return ", ".join(f"{_quoted(each.text)} {each.probability:.2f}" for each in top[:3])
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

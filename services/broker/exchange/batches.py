@@ -1,0 +1,183 @@
+"""Sealing the batch of a step: groups with their demonstrations, feedback and teacher prompts, on disk.
+
+A sealed directory is written once. One that exists already (a crash came between the file and the commit)
+is verified and adopted, never written again.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from statistics import variance
+
+from services.broker.exchange.judging import Exchange, verdict_word
+from shared.blobs.listing import GROUPS
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
+from shared.contracts.jobs import PromptOutput
+from shared.files.batches import batch_directory, batch_manifest
+from shared.files.store import LocalStore
+from shared.method.reprompt import loss_mask, pick_demonstrations
+from shared.method.sanitizing import strip_thinking
+from shared.problems.formats import ProblemFormat
+from shared.problems.problem import Problem
+
+
+@dataclass(frozen=True)
+class StepHeader:
+    """What the manifest says of the step itself."""
+
+    run: str
+    student: str
+    round: int
+    step: int
+    phase_start: bool
+    base_version: str
+    tutor: str
+    tutor_version: str | None
+    template_hash: str
+    fence: int = 0
+
+
+def build_group(
+    problem: Problem,
+    rollouts: PromptOutput,
+    exchanges: Sequence[Exchange] | None,
+    format_: ProblemFormat,
+    *,
+    exclude_self: bool,
+    policy_gradient: bool = False,
+    excluded: Collection[int] = (),
+) -> BatchGroup:
+    """One problem's group: rewards, the earliest correct rollout as demonstration, feedback, masks (method 2).
+
+    policy_gradient: for GRPO there is no teacher, so no demonstration, and the mask is `advantage_mask` (method 4).
+    excluded: samples whose feedback is withheld; to the self-teacher they are samples without feedback.
+    """
+    texts = [sample.text for sample in rollouts.samples]
+    rewards = [format_.grade(text, problem.answer) for text in texts]
+    showable = [reward if strip_thinking(text).strip() else 0.0 for reward, text in zip(rewards, texts, strict=True)]
+    demonstrations = pick_demonstrations(showable, exclude_self=exclude_self)
+    if policy_gradient:
+        demonstrations = [None] * len(texts)
+    told = list(exchanges) if exchanges is not None else [None] * len(texts)
+    delivered = [exchange.delivered if exchange else None for exchange in told]
+    feedback = [None if index in excluded else text for index, text in enumerate(delivered)]
+    mask = advantage_mask(rewards) if policy_gradient else loss_mask(demonstrations, feedback)
+    samples = []
+    for index, sample in enumerate(rollouts.samples):
+        chosen, exchange = demonstrations[index], told[index]
+        solution = strip_thinking(texts[chosen]) if chosen is not None else None
+        samples.append(
+            BatchSample(
+                index=index,
+                text=sample.text,
+                token_ids=sample.token_ids,
+                logprobs=sample.logprobs,
+                finish_reason=sample.finish_reason,
+                reward=rewards[index],
+                demonstration=chosen,
+                verdict=exchange.verdict if exchange else None,
+                feedback_raw=exchange.raw if exchange else None,
+                feedback=feedback[index],
+                withheld=delivered[index] if index in excluded else None,
+                removed=exchange.removed if exchange else (),
+                teacher_messages=tuple(format_.teacher_messages(problem, solution=solution, feedback=feedback[index])),
+                mask=mask[index],
+            )
+        )
+    return BatchGroup(
+        problem_id=problem.id,
+        domain=problem.domain,
+        kind=problem.kind,
+        question=problem.question,
+        messages=tuple(format_.messages(problem)),
+        prompt_token_ids=rollouts.prompt_token_ids,
+        samples=tuple(samples),
+    )
+
+
+def advantage_mask(rewards: Sequence[float]) -> list[int]:
+    """0 for a whole group whose rewards are all equal: no advantage, no gradient. One rollout alone has its reward
+    as advantage."""
+    differ = any(rewards) if len(rewards) == 1 else min(rewards) != max(rewards)
+    return [int(differ)] * len(rewards)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A batch on disk; sha256 is that of its manifest's bytes."""
+
+    manifest: BatchManifest
+    sha256: str
+
+    @property
+    def message(self) -> BatchSealed:
+        return BatchSealed(
+            student=self.manifest.student,
+            step=self.manifest.step,
+            uri=batch_directory(self.manifest.student, self.manifest.step),
+            sha256=self.sha256,
+            base_version=self.manifest.base_version,
+        )
+
+
+def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGroup]) -> Sealed:
+    """Write groups and manifest as one directory. Raises StorageError; nothing is left half-written."""
+    ordered = sorted(groups, key=lambda group: group.problem_id)
+    lines = "".join(group.model_dump_json() + "\n" for group in ordered).encode()
+    samples = [sample for group in ordered for sample in group.samples]
+    verdicts = Counter(verdict_word(sample.verdict) for sample in samples if sample.verdict is not None)
+    manifest = BatchManifest(
+        run=header.run,
+        student=header.student,
+        round=header.round,
+        step=header.step,
+        phase_start=header.phase_start,
+        base_version=header.base_version,
+        tutor=header.tutor,
+        tutor_version=header.tutor_version,
+        template_hash=header.template_hash,
+        groups=len(ordered),
+        samples=len(samples),
+        active_samples=sum(sample.mask for sample in samples),
+        kept_feedback=sum(sample.feedback is not None for sample in samples),
+        mean_reward=sum(sample.reward for sample in samples) / len(samples),
+        reward_variance=_reward_variance(ordered),
+        unique_share=_unique_share(ordered),
+        verdicts=dict(sorted(verdicts.items())),
+        groups_sha256=hashlib.sha256(lines).hexdigest(),
+        fence=header.fence,
+    )
+    directory = batch_directory(header.student, header.step)
+    return Sealed(manifest, store.write_directory(directory, {GROUPS: lines}, manifest.model_dump_json().encode()))
+
+
+def _reward_variance(groups: Sequence[BatchGroup]) -> float:
+    """Rollouts of a group share their problem, so the noise of the mean is that over groups."""
+    means = [sum(sample.reward for sample in group.samples) / len(group.samples) for group in groups]
+    return variance(means) / len(means) if len(means) > 1 else 0.25
+
+
+def _unique_share(groups: Sequence[BatchGroup]) -> float | None:
+    """Where all are right, being alike is no loss: such groups are left out."""
+    texts = [[s.text for s in group.samples] for group in groups if any(s.reward < 1.0 for s in group.samples)]
+    return sum(len(set(each)) for each in texts) / sum(map(len, texts)) if texts else None
+
+
+def adopt(store: LocalStore, student: str, step: int, run: str) -> Sealed | None:
+    """The batch that lies sealed already, verified; None if there is none.
+
+    Raises StorageError if it is of another run or not what it says.
+    """
+    directory = batch_directory(student, step)
+    if not store.exists(directory):
+        return None
+    raw = store.read_manifest(directory)
+    manifest = batch_manifest(raw, directory, run=run, student=student, step=step)
+    store.verify(directory, raw)
+    return Sealed(manifest, hashlib.sha256(raw).hexdigest())
+
+
+def is_sealed(store: LocalStore, student: str, step: int) -> bool:
+    """Whether the batch lies on disk, which the state may not know yet."""
+    return store.exists(batch_directory(student, step))

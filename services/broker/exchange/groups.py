@@ -1,0 +1,148 @@
+"""Reading the groups of a step back: from the payloads that the students stored, or from the sealed batch.
+
+What always holds: payloads and sealed batches never change, so each is read once, and again only when more than what
+is kept came between.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from services.broker.exchange.batches import adopt, build_group, is_sealed
+from services.broker.exchange.judging import Exchange, exchanges
+from services.broker.exchange.recent import Recent
+from services.broker.lookup import group_job_id, open_step
+from shared.bus.keys import output_field, step_payloads
+from shared.bus.payloads import unpack
+from shared.bus.port import Bus
+from shared.config.settings import RunSettings
+from shared.contracts.batches import BatchGroup, BatchSample
+from shared.contracts.jobs import JobKind, JobOutput, PayloadRef, PromptOutput
+from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState
+from shared.errors import OpcodError
+from shared.files.batches import read_group
+from shared.files.store import LocalStore
+from shared.problems.problem import ProblemSet
+
+KEPT_TOKENS = 2_000_000
+"""Of the outputs that are kept; measured 70 bytes each as Python objects, so 140 MB."""
+
+KEPT_GROUPS = 256
+"""Whose feedback is kept judged: both students' open steps at the paper's size."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """A rollout as its revision finds it. told: the prompt of the revision holds the tutor's feedback."""
+
+    right: bool
+    told: bool
+
+
+class GroupReader:
+    """All methods raise StorageError when a payload or file is missing or not what was reported."""
+
+    def __init__(self, settings: RunSettings, problems: ProblemSet, bus: Bus, store: LocalStore) -> None:
+        self._share_identical = settings.feedback.share_identical
+        self._exclude_self = settings.loss.demo_self_exclude
+        self._policy_gradient = settings.run.method == "grpo"
+        self._problems = problems
+        self._bus = bus
+        self._store = store
+        self._outputs: Recent[str, JobOutput] = Recent(KEPT_TOKENS, _tokens)
+        self._exchanges: Recent[tuple[str, str | None, str | None], list[Exchange]] = Recent(KEPT_GROUPS)
+        self._before: Recent[tuple[str, int, str], tuple[Before, ...]] = Recent(KEPT_GROUPS)
+
+    def rollouts(self, state: RunState, student: str, problem_id: str) -> PromptOutput:
+        """Of the student's open step."""
+        phase, group = _find(state, student, problem_id)
+        return self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
+
+    def group(self, state: RunState, student: str, problem_id: str) -> BatchGroup:
+        """The group as it will be sealed; feedback that did not come is `fb_none`, excluded feedback is withheld."""
+        _, group = _find(state, student, problem_id)
+        return self._built(state, student, problem_id, group.excluded)
+
+    def revised(self, state: RunState, student: str, problem_id: str) -> BatchGroup:
+        """The group as its revisions see it: with all feedback that was let through, also what is excluded since."""
+        group = self._built(state, student, problem_id, ())
+        phase, _ = _find(state, student, problem_id)
+        self._before.get((student, open_step(phase), problem_id), lambda: _before(group.samples))
+        return group
+
+    def _built(self, state: RunState, student: str, problem_id: str, excluded: Collection[int]) -> BatchGroup:
+        phase, group = _find(state, student, problem_id)
+        problem = self._problems.by_id(problem_id)
+        rollouts = self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
+        told = None
+        if group.tutored:
+            came = group.feedback.status is JobStatus.DONE
+            told = self.exchanges(state, phase, group, group.feedback.output if came else None)
+        return build_group(
+            problem,
+            rollouts,
+            told,
+            self._problems.format,
+            exclude_self=self._exclude_self,
+            policy_gradient=self._policy_gradient,
+            excluded=excluded,
+        )
+
+    def exchanges(self, state: RunState, phase: PhaseState, group: GroupState, feedback: str | None) -> list[Exchange]:
+        """What the tutor said of each rollout, judged. feedback: sha256 of its output, None if there is none."""
+
+        def judged() -> list[Exchange]:
+            rollouts = self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
+            output = None if feedback is None else self.read(_ref(state, phase, group, JobKind.FEEDBACK, feedback))
+            problem, format_ = self._problems.by_id(group.problem_id), self._problems.format
+            return exchanges(rollouts, output, problem, format_, share_identical=self._share_identical)
+
+        return self._exchanges.get((group.problem_id, group.rollout.output, feedback), judged)
+
+    def before(self, state: RunState, student: str, step: int, problem_id: str) -> tuple[Before, ...]:
+        """The rollouts of a group with revisions, whose step may be sealed and closed already."""
+
+        def found() -> tuple[Before, ...]:
+            sealed = adopt(self._store, student, step, state.run)
+            if sealed is None:
+                samples = self.revised(state, student, problem_id).samples
+            else:
+                samples = read_group(self._store, sealed.manifest, problem_id).samples
+            return _before(samples)
+
+        return self._before.get((student, step, problem_id), found)
+
+    def sealed(self, student: str, step: int) -> bool:
+        """Whether the step's batch lies on disk, which the state may not know yet."""
+        return is_sealed(self._store, student, step)
+
+    def output(self, state: RunState, phase: PhaseState, group: GroupState, kind: JobKind) -> JobOutput:
+        sha256 = group.job(kind).output
+        if sha256 is None:
+            raise OpcodError(f"{kind.value} of {group.problem_id} has no result yet")
+        return self.read(_ref(state, phase, group, kind, sha256))
+
+    def read(self, ref: PayloadRef) -> JobOutput:
+        """Raises MalformedMessageError as well, if the payload holds no output."""
+        return self._outputs.get(ref.sha256, lambda: unpack(ref, self._bus.get_payload(ref), JobOutput))
+
+
+def _before(samples: Sequence[BatchSample]) -> tuple[Before, ...]:
+    return tuple(Before(sample.reward == 1.0, sample.told) for sample in samples)
+
+
+def _ref(state: RunState, phase: PhaseState, group: GroupState, kind: JobKind, sha256: str) -> PayloadRef:
+    field = output_field(group_job_id(state, phase, group, kind))
+    return PayloadRef(key=step_payloads(phase.student, open_step(phase)), field=field, sha256=sha256)
+
+
+def _tokens(output: JobOutput) -> int:
+    samples = [sample for prompt in output.prompts for sample in prompt.samples]
+    return sum(len(sample.token_ids) for sample in samples) + sum(len(each.prompt_token_ids) for each in output.prompts)
+
+
+def _find(state: RunState, student: str, problem_id: str) -> tuple[PhaseState, GroupState]:
+    for phase in state.phases:
+        for group in phase.step.groups if phase.student == student and phase.step else []:
+            if group.problem_id == problem_id:
+                return phase, group
+    raise OpcodError(f"student {student} has no open group of problem {problem_id}")

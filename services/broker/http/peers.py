@@ -1,0 +1,194 @@
+"""The students as the outside world sees them, and talking to them over HTTP.
+
+Addresses come from the students' own heartbeats on the run's Redis, never from a client. Every call carries the id of
+the request that it is made for; when that request's client goes away, the call is cancelled and its connection closed.
+Replicas of a student share the calls by the slots that they have free.
+"""
+
+import itertools
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import httpx2
+import stamina
+from pydantic import BaseModel, ValidationError
+
+from shared.bus.port import Bus
+from shared.config.settings import RunSettings
+from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.http import ErrorResponse, FeedbackRequest, FeedbackResponse, PeersResponse, PeerView
+from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
+from shared.contracts.run import RunState, Split
+from shared.errors import ConfigError, OpcodError, RequestError, UnavailableError
+from shared.http.guard import request_id
+from shared.http.remote import RemoteCalls
+from shared.http.sse import Frames
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+CHAT = "/v1/chat/completions"
+MAX_REASON_CHARS = 500
+STUDENT_MARGIN_S = 10.0
+"""On top of what a student takes for one answer, so that its own refusal arrives."""
+
+
+class Peers:
+    """Asks students; raises UnavailableError naming the student when it does not answer in time, RequestError with
+    what it says when it refuses."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        bus: Bus,
+        state: Callable[[], RunState],
+        calls: RemoteCalls,
+        *,
+        key: str | None,
+    ) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._state = state
+        self._calls = calls
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._tls = httpx2.create_ssl_context(trust_env=False)
+
+    async def chat(self, student: str, request: ChatRequest) -> ChatResponse:
+        return await self._post(student, CHAT, request, ChatResponse)
+
+    async def feedback(self, student: str, request: FeedbackRequest) -> FeedbackResponse:
+        return await self._post(student, "/v1/feedback", request, FeedbackResponse)
+
+    async def stream(self, student: str, request: ChatRequest) -> Frames:
+        """A streamed chat, byte for byte as the student sends it."""
+        async with self._sent(student, CHAT, request) as response:
+            try:
+                async for part in response.aiter_raw():
+                    yield part
+            except httpx2.HTTPError as error:
+                raise UnavailableError(f"student {student} broke off its answer: {error!r}; ask again") from error
+
+    def require(self, student: str) -> str:
+        """The student's name, if there is one. Raises ConfigError naming those there are."""
+        if student not in self._settings.students:
+            raise ConfigError(f"expected a student of {', '.join(self._settings.students)}, got {student!r}")
+        return student
+
+    async def view(self) -> PeersResponse:
+        """Both students with versions, newest scores, gap and who is up."""
+        state = self._state()
+        beats = await self._calls.make(self._bus.heartbeats)
+        peers = tuple(self._peer(state, name, beats) for name in sorted(self._settings.students))
+        return PeersResponse(run=state.run, status=state.status.value, round=state.round, peers=peers)
+
+    async def models(self) -> ModelList:
+        """Of each student that is up its name, for the live version, and every version it holds."""
+        beats = await self._calls.make(self._bus.heartbeats)
+        cards: dict[str, ModelCard] = {}
+        for name in sorted(self._settings.students):
+            for beat in _replicas(name, beats):
+                held = {name: beat.versions.get(beat.version)} if beat.version else {}
+                for model, checksum in {**held, **beat.versions}.items():
+                    cards.setdefault(model, ModelCard(id=model, checksum=checksum))
+        return ModelList(data=tuple(cards.values()))
+
+    def _peer(self, state: RunState, name: str, beats: list[Heartbeat]) -> PeerView:
+        alive = _replicas(name, beats)
+        scores = [s for s in state.scores if s.student == name and s.split is Split.VALIDATION]
+        gate = state.gate
+        return PeerView(
+            name=name,
+            strong_domain=self._settings.students[name].domain,
+            version=state.version[name],
+            scores={domain: scores[-1].mean(domain) for domain in scores[-1].correct} if scores else {},
+            gap=gate.gaps[name] if gate else None,
+            cognizant=gate.cognizant[name] if gate else None,
+            replicas=len(alive),
+            url=alive[0].url if alive else None,
+        )
+
+    async def _post(self, student: str, path: str, body: BaseModel, answer: type[Answer]) -> Answer:
+        async with self._sent(student, path, body) as response:
+            try:
+                return answer.model_validate_json(await response.aread())
+            except httpx2.HTTPError as error:
+                raise UnavailableError(f"student {student} broke off its answer: {error!r}; ask again") from error
+            except ValidationError as error:
+                raise OpcodError(f"student {student} answered {path} with something else: {error}") from error
+
+    @asynccontextmanager
+    async def _sent(self, student: str, path: str, body: BaseModel) -> AsyncIterator[httpx2.Response]:
+        """The head of its answer, which is a 200; the body is still to be read."""
+        url = await self._url(student, body.model if isinstance(body, ChatRequest) else student)
+        json = body.model_dump(mode="json", by_alias=True, exclude_none=True)
+        async with self._client() as client:
+            try:
+                request = client.build_request("POST", url + path, json=json)
+                response = await client.send(request, stream=True)
+                refused = None if response.status_code == 200 else (await response.aread()).decode(errors="replace")
+            except httpx2.HTTPError as error:
+                raise UnavailableError(f"student {student} did not answer {path}: {error!r}; try again") from error
+            try:
+                if refused is not None:
+                    raise _refusal(student, path, response.status_code, refused)
+                yield response
+            finally:
+                await response.aclose()
+
+    def _client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            headers=self._headers | {"x-request-id": request_id()},
+            timeout=self._settings.serving.request_timeout_s + STUDENT_MARGIN_S,
+            follow_redirects=False,
+            trust_env=False,
+            verify=self._tls,
+        )
+
+    async def _url(self, student: str, model: str) -> str:
+        """A student that has just become ready says so with its next heartbeat: wait for that one."""
+        self.require(student)
+        patience_s = 2 * self._settings.bus.heartbeat_s
+        async for attempt in stamina.retry_context(
+            on=UnavailableError, attempts=None, timeout=patience_s, wait_initial=0.1, wait_max=0.5
+        ):
+            with attempt:
+                beats = await self._calls.make(self._bus.heartbeats)
+                chosen = choose_replica(_replicas(student, beats), model, random.random())
+                if chosen is None or chosen.url is None:
+                    raise UnavailableError(f"student {student} is not up; look at `opcod status`")
+                return chosen.url
+        raise AssertionError("retry_context ends with a return or an error")
+
+
+def _replicas(student: str, beats: list[Heartbeat]) -> list[Heartbeat]:
+    alive = [beat for beat in beats if beat.service == f"student-{student}" and beat.state == "ready"]
+    return sorted(alive, key=lambda beat: beat.replica)
+
+
+def choose_replica(replicas: Sequence[Heartbeat], model: str, draw: float) -> Heartbeat | None:
+    """The replica that is asked, None if none can be. draw: uniform in [0, 1).
+
+    Of those that hold the model, if it is a version; each as often as it has slots free. Not simply the one with the
+    most: its next heartbeat is seconds away, and until then it would get every call.
+    """
+    reached = [beat for beat in replicas if beat.url is not None]
+    able = [beat for beat in reached if model in beat.versions] or reached
+    free = [max(beat.free_slots or 0, 0) for beat in able]
+    weights = free if any(free) else [1] * len(able)
+    mark = draw * sum(weights)
+    return next((beat for beat, upto in zip(able, itertools.accumulate(weights), strict=True) if mark < upto), None)
+
+
+def _refusal(student: str, path: str, status: int, text: str) -> OpcodError:
+    """What a student's refusal is to our own client."""
+    try:
+        error = ErrorResponse.model_validate_json(text).error
+        said, code, param = error.message, error.code, error.param
+    except ValidationError:
+        said, code, param = text[:MAX_REASON_CHARS], None, None
+    if status in (429, 503):
+        return UnavailableError(f"student {student} is busy: {said}")
+    if status in (400, 404, 413, 422):
+        return RequestError(f"student {student} refused this: {said}", status=status, code=code, param=param)
+    return OpcodError(f"student {student} refused {path} ({status}): {said}")

@@ -1,0 +1,147 @@
+"""One student's K steps in a round: rollouts, feedback, sealing, swap, step by step. Pure.
+
+Feedback is asked for as soon as its group has its rollouts: there is no barrier between the two.
+"""
+
+from services.broker.commands import Command, Forget, IssueFeedback, IssueRevision, IssueRollout, SealBatch, Serve
+from services.broker.lookup import group_job_id
+from services.broker.machine.books import end_stage, serve_set, to_issue
+from services.broker.machine.plan import Plan, PlannedProblem
+from services.broker.silencing import is_silenced, silence
+from shared.bus.keys import step_payloads
+from shared.contracts.diagnostics import StepKind, StepTime
+from shared.contracts.ids import job_id
+from shared.contracts.jobs import JobKind
+from shared.contracts.run import (
+    GateDecision,
+    GroupState,
+    JobStatus,
+    PhaseState,
+    Revision,
+    RunState,
+    StepState,
+)
+from shared.method.gating import GateMode, may_tutor
+
+
+def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> list[Command]:
+    commands = _forget_closed(phase) + silence(state, plan, phase)
+    if phase.started_at is None:
+        phase.started_at = at
+        if plan.latest_tutor:
+            phase.tutor_version = state.version[phase.tutor]
+            commands.append(Serve(phase.tutor, *serve_set(state, phase.tutor)))
+    step = phase.step
+    if step is not None and step.done_version is not None and _serves_live(state, phase.student):
+        end_stage(state, phase, "swap", at)
+        _count_time(state, phase, step, at)
+        phase.kept_steps.append(step.step)
+        phase.step, phase.steps_done = None, phase.steps_done + 1
+        commands += _forget_closed(phase)
+    if phase.step is None:
+        if phase.steps_done == phase.steps:
+            return commands + _finish_phase(state, phase, at)
+        if not _serves_live(state, phase.student):
+            return commands
+        phase.step = _open_step(state, plan, phase, at)
+    return commands + _advance_step(state, plan, phase, phase.step, at)
+
+
+def _count_time(state: RunState, phase: PhaseState, step: StepState, at: float) -> None:
+    kind: StepKind = "with_feedback" if step.tutored else "without_feedback"
+    time = state.tallies[phase.student].step_times.setdefault(kind, StepTime())
+    time.steps += 1
+    time.seconds += at - step.opened_at
+
+
+def _finish_phase(state: RunState, phase: PhaseState, at: float) -> list[Command]:
+    """A phase ends when its last revisions are in: they need this phase's versions."""
+    if phase.open_revisions:
+        return []
+    phase.finished_at = at
+    tutor_may_unload = Serve(phase.tutor, *serve_set(state, phase.tutor))
+    return [tutor_may_unload]
+
+
+def _open_step(state: RunState, plan: Plan, phase: PhaseState, at: float) -> StepState:
+    number = phase.first_step + phase.steps_done
+    return StepState(
+        step=number,
+        base_version=state.version[phase.student],
+        groups=[
+            GroupState(problem_id=problem.id, tutored=_tutored(state, plan, phase, problem))
+            for problem in plan.step_problems(phase.student, number)
+        ],
+        opened_at=at,
+        mark=at,
+    )
+
+
+def _tutored(state: RunState, plan: Plan, phase: PhaseState, problem: PlannedProblem) -> bool:
+    decision = _gate_of(state)
+    return not is_silenced(state, phase.tutor, phase.student) and may_tutor(
+        GateMode(plan.gate_mode),
+        decision.cognizant[phase.tutor],
+        problem_domain=problem.domain,
+        strong_domain=plan.strong_domain[phase.tutor],
+    )
+
+
+def _advance_step(state: RunState, plan: Plan, phase: PhaseState, step: StepState, at: float) -> list[Command]:
+    if step.sealed:
+        return []
+    commands: list[Command] = []
+    for group in step.groups:
+        commands += _advance_group(state, plan, phase, step, group)
+    if all(group.ready for group in step.groups):
+        step.sealed = True
+        end_stage(state, phase, "feedback", at)
+        commands.append(SealBatch(phase.student, step.step))
+    return commands
+
+
+def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepState, group: GroupState) -> list[Command]:
+    if to_issue(state, group.rollout, f"rollouts of {group.problem_id} (student {phase.student}, step {step.step})"):
+        id_ = group_job_id(state, phase, group, JobKind.ROLLOUT)
+        return [IssueRollout(id_, phase.student, step.base_version, state.round, step.step, group.problem_id)]
+    if group.rollout.status is not JobStatus.DONE or not group.tutored:
+        return []
+    if group.feedback.status is JobStatus.NONE:
+        group.feedback.status = JobStatus.ISSUED
+        return [
+            IssueFeedback(
+                group_job_id(state, phase, group, JobKind.FEEDBACK),
+                phase.tutor,
+                phase.tutor_version,
+                phase.student,
+                state.round,
+                step.step,
+                group.problem_id,
+            )
+        ]
+    wanted = group.feedback.status is JobStatus.DONE and plan.revises(phase.student, step.step, group.problem_id)
+    if not wanted or group.revised:
+        return []
+    group.revised = True
+    id_ = job_id(state.round, phase.student, step.step, group.problem_id, JobKind.REVISE.value)
+    phase.open_revisions.append(
+        Revision(job_id=id_, step=step.step, problem_id=group.problem_id, version=step.base_version)
+    )
+    return [IssueRevision(id_, phase.student, step.base_version, state.round, step.step, group.problem_id)]
+
+
+def _forget_closed(phase: PhaseState) -> list[Command]:
+    busy = {revision.step for revision in phase.open_revisions}
+    done = [step for step in phase.kept_steps if step not in busy]
+    phase.kept_steps = [step for step in phase.kept_steps if step in busy]
+    return [Forget(step_payloads(phase.student, step)) for step in done]
+
+
+def _serves_live(state: RunState, student: str) -> bool:
+    return state.served.get(student) == state.version[student]
+
+
+def _gate_of(state: RunState) -> GateDecision:
+    if state.gate is None or state.gate.round != state.round:
+        raise ValueError(f"round {state.round} is training without a gate decision")
+    return state.gate

@@ -1,0 +1,94 @@
+"""Which exchanges a reader wants, and the SQL that says so. Every value is a bound parameter, whoever sent it."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.inspector.store.records import split_verdict
+from shared.method.concept_words import UNSPACED_LETTER
+
+MAX_INTEGER = 2**63 - 1
+
+Whole = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Text = Annotated[str, Field(max_length=500)]
+
+
+class ExchangeFilter(BaseModel):
+    """All given fields must hold. verdict is a word class (`match`), or a whole verdict (`match:torque`);
+    acted finds exchanges that a person flagged or excluded (what was refused does not count);
+    q finds exchanges whose question, response or raw feedback has every word of it, at least as a beginning,
+    in Chinese, Japanese, Korean, Thai and the like anywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    round: Whole | None = None
+    step: Whole | None = None
+    student: Text | None = None
+    tutor: Text | None = None
+    domain: Text | None = None
+    verdict: Text | None = None
+    problem_id: Text | None = None
+    sample: Whole | None = None
+    correct: bool | None = None
+    change: Literal["fixed", "broke", "same"] | None = None
+    acted: Literal["flag", "exclude"] | None = None
+    q: Text | None = None
+
+
+Condition = tuple[str, str | int]
+
+
+def conditions(wanted: ExchangeFilter) -> list[Condition]:
+    """(SQL condition, its one parameter) for each given field; tables are `exchanges` and `revisions`."""
+    found: list[Condition] = []
+    for name in ("round", "step", "student", "tutor", "domain", "problem_id", "sample", "correct"):
+        value = getattr(wanted, name)
+        if value is not None:
+            found.append((f"exchanges.{name} = ?", value))
+    if wanted.change is not None:
+        found.append(("revisions.change = ?", wanted.change))
+    if wanted.acted is not None:
+        found.append((_ACTED, wanted.acted))
+    if wanted.verdict is not None:
+        verdict, word = split_verdict(wanted.verdict)
+        found.append(("exchanges.verdict = ?", verdict))
+        if word is not None:
+            found.append(("exchanges.word = ?", word))
+    return [*found, *_text_conditions(wanted.q or "")]
+
+
+_ACTED = (
+    "EXISTS (SELECT 1 FROM acts WHERE acts.student = exchanges.student AND acts.step = exchanges.step AND "
+    "acts.problem_id = exchanges.problem_id AND acts.sample = exchanges.sample AND acts.refused IS NULL AND "
+    "acts.act = ?)"
+)
+_MATCHES = "exchanges.id IN (SELECT rowid FROM exchange_texts WHERE exchange_texts MATCH ?)"
+_HAS_STRETCH = "exchanges.id IN (SELECT rowid FROM exchange_grams WHERE exchange_grams MATCH ?)"
+# The index has three characters in a row. What is shorter is looked for in the texts, and a word of one or two
+# characters mostly stands in so many that the newest are soon found.
+_HAS_SHORT_STRETCH = (
+    "instr(exchanges.question || char(10) || exchanges.response || char(10) || COALESCE(exchanges.raw, ''), ?) > 0"
+)
+_GRAM = 3
+
+
+def _text_conditions(text: str) -> Iterator[Condition]:
+    """Every word of the text, at least as a beginning; a stretch anywhere where blanks do not tell words apart."""
+    words = text.replace("\x00", " ").split()
+    stretches = [word for word in words if UNSPACED_LETTER.search(word)]
+    expression = match_expression(" ".join(word for word in words if word not in stretches))
+    if expression:
+        yield _MATCHES, expression
+    for stretch in stretches:
+        yield (_HAS_STRETCH, _quoted(stretch)) if len(stretch) >= _GRAM else (_HAS_SHORT_STRETCH, stretch)
+
+
+def match_expression(text: str) -> str:
+    """An FTS5 query for the words of `text`: each one quoted, so that no operator of FTS5 is left in it.
+    Empty if there is no word."""
+    return " ".join(_quoted(word) + " *" for word in text.split())
+
+
+def _quoted(word: str) -> str:
+    return '"' + word.replace('"', '""') + '"'

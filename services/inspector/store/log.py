@@ -1,0 +1,58 @@
+"""What the log of events says of the run as a whole: events by kind, counts over its exchanges."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from services.inspector.store.database import ReadOnlyDatabase
+from services.inspector.store.records import LOGGED_EVENT, LoggedEvent
+from shared.contracts.events import BaseEvent, GroupGraded
+from shared.contracts.messages import Contract
+
+Kind = TypeVar("Kind", bound=BaseEvent)
+
+SMALL_KINDS = ("status", "taken_up", "gate", "evaluated", "step", "lost", "alarm", "silenced", "acted", "gap")
+"""Events that happen a few times a step at most: what a person reads as the history of a run."""
+
+
+class VerdictCount(Contract):
+    """How many feedbacks of a step got this verdict (its word class)."""
+
+    student: str
+    step: int
+    verdict: str
+    count: int
+
+
+class RunLog:
+    """Questions to the store that are about no single exchange."""
+
+    def __init__(self, database: ReadOnlyDatabase) -> None:
+        self._database = database
+
+    def all_of(self, kind: type[Kind]) -> list[Kind]:
+        """Every event of one kind, in order."""
+        word = kind.model_fields["kind"].default
+        rows = self._database.read("SELECT body FROM events WHERE kind = ? ORDER BY position", (word,))
+        return [kind.model_validate_json(row["body"]) for row in rows]
+
+    def newest(self, kinds: Sequence[str], limit: int) -> list[LoggedEvent]:
+        """The newest events of some kinds, newest first."""
+        marks = ", ".join("?" for _ in kinds)
+        sql = f"SELECT body FROM events WHERE kind IN ({marks}) ORDER BY position DESC LIMIT ?"
+        return [LOGGED_EVENT.validate_json(row["body"]) for row in self._database.read(sql, [*kinds, limit])]
+
+    def groups_of(self, student: str, problem_id: str) -> list[GroupGraded]:
+        """Every time the student answered this problem in training, in order."""
+        rows = self._database.read(
+            "SELECT body FROM events WHERE kind = 'group' AND body ->> 'student' = ? AND body ->> 'problem_id' = ? "
+            "ORDER BY position",
+            (student, problem_id),
+        )
+        return [GroupGraded.model_validate_json(row["body"]) for row in rows]
+
+    def verdict_counts(self) -> list[VerdictCount]:
+        rows = self._database.read(
+            "SELECT student, step, verdict, COUNT(*) AS count FROM exchanges "
+            "GROUP BY student, step, verdict ORDER BY student, step, verdict"
+        )
+        return [VerdictCount(**dict(row)) for row in rows]

@@ -1,0 +1,44 @@
+"""Reading a sealed batch: the whole texts of the exchanges that events only tell cut.
+
+What always holds: only files under the run's `batches` folder are read, never through a link, and only when
+they are what the manifest and the event say.
+"""
+
+from pathlib import Path
+
+from services.inspector.store.records import Exchange, sealed_exchange
+from shared.contracts.batches import BatchManifest, BatchSample
+from shared.contracts.events import BatchReady
+from shared.errors import StorageError
+from shared.files.batches import BATCHES, batch_directory, batch_manifest, read_group, read_groups
+from shared.files.store import LocalStore
+
+
+class SealedBatches:
+    """The sealed batches of `run` under its directory."""
+
+    def __init__(self, run_dir: Path, run: str) -> None:
+        self._store = LocalStore(run_dir)
+        self._run = run
+
+    def exchanges(self, ready: BatchReady) -> tuple[Exchange, ...]:
+        """Every exchange of the batch that `ready` announces. Raises StorageError if it is not what it says."""
+        manifest = self._manifest(ready.uri, ready.student, ready.step)
+        groups = read_groups(self._store, ready.uri, manifest)
+        found = (sealed_exchange(manifest, group, sample, ready.at) for group in groups for sample in group.samples)
+        return tuple(exchange for exchange in found if exchange is not None)
+
+    def sample(self, student: str, step: int, problem_id: str, index: int) -> BatchSample:
+        """One rollout as it was sealed. Raises StorageError if the batch is not what it says, or does not hold it."""
+        directory = batch_directory(student, step)
+        group = read_group(self._store, self._manifest(directory, student, step), problem_id)
+        for sample in group.samples:
+            if sample.index == index:
+                return sample
+        raise StorageError(f"{directory} holds no rollout {index} of problem {problem_id}")
+
+    def _manifest(self, uri: str, student: str, step: int) -> BatchManifest:
+        if not uri.startswith(f"{BATCHES}/"):
+            raise StorageError(f"expected a batch such as {batch_directory(student, step)}, got {uri!r}: not read")
+        raw = self._store.read_manifest(uri)
+        return batch_manifest(raw, uri, run=self._run, student=student, step=step)

@@ -1,0 +1,117 @@
+"""The engine's thread where requests may join while others run: jobs and people side by side, each as it comes.
+
+What always holds is what holds turn by turn (worker.py), and more: nobody waits for another's group to end; work of an
+engine that was lost on the way waits for it in hand, and is made again with the same seeds when it is known to be back,
+so that one loss takes one of a job's tries.
+"""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import structlog
+
+from services.student import metrics
+from services.student.engines.port import EngineAwayError, UnknownVersionError
+from services.student.flights import Flight, Flights
+from services.student.http.people import Question
+from services.student.weights.loader import VersionRefusedError
+from services.student.work.generation import Failure, describe
+from services.student.work.jobs import HeldJob
+from services.student.work.worker import NOTHING_NEW, EngineWorker, ReadyJob
+from shared.errors import UnavailableError
+from shared.obs.faults import fault_point
+
+POLL_S = 0.02
+"""Longest wait for what is under way, while the bus may have more."""
+
+MAX_TRIES = 5
+"""Of a job whose engine was lost under it: by then it is the job."""
+
+log = structlog.get_logger()
+
+
+class ContinuousWorker(EngineWorker):
+    """See `worker.EngineWorker`; the engine's thread never waits for a generation."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._flights: Flights[ReadyJob | Question] = Flights(self._engine, self._clock)
+        self._losses: WeakKeyDictionary[HeldJob, int] = WeakKeyDictionary()
+
+    def _answer_people(self) -> bool:
+        for question in self._interactive.take(self._engine.slots):
+            if question.version in self._engine.versions():
+                self._flights.start(question, question.requests, self._running.begin(()))
+            else:
+                question.answer.set_exception(self._not_there(question.version))
+        people = [work for work in self._flights.works if isinstance(work, Question)]
+        metrics.ANSWERING.set(sum(len(question.requests) for question in people))
+        return bool(self._flights.works)
+
+    def _not_there(self, version: str) -> Exception:
+        if self._board.engine_problem is not None:
+            return UnavailableError(f"the engine is being brought back ({self._board.engine_problem}); try again later")
+        return UnknownVersionError(f"{version} was unloaded meanwhile; ask /v1/models what is there")
+
+    def _in_use(self) -> set[str]:
+        asked = {work.version for work in self._flights.works if isinstance(work, Question)}
+        return super()._in_use() | asked
+
+    def _run_next_group(self) -> None:
+        start = self._engine.health().state not in NOTHING_NEW
+        for held in self.intake.waiting(self._jobs_under_way()):
+            if start:
+                self._start(held)
+        self._land(POLL_S if self._flights.works else 0.0)
+
+    def _jobs_under_way(self) -> list[HeldJob]:
+        return [work[0] for work in self._flights.works if not isinstance(work, Question)]
+
+    def _start(self, held: HeldJob) -> None:
+        try:
+            self._versions.ensure(held.job.version)
+        except VersionRefusedError as error:
+            self.intake.refuse(held, describe(error))
+            return
+        for ready in self._ready([held]):
+            self._announce([ready])
+            metrics.BATCH_SEQUENCES.observe(len(ready[2]))
+            self._flights.start(ready, ready[2], self._running.begin([held.lost]))
+
+    def _land(self, wait_s: float) -> None:
+        for flight in self._flights.landed(wait_s):
+            self._running.end(flight.cancelled)
+            if isinstance(flight.work, Question):
+                cancelled = Failure(UnavailableError("this student is shutting down; ask again"))
+                self._deliver(flight.work, cancelled if flight.result is None else flight.result)
+            else:
+                self._finish(flight.work, flight)
+
+    def _finish(self, ready: ReadyJob, flight: Flight[ReadyJob | Question]) -> None:
+        held, prompts, _ = ready
+        result = flight.result
+        if result is None:
+            log.warning("generation cancelled", jobs=[held.job.id])
+        elif isinstance(result, Failure):
+            self._failed(held, result)
+        else:
+            fault_point("student.generated")
+            metrics.BATCH_SECONDS.observe(flight.seconds)
+            self.intake.complete(held, prompts, result, flight.seconds)
+
+    def _failed(self, held: HeldJob, failure: Failure) -> None:
+        """A lost engine is no fault of the job, unless it is lost each time."""
+        self._losses[held] = self._losses.get(held, 0) + 1
+        if isinstance(failure.cause, EngineAwayError) and self._losses[held] < MAX_TRIES:
+            log.warning("engine lost under a job; it waits", job=held.job.id, error=failure.text)
+            return
+        self.intake.fail(held, failure.text)
+
+    def _drain(self) -> None:
+        """What is under way may end; the watch cancels what does not in time."""
+        self._board.draining = True
+        self._interactive.close()
+        while self._flights.works:
+            self._land(POLL_S)
+        self._flights.close()
+        super()._drain()

@@ -1,0 +1,260 @@
+"""The jobs in this student's hands: taken from the queues, kept by their leases, ended exactly once.
+
+What always holds: a job in hand is completed, failed, dead-lettered, released, handed over, or lost to another replica;
+what is announced about it goes through the outbox, so an outage of the bus delays it and loses nothing.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from threading import Event
+
+import structlog
+
+from services.student import metrics
+from services.student.engines.port import Generation
+from services.student.outbox import Outbox
+from services.student.replicas import consumer_name, next_replica
+from services.student.room import Room, most_urgent
+from services.student.work.generation import describe, output_of
+from shared.bus.keys import RESULTS, group_of, jobs, output_field
+from shared.bus.leases import LeaseKeeper
+from shared.bus.payloads import pack, unpack
+from shared.bus.port import Bus, Delivery
+from shared.contracts.jobs import JOB_PRIORITY, Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, PayloadRef
+from shared.errors import MalformedMessageError, StorageError
+from shared.obs.faults import fault_point
+
+GATHER_S = 0.03
+"""Jobs of a step come in a burst. A batch that starts with the first of them leaves the rest to another one, which
+takes about as long: measured on one core, 72 sequences of 16 tokens 1.1 s at once, 2.6 s as 48 and then 24."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, eq=False)
+class HeldJob:
+    """A job in hand. `lost` is set when its lease is not ours any more."""
+
+    delivery: Delivery
+    job: Job
+    lost: Event
+
+
+class JobIntake:
+    """Used by the engine's thread alone."""
+
+    def __init__(
+        self,
+        *,
+        student: str,
+        replica: str,
+        bus: Bus,
+        outbox: Outbox,
+        leases: LeaseKeeper,
+        room: Room,
+        max_attempts: int,
+        continuous: bool,
+    ) -> None:
+        self.held: list[HeldJob] = []
+        self._student = student
+        self._replica = replica
+        self._bus = bus
+        self._outbox = outbox
+        self._leases = leases
+        self._room = room
+        self._max_attempts = max_attempts
+        self._continuous = continuous
+        self._queues = {kind: (jobs(student, kind), group_of(jobs(student, kind))) for kind in JOB_PRIORITY}
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [held.job for held in self.held]
+
+    @property
+    def free_slots(self) -> int:
+        return self._room.free(self.jobs)
+
+    def create_queues(self) -> None:
+        """Also the one that is answered on: a student is ready, and reports, before its broker is up."""
+        for queue, group in (*self._queues.values(), (RESULTS, group_of(RESULTS))):
+            self._bus.create_queue(queue, group)
+
+    def take(self, block_s: float) -> None:
+        """Fill the hands: a whole batch when they are empty, else only feedback, or, where jobs may join those that
+        run, whatever fits. Raises UnavailableError.
+
+        Waits up to `block_s` when nothing at all is there.
+        """
+        if self.held:
+            self._fill(JOB_PRIORITY if self._continuous else (JobKind.FEEDBACK,), 0.0)
+        elif self._take(JOB_PRIORITY, block_s):
+            self._fill(JOB_PRIORITY, 0.0 if self._continuous else GATHER_S)
+
+    def next_group(self) -> list[HeldJob]:
+        """The jobs in hand that run next: all of one version, the most urgent one's. Lost ones are let go."""
+        self.waiting(())
+        if not self.held:
+            return []
+        version = most_urgent(self.jobs)
+        return [held for held in self.held if held.job.version == version]
+
+    def waiting(self, under_way: Collection[HeldJob]) -> list[HeldJob]:
+        """The jobs in hand that are not under way, the most urgent first. Lost ones are let go."""
+        waiting = [held for held in self.held if held not in under_way]
+        for held in waiting:
+            if held.lost.is_set():
+                self._drop_lost(held)
+        return sorted(
+            (held for held in waiting if not held.lost.is_set()),
+            key=lambda held: JOB_PRIORITY.index(held.job.kind),
+        )
+
+    def inputs(self, group: Sequence[HeldJob]) -> list[tuple[HeldJob, JobInput]]:
+        """Each job with its input; a job without a usable one fails. Raises UnavailableError."""
+        found = []
+        for held in group:
+            try:
+                data = self._bus.get_payload(held.job.input)
+                found.append((held, unpack(held.job.input, data, JobInput)))
+            except (StorageError, MalformedMessageError) as error:
+                self.fail(held, describe(error))
+        return found
+
+    def announce_start(self, held: HeldJob) -> None:
+        """Tell the broker that the generation begins: a tutor's deadline counts from here."""
+        started = JobStarted(
+            job_id=held.job.id, student=self._student, replica=self._replica, attempt=held.delivery.attempt
+        )
+        self._outbox.put(partial(self._publish, started))
+
+    def complete(self, held: HeldJob, prompts: JobInput, generations: Sequence[Generation], seconds: float) -> None:
+        """End the job with its output; `seconds` is its share of the engine's time."""
+        output = output_of(held.job, prompts, generations)
+        payload = pack(output, held.job.input.key, output_field(held.job.id))
+        metrics.TOKENS.labels(held.job.kind.value).inc(_output_tokens(output))
+        done = self._done(held.job, output=payload[0], outcome="ok", seconds=seconds, counted=output)
+        self._end(held, partial(self._send_output, held, done, payload))
+
+    def fail(self, held: HeldJob, error: str) -> None:
+        """End the job with an error; the broker decides what follows."""
+        log.error("job failed", job=held.job.id, version=held.job.version, error=error)
+        self._end(held, partial(self._send_output, held, self._done(held.job, outcome="failed", error=error), None))
+
+    def refuse(self, held: HeldJob, error: str) -> None:
+        """This replica cannot load the job's version: another one gets it, or it fails where every one that is up has
+        refused it. Raises UnavailableError."""
+        refused_by = {*held.delivery.refused_by, self._consumer}
+        other = next_replica(held.job, self._bus.heartbeats(), refused_by)
+        if other is None:
+            self.fail(held, error)
+            return
+        log.warning("job handed over", job=held.job.id, version=held.job.version, to=other, error=error)
+        self._end(held, partial(self._hand_over, held, other))
+
+    def release(self) -> None:
+        """Give everything in hand back at once, without counting the attempt."""
+        for held in self.held:
+            self._release(held)
+        self.held.clear()
+
+    def _fill(self, kinds: Sequence[JobKind], gather_s: float) -> None:
+        """Take while there is room and jobs come less than `gather_s` apart."""
+        while fitting := [kind for kind in kinds if self._room.fits(kind, self.jobs)]:
+            if not self._take(fitting, gather_s):
+                return
+
+    def _take(self, kinds: Sequence[JobKind], block_s: float) -> bool:
+        queues = [self._queues[kind] for kind in kinds]
+        taken = self._bus.take(queues, self._consumer, limit=1, block_s=block_s)
+        for delivery in taken:
+            self._accept(delivery)
+        return bool(taken)
+
+    @property
+    def _consumer(self) -> str:
+        return consumer_name(self._student, self._replica)
+
+    def _accept(self, delivery: Delivery) -> None:
+        job = delivery.message
+        if not isinstance(job, Job) or job.student != self._student:
+            reason = f"expected a Job for student {self._student}, got {type(job).__name__} {job.key}"
+            self._outbox.put(partial(self._send_dead, delivery, reason, None))
+        elif delivery.attempt > self._max_attempts:
+            reason = f"started {delivery.attempt - 1} times without an end; the limit is {self._max_attempts}"
+            done = self._done(job, outcome="failed", error=reason)
+            self._outbox.put(partial(self._send_dead, delivery, reason, done))
+        else:
+            self._room.seen(job)
+            self.held.append(HeldJob(delivery, job, self._leases.hold(delivery)))
+            fault_point("student.job-taken")
+
+    def _drop_lost(self, held: HeldJob) -> None:
+        metrics.JOBS.labels(held.job.kind.value, "lost").inc()
+        log.warning("lease lost, results dropped", job=held.job.id, attempt=held.delivery.attempt)
+        self.held.remove(held)
+        self._release(held)
+
+    def _release(self, held: HeldJob) -> None:
+        """The bus wants every delivery ended; releasing one that is not ours changes nothing for its owner."""
+        self._leases.drop(held.delivery)
+        self._outbox.put(partial(self._bus.release, held.delivery))
+
+    def _end(self, held: HeldJob, send: partial[None]) -> None:
+        """Out of the hands; the lease is kept until the bus has heard of it."""
+        if held.lost.is_set():
+            self._drop_lost(held)
+            return
+        self.held.remove(held)
+        self._outbox.put(send)
+
+    def _done(
+        self,
+        job: Job,
+        *,
+        outcome: str,
+        error: str | None = None,
+        output: PayloadRef | None = None,
+        seconds: float = 0.0,
+        counted: JobOutput | None = None,
+    ) -> JobDone:
+        return JobDone(
+            job_id=job.id,
+            kind=job.kind,
+            student=self._student,
+            replica=self._replica,
+            outcome="ok" if outcome == "ok" else "failed",
+            error=error,
+            version=job.version,
+            output=output,
+            seconds=seconds,
+            prompt_tokens=sum(len(p.prompt_token_ids) for p in counted.prompts) if counted else 0,
+            output_tokens=_output_tokens(counted) if counted else 0,
+        )
+
+    # Outbox actions --------------------------------------------------------------------------------------
+    def _publish(self, message: JobStarted) -> None:
+        self._bus.publish(RESULTS, message)
+
+    def _send_output(self, held: HeldJob, done: JobDone, payload: tuple[PayloadRef, bytes] | None) -> None:
+        fault_point("student.before-complete")
+        ours = self._bus.complete(held.delivery, announce=(RESULTS, done), payload=payload)
+        fault_point("student.after-complete")
+        self._leases.drop(held.delivery)
+        metrics.JOBS.labels(done.kind.value, done.outcome if ours else "late").inc()
+        log.info("job ended", job=done.job_id, outcome=done.outcome, ours=ours, version=done.version)
+
+    def _hand_over(self, held: HeldJob, other: str) -> None:
+        self._bus.hand_over(held.delivery, other)
+        self._leases.drop(held.delivery)
+        metrics.JOBS.labels(held.job.kind.value, "handed-over").inc()
+
+    def _send_dead(self, delivery: Delivery, reason: str, done: JobDone | None) -> None:
+        self._bus.dead_letter(delivery, reason, announce=(RESULTS, done) if done else None)
+        if done is not None:
+            metrics.JOBS.labels(done.kind.value, "exhausted").inc()
+        log.error("dead letter", job=delivery.message.key, queue=delivery.queue, reason=reason)
+
+
+def _output_tokens(output: JobOutput) -> int:
+    return sum(len(sample.token_ids) for prompt in output.prompts for sample in prompt.samples)

@@ -1,0 +1,135 @@
+"""Everything that training changes: the student's weights, its EMA teacher and the optimizer, as one state.
+
+What always holds: `state` holds all there is. Nothing in a step draws a random number, so no generator belongs to
+it, and a learner that loads a state goes on exactly as the one that saved it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from services.trainer.model.model import StudentModel
+from services.trainer.model.teacher import EmaTeacher
+from shared.config.settings import OptimizerSection
+from shared.obs.faults import fault_point
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+PhaseStart = Literal["reset", "carry"]
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """published: what a version holds, by its names; teacher: by parameter name; optimizer: `<parameter>.<moment>`.
+
+    exact: by parameter name, in fp32, what `published` is rounded from; empty where nothing is rounded.
+    """
+
+    published: Mapping[str, Tensor]
+    exact: Mapping[str, Tensor]
+    teacher: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    phase_updates: int
+    skipped_in_row: int
+
+
+class Learner:
+    """phase_updates: updates made since the phase began (warm-up counts them). skipped_in_row: non-finite ones
+    since the last that was made."""
+
+    def __init__(self, model: StudentModel, settings: OptimizerSection, teacher: EmaTeacher | None = None) -> None:
+        """teacher: an EmaTeacher if none is given."""
+        self.model = model
+        self.teacher = teacher or EmaTeacher(model, settings.ema_rate)
+        self.phase_updates = 0
+        self.skipped_in_row = 0
+        self._settings = settings
+        self._optimizer = self._new_optimizer()
+
+    def begin_phase(self, *, teacher: PhaseStart = "reset", optimizer: PhaseStart = "reset") -> None:
+        """What is reset is as in a fresh process: the teacher a copy of the student, no moments and warm-up again."""
+        if teacher == "reset":
+            self.teacher.reset()
+        if optimizer == "reset":
+            self._optimizer = self._new_optimizer()
+            self.phase_updates = 0
+
+    def update(self) -> float | None:
+        """Clip the gradients and make one update; the gradient norm, or None if it was not finite.
+
+        Then nothing changes: no parameter, no moment, no teacher. Gradients are cleared either way.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters, self._settings.clip_norm))
+        if not math.isfinite(norm):
+            self.skip()
+            return None
+        warmup = max(1, self._settings.warmup_updates)
+        share = min(1.0, (self.phase_updates + 1) / warmup)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * share
+        self._optimizer.step()
+        fault_point("trainer.mid-optimizer")
+        self.model.round()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.teacher.follow()
+        self.phase_updates += 1
+        self.skipped_in_row = 0
+        return norm
+
+    def skip(self) -> None:
+        """Count an update that was not made."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self.skipped_in_row += 1
+
+    def state(self, *, copy: bool = True, whole: bool = True) -> LearnerState:
+        """copy: it does not change with the next update. whole: with more than what is published."""
+        published = self.model.trained.tensors()
+        exact = self.model.named_parameters if whole and self.model.rounds else {}
+        return LearnerState(
+            published={name: each.clone() for name, each in published.items()} if copy else published,
+            exact={name: each.detach().to("cpu", copy=copy) for name, each in exact.items()},
+            teacher=self.teacher.tensors(copy=copy) if whole else {},
+            optimizer=self._moments(copy) if whole else {},
+            phase_updates=self.phase_updates,
+            skipped_in_row=self.skipped_in_row,
+        )
+
+    def restart(self) -> None:
+        """Be as the run began. Raises ModelError where the student's own weights cannot be read."""
+        self.model.set_tensors(self.model.trained.start(), {})
+        self.begin_phase()
+        self.skipped_in_row = 0
+
+    def load(self, state: LearnerState) -> None:
+        """Raises ModelError or StorageError where the state is of another model."""
+        self.model.set_tensors(state.published, state.exact)
+        self.teacher.load(state.teacher)
+        self._optimizer = self._new_optimizer()
+        for name, parameter in self.model.named_parameters.items():
+            found = {m: state.optimizer[f"{name}.{m}"].clone() for m in _MOMENTS if f"{name}.{m}" in state.optimizer}
+            if found:
+                moved = {m: tensor if m == "step" else tensor.to(parameter.device) for m, tensor in found.items()}
+                self._optimizer.state[parameter] = moved
+        self.phase_updates = state.phase_updates
+        self.skipped_in_row = state.skipped_in_row
+
+    def _moments(self, copy: bool) -> dict[str, Tensor]:
+        return {
+            f"{name}.{moment}": self._optimizer.state[parameter][moment].detach().to("cpu", copy=copy)
+            for name, parameter in self.model.named_parameters.items()
+            for moment in _MOMENTS
+            if parameter in self._optimizer.state
+        }
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        settings = self._settings
+        return torch.optim.AdamW(
+            self.model.parameters,
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+        )

@@ -1,0 +1,117 @@
+"""Trains a student again on the sealed batches of a run, and on nothing else: no students, no broker, no Redis.
+
+`python -m services.trainer.offline.replaying --student a --batches R --out D` reads settings and base model from D and
+the batches from R, writes checkpoints and versions under D, and prints a line of JSON, a ReplayedStep, for each step.
+With the settings of R, on the same machine and thread count, every version comes out bit for bit. With others it
+tells what they would have made of the same rollouts and the same feedback: from the second step on the rollouts are
+no longer those of the student that is trained, and its importance weights correct for that up to their cut.
+"""
+
+import argparse
+import hashlib
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from services.trainer.app import build_trainer
+from services.trainer.checkpoint import Checkpoints
+from services.trainer.config import training_config
+from shared.config.loading import settings_of
+from shared.contracts.batches import BatchManifest, BatchSealed
+from shared.contracts.ids import weights_uri
+from shared.contracts.weights import ReplayedStep, WeightsManifest
+from shared.errors import ConfigError, StorageError
+from shared.files.batches import batch_directory, sealed_steps
+from shared.files.store import LocalStore
+from shared.http.serving import run_service
+
+
+class _SoleWriter:
+    """The right to write where no other trainer can be: the launcher holds the directory's lock."""
+
+    token = 1
+
+    def check(self) -> None:
+        pass
+
+    def confirm(self) -> None:
+        pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Raises ConfigError, ModelError or StorageError."""
+    parser = argparse.ArgumentParser(prog="replaying", description="Train a student again on its sealed batches.")
+    parser.add_argument("--student", required=True, choices=("a", "b"))
+    parser.add_argument("--batches", required=True, type=Path, help="The run whose sealed batches are used.")
+    parser.add_argument("--out", required=True, type=Path, help="Where checkpoints and versions are written.")
+    parser.add_argument("--until", type=int, default=None, help="The last step.")
+    given = parser.parse_args(arguments)
+    for step in replay(given.student, given.batches, given.out, given.until):
+        sys.stdout.write(step.model_dump_json() + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+def replay(student: str, source: Path, out: Path, until: int | None) -> Iterator[ReplayedStep]:
+    """One step after the other. `out` holds config.toml and models/; steps it has already are not made again."""
+    sealed = sealed_batches(source, student)[:until]
+    if not sealed:
+        raise ConfigError(f"expected sealed batches of student {student} under {source}, found none")
+    run = BatchManifest.model_validate_json(LocalStore(source).read_manifest(sealed[0].uri)).run
+    config = training_config(settings_of(out), run, out, student)
+    torch.set_num_threads(config.threads)
+    store, recorded = LocalStore(out), LocalStore(source)
+    checkpoints = Checkpoints(store, run=run, student=student, base_sha256=config.base.sha256)
+    trainer = build_trainer(config, store, checkpoints, threading.Event(), batches=recorded)
+    trainer.restore()
+    for batch in sealed:
+        if batch.step > trainer.step:
+            trainer.apply(batch, _SoleWriter())
+            trainer.publish()
+        done = trainer.done(batch.step)
+        yield ReplayedStep(
+            student=student,
+            step=batch.step,
+            version=done.version,
+            checksum=done.checksum,
+            recorded=_recorded_checksum(recorded, student, batch.step),
+            loss=done.metrics.loss,
+            grad_norm=done.metrics.grad_norm,
+        )
+
+
+def sealed_batches(run_dir: Path, student: str) -> list[BatchSealed]:
+    """The sealed batches of a run, from step 1 on without a gap. Raises StorageError where one is missing."""
+    store = LocalStore(run_dir)
+    found: list[BatchSealed] = []
+    for step in sealed_steps(run_dir, student):
+        uri = batch_directory(student, step)
+        raw = store.read_manifest(uri)
+        manifest = BatchManifest.model_validate_json(raw)
+        if manifest.step != len(found) + 1:
+            raise StorageError(f"expected the batch of step {len(found) + 1} in {run_dir}, found that of {uri}")
+        found.append(
+            BatchSealed(
+                student=student,
+                step=manifest.step,
+                uri=uri,
+                sha256=hashlib.sha256(raw).hexdigest(),
+                base_version=manifest.base_version,
+            )
+        )
+    return found
+
+
+def _recorded_checksum(store: LocalStore, student: str, step: int) -> str | None:
+    """None where the run has no such version (yet, or any more)."""
+    uri = weights_uri(student, step)
+    if not store.exists(uri):
+        return None
+    return WeightsManifest.model_validate_json(store.read_manifest(uri)).checksum
+
+
+if __name__ == "__main__":
+    run_service(main)

@@ -1,0 +1,146 @@
+"""Makes a student's specialist: its base model, fine-tuned on its own domain, merged and saved as a whole model.
+
+`python -m services.trainer.offline.specializing --student a --run-dir R --cache-dir C` prints progress, and as its last
+line {"path", "cached", "seconds"}. What always holds: a directory under C/specialists/ is complete, and its name
+is the hash of everything that its weights depend on; of two processes after the same one, the second waits.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.trainer.model.model import StudentModel
+from services.trainer.model.trained import TrainedAdapter
+from services.trainer.offline.finetuning import Progress, finetune, tokenized
+from shared.config.loading import settings_of
+from shared.config.settings import RunSettings, StudentSection
+from shared.files.durable import locked
+from shared.http.serving import run_service
+from shared.modeling.adapters import LoraSpec, merge_adapter
+from shared.modeling.device import device_here
+from shared.modeling.loading import load_model, load_tokenizer
+from shared.modeling.resolving import resolve_model
+from shared.modeling.saving import model_identity, save_model
+from shared.problems.examples import examples_for
+from shared.problems.loading import problems_of
+from shared.problems.specialising import Example, StudentName
+
+RECIPE_VERSION = 1
+"""Part of every specialist's identity; raise it when the training itself changes."""
+
+_REPORT_EVERY = 5
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Specialist:
+    """What decides a specialist's weights. problems_hash: of the set that the examples are made of, "" for a file."""
+
+    student: StudentName
+    base: Path
+    section: StudentSection
+    settings: RunSettings
+    problems_hash: str
+    examples: tuple[Example, ...]
+
+    @property
+    def lora(self) -> LoraSpec:
+        lora = self.settings.lora
+        return LoraSpec(lora.rank, lora.scale, lora.first_layer or None, "float32")
+
+    @property
+    def key(self) -> str:
+        """sha256 (hex) over base model, problems, examples and settings: the name in the cache."""
+        parts = {
+            "recipe": RECIPE_VERSION,
+            "student": self.student,
+            "seed": self.settings.run.seed,
+            "base": model_identity(self.base),
+            "dtype": self.section.dtype,
+            "chat_template": self.section.chat_template,
+            "problems": self.problems_hash,
+            "examples": [_example_json(each) for each in self.examples],
+            "lora": asdict(self.lora),
+            "specialize": self.settings.specialize.model_dump(mode="json"),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Raises ConfigError, ModelError, or UnavailableError for a hub that does not answer."""
+    parser = argparse.ArgumentParser(prog="specializing", description="Fine-tune a student on its own domain.")
+    parser.add_argument("--student", required=True, choices=("a", "b"))
+    parser.add_argument("--run-dir", required=True, type=Path)
+    parser.add_argument("--cache-dir", required=True, type=Path)
+    given = parser.parse_args(arguments)
+    started = time.monotonic()
+    settings = settings_of(given.run_dir)
+    torch.set_num_threads(settings.resources.threads)
+    specialist = describe(settings, given.student, given.cache_dir)
+    path, cached = ensure(specialist, given.cache_dir, _say)
+    result = {"path": str(path), "cached": cached, "seconds": round(time.monotonic() - started, 1)}
+    _say(json.dumps(result))
+    return 0
+
+
+def describe(settings: RunSettings, student: StudentName, cache_dir: Path) -> Specialist:
+    """What the specialist of `student` is to be. Raises ConfigError where there are no examples for it."""
+    section = settings.students[student]
+    examples = examples_for(settings, student)
+    problems = "" if section.examples else problems_of(settings).content_hash
+    return Specialist(student, resolve_model(section.model, cache_dir), section, settings, problems, examples)
+
+
+def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, bool]:
+    """The specialist's directory and whether it was there already; trains it if not. Raises StorageError, too."""
+    key = specialist.key
+    target = cache_dir / "specialists" / key
+    if target.is_dir():
+        return target, True
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent / f".{key}.lock"):
+        if target.is_dir():
+            return target, True
+        adapter = _train(specialist, say)
+        model = load_model(specialist.base, specialist.section.dtype)
+        merge_adapter(model, adapter, specialist.lora)
+        save_model(model, target, [specialist.base])
+    return target, False
+
+
+def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
+    section, seed = specialist.section, specialist.settings.run.seed
+    tokenizer = load_tokenizer(specialist.base, section.chat_template)
+    device = device_here()
+    model = StudentModel(TrainedAdapter(load_model(specialist.base, section.dtype, device), specialist.lora, seed))
+    rows = tokenized(specialist.examples, tokenizer, model.context_tokens)
+    say(f"student {specialist.student}: {len(rows)} examples, {sum(row.tokens for row in rows)} tokens")
+
+    def report(progress: Progress) -> None:
+        if progress.update % _REPORT_EVERY == 0 or progress.update == progress.updates:
+            say(f"update {progress.update}/{progress.updates}, loss {progress.loss:.3f}")
+
+    finetune(model, rows, specialist.settings.specialize, seed, report)
+    return model.trained.tensors()
+
+
+def _example_json(example: Example) -> list[Any]:
+    return [[message.model_dump(mode="json") for message in example.messages], example.completion]
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    run_service(main)

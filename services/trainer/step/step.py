@@ -1,0 +1,254 @@
+"""One step: a batch's rows become optimizer updates (paper Alg. 1; method 3).
+
+What always holds: the same learner and the same rows give the same weights, bit for bit, on the same machine and
+thread count; how rows are packed into micro-batches changes a gradient by rounding only; a loss, log-prob or
+gradient that is not finite changes nothing but a counter.
+
+Each mini-batch is one update. Its importance weights compare the engine's log-probs with the student's as it is
+at that update, so that from the second update on they also correct for the updates before it. The EMA teacher
+follows after every update and scores the next mini-batch. With `method = grpo` the gradient is that of `policy.py`
+instead, and no teacher is asked.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from services.trainer.model.learner import Learner
+from services.trainer.places import Places, places_of
+from services.trainer.policy import OldPolicy, old_policy, policy_gradient
+from services.trainer.step.distil import distil
+from services.trainer.step.divergence import DivergenceRule
+from services.trainer.step.losses import (
+    aggregate,
+    batch_denominator,
+    importance_diagnostics,
+    importance_weights,
+)
+from services.trainer.step.rows import Row, mini_batches
+from services.trainer.step.tracing import Tracer
+from services.trainer.step.trees import Pack, micro_batches, pack_rows
+from shared.config.loss import LossSection
+from shared.config.settings import GrpoSection, OptimizerSection
+from shared.contracts.weights import StepMetrics
+from shared.errors import OpcodError
+
+
+class NonFiniteError(OpcodError):
+    """Too many updates in a row had a loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """temperature: that of the rollouts; logits of student and teacher are divided by it."""
+
+    loss: LossSection
+    optimizer: OptimizerSection
+    temperature: float
+    method: Literal["opcod", "sdpo", "grpo"] = "opcod"
+    grpo: GrpoSection = field(default_factory=GrpoSection)
+
+
+@dataclass
+class StageClock:
+    """Seconds spent by stage."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - started
+
+
+@dataclass
+class _Progress:
+    """What the updates of a step have shown so far; pairs: log-probs of trainer and engine, by token.
+
+    old: log-probs under the student at the step's start, of the mini-batches that come after an update (GRPO).
+    """
+
+    tracer: Tracer | None = None
+    old: OldPolicy = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    skipped: int = 0
+
+
+def train_step(
+    learner: Learner,
+    rows: Sequence[Row],
+    settings: StepSettings,
+    clock: StageClock,
+    check: Callable[[], None] = lambda: None,
+    tracer: Tracer | None = None,
+) -> StepMetrics:
+    """Train on all rows of a batch once, in `mini_batches` updates; returns the step's metrics.
+
+    A mini-batch without an active row makes no update. Losses and norms are means over the updates that were
+    made, 0 if there was none. check: called between forward passes; raises to abandon the step. tracer: looks at
+    what the loss saw; with GRPO there is nothing for it to see.
+    Raises NonFiniteError after `max_skipped_updates` skipped updates in a row, over steps; the learner is then
+    to be loaded again from the last checkpoint.
+    """
+    batches = mini_batches(rows, settings.optimizer.mini_batches)
+    progress = _Progress(tracer)
+    if settings.method == "grpo":
+        with clock.stage("old policy"):
+            later = [row for batch in batches[1:] for row in batch if row.active]
+            progress.old = old_policy(
+                learner.model, later, settings.temperature, settings.optimizer.micro_batch_tokens, check
+            )
+    for batch in batches:
+        if any(row.active for row in batch):
+            _update(learner, batch, settings, clock, progress, check)
+        if learner.skipped_in_row >= settings.optimizer.max_skipped_updates:
+            raise NonFiniteError(
+                f"{learner.skipped_in_row} updates in a row had a loss or gradient that is not finite: lower "
+                "optimizer.learning_rate, or look for broken weights; nothing of this step was published"
+            )
+    return _metrics(rows, progress, settings, clock)
+
+
+def _update(
+    learner: Learner,
+    batch: Sequence[Row],
+    settings: StepSettings,
+    clock: StageClock,
+    progress: _Progress,
+    check: Callable[[], None],
+) -> None:
+    denominator = _denominator(batch, settings)
+    limit, largest = settings.optimizer.micro_batch_tokens, learner.model.packing.tree_tokens
+    packs = pack_rows([row for row in batch if row.active], min(limit, largest))
+    total = 0.0
+    for part in micro_batches(packs, limit, largest):
+        check()
+        loss = _backward(learner, part, denominator, settings, clock, progress)
+        if loss is None:
+            learner.skip()
+            progress.skipped += 1
+            return
+        total += loss
+    with clock.stage("optimizer"):
+        norm = learner.update()
+    if norm is None:
+        progress.skipped += 1
+        return
+    progress.losses.append(total)
+    progress.norms.append(norm)
+
+
+def _backward(
+    learner: Learner,
+    packs: Sequence[Pack],
+    denominator: float,
+    settings: StepSettings,
+    clock: StageClock,
+    progress: _Progress,
+) -> float | None:
+    """Add the gradient of one micro-batch; its share of the loss, or None if that is not finite."""
+    places = places_of(packs, learner.model.device)
+    if settings.method == "grpo":
+        with clock.stage("student"):
+            made = policy_gradient(
+                learner.model,
+                packs,
+                places,
+                progress.old,
+                settings.grpo,
+                temperature=settings.temperature,
+                is_clip=settings.loss.is_clip,
+                aggregation=settings.loss.aggregation,
+                denominator=denominator,
+            )
+        if made is None:
+            return None
+        progress.pairs.append((made.old_logprobs[places.mask], places.rollout_logprobs[places.mask]))
+        return made.loss
+    with clock.stage("teacher"):
+        teacher_hidden = learner.teacher.hidden([pack.teacher for pack in packs], places.teacher)
+    with clock.stage("student"):
+        student_hidden = learner.model.hidden([pack.student for pack in packs], places.student)
+        output = learner.model.output_layer(settings.temperature)
+        rule = _rule(settings.loss, learner.model.vocabulary)
+        taught = learner.teacher.output_layer(settings.temperature)
+        divergence, logprobs = distil(student_hidden, teacher_hidden, output, taught, places, rule)
+        if not bool(torch.isfinite(logprobs).all()):
+            return None
+        weights = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=settings.loss.is_clip)
+        loss = _loss(divergence, weights, places, denominator, settings)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return None
+        loss.backward()  # type: ignore[no-untyped-call]
+    progress.pairs.append((logprobs[places.mask], places.rollout_logprobs[places.mask]))
+    if progress.tracer is not None:
+        with clock.stage("trace"):
+            rows = [row for pack in packs for row in pack.rows]
+            progress.tracer.record(
+                rows, places, divergence, weights, (student_hidden, output), (teacher_hidden, taught)
+            )
+    return value
+
+
+def _loss(
+    divergence_P: Tensor, weights_RT: Tensor, places: Places, denominator: float, settings: StepSettings
+) -> Tensor:
+    """`losses.self_distillation_loss` of the rows, from the divergence of each distinct pair of places."""
+    return aggregate(
+        divergence_P[places.pair_index],
+        places.mask,
+        torch.ones(len(places.mask), dtype=torch.bool, device=places.mask.device),
+        weights=weights_RT,
+        aggregation=settings.loss.aggregation,
+        denominator=denominator,
+    )
+
+
+def _rule(loss: LossSection, vocabulary: int) -> DivergenceRule:
+    top_k = None if loss.top_k == "all" else min(loss.top_k, vocabulary)
+    return DivergenceRule(alpha=loss.alpha, top_k=top_k, tail=loss.tail)
+
+
+def _denominator(batch: Sequence[Row], settings: StepSettings) -> float:
+    """Of the whole mini-batch, its inactive rows included."""
+    lengths = torch.tensor([len(row.response) for row in batch])
+    mask_BT = torch.arange(max(1, int(lengths.max())))[None] < lengths[:, None]
+    active_B = torch.tensor([row.active for row in batch])
+    return batch_denominator(mask_BT, active_B, settings.loss.aggregation)
+
+
+def _metrics(rows: Sequence[Row], progress: _Progress, settings: StepSettings, clock: StageClock) -> StepMetrics:
+    active = [row for row in rows if row.active]
+    diagnostics = None
+    if progress.pairs:
+        trainer, engine = (torch.cat(side)[None] for side in zip(*progress.pairs, strict=True))
+        everything = torch.ones_like(trainer, dtype=torch.bool)
+        diagnostics = importance_diagnostics(trainer, engine, everything, clip=settings.loss.is_clip)
+    return StepMetrics(
+        loss=_mean(progress.losses),
+        grad_norm=_mean(progress.norms),
+        active_share=len(active) / max(1, len(rows)),
+        tokens=sum(len(row.response) for row in active),
+        delta_logprob=diagnostics.mean_abs_log_ratio if diagnostics else 0.0,
+        clipped_share=diagnostics.clipped_share if diagnostics else 0.0,
+        effective_sample_share=diagnostics.effective_sample_share if diagnostics else 0.0,
+        skipped_updates=progress.skipped,
+        seconds=dict(clock.seconds),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,151 @@
+"""Prefix trees: the tokens that the rows of a group share are computed once.
+
+The rollouts of a problem share its prompt, often their first words, sometimes everything. A tree holds each
+distinct prefix once, and a token attends to its own prefix only, so that every row gets exactly the logits it
+would get alone, and its gradient flows through what it shares. Not every architecture can do it: see `packing`.
+
+What always holds: a parent stands before its children, and equal rows give equal trees, in equal order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from services.trainer.model.packing import TREE_TOKENS
+from services.trainer.step.rows import Row
+
+
+@dataclass
+class Tree:
+    """Tokens in order of insertion; parents[i] is the index of the token before token i, -1 at the root."""
+
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    _children: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def insert(self, ids: Sequence[int]) -> list[int]:
+        """The nodes of `ids`, new ones only where no earlier row has this prefix."""
+        path: list[int] = []
+        parent = -1
+        for depth, token in enumerate(ids):
+            node = self._children.get((parent, token))
+            if node is None:
+                node = len(self.tokens)
+                self._children[parent, token] = node
+                self.tokens.append(token)
+                self.parents.append(parent)
+                self.depths.append(depth)
+            path.append(node)
+            parent = node
+        return path
+
+    def missing(self, ids: Sequence[int]) -> int:
+        """How many nodes inserting `ids` would add."""
+        parent = -1
+        for depth, token in enumerate(ids):
+            node = self._children.get((parent, token))
+            if node is None:
+                return len(ids) - depth
+            parent = node
+        return 0
+
+    @property
+    def is_chain(self) -> bool:
+        return all(parent == node - 1 for node, parent in enumerate(self.parents))
+
+
+@dataclass
+class Pack:
+    """Rows of one group that go through the model as one tree, once for the student and once for the teacher.
+
+    student_nodes[r][t], teacher_nodes[r][t]: the node whose logits predict token t of row r's response.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    student: Tree = field(default_factory=Tree)
+    teacher: Tree = field(default_factory=Tree)
+    student_nodes: list[list[int]] = field(default_factory=list)
+    teacher_nodes: list[list[int]] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        self.student_nodes.append(_predictors(self.student, row.prompt, row.response))
+        self.teacher_nodes.append(_predictors(self.teacher, row.teacher_prompt, row.response))
+
+    def fits(self, row: Row, limit_tokens: int) -> bool:
+        """Whether the row can join without a tree growing beyond the limit; an empty pack takes any row."""
+        if not self.rows:
+            return True
+        student = len(self.student.tokens) + self.student.missing(row.prompt + row.response)
+        teacher = len(self.teacher.tokens) + self.teacher.missing(row.teacher_prompt + row.response)
+        return self.rows[0].group == row.group and max(student, teacher) <= limit_tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the larger tree."""
+        return max(len(self.student.tokens), len(self.teacher.tokens))
+
+
+def pack_rows(rows: Sequence[Row], limit_tokens: int = TREE_TOKENS) -> list[Pack]:
+    """Rows of one group side by side, in as few packs as the limit allows; never two groups in one, and one row in
+    each where the limit is 0."""
+    packs: list[Pack] = []
+    for row in rows:
+        if not packs or not packs[-1].fits(row, limit_tokens):
+            packs.append(Pack())
+        packs[-1].add(row)
+    return packs
+
+
+def micro_batches(packs: Sequence[Pack], limit_tokens: int, tree_tokens: int = TREE_TOKENS) -> list[list[Pack]]:
+    """Packs of similar length together, at most `limit_tokens` with padding (a longer pack goes alone).
+
+    Trees and rows too long for one (`tree_tokens`) never share a micro-batch, since long rows go without a dense mask.
+    """
+    batches: list[list[Pack]] = []
+    for pack in sorted(packs, key=lambda pack: -pack.tokens):
+        last = batches[-1] if batches else None
+        if (
+            last is None
+            or (len(last) + 1) * last[0].tokens > limit_tokens
+            or (last[0].tokens > tree_tokens) != (pack.tokens > tree_tokens)
+        ):
+            batches.append([pack])
+        else:
+            last.append(pack)
+    return batches
+
+
+@dataclass(frozen=True)
+class TreeTensors:
+    """Trees of one forward pass, padded on the right: ids and positions [G, N]; attends [G, N, N], True where
+    row token i sees token j, or None where every tree is a chain (plain causal attention is the same)."""
+
+    ids: Tensor
+    positions: Tensor
+    attends: Tensor | None
+
+
+def tree_tensors(trees: Sequence[Tree]) -> TreeTensors:
+    longest = max(len(tree.tokens) for tree in trees)
+    ids = torch.zeros(len(trees), longest, dtype=torch.long)
+    # padding counts on, too: a model takes a position that starts again for a second sequence
+    positions = torch.arange(longest).repeat(len(trees), 1)
+    for row, tree in enumerate(trees):
+        ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
+        positions[row, : len(tree.tokens)] = torch.tensor(tree.depths)
+    if all(tree.is_chain for tree in trees):
+        return TreeTensors(ids, positions, None)
+    attends = torch.eye(longest, dtype=torch.bool).repeat(len(trees), 1, 1)
+    for row, tree in enumerate(trees):
+        for node, parent in enumerate(tree.parents):
+            if parent >= 0:
+                attends[row, node] |= attends[row, parent]
+    return TreeTensors(ids, positions, attends)
+
+
+def _predictors(tree: Tree, prompt: tuple[int, ...], response: tuple[int, ...]) -> list[int]:
+    return tree.insert(prompt + response)[len(prompt) - 1 : -1]

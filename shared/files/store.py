@@ -1,0 +1,149 @@
+"""The blob store on a local or shared file system.
+
+What always holds: a directory appears under its name complete, with its manifest, and durable, or not at all;
+one that exists is never written again.
+"""
+
+import errno
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from shared.blobs.listing import MANIFEST, listed_files
+from shared.blobs.names import file_name, resolve
+from shared.blobs.port import Content, Manifest
+from shared.contracts.weights import FileEntry
+from shared.errors import StorageError
+from shared.files.durable import (
+    atomic_write,
+    sha256_file,
+    storage_errors,
+    sweep,
+    sync_directory,
+    sync_file,
+    temporary_directory,
+)
+
+__all__ = ["MANIFEST", "LocalStore", "atomic_write", "sha256_file"]
+
+
+class LocalStore:
+    """Names are paths under `root`, which is made if absent. See BlobStore."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def write_directory(self, name: str, files: Mapping[str, Content], manifest: Manifest) -> str:
+        """See BlobStore. Raises StorageError also if `manifest` does not list the files that were written."""
+        target = resolve(self.root, name)
+        names = {file_name(file) for file in files}
+        if MANIFEST in names or not names:
+            raise StorageError(f"expected at least one file, and none called {MANIFEST}, got {sorted(names)}")
+        needed = sum(len(content) for content in files.values() if isinstance(content, bytes))
+        with storage_errors(target, needed), temporary_directory(target.parent) as temporary:
+            entries = tuple(_write(temporary / file, files[file]) for file in sorted(names))
+            data = manifest if isinstance(manifest, bytes) else manifest(entries)
+            _check_listing(name, data, entries)
+            _write(temporary / MANIFEST, data)
+            if not _move(temporary, target):
+                return self._adopt(name, entries)
+            return hashlib.sha256(data).hexdigest()
+
+    def _adopt(self, name: str, entries: tuple[FileEntry, ...]) -> str:
+        data = self.read_manifest(name)
+        self.verify(name, data)
+        wanted, found = {entry.name: entry.sha256 for entry in entries}, listed_files(data)
+        if found != wanted:
+            different = sorted(file for file in {*found, *wanted} if found.get(file) != wanted.get(file))
+            raise StorageError(
+                f"{self.root / name} exists with other content in {different}; what is sealed is never written "
+                f"again: use another run id, or move that directory away"
+            )
+        return hashlib.sha256(data).hexdigest()
+
+    def set_aside(self, name: str, mark: str) -> str:
+        """Rename a directory to `<mark>-…` beside its place, which is then free; returns its new name.
+
+        Raises StorageError if it cannot be done, or another one lies there.
+        """
+        parent, _, last = name.rpartition("/")
+        aside = f"{parent}/{mark}-{last}"
+        target = resolve(self.root, aside)
+        with storage_errors(target, 0):
+            resolve(self.root, name).rename(target)
+            sync_directory(target.parent)
+        return aside
+
+    def exists(self, name: str) -> bool:
+        """Whether `name` is a directory with a manifest."""
+        return self._plain(name, MANIFEST).is_file()
+
+    def read_manifest(self, name: str) -> bytes:
+        """Raises StorageError if it is absent."""
+        path = self._plain(name, MANIFEST)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error}; expected a directory that was written whole") from error
+
+    def verify(self, name: str, manifest: bytes) -> None:
+        """See BlobStore."""
+        if self.read_manifest(name) != manifest:
+            raise StorageError(f"{self.root / name}: its manifest is not the expected one; it was replaced or edited")
+        listed = listed_files(manifest)
+        present = {path.name for path in resolve(self.root, name).iterdir()} - {MANIFEST}
+        if present != set(listed):
+            raise StorageError(f"{self.root / name}: expected the files {sorted(listed)}, found {sorted(present)}")
+        for file, sha256 in listed.items():
+            self.open_verified(name, file, sha256)
+
+    def open_verified(self, name: str, file: str, sha256: str) -> Path:
+        """See BlobStore."""
+        path = self._plain(name, file)
+        try:
+            found = sha256_file(path)
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error}") from error
+        if found != sha256:
+            raise StorageError(
+                f"{path}: expected sha256 {sha256}, found {found}: it was altered after it was written; restore it "
+                f"or go back to an earlier version"
+            )
+        return path
+
+    def sweep_temporary(self) -> list[Path]:
+        """See BlobStore. What another live process of this machine is writing stays."""
+        with storage_errors(self.root, 0):
+            return sweep(self.root)
+
+    def _plain(self, name: str, file: str) -> Path:
+        return resolve(self.root, f"{name}/{file_name(file)}")
+
+
+def _write(path: Path, content: Content) -> FileEntry:
+    """Write one file durably and read back what it holds: the writer may be a library."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content(path)
+    sync_file(path)
+    return FileEntry(name=path.name, sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def _check_listing(name: str, manifest: bytes, entries: tuple[FileEntry, ...]) -> None:
+    wanted, written = listed_files(manifest), {entry.name: entry.sha256 for entry in entries}
+    if wanted != written:
+        raise StorageError(f"the manifest of {name} lists {wanted}, but {written} was written: make it from the files")
+
+
+def _move(temporary: Path, target: Path) -> bool:
+    """Rename a complete directory onto its name; False if that exists. An empty directory counts as absent."""
+    sync_directory(temporary)
+    try:
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    sync_directory(target.parent)
+    return True

@@ -1,0 +1,204 @@
+"""What stands before every HTTP route: the key, its limits, the size of the body, the request's id, HEAD as GET.
+
+Pure ASGI, so that a streamed answer counts as one request in flight until its end.
+"""
+
+import hashlib
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from urllib.parse import urlencode
+
+import structlog
+from anyio import CancelScope
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from shared.contracts.http import ErrorBody, ErrorResponse
+from shared.http.access import Keys, Limits, Scope
+from shared.http.origins import SAFE_METHODS, from_elsewhere, is_malformed, may_be_rebound, says_its_origin
+from shared.http.sessions import LOGIN_PATH, Sessions, is_open
+
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+RETRY_AFTER_S = 5
+NOBODY_KNOWN = "anyone"
+"""The caller where there are no keys."""
+
+VISITOR = "visitor"
+"""Everybody without a key together, whatever they send: strangers share one rate, and leave nothing behind."""
+
+MAX_ID_CHARS = 64
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_LENGTH = re.compile(r"[0-9]{1,18}")
+CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+
+
+class Guard:
+    """Refuses with 400, 401, 403, 411, 413 or 429; else the route finds the key's scope in `request.state.scope`, its
+    name in `request.state.caller`, and in `request.state.still_in` whether it may go on: until its session ends. With
+    `request.state.head` only the headers of the answer are wanted.
+
+    With `sessions`, a browser's cookie counts as a key and a page without one leads to the login. Where nothing but the
+    browser speaks for a caller, by a cookie or because there are no keys, what another site makes it send is refused.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits, sessions: Sessions | None = None) -> None:
+        self._app = app
+        self._keys = keys
+        self._sessions = sessions
+        self._limits = limits
+        self._rate = RateLimitItemPerMinute(limits.requests_per_minute)
+        self._window = MovingWindowRateLimiter(MemoryStorage())
+        self._in_flight: Counter[str] = Counter()
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        wished = headers.get("x-request-id", "")[:MAX_ID_CHARS]
+        request_id = wished if wished.isascii() and wished.isprintable() and wished else uuid.uuid4().hex
+
+        async def tagged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request=request_id):
+            await self._admit(scope, receive, tagged, headers)
+
+    async def _admit(self, scope: AsgiScope, receive: Receive, tagged: Send, headers: Headers) -> None:
+        unnamed = _unnamed(headers)
+        if unnamed is None and scope["path"] in OPEN_PATHS:
+            await self._pass_on(scope, receive, tagged)
+            return
+        caller, granted = self._caller(headers)
+        refusal = (
+            unnamed
+            or self._foreign(scope["method"], headers, granted)
+            or self._stranger(scope, headers, granted)
+            or self._excess(scope["method"], headers, caller)
+        )
+        if refusal is not None:
+            await refusal(scope, receive, tagged)
+            return
+        scope.setdefault("state", {}).update(scope=granted, caller=caller, still_in=self._still_in(headers))
+        self._in_flight[caller] += 1
+        try:
+            await self._pass_on(scope, receive, tagged)
+        finally:
+            self._in_flight[caller] -= 1
+            if not self._in_flight[caller]:
+                del self._in_flight[caller]
+
+    async def _pass_on(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """To the route; HEAD to that of GET, whose answer ends with its headers. A stream would have no other end."""
+        if scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        with CancelScope() as answered:
+
+            async def headers_only(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    await send(message)
+                    answered.cancel()
+
+            state = scope.get("state", {}) | {"head": True}
+            await self._app({**scope, "method": "GET", "state": state}, receive, headers_only)
+        await send({"type": "http.response.body"})
+
+    def _caller(self, headers: Headers) -> tuple[str, Scope | None]:
+        """A name for the key or session that tells nothing of it, and what it may do."""
+        if self._keys is None:
+            return NOBODY_KNOWN, Scope.ADMIN
+        kind, _, key = headers.get("authorization", "").partition(" ")
+        if not kind and self._sessions is not None:
+            return self._sessions.caller(headers) or (VISITOR, None)
+        granted = self._keys.scope_of(key) if kind.lower() == "bearer" else None
+        if granted is None:
+            return VISITOR, None
+        return hashlib.sha256(key.encode()).hexdigest()[:12], granted
+
+    def _still_in(self, headers: Headers) -> Callable[[], bool]:
+        """For answers that have no end of their own. Keys stay as long as the service."""
+        sessions = self._sessions
+        if sessions is None or self._keys is None or "authorization" in headers:
+            return lambda: True
+        return lambda: sessions.caller(headers) is not None
+
+    def _foreign(self, method: str, headers: Headers, granted: Scope | None) -> Response | None:
+        """The refusal of what another site makes a browser send. It cannot make one send an Authorization header."""
+        with_keys, host = self._keys is not None, headers.get("host")
+        if not with_keys and may_be_rebound(host):
+            message = (
+                f"without keys this service is called localhost or by its address, not {host!r}, which any site could "
+                "have pointed here; ask http://localhost, or give it keys (OPCOD_KEY_FILE)"
+            )
+            return error_response(403, message, "permission_error")
+        if method in SAFE_METHODS or "authorization" in headers or (with_keys and self._sessions is None):
+            return None
+        reason = from_elsewhere(headers, with_keys=with_keys)
+        if reason is None and with_keys and granted is not None and not says_its_origin(headers):
+            reason = "expected Origin or Sec-Fetch-Site beside a session's cookie, got neither; send a key in its place"
+        return None if reason is None else error_response(403, reason, "permission_error")
+
+    def _stranger(self, scope: AsgiScope, headers: Headers, granted: Scope | None) -> Response | None:
+        """The refusal of who has no key."""
+        if granted is not None or (self._sessions is not None and is_open(scope["path"])):
+            return None
+        if self._sessions is not None and "text/html" in headers.get("accept", ""):
+            query = scope["query_string"].decode("latin-1")
+            wanted = scope["path"] + (f"?{query}" if query else "")
+            return RedirectResponse(f"{LOGIN_PATH}?{urlencode({'next': wanted})}", status_code=303)
+        return error_response(401, "expected 'Authorization: Bearer <key>' with a valid key", "authentication_error")
+
+    def _excess(self, method: str, headers: Headers, caller: str) -> JSONResponse | None:
+        """The refusal of what is too large or too much."""
+        length = headers.get("content-length")
+        if method in WITH_BODY and (length is None or "transfer-encoding" in headers):
+            # With both, servers read what the latter says, however much that is.
+            message = "expected a Content-Length header, and no Transfer-Encoding"
+            return error_response(411, message, "invalid_request_error")
+        if length is not None and _LENGTH.fullmatch(length) is None:
+            message = f"expected a number of bytes as Content-Length, got {length[:MAX_ID_CHARS]!r}"
+            return error_response(400, message, "invalid_request_error")
+        if length is not None and int(length) > self._limits.max_body_bytes:
+            message = f"the body has {length} bytes; at most {self._limits.max_body_bytes} are taken"
+            return error_response(413, message, "invalid_request_error")
+        if self._in_flight[caller] >= self._limits.concurrent_requests:
+            message = f"this key has {self._in_flight[caller]} requests in flight, as many as it may"
+            return error_response(429, f"{message}; wait for one to end", "rate_limit_error")
+        if not self._window.hit(self._rate, caller):
+            message = f"this key made {self._limits.requests_per_minute} requests within a minute, as many as it may"
+            return error_response(429, f"{message}; slow down", "rate_limit_error")
+        return None
+
+
+def _unnamed(headers: Headers) -> Response | None:
+    """The refusal of a Host that is none: everything that writes an address out of it would fail."""
+    host = headers.get("host")
+    if not is_malformed(host):
+        return None
+    message = f"expected a Host header such as box:8000 or [::1]:8000, got {host!r}"
+    return error_response(400, message, "invalid_request_error")
+
+
+def request_id() -> str:
+    """Of the request that is being answered; a new one elsewhere. It is in every line that is logged meanwhile."""
+    found: str = structlog.contextvars.get_contextvars().get("request") or uuid.uuid4().hex
+    return found
+
+
+def error_response(
+    status: int, message: str, kind: str, param: str | None = None, code: str | None = None
+) -> JSONResponse:
+    """An error in OpenAI's shape; 429 and 503 say when to try again."""
+    body = ErrorResponse(error=ErrorBody(message=message, type=kind, code=code or CODES.get(status), param=param))
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers)

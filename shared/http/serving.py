@@ -1,0 +1,130 @@
+"""Running a service: one process, one HTTP server, background threads, a clean stop on SIGTERM.
+
+A service is built by its `app.py`; `serve` owns signals, the listening socket and the exit code.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from shared.errors import OpcodError
+from shared.files.store import atomic_write
+from shared.http.addresses import http_url, listen
+from shared.parents import end_with
+
+PARENT_VARIABLE = "OPCOD_PARENT_PID"
+PARENT_POLL_S = 1.0
+
+log = structlog.get_logger()
+
+
+class Worker(threading.Thread):
+    """A named thread whose failure ends the process instead of leaving a silent half of it."""
+
+    def __init__(self, name: str, target: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._target_function = target
+        self._failed = failed
+
+    def run(self) -> None:
+        try:
+            self._target_function()
+        except BaseException as error:  # noqa: BLE001 - process boundary: what ends a worker ends the service
+            self._failed(error)
+
+
+class _Server(uvicorn.Server):
+    """Stops streams and threads at the first signal, and does not raise it again after its own shutdown."""
+
+    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        self._stopping.set()
+        self.should_exit = True
+
+
+class Service:
+    """Threads around an HTTP app. `stopping` is set on SIGTERM, and when a thread fails."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.stopping = threading.Event()
+        self.error: BaseException | None = None
+        self._threads: list[Worker] = []
+        self._server: uvicorn.Server | None = None
+
+    def spawn(self, name: str, target: Callable[[], None]) -> None:
+        self._threads.append(Worker(name, target, self._fail))
+
+    def stop(self) -> None:
+        """End this service as on SIGTERM."""
+        self.stopping.set()
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def serve(self, app: FastAPI, *, host: str, port: int, url_file: Path | None, grace_s: float = 20.0) -> int:
+        """Serve until SIGTERM or a thread fails; returns the exit code. Threads get `grace_s` to finish."""
+        listener = listen(host, port)
+        url = http_url(host, listener.getsockname()[1])
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(grace_s))
+        self._server = _Server(config, self.stopping)
+        if threading.current_thread() is threading.main_thread():  # before anyone can know that it listens
+            signal.signal(signal.SIGTERM, self._server.handle_exit)
+        self._watch_parent()
+        for thread in self._threads:
+            thread.start()
+        if url_file is not None:
+            atomic_write(url_file, url.encode())
+        log.info("listening", url=url)
+        self._server.run(sockets=[listener])
+        self.stopping.set()
+        for thread in self._threads:
+            thread.join(timeout=grace_s)
+        return self._exit_code()
+
+    def _watch_parent(self) -> None:
+        """Under a launcher, end when it is gone, also where the platform does not say so by a signal."""
+        parent = os.environ.get(PARENT_VARIABLE)
+        if parent is None:
+            return
+
+        def watch() -> None:
+            while not self.stopping.wait(PARENT_POLL_S):
+                if os.getppid() != int(parent):
+                    log.warning("the launcher is gone; stopping")
+                    self.stop()
+
+        self.spawn("parent-watch", watch)
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = error
+        log.error("service failed", error=str(error), exc_info=error)
+        self.stop()
+
+    def _exit_code(self) -> int:
+        if self.error is None:
+            return 0
+        return self.error.exit_code if isinstance(self.error, OpcodError) else 1
+
+
+def run_service(main: Callable[[], int]) -> None:
+    """Entry of every `__main__`: an OpcodError becomes one clear line and its exit code. Under a launcher the process
+    ends with it: nothing may go on training unseen."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None:
+        end_with(int(parent))
+    try:
+        sys.exit(main())
+    except OpcodError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

@@ -1,0 +1,55 @@
+"""What a Redis server would hold for one run, in this process's memory.
+
+What always holds: everything is read and written under `changed`, and waiters are woken after every write.
+Several MemoryBus objects on one server are what several processes on one Redis are.
+"""
+
+import itertools
+import threading
+from dataclasses import dataclass
+
+from shared.bus.port import DeadLetter
+from shared.clock import Clock, SystemClock
+from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.weights import WeightsPublished
+from tests.fakes.bus.memory_queue import MemoryQueue
+
+
+@dataclass
+class MemoryLease:
+    """until_s: when it runs out, on the server's clock."""
+
+    holder: str
+    token: int
+    until_s: float
+
+
+class MemoryServer:
+    """`down = True` makes every call raise UnavailableError, `flush()` is a restart without data."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self.changed = threading.Condition(threading.RLock())
+        self.down = False
+        self.numbers = itertools.count(1)
+        self.flush()
+
+    def flush(self) -> None:
+        """Forget everything, as FLUSHALL does."""
+        with self.changed:
+            self.queues: dict[str, MemoryQueue] = {}
+            self.dead: dict[str, DeadLetter] = {}
+            self.payloads: dict[str, dict[str, bytes]] = {}
+            self.state: str | None = None
+            self.revision = 0
+            self.serve: dict[str, str] = {}
+            self.leases: dict[str, MemoryLease] = {}
+            self.tokens: dict[str, int] = {}
+            self.heads: dict[str, WeightsPublished] = {}
+            self.events: dict[int, str] = {}
+            self.beats: dict[tuple[str, str], tuple[float, Heartbeat]] = {}
+            self.changed.notify_all()
+
+    def queue(self, name: str) -> MemoryQueue:
+        """The queue, created without a group if it is not there; call it under `changed`."""
+        return self.queues.setdefault(name, MemoryQueue(self.numbers))

@@ -1,0 +1,52 @@
+"""Which replica of a student is asked."""
+
+import pytest
+
+from services.broker.http.peers import choose_replica
+from shared.contracts.heartbeats import Heartbeat
+
+DRAWS = [number / 100 for number in range(100)]
+
+
+def replica(name: str, free_slots: int | None, *, versions: tuple[str, ...] = (), url: str | None = "") -> Heartbeat:
+    held = dict.fromkeys(versions, "c" * 64)
+    where = f"http://{name}" if url == "" else url
+    return Heartbeat(
+        service="student-a", replica=name, state="ready", url=where, versions=held, free_slots=free_slots, at=0.0
+    )
+
+
+def shares(replicas: list[Heartbeat], model: str = "a") -> dict[str, int]:
+    """How often each is asked, of a hundred calls."""
+    asked = [choose_replica(replicas, model, draw) for draw in DRAWS]
+    return {beat.replica: asked.count(beat) for beat in replicas}
+
+
+@pytest.mark.parametrize(
+    ("free", "asked"),
+    [
+        ((8, 8), (50, 50)),
+        ((6, 2), (75, 25)),
+        ((0, 8), (0, 100)),
+        ((0, 0), (50, 50)),
+        ((None, None), (50, 50)),
+        ((None, 4), (0, 100)),
+    ],
+)
+def test_replicas_share_the_calls_by_their_free_slots(
+    free: tuple[int | None, int | None], asked: tuple[int, int]
+) -> None:
+    assert tuple(shares([replica("0", free[0]), replica("1", free[1])]).values()) == asked
+
+
+def test_a_version_is_asked_of_those_that_hold_it() -> None:
+    """Before all have loaded it, one that has not would answer that there is no such model."""
+    beats = [replica("0", 8, versions=("a@v1",)), replica("1", 1, versions=("a@v1", "a@v2"))]
+    assert shares(beats, "a@v2") == {"0": 0, "1": 100}
+    assert shares(beats, "a@v9") == shares(beats, "a"), "none holds it: whoever is asked says so"
+
+
+def test_one_without_an_address_is_not_asked() -> None:
+    assert shares([replica("0", 8, url=None), replica("1", 1)]) == {"0": 0, "1": 100}
+    assert choose_replica([replica("0", 8, url=None)], "a", 0.5) is None
+    assert choose_replica([], "a", 0.5) is None

@@ -1,0 +1,271 @@
+"""Directories that appear whole or not at all, and are read only after a check."""
+
+import fcntl
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.blobs.listing import listed_files
+from shared.blobs.names import resolve
+from shared.contracts.weights import FileEntry
+from shared.errors import StorageError
+from shared.files.durable import ABANDONED_AFTER_S, TEMPORARY, temporary_name
+from shared.files.store import LocalStore, atomic_write, sha256_file
+
+NAME = "weights/a/v000017"
+FILES = {"adapter_model.safetensors": b"tensors", "adapter_config.json": b"{}"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def manifest_of(files: dict[str, bytes], **more: object) -> bytes:
+    entries = [{"name": name, "sha256": sha256(data), "bytes": len(data)} for name, data in files.items()]
+    return json.dumps({"files": entries, **more}).encode()
+
+
+def listed(entries: tuple[FileEntry, ...]) -> bytes:
+    return json.dumps({"files": [entry.model_dump() for entry in entries]}).encode()
+
+
+def leftovers(root: Path) -> list[Path]:
+    return list(root.rglob(f"{TEMPORARY}*"))
+
+
+def test_a_directory_is_written_whole_and_verified(store: LocalStore) -> None:
+    manifest = manifest_of(FILES)
+    assert not store.exists(NAME)
+    assert store.write_directory(NAME, FILES, manifest) == sha256(manifest)
+    assert store.exists(NAME)
+    assert store.read_manifest(NAME) == manifest
+    store.verify(NAME, manifest)
+    for name, data in FILES.items():
+        assert store.open_verified(NAME, name, sha256(data)).read_bytes() == data
+    assert leftovers(store.root) == []
+
+
+def test_a_writer_gets_a_path_and_the_manifest_is_made_from_what_it_wrote(store: LocalStore) -> None:
+    digest = store.write_directory(NAME, {"b.json": lambda path: _put(path, b"12345"), "a.json": b"1"}, listed)
+    manifest = store.read_manifest(NAME)
+    assert digest == sha256(manifest)
+    assert listed_files(manifest) == {"a.json": sha256(b"1"), "b.json": sha256(b"12345")}
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def test_a_sealed_batch_lists_its_groups(store: LocalStore) -> None:
+    manifest = json.dumps({"groups_sha256": sha256(b"lines")}).encode()
+    store.write_directory("batches/a/s00017", {"groups.jsonl": b"lines"}, manifest)
+    store.verify("batches/a/s00017", manifest)
+
+
+def test_an_existing_directory_with_the_same_files_is_adopted(store: LocalStore) -> None:
+    first = manifest_of(FILES, seconds=1)
+    store.write_directory(NAME, FILES, first)
+    before = (store.root / NAME).stat().st_mtime_ns
+    assert store.write_directory(NAME, FILES, manifest_of(FILES, seconds=2)) == sha256(first)
+    assert store.read_manifest(NAME) == first
+    assert (store.root / NAME).stat().st_mtime_ns == before
+    assert leftovers(store.root) == []
+
+
+def test_an_existing_directory_with_other_files_is_an_error(store: LocalStore) -> None:
+    store.write_directory(NAME, FILES, manifest_of(FILES))
+    other = FILES | {"adapter_model.safetensors": b"others"}
+    with pytest.raises(StorageError, match="adapter_model"):
+        store.write_directory(NAME, other, manifest_of(other))
+    store.verify(NAME, manifest_of(FILES))
+    assert leftovers(store.root) == []
+
+
+def test_an_existing_directory_that_is_damaged_is_not_adopted(store: LocalStore) -> None:
+    store.write_directory(NAME, FILES, manifest_of(FILES))
+    (store.root / NAME / "adapter_config.json").write_bytes(b"[]")
+    with pytest.raises(StorageError, match="adapter_config"):
+        store.write_directory(NAME, FILES, manifest_of(FILES))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "bit flip": lambda d: (d / "adapter_model.safetensors").write_bytes(b"tensorz"),
+    "truncated": lambda d: (d / "adapter_model.safetensors").write_bytes(b"tens"),
+    "missing": lambda d: (d / "adapter_model.safetensors").unlink(),
+    "unlisted": lambda d: (d / "more.bin").write_bytes(b""),
+    "other manifest": lambda d: (d / "manifest.json").write_bytes(manifest_of({"x": b""})),
+    "no manifest": lambda d: (d / "manifest.json").unlink(),
+    "symlink": lambda d: _link(d / "adapter_model.safetensors"),
+}
+
+
+def _link(path: Path) -> None:
+    twin = path.parent.parent / "twin"
+    path.rename(twin)
+    path.symlink_to(twin)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_found(store: LocalStore, damage: str) -> None:
+    store.write_directory(NAME, FILES, manifest_of(FILES))
+    DAMAGE[damage](store.root / NAME)
+    with pytest.raises(StorageError):
+        store.verify(NAME, manifest_of(FILES))
+
+
+@pytest.mark.parametrize("manifest", [b"", b"[]", b"{}", b"3", b'{"files":[{"name":"x"}]}', b'{"files":3}'])
+def test_a_manifest_that_lists_nothing_is_refused(store: LocalStore, manifest: bytes) -> None:
+    with pytest.raises(StorageError, match="manifest"):
+        store.write_directory(NAME, FILES, manifest)
+    assert not store.exists(NAME)
+
+
+def test_a_manifest_that_lists_something_else_is_refused(store: LocalStore) -> None:
+    with pytest.raises(StorageError, match="lists"):
+        store.write_directory(NAME, FILES, manifest_of({"other": b""}))
+    assert not store.exists(NAME)
+    assert leftovers(store.root) == []
+
+
+@pytest.mark.parametrize("files", [{}, {"manifest.json": b""}, {"../x": b""}, {".hidden": b""}, {"a/b": b""}])
+def test_file_names_are_plain_and_never_the_manifest(store: LocalStore, files: dict[str, bytes]) -> None:
+    with pytest.raises(StorageError):
+        store.write_directory(NAME, files, manifest_of(files))
+
+
+ESCAPES = ["", "/etc", "..", "a/../b", "~", "~root/x", "./a", "https://x"]
+ODD = ["a//b", "a/", "a\\b", "a\x00b", "a\n", ".tmp-1"]
+
+
+@pytest.mark.parametrize("name", ESCAPES + ODD)
+def test_names_lead_nowhere_else(store: LocalStore, name: str) -> None:
+    for action in (store.exists, store.read_manifest, lambda n: store.open_verified(n, "f", "0" * 64)):
+        with pytest.raises(StorageError, match="expected a name"):
+            action(name)
+    with pytest.raises(StorageError, match="expected a name"):
+        store.write_directory(name, FILES, manifest_of(FILES))
+
+
+@given(st.text(alphabet="ab./~\\@-_ \n", max_size=12))
+def test_whatever_resolves_lies_under_the_root(name: str) -> None:
+    root = Path("/srv/opcod/run")
+    try:
+        path = resolve(root, name)
+    except StorageError:
+        return
+    assert Path(os.path.normpath(path)).is_relative_to(root)
+    assert path != root
+
+
+def test_a_symlink_on_the_way_is_refused(store: LocalStore, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (store.root / "weights").symlink_to(outside)
+    with pytest.raises(StorageError, match="symbolic link"):
+        store.write_directory(NAME, FILES, manifest_of(FILES))
+    assert list(outside.iterdir()) == []
+
+
+def test_an_error_while_writing_leaves_nothing(store: LocalStore) -> None:
+    def full(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"7 bytes needed, \d+ free\).*No space left"):
+        store.write_directory(NAME, {"x": b"1234567", "y": full}, listed)
+    assert not store.exists(NAME)
+    assert leftovers(store.root) == []
+
+
+def test_a_bug_in_a_writer_leaves_nothing_either(store: LocalStore) -> None:
+    with pytest.raises(ZeroDivisionError):
+        store.write_directory(NAME, {"x": lambda path: _put(path, bytes(1 // 0))}, listed)
+    assert leftovers(store.root) == []
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Writes beyond `size` bytes fail, as on a full disk (Python ignores SIGXFSZ, so they raise EFBIG)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "state.json"
+    atomic_write(path, b"old")
+    with file_size_limit(1000), pytest.raises(StorageError, match="5000 bytes needed"):
+        atomic_write(path, bytes(5000))
+    assert path.read_bytes() == b"old"
+    atomic_write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert sha256_file(path) == sha256(b"new")
+    assert [child.name for child in path.parent.iterdir()] == ["state.json"]
+
+
+def test_a_sweep_removes_what_the_dead_left_and_spares_the_living(store: LocalStore) -> None:
+    parent = store.root / "weights" / "a"
+    dead, living, file = (parent / temporary_name() for _ in range(3))
+    for folder in (dead, living):
+        folder.mkdir(parents=True)
+        (folder / "half").write_bytes(b"x")
+    file.write_bytes(b"x")
+    descriptor = os.open(living, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert store.sweep_temporary() == sorted([dead, file])
+    os.close(descriptor)
+    assert store.sweep_temporary() == [living]
+    assert store.sweep_temporary() == []
+
+
+def test_what_another_machine_writes_is_spared_until_it_is_old(store: LocalStore) -> None:
+    """Its lock cannot be seen from here: on a network file system a directory's stays on the machine that took it."""
+    parent = store.root / "weights" / "a"
+    young, old = (parent / temporary_name("other") for _ in range(2))
+    for folder in (young, old):
+        folder.mkdir(parents=True)
+    yesterday = time.time() - ABANDONED_AFTER_S - 60
+    os.utime(old, (yesterday, yesterday))
+    assert store.sweep_temporary() == [old]
+
+
+def test_a_writer_that_is_killed_leaves_only_what_a_sweep_removes(store: LocalStore) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from shared.files.store import LocalStore\n"
+        "die = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"LocalStore(Path(sys.argv[1])).write_directory({NAME!r}, {{'a': b'1', 'b': die}}, b'')\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(store.root)], timeout=60, check=False)
+    assert killed.returncode == -9
+    assert not store.exists(NAME)
+    assert len(leftovers(store.root)) == 1
+    assert len(store.sweep_temporary()) == 1
+    assert store.write_directory(NAME, FILES, manifest_of(FILES)) == sha256(manifest_of(FILES))
+
+
+def test_a_directory_is_set_aside_and_its_place_is_free(store: LocalStore) -> None:
+    store.write_directory("batches/a/s00001", {"x": b"one"}, manifest_of({"x": b"one"}))
+    raw = store.read_manifest("batches/a/s00001")
+    assert store.set_aside("batches/a/s00001", "unannounced-3") == "batches/a/unannounced-3-s00001"
+    assert not store.exists("batches/a/s00001")
+    store.verify("batches/a/unannounced-3-s00001", raw)
+    with pytest.raises(StorageError):
+        store.set_aside("batches/a/s00001", "unannounced-3")

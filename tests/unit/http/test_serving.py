@@ -1,0 +1,96 @@
+"""How a service starts and ends, as a process of its own: signals, exit codes, a port that is taken."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from shared.http.serving import PARENT_VARIABLE
+
+WAIT_S = 20.0
+
+
+@dataclass
+class Child:
+    """One service process, and where it answers once it does."""
+
+    url_file: Path
+    process: subprocess.Popen[str] | None = None
+
+    def start(self, how: str = "works", port: int = 0, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.fakes.serving_child", str(port), str(self.url_file), how]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+        )
+        return self.process
+
+    def url(self) -> str:
+        deadline = time.monotonic() + WAIT_S
+        while not self.url_file.exists():
+            assert time.monotonic() < deadline, "the service did not begin to listen"
+            time.sleep(0.02)
+        return self.url_file.read_text()
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Child]:
+    one = Child(tmp_path / "url")
+    yield one
+    if one.process is not None:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.communicate()
+
+
+def test_sigterm_ends_it_soon_with_exit_code_0_and_answers_what_it_was_asked(child: Child) -> None:
+    process = child.start()
+    url = child.url()
+    answers: list[httpx2.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(httpx2.get(f"{url}/slow", trust_env=False, timeout=10)))
+    asking.start()
+    time.sleep(0.2)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(WAIT_S) == 0
+    assert time.monotonic() - began < 5
+    asking.join(WAIT_S)
+    assert [answer.json() for answer in answers] == [{"answered": "in full"}]
+
+
+def test_a_thread_that_does_not_end_does_not_hold_it_up(child: Child) -> None:
+    process = child.start("stubborn")
+    child.url()
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(WAIT_S) == 0
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(("how", "code"), [("fenced", 75), ("broken", 1)])
+def test_a_thread_that_fails_ends_it_with_the_errors_exit_code(child: Child, how: str, code: int) -> None:
+    assert child.start(how).wait(WAIT_S) == code
+
+
+def test_a_port_that_is_taken_is_named(child: Child) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = child.start(port=port)
+        _, said = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another port" in said
+    assert not child.url_file.exists()
+
+
+def test_it_ends_when_the_launcher_that_started_it_is_gone(child: Child) -> None:
+    """Its parent is not the one that it was told: as when that one was killed."""
+    process = child.start(**{PARENT_VARIABLE: "1"})
+    assert process.wait(WAIT_S) == 0

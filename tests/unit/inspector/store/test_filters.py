@@ -1,0 +1,150 @@
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from services.inspector.store.filters import ExchangeFilter
+from services.inspector.store.records import Entry, LoggedEvent
+from services.inspector.store.store import Store
+from tests.unit.inspector.told import feedback, revised
+
+HOSTILE = "<img src=x onerror=alert(1)> Robert'); DROP TABLE exchanges;-- NEAR(a b) \"half"
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    events: list[LoggedEvent] = [
+        feedback("p1", 0, verdict="match:force", correct=True),
+        feedback("p2", 1, verdict="match:mass", domain="chemistry", round=2, step=2),
+        feedback("p3", 2, verdict="no_match", student="b", tutor="a", delivered=None),
+        feedback("p4", 3, verdict="fb_none", raw=None, delivered=None, response="H2O boils"),
+        feedback("p5", 4, question=HOSTILE, response=HOSTILE, raw=HOSTILE),
+        revised("p1", 0, change="same"),
+        revised("p4", 3, change="fixed"),
+    ]
+    store.append([Entry(f"{number}-0", event) for number, event in enumerate(events, 1)], "7-0")
+    return store
+
+
+def found(store: Store, **wanted: object) -> list[str]:
+    page = store.newest_exchanges(ExchangeFilter(**wanted), before=None, limit=50)
+    return [exchange.problem_id for exchange in page]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problems"),
+    [
+        ({}, ["p5", "p4", "p3", "p2", "p1"]),
+        ({"round": 2}, ["p2"]),
+        ({"step": 2}, ["p2"]),
+        ({"student": "b"}, ["p3"]),
+        ({"tutor": "a"}, ["p3"]),
+        ({"domain": "chemistry"}, ["p2"]),
+        ({"problem_id": "p4"}, ["p4"]),
+        ({"correct": True}, ["p1"]),
+        ({"correct": False, "domain": "physics", "verdict": "fb_none"}, ["p4"]),
+        ({"verdict": "match"}, ["p5", "p2", "p1"]),
+        ({"verdict": "match:mass"}, ["p2"]),
+        ({"verdict": "nothing"}, []),
+        ({"change": "fixed"}, ["p4"]),
+        ({"change": "broke"}, []),
+        ({"q": "boil"}, ["p4"]),
+        ({"q": "MULTIPLY force"}, ["p3", "p2", "p1"]),
+        ({"q": "multiply boils"}, []),
+        ({"q": "  "}, ["p5", "p4", "p3", "p2", "p1"]),
+        ({"student": "a' OR '1'='1"}, []),
+    ],
+)
+def test_each_filter_finds_what_it_says(filled: Store, wanted: dict[str, object], problems: list[str]) -> None:
+    assert found(filled, **wanted) == problems
+
+
+@pytest.mark.parametrize("q", ["onerror", "<img src=x", "Robert'); DROP TABLE", "NEAR(a b)", '"half', HOSTILE])
+def test_hostile_text_is_found_as_text(filled: Store, q: str) -> None:
+    assert found(filled, q=q) == ["p5"]
+
+
+@pytest.fixture
+def worldwide(store: Store) -> Store:
+    events: list[LoggedEvent] = [
+        feedback("zh", 0, question="一辆汽车的加速度是多少？", response="用牛顿第二定律。"),
+        feedback("ja", 1, question="磁場の強さはいくらですか。", raw="運動エネルギーを見直して。"),
+        feedback("ko", 2, question="수소 원자의 운동에너지는 얼마인가?"),
+        feedback("th", 3, question="ความเร็วของรถเป็นเท่าไร", raw=None, delivered=None, verdict="fb_none"),
+        feedback("hi", 4, question="यदि विद्युत धारा दुगुनी हो", response="प्रतिरोध आधा होगा"),
+        feedback("en", 5, question="What is the speed?", response="Newton's law, pH 7"),
+        feedback("mix", 6, question="溶液のpH値は？ Newton", raw="100%_正しい"),
+    ]
+    store.append([Entry(f"{number}-0", event) for number, event in enumerate(events, 1)], "7-0")
+    return store
+
+
+@pytest.mark.parametrize(
+    ("q", "problems"),
+    [
+        ("加速度", ["zh"]),
+        ("第二定律", ["zh"]),
+        ("汽车", ["zh"]),
+        ("车", ["zh"]),
+        ("エネルギー", ["ja"]),
+        ("磁場", ["ja"]),
+        ("値", ["mix"]),
+        ("pH値", ["mix"]),
+        ("PH値は", ["mix"]),
+        ("newton 溶液", ["mix"]),
+        ("溶液 加速度", []),
+        ("newton", ["mix", "en"]),
+        ("운동", ["ko"]),
+        ("에너지", ["ko"]),
+        ("ความเร็ว", ["th"]),
+        ("รถ", ["th"]),
+        ("विद्युत", ["hi"]),
+        ("प्रति", ["hi"]),
+        ("प्रतिध", []),
+        ("रोध", []),
+        ("%_正しい", ["mix"]),
+        ('"加速度', []),
+        ("正し* OR 加速度", []),
+        ("质量", []),
+    ],
+)
+def test_words_of_other_scripts_are_found(worldwide: Store, q: str, problems: list[str]) -> None:
+    assert found(worldwide, q=q) == problems
+
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        '"',
+        "'",
+        "*",
+        "^a",
+        "a AND",
+        "OR",
+        "NOT",
+        "NEAR(",
+        "raw:",
+        "{raw}: x",
+        "-",
+        "a + b",
+        "()",
+        "\x00",
+        '""*"',
+        "😀",
+    ],
+)
+def test_operators_of_the_search_engine_are_words(filled: Store, q: str) -> None:
+    assert isinstance(found(filled, q=q), list)
+
+
+@given(q=st.text(max_size=60))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+def test_no_text_breaks_the_search(filled: Store, q: str) -> None:
+    assert set(found(filled, q=q)) <= {"p1", "p2", "p3", "p4", "p5"}
+
+
+def test_an_unknown_field_and_an_unknown_change_are_errors() -> None:
+    with pytest.raises(ValidationError, match="colour"):
+        ExchangeFilter.model_validate({"colour": "red"})
+    with pytest.raises(ValidationError, match="change"):
+        ExchangeFilter(change="better")

@@ -1,0 +1,97 @@
+"""What is up: the key, the lock, and which deployment answers."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from opcod.local.deployment import (
+    Deployment,
+    Endpoint,
+    ensure_key,
+    is_locked,
+    latest_run,
+    live_deployment,
+    read_deployment,
+    run_lock,
+)
+from shared.errors import ConfigError, UnavailableError
+
+
+def begun(runs_dir: Path, run: str, at: float = 1.0) -> Path:
+    """A run's directory with its files."""
+    run_dir = runs_dir / run
+    run_dir.mkdir(parents=True)
+    (run_dir / "config.toml").write_text("")
+    (run_dir / "state.json").write_text("{}")
+    os.utime(run_dir / "config.toml", (at, at))
+    endpoint = Endpoint(name="broker", url="http://127.0.0.1:1")
+    Deployment(
+        run=run, run_dir=run_dir, mode="run", key_file=run_dir / "key", redis_url="redis://x", broker=endpoint
+    ).save()
+    return run_dir
+
+
+def test_the_key_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
+    path = ensure_key(tmp_path)
+    key = path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(key.strip()) >= 32
+    assert ensure_key(tmp_path).read_text() == key
+    other = tmp_path / "other"
+    other.mkdir()
+    assert ensure_key(other).read_text() != key
+
+
+def test_a_run_has_one_launcher(tmp_path: Path) -> None:
+    run_dir = begun(tmp_path, "r1")
+    with run_lock(run_dir):
+        assert is_locked(run_dir)
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="r1 is up already"), run_lock(run_dir):
+                pytest.fail("two launchers hold the lock")
+    assert not is_locked(run_dir)
+
+
+def test_a_deployment_is_read_back_with_its_key(tmp_path: Path) -> None:
+    run_dir = begun(tmp_path, "r1")
+    ensure_key(run_dir)
+    found = read_deployment(run_dir)
+    assert found is not None
+    assert (found.run, found.broker) == ("r1", Endpoint(name="broker", url="http://127.0.0.1:1"))
+    assert f"admin {found.key()}\n" in (run_dir / "key").read_text()
+
+
+@pytest.mark.parametrize("content", [None, "torn", '{"run": "r1"}'])
+def test_no_deployment_no_error(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "deployment.json").write_text(content)
+    assert read_deployment(tmp_path) is None
+
+
+def test_the_newest_run_that_is_up_answers(tmp_path: Path) -> None:
+    dirs = [begun(tmp_path, name, at) for name, at in (("r1", 1.0), ("r2", 2.0), ("r3", 3.0))]
+    with run_lock(dirs[0]), run_lock(dirs[1]):
+        assert live_deployment(tmp_path).run == "r2"
+        assert live_deployment(tmp_path, "r1").run == "r1"
+        with pytest.raises(UnavailableError, match="run r3 is not up under"):
+            live_deployment(tmp_path, "r3")
+
+
+@pytest.mark.parametrize(("run", "what"), [(None, "no run is up"), ("r9", "run r9 is not up")])
+def test_nothing_up_says_how_to_start(tmp_path: Path, run: str | None, what: str) -> None:
+    begun(tmp_path, "r1")
+    with pytest.raises(UnavailableError, match=f"^{what} under .*opcod up") as caught:
+        live_deployment(tmp_path, run)
+    assert caught.value.exit_code == 69
+
+
+def test_the_latest_run_is_the_one_begun_last(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found none"):
+        latest_run(tmp_path)
+    begun(tmp_path, "new", 5.0)
+    begun(tmp_path, "old", 1.0)
+    (tmp_path / "sundry").mkdir()
+    (begun(tmp_path, "replay", 9.0) / "state.json").unlink()
+    assert latest_run(tmp_path) == "new"

@@ -1,0 +1,124 @@
+"""How the GPUs of a machine are shared out."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from opcod.local.gpus import gpus_here, require_room, share_out, shared, visible, wanted
+from shared.config.loading import load_settings
+from shared.config.settings import RunSettings
+from shared.errors import ConfigError, UnavailableError
+
+VLLM = ("students.a.engine=vllm", "students.b.engine=vllm")
+TWO = ("students.a.vllm.tensor_parallel_size=2", "students.b.vllm.data_parallel_size=2")
+
+
+def settings(*overrides: str) -> RunSettings:
+    return load_settings(preset="smoke", overrides=overrides, environ={})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "available", "student_a", "student_b", "trainer_a", "trainer_b"),
+    [
+        (VLLM, 1, (0,), (0,), (0,), (0,)),
+        (VLLM, 2, (0,), (1,), (0,), (1,)),
+        (VLLM, 3, (0,), (1,), (2,), (1,)),
+        (VLLM, 4, (0,), (1,), (2,), (3,)),
+        ((), 4, (0,), (1,), (2,), (3,)),
+        ((*VLLM, *TWO), 8, (0, 1), (2, 3), (4,), (5,)),
+        ((*VLLM, *TWO), 4, (0, 1), (2, 3), (0,), (2,)),
+        ((*VLLM, *TWO), 2, (0, 1), (0, 1), (0,), (0,)),
+    ],
+)
+def test_engines_come_first_and_share_last(
+    overrides: tuple[str, ...],
+    available: int,
+    student_a: tuple[int, ...],
+    student_b: tuple[int, ...],
+    trainer_a: tuple[int, ...],
+    trainer_b: tuple[int, ...],
+) -> None:
+    expected = {"student-a": student_a, "student-b": student_b, "trainer-a": trainer_a, "trainer-b": trainer_b}
+    assert share_out(settings(*overrides), available) == expected
+
+
+def test_without_gpus_nobody_gets_one_and_found_or_scripted_engines_never_do() -> None:
+    assert share_out(settings(), 0) == {}
+    elsewhere = settings("students.a.engine=scripted", *VLLM[1:], "students.b.vllm.url=unix:/run/vllm")
+    assert wanted(elsewhere) == {"student-a": 0, "student-b": 0, "trainer-a": 1, "trainer-b": 1}
+    assert share_out(elsewhere, 2) == {"trainer-a": (0,), "trainer-b": (1,)}
+
+
+def test_what_is_set_is_taken_or_refused_by_name() -> None:
+    every = "student-a = [1], student-b = [0], trainer-a = [0], trainer-b = [1]"
+    chosen = f"resources.gpus={{ {every} }}"
+    assert share_out(settings(chosen), 2) == {
+        "student-a": (1,),
+        "student-b": (0,),
+        "trainer-a": (0,),
+        "trainer-b": (1,),
+    }
+    with pytest.raises(ConfigError, match=r"student-a = \[1\], and this machine has 1 GPUs"):
+        share_out(settings(chosen), 1)
+    with pytest.raises(ConfigError, match=r"expected services out of student-a, .*, got broker"):
+        share_out(settings("resources.gpus={ broker = [0] }"), 1)
+    with pytest.raises(ConfigError, match=r"trainer-a uses 1, got \[0, 1\]"):
+        share_out(settings("resources.gpus={ trainer-a = [0, 1] }"), 2)
+
+
+def test_nobody_who_uses_one_is_left_to_take_the_first() -> None:
+    chosen = "resources.gpus={ student-a = [1], trainer-a = [0] }"
+    with pytest.raises(ConfigError, match="student-b and trainer-b got none"):
+        share_out(settings(chosen), 2)
+    scripted = ("students.a.engine=scripted", "students.b.engine=scripted")
+    trainers = "resources.gpus={ trainer-a = [0], trainer-b = [1] }"
+    assert share_out(settings(*scripted, trainers), 2) == {"trainer-a": (0,), "trainer-b": (1,)}
+
+
+def test_more_than_there_are_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="student-a needs 2 GPUs, this machine has 1"):
+        share_out(settings(*VLLM, *TWO), 1)
+
+
+def test_two_servers_on_one_gpu_must_fit() -> None:
+    one = settings(*VLLM)
+    shares = share_out(one, 1)
+    assert ("student-a", "student-b", 0) in shared(shares)
+    with pytest.raises(ConfigError, match=r"students.a.vllm.gpu_memory_utilization = 0.9 and .* one GPU \(0\)"):
+        require_room(one, shares)
+    require_room(one, share_out(one, 2))
+    halves = [f"students.{name}.vllm.gpu_memory_utilization=0.4" for name in "ab"]
+    require_room(settings(*VLLM, *halves), shares)
+
+
+def test_what_we_may_see_is_counted_by_its_names() -> None:
+    assert gpus_here({"CUDA_VISIBLE_DEVICES": "4,5"}) == 2
+    assert gpus_here({"CUDA_VISIBLE_DEVICES": ""}) == 0
+    assert gpus_here({"CUDA_VISIBLE_DEVICES": "-1"}) == 0
+    assert gpus_here({"CUDA_VISIBLE_DEVICES": "GPU-7,3,-1,2"}) == 2
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of that name, first on the PATH; a test writes what it does."""
+    program = tmp_path / "nvidia-smi"
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    return program
+
+
+def test_the_list_of_nvidia_smi_counts(nvidia_smi: Path) -> None:
+    nvidia_smi.write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: GPU-1)'\necho 'GPU 1: H100 (UUID: GPU-2)'\n")
+    assert gpus_here({}) == 2
+
+
+def test_a_driver_that_does_not_answer_is_no_machine_without_gpus(nvidia_smi: Path) -> None:
+    nvidia_smi.write_text("#!/bin/sh\necho 'Driver/library version mismatch' >&2\nexit 18\n")
+    with pytest.raises(UnavailableError, match="exit code 18: Driver/library version mismatch; mend the driver"):
+        gpus_here({})
+
+
+def test_indices_are_into_what_we_may_see() -> None:
+    assert visible((0, 2), {}) == "0,2"
+    assert visible((0, 2), {"CUDA_VISIBLE_DEVICES": "4, 5,GPU-7"}) == "4,GPU-7"

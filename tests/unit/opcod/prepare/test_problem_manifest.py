@@ -1,0 +1,51 @@
+"""`problems.json`: written when a run begins, compared when it goes on."""
+
+from pathlib import Path
+
+import pytest
+
+from opcod.prepare.problem_manifest import pin_problems, read_manifest
+from shared.config.loading import load_settings
+from shared.config.settings import Paths, RunSettings
+from shared.errors import ConfigError
+from tests.fakes.sciknoweval import plain, two_domains, write
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    made = Paths(runs_dir=tmp_path, run="r1", cache_dir=tmp_path / "cache")
+    made.run_dir.mkdir()
+    return made
+
+
+def settings_for(directory: Path) -> RunSettings:
+    overrides = [
+        f"problems.source=sciknoweval:{directory}",
+        "problems.format=mcq",
+        "problems.validation_per_domain=3",
+        "students.a.domain=optics",
+        "students.b.domain=acids",
+    ]
+    return load_settings(preset="smoke", overrides=overrides, environ={})
+
+
+def test_a_run_goes_on_with_the_same_problems_only(paths: Paths, tmp_path: Path) -> None:
+    directory = two_domains(tmp_path / "data")
+    settings = settings_for(directory)
+    assert read_manifest(paths) is None
+    pin_problems(paths, settings)
+    written = read_manifest(paths)
+    assert written is not None
+    assert written.provenance is not None
+    assert written.provenance.source == settings.problems.source
+    pin_problems(paths, settings)
+    write(directory, "optics", plain(0, 12, "lens"), plain(12, 5, "lens"))
+    with pytest.raises(ConfigError, match=r"r1 was begun with other problems: test had 8 with sha256 .* has 9 with"):
+        pin_problems(paths, settings)
+    assert read_manifest(paths) == written
+
+
+def test_a_manifest_that_is_none_is_refused(paths: Paths) -> None:
+    (paths.run_dir / "problems.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"expected the manifest of the run's problems in .*problems.json"):
+        read_manifest(paths)

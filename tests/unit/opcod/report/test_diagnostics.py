@@ -1,0 +1,148 @@
+"""The diagnostics of a report: revisions by tutor, cognizance and difficulty, verdicts by round, steps."""
+
+import pytest
+
+from opcod.diagnostics_text import diagnostic_grids, warning_lines
+from opcod.local.progress import headline
+from opcod.report.diagnostics import Diagnostics, RevisionRates, diagnose
+from opcod.report.run import build_report
+from opcod.report.text import to_markdown
+from shared.contracts.diagnostics import Alarm, Silenced
+from shared.contracts.events import AlarmRaised, TutorSilenced
+from shared.contracts.run import Tally
+from shared.contracts.steps import StepRecord
+from tests.fakes.figures import revision_count, step_metrics
+from tests.fakes.final_state import final_state, settings
+
+SAMPLES = 8
+SILENCED = Silenced(
+    round=1, step=3, tutor="b", student="a", broke=9, right=10, break_rate=0.9, low=0.61, chance=0.25, bound=0.5
+)
+ALARM = Alarm(student="b", alarm="reward_collapse", round=2, step=7, reason="mean reward 0.1 over 5 steps")
+
+
+def record(student: str, step: int, **metrics: object) -> StepRecord:
+    return StepRecord(
+        student=student,
+        round=1,
+        step=step,
+        version=f"{student}@v{step}",
+        tutored=True,
+        mean_reward=0.5,
+        unique_share=None,
+        metrics=step_metrics(**metrics),
+    )
+
+
+def diagnosed() -> Diagnostics:
+    """b tutors a in rounds 1 (cognizant) and 2 (no gate said so)."""
+    tally = Tally(
+        revisions=[
+            revision_count(1, 3, wrong=4),
+            revision_count(1, 6, wrong=1),
+            revision_count(1, 0, wrong=7, round_=2),
+            revision_count(0, 4, wrong=4, told=False),
+        ]
+    )
+    steps = [record("a", 2, loss=0.2, clipped_share=0.5), record("a", 1, loss=0.4), record("b", 1)]
+    return diagnose(final_state(tallies={"a": tally, "b": Tally()}), SAMPLES, steps)
+
+
+def row(of: str, *, told: bool = True) -> RevisionRates:
+    [found] = [each for each in diagnosed().revisions if (each.of, each.told) == (of, told)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("of", "told", "broke", "right", "groups"),
+    [
+        ("all", True, 3, 12, 3),
+        ("all", False, 0, 4, 1),
+        ("cognizant tutor", True, 2, 11, 2),
+        ("incognizant tutor", True, 1, 1, 1),
+        ("easiest", True, 1, 7, 1),
+        ("easy", True, 2, 11, 2),
+        ("hard", True, 1, 1, 1),
+        ("hardest", True, 1, 1, 1),
+        ("easy", False, 0, 4, 1),
+    ],
+)
+def test_break_rates_are_by_tutor_cognizance_and_overlapping_bins(
+    of: str, told: bool, broke: int, right: int, groups: int
+) -> None:
+    found = row(of, told=told)
+    assert (found.student, found.tutor, found.groups) == ("a", "b", groups)
+    assert (found.breaks.changed, found.breaks.total, found.breaks.rate) == (broke, right, broke / right)
+    assert found.breaks.interval is not None
+    low, high = found.breaks.interval
+    assert low <= broke / right <= high
+
+
+def test_the_interval_counts_groups_not_revisions() -> None:
+    """One group of 7 right rollouts tells as much as one rollout."""
+    low, high = row("easiest").breaks.interval or (0, 0)
+    assert high - low > 0.7
+
+
+def test_chance_is_what_answering_again_would_break() -> None:
+    assert row("all").chance == pytest.approx((4 * 4 / 7 + 7 * 1 / 7 + 1 * 1.0) / 12)
+
+
+def test_a_rate_over_nothing_is_none() -> None:
+    state = final_state(tallies={"a": Tally(revisions=[revision_count(0, 0, wrong=8)]), "b": Tally()})
+    [everything, _] = diagnose(state, SAMPLES, []).revisions
+    assert (everything.of, everything.chance) == ("all", None)
+    assert (everything.breaks.rate, everything.breaks.interval) == (None, None)
+    assert everything.fixes.rate == 0.0
+
+
+def test_figures_are_means_and_the_last_step_in_order() -> None:
+    diagnostics = diagnosed()
+    figures = {(figure.student, figure.name): (figure.mean, figure.last) for figure in diagnostics.figures}
+    assert figures["a", "loss"] == (pytest.approx(0.3), 0.2)
+    assert figures["a", "clipped_share"] == (0.25, 0.5)
+    assert figures["b", "effective_sample_share"] == (1.0, 1.0)
+    assert [(each.student, each.step) for each in diagnostics.steps] == [("a", 1), ("a", 2), ("b", 1)]
+
+
+def test_a_step_without_tokens_has_no_figures_but_its_active_share() -> None:
+    empty = record("a", 2, tokens=0, loss=0.0, effective_sample_share=0.0, active_share=0.0)
+    figures = {f.name: f for f in diagnose(final_state(), SAMPLES, [record("a", 1), empty]).figures}
+    assert (figures["effective_sample_share"].steps, figures["effective_sample_share"].last) == (1, 1.0)
+    assert (figures["active_share"].steps, figures["active_share"].mean) == (2, 0.5)
+
+
+def test_the_tables_hold_first_and_last_round_and_step_times() -> None:
+    state = final_state()
+    state.tallies["a"].verdicts[3] = {"match": 1, "empty": 3}
+    _, verdicts, times, _ = diagnostic_grids(diagnose(state, 3, []))
+    assert [row[:3] for row in verdicts.rows] == [["a", "1", "4"], ["a", "3", "4"]]
+    assert verdicts.rows[1][3] == "empty 75.0 %, match 25.0 %"
+    assert list(times.rows) == [["a", "with feedback", "2", "2.50"]]
+
+
+def test_no_cell_breaks_the_markdown_table() -> None:
+    for grid in diagnostic_grids(diagnosed()):
+        assert grid.rows or grid.title.startswith(("Verdicts", "Step time"))
+        for row in [grid.header, *grid.rows]:
+            assert len(row) == len(grid.header)
+            assert not any("|" in cell or "None" in cell for cell in row)
+
+
+def test_warnings_stand_in_the_report() -> None:
+    state = final_state(silenced=[SILENCED], alarms=[ALARM])
+    text = to_markdown(build_report(state, settings(), {}, 100.0, {}))
+    first, second = warning_lines(state.silenced, state.alarms)
+    assert f"- {first}\n- {second}\n" in text
+    assert "Tutor b was silenced for student a in step 3, for the rest of round 1: its feedback broke 9 of 10" in first
+    assert second == "Alarm, student b, round 2, step 7: reward collapse, mean reward 0.1 over 5 steps."
+
+
+def test_warnings_are_lines_of_who_follows_the_run() -> None:
+    silenced = TutorSilenced(at=1.0, source="broker/0", **SILENCED.model_dump())
+    alarm = AlarmRaised(at=1.0, source="broker/0", **ALARM.model_dump())
+    assert headline(silenced) == (
+        "SILENCED tutor b for student a, rest of round 1: its feedback broke 9 of 10 right answers "
+        "(surely more than 50 %)"
+    )
+    assert headline(alarm) == "ALARM student b, step 7: reward collapse: mean reward 0.1 over 5 steps"

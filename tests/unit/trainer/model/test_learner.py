@@ -1,0 +1,157 @@
+"""The EMA teacher, the optimizer and their state."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from services.trainer.model.learner import Learner, PhaseStart
+from services.trainer.model.teacher import TrustRegionTeacher
+from services.trainer.places import places_of
+from services.trainer.step.trees import pack_rows
+from shared.errors import StorageError
+from tests.unit.trainer.ground import learner, rows, settings
+
+
+def give_gradients(one: Learner, value: float = 1e-3) -> None:
+    for parameter in one.model.parameters:
+        parameter.grad = torch.full_like(parameter, value)
+
+
+def copies(one: Learner) -> dict[str, torch.Tensor]:
+    return {name: each.detach().clone() for name, each in one.model.named_parameters.items()}
+
+
+def test_the_teacher_starts_as_the_student_and_follows_at_its_rate(tiny_dir: Path) -> None:
+    one = learner(tiny_dir, settings(ema_rate=0.25))
+    start = copies(one)
+    assert all(torch.equal(each, start[name]) for name, each in one.teacher.tensors().items())
+    expected = start
+    for _ in range(3):
+        give_gradients(one)
+        assert one.update() is not None
+        now = copies(one)
+        expected = {name: 0.75 * each + 0.25 * now[name] for name, each in expected.items()}
+    for name, each in one.teacher.tensors().items():
+        torch.testing.assert_close(each, expected[name])
+        assert each.dtype == torch.float32
+
+
+def test_the_teacher_s_pass_leaves_the_student_alone(tiny_dir: Path) -> None:
+    one = learner(tiny_dir, settings())
+    give_gradients(one)
+    one.update()
+    before = copies(one)
+    packs = pack_rows(rows(groups=1))
+    places = places_of(packs, torch.device("cpu"))
+    trees = [pack.student for pack in packs]
+    taught = one.teacher.hidden(trees, places.student)
+    assert not taught.requires_grad
+    assert all(torch.equal(each, before[name]) for name, each in one.model.named_parameters.items())
+    own = one.model.hidden(trees, places.student)
+    assert not torch.equal(own, taught)
+    one.teacher.reset()
+    torch.testing.assert_close(one.teacher.hidden(trees, places.student), own.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(tiny_dir: Path, bad: float) -> None:
+    one = learner(tiny_dir, settings())
+    give_gradients(one)
+    one.update()
+    before = one.state()
+    give_gradients(one)
+    gradient = one.model.parameters[3].grad
+    assert gradient is not None
+    gradient[0, 0] = bad
+    assert one.update() is None
+    after = one.state()
+    for left, right in zip(
+        (before.published, before.teacher, before.optimizer),
+        (after.published, after.teacher, after.optimizer),
+        strict=True,
+    ):
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    assert (after.phase_updates, after.skipped_in_row) == (1, 1)
+    assert all(parameter.grad is None for parameter in one.model.parameters)
+    give_gradients(one)
+    one.update()
+    assert one.skipped_in_row == 0
+
+
+def test_the_first_updates_of_a_phase_are_smaller(tiny_dir: Path) -> None:
+    one = learner(tiny_dir, settings(warmup_updates=4, learning_rate=0.4, weight_decay=0.0))
+    sizes = []
+    for _ in range(6):
+        before = copies(one)
+        give_gradients(one)
+        one.update()
+        sizes.append(max(float((each - before[name]).abs().max()) for name, each in copies(one).items()))
+    assert sizes == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4], rel=1e-2)
+    one.begin_phase()
+    assert one.phase_updates == 0
+    assert not one.state().optimizer
+    assert all(torch.equal(each, copies(one)[name]) for name, each in one.teacher.tensors().items())
+
+
+def test_a_loaded_state_goes_on_as_the_saved_one(tiny_dir: Path) -> None:
+    one, other = learner(tiny_dir, settings(warmup_updates=5)), learner(tiny_dir, settings(warmup_updates=5))
+    for value in (1e-3, -2e-3):
+        give_gradients(one, value)
+        one.update()
+    other.load(one.state())
+    for each in (one, other):
+        give_gradients(each, 5e-3)
+        each.update()
+    left, right = one.state(), other.state()
+    assert left.optimizer.keys() == right.optimizer.keys() != set()
+    for mine, theirs in (
+        (left.published, right.published),
+        (left.teacher, right.teacher),
+        (left.optimizer, right.optimizer),
+    ):
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_teacher_of_another_adapter_is_refused(tiny_dir: Path) -> None:
+    with pytest.raises(StorageError, match="other parameters"):
+        learner(tiny_dir, settings()).teacher.load({"x": torch.zeros(1)})
+
+
+def test_a_trust_region_s_hidden_states_lie_between_the_phase_s_start_and_now(tiny_dir: Path) -> None:
+    plain = learner(tiny_dir, settings())
+    one = Learner(plain.model, settings().optimizer, TrustRegionTeacher(plain.model, 0.25))
+    packs = pack_rows(rows(groups=1))
+    places = places_of(packs, torch.device("cpu"))
+    trees = [pack.teacher for pack in packs]
+
+    def own() -> torch.Tensor:
+        with torch.no_grad():
+            return one.model.hidden(trees, places.teacher)
+
+    start = own()
+    torch.testing.assert_close(one.teacher.hidden(trees, places.teacher), start)
+    for _ in range(2):
+        give_gradients(one)
+        one.update()
+    now = own()
+    assert not torch.allclose(start, now)
+    taught = one.teacher.hidden(trees, places.teacher)
+    assert not taught.requires_grad
+    torch.testing.assert_close(taught, 0.75 * start + 0.25 * now, atol=1e-4, rtol=1e-4)
+    one.begin_phase(optimizer="carry")
+    torch.testing.assert_close(one.teacher.hidden(trees, places.teacher), now, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("teacher", ["reset", "carry"])
+@pytest.mark.parametrize("optimizer", ["reset", "carry"])
+def test_a_phase_resets_teacher_and_optimizer_apart(tiny_dir: Path, teacher: PhaseStart, optimizer: PhaseStart) -> None:
+    one = learner(tiny_dir, settings())
+    give_gradients(one)
+    one.update()
+    taught = one.teacher.tensors()
+    one.begin_phase(teacher=teacher, optimizer=optimizer)
+    expected = copies(one) if teacher == "reset" else taught
+    assert all(torch.equal(each, expected[name]) for name, each in one.teacher.tensors().items())
+    assert (one.phase_updates, bool(one.state().optimizer)) == ((0, False) if optimizer == "reset" else (1, True))

@@ -1,0 +1,82 @@
+"""Training rows: which samples take part, and how groups are dealt out."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.trainer.step.rows import BAD_LOGPROBS, EMPTY, TOO_LONG, Row, mini_batches, training_rows
+from shared.contracts.messages import ChatMessage
+from shared.method.reprompt import FitEvent, teacher_messages
+from shared.modeling.chat import render
+from shared.modeling.loading import load_tokenizer
+from tests.unit.trainer.ground import group_of
+
+
+def test_ids_are_those_that_were_sampled_and_masked_samples_stay_as_inactive_rows(tiny_dir: Path) -> None:
+    tokenizer = load_tokenizer(tiny_dir, None)
+    group = group_of(tokenizer, "2+2?", ["4", "", "5"])
+    odd = group.samples[0].model_copy(update={"token_ids": (52, 257), "logprobs": (-1.0, -2.0)})
+    group = group.model_copy(update={"samples": (odd, *group.samples[1:])})
+    made, events = training_rows([group], tokenizer, context_tokens=256, shorten=False)
+    assert [row.active for row in made] == [True, False, True]
+    assert made[0].response == (52, 257)
+    assert made[0].prompt == group.prompt_token_ids
+    assert made[0].teacher_prompt == tuple(render(tokenizer, odd.teacher_messages))
+    assert not events
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"logprobs": (float("nan"),)}, BAD_LOGPROBS),
+        ({"logprobs": (float("-inf"),)}, BAD_LOGPROBS),
+        ({"logprobs": (0.5,)}, BAD_LOGPROBS),
+        ({"logprobs": ()}, BAD_LOGPROBS),
+        ({"token_ids": (), "logprobs": ()}, EMPTY),
+        ({"teacher_messages": (ChatMessage(role="user", content="x" * 250),)}, TOO_LONG),
+    ],
+)
+def test_a_sample_that_cannot_be_trained_on_is_counted(tiny_dir: Path, changes: dict[str, object], reason: str) -> None:
+    tokenizer = load_tokenizer(tiny_dir, None)
+    group = group_of(tokenizer, "2+2?", ["4", "5"])
+    bad = group.samples[0].model_copy(update=changes)
+    group = group.model_copy(update={"samples": (bad, group.samples[1])})
+    made, events = training_rows([group], tokenizer, context_tokens=256, shorten=False)
+    assert [row.active for row in made] == [False, True]
+    assert events == Counter({reason: 1})
+
+
+def test_a_long_teacher_prompt_is_shortened_where_its_template_can_be(tiny_dir: Path) -> None:
+    tokenizer = load_tokenizer(tiny_dir, None)
+    group = group_of(tokenizer, "2+2?", ["s" * 400, "5"])
+    prompt = [message.model_dump() for message in group.messages]
+    told = teacher_messages(prompt, solution="s" * 400, feedback=None)
+    samples = tuple(
+        sample.model_copy(update={"teacher_messages": tuple(ChatMessage.model_validate(m) for m in told)})
+        for sample in group.samples
+    )
+    group = group.model_copy(update={"samples": samples})
+    made, events = training_rows([group], tokenizer, context_tokens=400, shorten=True)
+    assert [row.active for row in made] == [False, True]  # the first response alone fills the context
+    assert len(made[1].teacher_prompt) + len(made[1].response) <= 400
+    assert events[FitEvent.SOLUTION_SHORTENED.value] == 1
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.integers(1, 10))
+def test_mini_batches_are_whole_groups_in_order(sizes: list[int], count: int) -> None:
+    made = [Row(group, (1,), (1,), (1,), (-1.0,), True) for group, size in enumerate(sizes) for _ in range(size)]
+    parts = mini_batches(made, count)
+    assert len(parts) == min(count, len(sizes))
+    assert sorted(row.group for part in parts for row in part) == [row.group for row in made]
+    for group in range(len(sizes)):
+        assert sum(any(row.group == group for row in part) for part in parts) == 1
+    for part in parts:
+        assert [row.group for row in part] == sorted(row.group for row in part)
+
+
+def test_a_batch_sorted_by_domain_gives_mini_batches_of_both() -> None:
+    made = [Row(group, (1,), (1,), (1,), (-1.0,), True) for group in range(4)]
+    assert [[row.group for row in part] for part in mini_batches(made, 2)] == [[0, 2], [1, 3]]
