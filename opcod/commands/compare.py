@@ -10,11 +10,10 @@ from rich.console import Console
 from opcod.commands.run import train
 from opcod.local.deployment import refuse_elsewhere
 from opcod.local.progress import make_console
-from opcod.methods import METHODS, parse_methods, refuse_owned
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
 from opcod.prepare.preparing import create_run
 from opcod.report.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
-from opcod.report.comparison import Comparison, compare_methods
+from opcod.report.comparison import METHODS, Comparison, compare_methods, parse_methods, refuse_owned
 from opcod.report.comparison_text import print_comparison, to_markdown
 from shared.files.store import atomic_write
 
@@ -81,7 +80,7 @@ def _say(console: Console, text: str) -> None:
 
 def _write(directory: Path, name: str, methods: Sequence[str], seeds: int, runs: Sequence[PlannedRun]) -> Comparison:
     """compare.json, compare.md and the pictures, from the runs that are finished so far."""
-    from opcod.comparison_pictures import draw_comparison
+    from opcod.report.pictures import draw_comparison
 
     found = {(run.method, run.seed): figures for run in runs if (figures := figures_of(run)) is not None}
     comparison = compare_methods(name, methods, range(seeds), found)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from opcod.local.deployment import live_deployment
 from opcod.options import RUNS_DIR, RunsDir
-from services.broker.lookup import awaited
+from services.broker.machine.books import awaited
 from shared.bus.port import DeadLetter
 from shared.bus.redis import RedisBus
 from shared.contracts.envelope import Envelope, unwrap

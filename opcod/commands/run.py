@@ -22,15 +22,13 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.page import page_address
 from opcod.planning.command import show_plan
 from opcod.prepare.checking import check_settings
 from opcod.prepare.preparing import create_run, kept_settings, new_run_name, prepare_models
 from opcod.prepare.problem_manifest import pin_problems
 from opcod.report.text import print_report
-from opcod.report.writing import write_report
-from opcod.resuming import end_pause
-from opcod.timeline import Timeline
+from opcod.report.writing import Timeline, write_report
+from opcod.talk.client import end_pause, page_address
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import RunState, Status

@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from opcod.local.deployment import Deployment, Endpoint, live_deployment
 from opcod.options import RUNS_DIR, RunsDir
-from opcod.page import page_address
-from opcod.talk.client import Client
-from services.trainer.board import READY_STATES
+from opcod.talk.client import Client, page_address
+from services.trainer.consumer import READY_STATES
 from shared.bus.redis import RedisBus
 from shared.contracts.http import PeersResponse
 from shared.errors import EXIT_UNAVAILABLE, OpcodError, UnavailableError

@@ -18,8 +18,8 @@ from opcod.options import (
     Preset,
     RunsDir,
 )
-from opcod.page import page_address
 from opcod.prepare.preparing import prepare_models, served_settings
+from opcod.talk.client import page_address
 
 POLL_S = 1.0
 

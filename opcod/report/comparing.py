@@ -7,13 +7,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from opcod.methods import METHODS, alike
 from opcod.options import paths_for
 from opcod.prepare.checking import check_settings
 from opcod.prepare.preparing import refuse_changes, stored_settings
-from opcod.report.comparison import RunFigures
+from opcod.report.comparison import METHODS, RunFigures, alike
 from opcod.report.writing import REPORT_FILE, report_directory
-from services.broker.initial import INITIAL_SCORES_FILE
+from services.broker.recovery import INITIAL_SCORES_FILE
 from shared.config.environment import RUN_NAME
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from opcod.report.diagnostics import Interval
 from opcod.report.run import answer_rates
 from services.broker.config import majority_by_domain
-from services.broker.grading import answer_counts, grade_evaluation
+from services.broker.exchange.judging import answer_counts, grade_evaluation
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import PromptOutput
 from shared.contracts.messages import Sampling

@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from opcod.report.diagnostics import Diagnostics, Interval, Part, breaks, diagnose, fixes
-from opcod.shared_stems import StemRow, without_shared_stems
+from opcod.report.diagnostics import Diagnostics, Interval, Part, StemRow, breaks, diagnose, fixes, without_shared_stems
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.ids import seed_of

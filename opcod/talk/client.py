@@ -1,5 +1,11 @@
-"""Talking to the services that are up, as any client would: over HTTP, with the run's key."""
+"""Talking to the services that are up, as any client would: over HTTP, with the run's key.
 
+The inspector's page of a deployment: its address, with a link that logs a browser in, once.
+
+Going on with a run that stood: who resumes a paused run has dealt with the reason.
+"""
+
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -8,7 +14,9 @@ from httpx2 import EventSource
 from pydantic import BaseModel, ValidationError
 
 from opcod.local.deployment import Deployment
-from shared.contracts.http import ErrorResponse
+from shared.contracts.acting import Accepted
+from shared.contracts.http import ErrorResponse, LoginLink
+from shared.contracts.run import RunState
 from shared.errors import ConfigError, NotFoundError, OpcodError, UnavailableError
 
 MARGIN_S = 60.0
@@ -127,3 +135,53 @@ def _message(response: httpx2.Response) -> str:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return response.text[:500]
+
+
+TIMEOUT_S = 5.0
+
+
+def page_address(deployment: Deployment) -> str | None:
+    """With a login link while the inspector answers, plain otherwise: nobody should wait or fail for it. None while no
+    inspector is up.
+
+    The link does what the deployment's strongest key may, works once and for ten minutes.
+    """
+    if deployment.inspector is None:
+        return None
+    url = deployment.inspector.url
+    headers = {"Authorization": f"Bearer {deployment.key()}", "Content-Length": "0"}
+    try:
+        answer = httpx2.post(f"{url}/v1/login-link", headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        link = LoginLink.model_validate_json(answer.content)
+        return (link.public_url or url) + link.path
+    except (httpx2.HTTPError, ValidationError):
+        return url
+
+
+DEADLINE_S = 30.0
+POLL_S = 0.1
+
+
+def end_pause(deployment: Deployment) -> str | None:
+    """Resume the run if it is paused, and wait until it is not; returns the reason it was paused for.
+
+    Raises UnavailableError if the broker does not take it up in time.
+    """
+    client = Client(deployment)
+    try:
+        reason = _state(client, deployment).paused
+        if reason is None:
+            return None
+        client.broker("POST", f"/v1/runs/{deployment.run}/resume", Accepted)
+        deadline = time.monotonic() + DEADLINE_S
+        while _state(client, deployment).paused == reason:
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"run {deployment.run} is still paused after {DEADLINE_S:.0f} s: {reason}")
+            time.sleep(POLL_S)
+        return reason
+    finally:
+        client.close()
+
+
+def _state(client: Client, deployment: Deployment) -> RunState:
+    return client.broker("GET", f"/v1/runs/{deployment.run}", RunState)

@@ -7,13 +7,12 @@ import threading
 
 import structlog
 
-from services.broker.acting_api import acting_routes
 from services.broker.config import load_problems, make_plan
 from services.broker.http.peers import Peers
-from services.broker.http.runs import add_routes
-from services.broker.queues import watch_queues
+from services.broker.http.runs import acting_routes, add_routes
 from services.broker.recovery import highest_fence
 from services.broker.runner import Runner
+from services.broker.upkeep import watch_queues
 from shared.bus.keys import LEADER, queues_of
 from shared.bus.leases import HeldLease
 from shared.bus.redis import RedisBus

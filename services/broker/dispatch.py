@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from services.broker.commands import IssueEval, IssueFeedback, IssueRevision, IssueRollout
 from services.broker.exchange.groups import GroupReader
 from services.broker.exchange.judging import distinct
+from services.broker.machine.moves import IssueEval, IssueFeedback, IssueRevision, IssueRollout
 from services.broker.machine.plan import Plan
 from shared.bus.keys import eval_payloads, input_field, jobs, step_payloads
 from shared.bus.payloads import pack

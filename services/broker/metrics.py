@@ -8,7 +8,7 @@ from typing import get_args
 from prometheus_client import Counter, Gauge
 
 from services.broker.machine.plan import Plan
-from services.broker.silencing import break_count, is_silenced
+from services.broker.machine.watching import break_count, is_silenced
 from shared.contracts.diagnostics import AlarmName
 from shared.contracts.run import RunState, Status
 

@@ -3,16 +3,25 @@
 Order of truth: a trainer's checkpoint > a sealed manifest > the higher (incarnation, revision) of Redis and
 state.json. The first two need no reading here: a sealed batch that is announced again is adopted, and a
 trainer that has already applied it only says so again.
+
+The initial evaluation of a run as a file, so that runs which begin alike measure it once.
+
+A broker writes `initial_scores.json` when the first scores are in. A run that finds the file before it has begun
+takes the scores over and goes straight to its first gate, if the two runs began alike in all that bears on them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shared.contracts.run import STATE_FILE, RunState
-from shared.errors import StorageError
+from shared.config.settings import EvaluationSection, RunSettings, StudentSection
+from shared.contracts.run import STATE_FILE, RunState, Score
+from shared.errors import ConfigError, StorageError
 from shared.files.store import atomic_write
+from shared.problems.problem import ProblemSet
 
 
 @dataclass(frozen=True)
@@ -71,3 +80,97 @@ def _parse(text: str, source: str) -> RunState:
             f"the run's state in {source} does not fit this version of opcod: {error}; "
             f"go on with the version that wrote it, or start a new run"
         ) from error
+
+
+INITIAL_SCORES_FILE = "initial_scores.json"
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Basis(Part):
+    """All that initial scores depend on. problems: content hash of the set; models: sha256, None if scripted."""
+
+    seed: int
+    problems: str
+    evaluation: EvaluationSection
+    students: dict[str, StudentSection]
+    models: dict[str, str | None]
+
+
+class InitialScores(Part):
+    """`initial_scores.json`. run: the run that measured them."""
+
+    run: str
+    basis: Basis
+    scores: list[Score]
+
+
+class PreparedModel(BaseModel):
+    """`models/<student>.json`, as far as it concerns the scores."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sha256: str
+
+
+def basis_of(settings: RunSettings, problems: ProblemSet, run_dir: Path) -> Basis:
+    """Raises ConfigError if the launcher has not written the models of the run."""
+    return Basis(
+        seed=settings.run.seed,
+        problems=problems.content_hash,
+        evaluation=settings.evaluation,
+        students={name: _without_address(student) for name, student in settings.students.items()},
+        models={name: _model(settings, name, run_dir) for name in sorted(settings.students)},
+    )
+
+
+def keep_initial_scores(run_dir: Path, state: RunState, basis: Basis) -> None:
+    """Write the file; scores that were taken over keep the name of the run that measured them."""
+    path = run_dir / INITIAL_SCORES_FILE
+    if not path.exists():
+        kept = InitialScores(run=state.run, basis=basis, scores=state.scores)
+        atomic_write(path, kept.model_dump_json(indent=1).encode())
+
+
+def adopted_scores(run_dir: Path, basis: Basis) -> tuple[Score, ...]:
+    """What a new run takes over, nothing without the file. Raises ConfigError naming what differs."""
+    path = run_dir / INITIAL_SCORES_FILE
+    if not path.exists():
+        return ()
+    try:
+        found = InitialScores.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ConfigError(f"expected initial scores in {path}: {error}; remove the file to evaluate again") from error
+    differing = list(_differences(found.basis.model_dump(mode="json"), basis.model_dump(mode="json")))
+    if differing:
+        raise ConfigError(
+            f"{path} holds the initial scores of run {found.run}, which began differently:\n  "
+            + "\n  ".join(differing)
+            + "\nremove the file to have this run evaluated itself"
+        )
+    return tuple(found.scores)
+
+
+def _without_address(student: StudentSection) -> StudentSection:
+    return student.model_copy(update={"port": 0})
+
+
+def _model(settings: RunSettings, student: str, run_dir: Path) -> str | None:
+    if settings.students[student].engine == "scripted":
+        return None
+    path = run_dir / "models" / f"{student}.json"
+    try:
+        return PreparedModel.model_validate_json(path.read_bytes()).sha256
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"expected the prepared model of student {student} in {path}: {error}") from error
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted(there.keys() | here.keys()):
+        left, right = there.get(key), here.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            yield from _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            yield f"{prefix}{key}: {left!r} there, {right!r} here"

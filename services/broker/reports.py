@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.broker.exchange.groups import GroupReader
-from services.broker.exchange.judging import distinct
+from services.broker.exchange.judging import Revised, count_group, distinct, grade_evaluation, rewards
 from services.broker.exchange.telling import Narrator
-from services.broker.grading import grade_evaluation, rewards
-from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
+from services.broker.machine.books import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
 from services.broker.machine.moves import (
     Asked,
     Controlled,
@@ -23,7 +22,6 @@ from services.broker.machine.moves import (
     VersionServed,
 )
 from services.broker.machine.plan import Plan
-from services.broker.revisions import Revised, count_group
 from services.broker.upkeep import Replicas
 from shared.config.settings import RunSettings
 from shared.contracts.acting import Act, ActAsked, ExchangeAct

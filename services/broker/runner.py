@@ -15,8 +15,14 @@ from pathlib import Path
 import structlog
 
 from services.broker import metrics
-from services.broker.commands import (
+from services.broker.dispatch import Dispatcher, Outgoing
+from services.broker.exchange.groups import GroupReader, Sealer, UnusableBatchError
+from services.broker.exchange.telling import Narrator
+from services.broker.machine import machine
+from services.broker.machine.moves import (
+    BatchWritten,
     Command,
+    Controlled,
     Forget,
     IssueEval,
     IssueFeedback,
@@ -24,22 +30,24 @@ from services.broker.commands import (
     IssueRollout,
     KeepAct,
     KeepRecord,
+    MachineEvent,
+    Recovered,
     SealBatch,
     Serve,
+    Ticked,
+    VersionServed,
 )
-from services.broker.dispatch import Dispatcher, Outgoing
-from services.broker.exchange.groups import GroupReader
-from services.broker.exchange.telling import Narrator
-from services.broker.initial import adopted_scores, basis_of, keep_initial_scores
-from services.broker.machine import machine
-from services.broker.machine.moves import BatchWritten, Controlled, MachineEvent, Recovered, Ticked, VersionServed
 from services.broker.machine.plan import Plan
-from services.broker.recovery import choose, read_state_file, write_state_file
-from services.broker.rendering import disagreement
+from services.broker.recovery import (
+    adopted_scores,
+    basis_of,
+    choose,
+    keep_initial_scores,
+    read_state_file,
+    write_state_file,
+)
 from services.broker.reports import ReportReader
-from services.broker.retention import VersionRetention
-from services.broker.sealer import Sealer, UnusableBatchError
-from services.broker.upkeep import Replicas
+from services.broker.upkeep import Replicas, VersionRetention, disagreement
 from shared.bus.janitor import Janitor
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payloads, train
 from shared.bus.port import Bus, Commit, Delivery

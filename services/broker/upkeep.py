@@ -1,10 +1,33 @@
-"""Which replicas of a student are up, and whether enough of them hold a version, or still may."""
+"""Which replicas of a student are up, and whether enough of them hold a version, or still may.
 
+Whether all who turn a student's messages into token ids make the same of them: its replicas, and its trainer. Pure.
+
+Otherwise its self-teacher would judge tokens of other prompts than those that were answered.
+
+Letting go of the tensors of versions that the run's settings do not keep.
+
+How much waits in the run's queues, for whoever watches: read from Redis every few seconds, acted on by nobody.
+"""
+
+import threading
 from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 
+import structlog
+
+from services.broker import metrics
+from services.broker.metrics import DEAD_LETTERS, QUEUED
+from shared.bus.keys import queues_of
 from shared.bus.port import Bus
+from shared.config.retention import RetentionSection
 from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.run import RunState
+from shared.errors import OpcodError, StorageError
+from shared.files.retention import prune_versions
+
+log = structlog.get_logger()
 
 
 class Replicas:
@@ -45,3 +68,63 @@ class Replicas:
     def _up(self, student: str) -> list[Heartbeat]:
         beats = self._bus.heartbeats()
         return [beat for beat in beats if beat.service == f"student-{student}" and beat.state != "draining"]
+
+
+def disagreement(students: Sequence[str], beats: Sequence[Heartbeat]) -> str | None:
+    """Why the run cannot go on, or None. Who has not said what it makes of messages is not asked."""
+    for student in students:
+        services = (f"student-{student}", f"trainer-{student}")
+        known = [beat for beat in beats if beat.service in services and beat.rendering is not None]
+        if len({beat.rendering for beat in known}) > 1:
+            told = ", ".join(f"{beat.service}/{beat.replica}: {str(beat.rendering)[:8]}" for beat in known)
+            return (
+                f"expected the same chat template and token ids for student {student} everywhere, got {told}; give its "
+                "processes the same model directory, chat_template and package versions, then resume"
+            )
+    return None
+
+
+class VersionRetention:
+    """Called now and then by the broker, which alone knows what a run needs."""
+
+    def __init__(self, keep: RetentionSection, run_dir: Path, students: Sequence[str]) -> None:
+        self._keep = keep
+        self._run_dir = run_dir
+        self._students = students
+
+    def sweep(self, state: RunState) -> None:
+        """Prune what need not stay. A disk that refuses is told and tried again the next time; the run goes on."""
+        if self._keep.keep_last == 0:
+            return
+        for student in self._students:
+            try:
+                pruned = prune_versions(
+                    self._run_dir, state, student, keep_last=self._keep.keep_last, keep_every=self._keep.keep_every
+                )
+            except (StorageError, OSError) as error:
+                metrics.PRUNING_FAILURES.inc()
+                log.error("versions could not be pruned", student=student, error=str(error))
+                continue
+            if pruned:
+                log.info("versions pruned", student=student, steps=sorted(pruned), bytes=sum(pruned.values()))
+
+
+PERIOD_S = 5.0
+
+
+def watch_queues(bus: Bus, students: tuple[str, ...], stopping: threading.Event) -> None:
+    """Until `stopping`; whatever the server says, it is asked again: a run does not hang on being measured."""
+    while not stopping.wait(PERIOD_S):
+        try:
+            show_queues(bus, students)
+        except OpcodError as error:
+            log.warning("queues not read", error=str(error))
+
+
+def show_queues(bus: Bus, students: tuple[str, ...]) -> None:
+    """Set the gauges once. Raises UnavailableError."""
+    for queue, group in queues_of(students):
+        waiting, in_hand = bus.queue_depth(queue, group)
+        QUEUED.labels(queue, "waiting").set(waiting)
+        QUEUED.labels(queue, "in_hand").set(in_hand)
+    DEAD_LETTERS.set(len(bus.dead_letters()))

@@ -1,6 +1,8 @@
 """The inspector put together: bus, store, ingest thread, heartbeat thread and HTTP app.
 
 It only reads the run: it may die at any point without hurting anything, and goes on where its store ends.
+
+What the inspector says of itself in its heartbeat.
 """
 
 import threading
@@ -13,21 +15,31 @@ from services.inspector.http.api import inspector_routes
 from services.inspector.http.broker import BrokerClient
 from services.inspector.http.stream import Viewers
 from services.inspector.ingest import Ingest
-from services.inspector.presence import inspector_heartbeat
 from services.inspector.run.data import RunBus
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from services.inspector.web.site import Reads, add_site
 from shared.bus.redis import RedisBus
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.config.environment import service_environment
+from shared.contracts.heartbeats import Heartbeat
 from shared.http.app import create_app
 from shared.http.remote import RemoteCalls
 from shared.http.serving import Service
 from shared.http.sessions import Sessions
 from shared.obs.logging import configure_logging
-from shared.obs.presence import Presence
+from shared.obs.presence import Presence, own_url
+
+
+def inspector_heartbeat(config: InspectorConfig, ingest: Ingest, clock: Clock) -> Heartbeat:
+    return Heartbeat(
+        service="inspector",
+        replica=config.replica,
+        state="ready" if ingest.problem() is None else "starting",
+        url=own_url(config.advertised_url, config.url_file),
+        at=clock.wall_s(),
+    )
 
 
 def main() -> int:

@@ -11,10 +11,9 @@ from typing import Literal, Protocol
 import structlog
 from prometheus_client import Counter
 
-from services.inspector.store.records import Entry, Gap
+from services.inspector.store.records import START, Entry, Gap, gap_id, just_before, order_of
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
-from services.inspector.stream_ids import START, gap_id, just_before, order_of
 from shared.clock import Clock
 from shared.contracts.events import BatchReady, Event
 from shared.errors import StorageError, UnavailableError

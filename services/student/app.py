@@ -9,19 +9,16 @@ from contextlib import closing
 
 from fastapi import FastAPI
 
-from services.student.board import Board
+from services.student.board import Board, student_heartbeat
 from services.student.config import INTERACTIVE_BOUND, ScriptEnvironment, StudentConfig, student_config
 from services.student.engines.port import Engine
 from services.student.engines.scripted import Script, ScriptedEngine
 from services.student.http.api import StudentApi, student_routes
 from services.student.http.people import InteractiveQueue
-from services.student.outbox import Outbox
-from services.student.presence import student_heartbeat
-from services.student.room import Room
 from services.student.weights.loader import WeightLoader
 from services.student.weights.versions import VersionKeeper
 from services.student.work.continuous import ContinuousWorker
-from services.student.work.jobs import JobIntake
+from services.student.work.jobs import JobIntake, Outbox, Room
 from services.student.work.running import Running
 from services.student.work.worker import EngineWorker
 from shared.bus.leases import LeaseKeeper

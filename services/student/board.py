@@ -2,11 +2,17 @@
 
 What always holds: the engine's thread writes, everyone else reads whole immutable values, so nobody ever sees
 half of a swap.
+
+What this student says of itself in its heartbeat: where it answers, what it serves and how it is.
 """
 
+import threading
 from dataclasses import dataclass, field, replace
 
+from services.student.config import StudentConfig
 from shared.clock import Clock
+from shared.contracts.heartbeats import Heartbeat
+from shared.obs.presence import own_url
 
 IDLE_BOUND_S = 60.0
 """Longest that a turn of the loop without generation may take; the bus gives up on a call long before."""
@@ -71,3 +77,19 @@ class Board:
         if self.serving.live is None:
             return "starting"
         return "ready" if self.not_ready() is None else "degraded"
+
+
+def student_heartbeat(config: StudentConfig, board: Board, clock: Clock, stopping: threading.Event) -> Heartbeat:
+    """From `stopping` on it drains: nobody should send it more."""
+    serving = board.serving
+    return Heartbeat(
+        service=f"student-{config.student}",
+        replica=config.replica,
+        state="draining" if stopping.is_set() else board.state,
+        url=own_url(config.advertised_url, config.url_file),
+        version=serving.live,
+        versions=serving.versions,
+        free_slots=board.free_slots,
+        rendering=board.rendering,
+        at=clock.wall_s(),
+    )

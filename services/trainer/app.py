@@ -10,11 +10,9 @@ import structlog
 import torch
 
 from services.trainer import metrics
-from services.trainer.board import Board, trainer_heartbeat
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import TrainerConfig, TrainingConfig, trainer_config
-from services.trainer.consumer import Consumer
-from services.trainer.fence import LeaseFence
+from services.trainer.consumer import Board, Consumer, LeaseFence, trainer_heartbeat
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
 from services.trainer.model.teacher import TrustRegionTeacher

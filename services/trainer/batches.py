@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from shared.blobs.listing import GROUPS
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSealed
 from shared.contracts.ids import version_name
 from shared.errors import StorageError
 from shared.files.batches import read_groups
-from shared.files.store import LocalStore
+from shared.files.store import GROUPS, LocalStore
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,19 @@ needs the batches since the last whole one. It holds no generator's state, since
 
 It also holds what is published from it: the version's files as they are, its manifest, and the report of every step
 so far, so that announcing again says the same.
+
+From a checkpoint to a version that students load.
+
+Order: checkpoint, then the version's files, then the announcement. The checkpoint is the one point from which a
+step counts as applied. A process killed
+- before it: nothing of the step is visible; it is made again from the checkpoint before, and, since training is
+  deterministic on one machine, comes out the same;
+- after it, before the files: they are written from the checkpoint, byte for byte, and nothing is trained again;
+- after the files, before the announcement: the directory exists, is verified and adopted;
+- after the announcement, before the message is acknowledged: it is announced again; the head does not move, and
+  the broker knows the report by its key.
+Files before checkpoint would leave a version without the state that made it: were it made again on another machine
+or thread count, its bytes would differ from those under its name, which is immutable.
 """
 
 import shutil
@@ -21,11 +34,11 @@ from torch import Tensor
 
 from services.trainer.model.learner import LearnerState
 from services.trainer.model.trained import version_tensors
-from shared.blobs.port import Content
+from shared.contracts.ids import weights_uri
 from shared.contracts.messages import Contract
-from shared.contracts.weights import FileEntry, StepDone, WeightsManifest
+from shared.contracts.weights import FileEntry, StepDone, WeightsManifest, WeightsPublished
 from shared.errors import FencedError, ModelError, StorageError
-from shared.files.store import MANIFEST, LocalStore
+from shared.files.store import MANIFEST, Content, LocalStore
 from shared.obs.faults import fault_point
 
 KEPT = 2
@@ -237,3 +250,22 @@ def _state_files(state: LearnerState) -> dict[str, Content]:
     parts = {TEACHER_FILE: state.teacher, OPTIMIZER_FILE: state.optimizer, EXACT_FILE: state.exact}
     needed = {TEACHER_FILE, OPTIMIZER_FILE} if state.teacher else set()
     return {name: partial(save_file, dict(part)) for name, part in parts.items() if part or name in needed}
+
+
+def publish(store: LocalStore, checkpoints: Checkpoints, checkpoint: CheckpointManifest) -> WeightsPublished:
+    """Write the version of a checkpoint, or adopt it where it exists; what is to be announced.
+
+    Raises StorageError if it cannot be written, or exists with other content.
+    """
+    uri = weights_uri(checkpoint.student, checkpoint.step)
+    files = checkpoints.version_files(checkpoint)
+    fault_point("trainer.before-publish")
+    sha256 = store.write_directory(uri, files, checkpoint.weights.model_dump_json().encode())
+    fault_point("trainer.after-publish")
+    return WeightsPublished(
+        student=checkpoint.student,
+        version=checkpoint.weights.version,
+        step=checkpoint.step,
+        uri=uri,
+        manifest_sha256=sha256,
+    )

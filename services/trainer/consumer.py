@@ -3,6 +3,13 @@
 What always holds: batch k is applied on checkpoint k-1 only. One that is applied already is answered with the
 report that was made then; one that comes early is kept, renewed and unanswered, until its turn; none is skipped,
 and none is acknowledged before its version is announced or its refusal is said.
+
+The right to write a student's checkpoints and versions: its lease and fencing token.
+
+What always holds: a token is higher than that of every checkpoint on disk, so that a server that lost its data
+cannot hand out an old one; and a trainer that lost the lease stops before its next write.
+
+What a trainer says of itself: on /readyz, and in its heartbeat.
 """
 
 import threading
@@ -11,17 +18,90 @@ from dataclasses import dataclass
 import structlog
 
 from services.trainer import metrics
-from services.trainer.board import Board
-from services.trainer.fence import LeaseFence
 from services.trainer.trainer import StepRefusedError, StudentTrainer
-from shared.bus.keys import BROKER, RESULTS, TRAINER, train
-from shared.bus.leases import LeaseKeeper
+from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease
+from shared.bus.leases import HeldLease, LeaseKeeper
 from shared.bus.port import Bus, Delivery
+from shared.clock import Clock
 from shared.contracts.batches import BatchSealed
 from shared.contracts.envelope import Message
+from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.weights import StepFailed
-from shared.errors import UnavailableError
+from shared.errors import FencedError, UnavailableError
 from shared.obs.faults import fault_point
+
+log = structlog.get_logger()
+
+READY_STATES = ("ready", "training")
+
+
+@dataclass
+class Board:
+    """Written by the trainer's thread, read by others. `version` is what the last applied step made."""
+
+    state: str = "starting"
+    version: str | None = None
+    rendering: str | None = None
+
+    def problem(self) -> str | None:
+        """Why it is not ready, or None."""
+        return None if self.state in READY_STATES else self.state
+
+
+def trainer_heartbeat(board: Board, clock: Clock, *, student: str, replica: str, url: str | None) -> Heartbeat:
+    return Heartbeat(
+        service=f"trainer-{student}",
+        replica=replica,
+        state=board.state,
+        url=url,
+        version=board.version,
+        rendering=board.rendering,
+        at=clock.wall_s(),
+    )
+
+
+class LeaseFence:
+    """The lease of one student's trainer, held by this process."""
+
+    def __init__(self, bus: Bus, student: str, holder: str, *, ttl_s: float) -> None:
+        self._bus = bus
+        self._name = trainer_lease(student)
+        self._holder = holder
+        self._ttl_s = ttl_s
+        self._lease = HeldLease(bus, self._name, holder, ttl_s=ttl_s)
+
+    @property
+    def token(self) -> int:
+        return self._lease.token
+
+    def try_acquire(self, floor: int) -> bool:
+        """False while another process holds it. Raises UnavailableError."""
+        return self._lease.try_acquire(floor=floor)
+
+    def check(self) -> None:
+        """Raises FencedError once a renewal has failed."""
+        if self._lease.lost.is_set():
+            raise self._gone()
+
+    def confirm(self) -> None:
+        """Raises FencedError unless the server says that the lease is ours; UnavailableError without an answer."""
+        self.check()
+        if not self._bus.renew_lease(self._name, self._holder, self.token, ttl_s=self._ttl_s):
+            raise self._gone()
+
+    def release(self) -> None:
+        """Let the next trainer in. Without an answer of the server the lease runs out by itself."""
+        try:
+            self._lease.release()
+        except UnavailableError as error:
+            log.warning("lease not released, it runs out", error=str(error))
+
+    def _gone(self) -> FencedError:
+        return FencedError(
+            f"the lease of trainer {self._name} is not held by {self._holder} any more: another trainer may have "
+            "gone on; this one stops without writing"
+        )
+
 
 TAKE_LIMIT = 4
 BLOCK_S = 1.0
@@ -31,8 +111,6 @@ RETRY_S = 1.0
 """Pause before the next try while the bus does not answer."""
 
 MAX_REASON_CHARS = 1000
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from services.trainer import metrics
 from services.trainer.batches import Batch, read_batch
-from services.trainer.checkpoint import CheckpointManifest, Checkpoints
+from services.trainer.checkpoint import CheckpointManifest, Checkpoints, publish
 from services.trainer.model.learner import Learner, LearnerState
-from services.trainer.publish import publish
 from services.trainer.step.rows import Row, training_rows
 from services.trainer.step.step import NonFiniteError, StageClock, StepSettings, train_step
 from services.trainer.step.tracing import Tracer, chosen_rollouts

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from shared.blobs.listing import GROUPS, MANIFEST
-from shared.blobs.port import BlobStore
 from shared.contracts.batches import BatchGroup, BatchManifest
 from shared.contracts.ids import step_name
 from shared.errors import StorageError
+from shared.files.store import GROUPS, MANIFEST, BlobStore
 
 BATCHES = "batches"
 

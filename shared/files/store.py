@@ -2,16 +2,28 @@
 
 What always holds: a directory appears under its name complete, with its manifest, and durable, or not at all;
 one that exists is never written again.
+
+Which files a manifest lists, and with which sha256.
+
+From a name to a path under a root, and to nowhere else.
+
+What always holds: a name is made of plain components; nothing absolute, no `..`, no `~`, no hidden file, and no
+symbolic link below the root. A name is never looked up anywhere but on this disk.
+
+Where files that must outlive a process lie: directories written once, whole or not at all, and never changed.
+
+What always holds, whichever implementation: a directory that exists is complete and has a `manifest.json`; a name
+is a path of plain components under one root; nothing is read as verified before its sha256 is.
 """
 
 import errno
 import hashlib
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
-from shared.blobs.listing import MANIFEST, listed_files
-from shared.blobs.names import file_name, resolve
-from shared.blobs.port import Content, Manifest
 from shared.contracts.weights import FileEntry
 from shared.errors import StorageError
 from shared.files.durable import (
@@ -23,6 +35,89 @@ from shared.files.durable import (
     sync_file,
     temporary_directory,
 )
+
+Content = bytes | Callable[[Path], None]
+"""Bytes of a file, or what writes it to the path that it is given."""
+
+Manifest = bytes | Callable[[tuple[FileEntry, ...]], bytes]
+"""Bytes of a manifest, or what makes them from the files as they were written, sorted by name."""
+
+
+class BlobStore(Protocol):
+    """Every call may raise StorageError."""
+
+    def write_directory(self, name: str, files: Mapping[str, Content], manifest: Manifest) -> str:
+        """Write it durably, at once; returns the sha256 of its manifest.
+
+        One that exists is adopted if it is intact and its files have the same sha256 (the sha256 returned is
+        then that of its own manifest), and an error otherwise.
+        """
+        ...
+
+    def exists(self, name: str) -> bool: ...
+
+    def read_manifest(self, name: str) -> bytes: ...
+
+    def verify(self, name: str, manifest: bytes) -> None:
+        """Check that the manifest there is `manifest`, and that exactly the files it lists are there, unchanged."""
+        ...
+
+    def open_verified(self, name: str, file: str, sha256: str) -> Path:
+        """Path of a file whose sha256 was checked just now."""
+        ...
+
+    def sweep_temporary(self) -> list[Path]:
+        """Remove what writers that died left behind; returns what was removed."""
+        ...
+
+
+_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}")
+
+
+def resolve(root: Path, name: str) -> Path:
+    """The path of `name` under `root`, which need not exist. Raises StorageError for any other place."""
+    path = root
+    for component in name.split("/"):
+        if not _COMPONENT.fullmatch(component):
+            raise StorageError(
+                f"expected a name such as weights/a/v000017 (letters, digits, '.', '_', '-', '+', '@'; no '..', "
+                f"not absolute), got {name!r}"
+            )
+        path = path / component
+        if path.is_symlink():
+            raise StorageError(f"{path} is a symbolic link; expected a file or directory without links under {root}")
+    return path
+
+
+def file_name(name: str) -> str:
+    """`name` if it is a single component. Raises StorageError otherwise."""
+    if not _COMPONENT.fullmatch(name):
+        raise StorageError(f"expected a plain file name, got {name!r}")
+    return name
+
+
+MANIFEST = "manifest.json"
+GROUPS = "groups.jsonl"
+"""The one file of a sealed batch; its manifest has the sha256 under `groups_sha256`."""
+
+
+def listed_files(manifest: bytes) -> dict[str, str]:
+    """sha256 by file name: from `files` (weights, checkpoints) or `groups_sha256` (batches).
+
+    Raises StorageError if the manifest lists nothing, in neither way.
+    """
+    try:
+        found = json.loads(manifest)
+        if "files" in found:
+            entries = [FileEntry.model_validate(entry) for entry in found["files"]]
+            return {entry.name: entry.sha256 for entry in entries}
+        return {GROUPS: str(found["groups_sha256"])}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise StorageError(
+            f"expected a manifest in JSON with `files` (name, sha256, bytes) or `groups_sha256`, got "
+            f"{manifest[:80]!r}: {type(error).__name__} {error}"
+        ) from error
+
 
 __all__ = ["MANIFEST", "LocalStore", "atomic_write", "sha256_file"]
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.blobs.listing import listed_files
 from shared.contracts.envelope import Envelope, Message, unwrap, wrap
 from shared.errors import MalformedMessageError, StorageError
+from shared.files.store import listed_files
 from tests.contract.test_envelope import EXAMPLES
 
 WRAPPED = [wrap(message) for message in EXAMPLES]

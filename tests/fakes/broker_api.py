@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 from fastapi import FastAPI
 
-from services.broker.acting_api import acting_routes
 from services.broker.http.peers import Peers
-from services.broker.http.runs import add_routes
+from services.broker.http.runs import acting_routes, add_routes
 from shared.contracts.run import RunState
 from shared.http.access import Keys, Limits
 from shared.http.app import create_app

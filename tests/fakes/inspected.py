@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 
 from opcod.local.deployment import KEY_FILE, Deployment, Endpoint
-from services.broker.acting_api import acting_routes
+from services.broker.http.runs import acting_routes
 from services.inspector.app import build_app
 from services.inspector.config import STORE
 from services.inspector.ingest import Ingest

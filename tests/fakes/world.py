@@ -4,18 +4,23 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from services.broker.commands import (
+from services.broker.machine import machine
+from services.broker.machine.moves import (
     Announce,
     Command,
     IssueEval,
     IssueFeedback,
     IssueRevision,
     IssueRollout,
+    JobReported,
+    MachineEvent,
+    Recovered,
     SealBatch,
     Serve,
+    StepFinished,
+    Ticked,
+    VersionServed,
 )
-from services.broker.machine import machine
-from services.broker.machine.moves import JobReported, MachineEvent, Recovered, StepFinished, Ticked, VersionServed
 from services.broker.machine.plan import Plan, PlannedProblem
 from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import RevisionCount

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from opcod.main import app
 from opcod.report.comparison import Comparison
-from services.broker.initial import INITIAL_SCORES_FILE, InitialScores
+from services.broker.recovery import INITIAL_SCORES_FILE, InitialScores
 from shared.contracts.run import RunState
 from tests.unit.modeling.tiny_model import write_tiny_model
 

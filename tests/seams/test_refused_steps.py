@@ -36,10 +36,8 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def trainer_of(bench: BrokerBench, tiny_dir: Path) -> Iterator[None]:
     """A trainer's service of student a in a thread, on the bench's bus and directory."""
-    from services.trainer.board import Board
     from services.trainer.checkpoint import Checkpoints
-    from services.trainer.consumer import Consumer
-    from services.trainer.fence import LeaseFence
+    from services.trainer.consumer import Board, Consumer, LeaseFence
     from services.trainer.trainer import StudentTrainer
     from shared.modeling.loading import load_tokenizer
     from tests.unit.trainer.ground import learner, settings

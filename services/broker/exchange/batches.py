@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from statistics import variance
 
 from services.broker.exchange.judging import Exchange, verdict_word
-from shared.blobs.listing import GROUPS
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
 from shared.contracts.jobs import PromptOutput
 from shared.files.batches import batch_directory, batch_manifest
-from shared.files.store import LocalStore
+from shared.files.store import GROUPS, LocalStore
 from shared.method.reprompt import loss_mask, pick_demonstrations
 from shared.method.sanitizing import strip_thinking
 from shared.problems.formats import ProblemFormat

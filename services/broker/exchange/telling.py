@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from services.broker import revisions
-from services.broker.commands import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence, KeepAct
+from services.broker.exchange import judging
 from services.broker.exchange.judging import Exchange
-from services.broker.lookup import open_step
+from services.broker.machine.books import open_step
+from services.broker.machine.moves import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence, KeepAct
 from services.broker.recovery import Recovered
 from shared.clock import Clock
 from shared.contracts.batches import BatchManifest
@@ -168,7 +168,7 @@ class Narrator:
         round_: int,
         step: int,
         problem_id: str,
-        revised: Sequence[revisions.Revised],
+        revised: Sequence[judging.Revised],
         texts: Sequence[str],
     ) -> list[Event]:
         """One event for each rollout, in order; texts: of the new answers."""

@@ -1,14 +1,113 @@
-"""OpenAI's chat and models on the broker: a student's chat is passed through, `peers` runs the ask flow."""
+"""OpenAI's chat and models on the broker: a student's chat is passed through, `peers` runs the ask flow.
+
+The model `peers` of OpenAI's chat: the ask flow as one answer, its stages as they come.
+
+What always holds: a field that the flow could not follow is refused by its name, never left unread.
+"""
+
+from collections.abc import Sequence
+from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
 
+from services.broker.http.asking import Asking
 from services.broker.http.peers import Peers
-from services.broker.peers_chat import CARD, PEERS, PeersChat
-from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
+from shared.clock import SystemClock
+from shared.contracts.http import Advised, AskRequest, Stage
+from shared.contracts.messages import ChatMessage
+from shared.contracts.openai import (
+    ChatChunk,
+    ChatRequest,
+    ChatResponse,
+    Choice,
+    ChunkChoice,
+    Delta,
+    ModelCard,
+    ModelList,
+    Usage,
+    usage_of,
+)
 from shared.errors import ConfigError, RequestError
 from shared.http.app import ASK, READ
 from shared.http.bodies import OpenAIRoute
-from shared.http.sse import EVENTS, open_stream, unless_gone
+from shared.http.guard import request_id
+from shared.http.sse import DONE, EVENTS, Frames, frame, open_stream, unless_gone
+
+PEERS = "peers"
+CARD = ModelCard(id=PEERS)
+
+
+class PeersChat:
+    """Answers chats whose model is `peers`."""
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+
+    async def answer(self, body: ChatRequest) -> ChatResponse:
+        async with aclosing(self._asking.stages(_question(body), body)) as stages:
+            told = [stage async for stage in stages]
+        text = "".join(_text(stage) for stage in told)
+        choice = Choice(index=0, message=ChatMessage(role="assistant", content=text), finish_reason="stop")
+        return ChatResponse(id=_id(), created=_now(), model=PEERS, choices=(choice,), usage=_usage(told))
+
+    async def frames(self, body: ChatRequest) -> Frames:
+        """A chunk a stage."""
+        id_, created = _id(), _now()
+
+        def chunk(delta: Delta, reason: str | None = None) -> bytes:
+            choice = ChunkChoice(index=0, delta=delta, finish_reason="stop" if reason else None)
+            return frame(ChatChunk(id=id_, created=created, model=PEERS, choices=(choice,)))
+
+        told: list[Stage] = []
+        async with aclosing(self._asking.stages(_question(body), body)) as stages:
+            async for stage in stages:
+                role = None if told else "assistant"
+                told.append(stage)
+                yield chunk(Delta(role=role, content=_text(stage)))
+        yield chunk(Delta(), "stop")
+        if body.wants_usage:
+            yield frame(ChatChunk(id=id_, created=created, model=PEERS, choices=(), usage=_usage(told)))
+        yield DONE
+
+
+def _question(body: ChatRequest) -> AskRequest:
+    """Raises RequestError for a conversation: the flow knows one problem, put as in training."""
+    unfit = {
+        "messages": len(body.messages) != 1 or body.messages[0].role != "user" or not body.messages[0].text,
+        "n": body.choices != 1,
+        "logprobs": bool(body.logprobs),
+        "response_format": body.response_format is not None and body.response_format.type != "text",
+    }
+    expected = {"messages": "one message, the user's problem", "n": "1"}
+    for param, refused in unfit.items():
+        if refused:
+            raise RequestError(
+                f"{param}: the model {PEERS!r} takes {expected.get(param, 'none')}; ask a student for more",
+                code="unsupported_value",
+                param=param,
+            )
+    return AskRequest(problem=body.messages[0].text, seed=body.seed)
+
+
+def _text(stage: Stage) -> str:
+    """A stage as a person reads it, in Markdown."""
+    said = stage.raw if isinstance(stage, Advised) else stage.text
+    break_ = "" if stage.stage == "answer" else "\n\n"
+    return f"{break_}**{stage.heading}:**\n\n{said.strip() or '(nothing)'}"
+
+
+def _usage(stages: Sequence[Stage]) -> Usage:
+    return usage_of(
+        sum(stage.usage.prompt_tokens for stage in stages), sum(stage.usage.completion_tokens for stage in stages)
+    )
+
+
+def _id() -> str:
+    return f"chatcmpl-{request_id()}"
+
+
+def _now() -> int:
+    return int(SystemClock().wall_s())
 
 
 def openai_routes(peers: Peers, peers_chat: PeersChat) -> APIRouter:

@@ -8,10 +8,9 @@ what was told; and it never falls on another text than the one it was made for.
 from dataclasses import dataclass
 from typing import Literal
 
-from services.broker.commands import Announce, Command, KeepAct
-from services.broker.machine.moves import Asked
+from services.broker.machine.moves import Announce, Asked, Command, KeepAct
 from services.broker.machine.plan import Plan
-from services.broker.silencing import is_silenced, silence_now
+from services.broker.machine.watching import is_silenced, silence_now
 from shared.contracts.acting import Act, ExchangeAct, ExchangeRef, SilenceAct
 from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState, Status
 

@@ -9,18 +9,30 @@ whatever its state says. The transition that must not exist: a step is sealed tw
 version other than the one its rollouts were drawn from.
 """
 
-from services.broker.commands import Announce, AnnounceScore, Command, KeepRecord, Serve
-from services.broker.lookup import EvalTarget, GroupTarget, RevisionTarget, find
 from services.broker.machine import rounds, watching
 from services.broker.machine.acting import act_on, check_exclusions
-from services.broker.machine.books import add, end_stage, enter, serve_set
+from services.broker.machine.books import (
+    EvalTarget,
+    GroupTarget,
+    RevisionTarget,
+    add,
+    end_stage,
+    enter,
+    find,
+    serve_set,
+)
 from services.broker.machine.moves import (
+    Announce,
+    AnnounceScore,
     Asked,
     BatchWritten,
+    Command,
     Controlled,
     JobReported,
+    KeepRecord,
     MachineEvent,
     Recovered,
+    Serve,
     StepFinished,
     StepRefused,
     Ticked,

@@ -3,11 +3,10 @@
 Feedback is asked for as soon as its group has its rollouts: there is no barrier between the two.
 """
 
-from services.broker.commands import Command, Forget, IssueFeedback, IssueRevision, IssueRollout, SealBatch, Serve
-from services.broker.lookup import group_job_id
-from services.broker.machine.books import end_stage, serve_set, to_issue
+from services.broker.machine.books import end_stage, group_job_id, serve_set, to_issue
+from services.broker.machine.moves import Command, Forget, IssueFeedback, IssueRevision, IssueRollout, SealBatch, Serve
 from services.broker.machine.plan import Plan, PlannedProblem
-from services.broker.silencing import is_silenced, silence
+from services.broker.machine.watching import is_silenced, silence
 from shared.bus.keys import step_payloads
 from shared.contracts.diagnostics import StepKind, StepTime
 from shared.contracts.ids import job_id

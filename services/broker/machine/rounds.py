@@ -3,15 +3,139 @@
 Each thing is marked as issued in the state in the same move that issues it, so deriving again issues nothing
 twice. Both tutors are frozen at the round's start, so the phases of a round are independent; with `latest_tutor`
 each is frozen when its pupil's phase begins.
+
+The evaluations of a status: validation each round for the gate, test before and after for the report. Pure.
+
+The gate of a round: from validation scores to who may tutor. Pure; the rule is shared.method.gating.
 """
 
-from services.broker.commands import AnnounceGate, Command, Serve
-from services.broker.evaluations import evaluate
-from services.broker.gate import decide
-from services.broker.machine.books import end_stage, enter, serve_set
+from collections.abc import Sequence
+
+from services.broker.machine.books import chunk_job_id, end_stage, enter, serve_set, to_issue
+from services.broker.machine.moves import AnnounceGate, AnnounceScore, Command, Forget, IssueEval, Serve
 from services.broker.machine.phases import advance_phase
 from services.broker.machine.plan import Plan
-from shared.contracts.run import JobState, JobStatus, PhaseState, RunState, Split, Status
+from shared.bus.keys import eval_payloads
+from shared.contracts.ids import seed_of
+from shared.contracts.run import (
+    AnswerCounts,
+    EvalState,
+    GateDecision,
+    JobState,
+    JobStatus,
+    PhaseState,
+    RunState,
+    Score,
+    Split,
+    Status,
+)
+from shared.errors import OpcodError
+from shared.method import gating
+
+
+def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDecision | None = None) -> GateDecision:
+    """Gaps in exact arithmetic over right samples (paper 3.2), with a bootstrap interval over problems.
+
+    before: the last round's decision, which counts with hysteresis.
+    Raises OpcodError if a student's validation score is missing: missing is never cognizant.
+    """
+    by_student = {score.student: score for score in scores}
+    missing = [student for student in plan.students if student not in by_student]
+    if missing:
+        raise OpcodError(f"round {round_}: no validation score of student {', '.join(missing)}")
+    counts = [{d: sum(by_student[s].correct[d]) for d in plan.domains} for s in plan.students]
+    first = by_student[plan.students[0]]
+    totals = {d: len(first.correct[d]) * first.samples for d in plan.domains}
+    gaps = gating.gaps_exact(counts, totals)
+    previous = [before.cognizant[student] for student in plan.students] if before is not None else None
+    cognizant = gating.cognizant_counts(counts, totals, plan.tau, previous=previous, hysteresis=plan.hysteresis)
+    samples = [by_student[student] for student in plan.students]
+    intervals = gating.gap_interval(
+        [{d: [count / score.samples for count in score.correct[d]] for d in plan.domains} for score in samples],
+        seed=seed_of(plan.seed, round_, "gap"),
+    )
+    return GateDecision(
+        round=round_,
+        scores={s: {d: by_student[s].mean(d) for d in plan.domains} for s in plan.students},
+        gaps={s: float(gap) for s, gap in zip(plan.students, gaps, strict=True)},
+        gap_intervals=dict(zip(plan.students, intervals, strict=True)),
+        cognizant=dict(zip(plan.students, cognizant, strict=True)),
+        mode=plan.gate_mode,
+        tau=plan.tau,
+        hysteresis=plan.hysteresis,
+    )
+
+
+def evaluate(state: RunState, plan: Plan, at: float, *, after: Status) -> list[Command]:
+    commands: list[Command] = []
+    if not state.evals:
+        state.evals = [
+            _new_eval(state, plan, student, split) for split in _splits(state, plan) for student in plan.students
+        ]
+        commands += [Serve(student, *serve_set(state, student)) for student in plan.students]
+    for evaluation in state.evals:
+        for index, chunk in enumerate(evaluation.chunks):
+            if not to_issue(state, chunk, f"evaluation of {evaluation.student} on {evaluation.split.value}"):
+                continue
+            commands.append(
+                IssueEval(
+                    chunk_job_id(evaluation, index),
+                    evaluation.student,
+                    evaluation.version,
+                    evaluation.round,
+                    evaluation.split,
+                    index,
+                    evaluation.samples,
+                )
+            )
+    if all(evaluation.finished for evaluation in state.evals):
+        scores = [_score(evaluation, plan) for evaluation in state.evals]
+        state.scores += scores
+        commands += [AnnounceScore(score) for score in scores]
+        commands += [
+            Forget(eval_payloads(evaluation.student, evaluation.round, evaluation.split.value))
+            for evaluation in state.evals
+        ]
+        commands.append(enter(state, after, at))
+        state.evals = []
+    return commands
+
+
+def _splits(state: RunState, plan: Plan) -> list[Split]:
+    """Validation each round for the gate; test before the first round and at the end, for the report."""
+    wanted = [Split.VALIDATION]
+    if state.status is Status.FINAL_EVAL or not state.scores:
+        wanted.append(Split.TEST)
+    return [split for split in wanted if plan.partitions[split]]
+
+
+def _new_eval(state: RunState, plan: Plan, student: str, split: Split) -> EvalState:
+    final = state.status is Status.FINAL_EVAL
+    return EvalState(
+        student=student,
+        version=state.version[student],
+        split=split,
+        round=state.round + 1 if final else state.round,
+        samples=plan.samples[split],
+        chunks=[JobState() for _ in range(plan.chunks(split))],
+    )
+
+
+def _score(evaluation: EvalState, plan: Plan) -> Score:
+    problems = plan.partitions[evaluation.split]
+    return Score(
+        student=evaluation.student,
+        version=evaluation.version,
+        split=evaluation.split,
+        round=evaluation.round,
+        samples=evaluation.samples,
+        correct={
+            domain: [evaluation.correct[problem.id] for problem in problems if problem.domain == domain]
+            for domain in plan.domains
+        },
+        answers={domain: evaluation.answers.get(domain, AnswerCounts()) for domain in plan.domains},
+        majority=plan.majority[evaluation.split],
+    )
 
 
 def advance(state: RunState, plan: Plan, at: float) -> list[Command]:

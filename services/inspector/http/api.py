@@ -11,9 +11,9 @@ from services.inspector.http.export import MEDIA_TYPES, Format, exported
 from services.inspector.http.stream import KEEP_ALIVE_S, Viewers, ViewerStream, ends_with, gap_before, live_events
 from services.inspector.http.views import EventPage, EventView, ExchangeView, FeedbackPage, TraceView, event_view
 from services.inspector.store.filters import MAX_INTEGER, ExchangeFilter, Whole
+from services.inspector.store.records import START, gap_id
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
-from services.inspector.stream_ids import START, gap_id
 from shared.errors import ConfigError, NotFoundError
 from shared.http.app import READ
 

@@ -16,9 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from services.inspector.store.records import LOGGED_EVENT, Gap
+from services.inspector.store.records import LOGGED_EVENT, Gap, gap_id
 from services.inspector.store.store import LoggedRow, Store
-from services.inspector.stream_ids import gap_id
 from shared.http.guard import error_response
 from shared.http.sse import EventStream, Frames
 

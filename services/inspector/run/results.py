@@ -1,9 +1,12 @@
-"""What a run's state and the log of its events say of it: scores, gates, verdicts, steps. Only reads."""
+"""What a run's state and the log of its events say of it: scores, gates, verdicts, steps. Only reads.
+
+Intervals of scores, worked out once each: a score never changes, and resampling takes a while.
+"""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 
-from services.inspector.intervals import score_interval
 from services.inspector.run.view import (
     DifficultyRow,
     Improvement,
@@ -14,8 +17,20 @@ from services.inspector.run.view import (
 )
 from services.inspector.store.log import RunLog
 from shared.contracts.events import Evaluated, GateDecided, StepApplied
-from shared.contracts.run import RunState
-from shared.method.metrics import pareto_improved
+from shared.contracts.ids import seed_of
+from shared.contracts.run import RunState, Score
+from shared.method.metrics import bootstrap_interval, pareto_improved
+
+
+def score_interval(score: Score, domain: str) -> tuple[float, float]:
+    """95 %, over problems, as the run's report has it: the same problems resampled with the same seed."""
+    shares = tuple(count / score.samples for count in score.correct[domain])
+    return _interval(shares, seed_of(score.student, domain, "report"))
+
+
+@lru_cache(maxsize=4096)
+def _interval(shares: tuple[float, ...], seed: int) -> tuple[float, float]:
+    return bootstrap_interval(shares, seed=seed)
 
 
 def run_results(run: str, round_: int | None, state: RunState | None, log: RunLog | None) -> RunResults:

@@ -15,9 +15,8 @@ from services.inspector.http.views import ActView, ExchangeView, exchange_view
 from services.inspector.store.database import Database, Value
 from services.inspector.store.filters import Condition, ExchangeFilter, conditions
 from services.inspector.store.log import RunLog
-from services.inspector.store.records import Entry, Exchange, told
+from services.inspector.store.records import GAP_SUFFIX, START, Entry, Exchange, order_of, told
 from services.inspector.store.schema import REINDEX, REINDEXED_VERSIONS, SCHEMA_VERSION, SCRIPT
-from services.inspector.stream_ids import GAP_SUFFIX, START, order_of
 from shared.contracts.acting import ExchangeAct
 from shared.contracts.events import Acted, FeedbackGiven, Revised
 from shared.errors import ConfigError

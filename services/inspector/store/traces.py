@@ -10,9 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from services.inspector.http.views import ExchangeView, TraceView
-from shared.blobs.names import resolve
 from shared.contracts.traces import StepTrace, step_trace
 from shared.errors import NotFoundError, StorageError
+from shared.files.store import resolve
 
 
 class Traces:

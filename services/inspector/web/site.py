@@ -1,10 +1,19 @@
-"""The page put together: its files, its templates, what it reads, and the routes over all of it."""
+"""The page put together: its files, its templates, what it reads, and the routes over all of it.
 
+Errors as a page for who reads pages: the same words that the API says in JSON.
+
+What every answer tells a browser: run and load nothing but this service's own files, and be framed by nobody.
+"""
+
+import json
 import threading
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.inspector.config import InspectorConfig
 from services.inspector.http.broker import BrokerClient
@@ -14,8 +23,6 @@ from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from services.inspector.web.assets import Assets, asset_routes
-from services.inspector.web.errors import show_errors_as_pages
-from services.inspector.web.headers import BrowserHeaders
 from services.inspector.web.login import login_routes
 from services.inspector.web.pages import Site, page_routes, run_route
 from services.inspector.web.rendering import VERDICTS, Pages
@@ -23,6 +30,68 @@ from services.inspector.web.writing import writing_routes
 from shared.config.settings import RunSettings
 from shared.http.remote import RemoteCalls
 from shared.http.sessions import Sessions
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not no-referrer: a form would then be sent with the origin "null", and be refused as another site's.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class BrowserHeaders:
+    """Pure ASGI, so that streams stay streams."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        await self._app(scope, receive, marked)
+
+
+def show_errors_as_pages(app: FastAPI, pages: Pages) -> None:
+    """Wraps the app's handlers of errors; what a script asks for stays JSON."""
+    for kind, handler in list(app.exception_handlers.items()):
+        app.add_exception_handler(kind, _shown(handler, pages))
+
+
+def _shown(handler: Any, pages: Pages) -> Any:
+    async def shown(request: Request, error: Exception) -> Response:
+        answer: Response = await handler(request, error)
+        if "text/html" not in request.headers.get("accept", "") or request.url.path.startswith("/v1/"):
+            return answer
+        message = json.loads(bytes(answer.body))["error"]["message"]
+        scope = getattr(request.state, "scope", None)
+        return pages.page("error.html", scope=scope, status_code=answer.status_code, message=message)
+
+    return shown
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from services.student.engines.port import Engine, EngineAwayError
-from shared.blobs.names import file_name
 from shared.contracts.ids import parse_version, version_folder
 from shared.contracts.weights import FileEntry, WeightsManifest
 from shared.errors import OpcodError, StorageError
-from shared.files.store import LocalStore
+from shared.files.store import LocalStore, file_name
 
 PROBE_TOLERANCE = 0.5
 """Measured: matching weights differ by less than 0.1, wrong ones by more than 1."""

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from services.student import metrics
 from services.student.board import Board, Serving
 from services.student.engines.port import Engine
-from services.student.outbox import Outbox
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from services.student.work.generation import shortened
+from services.student.work.jobs import Outbox
 from shared.bus.keys import RESULTS
 from shared.bus.port import Bus
 from shared.clock import Clock

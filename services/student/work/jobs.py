@@ -2,28 +2,120 @@
 
 What always holds: a job in hand is completed, failed, dead-lettered, released, handed over, or lost to another replica;
 what is announced about it goes through the outbox, so an outage of the bus delays it and loses nothing.
+
+How much work one batch takes. Pure.
+
+The engine runs a static batch: what is in it runs to its end, nothing joins it. So room is decided before it:
+- the first job is always taken, however large (the engine runs more sequences than it has slots in turns);
+- further jobs of the lower kinds are taken while they fit into the slots;
+- feedback has room for one more job beyond the slots. The peer waits for feedback while this student's own
+  rollouts fill every slot, so a feedback job that comes while a batch is filled, or between two groups of it,
+  never waits for a later batch. Slots held empty for it would only make every batch smaller: here nothing could
+  move into them while the batch runs.
+
+Where jobs join those that run (continuous.py) the same rule holds at every moment: full slots leave room for feedback.
+
+What this student has to tell the bus and could not yet: finished jobs must survive an outage of Redis.
+
+What always holds: actions run in the order in which they were put, each until it succeeded once.
+
+Which other replica of this student gets a job whose version this one cannot load. Pure.
+
+What always holds: a job is never given to who refused it before, nor to who is not up, so that it goes round once at
+most and then fails.
 """
 
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
+from zlib import crc32
 
 import structlog
 
 from services.student import metrics
 from services.student.engines.port import Generation
-from services.student.outbox import Outbox
-from services.student.replicas import consumer_name, next_replica
-from services.student.room import Room, most_urgent
 from services.student.work.generation import describe, output_of
 from shared.bus.keys import RESULTS, group_of, jobs, output_field
 from shared.bus.leases import LeaseKeeper
 from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus, Delivery
+from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JOB_PRIORITY, Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, PayloadRef
 from shared.errors import MalformedMessageError, StorageError
 from shared.obs.faults import fault_point
+
+Action = Callable[[], None]
+
+
+class Outbox:
+    """Used by the engine's thread alone. Actions must be safe to run twice: an answer may be lost after the effect."""
+
+    def __init__(self) -> None:
+        self._actions: deque[Action] = deque()
+
+    def __len__(self) -> int:
+        return len(self._actions)
+
+    def put(self, action: Action) -> None:
+        self._actions.append(action)
+
+    def flush(self) -> None:
+        """Run what waits. Raises UnavailableError where the bus does not answer; that action and the rest stay."""
+        while self._actions:
+            self._actions[0]()
+            self._actions.popleft()
+
+
+class Room:
+    """Decides by the sequences of jobs; how large the next job of a kind is, is guessed from the last one seen."""
+
+    def __init__(self, slots: int, expected: dict[JobKind, int]) -> None:
+        self.slots = slots
+        self._expected = dict(expected)
+
+    def seen(self, job: Job) -> None:
+        self._expected[job.kind] = job.sequences
+
+    def fits(self, kind: JobKind, held: Sequence[Job]) -> bool:
+        """Whether one more job of `kind` belongs into the batch that `held` makes up."""
+        if not held:
+            return True
+        size = self._expected[kind]
+        extra = size if kind is JobKind.FEEDBACK else 0
+        return used(held) + size <= self.slots + extra
+
+    def free(self, held: Sequence[Job]) -> int:
+        return max(0, self.slots - used(held))
+
+
+def used(held: Sequence[Job]) -> int:
+    return sum(job.sequences for job in held)
+
+
+def most_urgent(held: Sequence[Job]) -> str:
+    """The version whose group runs next: that of the most urgent kind, the first taken among equals."""
+    return min(held, key=lambda job: JOB_PRIORITY.index(job.kind)).version
+
+
+def consumer_name(student: str, replica: str) -> str:
+    """Of a replica on its student's queues."""
+    return f"student-{student}-{replica}"
+
+
+def next_replica(job: Job, beats: Sequence[Heartbeat], refused_by: Collection[str]) -> str | None:
+    """Consumer name of a replica that is up and is not in `refused_by`; of those that hold the job's version, if any
+    do. Jobs are spread over them by their ids. None: nobody is left."""
+    up = {
+        consumer_name(job.student, beat.replica): job.version in beat.versions
+        for beat in beats
+        if beat.service == f"student-{job.student}" and beat.state != "draining"
+    }
+    left = sorted(name for name in up if name not in refused_by)
+    choice = [name for name in left if up[name]] or left
+    return choice[crc32(job.id.encode()) % len(choice)] if choice else None
+
 
 GATHER_S = 0.03
 """Jobs of a step come in a burst. A batch that starts with the first of them leaves the rest to another one, which

@@ -23,11 +23,10 @@ from services.student.engines.port import (
     UnknownVersionError,
 )
 from services.student.http.people import InteractiveQueue, Question
-from services.student.outbox import Outbox
 from services.student.weights.loader import VersionRefusedError
 from services.student.weights.versions import VersionKeeper
 from services.student.work.generation import Failure, describe, generate_each, requests_for
-from services.student.work.jobs import HeldJob, JobIntake
+from services.student.work.jobs import HeldJob, JobIntake, Outbox
 from services.student.work.running import Running
 from shared.clock import Clock
 from shared.contracts.jobs import JobInput, JobKind

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from shared.blobs.port import Content
 from shared.contracts.weights import WeightsManifest
+from shared.files.store import Content
 from shared.modeling.adapters import (
     CONFIG_FILE,
     WEIGHTS_FILE,

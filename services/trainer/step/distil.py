@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from services.trainer.places import Places
 from services.trainer.step.divergence import DivergenceRule, chunk_rows, divergence_with_gradient
+from services.trainer.step.trees import Places
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from services.trainer.importance import LOG_PROB_MAX
-from services.trainer.step.losses import group_advantages
+from services.trainer.step.losses import LOG_PROB_MAX, group_advantages
 from shared.contracts.batches import BatchGroup, BatchSample
 from shared.method import reprompt
 from shared.modeling.chat import render

@@ -5,7 +5,7 @@ from pathlib import Path
 from prometheus_client import REGISTRY
 
 from services.broker import metrics
-from services.broker.queues import show_queues
+from services.broker.upkeep import show_queues
 from shared.bus.keys import RESULTS
 from shared.contracts.control import Control
 from shared.contracts.run import Status

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.initial import INITIAL_SCORES_FILE, InitialScores
+from services.broker.recovery import INITIAL_SCORES_FILE, InitialScores
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import RunState, Status
 from shared.errors import ConfigError

@@ -2,9 +2,20 @@
 
 import pytest
 
-from services.broker.commands import Announce, AnnounceSilence, KeepAct, SealBatch
 from services.broker.machine import machine
-from services.broker.machine.moves import Asked, Controlled, Recovered, StepFinished, StepRefused, Ticked, VersionServed
+from services.broker.machine.moves import (
+    Announce,
+    AnnounceSilence,
+    Asked,
+    Controlled,
+    KeepAct,
+    Recovered,
+    SealBatch,
+    StepFinished,
+    StepRefused,
+    Ticked,
+    VersionServed,
+)
 from shared.contracts.acting import SilenceAct
 from shared.contracts.run import Status
 from tests.fakes.world import World, small_plan

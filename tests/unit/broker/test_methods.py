@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.commands import IssueFeedback, Serve
 from services.broker.exchange.batches import advantage_mask, build_group
-from services.broker.gate import decide
+from services.broker.machine.moves import IssueFeedback, Serve
+from services.broker.machine.rounds import decide
 from shared.contracts.jobs import PromptOutput
 from shared.contracts.run import GateDecision, Score, Split, Status
 from shared.problems.formats import format_named

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.rendering import disagreement
+from services.broker.upkeep import disagreement
 from shared.contracts.heartbeats import Heartbeat
 from tests.fakes.broker import BrokerBench
 

@@ -6,7 +6,7 @@ their work was issued. A line is `kind student version` and, for feedback, `of s
 
 import pytest
 
-from services.broker.commands import (
+from services.broker.machine.moves import (
     Announce,
     AnnounceGate,
     AnnounceScore,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.broker.machine import machine
 from services.broker.metrics import PRUNING_FAILURES
-from services.broker.retention import VersionRetention
+from services.broker.upkeep import VersionRetention
 from shared.config.retention import RetentionSection
 from shared.contracts.run import PhaseState, Score, Split
 from shared.errors import StorageError

@@ -16,12 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.blobs.listing import listed_files
-from shared.blobs.names import resolve
 from shared.contracts.weights import FileEntry
 from shared.errors import StorageError
 from shared.files.durable import ABANDONED_AFTER_S, TEMPORARY, temporary_name
-from shared.files.store import LocalStore, atomic_write, sha256_file
+from shared.files.store import LocalStore, atomic_write, listed_files, resolve, sha256_file
 
 NAME = "weights/a/v000017"
 FILES = {"adapter_model.safetensors": b"tensors", "adapter_config.json": b"{}"}

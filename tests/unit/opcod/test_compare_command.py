@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from opcod.methods import METHODS, parse_methods
 from opcod.report.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
-from opcod.report.comparison import Comparison
+from opcod.report.comparison import METHODS, Comparison, parse_methods
 from opcod.report.run import build_report
-from services.broker.initial import INITIAL_SCORES_FILE
-from services.broker.recovery import STATE_FILE
+from services.broker.recovery import INITIAL_SCORES_FILE, STATE_FILE
 from shared.config.loading import to_toml
 from shared.errors import ConfigError, StorageError
 from tests.fakes.final_state import final_state

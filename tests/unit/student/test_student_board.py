@@ -3,8 +3,7 @@
 import threading
 from pathlib import Path
 
-from services.student.board import ANSWER_SILENCE_S, IDLE_BOUND_S, Board, Serving
-from services.student.presence import student_heartbeat
+from services.student.board import ANSWER_SILENCE_S, IDLE_BOUND_S, Board, Serving, student_heartbeat
 from shared.obs.presence import Presence
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.student import HandClock, config_in

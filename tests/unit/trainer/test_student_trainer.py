@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.fence import LeaseFence
+from services.trainer.consumer import LeaseFence
 from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StepRefusedError, StudentTrainer
-from shared.blobs.port import Content, Manifest
 from shared.contracts.weights import WeightsManifest
 from shared.errors import FencedError, StorageError, UnavailableError
-from shared.files.store import LocalStore
+from shared.files.store import Content, LocalStore, Manifest
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_tokenizer
 from tests.fakes.bus.memory import MemoryBus

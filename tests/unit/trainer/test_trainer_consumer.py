@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.board import Board, trainer_heartbeat
-from services.trainer.consumer import Consumer
-from services.trainer.fence import LeaseFence
+from services.trainer.consumer import Board, Consumer, LeaseFence, trainer_heartbeat
 from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StudentTrainer
 from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease

@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.broker.commands import Announce, AnnounceSilence, Command, IssueFeedback, KeepAct, SealBatch
-from services.broker.machine.moves import Asked, JobReported, Recovered
+from services.broker.machine.moves import (
+    Announce,
+    AnnounceSilence,
+    Asked,
+    Command,
+    IssueFeedback,
+    JobReported,
+    KeepAct,
+    Recovered,
+    SealBatch,
+)
 from shared.contracts.acting import Act, ExchangeAct, ExchangeRef, SilenceAct
 from shared.contracts.run import GroupState, JobStatus, RunState, Status
 from tests.fakes.world import World, small_plan

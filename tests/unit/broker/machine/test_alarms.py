@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from services.broker.commands import AnnounceAlarm
 from services.broker.machine.machine import new_run
+from services.broker.machine.moves import AnnounceAlarm
 from services.broker.machine.watching import look
 from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import BatchRewards

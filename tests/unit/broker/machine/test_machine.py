@@ -4,20 +4,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.broker.commands import (
+from services.broker.machine import machine
+from services.broker.machine.moves import (
+    Controlled,
     Forget,
     IssueEval,
     IssueFeedback,
     IssueRollout,
+    JobReported,
     KeepRecord,
+    Recovered,
     SealBatch,
     Serve,
-)
-from services.broker.machine import machine
-from services.broker.machine.moves import (
-    Controlled,
-    JobReported,
-    Recovered,
     StepFinished,
     StepRefused,
     VersionServed,

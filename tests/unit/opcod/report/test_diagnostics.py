@@ -2,11 +2,10 @@
 
 import pytest
 
-from opcod.diagnostics_text import diagnostic_grids, warning_lines
 from opcod.local.progress import headline
 from opcod.report.diagnostics import Diagnostics, RevisionRates, diagnose
 from opcod.report.run import build_report
-from opcod.report.text import to_markdown
+from opcod.report.text import diagnostic_grids, to_markdown, warning_lines
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.events import AlarmRaised, TutorSilenced
 from shared.contracts.run import Tally

@@ -19,9 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from opcod.local.deployment import run_lock
 from opcod.main import app
-from services.broker.commands import Serve
 from services.broker.machine import machine
-from services.broker.machine.moves import Recovered
+from services.broker.machine.moves import Recovered, Serve
 from services.broker.recovery import choose, read_state_file, write_state_file
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.run import Status

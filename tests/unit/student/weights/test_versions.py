@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from services.student.board import Board
-from services.student.outbox import Outbox
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from services.student.weights.versions import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, VersionKeeper
+from services.student.work.jobs import Outbox
 from shared.contracts.events import VersionServing
 from shared.contracts.jobs import JobDone, JobKind
 from shared.contracts.weights import VersionLoaded, VersionRefused

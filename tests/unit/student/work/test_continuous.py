@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.student.engines.port import EngineState, Generation, GenerationRequest
-from services.student.flights import Flights
-from services.student.work.continuous import MAX_TRIES
+from services.student.work.continuous import MAX_TRIES, Flights
 from services.student.work.worker import IDLE_S
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.envelope import Message

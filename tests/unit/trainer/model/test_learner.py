@@ -7,8 +7,7 @@ import torch
 
 from services.trainer.model.learner import Learner, PhaseStart
 from services.trainer.model.teacher import TrustRegionTeacher
-from services.trainer.places import places_of
-from services.trainer.step.trees import pack_rows
+from services.trainer.step.trees import pack_rows, places_of
 from shared.errors import StorageError
 from tests.unit.trainer.ground import learner, rows, settings
 

@@ -5,11 +5,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from services.trainer.places import Places, places_of
 from services.trainer.step.distil import OutputLayer, distil
 from services.trainer.step.divergence import DivergenceRule
 from services.trainer.step.losses import token_divergence
-from services.trainer.step.trees import pack_rows
+from services.trainer.step.trees import Places, pack_rows, places_of
 from tests.unit.trainer.ground import rows
 
 torch.set_num_threads(1)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.student.presence import student_heartbeat
-from services.student.replicas import next_replica
+from services.student.board import student_heartbeat
+from services.student.work.jobs import next_replica
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JobDone, JobKind

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opcod.local.deployment import Deployment, Endpoint, ensure_key
-from opcod.resuming import end_pause
+from opcod.talk.client import end_pause
 from shared.bus.keys import RESULTS
 from shared.config.loading import to_toml
 from shared.contracts.control import Control

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from opcod.timeline import TIMELINE_FILE, Timeline
+from opcod.report.writing import TIMELINE_FILE, Timeline
 
 
 def test_stages_add_up_over_sittings(tmp_path: Path) -> None:

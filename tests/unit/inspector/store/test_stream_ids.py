@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inspector.stream_ids import START, gap_id, just_before, order_of
+from services.inspector.store.records import START, gap_id, just_before, order_of
 
 numbers = st.integers(min_value=0, max_value=2**63 - 1)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from opcod.shared_stems import without_shared_stems
+from opcod.report.diagnostics import without_shared_stems
 from shared.contracts.run import Score, Split
 from shared.problems.loading import load_problem_set
 from shared.problems.manifest import ProblemSetManifest, manifest

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.broker.exchange.batches import Sealed
-from services.broker.exchange.groups import GroupReader
-from services.broker.sealer import Sealer, UnusableBatchError
+from services.broker.exchange.groups import GroupReader, Sealer, UnusableBatchError
 from shared.contracts.run import PhaseState
 from shared.errors import FencedError
 from shared.files.store import LocalStore

@@ -3,9 +3,9 @@
 from prometheus_client import REGISTRY
 
 from services.broker import metrics
-from services.broker.commands import IssueFeedback, IssueRevision
+from services.broker.exchange.judging import Revised, count_group
 from services.broker.machine.machine import new_run
-from services.broker.revisions import Revised, count_group
+from services.broker.machine.moves import IssueFeedback, IssueRevision
 from shared.contracts.diagnostics import AlarmWatch, RevisionCount, Silenced
 from shared.contracts.run import PhaseState, Tally
 from tests.fakes.figures import revision_count

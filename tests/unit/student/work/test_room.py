@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.student.room import Room, most_urgent, used
+from services.student.work.jobs import Room, most_urgent, used
 from shared.contracts.jobs import JOB_PRIORITY, Job, JobKind
 from tests.fakes.student import make_job
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 
 from opcod.local.deployment import KEY_FILE, Deployment, Endpoint
-from opcod.page import page_address
+from opcod.talk.client import page_address
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
 from services.inspector.store.sealed import SealedBatches

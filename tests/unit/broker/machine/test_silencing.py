@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.broker.commands import AnnounceSilence, IssueFeedback, IssueRevision, SealBatch
-from services.broker.machine.moves import JobReported, Recovered
+from services.broker.machine.moves import (
+    AnnounceSilence,
+    IssueFeedback,
+    IssueRevision,
+    JobReported,
+    Recovered,
+    SealBatch,
+)
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import RunState, Status
