@@ -1,0 +1,15 @@
+"""A trainer: one student's weights, one process.
+
+    consumer.py   takes sealed batches in order, under the student's lease               (in)
+    batches.py    reads one, whole or not at all                                          (in)
+    trainer.py    applies each exactly once                                               (core)
+    model/        the student's weights: what is trained, its teacher, the optimizer      (core)
+    step/         rows, packs, trees, divergence, loss, updates: torch and nothing else   (core)
+    checkpoint.py the state on disk, and the version that follows from it                 (out)
+    offline/      without a run's queues: specialists, replay
+
+`app.py` puts it together. The checkpoint is the one point from which a step counts as applied; versions are written
+from it, and can be again.
+
+Begin with `trainer.py`, then `step/step.py`.
+"""
