@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from opcod.local.deployment import Deployment, Endpoint, live_deployment
 from opcod.options import RUNS_DIR, RunsDir
 from opcod.talk.client import Client, page_address
-from services.trainer.consumer import READY_STATES
 from shared.bus.redis import RedisBus
+from shared.contracts.heartbeats import TRAINER_READY
 from shared.contracts.http import PeersResponse
 from shared.errors import EXIT_UNAVAILABLE, OpcodError, UnavailableError
 
@@ -95,7 +95,7 @@ def _training(deployment: Deployment) -> set[str]:
         return set()
     finally:
         bus.close()
-    return {beat.service for beat in beats if beat.service.startswith("trainer-") and beat.state in READY_STATES}
+    return {beat.service for beat in beats if beat.service.startswith("trainer-") and beat.state in TRAINER_READY}
 
 
 def _ready(url: str) -> bool:

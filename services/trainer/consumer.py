@@ -25,14 +25,12 @@ from shared.bus.port import Bus, Delivery
 from shared.clock import Clock
 from shared.contracts.batches import BatchSealed
 from shared.contracts.envelope import Message
-from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.heartbeats import TRAINER_READY, Heartbeat
 from shared.contracts.weights import StepFailed
 from shared.errors import FencedError, UnavailableError
 from shared.obs.faults import fault_point
 
 log = structlog.get_logger()
-
-READY_STATES = ("ready", "training")
 
 
 @dataclass
@@ -45,7 +43,7 @@ class Board:
 
     def problem(self) -> str | None:
         """Why it is not ready, or None."""
-        return None if self.state in READY_STATES else self.state
+        return None if self.state in TRAINER_READY else self.state
 
 
 def trainer_heartbeat(board: Board, clock: Clock, *, student: str, replica: str, url: str | None) -> Heartbeat:

@@ -4,6 +4,9 @@ from pydantic import Field
 
 from shared.contracts.messages import Contract
 
+TRAINER_READY = ("ready", "training")
+"""States of a trainer that takes batches."""
+
 
 class ProcessId(Contract):
     """Which process it is. kernel: where `pid` counts; began: tells it from a later one of the same pid there."""
