@@ -9,8 +9,8 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.ready
 TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
-# Each a process of one thread; more than four would want more memory than they save time.
-WORKERS ?= -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# For instance `-n 2 --dist loadgroup --no-loadscope-reorder`: quicker, but embedded servers may then meet at a port.
+WORKERS ?=
 ARGS ?=
 
 export TOKENIZERS_PARALLELISM = false

@@ -103,7 +103,7 @@ def test_stages_come_as_they_are_there(browser: Browser, tmp_path: Path) -> None
         assert opened.faults == []
     assert peers.asked[0] == (
         "Bearer ask-key",
-        {"problem": "3 A through 4 ohm. What voltage?", "first": "b", "exchanges": 1},
+        {"problem": "3 A through 4 ohm. What voltage?", "first": "b"},
     )
 
 

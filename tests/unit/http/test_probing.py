@@ -12,7 +12,7 @@ from tests.fakes.ipv6 import needs_ipv6
 from tests.fakes.waiting import wait_until
 
 PROBE = [sys.executable, "-m", "shared.http.probing"]
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
