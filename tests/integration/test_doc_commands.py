@@ -85,7 +85,7 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "opcod feedback export --format parquet": Run("sealed", "all.parquet"),
     "opcod report": Run("sealed", "report.md"),
     "opcod bundle": Run("sealed", "site"),
-    "opcod weights list": Run("sealed", ""),
+    "opcod weights list": Run("sealed", "checksum"),
     "opcod up": Parsed("serves until Ctrl-C; tests/integration/test_up_command.py runs it"),
     "opcod doctor --preset mixed": Parsed("looks for a vLLM"),
     "opcod eval": Parsed("loads a model; tests/unit/opcod/test_eval_command.py runs it on a scripted one"),
