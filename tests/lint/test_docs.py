@@ -121,6 +121,13 @@ def test_settings_named_in_the_method_exist_with_the_values_it_says() -> None:
                 assert json.loads(said) == value, f"docs/method.md says {key} = {said}, it is {value!r}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_settings_named_exist(page: Path) -> None:
+    for key, _ in settings_named(page.read_text()):
+        if key.split(".")[0] in RunSettings.model_fields:
+            value_of(default_settings(), key)
+
+
 @pytest.mark.parametrize(("name", "body"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
 def test_examples_fit_their_schema(name: str, body: str) -> None:
     schema_named(name).model_validate_json(body)
