@@ -42,7 +42,7 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
     No packages where services run elsewhere: an image has those that its own processes need.
     """
     threads, cores = settings.resources.threads, os.cpu_count() or 1
-    free = shutil.disk_usage(_existing(paths.runs_dir)).free
+    free = shutil.disk_usage(existing(paths.runs_dir)).free
     memory = psutil.virtual_memory()
     return [
         Finding("python", "ok", sys.version.split()[0]),
@@ -110,15 +110,23 @@ def _engines(settings: RunSettings) -> Iterator[Finding]:
         yield Finding("gpus", "bad", str(error))
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """The path, or the nearest above it that exists."""
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
+def can_be_written(directory: Path) -> bool:
+    """Whether a directory, or the nearest above it that exists, takes new files."""
+    found = existing(directory)
+    return found.is_dir() and os.access(found, os.W_OK | os.X_OK)
+
+
 def _writable(what: str, path: Path) -> Finding:
-    existing = _existing(path)
-    if os.access(existing, os.W_OK):
+    if can_be_written(path):
         return Finding(what, "ok", str(path))
-    return Finding(what, "bad", f"{existing} cannot be written; choose another with --{what}-dir")
+    return Finding(
+        what, "bad", f"{existing(path)} is no directory or cannot be written; choose another with --{what}-dir"
+    )
 
 
 def _keys(path: Path) -> Finding:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from opcod.installed import require_model_packages
+from opcod.local.examining import can_be_written, existing
 from opcod.local.gpus import gpus_here, require_room, share_out
 from services.broker.config import load_problems, make_plan
 from services.student.engines.vllm.installation import find_installation
@@ -19,6 +20,8 @@ from shared.problems.examples import examples_for
 def check_settings(paths: Paths, settings: RunSettings) -> None:
     """Name, problems, disk, ports, Redis and models. Raises UnavailableError if Redis does not answer."""
     check_name(paths.run)
+    _check_directory("--runs-dir", paths.runs_dir)
+    _check_directory("--cache-dir", paths.cache_dir)
     make_plan(paths.run, settings, load_problems(settings))
     _check_specialists(settings)
     _check_disk(paths.runs_dir, settings.resources.min_free_disk_bytes)
@@ -48,11 +51,13 @@ def _check_specialists(settings: RunSettings) -> None:
             examples_for(settings, name)
 
 
+def _check_directory(option: str, directory: Path) -> None:
+    if not can_be_written(directory):
+        raise ConfigError(f"{option}: expected a directory that can be written to, {existing(directory)} is none")
+
+
 def _check_disk(runs_dir: Path, needed: int) -> None:
-    existing = runs_dir
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing(runs_dir)).free
     if free < needed:
         raise ConfigError(
             f"expected {needed / 1e9:.1f} GB free under {runs_dir}, found {free / 1e9:.1f} GB; "

@@ -13,9 +13,9 @@ import re
 from shared.contracts.messages import ChatMessage
 from shared.errors import shown
 from shared.method.anchoring import FB_NONE, review_feedback
-from shared.method.sanitizing import neutralise_control_tokens, shadow
+from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.integer_reveals import split_integer_reveals
-from shared.problems.integers import INTEGER_TEXT, canonical, same_integer
+from shared.problems.integers import INTEGER_TEXT, canonical, readable, same_integer
 from shared.problems.judgement import Judgement, removed_by
 from shared.problems.problem import Problem
 
@@ -27,7 +27,7 @@ _OPENING = re.compile(r"(?:\s|\*{1,3}|_{1,2}|\$|\\[(\[]|\\(?:boxed|text|math[a-z
 _INTEGER = re.compile(rf"({INTEGER_TEXT.replace('?', '? ?', 1)})(?![0-9]|[.,][0-9]|[eE][-+]?[0-9])")
 # Stars are markup where they touch the number and nothing else: `2**3` and `2 ** 3` are unfinished.
 _CLOSING = re.compile(r"\*{2,3}(?![\w(\\])|\s?(?:_{1,2}|\$|\\[)\]]|\})")
-_UNIT_IN_BRACKETS = re.compile(r"\s*\(\s?[^\W\d_](?:[\w°%/·.,:; ]|\^-?[0-9]){0,40}\)")
+_UNIT_IN_BRACKETS = re.compile(r"\s*\(\s?[^\W\d_](?:[\w°%/·.,:; ]|\^-?|[-−]\^){0,40}\)")
 _UNFINISHED = re.compile(r"\s*(?:[-−+*/×·÷^=(]|x\s?[0-9]|\\(?:times|cdot|div|frac|pm)\b)")
 _NUMBER = re.compile(r"(?<![\w.,^])([-−]?)([0-9]+(?:,[0-9]{3})*)(?:\.0+)?(?![\w^]|[.,][0-9])")
 _BOLD_OPENS = re.compile(r"(?:(?<=\s)|\A)\*{2,3}\Z")
@@ -80,7 +80,7 @@ class IntegerFormat:
         (`**12**`, `\\boxed{12}`) are forgiven; a unit, also in brackets, a full stop or more words may follow. It is
         no answer if another decimal part or digit group follows, or an operator (`= 3 * 4` is unfinished, not 3).
         """
-        _, sign, tail = shadow(_THIN_BLANK.sub(",", text)).strip().rpartition("=")
+        _, sign, tail = readable(_THIN_BLANK.sub(",", text)).strip().rpartition("=")
         found = _INTEGER.match(tail, _end(_OPENING, tail, 0)) if sign else None
         if found is None:
             return ""
@@ -100,7 +100,7 @@ class IntegerFormat:
         """
         if self.grade(text, answer) == 1.0:
             return 1.0
-        text = shadow(text)
+        text = readable(text)
         numbers = list(_NUMBER.finditer(text))
         if not answer or not numbers or _ends_in_operator(text[: numbers[-1].start()]):
             return 0.0

@@ -1,17 +1,17 @@
 """Taking the integer answer out of a feedback, while formulas and given numbers stay.
 
 Removed are: `answer is 11` with any integer, `= 11` after arithmetic (`14 - 3 = 11`) with any integer, `\\boxed{11}`,
-and `= 11`, `gives 11`, `is 11` where 11 is the answer, in whatever digits, groups and markup (`１１`, `11.0`,
+and `= 11`, `gives 11`, `is 11` where 11 is the answer, in whatever digits, groups and markup (`１１`, `١١`, `11.0`,
 `**11**`); the same in the languages of `method/languages.py`. An integer that an operator follows begins a formula
 and stays: `pOH = 14 - pH`. What always holds: characters are only removed, never changed or reordered.
 """
 
 import re
+import unicodedata
 
 from shared.method.languages import LANGUAGES, loose
 from shared.method.reveals import closing_words, edge_of_word, named_answer
-from shared.method.sanitizing import shadow
-from shared.problems.integers import INTEGER_TEXT, same_integer
+from shared.problems.integers import INTEGER_TEXT, readable, same_integer
 
 _NUMBER = rf"(?P<number>{INTEGER_TEXT})(?!\.?[0-9])"
 _OPERATOR = r"[-−+*/×·÷^(]|(?:plus|minus|times|divided|over|x)\b"
@@ -56,10 +56,18 @@ def split_integer_reveals(text: str, answer: str) -> tuple[str, tuple[str, ...]]
     nothing is found.
     """
     removed: list[str] = []
-    while spans := _reveals(shadow(text), answer):
+    while spans := _reveals(_with_plain_digits(text), answer):
         text, pieces = _cut(text, spans)
         removed += pieces
     return text, tuple(removed)
+
+
+def _with_plain_digits(text: str) -> str:
+    """The text for matching, of its length: Arabic and Hindi write numbers in digits of their own as well."""
+    seen = readable(text)
+    if seen.isascii():
+        return seen
+    return "".join(str(unicodedata.decimal(character, character)) for character in seen)
 
 
 def _reveals(text: str, answer: str) -> list[tuple[int, int]]:

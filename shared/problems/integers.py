@@ -6,12 +6,20 @@ What always holds: time is linear in the digits, however many there are.
 
 import re
 
+from shared.method.sanitizing import shadow
+
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 INTEGER_TEXT = rf"[-−–]?{_DIGITS}(?:\.0+)?(?:[eE]\+?[0-9]{{1,2}})?"
-"""An integer as people and models write it, behind NFKC by character (`sanitizing.shadow`)."""
+"""An integer as people and models write it, behind `readable`."""
 
 _PARTS = re.compile(rf"\s*([-−–]?)\s?({_DIGITS})(?:\.0+)?(?:[eE]\+?([0-9]{{1,2}}))?\s*")
 _NO_DIGIT = re.compile(r"[^0-9]")
+_POWERS = str.maketrans(dict.fromkeys("⁰¹²³⁴⁵⁶⁷⁸⁹", "^"))
+
+
+def readable(text: str) -> str:
+    """The shadow of a text, of its length, with raised digits as `^`: `12²` is a power of 12, and is not 122."""
+    return shadow(text.translate(_POWERS))
 
 
 def canonical(written: str) -> str:

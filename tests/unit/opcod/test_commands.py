@@ -79,6 +79,15 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
     assert not (tmp_path / "outside").exists()
 
 
+@pytest.mark.parametrize("option", ["--runs-dir", "--cache-dir"])
+def test_a_place_that_is_a_file_is_refused_by_its_option(opcod: Opcod, tmp_path: Path, option: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    places = {"--runs-dir": str(tmp_path / "runs"), "--cache-dir": str(tmp_path)} | {option: str(file / "below")}
+    code, _, said = opcod("run", *SCRIPTED, *(word for place in places.items() for word in place), places=False)
+    assert (code, f"{option}: expected a directory that can be written to, {file} is none" in said) == (2, True), said
+
+
 def test_a_run_without_the_vllm_that_it_wants_is_refused(opcod: Opcod, runs: Path, tmp_path: Path) -> None:
     wanted = ("--preset", "mixed", "--set", f"students.b.vllm.python={tmp_path / 'none'}")
     code, _, said = opcod("run", *wanted)

@@ -116,6 +116,13 @@ def test_what_a_model_wrote_cannot_pass_for_another_role() -> None:
         ("x = +12", ""),
         ("x = (12)", ""),
         ("x = ١٢", ""),
+        ("x = 12²", ""),
+        ("x = 12 ²", ""),
+        ("x = ²", ""),
+        ("x = 12·10³", ""),
+        ("x = 12 m²", "12"),
+        ("x = 12 (m/s²)", "12"),
+        ("x = 12 (m·s⁻²)", "12"),
     ],
 )
 def test_the_answer_is_the_integer_after_the_last_equals_sign(text: str, answer: str) -> None:
