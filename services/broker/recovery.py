@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.config.settings import EvaluationSection, RunSettings, StudentSection
+from shared.contracts.models import prepared_model
 from shared.contracts.run import STATE_FILE, RunState, Score
 from shared.errors import ConfigError, StorageError
 from shared.files.store import atomic_write
@@ -107,14 +108,6 @@ class InitialScores(Part):
     scores: list[Score]
 
 
-class PreparedModel(BaseModel):
-    """`models/<student>.json`, as far as it concerns the scores."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    sha256: str
-
-
 def basis_of(settings: RunSettings, problems: ProblemSet, run_dir: Path) -> Basis:
     """Raises ConfigError if the launcher has not written the models of the run."""
     return Basis(
@@ -160,11 +153,7 @@ def _without_address(student: StudentSection) -> StudentSection:
 def _model(settings: RunSettings, student: str, run_dir: Path) -> str | None:
     if settings.students[student].engine == "scripted":
         return None
-    path = run_dir / "models" / f"{student}.json"
-    try:
-        return PreparedModel.model_validate_json(path.read_bytes()).sha256
-    except (OSError, ValidationError) as error:
-        raise ConfigError(f"expected the prepared model of student {student} in {path}: {error}") from error
+    return prepared_model(run_dir, student).sha256
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -194,7 +194,7 @@ def build_engine(config: StudentConfig) -> Engine:
     from shared.modeling.device import device_here
 
     return TransformersEngine(
-        config.prepared_model().directory,
+        config.prepared_model().path,
         config.section.chat_template,
         config.section.dtype,
         config.section.slots,

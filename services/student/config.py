@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.config.environment import ServiceEnvironment
 from shared.config.machine import BusSection
 from shared.config.settings import RunSettings, StudentSection
 from shared.contracts.jobs import JobKind
-from shared.contracts.messages import Contract, Sampling
+from shared.contracts.messages import Sampling
+from shared.contracts.models import PreparedModel, prepared_model
 from shared.errors import ConfigError
 from shared.http.access import Keys
 from shared.http.app import check_binding
@@ -67,24 +68,9 @@ class StudentConfig:
         """What manifests must name as their base; a scripted student has none."""
         return None if self.section.engine == "scripted" else self.prepared_model().sha256
 
-    def prepared_model(self) -> "PreparedModel":
-        """The base weights, as the launcher prepared them. Raises ConfigError."""
-        path = self.run_dir / "models" / f"{self.student}.json"
-        try:
-            return PreparedModel.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ConfigError(f"expected the prepared model of student {self.student} in {path}: {error}") from error
-
-
-class PreparedModel(Contract):
-    """`models/<student>.json`, written before any service starts."""
-
-    path: str
-    sha256: str
-
-    @property
-    def directory(self) -> Path:
-        return Path(self.path)
+    def prepared_model(self) -> PreparedModel:
+        """The base weights. Raises ConfigError."""
+        return prepared_model(self.run_dir, self.student)
 
 
 class ScriptEnvironment(BaseSettings):

@@ -3,25 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from services.trainer.step.step import StepSettings
 from shared.config.environment import ServiceEnvironment
 from shared.config.machine import BusSection
 from shared.config.settings import RunSettings, StudentSection
 from shared.contracts.ids import seed_of
-from shared.contracts.messages import Contract
+from shared.contracts.models import PreparedModel, prepared_model
 from shared.errors import ConfigError
 from shared.http.access import Keys, Limits
 from shared.http.app import check_binding
 from shared.modeling.adapters import LoraSpec
-
-
-class BaseModel(Contract):
-    """`models/<student>.json`: the directory of a student's own weights and their sha256."""
-
-    path: Path
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -35,7 +26,7 @@ class TrainingConfig:
     run: str
     student: str
     section: StudentSection
-    base: BaseModel
+    base: PreparedModel
     lora: LoraSpec | None
     adapter_seed: int
     step: StepSettings
@@ -100,7 +91,7 @@ def training_config(settings: RunSettings, run: str, run_dir: Path, student: str
         run=run,
         student=student,
         section=settings.students[student],
-        base=read_base_model(run_dir, student),
+        base=prepared_model(run_dir, student),
         lora=_lora(settings),
         adapter_seed=seed_of(settings.run.seed, student, "adapter"),
         step=StepSettings(
@@ -115,14 +106,3 @@ def _lora(settings: RunSettings) -> LoraSpec | None:
     if settings.run.weights == "full":
         return None
     return LoraSpec(settings.lora.rank, settings.lora.scale, settings.lora.first_layer or None)
-
-
-def read_base_model(run_dir: Path, student: str) -> BaseModel:
-    """Raises ConfigError if the launcher has not written it."""
-    path = run_dir / "models" / f"{student}.json"
-    try:
-        return BaseModel.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ConfigError(
-            f"expected the student's base model (path, sha256) in {path}, written before services start: {error}"
-        ) from error

@@ -26,7 +26,7 @@ class Models:
 
     def __init__(self, config: StudentConfig) -> None:
         self._config = config
-        self._directory = config.prepared_model().directory
+        self._directory = config.prepared_model().path
         self._base = model_tensors(load_model(self._directory, "bfloat16"))
         self._model = load_model(self._directory, "float32")
         self._drawn: dict[int, Tensors] = {0: self._base}

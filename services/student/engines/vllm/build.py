@@ -35,7 +35,7 @@ Begin = Callable[[], tuple[Client, ServerProcess | None]]
 
 def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     """Started, and answering. Raises ConfigError, ModelError, or UnavailableError if it does not answer in time."""
-    model_dir = config.prepared_model().directory
+    model_dir = config.prepared_model().path
     check_weights(model_dir)
     build = _with_full_weights if config.settings.run.weights == "full" else _with_adapters
     server, weights = build(config, model_dir)
