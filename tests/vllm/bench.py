@@ -89,7 +89,7 @@ class Adapters:
 
     def publish(self, steps: int, **changes: object) -> WeightsManifest:
         """Write `a@v<steps>`; `changes` are put into its manifest."""
-        scratch = self._config.run_dir / "scratch"
+        scratch = self._config.environment.run_dir / "scratch"
         scratch.mkdir(exist_ok=True)
         tensors = self.tensors(steps)
         save_adapter(scratch, tensors, self._spec, "embedded")
