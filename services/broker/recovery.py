@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from shared.config.settings import EvaluationSection, RunSettings, StudentSection
+from shared.contracts.messages import Contract
 from shared.contracts.models import prepared_model
 from shared.contracts.run import STATE_FILE, RunState, Score
 from shared.errors import ConfigError, StorageError
@@ -86,11 +87,7 @@ def _parse(text: str, source: str) -> RunState:
 INITIAL_SCORES_FILE = "initial_scores.json"
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Basis(Part):
+class Basis(Contract):
     """All that initial scores depend on. problems: content hash of the set; models: sha256, None if scripted."""
 
     seed: int
@@ -100,7 +97,7 @@ class Basis(Part):
     models: dict[str, str | None]
 
 
-class InitialScores(Part):
+class InitialScores(Contract):
     """`initial_scores.json`. run: the run that measured them."""
 
     run: str
