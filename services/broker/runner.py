@@ -230,24 +230,30 @@ class Runner:
             self._bus.complete(delivery)
             self._taken.popleft()
             return
-        handled = self._handled(report.event, delivery, report.events)
+        handled = self._handled(*self._apply(report.event), report.events, delivery)
         self._taken.popleft()
         self._commit(handled)
 
     def _handle_if_changed(self, event: MachineEvent) -> None:
         state, commands = self._apply(event)
         if commands or _facts(state) != _facts(self.state):
-            self._handle(event)
+            self._commit(self._handled(state, commands))
 
     def _handle(self, event: MachineEvent, events: Sequence[Event] = ()) -> None:
         """An event of the broker's own."""
-        self._commit(self._handled(event, None, events))
+        self._commit(self._handled(*self._apply(event), events))
 
-    def _handled(self, event: MachineEvent, delivery: Delivery | None, events: Sequence[Event]) -> Handled:
-        state, commands = self._apply(event)
+    def _handled(
+        self,
+        state: RunState,
+        commands: Sequence[Command],
+        events: Sequence[Event] = (),
+        delivery: Delivery | None = None,
+    ) -> Handled:
+        """Carry out what an event led to. state: that after it, which no one has seen yet."""
         handling = Handling(Stamp(at=self._clock.wall_s(), source=self._source))
-        for told in events:
-            handling.tell(told)
+        for event in events:
+            handling.tell(event)
         self._execute(state, commands, handling)
         state.fence = self._fence
         if state.scores and not self.state.scores:
