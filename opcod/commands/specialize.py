@@ -11,6 +11,7 @@ from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, ab
 from opcod.prepare.checking import check_settings
 from opcod.prepare.preparing import create_run, prepare_models
 from shared.config.settings import STUDENTS, RunSettings
+from shared.contracts.models import MODELS
 from shared.errors import ConfigError
 
 
@@ -39,7 +40,7 @@ def specialize(
             lambda what: console.print(f"preparing: {what}"),
             students=STUDENTS if student is None else (student,),
         )
-        for file in sorted((paths.run_dir / "models").glob("*.json")):
+        for file in sorted((paths.run_dir / MODELS).glob("*.json")):
             console.print(f"{file.stem}: {file.read_text(encoding='utf-8')}", highlight=False, soft_wrap=True)
     console.print(", ".join(f"{stage}: {spent:.1f} s" for stage, spent in seconds.items()), highlight=False)
 

@@ -6,11 +6,11 @@ same ones with which a student would start the server itself. `k8s/components/gp
 
 from pathlib import Path
 
-from opcod.prepare.preparing import read_model
 from services.student.engines.vllm.command import Model, arguments, environment
 from services.student.engines.vllm.installation import Installation
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.ids import seed_of
+from shared.contracts.models import prepared_model
 from shared.errors import ConfigError
 from shared.files.store import atomic_write
 
@@ -27,12 +27,7 @@ def write_engines(paths: Paths, settings: RunSettings) -> None:
         url = student.vllm.url or ""
         if student.engine != "vllm" or not url.startswith(SOCKET_URL):
             continue
-        entry = read_model(paths, name)
-        if entry is None:
-            raise ConfigError(
-                f"expected the prepared model of student {name} in {paths.run_dir / 'models'}, found none"
-            )
-        model = Model(entry.path, student.dtype, settings.lora.rank)
+        model = Model(prepared_model(paths.run_dir, name).path, student.dtype, settings.lora.rank)
         socket, seed = Path(url.removeprefix(SOCKET_URL)), seed_of(settings.run.seed, name, "vllm")
         command = arguments(ANYWHERE, student.vllm, model, socket=socket, slots=student.slots, seed=seed)
         told = environment(ANYWHERE, student.vllm, model, key="", threads=settings.resources.threads, ours={})

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from opcod.local.deployment import latest_run
 from opcod.local.gpus import VISIBLE, Shares, gpus_here, share_out, visible
@@ -17,6 +17,7 @@ from opcod.options import given, paths_for, settings_from, settings_on
 from opcod.prepare.checking import base_model, check_settings
 from shared.config.loading import differences, settings_of, to_toml
 from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, ModelError, StoppedError
 from shared.files.store import atomic_write
@@ -128,7 +129,7 @@ def prepare_models(
     if stopped():
         raise StoppedError("stopped before any model was loaded")
     wanted = [name for name in students if settings.students[name].engine != "scripted"]
-    pinned = {name: read_model(paths, name) for name in wanted}
+    pinned = {name: _prepared(paths, name) for name in wanted}
     missing = [name for name in wanted if not _is_there(pinned[name])]
     with stoppable("loading models"):
         models = {name: base_model(settings, name, paths) for name in missing}
@@ -139,41 +140,27 @@ def prepare_models(
         progress("specialists")
         models |= _specialize(paths, specialists, gpus, progress, stopped)
     for name, path in models.items():
-        _pin(paths, name, ModelEntry(path=path, sha256=_identity(path)), pinned[name])
+        _pin(paths, name, PreparedModel(path=path, sha256=_identity(path)), pinned[name])
     return {"loading models": loaded - started, "fine-tuning specialists": time.monotonic() - loaded}
 
 
-class ModelEntry(BaseModel):
-    """`models/<student>.json`: the base weights of a student, and the sha256 over their files."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: Path
-    sha256: str
+def _prepared(paths: Paths, student: str) -> PreparedModel | None:
+    return prepared_model(paths.run_dir, student) if model_file(paths.run_dir, student).exists() else None
 
 
-def read_model(paths: Paths, student: str) -> ModelEntry | None:
-    file = _model_file(paths, student)
-    return ModelEntry.model_validate_json(file.read_bytes()) if file.exists() else None
-
-
-def _is_there(entry: ModelEntry | None) -> bool:
+def _is_there(entry: PreparedModel | None) -> bool:
     return entry is not None and entry.path.is_dir() and _identity(entry.path) == entry.sha256
 
 
-def _pin(paths: Paths, student: str, entry: ModelEntry, before: ModelEntry | None) -> None:
+def _pin(paths: Paths, student: str, entry: PreparedModel, before: PreparedModel | None) -> None:
     if before is not None and before.sha256 != entry.sha256:
         raise ConfigError(
             f"student {student} was begun with the model {before.path} (sha256 {before.sha256[:12]}…), which is gone "
             f"or changed, and what is made now differs ({entry.sha256[:12]}…); put it back, or start a new run"
         )
-    file = _model_file(paths, student)
+    file = model_file(paths.run_dir, student)
     file.parent.mkdir(exist_ok=True)
     atomic_write(file, entry.model_dump_json().encode())
-
-
-def _model_file(paths: Paths, student: str) -> Path:
-    return paths.run_dir / "models" / f"{student}.json"
 
 
 def _specialize(

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from shared.config.settings import EvaluationSection, RunSettings, StudentSection
+from shared.contracts.messages import Contract
+from shared.contracts.models import prepared_model
 from shared.contracts.run import STATE_FILE, RunState, Score
 from shared.errors import ConfigError, StorageError
 from shared.files.store import atomic_write
@@ -85,11 +87,7 @@ def _parse(text: str, source: str) -> RunState:
 INITIAL_SCORES_FILE = "initial_scores.json"
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Basis(Part):
+class Basis(Contract):
     """All that initial scores depend on. problems: content hash of the set; models: sha256, None if scripted."""
 
     seed: int
@@ -99,20 +97,12 @@ class Basis(Part):
     models: dict[str, str | None]
 
 
-class InitialScores(Part):
+class InitialScores(Contract):
     """`initial_scores.json`. run: the run that measured them."""
 
     run: str
     basis: Basis
     scores: list[Score]
-
-
-class PreparedModel(BaseModel):
-    """`models/<student>.json`, as far as it concerns the scores."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    sha256: str
 
 
 def basis_of(settings: RunSettings, problems: ProblemSet, run_dir: Path) -> Basis:
@@ -160,11 +150,7 @@ def _without_address(student: StudentSection) -> StudentSection:
 def _model(settings: RunSettings, student: str, run_dir: Path) -> str | None:
     if settings.students[student].engine == "scripted":
         return None
-    path = run_dir / "models" / f"{student}.json"
-    try:
-        return PreparedModel.model_validate_json(path.read_bytes()).sha256
-    except (OSError, ValidationError) as error:
-        raise ConfigError(f"expected the prepared model of student {student} in {path}: {error}") from error
+    return prepared_model(run_dir, student).sha256
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> Iterator[str]:

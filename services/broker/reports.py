@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from services.broker.exchange import telling
 from services.broker.exchange.groups import GroupReader
 from services.broker.exchange.judging import Revised, count_group, distinct, grade_evaluation, rewards
-from services.broker.exchange.telling import Narrator
 from services.broker.machine.books import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
 from services.broker.machine.moves import (
     Asked,
@@ -54,14 +54,12 @@ class ReportReader:
         plan: Plan,
         problems: ProblemSet,
         groups: GroupReader,
-        narrator: Narrator,
         replicas: Replicas,
     ) -> None:
         self._settings = settings
         self._plan = plan
         self._problems = problems
         self._groups = groups
-        self._narrator = narrator
         self._replicas = replicas
 
     def read(self, message: Message, state: RunState, at: float) -> Report | None:
@@ -71,13 +69,13 @@ class ReportReader:
             case JobDone():
                 return self._job(message, state, at)
             case StepDone():
-                return self._step(message, state, at)
+                return Report(StepFinished(at, message))
             case StepFailed():
-                return Report(StepRefused(at, message.student, message.step, message.reason))
+                return Report(StepRefused(at, message))
             case VersionLoaded():
                 enough = self._replicas.enough(message.student, message.version, told_by=message.replica)
                 event = VersionServed(at, message.student, message.version, enough)
-                return Report(event, [self._narrator.serving(message)])
+                return Report(event, [telling.serving(message)])
             case VersionRefused():
                 return self._refused(message, at)
             case Control():
@@ -100,11 +98,6 @@ class ReportReader:
         if not isinstance(act, ExchangeAct) or act.exchange.student not in self._plan.students:
             return False
         return self._groups.sealed(act.exchange.student, act.exchange.step)
-
-    def _step(self, done: StepDone, state: RunState, at: float) -> Report:
-        event = StepFinished(at, done.student, done.step, done.version, done.metrics)
-        news = done.step > state.steps[done.student]
-        return Report(event, [self._narrator.applied(done, state.round)] if news else [])
 
     def _job(self, done: JobDone, state: RunState, at: float) -> Report | None:
         target = awaited(state, done.job_id)
@@ -132,7 +125,7 @@ class ReportReader:
         reason = reason[:MAX_REASON_CHARS]
         log.warning("job failed", job=done.job_id, reason=reason)
         event = JobReported(at, done.job_id, "failed", kind=done.kind, reason=reason)
-        return Report(event, [self._narrator.lost(done, reason)])
+        return Report(event, [telling.lost(done, reason)])
 
     def _finished(self, report: JobReported, target: Target, output: JobOutput, state: RunState) -> Report:
         match target:
@@ -146,7 +139,7 @@ class ReportReader:
             case GroupTarget(kind=JobKind.ROLLOUT):
                 problem = self._problems.by_id(target.group.problem_id)
                 rewarded = rewards(output.prompts[0], problem, self._problems.format)
-                return Report(report, [self._narrator.graded(target.phase, state.round, problem, rewarded)])
+                return Report(report, [telling.graded(target.phase, state.round, problem, rewarded)])
             case GroupTarget():
                 return Report(report, self._feedback(target, report.output, state))
 
@@ -170,7 +163,7 @@ class ReportReader:
         rollouts = self._groups.output(state, target.phase, target.group, JobKind.ROLLOUT).prompts[0]
         told = self._groups.exchanges(state, target.phase, target.group, output)
         graded = rewards(rollouts, problem, self._problems.format)
-        return self._narrator.feedback(target.phase, state.round, problem, rollouts, graded, told)
+        return telling.feedback(target.phase, state.round, problem, rollouts, graded, told)
 
     def _revision(self, report: JobReported, target: RevisionTarget, output: JobOutput, state: RunState) -> Report:
         revision = target.revision
@@ -186,7 +179,7 @@ class ReportReader:
         ]
         counts = count_group(revised, round_=state.round, tutor=target.phase.tutor)
         texts = [answered.samples[0].text for answered in output.prompts]
-        events = self._narrator.revised(target.student, state.round, revision.step, problem.id, revised, texts)
+        events = telling.revised(target.student, state.round, revision.step, problem.id, revised, texts)
         return Report(replace(report, revised=counts), events)
 
 

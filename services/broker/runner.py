@@ -9,18 +9,17 @@ A commit whose answer is lost may be stored or not: the very same one is sent ag
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
 from services.broker import metrics
 from services.broker.dispatch import Dispatcher, Outgoing
+from services.broker.exchange import telling
 from services.broker.exchange.groups import GroupReader, Sealer, UnusableBatchError
-from services.broker.exchange.telling import Narrator
 from services.broker.machine import machine
 from services.broker.machine.moves import (
-    BatchWritten,
     Command,
     Controlled,
     Forget,
@@ -34,6 +33,7 @@ from services.broker.machine.moves import (
     Recovered,
     SealBatch,
     Serve,
+    Tell,
     Ticked,
     VersionServed,
 )
@@ -54,8 +54,7 @@ from shared.bus.port import Bus, Commit, Delivery
 from shared.clock import Clock, WorkingTime
 from shared.config.settings import RunSettings
 from shared.contracts.acting import act_record
-from shared.contracts.diagnostics import BatchRewards
-from shared.contracts.events import Event
+from shared.contracts.events import Event, Stamp
 from shared.contracts.run import RunState, Status
 from shared.contracts.steps import step_record
 from shared.contracts.weights import ServeSet
@@ -75,12 +74,19 @@ log = structlog.get_logger()
 
 @dataclass
 class Handling:
-    """What one event leads to, while it is put together."""
+    """What one event leads to, while it is put together. stamp: of all that it tells."""
 
-    out: Outgoing
-    events: list[Event]
-    serve: list[tuple[str, str]]
-    forget: list[str]
+    stamp: Stamp
+    out: Outgoing = field(default_factory=Outgoing)
+    events: list[Event] = field(default_factory=list)
+    serve: list[tuple[str, str]] = field(default_factory=list)
+    forget: list[str] = field(default_factory=list)
+
+    def tell(self, event: Event) -> Event:
+        """The event as it is told."""
+        told = event.stamped(self.stamp)
+        self.events.append(told)
+        return told
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,8 @@ class Runner:
         self._groups = GroupReader(settings, problems, bus, self._store)
         self._replicas = Replicas(settings, bus)
         self._sealer = Sealer(plan.run, self._store, self._groups, problems.format.template_hash, fence)
-        self._narrator = Narrator(clock, source=f"broker/{consumer}")
-        self._reports = ReportReader(settings, plan, problems, self._groups, self._narrator, self._replicas)
+        self._source = f"broker/{consumer}"
+        self._reports = ReportReader(settings, plan, problems, self._groups, self._replicas)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
         self._basis = basis_of(settings, problems, run_dir)
         self._janitor = Janitor(bus, queues_of(plan.students))
@@ -150,7 +156,7 @@ class Runner:
         sealed = {student: max(steps, default=0) for student, steps in self._sealer.found.items()}
         initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
         began_again = Recovered(self._time.now_s(), found.redis_was_empty, sealed, initial)
-        self._handle(began_again, self._narrator.taken_up(found, sealed))
+        self._handle(began_again, telling.taken_up(found, sealed))
         self._rebuilding = False
 
     def _drop_open_payloads(self) -> None:
@@ -224,24 +230,31 @@ class Runner:
             self._bus.complete(delivery)
             self._taken.popleft()
             return
-        handled = self._handled(report.event, delivery, report.events)
+        handled = self._handled(*self._apply(report.event), report.events, delivery)
         self._taken.popleft()
         self._commit(handled)
 
     def _handle_if_changed(self, event: MachineEvent) -> None:
         state, commands = self._apply(event)
         if commands or _facts(state) != _facts(self.state):
-            self._handle(event)
+            self._commit(self._handled(state, commands))
 
     def _handle(self, event: MachineEvent, events: Sequence[Event] = ()) -> None:
         """An event of the broker's own."""
-        self._commit(self._handled(event, None, events))
+        self._commit(self._handled(*self._apply(event), events))
 
-    def _handled(self, event: MachineEvent, delivery: Delivery | None, events: Sequence[Event]) -> Handled:
-        state, commands = self._apply(event)
-        handling = Handling(Outgoing(), list(events), [], [])
+    def _handled(
+        self,
+        state: RunState,
+        commands: Sequence[Command],
+        events: Sequence[Event] = (),
+        delivery: Delivery | None = None,
+    ) -> Handled:
+        """Carry out what an event led to. state: that after it, which no one has seen yet."""
+        handling = Handling(Stamp(at=self._clock.wall_s(), source=self._source))
+        for event in events:
+            handling.tell(event)
         self._execute(state, commands, handling)
-        state = self._with_batches(state, commands, handling)
         state.fence = self._fence
         if state.scores and not self.state.scores:
             keep_initial_scores(self._run_dir, state, self._basis)
@@ -305,45 +318,27 @@ class Runner:
                 case KeepRecord(record=record):
                     path = self._run_dir / step_record(record.student, record.step)
                     atomic_write(path, record.model_dump_json().encode())
-                case KeepAct():
-                    acted = self._narrator.acted(command)
-                    atomic_write(self._run_dir / act_record(command.act.id), acted.model_dump_json().encode())
-                    handling.events.append(acted)
+                case KeepAct(acted=acted):
+                    told = handling.tell(acted)
+                    atomic_write(self._run_dir / act_record(acted.act.id), told.model_dump_json().encode())
+                case Tell(event=event):
+                    handling.tell(event)
                 case SealBatch():
-                    pass
-                case _:
-                    handling.events.append(self._narrator.announce(command))
+                    self._seal(command, state, handling)
 
-    def _with_batches(self, state: RunState, commands: Sequence[Command], handling: Handling) -> RunState:
-        """Seal what must be sealed; the state then counts what the batches hold."""
-        for command in commands:
-            if not isinstance(command, SealBatch):
-                continue
-            phase = next(phase for phase in state.phases if phase.student == command.student)
-            try:
-                sealed = self._sealer.seal(state, phase)
-            except UnusableBatchError as error:
-                # A broker that ended here would take the same event again, and end again.
-                log.error("batch cannot be used", student=command.student, step=command.step, error=str(error))
-                state, paused = machine.cannot_seal(state, command.student, str(error))
-                handling.events.append(self._narrator.announce(paused))
-                continue
-            manifest = sealed.manifest
-            written = BatchWritten(
-                state.at,
-                manifest.student,
-                manifest.step,
-                manifest.verdicts,
-                manifest.samples,
-                manifest.active_samples,
-                BatchRewards(
-                    mean=manifest.mean_reward, variance=manifest.reward_variance, unique_share=manifest.unique_share
-                ),
-            )
-            state = machine.count_batch(state, written)
-            handling.out.publish.append((train(manifest.student), sealed.message))
-            handling.events.append(self._narrator.sealed(manifest))
-        return state
+    def _seal(self, command: SealBatch, state: RunState, handling: Handling) -> None:
+        """Write the open step's batch and announce it; the state counts what it holds."""
+        phase = next(phase for phase in state.phases if phase.student == command.student)
+        try:
+            sealed = self._sealer.seal(state, phase)
+        except UnusableBatchError as error:
+            # A broker that ended here would take the same event again, and end again.
+            log.error("batch cannot be used", student=command.student, step=command.step, error=str(error))
+            handling.tell(machine.cannot_seal(state, command.student, str(error)).event)
+            return
+        machine.count_batch(state, sealed.manifest)
+        handling.out.publish.append((train(command.student), sealed.message))
+        handling.tell(telling.sealed(sealed.manifest))
 
 
 def _standing(state: RunState) -> dict[str, str | None]:

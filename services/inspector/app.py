@@ -31,13 +31,15 @@ from shared.http.sessions import Sessions
 from shared.obs.logging import configure_logging
 from shared.obs.presence import Presence, own_url
 
+MAX_VIEWERS = 64
+
 
 def inspector_heartbeat(config: InspectorConfig, ingest: Ingest, clock: Clock) -> Heartbeat:
     return Heartbeat(
         service="inspector",
-        replica=config.replica,
+        replica=config.environment.replica,
         state="ready" if ingest.problem() is None else "starting",
-        url=own_url(config.advertised_url, config.url_file),
+        url=own_url(config.environment.advertised_url, config.environment.url_file),
         at=clock.wall_s(),
     )
 
@@ -51,18 +53,20 @@ def main() -> int:
 
 def serve(config: InspectorConfig) -> int:
     clock = SystemClock()
-    bus = RedisBus(config.redis_url, config.run, deadline_s=config.bus_deadline_s)
-    store = Store(config.store_path, config.run)
-    name = f"inspector/{config.replica}"
-    sealed = SealedBatches(config.run_dir, config.run)
+    bus = RedisBus(config.environment.bus_url(), config.environment.run, deadline_s=config.bus_deadline_s)
+    store = Store(config.store_path, config.environment.run)
+    name = f"inspector/{config.environment.replica}"
+    sealed = SealedBatches(config.environment.run_dir, config.environment.run)
     ingest = Ingest(bus, store, sealed, name=name, clock=clock, silent_s=config.silent_s)
-    presence = Presence(bus, lambda: inspector_heartbeat(config, ingest, clock), period_s=config.heartbeat_s)
+    presence = Presence(
+        bus, lambda: inspector_heartbeat(config, ingest, clock), period_s=config.settings.bus.heartbeat_s
+    )
     service = Service("inspector")
     service.spawn("ingest", lambda: ingest.run(service.stopping))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
     app = build_app(config, store, ingest, bus, service.stopping)
     try:
-        return service.serve(app, host=config.host, port=config.port, url_file=config.url_file)
+        return service.serve(app, host=config.environment.host, port=config.port, url_file=config.environment.url_file)
     finally:
         store.close()
         bus.close()
@@ -76,15 +80,17 @@ def build_app(config: InspectorConfig, store: Store, ingest: Ingest, bus: RunBus
             return "draining"
         return ingest.problem()
 
-    sessions = Sessions(config.run, SystemClock())
-    app = create_app("opcod inspector", ready=ready, keys=config.keys, limits=config.limits, sessions=sessions)
-    viewers, traces = Viewers(config.max_viewers), Traces(config.run_dir, config.run)
+    sessions = Sessions(config.environment.run, SystemClock())
+    app = create_app(
+        "opcod inspector", ready=ready, keys=config.keys, limits=config.settings.serving.limits, sessions=sessions
+    )
+    viewers, traces = Viewers(MAX_VIEWERS), Traces(config.environment.run_dir, config.environment.run)
     calls = RemoteCalls(config.bus_deadline_s)
     broker = BrokerClient(
         bus.heartbeats, config.keys, calls, answer_timeout_s=config.settings.serving.request_timeout_s
     )
     app.include_router(inspector_routes(store, traces, stopping=stopping, viewers=viewers))
-    app.include_router(acting_routes(store, broker, calls, config.run))
-    reads = Reads(store, SealedBatches(config.run_dir, config.run), traces, bus)
+    app.include_router(acting_routes(store, broker, calls, config.environment.run))
+    reads = Reads(store, SealedBatches(config.environment.run_dir, config.environment.run), traces, bus)
     add_site(app, config, reads, broker, calls, sessions, viewers, stopping)
     return app

@@ -55,21 +55,21 @@ def main() -> int:
 def serve(config: StudentConfig) -> int:
     clock = SystemClock()
     bus = RedisBus(
-        config.redis_url,
-        config.run,
-        lease_s=config.bus.lease_s,
-        max_attempts=config.bus.max_attempts,
-        deadline_s=config.bus.deadline_s,
+        config.environment.bus_url(),
+        config.environment.run,
+        lease_s=config.settings.bus.lease_s,
+        max_attempts=config.settings.bus.max_attempts,
+        deadline_s=config.settings.bus.deadline_s,
     )
-    if config.url_file is not None:
-        config.url_file.unlink(missing_ok=True)  # of a process before this one: the heartbeat would tell it
+    if config.environment.url_file is not None:
+        config.environment.url_file.unlink(missing_ok=True)  # of a process before this one: the heartbeat would tell it
     board, interactive = Board(clock), InteractiveQueue(bound=INTERACTIVE_BOUND)
     running, ended = Running(clock), threading.Event()
     service = Service("student")
     presence = Presence(
         bus,
         lambda: student_heartbeat(config, board, clock, service.stopping),
-        period_s=config.bus.heartbeat_s,
+        period_s=config.settings.bus.heartbeat_s,
     )
     service.spawn(
         "engine",
@@ -79,7 +79,7 @@ def serve(config: StudentConfig) -> int:
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
     try:
         app = build_app(config, board, interactive, clock)
-        return service.serve(app, host=config.host, port=config.port, url_file=config.url_file)
+        return service.serve(app, host=config.environment.host, port=config.port, url_file=config.environment.url_file)
     finally:
         bus.close()
 
@@ -106,7 +106,7 @@ def run_engine(
     """The engine's thread: build the engine, then work until `stopping`. `ended` is set however it ends."""
     try:
         board.beat(allowance_s=max(BUILD_ALLOWANCE_S, config.section.vllm.start_timeout_s))
-        with closing(build_engine(config)) as engine, LeaseKeeper(bus, lease_s=config.bus.lease_s) as leases:
+        with closing(build_engine(config)) as engine, LeaseKeeper(bus, lease_s=config.settings.bus.lease_s) as leases:
             worker = build_worker(
                 config,
                 engine=engine,
@@ -142,7 +142,7 @@ def build_worker(
     outbox = Outbox()
     versions = VersionKeeper(
         student=config.student,
-        replica=config.replica,
+        replica=config.environment.replica,
         engine=engine,
         loader=build_loader(config, engine),
         bus=bus,
@@ -152,12 +152,12 @@ def build_worker(
     )
     intake = JobIntake(
         student=config.student,
-        replica=config.replica,
+        replica=config.environment.replica,
         bus=bus,
         outbox=outbox,
         leases=leases,
         room=Room(engine.slots, config.expected_sequences),
-        max_attempts=config.bus.max_attempts,
+        max_attempts=config.settings.bus.max_attempts,
         continuous=engine.continuous,
     )
     worker = ContinuousWorker if engine.continuous else EngineWorker
@@ -178,7 +178,11 @@ def build_worker(
 def build_loader(config: StudentConfig, engine: Engine) -> WeightLoader:
     """Of this student's published versions. Raises ConfigError if its base model is not prepared."""
     return WeightLoader(
-        config.weights, run=config.run, student=config.student, engine=engine, base_model=config.base_model()
+        config.weights,
+        run=config.environment.run,
+        student=config.student,
+        engine=engine,
+        base_model=config.base_model(),
     )
 
 
@@ -194,7 +198,7 @@ def build_engine(config: StudentConfig) -> Engine:
     from shared.modeling.device import device_here
 
     return TransformersEngine(
-        config.prepared_model().directory,
+        config.prepared_model().path,
         config.section.chat_template,
         config.section.dtype,
         config.section.slots,

@@ -84,9 +84,9 @@ def student_heartbeat(config: StudentConfig, board: Board, clock: Clock, stoppin
     serving = board.serving
     return Heartbeat(
         service=f"student-{config.student}",
-        replica=config.replica,
+        replica=config.environment.replica,
         state="draining" if stopping.is_set() else board.state,
-        url=own_url(config.advertised_url, config.url_file),
+        url=own_url(config.environment.advertised_url, config.environment.url_file),
         version=serving.live,
         versions=serving.versions,
         free_slots=board.free_slots,

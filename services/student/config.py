@@ -3,16 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.config.environment import ServiceEnvironment
-from shared.config.machine import BusSection
-from shared.config.settings import RunSettings, StudentSection
+from shared.config.environment import ServiceConfig, ServiceEnvironment
+from shared.config.settings import StudentSection
 from shared.contracts.jobs import JobKind
-from shared.contracts.messages import Contract, Sampling
-from shared.errors import ConfigError
-from shared.http.access import Keys
+from shared.contracts.messages import Sampling
+from shared.contracts.models import PreparedModel, prepared_model
 from shared.http.app import check_binding
 
 INTERACTIVE_BOUND = 24
@@ -20,28 +18,31 @@ INTERACTIVE_BOUND = 24
 
 
 @dataclass(frozen=True)
-class StudentConfig:
-    """domain, peer_domain: what this student, and its peer, are strong in."""
+class StudentConfig(ServiceConfig):
+    """One replica of a student."""
 
-    run: str
-    run_dir: Path
     student: str
-    replica: str
-    redis_url: str
-    host: str
-    port: int
-    url_file: Path | None
-    advertised_url: str | None
-    keys: Keys | None
-    section: StudentSection
-    bus: BusSection
-    settings: RunSettings
-    domain: str
-    peer_domain: str
+
+    @property
+    def port(self) -> int:
+        return self.environment.port or self.section.port
+
+    @property
+    def section(self) -> StudentSection:
+        return self.settings.students[self.student]
+
+    @property
+    def domain(self) -> str:
+        """What this student is strong in."""
+        return self.section.domain
+
+    @property
+    def peer_domain(self) -> str:
+        return self.settings.students[self.settings.peer_of(self.student)].domain
 
     @property
     def weights(self) -> Path:
-        return self.run_dir / "weights" / self.student
+        return self.environment.run_dir / "weights" / self.student
 
     @property
     def chat_sampling(self) -> Sampling:
@@ -67,24 +68,9 @@ class StudentConfig:
         """What manifests must name as their base; a scripted student has none."""
         return None if self.section.engine == "scripted" else self.prepared_model().sha256
 
-    def prepared_model(self) -> "PreparedModel":
-        """The base weights, as the launcher prepared them. Raises ConfigError."""
-        path = self.run_dir / "models" / f"{self.student}.json"
-        try:
-            return PreparedModel.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ConfigError(f"expected the prepared model of student {self.student} in {path}: {error}") from error
-
-
-class PreparedModel(Contract):
-    """`models/<student>.json`, written before any service starts."""
-
-    path: str
-    sha256: str
-
-    @property
-    def directory(self) -> Path:
-        return Path(self.path)
+    def prepared_model(self) -> PreparedModel:
+        """The base weights. Raises ConfigError."""
+        return prepared_model(self.environment.run_dir, self.student)
 
 
 class ScriptEnvironment(BaseSettings):
@@ -109,24 +95,4 @@ def student_config(environment: ServiceEnvironment) -> StudentConfig:
     """Raises ConfigError, also when it would listen beyond loopback without keys."""
     settings, keys = environment.settings(), environment.keys()
     check_binding(environment.host, keys)
-    student = environment.student
-    if student not in settings.students:
-        raise ConfigError(f"OPCOD_STUDENT: expected one of {', '.join(settings.students)}, got {student!r}")
-    section = settings.students[student]
-    return StudentConfig(
-        run=environment.run,
-        run_dir=environment.run_dir,
-        student=student,
-        replica=environment.replica,
-        redis_url=environment.bus_url(),
-        host=environment.host,
-        port=environment.port or section.port,
-        url_file=environment.url_file,
-        advertised_url=environment.advertised_url,
-        keys=keys,
-        section=section,
-        bus=settings.bus,
-        settings=settings,
-        domain=section.domain,
-        peer_domain=settings.students[settings.peer_of(student)].domain,
-    )
+    return StudentConfig(environment, settings, keys, environment.student_in(settings))

@@ -49,13 +49,13 @@ def main() -> int:
 
 
 def serve(config: TrainerConfig) -> int:
-    torch.set_num_threads(config.training.threads)
+    torch.set_num_threads(config.settings.resources.threads)
     bus = RedisBus(
-        config.redis_url,
-        config.run,
-        lease_s=config.bus.lease_s,
-        max_attempts=config.bus.max_attempts,
-        deadline_s=config.bus.deadline_s,
+        config.environment.bus_url(),
+        config.training.run,
+        lease_s=config.settings.bus.lease_s,
+        max_attempts=config.settings.bus.max_attempts,
+        deadline_s=config.settings.bus.deadline_s,
     )
     board = Board()
     clock = SystemClock()
@@ -64,18 +64,20 @@ def serve(config: TrainerConfig) -> int:
         lambda: trainer_heartbeat(
             board,
             clock,
-            student=config.student,
-            replica=config.replica,
-            url=own_url(config.advertised_url, config.url_file),
+            student=config.training.student,
+            replica=config.environment.replica,
+            url=own_url(config.environment.advertised_url, config.environment.url_file),
         ),
-        period_s=config.bus.heartbeat_s,
+        period_s=config.settings.bus.heartbeat_s,
     )
     service = Service("trainer")
     service.spawn("trainer", lambda: _train(config, bus, board, service, presence))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
-    app = create_app("opcod trainer", ready=board.problem, keys=config.keys, limits=config.limits)
+    app = create_app("opcod trainer", ready=board.problem, keys=config.keys, limits=config.settings.serving.limits)
     try:
-        return service.serve(app, host=config.host, port=config.port, url_file=config.url_file)
+        return service.serve(
+            app, host=config.environment.host, port=config.environment.port, url_file=config.environment.url_file
+        )
     finally:
         bus.close()
 
@@ -86,22 +88,24 @@ def _train(config: TrainerConfig, bus: Bus, board: Board, service: Service, pres
         if service.stopping.is_set():
             return
     board.state = "loading the model"
-    store = LocalStore(config.run_dir)
+    store = LocalStore(config.environment.run_dir)
     store.sweep_temporary()
-    checkpoints = Checkpoints(store, run=config.run, student=config.student, base_sha256=config.training.base.sha256)
+    checkpoints = Checkpoints(
+        store, run=config.training.run, student=config.training.student, base_sha256=config.training.base.sha256
+    )
     trainer = build_trainer(config.training, store, checkpoints, service.stopping)
     board.rendering = trainer.rendering
-    fence = LeaseFence(bus, config.student, config.consumer, ttl_s=config.bus.lease_s)
-    with LeaseKeeper(bus, lease_s=config.bus.lease_s) as keeper:
+    fence = LeaseFence(bus, config.training.student, config.consumer, ttl_s=config.settings.bus.lease_s)
+    with LeaseKeeper(bus, lease_s=config.settings.bus.lease_s) as keeper:
         consumer = Consumer(
             bus,
             trainer,
             fence,
             keeper,
             board,
-            student=config.student,
+            student=config.training.student,
             name=config.consumer,
-            lease_s=config.bus.lease_s,
+            lease_s=config.settings.bus.lease_s,
         )
         consumer.run(service.stopping, checkpoints.highest_token())
 

@@ -3,126 +3,72 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from services.trainer.step.step import StepSettings
-from shared.config.environment import ServiceEnvironment
-from shared.config.machine import BusSection
+from shared.config.environment import ServiceConfig, ServiceEnvironment
 from shared.config.settings import RunSettings, StudentSection
 from shared.contracts.ids import seed_of
-from shared.contracts.messages import Contract
-from shared.errors import ConfigError
-from shared.http.access import Keys, Limits
+from shared.contracts.models import PreparedModel, prepared_model
 from shared.http.app import check_binding
 from shared.modeling.adapters import LoraSpec
 
 
-class BaseModel(Contract):
-    """`models/<student>.json`: the directory of a student's own weights and their sha256."""
-
-    path: Path
-    sha256: str
-
-
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What decides a student's weights, given its sealed batches.
-
-    lora: None trains all weights. shorten_prompts: the problem format uses the published re-prompt, which can be
-    shortened.
-    """
+    """What decides a student's weights, given its sealed batches."""
 
     run: str
     student: str
-    section: StudentSection
-    base: BaseModel
-    lora: LoraSpec | None
-    adapter_seed: int
-    step: StepSettings
-    shorten_prompts: bool
-    threads: int
+    settings: RunSettings
+    base: PreparedModel
+
+    @property
+    def section(self) -> StudentSection:
+        return self.settings.students[self.student]
+
+    @property
+    def lora(self) -> LoraSpec | None:
+        """None trains all weights."""
+        if self.settings.run.weights == "full":
+            return None
+        lora = self.settings.lora
+        return LoraSpec(lora.rank, lora.scale, lora.first_layer or None)
+
+    @property
+    def adapter_seed(self) -> int:
+        return seed_of(self.settings.run.seed, self.student, "adapter")
+
+    @property
+    def step(self) -> StepSettings:
+        given = self.settings
+        return StepSettings(given.loss, given.optimizer, given.rollout.temperature, given.run.method, given.grpo)
+
+    @property
+    def shorten_prompts(self) -> bool:
+        """Whether the problem format uses the published re-prompt, which can be shortened."""
+        return self.settings.problems.format == "mcq"
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
-    """A trainer as a service: what it trains, where it works and how it is reached."""
+class TrainerConfig(ServiceConfig):
+    """A trainer as a service, and what it trains."""
 
     training: TrainingConfig
-    run_dir: Path
-    replica: str
-    redis_url: str
-    bus: BusSection
-    host: str
-    port: int
-    url_file: Path | None
-    advertised_url: str | None
-    keys: Keys | None
-    limits: Limits
 
     @property
     def consumer(self) -> str:
-        return f"trainer-{self.student}-{self.replica}"
-
-    @property
-    def run(self) -> str:
-        return self.training.run
-
-    @property
-    def student(self) -> str:
-        return self.training.student
+        return f"trainer-{self.training.student}-{self.environment.replica}"
 
 
 def trainer_config(environment: ServiceEnvironment) -> TrainerConfig:
     """Raises ConfigError naming what is missing or wrong."""
     settings, keys = environment.settings(), environment.keys()
     check_binding(environment.host, keys)
-    student = environment.student
-    if student not in settings.students:
-        raise ConfigError(f"OPCOD_STUDENT: expected one of {', '.join(settings.students)}, got {student!r}")
+    student = environment.student_in(settings)
     return TrainerConfig(
-        training=training_config(settings, environment.run, environment.run_dir, student),
-        run_dir=environment.run_dir,
-        replica=environment.replica,
-        redis_url=environment.bus_url(),
-        bus=settings.bus,
-        host=environment.host,
-        port=environment.port,
-        url_file=environment.url_file,
-        advertised_url=environment.advertised_url,
-        keys=keys,
-        limits=settings.serving.limits,
+        environment, settings, keys, training_config(settings, environment.run, environment.run_dir, student)
     )
 
 
 def training_config(settings: RunSettings, run: str, run_dir: Path, student: str) -> TrainingConfig:
     """Raises ConfigError if the student's base model is not named in `run_dir`."""
-    return TrainingConfig(
-        run=run,
-        student=student,
-        section=settings.students[student],
-        base=read_base_model(run_dir, student),
-        lora=_lora(settings),
-        adapter_seed=seed_of(settings.run.seed, student, "adapter"),
-        step=StepSettings(
-            settings.loss, settings.optimizer, settings.rollout.temperature, settings.run.method, settings.grpo
-        ),
-        shorten_prompts=settings.problems.format == "mcq",
-        threads=settings.resources.threads,
-    )
-
-
-def _lora(settings: RunSettings) -> LoraSpec | None:
-    if settings.run.weights == "full":
-        return None
-    return LoraSpec(settings.lora.rank, settings.lora.scale, settings.lora.first_layer or None)
-
-
-def read_base_model(run_dir: Path, student: str) -> BaseModel:
-    """Raises ConfigError if the launcher has not written it."""
-    path = run_dir / "models" / f"{student}.json"
-    try:
-        return BaseModel.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ConfigError(
-            f"expected the student's base model (path, sha256) in {path}, written before services start: {error}"
-        ) from error
+    return TrainingConfig(run, student, settings, prepared_model(run_dir, student))

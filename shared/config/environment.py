@@ -3,6 +3,7 @@
 Everything else is in the run's own `config.toml`, the same for all services.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -51,11 +52,26 @@ class ServiceEnvironment(BaseSettings):
         """Raises ConfigError if the key file is named but cannot be read, or holds no key."""
         return None if self.key_file is None else read_keys(self.key_file)
 
+    def student_in(self, settings: RunSettings) -> str:
+        """The student that this process is for. Raises ConfigError if the run has no such one."""
+        if self.student not in settings.students:
+            raise ConfigError(f"OPCOD_STUDENT: expected one of {', '.join(settings.students)}, got {self.student!r}")
+        return self.student
+
     def bus_url(self) -> str:
         """`redis_url` with the password of the file. Raises ConfigError if that cannot be read or is empty."""
         if self.redis_password_file is None:
             return self.redis_url
         return with_password(self.redis_url, self.redis_password_file)
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """What a process is told; each service adds what it derives of it."""
+
+    environment: ServiceEnvironment
+    settings: RunSettings
+    keys: Keys | None
 
 
 def service_environment() -> ServiceEnvironment:

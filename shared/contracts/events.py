@@ -1,14 +1,23 @@
 """Events: what a person wants to see. A log, capped; nothing in the run depends on it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, TypedDict
 
 from pydantic import Field, TypeAdapter
 
 from shared.contracts.acting import Act
-from shared.contracts.diagnostics import AlarmName
+from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.messages import Contract
 from shared.contracts.run import GateDecision
 from shared.contracts.weights import StepMetrics
+
+
+class Stamp(TypedDict):
+    at: float
+    source: str
+
+
+UNSTAMPED = Stamp(at=0.0, source="")
+"""Of an event that is not told yet: whoever tells it says when, and who it is."""
 
 
 class BaseEvent(Contract):
@@ -16,6 +25,10 @@ class BaseEvent(Contract):
 
     at: float
     source: str
+    kind: str
+
+    def stamped(self, stamp: Stamp) -> Self:
+        return self.model_copy(update=dict(stamp))
 
 
 class StatusChanged(BaseEvent):
@@ -149,33 +162,16 @@ class JobLost(BaseEvent):
     reason: str
 
 
-class AlarmRaised(BaseEvent):
+class AlarmRaised(Alarm, BaseEvent):
     """A student's last steps look wrong (docs/diagnostics.md); nothing is stopped."""
 
     kind: Literal["alarm"] = "alarm"
-    student: str
-    alarm: AlarmName
-    round: int
-    step: int
-    reason: str
 
 
-class TutorSilenced(BaseEvent):
+class TutorSilenced(Silenced, BaseEvent):
     """`tutor` may not speak to `student` for the rest of the round; fields as in the run's state."""
 
     kind: Literal["silenced"] = "silenced"
-    round: int
-    step: int
-    tutor: str
-    student: str
-    broke: int
-    right: int
-    break_rate: float
-    low: float
-    chance: float
-    bound: float
-    by: str | None = None
-    reason: str | None = None
 
 
 class Acted(BaseEvent):

@@ -18,6 +18,7 @@ from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from shared.clock import SystemClock
+from shared.config.environment import ServiceEnvironment
 from shared.config.loading import read_toml, validate
 from shared.errors import NotFoundError
 from tests.browser.chromium import ARGUMENTS
@@ -50,21 +51,8 @@ def main(run: Path, beside: str) -> None:
 @contextmanager
 def serving(run: Path, store: Store) -> Iterator[str]:
     settings = validate(read_toml(run / "config.toml"))
-    config = InspectorConfig(
-        run=run.name,
-        run_dir=run,
-        replica="0",
-        redis_url="",
-        bus_deadline_s=1.0,
-        heartbeat_s=1.0,
-        host="127.0.0.1",
-        port=0,
-        url_file=None,
-        advertised_url=None,
-        keys=None,
-        limits=settings.serving.limits,
-        settings=settings,
-    )
+    environment = ServiceEnvironment(run=run.name, run_dir=run, cache_dir=run, redis_url="")
+    config = InspectorConfig(environment, settings, None)
     bus, stopping = MemoryBus(MemoryServer()), threading.Event()
     sealed = SealedBatches(run, run.name)
     ingest = Ingest(bus, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=60.0)

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.inspector.app import build_app
@@ -24,7 +24,7 @@ LIMITS = Limits(max_body_bytes=100_000, requests_per_minute=100_000, concurrent_
 class Stand:
     """One inspector; `tell` is what happens in its run. It may be stopped, and started again at the same address."""
 
-    settings: InspectorConfig
+    config: InspectorConfig
     store: Store
     log: EventLog
     url: str = ""
@@ -42,7 +42,7 @@ class Stand:
     def serving(self) -> Iterator["Stand"]:
         """At a free port, later at the same again."""
         self._stopping = threading.Event()
-        app = build_app(self.settings, self.store, self._ingest(self.log), self.log, self._stopping)
+        app = build_app(self.config, self.store, self._ingest(self.log), self.log, self._stopping)
         port = int(self.url.rpartition(":")[2]) if self.url else 0
         with ExitStack() as server:
             self.url = server.enter_context(listening(app, port))
@@ -58,16 +58,16 @@ class Stand:
         self._server.close()
 
     def _ingest(self, source: EventLog) -> Ingest:
-        sealed = SealedBatches(self.settings.run_dir, self.settings.run)
+        sealed = SealedBatches(self.config.environment.run_dir, self.config.environment.run)
         return Ingest(source, self.store, sealed, name="inspector/0", clock=SystemClock(), silent_s=60, block_s=0)
 
 
 @contextmanager
 def new_stand(run_dir: Path, **changes: object) -> Iterator[Stand]:
     """Nothing is served yet."""
-    settings = replace(config(run_dir), **({"limits": LIMITS} | changes))  # type: ignore[arg-type]
-    store = Store(settings.store_path, settings.run)
+    told = config(run_dir, limits=LIMITS, **changes)  # type: ignore[arg-type]
+    store = Store(told.store_path, told.environment.run)
     try:
-        yield Stand(settings, store, EventLog())
+        yield Stand(told, store, EventLog())
     finally:
         store.close()

@@ -63,9 +63,9 @@ def test_a_reveal_is_struck_through_in_the_raw_text(watcher: Viewer, live: Stand
 
 def test_the_heat_map_tells_the_alternatives_of_both(watcher: Viewer, live: Stand) -> None:
     live.tell(feedback())
-    seal(live.settings.run_dir)
+    seal(live.config.environment.run_dir)
     live.tell(ready())
-    write_trace(live.settings.run_dir)
+    write_trace(live.config.environment.run_dir)
     page = watcher.open("/feedback/1")
     tokens = page.locator(".heat .token")
     assert tokens.all_inner_texts() == ["The", " force"]

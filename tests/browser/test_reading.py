@@ -104,7 +104,7 @@ def test_a_hundred_thousand_feedbacks_are_paged_and_searched(watcher: Viewer, li
 
 def fill(stand: Stand, count: int) -> None:
     """Exchanges like the first one, straight into the store's file: one a step."""
-    connection = sqlite3.connect(stand.settings.store_path)
+    connection = sqlite3.connect(stand.config.store_path)
     columns = [row[1] for row in connection.execute("PRAGMA table_info(exchanges)") if row[1] != "id"]
     given = {"step": "n", "problem_id": "'many'", "raw": "'straw ' || n", "delivered": "'straw ' || n"}
     chosen = ", ".join(given.get(name, name) for name in columns)

@@ -109,7 +109,7 @@ def write_hostile_trace(stand: Stand, number: int, text: str) -> None:
     top = (Alternative(text=text, probability=0.5),)
     token = trace_token(text).model_copy(update={"student_top": top, "teacher_top": top})
     rollout = RolloutTrace(problem_id=f"{text}{number - 1}"[:200], sample=0, all_tokens=1, tokens=(token,))
-    write_trace(stand.settings.run_dir, rollouts=(rollout,))
+    write_trace(stand.config.environment.run_dir, rollouts=(rollout,))
 
 
 def test_every_answer_forbids_scripts_of_others_and_frames(watcher: Viewer, live: Stand) -> None:

@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +67,7 @@ def inspector(tmp_path: Path) -> Iterator[FastAPI]:
     sealed = SealedBatches(tmp_path, RUN)
     ingest = Ingest(EventLog(), store, sealed, name="inspector/0", clock=StillClock(), silent_s=30.0, block_s=0.0)
     store.append([Entry(f"{number}-0", feedback(f"p{number}")) for number in range(1, 4)], "3-0")
-    yield inspector_app(replace(config(tmp_path), limits=LIMITS), store, ingest, EventLog(), threading.Event())
+    yield inspector_app(config(tmp_path, limits=LIMITS), store, ingest, EventLog(), threading.Event())
     store.close()
 
 

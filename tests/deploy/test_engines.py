@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from opcod.prepare.engines import ANYWHERE, write_engines
-from opcod.prepare.preparing import ModelEntry, create_run
+from opcod.prepare.preparing import create_run
 from services.student.engines.vllm.command import Model, arguments
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.ids import seed_of
+from shared.contracts.models import PreparedModel
 from shared.errors import ConfigError
 from tests.deploy.deployed import K8S, Tree, compose, of_kind, overlay, pods
 from tests.deploy.test_agreement import PLACES, processes
@@ -44,7 +45,7 @@ def settings_of(paths: Paths) -> RunSettings:
 def prepared(paths: Paths) -> Paths:
     (paths.run_dir / "models").mkdir()
     for name in "ab":
-        entry = ModelEntry(path=Path("/data/cache/models") / name, sha256="0" * 64)
+        entry = PreparedModel(path=Path("/data/cache/models") / name, sha256="0" * 64)
         (paths.run_dir / "models" / f"{name}.json").write_text(entry.model_dump_json())
     (paths.run_dir / "prepared.json").write_text("{}")
     return paths

@@ -4,7 +4,6 @@ Everything happens in one thread: the workers do what lies in their queues betwe
 """
 
 import functools
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +22,12 @@ from shared.contracts.events import Event
 from shared.contracts.ids import seed_of, version_name
 from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, Prompt, PromptOutput, Sample
 from shared.contracts.run import RunState, Status
-from shared.contracts.weights import ServeSet, StepDone, VersionLoaded
+from shared.contracts.weights import ServeSet, VersionLoaded
 from shared.files.store import LocalStore
 from shared.problems.problem import Problem, ProblemSet
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.figures import step_metrics
+from tests.fakes.figures import step_done
 from tests.fakes.student import HandClock
 
 RUN = "test"
@@ -169,14 +168,6 @@ class FakeTrainer:
         found = adopt(self._store, sealed.student, sealed.step, RUN)
         assert found is not None and found.sha256 == sealed.sha256
         assert sealed.base_version == version_name(self._name, sealed.step - 1)
-
-
-def step_done(student: str, step: int, sha256: str = "0" * 64) -> StepDone:
-    checksum = hashlib.sha256(f"{student}{step}".encode()).hexdigest()
-    version = version_name(student, step)
-    return StepDone(
-        student=student, step=step, version=version, checksum=checksum, batch_sha256=sha256, metrics=step_metrics()
-    )
 
 
 class Between(threading.Event):

@@ -13,12 +13,13 @@ from rich.console import Console
 from opcod.local.following import Follower
 from opcod.local.launcher import Launcher
 from opcod.local.progress import RunProgress
-from opcod.prepare.preparing import ModelEntry, create_run
+from opcod.prepare.preparing import create_run
 from shared.bus.keys import BROKER, RESULTS, TRAINER, group_of, jobs, train
 from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.jobs import JobKind
+from shared.contracts.models import PreparedModel, model_file
 from shared.contracts.run import RunState, Status
 from shared.contracts.weights import WeightsManifest
 
@@ -102,10 +103,10 @@ def scripted_settings(*overrides: str) -> RunSettings:
 def write_models(paths: Paths, model: Path) -> None:
     """Scripted students need none, their trainers do: `model`, a directory with weights, for both."""
     for name in ("a", "b"):
-        file = paths.run_dir / "models" / f"{name}.json"
+        file = model_file(paths.run_dir, name)
         file.parent.mkdir(exist_ok=True)
         sha256 = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
-        file.write_text(ModelEntry(path=model, sha256=sha256).model_dump_json())
+        file.write_text(PreparedModel(path=model, sha256=sha256).model_dump_json())
 
 
 def weights_of(run_dir: Path) -> dict[str, str]:

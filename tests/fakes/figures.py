@@ -1,7 +1,10 @@
 """Figures of steps and counts of revisions for tests, healthy unless told otherwise."""
 
+import hashlib
+
 from shared.contracts.diagnostics import BatchRewards, RevisionCount
-from shared.contracts.weights import StepMetrics
+from shared.contracts.ids import version_name
+from shared.contracts.weights import StepDone, StepMetrics
 
 
 def step_metrics(**changes: object) -> StepMetrics:
@@ -17,6 +20,14 @@ def step_metrics(**changes: object) -> StepMetrics:
         "seconds": {"student": 0.25},
     }
     return StepMetrics.model_validate(fields | changes)
+
+
+def step_done(student: str, step: int, sha256: str = "0" * 64) -> StepDone:
+    checksum = hashlib.sha256(f"{student}{step}".encode()).hexdigest()
+    version = version_name(student, step)
+    return StepDone(
+        student=student, step=step, version=version, checksum=checksum, batch_sha256=sha256, metrics=step_metrics()
+    )
 
 
 def batch_rewards(mean: float = 0.5, *, variance: float = 0.001, unique_share: float | None = 0.8) -> BatchRewards:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -84,7 +84,7 @@ def standing(run_dir: Path, redis_url: str) -> Iterator[Stand]:
     store = Store(run_dir / STORE, RUN)
     sealed = SealedBatches(run_dir, RUN)
     ingest = Ingest(bench.workers, store, sealed, name="inspector/0", clock=SystemClock(), silent_s=30, block_s=0)
-    app = build_app(replace(config(run_dir), run=RUN, keys=keys), store, ingest, bench.workers, threading.Event())
+    app = build_app(config(run_dir, run=RUN, keys=keys), store, ingest, bench.workers, threading.Event())
     with listening(broker) as broker_url, listening(app) as url:
         bench.workers.beat(Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0), ttl_s=600)
         deploy(run_dir, redis_url, broker_url, url, bench)

@@ -1,12 +1,12 @@
 """A world for the broker's state machine: carries out its commands in any order, with repeats, losses and restarts."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from services.broker.machine import machine
 from services.broker.machine.moves import (
-    Announce,
     Command,
     IssueEval,
     IssueFeedback,
@@ -18,16 +18,20 @@ from services.broker.machine.moves import (
     SealBatch,
     Serve,
     StepFinished,
+    Tell,
     Ticked,
     VersionServed,
 )
 from services.broker.machine.plan import Plan, PlannedProblem
 from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import RevisionCount
-from shared.contracts.ids import version_name, version_steps
+from shared.contracts.events import BaseEvent, StatusChanged
+from shared.contracts.ids import version_steps
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import AnswerCounts, RunState, Split, Status
-from tests.fakes.figures import step_metrics
+from tests.fakes.figures import step_done
+
+Told = TypeVar("Told", bound=BaseEvent)
 
 DOMAINS = ("physics", "chemistry")
 
@@ -110,8 +114,11 @@ class World:
     def of(self, kind: type[Command]) -> list[Command]:
         return [command for command in self.commands if isinstance(command, kind)]
 
+    def told(self, kind: type[Told]) -> list[Told]:
+        return told(self.commands, kind)
+
     def statuses(self) -> list[str]:
-        return [c.status.value for c in self.commands if isinstance(c, Announce) and c.reason is None]
+        return [event.status for event in self.told(StatusChanged) if event.reason is None]
 
     def _carry_out(self, command: Command) -> None:
         match command:
@@ -130,7 +137,7 @@ class World:
                 self.pending.append(VersionServed(self.at, command.student, command.live))
 
     def trained(self, student: str, step: int) -> StepFinished:
-        return StepFinished(self.at, student, step, version_name(student, step), step_metrics())
+        return StepFinished(self.at, step_done(student, step))
 
     def _done(self, job_id: str, kind: JobKind) -> JobReported:
         return JobReported(self.at, job_id, "done", kind=kind, output="0" * 64, output_tokens=10)
@@ -144,6 +151,11 @@ class World:
         for problem in problems:
             answers[problem.domain] = answers[problem.domain].plus(AnswerCounts(format_ok=command.samples))
         return JobReported(self.at, command.job_id, "done", kind=JobKind.EVAL, correct=correct, answers=answers)
+
+
+def told(commands: Iterable[Command], kind: type[Told]) -> list[Told]:
+    """The events of this kind that the commands tell."""
+    return [command.event for command in commands if isinstance(command, Tell) and isinstance(command.event, kind)]
 
 
 def base_of(world: World, student: str, step: int) -> set[int]:

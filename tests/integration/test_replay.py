@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from shared.config.loading import load_settings, to_toml
-from shared.contracts.messages import Contract
+from shared.contracts.models import PreparedModel
 from shared.contracts.traces import StepTrace
 from shared.files.store import LocalStore
 
@@ -37,11 +37,6 @@ SETTINGS = (
 )
 
 
-class Models(Contract):
-    path: Path
-    sha256: str
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`r1`: three batches, and the versions that its trainer made of them."""
@@ -53,7 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         to_toml(load_settings(preset="smoke", overrides=[*SETTINGS, "optimizer.learning_rate=1e-2"], environ={}))
     )
     for name in ("a", "b"):
-        model = Models(path=base, sha256=BASE_SHA256)
+        model = PreparedModel(path=base, sha256=BASE_SHA256)
         (run_dir / "models" / f"{name}.json").write_text(model.model_dump_json())
     store = LocalStore(run_dir)
     config = training_config(validate(read_toml(run_dir / "config.toml")), RUN, run_dir, STUDENT)

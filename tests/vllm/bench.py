@@ -66,7 +66,7 @@ class Adapters:
     def __init__(self, config: StudentConfig, strength: float = 0.02) -> None:
         self._config = config
         self._strength = strength
-        self._model_dir = config.prepared_model().directory
+        self._model_dir = config.prepared_model().path
         self._tokenizer = load_tokenizer(self._model_dir, config.section.chat_template)
         self._spec = lora_spec(config.settings)
         self._peft = attach_lora(load_model(self._model_dir, "float32"), self._spec, seed=0)
@@ -89,7 +89,7 @@ class Adapters:
 
     def publish(self, steps: int, **changes: object) -> WeightsManifest:
         """Write `a@v<steps>`; `changes` are put into its manifest."""
-        scratch = self._config.run_dir / "scratch"
+        scratch = self._config.environment.run_dir / "scratch"
         scratch.mkdir(exist_ok=True)
         tensors = self.tensors(steps)
         save_adapter(scratch, tensors, self._spec, "embedded")

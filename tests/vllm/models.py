@@ -26,7 +26,7 @@ class Models:
 
     def __init__(self, config: StudentConfig) -> None:
         self._config = config
-        self._directory = config.prepared_model().directory
+        self._directory = config.prepared_model().path
         self._base = model_tensors(load_model(self._directory, "bfloat16"))
         self._model = load_model(self._directory, "float32")
         self._drawn: dict[int, Tensors] = {0: self._base}
@@ -57,10 +57,10 @@ class Models:
             tensors = self.tensors(steps)
             tokenizer = load_tokenizer(self._directory, self._config.section.chat_template)
             told = tuple(probe(self.model(steps), tokenizer))
-        scratch = self._config.run_dir / "scratch.safetensors"
+        scratch = self._config.environment.run_dir / "scratch.safetensors"
         save_file(tensors, scratch, metadata={"format": "pt"})
         files = {MODEL_FILE: scratch.read_bytes(), "config.json": (self._directory / "config.json").read_bytes()}
-        sha256 = json.loads((self._config.run_dir / "models" / "a.json").read_text())["sha256"]
+        sha256 = json.loads((self._config.environment.run_dir / "models" / "a.json").read_text())["sha256"]
         given = {"kind": "full", "base_model": sha256, "checksum": checksum(tensors), "probe": told}
         return write_version(self._config.weights, steps, files, **given)
 

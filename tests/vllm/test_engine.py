@@ -67,7 +67,7 @@ class Reader:
 def test_samples_are_of_the_ids_and_log_probs_of_the_trainers_model(
     config: StudentConfig, engine: VllmEngine, adapters: Adapters
 ) -> None:
-    tokenizer = load_tokenizer(config.prepared_model().directory, config.section.chat_template)
+    tokenizer = load_tokenizer(config.prepared_model().path, config.section.chat_template)
     asked = [request(f"What is {n} plus 3?", seed, version) for version in engine.versions() for n, seed in PAIRS]
     samples = engine.generate(asked)
     for one, sample in zip(asked, samples, strict=True):

@@ -8,10 +8,12 @@ what was told; and it never falls on another text than the one it was made for.
 from dataclasses import dataclass
 from typing import Literal
 
-from services.broker.machine.moves import Announce, Asked, Command, KeepAct
+from services.broker.machine.books import tell_status
+from services.broker.machine.moves import Asked, Command, KeepAct
 from services.broker.machine.plan import Plan
 from services.broker.machine.watching import is_silenced, silence_now
 from shared.contracts.acting import Act, ExchangeAct, ExchangeRef, SilenceAct
+from shared.contracts.events import UNSTAMPED, Acted
 from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState, Status
 
 REMEMBERED = 200
@@ -35,7 +37,8 @@ def act_on(state: RunState, plan: Plan, event: Asked) -> list[Command]:
         return []
     state.acted = [*state.acted, act.id][-REMEMBERED:]
     refusal = refusal_of(state, plan, act, sealed=event.sealed)
-    kept: list[Command] = [KeepAct(act, state.round, refusal.reason if refusal else None)]
+    refused = refusal.reason if refusal else None
+    kept: list[Command] = [KeepAct(Acted(**UNSTAMPED, round=state.round, act=act, refused=refused))]
     if refusal is not None:
         return kept
     match act:
@@ -59,7 +62,7 @@ def check_exclusions(state: RunState, phase: PhaseState, group: GroupState) -> l
     ]
     group.excluded.clear()
     reason = f"no longer excluded, since it was made again and is another text: {', '.join(keys)}"
-    return [Announce(state.status, state.round, reason)]
+    return [tell_status(state, reason)]
 
 
 def refusal_of(state: RunState, plan: Plan, act: Act, *, sealed: bool = False) -> Refusal | None:

@@ -6,7 +6,8 @@ From a job's id to what it is about. An id that no open work expects is stale an
 from dataclasses import dataclass
 from typing import TypeVar
 
-from services.broker.machine.moves import Announce
+from services.broker.machine.moves import Tell
+from shared.contracts.events import UNSTAMPED, StatusChanged
 from shared.contracts.ids import eval_job_id, job_id
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import EvalState, GroupState, JobState, JobStatus, PhaseState, Revision, RunState, Status
@@ -17,11 +18,15 @@ MAX_JOB_ATTEMPTS = 2
 Number = TypeVar("Number", int, float)
 
 
-def enter(state: RunState, status: Status, at: float, reason: str | None = None) -> Announce:
+def tell_status(state: RunState, reason: str | None = None) -> Tell:
+    return Tell(StatusChanged(**UNSTAMPED, status=state.status.value, round=state.round, reason=reason))
+
+
+def enter(state: RunState, status: Status, at: float, reason: str | None = None) -> Tell:
     """Change the status and account for the time spent in the last one."""
     add(state.status_seconds, state.status.value, at - state.status_since)
     state.status, state.status_since = status, at
-    return Announce(status, state.round, reason)
+    return tell_status(state, reason)
 
 
 def end_stage(state: RunState, phase: PhaseState, stage: str, at: float) -> None:

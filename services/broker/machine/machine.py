@@ -20,12 +20,10 @@ from services.broker.machine.books import (
     enter,
     find,
     serve_set,
+    tell_status,
 )
 from services.broker.machine.moves import (
-    Announce,
-    AnnounceScore,
     Asked,
-    BatchWritten,
     Command,
     Controlled,
     JobReported,
@@ -35,11 +33,14 @@ from services.broker.machine.moves import (
     Serve,
     StepFinished,
     StepRefused,
+    Tell,
     Ticked,
     VersionServed,
 )
 from services.broker.machine.plan import Plan
-from shared.contracts.diagnostics import RevisionCount
+from shared.contracts.batches import BatchManifest
+from shared.contracts.diagnostics import BatchRewards, RevisionCount
+from shared.contracts.events import UNSTAMPED, StepApplied
 from shared.contracts.ids import version_name
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import (
@@ -53,6 +54,7 @@ from shared.contracts.run import (
     Tally,
 )
 from shared.contracts.steps import StepRecord
+from shared.contracts.weights import StepDone
 
 
 def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:
@@ -80,7 +82,7 @@ def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, l
     if state.paused is None and state.status not in (Status.DONE, Status.FAILED):
         commands += rounds.advance(state, plan, event.at)
     if state.paused is not None and state.paused != was_paused:
-        commands.append(Announce(state.status, state.round, reason=f"paused: {state.paused}"))
+        commands.append(tell_status(state, f"paused: {state.paused}"))
     state.revision, state.at = state.revision + 1, event.at
     return state, commands
 
@@ -100,7 +102,7 @@ def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState,
         case JobReported():
             kept = _record_job(state, event)
         case StepFinished():
-            kept = [command for command in _record_step(state, plan, event) if isinstance(command, KeepRecord)]
+            kept = [command for command in _record_step(state, plan, event) if not isinstance(command, Serve)]
         case StepRefused():
             _record_refusal(state, event)
         case Controlled():
@@ -120,35 +122,34 @@ def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState,
     return state, kept + served
 
 
-def count_batch(state: RunState, event: BatchWritten) -> RunState:
-    """The state with what a sealed batch holds in its tally; part of the event that sealed it.
+def count_batch(state: RunState, batch: BatchManifest) -> None:
+    """Count in `state`, which is of the event that sealed the batch, what the batch holds.
 
     A batch that is sealed again after a lost Redis was counted when it was sealed first.
     """
-    state = state.model_copy(deep=True)
     for phase in state.phases:
-        if phase.student == event.student and phase.step is not None and phase.step.step == event.step:
+        if phase.student == batch.student and phase.step is not None and phase.step.step == batch.step:
             if phase.step.counted:
-                return state
+                return
             phase.step.counted = True
-            phase.step.rewards = event.rewards
-    tally = state.tallies[event.student]
-    tally.samples += event.samples
-    tally.active_samples += event.active_samples
-    for verdict, count in event.verdicts.items():
+            phase.step.rewards = BatchRewards(
+                mean=batch.mean_reward, variance=batch.reward_variance, unique_share=batch.unique_share
+            )
+    tally = state.tallies[batch.student]
+    tally.samples += batch.samples
+    tally.active_samples += batch.active_samples
+    for verdict, count in batch.verdicts.items():
         add(tally.verdicts.setdefault(state.round, {}), verdict, count)
-    return state
 
 
-def cannot_seal(state: RunState, student: str, reason: str) -> tuple[RunState, Announce]:
-    """The state where the open step's batch turned out to be unusable: the run stands, and tries again when resumed.
-    Part of the event that wanted it sealed."""
-    state = state.model_copy(deep=True)
+def cannot_seal(state: RunState, student: str, reason: str) -> Tell:
+    """Let `state`, which is of the event that wanted the open step sealed, stand with an unusable batch. Sealing is
+    tried again when the run is resumed."""
     for phase in state.phases:
         if phase.student == student and phase.step is not None:
             phase.step.sealed = False
             _pause(state, f"the batch of step {phase.step.step} of student {student} cannot be used: {reason}")
-    return state, Announce(state.status, state.round, reason=f"paused: {state.paused}")
+    return tell_status(state, f"paused: {state.paused}")
 
 
 def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
@@ -229,36 +230,51 @@ def _end_rollouts(state: RunState, phase: PhaseState, at: float) -> None:
 
 
 def _record_step(state: RunState, plan: Plan, event: StepFinished) -> list[Command]:
+    done = event.done
     for phase in state.phases:
         step = phase.step
-        if phase.student != event.student or step is None or step.step != event.step:
+        if phase.student != done.student or step is None or step.step != done.step:
             continue
         if not step.sealed or step.done_version is not None:
             continue
-        step.done_version = event.version
-        state.version[event.student] = event.version
-        state.steps[event.student] = event.step
+        step.done_version = done.version
+        state.version[done.student] = done.version
+        state.steps[done.student] = done.step
         end_stage(state, phase, "train", event.at)
-        tally = state.tallies[event.student]
-        tally.trained_tokens += event.metrics.tokens
-        for stage, seconds in event.metrics.seconds.items():
+        tally = state.tallies[done.student]
+        tally.trained_tokens += done.metrics.tokens
+        for stage, seconds in done.metrics.seconds.items():
             add(tally.trainer_seconds, stage, seconds)
-        raised = watching.look(state, plan.alarms, event.student, step, event.metrics)
-        return [_kept(state, step, event), *raised, Serve(event.student, *serve_set(state, event.student))]
+        raised = watching.look(state, plan.alarms, done.student, step, done.metrics)
+        serve = Serve(done.student, *serve_set(state, done.student))
+        return [_kept(state, step, done), _applied(state, done), *raised, serve]
     return []
 
 
-def _kept(state: RunState, step: StepState, event: StepFinished) -> KeepRecord:
+def _applied(state: RunState, done: StepDone) -> Tell:
+    return Tell(
+        StepApplied(
+            **UNSTAMPED,
+            student=done.student,
+            round=state.round,
+            step=done.step,
+            version=done.version,
+            metrics=done.metrics,
+        )
+    )
+
+
+def _kept(state: RunState, step: StepState, done: StepDone) -> KeepRecord:
     return KeepRecord(
         StepRecord(
-            student=event.student,
+            student=done.student,
             round=state.round,
-            step=event.step,
-            version=event.version,
+            step=done.step,
+            version=done.version,
             tutored=step.tutored,
             mean_reward=step.rewards.mean if step.rewards else None,
             unique_share=step.rewards.unique_share if step.rewards else None,
-            metrics=event.metrics,
+            metrics=done.metrics,
         )
     )
 
@@ -280,7 +296,8 @@ def _record_timeouts(state: RunState, plan: Plan, at: float) -> None:
 
 
 def _record_refusal(state: RunState, event: StepRefused) -> None:
-    _pause(state, f"trainer-{event.student} cannot apply step {event.step}: {event.reason}")
+    failed = event.failed
+    _pause(state, f"trainer-{failed.student} cannot apply step {failed.step}: {failed.reason}")
 
 
 def _record_control(state: RunState, event: Controlled) -> list[Command]:
@@ -294,7 +311,7 @@ def _record_control(state: RunState, event: Controlled) -> list[Command]:
             if state.paused is not None:
                 state.paused = None
                 rounds.allow_again(state, event.at)
-                return [Announce(state.status, state.round, reason="resumed")]
+                return [tell_status(state, "resumed")]
         case "abort":
             state.failed = event.reason
             return [enter(state, Status.FAILED, event.at, reason=event.reason)]
@@ -317,7 +334,7 @@ def _adopt(state: RunState, event: Recovered) -> list[Command]:
     if state.scores or state.evals or state.status is not Status.VALIDATING:
         return []
     state.scores = [score.model_copy(deep=True) for score in event.initial]
-    announced: list[Command] = [AnnounceScore(score) for score in state.scores]
+    announced: list[Command] = [rounds.tell_score(score) for score in state.scores]
     return [*announced, enter(state, Status.GATED, event.at)]
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shared.contracts.acting import Act
-from shared.contracts.diagnostics import Alarm, BatchRewards, RevisionCount, Silenced
+from shared.contracts.diagnostics import RevisionCount
+from shared.contracts.events import Acted, Event
 from shared.contracts.jobs import JobKind
-from shared.contracts.run import AnswerCounts, GateDecision, Score, Split, Status
+from shared.contracts.run import AnswerCounts, Score, Split
 from shared.contracts.steps import StepRecord
-from shared.contracts.weights import StepMetrics
+from shared.contracts.weights import StepDone, StepFailed
 
 
 @dataclass(frozen=True)
@@ -38,33 +39,15 @@ class JobReported:
 
 
 @dataclass(frozen=True)
-class BatchWritten:
-    """The batch of a step lies sealed on disk. verdicts: counts by word, without the matched word."""
-
-    at: float
-    student: str
-    step: int
-    verdicts: dict[str, int]
-    samples: int
-    active_samples: int
-    rewards: BatchRewards
-
-
-@dataclass(frozen=True)
 class StepFinished:
     at: float
-    student: str
-    step: int
-    version: str
-    metrics: StepMetrics
+    done: StepDone
 
 
 @dataclass(frozen=True)
 class StepRefused:
     at: float
-    student: str
-    step: int
-    reason: str
+    failed: StepFailed
 
 
 @dataclass(frozen=True)
@@ -111,9 +94,7 @@ class Recovered:
     initial: tuple[Score, ...] = ()
 
 
-MachineEvent = (
-    JobReported | BatchWritten | StepFinished | StepRefused | VersionServed | Controlled | Asked | Ticked | Recovered
-)
+MachineEvent = JobReported | StepFinished | StepRefused | VersionServed | Controlled | Asked | Ticked | Recovered
 
 
 @dataclass(frozen=True)
@@ -181,39 +162,17 @@ class Forget:
 
 
 @dataclass(frozen=True)
-class Announce:
-    status: Status
-    round: int
-    reason: str | None = None
+class Tell:
+    """Tell people and services. The event is stamped when it is told, with the time and name of the broker."""
 
-
-@dataclass(frozen=True)
-class AnnounceGate:
-    decision: GateDecision
-
-
-@dataclass(frozen=True)
-class AnnounceScore:
-    score: Score
-
-
-@dataclass(frozen=True)
-class AnnounceAlarm:
-    alarm: Alarm
-
-
-@dataclass(frozen=True)
-class AnnounceSilence:
-    silenced: Silenced
+    event: Event
 
 
 @dataclass(frozen=True)
 class KeepAct:
     """Write down and tell what a person did, or why it was refused."""
 
-    act: Act
-    round: int
-    refused: str | None
+    acted: Acted
 
 
 @dataclass(frozen=True)
@@ -224,18 +183,5 @@ class KeepRecord:
 
 
 Command = (
-    IssueEval
-    | IssueRollout
-    | IssueFeedback
-    | IssueRevision
-    | SealBatch
-    | Serve
-    | Forget
-    | Announce
-    | AnnounceGate
-    | AnnounceScore
-    | AnnounceAlarm
-    | AnnounceSilence
-    | KeepAct
-    | KeepRecord
+    IssueEval | IssueRollout | IssueFeedback | IssueRevision | SealBatch | Serve | Forget | Tell | KeepAct | KeepRecord
 )

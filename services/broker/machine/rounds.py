@@ -12,10 +12,11 @@ The gate of a round: from validation scores to who may tutor. Pure; the rule is 
 from collections.abc import Sequence
 
 from services.broker.machine.books import chunk_job_id, end_stage, enter, serve_set, to_issue
-from services.broker.machine.moves import AnnounceGate, AnnounceScore, Command, Forget, IssueEval, Serve
+from services.broker.machine.moves import Command, Forget, IssueEval, Serve, Tell
 from services.broker.machine.phases import advance_phase
 from services.broker.machine.plan import Plan
 from shared.bus.keys import eval_payloads
+from shared.contracts.events import UNSTAMPED, Evaluated, GateDecided
 from shared.contracts.ids import seed_of
 from shared.contracts.run import (
     AnswerCounts,
@@ -91,7 +92,7 @@ def evaluate(state: RunState, plan: Plan, at: float, *, after: Status) -> list[C
     if all(evaluation.finished for evaluation in state.evals):
         scores = [_score(evaluation, plan) for evaluation in state.evals]
         state.scores += scores
-        commands += [AnnounceScore(score) for score in scores]
+        commands += [tell_score(score) for score in scores]
         commands += [
             Forget(eval_payloads(evaluation.student, evaluation.round, evaluation.split.value))
             for evaluation in state.evals
@@ -138,6 +139,19 @@ def _score(evaluation: EvalState, plan: Plan) -> Score:
     )
 
 
+def tell_score(score: Score) -> Tell:
+    return Tell(
+        Evaluated(
+            **UNSTAMPED,
+            student=score.student,
+            version=score.version,
+            split=score.split.value,
+            round=score.round,
+            scores={domain: score.mean(domain) for domain in score.correct},
+        )
+    )
+
+
 def advance(state: RunState, plan: Plan, at: float) -> list[Command]:
     """All commands that the state calls for, going through as many statuses as it allows."""
     commands: list[Command] = []
@@ -177,7 +191,7 @@ def _freeze(state: RunState, plan: Plan, at: float) -> list[Command]:
     ]
     announced = enter(state, Status.TRAINING, at)
     serve = [Serve(student, *serve_set(state, student)) for student in plan.students]
-    return [AnnounceGate(decision), announced, *serve]
+    return [Tell(GateDecided(**UNSTAMPED, decision=decision)), announced, *serve]
 
 
 def _train(state: RunState, plan: Plan, at: float) -> list[Command]:

@@ -21,11 +21,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 from services.broker.machine.books import add
-from services.broker.machine.moves import AnnounceAlarm, AnnounceSilence, Command
+from services.broker.machine.moves import Command, Tell
 from services.broker.machine.plan import Plan
 from shared.config.alarms import AlarmsSection
 from shared.contracts.acting import SilenceAct
 from shared.contracts.diagnostics import Alarm, AlarmName, AlarmWatch, RewardWindow, Silenced, StepLook
+from shared.contracts.events import UNSTAMPED, AlarmRaised, TutorSilenced
 from shared.contracts.run import JobStatus, PhaseState, RunState, StepState
 from shared.contracts.weights import StepMetrics
 from shared.method.silencing import BreakCount, Judgement, judge_tutor, resampling_chance
@@ -50,7 +51,7 @@ def look(
             watch.standing.append(name)
             alarm = Alarm(student=student, alarm=name, round=state.round, step=step.step, reason=reason)
             state.alarms.append(alarm)
-            commands.append(AnnounceAlarm(alarm))
+            commands.append(Tell(AlarmRaised(**UNSTAMPED, **alarm.model_dump())))
     return commands
 
 
@@ -144,9 +145,7 @@ def _step_of(phase: PhaseState) -> int:
     return phase.step.step if phase.step else phase.first_step + phase.steps_done - 1
 
 
-def _add(
-    state: RunState, plan: Plan, student: str, tutor: str, step: int, act: SilenceAct | None = None
-) -> AnnounceSilence:
+def _add(state: RunState, plan: Plan, student: str, tutor: str, step: int, act: SilenceAct | None = None) -> Tell:
     count = break_count(state, plan, student, tutor)
     judgement = judge_tutor(count, plan.max_break_rate) or Judgement(0.0, 0.0, 0.0, plan.max_break_rate)
     silenced = Silenced(
@@ -164,7 +163,7 @@ def _add(
         reason=act.reason if act else None,
     )
     state.silenced.append(silenced)
-    return AnnounceSilence(silenced)
+    return Tell(TutorSilenced(**UNSTAMPED, **silenced.model_dump()))
 
 
 def break_count(state: RunState, plan: Plan, student: str, tutor: str) -> BreakCount:

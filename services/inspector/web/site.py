@@ -115,11 +115,11 @@ def add_site(
     stopping: threading.Event,
 ) -> None:
     assets = Assets()
-    pages = Pages(assets, run_names(config.run, config.settings, with_keys=config.keys is not None))
-    run = RunData(config.run, config.run_dir, config.settings, reads.store, reads.bus)
+    pages = Pages(assets, run_names(config.environment.run, config.settings, with_keys=config.keys is not None))
+    run = RunData(config.environment.run, config.environment.run_dir, config.settings, reads.store, reads.bus)
     site = Site(reads.store, reads.batches, reads.traces, run, broker, calls, pages, viewers, stopping)
     app.include_router(asset_routes(assets))
-    app.include_router(login_routes(pages, sessions, config.keys, config.public_url))
+    app.include_router(login_routes(pages, sessions, config.keys, config.environment.public_url))
     app.include_router(page_routes(site))
     app.include_router(writing_routes(site))
     app.include_router(run_route(run, calls))

@@ -62,7 +62,7 @@ def replay(student: str, source: Path, out: Path, until: int | None) -> Iterator
         raise ConfigError(f"expected sealed batches of student {student} under {source}, found none")
     run = BatchManifest.model_validate_json(LocalStore(source).read_manifest(sealed[0].uri)).run
     config = training_config(settings_of(out), run, out, student)
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.settings.resources.threads)
     store, recorded = LocalStore(out), LocalStore(source)
     checkpoints = Checkpoints(store, run=run, student=student, base_sha256=config.base.sha256)
     trainer = build_trainer(config, store, checkpoints, threading.Event(), batches=recorded)

@@ -4,21 +4,24 @@ import pytest
 
 from services.broker.machine import machine
 from services.broker.machine.moves import (
-    Announce,
-    AnnounceSilence,
     Asked,
     Controlled,
     KeepAct,
+    KeepRecord,
     Recovered,
     SealBatch,
+    Serve,
     StepFinished,
     StepRefused,
+    Tell,
     Ticked,
     VersionServed,
 )
 from shared.contracts.acting import SilenceAct
+from shared.contracts.events import StatusChanged, StepApplied, TutorSilenced
 from shared.contracts.run import Status
-from tests.fakes.world import World, small_plan
+from shared.contracts.weights import StepFailed
+from tests.fakes.world import World, small_plan, told
 
 
 def until_sealed(world: World) -> list[tuple[str, int]]:
@@ -32,13 +35,18 @@ def until_sealed(world: World) -> list[tuple[str, int]]:
     return [(command.student, command.step) for command in world.of(SealBatch)]
 
 
+def refusal(world: World, student: str, reason: str) -> StepRefused:
+    """Of its first step."""
+    return StepRefused(world.at, StepFailed(student=student, step=1, reason=reason))
+
+
 @pytest.mark.parametrize("refused", [("a",), ("a", "b")])
 def test_refused_steps_are_sealed_once_more_when_the_run_is_resumed(refused: tuple[str, ...]) -> None:
     """A refusal acknowledges the batch, so its trainer does not have it any more. Only the first reason stands."""
     world = World(small_plan())
     sealed = until_sealed(world)
     for student in refused:
-        assert world.send(StepRefused(world.at, student, 1, f"{student}: not finite"))[1:] == []
+        assert world.send(refusal(world, student, f"{student}: not finite"))[1:] == []
     assert world.state.paused == "trainer-a cannot apply step 1: a: not finite"
     again = world.send(Controlled(world.at, "resume", "mended"))
     assert [(c.student, c.step) for c in again if isinstance(c, SealBatch)] == sealed
@@ -50,7 +58,7 @@ def test_the_time_until_a_refused_step_is_resumed_is_the_trainers() -> None:
     world = World(small_plan())
     until_sealed(world)
     before = dict(world.state.tallies["a"].stage_seconds)
-    world.send(StepRefused(world.at, "a", 1, "not finite"))
+    world.send(refusal(world, "a", "not finite"))
     world.at += 500
     world.send(Controlled(world.at, "resume", "mended"))
     after = world.state.tallies["a"].stage_seconds
@@ -62,10 +70,10 @@ def test_a_batch_that_cannot_be_used_pauses_the_run_until_it_can() -> None:
     world = World(small_plan())
     until_sealed(world)
     world.send(Controlled(world.at, "pause", "lunch"))
-    resumed, _ = machine.apply(world.state, world.plan, Controlled(world.at, "resume", "back"))
-    world.state, told = machine.cannot_seal(resumed, "a", "groups.jsonl was altered")
+    world.state, _ = machine.apply(world.state, world.plan, Controlled(world.at, "resume", "back"))
+    paused = machine.cannot_seal(world.state, "a", "groups.jsonl was altered")
     assert world.state.paused == "the batch of step 1 of student a cannot be used: groups.jsonl was altered"
-    assert told.reason == f"paused: {world.state.paused}"
+    assert [event.reason for event in told([paused], StatusChanged)] == [f"paused: {world.state.paused}"]
     again = world.send(Controlled(world.at, "resume", "restored"))
     assert ("a", 1) in [(c.student, c.step) for c in again if isinstance(c, SealBatch)]
     assert world.finish().status is Status.DONE
@@ -76,15 +84,27 @@ def test_a_run_that_is_only_served_keeps_what_it_is_told() -> None:
     world = World(small_plan())
     until_sealed(world)
     served, _ = machine.observe(world.state, world.plan, Recovered(world.at, False))
-    refused, commands = machine.observe(served, world.plan, StepRefused(world.at, "a", 1, "not finite"))
+    refused, commands = machine.observe(served, world.plan, refusal(world, "a", "not finite"))
     assert refused.paused == "trainer-a cannot apply step 1: not finite" and commands == []
     aborted, commands = machine.observe(served, world.plan, Controlled(world.at, "abort", "enough"))
     assert (aborted.status, aborted.failed) == (Status.FAILED, "enough")
-    assert [type(command) for command in commands] == [Announce]
+    assert len(commands) == len(told(commands, StatusChanged)) == 1
     act = SilenceAct(id="0" * 32, tutor="b", by="me", reason="noise")
     silenced, commands = machine.observe(served, world.plan, Asked(world.at, act))
     assert [each.tutor for each in silenced.silenced] == ["b"]
-    assert [type(command) for command in commands] == [KeepAct, AnnounceSilence]
+    assert [type(command) for command in commands] == [KeepAct, Tell]
+    assert told(commands, TutorSilenced)
+
+
+def test_a_step_that_ends_in_a_run_that_is_only_served_is_kept_and_told() -> None:
+    world = World(small_plan())
+    until_sealed(world)
+    state, commands = machine.observe(world.state, world.plan, world.trained("a", 1))
+    assert [(event.version, event.round) for event in told(commands, StepApplied)] == [("a@v1", 1)]
+    assert [command.record.version for command in commands if isinstance(command, KeepRecord)] == ["a@v1"]
+    assert [command.live for command in commands if isinstance(command, Serve)] == ["a@v1", "b@v0"]
+    _, again = machine.observe(state, world.plan, world.trained("a", 1))
+    assert not told(again, StepApplied)
 
 
 def test_no_time_passes_in_a_run_that_is_only_served() -> None:

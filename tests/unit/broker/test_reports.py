@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from services.broker.exchange.groups import GroupReader
-from services.broker.exchange.telling import Narrator
 from services.broker.machine.moves import (
     Controlled,
     JobReported,
@@ -23,17 +22,18 @@ from shared.contracts.jobs import JobDone, JobKind, JobStarted
 from shared.contracts.run import Status
 from shared.contracts.weights import StepFailed, VersionLoaded, VersionRefused, WeightsPublished
 from shared.files.store import LocalStore
-from tests.fakes.broker import BrokerBench, step_done
-from tests.fakes.figures import step_metrics
+from tests.fakes.broker import BrokerBench
+from tests.fakes.figures import step_done
 
 AT = 5.0
+DONE = step_done("a", 1)
+FAILED = StepFailed(student="a", step=2, reason="nan")
 
 
 def reader_of(bench: BrokerBench) -> ReportReader:
     groups = GroupReader(bench.settings, bench.problems, bench.workers, LocalStore(bench.run_dir))
-    narrator = Narrator(bench.clock, "broker/test")
     replicas = Replicas(bench.settings, bench.workers)
-    return ReportReader(bench.settings, bench.plan, bench.problems, groups, narrator, replicas)
+    return ReportReader(bench.settings, bench.plan, bench.problems, groups, replicas)
 
 
 def failed(job_id: str, error: str | None) -> JobDone:
@@ -51,9 +51,9 @@ def bench(run_dir: Path) -> BrokerBench:
     ("message", "event", "told"),
     [
         (JobStarted(job_id="j", student="a", replica="0", attempt=1), JobReported(AT, "j", "started"), []),
-        (StepFailed(student="a", step=2, reason="nan"), StepRefused(AT, "a", 2, "nan"), []),
+        (FAILED, StepRefused(AT, FAILED), []),
         (Control(id="1", action="pause", reason="lunch"), Controlled(AT, "pause", "lunch"), []),
-        (step_done("a", 1), StepFinished(AT, "a", 1, "a@v1", step_metrics()), ["step"]),
+        (DONE, StepFinished(AT, DONE), []),
         (
             VersionLoaded(student="a", replica="0", version="a@v1", checksum="c", seconds=1),
             VersionServed(AT, "a", "a@v1"),
@@ -88,12 +88,6 @@ def test_a_report_of_nothing_that_is_open_is_stale(bench: BrokerBench) -> None:
 def test_a_message_that_does_not_belong_on_results_is_only_acknowledged(bench: BrokerBench) -> None:
     published = WeightsPublished(student="a", version="a@v1", step=1, uri="weights/a/v000001", manifest_sha256="0")
     assert reader_of(bench).read(published, bench.state, AT) is None
-
-
-def test_a_step_that_is_announced_again_is_not_told_again(bench: BrokerBench) -> None:
-    bench.run(lambda state: state.steps["a"] == 1)
-    report = reader_of(bench).read(step_done("a", 1), bench.state, AT)
-    assert report is not None and report.events == []
 
 
 def test_an_evaluation_is_graded_problem_by_problem(bench: BrokerBench) -> None:

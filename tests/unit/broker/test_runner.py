@@ -15,8 +15,9 @@ from shared.contracts.jobs import Job, JobKind, JobOutput, JobStarted
 from shared.contracts.run import RunState, Status
 from shared.contracts.weights import ServeSet
 from shared.errors import FencedError
-from tests.fakes.broker import BrokerBench, create_queues, step_done
+from tests.fakes.broker import BrokerBench, create_queues
 from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.figures import step_done
 from tests.fakes.whole_runs import OFF, assert_whole, first_is_applied, is_training, one_is_sealed
 
 
@@ -57,6 +58,15 @@ def test_people_see_the_run(run_dir: Path) -> None:
     }
     statuses = [event.status for event in bench.events("status") if event.kind == "status"]
     assert statuses == ["GATED", "TRAINING", "ROUND_DONE", "FINAL_EVAL", "DONE"]
+
+
+def test_all_that_is_told_says_when_and_by_whom(bench: BrokerBench) -> None:
+    bench.finish()
+    told = [event for _, event in bench.workers.read_events("0", count=1000, block_s=0)]
+    assert {event.kind for event in told} >= {"status", "evaluated", "gate", "group", "sealed", "step", "serving"}
+    assert {event.source for event in told} == {"broker/broker/0"}
+    times = [event.at for event in told]
+    assert times == sorted(times) and bench.clock.now_s >= times[0] > 0
 
 
 @pytest.mark.parametrize("until", [is_training, one_is_sealed, first_is_applied])

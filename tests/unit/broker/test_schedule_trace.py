@@ -7,9 +7,6 @@ their work was issued. A line is `kind student version` and, for feedback, `of s
 import pytest
 
 from services.broker.machine.moves import (
-    Announce,
-    AnnounceGate,
-    AnnounceScore,
     Command,
     Forget,
     IssueEval,
@@ -19,7 +16,9 @@ from services.broker.machine.moves import (
     KeepRecord,
     SealBatch,
     Serve,
+    Tell,
 )
+from shared.contracts.events import Evaluated, GateDecided, StatusChanged, StepApplied
 from shared.contracts.run import Status
 from tests.fakes.world import World, small_plan
 
@@ -244,12 +243,14 @@ def told(command: Command) -> str:
             return f"seal {command.student} step {command.step}"
         case Serve():
             return f"serve {command.student}: {' '.join(command.versions)}"
-        case Announce():
-            return f"-- round {command.round} {command.status.value}"
-        case AnnounceGate():
-            return "gate " + " ".join(sorted(name for name, yes in command.decision.cognizant.items() if yes))
-        case AnnounceScore():
-            return f"score {command.score.version} {command.score.split.value}"
+        case Tell(event=StatusChanged(round=round_, status=status)):
+            return f"-- round {round_} {status}"
+        case Tell(event=GateDecided(decision=decision)):
+            return "gate " + " ".join(sorted(name for name, yes in decision.cognizant.items() if yes))
+        case Tell(event=Evaluated(version=version, split=split)):
+            return f"score {version} {split}"
+        case Tell(event=StepApplied()) | KeepRecord():
+            return ""
         case Forget():
             return f"forget {command.key}"
     raise AssertionError(f"not part of the schedule: {command}")
@@ -265,8 +266,8 @@ def trace(parallel: bool) -> list[str]:
         world.at += 1
         world.send(world.pending.pop(0))
     assert world.state.status is Status.DONE
-    # A step's record is for readers; it moves nothing.
-    return [told(command) for command in world.commands if not isinstance(command, KeepRecord)]
+    # What is told and kept of a step is for readers; it moves nothing.
+    return [line for command in world.commands if (line := told(command))]
 
 
 @pytest.mark.parametrize(

@@ -6,33 +6,38 @@ from typing import Any, Literal
 
 from services.inspector.config import InspectorConfig
 from shared.bus.port import DeadLetter
+from shared.config.environment import ServiceEnvironment
 from shared.config.loading import load_settings
+from shared.config.settings import RunSettings
 from shared.contracts.acting import ExchangeAct, ExchangeRef
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
 from shared.contracts.events import Acted, BatchReady, Event, FeedbackGiven, Revised, StatusChanged
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.messages import ChatMessage
 from shared.errors import UnavailableError
+from shared.http.access import Keys, Limits
 from tests.fakes.access import PLENTY, one_key
 
 RUN = "r1"
 
 
-def config(tmp_path: Path, key: str | None = None) -> InspectorConfig:
+def config(
+    run_dir: Path,
+    key: str | None = None,
+    *,
+    keys: Keys | None = None,
+    limits: Limits = PLENTY,
+    settings: RunSettings | None = None,
+    **environment: str,
+) -> InspectorConfig:
+    """key: may do everything; keys: in its place."""
+    settings = settings or load_settings(preset="smoke", overrides=["bus.deadline_s=1"], environ={})
+    serving = settings.serving.model_copy(update={"limits": limits})
+    known = {"run": RUN, "run_dir": run_dir, "cache_dir": run_dir, "redis_url": "redis://gone"}
     return InspectorConfig(
-        run=RUN,
-        run_dir=tmp_path,
-        replica="0",
-        redis_url="redis://gone",
-        bus_deadline_s=1.0,
-        heartbeat_s=1.0,
-        host="127.0.0.1",
-        port=0,
-        url_file=None,
-        advertised_url=None,
-        keys=one_key(key),
-        limits=PLENTY,
-        settings=load_settings(preset="smoke", environ={}),
+        ServiceEnvironment.model_validate(known | environment),
+        settings.model_copy(update={"serving": serving}),
+        keys or one_key(key),
     )
 
 

@@ -194,7 +194,7 @@ def test_a_student_without_its_prepared_model_says_which_file_is_missing(tmp_pat
     environment = ServiceEnvironment(
         run="test", run_dir=tmp_path, cache_dir=tmp_path, redis_url="redis://none", student="a"
     )
-    assert student_config(environment).prepared_model().directory == Path("/somewhere")
+    assert student_config(environment).prepared_model().path == Path("/somewhere")
     assert config.base_model() == "abc"
 
 

@@ -35,7 +35,7 @@ Begin = Callable[[], tuple[Client, ServerProcess | None]]
 
 def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     """Started, and answering. Raises ConfigError, ModelError, or UnavailableError if it does not answer in time."""
-    model_dir = config.prepared_model().directory
+    model_dir = config.prepared_model().path
     check_weights(model_dir)
     build = _with_full_weights if config.settings.run.weights == "full" else _with_adapters
     server, weights = build(config, model_dir)
@@ -60,7 +60,7 @@ def _with_full_weights(config: StudentConfig, model_dir: Path) -> tuple[Server, 
     tied = tied_names(skeleton)
     untied, served = None, model_dir
     if tied and find_installation(config.section.vllm).on_cpu:
-        untied = Untied(config.run_dir / "engines" / f"{config.student}-{config.replica}", tied)
+        untied = Untied(config.environment.run_dir / "engines" / f"{config.student}-{config.environment.replica}", tied)
         served = untied.add(BASE, model_dir)
     server = _server(config, _started(config, Model(served, config.section.dtype, rank=None)), FULL)
     return server, FullWeights(server, model_dir, served, skeleton, untied)
@@ -73,7 +73,7 @@ def _server(config: StudentConfig, begin: Begin, needs: Needs) -> Server:
 
 
 def _log_file(config: StudentConfig) -> Path:
-    return config.run_dir / "logs" / f"vllm-{config.student}-{config.replica}.log"
+    return config.environment.run_dir / "logs" / f"vllm-{config.student}-{config.environment.replica}.log"
 
 
 def _found(config: StudentConfig) -> Begin:

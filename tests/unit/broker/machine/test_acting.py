@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.broker.machine.moves import (
-    Announce,
-    AnnounceSilence,
     Asked,
     Command,
     IssueFeedback,
@@ -19,6 +17,7 @@ from services.broker.machine.moves import (
     SealBatch,
 )
 from shared.contracts.acting import Act, ExchangeAct, ExchangeRef, SilenceAct
+from shared.contracts.events import Acted, StatusChanged, TutorSilenced
 from shared.contracts.run import GroupState, JobStatus, RunState, Status
 from tests.fakes.world import World, small_plan
 
@@ -45,8 +44,8 @@ def ask(made: World, act: Act, *, sealed: bool = False) -> list[Command]:
     return made.send(Asked(made.at, act, sealed))
 
 
-def kept(commands: list[Command]) -> list[KeepAct]:
-    return [command for command in commands if isinstance(command, KeepAct)]
+def kept(commands: list[Command]) -> list[Acted]:
+    return [command.acted for command in commands if isinstance(command, KeepAct)]
 
 
 def told_group(made: World, student: str = "a") -> tuple[ExchangeRef, GroupState]:
@@ -103,7 +102,7 @@ def test_an_exclusion_survives_an_emptied_redis_if_its_text_does(same: bool, tim
         output = "0" * 64 if same else "1" * 64
         made.pending = [replace(e, output=output) if isinstance(e, JobReported) else e for e in made.pending]
         assert made.step()
-    reasons = [c.reason for c in made.commands if isinstance(c, Announce) and c.reason]
+    reasons = [event.reason for event in made.told(StatusChanged) if event.reason]
     if same:
         assert (group.excluded, reasons) == ([1], [])
     else:
@@ -177,7 +176,7 @@ def test_a_tutor_that_a_person_silenced_is_not_asked_again_in_this_round(seed: i
     round_ = made.state.round
     ask(made, silence("b"))
     asked_before = len(made.commands)
-    assert [c.silenced.by for c in made.of(AnnounceSilence)] == ["admin key 0123abcd"]  # type: ignore[union-attr]
+    assert [event.by for event in made.told(TutorSilenced)] == ["admin key 0123abcd"]
     [again] = kept(ask(made, silence("b", number=9)))
     assert "silenced already" in str(again.refused)
     assert made.finish().status is Status.DONE

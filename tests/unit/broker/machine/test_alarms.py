@@ -6,13 +6,13 @@ import random
 import pytest
 
 from services.broker.machine.machine import new_run
-from services.broker.machine.moves import AnnounceAlarm
 from services.broker.machine.watching import look
 from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import BatchRewards
+from shared.contracts.events import AlarmRaised
 from shared.contracts.run import RunState, StepState
 from tests.fakes.figures import batch_rewards, step_metrics
-from tests.fakes.world import small_plan
+from tests.fakes.world import small_plan, told
 
 SETTINGS = AlarmsSection()
 HEALTHY = batch_rewards()
@@ -32,8 +32,9 @@ class Watched:
             step=self._step, base_version=f"a@v{self._step - 1}", groups=[], rewards=rewards, opened_at=0.0, mark=0.0
         )
         commands = look(self.state, self._settings, "a", step, step_metrics(**metrics))
-        assert all(isinstance(command, AnnounceAlarm) for command in commands)
-        return [command.alarm.alarm for command in commands if isinstance(command, AnnounceAlarm)]
+        raised = told(commands, AlarmRaised)
+        assert len(raised) == len(commands)
+        return [event.alarm for event in raised]
 
 
 def test_a_gradient_near_zero_with_a_loss_that_is_not_is_told_after_the_window() -> None:

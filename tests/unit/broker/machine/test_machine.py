@@ -20,10 +20,11 @@ from services.broker.machine.moves import (
     StepRefused,
     VersionServed,
 )
+from shared.contracts.events import StepApplied
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import JobStatus, Split, Status
-from tests.fakes.figures import step_metrics
-from tests.fakes.world import World, base_of, small_plan, tick
+from shared.contracts.weights import StepFailed
+from tests.fakes.world import World, base_of, small_plan, tick, told
 
 
 def finished(world: World) -> World:
@@ -192,7 +193,8 @@ def test_pausing_issues_nothing_and_resuming_goes_on_to_the_end() -> None:
     issued = len(world.commands)
     while world.step():
         pass
-    assert [type(c) for c in world.commands[issued:] if not isinstance(c, Serve | KeepRecord)] == []
+    meanwhile = [c for c in world.commands[issued:] if not isinstance(c, Serve | KeepRecord)]
+    assert len(meanwhile) == len(told(meanwhile, StepApplied))
     world.send(Controlled(world.at, "resume", "back"))
     assert world.finish().status is Status.DONE
 
@@ -207,7 +209,7 @@ def test_abort_ends_the_run() -> None:
 def test_a_trainer_that_cannot_go_on_pauses_the_run() -> None:
     world = World(small_plan())
     world.start()
-    world.send(StepRefused(world.at, "a", 1, "loss is not finite"))
+    world.send(StepRefused(world.at, StepFailed(student="a", step=1, reason="loss is not finite")))
     assert world.state.paused == "trainer-a cannot apply step 1: loss is not finite"
 
 
@@ -216,8 +218,20 @@ def test_a_step_that_was_not_sealed_cannot_be_done() -> None:
     world.start()
     while not world.of(IssueRollout):
         world.step()
-    world.send(StepFinished(world.at, "a", 1, "a@v1", step_metrics()))
+    world.send(world.trained("a", 1))
     assert world.state.version["a"] == "a@v0"
+    assert not world.told(StepApplied)
+
+
+def test_a_step_is_told_once_however_often_it_is_announced() -> None:
+    world = World(small_plan())
+    world.start()
+    while not world.told(StepApplied):
+        world.step()
+    [applied] = world.told(StepApplied)
+    for _ in range(2):
+        world.send(world.trained(applied.student, applied.step))
+    assert [event.version for event in world.told(StepApplied)] == [applied.version]
 
 
 def test_the_next_step_waits_for_a_student_that_serves_the_new_version() -> None:

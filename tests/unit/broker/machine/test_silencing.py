@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.broker.machine.moves import (
-    AnnounceSilence,
     IssueFeedback,
     IssueRevision,
     JobReported,
     Recovered,
     SealBatch,
+    Tell,
 )
 from shared.contracts.diagnostics import RevisionCount
+from shared.contracts.events import TutorSilenced
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import RunState, Status
 from tests.fakes.figures import revision_count
@@ -42,12 +43,10 @@ def world_with(bad_tutor: str, seed: int = 0, **plan: object) -> World:
     return world
 
 
-def until_silent(world: World) -> AnnounceSilence:
-    while not world.of(AnnounceSilence):
+def until_silent(world: World) -> TutorSilenced:
+    while not world.told(TutorSilenced):
         assert world.step(), "the tutor was never silenced"
-    command = world.of(AnnounceSilence)[0]
-    assert isinstance(command, AnnounceSilence)
-    return command
+    return world.told(TutorSilenced)[0]
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,10 +58,11 @@ def test_in_any_order_a_silent_tutor_is_not_asked_again_until_the_next_round(see
     asked_after: list[IssueFeedback] = []
     rounds_asked: set[int] = set()
     for command in world.commands:
-        if isinstance(command, AnnounceSilence):
-            assert (command.silenced.tutor, command.silenced.student) == ("b", "a")
-            assert command.silenced.round not in silent, "told once a round"
-            silent.add(command.silenced.round)
+        if isinstance(command, Tell) and isinstance(command.event, TutorSilenced):
+            silenced = command.event
+            assert (silenced.tutor, silenced.student) == ("b", "a")
+            assert silenced.round not in silent, "told once a round"
+            silent.add(silenced.round)
         elif isinstance(command, IssueFeedback) and command.tutor == "b":
             rounds_asked.add(command.round)
             asked_after += [command] if command.round in silent else []
@@ -73,7 +73,7 @@ def test_in_any_order_a_silent_tutor_is_not_asked_again_until_the_next_round(see
 
 
 def test_it_takes_three_groups_that_are_equally_large() -> None:
-    silenced = until_silent(world_with("b")).silenced
+    silenced = until_silent(world_with("b"))
     assert (silenced.broke, silenced.right, silenced.break_rate) == (9, 9, 1.0)
     assert (silenced.round, silenced.bound) == (1, 0.5)
     assert silenced.low > 0.5 > silenced.chance == pytest.approx(1 / 3)
@@ -143,7 +143,7 @@ def test_groups_without_rollouts_yet_are_not_sent_to_a_silent_tutor() -> None:
             world.step()
     world.pending.remove(late)
     silenced = until_silent(world)
-    assert silenced.silenced.step == 1
+    assert silenced.step == 1
     commands = world.send(late)
     assert not [c for c in commands if isinstance(c, IssueFeedback)]
     assert world.finish().status is Status.DONE

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -37,7 +36,7 @@ def inspector(tmp_path: Path, **changes: str) -> Iterator[str]:
     store, log = Store(tmp_path / "log.sqlite3", RUN), EventLog()
     sealed = SealedBatches(tmp_path, RUN)
     ingest = Ingest(log, store, sealed, name="inspector/0", clock=StillClock(), silent_s=60, block_s=0)
-    keyed = replace(config(tmp_path), keys=read_keys(tmp_path / KEY_FILE), **changes)
+    keyed = config(tmp_path, keys=read_keys(tmp_path / KEY_FILE), **changes)
     with listening(build_app(keyed, store, ingest, log, threading.Event())) as url:
         yield url
     store.close()

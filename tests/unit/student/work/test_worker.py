@@ -174,7 +174,7 @@ def test_a_dead_engine_ends_the_process_and_keeps_the_jobs(bench: StudentBench) 
 
 def test_a_job_whose_attempts_are_used_up_is_buried_with_a_failed_result(bench: StudentBench) -> None:
     bench.broker.issue(ROLLOUT, 1)
-    for _ in range(bench.config.bus.max_attempts):
+    for _ in range(bench.config.settings.bus.max_attempts):
         crashed = MemoryBus(bench.server)
         assert crashed.take([(jobs("a", ROLLOUT), STUDENTS)], "student-a-0", limit=1, block_s=0)
     (done,) = bench.done()

@@ -1,0 +1,34 @@
+"""`models/<student>.json`: the base weights of a student, prepared before any service starts."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from shared.contracts.messages import Contract
+from shared.errors import ConfigError
+
+MODELS = "models"
+"""Folder of the files, in the run's directory."""
+
+
+class PreparedModel(Contract):
+    """path: directory of the weights, read-only. sha256: over their files."""
+
+    path: Path
+    sha256: str
+
+
+def model_file(run_dir: Path, student: str) -> Path:
+    return run_dir / MODELS / f"{student}.json"
+
+
+def prepared_model(run_dir: Path, student: str) -> PreparedModel:
+    """Raises ConfigError if the file is missing or cannot be read."""
+    path = model_file(run_dir, student)
+    try:
+        return PreparedModel.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            f"expected the prepared model of student {student} (path, sha256) in {path}, "
+            f"written before services start: {error}"
+        ) from error
