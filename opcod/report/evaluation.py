@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from opcod.report.diagnostics import Interval
-from opcod.report.run import answer_rates
 from services.broker.config import majority_by_domain
 from services.broker.exchange.judging import answer_counts, grade_evaluation
 from shared.contracts.ids import seed_of
@@ -22,6 +20,8 @@ from shared.method.metrics import bootstrap_interval
 from shared.problems.formats import ProblemFormat
 from shared.problems.leaks import leak_key
 from shared.problems.problem import Problem
+from shared.results.diagnostics import Interval
+from shared.results.report import answer_rates
 
 
 class Part(BaseModel):

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from opcod.report.diagnostics import Diagnostics, Interval, Part, StemRow, breaks, diagnose, fixes, without_shared_stems
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.ids import seed_of
@@ -11,6 +10,16 @@ from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Sp
 from shared.contracts.steps import StepRecord
 from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
 from shared.problems.manifest import ProblemSetManifest
+from shared.results.diagnostics import (
+    Diagnostics,
+    Interval,
+    Part,
+    StemRow,
+    breaks,
+    diagnose,
+    fixes,
+    without_shared_stems,
+)
 
 DELIVERED = ("match", "unanchored")
 
