@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from shared.config.loading import nearest
 from shared.errors import ConfigError
-from shared.results.diagnostics import Interval, Part
+from shared.results.figures import Interval, Part
 from shared.results.report import STATUS_STAGES
 
 METHODS: dict[str, tuple[str, ...]] = {

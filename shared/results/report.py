@@ -5,23 +5,23 @@ from collections.abc import Mapping, Sequence
 
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
-from shared.contracts.ids import seed_of
 from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status
 from shared.contracts.steps import StepRecord
-from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
+from shared.method.metrics import change_interval, mutual_pareto, pareto_improved
 from shared.problems.manifest import ProblemSetManifest
-from shared.results.diagnostics import (
-    Diagnostics,
+from shared.results.diagnostics import Diagnostics, StemRow, diagnose, without_shared_stems
+from shared.results.figures import (
     Interval,
     Part,
-    StemRow,
     breaks,
-    diagnose,
+    delivered,
+    engine_speeds,
+    first_and_last_test,
     fixes,
-    without_shared_stems,
+    problem_shares,
+    resampling_seed,
+    score_interval,
 )
-
-DELIVERED = ("match", "unanchored")
 
 
 class AnswerRates(Part):
@@ -156,17 +156,14 @@ def build_report(
 
 
 def _score_rows(state: RunState, settings: RunSettings, student: str) -> list[ScoreRow]:
-    tests = [s for s in state.scores if s.student == student and s.split is Split.TEST]
-    if len(tests) < 2:
+    tests = first_and_last_test(state.scores, student)
+    if tests is None:
         return []
-    first, last = tests[0], tests[-1]
-    return [_row(first, last, domain, settings.students[student].domain) for domain in first.correct]
+    return [_row(*tests, domain, settings.students[student].domain) for domain in tests[0].correct]
 
 
 def _row(first: Score, last: Score, domain: str, strong: str) -> ScoreRow:
-    before = [count / first.samples for count in first.correct[domain]]
-    after = [count / last.samples for count in last.correct[domain]]
-    seed = seed_of(first.student, domain, "report")
+    before, after = problem_shares(first, domain), problem_shares(last, domain)
     return ScoreRow(
         student=first.student,
         domain=domain,
@@ -174,11 +171,11 @@ def _row(first: Score, last: Score, domain: str, strong: str) -> ScoreRow:
         problems=len(before),
         samples=first.samples,
         before=first.mean(domain),
-        before_interval=bootstrap_interval(before, seed=seed),
+        before_interval=score_interval(first, domain),
         after=last.mean(domain),
-        after_interval=bootstrap_interval(after, seed=seed),
+        after_interval=score_interval(last, domain),
         change=last.mean(domain) - first.mean(domain),
-        change_interval=change_interval(before, after, seed=seed),
+        change_interval=change_interval(before, after, seed=resampling_seed(first.student, domain)),
         majority=last.majority[domain],
         before_answers=answer_rates(first.answers[domain], first.drawn(domain)),
         after_answers=answer_rates(last.answers[domain], last.drawn(domain)),
@@ -226,16 +223,12 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
         samples=tally.samples,
         active_share=tally.active_samples / tally.samples if tally.samples else None,
         verdicts=dict(verdicts),
-        kept_share=sum(verdicts[word] for word in DELIVERED) / verdicts.total() if verdicts else None,
+        kept_share=delivered(verdicts.items()) / verdicts.total() if verdicts else None,
         lost_feedback=tally.lost_feedback,
         break_rate=broken.rate,
         fix_rate=fixed.rate,
         revised=broken.total + fixed.total,
-        engine_tokens_per_s={
-            kind: tally.output_tokens.get(kind, 0) / seconds
-            for kind, seconds in tally.engine_seconds.items()
-            if seconds > 0
-        },
+        engine_tokens_per_s=engine_speeds(tally),
         stage_seconds=tally.stage_seconds,
         trainer_seconds=tally.trainer_seconds,
     )
