@@ -20,7 +20,7 @@ from shared.results.figures import breaks, engine_speeds, fixes, score_interval
 
 def run_results(run: str, round_: int | None, state: RunState | None, log: RunLog | None) -> RunResults:
     """Without a log, scores and gates are those of the state, and there are no verdicts and no steps."""
-    scores = tuple(_scores(state, log.all_of(Evaluated)) if log else _scores_of(state))
+    scores = tuple(_scores(state, log))
     gates = [event.decision for event in log.all_of(GateDecided)] if log else state.gates if state else []
     return RunResults(
         run=run,
@@ -38,31 +38,23 @@ def run_results(run: str, round_: int | None, state: RunState | None, log: RunLo
     )
 
 
-def _scores_of(state: RunState | None) -> Iterator[ScorePoint]:
-    for score in state.scores if state else ():
-        for domain in sorted(score.correct):
+def _scores(state: RunState | None, log: RunLog | None) -> Iterator[ScorePoint]:
+    """From the log, with the intervals that the state knows the samples for; without a log, all from the state."""
+    scores = state.scores if state else []
+    known = {(s.student, s.version, s.split.value, s.round): s for s in scores}
+    means = {key: {domain: score.mean(domain) for domain in score.correct} for key, score in known.items()}
+    told = (
+        [((e.student, e.version, e.split, e.round), e.scores) for e in log.all_of(Evaluated)] if log else means.items()
+    )
+    for key, by_domain in told:
+        student, version, split, round_ = key
+        score = known.get(key)
+        for domain, mean in sorted(by_domain.items()):
             yield ScorePoint(
-                student=score.student,
-                version=score.version,
-                split=score.split.value,
-                round=score.round,
-                domain=domain,
-                score=score.mean(domain),
-                interval=score_interval(score, domain),
-            )
-
-
-def _scores(state: RunState | None, evaluated: Sequence[Evaluated]) -> Iterator[ScorePoint]:
-    """From the log, with the intervals that the state knows the samples for."""
-    known = {(s.student, s.version, s.split.value, s.round): s for s in (state.scores if state else ())}
-    for event in evaluated:
-        score = known.get((event.student, event.version, event.split, event.round))
-        for domain, mean in sorted(event.scores.items()):
-            yield ScorePoint(
-                student=event.student,
-                version=event.version,
-                split=event.split,
-                round=event.round,
+                student=student,
+                version=version,
+                split=split,
+                round=round_,
                 domain=domain,
                 score=mean,
                 interval=score_interval(score, domain) if score is not None and domain in score.correct else None,
