@@ -7,7 +7,7 @@ from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status
 from shared.contracts.steps import StepRecord
-from shared.method.metrics import change_interval, mutual_pareto, pareto_improved
+from shared.method.metrics import change_interval, pareto_improved
 from shared.problems.manifest import ProblemSetManifest
 from shared.results.diagnostics import Diagnostics, StemRow, diagnose, without_shared_stems
 from shared.results.figures import (
@@ -141,7 +141,7 @@ def build_report(
         scores=rows,
         without_shared_stems=without_shared_stems(state.scores, problems, settings.evaluation.test_problems),
         students=[_student(state, s, improved[s]) for s in students],
-        mutual_improvement=_mutual(rows, students),
+        mutual_improvement=all(improved.values()) if rows else None,
         validation=_validation(state),
         gates=state.gates,
         silenced=state.silenced,
@@ -193,20 +193,7 @@ def answer_rates(counts: AnswerCounts, samples: int) -> AnswerRates:
 def _improved(rows: Sequence[ScoreRow]) -> bool | None:
     if not rows:
         return None
-    return pareto_improved(_by_domain(rows, "before"), _by_domain(rows, "after"))
-
-
-def _mutual(rows: Sequence[ScoreRow], students: Sequence[str]) -> bool | None:
-    if not rows:
-        return None
-    per_student = [[row for row in rows if row.student == s] for s in students]
-    return mutual_pareto(
-        [_by_domain(own, "before") for own in per_student], [_by_domain(own, "after") for own in per_student]
-    )
-
-
-def _by_domain(rows: Sequence[ScoreRow], field: str) -> dict[str, float]:
-    return {row.domain: row.before if field == "before" else row.after for row in rows}
+    return pareto_improved({row.domain: row.before for row in rows}, {row.domain: row.after for row in rows})
 
 
 def _student(state: RunState, student: str, improved: bool | None) -> StudentReport:
