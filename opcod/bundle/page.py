@@ -16,11 +16,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from opcod.report.run import Report
 from opcod.report.text import PICTURES, grids, verdict_lines, warning_lines
 from opcod.talk.text import likeliest
 from services.inspector.http.views import ExchangeView, TraceView
 from shared.contracts.traces import heat
+from shared.results.report import Report
 
 PAGE_STYLE = ("services.inspector", "web/static/page.css")
 """The inspector's own sheet, so that a bundle looks as the page does."""

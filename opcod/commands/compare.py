@@ -13,9 +13,9 @@ from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
 from opcod.prepare.preparing import create_run
 from opcod.report.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
-from opcod.report.comparison import METHODS, Comparison, compare_methods, parse_methods, refuse_owned
 from opcod.report.comparison_text import print_comparison, to_markdown
 from shared.files.store import atomic_write
+from shared.results.comparison import METHODS, Comparison, compare_methods, parse_methods, refuse_owned
 
 Methods = Annotated[str, typer.Option("--methods", help=f"Of {', '.join(METHODS)}; the first is the reference.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds: 0, 1, … one less than it.")]

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from opcod.report.comparison import Cell, Comparison, Estimate, MethodFigures
 from opcod.report.grids import Grid, grid_markdown, grid_table
+from shared.results.comparison import Cell, Comparison, Estimate, MethodFigures
 
 PICTURES = ("scores.png", "changes.png", "differences.png")
 

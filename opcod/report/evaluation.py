@@ -8,24 +8,16 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
-
-from opcod.report.diagnostics import Interval
-from opcod.report.run import answer_rates
 from services.broker.config import majority_by_domain
 from services.broker.exchange.judging import answer_counts, grade_evaluation
-from shared.contracts.ids import seed_of
 from shared.contracts.jobs import PromptOutput
 from shared.contracts.messages import Sampling
 from shared.contracts.run import AnswerCounts
-from shared.method.metrics import bootstrap_interval
 from shared.problems.formats import ProblemFormat
 from shared.problems.leaks import leak_key
 from shared.problems.problem import Problem
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from shared.results.figures import Interval, Part, mean_interval
+from shared.results.report import answer_rates
 
 
 class Evaluated(Part):
@@ -103,7 +95,7 @@ def evaluate(
                 domain=domain,
                 problems=len(shares),
                 score=sum(shares) / len(shares),
-                interval=bootstrap_interval(shares, seed=seed_of(evaluated.student, domain, "report")),
+                interval=mean_interval(evaluated.student, domain, shares),
                 majority=majority[domain],
                 **rates.model_dump(),
             )

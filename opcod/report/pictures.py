@@ -9,9 +9,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib import pyplot
 
-from opcod.report.comparison import Cell, Comparison, Estimate, MethodFigures
 from opcod.report.comparison_text import place
-from opcod.report.run import Report
+from shared.results.comparison import Cell, Comparison, Estimate, MethodFigures
+from shared.results.report import Report
 
 matplotlib.use("Agg")
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from opcod.report.diagnostics import FIGURES, Diagnostics, Interval, Rate, RoundVerdicts
 from opcod.report.grids import Grid, grid_markdown, grid_table
-from opcod.report.run import Report, ScoreRow, StudentReport
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.run import GateDecision
+from shared.results.diagnostics import FIGURES, Diagnostics, RoundVerdicts
+from shared.results.figures import Interval, Rate
+from shared.results.report import Report, ScoreRow, StudentReport
 
 FIGURE_NAMES = {
     "loss": "loss",

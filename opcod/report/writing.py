@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from opcod.prepare.preparing import stored_settings
 from opcod.prepare.problem_manifest import read_manifest
-from opcod.report.run import Report, build_report
 from opcod.report.text import to_markdown
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import STATE_FILE, RunState
 from shared.contracts.steps import StepRecord, step_records
 from shared.errors import ConfigError, StorageError
 from shared.files.store import atomic_write
+from shared.results.report import Report, build_report
 
 TIMELINE_FILE = "timeline.json"
 WALL = "wall"

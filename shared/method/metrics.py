@@ -64,15 +64,6 @@ def pareto_improved(before: Mapping[str, float], after: Mapping[str, float]) -> 
     return dominates(after, before)
 
 
-def mutual_pareto(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]]) -> bool:
-    """Whether every student improved in that sense. The order of students is the same in both."""
-    if len(before) != len(after) or not before:
-        raise ScoreError(
-            f"mutual Pareto: expected the same students before and after, got {len(before)} and {len(after)}"
-        )
-    return all(pareto_improved(b, a) for b, a in zip(before, after, strict=True))
-
-
 def bootstrap_interval(
     per_problem_scores: Sequence[float], confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:

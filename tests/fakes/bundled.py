@@ -3,12 +3,12 @@
 import base64
 from pathlib import Path
 
-from opcod.report.run import build_report
 from services.inspector.config import STORE
 from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
 from shared.config.loading import to_toml
 from shared.contracts.traces import Alternative, RolloutTrace, StepTrace, TokenTrace, step_trace
+from shared.results.report import build_report
 from tests.fakes.final_state import final_state, settings
 from tests.unit.inspector.told import RUN, acted, feedback, revised
 

@@ -1,10 +1,6 @@
-"""What a run's state and the log of its events say of it: scores, gates, verdicts, steps. Only reads.
-
-Intervals of scores, worked out once each: a score never changes, and resampling takes a while.
-"""
+"""What a run's state and the log of its events say of it: scores, gates, verdicts, steps. Only reads."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import groupby
 
 from services.inspector.run.view import (
@@ -17,25 +13,14 @@ from services.inspector.run.view import (
 )
 from services.inspector.store.log import RunLog
 from shared.contracts.events import Evaluated, GateDecided, StepApplied
-from shared.contracts.ids import seed_of
-from shared.contracts.run import RunState, Score
-from shared.method.metrics import bootstrap_interval, pareto_improved
-
-
-def score_interval(score: Score, domain: str) -> tuple[float, float]:
-    """95 %, over problems, as the run's report has it: the same problems resampled with the same seed."""
-    shares = tuple(count / score.samples for count in score.correct[domain])
-    return _interval(shares, seed_of(score.student, domain, "report"))
-
-
-@lru_cache(maxsize=4096)
-def _interval(shares: tuple[float, ...], seed: int) -> tuple[float, float]:
-    return bootstrap_interval(shares, seed=seed)
+from shared.contracts.run import RunState
+from shared.method.metrics import pareto_improved
+from shared.results.figures import breaks, engine_speeds, fixes, score_interval
 
 
 def run_results(run: str, round_: int | None, state: RunState | None, log: RunLog | None) -> RunResults:
     """Without a log, scores and gates are those of the state, and there are no verdicts and no steps."""
-    scores = tuple(_scores(state, log.all_of(Evaluated)) if log else _scores_of(state))
+    scores = tuple(_scores(state, log))
     gates = [event.decision for event in log.all_of(GateDecided)] if log else state.gates if state else []
     return RunResults(
         run=run,
@@ -53,31 +38,23 @@ def run_results(run: str, round_: int | None, state: RunState | None, log: RunLo
     )
 
 
-def _scores_of(state: RunState | None) -> Iterator[ScorePoint]:
-    for score in state.scores if state else ():
-        for domain in sorted(score.correct):
+def _scores(state: RunState | None, log: RunLog | None) -> Iterator[ScorePoint]:
+    """From the log, with the intervals that the state knows the samples for; without a log, all from the state."""
+    scores = state.scores if state else []
+    known = {(s.student, s.version, s.split.value, s.round): s for s in scores}
+    means = {key: {domain: score.mean(domain) for domain in score.correct} for key, score in known.items()}
+    told = (
+        [((e.student, e.version, e.split, e.round), e.scores) for e in log.all_of(Evaluated)] if log else means.items()
+    )
+    for key, by_domain in told:
+        student, version, split, round_ = key
+        score = known.get(key)
+        for domain, mean in sorted(by_domain.items()):
             yield ScorePoint(
-                student=score.student,
-                version=score.version,
-                split=score.split.value,
-                round=score.round,
-                domain=domain,
-                score=score.mean(domain),
-                interval=score_interval(score, domain),
-            )
-
-
-def _scores(state: RunState | None, evaluated: Sequence[Evaluated]) -> Iterator[ScorePoint]:
-    """From the log, with the intervals that the state knows the samples for."""
-    known = {(s.student, s.version, s.split.value, s.round): s for s in (state.scores if state else ())}
-    for event in evaluated:
-        score = known.get((event.student, event.version, event.split, event.round))
-        for domain, mean in sorted(event.scores.items()):
-            yield ScorePoint(
-                student=event.student,
-                version=event.version,
-                split=event.split,
-                round=event.round,
+                student=student,
+                version=version,
+                split=split,
+                round=round_,
                 domain=domain,
                 score=mean,
                 interval=score_interval(score, domain) if score is not None and domain in score.correct else None,
@@ -111,23 +88,23 @@ def _difficulty(state: RunState) -> Iterator[DifficultyRow]:
         keys = sorted({(count.wrong_rollouts, count.told) for count in tally.revisions})
         for wrong_rollouts, told in keys:
             counts = [c for c in tally.revisions if (c.wrong_rollouts, c.told) == (wrong_rollouts, told)]
+            broken, fixed = breaks(counts), fixes(counts)
             yield DifficultyRow(
                 student=student,
                 wrong_rollouts=wrong_rollouts,
                 told=told,
-                broke=sum(count.broke for count in counts),
-                right=sum(count.right for count in counts),
-                fixed=sum(count.fixed for count in counts),
-                wrong=sum(count.wrong for count in counts),
+                broke=broken.changed,
+                right=broken.total,
+                fixed=fixed.changed,
+                wrong=fixed.total,
             )
 
 
 def _figures(state: RunState) -> Iterator[StudentFigures]:
     for student, tally in sorted(state.tallies.items()):
-        speeds = {k: tally.output_tokens.get(k, 0) / s for k, s in tally.engine_seconds.items() if s > 0}
         yield StudentFigures(
             student=student,
-            tokens_per_s=speeds,
+            tokens_per_s=engine_speeds(tally),
             stage_seconds=tally.stage_seconds,
             lost_feedback=tally.lost_feedback,
         )

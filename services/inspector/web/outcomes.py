@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from services.inspector.run.view import Improvement, RunResults, RunView
-from services.inspector.web.rendering import DELIVERED, number, percent
+from services.inspector.web.rendering import number, percent
+from shared.results.figures import delivered
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def _figures(results: RunResults, students: list[str]) -> Iterator[tuple[str, st
         yield f"{student} on the test problems", _improved(found[0]) if found else "–"
     for student in students:
         verdicts = [row for row in results.verdicts if row.student == student]
-        kept = sum(row.count for row in verdicts if row.verdict in DELIVERED)
+        kept = delivered((row.verdict, row.count) for row in verdicts)
         yield f"Feedback delivered to {student}", _share(kept, sum(row.count for row in verdicts))
     for student in students:
         told = [row for row in results.difficulty if row.student == student and row.told]

@@ -14,6 +14,7 @@ from services.inspector.web.assets import Assets
 from services.inspector.web.sentences import sentence
 from shared.contracts.traces import HEAT_NATS, heat
 from shared.http.access import Scope
+from shared.results.figures import DELIVERED
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -27,8 +28,6 @@ VERDICTS = {
     "fb_none": "no feedback came",
 }
 """Every verdict, and what became of the feedback."""
-
-DELIVERED = frozenset({"match", "unanchored"})
 
 
 class Pages:

@@ -11,7 +11,6 @@ from shared.method.metrics import (
     dominates,
     fix_rate,
     majority_baseline,
-    mutual_pareto,
     pareto_improved,
 )
 from shared.method.scores import ScoreError
@@ -97,16 +96,6 @@ def test_pareto_improved(after: dict[str, float], improved: bool) -> None:
     before = {"x": 0.5, "y": 0.5}
     assert pareto_improved(before, after) is improved
     assert dominates(after, before) is improved
-
-
-def test_mutual_pareto_needs_every_student() -> None:
-    before = [{"x": 0.5}, {"x": 0.4}]
-    assert mutual_pareto(before, [{"x": 0.6}, {"x": 0.5}]) is True
-    assert mutual_pareto(before, [{"x": 0.6}, {"x": 0.4}]) is False
-    with pytest.raises(ScoreError, match="same students"):
-        mutual_pareto(before, [{"x": 0.6}])
-    with pytest.raises(ScoreError, match="expected the domains"):
-        mutual_pareto(before, [{"x": 0.6}, {"y": 0.6}])
 
 
 scores = st.dictionaries(st.sampled_from("xyz"), st.floats(0, 1), min_size=3, max_size=3)

@@ -8,11 +8,11 @@ from typer.testing import CliRunner, Result
 
 from opcod.commands.report import wait_for_end
 from opcod.main import app
-from opcod.report.run import Report
 from opcod.report.text import PICTURES
 from shared.config.loading import to_toml
 from shared.contracts.run import STATE_FILE, Status
 from shared.errors import EXIT_INTERRUPTED, ConfigError, StoppedError
+from shared.results.report import Report
 from tests.fakes.final_state import final_state, settings
 
 RUN = "r1"

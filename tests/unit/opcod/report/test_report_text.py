@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from opcod.report.run import Report, build_report
 from opcod.report.text import grids, print_report, to_markdown, verdict_lines
 from shared.contracts.run import RunState, Status
+from shared.results.report import Report, build_report
 from tests.fakes.final_state import BEFORE, final_state, settings
 
 

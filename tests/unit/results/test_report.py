@@ -2,8 +2,8 @@
 
 import pytest
 
-from opcod.report.run import Report, build_report
 from shared.contracts.run import RunState, Status
+from shared.results.report import Report, build_report
 from tests.fakes.final_state import BEFORE, final_state, settings
 
 TIMELINE = {"loading models": 5.0}

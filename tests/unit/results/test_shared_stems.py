@@ -2,11 +2,11 @@
 
 import pytest
 
-from opcod.report.diagnostics import without_shared_stems
 from shared.contracts.run import Score, Split
 from shared.problems.loading import load_problem_set
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.provenance import Provenance
+from shared.results.diagnostics import without_shared_stems
 from tests.fakes import final_state
 
 

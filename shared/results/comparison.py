@@ -12,10 +12,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from opcod.report.diagnostics import Interval, Part
-from opcod.report.run import STATUS_STAGES
 from shared.config.loading import nearest
 from shared.errors import ConfigError
+from shared.results.figures import Interval, Part
+from shared.results.report import STATUS_STAGES
 
 METHODS: dict[str, tuple[str, ...]] = {
     "opcod": ("run.method=opcod", "gate.mode=cognizance"),

@@ -8,37 +8,20 @@ They are no leak by the key that the partitions are checked with, yet a student 
 the report shows the scores with them and without.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping, Sequence
 
 from shared.contracts.diagnostics import RevisionCount, StepKind
-from shared.contracts.run import GateDecision, RunState, Score, Split
+from shared.contracts.run import GateDecision, RunState, Score
 from shared.contracts.steps import StepRecord
-from shared.method.intervals import effective_count, wilson_interval
 from shared.method.metrics import difficulty_bins
 from shared.method.silencing import resampling_chance
 from shared.problems.manifest import ProblemSetManifest
 from shared.problems.problem import spread
-
-Interval = tuple[float, float]
+from shared.results.figures import Part, Rate, breaks, first_and_last_test, fixes
 
 EVERYTHING = "all"
 BINS = ("easiest", "easy", "hard", "hardest")
 FIGURES = ("loss", "grad_norm", "delta_logprob", "clipped_share", "effective_sample_share", "active_share")
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Rate(Part):
-    """`changed` of `total`, with the 95 % interval; revisions of one group count as dependent."""
-
-    changed: int
-    total: int
-    rate: float | None
-    interval: Interval | None
 
 
 class RevisionRates(Part):
@@ -115,24 +98,6 @@ def diagnose(state: RunState, samples: int, steps: Sequence[StepRecord]) -> Diag
     )
 
 
-def breaks(rows: Iterable[RevisionCount]) -> Rate:
-    """Right rollouts whose revision is wrong."""
-    rows = list(rows)
-    return _rate(sum(r.broke for r in rows), sum(r.right for r in rows), sum(r.right_squares for r in rows))
-
-
-def fixes(rows: Iterable[RevisionCount]) -> Rate:
-    """Wrong rollouts whose revision is right."""
-    rows = list(rows)
-    return _rate(sum(r.fixed for r in rows), sum(r.wrong for r in rows), sum(r.wrong_squares for r in rows))
-
-
-def _rate(changed: int, total: int, squares: int) -> Rate:
-    rate = changed / total if total else None
-    interval = wilson_interval(rate, effective_count(total, squares)) if rate is not None else None
-    return Rate(changed=changed, total=total, rate=rate, interval=interval)
-
-
 def _revision_rates(state: RunState, student: str, samples: int) -> list[RevisionRates]:
     cognizant = _cognizance(state.gates)
     found: dict[tuple[str, str, bool], list[RevisionCount]] = {}
@@ -179,10 +144,8 @@ def _figures(student: str, records: Sequence[StepRecord]) -> list[Figure]:
     return figures
 
 
-class StemRow(BaseModel):
+class StemRow(Part):
     """One student in one domain: mean scores over the `problems` that are left without the `shared` ones."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     student: str
     domain: str
@@ -204,15 +167,15 @@ def without_shared_stems(
     shared = set(manifest.provenance.shared_stems)
     rows: list[StemRow] = []
     for student in sorted({score.student for score in scores}):
-        tests = [score for score in scores if score.student == student and score.split is Split.TEST]
-        if len(tests) < 2:
+        tests = first_and_last_test(scores, student)
+        if tests is None:
             continue
         for domain, part in manifest.partitions["test"].domains.items():
             kept = [at for at, name in enumerate(spread(part.ids, test_problems)) if name not in shared]
             tested = len(tests[0].correct[domain])
             if len(kept) in (0, tested):
                 continue
-            before, after = (_mean(score, domain, kept) for score in (tests[0], tests[-1]))
+            before, after = (_mean(score, domain, kept) for score in tests)
             rows.append(
                 StemRow(
                     student=student,

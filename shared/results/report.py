@@ -3,16 +3,25 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from opcod.report.diagnostics import Diagnostics, Interval, Part, StemRow, breaks, diagnose, fixes, without_shared_stems
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
-from shared.contracts.ids import seed_of
 from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status
 from shared.contracts.steps import StepRecord
-from shared.method.metrics import bootstrap_interval, change_interval, mutual_pareto, pareto_improved
+from shared.method.metrics import change_interval, pareto_improved
 from shared.problems.manifest import ProblemSetManifest
-
-DELIVERED = ("match", "unanchored")
+from shared.results.diagnostics import Diagnostics, StemRow, diagnose, without_shared_stems
+from shared.results.figures import (
+    Interval,
+    Part,
+    breaks,
+    delivered,
+    engine_speeds,
+    first_and_last_test,
+    fixes,
+    problem_shares,
+    resampling_seed,
+    score_interval,
+)
 
 
 class AnswerRates(Part):
@@ -132,7 +141,7 @@ def build_report(
         scores=rows,
         without_shared_stems=without_shared_stems(state.scores, problems, settings.evaluation.test_problems),
         students=[_student(state, s, improved[s]) for s in students],
-        mutual_improvement=_mutual(rows, students),
+        mutual_improvement=all(improved.values()) if rows else None,
         validation=_validation(state),
         gates=state.gates,
         silenced=state.silenced,
@@ -147,17 +156,14 @@ def build_report(
 
 
 def _score_rows(state: RunState, settings: RunSettings, student: str) -> list[ScoreRow]:
-    tests = [s for s in state.scores if s.student == student and s.split is Split.TEST]
-    if len(tests) < 2:
+    tests = first_and_last_test(state.scores, student)
+    if tests is None:
         return []
-    first, last = tests[0], tests[-1]
-    return [_row(first, last, domain, settings.students[student].domain) for domain in first.correct]
+    return [_row(*tests, domain, settings.students[student].domain) for domain in tests[0].correct]
 
 
 def _row(first: Score, last: Score, domain: str, strong: str) -> ScoreRow:
-    before = [count / first.samples for count in first.correct[domain]]
-    after = [count / last.samples for count in last.correct[domain]]
-    seed = seed_of(first.student, domain, "report")
+    before, after = problem_shares(first, domain), problem_shares(last, domain)
     return ScoreRow(
         student=first.student,
         domain=domain,
@@ -165,11 +171,11 @@ def _row(first: Score, last: Score, domain: str, strong: str) -> ScoreRow:
         problems=len(before),
         samples=first.samples,
         before=first.mean(domain),
-        before_interval=bootstrap_interval(before, seed=seed),
+        before_interval=score_interval(first, domain),
         after=last.mean(domain),
-        after_interval=bootstrap_interval(after, seed=seed),
+        after_interval=score_interval(last, domain),
         change=last.mean(domain) - first.mean(domain),
-        change_interval=change_interval(before, after, seed=seed),
+        change_interval=change_interval(before, after, seed=resampling_seed(first.student, domain)),
         majority=last.majority[domain],
         before_answers=answer_rates(first.answers[domain], first.drawn(domain)),
         after_answers=answer_rates(last.answers[domain], last.drawn(domain)),
@@ -187,20 +193,7 @@ def answer_rates(counts: AnswerCounts, samples: int) -> AnswerRates:
 def _improved(rows: Sequence[ScoreRow]) -> bool | None:
     if not rows:
         return None
-    return pareto_improved(_by_domain(rows, "before"), _by_domain(rows, "after"))
-
-
-def _mutual(rows: Sequence[ScoreRow], students: Sequence[str]) -> bool | None:
-    if not rows:
-        return None
-    per_student = [[row for row in rows if row.student == s] for s in students]
-    return mutual_pareto(
-        [_by_domain(own, "before") for own in per_student], [_by_domain(own, "after") for own in per_student]
-    )
-
-
-def _by_domain(rows: Sequence[ScoreRow], field: str) -> dict[str, float]:
-    return {row.domain: row.before if field == "before" else row.after for row in rows}
+    return pareto_improved({row.domain: row.before for row in rows}, {row.domain: row.after for row in rows})
 
 
 def _student(state: RunState, student: str, improved: bool | None) -> StudentReport:
@@ -217,16 +210,12 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
         samples=tally.samples,
         active_share=tally.active_samples / tally.samples if tally.samples else None,
         verdicts=dict(verdicts),
-        kept_share=sum(verdicts[word] for word in DELIVERED) / verdicts.total() if verdicts else None,
+        kept_share=delivered(verdicts.items()) / verdicts.total() if verdicts else None,
         lost_feedback=tally.lost_feedback,
         break_rate=broken.rate,
         fix_rate=fixed.rate,
         revised=broken.total + fixed.total,
-        engine_tokens_per_s={
-            kind: tally.output_tokens.get(kind, 0) / seconds
-            for kind, seconds in tally.engine_seconds.items()
-            if seconds > 0
-        },
+        engine_tokens_per_s=engine_speeds(tally),
         stage_seconds=tally.stage_seconds,
         trainer_seconds=tally.trainer_seconds,
     )
