@@ -48,7 +48,6 @@ from services.broker.recovery import (
 )
 from services.broker.reports import ReportReader
 from services.broker.upkeep import Replicas, VersionRetention, disagreement
-from shared.bus.janitor import Janitor
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payloads, train
 from shared.bus.port import Bus, Commit, Delivery
 from shared.clock import Clock, WorkingTime
@@ -124,7 +123,6 @@ class Runner:
         self._reports = ReportReader(settings, plan, problems, self._groups, self._narrator, self._replicas)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
         self._basis = basis_of(settings, problems, run_dir)
-        self._janitor = Janitor(bus, queues_of(plan.students))
         self._retention = VersionRetention(settings.retention, run_dir, plan.students)
         self._next_tick_s = 0.0
         self._next_sweep_s = 0.0
@@ -197,7 +195,8 @@ class Runner:
             self._handle_if_changed(Ticked(self._time.now_s()))
         if now >= self._next_sweep_s:
             self._next_sweep_s = now + SWEEP_S
-            self._janitor.sweep()
+            for queue, group in queues_of(self._plan.students):
+                self._bus.trim(queue, group)
             self._retention.sweep(self.state)
 
     def _tick(self) -> None:
