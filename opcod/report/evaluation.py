@@ -12,13 +12,12 @@ from pydantic import BaseModel, ConfigDict
 
 from opcod.report.diagnostics import Interval
 from opcod.report.run import answer_rates
-from services.broker.config import majority_by_domain
-from services.broker.exchange.judging import answer_counts, grade_evaluation
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import PromptOutput
 from shared.contracts.messages import Sampling
 from shared.contracts.run import AnswerCounts
 from shared.method.metrics import bootstrap_interval
+from shared.problems.evaluation import answer_counts, grade_evaluation, majority_by_domain
 from shared.problems.formats import ProblemFormat
 from shared.problems.leaks import leak_key
 from shared.problems.problem import Problem

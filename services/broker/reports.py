@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.broker.exchange.groups import GroupReader
-from services.broker.exchange.judging import Revised, count_group, distinct, grade_evaluation, rewards
+from services.broker.exchange.judging import Revised, count_group, distinct
 from services.broker.exchange.telling import Narrator
 from services.broker.machine.books import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
 from services.broker.machine.moves import (
@@ -32,6 +32,7 @@ from shared.contracts.jobs import JobDone, JobKind, JobOutput, JobStarted
 from shared.contracts.run import RunState
 from shared.contracts.weights import StepDone, StepFailed, VersionLoaded, VersionRefused
 from shared.errors import MalformedMessageError, StorageError
+from shared.problems.evaluation import grade_evaluation, rewards
 from shared.problems.problem import ProblemSet
 
 MAX_REASON_CHARS = 500
