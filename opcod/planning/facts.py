@@ -16,7 +16,6 @@ from opcod.planning.lengths import Count, Lengths, prompt_lengths, prompts_of
 from opcod.planning.memory import Need, other_needs, student_need, trainer_need, vllm_need
 from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
 from opcod.planning.work import Evaluated, Work, work_of
-from services.student.engines.vllm.installation import find_installation
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.messages import ChatMessage
 from shared.errors import OpcodError, PromptError
@@ -26,6 +25,7 @@ from shared.problems.examples import examples_for
 from shared.problems.loading import load_problems
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import ProblemSet
+from shared.vllm.installation import find_installation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

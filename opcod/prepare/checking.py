@@ -6,7 +6,6 @@ from pathlib import Path
 
 from opcod.installed import require_model_packages
 from opcod.local.gpus import gpus_here, require_room, share_out
-from services.student.engines.vllm.installation import find_installation
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
 from shared.config.settings import STUDENTS, Paths, RunSettings
@@ -15,6 +14,7 @@ from shared.http.addresses import listen
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
 from shared.problems.loading import load_problems
+from shared.vllm.installation import find_installation
 
 
 def check_settings(paths: Paths, settings: RunSettings) -> None:

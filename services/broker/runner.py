@@ -43,8 +43,6 @@ from services.broker.recovery import (
     basis_of,
     choose,
     keep_initial_scores,
-    read_state_file,
-    write_state_file,
 )
 from services.broker.reports import ReportReader
 from services.broker.upkeep import Replicas, VersionRetention, disagreement
@@ -60,6 +58,7 @@ from shared.contracts.steps import step_record
 from shared.contracts.weights import ServeSet
 from shared.errors import UnavailableError, WriteError
 from shared.files.batches import sealed_steps
+from shared.files.state import read_state_file, write_state_file
 from shared.files.store import LocalStore, atomic_write
 from shared.obs.faults import fault_point
 from shared.problems.problem import ProblemSet

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from opcod.main import app
 from opcod.report.comparison import Comparison
-from services.broker.recovery import INITIAL_SCORES_FILE, InitialScores
-from shared.contracts.run import RunState
+from services.broker.recovery import InitialScores
+from shared.contracts.run import INITIAL_SCORES_FILE, RunState
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 NAMES = ("mini-opcod-s0", "mini-sdpo-s0")

@@ -8,8 +8,8 @@ import pytest
 from opcod.report.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from opcod.report.comparison import METHODS, Comparison, parse_methods
 from opcod.report.run import build_report
-from services.broker.recovery import INITIAL_SCORES_FILE, STATE_FILE
 from shared.config.loading import to_toml
+from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
 from shared.errors import ConfigError, StorageError
 from tests.fakes.final_state import final_state
 from tests.unit.opcod.test_commands import SCRIPTED, Opcod, opcod, runs
