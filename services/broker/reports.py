@@ -11,7 +11,6 @@ import structlog
 from services.broker.exchange.groups import GroupReader
 from services.broker.exchange.judging import Revised, count_group, distinct
 from services.broker.exchange.telling import Narrator
-from services.broker.machine.books import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
 from services.broker.machine.moves import (
     Asked,
     Controlled,
@@ -30,6 +29,7 @@ from shared.contracts.envelope import Message
 from shared.contracts.events import Event
 from shared.contracts.jobs import JobDone, JobKind, JobOutput, JobStarted
 from shared.contracts.run import RunState
+from shared.contracts.targets import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
 from shared.contracts.weights import StepDone, StepFailed, VersionLoaded, VersionRefused
 from shared.errors import MalformedMessageError, StorageError
 from shared.problems.evaluation import grade_evaluation, rewards

@@ -5,7 +5,6 @@ from typing import Literal
 
 from services.broker.exchange import judging
 from services.broker.exchange.judging import Exchange
-from services.broker.machine.books import open_step
 from services.broker.machine.moves import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence, KeepAct
 from services.broker.recovery import Recovered
 from shared.clock import Clock
@@ -29,6 +28,7 @@ from shared.contracts.events import (
 )
 from shared.contracts.jobs import JobDone, PromptOutput
 from shared.contracts.run import PhaseState
+from shared.contracts.targets import open_step
 from shared.contracts.weights import StepDone, VersionLoaded
 from shared.files.batches import batch_directory
 from shared.problems.problem import Problem

@@ -11,16 +11,7 @@ version other than the one its rollouts were drawn from.
 
 from services.broker.machine import rounds, watching
 from services.broker.machine.acting import act_on, check_exclusions
-from services.broker.machine.books import (
-    EvalTarget,
-    GroupTarget,
-    RevisionTarget,
-    add,
-    end_stage,
-    enter,
-    find,
-    serve_set,
-)
+from services.broker.machine.books import add, end_stage, enter, serve_set
 from services.broker.machine.moves import (
     Announce,
     AnnounceScore,
@@ -53,6 +44,7 @@ from shared.contracts.run import (
     Tally,
 )
 from shared.contracts.steps import StepRecord
+from shared.contracts.targets import EvalTarget, GroupTarget, RevisionTarget, find
 
 
 def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:
