@@ -28,8 +28,9 @@ from services.student.config import StudentConfig, student_config
 from services.student.engines.port import Engine
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.work.generation import requests_for
-from shared.bus.keys import BROKER, RESULTS, input_field, jobs, step_payloads
+from shared.bus.keys import BROKER, LEADER, RESULTS, input_field, jobs, step_payloads
 from shared.bus.payloads import pack
+from shared.bus.port import Commit
 from shared.bus.redis import RedisBus
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import load_settings
@@ -87,8 +88,12 @@ def bare(engine: Engine, load: Load, step: int) -> float:
 def queued(bus: RedisBus, load: Load, step: int) -> float:
     """Tokens a second, from the first job's publication to the last result."""
     made = load.jobs(step)
-    for job, prompts in made:
-        bus.put_payload(*pack(prompts, job.input.key, job.input.field))
+    packed = [pack(prompts, job.input.key, job.input.field) for job, prompts in made]
+    fence = bus.acquire_lease(LEADER, f"bench-{step}", ttl_s=60)
+    assert fence is not None
+    revision = int(bus.load_state() or 0) + 1
+    bus.commit(Commit(fence, revision, str(revision), payloads=packed))
+    bus.release_lease(LEADER, f"bench-{step}", fence)
     started = time.monotonic()
     for job, _ in made:
         bus.publish(jobs("a", JobKind.ROLLOUT), job)

@@ -34,10 +34,6 @@ class PromptError(ConfigError):
     """Messages that a model's chat template refuses, or that would be more than text in it."""
 
 
-class NotFoundError(ConfigError):
-    """Something that was asked for by its name, and that is not there."""
-
-
 class UnavailableError(OpcodError):
     """A peer or server that did not answer before its deadline."""
 
@@ -52,6 +48,13 @@ class RequestError(ConfigError):
         self.status = status
         self.code = code
         self.param = param
+
+
+class NotFoundError(RequestError):
+    """Something that was asked for by its name, and that is not there."""
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message, status=404, code=code, param=param)
 
 
 class StorageError(OpcodError):

@@ -13,12 +13,12 @@ from rich.table import Table
 
 from opcod.local.deployment import live_deployment
 from opcod.options import RUNS_DIR, RunsDir
-from services.broker.machine.books import awaited
 from shared.bus.port import DeadLetter
 from shared.bus.redis import RedisBus
 from shared.contracts.envelope import Envelope, unwrap
 from shared.contracts.jobs import Job
 from shared.contracts.run import RunState
+from shared.contracts.targets import awaited
 from shared.errors import ConfigError, MalformedMessageError
 
 MOST = 1000

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from opcod.options import ConfigFile, Overrides, Preset, settings_from
-from services.broker.config import load_problems
 from shared.errors import ConfigError
+from shared.problems.loading import load_problems
 from shared.problems.manifest import manifest
 from shared.problems.problem import PARTITIONS, spread
 

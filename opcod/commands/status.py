@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import httpx2
 import typer
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +12,7 @@ from shared.bus.redis import RedisBus
 from shared.contracts.heartbeats import TRAINER_READY
 from shared.contracts.http import PeersResponse
 from shared.errors import EXIT_UNAVAILABLE, OpcodError, UnavailableError
+from shared.http.client import not_ready
 
 PROBE_TIMEOUT_S = 5.0
 
@@ -63,7 +63,11 @@ def _view(deployment: Deployment) -> StatusView:
             f"the broker of run {deployment.run} is up, but does not say where; set its OPCOD_URL_FILE"
         )
     students = [Endpoint(name=f"student-{s.name}", url=s.url) for s in deployment.students]
-    ready = {name for name, url in _urls(deployment.broker, deployment.inspector, *students).items() if _ready(url)}
+    ready = {
+        name
+        for name, url in _urls(deployment.broker, deployment.inspector, *students).items()
+        if not_ready(url, PROBE_TIMEOUT_S) is None
+    }
     up = ready | _training(deployment)
     missing = [name for name in deployment.services() if name not in up]
     peers = _peers(deployment) if "broker" in ready else None
@@ -96,13 +100,6 @@ def _training(deployment: Deployment) -> set[str]:
     finally:
         bus.close()
     return {beat.service for beat in beats if beat.service.startswith("trainer-") and beat.state in TRAINER_READY}
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx2.get(f"{url}/readyz", timeout=PROBE_TIMEOUT_S, trust_env=False).status_code == 200
-    except httpx2.HTTPError:
-        return False
 
 
 def _peers(deployment: Deployment) -> PeersResponse | None:

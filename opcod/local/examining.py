@@ -15,12 +15,12 @@ from redis.exceptions import ResponseError
 
 from opcod.local.deployment import Deployment, is_elsewhere
 from opcod.local.gpus import gpus_here, require_room, share_out, visible
-from services.student.engines.vllm.installation import find_installation
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import ConfigError, OpcodError, UnavailableError
 from shared.http.access import read_keys
+from shared.vllm.installation import find_installation
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "redis", "fastapi", "pydantic")
 OLDEST_REDIS = 7

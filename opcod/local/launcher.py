@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx2
 import redis
 
 from opcod.local.deployment import Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
@@ -16,6 +15,7 @@ from opcod.local.processes import ProcessSpec, Supervisor, log_tail
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.errors import StoppedError, UnavailableError
+from shared.http.client import not_ready
 
 READY_TIMEOUT_S = 300.0
 POLL_S = 0.2
@@ -192,13 +192,7 @@ def _probe(url_file: Path) -> str | None:
     """Why the service that writes this file is not ready, or None."""
     if not url_file.exists():
         return "it has not begun to listen"
-    try:
-        response = httpx2.get(
-            f"{url_file.read_text(encoding='utf-8')}/readyz", timeout=PROBE_TIMEOUT_S, trust_env=False
-        )
-    except httpx2.HTTPError as error:
-        return repr(error)
-    return None if response.status_code == 200 else response.text
+    return not_ready(url_file.read_text(encoding="utf-8"), PROBE_TIMEOUT_S)
 
 
 def _pings(url: str) -> str | None:

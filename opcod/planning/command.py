@@ -49,10 +49,10 @@ def lines(found: PlannedRun) -> Iterator[str]:
     """What a table does not say, in plain words."""
     if found.problems is not None:
         yield from _problem_lines(found.problems)
-    if found.plan is not None and found.lengths is not None:
-        plan, settings = found.plan, found.settings
-        each = plan.rounds * plan.steps_per_round
-        yield f"Steps: {plan.rounds} rounds of {plan.steps_per_round}, {each} a student, {total_steps(plan)} in all."
+    if found.lengths is not None:
+        settings, run = found.settings, found.settings.run
+        each = run.rounds * run.steps_per_round
+        yield f"Steps: {run.rounds} rounds of {run.steps_per_round}, {each} a student, {total_steps(settings)} in all."
         yield f"A step trains on at most {trained_tokens(settings, found.lengths):,} tokens of the student's."
         yield _length_line(found.lengths)
     if found.needs:

@@ -15,17 +15,17 @@ from opcod.local.gpus import Shares, gpus_here, require_room, share_out
 from opcod.planning.lengths import Count, Lengths, prompt_lengths, prompts_of
 from opcod.planning.memory import Need, other_needs, student_need, trainer_need, vllm_need
 from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
-from opcod.planning.work import Work, work_of
-from services.broker.config import load_problems, make_plan
-from services.broker.machine.plan import Plan
-from services.student.engines.vllm.installation import find_installation
+from opcod.planning.work import Evaluated, Work, work_of
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.messages import ChatMessage
 from shared.errors import OpcodError, PromptError
 from shared.problems.coverage import uncovered_languages
+from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
+from shared.problems.loading import load_problems
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import ProblemSet
+from shared.vllm.installation import find_installation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +37,6 @@ class PlannedRun:
 
     settings: RunSettings
     problems: ProblemSetManifest | None = None
-    plan: Plan | None = None
     lengths: Lengths | None = None
     work: list[Work] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
@@ -52,12 +51,13 @@ def plan_run(paths: Paths, settings: RunSettings) -> PlannedRun:
     """Everything that can be known before a run begins."""
     found = PlannedRun(settings)
     problems: ProblemSet | None = None
+    evaluated: Evaluated | None = None
     with _noted(found.missing):
         problems = load_problems(settings)
         found.problems = manifest(problems)
         uncovered = uncovered_languages(problems)
         found.notes += [uncovered] if uncovered is not None else []
-        found.plan = make_plan(paths.run, settings, problems)
+        evaluated = evaluated_problems(settings, problems)
     _look_at_specialists(found)
     _look_at_engines(found)
     count: Count | None = None
@@ -65,9 +65,9 @@ def plan_run(paths: Paths, settings: RunSettings) -> PlannedRun:
     with _noted(found.missing):
         require_model_packages("a run")
         count, shapes = _look_at_models(found, paths, problems)
-    if problems is not None and found.plan is not None:
+    if problems is not None and evaluated is not None:
         found.lengths = prompt_lengths(problems, settings, count)
-        found.work = work_of(found.plan, settings, found.lengths)
+        found.work = work_of(settings, len(problems.train), evaluated, found.lengths)
         with _noted(found.missing):
             found.gpus = gpus_here()
             found.shares = share_out(settings, found.gpus)

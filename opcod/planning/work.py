@@ -1,11 +1,14 @@
-"""Jobs, texts and tokens of a whole run, from its plan. Pure."""
+"""Jobs, texts and tokens of a whole run, from its settings and problems. Pure."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from opcod.planning.lengths import Lengths
-from services.broker.machine.plan import Plan
-from shared.config.settings import RunSettings
+from shared.config.settings import STUDENTS, RunSettings
 from shared.contracts.run import Split
+from shared.problems.problem import Problem
+
+Evaluated = Mapping[Split, Sequence[Problem]]
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,14 @@ class Work:
     output_tokens: int
 
 
-def total_steps(plan: Plan) -> int:
+def total_steps(settings: RunSettings) -> int:
     """Optimizer steps of both students."""
-    return plan.rounds * plan.steps_per_round * len(plan.students)
+    return settings.run.rounds * settings.run.steps_per_round * len(STUDENTS)
 
 
-def work_of(plan: Plan, settings: RunSettings, lengths: Lengths) -> list[Work]:
+def work_of(settings: RunSettings, training_problems: int, evaluated: Evaluated, lengths: Lengths) -> list[Work]:
     """A line for each kind of job; feedback and revisions as if both students may tutor in every round."""
-    groups = total_steps(plan) * min(plan.problems_per_step, len(plan.train))
+    groups = total_steps(settings) * min(settings.problems.per_step, training_problems)
     samples, rollout = settings.rollout.samples, settings.rollout.max_tokens
     tutored = groups if settings.run.method == "opcod" and settings.gate.mode != "never" else 0
     revised = round(tutored * settings.feedback.revise_share)
@@ -38,8 +41,8 @@ def work_of(plan: Plan, settings: RunSettings, lengths: Lengths) -> list[Work]:
         _work("rollout", groups, groups * samples, lengths.mean, rollout),
         _work("feedback", tutored, tutored * samples, told, settings.feedback.max_tokens),
         _work("revise", revised, revised * samples, shown, settings.evaluation.max_tokens),
-        _evaluation(plan, settings, lengths, Split.VALIDATION, plan.rounds + 1),
-        _evaluation(plan, settings, lengths, Split.TEST, 2),
+        _evaluation(settings, evaluated, lengths, Split.VALIDATION, settings.run.rounds + 1),
+        _evaluation(settings, evaluated, lengths, Split.TEST, 2),
     ]
 
 
@@ -53,12 +56,14 @@ def _work(kind: str, jobs: int, texts: int, prompt: float, output: int) -> Work:
     return Work(kind, jobs, texts, round(texts * prompt), texts * output)
 
 
-def _evaluation(plan: Plan, settings: RunSettings, lengths: Lengths, split: Split, times: int) -> Work:
-    evaluations = times * len(plan.students)
-    texts = evaluations * len(plan.partitions[split]) * plan.samples[split]
+def _evaluation(settings: RunSettings, evaluated: Evaluated, lengths: Lengths, split: Split, times: int) -> Work:
+    section, problems = settings.evaluation, len(evaluated[split])
+    evaluations = times * len(STUDENTS)
+    samples = section.test_samples if split is Split.TEST else section.validation_samples
+    texts = evaluations * problems * samples
     return _work(
         f"eval ({split.value})",
-        evaluations * plan.chunks(split),
+        evaluations * -(-problems // section.problems_per_job),
         texts,
         lengths.mean,
         settings.evaluation.max_tokens,

@@ -7,14 +7,15 @@ from pathlib import Path
 from opcod.installed import require_model_packages
 from opcod.local.examining import can_be_written, existing
 from opcod.local.gpus import gpus_here, require_room, share_out
-from services.broker.config import load_problems, make_plan
-from services.student.engines.vllm.installation import find_installation
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import ConfigError
 from shared.http.addresses import listen
+from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
+from shared.problems.loading import load_problems
+from shared.vllm.installation import find_installation
 
 
 def check_settings(paths: Paths, settings: RunSettings) -> None:
@@ -22,7 +23,7 @@ def check_settings(paths: Paths, settings: RunSettings) -> None:
     check_name(paths.run)
     _check_directory("--runs-dir", paths.runs_dir)
     _check_directory("--cache-dir", paths.cache_dir)
-    make_plan(paths.run, settings, load_problems(settings))
+    evaluated_problems(settings, load_problems(settings))
     _check_specialists(settings)
     _check_disk(paths.runs_dir, settings.resources.min_free_disk_bytes)
     _check_ports(settings)

@@ -6,13 +6,13 @@ same ones with which a student would start the server itself. `k8s/components/gp
 
 from pathlib import Path
 
-from services.student.engines.vllm.command import Model, arguments, environment
-from services.student.engines.vllm.installation import Installation
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.ids import seed_of
 from shared.contracts.models import prepared_model
 from shared.errors import ConfigError
 from shared.files.store import atomic_write
+from shared.vllm.command import Model, arguments, environment
+from shared.vllm.installation import Installation
 
 SOCKET_URL = "unix:"
 ANYWHERE = Installation(python=Path("python3"), version="", on_cpu=False)

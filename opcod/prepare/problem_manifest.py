@@ -5,10 +5,10 @@ What always holds: a run goes on with those problems or not at all.
 
 from pydantic import ValidationError
 
-from services.broker.config import load_problems
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError
 from shared.files.store import atomic_write
+from shared.problems.loading import load_problems
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import ProblemSet
 

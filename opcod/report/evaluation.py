@@ -8,11 +8,10 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from services.broker.config import majority_by_domain
-from services.broker.exchange.judging import answer_counts, grade_evaluation
 from shared.contracts.jobs import PromptOutput
 from shared.contracts.messages import Sampling
 from shared.contracts.run import AnswerCounts
+from shared.problems.evaluation import answer_counts, grade_evaluation, majority_by_domain
 from shared.problems.formats import ProblemFormat
 from shared.problems.leaks import leak_key
 from shared.problems.problem import Problem

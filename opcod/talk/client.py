@@ -17,7 +17,8 @@ from opcod.local.deployment import Deployment
 from shared.contracts.acting import Accepted
 from shared.contracts.http import ErrorResponse, LoginLink
 from shared.contracts.run import RunState
-from shared.errors import ConfigError, NotFoundError, OpcodError, UnavailableError
+from shared.errors import ConfigError, OpcodError, UnavailableError
+from shared.http.client import answering, bearer, client, refusal
 
 MARGIN_S = 60.0
 """On top of what a service takes for one answer, so that its own refusal arrives."""
@@ -35,9 +36,7 @@ class Client:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self.timeout_s = deployment.settings().serving.request_timeout_s + MARGIN_S
-        self._http = httpx2.Client(
-            headers={"Authorization": f"Bearer {deployment.key()}"}, timeout=self.timeout_s, trust_env=False
-        )
+        self._http = client(self.timeout_s, bearer(deployment.key()))
 
     @property
     def run(self) -> str:
@@ -50,19 +49,14 @@ class Client:
         """Post to the broker and get its answer event by event, as they come."""
         url = self._broker_url() + path
         json, accept = body.model_dump(mode="json", exclude_none=True), {"Accept": "text/event-stream"}
-        try:
-            with self._http.stream("POST", url, json=json, headers=accept) as response:
-                if response.status_code != 200:
-                    response.read()
-                    raise _refusal(url, response)
-                for event in EventSource(response):
-                    if event.event == "error":
-                        raise OpcodError(
-                            f"{url} broke off: {ErrorResponse.model_validate_json(event.data).error.message}"
-                        )
-                    yield event
-        except httpx2.HTTPError as silent:
-            raise UnavailableError(f"{url} did not answer: {silent!r}; look at `opcod status`") from silent
+        with answering(url), self._http.stream("POST", url, json=json, headers=accept) as response:
+            if response.status_code != 200:
+                response.read()
+                raise refusal(url, response)
+            for event in EventSource(response):
+                if event.event == "error":
+                    raise OpcodError(f"{url} broke off: {ErrorResponse.model_validate_json(event.data).error.message}")
+                yield event
 
     def inspector(self, path: str, answer: type[Answer], params: dict[str, str]) -> Answer:
         return answer.model_validate(self._request("GET", self._inspector_url() + path, None, params))
@@ -70,14 +64,11 @@ class Client:
     def inspector_bytes(self, path: str, params: dict[str, str]) -> Iterator[bytes]:
         """The body of an answer, piece by piece."""
         url = self._inspector_url() + path
-        try:
-            with self._http.stream("GET", url, params=params) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _refusal(url, response)
-                yield from response.iter_bytes()
-        except httpx2.HTTPError as error:
-            raise UnavailableError(f"{url} did not answer: {error!r}; look at `opcod status`") from error
+        with answering(url), self._http.stream("GET", url, params=params) as response:
+            if response.status_code >= 400:
+                response.read()
+                raise refusal(url, response)
+            yield from response.iter_bytes()
 
     def close(self) -> None:
         self._http.close()
@@ -94,12 +85,10 @@ class Client:
 
     def _request(self, method: str, url: str, body: BaseModel | None, params: dict[str, str] | None = None) -> Any:
         json = body.model_dump(mode="json", exclude_none=True) if body is not None else None
-        try:
+        with answering(url):
             response = self._http.request(method, url, json=json, params=params)
-        except httpx2.HTTPError as error:
-            raise UnavailableError(f"{url} did not answer: {error!r}; look at `opcod status`") from error
         if response.status_code >= 400:
-            raise _refusal(url, response)
+            raise refusal(url, response)
         return response.json()
 
 
@@ -120,23 +109,6 @@ def body_of(kind: type[Body], arguments: Sequence[str], /, **given: object) -> B
         raise ConfigError(f"{names[str(first['loc'][0])]}: {first['msg']}, got {came}") from error
 
 
-def _refusal(url: str, response: httpx2.Response) -> OpcodError:
-    if response.status_code in (429, 503):
-        return UnavailableError(f"{url} is not available now: {_message(response)}")
-    if response.status_code == 404:
-        return NotFoundError(_message(response))
-    if response.status_code in (400, 422):
-        return ConfigError(_message(response))
-    return OpcodError(f"{url} answered {response.status_code}: {_message(response)}")
-
-
-def _message(response: httpx2.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return response.text[:500]
-
-
 TIMEOUT_S = 5.0
 
 
@@ -149,9 +121,9 @@ def page_address(deployment: Deployment) -> str | None:
     if deployment.inspector is None:
         return None
     url = deployment.inspector.url
-    headers = {"Authorization": f"Bearer {deployment.key()}", "Content-Length": "0"}
     try:
-        answer = httpx2.post(f"{url}/v1/login-link", headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        with client(TIMEOUT_S, bearer(deployment.key())) as http:
+            answer = http.post(f"{url}/v1/login-link")
         link = LoginLink.model_validate_json(answer.content)
         return (link.public_url or url) + link.path
     except (httpx2.HTTPError, ValidationError):
@@ -167,20 +139,20 @@ def end_pause(deployment: Deployment) -> str | None:
 
     Raises UnavailableError if the broker does not take it up in time.
     """
-    client = Client(deployment)
+    broker = Client(deployment)
     try:
-        reason = _state(client, deployment).paused
+        reason = _state(broker, deployment).paused
         if reason is None:
             return None
-        client.broker("POST", f"/v1/runs/{deployment.run}/resume", Accepted)
+        broker.broker("POST", f"/v1/runs/{deployment.run}/resume", Accepted)
         deadline = time.monotonic() + DEADLINE_S
-        while _state(client, deployment).paused == reason:
+        while _state(broker, deployment).paused == reason:
             if time.monotonic() > deadline:
                 raise UnavailableError(f"run {deployment.run} is still paused after {DEADLINE_S:.0f} s: {reason}")
             time.sleep(POLL_S)
         return reason
     finally:
-        client.close()
+        broker.close()
 
 
 def _state(client: Client, deployment: Deployment) -> RunState:

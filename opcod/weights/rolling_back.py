@@ -6,12 +6,12 @@ from pathlib import Path
 
 from opcod.local.deployment import is_elsewhere, run_lock
 from opcod.weights.versions import faults_of, versions_of
-from services.broker.recovery import write_state_file
 from shared.bus.redis import RedisBus
 from shared.config.environment import service_environment
 from shared.contracts.ids import version_name, weights_uri
 from shared.contracts.run import RunState, Status
 from shared.errors import ConfigError, StorageError
+from shared.files.state import write_state_file
 from shared.files.store import Content, LocalStore
 
 

@@ -59,7 +59,7 @@ def faults_of(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
 
 def _tensor_faults(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
     require_model_packages("checking tensors")
-    from services.trainer.model.trained import version_checksum
+    from shared.modeling.versions import version_checksum
 
     store = LocalStore(run_dir)
     try:

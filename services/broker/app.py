@@ -7,7 +7,7 @@ import threading
 
 import structlog
 
-from services.broker.config import load_problems, make_plan
+from services.broker.config import make_plan
 from services.broker.http.peers import Peers
 from services.broker.http.runs import acting_routes, add_routes
 from services.broker.recovery import highest_fence
@@ -27,6 +27,7 @@ from shared.http.serving import Service
 from shared.obs.logging import configure_logging
 from shared.obs.presence import Presence, own_url
 from shared.problems.coverage import uncovered_languages
+from shared.problems.loading import load_problems
 
 LEASE_POLL_S = 1.0
 

@@ -20,8 +20,9 @@ from pydantic import ValidationError
 from shared.config.settings import EvaluationSection, RunSettings, StudentSection
 from shared.contracts.messages import Contract
 from shared.contracts.models import prepared_model
-from shared.contracts.run import STATE_FILE, RunState, Score
+from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE, RunState, Score
 from shared.errors import ConfigError, StorageError
+from shared.files.state import read_state_file
 from shared.files.store import atomic_write
 from shared.problems.problem import ProblemSet
 
@@ -51,19 +52,10 @@ def choose(in_redis: str | None, on_disk: str | None) -> Recovered:
     return Recovered(saved, True, STATE_FILE, f"newer than Redis: {_ages(saved, remembered)}")
 
 
-def read_state_file(run_dir: Path) -> str | None:
-    path = run_dir / STATE_FILE
-    return path.read_text(encoding="utf-8") if path.exists() else None
-
-
 def highest_fence(run_dir: Path) -> int:
     """The fencing token of the last broker that wrote state.json; the next one must be greater."""
     saved = read_state_file(run_dir)
     return _parse(saved, STATE_FILE).fence if saved is not None else 0
-
-
-def write_state_file(run_dir: Path, state: RunState) -> None:
-    atomic_write(run_dir / STATE_FILE, state.model_dump_json(indent=1).encode())
 
 
 def _age(state: RunState) -> tuple[int, int]:
@@ -82,9 +74,6 @@ def _parse(text: str, source: str) -> RunState:
             f"the run's state in {source} does not fit this version of opcod: {error}; "
             f"go on with the version that wrote it, or start a new run"
         ) from error
-
-
-INITIAL_SCORES_FILE = "initial_scores.json"
 
 
 class Basis(Contract):

@@ -10,8 +10,7 @@ import structlog
 
 from services.broker.exchange import telling
 from services.broker.exchange.groups import GroupReader
-from services.broker.exchange.judging import Revised, count_group, distinct, grade_evaluation, rewards
-from services.broker.machine.books import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
+from services.broker.exchange.judging import Revised, count_group, distinct
 from services.broker.machine.moves import (
     Asked,
     Controlled,
@@ -30,8 +29,10 @@ from shared.contracts.envelope import Message
 from shared.contracts.events import Event
 from shared.contracts.jobs import JobDone, JobKind, JobOutput, JobStarted
 from shared.contracts.run import RunState
+from shared.contracts.targets import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
 from shared.contracts.weights import StepDone, StepFailed, VersionLoaded, VersionRefused
 from shared.errors import MalformedMessageError, StorageError
+from shared.problems.evaluation import grade_evaluation, rewards
 from shared.problems.problem import ProblemSet
 
 MAX_REASON_CHARS = 500

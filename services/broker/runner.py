@@ -43,12 +43,9 @@ from services.broker.recovery import (
     basis_of,
     choose,
     keep_initial_scores,
-    read_state_file,
-    write_state_file,
 )
 from services.broker.reports import ReportReader
 from services.broker.upkeep import Replicas, VersionRetention, disagreement
-from shared.bus.janitor import Janitor
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payloads, train
 from shared.bus.port import Bus, Commit, Delivery
 from shared.clock import Clock, WorkingTime
@@ -60,6 +57,7 @@ from shared.contracts.steps import step_record
 from shared.contracts.weights import ServeSet
 from shared.errors import UnavailableError, WriteError
 from shared.files.batches import sealed_steps
+from shared.files.state import read_state_file, write_state_file
 from shared.files.store import LocalStore, atomic_write
 from shared.obs.faults import fault_point
 from shared.problems.problem import ProblemSet
@@ -130,7 +128,6 @@ class Runner:
         self._reports = ReportReader(settings, plan, problems, self._groups, self._replicas)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
         self._basis = basis_of(settings, problems, run_dir)
-        self._janitor = Janitor(bus, queues_of(plan.students))
         self._retention = VersionRetention(settings.retention, run_dir, plan.students)
         self._next_tick_s = 0.0
         self._next_sweep_s = 0.0
@@ -203,7 +200,8 @@ class Runner:
             self._handle_if_changed(Ticked(self._time.now_s()))
         if now >= self._next_sweep_s:
             self._next_sweep_s = now + SWEEP_S
-            self._janitor.sweep()
+            for queue, group in queues_of(self._plan.students):
+                self._bus.trim(queue, group)
             self._retention.sweep(self.state)
 
     def _tick(self) -> None:

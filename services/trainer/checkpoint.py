@@ -33,12 +33,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from services.trainer.model.learner import LearnerState
-from services.trainer.model.trained import version_tensors
 from shared.contracts.ids import weights_uri
 from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry, StepDone, WeightsManifest, WeightsPublished
 from shared.errors import FencedError, ModelError, StorageError
 from shared.files.store import MANIFEST, Content, LocalStore
+from shared.modeling.versions import version_tensors
 from shared.obs.faults import fault_point
 
 KEPT = 2

@@ -109,12 +109,8 @@ class Keys:
         """The highest fencing token ever handed out for a lease; never expires."""
         return self.prefix + ("fence" if name == LEADER else f"token:{name}")
 
-    def weights(self, student: str) -> str:
-        """Log of a student's published versions."""
-        return f"{self.prefix}weights:{student}"
-
     def weights_head(self, student: str) -> str:
-        """The newest published version of a student."""
+        """How many steps the newest announced version of a student has."""
         return f"{self.prefix}weights:head:{student}"
 
     def serve(self, student: str) -> str:

@@ -15,7 +15,6 @@ from typing import Self
 import structlog
 
 from shared.bus.port import Bus, Delivery
-from shared.errors import UnavailableError
 
 RENEWALS_PER_LEASE = 3
 
@@ -128,7 +127,7 @@ class HeldLease:
 
     @property
     def token(self) -> int:
-        """The fencing token. Raises RuntimeError before `acquire` and after `release`."""
+        """The fencing token. Raises RuntimeError before `try_acquire` and after `release`."""
         if self._token is None:
             raise RuntimeError(f"lease {self._name!r} is not held: acquire it first")
         return self._token
@@ -144,18 +143,6 @@ class HeldLease:
         self._renewed_s = started_s
         self._ticker = _Ticker(f"lease-{self._name}", self._ttl_s / RENEWALS_PER_LEASE, self._renew, self._give_up)
         return True
-
-    def acquire(self, *, wait_s: float, floor: int = 0) -> int:
-        """The token, waiting up to `wait_s` for another holder to go. Raises UnavailableError."""
-        deadline = time.monotonic() + wait_s
-        while not self.try_acquire(floor=floor):
-            if time.monotonic() >= deadline:
-                raise UnavailableError(
-                    f"lease {self._name!r} is still held by another process after {wait_s:g} s: stop that process, "
-                    f"or wait until its lease of {self._ttl_s:g} s runs out"
-                )
-            time.sleep(min(self._ttl_s / RENEWALS_PER_LEASE, max(0.0, deadline - time.monotonic())))
-        return self.token
 
     def release(self) -> None:
         """Stop renewing and let the next one in; nothing happens if it is not held. Raises UnavailableError."""

@@ -133,8 +133,6 @@ class Bus(Protocol):
         ...
 
     # Payloads --------------------------------------------------------------------------------------------
-    def put_payload(self, ref: PayloadRef, data: bytes) -> None: ...
-
     def get_payload(self, ref: PayloadRef) -> bytes:
         """Raises StorageError if it is absent or its sha256 differs."""
         ...
@@ -164,14 +162,12 @@ class Bus(Protocol):
 
     # Weights ---------------------------------------------------------------------------------------------
     def announce_version(self, published: WeightsPublished, done: Message, token: int) -> bool:
-        """Under the trainer's fencing token: head, `weights:<student>` and StepDone on `results` together.
+        """StepDone on `results`, under the trainer's fencing token; False if this version, or a later one, was
+        announced before.
 
-        False and only StepDone is sent again if the head is already at or past this version.
         Raises FencedError if the token is not the current one.
         """
         ...
-
-    def weights_head(self, student: str) -> WeightsPublished | None: ...
 
     # Log and presence ------------------------------------------------------------------------------------
     def emit(self, event: Event) -> None: ...

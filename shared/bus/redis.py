@@ -23,7 +23,6 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.ids import version_steps
 from shared.contracts.weights import WeightsPublished
 
-WEIGHTS_LOG_CAP = 1000
 """The log of versions is for people; replicas read the head."""
 
 log = structlog.get_logger(__name__)
@@ -72,23 +71,13 @@ class RedisBus(RedisWork):
     # Weights ---------------------------------------------------------------------------------------------
     def announce_version(self, published: WeightsPublished, done: Message, token: int) -> bool:
         student, lease = published.student, trainer_lease(published.student)
-        keys = [self.keys.token(lease), self.keys.weights_head(student), self.keys.weights(student)]
-        arguments: list[Argument] = [token, version_steps(published.version), published.model_dump_json()]
-        answer = self.link.script(
-            "announce_version",
-            [*keys, self.keys.queue(RESULTS)],
-            [*arguments, wrap(done), WEIGHTS_LOG_CAP],
-        )
+        keys = [self.keys.token(lease), self.keys.weights_head(student), self.keys.queue(RESULTS)]
+        answer = self.link.script("announce_version", keys, [token, version_steps(published.version), wrap(done)])
         word, details = word_of(answer)
         if word == "fence":
             raise stale_fence(lease, token, int(details[0]) if details[0] else None)
         self._details(answer, (RESULTS,))
         return word == "ok"
-
-    def weights_head(self, student: str) -> WeightsPublished | None:
-        key = self.keys.weights_head(student)
-        found = self.link.call("weights_head", lambda: self.link.client.hget(key, "version"))
-        return WeightsPublished.model_validate_json(cast(bytes, found)) if found is not None else None
 
     # Log and presence ------------------------------------------------------------------------------------
     def emit(self, event: Event) -> None:

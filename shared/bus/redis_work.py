@@ -221,11 +221,6 @@ class RedisWork:
         return self.link.number("trim", [self.keys.queue(queue)], [group]) or 0
 
     # Payloads --------------------------------------------------------------------------------------------
-    def put_payload(self, ref: PayloadRef, data: bytes) -> None:
-        check(ref, data)
-        key = self.keys.payload(ref.key)
-        self.link.call("put_payload", lambda: self.link.client.hsetnx(key, ref.field, cast(str, data)))
-
     def get_payload(self, ref: PayloadRef) -> bytes:
         key = self.keys.payload(ref.key)
         data = self.link.call("get_payload", lambda: self.link.client.hget(key, ref.field))

@@ -5,13 +5,13 @@ A run keeps what it was started with in `config.toml`; services are started with
 """
 
 import difflib
-import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from shared.config.settings import RunSettings, StudentSection
@@ -81,9 +81,7 @@ def read_toml(path: Path) -> Tree:
 
 def to_toml(settings: RunSettings) -> str:
     """All settings as TOML; reading it back gives equal settings (absent = none)."""
-    lines: list[str] = []
-    _write_table(lines, settings.model_dump(mode="json", exclude_none=True), ())
-    return "\n".join(lines) + "\n"
+    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
 
 
 def differences(before: RunSettings, after: RunSettings) -> list[str]:
@@ -184,18 +182,3 @@ def _flatten(tree: Tree, prefix: str = "") -> dict[str, object]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _toml_value(value: object) -> str:
-    """JSON is TOML here but for two things: surrogate pairs, and DEL, which TOML wants escaped."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _write_table(lines: list[str], tree: Tree, path: tuple[str, ...]) -> None:
-    scalars = {key: value for key, value in tree.items() if not isinstance(value, dict)}
-    if scalars and path:
-        lines.append(f"{'' if not lines else chr(10)}[{'.'.join(path)}]")
-    lines.extend(f"{key} = {_toml_value(value)}" for key, value in scalars.items())
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            _write_table(lines, value, (*path, key))

@@ -35,11 +35,9 @@ class Envelope(Contract):
     body: str
 
 
-def wrap(message: Message, traceparent: str | None = None) -> bytes:
+def wrap(message: Message) -> bytes:
     """Bytes of the envelope of `message`. Raises MalformedMessageError if it is over 8 KB."""
-    envelope = Envelope(
-        id=message.key, type=type(message).__name__, traceparent=traceparent, body=message.model_dump_json()
-    )
+    envelope = Envelope(id=message.key, type=type(message).__name__, body=message.model_dump_json())
     data = envelope.model_dump_json().encode()
     if len(data) > MAX_ENVELOPE_BYTES:
         raise MalformedMessageError(

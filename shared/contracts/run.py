@@ -31,6 +31,7 @@ class Status(StrEnum):
 
 
 STATE_FILE = "state.json"
+INITIAL_SCORES_FILE = "initial_scores.json"
 """In a run's directory: the RunState that its broker wrote last."""
 
 

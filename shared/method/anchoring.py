@@ -104,11 +104,11 @@ def naive_feedback_prompt(problem: str, response: str, *, peer_domain: str, agen
     return _filled(NAIVE_FEEDBACK_TEMPLATE, problem, response, peer_domain, agent_domain)
 
 
-def verdict(raw: str | None, problem: str, *, substring: bool = False) -> str:
+def verdict(raw: str | None, problem: str) -> str:
     """What becomes of a raw feedback: `match:<word>`, no_concept_tag, empty, all_generic, no_match or fb_none.
 
     raw: the tutor's whole output, None if there is none. problem: its full text; the closing instruction line does
-    not count. substring: also accept a word inside another one, the looser reading of the paper.
+    not count.
     """
     text = _visible(raw)
     if not text:
@@ -123,7 +123,7 @@ def verdict(raw: str | None, problem: str, *, substring: bool = False) -> str:
     candidates = anchoring_words(named, question)
     if not candidates:
         return ALL_GENERIC
-    return _match(candidates, question, substring=substring)
+    return _match(candidates, question)
 
 
 def concept(raw: str | None) -> str | None:
@@ -133,19 +133,13 @@ def concept(raw: str | None) -> str | None:
     return None if tag is None else " ".join(text[tag.content_start : tag.content_end].split())
 
 
-def process(raw: str | None, problem: str) -> tuple[str, str | None]:
-    """(verdict, text to deliver). The text is None unless the verdict is `match:<word>`.
+def review_feedback(raw: str | None, problem: str) -> Review:
+    """Everything about a raw feedback. Never raises.
 
     Validates the raw text, strips the tags, sanitizes, cuts over-long feedback; if only punctuation is left the
-    verdict is fb_none. Never raises.
+    verdict is fb_none.
     """
-    review = review_feedback(raw, problem)
-    return review.verdict, review.delivered
-
-
-def review_feedback(raw: str | None, problem: str, *, substring: bool = False) -> Review:
-    """The same with all that a person or a counter may want to see."""
-    word = verdict(raw, problem, substring=substring)
+    word = verdict(raw, problem)
     draft = Draft(raw or "")
     hide_unseen(draft)
     draft.delete(_tag_spans(draft.text), "concept_tag")
@@ -205,9 +199,9 @@ def _first_tag(text: str) -> _Tag | None:
     return _Tag(opening.start(), opening.end(), closing.start(), closing.end())
 
 
-def _match(candidates: list[str], problem: str, *, substring: bool) -> str:
+def _match(candidates: list[str], problem: str) -> str:
     known, text = frozenset(words(problem)), comparable(problem)
-    found = next((word for word in candidates if stands_in(word, text, known) or (substring and word in text)), None)
+    found = next((word for word in candidates if stands_in(word, text, known)), None)
     return NO_MATCH if found is None else MATCH + found
 
 

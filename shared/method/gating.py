@@ -35,19 +35,6 @@ class GateMode(StrEnum):
     DOMAIN_SELECTIVE = "domain_selective"
 
 
-def gaps(scores: Sequence[Mapping[str, float]]) -> list[float]:
-    """Each student's gap from its score in each domain; any scale, as long as it is the same for all.
-
-    For reading and plotting: the decision belongs to `cognizant_counts`. Raises ScoreError for a missing, NaN,
-    infinite or negative score.
-    """
-    domains = require_same_keys(scores, "gap")
-    exact = [
-        {name: Fraction(str(checked_score(float(row[name]), f"gap, {name}"))) for name in domains} for row in scores
-    ]
-    return [float(gap) for gap in _relative_shortfalls(exact)]
-
-
 def gaps_exact(correct: Sequence[Mapping[str, int]], totals: Totals) -> list[Fraction]:
     """Each student's gap from its correct samples in each domain. Raises ScoreError unless 0 <= count <= total."""
     domains = require_same_keys(correct, "gap")

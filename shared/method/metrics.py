@@ -1,4 +1,4 @@
-"""Figures that say whether a run helped: break-rate, difficulty bins, Pareto flags, intervals, baselines.
+"""Figures that say whether a run helped: difficulty bins, Pareto flags, intervals, baselines.
 
 All pure; a figure that has no meaning for its input (a rate over nothing) is None, never 0.
 """
@@ -6,7 +6,6 @@ All pure; a figure that has no meaning for its input (a rate over nothing) is No
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from shared.method.grading import SUCCESS_THRESHOLD
 from shared.method.scores import (
     RESAMPLES,
     ScoreError,
@@ -16,19 +15,6 @@ from shared.method.scores import (
     require_same_keys,
     resampled_positions,
 )
-
-
-def break_rate(pre: Sequence[float], post: Sequence[float]) -> float | None:
-    """Share of correct rollouts whose revision is wrong; None if none was correct.
-
-    pre, post: rewards of the rollouts and of their revisions, in the same order. Paper, section 5.
-    """
-    return _changed_share(pre, post, from_correct=True)
-
-
-def fix_rate(pre: Sequence[float], post: Sequence[float]) -> float | None:
-    """Share of wrong rollouts whose revision is correct; None if none was wrong."""
-    return _changed_share(pre, post, from_correct=False)
 
 
 def difficulty_bins(wrong_count: int, n: int = 8) -> list[str]:
@@ -100,14 +86,3 @@ def majority_baseline(answers: Sequence[str]) -> float:
     if not answers:
         raise ScoreError("majority baseline: expected at least one gold answer, got none; pass the set's answers")
     return max(Counter(answers).values()) / len(answers)
-
-
-def _changed_share(pre: Sequence[float], post: Sequence[float], *, from_correct: bool) -> float | None:
-    if len(pre) != len(post):
-        raise ScoreError(
-            f"revisions: expected one for each of {len(pre)} rollouts, got {len(post)}; pair them by rollout id"
-        )
-    was = [checked_score(value, "rollout reward") >= SUCCESS_THRESHOLD for value in pre]
-    now = [checked_score(value, "revision reward") >= SUCCESS_THRESHOLD for value in post]
-    after = [n for w, n in zip(was, now, strict=True) if w is from_correct]
-    return sum(n is not from_correct for n in after) / len(after) if after else None

@@ -44,14 +44,6 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     return ids
 
 
-def render_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    """Return the text whose token ids `render` gives, for people to read."""
-    turns = [_as_turn(message) for message in messages]
-    for turn in turns:
-        turn["content"] = neutralise(tokenizer, turn["content"])
-    return _rendered(tokenizer, turns)
-
-
 def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of an answer that ends: `text` as it follows the generation prompt, then the eos token.
 

@@ -78,10 +78,6 @@ class ProblemFormat(Protocol):
         """All that is decided about a raw feedback, from one review of it."""
         ...
 
-    def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
-        """Verdict and delivered text of `judge_feedback`."""
-        ...
-
 
 FeedbackPrompt = Literal["anchored", "naive"]
 

@@ -126,11 +126,6 @@ class IntegerFormat:
             return Judgement(FB_NONE, None, removed + revealed)
         return Judgement(review.verdict, kept, removed + revealed)
 
-    def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
-        """See `ProblemFormat.process_feedback`."""
-        judged = self.judge_feedback(raw, problem)
-        return judged.verdict, judged.delivered
-
 
 def _ends_in_operator(text: str) -> bool:
     """Whether a number that follows is an operand; a minus without a left one is a sign, `**` that opens is bold."""

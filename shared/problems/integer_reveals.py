@@ -44,11 +44,6 @@ _SAYINGS = (
 )
 
 
-def remove_integer_reveals(text: str, answer: str) -> str:
-    """The feedback without claimed results; see the module for what counts as one."""
-    return split_integer_reveals(text, answer)[0]
-
-
 def split_integer_reveals(text: str, answer: str) -> tuple[str, tuple[str, ...]]:
     """(the feedback without claimed results, what was taken out).
 

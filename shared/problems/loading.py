@@ -8,6 +8,7 @@ no question (by leak key) in two partitions; every row one that its format can h
 
 import difflib
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -78,6 +79,24 @@ def problems_of(settings: RunSettings) -> ProblemSet:
         domains=(settings.students["a"].domain, settings.students["b"].domain),
         validation_per_domain=settings.problems.validation_per_domain,
     )
+
+
+def load_problems(settings: RunSettings) -> ProblemSet:
+    """The problems of a run with the prompt that its feedback is asked with.
+
+    Raises as `problems_of`, and ConfigError if a step would need more different problems than there are.
+    """
+    domains = (settings.students["a"].domain, settings.students["b"].domain)
+    problems = problems_of(settings)
+    problems = replace(problems, format=format_named(settings.problems.format, settings.feedback.prompt))
+    share = settings.problems.per_step // 2 if settings.problems.balance_domains else settings.problems.per_step
+    pools = [[p for p in problems.train if p.domain == d] for d in domains]
+    smallest = min(map(len, pools)) if settings.problems.balance_domains else len(problems.train)
+    if share > smallest:
+        raise ConfigError(
+            f"problems.per_step: a step would need {share} different training problems, there are {smallest}"
+        )
+    return problems
 
 
 def refuse_unusable(problem_set: ProblemSet) -> None:

@@ -74,8 +74,3 @@ class McqFormat:
         """See `anchoring.review_feedback`."""
         review = anchoring.review_feedback(raw, self.anchor_text(problem))
         return Judgement(review.verdict, review.delivered, removed_by(review))
-
-    def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
-        """See `ProblemFormat.process_feedback`."""
-        judged = self.judge_feedback(raw, problem)
-        return judged.verdict, judged.delivered

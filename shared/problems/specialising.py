@@ -146,7 +146,7 @@ def _hint(item: DrawnProblem, *, wrong: bool, rng: Random) -> str | None:
     if wrong:
         formula, numbers = wrong_formula(item.drawn, _other_kinds(item), rng)
     raw = feedback_text(item, fault, formula, numbers)
-    return _format().process_feedback(raw, item.problem)[1]
+    return _format().judge_feedback(raw, item.problem).delivered
 
 
 def _fault_sequence(count: int, rng: Random) -> list[Fault]:

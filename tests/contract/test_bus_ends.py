@@ -2,7 +2,8 @@
 
 import pytest
 
-from shared.bus.keys import RESULTS
+from shared.bus.keys import LEADER, RESULTS
+from shared.bus.port import Commit
 from shared.errors import MalformedMessageError, StorageError
 from tests.contract.conftest import AnyBus, World
 from tests.contract.messages import (
@@ -114,10 +115,13 @@ def test_trimming_takes_nothing_that_waits_or_is_held(queues: AnyBus) -> None:
 def test_payloads_are_written_once_checked_and_dropped(bus: AnyBus) -> None:
     ref, data = job_input("one")
     other = job_input("two")
+    fence = bus.acquire_lease(LEADER, "broker-0", ttl_s=30)
+    assert fence is not None
     with pytest.raises(StorageError, match="sha256"):
-        bus.put_payload(ref, other[1])
-    bus.put_payload(ref, data)
-    bus.put_payload(ref.model_copy(update={"sha256": other[0].sha256}), other[1])
+        bus.commit(Commit(fence, 1, "first", payloads=[(ref, other[1])]))
+    bus.commit(Commit(fence, 1, "first", payloads=[(ref, data)]))
+    again = ref.model_copy(update={"sha256": other[0].sha256})
+    bus.commit(Commit(fence, 2, "second", payloads=[(again, other[1])]))
     assert bus.get_payload(ref) == data
     bus.drop_payloads(PAYLOADS)
     with pytest.raises(StorageError, match="absent"):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.broker.config import load_problems, make_plan
+from services.broker.config import make_plan
 from services.broker.exchange.batches import adopt
 from services.broker.runner import Runner
 from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, TRAINER, jobs, output_field, train
@@ -24,6 +24,7 @@ from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, Jo
 from shared.contracts.run import RunState, Status
 from shared.contracts.weights import ServeSet, VersionLoaded
 from shared.files.store import LocalStore
+from shared.problems.loading import load_problems
 from shared.problems.problem import Problem, ProblemSet
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer

@@ -5,7 +5,7 @@ import hashlib
 import json
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from services.student.app import build_worker
@@ -22,7 +22,7 @@ from shared.config.environment import ServiceEnvironment
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.envelope import Message
 from shared.contracts.ids import version_folder
-from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, Prompt
+from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, PayloadRef, Prompt
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.contracts.weights import FileEntry, ServeSet, WeightsManifest
 from shared.files.store import LocalStore
@@ -100,19 +100,31 @@ class Broker:
         self, kind: JobKind, number: int, *, version: str = "a@v0", samples: int = 2, text: str = "2 + 2?"
     ) -> Job:
         job, prompts = make_job(kind, number, version=version, samples=samples, text=text)
-        ref, data = pack(prompts, job.input.key, job.input.field)
-        self.bus.put_payload(ref, data)
-        self.bus.publish(jobs("a", kind), job)
+        self.publish(job, prompts)
         return job
 
+    def publish(self, job: Job, prompts: JobInput) -> None:
+        packed = pack(prompts, job.input.key, job.input.field)
+        self._commit(payloads=[packed], publish=[(jobs("a", job.kind), job)])
+
     def serve(self, live: str, *others: str) -> None:
+        value = ServeSet(live=live, versions=(live, *others)).model_dump_json()
+        self._commit(serve=[("a", value)])
+
+    def _commit(
+        self,
+        *,
+        publish: Sequence[tuple[str, Message]] = (),
+        payloads: Sequence[tuple[PayloadRef, bytes]] = (),
+        serve: Sequence[tuple[str, str]] = (),
+    ) -> None:
         if not self._fence:
             token = self.bus.acquire_lease("broker.leader", "test", ttl_s=600)
             assert token is not None
             self._fence = token
         self._revision += 1
-        value = ServeSet(live=live, versions=(live, *others)).model_dump_json()
-        self.bus.commit(Commit(self._fence, self._revision, f"state {self._revision}", serve=[("a", value)]))
+        state = f"state {self._revision}"
+        self.bus.commit(Commit(self._fence, self._revision, state, publish, payloads, serve=serve))
 
     def results(self, block_s: float = 0.0) -> list[Message]:
         taken = self.bus.take([(RESULTS, BROKER)], "test", limit=100, block_s=block_s)

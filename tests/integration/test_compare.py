@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from opcod.main import app
-from services.broker.recovery import INITIAL_SCORES_FILE, InitialScores
-from shared.contracts.run import RunState
+from services.broker.recovery import InitialScores
+from shared.contracts.run import INITIAL_SCORES_FILE, RunState
 from shared.results.comparison import Comparison
 from tests.unit.modeling.tiny_model import write_tiny_model
 

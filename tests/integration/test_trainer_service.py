@@ -150,9 +150,6 @@ def test_steps_are_applied_published_and_reported(trainer: Trainer, bus: RedisBu
     answers = train_all(trainer, bus, seal_steps(trainer.run_dir, tiny_dir, 2))
     wait_until(trainer.ready, "readiness")
     assert answers.done[2].checksum == trainer.checksum(2)
-    head = bus.weights_head(STUDENT)
-    assert head is not None
-    assert head.version == "a@v2"
     wait_until(lambda: any(beat.version == "a@v2" for beat in bus.heartbeats()), "the heartbeat")
     metrics = httpx2.get(f"{trainer.url}/metrics", timeout=10, trust_env=False).text
     assert "opcod_trainer_step 2.0" in metrics
@@ -218,7 +215,6 @@ def test_a_server_that_lost_everything_gets_the_version_back(trainer: Trainer, b
     stop(trainer)
     flush(trainer.redis_url)
     trainer.start()
-    wait_until(lambda: bus.weights_head(STUDENT) is not None, "the head")
     again = Answers(bus)
     again.read_until(1)
     assert again.done[1] == answers.done[1]

@@ -21,6 +21,7 @@ MAX_LINES = 400
 LOADERS = frozenset({"from_pretrained", "from_config"})
 NEVER_RUN_CODE = frozenset({"GenerationConfig", "PeftModel"})
 """Loaders of JSON and of safetensors, which have no such argument."""
+READ_SIDE = ("services.inspector.store", "services.inspector.http.export", "services.inspector.http.views")
 BROAD = frozenset({"Exception", "BaseException"})
 
 UNFINISHED = "TO" + "DO"
@@ -62,6 +63,13 @@ def services_never_meet(path: PurePosixPath, text: str) -> Iterator[str]:
             yield f"imports {name}: a service does not know the command line"
         if path.parts[0] == "shared" and top in ("services", "opcod"):
             yield f"imports {name}: shared/ knows nothing of those who share it"
+
+
+def command_line_reads_no_service(path: PurePosixPath, text: str) -> Iterator[str]:
+    """opcod/ imports shared/ and, of the services, only what the inspector reads a run's record with."""
+    for name in imported(path, text):
+        if path.parts[0] == "opcod" and name.startswith("services.") and not name.startswith(READ_SIDE):
+            yield f"imports {name}: what a command shares with a service belongs into shared/"
 
 
 def no_pickle(path: PurePosixPath, text: str) -> Iterator[str]:
@@ -139,6 +147,7 @@ Rule = Callable[[PurePosixPath, str], Iterator[str]]
 RULES: tuple[Rule, ...] = (
     model_libraries_only_in_modeling,
     services_never_meet,
+    command_line_reads_no_service,
     no_pickle,
     no_code_of_a_model,
     has_docstring,
@@ -157,6 +166,9 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (services_never_meet, "services/student/engines/port.py", "from ...trainer import step\n"),
     (services_never_meet, "services/broker/app.py", "import opcod.talk.client\n"),
     (services_never_meet, "shared/http/app.py", "from services.broker import api\n"),
+    (command_line_reads_no_service, "opcod/x.py", "from services.broker.config import make_plan\n"),
+    (command_line_reads_no_service, "opcod/x.py", "def f():\n    from services import trainer\n"),
+    (command_line_reads_no_service, "opcod/x.py", "from services.inspector.ingest import Ingest\n"),
     (no_pickle, "services/trainer/model/model.py", "import pickle\n"),
     (no_pickle, "services/trainer/model/model.py", "import torch\nx = torch.load('a.pt')\n"),
     (no_code_of_a_model, "shared/modeling/x.py", "AutoTokenizer.from_pretrained(path, local_files_only=True)\n"),
@@ -182,7 +194,8 @@ KEPT: list[tuple[Rule, str, str]] = [
     (model_libraries_only_in_modeling, "services/trainer/step/step.py", "import torch\n"),
     (services_never_meet, "services/student/app.py", "from services.student import api\nfrom shared import http\n"),
     (services_never_meet, "services/student/engines/port.py", "from . import sampling\nfrom ..api import StudentApi\n"),
-    (services_never_meet, "opcod/prepare/preparing.py", "from services.broker.config import load_problems\n"),
+    (command_line_reads_no_service, "opcod/x.py", "from services.inspector.store.store import Store\n"),
+    (command_line_reads_no_service, "services/broker/app.py", "from services.broker.config import make_plan\n"),
     (no_code_of_a_model, "shared/modeling/x.py", "AutoConfig.from_pretrained(path, trust_remote_code=False)\n"),
     (no_code_of_a_model, "shared/modeling/x.py", "GenerationConfig.from_pretrained(path)\n"),
     (has_docstring, "shared/http/app.py", "x = 1\n" * 20),

@@ -17,7 +17,6 @@ import structlog
 from services.broker.exchange.batches import Sealed, StepHeader, adopt, build_group, is_sealed, write_batch
 from services.broker.exchange.judging import Exchange, exchanges
 from services.broker.exchange.recent import Recent
-from services.broker.machine.books import group_job_id, open_step
 from shared.bus.keys import output_field, step_payloads
 from shared.bus.payloads import unpack
 from shared.bus.port import Bus
@@ -25,6 +24,7 @@ from shared.config.settings import RunSettings
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
 from shared.contracts.jobs import JobKind, JobOutput, PayloadRef, PromptOutput
 from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState
+from shared.contracts.targets import group_job_id, open_step
 from shared.errors import FencedError, OpcodError, StorageError
 from shared.files.batches import batch_directory, read_group
 from shared.files.store import LocalStore

@@ -1,7 +1,5 @@
 """From a tutor's raw output to what the tutee may see: verdicts and sanitizing are the broker's alone. Pure.
 
-Grading what came back. Pure.
-
 What revisions did to the rollouts of a group: fixed, broke or kept, with and without the tutor's feedback. Pure.
 """
 
@@ -11,7 +9,6 @@ from dataclasses import dataclass
 
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.jobs import JobOutput, PromptOutput
-from shared.contracts.run import AnswerCounts
 from shared.problems.formats import ProblemFormat
 from shared.problems.problem import Problem
 
@@ -61,39 +58,6 @@ def judge(raw: str, problem: Problem, format_: ProblemFormat) -> Exchange:
 def verdict_word(verdict: str) -> str:
     """The verdict without its matched word, as it is counted."""
     return verdict.partition(":")[0]
-
-
-@dataclass(frozen=True)
-class Graded:
-    """correct: right samples by problem id, the score. answers: what stands beside it, by domain."""
-
-    correct: dict[str, int]
-    answers: dict[str, AnswerCounts]
-
-
-def grade_evaluation(outputs: Sequence[PromptOutput], problems: Sequence[Problem], format_: ProblemFormat) -> Graded:
-    """Grade the answers to `problems`, in their order. A truncated answer is graded like any other."""
-    correct: dict[str, int] = {}
-    answers: dict[str, AnswerCounts] = {}
-    for problem, answered in zip(problems, outputs, strict=True):
-        correct[problem.id] = sum(reward == 1.0 for reward in rewards(answered, problem, format_))
-        counts = answer_counts(answered, problem, format_)
-        answers[problem.domain] = answers.get(problem.domain, AnswerCounts()).plus(counts)
-    return Graded(correct, answers)
-
-
-def answer_counts(answered: PromptOutput, problem: Problem, format_: ProblemFormat) -> AnswerCounts:
-    """What stands beside the score of one problem."""
-    return AnswerCounts(
-        lenient=sum(format_.grade_lenient(sample.text, problem.answer) == 1.0 for sample in answered.samples),
-        format_ok=sum(format_.format_ok(sample.text) for sample in answered.samples),
-        truncated=sum(sample.finish_reason == "length" for sample in answered.samples),
-    )
-
-
-def rewards(answered: PromptOutput, problem: Problem, format_: ProblemFormat) -> list[float]:
-    """1.0 or 0.0 for each sample, in order."""
-    return [format_.grade(sample.text, problem.answer) for sample in answered.samples]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Literal
 
 from services.broker.exchange import judging
 from services.broker.exchange.judging import Exchange
-from services.broker.machine.books import open_step
 from services.broker.recovery import Recovered
 from shared.contracts.batches import BatchManifest
 from shared.contracts.events import (
@@ -24,6 +23,7 @@ from shared.contracts.events import (
 )
 from shared.contracts.jobs import JobDone, PromptOutput
 from shared.contracts.run import PhaseState
+from shared.contracts.targets import open_step
 from shared.contracts.weights import VersionLoaded
 from shared.files.batches import batch_directory
 from shared.problems.problem import Problem

@@ -18,10 +18,11 @@ from pydantic import BaseModel, ValidationError
 from shared.bus.port import Bus
 from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.http import ErrorResponse, FeedbackRequest, FeedbackResponse, PeersResponse, PeerView
+from shared.contracts.http import FeedbackRequest, FeedbackResponse, PeersResponse, PeerView
 from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
 from shared.contracts.run import RunState, Split
-from shared.errors import ConfigError, OpcodError, RequestError, UnavailableError
+from shared.errors import ConfigError, OpcodError, UnavailableError
+from shared.http.client import answering, async_client, bearer, refusal
 from shared.http.guard import request_id
 from shared.http.remote import RemoteCalls
 from shared.http.sse import Frames
@@ -29,7 +30,6 @@ from shared.http.sse import Frames
 Answer = TypeVar("Answer", bound=BaseModel)
 
 CHAT = "/v1/chat/completions"
-MAX_REASON_CHARS = 500
 STUDENT_MARGIN_S = 10.0
 """On top of what a student takes for one answer, so that its own refusal arrives."""
 
@@ -51,8 +51,7 @@ class Peers:
         self._bus = bus
         self._state = state
         self._calls = calls
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._tls = httpx2.create_ssl_context(trust_env=False)
+        self._headers = bearer(key)
 
     async def chat(self, student: str, request: ChatRequest) -> ChatResponse:
         return await self._post(student, CHAT, request, ChatResponse)
@@ -63,11 +62,9 @@ class Peers:
     async def stream(self, student: str, request: ChatRequest) -> Frames:
         """A streamed chat, byte for byte as the student sends it."""
         async with self._sent(student, CHAT, request) as response:
-            try:
+            with answering(f"student {student}"):
                 async for part in response.aiter_raw():
                     yield part
-            except httpx2.HTTPError as error:
-                raise UnavailableError(f"student {student} broke off its answer: {error!r}; ask again") from error
 
     def require(self, student: str) -> str:
         """The student's name, if there is one. Raises ConfigError naming those there are."""
@@ -110,10 +107,10 @@ class Peers:
 
     async def _post(self, student: str, path: str, body: BaseModel, answer: type[Answer]) -> Answer:
         async with self._sent(student, path, body) as response:
+            with answering(f"student {student}"):
+                content = await response.aread()
             try:
-                return answer.model_validate_json(await response.aread())
-            except httpx2.HTTPError as error:
-                raise UnavailableError(f"student {student} broke off its answer: {error!r}; ask again") from error
+                return answer.model_validate_json(content)
             except ValidationError as error:
                 raise OpcodError(f"student {student} answered {path} with something else: {error}") from error
 
@@ -122,28 +119,18 @@ class Peers:
         """The head of its answer, which is a 200; the body is still to be read."""
         url = await self._url(student, body.model if isinstance(body, ChatRequest) else student)
         json = body.model_dump(mode="json", by_alias=True, exclude_none=True)
-        async with self._client() as client:
+        who, timeout_s = f"student {student}", self._settings.serving.request_timeout_s + STUDENT_MARGIN_S
+        async with async_client(timeout_s, self._headers | {"x-request-id": request_id()}) as client:
+            with answering(who):
+                response = await client.send(client.build_request("POST", url + path, json=json), stream=True)
             try:
-                request = client.build_request("POST", url + path, json=json)
-                response = await client.send(request, stream=True)
-                refused = None if response.status_code == 200 else (await response.aread()).decode(errors="replace")
-            except httpx2.HTTPError as error:
-                raise UnavailableError(f"student {student} did not answer {path}: {error!r}; try again") from error
-            try:
-                if refused is not None:
-                    raise _refusal(student, path, response.status_code, refused)
+                if response.status_code != 200:
+                    with answering(who):
+                        await response.aread()
+                    raise refusal(who, response, prefix=f"{who} refused this: ")
                 yield response
             finally:
                 await response.aclose()
-
-    def _client(self) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(
-            headers=self._headers | {"x-request-id": request_id()},
-            timeout=self._settings.serving.request_timeout_s + STUDENT_MARGIN_S,
-            follow_redirects=False,
-            trust_env=False,
-            verify=self._tls,
-        )
 
     async def _url(self, student: str, model: str) -> str:
         """A student that has just become ready says so with its next heartbeat: wait for that one."""
@@ -178,17 +165,3 @@ def choose_replica(replicas: Sequence[Heartbeat], model: str, draw: float) -> He
     weights = free if any(free) else [1] * len(able)
     mark = draw * sum(weights)
     return next((beat for beat, upto in zip(able, itertools.accumulate(weights), strict=True) if mark < upto), None)
-
-
-def _refusal(student: str, path: str, status: int, text: str) -> OpcodError:
-    """What a student's refusal is to our own client."""
-    try:
-        error = ErrorResponse.model_validate_json(text).error
-        said, code, param = error.message, error.code, error.param
-    except ValidationError:
-        said, code, param = text[:MAX_REASON_CHARS], None, None
-    if status in (429, 503):
-        return UnavailableError(f"student {student} is busy: {said}")
-    if status in (400, 404, 413, 422):
-        return RequestError(f"student {student} refused this: {said}", status=status, code=code, param=param)
-    return OpcodError(f"student {student} refused {path} ({status}): {said}")

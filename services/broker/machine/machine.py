@@ -11,17 +11,7 @@ version other than the one its rollouts were drawn from.
 
 from services.broker.machine import rounds, watching
 from services.broker.machine.acting import act_on, check_exclusions
-from services.broker.machine.books import (
-    EvalTarget,
-    GroupTarget,
-    RevisionTarget,
-    add,
-    end_stage,
-    enter,
-    find,
-    serve_set,
-    tell_status,
-)
+from services.broker.machine.books import add, end_stage, enter, serve_set, tell_status
 from services.broker.machine.moves import (
     Asked,
     Command,
@@ -54,6 +44,7 @@ from shared.contracts.run import (
     Tally,
 )
 from shared.contracts.steps import StepRecord
+from shared.contracts.targets import EvalTarget, GroupTarget, RevisionTarget, find
 from shared.contracts.weights import StepDone
 
 

@@ -3,7 +3,7 @@
 Feedback is asked for as soon as its group has its rollouts: there is no barrier between the two.
 """
 
-from services.broker.machine.books import end_stage, group_job_id, serve_set, to_issue
+from services.broker.machine.books import end_stage, serve_set, to_issue
 from services.broker.machine.moves import Command, Forget, IssueFeedback, IssueRevision, IssueRollout, SealBatch, Serve
 from services.broker.machine.plan import Plan, PlannedProblem
 from services.broker.machine.watching import is_silenced, silence
@@ -20,6 +20,7 @@ from shared.contracts.run import (
     RunState,
     StepState,
 )
+from shared.contracts.targets import group_job_id
 from shared.method.gating import GateMode, may_tutor
 
 

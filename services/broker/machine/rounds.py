@@ -11,7 +11,7 @@ The gate of a round: from validation scores to who may tutor. Pure; the rule is 
 
 from collections.abc import Sequence
 
-from services.broker.machine.books import chunk_job_id, end_stage, enter, serve_set, to_issue
+from services.broker.machine.books import end_stage, enter, serve_set, to_issue
 from services.broker.machine.moves import Command, Forget, IssueEval, Serve, Tell
 from services.broker.machine.phases import advance_phase
 from services.broker.machine.plan import Plan
@@ -30,6 +30,7 @@ from shared.contracts.run import (
     Split,
     Status,
 )
+from shared.contracts.targets import chunk_job_id
 from shared.errors import OpcodError
 from shared.method import gating
 

@@ -13,6 +13,7 @@ from shared.contracts.http import AskRequest, ErrorResponse, Stage
 from shared.contracts.messages import Contract
 from shared.errors import ConfigError, OpcodError, UnavailableError
 from shared.http.access import Keys, Scope
+from shared.http.client import answering, async_client, bearer, client, reason, refusal
 from shared.http.remote import RemoteCalls
 
 Answer = TypeVar("Answer")
@@ -45,17 +46,16 @@ class BrokerClient:
         self._keys = keys
         self._calls = calls
         self._ask_timeout_s = answer_timeout_s + ASK_MARGIN_S
-        self._tls = httpx2.create_ssl_context(trust_env=False)
 
     async def stages(self, request: AskRequest, scope: Scope) -> Stages:
         """Put a question to the peers; each stage as soon as it is there. Closed early, the question is called off."""
         url = await self._calls.make(self._url)
         headers = self._authorization(scope) | {"Accept": "text/event-stream"}
         body = request.model_dump(mode="json", exclude_none=True)
-        try:
+        with answering("the broker"):
             async with (
-                httpx2.AsyncClient(timeout=self._ask_timeout_s, trust_env=False, verify=self._tls) as client,
-                client.stream("POST", url + ASK, json=body, headers=headers) as answer,
+                async_client(self._ask_timeout_s) as http,
+                http.stream("POST", url + ASK, json=body, headers=headers) as answer,
             ):
                 if answer.status_code >= 400:
                     await answer.aread()
@@ -65,8 +65,6 @@ class BrokerClient:
                         raise UnavailableError(_read(ErrorResponse.model_validate_json, event.data).error.message)
                     if event.event in STAGES:
                         yield _read(STAGE.validate_json, event.data)
-        except httpx2.HTTPError as error:
-            raise UnavailableError(f"the broker did not answer: {error!r}; look at `opcod status`") from error
 
     def act(self, path: str, body: ReasonRequest, scope: Scope, authorization: str | None = None) -> Accepted:
         """POST what a person does about an exchange or a tutor; path as the broker has it.
@@ -78,16 +76,9 @@ class BrokerClient:
         return _read(Accepted.model_validate_json, self._post(path, body, headers, ACT_TIMEOUT_S))
 
     def _post(self, path: str, body: Contract, headers: dict[str, str], timeout_s: float) -> bytes:
-        try:
-            answer = httpx2.post(
-                self._url() + path,
-                json=body.model_dump(mode="json", exclude_none=True),
-                headers=headers,
-                timeout=timeout_s,
-                trust_env=False,
-            )
-        except httpx2.HTTPError as error:
-            raise UnavailableError(f"the broker did not answer: {error!r}; look at `opcod status`") from error
+        url, json = self._url() + path, body.model_dump(mode="json", exclude_none=True)
+        with answering("the broker"), client(timeout_s, headers) as http:
+            answer = http.post(url, json=json)
         if answer.status_code >= 400:
             raise _refusal(answer)
         return answer.content
@@ -104,7 +95,7 @@ class BrokerClient:
         key = self._keys.of_scope(scope)
         if key is None:
             raise ConfigError(f"the key file has no key of the scope {scope.word} to ask the broker with")
-        return {"Authorization": f"Bearer {key}"}
+        return bearer(key)
 
 
 def _read(parse: Callable[[str | bytes], Answer], data: str | bytes) -> Answer:
@@ -119,14 +110,7 @@ def _read(parse: Callable[[str | bytes], Answer], data: str | bytes) -> Answer:
         ) from error
 
 
-def _refusal(answer: httpx2.Response) -> UnavailableError | HTTPException:
-    if answer.status_code in (429, 503):
-        return UnavailableError(_said(answer))
-    return HTTPException(answer.status_code, _said(answer))
-
-
-def _said(answer: httpx2.Response) -> str:
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"the broker answered {answer.status_code}: {answer.text[:300]}"
+def _refusal(answer: httpx2.Response) -> OpcodError | HTTPException:
+    """With its status and words, as it is the reader who is refused; asking again is for whoever is asked here."""
+    error = refusal("the broker", answer)
+    return error if isinstance(error, UnavailableError) else HTTPException(answer.status_code, reason(answer))

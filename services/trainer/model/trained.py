@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from shared.contracts.weights import WeightsManifest
 from shared.files.store import Content
 from shared.modeling.adapters import (
     CONFIG_FILE,
@@ -23,14 +22,10 @@ from shared.modeling.adapters import (
     LoraSpec,
     adapter_tensors,
     attach_lora,
-    checksum,
-    load_adapter,
     save_adapter,
     set_adapter_tensors,
 )
-from shared.modeling.checksums import file_checksum
-from shared.modeling.finite import file_tensors, require_finite
-from shared.modeling.full import MODEL_FILE, load_full, model_tensors, set_model_tensors, write_model
+from shared.modeling.full import MODEL_FILE, model_tensors, set_model_tensors, write_model
 from shared.modeling.loading import Dtype, load_model
 from shared.modeling.saving import small_files
 
@@ -109,24 +104,3 @@ class TrainedModel:
         beside = [path for path in small_files(self._directory) if path.suffix in (".json", ".jinja")]
         copied: dict[str, Content] = {path.name: partial(shutil.copyfile, path) for path in beside}
         return {**copied, MODEL_FILE: partial(write_model, tensors)}
-
-
-def version_tensors(directory: Path, manifest: WeightsManifest) -> Mapping[str, Tensor]:
-    """The tensors of a published version among other files. Raises ModelError."""
-    return load_adapter(directory)[0] if manifest.kind == "lora" else load_full(*_tensor_files(directory, manifest))
-
-
-def version_checksum(directory: Path, manifest: WeightsManifest) -> str:
-    """The identity of a published version's tensors, which are finite; a whole model's are read one by one.
-
-    Raises ModelError.
-    """
-    if manifest.kind == "lora":
-        return checksum(load_adapter(directory)[0])
-    files = _tensor_files(directory, manifest)
-    require_finite(file_tensors(*files), directory)
-    return file_checksum(*files)
-
-
-def _tensor_files(directory: Path, manifest: WeightsManifest) -> list[Path]:
-    return [directory / entry.name for entry in manifest.files if entry.name.endswith(".safetensors")]

@@ -54,7 +54,7 @@ def distil(
     Hidden states [P_s, H] and [P_q, H] at `places.student` and `places.teacher`, with the output layer of each. Both
     results are fp32 (float64 where the hidden states are); only the first has a gradient, in the student's hidden
     states and, where they take one, in the weights of `output`. Log-probs are 0 where padded. Values are those of
-    `token_divergence` on the logits.
+    `divergence_with_gradient` on the logits.
     """
     divergence, logprobs = _Distil.apply(  # type: ignore[no-untyped-call]
         student_hidden, output.weight, output.bias, output.temperature, teacher_hidden, taught, places, rule

@@ -4,13 +4,10 @@ Owns the arithmetic over the vocabulary: the support (whole vocabulary, or the s
 a tail bucket), the three divergences, and the derivative with respect to the student's logits.
 
 What always holds:
-- positions outside the mask are never read, so NaN or inf there reaches neither a value nor a gradient;
 - arithmetic is fp32 whatever the logits are (float64 for float64 logits): on bf16 log-probs the top-k of more
   than half of the tokens would hold more than all of the mass;
 - 0 ln 0 = 0, and a student logit of -inf gets a zero gradient;
-- the teacher gets no gradient;
-- beside the logits and the gradient that the caller asked for, only chunks of tokens exist over the whole
-  vocabulary. A step has neither of the two: it goes through `chunked.py`.
+- the teacher gets no gradient.
 
 The gradient is by hand because automatic differentiation keeps several fp32 copies of [B, T, V] alive, and
 because its where/log/exp chains turn -inf logits into NaN gradients.
@@ -18,13 +15,9 @@ because its where/log/exp chains turn -inf logits into NaN gradients.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from shared.errors import ConfigError
 
 # Entries of one whole-vocabulary scratch tensor: 16 MiB in fp32, 27 tokens at V = 152k. Larger is slower on a CPU.
 CHUNK_ELEMENTS = 1 << 22
@@ -39,100 +32,20 @@ def chunk_rows(vocabulary: int, elements: int = CHUNK_ELEMENTS) -> int:
 
 @dataclass(frozen=True)
 class DivergenceRule:
-    """Which divergence, over which buckets: the settings of `token_divergence`."""
-
-    alpha: float
-    top_k: int | None
-    tail: bool
-    chunk_elements: int = CHUNK_ELEMENTS
-
-    def check(self, vocabulary: int) -> None:
-        """Raise ConfigError unless the settings can be used on a vocabulary of this size."""
-        if isinstance(self.alpha, bool) or not 0.0 <= self.alpha <= 1.0:
-            raise ConfigError(f"alpha must be a number in [0, 1], got {self.alpha!r}")
-        if self.top_k is None:
-            return
-        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int):
-            raise ConfigError(f"top_k must be an integer or None, got {self.top_k!r}")
-        if not 1 <= self.top_k <= vocabulary:
-            raise ConfigError(
-                f"top_k must lie in 1..{vocabulary} (the vocabulary), got {self.top_k}; None takes all of it"
-            )
-
-
-def token_divergence(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    alpha: float = 0.5,
-    top_k: int | None = 100,
-    tail: bool = True,
-    token_mask: Tensor | None = None,
-    chunk_elements: int = CHUNK_ELEMENTS,
-) -> Tensor:
-    """Divergence D of student S and teacher Q at every token, in nats; differentiable in the student only.
+    """Which divergence D of student S and teacher Q, in nats, over which buckets.
 
     alpha 0 is KL(Q‖S), alpha 1 is KL(S‖Q), and between them, with M = (1-alpha)·S + alpha·Q,
     D = alpha·KL(Q‖M) + (1-alpha)·KL(S‖M). The end points are switches, not limits: D tends to 0 towards both.
 
     The buckets are the student's top_k ids, where the teacher is read too, and, with `tail`, one more that
     holds the remaining mass (floored at 1e-7); without `tail` both are renormalised over those ids.
-    `top_k=None` takes the whole vocabulary and has no tail. Logits must already be divided by the rollout
-    temperature.
-
-    Shapes: logits [B, T, V], any float type; token_mask [B, T], 0 or 1, None for all ones; result [B, T] in
-    fp32 (float64 if the logits are), 0 outside the mask. A NaN inside the mask stays NaN. Where the
-    divergence is infinite (alpha 0 and S = 0 < Q, or alpha 1 and Q = 0 < S) so is the value, and the step
-    must be skipped.
-    Scratch is cut to chunk_elements entries a tensor, one token at least.
-    Raises ConfigError for unusable settings or shapes.
-    Source: paper eq. 1; SDPO core_algos.py::compute_self_distillation_loss.
+    `top_k=None` takes the whole vocabulary and has no tail.
     """
-    check_logits(student_logits, teacher_logits)
-    rule = DivergenceRule(alpha, top_k, tail, chunk_elements)
-    rule.check(student_logits.shape[-1])
-    if token_mask is None:
-        token_mask = torch.ones(student_logits.shape[:2], dtype=torch.bool, device=student_logits.device)
-    elif token_mask.shape != student_logits.shape[:2]:
-        expected = list(student_logits.shape[:2])
-        raise ConfigError(f"token_mask must have the logits' shape {expected}, got {list(token_mask.shape)}")
-    positions = token_mask.bool().nonzero()
-    value: Tensor = _TokenDivergence.apply(student_logits, teacher_logits.detach(), positions, rule)  # type: ignore[no-untyped-call]
-    return value
 
-
-def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    """Raise ConfigError unless both are floating point, of one shape [B, T, V]."""
-    if student_logits.dim() != 3 or student_logits.shape != teacher_logits.shape:
-        raise ConfigError(
-            "student and teacher logits must have one shape [batch, tokens, vocabulary] (same response ids), got "
-            f"{list(student_logits.shape)} and {list(teacher_logits.shape)}"
-        )
-    if not (student_logits.is_floating_point() and teacher_logits.is_floating_point()):
-        raise ConfigError(f"logits must be floating point, got {student_logits.dtype} and {teacher_logits.dtype}")
-
-
-class _TokenDivergence(torch.autograd.Function):
-    """Value and gradient chunk by chunk in the forward pass; the backward pass only scales the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, positions: Tensor, rule: DivergenceRule) -> Tensor:
-        value = torch.zeros(student.shape[:2], dtype=_compute_dtype(student, teacher), device=student.device)
-        gradient = torch.zeros(student.shape, dtype=value.dtype, device=student.device)
-        for part in torch.split(positions, chunk_rows(student.shape[-1], rule.chunk_elements)):
-            row, column = part.unbind(1)
-            value[row, column], gradient[row, column] = divergence_with_gradient(
-                student[row, column], teacher[row, column], rule
-            )
-        ctx.dtype = student.dtype
-        ctx.save_for_backward(gradient)
-        return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return (gradient * upstream.unsqueeze(-1)).to(ctx.dtype), None, None, None
+    alpha: float
+    top_k: int | None
+    tail: bool
+    chunk_elements: int = CHUNK_ELEMENTS
 
 
 def divergence_with_gradient(
@@ -140,7 +53,9 @@ def divergence_with_gradient(
 ) -> tuple[Tensor, Tensor]:
     """D of each token [N] and ∂D/∂(student's logits) [N, V], in fp32 (float64 for float64 logits).
 
-    Logits [N, V], any float type; nothing is masked, nothing is chunked. See `token_divergence`.
+    Logits [N, V], any float type, already divided by the rollout temperature. A NaN stays NaN. Where the divergence
+    is infinite (alpha 0 and S = 0 < Q, or alpha 1 and Q = 0 < S) so is the value, and the step must be skipped.
+    Source: paper eq. 1; SDPO core_algos.py::compute_self_distillation_loss.
     """
     dtype = _compute_dtype(student_logits, teacher_logits)
     if rule.top_k is None:

@@ -1,7 +1,7 @@
 """The losses a step can train on: self-distillation, which is the method, and GRPO, the baseline.
 
 Both end in `aggregate`, so both have one normalisation, and both keep masked tokens out of values and
-gradients. The parts live beside this file (divergence, aggregation, importance) and are offered here by name.
+gradients. The divergence that self-distillation averages is `divergence.py`'s.
 
 From per-token values to one number, the same for any way of cutting a batch into micro-batches.
 
@@ -22,7 +22,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from services.trainer.step.divergence import check_logits, token_divergence
 from shared.errors import ConfigError
 
 Aggregation = Literal["seq_mean", "seq_mean_active", "token_mean"]
@@ -35,7 +34,6 @@ def aggregate(
     *,
     weights: Tensor | None = None,
     aggregation: Aggregation = "seq_mean",
-    multiplicity: Tensor | None = None,
     denominator: float | None = None,
 ) -> Tensor:
     """Weighted mean of per-token values, a scalar; m below is token_mask · sample_mask.
@@ -48,10 +46,8 @@ def aggregate(
     Contract of `denominator`: it is `batch_denominator(...)` of the whole batch, every micro-batch and shard
     of it together; then micro-batches are *summed*, never averaged. None means that this call holds the whole
     batch.
-    Contract of `multiplicity`: row j stands for multiplicity[j] samples equal in tokens, prompts and weights;
-    it counts that often here and in the denominator.
 
-    Shapes: values, token_mask, weights [B, T]; sample_mask, multiplicity [B]. Weights are detached; those
+    Shapes: values, token_mask, weights [B, T]; sample_mask [B]. Weights are detached; those
     under the mask are ignored, those outside it must be finite. Raises ConfigError for unusable arguments.
     Source: paper eq. 1; the effective loss of SDPO at micro-batch 1.
     """
@@ -59,12 +55,12 @@ def aggregate(
     if values.shape != mask.shape:
         raise ConfigError(f"values must have the shape of token_mask {list(mask.shape)}, got {list(values.shape)}")
     if denominator is None:
-        denominator = batch_denominator(token_mask, sample_mask, aggregation, multiplicity)
+        denominator = batch_denominator(token_mask, sample_mask, aggregation)
     elif not (math.isfinite(denominator) and denominator > 0):
         raise ConfigError(f"denominator must be positive and finite (see batch_denominator), got {denominator!r}")
     check_aggregation(aggregation)
     values = values.to(torch.promote_types(values.dtype, torch.float32))
-    count = _multiplicity(multiplicity, mask).to(values.dtype)
+    count = torch.ones(len(mask), dtype=values.dtype, device=mask.device)
     if aggregation != "token_mean":
         count = count / mask.sum(1).clamp(min=1)
     coefficient = mask * (count / denominator).unsqueeze(1)
@@ -78,7 +74,6 @@ def batch_denominator(
     token_mask: Tensor,
     sample_mask: Tensor,
     aggregation: Aggregation = "seq_mean",
-    multiplicity: Tensor | None = None,
 ) -> float:
     """What the sum over a whole batch is divided by, at least 1: samples, active samples or unmasked tokens.
 
@@ -87,24 +82,9 @@ def batch_denominator(
     """
     check_aggregation(aggregation)
     mask = effective_mask(token_mask, sample_mask)
-    count = _multiplicity(multiplicity, mask)
     if aggregation == "seq_mean":
-        total = count.sum()
-    elif aggregation == "seq_mean_active":
-        total = (count * mask.any(1)).sum()
-    else:
-        total = (count * mask.sum(1)).sum()
-    return max(1.0, float(total))
-
-
-def active_share(token_mask: Tensor, sample_mask: Tensor, multiplicity: Tensor | None = None) -> float:
-    """Share of the samples with an unmasked token: what masked-out samples leave of seq_mean's step.
-
-    0.0 for a batch without samples. Shapes as in `aggregate`.
-    """
-    mask = effective_mask(token_mask, sample_mask)
-    count = _multiplicity(multiplicity, mask)
-    return float((count * mask.any(1)).sum() / count.sum().clamp(min=1))
+        return max(1.0, float(len(mask)))
+    return max(1.0, float((mask.any(1) if aggregation == "seq_mean_active" else mask).sum()))
 
 
 def effective_mask(token_mask: Tensor, sample_mask: Tensor) -> Tensor:
@@ -116,7 +96,7 @@ def effective_mask(token_mask: Tensor, sample_mask: Tensor) -> Tensor:
         )
     for name, mask in (("token_mask", token_mask), ("sample_mask", sample_mask)):
         if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-            raise ConfigError(f"{name} must hold only 0 and 1; scale tokens with weights and rows with multiplicity")
+            raise ConfigError(f"{name} must hold only 0 and 1; scale tokens with weights")
     return token_mask.bool() & sample_mask.bool().unsqueeze(1)
 
 
@@ -124,18 +104,6 @@ def check_aggregation(aggregation: str) -> None:
     """Raise ConfigError unless it is one of the three names."""
     if aggregation not in get_args(Aggregation):
         raise ConfigError(f"aggregation must be one of {', '.join(get_args(Aggregation))}, got {aggregation!r}")
-
-
-def _multiplicity(multiplicity: Tensor | None, mask: Tensor) -> Tensor:
-    """Samples a row stands for, float64 [B]."""
-    if multiplicity is None:
-        return torch.ones(mask.shape[0], dtype=torch.float64, device=mask.device)
-    if multiplicity.shape != mask.shape[:1]:
-        raise ConfigError(f"multiplicity must have shape [{mask.shape[0]}], got {list(multiplicity.shape)}")
-    count = multiplicity.detach().to(torch.float64)
-    if not bool((torch.isfinite(count) & (count >= 0)).all()):
-        raise ConfigError(f"multiplicity must be finite and not negative, got {multiplicity.tolist()}")
-    return count
 
 
 def _masked_weights(weights: Tensor, mask: Tensor) -> Tensor:
@@ -244,60 +212,6 @@ def _check(trainer_logprobs: Tensor, rollout_logprobs: Tensor, token_mask: Tenso
         )
 
 
-__all__ = [
-    "Aggregation",
-    "ImportanceDiagnostics",
-    "active_share",
-    "aggregate",
-    "batch_denominator",
-    "group_advantages",
-    "grpo_loss",
-    "importance_diagnostics",
-    "importance_weights",
-    "self_distillation_loss",
-    "token_divergence",
-    "usable_samples",
-]
-
-
-def self_distillation_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    token_mask: Tensor,
-    sample_mask: Tensor,
-    *,
-    alpha: float = 0.5,
-    top_k: int | None = 100,
-    tail: bool = True,
-    weights: Tensor | None = None,
-    aggregation: Aggregation = "seq_mean",
-    multiplicity: Tensor | None = None,
-    denominator: float | None = None,
-) -> Tensor:
-    """The method's loss, a scalar: `aggregate` over `token_divergence`, with importance weights.
-
-    Shapes: logits [B, T, V]; token_mask and weights [B, T]; sample_mask and multiplicity [B]. token_mask
-    covers the response tokens with their end-of-sequence token; sample_mask is 0 where the self-teacher has
-    neither a demonstration nor feedback. The teacher's logits get no gradient; masked positions may hold
-    anything. Micro-batches: pass `batch_denominator` of the whole batch as `denominator` and sum the losses
-    (see `aggregate`).
-    Raises ConfigError for unusable arguments.
-    Source: paper eq. 1; SDPO core_algos.py::compute_self_distillation_loss.
-    """
-    check_logits(student_logits, teacher_logits)
-    mask = effective_mask(token_mask, sample_mask)
-    divergence = token_divergence(student_logits, teacher_logits, alpha=alpha, top_k=top_k, tail=tail, token_mask=mask)
-    return aggregate(
-        divergence,
-        token_mask,
-        sample_mask,
-        weights=weights,
-        aggregation=aggregation,
-        multiplicity=multiplicity,
-        denominator=denominator,
-    )
-
-
 def group_advantages(rewards: Tensor) -> Tensor:
     """A_j = r_j - mean of its group, not divided by the deviation; a group of one keeps its reward (mean 0).
 
@@ -327,7 +241,6 @@ def grpo_loss(
     dual_clip: float = 3.0,
     weights: Tensor | None = None,
     aggregation: Aggregation = "seq_mean",
-    multiplicity: Tensor | None = None,
     denominator: float | None = None,
 ) -> Tensor:
     """Clipped policy loss of the GRPO baseline, a scalar; no KL term, no entropy, no critic.
@@ -336,7 +249,7 @@ def grpo_loss(
     1+high)), and for A < 0 at most -A·dual_clip; then weights and `aggregate`, so it keeps GRPO's 1/length.
     With one update a batch old_logprobs is logprobs.detach(), the ratio is 1 and nothing is clipped.
 
-    Shapes: logprobs, old_logprobs, token_mask, weights [B, T]; advantages, sample_mask, multiplicity [B].
+    Shapes: logprobs, old_logprobs, token_mask, weights [B, T]; advantages, sample_mask [B].
     old_logprobs and advantages are detached. Raises ConfigError for unusable arguments.
     """
     _check_grpo(logprobs, old_logprobs, advantages, token_mask)
@@ -356,7 +269,6 @@ def grpo_loss(
         sample_mask,
         weights=weights,
         aggregation=aggregation,
-        multiplicity=multiplicity,
         denominator=denominator,
     )
 

@@ -300,7 +300,7 @@ def _backward(
 def _loss(
     divergence_P: Tensor, weights_RT: Tensor, places: Places, denominator: float, settings: StepSettings
 ) -> Tensor:
-    """`losses.self_distillation_loss` of the rows, from the divergence of each distinct pair of places."""
+    """The loss of the rows, from the divergence of each distinct pair of places."""
     return aggregate(
         divergence_P[places.pair_index],
         places.mask,

@@ -1,7 +1,6 @@
--- Head, log and answer together, under the trainer's token.
--- KEYS: token, head, log, results. ARGV: token, steps, version as JSON, answer's envelope, cap of the log.
-local wrong = wrong_type(KEYS[1], 'string') or wrong_type(KEYS[2], 'hash') or wrong_type(KEYS[3], 'stream')
-  or no_queue(KEYS[4])
+-- The answer and how far the student has come, together, under the trainer's token.
+-- KEYS: token, head, results. ARGV: token, steps, answer's envelope.
+local wrong = wrong_type(KEYS[1], 'string') or wrong_type(KEYS[2], 'hash') or no_queue(KEYS[3])
 if wrong then
   return wrong
 end
@@ -12,8 +11,7 @@ end
 local head = redis.call('HGET', KEYS[2], 'steps')
 local newer = not head or tonumber(head) < tonumber(ARGV[2])
 if newer then
-  redis.call('HSET', KEYS[2], 'steps', ARGV[2], 'version', ARGV[3])
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'm', ARGV[3])
+  redis.call('HSET', KEYS[2], 'steps', ARGV[2])
 end
-redis.call('XADD', KEYS[4], '*', 'm', ARGV[4])
+redis.call('XADD', KEYS[3], '*', 'm', ARGV[3])
 return {newer and 'ok' or 'again'}

@@ -97,15 +97,11 @@ class MemoryBus(MemoryWork):
                 raise stale_fence(lease, token, current)
             results = self._existing(server, RESULTS)
             head = server.heads.get(published.student)
-            newer = head is None or version_steps(head.version) < steps
+            newer = head is None or head < steps
             if newer:
-                server.heads[published.student] = published
+                server.heads[published.student] = steps
             results.add(answer)
             return newer
-
-    def weights_head(self, student: str) -> WeightsPublished | None:
-        with self._open("weights_head") as server:
-            return server.heads.get(student)
 
     # Log and presence ------------------------------------------------------------------------------------
     def emit(self, event: Event) -> None:

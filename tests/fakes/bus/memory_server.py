@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from shared.bus.port import DeadLetter
 from shared.clock import Clock, SystemClock
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.weights import WeightsPublished
 from tests.fakes.bus.memory_queue import MemoryQueue
 
 
@@ -45,7 +44,7 @@ class MemoryServer:
             self.serve: dict[str, str] = {}
             self.leases: dict[str, MemoryLease] = {}
             self.tokens: dict[str, int] = {}
-            self.heads: dict[str, WeightsPublished] = {}
+            self.heads: dict[str, int] = {}
             self.events: dict[int, str] = {}
             self.beats: dict[tuple[str, str], tuple[float, Heartbeat]] = {}
             self.changed.notify_all()

@@ -215,11 +215,6 @@ class MemoryWork:
             return server.queue(queue).trim(group)
 
     # Payloads --------------------------------------------------------------------------------------------
-    def put_payload(self, ref: PayloadRef, data: bytes) -> None:
-        check(ref, data)
-        with self._open("put_payload") as server:
-            server.payloads.setdefault(ref.key, {}).setdefault(ref.field, data)
-
     def get_payload(self, ref: PayloadRef) -> bytes:
         with self._open("get_payload") as server:
             data = server.payloads.get(ref.key, {}).get(ref.field)

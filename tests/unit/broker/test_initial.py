@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.recovery import INITIAL_SCORES_FILE, InitialScores
+from services.broker.recovery import InitialScores
 from shared.contracts.jobs import JobKind
-from shared.contracts.run import RunState, Status
+from shared.contracts.run import INITIAL_SCORES_FILE, RunState, Status
 from shared.errors import ConfigError
 from tests.fakes.broker import BrokerBench
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from services.broker.machine import machine
-from services.broker.recovery import choose, highest_fence, read_state_file, write_state_file
+from services.broker.recovery import choose, highest_fence
 from shared.errors import StorageError
 from shared.files.batches import sealed_steps
+from shared.files.state import read_state_file, write_state_file
 from tests.fakes.world import small_plan
 
 

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.bus.cursors import cursor
-from shared.bus.janitor import Janitor, Swept
 from shared.bus.keys import (
     BROKER,
     LEADER,
@@ -24,10 +23,9 @@ from shared.bus.keys import (
     trainer_lease,
 )
 from shared.bus.payloads import pack, unpack
-from shared.contracts.jobs import JobInput, JobKind, JobOutput, JobStarted, PayloadRef, Prompt
+from shared.contracts.jobs import JobInput, JobKind, JobOutput, PayloadRef, Prompt
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, MalformedMessageError, StorageError
-from tests.fakes.bus.memory import MemoryBus
 
 
 def test_every_key_of_a_run_has_its_prefix_and_its_own_name() -> None:
@@ -39,7 +37,7 @@ def test_every_key_of_a_run_has_its_prefix_and_its_own_name() -> None:
         *(keys.payload(step_payloads("a", 1)), keys.payload(eval_payloads("a", 1, "test"))),
         *(keys.lease(LEADER), keys.token(LEADER)),
         *(keys.lease(trainer_lease("a")), keys.token(trainer_lease("a"))),
-        *(keys.weights("a"), keys.weights_head("a"), keys.serve("a"), keys.heartbeat("student", "a-0")),
+        *(keys.weights_head("a"), keys.serve("a"), keys.heartbeat("student", "a-0")),
     ]
     assert all(name.startswith("opcod:{lab-1}:") for name in names)
     assert len(set(names)) == len(names)
@@ -94,17 +92,3 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 def test_cursors_sort_as_their_ids() -> None:
     assert sorted(["10-1", "9-20", "10-0", "0", "9-3"], key=cursor) == ["0", "9-3", "9-20", "10-0", "10-1"]
-
-
-def test_the_janitor_drops_what_is_finished_and_nothing_else() -> None:
-    bus = MemoryBus()
-    bus.create_queue(RESULTS, BROKER)
-    bus.publish(RESULTS, JobStarted(job_id="j", student="a", replica="0", attempt=1))
-    kept, finished = (pack(JobInput(prompts=()), step_payloads("a", step), "j") for step in (2, 1))
-    for ref, data in (kept, finished):
-        bus.put_payload(ref, data)
-    assert Janitor(bus, [(RESULTS, BROKER)]).sweep([finished[0].key]) == Swept(entries=0, payloads=1)
-    assert bus.get_payload(kept[0]) == kept[1]
-    with pytest.raises(StorageError, match="absent"):
-        bus.get_payload(finished[0])
-    assert bus.queue_depth(RESULTS, BROKER) == (1, 0)

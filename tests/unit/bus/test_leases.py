@@ -10,7 +10,6 @@ from shared.bus.keys import RESULTS
 from shared.bus.leases import HeldLease, LeaseKeeper
 from shared.bus.port import Delivery
 from shared.contracts.jobs import JobStarted
-from shared.errors import UnavailableError
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
 
@@ -41,6 +40,13 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()
+
+
+def taken(lease: HeldLease, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (ours := lease.try_acquire()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return ours
 
 
 def test_a_held_delivery_stays_ours(bus: MemoryBus, server: MemoryServer) -> None:
@@ -114,7 +120,7 @@ def test_whatever_a_renewal_raises_what_was_held_is_lost_and_the_keeper_goes_on(
 def test_whatever_a_renewal_raises_a_named_lease_is_lost(server: MemoryServer) -> None:
     bus = BrokenBus(server, lease_s=LEASE_S)
     lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
-    lease.acquire(wait_s=0)
+    assert lease.try_acquire()
     bus.broken = True
     assert lease.lost.wait(3)
     lease.release()
@@ -140,26 +146,25 @@ def test_closing_ends_the_thread(bus: MemoryBus) -> None:
 def test_a_named_lease_is_held_until_it_is_released(bus: MemoryBus) -> None:
     first = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
     second = HeldLease(bus, "a", "trainer-1", ttl_s=LEASE_S)
-    assert first.acquire(wait_s=0, floor=4) == first.token == 5
-    with pytest.raises(UnavailableError, match="still held"):
-        second.acquire(wait_s=LEASE_S * 3)
+    assert first.try_acquire(floor=4) and first.token == 5
+    assert not taken(second, LEASE_S * 3)
     assert not first.lost.is_set()
     first.release()
     first.release()
-    assert second.acquire(wait_s=1) == 6
+    assert taken(second, 1) and second.token == 6
     second.release()
 
 
 def test_a_waiting_holder_gets_the_lease_of_one_that_died(bus: MemoryBus) -> None:
     assert bus.acquire_lease("a", "dead", ttl_s=LEASE_S) == 1
     lease = HeldLease(bus, "a", "alive", ttl_s=LEASE_S)
-    assert lease.acquire(wait_s=3) == 2
+    assert taken(lease, 3) and lease.token == 2
     lease.release()
 
 
 def test_a_lease_that_another_took_is_lost(bus: MemoryBus) -> None:
     lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
-    lease.acquire(wait_s=0)
+    assert lease.try_acquire()
     assert bus.acquire_lease("a", "trainer-0", ttl_s=30) == 2, "the same name, started a second time"
     assert lease.lost.wait(2)
     lease.release()
@@ -169,7 +174,7 @@ def test_a_lease_that_another_took_is_lost(bus: MemoryBus) -> None:
 @pytest.mark.parametrize("happens", ["down", "flushed"])
 def test_a_lease_is_lost_with_its_server(bus: MemoryBus, server: MemoryServer, happens: str) -> None:
     lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
-    lease.acquire(wait_s=0)
+    assert lease.try_acquire()
     if happens == "down":
         server.down = True
     else:
@@ -183,7 +188,7 @@ def test_a_token_exists_only_while_the_lease_is_held(bus: MemoryBus) -> None:
     lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
     with pytest.raises(RuntimeError, match="acquire"):
         _ = lease.token
-    lease.acquire(wait_s=0)
+    assert lease.try_acquire()
     with pytest.raises(RuntimeError, match="held already"):
         lease.try_acquire()
     lease.release()

@@ -12,11 +12,11 @@ from shared.method.anchoring import (
     concept,
     feedback_prompt,
     naive_feedback_prompt,
-    process,
     review_feedback,
     verdict,
     without_instruction_line,
 )
+from tests.unit.method.reviewed import process
 
 PROBLEM = "Newton's second law: which \\frac{force}{mass} moves the X-ray tube of α decay?\n\nA: 1\nB: 2"
 VERDICT = re.compile(r"match:.+|no_concept_tag|empty|all_generic|no_match|fb_none", re.DOTALL)

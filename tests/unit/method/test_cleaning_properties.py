@@ -14,10 +14,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from shared.method.anchoring import feedback_prompt, process, review_feedback, verdict, without_instruction_line
+from shared.method.anchoring import feedback_prompt, review_feedback, verdict, without_instruction_line
 from shared.method.concept_words import anchoring_words, words
 from shared.method.sanitizing import neutralise_control_tokens, sanitize, sanitize_with_spans, strip_thinking
 from shared.problems.generated import generate
+from tests.unit.method.reviewed import process
 
 SCIKNOWEVAL = os.environ.get("OPCOD_SCIKNOWEVAL_DIR")
 REVEALS = ["The correct option is (C).", "The answer is B.", "Final answer: D", r"\boxed{A}", "<answer>B</answer>"]

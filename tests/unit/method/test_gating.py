@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.method.gating import GateMode, cognizant_counts, gap_interval, gaps, gaps_exact, may_tutor
+from shared.method.gating import GateMode, cognizant_counts, gap_interval, gaps_exact, may_tutor
 from shared.method.scores import ScoreError
 
 SAMPLES = 480
@@ -39,40 +39,32 @@ def test_tau_means_its_decimal_text(tau: float | str | Fraction) -> None:
 
 @settings(deadline=None)
 @given(counts, counts, counts, counts)
-def test_gaps_agree_and_the_best_everywhere_has_none(a: int, b: int, c: int, d: int) -> None:
+def test_the_best_everywhere_has_no_gap(a: int, b: int, c: int, d: int) -> None:
     correct = [{"physics": a, "chemistry": b}, {"physics": c, "chemistry": d}]
     exact = gaps_exact(correct, SAMPLES)
-    shares = [{name: count / SAMPLES for name, count in row.items()} for row in correct]
-    assert gaps(shares) == pytest.approx([float(gap) for gap in exact], abs=1e-9)
     assert all(0 <= gap <= 2 for gap in exact)
     assert (exact[0] == 0) is (a >= c and b >= d)
 
 
 @pytest.mark.parametrize(
-    ("scores", "expected"),
+    ("correct", "expected"),
     [
-        ([{"x": 66.3, "y": 50.0}, {"x": 100.0, "y": 47.1}], [0.337, 0.058]),
-        ([{"x": 0.5, "y": 0.5}, {"x": 0.5, "y": 0.5}], [0.0, 0.0]),
-        ([{"x": 0.0, "y": 0.4}, {"x": 0.0, "y": 0.2}], [0.0, 0.5]),
-        ([{"x": 0.0}, {"x": 0.0}], [0.0, 0.0]),
-        ([{"x": 0.3}], [0.0]),
+        ([{"x": 663, "y": 500}, {"x": 1000, "y": 471}], [0.337, 0.058]),
+        ([{"x": 500, "y": 500}, {"x": 500, "y": 500}], [0.0, 0.0]),
+        ([{"x": 0, "y": 400}, {"x": 0, "y": 200}], [0.0, 0.5]),
+        ([{"x": 0}, {"x": 0}], [0.0, 0.0]),
+        ([{"x": 300}], [0.0]),
         ([], []),
     ],
     ids=["relative", "tie", "domain-nobody-solves", "nothing-solved", "alone", "nobody"],
 )
-def test_gaps(scores: list[dict[str, float]], expected: list[float]) -> None:
-    assert gaps(scores) == pytest.approx(expected)
+def test_gaps(correct: list[dict[str, int]], expected: list[float]) -> None:
+    assert list(map(float, gaps_exact(correct, 1000))) == pytest.approx(expected)
 
 
 def test_totals_may_differ_by_domain() -> None:
     correct = [{"x": 5, "y": 10}, {"x": 10, "y": 5}]
     assert gaps_exact(correct, {"x": 10, "y": 20}) == [Fraction(1, 2), Fraction(1, 2)]
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -0.1])
-def test_a_score_that_is_none_is_an_error(bad: float) -> None:
-    with pytest.raises(ScoreError, match="finite"):
-        gaps([{"x": bad}, {"x": 0.5}])
 
 
 @pytest.mark.parametrize("row", [{}, {"y": 1}, {"x": 1, "y": 1}])
@@ -131,7 +123,7 @@ def test_gap_interval_holds_the_gap_and_is_seeded() -> None:
     intervals = gap_interval([weak, strong], seed=3, resamples=300)
     assert intervals == gap_interval([weak, strong], seed=3, resamples=300)
     assert intervals != gap_interval([weak, strong], seed=4, resamples=300)
-    point = gaps([{name: sum(row[name]) / 20 for name in row} for row in (weak, strong)])
+    point = gaps_exact([{name: round(2 * sum(row[name])) for name in row} for row in (weak, strong)], 40)
     assert all(low < gap < high for (low, high), gap in zip(intervals, point, strict=True))
 
 

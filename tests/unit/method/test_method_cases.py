@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.method.anchoring import MAX_FEEDBACK_CHARS, feedback_prompt, process, verdict
+from shared.method.anchoring import MAX_FEEDBACK_CHARS, feedback_prompt, verdict
 from shared.method.sanitizing import sanitize
+from tests.unit.method.reviewed import process
 
 PENDULUM = (
     "A damped pendulum with length 1.0 m loses energy to the air, and its electric flux is nil. "
@@ -64,10 +65,6 @@ VERDICTS = [
 @pytest.mark.parametrize(("problem", "raw", "expected"), [pytest.param(*r[1:], id=f"row{r[0]}") for r in VERDICTS])
 def test_verdict(problem: str, raw: str | None, expected: str) -> None:
     assert verdict(raw, problem) == expected
-
-
-def test_row13_substring_reading_accepts_a_part_of_a_word() -> None:
-    assert verdict(tagged("fraction"), SOLUBILITY, substring=True) == "match:fraction"
 
 
 def test_row18_the_instruction_line_anchors_nothing_even_for_a_word_that_may_anchor() -> None:

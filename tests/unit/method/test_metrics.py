@@ -1,4 +1,4 @@
-"""Diagnostics: rates over nothing are None, bins overlap as published, Pareto flags, intervals."""
+"""Diagnostics: bins overlap as published, Pareto flags, intervals."""
 
 import pytest
 from hypothesis import given, settings
@@ -6,31 +6,12 @@ from hypothesis import strategies as st
 
 from shared.method.metrics import (
     bootstrap_interval,
-    break_rate,
     difficulty_bins,
     dominates,
-    fix_rate,
     majority_baseline,
     pareto_improved,
 )
 from shared.method.scores import ScoreError
-
-
-def test_break_and_fix_rate() -> None:
-    pre, post = [1, 1, 1, 1, 0, 0], [1, 0, 1, 1, 1, 0]
-    assert break_rate(pre, post) == 0.25
-    assert fix_rate(pre, post) == 0.5
-
-
-def test_a_rate_over_nothing_is_none() -> None:
-    assert break_rate([0, 0], [1, 0]) is None
-    assert fix_rate([1, 1], [1, 0]) is None
-    assert break_rate([], []) is None
-
-
-def test_revisions_must_pair_with_rollouts() -> None:
-    with pytest.raises(ScoreError, match="pair them"):
-        break_rate([1, 0], [1])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.method.anchoring import process
 from shared.method.sanitizing import (
     neutralise_control_tokens,
     sanitize,
@@ -14,6 +13,7 @@ from shared.method.sanitizing import (
     shadow,
     strip_thinking,
 )
+from tests.unit.method.reviewed import process
 
 FRAGMENTS = [
     "The correct answer is ",

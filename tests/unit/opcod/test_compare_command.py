@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from opcod.report.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
-from services.broker.recovery import INITIAL_SCORES_FILE, STATE_FILE
 from shared.config.loading import to_toml
+from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
 from shared.errors import ConfigError, StorageError
 from shared.results.comparison import METHODS, Comparison, parse_methods
 from shared.results.report import build_report

@@ -12,11 +12,12 @@ from opcod.main import main
 from opcod.planning.lengths import Lengths, estimate, prompt_lengths
 from opcod.planning.memory import Need, micro_batch_tokens, student_need, total_bytes, trainer_need, vllm_need
 from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
-from opcod.planning.work import total_steps, work_of
-from services.broker.config import load_problems, make_plan
+from opcod.planning.work import Work, total_steps, work_of
 from shared.config.loading import load_settings, preset_names
 from shared.config.settings import RunSettings
 from shared.contracts.messages import ChatMessage
+from shared.problems.evaluation import evaluated_problems
+from shared.problems.loading import load_problems
 from tests.fakes.sciknoweval import row, two_domains, write
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -30,6 +31,12 @@ TINY = ModelShape(32, 64, 2, 8, 4, 4, 258, tied=True)
 
 def settings(*overrides: str, preset: str = "smoke") -> RunSettings:
     return load_settings(preset=preset, overrides=overrides, environ={})
+
+
+def work_by_kind(chosen: RunSettings) -> dict[str, Work]:
+    problems = load_problems(chosen)
+    work = work_of(chosen, len(problems.train), evaluated_problems(chosen, problems), LENGTHS)
+    return {each.kind: each for each in work}
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("embedded", 134_515_008), ("Qwen/Qwen3-8B", 8_190_735_360)])
@@ -89,9 +96,8 @@ def test_activations_bound_what_autograd_keeps(tmp_path: Path) -> None:
 
 def test_work_counts_jobs_texts_and_tokens() -> None:
     chosen = settings("run.rounds=2", "run.steps_per_round=3", "feedback.revise_share=0.5")
-    plan = make_plan("r", chosen, load_problems(chosen))
-    assert total_steps(plan) == 12
-    work = {each.kind: each for each in work_of(plan, chosen, LENGTHS)}
+    assert total_steps(chosen) == 12
+    work = work_by_kind(chosen)
     assert (work["rollout"].jobs, work["rollout"].texts) == (12 * 2, 12 * 2 * 3)
     assert work["rollout"].prompt_tokens == 72 * 20
     assert work["rollout"].output_tokens == 72 * 16
@@ -106,7 +112,7 @@ def test_work_counts_jobs_texts_and_tokens() -> None:
 @pytest.mark.parametrize("override", ["run.method=sdpo", "run.method=grpo", "gate.mode=never"])
 def test_without_tutors_there_is_no_feedback(override: str) -> None:
     chosen = settings("gate.mode=cognizance", override)
-    work = {each.kind: each for each in work_of(make_plan("r", chosen, load_problems(chosen)), chosen, LENGTHS)}
+    work = work_by_kind(chosen)
     assert (work["feedback"].jobs, work["feedback"].output_tokens, work["revise"].jobs) == (0, 0, 0)
     assert work["rollout"].jobs == 4
 

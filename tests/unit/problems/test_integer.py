@@ -216,7 +216,8 @@ def test_a_system_message_is_refused() -> None:
 
 def test_good_feedback_keeps_formula_and_numbers() -> None:
     raw = " <concept>pOH</concept> Wrong formula. Use 14 - pH with 14 - 3."
-    verdict, clean = FORMAT.process_feedback(raw, PROBLEM)
+    judged = FORMAT.judge_feedback(raw, PROBLEM)
+    verdict, clean = judged.verdict, judged.delivered
     assert verdict == "match:poh"
     assert clean is not None
     assert clean == "Wrong formula. Use 14 - pH with 14 - 3."
@@ -224,7 +225,8 @@ def test_good_feedback_keeps_formula_and_numbers() -> None:
 
 def test_the_result_is_taken_out() -> None:
     raw = " <concept>pOH</concept> Use 14 - pH with 14 - 3 = 11. The answer is 11."
-    _, clean = FORMAT.process_feedback(raw, PROBLEM)
+    judged = FORMAT.judge_feedback(raw, PROBLEM)
+    clean = judged.delivered
     assert clean is not None
     assert clean == "Use 14 - pH with 14 - 3."
 
@@ -243,4 +245,5 @@ def test_the_result_is_taken_out() -> None:
     ],
 )
 def test_dropped_feedback_carries_its_verdict_and_no_text(raw: str | None, verdict: str) -> None:
-    assert FORMAT.process_feedback(raw, PROBLEM) == (verdict, None)
+    judged = FORMAT.judge_feedback(raw, PROBLEM)
+    assert (judged.verdict, judged.delivered) == (verdict, None)

@@ -62,7 +62,8 @@ def test_every_wording_tells_all_numbers_and_a_concept(kind: Kind) -> None:
             assert all(str(value) in drawn.question for value in values.values())
             assert re.search(rf"\b{drawn.concept}\b", drawn.question)
             raw = f"<concept>{drawn.concept}</concept> Use {kind.formula}."
-            verdict, clean = IntegerFormat().process_feedback(raw, drawn.problem("p", "d"))
+            judged = IntegerFormat().judge_feedback(raw, drawn.problem("p", "d"))
+            verdict, clean = judged.verdict, judged.delivered
             assert verdict.startswith("match:")
             assert clean is not None
 

@@ -85,11 +85,13 @@ def test_grading_is_the_published_one(text: str, score: float) -> None:
 
 
 def test_feedback_is_anchored_in_stem_or_options_only() -> None:
-    verdict, clean = FORMAT.process_feedback("<concept>pendulum</concept> Recheck. Final answer: B", PROBLEM)
+    judged = FORMAT.judge_feedback("<concept>pendulum</concept> Recheck. Final answer: B", PROBLEM)
+    verdict, clean = judged.verdict, judged.delivered
     assert verdict == "match:pendulum"
     assert clean is not None
     assert clean.strip() == "Recheck."
-    verdict, clean = FORMAT.process_feedback("<concept>reason</concept> Recheck.", PROBLEM)
+    judged = FORMAT.judge_feedback("<concept>reason</concept> Recheck.", PROBLEM)
+    verdict, clean = judged.verdict, judged.delivered
     assert not verdict.startswith("match")
     assert clean is None
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from services.broker.config import load_problems
 from services.broker.exchange.judging import judge
 from shared.config.loading import load_settings
 from shared.errors import ConfigError
 from shared.problems.formats import format_named
+from shared.problems.loading import load_problems
 from tests.unit.problems.test_mcq import PROBLEM
 
 NAIVE, ANCHORED = format_named("mcq", "naive"), format_named("mcq")

@@ -115,7 +115,8 @@ def test_feedback_ends_with_the_right_formula_and_numbers(items: list[DrawnProbl
     for item, example in zip(items, feedback_examples(items, Random(1)), strict=True):
         ending = f"Use {item.drawn.kind.formula} with {item.drawn.numbers}."
         assert example.completion.endswith(ending)
-        verdict, clean = form.process_feedback(example.completion, item.problem)
+        judged = form.judge_feedback(example.completion, item.problem)
+        verdict, clean = judged.verdict, judged.delivered
         assert verdict.startswith("match:")
         assert clean is not None
         assert clean.endswith(ending)

@@ -65,7 +65,7 @@ def test_a_revision_is_better(engine: ScriptedEngine) -> None:
 
 def test_feedback_is_mostly_anchored_and_bad_in_every_way(engine: ScriptedEngine) -> None:
     messages = FORMAT.feedback_messages(VOLTAGE, " 3 = 4", peer_domain="physics", agent_domain="chemistry")
-    verdicts = [FORMAT.process_feedback(each.text, VOLTAGE)[0] for each in answers(engine, messages)]
+    verdicts = [FORMAT.judge_feedback(each.text, VOLTAGE).verdict for each in answers(engine, messages)]
     matched = sum(verdict.startswith("match:") for verdict in verdicts) / len(verdicts)
     assert 0.75 < matched < 0.9
     assert {"no_concept_tag", "all_generic", "no_match"} <= set(verdicts)
@@ -139,9 +139,9 @@ def test_a_malicious_tutor_passes_the_anchor_and_only_the_obedient_follow_it() -
     messages = FORMAT.feedback_messages(VOLTAGE, "12", peer_domain="physics", agent_domain="chemistry")
     malicious = ScriptedEngine(replace(SCRIPT, nonsense_share=1.0))
     malicious.load("a@v0", None)
-    told = [FORMAT.process_feedback(each.text, VOLTAGE) for each in answers(malicious, messages)]
-    assert {verdict.partition(":")[0] for verdict, _ in told} == {"match"}
-    assert {text for _, text in told} == {NONSENSE}
+    told = [FORMAT.judge_feedback(each.text, VOLTAGE) for each in answers(malicious, messages)]
+    assert {judged.verdict.partition(":")[0] for judged in told} == {"match"}
+    assert {judged.delivered for judged in told} == {NONSENSE}
     prompt = FORMAT.teacher_messages(VOLTAGE, solution=None, feedback=NONSENSE)
     shares = []
     for obedience in (0.0, 1.0):

@@ -10,7 +10,6 @@ from torch import Tensor
 from services.student.engines.port import GenerationRequest
 from services.student.engines.transformers import TransformersEngine
 from services.trainer.model.learner import Learner
-from services.trainer.model.trained import version_tensors
 from services.trainer.step.step import StageClock, train_step
 from services.trainer.trainer import StudentTrainer
 from shared.contracts.messages import ChatMessage, Sampling
@@ -20,6 +19,7 @@ from shared.modeling.adapters import checksum
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, load_model, load_tokenizer
 from shared.modeling.logprobs import token_logprobs
+from shared.modeling.versions import version_tensors
 from tests.unit.trainer.ground import OpenFence, learner, rows, seal_steps, settings, student_trainer
 
 DTYPES: tuple[Dtype, ...] = ("bfloat16", "float32")

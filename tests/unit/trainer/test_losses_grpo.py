@@ -97,16 +97,15 @@ def test_micro_batches_add_up(aggregation: str) -> None:
     new = -torch.rand(5, 3, generator=generator, dtype=torch.float64)
     old = -torch.rand(5, 3, generator=generator, dtype=torch.float64)
     tokens = torch.randint(0, 2, (5, 3), generator=generator)
-    samples, repeats = torch.tensor([1, 1, 0, 1, 1]), torch.tensor([1, 2, 3, 1, 1])
+    samples = torch.tensor([1, 1, 0, 1, 1])
     advantages = torch.randn(5, generator=generator, dtype=torch.float64)
     parts = (new, old, advantages, tokens, samples)
-    whole = grpo_loss(*parts, aggregation=aggregation, multiplicity=repeats)  # type: ignore[arg-type]
-    denominator = batch_denominator(tokens, samples, aggregation, repeats)  # type: ignore[arg-type]
+    whole = grpo_loss(*parts, aggregation=aggregation)  # type: ignore[arg-type]
+    denominator = batch_denominator(tokens, samples, aggregation)  # type: ignore[arg-type]
     pieces = [
         grpo_loss(
             *(part[cut] for part in parts),
             aggregation=aggregation,  # type: ignore[arg-type]
-            multiplicity=repeats[cut],
             denominator=denominator,
         )
         for cut in (slice(0, 1), slice(1, 4), slice(4, 5))

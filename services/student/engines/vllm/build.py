@@ -14,11 +14,10 @@ from services.student.config import StudentConfig, VllmEnvironment
 from services.student.engines.vllm.adapters import AdapterWeights
 from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs
 from services.student.engines.vllm.client import Client
-from services.student.engines.vllm.command import BASE, Model, arguments, environment, guarded
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.full import FullWeights
+from services.student.engines.vllm.guard import guarded
 from services.student.engines.vllm.health import Bounds
-from services.student.engines.vllm.installation import find_installation
 from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.server import Server
 from services.student.engines.vllm.untied import Untied
@@ -27,6 +26,8 @@ from shared.clock import SystemClock
 from shared.contracts.ids import seed_of
 from shared.modeling.full import tied_names
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
+from shared.vllm.command import BASE, Model, arguments, environment
+from shared.vllm.installation import find_installation
 
 LOG_LINES = 25
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.student.engines.vllm.installation import supported
 from shared.errors import ConfigError
+from shared.vllm.installation import supported
 
 ROUTES = ("/v1/completions", "/v1/models")
 FIELDS = ("seed", "stop_token_ids", "return_token_ids", "return_tokens_as_token_ids", "logprob_token_ids")

@@ -19,6 +19,11 @@ OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 """Of the guard's own environment; the server's interpreter has its own packages."""
 
 
+def guarded(command: list[str], student: int) -> list[str]:
+    """The command under a guard, which ends the server when its parent, the process `student`, is gone."""
+    return [sys.executable, "-m", "services.student.engines.vllm.guard", str(student), *command]
+
+
 def main(student: int, command: list[str]) -> int:
     """Returns the exit code of a command that ends by itself. When the student is gone, or at SIGTERM, the whole group
     is ended, this process too.

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.broker.config import load_problems, make_plan, per_domain
+from services.broker.config import make_plan
 from services.broker.machine.plan import PlannedProblem
 from shared.contracts.run import Split
 from shared.errors import ConfigError
+from shared.problems.evaluation import per_domain
+from shared.problems.loading import load_problems
 from tests.fakes.broker import broker_settings
 from tests.fakes.world import small_plan
 

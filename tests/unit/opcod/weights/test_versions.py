@@ -21,9 +21,10 @@ from opcod.local.deployment import run_lock
 from opcod.main import app
 from services.broker.machine import machine
 from services.broker.machine.moves import Recovered, Serve
-from services.broker.recovery import choose, read_state_file, write_state_file
+from services.broker.recovery import choose
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.run import Status
+from shared.files.state import read_state_file, write_state_file
 from shared.modeling.checksums import file_checksum
 from tests.fakes.world import small_plan
 from tests.unit.modeling.tiny_model import write_tiny_model

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from services.student.engines.vllm.command import guarded
+from services.student.engines.vllm.guard import guarded
 from services.student.engines.vllm.process import ServerProcess
 
 WAIT_S = 30.0
@@ -58,7 +58,7 @@ def test_it_ends_when_its_student_is_killed(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     student = (
         "import os, sys, time\nfrom pathlib import Path\n"
-        "from services.student.engines.vllm.command import guarded\n"
+        "from services.student.engines.vllm.guard import guarded\n"
         "from services.student.engines.vllm.process import ServerProcess\n"
         "ServerProcess(guarded(sys.argv[1:], os.getpid()), os.environ, Path(sys.argv[-1] + '.log'))\ntime.sleep(600)\n"
     )

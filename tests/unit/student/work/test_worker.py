@@ -187,9 +187,8 @@ def test_a_job_whose_attempts_are_used_up_is_buried_with_a_failed_result(bench: 
 def test_an_input_of_another_size_fails_only_its_job(bench: StudentBench, samples: int) -> None:
     job, _ = make_job(ROLLOUT, 1)
     other = JobInput(prompts=(Prompt(messages=(ChatMessage(role="user", content="x"),), samples=samples),))
-    ref, data = pack(other, job.input.key, job.input.field)
-    bench.bus.put_payload(ref, data)
-    bench.bus.publish(jobs("a", ROLLOUT), job.model_copy(update={"input": ref}))
+    ref, _ = pack(other, job.input.key, job.input.field)
+    bench.broker.publish(job.model_copy(update={"input": ref}), other)
     bench.broker.issue(ROLLOUT, 2)
     outcomes = {done.job_id: done.outcome for done in bench.done()}
     assert outcomes == {job.id: "failed", "r1.a.s2.p.rollout": "ok"}

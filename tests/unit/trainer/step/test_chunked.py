@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from services.trainer.step.distil import OutputLayer, distil
 from services.trainer.step.divergence import DivergenceRule
-from services.trainer.step.losses import token_divergence
 from services.trainer.step.trees import Places, pack_rows, places_of
+from tests.fakes.loss import token_divergence
 from tests.unit.trainer.ground import rows
 
 torch.set_num_threads(1)

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from services.trainer.model.learner import Learner
-from services.trainer.step.losses import importance_weights, self_distillation_loss
+from services.trainer.step.losses import importance_weights
 from services.trainer.step.rows import Row, training_rows
 from services.trainer.step.step import NonFiniteError, StageClock, StepSettings, train_step
 from shared.errors import FencedError
 from shared.modeling.chat import encode, render
 from shared.modeling.loading import Dtype, load_tokenizer
 from shared.modeling.logprobs import token_logprobs
+from tests.fakes.loss import self_distillation_loss
 from tests.unit.trainer.ground import group_of, learner, rows, settings
 
 

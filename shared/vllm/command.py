@@ -4,14 +4,13 @@ What always holds: it listens on one unix socket, in a directory that only this 
 it never asks a network for anything; and no setting of ours reaches it but those named here.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.student.engines.vllm.installation import Installation
 from shared.config.vllm import VllmSection, require_short
 from shared.errors import ConfigError
+from shared.vllm.installation import Installation
 
 BASE = "base"
 """Name of the base model's weights at the server; versions have their own."""
@@ -109,11 +108,6 @@ def environment(
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # bound, two servers would both be put on the first core
     }
     return {**kept, **fixed, **(on_cpu if installation.on_cpu else {}), **section.environment}
-
-
-def guarded(command: list[str], student: int) -> list[str]:
-    """The command under a guard, which ends the server when its parent, the process `student`, is gone."""
-    return [sys.executable, "-m", "services.student.engines.vllm.guard", str(student), *command]
 
 
 def largest_rank(rank: int) -> int:

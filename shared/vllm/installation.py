@@ -15,7 +15,7 @@ OLDEST = (0, 32)
 """The first release that was tried: completions return token ids, and log-probs of chosen ids."""
 
 LOOK_TIMEOUT_S = 60.0
-PROJECT = Path(__file__).resolve().parents[4]
+PROJECT = Path(__file__).resolve().parents[2]
 
 _LOOK = """
 from importlib import metadata

@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs, require
-from services.student.engines.vllm.command import Model, arguments, environment, largest_rank
-from services.student.engines.vllm.installation import Installation, find_installation, supported
 from shared.config.vllm import VllmSection
 from shared.errors import ConfigError
+from shared.vllm.command import Model, arguments, environment, largest_rank
+from shared.vllm.installation import Installation, find_installation, supported
 
 GPU = Installation(Path("/vllm/bin/python"), "0.33.0", on_cpu=False)
 CPU = Installation(Path("/vllm/bin/python"), "0.32.0", on_cpu=True)

@@ -1,0 +1,87 @@
+"""Asking our own services over HTTP, and what they say instead of an answer as an error of ours.
+
+What always holds: neither the environment's proxies nor a redirect leads anywhere else than was asked.
+"""
+
+import functools
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import httpx2
+from pydantic import ValidationError
+
+from shared.contracts.http import ErrorResponse
+from shared.errors import NotFoundError, OpcodError, RequestError, UnavailableError
+
+MAX_REASON_CHARS = 500
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def client(timeout_s: float, headers: Mapping[str, str] | None = None) -> httpx2.Client:
+    """timeout_s: without a sign of life from the other side."""
+    return httpx2.Client(headers=headers, timeout=timeout_s, trust_env=False, follow_redirects=False, verify=_tls())
+
+
+def async_client(timeout_s: float, headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
+    """timeout_s: without a sign of life from the other side."""
+    return httpx2.AsyncClient(
+        headers=headers, timeout=timeout_s, trust_env=False, follow_redirects=False, verify=_tls()
+    )
+
+
+@contextmanager
+def answering(who: str) -> Iterator[None]:
+    """Around a call: raises UnavailableError, naming `who` was asked, if no whole answer comes."""
+    try:
+        yield
+    except httpx2.HTTPError as error:
+        raise UnavailableError(f"{who} did not answer: {error!r}; look at `opcod status`") from error
+
+
+def refusal(who: str, answer: httpx2.Response, *, prefix: str = "") -> OpcodError:
+    """The error that an answer is that was read and is none: UnavailableError where asking again may help,
+    RequestError where what was asked is at fault (`prefix` before what was said), else OpcodError."""
+    said, code, param = _error(answer)
+    match answer.status_code:
+        case 429 | 503:
+            return UnavailableError(f"{who} is not available now: {said}")
+        case 404:
+            return NotFoundError(f"{prefix}{said}", code=code, param=param)
+        case 400 | 413 | 422:
+            return RequestError(f"{prefix}{said}", status=answer.status_code, code=code, param=param)
+        case status:
+            return OpcodError(f"{who} answered {status}: {said}")
+
+
+def reason(answer: httpx2.Response) -> str:
+    """What a service said with its refusal."""
+    return _error(answer)[0]
+
+
+def not_ready(url: str, timeout_s: float) -> str | None:
+    """Why the service at `url` is not ready, or None."""
+    try:
+        with client(timeout_s) as http:
+            answer = http.get(f"{url}/readyz")
+    except httpx2.HTTPError as error:
+        return repr(error)
+    return None if answer.status_code == 200 else answer.text
+
+
+def _error(answer: httpx2.Response) -> tuple[str, str | None, str | None]:
+    """Message, code and param."""
+    try:
+        error = ErrorResponse.model_validate_json(answer.content).error
+    except ValidationError:
+        return answer.text[:MAX_REASON_CHARS], None, None
+    return error.message, error.code, error.param
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Made once: reading the system's certificates takes as long as many a call."""
+    return httpx2.create_ssl_context(trust_env=False)

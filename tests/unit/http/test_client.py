@@ -1,0 +1,62 @@
+"""What another service's answer is to us: an error that says what to do, however it was refused."""
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, RedirectResponse
+
+from shared.contracts.http import ErrorBody, ErrorResponse
+from shared.errors import NotFoundError, OpcodError, RequestError, UnavailableError
+from shared.http.client import answering, client, not_ready, reason, refusal
+from tests.fakes.listening import listening
+
+
+def refused(status: int, message: str = "expected 1, got 2") -> httpx2.Response:
+    body = ErrorResponse(error=ErrorBody(message=message, type="t", code="bad_value", param="n"))
+    return httpx2.Response(status, content=body.model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (400, RequestError, "it refused: expected 1, got 2"),
+        (404, NotFoundError, "it refused: expected 1, got 2"),
+        (413, RequestError, "it refused: expected 1, got 2"),
+        (422, RequestError, "it refused: expected 1, got 2"),
+        (429, UnavailableError, "the broker is not available now: expected 1, got 2"),
+        (503, UnavailableError, "the broker is not available now: expected 1, got 2"),
+        (307, OpcodError, "the broker answered 307: expected 1, got 2"),
+        (403, OpcodError, "the broker answered 403: expected 1, got 2"),
+        (500, OpcodError, "the broker answered 500: expected 1, got 2"),
+    ],
+)
+def test_a_refusal_is_the_error_that_says_who_can_mend_it(status: int, kind: type[OpcodError], words: str) -> None:
+    error = refusal("the broker", refused(status), prefix="it refused: ")
+    assert (type(error), str(error)) == (kind, words)
+    if isinstance(error, RequestError):
+        assert (error.status, error.code, error.param) == (status, "bad_value", "n")
+
+
+@pytest.mark.parametrize("content", [b"<html>gone</html>", b"{}", b'{"error": "gone"}', b"\xff"])
+def test_an_answer_of_something_else_is_quoted_no_longer_than_needed(content: bytes) -> None:
+    assert reason(httpx2.Response(502, content=content)) == content.decode(errors="replace")
+    assert len(reason(httpx2.Response(502, content=content * 1000))) == 500
+
+
+def test_a_service_that_is_away_is_named() -> None:
+    with pytest.raises(UnavailableError, match=r"the broker did not answer: ConnectError.*opcod status"):  # noqa: SIM117
+        with answering("the broker"), client(1.0) as http:
+            http.get("http://127.0.0.1:1/")
+
+
+def test_ready_is_what_a_service_itself_says_and_nothing_that_it_leads_to() -> None:
+    app, ready = FastAPI(), FastAPI()
+    ready.get("/readyz")(lambda: {})
+    app.get("/busy/readyz")(lambda: JSONResponse("loading", 503))
+    with listening(ready) as there:
+        app.get("/moved/readyz")(lambda: RedirectResponse(f"{there}/readyz"))
+        with listening(app) as here:
+            assert not_ready(there, 5.0) is None
+            assert not_ready(f"{here}/busy", 5.0) == '"loading"'
+            assert not_ready(f"{here}/moved", 5.0) is not None
+    assert "ConnectError" in str(not_ready("http://127.0.0.1:1", 1.0))
