@@ -85,11 +85,11 @@ def _parse(text: str, source: str) -> RunState:
 INITIAL_SCORES_FILE = "initial_scores.json"
 
 
-class Part(BaseModel):
+class InitialPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Basis(Part):
+class Basis(InitialPart):
     """All that initial scores depend on. problems: content hash of the set; models: sha256, None if scripted."""
 
     seed: int
@@ -99,7 +99,7 @@ class Basis(Part):
     models: dict[str, str | None]
 
 
-class InitialScores(Part):
+class InitialScores(InitialPart):
     """`initial_scores.json`. run: the run that measured them."""
 
     run: str

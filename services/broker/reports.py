@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.broker.exchange.groups import GroupReader
-from services.broker.exchange.judging import Revised, count_group, distinct, grade_evaluation, rewards
+from services.broker.exchange.judging import JudgedRevision, count_group, distinct, grade_evaluation, rewards
 from services.broker.exchange.telling import Narrator
 from services.broker.machine.books import EvalTarget, GroupTarget, RevisionTarget, Target, awaited
 from services.broker.machine.moves import (
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Report:
+class ReadReport:
     event: MachineEvent
     events: Sequence[Event] = ()
 
@@ -64,49 +64,49 @@ class ReportReader:
         self._narrator = narrator
         self._replicas = replicas
 
-    def read(self, message: Message, state: RunState, at: float) -> Report | None:
+    def read(self, message: Message, state: RunState, at: float) -> ReadReport | None:
         match message:
             case JobStarted():
-                return Report(JobReported(at, message.job_id, "started"))
+                return ReadReport(JobReported(at, message.job_id, "started"))
             case JobDone():
                 return self._job(message, state, at)
             case StepDone():
                 return self._step(message, state, at)
             case StepFailed():
-                return Report(StepRefused(at, message.student, message.step, message.reason))
+                return ReadReport(StepRefused(at, message.student, message.step, message.reason))
             case VersionLoaded():
                 enough = self._replicas.enough(message.student, message.version, told_by=message.replica)
                 event = VersionServed(at, message.student, message.version, enough)
-                return Report(event, [self._narrator.serving(message)])
+                return ReadReport(event, [self._narrator.serving(message)])
             case VersionRefused():
                 return self._refused(message, at)
             case Control():
-                return Report(Controlled(at, message.action, message.reason))
+                return ReadReport(Controlled(at, message.action, message.reason))
             case ActAsked(act=act):
-                return Report(Asked(at, act, sealed=self._sealed(act)))
+                return ReadReport(Asked(at, act, sealed=self._sealed(act)))
         log.warning("unexpected message on results", type=type(message).__name__)
         return None
 
-    def _refused(self, refused: VersionRefused, at: float) -> Report | None:
+    def _refused(self, refused: VersionRefused, at: float) -> ReadReport | None:
         """Nobody waits for one replica where the others are enough."""
         student, version, replica = refused.student, refused.version, refused.replica
         if self._replicas.still_enough(student, version, refused_by=replica):
             log.warning("refused by one replica", student=student, replica=replica, version=version)
             return None
         reason = f"student-{student} refused {version}: {refused.reason}"
-        return Report(Controlled(at, "pause", reason[:MAX_REASON_CHARS]))
+        return ReadReport(Controlled(at, "pause", reason[:MAX_REASON_CHARS]))
 
     def _sealed(self, act: Act) -> bool:
         if not isinstance(act, ExchangeAct) or act.exchange.student not in self._plan.students:
             return False
         return self._groups.sealed(act.exchange.student, act.exchange.step)
 
-    def _step(self, done: StepDone, state: RunState, at: float) -> Report:
+    def _step(self, done: StepDone, state: RunState, at: float) -> ReadReport:
         event = StepFinished(at, done.student, done.step, done.version, done.metrics)
         news = done.step > state.steps[done.student]
-        return Report(event, [self._narrator.applied(done, state.round)] if news else [])
+        return ReadReport(event, [self._narrator.applied(done, state.round)] if news else [])
 
-    def _job(self, done: JobDone, state: RunState, at: float) -> Report | None:
+    def _job(self, done: JobDone, state: RunState, at: float) -> ReadReport | None:
         target = awaited(state, done.job_id)
         if target is None:
             return None
@@ -128,27 +128,27 @@ class ReportReader:
         except (StorageError, MalformedMessageError, ValueError) as error:
             return self._failed(done, at, str(error))
 
-    def _failed(self, done: JobDone, at: float, reason: str) -> Report:
+    def _failed(self, done: JobDone, at: float, reason: str) -> ReadReport:
         reason = reason[:MAX_REASON_CHARS]
         log.warning("job failed", job=done.job_id, reason=reason)
         event = JobReported(at, done.job_id, "failed", kind=done.kind, reason=reason)
-        return Report(event, [self._narrator.lost(done, reason)])
+        return ReadReport(event, [self._narrator.lost(done, reason)])
 
-    def _finished(self, report: JobReported, target: Target, output: JobOutput, state: RunState) -> Report:
+    def _finished(self, report: JobReported, target: Target, output: JobOutput, state: RunState) -> ReadReport:
         match target:
             case EvalTarget(evaluation=evaluation):
                 chunk = self._plan.chunk(evaluation.split, target.index)
                 problems = [self._problems.by_id(problem.id) for problem in chunk]
                 graded = grade_evaluation(output.prompts, problems, self._problems.format)
-                return Report(replace(report, correct=graded.correct, answers=graded.answers))
+                return ReadReport(replace(report, correct=graded.correct, answers=graded.answers))
             case RevisionTarget():
                 return self._revision(report, target, output, state)
             case GroupTarget(kind=JobKind.ROLLOUT):
                 problem = self._problems.by_id(target.group.problem_id)
                 rewarded = rewards(output.prompts[0], problem, self._problems.format)
-                return Report(report, [self._narrator.graded(target.phase, state.round, problem, rewarded)])
+                return ReadReport(report, [self._narrator.graded(target.phase, state.round, problem, rewarded)])
             case GroupTarget():
-                return Report(report, self._feedback(target, report.output, state))
+                return ReadReport(report, self._feedback(target, report.output, state))
 
     def _shape(self, target: Target, state: RunState) -> list[int]:
         """Samples that the job was asked for, prompt by prompt."""
@@ -172,12 +172,12 @@ class ReportReader:
         graded = rewards(rollouts, problem, self._problems.format)
         return self._narrator.feedback(target.phase, state.round, problem, rollouts, graded, told)
 
-    def _revision(self, report: JobReported, target: RevisionTarget, output: JobOutput, state: RunState) -> Report:
+    def _revision(self, report: JobReported, target: RevisionTarget, output: JobOutput, state: RunState) -> ReadReport:
         revision = target.revision
         problem = self._problems.by_id(revision.problem_id)
         rollouts = self._groups.before(state, target.student, revision.step, revision.problem_id)
         revised = [
-            Revised(
+            JudgedRevision(
                 before=rollout.right,
                 after=rewards(answered, problem, self._problems.format)[0] == 1.0,
                 told=rollout.told,
@@ -187,7 +187,7 @@ class ReportReader:
         counts = count_group(revised, round_=state.round, tutor=target.phase.tutor)
         texts = [answered.samples[0].text for answered in output.prompts]
         events = self._narrator.revised(target.student, state.round, revision.step, problem.id, revised, texts)
-        return Report(replace(report, revised=counts), events)
+        return ReadReport(replace(report, revised=counts), events)
 
 
 def _check_shape(output: JobOutput, job_id: str, wanted: Sequence[int]) -> None:

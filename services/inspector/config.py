@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shared.config.environment import ServiceEnvironment
 from shared.config.settings import RunSettings
-from shared.http.access import Keys, Limits
+from shared.http.access import AccessKeys, Limits
 from shared.http.app import check_binding
 
 MAX_VIEWERS = 64
@@ -29,7 +29,7 @@ class InspectorConfig:
     port: int
     url_file: Path | None
     advertised_url: str | None
-    keys: Keys | None
+    keys: AccessKeys | None
     limits: Limits
     settings: RunSettings
     max_viewers: int = MAX_VIEWERS

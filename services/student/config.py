@@ -12,7 +12,7 @@ from shared.config.settings import RunSettings, StudentSection
 from shared.contracts.jobs import JobKind
 from shared.contracts.messages import Contract, Sampling
 from shared.errors import ConfigError
-from shared.http.access import Keys
+from shared.http.access import AccessKeys
 from shared.http.app import check_binding
 
 INTERACTIVE_BOUND = 24
@@ -32,7 +32,7 @@ class StudentConfig:
     port: int
     url_file: Path | None
     advertised_url: str | None
-    keys: Keys | None
+    keys: AccessKeys | None
     section: StudentSection
     bus: BusSection
     settings: RunSettings

@@ -12,7 +12,7 @@ from shared.config.settings import RunSettings, StudentSection
 from shared.contracts.ids import seed_of
 from shared.contracts.messages import Contract
 from shared.errors import ConfigError
-from shared.http.access import Keys, Limits
+from shared.http.access import AccessKeys, Limits
 from shared.http.app import check_binding
 from shared.modeling.adapters import LoraSpec
 
@@ -56,7 +56,7 @@ class TrainerConfig:
     port: int
     url_file: Path | None
     advertised_url: str | None
-    keys: Keys | None
+    keys: AccessKeys | None
     limits: Limits
 
     @property

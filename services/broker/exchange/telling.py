@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from services.broker.exchange import judging
-from services.broker.exchange.judging import Exchange
+from services.broker.exchange.judging import JudgedFeedback
 from services.broker.machine.books import open_step
 from services.broker.machine.moves import Announce, AnnounceAlarm, AnnounceGate, AnnounceScore, AnnounceSilence, KeepAct
 from services.broker.recovery import Recovered
@@ -130,7 +130,7 @@ class Narrator:
         problem: Problem,
         rollouts: PromptOutput,
         rewards: Sequence[float],
-        exchanges: Sequence[Exchange],
+        exchanges: Sequence[JudgedFeedback],
     ) -> list[Event]:
         """One event for each rollout, in order."""
         at, source = self._stamp()
@@ -168,7 +168,7 @@ class Narrator:
         round_: int,
         step: int,
         problem_id: str,
-        revised: Sequence[judging.Revised],
+        revised: Sequence[judging.JudgedRevision],
         texts: Sequence[str],
     ) -> list[Event]:
         """One event for each rollout, in order; texts: of the new answers."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from services.student.config import StudentConfig, VllmEnvironment
 from services.student.engines.vllm.adapters import AdapterWeights
 from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs
-from services.student.engines.vllm.client import Client
+from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.command import BASE, Model, arguments, environment, guarded
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.full import FullWeights
@@ -30,7 +30,7 @@ from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer
 
 LOG_LINES = 25
 
-Begin = Callable[[], tuple[Client, ServerProcess | None]]
+Begin = Callable[[], tuple[VllmClient, ServerProcess | None]]
 
 
 def build_vllm_engine(config: StudentConfig) -> VllmEngine:
@@ -79,7 +79,7 @@ def _log_file(config: StudentConfig) -> Path:
 def _found(config: StudentConfig) -> Begin:
     url, key = config.section.vllm.url, VllmEnvironment().key
     assert url is not None
-    return lambda: (Client(url, key.get_secret_value() if key else None), None)
+    return lambda: (VllmClient(url, key.get_secret_value() if key else None), None)
 
 
 def _started(config: StudentConfig, model: Model) -> Begin:
@@ -87,7 +87,7 @@ def _started(config: StudentConfig, model: Model) -> Begin:
     installation = find_installation(section)
     seed = seed_of(settings.run.seed, config.student, "vllm")
 
-    def begin() -> tuple[Client, ServerProcess]:
+    def begin() -> tuple[VllmClient, ServerProcess]:
         socket = Path(tempfile.mkdtemp(prefix="opcod-vllm-")) / "socket"
         key = secrets.token_urlsafe(24)
         command = arguments(installation, section, model, socket=socket, slots=config.section.slots, seed=seed)
@@ -97,7 +97,7 @@ def _started(config: StudentConfig, model: Model) -> Begin:
         guards = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
         under_guard = guarded(command, os.getpid())
         process = ServerProcess(under_guard, {**variables, **guards}, _log_file(config), scratch=socket.parent)
-        return Client(f"unix:{socket}", key), process
+        return VllmClient(f"unix:{socket}", key), process
 
     return begin
 
