@@ -220,11 +220,11 @@ def benchmark_rows(settings: Settings) -> list:  # type: ignore[type-arg]
     from shared.modeling.loading import load_tokenizer
     from shared.problems.formats import format_named
     from shared.problems.generated import KINDS, draw_partitions
-    from shared.problems.peers import Fault, peer_line
+    from shared.problems.peers import PeerFault, peer_line
 
     draw, tokenizer = Random(0), load_tokenizer(model_path(), "compact" if settings.case == "short" else None)
     style, others = format_named("integer"), [kind for kinds in KINDS.values() for kind in kinds]
-    faults, lines = [Fault.NONE] * 3 + [Fault.FORMULA, Fault.ARITHMETIC, Fault.NUMBERS], 1
+    faults, lines = [PeerFault.NONE] * 3 + [PeerFault.FORMULA, PeerFault.ARITHMETIC, PeerFault.NUMBERS], 1
     if settings.case == "long":
         lines = 5
     rows = []

@@ -31,7 +31,7 @@ CHUNK_BYTES = 10 * 4 * (1 << 22)
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryPart:
     """shared: mapped from the model's files on a CPU, so that student and trainer of one model hold it once."""
 
     name: str
@@ -44,7 +44,7 @@ class Need:
     """One process and its parts."""
 
     service: str
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryPart, ...]
 
     @property
     def bytes(self) -> int:
@@ -59,17 +59,19 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
     columns = longest_sequence(settings, lengths)
     prefill = max(PREFILL_TOKENS, columns) * size * (8 * shape.hidden + 3 * shape.intermediate)
     passing = (
-        Part(f"{HELD_VERSIONS} versions{'' if full else ', merged'}", HELD_VERSIONS * changed),
-        Part(f"keys and values: {section.slots} × {columns} tokens", shape.cache_bytes(section.slots * columns, size)),
-        Part("logits and prefill", section.slots * shape.vocabulary * SAMPLING_BYTES + prefill),
+        MemoryPart(f"{HELD_VERSIONS} versions{'' if full else ', merged'}", HELD_VERSIONS * changed),
+        MemoryPart(
+            f"keys and values: {section.slots} × {columns} tokens", shape.cache_bytes(section.slots * columns, size)
+        ),
+        MemoryPart("logits and prefill", section.slots * shape.vocabulary * SAMPLING_BYTES + prefill),
     )
     return Need(
         f"student-{student}",
         (
-            Part("weights", shape.parameters * size, shared=True),
+            MemoryPart("weights", shape.parameters * size, shared=True),
             *passing,
             *(() if gpu else (_kept_by_allocator("student", passing),)),
-            Part("runtime", MODEL_RUNTIME_BYTES),
+            MemoryPart("runtime", MODEL_RUNTIME_BYTES),
         ),
     )
 
@@ -82,17 +84,17 @@ def vllm_need(student: str, settings: RunSettings, shape: ModelShape, lengths: L
     section = settings.students[student]
     size = DTYPE_BYTES[section.dtype]
     adapter = shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer) * size
-    adapters = Part(f"{section.vllm.max_loras} adapters", section.vllm.max_loras * adapter)
+    adapters = MemoryPart(f"{section.vllm.max_loras} adapters", section.vllm.max_loras * adapter)
     columns = longest_sequence(settings, lengths)
     # Measured on a CPU: three processes, each with torch, and a cache of 1 GiB that is set aside as a whole.
     cache = shape.cache_bytes(columns, size) if gpu else CPU_CACHE_BYTES
     return Need(
         f"student-{student}",
         (
-            Part("weights", shape.parameters * size),
+            MemoryPart("weights", shape.parameters * size),
             *((adapters,) if settings.run.weights == "lora" else ()),
-            Part(f"keys and values: {columns} tokens at least" if gpu else "keys and values", cache),
-            Part("runtime", VLLM_RUNTIME_BYTES + MODEL_RUNTIME_BYTES),
+            MemoryPart(f"keys and values: {columns} tokens at least" if gpu else "keys and values", cache),
+            MemoryPart("runtime", VLLM_RUNTIME_BYTES + MODEL_RUNTIME_BYTES),
         ),
     )
 
@@ -106,8 +108,8 @@ def trainer_need(student: str, settings: RunSettings, shape: ModelShape, lengths
     kept = shape.activation_bytes(tokens, first_layer, size, min(row, tokens), dense=not gpu)
     forward = tokens * size * (8 * shape.hidden + 3 * shape.intermediate)
     passing = (
-        Part(f"activations: {tokens} tokens", kept + forward),
-        Part("logits, a chunk at a time", CHUNK_BYTES),
+        MemoryPart(f"activations: {tokens} tokens", kept + forward),
+        MemoryPart("logits, a chunk at a time", CHUNK_BYTES),
     )
     return Need(
         f"trainer-{student}",
@@ -115,12 +117,12 @@ def trainer_need(student: str, settings: RunSettings, shape: ModelShape, lengths
             *_trained_parts(settings, shape, size),
             *passing,
             *(() if gpu else (_kept_by_allocator("trainer", passing),)),
-            Part("runtime", MODEL_RUNTIME_BYTES),
+            MemoryPart("runtime", MODEL_RUNTIME_BYTES),
         ),
     )
 
 
-def _trained_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple[Part, ...]:
+def _trained_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple[MemoryPart, ...]:
     """Weights and all that training keeps of what it changes. Weights that it changes are not mapped from their file;
     below fp32 there are exact ones besides, and the teacher's are rounded to be computed with.
     """
@@ -129,17 +131,21 @@ def _trained_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple
     trained = shape.parameters if full else shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
     fp32 = 4 if full and not rounded else 8
     return (
-        Part("weights", shape.parameters * size, shared=not full),
-        Part(f"{'weights' if full else 'adapter'} and gradient, fp32", fp32 * trained),
-        Part("optimizer, fp32", 8 * trained),
-        *((Part(f"EMA teacher, fp32{' and rounded' if rounded else ''}", (4 + rounded) * trained),) if teacher else ()),
-        *((Part("gradient of the output layer, fp32", 4 * shape.vocabulary * shape.hidden),) if full else ()),
+        MemoryPart("weights", shape.parameters * size, shared=not full),
+        MemoryPart(f"{'weights' if full else 'adapter'} and gradient, fp32", fp32 * trained),
+        MemoryPart("optimizer, fp32", 8 * trained),
+        *(
+            (MemoryPart(f"EMA teacher, fp32{' and rounded' if rounded else ''}", (4 + rounded) * trained),)
+            if teacher
+            else ()
+        ),
+        *((MemoryPart("gradient of the output layer, fp32", 4 * shape.vocabulary * shape.hidden),) if full else ()),
     )
 
 
 def other_needs() -> list[Need]:
-    services = [Need(name, (Part("runtime", SERVICE_BYTES),)) for name in ("broker", "inspector", "redis")]
-    return [*services, Need("launcher", (Part("runtime", LAUNCHER_BYTES),))]
+    services = [Need(name, (MemoryPart("runtime", SERVICE_BYTES),)) for name in ("broker", "inspector", "redis")]
+    return [*services, Need("launcher", (MemoryPart("runtime", LAUNCHER_BYTES),))]
 
 
 def longest_sequence(settings: RunSettings, lengths: Lengths) -> int:
@@ -175,7 +181,7 @@ def total_bytes(needs: list[Need], models: dict[str, str]) -> int:
     return private + sum(counted.values())
 
 
-def _kept_by_allocator(service: str, passing: tuple[Part, ...]) -> Part:
-    return Part(
+def _kept_by_allocator(service: str, passing: tuple[MemoryPart, ...]) -> MemoryPart:
+    return MemoryPart(
         "freed, but kept by the allocator", round(KEPT_BY_ALLOCATOR[service] * sum(each.bytes for each in passing))
     )

@@ -10,7 +10,7 @@ import structlog
 
 from services.broker.exchange import telling
 from services.broker.exchange.groups import GroupReader
-from services.broker.exchange.judging import Revised, count_group, distinct
+from services.broker.exchange.judging import JudgedRevision, count_group, distinct
 from services.broker.machine.moves import (
     Asked,
     Controlled,
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Report:
+class ReadReport:
     event: MachineEvent
     events: Sequence[Event] = ()
 
@@ -63,44 +63,44 @@ class ReportReader:
         self._groups = groups
         self._replicas = replicas
 
-    def read(self, message: Message, state: RunState, at: float) -> Report | None:
+    def read(self, message: Message, state: RunState, at: float) -> ReadReport | None:
         match message:
             case JobStarted():
-                return Report(JobReported(at, message.job_id, "started"))
+                return ReadReport(JobReported(at, message.job_id, "started"))
             case JobDone():
                 return self._job(message, state, at)
             case StepDone():
-                return Report(StepFinished(at, message))
+                return ReadReport(StepFinished(at, message))
             case StepFailed():
-                return Report(StepRefused(at, message))
+                return ReadReport(StepRefused(at, message))
             case VersionLoaded():
                 enough = self._replicas.enough(message.student, message.version, told_by=message.replica)
                 event = VersionServed(at, message.student, message.version, enough)
-                return Report(event, [telling.serving(message)])
+                return ReadReport(event, [telling.serving(message)])
             case VersionRefused():
                 return self._refused(message, at)
             case Control():
-                return Report(Controlled(at, message.action, message.reason))
+                return ReadReport(Controlled(at, message.action, message.reason))
             case ActAsked(act=act):
-                return Report(Asked(at, act, sealed=self._sealed(act)))
+                return ReadReport(Asked(at, act, sealed=self._sealed(act)))
         log.warning("unexpected message on results", type=type(message).__name__)
         return None
 
-    def _refused(self, refused: VersionRefused, at: float) -> Report | None:
+    def _refused(self, refused: VersionRefused, at: float) -> ReadReport | None:
         """Nobody waits for one replica where the others are enough."""
         student, version, replica = refused.student, refused.version, refused.replica
         if self._replicas.still_enough(student, version, refused_by=replica):
             log.warning("refused by one replica", student=student, replica=replica, version=version)
             return None
         reason = f"student-{student} refused {version}: {refused.reason}"
-        return Report(Controlled(at, "pause", reason[:MAX_REASON_CHARS]))
+        return ReadReport(Controlled(at, "pause", reason[:MAX_REASON_CHARS]))
 
     def _sealed(self, act: Act) -> bool:
         if not isinstance(act, ExchangeAct) or act.exchange.student not in self._plan.students:
             return False
         return self._groups.sealed(act.exchange.student, act.exchange.step)
 
-    def _job(self, done: JobDone, state: RunState, at: float) -> Report | None:
+    def _job(self, done: JobDone, state: RunState, at: float) -> ReadReport | None:
         target = awaited(state, done.job_id)
         if target is None:
             return None
@@ -122,27 +122,27 @@ class ReportReader:
         except (StorageError, MalformedMessageError, ValueError) as error:
             return self._failed(done, at, str(error))
 
-    def _failed(self, done: JobDone, at: float, reason: str) -> Report:
+    def _failed(self, done: JobDone, at: float, reason: str) -> ReadReport:
         reason = reason[:MAX_REASON_CHARS]
         log.warning("job failed", job=done.job_id, reason=reason)
         event = JobReported(at, done.job_id, "failed", kind=done.kind, reason=reason)
-        return Report(event, [telling.lost(done, reason)])
+        return ReadReport(event, [telling.lost(done, reason)])
 
-    def _finished(self, report: JobReported, target: Target, output: JobOutput, state: RunState) -> Report:
+    def _finished(self, report: JobReported, target: Target, output: JobOutput, state: RunState) -> ReadReport:
         match target:
             case EvalTarget(evaluation=evaluation):
                 chunk = self._plan.chunk(evaluation.split, target.index)
                 problems = [self._problems.by_id(problem.id) for problem in chunk]
                 graded = grade_evaluation(output.prompts, problems, self._problems.format)
-                return Report(replace(report, correct=graded.correct, answers=graded.answers))
+                return ReadReport(replace(report, correct=graded.correct, answers=graded.answers))
             case RevisionTarget():
                 return self._revision(report, target, output, state)
             case GroupTarget(kind=JobKind.ROLLOUT):
                 problem = self._problems.by_id(target.group.problem_id)
                 rewarded = rewards(output.prompts[0], problem, self._problems.format)
-                return Report(report, [telling.graded(target.phase, state.round, problem, rewarded)])
+                return ReadReport(report, [telling.graded(target.phase, state.round, problem, rewarded)])
             case GroupTarget():
-                return Report(report, self._feedback(target, report.output, state))
+                return ReadReport(report, self._feedback(target, report.output, state))
 
     def _shape(self, target: Target, state: RunState) -> list[int]:
         """Samples that the job was asked for, prompt by prompt."""
@@ -166,12 +166,12 @@ class ReportReader:
         graded = rewards(rollouts, problem, self._problems.format)
         return telling.feedback(target.phase, state.round, problem, rollouts, graded, told)
 
-    def _revision(self, report: JobReported, target: RevisionTarget, output: JobOutput, state: RunState) -> Report:
+    def _revision(self, report: JobReported, target: RevisionTarget, output: JobOutput, state: RunState) -> ReadReport:
         revision = target.revision
         problem = self._problems.by_id(revision.problem_id)
         rollouts = self._groups.before(state, target.student, revision.step, revision.problem_id)
         revised = [
-            Revised(
+            JudgedRevision(
                 before=rollout.right,
                 after=rewards(answered, problem, self._problems.format)[0] == 1.0,
                 told=rollout.told,
@@ -181,7 +181,7 @@ class ReportReader:
         counts = count_group(revised, round_=state.round, tutor=target.phase.tutor)
         texts = [answered.samples[0].text for answered in output.prompts]
         events = telling.revised(target.student, state.round, revision.step, problem.id, revised, texts)
-        return Report(replace(report, revised=counts), events)
+        return ReadReport(replace(report, revised=counts), events)
 
 
 def _check_shape(output: JobOutput, job_id: str, wanted: Sequence[int]) -> None:

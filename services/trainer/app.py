@@ -12,7 +12,7 @@ import torch
 from services.trainer import metrics
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import TrainerConfig, TrainingConfig, trainer_config
-from services.trainer.consumer import Board, Consumer, LeaseFence, trainer_heartbeat
+from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard, trainer_heartbeat
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
 from services.trainer.model.teacher import TrustRegionTeacher
@@ -57,7 +57,7 @@ def serve(config: TrainerConfig) -> int:
         max_attempts=config.settings.bus.max_attempts,
         deadline_s=config.settings.bus.deadline_s,
     )
-    board = Board()
+    board = TrainerBoard()
     clock = SystemClock()
     presence = Presence(
         bus,
@@ -82,7 +82,7 @@ def serve(config: TrainerConfig) -> int:
         bus.close()
 
 
-def _train(config: TrainerConfig, bus: Bus, board: Board, service: Service, presence: Presence) -> None:
+def _train(config: TrainerConfig, bus: Bus, board: TrainerBoard, service: Service, presence: Presence) -> None:
     board.state = "waiting for its name"
     while not presence.admitted.wait(NAME_POLL_S):
         if service.stopping.is_set():

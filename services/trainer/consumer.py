@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 @dataclass
-class Board:
+class TrainerBoard:
     """Written by the trainer's thread, read by others. `version` is what the last applied step made."""
 
     state: str = "starting"
@@ -46,7 +46,7 @@ class Board:
         return None if self.state in TRAINER_READY else self.state
 
 
-def trainer_heartbeat(board: Board, clock: Clock, *, student: str, replica: str, url: str | None) -> Heartbeat:
+def trainer_heartbeat(board: TrainerBoard, clock: Clock, *, student: str, replica: str, url: str | None) -> Heartbeat:
     return Heartbeat(
         service=f"trainer-{student}",
         replica=replica,
@@ -129,7 +129,7 @@ class Consumer:
         trainer: StudentTrainer,
         fence: LeaseFence,
         keeper: LeaseKeeper,
-        board: Board,
+        board: TrainerBoard,
         *,
         student: str,
         name: str,

@@ -13,7 +13,7 @@ from shared.bus.redis_url import with_password
 from shared.config.loading import settings_of
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
-from shared.http.access import Keys, read_keys
+from shared.http.access import AccessKeys, read_keys
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -48,7 +48,7 @@ class ServiceEnvironment(BaseSettings):
         """The run's settings from its config.toml. Raises ConfigError."""
         return settings_of(self.run_dir)
 
-    def keys(self) -> Keys | None:
+    def keys(self) -> AccessKeys | None:
         """Raises ConfigError if the key file is named but cannot be read, or holds no key."""
         return None if self.key_file is None else read_keys(self.key_file)
 
@@ -71,7 +71,7 @@ class ServiceConfig:
 
     environment: ServiceEnvironment
     settings: RunSettings
-    keys: Keys | None
+    keys: AccessKeys | None
 
 
 def service_environment() -> ServiceEnvironment:

@@ -34,7 +34,7 @@ class Limits:
     concurrent_requests: int
 
 
-class Keys:
+class AccessKeys:
     """The keys that a service accepts."""
 
     def __init__(self, scopes: dict[str, Scope]) -> None:
@@ -56,7 +56,7 @@ class Keys:
         return max(found, default=None)
 
 
-def read_keys(path: Path) -> Keys:
+def read_keys(path: Path) -> AccessKeys:
     """Raises ConfigError if the file cannot be read, holds no key, or a line is not one."""
     lines = read_text(path, "bearer keys").splitlines()
     scopes: dict[str, Scope] = {}
@@ -75,7 +75,7 @@ def read_keys(path: Path) -> Keys:
             raise ConfigError(f"{path}:{number}: expected a key of ASCII characters, as no other is sent in a header")
     if not scopes:
         raise ConfigError(f"expected a bearer key in {path}, found it empty; anybody could use the services")
-    return Keys(scopes)
+    return AccessKeys(scopes)
 
 
 def new_keys() -> str:

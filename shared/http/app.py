@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from shared.errors import ConfigError, FencedError, OpcodError, RequestError, UnavailableError
-from shared.http.access import Keys, Limits, Scope
+from shared.http.access import AccessKeys, Limits, Scope
 from shared.http.addresses import is_loopback
 from shared.http.bodies import JsonRoute, invalid_response
 from shared.http.guard import NOBODY_KNOWN, Guard, error_response
@@ -28,7 +28,7 @@ def create_app(
     title: str,
     *,
     ready: Callable[[], str | None],
-    keys: Keys | None,
+    keys: AccessKeys | None,
     limits: Limits,
     sessions: Sessions | None = None,
 ) -> FastAPI:
@@ -85,7 +85,7 @@ def asked_by(request: Request) -> str:
 READ, ASK, ADMIN = ([needs(scope)] for scope in Scope)
 
 
-def check_binding(host: str, keys: Keys | None) -> None:
+def check_binding(host: str, keys: AccessKeys | None) -> None:
     """Raises ConfigError when a service without keys would listen beyond loopback."""
     if keys is None and not is_loopback(host):
         raise ConfigError(f"without a key a service only listens on loopback, not on {host}: set OPCOD_KEY_FILE")

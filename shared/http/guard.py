@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from shared.contracts.http import ErrorBody, ErrorResponse
-from shared.http.access import Keys, Limits, Scope
+from shared.http.access import AccessKeys, Limits, Scope
 from shared.http.origins import SAFE_METHODS, from_elsewhere, is_malformed, may_be_rebound, says_its_origin
 from shared.http.sessions import LOGIN_PATH, Sessions, is_open
 
@@ -48,7 +48,9 @@ class Guard:
     browser speaks for a caller, by a cookie or because there are no keys, what another site makes it send is refused.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits, sessions: Sessions | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, keys: AccessKeys | None, limits: Limits, sessions: Sessions | None = None
+    ) -> None:
         self._app = app
         self._keys = keys
         self._sessions = sessions

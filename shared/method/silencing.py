@@ -30,7 +30,7 @@ class BreakCount:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class SilenceJudgement:
     """low: lower end of the break-rate's interval. bound: what it would have to exceed."""
 
     break_rate: float
@@ -50,11 +50,11 @@ def resampling_chance(wrong_rollouts: int, samples: int) -> float:
     return wrong_rollouts / (samples - 1) if samples > 1 else 0.0
 
 
-def judge_tutor(count: BreakCount, max_break_rate: float) -> Judgement | None:
+def judge_tutor(count: BreakCount, max_break_rate: float) -> SilenceJudgement | None:
     """None while there is nothing to judge by."""
     if count.right == 0:
         return None
     rate = count.broke / count.right
     low = wilson_lower(rate, effective_count(count.right, count.right_squares), CONFIDENCE) or 0.0
     chance = count.expected / count.right
-    return Judgement(rate, low, chance, max(max_break_rate, chance))
+    return SilenceJudgement(rate, low, chance, max(max_break_rate, chance))

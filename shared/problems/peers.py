@@ -13,7 +13,7 @@ from random import Random
 from shared.problems.kinds import Drawn, Kind, names_in, result_text, solution_line, substitute
 
 
-class Fault(StrEnum):
+class PeerFault(StrEnum):
     """What is wrong with a peer's line."""
 
     NONE = "none"
@@ -26,20 +26,20 @@ class Fault(StrEnum):
 class PeerLine:
     """One line a peer wrote, and the parts it was made of."""
 
-    fault: Fault
+    fault: PeerFault
     formula: str
     numbers: str
     text: str
 
 
-def peer_line(drawn: Drawn, fault: Fault, others: Sequence[Kind], rng: Random) -> PeerLine:
+def peer_line(drawn: Drawn, fault: PeerFault, others: Sequence[Kind], rng: Random) -> PeerLine:
     """A peer's line for the problem with that fault; `others` are the kinds whose formulas get mixed up."""
-    if fault is Fault.FORMULA:
+    if fault is PeerFault.FORMULA:
         return _wrong_formula(drawn, others, rng)
-    if fault is Fault.ARITHMETIC:
+    if fault is PeerFault.ARITHMETIC:
         result = _slip(drawn.answer, rng)
         return _line(drawn, fault, drawn.kind.formula, drawn.numbers, result)
-    if fault is Fault.NUMBERS:
+    if fault is PeerFault.NUMBERS:
         numbers = _wrong_numbers(drawn, rng)
         return _line(drawn, fault, drawn.kind.formula, numbers, result_text(numbers))
     return _line(drawn, fault, drawn.kind.formula, drawn.numbers, drawn.answer)
@@ -61,10 +61,10 @@ def _wrong_formula(drawn: Drawn, others: Sequence[Kind], rng: Random) -> PeerLin
     if rng.random() < 1 / 3 and slipped != drawn.answer:
         result = slipped
     quantity = rng.choice(others).quantity if rng.random() < 1 / 5 else drawn.kind.quantity
-    return PeerLine(Fault.FORMULA, formula, numbers, solution_line(quantity, formula, numbers, result))
+    return PeerLine(PeerFault.FORMULA, formula, numbers, solution_line(quantity, formula, numbers, result))
 
 
-def _line(drawn: Drawn, fault: Fault, formula: str, numbers: str, result: str) -> PeerLine:
+def _line(drawn: Drawn, fault: PeerFault, formula: str, numbers: str, result: str) -> PeerLine:
     return PeerLine(fault, formula, numbers, solution_line(drawn.kind.quantity, formula, numbers, result))
 
 

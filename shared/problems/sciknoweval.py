@@ -15,7 +15,7 @@ from shared.problems.formats import format_named
 from shared.problems.leaks import refuse_leaks
 from shared.problems.problem import Problem, ProblemSet
 from shared.problems.provenance import DroppedRow, Provenance
-from shared.problems.sciknoweval_rows import FILES, Row, read_domain
+from shared.problems.sciknoweval_rows import FILES, SourceRow, read_domain
 
 FORMAT = "mcq"
 
@@ -52,7 +52,9 @@ def load_sciknoweval(
     )
 
 
-def _without(kept: Sequence[Row], partition: str, rows: Iterable[Row]) -> tuple[list[Row], list[DroppedRow]]:
+def _without(
+    kept: Sequence[SourceRow], partition: str, rows: Iterable[SourceRow]
+) -> tuple[list[SourceRow], list[DroppedRow]]:
     """The rows that ask nothing that `kept` asks, and those that do."""
     twins: dict[str, str] = {}
     for row in kept:
@@ -66,7 +68,7 @@ def _without(kept: Sequence[Row], partition: str, rows: Iterable[Row]) -> tuple[
     return left, dropped
 
 
-def _draw(rows: dict[str, list[Row]], train: Sequence[Row], seed: int, count: int) -> list[Row]:
+def _draw(rows: dict[str, list[SourceRow]], train: Sequence[SourceRow], seed: int, count: int) -> list[SourceRow]:
     """`count` of the domain's rows in `train` by the hash of seed, domain and idx; those with a stem of their own
     in the domain's files come first, and no two ask the same.
     """
@@ -83,16 +85,16 @@ def _draw(rows: dict[str, list[Row]], train: Sequence[Row], seed: int, count: in
     return drawn
 
 
-def _rank(seed: int, row: Row) -> str:
+def _rank(seed: int, row: SourceRow) -> str:
     return hashlib.sha256(f"{seed}|{row.domain}|{row.raw.idx}".encode()).hexdigest()
 
 
-def _shared_stems(test: Sequence[Row], others: Sequence[Row]) -> tuple[str, ...]:
+def _shared_stems(test: Sequence[SourceRow], others: Sequence[SourceRow]) -> tuple[str, ...]:
     known = {(row.domain, row.stem_key) for row in others}
     return tuple(row.id for row in test if (row.domain, row.stem_key) in known)
 
 
-def _problems(rows: Iterable[Row]) -> tuple[Problem, ...]:
+def _problems(rows: Iterable[SourceRow]) -> tuple[Problem, ...]:
     return tuple(row.problem() for row in rows)
 
 

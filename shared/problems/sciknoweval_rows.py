@@ -42,7 +42,7 @@ class RawRow(BaseModel):
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """A row of `domain`; `options` by position, so that option 0 is A."""
 
     domain: str
@@ -75,13 +75,13 @@ class Row:
         )
 
 
-def read_domain(directory: Path, domain: str) -> dict[str, list[Row]]:
+def read_domain(directory: Path, domain: str) -> dict[str, list[SourceRow]]:
     """The rows of `<directory>/<domain>/train.json` and `test.json`, by "train" and "test", in file order.
 
     Raises ProblemSetError naming file and line.
     """
     places: dict[int, str] = {}
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[SourceRow]] = {}
     for name in FILES:
         path = directory / domain / name
         found = rows[path.stem] = []
@@ -95,7 +95,7 @@ def read_domain(directory: Path, domain: str) -> dict[str, list[Row]]:
     return rows
 
 
-def _row(domain: str, raw: RawRow, place: str) -> Row:
+def _row(domain: str, raw: RawRow, place: str) -> SourceRow:
     stem = raw.description.removesuffix(DESCRIPTION_SUFFIX)
     if stem == raw.description:
         raise ProblemSetError(f"{place}: description: expected it to end with {DESCRIPTION_SUFFIX.strip()!r}")
@@ -109,7 +109,7 @@ def _row(domain: str, raw: RawRow, place: str) -> Row:
         raise ProblemSetError(f"{place}: prompt: expected the options 'A: …', 'B: …' after the question")
     if _LETTERS.index(raw.answer) >= len(options):
         raise ProblemSetError(f"{place}: answer: expected one of its {len(options)} options, got {raw.answer!r}")
-    return Row(domain, raw, stem, options)
+    return SourceRow(domain, raw, stem, options)
 
 
 def _options(block: str) -> tuple[str, ...]:

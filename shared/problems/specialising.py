@@ -16,19 +16,19 @@ from shared.contracts.messages import ChatMessage
 from shared.problems.formats import ProblemFormat, format_named
 from shared.problems.generated import DOMAINS, KINDS, DrawnProblem, PerKind, draw_partitions
 from shared.problems.kinds import Kind
-from shared.problems.peers import Fault, PeerLine, peer_line, wrong_formula
+from shared.problems.peers import PeerFault, PeerLine, peer_line, wrong_formula
 
 StudentName = Literal["a", "b"]
 
 WRONG_PEERS = 0.75
-FAULT_SHARES = {Fault.FORMULA: 5 / 7, Fault.ARITHMETIC: 1 / 7, Fault.NUMBERS: 1 / 7}
+FAULT_SHARES = {PeerFault.FORMULA: 5 / 7, PeerFault.ARITHMETIC: 1 / 7, PeerFault.NUMBERS: 1 / 7}
 WRONG_HINTS = 0.6
 
 _VERDICTS = {
-    Fault.NONE: "Correct.",
-    Fault.FORMULA: "Wrong formula.",
-    Fault.ARITHMETIC: "Wrong arithmetic.",
-    Fault.NUMBERS: "Wrong numbers.",
+    PeerFault.NONE: "Correct.",
+    PeerFault.FORMULA: "Wrong formula.",
+    PeerFault.ARITHMETIC: "Wrong arithmetic.",
+    PeerFault.NUMBERS: "Wrong numbers.",
 }
 
 
@@ -116,12 +116,12 @@ def teacher_examples(items: Sequence[DrawnProblem], rng: Random) -> list[Example
     return [_teacher_example(item, what, wrong, rng) for item, what in zip(items, shown, strict=True)]
 
 
-def feedback_text(item: DrawnProblem, fault: Fault, formula: str, numbers: str) -> str:
+def feedback_text(item: DrawnProblem, fault: PeerFault, formula: str, numbers: str) -> str:
     """A raw feedback in the tutor's shape: concept, verdict, then what to use; it begins with a space."""
     return f" <concept>{item.drawn.concept}</concept> {_VERDICTS[fault]} Use {formula} with {numbers}."
 
 
-def _feedback_example(item: DrawnProblem, fault: Fault, rng: Random) -> Example:
+def _feedback_example(item: DrawnProblem, fault: PeerFault, rng: Random) -> Example:
     peer: PeerLine = peer_line(item.drawn, fault, _other_kinds(item), rng)
     peer_domain = item.problem.domain
     agent_domain = next(domain for domain in DOMAINS if domain != peer_domain)
@@ -142,19 +142,21 @@ def _teacher_example(item: DrawnProblem, shown: str, wrong: Iterator[bool], rng:
 def _hint(item: DrawnProblem, *, wrong: bool, rng: Random) -> str | None:
     """A feedback as the tutee gets to see it: judged and cleaned by the format."""
     formula, numbers = item.drawn.kind.formula, item.drawn.numbers
-    fault = rng.choice((Fault.FORMULA, Fault.NONE))
+    fault = rng.choice((PeerFault.FORMULA, PeerFault.NONE))
     if wrong:
         formula, numbers = wrong_formula(item.drawn, _other_kinds(item), rng)
     raw = feedback_text(item, fault, formula, numbers)
     return _format().judge_feedback(raw, item.problem).delivered
 
 
-def _fault_sequence(count: int, rng: Random) -> list[Fault]:
+def _fault_sequence(count: int, rng: Random) -> list[PeerFault]:
     """Faults in the exact shares (to within rounding), in random order."""
     wrong = round(count * WRONG_PEERS)
-    faults = [fault for fault in (Fault.ARITHMETIC, Fault.NUMBERS) for _ in range(round(wrong * FAULT_SHARES[fault]))]
-    faults += [Fault.FORMULA] * (wrong - len(faults))
-    faults += [Fault.NONE] * (count - wrong)
+    faults = [
+        fault for fault in (PeerFault.ARITHMETIC, PeerFault.NUMBERS) for _ in range(round(wrong * FAULT_SHARES[fault]))
+    ]
+    faults += [PeerFault.FORMULA] * (wrong - len(faults))
+    faults += [PeerFault.NONE] * (count - wrong)
     rng.shuffle(faults)
     return faults
 

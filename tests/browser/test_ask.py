@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.http import Advised, Answered, Revised, Stage
-from shared.http.access import Keys, Scope
+from shared.http.access import AccessKeys, Scope
 from shared.http.guard import error_response
 from shared.http.sse import EVENT_STREAM, frame
 from tests.browser.chromium import viewer
@@ -64,7 +64,7 @@ class Peers:
 
 @contextmanager
 def asking(tmp_path: Path, peers: Peers) -> Iterator[Stand]:
-    keys = Keys({"r": Scope.READ, "ask-key": Scope.ASK})
+    keys = AccessKeys({"r": Scope.READ, "ask-key": Scope.ASK})
     with new_stand(tmp_path, keys=keys) as stand, stand.serving(), listening(peers.app()) as broker_url:
         stand.log.up = [Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0)]
         yield stand

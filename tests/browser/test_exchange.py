@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 from services.inspector.http.views import ExchangeView
 from services.inspector.store.filters import ExchangeFilter
 from shared.contracts.heartbeats import Heartbeat
-from shared.http.access import Keys, Scope
+from shared.http.access import AccessKeys, Scope
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
 from tests.fakes.listening import listening
@@ -95,7 +95,7 @@ def test_acts_are_passed_on_to_the_broker(browser: Browser, tmp_path: Path, act:
         taken.append((f"/{rest}", request.headers["authorization"], await request.json()))
         return {"accepted": "0" * 32}
 
-    keys = Keys({"r": Scope.READ, "adm": Scope.ADMIN})
+    keys = AccessKeys({"r": Scope.READ, "adm": Scope.ADMIN})
     with new_stand(tmp_path, keys=keys) as stand, stand.serving(), listening(broker) as broker_url:
         stand.log.up = [Heartbeat(service="broker", replica="0", state="ready", url=broker_url, at=0.0)]
         stand.tell(feedback())
@@ -112,7 +112,7 @@ def test_acts_are_passed_on_to_the_broker(browser: Browser, tmp_path: Path, act:
 
 
 def test_who_may_only_read_is_offered_no_acts(browser: Browser, tmp_path: Path) -> None:
-    with new_stand(tmp_path, keys=Keys({"r": Scope.READ})) as stand, stand.serving():
+    with new_stand(tmp_path, keys=AccessKeys({"r": Scope.READ})) as stand, stand.serving():
         stand.tell(feedback())
         with viewer(browser, stand.url) as opened:
             page = opened.open("/feedback/1")

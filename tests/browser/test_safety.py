@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from shared.contracts.acting import ExchangeAct, ExchangeRef
 from shared.contracts.events import Acted, AlarmRaised, JobLost, StatusChanged
 from shared.contracts.traces import Alternative, RolloutTrace
-from shared.http.access import Keys, Scope
+from shared.http.access import AccessKeys, Scope
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
 from tests.fakes.listening import listening
@@ -135,7 +135,7 @@ def test_every_answer_forbids_scripts_of_others_and_frames(watcher: Viewer, live
 
 @pytest.fixture
 def keyed(tmp_path: Path) -> Iterator[Stand]:
-    with new_stand(tmp_path, keys=Keys({"r-key": Scope.READ, "adm-key": Scope.ADMIN})) as stand, stand.serving():
+    with new_stand(tmp_path, keys=AccessKeys({"r-key": Scope.READ, "adm-key": Scope.ADMIN})) as stand, stand.serving():
         stand.tell(feedback())
         yield stand
 

@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from shared.http.access import Keys, Limits, Scope
+from shared.http.access import AccessKeys, Limits, Scope
 from shared.http.app import ADMIN, ASK, READ
 from shared.http.guard import OPEN_PATHS
 from shared.http.sessions import is_open
@@ -14,9 +14,9 @@ LOCAL = "http://localhost"
 PLENTY = Limits(max_body_bytes=10_000, requests_per_minute=10_000, concurrent_requests=100)
 
 
-def one_key(key: str | None) -> Keys | None:
+def one_key(key: str | None) -> AccessKeys | None:
     """A key that may do everything; None for a service without keys."""
-    return None if key is None else Keys({key: Scope.ADMIN})
+    return None if key is None else AccessKeys({key: Scope.ADMIN})
 
 
 def routes_without_scope(app: FastAPI) -> list[str]:

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from services.broker.http.peers import Peers
 from services.broker.http.runs import acting_routes, add_routes
 from shared.contracts.run import RunState
-from shared.http.access import Keys, Limits
+from shared.http.access import AccessKeys, Limits
 from shared.http.app import create_app
 from shared.http.remote import RemoteCalls
 from tests.fakes.access import PLENTY
@@ -17,7 +17,7 @@ from tests.fakes.broker import BrokerBench
 def broker_app(
     bench: BrokerBench,
     *,
-    keys: Keys | None = None,
+    keys: AccessKeys | None = None,
     peers_key: str | None = None,
     limits: Limits = PLENTY,
     state: Callable[[], RunState] | None = None,

@@ -21,7 +21,7 @@ from shared.clock import SystemClock
 from shared.config.loading import to_toml
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JobKind
-from shared.http.access import Keys, Scope
+from shared.http.access import AccessKeys, Scope
 from shared.http.app import create_app
 from shared.http.remote import RemoteCalls
 from tests.fakes.access import PLENTY
@@ -76,7 +76,7 @@ def standing(run_dir: Path, redis_url: str) -> Iterator[Stand]:
 
     bench = BrokerBench(run_dir, open_bus=open_bus)
     waiting = hold_one_group(bench)
-    keys = Keys(KEYS)
+    keys = AccessKeys(KEYS)
     broker = create_app("broker", ready=lambda: None, keys=keys, limits=PLENTY)
     broker.include_router(
         acting_routes(lambda: bench.state, bench.plan, bench.workers, RemoteCalls(1.0), run_dir, train=True)

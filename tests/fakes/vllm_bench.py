@@ -6,7 +6,7 @@ from pathlib import Path
 
 from services.student.engines.port import GenerationRequest
 from services.student.engines.vllm.capabilities import ADAPTERS, Needs
-from services.student.engines.vllm.client import Client
+from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.health import Bounds, Condition
 from services.student.engines.vllm.server import Server
 from shared.contracts.messages import ChatMessage, Sampling
@@ -32,10 +32,10 @@ class Bench:
         bounds = Bounds(hang_s=HANG_S, start_s=5.0, max_restarts=1)
         return Server(self._begin, self.needs, bounds, self.clock, lambda: "(no log)")
 
-    def _begin(self) -> tuple[Client, None]:
+    def _begin(self) -> tuple[VllmClient, None]:
         if self.failure is not None:
             raise self.failure
-        return Client(self.fake.url, None), None
+        return VllmClient(self.fake.url, None), None
 
     def turn(self, passed_s: float = 1.0) -> Condition:
         self.clock.now_s += passed_s

@@ -22,6 +22,33 @@ LOADERS = frozenset({"from_pretrained", "from_config"})
 NEVER_RUN_CODE = frozenset({"GenerationConfig", "PeftModel"})
 """Loaders of JSON and of safetensors, which have no such argument."""
 READ_SIDE = ("services.inspector.store", "services.inspector.http.export", "services.inspector.http.views")
+PURE = (
+    "services/broker/machine/",
+    "services/broker/exchange/judging.py",
+    "services/trainer/step/",
+    "shared/method/",
+    "shared/results/",
+)
+EDGES = (
+    "shared.bus",
+    "shared.files",
+    "shared.http",
+    "httpx2",
+    "httpx",
+    "redis",
+    "fastapi",
+    "starlette",
+    "pathlib",
+    "os",
+)
+FROM_AN_EDGE = frozenset({"shared.bus.keys"})
+"""Names in Redis, which are values: nothing is read or written by them."""
+
+NAMED_TWICE = frozenset(
+    ["Evaluated", "Exchange", "Part", "PlannedRun", "PreparedModel", "Question", "Recovered", "Revised", "ScoreRow"]
+)
+"""Class names that two files have. The list only shrinks: a name that means one thing again goes off it."""
+
 BROAD = frozenset({"Exception", "BaseException"})
 
 UNFINISHED = "TO" + "DO"
@@ -70,6 +97,14 @@ def command_line_reads_no_service(path: PurePosixPath, text: str) -> Iterator[st
     for name in imported(path, text):
         if path.parts[0] == "opcod" and name.startswith("services.") and not name.startswith(READ_SIDE):
             yield f"imports {name}: what a command shares with a service belongs into shared/"
+
+
+def pure_folders_have_no_edge(path: PurePosixPath, text: str) -> Iterator[str]:
+    """What decides imports no bus, no files and no HTTP: whoever calls it reads and writes."""
+    for name in imported(path, text) if path.as_posix().startswith(PURE) else ():
+        edge = any(name == each or name.startswith(f"{each}.") for each in EDGES)
+        if edge and name != "shared.bus" and not any(name == f or name.startswith(f"{f}.") for f in FROM_AN_EDGE):
+            yield f"imports {name}: this folder is pure"
 
 
 def no_pickle(path: PurePosixPath, text: str) -> Iterator[str]:
@@ -148,6 +183,7 @@ RULES: tuple[Rule, ...] = (
     model_libraries_only_in_modeling,
     services_never_meet,
     command_line_reads_no_service,
+    pure_folders_have_no_edge,
     no_pickle,
     no_code_of_a_model,
     has_docstring,
@@ -169,6 +205,10 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (command_line_reads_no_service, "opcod/x.py", "from services.broker.config import make_plan\n"),
     (command_line_reads_no_service, "opcod/x.py", "def f():\n    from services import trainer\n"),
     (command_line_reads_no_service, "opcod/x.py", "from services.inspector.ingest import Ingest\n"),
+    (pure_folders_have_no_edge, "services/broker/machine/rounds.py", "from shared.bus.port import Bus\n"),
+    (pure_folders_have_no_edge, "services/broker/exchange/judging.py", "import httpx2\n"),
+    (pure_folders_have_no_edge, "services/trainer/step/step.py", "def f():\n    from pathlib import Path\n"),
+    (pure_folders_have_no_edge, "shared/method/gating.py", "from shared import files\n"),
     (no_pickle, "services/trainer/model/model.py", "import pickle\n"),
     (no_pickle, "services/trainer/model/model.py", "import torch\nx = torch.load('a.pt')\n"),
     (no_code_of_a_model, "shared/modeling/x.py", "AutoTokenizer.from_pretrained(path, local_files_only=True)\n"),
@@ -196,6 +236,8 @@ KEPT: list[tuple[Rule, str, str]] = [
     (services_never_meet, "services/student/engines/port.py", "from . import sampling\nfrom ..api import StudentApi\n"),
     (command_line_reads_no_service, "opcod/x.py", "from services.inspector.store.store import Store\n"),
     (command_line_reads_no_service, "services/broker/app.py", "from services.broker.config import make_plan\n"),
+    (pure_folders_have_no_edge, "services/broker/machine/rounds.py", "from shared.bus.keys import ROLLOUT\n"),
+    (pure_folders_have_no_edge, "services/broker/runner.py", "from shared.bus.port import Bus\n"),
     (no_code_of_a_model, "shared/modeling/x.py", "AutoConfig.from_pretrained(path, trust_remote_code=False)\n"),
     (no_code_of_a_model, "shared/modeling/x.py", "GenerationConfig.from_pretrained(path)\n"),
     (has_docstring, "shared/http/app.py", "x = 1\n" * 20),
@@ -229,6 +271,27 @@ def test_rule_sees_what_breaks_it(rule: Rule, path: str, text: str) -> None:
 @pytest.mark.parametrize(("rule", "path", "text"), KEPT, ids=lambda value: getattr(value, "__name__", None))
 def test_rule_lets_pass_what_keeps_it(rule: Rule, path: str, text: str) -> None:
     assert not list(rule(PurePosixPath(path), text))
+
+
+def classes_by_name(texts: dict[str, str]) -> dict[str, list[str]]:
+    """By name, the files that define such a class."""
+    found: dict[str, list[str]] = {}
+    for path, text in texts.items():
+        for name in {node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)}:
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def test_a_class_name_means_one_thing() -> None:
+    product = [path for path in sources() if path.relative_to(ROOT).parts[0] in PRODUCT]
+    found = classes_by_name({path.relative_to(ROOT).as_posix(): path.read_text() for path in product})
+    twice = {name: where for name, where in found.items() if len(where) > 1 and name not in NAMED_TWICE}
+    assert not twice, f"name the lesser of them otherwise: {twice}"
+
+
+def test_class_names_are_read_inside_others_too() -> None:
+    texts = {"a.py": "class Row: ...\n", "b.py": "def f():\n    class Row: ...\n", "c.py": "class Rows: ...\n"}
+    assert classes_by_name(texts) == {"Row": ["a.py", "b.py"], "Rows": ["c.py"]}
 
 
 def test_every_rule_is_tried() -> None:

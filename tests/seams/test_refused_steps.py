@@ -37,7 +37,7 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainer_of(bench: BrokerBench, tiny_dir: Path) -> Iterator[None]:
     """A trainer's service of student a in a thread, on the bench's bus and directory."""
     from services.trainer.checkpoint import Checkpoints
-    from services.trainer.consumer import Board, Consumer, LeaseFence
+    from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard
     from services.trainer.trainer import StudentTrainer
     from shared.modeling.loading import load_tokenizer
     from tests.unit.trainer.ground import learner, settings
@@ -60,7 +60,7 @@ def trainer_of(bench: BrokerBench, tiny_dir: Path) -> Iterator[None]:
         with LeaseKeeper(bus, lease_s=bus.lease_s) as keeper:
             fence = LeaseFence(bus, STUDENT, "t0", ttl_s=bus.lease_s)
             names = {"student": STUDENT, "name": "t0"}
-            Consumer(bus, trainer, fence, keeper, Board(), lease_s=bus.lease_s, **names).run(stopping, floor=0)
+            Consumer(bus, trainer, fence, keeper, TrainerBoard(), lease_s=bus.lease_s, **names).run(stopping, floor=0)
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import variance
 
-from services.broker.exchange.judging import Exchange, verdict_word
+from services.broker.exchange.judging import JudgedFeedback, verdict_word
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
 from shared.contracts.jobs import PromptOutput
 from shared.files.batches import batch_directory, batch_manifest
@@ -40,7 +40,7 @@ class StepHeader:
 def build_group(
     problem: Problem,
     rollouts: PromptOutput,
-    exchanges: Sequence[Exchange] | None,
+    exchanges: Sequence[JudgedFeedback] | None,
     format_: ProblemFormat,
     *,
     exclude_self: bool,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from services.broker.exchange.batches import Sealed, StepHeader, adopt, build_group, is_sealed, write_batch
-from services.broker.exchange.judging import Exchange, exchanges
+from services.broker.exchange.judging import JudgedFeedback, exchanges
 from services.broker.exchange.recent import Recent
 from shared.bus.keys import output_field, step_payloads
 from shared.bus.payloads import unpack
@@ -57,7 +57,7 @@ class GroupReader:
         self._bus = bus
         self._store = store
         self._outputs: Recent[str, JobOutput] = Recent(KEPT_TOKENS, _tokens)
-        self._exchanges: Recent[tuple[str, str | None, str | None], list[Exchange]] = Recent(KEPT_GROUPS)
+        self._exchanges: Recent[tuple[str, str | None, str | None], list[JudgedFeedback]] = Recent(KEPT_GROUPS)
         self._before: Recent[tuple[str, int, str], tuple[Before, ...]] = Recent(KEPT_GROUPS)
 
     def rollouts(self, state: RunState, student: str, problem_id: str) -> PromptOutput:
@@ -95,10 +95,12 @@ class GroupReader:
             excluded=excluded,
         )
 
-    def exchanges(self, state: RunState, phase: PhaseState, group: GroupState, feedback: str | None) -> list[Exchange]:
+    def exchanges(
+        self, state: RunState, phase: PhaseState, group: GroupState, feedback: str | None
+    ) -> list[JudgedFeedback]:
         """What the tutor said of each rollout, judged. feedback: sha256 of its output, None if there is none."""
 
-        def judged() -> list[Exchange]:
+        def judged() -> list[JudgedFeedback]:
             rollouts = self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
             output = None if feedback is None else self.read(_ref(state, phase, group, JobKind.FEEDBACK, feedback))
             problem, format_ = self._problems.by_id(group.problem_id), self._problems.format

@@ -16,7 +16,7 @@ LOST = "fb_none"
 
 
 @dataclass(frozen=True)
-class Exchange:
+class JudgedFeedback:
     """One rollout's feedback. delivered is None unless the verdict is a match, or `unanchored`."""
 
     verdict: str
@@ -40,19 +40,19 @@ def exchanges(
     format_: ProblemFormat,
     *,
     share_identical: bool,
-) -> list[Exchange]:
+) -> list[JudgedFeedback]:
     """One exchange for each rollout, in order. Feedback that never came is `fb_none` for all."""
     if feedback is None:
-        return [Exchange(LOST, None, None) for _ in rollouts.samples]
+        return [JudgedFeedback(LOST, None, None) for _ in rollouts.samples]
     _, index = distinct([sample.text for sample in rollouts.samples], share_identical=share_identical)
     judged = [judge(output.samples[0].text, problem, format_) for output in feedback.prompts]
     return [judged[position] for position in index]
 
 
-def judge(raw: str, problem: Problem, format_: ProblemFormat) -> Exchange:
+def judge(raw: str, problem: Problem, format_: ProblemFormat) -> JudgedFeedback:
     """Verdict and sanitized text of one raw feedback (paper 3.3 and table 3)."""
     judged = format_.judge_feedback(raw, problem)
-    return Exchange(judged.verdict, raw, judged.delivered, judged.removed)
+    return JudgedFeedback(judged.verdict, raw, judged.delivered, judged.removed)
 
 
 def verdict_word(verdict: str) -> str:
@@ -61,7 +61,7 @@ def verdict_word(verdict: str) -> str:
 
 
 @dataclass(frozen=True)
-class Revised:
+class JudgedRevision:
     """One rollout before and after. told: its revision's prompt held the tutor's feedback."""
 
     before: bool
@@ -76,7 +76,7 @@ class Revised:
         return "fixed" if self.after else "kept_wrong"
 
 
-def count_group(revised: Sequence[Revised], *, round_: int, tutor: str) -> tuple[RevisionCount, ...]:
+def count_group(revised: Sequence[JudgedRevision], *, round_: int, tutor: str) -> tuple[RevisionCount, ...]:
     """The counts of one group whose every rollout was revised: at most one with and one without feedback."""
     wrong = sum(not each.before for each in revised)
     counts = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from services.broker.exchange import judging
-from services.broker.exchange.judging import Exchange
+from services.broker.exchange.judging import JudgedFeedback
 from services.broker.recovery import Recovered
 from shared.contracts.batches import BatchManifest
 from shared.contracts.events import (
@@ -84,7 +84,7 @@ def feedback(
     problem: Problem,
     rollouts: PromptOutput,
     rewards: Sequence[float],
-    exchanges: Sequence[Exchange],
+    exchanges: Sequence[JudgedFeedback],
 ) -> list[Event]:
     """One event for each rollout, in order."""
     events: list[Event] = []
@@ -120,7 +120,7 @@ def revised(
     round_: int,
     step: int,
     problem_id: str,
-    revised: Sequence[judging.Revised],
+    revised: Sequence[judging.JudgedRevision],
     texts: Sequence[str],
 ) -> list[Event]:
     """One event for each rollout, in order; texts: of the new answers."""

@@ -29,7 +29,7 @@ from shared.contracts.diagnostics import Alarm, AlarmName, AlarmWatch, RewardWin
 from shared.contracts.events import UNSTAMPED, AlarmRaised, TutorSilenced
 from shared.contracts.run import JobStatus, PhaseState, RunState, StepState
 from shared.contracts.weights import StepMetrics
-from shared.method.silencing import BreakCount, Judgement, judge_tutor, resampling_chance
+from shared.method.silencing import BreakCount, SilenceJudgement, judge_tutor, resampling_chance
 
 Found = tuple[AlarmName, str | None]
 """An alarm, and why it stands; None if it does not."""
@@ -147,7 +147,7 @@ def _step_of(phase: PhaseState) -> int:
 
 def _add(state: RunState, plan: Plan, student: str, tutor: str, step: int, act: SilenceAct | None = None) -> Tell:
     count = break_count(state, plan, student, tutor)
-    judgement = judge_tutor(count, plan.max_break_rate) or Judgement(0.0, 0.0, 0.0, plan.max_break_rate)
+    judgement = judge_tutor(count, plan.max_break_rate) or SilenceJudgement(0.0, 0.0, 0.0, plan.max_break_rate)
     silenced = Silenced(
         round=state.round,
         step=step,

@@ -12,7 +12,7 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.http import AskRequest, ErrorResponse, Stage
 from shared.contracts.messages import Contract
 from shared.errors import ConfigError, OpcodError, UnavailableError
-from shared.http.access import Keys, Scope
+from shared.http.access import AccessKeys, Scope
 from shared.http.client import answering, async_client, bearer, client, reason, refusal
 from shared.http.remote import RemoteCalls
 
@@ -37,7 +37,7 @@ class BrokerClient:
     def __init__(
         self,
         heartbeats: Callable[[], Sequence[Heartbeat]],
-        keys: Keys | None,
+        keys: AccessKeys | None,
         calls: RemoteCalls,
         *,
         answer_timeout_s: float,

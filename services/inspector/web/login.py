@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from services.inspector.web.rendering import Pages
 from shared.contracts.http import LoginLink
-from shared.http.access import Keys, Scope
+from shared.http.access import AccessKeys, Scope
 from shared.http.app import READ
 from shared.http.sessions import LINK_S, LOGIN_PATH, SESSION_S, Sessions
 
@@ -22,7 +22,7 @@ Text = Annotated[str, Query(max_length=2000)]
 Field = Annotated[str, Form(max_length=2000)]
 
 
-def login_routes(pages: Pages, sessions: Sessions, keys: Keys | None, public_url: str | None) -> APIRouter:
+def login_routes(pages: Pages, sessions: Sessions, keys: AccessKeys | None, public_url: str | None) -> APIRouter:
     """Without keys everybody may do everything, and the form leads home."""
     router = APIRouter()
 

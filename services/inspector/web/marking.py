@@ -29,7 +29,7 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class Piece:
+class MarkedPiece:
     """A stretch of a text. mark: "" for plain text, `concept`, or the reason why it was removed."""
 
     text: str
@@ -44,15 +44,15 @@ class Piece:
         return REASONS.get(self.mark, "")
 
 
-def marked_concept(question: str, word: str | None) -> list[Piece]:
+def marked_concept(question: str, word: str | None) -> list[MarkedPiece]:
     """The problem with every word that the concept was matched by, in whatever spelling the anchor takes for it."""
     if word is None:
-        return [Piece(question)]
+        return [MarkedPiece(question)]
     spans = [span for found in _WORD.finditer(question) for span in _matched(question, found.span(), word)]
     return _pieces(question, [(start, end, "concept") for start, end in spans])
 
 
-def reviewed(raw: str) -> list[Piece]:
+def reviewed(raw: str) -> list[MarkedPiece]:
     """The raw feedback with all that the rules take out of it, each stretch with its reason."""
     removals = review_feedback(raw, "").removals
     return _pieces(raw, [(r.start, r.end, "" if r.reason in UNSEEN else r.reason) for r in removals])
@@ -81,9 +81,9 @@ def _core(text: str, span: Span) -> Span:
     return start, end
 
 
-def _pieces(text: str, marks: Iterable[tuple[int, int, str]]) -> list[Piece]:
+def _pieces(text: str, marks: Iterable[tuple[int, int, str]]) -> list[MarkedPiece]:
     found = list(marks)
     cuts = sorted({0, len(text), *(at for start, end, _ in found for at in (start, end))})
     mark_at = {start: mark for start, _, mark in found}
-    pieces = [Piece(text[start:end], mark_at.get(start, "")) for start, end in pairwise(cuts)]
-    return pieces or [Piece(text)]
+    pieces = [MarkedPiece(text[start:end], mark_at.get(start, "")) for start, end in pairwise(cuts)]
+    return pieces or [MarkedPiece(text)]

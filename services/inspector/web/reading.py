@@ -14,7 +14,7 @@ from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from services.inspector.web.live import Place, newest_place
-from services.inspector.web.marking import Piece, marked_concept, reviewed
+from services.inspector.web.marking import MarkedPiece, marked_concept, reviewed
 from services.inspector.web.rendering import field_text
 from shared.contracts.batches import BatchSample
 from shared.contracts.events import GateDecided, GroupGraded
@@ -122,8 +122,8 @@ class Around:
     no_sealed, no_trace: why there is none."""
 
     exchange: ExchangeView
-    question: list[Piece]
-    raw: list[Piece] | None
+    question: list[MarkedPiece]
+    raw: list[MarkedPiece] | None
     sealed: BatchSample | None
     no_sealed: str
     gate: GateDecision | None
@@ -134,7 +134,7 @@ class Around:
     older: int | None
 
     @property
-    def removed(self) -> list[Piece]:
+    def removed(self) -> list[MarkedPiece]:
         """What was taken out of the raw text beside the concept."""
         return [p for p in self.raw or () if p.removed and p.mark != "concept_tag" and p.text.strip()]
 

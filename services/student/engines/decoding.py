@@ -34,7 +34,7 @@ _PREFILL_TOKENS = 2048  # a forward pass over prompts: enough for full speed, fe
 
 
 @dataclass
-class Sample:
+class Draw:
     """One sequence in the making; `index` is its place among the requests."""
 
     index: int
@@ -57,10 +57,10 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Row:
+class DecodingRow:
     """Samples that are the same so far; `pad` columns of the row come before its prompt."""
 
-    samples: tuple[Sample, ...]
+    samples: tuple[Draw, ...]
     pad: int
     token: int = -1
 
@@ -80,7 +80,7 @@ class Decoding:
         self._device = model.device
 
     @torch.inference_mode()
-    def run(self, samples: Sequence[Sample], cancelled: threading.Event | None) -> None:
+    def run(self, samples: Sequence[Draw], cancelled: threading.Event | None) -> None:
         """Fill in tokens and log-probs of `samples`.
 
         Raises GenerationCancelledError when told to stop, NotFiniteError where the model gives no numbers.
@@ -98,7 +98,7 @@ class Decoding:
             cache.rearrange(parents)
             logits_RV = self._step(rows, cache)
 
-    def finish(self, sample: Sample) -> Generation:
+    def finish(self, sample: Draw) -> Generation:
         """Return a sample that is done as the port has it."""
         details: tuple[TokenDetail, ...] = ()
         if sample.transcript is None:
@@ -108,7 +108,7 @@ class Decoding:
         reason: Literal["stop", "length"] = "stop" if sample.stopped else "length"
         return Generation(text, list(sample.prompt), sample.token_ids, sample.logprobs, reason, details)
 
-    def _prefill(self, rows: Sequence[Row], cache: RowCache) -> Tensor:
+    def _prefill(self, rows: Sequence[DecodingRow], cache: RowCache) -> Tensor:
         """Run the prompts, a few at a time; return the logits [R, V] after each."""
         length = rows[0].pad + len(rows[0].samples[0].prompt)
         at_once = max(1, _PREFILL_TOKENS // length)
@@ -121,13 +121,13 @@ class Decoding:
         cache.window(0, len(rows), length)
         return torch.cat(parts)
 
-    def _step(self, rows: Sequence[Row], cache: RowCache) -> Tensor:
+    def _step(self, rows: Sequence[DecodingRow], cache: RowCache) -> Tensor:
         ids_R1 = torch.tensor([[row.token] for row in rows], device=self._device)
         logits_RV = self._forward(ids_R1, rows, cache)
         cache.window(0, len(rows), cache.length + 1)
         return logits_RV
 
-    def _forward(self, ids_BT: Tensor, rows: Sequence[Row], cache: RowCache) -> Tensor:
+    def _forward(self, ids_BT: Tensor, rows: Sequence[DecodingRow], cache: RowCache) -> Tensor:
         """Run columns from cache.length on; return the logits [B, V] of the last one."""
         end = cache.length + ids_BT.shape[1]
         pads_B1 = torch.tensor([[row.pad] for row in rows], device=self._device)
@@ -149,7 +149,7 @@ class Decoding:
         zeros = torch.zeros(hidden_BTS.shape, dtype=self._model.dtype, device=self._device)
         return zeros.masked_fill_(hidden_BTS, torch.finfo(self._model.dtype).min)[:, None]
 
-    def _extend(self, rows: Sequence[Row], logits_RV: Tensor) -> Iterator[tuple[int, Row]]:
+    def _extend(self, rows: Sequence[DecodingRow], logits_RV: Tensor) -> Iterator[tuple[int, DecodingRow]]:
         """Draw one token a sample; yield (parent row, row) for what goes on, samples of one token together."""
         settings = [row.sampling for row in rows]
         probabilities_RV = distribution(
@@ -164,16 +164,16 @@ class Decoding:
         drawn = iter(zip(tokens_N.tolist(), logprobs, strict=True))
         tops = self._tops(rows, probabilities_RV)
         for number, row in enumerate(rows):
-            children: dict[int, list[Sample]] = {}
+            children: dict[int, list[Draw]] = {}
             for sample in row.samples:
                 token, logprob = next(drawn)
                 self._append(sample, token, logprob, tops.get(number, ()))
                 if not sample.done:
                     children.setdefault(token, []).append(sample)
             for token, members in children.items():
-                yield number, Row(tuple(members), row.pad, token)
+                yield number, DecodingRow(tuple(members), row.pad, token)
 
-    def _tops(self, rows: Sequence[Row], probabilities_RV: Tensor) -> dict[int, Sequence[TokenChoice]]:
+    def _tops(self, rows: Sequence[DecodingRow], probabilities_RV: Tensor) -> dict[int, Sequence[TokenChoice]]:
         """By row, its most probable tokens, best first: as many as its samples ask for, and of mass."""
         wanted = {number: most for number, row in enumerate(rows) if (most := _alternatives(row)) > 0}
         tops: dict[int, Sequence[TokenChoice]] = {}
@@ -183,7 +183,7 @@ class Decoding:
             tops[number] = [self._tokens.choice(token, logprob) for token, logprob, mass in pairs if mass > 0]
         return tops
 
-    def _append(self, sample: Sample, token: int, logprob: float, tops: Sequence[TokenChoice]) -> None:
+    def _append(self, sample: Draw, token: int, logprob: float, tops: Sequence[TokenChoice]) -> None:
         """Raises NotFiniteError: one logit that is not finite makes all probabilities of its row NaN."""
         if not math.isfinite(logprob):
             raise NotFiniteError(sample.request.version)
@@ -201,26 +201,26 @@ class Decoding:
             sample.transcript.tell()
 
 
-def _alternatives(row: Row) -> int:
+def _alternatives(row: DecodingRow) -> int:
     return max(sample.request.top_logprobs or 0 for sample in row.samples)
 
 
-def _initial_rows(samples: Sequence[Sample]) -> list[Row]:
+def _initial_rows(samples: Sequence[Draw]) -> list[DecodingRow]:
     """One row for each distinct pair of prompt and settings, padded to the longest prompt."""
-    alike: dict[tuple[tuple[int, ...], Sampling], list[Sample]] = {}
+    alike: dict[tuple[tuple[int, ...], Sampling], list[Draw]] = {}
     for sample in samples:
         alike.setdefault((sample.prompt, sample.sampling), []).append(sample)
     longest = max(len(sample.prompt) for sample in samples)
-    return [Row(tuple(members), longest - len(prompt)) for (prompt, _), members in alike.items()]
+    return [DecodingRow(tuple(members), longest - len(prompt)) for (prompt, _), members in alike.items()]
 
 
-def _settled(children: Iterator[tuple[int, Row]], parent_count: int) -> tuple[list[Row], list[int]]:
+def _settled(children: Iterator[tuple[int, DecodingRow]], parent_count: int) -> tuple[list[DecodingRow], list[int]]:
     """Give each child a place, its parent's where possible, so that few rows of the cache move.
 
     Returns the rows and, for each, the number of the row it comes from.
     """
     found = list(children)
-    places: dict[int, tuple[int, Row]] = {}
+    places: dict[int, tuple[int, DecodingRow]] = {}
     homeless = []
     for parent, row in found:
         if parent < len(found) and parent not in places:

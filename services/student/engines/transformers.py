@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from services.student.engines.decoding import Decoding, Sample
+from services.student.engines.decoding import Decoding, Draw
 from services.student.engines.port import (
     EngineHealth,
     EngineState,
@@ -102,7 +102,7 @@ class TransformersEngine:
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
     ) -> list[Generation]:
-        by_version: dict[str, list[Sample]] = {}
+        by_version: dict[str, list[Draw]] = {}
         for index, request in enumerate(requests):
             self._held(request.version)
             by_version.setdefault(request.version, []).append(self._sample(index, request))
@@ -159,12 +159,12 @@ class TransformersEngine:
             raise UnknownVersionError(f"expected a version that is loaded ({held}), got {version}: load it first")
         return self._versions[version]
 
-    def _sample(self, index: int, request: GenerationRequest) -> Sample:
+    def _sample(self, index: int, request: GenerationRequest) -> Draw:
         prompt = tuple(render(self._tokenizer, request.messages))
         request = request.within(self.context, len(prompt))
         watched = request.stop or request.audience is not None or request.top_logprobs is not None
         transcript = Transcript(self._tokenizer, request) if watched else None
-        return Sample(index, prompt, request, random.Random(request.seed), transcript)
+        return Draw(index, prompt, request, random.Random(request.seed), transcript)
 
 
 def _require_plain(model_type: str) -> None:

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Refusal:
+class LoadRefusal:
     """Why a version was refused, how often, and when it may be tried again (monotonic clock)."""
 
     reason: str
@@ -65,7 +65,7 @@ class VersionKeeper:
         self._board = board
         self._clock = clock
         self._live: str | None = None
-        self._refused: dict[str, Refusal] = {}
+        self._refused: dict[str, LoadRefusal] = {}
 
     def sync(self, in_use: Collection[str]) -> None:
         """Load what the serve set misses, unload what is neither in it nor in use. Raises UnavailableError."""
@@ -152,7 +152,7 @@ class VersionKeeper:
     def _note_refusal(self, version: str, reason: str) -> None:
         times = self._refused[version].times + 1 if version in self._refused else 1
         wait_s = min(FIRST_BACKOFF_S * 2 ** (times - 1), LONGEST_BACKOFF_S)
-        self._refused[version] = Refusal(reason, times, self._clock.monotonic_s() + wait_s)
+        self._refused[version] = LoadRefusal(reason, times, self._clock.monotonic_s() + wait_s)
         metrics.REFUSED.inc()
         log.error("version refused", version=version, reason=reason, again_in_s=wait_s)
         self._put(VersionRefused(**self._names(version), reason=shortened(reason)))

@@ -29,7 +29,7 @@ ROWS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class Row:
+class TuningRow:
     """An example as token ids; the completion ends with the eos token."""
 
     prompt: tuple[int, ...]
@@ -49,10 +49,10 @@ class Progress:
     loss: float
 
 
-def tokenized(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[Row]:
+def tokenized(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[TuningRow]:
     """The examples' ids. Raises ModelError for one of more than `limit` tokens, the model's context."""
     rows = [
-        Row(tuple(render(tokenizer, each.messages)), tuple(completion_ids(tokenizer, each.completion)))
+        TuningRow(tuple(render(tokenizer, each.messages)), tuple(completion_ids(tokenizer, each.completion)))
         for each in examples
     ]
     longest = max(row.tokens for row in rows)
@@ -66,7 +66,7 @@ def tokenized(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, l
 
 def finetune(
     model: StudentModel,
-    rows: Sequence[Row],
+    rows: Sequence[TuningRow],
     settings: SpecializeSection,
     seed: int,
     report: Callable[[Progress], None],
@@ -98,7 +98,7 @@ def rate(done: int, updates: int, warmup_share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(updates - warmup, 1)))
 
 
-def micro_batches(batch: Sequence[Row]) -> list[list[Row]]:
+def micro_batches(batch: Sequence[TuningRow]) -> list[list[TuningRow]]:
     """The rows of a batch, those of similar length together, in even parts of at most ROWS_AT_ONCE."""
     ordered = sorted(batch, key=lambda row: row.tokens)
     parts = math.ceil(len(ordered) / ROWS_AT_ONCE)
@@ -106,7 +106,7 @@ def micro_batches(batch: Sequence[Row]) -> list[list[Row]]:
     return [ordered[first:last] for first, last in pairwise(bounds)]
 
 
-def batch_loss(model: StudentModel, rows: Sequence[Row]) -> Tensor:
+def batch_loss(model: StudentModel, rows: Sequence[TuningRow]) -> Tensor:
     """The summed negative log-likelihood (nats) of the rows' completions, with gradient."""
     trees = [Tree() for _ in rows]
     nodes: list[tuple[int, int]] = []
@@ -119,7 +119,7 @@ def batch_loss(model: StudentModel, rows: Sequence[Row]) -> Tensor:
     return functional.cross_entropy(logits_PV, torch.tensor(targets, device=logits_PV.device), reduction="sum")
 
 
-def _accumulate(model: StudentModel, batch: Sequence[Row]) -> float:
+def _accumulate(model: StudentModel, batch: Sequence[TuningRow]) -> float:
     """Add the gradient of the batch's loss; return the loss."""
     tokens = sum(len(row.completion) for row in batch)
     total = 0.0
@@ -130,7 +130,7 @@ def _accumulate(model: StudentModel, batch: Sequence[Row]) -> float:
     return total
 
 
-def _batches(rows: Sequence[Row], settings: SpecializeSection, seed: int) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[TuningRow], settings: SpecializeSection, seed: int) -> Iterator[list[TuningRow]]:
     for epoch in range(settings.epochs):
         order = list(rows)
         Random(f"{seed}/finetune/{epoch}").shuffle(order)

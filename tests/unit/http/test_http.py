@@ -15,7 +15,7 @@ from pydantic import BaseModel, model_validator
 
 from shared.clock import SystemClock
 from shared.errors import ConfigError, FencedError, OpcodError, StorageError, UnavailableError
-from shared.http.access import Keys, Limits, Scope
+from shared.http.access import AccessKeys, Limits, Scope
 from shared.http.app import ADMIN, ASK, READ, check_binding, create_app
 from shared.http.guard import Guard
 from shared.http.sessions import LOGIN_PATH, Sessions
@@ -188,7 +188,7 @@ def test_a_request_keeps_its_id_and_gets_one_otherwise() -> None:
     [("reader", (200, 403, 403)), ("asker", (200, 200, 403)), ("chief", (200, 200, 200)), ("nobody", (401,) * 3)],
 )
 def test_a_key_may_do_what_its_scope_says_and_less(key: str, statuses: tuple[int, ...]) -> None:
-    keys = Keys({"reader": Scope.READ, "asker": Scope.ASK, "chief": Scope.ADMIN})
+    keys = AccessKeys({"reader": Scope.READ, "asker": Scope.ASK, "chief": Scope.ADMIN})
     app = create_app("test", ready=lambda: None, keys=keys, limits=PLENTY)
     for path, needed in (("/read", READ), ("/ask", ASK), ("/admin", ADMIN)):
         app.add_api_route(path, lambda: None, dependencies=needed)
@@ -202,7 +202,7 @@ def test_a_key_may_do_what_its_scope_says_and_less(key: str, statuses: tuple[int
 
 
 def test_each_key_has_its_own_rate() -> None:
-    keys = Keys({"one": Scope.READ, "two": Scope.READ})
+    keys = AccessKeys({"one": Scope.READ, "two": Scope.READ})
     app = create_app("test", ready=lambda: None, keys=keys, limits=replace(PLENTY, requests_per_minute=2))
     app.add_api_route("/read", lambda: None, dependencies=READ)
     api = TestClient(app, base_url=LOCAL)
@@ -223,7 +223,7 @@ def test_strangers_share_one_rate_whatever_they_send_and_leave_nothing_behind() 
     app = create_app(
         "test",
         ready=lambda: None,
-        keys=Keys({"one": Scope.READ}),
+        keys=AccessKeys({"one": Scope.READ}),
         limits=replace(PLENTY, requests_per_minute=2),
         sessions=Sessions("r", SystemClock()),
     )

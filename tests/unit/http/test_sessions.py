@@ -5,7 +5,7 @@ from fastapi import Request
 from fastapi.testclient import TestClient
 from starlette.datastructures import Headers
 
-from shared.http.access import Keys, Scope
+from shared.http.access import AccessKeys, Scope
 from shared.http.app import ADMIN, READ, create_app
 from shared.http.sessions import LINK_S, MAX_SESSIONS, SESSION_S, Sessions
 from tests.fakes.access import LOCAL, PLENTY
@@ -67,7 +67,7 @@ def test_a_broken_cookie_is_no_session(cookie: str) -> None:
     assert Sessions("r1", StillClock()).caller(Headers({"cookie": cookie})) is None
 
 
-def guarded(keys: Keys | None, sessions: Sessions | None) -> TestClient:
+def guarded(keys: AccessKeys | None, sessions: Sessions | None) -> TestClient:
     app = create_app("test", ready=lambda: None, keys=keys, limits=PLENTY, sessions=sessions)
 
     @app.get("/page", dependencies=READ)
@@ -88,7 +88,7 @@ def sessions() -> Sessions:
 
 @pytest.fixture
 def client(sessions: Sessions) -> TestClient:
-    return guarded(Keys({"adm": Scope.ADMIN}), sessions)
+    return guarded(AccessKeys({"adm": Scope.ADMIN}), sessions)
 
 
 def test_a_session_does_what_its_scope_says(client: TestClient, sessions: Sessions) -> None:
@@ -211,7 +211,10 @@ def test_without_keys_a_site_that_points_its_name_here_reads_nothing_and_people_
     assert answer.status_code == 403
     assert "not 'evil.invalid:8000'" in (message := answer.json()["error"]["message"])
     assert "http://localhost" in message and "OPCOD_KEY_FILE" in message
-    assert guarded(Keys({"adm": Scope.ADMIN}), sessions).get("/page", headers={"host": "any.name"}).status_code == 401
+    assert (
+        guarded(AccessKeys({"adm": Scope.ADMIN}), sessions).get("/page", headers={"host": "any.name"}).status_code
+        == 401
+    )
 
 
 @pytest.mark.parametrize(

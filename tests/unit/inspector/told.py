@@ -15,7 +15,7 @@ from shared.contracts.events import Acted, BatchReady, Event, FeedbackGiven, Rev
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.messages import ChatMessage
 from shared.errors import UnavailableError
-from shared.http.access import Keys, Limits
+from shared.http.access import AccessKeys, Limits
 from tests.fakes.access import PLENTY, one_key
 
 RUN = "r1"
@@ -25,7 +25,7 @@ def config(
     run_dir: Path,
     key: str | None = None,
     *,
-    keys: Keys | None = None,
+    keys: AccessKeys | None = None,
     limits: Limits = PLENTY,
     settings: RunSettings | None = None,
     **environment: str,

@@ -7,7 +7,7 @@ import pytest
 from shared.problems.chemistry import CHEMISTRY
 from shared.problems.integer import IntegerFormat
 from shared.problems.kinds import Kind, draw
-from shared.problems.peers import Fault, peer_line
+from shared.problems.peers import PeerFault, peer_line
 from shared.problems.physics import PHYSICS
 
 ALL_KINDS = (*PHYSICS, *CHEMISTRY)
@@ -19,14 +19,14 @@ def _others(kind: Kind) -> list[Kind]:
 
 
 @each_kind
-@pytest.mark.parametrize("fault", list(Fault))
-def test_a_peer_is_right_only_without_a_fault(kind: Kind, fault: Fault) -> None:
+@pytest.mark.parametrize("fault", list(PeerFault))
+def test_a_peer_is_right_only_without_a_fault(kind: Kind, fault: PeerFault) -> None:
     rng = Random(0)
     for _ in range(60):
         drawn = draw(kind, rng)
         peer = peer_line(drawn, fault, _others(kind), rng)
         assert peer.fault is fault
-        assert IntegerFormat().grade(f" {peer.text}", drawn.answer) == (1.0 if fault is Fault.NONE else 0.0)
+        assert IntegerFormat().grade(f" {peer.text}", drawn.answer) == (1.0 if fault is PeerFault.NONE else 0.0)
 
 
 @each_kind
@@ -34,12 +34,12 @@ def test_each_fault_spoils_its_own_part(kind: Kind) -> None:
     rng = Random(1)
     for _ in range(30):
         drawn = draw(kind, rng)
-        arithmetic = peer_line(drawn, Fault.ARITHMETIC, _others(kind), rng)
+        arithmetic = peer_line(drawn, PeerFault.ARITHMETIC, _others(kind), rng)
         assert (arithmetic.formula, arithmetic.numbers) == (kind.formula, drawn.numbers)
-        numbers = peer_line(drawn, Fault.NUMBERS, _others(kind), rng)
+        numbers = peer_line(drawn, PeerFault.NUMBERS, _others(kind), rng)
         assert numbers.formula == kind.formula
         assert numbers.numbers != drawn.numbers
-        formula = peer_line(drawn, Fault.FORMULA, _others(kind), rng)
+        formula = peer_line(drawn, PeerFault.FORMULA, _others(kind), rng)
         assert formula.formula != kind.formula
 
 
@@ -47,6 +47,6 @@ def test_each_fault_spoils_its_own_part(kind: Kind) -> None:
 def test_wrong_formulas_are_many_and_not_only_the_listed(kind: Kind) -> None:
     rng = Random(2)
     drawn = draw(kind, rng)
-    formulas = {peer_line(drawn, Fault.FORMULA, _others(kind), rng).formula for _ in range(200)}
+    formulas = {peer_line(drawn, PeerFault.FORMULA, _others(kind), rng).formula for _ in range(200)}
     assert len(formulas) > 20
     assert len(formulas & set(kind.wrong_formulas)) >= 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.consumer import Board, Consumer, LeaseFence, trainer_heartbeat
+from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard, trainer_heartbeat
 from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StudentTrainer
 from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease
@@ -33,7 +33,7 @@ class Running:
 
     def __init__(self, bus: MemoryBus, trainer: StudentTrainer, holder: str) -> None:
         self.trainer = trainer
-        self.board = Board()
+        self.board = TrainerBoard()
         self.stopping = threading.Event()
         self.error: BaseException | None = None
         self._bus = bus
@@ -250,7 +250,7 @@ def test_a_server_that_goes_away_delays_and_loses_nothing(ground: Ground) -> Non
 
 
 def test_heartbeats_say_state_and_version(ground: Ground) -> None:
-    board = Board("training", "a@v4")
+    board = TrainerBoard("training", "a@v4")
     clock = SystemClock()
     presence = Presence(
         ground.bus,
@@ -268,5 +268,5 @@ def test_heartbeats_say_state_and_version(ground: Ground) -> None:
 
 
 def test_a_training_trainer_is_ready_and_a_starting_one_is_not() -> None:
-    assert Board("training").problem() is None
-    assert Board().problem() == "starting"
+    assert TrainerBoard("training").problem() is None
+    assert TrainerBoard().problem() == "starting"

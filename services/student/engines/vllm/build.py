@@ -13,7 +13,7 @@ from pathlib import Path
 from services.student.config import StudentConfig, VllmEnvironment
 from services.student.engines.vllm.adapters import AdapterWeights
 from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs
-from services.student.engines.vllm.client import Client
+from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.full import FullWeights
 from services.student.engines.vllm.guard import guarded
@@ -31,7 +31,7 @@ from shared.vllm.installation import find_installation
 
 LOG_LINES = 25
 
-Begin = Callable[[], tuple[Client, ServerProcess | None]]
+Begin = Callable[[], tuple[VllmClient, ServerProcess | None]]
 
 
 def build_vllm_engine(config: StudentConfig) -> VllmEngine:
@@ -80,7 +80,7 @@ def _log_file(config: StudentConfig) -> Path:
 def _found(config: StudentConfig) -> Begin:
     url, key = config.section.vllm.url, VllmEnvironment().key
     assert url is not None
-    return lambda: (Client(url, key.get_secret_value() if key else None), None)
+    return lambda: (VllmClient(url, key.get_secret_value() if key else None), None)
 
 
 def _started(config: StudentConfig, model: Model) -> Begin:
@@ -88,7 +88,7 @@ def _started(config: StudentConfig, model: Model) -> Begin:
     installation = find_installation(section)
     seed = seed_of(settings.run.seed, config.student, "vllm")
 
-    def begin() -> tuple[Client, ServerProcess]:
+    def begin() -> tuple[VllmClient, ServerProcess]:
         socket = Path(tempfile.mkdtemp(prefix="opcod-vllm-")) / "socket"
         key = secrets.token_urlsafe(24)
         command = arguments(installation, section, model, socket=socket, slots=config.section.slots, seed=seed)
@@ -98,7 +98,7 @@ def _started(config: StudentConfig, model: Model) -> Begin:
         guards = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
         under_guard = guarded(command, os.getpid())
         process = ServerProcess(under_guard, {**variables, **guards}, _log_file(config), scratch=socket.parent)
-        return Client(f"unix:{socket}", key), process
+        return VllmClient(f"unix:{socket}", key), process
 
     return begin
 

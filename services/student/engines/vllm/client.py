@@ -16,7 +16,14 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from services.student.engines.port import EngineAwayError, RefusedError
-from services.student.engines.vllm.wire import Choice, ChoiceLogprobs, Completion, ServedModel, ServedModels, Version
+from services.student.engines.vllm.wire import (
+    Completion,
+    ServedModel,
+    ServedModels,
+    ServerChoice,
+    ServerLogprobs,
+    Version,
+)
 from shared.errors import OpcodError
 
 CONNECT_TIMEOUT_S = 10.0
@@ -44,7 +51,7 @@ _BAD_REQUESTS = frozenset({400, 413, 422})
 Shape = TypeVar("Shape", bound=BaseModel)
 Result = TypeVar("Result")
 Unwanted = Callable[[], OpcodError | None]
-Hear = Callable[[Choice], bool]
+Hear = Callable[[ServerChoice], bool]
 """Takes more of a sequence, on the loop; whether there is still somebody who wants the rest."""
 
 
@@ -60,7 +67,7 @@ class NoNumberError(EngineAwayError):
     """The server could not write its answer: a log-prob in it is not finite. It is there, and would say so again."""
 
 
-class Client:
+class VllmClient:
     """url: `http://host:port`, or `unix:/path`. Raises EngineAwayError where the server does not answer properly."""
 
     def __init__(self, url: str, key: str | None) -> None:
@@ -79,7 +86,7 @@ class Client:
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-client", daemon=True)
         self._thread.start()
 
-    def complete(self, calls: Sequence[Call], unwanted: Unwanted) -> list[Choice]:
+    def complete(self, calls: Sequence[Call], unwanted: Unwanted) -> list[ServerChoice]:
         """The one choice of each call, all asked for at once. Raises what `unwanted` returns, soon after it does."""
         future = self._submit(self._gather(calls))
         while True:
@@ -94,7 +101,7 @@ class Client:
                     future.cancel()
                     raise reason from None
 
-    def choices(self, body: Mapping[str, Any], timeout_s: float = CALL_TIMEOUT_S) -> list[Choice]:
+    def choices(self, body: Mapping[str, Any], timeout_s: float = CALL_TIMEOUT_S) -> list[ServerChoice]:
         """All choices of one request, in the order of its prompts."""
         answer = self._run(self._post(COMPLETIONS, body, Completion, timeout_s))
         return sorted(answer.choices, key=lambda choice: choice.index)
@@ -146,7 +153,7 @@ class Client:
         self._loop.close()
 
     # On the loop -----------------------------------------------------------------------------------------
-    async def _gather(self, calls: Sequence[Call]) -> list[Choice]:
+    async def _gather(self, calls: Sequence[Call]) -> list[ServerChoice]:
         """Once one fails, nobody waits for the others: they are cancelled."""
         asked = [asyncio.ensure_future(self._one(call)) for call in calls]
         try:
@@ -155,15 +162,15 @@ class Client:
             for one in asked:
                 one.cancel()
 
-    async def _one(self, call: Call) -> Choice:
+    async def _one(self, call: Call) -> ServerChoice:
         if call.hear is not None:
             return await self._streamed(call.body, call.hear)
         (choice,) = (await self._post(COMPLETIONS, call.body, Completion, None)).choices
         return _ended(choice)
 
-    async def _streamed(self, body: Mapping[str, Any], hear: Hear) -> Choice:
+    async def _streamed(self, body: Mapping[str, Any], hear: Hear) -> ServerChoice:
         """All of a sequence that is told of as it comes; it ends early, as if at its limit, when nobody wants it."""
-        parts: list[Choice] = []
+        parts: list[ServerChoice] = []
         try:
             streamed = {**body, "stream": True}
             async with self._http.stream("POST", COMPLETIONS, json=streamed, timeout=_FOR_EVER) as answer:
@@ -176,7 +183,7 @@ class Client:
                     (part,) = _shaped(COMPLETIONS, event.data, Completion).choices
                     parts.append(part)
                     if not hear(part):
-                        return joined([*parts, Choice(finish_reason="length")])
+                        return joined([*parts, ServerChoice(finish_reason="length")])
         except httpx2.HTTPError as error:
             raise EngineAwayError(f"vLLM broke {COMPLETIONS} off: {error!r}") from error
         return _ended(joined(parts))
@@ -224,11 +231,11 @@ class Client:
             raise EngineAwayError(f"the connection to {self.url} was closed") from error
 
 
-def joined(parts: Sequence[Choice]) -> Choice:
+def joined(parts: Sequence[ServerChoice]) -> ServerChoice:
     """The parts of one sequence as one."""
-    return Choice(
+    return ServerChoice(
         token_ids=[token for part in parts for token in part.token_ids],
-        logprobs=ChoiceLogprobs(
+        logprobs=ServerLogprobs(
             token_logprobs=[one for part in parts for one in part.token_logprobs],
             top_logprobs=[one for part in parts for one in part.top_logprobs],
         ),
@@ -236,7 +243,7 @@ def joined(parts: Sequence[Choice]) -> Choice:
     )
 
 
-def _ended(choice: Choice) -> Choice:
+def _ended(choice: ServerChoice) -> ServerChoice:
     if choice.finish_reason not in ("stop", "length"):
         raise EngineAwayError(f"vLLM gave a request up ({choice.finish_reason or 'it ended without a reason'})")
     return choice

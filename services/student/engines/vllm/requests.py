@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from services.student.engines.port import Generation, GenerationRequest, NotFiniteError, TokenDetail
 from services.student.engines.tokens import TokenTable
 from services.student.engines.transcript import Transcript
-from services.student.engines.vllm.wire import Choice
+from services.student.engines.vllm.wire import ServerChoice
 
 
 def completion(request: GenerationRequest, model: str, prompt: Sequence[int], eos: frozenset[int]) -> dict[str, Any]:
@@ -49,14 +49,14 @@ class Reading:
     def streamed(self) -> bool:
         return self._request.audience is not None
 
-    def hear(self, part: Choice) -> bool:
+    def hear(self, part: ServerChoice) -> bool:
         """Take in more of it; whether somebody still wants the rest. Raises NotFiniteError."""
         self._add(part)
         if self._transcript is not None and part.finish_reason is None:
             self._transcript.tell()
         return not self._request.unwanted
 
-    def generation(self, prompt: Sequence[int], choice: Choice) -> Generation:
+    def generation(self, prompt: Sequence[int], choice: ServerChoice) -> Generation:
         """The sample as the port has it; a streamed one was heard before. Raises ValueError for a broken answer.
 
         Raises NotFiniteError where the model gave no numbers.
@@ -73,7 +73,7 @@ class Reading:
         reason: Literal["stop", "length"] = "stop" if choice.finish_reason == "stop" else "length"
         return Generation(text, list(prompt), choice.token_ids, choice.token_logprobs, reason, details)
 
-    def _add(self, part: Choice) -> None:
+    def _add(self, part: ServerChoice) -> None:
         if not all(map(math.isfinite, part.token_logprobs)):
             raise NotFiniteError(self._request.version)
         if self._transcript is None:
@@ -81,7 +81,7 @@ class Reading:
         for place, token in enumerate(part.token_ids):
             self._transcript.add(token, self._detail(part, place, token))
 
-    def _detail(self, part: Choice, place: int, token: int) -> TokenDetail | None:
+    def _detail(self, part: ServerChoice, place: int, token: int) -> TokenDetail | None:
         """The server lists the drawn token besides the best ones."""
         if self._request.top_logprobs is None:
             return None
@@ -108,7 +108,7 @@ def probe_question(model: str, texts: Sequence[Sequence[int]]) -> Mapping[str, A
     }
 
 
-def probe_answer(texts: Sequence[Sequence[int]], choices: Sequence[Choice]) -> tuple[float, ...]:
+def probe_answer(texts: Sequence[Sequence[int]], choices: Sequence[ServerChoice]) -> tuple[float, ...]:
     """The mean log-prob a token of each text. Raises ValueError where one is missing."""
     answers = iter(choices)
     return tuple(_mean([_follows(next(answers), ids[end]) for end in range(1, len(ids))]) for ids in texts)
@@ -119,7 +119,7 @@ def token_of(name: str) -> int:
     return int(name.removeprefix("token_id:"))
 
 
-def _follows(choice: Choice, token: int) -> float:
+def _follows(choice: ServerChoice, token: int) -> float:
     (found,) = choice.top_logprobs
     if f"token_id:{token}" not in found:
         raise ValueError(f"expected the log-prob of token {token}, got {sorted(found)[:5]}")

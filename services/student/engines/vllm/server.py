@@ -14,7 +14,7 @@ import structlog
 
 from services.student.engines.port import EngineAwayError, RefusedError
 from services.student.engines.vllm.capabilities import Needs, require
-from services.student.engines.vllm.client import Client
+from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.health import Bounds, Condition, Health, Seen, after
 from services.student.engines.vllm.process import ServerProcess
 from shared.clock import Clock
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 class Life:
     """process: None for a server that was found. number: grows with every life and every loss of versions."""
 
-    client: Client
+    client: VllmClient
     process: ServerProcess | None
     number: int
 
@@ -44,7 +44,7 @@ class Server:
 
     def __init__(
         self,
-        begin: Callable[[], tuple[Client, ServerProcess | None]],
+        begin: Callable[[], tuple[VllmClient, ServerProcess | None]],
         needs: Needs,
         bounds: Bounds,
         clock: Clock,

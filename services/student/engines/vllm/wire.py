@@ -20,19 +20,19 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class ChoiceLogprobs(Answer):
+class ServerLogprobs(Answer):
     """token_logprobs: of the sampled ids. top_logprobs: by `token_id:<n>`, of the ids that were asked for."""
 
     token_logprobs: list[Logprob] = Field(default_factory=list)
     top_logprobs: list[dict[str, Logprob]] = Field(default_factory=list)
 
 
-class Choice(Answer):
+class ServerChoice(Answer):
     """One sequence, or more of one that is streamed; None goes on; `abort`: the server dropped it."""
 
     index: int = 0
     token_ids: list[int] = Field(default_factory=list)
-    logprobs: ChoiceLogprobs | None = None
+    logprobs: ServerLogprobs | None = None
     finish_reason: Literal["stop", "length", "abort", "error"] | None = None
 
     @property
@@ -45,7 +45,7 @@ class Choice(Answer):
 
 
 class Completion(Answer):
-    choices: list[Choice]
+    choices: list[ServerChoice]
 
 
 class ServedModel(Answer):

@@ -3,7 +3,7 @@
 from prometheus_client import REGISTRY
 
 from services.broker import metrics
-from services.broker.exchange.judging import Revised, count_group
+from services.broker.exchange.judging import JudgedRevision, count_group
 from services.broker.machine.machine import new_run
 from services.broker.machine.moves import IssueFeedback, IssueRevision
 from shared.contracts.diagnostics import AlarmWatch, RevisionCount, Silenced
@@ -14,11 +14,11 @@ from tests.fakes.world import World, small_plan
 
 def test_a_group_is_counted_with_and_without_feedback() -> None:
     revised = [
-        Revised(before=True, after=False, told=True),
-        Revised(before=True, after=True, told=True),
-        Revised(before=False, after=True, told=True),
-        Revised(before=True, after=True, told=False),
-        Revised(before=False, after=False, told=False),
+        JudgedRevision(before=True, after=False, told=True),
+        JudgedRevision(before=True, after=True, told=True),
+        JudgedRevision(before=False, after=True, told=True),
+        JudgedRevision(before=True, after=True, told=False),
+        JudgedRevision(before=False, after=False, told=False),
     ]
     shown, hidden = count_group(revised, round_=2, tutor="b")
     assert shown == RevisionCount(
@@ -36,7 +36,7 @@ def test_revisions_are_asked_for_the_planned_share() -> None:
 
 
 def test_no_row_for_what_did_not_happen() -> None:
-    [only] = count_group([Revised(before=False, after=False, told=False)], round_=1, tutor="b")
+    [only] = count_group([JudgedRevision(before=False, after=False, told=False)], round_=1, tutor="b")
     assert not only.told
 
 

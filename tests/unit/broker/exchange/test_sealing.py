@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.broker.exchange.batches import StepHeader, adopt, build_group, write_batch
-from services.broker.exchange.judging import Exchange
+from services.broker.exchange.judging import JudgedFeedback
 from shared.contracts.batches import BatchGroup
 from shared.contracts.jobs import PromptOutput
 from shared.errors import StorageError
@@ -19,8 +19,8 @@ from tests.fakes.broker import sample_of
 
 FORMAT = IntegerFormat()
 RIGHT, WRONG = " u = 9 * 2 = 18", " u = 9 + 2 = 11"
-TOLD = Exchange("match:voltage", "<concept>voltage</concept> Multiply.", "Multiply.")
-DROPPED = Exchange("no_match", "<concept>entropy</concept> Multiply.", None)
+TOLD = JudgedFeedback("match:voltage", "<concept>voltage</concept> Multiply.", "Multiply.")
+DROPPED = JudgedFeedback("no_match", "<concept>entropy</concept> Multiply.", None)
 HEADER = StepHeader("test", "a", 1, 3, False, "a@v2", "b", "b@v0", "0" * 64)
 
 
@@ -33,7 +33,9 @@ def problem(name: str = "p1") -> Problem:
     return Problem(name, "physics", "voltage", "What voltage drives 9 A through 2 ohm?", "18")
 
 
-def group(*texts: str, told: list[Exchange] | None = None, exclude_self: bool = True, name: str = "p1") -> BatchGroup:
+def group(
+    *texts: str, told: list[JudgedFeedback] | None = None, exclude_self: bool = True, name: str = "p1"
+) -> BatchGroup:
     rollouts = PromptOutput(prompt_token_ids=(1, 2), samples=tuple(sample_of(text) for text in texts))
     return build_group(problem(name), rollouts, told, FORMAT, exclude_self=exclude_self)
 

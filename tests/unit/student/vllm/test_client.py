@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from services.student.engines.port import EngineAwayError
-from services.student.engines.vllm.client import Call, Client
-from services.student.engines.vllm.wire import Choice
+from services.student.engines.vllm.client import Call, VllmClient
+from services.student.engines.vllm.wire import ServerChoice
 from tests.fakes.vllm import BASE, FakeVllm
 
 WAIT_S = 5.0
@@ -18,7 +18,7 @@ class Talk:
     def __init__(self, directory: Path) -> None:
         self.fake = FakeVllm(directory / "s")
         self.fake.start()
-        self.client = Client(self.fake.url, None)
+        self.client = VllmClient(self.fake.url, None)
 
     def close(self) -> None:
         self.fake.hung.clear()
@@ -39,9 +39,9 @@ def body(model: str = BASE, prompt: int = 7) -> dict[str, object]:
 
 @pytest.mark.parametrize("text", ["plain", "\u2028", "a\u2029b", "\x85", "\x1c\x1d\x1e", "data: {", "\r\n"])
 def test_a_streamed_text_may_hold_any_character(talk: Talk, text: str) -> None:
-    heard: list[Choice] = []
+    heard: list[ServerChoice] = []
 
-    def hear(part: Choice) -> bool:
+    def hear(part: ServerChoice) -> bool:
         heard.append(part)
         return True
 

@@ -19,7 +19,7 @@ from services.student.engines.port import (
 from services.student.engines.vllm.adapters import AdapterWeights
 from services.student.engines.vllm.build import log_tail
 from services.student.engines.vllm.capabilities import ADAPTERS
-from services.student.engines.vllm.client import Client
+from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
 from services.student.engines.vllm.server import Server
@@ -113,7 +113,7 @@ def test_a_log_that_cannot_be_read_is_no_reason_to_end(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_answer_at_all_is_an_error_with_its_url(tmp_path: Path) -> None:
     bounds = Bounds(hang_s=1.0, start_s=0.0, max_restarts=1)
-    nowhere = Client(f"unix:{tmp_path / 'none'}", None)
+    nowhere = VllmClient(f"unix:{tmp_path / 'none'}", None)
     server = Server(lambda: (nowhere, None), ADAPTERS, bounds, HandClock(), lambda: "the end")
     with pytest.raises(UnavailableError, match=r"did not answer within 0 s; its log ends:\nthe end"):
         server.start()

@@ -18,7 +18,7 @@ from services.trainer.model.trained import TrainedAdapter
 from services.trainer.offline.finetuning import (
     ROWS_AT_ONCE,
     Progress,
-    Row,
+    TuningRow,
     batch_loss,
     finetune,
     micro_batches,
@@ -276,7 +276,7 @@ def test_the_rate_warms_up_then_falls_to_nothing() -> None:
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=20))
 def test_micro_batches_keep_every_row_and_sort_by_length(lengths: list[int]) -> None:
-    rows = [Row((1,) * length, (index,)) for index, length in enumerate(lengths)]
+    rows = [TuningRow((1,) * length, (index,)) for index, length in enumerate(lengths)]
     parts = micro_batches(rows)
     flat = [row for part in parts for row in part]
     assert sorted(flat, key=lambda row: row.completion) == rows
