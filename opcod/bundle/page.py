@@ -45,14 +45,14 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Part:
+class Excerpt:
     """The exchanges of a page: these of that many."""
 
     shown: Sequence[Shown]
     total: int
 
 
-def render(report: Report, part: Part, pictures: Path) -> str:
+def render(report: Report, part: Excerpt, pictures: Path) -> str:
     """The page. pictures: the folder of the report's pictures; one that is not there is left out."""
     style, script = _style(), _own("bundle.js")
     environment = Environment(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from opcod.bundle.page import Part, Shown, render
+from opcod.bundle.page import Excerpt, Shown, render
 from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
 from opcod.report.writing import REPORT_FILE, current_report, report_directory
 from opcod.talk.exchanges import StoredExchanges, filter_names, read_filter, run_directory
@@ -42,7 +42,7 @@ def bundle(
         exchanges = StoredExchanges(store, run_dir)
         data = b"".join(exchanges.export(wanted, "jsonl"))
         shown = [Shown(exchange, _trace(exchanges, exchange)) for exchange in exchanges.newest(wanted, limit)]
-    part = Part(shown, data.count(b"\n"))
+    part = Excerpt(shown, data.count(b"\n"))
     page = render(report, part, report_directory(run_dir))
     for name, content in (
         (DATA, data),

@@ -12,7 +12,7 @@ from opcod.local.deployment import refuse_elsewhere
 from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
 from opcod.prepare.preparing import create_run
-from opcod.report.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
+from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from opcod.report.comparison_text import print_comparison, to_markdown
 from shared.files.store import atomic_write
 from shared.results.comparison import METHODS, Comparison, compare_methods, parse_methods, refuse_owned
@@ -62,7 +62,7 @@ def compare(
     console.print(f"comparison: {directory / 'compare.md'}", highlight=False)
 
 
-def _make(run: PlannedRun, runs: Sequence[PlannedRun], place: str, console: Console) -> int:
+def _make(run: ComparedRun, runs: Sequence[ComparedRun], place: str, console: Console) -> int:
     """Begin the run or go on with it; returns an exit code, 0 if it is finished."""
     resumed = run.exists
     if not resumed:
@@ -78,7 +78,7 @@ def _say(console: Console, text: str) -> None:
     console.print(text, style="bold", markup=False, highlight=False)
 
 
-def _write(directory: Path, name: str, methods: Sequence[str], seeds: int, runs: Sequence[PlannedRun]) -> Comparison:
+def _write(directory: Path, name: str, methods: Sequence[str], seeds: int, runs: Sequence[ComparedRun]) -> Comparison:
     """compare.json, compare.md and the pictures, from the runs that are finished so far."""
     from opcod.report.pictures import draw_comparison
 

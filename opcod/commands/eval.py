@@ -15,7 +15,7 @@ from opcod.local.interrupting import interruptible
 from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
 from opcod.prepare.preparing import prepare_models, stored_settings
-from opcod.report.evaluation import Evaluated, Evaluation, evaluate, seen
+from opcod.report.evaluation import Evaluation, Subject, evaluate, seen
 from opcod.report.inspect_log import require_inspect, write_inspect_log
 from shared.config.settings import RunSettings
 from shared.contracts.answering import Question, Questions
@@ -153,8 +153,8 @@ def _chosen(asked: str, settings: RunSettings, limit: int | None) -> Chosen:
     return Chosen(asked, partition, chosen, problem_set.format, seen(chosen, own.train + own.specialise))
 
 
-def _evaluated(run: str, seed: int, questions: Questions, chosen: Chosen, checksum: str) -> Evaluated:
-    return Evaluated(
+def _evaluated(run: str, seed: int, questions: Questions, chosen: Chosen, checksum: str) -> Subject:
+    return Subject(
         run=run,
         student=questions.student,
         version=questions.version,

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from opcod.local.gpus import sharing
-from opcod.planning.facts import PlannedRun, plan_run
+from opcod.planning.facts import Planned, plan_run
 from opcod.planning.lengths import Lengths
 from opcod.planning.memory import total_bytes
 from opcod.planning.work import total_steps, trained_tokens
@@ -35,7 +35,7 @@ def show_plan(paths: Paths, settings: RunSettings) -> None:
         raise ConfigError("a run of these settings cannot begin yet:\n  " + "\n  ".join(found.missing))
 
 
-def grids(found: PlannedRun) -> Iterator[Grid]:
+def grids(found: Planned) -> Iterator[Grid]:
     """Partitions, work and memory, as far as they are known."""
     if found.problems is not None:
         yield _partitions(found.problems)
@@ -45,7 +45,7 @@ def grids(found: PlannedRun) -> Iterator[Grid]:
         yield _memory(found)
 
 
-def lines(found: PlannedRun) -> Iterator[str]:
+def lines(found: Planned) -> Iterator[str]:
     """What a table does not say, in plain words."""
     if found.problems is not None:
         yield from _problem_lines(found.problems)
@@ -87,7 +87,7 @@ def _problem_lines(problems: ProblemSetManifest) -> Iterator[str]:
         )
 
 
-def _work(found: PlannedRun) -> Grid:
+def _work(found: Planned) -> Grid:
     rows = [
         [each.kind, f"{each.jobs:,}", f"{each.texts:,}", f"{each.prompt_tokens:,}", f"{each.output_tokens:,}"]
         for each in found.work
@@ -96,7 +96,7 @@ def _work(found: PlannedRun) -> Grid:
     return Grid("Work of both students, at most", header, rows)
 
 
-def _memory(found: PlannedRun) -> Grid:
+def _memory(found: Planned) -> Grid:
     """Of each service, and beside it, where no GPU is here, what it would be on one."""
     here = {need.service: need for need in found.needs}
     there = {need.service: need for need in found.on_gpu} if not found.gpus else {}
@@ -122,14 +122,14 @@ def _length_line(lengths: Lengths) -> str:
     return f"Prompts: {tokens} ({how}; {lengths.problems} problems)."
 
 
-def _total_line(found: PlannedRun) -> str:
+def _total_line(found: Planned) -> str:
     if found.gpus:
         return "Students and trainers hold their memory on the GPUs."
     total = total_bytes(found.needs, _models(found.settings)) / _GIB
     return f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most."
 
 
-def _gpu_lines(found: PlannedRun) -> Iterator[str]:
+def _gpu_lines(found: Planned) -> Iterator[str]:
     if not found.gpus:
         yield "No GPU is visible: models run on the CPU."
         return

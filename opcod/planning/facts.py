@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class PlannedRun:
+class Planned:
     """missing: why a run of these settings could not begin now. notes: what will be done first, or is assumed."""
 
     settings: RunSettings
@@ -47,9 +47,9 @@ class PlannedRun:
     notes: list[str] = field(default_factory=list)
 
 
-def plan_run(paths: Paths, settings: RunSettings) -> PlannedRun:
+def plan_run(paths: Paths, settings: RunSettings) -> Planned:
     """Everything that can be known before a run begins."""
-    found = PlannedRun(settings)
+    found = Planned(settings)
     problems: ProblemSet | None = None
     evaluated: Evaluated | None = None
     with _noted(found.missing):
@@ -77,7 +77,7 @@ def plan_run(paths: Paths, settings: RunSettings) -> PlannedRun:
     return found
 
 
-def _look_at_specialists(found: PlannedRun) -> None:
+def _look_at_specialists(found: Planned) -> None:
     for student in STUDENTS:
         if found.settings.students[student].specialize:
             with _noted(found.missing):
@@ -85,7 +85,7 @@ def _look_at_specialists(found: PlannedRun) -> None:
                 found.notes.append(f"student {student} is fine-tuned first, on {count} examples, unless it is cached")
 
 
-def _look_at_engines(found: PlannedRun) -> None:
+def _look_at_engines(found: Planned) -> None:
     for student in STUDENTS:
         section = found.settings.students[student]
         if section.engine != "vllm":
@@ -100,7 +100,7 @@ def _look_at_engines(found: PlannedRun) -> None:
 
 
 def _look_at_models(
-    found: PlannedRun, paths: Paths, problems: ProblemSet | None
+    found: Planned, paths: Paths, problems: ProblemSet | None
 ) -> tuple[Count | None, dict[str, ModelShape]]:
     """How the first student's tokenizer counts (None without one), and the shapes that are known, by student."""
     from shared.modeling.loading import check_model, load_tokenizer
@@ -139,7 +139,7 @@ def _count(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[ChatMessage]
     return len(render(tokenizer, messages))
 
 
-def _takes_prompts(found: PlannedRun, student: str, problems: ProblemSet | None, count: Count) -> bool:
+def _takes_prompts(found: Planned, student: str, problems: ProblemSet | None, count: Count) -> bool:
     """Whether the student's chat template takes every kind of prompt of a run; what it does not take is noted."""
     if problems is None:
         return True
@@ -155,7 +155,7 @@ def _takes_prompts(found: PlannedRun, student: str, problems: ProblemSet | None,
     return True
 
 
-def _needs(found: PlannedRun, shapes: dict[str, ModelShape], lengths: Lengths, *, gpu: bool) -> list[Need]:
+def _needs(found: Planned, shapes: dict[str, ModelShape], lengths: Lengths, *, gpu: bool) -> list[Need]:
     settings = found.settings
     students = [
         (vllm_need if settings.students[name].engine == "vllm" else student_need)(

@@ -21,7 +21,7 @@ from shared.results.comparison import METHODS, RunFigures, alike
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class ComparedRun:
     """One method on one seed."""
 
     method: str
@@ -45,7 +45,7 @@ class Source:
 
 def plan_runs(
     name: str, methods: Sequence[str], seeds: int, source: Source, runs_dir: Path, cache_dir: Path
-) -> list[PlannedRun]:
+) -> list[ComparedRun]:
     """Seed by seed, so that a comparison which is stopped early has whole seeds. Raises ConfigError."""
     if not re.fullmatch(RUN_NAME, name):
         raise ConfigError(f"--name: expected letters, digits, '.', '_' and '-', got {name!r}")
@@ -62,10 +62,10 @@ def plan_runs(
 
 def _of_seed(
     name: str, methods: Sequence[str], seed: int, source: Source, runs_dir: Path, cache_dir: Path
-) -> PlannedRun:
+) -> ComparedRun:
     """Of methods that compute the same, the first whose run is there already, else the first."""
     candidates = [
-        PlannedRun(
+        ComparedRun(
             method, seed, paths_for(runs_dir, f"{name}-{method}-s{seed}", cache_dir), _settings(source, method, seed)
         )
         for method in methods
@@ -73,7 +73,7 @@ def _of_seed(
     return next((run for run in candidates if run.exists), candidates[0])
 
 
-def check_runs(runs: Sequence[PlannedRun]) -> None:
+def check_runs(runs: Sequence[ComparedRun]) -> None:
     """Before anything starts: settings of runs that are there, and all that a new one needs. Raises ConfigError."""
     for run in runs:
         if not run.exists:
@@ -85,7 +85,7 @@ def check_runs(runs: Sequence[PlannedRun]) -> None:
             raise ConfigError(f"{run.paths.run}: {error}\nGive the comparison another --name.") from error
 
 
-def figures_of(run: PlannedRun) -> RunFigures | None:
+def figures_of(run: ComparedRun) -> RunFigures | None:
     """Of a finished run, from its report; None if there is none, or the run is not finished."""
     path = report_directory(run.paths.run_dir) / REPORT_FILE
     if not path.exists():
@@ -97,7 +97,7 @@ def figures_of(run: PlannedRun) -> RunFigures | None:
     return figures if figures.finished else None
 
 
-def share_initial_scores(run: PlannedRun, runs: Sequence[PlannedRun]) -> str | None:
+def share_initial_scores(run: ComparedRun, runs: Sequence[ComparedRun]) -> str | None:
     """Give a run that has not begun the initial scores of another one of its seed; returns that one's name.
 
     The broker takes them over if both began alike, and refuses them otherwise.

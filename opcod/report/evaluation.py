@@ -19,7 +19,7 @@ from shared.results.figures import Interval, Part, mean_interval
 from shared.results.report import answer_rates
 
 
-class Evaluated(Part):
+class Subject(Part):
     """What was evaluated, how. problems_hash: sha256 over the problems; checksum: of the version's tensors.
 
     seen_in_training: problems whose question stands in what this run trains or specialises on.
@@ -73,13 +73,13 @@ class ProblemScore(Part):
 class Evaluation(Part):
     """The file of an evaluation, and its `--json`."""
 
-    evaluated: Evaluated
+    evaluated: Subject
     domains: list[DomainScore]
     problems: list[ProblemScore]
 
 
 def evaluate(
-    evaluated: Evaluated, problems: Sequence[Problem], outputs: Sequence[PromptOutput], format_: ProblemFormat
+    evaluated: Subject, problems: Sequence[Problem], outputs: Sequence[PromptOutput], format_: ProblemFormat
 ) -> Evaluation:
     """outputs: of `problems`, in the same order."""
     graded = grade_evaluation(outputs, problems, format_)

@@ -30,9 +30,9 @@ from services.broker.machine.moves import (
     KeepAct,
     KeepRecord,
     MachineEvent,
-    Recovered,
     SealBatch,
     Serve,
+    TakenUp,
     Tell,
     Ticked,
     VersionServed,
@@ -152,7 +152,7 @@ class Runner:
         self._sealer.found = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
         sealed = {student: max(steps, default=0) for student, steps in self._sealer.found.items()}
         initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
-        began_again = Recovered(self._time.now_s(), found.redis_was_empty, sealed, initial)
+        began_again = TakenUp(self._time.now_s(), found.redis_was_empty, sealed, initial)
         self._handle(began_again, telling.taken_up(found, sealed))
         self._rebuilding = False
 

@@ -14,10 +14,10 @@ from services.broker.machine.moves import (
     IssueRollout,
     JobReported,
     MachineEvent,
-    Recovered,
     SealBatch,
     Serve,
     StepFinished,
+    TakenUp,
     Tell,
     Ticked,
     VersionServed,
@@ -95,7 +95,7 @@ class World:
         return commands
 
     def start(self) -> None:
-        self.send(Recovered(self.at, False))
+        self.send(TakenUp(self.at, False))
 
     def step(self) -> bool:
         """One pending event, drawn at random; False when nothing is under way."""

@@ -19,10 +19,10 @@ from services.broker.machine.moves import (
     JobReported,
     KeepRecord,
     MachineEvent,
-    Recovered,
     Serve,
     StepFinished,
     StepRefused,
+    TakenUp,
     Tell,
     Ticked,
     VersionServed,
@@ -102,12 +102,12 @@ def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState,
             kept = act_on(state, plan, event)
         case VersionServed():
             _record_served(state, event)
-        case Recovered():
+        case TakenUp():
             state.served = {}
             if event.redis_was_empty:
                 rounds.reopen(state, event.sealed)
     state.revision, state.at = state.revision + 1, event.at
-    if not isinstance(event, Recovered | StepFinished):
+    if not isinstance(event, TakenUp | StepFinished):
         return state, kept
     served: list[Command] = [Serve(student, live, (live,)) for student, live in sorted(state.version.items())]
     return state, kept + served
@@ -159,7 +159,7 @@ def _record(state: RunState, plan: Plan, event: MachineEvent) -> list[Command]:
             return _record_control(state, event)
         case Asked():
             return act_on(state, plan, event)
-        case Recovered():
+        case TakenUp():
             return _record_recovery(state, plan, event)
     return []
 
@@ -309,7 +309,7 @@ def _record_control(state: RunState, event: Controlled) -> list[Command]:
     return []
 
 
-def _record_recovery(state: RunState, plan: Plan, event: Recovered) -> list[Command]:
+def _record_recovery(state: RunState, plan: Plan, event: TakenUp) -> list[Command]:
     """After a restart: say again what must be served; after a lost Redis also make the open work again."""
     state.incarnation += 1
     _skip_downtime(state, event.at)
@@ -320,7 +320,7 @@ def _record_recovery(state: RunState, plan: Plan, event: Recovered) -> list[Comm
     return serve + (_adopt(state, event) if event.initial else [])
 
 
-def _adopt(state: RunState, event: Recovered) -> list[Command]:
+def _adopt(state: RunState, event: TakenUp) -> list[Command]:
     """A new run takes over the initial scores of another one and goes straight to its gate."""
     if state.scores or state.evals or state.status is not Status.VALIDATING:
         return []

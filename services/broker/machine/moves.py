@@ -82,7 +82,7 @@ class Ticked:
 
 
 @dataclass(frozen=True)
-class Recovered:
+class TakenUp:
     """The broker (re)started.
 
     sealed: the highest sealed batch on disk, by student. initial: scores that a new run takes over from another one.
@@ -94,7 +94,7 @@ class Recovered:
     initial: tuple[Score, ...] = ()
 
 
-MachineEvent = JobReported | StepFinished | StepRefused | VersionServed | Controlled | Asked | Ticked | Recovered
+MachineEvent = JobReported | StepFinished | StepRefused | VersionServed | Controlled | Asked | Ticked | TakenUp
 
 
 @dataclass(frozen=True)

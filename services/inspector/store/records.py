@@ -33,7 +33,7 @@ LOGGED_EVENT: TypeAdapter[LoggedEvent] = TypeAdapter(LoggedEvent)
 
 
 @dataclass(frozen=True)
-class Exchange:
+class StoredExchange:
     """One exchange, as an event or a sealed batch tells it. verdict is the word class (`match`, `no_match`, …),
     word the matched word, at the seconds since the epoch when it was told; withheld: feedback that was let through,
     but that a person excluded."""
@@ -67,7 +67,7 @@ class Entry:
 
     id: str
     event: LoggedEvent
-    exchanges: tuple[Exchange, ...] = field(default=())
+    exchanges: tuple[StoredExchange, ...] = field(default=())
 
 
 def split_verdict(verdict: str) -> tuple[str, str | None]:
@@ -76,19 +76,21 @@ def split_verdict(verdict: str) -> tuple[str, str | None]:
     return name, word or None
 
 
-def told(event: FeedbackGiven) -> Exchange:
+def told(event: FeedbackGiven) -> StoredExchange:
     """The exchange that an event tells."""
     verdict, word = split_verdict(event.verdict)
     fields = event.model_dump(exclude={"kind", "source", "verdict"})
-    return Exchange(**fields, verdict=verdict, word=word, sealed=False)
+    return StoredExchange(**fields, verdict=verdict, word=word, sealed=False)
 
 
-def sealed_exchange(manifest: BatchManifest, group: BatchGroup, sample: BatchSample, at: float) -> Exchange | None:
+def sealed_exchange(
+    manifest: BatchManifest, group: BatchGroup, sample: BatchSample, at: float
+) -> StoredExchange | None:
     """The exchange around one sealed rollout, or None if no tutor was asked about it."""
     if sample.verdict is None or manifest.tutor_version is None:
         return None
     verdict, word = split_verdict(sample.verdict)
-    return Exchange(
+    return StoredExchange(
         at=at,
         round=manifest.round,
         step=manifest.step,

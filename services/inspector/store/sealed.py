@@ -6,7 +6,7 @@ they are what the manifest and the event say.
 
 from pathlib import Path
 
-from services.inspector.store.records import Exchange, sealed_exchange
+from services.inspector.store.records import StoredExchange, sealed_exchange
 from shared.contracts.batches import BatchManifest, BatchSample
 from shared.contracts.events import BatchReady
 from shared.errors import StorageError
@@ -21,7 +21,7 @@ class SealedBatches:
         self._store = LocalStore(run_dir)
         self._run = run
 
-    def exchanges(self, ready: BatchReady) -> tuple[Exchange, ...]:
+    def exchanges(self, ready: BatchReady) -> tuple[StoredExchange, ...]:
         """Every exchange of the batch that `ready` announces. Raises StorageError if it is not what it says."""
         manifest = self._manifest(ready.uri, ready.student, ready.step)
         groups = read_groups(self._store, ready.uri, manifest)

@@ -15,7 +15,7 @@ from services.inspector.http.views import ActView, ExchangeView, exchange_view
 from services.inspector.store.database import Database, Value
 from services.inspector.store.filters import Condition, ExchangeFilter, conditions
 from services.inspector.store.log import RunLog
-from services.inspector.store.records import GAP_SUFFIX, START, Entry, Exchange, order_of, told
+from services.inspector.store.records import GAP_SUFFIX, START, Entry, StoredExchange, order_of, told
 from services.inspector.store.schema import REINDEX, REINDEXED_VERSIONS, SCHEMA_VERSION, SCRIPT
 from shared.contracts.acting import ExchangeAct
 from shared.contracts.events import Acted, FeedbackGiven, Revised
@@ -24,7 +24,7 @@ from shared.errors import ConfigError
 BUSY_S = 5.0
 
 _KEY = ("student", "step", "problem_id", "sample")
-_COLUMNS = ("run", *(field.name for field in fields(Exchange)))
+_COLUMNS = ("run", *(field.name for field in fields(StoredExchange)))
 _UPDATED = [name for name in _COLUMNS if name not in (*_KEY, "run", "at")]
 _PUT_EXCHANGE = (
     f"INSERT INTO exchanges ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)}) "
@@ -240,5 +240,5 @@ def _put_meta(connection: sqlite3.Connection, name: str, value: str) -> None:
     )
 
 
-def _exchange_parameters(run: str, exchange: Exchange) -> dict[str, Value]:
+def _exchange_parameters(run: str, exchange: StoredExchange) -> dict[str, Value]:
     return asdict(exchange) | {"run": run, "removed": json.dumps(exchange.removed)}

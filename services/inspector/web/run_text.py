@@ -9,7 +9,7 @@ from services.inspector.web.outcomes import OutcomeRow, directions, outcome_rows
 
 
 @dataclass(frozen=True)
-class ScoreRow:
+class ScoreLine:
     """One student in one domain: its first and newest score of a split. beside: the other run's newest."""
 
     student: str
@@ -80,7 +80,7 @@ class RunTables:
 
     tested: dict[str, str]
     outcomes: list[OutcomeRow]
-    scores: list[ScoreRow]
+    scores: list[ScoreLine]
     planes: list[Plane]
     verdicts: list[VerdictRow]
     verdicts_beside: list[VerdictRow]
@@ -107,14 +107,14 @@ def run_tables(view: RunView) -> RunTables:
     )
 
 
-def _scores(view: RunView) -> Iterator[ScoreRow]:
+def _scores(view: RunView) -> Iterator[ScoreLine]:
     keys = dict.fromkeys((p.student, p.domain, p.split) for p in view.scores)
     for student, domain, split in sorted(keys, key=lambda key: (key[2] != "test", key)):
         points = [p for p in view.scores if (p.student, p.domain, p.split) == (student, domain, split)]
         strong = view.students.get(student) == domain
         beside = view.beside.scores if view.beside else ()
         other = [p for p in beside if (p.student, p.domain, p.split) == (student, domain, split)]
-        yield ScoreRow(student, domain, strong, split, points[0], points[-1], other[-1] if other else None)
+        yield ScoreLine(student, domain, strong, split, points[0], points[-1], other[-1] if other else None)
 
 
 def _planes(view: RunView) -> Iterator[Plane]:

@@ -49,7 +49,7 @@ class Listener:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class Inquiry:
     """Samples for one HTTP request, all of the same version. left: set when its client has its answer, or left."""
 
     version: str
@@ -67,7 +67,7 @@ class InteractiveQueue:
         """Called with every piece of every answer."""
         self._bound = bound
         self._lock = threading.Lock()
-        self._waiting: list[Question] = []
+        self._waiting: list[Inquiry] = []
         self._unanswered = 0
         self._closed = False
 
@@ -97,9 +97,9 @@ class InteractiveQueue:
             finally:
                 answer.cancel()
 
-    def take(self, slots: int) -> list[Question]:
+    def take(self, slots: int) -> list[Inquiry]:
         """The oldest questions, up to `slots` sequences but at least one question."""
-        taken: list[Question] = []
+        taken: list[Inquiry] = []
         with self._lock:
             while self._waiting and (not taken or _size([*taken, self._waiting[0]]) <= slots):
                 question = self._waiting.pop(0)
@@ -124,18 +124,18 @@ class InteractiveQueue:
     @contextmanager
     def _entered(
         self, version: str, requests: Sequence[GenerationRequest], pass_on: Callable[[int, Piece], None] | None
-    ) -> Iterator[Question]:
+    ) -> Iterator[Inquiry]:
         left = threading.Event()
         listeners = [Listener(left, partial(pass_on, i) if pass_on else None, self.alive) for i in range(len(requests))]
         heard = [replace(request, audience=each) for request, each in zip(requests, listeners, strict=True)]
-        question = Question(version, tuple(heard), left)
+        question = Inquiry(version, tuple(heard), left)
         self._enter(question)
         try:
             yield question
         finally:
             self._leave(question)
 
-    def _enter(self, question: Question) -> None:
+    def _enter(self, question: Inquiry) -> None:
         with self._lock:
             if self._closed or self._unanswered >= self._bound:
                 metrics.REQUESTS.labels("refused").inc()
@@ -144,7 +144,7 @@ class InteractiveQueue:
             self._unanswered += 1
             self._waiting.append(question)
 
-    def _leave(self, question: Question) -> None:
+    def _leave(self, question: Inquiry) -> None:
         question.left.set()
         question.answer.cancel()
         with self._lock:
@@ -164,5 +164,5 @@ async def _within(awaitable: Awaitable[Result], timeout_s: float) -> Result:
         ) from late
 
 
-def _size(questions: Sequence[Question]) -> int:
+def _size(questions: Sequence[Inquiry]) -> int:
     return sum(len(question.requests) for question in questions)

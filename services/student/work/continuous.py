@@ -29,7 +29,7 @@ from services.student.engines.port import (
     GenerationRequest,
     UnknownVersionError,
 )
-from services.student.http.people import Question
+from services.student.http.people import Inquiry
 from services.student.weights.loader import VersionRefusedError
 from services.student.work.generation import Failure, describe, generate_each
 from services.student.work.jobs import HeldJob
@@ -125,7 +125,7 @@ class ContinuousWorker(EngineWorker):
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
-        self._flights: Flights[ReadyJob | Question] = Flights(self._engine, self._clock)
+        self._flights: Flights[ReadyJob | Inquiry] = Flights(self._engine, self._clock)
         self._losses: WeakKeyDictionary[HeldJob, int] = WeakKeyDictionary()
 
     def _answer_people(self) -> bool:
@@ -134,7 +134,7 @@ class ContinuousWorker(EngineWorker):
                 self._flights.start(question, question.requests, self._running.begin(()))
             else:
                 question.answer.set_exception(self._not_there(question.version))
-        people = [work for work in self._flights.works if isinstance(work, Question)]
+        people = [work for work in self._flights.works if isinstance(work, Inquiry)]
         metrics.ANSWERING.set(sum(len(question.requests) for question in people))
         return bool(self._flights.works)
 
@@ -144,7 +144,7 @@ class ContinuousWorker(EngineWorker):
         return UnknownVersionError(f"{version} was unloaded meanwhile; ask /v1/models what is there")
 
     def _in_use(self) -> set[str]:
-        asked = {work.version for work in self._flights.works if isinstance(work, Question)}
+        asked = {work.version for work in self._flights.works if isinstance(work, Inquiry)}
         return super()._in_use() | asked
 
     def _run_next_group(self) -> None:
@@ -155,7 +155,7 @@ class ContinuousWorker(EngineWorker):
         self._land(POLL_S if self._flights.works else 0.0)
 
     def _jobs_under_way(self) -> list[HeldJob]:
-        return [work[0] for work in self._flights.works if not isinstance(work, Question)]
+        return [work[0] for work in self._flights.works if not isinstance(work, Inquiry)]
 
     def _start(self, held: HeldJob) -> None:
         try:
@@ -171,13 +171,13 @@ class ContinuousWorker(EngineWorker):
     def _land(self, wait_s: float) -> None:
         for flight in self._flights.landed(wait_s):
             self._running.end(flight.cancelled)
-            if isinstance(flight.work, Question):
+            if isinstance(flight.work, Inquiry):
                 cancelled = Failure(UnavailableError("this student is shutting down; ask again"))
                 self._deliver(flight.work, cancelled if flight.result is None else flight.result)
             else:
                 self._finish(flight.work, flight)
 
-    def _finish(self, ready: ReadyJob, flight: Flight[ReadyJob | Question]) -> None:
+    def _finish(self, ready: ReadyJob, flight: Flight[ReadyJob | Inquiry]) -> None:
         held, prompts, _ = ready
         result = flight.result
         if result is None:

@@ -22,7 +22,7 @@ from services.student.engines.port import (
     GenerationRequest,
     UnknownVersionError,
 )
-from services.student.http.people import InteractiveQueue, Question
+from services.student.http.people import Inquiry, InteractiveQueue
 from services.student.weights.loader import VersionRefusedError
 from services.student.weights.versions import VersionKeeper
 from services.student.work.generation import Failure, describe, generate_each, requests_for
@@ -238,7 +238,7 @@ class EngineWorker:
             metrics.ANSWERING.set(0)
         return bool(questions)
 
-    def _answer(self, version: str, questions: Sequence[Question]) -> None:
+    def _answer(self, version: str, questions: Sequence[Inquiry]) -> None:
         if version not in self._engine.versions():
             gone = UnknownVersionError(f"{version} was unloaded meanwhile; ask /v1/models what is there")
             for question in questions:
@@ -258,7 +258,7 @@ class EngineWorker:
         for question, result in zip(questions, results, strict=True):
             self._deliver(question, result)
 
-    def _deliver(self, question: Question, result: list[Generation] | Failure) -> None:
+    def _deliver(self, question: Inquiry, result: list[Generation] | Failure) -> None:
         if isinstance(result, Failure):
             metrics.REQUESTS.labels("failed").inc()
             log.error("request failed", request=question.request_id, version=question.version, error=result.text)

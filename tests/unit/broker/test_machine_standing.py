@@ -8,11 +8,11 @@ from services.broker.machine.moves import (
     Controlled,
     KeepAct,
     KeepRecord,
-    Recovered,
     SealBatch,
     Serve,
     StepFinished,
     StepRefused,
+    TakenUp,
     Tell,
     Ticked,
     VersionServed,
@@ -83,7 +83,7 @@ def test_a_run_that_is_only_served_keeps_what_it_is_told() -> None:
     """The report is acknowledged, so it does not come again when training goes on."""
     world = World(small_plan())
     until_sealed(world)
-    served, _ = machine.observe(world.state, world.plan, Recovered(world.at, False))
+    served, _ = machine.observe(world.state, world.plan, TakenUp(world.at, False))
     refused, commands = machine.observe(served, world.plan, refusal(world, "a", "not finite"))
     assert refused.paused == "trainer-a cannot apply step 1: not finite" and commands == []
     aborted, commands = machine.observe(served, world.plan, Controlled(world.at, "abort", "enough"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from opcod.report.comparing import PlannedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
+from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from shared.config.loading import to_toml
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
 from shared.errors import ConfigError, StorageError
@@ -19,18 +19,18 @@ __all__ = ["opcod", "runs"]
 SOME = ("opcod", "grpo", "always")
 
 
-def planned(runs: Path, *overrides: str, methods: tuple[str, ...] = SOME, seeds: int = 2) -> list[PlannedRun]:
+def planned(runs: Path, *overrides: str, methods: tuple[str, ...] = SOME, seeds: int = 2) -> list[ComparedRun]:
     source = Source("compare-mini", None, [*SCRIPTED[1::2], *overrides])
     return plan_runs("mini", methods, seeds, source, runs, runs)
 
 
-def begin(run: PlannedRun) -> Path:
+def begin(run: ComparedRun) -> Path:
     run.paths.run_dir.mkdir(parents=True)
     (run.paths.run_dir / "config.toml").write_text(to_toml(run.settings))
     return run.paths.run_dir
 
 
-def finish(run: PlannedRun, **changes: object) -> None:
+def finish(run: ComparedRun, **changes: object) -> None:
     """As a finished run leaves it."""
     report = build_report(final_state(run=run.paths.run, **changes), run.settings, {}, 100.0, {})
     (begin(run) / "report").mkdir()

@@ -13,8 +13,8 @@ from services.broker.machine.moves import (
     IssueFeedback,
     JobReported,
     KeepAct,
-    Recovered,
     SealBatch,
+    TakenUp,
 )
 from shared.contracts.acting import Act, ExchangeAct, ExchangeRef, SilenceAct
 from shared.contracts.events import Acted, StatusChanged, TutorSilenced
@@ -80,7 +80,7 @@ def test_what_comes_twice_is_done_once(restarted: bool) -> None:
     assert len(kept(ask(made, exclude(exchange)))) == 1
     if restarted:
         made.state = RunState.model_validate_json(made.state.model_dump_json())
-        made.send(Recovered(made.at, False))
+        made.send(TakenUp(made.at, False))
     assert kept(ask(made, exclude(exchange))) == []
     _, group = told_group(made)
     assert group.excluded == [1]
@@ -97,7 +97,7 @@ def test_an_exclusion_survives_an_emptied_redis_if_its_text_does(same: bool, tim
     ask(made, exclude(exchange))
     made.pending = [event for event in made.pending if not isinstance(event, JobReported)]
     for _ in range(times):
-        made.send(Recovered(made.at, True, sealed=dict.fromkeys("ab", 0)))
+        made.send(TakenUp(made.at, True, sealed=dict.fromkeys("ab", 0)))
     while not (group := open_group(made, exchange)).ready:
         output = "0" * 64 if same else "1" * 64
         made.pending = [replace(e, output=output) if isinstance(e, JobReported) else e for e in made.pending]

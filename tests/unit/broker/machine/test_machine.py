@@ -13,11 +13,11 @@ from services.broker.machine.moves import (
     IssueRollout,
     JobReported,
     KeepRecord,
-    Recovered,
     SealBatch,
     Serve,
     StepFinished,
     StepRefused,
+    TakenUp,
     VersionServed,
 )
 from shared.contracts.events import StepApplied
@@ -148,7 +148,7 @@ def test_a_tutor_is_not_late_by_the_time_in_which_the_broker_was_away(away_s: fl
     feedback = world.of(IssueFeedback)[0]
     world.send(JobReported(world.at, feedback.job_id, "started"))
     world.at += away_s
-    world.send(Recovered(world.at, False))
+    world.send(TakenUp(world.at, False))
     world.at += 29
     tick(world)
     assert not world.state.tallies[feedback.student].lost_feedback
@@ -288,7 +288,7 @@ def test_a_lost_redis_makes_open_work_again_with_the_same_ids(seed: int, at: int
     world.pending = []
     before = {c.job_id for c in world.commands if isinstance(c, IssueRollout)}
     issued = len(world.commands)
-    world.send(Recovered(world.at, redis_was_empty=True, sealed=sealed))
+    world.send(TakenUp(world.at, redis_was_empty=True, sealed=sealed))
     again = {c.job_id for c in world.commands[issued:] if isinstance(c, IssueRollout)}
     assert all(job_id in before or job_id.split(".")[2] not in {j.split(".")[2] for j in before} for job_id in again)
     world.pending += done
@@ -312,7 +312,7 @@ def test_stage_seconds_cover_the_time_of_the_phases() -> None:
 def test_apply_leaves_the_state_it_was_given_alone() -> None:
     world = World(small_plan())
     before = world.state.model_dump()
-    machine.apply(world.state, world.plan, Recovered(world.at, False))
+    machine.apply(world.state, world.plan, TakenUp(world.at, False))
     assert world.state.model_dump() == before
 
 
@@ -332,7 +332,7 @@ def test_time_between_sittings_is_charged_to_no_stage() -> None:
     while not world.of(IssueRollout):
         world.step()
     world.at += 10_000
-    world.send(Recovered(world.at, False))
+    world.send(TakenUp(world.at, False))
     assert world.finish().status is Status.DONE
     assert sum(world.state.status_seconds.values()) < 1000
     assert sum(world.state.tallies["a"].stage_seconds.values()) < 1000

@@ -11,8 +11,8 @@ from services.broker.machine.moves import (
     IssueFeedback,
     IssueRevision,
     JobReported,
-    Recovered,
     SealBatch,
+    TakenUp,
     Tell,
 )
 from shared.contracts.diagnostics import RevisionCount
@@ -157,7 +157,7 @@ def test_silence_survives_a_restart(redis_was_empty: bool) -> None:
     done = len(world.commands)
     if redis_was_empty:
         world.pending = [event for event in world.pending if not isinstance(event, JobReported)]
-    world.send(Recovered(world.at, redis_was_empty, sealed=dict.fromkeys("ab", 0)))
+    world.send(TakenUp(world.at, redis_was_empty, sealed=dict.fromkeys("ab", 0)))
     while world.state.round == 1 and world.state.status is Status.TRAINING:
         assert world.step()
     later = [c for c in world.commands[done:] if isinstance(c, IssueFeedback) and c.round == 1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.inspector.store.filters import ExchangeFilter
-from services.inspector.store.records import Entry, Exchange, Gap, told
+from services.inspector.store.records import Entry, Gap, StoredExchange, told
 from services.inspector.store.store import Store
 from shared.errors import ConfigError, StorageError
 from tests.unit.inspector.told import RUN, feedback, revised, status
@@ -19,8 +19,8 @@ def ids(store: Store, wanted: ExchangeFilter = ALL) -> list[str]:
     return [exchange.problem_id for exchange in store.newest_exchanges(wanted, before=None, limit=50)]
 
 
-def whole(**changes: object) -> Exchange:
-    return Exchange(**(vars(told(feedback())) | {"sealed": True, "response": "whole"} | changes))
+def whole(**changes: object) -> StoredExchange:
+    return StoredExchange(**(vars(told(feedback())) | {"sealed": True, "response": "whole"} | changes))
 
 
 def test_an_exchange_is_kept_with_all_it_said(store: Store) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from opcod.report.evaluation import Evaluated, Evaluation, evaluate, seen
+from opcod.report.evaluation import Evaluation, Subject, evaluate, seen
 from shared.contracts.jobs import PromptOutput, Sample
 from shared.contracts.messages import Sampling
 from shared.problems.formats import format_named
@@ -17,7 +17,7 @@ PROBLEMS = [
 RIGHT_OF_4 = {"p1": 4, "p2": 0, "p3": 2, "c1": 0}
 
 
-def evaluated(**changes: object) -> Evaluated:
+def evaluated(**changes: object) -> Subject:
     fields: dict[str, object] = {
         "run": "r",
         "student": "a",
@@ -33,7 +33,7 @@ def evaluated(**changes: object) -> Evaluated:
         "seed": 0,
         "seen_in_training": 0,
     }
-    return Evaluated.model_validate(fields | changes)
+    return Subject.model_validate(fields | changes)
 
 
 def answered(problem: Problem) -> PromptOutput:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from opcod.local.deployment import run_lock
 from opcod.main import app
 from services.broker.machine import machine
-from services.broker.machine.moves import Recovered, Serve
+from services.broker.machine.moves import Serve, TakenUp
 from services.broker.recovery import choose
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.run import Status
@@ -153,7 +153,7 @@ def test_a_rollback_is_a_new_version_that_a_broker_takes_up_and_serves(runs: Pat
     in_redis = machine.new_run(small_plan(), incarnation=1, at=0.0).model_copy(update={"revision": 7})
     taken = choose(in_redis.model_dump_json(), read_state_file(run_dir)).state
     assert taken is not None
-    _, commands = machine.observe(taken, small_plan(), Recovered(1.0, False))
+    _, commands = machine.observe(taken, small_plan(), TakenUp(1.0, False))
     assert Serve("a", "a@v3", ("a@v3",)) in commands
     again = weights(runs, "rollback", RUN, "--student", "a", "--to", "a@v2")
     assert "a@v4 holds the tensors of a@v2" in again.output

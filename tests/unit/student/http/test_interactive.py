@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.student.engines.port import Generation, GenerationRequest, Piece
-from services.student.http.people import Heard, InteractiveQueue, Question
+from services.student.http.people import Heard, Inquiry, InteractiveQueue
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import UnavailableError
 
@@ -24,7 +24,7 @@ def asked(waiting: InteractiveQueue, count: int = 1, version: str = VERSION) -> 
     return asyncio.create_task(waiting.ask(version, requests(count), timeout_s=5))
 
 
-async def taken(waiting: InteractiveQueue, *, slots: int = 8) -> list[Question]:
+async def taken(waiting: InteractiveQueue, *, slots: int = 8) -> list[Inquiry]:
     """What the engine's thread takes once those who ask had their turn."""
     await asyncio.sleep(0)
     return waiting.take(slots)
@@ -166,7 +166,7 @@ def test_pieces_come_in_order_and_then_the_whole() -> None:
     run(scene())
 
 
-def generate(question: Question) -> None:
+def generate(question: Inquiry) -> None:
     """As the engine's thread does."""
     for sample, text in ((1, "b"), (0, "a"), (1, "c")):
         audience = question.requests[sample].audience
