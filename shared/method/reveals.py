@@ -20,6 +20,7 @@ from shared.method.scripts import LOOK_ALIKES
 
 _HYPHEN = "‐‑–−-"
 _SYMBOL_GOES_ON = rf"[^\W_]|_[^\W_]|_[{{\\]|\^|['’][^\W_]|[{_HYPHEN}][^\W_]|\s{{0,2}}=\s{{0,2}}[^\s\d.+{_HYPHEN}]"
+_SYMBOL_GOES_ON += r"|\s(?:times|squared|cubed|multiplied|divided)\b|\s[×·÷]\s"
 _WRAP_OPEN = r"(?:[*_`\"'“”‘’«»„「『【$]|\\(?:text|textbf|mathrm|mathbf|boxed)\s?\{|\{){0,4}"
 _WRAP_CLOSE = r"[*_`\"'“”‘’«»」』】$}]{0,6}"
 _BRACKETED = r"[(\[{]\s?[A-Ja-j]\s?[)\]}]"
@@ -116,7 +117,7 @@ _SOURCES = (
     rf"[*_]{{0,3}}\s{{0,2}}[,–—-]?\s{{1,4}}){_TARGET}",
     # Ans C; Correct: C; solution: C
     rf"(?i:(?<!\w)ans\.?\s{{1,3}}){_TARGET}{_STOP}",
-    rf"(?i:{_LEAD}(?:solution|result|verdict|conclusion|(?:answer\s)?key|correct|right){_CONNECT}{_NAMED}){_TARGET}{_STOP}",
+    rf"(?i:{_LEAD}(?:solution|verdict|conclusion|(?:answer\s)?key|correct|right){_CONNECT}{_NAMED}){_TARGET}{_STOP}",
     # choose B
     r"(?i:(?<!not )(?<!n't )(?<!n’t )(?<!never )(?<!\w)(?:so\s|please\s)?"
     rf"(?:choose|select|pick|opt\sfor|go\swith|settle\son)\s{{1,4}}{_NAMED}){_TARGET}",
@@ -124,8 +125,12 @@ _SOURCES = (
     rf"(?i:(?<!\w)(?:(?:so|thus|hence|therefore|then)\b,?\s{{1,2}})?(?:it|this|that|which)\s{{1,3}}"
     rf"(?:must|has\sto|have\sto|should|can\sonly|would|will|ought\sto)\s{{1,3}}be\s{{1,3}}{_NAMED}){_TARGET}{_CLAUSE_END}",
     rf"(?i:(?<!\w)(?:so|thus|hence|therefore|then)\b,?\s{{1,2}}(?:it\sis|it['’]s|that\sis)\s{{1,3}}{_NAMED}){_TARGET}{_CLAUSE_END}",
-    rf"(?i:(?<!\w){_NOT_OBJECT}(?:it|that|this)(?:['’]s|\sis|\swas)\s{{1,3}}{_ADVERB}{_NAMED}){_TARGET}{_STOP}",
+    rf"(?i:(?<!\w){_NOT_OBJECT}(?:it(?:['’]s|\sis|\swas)|that['’]s)\s{{1,3}}{_ADVERB}{_NAMED}){_TARGET}{_STOP}",
     rf"(?i:{_SENTENCE}(?:so|thus|hence|therefore)\b[,:]?\s{{1,2}}{_NAMED}){_TARGET}{_STOP}",
+    # a sentence of its own: Answer (C). Option C. C works.
+    rf"{_SENTENCE}(?i:[*_]{{0,3}}(?:the\s)?(?:final\s)?(?:ans\.?|answer|option|choice)[*_]{{0,3}}\s{{0,2}}[–—-]?\s{{0,3}}){_LETTER}"
+    r"(?=\s{0,2}(?:[.!]|\Z))",
+    rf"{_SENTENCE}(?i:option\s)?{_LETTER}(?i:\s(?:works|fits|matches))(?=[.!]|\s{{0,4}}\Z)",
     # only C works; that leaves C; mark C
     rf"(?i:(?<!\w)(?:only|just)\s{{1,3}}{_NAMED}){_LETTER}(?i:\s{{1,3}}{_FITS})",
     rf"(?i:(?<!\w)(?:(?:this|that|which)\s)?(?:leav(?:es?|ing)|left\swith|go\sfor|tick|circle|mark)\s{{1,3}}(?:(?:only|just|us\swith)\s)?{_NAMED}){_TARGET}{_STOP}",

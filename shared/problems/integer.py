@@ -29,7 +29,7 @@ _CLOSING = re.compile(r"\*{2,3}(?![\w(\\])|\s?(?:_{1,2}|\$|\\[)\]]|\})")
 _UNIT_IN_BRACKETS = re.compile(r"\s*\(\s?[^\W\d_](?:[\w°%/·.,:; ]|\^-?[0-9]){0,40}\)")
 _OPERATORS = "+*/×·÷^±∓⋅∗∙⁄∕"
 _UNFINISHED = re.compile(
-    rf"\s*(?:[-−=(√π{_OPERATORS}]|[–—]\s?[0-9]|x\s?[0-9]|\\(?:times|cdot|div|frac|pm|mp|pi|sqrt)\b)"
+    rf"\s*(?:[-−=(√π{_OPERATORS}]|[–—]\s?[0-9]|x\s?[0-9]|[0-9]{{1,3}}/[0-9]|\\(?:times|cdot|div|frac|pm|mp|pi|sqrt)\b)"
 )
 _NUMBER = re.compile(rf"(?<![\w.,^'’])[-−]?{DIGITS}(?:\.0+)?(?![\w^]|[.,'’][0-9])")
 _BOLD_OPENS = re.compile(r"(?:(?<=\s)|\A)\*{2,3}\Z")

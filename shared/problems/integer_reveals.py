@@ -69,9 +69,9 @@ _SO = rf"(?:(?:so|thus|hence|therefore|then)\b,?{_GAP})?"
 _MODAL = rf"(?:(?:must|should|would|will|can|has\sto|have\sto|ought\sto){_GAP})?"
 _IT = rf"(?:{_SO}(?:it|that|this|which|you|we){_GAP}{_MODAL})?"
 _JOINS = (
-    r"(?:equals?|equalling|(?:(?:is|are|be)\s)?equal(?:\sto)?|giv(?:es?|ing)|mak(?:es?|ing)|yield(?:s|ing)?"
+    r"(?:equals?|equalling|(?:(?:is|are|be)\s)?equal(?:\sto)?|giv(?:es?|ing)(?:\s(?:you|us))?|mak(?:es?|ing)|yield(?:s|ing)?"
     r"|g[eo]t(?:s|ting)?|obtain(?:s|ing)?|becomes?|com(?:es?|ing)\s(?:out\s)?(?:to|as|at)|amounts?\sto|totals?"
-    r"|results?\sin|(?:turns?|works?)\sout\s(?:to\sbe|to|as|at)|(?:evaluates?|simplifies|reduces)\sto|leav(?:es?|ing)"
+    r"|result(?:s|ing)?\sin|lead(?:s|ing)?\sto|i\.e\.,?|(?:turns?|works?)\sout\s(?:to\sbe|to|as|at)|(?:evaluates?|simplifies|reduces)\sto|leav(?:es?|ing)"
     r"|is|are|was|were|be)"
 )
 _CALLED = (
@@ -86,7 +86,7 @@ _LINE_START = r"(?:\A|(?<=[.!?:。؟]\s)|(?<=[\n。]))"
 
 _EQUALS = re.compile(
     r"\s?(?<![<>!≠])(?:(?P<equal>[=≈≅≃≒≡])|[~∼]|\\(?:approx|simeq|cong|equiv)\b)"
-    rf"\s{{0,8}}{_RESULT}"
+    rf"\s{{0,8}}\+?{_RESULT}"
 )
 
 _CLAIMS = (
@@ -112,7 +112,10 @@ _SAYINGS = (
     # Behind the arrow of a reaction stands a coefficient.
     re.compile(rf"\s?(?:[→⇒⟹]|[=-]>|\\(?:to|[rR]ightarrow)\b)\s{{0,8}}{_RESULT}(?=\s{{0,2}}{_STOP})"),
     re.compile(rf"(?<=\w)\s?:\s{{1,4}}{_RESULT}(?=\s{{0,2}}(?:[.;!?)。]|\n|\Z))", re.IGNORECASE),
-    re.compile(rf"\s?{_LINE_START}{_RESULT}[.!。]?(?=\s{{0,4}}(?:\n|\Z))", re.IGNORECASE),
+    re.compile(
+        rf"\s?{_LINE_START}(?:(?:the\s)?(?:final\s)?(?:answer|result)\s)?{_RESULT}[.!。]?(?=\s{{0,4}}(?:\n|\Z))",
+        re.IGNORECASE,
+    ),
     re.compile(
         rf"\s?\b(?:so|thus|hence|therefore)\b,?{_GAP}{_RESULT}(?=\s{{0,2}}[.;!?)]|\Z|\s(?:because|since)\b)", re.I
     ),

@@ -11,7 +11,7 @@ from shared.method.sanitizing import shadow
 
 _GROUP_MARKS = (",", "['’]", "_", " ")  # a blank of any width is a plain one in the shadow
 _GROUPS = "|".join(f"(?:{mark}[0-9]{{3}})+" for mark in _GROUP_MARKS)
-DIGITS = rf"(?:[0-9]{{1,3}}(?:{_GROUPS})(?![0-9])|[0-9]+)"
+DIGITS = rf"(?>[0-9]{{1,3}}(?:{_GROUPS})(?![0-9])|[0-9]+)"
 """Digits alone, in groups or not."""
 
 INTEGER_TEXT = rf"[-−–]?{DIGITS}(?:\.0+)?(?:[eE]\+?[0-9]{{1,2}})?"

@@ -125,10 +125,10 @@ def _joins_words(dash: _Token, before: _Token | None, behind: _Token | None) -> 
 
 
 def _primes(tokens: list[_Token]) -> Iterator[int]:
-    """Positions of primes, as in `f''`, `5'` and `(fg)'`: behind a letter or a number, and closing no quotation."""
+    """Where primes and stars are, as in `f''`, `5'`, `(fg)'` and `π*`: behind letters or numbers, closing nothing."""
     opened: set[str] = set()
     for at, token in enumerate(tokens):
-        if token.text[0] != "'":
+        if token.text[0] not in "'*" or (token.text == "*" and token.glued_left == token.glued_right):
             continue
         if token.glued_left and token.text in opened:
             opened.discard(token.text)
