@@ -35,6 +35,7 @@ _SENTENCE_END = ".!?:\n。।؟"
 _COMMAS = ",;、،"
 _STOPS = frozenset(".,;:!?。、।؟،")
 _PUNCTUATION = re.compile(r"[ \t]*[.,;:!?。、।؟،]{1,3}")
+_FULL_STOP = re.compile(r"[ \t]*[.!?。।؟]{1,3}")
 _BLANKS = re.compile(r"\s+")
 
 
@@ -127,16 +128,31 @@ def _reveals(text: str) -> list[Span]:
     return _joined(seen, [_with_its_punctuation(seen, start, end) for start, end in spans])
 
 
+def with_its_stop(text: str, start: int, end: int) -> Span:
+    """The span, with its full stop if it is a whole sentence."""
+    if _begins_sentence(text, _behind_blanks(text, start)):
+        return start, _matched_end(_FULL_STOP, text, end)
+    return start, end
+
+
 def _with_its_punctuation(text: str, start: int, end: int) -> Span:
     """A whole sentence takes its full stop along; a clause takes the blank or comma before the stop it leaves."""
-    ahead = start
-    while ahead and text[ahead - 1] in " \t":
-        ahead -= 1
-    if ahead == 0 or text[ahead - 1] in _SENTENCE_END:
+    ahead = _behind_blanks(text, start)
+    if _begins_sentence(text, ahead):
         return start, _matched_end(_PUNCTUATION, text, end)
     if text[end : end + 1] in _STOPS:
         return ahead - (text[ahead - 1] in _COMMAS), end
     return start, end
+
+
+def _behind_blanks(text: str, at: int) -> int:
+    while at and text[at - 1] in " \t":
+        at -= 1
+    return at
+
+
+def _begins_sentence(text: str, at: int) -> bool:
+    return at == 0 or text[at - 1] in _SENTENCE_END
 
 
 def _joined(text: str, spans: list[Span]) -> list[Span]:

@@ -201,6 +201,22 @@ HOSTILE += [
     "정답은 ",
     "सही उत्तर ",
 ]
+HOSTILE += [
+    "ans. ",
+    "only option ",
+    "only A ",
+    "####",
+    "#### A",
+    "A\n",
+    "A ✓",
+    "A (",
+    "so ",
+    "it's ",
+    "leaves only ",
+    "С ",
+    "🅒",
+]
+HOSTILE += ["la correcta es ", "c'est donc ", "solo la B ", "es la ", "因此是", "だけ", "따라서 ", "только В "]
 HOSTILE += ["die dritte option ", "$$", "Bが", "it must be ", "the third option "]
 
 
