@@ -136,6 +136,13 @@ class ErrorResponse(Contract):
     error: ErrorBody
 
 
+class Readiness(Contract):
+    """What /readyz answers: 200 without a reason, 503 with one."""
+
+    status: Literal["ready", "not ready"]
+    reason: str | None = None
+
+
 class LoginLink(Contract):
     """A path of the inspector that begins one browser session, once, within `expires_s` seconds.
 
