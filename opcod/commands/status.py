@@ -1,6 +1,5 @@
 """`opcod status`: what is up, where, and how the run goes."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
@@ -104,7 +103,7 @@ def _urls(deployment: Deployment) -> dict[str, str]:
     return {endpoint.name: endpoint.url for endpoint in others if endpoint is not None} | students
 
 
-def _trainers(deployment: Deployment) -> Mapping[str, str | None]:
+def _trainers(deployment: Deployment) -> dict[str, str | None]:
     """Why each trainer could not take a batch now, or None. Nobody asks them, so they have no URL: their heartbeats
     say it, and none of them while Redis is away."""
     names = [name for name in deployment.services() if name.startswith("trainer-")]
