@@ -10,8 +10,11 @@ import pytest
 import typer
 
 from opcod.commands.status import ANSWER_S, StatusView, status
-from opcod.local.deployment import Deployment, Endpoint, ensure_key, run_lock
+from opcod.local.deployment import Deployment, Endpoint, ensure_key, live_deployment, run_lock
+from opcod.local.launcher import Launcher
 from shared.config.loading import to_toml
+from shared.config.settings import Paths
+from shared.errors import StoppedError, UnavailableError
 from shared.http.app import create_app
 from tests.fakes.access import PLENTY
 from tests.fakes.deployment import scripted_settings
@@ -56,3 +59,25 @@ def test_all_are_asked_at_once_and_those_without_an_answer_are_named(
     assert {view.reasons[name] for name in ("inspector", "student-a", "student-b")} == {f"no answer in {ANSWER_S:g} s"}
     assert f"redis at redis://{redis} did not answer" in view.reasons["trainer-a"]
     assert took_s < 2 * ANSWER_S, "one after the other they take five times as long"
+
+
+def test_a_start_forgets_where_the_services_of_the_one_before_were(tmp_path: Path) -> None:
+    paths, settings = Paths(runs_dir=tmp_path, run=RUN, cache_dir=tmp_path / "cache"), scripted_settings()
+    paths.run_dir.mkdir()
+    Deployment(
+        run=RUN,
+        run_dir=paths.run_dir,
+        mode="run",
+        key_file=paths.run_dir / "key",
+        redis_url="redis://127.0.0.1:1",
+        broker=Endpoint(name="broker", url="http://127.0.0.1:1"),
+    ).save()
+    launcher = Launcher(paths, settings, "run", stopped=lambda: True)
+    with run_lock(paths.run_dir):
+        try:
+            with pytest.raises(StoppedError):
+                launcher.start(lambda _: None)
+        finally:
+            launcher.stop()
+        with pytest.raises(UnavailableError, match="run r1 is not up yet"):
+            live_deployment(tmp_path)
