@@ -14,6 +14,7 @@ from opcod.local.launcher import Launcher
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
 from opcod.prepare.preparing import prepare_models, served_settings
 from opcod.talk.client import Client, body_of
+from opcod.talk.text import indented
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.http import Advised, Answered, AskRequest, AskResponse, Revised, Stage
 from shared.errors import StoppedError, UnavailableError
@@ -55,10 +56,10 @@ def ask(
 def stage_lines(stage: Stage) -> list[str]:
     """A stage as a person reads it."""
     if not isinstance(stage, Advised):
-        return [f"{stage.heading}:", f"  {stage.text.strip()}"]
-    lines = [f"{stage.heading}:", f"  {stage.raw.strip() or '(nothing)'}"]
+        return [f"{stage.heading}:", indented(stage.text)]
+    lines = [f"{stage.heading}:", indented(stage.raw.strip() or "(nothing)")]
     if stage.delivered is not None and stage.delivered.strip() != stage.raw.strip():
-        lines += ["passed on as:", f"  {stage.delivered.strip()}"]
+        lines += ["passed on as:", indented(stage.delivered)]
     return lines
 
 

@@ -28,7 +28,7 @@ from opcod.prepare.preparing import create_run, kept_settings, new_run_name, pre
 from opcod.prepare.problem_manifest import pin_problems
 from opcod.report.text import print_report
 from opcod.report.writing import Timeline, write_report
-from opcod.talk.client import end_pause, page_address
+from opcod.talk.client import end_pause, page_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import RunState, Status
@@ -84,7 +84,7 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
         try:
             with timeline.stage("starting services"):
                 deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
-            console.print(f"watch it: {page_address(deployment)}", highlight=False, soft_wrap=True)
+            console.print(f"watch it: {page_of(deployment)}", highlight=False, soft_wrap=True)
             reason = end_pause(deployment) if resumed else None
             if reason is not None:
                 console.print(f"the run was paused: {reason}; going on", highlight=False)

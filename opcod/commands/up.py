@@ -19,7 +19,7 @@ from opcod.options import (
     RunsDir,
 )
 from opcod.prepare.preparing import prepare_models, served_settings
-from opcod.talk.client import page_address
+from opcod.talk.client import page_of
 
 POLL_S = 1.0
 
@@ -49,7 +49,7 @@ def up(
             deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
             assert deployment.broker is not None
             console.print(f"run {paths.run} is up: {deployment.broker.url}; stop with Ctrl-C", highlight=False)
-            console.print(f"its page: {page_address(deployment)}", highlight=False, soft_wrap=True)
+            console.print(f"its page: {page_of(deployment)}", highlight=False, soft_wrap=True)
             while not interrupted():
                 for name in launcher.watch():
                     console.print(f"{name} ended and was started again", highlight=False)

@@ -7,7 +7,7 @@ Going on with a run that stood: who resumes a paused run has dealt with the reas
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import httpx2
 from httpx2 import EventSource
@@ -31,11 +31,12 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class Client:
-    """Requests to the broker and the inspector of one deployment. timeout_s: without a sign of life from them."""
+    """Requests to the broker and the inspector of one deployment. timeout_s: without a sign of life from them; by
+    default longer than they take for any answer."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, timeout_s: float | None = None) -> None:
         self._deployment = deployment
-        self.timeout_s = deployment.settings().serving.request_timeout_s + MARGIN_S
+        self.timeout_s = timeout_s or deployment.settings().serving.request_timeout_s + MARGIN_S
         self._http = client(self.timeout_s, bearer(deployment.key()))
 
     @property
@@ -112,7 +113,17 @@ def body_of(kind: type[Body], arguments: Sequence[str], /, **given: object) -> B
 TIMEOUT_S = 5.0
 
 
-def page_address(deployment: Deployment) -> str | None:
+class Page(NamedTuple):
+    """The inspector's page. logs_in: whether its address is a link that logs a browser in, once."""
+
+    address: str
+    logs_in: bool
+
+    def __str__(self) -> str:
+        return self.address if self.logs_in else f"{self.address} (it asks for a key: `opcod status --json` shows one)"
+
+
+def page_of(deployment: Deployment, timeout_s: float = TIMEOUT_S) -> Page | None:
     """With a login link while the inspector answers, plain otherwise: nobody should wait or fail for it. None while no
     inspector is up.
 
@@ -122,12 +133,12 @@ def page_address(deployment: Deployment) -> str | None:
         return None
     url = deployment.inspector.url
     try:
-        with client(TIMEOUT_S, bearer(deployment.key())) as http:
+        with client(timeout_s, bearer(deployment.key())) as http:
             answer = http.post(f"{url}/v1/login-link")
         link = LoginLink.model_validate_json(answer.content)
-        return (link.public_url or url) + link.path
+        return Page((link.public_url or url) + link.path, logs_in=True)
     except (httpx2.HTTPError, ValidationError):
-        return url
+        return Page(url, logs_in=False)
 
 
 DEADLINE_S = 30.0

@@ -10,7 +10,7 @@ def refuse_contradictions(settings: "RunSettings") -> None:
     """Raises ValueError naming the setting to change."""
     run, gate, students = settings.run, settings.gate, settings.students
     if sorted(students) != ["a", "b"]:
-        raise ValueError(f"students: expected a and b, got {sorted(students)}")
+        raise ValueError(f"students: expected a and b, got {', '.join(students) or 'none'}")
     if students["a"].domain == students["b"].domain:
         raise ValueError("students: a and b need different domains; each tutors in its own")
     for name, student in sorted(students.items()):

@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from shared.config.settings import RunSettings, StudentSection
+from shared.config.settings import STUDENTS, RunSettings, StudentSection
 from shared.errors import ConfigError
 from shared.files.text import read_text
 
@@ -138,6 +138,10 @@ def _apply(tree: Tree, override: str) -> None:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"{path}: {key!r} is a value, not a section")
+    if not text.strip():
+        raise ConfigError(
+            f"{path.strip()}: expected a value, got an empty one; a setting that may have none takes `none`"
+        )
     tree[keys[-1]] = _parse_value(text.strip())
 
 
@@ -156,15 +160,19 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         known = _fields_at(path[:-1])
         return f"unknown key {name}{nearest(path[-1], known)}; there are: {', '.join(known)}"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{name}: expected a section with the keys {', '.join(_fields_at(path))}, got {error['input']!r}"
+    message = str(error["msg"]).removeprefix("Value error, ").replace("String should have", "expected")
     if error["type"] in ("missing", "value_error") or isinstance(error["input"], dict):
         return f"{name}: {message}"
     return f"{name}: {message}, got {error['input']!r}"
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:
-    """Names of the settings in the section at `path`; `students.a` is a StudentSection."""
+    """Names of what is in the section at `path`; `students.a` is a StudentSection."""
     section: type[BaseModel] = RunSettings
+    if list(path) == ["students"]:
+        return list(STUDENTS)
     if path and path[0] == "students":
         section, path = StudentSection, path[2:]
     for name in path:

@@ -7,7 +7,7 @@ the paper's (arXiv 2606.14368, Table 4 and appendix D) unless the field says oth
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared.config.alarms import AlarmsSection
 from shared.config.combinations import refuse_contradictions
@@ -246,6 +246,14 @@ class RunSettings(Section):
     bus: BusSection = BusSection()
     retention: RetentionSection = RetentionSection()
     resources: ResourcesSection = ResourcesSection()
+
+    @field_validator("students", mode="before")
+    @classmethod
+    def _named(cls, students: object) -> object:
+        """Before anything is asked of one that there cannot be."""
+        if isinstance(students, dict) and not students.keys() <= set(STUDENTS):
+            raise ValueError(f"expected {' and '.join(STUDENTS)}, got {', '.join(map(str, students))}")
+        return students
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunSettings":

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
+from shared.contracts.http import Readiness
 from shared.errors import ConfigError, FencedError, OpcodError, RequestError, UnavailableError
 from shared.http.access import AccessKeys, Limits, Scope
 from shared.http.addresses import is_loopback
@@ -49,9 +50,8 @@ def create_app(
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> JSONResponse:
         reason = ready()
-        if reason is None:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
+        answer = Readiness(status="ready" if reason is None else "not ready", reason=reason)
+        return JSONResponse(answer.model_dump(exclude_none=True), 200 if reason is None else 503)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

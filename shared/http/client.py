@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx2
 from pydantic import ValidationError
 
-from shared.contracts.http import ErrorResponse
+from shared.contracts.http import ErrorResponse, Readiness
 from shared.errors import NotFoundError, OpcodError, RequestError, UnavailableError
 
 MAX_REASON_CHARS = 500
@@ -67,13 +67,21 @@ def reason(answer: httpx2.Response) -> str:
 
 
 def not_ready(url: str, timeout_s: float) -> str | None:
-    """Why the service at `url` is not ready, or None."""
+    """Why the service at `url` is not ready, in its own words, or None."""
     try:
         with client(timeout_s) as http:
             answer = http.get(f"{url}/readyz")
+    except httpx2.TimeoutException:
+        return f"no answer in {timeout_s:g} s"
     except httpx2.HTTPError as error:
-        return repr(error)
-    return None if answer.status_code == 200 else answer.text
+        return f"no answer: {error!r}"
+    if answer.status_code == 200:
+        return None
+    try:
+        said = Readiness.model_validate_json(answer.content).reason
+    except ValidationError:
+        said = None
+    return said or f"{answer.status_code} {answer.text[:MAX_REASON_CHARS]}"
 
 
 def _error(answer: httpx2.Response) -> tuple[str, str | None, str | None]:

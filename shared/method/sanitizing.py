@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from shared.method.redaction import Draft, Removal, Span, between, merged
 from shared.method.reveals import revealing_spans
-from shared.method.thinking import IN_FEEDBACK, NATIVE, thinking_spans
+from shared.method.thinking import thinking_spans
 
 MAX_PASSES = 3
 """Removing one thing may put together another. A text that still is not clean after this many passes was built
@@ -82,12 +82,12 @@ def neutralise_control_tokens(text: str) -> str:
 
 
 def strip_thinking(text: str) -> str:
-    """The text without the hidden reasoning of its model, such as `<think>` blocks (`thinking.NATIVE`).
+    """The text without the hidden reasoning of its model, such as `<think>` blocks (`shared.method.thinking`).
 
     An unclosed block swallows the rest; a closing tag without an opening one swallows what came before it, since
     some chat templates open the block inside the prompt. A text without such tags comes back unchanged.
     """
-    spans = _joined(text, thinking_spans(shadow(text), NATIVE))
+    spans = _joined(text, thinking_spans(shadow(text), in_feedback=False))
     return "".join(text[start:end] for start, end in between(spans, len(text)))
 
 
@@ -115,7 +115,7 @@ def _invisible(text: str) -> list[Span]:
 
 
 def _thinking(text: str) -> list[Span]:
-    return _joined(text, thinking_spans(shadow(text), IN_FEEDBACK))
+    return _joined(text, thinking_spans(shadow(text), in_feedback=True))
 
 
 def _control_tokens(text: str) -> list[Span]:

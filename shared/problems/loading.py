@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.config.settings import RunSettings
+from shared.contracts.messages import Worded
 from shared.errors import MAX_SHOWN_CHARS, ConfigError, ProblemSetError, shown
 from shared.problems import sciknoweval, sciknoweval_rows
 from shared.problems.formats import ProblemFormat, format_named, format_names
@@ -34,10 +35,10 @@ class ProblemRow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    id: str = Field(min_length=1, max_length=200)
-    domain: str = Field(min_length=1, max_length=200)
-    question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
+    id: Worded = Field(max_length=200)
+    domain: Worded = Field(max_length=200)
+    question: Worded
+    answer: Worded
     kind: str = ""
     solution: str | None = None
     system: str | None = None

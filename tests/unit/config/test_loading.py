@@ -135,7 +135,7 @@ def test_the_papers_runs_have_the_papers_settings(
 
 
 @given(
-    source=st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+    source=st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20),
     tau=st.floats(0, allow_infinity=False, allow_nan=False),
     top_k=st.one_of(st.integers(1, 10**9), st.just("all")),
 )
@@ -156,7 +156,14 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("gate.tua=1", ["unknown key gate.tua", "did you mean 'tau'?"]),
         ("gait.tau=1", ["unknown key gait", "did you mean 'gate'?"]),
         ("students.a.modell=x", ["unknown key students.a.modell", "did you mean 'model'?"]),
-        ("students.c.domain=biology", ["expected a and b, got ['a', 'b', 'c']"]),
+        ("students.c.domain=biology", ["students: expected a and b, got a, b, c"]),
+        ("students.c.model=x", ["students: expected a and b, got a, b, c"]),
+        ("students.c.modle=x", ["students: expected a and b, got a, b, c"]),
+        ("students.a=3", ["students.a: expected a section with the keys chat_template, domain", "got 3"]),
+        ("problems.source=", ["problems.source: expected a value, got an empty one", "`none`"]),
+        ("gate.tau=  ", ["gate.tau: expected a value, got an empty one"]),
+        ('problems.source=""', ["problems.source: expected at least 1 character, got ''"]),
+        ('serving.host=""', ["serving.host: expected at least 1 character, got ''"]),
         ("gate.tau.x=1", ["'tau' is a value, not a section"]),
         ("grpo.dual_clip=1", ["grpo.dual_clip", "greater than 1"]),
         ("gate.mode=sometimes", ["gate.mode", "'cognizance', 'always', 'never' or 'domain_selective'"]),

@@ -1,5 +1,7 @@
 """What another service's answer is to us: an error that says what to do, however it was refused."""
 
+import socket
+
 import httpx2
 import pytest
 from fastapi import FastAPI
@@ -7,7 +9,9 @@ from fastapi.responses import JSONResponse, RedirectResponse
 
 from shared.contracts.http import ErrorBody, ErrorResponse
 from shared.errors import NotFoundError, OpcodError, RequestError, UnavailableError
+from shared.http.app import create_app
 from shared.http.client import answering, client, not_ready, reason, refusal
+from tests.fakes.access import PLENTY
 from tests.fakes.listening import listening
 
 
@@ -62,6 +66,13 @@ def test_ready_is_what_a_service_itself_says_and_nothing_that_it_leads_to() -> N
         app.get("/moved/readyz")(lambda: RedirectResponse(f"{there}/readyz"))
         with listening(app) as here:
             assert not_ready(there, 5.0) is None
-            assert not_ready(f"{here}/busy", 5.0) == '"loading"'
+            assert not_ready(f"{here}/busy", 5.0) == '503 "loading"'
             assert not_ready(f"{here}/moved", 5.0) is not None
-    assert "ConnectError" in str(not_ready("http://127.0.0.1:1", 1.0))
+    assert "no answer: ConnectError" in str(not_ready("http://127.0.0.1:1", 1.0))
+
+
+def test_a_service_says_itself_why_it_is_not_ready_and_one_that_says_nothing_is_not_waited_for() -> None:
+    with listening(create_app("it", ready=lambda: "the engine is starting", keys=None, limits=PLENTY)) as url:
+        assert not_ready(url, 5.0) == "the engine is starting"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert not_ready(f"http://127.0.0.1:{silent.getsockname()[1]}", 0.2) == "no answer in 0.2 s"

@@ -48,6 +48,10 @@ PIECES = [
     "`",
     "<think>",
     "</think>",
+    "<reasoning>",
+    "</reasoning>",
+    "```",
+    "thinking\n",
     "<concept>",
     "</concept>",
     "<|",
@@ -189,6 +193,16 @@ def growth(work: Callable[[str], object], unit: str, repeats: int = 1500, factor
 
 
 HOSTILE = ["[THINK]", "</thought>", "<think a=", "◁think▷", "<|channel|>analysis", "assistantfinal", "＜", "analysisA"]
+HOSTILE += [
+    "<reason",
+    "\n<analysis>",
+    "&lt;think",
+    "<|think_",
+    "```thinking\n",
+    "\n```",
+    "Here is my response:",
+    "       <cot>",
+]
 HOSTILE += [
     "\\boxed{",
     "\\boxed{B}",
