@@ -9,6 +9,13 @@ from pathlib import Path
 from shared.errors import ConfigError
 
 
+def is_plain(text: str) -> bool:
+    """Whether files, arguments and addresses can hold it: there is no NUL in it, and UTF-8 can write it. Bytes of a
+    shell that are no UTF-8 come as lone surrogates.
+    """
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
+
+
 def read_text(path: Path, what: str) -> str:
     """The file's text; what: it is expected to hold. Raises ConfigError."""
     try:
