@@ -15,6 +15,7 @@ from opcod.local.processes import ProcessSpec, Supervisor, log_tail
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.errors import StoppedError, UnavailableError
+from shared.files.text import expanded
 from shared.http.client import not_ready
 
 READY_TIMEOUT_S = 300.0
@@ -118,7 +119,7 @@ class Launcher:
 
     def _password_file(self) -> Path | None:
         file = self._settings.bus.password_file
-        return None if file is None else file.expanduser().resolve()
+        return None if file is None else expanded(file).resolve()
 
     def _workers(self) -> list[str]:
         return [name for name in services_of(self._settings, self._mode) if name != "broker"]

@@ -6,7 +6,7 @@ What always holds: a run goes on with those problems or not at all.
 from pydantic import ValidationError
 
 from shared.config.settings import Paths, RunSettings
-from shared.errors import ConfigError
+from shared.errors import ConfigError, reason
 from shared.files.store import atomic_write
 from shared.problems.loading import load_problems
 from shared.problems.manifest import ProblemSetManifest, manifest
@@ -41,7 +41,7 @@ def read_manifest(paths: Paths) -> ProblemSetManifest | None:
     try:
         return ProblemSetManifest.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise ConfigError(f"expected the manifest of the run's problems in {file}: {error}") from error
+        raise ConfigError(f"expected the manifest of the run's problems in {file}: {reason(error)}") from error
 
 
 def _changes(pinned: ProblemSetManifest, found: ProblemSetManifest) -> list[str]:

@@ -7,7 +7,7 @@ Going on with a run that stood: who resumes a paused run has dealt with the reas
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import httpx2
 from httpx2 import EventSource
@@ -18,7 +18,7 @@ from shared.contracts.acting import Accepted
 from shared.contracts.http import ErrorResponse, LoginLink
 from shared.contracts.run import RunState
 from shared.errors import ConfigError, OpcodError, UnavailableError
-from shared.http.client import answering, bearer, client, refusal
+from shared.http.client import answering, bearer, client, parsed, refusal
 
 MARGIN_S = 60.0
 """On top of what a service takes for one answer, so that its own refusal arrives."""
@@ -44,7 +44,7 @@ class Client:
         return self._deployment.run
 
     def broker(self, method: str, path: str, answer: type[Answer], body: BaseModel | None = None) -> Answer:
-        return answer.model_validate(self._request(method, self._broker_url() + path, body))
+        return self._request(method, self._broker_url() + path, answer, body)
 
     def broker_events(self, path: str, body: BaseModel) -> Iterator[httpx2.ServerSentEvent]:
         """Post to the broker and get its answer event by event, as they come."""
@@ -56,11 +56,12 @@ class Client:
                 raise refusal(url, response)
             for event in EventSource(response):
                 if event.event == "error":
-                    raise OpcodError(f"{url} broke off: {ErrorResponse.model_validate_json(event.data).error.message}")
+                    broken = parsed(url, ErrorResponse.model_validate_json, event.data)
+                    raise OpcodError(f"{url} broke off: {broken.error.message}")
                 yield event
 
     def inspector(self, path: str, answer: type[Answer], params: dict[str, str]) -> Answer:
-        return answer.model_validate(self._request("GET", self._inspector_url() + path, None, params))
+        return self._request("GET", self._inspector_url() + path, answer, None, params)
 
     def inspector_bytes(self, path: str, params: dict[str, str]) -> Iterator[bytes]:
         """The body of an answer, piece by piece."""
@@ -84,13 +85,15 @@ class Client:
             raise UnavailableError(f"run {self._deployment.run} has no inspector up")
         return self._deployment.inspector.url
 
-    def _request(self, method: str, url: str, body: BaseModel | None, params: dict[str, str] | None = None) -> Any:
+    def _request(
+        self, method: str, url: str, answer: type[Answer], body: BaseModel | None, params: dict[str, str] | None = None
+    ) -> Answer:
         json = body.model_dump(mode="json", exclude_none=True) if body is not None else None
         with answering(url):
             response = self._http.request(method, url, json=json, params=params)
         if response.status_code >= 400:
             raise refusal(url, response)
-        return response.json()
+        return parsed(url, answer.model_validate_json, response.content)
 
 
 def body_of(kind: type[Body], arguments: Sequence[str], /, **given: object) -> Body:

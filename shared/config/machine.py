@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from shared.bus.redis_url import names_password, with_password
 from shared.config.section import Positive, Section
 from shared.errors import ConfigError
+from shared.files.text import expanded
 
 
 def _without_password(url: object) -> object:
@@ -49,7 +50,7 @@ class BusSection(Section):
         """`url` with the password of the file, if one is named. Raises ConfigError if that cannot be read."""
         if self.url is None or self.password_file is None:
             return self.url
-        return with_password(self.url, self.password_file.expanduser())
+        return with_password(self.url, expanded(self.password_file))
 
 
 class ResourcesSection(Section):

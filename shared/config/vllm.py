@@ -3,10 +3,13 @@
 import os
 import re
 
+import httpx2
 from pydantic import Field, field_validator
 
 from shared.config.section import OpenUrl, Positive, Section, Share
+from shared.errors import reason, shown
 
+MAX_PORT = 65535
 MAX_SOCKET_BYTES = 107
 """Of the path of a unix socket; the system takes no longer one."""
 
@@ -39,9 +42,11 @@ class VllmSection(Section):
 
     @field_validator("url")
     @classmethod
-    def _socket_fits(cls, url: str | None) -> str | None:
+    def _can_be_asked(cls, url: str | None) -> str | None:
         if url is not None and url.startswith("unix:"):
             require_short(url.removeprefix("unix:"))
+        elif url is not None:
+            _require_place(url)
         return url
 
     @field_validator("arguments")
@@ -67,6 +72,17 @@ class VllmSection(Section):
     def gpus(self) -> int:
         """How many GPUs the server takes where it runs on GPUs."""
         return self.tensor_parallel_size * self.data_parallel_size
+
+
+def _require_place(url: str) -> None:
+    """Raises ValueError if HTTP cannot be spoken there: the client that will be asked says so."""
+    try:
+        found = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise ValueError(f"expected a URL such as http://127.0.0.1:8000: {reason(error)}") from error
+    off_range = found.port is not None and not 0 < found.port <= MAX_PORT
+    if not found.host or off_range or found.query or found.fragment:
+        raise ValueError(f"expected host and port alone, such as http://127.0.0.1:8000, got {shown(url)}")
 
 
 def require_short(socket: str) -> None:

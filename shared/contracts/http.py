@@ -1,8 +1,8 @@
 """Bodies of the HTTP APIs of students and broker that are not OpenAI's."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from shared.contracts.messages import Contract, Worded
 from shared.contracts.openai import Usage
@@ -85,6 +85,9 @@ class Revised(Contract):
 
 
 Stage = Answered | Advised | Revised
+STAGE: TypeAdapter[Stage] = TypeAdapter(Annotated[Stage, Field(discriminator="stage")])
+STAGES = ("answer", "feedback", "revised")
+"""Names of the events that tell them."""
 
 
 class Exchange(Contract):

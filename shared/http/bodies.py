@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails, from_json
 from shared.http.guard import error_response
 
 MAX_SHOWN_CHARS = 60
-"""Of a value that a refusal repeats."""
+"""Of a value or a name that a refusal repeats."""
 
 CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
 
@@ -87,7 +87,7 @@ def invalid_response(status: int, error: RequestValidationError) -> JSONResponse
     place, *path = first["loc"]
     if place == "body":
         path = _as_written(path, error.body, missing=first["type"] == "missing")
-    if param := ".".join(map(str, path)):
+    if param := ".".join(str(step)[:MAX_SHOWN_CHARS] for step in path):
         return error_response(status, f"{param}: {message}", "invalid_request_error", param, code)
     if first["type"] != "value_error":
         return error_response(status, f"{place}: {message}", "invalid_request_error", None, code)

@@ -5,14 +5,17 @@ What always holds: neither the environment's proxies nor a redirect leads anywhe
 
 import functools
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import httpx2
 from pydantic import ValidationError
 
 from shared.contracts.http import ErrorResponse, Readiness
-from shared.errors import NotFoundError, OpcodError, RequestError, UnavailableError
+from shared.errors import NotFoundError, OpcodError, RequestError, UnavailableError, reason
+
+Answer = TypeVar("Answer")
 
 MAX_REASON_CHARS = 500
 
@@ -61,7 +64,18 @@ def refusal(who: str, answer: httpx2.Response, *, passed_on: bool = False) -> Op
             return OpcodError(f"{who} answered {status}: {said}")
 
 
-def reason(answer: httpx2.Response) -> str:
+def parsed(who: str, parse: Callable[[bytes | str], Answer], data: bytes | str) -> Answer:
+    """What `who` answered, in the shape that was asked for. Raises OpcodError if it is of another."""
+    try:
+        return parse(data)
+    except ValidationError as error:
+        raise OpcodError(
+            f"{who} answered something else than was asked for ({reason(error)}); run both from the same version of "
+            "opcod"
+        ) from error
+
+
+def words_of(answer: httpx2.Response) -> str:
     """What a service said with its refusal."""
     return _error(answer)[0]
 

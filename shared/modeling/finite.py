@@ -6,8 +6,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from shared.errors import ModelError
-from shared.modeling.directory import few, reason
+from shared.errors import ModelError, reason
+from shared.modeling.directory import few
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from shared.errors import ModelError
-from shared.modeling.directory import few, reason
+from shared.errors import ModelError, reason
+from shared.modeling.directory import few
 from shared.modeling.finite import file_tensors, require_finite
 
 MODEL_FILE = "model.safetensors"

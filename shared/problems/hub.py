@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared.errors import ConfigError, ProblemSetError, UnavailableError
+from shared.files.text import expanded
 
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -19,7 +20,7 @@ def dataset_directory(where: str, files: Sequence[str]) -> Path:
     Raises ConfigError for another `where`, ProblemSetError if a file is missing, UnavailableError if the hub does
     not answer.
     """
-    local = Path(where).expanduser()
+    local = expanded(where)
     if where and local.is_dir():
         return _complete(local, files, where)
     match = _HUB_ID.fullmatch(where)

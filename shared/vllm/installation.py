@@ -4,12 +4,14 @@ What always holds: nothing of vLLM runs in our process, and a version that this 
 name before anything is started.
 """
 
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.config.vllm import VllmSection
-from shared.errors import ConfigError
+from shared.errors import MAX_SHOWN_CHARS, ConfigError
+from shared.files.text import expanded
 
 OLDEST = (0, 32)
 """The first release that was tried: completions return token ids, and log-probs of chosen ids."""
@@ -39,7 +41,7 @@ class Installation:
 
 def find_installation(section: VllmSection) -> Installation:
     """Raises ConfigError if there is none, or its version is too old."""
-    python = PROJECT / Path(section.python).expanduser()  # an absolute path stays as it is
+    python = PROJECT / expanded(section.python)  # an absolute path stays as it is
     if not python.is_file():
         raise ConfigError(
             f"expected the interpreter of vLLM's environment at {python}, found none; `make vllm-cpu` makes one for "
@@ -59,7 +61,8 @@ def find_installation(section: VllmSection) -> Installation:
 
 def supported(version: str) -> str:
     """The version, if it is new enough. Raises ConfigError."""
-    parts = version.split(".")[:2]
-    if not all(part.isdecimal() for part in parts) or tuple(map(int, parts)) < OLDEST:
-        raise ConfigError(f"expected vLLM {'.'.join(map(str, OLDEST))} or newer, found {version}; upgrade it")
+    release = re.match(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])", version)
+    if release is None or (int(release[1]), int(release[2])) < OLDEST:
+        found = version[:MAX_SHOWN_CHARS]
+        raise ConfigError(f"expected vLLM {'.'.join(map(str, OLDEST))} or newer, found {found}; upgrade it")
     return version
