@@ -27,6 +27,8 @@ Tree = dict[str, Any]
 _NO_TOML = (ValueError, RecursionError)
 """Of what tomllib raises TOMLDecodeError is one; long numbers and deep nests are others."""
 
+_PLAIN_TEXT = "expected text in UTF-8 without NUL"
+
 _MAX_FAULTS = 8
 """That are told at once."""
 
@@ -117,7 +119,7 @@ def _refuse_unwritable(settings: RunSettings) -> None:
     for name, value in _flatten(settings.model_dump()).items():
         texts = (name, *(value if isinstance(value, tuple) else (value,)))
         if not all(is_plain(text) for text in texts if isinstance(text, str)):
-            raise ConfigError(f"{name[:MAX_SHOWN_CHARS]}: expected text in UTF-8 without NUL, got {shown(value)}")
+            raise ConfigError(f"{name[:MAX_SHOWN_CHARS]}: {_PLAIN_TEXT}, got {shown(value)}")
 
 
 def _preset_tree(preset: str) -> Tree:
@@ -184,6 +186,8 @@ def _explain(error: Any) -> str:
     if error["type"] in ("model_type", "dict_type"):
         return f"{name}: expected a section with the keys {', '.join(_fields_at(path))}, got {shown(error['input'])}"
     message = str(error["msg"]).removeprefix("Value error, ").replace("String should have", "expected")
+    if error["type"] == "string_unicode":
+        message = _PLAIN_TEXT
     if error["type"] in ("missing", "value_error") or isinstance(error["input"], dict):
         return f"{name}: {message}"
     return f"{name}: {message}, got {shown(error['input'])}"

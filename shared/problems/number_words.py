@@ -166,7 +166,7 @@ def _pattern(number: int) -> re.Pattern[str]:
 def spelled_spans(text: str, answer: str) -> Iterator[tuple[int, int]]:
     """Where the answer is spelled out, a minus among it (`minus 3`); nowhere if it is beyond `LAST` or `-LAST`.
 
-    answer: canonical, such as `12` or `-3`. Takes time linear in the text.
+    answer: canonical, such as `12` or `-3`, "" where nobody knows it. Takes time linear in the text.
     """
-    if len(answer) <= len(str(-LAST)) and abs(int(answer)) <= LAST:
+    if answer and len(answer) <= len(str(-LAST)) and abs(int(answer)) <= LAST:
         yield from (found.span() for found in _pattern(int(answer)).finditer(text))

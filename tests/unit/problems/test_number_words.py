@@ -59,6 +59,10 @@ def test_a_word_of_another_number_is_none(answer: str, word: str) -> None:
     assert found(answer, f"It is {word}.") == []
 
 
+def test_nothing_is_found_where_nobody_knows_the_answer_or_it_is_beyond_the_words() -> None:
+    assert [list(spelled_spans("twelve, 1000", answer)) for answer in ("", "1000", "-1000", "9" * 5000)] == [[]] * 4
+
+
 def test_every_language_has_a_row_with_a_word_for_each_number() -> None:
     assert list(NUMERALS) and set(NUMERALS) == {language.name for language in LANGUAGES}
     for numerals in NUMERALS.values():
