@@ -17,9 +17,8 @@ from services.student.http.api import StudentApi, student_routes
 from services.student.http.people import InteractiveQueue
 from services.student.weights.loader import WeightLoader
 from services.student.weights.versions import VersionKeeper
-from services.student.work.continuous import ContinuousWorker
+from services.student.work.calls import Running
 from services.student.work.jobs import JobIntake, Outbox, Room
-from services.student.work.running import Running
 from services.student.work.worker import EngineWorker
 from shared.bus.leases import LeaseKeeper
 from shared.bus.port import Bus
@@ -160,8 +159,7 @@ def build_worker(
         max_attempts=config.settings.bus.max_attempts,
         continuous=engine.continuous,
     )
-    worker = ContinuousWorker if engine.continuous else EngineWorker
-    return worker(
+    return EngineWorker(
         engine=engine,
         intake=intake,
         versions=versions,
