@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.student.config import StudentConfig, VllmEnvironment
-from services.student.engines.vllm.adapters import AdapterWeights
-from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs
 from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.full import FullWeights
@@ -21,7 +19,8 @@ from services.student.engines.vllm.health import Bounds
 from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.server import Server
 from services.student.engines.vllm.untied import Untied
-from services.student.engines.vllm.weights import Weights
+from services.student.engines.vllm.weights import AdapterWeights, Weights
+from services.student.engines.vllm.wire import ADAPTERS, FULL, Needs
 from shared.clock import SystemClock
 from shared.contracts.ids import seed_of
 from shared.modeling.full import tied_names

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.student.engines.port import EngineAwayError, RefusedError
-from services.student.engines.vllm.capabilities import Needs, require
 from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.health import Bounds, Condition, Health, Seen, after
 from services.student.engines.vllm.process import ServerProcess
+from services.student.engines.vllm.wire import Needs, require
 from shared.clock import Clock
 from shared.errors import ConfigError, OpcodError, UnavailableError
 

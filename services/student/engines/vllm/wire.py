@@ -1,9 +1,56 @@
-"""What vLLM's routes answer, as far as it is used; everything else in an answer is left alone."""
+"""What is used of vLLM's HTTP: what a server must be able to do, and what its routes answer. Pure.
+
+Everything else in an answer is left alone.
+"""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from shared.errors import ConfigError
+from shared.vllm.installation import supported
+
+ROUTES = ("/v1/completions", "/v1/models")
+FIELDS = ("seed", "stop_token_ids", "return_token_ids", "return_tokens_as_token_ids", "logprob_token_ids")
+"""Of a completion's request, beyond OpenAI's own."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the student uses of a server, and what a server has it with."""
+
+    routes: tuple[str, ...]
+    fields: tuple[str, ...]
+    started_with: str
+
+
+ADAPTERS = Needs(
+    (*ROUTES, "/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+    FIELDS,
+    "--enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",
+)
+FULL = Needs((*ROUTES, "/pause", "/resume", "/collective_rpc"), (*FIELDS, "cache_salt"), "VLLM_SERVER_DEV_MODE=1")
+
+
+def require(version: str, description: Mapping[str, Any], needs: Needs) -> str:
+    """The version, if everything that the student uses is there. Raises ConfigError naming what is missing.
+
+    description: the server's /openapi.json.
+    """
+    supported(version)
+    paths = description.get("paths", {})
+    missing = [route for route in needs.routes if route not in paths]
+    request = description.get("components", {}).get("schemas", {}).get("CompletionRequest", {})
+    missing += [f"`{name}` of a completion" for name in needs.fields if name not in request.get("properties", {})]
+    if missing:
+        raise ConfigError(
+            f"vLLM {version} lacks {', '.join(missing)}; it needs {needs.started_with} and a release that "
+            "docs/engines.md names"
+        )
+    return version
 
 
 def _number(value: object) -> object:
