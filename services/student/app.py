@@ -61,7 +61,8 @@ def serve(config: StudentConfig) -> int:
         deadline_s=config.settings.bus.deadline_s,
     )
     if config.environment.url_file is not None:
-        config.environment.url_file.unlink(missing_ok=True)  # of a process before this one: the heartbeat would tell it
+        # Of a process before this one: the heartbeat would tell its address.
+        config.environment.url_file.unlink(missing_ok=True)
     board, interactive = Board(clock), InteractiveQueue(bound=INTERACTIVE_BOUND)
     running, ended = Running(clock), threading.Event()
     service = Service("student")
@@ -120,6 +121,7 @@ def run_engine(
             )
             worker.run()
     finally:
+        # However the thread ends, nobody may wait for an answer that no thread will give.
         interactive.close()
         ended.set()
 
@@ -189,6 +191,7 @@ def build_engine(config: StudentConfig) -> Engine:
     if config.section.engine == "scripted":
         return _scripted(config)
     if config.section.engine == "vllm":
+        # Here and not above: torch takes seconds and hundreds of megabytes, which a scripted student must not need.
         from services.student.engines.vllm.build import build_vllm_engine
 
         return build_vllm_engine(config)

@@ -159,7 +159,9 @@ class EngineWorker:
         well = health.state in (EngineState.READY, EngineState.SUSPECT)
         self._board.engine_problem = None if well else health.detail
         if health.state is EngineState.DEAD:
-            raise EngineDeadError(f"the engine cannot go on: {health.detail}; restart this student")
+            error = EngineDeadError(f"the engine cannot go on: {health.detail}; restart this student")
+            _refuse(self._calls.inquiries, error)
+            raise error
         return health.state
 
     # Jobs ------------------------------------------------------------------------------------------------
@@ -278,8 +280,8 @@ class EngineWorker:
             if any(isinstance(result, Failure) for call in ended for result in call.results or ()):
                 self._check_health()
         except EngineDeadError as error:
+            # These are not under way any more, so the check has not told them.
             _refuse((question for call in ended for question in call.inquiries), error)
-            _refuse(self._calls.inquiries, error)
             raise
         for call in ended:
             self._hand_out(call)

@@ -3,19 +3,17 @@
 Adapters lie side by side on the server, each under a name that holds its checksum. Full weights are in `full.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from services.student.engines.port import EngineAwayError, RefusedError
+from services.student.engines.port import EngineAwayError, RefusedError, Unwanted
 from services.student.engines.vllm.server import Life
-from shared.errors import ModelError, OpcodError
+from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter
 from shared.modeling.checksums import file_checksum
-
-Unwanted = Callable[[], OpcodError | None]
 
 
 @dataclass(frozen=True)

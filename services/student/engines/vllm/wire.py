@@ -64,6 +64,7 @@ Logprob = Annotated[float, BeforeValidator(_number)]
 class Answer(BaseModel):
     """vLLM adds fields from release to release."""
 
+    # Unlike our own contracts, which forbid unknown fields.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 

@@ -12,7 +12,7 @@ import pytest
 from services.student.engines.port import EngineState, Generation, GenerationRequest
 from services.student.http.people import Inquiry
 from services.student.work.calls import EngineCalls, Running
-from services.student.work.worker import IDLE_S, MAX_TRIES
+from services.student.work.worker import IDLE_S, MAX_TRIES, EngineDeadError
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.envelope import Message
 from shared.contracts.ids import seed_of
@@ -223,6 +223,20 @@ def test_while_the_engine_is_away_nothing_is_taken_and_people_are_told(bench: Co
     assert bench.engine.loads[loads:] == ["a@v0"]
     bench.engine.state = EngineState.READY
     assert [done.job_id for done in bench.ended(1)] == [job.id]
+
+
+def test_people_under_way_are_told_of_an_engine_that_dies(bench: ContinuousBench) -> None:
+    bench.engine.dies_of_poison, bench.engine.hold = True, True
+    job = bench.broker.issue(ROLLOUT, 1, text=POISON)
+    running(bench, 1)
+    person = bench.ask(text=POISON)
+    running(bench, 2)
+    bench.engine.go.set()
+    with pytest.raises(EngineDeadError, match="the device is lost"):
+        bench.until(lambda: False)
+    with pytest.raises(EngineDeadError):
+        person.result(WAIT_S)
+    assert bench.came == [] and [held.job.id for held in bench.worker.intake.held] == [job.id]
 
 
 @pytest.mark.parametrize("state", [EngineState.AWAY, EngineState.SUSPECT])
