@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = _config(given.run_dir, given.cache_dir, asked.student)
     with closing(build_engine(config)) as engine:
         checksum = build_loader(config, engine).load(asked.version)
-        with given.answers.open("w", buffering=1, encoding="utf-8") as file:  # whoever waits counts the lines
+        # A line at a time: whoever waits counts them.
+        with given.answers.open("w", buffering=1, encoding="utf-8") as file:
             file.writelines(output.model_dump_json() + "\n" for output in answers(engine, asked))
     sys.stdout.write(json.dumps({"checksum": checksum}) + "\n")
     return 0
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def answers(engine: Engine, asked: Questions) -> Iterator[PromptOutput]:
     """The outputs, in the order of the questions; the version must be loaded."""
+    # Chunks depend on the questions and the slots alone, so that the same questions are batched, and rounded, alike.
     at_once = max(1, CALLS_OF_SLOTS * engine.slots // asked.samples)
     for first in range(0, len(asked.questions), at_once):
         chunk = asked.questions[first : first + at_once]

@@ -17,9 +17,8 @@ from services.student.http.api import StudentApi, student_routes
 from services.student.http.people import InteractiveQueue
 from services.student.weights.loader import WeightLoader
 from services.student.weights.versions import VersionKeeper
-from services.student.work.continuous import ContinuousWorker
+from services.student.work.calls import Running
 from services.student.work.jobs import JobIntake, Outbox, Room
-from services.student.work.running import Running
 from services.student.work.worker import EngineWorker
 from shared.bus.leases import LeaseKeeper
 from shared.bus.port import Bus
@@ -62,7 +61,8 @@ def serve(config: StudentConfig) -> int:
         deadline_s=config.settings.bus.deadline_s,
     )
     if config.environment.url_file is not None:
-        config.environment.url_file.unlink(missing_ok=True)  # of a process before this one: the heartbeat would tell it
+        # Of a process before this one: the heartbeat would tell its address.
+        config.environment.url_file.unlink(missing_ok=True)
     board, interactive = Board(clock), InteractiveQueue(bound=INTERACTIVE_BOUND)
     running, ended = Running(clock), threading.Event()
     service = Service("student")
@@ -121,6 +121,7 @@ def run_engine(
             )
             worker.run()
     finally:
+        # However the thread ends, nobody may wait for an answer that no thread will give.
         interactive.close()
         ended.set()
 
@@ -160,8 +161,7 @@ def build_worker(
         max_attempts=config.settings.bus.max_attempts,
         continuous=engine.continuous,
     )
-    worker = ContinuousWorker if engine.continuous else EngineWorker
-    return worker(
+    return EngineWorker(
         engine=engine,
         intake=intake,
         versions=versions,
@@ -191,6 +191,7 @@ def build_engine(config: StudentConfig) -> Engine:
     if config.section.engine == "scripted":
         return _scripted(config)
     if config.section.engine == "vllm":
+        # Here and not above: torch takes seconds and hundreds of megabytes, which a scripted student must not need.
         from services.student.engines.vllm.build import build_vllm_engine
 
         return build_vllm_engine(config)

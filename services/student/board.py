@@ -1,9 +1,7 @@
-"""What the other threads may know of the engine's thread: which versions it serves and whether it is well.
+"""What the other threads may know of the engine's thread, and the heartbeat that is made of it.
 
-What always holds: the engine's thread writes, everyone else reads whole immutable values, so nobody ever sees
-half of a swap.
-
-What this student says of itself in its heartbeat: where it answers, what it serves and how it is.
+What always holds: the engine's thread writes; everyone else reads whole immutable values, so nobody ever sees half of a
+swap.
 """
 
 import threading
@@ -60,11 +58,13 @@ class Board:
 
     def not_ready(self) -> str | None:
         """Why requests should go elsewhere, or None."""
+        # A process on its way out first, or a slow last batch would read as a fault.
         late_s = self._clock.monotonic_s() - self._expected_s
         if self.draining:
             return "draining"
         if late_s > 0:
             return f"the engine's loop is stuck: expected a sign of life {late_s:.0f} s ago"
+        # A stuck loop before everything else that it would have to tell: what it said last is out of date.
         if self.serving.live is None:
             return self.serving.problem or "no version is loaded yet"
         return self.engine_problem or self.bus_problem
@@ -80,7 +80,7 @@ class Board:
 
 
 def student_heartbeat(config: StudentConfig, board: Board, clock: Clock, stopping: threading.Event) -> Heartbeat:
-    """From `stopping` on it drains: nobody should send it more."""
+    """Where this student answers, what it serves and how it is. From `stopping` on it drains: nobody should ask it."""
     serving = board.serving
     return Heartbeat(
         service=f"student-{config.student}",

@@ -10,7 +10,8 @@ JOBS = Counter(
     ["kind", "outcome"],
 )
 for _kind in JobKind:
-    JOBS.labels(_kind.value, "exhausted")  # at 0 from the start: what appears at 1 shows no increase
+    # At 0 from the start: a series that appears at 1 shows no increase, and the alert on it would not fire.
+    JOBS.labels(_kind.value, "exhausted")
 TOKENS = Counter("opcod_student_output_tokens", "Tokens sampled, by what for.", ["kind"])
 BATCH_SECONDS = Histogram(
     "opcod_student_batch_seconds",

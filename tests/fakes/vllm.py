@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from services.student.engines.vllm.capabilities import ADAPTERS, Needs
+from services.student.engines.vllm.wire import ADAPTERS, Needs
 
 BASE = "base"
 LIMIT = 4096

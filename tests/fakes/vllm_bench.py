@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.student.engines.port import GenerationRequest
-from services.student.engines.vllm.capabilities import ADAPTERS, Needs
 from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.health import Bounds, Condition
 from services.student.engines.vllm.server import Server
+from services.student.engines.vllm.wire import ADAPTERS, Needs
 from shared.contracts.messages import ChatMessage, Sampling
 from tests.fakes.student import HandClock
 from tests.fakes.vllm import FakeVllm

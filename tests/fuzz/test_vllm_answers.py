@@ -9,10 +9,10 @@ from hypothesis.strategies import DrawFn
 
 from services.student.engines.port import Generation, Piece
 from services.student.engines.tokens import TokenTable
-from services.student.engines.vllm.capabilities import ADAPTERS, require
 from services.student.engines.vllm.client import Call, VllmClient
 from services.student.engines.vllm.requests import Reading, probe_answer
 from services.student.engines.vllm.server import base_of
+from services.student.engines.vllm.wire import ADAPTERS, require
 from shared.modeling.loading import load_tokenizer
 from tests.fakes.vllm_bench import request
 from tests.fuzz.harness import Fuzz

@@ -30,7 +30,8 @@ from services.student.engines.tokens import TokenTable
 from services.student.engines.transcript import Transcript
 from shared.contracts.messages import Sampling
 
-_PREFILL_TOKENS = 2048  # a forward pass over prompts: enough for full speed, few enough for a small peak of memory
+_PREFILL_TOKENS = 2048
+"""Of one forward pass over prompts: enough for full speed, few enough for a small peak of memory."""
 
 
 @dataclass
@@ -86,12 +87,14 @@ class Decoding:
         Raises GenerationCancelledError when told to stop, NotFiniteError where the model gives no numbers.
         """
         rows = _initial_rows(samples)
+        # Room for as many rows as samples: in the end each may have a row of its own.
         columns = max(row.pad + len(row.samples[0].prompt) + row.sampling.max_tokens for row in rows)
         cache = RowCache(self._model.config, len(samples), columns, self._model.dtype, self._device)
         logits_RV = self._prefill(rows, cache)
         while True:
             if cancelled is not None and cancelled.is_set():
                 raise GenerationCancelledError(f"{len(samples)} samples were stopped before they were complete")
+            # The cache is moved before the next pass writes to it: a row's parent must still lie where it lay.
             rows, parents = _settled(self._extend(rows, logits_RV), len(rows))
             if not rows:
                 return
@@ -110,12 +113,14 @@ class Decoding:
 
     def _prefill(self, rows: Sequence[DecodingRow], cache: RowCache) -> Tensor:
         """Run the prompts, a few at a time; return the logits [R, V] after each."""
+        # Padding is on the left, so every prompt ends in the same column and the last logits are each row's own.
         length = rows[0].pad + len(rows[0].samples[0].prompt)
         at_once = max(1, _PREFILL_TOKENS // length)
         parts = []
         for first in range(0, len(rows), at_once):
             chunk = rows[first : first + at_once]
             ids = [[0] * row.pad + list(row.samples[0].prompt) for row in chunk]
+            # Each chunk begins at column 0 again, for its own rows.
             cache.window(first, len(chunk), 0)
             parts.append(self._forward(torch.tensor(ids, device=self._device), chunk, cache))
         cache.window(0, len(rows), length)
@@ -135,6 +140,7 @@ class Decoding:
         output = self._model(
             input_ids=ids_BT,
             attention_mask=self._mask(pads_B1, columns_S, cache.length),
+            # Positions count from the prompt's first token, so padding changes nothing but rounding.
             position_ids=(columns_S[cache.length :] - pads_B1).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
@@ -146,6 +152,7 @@ class Decoding:
     def _mask(self, pads_B1: Tensor, columns_S: Tensor, start: int) -> Tensor:
         """What is added to attention scores, [B, 1, T, S]: almost -inf for padding and the future, else nothing."""
         hidden_BTS = (columns_S < pads_B1)[:, None] | (columns_S > columns_S[start:, None])
+        # The dtype's lowest number and not -inf: a row of padding alone would be all -inf, and its softmax NaN.
         zeros = torch.zeros(hidden_BTS.shape, dtype=self._model.dtype, device=self._device)
         return zeros.masked_fill_(hidden_BTS, torch.finfo(self._model.dtype).min)[:, None]
 
@@ -155,11 +162,14 @@ class Decoding:
         probabilities_RV = distribution(
             logits_RV, [setting.temperature for setting in settings], [setting.top_p for setting in settings]
         )
+        # One number a token from each sample's own generator, whatever else is in the batch: so its draws are its
+        # seed's alone. Greedy samples take theirs too, and do not use it.
         owners = [number for number, row in enumerate(rows) for _ in row.samples]
         uniforms = [sample.randomness.random() for row in rows for sample in row.samples]
         tokens_N = draw(probabilities_RV, owners, uniforms)
         if greedy := [number for number, owner in enumerate(owners) if settings[owner].temperature == 0]:
             tokens_N[greedy] = probabilities_RV[[owners[number] for number in greedy]].argmax(-1)
+        # Of the distribution drawn from, after temperature and top-p: the trainer's importance weights compare with it.
         logprobs = probabilities_RV[owners, tokens_N].log().tolist()
         drawn = iter(zip(tokens_N.tolist(), logprobs, strict=True))
         tops = self._tops(rows, probabilities_RV)
@@ -193,9 +203,11 @@ class Decoding:
         if sample.transcript is None:
             return
         alternatives = sample.request.top_logprobs
+        # The row's list is as long as the longest that any of its samples asks for.
         detail = None
         if alternatives is not None:
             detail = TokenDetail(self._tokens.choice(token, logprob), tuple(tops[:alternatives]))
+        # What is done is told by `end`, which alone knows what the last bytes become.
         sample.stopped |= sample.transcript.add(token, detail)
         if not sample.done:
             sample.transcript.tell()

@@ -38,6 +38,7 @@ class RowCache:
         """Store new keys and values [B, K, T, D] of one layer; return all so far, [B, K, length + T, D]."""
         rows = slice(self.first_row, self.first_row + self.rows)
         end = self.length + keys.shape[2]
+        # Each layer grows by itself, when its own turn comes: `length` moves on only after the last one.
         if end > self._values[layer_idx].shape[2]:
             self._grow(layer_idx, end)
         stored_keys, stored_values = self._keys[layer_idx][rows], self._values[layer_idx][rows]
@@ -53,6 +54,7 @@ class RowCache:
         targets = [row for row, parent in enumerate(parents) if row != parent]
         if targets:
             sources = [parents[row] for row in targets]
+            # Indexing with a list copies what it reads first, so a row may be a source and a target at once.
             for keys, values in zip(self._keys, self._values, strict=True):
                 keys[targets, :, :, : self.length] = keys[sources, :, :, : self.length]
                 values[targets, :, : self.length] = values[sources, :, : self.length]

@@ -1,12 +1,14 @@
 """What the student asks of an engine, whichever it is: hold versions, and generate from a named one.
 
-A version is an immutable name; nothing is ever reloaded under a name that is taken. An engine is used from one
-thread: `load` and `unload` come between calls of `generate`, never during one. Of a `continuous` engine `generate` may
-be called from many threads at once, and `load` and `unload` come at any time, but for a version that is in use.
+A version is an immutable name; nothing is ever reloaded under a name that is taken.
+
+A static engine is used from one thread: `load` and `unload` come between calls of `generate`, never during one. Of a
+`continuous` engine `generate` may be called from many threads at once, and `load` and `unload` come at any time, except
+for a version that is in use.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -74,6 +76,10 @@ class Piece:
     details: tuple[TokenDetail, ...] = ()
 
 
+Unwanted = Callable[[], OpcodError | None]
+"""Asked again and again while something is waited for: why nobody wants it any more, or None."""
+
+
 class Audience(Protocol):
     """Whoever waits for one sample and may read along."""
 
@@ -86,7 +92,7 @@ class Audience(Protocol):
         """Something of the sample was passed on: it must not be drawn again from the start."""
 
     def tell(self, piece: Piece) -> None:
-        """More of the sample, that will not change any more; called on the engine's thread."""
+        """More of the sample, which will not change any more; called on a thread of the engine's."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +121,11 @@ class GenerationRequest:
 
     def within(self, context: int, prompt: int) -> "GenerationRequest":
         """As it runs behind a prompt of so many tokens, of at most `context` in all. Raises PromptTooLongError."""
+        # A caller who named max_tokens is refused rather than given fewer.
         left = context - prompt
         if self.sampling.max_tokens <= left:
             return self
+        # A prompt that fills the context has no room for even one token, and is too long however it was asked.
         if self.fills_context and left > 0:
             return replace(self, sampling=self.sampling.model_copy(update={"max_tokens": left}))
         raise PromptTooLongError(

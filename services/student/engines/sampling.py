@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_BLOCK = 256  # the vocabulary is searched in two levels, blocks and inside one: a full cumulative sum costs more
-_NUCLEUS_GUESSES = (32, 1024)  # how many top tokens to try before a whole row is sorted, which is 40 times slower
+_BLOCK = 256
+"""The vocabulary is searched in two levels, blocks and inside one: a full cumulative sum costs more."""
+
+_NUCLEUS_GUESSES = (32, 1024)
+"""How many top tokens to try before a whole row is sorted, which is 40 times slower."""
 
 
 def distribution(logits_RV: Tensor, temperatures: Sequence[float], top_ps: Sequence[float]) -> Tensor:
@@ -23,6 +26,7 @@ def distribution(logits_RV: Tensor, temperatures: Sequence[float], top_ps: Seque
     if not cut:
         return probabilities_RV
     limits_R1 = torch.tensor([[top_p] for top_p in top_ps], device=scaled_RV.device)
+    # Only the rows that are cut are sorted and rescaled, so a neighbour's top-p never touches another row's numbers.
     if len(cut) == len(top_ps):
         return _nucleus(probabilities_RV, limits_R1)
     probabilities_RV[cut] = _nucleus(probabilities_RV[cut], limits_R1[cut])
@@ -36,6 +40,8 @@ def draw(probabilities_RV: Tensor, rows: Sequence[int], uniforms: Sequence[float
     rows_N = torch.tensor(rows, device=device)
     target_N = torch.tensor(uniforms, dtype=torch.float64, device=device)
     cumulative_NB = blocks_RBW.sum(-1).cumsum(-1, dtype=torch.float64)[rows_N]
+    # The sum of a row is not exactly 1, so the number is scaled to it. Cumulative sums are fp64: over a whole
+    # vocabulary fp32 would lose the small masses.
     target_N = target_N * cumulative_NB[:, -1]
     block_N = _first_above(cumulative_NB, target_N)
     before_N = cumulative_NB.gather(1, (block_N - 1).clamp(min=0)[:, None])[:, 0].where(block_N > 0, 0.0)
@@ -51,6 +57,7 @@ def _blocks(probabilities_RV: Tensor) -> Tensor:
 
 def _first_above(cumulative_NW: Tensor, target_N: Tensor) -> Tensor:
     """Return the first index whose cumulative sum exceeds the target; rounding never leads to one of mass 0."""
+    # `<=` passes over tokens of mass 0, whose sum equals the one before; `last` stops at the last that has mass.
     found_N = (cumulative_NW <= target_N[:, None]).sum(1)
     last_N = (cumulative_NW < cumulative_NW[:, -1:]).sum(1)
     return torch.minimum(found_N, last_N)
@@ -74,6 +81,7 @@ def _least_kept(probabilities_RV: Tensor, limits_R1: Tensor) -> Tensor:
     for count in (*(guess for guess in _NUCLEUS_GUESSES if guess < size), size):
         top_RK = probabilities_RV[open_R].topk(count).values
         short_RK = top_RK.cumsum(-1) < limits_R1[open_R]
+        # With all tokens tried, rounding may leave the sum short of the limit: then the last one is the place.
         place_R1 = short_RK.sum(-1, keepdim=True).clamp(max=count - 1)
         least_R1[open_R] = top_RK.gather(1, place_R1)
         open_R = open_R[short_RK[:, -1]]

@@ -35,7 +35,9 @@ from shared.modeling.checksums import file_checksum
 from shared.problems.problem import Problem
 
 EOS_ID = 256
-LOGPROB = -0.5  # of every token
+LOGPROB = -0.5
+"""Of every token."""
+
 WATCH_S = 0.01
 NONSENSE = "Reverse every sign and begin again from zero."
 _WORDS = re.compile(r"\s*\S+|\s+$")
@@ -72,6 +74,7 @@ class ScriptedEngine:
     def __init__(self, script: Script, slots: int = 64):
         self.slots = slots
         self._script = script
+        # A question may be the beginning of another one: the longest that a prompt contains is the one that is asked.
         self._longest_first = sorted(script.problems, key=lambda problem: -len(problem.question))
         self._versions: dict[str, str] = {}
 
@@ -148,10 +151,13 @@ class ScriptedEngine:
         problem = next((each for each in self._longest_first if each.question in prompt), None)
         if problem is None:
             return " I do not know this question."
+        # The order of these draws decides what a scripted run trains, bit for bit, so a new draw may only come behind a
+        # share that is 0 by default.
         randomness = Random(seed_of(request.version, request.seed, problem.id))
         if _asks_for_feedback(request.messages):
             return self._feedback(problem, randomness)
         accuracy = self._accuracy(request.version, problem.domain)
+        # The chance to be wrong is halved.
         if len(prompt.strip()) > len(problem.question.strip()):  # a solution or a feedback stands there too
             accuracy = (1 + accuracy) / 2
         right = randomness.random() < accuracy

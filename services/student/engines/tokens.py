@@ -9,7 +9,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from services.student.engines.port import TokenChoice
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_SPACE = "\u2581"  # how SentencePiece writes a space
+_SPACE = "\u2581"
+"""How SentencePiece writes a space."""
 
 
 class TokenTable:
@@ -24,8 +25,10 @@ class TokenTable:
     def data(self, token: int) -> bytes:
         """The bytes that the token adds to a text; an added token's are its name."""
         name: str | None = self._tokenizer.convert_ids_to_tokens(token)
-        if name is None:  # a row of the output layer that the vocabulary does not use
+        # Output layers are often padded to a round size: a row behind the vocabulary's end can be drawn too.
+        if name is None:
             return b""
+        # Before the byte-level letters: an added token's name is plain text, and may hold letters that stand for none.
         if token in self._tokenizer.added_tokens_decoder:
             return name.encode()
         if self._letters is not None:

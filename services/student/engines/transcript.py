@@ -30,6 +30,8 @@ class Transcript:
 
     def add(self, token: int, detail: TokenDetail | None) -> bool:
         """Take in a token; whether a stop string is now complete, if no token follows."""
+        # `likely` may become shorter, but a start never goes back: details are cut by counting the starts within a
+        # length, which needs them in order.
         self._starts.append(max(len(self._decoding.text) + len(self._decoding.likely), *self._starts[-1:], 0))
         if detail is not None:
             self._details.append(detail)
@@ -53,6 +55,7 @@ class Transcript:
         """Where the first stop string begins, in the final text or else in what it is likely to become."""
         final = self._decoding.text
         if self._stop is None:
+            # A stop string may begin in text that was searched before, and end in the new.
             start = max(0, self._searched - self._longest_stop)
             self._stop, self._searched = self._first_stop(final, start), len(final)
         if self._stop is not None or not self._decoding.likely:
@@ -65,6 +68,7 @@ class Transcript:
 
     def _held_back(self, text: str) -> int:
         """Length of the longest end of the text that some stop string begins with."""
+        # One less than the longest stop: the whole of it would have been found.
         for length in range(min(self._longest_stop - 1, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._request.stop):
                 return length
@@ -103,9 +107,11 @@ class _Decoding:
     def add(self, token: int) -> None:
         self._pending.append(token)
         name: str | None = self._tokenizer.convert_ids_to_tokens(token)
-        if name is None or token in self._skipped:  # bytes on both sides of it are next to each other in the text
+        # A skipped token leaves no text, so bytes on both sides of it may be one character: nothing is settled here.
+        if name is None or token in self._skipped:
             return
         new = self._new()
+        # U+FFFD at the end: a character of several bytes is not complete. A byte token: the next one may change it.
         if new is None or new.endswith(_REPLACED) or _BYTE.fullmatch(name):
             self.likely = (new or "").rstrip(_REPLACED)
         elif new:

@@ -64,6 +64,7 @@ class TransformersEngine:
         self._tokenizer = load_tokenizer(model_dir, chat_template)
         _require_plain(self._model.config.model_type)
         self._parameters = dict(self._model.named_parameters())
+        # The tensors themselves, not copies: a version is made active by pointing the parameters elsewhere.
         self._base = {name: parameter.data for name, parameter in self._parameters.items()}
         self.rendering = rendering_of(self._tokenizer)
         eos = eos_ids(self._model.generation_config, self._tokenizer)
@@ -94,6 +95,7 @@ class TransformersEngine:
     def unload(self, version: str) -> None:
         self._held(version)
         del self._versions[version]
+        # The model may still point at the version's tensors, and would keep them in memory.
         self._activate({})
 
     def versions(self) -> dict[str, str]:
@@ -109,7 +111,9 @@ class TransformersEngine:
         results: dict[int, Generation] = {}
         for version, samples in by_version.items():
             self._activate(self._held(version).parameters)
-            samples.sort(key=lambda sample: (len(sample.prompt), sample.prompt))  # alike together, little padding
+            # Alike together, little padding. Which samples share a chunk, and in which rows, changes log-probs by
+            # rounding: the same requests in the same order must always be cut the same way, or a run is not repeated.
+            samples.sort(key=lambda sample: (len(sample.prompt), sample.prompt))
             for first in range(0, len(samples), self.slots):
                 chunk = samples[first : first + self.slots]
                 self._decoding.run(chunk, cancelled)
@@ -132,6 +136,7 @@ class TransformersEngine:
         if directory is None:
             return _Version(file_checksum(*sorted(self._model_dir.glob("*.safetensors"))), {})
         with torch.no_grad():
+            # A delta is merged into the base model's weights, never into another version's.
             self._activate({})
             if (directory / CONFIG_FILE).is_file():
                 tensors, spec = load_adapter(directory)
@@ -162,6 +167,7 @@ class TransformersEngine:
     def _sample(self, index: int, request: GenerationRequest) -> Draw:
         prompt = tuple(render(self._tokenizer, request.messages))
         request = request.within(self.context, len(prompt))
+        # Decoding token by token costs more than once at the end, so only where somebody needs the text on the way.
         watched = request.stop or request.audience is not None or request.top_logprobs is not None
         transcript = Transcript(self._tokenizer, request) if watched else None
         return Draw(index, prompt, request, random.Random(request.seed), transcript)

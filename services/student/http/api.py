@@ -71,6 +71,7 @@ class StudentApi:
         self._require_guidance(body)
         sampling = chosen_sampling(body, self._config.chat_sampling, self._board.context)
         requests = generation_requests(body, version, sampling, _drawn(body.seed))
+        # Read before the wait: by the time of the answer the version may have been unloaded.
         checksum = self._board.serving.versions.get(version)
         answering = Answering(f"chatcmpl-{request_id()}", int(self._clock.wall_s()), version, checksum)
         if body.stream:
@@ -144,6 +145,7 @@ class StudentApi:
     async def _with_version(self, model: str, answer: Callable[[str], Awaitable[Answer]]) -> Answer:
         """`answer` by the version that `model` stands for; a swap between reading its name and waiting for it takes
         the live version away, and then the one that is live now answers."""
+        # Only the student's own name may be tried again: who names a version wants that one.
         for _ in range(SWAPS):
             try:
                 return await answer(self._version(model))

@@ -42,6 +42,7 @@ class Answering:
 
 def generation_requests(body: ChatRequest, version: str, sampling: Sampling, seed: int) -> list[GenerationRequest]:
     """One request a choice; choice j is drawn with seed_of(seed, 0, j). Text never becomes a control token."""
+    # Neutralised after the parts of a message are joined: a token may be spread over two of them.
     turns = [message.turn() for message in body.messages]
     messages = tuple(turn.model_copy(update={"content": neutralise_control_tokens(turn.content)}) for turn in turns)
     schema = _schema(body.response_format)
@@ -98,6 +99,7 @@ async def chunk_frames(heard: AsyncIterator[Heard], answering: Answering, body: 
     first = await anext(heard)  # before anything is sent, so that an error is not yet the middle of a stream
     for index in range(body.choices):
         yield _frame(answering, ChunkChoice(index=index, delta=Delta(role="assistant", content="")))
+    # The final list of generations is the one item that is no tuple.
     item = first
     while isinstance(item, tuple):
         yield _frame(answering, _content(*item, logprobs=bool(body.logprobs)))

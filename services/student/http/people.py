@@ -89,6 +89,7 @@ class InteractiveQueue:
 
         with self._entered(version, requests, pass_on) as question:
             answer = asyncio.wrap_future(question.answer)
+            # Behind every piece: those were put on the loop before the answer was set.
             answer.add_done_callback(lambda _: heard.put_nowait(None))
             try:
                 while (item := await _within(heard.get(), timeout_s)) is not None:
@@ -101,8 +102,10 @@ class InteractiveQueue:
         """The oldest questions, up to `slots` sequences but at least one question."""
         taken: list[Inquiry] = []
         with self._lock:
+            # The first one is taken however large it is, or it would wait for ever.
             while self._waiting and (not taken or _size([*taken, self._waiting[0]]) <= slots):
                 question = self._waiting.pop(0)
+                # From here on `cancel` does nothing, so the engine's thread may set the answer without looking.
                 if question.answer.set_running_or_notify_cancel():
                     taken.append(question)
         return taken
@@ -137,6 +140,7 @@ class InteractiveQueue:
 
     def _enter(self, question: Inquiry) -> None:
         with self._lock:
+            # Under the same lock as `close`, so that none slips in behind it and waits for nobody.
             if self._closed or self._unanswered >= self._bound:
                 metrics.REQUESTS.labels("refused").inc()
                 reason = "it is shutting down" if self._closed else f"{self._bound} requests are being answered"
@@ -145,6 +149,7 @@ class InteractiveQueue:
             self._waiting.append(question)
 
     def _leave(self, question: Inquiry) -> None:
+        # `left` ends a sample that runs; `cancel` keeps one that still waits from being started.
         question.left.set()
         question.answer.cancel()
         with self._lock:

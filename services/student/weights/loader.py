@@ -47,6 +47,7 @@ class WeightLoader:
             if steps == 0:
                 return self._engine.load(version, None)
             return self._load_verified(version, version_folder(steps))
+        # EngineAwayError is an OpcodError too, but no fault of the version: it must not be counted as a refusal.
         except (VersionRefusedError, EngineAwayError):
             raise
         except (OpcodError, OSError) as error:
@@ -54,6 +55,8 @@ class WeightLoader:
 
     def _load_verified(self, version: str, name: str) -> str:
         manifest = self._manifest(version, name)
+        # An engine in this process makes its own checksum of what it holds; vLLM, whose memory cannot be hashed, gives
+        # back the manifest's, and is asked the probe.
         loaded = self._engine.load(version, self._weights / name, manifest.checksum)
         if loaded != manifest.checksum:
             self._engine.unload(version)
@@ -70,6 +73,7 @@ class WeightLoader:
         if found is None or not expected:
             return
         off = max(abs(one - other) for one, other in zip(found, expected, strict=True))
+        # `not <=` and not `>`: NaN compares as False either way, and must be refused.
         if not off <= PROBE_TOLERANCE:
             self._engine.unload(version)
             raise VersionRefusedError(
@@ -79,6 +83,7 @@ class WeightLoader:
 
     def _manifest(self, version: str, name: str) -> WeightsManifest:
         """The manifest, after every file that it lists, and no other, was found as it says."""
+        # Read once: what is checked below and what the hashes are compared with must be the same bytes.
         data = self._store.read_manifest(name)
         try:
             manifest = WeightsManifest.model_validate_json(data)

@@ -72,10 +72,12 @@ class VersionKeeper:
         wanted = self._wanted()
         if wanted is None:
             return
+        # Each once, though the live one may stand among the versions too.
         for version in dict.fromkeys((wanted.live, *wanted.versions)):
             self._attempt(version)
         if wanted.live in self._engine.versions():
             self._switch(wanted.live)
+        # `_live` besides the wanted one: where that was refused, the previous one goes on serving.
         keep = {wanted.live, *wanted.versions, *in_use, self._live}
         for version in self._engine.versions().keys() - keep:
             self._engine.unload(version)
@@ -89,6 +91,7 @@ class VersionKeeper:
         refusal = self._refused.get(version)
         if refusal is not None and self._clock.monotonic_s() < refusal.again_s:
             raise VersionRefusedError(refusal.reason)
+        # Hashing and merging a model of a few billion parameters from a cold disk takes minutes.
         self._board.beat(allowance_s=600.0)
         started_s = self._clock.monotonic_s()
         try:
@@ -109,6 +112,8 @@ class VersionKeeper:
         """The serve set; the base model before there is one; None to keep what is served when it has vanished."""
         raw = self._bus.serve_set(self._student)
         if raw is None:
+            # Nothing served yet: the run has not begun. Something served: the bus lost its data, and the broker will
+            # say it again; going back to the base model meanwhile would be an answer of other weights.
             base = version_name(self._student, 0)
             return ServeSet(live=base, versions=(base,)) if self._live is None else None
         try:

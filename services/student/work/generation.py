@@ -54,6 +54,7 @@ def generate_each(
     If the engine fails on several batches at once, each is run alone once, so only the one at fault fails, and what
     somebody heard the beginning of. Raises GenerationCancelledError.
     """
+    # In the order of the batches: the transformers engine's rounding depends on what shares a batch and in which row.
     together = _attempt(engine, [request for batch in batches for request in batch], cancelled)
     if isinstance(together, Failure):
         if len(batches) == 1:
@@ -70,6 +71,7 @@ def describe(error: BaseException) -> str:
 
 def shortened(text: str) -> str:
     """The text cut to what an envelope takes, without what JSON cannot carry."""
+    # A lone surrogate, which some errors quote, is a str that UTF-8 and so JSON cannot carry.
     return text[:ERROR_CHARACTERS].encode("utf-8", "replace").decode()
 
 

@@ -1,28 +1,12 @@
 """The jobs in this student's hands: taken from the queues, kept by their leases, ended exactly once.
 
-What always holds: a job in hand is completed, failed, dead-lettered, released, handed over, or lost to another replica;
-what is announced about it goes through the outbox, so an outage of the bus delays it and loses nothing.
+What always holds: a job in hand is completed, failed, dead-lettered, released, handed over, or lost to another replica.
+What is announced about it goes through the outbox, so an outage of the bus delays it and loses nothing.
 
-How much work one batch takes. Pure.
-
-The engine runs a static batch: what is in it runs to its end, nothing joins it. So room is decided before it:
-- the first job is always taken, however large (the engine runs more sequences than it has slots in turns);
-- further jobs of the lower kinds are taken while they fit into the slots;
-- feedback has room for one more job beyond the slots. The peer waits for feedback while this student's own
-  rollouts fill every slot, so a feedback job that comes while a batch is filled, or between two groups of it,
-  never waits for a later batch. Slots held empty for it would only make every batch smaller: here nothing could
-  move into them while the batch runs.
-
-Where jobs join those that run (continuous.py) the same rule holds at every moment: full slots leave room for feedback.
-
-What this student has to tell the bus and could not yet: finished jobs must survive an outage of Redis.
-
-What always holds: actions run in the order in which they were put, each until it succeeded once.
-
-Which other replica of this student gets a job whose version this one cannot load. Pure.
-
-What always holds: a job is never given to who refused it before, nor to who is not up, so that it goes round once at
-most and then fails.
+- `Outbox`: what is still to be told to the bus, in order.
+- `Room`: how much work is taken at once.
+- `next_replica`: who gets a job whose version cannot be loaded here.
+- `JobIntake`: takes jobs, says which run next, and ends them.
 """
 
 from collections import deque
@@ -50,7 +34,11 @@ Action = Callable[[], None]
 
 
 class Outbox:
-    """Used by the engine's thread alone. Actions must be safe to run twice: an answer may be lost after the effect."""
+    """What this student has to tell the bus and could not yet: finished jobs survive an outage of Redis.
+
+    Actions run in the order in which they were put, each until it succeeded once. They must be safe to run twice, as
+    the bus's answer may be lost after the effect. Used by the engine's thread alone.
+    """
 
     def __init__(self) -> None:
         self._actions: deque[Action] = deque()
@@ -64,12 +52,23 @@ class Outbox:
     def flush(self) -> None:
         """Run what waits. Raises UnavailableError where the bus does not answer; that action and the rest stay."""
         while self._actions:
+            # Taken off only when it succeeded: where it raises, it is the first again next time.
             self._actions[0]()
             self._actions.popleft()
 
 
 class Room:
-    """Decides by the sequences of jobs; how large the next job of a kind is, is guessed from the last one seen."""
+    """How much work is in hand at once, in sequences. Pure.
+
+    - The first job is always taken, however large: the engine runs more sequences than it has slots in turns.
+    - Further jobs of the lower kinds are taken while they fit into the slots.
+    - Feedback has room for one more job beyond the slots. The peer waits for feedback while this student's own rollouts
+      fill every slot, so a feedback job that comes while a batch is filled, or between two batches, never waits for a
+      later one. Slots that are kept empty for it would only make every batch smaller, since nothing joins a static
+      batch that runs.
+
+    How large the next job of a kind is, is guessed from the last one seen.
+    """
 
     def __init__(self, slots: int, expected: dict[JobKind, int]) -> None:
         self.slots = slots
@@ -80,6 +79,7 @@ class Room:
 
     def fits(self, kind: JobKind, held: Sequence[Job]) -> bool:
         """Whether one more job of `kind` belongs into the batch that `held` makes up."""
+        # However large: an evaluation may have more sequences than there are slots, and is run in turns.
         if not held:
             return True
         size = self._expected[kind]
@@ -94,25 +94,24 @@ def used(held: Sequence[Job]) -> int:
     return sum(job.sequences for job in held)
 
 
-def most_urgent(held: Sequence[Job]) -> str:
-    """The version whose group runs next: that of the most urgent kind, the first taken among equals."""
-    return min(held, key=lambda job: JOB_PRIORITY.index(job.kind)).version
-
-
 def consumer_name(student: str, replica: str) -> str:
     """Of a replica on its student's queues."""
     return f"student-{student}-{replica}"
 
 
 def next_replica(job: Job, beats: Sequence[Heartbeat], refused_by: Collection[str]) -> str | None:
-    """Consumer name of a replica that is up and is not in `refused_by`; of those that hold the job's version, if any
-    do. Jobs are spread over them by their ids. None: nobody is left."""
+    """Consumer name of the replica that gets a job whose version this one cannot load; None: nobody is left. Pure.
+
+    It is up and not in `refused_by`, so that a job goes round once at most and then fails. One that holds the version
+    already is preferred. Jobs are spread by their ids.
+    """
     up = {
         consumer_name(job.student, beat.replica): job.version in beat.versions
         for beat in beats
         if beat.service == f"student-{job.student}" and beat.state != "draining"
     }
     left = sorted(name for name in up if name not in refused_by)
+    # By a checksum of the id and not hash(), which is salted in each process: all replicas must choose alike.
     choice = [name for name in left if up[name]] or left
     return choice[crc32(job.id.encode()) % len(choice)] if choice else None
 
@@ -124,17 +123,21 @@ takes about as long: measured on one core, 72 sequences of 16 tokens 1.1 s at on
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class HeldJob:
-    """A job in hand. `lost` is set when its lease is not ours any more."""
+    """A job in hand. lost: set when its lease is not ours any more. losses: how often the engine was lost under it."""
 
     delivery: Delivery
     job: Job
     lost: Event
+    losses: int = 0
 
 
 class JobIntake:
-    """Used by the engine's thread alone."""
+    """Takes jobs as far as there is room, says which run next, and ends them. Used by the engine's thread alone.
+
+    continuous: whether jobs may join those that run; `Room`'s rule then holds at every moment, not batch by batch.
+    """
 
     def __init__(
         self,
@@ -183,24 +186,18 @@ class JobIntake:
         elif self._take(JOB_PRIORITY, block_s):
             self._fill(JOB_PRIORITY, 0.0 if self._continuous else GATHER_S)
 
-    def next_group(self) -> list[HeldJob]:
-        """The jobs in hand that run next: all of one version, the most urgent one's. Lost ones are let go."""
-        self.waiting(())
-        if not self.held:
-            return []
-        version = most_urgent(self.jobs)
-        return [held for held in self.held if held.job.version == version]
+    def groups(self, under_way: Collection[HeldJob]) -> list[list[HeldJob]]:
+        """What may start now of the jobs in hand that are not under way, each group as one batch. Lost ones are let go.
 
-    def waiting(self, under_way: Collection[HeldJob]) -> list[HeldJob]:
-        """The jobs in hand that are not under way, the most urgent first. Lost ones are let go."""
-        waiting = [held for held in self.held if held not in under_way]
-        for held in waiting:
-            if held.lost.is_set():
-                self._drop_lost(held)
-        return sorted(
-            (held for held in waiting if not held.lost.is_set()),
-            key=lambda held: JOB_PRIORITY.index(held.job.kind),
-        )
+        The most urgent first, each alone; or, of an engine that runs a batch to its end, only one group: all of the
+        most urgent one's version.
+        """
+        waiting = self._waiting(under_way)
+        if self._continuous or not waiting:
+            return [[held] for held in waiting]
+        version = waiting[0].job.version
+        # In the order in which they were taken, not by urgency: the order decides their rows in the batch.
+        return [[held for held in self.held if held.job.version == version]]
 
     def inputs(self, group: Sequence[HeldJob]) -> list[tuple[HeldJob, JobInput]]:
         """Each job with its input; a job without a usable one fails. Raises UnavailableError."""
@@ -223,6 +220,7 @@ class JobIntake:
     def complete(self, held: HeldJob, prompts: JobInput, generations: Sequence[Generation], seconds: float) -> None:
         """End the job with its output; `seconds` is its share of the engine's time."""
         output = output_of(held.job, prompts, generations)
+        # Packed now and not in the outbox: it must be the same bytes however often sending is tried.
         payload = pack(output, held.job.input.key, output_field(held.job.id))
         metrics.TOKENS.labels(held.job.kind.value).inc(_output_tokens(output))
         done = self._done(held.job, output=payload[0], outcome="ok", seconds=seconds, counted=output)
@@ -250,6 +248,14 @@ class JobIntake:
             self._release(held)
         self.held.clear()
 
+    def _waiting(self, under_way: Collection[HeldJob]) -> list[HeldJob]:
+        waiting = [held for held in self.held if held not in under_way]
+        for held in waiting:
+            if held.lost.is_set():
+                self._drop_lost(held)
+        left = [held for held in waiting if held in self.held]
+        return sorted(left, key=lambda held: JOB_PRIORITY.index(held.job.kind))
+
     def _fill(self, kinds: Sequence[JobKind], gather_s: float) -> None:
         """Take while there is room and jobs come less than `gather_s` apart."""
         while fitting := [kind for kind in kinds if self._room.fits(kind, self.jobs)]:
@@ -258,6 +264,7 @@ class JobIntake:
 
     def _take(self, kinds: Sequence[JobKind], block_s: float) -> bool:
         queues = [self._queues[kind] for kind in kinds]
+        # One at a time: how many sequences the next one has is known only when it is here.
         taken = self._bus.take(queues, self._consumer, limit=1, block_s=block_s)
         for delivery in taken:
             self._accept(delivery)
@@ -273,6 +280,7 @@ class JobIntake:
             reason = f"expected a Job for student {self._student}, got {type(job).__name__} {job.key}"
             self._outbox.put(partial(self._send_dead, delivery, reason, None))
         elif delivery.attempt > self._max_attempts:
+            # What ended a process this often would end the next one too.
             reason = f"started {delivery.attempt - 1} times without an end; the limit is {self._max_attempts}"
             done = self._done(job, outcome="failed", error=reason)
             self._outbox.put(partial(self._send_dead, delivery, reason, done))
@@ -297,6 +305,7 @@ class JobIntake:
         if held.lost.is_set():
             self._drop_lost(held)
             return
+        # The lease lives on until `send` succeeded: in an outage nobody else shall begin what is already done.
         self.held.remove(held)
         self._outbox.put(send)
 
@@ -330,6 +339,7 @@ class JobIntake:
 
     def _send_output(self, held: HeldJob, done: JobDone, payload: tuple[PayloadRef, bytes] | None) -> None:
         fault_point("student.before-complete")
+        # Output, announcement and the end of the delivery in one step of the bus: a crash leaves all of them or none.
         ours = self._bus.complete(held.delivery, announce=(RESULTS, done), payload=payload)
         fault_point("student.after-complete")
         self._leases.drop(held.delivery)

@@ -1,12 +1,17 @@
-"""The engine's thread: the only one that touches the engine, turn by turn.
+"""The engine's thread: the only one that loads versions and starts generations, turn by turn.
 
-A turn: answer people, tell the bus what is due, keep the versions in step, take jobs, run the most urgent group.
-What always holds: people wait for at most the group that runs, and feedback for at most one group of lower kinds;
-while the bus is away people are still answered, and what was generated waits in the outbox.
+A turn: answer people, tell the bus what is due, keep the versions in step, take jobs, start what may run, end what ran.
+What always holds: while the bus is away people are still answered, and what was generated waits in the outbox; a job
+leaves the hands once, and one under which the engine was lost is made again with the same seeds.
+
+Engines differ in one thing only. A continuous one takes requests while others run, so each job and each question is a
+call of its own, and this thread never waits for one. A static one runs a batch to its end, so the jobs of one version
+are one call that this thread waits for: people wait for at most the batch that runs, and feedback for at most one batch
+of lower kinds.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 import structlog
@@ -18,23 +23,24 @@ from services.student.engines.port import (
     EngineAwayError,
     EngineState,
     Generation,
-    GenerationCancelledError,
-    GenerationRequest,
     UnknownVersionError,
 )
 from services.student.http.people import Inquiry, InteractiveQueue
 from services.student.weights.loader import VersionRefusedError
 from services.student.weights.versions import VersionKeeper
-from services.student.work.generation import Failure, describe, generate_each, requests_for
+from services.student.work.calls import EngineCall, EngineCalls, ReadyJob, Running, Work
+from services.student.work.generation import Failure, describe, requests_for
 from services.student.work.jobs import HeldJob, JobIntake, Outbox
-from services.student.work.running import Running
 from shared.clock import Clock
-from shared.contracts.jobs import JobInput, JobKind
+from shared.contracts.jobs import JobKind
 from shared.errors import MalformedMessageError, OpcodError, UnavailableError
 from shared.obs.faults import fault_point
 
 IDLE_S = 0.1
 """Longest wait for a job; people wait for it too."""
+
+POLL_S = 0.02
+"""Longest wait for what is under way, while the bus may have more."""
 
 RETRY_S = 0.5
 """Pause before the next try while the bus does not answer."""
@@ -45,9 +51,10 @@ NOTHING_NEW = frozenset({EngineState.AWAY, EngineState.SUSPECT})
 SECONDS_PER_TOKEN = 1.0
 """A decoding step of a full batch that takes longer than this means a stuck engine."""
 
-log = structlog.get_logger()
+MAX_TRIES = 5
+"""Of a job whose engine was lost under it: by then it is the job."""
 
-ReadyJob = tuple[HeldJob, JobInput, list[GenerationRequest]]
+log = structlog.get_logger()
 
 
 class GenerationError(OpcodError):
@@ -81,8 +88,7 @@ class EngineWorker:
         self._outbox = outbox
         self._interactive = interactive
         self._board = board
-        self._running = running
-        self._clock = clock
+        self._calls = EngineCalls(engine, running, clock)
         self._stopping = stopping
         self._admitted = admitted
         self._connected = False
@@ -100,6 +106,7 @@ class EngineWorker:
         """One turn; waits up to IDLE_S, for a job or for the engine, when there is nothing to do."""
         self._board.beat()
         state = self._check_health()
+        # Before the bus is asked for anything: people are answered while it is away.
         answered = self._answer_people()
         try:
             self._connect()
@@ -108,7 +115,8 @@ class EngineWorker:
                 self._stopping.wait(idle_s)
             else:
                 self._keep_in_step(idle_s)
-            self._run_next_group()
+            self._start_jobs()
+            self._end_calls(POLL_S if self._calls.works else 0.0)
             self._outbox.flush()
         except EngineAwayError as error:
             log.warning("the engine is away", error=str(error))
@@ -134,7 +142,8 @@ class EngineWorker:
 
     def _in_use(self) -> set[str]:
         """Versions that must stay loaded."""
-        return {job.version for job in self.intake.jobs} | self._interactive.versions()
+        asked = {question.version for question in self._calls.inquiries}
+        return {job.version for job in self.intake.jobs} | self._interactive.versions() | asked
 
     def _bus_away(self, error: UnavailableError) -> None:
         if isinstance(error, EngineDeadError):
@@ -150,14 +159,21 @@ class EngineWorker:
         well = health.state in (EngineState.READY, EngineState.SUSPECT)
         self._board.engine_problem = None if well else health.detail
         if health.state is EngineState.DEAD:
-            raise EngineDeadError(f"the engine cannot go on: {health.detail}; restart this student")
+            error = EngineDeadError(f"the engine cannot go on: {health.detail}; restart this student")
+            _refuse(self._calls.inquiries, error)
+            raise error
         return health.state
 
     # Jobs ------------------------------------------------------------------------------------------------
-    def _run_next_group(self) -> None:
-        group = self.intake.next_group()
-        if not group:
+    def _start_jobs(self) -> None:
+        groups = self.intake.groups(self._calls.jobs)
+        # Asked anew: the engine may have been lost since the turn began, and a start now would cost each job a try.
+        if self._engine.health().state in NOTHING_NEW:
             return
+        for group in groups:
+            self._start_group(group)
+
+    def _start_group(self, group: Sequence[HeldJob]) -> None:
         try:
             self._versions.ensure(group[0].job.version)
         except VersionRefusedError as error:
@@ -167,96 +183,63 @@ class EngineWorker:
         ready = self._ready(group)
         if ready:
             self._announce(ready)
-            self._generate(ready)
+            metrics.BATCH_SEQUENCES.observe(sum(len(work.requests) for work in ready))
+            self._start(ready)
 
     def _ready(self, group: Sequence[HeldJob]) -> list[ReadyJob]:
         ready: list[ReadyJob] = []
         for held, prompts in self.intake.inputs(group):
             try:
-                ready.append((held, prompts, requests_for(held.job, prompts)))
+                ready.append(ReadyJob(held, prompts, requests_for(held.job, prompts)))
             except MalformedMessageError as error:
                 self.intake.fail(held, describe(error))
         return ready
 
     def _announce(self, ready: Sequence[ReadyJob]) -> None:
-        for held, _, _ in ready:
-            if held.job.kind is JobKind.FEEDBACK:
-                self.intake.announce_start(held)
+        for work in ready:
+            if work.held.job.kind is JobKind.FEEDBACK:
+                self.intake.announce_start(work.held)
+        # Before the engine starts: a static one keeps this thread, and the tutor's deadline counts from this message.
         self._outbox.flush()
 
-    def _generate(self, ready: Sequence[ReadyJob]) -> None:
-        batches = [requests for _, _, requests in ready]
-        metrics.BATCH_SEQUENCES.observe(sum(map(len, batches)))
-        self._board.free_slots = self.intake.free_slots
-        cancelled = self._running.begin([held.lost for held, _, _ in ready])
-        try:
-            results, seconds = self._timed(batches, cancelled)
-        except GenerationCancelledError:
-            log.warning("generation cancelled", jobs=[held.job.id for held, _, _ in ready])
-            return
-        finally:
-            self._running.end(cancelled)
-        fault_point("student.generated")
-        metrics.BATCH_SECONDS.observe(seconds)
-        tokens = sum(_tokens(result) for result in results)
-        for (held, prompts, _), result in zip(ready, results, strict=True):
-            if isinstance(result, Failure):
-                self.intake.fail(held, result.text)
-            else:
-                self.intake.complete(held, prompts, result, seconds * _tokens(result) / max(tokens, 1))
+    def _end_job(self, work: ReadyJob, result: list[Generation] | Failure, seconds: float) -> None:
+        if isinstance(result, Failure):
+            self._fail(work.held, result)
+        else:
+            self.intake.complete(work.held, work.prompts, result, seconds)
 
-    def _timed(
-        self, batches: Sequence[Sequence[GenerationRequest]], cancelled: threading.Event | None
-    ) -> tuple[list[list[Generation] | Failure], float]:
-        """Results, and the engine's seconds. Raises EngineDeadError: a dead engine is no fault of the jobs."""
-        self._board.beat(allowance_s=self._allowance_s(batches))
-        started_s = self._clock.monotonic_s()
-        results, again = generate_each(self._engine, batches, cancelled)
-        if again:
-            metrics.BATCH_RETRIES.inc()
-        if any(isinstance(result, Failure) for result in results):
-            self._check_health()
-        return results, self._clock.monotonic_s() - started_s
-
-    def _allowance_s(self, batches: Sequence[Sequence[GenerationRequest]]) -> float:
-        """Longest that these may take, with one more run of each alone."""
-        if all(request.audience is not None for batch in batches for request in batch):
-            return ANSWER_SILENCE_S  # people may ask for as much as the model holds; each piece is a sign of life
-        longest = max(request.sampling.max_tokens for batch in batches for request in batch)
-        turns = -(-sum(map(len, batches)) // self._engine.slots) + len(batches)
-        return longest * turns * SECONDS_PER_TOKEN
+    def _fail(self, held: HeldJob, failure: Failure) -> None:
+        """A lost engine is no fault of the job, unless it is lost each time."""
+        if isinstance(failure.cause, EngineAwayError):
+            held.losses += 1
+            if held.losses < MAX_TRIES:
+                log.warning("engine lost under a job; it waits", job=held.job.id, error=failure.text)
+                return
+        self.intake.fail(held, failure.text)
 
     # People ----------------------------------------------------------------------------------------------
     def _answer_people(self) -> bool:
-        """Answer what waits, up to a batch; whether there was anything."""
+        """Deliver what has ended, start what waits, up to a batch; whether there was any, or is something under way."""
+        self._end_calls(0.0)
         questions = self._interactive.take(self._engine.slots)
-        questions.sort(key=lambda question: question.version)
-        for version, group in groupby(questions, key=lambda question: question.version):
-            people = list(group)
-            metrics.ANSWERING.set(sum(len(question.requests) for question in people))
-            self._answer(version, people)
-            metrics.ANSWERING.set(0)
-        return bool(questions)
+        for group in self._together(questions):
+            version = group[0].version
+            if version in self._engine.versions():
+                self._start(group)
+            else:
+                _refuse(group, self._not_there(version))
+        return bool(questions or self._calls.works)
 
-    def _answer(self, version: str, questions: Sequence[Inquiry]) -> None:
-        if version not in self._engine.versions():
-            gone = UnknownVersionError(f"{version} was unloaded meanwhile; ask /v1/models what is there")
-            for question in questions:
-                question.answer.set_exception(gone)
-            return
-        cancelled = self._running.begin(())
-        try:
-            results, _ = self._timed([question.requests for question in questions], cancelled)
-        except GenerationCancelledError:
-            results = [Failure(UnavailableError("this student is shutting down; ask again")) for _ in questions]
-        except EngineDeadError as error:
-            for question in questions:
-                question.answer.set_exception(error)
-            raise
-        finally:
-            self._running.end(cancelled)
-        for question, result in zip(questions, results, strict=True):
-            self._deliver(question, result)
+    def _together(self, questions: Sequence[Inquiry]) -> list[list[Inquiry]]:
+        if self._engine.continuous:
+            return [[question] for question in questions]
+        by_version = sorted(questions, key=lambda question: question.version)
+        return [list(group) for _, group in groupby(by_version, key=lambda question: question.version)]
+
+    def _not_there(self, version: str) -> OpcodError:
+        if self._board.engine_problem is not None:
+            return UnavailableError(f"the engine is being brought back ({self._board.engine_problem}); try again later")
+        return UnknownVersionError(f"{version} was unloaded meanwhile; ask /v1/models what is there")
 
     def _deliver(self, question: Inquiry, result: list[Generation] | Failure) -> None:
         if isinstance(result, Failure):
@@ -269,14 +252,73 @@ class EngineWorker:
         metrics.TOKENS.labels("interactive").inc(_tokens(result))
         question.answer.set_result(result)
 
+    # Calls of the engine ---------------------------------------------------------------------------------
+    def _start(self, works: Sequence[Work]) -> None:
+        """Begin one call; that of a static engine has ended when this returns."""
+        self._board.free_slots = self.intake.free_slots
+        if not self._engine.continuous:
+            self._board.beat(allowance_s=self._allowance_s(works))
+        self._calls.start(works)
+        self._end_calls(0.0)
+
+    def _allowance_s(self, works: Sequence[Work]) -> float:
+        """Longest that these may take, with one more run of each alone."""
+        requests = [request for work in works for request in work.requests]
+        if all(request.audience is not None for request in requests):
+            return ANSWER_SILENCE_S  # people may ask for as much as the model holds; each piece is a sign of life
+        longest = max(request.sampling.max_tokens for request in requests)
+        turns = -(-len(requests) // self._engine.slots) + len(works)
+        return longest * turns * SECONDS_PER_TOKEN
+
+    def _end_calls(self, wait_s: float) -> None:
+        """Hand out what ended calls brought; waits up to `wait_s` for the first.
+
+        Raises EngineDeadError after people were told; a dead engine is no fault of the jobs, which stay in hand.
+        """
+        ended = self._calls.ended(wait_s)
+        try:
+            if any(isinstance(result, Failure) for call in ended for result in call.results or ()):
+                self._check_health()
+        except EngineDeadError as error:
+            # These are not under way any more, so the check has not told them.
+            _refuse((question for call in ended for question in call.inquiries), error)
+            raise
+        for call in ended:
+            self._hand_out(call)
+
+    def _hand_out(self, call: EngineCall) -> None:
+        if call.results is None:
+            log.warning("generation cancelled", jobs=[held.job.id for held in call.jobs])
+            for question in call.inquiries:
+                self._deliver(question, Failure(UnavailableError("this student is shutting down; ask again")))
+            return
+        if call.jobs:
+            fault_point("student.generated")
+            metrics.BATCH_SECONDS.observe(call.seconds)
+        tokens = max(sum(_tokens(result) for result in call.results), 1)
+        for work, result in zip(call.works, call.results, strict=True):
+            if isinstance(work, Inquiry):
+                self._deliver(work, result)
+            else:
+                self._end_job(work, result, call.seconds * _tokens(result) / tokens)
+
     def _drain(self) -> None:
+        """What is under way may end; the watch cancels what does not in time."""
         self._board.draining = True
         self._interactive.close()
+        while self._calls.works:
+            self._end_calls(POLL_S)
+        self._calls.close()
         self.intake.release()
         try:
             self._outbox.flush()
         except UnavailableError as error:
             log.warning("left unsaid; it is taken again after its lease", actions=len(self._outbox), error=str(error))
+
+
+def _refuse(questions: Iterable[Inquiry], error: OpcodError) -> None:
+    for question in questions:
+        question.answer.set_exception(error)
 
 
 def _tokens(result: list[Generation] | Failure) -> int:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs, require
-from services.student.engines.vllm.wire import Description
+from services.student.engines.vllm.wire import ADAPTERS, FULL, Description, Needs, require
 from shared.config.vllm import VllmSection
 from shared.errors import ConfigError
 from shared.vllm.command import Model, arguments, environment, largest_rank

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.student.config import StudentConfig, VllmEnvironment
-from services.student.engines.vllm.adapters import AdapterWeights
-from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs
 from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.full import FullWeights
@@ -21,7 +19,8 @@ from services.student.engines.vllm.health import Bounds
 from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.server import Server
 from services.student.engines.vllm.untied import Untied
-from services.student.engines.vllm.weights import Weights
+from services.student.engines.vllm.weights import AdapterWeights, Weights
+from services.student.engines.vllm.wire import ADAPTERS, FULL, Needs
 from shared.clock import SystemClock
 from shared.contracts.ids import seed_of
 from shared.modeling.full import tied_names
@@ -79,6 +78,7 @@ def _log_file(config: StudentConfig) -> Path:
 
 def _found(config: StudentConfig) -> Begin:
     url, key = config.section.vllm.url, VllmEnvironment().key
+    # Whoever calls this has looked: full weights refuse a `url`, adapters come here only with one.
     assert url is not None
     return lambda: (VllmClient(url, key.get_secret_value() if key else None), None)
 
@@ -89,12 +89,14 @@ def _started(config: StudentConfig, model: Model) -> Begin:
     seed = seed_of(settings.run.seed, config.student, "vllm")
 
     def begin() -> tuple[VllmClient, ServerProcess]:
+        # For this user alone (0700), and not in the run's directory: a unix socket's path has 107 bytes at most.
         socket = Path(tempfile.mkdtemp(prefix="opcod-vllm-")) / "socket"
         key = secrets.token_urlsafe(24)
         command = arguments(installation, section, model, socket=socket, slots=config.section.slots, seed=seed)
         variables = environment(
             installation, section, model, key=key, threads=settings.resources.threads, ours=os.environ
         )
+        # The guard runs on our interpreter and imports this package; it takes these out before the server starts.
         guards = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
         under_guard = guarded(command, os.getpid())
         process = ServerProcess(under_guard, {**variables, **guards}, _log_file(config), scratch=socket.parent)

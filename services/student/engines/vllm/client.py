@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from services.student.engines.port import EngineAwayError, RefusedError
+from services.student.engines.port import EngineAwayError, RefusedError, Unwanted
 from services.student.engines.vllm.wire import (
     Completion,
     Description,
@@ -25,7 +25,7 @@ from services.student.engines.vllm.wire import (
     ServerLogprobs,
     Version,
 )
-from shared.errors import OpcodError, reason
+from shared.errors import reason
 
 CONNECT_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 60.0
@@ -51,7 +51,6 @@ _BAD_REQUESTS = frozenset({400, 413, 422})
 
 Shape = TypeVar("Shape", bound=BaseModel)
 Result = TypeVar("Result")
-Unwanted = Callable[[], OpcodError | None]
 Hear = Callable[[ServerChoice], bool]
 """Takes more of a sequence, on the loop; whether there is still somebody who wants the rest."""
 
@@ -83,6 +82,7 @@ class VllmClient:
             follow_redirects=False,
             trust_env=False,
         )
+        # An async client belongs to one loop, and the callers are many threads: so the loop has a thread of its own.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-client", daemon=True)
         self._thread.start()
@@ -90,12 +90,14 @@ class VllmClient:
     def complete(self, calls: Sequence[Call], unwanted: Unwanted) -> list[ServerChoice]:
         """The one choice of each call, all asked for at once. Raises what `unwanted` returns, soon after it does."""
         future = self._submit(self._gather(calls))
+        # No deadline: a generation takes as long as its tokens do. `unwanted`, asked every CHECK_S, ends it early.
         while True:
             try:
                 return future.result(timeout=CHECK_S)
             except CancelledError as error:
                 raise EngineAwayError(f"the connection to {self.url} was closed") from error
             except TimeoutError:
+                # One class for two things: this wait was over, or, of a future that is done, the call itself timed out.
                 if future.done():
                     raise
                 if (reason := unwanted()) is not None:
@@ -168,14 +170,17 @@ class VllmClient:
         try:
             streamed = {**body, "stream": True}
             async with self._http.stream("POST", COMPLETIONS, json=streamed, timeout=_FOR_EVER) as answer:
+                # A streamed body is not read by itself, and the error's text is in it.
                 if answer.status_code != 200:
                     await answer.aread()
                 _require_ok(COMPLETIONS, answer)
                 async for event in httpx2.EventSource(answer):
+                    # Read on to the end of the answer: only then is the connection kept for the next request.
                     if event.data == DONE:
-                        continue  # to the end of the answer, so that the connection is kept
+                        continue
                     part = _only_choice(_shaped(COMPLETIONS, event.data, Completion))
                     parts.append(part)
+                    # Leaving the stream closes its connection, which is how vLLM learns that nobody wants the rest.
                     if not hear(part):
                         return joined([*parts, ServerChoice(finish_reason="length")])
         except httpx2.HTTPError as error:
@@ -205,6 +210,7 @@ class VllmClient:
         return response
 
     async def _end(self) -> None:
+        # Whoever waits for one of these gets CancelledError, and tells it as an engine that is away.
         mine = asyncio.current_task()
         for task in asyncio.all_tasks():
             if task is not mine:
@@ -213,6 +219,7 @@ class VllmClient:
 
     def _submit(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
         if self._loop.is_closed():
+            # Never awaited, it would warn when it is collected.
             coroutine.close()
             raise EngineAwayError(f"the connection to {self.url} is closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -251,6 +258,7 @@ def _ended(choice: ServerChoice) -> ServerChoice:
 
 def _require_ok(path: str, response: httpx2.Response) -> None:
     """Raises RefusedError where asking again is useless, EngineAwayError for every other status but 200."""
+    # 404 is not among them: a server that came back does not know the version's name, and knows it once it is loaded.
     if response.status_code in _BAD_REQUESTS:
         raise RefusedError(f"vLLM refused {path}: {response.text[:_KEPT_OF_AN_ERROR]}")
     if response.status_code != 200:

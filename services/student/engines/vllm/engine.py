@@ -23,6 +23,7 @@ from services.student.engines.port import (
     GenerationRequest,
     NotFiniteError,
     UnknownVersionError,
+    Unwanted,
     VersionTakenError,
 )
 from services.student.engines.tokens import TokenTable
@@ -30,7 +31,7 @@ from services.student.engines.vllm.client import Call, NoNumberError
 from services.student.engines.vllm.health import Condition
 from services.student.engines.vllm.requests import Reading, completion, probe_answer, probe_question
 from services.student.engines.vllm.server import Life, Server, base_of, gone
-from services.student.engines.vllm.weights import Unwanted, Weights
+from services.student.engines.vllm.weights import Weights
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError, OpcodError
 from shared.modeling.chat import encode, render, rendering_of
@@ -90,6 +91,7 @@ class VllmEngine:
         log.info("vllm answers", vllm=self._version, url=server.life.client.url, max_model_len=self.context)
 
     def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:
+        # The life is taken before anything is read or sent: `loaded` refuses the version if it is over by then.
         life = self.server.life
         files = self._weights.check(directory, checksum)
         found = files.checksum
@@ -117,6 +119,7 @@ class VllmEngine:
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
     ) -> list[Generation]:
+        # One life for the whole call: after a restart the same name could stand for other weights.
         life = self.server.life
         samples = [self._sample(request) for request in requests]
 
@@ -132,6 +135,7 @@ class VllmEngine:
         return [found[place] for place in range(len(requests))]
 
     def health(self) -> EngineHealth:
+        # `in_doubt` first: a look that ends between the two reads has then already changed the condition.
         in_doubt, condition = self.server.in_doubt, self.server.health.condition
         state = _STATES.get(condition, EngineState.AWAY)
         if in_doubt:
@@ -186,6 +190,7 @@ class VllmEngine:
 
     def _name(self, version: str) -> str:
         held = self.server.held
+        # Known and not held: the server came back without it. It is loaded again, so this is no fault of the request.
         if version not in held and version in self._checksums:
             raise EngineAwayError(f"vLLM was lost, and with it {version}: it is loaded again first")
         if version not in held:

@@ -13,11 +13,11 @@ from pathlib import Path
 import structlog
 from transformers import PreTrainedModel
 
-from services.student.engines.port import EngineAwayError, RefusedError, UnknownVersionError
+from services.student.engines.port import EngineAwayError, RefusedError, UnknownVersionError, Unwanted
 from services.student.engines.vllm.resident import Residency
 from services.student.engines.vllm.server import Life, Server, gone
 from services.student.engines.vllm.untied import Untied
-from services.student.engines.vllm.weights import Files, Unwanted
+from services.student.engines.vllm.weights import Files
 from shared.errors import ModelError, OpcodError
 from shared.modeling.checksums import file_checksum
 from shared.modeling.full import checked_full, require_tensors_of
@@ -71,6 +71,7 @@ class FullWeights:
         """It is resident once."""
         if self._untied is not None and files != self._base:
             files = replace(files, served=self._untied.add(version, files.directory))
+        # Held before it is read, since `serving` looks it up there; given up again where the read fails.
         self._held[version] = files
         try:
             with self.serving(life, version, lambda: gone(life, self._server)):
@@ -82,6 +83,7 @@ class FullWeights:
     def unload(self, life: Life, version: str, name: str | None) -> None:  # noqa: ARG002 - the server need not know
         self._held.pop(version, None)
         if self._untied is not None:
+            # The last one read stays on disk though it is unloaded: a read that fails goes back to it.
             last = self._base if self._last is None else self._last[1]
             self._untied.keep({files.served for files in (self._base, last, *self._held.values())})
 
@@ -106,6 +108,7 @@ class FullWeights:
     def _swap(self, asked: Asked) -> None:
         """See `Residency`."""
         life, files = asked
+        # The watch would take the paused server for one that hangs, and end it in the middle of a read.
         with self._server.undisturbed():
             if (lost := gone(life, self._server)) is not None:
                 raise lost
@@ -114,6 +117,8 @@ class FullWeights:
                 _require_unchanged(files)
                 self._read(life, files, last)
             self._last = asked
+            # A new salt each time weights are read, not for each version: a request that was given up may go on for a
+            # moment and cache, under the old salt, what the new weights made.
             self._swaps += 1
 
     def _read(self, life: Life, files: Files, last: Files) -> None:
@@ -121,6 +126,7 @@ class FullWeights:
         try:
             life.client.pause()
             failure = self._reload(life, files, last)
+            # Also after a failure: a server that stays paused answers nobody.
             life.client.resume()
         except (EngineAwayError, RefusedError) as lost:
             log.error("weights could not be swapped; the server is ended", directory=str(files.directory))
@@ -136,6 +142,7 @@ class FullWeights:
         try:
             life.client.reload(files.served, self._server.start_s)
         except (EngineAwayError, RefusedError) as failed:
+            # vLLM leaves a model on meta tensors when a reload fails; the next request would kill it for good.
             life.client.reload(last.served, self._server.start_s)
             return failed
         return None

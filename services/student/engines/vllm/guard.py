@@ -30,6 +30,7 @@ def main(student: int, command: list[str]) -> int:
 
     student: the parent's id, as it may be gone before this process can ask for it.
     """
+    # A list, since the handler only notes it: ending a group takes seconds, and a handler must not wait.
     asked = [False]
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -44,6 +45,7 @@ def main(student: int, command: list[str]) -> int:
         preexec_fn=ending_with_me(),
     )
     while running.poll() is None:
+        # A process whose parent is gone gets another one, so the id changes, also where SIGKILL ended the parent.
         if asked[0] or os.getppid() != student:
             end_group(running, os.getpgrp())  # SIGTERM to the server; then SIGKILL to all of the group, here it ends
         time.sleep(PARENT_POLL_S)

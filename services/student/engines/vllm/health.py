@@ -64,6 +64,7 @@ def after(health: Health, seen: Seen, now_s: float, bounds: Bounds) -> Health:
         return health
     if seen is Seen.STARTED:
         return _started(health, now_s, bounds)
+    # A dead server that answers after all is not believed: only a start leads on.
     if condition is Condition.DEAD:
         return health
     match seen:
@@ -72,9 +73,11 @@ def after(health: Health, seen: Seen, now_s: float, bounds: Bounds) -> Health:
         case Seen.SILENT:
             return _silent(health, now_s, bounds)
         case Seen.LOADED:
+            # From STALE alone: a load proves nothing about a server that has just missed an answer.
             return replace(health, condition=Condition.HEALTHY) if condition is Condition.STALE else health
         case Seen.EMPTY:
             return replace(health, condition=Condition.STALE, since_s=now_s)
+    # ANSWERED. After a restart it answers with its base weights: STALE, until a version was loaded again.
     restarted = condition in (Condition.RESTARTING, Condition.STALE)
     return replace(health, condition=Condition.STALE if restarted else Condition.HEALTHY, since_s=now_s)
 

@@ -31,6 +31,7 @@ class ServerProcess:
                 stdout=output,
                 stderr=output,
                 env=dict(environment),
+                # A group of its own, so that it is ended as a whole, and Ctrl-C in a terminal does not reach it.
                 start_new_session=True,
             )
 
@@ -59,6 +60,7 @@ def end_group(leader: subprocess.Popen[bytes], group: int) -> None:
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         leader.send_signal(signal.SIGTERM)
         leader.wait(timeout=GRACE_S)
+    # Always, though the leader has ended: its children may not have, and they hold the GPU's memory.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
     leader.wait()

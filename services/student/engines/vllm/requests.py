@@ -26,8 +26,10 @@ def completion(request: GenerationRequest, model: str, prompt: Sequence[int], eo
         "seed": request.seed,
         "stop": list(request.stop),
         "stop_token_ids": sorted(eos),
+        # 0 still brings the log-prob of the drawn token; None would bring none.
         "logprobs": request.top_logprobs or 0,
         "return_token_ids": True,
+        # Ids in place of texts in the list of alternatives: several tokens may have the same text.
         "return_tokens_as_token_ids": True,
     }
     if request.json_schema is not None:
@@ -53,6 +55,7 @@ class Reading:
     def hear(self, part: ServerChoice) -> bool:
         """Take in more of it; whether somebody still wants the rest. Raises NotFiniteError."""
         self._add(part)
+        # The last part is told by `generation`, which alone knows that no byte follows.
         if self._transcript is not None and part.finish_reason is None:
             self._transcript.tell()
         return not self._request.unwanted

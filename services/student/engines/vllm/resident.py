@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from shared.errors import ModelError, OpcodError
+from services.student.engines.port import Unwanted
+from shared.errors import ModelError
 
 CHECK_S = 0.2
 """How soon somebody who is not wanted any more stops waiting."""
@@ -38,11 +39,12 @@ class Residency(Generic[Key]):
         self._working = 0
         self._waiting: list[_Wait[Key]] = []
 
-    def enter(self, key: Key, unwanted: Callable[[], OpcodError | None]) -> None:
+    def enter(self, key: Key, unwanted: Unwanted) -> None:
         """Returns when `key` is resident, and it stays so until `leave`. Raises what `unwanted` returns, and what the
         swap raises.
         """
         with self._changed:
+            # Not past those who wait: a stream of requests for what is resident would keep all others out for ever.
             if key == self._resident and not self._waiting:
                 self._working += 1
                 return
@@ -52,6 +54,7 @@ class Residency(Generic[Key]):
                 while not wait.admitted:
                     self._go_on(wait, unwanted)
             finally:
+                # Who gives up may have been the first in line: the next one must look again, hence the notification.
                 if not wait.admitted:
                     self._waiting.remove(wait)
                 self._changed.notify_all()
@@ -61,7 +64,7 @@ class Residency(Generic[Key]):
             self._working -= 1
             self._changed.notify_all()
 
-    def _go_on(self, wait: _Wait[Key], unwanted: Callable[[], OpcodError | None]) -> None:
+    def _go_on(self, wait: _Wait[Key], unwanted: Unwanted) -> None:
         """Takes the turn if it has come, else waits for a change."""
         if (reason := unwanted()) is not None:
             raise reason
@@ -69,6 +72,7 @@ class Residency(Generic[Key]):
         if self._waiting[0] is not wait or not (resident or self._working == 0):
             self._changed.wait(CHECK_S)
             return
+        # Only who is first in line comes here, so at most one swap runs though the lock is let go of in it.
         if not resident:
             self._make_resident(wait.key)
         together = [one for one in self._waiting if one.key == wait.key]

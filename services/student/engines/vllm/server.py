@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.student.engines.port import EngineAwayError, RefusedError
-from services.student.engines.vllm.capabilities import Needs, require
 from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.health import Bounds, Condition, Health, Seen, after
 from services.student.engines.vllm.process import ServerProcess
+from services.student.engines.vllm.wire import Needs, require
 from shared.clock import Clock
 from shared.errors import ConfigError, OpcodError, UnavailableError
 
@@ -55,6 +55,7 @@ class Server:
         self._bounds = bounds
         self._clock = clock
         self._log_tail = log_tail
+        # `_lock` guards the fields and is never held while the server is asked; `_quiet` is held while the watch asks.
         self._lock, self._quiet = threading.Lock(), threading.Lock()
         self._stopping, self._look_now = threading.Event(), threading.Event()
         self._held: dict[str, str] = {}
@@ -95,6 +96,7 @@ class Server:
 
     @property
     def health(self) -> Health:
+        # Without its watch nobody would notice a server that hangs, so that counts as a server that cannot go on.
         watch_died = self._thread.ident is not None and not self._thread.is_alive() and not self._stopping.is_set()
         return replace(self._health, condition=Condition.FAILED) if watch_died else self._health
 
@@ -127,6 +129,7 @@ class Server:
             try:
                 yield
             finally:
+                # Reading a whole model may take longer than the silence that means dead.
                 with self._lock:
                     self._health = replace(self._health, since_s=self._clock.monotonic_s())
 
@@ -147,7 +150,7 @@ class Server:
     @property
     def in_doubt(self) -> bool:
         """A look that was asked for has not ended yet."""
-        return self._look_now.is_set() or self._looks_as_asked  # in this order: `turn` sets the one, clears the other
+        return self._look_now.is_set() or self._looks_as_asked
 
     def stop(self) -> None:
         """End the watch, and the process if it is ours."""
@@ -169,6 +172,7 @@ class Server:
         dead.
         """
         with self._quiet:
+            # Set before the other is cleared: `in_doubt` reads them in this order too, and sees no gap between them.
             if self._look_now.is_set():
                 self._looks_as_asked = True
                 self._look_now.clear()
@@ -191,6 +195,7 @@ class Server:
         self._looked_s = self._clock.monotonic_s()
         seen, listed, reason = _look(life, self._bounds.hang_s / LOOKS_OF_A_SILENCE)
         with self._lock:
+            # Of what was held before the look only: a version that is loaded or unloaded during it is no loss.
             if seen is Seen.ANSWERED and not {name for v, name in before.items() if v in self._held} <= listed:
                 seen = Seen.EMPTY
             previous, self._health = self._health, after(self._health, seen, self._clock.monotonic_s(), self._bounds)
@@ -219,11 +224,13 @@ class Server:
             return
         log.warning("engine is started again", restarts=len(self._health.restarts))
         client, process = self._begin()
+        # The number has grown already, in `_forget`.
         self._life = Life(client, process, self._life.number)
 
     def _forget(self) -> None:
         """Nothing that was loaded is there any more."""
         self._held.clear()
+        # A new number, though maybe the same process: requests of before must not be taken for answered by what is now.
         self._life = Life(self._life.client, self._life.process, self._life.number + 1)
 
     def _end_life(self) -> None:

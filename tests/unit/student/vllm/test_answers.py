@@ -8,9 +8,8 @@ from pydantic import ValidationError
 
 from services.student.engines.port import EngineAwayError
 from services.student.engines.tokens import TokenTable
-from services.student.engines.vllm.capabilities import ADAPTERS, require
 from services.student.engines.vllm.requests import Reading, probe_answer
-from services.student.engines.vllm.wire import Completion, Description, ServerChoice, ServerLogprobs
+from services.student.engines.vllm.wire import ADAPTERS, Completion, Description, ServerChoice, ServerLogprobs, require
 from shared.errors import ConfigError, ModelError
 from shared.modeling.loading import load_tokenizer
 from tests.fakes.vllm_bench import request

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from services.student.engines.port import EngineAwayError, EngineState, VersionTakenError
-from services.student.engines.vllm.capabilities import FULL
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.full import FullWeights
 from services.student.engines.vllm.untied import TIED_FILE, Untied
+from services.student.engines.vllm.wire import FULL
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.errors import ModelError
 from shared.modeling.checksums import file_checksum

@@ -16,13 +16,13 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
-from services.student.engines.vllm.adapters import AdapterWeights
 from services.student.engines.vllm.build import log_tail
-from services.student.engines.vllm.capabilities import ADAPTERS
 from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
 from services.student.engines.vllm.server import Server
+from services.student.engines.vllm.weights import AdapterWeights
+from services.student.engines.vllm.wire import ADAPTERS
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.errors import ConfigError, ModelError, UnavailableError
 from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, save_adapter

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from services.student.engines.port import EngineState, Generation, GenerationRequest
-from services.student.work.continuous import MAX_TRIES, Flights
-from services.student.work.worker import IDLE_S
+from services.student.http.people import Inquiry
+from services.student.work.calls import EngineCalls, Running
+from services.student.work.worker import IDLE_S, MAX_TRIES, EngineDeadError
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.envelope import Message
 from shared.contracts.ids import seed_of
@@ -34,6 +35,9 @@ class ContinuousBench(StudentBench):
         self._people = ThreadPoolExecutor(4)
 
     def turn(self, times: int = 1) -> list[Message]:
+        if self.server.down:
+            self.worker.turn()
+            return []
         messages = super().turn(times)
         self.came += [message for message in messages if isinstance(message, JobDone)]
         return messages
@@ -221,6 +225,20 @@ def test_while_the_engine_is_away_nothing_is_taken_and_people_are_told(bench: Co
     assert [done.job_id for done in bench.ended(1)] == [job.id]
 
 
+def test_people_under_way_are_told_of_an_engine_that_dies(bench: ContinuousBench) -> None:
+    bench.engine.dies_of_poison, bench.engine.hold = True, True
+    job = bench.broker.issue(ROLLOUT, 1, text=POISON)
+    running(bench, 1)
+    person = bench.ask(text=POISON)
+    running(bench, 2)
+    bench.engine.go.set()
+    with pytest.raises(EngineDeadError, match="the device is lost"):
+        bench.until(lambda: False)
+    with pytest.raises(EngineDeadError):
+        person.result(WAIT_S)
+    assert bench.came == [] and [held.job.id for held in bench.worker.intake.held] == [job.id]
+
+
 @pytest.mark.parametrize("state", [EngineState.AWAY, EngineState.SUSPECT])
 def test_it_waits_for_its_engine_without_turning_all_the_time(bench: ContinuousBench, state: EngineState) -> None:
     bench.engine.state = state
@@ -254,21 +272,28 @@ def test_on_the_way_out_what_runs_may_end(bench: ContinuousBench) -> None:
     assert [message.outcome for message in bench.broker.results() if isinstance(message, JobDone)] == ["ok"]
 
 
+def test_while_the_bus_is_away_people_are_still_answered(bench: ContinuousBench) -> None:
+    bench.server.down = True
+    person = bench.ask()
+    bench.until(person.done)
+    assert person.result()[0].text == "a@v0:1"
+
+
 def test_the_engines_seconds_are_shared_out_by_sequences() -> None:
     engine, clock = FakeEngine(), HandClock()
-    engine.hold = True
+    engine.continuous, engine.hold = True, True
     engine._versions["a@v0"] = "b" * 64
-    flights: Flights[str] = Flights(engine, clock)
+    calls = EngineCalls(engine, Running(clock), clock)
     sampling = Sampling(temperature=1, top_p=1, max_tokens=4)
     one = GenerationRequest("a@v0", (ChatMessage(role="user", content="?"),), sampling, 1)
-    flights.start("small", [one], threading.Event())
+    calls.start([Inquiry("a@v0", (one,), threading.Event())])
     clock.now_s += 4
-    flights.start("large", [one] * 3, threading.Event())
+    calls.start([Inquiry("a@v0", (one,) * 3, threading.Event())])
     clock.now_s += 8
     engine.go.set()
-    landed = []
-    while len(landed) < 2:
-        landed += flights.landed(WAIT_S)
-    flights.close()
-    assert {flight.work: flight.seconds for flight in landed} == {"small": 4 + 2, "large": 6}
-    assert flights.works == []
+    ended = []
+    while len(ended) < 2:
+        ended += calls.ended(WAIT_S)
+    calls.close()
+    assert {call.sequences: call.seconds for call in ended} == {1: 4 + 2, 3: 6}
+    assert calls.works == []

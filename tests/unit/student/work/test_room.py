@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.student.work.jobs import Room, most_urgent, used
+from services.student.work.jobs import Room, used
 from shared.contracts.jobs import JOB_PRIORITY, Job, JobKind
 from tests.fakes.student import make_job
 
@@ -59,9 +59,3 @@ def test_a_filled_batch_never_exceeds_the_slots_by_more_than_feedback(
     assert used(lower) <= slots
     assert used(held) <= max(slots, first) + 20
     assert room.free(held) == max(0, slots - used(held))
-
-
-def test_the_most_urgent_version_runs_first_and_the_oldest_among_equals() -> None:
-    held = [job(EVAL, 1, "a@v1"), job(ROLLOUT, 1, "a@v2"), job(ROLLOUT, 1, "a@v3")]
-    assert most_urgent(held) == "a@v2"
-    assert most_urgent([*held, job(FEEDBACK, 1, "a@v0")]) == "a@v0"

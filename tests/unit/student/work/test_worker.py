@@ -100,6 +100,18 @@ def test_groups_run_by_version_with_the_most_urgent_first(bench: StudentBench, t
     assert versions_called(bench) == ["a@v0", "a@v1"]
 
 
+def test_among_equals_the_version_of_the_job_taken_first_runs_first(bench: StudentBench, tmp_path: Path) -> None:
+    for steps in (1, 2, 3):
+        publish_version(tmp_path, steps)
+    bench.broker.serve("a@v3", "a@v2", "a@v1")
+    for number, version in enumerate(("a@v2", "a@v3", "a@v2"), start=1):
+        bench.broker.issue(ROLLOUT, number, version=version)
+    bench.broker.issue(EVAL, 4, version="a@v1")
+    bench.done(3)
+    assert versions_called(bench) == ["a@v2", "a@v3", "a@v1"]
+    assert [call.seed for call in bench.engine.calls[0]] == [seed_of(number, 0, j) for number in (1, 3) for j in (0, 1)]
+
+
 def test_feedback_that_comes_between_two_groups_runs_before_the_lower_one(bench: StudentBench, tmp_path: Path) -> None:
     publish_version(tmp_path, 1)
     bench.broker.serve("a@v1", "a@v0")
