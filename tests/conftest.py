@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.fakes.forked import end_fork_server
+
 MARK = "OPCOD_TEST_SESSION"
 """A variable that the processes of a session inherit."""
 
@@ -28,6 +30,8 @@ def _no_process_is_left() -> Iterator[None]:
     """The last test of a session, or of a worker, fails if a process that the session started is still there."""
     mark = os.environ[MARK] = uuid.uuid4().hex
     yield
+    forked = end_fork_server()
+    assert not forked, "services of this session that nobody ended:\n" + "\n".join(forked)
     left = [process for process in psutil.process_iter() if _bears(process, mark)]
     psutil.wait_procs(left, timeout=GONE_WITHIN_S)
     told = [f"{process.pid}: {' '.join(process.cmdline())}" for process in left if _bears(process, mark)]

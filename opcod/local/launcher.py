@@ -11,7 +11,7 @@ import redis
 from opcod.local.deployment import DEPLOYMENT_FILE, Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
 from opcod.local.embedded_redis import end_leftover
 from opcod.local.gpus import VISIBLE, gpus_here, share_out, visible
-from opcod.local.processes import ProcessSpec, Supervisor, log_tail
+from opcod.local.processes import Launch, ProcessSpec, Supervisor, launch, log_tail
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.errors import StoppedError, UnavailableError
@@ -30,12 +30,17 @@ class Launcher:
     """`start` brings everything up and waits until it is ready; `watch` must then be called every second."""
 
     def __init__(
-        self, paths: Paths, settings: RunSettings, mode: Mode, stopped: Callable[[], bool] = lambda: False
+        self,
+        paths: Paths,
+        settings: RunSettings,
+        mode: Mode,
+        stopped: Callable[[], bool] = lambda: False,
+        start_process: Launch = launch,
     ) -> None:
         self._paths = paths
         self._settings = settings
         self._mode = mode
-        self._supervisor = Supervisor()
+        self._supervisor = Supervisor(start_process=start_process)
         self._stopped = stopped
         self._redis_port: int | None = None
         self.gpus = share_out(settings, gpus_here())

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import structlog
 
@@ -44,81 +45,25 @@ class ProcessSpec:
     arguments: Sequence[str] = ()
 
 
-class ProcessFailedError(OpcodError):
-    """A process that does not stay up; the message holds the end of its log."""
+class LiveProcess(Protocol):
+    """What supervising needs of a process, all of which subprocess.Popen has."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def args(self) -> Any: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
 
 
-@dataclass
-class Process:
-    """One supervised process and the times at which it ended by itself. due_s: of its next start, once ended."""
-
-    spec: ProcessSpec
-    popen: subprocess.Popen[bytes]
-    ends: list[float] = field(default_factory=list)
-    due_s: float | None = None
-
-
-class Supervisor:
-    """Starts, watches and stops processes. `check` must be called every second or so."""
-
-    def __init__(self, first_pause_s: float = FIRST_PAUSE_S) -> None:
-        self._first_pause_s = first_pause_s
-        self._processes: dict[str, Process] = {}
-
-    def start(self, spec: ProcessSpec) -> None:
-        self._processes[spec.name] = Process(spec, launch(spec))
-
-    def check(self) -> list[str]:
-        """Start again what ended; returns the names. Raises ProcessFailedError when that is useless."""
-        restarted: list[str] = []
-        for process in self._processes.values():
-            code = process.popen.poll()
-            if code is None:
-                continue
-            if process.due_s is None:
-                pause_s = self._pause_s(process, code)
-                process.due_s = time.monotonic() + pause_s
-                log.warning("process ended", process=process.spec.name, exit_code=code, again_in_s=pause_s)
-            if time.monotonic() >= process.due_s:
-                process.popen, process.due_s = launch(process.spec), None
-                restarted.append(process.spec.name)
-        return restarted
-
-    def pids(self) -> dict[str, int]:
-        return {name: process.popen.pid for name, process in self._processes.items()}
-
-    def stop(self, names: Sequence[str] | None = None, grace_s: float = GRACE_S) -> None:
-        """SIGTERM to those named (default: all); SIGKILL to what is left after `grace_s`. They are forgotten."""
-        stopping = [self._processes.pop(name) for name in list(self._processes) if names is None or name in names]
-        running = [process.popen for process in stopping if process.popen.poll() is None]
-        for process in running:
-            process.send_signal(signal.SIGTERM)
-        _end(running, grace_s)
-
-    def _pause_s(self, process: Process, code: int) -> float:
-        """Until its next start. Raises ProcessFailedError when that is useless."""
-        now = time.monotonic()
-        process.ends = [at for at in process.ends if now - at < RESTART_WINDOW_S]
-        process.ends.append(now)
-        if code == EXIT_USAGE or len(process.ends) > MAX_RESTARTS:
-            tail = log_tail(process.spec.log_file)
-            raise ProcessFailedError(
-                f"{process.spec.name} ended with exit code {code} and does not stay up; its log "
-                f"({process.spec.log_file}) ends:\n{tail}"
-            )
-        return 0.0 if len(process.ends) == 1 else self._first_pause_s * 2.0 ** (len(process.ends) - 2)
-
-
-def _end(told: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:
-    """Wait for processes that were told to end, and kill what does not until `grace_s` have passed."""
-    deadline = time.monotonic() + grace_s
-    for process in told:
-        try:
-            process.wait(timeout=max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            log.warning("process did not stop in time; killing it", pid=process.pid, command=process.args)
-            process.kill()
-            process.wait()
+Launch = Callable[[ProcessSpec], LiveProcess]
 
 
 def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
@@ -139,6 +84,87 @@ def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
             env=environment,
             start_new_session=True,
         )
+
+
+class ProcessFailedError(OpcodError):
+    """A process that does not stay up; the message holds the end of its log."""
+
+
+@dataclass
+class Process:
+    """One supervised process and the times at which it ended by itself. due_s: of its next start, once ended."""
+
+    spec: ProcessSpec
+    running: LiveProcess
+    ends: list[float] = field(default_factory=list)
+    due_s: float | None = None
+
+
+class Supervisor:
+    """Starts, watches and stops processes. `check` must be called every second or so.
+
+    start_process: makes a process of its own of a spec.
+    """
+
+    def __init__(self, first_pause_s: float = FIRST_PAUSE_S, start_process: Launch = launch) -> None:
+        self._first_pause_s = first_pause_s
+        self._start_process = start_process
+        self._processes: dict[str, Process] = {}
+
+    def start(self, spec: ProcessSpec) -> None:
+        self._processes[spec.name] = Process(spec, self._start_process(spec))
+
+    def check(self) -> list[str]:
+        """Start again what ended; returns the names. Raises ProcessFailedError when that is useless."""
+        restarted: list[str] = []
+        for process in self._processes.values():
+            code = process.running.poll()
+            if code is None:
+                continue
+            if process.due_s is None:
+                pause_s = self._pause_s(process, code)
+                process.due_s = time.monotonic() + pause_s
+                log.warning("process ended", process=process.spec.name, exit_code=code, again_in_s=pause_s)
+            if time.monotonic() >= process.due_s:
+                process.running, process.due_s = self._start_process(process.spec), None
+                restarted.append(process.spec.name)
+        return restarted
+
+    def pids(self) -> dict[str, int]:
+        return {name: process.running.pid for name, process in self._processes.items()}
+
+    def stop(self, names: Sequence[str] | None = None, grace_s: float = GRACE_S) -> None:
+        """SIGTERM to those named (default: all); SIGKILL to what is left after `grace_s`. They are forgotten."""
+        stopping = [self._processes.pop(name) for name in list(self._processes) if names is None or name in names]
+        running = [process.running for process in stopping if process.running.poll() is None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        _end(running, grace_s)
+
+    def _pause_s(self, process: Process, code: int) -> float:
+        """Until its next start. Raises ProcessFailedError when that is useless."""
+        now = time.monotonic()
+        process.ends = [at for at in process.ends if now - at < RESTART_WINDOW_S]
+        process.ends.append(now)
+        if code == EXIT_USAGE or len(process.ends) > MAX_RESTARTS:
+            tail = log_tail(process.spec.log_file)
+            raise ProcessFailedError(
+                f"{process.spec.name} ended with exit code {code} and does not stay up; its log "
+                f"({process.spec.log_file}) ends:\n{tail}"
+            )
+        return 0.0 if len(process.ends) == 1 else self._first_pause_s * 2.0 ** (len(process.ends) - 2)
+
+
+def _end(told: Sequence[LiveProcess], grace_s: float) -> None:
+    """Wait for processes that were told to end, and kill what does not until `grace_s` have passed."""
+    deadline = time.monotonic() + grace_s
+    for process in told:
+        try:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("process did not stop in time; killing it", pid=process.pid, command=process.args)
+            process.kill()
+            process.wait()
 
 
 def until_ended(

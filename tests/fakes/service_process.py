@@ -1,16 +1,15 @@
 """A service as a process of its own, as a launcher would start it, and its address once it has one."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.fakes.forked import Forked
 from tests.fakes.waiting import wait_until
 
 
 def start_service(
     service: str, *, run: str, run_dir: Path, redis_url: str, replica: str = "0", **environment: str
-) -> tuple[subprocess.Popen[bytes], str]:
+) -> tuple[Forked, str]:
     """Process and URL of `python -m services.<service>`; `environment` is added. Its output goes to <service>.log."""
     url_file = run_dir / f"{service}-{replica}.url"
     url_file.unlink(missing_ok=True)
@@ -23,8 +22,6 @@ def start_service(
         "OPCOD_URL_FILE": str(url_file),
         **environment,
     }
-    with (run_dir / f"{service}.log").open("ab") as output:
-        command = [sys.executable, "-m", f"services.{service}"]
-        process = subprocess.Popen(command, env=told, stdout=output, stderr=output)
+    process = Forked(f"services.{service}", (), told, run_dir / f"{service}.log")
     wait_until(lambda: url_file.exists() and url_file.read_text() != "", f"the URL of the {service}")
     return process, url_file.read_text()

