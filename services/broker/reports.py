@@ -1,4 +1,4 @@
-"""Reading reports: a message on `results` becomes an event of the state machine and events for people.
+"""Reading reports: a message on `results` becomes one event for the state machine and the events that people see.
 
 A result that cannot be read (missing, or not the bytes that were announced) counts as a failed job.
 """
@@ -35,6 +35,7 @@ from shared.errors import MalformedMessageError, StorageError
 from shared.problems.evaluation import grade_evaluation, rewards
 from shared.problems.problem import ProblemSet
 
+# A reason is kept in the state and told in an event: an engine's whole traceback would fit neither.
 MAX_REASON_CHARS = 500
 
 log = structlog.get_logger()
@@ -101,6 +102,8 @@ class ReportReader:
         return self._groups.sealed(act.exchange.student, act.exchange.step)
 
     def _job(self, done: JobDone, state: RunState, at: float) -> ReadReport | None:
+        # To know what to grade. The machine looks the job up again in its own copy of the state, and by that decides:
+        # it must be right about a late or repeated report whoever read it.
         target = awaited(state, done.job_id)
         if target is None:
             return None

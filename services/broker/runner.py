@@ -64,7 +64,9 @@ from shared.problems.problem import ProblemSet
 
 TICK_S = 1.0
 SWEEP_S = 60.0
+# Also how long a stop or a lost lease can go unnoticed while no report comes.
 BLOCK_S = 0.5
+# Reports fetched at once. They are still handled one by one, each with a commit of its own.
 TAKE = 64
 
 log = structlog.get_logger()
@@ -135,6 +137,7 @@ class Runner:
         self._rebuilding = False
         self._unsaved = False
         self._taken: deque[Delivery] = deque()
+        # A commit that was sent and not answered. Nothing is handled before it is known to be stored.
         self._unanswered: Handled | None = None
         self.problem: str | None = None
         self.state = machine.new_run(plan, incarnation=0, at=self._time.now_s())
@@ -254,6 +257,7 @@ class Runner:
             handling.tell(event)
         self._execute(state, commands, handling)
         state.fence = self._fence
+        # Before the commit, as every file: a broker that is killed in between finds it there and leaves it as it is.
         if state.scores and not self.state.scores:
             keep_initial_scores(self._run_dir, state, self._basis)
         commit = Commit(
@@ -281,9 +285,11 @@ class Runner:
         fault_point("broker.before-commit")
         self._bus.commit(self._unanswered.commit)
         fault_point("broker.after-commit")
+        # Not sooner: what the API and the metrics read is always a state that is stored.
         before, self.state = self.state, state
         self._unsaved = True
         metrics.show(state, self._plan)
+        # After the commit: an event that had to be handled again would need these payloads again.
         for key in self._unanswered.forget:
             self._bus.drop_payloads(key)
         self._unanswered = None
@@ -313,6 +319,7 @@ class Runner:
                     handling.serve.append((command.student, wanted.model_dump_json()))
                 case Forget():
                     handling.forget.append(command.key)
+                # Files first, then the commit: handled again, an event writes the same names over.
                 case KeepRecord(record=record):
                     path = self._run_dir / step_record(record.student, record.step)
                     atomic_write(path, record.model_dump_json().encode())
@@ -334,6 +341,7 @@ class Runner:
             log.error("batch cannot be used", student=command.student, step=command.step, error=str(error))
             handling.tell(machine.cannot_seal(state, command.student, str(error)).event)
             return
+        # In the state that is committed with the announcement, so that a batch is never announced and not counted.
         machine.count_batch(state, sealed.manifest)
         handling.out.publish.append((train(command.student), sealed.message))
         handling.tell(telling.sealed(sealed.manifest))

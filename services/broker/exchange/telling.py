@@ -1,6 +1,6 @@
-"""Events for people of what the machine does not see: what peers said to each other, and what came of it.
+"""Events for people about what the state machine does not see: what peers said to each other, and what came of it.
 
-Not stamped: they get time and source when they are told.
+They carry no time and source yet: `Runner` stamps them when it tells them.
 """
 
 from collections.abc import Sequence

@@ -70,6 +70,7 @@ def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, l
     was_paused = state.paused
     state = state.model_copy(deep=True)
     commands = _record(state, plan, event)
+    # A paused run still books what comes in; it only asks for nothing new.
     if state.paused is None and state.status not in (Status.DONE, Status.FAILED):
         commands += rounds.advance(state, plan, event.at)
     if state.paused is not None and state.paused != was_paused:
@@ -226,6 +227,7 @@ def _record_step(state: RunState, plan: Plan, event: StepFinished) -> list[Comma
         step = phase.step
         if phase.student != done.student or step is None or step.step != done.step:
             continue
+        # A repeated report, or one of a step that is being made again after a lost Redis: nothing is booked twice.
         if not step.sealed or step.done_version is not None:
             continue
         step.done_version = done.version
@@ -271,6 +273,7 @@ def _kept(state: RunState, step: StepState, done: StepDone) -> KeepRecord:
 
 
 def _record_served(state: RunState, event: VersionServed) -> None:
+    # Of an older version the word may come late, and says nothing about the live one.
     if event.enough and event.version == state.version[event.student]:
         state.served[event.student] = event.version
 

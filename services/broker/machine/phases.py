@@ -41,6 +41,7 @@ def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> 
     if phase.step is None:
         if phase.steps_done == phase.steps:
             return commands + _finish_phase(state, phase, at)
+        # A step's rollouts must come from its base version, so none is asked for before replicas hold it.
         if not _serves_live(state, phase.student):
             return commands
         phase.step = _open_step(state, plan, phase, at)
@@ -106,6 +107,7 @@ def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepSta
         return [IssueRollout(id_, phase.student, step.base_version, state.round, step.step, group.problem_id)]
     if group.rollout.status is not JobStatus.DONE or not group.tutored:
         return []
+    # Not `to_issue`: lost feedback is given up and its group goes without, where a lost rollout is tried once more.
     if group.feedback.status is JobStatus.NONE:
         group.feedback.status = JobStatus.ISSUED
         return [
@@ -123,6 +125,7 @@ def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepSta
     if not wanted or group.revised:
         return []
     group.revised = True
+    # By the version that answered first, even where the student has moved on: only the feedback may differ.
     id_ = job_id(state.round, phase.student, step.step, group.problem_id, JobKind.REVISE.value)
     phase.open_revisions.append(
         Revision(job_id=id_, step=step.step, problem_id=group.problem_id, version=step.base_version)

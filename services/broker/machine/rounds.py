@@ -1,12 +1,12 @@
-"""What to do next, derived from the state alone: the stages of a round. Pure.
+"""The stages of a round: what to do next, derived from the state alone. Pure.
+
+- `evaluate`: validation each round, for the gate; test before the first round and after the last, for the report.
+- `decide`: the gate of a round, from validation scores to who may tutor; the rule itself is shared.method.gating.
+- `advance`: from one status to the next, as far as the state allows.
 
 Each thing is marked as issued in the state in the same move that issues it, so deriving again issues nothing
 twice. Both tutors are frozen at the round's start, so the phases of a round are independent; with `latest_tutor`
 each is frozen when its pupil's phase begins.
-
-The evaluations of a status: validation each round for the gate, test before and after for the report. Pure.
-
-The gate of a round: from validation scores to who may tutor. Pure; the rule is shared.method.gating.
 """
 
 from collections.abc import Sequence
@@ -48,6 +48,7 @@ def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDeci
     counts = [{d: sum(by_student[s].correct[d]) for d in plan.domains} for s in plan.students]
     first = by_student[plan.students[0]]
     totals = {d: len(first.correct[d]) * first.samples for d in plan.domains}
+    # Fractions, not floats: a gap that is exactly tau must not fall to either side by rounding.
     gaps = gating.gaps_exact(counts, totals)
     previous = [before.cognizant[student] for student in plan.students] if before is not None else None
     cognizant = gating.cognizant_counts(counts, totals, plan.tau, previous=previous, hysteresis=plan.hysteresis)
@@ -156,6 +157,7 @@ def tell_score(score: Score) -> Tell:
 def advance(state: RunState, plan: Plan, at: float) -> list[Command]:
     """All commands that the state calls for, going through as many statuses as it allows."""
     commands: list[Command] = []
+    # A status may be over as soon as it is entered, so go on until one has to wait; a job lost twice pauses in between.
     while state.paused is None:
         status = state.status
         match status:
@@ -191,6 +193,7 @@ def _freeze(state: RunState, plan: Plan, at: float) -> list[Command]:
         for student in plan.students
     ]
     announced = enter(state, Status.TRAINING, at)
+    # After `enter`: in training, what is served includes the tutors' versions.
     serve = [Serve(student, *serve_set(state, student)) for student in plan.students]
     return [Tell(GateDecided(**UNSTAMPED, decision=decision)), announced, *serve]
 

@@ -6,14 +6,12 @@ gradient that is not finite changes nothing but a counter.
 
 Each mini-batch is one update. Its importance weights compare the engine's log-probs with the student's as it is
 at that update, so that from the second update on they also correct for the updates before it. The EMA teacher
-follows after every update and scores the next mini-batch. With `method = grpo` the gradient is that of `policy.py`
-instead, and no teacher is asked.
+follows after every update and scores the next mini-batch.
 
-The gradient of the GRPO baseline, on the rows, packs and places of the self-distillation (method 4).
-
-What always holds: no teacher is asked. A token's ratio is taken against the student as it was when the step began,
-and so is its importance weight, which therefore corrects for the engine alone: the ratio does the rest. Before the
-first update of a step that student is the present one, and every ratio is exactly 1.
+With `method = grpo`, the baseline, the gradient is `policy_gradient`'s, on the same rows, packs and places, and no
+teacher is asked (method 4). A token's ratio is taken against the student as it was when the step began, and so is its
+importance weight, which therefore corrects for the engine alone: the ratio does the rest. Before the first update of
+a step that student is the present one, and every ratio is exactly 1.
 """
 
 import math
@@ -39,9 +37,9 @@ from services.trainer.step.losses import (
     importance_diagnostics,
     importance_weights,
 )
-from services.trainer.step.rows import Row, mini_batches
+from services.trainer.step.rows import mini_batches
 from services.trainer.step.tracing import Tracer
-from services.trainer.step.trees import Pack, Places, micro_batches, pack_rows, places_of
+from services.trainer.step.trees import Pack, Places, Row, micro_batches, pack_rows, places_of
 from shared.config.loss import LossSection
 from shared.config.settings import GrpoSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
@@ -200,6 +198,7 @@ def train_step(
     progress = _Progress(tracer)
     if settings.method == "grpo":
         with clock.stage("old policy"):
+            # The first mini-batch needs none: its old policy is the student that computes its gradient.
             later = [row for batch in batches[1:] for row in batch if row.active]
             progress.old = old_policy(
                 learner.model, later, settings.temperature, settings.optimizer.micro_batch_tokens, check
@@ -223,6 +222,7 @@ def _update(
     progress: _Progress,
     check: Callable[[], None],
 ) -> None:
+    # Before anything is cut up: denominators of parts do not add up to that of the whole.
     denominator = _denominator(batch, settings)
     limit, largest = settings.optimizer.micro_batch_tokens, learner.model.packing.tree_tokens
     packs = pack_rows([row for row in batch if row.active], min(limit, largest))
@@ -230,6 +230,7 @@ def _update(
     for part in micro_batches(packs, limit, largest):
         check()
         loss = _backward(learner, part, denominator, settings, clock, progress)
+        # One bad micro-batch spoils the sum of its mini-batch: what the others have added goes, too.
         if loss is None:
             learner.skip()
             progress.skipped += 1
