@@ -118,7 +118,7 @@ class Dispatcher:
             version=version,
             round=command.round,
             step=0 if isinstance(command, IssueEval) else command.step,
-            # From the run's seed and the job's id alone: a job that is issued again after a loss of Redis samples the same.
+            # From the run's seed and the job's id alone: issued again after a loss of Redis, the job samples the same.
             seed=seed_of(self._plan.seed, command.job_id),
             sequences=sum(prompt.samples for prompt in prompts),
             sampling=sampling,

@@ -81,6 +81,7 @@ class LeaseFence:
     def confirm(self) -> None:
         """Raises FencedError unless the server says that the lease is ours; UnavailableError without an answer."""
         self.check()
+        # Renewed rather than read: it is then ours for a whole term, which the writes that follow need.
         if not self._bus.renew_lease(self._name, self._holder, self.token, ttl_s=self._ttl_s):
             raise self._gone()
 
@@ -265,6 +266,7 @@ class Consumer:
 
     def _complete(self, held: Held, announce: Message | None = None) -> None:
         fault_point("trainer.before-ack")
+        # Acknowledgement and report in one call: neither can be lost without the other.
         self._bus.complete(held.delivery, announce=None if announce is None else (RESULTS, announce))
         self._keeper.drop(held.delivery)
         self._held.remove(held)

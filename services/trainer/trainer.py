@@ -243,6 +243,7 @@ class StudentTrainer:
 
     def _weights(self, batch: Batch, state: LearnerState) -> WeightsManifest:
         step, model = batch.manifest.step, self._learner.model
+        # A probe through the network, too: finite weights may still overflow in a forward pass.
         probed = probe(model.network, self._tokenizer)
         if not all(map(math.isfinite, probed)) or not all(
             bool(each.isfinite().all()) for each in state.published.values()
@@ -274,6 +275,7 @@ class StudentTrainer:
         else:
             since, state = found
             self._learner.load(state)
+        # The learner is now at `since`; what a checkpoint that is not whole leaves out is trained again.
         if last is not None:
             self._repeat(last, since, say)
 

@@ -93,7 +93,7 @@ class GroupReader:
         self._before: Recent[tuple[str, int, str], tuple[Before, ...]] = Recent(KEPT_GROUPS)
 
     def rollouts(self, state: RunState, student: str, problem_id: str) -> PromptOutput:
-        """Of the student's open step."""
+        """The rollouts of a problem in the student's open step."""
         phase, group = _find(state, student, problem_id)
         return self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
 

@@ -283,6 +283,7 @@ def _record_timeouts(state: RunState, plan: Plan, at: float) -> None:
     for phase in state.phases:
         for group in phase.step.groups if phase.step else []:
             job = group.feedback
+            # From when the tutor took it, not from when it was issued: waiting in its queue is nobody's fault.
             late = job.started_at is not None and at - job.started_at > plan.tutor_timeout_s
             if job.status is JobStatus.STARTED and late:
                 job.status, job.reason = JobStatus.LOST, "tutor_timeout"
@@ -325,6 +326,7 @@ def _record_recovery(state: RunState, plan: Plan, event: TakenUp) -> list[Comman
 
 def _adopt(state: RunState, event: TakenUp) -> list[Command]:
     """A new run takes over the initial scores of another one and goes straight to its gate."""
+    # Only a run in which nothing has happened yet: scores of its own are never replaced.
     if state.scores or state.evals or state.status is not Status.VALIDATING:
         return []
     state.scores = [score.model_copy(deep=True) for score in event.initial]
@@ -347,5 +349,6 @@ def _skip_downtime(state: RunState, at: float) -> None:
 
 
 def _pause(state: RunState, reason: str) -> None:
+    # The first reason stays: what comes after it is often only its consequence.
     if state.paused is None:
         state.paused = reason

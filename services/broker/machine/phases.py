@@ -134,6 +134,7 @@ def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepSta
 
 
 def _forget_closed(phase: PhaseState) -> list[Command]:
+    # A revision's payloads lie with those of its step, which therefore outlive the step.
     busy = {revision.step for revision in phase.open_revisions}
     done = [step for step in phase.kept_steps if step not in busy]
     phase.kept_steps = [step for step in phase.kept_steps if step in busy]

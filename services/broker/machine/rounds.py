@@ -47,6 +47,7 @@ def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDeci
         raise OpcodError(f"round {round_}: no validation score of student {', '.join(missing)}")
     counts = [{d: sum(by_student[s].correct[d]) for d in plan.domains} for s in plan.students]
     first = by_student[plan.students[0]]
+    # Both students answered the same problems, so the totals of one are those of the other.
     totals = {d: len(first.correct[d]) * first.samples for d in plan.domains}
     # Fractions, not floats: a gap that is exactly tau must not fall to either side by rounding.
     gaps = gating.gaps_exact(counts, totals)
@@ -232,6 +233,7 @@ def reopen(state: RunState, sealed: dict[str, int]) -> None:
         phase.step.sealed = False
         on_disk = sealed.get(phase.student, 0) >= phase.step.step
         for group in phase.step.groups:
+            # Made again, the feedback may be another text: what was excluded is compared when it comes.
             if group.excluded and not on_disk:
                 group.excluded_from = group.feedback.output or group.excluded_from
             # A batch that is on disk is adopted by sealing it again; its payloads are not needed.

@@ -41,6 +41,7 @@ def look(
     watch = state.watches.setdefault(student, AlarmWatch())
     flat = metrics.grad_norm < settings.min_grad_norm and metrics.loss > settings.min_loss
     seen = StepLook(rewards=step.rewards, flat=flat, delta_logprob=metrics.delta_logprob)
+    # Replaced, not appended to: the window stays bounded, and with it the state.
     watch.recent = [*watch.recent, seen][-settings.window :]
     commands: list[Command] = []
     for name, reason in _conditions(watch, settings):

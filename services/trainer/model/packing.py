@@ -130,8 +130,10 @@ def checked_packing(way: Way) -> Packing:
         raise ModelError(
             f"{_cannot(way)}: a pass through it ended with {type(error).__name__}: {error}; choose another base model"
         ) from error
+    # The second row is the beginning of the first: a causal model says the same of the tokens that they share.
     whole, beginning, *_ = expected
     tolerance = _TOLERANCE_NATS[way.network.dtype]
+    # `not … <=`, here and below: a NaN fails it, too.
     if not _difference([whole[: len(beginning)]], [beginning]) <= tolerance:
         raise ModelError(
             f"{_cannot(way)}: what it says of a token changes with the tokens after it, or is no number; choose a "
@@ -156,6 +158,8 @@ def _with_trees(way: Way, rows: Sequence[Sequence[int]], expected: Sequence[Tens
             found = _logprobs(way, rows, [tree])
     except _MISCALLED as error:
         return _without_trees(way, f"a tree ended with {type(error).__name__}: {error}")
+    # Of the branches alone, and there of the tokens after the fork: averaged over the rest, which no other branch can
+    # disturb, a wrong one would pass as rounding.
     moved = _difference([one[-_NEAR:] for one in found[2:]], [one[-_NEAR:] for one in expected[2:]])
     if moved <= tolerance:
         return way.packing
@@ -169,6 +173,7 @@ def _without_trees(way: Way, reason: str) -> Packing:
 
 def _rows(vocabulary: int, context_tokens: int) -> list[list[int]]:
     """A row, its beginning, and rows that leave it one after the other."""
+    # Always the same rows, so that a model is refused or taken the same each time.
     draw = random.Random(0)
     whole, *others = ([draw.randrange(vocabulary) for _ in range(16)] for _ in range(6))
     branches = [whole[: 2 * at + 4] + other[: _NEAR + 1] for at, other in enumerate(others)]

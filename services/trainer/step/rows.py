@@ -41,6 +41,7 @@ def training_rows(
         advantages = group_advantages(torch.tensor([sample.reward for sample in group.samples])).tolist()
         for sample, advantage in zip(group.samples, advantages, strict=True):
             teacher = tuple(render(tokenizer, sample.teacher_messages)) if sample.mask else ()
+            # The response is trained on as it was sampled, so only the prompt can give way.
             room = context_tokens - len(sample.token_ids)
             if shorten and len(teacher) > room:
                 teacher, changes = _shortened(group, sample, tokenizer, room)

@@ -93,6 +93,7 @@ def policy_gradient(
     """
     logprobs_RT = _logprobs(model, packs, places, temperature)
     rows = _rows(packs)
+    # `detach`, not a second pass: the very same numbers, so that every ratio is exactly 1.
     old_RT = _padded([old[row] for row in rows], places.mask) if rows[0] in old else logprobs_RT.detach()
     if not bool(torch.isfinite(logprobs_RT).all() & torch.isfinite(old_RT).all()):
         return None
@@ -321,6 +322,7 @@ def _denominator(batch: Sequence[Row], settings: StepSettings) -> float:
     """Of the whole mini-batch, its inactive rows included."""
     lengths = torch.tensor([len(row.response) for row in batch])
     mask_BT = torch.arange(max(1, int(lengths.max())))[None] < lengths[:, None]
+    # Inactive rows count in `seq_mean`: a batch with few active ones makes a small step; that is intended.
     active_B = torch.tensor([row.active for row in batch])
     return batch_denominator(mask_BT, active_B, settings.loss.aggregation)
 

@@ -173,6 +173,7 @@ def tree_tensors(trees: Sequence[Tree]) -> TreeTensors:
 
 
 def _predictors(tree: Tree, prompt: tuple[int, ...], response: tuple[int, ...]) -> list[int]:
+    # The last prompt token predicts the first response token; the last response token predicts nothing.
     return tree.insert(prompt + response)[len(prompt) - 1 : -1]
 
 
