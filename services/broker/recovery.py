@@ -110,6 +110,7 @@ def basis_of(settings: RunSettings, problems: ProblemSet, run_dir: Path) -> Basi
 def keep_initial_scores(run_dir: Path, state: RunState, basis: Basis) -> None:
     """Write the file; scores that were taken over keep the name of the run that measured them."""
     path = run_dir / INITIAL_SCORES_FILE
+    # Never written over: taken over from another run, the file names that run as the one that measured.
     if not path.exists():
         kept = InitialScores(run=state.run, basis=basis, scores=state.scores)
         atomic_write(path, kept.model_dump_json(indent=1).encode())

@@ -123,6 +123,7 @@ class ReportReader:
             )
             return self._finished(report, target, output, state)
         except (StorageError, MalformedMessageError, ValueError) as error:
+            # As if the job had failed: it is issued again, and comes back with a readable output.
             return self._failed(done, at, str(error))
 
     def _failed(self, done: JobDone, at: float, reason: str) -> ReadReport:
@@ -159,6 +160,7 @@ class ReportReader:
             case GroupTarget():
                 rollouts = self._groups.output(state, target.phase, target.group, JobKind.ROLLOUT).prompts[0]
                 answers = [sample.text for sample in rollouts.samples]
+                # Tutors are asked once for each distinct answer, so that is how many come back.
                 texts, _ = distinct(answers, share_identical=self._settings.feedback.share_identical)
                 return [1] * len(texts)
 

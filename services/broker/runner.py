@@ -154,6 +154,7 @@ class Runner:
             self._drop_open_payloads()
         self._sealer.found = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
         sealed = {student: max(steps, default=0) for student, steps in self._sealer.found.items()}
+        # Only a new run takes scores over; one that goes on has its own, or is about to.
         initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
         began_again = TakenUp(self._time.now_s(), found.redis_was_empty, sealed, initial)
         self._handle(began_again, telling.taken_up(found, sealed))
@@ -185,11 +186,12 @@ class Runner:
                 self._time.skip()
 
     def _turn(self) -> None:
+        # What the last turn left over comes first: a commit without an answer, then a state that a full disk refused.
         self._finish()
         self._save()
         if not self._taken:
             self._taken.extend(self._bus.take([(RESULTS, BROKER)], self._consumer, limit=TAKE, block_s=BLOCK_S))
-        nothing_waits = not self._taken
+        nothing_waits = not self._taken  # in Redis either: the take above came back empty
         while self._taken:
             self._handle_delivery(self._taken[0])
         now = self._clock.monotonic_s()
@@ -226,6 +228,7 @@ class Runner:
     def _handle_delivery(self, delivery: Delivery) -> None:
         """The first of those in hand. It leaves them once it is ended or its commit is made, so that one that the bus
         fails at is handled again, and those behind it are not lost."""
+        # Against the state as it is now: what came before it in the same take may have closed its step.
         report = self._reports.read(delivery.message, self.state, self._time.now_s())
         if report is None:
             self._bus.complete(delivery)
@@ -237,6 +240,7 @@ class Runner:
 
     def _handle_if_changed(self, event: MachineEvent) -> None:
         state, commands = self._apply(event)
+        # A tick comes every second and changes nothing, mostly: no commit and no state.json for those.
         if commands or _facts(state) != _facts(self.state):
             self._commit(self._handled(state, commands))
 

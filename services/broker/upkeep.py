@@ -58,6 +58,7 @@ class Replicas:
         if told_by is not None:
             up.add(told_by)
             holding.add(told_by)
+        # With none up 0 would be enough: at least one must hold it.
         return len(holding) >= max(1, min(needed, len(up)))
 
     def still_enough(self, student: str, version: str, *, refused_by: str) -> bool:

@@ -92,6 +92,7 @@ class Checkpoints:
         Raises StorageError if every checkpoint is broken, or if it belongs to another run or base model.
         """
         steps = self._steps()
+        # Newest first; a broken one is renamed, so that its step can be written again under its own name.
         for step in reversed(steps):
             name = directory_name(self._student, step)
             try:

@@ -199,6 +199,7 @@ class Consumer:
         for held in [held for held in self._held if held.lost.is_set()]:
             log.warning("delivery lost, it will come again", step=held.sealed.step)
             self._held.remove(held)
+        # Early ones do not count as work: without the batch before them there is nothing to do but wait.
         block_s = 0.0 if self._next() else BLOCK_S
         queue = (train(self._student), TRAINER)
         foreign: list[Delivery] = []
@@ -230,6 +231,7 @@ class Consumer:
             try:
                 self._trainer.apply(held.sealed, self._fence)
             except StepRefusedError as error:
+                # Told and acknowledged: delivered again it would be refused again. The broker pauses the run.
                 self._refuse(held, str(error))
                 return
         else:

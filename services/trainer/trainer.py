@@ -150,6 +150,7 @@ class StudentTrainer:
 
     def _apply(self, sealed: BatchSealed, fence: Fence) -> None:
         clock = StageClock()
+        # Times of the last step that became known only after its report was made.
         clock.seconds.update(self._late.seconds)
         with clock.stage("load"):
             batch, rows = self._rows(sealed)
@@ -222,6 +223,7 @@ class StudentTrainer:
         )
         # All of them, each time: an older step may be asked for again, and its checkpoint is pruned by then.
         reports = (*(self.checkpoint.done if self.checkpoint else ()), done)
+        # The last moment before anything is written, and the only one that asks the server.
         self._confirm(fence)
         if tracer is not None:
             self._write_trace(batch, tracer)
@@ -271,6 +273,7 @@ class StudentTrainer:
         found = None if last is None else self._checkpoints.newest_state(last.step)
         since = 0
         if found is None:
+            # No whole checkpoint yet: from the run's beginning, with all batches again.
             self._learner.restart()
         else:
             since, state = found

@@ -57,6 +57,7 @@ def build_group(
     # A right answer that is all thinking shows nothing once its thinking is removed: it demonstrates nothing.
     showable = [reward if strip_thinking(text).strip() else 0.0 for reward, text in zip(rewards, texts, strict=True)]
     demonstrations = pick_demonstrations(showable, exclude_self=exclude_self)
+    # Without a teacher nobody is shown anything, so the mask must not follow from demonstrations either.
     if policy_gradient:
         demonstrations = [None] * len(texts)
     told = list(exchanges) if exchanges is not None else [None] * len(texts)
@@ -179,6 +180,7 @@ def adopt(store: LocalStore, student: str, step: int, run: str) -> Sealed | None
         return None
     raw = store.read_manifest(directory)
     manifest = batch_manifest(raw, directory, run=run, student=student, step=step)
+    # The files, too: a crash or a bad disk may have left a good manifest beside a broken file.
     store.verify(directory, raw)
     return Sealed(manifest, hashlib.sha256(raw).hexdigest())
 

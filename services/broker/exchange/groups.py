@@ -64,6 +64,7 @@ class Recent(Generic[Key, Value]):
         value = make()
         self._kept[key] = value, self._weigh(value)
         self._weight += self._kept[key][1]
+        # A value heavier than the whole limit goes out at once, and is still returned.
         while self._weight > self._limit:
             _, (_, weight) = self._kept.popitem(last=False)
             self._weight -= weight
@@ -258,5 +259,6 @@ class Sealer:
                 f"{directory} was sealed under token {manifest.fence}, this broker has {self._fence}: another one took "
                 "over; this one stops"
             )
+        # Renamed, not deleted: a person may want to see what a broker without a lease made.
         aside = self._store.set_aside(directory, f"unannounced-{manifest.fence}")
         log.warning("batch of a broker without a lease set aside", directory=directory, to=aside, fence=manifest.fence)

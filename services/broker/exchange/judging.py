@@ -82,6 +82,7 @@ def count_group(revised: Sequence[JudgedRevision], *, round_: int, tutor: str) -
     """The counts of one group whose every rollout was revised: at most one with and one without feedback."""
     wrong = sum(not each.before for each in revised)
     counts = []
+    # Apart: what a second try does by itself must not be booked as the tutor's doing.
     for told in (True, False):
         alike = [each for each in revised if each.told is told]
         outcomes = Counter(each.outcome for each in alike)

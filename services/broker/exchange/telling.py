@@ -109,6 +109,7 @@ def feedback(
                 raw=_shown(exchange.raw),
                 delivered=_shown(exchange.delivered),
                 removed=tuple(text[:SHOWN_CHARS] for text in exchange.removed[:10]),
+                # So that a page can say that there is more, and where.
                 cut=any(len(text or "") > SHOWN_CHARS for text in texts),
             )
         )

@@ -78,6 +78,7 @@ def refusal_of(state: RunState, plan: Plan, act: Act, *, sealed: bool = False) -
     newest = phase.step.step if phase and phase.step else state.steps[exchange.student]
     if exchange.step > newest:
         return _no_exchange(exchange)
+    # A flag changes nothing that is trained on, so it is never too late for one.
     if act.act == "flag":
         return None
     return _exclude_refusal(state, exchange, sealed=sealed)

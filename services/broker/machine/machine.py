@@ -68,6 +68,7 @@ def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:
 def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, list[Command]]:
     """The state after `event` and what must happen now. `state` is left as it is."""
     was_paused = state.paused
+    # A copy, so that others may read the old one meanwhile, and an event whose commit fails has changed nothing.
     state = state.model_copy(deep=True)
     commands = _record(state, plan, event)
     # A paused run still books what comes in; it only asks for nothing new.
@@ -336,6 +337,7 @@ def _adopt(state: RunState, event: TakenUp) -> list[Command]:
 
 def _skip_downtime(state: RunState, at: float) -> None:
     """Nothing worked between the last event and a restart: no stage is charged for it, and no tutor is late by it."""
+    # `state.at` is the time of the last event, so a broker that hung counts as one that was down.
     downtime = at - state.at  # below 0 where the clock was set back meanwhile
     state.status_since += downtime
     for phase in state.phases:

@@ -25,6 +25,7 @@ from shared.method.gating import GateMode, may_tutor
 
 
 def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> list[Command]:
+    # Before any feedback is asked for: a tutor that is silenced now must not get one more job.
     commands = _forget_closed(phase) + silence(state, plan, phase)
     if phase.started_at is None:
         phase.started_at = at
@@ -38,6 +39,7 @@ def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> 
         phase.kept_steps.append(step.step)
         phase.step, phase.steps_done = None, phase.steps_done + 1
         commands += _forget_closed(phase)
+    # After the closing above, so that a phase goes from one step to the next within one event.
     if phase.step is None:
         if phase.steps_done == phase.steps:
             return commands + _finish_phase(state, phase, at)

@@ -72,6 +72,7 @@ def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDeci
 
 def evaluate(state: RunState, plan: Plan, at: float, *, after: Status) -> list[Command]:
     commands: list[Command] = []
+    # Empty means not begun: `evals` is cleared when the last one is scored.
     if not state.evals:
         state.evals = [
             _new_eval(state, plan, student, split) for split in _splits(state, plan) for student in plan.students

@@ -71,6 +71,7 @@ class Learner:
             self.skip()
             return None
         warmup = max(1, self._settings.warmup_updates)
+        # Never 0: the first update already moves by 1/warmup of the rate.
         share = min(1.0, (self.phase_updates + 1) / warmup)
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * share
@@ -112,6 +113,7 @@ class Learner:
         """Raises ModelError or StorageError where the state is of another model."""
         self.model.set_tensors(state.published, state.exact)
         self.teacher.load(state.teacher)
+        # A new one: moments of parameters that the state has none for must not stay.
         self._optimizer = self._new_optimizer()
         for name, parameter in self.model.named_parameters.items():
             found = {m: state.optimizer[f"{name}.{m}"].clone() for m in _MOMENTS if f"{name}.{m}" in state.optimizer}

@@ -127,6 +127,7 @@ class StudentModel:
     def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
         """What the output layer reads [P, H] at P (tree, node) places; gradients as the caller has them."""
         sizes = [len(tree.tokens) for tree in trees]
+        # Side by side, a row longer than this would change the rotary angles of the short ones.
         if len(trees) > 1 and max(sizes) > self.packing.together_tokens:
             hidden_NH = torch.cat([self._hidden(tree_tensors([tree]))[0] for tree in trees])
             starts = [0, *accumulate(sizes)]

@@ -164,6 +164,7 @@ def _gradient_of_layer(
     chunks: Iterable[_Chunk], student: Tensor, output: OutputLayer, places: Places, upstream: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """In weight [V, H] and bias [V] of the student's output layer, summed over chunks in fp32 or better."""
+    # In fp32 though the weight may be bf16: summed over many chunks, the small ones would be lost.
     weight = torch.zeros(output.weight.shape, dtype=upstream.dtype, device=upstream.device)
     bias = None if output.bias is None else torch.zeros(len(weight), dtype=upstream.dtype, device=upstream.device)
     for chunk in chunks:

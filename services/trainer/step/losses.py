@@ -144,6 +144,7 @@ def importance_weights(
     """
     if not (math.isfinite(clip) and clip > 0):
         raise ConfigError(f"clip must be positive and finite, got {clip!r}")
+    # Refused here rather than weighted 0 or 1: a sample without its log-probs is the caller's to reject and to count.
     usable = usable_samples(trainer_logprobs, rollout_logprobs, token_mask)
     if not bool(usable.all()):
         raise ConfigError(
@@ -222,6 +223,7 @@ def group_advantages(rewards: Tensor) -> Tensor:
     if not bool(torch.isfinite(rewards).all()):
         raise ConfigError("rewards must all be finite; grade every rollout before its group is used")
     graded = rewards.to(torch.promote_types(rewards.dtype, torch.float32))
+    # Its own mean would leave nothing of it.
     if graded.shape[-1] == 1:
         return graded.clone()
     return graded - graded.mean(-1, keepdim=True)

@@ -207,6 +207,7 @@ def train_step(
     for batch in batches:
         if any(row.active for row in batch):
             _update(learner, batch, settings, clock, progress, check)
+        # Counted over steps: broken weights skip every update, however few a step has.
         if learner.skipped_in_row >= settings.optimizer.max_skipped_updates:
             raise NonFiniteError(
                 f"{learner.skipped_in_row} updates in a row had a loss or gradient that is not finite: lower "

@@ -100,6 +100,7 @@ class Pack:
 
     def fits(self, row: Row, limit_tokens: int) -> bool:
         """Whether the row can join without a tree growing beyond the limit; an empty pack takes any row."""
+        # Even one that is too long: it must go somewhere, and goes alone.
         if not self.rows:
             return True
         student = len(self.student.tokens) + self.student.missing(row.prompt + row.response)
@@ -163,6 +164,7 @@ def tree_tensors(trees: Sequence[Tree]) -> TreeTensors:
         positions[row, : len(tree.tokens)] = torch.tensor(tree.depths)
     if all(tree.is_chain for tree in trees):
         return TreeTensors(ids, positions, None)
+    # Each token sees itself, padding too, so that no line of the mask is empty.
     attends = torch.eye(longest, dtype=torch.bool).repeat(len(trees), 1, 1)
     for row, tree in enumerate(trees):
         for node, parent in enumerate(tree.parents):
