@@ -100,20 +100,19 @@ class GroupReader:
 
     def group(self, state: RunState, student: str, problem_id: str) -> BatchGroup:
         """The group as it will be sealed; feedback that did not come is `fb_none`, excluded feedback is withheld."""
-        _, group = _find(state, student, problem_id)
-        return self._built(state, student, problem_id, group.excluded)
+        phase, group = _find(state, student, problem_id)
+        return self._built(state, phase, group, group.excluded)
 
     def revised(self, state: RunState, student: str, problem_id: str) -> BatchGroup:
         """The group as its revisions see it: with all feedback that was let through, also what is excluded since."""
-        group = self._built(state, student, problem_id, ())
+        phase, found = _find(state, student, problem_id)
+        group = self._built(state, phase, found, ())
         # Kept now, while it is cheap: when the answers come the step may be closed and its payloads gone.
-        phase, _ = _find(state, student, problem_id)
         self._before.get((student, open_step(phase), problem_id), lambda: _before(group.samples))
         return group
 
-    def _built(self, state: RunState, student: str, problem_id: str, excluded: Collection[int]) -> BatchGroup:
-        phase, group = _find(state, student, problem_id)
-        problem = self._problems.by_id(problem_id)
+    def _built(self, state: RunState, phase: PhaseState, group: GroupState, excluded: Collection[int]) -> BatchGroup:
+        problem = self._problems.by_id(group.problem_id)
         rollouts = self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
         told = None
         if group.tutored:
