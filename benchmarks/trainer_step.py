@@ -215,7 +215,7 @@ def benchmark_rows(settings: Settings) -> list:  # type: ignore[type-arg]
     Each rollout's self-teacher sees the right line and a feedback of its own. In the long case an answer goes
     over five lines, and the questions are put with the model's own chat template.
     """
-    from services.trainer.step.rows import Row
+    from services.trainer.step.trees import Row
     from shared.modeling.chat import completion_ids, render
     from shared.modeling.loading import load_tokenizer
     from shared.problems.formats import format_named

@@ -127,6 +127,7 @@ class Broker:
             fence=fence,
             train=self._environment.train,
         )
+        # Ready only with the run taken up: until then the API would show a run that has not begun.
         self._runner.recover()
         self._ready.set()
         self._runner.loop(self._service.stopping, self._lease.lost)
@@ -135,6 +136,7 @@ class Broker:
         self._lease.release()
 
     def _acquire(self) -> int | None:
+        # A Redis that lost its data counts fencing tokens from the start again; the files remember the highest one.
         floor = highest_fence(self._environment.run_dir)
         while not self._service.stopping.wait(0):
             if not self._presence.admitted.wait(LEASE_POLL_S):

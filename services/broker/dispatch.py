@@ -81,6 +81,7 @@ class Dispatcher:
         group = self._groups.revised(state, command.student, command.problem_id)
         prompts = [_single(sample.teacher_messages) for sample in group.samples]
         key = step_payloads(command.student, command.step)
+        # Sampled as evaluations are, not as rollouts: a revision is measured, never trained on.
         sampling = self._settings.evaluation.sampling
         self._send(command, JobKind.REVISE, command.student, prompts, sampling, key, out)
 
@@ -117,6 +118,7 @@ class Dispatcher:
             version=version,
             round=command.round,
             step=0 if isinstance(command, IssueEval) else command.step,
+            # From the run's seed and the job's id alone: issued again after a loss of Redis, the job samples the same.
             seed=seed_of(self._plan.seed, command.job_id),
             sequences=sum(prompt.samples for prompt in prompts),
             sampling=sampling,

@@ -32,6 +32,7 @@ SILENCED = Gauge("opcod_broker_tutor_silenced", "1 while a tutor is silenced, 0 
 
 def show(state: RunState, plan: Plan) -> None:
     """Set all gauges to what the state says."""
+    # Every label each time: one that is left alone would keep its last value for ever.
     for status in Status:
         STATUS.labels(status.value).set(state.status is status)
     PAUSED.set(state.paused is not None)

@@ -1,13 +1,11 @@
-"""Where a starting broker takes the run's state from, and what it must do again.
+"""What a starting broker finds: the run's state, and for a new run the initial scores of one that began alike.
 
-Order of truth: a trainer's checkpoint > a sealed manifest > the higher (incarnation, revision) of Redis and
-state.json. The first two need no reading here: a sealed batch that is announced again is adopted, and a
-trainer that has already applied it only says so again.
+Of two sources that disagree the first in this order is right: a trainer's checkpoint, a sealed manifest, then Redis or
+state.json, whichever has the higher (incarnation, revision). Only the last two are read here: a sealed batch that is
+announced again is adopted, and a trainer that has applied it already only says so again.
 
-The initial evaluation of a run as a file, so that runs which begin alike measure it once.
-
-A broker writes `initial_scores.json` when the first scores are in. A run that finds the file before it has begun
-takes the scores over and goes straight to its first gate, if the two runs began alike in all that bears on them.
+A broker writes `initial_scores.json` when the first scores are in. A new run that finds the file takes the scores
+over and goes straight to its first gate, provided that both runs began alike in all that the scores depend on.
 """
 
 from collections.abc import Iterator
@@ -29,7 +27,10 @@ from shared.problems.problem import ProblemSet
 
 @dataclass(frozen=True)
 class Recovered:
-    """state: None for a new run. redis_was_empty: queues and payloads of open work are gone. why: it was chosen."""
+    """The state to go on from, None for a new run.
+
+    redis_was_empty: queues and payloads of open work are gone. source, why: where it was taken from, for the log.
+    """
 
     state: RunState | None
     redis_was_empty: bool
@@ -47,6 +48,7 @@ def choose(in_redis: str | None, on_disk: str | None) -> Recovered:
         return Recovered(saved, True, STATE_FILE, "Redis holds nothing of this run; its queues are filled again")
     if saved is None:
         return Recovered(remembered, False, "Redis", f"there is no {STATE_FILE}")
+    # Of two that are equally new Redis is taken: it still has the queues and payloads of the open work.
     if _age(remembered) >= _age(saved):
         return Recovered(remembered, False, "Redis", f"at least as new as {STATE_FILE}: {_ages(remembered, saved)}")
     return Recovered(saved, True, STATE_FILE, f"newer than Redis: {_ages(saved, remembered)}")
@@ -108,6 +110,7 @@ def basis_of(settings: RunSettings, problems: ProblemSet, run_dir: Path) -> Basi
 def keep_initial_scores(run_dir: Path, state: RunState, basis: Basis) -> None:
     """Write the file; scores that were taken over keep the name of the run that measured them."""
     path = run_dir / INITIAL_SCORES_FILE
+    # Never written over: taken over from another run, the file names that run as the one that measured.
     if not path.exists():
         kept = InitialScores(run=state.run, basis=basis, scores=state.scores)
         atomic_write(path, kept.model_dump_json(indent=1).encode())
@@ -135,6 +138,7 @@ def adopted_scores(run_dir: Path, basis: Basis) -> tuple[Score, ...]:
 
 
 def _without_address(student: StudentSection) -> StudentSection:
+    # The port changes no score; two runs on one machine must differ in it.
     return student.model_copy(update={"port": 0})
 
 

@@ -1,4 +1,4 @@
-"""Reading reports: a message on `results` becomes an event of the state machine and events for people.
+"""Reading reports: a message on `results` becomes one event for the state machine and the events that people see.
 
 A result that cannot be read (missing, or not the bytes that were announced) counts as a failed job.
 """
@@ -35,6 +35,7 @@ from shared.errors import MalformedMessageError, StorageError
 from shared.problems.evaluation import grade_evaluation, rewards
 from shared.problems.problem import ProblemSet
 
+# A reason is kept in the state and told in an event: an engine's whole traceback would fit neither.
 MAX_REASON_CHARS = 500
 
 log = structlog.get_logger()
@@ -101,6 +102,8 @@ class ReportReader:
         return self._groups.sealed(act.exchange.student, act.exchange.step)
 
     def _job(self, done: JobDone, state: RunState, at: float) -> ReadReport | None:
+        # To know what to grade. The machine looks the job up again in its own copy of the state, and by that decides:
+        # it must be right about a late or repeated report whoever read it.
         target = awaited(state, done.job_id)
         if target is None:
             return None
@@ -120,6 +123,7 @@ class ReportReader:
             )
             return self._finished(report, target, output, state)
         except (StorageError, MalformedMessageError, ValueError) as error:
+            # As if the job had failed: it is issued again, and comes back with a readable output.
             return self._failed(done, at, str(error))
 
     def _failed(self, done: JobDone, at: float, reason: str) -> ReadReport:
@@ -156,6 +160,7 @@ class ReportReader:
             case GroupTarget():
                 rollouts = self._groups.output(state, target.phase, target.group, JobKind.ROLLOUT).prompts[0]
                 answers = [sample.text for sample in rollouts.samples]
+                # Tutors are asked once for each distinct answer, so that is how many come back.
                 texts, _ = distinct(answers, share_identical=self._settings.feedback.share_identical)
                 return [1] * len(texts)
 

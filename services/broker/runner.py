@@ -64,7 +64,9 @@ from shared.problems.problem import ProblemSet
 
 TICK_S = 1.0
 SWEEP_S = 60.0
+# Also how long a stop or a lost lease can go unnoticed while no report comes.
 BLOCK_S = 0.5
+# Reports fetched at once. They are still handled one by one, each with a commit of its own.
 TAKE = 64
 
 log = structlog.get_logger()
@@ -135,6 +137,7 @@ class Runner:
         self._rebuilding = False
         self._unsaved = False
         self._taken: deque[Delivery] = deque()
+        # A commit that was sent and not answered. Nothing is handled before it is known to be stored.
         self._unanswered: Handled | None = None
         self.problem: str | None = None
         self.state = machine.new_run(plan, incarnation=0, at=self._time.now_s())
@@ -151,6 +154,7 @@ class Runner:
             self._drop_open_payloads()
         self._sealer.found = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
         sealed = {student: max(steps, default=0) for student, steps in self._sealer.found.items()}
+        # Only a new run takes scores over; one that goes on has its own, or is about to.
         initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
         began_again = TakenUp(self._time.now_s(), found.redis_was_empty, sealed, initial)
         self._handle(began_again, telling.taken_up(found, sealed))
@@ -182,11 +186,12 @@ class Runner:
                 self._time.skip()
 
     def _turn(self) -> None:
+        # What the last turn left over comes first: a commit without an answer, then a state that a full disk refused.
         self._finish()
         self._save()
         if not self._taken:
             self._taken.extend(self._bus.take([(RESULTS, BROKER)], self._consumer, limit=TAKE, block_s=BLOCK_S))
-        nothing_waits = not self._taken
+        nothing_waits = not self._taken  # in Redis either: the take above came back empty
         while self._taken:
             self._handle_delivery(self._taken[0])
         now = self._clock.monotonic_s()
@@ -223,6 +228,7 @@ class Runner:
     def _handle_delivery(self, delivery: Delivery) -> None:
         """The first of those in hand. It leaves them once it is ended or its commit is made, so that one that the bus
         fails at is handled again, and those behind it are not lost."""
+        # Against the state as it is now: what came before it in the same take may have closed its step.
         report = self._reports.read(delivery.message, self.state, self._time.now_s())
         if report is None:
             self._bus.complete(delivery)
@@ -234,6 +240,7 @@ class Runner:
 
     def _handle_if_changed(self, event: MachineEvent) -> None:
         state, commands = self._apply(event)
+        # A tick comes every second and changes nothing, mostly: no commit and no state.json for those.
         if commands or _facts(state) != _facts(self.state):
             self._commit(self._handled(state, commands))
 
@@ -254,6 +261,7 @@ class Runner:
             handling.tell(event)
         self._execute(state, commands, handling)
         state.fence = self._fence
+        # Before the commit, as every file: a broker that is killed in between finds it there and leaves it as it is.
         if state.scores and not self.state.scores:
             keep_initial_scores(self._run_dir, state, self._basis)
         commit = Commit(
@@ -281,9 +289,11 @@ class Runner:
         fault_point("broker.before-commit")
         self._bus.commit(self._unanswered.commit)
         fault_point("broker.after-commit")
+        # Not sooner: what the API and the metrics read is always a state that is stored.
         before, self.state = self.state, state
         self._unsaved = True
         metrics.show(state, self._plan)
+        # After the commit: an event that had to be handled again would need these payloads again.
         for key in self._unanswered.forget:
             self._bus.drop_payloads(key)
         self._unanswered = None
@@ -313,6 +323,7 @@ class Runner:
                     handling.serve.append((command.student, wanted.model_dump_json()))
                 case Forget():
                     handling.forget.append(command.key)
+                # Files first, then the commit: handled again, an event writes the same names over.
                 case KeepRecord(record=record):
                     path = self._run_dir / step_record(record.student, record.step)
                     atomic_write(path, record.model_dump_json().encode())
@@ -334,6 +345,7 @@ class Runner:
             log.error("batch cannot be used", student=command.student, step=command.step, error=str(error))
             handling.tell(machine.cannot_seal(state, command.student, str(error)).event)
             return
+        # In the state that is committed with the announcement, so that a batch is never announced and not counted.
         machine.count_batch(state, sealed.manifest)
         handling.out.publish.append((train(command.student), sealed.message))
         handling.tell(telling.sealed(sealed.manifest))

@@ -1,12 +1,10 @@
-"""Which replicas of a student are up, and whether enough of them hold a version, or still may.
+"""What the broker looks after beside the reports that come in.
 
-Whether all who turn a student's messages into token ids make the same of them: its replicas, and its trainer. Pure.
-
-Otherwise its self-teacher would judge tokens of other prompts than those that were answered.
-
-Letting go of the tensors of versions that the run's settings do not keep.
-
-How much waits in the run's queues, for whoever watches: read from Redis every few seconds, acted on by nobody.
+- `Replicas`: which replicas of a student are up, and whether enough of them hold a version.
+- `disagreement`: whether a student's replicas and its trainer turn messages into the same token ids. If they did not,
+  the self-teacher would judge tokens of other prompts than those that were answered.
+- `VersionRetention`: deletes the tensors of versions that the run's settings do not keep.
+- `watch_queues`: how much waits in the run's queues, for the metrics; nothing is decided by it.
 """
 
 import threading
@@ -31,8 +29,11 @@ log = structlog.get_logger()
 
 
 class Replicas:
-    """Read off the heartbeats, which end by themselves with whoever sent them. Who refused what is known since this
-    broker's start; a replica says it again with each try."""
+    """The replicas of each student, as their heartbeats tell.
+
+    A heartbeat expires when its sender dies, so a dead replica is not counted. Refusals are kept in memory only: after
+    a restart of the broker each replica that still refuses a version says so at its next try.
+    """
 
     def __init__(self, settings: RunSettings, bus: Bus) -> None:
         self._settings = settings
@@ -53,9 +54,11 @@ class Replicas:
         beats = self._up(student)
         up = {beat.replica for beat in beats}
         holding = {beat.replica for beat in beats if version in beat.versions}
+        # Its word is newer than its heartbeat.
         if told_by is not None:
             up.add(told_by)
             holding.add(told_by)
+        # With none up 0 would be enough: at least one must hold it.
         return len(holding) >= max(1, min(needed, len(up)))
 
     def still_enough(self, student: str, version: str, *, refused_by: str) -> bool:
@@ -71,7 +74,7 @@ class Replicas:
 
 
 def disagreement(students: Sequence[str], beats: Sequence[Heartbeat]) -> str | None:
-    """Why the run cannot go on, or None. Who has not said what it makes of messages is not asked."""
+    """Why the run cannot go on, or None. A service whose heartbeat has no `rendering` yet is left out. Pure."""
     for student in students:
         services = (f"student-{student}", f"trainer-{student}")
         known = [beat for beat in beats if beat.service in services and beat.rendering is not None]

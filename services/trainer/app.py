@@ -49,6 +49,7 @@ def main() -> int:
 
 
 def serve(config: TrainerConfig) -> int:
+    # Sums over another number of threads round otherwise; a step that is made again must come out the same.
     torch.set_num_threads(config.settings.resources.threads)
     bus = RedisBus(
         config.environment.bus_url(),

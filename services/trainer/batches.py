@@ -38,6 +38,7 @@ def read_batch(store: LocalStore, sealed: BatchSealed, run: str) -> Batch:
         manifest = BatchManifest.model_validate_json(raw)
     except ValidationError as error:
         raise StorageError(f"the batch {sealed.uri} does not fit its schema: {reason(error)}") from error
+    # Before the groups are read: of a batch that is not ours they are of no use.
     _check_identity(manifest, sealed, run)
     groups = tuple(read_groups(store, sealed.uri, manifest))
     samples = sum(len(group.samples) for group in groups)

@@ -7,10 +7,8 @@ needs the batches since the last whole one. It holds no generator's state, since
 It also holds what is published from it: the version's files as they are, its manifest, and the report of every step
 so far, so that announcing again says the same.
 
-From a checkpoint to a version that students load.
-
-Order: checkpoint, then the version's files, then the announcement. The checkpoint is the one point from which a
-step counts as applied. A process killed
+`publish` makes of a checkpoint the version that students load. Order: checkpoint, then the version's files, then the
+announcement. The checkpoint is the one point from which a step counts as applied. A process killed
 - before it: nothing of the step is visible; it is made again from the checkpoint before, and, since training is
   deterministic on one machine, comes out the same;
 - after it, before the files: they are written from the checkpoint, byte for byte, and nothing is trained again;
@@ -41,6 +39,7 @@ from shared.files.store import MANIFEST, Content, LocalStore
 from shared.modeling.versions import version_tensors
 from shared.obs.faults import fault_point
 
+# One more than is needed: the newest may turn out broken.
 KEPT = 2
 EXACT_FILE = "exact.safetensors"
 TEACHER_FILE = "teacher.safetensors"
@@ -93,6 +92,7 @@ class Checkpoints:
         Raises StorageError if every checkpoint is broken, or if it belongs to another run or base model.
         """
         steps = self._steps()
+        # Newest first; a broken one is renamed, so that its step can be written again under its own name.
         for step in reversed(steps):
             name = directory_name(self._student, step)
             try:
@@ -153,6 +153,7 @@ class Checkpoints:
         Raises FencedError if a checkpoint on disk was written under a higher token, StorageError if it cannot be
         written. Then no older checkpoint is touched.
         """
+        # The lease was confirmed a moment ago; the disk has the last word, since it does not lose what Redis may.
         highest = self.highest_token()
         if highest > token:
             raise FencedError(
@@ -232,6 +233,7 @@ class Checkpoints:
         """Delete all but the newest KEPT, and the newest KEPT whole ones; the manifest goes first, so that no half of
         one is ever taken for it."""
         steps = self._steps()
+        # The newest whole one is where a repeat begins, however many others came since.
         whole = [step for step in steps if (self._root / f"k{step:06d}" / TEACHER_FILE).is_file()]
         kept = {f"k{step:06d}" for step in (*steps[-KEPT:], *whole[-KEPT:])}
         for path in self._root.glob("k*"):

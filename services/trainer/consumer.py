@@ -1,15 +1,12 @@
-"""The trainer's loop: take sealed batches, apply each exactly once and in order, and say so.
+"""The trainer's loop: take sealed batches, apply each exactly once and in order, and announce the version.
 
-What always holds: batch k is applied on checkpoint k-1 only. One that is applied already is answered with the
-report that was made then; one that comes early is kept, renewed and unanswered, until its turn; none is skipped,
-and none is acknowledged before its version is announced or its refusal is said.
-
-The right to write a student's checkpoints and versions: its lease and fencing token.
-
-What always holds: a token is higher than that of every checkpoint on disk, so that a server that lost its data
-cannot hand out an old one; and a trainer that lost the lease stops before its next write.
-
-What a trainer says of itself: on /readyz, and in its heartbeat.
+- `Consumer`: the loop. Batch k is applied on checkpoint k-1 only. One that is applied already is answered with the
+  report that was made then; one that comes early is kept, renewed and unanswered, until its turn; none is skipped,
+  and none is acknowledged before its version is announced or its refusal is said.
+- `LeaseFence`: the right to write a student's checkpoints and versions. Its token is higher than that of every
+  checkpoint on disk, so that a server that lost its data cannot hand out an old one; and a trainer that lost the lease
+  stops before its next write.
+- `TrainerBoard`: what a trainer says of itself, on /readyz and in its heartbeat.
 """
 
 import threading
@@ -85,6 +82,7 @@ class LeaseFence:
     def confirm(self) -> None:
         """Raises FencedError unless the server says that the lease is ours; UnavailableError without an answer."""
         self.check()
+        # Renewed rather than read: it is then ours for a whole term, which the writes that follow need.
         if not self._bus.renew_lease(self._name, self._holder, self.token, ttl_s=self._ttl_s):
             raise self._gone()
 
@@ -172,6 +170,7 @@ class Consumer:
                 self._pause(stopping, error)
         if stopping.is_set():
             return False
+        # Not before the lease: until then another trainer may still write the checkpoint that is to be read.
         self._restore(stopping)
         self._tell()
         log.info("ready", step=self._trainer.step, token=self._fence.token)
@@ -214,6 +213,7 @@ class Consumer:
         for held in [held for held in self._held if held.lost.is_set()]:
             log.warning("delivery lost, it will come again", step=held.sealed.step)
             self._held.remove(held)
+        # Early ones do not count as work: without the batch before them there is nothing to do but wait.
         block_s = 0.0 if self._next() else BLOCK_S
         queue = (train(self._student), TRAINER)
         foreign: list[Delivery] = []
@@ -245,6 +245,7 @@ class Consumer:
             try:
                 self._trainer.apply(held.sealed, self._fence)
             except StepRefusedError as error:
+                # Told and acknowledged: delivered again it would be refused again. The broker pauses the run.
                 self._refuse(held, str(error))
                 return
         else:
@@ -255,8 +256,10 @@ class Consumer:
         """Announce the report of an applied step and acknowledge its batch."""
         step = held.sealed.step
         done = self._trainer.done(step)
+        # The step stays as it was applied: its version is immutable, and students may hold it.
         if done.batch_sha256 != held.sealed.sha256:
             log.error("another batch was applied as this step", step=step, applied=done.batch_sha256)
+        # Only the newest has a version to announce; of an older step the report alone is missing.
         if step == self._trainer.step:
             self._announce()
             self._complete(held)
@@ -266,6 +269,7 @@ class Consumer:
     def _announce(self) -> None:
         published = self._trainer.publish()
         done = self._trainer.done(published.step)
+        # Between publishing and this a full disk may have been waited for, longer than the lease lasts.
         self._fence.check()
         moved = self._bus.announce_version(published, done, self._fence.token)
         log.info("announced", version=published.version, first_time=moved)
@@ -280,6 +284,7 @@ class Consumer:
 
     def _complete(self, held: Held, announce: Message | None = None) -> None:
         fault_point("trainer.before-ack")
+        # Acknowledgement and report in one call: neither can be lost without the other.
         self._bus.complete(held.delivery, announce=None if announce is None else (RESULTS, announce))
         self._keeper.drop(held.delivery)
         self._held.remove(held)

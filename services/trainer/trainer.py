@@ -17,9 +17,10 @@ from services.trainer import metrics
 from services.trainer.batches import Batch, read_batch
 from services.trainer.checkpoint import CheckpointManifest, Checkpoints, publish
 from services.trainer.model.learner import Learner, LearnerState
-from services.trainer.step.rows import Row, training_rows
+from services.trainer.step.rows import training_rows
 from services.trainer.step.step import NonFiniteError, StageClock, StepSettings, train_step
 from services.trainer.step.tracing import Tracer, chosen_rollouts
+from services.trainer.step.trees import Row
 from shared.contracts.batches import BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
@@ -32,6 +33,7 @@ from shared.modeling.chat import rendering_of
 from shared.modeling.logprobs import probe
 from shared.obs.faults import fault_point
 
+# With pauses that double from FIRST_PAUSE_S: 15 s in all for a full disk to be freed.
 STORAGE_ATTEMPTS = 5
 FIRST_PAUSE_S = 1.0
 CONFIRM_PAUSE_S = 1.0
@@ -152,6 +154,7 @@ class StudentTrainer:
 
     def _apply(self, sealed: BatchSealed, fence: Fence) -> None:
         clock = StageClock()
+        # Times of the last step that became known only after its report was made.
         clock.seconds.update(self._late.seconds)
         with clock.stage("load"):
             batch, rows = self._rows(sealed)
@@ -211,6 +214,7 @@ class StudentTrainer:
         self, batch: Batch, step_metrics: StepMetrics, fence: Fence, tracer: Tracer | None
     ) -> CheckpointManifest:
         whole = batch.manifest.step % self._settings.optimizer.checkpoint_every == 0
+        # No copy: the state is written before the next update changes what it shares memory with.
         state = self._learner.state(copy=False, whole=whole)
         weights = self._weights(batch, state)
         done = StepDone(
@@ -221,7 +225,9 @@ class StudentTrainer:
             batch_sha256=batch.sha256,
             metrics=step_metrics,
         )
+        # All of them, each time: an older step may be asked for again, and its checkpoint is pruned by then.
         reports = (*(self.checkpoint.done if self.checkpoint else ()), done)
+        # The last moment before anything is written, and the only one that asks the server.
         self._confirm(fence)
         if tracer is not None:
             self._write_trace(batch, tracer)
@@ -243,6 +249,7 @@ class StudentTrainer:
 
     def _weights(self, batch: Batch, state: LearnerState) -> WeightsManifest:
         step, model = batch.manifest.step, self._learner.model
+        # A probe through the network, too: finite weights may still overflow in a forward pass.
         probed = probe(model.network, self._tokenizer)
         if not all(map(math.isfinite, probed)) or not all(
             bool(each.isfinite().all()) for each in state.published.values()
@@ -271,10 +278,12 @@ class StudentTrainer:
         found = None if last is None else self._checkpoints.newest_state(last.step)
         since = 0
         if found is None:
+            # No whole checkpoint yet: from the run's beginning, with all batches again.
             self._learner.restart()
         else:
             since, state = found
             self._learner.load(state)
+        # The learner is now at `since`; what a checkpoint that is not whole leaves out is trained again.
         if last is not None:
             self._repeat(last, since, say)
         self._restored = True
@@ -298,6 +307,7 @@ class StudentTrainer:
                     f"and cannot be: {error}"
                 ) from error
             log.info("step made again", step=done.step, last=last.step)
+        # Another machine or library rounds otherwise. The version that students hold is what counts then.
         if since < last.step and checksum(self._learner.model.trained.tensors()) != last.weights.checksum:
             log.warning(
                 "the steps came out otherwise than before; going on from the version", version=last.weights.version

@@ -19,8 +19,7 @@ from services.trainer.model.model import StudentModel
 from services.trainer.model.packing import PADDED, TREES
 from services.trainer.model.teacher import EmaTeacher
 from services.trainer.model.trained import TrainedAdapter, TrainedModel
-from services.trainer.step.rows import Row
-from services.trainer.step.trees import Pack, micro_batches, pack_rows, places_of
+from services.trainer.step.trees import Pack, Row, micro_batches, pack_rows, places_of
 from shared.errors import ModelError
 from shared.modeling.adapters import LoraSpec
 from tests.fakes.architectures import VOCABULARY, tiny_config, tiny_config_of_parts, tiny_model

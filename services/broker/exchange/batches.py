@@ -54,8 +54,10 @@ def build_group(
     """
     texts = [sample.text for sample in rollouts.samples]
     rewards = [format_.grade(text, problem.answer) for text in texts]
+    # A right answer that is all thinking shows nothing once its thinking is removed: it demonstrates nothing.
     showable = [reward if strip_thinking(text).strip() else 0.0 for reward, text in zip(rewards, texts, strict=True)]
     demonstrations = pick_demonstrations(showable, exclude_self=exclude_self)
+    # Without a teacher nobody is shown anything, so the mask must not follow from demonstrations either.
     if policy_gradient:
         demonstrations = [None] * len(texts)
     told = list(exchanges) if exchanges is not None else [None] * len(texts)
@@ -122,6 +124,7 @@ class Sealed:
 
 def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGroup]) -> Sealed:
     """Write groups and manifest as one directory. Raises StorageError; nothing is left half-written."""
+    # Sorted, so that the bytes do not depend on which job came back first.
     ordered = sorted(groups, key=lambda group: group.problem_id)
     lines = "".join(group.model_dump_json() + "\n" for group in ordered).encode()
     samples = [sample for group in ordered for sample in group.samples]
@@ -154,11 +157,15 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
 def _reward_variance(groups: Sequence[BatchGroup]) -> float:
     """Rollouts of a group share their problem, so the noise of the mean is that over groups."""
     means = [sum(sample.reward for sample in group.samples) / len(group.samples) for group in groups]
+    # One group alone says nothing about the noise: 0.25 is the most that a value between 0 and 1 can vary.
     return variance(means) / len(means) if len(means) > 1 else 0.25
 
 
 def _unique_share(groups: Sequence[BatchGroup]) -> float | None:
-    """Where all are right, being alike is no loss: such groups are left out."""
+    """The share of distinct texts in groups with a wrong rollout, or None without one.
+
+    Where all are right, being alike is no loss: such groups are left out.
+    """
     texts = [[s.text for s in group.samples] for group in groups if any(s.reward < 1.0 for s in group.samples)]
     return sum(len(set(each)) for each in texts) / sum(map(len, texts)) if texts else None
 
@@ -173,6 +180,7 @@ def adopt(store: LocalStore, student: str, step: int, run: str) -> Sealed | None
         return None
     raw = store.read_manifest(directory)
     manifest = batch_manifest(raw, directory, run=run, student=student, step=step)
+    # The files, too: a crash or a bad disk may have left a good manifest beside a broken file.
     store.verify(directory, raw)
     return Sealed(manifest, hashlib.sha256(raw).hexdigest())
 

@@ -1,22 +1,21 @@
-"""Reading the groups of a step back: from the payloads that the students stored, or from the sealed batch.
+"""The groups of a step: read back from what students stored, and sealed as a batch once all are ready.
 
-What always holds: payloads and sealed batches never change, so each is read once, and again only when more than what
-is kept came between.
-
-From an open step whose groups are all ready to its sealed batch on disk.
-
-What always holds: a batch that lies there already, from before a crash, is adopted and never written again. Files are
-not fenced, so one may appear that a broker wrote after its lease was lost: nobody was told of it, and it is set aside.
+What always holds:
+- payloads and sealed batches never change, so what was read or judged once is kept in memory by its hash, up to a
+  bound, and is fetched and parsed again only after it had to make room;
+- a batch that lies on disk already, from before a crash, is adopted and never written again. Files are not fenced, so
+  one may appear that a broker wrote after it had lost its lease: nobody was told of it, and it is set aside.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import structlog
 
 from services.broker.exchange.batches import Sealed, StepHeader, adopt, build_group, is_sealed, write_batch
 from services.broker.exchange.judging import JudgedFeedback, exchanges
-from services.broker.exchange.recent import Recent
 from shared.bus.keys import output_field, step_payloads
 from shared.bus.payloads import unpack
 from shared.bus.port import Bus
@@ -31,11 +30,45 @@ from shared.files.store import LocalStore
 from shared.obs.faults import fault_point
 from shared.problems.problem import ProblemSet
 
+log = structlog.get_logger()
+
 KEPT_TOKENS = 2_000_000
 """Of the outputs that are kept; measured 70 bytes each as Python objects, so 140 MB."""
 
 KEPT_GROUPS = 256
 """Whose feedback is kept judged: both students' open steps at the paper's size."""
+
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Key, Value]):
+    """Values that follow from their key alone, kept until they must make room; for one thread.
+
+    weigh: what a value takes of `limit`. The weights of what is kept never exceed it together; what was used longest
+    ago goes first.
+    """
+
+    def __init__(self, limit: int, weigh: Callable[[Value], int] = lambda _: 1) -> None:
+        self._limit = limit
+        self._weigh = weigh
+        self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+        self._weight = 0
+
+    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+        """The value of `key`, made if it is not kept. What `make` raises goes through, and nothing is kept."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
+        value = make()
+        self._kept[key] = value, self._weigh(value)
+        self._weight += self._kept[key][1]
+        # A value heavier than the whole limit goes out at once, and is still returned.
+        while self._weight > self._limit:
+            _, (_, weight) = self._kept.popitem(last=False)
+            self._weight -= weight
+        return value
 
 
 @dataclass(frozen=True)
@@ -61,29 +94,30 @@ class GroupReader:
         self._before: Recent[tuple[str, int, str], tuple[Before, ...]] = Recent(KEPT_GROUPS)
 
     def rollouts(self, state: RunState, student: str, problem_id: str) -> PromptOutput:
-        """Of the student's open step."""
+        """The rollouts of a problem in the student's open step."""
         phase, group = _find(state, student, problem_id)
         return self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
 
     def group(self, state: RunState, student: str, problem_id: str) -> BatchGroup:
         """The group as it will be sealed; feedback that did not come is `fb_none`, excluded feedback is withheld."""
-        _, group = _find(state, student, problem_id)
-        return self._built(state, student, problem_id, group.excluded)
+        phase, group = _find(state, student, problem_id)
+        return self._built(state, phase, group, group.excluded)
 
     def revised(self, state: RunState, student: str, problem_id: str) -> BatchGroup:
         """The group as its revisions see it: with all feedback that was let through, also what is excluded since."""
-        group = self._built(state, student, problem_id, ())
-        phase, _ = _find(state, student, problem_id)
+        phase, found = _find(state, student, problem_id)
+        group = self._built(state, phase, found, ())
+        # Kept now, while it is cheap: when the answers come the step may be closed and its payloads gone.
         self._before.get((student, open_step(phase), problem_id), lambda: _before(group.samples))
         return group
 
-    def _built(self, state: RunState, student: str, problem_id: str, excluded: Collection[int]) -> BatchGroup:
-        phase, group = _find(state, student, problem_id)
-        problem = self._problems.by_id(problem_id)
+    def _built(self, state: RunState, phase: PhaseState, group: GroupState, excluded: Collection[int]) -> BatchGroup:
+        problem = self._problems.by_id(group.problem_id)
         rollouts = self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
         told = None
         if group.tutored:
             came = group.feedback.status is JobStatus.DONE
+            # A group whose feedback was lost is still a tutored one: its samples are told nothing (`fb_none`).
             told = self.exchanges(state, phase, group, group.feedback.output if came else None)
         return build_group(
             problem,
@@ -133,6 +167,7 @@ class GroupReader:
 
     def read(self, ref: PayloadRef) -> JobOutput:
         """Raises MalformedMessageError as well, if the payload holds no output."""
+        # By hash alone: equal bytes are the same output, wherever they lie.
         return self._outputs.get(ref.sha256, lambda: unpack(ref, self._bus.get_payload(ref), JobOutput))
 
 
@@ -156,9 +191,6 @@ def _find(state: RunState, student: str, problem_id: str) -> tuple[PhaseState, G
             if group.problem_id == problem_id:
                 return phase, group
     raise OpcodError(f"student {student} has no open group of problem {problem_id}")
-
-
-log = structlog.get_logger()
 
 
 class UnusableBatchError(StorageError):
@@ -187,6 +219,7 @@ class Sealer:
             raise OpcodError(f"nothing to seal: the phase of student {phase.student} has no open step")
         adopted = self._adopted(phase.student, phase.step.step)
         if adopted is not None:
+            # Counted: its announcement was committed, so it counts whoever wrote it.
             if phase.step.counted or self._is_ours(adopted.manifest):
                 return adopted
             self._set_aside(adopted.manifest)
@@ -225,5 +258,6 @@ class Sealer:
                 f"{directory} was sealed under token {manifest.fence}, this broker has {self._fence}: another one took "
                 "over; this one stops"
             )
+        # Renamed, not deleted: a person may want to see what a broker without a lease made.
         aside = self._store.set_aside(directory, f"unannounced-{manifest.fence}")
         log.warning("batch of a broker without a lease set aside", directory=directory, to=aside, fence=manifest.fence)

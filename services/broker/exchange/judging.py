@@ -1,6 +1,7 @@
-"""From a tutor's raw output to what the tutee may see: verdicts and sanitizing are the broker's alone. Pure.
+"""Judging what was said, and what came of it. Pure.
 
-What revisions did to the rollouts of a group: fixed, broke or kept, with and without the tutor's feedback. Pure.
+A tutor's raw output becomes a verdict and what the tutee may see of it; nobody but the broker does that. A group's
+revisions become counts of what they did to its rollouts: fixed, broke or kept, with and without the tutor's feedback.
 """
 
 from collections import Counter
@@ -29,6 +30,7 @@ def distinct(texts: Sequence[str], *, share_identical: bool) -> tuple[list[str],
     """(texts to send, index into them for each rollout). Without sharing each rollout has its own."""
     if not share_identical:
         return list(texts), list(range(len(texts)))
+    # In order of first appearance, never a set: the order of prompts decides which seed each one gets.
     unique = list(dict.fromkeys(texts))
     return unique, [unique.index(text) for text in texts]
 
@@ -80,6 +82,7 @@ def count_group(revised: Sequence[JudgedRevision], *, round_: int, tutor: str) -
     """The counts of one group whose every rollout was revised: at most one with and one without feedback."""
     wrong = sum(not each.before for each in revised)
     counts = []
+    # Apart: what a second try does by itself must not be booked as the tutor's doing.
     for told in (True, False):
         alike = [each for each in revised if each.told is told]
         outcomes = Counter(each.outcome for each in alike)

@@ -1,6 +1,6 @@
-"""Events for people of what the machine does not see: what peers said to each other, and what came of it.
+"""Events for people about what the state machine does not see: what peers said to each other, and what came of it.
 
-Not stamped: they get time and source when they are told.
+They carry no time and source yet: `Runner` stamps them when it tells them.
 """
 
 from collections.abc import Sequence
@@ -109,6 +109,7 @@ def feedback(
                 raw=_shown(exchange.raw),
                 delivered=_shown(exchange.delivered),
                 removed=tuple(text[:SHOWN_CHARS] for text in exchange.removed[:10]),
+                # So that a page can say that there is more, and where.
                 cut=any(len(text or "") > SHOWN_CHARS for text in texts),
             )
         )

@@ -1,6 +1,7 @@
-"""OpenAI's chat and models on the broker: a student's chat is passed through, `peers` runs the ask flow.
+"""OpenAI's chat and models on the broker.
 
-The model `peers` of OpenAI's chat: the ask flow as one answer, its stages as they come.
+A chat with a student is passed through. A chat with the model `peers` runs the ask flow: its stages are one answer, or
+a chunk each as they come.
 
 What always holds: a field that the flow could not follow is refused by its name, never left unread.
 """

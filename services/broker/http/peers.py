@@ -158,6 +158,7 @@ def choose_replica(replicas: Sequence[Heartbeat], model: str, draw: float) -> He
     """
     reached = [beat for beat in replicas if beat.url is not None]
     able = [beat for beat in reached if model in beat.versions] or reached
+    # None free, or none that says so: each is as good as the other.
     free = [max(beat.free_slots or 0, 0) for beat in able]
     weights = free if any(free) else [1] * len(able)
     mark = draw * sum(weights)

@@ -1,9 +1,8 @@
-"""The broker's HTTP API: runs, peers, asking, and OpenAI's chat and models over all of it.
+"""The broker's HTTP API: `add_routes` for the run, its peers and asking them; `acting_routes` for acting on the run.
 
-HTTP routes for acting on a run: flag and exclude an exchange, silence a tutor.
-
-A request is checked against the run as it is now, and then becomes a message on `results` as any other; what came of
-it is an event `acted`, since a batch may be sealed in between.
+To act is to flag or exclude an exchange, or to silence a tutor. A request is checked against the run as it is now, and
+then becomes a message on `results` as any other; what came of it is an event `acted`, since a batch may be sealed in
+between.
 """
 
 import uuid

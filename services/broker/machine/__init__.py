@@ -4,7 +4,7 @@
     moves.py      the events that come in and the commands that go out
     rounds.py     the stages of a round: evaluations, the gate, freezing the tutors
     phases.py     one student's steps: rollouts, feedback, sealing, swap
-    books.py      which work an id is about; issuing a job once; time spent
+    books.py      issuing a job once, versions to serve, time spent
     watching.py   alarms, and when a tutor is silenced
     acting.py     what a person asks of an exchange or a tutor
     plan.py       what the settings fix before the run begins

@@ -33,6 +33,7 @@ class Refusal:
 def act_on(state: RunState, plan: Plan, event: Asked) -> list[Command]:
     """Do what was asked, or refuse it; either is kept and told."""
     act = event.act
+    # The bus delivers at least once: the same act may come again.
     if act.id in state.acted:
         return []
     state.acted = [*state.acted, act.id][-REMEMBERED:]
@@ -73,9 +74,11 @@ def refusal_of(state: RunState, plan: Plan, act: Act, *, sealed: bool = False) -
     if exchange.student not in plan.students or exchange.sample >= plan.rollout_samples:
         return _no_exchange(exchange)
     phase = _open_phase(state, exchange.student)
+    # Between two steps no step is open; the newest is then the last one done.
     newest = phase.step.step if phase and phase.step else state.steps[exchange.student]
     if exchange.step > newest:
         return _no_exchange(exchange)
+    # A flag changes nothing that is trained on, so it is never too late for one.
     if act.act == "flag":
         return None
     return _exclude_refusal(state, exchange, sealed=sealed)

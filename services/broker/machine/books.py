@@ -50,6 +50,7 @@ def serve_set(state: RunState, student: str) -> tuple[str, tuple[str, ...]]:
 def to_issue(state: RunState, job: JobState, what: str) -> bool:
     """Mark a job that must be issued now, first or once more; a second loss pauses the run with its reason."""
     if job.status is JobStatus.LOST:
+        # Modulo: a resumed run counts on from where it stood, and gets as many attempts again.
         if job.attempt % MAX_JOB_ATTEMPTS == 0:
             state.paused = f"{what} failed {MAX_JOB_ATTEMPTS} times: {job.reason}"
             return False

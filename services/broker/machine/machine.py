@@ -68,8 +68,10 @@ def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:
 def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, list[Command]]:
     """The state after `event` and what must happen now. `state` is left as it is."""
     was_paused = state.paused
+    # A copy, so that others may read the old one meanwhile, and an event whose commit fails has changed nothing.
     state = state.model_copy(deep=True)
     commands = _record(state, plan, event)
+    # A paused run still books what comes in; it only asks for nothing new.
     if state.paused is None and state.status not in (Status.DONE, Status.FAILED):
         commands += rounds.advance(state, plan, event.at)
     if state.paused is not None and state.paused != was_paused:
@@ -226,6 +228,7 @@ def _record_step(state: RunState, plan: Plan, event: StepFinished) -> list[Comma
         step = phase.step
         if phase.student != done.student or step is None or step.step != done.step:
             continue
+        # A repeated report, or one of a step that is being made again after a lost Redis: nothing is booked twice.
         if not step.sealed or step.done_version is not None:
             continue
         step.done_version = done.version
@@ -271,6 +274,7 @@ def _kept(state: RunState, step: StepState, done: StepDone) -> KeepRecord:
 
 
 def _record_served(state: RunState, event: VersionServed) -> None:
+    # Of an older version the word may come late, and says nothing about the live one.
     if event.enough and event.version == state.version[event.student]:
         state.served[event.student] = event.version
 
@@ -280,6 +284,7 @@ def _record_timeouts(state: RunState, plan: Plan, at: float) -> None:
     for phase in state.phases:
         for group in phase.step.groups if phase.step else []:
             job = group.feedback
+            # From when the tutor took it, not from when it was issued: waiting in its queue is nobody's fault.
             late = job.started_at is not None and at - job.started_at > plan.tutor_timeout_s
             if job.status is JobStatus.STARTED and late:
                 job.status, job.reason = JobStatus.LOST, "tutor_timeout"
@@ -322,6 +327,7 @@ def _record_recovery(state: RunState, plan: Plan, event: TakenUp) -> list[Comman
 
 def _adopt(state: RunState, event: TakenUp) -> list[Command]:
     """A new run takes over the initial scores of another one and goes straight to its gate."""
+    # Only a run in which nothing has happened yet: scores of its own are never replaced.
     if state.scores or state.evals or state.status is not Status.VALIDATING:
         return []
     state.scores = [score.model_copy(deep=True) for score in event.initial]
@@ -331,6 +337,7 @@ def _adopt(state: RunState, event: TakenUp) -> list[Command]:
 
 def _skip_downtime(state: RunState, at: float) -> None:
     """Nothing worked between the last event and a restart: no stage is charged for it, and no tutor is late by it."""
+    # `state.at` is the time of the last event, so a broker that hung counts as one that was down.
     downtime = at - state.at  # below 0 where the clock was set back meanwhile
     state.status_since += downtime
     for phase in state.phases:
@@ -344,5 +351,6 @@ def _skip_downtime(state: RunState, at: float) -> None:
 
 
 def _pause(state: RunState, reason: str) -> None:
+    # The first reason stays: what comes after it is often only its consequence.
     if state.paused is None:
         state.paused = reason

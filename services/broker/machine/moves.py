@@ -1,7 +1,7 @@
-"""What can happen to a run, as the state machine sees it. `at`: the broker's `WorkingTime`, seconds since the
-epoch.
+"""The events that go into the state machine and the commands that come out.
 
-What the state machine wants done. Executing one twice has the effect of executing it once.
+An event is something that happened to the run; its `at` is the broker's `WorkingTime`, seconds since the epoch. A
+command is something to be done; doing it twice has the effect of doing it once.
 """
 
 from dataclasses import dataclass, field

@@ -25,6 +25,7 @@ from shared.method.gating import GateMode, may_tutor
 
 
 def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> list[Command]:
+    # Before any feedback is asked for: a tutor that is silenced now must not get one more job.
     commands = _forget_closed(phase) + silence(state, plan, phase)
     if phase.started_at is None:
         phase.started_at = at
@@ -38,9 +39,11 @@ def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> 
         phase.kept_steps.append(step.step)
         phase.step, phase.steps_done = None, phase.steps_done + 1
         commands += _forget_closed(phase)
+    # After the closing above, so that a phase goes from one step to the next within one event.
     if phase.step is None:
         if phase.steps_done == phase.steps:
             return commands + _finish_phase(state, phase, at)
+        # A step's rollouts must come from its base version, so none is asked for before replicas hold it.
         if not _serves_live(state, phase.student):
             return commands
         phase.step = _open_step(state, plan, phase, at)
@@ -106,6 +109,7 @@ def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepSta
         return [IssueRollout(id_, phase.student, step.base_version, state.round, step.step, group.problem_id)]
     if group.rollout.status is not JobStatus.DONE or not group.tutored:
         return []
+    # Not `to_issue`: lost feedback is given up and its group goes without, where a lost rollout is tried once more.
     if group.feedback.status is JobStatus.NONE:
         group.feedback.status = JobStatus.ISSUED
         return [
@@ -123,6 +127,7 @@ def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepSta
     if not wanted or group.revised:
         return []
     group.revised = True
+    # By the version that answered first, even where the student has moved on: only the feedback may differ.
     id_ = job_id(state.round, phase.student, step.step, group.problem_id, JobKind.REVISE.value)
     phase.open_revisions.append(
         Revision(job_id=id_, step=step.step, problem_id=group.problem_id, version=step.base_version)
@@ -131,6 +136,7 @@ def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepSta
 
 
 def _forget_closed(phase: PhaseState) -> list[Command]:
+    # A revision's payloads lie with those of its step, which therefore outlive the step.
     busy = {revision.step for revision in phase.open_revisions}
     done = [step for step in phase.kept_steps if step not in busy]
     phase.kept_steps = [step for step in phase.kept_steps if step in busy]

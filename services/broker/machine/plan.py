@@ -96,6 +96,7 @@ class Plan:
         position = (step - 1) * count
         while len(drawn) < min(count, len(pool)):
             epoch, index = divmod(position, len(pool))
+            # Shuffled again for each position: a plan remembers nothing, and a step draws few problems.
             candidate = pool[_order(seed_of(self.seed, student, name, epoch), len(pool))[index]]
             if candidate not in drawn:
                 drawn.append(candidate)

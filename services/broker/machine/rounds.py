@@ -1,12 +1,12 @@
-"""What to do next, derived from the state alone: the stages of a round. Pure.
+"""The stages of a round: what to do next, derived from the state alone. Pure.
+
+- `evaluate`: validation each round, for the gate; test before the first round and after the last, for the report.
+- `decide`: the gate of a round, from validation scores to who may tutor; the rule itself is shared.method.gating.
+- `advance`: from one status to the next, as far as the state allows.
 
 Each thing is marked as issued in the state in the same move that issues it, so deriving again issues nothing
 twice. Both tutors are frozen at the round's start, so the phases of a round are independent; with `latest_tutor`
 each is frozen when its pupil's phase begins.
-
-The evaluations of a status: validation each round for the gate, test before and after for the report. Pure.
-
-The gate of a round: from validation scores to who may tutor. Pure; the rule is shared.method.gating.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,9 @@ def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDeci
         raise OpcodError(f"round {round_}: no validation score of student {', '.join(missing)}")
     counts = [{d: sum(by_student[s].correct[d]) for d in plan.domains} for s in plan.students]
     first = by_student[plan.students[0]]
+    # Both students answered the same problems, so the totals of one are those of the other.
     totals = {d: len(first.correct[d]) * first.samples for d in plan.domains}
+    # Fractions, not floats: a gap that is exactly tau must not fall to either side by rounding.
     gaps = gating.gaps_exact(counts, totals)
     previous = [before.cognizant[student] for student in plan.students] if before is not None else None
     cognizant = gating.cognizant_counts(counts, totals, plan.tau, previous=previous, hysteresis=plan.hysteresis)
@@ -70,6 +72,7 @@ def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDeci
 
 def evaluate(state: RunState, plan: Plan, at: float, *, after: Status) -> list[Command]:
     commands: list[Command] = []
+    # Empty means not begun: `evals` is cleared when the last one is scored.
     if not state.evals:
         state.evals = [
             _new_eval(state, plan, student, split) for split in _splits(state, plan) for student in plan.students
@@ -156,6 +159,7 @@ def tell_score(score: Score) -> Tell:
 def advance(state: RunState, plan: Plan, at: float) -> list[Command]:
     """All commands that the state calls for, going through as many statuses as it allows."""
     commands: list[Command] = []
+    # A status may be over as soon as it is entered, so go on until one has to wait; a job lost twice pauses in between.
     while state.paused is None:
         status = state.status
         match status:
@@ -191,6 +195,7 @@ def _freeze(state: RunState, plan: Plan, at: float) -> list[Command]:
         for student in plan.students
     ]
     announced = enter(state, Status.TRAINING, at)
+    # After `enter`: in training, what is served includes the tutors' versions.
     serve = [Serve(student, *serve_set(state, student)) for student in plan.students]
     return [Tell(GateDecided(**UNSTAMPED, decision=decision)), announced, *serve]
 
@@ -229,6 +234,7 @@ def reopen(state: RunState, sealed: dict[str, int]) -> None:
         phase.step.sealed = False
         on_disk = sealed.get(phase.student, 0) >= phase.step.step
         for group in phase.step.groups:
+            # Made again, the feedback may be another text: what was excluded is compared when it comes.
             if group.excluded and not on_disk:
                 group.excluded_from = group.feedback.output or group.excluded_from
             # A batch that is on disk is adopted by sealing it again; its payloads are not needed.

@@ -1,4 +1,4 @@
-"""Alarms: what a run looks like when training has gone wrong, seen from its last steps. Pure.
+"""Alarms about a student's training, and the silencing of a tutor that does harm. Pure.
 
 An alarm is told, counted and reported; it never stops a run. It stands while its condition holds, and is raised
 again only after the condition was gone. The last is looked at in each step, the others over the last
@@ -9,12 +9,11 @@ again only after the condition was gone. The last is looked at in each step, the
 - answer_collapse: where rollouts are wrong, nearly all of a group are the same text;
 - engine_drift: engine and trainer give the sampled tokens other log-probs, so they do not hold the same model.
 
-A tutor that turns bad is silenced for the rest of its round. Pure; the rule is shared.method.silencing.
-
-Silence follows from the counts in the state, or a person asks for it (`silence_now`); it is kept in the state, and is
-never taken back within the round. From then on the tutor is not asked: groups of the open step whose feedback is not
-issued go without, and feedback that is under way is given up (`silenced` among the lost). Feedback that came before
-stays in its batch, so that the sealed log and the events that were told agree; it is one step's at most.
+A tutor whose feedback breaks right answers too often is silenced for the rest of its round; the rule is
+shared.method.silencing. A person may ask for it, too (`silence_now`). It is never taken back within the round. From
+then on the tutor is not asked: groups of the open step whose feedback is not issued go without, and feedback that is
+under way is given up (`silenced` among the lost). Feedback that came before stays in its batch, so that the sealed
+log and the events that were told agree; it is one step's at most.
 """
 
 import math
@@ -42,6 +41,7 @@ def look(
     watch = state.watches.setdefault(student, AlarmWatch())
     flat = metrics.grad_norm < settings.min_grad_norm and metrics.loss > settings.min_loss
     seen = StepLook(rewards=step.rewards, flat=flat, delta_logprob=metrics.delta_logprob)
+    # Replaced, not appended to: the window stays bounded, and with it the state.
     watch.recent = [*watch.recent, seen][-settings.window :]
     commands: list[Command] = []
     for name, reason in _conditions(watch, settings):
@@ -81,12 +81,13 @@ def _near_zero(recent: Sequence[StepLook], settings: AlarmsSection) -> str | Non
 
 
 def _reward_collapse(watch: AlarmWatch, settings: AlarmsSection) -> str | None:
-    """Compares the last window with the best one, and takes it into account for the next time."""
+    """Compare the last window with the best one so far, then keep the better of the two for next time."""
     rewards = [step.rewards for step in watch.recent if step.rewards is not None]
     if len(rewards) < len(watch.recent):
         return None
     now = RewardWindow(
         mean=sum(each.mean for each in rewards) / len(rewards),
+        # Of a mean of n independent means: the sum of their variances over n squared.
         variance=sum(each.variance for each in rewards) / len(rewards) ** 2,
     )
     best = watch.best

@@ -38,8 +38,11 @@ class LearnerState:
 
 
 class Learner:
-    """phase_updates: updates made since the phase began (warm-up counts them). skipped_in_row: non-finite ones
-    since the last that was made."""
+    """The student in training, its teacher and its optimizer.
+
+    phase_updates: updates made since the phase began, which warm-up counts. skipped_in_row: updates in a row that were
+    not made because something was not finite.
+    """
 
     def __init__(self, model: StudentModel, settings: OptimizerSection, teacher: EmaTeacher | None = None) -> None:
         """teacher: an EmaTeacher if none is given."""
@@ -68,9 +71,11 @@ class Learner:
             self.skip()
             return None
         warmup = max(1, self._settings.warmup_updates)
+        # Never 0: the first update already moves by 1/warmup of the rate.
         share = min(1.0, (self.phase_updates + 1) / warmup)
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * share
+        # The order counts: exact parameters, then the rounded ones that the model computes with, then the teacher.
         self._optimizer.step()
         fault_point("trainer.mid-optimizer")
         self.model.round()
@@ -108,10 +113,12 @@ class Learner:
         """Raises ModelError or StorageError where the state is of another model."""
         self.model.set_tensors(state.published, state.exact)
         self.teacher.load(state.teacher)
+        # A new one: moments of parameters that the state has none for must not stay.
         self._optimizer = self._new_optimizer()
         for name, parameter in self.model.named_parameters.items():
             found = {m: state.optimizer[f"{name}.{m}"].clone() for m in _MOMENTS if f"{name}.{m}" in state.optimizer}
             if found:
+                # AdamW keeps its step count on the CPU whatever the parameter's device is.
                 moved = {m: tensor if m == "step" else tensor.to(parameter.device) for m, tensor in found.items()}
                 self._optimizer.state[parameter] = moved
         self.phase_updates = state.phase_updates

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from services.trainer.model.packing import packing_of
-from services.trainer.model.selfcheck import checked_packing
+from services.trainer.model.packing import checked_packing, packing_of
 from services.trainer.model.trained import Trained
 from services.trainer.step.distil import OutputLayer
 from services.trainer.step.trees import Tree, TreeTensors, tree_tensors
@@ -49,6 +48,7 @@ class StudentModel:
         self._own = {name: each for name, each in sorted(self.network.named_parameters()) if each.requires_grad}
         self._named = {name: _in_fp32(each) for name, each in self._own.items()}
         self._output_name = next((name for name, each in self._own.items() if each is self._output.weight), None)
+        # The list says what may be shared; the trial, which goes through this very object, what really may.
         self.packing = packing_of(self.config)
         self.packing = checked_packing(self)
 
@@ -105,6 +105,7 @@ class StudentModel:
         """The model computes with these meanwhile; storage is exchanged, not copied."""
         held = {name: own.data for name, own in self._own.items()}
         try:
+            # `.data`, so that autograd does not see the exchange and the optimizer keeps the same parameters.
             for name, own in self._own.items():
                 own.data = rounded[name]
             yield
@@ -126,6 +127,7 @@ class StudentModel:
     def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
         """What the output layer reads [P, H] at P (tree, node) places; gradients as the caller has them."""
         sizes = [len(tree.tokens) for tree in trees]
+        # Side by side, a row longer than this would change the rotary angles of the short ones.
         if len(trees) > 1 and max(sizes) > self.packing.together_tokens:
             hidden_NH = torch.cat([self._hidden(tree_tensors([tree]))[0] for tree in trees])
             starts = [0, *accumulate(sizes)]
@@ -150,6 +152,7 @@ class StudentModel:
     def _mask(self, attends: Tensor) -> Tensor:
         """The additive mask [G, 1, N, N] that every attention implementation takes."""
         dtype = self._causal.dtype
+        # Finite: with -inf the softmax of a row that sees nothing would be NaN.
         lowest = torch.finfo(dtype).min
         return torch.zeros(attends.shape, dtype=dtype, device=attends.device).masked_fill_(~attends, lowest)[:, None]
 

@@ -36,6 +36,7 @@ class EmaTeacher:
         """One step of the average."""
         with torch.no_grad():
             for name, parameter in self._model.named_parameters.items():
+                # In fp32: at a small rate, a step of the average would vanish in bf16.
                 self._tensors[name].lerp_(parameter, self._rate)
         self._rounded = None
 
@@ -61,7 +62,7 @@ class EmaTeacher:
         if set(tensors) != set(self._tensors):
             raise StorageError("the teacher in the checkpoint has other parameters than what is trained here")
         for name, tensor in self._tensors.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(tensors[name])  # into the tensors that are there, which keeps their device
         self._rounded = None
 
     def _in_use(self) -> Mapping[str, Tensor]:

@@ -124,6 +124,7 @@ def _accumulate(model: StudentModel, batch: Sequence[TuningRow]) -> float:
     tokens = sum(len(row.completion) for row in batch)
     total = 0.0
     for part in micro_batches(batch):
+        # By the tokens of the whole batch, so that the parts add up to its mean.
         loss = batch_loss(model, part) / tokens
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
@@ -133,6 +134,7 @@ def _accumulate(model: StudentModel, batch: Sequence[TuningRow]) -> float:
 def _batches(rows: Sequence[TuningRow], settings: SpecializeSection, seed: int) -> Iterator[list[TuningRow]]:
     for epoch in range(settings.epochs):
         order = list(rows)
+        # An order for each epoch from its own seed, whatever was drawn before.
         Random(f"{seed}/finetune/{epoch}").shuffle(order)
         for first in range(0, len(order), settings.batch_size):
             yield order[first : first + settings.batch_size]

@@ -134,6 +134,7 @@ class _Distil(torch.autograd.Function):
         slope, student, weight, bias, teacher = ctx.saved_tensors
         temperature, taught, places, rule = ctx.others
         scaled = slope * upstream.unsqueeze(1)
+        # Not index_add, whose sums run in no fixed order on a GPU: pairs are sorted, so each place is one segment.
         lengths = torch.bincount(places.pairs[:, 0], minlength=len(student))
         hidden = torch.segment_reduce(scaled, "sum", lengths=lengths).to(ctx.dtype)
         of_weight = of_bias = None
@@ -152,6 +153,7 @@ def _chunks(
     for first in range(0, len(places.pairs), rows):
         part = slice(first, first + rows)
         of_student, of_teacher = places.pairs[part].unbind(1)
+        # Consecutive is enough and keeps the order: `places_of` sorts pairs by the student's place.
         distinct, which = torch.unique_consecutive(of_student, return_inverse=True)
         logits = output.logits(student[distinct])
         divergence, gradient = divergence_with_gradient(logits[which], taught.logits(teacher[of_teacher]), rule)
@@ -162,6 +164,7 @@ def _gradient_of_layer(
     chunks: Iterable[_Chunk], student: Tensor, output: OutputLayer, places: Places, upstream: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """In weight [V, H] and bias [V] of the student's output layer, summed over chunks in fp32 or better."""
+    # In fp32 though the weight may be bf16: summed over many chunks, the small ones would be lost.
     weight = torch.zeros(output.weight.shape, dtype=upstream.dtype, device=upstream.device)
     bias = None if output.bias is None else torch.zeros(len(weight), dtype=upstream.dtype, device=upstream.device)
     for chunk in chunks:

@@ -1,18 +1,15 @@
-"""The losses a step can train on: self-distillation, which is the method, and GRPO, the baseline.
+"""From per-token values to the number that a step trains on: masks, means, importance weights, and the GRPO loss.
 
-Both end in `aggregate`, so both have one normalisation, and both keep masked tokens out of values and
-gradients. The divergence that self-distillation averages is `divergence.py`'s.
+Self-distillation, which is the method, averages the divergence of `divergence.py`; GRPO, the baseline, its policy
+loss (`grpo_loss`). Both end in `aggregate`, so both have one normalisation.
 
-From per-token values to one number, the same for any way of cutting a batch into micro-batches.
-
-Owns masks, per-sequence means and the batch-wide normaliser. What always holds: with one `denominator`, taken
-over the whole batch, the values (and so the gradients) of the micro-batches add up to those of the batch in
-one piece; and a masked value never reaches the sum, not even as NaN times zero.
-
-Importance weights between the engine that sampled and the trainer that learns.
-
-What always holds: weights are detached, cut from above only, and 0 outside the mask; a token without a usable
-log-prob never gets weight 1, its whole sample is to be rejected (`usable_samples`).
+What always holds:
+- with one `denominator`, taken over the whole batch, the values (and so the gradients) of the micro-batches add up to
+  those of the batch in one piece;
+- a masked value never reaches the sum, not even as NaN times zero;
+- importance weights between the engine that sampled and the trainer that learns are detached, cut from above only, and
+  0 outside the mask; a token without a usable log-prob never gets weight 1: its whole sample is to be rejected
+  (`usable_samples`).
 """
 
 import math
@@ -116,6 +113,7 @@ def _masked_weights(weights: Tensor, mask: Tensor) -> Tensor:
     return kept
 
 
+# exp(20) is 5e8: far beyond any clip, and far from overflowing fp32.
 LOG_RATIO_MAX = 20.0
 # Log-probs may exceed 0 by rounding; more than this is not a log-prob (a flipped sign, usually).
 LOG_PROB_MAX = 1e-3
@@ -146,6 +144,7 @@ def importance_weights(
     """
     if not (math.isfinite(clip) and clip > 0):
         raise ConfigError(f"clip must be positive and finite, got {clip!r}")
+    # Refused here rather than weighted 0 or 1: a sample without its log-probs is the caller's to reject and to count.
     usable = usable_samples(trainer_logprobs, rollout_logprobs, token_mask)
     if not bool(usable.all()):
         raise ConfigError(
@@ -224,6 +223,7 @@ def group_advantages(rewards: Tensor) -> Tensor:
     if not bool(torch.isfinite(rewards).all()):
         raise ConfigError("rewards must all be finite; grade every rollout before its group is used")
     graded = rewards.to(torch.promote_types(rewards.dtype, torch.float32))
+    # Its own mean would leave nothing of it.
     if graded.shape[-1] == 1:
         return graded.clone()
     return graded - graded.mean(-1, keepdim=True)
@@ -261,7 +261,9 @@ def grpo_loss(
     ratio = log_ratio.clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX).exp()
     advantage = advantages.detach().to(dtype).unsqueeze(1)
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    # The larger loss of the two: PPO's pessimistic bound.
     policy = torch.maximum(-advantage * ratio, -advantage * clipped)
+    # For A < 0 that bound grows with the ratio without end; dual clipping ends it.
     capped = torch.minimum(policy, -advantage * dual_clip)
     return aggregate(
         torch.where(advantage < 0, capped, policy),

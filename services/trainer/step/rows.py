@@ -10,12 +10,12 @@ What always holds:
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from services.trainer.step.losses import LOG_PROB_MAX, group_advantages
+from services.trainer.step.trees import Row
 from shared.contracts.batches import BatchGroup, BatchSample
 from shared.method import reprompt
 from shared.modeling.chat import render
@@ -23,24 +23,6 @@ from shared.modeling.chat import render
 TOO_LONG = "teacher_prompt_too_long"
 BAD_LOGPROBS = "unusable_logprobs"
 EMPTY = "empty_response"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One rollout as the loss sees it; token ids throughout. `active` False: no loss, no compute.
-
-    advantage: of its reward within its group, for GRPO. problem_id and sample name it.
-    """
-
-    group: int
-    prompt: tuple[int, ...]
-    teacher_prompt: tuple[int, ...]
-    response: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    active: bool
-    advantage: float = 0.0
-    problem_id: str = ""
-    sample: int = 0
 
 
 def training_rows(
@@ -59,6 +41,7 @@ def training_rows(
         advantages = group_advantages(torch.tensor([sample.reward for sample in group.samples])).tolist()
         for sample, advantage in zip(group.samples, advantages, strict=True):
             teacher = tuple(render(tokenizer, sample.teacher_messages)) if sample.mask else ()
+            # The response is trained on as it was sampled, so only the prompt can give way.
             room = context_tokens - len(sample.token_ids)
             if shorten and len(teacher) > room:
                 teacher, changes = _shortened(group, sample, tokenizer, room)
@@ -87,6 +70,7 @@ def mini_batches(rows: Sequence[Row], count: int) -> list[list[Row]]:
 
     Groups are dealt out in turn: a batch sorted by domain gives mini-batches that have every domain.
     """
+    # Whole groups: only rows of one group share a prefix tree.
     groups = sorted({row.group for row in rows})
     parts = min(count, len(groups))
     part_of = {group: position % parts for position, group in enumerate(groups)}

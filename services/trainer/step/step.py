@@ -6,14 +6,12 @@ gradient that is not finite changes nothing but a counter.
 
 Each mini-batch is one update. Its importance weights compare the engine's log-probs with the student's as it is
 at that update, so that from the second update on they also correct for the updates before it. The EMA teacher
-follows after every update and scores the next mini-batch. With `method = grpo` the gradient is that of `policy.py`
-instead, and no teacher is asked.
+follows after every update and scores the next mini-batch.
 
-The gradient of the GRPO baseline, on the rows, packs and places of the self-distillation (method 4).
-
-What always holds: no teacher is asked. A token's ratio is taken against the student as it was when the step began,
-and so is its importance weight, which therefore corrects for the engine alone: the ratio does the rest. Before the
-first update of a step that student is the present one, and every ratio is exactly 1.
+With `method = grpo`, the baseline, the gradient is `policy_gradient`'s, on the same rows, packs and places, and no
+teacher is asked (method 4). A token's ratio is taken against the student as it was when the step began, and so is its
+importance weight, which therefore corrects for the engine alone: the ratio does the rest. Before the first update of
+a step that student is the present one, and every ratio is exactly 1.
 """
 
 import math
@@ -39,9 +37,9 @@ from services.trainer.step.losses import (
     importance_diagnostics,
     importance_weights,
 )
-from services.trainer.step.rows import Row, mini_batches
+from services.trainer.step.rows import mini_batches
 from services.trainer.step.tracing import Tracer
-from services.trainer.step.trees import Pack, Places, micro_batches, pack_rows, places_of
+from services.trainer.step.trees import Pack, Places, Row, micro_batches, pack_rows, places_of
 from shared.config.loss import LossSection
 from shared.config.settings import GrpoSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
@@ -95,6 +93,7 @@ def policy_gradient(
     """
     logprobs_RT = _logprobs(model, packs, places, temperature)
     rows = _rows(packs)
+    # `detach`, not a second pass: the very same numbers, so that every ratio is exactly 1.
     old_RT = _padded([old[row] for row in rows], places.mask) if rows[0] in old else logprobs_RT.detach()
     if not bool(torch.isfinite(logprobs_RT).all() & torch.isfinite(old_RT).all()):
         return None
@@ -200,6 +199,7 @@ def train_step(
     progress = _Progress(tracer)
     if settings.method == "grpo":
         with clock.stage("old policy"):
+            # The first mini-batch needs none: its old policy is the student that computes its gradient.
             later = [row for batch in batches[1:] for row in batch if row.active]
             progress.old = old_policy(
                 learner.model, later, settings.temperature, settings.optimizer.micro_batch_tokens, check
@@ -207,6 +207,7 @@ def train_step(
     for batch in batches:
         if any(row.active for row in batch):
             _update(learner, batch, settings, clock, progress, check)
+        # Counted over steps: broken weights skip every update, however few a step has.
         if learner.skipped_in_row >= settings.optimizer.max_skipped_updates:
             raise NonFiniteError(
                 f"{learner.skipped_in_row} updates in a row had a loss or gradient that is not finite: lower "
@@ -223,6 +224,7 @@ def _update(
     progress: _Progress,
     check: Callable[[], None],
 ) -> None:
+    # Before anything is cut up: denominators of parts do not add up to that of the whole.
     denominator = _denominator(batch, settings)
     limit, largest = settings.optimizer.micro_batch_tokens, learner.model.packing.tree_tokens
     packs = pack_rows([row for row in batch if row.active], min(limit, largest))
@@ -230,6 +232,7 @@ def _update(
     for part in micro_batches(packs, limit, largest):
         check()
         loss = _backward(learner, part, denominator, settings, clock, progress)
+        # One bad micro-batch spoils the sum of its mini-batch: what the others have added goes, too.
         if loss is None:
             learner.skip()
             progress.skipped += 1
@@ -320,6 +323,7 @@ def _denominator(batch: Sequence[Row], settings: StepSettings) -> float:
     """Of the whole mini-batch, its inactive rows included."""
     lengths = torch.tensor([len(row.response) for row in batch])
     mask_BT = torch.arange(max(1, int(lengths.max())))[None] < lengths[:, None]
+    # Inactive rows count in `seq_mean`: a batch with few active ones makes a small step; that is intended.
     active_B = torch.tensor([row.active for row in batch])
     return batch_denominator(mask_BT, active_B, settings.loss.aggregation)
 

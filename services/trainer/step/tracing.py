@@ -13,8 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from services.trainer.step.distil import OutputLayer
 from services.trainer.step.divergence import chunk_rows
-from services.trainer.step.rows import Row
-from services.trainer.step.trees import Places
+from services.trainer.step.trees import Places, Row
 from shared.contracts.batches import BatchGroup, BatchManifest
 from shared.contracts.ids import seed_of
 from shared.contracts.traces import Alternative, RolloutTrace, StepTrace, TokenTrace

@@ -6,9 +6,8 @@ would get alone, and its gradient flows through what it shares. Not every archit
 
 What always holds: a parent stands before its children, and equal rows give equal trees, in equal order.
 
-Where in a micro-batch's forward passes the tokens of its rows are predicted.
-
-Rows that share a prefix share the place that predicts their next token. A divergence is computed once for every
+`Places` says where in a micro-batch's forward passes the tokens of its rows are predicted. Rows that share a prefix
+share the place that predicts their next token. A divergence is computed once for every
 pair of a student's and a teacher's place, and each row then reads its own tokens' values: sharing saves compute
 and changes neither a row's weight nor its mean.
 """
@@ -19,8 +18,26 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from services.trainer.model.packing import TREE_TOKENS
-from services.trainer.step.rows import Row
+TREE_TOKENS = 1024
+"""Beyond this many tokens a dense attention mask costs more than sharing saves; a longer row goes alone."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rollout as the loss sees it; token ids throughout. `active` False: no loss, no compute.
+
+    advantage: of its reward within its group, for GRPO. problem_id and sample name it.
+    """
+
+    group: int
+    prompt: tuple[int, ...]
+    teacher_prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    active: bool
+    advantage: float = 0.0
+    problem_id: str = ""
+    sample: int = 0
 
 
 @dataclass
@@ -83,6 +100,7 @@ class Pack:
 
     def fits(self, row: Row, limit_tokens: int) -> bool:
         """Whether the row can join without a tree growing beyond the limit; an empty pack takes any row."""
+        # Even one that is too long: it must go somewhere, and goes alone.
         if not self.rows:
             return True
         student = len(self.student.tokens) + self.student.missing(row.prompt + row.response)
@@ -112,6 +130,7 @@ def micro_batches(packs: Sequence[Pack], limit_tokens: int, tree_tokens: int = T
     Trees and rows too long for one (`tree_tokens`) never share a micro-batch, since long rows go without a dense mask.
     """
     batches: list[list[Pack]] = []
+    # Longest first, so the first pack of a micro-batch is its padded length. The sort is stable: ties keep their order.
     for pack in sorted(packs, key=lambda pack: -pack.tokens):
         last = batches[-1] if batches else None
         if (
@@ -145,15 +164,18 @@ def tree_tensors(trees: Sequence[Tree]) -> TreeTensors:
         positions[row, : len(tree.tokens)] = torch.tensor(tree.depths)
     if all(tree.is_chain for tree in trees):
         return TreeTensors(ids, positions, None)
+    # Each token sees itself, padding too, so that no line of the mask is empty.
     attends = torch.eye(longest, dtype=torch.bool).repeat(len(trees), 1, 1)
     for row, tree in enumerate(trees):
         for node, parent in enumerate(tree.parents):
+            # Parents come first, so the parent's line is complete by now.
             if parent >= 0:
                 attends[row, node] |= attends[row, parent]
     return TreeTensors(ids, positions, attends)
 
 
 def _predictors(tree: Tree, prompt: tuple[int, ...], response: tuple[int, ...]) -> list[int]:
+    # The last prompt token predicts the first response token; the last response token predicts nothing.
     return tree.insert(prompt + response)[len(prompt) - 1 : -1]
 
 
@@ -201,6 +223,7 @@ def places_of(packs: Sequence[Pack], device: torch.device) -> Places:
             rollout_logprobs[at, :length] = torch.tensor(row.logprobs)
             mask[at, :length] = True
             at += 1
+    # Sorted by the student's place: `distil` makes the logits of a run of equal ones once.
     pairs = sorted(known)
     position = torch.empty(len(pairs), dtype=torch.long)
     position[[known[pair] for pair in pairs]] = torch.arange(len(pairs))

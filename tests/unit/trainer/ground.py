@@ -13,8 +13,8 @@ from services.trainer.checkpoint import Checkpoints
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
 from services.trainer.model.trained import TrainedAdapter, TrainedModel
-from services.trainer.step.rows import Row
 from services.trainer.step.step import StepSettings
+from services.trainer.step.trees import Row
 from services.trainer.trainer import StudentTrainer
 from shared.config.loss import LossSection
 from shared.config.settings import OptimizerSection

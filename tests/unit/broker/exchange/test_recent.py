@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.broker.exchange.recent import Recent
+from services.broker.exchange.groups import Recent
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:

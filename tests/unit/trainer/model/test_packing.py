@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from services.trainer.model.packing import TREE_TOKENS, packing_of
+from services.trainer.model.packing import packing_of
+from services.trainer.step.trees import TREE_TOKENS
 
 
 def config(kind: str = "qwen3", **facts: object) -> SimpleNamespace:

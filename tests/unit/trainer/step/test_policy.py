@@ -10,8 +10,9 @@ from torch import Tensor
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
 from services.trainer.model.teacher import EmaTeacher
-from services.trainer.step.rows import Row, training_rows
+from services.trainer.step.rows import training_rows
 from services.trainer.step.step import StageClock, StepSettings, train_step
+from services.trainer.step.trees import Row
 from shared.modeling.chat import encode
 from shared.modeling.loading import load_tokenizer
 from shared.modeling.logprobs import token_logprobs

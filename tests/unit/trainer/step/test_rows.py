@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.step.rows import BAD_LOGPROBS, EMPTY, TOO_LONG, Row, mini_batches, training_rows
+from services.trainer.step.rows import BAD_LOGPROBS, EMPTY, TOO_LONG, mini_batches, training_rows
+from services.trainer.step.trees import Row
 from shared.contracts.messages import ChatMessage
 from shared.method.reprompt import FitEvent, teacher_messages
 from shared.modeling.chat import render

@@ -8,8 +8,9 @@ import torch
 
 from services.trainer.model.learner import Learner
 from services.trainer.step.losses import importance_weights
-from services.trainer.step.rows import Row, training_rows
+from services.trainer.step.rows import training_rows
 from services.trainer.step.step import NonFiniteError, StageClock, StepSettings, train_step
+from services.trainer.step.trees import Row
 from shared.errors import FencedError
 from shared.modeling.chat import encode, render
 from shared.modeling.loading import Dtype, load_tokenizer

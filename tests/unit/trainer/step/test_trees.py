@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.trainer.model.model import StudentModel
-from services.trainer.model.packing import TREE_TOKENS
 from services.trainer.model.trained import TrainedAdapter
-from services.trainer.step.rows import Row
-from services.trainer.step.trees import Tree, micro_batches, pack_rows, tree_tensors
+from services.trainer.step.trees import TREE_TOKENS, Row, Tree, micro_batches, pack_rows, tree_tensors
 from shared.modeling.loading import load_model
 from tests.unit.trainer.ground import SPEC, rows
 
