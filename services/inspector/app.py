@@ -15,7 +15,7 @@ from services.inspector.http.api import inspector_routes
 from services.inspector.http.broker import BrokerClient
 from services.inspector.http.stream import Viewers
 from services.inspector.ingest import Ingest
-from services.inspector.run.data import RunBus
+from services.inspector.run.view import RunBus
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces

@@ -15,6 +15,7 @@ from services.inspector.web.sentences import sentence
 from shared.contracts.traces import HEAT_NATS, heat
 from shared.http.access import Scope
 from shared.results.figures import DELIVERED
+from shared.results.grid import html
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -48,6 +49,7 @@ class Pages:
             "number": number,
             "sentence": sentence,
             "heat": heat,
+            "table": html,
             "probability": probability,
             "visible": visible,
             "capitalize_first": lambda text: text[:1].upper() + text[1:],

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from services.inspector.http.stream import message
-from services.inspector.run.data import RunData
+from services.inspector.run.view import RunData
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.log import SMALL_KINDS
 from services.inspector.store.records import Entry
@@ -16,11 +16,12 @@ from services.inspector.store.store import Store
 from services.inspector.web.assets import WEB, Assets
 from services.inspector.web.live import MAX_BEHIND, Place, live_feed, newest_place, news, place_of
 from services.inspector.web.marking import marked_concept, reviewed
-from services.inspector.web.run_text import run_tables
+from services.inspector.web.run_tables import run_tables
 from services.inspector.web.sentences import sentence
 from shared.bus.port import DeadLetter
 from shared.contracts.events import Evaluated, Event, RunTakenUp, StepApplied, TutorSilenced
 from shared.errors import ConfigError
+from shared.results.grid import Named
 from tests.fakes.figures import step_metrics
 from tests.unit.inspector.told import RUN, EventLog, acted, config, feedback, revised, status
 
@@ -209,8 +210,10 @@ def test_a_run_at_a_glance(store: Store, log: EventLog, tmp_path: Path) -> None:
     tables = run_tables(view)
     [plane] = tables.planes
     assert (plane.points[0].x, plane.points[1].y < plane.points[0].y) == (plane.points[1].x, True)
-    assert [(row.verdict, row.share) for row in tables.verdicts] == [("match", 1.0)]
-    assert [row.change for row in tables.scores] == [pytest.approx(0.2), 0.0]
+    [[_, verdict, count, share]] = tables.own.verdicts.rows
+    assert isinstance(verdict, Named)
+    assert (verdict.text, verdict.href, count, share) == ("match", "/?student=a&verdict=match", 1, 1.0)
+    assert [row[-1] for row in tables.scores.rows] == [pytest.approx(0.2), 0.0]
 
 
 @pytest.mark.parametrize(("state", "told"), [("{}", "state cannot be read"), (None, None)])
