@@ -1,8 +1,6 @@
 """The inspector put together: bus, store, ingest thread, heartbeat thread and HTTP app.
 
 It only reads the run: it may die at any point without hurting anything, and goes on where its store ends.
-
-What the inspector says of itself in its heartbeat.
 """
 
 import threading
@@ -35,6 +33,7 @@ MAX_VIEWERS = 64
 
 
 def inspector_heartbeat(config: InspectorConfig, ingest: Ingest, clock: Clock) -> Heartbeat:
+    """Ready while events come in."""
     return Heartbeat(
         service="inspector",
         replica=config.environment.replica,

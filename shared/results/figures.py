@@ -130,10 +130,11 @@ def mean_interval(student: str, domain: str, shares: Sequence[float]) -> Interva
 
 
 def resampling_seed(student: str, domain: str) -> int:
+    # By name, so that the interval of a score is the same one in every report, page and evaluation.
     return seed_of(student, domain, "report")
 
 
-# a score never changes, pages ask for it again and again, and resampling takes a while
+# A score never changes, pages ask for it again and again, and resampling (2000 draws) takes a while.
 @lru_cache(maxsize=4096)
 def _mean_interval(shares: tuple[float, ...], seed: int) -> Interval:
     return bootstrap_interval(shares, seed=seed)

@@ -141,6 +141,7 @@ def build_report(
         scores=rows,
         without_shared_stems=without_shared_stems(state.scores, problems, settings.evaluation.test_problems),
         students=[_student(state, s, improved[s]) for s in students],
+        # Over no rows all() would be True: a run without two tests has improved nothing.
         mutual_improvement=all(improved.values()) if rows else None,
         validation=_validation(state),
         gates=state.gates,

@@ -19,7 +19,7 @@ from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import NotFoundError, StorageError
 from shared.results.progress import RunResults, run_results
 
-BUSY_S = 1.0
+BUSY_S = 1.0  # its inspector may be writing now; a page does not wait longer for another run's log
 
 
 class OtherRuns:

@@ -16,7 +16,7 @@ from services.inspector.http.views import ExchangeView
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import LOGGED_EVENT
 from services.inspector.store.store import LoggedRow, Store
-from services.inspector.web.sentences import sentence
+from services.inspector.web.rendering import sentence
 from shared.contracts.events import Revised
 from shared.errors import ConfigError
 from shared.http.sse import Frames

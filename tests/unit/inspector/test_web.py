@@ -15,8 +15,8 @@ from services.inspector.store.store import Store
 from services.inspector.web.assets import WEB, Assets
 from services.inspector.web.live import MAX_BEHIND, Place, live_feed, newest_place, news, place_of
 from services.inspector.web.marking import marked_concept, reviewed
+from services.inspector.web.rendering import sentence
 from services.inspector.web.run_tables import run_tables
-from services.inspector.web.sentences import sentence
 from shared.bus.port import DeadLetter
 from shared.contracts.events import Evaluated, Event, RunTakenUp, StepApplied, TutorSilenced
 from shared.errors import ConfigError
