@@ -110,7 +110,8 @@ def _read(parse: Callable[[str | bytes], Answer], data: str | bytes) -> Answer:
         ) from error
 
 
-def _refusal(answer: httpx2.Response) -> OpcodError | HTTPException:
+def _refusal(answer: httpx2.Response) -> UnavailableError | HTTPException:
     """With its status and words, as it is the reader who is refused; asking again is for whoever is asked here."""
-    error = refusal("the broker", answer)
-    return error if isinstance(error, UnavailableError) else HTTPException(answer.status_code, reason(answer))
+    # The words are the broker's alone: it may be a student behind it that is not up, and the reader should read that.
+    unavailable = isinstance(refusal("the broker", answer), UnavailableError)
+    return UnavailableError(reason(answer)) if unavailable else HTTPException(answer.status_code, reason(answer))
