@@ -20,6 +20,7 @@ from opcod.report.text import PICTURES, grids, verdict_lines, warning_lines
 from opcod.talk.text import likeliest
 from services.inspector.http.views import ExchangeView, TraceView
 from shared.contracts.traces import heat
+from shared.results.grid import html
 from shared.results.report import Report
 
 PAGE_STYLE = ("services.inspector", "web/static/page.css")
@@ -58,12 +59,12 @@ def render(report: Report, part: Excerpt, pictures: Path) -> str:
     environment = Environment(
         loader=PackageLoader("opcod.bundle", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"moment": moment, "heat": heat, "likeliest": likeliest}
+    environment.filters |= {"moment": moment, "heat": heat, "likeliest": likeliest, "table": html}
     return environment.get_template("bundle.jinja").render(
         report=report,
         verdict_lines=verdict_lines(report),
         warnings=warning_lines(report.silenced, report.alarms),
-        grids=[grid for grid in grids(report) if grid.rows],
+        grids=grids(report),
         part=part,
         choices={name: sorted({shown.values[name] for shown in part.shown}) for name in FILTERS},
         pictures=[(name.removesuffix(".png"), found) for name in PICTURES if (found := _picture(pictures / name))],

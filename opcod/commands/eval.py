@@ -15,7 +15,6 @@ from opcod.local.interrupting import interruptible
 from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
 from opcod.prepare.preparing import prepare_models, stored_settings
-from opcod.report.evaluation import Evaluation, Subject, evaluate, seen
 from opcod.report.inspect_log import require_inspect, write_inspect_log
 from shared.config.settings import RunSettings
 from shared.contracts.answering import Question, Questions
@@ -25,6 +24,7 @@ from shared.problems.evaluation import per_domain
 from shared.problems.formats import ProblemFormat
 from shared.problems.loading import SCIKNOWEVAL, load_problem_set, load_problems
 from shared.problems.problem import Problem, ProblemSet, rows_hash
+from shared.results.evaluation import Evaluation, Subject, evaluate, seen
 
 OWN_PARTITIONS = ("test", "validation", "train")
 

@@ -3,18 +3,17 @@
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.table import Table
 
 from opcod.local.gpus import sharing
 from opcod.planning.facts import Planned, plan_run
 from opcod.planning.lengths import Lengths
 from opcod.planning.memory import total_bytes
 from opcod.planning.work import total_steps, trained_tokens
-from opcod.report.grids import Grid
 from shared.config.loading import to_toml
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError
 from shared.problems.manifest import ProblemSetManifest
+from shared.results.grid import Grid, plain, terminal
 
 _GIB = 1 << 30
 
@@ -25,10 +24,7 @@ def show_plan(paths: Paths, settings: RunSettings) -> None:
     console = Console(soft_wrap=True)
     console.print(to_toml(settings), highlight=False, markup=False)
     for grid in grids(found):
-        table = Table(*grid.header, title=grid.title, title_justify="left")
-        for row in grid.rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(terminal(grid))
     for line in lines(found):
         console.print(line, highlight=False, markup=False)
     if found.missing:
@@ -67,7 +63,7 @@ def _partitions(problems: ProblemSetManifest) -> Grid:
         for domain, one in part.domains.items():
             majority = f"{one.majority_answer}: {100 * one.majority_share:.0f} %"
             rows.append([name, domain, str(one.count), majority, part.sha256[:16]])
-    header = ["partition", "domain", "problems", "most frequent answer", "sha256 of the partition"]
+    header = plain("partition", "domain", "problems", "most frequent answer", "sha256 of the partition")
     return Grid(f"Problems {problems.name} ({problems.content_hash[:16]})", header, rows)
 
 
@@ -92,7 +88,7 @@ def _work(found: Planned) -> Grid:
         [each.kind, f"{each.jobs:,}", f"{each.texts:,}", f"{each.prompt_tokens:,}", f"{each.output_tokens:,}"]
         for each in found.work
     ]
-    header = ["job", "jobs", "texts", "prompt tokens", "output tokens"]
+    header = plain("job", "jobs", "texts", "prompt tokens", "output tokens")
     return Grid("Work of both students, at most", header, rows)
 
 
@@ -108,8 +104,8 @@ def _memory(found: Planned) -> Grid:
         names = dict.fromkeys([*parts[0], *parts[1]]) if len(parts[0]) > 1 else {}
         rows += [["", name, *(_gib(each.get(name)) for each in parts)] for name in names]
     if not there:
-        return Grid("Memory, GiB, at most", ["service", "of which", "GiB"], [row[:3] for row in rows])
-    return Grid("Memory, GiB, at most", ["service", "of which", "on this CPU", "on a GPU"], rows)
+        return Grid("Memory, GiB, at most", plain("service", "of which", "GiB"), [row[:3] for row in rows])
+    return Grid("Memory, GiB, at most", plain("service", "of which", "on this CPU", "on a GPU"), rows)
 
 
 def _gib(size: int | None) -> str:

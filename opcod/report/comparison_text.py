@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from opcod.report.grids import Grid, grid_markdown, grid_table
 from shared.results.comparison import Cell, Comparison, Estimate, MethodFigures
+from shared.results.grid import Column, FromTo, Grid, OverSeeds, Rows, markdown, percentage, plain, terminal
 
 PICTURES = ("scores.png", "changes.png", "differences.png")
 
-Shown = Callable[[Cell], str]
+Chosen = Callable[[Cell], OverSeeds | str]
 
 
 def verdict_lines(comparison: Comparison) -> list[str]:
@@ -49,23 +49,25 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def grids(comparison: Comparison) -> list[Grid]:
-    """All tables, in order."""
+    """All tables that have a row, in order."""
     if not comparison.methods:
         return []
     differing = [method for method in comparison.methods if any(cell.difference for cell in method.cells)]
-    return [
-        _cell_grid("Final test scores, %", comparison.methods, lambda cell: _percent(cell.after)),
-        _cell_grid("Change from before, points", comparison.methods, lambda cell: _points(cell.change)),
-        _cell_grid(f"Final score against {comparison.reference}, points, paired by seed", differing, _difference),
+    against = f"Final score against {comparison.reference}, points, paired by seed"
+    every = [
+        _cell_grid("Final test scores, %", comparison.methods, lambda cell: _mean(cell.after), ".1f"),
+        _cell_grid("Change from before, points", comparison.methods, lambda cell: _mean(cell.change), "+.1f"),
+        _cell_grid(against, differing, _difference, "+.1f"),
         _run_grid(comparison),
         _seed_grid(comparison.methods),
     ]
+    return [grid for grid in every if grid.rows]
 
 
 def to_markdown(comparison: Comparison) -> str:
     lines = [f"# Comparison {comparison.name}", "", *(f"- {line}" for line in verdict_lines(comparison)), ""]
     for grid in grids(comparison):
-        lines += grid_markdown(grid) if grid.rows else []
+        lines += markdown(grid)
     lines += [f"{note}\n" for note in notes(comparison)]
     lines += [f"![{name.removesuffix('.png')}]({name})" for name in PICTURES if comparison.methods]
     return "\n".join(lines) + "\n"
@@ -73,8 +75,7 @@ def to_markdown(comparison: Comparison) -> str:
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     for grid in grids(comparison):
-        if grid.rows:
-            console.print(grid_table(grid))
+        console.print(terminal(grid))
     for line in verdict_lines(comparison):
         console.print(line, style="bold", highlight=False)
 
@@ -84,39 +85,41 @@ def place(cell: Cell) -> str:
     return f"{cell.student} {'of all' if cell.student == 'mean' else cell.domain}" + (" (own)" if cell.strong else "")
 
 
-def _cell_grid(title: str, methods: Sequence[MethodFigures], shown: Shown) -> Grid:
-    rows = [[method.method, str(len(method.runs)), *map(shown, method.cells)] for method in methods]
-    places = [place(cell) for cell in methods[0].cells] if methods else []
-    return Grid(title, ["method", "n", *places], rows)
+def _cell_grid(title: str, methods: Sequence[MethodFigures], chosen: Chosen, form: str) -> Grid:
+    rows: Rows = [[method.method, len(method.runs), *map(chosen, method.cells)] for method in methods]
+    columns = [percentage(place(cell), form) for cell in methods[0].cells] if methods else []
+    return Grid(title, [*plain("method", "n"), *columns], rows)
 
 
 def _run_grid(comparison: Comparison) -> Grid:
-    rows = [
+    finished: Rows = [
         [
             method.method,
             f"{method.mutual_improvements} of {len(method.runs)}",
-            _seconds(method.training_s),
-            _seconds(method.wall_s),
+            _mean(method.training_s),
+            _mean(method.wall_s),
             ", ".join(method.runs.values()),
         ]
         for method in comparison.methods
     ]
-    rows += [[method, "-", "-", "-", "none finished"] for method in comparison.missing]
-    return Grid("Runs", ["method", "mutual improvement", "training, s", "wall, s", "runs"], rows)
+    missing: Rows = [[method, "-", "-", "-", "none finished"] for method in comparison.missing]
+    seconds = [Column("training, s", ".0f"), Column("wall, s", ".0f")]
+    return Grid("Runs", [*plain("method", "mutual improvement"), *seconds, *plain("runs")], [*finished, *missing])
 
 
 def _seed_grid(methods: Sequence[MethodFigures]) -> Grid:
-    rows = [
-        [str(seed), method.method, *(_by_seed(cell, seed) for cell in method.cells)]
+    rows: Rows = [
+        [
+            str(seed),
+            method.method,
+            *(FromTo(cell.before.values[seed], cell.after.values[seed]) for cell in method.cells),
+        ]
         for seed in sorted({seed for method in methods for seed in method.runs})
         for method in methods
         if seed in method.runs and method.same_as is None
     ]
-    return Grid("By seed: before → after, %", ["seed", "method", *(place(cell) for cell in methods[0].cells)], rows)
-
-
-def _by_seed(cell: Cell, seed: int) -> str:
-    return f"{100 * cell.before.values[seed]:.1f} → {100 * cell.after.values[seed]:.1f}"
+    columns = [*plain("seed", "method"), *(percentage(place(cell)) for cell in methods[0].cells)]
+    return Grid("By seed: before → after, %", columns, rows)
 
 
 def _verdict_line(method: MethodFigures, reference: str) -> str:
@@ -126,25 +129,12 @@ def _verdict_line(method: MethodFigures, reference: str) -> str:
     return f"{method.method} against {reference}: no difference is shown; the intervals overlap in every cell."
 
 
-def _difference(cell: Cell) -> str:
+def _difference(cell: Cell) -> OverSeeds | str:
     if cell.difference is None:
         return "-"
-    return _points(cell.difference) + (f", {cell.verdict}" if cell.verdict in ("higher", "lower") else "")
+    return _mean(cell.difference, cell.verdict if cell.verdict in ("higher", "lower") else "")
 
 
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.mean:.1f}{_half(estimate, 100, '.1f')}"
-
-
-def _points(estimate: Estimate) -> str:
-    return f"{100 * estimate.mean:+.1f}{_half(estimate, 100, '.1f')}"
-
-
-def _seconds(estimate: Estimate) -> str:
-    return f"{estimate.mean:.0f}{_half(estimate, 1, '.0f')}"
-
-
-def _half(estimate: Estimate, scale: float, form: str) -> str:
-    if estimate.interval is None:
-        return ""
-    return f" ± {scale * (estimate.interval[1] - estimate.mean):{form}}"
+def _mean(estimate: Estimate, word: str = "") -> OverSeeds:
+    half = None if estimate.interval is None else estimate.interval[1] - estimate.mean
+    return OverSeeds(estimate.mean, half, word)

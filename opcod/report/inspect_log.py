@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opcod.report.evaluation import DomainScore, Evaluation
 from shared.contracts.answering import Question, Questions
 from shared.contracts.jobs import PromptOutput, Sample
 from shared.errors import ConfigError
 from shared.problems.formats import ProblemFormat
 from shared.problems.problem import Problem
+from shared.results.evaluation import DomainScore, Evaluation
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalScore

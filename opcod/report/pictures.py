@@ -1,6 +1,7 @@
-"""The pictures of a report: scores over rounds, gap against τ, verdict shares.
+"""The pictures of a report and of a comparison, drawn with matplotlib into PNG files.
 
-The pictures of a comparison: final scores, changes, and differences from the reference, each with intervals.
+Of a report: scores over rounds, the gap against τ, shares of verdicts. Of a comparison: final scores, changes, and
+differences from the reference, each with intervals.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from opcod.report.comparison_text import place
 from shared.results.comparison import Cell, Comparison, Estimate, MethodFigures
 from shared.results.report import Report
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # no window, on machines that have no display either
 
 SIZE = (7.0, 4.0)
 
@@ -51,6 +52,7 @@ def _gap(report: Report, path: Path) -> None:
             [gap - gate.gap_intervals[name][0] for gap, gate in zip(gaps, report.gates, strict=True)],
             [gate.gap_intervals[name][1] - gap for gap, gate in zip(gaps, report.gates, strict=True)],
         ]
+        # An interval by resampling need not hold the value itself, and matplotlib refuses a bar of negative length.
         spread = [[max(0.0, value) for value in side] for side in spread]
         axes.errorbar([gate.round for gate in report.gates], gaps, yerr=spread, marker="o", capsize=4, label=name)
     for gate in report.gates[:1]:
@@ -86,7 +88,7 @@ def save(figure: "pyplot.Figure", path: Path) -> None:
     """Write the figure and forget it."""
     figure.tight_layout()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    pyplot.close(figure)  # pyplot keeps every figure until then
 
 
 COMPARISON_SIZE = (9.0, 4.5)

@@ -1,19 +1,30 @@
-"""The report as Markdown and as tables on a terminal.
+"""The report of a run in words: its tables, its verdict and its warnings, as Markdown and on a terminal."""
 
-The diagnostics as tables, and the warnings of a run as lines.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from opcod.report.grids import Grid, grid_markdown, grid_table
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.run import GateDecision
 from shared.results.diagnostics import FIGURES, Diagnostics, RoundVerdicts
-from shared.results.figures import Interval, Rate
-from shared.results.report import Report, ScoreRow, StudentReport
+from shared.results.figures import Rate
+from shared.results.grid import (
+    Column,
+    FromTo,
+    Grid,
+    Measured,
+    Named,
+    Rows,
+    Value,
+    markdown,
+    percent,
+    percentage,
+    plain,
+    terminal,
+)
+from shared.results.report import Report, ScoreRow
 
+PICTURES = ("scores.png", "gap.png", "verdicts.png")
 FIGURE_NAMES = {
     "loss": "loss",
     "grad_norm": "gradient norm",
@@ -57,63 +68,63 @@ def _silenced_line(each: Silenced) -> str:
 
 
 def _revision_grid(diagnostics: Diagnostics) -> Grid:
-    header = ["tutee", "tutor", "of", "feedback", "groups", "break-rate", "by chance", "fix-rate"]
-    rows = [
+    columns = [
+        *plain("tutee", "tutor", "of", "feedback", "groups"),
+        *map(percent, ("break-rate", "by chance", "fix-rate")),
+    ]
+    rows: Rows = [
         [
             row.student,
             row.tutor,
             row.of,
             "shown" if row.told else "not shown",
-            str(row.groups),
+            row.groups,
             _rate(row.breaks),
-            "–" if row.chance is None else f"{100 * row.chance:.1f} %",
+            row.chance,
             _rate(row.fixes),
         ]
         for row in diagnostics.revisions
     ]
-    return Grid("Revisions: of right rollouts broken, of wrong ones fixed (95 % interval)", header, rows)
+    return Grid("Revisions: of right rollouts broken, of wrong ones fixed (95 % interval)", columns, rows)
 
 
 def _verdict_grid(verdicts: Sequence[RoundVerdicts]) -> Grid:
     """First and last round of each tutee."""
-    rows = []
+    rows: list[list[Value]] = []
     for student in sorted({row.student for row in verdicts}):
         own = [row for row in verdicts if row.student == student]
-        for row in own[:1] + own[1:][-1:]:
-            total = sum(row.counts.values())
-            shares = ", ".join(f"{word} {100 * n / total:.1f} %" for word, n in sorted(row.counts.items()))
-            rows.append([student, str(row.round), str(total), shares or "none given"])
-    return Grid("Verdicts in the first and last round", ["tutee", "round", "feedbacks", "shares"], rows)
+        rows += [
+            [student, str(row.round), sum(row.counts.values()), _verdict_shares(row.counts)]
+            for row in own[:1] + own[1:][-1:]
+        ]
+    return Grid("Verdicts in the first and last round", plain("tutee", "round", "feedbacks", "shares"), rows)
+
+
+def _verdict_shares(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    return ", ".join(f"{word} {100 * n / total:.1f} %" for word, n in sorted(counts.items())) or "none given"
 
 
 def _time_grid(diagnostics: Diagnostics) -> Grid:
-    rows = [
-        [time.student, KIND_NAMES[time.kind], str(time.steps), f"{time.mean_s:.2f}"] for time in diagnostics.step_times
-    ]
-    return Grid("Step time, seconds", ["tutee", "steps", "number", "mean"], rows)
+    rows: Rows = [[time.student, KIND_NAMES[time.kind], time.steps, time.mean_s] for time in diagnostics.step_times]
+    return Grid("Step time, seconds", [*plain("tutee", "steps", "number"), Column("mean", ".2f")], rows)
 
 
 def _figure_grid(diagnostics: Diagnostics) -> Grid:
-    rows = []
-    students = sorted({figure.student for figure in diagnostics.figures})
-    for name in FIGURES:
-        for student in students:
-            rows += [
-                [FIGURE_NAMES[name], student, str(figure.steps), f"{figure.mean:.4g}", f"{figure.last:.4g}"]
-                for figure in diagnostics.figures
-                if (figure.name, figure.student) == (name, student)
-            ]
-    return Grid("Figures of the steps", ["figure", "student", "steps", "mean", "last"], rows)
+    rows: Rows = [
+        [FIGURE_NAMES[name], figure.student, figure.steps, figure.mean, figure.last]
+        for name in FIGURES
+        for figure in sorted(diagnostics.figures, key=lambda figure: figure.student)
+        if figure.name == name
+    ]
+    columns = [*plain("figure", "student", "steps"), Column("mean", ".4g"), Column("last", ".4g")]
+    return Grid("Figures of the steps", columns, rows)
 
 
-def _rate(rate: Rate) -> str:
-    if rate.rate is None or rate.interval is None:
-        return "–"
-    low, high = rate.interval
-    return f"{rate.changed}/{rate.total} = {100 * rate.rate:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-
-
-PICTURES = ("scores.png", "gap.png", "verdicts.png")
+def _rate(rate: Rate) -> Measured | None:
+    if rate.rate is None:
+        return None
+    return Measured(rate.rate, rate.interval, (rate.changed, rate.total))
 
 
 def verdict_lines(report: Report) -> list[str]:
@@ -142,8 +153,8 @@ def verdict_lines(report: Report) -> list[str]:
 
 
 def grids(report: Report) -> list[Grid]:
-    """All tables of the report, in order."""
-    return [
+    """All tables of the report that have a row, in order."""
+    every = [
         _score_grid(report),
         _stem_grid(report),
         _answer_grid(report),
@@ -154,24 +165,21 @@ def grids(report: Report) -> list[Grid]:
         _phase_grid(report),
         _engine_grid(report),
     ]
+    return [grid for grid in every if grid.rows]
 
 
 def to_markdown(report: Report) -> str:
     warnings = warning_lines(report.silenced, report.alarms)
     lines = [f"# Run {report.run}", "", *verdict_lines(report), "", *(f"- {line}" for line in warnings), ""]
     for grid in grids(report):
-        if not grid.rows:
-            continue
-        lines += grid_markdown(grid)
+        lines += markdown(grid)
     lines += [f"![{name.removesuffix('.png')}]({name})" for name in PICTURES]
     return "\n".join(lines) + "\n"
 
 
 def print_report(report: Report, console: Console) -> None:
     for grid in grids(report):
-        if not grid.rows:
-            continue
-        console.print(grid_table(grid))
+        console.print(terminal(grid))
     for line in warning_lines(report.silenced, report.alarms):
         console.print(line, style="bold red", highlight=False)
     for line in verdict_lines(report):
@@ -179,132 +187,123 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _score_grid(report: Report) -> Grid:
-    rows = [
+    rows: Rows = [
         [
             row.student,
-            row.domain + (" (own)" if row.strong else ""),
-            f"{100 * row.majority:.1f}",
-            _score(row.before, row.before_interval),
-            _score(row.after, row.after_interval),
-            _signed(row.change, row.change_interval),
+            Named(row.domain, "own" if row.strong else ""),
+            row.majority,
+            Measured(row.before, row.before_interval),
+            Measured(row.after, row.after_interval),
+            Measured(row.change, row.change_interval),
         ]
         for row in report.scores
     ]
     return Grid(
         "Test scores, % (95 % interval over problems; majority: the best constant answer's score)",
-        ["student", "domain", "majority", "before", "after", "change"],
+        [
+            *plain("student", "domain"),
+            *map(percentage, ("majority", "before", "after")),
+            percentage("change", "+.1f"),
+        ],
         rows,
     )
 
 
 def _stem_grid(report: Report) -> Grid:
-    rows = [
-        [
-            row.student,
-            row.domain,
-            f"{row.problems} (less {row.shared})",
-            f"{100 * row.before:.1f}",
-            f"{100 * row.after:.1f}",
-        ]
+    rows: Rows = [
+        [row.student, row.domain, f"{row.problems} (less {row.shared})", row.before, row.after]
         for row in report.without_shared_stems
     ]
-    header = ["student", "domain", "problems", "before", "after"]
-    return Grid("Test scores without problems whose stem is in the training problems, %", header, rows)
+    columns = [*plain("student", "domain", "problems"), *map(percentage, ("before", "after"))]
+    return Grid("Test scores without problems whose stem is in the training problems, %", columns, rows)
 
 
 def _answer_grid(report: Report) -> Grid:
-    rows = [
+    rows: Rows = [
         [
             row.student,
             row.domain,
-            *(_from_to(row, what) for what in ("lenient", "format_ok", "truncated")),
+            FromTo(row.before_answers.lenient, row.after_answers.lenient),
+            FromTo(row.before_answers.format_ok, row.after_answers.format_ok),
+            FromTo(row.before_answers.truncated, row.after_answers.truncated),
         ]
         for row in report.scores
     ]
-    header = ["student", "domain", "right for a lenient reader (not the score)", "form kept", "truncated"]
-    return Grid("Test answers, % of the samples (before → after)", header, rows)
-
-
-def _from_to(row: ScoreRow, what: str) -> str:
-    before, after = (getattr(rates, what) for rates in (row.before_answers, row.after_answers))
-    return f"{100 * before:.1f} → {100 * after:.1f}"
+    shares = ("right for a lenient reader (not the score)", "form kept", "truncated")
+    columns = [*plain("student", "domain"), *map(percentage, shares)]
+    return Grid("Test answers, % of the samples (before → after)", columns, rows)
 
 
 def _gate_grid(report: Report) -> Grid:
-    rows = [
-        [str(gate.round), *_gate_cells(gate, student.student)] for gate in report.gates for student in report.students
+    rows: Rows = [_gate_row(gate, student.student) for gate in report.gates for student in report.students]
+    columns = [
+        *plain("round", "student", "validation"),
+        Column("gap (95 % interval)", ".3f", interval_form=".2f"),
+        Column("τ", "g"),
+        *plain("may tutor"),
     ]
-    return Grid("Gate", ["round", "student", "validation", "gap (95 % interval)", "τ", "may tutor"], rows)
+    return Grid("Gate", columns, rows)
 
 
-def _gate_cells(gate: GateDecision, student: str) -> list[str]:
-    low, high = gate.gap_intervals[student]
+def _gate_row(gate: GateDecision, student: str) -> list[Value]:
     scores = ", ".join(f"{domain} {100 * score:.1f}" for domain, score in gate.scores[student].items())
     speaks = {"always": "yes (always)", "never": "no (never)"}.get(gate.mode)
-    gap = f"{gate.gaps[student]:.3f} ({low:.2f} to {high:.2f})"
-    return [student, scores, gap, f"{gate.tau:g}", speaks or ("yes" if gate.cognizant[student] else "no")]
+    gap = Measured(gate.gaps[student], gate.gap_intervals[student])
+    return [str(gate.round), student, scores, gap, gate.tau, speaks or ("yes" if gate.cognizant[student] else "no")]
 
 
 def _feedback_grid(report: Report) -> Grid:
-    header = ["tutee", "rollouts", "with loss", "feedback kept", "verdicts", "lost", "break-rate", "fix-rate"]
-    return Grid("Feedback", header, [_feedback_row(student) for student in report.students])
-
-
-def _feedback_row(student: StudentReport) -> list[str]:
-    told = sum(student.verdicts.values())
-    shares = ", ".join(f"{word} {100 * n / told:.1f} %" for word, n in sorted(student.verdicts.items()))
-    return [
-        student.student,
-        str(student.samples),
-        _percent(student.active_share),
-        _percent(student.kept_share),
-        shares or "none given",
-        ", ".join(f"{reason} {n}" for reason, n in sorted(student.lost_feedback.items())) or "none",
-        _percent(student.break_rate),
-        _percent(student.fix_rate),
+    columns = [
+        *plain("tutee", "rollouts"),
+        *map(percent, ("with loss", "feedback kept")),
+        *plain("verdicts", "lost"),
+        *map(percent, ("break-rate", "fix-rate")),
     ]
+    rows: Rows = [
+        [
+            student.student,
+            student.samples,
+            student.active_share,
+            student.kept_share,
+            _verdict_shares(student.verdicts),
+            ", ".join(f"{reason} {n}" for reason, n in sorted(student.lost_feedback.items())) or "none",
+            student.break_rate,
+            student.fix_rate,
+        ]
+        for student in report.students
+    ]
+    return Grid("Feedback", columns, rows)
 
 
 def _wall_grid(report: Report) -> Grid:
-    rows = [[stage.name, f"{stage.seconds:.1f}", f"{100 * stage.share:.1f} %"] for stage in report.stages]
-    rows.append(
-        ["accounted for", f"{report.accounted_share * report.wall_s:.1f}", f"{100 * report.accounted_share:.1f} %"]
-    )
-    rows.append(["wall time", f"{report.wall_s:.1f}", f"dominated by {report.dominant_stage or 'nothing'}"])
-    return Grid("Seconds by stage", ["stage", "seconds", "share"], rows)
+    stages: Rows = [[stage.name, stage.seconds, stage.share] for stage in report.stages]
+    sums: Rows = [
+        ["accounted for", report.accounted_share * report.wall_s, report.accounted_share],
+        ["wall time", report.wall_s, f"dominated by {report.dominant_stage or 'nothing'}"],
+    ]
+    return Grid("Seconds by stage", [*plain("stage"), Column("seconds", ".1f"), percent("share")], [*stages, *sums])
 
 
 def _phase_grid(report: Report) -> Grid:
     """Critical path of the training rounds, student by student (both run at the same time)."""
     names = ["rollout", "feedback", "train", "swap"]
-    rows = []
-    for student in report.students:
-        seconds = student.stage_seconds
-        if seconds:
-            top = max(seconds, key=lambda name: seconds[name])
-            rows.append([student.student, *(f"{seconds.get(name, 0.0):.1f}" for name in names), top])
-    return Grid("Training rounds, seconds of each student's critical path", ["student", *names, "dominant"], rows)
+    rows: Rows = [
+        [student.student, *(seconds.get(name, 0.0) for name in names), max(seconds, key=lambda name: seconds[name])]
+        for student in report.students
+        if (seconds := student.stage_seconds)
+    ]
+    columns = [*plain("student"), *(Column(name, ".1f") for name in names), *plain("dominant")]
+    return Grid("Training rounds, seconds of each student's critical path", columns, rows)
 
 
 def _engine_grid(report: Report) -> Grid:
-    rows = [
-        [student.student, kind, f"{rate:.0f}"]
+    rows: Rows = [
+        [student.student, kind, rate]
         for student in report.students
         for kind, rate in sorted(student.engine_tokens_per_s.items())
     ]
-    return Grid("Output tokens a second of engine time", ["tutee", "work", "tokens/s"], rows)
-
-
-def _score(value: float, interval: Interval) -> str:
-    return f"{100 * value:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-
-
-def _signed(value: float, interval: Interval) -> str:
-    return f"{100 * value:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    columns = [*plain("tutee", "work"), Column("tokens/s", ".0f")]
+    return Grid("Output tokens a second of engine time", columns, rows)
 
 
 def _names(rows: Sequence[ScoreRow]) -> str:

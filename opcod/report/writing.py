@@ -1,6 +1,6 @@
-"""A run's report: report.json, report.md and the pictures, by its launcher or from its directory alone.
+"""A run's report as files, report.json, report.md and the pictures, and the launcher's seconds that go into it.
 
-Seconds that the launcher itself spent, by stage, added up over a run's sittings.
+The launcher writes it at the end of a run; without one it is made of the run's directory alone.
 """
 
 import json
@@ -88,13 +88,14 @@ def write_report(
     paths: Paths, settings: RunSettings, state: RunState, spent: Spent, restarts: Mapping[str, int]
 ) -> Report:
     """The report as it stands now; an unfinished run has one too, and it says so."""
-    from opcod.report.pictures import draw
+    from opcod.report.pictures import draw  # matplotlib takes its time, and most commands draw nothing
 
     directory = report_directory(paths.run_dir)
     directory.mkdir(exist_ok=True)
     steps = [record for student in sorted(settings.students) for record in records_of(paths, student)]
     report = build_report(state, settings, spent.stages, spent.wall_s, restarts, steps, read_manifest(paths))
     draw(report, directory)
+    # After the pictures, so that whoever finds report.json finds them too.
     atomic_write(directory / REPORT_FILE, report.model_dump_json(indent=1).encode())
     atomic_write(directory / "report.md", to_markdown(report).encode())
     return report

@@ -1,8 +1,6 @@
 """The inspector put together: bus, store, ingest thread, heartbeat thread and HTTP app.
 
 It only reads the run: it may die at any point without hurting anything, and goes on where its store ends.
-
-What the inspector says of itself in its heartbeat.
 """
 
 import threading
@@ -15,7 +13,7 @@ from services.inspector.http.api import inspector_routes
 from services.inspector.http.broker import BrokerClient
 from services.inspector.http.stream import Viewers
 from services.inspector.ingest import Ingest
-from services.inspector.run.data import RunBus
+from services.inspector.run.view import RunBus
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
@@ -35,6 +33,7 @@ MAX_VIEWERS = 64
 
 
 def inspector_heartbeat(config: InspectorConfig, ingest: Ingest, clock: Clock) -> Heartbeat:
+    """Ready while events come in."""
     return Heartbeat(
         service="inspector",
         replica=config.environment.replica,

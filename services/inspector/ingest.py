@@ -108,6 +108,7 @@ class Ingest:
         """
         if cursor == START:
             return "whole"
+        # Asked after the read, never before: what is trimmed in between is then noticed.
         at_cursor = self._source.read_events(just_before(cursor), count=1, block_s=0)
         if at_cursor and at_cursor[0][0] == cursor:
             return "whole"

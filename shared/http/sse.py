@@ -37,6 +37,8 @@ class ClientGoneError(RequestError):
 class EventStream(StreamingResponse):
     """Server-sent events out of a generator that is closed however the connection ends."""
 
+    # Not FastAPI's EventSourceResponse: its routes yield, and the status is then sent before the first event, so that
+    # an error before it could not be a response of its own any more.
     media_type = EVENT_STREAM
 
     def __init__(self, frames: Frames) -> None:
@@ -47,6 +49,7 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
+            # Starlette stops asking when the client goes, but leaves the generator suspended until it is collected.
             await self._frames.aclose()
 
 

@@ -1,8 +1,7 @@
-"""A comparison of methods over seeds, from the figures of their finished runs. Pure; nothing in here rounds or hides.
+"""The methods that `opcod compare` sets side by side, and what comes of comparing their finished runs. Pure.
 
-Runs of one seed share specialists and problems, so methods are compared seed by seed.
-
-The methods that `opcod compare` sets side by side: each a few settings on top of the preset's.
+A method is a few settings on top of the preset's. Runs of one seed share specialists and problems, so methods are
+compared seed by seed. Nothing in here rounds or hides.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -186,6 +185,7 @@ def estimate(values: Mapping[int, float]) -> Estimate:
     mean = fmean(numbers)
     if len(numbers) < 2:
         return Estimate(mean=mean, interval=None, values=dict(values))
+    # Student's t and not the normal quantile: with three seeds the normal one would give less than half the width.
     half = _t_quantile(len(numbers) - 1) * stdev(numbers) / sqrt(len(numbers))
     return Estimate(mean=mean, interval=(mean - half, mean + half), values=dict(values))
 
@@ -235,6 +235,8 @@ def _score(run: RunFigures, place: tuple[str, str, bool], value: Value) -> float
     return fmean(value(row) for row in run.scores if domain == "all" or (row.student, row.domain) == (student, domain))
 
 
+# Two conditions, since a paired interval alone may leave out 0 for a difference that is small beside the spread of
+# the scores themselves.
 def _verdict(difference: Estimate, after: Estimate, reference: Estimate) -> Literal["higher", "lower", "open"]:
     everything = (-inf, inf)
     low, high = difference.interval or everything

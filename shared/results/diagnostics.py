@@ -2,9 +2,8 @@
 
 docs/diagnostics.md says what each number means. A rate over nothing is None.
 
-Test scores without the problems whose stem, with other options, is in the training problems, too.
-
-They are no leak by the key that the partitions are checked with, yet a student may have learned their subject; so
+Here, too, are the test scores without the problems whose stem stands, with other options, in the training problems.
+Those are no leak by the key that the partitions are checked with, yet a student may have learned their subject; so
 the report shows the scores with them and without.
 """
 
@@ -103,6 +102,7 @@ def _revision_rates(state: RunState, student: str, samples: int) -> list[Revisio
     found: dict[tuple[str, str, bool], list[RevisionCount]] = {}
     for row in state.tallies[student].revisions:
         spoke = "cognizant tutor" if cognizant.get((row.round, row.tutor)) else "incognizant tutor"
+        # One count goes into several rows: the bins overlap as in the paper, and a group that is all wrong is in none.
         for of in (EVERYTHING, spoke, *difficulty_bins(row.wrong_rollouts, samples)):
             found.setdefault((row.tutor, of, row.told), []).append(row)
     order = (EVERYTHING, "cognizant tutor", "incognizant tutor", *BINS)
@@ -137,6 +137,7 @@ def _figures(student: str, records: Sequence[StepRecord]) -> list[Figure]:
     figures = []
     for name in FIGURES:
         having = [r for r in records if r.metrics.tokens or name == "active_share"]
+        # Without a token to learn from the other figures of a step are 0 and would pull the mean down.
         values = [float(getattr(record.metrics, name)) for record in having]
         if values:
             mean = sum(values) / len(values)

@@ -4,7 +4,9 @@ A score's interval resamples a student's problems in a domain with one seed, who
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -26,6 +28,18 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+@dataclass(frozen=True)
+class Share:
+    """`part` of `whole`; over nothing it has no value."""
+
+    part: int
+    whole: int
+
+    @property
+    def value(self) -> float | None:
+        return self.part / self.whole if self.whole else None
+
+
 class Rate(Part):
     """`changed` of `total`, with the 95 % interval; revisions of one group count as dependent."""
 
@@ -35,25 +49,73 @@ class Rate(Part):
     interval: Interval | None
 
 
+class Revisions(Protocol):
+    """Revised rollouts, counted: all shown the feedback, or none of them.
+
+    Of `right` ones `broke` got wrong, of `wrong` ones `fixed` got right.
+    """
+
+    @property
+    def told(self) -> bool: ...
+
+    @property
+    def right(self) -> int: ...
+
+    @property
+    def broke(self) -> int: ...
+
+    @property
+    def wrong(self) -> int: ...
+
+    @property
+    def fixed(self) -> int: ...
+
+
+Counted = TypeVar("Counted", bound=Revisions)
+
+
+def seeing(rows: Iterable[Counted]) -> list[Counted]:
+    """The revisions whose prompt held the tutor's feedback: a student's break- and fix-rate are of these."""
+    return [row for row in rows if row.told]
+
+
+def broken(rows: Iterable[Revisions]) -> Share:
+    """The break-rate: of the right rollouts, those whose revision is wrong.
+
+    Over every revision in `rows`: what a student's feedback did is asked of those whose prompt held it (`seeing`), the
+    control of the others.
+    """
+    counted = list(rows)
+    return Share(sum(row.broke for row in counted), sum(row.right for row in counted))
+
+
+def fixed(rows: Iterable[Revisions]) -> Share:
+    """The fix-rate: of the wrong rollouts, those whose revision is right. Rows as in `broken`."""
+    counted = list(rows)
+    return Share(sum(row.fixed for row in counted), sum(row.wrong for row in counted))
+
+
 def breaks(rows: Sequence[RevisionCount]) -> Rate:
-    """Right rollouts whose revision is wrong."""
-    return _rate(sum(r.broke for r in rows), sum(r.right for r in rows), sum(r.right_squares for r in rows))
+    """`broken`, with its interval."""
+    return _rate(broken(rows), sum(row.right_squares for row in rows))
 
 
 def fixes(rows: Sequence[RevisionCount]) -> Rate:
-    """Wrong rollouts whose revision is right."""
-    return _rate(sum(r.fixed for r in rows), sum(r.wrong for r in rows), sum(r.wrong_squares for r in rows))
+    """`fixed`, with its interval."""
+    return _rate(fixed(rows), sum(row.wrong_squares for row in rows))
 
 
-def _rate(changed: int, total: int, squares: int) -> Rate:
-    rate = changed / total if total else None
-    interval = wilson_interval(rate, effective_count(total, squares)) if rate is not None else None
-    return Rate(changed=changed, total=total, rate=rate, interval=interval)
+def _rate(share: Share, squares: int) -> Rate:
+    rate = share.value
+    # The revisions of a group share problem and feedback, so that m of them do not weigh as much as m groups.
+    interval = wilson_interval(rate, effective_count(share.whole, squares)) if rate is not None else None
+    return Rate(changed=share.part, total=share.whole, rate=rate, interval=interval)
 
 
-def delivered(verdicts: Iterable[tuple[str, int]]) -> int:
-    """How many feedbacks a student saw. verdicts: words, and how often each was given."""
-    return sum(count for verdict, count in verdicts if verdict in DELIVERED)
+def delivered(verdicts: Iterable[tuple[str, int]]) -> Share:
+    """Of all feedbacks, those a student saw. verdicts: words, and how often each was given."""
+    counted = list(verdicts)
+    return Share(sum(count for word, count in counted if word in DELIVERED), sum(count for _, count in counted))
 
 
 def engine_speeds(tally: Tally) -> dict[str, float]:
@@ -82,10 +144,11 @@ def mean_interval(student: str, domain: str, shares: Sequence[float]) -> Interva
 
 
 def resampling_seed(student: str, domain: str) -> int:
+    # By name, so that the interval of a score is the same one in every report, page and evaluation.
     return seed_of(student, domain, "report")
 
 
-# a score never changes, pages ask for it again and again, and resampling takes a while
+# A score never changes, pages ask for it again and again, and resampling (2000 draws) takes a while.
 @lru_cache(maxsize=4096)
 def _mean_interval(shares: tuple[float, ...], seed: int) -> Interval:
     return bootstrap_interval(shares, seed=seed)

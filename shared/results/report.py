@@ -21,6 +21,7 @@ from shared.results.figures import (
     problem_shares,
     resampling_seed,
     score_interval,
+    seeing,
 )
 
 
@@ -142,6 +143,7 @@ def build_report(
         scores=rows,
         without_shared_stems=without_shared_stems(state.scores, problems, settings.evaluation.test_problems),
         students=[_student(state, s, improved[s]) for s in students],
+        # Over no rows all() would be True: a run without two tests has improved nothing.
         mutual_improvement=all(improved.values()) if rows else None,
         validation=_validation(state),
         gates=state.gates,
@@ -202,7 +204,7 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
     verdicts: Counter[str] = Counter()
     for counts in tally.verdicts.values():
         verdicts.update(counts)
-    told = [row for row in tally.revisions if row.told]
+    told = seeing(tally.revisions)
     broken, fixed = breaks(told), fixes(told)
     return StudentReport(
         student=student,
@@ -212,7 +214,7 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
         samples=tally.samples,
         active_share=tally.active_samples / tally.samples if tally.samples else None,
         verdicts=dict(verdicts),
-        kept_share=delivered(verdicts.items()) / verdicts.total() if verdicts else None,
+        kept_share=delivered(verdicts.items()).value,
         lost_feedback=tally.lost_feedback,
         break_rate=broken.rate,
         fix_rate=fixed.rate,

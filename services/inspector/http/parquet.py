@@ -22,6 +22,7 @@ def exchange_rows(pages: Iterable[Sequence[ExchangeView]]) -> Iterator[bytes]:
     schema = arrow.schema(_fields(ExchangeView))
     sink = _Sink()
     with parquet.ParquetWriter(sink, schema, compression="zstd") as writer:
+        # A row group is in memory until it is written: a page bounds it.
         for page in pages:
             rows = [exchange.model_dump(mode="json") for exchange in page]
             writer.write_table(arrow.Table.from_pylist(rows, schema=schema))

@@ -5,12 +5,12 @@ a waiting viewer costs no query and no thread; a slot is given back however its 
 session that asked for it.
 """
 
-import re
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
+from fastapi.sse import format_sse_event
 from prometheus_client import Gauge
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -29,7 +29,6 @@ ANEW = -1
 """In front of the whole log, for who comes from another one."""
 
 Place = TypeVar("Place")
-_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 VIEWERS = Gauge("opcod_inspector_viewers", "Open event streams.")
 
@@ -92,7 +91,7 @@ async def follow(
 
     position: how far in the log a place is. news: runs in a thread.
     """
-    yield f"retry: {RECONNECT_MS}\n\n".encode()
+    yield format_sse_event(retry=RECONNECT_MS)
     quiet_since_s = anyio.current_time()
     while not ended():
         if store.head > position(place):
@@ -101,7 +100,8 @@ async def follow(
                 yield each
             quiet_since_s = anyio.current_time() if messages else quiet_since_s
         elif anyio.current_time() - quiet_since_s >= keep_alive_s:
-            yield b": still here\n\n"
+            # A comment: no client shows it, and no proxy takes the connection for idle.
+            yield format_sse_event(comment="still here")
             quiet_since_s = anyio.current_time()
         else:
             await anyio.sleep(poll_s)
@@ -122,11 +122,12 @@ def live_events(
     """
 
     def news(behind: int) -> tuple[list[bytes], int]:
+        # A page at a time, so that who comes late does not hold a thread for the whole log.
         rows = store.events_after(max(behind, 0), PAGE)
         gaps = []
         if behind == ANEW and lost is not None:
             gap = gap_before(rows[0], lost)
-            gaps = [message(gap.model_dump_json(), gap_id(rows[0].id), gap.kind)]
+            gaps = [format_sse_event(data_str=gap.model_dump_json(), id=gap_id(rows[0].id), event=gap.kind)]
         return [*gaps, *(frame(row) for row in rows)], rows[-1].position
 
     start = position if lost is None else ANEW
@@ -140,11 +141,4 @@ def gap_before(first: LoggedRow, lost: str) -> Gap:
 
 
 def frame(row: LoggedRow) -> bytes:
-    return message(row.body, row.id, row.kind)
-
-
-def message(data: str, id_: object = None, event: str | None = None) -> bytes:
-    """One message on the wire; a line break in the data begins a line of data, whichever it is."""
-    lines = [*([f"id: {id_}"] if id_ else []), *([f"event: {event}"] if event else [])]
-    lines += [f"data: {line}" for line in _LINE_BREAK.split(data)]
-    return ("\n".join(lines) + "\n\n").encode()
+    return format_sse_event(data_str=row.body, id=row.id, event=row.kind)

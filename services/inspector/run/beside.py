@@ -12,15 +12,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from services.inspector.config import STORE
-from services.inspector.run.results import run_results
-from services.inspector.run.view import RunResults
 from services.inspector.store.database import ReadOnlyDatabase
 from services.inspector.store.log import RunLog
 from shared.config.environment import RUN_NAME
 from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import NotFoundError, StorageError
+from shared.results.progress import RunResults, run_results
 
-BUSY_S = 1.0
+BUSY_S = 1.0  # its inspector may be writing now; a page does not wait longer for another run's log
 
 
 class OtherRuns:
@@ -47,7 +46,7 @@ class OtherRuns:
         round_ = max((gate.round for gate in state.gates), default=state.round)
         try:
             with _log(folder) as log:
-                return run_results(name, round_, state, log), None
+                return run_results(name, round_, state, log.results()), None
         except (StorageError, ValidationError) as error:
             missing = f"{name}: its steps and verdicts cannot be read ({str(error).splitlines()[0]})"
             return run_results(name, round_, state, None), missing

@@ -1,66 +1,26 @@
-"""A run at a glance, for the page and as JSON: scores, gate, verdicts, steps, who serves what, what got stuck."""
+"""A run at a glance, for the page and as JSON: its results, who serves what, what got stuck. Only reads.
 
-from services.inspector.store.log import VerdictCount
+The state is that of Redis while it answers, else the file's; without either the log alone has most of it.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from services.inspector.run.beside import OtherRuns
+from services.inspector.store.store import Store
+from shared.bus.keys import queues_of
+from shared.bus.port import DeadLetter
+from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.messages import Contract
-from shared.contracts.run import GateDecision
-from shared.contracts.weights import StepMetrics
+from shared.contracts.run import STATE_FILE, RunState
+from shared.errors import NotFoundError, StorageError, UnavailableError
+from shared.results.progress import RunResults, run_results
 
-
-class ScorePoint(Contract):
-    """One student in one domain at one evaluation, with its 95 % interval over problems (None while unknown)."""
-
-    student: str
-    version: str
-    split: str
-    round: int
-    domain: str
-    score: float
-    interval: tuple[float, float] | None
-
-
-class Improvement(Contract):
-    """A student's first and last scores of one split by domain, and whether they improved in the sense of Pareto."""
-
-    student: str
-    split: str
-    first: dict[str, float]
-    last: dict[str, float]
-    pareto: bool
-
-
-class StepPoint(Contract):
-    """One finished step of a student. at: seconds since the epoch. wall_s: since the student's step before it in this
-    round, so that no evaluation is in it; None for the first."""
-
-    at: float
-    student: str
-    round: int
-    step: int
-    version: str
-    wall_s: float | None
-    metrics: StepMetrics
-
-
-class DifficultyRow(Contract):
-    """Revisions of groups with as many wrong rollouts, of n. told: with the tutor's feedback in the prompt."""
-
-    student: str
-    wrong_rollouts: int
-    told: bool
-    broke: int
-    right: int
-    fixed: int
-    wrong: int
-
-
-class StudentFigures(Contract):
-    """Of one student over the run: engine tokens a second by kind of job, wall seconds by stage, lost feedback."""
-
-    student: str
-    tokens_per_s: dict[str, float]
-    stage_seconds: dict[str, float]
-    lost_feedback: dict[str, int]
+Part = TypeVar("Part")
 
 
 class QueueRow(Contract):
@@ -78,26 +38,6 @@ class LetterRow(Contract):
     deliveries: int
 
 
-class RunResults(Contract):
-    """What a run's state and log say of it: the part of a view that two runs can have side by side.
-
-    reason: why it is paused or failed. round: the one that it is in, or ended in.
-    """
-
-    run: str
-    status: str | None
-    reason: str | None
-    round: int | None
-    versions: dict[str, str]
-    scores: tuple[ScorePoint, ...]
-    improvements: tuple[Improvement, ...]
-    gates: tuple[GateDecision, ...]
-    verdicts: tuple[VerdictCount, ...]
-    steps: tuple[StepPoint, ...]
-    difficulty: tuple[DifficultyRow, ...]
-    figures: tuple[StudentFigures, ...]
-
-
 class RunView(RunResults):
     """problem: why a part is missing (no state yet, or Redis away); what is here is still true.
 
@@ -113,3 +53,104 @@ class RunView(RunResults):
     services: tuple[Heartbeat, ...]
     queues: tuple[QueueRow, ...]
     dead_letters: tuple[LetterRow, ...]
+
+
+class RunBus(Protocol):
+    """The part of the bus that is looked at."""
+
+    def load_state(self) -> str | None: ...
+
+    def heartbeats(self) -> list[Heartbeat]: ...
+
+    def queue_depth(self, queue: str, group: str) -> tuple[int, int]: ...
+
+    def dead_letters(self, count: int = 100) -> list[DeadLetter]: ...
+
+
+class RunData:
+    """Of the run in `run_dir`; safe to use from many threads."""
+
+    def __init__(self, run: str, run_dir: Path, settings: RunSettings, store: Store, bus: RunBus) -> None:
+        self._run = run
+        self._run_dir = run_dir
+        self._settings = settings
+        self._store = store
+        self._bus = bus
+        self._others = OtherRuns(run_dir)
+
+    def view(self, beside: str | None = None) -> RunView:
+        """What is known now, with another run beside it if one is named.
+
+        Raises StorageError for the inspector's own store only.
+        """
+        parts = _Parts()
+        text = parts.read(self._bus.load_state, None)
+        state = parts.read(lambda: self._state(text), None)
+        rounds = self._settings.run.rounds
+        results = run_results(self._run, min(state.round, rounds) if state else None, state, self._store.log.results())
+        return RunView(
+            **dict(results),
+            rounds=rounds,
+            samples=self._settings.rollout.samples,
+            students={name: student.domain for name, student in sorted(self._settings.students.items())},
+            others=tuple(self._others.names()),
+            beside=parts.read(lambda: self._beside(beside, parts), None) if beside else None,
+            services=tuple(parts.read_bus(self.services, ())),
+            queues=tuple(parts.read_bus(self._queues, ())),
+            dead_letters=tuple(parts.read_bus(self._letters, ())),
+            problem="; ".join(dict.fromkeys(parts.problems)) or None,
+        )
+
+    def _beside(self, name: str, parts: "_Parts") -> RunResults:
+        results, problem = self._others.results(name)
+        if problem is not None:
+            parts.problems.append(problem)
+        return results
+
+    def services(self) -> Sequence[Heartbeat]:
+        """Who is up. Raises UnavailableError."""
+        return sorted(self._bus.heartbeats(), key=lambda beat: (beat.service, beat.replica))
+
+    def _state(self, text: str | None) -> RunState | None:
+        """text: Redis's, None where it has none; then the file's."""
+        path = self._run_dir / STATE_FILE
+        try:
+            if text is None and path.exists():
+                text = path.read_text(encoding="utf-8")
+            return None if text is None else RunState.model_validate_json(text)
+        except (OSError, ValidationError) as error:
+            first = str(error).splitlines()[0]
+            raise StorageError(f"the run's state cannot be read ({first}); what the log has is shown") from error
+
+    def _queues(self) -> list[QueueRow]:
+        rows = []
+        for queue, group in queues_of(sorted(self._settings.students)):
+            waiting, taken = self._bus.queue_depth(queue, group)
+            rows.append(QueueRow(queue=queue, waiting=waiting, taken=taken))
+        return rows
+
+    def _letters(self) -> list[LetterRow]:
+        return [
+            LetterRow(id=letter.entry_id, queue=letter.queue, reason=letter.reason, deliveries=letter.deliveries)
+            for letter in self._bus.dead_letters()
+        ]
+
+
+class _Parts:
+    """Reads the parts of a view; what cannot be read becomes a problem to be told, and the rest goes on."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._bus_away = False
+
+    def read(self, part: Callable[[], Part], otherwise: Part) -> Part:
+        try:
+            return part()
+        except (UnavailableError, StorageError, NotFoundError) as error:
+            self._bus_away = self._bus_away or isinstance(error, UnavailableError)
+            self.problems.append(str(error))
+            return otherwise
+
+    def read_bus(self, part: Callable[[], Part], otherwise: Part) -> Part:
+        """Asks no server that is away twice: each time would take its whole deadline."""
+        return otherwise if self._bus_away else self.read(part, otherwise)

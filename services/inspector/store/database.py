@@ -41,7 +41,7 @@ class ReadOnlyDatabase:
             connection = self._idle_readers.get_nowait()
         except Empty:
             connection = self._connect()
-            connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA query_only = ON")  # a filter that slipped past the parameters cannot write
         try:
             yield connection
         finally:
@@ -80,6 +80,7 @@ class Database(ReadOnlyDatabase):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connect()
             self._writer.execute("PRAGMA journal_mode = WAL")
+            # A power cut may take the newest transactions, never their wholeness; the stream still has those events.
             self._writer.execute("PRAGMA synchronous = NORMAL")
             self._writer.executescript(tables)
 
@@ -87,6 +88,7 @@ class Database(ReadOnlyDatabase):
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """The writer's connection inside BEGIN IMMEDIATE; committed at the end, rolled back on any error."""
         with self._lock, self._errors("write"):
+            # Takes the write lock at once: upgrading a read to a write may fail at once, however long the timeout.
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer

@@ -5,22 +5,13 @@ from typing import TypeVar
 
 from services.inspector.store.database import ReadOnlyDatabase
 from services.inspector.store.records import LOGGED_EVENT, LoggedEvent
-from shared.contracts.events import BaseEvent, GroupGraded
-from shared.contracts.messages import Contract
+from shared.contracts.events import BaseEvent, Evaluated, GateDecided, GroupGraded, StepApplied
+from shared.results.progress import Logged, VerdictCount
 
 Kind = TypeVar("Kind", bound=BaseEvent)
 
 SMALL_KINDS = ("status", "taken_up", "gate", "evaluated", "step", "lost", "alarm", "silenced", "acted", "gap")
 """Events that happen a few times a step at most: what a person reads as the history of a run."""
-
-
-class VerdictCount(Contract):
-    """How many feedbacks of a step got this verdict (its word class)."""
-
-    student: str
-    step: int
-    verdict: str
-    count: int
 
 
 class RunLog:
@@ -50,7 +41,13 @@ class RunLog:
         )
         return [GroupGraded.model_validate_json(row["body"]) for row in rows]
 
-    def verdict_counts(self) -> list[VerdictCount]:
+    def results(self) -> Logged:
+        """All that the log holds of the run's results."""
+        return Logged(
+            self.all_of(Evaluated), self.all_of(GateDecided), self.all_of(StepApplied), self._verdict_counts()
+        )
+
+    def _verdict_counts(self) -> list[VerdictCount]:
         rows = self._database.read(
             "SELECT student, step, verdict, COUNT(*) AS count FROM exchanges "
             "GROUP BY student, step, verdict ORDER BY student, step, verdict"

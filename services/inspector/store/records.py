@@ -3,9 +3,8 @@
 An exchange is one rollout with what the tutor said of it; (student, step, problem_id, sample) is its key.
 Events cut long texts, the sealed batch has them whole and is the last word on an exchange.
 
-Ids of the event stream, as Redis gives them (`<milliseconds>-<number>`), and of the gaps found in it.
-
-A gap is named after the event it was noticed in front of, `<id>.gap`, and sorts right before that event.
+Ids are those of the event stream, as Redis gives them (`<milliseconds>-<number>`). A gap is named after the event that
+it was noticed in front of, `<id>.gap`, and sorts right before that event.
 """
 
 import re

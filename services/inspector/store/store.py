@@ -90,6 +90,7 @@ class Store:
 
     def append(self, entries: Sequence[Entry], cursor: str) -> int:
         """Store the entries and move the cursor, together. Returns how many of them were there already."""
+        # Redis delivers what was read before a crash again; an id that is here already is left as it is.
         duplicates = 0
         with self._database.transaction() as connection:
             for entry in entries:
@@ -99,6 +100,7 @@ class Store:
                     duplicates += 1
             _put_meta(connection, "cursor", cursor)
             newest = connection.execute("SELECT COALESCE(MAX(position), 0) FROM events").fetchone()[0]
+        # Only now: a viewer that sees the new head must find its rows.
         self._cursor, self._head = cursor, newest
         return duplicates
 

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from services.inspector.http.stream import ANEW, PAGE, follow, message
+from fastapi.sse import format_sse_event
+
+from services.inspector.http.stream import ANEW, PAGE, follow
 from services.inspector.http.views import ExchangeView
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import LOGGED_EVENT
 from services.inspector.store.store import LoggedRow, Store
-from services.inspector.web.sentences import sentence
+from services.inspector.web.rendering import sentence
 from shared.contracts.events import Revised
 from shared.errors import ConfigError
 from shared.http.sse import Frames
@@ -81,16 +83,16 @@ def news(store: Store, wanted: ExchangeFilter, place: Place, render: Render) -> 
     newest = store.newest_exchange_id()
     if place == FROM_ELSEWHERE:
         behind = Place(newest, store.head)
-        return [message("anew", behind, "behind")], behind
+        return [_message("anew", behind, "behind")], behind
     if newest - place.exchange > MAX_BEHIND:
         behind = Place(newest, store.head)
-        return [message(str(newest - place.exchange), behind, "behind")], behind
+        return [_message(str(newest - place.exchange), behind, "behind")], behind
     messages = []
     if wanted.change is None:
         rows = store.exchanges_between(wanted, after=place.exchange, upto=newest, limit=PAGE)
         for row in rows:
             place = replace(place, exchange=row.id)
-            messages.append(message(render(row), place))
+            messages.append(_message(render(row), place))
         if len(rows) == PAGE:
             return messages, place
     place = replace(place, exchange=newest)
@@ -110,6 +112,10 @@ def _told(store: Store, wanted: ExchangeFilter, place: Place, render: Render, ro
         )
         if found is not None:
             # With a filter on how answers changed, a row becomes one of the feed only now.
-            yield message(render(found), place, "changed" if wanted.change is None else None)
+            yield _message(render(found), place, "changed" if wanted.change is None else None)
     elif row.kind in TOLD:
-        yield message(sentence(event), place, TOLD[row.kind])
+        yield _message(sentence(event), place, TOLD[row.kind])
+
+
+def _message(data: str, place: Place, event: str | None = None) -> bytes:
+    return format_sse_event(data_str=data, id=str(place), event=event)

@@ -83,6 +83,7 @@ def _core(text: str, span: Span) -> Span:
 
 def _pieces(text: str, marks: Iterable[tuple[int, int, str]]) -> list[MarkedPiece]:
     found = list(marks)
+    # Cutting at every start and end loses no character, wherever the marks lie.
     cuts = sorted({0, len(text), *(at for start, end, _ in found for at in (start, end))})
     mark_at = {start: mark for start, _, mark in found}
     pieces = [MarkedPiece(text[start:end], mark_at.get(start, "")) for start, end in pairwise(cuts)]

@@ -12,8 +12,7 @@ from services.inspector.http.api import ExchangeId, known_exchange
 from services.inspector.http.broker import BrokerClient
 from services.inspector.http.stream import Viewers, ViewerStream, ends_with
 from services.inspector.http.views import ExchangeView
-from services.inspector.run.data import RunData
-from services.inspector.run.view import RunView
+from services.inspector.run.view import RunData, RunView
 from services.inspector.store.log import SMALL_KINDS
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
@@ -31,7 +30,7 @@ from services.inspector.web.reading import (
     read_feed,
 )
 from services.inspector.web.rendering import Pages, link
-from services.inspector.web.run_text import run_tables
+from services.inspector.web.run_tables import run_tables
 from shared.http.app import READ
 from shared.http.remote import RemoteCalls
 

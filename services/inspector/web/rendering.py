@@ -1,4 +1,7 @@
-"""The templates, with everything escaped that is put into them, and the words and numbers of the page."""
+"""The templates, with everything escaped that is put into them, and the words and numbers of the page.
+
+An event is told in one short line, the same in the live feed and in the history of a run.
+"""
 
 import math
 import time
@@ -10,11 +13,14 @@ from urllib.parse import urlencode
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from services.inspector.store.records import LoggedEvent
 from services.inspector.web.assets import Assets
-from services.inspector.web.sentences import sentence
+from shared.contracts.acting import SilenceAct
+from shared.contracts.events import Acted, TutorSilenced
 from shared.contracts.traces import HEAT_NATS, heat
 from shared.http.access import Scope
 from shared.results.figures import DELIVERED
+from shared.results.grid import html
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -48,6 +54,7 @@ class Pages:
             "number": number,
             "sentence": sentence,
             "heat": heat,
+            "table": html,
             "probability": probability,
             "visible": visible,
             "capitalize_first": lambda text: text[:1].upper() + text[1:],
@@ -104,3 +111,46 @@ def probability(logprob: float) -> str:
 def field_text(value: Any) -> str:
     """A filter's value as an address and a form spell it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def sentence(event: LoggedEvent) -> str:
+    """For the history of a run; the many small kinds are told by their name only."""
+    match event.kind:
+        case "status":
+            return f"{event.status}, round {event.round}" + (f": {event.reason}" if event.reason else "")
+        case "taken_up":
+            return event.line[:1].upper() + event.line[1:]
+        case "gate":
+            gate = event.decision
+            gaps = ", ".join(f"{student} {gap:.3f}" for student, gap in gate.gaps.items())
+            return f"Gate of round {gate.round}: gaps {gaps}; τ {gate.tau:g}"
+        case "evaluated":
+            scores = ", ".join(f"{domain} {100 * score:.1f} %" for domain, score in event.scores.items())
+            return f"{event.version} on {event.split}: {scores}"
+        case "step":
+            return f"{event.version}: loss {event.metrics.loss:.4f}, gradient norm {event.metrics.grad_norm:.3f}"
+        case "lost":
+            return f"Lost: {event.job_id} ({event.reason})"
+        case "alarm":
+            return f"Alarm, student {event.student}, step {event.step}: {event.reason}"
+        case "silenced":
+            return _silenced(event)
+        case "acted":
+            return _acted(event)
+        case "gap":
+            return f"A stretch of the log was not read ({event.reason}); it is missing here"
+    return event.kind
+
+
+def _silenced(event: TutorSilenced) -> str:
+    """By the rule, which has counted answers, or by a person."""
+    rule = f": it broke {event.broke} of {event.right} right answers"
+    why = rule if event.by is None else f", by {event.by}: {event.reason}"
+    return f"Tutor {event.tutor} silenced for {event.student}, rest of round {event.round}{why}"
+
+
+def _acted(event: Acted) -> str:
+    act = event.act
+    what = f"tutor {act.tutor}" if isinstance(act, SilenceAct) else act.exchange.key
+    done = f"; refused: {event.refused}" if event.refused else ""
+    return f"{act.act.capitalize()} {what}, by {act.by}: {act.reason}{done}"

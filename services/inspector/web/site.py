@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.inspector.config import InspectorConfig
 from services.inspector.http.broker import BrokerClient
 from services.inspector.http.stream import Viewers
-from services.inspector.run.data import RunBus, RunData
+from services.inspector.run.view import RunBus, RunData
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces

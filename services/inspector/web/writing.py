@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Header, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.sse import format_sse_event
 
 from services.inspector.http.acting import act_path, silence_path
 from services.inspector.http.api import ExchangeId, known_exchange
-from services.inspector.http.stream import message
 from services.inspector.web.pages import Site
 from services.inspector.web.rendering import link
 from shared.contracts.acting import MAX_REASON_CHARS, ReasonRequest, SilenceRequest
@@ -88,7 +88,7 @@ async def _stages(site: Site, problem: str, first: str, scope: Scope) -> Told:
 async def _frames(site: Site, told: Told) -> Frames:
     async with aclosing(told) as stages:
         async for stage in stages:
-            yield message(site.pages.render("stage.html", stage=stage))
+            yield format_sse_event(data_str=site.pages.render("stage.html", stage=stage))
 
 
 async def _whole(told: Told) -> list[Stage | str]:

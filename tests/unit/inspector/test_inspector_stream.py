@@ -48,7 +48,7 @@ def live(store: Store, position: int, stopping: threading.Event, keep_alive_s: f
 def test_a_frame_is_one_line_of_data_whatever_the_text() -> None:
     event = feedback(response="one\ntwo\r\nid: 9-9\n\nevent: fake\u2028<img onerror>")
     row = LoggedRow(1, "5-0", "feedback", event.model_dump_json())
-    head, kind, data, *rest = frame(row).decode().split("\n")
+    kind, data, head, *rest = frame(row).decode().split("\n")
     assert (head, kind, rest) == ("id: 5-0", "event: feedback", ["", ""])
     assert LOGGED_EVENT.validate_json(data.removeprefix("data: ")) == event
     assert "\r" not in data

@@ -7,8 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from services.inspector.http.stream import message
-from services.inspector.run.data import RunData
+from services.inspector.run.view import RunData
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.log import SMALL_KINDS
 from services.inspector.store.records import Entry
@@ -16,11 +15,12 @@ from services.inspector.store.store import Store
 from services.inspector.web.assets import WEB, Assets
 from services.inspector.web.live import MAX_BEHIND, Place, live_feed, newest_place, news, place_of
 from services.inspector.web.marking import marked_concept, reviewed
-from services.inspector.web.run_text import run_tables
-from services.inspector.web.sentences import sentence
+from services.inspector.web.rendering import sentence
+from services.inspector.web.run_tables import run_tables
 from shared.bus.port import DeadLetter
 from shared.contracts.events import Evaluated, Event, RunTakenUp, StepApplied, TutorSilenced
 from shared.errors import ConfigError
+from shared.results.grid import Named
 from tests.fakes.figures import step_metrics
 from tests.unit.inspector.told import RUN, EventLog, acted, config, feedback, revised, status
 
@@ -86,13 +86,17 @@ def test_a_place_is_read_back_and_anything_else_refused() -> None:
             place_of(wrong)
 
 
-def test_a_message_is_one_message_whatever_is_in_it() -> None:
-    wire = message("a\r\n\r\nevent: x\rid: 9\n\ndata: b", Place(1, 2), "changed").decode()
+def test_a_message_is_one_message_whatever_is_in_it(store: Store) -> None:
+    start = newest_place(store)
+    tell(store, feedback("p1"))
+    [told], _ = news(store, ExchangeFilter(), start, lambda _: "a\r\n\r\nevent: x\rid: 9\n\ndata: b")
+    wire = told.decode()
     assert wire.endswith("\n\n")
     assert wire.count("\n\n") == 1
-    lines = wire.strip().split("\n")
-    assert lines[:2] == ["id: 1.2", "event: changed"]
-    assert all(line.startswith("data: ") for line in lines[2:])
+    *lines, place = wire.strip().split("\n")
+    assert place.startswith("id: ")
+    assert len(lines) == 6
+    assert all(line.startswith("data: ") for line in lines)
 
 
 def silenced(**changes: Any) -> TutorSilenced:
@@ -124,7 +128,7 @@ def test_news_are_told_once_and_in_order(store: Store) -> None:
     messages, place = news(store, ExchangeFilter(), start, lambda item: item.problem_id)
     assert [data(each) for each in messages] == ["p1", "p2", "p1", "TRAINING, round 2"]
     assert news(store, ExchangeFilter(), place, lambda item: item.problem_id) == ([], place)
-    halfway = place_of(messages[0].decode().split("\n")[0].removeprefix("id: "))
+    halfway = place_of(messages[0].decode().strip().split("\n")[-1].removeprefix("id: "))
     rest, _ = news(store, ExchangeFilter(), halfway, lambda item: item.problem_id)
     assert [data(each) for each in rest] == ["p2", "p1", "TRAINING, round 2"]
 
@@ -209,8 +213,10 @@ def test_a_run_at_a_glance(store: Store, log: EventLog, tmp_path: Path) -> None:
     tables = run_tables(view)
     [plane] = tables.planes
     assert (plane.points[0].x, plane.points[1].y < plane.points[0].y) == (plane.points[1].x, True)
-    assert [(row.verdict, row.share) for row in tables.verdicts] == [("match", 1.0)]
-    assert [row.change for row in tables.scores] == [pytest.approx(0.2), 0.0]
+    [[_, verdict, count, share]] = tables.own.verdicts.rows
+    assert isinstance(verdict, Named)
+    assert (verdict.text, verdict.href, count, share) == ("match", "/?student=a&verdict=match", 1, 1.0)
+    assert [row[-1] for row in tables.scores.rows] == [pytest.approx(0.2), 0.0]
 
 
 @pytest.mark.parametrize(("state", "told"), [("{}", "state cannot be read"), (None, None)])

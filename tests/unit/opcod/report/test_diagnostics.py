@@ -9,6 +9,7 @@ from shared.contracts.events import AlarmRaised, TutorSilenced
 from shared.contracts.run import Tally
 from shared.contracts.steps import StepRecord
 from shared.results.diagnostics import Diagnostics, RevisionRates, diagnose
+from shared.results.grid import text
 from shared.results.report import build_report
 from tests.fakes.figures import revision_count, step_metrics
 from tests.fakes.final_state import final_state, settings
@@ -115,24 +116,24 @@ def test_the_tables_hold_first_and_last_round_and_step_times() -> None:
     state = final_state()
     state.tallies["a"].verdicts[3] = {"match": 1, "empty": 3}
     _, verdicts, times, _ = diagnostic_grids(diagnose(state, 3, []))
-    assert [row[:3] for row in verdicts.rows] == [["a", "1", "4"], ["a", "3", "4"]]
+    assert [row[:3] for row in verdicts.rows] == [["a", "1", 4], ["a", "3", 4]]
     assert verdicts.rows[1][3] == "empty 75.0 %, match 25.0 %"
-    assert list(times.rows) == [["a", "with feedback", "2", "2.50"]]
+    assert list(times.rows) == [["a", "with feedback", 2, 2.5]]
 
 
 def test_no_cell_breaks_the_markdown_table() -> None:
     for grid in diagnostic_grids(diagnosed()):
         assert grid.rows or grid.title.startswith(("Verdicts", "Step time"))
-        for row in [grid.header, *grid.rows]:
-            assert len(row) == len(grid.header)
-            assert not any("|" in cell or "None" in cell for cell in row)
+        assert {len(row) for row in grid.rows} <= {len(grid.columns)}
+        texts = [text(cell, column) for row in grid.rows for cell, column in zip(row, grid.columns, strict=True)]
+        assert not any("|" in each or "None" in each for each in [*texts, *(c.title for c in grid.columns)])
 
 
 def test_warnings_stand_in_the_report() -> None:
     state = final_state(silenced=[SILENCED], alarms=[ALARM])
-    text = to_markdown(build_report(state, settings(), {}, 100.0, {}))
+    written = to_markdown(build_report(state, settings(), {}, 100.0, {}))
     first, second = warning_lines(state.silenced, state.alarms)
-    assert f"- {first}\n- {second}\n" in text
+    assert f"- {first}\n- {second}\n" in written
     assert "Tutor b was silenced for student a in step 3, for the rest of round 1: its feedback broke 9 of 10" in first
     assert second == "Alarm, student b, round 2, step 7: reward collapse, mean reward 0.1 over 5 steps."
 

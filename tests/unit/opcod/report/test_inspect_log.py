@@ -7,7 +7,7 @@ import pytest
 from opcod.report.inspect_log import write_inspect_log
 from shared.contracts.answering import Question, Questions
 from shared.problems.formats import format_named
-from tests.unit.opcod.report.test_evaluation import PROBLEMS, answered, evaluated, result
+from tests.unit.results.test_evaluation import PROBLEMS, answered, evaluated, result
 
 inspect_log = pytest.importorskip(
     "inspect_ai.log", reason="the extra `inspect` is not installed; `pip install -c constraints.txt -e '.[inspect]'`"

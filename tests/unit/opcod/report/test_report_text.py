@@ -57,7 +57,7 @@ def test_a_lenient_reading_is_shown_and_not_called_the_score() -> None:
 
 def test_the_best_constant_answer_stands_beside_every_score() -> None:
     rows = grids(built(final_state()))[0].rows
-    assert [row[2] for row in rows] == ["25.0"] * 4
+    assert [row[2] for row in rows] == [0.25] * 4
 
 
 def test_the_gates_own_noise_is_shown() -> None:
@@ -69,7 +69,7 @@ def test_every_table_is_well_formed(empty: bool) -> None:
     state = final_state(scores=[], gates=[], status_seconds={}) if empty else final_state()
     report = built(state)
     for grid in grids(report):
-        assert {len(row) for row in grid.rows} <= {len(grid.header)}, grid.title
+        assert {len(row) for row in grid.rows} <= {len(grid.columns)}, grid.title
     text = to_markdown(report)
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) >= 2

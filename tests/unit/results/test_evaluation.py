@@ -2,11 +2,11 @@
 
 import pytest
 
-from opcod.report.evaluation import Evaluation, Subject, evaluate, seen
 from shared.contracts.jobs import PromptOutput, Sample
 from shared.contracts.messages import Sampling
 from shared.problems.formats import format_named
 from shared.problems.problem import Problem
+from shared.results.evaluation import Evaluation, Subject, evaluate, seen
 
 PROBLEMS = [
     Problem("p1", "physics", "", "Force of 2 kg at 3?", "6"),

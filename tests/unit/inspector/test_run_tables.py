@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.inspector.run.view import Improvement
-from services.inspector.web.outcomes import directions
+from services.inspector.web.run_tables import directions
+from shared.results.progress import Improvement
 
 
 @pytest.mark.parametrize(

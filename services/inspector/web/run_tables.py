@@ -1,0 +1,359 @@
+"""A run's view as the tables of its page, so that it reads without JavaScript. Pure.
+
+The numbers are those of `shared/results`; what is done here is to put them into columns, and versions into a plane.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from services.inspector.run.view import RunView
+from services.inspector.web.rendering import VERDICTS, link, number, percent
+from shared.contracts.run import GateDecision
+from shared.results import grid
+from shared.results.figures import DELIVERED, Share, broken, fixed
+from shared.results.grid import Column, Grid, Measured, Named, Rows, Value, plain
+from shared.results.progress import Improvement, RunResults, ScorePoint
+
+NEWEST_STEPS = 20
+SPEED, SECONDS = Column("", ".0f", unit=" /s"), Column("", ".0f", unit=" s")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One domain along a side of 100 units, over the tenths around its scores. ticks: (unit, share)."""
+
+    domain: str
+    low: float
+    high: float
+
+    def at(self, share: float) -> float:
+        return 100 * (share - self.low) / (self.high - self.low)
+
+    @property
+    def ticks(self) -> list[tuple[float, float]]:
+        return [(self.at(share), share) for share in (self.low, (self.low + self.high) / 2, self.high)]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A version's place in the plane, in units from the top left."""
+
+    x: float
+    y: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A student's way through the plane of the two domains. What lies right of and above its first dot is an
+    improvement in the sense of Pareto."""
+
+    student: str
+    split: str
+    x: Axis
+    y: Axis
+    points: list[Dot]
+    improvement: Improvement | None
+
+
+@dataclass(frozen=True)
+class ResultTables:
+    """Of one run; a table without rows says what is not there yet. steps: the newest."""
+
+    gate: Grid
+    verdicts: Grid
+    revisions: Grid
+    steps: Grid
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """own, other: of the run and of the one beside it, whose table is None without one, as is `outcomes`, which has
+    both in a few figures. tested: by student, in words."""
+
+    tested: dict[str, str]
+    outcomes: Grid | None
+    scores: Grid
+    planes: list[Plane]
+    own: ResultTables
+    other: ResultTables | None
+    services: Grid
+    figures: Grid
+    queues: Grid
+    dead_letters: Grid
+
+
+def run_tables(view: RunView) -> RunTables:
+    return RunTables(
+        tested={i.student: directions(i) for i in view.improvements if i.split == "test"},
+        outcomes=_outcomes(view, view.beside) if view.beside else None,
+        scores=_scores(view),
+        planes=list(_planes(view)),
+        own=_results(view, view),
+        other=_results(view, view.beside) if view.beside else None,
+        services=_services(view),
+        figures=_figures(view),
+        queues=_queues(view),
+        dead_letters=Grid(
+            "Dead letters",
+            plain("Queue", "Reason", "Tries"),
+            [[letter.queue, letter.reason, letter.deliveries] for letter in view.dead_letters],
+        ),
+    )
+
+
+def directions(found: Improvement) -> str:
+    """In which domains a student is better and in which worse, in words."""
+    better = [domain for domain, first in found.first.items() if found.last[domain] > first]
+    worse = [domain for domain, first in found.first.items() if found.last[domain] < first]
+    return f"better in {' and '.join(better) or 'none'}, worse in {' and '.join(worse) or 'none'}"
+
+
+def _outcomes(view: RunView, beside: RunResults) -> Grid:
+    """Both runs have the same rows, since both are asked about the students of this one."""
+    own, other = (_outcome(results, list(view.students)) for results in (view, beside))
+    rows: Rows = [[label, said, other[label]] for label, said in own.items()]
+    return Grid("Two runs", plain("", view.run, beside.run), rows)
+
+
+def _outcome(results: RunResults, students: list[str]) -> Mapping[str, Value]:
+    state = results.status.replace("_", " ").capitalize() if results.status else None
+    found: dict[str, Value] = {
+        "Outcome": ": ".join(filter(None, (state, results.reason))) or None,
+        "Rounds": results.round,
+        "Versions": ", ".join(results.versions[name] for name in sorted(results.versions)) or None,
+    }
+    for student in students:
+        tests = results.improvement(student, "test")
+        found[f"{student} on the test problems"] = _improved(tests) if tests else None
+    for student in students:
+        found[f"Feedback delivered to {student}"] = _share(results.delivered(student))
+    for student in students:
+        found[f"Break-rate of {student}"] = _share(results.broken(student))
+        found[f"Fix-rate of {student}"] = _share(results.fixed(student))
+    for student in students:
+        median_s = results.median_step_s(student)
+        found[f"Step of {student}, median"] = None if median_s is None else f"{number(median_s, 1)} s"
+    return found
+
+
+def _improved(found: Improvement) -> str:
+    means = [
+        f"{domain} {percent(first, 1)} → {percent(found.last[domain], 1)}" for domain, first in found.first.items()
+    ]
+    return f"{', '.join(means)}: {'improved' if found.pareto else 'not improved'}"
+
+
+def _share(share: Share) -> str | None:
+    return f"{percent(share.value, 1)} of {share.whole}" if share.whole else None
+
+
+def _scores(view: RunView) -> Grid:
+    """First and newest score of each student, domain and split, the test problems' first."""
+    keys = dict.fromkeys((p.student, p.domain, p.split) for p in view.scores)
+    rows: list[list[Value]] = []
+    for student, domain, split in sorted(keys, key=lambda key: (key[2] != "test", key)):
+        points = _points(view, student, domain, split)
+        change = points[-1].score - points[0].score if len(points) > 1 else None
+        own = "own" if view.students.get(student) == domain else ""
+        row: list[Value] = [
+            _student(view, student),
+            Named(domain, own),
+            split,
+            _point(points[0]),
+            _point(points[-1]),
+            change,
+        ]
+        if view.beside:
+            other = _points(view.beside, student, domain, split)
+            row.append(_point(other[-1]) if other else None)
+        rows.append(row)
+    columns = [
+        *plain("Student", "Domain", "Problems"),
+        _score_column("First"),
+        _score_column("Newest"),
+        Column("Change", "+.1f", 100, drawn="sign"),
+        *([_score_column(f"{view.beside.run}, newest")] if view.beside else []),
+    ]
+    return Grid("Scores", columns, rows)
+
+
+def _score_column(title: str) -> Column:
+    return Column(title, ".1f", 100, " %", interval_form=".0f")
+
+
+def _points(results: RunResults, student: str, domain: str, split: str) -> list[ScorePoint]:
+    return [p for p in results.scores if (p.student, p.domain, p.split) == (student, domain, split)]
+
+
+def _point(point: ScorePoint) -> Measured:
+    return Measured(point.score, point.interval)
+
+
+def _planes(view: RunView) -> Iterator[Plane]:
+    """On the validation problems, which are scored every round."""
+    domains = list(dict.fromkeys(view.students.values()))
+    if len(domains) != 2:
+        return
+    for student in view.students:
+        by_version: dict[str, dict[str, float]] = {}
+        for point in view.scores:
+            if (point.student, point.split) == (student, "validation"):
+                by_version.setdefault(point.version, {})[point.domain] = point.score
+        # A version whose evaluation is not told to its end has one coordinate only.
+        whole = {version: scores for version, scores in by_version.items() if scores.keys() == set(domains)}
+        if whole:
+            x, y = (_axis(domain, [scores[domain] for scores in whole.values()]) for domain in domains)
+            dots = [_dot(x, y, version, scores) for version, scores in whole.items()]
+            yield Plane(student, "validation", x, y, dots, view.improvement(student, "validation"))
+
+
+def _axis(domain: str, shares: list[float]) -> Axis:
+    # Half a tenth of room on either side, so that no dot lies on the edge and equal scores still span an axis.
+    low = max(0.0, math.floor(10 * min(shares) - 0.5) / 10)
+    high = min(1.0, math.ceil(10 * max(shares) + 0.5) / 10)
+    return Axis(domain, low, high)
+
+
+def _dot(x: Axis, y: Axis, version: str, scores: dict[str, float]) -> Dot:
+    said = ", ".join(f"{domain} {100 * score:.1f} %" for domain, score in scores.items())
+    # SVG counts downwards, scores grow upwards.
+    return Dot(x.at(scores[x.domain]), 100 - y.at(scores[y.domain]), f"{version}: {said}")
+
+
+def _results(view: RunView, results: RunResults) -> ResultTables:
+    return ResultTables(_gate(view, results), _verdicts(view, results), _revisions(view, results), _steps(results))
+
+
+def _gate(view: RunView, results: RunResults) -> Grid:
+    """The newest first."""
+    gaps = [Column(f"Gap of {name}", ".3f", interval_form=".2f") for name in view.students]
+    rows: Rows = [
+        [gate.round, *(_gap(gate, name) for name in view.students), gate.tau, _may_tutor(view, gate)]
+        for gate in reversed(results.gates)
+    ]
+    return Grid("Gate", [*plain("Round"), *gaps, Column("τ", ".2f"), *plain("May tutor")], rows)
+
+
+def _gap(gate: GateDecision, student: str) -> Measured | None:
+    gap = gate.gaps.get(student)
+    return None if gap is None else Measured(gap, gate.gap_intervals.get(student))
+
+
+def _may_tutor(view: RunView, gate: GateDecision) -> Value:
+    words = {"never": "nobody (never)", "always": "both (always)"}.get(gate.mode)
+    return words or [_student(view, name) for name, may in gate.cognizant.items() if may] or "nobody"
+
+
+def _verdicts(view: RunView, results: RunResults) -> Grid:
+    """The most frequent first. Those of this run lead to their exchanges."""
+    rows: list[list[Value]] = []
+    for student in sorted({row.student for row in results.verdicts}):
+        counts: dict[str, int] = {}
+        for row in sorted(results.verdicts, key=lambda row: row.verdict):
+            if row.student == student:
+                counts[row.verdict] = counts.get(row.verdict, 0) + row.count
+        for word in sorted(counts, key=lambda word: -counts[word]):
+            href = link("/", {"student": student, "verdict": word}) if results is view else ""
+            mark = "verdict delivered" if word in DELIVERED else "verdict dropped"
+            named = Named(word.replace("_", " "), mark=mark, title=VERDICTS.get(word, word), href=href)
+            rows.append([_student(view, student), named, counts[word], counts[word] / sum(counts.values())])
+    return Grid("Verdicts", [*plain("Tutee", "Verdict", "Feedbacks"), grid.percent("Share", drawn="bar")], rows)
+
+
+def _revisions(view: RunView, results: RunResults) -> Grid:
+    columns = [
+        *plain("Tutee", f"Wrong of {view.samples}" if results is view else "Wrong rollouts", "Feedback shown"),
+        grid.percent("Broke", 0, drawn="bar bad"),
+        *plain("of right"),
+        grid.percent("Fixed", 0, drawn="bar good"),
+        *plain("of wrong"),
+    ]
+    rows: Rows = [
+        [
+            _student(view, row.student),
+            row.wrong_rollouts,
+            "yes" if row.told else "no",
+            broken([row]).value,
+            row.right,
+            fixed([row]).value,
+            row.wrong,
+        ]
+        for row in results.difficulty
+        if row.right or row.wrong
+    ]
+    return Grid("Broke and fixed", columns, rows)
+
+
+def _steps(results: RunResults) -> Grid:
+    """The newest first."""
+    rows: Rows = [
+        [
+            step.version,
+            step.metrics.loss,
+            step.metrics.grad_norm,
+            step.metrics.active_share,
+            step.metrics.effective_sample_share,
+            step.metrics.clipped_share,
+            step.metrics.tokens,
+            sum(step.metrics.seconds.values()),
+            step.wall_s,
+        ]
+        for step in results.steps[: -NEWEST_STEPS - 1 : -1]
+    ]
+    columns = [
+        *plain("Version"),
+        Column("Loss", ".4f"),
+        Column("|g|", ".3f"),
+        grid.percent("Active", 0),
+        Column("ESS", ".3f"),
+        grid.percent("Clipped"),
+        *plain("Tokens"),
+        Column("Trainer, s", ".1f"),
+        Column("Wall, s", ".1f"),
+    ]
+    return Grid("The newest steps", columns, rows)
+
+
+def _services(view: RunView) -> Grid:
+    rows: Rows = [
+        [Named(beat.service, beat.replica), beat.state, ", ".join(beat.versions) or beat.version or None]
+        for beat in view.services
+    ]
+    return Grid("Services", plain("Service", "State", "Serves"), rows)
+
+
+def _figures(view: RunView) -> Grid:
+    """A column for each student, in rows of three kinds, each with a unit of its own."""
+    figures = view.figures
+    rows: list[list[Value]] = [
+        [kind, *(grid.text(row.tokens_per_s.get(kind), SPEED) for row in figures)]
+        for kind in _names(row.tokens_per_s for row in figures)
+    ]
+    rows += [
+        [f"waited for {stage}", *(grid.text(row.stage_seconds.get(stage), SECONDS) for row in figures)]
+        for stage in _names(row.stage_seconds for row in figures)
+    ]
+    rows += [
+        [f"lost feedback, {why}", *(row.lost_feedback.get(why, 0) for row in figures)]
+        for why in _names(row.lost_feedback for row in figures)
+    ]
+    return Grid("Tokens a second, seconds waited for", plain("", *(row.student for row in figures)), rows)
+
+
+def _queues(view: RunView) -> Grid:
+    """Those that are not empty, and those where somebody is waited for first."""
+    busy = [row for row in view.queues if row.waiting] + [row for row in view.queues if row.taken and not row.waiting]
+    return Grid("Queues", plain("Queue", "Waiting", "Taken"), [[row.queue, row.waiting, row.taken] for row in busy])
+
+
+def _student(view: RunView, name: str) -> Named:
+    """In the colour that it has on every page; the other run's students have that of the same name."""
+    order = list(view.students)
+    return Named(name, mark=f"student student-{order.index(name) if name in order else 0}")
+
+
+def _names(rows: Iterable[Iterable[str]]) -> list[str]:
+    """Every name in some row, in the order in which they come."""
+    return list(dict.fromkeys(name for row in rows for name in row))

@@ -1,0 +1,222 @@
+"""A run as it goes: what its state and the events of its log say of scores, gates, verdicts, revisions and steps. Pure.
+
+The report is made of a run's end; this is what a page shows meanwhile, and what two runs can have side by side. Both
+take their rates, intervals and speeds from `figures`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import median
+
+from shared.contracts.events import Evaluated, GateDecided, StepApplied
+from shared.contracts.messages import Contract
+from shared.contracts.run import GateDecision, RunState
+from shared.contracts.weights import StepMetrics
+from shared.method.metrics import pareto_improved
+from shared.results.figures import Share, broken, delivered, engine_speeds, fixed, score_interval, seeing
+
+
+class ScorePoint(Contract):
+    """One student in one domain at one evaluation, with its 95 % interval over problems (None while unknown)."""
+
+    student: str
+    version: str
+    split: str
+    round: int
+    domain: str
+    score: float
+    interval: tuple[float, float] | None
+
+
+class Improvement(Contract):
+    """A student's first and last scores of one split by domain, and whether they improved in the sense of Pareto."""
+
+    student: str
+    split: str
+    first: dict[str, float]
+    last: dict[str, float]
+    pareto: bool
+
+
+class VerdictCount(Contract):
+    """How many feedbacks of a step got this verdict (its word class)."""
+
+    student: str
+    step: int
+    verdict: str
+    count: int
+
+
+class StepPoint(Contract):
+    """One finished step of a student. at: seconds since the epoch. wall_s: since the student's step before it in this
+    round, so that no evaluation is in it; None for the first."""
+
+    at: float
+    student: str
+    round: int
+    step: int
+    version: str
+    wall_s: float | None
+    metrics: StepMetrics
+
+
+class DifficultyRow(Contract):
+    """Revisions of groups with as many wrong rollouts, of n. told: with the tutor's feedback in the prompt."""
+
+    student: str
+    wrong_rollouts: int
+    told: bool
+    broke: int
+    right: int
+    fixed: int
+    wrong: int
+
+
+class StudentFigures(Contract):
+    """Of one student over the run: engine tokens a second by kind of job, wall seconds by stage, lost feedback."""
+
+    student: str
+    tokens_per_s: dict[str, float]
+    stage_seconds: dict[str, float]
+    lost_feedback: dict[str, int]
+
+
+class RunResults(Contract):
+    """What a run's state and log say of it: the part of a view that two runs can have side by side.
+
+    reason: why it is paused or failed. round: the one that it is in, or ended in.
+    """
+
+    run: str
+    status: str | None
+    reason: str | None
+    round: int | None
+    versions: dict[str, str]
+    scores: tuple[ScorePoint, ...]
+    improvements: tuple[Improvement, ...]
+    gates: tuple[GateDecision, ...]
+    verdicts: tuple[VerdictCount, ...]
+    steps: tuple[StepPoint, ...]
+    difficulty: tuple[DifficultyRow, ...]
+    figures: tuple[StudentFigures, ...]
+
+    def improvement(self, student: str, split: str) -> Improvement | None:
+        return next((found for found in self.improvements if (found.student, found.split) == (student, split)), None)
+
+    def delivered(self, student: str) -> Share:
+        """Of all feedback on this student's rollouts, what it saw."""
+        return delivered((row.verdict, row.count) for row in self.verdicts if row.student == student)
+
+    def broken(self, student: str) -> Share:
+        """Of the right rollouts that were revised with feedback, those whose revision is wrong."""
+        return broken(seeing(row for row in self.difficulty if row.student == student))
+
+    def fixed(self, student: str) -> Share:
+        """Of the wrong rollouts that were revised with feedback, those whose revision is right."""
+        return fixed(seeing(row for row in self.difficulty if row.student == student))
+
+    def median_step_s(self, student: str) -> float | None:
+        walls = [step.wall_s for step in self.steps if step.student == student and step.wall_s is not None]
+        return median(walls) if walls else None
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What a run's log holds of its results, each in the order of the log."""
+
+    evaluated: Sequence[Evaluated]
+    gates: Sequence[GateDecided]
+    steps: Sequence[StepApplied]
+    verdicts: Sequence[VerdictCount]
+
+
+def run_results(run: str, round_: int | None, state: RunState | None, logged: Logged | None) -> RunResults:
+    """Without a log, scores and gates are those of the state, and there are no verdicts and no steps."""
+    scores = tuple(_scores(state, logged))
+    gates = [event.decision for event in logged.gates] if logged else state.gates if state else []
+    return RunResults(
+        run=run,
+        status=state.status.value if state else None,
+        reason=(state.failed or state.paused) if state else None,
+        round=round_,
+        versions=state.version if state else {},
+        scores=scores,
+        improvements=tuple(_improvements(scores)),
+        gates=tuple(gates),
+        verdicts=tuple(logged.verdicts) if logged else (),
+        steps=tuple(_steps(logged.steps)) if logged else (),
+        difficulty=tuple(_difficulty(state)) if state else (),
+        figures=tuple(_figures(state)) if state else (),
+    )
+
+
+def _scores(state: RunState | None, logged: Logged | None) -> Iterator[ScorePoint]:
+    """From the log, with the intervals that the state knows the samples for; without a log, all from the state."""
+    scores = state.scores if state else []
+    known = {(s.student, s.version, s.split.value, s.round): s for s in scores}
+    means = {key: {domain: score.mean(domain) for domain in score.correct} for key, score in known.items()}
+    told = [((e.student, e.version, e.split, e.round), e.scores) for e in logged.evaluated] if logged else means.items()
+    for key, by_domain in told:
+        student, version, split, round_ = key
+        score = known.get(key)
+        for domain, mean in sorted(by_domain.items()):
+            yield ScorePoint(
+                student=student,
+                version=version,
+                split=split,
+                round=round_,
+                domain=domain,
+                score=mean,
+                interval=score_interval(score, domain) if score is not None and domain in score.correct else None,
+            )
+
+
+def _improvements(scores: Sequence[ScorePoint]) -> Iterator[Improvement]:
+    """One for each student and split that was evaluated at least twice."""
+
+    def where(point: ScorePoint) -> tuple[str, str]:
+        return point.split, point.student
+
+    # groupby joins neighbours only. The sort is stable, so that within a split and student the log's order stays.
+    for (split, student), points in groupby(sorted(scores, key=where), key=where):
+        rows = [{p.domain: p.score for p in of} for _, of in groupby(points, key=lambda p: (p.version, p.round))]
+        if len(rows) > 1 and rows[0].keys() == rows[-1].keys():
+            pareto = pareto_improved(rows[0], rows[-1])
+            yield Improvement(student=student, split=split, first=rows[0], last=rows[-1], pareto=pareto)
+
+
+def _steps(applied: Sequence[StepApplied]) -> Iterator[StepPoint]:
+    before: dict[tuple[str, int], float] = {}
+    for event in applied:
+        begun = before.get((event.student, event.round))
+        before[event.student, event.round] = event.at
+        fields = event.model_dump(exclude={"kind", "source"})
+        yield StepPoint.model_validate(fields | {"wall_s": None if begun is None else event.at - begun})
+
+
+def _difficulty(state: RunState) -> Iterator[DifficultyRow]:
+    for student, tally in sorted(state.tallies.items()):
+        keys = sorted({(count.wrong_rollouts, count.told) for count in tally.revisions})
+        for wrong_rollouts, told in keys:
+            counts = [c for c in tally.revisions if (c.wrong_rollouts, c.told) == (wrong_rollouts, told)]
+            broke, mended = broken(counts), fixed(counts)
+            yield DifficultyRow(
+                student=student,
+                wrong_rollouts=wrong_rollouts,
+                told=told,
+                broke=broke.part,
+                right=broke.whole,
+                fixed=mended.part,
+                wrong=mended.whole,
+            )
+
+
+def _figures(state: RunState) -> Iterator[StudentFigures]:
+    for student, tally in sorted(state.tallies.items()):
+        yield StudentFigures(
+            student=student,
+            tokens_per_s=engine_speeds(tally),
+            stage_seconds=tally.stage_seconds,
+            lost_feedback=tally.lost_feedback,
+        )
