@@ -135,7 +135,7 @@ def test_the_papers_runs_have_the_papers_settings(
 
 
 @given(
-    source=st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+    source=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     tau=st.floats(0, allow_infinity=False, allow_nan=False),
     top_k=st.one_of(st.integers(1, 10**9), st.just("all")),
 )

@@ -120,7 +120,9 @@ def test_a_server_can_only_do_what_its_versions_need(weights: Model, switches: s
 
 
 def description(needs: Needs, lacking: str = "") -> dict[str, object]:
-    schema = {"CompletionRequest": {"properties": {name: {} for name in needs.fields if name != lacking}}}
+    schema: dict[str, object] = {
+        "CompletionRequest": {"properties": {name: {} for name in needs.fields if name != lacking}}
+    }
     return {"paths": {name: {} for name in needs.routes if name != lacking}, "components": {"schemas": schema}}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.student.engines.port import EngineState, Generation, GenerationRequest
-from services.student.work.continuous import MAX_TRIES, Flights
+from services.student.work.continuous import MAX_TRIES, Flight, Flights
 from services.student.work.worker import IDLE_S
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.envelope import Message
@@ -266,7 +266,7 @@ def test_the_engines_seconds_are_shared_out_by_sequences() -> None:
     flights.start("large", [one] * 3, threading.Event())
     clock.now_s += 8
     engine.go.set()
-    landed = []
+    landed: list[Flight[str]] = []
     while len(landed) < 2:
         landed += flights.landed(WAIT_S)
     flights.close()
