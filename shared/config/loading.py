@@ -184,7 +184,9 @@ def _explain(error: Any) -> str:
         known = _fields_at(path[:-1])
         return f"unknown key {name}{nearest(path[-1], known)}; there are: {', '.join(known)}"
     if error["type"] in ("model_type", "dict_type"):
-        return f"{name}: expected a section with the keys {', '.join(_fields_at(path))}, got {shown(error['input'])}"
+        known = _fields_at(path)
+        wanted = f"a section with the keys {', '.join(known)}" if known else "a table of names and values"
+        return f"{name}: expected {wanted}, got {shown(error['input'])}"
     message = str(error["msg"]).removeprefix("Value error, ").replace("String should have", "expected")
     if error["type"] == "string_unicode":
         message = _PLAIN_TEXT
@@ -194,7 +196,7 @@ def _explain(error: Any) -> str:
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:
-    """Names of what is in the section at `path`; `students.a` is a StudentSection."""
+    """Names of what is in the section at `path`; `students.a` is a StudentSection. None where any name will do."""
     section: type[BaseModel] = RunSettings
     if list(path) == ["students"]:
         return list(STUDENTS)
@@ -202,7 +204,8 @@ def _fields_at(path: Sequence[str]) -> list[str]:
         section, path = StudentSection, path[2:]
     for name in path:
         inner = section.model_fields[name].annotation
-        assert isinstance(inner, type) and issubclass(inner, BaseModel)
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
         section = inner
     return sorted(section.model_fields)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Error, Page, sync_playwright
 
 ARGUMENTS = [
     "--headless",
@@ -58,11 +58,15 @@ class Viewer:
         page.set_default_timeout(WAIT_MS)
         page.on("console", lambda said: self._note(said.type in ("error", "warning"), f"console: {said.text}"))
         page.on("pageerror", lambda error: self._note(True, f"error: {error}"))
-        page.on("dialog", lambda dialog: (self._note(True, f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", self._dismiss)
         page.on("request", lambda request: self._note(not self._own(request.url), f"request: {request.url}"))
 
     def _own(self, url: str) -> bool:
         return url.startswith((self.url, "data:"))
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self._note(True, f"dialog: {dialog.message}")
+        dialog.dismiss()
 
     def _note(self, bad: bool, what: str) -> None:
         if bad:

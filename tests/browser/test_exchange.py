@@ -18,7 +18,7 @@ from tests.unit.inspector.told import feedback, ready, seal
 
 
 def one_of(stand: Stand, **wanted: str) -> ExchangeView:
-    return stand.store.newest_exchanges(ExchangeFilter(**wanted), before=None, limit=1)[0]  # type: ignore[arg-type]
+    return stand.store.newest_exchanges(ExchangeFilter(**wanted), before=None, limit=1)[0]
 
 
 def test_everything_around_a_delivered_feedback(reader: Viewer, recorded: Stand) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -46,8 +47,9 @@ def attack(stand: Stand) -> None:
     """Each text in every place that comes from outside."""
     for number, text in enumerate(CORPUS):
         problem = f"{text}{number}"[:200]
+        hostile: dict[str, Any] = dict.fromkeys(TEXTS, text)
         stand.tell(
-            feedback(problem, **dict.fromkeys(TEXTS, text), verdict=f"match:{text}"),
+            feedback(problem, **hostile, verdict=f"match:{text}"),
             revised(problem).model_copy(update={"text": text}),
             JobLost(at=1.0, source="x", job_id=text, student=text, reason=text),
             StatusChanged(at=1.0, source="x", status=text, round=1, reason=text),

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from services.broker.config import make_plan
 from services.broker.exchange.batches import adopt
@@ -182,6 +183,12 @@ class Between(threading.Event):
         return self._end()
 
 
+class Worker(Protocol):
+    def work(self) -> int:
+        """Whatever waits; how much it was."""
+        ...
+
+
 @dataclass
 class BrokerBench:
     """One run in `run_dir`; `start` makes a runner as a newly started broker does. open_bus: in memory if none."""
@@ -246,7 +253,8 @@ class BrokerBench:
         return self.state
 
     def work(self) -> int:
-        return sum(worker.work() for worker in [*self.students.values(), *self.trainers.values()])
+        workers: list[Worker] = [*self.students.values(), *self.trainers.values()]
+        return sum(worker.work() for worker in workers)
 
     def settle(self) -> None:
         """Until nobody has anything to do."""

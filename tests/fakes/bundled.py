@@ -7,6 +7,7 @@ from services.inspector.config import STORE
 from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
 from shared.config.loading import to_toml
+from shared.contracts.events import Event
 from shared.contracts.traces import Alternative, RolloutTrace, StepTrace, TokenTrace, step_trace
 from shared.results.report import build_report
 from tests.fakes.final_state import final_state, settings
@@ -33,8 +34,12 @@ def write_run(run_dir: Path) -> None:
     (run_dir / "report").mkdir()
     (run_dir / "report" / "report.json").write_text(report.model_dump_json())
     (run_dir / "report" / "scores.png").write_bytes(base64.b64decode(PIXEL))
-    honest = [feedback("p0"), revised("p0"), acted(1).model_copy(update={"act": _flag("reads like a paraphrase")})]
-    hostile = [
+    honest: list[Event] = [
+        feedback("p0"),
+        revised("p0"),
+        acted(1).model_copy(update={"act": _flag("reads like a paraphrase")}),
+    ]
+    hostile: list[Event] = [
         feedback(f"p{number}", question=text, response=text, raw=text, delivered=text, domain=text, removed=(text,))
         for number, text in enumerate(HOSTILE, start=1)
     ]

@@ -83,8 +83,8 @@ def end_fork_server() -> list[str]:
     for process in left:
         process.kill()
         process.join()
-    forkserver._forkserver._stop()
-    resource_tracker._resource_tracker._stop()
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
     return [f"{process.pid}: {process.name}" for process in left]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -51,9 +52,9 @@ class Stand:
     def post(self, path: str, key: str = "admin-key", **body: str) -> httpx2.Response:
         return httpx2.post(self.url + path, json=body, headers=bearer(key), trust_env=False, timeout=20)
 
-    def exchanges(self, query: str = "student=a&step=1") -> list[dict[str, object]]:
+    def exchanges(self, query: str = "student=a&step=1") -> list[dict[str, Any]]:
         self.see()
-        items: list[dict[str, object]] = self.get(f"/v1/feedback?{query}").json()["items"]
+        items: list[dict[str, Any]] = self.get(f"/v1/feedback?{query}").json()["items"]
         return items
 
     def let_the_other_group_through(self) -> None:

@@ -25,7 +25,10 @@ def main() -> int:
     def breaks(body: dict[str, str]) -> None:  # noqa: ARG001 - it has to be read
         raise RuntimeError("told to break")
 
-    service.spawn("work", lambda: service.stopping.wait() and None)
+    def work() -> None:
+        service.stopping.wait()
+
+    service.spawn("work", work)
     return service.serve(app, host="127.0.0.1", port=0, url_file=url_file, grace_s=2.0)
 
 

@@ -58,7 +58,7 @@ def token_divergence(
     if token_mask is None:
         token_mask = torch.ones(student_logits.shape[:2], dtype=torch.bool, device=student_logits.device)
     positions = token_mask.bool().nonzero()
-    value: Tensor = _TokenDivergence.apply(student_logits, teacher_logits.detach(), positions, rule)  # type: ignore[no-untyped-call]
+    value: Tensor = _TokenDivergence.apply(student_logits, teacher_logits.detach(), positions, rule)
     return value
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from services.student.engines.port import GenerationRequest
 from services.student.engines.scripted import Script, ScriptedEngine
+from shared.bus.port import Bus
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import Job, Prompt, PromptOutput, Sample
 from shared.problems.problem import ProblemSet
 from tests.fakes.broker import BrokerBench, FakeStudent
-from tests.fakes.bus.memory import MemoryBus
 
 LONG = ("rollout.max_tokens=200", "feedback.max_tokens=200", "evaluation.max_tokens=200")
 """A token of this engine is a byte."""
@@ -17,7 +17,7 @@ LONG = ("rollout.max_tokens=200", "feedback.max_tokens=200", "evaluation.max_tok
 class ScriptedStudent(FakeStudent):
     """Answers every prompt with its engine, as the job's version."""
 
-    def __init__(self, name: str, bus: MemoryBus, problems: ProblemSet, script: Script) -> None:
+    def __init__(self, name: str, bus: Bus, problems: ProblemSet, script: Script) -> None:
         super().__init__(name, bus, problems)
         self._engine = ScriptedEngine(script)
 

@@ -1,7 +1,6 @@
 """`python -m services.student` on a real server: the process, the broker's side of its queues, its HTTP."""
 
 import signal
-import subprocess
 from pathlib import Path
 
 import httpx2
@@ -12,6 +11,7 @@ from shared.contracts.envelope import Message
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JobDone, JobKind
 from shared.problems.loading import load_problem_set
+from tests.fakes.forked import Forked
 from tests.fakes.service_process import start_service
 from tests.fakes.student import RUN, Broker, config_in
 from tests.fakes.waiting import wait_until
@@ -30,7 +30,7 @@ class Student:
         self.bus = RedisBus(redis_url, RUN, lease_s=LEASE_S)
         self.config = config_in(run_dir, f"bus.lease_s={LEASE_S}", "bus.heartbeat_s=0.1", "bus.deadline_s=1.0")
         self.broker = Broker(self.bus)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Forked | None = None
         self.url = ""
         self.seen: list[Message] = []
 

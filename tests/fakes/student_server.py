@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -30,7 +30,7 @@ class StudentServer:
     url: str = ""
     status: int = 200
     location: str = ""
-    error: dict[str, str | None] | None = None
+    error: Mapping[str, str | None] | None = None
     answer: str = " u = 9 * 2 = 18"
     answers: list[str] = field(default_factory=list)
     holds: bool = False

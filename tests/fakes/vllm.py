@@ -67,7 +67,7 @@ class FakeVllm:
 
         @app.get("/openapi.json")
         def description() -> dict[str, Any]:
-            schema = {"CompletionRequest": {"properties": {name: {} for name in self._needs.fields}}}
+            schema: dict[str, object] = {"CompletionRequest": {"properties": {name: {} for name in self._needs.fields}}}
             return {"paths": {name: {} for name in self._needs.routes}, "components": {"schemas": schema}}
 
         @app.get("/version")

@@ -32,6 +32,7 @@ from shared.contracts.run import AnswerCounts, RunState, Split, Status
 from tests.fakes.figures import step_done
 
 Told = TypeVar("Told", bound=BaseEvent)
+Issued = TypeVar("Issued", bound=Command)
 
 DOMAINS = ("physics", "chemistry")
 
@@ -111,7 +112,7 @@ class World:
                 return self.state
         raise AssertionError(f"not done after {limit} events: {self.state.status}")
 
-    def of(self, kind: type[Command]) -> list[Command]:
+    def of(self, kind: type[Issued]) -> list[Issued]:
         return [command for command in self.commands if isinstance(command, kind)]
 
     def told(self, kind: type[Told]) -> list[Told]:
@@ -160,8 +161,8 @@ def told(commands: Iterable[Command], kind: type[Told]) -> list[Told]:
 
 def base_of(world: World, student: str, step: int) -> set[int]:
     """Steps behind the versions that the rollouts of `step` were drawn from."""
-    rollouts = [c for c in world.of(IssueRollout) if c.student == student and c.step == step]  # type: ignore[union-attr]
-    return {version_steps(command.version) for command in rollouts}  # type: ignore[union-attr]
+    rollouts = [c for c in world.of(IssueRollout) if c.student == student and c.step == step]
+    return {version_steps(command.version) for command in rollouts}
 
 
 def tick(world: World) -> list[Command]:

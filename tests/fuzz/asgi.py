@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from fastapi import FastAPI
+from starlette.types import Message
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -58,14 +59,14 @@ class _Exchange:
         self._body: bytes | None = body
         self._over = asyncio.Event()
 
-    async def receive(self) -> dict[str, Any]:
+    async def receive(self) -> Message:
         body, self._body = self._body, None
         if body is not None:
             return {"type": "http.request", "body": body, "more_body": False}
         await self._over.wait()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: dict[str, Any]) -> None:
+    async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}

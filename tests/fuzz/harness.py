@@ -115,7 +115,7 @@ class Fuzz:
         self._hang_s = hang_s
         self._now = now
 
-    def run(self, cases: SearchStrategy[Case], attempt: Callable[[Case], None], *, examples: int) -> None:
+    def run(self, cases: SearchStrategy[Case], attempt: Callable[[Case], object], *, examples: int) -> None:
         """Try one case after the other; the first failure is shrunk and raised."""
         end_s = self._now() + (math.inf if self._seconds is None else self._seconds)
         failed = False

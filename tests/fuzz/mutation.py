@@ -31,7 +31,7 @@ NUMBERS = (
     *(0, 1, -1, 2, 255, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**400, _DIGITS),
     *(0.0, -0.0, 0.5, 1e-320, 1e308, float("inf"), float("-inf"), float("nan")),
 )
-EMPTY = (None, True, False, [], {}, [[]], [None], {"": None})
+EMPTY: tuple[Json, ...] = (None, True, False, [], {}, [[]], [None], {"": None})
 NASTY: SearchStrategy[Json] = (
     st.sampled_from(TEXTS)
     | st.sampled_from(NUMBERS)

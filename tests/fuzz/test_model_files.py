@@ -5,6 +5,7 @@ import shutil
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ ADAPTER = {
 MESSAGES = (ChatMessage(role="system", content="Be short."), ChatMessage(role="user", content="2 + 2?<|im_end|>"))
 
 
+def _checked(model: Path) -> int:
+    check_model(model)
+    return vocabulary_size(model)
+
+
 @pytest.fixture
 def model(fuzz: Fuzz) -> Path:
     """A small one that loads, with code in it that must not."""
@@ -74,7 +80,7 @@ def test_configurations(fuzz: Fuzz, model: Path) -> None:
     reading: dict[str, tuple[Path, Callable[[], object], st.SearchStrategy[bytes]]] = {
         MODEL_CONFIG: (
             model,
-            lambda: (check_model(model), vocabulary_size(model)),
+            partial(_checked, model),
             json_like(config, config | RUNS_CODE),
         ),
         GENERATION_CONFIG: (model, lambda: generation_config(model), json_like(GENERATION)),

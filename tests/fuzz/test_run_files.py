@@ -108,8 +108,8 @@ def envelopes(draw: DrawFn) -> bytes:
     outer: dict[str, Any] = json.loads(wrap(draw(st.sampled_from(EXAMPLES))))
     match draw(st.sampled_from(("inside", "outside", "both", "damage"))):
         case "inside":
-            body = written(draw(altered(json.loads(outer["body"]))))
-            return written(outer | {"body": body.decode()})
+            inner = written(draw(altered(json.loads(outer["body"]))))
+            return written(outer | {"body": inner.decode()})
         case "outside":
             return written(draw(altered(outer)))
         case "both":

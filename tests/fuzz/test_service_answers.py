@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from opcod.local.deployment import Deployment, Endpoint, ensure_key
-from opcod.talk.client import Client, page_address
+from opcod.talk.client import Client, page_of
 from services.inspector.http.broker import BrokerClient
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.acting import Accepted, ReasonRequest
@@ -82,7 +82,7 @@ def test_answers_of_services(fuzz: Fuzz) -> None:
             "peers": lambda: client.broker("GET", "/v1/peers", PeersResponse),
             "accepted": lambda: client.broker("POST", "/v1/x", Accepted, act),
             "act": acted,
-            "page": lambda: page_address(deployment),
+            "page": lambda: page_of(deployment),
             "events": lambda: list(client.broker_events("/v1/peers/ask", question)),
             "stages": lambda: runner.run(stages()),
         }

@@ -48,7 +48,7 @@ def test_excluded_feedback_is_not_trained_on_and_the_history_says_who_when_and_w
 
     after = {item["id"]: item for item in stand.exchanges()}[chosen["id"]]
     assert (after["delivered"], after["withheld"]) == (None, chosen["delivered"])
-    [act] = after["history"]  # type: ignore[misc]
+    [act] = after["history"]
     assert (act["act"], act["reason"], act["refused"], act["id"]) == (
         "exclude",
         "wrong formula",
@@ -71,7 +71,7 @@ def test_an_exchange_that_is_flagged_and_excluded_is_both_in_either_order(stand:
     stand.bench.finish()
     [after] = [item for item in stand.exchanges() if item["id"] == chosen["id"]]
     assert (after["delivered"], after["withheld"]) == (None, chosen["delivered"])
-    history: list[dict[str, str | None]] = after["history"]  # type: ignore[assignment]
+    history: list[dict[str, str | None]] = after["history"]
     assert sorted((act["act"], act["refused"]) for act in history) == [("exclude", None), ("flag", None)]
     for act in order:
         assert [item["id"] for item in stand.exchanges(f"acted={act}")] == [chosen["id"]]
@@ -90,7 +90,7 @@ def test_once_the_batch_is_sealed_exclusion_is_refused_and_a_flag_is_taken(stand
     assert stand.post(f"/v1/feedback/{chosen['id']}/flag", reason="reads like a <b>paraphrase</b>").status_code == 202
     stand.bench.turn()
     [flagged] = stand.exchanges("acted=flag")
-    assert [act["reason"] for act in flagged["history"]] == ["reads like a <b>paraphrase</b>"]  # type: ignore[attr-defined]
+    assert [act["reason"] for act in flagged["history"]] == ["reads like a <b>paraphrase</b>"]
     assert [item["act"]["act"] for item in stand.get("/v1/acts").json()["items"]] == ["flag"]
     assert stand.post("/v1/feedback/999/flag", reason="x").status_code == 404
     assert stand.post(f"/v1/feedback/{chosen['id']}/flag", reason="").status_code == 422

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_who_has_no_home_is_served_and_told_where_one_is_needed() -> None:
     ],
     ids=["ascii", "posix"],
 )
-def test_what_a_terminal_cannot_show_ends_no_command(tmp_path: Path, environment: dict[str, str | None]) -> None:
+def test_what_a_terminal_cannot_show_ends_no_command(tmp_path: Path, environment: dict[str, Any]) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('extends = "smoke"  # für Zürich\nstudents.a.model = "/東京"\n', encoding="utf-8")
     shown = opcod("run", "--dry-run", "--config", str(file), *SCRIPTED, **environment)

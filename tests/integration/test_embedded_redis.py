@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -101,6 +102,10 @@ def test_any_path_will_do(port: int, tmp_path: Path, name: str) -> None:
     assert process.wait(timeout=20) == 0
 
 
+def _ended(data_dir: Path) -> bool:
+    return servers_in(data_dir) == []
+
+
 def servers_in(data_dir: Path) -> list[psutil.Process]:
     """Servers that work in a directory: those of one holder, whatever became of it."""
     found = []
@@ -121,7 +126,7 @@ def test_whenever_its_holder_ends_no_server_is_left(tmp_path: Path, number: sign
         time.sleep(after_ms / 1000)
         process.send_signal(number)
         process.wait(timeout=20)
-        wait_until(lambda place=data_dir: servers_in(place) == [], f"the end of the server, {after_ms} ms old")
+        wait_until(partial(_ended, data_dir), f"the end of the server, {after_ms} ms old")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])

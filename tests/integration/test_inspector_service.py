@@ -3,7 +3,6 @@
 import json
 import queue
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 
 from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings, to_toml
+from tests.fakes.forked import Forked
 from tests.fakes.service_process import start_service
 from tests.fakes.valkey import ValkeyServer
 from tests.fakes.waiting import wait_until
@@ -30,7 +30,7 @@ class Inspector:
     def __init__(self, run_dir: Path, redis_url: str) -> None:
         self.run_dir = run_dir
         self.redis_url = redis_url
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Forked | None = None
         self.url = ""
 
     def start(self) -> None:

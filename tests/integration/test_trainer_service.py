@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.batches import BatchSealed
 from shared.contracts.weights import StepDone
+from tests.fakes.forked import Forked
 from tests.fakes.service_process import start_service
 from tests.fakes.valkey import ValkeyServer
 from tests.fakes.waiting import wait_until
@@ -46,10 +46,10 @@ class Trainer:
     def __init__(self, run_dir: Path, redis_url: str) -> None:
         self.run_dir = run_dir
         self.redis_url = redis_url
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Forked] = []
         self.url = ""
 
-    def start(self, replica: str = "0") -> subprocess.Popen[bytes]:
+    def start(self, replica: str = "0") -> Forked:
         process, self.url = start_service(
             "trainer",
             run=RUN,

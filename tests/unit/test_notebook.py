@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ pytestmark = [
 ]
 
 
-def outputs(notebook: "nbformat.NotebookNode") -> list[str]:
+def outputs(notebook: Any) -> list[str]:
     return ["".join(o.get("text", "") for o in cell.get("outputs", [])) for cell in notebook.cells]
 
 

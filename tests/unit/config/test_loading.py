@@ -172,6 +172,7 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("loss.top_k=0", ["loss.top_k", "got 0"]),
         ("tau=1", ["expected section.key=value, got the key 'tau'"]),
         ("gate.tau", ["expected section.key=value, got no `=` in it"]),
+        ("students.a.vllm.environment=x", ["vllm.environment: expected a table of names and values, got 'x'"]),
         ("gate.=1", ["expected section.key=value"]),
         ("problems.source=a\0b", ["problems.source: expected text in UTF-8 without NUL, got 'a\\x00b'"]),
         ("problems.source=\udcff", ["problems.source: expected text in UTF-8 without NUL, got '\\udcff'"]),

@@ -1,7 +1,6 @@
 """Which versions stay, and what is left of one that goes."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from services.broker.machine import machine
 from services.broker.metrics import PRUNING_FAILURES
 from services.broker.upkeep import VersionRetention
 from shared.config.retention import RetentionSection
-from shared.contracts.run import PhaseState, Score, Split
+from shared.contracts.run import PhaseState, Revision, Score, Split
 from shared.errors import StorageError
 from shared.files.retention import best_version, needed_steps, prune_versions, retained, versions_on_disk
 from tests.fakes.world import small_plan
@@ -95,8 +94,13 @@ def test_a_version_that_is_still_revised_with_stays() -> None:
     state = machine.new_run(small_plan(), incarnation=1, at=0.0)
     state.version = {"a": "a@v6", "b": "b@v0"}
     state.phases = [
-        PhaseState.model_construct(
-            student="a", tutor="b", tutor_version="b@v0", open_revisions=[SimpleNamespace(version="a@v4")]
+        PhaseState(
+            student="a",
+            tutor="b",
+            tutor_version="b@v0",
+            first_step=5,
+            steps=2,
+            open_revisions=[Revision(job_id="j", step=4, problem_id="p", version="a@v4")],
         )
     ]
     assert needed_steps(state, "a") == {4: "revising", 6: "live"}

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,16 @@ class Child:
     url_file: Path
     process: subprocess.Popen[str] | None = None
 
-    def start(self, how: str = "works", port: int = 0, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, how: str = "works", port: int = 0, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.fakes.serving_child", str(port), str(self.url_file), how]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
         )
         return self.process
 
@@ -92,5 +98,5 @@ def test_a_port_that_is_taken_is_named(child: Child) -> None:
 
 def test_it_ends_when_the_launcher_that_started_it_is_gone(child: Child) -> None:
     """Its parent is not the one that it was told: as when that one was killed."""
-    process = child.start(**{PARENT_VARIABLE: "1"})
+    process = child.start(environment={PARENT_VARIABLE: "1"})
     assert process.wait(WAIT_S) == 0

@@ -1,7 +1,7 @@
 """The live stream without a server: frames out of the generator, slots out of the ASGI call."""
 
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,7 +41,9 @@ def in_time(check: Callable[[], Awaitable[None]]) -> None:
     anyio.run(bounded)
 
 
-def live(store: Store, position: int, stopping: threading.Event, keep_alive_s: float = 15.0) -> AsyncIterator[bytes]:
+def live(
+    store: Store, position: int, stopping: threading.Event, keep_alive_s: float = 15.0
+) -> AsyncGenerator[bytes, None]:
     return live_events(store, position, stopping.is_set, poll_s=0.01, keep_alive_s=keep_alive_s)
 
 

@@ -28,7 +28,8 @@ VENDOR = WEB / "vendor"
 
 
 def test_vendored_files_have_their_sums() -> None:
-    listed = dict(reversed(line.split(maxsplit=1)) for line in (VENDOR / "SHA256SUMS").read_text().splitlines())
+    lines = (VENDOR / "SHA256SUMS").read_text().splitlines()
+    listed = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
     there = {path.relative_to(VENDOR).as_posix(): path for path in VENDOR.rglob("*") if path.is_file()}
     del there["SHA256SUMS"]
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items()} == listed

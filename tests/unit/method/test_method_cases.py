@@ -171,7 +171,6 @@ def test_row52_long_feedback_is_cut_at_a_sentence() -> None:
 
 
 def test_every_row_of_the_table_is_here() -> None:
-    tables = [VERDICTS, REMOVED, KEPT]
-    named = {int(row[0].partition("-")[0]) for table in tables for row in table}
+    named = {int(str(row[0]).partition("-")[0]) for row in (*VERDICTS, *REMOVED, *KEPT)}
     named |= {int(number) for number in re.findall(r"row(\d+)", Path(__file__).read_text("utf-8"))}
     assert named == set(range(1, 53))

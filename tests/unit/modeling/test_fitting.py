@@ -4,8 +4,9 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -288,7 +289,7 @@ def test_code_that_comes_with_a_model_never_runs_and_nobody_is_asked(
 
 def test_what_a_library_tells_of_a_load_is_refused_the_same_way(tmp_path: Path) -> None:
     refuse_others({"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}, tmp_path)
-    info = {
+    info: dict[str, Collection[Any]] = {
         "missing_keys": {"a"},
         "unexpected_keys": {"b"},
         "mismatched_keys": {("c", torch.Size([1]), torch.Size([2]))},

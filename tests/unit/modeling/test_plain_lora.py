@@ -78,7 +78,7 @@ def logits(model: torch.nn.Module) -> Tensor:
 def write_adapter(directory: Path, base: Path, **options: object) -> Path:
     """As PEFT saves it, with tensors that are far from zero."""
     config = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM"} | options
-    untrained = LoraConfig(**config | {"init_lora_weights": True})  # type: ignore[arg-type]
+    untrained = LoraConfig(**config | {"init_lora_weights": True})
     model = get_peft_model(load_model(base, "float32"), untrained)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def begin(run: ComparedRun) -> Path:
     return run.paths.run_dir
 
 
-def finish(run: ComparedRun, **changes: object) -> None:
+def finish(run: ComparedRun, **changes: Any) -> None:
     """As a finished run leaves it."""
     report = build_report(final_state(run=run.paths.run, **changes), run.settings, {}, 100.0, {})
     (begin(run) / "report").mkdir()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -27,7 +28,7 @@ def run_dir(tmp_path: Path) -> Path:
     return directory
 
 
-def write_state(run_dir: Path, **changes: object) -> None:
+def write_state(run_dir: Path, **changes: Any) -> None:
     state = final_state(run=RUN, status_seconds=SECONDS, **changes)
     (run_dir / STATE_FILE).write_text(state.model_dump_json())
 

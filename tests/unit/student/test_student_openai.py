@@ -189,7 +189,13 @@ def test_every_field_of_the_official_client_is_known() -> None:
 
 def test_a_conversation_may_come_in_parts_with_what_clients_send_back(client: TestClient, bench: StudentBench) -> None:
     parts = [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]
-    back = {"role": "assistant", "content": "4", "refusal": None, "annotations": [], "tool_calls": None}
+    back: dict[str, object] = {
+        "role": "assistant",
+        "content": "4",
+        "refusal": None,
+        "annotations": [],
+        "tool_calls": None,
+    }
     messages = [{"role": "developer", "content": "B"}, {"role": "user", "content": parts, "name": "me"}, back]
     assert client.post("/v1/chat/completions", json=CHAT | {"messages": messages}).status_code == 200
     told = [(message.role, message.content) for message in bench.engine.calls[-1][0].messages]

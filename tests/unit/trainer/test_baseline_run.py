@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -10,20 +11,20 @@ from services.broker.exchange.batches import adopt
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.trainer import StudentTrainer
 from shared.bus.keys import RESULTS, TRAINER, train
+from shared.bus.port import Bus
 from shared.contracts.batches import BatchSealed
 from shared.contracts.jobs import Job, JobOutput
 from shared.contracts.weights import StepDone
 from shared.files.store import LocalStore
 from shared.modeling.loading import load_tokenizer
 from tests.fakes.broker import RUN, BrokerBench
-from tests.fakes.bus.memory import MemoryBus
 from tests.unit.trainer.ground import BASE_SHA256, OpenFence, learner, settings
 
 
 class RealTrainer:
     """Takes sealed batches of one student and applies them, in the place of the bench's FakeTrainer."""
 
-    def __init__(self, name: str, bus: MemoryBus, run_dir: Path, tiny_dir: Path, method: str) -> None:
+    def __init__(self, name: str, bus: Bus, run_dir: Path, tiny_dir: Path, method: Literal["sdpo", "grpo"]) -> None:
         step = replace(settings(mini_batches=2), method=method)
         store = LocalStore(run_dir)
         self._name, self._bus = name, bus
@@ -71,7 +72,7 @@ def with_own_tokens(_job: Job, output: JobOutput) -> JobOutput:
 
 
 @pytest.mark.parametrize("method", ["sdpo", "grpo"])
-def test_a_baseline_trains_each_student_alone(tmp_path: Path, tiny_dir: Path, method: str) -> None:
+def test_a_baseline_trains_each_student_alone(tmp_path: Path, tiny_dir: Path, method: Literal["sdpo", "grpo"]) -> None:
     bench = BrokerBench(tmp_path, ("gate.mode=never", f"run.method={method}", "rollout.samples=4"))
     trainers = {name: RealTrainer(name, bench.workers, tmp_path, tiny_dir, method) for name in "ab"}
     bench.trainers = trainers  # type: ignore[assignment]

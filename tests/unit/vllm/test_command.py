@@ -120,8 +120,9 @@ def test_a_server_can_only_do_what_its_versions_need(weights: Model, switches: s
 
 
 def description(needs: Needs, lacking: str = "") -> Description:
-    schema = {"CompletionRequest": {"properties": {name: {} for name in needs.fields if name != lacking}}}
-    paths = {name: {} for name in needs.routes if name != lacking}
+    fields: dict[str, object] = {name: {} for name in needs.fields if name != lacking}
+    schema = {"CompletionRequest": {"properties": fields}}
+    paths: dict[str, object] = {name: {} for name in needs.routes if name != lacking}
     return Description.model_validate({"paths": paths, "components": {"schemas": schema}})
 
 

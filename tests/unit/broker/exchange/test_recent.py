@@ -8,8 +8,12 @@ from services.broker.exchange.groups import Recent
 def test_what_was_used_longest_ago_goes_first() -> None:
     made: list[str] = []
 
+    def make(key: str) -> str:
+        made.append(key)
+        return key * 3
+
     def get(key: str) -> str:
-        return recent.get(key, lambda: made.append(key) or key * 3)
+        return recent.get(key, lambda: make(key))
 
     recent: Recent[str, str] = Recent(limit=7, weigh=len)
     assert [get(key) for key in "abab"] == ["aaa", "bbb"] * 2

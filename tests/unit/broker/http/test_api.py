@@ -129,7 +129,7 @@ def test_asking_goes_from_answer_over_feedback_to_the_revised_answer(ground: Gro
     first, again = ground.students["a"].chats
     assert first.messages[-1].content == QUESTION
     assert again.messages[-1].content == f"{QUESTION}\nFeedback: Multiply the current with the resistance."
-    assert [request.seed for request in (first, again, *ground.students["b"].asked)] == [5, 5, 5]
+    assert (first.seed, again.seed, *(request.seed for request in ground.students["b"].asked)) == (5, 5, 5)
     assert ground.students["b"].asked[0].response == ground.students["a"].answer
     assert ground.students["a"].keys == ["Bearer secret"] * 2
 

@@ -129,7 +129,7 @@ def open_group(made: World, exchange: ExchangeRef) -> GroupState:
 def test_once_sealed_it_is_refused_with_what_to_do() -> None:
     made = world()
     exchange, _ = told_group(made)
-    while not [c for c in made.of(SealBatch) if c.student == "a"]:  # type: ignore[union-attr]
+    while not [c for c in made.of(SealBatch) if c.student == "a"]:
         made.step()
     before = made.state.model_dump(exclude={"revision", "at", "acted"})
     [done] = kept(ask(made, exclude(exchange)))
@@ -203,7 +203,7 @@ def test_an_act_on_a_paused_run_is_obeyed_when_it_goes_on() -> None:
     ask(made, silence("b"))
     made.send(Controlled(made.at, "resume", "back"))
     lost = made.state.tallies["a"].lost_feedback.get("silenced", 0)
-    issued = [c for c in made.of(IssueFeedback) if c.tutor == "b"]  # type: ignore[union-attr]
+    issued = [c for c in made.of(IssueFeedback) if c.tutor == "b"]
     assert lost == len(issued)
     assert made.finish().status is Status.DONE
 

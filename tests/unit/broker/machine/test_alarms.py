@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 
 import pytest
 
@@ -49,14 +50,14 @@ def test_a_gradient_near_zero_with_a_loss_that_is_not_is_told_after_the_window()
 @pytest.mark.parametrize(
     "step", [{"loss": 1e-4, "grad_norm": 1e-5}, {"loss": 0.0, "grad_norm": 0.0}, {"grad_norm": 0.02}]
 )
-def test_little_left_to_learn_no_update_and_small_gradients_are_no_alarm(step: dict[str, float]) -> None:
+def test_little_left_to_learn_no_update_and_small_gradients_are_no_alarm(step: dict[str, Any]) -> None:
     run = Watched()
     assert [run.see(**step) for _ in range(10)] == [[]] * 10
 
 
 def test_one_healthy_step_breaks_the_row_and_a_new_row_is_a_new_alarm() -> None:
     run = Watched()
-    flat = {"loss": 0.3, "grad_norm": 1e-5}
+    flat: dict[str, Any] = {"loss": 0.3, "grad_norm": 1e-5}
     told = [run.see(**step) for step in [*[flat] * 4, {}, *[flat] * 5, {}, *[flat] * 5]]
     assert [number for number, names in enumerate(told, start=1) if names] == [10, 16]
     assert run.state.watches["a"].standing == ["near_zero_gradient"]

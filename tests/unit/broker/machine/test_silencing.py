@@ -69,7 +69,7 @@ def test_in_any_order_a_silent_tutor_is_not_asked_again_until_the_next_round(see
     assert silent == {1, 2}
     assert rounds_asked == {1, 2}, "a new round is a new chance"
     assert not asked_after
-    assert len([c for c in world.of(IssueFeedback) if c.tutor == "a"]) == 2 * 3 * 4, "the honest one is always asked"  # type: ignore[union-attr]
+    assert len([c for c in world.of(IssueFeedback) if c.tutor == "a"]) == 2 * 3 * 4, "the honest one is always asked"
 
 
 def test_it_takes_three_groups_that_are_equally_large() -> None:
@@ -100,7 +100,7 @@ def test_the_open_step_waits_for_no_feedback_of_a_silent_tutor() -> None:
     assert len(given_up) == len(held) == 3
     assert world.state.tallies["a"].lost_feedback == {"silenced": 3}
     assert sum(group.feedback.output is not None for group in phase.step.groups) == 5, "what came stays"
-    while not [c for c in world.of(SealBatch) if c.student == "a"]:  # type: ignore[union-attr]
+    while not [c for c in world.of(SealBatch) if c.student == "a"]:
         assert world.step()
     before = world.state.model_dump(exclude={"revision", "at"})
     for event in held:

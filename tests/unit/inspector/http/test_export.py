@@ -12,13 +12,14 @@ from services.inspector.http import export
 from services.inspector.http.views import ExchangeView
 from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
+from shared.contracts.events import Event
 from tests.unit.inspector.told import acted, feedback, revised
 
 NASTY = "Ω \u2028 \"quoted\"\n<script>alert(1)</script> \x00 = cmd|' /C calc'!A0"
 
 
 def fill(store: Store) -> None:
-    events = [
+    events: list[Event] = [
         feedback("p1", response=NASTY, removed=("boxed letter",)),
         feedback("p2", verdict="no_match", delivered=None),
         feedback("p3", student="b", tutor="a", raw=None, delivered=None, verdict="fb_none"),

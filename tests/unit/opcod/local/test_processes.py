@@ -56,7 +56,12 @@ def test_a_process_that_was_killed_is_started_again(tmp_path: Path, supervisor: 
     assert supervisor.check() == []
     os.kill(first, 9)
     restarted: list[str] = []
-    until(lambda: restarted.extend(supervisor.check()) or restarted)
+
+    def checked() -> bool:
+        restarted.extend(supervisor.check())
+        return bool(restarted)
+
+    until(checked)
     assert restarted == ["played"]
     assert supervisor.pids()["played"] != first
 

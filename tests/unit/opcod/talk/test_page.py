@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -30,7 +31,7 @@ def deployed(run_dir: Path, url: str | None) -> Deployment:
 
 
 @contextmanager
-def inspector(tmp_path: Path, **changes: str) -> Iterator[str]:
+def inspector(tmp_path: Path, **changes: Any) -> Iterator[str]:
     """The URL at which services ask an inspector with keys."""
     (tmp_path / KEY_FILE).write_text(new_keys())
     store, log = Store(tmp_path / "log.sqlite3", RUN), EventLog()

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_damaged_files_are_refused_before_the_engine_sees_them(
 @pytest.mark.parametrize(
     "changes", [{"run": "other"}, {"student": "b"}, {"version": "a@v2"}], ids=lambda changes: next(iter(changes))
 )
-def test_a_manifest_of_something_else_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_a_manifest_of_something_else_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     publish_version(tmp_path, 1, **changes)
     engine = FakeEngine()
     with pytest.raises(VersionRefusedError, match="expected the manifest of"):

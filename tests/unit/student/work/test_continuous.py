@@ -11,7 +11,7 @@ import pytest
 
 from services.student.engines.port import EngineState, Generation, GenerationRequest
 from services.student.http.people import Inquiry
-from services.student.work.calls import EngineCalls, Running
+from services.student.work.calls import EngineCall, EngineCalls, Running
 from services.student.work.worker import IDLE_S, MAX_TRIES, EngineDeadError
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.envelope import Message
@@ -291,7 +291,7 @@ def test_the_engines_seconds_are_shared_out_by_sequences() -> None:
     calls.start([Inquiry("a@v0", (one,) * 3, threading.Event())])
     clock.now_s += 8
     engine.go.set()
-    ended = []
+    ended: list[EngineCall] = []
     while len(ended) < 2:
         ended += calls.ended(WAIT_S)
     calls.close()

@@ -1,6 +1,7 @@
 """What a configuration says of sharing a pass."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def config(kind: str = "qwen3", **facts: object) -> SimpleNamespace:
     ],
 )
 def test_a_tree_is_no_longer_than_a_window_and_none_is_made_where_a_layer_takes_no_mask(
-    facts: dict[str, object], tree_tokens: int
+    facts: dict[str, Any], tree_tokens: int
 ) -> None:
     packing = packing_of(config(**facts))
     assert packing.tree_tokens == tree_tokens

@@ -58,7 +58,7 @@ def test_one_update_is_the_policy_gradient(tiny_dir: Path, micro_batch_tokens: i
         weights = weights_of(logprobs.detach(), row)
         by_hand = by_hand - row.advantage * (weights * logprobs).mean() / len(made)
         value -= row.advantage * float(weights.mean()) / len(made)
-    by_hand.backward()  # type: ignore[no-untyped-call]
+    by_hand.backward()
     expected = gradients(twin)
     one = recorder(tiny_dir, step)
     metrics = train_step(one, made, step, StageClock())
@@ -85,7 +85,7 @@ def test_the_second_update_s_ratio_is_to_the_student_at_the_step_s_start(tiny_di
         loss = loss if a > 0 else loss.clamp(max=-3 * a)
         by_hand = by_hand + (weights_of(before, row) * loss).mean() / len(second)
     assert cut > 0, "the first update must move the student far enough for a cut to be seen"
-    by_hand.backward()  # type: ignore[no-untyped-call]
+    by_hand.backward()
     expected = gradients(twin)
     one = recorder(tiny_dir, step)
     train_step(one, made, step, StageClock())

@@ -80,7 +80,7 @@ def reference(one: Learner, made: list[Row], step: StepSettings) -> tuple[float,
         weights=weights,
         aggregation=step.loss.aggregation,
     )
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     gradients = {name: each.grad for name, each in one.model.named_parameters.items() if each.grad is not None}
     return float(loss.detach()), gradients
 
@@ -233,6 +233,6 @@ def copy_answer(one: Learner, prompt: list[int], answer: list[int]) -> None:
     optimizer = torch.optim.AdamW(one.model.parameters, lr=1e-2)
     for _ in range(40):
         optimizer.zero_grad()
-        (-token_logprobs(one.model.network, [prompt], [answer]).sum()).backward()  # type: ignore[no-untyped-call]
+        (-token_logprobs(one.model.network, [prompt], [answer]).sum()).backward()
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
