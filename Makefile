@@ -9,8 +9,9 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.ready
 TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
-# For instance `-n 2 --dist loadgroup --no-loadscope-reorder`: quicker, but embedded servers may then meet at a port.
-WORKERS ?=
+# Processes that tests run in; 0 runs them one after the other in one. Long files come first, so that none ends alone.
+WORKERS ?= 2
+SPREAD = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 ARGS ?=
 
 export TOKENIZERS_PARALLELISM = false
@@ -47,10 +48,10 @@ screenshots: browser ## The page's main views of a recorded run, into docs/image
 	$(BIN)/python -m tests.browser.screenshots $(RUN) $(BESIDE)
 
 test: setup browser lint types ## The whole test suite, with lint and types
-	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(SPREAD) $(ARGS)
 
 unit: setup ## Only the fast tests
-	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(WORKERS) tests/unit tests/contract tests/lint $(ARGS)
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(SPREAD) tests/unit tests/contract tests/lint $(ARGS)
 
 faults-full: setup ## Every service hurt in every way at every point of a step (about ten minutes)
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) OPCOD_FAULTS_FULL=1 $(BIN)/python -m pytest -q tests/faults $(ARGS)
