@@ -14,7 +14,7 @@ from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigF
 from opcod.prepare.preparing import create_run
 from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from opcod.report.comparison_text import print_comparison, to_markdown
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.results.comparison import METHODS, Comparison, compare_methods, parse_methods, refuse_owned
 
 Methods = Annotated[str, typer.Option("--methods", help=f"Of {', '.join(METHODS)}; the first is the reference.")]

@@ -18,13 +18,12 @@ from opcod.prepare.preparing import prepare_models, stored_settings
 from opcod.report.evaluation import Evaluation, Subject, evaluate, seen
 from opcod.report.inspect_log import require_inspect, write_inspect_log
 from shared.config.settings import RunSettings
-from shared.contracts.answering import Question, Questions
 from shared.contracts.ids import parse_version, seed_of
-from shared.files.store import atomic_write
+from shared.contracts.jobs import Question, Questions
+from shared.files.durable import atomic_write
 from shared.problems.evaluation import per_domain
-from shared.problems.formats import ProblemFormat
 from shared.problems.loading import SCIKNOWEVAL, load_problem_set, load_problems
-from shared.problems.problem import Problem, ProblemSet, rows_hash
+from shared.problems.problem import Problem, ProblemFormat, ProblemSet, rows_hash
 
 OWN_PARTITIONS = ("test", "validation", "train")
 

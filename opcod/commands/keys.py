@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from opcod.local.deployment import ensure_key, ensure_secret
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.files.text import read_text
 
 PASSWORD_FILE = "redis-password"

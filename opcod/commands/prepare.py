@@ -29,7 +29,7 @@ from opcod.prepare.preparing import create_run, prepare_models, refuse_changes, 
 from opcod.prepare.problem_manifest import pin_problems
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError, OpcodError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.http.access import read_keys
 
 PREPARED_FILE = "prepared.json"

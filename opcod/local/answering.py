@@ -8,9 +8,8 @@ from pathlib import Path
 
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from shared.config.settings import Paths
-from shared.contracts.answering import Questions
 from shared.contracts.ids import parse_version, version_name
-from shared.contracts.jobs import PromptOutput
+from shared.contracts.jobs import PromptOutput, Questions
 from shared.errors import ConfigError
 from shared.files.retention import versions_on_disk
 

@@ -21,7 +21,7 @@ from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, UnavailableError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.http.access import new_keys, read_keys
 
 DEPLOYMENT_FILE = "deployment.json"

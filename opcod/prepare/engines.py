@@ -10,7 +10,7 @@ from shared.config.settings import Paths, RunSettings
 from shared.contracts.ids import seed_of
 from shared.contracts.models import prepared_model
 from shared.errors import ConfigError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.vllm.command import Model, arguments, environment
 from shared.vllm.installation import Installation
 

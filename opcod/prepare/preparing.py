@@ -20,7 +20,7 @@ from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, ModelError, StoppedError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 
 SPECIALIZE_TIMEOUT_S = 3600.0
 

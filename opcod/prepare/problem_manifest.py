@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.problems.loading import load_problems
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import ProblemSet

@@ -16,7 +16,7 @@ from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
 from shared.errors import ConfigError, StorageError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.results.comparison import METHODS, RunFigures, alike
 
 

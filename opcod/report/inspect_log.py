@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opcod.report.evaluation import DomainScore, Evaluation
-from shared.contracts.answering import Question, Questions
-from shared.contracts.jobs import PromptOutput, Sample
+from shared.contracts.jobs import PromptOutput, Question, Questions, Sample
 from shared.errors import ConfigError
-from shared.problems.formats import ProblemFormat
-from shared.problems.problem import Problem
+from shared.problems.problem import Problem, ProblemFormat
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalScore

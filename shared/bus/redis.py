@@ -10,11 +10,9 @@ from typing import Any, cast
 import structlog
 from pydantic import ValidationError
 
-from shared.bus.cursors import cursor
-from shared.bus.deliveries import WAIT_SLICE_S, lost_ack, stale_fence, stale_revision
 from shared.bus.keys import LEADER, RESULTS, trainer_lease
-from shared.bus.port import Commit
-from shared.bus.redis_entries import EVENT_JSON, text, word_of, writes
+from shared.bus.port import WAIT_SLICE_S, Commit, lost_ack, stale_fence, stale_revision
+from shared.bus.redis_entries import EVENT_JSON, cursor, text, word_of, writes
 from shared.bus.redis_link import Argument
 from shared.bus.redis_work import RedisWork
 from shared.contracts.envelope import Message, wrap

@@ -11,10 +11,9 @@ from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
-from shared.bus.deliveries import RELEASED, WAIT_SLICE_S, HeldDeliveries, no_queue
 from shared.bus.keys import Keys
 from shared.bus.payloads import check, no_payload
-from shared.bus.port import DeadLetter, Delivery
+from shared.bus.port import RELEASED, WAIT_SLICE_S, DeadLetter, Delivery, HeldDeliveries, no_queue
 from shared.bus.redis_entries import (
     LETTER_FIELD,
     Writes,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from shared.contracts.batches import BatchGroup, BatchManifest
 from shared.contracts.ids import step_name
 from shared.errors import StorageError
-from shared.files.store import GROUPS, MANIFEST, BlobStore
+from shared.files.store import GROUPS, MANIFEST, LocalStore
 
 BATCHES = "batches"
 
@@ -42,7 +42,7 @@ def batch_manifest(raw: bytes, directory: str, *, run: str, student: str, step: 
     return manifest
 
 
-def read_groups(store: BlobStore, directory: str, manifest: BatchManifest) -> Iterator[BatchGroup]:
+def read_groups(store: LocalStore, directory: str, manifest: BatchManifest) -> Iterator[BatchGroup]:
     """All groups, verified before the first. Raises StorageError."""
     try:
         with store.open_verified(directory, GROUPS, manifest.groups_sha256).open("rb") as lines:
@@ -52,7 +52,7 @@ def read_groups(store: BlobStore, directory: str, manifest: BatchManifest) -> It
         raise StorageError(f"cannot read the sealed batch {directory}: {error}") from error
 
 
-def read_group(store: BlobStore, manifest: BatchManifest, problem_id: str) -> BatchGroup:
+def read_group(store: LocalStore, manifest: BatchManifest, problem_id: str) -> BatchGroup:
     """One group of a sealed batch. Raises StorageError if the batch does not hold it."""
     directory = batch_directory(manifest.student, manifest.step)
     for group in read_groups(store, directory, manifest):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from shared.contracts.ids import parse_version
 from shared.contracts.run import RunState, Split
-from shared.files.store import MANIFEST, atomic_write
+from shared.files.durable import atomic_write
+from shared.files.store import MANIFEST
 
 PRUNED = "pruned"
 """The mark: an empty file beside the manifest."""

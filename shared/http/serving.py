@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from shared.errors import OpcodError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.http.addresses import http_url, listen
 from shared.parents import end_with
 

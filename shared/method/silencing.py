@@ -9,8 +9,7 @@ simulated (benchmarks/silencing.py, docs/diagnostics.md).
 
 from dataclasses import dataclass
 
-from shared.method.intervals import effective_count, wilson_lower
-from shared.method.scores import ScoreError
+from shared.method.scores import ScoreError, effective_count, wilson_lower
 
 CONFIDENCE = 0.95
 """One-sided."""

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from shared.errors import ModelError
 from shared.modeling.checksums import TensorBytes, checksum_of
 from shared.modeling.directory import ADAPTER_CONFIG, few, reason
-from shared.modeling.finite import is_finite
+from shared.modeling.fitting import is_finite
 from shared.modeling.loading import DTYPES, Dtype
 from shared.modeling.plain_lora import read_plain_lora, require_targets
 

@@ -11,8 +11,7 @@ from shared.contracts.jobs import PromptOutput
 from shared.contracts.run import AnswerCounts, Split
 from shared.errors import ConfigError
 from shared.method.metrics import majority_baseline
-from shared.problems.formats import ProblemFormat
-from shared.problems.problem import Problem, ProblemSet, spread
+from shared.problems.problem import Problem, ProblemFormat, ProblemSet, spread
 
 
 def evaluated_problems(settings: RunSettings, problems: ProblemSet) -> dict[Split, tuple[Problem, ...]]:

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from shared.contracts.messages import Contract
-from shared.problems.problem import PARTITIONS, Problem, ProblemSet, rows_hash
-from shared.problems.provenance import Provenance
+from shared.problems.problem import PARTITIONS, Problem, ProblemSet, Provenance, rows_hash
 
 
 class DomainManifest(Contract):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.config.vllm import VllmSection, require_short
+from shared.config.machine import VllmSection, require_short
 from shared.errors import ConfigError
 from shared.vllm.installation import Installation
 

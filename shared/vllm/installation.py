@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.config.vllm import VllmSection
+from shared.config.machine import VllmSection
 from shared.errors import ConfigError
 
 OLDEST = (0, 32)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs, require
-from shared.config.vllm import VllmSection
+from shared.config.machine import VllmSection
 from shared.errors import ConfigError
 from shared.vllm.command import Model, arguments, environment, largest_rank
 from shared.vllm.installation import Installation, find_installation, supported

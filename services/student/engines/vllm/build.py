@@ -24,8 +24,8 @@ from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import Weights
 from shared.clock import SystemClock
 from shared.contracts.ids import seed_of
-from shared.modeling.full import tied_names
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
+from shared.modeling.versions import tied_names
 from shared.vllm.command import BASE, Model, arguments, environment
 from shared.vllm.installation import find_installation
 
