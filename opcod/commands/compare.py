@@ -11,7 +11,7 @@ from opcod.commands.run import train
 from opcod.local.deployment import refuse_elsewhere
 from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
-from opcod.prepare.preparing import create_run
+from opcod.prepare.run_directory import create_run
 from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from opcod.report.comparison_text import print_comparison, to_markdown
 from shared.files.durable import atomic_write

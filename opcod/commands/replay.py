@@ -18,7 +18,7 @@ from opcod.installed import require_model_packages
 from opcod.local.deployment import run_lock
 from opcod.local.processes import log_tail
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for, settings_on
-from opcod.prepare.preparing import create_run, stored_settings
+from opcod.prepare.run_directory import create_run, stored_settings
 from shared.config.loading import differences
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import MODELS

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from opcod.local.deployment import live_deployment
-from opcod.local.interrupting import interruptible
+from opcod.local.signals import interruptible
 from opcod.options import RUNS_DIR, RunsDir
-from opcod.tracking.trackers import OTLP, TRACKERS, open_tracker
+from opcod.tracking import OTLP, TRACKERS, open_tracker
 from shared.bus.redis import RedisBus
 from shared.contracts.events import StatusChanged
 from shared.contracts.run import Status

@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
-from opcod.prepare.preparing import stored_settings
+from opcod.prepare.run_directory import stored_settings
 from opcod.report.writing import state_of
-from opcod.weights.rolling_back import roll_back
-from opcod.weights.versions import faults_of, versions_of
+from opcod.weights import faults_of, roll_back, versions_of
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, StorageError
 from shared.files.retention import needed_steps, prune_versions

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import redis
 
-from opcod.local.interrupting import interruptible
+from opcod.local.signals import interruptible
 from shared.errors import UnavailableError
 from shared.http.serving import PARENT_VARIABLE, run_service
 from shared.parents import ending_with_me

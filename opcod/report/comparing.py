@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from opcod.options import paths_for
-from opcod.prepare.checking import check_settings
-from opcod.prepare.preparing import refuse_changes, stored_settings
+from opcod.prepare.checks import check_settings
+from opcod.prepare.run_directory import refuse_changes, stored_settings
 from opcod.report.writing import REPORT_FILE, report_directory
 from shared.config.environment import RUN_NAME
 from shared.config.loading import load_settings

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from opcod.prepare.preparing import stored_settings
-from opcod.prepare.problem_manifest import read_manifest
+from opcod.prepare.run_directory import read_manifest, stored_settings
 from opcod.report.text import to_markdown
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import STATE_FILE, RunState

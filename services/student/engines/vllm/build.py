@@ -26,8 +26,7 @@ from shared.clock import SystemClock
 from shared.contracts.ids import seed_of
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
 from shared.modeling.versions import tied_names
-from shared.vllm.command import BASE, Model, arguments, environment
-from shared.vllm.installation import find_installation
+from shared.vllm import BASE, Model, arguments, environment, find_installation
 
 LOG_LINES = 25
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import ConfigError
-from shared.vllm.installation import supported
+from shared.vllm import supported
 
 ROUTES = ("/v1/completions", "/v1/models")
 FIELDS = ("seed", "stop_token_ids", "return_token_ids", "return_tokens_as_token_ids", "logprob_token_ids")
