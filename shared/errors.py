@@ -3,6 +3,8 @@
 A message says what was expected, what came and what to do about it.
 """
 
+# 2 is what argparse and click end with; 69, 74 and 75 are EX_UNAVAILABLE, EX_IOERR and EX_TEMPFAIL of sysexits.h; 130
+# is what a shell says of a program that Ctrl-C has ended.
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 69
 EXIT_IO = 74

@@ -19,6 +19,7 @@ def end_with(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
     """Signal `number` to this process when `parent`, which must have made it, ends; it ends now if that is gone."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+    # It may have ended before prctl was called: then the signal was missed, and does not come any more.
     if os.getppid() != parent:
         os._exit(0)
 

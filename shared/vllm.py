@@ -49,7 +49,12 @@ def find_installation(section: VllmSection) -> Installation:
         )
     try:
         done = subprocess.run(
-            [str(python), "-I", "-c", _LOOK], capture_output=True, text=True, timeout=LOOK_TIMEOUT_S, check=False
+            # -I: neither our PYTHONPATH nor the working directory is to lead the other interpreter to our packages.
+            [str(python), "-I", "-c", _LOOK],
+            capture_output=True,
+            text=True,
+            timeout=LOOK_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as broken:
         raise ConfigError(f"{python} does not run: {broken}; make the environment of vLLM again") from broken
@@ -118,6 +123,7 @@ def arguments(
         "served-model-name": BASE,
         "uds": socket,
         "dtype": model.dtype,
+        # numpy, which vLLM seeds as well, takes no more.
         "seed": seed % 2**32,
         "max-num-seqs": slots + SPARE_SEQUENCES,
         "tensor-parallel-size": section.tensor_parallel_size,

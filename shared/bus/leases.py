@@ -44,6 +44,7 @@ class _Ticker:
     def stop(self) -> None:
         """Returns when the thread has ended."""
         self._stopped.set()
+        # A tick may be what stops it, and a thread cannot wait for itself.
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -92,7 +93,9 @@ class LeaseKeeper:
     def _renew(self) -> None:
         with self._lock:
             kept = list(self._kept.values())
+        # Before the call: the server may have renewed it at any time since, and the earliest counts.
         started_s = time.monotonic()
+        # Without the lock: while the server is away, work must still be able to begin and to end.
         ours = {_identity(d) for d in self._bus.renew([k.delivery for k in kept])} if kept else set()
         for one in kept:
             one.renewed_s = started_s
@@ -149,6 +152,7 @@ class HeldLease:
         if self._ticker is not None:
             self._ticker.stop()
             self._ticker = None
+        # Renewals have ended by now: one that came after the release would find the lease gone, and call it lost.
         token, self._token = self._token, None
         if token is not None:
             self._bus.release_lease(self._name, self._holder, token)

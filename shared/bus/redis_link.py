@@ -82,14 +82,20 @@ class RedisLink:
 
     def __init__(self, url: str, *, deadline_s: float) -> None:
         self.deadline_s = deadline_s
+        # A socket that waited longer than the deadline would keep a call beyond it.
         timeout_s = min(deadline_s, MAX_SOCKET_TIMEOUT_S)
         self.url = public_url(url)
         try:
             self.client = redis.Redis.from_url(
-                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+                # redis-py would repeat calls by itself, too, and nothing would be left of the deadline.
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 0),
             )
         except (ValueError, TypeError) as error:
             raise ConfigError(f"redis at {self.url}: expected options that redis-py knows, after `?`") from error
+        # Called by their hash; redis-py sends the text again where a server has lost it, as after a restart.
         self._scripts: dict[str, Script] = {name: self.client.register_script(script_text(name)) for name in SCRIPTS}
 
     def call(self, operation: str, action: Callable[[], Answer]) -> Answer:

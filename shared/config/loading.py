@@ -47,6 +47,7 @@ def load_settings(
         if preset and EXTENDS in own:
             raise ConfigError(f"{config}: {EXTENDS} = {own[EXTENDS]!r} names a preset, and so does --preset; leave one")
         _merge(tree, _extended(own, config))
+    # Sorted, so that the order of the environment decides nothing.
     from_env = [
         f"{name.removeprefix(ENV_PREFIX).lower().replace('__', '.')}={value}"
         for name, value in sorted(environ.items())
@@ -142,6 +143,7 @@ def _apply(tree: Tree, override: str) -> None:
 
 
 def _parse_value(text: str) -> object:
+    # TOML has no word for it.
     if text == "none":
         return None
     try:
@@ -157,6 +159,7 @@ def _explain(error: Any) -> str:
         known = _fields_at(path[:-1])
         return f"unknown key {name}{nearest(path[-1], known)}; there are: {', '.join(known)}"
     message = str(error["msg"]).removeprefix("Value error, ")
+    # Our own messages say what came, and a whole section would be too much to repeat.
     if error["type"] in ("missing", "value_error") or isinstance(error["input"], dict):
         return f"{name}: {message}"
     return f"{name}: {message}, got {error['input']!r}"

@@ -89,6 +89,7 @@ class RetentionSection(Section):
         return value
 
 
+# sun_path of Linux has 108 bytes, the last one for NUL.
 MAX_SOCKET_BYTES = 107
 """Of the path of a unix socket; the system takes no longer one."""
 

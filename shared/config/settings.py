@@ -260,6 +260,7 @@ class StudentSection(Section):
 class RunSettings(Section):
     """All sections, checked against one another (`refuse_contradictions`)."""
 
+    # Sections are immutable, so one instance may be the default of all.
     run: RunSection = RunSection()
     problems: ProblemsSection = ProblemsSection()
     gate: GateSection = GateSection()

@@ -20,7 +20,7 @@ class RevisionCount(StateModel):
 
     wrong_rollouts: of the n rollouts of each of their groups. told: the prompt held the tutor's feedback.
     right_squares, wrong_squares: sums over groups of the squared number of revised rollouts that were right,
-    wrong; those of one group are not independent, and the squares say how much they weigh (shared.method.scores).
+    wrong; those of one group are not independent, and the squares say how much they weigh (shared.method.intervals).
     """
 
     round: int

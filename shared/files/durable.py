@@ -54,6 +54,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         temporary = path.with_name(temporary_name())
         try:
             with temporary.open("xb") as file:
+                # Before the first byte, and until it has its name: a sweep takes what nobody locks for a dead writer's.
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.write(data)
                 file.flush()
@@ -61,6 +62,7 @@ def atomic_write(path: Path, data: bytes) -> None:
                 temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
+        # The rename lasts only once the folder is on the disk, too.
         sync_directory(path.parent)
 
 
@@ -107,6 +109,7 @@ def _locked_directory(parent: Path) -> tuple[Path, int]:
 @cache
 def _machine() -> str:
     """Of whoever shares this kernel, and so its locks: containers of one machine, not pods on several."""
+    # The same in all containers of a machine, and another after it was started again, when no lock is left.
     known = _BOOT_ID.read_text() if _BOOT_ID.exists() else platform.node()
     return hashlib.sha256(known.encode()).hexdigest()[:8]
 
@@ -130,6 +133,7 @@ def _remove_if_abandoned(path: Path) -> bool:
                 return _remove(path)
         return False
     try:
+        # A directory cannot be opened for writing, and NFS locks no file that is open for reading only.
         mode = os.O_RDONLY if path.is_dir() else os.O_RDWR
         descriptor = os.open(path, mode | os.O_NOFOLLOW)
     except FileNotFoundError:

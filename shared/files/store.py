@@ -49,6 +49,7 @@ def resolve(root: Path, name: str) -> Path:
                 f"not absolute), got {name!r}"
             )
         path = path / component
+        # At every component: a link in the middle leads out as well as one at the end.
         if path.is_symlink():
             raise StorageError(f"{path} is a symbolic link; expected a file or directory without links under {root}")
     return path
@@ -98,10 +99,12 @@ class LocalStore:
             raise StorageError(f"expected at least one file, and none called {MANIFEST}, got {sorted(names)}")
         needed = sum(len(content) for content in files.values() if isinstance(content, bytes))
         with storage_errors(target, needed), temporary_directory(target.parent) as temporary:
+            # Sorted, so that equal files give equal manifests.
             entries = tuple(_write(temporary / file, files[file]) for file in sorted(names))
             data = manifest if isinstance(manifest, bytes) else manifest(entries)
             _check_listing(name, data, entries)
             _write(temporary / MANIFEST, data)
+            # Another writer was first, or this one, before it crashed.
             if not _move(temporary, target):
                 return self._adopt(name, entries)
             return hashlib.sha256(data).hexdigest()
@@ -150,6 +153,7 @@ class LocalStore:
             raise StorageError(f"{self.root / name}: its manifest is not the expected one; it was replaced or edited")
         listed = listed_files(manifest)
         present = {path.name for path in resolve(self.root, name).iterdir()} - {MANIFEST}
+        # A file too many counts as well: programs that load such a directory know nothing of the manifest.
         if present != set(listed):
             raise StorageError(f"{self.root / name}: expected the files {sorted(listed)}, found {sorted(present)}")
         for file, sha256 in listed.items():
@@ -196,6 +200,7 @@ def _check_listing(name: str, manifest: bytes, entries: tuple[FileEntry, ...]) -
 
 def _move(temporary: Path, target: Path) -> bool:
     """Rename a complete directory onto its name; False if that exists. An empty directory counts as absent."""
+    # First what is in it, then its name.
     sync_directory(temporary)
     try:
         temporary.rename(target)

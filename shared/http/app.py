@@ -63,7 +63,9 @@ def create_app(
     With `keys`, every other path needs `Authorization: Bearer <key>`, and each route a key of its scope (`needs`);
     with `sessions`, a browser's session does as well.
     """
+    # No pages of FastAPI's own: they load scripts from another host.
     app = FastAPI(title=title, docs_url=None, redoc_url=None)
+    # Before the first route: each is made of the class that is set then.
     app.router.route_class = JsonRoute
     app.add_middleware(Guard, keys=keys, limits=limits, sessions=sessions)
 

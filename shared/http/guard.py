@@ -46,6 +46,7 @@ VISITOR = "visitor"
 
 MAX_ID_CHARS = 64
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+# Digits and not many: int() takes signs, blanks and underscores, too, and numbers of any length.
 _LENGTH = re.compile(r"[0-9]{1,18}")
 CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
@@ -75,6 +76,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        # It goes into every line of the log, so nothing that a terminal would obey.
         wished = headers.get("x-request-id", "")[:MAX_ID_CHARS]
         request_id = wished if wished.isascii() and wished.isprintable() and wished else uuid.uuid4().hex
 
@@ -88,6 +90,7 @@ class Guard:
 
     async def _admit(self, scope: AsgiScope, receive: Receive, tagged: Send, headers: Headers) -> None:
         unnamed = _unnamed(headers)
+        # Probes have no key, and are answered also while a key has used up what it may.
         if unnamed is None and scope["path"] in OPEN_PATHS:
             await self._pass_on(scope, receive, tagged)
             return
@@ -107,6 +110,7 @@ class Guard:
             await self._pass_on(scope, receive, tagged)
         finally:
             self._in_flight[caller] -= 1
+            # Or every caller that ever was would stay in memory.
             if not self._in_flight[caller]:
                 del self._in_flight[caller]
 

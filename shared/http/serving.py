@@ -83,6 +83,7 @@ class Service:
         self._watch_parent()
         for thread in self._threads:
             thread.start()
+        # The socket listens already: who is faster than the server waits in its queue.
         if url_file is not None:
             atomic_write(url_file, url.encode())
         log.info("listening", url=url)

@@ -1,16 +1,8 @@
-"""What counts as a score, and intervals: by resampling for scores, Wilson's for rates over revisions. Pure.
-
-A score is finite and not negative; anything else is an error.
-
-Revisions come in groups that share their problem, and often their feedback, so they are not independent. They are
-counted as if all of one group always fell the same way, which is the worst case: n revisions weigh as much as
-`effective_count` independent ones.
-"""
+"""What counts as a score, and intervals by resampling. A score is finite and not negative; the rest is an error."""
 
 import math
 import random
 from collections.abc import Iterable, Sequence
-from statistics import NormalDist
 
 from shared.errors import OpcodError
 
@@ -51,6 +43,7 @@ def check_confidence(confidence: float) -> None:
 def percentile_interval(draws: Sequence[float], confidence: float) -> tuple[float, float]:
     """The central `confidence` share of the draws: (low, high), nearest rank."""
     check_confidence(confidence)
+    # Nearest rank, outwards at both ends: an interval may be a little too wide, never too narrow.
     ordered = sorted(draws)
     tail = (1 - confidence) / 2
     last = len(ordered) - 1
@@ -59,40 +52,8 @@ def percentile_interval(draws: Sequence[float], confidence: float) -> tuple[floa
 
 def resampled_positions(count: int, seed: int, resamples: int = RESAMPLES) -> Iterable[list[int]]:
     """`resamples` draws of `count` positions out of range(count), with replacement; the same for the same seed."""
+    # Its own generator: the global one belongs to whoever calls.
     draw = random.Random(seed)
     everyone = range(count)
     for _ in range(resamples):
         yield draw.choices(everyone, k=count)
-
-
-def effective_count(total: int, squares: int) -> float:
-    """Kish's effective number (Σm)² / Σm² for groups of m revisions each: their number where all are equally large.
-
-    total: Σm, squares: Σm² over the groups. 0 for nothing.
-    """
-    if total < 0 or squares < total:
-        raise ScoreError(f"effective count: expected 0 <= sum <= sum of squares, got {total} and {squares}")
-    return total * total / squares if squares else 0.0
-
-
-def wilson_interval(rate: float, count: float, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Two-sided Wilson score interval of a rate seen over `count` (effective) trials; None over nothing."""
-    check_confidence(confidence)
-    return _wilson(rate, count, NormalDist().inv_cdf((1 + confidence) / 2))
-
-
-def wilson_lower(rate: float, count: float, confidence: float = 0.95) -> float | None:
-    """Lower end of the one-sided Wilson score interval; None over nothing."""
-    check_confidence(confidence)
-    ends = _wilson(rate, count, NormalDist().inv_cdf(confidence))
-    return ends[0] if ends else None
-
-
-def _wilson(rate: float, count: float, z: float) -> tuple[float, float] | None:
-    if not 0 <= rate <= 1 or count < 0:
-        raise ScoreError(f"interval: expected a rate in [0, 1] over a count of at least 0, got {rate} over {count}")
-    if count == 0:
-        return None
-    spread = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    middle, scale = rate + z * z / (2 * count), 1 + z * z / count
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)

@@ -36,6 +36,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
         turn["content"] = neutralise(tokenizer, turn["content"])
     ids = encode(tokenizer, _rendered(tokenizer, turns))
     blank = [turn if turn["role"] == "system" else {**turn, "content": "x"} for turn in turns]
+    # Special tokens that are there with blank contents, too, are the template's own; any more came from a content.
     expected = encode(tokenizer, _rendered(tokenizer, blank))
     excess = _count(ids, specials) - _count(expected, specials)
     if excess:
@@ -66,6 +67,8 @@ def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     for name in names:
         if len(name) > 1:
+            # Still legible, and not the token any more. One of a single character cannot be broken up; `render` sees
+            # it.
             text = text.replace(name, f"{name[0]} {name[1:]}")
     return text
 
@@ -121,6 +124,7 @@ def text_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
     start = read = 0
     for end in range(1, len(ids) + 1):
         before, now = _decode(tokenizer, ids[start:read]), _decode(tokenizer, ids[start:end])
+        # A broken end may become a character with the next token; the last one has to stay as it is.
         whole = end == len(ids) or not now.endswith(_BROKEN)
         pieces.append(now[len(before) :] if whole else "")
         if whole:

@@ -26,6 +26,7 @@ def require_fit(path: Path, skeleton: PreTrainedModel) -> None:
         _, info = type(skeleton).from_pretrained(
             None,
             config=skeleton.config,
+            # In the place of files: names and shapes go through the very code that loads a model.
             state_dict=headers,
             device_map={"": "meta"},
             dtype=skeleton.dtype,
@@ -54,6 +55,7 @@ def is_finite(tensor: Tensor) -> bool:
     """No element is infinite or NaN. A sum that is finite shows it at a fraction of the cost, as it is so only where
     every element is; one that is not may just be too large.
     """
+    # The sum may overflow where every element is finite, so only a finite one is an answer.
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 

@@ -75,6 +75,7 @@ def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> Pr
             path, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     require_finite(model.named_parameters(), path)
+    # Only there: on a GPU torch's own kernels are faster.
     if device == "cpu" and model.config.model_type in PLAIN_MODEL_TYPES:
         model.set_attn_implementation(GROUPED)
     return model.to(device).eval()
@@ -84,6 +85,7 @@ def check_model(path: Path) -> None:
     """Refuse a directory whose files do not make one model, without reading its weights. Raises ModelError."""
     disable_progress_bar()
     require_fit(checked_directory(path), load_skeleton(path, "bfloat16"))
+    # Its value is not needed here: what is wrong with it shall show now, not at the first answer.
     generation_config(path)
 
 
@@ -114,6 +116,7 @@ def vocabulary_size(path: Path) -> int:
 def load_skeleton(path: Path, dtype: Dtype) -> PreTrainedModel:
     """Return the model in `path` without its values: shapes and dtypes on the meta device. Raises ModelError."""
     config = load_config(path)
+    # Without memory for values, so that this is cheap for a model of any size.
     with reading(f"the {MODEL_CONFIG} of a causal language model", path), torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], trust_remote_code=False)
     return model

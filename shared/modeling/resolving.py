@@ -26,6 +26,7 @@ from shared.modeling.saving import model_identity, save_model, small_hashes
 
 EMBEDDED = "embedded"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# No pickled weights and no code: what is not named here is not fetched.
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt"]
 
 
@@ -72,6 +73,7 @@ def find_model(name: str, cache_dir: Path) -> Path | None:
 
 def _named_base(adapter: Path) -> str:
     name = base_name(adapter)
+    # Or its base would be looked for without end.
     if Path(name).expanduser().resolve() == adapter:
         raise ModelError(f"the adapter in {adapter} names itself as its base model")
     return name
@@ -120,6 +122,7 @@ def ensure_merged(adapter: Path, base: Path, cache_dir: Path) -> Path:
     target = merged_directory(adapter, base, cache_dir)
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent / f".{target.name}.lock"):
+        # Asked under the lock: another process may have merged it meanwhile.
         if not target.is_dir():
             model = load_model(base, _dtype(base))
             merge_adapter(model, tensors, spec)

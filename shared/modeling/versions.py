@@ -46,6 +46,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def tied_names(model: nn.Module) -> dict[str, str]:
     """The name that `model_tensors` gives a parameter, by each further name that it has in the model."""
+    # By identity: tied parameters are one object under two names.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     every = model.named_parameters(remove_duplicate=False)
     return {name: names[id(one)] for name, one in every if names[id(one)] != name}

@@ -57,6 +57,7 @@ class Presence:
 
     def beat(self, *, last: bool = False) -> None:
         """Whatever the server says costs a beat, no more: work does not hang on being seen."""
+        # The last one names no process: who comes next need not wait until it has run out.
         said = self._heartbeat().model_copy(update={"process": None if last else self._process})
         try:
             self._sink.beat(said, ttl_s=MISSED_BEATS * self._period_s)
@@ -78,6 +79,7 @@ class Presence:
                 if before is not None and other.at != before.at:
                     raise _name_taken(other)
                 before = other
+            # Twice in a period: then a beat that goes on has moved before the wait for it to run out is over.
             if stopping.wait(self._period_s / 2):
                 return
 
@@ -122,6 +124,8 @@ def _began(pid: int) -> str | None:
     """When the process was made, in words that no clock moves where the platform has them; None if there is none."""
     try:
         with Path(f"/proc/{pid}/stat").open(encoding="utf-8", errors="replace") as stat:
+            # The name of the program stands in brackets and may hold blanks and brackets itself. Behind it, field 22 is
+            # the start in ticks since boot, which no setting of the clock moves; a zombie (Z) has ended.
             state, *fields = stat.read().rpartition(")")[2].split()
         return None if state == "Z" else fields[18]
     except OSError:

@@ -91,6 +91,8 @@ def recipe(
     drawn = draw_partitions(seed, per_kind=per_kind)["specialise"]
     mine = [item for item in drawn if item.problem.domain == own]
     theirs = [item for item in drawn if item.problem.domain == other]
+    # One stream for all that follows: in another order the same seed would give other examples, and so other
+    # specialists.
     rng = Random(f"{seed}/specialise/{student}")
     examples = [
         *solve_examples(_per_kind(mine, chosen.solve_own, rng)),

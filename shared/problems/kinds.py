@@ -29,6 +29,7 @@ def evaluate(expression: str) -> Fraction:
     Raises ValueError for anything else, ZeroDivisionError for a division by zero.
     """
     try:
+        # Parsed and walked, never evaluated: eval would run whatever stands there.
         tree = ast.parse(expression.strip(), mode="eval")
     except SyntaxError as error:
         raise ValueError(f"expected an expression such as '2 * 7 + 2', got {expression!r}") from error
@@ -37,6 +38,7 @@ def evaluate(expression: str) -> Fraction:
 
 def _value(node: ast.expr, expression: str) -> Fraction:
     match node:
+        # True is an int to Python.
         case ast.Constant(value=int() as number) if not isinstance(number, bool):
             return Fraction(number)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -112,6 +114,7 @@ def solution_line(quantity: str, formula: str, numbers: str, result: str) -> str
 
 def substitute(formula: str, values: Mapping[str, int]) -> str:
     """The formula with every name of `values` replaced by its number; longer names first."""
+    # Longest first: a name may begin with another one.
     names = sorted(values, key=len, reverse=True)
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b")
     return pattern.sub(lambda found: str(values[found.group()]), formula)
@@ -133,6 +136,8 @@ def result_text(numbers: str) -> str:
 def draw(kind: Kind, rng: Random) -> Drawn:
     """One problem of the kind, drawn evenly from the number choices with a usable answer."""
     for _ in range(_DRAWS_PER_PROBLEM):
+        # The order of these draws is part of what a seed means. Numbers without a usable answer are drawn anew as a
+        # whole, so that the usable ones stay equally likely.
         values = {name: rng.choice(choices) for name, choices in kind.numbers.items()}
         if usable(evaluate(substitute(kind.formula, values))):
             template, thing = rng.choice(kind.templates), rng.choice(kind.things)

@@ -70,7 +70,9 @@ def _fetched(name: str, revision: str | None, files: Sequence[str]) -> Path:
         )
 
     try:
+        # The cache first: a hub with a newer revision would give the next process of this run other rows.
         kept = snapshot(cached=True)
+        # The client also knows a snapshot of which other files were fetched.
         if all((kept / file).is_file() for file in files):
             return kept
     except LocalEntryNotFoundError:

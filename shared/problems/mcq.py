@@ -26,6 +26,7 @@ class McqFormat:
         """See `ProblemFormat.refusal`: the answer must be the letter of one of the options in the question."""
         if not _LETTER.fullmatch(problem.answer):
             return f"the format mcq expects one capital letter as answer, got {shown(problem.answer)}"
+        # One letter by now, so nothing in it needs escaping.
         if not re.search(rf"^{problem.answer}: ", problem.question, re.MULTILINE):
             return f"the format mcq expects an option line '{problem.answer}: …' in the question, found none"
         return None

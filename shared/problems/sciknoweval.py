@@ -196,6 +196,7 @@ def _draw(rows: dict[str, list[SourceRow]], train: Sequence[SourceRow], seed: in
     stems = Counter(row.stem_key for part in rows.values() for row in part)
     candidates = [row for row in train if row.domain == domain]
     candidates.sort(key=lambda row: (stems[row.stem_key] > 1, _rank(seed, row)))
+    # A dict keeps the last of equal keys, so it is filled from the end: the first in order stays.
     drawn = list({row.key: row for row in reversed(candidates)}.values())[::-1][:count]
     if len(drawn) < count or len(candidates) == count:
         raise ProblemSetError(
@@ -206,6 +207,7 @@ def _draw(rows: dict[str, list[SourceRow]], train: Sequence[SourceRow], seed: in
 
 
 def _rank(seed: int, row: SourceRow) -> str:
+    # Of the row alone, unlike a shuffle: it does not change with the rows around it.
     return hashlib.sha256(f"{seed}|{row.domain}|{row.raw.idx}".encode()).hexdigest()
 
 

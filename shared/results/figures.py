@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.ids import seed_of
 from shared.contracts.run import Score, Split, Tally
+from shared.method.intervals import effective_count, wilson_interval
 from shared.method.metrics import bootstrap_interval
-from shared.method.scores import effective_count, wilson_interval
 
 Interval = tuple[float, float]
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.silencing import simulate
-from shared.method.scores import ScoreError, effective_count, wilson_interval, wilson_lower
+from shared.method.intervals import effective_count, wilson_interval, wilson_lower
+from shared.method.scores import ScoreError
 from shared.method.silencing import BreakCount, judge_tutor, resampling_chance
 
 
