@@ -157,6 +157,7 @@ class Steps:
 
     def _step(self, student: str, step: int, at: float) -> _Open:
         """It began when its student had nothing else to do: the version before was served, or training began."""
+        # A log that was cut may lack both; the step then begins with the first of its events.
         begin = max(self._training_since, self._free_since.get(student, 0.0)) or at
         return self._open.setdefault((student, step), _Open(min(begin, at)))
 
@@ -172,6 +173,7 @@ class Steps:
 
 def _span_of(found: _Open, sealed: BatchReady, applied: StepApplied, served: VersionServing) -> Span:
     problems = [_problem(found.begin, graded, found.told.get(name)) for name, graded in found.graded.items()]
+    # A tutor may answer after the rollouts of other problems: sealing begins when the last of all is there.
     ready = max([problem.end for problem in problems], default=found.begin)
     seconds = {f"seconds.{stage}": value for stage, value in applied.metrics.seconds.items()}
     stages = (

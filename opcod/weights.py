@@ -63,6 +63,7 @@ def faults_of(run_dir: Path, version: VersionOnDisk) -> Iterator[str]:
         yield f"names {manifest.parent} as its parent"
     if not version.pruned:
         yield from _tensor_faults(run_dir, version)
+    # One that restores another was made of no batch.
     if manifest.restores is None:
         yield from _batch_faults(run_dir, manifest)
 
@@ -98,6 +99,7 @@ def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
             f"expected a run that is DONE, {state.run} is {state.status.value}: training goes on from the newest "
             f"version only. Let it end, or begin another run"
         )
+    # The broker would write its own state over the changed one; while we hold the lock none is started here.
     with run_lock(run_dir):
         if is_elsewhere():
             _refuse_beside_a_broker(state.run)
@@ -111,8 +113,10 @@ def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
                 f"--to: {to} was pruned; `opcod replay {state.run} --student {student} --until {to.partition('@')[2]} "
                 "--into <name>` makes its tensors again, in a run of their own"
             )
+        # What is damaged must not be made the live version.
         if faults := list(faults_of(run_dir, source)):
             raise StorageError(f"{to} is not what was published: {'; '.join(faults)}")
+        # Versions form one line: it follows the newest one, whichever it restores.
         step = max(version.manifest.step for version in versions.values()) + 1
         name, parent = version_name(student, step), version_name(student, step - 1)
         changes = {"version": name, "parent": parent, "step": step, "batch_sha256": None, "restores": to}

@@ -53,6 +53,7 @@ def compare(
             _say(console, f"{place}: finished already, read")
             continue
         code = _make(run, runs, place, console)
+        # After each run, also one that failed: a comparison takes long, and what there is of it can be read.
         _write(directory, name, chosen, seeds, runs)
         if code != 0:
             console.print("The comparison stands; the same command goes on with it.", highlight=False)

@@ -174,6 +174,7 @@ def _redis(bus: RedisBus) -> Iterator[Finding]:
     yield Finding("redis ping", "warn" if took > SLOW_PING_S else "ok", f"{1000 * took:.1f} ms")
     info = bus.link.client.info()
     number = str(info.get("redis_version", "0"))
+    # Valkey says a Redis version, too: the one it is compatible with.
     old = int(number.split(".")[0]) < OLDEST_REDIS
     yield Finding("redis version", "bad" if old else "ok", number + (f"; {OLDEST_REDIS}.0 is needed" if old else ""))
     durable = bool(info.get("aof_enabled"))

@@ -76,6 +76,7 @@ def evaluate_student(
     console = make_console()
     paths = paths_for(runs_dir, run_name or latest_run(runs_dir), cache_dir)
     settings = stored_settings(paths)
+    # Whatever can be refused is refused before a model is loaded.
     version = resolve_version(paths, sorted(settings.students), student)
     if inspect_log is not None:
         require_inspect()
@@ -273,6 +274,7 @@ def answer(paths: Paths, questions: Questions, progress: Callable[[str], None], 
         require_success(what, process.returncode, log_file)
         with answered.open(encoding="utf-8") as lines:
             outputs = [PromptOutput.model_validate_json(line) for line in lines]
+        # The last line of its output is for programs, all before it for people.
         return Answers(outputs, json.loads(log_tail(log_file, lines=1))["checksum"])
 
 

@@ -169,6 +169,7 @@ def _target(out: Path | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    # Written aside, so that an export that breaks off leaves no half file that looks like a whole one.
     part = out.with_name(f"{out.name}.part")
     try:
         with part.open("wb") as file:
@@ -190,6 +191,7 @@ def _show_stored(runs_dir: Path, run: str, last: int, as_json: bool) -> None:
 def _follow(deployment: Deployment, last: int, follow: bool, as_json: bool) -> None:
     bus = RedisBus(deployment.bus_url(), deployment.run)
     log = ExchangeLog(bus)
+    # The log can only be read forwards: all of it, and the last ones are kept.
     for event in deque(log.new(), maxlen=last):
         _show(event, as_json)
     with interruptible() as interrupted:

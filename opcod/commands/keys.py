@@ -27,6 +27,7 @@ def keys(
 ) -> None:
     """Make the bearer keys, the password of Redis and the access rules it is started with, where they are missing."""
     directory.mkdir(parents=True, exist_ok=True)
+    # What is there is kept: services that run already know it.
     password = ensure_secret(directory / PASSWORD_FILE, lambda: secrets.token_urlsafe(32))
     made = [ensure_key(directory), password, directory / ACL_FILE]
     digest = hashlib.sha256(read_text(password, "the password of Redis").strip().encode()).hexdigest()

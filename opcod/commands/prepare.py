@@ -77,6 +77,7 @@ def prepare(
         settings = settings_from(preset, config, overrides)
         check_settings(paths, settings)
         _settle(paths, settings)
+        # Read for its errors: better here than in every service that starts with it.
         read_keys(key_file or ensure_key(paths.run_dir))
         seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"))
         write_engines(paths, settings)
@@ -98,6 +99,7 @@ def _require_prepared(paths: Paths) -> None:
 @contextmanager
 def _outcome(paths: Paths) -> Iterator[None]:
     """Takes back what the `opcod prepare` before said, and keeps why this one fails."""
+    # First of all, so that services which wait do not start on what an earlier one said.
     for name in (PREPARED_FILE, ERROR_FILE):
         (paths.run_dir / name).unlink(missing_ok=True)
     try:
@@ -128,6 +130,7 @@ def write_engines(paths: Paths, settings: RunSettings) -> None:
         socket, seed = Path(url.removeprefix(SOCKET_URL)), seed_of(settings.run.seed, name, "vllm")
         command = arguments(ANYWHERE, student.vllm, model, socket=socket, slots=student.slots, seed=seed)
         told = environment(ANYWHERE, student.vllm, model, key="", threads=settings.resources.threads, ours={})
+        # Without the key: it reaches that container as a secret, and stands in no file of the run.
         variables = [f"{variable}={value}" for variable, value in told.items() if variable != "VLLM_API_KEY"]
         _write(paths.run_dir / "engines" / f"{name}.arguments", command[1:])
         _write(paths.run_dir / "engines" / f"{name}.environment", variables)

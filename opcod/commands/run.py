@@ -94,6 +94,7 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
             with timeline.stage("starting services"):
                 deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
             console.print(f"watch it: {page_address(deployment)}", highlight=False, soft_wrap=True)
+            # Who resumes a paused run has dealt with what it was paused for.
             reason = end_pause(deployment) if resumed else None
             if reason is not None:
                 console.print(f"the run was paused: {reason}; going on", highlight=False)
@@ -138,6 +139,7 @@ def _end(
     console.print(
         f"saved: {steps}; round {state.round} is {state.status.value}. Go on with `{again}`.", highlight=False
     )
+    # After the report, which is written of any run: it is what one looks into to see what happened.
     if state.status is Status.FAILED or state.paused is not None:
         raise OpcodError(f"the run stands: {state.failed or state.paused}")
     return EXIT_INTERRUPTED

@@ -31,6 +31,7 @@ def specialize(
     """Fine-tune what `opcod run` would, so that a run finds it in the cache."""
     console = Console()
     settings = _settings(student, examples, preset, config, overrides or [])
+    # A run that nobody sees: only what lands in the cache is wanted of it.
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory:
         paths = paths_for(Path(directory), "specialize", cache_dir)
         check_settings(paths, settings)

@@ -70,6 +70,7 @@ def _view(deployment: Deployment) -> StatusView:
     }
     up = ready | _training(deployment)
     missing = [name for name in deployment.services() if name not in up]
+    # A broker that is not ready would keep the question until it times out.
     peers = _peers(deployment) if "broker" in ready else None
     return StatusView(
         ready=not missing,

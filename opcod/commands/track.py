@@ -39,6 +39,7 @@ def track(
                 page = bus.read_events(cursor, count=PAGE, block_s=0)
                 for _, event in page:
                     tracker.take(event)
+                    # Noted and not acted on yet: events of the end may still follow it in the log.
                     over = over or (isinstance(event, StatusChanged) and event.status in OVER)
                 if page:
                     cursor = page[-1][0]

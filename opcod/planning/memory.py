@@ -115,6 +115,7 @@ def read_shape(model_dir: Path) -> ModelShape | None:
             layers=int(config["num_hidden_layers"]),
             heads=heads,
             key_heads=int(config.get("num_key_value_heads") or heads),
+            # Older configurations leave it out, and the heads then share the hidden size.
             head_width=int(config.get("head_dim") or hidden // heads),
             vocabulary=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", False)),
@@ -150,6 +151,7 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
     size = DTYPE_BYTES[section.dtype]
     full = settings.run.weights == "full"
     changed = (shape.parameters if full else shape.linear_parameters(settings.lora.first_layer)) * size
+    # Every slot at its longest at once: that hardly happens, and a plan must not be too small.
     columns = longest_sequence(settings, lengths)
     prefill = max(PREFILL_TOKENS, columns) * size * (8 * shape.hidden + 3 * shape.intermediate)
     passing = (
@@ -221,6 +223,8 @@ def _trained_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple
     below fp32 there are exact ones besides, and the teacher's are rounded to be computed with.
     """
     full, teacher = settings.run.weights == "full", settings.run.method != "grpo"
+    # Below fp32 the trained weights exist twice: exact ones that small steps add up in, and rounded ones to compute
+    # with.
     rounded = size if full and size < 4 else 0
     trained = shape.parameters if full else shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
     fp32 = 4 if full and not rounded else 8
@@ -258,6 +262,7 @@ def micro_batch_tokens(settings: RunSettings, lengths: Lengths) -> int:
     never more than a mini-batch has.
     """
     row = lengths.longest + settings.rollout.max_tokens
+    # Rounded up: groups are not split, so one mini-batch may have one more.
     groups = -(-settings.problems.per_step // settings.optimizer.mini_batches)
     return min(max(settings.optimizer.micro_batch_tokens, row), groups * settings.rollout.samples * row)
 
@@ -269,6 +274,7 @@ def total_bytes(needs: list[Need], models: dict[str, str]) -> int:
     for need in needs:
         for part in need.parts:
             if part.shared:
+                # By the name of the weights: student and trainer of one model map the same pages.
                 counted[models[need.service]] = part.bytes
             else:
                 private += part.bytes

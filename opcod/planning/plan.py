@@ -66,6 +66,7 @@ def show_plan(paths: Paths, settings: RunSettings) -> None:
         console.print(table)
     for line in lines(found):
         console.print(line, highlight=False, markup=False)
+    # Last: who plans wants to see all that is known, and only then what is not.
     if found.missing:
         raise ConfigError("a run of these settings cannot begin yet:\n  " + "\n  ".join(found.missing))
 
@@ -160,6 +161,7 @@ def _look_at_models(
                 check_model(directory)
                 tokenizer = load_tokenizer(directory, section.chat_template)
                 counted = partial(_count, tokenizer)
+                # Prompts are counted with one tokenizer: lengths are an estimate for both students.
                 if _takes_prompts(found, student, problems, counted):
                     count = count or counted
                 shape = read_shape(directory)
@@ -211,6 +213,7 @@ def _noted(missing: list[str]) -> Iterator[None]:
     try:
         yield
     except OpcodError as error:
+        # Both students may lack the same thing.
         if str(error) not in missing:
             missing.append(str(error))
 
@@ -288,6 +291,7 @@ def _memory(found: Planned) -> Grid:
         both = here[service], there.get(service)
         rows.append([service, "", *(_gib(need.bytes if need else None) for need in both)])
         parts = [{part.name: part.bytes for part in need.parts} if need else {} for need in both]
+        # A dict and not a set, for its order.
         names = dict.fromkeys([*parts[0], *parts[1]]) if len(parts[0]) > 1 else {}
         rows += [["", name, *(_gib(each.get(name)) for each in parts)] for name in names]
     if not there:

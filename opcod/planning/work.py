@@ -71,6 +71,7 @@ def prompts_of(
 
 def _sample(problems: Sequence[Problem]) -> Sequence[Problem]:
     """Problems spread evenly over the set, and the one with the longest question."""
+    # The longest one besides: a memory plan hangs on it.
     return [*spread(problems, MEASURED_AT_MOST), max(problems, key=lambda problem: len(problem.question))]
 
 
@@ -107,6 +108,7 @@ def work_of(settings: RunSettings, training_problems: int, evaluated: Evaluated,
         _work("rollout", groups, groups * samples, lengths.mean, rollout),
         _work("feedback", tutored, tutored * samples, told, settings.feedback.max_tokens),
         _work("revise", revised, revised * samples, shown, settings.evaluation.max_tokens),
+        # At the start of each round and once at the end; test before and after the run.
         _evaluation(settings, evaluated, lengths, Split.VALIDATION, settings.run.rounds + 1),
         _evaluation(settings, evaluated, lengths, Split.TEST, 2),
     ]

@@ -23,6 +23,7 @@ from shared.vllm import find_installation
 
 def check_settings(paths: Paths, settings: RunSettings) -> None:
     """Name, problems, disk, ports, Redis and models. Raises UnavailableError if Redis does not answer."""
+    # Models come last: one may have to be fetched, and nobody should wait for that to learn of a wrong port.
     check_name(paths.run)
     _check_directory("--runs-dir", paths.runs_dir)
     _check_directory("--cache-dir", paths.cache_dir)
@@ -77,6 +78,7 @@ def _check_ports(settings: RunSettings) -> None:
 
 def _check_port(name: str, host: str, port: int) -> None:
     try:
+        # Free now is not free later, but most ports that are taken are taken for long.
         listen(host, port).close()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
@@ -139,6 +141,7 @@ def served_settings(
     if run_name is None and not asked:
         run_name = latest_run(runs_dir)
     paths = paths_for(runs_dir, run_name or new_run_name(preset), cache_dir)
+    # A run keeps its settings; those that are named are compared with them.
     if not asked or (paths.run_dir / "config.toml").exists():
         return paths, kept_settings(paths, preset, config, overrides)
     settings = settings_from(preset, config, overrides)

@@ -41,8 +41,10 @@ def prepare_models(
     if stopped():
         raise StoppedError("stopped before any model was loaded")
     wanted = [name for name in students if settings.students[name].engine != "scripted"]
+    # Resumed, replayed and served on the same weights: what is pinned and unchanged is not resolved again.
     pinned = {name: _prepared(paths, name) for name in wanted}
     missing = [name for name in wanted if not _is_there(pinned[name])]
+    # A download or a conversion asks nobody whether to go on, so a signal has to break into it.
     with stoppable("loading models"):
         models = {name: base_model(settings, name, paths) for name in missing}
     loaded = time.monotonic()
@@ -129,6 +131,7 @@ def _specialize_log(paths: Paths, student: str) -> Path:
 def _identity(model_dir: Path) -> str:
     """sha256 over the names and contents of the files that make the model."""
     digest = hashlib.sha256()
+    # What decides what the model does. Notes beside it may change.
     files = sorted(p for p in model_dir.iterdir() if p.suffix in (".safetensors", ".json", ".jinja"))
     if not any(p.suffix == ".safetensors" for p in files):
         raise ModelError(f"expected *.safetensors in {model_dir}, found {sorted(p.name for p in model_dir.iterdir())}")

@@ -31,6 +31,7 @@ def pin_problems(paths: Paths, settings: RunSettings) -> ProblemSet:
     pinned = read_manifest(paths)
     if pinned is None:
         atomic_write(paths.run_dir / FILE, found.model_dump_json(indent=1).encode())
+    # The content and not the files: the same rows under another path are the same problems.
     elif pinned.content_hash != found.content_hash:
         raise ConfigError(
             f"run {paths.run} was begun with other problems: {'; '.join(_changes(pinned, found))}. "

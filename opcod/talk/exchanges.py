@@ -134,4 +134,5 @@ def named_exchange(exchanges: Exchanges, key: str) -> ExchangeView:
 
 def _params(wanted: ExchangeFilter) -> dict[str, str]:
     given = wanted.model_dump(exclude_none=True)
+    # As a query writes them: Python would say True.
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}
