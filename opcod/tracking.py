@@ -165,6 +165,7 @@ class Steps:
         key = event.student, parse_version(event.version)[1]
         found = self._open.get(key)
         if found is None or found.sealed is None or found.applied is None:
+            # With several replicas the first one that serves ends the step.
             return None  # served again, or told before the step was: it is told once more by the broker
         del self._open[key]
         self._free_since[event.student] = event.at

@@ -119,6 +119,7 @@ def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
         # Versions form one line: it follows the newest one, whichever it restores.
         step = max(version.manifest.step for version in versions.values()) + 1
         name, parent = version_name(student, step), version_name(student, step - 1)
+        # Everything else of the manifest is about the tensors, which are the same.
         changes = {"version": name, "parent": parent, "step": step, "batch_sha256": None, "restores": to}
         manifest = source.manifest.model_copy(update=changes)
         files: dict[str, Content] = {

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
+# Opened here: between fork and exec is no time for it.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-"""Opened here: between fork and exec is no time for it."""
 
 
 def end_with(parent: int, number: signal.Signals = signal.SIGTERM) -> None:

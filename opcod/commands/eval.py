@@ -34,8 +34,8 @@ from shared.problems.evaluation import per_domain
 from shared.problems.loading import SCIKNOWEVAL, load_problem_set, load_problems
 from shared.problems.problem import Problem, ProblemFormat, ProblemSet, rows_hash
 
+# Longer than an 8B model on one GPU takes for the paper's test problems; an answer that hangs ends here.
 TIMEOUT_S = 12 * 3600.0
-"""Longer than an 8B model on one GPU takes for the paper's test problems; an answer that hangs ends here."""
 
 
 OWN_PARTITIONS = ("test", "validation", "train")

@@ -14,12 +14,12 @@ from shared.files.text import read_text
 PASSWORD_FILE = "redis-password"
 ACL_FILE = "redis.acl"
 
+# Services may do what a run needs below its prefix, a health check may ping, and nobody else anything.
 RULES = """\
 user default off
 user opcod on sanitize-payload #{sha256} ~opcod:* &opcod:* +@all -@admin -@dangerous +info +config|get
 user probe on nopass -@all +ping
 """
-"""Services may do what a run needs below its prefix, a health check may ping, and nobody else anything."""
 
 
 def keys(

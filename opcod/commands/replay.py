@@ -26,8 +26,8 @@ from shared.contracts.weights import ReplayedStep
 from shared.errors import ConfigError, OpcodError
 from shared.http.serving import PARENT_VARIABLE
 
+# Changes no weight, so what is rebuilt must still be as recorded.
 WITHOUT_EFFECT = "loss.trace_share:"
-"""Changes no weight, so what is rebuilt must still be as recorded."""
 
 
 def replay(

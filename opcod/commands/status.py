@@ -66,6 +66,7 @@ def _view(deployment: Deployment) -> StatusView:
     ready = {
         name
         for name, url in _urls(deployment.broker, deployment.inspector, *students).items()
+        # Asked and not taken from heartbeats: those go on while a service is not ready.
         if not_ready(url, PROBE_TIMEOUT_S) is None
     }
     up = ready | _training(deployment)

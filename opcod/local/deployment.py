@@ -87,6 +87,7 @@ def read_deployment(run_dir: Path) -> Deployment | None:
     path = run_dir / DEPLOYMENT_FILE
     try:
         return Deployment.model_validate_json(path.read_bytes())
+    # Absent, or of another release: either way nothing that is known to be up.
     except (OSError, ValidationError):
         return None
 

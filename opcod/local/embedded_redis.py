@@ -37,8 +37,8 @@ LOG = "valkey.log"
 END_TIMEOUT_S = 10.0
 POLL_S = 0.2
 ANSWER_S = 1.0
+# Alive, but without an answer for so long, it hangs. On a loaded machine a healthy server is silent for seconds.
 SILENCE_S = 60.0
-"""Alive, but without an answer for so long, it hangs. On a loaded machine a healthy server is silent for seconds."""
 
 
 def main() -> int:

@@ -14,27 +14,26 @@ DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 
 
 MiB = 1 << 20
+# Python with torch, transformers and the service, measured on a CPU at 420 MiB before a model is loaded.
 MODEL_RUNTIME_BYTES = 450 * MiB
-"""Python with torch, transformers and the service, measured on a CPU at 420 MiB before a model is loaded."""
+# On a CPU: freed memory that the C allocator keeps, as a share of what comes and goes with every batch or version.
+# Measured on the laptop preset at 0.8 and 0.3.
 KEPT_BY_ALLOCATOR = {"student": 0.9, "trainer": 0.4}
-"""On a CPU: freed memory that the C allocator keeps, as a share of what comes and goes with every batch or version.
-Measured on the laptop preset at 0.8 and 0.3.
-"""
+# Three processes of vLLM for CPUs, measured with the embedded model, less its weights and cache.
 VLLM_RUNTIME_BYTES = 1700 * MiB
-"""Three processes of vLLM for CPUs, measured with the embedded model, less its weights and cache."""
+# VLLM_CPU_KVCACHE_SPACE as the student sets it.
 CPU_CACHE_BYTES = 1 << 30
-"""VLLM_CPU_KVCACHE_SPACE as the student sets it."""
+# A broker, inspector or Redis of a run that has just begun, measured; the broker grows with what is in flight.
 SERVICE_BYTES = 60 * MiB
-"""A broker, inspector or Redis of a run that has just begun, measured; the broker grows with what is in flight."""
+# The launcher after it has checked the models; measured.
 LAUNCHER_BYTES = 400 * MiB
-"""The launcher after it has checked the models; measured."""
+# Live, tutor, and the next live one while it is loaded; a student's own base weights are there besides.
 HELD_VERSIONS = 3
-"""Live, tutor, and the next live one while it is loaded; a student's own base weights are there besides."""
+# A vocabulary entry of a sequence while a token is drawn: logits in fp32, probabilities, and what top-p sorts.
 SAMPLING_BYTES = 16
-"""A vocabulary entry of a sequence while a token is drawn: logits in fp32, probabilities, and what top-p sorts."""
 PREFILL_TOKENS = 2048
+# Logits and their derivatives in a trainer, a chunk at a time (`services/trainer/step/divergence.py`).
 CHUNK_BYTES = 10 * 4 * (1 << 22)
-"""Logits and their derivatives in a trainer, a chunk at a time (`services/trainer/step/divergence.py`)."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,11 @@ class ModelShape:
         ]
 
 
+# Of the models that presets name, from their config.json, for where they are not on this machine yet.
 KNOWN_SHAPES = {
     "embedded": ModelShape(576, 1536, 30, 9, 3, 64, 49152, tied=True),
     "Qwen/Qwen3-8B": ModelShape(4096, 12288, 36, 32, 8, 128, 151936, tied=False, norms=True),
 }
-"""Of the models that presets name, from their config.json, for where they are not on this machine yet."""
 
 
 def read_shape(model_dir: Path) -> ModelShape | None:

@@ -11,10 +11,10 @@ from shared.contracts.messages import ChatMessage
 from shared.contracts.run import Split
 from shared.problems.problem import Problem, ProblemSet, spread
 
+# An estimate on the safe side: English has about 4, formulas fewer.
 CHARACTERS_A_TOKEN = 2.5
-"""An estimate on the safe side: English has about 4, formulas fewer."""
+# What a chat template adds to a message, in the estimate.
 TOKENS_A_TURN = 8
-"""What a chat template adds to a message, in the estimate."""
 MEASURED_AT_MOST = 200
 
 Count = Callable[[Sequence[ChatMessage]], int]

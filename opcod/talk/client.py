@@ -20,11 +20,11 @@ from shared.contracts.run import RunState
 from shared.errors import ConfigError, OpcodError, UnavailableError
 from shared.http.client import answering, bearer, client, refusal
 
+# On top of what a service takes for one answer, so that its own refusal arrives.
 MARGIN_S = 60.0
-"""On top of what a service takes for one answer, so that its own refusal arrives."""
 
+# Of a value that a message repeats.
 MAX_SHOWN_CHARS = 60
-"""Of a value that a message repeats."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Body = TypeVar("Body", bound=BaseModel)

@@ -95,6 +95,7 @@ def open_exchanges(runs_dir: Path, run: str | None) -> Iterator[Exchanges]:
 
 def run_directory(runs_dir: Path, run: str | None) -> Path:
     """Raises ConfigError if there is no such run, or none at all."""
+    # Also a run that is over, or was made on another machine: its directory is enough.
     run_dir = runs_dir / (run or latest_run(runs_dir))
     if not (run_dir / "config.toml").exists():
         known = ", ".join(sorted(path.parent.name for path in runs_dir.glob("*/config.toml"))) or "none"

@@ -83,6 +83,7 @@ class Keys:
                 f"got {run!r}"
             )
         self.run = run
+        # In braces stands the hash tag: all keys of a run lie in one slot of a cluster.
         self.prefix = f"opcod:{{{run}}}:"
         self.state = self.prefix + "state"
         self.revision = self.prefix + "revision"

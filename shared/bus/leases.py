@@ -16,6 +16,7 @@ import structlog
 
 from shared.bus.port import Bus, Delivery
 
+# So two in a row may fail, or come late, before a lease is lost.
 RENEWALS_PER_LEASE = 3
 
 log = structlog.get_logger(__name__)

@@ -36,6 +36,7 @@ def writes(
     sent = [message for message in messages if message is not None]
     stored = [payload for payload in payloads if payload is not None]
     for ref, data in stored:
+        # Here, where who writes it is told; a reader could do nothing about it.
         check(ref, data)
     pairs = [part for ref, data in stored for part in (ref.field, data)]
     return Writes(

@@ -205,6 +205,7 @@ class Score(StateModel):
     majority: dict[str, float]
 
     def mean(self, domain: str) -> float:
+        # All problems have equally many samples, so the mean over samples is that over problems.
         return sum(self.correct[domain]) / self.drawn(domain)
 
     def drawn(self, domain: str) -> int:

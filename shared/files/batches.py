@@ -24,6 +24,7 @@ def batch_directory(student: str, step: int) -> str:
 
 def sealed_steps(run_dir: Path, student: str) -> list[int]:
     """The steps of the batches that lie whole on disk, in order."""
+    # A directory gets its name with the manifest in it; what has none was never sealed.
     found = (run_dir / BATCHES / student).glob("s*")
     return sorted(int(path.name[1:]) for path in found if path.name[1:].isdecimal() and (path / MANIFEST).is_file())
 
@@ -34,6 +35,7 @@ def batch_manifest(raw: bytes, directory: str, *, run: str, student: str, step: 
         manifest = BatchManifest.model_validate_json(raw)
     except ValidationError as error:
         raise StorageError(f"cannot read the manifest of the sealed batch {directory}: {error}") from error
+    # Copied or renamed by hand, it would be trained as a step that it is not.
     if (manifest.run, manifest.student, manifest.step) != (run, student, step):
         raise StorageError(
             f"expected the batch of {run}/{student} step {step} in {directory}, its manifest says that it belongs to "

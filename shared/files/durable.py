@@ -121,6 +121,7 @@ def temporary_name(machine: str | None = None) -> str:
 
 def sweep(root: Path) -> list[Path]:
     """Remove temporary files and directories under `root` whose writers are dead. Raises OSError."""
+    # A link may lead to anything outside.
     found = [path for path in root.rglob(f"{TEMPORARY}*") if not path.is_symlink()]
     return [path for path in sorted(found) if _remove_if_abandoned(path)]
 

@@ -30,16 +30,16 @@ MAX_SHOWN_CHARS = 60
 
 CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
 
+# Where pydantic speaks of Python's types to callers that write JSON.
 _PLAINER = {
     "dict_type": "Input should be an object",
     "extra_forbidden": "no such field is known here; leave it out",
     "model_attributes_type": "Input should be an object",
     "tuple_type": "Input should be an array",
 }
-"""Where pydantic speaks of Python's types to callers that write JSON."""
 
+# Kinds whose message needs no value beside it: there is none, it is not the point, or the message has it.
 _WITHOUT_VALUE = frozenset({"extra_forbidden", "missing", "value_error"})
-"""Kinds whose message needs no value beside it: there is none, it is not the point, or the message has it."""
 
 
 log = structlog.get_logger()

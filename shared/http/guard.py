@@ -67,6 +67,7 @@ class Guard:
         self._keys = keys
         self._sessions = sessions
         self._limits = limits
+        # Counted in memory: a limit is that of one process of one service, and a restart forgets it.
         self._rate = RateLimitItemPerMinute(limits.requests_per_minute)
         self._window = MovingWindowRateLimiter(MemoryStorage())
         self._in_flight: Counter[str] = Counter()

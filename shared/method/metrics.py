@@ -42,6 +42,7 @@ def difficulty_bins(wrong_count: int, n: int = 8) -> list[str]:
 def dominates(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
     """Whether `one` is at least as good in every domain and better in some. Equal scores dominate nothing."""
     domains = require_same_keys([one, other], "comparison")
+    # A score that is NaN compares as neither better nor worse, so it is refused.
     pairs = [(checked_score(one[name], name), checked_score(other[name], name)) for name in domains]
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 

@@ -15,6 +15,7 @@ class ScoreError(OpcodError, ValueError):
 
 def checked_score(value: float, what: str) -> float:
     """The value itself. Raises ScoreError, naming `what`, unless it is finite and not negative."""
+    # NaN passes every comparison as false: unchecked it would read as "no gap".
     if not math.isfinite(value) or value < 0:
         raise ScoreError(
             f"{what}: expected a finite score of at least 0, got {value!r}; evaluate again before using it"

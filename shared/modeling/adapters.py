@@ -139,6 +139,7 @@ def load_adapter(directory: Path) -> tuple[Adapter, LoraSpec]:
     except (OSError, SafetensorError) as broken:
         raise ModelError(f"expected {WEIGHTS_FILE} of a LoRA adapter in {directory}: {reason(broken)}") from broken
     spec = LoraSpec(config.r, config.alpha_scale, config.first_layer, _dtype_of(tensors, directory))
+    # Only the tensors say which modules are changed.
     require_targets(config, [module for module, _a, _b in _pairs(tensors, spec, str(directory))], directory)
     return tensors, spec
 

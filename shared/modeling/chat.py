@@ -110,8 +110,8 @@ def _count(ids: Sequence[int], specials: frozenset[int]) -> Counter[int]:
     return Counter(index for index in ids if index in specials)
 
 
+# What a decoder writes for bytes that are not a whole character (yet).
 _BROKEN = "\ufffd"
-"""What a decoder writes for bytes that are not a whole character (yet)."""
 
 
 def text_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:

@@ -97,6 +97,7 @@ def convert_model(gguf: Path, directory: Path) -> None:
     )
     refuse_others(info, gguf)
     config = loaded.config
+    # The weights are bf16 from here on; a model that says it is quantised would be refused.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)

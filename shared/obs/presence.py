@@ -10,11 +10,11 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 import structlog
 
+from shared.bus.port import Bus
 from shared.contracts.heartbeats import Heartbeat, ProcessId
 from shared.errors import ConfigError, OpcodError
 
@@ -23,23 +23,15 @@ MISSED_BEATS = 3
 log = structlog.get_logger()
 
 
-class HeartbeatSink(Protocol):
-    """The part of the bus that takes heartbeats."""
-
-    def beat(self, heartbeat: Heartbeat, *, ttl_s: float) -> None: ...
-
-    def heartbeats(self) -> list[Heartbeat]: ...
-
-
 class Presence:
     """One heartbeat every `period_s`; gone when MISSED_BEATS of them are missed.
 
     admitted: set once the name is this process's.
     """
 
-    def __init__(self, sink: HeartbeatSink, heartbeat: Callable[[], Heartbeat], *, period_s: float) -> None:
+    def __init__(self, bus: Bus, heartbeat: Callable[[], Heartbeat], *, period_s: float) -> None:
         self.admitted = threading.Event()
-        self._sink = sink
+        self._bus = bus
         self._heartbeat = heartbeat
         self._period_s = period_s
         self._process = this_process()
@@ -60,7 +52,7 @@ class Presence:
         # The last one names no process: who comes next need not wait until it has run out.
         said = self._heartbeat().model_copy(update={"process": None if last else self._process})
         try:
-            self._sink.beat(said, ttl_s=MISSED_BEATS * self._period_s)
+            self._bus.beat(said, ttl_s=MISSED_BEATS * self._period_s)
         except OpcodError as error:
             log.warning("heartbeat missed", error=str(error))
 
@@ -86,7 +78,7 @@ class Presence:
     def _other(self) -> Heartbeat | None:
         """The heartbeat of another process of our name, unless that is known to be gone."""
         ours = self._heartbeat()
-        for beat in self._sink.heartbeats():
+        for beat in self._bus.heartbeats():
             if (beat.service, beat.replica) == (ours.service, ours.replica) and beat.process is not None:
                 return None if beat.process == self._process or _is_gone(beat.process) else beat
         return None

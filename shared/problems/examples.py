@@ -127,6 +127,7 @@ def teacher_examples(items: Sequence[DrawnProblem], rng: Random) -> list[Example
     A third each shows solution and hint, the solution alone, the hint alone. A lone hint is right; next to a
     solution `WRONG_HINTS` of the hints name a wrong formula and are to be ignored.
     """
+    # Equal shares to within one, then in random order; drawing each by itself would leave few of some kind.
     shown = list(islice(cycle(("both", "solution", "hint")), len(items)))
     rng.shuffle(shown)
     wrong = _marks(shown.count("both"), WRONG_HINTS, rng)
@@ -172,6 +173,7 @@ def _fault_sequence(count: int, rng: Random) -> list[PeerFault]:
     faults = [
         fault for fault in (PeerFault.ARITHMETIC, PeerFault.NUMBERS) for _ in range(round(wrong * FAULT_SHARES[fault]))
     ]
+    # What rounding leaves over, so that the shares add up.
     faults += [PeerFault.FORMULA] * (wrong - len(faults))
     faults += [PeerFault.NONE] * (count - wrong)
     rng.shuffle(faults)

@@ -62,6 +62,7 @@ def _partition(problem_set: ProblemSet, name: str) -> PartitionManifest:
 
 def _domain(problems: Iterable[Problem]) -> DomainManifest:
     rows = list(problems)
+    # Of equally frequent answers the first in the order of the problems: the same in every process.
     answer, times = Counter(row.answer for row in rows).most_common(1)[0]
     kinds = Counter(row.kind for row in rows)
     return DomainManifest(

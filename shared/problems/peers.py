@@ -58,6 +58,7 @@ def _wrong_formula(drawn: Drawn, others: Sequence[Kind], rng: Random) -> PeerLin
     formula, numbers = wrong_formula(drawn, others, rng)
     result = result_text(numbers)
     slipped = _slip(result, rng)
+    # A slip must not make the right result out of a wrong formula.
     if rng.random() < 1 / 3 and slipped != drawn.answer:
         result = slipped
     quantity = rng.choice(others).quantity if rng.random() < 1 / 5 else drawn.kind.quantity

@@ -116,12 +116,14 @@ class ProblemSet:
     @cached_property
     def content_hash(self) -> str:
         """sha256 (hex) over format, domains and all rows in order: the same in every process."""
+        # Neither name nor provenance: the same problems from another place are the same set.
         header = json.dumps([self.format.name, *self.domains])
         parts = [header, *(f"{name}:{rows_hash(self.partition(name))}" for name in PARTITIONS)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @cached_property
     def _index(self) -> dict[str, Problem]:
+        # Kept by cached_property in __dict__, which a frozen dataclass does not guard.
         return {problem.id: problem for problem in self.all_problems()}
 
 
