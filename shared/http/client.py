@@ -42,17 +42,21 @@ def answering(who: str) -> Iterator[None]:
         raise UnavailableError(f"{who} did not answer: {error!r}; look at `opcod status`") from error
 
 
-def refusal(who: str, answer: httpx2.Response, *, prefix: str = "") -> OpcodError:
-    """The error that an answer is that was read and is none: UnavailableError where asking again may help,
-    RequestError where what was asked is at fault (`prefix` before what was said), else OpcodError."""
+def refusal(who: str, answer: httpx2.Response, *, passed_on: bool = False) -> OpcodError:
+    """The error that an answer is that was read and is none.
+
+    UnavailableError where asking again may help, RequestError where what was asked is at fault, else OpcodError.
+    passed_on: somebody else had asked, and is told who refused it.
+    """
     said, code, param = _error(answer)
     match answer.status_code:
         case 429 | 503:
-            return UnavailableError(f"{who} is not available now: {said}")
+            return UnavailableError(f"{who} is busy: {said}" if passed_on else said)
         case 404:
-            return NotFoundError(f"{prefix}{said}", code=code, param=param)
-        case 400 | 413 | 422:
-            return RequestError(f"{prefix}{said}", status=answer.status_code, code=code, param=param)
+            return NotFoundError(f"{who} refused this: {said}" if passed_on else said, code=code, param=param)
+        case 400 | 413 | 422 as status:
+            words = f"{who} refused this: {said}" if passed_on else said
+            return RequestError(words, status=status, code=code, param=param)
         case status:
             return OpcodError(f"{who} answered {status}: {said}")
 

@@ -127,7 +127,7 @@ class Peers:
                 if response.status_code != 200:
                     with answering(who):
                         await response.aread()
-                    raise refusal(who, response, prefix=f"{who} refused this: ")
+                    raise refusal(who, response, passed_on=True)
                 yield response
             finally:
                 await response.aclose()

@@ -19,22 +19,27 @@ def refused(status: int, message: str = "expected 1, got 2") -> httpx2.Response:
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
     [
-        (400, RequestError, "it refused: expected 1, got 2"),
-        (404, NotFoundError, "it refused: expected 1, got 2"),
-        (413, RequestError, "it refused: expected 1, got 2"),
-        (422, RequestError, "it refused: expected 1, got 2"),
-        (429, UnavailableError, "the broker is not available now: expected 1, got 2"),
-        (503, UnavailableError, "the broker is not available now: expected 1, got 2"),
+        (400, RequestError, "the broker refused this: expected 1, got 2"),
+        (404, NotFoundError, "the broker refused this: expected 1, got 2"),
+        (413, RequestError, "the broker refused this: expected 1, got 2"),
+        (422, RequestError, "the broker refused this: expected 1, got 2"),
+        (429, UnavailableError, "the broker is busy: expected 1, got 2"),
+        (503, UnavailableError, "the broker is busy: expected 1, got 2"),
         (307, OpcodError, "the broker answered 307: expected 1, got 2"),
         (403, OpcodError, "the broker answered 403: expected 1, got 2"),
         (500, OpcodError, "the broker answered 500: expected 1, got 2"),
     ],
 )
 def test_a_refusal_is_the_error_that_says_who_can_mend_it(status: int, kind: type[OpcodError], words: str) -> None:
-    error = refusal("the broker", refused(status), prefix="it refused: ")
+    error = refusal("the broker", refused(status), passed_on=True)
     assert (type(error), str(error)) == (kind, words)
     if isinstance(error, RequestError):
         assert (error.status, error.code, error.param) == (status, "bad_value", "n")
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 503])
+def test_who_asked_for_itself_is_told_what_was_said_and_no_more(status: int) -> None:
+    assert str(refusal("the broker", refused(status))) == "expected 1, got 2"
 
 
 @pytest.mark.parametrize("content", [b"<html>gone</html>", b"{}", b'{"error": "gone"}', b"\xff"])
