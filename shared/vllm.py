@@ -129,6 +129,7 @@ def arguments(
         "tensor-parallel-size": section.tensor_parallel_size,
         "data-parallel-size": section.data_parallel_size,
         "generation-config": "vllm",
+        # After the temperature, as the other engines give them.
         "logprobs-mode": "processed_logprobs",
     }
     if model.rank is not None:

@@ -49,6 +49,7 @@ def compare(
     directory = runs_dir.resolve() / name
     for number, run in enumerate(runs, start=1):
         place = f"[{number} of {len(runs)}] {run.paths.run}"
+        # Never made again, so the same command goes on where it was interrupted.
         if figures_of(run) is not None:
             _say(console, f"{place}: finished already, read")
             continue

@@ -194,6 +194,7 @@ def _follow(deployment: Deployment, last: int, follow: bool, as_json: bool) -> N
     # The log can only be read forwards: all of it, and the last ones are kept.
     for event in deque(log.new(), maxlen=last):
         _show(event, as_json)
+    # Noted and not raised, so that no line breaks off in its middle.
     with interruptible() as interrupted:
         while follow and not interrupted():
             for event in log.new():

@@ -85,6 +85,7 @@ def rollback(
 ) -> None:
     """Make the tensors of an earlier version the live ones again, as a new version; the run is DONE and not up."""
     run_dir, _ = _run(runs_dir, run_name, student)
+    # `v7` alone is enough, since --student names whose it is.
     version = to if "@" in to else f"{student}@{to}"
     name = roll_back(run_dir, state_of(run_dir), student, version)
     typer.echo(f"{name} holds the tensors of {version} and is live: `opcod up {run_name}` serves it")

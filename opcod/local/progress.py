@@ -18,6 +18,7 @@ PIPED_WIDTH = 140
 
 def make_console() -> Console:
     """As wide as the terminal; wide enough for the report's tables when there is none."""
+    # Rich takes 80 columns where there is no terminal, and would fold the tables.
     console = Console()
     return console if console.is_terminal else Console(width=PIPED_WIDTH)
 

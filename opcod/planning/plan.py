@@ -92,6 +92,7 @@ def plan_run(paths: Paths, settings: RunSettings) -> Planned:
     found = Planned(settings)
     problems: ProblemSet | None = None
     evaluated: Evaluated | None = None
+    # Each look by itself: one that fails must not hide what the next one would find.
     with _noted(found.missing):
         problems = load_problems(settings)
         found.problems = manifest(problems)
@@ -112,6 +113,7 @@ def plan_run(paths: Paths, settings: RunSettings) -> Planned:
             found.gpus = gpus_here()
             found.shares = share_out(settings, found.gpus)
             require_room(settings, found.shares)
+        # Either way: who plans on a laptop for another machine sees both.
         found.on_gpu = _needs(found, shapes, found.lengths, gpu=True)
         found.needs = [*_needs(found, shapes, found.lengths, gpu=found.gpus > 0), *(other_needs() if shapes else ())]
     return found

@@ -100,6 +100,7 @@ class LeaseKeeper:
         ours = {_identity(d) for d in self._bus.renew([k.delivery for k in kept])} if kept else set()
         for one in kept:
             one.renewed_s = started_s
+        # Said by the server itself, so at once: who goes on with it would do work that another does, too.
         self._lose([k for k in kept if _identity(k.delivery) not in ours])
 
     def _give_up(self) -> None:

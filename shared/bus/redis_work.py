@@ -93,6 +93,7 @@ class RedisWork:
                 if len(taken) < limit:
                     taken += self._take_from((queue, group, consumer), limit - len(taken), newest)
             left_s = deadline - time.monotonic()
+            # At least one look at every queue, also with block_s = 0.
             if taken or left_s <= 0:
                 # Only now: what another queue's failure keeps from the caller is handed out again.
                 self._held.add(taken)
@@ -181,6 +182,7 @@ class RedisWork:
         )
 
     def _ended(self, delivery: Delivery, answer: Sequence[object], written: Writes) -> bool:
+        # Another consumer took it meanwhile, and its result counts: nothing was written.
         late = word_of(answer)[0] == "late"
         if not late:
             self._details(answer, written.queues)

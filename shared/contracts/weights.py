@@ -155,5 +155,6 @@ def step_records(student: str) -> str:
     return f"steps/{student}"
 
 
+# One file each and no log: a step that is made again writes the same file again.
 def step_record(student: str, step: int) -> str:
     return f"{step_records(student)}/{step_name(step)}.json"

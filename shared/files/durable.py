@@ -101,6 +101,7 @@ def _locked_directory(parent: Path) -> tuple[Path, int]:
         with suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Between mkdir and lock a sweep may have removed it: what is locked then has no name any more.
             if path.exists():
                 return path, descriptor
             os.close(descriptor)

@@ -96,6 +96,7 @@ class Guard:
             await self._pass_on(scope, receive, tagged)
             return
         caller, granted = self._caller(headers)
+        # In this order: only what could be let in counts against a rate.
         refusal = (
             unnamed
             or self._foreign(scope["method"], headers, granted)

@@ -86,6 +86,7 @@ class _Tokens:
         return self._if_alive(self._known.get(_digest(token)))
 
     def take(self, token: str) -> Scope | None:
+        # Taken out whether it is alive or not: a link works once.
         return self._if_alive(self._known.pop(_digest(token), None))
 
     def _if_alive(self, item: tuple[Scope, float] | None) -> Scope | None:

@@ -25,6 +25,7 @@ UNANCHORED = "unanchored"
 MAX_FEEDBACK_CHARS = 2000
 """Longer feedback is cut at a sentence. The prompt asks for about 80 words, so only runaway text gets here."""
 
+# Every word counts: its hash stands in each batch, and a run that goes on with another prompt mixes two methods.
 FEEDBACK_TEMPLATE = """\
 You are a specialist in {peer_domain}. A peer whose strength is {agent_domain} tried to answer the question below. \
 Review the attempt so that the peer can do better on a second try.

@@ -72,6 +72,7 @@ def may_tutor(mode: GateMode, cognizant: bool, *, problem_domain: str, strong_do
 
     domain_selective: a tutor that is not cognizant speaks only on problems of its strong domain.
     """
+    # Settings and state hold the mode as text.
     match GateMode(mode):
         case GateMode.ALWAYS:
             return True

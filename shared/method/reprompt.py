@@ -59,6 +59,7 @@ def template_hash(template: RepromptTemplate) -> str:
     return sha256(dumps(asdict(template), sort_keys=True).encode()).hexdigest()
 
 
+# Its hash stands in each batch, so a change of one word shows there.
 DEFAULT_TEMPLATE = RepromptTemplate()
 TEMPLATE_HASH = template_hash(DEFAULT_TEMPLATE)
 

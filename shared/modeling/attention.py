@@ -43,5 +43,6 @@ def grouped_attention(
     return mixed.view(batch, heads, queries, width).transpose(1, 2).contiguous(), None
 
 
+# Importing this module makes it known to transformers by its name, with masks that are added to the scores.
 AttentionInterface.register(GROUPED, grouped_attention)
 AttentionMaskInterface.register(GROUPED, eager_mask)

@@ -57,6 +57,7 @@ def weight_files(path: Path) -> list[Path]:
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ModelError(f"expected weight_map of names to files in {path / INDEX_FILE}, got {shown(places)}")
     files = [path / name for name in sorted(set(places.values()))]
+    # An index may name anything: a path that leads out of the directory counts as missing.
     missing = [file.name for file in files if file.parent != path or not file.is_file()]
     if missing:
         raise ModelError(f"expected in {path} the files that {INDEX_FILE} names, found no {few(missing)}")

@@ -148,6 +148,7 @@ def _require_known_ids(tokenizer: PreTrainedTokenizerBase, size: int, path: Path
 
     def comes_up(token: str, index: int) -> bool:
         """Texts give no special tokens, and some models have one too many for the pictures of a sibling."""
+        # So only those count that the template writes, or the tokenizer sets by itself.
         special = index in added and added[index].special
         return not special or token in named or token in str(tokenizer.chat_template)
 

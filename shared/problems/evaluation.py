@@ -53,6 +53,7 @@ def grade_evaluation(outputs: Sequence[PromptOutput], problems: Sequence[Problem
     correct: dict[str, int] = {}
     answers: dict[str, AnswerCounts] = {}
     for problem, answered in zip(problems, outputs, strict=True):
+        # Rewards are exactly 0 or 1, so comparing floats is safe.
         correct[problem.id] = sum(reward == 1.0 for reward in rewards(answered, problem, format_))
         counts = answer_counts(answered, problem, format_)
         answers[problem.domain] = answers.get(problem.domain, AnswerCounts()).plus(counts)

@@ -154,6 +154,7 @@ def load_problems(settings: RunSettings) -> ProblemSet:
     domains = (settings.students["a"].domain, settings.students["b"].domain)
     problems = problems_of(settings)
     problems = replace(problems, format=format_named(settings.problems.format, settings.feedback.prompt))
+    # Half a step comes from each domain then, so the smaller one decides.
     share = settings.problems.per_step // 2 if settings.problems.balance_domains else settings.problems.per_step
     pools = [[p for p in problems.train if p.domain == d] for d in domains]
     smallest = min(map(len, pools)) if settings.problems.balance_domains else len(problems.train)
@@ -222,6 +223,7 @@ def _format(source: str, format: str | None) -> ProblemFormat:
 
 def _from_directory(directory: Path, form: ProblemFormat, domains: tuple[str, str] | None) -> ProblemSet:
     ids: dict[str, str] = {}
+    # First: where no domains are named, they are those of train.jsonl in their order there.
     train = _read_partition(directory, "train", form, ids)
     return ProblemSet(
         name=directory.resolve().name,

@@ -99,6 +99,7 @@ class NaiveMcqFormat(McqFormat):
 
     def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:  # noqa: ARG002
         """Sanitized and cut; there is nothing to validate."""
+        # Against no problem: what is taken out does not hang on one, and its verdict is not used.
         review = anchoring.review_feedback(raw, "")
         verdict = anchoring.FB_NONE if review.body is None else anchoring.UNANCHORED
         return Judgement(verdict, review.body, removed_by(review))

@@ -89,6 +89,7 @@ def _any_operation(drawn: Drawn, others: Sequence[Kind], rng: Random) -> tuple[s
     values = dict(drawn.values)
     left = rng.choice(list(values))
     foreign = names_in(rng.choice(others).formula)[0]
+    # A name that this problem has as well keeps its number.
     values.setdefault(foreign, rng.randint(2, 20))
     right = rng.choice([name for name in values if name != left] or [left])
     formula = f"{left} {rng.choice('+-*/')} {right}"
