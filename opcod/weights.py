@@ -18,7 +18,7 @@ from shared.config.environment import service_environment
 from shared.contracts.ids import version_name, weights_uri
 from shared.contracts.run import RunState, Status
 from shared.contracts.weights import WeightsManifest
-from shared.errors import ConfigError, OpcodError, StorageError
+from shared.errors import ConfigError, OpcodError, StorageError, reason
 from shared.files.batches import batch_directory
 from shared.files.durable import sha256_file
 from shared.files.retention import is_pruned
@@ -49,7 +49,7 @@ def versions_of(run_dir: Path, student: str) -> list[VersionOnDisk]:
             manifest = WeightsManifest.model_validate_json(store.read_manifest(uri))
             found.append(VersionOnDisk(uri, manifest, is_pruned(path)))
         except ValidationError as error:
-            raise StorageError(f"the manifest of {path} does not fit its schema: {error}") from error
+            raise StorageError(f"the manifest of {path} does not fit its schema: {reason(error)}") from error
     return found
 
 

@@ -1,7 +1,19 @@
 """Every error that opcod raises on purpose, and the exit code a command ends with when it reaches the top.
 
-A message says what was expected, what came and what to do about it.
+A message says what was expected, what came and what to do about it. Whatever came, it can be printed, logged and sent:
+it is text in UTF-8, and short.
 """
+
+from pydantic import ValidationError
+
+MAX_MESSAGE_CHARS = 4000
+"""Some screens: the end of a log fits, a file of somebody else's does not."""
+
+MAX_SHOWN_CHARS = 60
+"""Of a value that came."""
+
+MAX_REASON_CHARS = 200
+"""Of what a library says."""
 
 # 2 is what argparse and click end with; 69, 74 and 75 are EX_UNAVAILABLE, EX_IOERR and EX_TEMPFAIL of sysexits.h; 130
 # is what a shell says of a program that Ctrl-C has ended.
@@ -11,11 +23,16 @@ EXIT_IO = 74
 EXIT_TEMPORARY = 75
 EXIT_INTERRUPTED = 130
 
+_LEFT_OUT = " […] "
+
 
 class OpcodError(Exception):
     """Root of all errors raised on purpose; `exit_code` is what a command line ends with."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return presentable(super().__str__())
 
 
 class ConfigError(OpcodError):
@@ -86,9 +103,6 @@ class StoppedError(OpcodError):
     exit_code = EXIT_INTERRUPTED
 
 
-MAX_SHOWN_CHARS = 60
-
-
 def shown(value: object) -> str:
     """What came, for a message: its repr, of a text or anything longer only the beginning and how long it is."""
     if isinstance(value, str):
@@ -96,3 +110,33 @@ def shown(value: object) -> str:
         return f"{value[:MAX_SHOWN_CHARS]!r}{cut}"
     told = repr(value)
     return told if len(told) <= MAX_SHOWN_CHARS else f"{told[:MAX_SHOWN_CHARS]}… ({len(told):,} characters)"
+
+
+def presentable(message: str) -> str:
+    """The message as anybody can take it: nothing in it moves a terminal's cursor or is no UTF-8, and of one too long
+    the middle is left out, since what was expected stands before it and what to do behind it.
+    """
+    text = "".join(_escaped(character) for character in message)
+    if len(text) <= MAX_MESSAGE_CHARS:
+        return text
+    kept = (MAX_MESSAGE_CHARS - len(_LEFT_OUT)) // 2
+    return f"{text[:kept]}{_LEFT_OUT}{text[-kept:]}"
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a library says, on one line, and cut: some name all that they would have taken."""
+    said = _faults(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
+    said = said or type(error).__name__
+    return said if len(said) <= MAX_REASON_CHARS else f"{said[:MAX_REASON_CHARS]}…"
+
+
+def _faults(error: ValidationError) -> str:
+    """The first three, without the values that came, which may be all of a file."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in faults[:3]]
+    return "; ".join(told) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
+
+
+def _escaped(character: str) -> str:
+    plain = character.isprintable() or character in "\n\t"
+    return character if plain else character.encode("unicode_escape").decode()

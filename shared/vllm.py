@@ -5,13 +5,15 @@ name before anything is started. The server listens on one unix socket, in a dir
 behind a key besides; it never asks a network for anything; and no setting of ours reaches it but those named here.
 """
 
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.config.machine import VllmSection, require_short
-from shared.errors import ConfigError
+from shared.errors import MAX_SHOWN_CHARS, ConfigError
+from shared.files.text import expanded
 
 OLDEST = (0, 32)
 """The first release that was tried: completions return token ids, and log-probs of chosen ids."""
@@ -41,7 +43,7 @@ class Installation:
 
 def find_installation(section: VllmSection) -> Installation:
     """Raises ConfigError if there is none, or its version is too old."""
-    python = PROJECT / Path(section.python).expanduser()  # an absolute path stays as it is
+    python = PROJECT / expanded(section.python)  # an absolute path stays as it is
     if not python.is_file():
         raise ConfigError(
             f"expected the interpreter of vLLM's environment at {python}, found none; `make vllm-cpu` makes one for "
@@ -66,9 +68,10 @@ def find_installation(section: VllmSection) -> Installation:
 
 def supported(version: str) -> str:
     """The version, if it is new enough. Raises ConfigError."""
-    parts = version.split(".")[:2]
-    if not all(part.isdecimal() for part in parts) or tuple(map(int, parts)) < OLDEST:
-        raise ConfigError(f"expected vLLM {'.'.join(map(str, OLDEST))} or newer, found {version}; upgrade it")
+    release = re.match(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])", version)
+    if release is None or (int(release[1]), int(release[2])) < OLDEST:
+        found = version[:MAX_SHOWN_CHARS]
+        raise ConfigError(f"expected vLLM {'.'.join(map(str, OLDEST))} or newer, found {found}; upgrade it")
     return version
 
 

@@ -15,15 +15,11 @@ from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, 
 from opcod.prepare.checks import served_settings
 from opcod.prepare.models import prepare_models
 from opcod.talk.client import Client, body_of
+from opcod.talk.text import indented
 from shared.config.settings import Paths, RunSettings
-from shared.contracts.http import Advised, Answered, AskRequest, AskResponse, Revised, Stage
+from shared.contracts.http import STAGE, STAGES, Advised, AskRequest, AskResponse, Stage
 from shared.errors import StoppedError, UnavailableError
-
-STAGES: dict[str, type[Answered] | type[Advised] | type[Revised]] = {
-    "answer": Answered,
-    "feedback": Advised,
-    "revised": Revised,
-}
+from shared.http.client import parsed
 
 
 def ask(
@@ -48,18 +44,19 @@ def ask(
     with up as deployment, closing(Client(deployment)) as client:
         for event in client.broker_events("/v1/peers/ask", request):
             if event.event in STAGES and not as_json:
-                typer.echo("\n".join(stage_lines(STAGES[event.event].model_validate_json(event.data))))
+                typer.echo("\n".join(stage_lines(parsed("the broker", STAGE.validate_json, event.data))))
             elif event.event == "done" and as_json:
-                typer.echo(AskResponse.model_validate_json(event.data).model_dump_json(indent=1))
+                asked = parsed("the broker", AskResponse.model_validate_json, event.data)
+                typer.echo(asked.model_dump_json(indent=1))
 
 
 def stage_lines(stage: Stage) -> list[str]:
     """A stage as a person reads it."""
     if not isinstance(stage, Advised):
-        return [f"{stage.heading}:", f"  {stage.text.strip()}"]
-    lines = [f"{stage.heading}:", f"  {stage.raw.strip() or '(nothing)'}"]
+        return [f"{stage.heading}:", indented(stage.text)]
+    lines = [f"{stage.heading}:", indented(stage.raw.strip() or "(nothing)")]
     if stage.delivered is not None and stage.delivered.strip() != stage.raw.strip():
-        lines += ["passed on as:", f"  {stage.delivered.strip()}"]
+        lines += ["passed on as:", indented(stage.delivered)]
     return lines
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from opcod.options import ConfigFile, Overrides, Preset, settings_from
+from opcod.talk.text import indented
 from shared.errors import ConfigError
 from shared.problems.loading import load_problems
 from shared.problems.manifest import manifest
@@ -37,4 +38,4 @@ def show(
         raise ConfigError(f"expected a domain of {', '.join(found.domains)}, got {domain!r}")
     chosen = [p for p in found.partition(partition) if domain is None or p.domain == domain]
     for problem in spread(chosen, count):
-        typer.echo(f"{problem.id}\n  {problem.question}\n  answer: {problem.answer}")
+        typer.echo(f"{problem.id}\n{indented(problem.question)}\n  answer: {problem.answer}")

@@ -34,7 +34,7 @@ from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name, pin_problems
 from opcod.report.text import print_report
 from opcod.report.writing import Timeline, write_report
-from opcod.talk.client import end_pause, page_address
+from opcod.talk.client import end_pause, page_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import RunState, Status
@@ -93,7 +93,7 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
         try:
             with timeline.stage("starting services"):
                 deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
-            console.print(f"watch it: {page_address(deployment)}", highlight=False, soft_wrap=True)
+            console.print(f"watch it: {page_of(deployment)}", highlight=False, soft_wrap=True)
             # Who resumes a paused run has dealt with what it was paused for.
             reason = end_pause(deployment) if resumed else None
             if reason is not None:

@@ -1,5 +1,6 @@
 """`opcod status`: what is up, where, and how the run goes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 import typer
@@ -7,19 +8,25 @@ from pydantic import BaseModel, ConfigDict
 
 from opcod.local.deployment import Deployment, Endpoint, live_deployment
 from opcod.options import RUNS_DIR, RunsDir
-from opcod.talk.client import Client, page_address
+from opcod.talk.client import Client, Page, page_of
 from shared.bus.redis import RedisBus
 from shared.contracts.heartbeats import TRAINER_READY
 from shared.contracts.http import PeersResponse
 from shared.errors import EXIT_UNAVAILABLE, OpcodError, UnavailableError
 from shared.http.client import not_ready
 
-PROBE_TIMEOUT_S = 5.0
+ANSWER_S = 3.0
+"""For all who are asked, at once: a service answers its probe in milliseconds, and one that is busy loading a model
+need not keep a person waiting for what the others say."""
+
+NOWHERE = "it has not said where it is"
+UNHEARD_OF = "it has given no sign of life"
 
 
 class StatusView(BaseModel):
     """`opcod status --json`. ready: every service that the run needs is up, answers /readyz with 200 and, if it is a
-    trainer, says in its heartbeat that it can train. not_ready: the others, also those that nobody has heard of."""
+    trainer, says in its heartbeat that it can train. not_ready: the others, also those that nobody has heard of;
+    reasons: why, of each of them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,6 +41,7 @@ class StatusView(BaseModel):
     key: str
     page: str | None
     not_ready: list[str]
+    reasons: dict[str, str]
 
 
 def status(
@@ -43,69 +51,76 @@ def status(
 ) -> None:
     """Say what is up. Exit code 69 if nothing is, or not all of it is ready."""
     deployment = live_deployment(runs_dir.resolve(), run_name)
-    view = _view(deployment)
+    view, page = _view(deployment)
     if as_json:
         typer.echo(view.model_dump_json(indent=1))
     else:
         typer.echo(f"run {view.run} ({view.mode}): {view.status or 'unknown'}, round {view.round or '–'}")
-        urls = _urls(view.broker, view.inspector, *view.students)
+        urls = _urls(deployment)
         for name in deployment.services():
-            typer.echo(f"  {name:<12} {urls.get(name, '–'):<28} {'not ready' if name in view.not_ready else 'ready'}")
-        if view.page is not None:
-            typer.echo(f"page, logs you in once: {view.page}")
+            reason = view.reasons.get(name)
+            typer.echo(f"  {name:<12} {urls.get(name, '–'):<28} {f'not ready: {reason}' if reason else 'ready'}")
+        if page is not None:
+            typer.echo(f"page: {page}")
     if not view.ready:
         raise typer.Exit(EXIT_UNAVAILABLE)
 
 
-def _view(deployment: Deployment) -> StatusView:
+def _view(deployment: Deployment) -> tuple[StatusView, Page | None]:
     if deployment.broker is None:
         raise UnavailableError(
             f"the broker of run {deployment.run} is up, but does not say where; set its OPCOD_URL_FILE"
         )
-    students = [Endpoint(name=f"student-{s.name}", url=s.url) for s in deployment.students]
-    ready = {
-        name
-        for name, url in _urls(deployment.broker, deployment.inspector, *students).items()
+    with ThreadPoolExecutor() as asking:
         # Asked and not taken from heartbeats: those go on while a service is not ready.
-        if not_ready(url, PROBE_TIMEOUT_S) is None
-    }
-    up = ready | _training(deployment)
-    missing = [name for name in deployment.services() if name not in up]
-    # A broker that is not ready would keep the question until it times out.
-    peers = _peers(deployment) if "broker" in ready else None
-    return StatusView(
-        ready=not missing,
+        problems = {name: asking.submit(not_ready, url, ANSWER_S) for name, url in _urls(deployment).items()}
+        trainers = asking.submit(_trainers, deployment)
+        peers = asking.submit(_peers, deployment)
+        page = asking.submit(page_of, deployment, ANSWER_S)
+    why = {name: problem.result() for name, problem in problems.items()} | trainers.result()
+    reasons = {name: reason for name in deployment.services() if (reason := why.get(name, NOWHERE)) is not None}
+    said, link = peers.result(), page.result()
+    view = StatusView(
+        ready=not reasons,
         run=deployment.run,
         mode=deployment.mode,
-        status=peers.status if peers else None,
-        round=peers.round if peers else None,
+        status=said.status if said else None,
+        round=said.round if said else None,
         broker=deployment.broker,
         inspector=deployment.inspector,
-        students=students,
+        students=[Endpoint(name=f"student-{s.name}", url=s.url) for s in deployment.students],
         key=deployment.key(),
-        page=page_address(deployment),
-        not_ready=missing,
+        page=link.address if link else None,
+        not_ready=list(reasons),
+        reasons=reasons,
     )
+    return view, link
 
 
-def _urls(*endpoints: Endpoint | None) -> dict[str, str]:
-    return {endpoint.name: endpoint.url for endpoint in endpoints if endpoint is not None}
+def _urls(deployment: Deployment) -> dict[str, str]:
+    """Of each service that has said where it is."""
+    students = {f"student-{student.name}": student.url for student in deployment.students}
+    others = (deployment.broker, deployment.inspector)
+    return {endpoint.name: endpoint.url for endpoint in others if endpoint is not None} | students
 
 
-def _training(deployment: Deployment) -> set[str]:
-    """Trainers that could take a batch now; none of them while Redis is away. Nobody asks them, so none has a URL."""
-    bus = RedisBus(deployment.bus_url(), deployment.run)
+def _trainers(deployment: Deployment) -> dict[str, str | None]:
+    """Why each trainer could not take a batch now, or None. Nobody asks them, so they have no URL: their heartbeats
+    say it, and none of them while Redis is away."""
+    names = [name for name in deployment.services() if name.startswith("trainer-")]
+    bus = RedisBus(deployment.bus_url(), deployment.run, deadline_s=ANSWER_S)
     try:
-        beats = bus.heartbeats()
-    except UnavailableError:
-        return set()
+        states = {beat.service: beat.state for beat in bus.heartbeats()}
+    except UnavailableError as error:
+        return dict.fromkeys(names, str(error))
     finally:
         bus.close()
-    return {beat.service for beat in beats if beat.service.startswith("trainer-") and beat.state in TRAINER_READY}
+    found = {name: states.get(name, UNHEARD_OF) for name in names}
+    return {name: None if state in TRAINER_READY else state for name, state in found.items()}
 
 
 def _peers(deployment: Deployment) -> PeersResponse | None:
-    client = Client(deployment)
+    client = Client(deployment, ANSWER_S)
     try:
         return client.broker("GET", "/v1/peers", PeersResponse)
     except OpcodError:

@@ -20,7 +20,7 @@ from opcod.options import (
 )
 from opcod.prepare.checks import served_settings
 from opcod.prepare.models import prepare_models
-from opcod.talk.client import page_address
+from opcod.talk.client import page_of
 
 POLL_S = 1.0
 
@@ -50,7 +50,7 @@ def up(
             deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
             assert deployment.broker is not None
             console.print(f"run {paths.run} is up: {deployment.broker.url}; stop with Ctrl-C", highlight=False)
-            console.print(f"its page: {page_address(deployment)}", highlight=False, soft_wrap=True)
+            console.print(f"its page: {page_of(deployment)}", highlight=False, soft_wrap=True)
             while not interrupted():
                 for name in launcher.watch():
                     console.print(f"{name} ended and was started again", highlight=False)

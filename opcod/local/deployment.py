@@ -101,10 +101,15 @@ def live_deployment(runs_dir: Path, run: str | None = None) -> Deployment:
         return _announced(run)
     # A file may be left over from a launcher that was killed: only with the lock does it say what is up.
     candidates = [runs_dir / run] if run else sorted(runs_dir.glob("*"), key=_age, reverse=True)
-    for run_dir in candidates:
+    locked = [run_dir for run_dir in candidates if (run_dir / LOCK_FILE).exists() and is_locked(run_dir)]
+    for run_dir in locked:
         deployment = read_deployment(run_dir)
-        if deployment is not None and is_locked(run_dir):
+        if deployment is not None:
             return deployment
+    if locked:
+        raise UnavailableError(
+            f"run {locked[0].name} is not up yet: a command prepares or starts it; its logs are in {locked[0] / 'logs'}"
+        )
     what = f"run {run} is not up" if run else "no run is up"
     raise UnavailableError(f"{what} under {runs_dir}; start one with `opcod run` or `opcod up <run>`")
 

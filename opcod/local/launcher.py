@@ -8,13 +8,14 @@ from pathlib import Path
 
 import redis
 
-from opcod.local.deployment import Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
+from opcod.local.deployment import DEPLOYMENT_FILE, Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
 from opcod.local.embedded_redis import end_leftover
 from opcod.local.gpus import VISIBLE, gpus_here, share_out, visible
 from opcod.local.processes import ProcessSpec, Supervisor, log_tail
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.errors import StoppedError, UnavailableError
+from shared.files.text import expanded
 from shared.http.client import not_ready
 
 READY_TIMEOUT_S = 300.0
@@ -46,6 +47,7 @@ class Launcher:
     # Up and down ---------------------------------------------------------------------------------------
     def start(self, progress: Progress) -> Deployment:
         """Raises UnavailableError when Redis or a service is not ready in time, naming it; StoppedError if asked to."""
+        self._end_last_start()
         progress("redis")
         redis_url = self._start_redis()
         self.events_before = self._newest_event(redis_url)
@@ -89,16 +91,19 @@ class Launcher:
         return self._supervisor.pids()
 
     # Parts ---------------------------------------------------------------------------------------------
+    def _end_last_start(self) -> None:
+        """A Redis that a killed launcher left, and where its services were: nobody is to ask for them there."""
+        before = read_deployment(self._paths.run_dir)
+        if before is not None and before.embedded_redis_port is not None:
+            end_leftover(before.embedded_redis_port, self._paths.run_dir / REDIS)
+        (self._paths.run_dir / DEPLOYMENT_FILE).unlink(missing_ok=True)
+
     def _start_redis(self) -> str:
         if self._settings.bus.url is not None:
             return self._settings.bus.url
-        data_dir = self._paths.run_dir / REDIS
-        before = read_deployment(self._paths.run_dir)
-        if before is not None and before.embedded_redis_port is not None:
-            end_leftover(before.embedded_redis_port, data_dir)
         self._redis_port = _free_port()
         log_file = self._paths.run_dir / "logs" / f"{REDIS}.log"
-        arguments = ("--port", str(self._redis_port), "--data-dir", str(data_dir))
+        arguments = ("--port", str(self._redis_port), "--data-dir", str(self._paths.run_dir / REDIS))
         self._supervisor.start(ProcessSpec(REDIS, "opcod.local.embedded_redis", log_file, arguments=arguments))
         url = f"redis://127.0.0.1:{self._redis_port}"
         self._wait(REDIS, lambda: _pings(url))
@@ -114,7 +119,7 @@ class Launcher:
 
     def _password_file(self) -> Path | None:
         file = self._settings.bus.password_file
-        return None if file is None else file.expanduser().resolve()
+        return None if file is None else expanded(file).resolve()
 
     def _workers(self) -> list[str]:
         return [name for name in services_of(self._settings, self._mode) if name != "broker"]

@@ -12,7 +12,7 @@ from opcod.options import given, settings_on
 from shared.config.loading import differences, settings_of, to_toml
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import STATE_FILE
-from shared.errors import ConfigError
+from shared.errors import ConfigError, reason
 from shared.files.durable import atomic_write
 from shared.problems.loading import load_problems
 from shared.problems.manifest import ProblemSetManifest, manifest
@@ -48,7 +48,7 @@ def read_manifest(paths: Paths) -> ProblemSetManifest | None:
     try:
         return ProblemSetManifest.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise ConfigError(f"expected the manifest of the run's problems in {file}: {error}") from error
+        raise ConfigError(f"expected the manifest of the run's problems in {file}: {reason(error)}") from error
 
 
 def _changes(pinned: ProblemSetManifest, found: ProblemSetManifest) -> list[str]:

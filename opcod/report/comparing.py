@@ -15,7 +15,7 @@ from shared.config.environment import RUN_NAME
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
-from shared.errors import ConfigError, StorageError
+from shared.errors import ConfigError, StorageError, reason
 from shared.files.durable import atomic_write
 from shared.results.comparison import METHODS, RunFigures, alike
 
@@ -93,7 +93,9 @@ def figures_of(run: ComparedRun) -> RunFigures | None:
     try:
         figures = RunFigures.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise StorageError(f"cannot read {path}: {error}; remove it, and the run's report is written again") from error
+        raise StorageError(
+            f"cannot read {path}: {reason(error)}; remove it, and the run's report is written again"
+        ) from error
     return figures if figures.finished else None
 
 

@@ -17,7 +17,7 @@ from opcod.report.text import to_markdown
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import STATE_FILE, RunState
 from shared.contracts.weights import StepRecord, step_records
-from shared.errors import ConfigError, StorageError
+from shared.errors import ConfigError, StorageError, reason
 from shared.files.durable import atomic_write
 from shared.results.report import Report, build_report
 
@@ -124,13 +124,20 @@ def state_of(run_dir: Path) -> RunState:
     except FileNotFoundError as error:
         raise ConfigError(f"expected a run that has begun; there is no {file}") from error
     except ValidationError as error:
-        raise StorageError(f"{file} does not fit this version of opcod: {error}") from error
+        raise StorageError(f"{file} does not fit this version of opcod: {reason(error)}") from error
 
 
 def records_of(paths: Paths, student: str) -> list[StepRecord]:
     """What the broker kept of each step of a student."""
     found = sorted((paths.run_dir / step_records(student)).glob("*.json"))
-    return [StepRecord.model_validate_json(path.read_bytes()) for path in found]
+    return [_record(path) for path in found]
+
+
+def _record(path: Path) -> StepRecord:
+    try:
+        return StepRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise StorageError(f"{path} does not fit this version of opcod: {reason(error)}") from error
 
 
 def _stored_report(run_dir: Path) -> Report | None:

@@ -7,7 +7,7 @@ Going on with a run that stood: who resumes a paused run has dealt with the reas
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 import httpx2
 from httpx2 import EventSource
@@ -18,7 +18,7 @@ from shared.contracts.acting import Accepted
 from shared.contracts.http import ErrorResponse, LoginLink
 from shared.contracts.run import RunState
 from shared.errors import ConfigError, OpcodError, UnavailableError
-from shared.http.client import answering, bearer, client, refusal
+from shared.http.client import answering, bearer, client, parsed, refusal
 
 # On top of what a service takes for one answer, so that its own refusal arrives.
 MARGIN_S = 60.0
@@ -31,11 +31,12 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class Client:
-    """Requests to the broker and the inspector of one deployment. timeout_s: without a sign of life from them."""
+    """Requests to the broker and the inspector of one deployment. timeout_s: without a sign of life from them; by
+    default longer than they take for any answer."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, timeout_s: float | None = None) -> None:
         self._deployment = deployment
-        self.timeout_s = deployment.settings().serving.request_timeout_s + MARGIN_S
+        self.timeout_s = timeout_s or deployment.settings().serving.request_timeout_s + MARGIN_S
         self._http = client(self.timeout_s, bearer(deployment.key()))
 
     @property
@@ -43,7 +44,7 @@ class Client:
         return self._deployment.run
 
     def broker(self, method: str, path: str, answer: type[Answer], body: BaseModel | None = None) -> Answer:
-        return answer.model_validate(self._request(method, self._broker_url() + path, body))
+        return self._request(method, self._broker_url() + path, answer, body)
 
     def broker_events(self, path: str, body: BaseModel) -> Iterator[httpx2.ServerSentEvent]:
         """Post to the broker and get its answer event by event, as they come."""
@@ -55,11 +56,12 @@ class Client:
                 raise refusal(url, response)
             for event in EventSource(response):
                 if event.event == "error":
-                    raise OpcodError(f"{url} broke off: {ErrorResponse.model_validate_json(event.data).error.message}")
+                    broken = parsed(url, ErrorResponse.model_validate_json, event.data)
+                    raise OpcodError(f"{url} broke off: {broken.error.message}")
                 yield event
 
     def inspector(self, path: str, answer: type[Answer], params: dict[str, str]) -> Answer:
-        return answer.model_validate(self._request("GET", self._inspector_url() + path, None, params))
+        return self._request("GET", self._inspector_url() + path, answer, None, params)
 
     def inspector_bytes(self, path: str, params: dict[str, str]) -> Iterator[bytes]:
         """The body of an answer, piece by piece."""
@@ -83,13 +85,15 @@ class Client:
             raise UnavailableError(f"run {self._deployment.run} has no inspector up")
         return self._deployment.inspector.url
 
-    def _request(self, method: str, url: str, body: BaseModel | None, params: dict[str, str] | None = None) -> Any:
+    def _request(
+        self, method: str, url: str, answer: type[Answer], body: BaseModel | None, params: dict[str, str] | None = None
+    ) -> Answer:
         json = body.model_dump(mode="json", exclude_none=True) if body is not None else None
         with answering(url):
             response = self._http.request(method, url, json=json, params=params)
         if response.status_code >= 400:
             raise refusal(url, response)
-        return response.json()
+        return parsed(url, answer.model_validate_json, response.content)
 
 
 def body_of(kind: type[Body], arguments: Sequence[str], /, **given: object) -> Body:
@@ -113,7 +117,17 @@ def body_of(kind: type[Body], arguments: Sequence[str], /, **given: object) -> B
 TIMEOUT_S = 5.0
 
 
-def page_address(deployment: Deployment) -> str | None:
+class Page(NamedTuple):
+    """The inspector's page. logs_in: whether its address is a link that logs a browser in, once."""
+
+    address: str
+    logs_in: bool
+
+    def __str__(self) -> str:
+        return self.address if self.logs_in else f"{self.address} (it asks for a key: `opcod status --json` shows one)"
+
+
+def page_of(deployment: Deployment, timeout_s: float = TIMEOUT_S) -> Page | None:
     """With a login link while the inspector answers, plain otherwise: nobody should wait or fail for it. None while no
     inspector is up.
 
@@ -123,12 +137,12 @@ def page_address(deployment: Deployment) -> str | None:
         return None
     url = deployment.inspector.url
     try:
-        with client(TIMEOUT_S, bearer(deployment.key())) as http:
+        with client(timeout_s, bearer(deployment.key())) as http:
             answer = http.post(f"{url}/v1/login-link")
         link = LoginLink.model_validate_json(answer.content)
-        return (link.public_url or url) + link.path
+        return Page((link.public_url or url) + link.path, logs_in=True)
     except (httpx2.HTTPError, ValidationError):
-        return url
+        return Page(url, logs_in=False)
 
 
 DEADLINE_S = 30.0

@@ -1,6 +1,7 @@
 """An exchange as text on a terminal: a few lines, or all there is."""
 
 import json
+import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -12,15 +13,20 @@ from shared.contracts.traces import Alternative
 MOST_DIVERGENT = 5
 
 
+def indented(text: str) -> str:
+    """A text below the line that says whose it is; every line of it, as one at the margin would read as a new entry."""
+    return textwrap.indent(text.strip(), "  ")
+
+
 def brief(exchange: ExchangeView | FeedbackGiven) -> str:
     """Who said what of which answer, on a few lines; of a stored exchange also what came of it."""
     revision = _revision(exchange) if isinstance(exchange, ExchangeView) else ""
-    return f"{_head(exchange)}\n  {exchange.response.strip()}\n  {_said(exchange)}{revision}"
+    return f"{_head(exchange)}\n{indented(exchange.response)}\n{indented(_said(exchange))}{revision}"
 
 
 def revised(event: Revised) -> str:
-    """The answer after the feedback, on two lines."""
-    return f"{_key(event)} (round {event.round}) revised: {event.change}\n  {event.text.strip()}"
+    """The answer after the feedback, below whose it is."""
+    return f"{_key(event)} (round {event.round}) revised: {event.change}\n{indented(event.text)}"
 
 
 def whole(exchange: ExchangeView, trace: TraceView | str) -> str:
@@ -31,16 +37,16 @@ def whole(exchange: ExchangeView, trace: TraceView | str) -> str:
 def _lines(exchange: ExchangeView, trace: TraceView | str) -> Iterator[str]:
     yield _head(exchange)
     yield f"{exchange.student} {exchange.version}, tutor {exchange.tutor_version}, {exchange.domain}"
-    yield f"\nquestion\n  {exchange.question}"
-    yield f"\nresponse ({_mark(exchange)})\n  {exchange.response.strip()}"
-    yield f"\n{exchange.tutor} said\n  {_said(exchange)}"
-    yield f"\nlet through\n  {exchange.delivered or exchange.withheld or '(nothing)'}"
+    yield f"\nquestion\n{indented(exchange.question)}"
+    yield f"\nresponse ({_mark(exchange)})\n{indented(exchange.response)}"
+    yield f"\n{exchange.tutor} said\n{indented(_said(exchange))}"
+    yield f"\nlet through\n{indented(exchange.delivered or exchange.withheld or '(nothing)')}"
     if exchange.withheld is not None:
         yield "  (a person excluded it: the rollout trained as one without feedback)"
     for text in exchange.removed:
-        yield f"  taken out: {text}"
+        yield indented(f"taken out: {text.strip()}")
     if exchange.revision is not None:
-        yield f"\nrevised: {exchange.revision.change}\n  {exchange.revision.text.strip()}"
+        yield f"\nrevised: {exchange.revision.change}\n{indented(exchange.revision.text)}"
     yield from (_act(act) for act in exchange.history)
     yield "\ndivergence of student and self-teacher, by token"
     yield from ([f"  {trace}"] if isinstance(trace, str) else _trace(trace))
@@ -73,7 +79,7 @@ def _revision(exchange: ExchangeView) -> str:
 def _act(act: ActView) -> str:
     at = datetime.fromtimestamp(act.at, UTC).isoformat(timespec="seconds")
     refused = f" (refused: {act.refused})" if act.refused else ""
-    return f"\n{act.act}, {at}, {act.by}: {act.reason}{refused}"
+    return f"\n{act.act}, {at}, {act.by}: {indented(act.reason + refused).lstrip()}"
 
 
 def _trace(trace: TraceView) -> Iterator[str]:

@@ -21,7 +21,7 @@ from shared.config.settings import EvaluationSection, RunSettings, StudentSectio
 from shared.contracts.messages import Contract
 from shared.contracts.models import prepared_model
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE, RunState, Score
-from shared.errors import ConfigError, StorageError
+from shared.errors import ConfigError, StorageError, reason
 from shared.files.durable import atomic_write
 from shared.files.state import read_state_file
 from shared.problems.problem import ProblemSet
@@ -71,7 +71,7 @@ def _parse(text: str, source: str) -> RunState:
         return RunState.model_validate_json(text)
     except ValidationError as error:
         raise StorageError(
-            f"the run's state in {source} does not fit this version of opcod: {error}; "
+            f"the run's state in {source} does not fit this version of opcod: {reason(error)}; "
             f"go on with the version that wrote it, or start a new run"
         ) from error
 
@@ -121,7 +121,9 @@ def adopted_scores(run_dir: Path, basis: Basis) -> tuple[Score, ...]:
     try:
         found = InitialScores.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ConfigError(f"expected initial scores in {path}: {error}; remove the file to evaluate again") from error
+        raise ConfigError(
+            f"expected initial scores in {path}: {reason(error)}; remove the file to evaluate again"
+        ) from error
     differing = list(_differences(found.basis.model_dump(mode="json"), basis.model_dump(mode="json")))
     if differing:
         raise ConfigError(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSealed
 from shared.contracts.ids import version_name
-from shared.errors import StorageError
+from shared.errors import StorageError, reason, shown
 from shared.files.batches import read_groups
 from shared.files.store import GROUPS, LocalStore
 
@@ -37,7 +37,7 @@ def read_batch(store: LocalStore, sealed: BatchSealed, run: str) -> Batch:
     try:
         manifest = BatchManifest.model_validate_json(raw)
     except ValidationError as error:
-        raise StorageError(f"the batch {sealed.uri} does not fit its schema: {error}") from error
+        raise StorageError(f"the batch {sealed.uri} does not fit its schema: {reason(error)}") from error
     _check_identity(manifest, sealed, run)
     groups = tuple(read_groups(store, sealed.uri, manifest))
     samples = sum(len(group.samples) for group in groups)
@@ -54,6 +54,6 @@ def _check_identity(manifest: BatchManifest, sealed: BatchSealed, run: str) -> N
     got = (manifest.run, manifest.student, manifest.step, manifest.base_version)
     if got != expected or sealed.base_version != manifest.base_version:
         raise StorageError(
-            f"expected a batch of (run, student, step, base version) {expected} in {sealed.uri}, got {got}, "
+            f"expected a batch of (run, student, step, base version) {expected} in {sealed.uri}, got {shown(got)}, "
             f"announced on {sealed.base_version}"
         )

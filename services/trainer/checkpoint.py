@@ -36,7 +36,7 @@ from services.trainer.model.learner import LearnerState
 from shared.contracts.ids import weights_uri
 from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry, StepDone, WeightsManifest, WeightsPublished
-from shared.errors import FencedError, ModelError, StorageError
+from shared.errors import FencedError, ModelError, StorageError, reason
 from shared.files.store import MANIFEST, Content, LocalStore
 from shared.modeling.versions import version_tensors
 from shared.obs.faults import fault_point
@@ -211,7 +211,7 @@ class Checkpoints:
             return CheckpointManifest.model_validate_json(raw)
         except ValidationError as error:
             raise StorageError(
-                f"the manifest of checkpoint {step} of student {self._student} does not fit its schema: {error}"
+                f"the manifest of checkpoint {step} of student {self._student} does not fit its schema: {reason(error)}"
             ) from error
 
     def _check_owner(self, manifest: CheckpointManifest) -> None:

@@ -13,6 +13,7 @@ What a trainer says of itself: on /readyz, and in its heartbeat.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -171,16 +172,29 @@ class Consumer:
                 self._pause(stopping, error)
         if stopping.is_set():
             return False
-        self._trainer.restore(self._say)
+        self._restore(stopping)
         self._tell()
         log.info("ready", step=self._trainer.step, token=self._fence.token)
-        while self._trainer.step and not stopping.is_set():
+        if self._trainer.step:
+            self._until_answered(stopping, self._announce)
+        return not stopping.is_set()
+
+    def _restore(self, stopping: threading.Event) -> None:
+        """A step that has to be made again and cannot be is told as one that is refused, so that the run stands with
+        the reason. It is tried again with the next batch: one comes when the run is resumed."""
+        try:
+            self._trainer.restore(self._say)
+        except StepRefusedError as error:
+            failed = self._failed(self._trainer.step + 1, str(error))
+            self._until_answered(stopping, lambda: self._bus.publish(RESULTS, failed))
+
+    def _until_answered(self, stopping: threading.Event, call: Callable[[], object]) -> None:
+        while not stopping.is_set():
             try:
-                self._announce()
-                break
+                call()
+                return
             except UnavailableError as error:
                 self._pause(stopping, error)
-        return not stopping.is_set()
 
     def _say(self, state: str) -> None:
         self._board.state = state
@@ -257,10 +271,12 @@ class Consumer:
         log.info("announced", version=published.version, first_time=moved)
 
     def _refuse(self, held: Held, reason: str) -> None:
+        self._complete(held, announce=self._failed(held.sealed.step, reason))
+
+    def _failed(self, step: int, reason: str) -> StepFailed:
         metrics.STEPS.labels("failed").inc()
-        log.error("step refused", step=held.sealed.step, reason=reason)
-        failed = StepFailed(student=self._student, step=held.sealed.step, reason=reason[:MAX_REASON_CHARS])
-        self._complete(held, announce=failed)
+        log.error("step refused", step=step, reason=reason)
+        return StepFailed(student=self._student, step=step, reason=reason[:MAX_REASON_CHARS])
 
     def _complete(self, held: Held, announce: Message | None = None) -> None:
         fault_point("trainer.before-ack")

@@ -90,6 +90,8 @@ class StudentTrainer:
         self._stopping = stopping
         # What happens after a step's report is made stands in the report of the next step.
         self._late = StageClock()
+        # Whether the learner is what `checkpoint` says: not where making it so was broken off.
+        self._restored = True
         self.checkpoint: CheckpointManifest | None = None
 
     @property
@@ -110,13 +112,13 @@ class StudentTrainer:
         """Go on from the newest checkpoint; say: told what takes long meanwhile.
 
         Raises StorageError or ModelError if there is a checkpoint, but none usable, StepRefusedError if a step that
-        has to be made again cannot be.
+        has to be made again cannot be; `apply` then tries that again before anything else.
         """
         say("reading the checkpoint")
         self.checkpoint = self._checkpoints.newest()
+        metrics.STEP.set(self.step)
         if self.checkpoint is not None:
             self._reload(say)
-        metrics.STEP.set(self.step)
 
     def done(self, step: int) -> StepDone:
         """The report of an applied step, as it was first made."""
@@ -132,6 +134,8 @@ class StudentTrainer:
         """
         if sealed.step != self.step + 1:
             raise ValueError(f"expected step {self.step + 1}, got {sealed.step}")
+        if not self._restored:
+            self._reload()
         try:
             self._apply(sealed, fence)
         except (FencedError, UnavailableError):
@@ -263,6 +267,7 @@ class StudentTrainer:
         )
 
     def _reload(self, say: Callable[[str], None] = lambda _: None) -> None:
+        self._restored = False
         last = self.checkpoint
         found = None if last is None else self._checkpoints.newest_state(last.step)
         since = 0
@@ -273,6 +278,7 @@ class StudentTrainer:
             self._learner.load(state)
         if last is not None:
             self._repeat(last, since, say)
+        self._restored = True
 
     def _repeat(self, last: CheckpointManifest, since: int, say: Callable[[str], None]) -> None:
         """Make the steps after `since` again, up to the checkpoint `last`, whose version is what counts."""
@@ -285,7 +291,13 @@ class StudentTrainer:
                 base_version=version_name(self._student, done.step - 1),
             )
             say(f"making step {done.step} again, up to {last.step}")
-            self._train(*self._rows(sealed), StageClock())
+            try:
+                self._train(*self._rows(sealed), StageClock())
+            except (StepRefusedError, NonFiniteError) as error:
+                raise StepRefusedError(
+                    f"step {done.step} has to be made again, as no whole checkpoint up to step {last.step} is newer, "
+                    f"and cannot be: {error}"
+                ) from error
             log.info("step made again", step=done.step, last=last.step)
         if since < last.step and checksum(self._learner.model.trained.tensors()) != last.weights.checksum:
             log.warning(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from shared.contracts.jobs import PayloadRef
 from shared.contracts.messages import Contract
-from shared.errors import MalformedMessageError, StorageError
+from shared.errors import MalformedMessageError, StorageError, reason
 
 MAX_UNPACKED_BYTES = 256 * 1024 * 1024
 """A paper-size job (32 samples of 8k tokens with log-probs) stays under 10 MB; above this it is a bomb."""
@@ -38,9 +38,11 @@ def unpack(ref: PayloadRef, data: bytes, contract: type[Packed]) -> Packed:
     try:
         return contract.model_validate_json(_inflate(ref, data))
     except zlib.error as error:
-        raise MalformedMessageError(f"payload {ref.key}/{ref.field} is not compressed JSON: {error}") from error
+        raise MalformedMessageError(f"payload {ref.key}/{ref.field} is not compressed JSON: {reason(error)}") from error
     except ValidationError as error:
-        raise MalformedMessageError(f"payload {ref.key}/{ref.field} is not a {contract.__name__}: {error}") from error
+        raise MalformedMessageError(
+            f"payload {ref.key}/{ref.field} is not a {contract.__name__}: {reason(error)}"
+        ) from error
 
 
 def check(ref: PayloadRef, data: bytes) -> None:

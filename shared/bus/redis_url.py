@@ -56,13 +56,18 @@ def _parts(url: str) -> SplitResult:
     except ValueError:
         raise ConfigError(EXPECTED) from None  # the error's own words hold parts of the URL
     if parts.scheme == "unix":
-        fits = bool(parts.path) and port is None
+        fits = not parts.hostname and port is None and _is_socket(parts.path)
     else:
         fits = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and _is_database(parts.path)
     # An unescaped `#` or `?` in a password cuts it off there; the `@` behind it then is in another part.
     if not fits or parts.fragment or "@" in parts.query:
         raise ConfigError(EXPECTED)
     return parts
+
+
+def _is_socket(path: str) -> bool:
+    """What has an option's marks in it has lost its `?`, and might hold a password."""
+    return path.startswith("/") and not set("&=") & set(path)
 
 
 def _is_database(path: str) -> bool:

@@ -14,15 +14,21 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from shared.config.settings import RunSettings, StudentSection
-from shared.errors import ConfigError
-from shared.files.text import read_text
+from shared.config.settings import STUDENTS, RunSettings, StudentSection
+from shared.errors import MAX_SHOWN_CHARS, ConfigError, reason, shown
+from shared.files.text import is_plain, read_text
 
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 EXTENDS = "extends"
 ENV_PREFIX = "OPCOD_SET_"
 
 Tree = dict[str, Any]
+
+_NO_TOML = (ValueError, RecursionError)
+"""Of what tomllib raises TOMLDecodeError is one; long numbers and deep nests are others."""
+
+_MAX_FAULTS = 8
+"""That are told at once."""
 
 
 def preset_names() -> list[str]:
@@ -45,7 +51,9 @@ def load_settings(
     if config:
         own = read_toml(config)
         if preset and EXTENDS in own:
-            raise ConfigError(f"{config}: {EXTENDS} = {own[EXTENDS]!r} names a preset, and so does --preset; leave one")
+            raise ConfigError(
+                f"{config}: {EXTENDS} = {shown(own[EXTENDS])} names a preset, and so does --preset; leave one"
+            )
         _merge(tree, _extended(own, config))
     # Sorted, so that the order of the environment decides nothing.
     from_env = [
@@ -59,11 +67,15 @@ def load_settings(
 
 
 def validate(tree: Tree) -> RunSettings:
-    """Raises ConfigError listing every bad key with what was expected."""
+    """Raises ConfigError listing bad keys with what was expected."""
     try:
-        return RunSettings.model_validate(tree)
+        found = RunSettings.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from error
+        faults = error.errors()
+        more = [f"and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
+        raise ConfigError("\n".join([*map(_explain, faults[:_MAX_FAULTS]), *more])) from error
+    _refuse_unwritable(found)
+    return found
 
 
 def settings_of(run_dir: Path) -> RunSettings:
@@ -76,8 +88,8 @@ def read_toml(path: Path) -> Tree:
         raise ConfigError(f"expected a TOML file at {path}; there is none")
     try:
         return tomllib.loads(read_text(path, "settings"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"cannot read {path} as TOML: {error}") from error
+    except _NO_TOML as error:
+        raise ConfigError(f"cannot read {path} as TOML: {reason(error)}") from error
 
 
 def to_toml(settings: RunSettings) -> str:
@@ -101,10 +113,18 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def _refuse_unwritable(settings: RunSettings) -> None:
+    """Raises ConfigError: a run keeps its settings in a file, and gives them to other programs."""
+    for name, value in _flatten(settings.model_dump()).items():
+        texts = (name, *(value if isinstance(value, tuple) else (value,)))
+        if not all(is_plain(text) for text in texts if isinstance(text, str)):
+            raise ConfigError(f"{name[:MAX_SHOWN_CHARS]}: expected text in UTF-8 without NUL, got {shown(value)}")
+
+
 def _preset_tree(preset: str) -> Tree:
     names = preset_names()
     if preset not in names:
-        raise ConfigError(f"unknown preset {preset!r}{nearest(preset, names)}; there are: {', '.join(names)}")
+        raise ConfigError(f"unknown preset {shown(preset)}{nearest(preset, names)}; there are: {', '.join(names)}")
     path = PRESETS / f"{preset}.toml"
     return _extended(read_toml(path), path)
 
@@ -115,7 +135,7 @@ def _extended(tree: Tree, path: Path) -> Tree:
     if base is None:
         return tree
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: {EXTENDS}: expected the name of a preset, got {base!r}")
+        raise ConfigError(f"{path}: {EXTENDS}: expected the name of a preset, got {shown(base)}")
     below = _preset_tree(base)
     _merge(below, tree)
     return below
@@ -133,12 +153,17 @@ def _apply(tree: Tree, override: str) -> None:
     path, separator, text = override.partition("=")
     keys = path.strip().split(".")
     if not separator or not all(keys) or len(keys) < 2:
-        came = f"the key {path.strip()!r}" if separator else "no `=` in it"
+        came = f"the key {shown(path.strip())}" if separator else "no `=` in it"
         raise ConfigError(f"expected section.key=value, got {came}")  # the value may be a secret
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"{path}: {key!r} is a value, not a section")
+            raise ConfigError(f"{path[:MAX_SHOWN_CHARS]}: {shown(key)} is a value, not a section")
+    if not text.strip():
+        raise ConfigError(
+            f"{path.strip()[:MAX_SHOWN_CHARS]}: expected a value, got an empty one; a setting that may have none "
+            "takes `none`"
+        )
     tree[keys[-1]] = _parse_value(text.strip())
 
 
@@ -148,26 +173,30 @@ def _parse_value(text: str) -> object:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except _NO_TOML:
         return text
 
 
 def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
+    path = [str(part)[:MAX_SHOWN_CHARS] for part in error["loc"]]
     name = ".".join(path) or "settings"
     if error["type"] == "extra_forbidden":
         known = _fields_at(path[:-1])
         return f"unknown key {name}{nearest(path[-1], known)}; there are: {', '.join(known)}"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{name}: expected a section with the keys {', '.join(_fields_at(path))}, got {shown(error['input'])}"
+    message = str(error["msg"]).removeprefix("Value error, ").replace("String should have", "expected")
     # Our own messages say what came, and a whole section would be too much to repeat.
     if error["type"] in ("missing", "value_error") or isinstance(error["input"], dict):
         return f"{name}: {message}"
-    return f"{name}: {message}, got {error['input']!r}"
+    return f"{name}: {message}, got {shown(error['input'])}"
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:
-    """Names of the settings in the section at `path`; `students.a` is a StudentSection."""
+    """Names of what is in the section at `path`; `students.a` is a StudentSection."""
     section: type[BaseModel] = RunSettings
+    if list(path) == ["students"]:
+        return list(STUDENTS)
     if path and path[0] == "students":
         section, path = StudentSection, path[2:]
     for name in path:

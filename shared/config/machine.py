@@ -8,11 +8,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Self
 
+import httpx2
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from shared.bus.redis_url import names_password, with_password
 from shared.config.section import OpenUrl, Positive, Section, Share
-from shared.errors import ConfigError
+from shared.errors import ConfigError, reason, shown
+from shared.files.text import expanded
 from shared.http.access import Limits
 
 
@@ -55,7 +57,7 @@ class BusSection(Section):
         """`url` with the password of the file, if one is named. Raises ConfigError if that cannot be read."""
         if self.url is None or self.password_file is None:
             return self.url
-        return with_password(self.url, self.password_file.expanduser())
+        return with_password(self.url, expanded(self.password_file))
 
 
 class ResourcesSection(Section):
@@ -88,6 +90,8 @@ class RetentionSection(Section):
             raise ValueError("expected 0 (all) or at least 2: a replica may still serve the version before the newest")
         return value
 
+
+MAX_PORT = 65535
 
 # sun_path of Linux has 108 bytes, the last one for NUL.
 MAX_SOCKET_BYTES = 107
@@ -122,9 +126,11 @@ class VllmSection(Section):
 
     @field_validator("url")
     @classmethod
-    def _socket_fits(cls, url: str | None) -> str | None:
+    def _can_be_asked(cls, url: str | None) -> str | None:
         if url is not None and url.startswith("unix:"):
             require_short(url.removeprefix("unix:"))
+        elif url is not None:
+            _require_place(url)
         return url
 
     @field_validator("arguments")
@@ -152,6 +158,17 @@ class VllmSection(Section):
         return self.tensor_parallel_size * self.data_parallel_size
 
 
+def _require_place(url: str) -> None:
+    """Raises ValueError if HTTP cannot be spoken there: the client that will be asked says so."""
+    try:
+        found = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise ValueError(f"expected a URL such as http://127.0.0.1:8000: {reason(error)}") from error
+    off_range = found.port is not None and not 0 < found.port <= MAX_PORT
+    if not found.host or off_range or found.query or found.fragment:
+        raise ValueError(f"expected host and port alone, such as http://127.0.0.1:8000, got {shown(url)}")
+
+
 def require_short(socket: str) -> None:
     """Raises ValueError if no unix socket can have this path."""
     size = len(os.fsencode(socket))
@@ -163,8 +180,8 @@ class ServingSection(Section):
     """Addresses and limits of the HTTP services."""
 
     host: str = "127.0.0.1"
-    broker_port: int = Field(default=0, ge=0, le=65535)
-    inspector_port: int = Field(default=0, ge=0, le=65535)
+    broker_port: int = Field(default=0, ge=0, le=MAX_PORT)
+    inspector_port: int = Field(default=0, ge=0, le=MAX_PORT)
     max_body_bytes: Positive = 1_000_000
     requests_per_minute: Positive = Field(default=600, description="Of each key, at each service; more get 429.")
     concurrent_requests: Positive = Field(

@@ -19,6 +19,7 @@ OpenUrl = Annotated[str, BeforeValidator(_without_credentials)]
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable; an unknown key is an error, and so is a number that is none (inf, nan)."""
+    """Base of all sections: immutable; an unknown key is an error, and so is a number that is none (inf, nan) and a
+    text without a character."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_min_length=1)

@@ -8,7 +8,7 @@ that a run is on are in `machine.py`. Settings that are each in order but contra
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared.config.machine import BusSection, ResourcesSection, RetentionSection, ServingSection, VllmSection
 from shared.config.section import Positive, Section, Share
@@ -279,6 +279,14 @@ class RunSettings(Section):
     retention: RetentionSection = RetentionSection()
     resources: ResourcesSection = ResourcesSection()
 
+    @field_validator("students", mode="before")
+    @classmethod
+    def _named(cls, students: object) -> object:
+        """Before anything is asked of one that there cannot be."""
+        if isinstance(students, dict) and not students.keys() <= set(STUDENTS):
+            raise ValueError(f"expected {' and '.join(STUDENTS)}, got {', '.join(map(str, students))}")
+        return students
+
     @model_validator(mode="after")
     def _consistent(self) -> "RunSettings":
         refuse_contradictions(self)
@@ -309,7 +317,7 @@ def refuse_contradictions(settings: RunSettings) -> None:
     """Raises ValueError naming the setting to change."""
     run, gate, students = settings.run, settings.gate, settings.students
     if sorted(students) != ["a", "b"]:
-        raise ValueError(f"students: expected a and b, got {sorted(students)}")
+        raise ValueError(f"students: expected a and b, got {', '.join(students) or 'none'}")
     if students["a"].domain == students["b"].domain:
         raise ValueError("students: a and b need different domains; each tutors in its own")
     for name, student in sorted(students.items()):

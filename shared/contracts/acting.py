@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from shared.contracts.envelope import Message
-from shared.contracts.messages import Contract
+from shared.contracts.messages import Contract, Worded
 
 MAX_REASON_CHARS = 500
 ACTS = "acts"
@@ -78,7 +78,7 @@ class ActAsked(Message):
 class ReasonRequest(Contract):
     """Body of flag and exclude."""
 
-    reason: str = Field(min_length=1, max_length=MAX_REASON_CHARS)
+    reason: Worded = Field(max_length=MAX_REASON_CHARS)
 
 
 class SilenceRequest(ReasonRequest):

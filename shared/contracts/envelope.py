@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field, ValidationError
 
 from shared.contracts.messages import Contract
-from shared.errors import MalformedMessageError
+from shared.errors import MalformedMessageError, reason, shown
 
 SCHEMA = 1
 MAX_ENVELOPE_BYTES = 8192
@@ -57,11 +57,11 @@ def unwrap(data: bytes) -> Message:
             )
         # A class is known once its module is imported: who reads a stream imports whatever may come on it.
         if envelope.type not in Message.registry:
-            raise MalformedMessageError(f"unknown message type {envelope.type!r}")
+            raise MalformedMessageError(f"unknown message type {shown(envelope.type)}")
         message = Message.registry[envelope.type].model_validate_json(envelope.body)
     except ValidationError as error:
-        raise MalformedMessageError(f"message does not fit its schema: {error}") from error
+        raise MalformedMessageError(f"message does not fit its schema: {reason(error)}") from error
     # The id decides what counts as done already, so it must be that of this body.
     if message.key != envelope.id:
-        raise MalformedMessageError(f"envelope id {envelope.id!r} is not the body's key {message.key!r}")
+        raise MalformedMessageError(f"envelope id {shown(envelope.id)} is not the body's key {shown(message.key)}")
     return message

@@ -1,17 +1,17 @@
 """Bodies of the HTTP APIs of students and broker that are not OpenAI's."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
-from shared.contracts.messages import Contract
+from shared.contracts.messages import Contract, Worded
 from shared.contracts.openai import Usage
 
 
 class FeedbackRequest(Contract):
     """Ask a student to review `response` to `problem`. Domains default to those of the run's pair."""
 
-    problem: str = Field(min_length=1)
+    problem: Worded
     response: str
     peer_domain: str | None = None
     agent_domain: str | None = None
@@ -30,7 +30,7 @@ class FeedbackResponse(Contract):
 class AskRequest(Contract):
     """A problem for the peers; `first` answers, the other gives feedback, `first` answers again; as often as asked."""
 
-    problem: str = Field(min_length=1)
+    problem: Worded
     first: str | None = None
     exchanges: int | None = Field(default=None, ge=1, le=3, description="Default: 1.")
     seed: int | None = None
@@ -85,6 +85,9 @@ class Revised(Contract):
 
 
 Stage = Answered | Advised | Revised
+STAGE: TypeAdapter[Stage] = TypeAdapter(Annotated[Stage, Field(discriminator="stage")])
+STAGES = ("answer", "feedback", "revised")
+"""Names of the events that tell them."""
 
 
 class Exchange(Contract):
@@ -134,6 +137,13 @@ class ErrorBody(Contract):
 
 class ErrorResponse(Contract):
     error: ErrorBody
+
+
+class Readiness(Contract):
+    """What /readyz answers: 200 without a reason, 503 with one."""
+
+    status: Literal["ready", "not ready"]
+    reason: str | None = None
 
 
 class LoginLink(Contract):

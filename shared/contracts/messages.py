@@ -1,8 +1,19 @@
 """Chat messages and sampling settings: what a model is asked, on every path."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+def _worded(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "String should have more than white space")
+    return text
+
+
+Worded = Annotated[str, Field(min_length=1), AfterValidator(_worded)]
+"""A text that says something, such as a question: not empty, and not white space alone."""
 
 
 class Contract(BaseModel):

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from shared.contracts.messages import Contract
-from shared.errors import ConfigError
+from shared.errors import ConfigError, reason
 
 MODELS = "models"
 """Folder of the files, in the run's directory."""
@@ -30,5 +30,5 @@ def prepared_model(run_dir: Path, student: str) -> PreparedModel:
     except (OSError, ValidationError) as error:
         raise ConfigError(
             f"expected the prepared model of student {student} (path, sha256) in {path}, "
-            f"written before services start: {error}"
+            f"written before services start: {reason(error)}"
         ) from error

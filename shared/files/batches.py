@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from shared.contracts.batches import BatchGroup, BatchManifest
 from shared.contracts.ids import step_name
-from shared.errors import StorageError
+from shared.errors import StorageError, reason, shown
 from shared.files.store import GROUPS, MANIFEST, LocalStore
 
 BATCHES = "batches"
@@ -34,12 +34,12 @@ def batch_manifest(raw: bytes, directory: str, *, run: str, student: str, step: 
     try:
         manifest = BatchManifest.model_validate_json(raw)
     except ValidationError as error:
-        raise StorageError(f"cannot read the manifest of the sealed batch {directory}: {error}") from error
+        raise StorageError(f"cannot read the manifest of the sealed batch {directory}: {reason(error)}") from error
     # Copied or renamed by hand, it would be trained as a step that it is not.
     if (manifest.run, manifest.student, manifest.step) != (run, student, step):
         raise StorageError(
             f"expected the batch of {run}/{student} step {step} in {directory}, its manifest says that it belongs to "
-            f"{manifest.run}/{manifest.student} step {manifest.step}"
+            f"{shown(f'{manifest.run}/{manifest.student}')} step {shown(manifest.step)}"
         )
     return manifest
 
@@ -51,7 +51,7 @@ def read_groups(store: LocalStore, directory: str, manifest: BatchManifest) -> I
             for line in lines:
                 yield BatchGroup.model_validate_json(line)
     except (OSError, ValidationError) as error:
-        raise StorageError(f"cannot read the sealed batch {directory}: {error}") from error
+        raise StorageError(f"cannot read the sealed batch {directory}: {reason(error)}") from error
 
 
 def read_group(store: LocalStore, manifest: BatchManifest, problem_id: str) -> BatchGroup:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from shared.contracts.weights import FileEntry
-from shared.errors import StorageError
+from shared.errors import StorageError, reason, shown
 from shared.files.durable import (
     sha256_file,
     storage_errors,
@@ -46,7 +46,7 @@ def resolve(root: Path, name: str) -> Path:
         if not _COMPONENT.fullmatch(component):
             raise StorageError(
                 f"expected a name such as weights/a/v000017 (letters, digits, '.', '_', '-', '+', '@'; no '..', "
-                f"not absolute), got {name!r}"
+                f"not absolute), got {shown(name)}"
             )
         path = path / component
         # At every component: a link in the middle leads out as well as one at the end.
@@ -58,7 +58,7 @@ def resolve(root: Path, name: str) -> Path:
 def file_name(name: str) -> str:
     """`name` if it is a single component. Raises StorageError otherwise."""
     if not _COMPONENT.fullmatch(name):
-        raise StorageError(f"expected a plain file name, got {name!r}")
+        raise StorageError(f"expected a plain file name, got {shown(name)}")
     return name
 
 
@@ -76,7 +76,7 @@ def listed_files(manifest: bytes) -> dict[str, str]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StorageError(
             f"expected a manifest in JSON with `files` (name, sha256, bytes) or `groups_sha256`, got "
-            f"{manifest[:80]!r}: {type(error).__name__} {error}"
+            f"{manifest[:80]!r}: {type(error).__name__} {reason(error)}"
         ) from error
 
 

@@ -6,7 +6,22 @@ nothing, and what is no such text is refused with the file's name; no message ho
 
 from pathlib import Path
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, shown
+
+
+def is_plain(text: str) -> bool:
+    """Whether files, arguments and addresses can hold it: there is no NUL in it, and UTF-8 can write it. Bytes of a
+    shell that are no UTF-8 come as lone surrogates.
+    """
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as somebody wrote it, `~` for a home. Raises ConfigError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"expected a path, there is no home here that `~` means in {shown(str(path))}") from error
 
 
 def read_text(path: Path, what: str) -> str:

@@ -19,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_core import ErrorDetails, from_json
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from shared.contracts.http import Readiness
 from shared.errors import ConfigError, FencedError, OpcodError, RequestError, UnavailableError
 from shared.http.access import AccessKeys, Limits, Scope
 from shared.http.addresses import is_loopback
@@ -26,7 +27,7 @@ from shared.http.guard import NOBODY_KNOWN, Guard, error_response
 from shared.http.sessions import Sessions
 
 MAX_SHOWN_CHARS = 60
-"""Of a value that a refusal repeats."""
+"""Of a value or a name that a refusal repeats."""
 
 CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
 
@@ -76,9 +77,8 @@ def create_app(
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> JSONResponse:
         reason = ready()
-        if reason is None:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
+        answer = Readiness(status="ready" if reason is None else "not ready", reason=reason)
+        return JSONResponse(answer.model_dump(exclude_none=True), 200 if reason is None else 503)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
@@ -208,7 +208,7 @@ def invalid_response(status: int, error: RequestValidationError) -> JSONResponse
     place, *path = first["loc"]
     if place == "body":
         path = _as_written(path, error.body, missing=first["type"] == "missing")
-    if param := ".".join(map(str, path)):
+    if param := ".".join(str(step)[:MAX_SHOWN_CHARS] for step in path):
         return error_response(status, f"{param}: {message}", "invalid_request_error", param, code)
     if first["type"] != "value_error":
         return error_response(status, f"{place}: {message}", "invalid_request_error", None, code)

@@ -5,14 +5,17 @@ What always holds: neither the environment's proxies nor a redirect leads anywhe
 
 import functools
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import httpx2
 from pydantic import ValidationError
 
-from shared.contracts.http import ErrorResponse
-from shared.errors import NotFoundError, OpcodError, RequestError, UnavailableError
+from shared.contracts.http import ErrorResponse, Readiness
+from shared.errors import NotFoundError, OpcodError, RequestError, UnavailableError, reason
+
+Answer = TypeVar("Answer")
 
 MAX_REASON_CHARS = 500
 
@@ -62,19 +65,38 @@ def refusal(who: str, answer: httpx2.Response, *, passed_on: bool = False) -> Op
             return OpcodError(f"{who} answered {status}: {said}")
 
 
-def reason(answer: httpx2.Response) -> str:
+def parsed(who: str, parse: Callable[[bytes | str], Answer], data: bytes | str) -> Answer:
+    """What `who` answered, in the shape that was asked for. Raises OpcodError if it is of another."""
+    try:
+        return parse(data)
+    except ValidationError as error:
+        raise OpcodError(
+            f"{who} answered something else than was asked for ({reason(error)}); run both from the same version of "
+            "opcod"
+        ) from error
+
+
+def words_of(answer: httpx2.Response) -> str:
     """What a service said with its refusal."""
     return _error(answer)[0]
 
 
 def not_ready(url: str, timeout_s: float) -> str | None:
-    """Why the service at `url` is not ready, or None."""
+    """Why the service at `url` is not ready, in its own words, or None."""
     try:
         with client(timeout_s) as http:
             answer = http.get(f"{url}/readyz")
+    except httpx2.TimeoutException:
+        return f"no answer in {timeout_s:g} s"
     except httpx2.HTTPError as error:
-        return repr(error)
-    return None if answer.status_code == 200 else answer.text
+        return f"no answer: {error!r}"
+    if answer.status_code == 200:
+        return None
+    try:
+        said = Readiness.model_validate_json(answer.content).reason
+    except ValidationError:
+        said = None
+    return said or f"{answer.status_code} {answer.text[:MAX_REASON_CHARS]}"
 
 
 def _error(answer: httpx2.Response) -> tuple[str, str | None, str | None]:

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from shared.contracts.http import ErrorBody, ErrorResponse
+from shared.errors import presentable, shown
 from shared.http.access import AccessKeys, Limits, Scope
 from shared.http.addresses import needs_dns, split_place
 from shared.http.sessions import LOGIN_PATH, Sessions, is_open
@@ -156,8 +157,8 @@ class Guard:
         with_keys, host = self._keys is not None, headers.get("host")
         if not with_keys and may_be_rebound(host):
             message = (
-                f"without keys this service is called localhost or by its address, not {host!r}, which any site could "
-                "have pointed here; ask http://localhost, or give it keys (OPCOD_KEY_FILE)"
+                f"without keys this service is called localhost or by its address, not {shown(host)}, which any site "
+                "could have pointed here; ask http://localhost, or give it keys (OPCOD_KEY_FILE)"
             )
             return error_response(403, message, "permission_error")
         if method in SAFE_METHODS or "authorization" in headers or (with_keys and self._sessions is None):
@@ -204,7 +205,7 @@ def _unnamed(headers: Headers) -> Response | None:
     host = headers.get("host")
     if not is_malformed(host):
         return None
-    message = f"expected a Host header such as box:8000 or [::1]:8000, got {host!r}"
+    message = f"expected a Host header such as box:8000 or [::1]:8000, got {shown(host)}"
     return error_response(400, message, "invalid_request_error")
 
 
@@ -218,7 +219,9 @@ def error_response(
     status: int, message: str, kind: str, param: str | None = None, code: str | None = None
 ) -> JSONResponse:
     """An error in OpenAI's shape; 429 and 503 say when to try again."""
-    body = ErrorResponse(error=ErrorBody(message=message, type=kind, code=code or CODES.get(status), param=param))
+    body = ErrorResponse(
+        error=ErrorBody(message=presentable(message), type=kind, code=code or CODES.get(status), param=param)
+    )
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 

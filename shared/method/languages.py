@@ -22,7 +22,9 @@ class Language:
     answer`), being: what joins it to the answer (`is`), option: what may stand before a letter (`option`), right:
     what follows a letter that is the answer (`is correct`), choose: what precedes one, ordinal: an option by its
     place (`the third option`), equals: what joins a quantity to its value, tail: what may close such a clause,
-    negation: what behind the answer says that it is none.
+    negation: what behind the answer says that it is none, correct: what stands for the correct one (`the right one`),
+    it: what points at an answer (`c'est`), only and fits: what is said around the only answer that does (`only`,
+    `works`), behind: what joins a quantity to its value from behind it, where the verb comes last.
     """
 
     name: str
@@ -37,7 +39,15 @@ class Language:
     equals: str = ""
     tail: str = ""
     negation: str = ""
+    correct: str = ""
+    it: str = ""
+    only: str = ""
+    fits: str = ""
+    behind: str = ""
 
+
+_FIRST = r"(?:\A|(?<=[.!?:。؟] )|(?<=[\n。]))"
+"""Where a sentence begins: a bare `es` or `هو` within one joins a symbol to its meaning as often as it answers."""
 
 ENGLISH = Language(
     "English",
@@ -56,10 +66,15 @@ _SPANISH = Language(
     r"(?:\s(?:correcta|final|acertada|adecuada|verdadera)){0,2}",
     being=r"(?:es|era|será|sería|debe(?:ría)?\sser|tiene\sque\sser)(?:\s(?:entonces|por\stanto|claramente))?",
     option=r"(?:(?:la|el)\s)?(?:opción|letra|respuesta|alternativa|la)",
-    right=r"(?:es|sería)\s(?:la\s)?(?:(?:respuesta|opción|alternativa)\s)?(?:correct[ao]|acertad[ao]|verdader[ao])",
+    right=r"(?:es|sería)\s(?:la\s)?(?:(?:respuesta|opción|alternativa)\s)?(?:correct[ao]|acertad[ao]|verdader[ao])"
+    r"|(?:es|sería)\sla\srespuesta(?:\sfinal)?",
     choose=r"(?<!no )(?:elige|elija|escoge|escoja|selecciona|seleccione|marca|marque|elegir|escoger|seleccionar)",
     ordinal=r"(?:(?:la\s)?(?:primera|segunda|tercera|cuarta|quinta|última)\s(?:opción|alternativa|respuesta))",
-    equals=r"(?:es\sigual\sa|es|son|da|vale|resulta|equivale\sa)",
+    equals=r"(?:(?:es\s)?igual\sa|es\sde|es|son|da|vale|resulta|equivale\sa|queda|sale|obten(?:emos|go)|obtienes)",
+    correct=r"(?:correct|acertad)[ao]",
+    it=_FIRST + r"(?:(?:por\s(?:lo\s)?tanto|entonces|luego),?\s|así\sque\s)?(?:es|será|sería)",
+    only=r"(?:solo|sólo|solamente|únicamente)",
+    fits=r"(?:funciona|encaja|sirve|cumple|queda|es\s(?:posible|válid[ao]|correct[ao]))",
 )
 _FRENCH = Language(
     "French",
@@ -76,7 +91,11 @@ _FRENCH = Language(
     choose=r"(?<!ne )(?:choisis|choisissez|choisir|sélectionnez|sélectionne|coche|cochez|prenez)",
     ordinal=r"(?:(?:la\s)?(?:première|deuxième|seconde|troisième|quatrième|cinquième|dernière)\s"
     r"(?:option|réponse|proposition))",
-    equals=r"(?:est\ségale?\sà|égale|est|vaut|donne|font|fait)",
+    equals=r"(?:(?:est\s)?égale?\sà|égale|est\sde|est|vaut|donne|font|fait|soit|obt(?:ient|iens|enons|enez)|trouve)",
+    correct=r"bon(?:ne)?|correcte?|juste",
+    it=r"(?:donc\s|alors\s)?(?:c['’]est|ce\ss(?:era|erait)|ce\sdoit\sêtre|il\ss['’]agit\sde)(?:\s(?:donc|bien|alors))?",
+    only=r"(?:seule?|uniquement)",
+    fits=r"(?:convient|marche|fonctionne|correspond|reste|est\s(?:possible|valable|juste|correcte?))",
 )
 _PORTUGUESE = Language(
     "Portuguese",
@@ -87,10 +106,15 @@ _PORTUGUESE = Language(
     answer=r"(?:resposta|opção|alternativa|solução)(?:\s(?:correta|certa|final|verdadeira|adequada)){0,2}",
     being=r"(?:é|era|será|seria|deve\sser|deveria\sser|tem\sque\sser)(?:\s(?:portanto|então|claramente))?",
     option=r"(?:(?:a|o)\s)?(?:opção|letra|resposta|alternativa|a)",
-    right=r"(?:é|está|seria)\s(?:a\s)?(?:(?:resposta|opção|alternativa)\s)?(?:corret[ao]|cert[ao]|verdadeir[ao])",
+    right=r"(?:é|está|seria)\s(?:a\s)?(?:(?:resposta|opção|alternativa)\s)?(?:corret[ao]|cert[ao]|verdadeir[ao])"
+    r"|(?:é|seria)\sa\sresposta(?:\sfinal)?",
     choose=r"(?<!n\xe3o )(?:escolha|escolhe|selecione|seleciona|marque|assinale|escolher|selecionar)",
     ordinal=r"(?:(?:a\s)?(?:primeira|segunda|terceira|quarta|quinta|última)\s(?:opção|alternativa|resposta))",
-    equals=r"(?:é\sigual\sa|é|são|dá|vale|resulta\sem|equivale\sa)",
+    equals=r"(?:(?:é\s)?igual\sa|é\sde|é|são|dá|vale|resulta\sem|equivale\sa|fica|obt(?:emos|ém|enho))",
+    correct=r"(?:corret|cert)[ao]",
+    it=_FIRST + r"(?:(?:portanto|então|logo),?\s)?(?:é|será|seria)",
+    only=r"(?:só|somente|apenas)",
+    fits=r"(?:funciona|serve|satisfaz|resta|é\s(?:possível|válid[ao]|corret[ao]))",
 )
 _ITALIAN = Language(
     "Italian",
@@ -101,10 +125,15 @@ _ITALIAN = Language(
     answer=r"(?:risposta|opzione|alternativa|soluzione|scelta)(?:\s(?:corretta|giusta|esatta|finale)){0,2}",
     being=r"(?:è|era|sarà|sarebbe|deve\sessere|dovrebbe\sessere)(?:\s(?:quindi|dunque|chiaramente))?",
     option=r"(?:la\s)?(?:opzione|lettera|risposta|alternativa|la)|l['’]opzione",
-    right=r"è\s(?:la\s)?(?:(?:risposta|opzione|alternativa|scelta)\s)?(?:corrett[ao]|giust[ao]|esatt[ao])",
+    right=r"è\s(?:la\s)?(?:(?:risposta|opzione|alternativa|scelta)\s)?(?:corrett[ao]|giust[ao]|esatt[ao])"
+    r"|è\sla\srisposta(?:\sfinale)?",
     choose=r"(?<!non )(?:scegli|scelga|scegliete|seleziona|selezionare|scegliere)",
     ordinal=r"(?:(?:la\s)?(?:prima|seconda|terza|quarta|quinta|ultima)\s(?:opzione|risposta|alternativa))",
-    equals=r"(?:è\suguale\sa|è|sono|dà|vale|risulta)",
+    equals=r"(?:(?:è\s)?uguale\sa|è\sdi|è|sono|dà|vale|risulta|fa|otten(?:iamo|go)|ottieni|si\sottiene)",
+    correct=r"(?:quella\s)?(?:corrett|giust|esatt)[ao]",
+    it=_FIRST + r"(?:(?:quindi|dunque|perciò),?\s)?(?:è|sarà|sarebbe)",
+    only=r"(?:solo|soltanto|solamente)",
+    fits=r"(?:funziona|va\sbene|soddisfa|resta|rimane|è\s(?:possibile|valid[ao]|corrett[ao]))",
 )
 _GERMAN = Language(
     "German",
@@ -115,13 +144,18 @@ _GERMAN = Language(
     answer=r"(?:(?:richtige|korrekte|endgültige|beste|einzige|zutreffende)\s)?"
     r"(?:antwort|option|lösung|wahl|antwortmöglichkeit|auswahl)",
     being=r"(?:ist|war|lautet|wäre|muss|sollte|kann\snur)(?:\s(?:also|somit|daher|damit|folglich|demnach))?",
-    option=r"(?:die\s)?(?:option|antwort|möglichkeit|antwortmöglichkeit|buchstabe)",
-    right=r"ist\s(?:(?:also|somit|daher)\s)?(?:die\s(?:richtige|korrekte|beste)\s(?:antwort|option|lösung|wahl)"
+    option=r"(?:die\s)?(?:option|antwort|möglichkeit|antwortmöglichkeit|buchstabe)|die",
+    right=r"ist\s(?:(?:also|somit|daher)\s)?(?:die\s(?:(?:richtige|korrekte|beste)\s)?(?:antwort|lösung)"
+    r"|die\s(?:richtige|korrekte|beste)\s(?:option|wahl)"
     r"|richtig|korrekt|zutreffend)|stimmt|trifft\szu",
     choose=r"(?:(?:wähle|wählen\ssie|nimm|nehmen\ssie|kreuze)|(?:richtig|korrekt)\sist)",
     ordinal=r"(?:(?:die\s)?(?:erste|zweite|dritte|vierte|fünfte|letzte)\s(?:option|antwort|möglichkeit))",
-    equals=r"(?:ist\sgleich|ergibt|beträgt|ist|sind|gleich|macht)",
+    equals=r"(?:ist\sgleich|ergibt|beträgt|ist|sind|gleich|macht|(?:erhält|bekommt)\sman|kommt\sauf)",
     tail=r"(?:\s{0,2}sein)?",
+    correct=r"(?:richtig|korrekt)(?:e[rs]?)?",
+    it=r"(?:(?:also|somit|daher)\s)?(?:es|das|dies)\s(?:ist|sind|wäre|muss)(?:\s(?:also|somit|daher|dann))?",
+    only=r"nur",
+    fits=r"(?:passt|stimmt|funktioniert|geht|bleibt|kommt\sin\sfrage|ist\s(?:möglich|richtig|korrekt))",
 )
 _RUSSIAN = Language(
     "Russian",
@@ -133,10 +167,14 @@ _RUSSIAN = Language(
     being=r"(?:это|является|будет|должен\sбыть|есть|под\sбуквой|[-–—])(?:\s(?:это|буква|вариант))?",
     option=r"(?:вариант|буква|ответ)",
     right=r"(?:[-–—]\s)?(?:это\s|является\s)?(?:правильн|верн)[а-я]{1,4}(?:\s(?:ответ|вариант)(?:ом)?(?:\sответа)?)?"
-    r"|верен|верна|верно|правилен",
+    r"|верен|верна|верно|правилен|(?:[-–—]\s)?(?:это\s|является\s)?ответ(?:ом)?",
     choose=r"(?<!не )(?:выбери|выберите|выбирайте|выбирай|следует\sвыбрать|нужно\sвыбрать|надо\sвыбрать)",
     ordinal=r"(?:(?:перв|втор|трет|четв(?:е|ё)рт|пят|последн)[а-я]{1,3}\s(?:вариант|ответ))",
-    equals=r"(?:равн[аоы]|равен|составляет|это|будет|получается|получим|дает|даёт)",
+    equals=r"(?:равн[аоы]|равен|равняется|составит|составляет|это|будет|выходит|получается|получ(?:им|аем)|дает|даёт)",
+    correct=r"(?:правильн|верн)[а-я]{1,3}",
+    it=r"(?:(?:значит|следовательно|поэтому),?\s)?(?:это|(?<=значит, )|(?<=следовательно, ))",
+    only=r"(?:только|лишь)",
+    fits=r"(?:подходит|годится|верн[оа]|верен|оста(?:е|ё)тся|удовлетворяет|возможен)",
 )
 _HINDI = Language(
     "Hindi",
@@ -146,11 +184,16 @@ _HINDI = Language(
     answer=r"(?:(?:सही|अंतिम|सटीक|उचित)\s)?(?:उत्तर|जवाब|विकल्प)",
     being=r"(?:है|होगा|यह\sहै)?",
     option=r"(?:विकल्प|उत्तर)",
-    right=r"(?:ही\s)?(?:सही|ठीक)(?:\s(?:उत्तर|जवाब|विकल्प))?(?:\s(?:है|होगा))?|चुनें|चुनिए|चुनो",
+    right=r"(?:ही\s)?(?:सही|ठीक)(?:\s(?:उत्तर|जवाब|विकल्प))?(?:\s(?:है|होगा))?|चुनें|चुनिए|चुनो|(?:ही\s)?(?:उत्तर|जवाब)\s(?:है|होगा)",
     ordinal=r"(?:(?:पहला|दूसरा|तीसरा|चौथा|पाँचवाँ|अंतिम)\s(?:विकल्प|उत्तर))",
     equals=r"(?:बराबर(?:\sहै)?|मान|है)",
     tail=r"(?:\s{0,2}(?:है|होगा|होना\sचाहिए))?",
     negation=r"नहीं|गलत",
+    correct=r"सही",
+    it=r"(?:(?:तो|इसलिए|अतः)\s)?(?:यह|ये)",
+    only=r"(?:केवल|सिर्फ़?)",
+    fits=r"(?:ही\s)?(?:सही|ठीक|संभव|उपयुक्त)(?:\sहै)?",
+    behind=r"(?:के\sबराबर(?:\s(?:है|होगा|होगी))?|है|होगा|होगी|आता\sहै|मिलता\sहै|प्राप्त\sहोता\sहै)",
 )
 _ARABIC = Language(
     "Arabic",
@@ -161,10 +204,14 @@ _ARABIC = Language(
     r"(?:\s(?:الصحيحة|الصحيح|النهائية|النهائي|الأفضل)){0,2}",
     being=r"(?:إذن\s|اذن\s)?(?:هي|هو|ستكون|سيكون|يجب\sأن\s(?:تكون|يكون))",
     option=r"(?:الخيار|الحرف|الإجابة)",
-    right=r"(?:(?:هو|هي)\s)?(?:(?:الخيار|الجواب|الإجابة)\s)?(?:الصحيحة|الصحيح|صحيحة|صحيح)",
+    right=r"(?:(?:هو|هي)\s)?(?:(?:الخيار|الجواب|الإجابة)\s)?(?:الصحيحة|الصحيح|صحيحة|صحيح)|(?:هو|هي)\s(?:الجواب|الإجابة)",
     choose=r"(?<!لا )(?:اختر|اختار|اختاري|حدد)",
     ordinal=r"(?:(?:الخيار|الجواب)\s(?:الأول|الثاني|الثالث|الرابع|الخامس|الأخير))",
-    equals=r"(?:يساوي|تساوي|هو|هي|يعطي|تعطي)",
+    equals=r"(?:يساوي|تساوي|هو|هي|يعطي|تعطي|نحصل\sعلى|يبلغ|تبلغ)",
+    correct=r"(?:الصحيحة|الصحيح)",
+    it=_FIRST + r"(?:إذن\s|لذلك\s)?(?:إنها|إنه|هي|هو)",
+    only=r"فقط",
+    fits=r"(?:صحيحة?|مناسبة?|يصلح|يحقق|ممكنة?)",
 )
 _CHINESE = Language(
     "Chinese",
@@ -176,12 +223,16 @@ _CHINESE = Language(
     being=r"(?:应该|應該|应当|應當|应|應|就|便|只能|必须|必須|一定|显然)?(?:是|为|為|选择|選擇|选|選)",
     option=r"(?:选项|選項|答案|第)",
     right=r"(?:选项|選項|项|項)?(?:才|就)?(?:是|为|為)?(?:唯一|最)?(?:正确|正確|对|對|佳|合适|准确)的?"
-    r"(?:答案|选项|選項|选择|選擇)?",
+    r"(?:答案|选项|選項|选择|選擇)?|(?:才|就)?(?:是|为|為)(?:最终|最終)?(?:答案|结果|結果)",
     choose=r"(?<![不没未别勿非])(?<!不[应能要该])(?<!不应该)(?:应该|應該|应当|应|應|必须|请|要|故|所以|因此)?(?:选择|選擇|选|選)",
     ordinal=r"(?:第\s?[一二三四五六七八九十1-9]\s?(?:个|個)?(?:选项|選項|项|項|答案))",
-    equals=r"(?:等于|等於|得到|得出|得|是|为|為)",
+    equals=r"(?:等于|等於|得到|得出|得|就?是|应?为|應?為|应该是|應該是|约为|約為|算出)",
     tail=r"(?:选项|選項|项|項)?",
     negation=r"(?:并|並)?不|是不|错|錯",
+    correct=r"(?:正确|正確|对|對)的",
+    it=r"(?:所以|因此|故|那么)(?:它|这|這)?就?是|(?:它|这|這)就?是",
+    only=r"(?:只有|唯有|仅有|仅)",
+    fits=r"(?:才|是)?(?:符合|正确|正確|成立|满足|滿足|对|對|可行|合适)的?",
 )
 _JAPANESE = Language(
     "Japanese",
@@ -191,11 +242,14 @@ _JAPANESE = Language(
     answer=r"(?:正しい|最終的な|最終|最も適切な)?(?:答え|解答|回答|正解|正答|答|選択肢|結果)",
     being=r"(?:は|が|としては|となるのは)",
     option=r"(?:選択肢|解答|答え)の?",
-    right=r"(?:こそ)?(?:が|は)(?:最も)?(?:正解|正しい|正答|適切|正しい答え|答え)|を(?:選ぶ|選びましょう|選んで(?:ください)?|選択(?:する|して(?:ください)?)?)",
+    right=r"(?:こそ)?(?:が|は)(?:最も)?(?:正解|正しい|正答|適切|正しい答え|答え)|だけが?(?:正しい|正解|当てはまる|合う|成り立つ|適切)|を(?:選ぶ|選びましょう|選んで(?:ください)?|選択(?:する|して(?:ください)?)?)",
     ordinal=r"(?:[一二三四五1-9]\s?(?:番目|つ目)の(?:選択肢|答え))",
     equals=r"(?:イコール|は|が|で)",
     tail=r"(?:でしょう|です|である|だ|になります|となります|になる|となる)?",
     negation=r"(?:で|じゃ)は?(?:な|あり)|じゃな|ではな",
+    correct=r"正しい(?:の|もの)?|適切な(?:の|もの)",
+    it=r"(?:よって|したがって|従って|ゆえに|だから|つまり)、?\s?(?:それは|これは)?|それは|これは",
+    behind=r"(?:に等しい|に等しく|になる|となる|になります|となります)",
 )
 _KOREAN = Language(
     "Korean",
@@ -205,11 +259,14 @@ _KOREAN = Language(
     answer=r"(?:올바른\s|옳은\s|맞는\s|최종\s?|정확한\s)?(?:정답|답안|답|해답|선택지|보기|결과)",
     being=r"(?:은|는|이|가)(?:\s?(?:바로|결국|따라서))?",
     option=r"(?:선택지|보기|옵션|정답)",
-    right=r"(?:번)?(?:이|가|은|는)\s?(?:정답|답|옳|맞|올바른\s?답)|(?:을|를)\s?(?:선택(?:하세요|하십시오|합니다|한다)?|고르(?:세요|십시오)|고른다)",
+    right=r"(?:번)?(?:이|가|은|는|만)\s?(?:정답|답|(?:옳|맞)(?:습니다|아요|다|음)?|올바른\s?답)|(?:을|를)\s?(?:선택(?:하세요|하십시오|합니다|한다)?|고르(?:세요|십시오)|고른다)",
     ordinal=r"(?:(?:첫|두|세|네|다섯)\s?번째\s(?:선택지|보기|답|옵션)|[1-9]\s?번)",
     equals=r"(?:은|는|이|가)",
     tail=r"(?:번)?(?:\s{0,2}(?:입니다|이다|이에요|예요|임|이며|이므로|다))?",
     negation=r"(?:이|가|은|는)?\s?아니|(?:이|가|은|는)?\s?아닙",
+    correct=r"(?:옳은|맞는|올바른)\s?(?:것|건|답)",
+    it=r"(?:따라서|그러므로|그래서|즉),?\s(?:그것은\s|이것은\s)?|그것은\s|이것은\s",
+    behind=r"(?:와|과)\s같(?:다|습니다)|(?:이|가)\s(?:된다|됩니다|나온다|나옵니다)",
 )
 
 LANGUAGES = (

@@ -5,7 +5,9 @@ English has its patterns here; those of other languages are put together from th
 Every repetition is bounded, so matching is linear in the text. Patterns run on the length-preserving shadow of
 `sanitizing.shadow`. The paper removes boxed letters, bold letters, "Final answer: X" and "The correct option is X";
 the rest closes leaks seen in such feedback. A letter is one of A-J (sets have up to ten options), in upper case,
-or in any case inside brackets, so that the article "a" is none; nor is a symbol (`B_0`, `B-field`, `\\mathbf{B}`).
+or in any case inside brackets, so that the article "a" is none; nor is a symbol (`B_0`, `B-field`, `\\mathbf{B}`), or a
+capital that begins a clause as a word of its own (`The answer is I think too small`). Letters that look like Latin
+ones count as those (`scripts.LOOK_ALIKES`).
 """
 
 import re
@@ -14,9 +16,11 @@ from collections.abc import Iterator
 from shared.method.boxes import boxed_letters
 from shared.method.languages import LANGUAGES, Language, loose
 from shared.method.redaction import Span
+from shared.method.scripts import LOOK_ALIKES
 
 _HYPHEN = "‐‑–−-"
 _SYMBOL_GOES_ON = rf"[^\W_]|_[^\W_]|_[{{\\]|\^|['’][^\W_]|[{_HYPHEN}][^\W_]|\s{{0,2}}=\s{{0,2}}[^\s\d.+{_HYPHEN}]"
+_SYMBOL_GOES_ON += r"|\s(?:times|squared|cubed|multiplied|divided)\b|\s[×·÷]\s"
 _WRAP_OPEN = r"(?:[*_`\"'“”‘’«»„「『【$]|\\(?:text|textbf|mathrm|mathbf|boxed)\s?\{|\{){0,4}"
 _WRAP_CLOSE = r"[*_`\"'“”‘’«»」』】$}]{0,6}"
 _BRACKETED = r"[(\[{]\s?[A-Ja-j]\s?[)\]}]"
@@ -31,7 +35,14 @@ _ORDINAL = (
     r"(?:the\s)?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|last|1st|2nd|3rd|[4-9]th)\s"
     r"(?:answer\s)?(?:option|choice|alternative|answer)\b"
 )
-_TARGET = rf"(?:{_LETTER}{_MORE}{_VALUE}|(?i:{_ORDINAL}))"
+# A, E and I are words, too: one that more of its clause follows is the letter only before what goes on from an answer.
+_GOES_ON = (
+    "because|since|as|and|or|for|given|here|but|not|which|while|when|whereas|due|so|in|if|with|by|on|at|from|to|instead"
+    "|rather|is|are|was|though|although|per|via|where|that|then|hence|thus|after|under|without|only|too|again|now|the"
+    "|car|parce|puisque|et|est|weil|denn|da|und|ist|porque|pues|ya|y|es|pois|e|é|perché|poiché|è|ed?"
+)
+_NO_WORD = rf"(?![AEI][ \t]{{1,2}}(?!(?:{_GOES_ON})\b)[a-zà-ž])"
+_TARGET = rf"(?:{_NO_WORD}{_LETTER}{_MORE}{_VALUE}|(?i:{_ORDINAL}))"
 
 _LEAD = (
     r"(?<!\w)[*_]{0,3}(?:(?:so|thus|hence|therefore|overall|ultimately|finally|consequently|clearly|in conclusion"
@@ -42,7 +53,7 @@ _ADJECTIVE = (
     r"|most\s(?:likely|appropriate|plausible|accurate|suitable))"
 )
 _JUDGED = r"(?:correct|right|best|closest|nearest|intended|expected|true|most\s(?:likely|appropriate|plausible))"
-_NOUN = r"(?:answers?|option|choice|selection|pick|alternative|letter)"
+_NOUN = r"(?:answers?|ans\.?|option|choice|selection|pick|alternative|letter)"
 _SCOPE = (
     r"(?:\s(?:here|overall|choice|option|letter|(?:to|for)\s(?:this|the)\s(?:question|problem)"
     r"|among\s(?:these|the\soptions)|(?:from|of)\s(?:these|the\s(?:options|choices))))?"
@@ -55,14 +66,25 @@ _BEING = (
     r"(?:(?:(?:would|should|must|will|could|may|might|can|has\sto|ought\sto|seems\sto|appears\sto|needs\sto)\s{1,3}be"
     r"|is|are|was)\b|remains\b)"
 )
-_CONNECT = rf"(?:\s{{1,4}}{_BEING}[*_]{{0,3}}\s{{0,2}}:?|[*_]{{0,3}}\s{{0,3}}(?::|=>?|->|→))[*_]{{0,3}}\s{{0,4}}"
+_CONNECT = (
+    rf"(?:(?:['’]s\s{{0,3}}|\s{{1,4}}{_BEING})[*_]{{0,3}}\s{{0,2}}:?|[*_]{{0,3}}\s{{0,3}}(?::|=>?|->|→))"
+    r"[*_]{0,3}\s{0,4}"
+)
 _NAMED = r"(?:(?:the\s)?(?:option|choice|answer|letter|alternative)\s{1,3})?"
 _VERDICT_NOUN = r"(?:answer|option|choice|one|fit|match|selection|solution|alternative|pick)"
 _CLAUSE_END = r"(?=\s{0,2}(?:[.,;:!?)*]|\Z)|\s{1,2}(?:because|since|here|as|and|for|given)\b)"
 _HELD_CORRECT = (
     rf"(?:the\s{{1,3}}(?:only\s)?{_JUDGED}[\s-]{{1,3}}{_VERDICT_NOUN}\b|the\s{{1,3}}answer\b"
-    rf"|(?:the\s)?(?:correct|right|best){_CLAUSE_END})"
+    rf"|(?:the\s)?(?:correct|right|best){_CLAUSE_END}|the\s{{1,3}}only\s{{1,3}}{_VERDICT_NOUN}\s{{1,3}}"
+    r"(?:left|possible|remaining|that\s(?:works|fits|matches|remains|holds))\b)"
 )
+_STOP = r"(?=\s{0,2}(?:[.,;:!?)*]|\Z)|\s{1,2}(?:because|since)\b)"
+_FITS = (
+    r"(?:works|fits|matches|remains|holds|survives|qualifies|satisfies|makes\ssense|stands|agrees"
+    r"|(?:is|can\sbe|could\sbe)\s(?:left|possible|consistent|correct|right|valid|true|plausible|the\sanswer))\b"
+)
+_NOT_OBJECT = "".join(rf"(?<!\b{word}\s)" for word in ["of", "in", "to", "at", "on", "by", "for", "with", "from"])
+_SENTENCE = r"(?:\A|(?<=[.!?;:\n。؟]\s)|(?<=[\n。]))"
 
 _BOX_OPEN = (
     r"\\(?:boxed|fbox|framebox)\s{0,3}\{\s{0,3}(?:\\(?![dt]?frac|vec|hat|over)[A-Za-z]{1,12}\s{0,2}\{\s{0,2}|[{(\[]\s{0,2}){0,3}"
@@ -92,7 +114,10 @@ _SOURCES = (
     rf"(?i:{_LEAD}(?:{_JUDGED}[\s-]{{1,3}})(?:[a-z]{{2,20}}[\s-]{{1,3}}){{0,2}}[a-z]{{2,20}}{_CONNECT}{_ADVERB}{_NAMED}){_TARGET}",
     # final answer B; the correct option (B)
     rf"(?i:{_LEAD}(?:final\s{{1,3}}answer|{_JUDGED}\s{{1,3}}(?:answer|option|choice|alternative|letter))"
-    rf"[*_]{{0,3}}\s{{0,2}},?\s{{1,4}}){_TARGET}",
+    rf"[*_]{{0,3}}\s{{0,2}}[,–—-]?\s{{1,4}}){_TARGET}",
+    # Ans C; Correct: C; solution: C
+    rf"(?i:(?<!\w)ans\.?\s{{1,3}}){_TARGET}{_STOP}",
+    rf"(?i:{_LEAD}(?:solution|verdict|conclusion|(?:answer\s)?key|correct|right){_CONNECT}{_NAMED}){_TARGET}{_STOP}",
     # choose B
     r"(?i:(?<!not )(?<!n't )(?<!n’t )(?<!never )(?<!\w)(?:so\s|please\s)?"
     rf"(?:choose|select|pick|opt\sfor|go\swith|settle\son)\s{{1,4}}{_NAMED}){_TARGET}",
@@ -100,6 +125,20 @@ _SOURCES = (
     rf"(?i:(?<!\w)(?:(?:so|thus|hence|therefore|then)\b,?\s{{1,2}})?(?:it|this|that|which)\s{{1,3}}"
     rf"(?:must|has\sto|have\sto|should|can\sonly|would|will|ought\sto)\s{{1,3}}be\s{{1,3}}{_NAMED}){_TARGET}{_CLAUSE_END}",
     rf"(?i:(?<!\w)(?:so|thus|hence|therefore|then)\b,?\s{{1,2}}(?:it\sis|it['’]s|that\sis)\s{{1,3}}{_NAMED}){_TARGET}{_CLAUSE_END}",
+    rf"(?i:(?<!\w){_NOT_OBJECT}(?:it(?:['’]s|\sis|\swas)|that['’]s)\s{{1,3}}{_ADVERB}{_NAMED}){_TARGET}{_STOP}",
+    rf"(?i:{_SENTENCE}(?:so|thus|hence|therefore)\b[,:]?\s{{1,2}}{_NAMED}){_TARGET}{_STOP}",
+    # a sentence of its own: Answer (C). Option C. C works.
+    rf"{_SENTENCE}(?i:[*_]{{0,3}}(?:the\s)?(?:final\s)?(?:ans\.?|answer|option|choice)[*_]{{0,3}}\s{{0,2}}[–—-]?\s{{0,3}}){_LETTER}"
+    r"(?=\s{0,2}(?:[.!]|\Z))",
+    rf"{_SENTENCE}(?i:option\s)?{_LETTER}(?i:\s(?:works|fits|matches))(?=[.!]|\s{{0,4}}\Z)",
+    # only C works; that leaves C; mark C
+    rf"(?i:(?<!\w)(?:only|just)\s{{1,3}}{_NAMED}){_LETTER}(?i:\s{{1,3}}{_FITS})",
+    rf"(?i:(?<!\w)(?:(?:this|that|which)\s)?(?:leav(?:es?|ing)|left\swith|go\sfor|tick|circle|mark)\s{{1,3}}(?:(?:only|just|us\swith)\s)?{_NAMED}){_TARGET}{_STOP}",
+    # #### C; a last line that is only the letter; C ✓
+    rf"(?<!\S)#{{4}}[ \t]{{0,2}}{_LETTER}[.!]?(?m:[ \t]{{0,3}}$)",
+    rf"(?:\A|(?<=[.!?]\s)|(?<=\n))[ \t]{{0,3}}{_LETTER}[.!]?\s{{0,4}}\Z",
+    rf"(?<![\w\\{{'’{_HYPHEN}]){_LETTER}\s{{0,2}}(?:[✓✔✅☑]|(?i:[(\[](?:the\s)?(?:correct|right)(?:\s(?:one|answer|option|choice))?[)\]]))",
+    rf"[✓✔✅☑]\ufe0f?\s{{0,2}}(?i:{_NAMED}){_TARGET}{_STOP}",
     # option B is correct; B is the correct answer
     rf"(?i:{_LEAD})(?:(?i:(?:option|choice|answer|letter|alternative)\s{{1,3}}){_LETTER}|(?i:{_ORDINAL}))"
     rf"(?i:\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}(?:{_HELD_CORRECT}|correct(?![\w-])))",
@@ -108,7 +147,7 @@ _SOURCES = (
 )
 
 _LATIN_ARTICLE = r"(?:(?:la|le|el|il|lo|die|der|das|a|o|ma|ta|tu|su|sa)\s{1,2}|l['’])?"
-_CLAUSE_ENDS = (
+CLAUSE_ENDS = (
     r"(?=\s{0,2}(?:[.,;:!?)*\n。、।؟،]|\Z|因为|因為|所以|ので|から)"
     r"|\s{0,2}(?:car|parce|weil|denn|da|porque|pues|perché|poiché|так|потому|поскольку|क्योंकि|لأن)\b)"
 )
@@ -123,11 +162,32 @@ _OWN_LETTERS = {"CYRILLIC": "АВСЕН", "ARABIC": "أابجده"}
 
 def named_answer(language: Language) -> str:
     """The pattern of all that stands before an answer: `la respuesta correcta es la opción `."""
+    return _named(language, language.answer)
+
+
+def named_correct(language: Language) -> str:
+    """The same of what stands for the correct one: `la correcta es la `."""
+    return _named(language, language.correct)
+
+
+def pointed_at(language: Language) -> str:
+    """The pattern of what points at an answer: `c'est la `."""
     return loose(
-        rf"(?i:{_edge(language)}(?:{language.answer})[*_]{{0,3}}"
-        rf"(?:\s{{0,3}}(?:{language.being})\s{{0,2}}:?|\s{{0,2}}(?::|=>?|->|→|[-–—]\s)){{1,2}}[*_]{{0,3}}\s{{0,3}}"
-        rf"(?:(?:{language.option})\s{{0,2}}:?\s{{0,2}})?)"
+        rf"(?i:{edge_of_word(language)}(?:{language.it})\s{{0,3}}(?:(?:{language.option})\s{{0,2}}:?\s{{0,2}})?)"
     )
+
+
+def only_one(language: Language) -> tuple[str, str]:
+    """The patterns of what stands around the only answer that fits; empty ones if the language says it otherwise."""
+    if not language.only:
+        return "", ""
+    before = rf"(?i:{edge_of_word(language)}(?:{language.only})\s{{0,3}}(?:(?:{language.option})\s{{0,2}})?)"
+    return loose(before), loose(rf"\s{{0,3}}(?i:{language.fits})") + closing_words(language)
+
+
+def held_right(language: Language) -> str:
+    """The pattern of what follows an answer that is called right: ` es la respuesta correcta`."""
+    return loose(rf"\s{{0,3}}(?i:{language.right})") + closing_words(language)
 
 
 def closing_words(language: Language) -> str:
@@ -141,41 +201,56 @@ def edge_of_word(language: Language) -> str:
     return r"(?<!\w)" if set(language.scripts) <= {"LATIN", "CYRILLIC", "ARABIC", "DEVANAGARI"} else ""
 
 
+def _named(language: Language, what: str) -> str:
+    return loose(
+        rf"(?i:{_edge(language)}(?:{what})[*_]{{0,3}}"
+        rf"(?:\s{{0,3}}(?:{language.being})\s{{0,2}}:?|\s{{0,2}}(?::|=>?|->|→|[-–—]\s)){{1,2}}[*_]{{0,3}}\s{{0,3}}"
+        rf"(?:(?:{language.option})\s{{0,2}}:?\s{{0,2}})?)"
+    )
+
+
 def _edge(language: Language) -> str:
     return edge_of_word(language) + (_LATIN_ARTICLE if "LATIN" in language.scripts else "")
 
 
 def _sources_in(language: Language) -> Iterator[str]:
     own = "".join(_OWN_LETTERS.get(script, "") for script in language.scripts)
-    letter = rf"(?:{_LATIN_LETTER}|[{own}](?!\w){_CLAUSE_ENDS})" if own else _LATIN_LETTER
+    letter = rf"(?:{_LATIN_LETTER}|[{own}](?!\w){CLAUSE_ENDS})" if own else _LATIN_LETTER
+    inside = rf"(?:{_LATIN_LETTER}|[{own}](?!\w))" if own else _LATIN_LETTER
     ordinal = loose(rf"(?i:{language.ordinal})")
-    target = rf"(?:{ordinal}|{letter}{_VALUE})"
+    target = rf"(?:{ordinal}|{_NO_WORD}{letter}{_VALUE})"
     option = loose(rf"(?i:(?:{language.option})\s{{0,3}})")
     closing = closing_words(language)
     yield rf"{named_answer(language)}{target}{closing}"
-    judged = loose(rf"(?i:{language.right})")
     start = rf"(?<![A-Za-z0-9\\{{'’{_HYPHEN}]){_edge(language)}"
-    named = rf"{option}(?:{_LATIN_LETTER}|[{own}](?!\w))" if own else rf"{option}{_LATIN_LETTER}"
-    yield rf"{start}(?:{named}|{letter}|{ordinal})\s{{0,3}}{judged}{closing}{_CLAUSE_ENDS}"
+    yield rf"{start}(?:{option}{inside}|{letter}|{ordinal}){held_right(language)}{CLAUSE_ENDS}"
     if language.choose:
         yield rf"{loose(rf'(?i:{_edge(language)}(?:{language.choose}))')}\s{{0,3}}{option}?{target}"
+    yield rf"(?:{named_correct(language)}|{pointed_at(language)}){target}{closing}{CLAUSE_ENDS}"
+    before, behind = only_one(language)
+    if before:
+        yield rf"{before}{inside}{behind}"
 
 
-_IN_LATIN, _IN_OTHER_SCRIPTS = (
-    tuple(
-        re.compile(source)
-        for language in LANGUAGES
-        if language.answer and ("LATIN" in language.scripts) is latin
-        for source in _sources_in(language)
-    )
-    for latin in (True, False)
-)
+def _compiled(*scripts: str) -> tuple[re.Pattern[str], ...]:
+    """The patterns of the languages beside English that are written in one of the scripts."""
+    rows = [each for each in LANGUAGES if each.answer and not set(scripts).isdisjoint(each.scripts)]
+    return tuple(re.compile(source) for language in rows for source in _sources_in(language))
+
+
+_IN_LATIN = _compiled("LATIN")
+_IN_CYRILLIC = _compiled("CYRILLIC")
+_IN_OTHER_SCRIPTS = _compiled("DEVANAGARI", "ARABIC", "CJK", "HANGUL")
 _ENGLISH = tuple(re.compile(source) for source in _SOURCES)
 
 
 def revealing_spans(seen: str) -> Iterator[Span]:
     """Where a text names the answer, in no order, overlapping. seen: the shadow of the text."""
+    latin = seen if seen.isascii() else seen.translate(LOOK_ALIKES)
     # Most texts are ASCII, and two thirds of the time would go into scripts that they do not have.
-    for pattern in (*_ENGLISH, *_IN_LATIN, *(() if seen.isascii() else _IN_OTHER_SCRIPTS)):
-        yield from (found.span() for found in pattern.finditer(seen))
-    yield from boxed_letters(seen)
+    others = () if seen.isascii() else _IN_OTHER_SCRIPTS
+    for pattern in (*_ENGLISH, *_IN_LATIN, *others):
+        yield from (found.span() for found in pattern.finditer(latin))
+    if not seen.isascii():
+        yield from (found.span() for pattern in _IN_CYRILLIC for found in pattern.finditer(seen))
+    yield from boxed_letters(latin)

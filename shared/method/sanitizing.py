@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from shared.method.redaction import Draft, Removal, Span, between, merged
 from shared.method.reveals import revealing_spans
-from shared.method.thinking import IN_FEEDBACK, NATIVE, thinking_spans
+from shared.method.thinking import thinking_spans
 
 MAX_PASSES = 3
 """Removing one thing may put together another. A text that still is not clean after this many passes was built
@@ -35,6 +35,7 @@ _SENTENCE_END = ".!?:\n。।؟"
 _COMMAS = ",;、،"
 _STOPS = frozenset(".,;:!?。、।؟،")
 _PUNCTUATION = re.compile(r"[ \t]*[.,;:!?。、।؟،]{1,3}")
+_FULL_STOP = re.compile(r"[ \t]*[.!?。।؟]{1,3}")
 _BLANKS = re.compile(r"\s+")
 
 
@@ -81,12 +82,12 @@ def neutralise_control_tokens(text: str) -> str:
 
 
 def strip_thinking(text: str) -> str:
-    """The text without the hidden reasoning of its model, such as `<think>` blocks (`thinking.NATIVE`).
+    """The text without the hidden reasoning of its model, such as `<think>` blocks (`shared.method.thinking`).
 
     An unclosed block swallows the rest; a closing tag without an opening one swallows what came before it, since
     some chat templates open the block inside the prompt. A text without such tags comes back unchanged.
     """
-    spans = _joined(text, thinking_spans(shadow(text), NATIVE))
+    spans = _joined(text, thinking_spans(shadow(text), in_feedback=False))
     return "".join(text[start:end] for start, end in between(spans, len(text)))
 
 
@@ -114,7 +115,7 @@ def _invisible(text: str) -> list[Span]:
 
 
 def _thinking(text: str) -> list[Span]:
-    return _joined(text, thinking_spans(shadow(text), IN_FEEDBACK))
+    return _joined(text, thinking_spans(shadow(text), in_feedback=True))
 
 
 def _control_tokens(text: str) -> list[Span]:
@@ -127,16 +128,31 @@ def _reveals(text: str) -> list[Span]:
     return _joined(seen, [_with_its_punctuation(seen, start, end) for start, end in spans])
 
 
+def with_its_stop(text: str, start: int, end: int) -> Span:
+    """The span, with its full stop if it is a whole sentence."""
+    if _begins_sentence(text, _behind_blanks(text, start)):
+        return start, _matched_end(_FULL_STOP, text, end)
+    return start, end
+
+
 def _with_its_punctuation(text: str, start: int, end: int) -> Span:
     """A whole sentence takes its full stop along; a clause takes the blank or comma before the stop it leaves."""
-    ahead = start
-    while ahead and text[ahead - 1] in " \t":
-        ahead -= 1
-    if ahead == 0 or text[ahead - 1] in _SENTENCE_END:
+    ahead = _behind_blanks(text, start)
+    if _begins_sentence(text, ahead):
         return start, _matched_end(_PUNCTUATION, text, end)
     if text[end : end + 1] in _STOPS:
         return ahead - (text[ahead - 1] in _COMMAS), end
     return start, end
+
+
+def _behind_blanks(text: str, at: int) -> int:
+    while at and text[at - 1] in " \t":
+        at -= 1
+    return at
+
+
+def _begins_sentence(text: str, at: int) -> bool:
+    return at == 0 or text[at - 1] in _SENTENCE_END
 
 
 def _joined(text: str, spans: list[Span]) -> list[Span]:

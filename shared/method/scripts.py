@@ -1,4 +1,4 @@
-"""What Unicode says of scripts: which set no blanks between words, what belongs to a letter, which one a text is in."""
+"""What Unicode says of scripts: which set no blanks, what belongs to a letter or looks like one, which a text is in."""
 
 import re
 import unicodedata
@@ -17,6 +17,22 @@ Lao, Myanmar, Khmer, Tai scripts)."""
 
 HANGUL = "\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3"
 """The same for Korean, which sets blanks, yet writes particles and compounds in one word."""
+
+
+_CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LOOK_ALIKES = {
+    ord(alike): latin
+    for alikes, latins in (
+        ("АВЕЅІЈСНТМКОРХасеорхуіјѕ", "ABESIJCHTMKOPXaceopxyijs"),  # Cyrillic
+        ("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABEZHIKMNOPTYXo"),  # Greek
+        ("ᎪᏴᏟᎠᎬᏀᎻᎫ", "ABCDEGHJ"),  # Cherokee
+        ("ꓮꓐꓚꓓꓰꓝꓖꓧꓲꓙ", "ABCDEFGHIJ"),  # Lisu
+        *(("".join(chr(first + at) for at in range(26)), _CAPITALS) for first in (0x249C, 0x1F110, 0x1F150, 0x1F170)),
+    )
+    for alike, latin in zip(alikes, latins, strict=True)
+}
+"""For `str.translate`: letters that a reader takes for Latin ones, and letters in brackets, circles and squares that
+NFKC leaves (`⒞`, `🅒`), as the Latin ones."""
 
 
 class _MarksAsLetters(dict[int, int]):

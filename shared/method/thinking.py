@@ -1,52 +1,117 @@
 """Where a text holds hidden reasoning, in the marks of the model families that write it.
 
-What always holds: an unclosed block reaches to the end; a closing mark without an opening one hides what came before
-it, since some chat templates open the block inside the prompt; time is linear in the text.
+A mark is told by its make: brackets around words, of which one is a word for thinking; with a slash or a word for an
+end it closes. So `<seed:think>`, `<longcat_think>` and `<|plamo:begin_think:plamo|>` need no entry; what its words do
+not tell is spelt out. Text alone decides, since who cleans a feedback has no tokenizer of the model that wrote it.
+What always holds: a block ends at the next closing mark of its kind, an unclosed one reaches to the end; a closing mark
+of models without an opening one hides what came before it, since some chat templates open the block inside the
+prompt; words that also name a visible part of an answer are marks only where a tag begins a line or follows a tag;
+time is linear in the text.
 """
 
 import re
+from enum import Enum, auto
 
 from shared.method.redaction import Span
 
-_NAMES = r"think|thinking|thoughts?|inner_?monologue|scratchpad|(?:seed:|antml:|ant)think(?:ing)?"
+_THOUGHT = frozenset(
+    {"think", "thinking", "thought", "thoughts", "antthinking", "scratchpad", "monologue", "innermonologue"}
+)
+_ASKED_FOR = frozenset({"analysis", "cot", "reason", "reasoning", "reflection"})
+"""What prompts and data sets call a part that may well be visible, as SciKnowEval does with `<reasoning>`."""
+
+_IN_SQUARES = frozenset({"think", "thinking"})  # `[thought]` and `[analysis]` are how people write an aside
+_END = frozenset({"end"})
+
 # gpt-oss: `<|channel|>analysis<|message|>…<|channel|>final<|message|>…`, and as decoded without special tokens
-# `analysis…assistantfinal…`. Gemma: `<|channel>thought…<channel|>`.
-_CHANNEL = r"<\|channel\|?>\s{0,4}(?:analysis|commentary|thought)\b(?:<\|message\|>)?|\A\s{0,8}(?-i:analysis(?=[A-Z]))"
-_CHANNEL_END = r"<\|channel\|?>\s{0,4}final\b(?:<\|message\|>)?|<channel\|>|assistantfinal"
+# `analysis…assistantfinal…`. Gemma: `<|channel>thought…<channel|>`. Solar: `<|think|>…<|content|>`. Apertus, openPangu.
+_OPENING = (
+    r"<\|channel\|?>\s{0,4}(?:analysis|commentary|thought)\b(?:<\|message\|>)?|\A\s{0,8}(?-i:analysis(?=[A-Z]))"
+    r"|<\|inner_prefix\|>|\[unused16\]"
+)
+_CLOSING = (
+    r"<\|channel\|?>\s{0,4}final\b(?:<\|message\|>)?|<channel\|>|assistantfinal"
+    r"|<\|content\|>|<\|inner_suffix\|>|\[unused17\]"
+)
+# Granite 3.2; Apriel
+_SENTENCE = r"\A\s{0,8}Here(?:'s| is) my thought process:|\A\s{0,8}Here are my reasoning steps:"
+_SENTENCE_END = r"Here(?:'s| is) my response:|\[BEGIN FINAL RESPONSE\]"
+_ATTRIBUTE = r"(?:\s{1,4}[\w:-]{1,40}\s?=[^<>]{0,80})?"
+
+_MARK = re.compile(
+    rf"(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})"
+    rf"|(?P<sentence>{_SENTENCE})|(?P<sentence_end>{_SENTENCE_END})"
+    r"|<\|(?P<token>[^|<>\s]{1,64})\|>"
+    rf"|(?:[<〈《]|&lt;)\s{{0,4}}(?P<tag>(?:/\s{{0,4}})?[a-z][\w:-]{{1,47}}){_ATTRIBUTE}\s{{0,4}}(?:[>〉》]|&gt;)"
+    r"|[\[◁](?P<square>/?[a-z][a-z0-9_]{1,31})[\]▷]"
+    r"|(?:\A|(?<=\n)) {0,3}```[ \t]{0,4}(?P<fence>[a-z]{0,16})[ \t\r]{0,4}(?=\n|\Z)",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[a-z]+")
+_BLANKS_AHEAD = 8
 
 
-def _marks(names: str) -> re.Pattern[str]:
-    """Opening and closing marks: `<think>`, `[THINK]`, `◁think▷`, `<|begin_of_thought|>`, `<|START_THINKING|>`."""
-    attributes = r"(?:\s{1,4}[\w:-]{1,40}\s?=[^<>]{0,80})?"
-    return re.compile(
-        rf"(?P<opening>[<〈《]\s{{0,4}}(?:{names}){attributes}\s{{0,4}}[>〉》]|\[think(?:ing)?\]|◁think(?:ing)?▷"
-        rf"|<\|(?:begin_of_|start_)?(?:{names})\|>|{_CHANNEL})"
-        rf"|[<〈《]\s{{0,4}}/\s{{0,4}}(?:{names})\s{{0,4}}[>〉》]|\[/think(?:ing)?\]|◁/think(?:ing)?▷"
-        rf"|<\|(?:end_of_|end_|/)(?:{names})\|>|{_CHANNEL_END}",
-        re.IGNORECASE,
-    )
+class _Kind(Enum):
+    """Marks of one kind close each other's blocks."""
+
+    HIDDEN = auto()
+    ASKED_FOR = auto()
+    FENCE = auto()
+    SENTENCE = auto()
 
 
-NATIVE = _marks(_NAMES)
-"""What chat models are trained to set around what nobody is to read."""
-
-IN_FEEDBACK = _marks(rf"{_NAMES}|reasoning|reflection")
-"""The same with tags that data sets ask for as the visible part of an answer, as SciKnowEval does: such a block stays
-in a demonstration, and is no part of a feedback."""
+_Mark = tuple[_Kind, bool]
+"""Its kind, and whether it opens a block."""
 
 
-def thinking_spans(seen: str, marks: re.Pattern[str]) -> list[Span]:
-    """Ordered, disjoint stretches of hidden reasoning. seen: the shadow of the text (`sanitizing.shadow`)."""
+def thinking_spans(seen: str, *, in_feedback: bool) -> list[Span]:
+    """Ordered, disjoint stretches of hidden reasoning. seen: the shadow of the text (`sanitizing.shadow`).
+
+    in_feedback: also take what an answer may show because its data set asks for it, and which is no part of a
+    feedback: `<reasoning>`, `<analysis>`, ….
+    """
     spans: list[Span] = []
-    opened: int | None = None
-    for mark in marks.finditer(seen):
-        if mark["opening"] is not None:
-            opened = mark.start() if opened is None else opened
-        elif opened is None:
-            spans = [(0, mark.end())]
-        else:
-            spans.append((opened, mark.end()))
+    opened: tuple[int, _Kind] | None = None
+    for found in _MARK.finditer(seen):
+        mark = _read(found, in_feedback=in_feedback)
+        if mark is None:
+            continue
+        kind, opens = mark
+        if opened is None and opens:
+            opened = found.start(), kind
+        elif opened is None and kind is _Kind.HIDDEN:
+            spans = [(0, found.end())]
+        elif opened is not None and not opens and kind is opened[1]:
+            spans.append((opened[0], found.end()))
             opened = None
     if opened is not None:
-        spans.append((opened, len(seen)))
+        spans.append((opened[0], len(seen)))
     return spans
+
+
+def _read(found: re.Match[str], *, in_feedback: bool) -> _Mark | None:
+    """What a stretch with the make of a mark is; None for one that has nothing to do with thinking."""
+    shape = str(found.lastgroup)
+    text = found[shape].lower()
+    words = frozenset(_WORD.findall(text))
+    match shape:
+        case "opening" | "closing":
+            return _Kind.HIDDEN, shape == "opening"
+        case "sentence" | "sentence_end":
+            return _Kind.SENTENCE, shape == "sentence"
+        case "fence":
+            opens = bool(words & (_THOUGHT | _ASKED_FOR if in_feedback else _THOUGHT))
+            return (_Kind.FENCE, opens) if opens or not text else None
+    opens = not (text.startswith("/") or words & _END)
+    if words & (_IN_SQUARES if shape == "square" else _THOUGHT):
+        return _Kind.HIDDEN, opens
+    if in_feedback and shape == "tag" and text.strip("/ ") in _ASKED_FOR and (not opens or _stands_alone(found)):
+        return _Kind.ASKED_FOR, opens
+    return None
+
+
+def _stands_alone(found: re.Match[str]) -> bool:
+    """It begins a line or follows a tag; a tag within a sentence is one that the sentence speaks of."""
+    start = found.start()
+    ahead = found.string[max(0, start - _BLANKS_AHEAD) : start].rstrip(" \t")
+    return not ahead or ahead[-1] in "\n>"

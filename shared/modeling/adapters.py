@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from shared.errors import ModelError
+from shared.errors import ModelError, reason
 from shared.modeling.checksums import TensorBytes, checksum_of
-from shared.modeling.directory import ADAPTER_CONFIG, few, reason
+from shared.modeling.directory import ADAPTER_CONFIG, few
 from shared.modeling.fitting import is_finite
 from shared.modeling.loading import DTYPES, Dtype
 from shared.modeling.plain_lora import read_plain_lora, require_targets

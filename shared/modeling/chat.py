@@ -13,12 +13,12 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from shared.contracts.messages import ChatMessage
-from shared.errors import PromptError
+from shared.errors import PromptError, reason
 
 Messages = Sequence[ChatMessage | Mapping[str, str]]
 
 # A template refuses by `raise_exception`, or by an operation that the messages do not allow
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
 FIXED_TEXTS = ("Q: 3 A through 4 ohm, 1024.5 kJ/mol?\nA: 12", "<think>\n\n</think>\n\nGrüße, 東京 👍🏽 \u0301")
 """Digits, line breaks, tags, and characters of several bytes: where tokenizers of one family differ."""
@@ -58,8 +58,9 @@ def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the ids that only a template may produce (an `unk` that is nothing else is not one of them)."""
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = {index for index in tokenizer.all_special_ids if index is not None}  # None: a name without a token
     only_unk = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
-    return frozenset((added | set(tokenizer.all_special_ids)) - only_unk)
+    return frozenset((added | named) - only_unk)
 
 
 def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -102,7 +103,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]
         text: str = tokenizer.apply_chat_template(list(turns), **options)
     except _REFUSALS as error:
         roles = ", ".join(turn["role"] for turn in turns)
-        raise PromptError(f"the model's chat template refuses these messages ({roles}): {error}") from error
+        raise PromptError(f"the model's chat template refuses these messages ({roles}): {reason(error)}") from error
     return text
 
 

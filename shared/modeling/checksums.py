@@ -9,9 +9,9 @@ import json
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeGuard
 
-from shared.errors import ModelError
+from shared.errors import ModelError, reason, shown
 
 _HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors format itself
 
@@ -61,8 +61,10 @@ def _read_header(path: Path) -> dict[str, _Entry]:
             # Not part of the identity: it says who wrote the file.
             header.pop("__metadata__", None)
             return {name: _entry(raw, 8 + length, size) for name, raw in header.items()}
-        except (ValueError, KeyError, AttributeError, TypeError) as broken:
-            raise ModelError(f"expected a complete safetensors file at {path}: {broken}; fetch it again") from broken
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as broken:
+            raise ModelError(
+                f"expected a complete safetensors file at {path}: {reason(broken)}; fetch it again"
+            ) from broken
 
 
 def _header_length(file: BinaryIO, path: Path, size: int) -> int:
@@ -76,12 +78,16 @@ def _header_length(file: BinaryIO, path: Path, size: int) -> int:
 
 def _entry(raw: dict[str, object], data_start: int, size: int) -> _Entry:
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
-    if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list)):
-        raise ValueError(f"malformed entry {raw}")
+    if not (isinstance(dtype, str) and _are_whole(shape) and _are_whole(offsets)):
+        raise ValueError(f"malformed entry {shown(raw)}")
     start, end = (data_start + offset for offset in offsets)
     if not data_start <= start <= end <= size:
         raise ValueError(f"data at bytes {start} to {end} of {size}")
     return _Entry(dtype, shape, start, end)
+
+
+def _are_whole(numbers: object) -> TypeGuard[list[int]]:
+    return isinstance(numbers, list) and all(type(number) is int for number in numbers)
 
 
 def _read_tensor(name: str, path: Path, entry: _Entry) -> TensorBytes:

@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ModelError, OpcodError
+from shared.errors import MAX_SHOWN_CHARS, ModelError, OpcodError, reason
 
 MODEL_CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_REASON_LENGTH = 200
+MAX_NAME_CHARS = 200
+"""Of a tensor or a module: more than any has."""
+
 _REFUSED_FIELDS = {
     "quantization_config": "weights are trained and merged as they are: choose the model's unquantised weights",
     "transformers_weights": f"weights are read from {SINGLE_FILE} or the files of {INDEX_FILE}: remove the field",
@@ -55,13 +57,14 @@ def weight_files(path: Path) -> list[Path]:
         raise ModelError(f"expected {SINGLE_FILE} or {INDEX_FILE} in {path}, found {_listing(path)}")
     places = read_object(path / INDEX_FILE).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ModelError(f"expected weight_map of names to files in {path / INDEX_FILE}, got {shown(places)}")
-    files = [path / name for name in sorted(set(places.values()))]
-    # An index may name anything: a path that leads out of the directory counts as missing.
-    missing = [file.name for file in files if file.parent != path or not file.is_file()]
+        raise ModelError(f"expected weight_map of names to files in {path / INDEX_FILE}, got {shown_json(places)}")
+    named = sorted(set(places.values()))
+    # An index may name anything: no foreign name is ever looked up.
+    there = {file.name for file in path.iterdir() if file.is_file()}
+    missing = [name for name in named if name not in there]
     if missing:
         raise ModelError(f"expected in {path} the files that {INDEX_FILE} names, found no {few(missing)}")
-    return files
+    return [path / name for name in named]
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def read_model_config(path: Path) -> dict[str, Any]:
     config = read_object(path / MODEL_CONFIG)
     for field, advice in _REFUSED_FIELDS.items():
         if config.get(field):
-            raise ModelError(f"{path / MODEL_CONFIG}: expected no {field}, got {shown(config[field])}; {advice}")
+            raise ModelError(f"{path / MODEL_CONFIG}: expected no {field}, got {shown_json(config[field])}; {advice}")
     return config
 
 
@@ -80,7 +83,7 @@ def read_object(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as broken:
         raise ModelError(f"expected a JSON object in {file}: {reason(broken)}") from broken
     if not isinstance(found, dict):
-        raise ModelError(f"expected a JSON object in {file}, got {shown(found)}")
+        raise ModelError(f"expected a JSON object in {file}, got {shown_json(found)}")
     return found
 
 
@@ -98,21 +101,17 @@ def reading(what: str, path: Path) -> Iterator[None]:
     raise ModelError(f"expected {what} in {path}, could not load it: {reason(broken)}") from broken
 
 
-def reason(error: Exception) -> str:
-    """What an error of a library says, on one line, and cut: some name all that they would have taken."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= _REASON_LENGTH else f"{said[:_REASON_LENGTH]}…"
-
-
 def few(names: list[str]) -> str:
-    """The first three of them, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    """The first three of them, each cut, and how many more there are."""
+    return ", ".join(name[:MAX_NAME_CHARS] for name in names[:3]) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
 
 
-def shown(value: object) -> str:
-    """A value out of a JSON file, cut."""
+def shown_json(value: object) -> str:
+    """A value out of a JSON file as it stands there, cut."""
     text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
 
 
 def _listing(path: Path) -> str:

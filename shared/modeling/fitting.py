@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from shared.errors import ModelError
-from shared.modeling.directory import few, reading, reason, weight_files
+from shared.errors import ModelError, reason
+from shared.modeling.directory import few, reading, weight_files
 
 
 def require_fit(path: Path, skeleton: PreTrainedModel) -> None:

@@ -20,8 +20,9 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from shared.errors import ModelError
+from shared.errors import ModelError, shown
 from shared.modeling.attention import GROUPED, PLAIN_MODEL_TYPES
+from shared.modeling.chat import FIXED_TEXTS, encode
 from shared.modeling.directory import (
     MODEL_CONFIG,
     checked_directory,
@@ -132,6 +133,7 @@ def load_tokenizer(path: Path, chat_template: str | None) -> PreTrainedTokenizer
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
+        encode(tokenizer, "".join(FIXED_TEXTS))  # some of what its files say is looked at then only
     if chat_template is not None:
         tokenizer.chat_template = _template(chat_template)
     if not tokenizer.chat_template:
@@ -157,8 +159,8 @@ def _require_known_ids(tokenizer: PreTrainedTokenizerBase, size: int, path: Path
     if beyond:
         raise ModelError(
             f"expected token ids below {size}, the model's vocab_size, of the tokenizer in {path}, got "
-            f"{few([f'{token!r} ({index})' for index, token in beyond])}: resize the model's embedding and save it, "
-            "or take the tokens out"
+            f"{few([f'{shown(token)} ({index})' for index, token in beyond])}: resize the model's embedding and save "
+            "it, or take the tokens out"
         )
 
 

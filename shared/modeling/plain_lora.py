@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import ModelError
-from shared.modeling.directory import ADAPTER_CONFIG, few, read_object, reading, shown
+from shared.modeling.directory import ADAPTER_CONFIG, few, read_object, reading, shown_json
 
 # Values of init_lora_weights that draw A and B only. The others take something out of the base weights first.
 _BASE_UNTOUCHED = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
@@ -77,10 +77,10 @@ def read_plain_lora(directory: Path) -> PlainLora:
         found = PlainLora.model_validate(read_object(file))
     except ValidationError as error:
         first = error.errors()[0]
-        got = "nothing" if first["type"] == "missing" else shown(first["input"])
+        got = "nothing" if first["type"] == "missing" else shown_json(first["input"])
         raise ModelError(f"{file}: {first['loc'][0]}: {first['msg']}, got {got}") from error
     if others := _beyond_plain(found):
-        said = few([f"{name} = {shown(value)}" for name, value in sorted(others.items())])
+        said = few([f"{name} = {shown_json(value)}" for name, value in sorted(others.items())])
         raise ModelError(f"{file}: expected plain LoRA, A and B on the base as it is, got {said}; {_ADVICE}")
     return found
 

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from shared.errors import ModelError, UnavailableError
+from shared.errors import ModelError, UnavailableError, shown
 from shared.files.durable import locked, sha256_file
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
 from shared.modeling.directory import MODEL_CONFIG, checked_directory, holds_weights
@@ -39,10 +39,10 @@ def resolve_model(name: str, cache_dir: Path) -> Path:
     """
     if name == EMBEDDED:
         return ensure_embedded_model(cache_dir)
-    local = Path(name).expanduser()
-    if not local.exists() and not _HUB_ID.fullmatch(name):
-        raise ModelError(f'expected "{EMBEDDED}", a model directory or a hub id (owner/name), got {name!r}')
-    found = local.resolve() if local.exists() else _download(name)
+    found = _local(name)
+    if found is None:
+        _require_hub_id(name)
+        found = _download(name)
     if is_adapter(found):
         return ensure_merged(found, _base_of(found, cache_dir), cache_dir)
     return checked_directory(found)
@@ -56,25 +56,38 @@ def find_model(name: str, cache_dir: Path) -> Path | None:
     if name == EMBEDDED:
         found = embedded_directory(cache_dir)
         return found if found.is_dir() else None
-    local = Path(name).expanduser()
-    if local.exists() or not _HUB_ID.fullmatch(name):
-        found = local.resolve()
-    else:
+    local = _local(name)
+    if local is None:
+        _require_hub_id(name)
         try:
-            found = Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
+            local = Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
         except LocalEntryNotFoundError:
             return None
-    if not is_adapter(found):
-        return checked_directory(found) if found.exists() else resolve_model(name, cache_dir)
-    base = find_model(_named_base(found), cache_dir)
-    merged = None if base is None else merged_directory(found, base, cache_dir)
+    if not is_adapter(local):
+        return checked_directory(local)
+    base = find_model(_named_base(local), cache_dir)
+    merged = None if base is None else merged_directory(local, base, cache_dir)
     return merged if merged is not None and merged.is_dir() else None
+
+
+def _local(name: str) -> Path | None:
+    """What lies on this machine under a name; None if nothing does, or can."""
+    try:
+        found = Path(name).expanduser().resolve()
+        return found if found.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long; with NUL; in the home of a user that is none
+        return None
+
+
+def _require_hub_id(name: str) -> None:
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(f'expected "{EMBEDDED}", a model directory or a hub id (owner/name), got {shown(name)}')
 
 
 def _named_base(adapter: Path) -> str:
     name = base_name(adapter)
     # Or its base would be looked for without end.
-    if Path(name).expanduser().resolve() == adapter:
+    if _local(name) == adapter:
         raise ModelError(f"the adapter in {adapter} names itself as its base model")
     return name
 
@@ -84,7 +97,7 @@ def _base_of(adapter: Path, cache_dir: Path) -> Path:
     try:
         return resolve_model(name, cache_dir)
     except ModelError as error:
-        raise ModelError(f"the adapter in {adapter} needs its base model, {name!r}: {error}") from error
+        raise ModelError(f"the adapter in {adapter} needs its base model, {shown(name)}: {error}") from error
 
 
 def _download(name: str) -> Path:

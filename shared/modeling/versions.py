@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from shared.contracts.weights import WeightsManifest
-from shared.errors import ModelError
+from shared.errors import ModelError, reason
 from shared.modeling.adapters import checksum, load_adapter
 from shared.modeling.checksums import file_checksum
-from shared.modeling.directory import few, reason
+from shared.modeling.directory import few
 from shared.modeling.fitting import file_tensors, require_finite
 
 MODEL_FILE = "model.safetensors"

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.config.settings import RunSettings
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, ProblemSetError
+from shared.files.text import expanded
 from shared.problems.formats import format_named
 from shared.problems.generated import DOMAINS, KINDS, DrawnProblem, PerKind, draw_partitions
 from shared.problems.jsonl import read_rows
@@ -220,7 +221,7 @@ def examples_for(settings: RunSettings, student: StudentName) -> tuple[Example, 
     """
     section = settings.students[student]
     if section.examples is not None:
-        return read_examples(Path(section.examples).expanduser(), problems_of(settings))
+        return read_examples(expanded(section.examples), problems_of(settings))
     if settings.problems.source != GENERATED:
         raise ConfigError(
             f"students.{student}.specialize: expected students.{student}.examples, a JSONL file to fine-tune on "

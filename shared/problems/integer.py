@@ -15,20 +15,22 @@ from shared.errors import shown
 from shared.method.anchoring import FB_NONE, review_feedback
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.integer_reveals import split_integer_reveals
-from shared.problems.integers import INTEGER_TEXT, canonical, readable, same_integer
+from shared.problems.integers import DIGITS, INTEGER_ENDS, INTEGER_TEXT, canonical, number_shadow, same_integer
 from shared.problems.problem import Judgement, Problem, removed_by
 
 TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
 """The prompts below in short: what `template_hash` stands for."""
 
-_THIN_BLANK = re.compile(r"(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))")
 _OPENING = re.compile(r"(?:\s|\*{1,3}|_{1,2}|\$|\\[(\[]|\\(?:boxed|text|math[a-z]{2})\s?\{)*")
-_INTEGER = re.compile(rf"({INTEGER_TEXT.replace('?', '? ?', 1)})(?![0-9]|[.,][0-9]|[eE][-+]?[0-9])")
+_INTEGER = re.compile(rf"({INTEGER_TEXT.replace('?', '? ?', 1)}){INTEGER_ENDS}")
 # Stars are markup where they touch the number and nothing else: `2**3` and `2 ** 3` are unfinished.
 _CLOSING = re.compile(r"\*{2,3}(?![\w(\\])|\s?(?:_{1,2}|\$|\\[)\]]|\})")
 _UNIT_IN_BRACKETS = re.compile(r"\s*\(\s?[^\W\d_](?:[\w°%/·.,:; ]|\^-?|[-−]\^){0,40}\)")
-_UNFINISHED = re.compile(r"\s*(?:[-−+*/×·÷^=(]|x\s?[0-9]|\\(?:times|cdot|div|frac|pm)\b)")
-_NUMBER = re.compile(r"(?<![\w.,^])([-−]?)([0-9]+(?:,[0-9]{3})*)(?:\.0+)?(?![\w^]|[.,][0-9])")
+_OPERATORS = "+*/×·÷^±∓⋅∗∙⁄∕"
+_UNFINISHED = re.compile(
+    rf"\s*(?:[-−=(√π{_OPERATORS}]|[–—]\s?[0-9]|x\s?[0-9]|[0-9]{{1,3}}/[0-9]|\\(?:times|cdot|div|frac|pm|mp|pi|sqrt)\b)"
+)
+_NUMBER = re.compile(rf"(?<![\w.,^'’])[-−]?{DIGITS}(?:\.0+)?(?![\w^]|[.,'’][0-9])")
 _BOLD_OPENS = re.compile(r"(?:(?<=\s)|\A)\*{2,3}\Z")
 _CANONICAL = re.compile(r"-?[1-9][0-9]*|0")
 
@@ -75,11 +77,12 @@ class IntegerFormat:
     def extract_answer(self, text: str) -> str:
         """The integer that follows the last `=`, as `12` or `-3`; "" if there is none.
 
-        Full-width digits, groups (`1,200`), zeros behind the point (`12.0`), an exponent (`12e3`) and markup around it
-        (`**12**`, `\\boxed{12}`) are forgiven; a unit, also in brackets, a full stop or more words may follow. It is
-        no answer if another decimal part or digit group follows, or an operator (`= 3 * 4` is unfinished, not 3).
+        Full-width digits, groups (`1,200`, `1'200`, `1 200`, `1_200`), zeros behind the point (`12.0`), an exponent
+        (`12e3`) and markup around it (`**12**`, `\\boxed{12}`) are forgiven; a unit, also in brackets, a full stop or
+        more words may follow. It is no answer if another decimal part or digit group follows, or an operator
+        (`= 3 * 4` is unfinished, not 3; `= 12 ± 1` is a range, `= 12²` not 12).
         """
-        _, sign, tail = readable(_THIN_BLANK.sub(",", text)).strip().rpartition("=")
+        _, sign, tail = number_shadow(text).strip().rpartition("=")
         found = _INTEGER.match(tail, _end(_OPENING, tail, 0)) if sign else None
         if found is None:
             return ""
@@ -99,7 +102,7 @@ class IntegerFormat:
         """
         if self.grade(text, answer) == 1.0:
             return 1.0
-        text = readable(text)
+        text = number_shadow(text)
         numbers = list(_NUMBER.finditer(text))
         if not answer or not numbers or _ends_in_operator(text[: numbers[-1].start()]):
             return 0.0
@@ -125,13 +128,18 @@ class IntegerFormat:
             return Judgement(FB_NONE, None, removed + revealed)
         return Judgement(review.verdict, kept, removed + revealed)
 
+    def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
+        """See `ProblemFormat.process_feedback`."""
+        judged = self.judge_feedback(raw, problem)
+        return judged.verdict, judged.delivered
+
 
 def _ends_in_operator(text: str) -> bool:
     """Whether a number that follows is an operand; a minus without a left one is a sign, `**` that opens is bold."""
     before = _BOLD_OPENS.sub("", text).rstrip()
     if before.endswith(("-", "−")):
         return before[:-1].rstrip()[-1:].isdigit() or before[:-1].rstrip().endswith(")")
-    return before.endswith(("+", "*", "/", "×", "·", "÷", "^"))
+    return before.endswith(tuple(_OPERATORS))
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:

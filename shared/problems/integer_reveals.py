@@ -1,47 +1,176 @@
 """Taking the integer answer out of a feedback, while formulas and given numbers stay.
 
-Removed are: `answer is 11` with any integer, `= 11` after arithmetic (`14 - 3 = 11`) with any integer, `\\boxed{11}`,
-and `= 11`, `gives 11`, `is 11` where 11 is the answer, in whatever digits, groups and markup (`１１`, `١١`, `11.0`,
-`**11**`); the same in the languages of `method/languages.py`. An integer that an operator follows begins a formula
-and stays: `pOH = 14 - pH`. What always holds: characters are only removed, never changed or reordered.
+Removed with any integer: `answer is 11`, `= 11` after arithmetic (`14 - 3 = 11`), `\\boxed{11}`, `#### 11`.
+Removed where 11 is the answer, in whatever digits, groups, markup or words (`１１`, `١١`, `11.0`, `**11**`, `eleven`,
+`11/1`): what joins it (`= 11`, `≈ 11`, `gives 11`, `equal to 11`, `it's 11`), what calls it right (`11 is the answer`,
+`11 = pOH`), and a sentence that is nothing else; the same in the languages of `method/languages.py`. An integer that an
+operator follows begins a formula and stays: `pOH = 14 - pH`. What always holds: characters are only removed, never
+changed or reordered.
 """
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
 
-from shared.method.languages import LANGUAGES, loose
-from shared.method.reveals import closing_words, edge_of_word, named_answer
-from shared.problems.integers import INTEGER_TEXT, readable, same_integer
-
-_NUMBER = rf"(?P<number>{INTEGER_TEXT})(?!\.?[0-9])"
-_OPERATOR = r"[-−+*/×·÷^(]|(?:plus|minus|times|divided|over|x)\b"
-_UNIT = r"(?:\s?[A-Za-zΩ°%][\w/^]*(?=\s*(?:[.,;:!?)。]|$)))?"
-_PLAIN = rf"{_NUMBER}(?!\s*(?:{_OPERATOR})|[A-Za-z]\s*[-−+*/]){_UNIT}"
-_MARKED_NUMBER = _NUMBER.replace("number", "marked")
-_MARKED = rf"(?:\*\*|__|\$|\\boxed\{{)\s?{_MARKED_NUMBER}(?:\s?[A-Za-z%°Ω]{{1,12}})?\s?[*_$}}]{{1,3}}"
-_RESULT = rf"(?:{_PLAIN}|{_MARKED})"
-
-_ANSWER = re.compile(
-    r"\s?(?:\bthe\s)?\b(?:(?:correct|right|final)\s)?(?:answer|result)\s?"
-    rf"(?:is|was|=|:|should be|must be|would be|will be|equals)\s?{_RESULT}[.!]?",
-    re.IGNORECASE,
+from shared.method.languages import LANGUAGES, Language, loose
+from shared.method.reveals import (
+    closing_words,
+    edge_of_word,
+    held_right,
+    named_answer,
+    named_correct,
+    only_one,
+    pointed_at,
 )
-_EQUALS = re.compile(rf"\s?=\s?{_RESULT}")
-_SAYS = re.compile(rf"\s?\b(?:equals|is equal to|gives|makes|yields|gets?|is|are|be)\s{_RESULT}", re.IGNORECASE)
-_BOXED = re.compile(rf"\s?\$?\\boxed\{{\s?{_NUMBER}[^{{}}]{{0,20}}\}}\$?")
+from shared.method.sanitizing import with_its_stop
+from shared.method.scripts import script_of
+from shared.problems.integers import INTEGER_ENDS, INTEGER_TEXT, number_shadow, same_integer
+from shared.problems.number_words import spelled_spans
+
+_SPELLED = "\ue000"
+"""In the shadow: a letter of the answer in words. Private use, so that no rule takes it for a letter."""
+
 _OTHER = [each for each in LANGUAGES if each.answer]
-_ANSWERS = (
-    _ANSWER,
-    _BOXED,
-    *(re.compile(rf"\s?{named_answer(each)}{_RESULT}{closing_words(each)}[.!。।]?") for each in _OTHER),
+_STOP = r"(?:[.,;:!?)*_$}\]\"'”’。、।؟،]|\Z)"
+_TAILS = "|".join(each.tail for each in _OTHER if each.tail)
+# The word for a number is a word of its own more often than digits are: `is one of them`, `are two ways out of it`.
+_WORD_ENDS = (
+    rf"(?=\s{{0,2}}{_STOP}|(?i:{_TAILS})\s{{0,2}}{_STOP}|\s?[^\s\d.,;:!?)。、।؟،]{{1,14}}\s{{0,2}}{_STOP}"
+    r"|\s(?i:because|since|so|as|is|are|was|must|should|would|fits|works)\b)"
 )
+_ENDS = re.compile(rf"(?i:{_TAILS})\s{{0,2}}{_STOP}|\s{{0,2}}{_STOP}")
+_NUMBER = rf"(?P<number>{INTEGER_TEXT}{INTEGER_ENDS}|{_SPELLED}+{_WORD_ENDS})"
+_OPERATOR = (
+    r"[-−+*/×·÷^±∓⋅∗∙√π]|\((?!\s?(?:[^\W\d_]{2,20}|[A-Z])\s?\))|(?:plus|minus|times|divided|over|x)\b"
+    r"|\\(?:times|cdot|div|pm|mp|pi|sqrt)\b"
+)
+_UNIT = r"(?:\s?[A-Za-zΩ°%][\w/^]*(?=\s*(?:[.,;:!?)。]|$))|\s?\([^\W\d_]{1,20}\))?"
+# `12/1` and `12 + 0` are the number once more.
+_NEUTRAL = r"(?:(?:\s?(?:[/÷*×·^]|\*\*)\s?1|\s?[-−+]\s?0)(?![\d^]|[.,]\d)){0,2}+"
+_PLAIN = rf"{_NUMBER}{_NEUTRAL}(?!\s*(?:{_OPERATOR})|[A-Za-z]\s*[-−+*/]){_UNIT}"
+_MARKED_NUMBER = _NUMBER.replace("number", "marked")
+_MARK_OPENS = r"(?:\*{1,3}|__|`|\$|[(\[\"“'‘«「]|\\(?:boxed|text|textbf|mathbf|mathrm)\s?\{)\s?"
+_MARK_CLOSES = r"\s?[*_`$)\]\"”'’»」}]"
+_MARKED = (
+    rf"(?:{_MARK_OPENS}){{1,4}}{_MARKED_NUMBER}{_NEUTRAL}(?:\s?[A-Za-z%°Ω]{{1,12}})?"
+    rf"(?:{_MARK_CLOSES}){{1,6}}+(?!\s*[-−+/×·÷^])"
+)
+_RESULT = rf"(?:{_PLAIN}|{_MARKED})"
+_GAP = r"\s{1,8}"
+
+_ADVERB = (
+    r"(?:(?:about|around|approximately|roughly|nearly|exactly|precisely|only|just|simply|then|therefore|thus|indeed"
+    rf"|actually|clearly|now){_GAP}){{0,2}}"
+)
+_NOUN = rf"(?:(?:the|an?){_GAP})?(?:(?:number|value|integer|total|result|answer|sum){_GAP}(?:of{_GAP})?)?"
+_SO = rf"(?:(?:so|thus|hence|therefore|then)\b,?{_GAP})?"
+_MODAL = rf"(?:(?:must|should|would|will|can|has\sto|have\sto|ought\sto){_GAP})?"
+_IT = rf"(?:{_SO}(?:it|that|this|which|you|we){_GAP}{_MODAL})?"
+_JOINS = (
+    r"(?:equals?|equalling|(?:(?:is|are|be)\s)?equal(?:\sto)?|giv(?:es?|ing)(?:\s(?:you|us))?|mak(?:es?|ing)|yield(?:s|ing)?"
+    r"|g[eo]t(?:s|ting)?|obtain(?:s|ing)?|becomes?|com(?:es?|ing)\s(?:out\s)?(?:to|as|at)|amounts?\sto|totals?"
+    r"|result(?:s|ing)?\sin|lead(?:s|ing)?\sto|i\.e\.,?|(?:turns?|works?)\sout\s(?:to\sbe|to|as|at)|(?:evaluates?|simplifies|reduces)\sto|leav(?:es?|ing)"
+    r"|is|are|was|were|be)"
+)
+_CALLED = (
+    r"(?:(?:is|are|was|must\sbe|should\sbe|would\sbe|has\sto\sbe|will\sbe)\b|['’]s\b)"
+    rf"{_GAP}{_ADVERB}(?:(?:the|your|our|its){_GAP})?(?:(?:correct|right|final|true|only|actual|exact|expected){_GAP})"
+    r"{0,2}(?:answer|result|solution|correct|right|(?<=correct\s)(?:value|one)|(?<=right\s)(?:value|one))"
+    r"(?=\s{0,2}(?:[.,;:!?)*]|\Z)|\s(?:because|since|here|as|and|for|to|of)\b)"
+)
+_STARTS = r"(?<![A-Za-z0-9_.,^'’\])])(?<![0-9]\s)"
+_LEAD = rf"(?:\b(?:so|thus|hence|therefore|only)\b,?{_GAP})?(?:\bthe\s(?:value|number|integer){_GAP})?"
+_LINE_START = r"(?:\A|(?<=[.!?:。؟]\s)|(?<=[\n。]))"
+
+_EQUALS = re.compile(
+    r"\s?(?<![<>!≠])(?:(?P<equal>[=≈≅≃≒≡])|[~∼]|\\(?:approx|simeq|cong|equiv)\b)"
+    rf"\s{{0,8}}\+?{_RESULT}"
+)
+
+_CLAIMS = (
+    re.compile(
+        r"\s?(?:\bthe\s)?\b(?:(?:correct|right|final)\s)?(?:answer|result|ans\.?)\s{0,2}"
+        rf"(?:['’]s|is|was|=|:|->|→|≈|should be|must be|would be|will be|equals|comes to)"
+        rf"\s{{0,8}}{_ADVERB}{_RESULT}[.!]?",
+        re.IGNORECASE,
+    ),
+    re.compile(rf"\s?\$?\\boxed\{{\s?{_NUMBER}[^{{}}]{{0,20}}\}}\$?"),
+    re.compile(rf"\s?(?<!\S)#{{4}}\s?{_RESULT}"),
+)
+"""Removed with any integer."""
+
 _SAYINGS = (
-    _SAYS,
-    *(
-        re.compile(rf"\s?{edge_of_word(each)}(?i:{loose(each.equals)})\s{{0,2}}{_RESULT}{closing_words(each)}")
-        for each in _OTHER
+    re.compile(rf"\s?\b{_IT}{_JOINS}{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
+    re.compile(rf"\s?\b{_SO}(?:it|that|this|what|there|here)['’]s{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
+    re.compile(
+        r"\s?\b(?:the\s)?(?:correct|right|final|true|expected|actual|exact)\s(?:answer|result|value|number|integer)"
+        rf"\s?[,(–—-]?\s?{_RESULT}",
+        re.IGNORECASE,
+    ),
+    # Behind the arrow of a reaction stands a coefficient.
+    re.compile(rf"\s?(?:[→⇒⟹]|[=-]>|\\(?:to|[rR]ightarrow)\b)\s{{0,8}}{_RESULT}(?=\s{{0,2}}{_STOP})"),
+    re.compile(rf"(?<=\w)\s?:\s{{1,4}}{_RESULT}(?=\s{{0,2}}(?:[.;!?)。]|\n|\Z))", re.IGNORECASE),
+    re.compile(
+        rf"\s?{_LINE_START}(?:(?:the\s)?(?:final\s)?(?:answer|result)\s)?{_RESULT}[.!。]?(?=\s{{0,4}}(?:\n|\Z))",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        rf"\s?\b(?:so|thus|hence|therefore)\b,?{_GAP}{_RESULT}(?=\s{{0,2}}[.;!?)]|\Z|\s(?:because|since)\b)", re.I
     ),
 )
+_CALLED_RIGHT = (
+    re.compile(rf"\s?{_LEAD}{_STARTS}{_RESULT}\s{{0,4}}{_CALLED}[.!]?", re.IGNORECASE),
+    re.compile(rf"\s?{_STARTS}{_RESULT}\s{{0,4}}=(?!=)\s?"),
+)
+"""What stands before its verb, unless it is the operand of a calculation."""
+
+_LOOKED_BACK = 20
+_OPERAND = re.compile(
+    r"(?:[+*/×·÷^±⋅∗∙=≈<>√]|[\d)]\s?[-−–]|\b(?:plus|minus|times|over|by|x)|\\(?:times|cdot|div|pm))\s{0,3}\Z",
+    re.IGNORECASE,
+)
+
+
+def _claims_in(language: Language) -> str:
+    return rf"\s?{named_answer(language)}{_RESULT}{closing_words(language)}[.!。।]?"
+
+
+def _sayings_in(language: Language) -> str:
+    joins = rf"{edge_of_word(language)}(?i:{loose(language.equals)})\s{{0,2}}"
+    return rf"\s?(?:{named_correct(language)}|{pointed_at(language)}|{joins}){_RESULT}{closing_words(language)}"
+
+
+def _called_right_in(language: Language) -> Iterator[str]:
+    right = rf"{held_right(language)}(?=\s{{0,2}}{_STOP}|\s)"
+    comes_last = rf"|\s{{0,2}}{loose(language.behind)}(?=\s{{0,2}}{_STOP})" if language.behind else ""
+    yield rf"\s?{_STARTS}{_RESULT}(?:{right}{comes_last})[.!。।]?"
+    before, behind = only_one(language)
+    if before:
+        yield rf"\s?{before}{_RESULT}{behind}[.!。।]?"
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """claims: removed with any integer. sayings: where it is the answer. called_right: where it is and no operand."""
+
+    claims: tuple[re.Pattern[str], ...]
+    sayings: tuple[re.Pattern[str], ...]
+    called_right: tuple[re.Pattern[str], ...]
+
+    @classmethod
+    def of(cls, languages: list[Language]) -> Self:
+        """The rules of languages beside English."""
+        return cls(
+            tuple(re.compile(_claims_in(each)) for each in languages),
+            tuple(re.compile(_sayings_in(each)) for each in languages),
+            tuple(re.compile(source) for each in languages for source in _called_right_in(each)),
+        )
+
+
+_RULES = (_Rules(_CLAIMS, _SAYINGS, _CALLED_RIGHT), _Rules.of([each for each in _OTHER if "LATIN" in each.scripts]))
+_RULES_IN_OTHER_SCRIPTS = _Rules.of([each for each in _OTHER if "LATIN" not in each.scripts])
 
 
 def split_integer_reveals(text: str, answer: str) -> tuple[str, tuple[str, ...]]:
@@ -51,27 +180,41 @@ def split_integer_reveals(text: str, answer: str) -> tuple[str, tuple[str, ...]]
     nothing is found.
     """
     removed: list[str] = []
-    while spans := _reveals(_with_plain_digits(text), answer):
+    while spans := _reveals(_seen(text, answer), answer):
         text, pieces = _cut(text, spans)
         removed += pieces
     return text, tuple(removed)
 
 
-def _with_plain_digits(text: str) -> str:
-    """The text for matching, of its length: Arabic and Hindi write numbers in digits of their own as well."""
-    seen = readable(text)
-    if seen.isascii():
-        return seen
-    return "".join(str(unicodedata.decimal(character, character)) for character in seen)
+def _seen(text: str, answer: str) -> str:
+    """The text for matching, of the same length: digits of all scripts as ASCII ones, the answer's words marked."""
+    seen = number_shadow(text)
+    if not seen.isascii():
+        seen = "".join(str(unicodedata.decimal(each)) if each.isdecimal() else each for each in seen)
+    for start, end in list(spelled_spans(seen, answer)):
+        # The words for one, and Korean ones of a syllable, are articles and pronouns, too.
+        bare = answer == "1" or (end - start == 1 and script_of(seen[start]) == "HANGUL")
+        if not bare or _ENDS.match(seen, end):
+            seen = seen[:start] + _SPELLED * (end - start) + seen[end:]
+    return seen
 
 
-def _reveals(text: str, answer: str) -> list[tuple[int, int]]:
-    spans = [found.span() for pattern in _ANSWERS for found in pattern.finditer(text)]
-    spans += [found.span() for pattern in _SAYINGS for found in pattern.finditer(text) if _is(found, answer)]
-    spans += [
-        found.span() for found in _EQUALS.finditer(text) if _is(found, answer) or _after_arithmetic(text, found.start())
+def _reveals(seen: str, answer: str) -> list[tuple[int, int]]:
+    spans = [
+        found.span()
+        for found in _EQUALS.finditer(seen)
+        if _is(found, answer) or (found["equal"] and _after_arithmetic(seen, found.start()))
     ]
-    return sorted(spans)
+    for rules in _RULES if seen.isascii() else (*_RULES, _RULES_IN_OTHER_SCRIPTS):
+        spans += [found.span() for pattern in rules.claims for found in pattern.finditer(seen)]
+        spans += [found.span() for pattern in rules.sayings for found in pattern.finditer(seen) if _is(found, answer)]
+        spans += [
+            found.span()
+            for pattern in rules.called_right
+            for found in pattern.finditer(seen)
+            if _is(found, answer) and not _OPERAND.search(seen[max(0, found.start() - _LOOKED_BACK) : found.start()])
+        ]
+    return sorted(with_its_stop(seen, start, end) for start, end in spans)
 
 
 def _after_arithmetic(text: str, position: int) -> bool:
@@ -79,7 +222,8 @@ def _after_arithmetic(text: str, position: int) -> bool:
 
 
 def _is(found: re.Match[str], answer: str) -> bool:
-    return same_integer(found["number"] or found["marked"], answer)
+    written = found["number"] or found["marked"]
+    return written.startswith(_SPELLED) or same_integer(written, answer)
 
 
 def _cut(text: str, spans: list[tuple[int, int]]) -> tuple[str, list[str]]:

@@ -1,6 +1,7 @@
-"""How an integer is written in a text, and what it is: `12`, `-3`, `− 3`, `1,200`, `12.0`, `12e3`.
+"""How an integer is written in a text, and what it is: `12`, `-3`, `− 3`, `1,200`, `1'200`, `1 200`, `12.0`, `12e3`.
 
-Groups of three digits stand between commas; a decimal part is zeros; an exponent has at most two digits.
+Groups of three digits stand between commas, apostrophes, underscores or blanks of any width, one kind in a number; a
+decimal part is zeros; an exponent has at most two digits.
 What always holds: time is linear in the digits, however many there are.
 """
 
@@ -8,18 +9,28 @@ import re
 
 from shared.method.sanitizing import shadow
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
-INTEGER_TEXT = rf"[-−–]?{_DIGITS}(?:\.0+)?(?:[eE]\+?[0-9]{{1,2}})?"
-"""An integer as people and models write it, behind `readable`."""
+_GROUP_MARKS = (",", "['’]", "_", " ")  # a blank of any width is a plain one in the shadow
+_GROUPS = "|".join(f"(?:{mark}[0-9]{{3}})+" for mark in _GROUP_MARKS)
+DIGITS = rf"(?>[0-9]{{1,3}}(?:{_GROUPS})(?![0-9])|[0-9]+)"
+"""Digits alone, in groups or not."""
 
-_PARTS = re.compile(rf"\s*([-−–]?)\s?({_DIGITS})(?:\.0+)?(?:[eE]\+?([0-9]{{1,2}}))?\s*")
+INTEGER_TEXT = rf"[-−–]?{DIGITS}(?:\.0+)?(?:[eE]\+?[0-9]{{1,2}})?"
+"""An integer as people and models write it, behind `number_shadow`."""
+
+INTEGER_ENDS = r"(?![0-9]|[.,'’_][0-9]|[eE][-+]?[0-9])"
+"""Fails where the digits go on, so that what is before is a part of another number."""
+
+_PARTS = re.compile(rf"\s*([-−–]?)\s?({DIGITS})(?:\.0+)?(?:[eE]\+?([0-9]{{1,2}}))?\s*")
 _NO_DIGIT = re.compile(r"[^0-9]")
-_POWERS = str.maketrans(dict.fromkeys("⁰¹²³⁴⁵⁶⁷⁸⁹", "^"))
+# NFKC makes `12²` the number 122 and `12½` begin with 12: a raised digit is an operator behind what it is raised from.
+_NO_DIGITS_OF_IT = str.maketrans(
+    dict.fromkeys("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻₀₁₂₃₄₅₆₇₈₉₊₋", "^") | dict.fromkeys("¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "/")
+)
 
 
-def readable(text: str) -> str:
-    """The shadow of a text, of its length, with raised digits as `^`: `12²` is a power of 12, and is not 122."""
-    return shadow(text.translate(_POWERS))
+def number_shadow(text: str) -> str:
+    """`sanitizing.shadow`, in which an exponent or a fraction behind a number is none of its digits; of one length."""
+    return shadow(text if text.isascii() else text.translate(_NO_DIGITS_OF_IT))
 
 
 def canonical(written: str) -> str:

@@ -1,9 +1,11 @@
 """Whether a problem of one partition stands in another: what two questions share, and the check.
 
 The key of a question leaves out what is style: case, width, white space, quotes, sentence punctuation, hyphens and
-dashes between words, markup of LaTeX and Markdown, commas in large numbers. It keeps what asks something else: words
-with their combining marks, numbers with their decimal point, operators, signs, bonds, charges, exponents, units such
-as %, and brackets around a calculation. Case alone tells no two questions apart: `Co` and `CO` are the same to it.
+dashes between words, markup of LaTeX and Markdown, marks between the digits of large numbers, and which sign a
+multiplication of numbers has (`spelling.one_spelling`). It keeps what asks something else: words with their combining
+marks, numbers with their decimal point, operators, signs, primes, negations, bonds, radicals, charges, exponents, units
+such as %, and brackets around a calculation or a pair, of the kind that they are. Case alone tells no two questions
+apart: `Co` and `CO` are the same to it.
 """
 
 import re
@@ -12,33 +14,32 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from shared.errors import ProblemSetError
-from shared.method.sanitizing import remove_invisible
 from shared.method.scripts import UNSPACED, marks_as_letters
+from shared.problems.spelling import one_spelling
 
 _MAX_LISTED = 5
 _LOOKED_AT = 40
 """Tokens of a bracket that are searched for a calculation: bounded, so that nested ones cost linear time."""
 
 _NON_WORD = re.compile(r"[\W_]+")
-_SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+[⁺⁻]?|[⁺⁻]")
-_BEFORE_FRACTION = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
-_CHARGE = re.compile(r"\^\s?(?:\{\s?(\d{0,3}[+-])\s?\}|(\d{0,3}[+-])(?!\s{0,9}[\w(]))")
-_FORMULA = re.compile(r"\$\$?(?=[^\s$])([^$]{0,2000}[^\s$])\$\$?(?!\d)")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_ALIKE = str.maketrans(dict.fromkeys("‐‑‒–—―−﹣", "-") | dict.fromkeys("⁄∕", "/") | dict.fromkeys("’′", "'"))
 _UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
 _TOKEN = re.compile(
-    rf"(?P<number>\d+(?:[.,:]\d+)*|\.\d+)|(?P<word>[{UNSPACED}]|(?:(?![{UNSPACED}\d])[^\W_])+)|\s+|-+|\*+|.", re.DOTALL
+    rf"(?P<number>\d+(?:[.,:]\d+)*|\.\d+)|(?P<word>[{UNSPACED}]|(?:(?![{UNSPACED}\d])[^\W_])+)|\s+|-+|\*+|'+|~+|.",
+    re.DOTALL,
 )
 _CALCULATES = frozenset("+-*=×÷^±√·⋅")
-_NEVER_STYLE = frozenset("/%‰#&@·^$")
-_MARKUP = frozenset("~`")
+_NEVER_STYLE = frozenset("/%‰#&@·^$†‡‖⟨⟩⌈⌉⟦⟧")
+_CONTRACTED = frozenset({"s", "m", "d", "ll", "ve"})
+_PAIR_TOKENS = 7
+"""Of a pair such as `(-1, 2π)` between its brackets."""
 
 
 def leak_key(text: str) -> str:
     """What two questions share when one gives the other away; see the module. Takes time linear in the text."""
-    tokens = list(_tokens(_plain(text)))
+    tokens = list(_tokens(one_spelling(text)))
     kept = [_asks(tokens, at) for at in range(len(tokens))]
+    for at in _primes(tokens):
+        kept[at] = True
     for opening, closing in _brackets(tokens):
         kept[opening] = kept[closing] = _bracket_asks(tokens, kept, opening, closing)
     return " ".join(token.text for token, stays in zip(tokens, kept, strict=True) if stays)
@@ -67,7 +68,10 @@ def refuse_leaks(name: str, keyed: Iterable[tuple[str, str, str]]) -> None:
 
 @dataclass(frozen=True)
 class _Token:
-    """text: a word, a number, or one symbol (`--` and `**` are one); glued: no blank before it, and none behind it."""
+    """text: a word, a number, one symbol (`--` and `**` count as one), or a run of `'` or `~`.
+
+    glued: no blank before it, and none behind it.
+    """
 
     text: str
     kind: str
@@ -77,19 +81,6 @@ class _Token:
     @property
     def operand(self) -> bool:
         return self.kind in ("word", "number")
-
-
-def _plain(text: str) -> str:
-    """The text in one spelling: exponents behind `^`, charges behind their atom, no formula marks."""
-    spelled = _SUPERSCRIPT.sub(_exponent, _BEFORE_FRACTION.sub(" ", remove_invisible(text)))
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", spelled).casefold()).translate(_ALIKE)
-    formula = _FORMULA.sub(r"\1", _CHARGE.sub(lambda charge: charge[1] or charge[2], folded))
-    return _THOUSANDS.sub(lambda number: number.group().replace(",", ""), formula)
-
-
-def _exponent(found: re.Match[str]) -> str:
-    run = unicodedata.normalize("NFKC", found.group())
-    return run if found.group()[-1] in "⁺⁻" else f"^{run}"
 
 
 def _tokens(plain: str) -> Iterator[_Token]:
@@ -118,9 +109,9 @@ def _asks(tokens: list[_Token], at: int) -> bool:
         return before is not None and behind is not None and token.glued_left == token.glued_right
     if token.text == "!":  # a factorial, unless it ends the text
         return behind is not None and token.glued_left and before is not None and _is_short(before)
-    if token.text == "'":  # a derivative
-        return behind is not None and behind.text == "(" and before is not None and _is_short(before)
-    return token.text not in _MARKUP and unicodedata.category(token.text[0]).startswith("S")
+    if token.text[0] == "~":  # a negation or a relation; else a tie of LaTeX or struck out
+        return token.text == "~" and not token.glued_left and behind is not None
+    return token.text != "`" and unicodedata.category(token.text[0]).startswith("S")
 
 
 def _joins_words(dash: _Token, before: _Token | None, behind: _Token | None) -> bool:
@@ -131,6 +122,33 @@ def _joins_words(dash: _Token, before: _Token | None, behind: _Token | None) -> 
         return False
     longer = len(before.text) > 1, len(behind.text) > 1
     return any(longer) if dash.glued_left else all(longer)
+
+
+def _primes(tokens: list[_Token]) -> Iterator[int]:
+    """Where primes and stars are, as in `f''`, `5'`, `(fg)'` and `π*`: behind letters or numbers, closing nothing."""
+    opened: set[str] = set()
+    for at, token in enumerate(tokens):
+        if token.text[0] not in "'*" or (token.text == "*" and token.glued_left == token.glued_right):
+            continue
+        if token.glued_left and token.text in opened:
+            opened.discard(token.text)
+        elif token.glued_right and not token.glued_left:
+            opened.add(token.text)
+        elif token.glued_left and at and _takes_primes(tokens, at - 1) and not _is_apostrophe(tokens, at):
+            yield at
+
+
+def _takes_primes(tokens: list[_Token], at: int) -> bool:
+    """Letters, numbers, what brackets close, and letters that LaTeX names, such as `\\psi`."""
+    named = at > 0 and tokens[at - 1].text == "\\" and tokens[at - 1].glued_right
+    return _is_short(tokens[at]) or tokens[at].text in ")]" or named
+
+
+def _is_apostrophe(tokens: list[_Token], at: int) -> bool:
+    """Whether it joins what stands before to a word, as in `90's`, `I'll` and `l'aire`."""
+    if not tokens[at].glued_right or tokens[at + 1].kind != "word":
+        return False
+    return tokens[at + 1].text in _CONTRACTED or len(tokens[at + 1].text) > 1
 
 
 def _is_short(token: _Token) -> bool:
@@ -153,8 +171,16 @@ def _bracket_asks(tokens: list[_Token], kept: list[bool], opening: int, closing:
         return True
     if closing + 1 < len(tokens) and tokens[closing].glued_right and tokens[closing + 1].operand:
         return True
+    if _is_pair(tokens[opening + 1 : min(closing, opening + 2 + _PAIR_TOKENS)]):
+        return True
     outside = (at for at in (opening - 1, closing + 1) if 0 <= at < len(tokens))
     inside = range(opening + 1, min(closing, opening + _LOOKED_AT))
     return any(kept[at] and tokens[at].text in _CALCULATES for at in outside) or any(
         kept[at] and tokens[at].text in _CALCULATES - {"^"} for at in inside
     )
+
+
+def _is_pair(inside: list[_Token]) -> bool:
+    """Two short terms with a comma between them: an interval or a point."""
+    commas = sum(token.text in ",;" for token in inside) + sum("," in token.text for token in inside if token.operand)
+    return len(inside) <= _PAIR_TOKENS and commas == 1 and all(_is_short(token) for token in inside if token.operand)

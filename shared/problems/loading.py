@@ -17,7 +17,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.config.settings import RunSettings
+from shared.contracts.messages import Worded
 from shared.errors import MAX_SHOWN_CHARS, ConfigError, ProblemSetError, UnavailableError, shown
+from shared.files.text import expanded
 from shared.problems import sciknoweval
 from shared.problems.formats import format_named, format_names
 from shared.problems.generated import PerKind, generate
@@ -34,7 +36,7 @@ def dataset_directory(where: str, files: Sequence[str]) -> Path:
     Raises ConfigError for another `where`, ProblemSetError if a file is missing, UnavailableError if the hub does
     not answer.
     """
-    local = Path(where).expanduser()
+    local = expanded(where)
     if where and local.is_dir():
         return _complete(local, files, where)
     match = _HUB_ID.fullmatch(where)
@@ -99,10 +101,10 @@ class ProblemRow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    id: str = Field(min_length=1, max_length=200)
-    domain: str = Field(min_length=1, max_length=200)
-    question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
+    id: Worded = Field(max_length=200)
+    domain: Worded = Field(max_length=200)
+    question: Worded
+    answer: Worded
     kind: str = ""
     solution: str | None = None
     system: str | None = None

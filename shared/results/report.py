@@ -64,7 +64,8 @@ class RoundScore(Part):
 
 
 class StudentReport(Part):
-    """What one student went through as tutee. Rates are None when there is nothing to count."""
+    """What one student went through as tutee. Rates are None when there is nothing to count; break- and fix-rate are of
+    the `revised` rollouts whose revision saw the tutor's feedback."""
 
     student: str
     version: str
@@ -201,7 +202,8 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
     verdicts: Counter[str] = Counter()
     for counts in tally.verdicts.values():
         verdicts.update(counts)
-    broken, fixed = breaks(tally.revisions), fixes(tally.revisions)
+    told = [row for row in tally.revisions if row.told]
+    broken, fixed = breaks(told), fixes(told)
     return StudentReport(
         student=student,
         version=state.version[student],

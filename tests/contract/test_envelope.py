@@ -83,6 +83,8 @@ BROKEN = {
     "foreign key": ({"id": "other"}, "not the body's key"),
     "extra field": ({"colour": "red"}, "schema"),
     "broken body": ({"body": "{"}, "schema"),
+    "endless type": ({"type": "N" * 5000}, "unknown message type 'N{60}'… .5,000 characters.$"),
+    "many fields": ({f"field {number}": 1 for number in range(200)}, "schema: field 0: Extra inputs .* and 197 more$"),
 }
 
 

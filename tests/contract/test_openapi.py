@@ -5,9 +5,8 @@ In process, without a network: the apps are the services' own, on fakes of what 
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,54 +20,13 @@ from hypothesis.strategies import SearchStrategy
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
-from services.inspector.app import build_app as inspector_app
-from services.inspector.ingest import Ingest
-from services.inspector.store.records import Entry
-from services.inspector.store.sealed import SealedBatches
-from services.inspector.store.store import Store
-from services.student.app import build_app as student_app
 from shared.contracts.http import ErrorResponse
-from shared.http.access import Limits
 from tests.fakes.access import LOCAL
-from tests.fakes.broker import BrokerBench
-from tests.fakes.broker_api import broker_app
-from tests.fakes.student import StudentBench
-from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback
+from tests.fakes.in_process import SERVICES
 
 EXAMPLES = 12
-LIMITS = Limits(max_body_bytes=10_000, requests_per_minute=100_000, concurrent_requests=100)
 ENDLESS = "/v1/stream"
 EXPECTED_ERRORS = {400, 404, 405, 409, 411, 413, 422, 503}
-
-
-@contextmanager
-def student(tmp_path: Path) -> Iterator[FastAPI]:
-    bench = StudentBench(tmp_path, "serving.request_timeout_s=2.0")
-    bench.turn()
-    thread = threading.Thread(target=bench.worker.run)
-    thread.start()
-    try:
-        yield student_app(bench.config, bench.board, bench.interactive, bench.clock)
-    finally:
-        bench.stopping.set()
-        thread.join(10)
-        bench.close()
-
-
-@contextmanager
-def broker(tmp_path: Path) -> Iterator[FastAPI]:
-    bench = BrokerBench(tmp_path, overrides=("bus.heartbeat_s=0.01",))
-    yield broker_app(bench, peers_key="secret", limits=LIMITS)
-
-
-@contextmanager
-def inspector(tmp_path: Path) -> Iterator[FastAPI]:
-    store = Store(tmp_path / "log.sqlite3", RUN)
-    sealed = SealedBatches(tmp_path, RUN)
-    ingest = Ingest(EventLog(), store, sealed, name="inspector/0", clock=StillClock(), silent_s=30.0, block_s=0.0)
-    store.append([Entry(f"{number}-0", feedback(f"p{number}")) for number in range(1, 4)], "3-0")
-    yield inspector_app(config(tmp_path, limits=LIMITS), store, ingest, EventLog(), threading.Event())
-    store.close()
 
 
 LONE = st.characters(categories=["Cs"])
@@ -90,8 +48,6 @@ LEAST: dict[str, object] = {
 """A value of each field that some body must have."""
 NAMED = {"host": "localhost"}
 """Without keys a service answers to no other name."""
-
-SERVICES = {"student": student, "broker": broker, "inspector": inspector}
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])

@@ -12,12 +12,18 @@ import pytest
 import yaml
 
 from opcod.commands.keys import ACL_FILE
+from opcod.planning.memory import KNOWN_SHAPES
+from opcod.prepare.models import SPECIALIZE_TIMEOUT_S
+from shared.config.loading import load_settings
 from shared.http.guard import OPEN_PATHS
 from tests.deploy.deployed import K8S, OVERLAYS, ROOT, Tree, of_kind, overlay, pod_containers, pods, rendered
 from tests.deploy.policies import Policies, Stranger, selects
 
 VERSIONS = ("1.32", "1.37")
 """Of Kubernetes: the oldest and the newest whose schemas are at hand and that these files are for."""
+
+FETCHING_S = 300
+"""For models that are small, as those of the preset that is deployed."""
 
 COMPONENTS = tuple(sorted(path.name for path in (K8S / "components").iterdir()))
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -52,6 +58,33 @@ EACH = pytest.mark.parametrize("objects", ALL.values(), ids=ALL)
 
 def workloads(objects: tuple[Tree, ...]) -> Iterator[tuple[str, Tree]]:
     yield from of_kind(objects, "Deployment", "StatefulSet", "Job").items()
+
+
+@EACH
+def test_all_wait_as_long_as_a_preparation_with_specialists_may_take(objects: tuple[Tree, ...]) -> None:
+    deadline_s = of_kind(objects, "Job")["prepare"]["spec"]["activeDeadlineSeconds"]
+    assert deadline_s >= SPECIALIZE_TIMEOUT_S + FETCHING_S
+    waits = [
+        container["command"]
+        for _, workload in workloads(objects)
+        for container in workload["spec"]["template"]["spec"].get("initContainers", ())
+        if container["name"] == "wait-for-prepare"
+    ]
+    assert waits and {int(command[1]) for command in waits} == {deadline_s}
+
+
+@EACH
+def test_the_volume_holds_the_preset_that_is_deployed(objects: tuple[Tree, ...]) -> None:
+    preset = of_kind(objects, "ConfigMap")["opcod-environment"]["data"]["OPCOD_PRESET"]
+    settings = load_settings(preset=preset, environ={})
+    run, needed = settings.run, 0
+    for student in settings.students.values():
+        shape = KNOWN_SHAPES[student.model]
+        adapter = 4 * shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
+        # Its model and its specialist; every version; two checkpoints of adapter, teacher and two moments.
+        needed += 2 * 2 * shape.parameters + (run.rounds * run.steps_per_round + 2 * 4) * adapter
+    claim = of_kind(objects, "PersistentVolumeClaim")["opcod-data"]["spec"]["resources"]["requests"]["storage"]
+    assert claim.endswith("Gi") and int(claim.removesuffix("Gi")) * 2**30 > 4 * needed
 
 
 @EACH

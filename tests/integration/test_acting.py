@@ -1,5 +1,7 @@
 """Acting on a run, end to end: inspector and broker over HTTP with keys, a scripted run on a real Redis."""
 
+import pytest
+
 from services.broker.exchange.batches import adopt
 from shared.contracts.batches import BatchSample
 from shared.contracts.events import Acted, TutorSilenced
@@ -57,6 +59,24 @@ def test_excluded_feedback_is_not_trained_on_and_the_history_says_who_when_and_w
     assert [item["id"] for item in stand.exchanges("acted=exclude")] == [chosen["id"]]
     kept = stand.bench.run_dir / "acts" / f"{act['id']}.json"
     assert Acted.model_validate_json(kept.read_bytes()).at == act["at"]
+
+
+@pytest.mark.parametrize("order", [("flag", "exclude"), ("exclude", "flag")])
+def test_an_exchange_that_is_flagged_and_excluded_is_both_in_either_order(stand: Stand, order: tuple[str, ...]) -> None:
+    [chosen, *_] = stand.exchanges()
+    for act in order:
+        assert stand.post(f"/v1/feedback/{chosen['id']}/{act}", reason=f"to {act}").status_code == 202
+        stand.bench.turn()
+    stand.let_the_other_group_through()
+    stand.bench.finish()
+    [after] = [item for item in stand.exchanges() if item["id"] == chosen["id"]]
+    assert (after["delivered"], after["withheld"]) == (None, chosen["delivered"])
+    history: list[dict[str, str | None]] = after["history"]  # type: ignore[assignment]
+    assert sorted((act["act"], act["refused"]) for act in history) == [("exclude", None), ("flag", None)]
+    for act in order:
+        assert [item["id"] for item in stand.exchanges(f"acted={act}")] == [chosen["id"]]
+    sample = sealed_samples(stand)[str(chosen["problem_id"])][int(str(chosen["sample"]))]
+    assert (sample.feedback, sample.withheld) == (None, chosen["delivered"])
 
 
 def test_once_the_batch_is_sealed_exclusion_is_refused_and_a_flag_is_taken(stand: Stand) -> None:

@@ -147,10 +147,11 @@ def test_status_misses_what_the_run_needs_and_nobody_has_heard_of(
         code, view = looked_at(capsys)
         assert (code, view.ready, view.page) == (69, False, None)
         assert view.not_ready == ["inspector", "student-b", "trainer-b"]
+        assert view.reasons["trainer-b"] == "loading the model"
         with pytest.raises(typer.Exit):
             status()
-        lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-        assert ["student-b", "–", "not", "ready"] in lines and ["trainer-a", "–", "ready"] in lines
+        lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        assert "student-b – not ready: it has not said where it is" in lines and "trainer-a – ready" in lines
         beat(bus, "inspector", "0", url)
         beat(bus, "student-b", "0", url)
         assert looked_at(capsys)[1].not_ready == ["trainer-b"]

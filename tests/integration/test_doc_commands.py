@@ -70,6 +70,7 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "make run": MAIN_JOB,
     "make test": SUITE,
     "make unit": SUITE,
+    "make fuzz": SUITE,
     "make test-vllm": SUITE,
     "make setup": FETCHES,
     "make browser": FETCHES,

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.student.engines.vllm.capabilities import ADAPTERS, FULL, Needs, require
+from services.student.engines.vllm.wire import Description
 from shared.config.machine import VllmSection
 from shared.errors import ConfigError
 from shared.vllm import Installation, Model, arguments, environment, find_installation, largest_rank, supported
@@ -118,9 +119,10 @@ def test_a_server_can_only_do_what_its_versions_need(weights: Model, switches: s
     assert found.keys() & {"VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SERVER_DEV_MODE"} == {variable}
 
 
-def description(needs: Needs, lacking: str = "") -> dict[str, object]:
+def description(needs: Needs, lacking: str = "") -> Description:
     schema = {"CompletionRequest": {"properties": {name: {} for name in needs.fields if name != lacking}}}
-    return {"paths": {name: {} for name in needs.routes if name != lacking}, "components": {"schemas": schema}}
+    paths = {name: {} for name in needs.routes if name != lacking}
+    return Description.model_validate({"paths": paths, "components": {"schemas": schema}})
 
 
 @pytest.mark.parametrize(
@@ -137,4 +139,21 @@ def test_what_a_server_lacks_is_named(needs: Needs, lacking: str, said: str) -> 
     with pytest.raises(ConfigError, match=said):
         require("0.33.0", description(needs, lacking), needs)
     with pytest.raises(ConfigError, match="lacks /v1/completions, "):
-        require("0.33.0", {}, needs)
+        require("0.33.0", Description(), needs)
+
+
+@pytest.mark.parametrize("version", ["0.3", "none", "", "٠.٣٢", "1e9.0", "0.99999", "9" * 5000, "0." + "9" * 5000])
+def test_a_version_that_is_none_is_as_good_as_too_old(version: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected vLLM 0\.32 or newer") as refused:
+        supported(version)
+    assert len(str(refused.value)) < 150
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://:80", "http://host:99999", "http://host:0", "http://[::1", "http://h\0st", "http://h?a=1"],
+)
+def test_an_address_that_nobody_can_be_asked_at_is_refused(url: str) -> None:
+    assert VllmSection(url="http://[::1]:8000").url == "http://[::1]:8000"
+    with pytest.raises(ValidationError, match=r"http://127\.0\.0\.1:8000"):
+        VllmSection(url=url)

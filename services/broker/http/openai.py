@@ -72,7 +72,7 @@ class PeersChat:
 def _question(body: ChatRequest) -> AskRequest:
     """Raises RequestError for a conversation: the flow knows one problem, put as in training."""
     unfit = {
-        "messages": len(body.messages) != 1 or body.messages[0].role != "user" or not body.messages[0].text,
+        "messages": len(body.messages) != 1 or body.messages[0].role != "user" or not body.messages[0].text.strip(),
         "n": body.choices != 1,
         "logprobs": bool(body.logprobs),
         "response_format": body.response_format is not None and body.response_format.type != "text",

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import httpx2
 import stamina
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from shared.bus.port import Bus
 from shared.config.settings import RunSettings
@@ -21,8 +21,8 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.http import FeedbackRequest, FeedbackResponse, PeersResponse, PeerView
 from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
 from shared.contracts.run import RunState, Split
-from shared.errors import ConfigError, OpcodError, UnavailableError
-from shared.http.client import answering, async_client, bearer, refusal
+from shared.errors import ConfigError, UnavailableError
+from shared.http.client import answering, async_client, bearer, parsed, refusal
 from shared.http.guard import request_id
 from shared.http.remote import RemoteCalls
 from shared.http.sse import Frames
@@ -109,10 +109,7 @@ class Peers:
         async with self._sent(student, path, body) as response:
             with answering(f"student {student}"):
                 content = await response.aread()
-            try:
-                return answer.model_validate_json(content)
-            except ValidationError as error:
-                raise OpcodError(f"student {student} answered {path} with something else: {error}") from error
+            return parsed(f"student {student}", answer.model_validate_json, content)
 
     @asynccontextmanager
     async def _sent(self, student: str, path: str, body: BaseModel) -> AsyncIterator[httpx2.Response]:

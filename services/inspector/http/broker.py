@@ -1,30 +1,25 @@
 """Asking the run's broker in a reader's name: with the reader's own authority, at the address that it beats from."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Annotated, TypeVar
 
 import httpx2
 from fastapi import HTTPException
-from pydantic import Field, TypeAdapter, ValidationError
 
 from shared.contracts.acting import Accepted, ReasonRequest
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.http import AskRequest, ErrorResponse, Stage
+from shared.contracts.http import STAGE, STAGES, AskRequest, ErrorResponse, Stage
 from shared.contracts.messages import Contract
 from shared.errors import ConfigError, OpcodError, UnavailableError
 from shared.http.access import AccessKeys, Scope
-from shared.http.client import answering, async_client, bearer, client, reason, refusal
+from shared.http.client import answering, async_client, bearer, client, parsed, refusal, words_of
 from shared.http.remote import RemoteCalls
 
-Answer = TypeVar("Answer")
 Stages = AsyncGenerator[Stage, None]
 
 ASK = "/v1/peers/ask"
 ACT_TIMEOUT_S = 10.0
 ASK_MARGIN_S = 30.0
 """On top of what a student takes for one answer: the broker waits somewhat longer (10 s), and its refusal arrives."""
-STAGE: TypeAdapter[Stage] = TypeAdapter(Annotated[Stage, Field(discriminator="stage")])
-STAGES = ("answer", "feedback", "revised")
 
 
 class BrokerClient:
@@ -62,9 +57,10 @@ class BrokerClient:
                     raise _refusal(answer)
                 async for event in httpx2.EventSource(answer):
                     if event.event == "error":
-                        raise UnavailableError(_read(ErrorResponse.model_validate_json, event.data).error.message)
+                        broken = parsed("the broker", ErrorResponse.model_validate_json, event.data)
+                        raise UnavailableError(broken.error.message)
                     if event.event in STAGES:
-                        yield _read(STAGE.validate_json, event.data)
+                        yield parsed("the broker", STAGE.validate_json, event.data)
 
     def act(self, path: str, body: ReasonRequest, scope: Scope, authorization: str | None = None) -> Accepted:
         """POST what a person does about an exchange or a tutor; path as the broker has it.
@@ -73,7 +69,7 @@ class BrokerClient:
         for a route of RemoteCalls.
         """
         headers = {"Authorization": authorization} if authorization else self._authorization(scope)
-        return _read(Accepted.model_validate_json, self._post(path, body, headers, ACT_TIMEOUT_S))
+        return parsed("the broker", Accepted.model_validate_json, self._post(path, body, headers, ACT_TIMEOUT_S))
 
     def _post(self, path: str, body: Contract, headers: dict[str, str], timeout_s: float) -> bytes:
         url, json = self._url() + path, body.model_dump(mode="json", exclude_none=True)
@@ -98,19 +94,7 @@ class BrokerClient:
         return bearer(key)
 
 
-def _read(parse: Callable[[str | bytes], Answer], data: str | bytes) -> Answer:
-    try:
-        return parse(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole of it"
-        raise OpcodError(
-            f"the broker answered something else than was asked for ({place}: {first['msg']}); run the broker and the "
-            f"inspector from the same version of opcod"
-        ) from error
-
-
 def _refusal(answer: httpx2.Response) -> OpcodError | HTTPException:
     """With its status and words, as it is the reader who is refused; asking again is for whoever is asked here."""
     error = refusal("the broker", answer)
-    return error if isinstance(error, UnavailableError) else HTTPException(answer.status_code, reason(answer))
+    return error if isinstance(error, UnavailableError) else HTTPException(answer.status_code, words_of(answer))

@@ -17,7 +17,7 @@ from services.inspector.store.store import Store
 from shared.contracts.acting import ACTS
 from shared.contracts.batches import BatchManifest
 from shared.contracts.events import Acted, BatchReady
-from shared.errors import StorageError
+from shared.errors import StorageError, reason
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def _batches(run_dir: Path) -> Iterator[BatchReady]:
         try:
             manifest = BatchManifest.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise StorageError(f"cannot read {path}: {error}") from error
+            raise StorageError(f"cannot read {path}: {reason(error)}") from error
         yield BatchReady(
             at=path.stat().st_mtime,
             source="files",
@@ -74,4 +74,4 @@ def _acts(run_dir: Path) -> Iterator[Acted]:
         try:
             yield Acted.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise StorageError(f"cannot read {path}: {error}") from error
+            raise StorageError(f"cannot read {path}: {reason(error)}") from error

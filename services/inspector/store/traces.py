@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from services.inspector.http.views import ExchangeView, TraceView
 from shared.contracts.traces import StepTrace, step_trace
-from shared.errors import NotFoundError, StorageError
+from shared.errors import NotFoundError, StorageError, reason
 from shared.files.store import resolve
 
 
@@ -33,7 +33,7 @@ class Traces:
         except FileNotFoundError as error:
             raise NotFoundError(_absent(exchange)) from error
         except (OSError, ValidationError) as error:
-            raise StorageError(f"cannot read {path}: {error}") from error
+            raise StorageError(f"cannot read {path}: {reason(error)}") from error
         expected = (self._run, exchange.student, exchange.step)
         if (found.run, found.student, found.step) != expected:
             raise StorageError(f"{path}: expected the traces of {expected}, it says it is of another step")

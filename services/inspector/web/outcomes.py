@@ -46,12 +46,17 @@ def _figures(results: RunResults, students: list[str]) -> Iterator[tuple[str, st
         kept = delivered((row.verdict, row.count) for row in verdicts)
         yield f"Feedback delivered to {student}", _share(kept, sum(row.count for row in verdicts))
     for student in students:
-        told = [row for row in results.difficulty if row.student == student and row.told]
-        yield f"Break-rate of {student}", _share(sum(row.broke for row in told), sum(row.right for row in told))
-        yield f"Fix-rate of {student}", _share(sum(row.fixed for row in told), sum(row.wrong for row in told))
+        yield from rates_of(results, student)
     for student in students:
         walls = [step.wall_s for step in results.steps if step.student == student and step.wall_s is not None]
         yield f"Step of {student}, median", f"{number(median(walls), 1)} s" if walls else "–"
+
+
+def rates_of(results: RunResults, student: str) -> Iterator[tuple[str, str]]:
+    """What feedback did to the student's answers: of the revisions that saw it, as in the report."""
+    told = [row for row in results.difficulty if row.student == student and row.told]
+    yield f"Break-rate of {student}", _share(sum(row.broke for row in told), sum(row.right for row in told))
+    yield f"Fix-rate of {student}", _share(sum(row.fixed for row in told), sum(row.wrong for row in told))
 
 
 def _words(status: str | None) -> str | None:

@@ -14,6 +14,7 @@ from services.inspector.web.pages import Site
 from services.inspector.web.rendering import link
 from shared.contracts.acting import MAX_REASON_CHARS, ReasonRequest, SilenceRequest
 from shared.contracts.http import AskRequest, Stage
+from shared.contracts.messages import Worded
 from shared.errors import OpcodError
 from shared.http.access import Scope
 from shared.http.app import ADMIN, ASK, READ
@@ -54,7 +55,7 @@ def writing_routes(site: Site) -> APIRouter:
         request: Request,
         exchange_id: ExchangeId,
         act: Annotated[Literal["flag", "exclude", "silence"], Form()],
-        reason: Annotated[str, Form(min_length=1, max_length=MAX_REASON_CHARS)],
+        reason: Annotated[Worded, Form(max_length=MAX_REASON_CHARS)],
     ) -> RedirectResponse:
         """Passed on to the broker; what comes of it is an event, which the page shows when it is loaded again."""
         exchange = known_exchange(site.store, exchange_id)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from services.student.engines.port import Engine, EngineAwayError
 from shared.contracts.ids import parse_version, version_folder
 from shared.contracts.weights import FileEntry, WeightsManifest
-from shared.errors import OpcodError, StorageError
+from shared.errors import OpcodError, StorageError, reason, shown
 from shared.files.store import LocalStore, file_name
 
 PROBE_TOLERANCE = 0.5
@@ -83,11 +83,11 @@ class WeightLoader:
         try:
             manifest = WeightsManifest.model_validate_json(data)
         except ValidationError as error:
-            raise VersionRefusedError(f"{version}: its manifest does not fit the schema: {error}") from error
+            raise VersionRefusedError(f"{version}: its manifest does not fit the schema: {reason(error)}") from error
         expected = (self._run, self._student, version)
         found = (manifest.run, manifest.student, manifest.version)
         if found != expected:
-            raise VersionRefusedError(f"{version}: expected the manifest of {expected}, found that of {found}")
+            raise VersionRefusedError(f"{version}: expected the manifest of {expected}, found that of {shown(found)}")
         if self._base_model is not None and manifest.base_model != self._base_model:
             raise VersionRefusedError(
                 f"{version} changes the base model {manifest.base_model}, this student has {self._base_model}: "
@@ -102,7 +102,9 @@ class WeightLoader:
         listed = sorted(entry.name for entry in entries)
         wrong = [file for file in listed if not file.endswith((".safetensors", ".json", ".jinja"))]
         if wrong or not any(file.endswith(".safetensors") for file in listed):
-            raise VersionRefusedError(f"{version}: expected .safetensors, .json and .jinja files only, got {listed}")
+            raise VersionRefusedError(
+                f"{version}: expected .safetensors, .json and .jinja files only, got {shown(listed)}"
+            )
         for entry in entries:
             path = self._weights / name / file_name(entry.name)
             found = path.stat().st_size

@@ -23,7 +23,7 @@ from shared.clock import Clock
 from shared.contracts.events import VersionServing
 from shared.contracts.ids import version_name
 from shared.contracts.weights import ServeSet, VersionLoaded, VersionRefused
-from shared.errors import MalformedMessageError
+from shared.errors import MalformedMessageError, reason
 from shared.obs.faults import fault_point
 
 FIRST_BACKOFF_S = 5.0
@@ -114,7 +114,9 @@ class VersionKeeper:
         try:
             return ServeSet.model_validate_json(raw)
         except ValidationError as error:
-            raise MalformedMessageError(f"the serve set of {self._student} does not fit its schema: {error}") from error
+            raise MalformedMessageError(
+                f"the serve set of {self._student} does not fit its schema: {reason(error)}"
+            ) from error
 
     def _attempt(self, version: str) -> None:
         try:

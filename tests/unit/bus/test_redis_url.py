@@ -49,6 +49,11 @@ def test_a_public_url_has_no_credentials(url: str, public: str) -> None:
         f"redis://user:{SECRET}[@host",
         f"redis://user:{SECRET}\u2100@host",
         f"redis://host/0/{SECRET}",
+        f"unix:///run/redis.sock&password={SECRET}",
+        f"unix:x:///run/redis&password={SECRET}",
+        f"unix:///password={SECRET}",
+        f"unix:{SECRET}",
+        f"unix://{SECRET}/run/redis.sock",
     ],
 )
 def test_what_is_no_such_url_is_refused_without_a_part_of_it(url: str) -> None:

@@ -135,7 +135,7 @@ def test_the_papers_runs_have_the_papers_settings(
 
 
 @given(
-    source=st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+    source=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20),
     tau=st.floats(0, allow_infinity=False, allow_nan=False),
     top_k=st.one_of(st.integers(1, 10**9), st.just("all")),
 )
@@ -156,7 +156,14 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("gate.tua=1", ["unknown key gate.tua", "did you mean 'tau'?"]),
         ("gait.tau=1", ["unknown key gait", "did you mean 'gate'?"]),
         ("students.a.modell=x", ["unknown key students.a.modell", "did you mean 'model'?"]),
-        ("students.c.domain=biology", ["expected a and b, got ['a', 'b', 'c']"]),
+        ("students.c.domain=biology", ["students: expected a and b, got a, b, c"]),
+        ("students.c.model=x", ["students: expected a and b, got a, b, c"]),
+        ("students.c.modle=x", ["students: expected a and b, got a, b, c"]),
+        ("students.a=3", ["students.a: expected a section with the keys chat_template, domain", "got 3"]),
+        ("problems.source=", ["problems.source: expected a value, got an empty one", "`none`"]),
+        ("gate.tau=  ", ["gate.tau: expected a value, got an empty one"]),
+        ('problems.source=""', ["problems.source: expected at least 1 character, got ''"]),
+        ('serving.host=""', ["serving.host: expected at least 1 character, got ''"]),
         ("gate.tau.x=1", ["'tau' is a value, not a section"]),
         ("grpo.dual_clip=1", ["grpo.dual_clip", "greater than 1"]),
         ("gate.mode=sometimes", ["gate.mode", "'cognizance', 'always', 'never' or 'domain_selective'"]),
@@ -166,6 +173,10 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("tau=1", ["expected section.key=value, got the key 'tau'"]),
         ("gate.tau", ["expected section.key=value, got no `=` in it"]),
         ("gate.=1", ["expected section.key=value"]),
+        ("problems.source=a\0b", ["problems.source: expected text in UTF-8 without NUL, got 'a\\x00b'"]),
+        ("problems.source=\udcff", ["problems.source: expected text in UTF-8 without NUL, got '\\udcff'"]),
+        (f"gate.tau={'9' * 5000}", ["gate.tau"]),
+        (f"gate.tau={'[' * 5000}", ["gate.tau", "got '[[[", "… (5,000 characters)"]),
     ],
 )
 def test_errors_name_key_expectation_and_value(override: str, messages: list[str]) -> None:
@@ -181,13 +192,27 @@ def test_all_errors_are_listed_at_once() -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
+def test_of_many_errors_the_first_are_told_and_how_many_more_there_are() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(*(f"gate.no{number}=1" for number in range(50)))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 9 and lines[-1] == "and 42 more"
+
+
 def test_an_unknown_preset_gets_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"unknown preset 'labtop' \(did you mean 'laptop'\?\)"):
         load_settings(preset="labtop", environ={})
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "there is none"), ("[gate\n", "as TOML"), (b"\xff", "as UTF-8 text")]
+    ("content", "message"),
+    [
+        (None, "there is none"),
+        ("[gate\n", "as TOML"),
+        ("x = " + "9" * 5000, "as TOML"),
+        ("x = " + "[" * 5000, "as TOML"),
+        (b"\xff", "as UTF-8 text"),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | bytes | None, message: str) -> None:
     file = tmp_path / "my.toml"

@@ -8,7 +8,7 @@ import pytest
 from shared.bus.redis_url import with_password
 from shared.config.loading import read_toml
 from shared.errors import ConfigError
-from shared.files.text import read_text
+from shared.files.text import expanded, read_text
 from shared.http.access import read_keys
 
 TEXT = 'name = "Zürich 東京"\n'
@@ -61,3 +61,11 @@ def test_a_key_that_no_header_can_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r":2: expected a key of ASCII characters") as refused:
         read_keys(file)
     assert "schl" not in str(refused.value)
+
+
+@pytest.mark.parametrize("path", ["~nobody-here/x", "~nobody-here", "~a\0b/x", f"~{'n' * 5000}"])
+def test_the_home_of_a_user_that_is_none_is_refused(path: str) -> None:
+    assert expanded("~/x") == Path.home() / "x" and expanded("a/~x") == Path("a/~x")
+    with pytest.raises(ConfigError, match="there is no home here") as refused:
+        expanded(path)
+    assert len(str(refused.value)) < 200

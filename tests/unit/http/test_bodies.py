@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Form
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from shared.http.app import MAX_SHOWN_CHARS, OpenAIRoute, create_app
 from tests.fakes.access import LOCAL, PLENTY
@@ -22,6 +22,8 @@ class Inner(BaseModel):
 
 
 class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     text: str
     one_or_many: int | list[Inner] = 0
 
@@ -74,6 +76,14 @@ def test_what_is_no_json_is_told_with_its_place(path: str, content: bytes, says:
     status, error = refusal(content, path)
     assert (status, error["type"], error["param"]) == (400, "invalid_request_error", None)
     assert says in str(error["message"])
+
+
+@pytest.mark.parametrize("name", ["n" * 5_000, "\x1b[2J" * 50], ids=["long", "of a terminal"])
+def test_a_field_of_somebody_elses_is_named_by_its_beginning(name: str) -> None:
+    status, error = refusal(json.dumps({"text": "x", name: 1}))
+    assert (status, error["code"]) == (422, "unknown_parameter")
+    assert len(str(error["message"])) < 400 and str(error["message"]).isprintable()
+    assert len(str(error["param"])) <= 60
 
 
 @given(st.text(max_size=5), SURROGATES, st.text(max_size=5), st.booleans())

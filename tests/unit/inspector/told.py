@@ -87,14 +87,20 @@ def revised(
 P1 = ExchangeRef(student="a", step=1, problem_id="p1", sample=0)
 
 
-def acted(number: int, act: str = "flag", exchange: ExchangeRef = P1, refused: str | None = None) -> Acted:
+def acted(
+    number: int,
+    act: str = "flag",
+    exchange: ExchangeRef = P1,
+    refused: str | None = None,
+    reason: str | None = None,
+) -> Acted:
     made = ExchangeAct.model_validate(
         {
             "id": f"{number:032x}",
             "act": act,
             "exchange": exchange,
             "by": "admin key 0123abcd",
-            "reason": f"because {number}",
+            "reason": reason or f"because {number}",
         }
     )
     return Acted(at=float(number), source="broker/0", round=1, act=made, refused=refused)

@@ -48,6 +48,10 @@ PIECES = [
     "`",
     "<think>",
     "</think>",
+    "<reasoning>",
+    "</reasoning>",
+    "```",
+    "thinking\n",
     "<concept>",
     "</concept>",
     "<|",
@@ -190,6 +194,16 @@ def growth(work: Callable[[str], object], unit: str, repeats: int = 1500, factor
 
 HOSTILE = ["[THINK]", "</thought>", "<think a=", "◁think▷", "<|channel|>analysis", "assistantfinal", "＜", "analysisA"]
 HOSTILE += [
+    "<reason",
+    "\n<analysis>",
+    "&lt;think",
+    "<|think_",
+    "```thinking\n",
+    "\n```",
+    "Here is my response:",
+    "       <cot>",
+]
+HOSTILE += [
     "\\boxed{",
     "\\boxed{B}",
     "\\boxed{{",
@@ -201,6 +215,22 @@ HOSTILE += [
     "정답은 ",
     "सही उत्तर ",
 ]
+HOSTILE += [
+    "ans. ",
+    "only option ",
+    "only A ",
+    "####",
+    "#### A",
+    "A\n",
+    "A ✓",
+    "A (",
+    "so ",
+    "it's ",
+    "leaves only ",
+    "С ",
+    "🅒",
+]
+HOSTILE += ["la correcta es ", "c'est donc ", "solo la B ", "es la ", "因此是", "だけ", "따라서 ", "только В "]
 HOSTILE += ["die dritte option ", "$$", "Bが", "it must be ", "the third option "]
 
 

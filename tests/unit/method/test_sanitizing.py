@@ -208,20 +208,43 @@ BLOCKS = [
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("analysisWe", "assistantfinal"),
     ("<|channel>thought\n", "<channel|>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<mm:think>", "</mm:think>"),
+    ("<think:opensource>", "</think:opensource>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|plamo:begin_think:plamo|>", "<|plamo:end_think:plamo|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<|think|>", "<|end|><|begin|>assistant<|content|>"),
+    ("[BEGIN_THINK]", "[END_THINK]"),
+    ("[unused16]", "[unused17]"),
+    ("&lt;think&gt;", "&lt;/think&gt;"),
+    ("<chain_of_thought>", "</chain_of_thought>"),
 ]
-FOR_DATA_SETS = [("<reasoning>", "</reasoning>"), ("<reflection>", "</reflection>")]
+OPENED_BY_THE_MODEL = [
+    ("```thinking\n", "\n```\n"),
+    ("Here is my thought process:", "Here's my response:"),
+    ("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),
+]
+"""No template opens these, and their end means nothing by itself."""
+
+FOR_DATA_SETS = [(f"<{name}>", f"</{name}>") for name in ("reasoning", "reflection", "reason", "analysis", "cot")]
 
 
-@pytest.mark.parametrize(("opening", "closing"), [*BLOCKS, *FOR_DATA_SETS])
+@pytest.mark.parametrize(("opening", "closing"), [*BLOCKS, *OPENED_BY_THE_MODEL, *FOR_DATA_SETS])
 def test_hidden_reasoning_is_no_part_of_a_feedback_and_decides_no_verdict(opening: str, closing: str) -> None:
     hidden = f"{opening}It is <concept>zebra</concept> and B.{closing}"
     seen = "<concept>force</concept> Check the sign."
     assert process(f"{hidden}{seen}", "Which force?") == ("match:force", "Check the sign.")
     assert process(f"{opening}{seen}", "Which force?") == ("fb_none", None)
+
+
+@pytest.mark.parametrize("closing", [closing for _, closing in BLOCKS])
+def test_a_template_may_have_opened_the_block(closing: str) -> None:
+    seen = "<concept>force</concept> Check the sign."
     assert process(f"It is zebra.{closing}{seen}", "Which force?") == ("match:force", "Check the sign.")
 
 
-@pytest.mark.parametrize(("opening", "closing"), BLOCKS)
+@pytest.mark.parametrize(("opening", "closing"), [*BLOCKS, *OPENED_BY_THE_MODEL])
 def test_a_demonstration_loses_what_its_model_hides(opening: str, closing: str) -> None:
     assert strip_thinking(f"{opening}secret{closing}<answer>B</answer>") == "<answer>B</answer>"
 
@@ -233,7 +256,31 @@ def test_a_demonstration_keeps_the_reasoning_that_its_data_set_asks_for(opening:
 
 
 @pytest.mark.parametrize(
-    "text", ["I think <about it>", "analysis of the sign", "[thought]", "<think about it>", "a < b"]
+    "text",
+    [
+        "I think <about it>",
+        "analysis of the sign",
+        "[thought] [analysis] [content]",
+        "<think about it>",
+        "a < b",
+        "The <analysis> of the sign is missing",
+        "Put the steps into <reasoning> and </reasoning>, then the letter",
+        "Do close it with </reasoning> before the answer",
+        "Say here is my response: 4",
+        "```\nx = 1\n```\nis right",
+        "```python\nx = 1\n```\nis right",
+    ],
 )
 def test_words_of_thinking_are_no_marks(text: str) -> None:
     assert sanitize(text) == strip_thinking(text) == text
+
+
+def test_a_block_ends_where_its_own_kind_of_mark_closes_it() -> None:
+    assert sanitize("Look. <think>a </reasoning> b</think> Mind the sign.") == "Look. Mind the sign."
+    assert sanitize("<analysis>a <think>b</think> c</analysis> Mind the sign.") == "Mind the sign."
+    assert sanitize("```thinking\n<think>a</think>\n```\nMind the sign.") == "Mind the sign."
+
+
+def test_an_unclosed_block_takes_the_rest_and_says_so() -> None:
+    text, [removal] = sanitize_with_spans("Mind the sign.\n<analysis>\nthe force is")
+    assert (text, removal.reason, removal.text) == ("Mind the sign.", "thinking", "\n<analysis>\nthe force is")

@@ -75,6 +75,7 @@ def test_a_completion_ends_with_eos_and_has_a_space_only_after_a_bare_prompt(
         ("{{ messages[5].content }}", "list object has no element 5"),
         ("{{ 1 // 0 }}", "by zero"),
         ("{% if messages %}", "Unexpected end of template"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recursion depth"),
     ],
 )
 def test_a_template_that_refuses_is_told_with_its_words_and_the_roles(tiny_dir: Path, template: str, says: str) -> None:
@@ -109,3 +110,12 @@ def test_a_rendering_is_that_of_template_and_token_ids(tiny_dir: Path, own: PreT
     other_specials = load_tokenizer(tiny_dir, None)
     other_specials.add_special_tokens({"additional_special_tokens": ["<think>"]})
     assert len({rendering_of(each) for each in (own, other_template, other_specials)}) == 3
+
+
+def test_a_special_name_without_a_token_is_none_that_a_prompt_could_hold(tiny_dir: Path) -> None:
+    """Some settings name "" as what a text begins with."""
+    nameless = load_tokenizer(tiny_dir, None)
+    nameless.bos_token = ""
+    assert None in nameless.all_special_ids
+    assert special_ids(nameless) == {256, 257}
+    assert len(rendering_of(nameless)) == 64

@@ -67,6 +67,26 @@ def test_a_file_cut_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory
         file_checksum(path)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a":' * 3000 + "1" + "}" * 3000,
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.5, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2, 4]}}',
+        '{"a": []}',
+        "[]",
+    ],
+)
+def test_a_header_that_describes_no_tensors_is_refused(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(8))
+    with pytest.raises(ModelError, match="complete safetensors file") as refused:
+        file_checksum(path)
+    assert len(str(refused.value)) < 500
+
+
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"PK\x03\x04" + bytes(60))

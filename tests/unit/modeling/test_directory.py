@@ -41,6 +41,9 @@ def test_weights_are_those_of_the_single_file_or_of_the_index(tmp_path: Path) ->
         ({"a": 1}, "expected weight_map"),
         ({"a": "gone.safetensors"}, r"found no gone\.safetensors"),
         ({"a": "../other/model.safetensors"}, "found no"),
+        ({"a": "n" * 300}, "found no nnn"),
+        ({"a": "a\0b"}, r"found no a\\x00b"),
+        ({"a": "."}, "found no ."),
     ],
 )
 def test_an_index_that_names_no_files_here_is_refused(places: object, says: str, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
+import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from shared.modeling.attention import GROUPED
 from shared.modeling.embedded import EMBEDDED_PARAMETERS, ensure_embedded_model
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.logprobs import probe, token_logprobs
-from shared.modeling.resolving import resolve_model
+from shared.modeling.resolving import find_model, resolve_model
 
 pytestmark = pytest.mark.model
 CACHE = Path.home() / ".cache" / "opcod"
@@ -30,10 +33,36 @@ def test_unusable_directories_say_what_was_found(tmp_path: Path, files: list[str
         resolve_model(str(tmp_path), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["/no/such/directory", "embeded", "../x", "a/b/c", ""])
-def test_other_names_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="expected"):
-        resolve_model(name, tmp_path)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/no/such/directory",
+        "embeded",
+        "../x",
+        "a/b/c",
+        "",
+        "a\0b",
+        "\ud800",
+        "n" * 300,
+        "/" + "n" * 5000,
+        "~nobody-here",
+    ],
+)
+@pytest.mark.parametrize("look", [resolve_model, find_model])
+def test_other_names_are_refused(look: Callable[[str, Path], Path | None], name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="expected") as refused:
+        look(name, tmp_path)
+    assert len(str(refused.value)) < 300
+
+
+def test_a_tokenizer_that_fails_at_its_first_text_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_dir, tmp_path, dirs_exist_ok=True)
+    written = json.loads((tmp_path / "tokenizer.json").read_bytes())
+    written["model"]["unk_token"] = "<none>"
+    written["model"]["vocab"] = {"a": 0}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(written))
+    with pytest.raises(ModelError, match=f"expected a tokenizer in {tmp_path}, could not load it"):
+        load_tokenizer(tmp_path, None)
 
 
 def test_a_truncated_file_is_a_model_error(tiny_dir: Path, tmp_path: Path) -> None:

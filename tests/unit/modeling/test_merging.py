@@ -113,6 +113,7 @@ def test_the_adapters_own_template_takes_the_place_of_the_bases(tuned: Path, bas
     [
         (None, "expected base_model_name_or_path"),
         ("no such model", "needs its base model, 'no such model'"),
+        ("a\0b", r"needs its base model, 'a\\x00b'"),
         ("itself", "names itself"),
         ("another", "shape of model.layers"),
     ],

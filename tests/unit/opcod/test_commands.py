@@ -228,9 +228,11 @@ def test_asking_needs_a_run(opcod: Opcod) -> None:
     ("words", "said"),
     [
         (["ask", ""], "PROBLEM: String should have at least 1 character, got ''"),
+        (["ask", " \t "], r"PROBLEM: String should have more than white space, got ' \t '"),
         (["ask", "a\udcff"], r"PROBLEM: expected text in UTF-8, got 'a\udcff'"),
         (["ask", "x", "--first", "\ud800"], r"--first: expected text in UTF-8, got '\ud800'"),
         (["feedback", "flag", "a.s1.p.0", ""], "REASON: String should have at least 1 character, got ''"),
+        (["feedback", "flag", "a.s1.p.0", " "], "REASON: String should have more than white space, got ' '"),
         (["feedback", "exclude", "a.s1.p.0", "x" * 501], "REASON: String should have at most 500 characters, got 'xxx"),
         (["feedback", "silence", "\udcff", "r"], r"TUTOR: expected text in UTF-8, got '\udcff'"),
     ],

@@ -81,6 +81,22 @@ def test_what_a_model_wrote_cannot_pass_for_another_role() -> None:
         ("x = 1,20", ""),
         ("x = 1,2000", ""),
         ("x = 1\u202f200 m", "1200"),
+        ("x = 1\u00a0200 m", "1200"),
+        ("x = 1\u2009200", "1200"),
+        ("x = 1 200", "1200"),
+        ("x = 1 200 000 m.", "1200000"),
+        ("x = -12 000", "-12000"),
+        ("x = 1'200", "1200"),
+        ("x = 1’200’000 m", "1200000"),
+        ("x = 1_200", "1200"),
+        ("x = **1 200** V", "1200"),
+        ("x = 1'20", ""),
+        ("x = 1 200,5", ""),
+        ("x = 12 1/2", ""),
+        ("x = 1_2000", ""),
+        ("x = 1,200'300", ""),
+        ("x = 12 7", "12"),
+        ("x = 1234 567", "1234"),
         ("x = 12.0", "12"),
         ("x = 12.00 V.", "12"),
         ("x = 12.05", ""),
@@ -111,6 +127,21 @@ def test_what_a_model_wrote_cannot_pass_for_another_role() -> None:
         ("x = \\boxed{12 V}", "12"),
         ("x = 3 \\times 4", ""),
         ("x = 3 x 4", ""),
+        ("x = 12 ± 1", ""),
+        ("x = 12±1 V", ""),
+        ("x = $12 \\pm 1$", ""),
+        ("x = 12 +/- 1", ""),
+        ("x = 12–13", ""),
+        ("x = 12 – as it should", "12"),
+        ("x = 3 ⋅ 4", ""),
+        ("x = 12π", ""),
+        ("x = 12√2", ""),
+        ("x = 12²", ""),
+        ("x = 10⁻⁵", ""),
+        ("x = 12½", ""),
+        ("x = 12₁₆", ""),
+        ("x = 12 m²", "12"),
+        ("x = 12 CO₂", "12"),
         ("x = 12 V.", "12"),
         ("x = 12 = ", ""),
         ("x = +12", ""),
@@ -133,7 +164,10 @@ def test_a_very_long_number_is_read_like_any_other() -> None:
     assert FORMAT.extract_answer("x = " + "9" * 9000) == "9" * 9000
 
 
-@pytest.mark.parametrize("unit", ["=", "= 1", "9", "1,234", "**", "$", "\\boxed{", "= (V", "12e3 ", "１", "1.0"])
+@pytest.mark.parametrize(
+    "unit",
+    ["=", "= 1", "9", "1,234", "**", "$", "\\boxed{", "= (V", "12e3 ", "１", "1.0", "1'234", "123 ", "1_234", "±"],
+)
 def test_reading_is_linear_in_hostile_text(unit: str) -> None:
     def seconds(repeats: int) -> float:
         started = time.thread_time()
@@ -172,6 +206,9 @@ def test_no_answer_is_never_right() -> None:
         ("the voltage is **12** V", "12"),
         ("it is １２", "12"),
         ("3 * 4 is 12 m/s", "12"),
+        ("it is 1'200 or so", "1200"),
+        ("it is 1\u202f200", "1200"),
+        ("it is 1_200", "1200"),
     ],
 )
 def test_a_lenient_grade_forgives_form(text: str, answer: str) -> None:
@@ -183,6 +220,7 @@ def test_a_lenient_grade_forgives_form(text: str, answer: str) -> None:
     [
         *[("x = 12.5", "12"), ("x = 12.5", "5"), ("12 and 7", "12"), ("H2", "2"), ("-3", "3"), ("", "12")],
         *[("x = 3 * 4", "4"), ("x = 7 - 3", "3"), ("x = 7-3", "3"), ("(7) − 3", "3"), ("1 ÷ 2 V", "2")],
+        *[("x = 12 ± 1", "1"), ("x = 12 ± 1", "12"), ("it is 1'200", "200"), ("it is 10²", "102"), ("1_20", "20")],
         ("twelve", ""),
     ],
 )

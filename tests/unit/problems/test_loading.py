@@ -73,6 +73,7 @@ def test_blank_lines_a_byte_order_mark_and_odd_separators_are_no_matter(tmp_path
         ({"answer": 12}, r"train.jsonl:2: answer: expected a valid string, got 12"),
         ({"answer": "12.5"}, r"train.jsonl:2: the format integer expects an integer .* got '12.5'"),
         ({"question": ""}, r"train.jsonl:2: question: expected at least 1 character, got ''"),
+        ({"question": " \n"}, r"train.jsonl:2: question: expected more than white space, got ' \\n'"),
         ({"level": 3}, r"train.jsonl:2: expected only the fields id, domain, .*, got 'level'"),
         ({"id": "train optics"}, r"train.jsonl:2: expected a new id, got 'train optics' as in .*train.jsonl:1"),
         ({"system": "You are."}, r"train.jsonl:2: the format integer has no system message"),

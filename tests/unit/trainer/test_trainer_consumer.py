@@ -21,7 +21,7 @@ from shared.contracts.weights import StepDone, StepFailed, WeightsPublished
 from shared.errors import FencedError, UnavailableError
 from shared.obs.presence import Presence
 from tests.fakes.bus.memory import MemoryBus
-from tests.unit.trainer.ground import STUDENT, checkpoints_of, seal_steps, student_trainer
+from tests.unit.trainer.ground import STUDENT, OpenFence, checkpoints_of, seal_steps, settings, student_trainer
 
 LEASE_S = 0.6
 WAIT_S = 20.0
@@ -123,6 +123,34 @@ def test_batches_out_of_order_are_applied_in_order_and_announced(ground: Ground)
         wait_until(ground.settled, "all acknowledged")
         wait_until(lambda: (one.board.state, one.board.version) == ("ready", "a@v3"), "readiness")
     assert not ground.bus.dead_letters()
+
+
+def test_a_step_that_cannot_be_made_again_is_told_and_tried_again_with_the_next_batch(ground: Ground) -> None:
+    seldom = settings(checkpoint_every=9)
+    sealed = seal_steps(ground.run_dir, ground.tiny_dir, 3)
+    apart = seal_steps(ground.run_dir / "apart", ground.tiny_dir, 3)
+    with ground.running(step=seldom):
+        for each in sealed[:2]:
+            ground.bus.publish(QUEUE, each)
+        ground.read(2)
+    lost, aside = ground.run_dir / sealed[0].uri, ground.run_dir / "aside"
+    lost.rename(aside)
+    with ground.running("t1", seldom) as one:
+        failed = ground.read(3)[2]
+        assert isinstance(failed, StepFailed) and failed.step == 3
+        assert "step 1 has to be made again" in failed.reason
+        ground.bus.publish(QUEUE, sealed[2])
+        again = ground.read(5)[-1]
+        assert isinstance(again, StepFailed) and again.reason == failed.reason
+        assert one.thread.is_alive() and one.trainer.step == 2
+        aside.rename(lost)
+        ground.bus.publish(QUEUE, sealed[2])
+        done = ground.read(6)[-1]
+    assert isinstance(done, StepDone) and done.step == 3
+    whole = student_trainer(ground.run_dir / "apart", ground.tiny_dir, settings())
+    for each in apart:
+        whole.apply(each, OpenFence())
+    assert done.checksum == whole.done(3).checksum, "trained on what step 2 left, and on nothing else"
 
 
 def test_a_batch_delivered_again_is_answered_with_the_same_report(ground: Ground) -> None:

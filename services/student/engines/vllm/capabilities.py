@@ -1,9 +1,8 @@
 """What a vLLM server can do, read off its own description of itself. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from services.student.engines.vllm.wire import Description
 from shared.errors import ConfigError
 from shared.vllm import supported
 
@@ -29,16 +28,11 @@ ADAPTERS = Needs(
 FULL = Needs((*ROUTES, "/pause", "/resume", "/collective_rpc"), (*FIELDS, "cache_salt"), "VLLM_SERVER_DEV_MODE=1")
 
 
-def require(version: str, description: Mapping[str, Any], needs: Needs) -> str:
-    """The version, if everything that the student uses is there. Raises ConfigError naming what is missing.
-
-    description: the server's /openapi.json.
-    """
+def require(version: str, description: Description, needs: Needs) -> str:
+    """The version, if everything that the student uses is there. Raises ConfigError naming what is missing."""
     supported(version)
-    paths = description.get("paths", {})
-    missing = [route for route in needs.routes if route not in paths]
-    request = description.get("components", {}).get("schemas", {}).get("CompletionRequest", {})
-    missing += [f"`{name}` of a completion" for name in needs.fields if name not in request.get("properties", {})]
+    missing = [route for route in needs.routes if route not in description.paths]
+    missing += [f"`{name}` of a completion" for name in needs.fields if name not in description.completion]
     if missing:
         raise ConfigError(
             f"vLLM {version} lacks {', '.join(missing)}; it needs {needs.started_with} and a release that "

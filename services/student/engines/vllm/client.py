@@ -18,13 +18,14 @@ from pydantic import BaseModel, ValidationError
 from services.student.engines.port import EngineAwayError, RefusedError
 from services.student.engines.vllm.wire import (
     Completion,
+    Description,
     ServedModel,
     ServedModels,
     ServerChoice,
     ServerLogprobs,
     Version,
 )
-from shared.errors import OpcodError
+from shared.errors import OpcodError, reason
 
 CONNECT_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 60.0
@@ -113,14 +114,8 @@ class VllmClient:
     def version(self) -> str:
         return self._run(self._get("/version", Version, CALL_TIMEOUT_S)).version
 
-    def description(self) -> dict[str, Any]:
-        """/openapi.json."""
-        response = self._run(self._send("GET", "/openapi.json", None, CALL_TIMEOUT_S))
-        try:
-            found: dict[str, Any] = response.json()
-        except ValueError as error:
-            raise EngineAwayError(f"expected JSON at {self.url}/openapi.json: {error}") from error
-        return found
+    def description(self) -> Description:
+        return self._run(self._get("/openapi.json", Description, CALL_TIMEOUT_S))
 
     def load(self, name: str, directory: Path) -> None:
         """Hold the adapter in `directory` as `name`. Raises RefusedError."""
@@ -165,8 +160,7 @@ class VllmClient:
     async def _one(self, call: Call) -> ServerChoice:
         if call.hear is not None:
             return await self._streamed(call.body, call.hear)
-        (choice,) = (await self._post(COMPLETIONS, call.body, Completion, None)).choices
-        return _ended(choice)
+        return _ended(_only_choice(await self._post(COMPLETIONS, call.body, Completion, None)))
 
     async def _streamed(self, body: Mapping[str, Any], hear: Hear) -> ServerChoice:
         """All of a sequence that is told of as it comes; it ends early, as if at its limit, when nobody wants it."""
@@ -180,7 +174,7 @@ class VllmClient:
                 async for event in httpx2.EventSource(answer):
                     if event.data == DONE:
                         continue  # to the end of the answer, so that the connection is kept
-                    (part,) = _shaped(COMPLETIONS, event.data, Completion).choices
+                    part = _only_choice(_shaped(COMPLETIONS, event.data, Completion))
                     parts.append(part)
                     if not hear(part):
                         return joined([*parts, ServerChoice(finish_reason="length")])
@@ -243,6 +237,12 @@ def joined(parts: Sequence[ServerChoice]) -> ServerChoice:
     )
 
 
+def _only_choice(answer: Completion) -> ServerChoice:
+    if len(answer.choices) != 1:
+        raise EngineAwayError(f"expected the one choice that vLLM was asked for, got {len(answer.choices)}")
+    return answer.choices[0]
+
+
 def _ended(choice: ServerChoice) -> ServerChoice:
     if choice.finish_reason not in ("stop", "length"):
         raise EngineAwayError(f"vLLM gave a request up ({choice.finish_reason or 'it ended without a reason'})")
@@ -262,4 +262,4 @@ def _shaped(path: str, content: bytes | str, shape: type[Shape]) -> Shape:
     try:
         return shape.model_validate_json(content)
     except ValidationError as error:
-        raise EngineAwayError(f"vLLM answered {path} with something else: {error}") from error
+        raise EngineAwayError(f"vLLM answered {path} with something else: {reason(error)}") from error

@@ -150,10 +150,7 @@ class VllmEngine:
         question = probe_question(self._name(version), texts)
         with self._weights.serving(life, version, lambda: gone(life, self.server)) as besides:
             choices = life.client.choices({**question, **besides})
-        try:
-            found = probe_answer(texts, choices)
-        except ValueError as error:
-            raise ModelError(f"vLLM does not answer the probe: {error}") from error
+        found = probe_answer(texts, choices)
         self._probed_life = life.number
         return found
 

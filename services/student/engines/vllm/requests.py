@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from services.student.engines.port import Generation, GenerationRequest, NotFiniteError, TokenDetail
+from services.student.engines.port import EngineAwayError, Generation, GenerationRequest, NotFiniteError, TokenDetail
 from services.student.engines.tokens import TokenTable
 from services.student.engines.transcript import Transcript
 from services.student.engines.vllm.wire import ServerChoice
+from shared.errors import ModelError
 
 
 def completion(request: GenerationRequest, model: str, prompt: Sequence[int], eos: frozenset[int]) -> dict[str, Any]:
@@ -57,12 +58,11 @@ class Reading:
         return not self._request.unwanted
 
     def generation(self, prompt: Sequence[int], choice: ServerChoice) -> Generation:
-        """The sample as the port has it; a streamed one was heard before. Raises ValueError for a broken answer.
+        """The sample as the port has it; a streamed one was heard before. Raises EngineAwayError for a broken answer.
 
         Raises NotFiniteError where the model gave no numbers.
         """
-        if len(choice.token_logprobs) != len(choice.token_ids):
-            raise ValueError(f"expected {len(choice.token_ids)} log-probs, got {len(choice.token_logprobs)}")
+        _require_one_each(choice.token_ids, choice.token_logprobs)
         if not self.streamed:
             self._add(choice)
         details: tuple[TokenDetail, ...] = ()
@@ -78,6 +78,9 @@ class Reading:
             raise NotFiniteError(self._request.version)
         if self._transcript is None:
             return
+        if self._request.top_logprobs is not None:
+            _require_one_each(part.token_ids, part.token_logprobs)
+            _require_one_each(part.token_ids, part.top_logprobs)
         for place, token in enumerate(part.token_ids):
             self._transcript.add(token, self._detail(part, place, token))
 
@@ -109,21 +112,29 @@ def probe_question(model: str, texts: Sequence[Sequence[int]]) -> Mapping[str, A
 
 
 def probe_answer(texts: Sequence[Sequence[int]], choices: Sequence[ServerChoice]) -> tuple[float, ...]:
-    """The mean log-prob a token of each text. Raises ValueError where one is missing."""
+    """The mean log-prob a token of each text. Raises ModelError where one is missing."""
+    asked = sum(len(ids) - 1 for ids in texts)
+    if len(choices) != asked:
+        raise ModelError(f"vLLM does not answer the probe: expected {asked} choices, got {len(choices)}")
     answers = iter(choices)
     return tuple(_mean([_follows(next(answers), ids[end]) for end in range(1, len(ids))]) for ids in texts)
 
 
 def token_of(name: str) -> int:
-    """`token_id:<n>` -> n. Raises ValueError."""
+    """`token_id:<n>` -> n."""
     return int(name.removeprefix("token_id:"))
 
 
 def _follows(choice: ServerChoice, token: int) -> float:
-    (found,) = choice.top_logprobs
-    if f"token_id:{token}" not in found:
-        raise ValueError(f"expected the log-prob of token {token}, got {sorted(found)[:5]}")
-    return found[f"token_id:{token}"]
+    for found in choice.top_logprobs[:1]:
+        if f"token_id:{token}" in found:
+            return found[f"token_id:{token}"]
+    raise ModelError(f"vLLM does not answer the probe: expected the log-prob of token {token}, it is missing")
+
+
+def _require_one_each(token_ids: Sequence[int], numbers: Sequence[object]) -> None:
+    if len(numbers) != len(token_ids):
+        raise EngineAwayError(f"expected the log-probs of {len(token_ids)} tokens from vLLM, got {len(numbers)}")
 
 
 def _mean(values: Sequence[float]) -> float:

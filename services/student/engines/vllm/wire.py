@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _number(value: object) -> object:
@@ -12,6 +12,12 @@ def _number(value: object) -> object:
 
 Logprob = Annotated[float, BeforeValidator(_number)]
 """NaN where the server has none, which is how its stream writes one that is not finite."""
+
+
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+"""As tokenizers number them; a greater one overflows there."""
+
+TokenName = Annotated[str, Field(pattern=r"^token_id:[0-9]{1,9}$")]
 
 
 class Answer(BaseModel):
@@ -24,14 +30,14 @@ class ServerLogprobs(Answer):
     """token_logprobs: of the sampled ids. top_logprobs: by `token_id:<n>`, of the ids that were asked for."""
 
     token_logprobs: list[Logprob] = Field(default_factory=list)
-    top_logprobs: list[dict[str, Logprob]] = Field(default_factory=list)
+    top_logprobs: list[dict[TokenName, Logprob]] = Field(default_factory=list)
 
 
 class ServerChoice(Answer):
     """One sequence, or more of one that is streamed; None goes on; `abort`: the server dropped it."""
 
     index: int = 0
-    token_ids: list[int] = Field(default_factory=list)
+    token_ids: list[TokenId] = Field(default_factory=list)
     logprobs: ServerLogprobs | None = None
     finish_reason: Literal["stop", "length", "abort", "error"] | None = None
 
@@ -63,3 +69,13 @@ class ServedModels(Answer):
 
 class Version(Answer):
     version: str
+
+
+class Description(Answer):
+    """/openapi.json: the server's routes, and the fields that a completion may have."""
+
+    paths: dict[str, object] = Field(default_factory=dict)
+    completion: dict[str, object] = Field(
+        default_factory=dict,
+        validation_alias=AliasPath("components", "schemas", "CompletionRequest", "properties"),
+    )

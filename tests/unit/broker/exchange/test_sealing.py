@@ -132,7 +132,7 @@ def test_a_sealed_batch_is_never_written_again(store: LocalStore) -> None:
 
 def test_a_batch_of_another_run_is_refused(store: LocalStore) -> None:
     write_batch(store, dataclasses.replace(HEADER, run="other"), [group(RIGHT)])
-    with pytest.raises(StorageError, match="belongs to other/a step 3"):
+    with pytest.raises(StorageError, match="belongs to 'other/a' step 3"):
         adopt(store, "a", 3, "test")
 
 

@@ -161,6 +161,21 @@ def test_one_to_three_exchanges_are_taken(ground: Ground, exchanges: int) -> Non
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "exchanges")
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\n\t"])
+def test_a_question_of_nothing_is_refused_wherever_one_is_taken(ground: Ground, blank: str) -> None:
+    ground.up("a", "b")
+    asked = ground.client.post(ASK, json={"problem": blank})
+    chat = ground.client.post(CHAT, json={"model": "peers", "messages": [{"role": "user", "content": blank}]})
+    assert (asked.status_code, asked.json()["error"]["param"]) == (422, "problem")
+    assert (chat.status_code, chat.json()["error"]["param"]) == (400, "messages")
+
+
+@pytest.mark.parametrize("act", ["flag", "exclude"])
+def test_an_act_without_a_reason_is_refused(ground: Ground, act: str) -> None:
+    answer = ground.client.post(f"/v1/feedback/a.s1.p.0/{act}", json={"reason": "  "})
+    assert answer.json()["error"]["message"] == 'reason: String should have more than white space, got "  "'
+
+
 def test_stages_come_as_events_and_then_the_whole(ground: Ground) -> None:
     ground.up("a", "b")
     headers = {"accept": "text/event-stream"}

@@ -73,6 +73,15 @@ def test_an_exclusion_is_in_the_state_before_the_batch_is_sealed() -> None:
     assert made.finish().status is Status.DONE
 
 
+@pytest.mark.parametrize("order", [("flag", "exclude"), ("exclude", "flag"), ("flag", "flag", "exclude")])
+def test_a_flag_neither_hinders_an_exclusion_nor_ends_it(order: tuple[str, ...]) -> None:
+    made = world()
+    exchange, _ = told_group(made)
+    acts = [exclude(exchange, number).model_copy(update={"act": act}) for number, act in enumerate(order)]
+    assert [done.refused for act in acts for done in kept(ask(made, act))] == [None] * len(order)
+    assert open_group(made, exchange).excluded == [exchange.sample]
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_what_comes_twice_is_done_once(restarted: bool) -> None:
     made = world()

@@ -79,6 +79,16 @@ def test_the_newest_run_that_is_up_answers(tmp_path: Path) -> None:
             live_deployment(tmp_path, "r3")
 
 
+@pytest.mark.parametrize("run", [None, "r2"])
+def test_a_run_that_is_being_started_is_told_from_one_that_is_not_up(tmp_path: Path, run: str | None) -> None:
+    begun(tmp_path, "r1")
+    run_dir = begun(tmp_path, "r2", 2.0)
+    (run_dir / "deployment.json").unlink()
+    with run_lock(run_dir), pytest.raises(UnavailableError, match=f"run r2 is not up yet.*{run_dir / 'logs'}"):
+        live_deployment(tmp_path, run)
+    assert not (tmp_path / "r1" / "lock").exists(), "looking leaves nothing behind"
+
+
 @pytest.mark.parametrize(("run", "what"), [(None, "no run is up"), ("r9", "run r9 is not up")])
 def test_nothing_up_says_how_to_start(tmp_path: Path, run: str | None, what: str) -> None:
     begun(tmp_path, "r1")

@@ -83,7 +83,7 @@ def test_the_gate_and_the_feedback_are_in_the_tables() -> None:
     text = to_markdown(built(final_state()))
     assert "| 1 | a | physics 50.0, chemistry 25.0 | 0.250 (0.00 to 0.50) | 0.2 | no |" in text
     assert "| 1 | b | physics 25.0, chemistry 50.0 | 0.125 (0.10 to 0.20) | 0.2 | yes |" in text
-    assert "| a | 10 | 80.0 % | 75.0 % | match 75.0 %, no_match 25.0 % | tutor_timeout 1 | 25.0 % | 25.0 % |" in text
+    assert "| a | 10 | 80.0 % | 75.0 % | match 75.0 %, no_match 25.0 % | tutor_timeout 1 | 25.0 % | 50.0 % |" in text
     assert "| b | 0 | – | – | none given | none | – | – |" in text
 
 

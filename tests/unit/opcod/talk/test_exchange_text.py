@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+from opcod.commands.ask import stage_lines
 from opcod.commands.feedback import describe
-from opcod.talk.text import brief, likeliest
+from opcod.talk.text import brief, likeliest, whole
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
+from shared.contracts.http import Advised
+from shared.contracts.openai import Usage
 from shared.contracts.traces import Alternative
 from tests.unit.inspector.told import RUN, acted, feedback, revised
 
@@ -30,6 +33,49 @@ def test_as_it_happens_and_afterwards(tmp_path: Path) -> None:
     head, *rest = describe(told).splitlines()
     assert brief(first).splitlines() == [f"{head} [flag]", *rest, "  revised: fixed"]
     assert describe(revised("p1")) == "a.s1.p1.0 (round 1) revised: fixed\n  The force is 6 N."
+
+
+TEXT = "first\nsecond\n\n  deeper"
+BELOW = ["  first", "  second", "", "    deeper"]
+
+
+def test_every_line_of_a_text_stands_below_whose_it_is(tmp_path: Path) -> None:
+    store = Store(tmp_path / "log.sqlite3", RUN)
+    told = feedback("p1", question=TEXT, response=TEXT, raw=TEXT, delivered=TEXT)
+    store.append([Entry("1-0", told), Entry("2-0", acted(1, reason=TEXT))], "2-0")
+    exchange = store.exchange(1)
+    store.close()
+    assert exchange is not None
+    assert brief(exchange).splitlines()[1:] == BELOW + BELOW
+    assert describe(revised("p1").model_copy(update={"text": TEXT})).splitlines()[1:] == BELOW
+    lines = whole(exchange, "none").splitlines()
+    assert [line for line in lines if line and not line.startswith(" ")] == [
+        brief(exchange).splitlines()[0],
+        "a a@v0, tutor b@v0, physics",
+        "question",
+        "response (wrong)",
+        "b said",
+        "let through",
+        "flag, 1970-01-01T00:00:01+00:00, admin key 0123abcd: first",
+        "divergence of student and self-teacher, by token",
+    ]
+
+
+def test_the_stages_of_a_question_stand_below_who_speaks() -> None:
+    usage = Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2)
+    raw = f"{TEXT}\nno"
+    advised = Advised(
+        exchange=1,
+        student="b",
+        version="b@v0",
+        raw=raw,
+        delivered=TEXT,
+        concept="x",
+        verdict="match:x",
+        usage=usage,
+    )
+    lines = stage_lines(advised)
+    assert "\n".join(lines).splitlines() == [f"{advised.heading}:", *BELOW, "  no", "passed on as:", *BELOW]
 
 
 def test_a_token_is_quoted_so_that_all_of_it_is_seen() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 
 from opcod.local.deployment import KEY_FILE, Deployment, Endpoint
-from opcod.talk.client import page_address
+from opcod.talk.client import Page, page_of
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
 from services.inspector.store.sealed import SealedBatches
@@ -44,7 +44,9 @@ def inspector(tmp_path: Path, **changes: str) -> Iterator[str]:
 
 def test_the_address_logs_a_browser_in(tmp_path: Path) -> None:
     with inspector(tmp_path) as url, httpx2.Client(trust_env=False, follow_redirects=True) as browser:
-        page = browser.get(str(page_address(deployed(tmp_path, url))))
+        told = page_of(deployed(tmp_path, url))
+        assert told is not None and told.logs_in
+        page = browser.get(str(told))
         assert (page.status_code, str(page.url)) == (200, f"{url}/")
         assert "Log out" in page.text
 
@@ -52,15 +54,17 @@ def test_the_address_logs_a_browser_in(tmp_path: Path) -> None:
 def test_where_browsers_have_another_address_for_it_the_link_names_that(tmp_path: Path) -> None:
     public = "https://inspector.example.org"
     with inspector(tmp_path, public_url=public) as url, httpx2.Client(trust_env=False) as browser:
-        address = str(page_address(deployed(tmp_path, url)))
+        address = str(page_of(deployed(tmp_path, url)))
         assert address.startswith(f"{public}/login?once=")
         assert browser.get(address.replace(public, url)).status_code == 303
 
 
-def test_where_nobody_answers_the_plain_address_is_told(tmp_path: Path) -> None:
+def test_where_nobody_answers_the_plain_address_is_told_as_one_that_asks_for_a_key(tmp_path: Path) -> None:
     (tmp_path / KEY_FILE).write_text(new_keys())
-    assert page_address(deployed(tmp_path, "http://127.0.0.1:9")) == "http://127.0.0.1:9"
+    told = page_of(deployed(tmp_path, "http://127.0.0.1:9"))
+    assert told == Page("http://127.0.0.1:9", logs_in=False)
+    assert str(told).startswith("http://127.0.0.1:9 (it asks for a key")
 
 
 def test_without_an_inspector_there_is_no_page(tmp_path: Path) -> None:
-    assert page_address(deployed(tmp_path, None)) is None
+    assert page_of(deployed(tmp_path, None)) is None

@@ -1,0 +1,71 @@
+"""An answer that is not what was asked for: an error that says so, whatever it is."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from services.student.engines.port import EngineAwayError
+from services.student.engines.tokens import TokenTable
+from services.student.engines.vllm.capabilities import ADAPTERS, require
+from services.student.engines.vllm.requests import Reading, probe_answer
+from services.student.engines.vllm.wire import Completion, Description, ServerChoice, ServerLogprobs
+from shared.errors import ConfigError, ModelError
+from shared.modeling.loading import load_tokenizer
+from tests.fakes.vllm_bench import request
+from tests.unit.modeling.tiny_model import write_tiny_model
+
+TEXTS = [[1, 2], [3, 4]]
+
+
+def listed(token: int) -> ServerChoice:
+    return ServerChoice(logprobs=ServerLogprobs(top_logprobs=[{f"token_id:{token}": -1.0}]))
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ([], "expected 2 choices, got 0"),
+        ([listed(2)], "expected 2 choices, got 1"),
+        ([listed(2), listed(4), listed(4)], "expected 2 choices, got 3"),
+        ([listed(2), listed(5)], "the log-prob of token 4, it is missing"),
+        ([listed(2), ServerChoice()], "the log-prob of token 4, it is missing"),
+    ],
+)
+def test_a_probe_that_is_not_answered_says_what_is_missing(choices: list[ServerChoice], said: str) -> None:
+    assert probe_answer(TEXTS, [listed(2), listed(4)]) == (-1.0, -1.0)
+    with pytest.raises(ModelError, match=said):
+        probe_answer(TEXTS, choices)
+
+
+@pytest.mark.parametrize("token", [-1, 2**32, 10**30, 0.5, "a"])
+def test_a_token_is_a_number_that_a_tokenizer_takes(token: object) -> None:
+    with pytest.raises(ValidationError):
+        Completion.model_validate({"choices": [{"token_ids": [token]}]})
+
+
+@pytest.mark.parametrize("name", ["5", "token_id:", "token_id:x", "token_id:-1", f"token_id:{'9' * 5000}"])
+def test_a_log_prob_is_of_a_token_by_its_id(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Completion.model_validate({"choices": [{"logprobs": {"top_logprobs": [{name: -1.0}]}}]})
+
+
+@pytest.mark.parametrize(
+    "found",
+    [{}, {"paths": {}}, {"components": []}, {"components": {"schemas": None}}, {"components": {"schemas": "x"}}],
+)
+def test_a_description_without_what_is_needed_is_of_a_server_that_lacks_it(found: object) -> None:
+    with pytest.raises(ConfigError, match=r"lacks /v1/completions, .*`seed` of a completion"):
+        require("0.32.0", Description.model_validate(found), ADAPTERS)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("chosen", "tops"), [(1, 2), (3, 2), (2, 1), (2, 0)])
+def test_log_probs_are_as_many_as_tokens(chosen: int, tops: int, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(write_tiny_model(tmp_path / "model"), None)
+    logprobs = ServerLogprobs(token_logprobs=[-1.0] * chosen, top_logprobs=[{"token_id:5": -1.0}] * tops)
+    answer = ServerChoice(token_ids=[5, 6], logprobs=logprobs, finish_reason="stop")
+    reading = Reading(tokenizer, TokenTable(tokenizer), replace(request(), top_logprobs=1))
+    with pytest.raises(EngineAwayError, match="expected the log-probs of 2 tokens from vLLM, got"):
+        reading.generation([1], answer)
