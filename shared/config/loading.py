@@ -184,7 +184,8 @@ def _explain(error: Any) -> str:
         known = _fields_at(path[:-1])
         return f"unknown key {name}{nearest(path[-1], known)}; there are: {', '.join(known)}"
     if error["type"] in ("model_type", "dict_type"):
-        return f"{name}: expected a section with the keys {', '.join(_fields_at(path))}, got {shown(error['input'])}"
+        keys = f" with the keys {', '.join(known)}" if (known := _fields_at(path)) else ""
+        return f"{name}: expected a section{keys}, got {shown(error['input'])}"
     message = str(error["msg"]).removeprefix("Value error, ").replace("String should have", "expected")
     # Our own messages say what came, and a whole section would be too much to repeat.
     if error["type"] in ("missing", "value_error") or isinstance(error["input"], dict):
@@ -193,7 +194,8 @@ def _explain(error: Any) -> str:
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:
-    """Names of what is in the section at `path`; `students.a` is a StudentSection."""
+    """Names of what is in the section at `path`; `students.a` is a StudentSection. None where names are free, as those
+    of environment variables."""
     section: type[BaseModel] = RunSettings
     if list(path) == ["students"]:
         return list(STUDENTS)
@@ -201,7 +203,8 @@ def _fields_at(path: Sequence[str]) -> list[str]:
         section, path = StudentSection, path[2:]
     for name in path:
         inner = section.model_fields[name].annotation
-        assert isinstance(inner, type) and issubclass(inner, BaseModel)
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
         section = inner
     return sorted(section.model_fields)
 
