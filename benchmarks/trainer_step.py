@@ -19,8 +19,7 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from shared.config.loss import LossSection
-from shared.config.settings import OptimizerSection
+from shared.config.settings import LossSection, OptimizerSection
 
 CASES = ("short", "long")
 SIDES = ("opcod", "trl", "trl+checkpointing")

@@ -12,6 +12,7 @@ def require_model_packages(what: str) -> None:
 
     Raises ConfigError that says where it can be done, if a package is missing here.
     """
+    # Looked for and not imported: importing torch takes seconds.
     missing = [name for name in MODEL_PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(

@@ -76,6 +76,7 @@ app.add_typer(problems, name="problems")
 def main() -> None:
     """Errors raised on purpose become one clear message on stderr and their exit code. What a terminal cannot show is
     shown by its code points: it ends no command."""
+    # Texts of models hold any character, and a terminal or a pipe may be ASCII.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

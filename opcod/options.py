@@ -48,6 +48,7 @@ def settings_from(preset: str | None, config: Path | None, overrides: list[str] 
 
 def settings_on(paths: Paths, preset: str | None, config: Path | None, overrides: list[str] | None) -> RunSettings:
     """What is asked of an existing run: without preset and file, the run's own settings with the overrides."""
+    # A run's config.toml holds every setting, so a preset below it would never be seen.
     own = config if preset or config else paths.run_dir / "config.toml"
     return load_settings(preset=preset, config=own, overrides=overrides or ())
 

@@ -21,6 +21,7 @@ class WorkingTime:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        # Read once: whoever sets the wall clock later does not move this one.
         self._ahead_s = clock.wall_s() - clock.monotonic_s()
         self._asked_s = clock.monotonic_s()
 
@@ -31,6 +32,7 @@ class WorkingTime:
 
     def skip(self) -> None:
         """Go on from where it was when it was last asked."""
+        # As if nothing had passed since.
         self._ahead_s -= self._clock.monotonic_s() - self._asked_s
         self._asked_s = self._clock.monotonic_s()
 

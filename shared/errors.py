@@ -15,6 +15,8 @@ MAX_SHOWN_CHARS = 60
 MAX_REASON_CHARS = 200
 """Of what a library says."""
 
+# 2 is what argparse and click end with; 69, 74 and 75 are EX_UNAVAILABLE, EX_IOERR and EX_TEMPFAIL of sysexits.h; 130
+# is what a shell says of a program that Ctrl-C has ended.
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 69
 EXIT_IO = 74

@@ -11,14 +11,15 @@ import sys
 from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
+# Opened here: between fork and exec is no time for it.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-"""Opened here: between fork and exec is no time for it."""
 
 
 def end_with(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
     """Signal `number` to this process when `parent`, which must have made it, ends; it ends now if that is gone."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+    # It may have ended before prctl was called: then the signal was missed, and does not come any more.
     if os.getppid() != parent:
         os._exit(0)
 

@@ -9,10 +9,11 @@ import typer
 from rich.console import Console
 
 from opcod.local.deployment import Deployment, is_elsewhere, live_deployment, run_lock
-from opcod.local.interrupting import interruptible
 from opcod.local.launcher import Launcher
+from opcod.local.signals import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
-from opcod.prepare.preparing import prepare_models, served_settings
+from opcod.prepare.checks import served_settings
+from opcod.prepare.models import prepare_models
 from opcod.talk.client import Client, body_of
 from opcod.talk.text import indented
 from shared.config.settings import Paths, RunSettings

@@ -12,7 +12,7 @@ from opcod.talk.exchanges import StoredExchanges, filter_names, read_filter, run
 from services.inspector.http.views import ExchangeView, TraceView
 from services.inspector.store.from_files import stored_run
 from shared.errors import ConfigError, NotFoundError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 
 PAGE = "index.html"
 DATA = "exchanges.jsonl"

@@ -11,10 +11,10 @@ from opcod.commands.run import train
 from opcod.local.deployment import refuse_elsewhere
 from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
-from opcod.prepare.preparing import create_run
+from opcod.prepare.run_directory import create_run
 from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from opcod.report.comparison_text import print_comparison, to_markdown
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.results.comparison import METHODS, Comparison, compare_methods, parse_methods, refuse_owned
 
 Methods = Annotated[str, typer.Option("--methods", help=f"Of {', '.join(METHODS)}; the first is the reference.")]
@@ -49,10 +49,12 @@ def compare(
     directory = runs_dir.resolve() / name
     for number, run in enumerate(runs, start=1):
         place = f"[{number} of {len(runs)}] {run.paths.run}"
+        # Never made again, so the same command goes on where it was interrupted.
         if figures_of(run) is not None:
             _say(console, f"{place}: finished already, read")
             continue
         code = _make(run, runs, place, console)
+        # After each run, also one that failed: a comparison takes long, and what there is of it can be read.
         _write(directory, name, chosen, seeds, runs)
         if code != 0:
             console.print("The comparison stands; the same command goes on with it.", highlight=False)

@@ -112,6 +112,7 @@ def _check_awaited(bus: RedisBus, letter: DeadLetter) -> None:
     except MalformedMessageError:
         return
     state = bus.load_state()
+    # Anything else than a job may be handled again at any time: who takes it knows it by its key.
     if not isinstance(job, Job) or state is None or awaited(RunState.model_validate_json(state), job.id):
         return
     raise ConfigError(

@@ -1,14 +1,27 @@
-"""`opcod doctor`: is this machine, and what is up on it, fit for a run; what to do about what is not."""
+"""`opcod doctor`: is this machine, and what is up on it, fit for a run?
 
-from typing import Annotated
+Each finding says what was found and, where it is not well, what to do.
+"""
 
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import psutil
 import typer
+from redis.exceptions import ResponseError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from opcod.local.deployment import live_deployment
-from opcod.local.examining import Finding, examine_deployment, examine_machine
+from opcod.local.deployment import Deployment, is_elsewhere, live_deployment
+from opcod.local.gpus import gpus_here, require_room, share_out, visible
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -20,9 +33,19 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from shared.errors import UnavailableError
+from opcod.prepare.checks import can_be_written, existing
+from shared.bus.keys import queues_of
+from shared.bus.redis import RedisBus
+from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.errors import ConfigError, OpcodError, UnavailableError
+from shared.http.access import read_keys
+from shared.vllm import find_installation
 
-STYLES = {"ok": "green", "warn": "yellow", "bad": "red"}
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "redis", "fastapi", "pydantic")
+OLDEST_REDIS = 7
+SLOW_PING_S = 0.05
+CLOCK_TOLERANCE_S = 5.0
+State = Literal["ok", "warn", "bad"]
 
 
 def doctor(
@@ -46,3 +69,155 @@ def doctor(
     Console().print(table)
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    state: State
+    found: str
+
+
+def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
+    """Python, packages, cores, memory, disk, and whether the cache can be written.
+
+    No packages where services run elsewhere: an image has those that its own processes need.
+    """
+    threads, cores = settings.resources.threads, os.cpu_count() or 1
+    free = shutil.disk_usage(existing(paths.runs_dir)).free
+    memory = psutil.virtual_memory()
+    return [
+        Finding("python", "ok", sys.version.split()[0]),
+        *(() if is_elsewhere() else map(_package, PACKAGES)),
+        Finding(
+            "threads",
+            "warn" if threads > cores else "ok",
+            f"{threads} a model process on {cores} cores" + ("; lower resources.threads" if threads > cores else ""),
+        ),
+        Finding("memory", "ok", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),
+        Finding(
+            "disk",
+            "bad" if free < settings.resources.min_free_disk_bytes else "ok",
+            f"{free / 1e9:.1f} GB free under {paths.runs_dir}, "
+            f"resources.min_free_disk_bytes wants {settings.resources.min_free_disk_bytes / 1e9:.1f}",
+        ),
+        *_engines(settings),
+        _writable("runs", paths.runs_dir),
+        _writable("cache", paths.cache_dir),
+    ]
+
+
+def examine_deployment(deployment: Deployment) -> list[Finding]:
+    """The run that is up: its keys, Redis, heartbeats, queues and dead letters."""
+    findings = [_keys(deployment.key_file)]
+    bus = RedisBus(deployment.bus_url(), deployment.run)
+    try:
+        findings += [*_redis(bus), *_services(bus), *_queues(bus)]
+    except OpcodError as error:
+        findings.append(Finding("redis", "bad", str(error)))
+    finally:
+        bus.close()
+    return findings
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Finding(name, "bad", "not installed; `make setup` installs what a run on one machine needs")
+
+
+def _engines(settings: RunSettings) -> Iterator[Finding]:
+    """vLLM, where a student wants it, and the GPUs."""
+    for name, student in sorted(settings.students.items()):
+        if student.engine != "vllm":
+            continue
+        if student.vllm.url is not None:
+            yield Finding(
+                f"vllm of student {name}", "ok", f"expected at {student.vllm.url}; it is asked when a run begins"
+            )
+            continue
+        try:
+            found = find_installation(student.vllm)
+            kind = " for CPUs" if found.on_cpu else ""
+            yield Finding(f"vllm of student {name}", "ok", f"{found.version}{kind}, {found.python}")
+        except ConfigError as error:
+            yield Finding(f"vllm of student {name}", "bad", str(error))
+    try:
+        shares = share_out(settings, gpus_here())
+        require_room(settings, shares)
+        told = ", ".join(f"{service}: {visible(gpus)}" for service, gpus in shares.items())
+        yield Finding("gpus", "ok", told or "none; models run on the CPU")
+    except (ConfigError, UnavailableError) as error:
+        yield Finding("gpus", "bad", str(error))
+
+
+def _writable(what: str, path: Path) -> Finding:
+    if can_be_written(path):
+        return Finding(what, "ok", str(path))
+    return Finding(
+        what, "bad", f"{existing(path)} is no directory or cannot be written; choose another with --{what}-dir"
+    )
+
+
+def _keys(path: Path) -> Finding:
+    read_keys(path)
+    if path.stat().st_mode & 0o007:
+        return Finding("keys", "bad", f"others can read {path}; chmod 600 it, or replace the keys")
+    return Finding("keys", "ok", f"{path}, not readable by others")
+
+
+def _redis(bus: RedisBus) -> Iterator[Finding]:
+    began = time.monotonic()
+    bus.ping()
+    took = time.monotonic() - began
+    yield Finding("redis ping", "warn" if took > SLOW_PING_S else "ok", f"{1000 * took:.1f} ms")
+    info = bus.link.client.info()
+    number = str(info.get("redis_version", "0"))
+    # Valkey says a Redis version, too: the one it is compatible with.
+    old = int(number.split(".")[0]) < OLDEST_REDIS
+    yield Finding("redis version", "bad" if old else "ok", number + (f"; {OLDEST_REDIS}.0 is needed" if old else ""))
+    durable = bool(info.get("aof_enabled"))
+    kept = "append-only file on" if durable else "append-only file off: set appendonly yes, or a crash costs the queues"
+    yield Finding("redis persistence", "ok" if durable else "bad", kept)
+    broken = info.get("aof_last_write_status", "ok") != "ok"
+    if broken:
+        yield Finding("redis disk", "bad", "the last write of the append-only file failed: free some disk")
+    yield _policy(bus)
+
+
+def _policy(bus: RedisBus) -> Finding:
+    try:
+        policy = str(bus.link.client.config_get("maxmemory-policy").get("maxmemory-policy", "unknown"))
+    except ResponseError:
+        return Finding("redis eviction", "warn", "the server does not tell; it must be noeviction")
+    if policy == "noeviction":
+        return Finding("redis eviction", "ok", policy)
+    return Finding("redis eviction", "bad", f"{policy}: set maxmemory-policy noeviction, or queues are lost in silence")
+
+
+def _services(bus: RedisBus) -> Iterator[Finding]:
+    now = time.time()
+    for beat in sorted(bus.heartbeats(), key=lambda beat: (beat.service, beat.replica)):
+        age_s = now - beat.at
+        name = f"{beat.service}/{beat.replica}"
+        if age_s < -CLOCK_TOLERANCE_S:
+            yield Finding(name, "warn", f"its clock is {-age_s:.0f} s ahead of this machine's; run a time service")
+        else:
+            yield Finding(
+                name, "ok" if beat.state == "ready" else "warn", f"{beat.state}, said {max(age_s, 0):.1f} s ago"
+            )
+
+
+def _queues(bus: RedisBus) -> Iterator[Finding]:
+    for queue, group in queues_of(STUDENTS):
+        waiting, pending = bus.queue_depth(queue, group)
+        if waiting or pending:
+            yield Finding(f"queue {queue}", "ok", f"{waiting} waiting, {pending} in hand")
+    letters = len(bus.dead_letters())
+    yield Finding(
+        "dead letters", "warn" if letters else "ok", f"{letters}" + ("; see `opcod dlq list`" if letters else "")
+    )
+
+
+STYLES = {"ok": "green", "warn": "yellow", "bad": "red"}

@@ -1,5 +1,11 @@
-"""`opcod eval`: score one version of a student; nothing needs to be up."""
+"""`opcod eval`: score one version of a student; nothing needs to be up.
 
+A process of its own loads the version, answers the questions of a file into another one, and ends.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,22 +15,28 @@ from rich.console import Console
 from rich.table import Table
 
 from opcod.installed import require_model_packages
-from opcod.local.answering import answer, resolve_version
 from opcod.local.deployment import latest_run
-from opcod.local.interrupting import interruptible
+from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.progress import make_console
+from opcod.local.signals import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
-from opcod.prepare.preparing import prepare_models, stored_settings
+from opcod.prepare.models import prepare_models
+from opcod.prepare.run_directory import stored_settings
 from opcod.report.inspect_log import require_inspect, write_inspect_log
-from shared.config.settings import RunSettings
-from shared.contracts.answering import Question, Questions
-from shared.contracts.ids import parse_version, seed_of
-from shared.files.store import atomic_write
+from shared.config.settings import Paths, RunSettings
+from shared.contracts.ids import parse_version, seed_of, version_name
+from shared.contracts.jobs import PromptOutput, Question, Questions
+from shared.errors import ConfigError
+from shared.files.durable import atomic_write
+from shared.files.retention import versions_on_disk
 from shared.problems.evaluation import per_domain
-from shared.problems.formats import ProblemFormat
 from shared.problems.loading import SCIKNOWEVAL, load_problem_set, load_problems
-from shared.problems.problem import Problem, ProblemSet, rows_hash
+from shared.problems.problem import Problem, ProblemFormat, ProblemSet, rows_hash
 from shared.results.evaluation import Evaluation, Subject, evaluate, seen
+
+# Longer than an 8B model on one GPU takes for the paper's test problems; an answer that hangs ends here.
+TIMEOUT_S = 12 * 3600.0
+
 
 OWN_PARTITIONS = ("test", "validation", "train")
 
@@ -64,6 +76,7 @@ def evaluate_student(
     console = make_console()
     paths = paths_for(runs_dir, run_name or latest_run(runs_dir), cache_dir)
     settings = stored_settings(paths)
+    # Whatever can be refused is refused before a model is loaded.
     version = resolve_version(paths, sorted(settings.students), student)
     if inspect_log is not None:
         require_inspect()
@@ -204,3 +217,66 @@ def _questions(version: str, samples: int, settings: RunSettings, chosen: Chosen
             for problem in chosen.problems
         ),
     )
+
+
+def resolve_version(paths: Paths, students: Sequence[str], asked: str) -> str:
+    """`a` is the newest published version, `a@v0` the base model. Raises ConfigError for what is not there."""
+    student, at, _ = asked.partition("@")
+    if student not in students:
+        raise ConfigError(f"--student: expected one of {', '.join(students)}, or such as a@v12, got {asked!r}")
+    published = published_steps(paths, student)
+    if not at:
+        return version_name(student, max(published, default=0))
+    try:
+        steps = parse_version(asked)[1]
+    except ValueError as error:
+        raise ConfigError(f"--student: {error}") from error
+    if steps and steps not in published:
+        there = f"0 and {published[0]} to {published[-1]}" if published else "0, the base model"
+        raise ConfigError(
+            f"--student: {asked} is not published in {paths.run_dir / 'weights'}, or was pruned; there is {there}"
+        )
+    return version_name(student, steps)
+
+
+def published_steps(paths: Paths, student: str) -> list[int]:
+    """Steps of the versions that lie there whole, in order; not of pruned ones."""
+    return sorted(versions_on_disk(paths.run_dir, student))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One output a question, in order; checksum: of the tensors that answered."""
+
+    outputs: list[PromptOutput]
+    checksum: str
+
+
+def answer(paths: Paths, questions: Questions, progress: Callable[[str], None], stopped: Callable[[], bool]) -> Answers:
+    """Ask a process that loads the version, answers and ends.
+
+    Raises ConfigError or OpcodError with the end of its log, StoppedError once `stopped` says so.
+    """
+    with tempfile.TemporaryDirectory(prefix="opcod-") as directory:
+        asked, answered, log_file = (Path(directory) / name for name in ("questions.json", "answers.jsonl", "log"))
+        asked.write_text(questions.model_dump_json(), encoding="utf-8")
+        places = ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
+        files = ["--questions", str(asked), "--answers", str(answered)]
+        process = launch(ProcessSpec("answering", "services.student.answering", log_file, arguments=[*places, *files]))
+        what = f"answering with {questions.version}"
+        until_ended(
+            [process],
+            what,
+            timeout_s=TIMEOUT_S,
+            report=lambda: progress(f"{_lines(answered)} of {len(questions.questions)} problems answered"),
+            stopped=stopped,
+        )
+        require_success(what, process.returncode, log_file)
+        with answered.open(encoding="utf-8") as lines:
+            outputs = [PromptOutput.model_validate_json(line) for line in lines]
+        # The last line of its output is for programs, all before it for people.
+        return Answers(outputs, json.loads(log_tail(log_file, lines=1))["checksum"])
+
+
+def _lines(file: Path) -> int:
+    return len(file.read_bytes().splitlines()) if file.exists() else 0

@@ -1,4 +1,7 @@
-"""`opcod feedback`: what the peers say to each other, as it happens and afterwards; and acting on it (acting.py)."""
+"""`opcod feedback`: what the peers say to each other, as it happens and afterwards, and acting on it.
+
+`flag`, `exclude` and `silence` go through the broker of a run that is up; the others read.
+"""
 
 import sys
 import time
@@ -6,22 +9,29 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
+from urllib.parse import quote
 
 import typer
 
-from opcod.commands.acting import Exchange, RunName, add_acts
 from opcod.local.deployment import Deployment, live_deployment
-from opcod.local.interrupting import interruptible
 from opcod.local.progress import act_line, warning
+from opcod.local.signals import interruptible
 from opcod.options import RUNS_DIR, RunsDir
+from opcod.talk.client import Client, body_of
 from opcod.talk.exchanges import filter_names, named_exchange, open_exchanges, read_filter
 from opcod.talk.text import brief, revised, whole
 from services.inspector.http.export import Format
 from services.inspector.store.filters import ExchangeFilter
 from shared.bus.redis import RedisBus
+from shared.contracts.acting import Accepted, ExchangeRef, ReasonRequest, SilenceRequest
 from shared.contracts.events import Event
 from shared.errors import ConfigError, NotFoundError, UnavailableError
+
+RunName = Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")]
+Exchange = Annotated[str, typer.Argument(metavar="EXCHANGE", help="As `tail` names it: a.s3.dilution-train-004.2.")]
+Reason = Annotated[str, typer.Argument(metavar="REASON", help="Kept with it, for whoever reads the history.")]
+
 
 SHOWN = ("feedback", "revised", "alarm", "silenced", "acted")
 PAGE = 200
@@ -107,7 +117,49 @@ def export(
         typer.echo(f"written: {out}", err=True)
 
 
-add_acts(app)
+@app.command("flag")
+def flag(key: Exchange, reason: Reason, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> None:
+    """Note something about an exchange; changes nothing in the run."""
+    _act_on("flag", key, reason, run_name, runs_dir)
+
+
+@app.command("exclude")
+def exclude(key: Exchange, reason: Reason, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> None:
+    """Keep the feedback of an exchange out of training, while its batch is not sealed."""
+    _act_on("exclude", key, reason, run_name, runs_dir)
+
+
+@app.command("silence")
+def silence(
+    tutor: Annotated[str, typer.Argument(metavar="TUTOR", help="a or b.")],
+    reason: Reason,
+    run_name: RunName = None,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> None:
+    """Do not ask a tutor any more in this round."""
+    body = body_of(SilenceRequest, ["tutor", "reason"], tutor=tutor, reason=reason)
+    client = Client(live_deployment(runs_dir.resolve(), run_name))
+    try:
+        run = quote(client.run, safe="")
+        accepted = client.broker("POST", f"/v1/runs/{run}/silence", Accepted, body)
+    finally:
+        client.close()
+    typer.echo(f"asked for ({accepted.accepted}): tutor {tutor} falls silent for the rest of this round")
+
+
+def _act_on(act: Literal["flag", "exclude"], key: str, reason: str, run_name: str | None, runs_dir: RunsDir) -> None:
+    body = body_of(ReasonRequest, ["reason"], reason=reason)
+    try:
+        ExchangeRef.parse(key)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    client = Client(live_deployment(runs_dir.resolve(), run_name))
+    try:
+        path = f"/v1/feedback/{quote(key, safe='')}/{act}"
+        accepted = client.broker("POST", path, Accepted, body)
+    finally:
+        client.close()
+    typer.echo(f"asked for ({accepted.accepted}): `opcod feedback show {key}` says what came of it")
 
 
 @contextmanager
@@ -117,6 +169,7 @@ def _target(out: Path | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    # Written aside, so that an export that breaks off leaves no half file that looks like a whole one.
     part = out.with_name(f"{out.name}.part")
     try:
         with part.open("wb") as file:
@@ -138,8 +191,10 @@ def _show_stored(runs_dir: Path, run: str, last: int, as_json: bool) -> None:
 def _follow(deployment: Deployment, last: int, follow: bool, as_json: bool) -> None:
     bus = RedisBus(deployment.bus_url(), deployment.run)
     log = ExchangeLog(bus)
+    # The log can only be read forwards: all of it, and the last ones are kept.
     for event in deque(log.new(), maxlen=last):
         _show(event, as_json)
+    # Noted and not raised, so that no line breaks off in its middle.
     with interruptible() as interrupted:
         while follow and not interrupted():
             for event in log.new():

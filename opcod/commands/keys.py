@@ -8,18 +8,18 @@ from typing import Annotated
 import typer
 
 from opcod.local.deployment import ensure_key, ensure_secret
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.files.text import read_text
 
 PASSWORD_FILE = "redis-password"
 ACL_FILE = "redis.acl"
 
+# Services may do what a run needs below its prefix, a health check may ping, and nobody else anything.
 RULES = """\
 user default off
 user opcod on sanitize-payload #{sha256} ~opcod:* &opcod:* +@all -@admin -@dangerous +info +config|get
 user probe on nopass -@all +ping
 """
-"""Services may do what a run needs below its prefix, a health check may ping, and nobody else anything."""
 
 
 def keys(
@@ -27,6 +27,7 @@ def keys(
 ) -> None:
     """Make the bearer keys, the password of Redis and the access rules it is started with, where they are missing."""
     directory.mkdir(parents=True, exist_ok=True)
+    # What is there is kept: services that run already know it.
     password = ensure_secret(directory / PASSWORD_FILE, lambda: secrets.token_urlsafe(32))
     made = [ensure_key(directory), password, directory / ACL_FILE]
     digest = hashlib.sha256(read_text(password, "the password of Redis").strip().encode()).hexdigest()

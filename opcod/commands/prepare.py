@@ -2,6 +2,10 @@
 
 What always holds: `prepared.json` is there while the last `opcod prepare` of this run has ended well, and only then; so
 services that wait for it never start with settings that were refused. Why it failed stands in `prepare.error`.
+
+A vLLM server that runs beside its student, in a container of its own, has vLLM and nothing of ours. So its command line
+and environment are written as files, the same with which a student would start the server itself;
+`k8s/components/gpu/serve.sh` reads them.
 """
 
 import json
@@ -23,14 +27,20 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.prepare.checking import check_name, check_settings
-from opcod.prepare.engines import write_engines
-from opcod.prepare.preparing import create_run, prepare_models, refuse_changes, stored_settings
-from opcod.prepare.problem_manifest import pin_problems
+from opcod.prepare.checks import check_name, check_settings
+from opcod.prepare.models import prepare_models
+from opcod.prepare.run_directory import create_run, pin_problems, refuse_changes, stored_settings
 from shared.config.settings import Paths, RunSettings
+from shared.contracts.ids import seed_of
+from shared.contracts.models import prepared_model
 from shared.errors import ConfigError, OpcodError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.http.access import read_keys
+from shared.vllm import Installation, Model, arguments, environment
+
+SOCKET_URL = "unix:"
+ANYWHERE = Installation(python=Path("python3"), version="", on_cpu=False)
+
 
 PREPARED_FILE = "prepared.json"
 ERROR_FILE = "prepare.error"
@@ -67,6 +77,7 @@ def prepare(
         settings = settings_from(preset, config, overrides)
         check_settings(paths, settings)
         _settle(paths, settings)
+        # Read for its errors: better here than in every service that starts with it.
         read_keys(key_file or ensure_key(paths.run_dir))
         seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"))
         write_engines(paths, settings)
@@ -88,6 +99,7 @@ def _require_prepared(paths: Paths) -> None:
 @contextmanager
 def _outcome(paths: Paths) -> Iterator[None]:
     """Takes back what the `opcod prepare` before said, and keeps why this one fails."""
+    # First of all, so that services which wait do not start on what an earlier one said.
     for name in (PREPARED_FILE, ERROR_FILE):
         (paths.run_dir / name).unlink(missing_ok=True)
     try:
@@ -103,3 +115,29 @@ def _settle(paths: Paths, settings: RunSettings) -> None:
     else:
         create_run(paths, settings)
     pin_problems(paths, settings)
+
+
+def write_engines(paths: Paths, settings: RunSettings) -> None:
+    """`engines/<student>.arguments` and `.environment`, a line each, for students whose vLLM has a socket as its URL.
+
+    Raises ConfigError if such a student's model is not prepared, or a line would hold another.
+    """
+    for name, student in sorted(settings.students.items()):
+        url = student.vllm.url or ""
+        if student.engine != "vllm" or not url.startswith(SOCKET_URL):
+            continue
+        model = Model(prepared_model(paths.run_dir, name).path, student.dtype, settings.lora.rank)
+        socket, seed = Path(url.removeprefix(SOCKET_URL)), seed_of(settings.run.seed, name, "vllm")
+        command = arguments(ANYWHERE, student.vllm, model, socket=socket, slots=student.slots, seed=seed)
+        told = environment(ANYWHERE, student.vllm, model, key="", threads=settings.resources.threads, ours={})
+        # Without the key: it reaches that container as a secret, and stands in no file of the run.
+        variables = [f"{variable}={value}" for variable, value in told.items() if variable != "VLLM_API_KEY"]
+        _write(paths.run_dir / "engines" / f"{name}.arguments", command[1:])
+        _write(paths.run_dir / "engines" / f"{name}.environment", variables)
+
+
+def _write(file: Path, lines: list[str]) -> None:
+    if any("\n" in line for line in lines):
+        raise ConfigError(f"{file.name}: expected arguments of one line each, got {lines!r}")
+    file.parent.mkdir(exist_ok=True)
+    atomic_write(file, "".join(f"{line}\n" for line in lines).encode())

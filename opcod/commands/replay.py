@@ -18,7 +18,7 @@ from opcod.installed import require_model_packages
 from opcod.local.deployment import run_lock
 from opcod.local.processes import log_tail
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for, settings_on
-from opcod.prepare.preparing import create_run, stored_settings
+from opcod.prepare.run_directory import create_run, stored_settings
 from shared.config.loading import differences
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import MODELS
@@ -26,8 +26,8 @@ from shared.contracts.weights import ReplayedStep
 from shared.errors import ConfigError, OpcodError
 from shared.http.serving import PARENT_VARIABLE
 
+# Changes no weight, so what is rebuilt must still be as recorded.
 WITHOUT_EFFECT = "loss.trace_share:"
-"""Changes no weight, so what is rebuilt must still be as recorded."""
 
 
 def replay(
@@ -74,6 +74,7 @@ def replay(
 
 def _check_changes(changed: list[str], into: str | None) -> None:
     """Only what a trainer uses on a sealed batch can be asked for. Raises ConfigError."""
+    # Rollouts and feedback are recorded: a setting that would have changed them says nothing here.
     outside = [line for line in changed if not line.startswith(("loss.", "optimizer."))]
     if outside:
         raise ConfigError(
@@ -99,6 +100,7 @@ def _target(paths: Paths, into: str | None, settings: RunSettings) -> Iterator[P
     with tempfile.TemporaryDirectory(prefix="opcod-replay-") as directory:
         root = Path(directory) if into is None else paths.runs_dir
         target = Paths(runs_dir=root, run=into or paths.run, cache_dir=paths.cache_dir)
+        # A replay that was interrupted goes on from its own checkpoints.
         if (target.run_dir / "config.toml").exists():
             other = differences(stored_settings(target), settings)
             if other or target.run_dir == paths.run_dir:
@@ -125,6 +127,7 @@ def _replayed(source: Path, out: Path, student: str, until: int | None) -> Itera
             for line in child.stdout:
                 yield ReplayedStep.model_validate_json(line)
         finally:
+            # Also where this generator is closed early, as by Ctrl-C.
             child.terminate()
     if child.returncode:
         raise OpcodError(f"the replay ended with exit code {child.returncode}:\n{log_tail(log_file)}")

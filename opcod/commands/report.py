@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from opcod.local.interrupting import interruptible
 from opcod.local.progress import make_console
+from opcod.local.signals import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
 from opcod.report.text import print_report
 from opcod.report.writing import current_report, report_directory, state_of

@@ -1,16 +1,22 @@
-"""`opcod run`: start all services, train, report, stop."""
+"""`opcod run`: start all services, train, report, stop.
 
+Meanwhile the run is followed: services that end are started again, its progress is shown, and the command ends once the
+run stands (done, failed or paused).
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from opcod.local.deployment import refuse_elsewhere, run_lock
-from opcod.local.following import Follower
 from opcod.local.gpus import sharing
-from opcod.local.interrupting import Interrupted, interruptible
 from opcod.local.launcher import Launcher
 from opcod.local.progress import RunProgress, make_console
+from opcod.local.signals import Interrupted, interruptible
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -22,18 +28,21 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.planning.command import show_plan
-from opcod.prepare.checking import check_settings
-from opcod.prepare.preparing import create_run, kept_settings, new_run_name, prepare_models
-from opcod.prepare.problem_manifest import pin_problems
+from opcod.planning.plan import show_plan
+from opcod.prepare.checks import check_settings
+from opcod.prepare.models import prepare_models
+from opcod.prepare.run_directory import create_run, kept_settings, new_run_name, pin_problems
 from opcod.report.text import print_report
 from opcod.report.writing import Timeline, write_report
 from opcod.talk.client import end_pause, page_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import RunState, Status
-from shared.errors import EXIT_INTERRUPTED, ConfigError, OpcodError
+from shared.errors import EXIT_INTERRUPTED, ConfigError, OpcodError, UnavailableError
 from shared.problems.coverage import uncovered_languages
+
+POLL_S = 1.0
+EVENTS_AT_ONCE = 500
 
 
 def run(
@@ -85,6 +94,7 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
             with timeline.stage("starting services"):
                 deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
             console.print(f"watch it: {page_of(deployment)}", highlight=False, soft_wrap=True)
+            # Who resumes a paused run has dealt with what it was paused for.
             reason = end_pause(deployment) if resumed else None
             if reason is not None:
                 console.print(f"the run was paused: {reason}; going on", highlight=False)
@@ -129,6 +139,47 @@ def _end(
     console.print(
         f"saved: {steps}; round {state.round} is {state.status.value}. Go on with `{again}`.", highlight=False
     )
+    # After the report, which is written of any run: it is what one looks into to see what happened.
     if state.status is Status.FAILED or state.paused is not None:
         raise OpcodError(f"the run stands: {state.failed or state.paused}")
     return EXIT_INTERRUPTED
+
+
+class Follower:
+    """Polls the run's Redis once a second; reads state and events, writes nothing."""
+
+    def __init__(self, launcher: Launcher, bus: RedisBus, progress: RunProgress, *, after: str) -> None:
+        self._launcher = launcher
+        self._bus = bus
+        self._progress = progress
+        self._cursor = after
+        self.state: RunState | None = None
+
+    def until(self, stopped: Callable[[], bool]) -> RunState | None:
+        """Until the run is DONE, FAILED or paused, or `stopped`; returns its last state.
+
+        Raises ProcessFailedError when a service does not stay up.
+        """
+        while not stopped():
+            for name in self._launcher.watch():
+                self._progress.say(f"{name} ended and was started again")
+            with contextlib.suppress(UnavailableError):  # the launcher starts Redis again; the services wait for it
+                self._look()
+            if self.state is not None and _stands(self.state):
+                break
+            time.sleep(POLL_S)
+        return self.state
+
+    def _look(self) -> None:
+        text = self._bus.load_state()
+        if text is not None:
+            self.state = RunState.model_validate_json(text)
+            self._progress.update(self.state, self._bus.heartbeats())
+        found = self._bus.read_events(self._cursor, count=EVENTS_AT_ONCE, block_s=0)
+        if found:
+            self._cursor = found[-1][0]
+            self._progress.events([event for _, event in found])
+
+
+def _stands(state: RunState) -> bool:
+    return state.paused is not None or state.status in (Status.DONE, Status.FAILED)

@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 
 from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, absolute, paths_for, settings_from
-from opcod.prepare.checking import check_settings
-from opcod.prepare.preparing import create_run, prepare_models
+from opcod.prepare.checks import check_settings
+from opcod.prepare.models import prepare_models
+from opcod.prepare.run_directory import create_run
 from shared.config.settings import STUDENTS, RunSettings
 from shared.contracts.models import MODELS
 from shared.errors import ConfigError
@@ -30,6 +31,7 @@ def specialize(
     """Fine-tune what `opcod run` would, so that a run finds it in the cache."""
     console = Console()
     settings = _settings(student, examples, preset, config, overrides or [])
+    # A run that nobody sees: only what lands in the cache is wanted of it.
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory:
         paths = paths_for(Path(directory), "specialize", cache_dir)
         check_settings(paths, settings)

@@ -72,6 +72,7 @@ def _view(deployment: Deployment) -> tuple[StatusView, Page | None]:
             f"the broker of run {deployment.run} is up, but does not say where; set its OPCOD_URL_FILE"
         )
     with ThreadPoolExecutor() as asking:
+        # Asked and not taken from heartbeats: those go on while a service is not ready.
         problems = {name: asking.submit(not_ready, url, ANSWER_S) for name, url in _urls(deployment).items()}
         trainers = asking.submit(_trainers, deployment)
         peers = asking.submit(_peers, deployment)

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from opcod.local.deployment import live_deployment
-from opcod.local.interrupting import interruptible
+from opcod.local.signals import interruptible
 from opcod.options import RUNS_DIR, RunsDir
-from opcod.tracking.trackers import OTLP, TRACKERS, open_tracker
+from opcod.tracking import OTLP, TRACKERS, open_tracker
 from shared.bus.redis import RedisBus
 from shared.contracts.events import StatusChanged
 from shared.contracts.run import Status
@@ -39,6 +39,7 @@ def track(
                 page = bus.read_events(cursor, count=PAGE, block_s=0)
                 for _, event in page:
                     tracker.take(event)
+                    # Noted and not acted on yet: events of the end may still follow it in the log.
                     over = over or (isinstance(event, StatusChanged) and event.status in OVER)
                 if page:
                     cursor = page[-1][0]

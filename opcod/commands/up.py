@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 
 from opcod.local.deployment import refuse_elsewhere, run_lock
-from opcod.local.interrupting import interruptible
 from opcod.local.launcher import Launcher
+from opcod.local.signals import interruptible
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -18,7 +18,8 @@ from opcod.options import (
     Preset,
     RunsDir,
 )
-from opcod.prepare.preparing import prepare_models, served_settings
+from opcod.prepare.checks import served_settings
+from opcod.prepare.models import prepare_models
 from opcod.talk.client import page_of
 
 POLL_S = 1.0

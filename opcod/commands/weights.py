@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
-from opcod.prepare.preparing import stored_settings
+from opcod.prepare.run_directory import stored_settings
 from opcod.report.writing import state_of
-from opcod.weights.rolling_back import roll_back
-from opcod.weights.versions import faults_of, versions_of
+from opcod.weights import faults_of, roll_back, versions_of
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, StorageError
 from shared.files.retention import needed_steps, prune_versions
@@ -86,6 +85,7 @@ def rollback(
 ) -> None:
     """Make the tensors of an earlier version the live ones again, as a new version; the run is DONE and not up."""
     run_dir, _ = _run(runs_dir, run_name, student)
+    # `v7` alone is enough, since --student names whose it is.
     version = to if "@" in to else f"{student}@{to}"
     name = roll_back(run_dir, state_of(run_dir), student, version)
     typer.echo(f"{name} holds the tensors of {version} and is live: `opcod up {run_name}` serves it")

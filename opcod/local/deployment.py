@@ -21,7 +21,7 @@ from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, UnavailableError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.http.access import new_keys, read_keys
 
 DEPLOYMENT_FILE = "deployment.json"
@@ -87,6 +87,7 @@ def read_deployment(run_dir: Path) -> Deployment | None:
     path = run_dir / DEPLOYMENT_FILE
     try:
         return Deployment.model_validate_json(path.read_bytes())
+    # Absent, or of another release: either way nothing that is known to be up.
     except (OSError, ValidationError):
         return None
 
@@ -98,6 +99,7 @@ def live_deployment(runs_dir: Path, run: str | None = None) -> Deployment:
     """
     if is_elsewhere():
         return _announced(run)
+    # A file may be left over from a launcher that was killed: only with the lock does it say what is up.
     candidates = [runs_dir / run] if run else sorted(runs_dir.glob("*"), key=_age, reverse=True)
     locked = [run_dir for run_dir in candidates if (run_dir / LOCK_FILE).exists() and is_locked(run_dir)]
     for run_dir in locked:
@@ -135,6 +137,7 @@ def _announced(run: str | None) -> Deployment:
         raise ConfigError("OPCOD_KEY_FILE: expected the bearer keys of the services, it is not set")
     bus = RedisBus(environment.bus_url(), environment.run)
     try:
+        # Of several replicas the first that is ready is the one that is named.
         beats = sorted(bus.heartbeats(), key=lambda beat: (beat.service, beat.state != "ready", beat.replica))
     finally:
         bus.close()
@@ -164,6 +167,7 @@ def _endpoint(service: str, found: dict[str, Heartbeat], name: str | None = None
 
 def latest_run(runs_dir: Path) -> str:
     """The run begun last; a replay is none, it has no state. Raises ConfigError if there is no run."""
+    # What has a config.toml only was prepared, and has not begun.
     runs = [path for path in runs_dir.glob("*") if (path / STATE_FILE).exists()]
     if not runs:
         raise ConfigError(f"expected a run under {runs_dir}, found none; start one with `opcod run`")
@@ -178,6 +182,7 @@ def ensure_key(run_dir: Path) -> Path:
 def ensure_secret(path: Path, make: Callable[[], str]) -> Path:
     """A file that only its owner can read; what `make` returns is written where there is none."""
     if not path.exists():
+        # With its mode from the start: between a write and a chmod others could read it.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(make())
@@ -189,6 +194,8 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     """Held by the one launcher of a run. Raises ConfigError if another has it."""
     with (run_dir / LOCK_FILE).open("a") as file:
         try:
+            # The kernel lets go of it when the process ends, however it ends; a file with a pid in it would be left
+            # over.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
@@ -199,6 +206,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
 
 def is_locked(run_dir: Path) -> bool:
     try:
+        # Trying is the only way to know: flock tells nobody who holds it.
         with run_lock(run_dir):
             return False
     except (ConfigError, OSError):

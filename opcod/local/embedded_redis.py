@@ -18,7 +18,7 @@ from pathlib import Path
 
 import redis
 
-from opcod.local.interrupting import interruptible
+from opcod.local.signals import interruptible
 from shared.errors import UnavailableError
 from shared.http.serving import PARENT_VARIABLE, run_service
 from shared.parents import ending_with_me
@@ -26,6 +26,8 @@ from shared.parents import ending_with_me
 HOST = "127.0.0.1"
 CONFIG = {
     "bind": HOST,
+    # No snapshots: the append-only file has all of it. Its last second may be lost with the machine, not with the
+    # process. Nothing is evicted, since every key is a part of the run.
     "save": "",
     "appendonly": "yes",
     "appendfsync": "everysec",
@@ -35,8 +37,8 @@ LOG = "valkey.log"
 END_TIMEOUT_S = 10.0
 POLL_S = 0.2
 ANSWER_S = 1.0
+# Alive, but without an answer for so long, it hangs. On a loaded machine a healthy server is silent for seconds.
 SILENCE_S = 60.0
-"""Alive, but without an answer for so long, it hangs. On a loaded machine a healthy server is silent for seconds."""
 
 
 def main() -> int:
@@ -45,6 +47,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     arguments = parser.parse_args()
+    # The launcher says who it is: it may be gone by now, and getppid would name who took us over.
     parent = int(os.environ.get(PARENT_VARIABLE, os.getppid()))
     with interruptible() as stopped:  # before there is a server: a signal at any time must find it
         end_leftover(arguments.port, arguments.data_dir)
@@ -80,6 +83,7 @@ def _server(port: int, data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield server
     finally:
+        # A clean end: the server then writes what its append-only file still lacks.
         server.terminate()
         try:
             server.wait(END_TIMEOUT_S)

@@ -25,6 +25,7 @@ def gpus_here(environ: Mapping[str, str] = os.environ) -> int:
 
     Raises UnavailableError where nvidia-smi is there but cannot tell.
     """
+    # Before nvidia-smi, which lists all GPUs of the machine, whatever this process may use.
     if VISIBLE in environ:
         return len(_names(environ))
     if shutil.which("nvidia-smi") is None:
@@ -67,6 +68,7 @@ def share_out(settings: RunSettings, available: int) -> Shares:
     for service, count in needs.items():
         if count > available:
             raise ConfigError(f"{service} needs {count} GPUs, this machine has {available}; lower its parallel sizes")
+        # From the next free GPU on, while there are enough of them in a row.
         first = taken if taken + count <= available else _again(service, shares, available)
         shares[service] = tuple((first + number) % available for number in range(count))
         taken = max(taken, first + count)
@@ -100,6 +102,7 @@ def require_room(settings: RunSettings, shares: Shares) -> None:
 
 def visible(gpus: tuple[int, ...], environ: Mapping[str, str] = os.environ) -> str:
     """The value of CUDA_VISIBLE_DEVICES for these, out of those that are visible to us."""
+    # Our own list may begin at another GPU, or name them by UUID: an index into it is translated.
     ours = _names(environ)
     return ",".join(ours[gpu] if ours else str(gpu) for gpu in gpus)
 

@@ -18,6 +18,7 @@ PIPED_WIDTH = 140
 
 def make_console() -> Console:
     """As wide as the terminal; wide enough for the report's tables when there is none."""
+    # Rich takes 80 columns where there is no terminal, and would fold the tables.
     console = Console()
     return console if console.is_terminal else Console(width=PIPED_WIDTH)
 
@@ -77,6 +78,7 @@ class RunProgress:
             self._bar("evaluation", "evaluation", done, total, "")
             notes.append(f"evaluation {done}/{total}")
         services = ", ".join(f"{beat.service} {beat.state}" for beat in sorted(beats, key=lambda b: b.service))
+        # Broker, inspector, two students and two trainers.
         self._bar("services", "services", len(beats), max(6, len(beats)), services)
         self._line(f"{title} | {' | '.join(notes)}")
 
@@ -89,6 +91,7 @@ class RunProgress:
 
     def _line(self, text: str) -> None:
         now = time.monotonic()
+        # A log that somebody reads later: a line when something has changed, and not more often than every ten seconds.
         if self._live or text == self._last_line or now - self._last_line_s < LINE_EVERY_S:
             return
         self._last_line, self._last_line_s = text, now

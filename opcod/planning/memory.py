@@ -1,33 +1,127 @@
-"""How much memory each service needs at most, by what it is for. Pure; docs/paper-runs.md has measurements."""
+"""How much memory each service needs at most, by what it is for, from the sizes in a model's config.json.
+
+Nothing is loaded. docs/paper-runs.md has measurements.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from opcod.planning.lengths import Lengths
-from opcod.planning.shape import DTYPE_BYTES, ModelShape
+from opcod.planning.work import Lengths
 from shared.config.settings import RunSettings
+from shared.modeling.directory import MODEL_CONFIG, read_object
+
+DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
+
 
 MiB = 1 << 20
+# Python with torch, transformers and the service, measured on a CPU at 420 MiB before a model is loaded.
 MODEL_RUNTIME_BYTES = 450 * MiB
-"""Python with torch, transformers and the service, measured on a CPU at 420 MiB before a model is loaded."""
+# On a CPU: freed memory that the C allocator keeps, as a share of what comes and goes with every batch or version.
+# Measured on the laptop preset at 0.8 and 0.3.
 KEPT_BY_ALLOCATOR = {"student": 0.9, "trainer": 0.4}
-"""On a CPU: freed memory that the C allocator keeps, as a share of what comes and goes with every batch or version.
-Measured on the laptop preset at 0.8 and 0.3.
-"""
+# Three processes of vLLM for CPUs, measured with the embedded model, less its weights and cache.
 VLLM_RUNTIME_BYTES = 1700 * MiB
-"""Three processes of vLLM for CPUs, measured with the embedded model, less its weights and cache."""
+# VLLM_CPU_KVCACHE_SPACE as the student sets it.
 CPU_CACHE_BYTES = 1 << 30
-"""VLLM_CPU_KVCACHE_SPACE as the student sets it."""
+# A broker, inspector or Redis of a run that has just begun, measured; the broker grows with what is in flight.
 SERVICE_BYTES = 60 * MiB
-"""A broker, inspector or Redis of a run that has just begun, measured; the broker grows with what is in flight."""
+# The launcher after it has checked the models; measured.
 LAUNCHER_BYTES = 400 * MiB
-"""The launcher after it has checked the models; measured."""
+# Live, tutor, and the next live one while it is loaded; a student's own base weights are there besides.
 HELD_VERSIONS = 3
-"""Live, tutor, and the next live one while it is loaded; a student's own base weights are there besides."""
+# A vocabulary entry of a sequence while a token is drawn: logits in fp32, probabilities, and what top-p sorts.
 SAMPLING_BYTES = 16
-"""A vocabulary entry of a sequence while a token is drawn: logits in fp32, probabilities, and what top-p sorts."""
 PREFILL_TOKENS = 2048
+# Logits and their derivatives in a trainer, a chunk at a time (`services/trainer/step/divergence.py`).
 CHUNK_BYTES = 10 * 4 * (1 << 22)
-"""Logits and their derivatives in a trainer, a chunk at a time (`services/trainer/step/divergence.py`)."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder of the Llama kind: gated feed-forward, grouped query heads. norms: of query and key, as in Qwen3."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    key_heads: int
+    head_width: int
+    vocabulary: int
+    tied: bool
+    norms: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """All weights, the embedding once if it is the output layer, too."""
+        norms = 2 * self.hidden + (2 * self.head_width if self.norms else 0)
+        block = sum(rows * columns for rows, columns in self._linear()) + norms
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.layers * block + embeddings + self.hidden
+
+    def linear_parameters(self, first_layer: int) -> int:
+        """Weights of the linear layers that an adapter changes."""
+        return self._adapted(first_layer) * sum(rows * columns for rows, columns in self._linear())
+
+    def adapter_parameters(self, rank: int, first_layer: int) -> int:
+        return self._adapted(first_layer) * sum(rank * (rows + columns) for rows, columns in self._linear())
+
+    def activation_bytes(self, tokens: int, first_layer: int, dtype_bytes: int, row_tokens: int, dense: bool) -> int:
+        """What a forward pass over `tokens` keeps for the backward pass in the blocks that have an adapter.
+
+        Nothing is recomputed. The adapters' inputs are kept in fp32, and so are those of the norms. dense: attention
+        keeps its weights over a row of `row_tokens`, as it does on a CPU.
+        """
+        adapters = 4 * (5 * self.hidden + self.heads * self.head_width + self.intermediate)
+        attended = 2 * (self.heads + 2 * self.key_heads) * self.head_width
+        kept = dtype_bytes * (4 * self.hidden + 3 * self.intermediate + attended) + 8 * self.hidden
+        scores = self.heads * row_tokens * (4 + 2 * dtype_bytes) if dense else 0
+        return tokens * self._adapted(first_layer) * (adapters + kept + scores)
+
+    def cache_bytes(self, tokens: int, dtype_bytes: int) -> int:
+        """Keys and values of `tokens` in all layers."""
+        return tokens * self.layers * 2 * self.key_heads * self.head_width * dtype_bytes
+
+    def _adapted(self, first_layer: int) -> int:
+        return max(0, self.layers - first_layer)
+
+    def _linear(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of one block's linear layers: query, key, value, output, gate, up, down."""
+        query, shared = self.heads * self.head_width, self.key_heads * self.head_width
+        attention = [(self.hidden, query), (self.hidden, shared), (self.hidden, shared), (query, self.hidden)]
+        return [
+            *attention,
+            (self.hidden, self.intermediate),
+            (self.hidden, self.intermediate),
+            (self.intermediate, self.hidden),
+        ]
+
+
+# Of the models that presets name, from their config.json, for where they are not on this machine yet.
+KNOWN_SHAPES = {
+    "embedded": ModelShape(576, 1536, 30, 9, 3, 64, 49152, tied=True),
+    "Qwen/Qwen3-8B": ModelShape(4096, 12288, 36, 32, 8, 128, 151936, tied=False, norms=True),
+}
+
+
+def read_shape(model_dir: Path) -> ModelShape | None:
+    """The shape of the model in that directory; None where its config.json lacks a size. Raises ModelError."""
+    config = read_object(model_dir / MODEL_CONFIG)
+    try:
+        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        return ModelShape(
+            hidden=hidden,
+            intermediate=int(config["intermediate_size"]),
+            layers=int(config["num_hidden_layers"]),
+            heads=heads,
+            key_heads=int(config.get("num_key_value_heads") or heads),
+            # Older configurations leave it out, and the heads then share the hidden size.
+            head_width=int(config.get("head_dim") or hidden // heads),
+            vocabulary=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", False)),
+            norms=config.get("model_type") == "qwen3",
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -56,6 +150,7 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
     size = DTYPE_BYTES[section.dtype]
     full = settings.run.weights == "full"
     changed = (shape.parameters if full else shape.linear_parameters(settings.lora.first_layer)) * size
+    # Every slot at its longest at once: that hardly happens, and a plan must not be too small.
     columns = longest_sequence(settings, lengths)
     prefill = max(PREFILL_TOKENS, columns) * size * (8 * shape.hidden + 3 * shape.intermediate)
     passing = (
@@ -127,6 +222,8 @@ def _trained_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple
     below fp32 there are exact ones besides, and the teacher's are rounded to be computed with.
     """
     full, teacher = settings.run.weights == "full", settings.run.method != "grpo"
+    # Below fp32 the trained weights exist twice: exact ones that small steps add up in, and rounded ones to compute
+    # with.
     rounded = size if full and size < 4 else 0
     trained = shape.parameters if full else shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
     fp32 = 4 if full and not rounded else 8
@@ -164,6 +261,7 @@ def micro_batch_tokens(settings: RunSettings, lengths: Lengths) -> int:
     never more than a mini-batch has.
     """
     row = lengths.longest + settings.rollout.max_tokens
+    # Rounded up: groups are not split, so one mini-batch may have one more.
     groups = -(-settings.problems.per_step // settings.optimizer.mini_batches)
     return min(max(settings.optimizer.micro_batch_tokens, row), groups * settings.rollout.samples * row)
 
@@ -175,6 +273,7 @@ def total_bytes(needs: list[Need], models: dict[str, str]) -> int:
     for need in needs:
         for part in need.parts:
             if part.shared:
+                # By the name of the weights: student and trainer of one model map the same pages.
                 counted[models[need.service]] = part.bytes
             else:
                 private += part.bytes

@@ -8,15 +8,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from opcod.options import paths_for
-from opcod.prepare.checking import check_settings
-from opcod.prepare.preparing import refuse_changes, stored_settings
+from opcod.prepare.checks import check_settings
+from opcod.prepare.run_directory import refuse_changes, stored_settings
 from opcod.report.writing import REPORT_FILE, report_directory
 from shared.config.environment import RUN_NAME
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
 from shared.errors import ConfigError, StorageError, reason
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.results.comparison import METHODS, RunFigures, alike
 
 

@@ -10,11 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.contracts.answering import Question, Questions
-from shared.contracts.jobs import PromptOutput, Sample
+from shared.contracts.jobs import PromptOutput, Question, Questions, Sample
 from shared.errors import ConfigError
-from shared.problems.formats import ProblemFormat
-from shared.problems.problem import Problem
+from shared.problems.problem import Problem, ProblemFormat
 from shared.results.evaluation import DomainScore, Evaluation
 
 if TYPE_CHECKING:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from opcod.prepare.preparing import stored_settings
-from opcod.prepare.problem_manifest import read_manifest
+from opcod.prepare.run_directory import read_manifest, stored_settings
 from opcod.report.text import to_markdown
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import STATE_FILE, RunState
-from shared.contracts.steps import StepRecord, step_records
+from shared.contracts.weights import StepRecord, step_records
 from shared.errors import ConfigError, StorageError, reason
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.results.report import Report, build_report
 
 TIMELINE_FILE = "timeline.json"

@@ -20,11 +20,11 @@ from shared.contracts.run import RunState
 from shared.errors import ConfigError, OpcodError, UnavailableError
 from shared.http.client import answering, bearer, client, parsed, refusal
 
+# On top of what a service takes for one answer, so that its own refusal arrives.
 MARGIN_S = 60.0
-"""On top of what a service takes for one answer, so that its own refusal arrives."""
 
+# Of a value that a message repeats.
 MAX_SHOWN_CHARS = 60
-"""Of a value that a message repeats."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Body = TypeVar("Body", bound=BaseModel)
@@ -101,6 +101,7 @@ def body_of(kind: type[Body], arguments: Sequence[str], /, **given: object) -> B
 
     Raises ConfigError naming the first that cannot be sent: bytes of a shell that are no UTF-8 come as lone surrogates.
     """
+    # As the user wrote it: arguments in capitals, options with dashes.
     names = {field: field.upper() if field in arguments else f"--{field}" for field in given}
     for field, value in given.items():
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
@@ -160,6 +161,7 @@ def end_pause(deployment: Deployment) -> str | None:
             return None
         broker.broker("POST", f"/v1/runs/{deployment.run}/resume", Accepted)
         deadline = time.monotonic() + DEADLINE_S
+        # With another reason it was paused anew, and that is not ours to end.
         while _state(broker, deployment).paused == reason:
             if time.monotonic() > deadline:
                 raise UnavailableError(f"run {deployment.run} is still paused after {DEADLINE_S:.0f} s: {reason}")

@@ -95,6 +95,7 @@ def open_exchanges(runs_dir: Path, run: str | None) -> Iterator[Exchanges]:
 
 def run_directory(runs_dir: Path, run: str | None) -> Path:
     """Raises ConfigError if there is no such run, or none at all."""
+    # Also a run that is over, or was made on another machine: its directory is enough.
     run_dir = runs_dir / (run or latest_run(runs_dir))
     if not (run_dir / "config.toml").exists():
         known = ", ".join(sorted(path.parent.name for path in runs_dir.glob("*/config.toml"))) or "none"
@@ -134,4 +135,5 @@ def named_exchange(exchanges: Exchanges, key: str) -> ExchangeView:
 
 def _params(wanted: ExchangeFilter) -> dict[str, str]:
     given = wanted.model_dump(exclude_none=True)
+    # As a query writes them: Python would say True.
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}

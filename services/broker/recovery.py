@@ -20,8 +20,8 @@ from shared.contracts.messages import Contract
 from shared.contracts.models import prepared_model
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE, RunState, Score
 from shared.errors import ConfigError, StorageError, reason
+from shared.files.durable import atomic_write
 from shared.files.state import read_state_file
-from shared.files.store import atomic_write
 from shared.problems.problem import ProblemSet
 
 

@@ -23,8 +23,7 @@ from services.broker.machine.moves import (
 from services.broker.machine.plan import Plan
 from services.broker.upkeep import Replicas
 from shared.config.settings import RunSettings
-from shared.contracts.acting import Act, ActAsked, ExchangeAct
-from shared.contracts.control import Control
+from shared.contracts.acting import Act, ActAsked, Control, ExchangeAct
 from shared.contracts.envelope import Message
 from shared.contracts.events import Event
 from shared.contracts.jobs import JobDone, JobKind, JobOutput, JobStarted

@@ -53,12 +53,12 @@ from shared.config.settings import RunSettings
 from shared.contracts.acting import act_record
 from shared.contracts.events import Event, Stamp
 from shared.contracts.run import RunState, Status
-from shared.contracts.steps import step_record
-from shared.contracts.weights import ServeSet
+from shared.contracts.weights import ServeSet, step_record
 from shared.errors import UnavailableError, WriteError
 from shared.files.batches import sealed_steps
+from shared.files.durable import atomic_write
 from shared.files.state import read_state_file, write_state_file
-from shared.files.store import LocalStore, atomic_write
+from shared.files.store import LocalStore
 from shared.obs.faults import fault_point
 from shared.problems.problem import ProblemSet
 

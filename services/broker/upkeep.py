@@ -18,7 +18,7 @@ from services.broker import metrics
 from services.broker.metrics import DEAD_LETTERS, QUEUED
 from shared.bus.keys import queues_of
 from shared.bus.port import Bus
-from shared.config.retention import RetentionSection
+from shared.config.machine import RetentionSection
 from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import RunState

@@ -18,9 +18,8 @@ from services.student.config import StudentConfig, student_config
 from services.student.engines.port import Engine, GenerationRequest
 from services.student.work.generation import prompt_output
 from shared.config.environment import ServiceEnvironment
-from shared.contracts.answering import Question, Questions
 from shared.contracts.ids import seed_of
-from shared.contracts.jobs import PromptOutput
+from shared.contracts.jobs import PromptOutput, Question, Questions
 from shared.http.serving import run_service
 
 CALLS_OF_SLOTS = 4

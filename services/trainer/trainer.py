@@ -27,7 +27,8 @@ from shared.contracts.traces import step_trace
 from shared.contracts.weights import StepDone, StepMetrics, WeightsManifest, WeightsPublished
 from shared.errors import FencedError, MalformedMessageError, OpcodError, StorageError, UnavailableError
 from shared.files.batches import batch_directory
-from shared.files.store import LocalStore, atomic_write
+from shared.files.durable import atomic_write
+from shared.files.store import LocalStore
 from shared.modeling.adapters import checksum
 from shared.modeling.chat import rendering_of
 from shared.modeling.logprobs import probe

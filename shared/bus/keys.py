@@ -19,6 +19,7 @@ RESULTS = "results"
 LEADER = "broker.leader"
 """Name of the broker's lease; a trainer's lease is named by its student (`trainer_lease`)."""
 
+# No brace, which would end the hash tag, and no `*`, `?` or `[`, which a pattern would read.
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -82,6 +83,7 @@ class Keys:
                 f"got {run!r}"
             )
         self.run = run
+        # In braces stands the hash tag: all keys of a run lie in one slot of a cluster.
         self.prefix = f"opcod:{{{run}}}:"
         self.state = self.prefix + "state"
         self.revision = self.prefix + "revision"

@@ -16,6 +16,7 @@ import structlog
 
 from shared.bus.port import Bus, Delivery
 
+# So two in a row may fail, or come late, before a lease is lost.
 RENEWALS_PER_LEASE = 3
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,7 @@ class _Ticker:
     def stop(self) -> None:
         """Returns when the thread has ended."""
         self._stopped.set()
+        # A tick may be what stops it, and a thread cannot wait for itself.
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -92,10 +94,13 @@ class LeaseKeeper:
     def _renew(self) -> None:
         with self._lock:
             kept = list(self._kept.values())
+        # Before the call: the server may have renewed it at any time since, and the earliest counts.
         started_s = time.monotonic()
+        # Without the lock: while the server is away, work must still be able to begin and to end.
         ours = {_identity(d) for d in self._bus.renew([k.delivery for k in kept])} if kept else set()
         for one in kept:
             one.renewed_s = started_s
+        # Said by the server itself, so at once: who goes on with it would do work that another does, too.
         self._lose([k for k in kept if _identity(k.delivery) not in ours])
 
     def _give_up(self) -> None:
@@ -149,6 +154,7 @@ class HeldLease:
         if self._ticker is not None:
             self._ticker.stop()
             self._ticker = None
+        # Renewals have ended by now: one that came after the release would find the lease gone, and call it lost.
         token, self._token = self._token, None
         if token is not None:
             self._bus.release_lease(self._name, self._holder, token)

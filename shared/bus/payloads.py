@@ -16,6 +16,7 @@ from shared.errors import MalformedMessageError, StorageError, reason
 MAX_UNPACKED_BYTES = 256 * 1024 * 1024
 """A paper-size job (32 samples of 8k tokens with log-probs) stays under 10 MB; above this it is a bomb."""
 
+# Fixed, though it is the default: the sha256 is over the compressed bytes, and equal contracts must pack alike.
 _LEVEL = 6
 
 Packed = TypeVar("Packed", bound=Contract)
@@ -63,6 +64,7 @@ def no_payload(ref: PayloadRef) -> StorageError:
 
 def _inflate(ref: PayloadRef, data: bytes) -> bytes:
     inflater = zlib.decompressobj()
+    # With a limit, since a few kilobytes may unpack to more than there is memory.
     unpacked = inflater.decompress(data, MAX_UNPACKED_BYTES)
     if inflater.unconsumed_tail:
         raise MalformedMessageError(

@@ -10,11 +10,9 @@ from typing import Any, cast
 import structlog
 from pydantic import ValidationError
 
-from shared.bus.cursors import cursor
-from shared.bus.deliveries import WAIT_SLICE_S, lost_ack, stale_fence, stale_revision
 from shared.bus.keys import LEADER, RESULTS, trainer_lease
-from shared.bus.port import Commit
-from shared.bus.redis_entries import EVENT_JSON, text, word_of, writes
+from shared.bus.port import WAIT_SLICE_S, Commit, lost_ack, stale_fence, stale_revision
+from shared.bus.redis_entries import EVENT_JSON, cursor, text, word_of, writes
 from shared.bus.redis_link import Argument
 from shared.bus.redis_work import RedisWork
 from shared.contracts.envelope import Message, wrap
@@ -22,8 +20,6 @@ from shared.contracts.events import EVENT, Event
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.ids import version_steps
 from shared.contracts.weights import WeightsPublished
-
-"""The log of versions is for people; replicas read the head."""
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +33,8 @@ class RedisBus(RedisWork):
 
     def commit(self, commit: Commit) -> None:
         written = writes(self.keys, commit.publish, commit.payloads)
+        # In the order of lua/commit.lua. Without a delivery to acknowledge, two keys that the script has anyway stand
+        # in for those of a queue.
         keys = [self.keys.token(LEADER), self.keys.state, self.keys.revision, self.keys.events]
         keys += self._work_keys(commit.ack) if commit.ack else [self.keys.state, self.keys.revision]
         keys += [self.keys.serve(student) for student, _ in commit.serve]
@@ -51,6 +49,7 @@ class RedisBus(RedisWork):
             raise lost_ack(commit.ack)
         self._details(answer, written.queues)
         if commit.ack is not None:
+            # Only now: after a commit that failed the delivery is still in our hands, and is handled again.
             self._held.drop(commit.ack)
 
     def serve_set(self, student: str) -> str | None:
@@ -71,6 +70,7 @@ class RedisBus(RedisWork):
     # Weights ---------------------------------------------------------------------------------------------
     def announce_version(self, published: WeightsPublished, done: Message, token: int) -> bool:
         student, lease = published.student, trainer_lease(published.student)
+        # One script: the head moves and the broker is told, or neither, whenever the trainer dies.
         keys = [self.keys.token(lease), self.keys.weights_head(student), self.keys.queue(RESULTS)]
         answer = self.link.script("announce_version", keys, [token, version_steps(published.version), wrap(done)])
         word, details = word_of(answer)
@@ -88,6 +88,7 @@ class RedisBus(RedisWork):
         )
 
     def read_events(self, after: str, *, count: int, block_s: float) -> list[tuple[str, Event]]:
+        # Refused here: to Redis a wrong id is a fault of the command, and it would look like a broken server.
         cursor(after)
         deadline = time.monotonic() + block_s
         while True:
@@ -96,6 +97,7 @@ class RedisBus(RedisWork):
             left_s = deadline - time.monotonic()
             if found or (left_s <= 0 and not entries):
                 return found
+            # A page of nothing but unreadable events: go on behind it, instead of waiting for what is there already.
             if entries:
                 after = text(entries[-1][0])
             else:
@@ -123,6 +125,7 @@ class RedisBus(RedisWork):
 
     def heartbeats(self) -> list[Heartbeat]:
         def read() -> list[bytes | None]:
+            # Not KEYS, which stops the server for everybody. A heartbeat may run out before it is read.
             names = sorted(self.link.client.scan_iter(match=f"{self.keys.heartbeats}*", count=1000))
             return cast(list[bytes | None], self.link.client.mget(names)) if names else []
 
@@ -164,4 +167,5 @@ def _heartbeat(data: bytes) -> Heartbeat | None:
 
 
 def _ms(seconds: float) -> int:
+    # Never 0, which Redis refuses as a time to live.
     return max(1, round(seconds * 1000))

@@ -1,5 +1,6 @@
-"""How messages, dead letters and a script's answers look on the wire."""
+"""How messages, dead letters, stream ids and a script's answers look on Redis, and back."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -10,7 +11,7 @@ from shared.bus.port import DeadLetter
 from shared.bus.redis_link import Argument
 from shared.contracts.envelope import Message, unwrap, wrap
 from shared.contracts.jobs import PayloadRef
-from shared.errors import MalformedMessageError, StorageError
+from shared.errors import ConfigError, MalformedMessageError, StorageError
 
 ENVELOPE = b"m"
 EVENT_JSON = b"e"
@@ -35,6 +36,7 @@ def writes(
     sent = [message for message in messages if message is not None]
     stored = [payload for payload in payloads if payload is not None]
     for ref, data in stored:
+        # Here, where who writes it is told; a reader could do nothing about it.
         check(ref, data)
     pairs = [part for ref, data in stored for part in (ref.field, data)]
     return Writes(
@@ -86,3 +88,17 @@ def wrong_type(details: Sequence[str | None]) -> StorageError:
 def text(data: bytes) -> str:
     """Bytes as text; what is not UTF-8 is escaped, never lost."""
     return data.decode("utf-8", "backslashreplace")
+
+
+_ID = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?")
+
+
+def cursor(text: str) -> tuple[int, int]:
+    """Milliseconds and sequence of a stream's id: `1718000000000-3` is (1718000000000, 3), `0` is before everything.
+
+    Raises ConfigError if it is not one.
+    """
+    match = _ID.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"expected an event id such as 1718000000000-3, or 0 for the start, got {text!r}")
+    return int(match[1]), int(match[2] or 0)

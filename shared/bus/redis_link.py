@@ -12,11 +12,13 @@ from importlib.resources import files
 from typing import TypeVar
 
 import redis
+import stamina
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.exceptions import AuthenticationError, ConnectionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+from stamina.instrumentation import set_on_retry_hooks
 
 from shared.bus.redis_url import public_url
 from shared.errors import ConfigError, StorageError, UnavailableError
@@ -57,6 +59,10 @@ of what was asked, and asking again gives it again."""
 AT_ONCE = frozenset({"OOM"})
 """Nobody waits for these inside a call: memory is freed by those who take, and they must not stand in it."""
 
+# Whoever called says what failed, once. By default stamina logs each repetition: a server that is away would fill the
+# log, and commands that have set up no logging would print it between the lines of their answer.
+set_on_retry_hooks(())
+
 _FIRST_PAUSE_S = 0.05
 _MAX_PAUSE_S = 0.5
 
@@ -76,14 +82,20 @@ class RedisLink:
 
     def __init__(self, url: str, *, deadline_s: float) -> None:
         self.deadline_s = deadline_s
+        # A socket that waited longer than the deadline would keep a call beyond it.
         timeout_s = min(deadline_s, MAX_SOCKET_TIMEOUT_S)
         self.url = public_url(url)
         try:
             self.client = redis.Redis.from_url(
-                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+                # redis-py would repeat calls by itself, too, and nothing would be left of the deadline.
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 0),
             )
         except (ValueError, TypeError) as error:
             raise ConfigError(f"redis at {self.url}: expected options that redis-py knows, after `?`") from error
+        # Called by their hash; redis-py sends the text again where a server has lost it, as after a restart.
         self._scripts: dict[str, Script] = {name: self.client.register_script(script_text(name)) for name in SCRIPTS}
 
     def call(self, operation: str, action: Callable[[], Answer]) -> Answer:
@@ -93,20 +105,25 @@ class RedisLink:
         is not what it should be).
         """
         deadline = time.monotonic() + self.deadline_s
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                return action()
-            except AuthenticationError as error:
-                raise ConfigError(f"redis at {self.url} refused the credentials of its URL: {error}") from error
-            except (ConnectionError, RedisTimeoutError, ResponseError) as error:
-                word = _refusal(error)
-                if word not in NOT_NOW and isinstance(error, ResponseError):
-                    raise StorageError(f"redis at {self.url} refused {operation}: {error}") from error
-                if word in AT_ONCE or time.monotonic() + pause_s >= deadline:
-                    raise self._unavailable(operation, word, error) from error
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+        def again(error: Exception) -> bool:
+            # Not stamina's own timeout, which would let the last pause go on after the deadline.
+            return _may_pass(error) and time.monotonic() + attempt.next_wait < deadline
+
+        try:
+            for attempt in stamina.retry_context(
+                again, attempts=None, timeout=None, wait_initial=_FIRST_PAUSE_S, wait_max=_MAX_PAUSE_S, wait_jitter=0
+            ):
+                with attempt:
+                    return action()
+        except AuthenticationError as error:  # a ConnectionError, too, and so named first
+            raise ConfigError(f"redis at {self.url} refused the credentials of its URL: {error}") from error
+        except (ConnectionError, RedisTimeoutError, ResponseError) as error:
+            word = _refusal(error)
+            if isinstance(error, ResponseError) and word not in NOT_NOW:
+                raise StorageError(f"redis at {self.url} refused {operation}: {error}") from error
+            raise self._unavailable(operation, word, error) from error
+        raise AssertionError("retry_context ends with a return or an error")
 
     def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> list[object]:
         """Run a script that answers with an array."""
@@ -132,6 +149,15 @@ class RedisLink:
             f"redis at {self.url} did not answer {operation} within {self.deadline_s:g} s ({error}): check that it "
             f"runs and can be reached from here"
         )
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same call, made again soon, may get an answer: the server was away, or said "not now"."""
+    if isinstance(error, ResponseError):
+        word = _refusal(error)
+        return word in NOT_NOW and word not in AT_ONCE
+    # redis-py's AuthenticationError is a ConnectionError, and no time mends it.
+    return isinstance(error, ConnectionError | RedisTimeoutError) and not isinstance(error, AuthenticationError)
 
 
 def _refusal(error: RedisError) -> str:

@@ -51,6 +51,7 @@ def with_password(url: str, file: Path) -> str:
 def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
+        # Read in here: only when it is asked for does urlsplit see that a port is none.
         port = parts.port
     except ValueError:
         raise ConfigError(EXPECTED) from None  # the error's own words hold parts of the URL
@@ -58,6 +59,7 @@ def _parts(url: str) -> SplitResult:
         fits = not parts.hostname and port is None and _is_socket(parts.path)
     else:
         fits = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and _is_database(parts.path)
+    # An unescaped `#` or `?` in a password cuts it off there; the `@` behind it then is in another part.
     if not fits or parts.fragment or "@" in parts.query:
         raise ConfigError(EXPECTED)
     return parts

@@ -11,10 +11,9 @@ from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
-from shared.bus.deliveries import RELEASED, WAIT_SLICE_S, HeldDeliveries, no_queue
 from shared.bus.keys import Keys
 from shared.bus.payloads import check, no_payload
-from shared.bus.port import DeadLetter, Delivery
+from shared.bus.port import RELEASED, WAIT_SLICE_S, DeadLetter, Delivery, HeldDeliveries, no_queue
 from shared.bus.redis_entries import (
     LETTER_FIELD,
     Writes,
@@ -71,8 +70,10 @@ class RedisWork:
     def create_queue(self, queue: str, group: str) -> None:
         def create() -> None:
             try:
+                # From the first message on: a group at `$` would never see what was published before it.
                 self.link.client.xgroup_create(self.keys.queue(queue), group, id="0", mkstream=True)
             except ResponseError as error:
+                # All who use a queue create it when they start; whoever comes second finds it there.
                 if not str(error).startswith("BUSYGROUP"):
                     raise
 
@@ -88,19 +89,23 @@ class RedisWork:
             taken: list[Delivery] = []
             newest: dict[str, bytes] = {}
             for queue, group in queues:
+                # In order of priority: a queue is asked only for the room that those before it have left.
                 if len(taken) < limit:
                     taken += self._take_from((queue, group, consumer), limit - len(taken), newest)
             left_s = deadline - time.monotonic()
+            # At least one look at every queue, also with block_s = 0.
             if taken or left_s <= 0:
                 # Only now: what another queue's failure keeps from the caller is handed out again.
                 self._held.add(taken)
                 return taken
+            # A lease that runs out wakes nobody, so a long wait is cut into short ones.
             self._wait(newest, min(left_s, WAIT_SLICE_S, self.lease_s / 4))
 
     def _take_from(self, place: Place, limit: int, newest: dict[str, bytes]) -> list[Delivery]:
         """Up to `limit` readable messages; fills `newest` with the last id handed out of the stream."""
         queue, group, consumer = place
         stream = self.keys.queue(queue)
+        # What is in hand is named, or the script would hand out this consumer's own pending entries once more.
         arguments: list[Argument] = [group, consumer, limit, _ms(self.lease_s), *self._held.ids(*place)]
         last, entries = self.link.script("take", [stream, self.keys.attempts(queue)], arguments)
         newest[stream] = cast(bytes, last)
@@ -118,6 +123,7 @@ class RedisWork:
             message = message_of(fields)
             return Delivery(*place, entry_id, message, attempt, refused_by=tuple(text(refused_by).splitlines()))
         except MalformedMessageError as error:
+            # Nobody is told of it: without a readable message there is no job that it could be about.
             self._bury(place, entry_id, attempt, str(error), writes(self.keys, []))
             return None
 
@@ -133,6 +139,7 @@ class RedisWork:
             return []
         keys = [key for d in deliveries for key in (self.keys.queue(d.queue), self.keys.attempts(d.queue))]
         kept = self.link.script("renew", keys, [part for d in deliveries for part in _identity(d)])
+        # Positions, since the ids of entries are unique within one stream only.
         ours = [deliveries[cast(int, position)] for position in kept]
         for delivery in deliveries:
             if delivery not in ours:
@@ -175,6 +182,7 @@ class RedisWork:
         )
 
     def _ended(self, delivery: Delivery, answer: Sequence[object], written: Writes) -> bool:
+        # Another consumer took it meanwhile, and its result counts: nothing was written.
         late = word_of(answer)[0] == "late"
         if not late:
             self._details(answer, written.queues)
@@ -194,6 +202,7 @@ class RedisWork:
             own = [p for n, value in fields.items() if n.startswith(mark) for p in (n[len(mark) :], value)]
             keys = [self.keys.dead_letters, self.keys.queue(queue)]
             answer = self.link.script("retry_dead_letter", keys, [entry_id, *own])
+            # Late: somebody else retried or dropped it since it was read.
             if word_of(answer)[0] != "late":
                 self._details(answer, (queue,))
                 return True
@@ -210,6 +219,7 @@ class RedisWork:
             try:
                 pending = int(cast(Any, self.link.client.xpending(stream, group))["pending"])
             except ResponseError as error:
+                # Its reader has not come up yet: all that is there waits.
                 if not str(error).startswith("NOGROUP"):
                     raise
                 pending = 0
@@ -250,4 +260,5 @@ def _identity(delivery: Delivery) -> tuple[Argument, ...]:
 
 
 def _ms(seconds: float) -> int:
+    # Never 0: to Redis, BLOCK 0 is to wait for ever, and a time to live of 0 is an error.
     return max(1, round(seconds * 1000))

@@ -26,6 +26,7 @@ class ServiceEnvironment(BaseSettings):
     replica: stable across restarts; it names this process's consumer on the queues.
     """
 
+    # Empty counts as absent: that is how a compose file passes on a variable that nobody has set.
     model_config = SettingsConfigDict(env_prefix="OPCOD_", extra="ignore", env_ignore_empty=True)
 
     run: str = Field(pattern=RUN_NAME)

@@ -57,6 +57,7 @@ def load_settings(
                 f"{config}: {EXTENDS} = {shown(own[EXTENDS])} names a preset, and so does --preset; leave one"
             )
         _merge(tree, _extended(own, config))
+    # Sorted, so that the order of the environment decides nothing.
     from_env = [
         f"{name.removeprefix(ENV_PREFIX).lower().replace('__', '.')}={value}"
         for name, value in sorted(environ.items())
@@ -169,6 +170,7 @@ def _apply(tree: Tree, override: str) -> None:
 
 
 def _parse_value(text: str) -> object:
+    # TOML has no word for it.
     if text == "none":
         return None
     try:
@@ -190,13 +192,15 @@ def _explain(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ").replace("String should have", "expected")
     if error["type"] == "string_unicode":
         message = _PLAIN_TEXT
+    # Our own messages say what came, and a whole section would be too much to repeat.
     if error["type"] in ("missing", "value_error") or isinstance(error["input"], dict):
         return f"{name}: {message}"
     return f"{name}: {message}, got {shown(error['input'])}"
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:
-    """Names of what is in the section at `path`; `students.a` is a StudentSection. None where any name will do."""
+    """Names of what is in the section at `path`; `students.a` is a StudentSection. None where names are free, as those
+    of environment variables."""
     section: type[BaseModel] = RunSettings
     if list(path) == ["students"]:
         return list(STUDENTS)

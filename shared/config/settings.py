@@ -1,7 +1,8 @@
 """Every setting of a run, with its default, its limits and its reason.
 
 One `RunSettings` describes a run; every service gets the same one and takes what concerns it. Defaults are
-the paper's (arXiv 2606.14368, Table 4 and appendix D) unless the field says otherwise.
+the paper's (arXiv 2606.14368, Table 4 and appendix D) unless the field says otherwise. Sections about the machine
+that a run is on are in `machine.py`. Settings that are each in order but contradict one another are refused here, too.
 """
 
 from pathlib import Path
@@ -9,15 +10,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from shared.config.alarms import AlarmsSection
-from shared.config.combinations import refuse_contradictions
-from shared.config.loss import LossSection
-from shared.config.machine import BusSection, ResourcesSection
-from shared.config.retention import RetentionSection
+from shared.config.machine import BusSection, ResourcesSection, RetentionSection, ServingSection, VllmSection
 from shared.config.section import Positive, Section, Share
-from shared.config.vllm import VllmSection
 from shared.contracts.messages import Sampling
-from shared.http.access import Limits
 
 STUDENTS: tuple[Literal["a"], Literal["b"]] = ("a", "b")
 
@@ -81,6 +76,33 @@ class GateSection(Section):
     )
 
 
+class AlarmsSection(Section):
+    """When a step's figures raise an alarm; an alarm is told and reported, it stops nothing (docs/diagnostics.md)."""
+
+    window: Positive = Field(default=5, description="Steps in a row that a condition is looked at over.")
+    min_grad_norm: float = Field(
+        default=1e-4, ge=0, description="A gradient norm below this is near zero; the laptop preset's are about 0.04."
+    )
+    min_loss: float = Field(
+        default=1e-3,
+        ge=0,
+        description="Loss above which a gradient near zero is wrong; below it little is left to do.",
+    )
+    collapse_drop: Share = Field(default=0.5, description="Share of its best mean reward that a student has lost.")
+    collapse_z: float = Field(
+        default=5.0, gt=0, description="Standard errors that it must be: the best of many windows looks too good."
+    )
+    max_delta_logprob: float = Field(
+        default=0.3,
+        gt=0,
+        description="Mean absolute difference of log-probs, engine to trainer, in nats; looked at in each step. Equal "
+        "weights differ by at most 0.09 in bf16, wrong ones by 1.2 and more.",
+    )
+    min_unique_share: Share = Field(
+        default=0.2, description="Distinct rollouts in groups with a wrong one; of 8 equal ones the share is 0.125."
+    )
+
+
 class RolloutSection(Section):
     """The student's own answers in training."""
 
@@ -134,6 +156,33 @@ class EvaluationSection(Section):
     @property
     def sampling(self) -> Sampling:
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+
+class LossSection(Section):
+    """Self-distillation loss (paper Eq. 1; docs/method.md)."""
+
+    alpha: float = Field(default=0.5, ge=0, le=1, description="0 forward KL, 1 reverse KL, between: JSD.")
+    top_k: Positive | Literal["all"] = Field(
+        default=100, description="Support: the student's top k, or `all` of the vocabulary."
+    )
+    tail: bool = Field(default=True, description="One more bucket for the rest of the vocabulary.")
+    aggregation: Literal["seq_mean", "seq_mean_active", "token_mean"] = "seq_mean"
+    is_clip: float = Field(default=2.0, gt=0, description="Upper cut of the importance weights.")
+    demo_self_exclude: bool = Field(default=True, description="A rollout is never its own demonstration.")
+    teacher: Literal["ema", "trust_region"] = Field(
+        default="ema",
+        description="The self-teacher: a moving average of the student's weights, or logits between those of the "
+        "student as it was when the phase began and as it is.",
+    )
+    trust_region_mix: Share = Field(default=0.05, description="Share of the present student in those logits.")
+    teacher_at_phase_start: Literal["reset", "carry"] = Field(
+        default="reset", description="Whether the self-teacher starts from the student again when a phase begins."
+    )
+    trace_share: Share = Field(
+        default=0.02,
+        description="Share of the rollouts whose divergence is written down by token, for people to look at; no effect "
+        "on the weights. Costs two more output layers and about 550 bytes for each of their tokens.",
+    )
 
 
 class GrpoSection(Section):
@@ -208,27 +257,10 @@ class StudentSection(Section):
     port: int = Field(default=0, ge=0, le=65535, description="0 = any free port.")
 
 
-class ServingSection(Section):
-    """Addresses and limits of the HTTP services."""
-
-    host: str = "127.0.0.1"
-    broker_port: int = Field(default=0, ge=0, le=65535)
-    inspector_port: int = Field(default=0, ge=0, le=65535)
-    max_body_bytes: Positive = 1_000_000
-    requests_per_minute: Positive = Field(default=600, description="Of each key, at each service; more get 429.")
-    concurrent_requests: Positive = Field(
-        default=100, description="In flight for each key, at each service, streams included; more get 429."
-    )
-    request_timeout_s: float = Field(default=120.0, gt=0)
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(self.max_body_bytes, self.requests_per_minute, self.concurrent_requests)
-
-
 class RunSettings(Section):
-    """All sections, checked against one another (combinations.py)."""
+    """All sections, checked against one another (`refuse_contradictions`)."""
 
+    # Sections are immutable, so one instance may be the default of all.
     run: RunSection = RunSection()
     problems: ProblemsSection = ProblemsSection()
     gate: GateSection = GateSection()
@@ -279,3 +311,62 @@ class Paths(Section):
     @property
     def run_dir(self) -> Path:
         return self.runs_dir / self.run
+
+
+def refuse_contradictions(settings: RunSettings) -> None:
+    """Raises ValueError naming the setting to change."""
+    run, gate, students = settings.run, settings.gate, settings.students
+    if sorted(students) != ["a", "b"]:
+        raise ValueError(f"students: expected a and b, got {', '.join(students) or 'none'}")
+    if students["a"].domain == students["b"].domain:
+        raise ValueError("students: a and b need different domains; each tutors in its own")
+    for name, student in sorted(students.items()):
+        if student.examples is not None and not student.specialize:
+            raise ValueError(f"students.{name}.examples: without students.{name}.specialize = true they are not used")
+    if settings.optimizer.mini_batches > settings.problems.per_step:
+        raise ValueError("optimizer.mini_batches: at most problems.per_step, since a group is never split")
+    if settings.problems.balance_domains and settings.problems.per_step % 2:
+        raise ValueError("problems.per_step: must be even when problems.balance_domains is on")
+    if run.method != "opcod" and gate.mode in ("always", "domain_selective"):
+        raise ValueError(
+            f"gate.mode: {gate.mode!r} lets students tutor, run.method = {run.method!r} has no tutors; set "
+            "gate.mode = 'cognizance', or run.method = 'opcod'"
+        )
+    if gate.tutor_source == "latest" and run.schedule == "parallel":
+        raise ValueError(
+            "gate.tutor_source: 'latest' is the student that the phase before has trained, and in parallel there is "
+            "none; set run.schedule = 'sequential'"
+        )
+    _refuse_full_weights(settings)
+    if gate.hysteresis > gate.tau:
+        raise ValueError("gate.hysteresis: at most gate.tau, or who may not tutor never could again")
+    if settings.feedback.prompt == "naive" and settings.problems.format != "mcq":
+        raise ValueError(
+            f"feedback.prompt: the format {settings.problems.format!r} has one prompt, which asks for a concept; "
+            "'naive' needs problems.format = 'mcq'"
+        )
+
+
+def _refuse_full_weights(settings: RunSettings) -> None:
+    """What only adapters can do."""
+    if settings.run.weights != "full":
+        return
+    on_vllm = [name for name, student in sorted(settings.students.items()) if student.engine == "vllm"]
+    if on_vllm and settings.run.schedule == "parallel":
+        raise ValueError(
+            f"run.weights: the vLLM server of student {on_vllm[0]} holds one set of full weights at a time, and in "
+            "parallel it would serve two, the student in training and the tutor; set run.schedule = 'sequential', or "
+            f"students.{on_vllm[0]}.engine = 'transformers'"
+        )
+    found = [name for name in on_vllm if settings.students[name].vllm.url is not None]
+    if found:
+        raise ValueError(
+            f"students.{found[0]}.vllm.url: full weights are read in place of what a server holds, so it must serve "
+            "nobody else, and a restart must not go unseen; leave it out and the student starts a server itself, or "
+            "set run.weights = 'lora'"
+        )
+    if settings.loss.teacher == "trust_region":
+        raise ValueError(
+            "loss.teacher: 'trust_region' mixes two passes under one output layer, and with run.weights = 'full' there "
+            "are two; set loss.teacher = 'ema', or run.weights = 'lora'"
+        )

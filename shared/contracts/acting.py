@@ -1,6 +1,7 @@
-"""What a person does about an exchange or a tutor, through the broker's API: flag, exclude, silence.
+"""What a person asks of a run through the broker's API: pause, resume, abort; flag, exclude, silence.
 
-`acts/<id>.json` in the run's directory keeps each, done or refused, as the event that told it (`Acted`).
+`acts/<id>.json` in the run's directory keeps each act on an exchange or a tutor, done or refused, as the event that
+told it (`Acted`).
 """
 
 import re
@@ -93,3 +94,15 @@ class Accepted(Contract):
 def act_record(id_: str) -> str:
     """Where an act is kept, relative to the run's directory."""
     return f"{ACTS}/{id_}.json"
+
+
+class Control(Message):
+    """pause: issue nothing new · resume: go on · abort: end the run as FAILED."""
+
+    id: str
+    action: Literal["pause", "resume", "abort"]
+    reason: str = Field(default="asked for", max_length=500)
+
+    @property
+    def key(self) -> str:
+        return f"control.{self.id}"

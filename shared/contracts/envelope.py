@@ -55,11 +55,13 @@ def unwrap(data: bytes) -> Message:
             raise MalformedMessageError(
                 f"expected schema {SCHEMA}, got {envelope.schema_version}: sender and receiver differ in version"
             )
+        # A class is known once its module is imported: who reads a stream imports whatever may come on it.
         if envelope.type not in Message.registry:
             raise MalformedMessageError(f"unknown message type {shown(envelope.type)}")
         message = Message.registry[envelope.type].model_validate_json(envelope.body)
     except ValidationError as error:
         raise MalformedMessageError(f"message does not fit its schema: {reason(error)}") from error
+    # The id decides what counts as done already, so it must be that of this body.
     if message.key != envelope.id:
         raise MalformedMessageError(f"envelope id {shown(envelope.id)} is not the body's key {shown(message.key)}")
     return message

@@ -50,5 +50,7 @@ def eval_job_id(round_: int, student: str, split: str, chunk: int, attempt: int 
 
 def seed_of(*parts: object) -> int:
     """A 63-bit seed from any ids; equal parts give equal seeds on every machine."""
+    # With a separator that no id has: ("a", "bc") and ("ab", "c") are different seeds.
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    # 63 bits, so that it is a positive number wherever integers have 64 and a sign.
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,7 +1,7 @@
 """Jobs: what the broker asks a student to generate, and what comes back.
 
-Prompts and outputs are payloads (compressed JSON in a Redis hash, named by key and sha256);
-the messages on the streams only refer to them.
+Prompts and outputs are payloads (compressed JSON in a Redis hash, named by key and sha256); the messages on the
+streams only refer to them. `Questions` are asked outside of a run's queues, in files between two processes.
 """
 
 from enum import StrEnum
@@ -120,3 +120,20 @@ class JobDone(Message):
     @property
     def key(self) -> str:
         return f"{self.job_id}.done"
+
+
+class Question(Contract):
+    """One prompt. Sample j is drawn with seed_of(seed, j), whatever else is asked."""
+
+    messages: tuple[ChatMessage, ...]
+    seed: int
+
+
+class Questions(Contract):
+    """`samples` answers are wanted to each question; they come as PromptOutputs, one a line, in this order."""
+
+    student: str
+    version: str
+    samples: int = Field(ge=1)
+    sampling: Sampling
+    questions: tuple[Question, ...]

@@ -56,6 +56,7 @@ def _only(value: object, allowed: tuple[object, ...]) -> object:
 class Incoming(BaseModel):
     """Base of what clients send."""
 
+    # Refused by name and not ignored: a client that counts on a field must learn that it does nothing here.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -285,6 +286,7 @@ class Delta(Contract):
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, serializer: Serializer) -> dict[str, str]:
+        # Clients add up what comes: a null would be added as well.
         return {name: value for name, value in serializer(self).items() if value is not None}
 
 

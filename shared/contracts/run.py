@@ -31,8 +31,9 @@ class Status(StrEnum):
 
 
 STATE_FILE = "state.json"
-INITIAL_SCORES_FILE = "initial_scores.json"
 """In a run's directory: the RunState that its broker wrote last."""
+
+INITIAL_SCORES_FILE = "initial_scores.json"
 
 
 class Split(StrEnum):
@@ -86,6 +87,7 @@ class GroupState(StateModel):
 
     @property
     def ready(self) -> bool:
+        # Lost counts as told: a tutor that is silent holds up no step, the rollouts train without it.
         told = not self.tutored or self.feedback.status in (JobStatus.DONE, JobStatus.LOST)
         return self.rollout.status is JobStatus.DONE and told
 
@@ -203,6 +205,7 @@ class Score(StateModel):
     majority: dict[str, float]
 
     def mean(self, domain: str) -> float:
+        # All problems have equally many samples, so the mean over samples is that over problems.
         return sum(self.correct[domain]) / self.drawn(domain)
 
     def drawn(self, domain: str) -> int:

@@ -49,6 +49,7 @@ Target = GroupTarget | RevisionTarget | EvalTarget
 def find(state: RunState, id_: str) -> Target | None:
     """What the job is about, or None if it belongs to nothing that is open now."""
     for phase in state.phases:
+        # These first: a revision may outlive the step that it belongs to.
         for revision in phase.open_revisions:
             if revision.job_id == id_:
                 return RevisionTarget(phase, revision)

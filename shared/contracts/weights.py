@@ -1,8 +1,12 @@
-"""Weight versions: the manifest beside the files, and the announcements around a swap."""
+"""Weight versions: the manifest beside the files, the announcements around a swap, and the record of each step.
+
+`steps/<student>/s00017.json` below the run's directory is the record of one finished step.
+"""
 
 from typing import Literal
 
 from shared.contracts.envelope import Message
+from shared.contracts.ids import step_name
 from shared.contracts.messages import Contract
 
 
@@ -131,3 +135,26 @@ class ReplayedStep(Contract):
     recorded: str | None
     loss: float
     grad_norm: float
+
+
+class StepRecord(Contract):
+    """What one step looked like. tutored: its tutor was asked. Rewards and unique share as in its batch's manifest."""
+
+    student: str
+    round: int
+    step: int
+    version: str
+    tutored: bool
+    mean_reward: float | None
+    unique_share: float | None
+    metrics: StepMetrics
+
+
+def step_records(student: str) -> str:
+    """Directory of a student's records, relative to the run's."""
+    return f"steps/{student}"
+
+
+# One file each and no log: a step that is made again writes the same file again.
+def step_record(student: str, step: int) -> str:
+    return f"{step_records(student)}/{step_name(step)}.json"

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from shared.contracts.batches import BatchGroup, BatchManifest
 from shared.contracts.ids import step_name
 from shared.errors import StorageError, reason, shown
-from shared.files.store import GROUPS, MANIFEST, BlobStore
+from shared.files.store import GROUPS, MANIFEST, LocalStore
 
 BATCHES = "batches"
 
@@ -24,6 +24,7 @@ def batch_directory(student: str, step: int) -> str:
 
 def sealed_steps(run_dir: Path, student: str) -> list[int]:
     """The steps of the batches that lie whole on disk, in order."""
+    # A directory gets its name with the manifest in it; what has none was never sealed.
     found = (run_dir / BATCHES / student).glob("s*")
     return sorted(int(path.name[1:]) for path in found if path.name[1:].isdecimal() and (path / MANIFEST).is_file())
 
@@ -34,6 +35,7 @@ def batch_manifest(raw: bytes, directory: str, *, run: str, student: str, step: 
         manifest = BatchManifest.model_validate_json(raw)
     except ValidationError as error:
         raise StorageError(f"cannot read the manifest of the sealed batch {directory}: {reason(error)}") from error
+    # Copied or renamed by hand, it would be trained as a step that it is not.
     if (manifest.run, manifest.student, manifest.step) != (run, student, step):
         raise StorageError(
             f"expected the batch of {run}/{student} step {step} in {directory}, its manifest says that it belongs to "
@@ -42,7 +44,7 @@ def batch_manifest(raw: bytes, directory: str, *, run: str, student: str, step: 
     return manifest
 
 
-def read_groups(store: BlobStore, directory: str, manifest: BatchManifest) -> Iterator[BatchGroup]:
+def read_groups(store: LocalStore, directory: str, manifest: BatchManifest) -> Iterator[BatchGroup]:
     """All groups, verified before the first. Raises StorageError."""
     try:
         with store.open_verified(directory, GROUPS, manifest.groups_sha256).open("rb") as lines:
@@ -52,7 +54,7 @@ def read_groups(store: BlobStore, directory: str, manifest: BatchManifest) -> It
         raise StorageError(f"cannot read the sealed batch {directory}: {reason(error)}") from error
 
 
-def read_group(store: BlobStore, manifest: BatchManifest, problem_id: str) -> BatchGroup:
+def read_group(store: LocalStore, manifest: BatchManifest, problem_id: str) -> BatchGroup:
     """One group of a sealed batch. Raises StorageError if the batch does not hold it."""
     directory = batch_directory(manifest.student, manifest.step)
     for group in read_groups(store, directory, manifest):

@@ -54,6 +54,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         temporary = path.with_name(temporary_name())
         try:
             with temporary.open("xb") as file:
+                # Before the first byte, and until it has its name: a sweep takes what nobody locks for a dead writer's.
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.write(data)
                 file.flush()
@@ -61,6 +62,7 @@ def atomic_write(path: Path, data: bytes) -> None:
                 temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
+        # The rename lasts only once the folder is on the disk, too.
         sync_directory(path.parent)
 
 
@@ -99,6 +101,7 @@ def _locked_directory(parent: Path) -> tuple[Path, int]:
         with suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Between mkdir and lock a sweep may have removed it: what is locked then has no name any more.
             if path.exists():
                 return path, descriptor
             os.close(descriptor)
@@ -107,6 +110,7 @@ def _locked_directory(parent: Path) -> tuple[Path, int]:
 @cache
 def _machine() -> str:
     """Of whoever shares this kernel, and so its locks: containers of one machine, not pods on several."""
+    # The same in all containers of a machine, and another after it was started again, when no lock is left.
     known = _BOOT_ID.read_text() if _BOOT_ID.exists() else platform.node()
     return hashlib.sha256(known.encode()).hexdigest()[:8]
 
@@ -118,6 +122,7 @@ def temporary_name(machine: str | None = None) -> str:
 
 def sweep(root: Path) -> list[Path]:
     """Remove temporary files and directories under `root` whose writers are dead. Raises OSError."""
+    # A link may lead to anything outside.
     found = [path for path in root.rglob(f"{TEMPORARY}*") if not path.is_symlink()]
     return [path for path in sorted(found) if _remove_if_abandoned(path)]
 
@@ -130,6 +135,7 @@ def _remove_if_abandoned(path: Path) -> bool:
                 return _remove(path)
         return False
     try:
+        # A directory cannot be opened for writing, and NFS locks no file that is open for reading only.
         mode = os.O_RDONLY if path.is_dir() else os.O_RDWR
         descriptor = os.open(path, mode | os.O_NOFOLLOW)
     except FileNotFoundError:

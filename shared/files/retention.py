@@ -11,7 +11,8 @@ from pathlib import Path
 
 from shared.contracts.ids import parse_version
 from shared.contracts.run import RunState, Split
-from shared.files.store import MANIFEST, atomic_write
+from shared.files.durable import atomic_write
+from shared.files.store import MANIFEST
 
 PRUNED = "pruned"
 """The mark: an empty file beside the manifest."""
@@ -38,6 +39,7 @@ def needed_steps(state: RunState, student: str) -> dict[int, str]:
         name, step = parse_version(phase.tutor_version)
         if name == student:
             needed[step] = f"tutor in round {state.round}"
+    # Last, and so what is said of a version that is needed for several reasons.
     needed[parse_version(state.version[student])[1]] = "live"
     return needed
 
@@ -72,6 +74,7 @@ def prune(directory: Path) -> int:
         atomic_write(directory / PRUNED, b"")
     freed = 0
     for path in _tensor_files(directory):
+        # The broker and `opcod weights prune` may be at it at once.
         with contextlib.suppress(FileNotFoundError):
             size = path.stat().st_size
             path.unlink()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shared.contracts.run import STATE_FILE, RunState
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 
 
 def read_state_file(run_dir: Path) -> str | None:

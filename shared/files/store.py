@@ -1,19 +1,10 @@
-"""The blob store on a local or shared file system.
+"""Where files that must outlive a process lie: directories written once, on a local or shared file system.
 
-What always holds: a directory appears under its name complete, with its manifest, and durable, or not at all;
-one that exists is never written again.
+What always holds: a directory appears under its name complete, with its `manifest.json`, and durable, or not at all;
+one that exists is never written again; nothing is read as verified before its sha256 is.
 
-Which files a manifest lists, and with which sha256.
-
-From a name to a path under a root, and to nowhere else.
-
-What always holds: a name is made of plain components; nothing absolute, no `..`, no `~`, no hidden file, and no
-symbolic link below the root. A name is never looked up anywhere but on this disk.
-
-Where files that must outlive a process lie: directories written once, whole or not at all, and never changed.
-
-What always holds, whichever implementation: a directory that exists is complete and has a `manifest.json`; a name
-is a path of plain components under one root; nothing is read as verified before its sha256 is.
+A name is a path of plain components under one root: nothing absolute, no `..`, no `~`, no hidden file, and no symbolic
+link below the root. A name is never looked up anywhere but on this disk.
 """
 
 import errno
@@ -22,12 +13,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from shared.contracts.weights import FileEntry
 from shared.errors import StorageError, reason, shown
 from shared.files.durable import (
-    atomic_write,
     sha256_file,
     storage_errors,
     sweep,
@@ -36,39 +25,15 @@ from shared.files.durable import (
     temporary_directory,
 )
 
+MANIFEST = "manifest.json"
+GROUPS = "groups.jsonl"
+"""The one file of a sealed batch; its manifest has the sha256 under `groups_sha256`."""
+
 Content = bytes | Callable[[Path], None]
 """Bytes of a file, or what writes it to the path that it is given."""
 
 Manifest = bytes | Callable[[tuple[FileEntry, ...]], bytes]
 """Bytes of a manifest, or what makes them from the files as they were written, sorted by name."""
-
-
-class BlobStore(Protocol):
-    """Every call may raise StorageError."""
-
-    def write_directory(self, name: str, files: Mapping[str, Content], manifest: Manifest) -> str:
-        """Write it durably, at once; returns the sha256 of its manifest.
-
-        One that exists is adopted if it is intact and its files have the same sha256 (the sha256 returned is
-        then that of its own manifest), and an error otherwise.
-        """
-        ...
-
-    def exists(self, name: str) -> bool: ...
-
-    def read_manifest(self, name: str) -> bytes: ...
-
-    def verify(self, name: str, manifest: bytes) -> None:
-        """Check that the manifest there is `manifest`, and that exactly the files it lists are there, unchanged."""
-        ...
-
-    def open_verified(self, name: str, file: str, sha256: str) -> Path:
-        """Path of a file whose sha256 was checked just now."""
-        ...
-
-    def sweep_temporary(self) -> list[Path]:
-        """Remove what writers that died left behind; returns what was removed."""
-        ...
 
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}")
@@ -84,6 +49,7 @@ def resolve(root: Path, name: str) -> Path:
                 f"not absolute), got {shown(name)}"
             )
         path = path / component
+        # At every component: a link in the middle leads out as well as one at the end.
         if path.is_symlink():
             raise StorageError(f"{path} is a symbolic link; expected a file or directory without links under {root}")
     return path
@@ -94,11 +60,6 @@ def file_name(name: str) -> str:
     if not _COMPONENT.fullmatch(name):
         raise StorageError(f"expected a plain file name, got {shown(name)}")
     return name
-
-
-MANIFEST = "manifest.json"
-GROUPS = "groups.jsonl"
-"""The one file of a sealed batch; its manifest has the sha256 under `groups_sha256`."""
 
 
 def listed_files(manifest: bytes) -> dict[str, str]:
@@ -119,27 +80,31 @@ def listed_files(manifest: bytes) -> dict[str, str]:
         ) from error
 
 
-__all__ = ["MANIFEST", "LocalStore", "atomic_write", "sha256_file"]
-
-
 class LocalStore:
-    """Names are paths under `root`, which is made if absent. See BlobStore."""
+    """Directories under `root`, which is made if absent. Every call may raise StorageError."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
     def write_directory(self, name: str, files: Mapping[str, Content], manifest: Manifest) -> str:
-        """See BlobStore. Raises StorageError also if `manifest` does not list the files that were written."""
+        """Write it durably, at once; returns the sha256 of its manifest.
+
+        One that exists is adopted if it is intact and its files have the same sha256; the sha256 returned is then that
+        of its own manifest. Raises StorageError if other content lies there, or `manifest` does not list the files that
+        were written.
+        """
         target = resolve(self.root, name)
         names = {file_name(file) for file in files}
         if MANIFEST in names or not names:
             raise StorageError(f"expected at least one file, and none called {MANIFEST}, got {sorted(names)}")
         needed = sum(len(content) for content in files.values() if isinstance(content, bytes))
         with storage_errors(target, needed), temporary_directory(target.parent) as temporary:
+            # Sorted, so that equal files give equal manifests.
             entries = tuple(_write(temporary / file, files[file]) for file in sorted(names))
             data = manifest if isinstance(manifest, bytes) else manifest(entries)
             _check_listing(name, data, entries)
             _write(temporary / MANIFEST, data)
+            # Another writer was first, or this one, before it crashed.
             if not _move(temporary, target):
                 return self._adopt(name, entries)
             return hashlib.sha256(data).hexdigest()
@@ -182,18 +147,20 @@ class LocalStore:
             raise StorageError(f"cannot read {path}: {error}; expected a directory that was written whole") from error
 
     def verify(self, name: str, manifest: bytes) -> None:
-        """See BlobStore."""
+        """Raises StorageError unless the manifest there is `manifest`, and exactly the files it lists are there,
+        unchanged."""
         if self.read_manifest(name) != manifest:
             raise StorageError(f"{self.root / name}: its manifest is not the expected one; it was replaced or edited")
         listed = listed_files(manifest)
         present = {path.name for path in resolve(self.root, name).iterdir()} - {MANIFEST}
+        # A file too many counts as well: programs that load such a directory know nothing of the manifest.
         if present != set(listed):
             raise StorageError(f"{self.root / name}: expected the files {sorted(listed)}, found {sorted(present)}")
         for file, sha256 in listed.items():
             self.open_verified(name, file, sha256)
 
     def open_verified(self, name: str, file: str, sha256: str) -> Path:
-        """See BlobStore."""
+        """The path of a file whose sha256 was checked just now. Raises StorageError if it is another."""
         path = self._plain(name, file)
         try:
             found = sha256_file(path)
@@ -207,7 +174,7 @@ class LocalStore:
         return path
 
     def sweep_temporary(self) -> list[Path]:
-        """See BlobStore. What another live process of this machine is writing stays."""
+        """Remove what writers that died left behind; returns what was removed. What a live one is writing stays."""
         with storage_errors(self.root, 0):
             return sweep(self.root)
 
@@ -233,6 +200,7 @@ def _check_listing(name: str, manifest: bytes, entries: tuple[FileEntry, ...]) -
 
 def _move(temporary: Path, target: Path) -> bool:
     """Rename a complete directory onto its name; False if that exists. An empty directory counts as absent."""
+    # First what is in it, then its name.
     sync_directory(temporary)
     try:
         temporary.rename(target)

@@ -52,6 +52,7 @@ class AccessKeys:
     def scope_of(self, presented: str) -> Scope | None:
         """None for an unknown key. Every key is compared, each in constant time."""
         given = presented.encode()
+        # No early end: how long it takes must not tell which key was close.
         found = [scope for key, scope in self._scopes if secrets.compare_digest(given, key)]
         return max(found, default=None)
 

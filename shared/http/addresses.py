@@ -44,6 +44,7 @@ def is_loopback(host: str) -> bool:
 def needs_dns(host: str) -> bool:
     """Whether `host` is a name that somebody's DNS server answers for: addresses and localhost are what they say."""
     name = host.lower().rstrip(".")
+    # Names below localhost never leave the machine (RFC 6761).
     return _address(name) is None and name != "localhost" and not name.endswith(".localhost")
 
 

@@ -26,6 +26,7 @@ def bearer(key: str | None) -> dict[str, str]:
 
 def client(timeout_s: float, headers: Mapping[str, str] | None = None) -> httpx2.Client:
     """timeout_s: without a sign of life from the other side."""
+    # No proxy of the environment: our services are on this machine or in this cluster, and a key goes with the request.
     return httpx2.Client(headers=headers, timeout=timeout_s, trust_env=False, follow_redirects=False, verify=_tls())
 
 

@@ -1,6 +1,12 @@
 """What stands before every HTTP route: the key, its limits, the size of the body, the request's id, HEAD as GET.
 
 Pure ASGI, so that a streamed answer counts as one request in flight until its end.
+
+It also refuses what another site makes a browser send. No page can set the headers that tell. Sec-Fetch-Site is the
+browser's word on page and address as it sees both, whatever a proxy then does to Host, but it is sent to https and
+localhost only. Origin comes with whatever may change something; it says where the page is from and no more, so it is
+held against Host. Neither sees DNS rebinding, where a site points its own name at this machine and so asks itself: only
+the name in Host tells.
 """
 
 import hashlib
@@ -23,8 +29,13 @@ from starlette.types import Scope as AsgiScope
 from shared.contracts.http import ErrorBody, ErrorResponse
 from shared.errors import presentable, shown
 from shared.http.access import AccessKeys, Limits, Scope
-from shared.http.origins import SAFE_METHODS, from_elsewhere, is_malformed, may_be_rebound, says_its_origin
+from shared.http.addresses import needs_dns, split_place
 from shared.http.sessions import LOGIN_PATH, Sessions, is_open
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+MAX_SHOWN_CHARS = 100
+PORTS = {"http": 80, "https": 443}
+
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 RETRY_AFTER_S = 5
@@ -36,6 +47,7 @@ VISITOR = "visitor"
 
 MAX_ID_CHARS = 64
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+# Digits and not many: int() takes signs, blanks and underscores, too, and numbers of any length.
 _LENGTH = re.compile(r"[0-9]{1,18}")
 CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
@@ -56,6 +68,7 @@ class Guard:
         self._keys = keys
         self._sessions = sessions
         self._limits = limits
+        # Counted in memory: a limit is that of one process of one service, and a restart forgets it.
         self._rate = RateLimitItemPerMinute(limits.requests_per_minute)
         self._window = MovingWindowRateLimiter(MemoryStorage())
         self._in_flight: Counter[str] = Counter()
@@ -65,6 +78,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        # It goes into every line of the log, so nothing that a terminal would obey.
         wished = headers.get("x-request-id", "")[:MAX_ID_CHARS]
         request_id = wished if wished.isascii() and wished.isprintable() and wished else uuid.uuid4().hex
 
@@ -78,10 +92,12 @@ class Guard:
 
     async def _admit(self, scope: AsgiScope, receive: Receive, tagged: Send, headers: Headers) -> None:
         unnamed = _unnamed(headers)
+        # Probes have no key, and are answered also while a key has used up what it may.
         if unnamed is None and scope["path"] in OPEN_PATHS:
             await self._pass_on(scope, receive, tagged)
             return
         caller, granted = self._caller(headers)
+        # In this order: only what could be let in counts against a rate.
         refusal = (
             unnamed
             or self._foreign(scope["method"], headers, granted)
@@ -97,6 +113,7 @@ class Guard:
             await self._pass_on(scope, receive, tagged)
         finally:
             self._in_flight[caller] -= 1
+            # Or every caller that ever was would stay in memory.
             if not self._in_flight[caller]:
                 del self._in_flight[caller]
 
@@ -207,3 +224,47 @@ def error_response(
     )
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+
+
+def from_elsewhere(headers: Headers, *, with_keys: bool) -> str | None:
+    """Why this is taken for another site's request, and what to do; None if it is not.
+
+    with_keys: a cookie is needed to do anything, and is sent to the name that it was given by. So Sec-Fetch-Site is
+    enough, and a proxy may call this service by another name than the page has.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None and site != "same-origin":
+        shown = site[:MAX_SHOWN_CHARS]
+        return f"expected a request of this service's own page, Sec-Fetch-Site says {shown!r}; open the page itself"
+    if origin is None or (site is not None and with_keys) or _is_place(origin, headers.get("host", "")):
+        return None
+    here, page = headers.get("host", "")[:MAX_SHOWN_CHARS], origin[:MAX_SHOWN_CHARS]
+    return (
+        f"expected a request of this service's own page, but its Origin is {page!r} and its Host {here!r}; open the "
+        "page itself, or if a proxy stands before it, let that pass on the Host it was asked for (nginx: "
+        "proxy_set_header Host $http_host)"
+    )
+
+
+def says_its_origin(headers: Headers) -> bool:
+    return "sec-fetch-site" in headers or "origin" in headers
+
+
+def is_malformed(host: str | None) -> bool:
+    """Whether a Host header is neither a name nor an address. One that is missing is not: HTTP/1.0 has none."""
+    return host is not None and split_place(host) is None
+
+
+def may_be_rebound(host: str | None) -> bool:
+    """Whether the name asked for is one that any site may point here, which localhost and addresses are not."""
+    found = split_place(host) if host is not None else None
+    return found is not None and needs_dns(found[0])
+
+
+def _is_place(origin: str, host: str) -> bool:
+    """Whether pages of `origin` are at `host`; either may leave out the port that its scheme implies."""
+    scheme, _, rest = origin.partition("://")
+    page, here, implied = split_place(rest), split_place(host), PORTS.get(scheme)
+    if page is None or here is None or implied is None:
+        return False
+    return (page[0], page[1] or implied) == (here[0], here[1] or implied)

@@ -25,6 +25,8 @@ def problem(address: str) -> str | None:
     """Why the service there is not ready, or None."""
     url = f"{address}/readyz"
     try:
+        # Without proxies of the environment, and by urllib: a probe is a process every few seconds, and a client that
+        # takes long to import costs more than it asks.
         with build_opener(ProxyHandler({})).open(url, timeout=TIMEOUT_S):
             return None
     except (URLError, OSError) as error:

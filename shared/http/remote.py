@@ -32,6 +32,8 @@ class RemoteCalls:
     async def make(self, call: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         """The answer of `call`, or what it raises. Raises UnavailableError when no thread gets free in time."""
         try:
+            # The deadline is that of waiting for a thread. The call has one of its own, and a thread cannot be
+            # cancelled.
             with anyio.fail_after(self._deadline_s):
                 await self._free.acquire()
         except TimeoutError as error:
@@ -40,6 +42,8 @@ class RemoteCalls:
                 f"{self._deadline_s:g} s; look at `opcod status`, and try again"
             ) from error
         try:
+            # Never waited for: the semaphore lets in as many. The limiter keeps these calls off the threads that all
+            # else uses.
             return await to_thread.run_sync(functools.partial(call, *args, **kwargs), limiter=self._limiter)
         finally:
             self._free.release()

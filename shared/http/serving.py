@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from shared.errors import OpcodError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 from shared.http.addresses import http_url, listen
 from shared.parents import end_with
 
@@ -83,6 +83,7 @@ class Service:
         self._watch_parent()
         for thread in self._threads:
             thread.start()
+        # The socket listens already: who is faster than the server waits in its queue.
         if url_file is not None:
             atomic_write(url_file, url.encode())
         log.info("listening", url=url)

@@ -76,6 +76,7 @@ class _Tokens:
     def issue(self, scope: Scope) -> str:
         now_s = self._clock.monotonic_s()
         alive = {digest: item for digest, item in self._known.items() if item[1] > now_s}
+        # A dict keeps its order, so the first are the oldest.
         self._known = dict(list(alive.items())[-(MAX_SESSIONS - 1) :])
         token = secrets.token_urlsafe(32)
         self._known[_digest(token)] = (scope, now_s + self._lifetime_s)
@@ -85,6 +86,7 @@ class _Tokens:
         return self._if_alive(self._known.get(_digest(token)))
 
     def take(self, token: str) -> Scope | None:
+        # Taken out whether it is alive or not: a link works once.
         return self._if_alive(self._known.pop(_digest(token), None))
 
     def _if_alive(self, item: tuple[Scope, float] | None) -> Scope | None:

@@ -25,6 +25,7 @@ UNANCHORED = "unanchored"
 MAX_FEEDBACK_CHARS = 2000
 """Longer feedback is cut at a sentence. The prompt asks for about 80 words, so only runaway text gets here."""
 
+# Every word counts: its hash stands in each batch, and a run that goes on with another prompt mixes two methods.
 FEEDBACK_TEMPLATE = """\
 You are a specialist in {peer_domain}. A peer whose strength is {agent_domain} tried to answer the question below. \
 Review the attempt so that the peer can do better on a second try.
@@ -68,6 +69,7 @@ NAIVE_FEEDBACK_TEMPLATE_HASH = sha256(NAIVE_FEEDBACK_TEMPLATE.encode()).hexdiges
 _SLOT = re.compile(r"\{(peer_domain|agent_domain|fence|problem|response)\}")
 _INSTRUCTION_LINE = re.compile(r"(?:please )?(?:let's )?(?:reason|think) step[ -]by[ -]step[.!]?", re.IGNORECASE)
 _BACKTICKS = re.compile(r"`+")
+# Blanks inside a tag are forgiven, a few: with bounded repetitions matching stays linear in any text.
 _OPEN_TAG = re.compile(r"<\s{0,4}concept\s{0,4}>", re.IGNORECASE)
 _CLOSE_TAG = re.compile(r"<\s{0,4}/\s{0,4}concept\s{0,4}>", re.IGNORECASE)
 _ANY_TAG = re.compile(r"<\s{0,4}/?\s{0,4}concept\s{0,4}>", re.IGNORECASE)
@@ -139,12 +141,14 @@ def review_feedback(raw: str | None, problem: str) -> Review:
     Validates the raw text, strips the tags, sanitizes, cuts over-long feedback; if only punctuation is left the
     verdict is fb_none.
     """
+    # On the raw text: cleaning may take the very word away that anchors it.
     word = verdict(raw, problem)
     draft = Draft(raw or "")
     hide_unseen(draft)
     draft.delete(_tag_spans(draft.text), "concept_tag")
     sanitize_draft(draft)
     draft.strip("blank")
+    # Cleaned once more after the cut: half of something harmless may reveal.
     if len(draft.text) > MAX_FEEDBACK_CHARS:
         draft.delete([(_sentence_cut(draft.text, MAX_FEEDBACK_CHARS), len(draft.text))], "over_long")
         sanitize_draft(draft)
@@ -172,6 +176,7 @@ class _Tag:
 def _filled(template: str, problem: str, response: str, peer_domain: str, agent_domain: str) -> str:
     """One pass over the template, so that a slot's name inside a slot's text stays text."""
     question = without_instruction_line(problem)
+    # Longer than any run of backticks in the texts, so that none of them can close it from inside.
     longest = max(map(len, _BACKTICKS.findall(question) + _BACKTICKS.findall(response)), default=0)
     slots = {
         "peer_domain": neutralise_control_tokens(peer_domain),

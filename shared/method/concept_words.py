@@ -36,6 +36,7 @@ _STOP = (
 CANNOT_ANCHOR = frozenset(f"{_PAPER} {_PAPER_PLURALS} {_CHOICE} {_STOP}".split())
 
 _DASHES = re.compile("[‐‑‒–−]")
+# These go without a trace, so that a formula in an upright font stays one word; any other command parts words.
 _FONT_COMMAND = re.compile(r"\\(?:math[a-z]{1,5}|text[a-z]{0,6}|boldsymbol|operatorname|rm|bf|it|ce|left|right)\b")
 _OTHER_COMMAND = re.compile(r"\\(?:[a-z]{1,40}|.)", re.DOTALL)
 _MARKUP = re.compile(r"[{}$_^]")
@@ -52,6 +53,7 @@ MIN_STRETCH = 2
 
 def comparable(text: str) -> str:
     """The text as it is compared: `$\\mathrm{CO_2}$`, `$\\mathrm{CO}_2$` and `CO₂` are all `co2`."""
+    # Invisible characters first: one inside a word would make it another word.
     folded = unicodedata.normalize("NFKC", remove_invisible(text)).casefold().replace("’", "'")
     plain = _OTHER_COMMAND.sub(" ", _FONT_COMMAND.sub("", _DASHES.sub("-", folded)))
     return _MARKUP.sub("", plain.replace("}{", " "))
@@ -64,6 +66,7 @@ def words(text: str) -> Iterator[str]:
         whole = plain[start:end]
         yield whole
         parts = _JOINT.split(whole)
+        # Whole and in parts: a tutor may write `half-life` where the problem has `half life`, or the reverse.
         if len(parts) > 1:
             yield from parts
         for part in parts:
@@ -111,6 +114,7 @@ def _stretches(word: str, common: frozenset[str]) -> list[str]:
     if not UNSPACED_LETTER.search(word):
         return []
     bare = _HANGUL_PARTICLE.sub("", word)
+    # Longest first, or a short common word would cut a longer one in two.
     parts = re.split("|".join(map(re.escape, sorted(common, key=len, reverse=True))), bare) if common else [bare]
     return [part for part in parts if UNSPACED_LETTER.match(part) and letter_count(part) >= MIN_STRETCH]
 

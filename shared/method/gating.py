@@ -62,6 +62,7 @@ def cognizant_counts(
         raise ScoreError(
             f"previous: expected {len(correct)} students, got {len(before)}; pass last round's gate as it was"
         )
+    # A student whose gate is not known is judged by tau itself.
     shifts = {None: Fraction(0), True: slack, False: -slack}
     return [gap <= limit + shifts[was] for gap, was in zip(gaps_exact(correct, samples), before, strict=True)]
 
@@ -71,6 +72,7 @@ def may_tutor(mode: GateMode, cognizant: bool, *, problem_domain: str, strong_do
 
     domain_selective: a tutor that is not cognizant speaks only on problems of its strong domain.
     """
+    # Settings and state hold the mode as text.
     match GateMode(mode):
         case GateMode.ALWAYS:
             return True
@@ -100,6 +102,7 @@ def gap_interval(
     draws: dict[str, list[list[float]]] = {
         name: [
             [sum(scores[at] for at in picked) / len(picked) for scores in columns[name]]
+            # A stream of its own for each domain, and in it the same problems for every student.
             for picked in resampled_positions(len(columns[name][0]), seed + offset, resamples)
         ]
         for offset, name in enumerate(domains)
@@ -111,6 +114,7 @@ def gap_interval(
 def as_exact(value: Exact, what: str) -> Fraction:
     """The rational that the setting's decimal text says; ScoreError if it is not a number of at least 0."""
     try:
+        # From its text: the float 0.2 itself is a little more than 1/5, and a gap of exactly tau must pass.
         exact = value if isinstance(value, Fraction) else Fraction(str(value))
     except (ValueError, ZeroDivisionError) as error:
         raise ScoreError(f"{what}: expected a number such as 0.2, got {value!r}; correct the setting") from error
@@ -121,6 +125,7 @@ def as_exact(value: Exact, what: str) -> Fraction:
 
 def _relative_shortfalls(scores: Sequence[Mapping[str, Fraction]]) -> list[Fraction]:
     """The gaps; a domain in which nobody scores separates nobody, so its term is 0."""
+    # best_d in the paper's terms: of the students of this run, not of any fixed reference.
     best = {name: max(row[name] for row in scores) for name in (scores[0] if scores else ())}
     return [sum(((best[name] - row[name]) / best[name] for name in best if best[name]), Fraction(0)) for row in scores]
 

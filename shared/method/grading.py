@@ -24,6 +24,7 @@ def extract_answer(text: str) -> str:
     Without an opening tag the whole text is read. Case matters. A response cut before `</answer>` still answers
     with its rest.
     """
+    # Where there is no tag, rpartition gives the whole text as the tail; the published scorer reads that, too.
     _, _, tail = text.rpartition(OPEN_TAG)
     answer, _, _ = tail.partition(CLOSE_TAG)
     return answer.strip()
@@ -34,6 +35,7 @@ def grade(text: str, answer: str) -> float:
 
     text: the decoded response alone, special tokens skipped.
     """
+    # No folding of case and no markup taken off: leniency here would be another reward than the paper's.
     return 1.0 if extract_answer(text) == answer else 0.0
 
 

@@ -38,6 +38,8 @@ def _wilson(rate: float, count: float, z: float) -> tuple[float, float] | None:
         raise ScoreError(f"interval: expected a rate in [0, 1] over a count of at least 0, got {rate} over {count}")
     if count == 0:
         return None
+    # Wilson (1927): the rates that a test at z would not reject. Unlike the normal interval it stays within [0, 1] and
+    # has a width at rates of 0 and 1.
     spread = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
     middle, scale = rate + z * z / (2 * count), 1 + z * z / count
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)

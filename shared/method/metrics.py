@@ -26,6 +26,7 @@ def difficulty_bins(wrong_count: int, n: int = 8) -> list[str]:
     """
     if n < 1 or not 0 <= wrong_count <= n:
         raise ScoreError(f"difficulty: expected between 0 and {n} wrong rollouts, got {wrong_count}; count the group")
+    # Rounded up, by floor division of the negative number.
     unit = -(-n // 8)
     easy = 2 * wrong_count <= n
     hard = not easy and wrong_count < n
@@ -41,6 +42,7 @@ def difficulty_bins(wrong_count: int, n: int = 8) -> list[str]:
 def dominates(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
     """Whether `one` is at least as good in every domain and better in some. Equal scores dominate nothing."""
     domains = require_same_keys([one, other], "comparison")
+    # A score that is NaN compares as neither better nor worse, so it is refused.
     pairs = [(checked_score(one[name], name), checked_score(other[name], name)) for name in domains]
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
@@ -71,6 +73,7 @@ def change_interval(
     check_confidence(confidence)
     if len(before) != len(after) or not before:
         raise ScoreError(f"change: expected the same problems before and after, got {len(before)} and {len(after)}")
+    # Paired: before and after are resampled together, so that a hard problem weighs on both alike.
     changes = [
         checked_score(late, "change") - checked_score(early, "change")
         for early, late in zip(before, after, strict=True)

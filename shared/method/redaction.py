@@ -23,6 +23,7 @@ class Draft:
     def __init__(self, original: str) -> None:
         self.original = original
         self.text = original
+        # For each character of `text`, where it stands in the original; for each of the original, why it went.
         self._kept = list(range(len(original)))
         self._reasons: list[str | None] = [None] * len(original)
 
@@ -30,6 +31,7 @@ class Draft:
         """Take out ordered, disjoint spans of the current text. What was deleted inside them before joins them."""
         spans = [span for span in spans if span[0] < span[1]]
         for start, end in spans:
+            # In the original a span may hold what went before: all of that now belongs to this removal.
             first, last = self._kept[start], self._kept[end - 1]
             self._reasons[first : last + 1] = [reason] * (last + 1 - first)
         rest = list(between(spans, len(self.text)))

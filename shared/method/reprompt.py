@@ -59,6 +59,7 @@ def template_hash(template: RepromptTemplate) -> str:
     return sha256(dumps(asdict(template), sort_keys=True).encode()).hexdigest()
 
 
+# Its hash stands in each batch, so a change of one word shows there.
 DEFAULT_TEMPLATE = RepromptTemplate()
 TEMPLATE_HASH = template_hash(DEFAULT_TEMPLATE)
 
@@ -76,6 +77,7 @@ def teacher_messages(
     messages: dicts with role and content, the last one the question. Blank texts count as absent; without either
     the messages come back unchanged. Chat control tokens in all three texts arrive as text.
     """
+    # Copies: the caller keeps the student's prompt.
     unchanged = [dict(message) for message in messages]
     if not unchanged or unchanged[-1].get("role") != "user":
         raise ValueError(
@@ -101,6 +103,7 @@ def pick_demonstrations(
     """
     correct = [j for j, reward in enumerate(rewards) if checked_score(reward, f"reward {j}") >= success]
     return [
+        # Two are enough: only the first correct rollout itself is in need of the second.
         next((candidate for candidate in correct[:2] if not (exclude_self and candidate == j)), None)
         for j in range(len(rewards))
     ]
@@ -171,6 +174,8 @@ def _section(heading: str, text: str | None) -> str:
 
 def _longest_fitting(solution: str, fits: Callable[[str], bool]) -> str | None:
     """The solution with as little as possible cut out of its middle; None if less than the minimum would stay."""
+    # A binary search, since each try renders and tokenizes the whole prompt. A shorter text may in rare cases have more
+    # tokens; then a little less is kept than could be, and never too much.
     low, high, best = MIN_DEMONSTRATION_CHARS, len(solution) - 1, None
     while low <= high:
         keep = (low + high) // 2

@@ -15,6 +15,7 @@ class ScoreError(OpcodError, ValueError):
 
 def checked_score(value: float, what: str) -> float:
     """The value itself. Raises ScoreError, naming `what`, unless it is finite and not negative."""
+    # NaN passes every comparison as false: unchecked it would read as "no gap".
     if not math.isfinite(value) or value < 0:
         raise ScoreError(
             f"{what}: expected a finite score of at least 0, got {value!r}; evaluate again before using it"
@@ -43,6 +44,7 @@ def check_confidence(confidence: float) -> None:
 def percentile_interval(draws: Sequence[float], confidence: float) -> tuple[float, float]:
     """The central `confidence` share of the draws: (low, high), nearest rank."""
     check_confidence(confidence)
+    # Nearest rank, outwards at both ends: an interval may be a little too wide, never too narrow.
     ordered = sorted(draws)
     tail = (1 - confidence) / 2
     last = len(ordered) - 1
@@ -51,6 +53,7 @@ def percentile_interval(draws: Sequence[float], confidence: float) -> tuple[floa
 
 def resampled_positions(count: int, seed: int, resamples: int = RESAMPLES) -> Iterable[list[int]]:
     """`resamples` draws of `count` positions out of range(count), with replacement; the same for the same seed."""
+    # Its own generator: the global one belongs to whoever calls.
     draw = random.Random(seed)
     everyone = range(count)
     for _ in range(resamples):

@@ -47,6 +47,7 @@ def resampling_chance(wrong_rollouts: int, samples: int) -> float:
     """Chance that a right rollout's problem is answered wrong when it is sampled again: wrong / (n - 1)."""
     if not 0 <= wrong_rollouts < samples:
         raise ScoreError(f"chance: expected fewer wrong rollouts than the {samples} of the group, got {wrong_rollouts}")
+    # Of the other n - 1: this one is known to be right.
     return wrong_rollouts / (samples - 1) if samples > 1 else 0.0
 
 
@@ -55,6 +56,7 @@ def judge_tutor(count: BreakCount, max_break_rate: float) -> SilenceJudgement | 
     if count.right == 0:
         return None
     rate = count.broke / count.right
+    # Counted as independent, eight revisions of one problem would silence a tutor by a single bad feedback.
     low = wilson_lower(rate, effective_count(count.right, count.right_squares), CONFIDENCE) or 0.0
     chance = count.expected / count.right
     return SilenceJudgement(rate, low, chance, max(max_break_rate, chance))

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from shared.errors import ModelError, reason
 from shared.modeling.checksums import TensorBytes, checksum_of
 from shared.modeling.directory import ADAPTER_CONFIG, few
-from shared.modeling.finite import is_finite
+from shared.modeling.fitting import is_finite
 from shared.modeling.loading import DTYPES, Dtype
 from shared.modeling.plain_lora import read_plain_lora, require_targets
 
@@ -56,6 +56,7 @@ def target_modules(model: nn.Module, spec: LoraSpec) -> dict[str, nn.Linear]:
     found = {
         name: module
         for name, module in model.named_modules()
+        # Outside of the blocks are embedding and output layer, which no adapter changes.
         if isinstance(module, nn.Linear) and (block := block_index(name)) is not None and block >= first
     }
     if not found:
@@ -79,11 +80,13 @@ def attach_lora(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftModel:
     not go with the model.
     """
     config = LoraConfig(**_peft_config(model, spec))
+    # The random stream of whoever calls must go on as if no adapter had been made.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft still asks transformers by the old name whether it checkpoints activations
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
         try:
+            # The adapter in fp32 whatever the model has: in bf16 most of a small step would be rounded away.
             return get_peft_model(model, config, autocast_adapter_dtype=True)
         except ValueError as refused:
             kind = model.config.model_type
@@ -122,6 +125,7 @@ def save_adapter(directory: Path, tensors: Mapping[str, Tensor], spec: LoraSpec,
         "inference_mode": True,
         **_config_of(modules, spec),
     }
+    # Sorted, so that equal adapters are equal files.
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
@@ -135,6 +139,7 @@ def load_adapter(directory: Path) -> tuple[Adapter, LoraSpec]:
     except (OSError, SafetensorError) as broken:
         raise ModelError(f"expected {WEIGHTS_FILE} of a LoRA adapter in {directory}: {reason(broken)}") from broken
     spec = LoraSpec(config.r, config.alpha_scale, config.first_layer, _dtype_of(tensors, directory))
+    # Only the tensors say which modules are changed.
     require_targets(config, [module for module, _a, _b in _pairs(tensors, spec, str(directory))], directory)
     return tensors, spec
 
@@ -170,6 +175,7 @@ def merged_parameters(model: nn.Module, tensors: Mapping[str, Tensor], spec: Lor
                     f"the adapter changes {module}, whose weight the base model ties to another layer's: save the base "
                     "with a weight of its own for it, and tie_word_embeddings = false"
                 )
+            # Multiplied and added in fp32, and rounded to the model's dtype once, at the end.
             delta = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
             merged[f"{module}.weight"] = weight.float().add(delta, alpha=spec.alpha_scale).to(weight.dtype)
     return merged
@@ -239,6 +245,7 @@ def _dtype_of(tensors: Mapping[str, Tensor], directory: Path) -> Dtype:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
+    # As bytes, since numpy has no bfloat16.
     flat = tensor.detach().to("cpu").contiguous().flatten().view(torch.uint8)
     view: memoryview = flat.numpy().data
     return view

@@ -31,6 +31,7 @@ def grouped_attention(
         raise ValueError("grouped attention needs a mask for more than one query a sequence")
     batch, heads, queries, width = query.shape
     shared, length = key.shape[1], key.shape[2]
+    # The queries of all heads that share a key head, one below the other: more rows of one product.
     stacked = (query * scaling).reshape(batch, shared, -1, width)
     scores = (stacked @ key.transpose(2, 3)).view(batch, heads, queries, length)
     if attention_mask is not None:
@@ -42,5 +43,6 @@ def grouped_attention(
     return mixed.view(batch, heads, queries, width).transpose(1, 2).contiguous(), None
 
 
+# Importing this module makes it known to transformers by its name, with masks that are added to the scores.
 AttentionInterface.register(GROUPED, grouped_attention)
 AttentionMaskInterface.register(GROUPED, eager_mask)

@@ -1,4 +1,4 @@
-"""Messages to token ids, the same in student, trainer and `specialize`.
+"""Messages to token ids, the same in student, trainer and `specialize`; and ids back to pieces of text for people.
 
 What a message contains never becomes a special token: those are the template's alone.
 """
@@ -36,6 +36,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
         turn["content"] = neutralise(tokenizer, turn["content"])
     ids = encode(tokenizer, _rendered(tokenizer, turns))
     blank = [turn if turn["role"] == "system" else {**turn, "content": "x"} for turn in turns]
+    # Special tokens that are there with blank contents, too, are the template's own; any more came from a content.
     expected = encode(tokenizer, _rendered(tokenizer, blank))
     excess = _count(ids, specials) - _count(expected, specials)
     if excess:
@@ -67,6 +68,8 @@ def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     for name in names:
         if len(name) > 1:
+            # Still legible, and not the token any more. One of a single character cannot be broken up; `render` sees
+            # it.
             text = text.replace(name, f"{name[0]} {name[1:]}")
     return text
 
@@ -106,3 +109,36 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]
 
 def _count(ids: Sequence[int], specials: frozenset[int]) -> Counter[int]:
     return Counter(index for index in ids if index in specials)
+
+
+# What a decoder writes for bytes that are not a whole character (yet).
+_BROKEN = "\ufffd"
+
+
+def text_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Return the text that each token adds, special tokens included.
+
+    A character made of several tokens belongs to the last of them; the pieces before it are empty. Each piece is
+    read after its predecessor, since some decoders treat the first token of a text otherwise.
+    """
+    pieces: list[str] = []
+    start = read = 0
+    for end in range(1, len(ids) + 1):
+        before, now = _decode(tokenizer, ids[start:read]), _decode(tokenizer, ids[start:end])
+        # A broken end may become a character with the next token; the last one has to stay as it is.
+        whole = end == len(ids) or not now.endswith(_BROKEN)
+        pieces.append(now[len(before) :] if whole else "")
+        if whole:
+            start, read = read, end
+    return pieces
+
+
+def lone_piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """Return the text of one token on its own."""
+    return _decode(tokenizer, [token])
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    text = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text

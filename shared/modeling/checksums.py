@@ -58,6 +58,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
         length = _header_length(file, path, size)
         try:
             header = json.loads(file.read(length))
+            # Not part of the identity: it says who wrote the file.
             header.pop("__metadata__", None)
             return {name: _entry(raw, 8 + length, size) for name, raw in header.items()}
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as broken:
@@ -67,6 +68,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
 
 
 def _header_length(file: BinaryIO, path: Path, size: int) -> int:
+    # A safetensors file: 8 bytes with the length of a JSON header, the header, then the data.
     prefix = file.read(8)
     length: int = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
     if 8 + length > size or length > _HEADER_LIMIT_BYTES:

@@ -10,6 +10,7 @@ from shared.errors import ConfigError
 
 _CHOSEN = "CUDA_VISIBLE_DEVICES"
 _BY_CONTAINER = "NVIDIA_VISIBLE_DEVICES"
+# How no GPU is said: empty or negative to CUDA, in words to NVIDIA's container toolkit.
 _NOTHING = frozenset({"", "-1", "none", "void", "nodevfiles"})
 _DRIVER = Path("/proc/driver/nvidia/version")
 

@@ -59,8 +59,9 @@ def weight_files(path: Path) -> list[Path]:
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ModelError(f"expected weight_map of names to files in {path / INDEX_FILE}, got {shown_json(places)}")
     named = sorted(set(places.values()))
+    # An index may name anything: no foreign name is ever looked up.
     there = {file.name for file in path.iterdir() if file.is_file()}
-    missing = [name for name in named if name not in there]  # no foreign name is ever looked up
+    missing = [name for name in named if name not in there]
     if missing:
         raise ModelError(f"expected in {path} the files that {INDEX_FILE} names, found no {few(missing)}")
     return [path / name for name in named]

@@ -40,6 +40,7 @@ def ensure_embedded_model(cache_dir: Path) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent / f".{EMBEDDED_NAME}.lock"):
+        # Asked again under the lock: another process may have made it meanwhile.
         if not target.is_dir():
             log.info("converting the embedded model into %s (once)", target)
             _convert_into(_gguf_path(), target)
@@ -65,6 +66,7 @@ def _convert_into(gguf: Path, target: Path) -> None:
         convert_model(gguf, working)
         _restore_digit_splitting(working / "tokenizer.json")
         _seal(working)
+        # mkdtemp makes a directory that only its owner may enter.
         working.chmod(0o755)
         working.rename(target)
         _fsync(target.parent)
@@ -95,6 +97,7 @@ def convert_model(gguf: Path, directory: Path) -> None:
     )
     refuse_others(info, gguf)
     config = loaded.config
+    # The weights are bf16 from here on; a model that says it is quantised would be refused.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)

@@ -1,11 +1,11 @@
-"""Whether the weights in a directory are all of a model's and no others, by name and shape; only headers are read.
+"""Whether the weights in a directory are all of a model's and no others, by name and shape, and finite numbers.
 
 What transformers leaves out is left out here, and no more: names that it maps or ignores, and tied tensors. So the
-same files fit every engine, also one that loads them by itself.
+same files fit every engine, also one that loads them by itself. Names and shapes come from the files' headers alone.
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def require_fit(path: Path, skeleton: PreTrainedModel) -> None:
         _, info = type(skeleton).from_pretrained(
             None,
             config=skeleton.config,
+            # In the place of files: names and shapes go through the very code that loads a model.
             state_dict=headers,
             device_map={"": "meta"},
             dtype=skeleton.dtype,
@@ -48,6 +49,32 @@ def refuse_others(info: Mapping[str, Collection[Any]], path: Path) -> None:
             f"expected in {path} the tensors that its config.json describes (is it complete? fetch or save it again); "
             f"{'; '.join(said)}"
         )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """No element is infinite or NaN. A sum that is finite shows it at a fraction of the cost, as it is so only where
+    every element is; one that is not may just be too large.
+    """
+    # The sum may overflow where every element is finite, so only a finite one is an answer.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def require_finite(tensors: Iterable[tuple[str, Tensor]], where: Path) -> None:
+    """Raises ModelError with the names of those that are not; one after the other is looked at, and let go."""
+    others = [name for name, tensor in tensors if not is_finite(tensor)]
+    if others:
+        raise ModelError(f"expected finite weights in {where}, found NaN or infinity in {few(others)}: fetch it again")
+
+
+def file_tensors(*files: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of safetensors files by name, each read when it is asked for. Raises ModelError."""
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 - it is no mapping
+                    yield name, opened.get_tensor(name)
+        except (OSError, SafetensorError) as broken:
+            raise ModelError(f"expected safetensors in {file}: {reason(broken)}") from broken
 
 
 def _without_values(files: list[Path]) -> dict[str, Tensor]:

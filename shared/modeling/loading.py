@@ -1,17 +1,19 @@
-"""From a model's directory to the model and its tokenizer in memory.
+"""From a model's directory to the model, its tokenizer and the tokens that end its texts.
 
 Only safetensors and JSON are ever read, no code comes with a model, and nothing here touches the network. What does not
-fit together, in shape, names or ids, is refused by name.
+fit together, in shape, names or ids, is refused by name. The tokens that end a text are the same in every engine, and
+what a trainer finds at the end of a rollout.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,10 +23,44 @@ from transformers.utils.logging import disable_progress_bar
 from shared.errors import ModelError, shown
 from shared.modeling.attention import GROUPED, PLAIN_MODEL_TYPES
 from shared.modeling.chat import FIXED_TEXTS, encode
-from shared.modeling.directory import MODEL_CONFIG, checked_directory, few, read_model_config, reading, weight_files
-from shared.modeling.finite import file_tensors, require_finite
-from shared.modeling.fitting import require_fit
-from shared.modeling.stopping import generation_config
+from shared.modeling.directory import (
+    MODEL_CONFIG,
+    checked_directory,
+    few,
+    read_model_config,
+    read_object,
+    reading,
+    weight_files,
+)
+from shared.modeling.fitting import file_tensors, require_finite, require_fit
+
+GENERATION_CONFIG = "generation_config.json"
+
+
+def eos_ids(generation: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Those of a generation configuration and of the tokenizer."""
+    named = generation.eos_token_id
+    listed = named if isinstance(named, list) else [named]
+    return frozenset(i for i in [*listed, tokenizer.eos_token_id] if i is not None)
+
+
+def generation_config(model_dir: Path) -> Any:
+    """What a model loaded from there would have as its generation configuration. Raises ModelError."""
+    own = (model_dir / GENERATION_CONFIG).is_file()
+    file = model_dir / (GENERATION_CONFIG if own else MODEL_CONFIG)
+    _require_ids(read_object(file).get("eos_token_id"), file)
+    with reading(file.name, model_dir):
+        if own:
+            return GenerationConfig.from_pretrained(model_dir, local_files_only=True)
+        config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        return GenerationConfig.from_model_config(config)
+
+
+def _require_ids(eos: object, file: Path) -> None:
+    listed = eos if isinstance(eos, list) else [eos]
+    if eos is not None and not all(isinstance(one, int) and not isinstance(one, bool) for one in listed):
+        raise ModelError(f"{file}: expected eos_token_id to be an id or a list of ids, got {str(eos)[:60]!r}")
+
 
 Dtype = Literal["bfloat16", "float32"]
 
@@ -40,6 +76,7 @@ def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> Pr
             path, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     require_finite(model.named_parameters(), path)
+    # Only there: on a GPU torch's own kernels are faster.
     if device == "cpu" and model.config.model_type in PLAIN_MODEL_TYPES:
         model.set_attn_implementation(GROUPED)
     return model.to(device).eval()
@@ -49,6 +86,7 @@ def check_model(path: Path) -> None:
     """Refuse a directory whose files do not make one model, without reading its weights. Raises ModelError."""
     disable_progress_bar()
     require_fit(checked_directory(path), load_skeleton(path, "bfloat16"))
+    # Its value is not needed here: what is wrong with it shall show now, not at the first answer.
     generation_config(path)
 
 
@@ -79,6 +117,7 @@ def vocabulary_size(path: Path) -> int:
 def load_skeleton(path: Path, dtype: Dtype) -> PreTrainedModel:
     """Return the model in `path` without its values: shapes and dtypes on the meta device. Raises ModelError."""
     config = load_config(path)
+    # Without memory for values, so that this is cheap for a model of any size.
     with reading(f"the {MODEL_CONFIG} of a causal language model", path), torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], trust_remote_code=False)
     return model
@@ -111,6 +150,7 @@ def _require_known_ids(tokenizer: PreTrainedTokenizerBase, size: int, path: Path
 
     def comes_up(token: str, index: int) -> bool:
         """Texts give no special tokens, and some models have one too many for the pictures of a sibling."""
+        # So only those count that the template writes, or the tokenizer sets by itself.
         special = index in added and added[index].special
         return not special or token in named or token in str(tokenizer.chat_template)
 

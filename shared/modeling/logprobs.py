@@ -32,16 +32,19 @@ def token_logprobs(
     ids_BS, mask_BS = _padded(prompt_ids, response_ids)
     longest = max(len(response) for response in response_ids)
     device = model.device
+    # Padding on the left is no part of the text: positions count from its first token.
     positions_BS = (mask_BS.cumsum(1) - 1).clamp_(min=0)
     output = model(
         input_ids=ids_BS.to(device),
         attention_mask=mask_BS.to(device),
         position_ids=positions_BS.to(device),
         use_cache=False,
+        # One more than the answer has: each position predicts the next token, and the last prediction is dropped.
         logits_to_keep=longest + 1,
     )
     logits_BTV: Tensor = output.logits[:, :-1].float() / (temperature or 1.0)
     targets_BT = ids_BS[:, -longest:].to(device)
+    # Not log_softmax, which would make another tensor of the vocabulary's size.
     chosen_BT = logits_BTV.gather(2, targets_BT[..., None])[..., 0] - logits_BTV.logsumexp(2)
     padding_BT: Tensor = mask_BS[:, -longest:].to(device) == 0
     return chosen_BT.masked_fill(padding_BT, 0.0)

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared.errors import ModelError
 from shared.modeling.directory import ADAPTER_CONFIG, few, read_object, reading, shown_json
 
+# Values of init_lora_weights that draw A and B only. The others take something out of the base weights first.
 _BASE_UNTOUCHED = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
-"""Values of init_lora_weights that draw A and B only. The others take something out of the base weights first."""
 
+# Options that say where an adapter comes from, or how it was trained, or that do nothing without another one.
 _NO_EFFECT = frozenset(
     {
         "auto_mapping",
@@ -34,7 +35,6 @@ _NO_EFFECT = frozenset(
         "task_type",
     }
 )
-"""Options that say where an adapter comes from, or how it was trained, or that do nothing without another one."""
 
 _ADVICE = "merge it into its base with PEFT (merge_and_unload) and name the merged model"
 
@@ -106,6 +106,7 @@ def require_targets(config: PlainLora, modules: Iterable[str], directory: Path) 
         return
     named = config.model_dump(include={"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"})
     with reading(f"target modules in {ADAPTER_CONFIG}", directory):
+        # Matched by PEFT itself: what it would leave out is found, whatever its rules are.
         as_peft = LoraConfig(**named)
         others = [module for module in modules if not check_target_module_exists(as_peft, module)]
     if others:

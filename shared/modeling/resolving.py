@@ -1,22 +1,32 @@
 """From a model's name in the configuration to a directory with all of its weights.
 
 Only safetensors and JSON are ever fetched. A LoRA adapter is a name too: it stands for its base model with the
-adapter merged into the weights, since a run's own adapter, and the average that teaches, start at zero on them.
+adapter merged into the weights, once, and cached. A run's own adapter, and the average of adapters that teaches, start
+at zero on the merged weights. Beside an adapter that is not zero, a teacher that starts at the base model would be
+another model than the student for tens of steps (docs/method.md, deviation 3).
 """
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from shared.errors import ModelError, UnavailableError, shown
-from shared.modeling.directory import checked_directory
+from shared.files.durable import locked, sha256_file
+from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
+from shared.modeling.directory import MODEL_CONFIG, checked_directory, holds_weights
 from shared.modeling.embedded import embedded_directory, ensure_embedded_model
-from shared.modeling.merging import base_name, ensure_merged, is_adapter, merged_directory
+from shared.modeling.loading import Dtype, load_config, load_model
+from shared.modeling.plain_lora import read_plain_lora
+from shared.modeling.saving import model_identity, save_model, small_hashes
 
 EMBEDDED = "embedded"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# No pickled weights and no code: what is not named here is not fetched.
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt"]
 
 
@@ -76,6 +86,7 @@ def _require_hub_id(name: str) -> None:
 
 def _named_base(adapter: Path) -> str:
     name = base_name(adapter)
+    # Or its base would be looked for without end.
     if _local(name) == adapter:
         raise ModelError(f"the adapter in {adapter} names itself as its base model")
     return name
@@ -99,3 +110,49 @@ def _download(name: str) -> Path:
         ) from offline
     except (HfHubHTTPError, OSError) as refused:
         raise ModelError(f"expected a public model {name} on the hub, could not fetch it: {refused}") from refused
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds a PEFT adapter and no whole model; the base's config.json may lie beside it."""
+    whole = (directory / MODEL_CONFIG).is_file() and holds_weights(directory)
+    return (directory / CONFIG_FILE).is_file() and not whole
+
+
+def base_name(adapter: Path) -> str:
+    """The base model that an adapter names. Raises ModelError where it names none, or cannot be merged into one."""
+    name = read_plain_lora(adapter).base_model_name_or_path
+    if not name:
+        raise ModelError(f"expected base_model_name_or_path in {adapter / CONFIG_FILE}, got {name!r}: name the base")
+    return name
+
+
+def ensure_merged(adapter: Path, base: Path, cache_dir: Path) -> Path:
+    """The directory of `base` with `adapter` merged in; made on first use. Raises ModelError where they do not fit.
+
+    The adapter's own tokenizer and chat template, where it has them, take the place of the base's.
+    """
+    tensors, spec = load_adapter(adapter)
+    target = merged_directory(adapter, base, cache_dir)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent / f".{target.name}.lock"):
+        # Asked under the lock: another process may have merged it meanwhile.
+        if not target.is_dir():
+            model = load_model(base, _dtype(base))
+            merge_adapter(model, tensors, spec)
+            save_model(model, target, [adapter, base])
+    return target
+
+
+def merged_directory(adapter: Path, base: Path, cache_dir: Path) -> Path:
+    """Where the two merged lie, once they are made: named by what both hold. Raises ModelError."""
+    try:
+        changes = {name: sha256_file(adapter / name) for name in (WEIGHTS_FILE, CONFIG_FILE)}
+    except OSError as missing:
+        raise ModelError(f"expected {CONFIG_FILE} and {WEIGHTS_FILE} in {adapter}: {missing}") from missing
+    identity = [changes, small_hashes(adapter), model_identity(base)]
+    return cache_dir / "merged" / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _dtype(base: Path) -> Dtype:
+    """As the base model is saved; half precision becomes bfloat16."""
+    return "float32" if load_config(base).dtype == torch.float32 else "bfloat16"

@@ -22,6 +22,7 @@ def save_model(model: PreTrainedModel, target: Path, sources: Sequence[Path]) ->
         working.mkdir()
         model.save_pretrained(working)
         for path in (path for source in sources for path in small_files(source)):
+            # config.json is that of the model as it is now; the tokenizer and its template come from the sources.
             if not (working / path.name).exists():
                 shutil.copyfile(path, working / path.name)
         for path in working.iterdir():

@@ -1,15 +1,25 @@
-"""The tensors of a published version, whichever kind it is: an adapter or a whole model."""
+"""The tensors of a published version, whichever kind it is: an adapter or a whole model.
+
+A whole model is a directory that any program loads, its tensors in one safetensors file: the model's parameters by
+name, one that is used twice (tied embeddings) once, in the model's dtype.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from shared.contracts.weights import WeightsManifest
+from shared.errors import ModelError, reason
 from shared.modeling.adapters import checksum, load_adapter
 from shared.modeling.checksums import file_checksum
-from shared.modeling.finite import file_tensors, require_finite
-from shared.modeling.full import load_full
+from shared.modeling.directory import few
+from shared.modeling.fitting import file_tensors, require_finite
+
+MODEL_FILE = "model.safetensors"
 
 
 def version_tensors(directory: Path, manifest: WeightsManifest) -> Mapping[str, Tensor]:
@@ -27,6 +37,66 @@ def version_checksum(directory: Path, manifest: WeightsManifest) -> str:
     files = _tensor_files(directory, manifest)
     require_finite(file_tensors(*files), directory)
     return file_checksum(*files)
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's parameters by name, detached, on the CPU; what lies there is not copied."""
+    return {name: parameter.detach().to("cpu") for name, parameter in model.named_parameters()}
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """The name that `model_tensors` gives a parameter, by each further name that it has in the model."""
+    # By identity: tied parameters are one object under two names.
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: names[id(one)] for name, one in every if names[id(one)] != name}
+
+
+def set_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy `tensors` into the model's parameters. Raises ModelError where names or shapes are others."""
+    parameters = dict(model.named_parameters())
+    require_tensors_of(parameters, tensors, "what is to be trained")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def require_tensors_of(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises ModelError unless `tensors`, found in `where`, have the names and shapes of a model's parameters."""
+    wanted, found = ({name: tuple(each.shape) for name, each in side.items()} for side in (parameters, tensors))
+    if wanted != found:
+        different = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        raise ModelError(
+            f"expected the {len(wanted)} tensors of the model in {where}, got {len(found)}; names or shapes differ in "
+            f"{few(different)}: are these the weights of another model?"
+        )
+
+
+def write_model(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write the file that `load_full` reads. Equal tensors give equal bytes: of more metadata the order would vary."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def load_full(*files: Path) -> dict[str, Tensor]:
+    """All tensors of a model's safetensors files. Raises ModelError for a broken file or values that are not finite."""
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            found = load_file(file)
+        except (OSError, SafetensorError) as broken:
+            raise ModelError(f"expected safetensors in {file}: {reason(broken)}") from broken
+        require_finite(found.items(), file)
+        tensors |= found
+    return tensors
+
+
+def checked_full(*files: Path) -> dict[str, Tensor]:
+    """As `load_full`, but without values, on the meta device: one tensor at a time is in memory. Raises ModelError."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in file_tensors(*files):
+        require_finite([(name, tensor)], files[0].parent)
+        found[name] = tensor.to("meta")
+    return found
 
 
 def _tensor_files(directory: Path, manifest: WeightsManifest) -> list[Path]:

@@ -63,6 +63,7 @@ class Fault:
 
 def fault_point(point: str) -> None:
     """Strike if a test asks for it here. Raises InjectedError or OSError where that is the action."""
+    # First of all: outside tests a point costs one look into the environment.
     if os.environ.get(ALLOWED) != "1":
         return
     passing = _pass(point)
@@ -101,6 +102,7 @@ def _leave_mark(point: str) -> bool:
     marks.mkdir(exist_ok=True)
     student = os.environ.get("OPCOD_STUDENT", "")
     try:
+        # Look and mark in one call, so that of two processes that pass at once one is struck.
         (marks / f"{point}-{student}".rstrip("-")).touch(exist_ok=False)
     except FileExistsError:
         return False

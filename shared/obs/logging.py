@@ -30,7 +30,9 @@ def configure_logging(*, json: bool, service: str, **context: str | int | None) 
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        # The descriptor and not sys.stderr: its buffer would raise later, even at exit, what a full disk has refused.
         logger_factory=structlog.WriteLoggerFactory(file=_Lines(sys.stderr.fileno())),
+        # A logger keeps what it finds at its first line, so this comes before anything is logged.
         cache_logger_on_first_use=True,
     )
 

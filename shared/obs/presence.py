@@ -10,11 +10,11 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 import structlog
 
+from shared.bus.port import Bus
 from shared.contracts.heartbeats import Heartbeat, ProcessId
 from shared.errors import ConfigError, OpcodError
 
@@ -23,23 +23,15 @@ MISSED_BEATS = 3
 log = structlog.get_logger()
 
 
-class HeartbeatSink(Protocol):
-    """The part of the bus that takes heartbeats."""
-
-    def beat(self, heartbeat: Heartbeat, *, ttl_s: float) -> None: ...
-
-    def heartbeats(self) -> list[Heartbeat]: ...
-
-
 class Presence:
     """One heartbeat every `period_s`; gone when MISSED_BEATS of them are missed.
 
     admitted: set once the name is this process's.
     """
 
-    def __init__(self, sink: HeartbeatSink, heartbeat: Callable[[], Heartbeat], *, period_s: float) -> None:
+    def __init__(self, bus: Bus, heartbeat: Callable[[], Heartbeat], *, period_s: float) -> None:
         self.admitted = threading.Event()
-        self._sink = sink
+        self._bus = bus
         self._heartbeat = heartbeat
         self._period_s = period_s
         self._process = this_process()
@@ -57,9 +49,10 @@ class Presence:
 
     def beat(self, *, last: bool = False) -> None:
         """Whatever the server says costs a beat, no more: work does not hang on being seen."""
+        # The last one names no process: who comes next need not wait until it has run out.
         said = self._heartbeat().model_copy(update={"process": None if last else self._process})
         try:
-            self._sink.beat(said, ttl_s=MISSED_BEATS * self._period_s)
+            self._bus.beat(said, ttl_s=MISSED_BEATS * self._period_s)
         except OpcodError as error:
             log.warning("heartbeat missed", error=str(error))
 
@@ -78,13 +71,14 @@ class Presence:
                 if before is not None and other.at != before.at:
                     raise _name_taken(other)
                 before = other
+            # Twice in a period: then a beat that goes on has moved before the wait for it to run out is over.
             if stopping.wait(self._period_s / 2):
                 return
 
     def _other(self) -> Heartbeat | None:
         """The heartbeat of another process of our name, unless that is known to be gone."""
         ours = self._heartbeat()
-        for beat in self._sink.heartbeats():
+        for beat in self._bus.heartbeats():
             if (beat.service, beat.replica) == (ours.service, ours.replica) and beat.process is not None:
                 return None if beat.process == self._process or _is_gone(beat.process) else beat
         return None
@@ -122,6 +116,8 @@ def _began(pid: int) -> str | None:
     """When the process was made, in words that no clock moves where the platform has them; None if there is none."""
     try:
         with Path(f"/proc/{pid}/stat").open(encoding="utf-8", errors="replace") as stat:
+            # The name of the program stands in brackets and may hold blanks and brackets itself. Behind it, field 22 is
+            # the start in ticks since boot, which no setting of the clock moves; a zombie (Z) has ended.
             state, *fields = stat.read().rpartition(")")[2].split()
         return None if state == "Z" else fields[18]
     except OSError:

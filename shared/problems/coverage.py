@@ -27,6 +27,7 @@ def uncovered_languages(problems: ProblemSet) -> str | None:
     told = [(question, language_of(question)) for question in asked]
     found = Counter(name for _, name in told if name is not None)
     short = [question for question, name in told if name is None]
+    # Too short to tell their language one by one, so they are looked at together.
     found[_language_of_all(short)] += len(short)
     unknown = [
         f"{count} of {len(asked)} questions are in {name}"

@@ -11,8 +11,7 @@ from shared.contracts.jobs import PromptOutput
 from shared.contracts.run import AnswerCounts, Split
 from shared.errors import ConfigError
 from shared.method.metrics import majority_baseline
-from shared.problems.formats import ProblemFormat
-from shared.problems.problem import Problem, ProblemSet, spread
+from shared.problems.problem import Problem, ProblemFormat, ProblemSet, spread
 
 
 def evaluated_problems(settings: RunSettings, problems: ProblemSet) -> dict[Split, tuple[Problem, ...]]:
@@ -54,6 +53,7 @@ def grade_evaluation(outputs: Sequence[PromptOutput], problems: Sequence[Problem
     correct: dict[str, int] = {}
     answers: dict[str, AnswerCounts] = {}
     for problem, answered in zip(problems, outputs, strict=True):
+        # Rewards are exactly 0 or 1, so comparing floats is safe.
         correct[problem.id] = sum(reward == 1.0 for reward in rewards(answered, problem, format_))
         counts = answer_counts(answered, problem, format_)
         answers[problem.domain] = answers.get(problem.domain, AnswerCounts()).plus(counts)

@@ -75,6 +75,8 @@ def _partition_names() -> list[str]:
 
 
 def _draw_kind(seed: int, domain: str, kind: Kind, counts: PerKind) -> dict[str, list[DrawnProblem]]:
+    # A stream for each kind: one more kind changes the problems of no other. A text as the seed is hashed by Random
+    # itself, alike in every process.
     rng = Random(f"{seed}/{domain}/{kind.name}")
     seen: set[str] = set()
     drawn: dict[str, list[DrawnProblem]] = {}

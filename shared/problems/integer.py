@@ -16,8 +16,7 @@ from shared.method.anchoring import FB_NONE, review_feedback
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.integer_reveals import split_integer_reveals
 from shared.problems.integers import DIGITS, INTEGER_ENDS, INTEGER_TEXT, canonical, number_shadow, same_integer
-from shared.problems.judgement import Judgement, removed_by
-from shared.problems.problem import Problem
+from shared.problems.problem import Judgement, Problem, removed_by
 
 TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
 """The prompts below in short: what `template_hash` stands for."""

@@ -33,6 +33,7 @@ def read_rows(path: Path, model: type[Row]) -> Iterator[tuple[str, Row]]:
         raise ProblemSetError(f"{path}: expected UTF-8 text, got other bytes at {error.start}{looks}") from error
     except OSError as error:
         raise ProblemSetError(f"{path}: expected this file, cannot read it ({error.strerror})") from error
+    # Not splitlines, which ends a line at U+2028 and others that may stand in a text.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{path}:{number}"
@@ -42,6 +43,7 @@ def read_rows(path: Path, model: type[Row]) -> Iterator[tuple[str, Row]]:
 def _row(line: str, place: str, model: type[Row]) -> Row:
     try:
         row = model.model_validate_json(line)
+        # Read a second time: pydantic takes the last of two equal keys, and NaN.
         json.loads(line, object_pairs_hook=_object, parse_constant=_constant)
     except ValidationError as error:
         raise ProblemSetError(f"{place}: {_first_fault(error, line, model)}") from error

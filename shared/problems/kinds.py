@@ -4,15 +4,49 @@ What always holds for a drawing: its answer is a positive integer of at most `MA
 one line, `<quantity> = <formula> = <numbers> = <result>`, where numbers is the formula with every name replaced.
 """
 
+import ast
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
 
 from shared.errors import ProblemSetError
-from shared.problems.arithmetic import evaluate
 from shared.problems.problem import Problem
+
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def evaluate(expression: str) -> Fraction:
+    """The value of an expression of integers, `+ - * /` and brackets, with the usual precedence.
+
+    Raises ValueError for anything else, ZeroDivisionError for a division by zero.
+    """
+    try:
+        # Parsed and walked, never evaluated: eval would run whatever stands there.
+        tree = ast.parse(expression.strip(), mode="eval")
+    except SyntaxError as error:
+        raise ValueError(f"expected an expression such as '2 * 7 + 2', got {expression!r}") from error
+    return _value(tree.body, expression)
+
+
+def _value(node: ast.expr, expression: str) -> Fraction:
+    match node:
+        # True is an int to Python.
+        case ast.Constant(value=int() as number) if not isinstance(number, bool):
+            return Fraction(number)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand, expression)
+        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _OPERATIONS:
+            return _OPERATIONS[type(operation)](_value(left, expression), _value(right, expression))
+    raise ValueError(f"expected only integers, + - * / and brackets, got {ast.unparse(node)!r} in {expression!r}")
+
 
 MAX_ANSWER = 144
 
@@ -80,6 +114,7 @@ def solution_line(quantity: str, formula: str, numbers: str, result: str) -> str
 
 def substitute(formula: str, values: Mapping[str, int]) -> str:
     """The formula with every name of `values` replaced by its number; longer names first."""
+    # Longest first: a name may begin with another one.
     names = sorted(values, key=len, reverse=True)
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b")
     return pattern.sub(lambda found: str(values[found.group()]), formula)
@@ -101,6 +136,8 @@ def result_text(numbers: str) -> str:
 def draw(kind: Kind, rng: Random) -> Drawn:
     """One problem of the kind, drawn evenly from the number choices with a usable answer."""
     for _ in range(_DRAWS_PER_PROBLEM):
+        # The order of these draws is part of what a seed means. Numbers without a usable answer are drawn anew as a
+        # whole, so that the usable ones stay equally likely.
         values = {name: rng.choice(choices) for name, choices in kind.numbers.items()}
         if usable(evaluate(substitute(kind.formula, values))):
             template, thing = rng.choice(kind.templates), rng.choice(kind.things)

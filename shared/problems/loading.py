@@ -3,11 +3,14 @@
 The directory holds `train.jsonl`, `validation.jsonl`, `test.jsonl` and optionally `specialise.jsonl`; a line is an
 object {"id", "domain", "question", "answer"} and optionally "kind", "solution", "system", all of them strings.
 What always holds for a loaded set: two domains, each with problems in train, validation and test; no id twice;
-no question (by leak key) in two partitions; every row one that its format can hold.
+no question (by leak key) in two partitions; every row one that its format can hold. Files that are in the hub client's
+cache are used without asking the hub, so that every process of a run reads the same ones.
 """
 
 import difflib
+import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +18,77 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.config.settings import RunSettings
 from shared.contracts.messages import Worded
-from shared.errors import MAX_SHOWN_CHARS, ConfigError, ProblemSetError, shown
-from shared.problems import sciknoweval, sciknoweval_rows
-from shared.problems.formats import ProblemFormat, format_named, format_names
+from shared.errors import MAX_SHOWN_CHARS, ConfigError, ProblemSetError, UnavailableError, shown
+from shared.files.text import expanded
+from shared.problems import sciknoweval
+from shared.problems.formats import format_named, format_names
 from shared.problems.generated import PerKind, generate
-from shared.problems.hub import dataset_directory
 from shared.problems.jsonl import read_rows
 from shared.problems.leaks import leak_key, refuse_leaks
-from shared.problems.problem import PARTITIONS, Problem, ProblemSet
+from shared.problems.problem import PARTITIONS, Problem, ProblemFormat, ProblemSet
+
+_HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
+
+def dataset_directory(where: str, files: Sequence[str]) -> Path:
+    """The directory below which `files` lie. where: a directory, or `owner/name[@revision]` of a hub data set.
+
+    Raises ConfigError for another `where`, ProblemSetError if a file is missing, UnavailableError if the hub does
+    not answer.
+    """
+    local = expanded(where)
+    if where and local.is_dir():
+        return _complete(local, files, where)
+    match = _HUB_ID.fullmatch(where)
+    if match is None:
+        raise ConfigError(f"expected a directory or a hub data set (owner/name, owner/name@revision), got {where!r}")
+    return _complete(_fetched(match["name"], match["revision"], files), files, where)
+
+
+def _complete(directory: Path, files: Sequence[str], where: str) -> Path:
+    missing = [name for name in files if not (directory / name).is_file()]
+    if missing:
+        present = sorted(path.parent.name for path in directory.glob(f"*/{Path(missing[0]).name}"))
+        found = f"it has such files for {', '.join(present)}" if present else "it has no such files"
+        raise ProblemSetError(f"{where}: expected the files {', '.join(missing)}; {found}")
+    return directory
+
+
+def _fetched(name: str, revision: str | None, files: Sequence[str]) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as missing:
+        raise ConfigError(
+            f"{name} is no directory here, and fetching it from the hub needs the package huggingface_hub: "
+            "pip install huggingface_hub, or name a local directory"
+        ) from missing
+
+    def snapshot(*, cached: bool) -> Path:
+        return Path(
+            snapshot_download(
+                name, repo_type="dataset", revision=revision, allow_patterns=list(files), local_files_only=cached
+            )
+        )
+
+    try:
+        # The cache first: a hub with a newer revision would give the next process of this run other rows.
+        kept = snapshot(cached=True)
+        # The client also knows a snapshot of which other files were fetched.
+        if all((kept / file).is_file() for file in files):
+            return kept
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return snapshot(cached=False)
+    except LocalEntryNotFoundError as offline:
+        raise UnavailableError(
+            f"the data set {name} is no directory here, nor in the local hub cache, and the hub does not answer "
+            f"({offline}); connect once, or name a local directory"
+        ) from offline
+    except (HfHubHTTPError, OSError) as refused:
+        raise ProblemSetError(f"expected a public data set {name} on the hub, cannot fetch it: {refused}") from refused
+
 
 GENERATED = "generated"
 SCIKNOWEVAL = "sciknoweval:"
@@ -90,6 +156,7 @@ def load_problems(settings: RunSettings) -> ProblemSet:
     domains = (settings.students["a"].domain, settings.students["b"].domain)
     problems = problems_of(settings)
     problems = replace(problems, format=format_named(settings.problems.format, settings.feedback.prompt))
+    # Half a step comes from each domain then, so the smaller one decides.
     share = settings.problems.per_step // 2 if settings.problems.balance_domains else settings.problems.per_step
     pools = [[p for p in problems.train if p.domain == d] for d in domains]
     smallest = min(map(len, pools)) if settings.problems.balance_domains else len(problems.train)
@@ -131,7 +198,7 @@ def _sciknoweval(
         raise ConfigError(f"{source}: expected problems.format = {sciknoweval.FORMAT!r}, got {format!r}")
     if domains is None:
         raise ConfigError(f"{source}: expected the two domains to load, got none")
-    files = [f"{domain}/{name}" for domain in domains for name in sciknoweval_rows.FILES]
+    files = [f"{domain}/{name}" for domain in domains for name in sciknoweval.FILES]
     directory = dataset_directory(source.removeprefix(SCIKNOWEVAL), files)
     return sciknoweval.load_sciknoweval(
         directory, domains, seed=seed, validation_per_domain=validation_per_domain, source=source
@@ -158,6 +225,7 @@ def _format(source: str, format: str | None) -> ProblemFormat:
 
 def _from_directory(directory: Path, form: ProblemFormat, domains: tuple[str, str] | None) -> ProblemSet:
     ids: dict[str, str] = {}
+    # First: where no domains are named, they are those of train.jsonl in their order there.
     train = _read_partition(directory, "train", form, ids)
     return ProblemSet(
         name=directory.resolve().name,

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from shared.contracts.messages import Contract
-from shared.problems.problem import PARTITIONS, Problem, ProblemSet, rows_hash
-from shared.problems.provenance import Provenance
+from shared.problems.problem import PARTITIONS, Problem, ProblemSet, Provenance, rows_hash
 
 
 class DomainManifest(Contract):
@@ -63,6 +62,7 @@ def _partition(problem_set: ProblemSet, name: str) -> PartitionManifest:
 
 def _domain(problems: Iterable[Problem]) -> DomainManifest:
     rows = list(problems)
+    # Of equally frequent answers the first in the order of the problems: the same in every process.
     answer, times = Counter(row.answer for row in rows).most_common(1)[0]
     kinds = Counter(row.kind for row in rows)
     return DomainManifest(

@@ -1,7 +1,8 @@
 """The `mcq` format: multiple choice as SciKnowEval's rows have it, with the paper's full prompts.
 
 A question holds its options and ends with a fixed line that asks for reasoning; the system message tells the
-answer's shape. What always holds: both reach the student byte for byte.
+answer's shape. What always holds: both reach the student byte for byte. `NaiveMcqFormat` is the same with the naive
+feedback prompt, for the ablation.
 """
 
 import hashlib
@@ -10,8 +11,7 @@ import re
 from shared.contracts.messages import ChatMessage
 from shared.errors import shown
 from shared.method import anchoring, grading, reprompt
-from shared.problems.judgement import Judgement, removed_by
-from shared.problems.problem import Problem
+from shared.problems.problem import Judgement, Problem, removed_by
 
 _LETTER = re.compile(r"[A-Z]")
 
@@ -26,6 +26,7 @@ class McqFormat:
         """See `ProblemFormat.refusal`: the answer must be the letter of one of the options in the question."""
         if not _LETTER.fullmatch(problem.answer):
             return f"the format mcq expects one capital letter as answer, got {shown(problem.answer)}"
+        # One letter by now, so nothing in it needs escaping.
         if not re.search(rf"^{problem.answer}: ", problem.question, re.MULTILINE):
             return f"the format mcq expects an option line '{problem.answer}: …' in the question, found none"
         return None
@@ -74,3 +75,31 @@ class McqFormat:
         """See `anchoring.review_feedback`."""
         review = anchoring.review_feedback(raw, self.anchor_text(problem))
         return Judgement(review.verdict, review.delivered, removed_by(review))
+
+
+class NaiveMcqFormat(McqFormat):
+    """`McqFormat` without anchoring: only the tutor's prompt and the verdict differ.
+
+    Nothing asks for a concept, so a feedback of which anything is left after sanitizing is delivered, with the verdict
+    `unanchored`.
+    """
+
+    template_hash = hashlib.sha256(
+        f"{reprompt.TEMPLATE_HASH}{anchoring.NAIVE_FEEDBACK_TEMPLATE_HASH}".encode()
+    ).hexdigest()
+
+    def feedback_messages(
+        self, problem: Problem, response: str, *, peer_domain: str, agent_domain: str
+    ) -> list[ChatMessage]:
+        """A request for feedback without concept and rules, as one user turn."""
+        prompt = anchoring.naive_feedback_prompt(
+            problem.question, response, peer_domain=peer_domain, agent_domain=agent_domain
+        )
+        return [ChatMessage(role="user", content=prompt)]
+
+    def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:  # noqa: ARG002
+        """Sanitized and cut; there is nothing to validate."""
+        # Against no problem: what is taken out does not hang on one, and its verdict is not used.
+        review = anchoring.review_feedback(raw, "")
+        verdict = anchoring.FB_NONE if review.body is None else anchoring.UNANCHORED
+        return Judgement(verdict, review.body, removed_by(review))

@@ -58,6 +58,7 @@ def _wrong_formula(drawn: Drawn, others: Sequence[Kind], rng: Random) -> PeerLin
     formula, numbers = wrong_formula(drawn, others, rng)
     result = result_text(numbers)
     slipped = _slip(result, rng)
+    # A slip must not make the right result out of a wrong formula.
     if rng.random() < 1 / 3 and slipped != drawn.answer:
         result = slipped
     quantity = rng.choice(others).quantity if rng.random() < 1 / 5 else drawn.kind.quantity
@@ -88,6 +89,7 @@ def _any_operation(drawn: Drawn, others: Sequence[Kind], rng: Random) -> tuple[s
     values = dict(drawn.values)
     left = rng.choice(list(values))
     foreign = names_in(rng.choice(others).formula)[0]
+    # A name that this problem has as well keeps its number.
     values.setdefault(foreign, rng.randint(2, 20))
     right = rng.choice([name for name in values if name != left] or [left])
     formula = f"{left} {rng.choice('+-*/')} {right}"

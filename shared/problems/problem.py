@@ -1,7 +1,11 @@
-"""A problem and a problem set.
+"""A problem, a problem set, and what a problem format must be able to do.
 
 What always holds: ids are unique over the whole set, and every problem belongs to one of its two domains.
 `domains[0]` is the domain that the first student is strong in, `domains[1]` the second student's.
+
+A format is everything that depends on how a problem is put into words: the prompts, how the answer is read and
+graded, what a concept may be anchored in, what in a feedback would give the answer away. Formats hold no state, so
+that one instance serves every thread; `formats.py` knows them by name.
 """
 
 import hashlib
@@ -9,13 +13,31 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
+from shared.contracts.messages import ChatMessage, Contract
 from shared.errors import ProblemSetError, shown
-from shared.problems.provenance import Provenance
+from shared.method.anchoring import Review
 
-if TYPE_CHECKING:
-    from shared.problems.formats import ProblemFormat
+
+class DroppedRow(Contract):
+    """A training row that is not used, since it would give away a problem of another partition."""
+
+    id: str
+    partition: str
+    same_as: str
+
+
+class Provenance(Contract):
+    """files: sha256 by path below the source. shared_stems: test problems that share their stem, though not their
+    options, with a training problem.
+    """
+
+    source: str
+    files: dict[str, str]
+    dropped: tuple[DroppedRow, ...] = ()
+    shared_stems: tuple[str, ...] = ()
+
 
 PARTITIONS = ("train", "validation", "test", "specialise")
 
@@ -94,12 +116,14 @@ class ProblemSet:
     @cached_property
     def content_hash(self) -> str:
         """sha256 (hex) over format, domains and all rows in order: the same in every process."""
+        # Neither name nor provenance: the same problems from another place are the same set.
         header = json.dumps([self.format.name, *self.domains])
         parts = [header, *(f"{name}:{rows_hash(self.partition(name))}" for name in PARTITIONS)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @cached_property
     def _index(self) -> dict[str, Problem]:
+        # Kept by cached_property in __dict__, which a frozen dataclass does not guard.
         return {problem.id: problem for problem in self.all_problems()}
 
 
@@ -117,3 +141,84 @@ def rows_hash(problems: Iterable[Problem]) -> str:
     for problem in problems:
         digest.update(json.dumps(asdict(problem), sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
+
+
+FORMAL_REASONS = ("concept_tag", "blank")
+"""Removals that take nothing away from a reader."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """delivered: the text that the tutee may see, None if it is dropped. removed: what was taken out of the raw text,
+    delivered or not, where a reader would miss it."""
+
+    verdict: str
+    delivered: str | None
+    removed: tuple[str, ...]
+
+
+def removed_by(review: Review) -> tuple[str, ...]:
+    """What the rules of every format took out."""
+    return tuple(removal.text for removal in review.removals if removal.reason not in FORMAL_REASONS)
+
+
+class ProblemFormat(Protocol):
+    """How problems of one style are asked, graded and given feedback on."""
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under."""
+        ...
+
+    @property
+    def template_hash(self) -> str:
+        """sha256 (hex) over the words of its prompts, so that a batch says which it was made with."""
+        ...
+
+    def refusal(self, problem: Problem) -> str | None:
+        """Why this format cannot hold the problem (what was expected and what came), or None."""
+        ...
+
+    def messages(self, problem: Problem) -> list[ChatMessage]:
+        """The prompt a student solves the problem from."""
+        ...
+
+    def teacher_messages(self, problem: Problem, *, solution: str | None, feedback: str | None) -> list[ChatMessage]:
+        """The self-teacher's prompt: the problem with a solution s, a feedback f, both, or neither.
+
+        With neither it equals `messages(problem)` (and the caller masks the sample out of the loss).
+        """
+        ...
+
+    def feedback_messages(
+        self, problem: Problem, response: str, *, peer_domain: str, agent_domain: str
+    ) -> list[ChatMessage]:
+        """The tutor's prompt for a feedback on `response` (paper C.1).
+
+        `peer_domain` is the domain the tutor is strong in, `agent_domain` the tutee's.
+        """
+        ...
+
+    def extract_answer(self, text: str) -> str:
+        """The answer that a response commits to, "" if it gives none."""
+        ...
+
+    def grade(self, text: str, answer: str) -> float:
+        """1.0 if the response's answer is `answer`, else 0.0."""
+        ...
+
+    def grade_lenient(self, text: str, answer: str) -> float:
+        """1.0 if a tolerant reader finds `answer`, and always where `grade` gives 1.0. Shown, never the score."""
+        ...
+
+    def format_ok(self, text: str) -> bool:
+        """Whether the response has the form that was asked for, right or wrong; True is good."""
+        ...
+
+    def anchor_text(self, problem: Problem) -> str:
+        """The text that a feedback's concept must share a word with."""
+        ...
+
+    def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:
+        """All that is decided about a raw feedback, from one review of it."""
+        ...

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from shared.contracts.diagnostics import RevisionCount, StepKind
 from shared.contracts.run import GateDecision, RunState, Score
-from shared.contracts.steps import StepRecord
+from shared.contracts.weights import StepRecord
 from shared.method.metrics import difficulty_bins
 from shared.method.silencing import resampling_chance
 from shared.problems.manifest import ProblemSetManifest

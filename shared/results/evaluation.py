@@ -12,9 +12,8 @@ from shared.contracts.jobs import PromptOutput
 from shared.contracts.messages import Sampling
 from shared.contracts.run import AnswerCounts
 from shared.problems.evaluation import answer_counts, grade_evaluation, majority_by_domain
-from shared.problems.formats import ProblemFormat
 from shared.problems.leaks import leak_key
-from shared.problems.problem import Problem
+from shared.problems.problem import Problem, ProblemFormat
 from shared.results.figures import Interval, Part, mean_interval
 from shared.results.report import answer_rates
 

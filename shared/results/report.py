@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status
-from shared.contracts.steps import StepRecord
+from shared.contracts.weights import StepRecord
 from shared.method.metrics import change_interval, pareto_improved
 from shared.problems.manifest import ProblemSetManifest
 from shared.results.diagnostics import Diagnostics, StemRow, diagnose, without_shared_stems

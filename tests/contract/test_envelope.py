@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from shared.bus.port import Bus  # noqa: F401  (its imports register the messages)
+from shared.contracts.acting import Control  # noqa: F401  (registers itself)
 from shared.contracts.batches import BatchManifest, BatchSealed
-from shared.contracts.control import Control  # noqa: F401  (registers itself)
 from shared.contracts.envelope import SCHEMA, Envelope, Message, unwrap, wrap
 from shared.contracts.events import EVENT
 from shared.contracts.heartbeats import Heartbeat

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from opcod.prepare.engines import ANYWHERE, write_engines
-from opcod.prepare.preparing import create_run
+from opcod.commands.prepare import ANYWHERE, write_engines
+from opcod.prepare.run_directory import create_run
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.ids import seed_of
 from shared.contracts.models import PreparedModel
 from shared.errors import ConfigError
-from shared.vllm.command import Model, arguments
+from shared.vllm import Model, arguments
 from tests.deploy.deployed import K8S, Tree, compose, of_kind, overlay, pods
 from tests.deploy.test_agreement import PLACES, processes
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from opcod.commands.keys import ACL_FILE
-from opcod.planning.shape import KNOWN_SHAPES
-from opcod.prepare.preparing import SPECIALIZE_TIMEOUT_S
+from opcod.planning.memory import KNOWN_SHAPES
+from opcod.prepare.models import SPECIALIZE_TIMEOUT_S
 from shared.config.loading import load_settings
 from shared.http.guard import OPEN_PATHS
 from tests.deploy.deployed import K8S, OVERLAYS, ROOT, Tree, of_kind, overlay, pod_containers, pods, rendered

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from opcod.local.following import Follower
+from opcod.commands.run import Follower
 from opcod.local.launcher import Launcher
 from opcod.local.processes import Launch, launch
 from opcod.local.progress import RunProgress
-from opcod.prepare.preparing import create_run
+from opcod.prepare.run_directory import create_run
 from shared.bus.keys import BROKER, RESULTS, TRAINER, group_of, jobs, train
 from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from opcod.local.deployment import Deployment, run_lock
 from opcod.local.launcher import Launcher
-from opcod.prepare.preparing import create_run
+from opcod.prepare.run_directory import create_run
 from shared.config.settings import Paths
 from tests.fakes.deployment import scripted_settings
 from tests.fakes.forked import fork

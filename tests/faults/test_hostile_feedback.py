@@ -9,10 +9,9 @@ from services.broker.exchange.judging import judge
 from shared.bus.payloads import pack, unpack
 from shared.contracts.jobs import JobOutput, PromptOutput, Sample
 from shared.contracts.messages import Sampling
-from shared.problems.formats import ProblemFormat
 from shared.problems.integer import IntegerFormat
 from shared.problems.mcq import McqFormat
-from shared.problems.problem import Problem
+from shared.problems.problem import Problem, ProblemFormat
 
 PROBLEM = Problem("p1", "physics", "voltage", "What voltage drives 9 A through a resistance of 2 ohm?", "18")
 TAG = "<concept>voltage</concept> "

@@ -18,10 +18,9 @@ from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter
 from shared.modeling.chat import completion_ids, render, rendering_of
 from shared.modeling.checksums import file_checksum
 from shared.modeling.directory import INDEX_FILE, MODEL_CONFIG, SINGLE_FILE, weight_files
-from shared.modeling.full import checked_full, load_full
-from shared.modeling.loading import check_model, load_tokenizer, vocabulary_size
+from shared.modeling.loading import GENERATION_CONFIG, check_model, generation_config, load_tokenizer, vocabulary_size
 from shared.modeling.resolving import find_model
-from shared.modeling.stopping import GENERATION_CONFIG, generation_config
+from shared.modeling.versions import checked_full, load_full
 from tests.fuzz.harness import Fuzz
 from tests.fuzz.mutation import altered, damaged, json_like, of_kinds, text_like, written
 from tests.unit.modeling.tiny_model import write_tiny_model

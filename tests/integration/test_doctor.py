@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from opcod.commands.doctor import Finding, examine_deployment, examine_machine
 from opcod.local.deployment import Deployment, ensure_key
-from opcod.local.examining import Finding, examine_deployment, examine_machine
 from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings
 from shared.config.settings import Paths

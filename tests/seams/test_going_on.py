@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from opcod.local.launcher import Launcher
-from opcod.prepare.preparing import create_run
+from opcod.prepare.run_directory import create_run
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths
 from tests.contract.messages import status

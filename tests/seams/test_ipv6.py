@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from opcod.prepare.checking import check_settings
+from opcod.prepare.checks import check_settings
 from opcod.talk.client import Client
 from shared.config.settings import Paths
 from shared.contracts.http import AskRequest, AskResponse, PeersResponse

@@ -12,9 +12,9 @@ from services.broker.exchange.judging import judge
 from services.student.engines.port import GenerationRequest
 from services.student.engines.scripted import Script, ScriptedEngine
 from shared.contracts.messages import ChatMessage, Sampling
+from shared.problems.examples import recipe
 from shared.problems.generated import generate
 from shared.problems.problem import ProblemSet
-from shared.problems.specialising import recipe
 
 VERSION = "a@v0"
 SEEDS = (0, 1, 2)

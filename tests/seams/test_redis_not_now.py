@@ -134,17 +134,19 @@ def test_a_run_goes_on_after_each_of_them(tmp_path: Path, refusing: RefusingRedi
     model = write_tiny_model(tmp_path / "tiny", context=CONTEXT)
     long_leases = ("bus.lease_s=120", "bus.leader_lease_s=120")
     running = ScriptedDeployment(
-        tmp_path, "refused", model, f"bus.url={refusing.url}", "bus.deadline_s=0.5", *long_leases
+        tmp_path, "refused", model, f"bus.url={refusing.url}", "bus.deadline_s=1", *long_leases
     )
     try:
         running.until_training()
+        # On a busy machine a call of the start may take longer than the deadline; who ended by that was started again.
+        restarted = dict(running.launcher.restarts)
         for word in sorted(NOT_NOW):
             before = refusing.refused
             refusing.refusal = f"{word} {DETAIL}"
-            time.sleep(1.5)  # longer than two heartbeats and a call's deadline
+            time.sleep(2.5)  # longer than two heartbeats and a call's deadline
             refusing.refusal = None
             assert refusing.refused > before + 5, "services asked meanwhile"
         assert running.finish().status is Status.DONE
-        assert running.launcher.restarts == {}
+        assert running.launcher.restarts == restarted
     finally:
         running.close()

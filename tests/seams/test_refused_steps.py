@@ -13,7 +13,7 @@ import pytest
 
 from shared.bus.keys import RESULTS
 from shared.bus.leases import LeaseKeeper
-from shared.contracts.control import Control
+from shared.contracts.acting import Control
 from shared.contracts.run import RunState, Status
 from shared.files.store import LocalStore
 from tests.fakes.broker import RUN, BrokerBench

@@ -7,7 +7,7 @@ import pytest
 
 from opcod.local.deployment import read_deployment, run_lock
 from opcod.local.launcher import Launcher
-from opcod.prepare.preparing import create_run
+from opcod.prepare.run_directory import create_run
 from shared.bus.redis import RedisBus
 from shared.config.loading import settings_of
 from shared.config.settings import Paths

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 from services.student.config import StudentConfig
 from shared.contracts.weights import WeightsManifest
 from shared.modeling.adapters import checksum
-from shared.modeling.full import MODEL_FILE, model_tensors, set_model_tensors
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.logprobs import probe
+from shared.modeling.versions import MODEL_FILE, model_tensors, set_model_tensors
 from tests.fakes.student import write_version
 
 NOISE = 0.15

@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from opcod.options import CACHE_DIR
-from opcod.prepare.preparing import create_run, prepare_models
+from opcod.prepare.models import prepare_models
+from opcod.prepare.run_directory import create_run
 from opcod.report.writing import records_of
 from shared.config.loading import load_settings
 from shared.config.settings import Paths

@@ -17,8 +17,7 @@ from shared.files.batches import batch_directory, batch_manifest
 from shared.files.store import GROUPS, LocalStore
 from shared.method.reprompt import loss_mask, pick_demonstrations
 from shared.method.sanitizing import strip_thinking
-from shared.problems.formats import ProblemFormat
-from shared.problems.problem import Problem
+from shared.problems.problem import Problem, ProblemFormat
 
 
 @dataclass(frozen=True)

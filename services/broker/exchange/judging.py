@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.jobs import JobOutput, PromptOutput
-from shared.problems.formats import ProblemFormat
-from shared.problems.problem import Problem
+from shared.problems.problem import Problem, ProblemFormat
 
 LOST = "fb_none"
 

@@ -24,8 +24,7 @@ from shared.contracts.messages import ChatMessage
 from shared.contracts.openai import ChatRequest, ChatResponse, IncomingMessage
 from shared.errors import RequestError
 from shared.http.sse import Frames, frame
-from shared.problems.formats import ProblemFormat
-from shared.problems.problem import Problem
+from shared.problems.problem import Problem, ProblemFormat
 
 Stages = AsyncGenerator[Stage, None]
 WISHES = {"temperature", "top_p", "max_completion_tokens", "max_tokens", "stop"}

@@ -29,8 +29,7 @@ from shared.contracts.openai import (
     usage_of,
 )
 from shared.errors import ConfigError, RequestError
-from shared.http.app import ASK, READ
-from shared.http.bodies import OpenAIRoute
+from shared.http.app import ASK, READ, OpenAIRoute
 from shared.http.guard import request_id
 from shared.http.sse import DONE, EVENTS, Frames, frame, open_stream, unless_gone
 

@@ -26,24 +26,23 @@ from shared.contracts.acting import (
     Accepted,
     Act,
     ActAsked,
+    Control,
     ExchangeAct,
     ExchangeRef,
     ReasonRequest,
     SilenceAct,
     SilenceRequest,
 )
-from shared.contracts.control import Control
 from shared.contracts.http import AskRequest, AskResponse, PeersResponse
 from shared.contracts.run import RunState
 from shared.errors import StorageError
 from shared.files.batches import read_group
 from shared.files.store import LocalStore
-from shared.http.app import ADMIN, ASK, READ, asked_by
-from shared.http.bodies import JsonRoute
+from shared.http.app import ADMIN, ASK, READ, JsonRoute, asked_by
 from shared.http.guard import error_response
 from shared.http.remote import RemoteCalls
 from shared.http.sse import EVENT_STREAM, EVENTS, open_stream, unless_gone
-from shared.problems.formats import ProblemFormat
+from shared.problems.problem import ProblemFormat
 
 Action = Literal["pause", "resume", "abort"]
 ACTIONS: tuple[Action, ...] = get_args(Action)

@@ -43,9 +43,8 @@ from shared.contracts.run import (
     StepState,
     Tally,
 )
-from shared.contracts.steps import StepRecord
 from shared.contracts.targets import EvalTarget, GroupTarget, RevisionTarget, find
-from shared.contracts.weights import StepDone
+from shared.contracts.weights import StepDone, StepRecord
 
 
 def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:

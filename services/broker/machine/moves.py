@@ -12,8 +12,7 @@ from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.events import Acted, Event
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import AnswerCounts, Score, Split
-from shared.contracts.steps import StepRecord
-from shared.contracts.weights import StepDone, StepFailed
+from shared.contracts.weights import StepDone, StepFailed, StepRecord
 
 
 @dataclass(frozen=True)

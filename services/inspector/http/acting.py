@@ -10,8 +10,7 @@ from services.inspector.http.broker import BrokerClient
 from services.inspector.http.views import ActPage, ExchangeView
 from services.inspector.store.store import Store
 from shared.contracts.acting import Accepted, ReasonRequest, SilenceRequest
-from shared.http.app import ADMIN, READ
-from shared.http.bodies import JsonRoute
+from shared.http.app import ADMIN, READ, JsonRoute
 from shared.http.remote import RemoteCalls
 
 MAX_ACTS = 1000

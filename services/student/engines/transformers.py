@@ -30,9 +30,8 @@ from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter, merged
 from shared.modeling.attention import PLAIN_MODEL_TYPES
 from shared.modeling.chat import render, rendering_of
 from shared.modeling.checksums import file_checksum
-from shared.modeling.full import load_full, require_tensors_of
-from shared.modeling.loading import Dtype, load_model, load_tokenizer
-from shared.modeling.stopping import eos_ids
+from shared.modeling.loading import Dtype, eos_ids, load_model, load_tokenizer
+from shared.modeling.versions import load_full, require_tensors_of
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,7 @@ from shared.contracts.http import FeedbackRequest, FeedbackResponse
 from shared.contracts.ids import seed_of
 from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
 from shared.errors import OpcodError, PromptError, RequestError, UnavailableError
-from shared.http.app import ASK, READ
-from shared.http.bodies import JsonRoute, OpenAIRoute
+from shared.http.app import ASK, READ, JsonRoute, OpenAIRoute
 from shared.http.guard import request_id
 from shared.http.sse import Frames, open_stream, unless_gone
 from shared.method.anchoring import concept

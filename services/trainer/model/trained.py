@@ -25,9 +25,9 @@ from shared.modeling.adapters import (
     save_adapter,
     set_adapter_tensors,
 )
-from shared.modeling.full import MODEL_FILE, model_tensors, set_model_tensors, write_model
 from shared.modeling.loading import Dtype, load_model
 from shared.modeling.saving import small_files
+from shared.modeling.versions import MODEL_FILE, model_tensors, set_model_tensors, write_model
 
 
 class Trained(Protocol):

@@ -29,9 +29,8 @@ from shared.modeling.device import device_here
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.resolving import resolve_model
 from shared.modeling.saving import model_identity, save_model
-from shared.problems.examples import examples_for
+from shared.problems.examples import Example, StudentName, examples_for
 from shared.problems.loading import problems_of
-from shared.problems.specialising import Example, StudentName
 
 RECIPE_VERSION = 1
 """Part of every specialist's identity; raise it when the training itself changes."""

@@ -40,8 +40,7 @@ from services.trainer.step.losses import (
 from services.trainer.step.rows import mini_batches
 from services.trainer.step.tracing import Tracer
 from services.trainer.step.trees import Pack, Places, Row, micro_batches, pack_rows, places_of
-from shared.config.loss import LossSection
-from shared.config.settings import GrpoSection, OptimizerSection
+from shared.config.settings import GrpoSection, LossSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
 from shared.errors import OpcodError
 

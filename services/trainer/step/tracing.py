@@ -17,7 +17,7 @@ from services.trainer.step.trees import Places, Row
 from shared.contracts.batches import BatchGroup, BatchManifest
 from shared.contracts.ids import seed_of
 from shared.contracts.traces import Alternative, RolloutTrace, StepTrace, TokenTrace
-from shared.modeling.pieces import lone_piece, text_pieces
+from shared.modeling.chat import lone_piece, text_pieces
 
 MAX_TOKENS = 512
 """Of one rollout: a token takes about 600 bytes in the file."""

@@ -6,10 +6,9 @@ What always holds: it keeps every promise of the port, and runs the same contrac
 
 import time
 
-from shared.bus.cursors import cursor
-from shared.bus.deliveries import WAIT_SLICE_S, lost_ack, stale_fence, stale_revision
 from shared.bus.keys import LEADER, RESULTS, trainer_lease
-from shared.bus.port import Commit
+from shared.bus.port import WAIT_SLICE_S, Commit, lost_ack, stale_fence, stale_revision
+from shared.bus.redis_entries import cursor
 from shared.contracts.envelope import Message, wrap
 from shared.contracts.events import EVENT, Event
 from shared.contracts.heartbeats import Heartbeat

@@ -8,8 +8,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from shared.bus.deliveries import RELEASED
-from shared.bus.port import Delivery
+from shared.bus.port import RELEASED, Delivery
 
 
 @dataclass

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from shared.bus.deliveries import WAIT_SLICE_S, HeldDeliveries, no_queue
 from shared.bus.payloads import check, no_payload
-from shared.bus.port import DeadLetter, Delivery
+from shared.bus.port import WAIT_SLICE_S, DeadLetter, Delivery, HeldDeliveries, no_queue
 from shared.clock import Clock
 from shared.contracts.envelope import Message, unwrap, wrap
 from shared.contracts.jobs import PayloadRef

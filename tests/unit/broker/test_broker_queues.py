@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY
 from services.broker import metrics
 from services.broker.upkeep import show_queues
 from shared.bus.keys import RESULTS
-from shared.contracts.control import Control
+from shared.contracts.acting import Control
 from shared.contracts.run import Status
 from tests.fakes.broker import BrokerBench
 

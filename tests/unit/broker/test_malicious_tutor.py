@@ -10,7 +10,7 @@ import pytest
 from services.broker.exchange.batches import adopt
 from shared.contracts.events import Event, FeedbackGiven, TutorSilenced
 from shared.contracts.run import Status
-from shared.contracts.steps import StepRecord, step_record
+from shared.contracts.weights import StepRecord, step_record
 from shared.files.batches import read_group
 from shared.files.store import LocalStore
 from tests.fakes.broker import RUN, BrokerBench

@@ -8,7 +8,7 @@ import pytest
 
 from shared.bus.keys import BROKER, RESULTS
 from shared.bus.port import Commit
-from shared.contracts.control import Control
+from shared.contracts.acting import Control
 from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import UnavailableError
 from tests.fakes.broker import BrokerBench

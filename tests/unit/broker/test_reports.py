@@ -15,7 +15,7 @@ from services.broker.machine.moves import (
 )
 from services.broker.reports import ReportReader
 from services.broker.upkeep import Replicas
-from shared.contracts.control import Control
+from shared.contracts.acting import Control
 from shared.contracts.envelope import Message
 from shared.contracts.events import GroupGraded, Revised
 from shared.contracts.jobs import JobDone, JobKind, JobStarted

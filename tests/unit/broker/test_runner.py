@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from opcod.local.progress import headline
 from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, jobs
 from shared.bus.leases import HeldLease
-from shared.contracts.control import Control
+from shared.contracts.acting import Control
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import Job, JobKind, JobOutput, JobStarted
 from shared.contracts.run import RunState, Status

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.bus.cursors import cursor
 from shared.bus.keys import (
     BROKER,
     LEADER,
@@ -23,6 +22,7 @@ from shared.bus.keys import (
     trainer_lease,
 )
 from shared.bus.payloads import pack, unpack
+from shared.bus.redis_entries import cursor
 from shared.contracts.jobs import JobInput, JobKind, JobOutput, PayloadRef, Prompt
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, MalformedMessageError, StorageError

@@ -160,6 +160,8 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("students.c.model=x", ["students: expected a and b, got a, b, c"]),
         ("students.c.modle=x", ["students: expected a and b, got a, b, c"]),
         ("students.a=3", ["students.a: expected a section with the keys chat_template, domain", "got 3"]),
+        ("resources.gpus=3", ["resources.gpus: expected a table of names and values, got 3"]),
+        ("students.a.vllm.environment=3", ["students.a.vllm.environment: expected a table of names and values, got 3"]),
         ("problems.source=", ["problems.source: expected a value, got an empty one", "`none`"]),
         ("gate.tau=  ", ["gate.tau: expected a value, got an empty one"]),
         ('problems.source=""', ["problems.source: expected at least 1 character, got ''"]),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from services.broker.machine import machine
 from services.broker.metrics import PRUNING_FAILURES
 from services.broker.upkeep import VersionRetention
-from shared.config.retention import RetentionSection
+from shared.config.machine import RetentionSection
 from shared.contracts.run import PhaseState, Revision, Score, Split
 from shared.errors import StorageError
 from shared.files.retention import best_version, needed_steps, prune_versions, retained, versions_on_disk

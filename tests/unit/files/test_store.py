@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from shared.contracts.weights import FileEntry
 from shared.errors import StorageError
-from shared.files.durable import ABANDONED_AFTER_S, TEMPORARY, temporary_name
-from shared.files.store import LocalStore, atomic_write, listed_files, resolve, sha256_file
+from shared.files.durable import ABANDONED_AFTER_S, TEMPORARY, atomic_write, sha256_file, temporary_name
+from shared.files.store import LocalStore, listed_files, resolve
 
 NAME = "weights/a/v000017"
 FILES = {"adapter_model.safetensors": b"tensors", "adapter_config.json": b"{}"}

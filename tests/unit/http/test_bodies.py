@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
-from shared.http.app import create_app
-from shared.http.bodies import MAX_SHOWN_CHARS, OpenAIRoute
+from shared.http.app import MAX_SHOWN_CHARS, OpenAIRoute, create_app
 from tests.fakes.access import LOCAL, PLENTY
 
 JSON = {"content-type": "application/json"}

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from shared.errors import ModelError
-from shared.modeling.finite import file_tensors, is_finite, require_finite
+from shared.modeling.fitting import file_tensors, is_finite, require_finite
 
 pytestmark = pytest.mark.model
 

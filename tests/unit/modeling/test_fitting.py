@@ -18,8 +18,14 @@ from shared.errors import ModelError
 from shared.modeling.directory import INDEX_FILE, SINGLE_FILE
 from shared.modeling.embedded import convert_model
 from shared.modeling.fitting import refuse_others
-from shared.modeling.loading import check_model, check_weights, load_model, load_tokenizer, vocabulary_size
-from shared.modeling.stopping import generation_config
+from shared.modeling.loading import (
+    check_model,
+    check_weights,
+    generation_config,
+    load_model,
+    load_tokenizer,
+    vocabulary_size,
+)
 
 pytestmark = pytest.mark.model
 NORM = "model.norm.weight"

@@ -22,8 +22,7 @@ from shared.modeling.adapters import (
     set_adapter_tensors,
 )
 from shared.modeling.loading import load_model, load_tokenizer
-from shared.modeling.merging import merged_directory
-from shared.modeling.resolving import find_model, resolve_model
+from shared.modeling.resolving import find_model, merged_directory, resolve_model
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.model

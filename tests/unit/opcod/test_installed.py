@@ -82,9 +82,8 @@ def test_where_services_are_containers_none_is_started_for_a_command(
 def test_whatever_loads_a_model_or_starts_a_process_that_does_asks_first() -> None:
     """Of the files of the command line; where one only goes on what another has asked, that one is named."""
     asked_by = {
-        "local/answering.py": "commands/eval.py",
-        "planning/shape.py": "planning/facts.py",
-        "prepare/preparing.py": "prepare/checking.py",
+        "planning/memory.py": "planning/plan.py",
+        "prepare/checks.py": "prepare/models.py",
     }
     for path in sorted((ROOT / "opcod").rglob("*.py")):
         if _loads_models(path.read_text()):

@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 from opcod.main import main
-from opcod.planning.lengths import Lengths, estimate, prompt_lengths
-from opcod.planning.memory import Need, micro_batch_tokens, student_need, total_bytes, trainer_need, vllm_need
-from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
-from opcod.planning.work import Work, total_steps, work_of
+from opcod.planning.memory import (
+    KNOWN_SHAPES,
+    ModelShape,
+    Need,
+    micro_batch_tokens,
+    read_shape,
+    student_need,
+    total_bytes,
+    trainer_need,
+    vllm_need,
+)
+from opcod.planning.work import Lengths, Work, estimate, prompt_lengths, total_steps, work_of
 from shared.config.loading import load_settings, preset_names
 from shared.config.settings import RunSettings
 from shared.contracts.messages import ChatMessage

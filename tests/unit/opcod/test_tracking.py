@@ -10,9 +10,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from opcod.tracking.figures import figures
-from opcod.tracking.spans import Span, Steps
-from opcod.tracking.trackers import FigureTracker, SpanTracker, open_tracker
+from opcod.tracking import FigureTracker, Span, SpanTracker, Steps, figures, open_tracker
 from shared.contracts.events import Event
 from shared.errors import ConfigError
 from tests.fakes.broker import RUN, BrokerBench

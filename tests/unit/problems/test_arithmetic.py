@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.problems.arithmetic import evaluate
+from shared.problems.kinds import evaluate
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ import pytest
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError, ProblemSetError
-from shared.problems.examples import examples_for, read_examples
+from shared.problems.examples import examples_for, read_examples, recipe
 from shared.problems.generated import generate
 from shared.problems.problem import ProblemSet
-from shared.problems.specialising import recipe
 from tests.fakes.sciknoweval import two_domains
 
 GOOD = {

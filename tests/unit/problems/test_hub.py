@@ -6,8 +6,7 @@ import pytest
 from huggingface_hub import constants
 
 from shared.errors import ConfigError, ProblemSetError, UnavailableError
-from shared.problems.hub import dataset_directory
-from shared.problems.loading import load_problem_set
+from shared.problems.loading import dataset_directory, load_problem_set
 from tests.fakes.sciknoweval import two_domains
 
 FILES = ("optics/train.json", "optics/test.json")

@@ -7,7 +7,7 @@ import pytest
 
 from shared.errors import ProblemSetError
 from shared.problems.jsonl import read_rows
-from shared.problems.sciknoweval_rows import RawRow
+from shared.problems.sciknoweval import RawRow
 from tests.fakes.sciknoweval import plain
 
 

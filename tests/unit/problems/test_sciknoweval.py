@@ -12,7 +12,7 @@ from shared.problems.formats import format_named
 from shared.problems.loading import load_problem_set
 from shared.problems.manifest import manifest
 from shared.problems.problem import ProblemSet
-from shared.problems.sciknoweval_rows import PROMPT_SUFFIX, RawRow, read_domain
+from shared.problems.sciknoweval import PROMPT_SUFFIX, RawRow, read_domain
 from tests.fakes.sciknoweval import SYSTEM, Row, plain, row, two_domains, write
 
 DOMAINS = ("optics", "acids")

@@ -5,9 +5,7 @@ from random import Random
 
 import pytest
 
-from shared.problems.generated import DrawnProblem, PerKind, draw_partitions, generate
-from shared.problems.integer import IntegerFormat
-from shared.problems.specialising import (
+from shared.problems.examples import (
     FIRST_STUDENT,
     SECOND_STUDENT,
     Example,
@@ -18,6 +16,8 @@ from shared.problems.specialising import (
     solve_examples,
     teacher_examples,
 )
+from shared.problems.generated import DrawnProblem, PerKind, draw_partitions, generate
+from shared.problems.integer import IntegerFormat
 
 
 @pytest.fixture(scope="module")

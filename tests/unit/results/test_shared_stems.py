@@ -5,7 +5,7 @@ import pytest
 from shared.contracts.run import Score, Split
 from shared.problems.loading import load_problem_set
 from shared.problems.manifest import ProblemSetManifest, manifest
-from shared.problems.provenance import Provenance
+from shared.problems.problem import Provenance
 from shared.results.diagnostics import without_shared_stems
 from tests.fakes import final_state
 

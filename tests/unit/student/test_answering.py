@@ -8,9 +8,8 @@ import pytest
 from services.student.answering import answers, main
 from services.student.engines.scripted import Script, ScriptedEngine
 from services.student.weights.loader import VersionRefusedError
-from shared.contracts.answering import Question, Questions
 from shared.contracts.ids import seed_of
-from shared.contracts.jobs import PromptOutput
+from shared.contracts.jobs import PromptOutput, Question, Questions
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.problems.problem import Problem
 from tests.fakes.student import config_in, publish_version

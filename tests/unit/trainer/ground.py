@@ -16,8 +16,7 @@ from services.trainer.model.trained import TrainedAdapter, TrainedModel
 from services.trainer.step.step import StepSettings
 from services.trainer.step.trees import Row
 from services.trainer.trainer import StudentTrainer
-from shared.config.loss import LossSection
-from shared.config.settings import OptimizerSection
+from shared.config.settings import LossSection, OptimizerSection
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.messages import ChatMessage

@@ -23,10 +23,9 @@ from services.student.engines.vllm.weights import AdapterWeights, Weights
 from services.student.engines.vllm.wire import ADAPTERS, FULL, Needs
 from shared.clock import SystemClock
 from shared.contracts.ids import seed_of
-from shared.modeling.full import tied_names
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
-from shared.vllm.command import BASE, Model, arguments, environment
-from shared.vllm.installation import find_installation
+from shared.modeling.versions import tied_names
+from shared.vllm import BASE, Model, arguments, environment, find_installation
 
 LOG_LINES = 25
 

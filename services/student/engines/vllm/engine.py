@@ -35,8 +35,8 @@ from services.student.engines.vllm.weights import Weights
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError, OpcodError
 from shared.modeling.chat import encode, render, rendering_of
+from shared.modeling.loading import eos_ids, generation_config
 from shared.modeling.logprobs import PROBE_TEXTS
-from shared.modeling.stopping import eos_ids, generation_config
 
 _STATES = {
     Condition.HEALTHY: EngineState.READY,

@@ -20,7 +20,7 @@ from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import Files
 from shared.errors import ModelError, OpcodError
 from shared.modeling.checksums import file_checksum
-from shared.modeling.full import checked_full, require_tensors_of
+from shared.modeling.versions import checked_full, require_tensors_of
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
 
 from shared.errors import ConfigError
-from shared.vllm.installation import supported
+from shared.vllm import supported
 
 ROUTES = ("/v1/completions", "/v1/models")
 FIELDS = ("seed", "stop_token_ids", "return_token_ids", "return_tokens_as_token_ids", "logprob_token_ids")

@@ -11,8 +11,7 @@ from shared.contracts.run import Status
 from shared.files.batches import read_groups
 from shared.files.store import LocalStore
 from shared.problems.integer import IntegerFormat
-from shared.problems.judgement import Judgement
-from shared.problems.problem import Problem
+from shared.problems.problem import Judgement, Problem
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from shared.bus.keys import BROKER, RESULTS
-from shared.contracts.control import Control
+from shared.contracts.acting import Control
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import RunState
 from shared.errors import UnavailableError

@@ -7,7 +7,7 @@ from opcod.report.text import diagnostic_grids, to_markdown, warning_lines
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.events import AlarmRaised, TutorSilenced
 from shared.contracts.run import Tally
-from shared.contracts.steps import StepRecord
+from shared.contracts.weights import StepRecord
 from shared.results.diagnostics import Diagnostics, RevisionRates, diagnose
 from shared.results.grid import text
 from shared.results.report import build_report

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from opcod.report.inspect_log import write_inspect_log
-from shared.contracts.answering import Question, Questions
+from shared.contracts.jobs import Question, Questions
 from shared.problems.formats import format_named
 from tests.unit.results.test_evaluation import PROBLEMS, answered, evaluated, result
 

@@ -7,7 +7,7 @@ import pytest
 from opcod.report.writing import records_of, state_of
 from shared.config.settings import Paths
 from shared.contracts.run import STATE_FILE
-from shared.contracts.steps import step_records
+from shared.contracts.weights import step_records
 from shared.errors import StorageError
 
 

@@ -11,7 +11,7 @@ from opcod.local.deployment import Deployment, Endpoint, ensure_key
 from opcod.talk.client import end_pause
 from shared.bus.keys import RESULTS
 from shared.config.loading import to_toml
-from shared.contracts.control import Control
+from shared.contracts.acting import Control
 from shared.http.access import read_keys
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.broker_api import broker_app

@@ -16,8 +16,8 @@ from services.student.engines.vllm.wire import FULL
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.errors import ModelError
 from shared.modeling.checksums import file_checksum
-from shared.modeling.full import MODEL_FILE, model_tensors, tied_names
 from shared.modeling.loading import load_model, load_skeleton, load_tokenizer
+from shared.modeling.versions import MODEL_FILE, model_tensors, tied_names
 from tests.fakes.student import publish_version
 from tests.fakes.vllm import BASE
 from tests.fakes.vllm_bench import Bench, request, until

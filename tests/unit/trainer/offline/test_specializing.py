@@ -35,7 +35,7 @@ from shared.modeling.chat import render
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.logprobs import token_logprobs
-from shared.problems.specialising import Example
+from shared.problems.examples import Example
 
 torch.set_num_threads(1)
 

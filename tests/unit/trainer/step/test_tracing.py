@@ -10,10 +10,9 @@ from services.trainer.step.step import StageClock, StepSettings, train_step
 from services.trainer.step.tracing import MAX_TOKENS, Tracer, chosen_rollouts
 from shared.contracts.batches import BatchGroup
 from shared.contracts.traces import RolloutTrace, StepTrace, step_trace
-from shared.modeling.chat import encode, render
+from shared.modeling.chat import encode, render, text_pieces
 from shared.modeling.loading import load_tokenizer
 from shared.modeling.logprobs import token_logprobs
-from shared.modeling.pieces import text_pieces
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import OpenFence, group_of, learner, seal_steps, settings, student_trainer
 

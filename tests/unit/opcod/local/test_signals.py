@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from opcod.local.interrupting import SIGNALS, interruptible, stoppable
+from opcod.local.signals import SIGNALS, interruptible, stoppable
 from shared.errors import StoppedError
 
 

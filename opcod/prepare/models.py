@@ -1,114 +1,26 @@
-"""What must be there before a run's services start: checked settings, disk, problems, models, specialists."""
+"""The models of a run, made or found before its services start: base models and fine-tuned specialists.
+
+`models/<student>.json` pins each by its path and the sha256 over its files; a run keeps those it was begun with.
+"""
 
 import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
-
-from opcod.local.deployment import latest_run
+from opcod.installed import require_model_packages
 from opcod.local.gpus import VISIBLE, Shares, gpus_here, share_out, visible
-from opcod.local.interrupting import stoppable
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
-from opcod.options import given, paths_for, settings_from, settings_on
-from opcod.prepare.checking import base_model, check_settings
-from shared.config.loading import differences, settings_of, to_toml
+from opcod.local.signals import stoppable
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.models import PreparedModel, model_file, prepared_model
-from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, ModelError, StoppedError
-from shared.files.store import atomic_write
+from shared.files.durable import atomic_write
 
 SPECIALIZE_TIMEOUT_S = 3600.0
 
 Progress = Callable[[str], None]
-
-
-def new_run_name(preset: str | None) -> str:
-    return f"{preset or 'run'}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
-
-
-def create_run(paths: Paths, settings: RunSettings) -> None:
-    """The run's directory with its config.toml. Raises ConfigError if it is taken."""
-    if (paths.run_dir / "config.toml").exists():
-        raise ConfigError(
-            f"{paths.run_dir} holds a run already; go on with `opcod run --resume {paths.run}`, or choose another --run"
-        )
-    paths.run_dir.mkdir(parents=True, exist_ok=True)
-    atomic_write(paths.run_dir / "config.toml", to_toml(settings).encode())
-
-
-def stored_settings(paths: Paths) -> RunSettings:
-    """Settings of an existing run. Raises ConfigError if there is none."""
-    if not (paths.run_dir / "config.toml").exists():
-        raise ConfigError(f"expected a run at {paths.run_dir}, found none; `opcod run` starts one")
-    _refuse_another_name(paths)
-    return settings_of(paths.run_dir)
-
-
-class _Named(BaseModel):
-    """Of state.json, whatever else it holds."""
-
-    run: str
-
-
-def _refuse_another_name(paths: Paths) -> None:
-    """A run's batches, versions and checkpoints hold its name, and services refuse those of another."""
-    state = paths.run_dir / STATE_FILE
-    try:
-        name = _Named.model_validate_json(state.read_bytes()).run if state.exists() else paths.run
-    except ValidationError:
-        return  # the broker says what is wrong with it
-    if name != paths.run:
-        raise ConfigError(
-            f"{paths.run_dir} holds the run {name!r}, whose files say so: expected its directory to have that name; "
-            f"rename it, or move it into another --runs-dir as {name}"
-        )
-
-
-def kept_settings(paths: Paths, preset: str | None, config: Path | None, overrides: list[str] | None) -> RunSettings:
-    """Settings of an existing run, whose command line may name settings, but no others."""
-    settings = stored_settings(paths)
-    if given(preset, config, overrides):
-        refuse_changes(settings, settings_on(paths, preset, config, overrides))
-    return settings
-
-
-def served_settings(
-    runs_dir: Path,
-    run_name: str | None,
-    cache_dir: Path,
-    preset: str | None,
-    config: Path | None,
-    overrides: list[str] | None,
-) -> tuple[Paths, RunSettings]:
-    """The run that is to be served: the one named, or the one begun last. Where settings are given and there is no such
-    run, or none is named, it is a new one of these settings, whose students are as they are before training.
-
-    Raises ConfigError, and then nothing is written.
-    """
-    asked = given(preset, config, overrides)
-    if run_name is None and not asked:
-        run_name = latest_run(runs_dir)
-    paths = paths_for(runs_dir, run_name or new_run_name(preset), cache_dir)
-    if not asked or (paths.run_dir / "config.toml").exists():
-        return paths, kept_settings(paths, preset, config, overrides)
-    settings = settings_from(preset, config, overrides)
-    check_settings(paths, settings)
-    create_run(paths, settings)
-    return paths, settings
-
-
-def refuse_changes(stored: RunSettings, asked: RunSettings) -> None:
-    """A run goes on with the settings it was begun with. Raises ConfigError showing every difference."""
-    changed = differences(stored, asked)
-    if changed:
-        raise ConfigError(
-            "a run is resumed with the settings it was begun with; these differ:\n  " + "\n  ".join(changed)
-        )
 
 
 def prepare_models(
@@ -129,8 +41,10 @@ def prepare_models(
     if stopped():
         raise StoppedError("stopped before any model was loaded")
     wanted = [name for name in students if settings.students[name].engine != "scripted"]
+    # Resumed, replayed and served on the same weights: what is pinned and unchanged is not resolved again.
     pinned = {name: _prepared(paths, name) for name in wanted}
     missing = [name for name in wanted if not _is_there(pinned[name])]
+    # A download or a conversion asks nobody whether to go on, so a signal has to break into it.
     with stoppable("loading models"):
         models = {name: base_model(settings, name, paths) for name in missing}
     loaded = time.monotonic()
@@ -217,6 +131,7 @@ def _specialize_log(paths: Paths, student: str) -> Path:
 def _identity(model_dir: Path) -> str:
     """sha256 over the names and contents of the files that make the model."""
     digest = hashlib.sha256()
+    # What decides what the model does. Notes beside it may change.
     files = sorted(p for p in model_dir.iterdir() if p.suffix in (".safetensors", ".json", ".jinja"))
     if not any(p.suffix == ".safetensors" for p in files):
         raise ModelError(f"expected *.safetensors in {model_dir}, found {sorted(p.name for p in model_dir.iterdir())}")
@@ -225,3 +140,11 @@ def _identity(model_dir: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def base_model(settings: RunSettings, student: str, paths: Paths) -> Path:
+    """The directory of a student's base model, converted or fetched if needed. Raises ModelError."""
+    require_model_packages("a run")
+    from shared.modeling.resolving import resolve_model
+
+    return resolve_model(settings.students[student].model, paths.cache_dir)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from opcod.prepare.problem_manifest import pin_problems, read_manifest
+from opcod.prepare.run_directory import pin_problems, read_manifest
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError

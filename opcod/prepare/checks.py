@@ -1,12 +1,15 @@
 """All that can be known to be wrong before a run begins, so that nothing is half-written. Raises ConfigError."""
 
+import os
 import re
 import shutil
 from pathlib import Path
 
-from opcod.installed import require_model_packages
-from opcod.local.examining import can_be_written, existing
+from opcod.local.deployment import latest_run
 from opcod.local.gpus import gpus_here, require_room, share_out
+from opcod.options import given, paths_for, settings_from
+from opcod.prepare.models import base_model
+from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
 from shared.config.settings import STUDENTS, Paths, RunSettings
@@ -15,11 +18,12 @@ from shared.http.addresses import listen
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
 from shared.problems.loading import load_problems
-from shared.vllm.installation import find_installation
+from shared.vllm import find_installation
 
 
 def check_settings(paths: Paths, settings: RunSettings) -> None:
     """Name, problems, disk, ports, Redis and models. Raises UnavailableError if Redis does not answer."""
+    # Models come last: one may have to be fetched, and nobody should wait for that to learn of a wrong port.
     check_name(paths.run)
     _check_directory("--runs-dir", paths.runs_dir)
     _check_directory("--cache-dir", paths.cache_dir)
@@ -36,14 +40,6 @@ def check_name(run: str) -> None:
     """Before its directory is made: it cannot lie elsewhere than among the runs. Raises ConfigError."""
     if not re.fullmatch(RUN_NAME, run):
         raise ConfigError(f"expected a run name of letters, digits, '.', '_' and '-' (at most 64), got {run!r}")
-
-
-def base_model(settings: RunSettings, student: str, paths: Paths) -> Path:
-    """The directory of a student's base model, converted or fetched if needed. Raises ModelError."""
-    require_model_packages("a run")
-    from shared.modeling.resolving import resolve_model
-
-    return resolve_model(settings.students[student].model, paths.cache_dir)
 
 
 def _check_specialists(settings: RunSettings) -> None:
@@ -82,6 +78,7 @@ def _check_ports(settings: RunSettings) -> None:
 
 def _check_port(name: str, host: str, port: int) -> None:
     try:
+        # Free now is not free later, but most ports that are taken are taken for long.
         listen(host, port).close()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
@@ -125,3 +122,40 @@ def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:
     check_model(model_dir)
     load_tokenizer(model_dir, chat_template)
     return vocabulary_size(model_dir)
+
+
+def served_settings(
+    runs_dir: Path,
+    run_name: str | None,
+    cache_dir: Path,
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+) -> tuple[Paths, RunSettings]:
+    """The run that is to be served: the one named, or the one begun last. Where settings are given and there is no such
+    run, or none is named, it is a new one of these settings, whose students are as they are before training.
+
+    Raises ConfigError, and then nothing is written.
+    """
+    asked = given(preset, config, overrides)
+    if run_name is None and not asked:
+        run_name = latest_run(runs_dir)
+    paths = paths_for(runs_dir, run_name or new_run_name(preset), cache_dir)
+    # A run keeps its settings; those that are named are compared with them.
+    if not asked or (paths.run_dir / "config.toml").exists():
+        return paths, kept_settings(paths, preset, config, overrides)
+    settings = settings_from(preset, config, overrides)
+    check_settings(paths, settings)
+    create_run(paths, settings)
+    return paths, settings
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest above it that exists."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def can_be_written(directory: Path) -> bool:
+    """Whether a directory, or the nearest above it that exists, takes new files."""
+    found = existing(directory)
+    return found.is_dir() and os.access(found, os.W_OK | os.X_OK)

@@ -7,10 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from services.student.engines.vllm.wire import ADAPTERS, FULL, Description, Needs, require
-from shared.config.vllm import VllmSection
+from shared.config.machine import VllmSection
 from shared.errors import ConfigError
-from shared.vllm.command import Model, arguments, environment, largest_rank
-from shared.vllm.installation import Installation, find_installation, supported
+from shared.vllm import Installation, Model, arguments, environment, find_installation, largest_rank, supported
 
 GPU = Installation(Path("/vllm/bin/python"), "0.33.0", on_cpu=False)
 CPU = Installation(Path("/vllm/bin/python"), "0.32.0", on_cpu=True)

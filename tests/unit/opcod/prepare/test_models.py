@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from opcod.prepare.preparing import progress_of
+from opcod.prepare.models import progress_of
 
 
 def test_progress_is_a_line_for_people_and_never_a_result_for_programs(tmp_path: Path) -> None:

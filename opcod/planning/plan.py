@@ -1,4 +1,4 @@
-"""The plan of a run, put together from its settings and from what is on this machine.
+"""The plan of a run (`opcod run --dry-run`), from its settings and from what is on this machine, and as text.
 
 What always holds: nothing is written but what the hub client keeps of a data set that is named by hub id; no model is
 fetched, converted or loaded; what is missing is collected, so that one look shows all of it.
@@ -10,25 +10,61 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from opcod.installed import require_model_packages
-from opcod.local.gpus import Shares, gpus_here, require_room, share_out
-from opcod.planning.lengths import Count, Lengths, prompt_lengths, prompts_of
-from opcod.planning.memory import Need, other_needs, student_need, trainer_need, vllm_need
-from opcod.planning.shape import KNOWN_SHAPES, ModelShape, read_shape
-from opcod.planning.work import Evaluated, Work, work_of
+from opcod.local.gpus import Shares, gpus_here, require_room, share_out, sharing
+from opcod.planning.memory import (
+    KNOWN_SHAPES,
+    ModelShape,
+    Need,
+    other_needs,
+    read_shape,
+    student_need,
+    total_bytes,
+    trainer_need,
+    vllm_need,
+)
+from opcod.planning.work import (
+    Count,
+    Evaluated,
+    Lengths,
+    Work,
+    prompt_lengths,
+    prompts_of,
+    total_steps,
+    trained_tokens,
+    work_of,
+)
+from shared.config.loading import to_toml
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.messages import ChatMessage
-from shared.errors import OpcodError, PromptError
+from shared.errors import ConfigError, OpcodError, PromptError
 from shared.problems.coverage import uncovered_languages
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
 from shared.problems.loading import load_problems
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import ProblemSet
-from shared.vllm.installation import find_installation
+from shared.results.grid import Grid, plain, terminal
+from shared.vllm import find_installation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+def show_plan(paths: Paths, settings: RunSettings) -> None:
+    """Print the plan. Raises ConfigError, after all of it, if a run of these settings could not begin."""
+    found = plan_run(paths, settings)
+    console = Console(soft_wrap=True)
+    console.print(to_toml(settings), highlight=False, markup=False)
+    for grid in grids(found):
+        console.print(terminal(grid))
+    for line in lines(found):
+        console.print(line, highlight=False, markup=False)
+    # Last: who plans wants to see all that is known, and only then what is not.
+    if found.missing:
+        raise ConfigError("a run of these settings cannot begin yet:\n  " + "\n  ".join(found.missing))
 
 
 @dataclass
@@ -52,6 +88,7 @@ def plan_run(paths: Paths, settings: RunSettings) -> Planned:
     found = Planned(settings)
     problems: ProblemSet | None = None
     evaluated: Evaluated | None = None
+    # Each look by itself: one that fails must not hide what the next one would find.
     with _noted(found.missing):
         problems = load_problems(settings)
         found.problems = manifest(problems)
@@ -72,6 +109,7 @@ def plan_run(paths: Paths, settings: RunSettings) -> Planned:
             found.gpus = gpus_here()
             found.shares = share_out(settings, found.gpus)
             require_room(settings, found.shares)
+        # Either way: who plans on a laptop for another machine sees both.
         found.on_gpu = _needs(found, shapes, found.lengths, gpu=True)
         found.needs = [*_needs(found, shapes, found.lengths, gpu=found.gpus > 0), *(other_needs() if shapes else ())]
     return found
@@ -121,6 +159,7 @@ def _look_at_models(
                 check_model(directory)
                 tokenizer = load_tokenizer(directory, section.chat_template)
                 counted = partial(_count, tokenizer)
+                # Prompts are counted with one tokenizer: lengths are an estimate for both students.
                 if _takes_prompts(found, student, problems, counted):
                     count = count or counted
                 shape = read_shape(directory)
@@ -172,5 +211,122 @@ def _noted(missing: list[str]) -> Iterator[None]:
     try:
         yield
     except OpcodError as error:
+        # Both students may lack the same thing.
         if str(error) not in missing:
             missing.append(str(error))
+
+
+_GIB = 1 << 30
+
+
+def grids(found: Planned) -> Iterator[Grid]:
+    """Partitions, work and memory, as far as they are known."""
+    if found.problems is not None:
+        yield _partitions(found.problems)
+    if found.work:
+        yield _work(found)
+    if found.needs:
+        yield _memory(found)
+
+
+def lines(found: Planned) -> Iterator[str]:
+    """What a table does not say, in plain words."""
+    if found.problems is not None:
+        yield from _problem_lines(found.problems)
+    if found.lengths is not None:
+        settings, run = found.settings, found.settings.run
+        each = run.rounds * run.steps_per_round
+        yield f"Steps: {run.rounds} rounds of {run.steps_per_round}, {each} a student, {total_steps(settings)} in all."
+        yield f"A step trains on at most {trained_tokens(settings, found.lengths):,} tokens of the student's."
+        yield _length_line(found.lengths)
+    if found.needs:
+        yield _total_line(found)
+    yield from _gpu_lines(found)
+    yield from (f"Note: {note}." for note in found.notes)
+
+
+def _partitions(problems: ProblemSetManifest) -> Grid:
+    rows = []
+    for name, part in problems.partitions.items():
+        for domain, one in part.domains.items():
+            majority = f"{one.majority_answer}: {100 * one.majority_share:.0f} %"
+            rows.append([name, domain, str(one.count), majority, part.sha256[:16]])
+    header = plain("partition", "domain", "problems", "most frequent answer", "sha256 of the partition")
+    return Grid(f"Problems {problems.name} ({problems.content_hash[:16]})", header, rows)
+
+
+def _problem_lines(problems: ProblemSetManifest) -> Iterator[str]:
+    yield "Leak check: passed, no question stands in two partitions."
+    origin = problems.provenance
+    if origin is None:
+        return
+    for name, sha256 in origin.files.items():
+        yield f"File {name}: sha256 {sha256}"
+    if origin.dropped:
+        listed = ", ".join(f"{row.id} (as {row.same_as} in {row.partition})" for row in origin.dropped)
+        yield f"Left out of training, {len(origin.dropped)}: {listed}"
+    if origin.shared_stems:
+        yield f"Test problems that share a stem with training ones, {len(origin.shared_stems)}: " + ", ".join(
+            origin.shared_stems
+        )
+
+
+def _work(found: Planned) -> Grid:
+    rows = [
+        [each.kind, f"{each.jobs:,}", f"{each.texts:,}", f"{each.prompt_tokens:,}", f"{each.output_tokens:,}"]
+        for each in found.work
+    ]
+    header = plain("job", "jobs", "texts", "prompt tokens", "output tokens")
+    return Grid("Work of both students, at most", header, rows)
+
+
+def _memory(found: Planned) -> Grid:
+    """Of each service, and beside it, where no GPU is here, what it would be on one."""
+    here = {need.service: need for need in found.needs}
+    there = {need.service: need for need in found.on_gpu} if not found.gpus else {}
+    rows = []
+    for service in here:
+        both = here[service], there.get(service)
+        rows.append([service, "", *(_gib(need.bytes if need else None) for need in both)])
+        parts = [{part.name: part.bytes for part in need.parts} if need else {} for need in both]
+        # A dict and not a set, for its order.
+        names = dict.fromkeys([*parts[0], *parts[1]]) if len(parts[0]) > 1 else {}
+        rows += [["", name, *(_gib(each.get(name)) for each in parts)] for name in names]
+    if not there:
+        return Grid("Memory, GiB, at most", plain("service", "of which", "GiB"), [row[:3] for row in rows])
+    return Grid("Memory, GiB, at most", plain("service", "of which", "on this CPU", "on a GPU"), rows)
+
+
+def _gib(size: int | None) -> str:
+    return "" if size is None else f"{size / _GIB:.2f}"
+
+
+def _length_line(lengths: Lengths) -> str:
+    how = "measured" if lengths.measured else "estimated: no tokenizer is here"
+    tokens = f"{lengths.mean:.0f} tokens in the mean, {lengths.longest} at most"
+    return f"Prompts: {tokens} ({how}; {lengths.problems} problems)."
+
+
+def _total_line(found: Planned) -> str:
+    if found.gpus:
+        return "Students and trainers hold their memory on the GPUs."
+    total = total_bytes(found.needs, _models(found.settings)) / _GIB
+    return f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most."
+
+
+def _gpu_lines(found: Planned) -> Iterator[str]:
+    if not found.gpus:
+        yield "No GPU is visible: models run on the CPU."
+        return
+    each = ", ".join(f"{service} on {','.join(map(str, gpus))}" for service, gpus in found.shares.items())
+    yield f"GPUs, of {found.gpus}: {each}."
+    yield from (f"Note: {note}." for note in sharing(found.shares))
+
+
+def _models(settings: RunSettings) -> dict[str, str]:
+    """What names the weights of each service: student and trainer map the same files; specialists have their own."""
+    names = {
+        student: f"specialist-{student}" if section.specialize else section.model
+        for student, section in settings.students.items()
+    }
+    return {f"{kind}-{student}": name for student, name in names.items() for kind in ("student", "trainer")}

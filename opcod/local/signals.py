@@ -44,6 +44,7 @@ def stoppable(what: str) -> Iterator[None]:
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    # Put back at the end, so that these may be nested.
     before = {name: signal.signal(name, handler) for name in SIGNALS}
     try:
         yield

@@ -1,0 +1,120 @@
+"""A run's directory as it is begun or gone on with: its name, its `config.toml` and its `problems.json`.
+
+What always holds: a run goes on with the settings, the problems and the name it was begun with, or not at all.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from opcod.options import given, settings_on
+from shared.config.loading import differences, settings_of, to_toml
+from shared.config.settings import Paths, RunSettings
+from shared.contracts.run import STATE_FILE
+from shared.errors import ConfigError, reason
+from shared.files.durable import atomic_write
+from shared.problems.loading import load_problems
+from shared.problems.manifest import ProblemSetManifest, manifest
+from shared.problems.problem import ProblemSet
+
+FILE = "problems.json"
+
+
+def pin_problems(paths: Paths, settings: RunSettings) -> ProblemSet:
+    """Write the manifest, or compare with the one that is there; returns the problems.
+
+    Raises ConfigError if the problems are not what they were when the run was begun, and as `load_problems`.
+    """
+    problems = load_problems(settings)
+    found = manifest(problems)
+    pinned = read_manifest(paths)
+    if pinned is None:
+        atomic_write(paths.run_dir / FILE, found.model_dump_json(indent=1).encode())
+    # The content and not the files: the same rows under another path are the same problems.
+    elif pinned.content_hash != found.content_hash:
+        raise ConfigError(
+            f"run {paths.run} was begun with other problems: {'; '.join(_changes(pinned, found))}. "
+            f"Put back what problems.source = {settings.problems.source!r} named then, or start a new run"
+        )
+    return problems
+
+
+def read_manifest(paths: Paths) -> ProblemSetManifest | None:
+    """The manifest of a run, if it has one. Raises ConfigError for a file that is none."""
+    file = paths.run_dir / FILE
+    if not file.exists():
+        return None
+    try:
+        return ProblemSetManifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ConfigError(f"expected the manifest of the run's problems in {file}: {reason(error)}") from error
+
+
+def _changes(pinned: ProblemSetManifest, found: ProblemSetManifest) -> list[str]:
+    changed = [
+        f"{name} had {part.count} with sha256 {part.sha256[:12]}…, has {found.partitions[name].count} with "
+        f"{found.partitions[name].sha256[:12]}…"
+        for name, part in pinned.partitions.items()
+        if part.sha256 != found.partitions[name].sha256
+    ]
+    return changed or [f"content hash {pinned.content_hash[:12]}…, now {found.content_hash[:12]}…"]
+
+
+def new_run_name(preset: str | None) -> str:
+    return f"{preset or 'run'}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+
+
+def create_run(paths: Paths, settings: RunSettings) -> None:
+    """The run's directory with its config.toml. Raises ConfigError if it is taken."""
+    if (paths.run_dir / "config.toml").exists():
+        raise ConfigError(
+            f"{paths.run_dir} holds a run already; go on with `opcod run --resume {paths.run}`, or choose another --run"
+        )
+    paths.run_dir.mkdir(parents=True, exist_ok=True)
+    atomic_write(paths.run_dir / "config.toml", to_toml(settings).encode())
+
+
+def stored_settings(paths: Paths) -> RunSettings:
+    """Settings of an existing run. Raises ConfigError if there is none."""
+    if not (paths.run_dir / "config.toml").exists():
+        raise ConfigError(f"expected a run at {paths.run_dir}, found none; `opcod run` starts one")
+    _refuse_another_name(paths)
+    return settings_of(paths.run_dir)
+
+
+class _Named(BaseModel):
+    """Of state.json, whatever else it holds."""
+
+    run: str
+
+
+def _refuse_another_name(paths: Paths) -> None:
+    """A run's batches, versions and checkpoints hold its name, and services refuse those of another."""
+    state = paths.run_dir / STATE_FILE
+    try:
+        name = _Named.model_validate_json(state.read_bytes()).run if state.exists() else paths.run
+    except ValidationError:
+        return  # the broker says what is wrong with it
+    if name != paths.run:
+        raise ConfigError(
+            f"{paths.run_dir} holds the run {name!r}, whose files say so: expected its directory to have that name; "
+            f"rename it, or move it into another --runs-dir as {name}"
+        )
+
+
+def kept_settings(paths: Paths, preset: str | None, config: Path | None, overrides: list[str] | None) -> RunSettings:
+    """Settings of an existing run, whose command line may name settings, but no others."""
+    settings = stored_settings(paths)
+    if given(preset, config, overrides):
+        refuse_changes(settings, settings_on(paths, preset, config, overrides))
+    return settings
+
+
+def refuse_changes(stored: RunSettings, asked: RunSettings) -> None:
+    """A run goes on with the settings it was begun with. Raises ConfigError showing every difference."""
+    changed = differences(stored, asked)
+    if changed:
+        raise ConfigError(
+            "a run is resumed with the settings it was begun with; these differ:\n  " + "\n  ".join(changed)
+        )
