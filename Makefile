@@ -48,7 +48,7 @@ screenshots: browser ## The page's main views of a recorded run, into docs/image
 	$(BIN)/python -m tests.browser.screenshots $(RUN) $(BESIDE)
 
 test: setup browser lint types ## The whole test suite, with lint and types
-	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(SPREAD) $(ARGS)
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(SPREAD) --durations=15 $(ARGS)
 
 unit: setup ## Only the fast tests
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(SPREAD) tests/unit tests/contract tests/lint $(ARGS)

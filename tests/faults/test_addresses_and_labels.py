@@ -42,7 +42,14 @@ LABELS = {
 
 
 NO_CLIENTS = frozenset(
-    {"httpx2.EventSource", "httpx2.Timeout", "httpx2.Limits", "httpx2.AsyncHTTPTransport", "httpx2.HTTPTransport"}
+    {
+        "httpx2.EventSource",
+        "httpx2.Timeout",
+        "httpx2.Limits",
+        "httpx2.AsyncHTTPTransport",
+        "httpx2.HTTPTransport",
+        "httpx2.URL",
+    }
 )
 
 
