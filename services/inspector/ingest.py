@@ -77,6 +77,7 @@ class Ingest:
             except (UnavailableError, StorageError) as error:
                 self._turn(str(error))
                 stopping.wait(delay_s)
+                # The wait ends with the service: stopping is the event that is waited on, not a sleep.
                 delay_s = min(2 * delay_s, LAST_RETRY_S)
             else:
                 self._turn(None)
@@ -87,6 +88,7 @@ class Ingest:
         silent_s = self._clock.monotonic_s() - self._last_turn_s
         if silent_s > self._silent_s:
             return f"ingest has not answered for {silent_s:.0f} s, expected at most {self._silent_s:.0f} s"
+        # Asked second: a thread that hangs leaves the last word, maybe a good one, standing for ever.
         return self._problem
 
     def pull(self) -> None:
@@ -94,6 +96,8 @@ class Ingest:
         cursor = self._store.cursor
         events = self._source.read_events(cursor, count=BATCH, block_s=self._block_s)
         continuity = self._continuity(cursor)
+        # What was just read is thrown away: it is the new stream's part behind an id of the old one. The next turn
+        # reads the new one from its start.
         if continuity == "restarted":
             self._start_over(cursor)
         elif events:
@@ -118,6 +122,7 @@ class Ingest:
     def _start_over(self, cursor: str) -> None:
         first = self._source.first_event_id()
         if first is not None:
+            # The gap and the new cursor in one transaction: a crash between them would tell the gap twice or never.
             self._keep([self._gap(cursor, first, "restarted")], START)
 
     def _keep(self, entries: Sequence[Entry], cursor: str) -> None:
@@ -129,6 +134,7 @@ class Ingest:
         if not isinstance(event, BatchReady):
             return Entry(stream_id, event)
         try:
+            # An unreadable batch must not stop the stream: the event is kept without its texts and counted.
             return Entry(stream_id, event, self._sealed.exchanges(event))
         except StorageError as error:
             UNREADABLE.inc()
@@ -139,6 +145,7 @@ class Ingest:
         GAPS.labels(reason).inc()
         log.warning("gap in the event stream", after=after, before=before, reason=reason)
         gap = Gap(at=self._clock.wall_s(), source=self._name, after=after, before=before, reason=reason)
+        # An id made from the event behind it: the same gap told again after a crash is a duplicate and stored once.
         return Entry(gap_id(before), gap)
 
     def _turn(self, problem: str | None) -> None:
