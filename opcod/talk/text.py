@@ -83,6 +83,7 @@ def _act(act: ActView) -> str:
 
 
 def _trace(trace: TraceView) -> Iterator[str]:
+    # By the negative and not reversed: the sort is stable, so equal ones stay in the order of the text.
     shown = sorted(trace.tokens, key=lambda token: -token.divergence)[:MOST_DIVERGENT]
     mean = sum(token.divergence for token in trace.tokens) / max(1, len(trace.tokens))
     yield f"  mean {mean:.4f} nats over {len(trace.tokens)} of {trace.all_tokens} tokens; the most:"
@@ -97,4 +98,5 @@ def likeliest(top: tuple[Alternative, ...]) -> str:
 
 
 def _quoted(text: str) -> str:
+    # Tokens begin with blanks and hold line breaks, which have to be seen and must not break the line.
     return json.dumps(text, ensure_ascii=False)
