@@ -77,7 +77,6 @@ class Ingest:
             except (UnavailableError, StorageError) as error:
                 self._turn(str(error))
                 stopping.wait(delay_s)
-                # The wait ends with the service: stopping is the event that is waited on, not a sleep.
                 delay_s = min(2 * delay_s, LAST_RETRY_S)
             else:
                 self._turn(None)
@@ -122,7 +121,7 @@ class Ingest:
     def _start_over(self, cursor: str) -> None:
         first = self._source.first_event_id()
         if first is not None:
-            # The gap and the new cursor in one transaction: a crash between them would tell the gap twice or never.
+            # The gap and the new cursor in one transaction: the log never starts over without saying so.
             self._keep([self._gap(cursor, first, "restarted")], START)
 
     def _keep(self, entries: Sequence[Entry], cursor: str) -> None:
@@ -134,7 +133,7 @@ class Ingest:
         if not isinstance(event, BatchReady):
             return Entry(stream_id, event)
         try:
-            # An unreadable batch must not stop the stream: the event is kept without its texts and counted.
+            # An unreadable batch must not stop the stream: its exchanges stay as events told them, long texts cut.
             return Entry(stream_id, event, self._sealed.exchanges(event))
         except StorageError as error:
             UNREADABLE.inc()
@@ -145,7 +144,6 @@ class Ingest:
         GAPS.labels(reason).inc()
         log.warning("gap in the event stream", after=after, before=before, reason=reason)
         gap = Gap(at=self._clock.wall_s(), source=self._name, after=after, before=before, reason=reason)
-        # An id made from the event behind it: the same gap told again after a crash is a duplicate and stored once.
         return Entry(gap_id(before), gap)
 
     def _turn(self, problem: str | None) -> None:
