@@ -120,14 +120,14 @@ def delivered(verdicts: Iterable[tuple[str, int]]) -> Share:
 
 def engine_speeds(tally: Tally) -> dict[str, float]:
     """Output tokens a second of engine time, by kind of job."""
-    # Per second that the engine worked, not of wall time: waiting for the other student is no slowness.
+    # A job's seconds are its share of the engine's time: what an engine waits for work is in none of them.
     return {kind: tally.output_tokens.get(kind, 0) / s for kind, s in tally.engine_seconds.items() if s > 0}
 
 
 def first_and_last_test(scores: Iterable[Score], student: str) -> tuple[Score, Score] | None:
     """None for a student that was tested less than twice."""
     tests = [score for score in scores if score.student == student and score.split is Split.TEST]
-    # In the order of the run's log of scores, which is that of time.
+    # The state's scores stand in the order in which they were measured.
     return (tests[0], tests[-1]) if len(tests) > 1 else None
 
 
