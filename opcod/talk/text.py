@@ -83,7 +83,6 @@ def _act(act: ActView) -> str:
 
 
 def _trace(trace: TraceView) -> Iterator[str]:
-    # By the negative and not reversed: the sort is stable, so equal ones stay in the order of the text.
     shown = sorted(trace.tokens, key=lambda token: -token.divergence)[:MOST_DIVERGENT]
     mean = sum(token.divergence for token in trace.tokens) / max(1, len(trace.tokens))
     yield f"  mean {mean:.4f} nats over {len(trace.tokens)} of {trace.all_tokens} tokens; the most:"
