@@ -68,6 +68,8 @@ def render(report: Report, part: Excerpt, pictures: Path) -> str:
         part=part,
         choices={name: sorted({shown.values[name] for shown in part.shown}) for name in FILTERS},
         pictures=[(name.removesuffix(".png"), found) for name in PICTURES if (found := _picture(pictures / name))],
+        # Our own files, unescaped: the policy's hashes are of these very characters, and an escaped quote would make
+        # the browser refuse them. Nothing of a run may get into either.
         style=Markup(style),
         script=Markup(script),
         policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
@@ -91,10 +93,12 @@ def _own(name: str) -> str:
 
 
 def _hash(text: str) -> str:
+    # Base64 of the digest's bytes, not of its hex digits, as the policy's grammar has it.
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _picture(path: Path) -> str | None:
     if not path.is_file():
         return None
+    # Inside the page, since it asks nobody for anything; img-src lets only such addresses through.
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -51,10 +51,12 @@ class Client:
         url = self._broker_url() + path
         json, accept = body.model_dump(mode="json", exclude_none=True), {"Accept": "text/event-stream"}
         with answering(url), self._http.stream("POST", url, json=json, headers=accept) as response:
+            # A streamed answer has no body yet; the refusal's text is in it.
             if response.status_code != 200:
                 response.read()
                 raise refusal(url, response)
             for event in EventSource(response):
+                # The status was sent before the first event, so a failure after it can come as an event only.
                 if event.event == "error":
                     broken = parsed(url, ErrorResponse.model_validate_json, event.data)
                     raise OpcodError(f"{url} broke off: {broken.error.message}")
@@ -104,6 +106,8 @@ def body_of(kind: type[Body], arguments: Sequence[str], /, **given: object) -> B
     # As the user wrote it: arguments in capitals, options with dashes.
     names = {field: field.upper() if field in arguments else f"--{field}" for field in given}
     for field, value in given.items():
+        # Looked for before the model sees the value. It is shown as ASCII, since a terminal in UTF-8 cannot print a
+        # lone surrogate either.
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             raise ConfigError(f"{names[field]}: expected text in UTF-8, got {value[:MAX_SHOWN_CHARS]!a}")
     try:
@@ -156,6 +160,7 @@ def end_pause(deployment: Deployment) -> str | None:
     """
     broker = Client(deployment)
     try:
+        # Read before the resume: afterwards it tells this pause from a new one.
         reason = _state(broker, deployment).paused
         if reason is None:
             return None

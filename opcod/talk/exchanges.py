@@ -83,6 +83,8 @@ def open_exchanges(runs_dir: Path, run: str | None) -> Iterator[Exchanges]:
     try:
         deployment = live_deployment(runs_dir, run)
     except UnavailableError:
+        # Only the look for a deployment falls back to the files. An inspector that is up and fails later raises, so
+        # that one listing never comes from both.
         with stored_run(run_directory(runs_dir, run)) as store:
             yield StoredExchanges(store, run_directory(runs_dir, run))
         return
@@ -110,6 +112,7 @@ def filter_names() -> str:
 
 def read_filter(given: Sequence[str]) -> ExchangeFilter:
     """From `name=value` words. Raises ConfigError naming what is wrong and the names there are."""
+    # At the first = only: a value may have more of them. A word without any gets an empty value.
     pairs = dict(word.partition("=")[::2] for word in given)
     try:
         return ExchangeFilter.model_validate(pairs)

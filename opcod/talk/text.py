@@ -97,4 +97,5 @@ def likeliest(top: tuple[Alternative, ...]) -> str:
 
 
 def _quoted(text: str) -> str:
+    # Tokens begin with blanks and hold line breaks, which have to be seen and must not break the line.
     return json.dumps(text, ensure_ascii=False)

@@ -87,6 +87,7 @@ class Ingest:
         silent_s = self._clock.monotonic_s() - self._last_turn_s
         if silent_s > self._silent_s:
             return f"ingest has not answered for {silent_s:.0f} s, expected at most {self._silent_s:.0f} s"
+        # Asked second: a thread that hangs leaves the last word, maybe a good one, standing for ever.
         return self._problem
 
     def pull(self) -> None:
@@ -94,6 +95,8 @@ class Ingest:
         cursor = self._store.cursor
         events = self._source.read_events(cursor, count=BATCH, block_s=self._block_s)
         continuity = self._continuity(cursor)
+        # What was just read is thrown away: it is the new stream's part behind an id of the old one. The next turn
+        # reads the new one from its start.
         if continuity == "restarted":
             self._start_over(cursor)
         elif events:
@@ -118,6 +121,7 @@ class Ingest:
     def _start_over(self, cursor: str) -> None:
         first = self._source.first_event_id()
         if first is not None:
+            # The gap and the new cursor in one transaction: the log never starts over without saying so.
             self._keep([self._gap(cursor, first, "restarted")], START)
 
     def _keep(self, entries: Sequence[Entry], cursor: str) -> None:
@@ -129,6 +133,7 @@ class Ingest:
         if not isinstance(event, BatchReady):
             return Entry(stream_id, event)
         try:
+            # An unreadable batch must not stop the stream: its exchanges stay as events told them, long texts cut.
             return Entry(stream_id, event, self._sealed.exchanges(event))
         except StorageError as error:
             UNREADABLE.inc()

@@ -171,11 +171,13 @@ def compare_methods(
 
 def _runs(methods: Sequence[str], seeds: Sequence[int], figures: Mapping[tuple[str, int], RunFigures]) -> Runs:
     """By seed, of the first of these methods, which compute the same, that has one."""
+    # Seed by seed: with two names of one computation, one name's runs may be finished where the other's are not.
     found = {seed: [figures[method, seed] for method in methods if (method, seed) in figures] for seed in seeds}
     return {seed: runs[0] for seed, runs in found.items() if runs}
 
 
 def _unlike_before(runs: Sequence[RunFigures]) -> bool:
+    # Compared exactly, without a tolerance: runs that share one measurement have the very same numbers.
     return len({tuple((row.student, row.domain, row.before) for row in run.scores) for run in runs}) > 1
 
 
@@ -183,6 +185,7 @@ def estimate(values: Mapping[int, float]) -> Estimate:
     """Mean of values by seed, and the interval that Student's t gives it."""
     numbers = list(values.values())
     mean = fmean(numbers)
+    # One value has no spread: stdev would raise, and an interval of no width would claim certainty.
     if len(numbers) < 2:
         return Estimate(mean=mean, interval=None, values=dict(values))
     # Student's t and not the normal quantile: with three seeds the normal one would give less than half the width.
@@ -198,6 +201,7 @@ def _t_quantile(degrees_of_freedom: int) -> float:
 
 def _method(method: str, methods: Sequence[str], runs: Runs, reference: Runs) -> MethodFigures:
     first = alike(method, methods)[0]
+    # The reference has no difference from itself, nor has its other name: a row of zeros would look like a result.
     against = {} if first == methods[0] else reference
     places = [(row.student, row.domain, row.strong) for row in next(iter(runs.values())).scores]
     cells = [_cell(place, runs, against) for place in places]
@@ -216,6 +220,7 @@ def _cell(place: tuple[str, str, bool], runs: Runs, reference: Runs) -> Cell:
     student, domain, strong = place
     after = {seed: _score(run, place, lambda row: row.after) for seed, run in runs.items()}
     of_reference = {seed: _score(run, place, lambda row: row.after) for seed, run in reference.items()}
+    # Paired by seed, since runs of one seed share specialists and problems: what they share drops out.
     both = {seed: value - of_reference[seed] for seed, value in after.items() if seed in of_reference}
     difference = estimate(both) if both else None
     return Cell(
@@ -239,6 +244,7 @@ def _score(run: RunFigures, place: tuple[str, str, bool], value: Value) -> float
 # the scores themselves.
 def _verdict(difference: Estimate, after: Estimate, reference: Estimate) -> Literal["higher", "lower", "open"]:
     everything = (-inf, inf)
+    # A single seed has no interval; one without bounds takes in everything, so its verdict stays open.
     low, high = difference.interval or everything
     own, other = after.interval or everything, reference.interval or everything
     if low > 0 and own[0] > other[1]:

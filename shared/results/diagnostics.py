@@ -129,6 +129,7 @@ def _cognizance(gates: Sequence[GateDecision]) -> Mapping[tuple[int, str], bool]
 
 def _chance(rows: Sequence[RevisionCount], samples: int) -> float | None:
     right = sum(row.right for row in rows)
+    # Weighted by the right rollouts, as the break-rate that it stands beside is: only what was right can break.
     expected = sum(row.right * resampling_chance(row.wrong_rollouts, samples) for row in rows if row.right)
     return expected / right if right else None
 
@@ -172,8 +173,10 @@ def without_shared_stems(
         if tests is None:
             continue
         for domain, part in manifest.partitions["test"].domains.items():
+            # A score has counts by place and no ids; the same spread as in the test says which problem stands where.
             kept = [at for at, name in enumerate(spread(part.ids, test_problems)) if name not in shared]
             tested = len(tests[0].correct[domain])
+            # With none left there is no mean, and with all left the row would repeat the score.
             if len(kept) in (0, tested):
                 continue
             before, after = (_mean(score, domain, kept) for score in tests)

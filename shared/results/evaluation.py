@@ -42,6 +42,8 @@ class Subject(Part):
     def file_name(self) -> str:
         """`a@v12-test-<hash>.json`: another hash for everything that could change a number."""
         digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        # A source may be a path: what is no letter or digit becomes a dash, and only its end is kept. Two that look
+        # alike then still differ in the hash.
         own = self.source == self.partition
         where = self.partition if own else f"{re.sub(r'[^A-Za-z0-9]+', '-', self.source).strip('-')}-{self.partition}"
         return f"{self.version}-{where[-80:]}-{digest[:12]}.json"
@@ -86,6 +88,8 @@ def evaluate(
     majority = majority_by_domain(problems, domains)
     scores = []
     for domain in domains:
+        # The problem is the unit: samples of one problem are not independent, and an interval over all of them would be
+        # too narrow.
         shares = [graded.correct[p.id] / evaluated.samples for p in problems if p.domain == domain]
         rates = answer_rates(graded.answers[domain], len(shares) * evaluated.samples)
         scores.append(

@@ -120,17 +120,20 @@ def delivered(verdicts: Iterable[tuple[str, int]]) -> Share:
 
 def engine_speeds(tally: Tally) -> dict[str, float]:
     """Output tokens a second of engine time, by kind of job."""
+    # A job's seconds are its share of the engine's time: what an engine waits for work is in none of them.
     return {kind: tally.output_tokens.get(kind, 0) / s for kind, s in tally.engine_seconds.items() if s > 0}
 
 
 def first_and_last_test(scores: Iterable[Score], student: str) -> tuple[Score, Score] | None:
     """None for a student that was tested less than twice."""
     tests = [score for score in scores if score.student == student and score.split is Split.TEST]
+    # The state's scores stand in the order in which they were measured.
     return (tests[0], tests[-1]) if len(tests) > 1 else None
 
 
 def problem_shares(score: Score, domain: str) -> list[float]:
     """Of each problem, the share of its samples that is right."""
+    # The problem is the unit that is resampled: samples of one problem are not independent of each other.
     return [count / score.samples for count in score.correct[domain]]
 
 
@@ -140,6 +143,7 @@ def score_interval(score: Score, domain: str) -> Interval:
 
 def mean_interval(student: str, domain: str, shares: Sequence[float]) -> Interval:
     """95 %, of the mean over problems."""
+    # A tuple, since the cache needs a key that can be hashed.
     return _mean_interval(tuple(shares), resampling_seed(student, domain))
 
 

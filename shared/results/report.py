@@ -204,6 +204,7 @@ def _student(state: RunState, student: str, improved: bool | None) -> StudentRep
     verdicts: Counter[str] = Counter()
     for counts in tally.verdicts.values():
         verdicts.update(counts)
+    # Without the control: a revision that saw no feedback says nothing about what feedback breaks.
     told = seeing(tally.revisions)
     broken, fixed = breaks(told), fixes(told)
     return StudentReport(
@@ -243,6 +244,7 @@ STATUS_STAGES = {
 def _stages(state: RunState, timeline: Mapping[str, float], wall_s: float) -> list[Stage]:
     seconds = dict(timeline)
     for status, name in STATUS_STAGES.items():
+        # A status that the run never had is left out, so that no stage of 0 s stands in the table.
         if status in state.status_seconds:
             seconds[name] = state.status_seconds[status]
     return [Stage(name=name, seconds=value, share=value / wall_s) for name, value in seconds.items() if wall_s]

@@ -21,6 +21,7 @@ MEDIA_TYPES: dict[Format, str] = {"jsonl": "application/x-ndjson", "parquet": "a
 
 def exported(store: Store, wanted: ExchangeFilter, format_: Format) -> Iterator[bytes]:
     """The file, piece by piece. Raises ConfigError at once where Parquet cannot be written here."""
+    # No generator itself: one would raise only at its first piece, when the answer's status is already sent.
     if format_ == "jsonl":
         return exchange_lines(store, wanted)
     if importlib.util.find_spec("pyarrow") is None:
@@ -39,10 +40,12 @@ def exchange_lines(store: Store, wanted: ExchangeFilter) -> Iterator[bytes]:
 
 
 def exchange_pages(store: Store, wanted: ExchangeFilter) -> Iterator[list[ExchangeView]]:
+    # The end is fixed first: in a run that is going on, an export up to the newest would chase it.
     newest, after = store.newest_exchange_id(), 0
     while after < newest:
         page = store.exchanges_between(wanted, after=after, upto=newest, limit=PAGE)
         if not page:
             return
         yield page
+        # By id and not by an offset: rows that come in meanwhile shift no page.
         after = page[-1].id

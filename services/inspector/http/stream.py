@@ -61,7 +61,10 @@ class ViewerStream(EventStream):
         self._viewers = viewers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # No await stands between the look at the count and the slot taken, and one event loop does both: two viewers
+        # cannot share the last slot.
         if not self._viewers.enter():
+            # The frames were never begun, so nobody else closes them.
             await self._frames.aclose()
             message = f"{self._viewers.limit} event streams are open, no more are served; close one or come back"
             await error_response(429, message, "rate_limit_error")(scope, receive, send)
@@ -94,10 +97,12 @@ async def follow(
     yield format_sse_event(retry=RECONNECT_MS)
     quiet_since_s = anyio.current_time()
     while not ended():
+        # Before any query: a viewer who has seen everything costs only this comparison.
         if store.head > position(place):
             messages, place = await run_in_threadpool(news, place)
             for each in messages:
                 yield each
+            # A log that grows by what this viewer is not told leaves the connection as quiet as before.
             quiet_since_s = anyio.current_time() if messages else quiet_since_s
         elif anyio.current_time() - quiet_since_s >= keep_alive_s:
             # A comment: no client shows it, and no proxy takes the connection for idle.
@@ -130,6 +135,7 @@ def live_events(
             gaps = [format_sse_event(data_str=gap.model_dump_json(), id=gap_id(rows[0].id), event=gap.kind)]
         return [*gaps, *(frame(row) for row in rows)], rows[-1].position
 
+    # In front of position 0, so that the gap is told once: with the first page the place leaves ANEW for good.
     start = position if lost is None else ANEW
     return follow(store, start, lambda at: max(at, 0), news, ended, poll_s=poll_s, keep_alive_s=keep_alive_s)
 

@@ -45,6 +45,7 @@ class ReadOnlyDatabase:
         try:
             yield connection
         finally:
+            # Also after an error: outside a transaction a failed SELECT leaves nothing open in the connection.
             self._idle_readers.put(connection)
 
     def _connect(self) -> sqlite3.Connection:
@@ -87,6 +88,8 @@ class Database(ReadOnlyDatabase):
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """The writer's connection inside BEGIN IMMEDIATE; committed at the end, rolled back on any error."""
+        # There is one writing connection for all threads; without the lock a second thread's BEGIN would meet the first
+        # one's transaction, which no timeout waits for.
         with self._lock, self._errors("write"):
             # Takes the write lock at once: upgrading a read to a write may fail at once, however long the timeout.
             self._writer.execute("BEGIN IMMEDIATE")
@@ -94,6 +97,8 @@ class Database(ReadOnlyDatabase):
                 yield self._writer
                 self._writer.execute("COMMIT")
             finally:
+                # Some errors, a full disk among them, make SQLite roll back by itself; a second ROLLBACK would raise
+                # and hide the error that counts.
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
 

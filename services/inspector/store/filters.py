@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.inspector.store.records import split_verdict
 from shared.method.concept_words import UNSPACED_LETTER
 
+# SQLite's largest integer: Python's have no bound, and sqlite3 raises OverflowError, not sqlite3.Error, beyond it.
 MAX_INTEGER = 2**63 - 1
 
 Whole = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
@@ -45,6 +46,7 @@ def conditions(wanted: ExchangeFilter) -> list[Condition]:
     for name in ("round", "step", "student", "tutor", "domain", "problem_id", "sample", "correct"):
         value = getattr(wanted, name)
         if value is not None:
+            # Only a name of the tuple above gets into the SQL, never one that a reader sent.
             found.append((f"exchanges.{name} = ?", value))
     if wanted.change is not None:
         found.append(("revisions.change = ?", wanted.change))
@@ -75,6 +77,7 @@ _GRAM = 3
 
 def _text_conditions(text: str) -> Iterator[Condition]:
     """Every word of the text, at least as a beginning; a stretch anywhere where blanks do not tell words apart."""
+    # A NUL ends the expression for FTS5, and the quote that was opened before it would stand open.
     words = text.replace("\x00", " ").split()
     stretches = [word for word in words if UNSPACED_LETTER.search(word)]
     expression = match_expression(" ".join(word for word in words if word not in stretches))
@@ -91,4 +94,5 @@ def match_expression(text: str) -> str:
 
 
 def _quoted(word: str) -> str:
+    # Doubled, as FTS5's strings want it; a backslash escapes nothing there.
     return '"' + word.replace('"', '""') + '"'

@@ -44,6 +44,7 @@ class Pages:
         self._environment = Environment(
             loader=FileSystemLoader(TEMPLATES),
             autoescape=True,
+            # A name that is misspelt in a template raises; by default it would be rendered as nothing.
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -101,6 +102,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def visible(text: str) -> str:
     """A token such that something of it can be seen; "" is part of a character that further tokens complete."""
+    # Not escaped here, and no Markup: the template escapes it once, as any other text.
     return text.replace("\n", "⏎") or "·"
 
 
