@@ -219,7 +219,7 @@ def benchmark_rows(settings: Settings) -> list:  # type: ignore[type-arg]
     from shared.modeling.loading import load_tokenizer
     from shared.problems.formats import format_named
     from shared.problems.generated import KINDS, draw_partitions
-    from shared.problems.peers import PeerFault, peer_line
+    from shared.problems.mistakes import PeerFault, peer_line
 
     draw, tokenizer = Random(0), load_tokenizer(model_path(), "compact" if settings.case == "short" else None)
     style, others = format_named("integer"), [kind for kinds in KINDS.values() for kind in kinds]

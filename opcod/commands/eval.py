@@ -262,7 +262,9 @@ def answer(paths: Paths, questions: Questions, progress: Callable[[str], None], 
         asked.write_text(questions.model_dump_json(), encoding="utf-8")
         places = ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
         files = ["--questions", str(asked), "--answers", str(answered)]
-        process = launch(ProcessSpec("answering", "services.student.answering", log_file, arguments=[*places, *files]))
+        process = launch(
+            ProcessSpec("answering", "services.student.answer_file", log_file, arguments=[*places, *files])
+        )
         what = f"answering with {questions.version}"
         until_ended(
             [process],

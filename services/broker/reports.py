@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from services.broker.exchange import telling
+from services.broker.exchange import news
 from services.broker.exchange.groups import GroupReader
 from services.broker.exchange.judging import JudgedRevision, count_group, distinct
 from services.broker.machine.moves import (
@@ -76,7 +76,7 @@ class ReportReader:
             case VersionLoaded():
                 enough = self._replicas.enough(message.student, message.version, told_by=message.replica)
                 event = VersionServed(at, message.student, message.version, enough)
-                return ReadReport(event, [telling.serving(message)])
+                return ReadReport(event, [news.serving(message)])
             case VersionRefused():
                 return self._refused(message, at)
             case Control():
@@ -129,7 +129,7 @@ class ReportReader:
         reason = reason[:MAX_REASON_CHARS]
         log.warning("job failed", job=done.job_id, reason=reason)
         event = JobReported(at, done.job_id, "failed", kind=done.kind, reason=reason)
-        return ReadReport(event, [telling.lost(done, reason)])
+        return ReadReport(event, [news.lost(done, reason)])
 
     def _finished(self, report: JobReported, target: Target, output: JobOutput, state: RunState) -> ReadReport:
         match target:
@@ -143,7 +143,7 @@ class ReportReader:
             case GroupTarget(kind=JobKind.ROLLOUT):
                 problem = self._problems.by_id(target.group.problem_id)
                 rewarded = rewards(output.prompts[0], problem, self._problems.format)
-                return ReadReport(report, [telling.graded(target.phase, state.round, problem, rewarded)])
+                return ReadReport(report, [news.graded(target.phase, state.round, problem, rewarded)])
             case GroupTarget():
                 return ReadReport(report, self._feedback(target, report.output, state))
 
@@ -168,7 +168,7 @@ class ReportReader:
         rollouts = self._groups.output(state, target.phase, target.group, JobKind.ROLLOUT).prompts[0]
         told = self._groups.exchanges(state, target.phase, target.group, output)
         graded = rewards(rollouts, problem, self._problems.format)
-        return telling.feedback(target.phase, state.round, problem, rollouts, graded, told)
+        return news.feedback(target.phase, state.round, problem, rollouts, graded, told)
 
     def _revision(self, report: JobReported, target: RevisionTarget, output: JobOutput, state: RunState) -> ReadReport:
         revision = target.revision
@@ -184,7 +184,7 @@ class ReportReader:
         ]
         counts = count_group(revised, round_=state.round, tutor=target.phase.tutor)
         texts = [answered.samples[0].text for answered in output.prompts]
-        events = telling.revised(target.student, state.round, revision.step, problem.id, revised, texts)
+        events = news.revised(target.student, state.round, revision.step, problem.id, revised, texts)
         return ReadReport(replace(report, revised=counts), events)
 
 

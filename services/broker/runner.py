@@ -16,7 +16,7 @@ import structlog
 
 from services.broker import metrics
 from services.broker.dispatch import Dispatcher, Outgoing
-from services.broker.exchange import telling
+from services.broker.exchange import news
 from services.broker.exchange.groups import GroupReader, Sealer, UnusableBatchError
 from services.broker.machine import machine
 from services.broker.machine.moves import (
@@ -157,7 +157,7 @@ class Runner:
         # Only a new run takes scores over; one that goes on has its own, or is about to.
         initial = () if found.state is not None else adopted_scores(self._run_dir, self._basis)
         began_again = TakenUp(self._time.now_s(), found.redis_was_empty, sealed, initial)
-        self._handle(began_again, telling.taken_up(found, sealed))
+        self._handle(began_again, news.taken_up(found, sealed))
         self._rebuilding = False
 
     def _drop_open_payloads(self) -> None:
@@ -348,7 +348,7 @@ class Runner:
         # In the state that is committed with the announcement, so that a batch is never announced and not counted.
         machine.count_batch(state, sealed.manifest)
         handling.out.publish.append((train(command.student), sealed.message))
-        handling.tell(telling.sealed(sealed.manifest))
+        handling.tell(news.sealed(sealed.manifest))
 
 
 def _standing(state: RunState) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ from services.student.config import INTERACTIVE_BOUND, ScriptEnvironment, Studen
 from services.student.engines.port import Engine
 from services.student.engines.scripted import Script, ScriptedEngine
 from services.student.http.api import StudentApi, student_routes
-from services.student.http.people import InteractiveQueue
+from services.student.http.interactive import InteractiveQueue
 from services.student.weights.loader import WeightLoader
 from services.student.weights.versions import VersionKeeper
 from services.student.work.calls import Running

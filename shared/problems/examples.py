@@ -31,7 +31,7 @@ from shared.problems.jsonl import read_rows
 from shared.problems.kinds import Kind
 from shared.problems.leaks import leak_key
 from shared.problems.loading import GENERATED, problems_of
-from shared.problems.peers import PeerFault, PeerLine, peer_line, wrong_formula
+from shared.problems.mistakes import PeerFault, PeerLine, peer_line, wrong_formula
 from shared.problems.problem import ProblemFormat, ProblemSet
 
 StudentName = Literal["a", "b"]

@@ -10,7 +10,7 @@ import re
 
 from shared.contracts.messages import ChatMessage
 from shared.errors import shown
-from shared.method import anchoring, grading, reprompt
+from shared.method import anchoring, grading, reprompt, tutor_prompt
 from shared.problems.problem import Judgement, Problem, removed_by
 
 _LETTER = re.compile(r"[A-Z]")
@@ -20,7 +20,9 @@ class McqFormat:
     """Multiple-choice questions answered by an option letter in an answer block."""
 
     name = "mcq"
-    template_hash = hashlib.sha256(f"{reprompt.TEMPLATE_HASH}{anchoring.FEEDBACK_TEMPLATE_HASH}".encode()).hexdigest()
+    template_hash = hashlib.sha256(
+        f"{reprompt.TEMPLATE_HASH}{tutor_prompt.FEEDBACK_TEMPLATE_HASH}".encode()
+    ).hexdigest()
 
     def refusal(self, problem: Problem) -> str | None:
         """See `ProblemFormat.refusal`: the answer must be the letter of one of the options in the question."""
@@ -46,7 +48,7 @@ class McqFormat:
         self, problem: Problem, response: str, *, peer_domain: str, agent_domain: str
     ) -> list[ChatMessage]:
         """The paper's feedback prompt (C.1) as one user turn."""
-        prompt = anchoring.feedback_prompt(
+        prompt = tutor_prompt.feedback_prompt(
             problem.question, response, peer_domain=peer_domain, agent_domain=agent_domain
         )
         return [ChatMessage(role="user", content=prompt)]
@@ -69,7 +71,7 @@ class McqFormat:
 
     def anchor_text(self, problem: Problem) -> str:
         """Stem and options, without the fixed last line."""
-        return anchoring.without_instruction_line(problem.question)
+        return tutor_prompt.without_instruction_line(problem.question)
 
     def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:
         """See `anchoring.review_feedback`."""
@@ -85,14 +87,14 @@ class NaiveMcqFormat(McqFormat):
     """
 
     template_hash = hashlib.sha256(
-        f"{reprompt.TEMPLATE_HASH}{anchoring.NAIVE_FEEDBACK_TEMPLATE_HASH}".encode()
+        f"{reprompt.TEMPLATE_HASH}{tutor_prompt.NAIVE_FEEDBACK_TEMPLATE_HASH}".encode()
     ).hexdigest()
 
     def feedback_messages(
         self, problem: Problem, response: str, *, peer_domain: str, agent_domain: str
     ) -> list[ChatMessage]:
         """A request for feedback without concept and rules, as one user turn."""
-        prompt = anchoring.naive_feedback_prompt(
+        prompt = tutor_prompt.naive_feedback_prompt(
             problem.question, response, peer_domain=peer_domain, agent_domain=agent_domain
         )
         return [ChatMessage(role="user", content=prompt)]

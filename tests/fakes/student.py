@@ -11,7 +11,7 @@ from pathlib import Path
 from services.student.app import build_worker
 from services.student.board import Board
 from services.student.config import INTERACTIVE_BOUND, StudentConfig, student_config
-from services.student.http.people import InteractiveQueue
+from services.student.http.interactive import InteractiveQueue
 from services.student.work.calls import Running
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, group_of, input_field, jobs, step_payloads
 from shared.bus.leases import LeaseKeeper

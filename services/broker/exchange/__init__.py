@@ -3,5 +3,5 @@
 judging.py    grades, verdicts, cleaned feedback, what a revision did
 groups.py     the rollouts and feedback of open groups, read back and kept by hash; from a full step to its batch
 batches.py    a sealed batch on disk: written once, or adopted
-telling.py    the events that people see
+news.py       the events that people see
 """

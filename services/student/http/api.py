@@ -29,7 +29,7 @@ from services.student.http.chat import (
     response,
     usage,
 )
-from services.student.http.people import InteractiveQueue
+from services.student.http.interactive import InteractiveQueue
 from shared.clock import Clock
 from shared.contracts.http import FeedbackRequest, FeedbackResponse
 from shared.contracts.ids import seed_of

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from services.student.engines.port import Generation, GenerationRequest, Piece, TokenChoice, TokenDetail
-from services.student.http.people import Heard
+from services.student.http.interactive import Heard
 from shared.contracts.ids import seed_of
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.contracts.openai import (

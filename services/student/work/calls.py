@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from services.student import metrics
 from services.student.engines.port import Engine, Generation, GenerationCancelledError, GenerationRequest
-from services.student.http.people import Inquiry
+from services.student.http.interactive import Inquiry
 from services.student.work.generation import Failure, generate_each
 from services.student.work.jobs import HeldJob
 from shared.clock import Clock

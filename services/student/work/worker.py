@@ -25,7 +25,7 @@ from services.student.engines.port import (
     Generation,
     UnknownVersionError,
 )
-from services.student.http.people import Inquiry, InteractiveQueue
+from services.student.http.interactive import Inquiry, InteractiveQueue
 from services.student.weights.loader import VersionRefusedError
 from services.student.weights.versions import VersionKeeper
 from services.student.work.calls import EngineCall, EngineCalls, ReadyJob, Running, Work

@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.method.anchoring import (
-    MAX_FEEDBACK_CHARS,
-    concept,
-    feedback_prompt,
-    naive_feedback_prompt,
-    review_feedback,
-    verdict,
-    without_instruction_line,
-)
+from shared.method.anchoring import MAX_FEEDBACK_CHARS, concept, review_feedback, verdict
+from shared.method.tutor_prompt import feedback_prompt, naive_feedback_prompt, without_instruction_line
 from tests.unit.method.reviewed import process
 
 PROBLEM = "Newton's second law: which \\frac{force}{mass} moves the X-ray tube of α decay?\n\nA: 1\nB: 2"

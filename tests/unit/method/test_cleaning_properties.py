@@ -14,9 +14,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from shared.method.anchoring import feedback_prompt, review_feedback, verdict, without_instruction_line
+from shared.method.anchoring import review_feedback, verdict
 from shared.method.concept_words import anchoring_words, words
 from shared.method.sanitizing import neutralise_control_tokens, sanitize, sanitize_with_spans, strip_thinking
+from shared.method.tutor_prompt import feedback_prompt, without_instruction_line
 from shared.problems.generated import generate
 from tests.unit.method.reviewed import process
 

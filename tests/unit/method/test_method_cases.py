@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.method.anchoring import MAX_FEEDBACK_CHARS, feedback_prompt, verdict
+from shared.method.anchoring import MAX_FEEDBACK_CHARS, verdict
 from shared.method.sanitizing import sanitize
+from shared.method.tutor_prompt import feedback_prompt
 from tests.unit.method.reviewed import process
 
 PENDULUM = (

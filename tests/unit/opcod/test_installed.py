@@ -99,7 +99,7 @@ def _loads_models(text: str) -> bool:
         if isinstance(node, ast.Constant) and node.value in (
             "services.trainer.offline.specializing",
             "services.trainer.offline.replaying",
-            "services.student.answering",
+            "services.student.answer_file",
         ):
             return True
     return False

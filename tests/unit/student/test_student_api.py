@@ -18,7 +18,7 @@ from services.student.engines.port import (
     RefusedError,
     UnknownVersionError,
 )
-from services.student.http.people import Heard
+from services.student.http.interactive import Heard
 from shared.clock import SystemClock
 from shared.config.environment import ServiceEnvironment
 from shared.contracts.ids import seed_of

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.student.engines.port import Generation, GenerationRequest, Piece
-from services.student.http.people import Heard, Inquiry, InteractiveQueue
+from services.student.http.interactive import Heard, Inquiry, InteractiveQueue
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import UnavailableError
 

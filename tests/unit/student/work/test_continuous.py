@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.student.engines.port import EngineState, Generation, GenerationRequest
-from services.student.http.people import Inquiry
+from services.student.http.interactive import Inquiry
 from services.student.work.calls import EngineCall, EngineCalls, Running
 from services.student.work.worker import IDLE_S, MAX_TRIES, EngineDeadError
 from shared.bus.keys import STUDENTS, jobs

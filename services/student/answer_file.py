@@ -1,6 +1,6 @@
 """Answers questions from a file with one version of a student: no bus, no broker, nothing else up.
 
-`python -m services.student.answering --run-dir R --cache-dir C --questions F --answers G` reads `Questions` from F,
+`python -m services.student.answer_file --run-dir R --cache-dir C --questions F --answers G` reads `Questions` from F,
 writes a `PromptOutput` a line to G, and prints as its last line {"checksum"} of the version's tensors. What always
 holds: the version is verified as a student verifies it, and the same questions on the same machine get the same
 answers.

@@ -7,7 +7,7 @@ import pytest
 from shared.problems.chemistry import CHEMISTRY
 from shared.problems.integer import IntegerFormat
 from shared.problems.kinds import Kind, draw
-from shared.problems.peers import PeerFault, peer_line
+from shared.problems.mistakes import PeerFault, peer_line
 from shared.problems.physics import PHYSICS
 
 ALL_KINDS = (*PHYSICS, *CHEMISTRY)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.student.answering import answers, main
+from services.student.answer_file import answers, main
 from services.student.engines.scripted import Script, ScriptedEngine
 from services.student.weights.loader import VersionRefusedError
 from shared.contracts.ids import seed_of
