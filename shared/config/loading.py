@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from shared.config.settings import STUDENTS, RunSettings, StudentSection
 from shared.errors import MAX_SHOWN_CHARS, ConfigError, reason, shown
-from shared.files.text import is_plain, read_text
+from shared.files.text import expanded, is_plain, read_text
 
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 EXTENDS = "extends"
@@ -86,7 +86,7 @@ def settings_of(run_dir: Path) -> RunSettings:
 
 
 def read_toml(path: Path) -> Tree:
-    if not path.exists():
+    if not (path := expanded(path)).exists():
         raise ConfigError(f"expected a TOML file at {path}; there is none")
     try:
         return tomllib.loads(read_text(path, "settings"))

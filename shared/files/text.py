@@ -17,11 +17,16 @@ def is_plain(text: str) -> bool:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path as somebody wrote it, `~` for a home. Raises ConfigError where there is none."""
+    """A path as somebody wrote it, `~` for a home. Raises ConfigError where there is none, or for one that the system
+    cannot look at, such as one with too long a name."""
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
+        found.exists()
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"expected a path, there is no home here that `~` means in {shown(str(path))}") from error
+    except OSError as error:
+        raise ConfigError(f"expected a path that can be looked at, got {shown(str(path))}: {error.strerror}") from error
+    return found
 
 
 def read_text(path: Path, what: str) -> str:

@@ -206,7 +206,7 @@ def _sciknoweval(
 
 
 def _directory(source: str) -> Path:
-    path = Path(source)
+    path = expanded(source)
     if path.is_dir():
         return path
     near = difflib.get_close_matches(source, [GENERATED], n=1)

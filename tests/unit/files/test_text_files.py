@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from shared.bus.redis_url import with_password
-from shared.config.loading import read_toml
+from shared.config.loading import load_settings, read_toml
 from shared.errors import ConfigError
 from shared.files.text import expanded, read_text
 from shared.http.access import read_keys
+from shared.problems.loading import load_problem_set
 
 TEXT = 'name = "Zürich 東京"\n'
 
@@ -61,6 +62,21 @@ def test_a_key_that_no_header_can_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r":2: expected a key of ASCII characters") as refused:
         read_keys(file)
     assert "schl" not in str(refused.value)
+
+
+def test_a_name_that_no_file_system_takes_is_refused_and_one_that_is_free_is_not(tmp_path: Path) -> None:
+    assert expanded(tmp_path / "free") == tmp_path / "free"
+    with pytest.raises(ConfigError, match=r"that can be looked at, got '.*: File name too long") as refused:
+        expanded(tmp_path / ("a" * 300))
+    assert len(str(refused.value)) < 250
+
+
+def test_settings_and_problems_name_a_path_that_is_too_long(tmp_path: Path) -> None:
+    long = tmp_path / ("a" * 300)
+    with pytest.raises(ConfigError, match="File name too long"):
+        load_settings(config=long)
+    with pytest.raises(ConfigError, match="File name too long"):
+        load_problem_set(str(long), "integer")
 
 
 @pytest.mark.parametrize("path", ["~nobody-here/x", "~nobody-here", "~a\0b/x", f"~{'n' * 5000}"])
