@@ -39,9 +39,7 @@ class IntegerFormat:
     """Short questions with an integer answer, in compact prompts."""
 
     name = "integer"
-    template_hash = hashlib.sha256(
-        b"{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
-    ).hexdigest()
+    template_hash = hashlib.sha256(TEMPLATES.encode()).hexdigest()
 
     def refusal(self, problem: Problem) -> str | None:
         """See `ProblemFormat.refusal`: the answer must be a plain integer, and there is no system message."""
