@@ -22,7 +22,7 @@ from shared.results.grid import (
     plain,
     terminal,
 )
-from shared.results.report import Report, ScoreRow
+from shared.results.report import Decline, Report, ScoreRow
 
 PICTURES = ("scores.png", "gap.png", "verdicts.png")
 FIGURE_NAMES = {
@@ -45,13 +45,28 @@ def diagnostic_grids(diagnostics: Diagnostics) -> list[Grid]:
     ]
 
 
-def warning_lines(silenced: Sequence[Silenced], alarms: Sequence[Alarm]) -> list[str]:
-    """One line for each tutor that was silenced and for each alarm."""
-    return [_silenced_line(each) for each in silenced] + [
+def warning_lines(silenced: Sequence[Silenced], alarms: Sequence[Alarm], declines: Sequence[Decline]) -> list[str]:
+    """One line for each tutor that was silenced, each alarm, and each student that ends below its best."""
+    alarmed = [
         f"Alarm, student {alarm.student}, round {alarm.round}, step {alarm.step}: {alarm.alarm.replace('_', ' ')}, "
         f"{alarm.reason}."
         for alarm in alarms
     ]
+    return [*map(_silenced_line, silenced), *alarmed, *map(_decline_line, declines)]
+
+
+def _decline_line(each: Decline) -> str:
+    low, high = (100 * bound for bound in each.interval)
+    head = (
+        f"Student {each.student} ends below its best: {each.best} validates at {100 * each.best_score:.1f} %, the last "
+        f"version {each.last} at {100 * each.last_score:.1f} % (change {low:+.1f} to {high:+.1f})"
+    )
+    if each.kept:
+        return f"{head}. {each.best} is what was tested and is handed on (run.keep_best)."
+    return (
+        f"{head}. Go back to it with `opcod weights rollback --student {each.student} --to "
+        f"{each.best.partition('@')[2]}`, or let a run do so by `run.keep_best = true`."
+    )
 
 
 def _silenced_line(each: Silenced) -> str:
@@ -169,7 +184,7 @@ def grids(report: Report) -> list[Grid]:
 
 
 def to_markdown(report: Report) -> str:
-    warnings = warning_lines(report.silenced, report.alarms)
+    warnings = warning_lines(report.silenced, report.alarms, report.declines)
     lines = [f"# Run {report.run}", "", *verdict_lines(report), "", *(f"- {line}" for line in warnings), ""]
     for grid in grids(report):
         lines += markdown(grid)
@@ -180,7 +195,7 @@ def to_markdown(report: Report) -> str:
 def print_report(report: Report, console: Console) -> None:
     for grid in grids(report):
         console.print(terminal(grid))
-    for line in warning_lines(report.silenced, report.alarms):
+    for line in warning_lines(report.silenced, report.alarms, report.declines):
         console.print(line, style="bold red", highlight=False)
     for line in verdict_lines(report):
         console.print(line, style="bold", highlight=False)

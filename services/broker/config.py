@@ -32,6 +32,7 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
         revise_share=settings.feedback.revise_share,
         alarms=settings.alarms,
         hysteresis=settings.gate.hysteresis,
+        keep_best=settings.run.keep_best,
         latest_tutor=settings.gate.tutor_source == "latest",
     )
 

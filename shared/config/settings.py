@@ -30,6 +30,11 @@ class RunSection(Section):
         default="opcod",
         description="`sdpo` and `grpo` are baselines: each student alone, self-distillation or policy gradient.",
     )
+    keep_best: bool = Field(
+        default=False,
+        description="Test at the end, and hand on, each student's version with the best validation score instead of "
+        "its last one.",
+    )
     weights: Literal["lora", "full"] = Field(
         default="lora", description="What training changes: an adapter (section `lora`), or all weights."
     )

@@ -208,6 +208,10 @@ class Score(StateModel):
         # All problems have equally many samples, so the mean over samples is that over problems.
         return sum(self.correct[domain]) / self.drawn(domain)
 
+    @property
+    def mean_over_domains(self) -> float:
+        return sum(map(self.mean, self.correct)) / len(self.correct)
+
     def drawn(self, domain: str) -> int:
         """Samples drawn in this domain."""
         return len(self.correct[domain]) * self.samples

@@ -10,9 +10,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from shared.contracts.ids import parse_version
-from shared.contracts.run import RunState, Split
+from shared.contracts.run import RunState
 from shared.files.durable import atomic_write
 from shared.files.store import MANIFEST
+from shared.results.figures import best_validated
 
 PRUNED = "pruned"
 """The mark: an empty file beside the manifest."""
@@ -30,9 +31,9 @@ def retained(steps: Sequence[int], *, keep_last: int, keep_every: int, needed: C
 def needed_steps(state: RunState, student: str) -> dict[int, str]:
     """Steps of the versions that the run holds on to, and as what: best, revising, tutor, live."""
     needed: dict[int, str] = {}
-    best = best_version(state, student)
+    best = best_validated(state.scores, student)
     if best is not None:
-        needed[parse_version(best)[1]] = "best validation score"
+        needed[parse_version(best.version)[1]] = "best validation score"
     for phase in state.phases:
         if phase.student == student:
             needed |= dict.fromkeys((parse_version(each.version)[1] for each in phase.open_revisions), "revising")
@@ -42,16 +43,6 @@ def needed_steps(state: RunState, student: str) -> dict[int, str]:
     # Last, and so what is said of a version that is needed for several reasons.
     needed[parse_version(state.version[student])[1]] = "live"
     return needed
-
-
-def best_version(state: RunState, student: str) -> str | None:
-    """The version with the best validation score (mean over domains), the newest of equals; None before any."""
-    scored = [score for score in state.scores if score.student == student and score.split is Split.VALIDATION]
-    if not scored:
-        return None
-    return max(
-        scored, key=lambda s: (sum(map(s.mean, s.correct)) / len(s.correct), parse_version(s.version)[1])
-    ).version
 
 
 def versions_on_disk(run_dir: Path, student: str) -> dict[int, Path]:

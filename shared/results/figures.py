@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from shared.contracts.diagnostics import RevisionCount
-from shared.contracts.ids import seed_of
+from shared.contracts.ids import parse_version, seed_of
 from shared.contracts.run import Score, Split, Tally
 from shared.method.intervals import effective_count, wilson_interval
 from shared.method.metrics import bootstrap_interval
@@ -129,6 +129,17 @@ def first_and_last_test(scores: Iterable[Score], student: str) -> tuple[Score, S
     tests = [score for score in scores if score.student == student and score.split is Split.TEST]
     # The state's scores stand in the order in which they were measured.
     return (tests[0], tests[-1]) if len(tests) > 1 else None
+
+
+def best_validated(scores: Iterable[Score], student: str) -> Score | None:
+    """The student's best validation score, by the mean over its domains; of equals that of the newest version. None
+    before any."""
+    validated = [score for score in scores if score.student == student and score.split is Split.VALIDATION]
+    return max(
+        validated,
+        key=lambda s: (s.mean_over_domains, parse_version(s.version)[1]),
+        default=None,
+    )
 
 
 def problem_shares(score: Score, domain: str) -> list[float]:

@@ -13,6 +13,7 @@ from shared.results.diagnostics import Diagnostics, StemRow, diagnose, without_s
 from shared.results.figures import (
     Interval,
     Part,
+    best_validated,
     breaks,
     delivered,
     engine_speeds,
@@ -64,6 +65,22 @@ class RoundScore(Part):
     scores: dict[str, float]
 
 
+class Decline(Part):
+    """A student whose last version validates worse than its `best` one, by more than the noise of validation.
+
+    Scores are means over domains, `interval` is the 95 % one of the change problem by problem. kept: the better one is
+    what the run tested and hands on (`run.keep_best`).
+    """
+
+    student: str
+    best: str
+    best_score: float
+    last: str
+    last_score: float
+    interval: Interval
+    kept: bool
+
+
 class StudentReport(Part):
     """What one student went through as tutee. Rates are None when there is nothing to count; break- and fix-rate are of
     the `revised` rollouts whose revision saw the tutor's feedback."""
@@ -105,6 +122,7 @@ class Report(Part):
     students: list[StudentReport]
     mutual_improvement: bool | None
     validation: list[RoundScore]
+    declines: list[Decline]
     gates: list[GateDecision]
     silenced: list[Silenced]
     alarms: list[Alarm]
@@ -146,6 +164,7 @@ def build_report(
         # Over no rows all() would be True: a run without two tests has improved nothing.
         mutual_improvement=all(improved.values()) if rows else None,
         validation=_validation(state),
+        declines=[decline for s in students if (decline := _decline(state, s)) is not None],
         gates=state.gates,
         silenced=state.silenced,
         alarms=state.alarms,
@@ -232,6 +251,27 @@ def _validation(state: RunState) -> list[RoundScore]:
         for s in state.scores
         if s.split is Split.VALIDATION
     ]
+
+
+def _decline(state: RunState, student: str) -> Decline | None:
+    best = best_validated(state.scores, student)
+    validated = [score for score in state.scores if score.student == student and score.split is Split.VALIDATION]
+    if best is None or best is validated[-1]:
+        return None
+    last = validated[-1]
+    before, after = ([s for domain in score.correct for s in problem_shares(score, domain)] for score in (best, last))
+    interval = change_interval(before, after, seed=resampling_seed(student, "validation"))
+    if interval[1] >= 0:
+        return None
+    return Decline(
+        student=student,
+        best=best.version,
+        best_score=best.mean_over_domains,
+        last=last.version,
+        last_score=last.mean_over_domains,
+        interval=interval,
+        kept=state.version[student] == best.version,
+    )
 
 
 STATUS_STAGES = {

@@ -62,6 +62,7 @@ def small_plan(**changes: object) -> Plan:
         "revise_share": 0.5,
         "alarms": AlarmsSection(),
         "hysteresis": 0.0,
+        "keep_best": False,
         "latest_tutor": False,
     }
     return Plan(**(fields | changes))  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ class Plan:
     """strong_domain: by student. partitions: problems by split, in the order in which they are evaluated.
 
     latest_tutor: a phase's tutor is frozen when the phase begins, not when its round does.
+    keep_best: the last test is of each student's best validated version, which is live from then on.
     majority: by split and domain, what the best constant answer would score on those problems.
     """
 
@@ -48,6 +49,7 @@ class Plan:
     alarms: AlarmsSection
     hysteresis: float
     latest_tutor: bool
+    keep_best: bool
 
     @property
     def students(self) -> tuple[str, ...]:

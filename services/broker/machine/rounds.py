@@ -1,6 +1,7 @@
 """The stages of a round: what to do next, derived from the state alone. Pure.
 
-- `evaluate`: validation each round, for the gate; test before the first round and after the last, for the report.
+- `evaluate`: validation each round, for the gate; test before the first round and after the last, for the report. With
+  `keep_best` the last test waits for the last validation, and is of the version that was best in any.
 - `decide`: the gate of a round, from validation scores to who may tutor; the rule itself is shared.method.gating.
 - `advance`: from one status to the next, as far as the state allows.
 
@@ -33,6 +34,7 @@ from shared.contracts.run import (
 from shared.contracts.targets import chunk_job_id
 from shared.errors import OpcodError
 from shared.method import gating
+from shared.results.figures import best_validated
 
 
 def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDecision | None = None) -> GateDecision:
@@ -74,10 +76,7 @@ def evaluate(state: RunState, plan: Plan, at: float, *, after: Status) -> list[C
     commands: list[Command] = []
     # Empty means not begun: `evals` is cleared when the last one is scored.
     if not state.evals:
-        state.evals = [
-            _new_eval(state, plan, student, split) for split in _splits(state, plan) for student in plan.students
-        ]
-        commands += [Serve(student, *serve_set(state, student)) for student in plan.students]
+        commands += _begin_evals(state, plan, _splits(state, plan))
     for evaluation in state.evals:
         for index, chunk in enumerate(evaluation.chunks):
             if not to_issue(state, chunk, f"evaluation of {evaluation.student} on {evaluation.split.value}"):
@@ -101,17 +100,36 @@ def evaluate(state: RunState, plan: Plan, at: float, *, after: Status) -> list[C
             Forget(eval_payloads(evaluation.student, evaluation.round, evaluation.split.value))
             for evaluation in state.evals
         ]
-        commands.append(enter(state, after, at))
         state.evals = []
+        chosen = state.status is Status.FINAL_EVAL and plan.keep_best and scores[0].split is Split.VALIDATION
+        if chosen:
+            commands += _make_best_live(state, plan)
+        if chosen and plan.partitions[Split.TEST]:
+            return commands + _begin_evals(state, plan, [Split.TEST]) + evaluate(state, plan, at, after=after)
+        commands.append(enter(state, after, at))
     return commands
+
+
+def _begin_evals(state: RunState, plan: Plan, splits: Sequence[Split]) -> list[Command]:
+    state.evals = [_new_eval(state, plan, student, split) for split in splits for student in plan.students]
+    return [Serve(student, *serve_set(state, student)) for student in plan.students]
 
 
 def _splits(state: RunState, plan: Plan) -> list[Split]:
     """Validation each round for the gate; test before the first round and at the end, for the report."""
     wanted = [Split.VALIDATION]
-    if state.status is Status.FINAL_EVAL or not state.scores:
+    # A version that is yet to be chosen by its validation is tested after it.
+    if (state.status is Status.FINAL_EVAL and not plan.keep_best) or not state.scores:
         wanted.append(Split.TEST)
     return [split for split in wanted if plan.partitions[split]]
+
+
+def _make_best_live(state: RunState, plan: Plan) -> list[Command]:
+    for student in plan.students:
+        best = best_validated(state.scores, student)
+        if best is not None:
+            state.version[student] = best.version
+    return [Serve(student, *serve_set(state, student)) for student in plan.students]
 
 
 def _new_eval(state: RunState, plan: Plan, student: str, split: Split) -> EvalState:

@@ -12,7 +12,8 @@ from services.broker.upkeep import VersionRetention
 from shared.config.machine import RetentionSection
 from shared.contracts.run import PhaseState, Revision, Score, Split
 from shared.errors import StorageError
-from shared.files.retention import best_version, needed_steps, prune_versions, retained, versions_on_disk
+from shared.files.retention import needed_steps, prune_versions, retained, versions_on_disk
+from shared.results.figures import best_validated
 from tests.fakes.world import small_plan
 
 
@@ -47,7 +48,7 @@ def score(version: str, split: Split, *right: int) -> Score:
 
 def test_the_best_version_is_that_of_the_best_mean_validation_score() -> None:
     state = machine.new_run(small_plan(), incarnation=1, at=0.0)
-    assert best_version(state, "a") is None
+    assert best_validated(state.scores, "a") is None
     state.scores = [
         score("a@v0", Split.VALIDATION, 1, 4),
         score("a@v2", Split.VALIDATION, 3, 3),
@@ -55,7 +56,7 @@ def test_the_best_version_is_that_of_the_best_mean_validation_score() -> None:
         score("a@v6", Split.TEST, 4, 4),
     ]
     state.version = {"a": "a@v6", "b": "b@v0"}
-    assert best_version(state, "a") == "a@v2"
+    assert best_validated(state.scores, "a") == state.scores[1]
     assert needed_steps(state, "a") == {2: "best validation score", 6: "live"}
 
 

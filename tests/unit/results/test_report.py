@@ -2,9 +2,9 @@
 
 import pytest
 
-from shared.contracts.run import RunState, Status
-from shared.results.report import Report, build_report
-from tests.fakes.final_state import BEFORE, final_state, settings
+from shared.contracts.run import RunState, Split, Status
+from shared.results.report import Decline, Report, build_report
+from tests.fakes.final_state import BEFORE, final_state, score, settings
 
 TIMELINE = {"loading models": 5.0}
 
@@ -86,3 +86,22 @@ def test_it_is_the_same_every_time_and_survives_json() -> None:
     report = built(final_state())
     assert report == built(final_state())
     assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_student_that_ends_below_its_best_validation_is_named_with_what_is_handed_on() -> None:
+    good = {"physics": [4] * 8, "chemistry": [4] * 8}
+    bad = {"physics": [4] * 8, "chemistry": [0] * 8}
+    noisy = {"physics": [4] * 8, "chemistry": [4] * 7 + [3]}
+    state = final_state()
+
+    def declines(last: dict[str, list[int]], live: str) -> list[Decline]:
+        scores = [score("a", step, correct, Split.VALIDATION) for step, correct in ((0, bad), (1, good), (2, last))]
+        changes = {"scores": [*state.scores, *scores], "version": {"a": live, "b": "b@v2"}}
+        return built(state.model_copy(update=changes)).declines
+
+    (left,), (kept,) = declines(bad, "a@v2"), declines(bad, "a@v1")
+    assert (left.best, left.best_score, left.last, left.last_score) == ("a@v1", 1.0, "a@v2", 0.5)
+    assert left.interval[1] < 0
+    assert (left.kept, kept.kept) == (False, True)
+    # One sample fewer is noise, and a last version that is as good as the best is the best.
+    assert declines(noisy, "a@v2") == declines(good, "a@v2") == []

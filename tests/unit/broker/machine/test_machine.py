@@ -337,3 +337,17 @@ def test_time_between_sittings_is_charged_to_no_stage() -> None:
     assert sum(world.state.status_seconds.values()) < 1000
     assert sum(world.state.tallies["a"].stage_seconds.values()) < 1000
     assert sum(time.seconds for time in world.state.tallies["a"].step_times.values()) < 1000
+
+
+def test_the_last_test_is_of_the_last_version_or_of_the_best_validated_one() -> None:
+    for keep_best, tested in ((False, "v4"), (True, "v2")):
+        world = World(small_plan(keep_best=keep_best))
+        world.start()
+        while world.state.status is not Status.DONE:
+            assert world.step()
+            if (world.state.status, world.state.round) == (Status.TRAINING, 2):
+                # What is evaluated from now on, the last version, has unlearnt most.
+                world.strong = world.weak = 1
+        last = {score.student: score.version for score in world.state.scores if score.split is Split.TEST}
+        assert last == world.state.version == {student: f"{student}@{tested}" for student in "ab"}
+        assert {command.student: command.live for command in world.of(Serve)} == last

@@ -132,7 +132,7 @@ def test_no_cell_breaks_the_markdown_table() -> None:
 def test_warnings_stand_in_the_report() -> None:
     state = final_state(silenced=[SILENCED], alarms=[ALARM])
     written = to_markdown(build_report(state, settings(), {}, 100.0, {}))
-    first, second = warning_lines(state.silenced, state.alarms)
+    first, second = warning_lines(state.silenced, state.alarms, [])
     assert f"- {first}\n- {second}\n" in written
     assert "Tutor b was silenced for student a in step 3, for the rest of round 1: its feedback broke 9 of 10" in first
     assert second == "Alarm, student b, round 2, step 7: reward collapse, mean reward 0.1 over 5 steps."
