@@ -15,10 +15,10 @@ from opcod.prepare.run_directory import create_run
 from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from opcod.report.comparison_text import print_comparison, to_markdown
 from shared.files.durable import atomic_write
-from shared.results.comparison import METHODS, Comparison, compare_methods, parse_methods, refuse_owned
+from shared.results.comparison import METHODS, Comparison, compare_methods, parse_methods, parse_seeds, refuse_owned
 
 Methods = Annotated[str, typer.Option("--methods", help=f"Of {', '.join(METHODS)}; the first is the reference.")]
-Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds: 0, 1, … one less than it.")]
+Seeds = Annotated[str, typer.Option("--seeds", help="How many (3: seeds 0, 1, 2), or which: 1000-1007, or 0-3,7.")]
 Name = Annotated[
     str | None, typer.Option("--name", help="Runs are called <name>-<method>-s<seed>; default: the preset.")
 ]
@@ -26,7 +26,7 @@ Name = Annotated[
 
 def compare(
     methods: Methods = "opcod,sdpo,grpo",
-    seeds: Seeds = 3,
+    seeds: Seeds = "3",
     name: Name = None,
     preset: Preset = None,
     config: ConfigFile = None,
@@ -40,11 +40,11 @@ def compare(
     """
     refuse_elsewhere("`opcod compare`")
     console = make_console()
-    chosen = parse_methods(methods)
+    chosen, which = parse_methods(methods), parse_seeds(seeds)
     refuse_owned(overrides or ())
     source = Source(preset or (None if config else DEFAULT_PRESET), config, overrides or ())
     name = name or preset or (config.stem if config else DEFAULT_PRESET)
-    runs = plan_runs(name, chosen, seeds, source, runs_dir, cache_dir)
+    runs = plan_runs(name, chosen, which, source, runs_dir, cache_dir)
     check_runs(runs)
     directory = runs_dir.resolve() / name
     for number, run in enumerate(runs, start=1):
@@ -55,11 +55,11 @@ def compare(
             continue
         code = _make(run, runs, place, console)
         # After each run, also one that failed: a comparison takes long, and what there is of it can be read.
-        _write(directory, name, chosen, seeds, runs)
+        _write(directory, name, chosen, which, runs)
         if code != 0:
             console.print("The comparison stands; the same command goes on with it.", highlight=False)
             raise typer.Exit(code)
-    comparison = _write(directory, name, chosen, seeds, runs)
+    comparison = _write(directory, name, chosen, which, runs)
     print_comparison(comparison, console)
     console.print(f"comparison: {directory / 'compare.md'}", highlight=False)
 
@@ -80,12 +80,14 @@ def _say(console: Console, text: str) -> None:
     console.print(text, style="bold", markup=False, highlight=False)
 
 
-def _write(directory: Path, name: str, methods: Sequence[str], seeds: int, runs: Sequence[ComparedRun]) -> Comparison:
+def _write(
+    directory: Path, name: str, methods: Sequence[str], seeds: Sequence[int], runs: Sequence[ComparedRun]
+) -> Comparison:
     """compare.json, compare.md and the pictures, from the runs that are finished so far."""
     from opcod.report.pictures import draw_comparison
 
     found = {(run.method, run.seed): figures for run in runs if (figures := figures_of(run)) is not None}
-    comparison = compare_methods(name, methods, range(seeds), found)
+    comparison = compare_methods(name, methods, seeds, found)
     directory.mkdir(parents=True, exist_ok=True)
     draw_comparison(comparison, directory)
     atomic_write(directory / "compare.json", comparison.model_dump_json(indent=1).encode())

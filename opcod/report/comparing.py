@@ -44,7 +44,7 @@ class Source:
 
 
 def plan_runs(
-    name: str, methods: Sequence[str], seeds: int, source: Source, runs_dir: Path, cache_dir: Path
+    name: str, methods: Sequence[str], seeds: Sequence[int], source: Source, runs_dir: Path, cache_dir: Path
 ) -> list[ComparedRun]:
     """Seed by seed, so that a comparison which is stopped early has whole seeds. Raises ConfigError."""
     if not re.fullmatch(RUN_NAME, name):
@@ -53,7 +53,7 @@ def plan_runs(
         raise ConfigError(f"{runs_dir / name} is a run; give the comparison another --name")
     return [
         planned
-        for seed in range(seeds)
+        for seed in seeds
         for method in methods
         if method == alike(method, methods)[0]
         for planned in [_of_seed(name, alike(method, methods), seed, source, runs_dir, cache_dir)]

@@ -4,6 +4,7 @@ A method is a few settings on top of the preset's. Runs of one seed share specia
 compared seed by seed. Nothing in here rounds or hides.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from math import inf, sqrt
 from statistics import fmean, stdev
@@ -41,6 +42,32 @@ def parse_methods(text: str) -> list[str]:
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--methods: expected different methods of {', '.join(METHODS)}, got {text!r}")
     return names
+
+
+MAX_SEEDS = 100
+"""More are refused as a slip: a comparison makes a run for each of them and each method."""
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`3` for 0, 1, 2; `1000-1007` and `0-3,7` for just these, in order. Raises ConfigError for anything else."""
+    refusal = ConfigError(
+        f"--seeds: expected how many (3: seeds 0, 1 and 2), or which (1000-1007, or 0-3,7), at most {MAX_SEEDS} "
+        f"different ones, got {text!r}"
+    )
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
+        ranges = [(0, int(text) - 1)]
+    else:
+        found = [re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part) for part in text.split(",")]
+        ranges = [(int(each[1]), int(each[2] or each[1])) for each in found if each is not None]
+        if len(ranges) < len(found):
+            raise refusal
+    # Counted before they are written out: a range may be of any size.
+    if any(last < first for first, last in ranges) or sum(last - first + 1 for first, last in ranges) > MAX_SEEDS:
+        raise refusal
+    seeds = [seed for first, last in ranges for seed in range(first, last + 1)]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise refusal
+    return tuple(seeds)
 
 
 def alike(method: str, methods: Sequence[str]) -> list[str]:

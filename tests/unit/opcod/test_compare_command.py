@@ -10,7 +10,7 @@ from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, 
 from shared.config.loading import to_toml
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
 from shared.errors import ConfigError, StorageError
-from shared.results.comparison import METHODS, Comparison, parse_methods
+from shared.results.comparison import METHODS, Comparison, parse_methods, parse_seeds
 from shared.results.report import build_report
 from tests.fakes.final_state import final_state
 from tests.unit.opcod.test_commands import SCRIPTED, Opcod, opcod, runs
@@ -22,7 +22,7 @@ SOME = ("opcod", "grpo", "always")
 
 def planned(runs: Path, *overrides: str, methods: tuple[str, ...] = SOME, seeds: int = 2) -> list[ComparedRun]:
     source = Source("compare-mini", None, [*SCRIPTED[1::2], *overrides])
-    return plan_runs("mini", methods, seeds, source, runs, runs)
+    return plan_runs("mini", methods, range(seeds), source, runs, runs)
 
 
 def begin(run: ComparedRun) -> Path:
@@ -63,7 +63,8 @@ def test_a_run_that_is_there_under_the_other_name_is_taken(runs: Path) -> None:
         (("--methods", "opcod,grop"), "unknown method 'grop' (did you mean 'grpo'?)"),
         (("--methods", "opcod,opcod"), "expected different methods"),
         (("--methods", ","), "expected different methods"),
-        (("--seeds", "0"), "--seeds"),
+        (("--seeds", "0"), "expected how many (3: seeds 0, 1 and 2), or which"),
+        (("--seeds", "1000-1007,1003"), "100 different ones, got '1000-1007,1003'"),
         (("--name", "../x"), "--name: expected letters"),
         (("--preset", "lptop"), "unknown preset 'lptop' (did you mean 'laptop'?)"),
         (("--set", "run.seed=3"), "--set run.seed: `opcod compare` sets it itself"),
@@ -77,6 +78,19 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
     code, _, error = opcod("compare", *arguments)
     assert (code, said in error) == (2, True), error
     assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("3", (0, 1, 2)), ("1000-1003", (1000, 1001, 1002, 1003)), (" 7, 0-2", (7, 0, 1, 2)), ("5-5", (5,)), ("5,", None)]
+    + [(text, None) for text in ("", "-1", "3-1", "0-", "1.5", "a", "0-999999999", "1,1", "²")],
+)
+def test_seeds_are_a_number_of_them_or_ranges(text: str, seeds: tuple[int, ...] | None) -> None:
+    if seeds is not None:
+        assert parse_seeds(text) == seeds
+    else:
+        with pytest.raises(ConfigError, match="--seeds: expected how many"):
+            parse_seeds(text)
 
 
 def test_a_run_with_other_settings_is_refused_before_anything_starts(runs: Path) -> None:
