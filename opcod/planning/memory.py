@@ -221,7 +221,7 @@ def _trained_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple
     """Weights and all that training keeps of what it changes. Weights that it changes are not mapped from their file;
     below fp32 there are exact ones besides, and the teacher's are rounded to be computed with.
     """
-    full, teacher = settings.run.weights == "full", settings.run.method != "grpo"
+    full, teacher = settings.run.weights == "full", settings.run.method != "grpo" or settings.grpo.anchor > 0
     # Below fp32 the trained weights exist twice: exact ones that small steps add up in, and rounded ones to compute
     # with.
     rounded = size if full and size < 4 else 0

@@ -196,6 +196,12 @@ class GrpoSection(Section):
     clip_low: Share = Field(default=0.2, description="The ratio to the old policy is cut below 1 - this.")
     clip_high: float = Field(default=0.28, ge=0, description="And above 1 + this.")
     dual_clip: float = Field(default=3.0, gt=1, description="A negative advantage weighs at most this many times.")
+    anchor: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the KL divergence from the student's own EMA copy, which keeps it from moving far at "
+        "once; 0: none. `loss.teacher_at_phase_start` and `optimizer.ema_rate` say how that copy moves.",
+    )
 
 
 class OptimizerSection(Section):

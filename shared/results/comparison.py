@@ -23,13 +23,14 @@ METHODS: dict[str, tuple[str, ...]] = {
     "never": ("run.method=opcod", "gate.mode=never"),
     "domain_selective": ("run.method=opcod", "gate.mode=domain_selective"),
     "sdpo": ("run.method=sdpo",),
-    "grpo": ("run.method=grpo",),
+    "grpo": ("run.method=grpo", "grpo.anchor=0"),
+    "grpo-anchored": ("run.method=grpo", "grpo.anchor=0.04"),
 }
 
 ALIKE = frozenset({"sdpo", "never"})
 """Where nobody ever tutors, each student learns alone: one computation under two names, so it is run once."""
 
-OWNED = ("run.seed", "run.method", "gate.mode")
+OWNED = ("run.seed", "run.method", "gate.mode", "grpo.anchor")
 """Settings that the comparison itself sets."""
 
 

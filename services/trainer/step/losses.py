@@ -239,20 +239,26 @@ def grpo_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     dual_clip: float = 3.0,
+    anchor: float = 0.0,
+    anchor_logprobs: Tensor | None = None,
     weights: Tensor | None = None,
     aggregation: Aggregation = "seq_mean",
     denominator: float | None = None,
 ) -> Tensor:
-    """Clipped policy loss of the GRPO baseline, a scalar; no KL term, no entropy, no critic.
+    """Clipped policy loss of the GRPO baseline, a scalar; no entropy, no critic, and by default no KL term.
 
     Per token, with ratio = exp(clamp(logprobs - old_logprobs, ±20)): max(-A·ratio, -A·clip(ratio, 1-low,
     1+high)), and for A < 0 at most -A·dual_clip; then weights and `aggregate`, so it keeps GRPO's 1/length.
     With one update a batch old_logprobs is logprobs.detach(), the ratio is 1 and nothing is clipped.
+    `anchor` adds anchor · (exp(d) - d - 1) with d = anchor_logprobs - logprobs, an estimate of the KL divergence from
+    another policy that is never negative (the one of GRPO's authors, arXiv 2402.03300, eq. 4).
 
-    Shapes: logprobs, old_logprobs, token_mask, weights [B, T]; advantages, sample_mask [B].
-    old_logprobs and advantages are detached. Raises ConfigError for unusable arguments.
+    Shapes: logprobs, old_logprobs, anchor_logprobs, token_mask, weights [B, T]; advantages, sample_mask [B].
+    old_logprobs, anchor_logprobs and advantages are detached. Raises ConfigError for unusable arguments.
     """
     _check_grpo(logprobs, old_logprobs, advantages, token_mask)
+    if anchor_logprobs is not None:
+        _check_grpo(logprobs, anchor_logprobs, advantages, token_mask)
     _check_clips(clip_low, clip_high, dual_clip)
     mask = effective_mask(token_mask, sample_mask)
     dtype = torch.promote_types(logprobs.dtype, torch.float32)
@@ -265,8 +271,13 @@ def grpo_loss(
     policy = torch.maximum(-advantage * ratio, -advantage * clipped)
     # For A < 0 that bound grows with the ratio without end; dual clipping ends it.
     capped = torch.minimum(policy, -advantage * dual_clip)
+    losses = torch.where(advantage < 0, capped, policy)
+    if anchor_logprobs is not None:
+        away = torch.where(mask, anchor_logprobs.detach().to(dtype) - logprobs.to(dtype), 0.0)
+        # Clamped as the ratio is: exp of a large difference would be all that is left of the loss.
+        losses = losses + anchor * (away.clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX).exp() - away - 1.0)
     return aggregate(
-        torch.where(advantage < 0, capped, policy),
+        losses,
         token_mask,
         sample_mask,
         weights=weights,

@@ -11,7 +11,8 @@ follows after every update and scores the next mini-batch.
 With `method = grpo`, the baseline, the gradient is `policy_gradient`'s, on the same rows, packs and places, and no
 teacher is asked (method 4). A token's ratio is taken against the student as it was when the step began, and so is its
 importance weight, which therefore corrects for the engine alone: the ratio does the rest. Before the first update of
-a step that student is the present one, and every ratio is exactly 1.
+a step that student is the present one, and every ratio is exactly 1. With `grpo.anchor` the EMA teacher is asked after
+all, for its log-probs of the same tokens on the student's own prompts.
 """
 
 import math
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
+from services.trainer.model.teacher import EmaTeacher
 from services.trainer.step.distil import distil, sampled_logprobs
 from services.trainer.step.divergence import DivergenceRule
 from services.trainer.step.losses import (
@@ -85,10 +87,12 @@ def policy_gradient(
     is_clip: float,
     aggregation: Aggregation,
     denominator: float,
+    anchor_to: EmaTeacher | None = None,
 ) -> PolicyGradient | None:
     """Add the gradient of one micro-batch; None if a log-prob or the loss is not finite.
 
-    old: of all rows, or of none before the first update. denominator: of the whole mini-batch.
+    old: of all rows, or of none before the first update. denominator: of the whole mini-batch. anchor_to: the policy
+    that `grpo.anchor` holds the student to; it sees what the student sees, no solution and no feedback.
     """
     logprobs_RT = _logprobs(model, packs, places, temperature)
     rows = _rows(packs)
@@ -96,6 +100,7 @@ def policy_gradient(
     old_RT = _padded([old[row] for row in rows], places.mask) if rows[0] in old else logprobs_RT.detach()
     if not bool(torch.isfinite(logprobs_RT).all() & torch.isfinite(old_RT).all()):
         return None
+    anchor_RT = _anchor(anchor_to, packs, places, temperature) if anchor_to is not None else None
     loss = grpo_loss(
         logprobs_RT,
         old_RT,
@@ -105,6 +110,8 @@ def policy_gradient(
         clip_low=grpo.clip_low,
         clip_high=grpo.clip_high,
         dual_clip=grpo.dual_clip,
+        anchor=grpo.anchor,
+        anchor_logprobs=anchor_RT,
         weights=importance_weights(old_RT, places.rollout_logprobs, places.mask, clip=is_clip),
         aggregation=aggregation,
         denominator=denominator,
@@ -119,6 +126,12 @@ def policy_gradient(
 def _logprobs(model: StudentModel, packs: Sequence[Pack], places: Places, temperature: float) -> Tensor:
     hidden = model.hidden([pack.student for pack in packs], places.student)
     return sampled_logprobs(hidden, model.output_layer(temperature), places)
+
+
+def _anchor(anchor_to: EmaTeacher, packs: Sequence[Pack], places: Places, temperature: float) -> Tensor:
+    with torch.no_grad():
+        hidden = anchor_to.hidden([pack.student for pack in packs], places.student)
+        return sampled_logprobs(hidden, anchor_to.output_layer(temperature), places)
 
 
 def _rows(packs: Sequence[Pack]) -> list[Row]:
@@ -268,6 +281,7 @@ def _backward(
                 is_clip=settings.loss.is_clip,
                 aggregation=settings.loss.aggregation,
                 denominator=denominator,
+                anchor_to=learner.teacher if settings.grpo.anchor else None,
             )
         if made is None:
             return None

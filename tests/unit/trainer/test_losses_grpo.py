@@ -159,3 +159,21 @@ def test_unusable_arguments_are_named(changes: dict[str, object], message: str) 
     }
     with pytest.raises(ConfigError, match=message):
         grpo_loss(**(arguments | changes))  # type: ignore[arg-type]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(logprob, logprob), min_size=1, max_size=8), st.floats(0, 2))
+def test_the_anchor_adds_its_divergence_and_its_gradient(tokens: list[tuple[float, float]], anchor: float) -> None:
+    new, ema = (torch.tensor([column], dtype=torch.float64) for column in zip(*tokens, strict=True))
+    new.requires_grad_()
+    ones, advantages = torch.ones(new.shape), torch.zeros(1)
+    loss = grpo_loss(new, new.detach(), advantages, ones, torch.ones(1), anchor=anchor, anchor_logprobs=ema)
+    # k3 by hand: exp(d) - d - 1 with d = ema - new, so its slope in new is 1 - exp(d).
+    distances = [b - a for a, b in tokens]
+    wanted = math.fsum(anchor * (math.exp(min(d, 20.0)) - d - 1) for d in distances) / len(tokens)
+    assert loss.item() == pytest.approx(wanted, rel=1e-10, abs=1e-12)
+    (slope,) = torch.autograd.grad(loss, new)
+    for d, got in zip(distances, slope[0].tolist(), strict=True):
+        if abs(abs(d) - 20) > 1e-3:
+            wanted = anchor * (1 - math.exp(d) if abs(d) < 20 else 1)
+            assert got * len(tokens) == pytest.approx(wanted, rel=1e-9, abs=1e-9)

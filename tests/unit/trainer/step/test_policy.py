@@ -158,3 +158,29 @@ def test_an_update_makes_the_rewarded_answer_likelier(tiny_dir: Path) -> None:
     for _ in range(3):
         train_step(one, made, step, StageClock())
     assert seen(made[0]) > before + 0.1
+
+
+def test_an_anchored_update_is_the_policy_gradient_and_the_divergence_from_the_moving_average(tiny_dir: Path) -> None:
+    """By hand, row by row, after one update has moved the student away from its average."""
+    plain = grpo(learning_rate=3e-2)
+    step = replace(plain, grpo=plain.grpo.model_copy(update={"anchor": 0.5}))
+    made = rewarded()
+    twin, one = recorder(tiny_dir, step), recorder(tiny_dir, step)
+    for each in (twin, one):
+        train_step(each, made, plain, StageClock())
+    by_hand, pull = torch.zeros(()), 0.0
+    for row in (row for row in made if row.active):
+        with torch.no_grad(), twin.teacher.standing_in():
+            average = logprobs_of(twin, row)
+        logprobs = logprobs_of(twin, row)
+        away = average - logprobs
+        weights = weights_of(logprobs.detach(), row)
+        divergence = 0.5 * (away.exp() - away - 1)
+        pull += float(divergence.detach().sum())
+        by_hand = by_hand + (weights * (divergence - row.advantage * logprobs)).mean() / len(made)
+    assert pull > 0.01, "the first update must move the student away from its average"
+    by_hand.backward()
+    expected = gradients(twin)
+    train_step(one, made, step, StageClock())
+    for name, gradient in one.gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6)
