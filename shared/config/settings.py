@@ -209,6 +209,13 @@ class OptimizerSection(Section):
 
     learning_rate: float = Field(default=1e-5, gt=0)
     warmup_updates: int = Field(default=5, ge=0)
+    decay_updates: int = Field(
+        default=0,
+        ge=0,
+        description="After warm-up the rate falls in a straight line over so many updates, to `decay_to` of itself; 0: "
+        "it stays. Counted from the start of a phase, or of the run where `at_phase_start` carries.",
+    )
+    decay_to: Share = Field(default=0.1, description="Share of the learning rate that is left after the decay.")
     weight_decay: float = Field(default=0.01, ge=0)
     beta1: float = Field(default=0.9, gt=0, lt=1)
     beta2: float = Field(default=0.999, gt=0, lt=1)

@@ -37,6 +37,17 @@ class LearnerState:
     skipped_in_row: int
 
 
+def rate_share(settings: OptimizerSection, updates: int) -> float:
+    """The share of the learning rate that the next update moves by, after `updates` of them in the phase."""
+    warmup = max(1, settings.warmup_updates)
+    # Never 0: the first update already moves by 1/warmup of the rate.
+    if updates < warmup:
+        return (updates + 1) / warmup
+    if not settings.decay_updates:
+        return 1.0
+    return 1.0 - (1.0 - settings.decay_to) * min(1.0, (updates - warmup + 1) / settings.decay_updates)
+
+
 class Learner:
     """The student in training, its teacher and its optimizer.
 
@@ -70,11 +81,8 @@ class Learner:
         if not math.isfinite(norm):
             self.skip()
             return None
-        warmup = max(1, self._settings.warmup_updates)
-        # Never 0: the first update already moves by 1/warmup of the rate.
-        share = min(1.0, (self.phase_updates + 1) / warmup)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.learning_rate * share
+            group["lr"] = self._settings.learning_rate * rate_share(self._settings, self.phase_updates)
         # The order counts: exact parameters, then the rounded ones that the model computes with, then the teacher.
         self._optimizer.step()
         fault_point("trainer.mid-optimizer")

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.model.learner import Learner, PhaseStart
+from services.trainer.model.learner import Learner, PhaseStart, rate_share
 from services.trainer.model.teacher import TrustRegionTeacher
 from services.trainer.step.trees import pack_rows, places_of
+from shared.config.settings import OptimizerSection
 from shared.errors import StorageError
 from tests.unit.trainer.ground import learner, rows, settings
 
@@ -154,3 +155,10 @@ def test_a_phase_resets_teacher_and_optimizer_apart(tiny_dir: Path, teacher: Pha
     expected = copies(one) if teacher == "reset" else taught
     assert all(torch.equal(each, expected[name]) for name, each in one.teacher.tensors().items())
     assert (one.phase_updates, bool(one.state().optimizer)) == ((0, False) if optimizer == "reset" else (1, True))
+
+
+def test_the_rate_warms_up_and_falls_in_a_straight_line() -> None:
+    falling = OptimizerSection(warmup_updates=2, decay_updates=4, decay_to=0.2)
+    assert [round(rate_share(falling, updates), 6) for updates in range(8)] == [0.5, 1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2]
+    staying = OptimizerSection(warmup_updates=0)
+    assert {rate_share(staying, updates) for updates in range(8)} == {1.0}
