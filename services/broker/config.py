@@ -28,6 +28,7 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
         problems_per_job=evaluation.problems_per_job,
         problems_per_step=settings.problems.per_step,
         balance_domains=settings.problems.balance_domains,
+        balance_kinds=settings.problems.balance_kinds,
         tutor_timeout_s=settings.feedback.tutor_timeout_s,
         revise_share=settings.feedback.revise_share,
         alarms=settings.alarms,
@@ -38,4 +39,4 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
 
 
 def _planned(problems: tuple[Problem, ...]) -> tuple[PlannedProblem, ...]:
-    return tuple(PlannedProblem(problem.id, problem.domain) for problem in problems)
+    return tuple(PlannedProblem(problem.id, problem.domain, problem.kind) for problem in problems)

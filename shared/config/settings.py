@@ -55,6 +55,9 @@ class ProblemsSection(Section):
     balance_domains: bool = Field(
         default=False, description="Draw each step evenly from both domains instead of from their union."
     )
+    balance_kinds: bool = Field(
+        default=False, description="Go through a domain's kinds in turn, so that no step lacks one for long."
+    )
 
 
 class GateSection(Section):

@@ -58,6 +58,7 @@ def small_plan(**changes: object) -> Plan:
         "problems_per_job": 5,
         "problems_per_step": 4,
         "balance_domains": False,
+        "balance_kinds": False,
         "tutor_timeout_s": 30.0,
         "revise_share": 0.5,
         "alarms": AlarmsSection(),

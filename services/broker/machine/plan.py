@@ -6,6 +6,7 @@ has to be stored, and a resumed run draws the same problems.
 
 import random
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from shared.config.settings import AlarmsSection
 from shared.contracts.ids import seed_of
@@ -16,6 +17,7 @@ from shared.contracts.run import Split
 class PlannedProblem:
     id: str
     domain: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Plan:
     problems_per_job: int
     problems_per_step: int
     balance_domains: bool
+    balance_kinds: bool
     tutor_timeout_s: float
     revise_share: float
     alarms: AlarmsSection
@@ -74,7 +77,8 @@ class Plan:
     def step_problems(self, student: str, step: int) -> list[PlannedProblem]:
         """Problems of `step` (from 1): consecutive pieces of a seeded order that is drawn anew each epoch.
 
-        With `balance_domains` every step takes equally many from each domain's own order.
+        With `balance_domains` every step takes equally many from each domain's own order, with `balance_kinds` these
+        orders go through the kinds in turn: no kind comes a second time before all others did.
         """
         if not self.balance_domains:
             return self._draw(student, "all", self.train, step, self.problems_per_step)
@@ -99,14 +103,22 @@ class Plan:
         while len(drawn) < min(count, len(pool)):
             epoch, index = divmod(position, len(pool))
             # Shuffled again for each position: a plan remembers nothing, and a step draws few problems.
-            candidate = pool[_order(seed_of(self.seed, student, name, epoch), len(pool))[index]]
+            candidate = self._order(seed_of(self.seed, student, name, epoch), pool)[index]
             if candidate not in drawn:
                 drawn.append(candidate)
             position += 1
         return drawn
 
-
-def _order(seed: int, length: int) -> list[int]:
-    order = list(range(length))
-    random.Random(seed).shuffle(order)
-    return order
+    def _order(self, seed: int, pool: tuple[PlannedProblem, ...]) -> list[PlannedProblem]:
+        order = list(pool)
+        rng = random.Random(seed)
+        rng.shuffle(order)
+        if not self.balance_kinds:
+            return order
+        by_kind: dict[str, list[PlannedProblem]] = {}
+        for problem in order:
+            by_kind.setdefault(problem.kind, []).append(problem)
+        turns = [[problem for problem in turn if problem] for turn in zip_longest(*by_kind.values())]
+        for turn in turns:
+            rng.shuffle(turn)
+        return [problem for turn in turns for problem in turn]

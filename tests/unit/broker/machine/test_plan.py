@@ -37,6 +37,18 @@ def test_students_and_steps_draw_differently() -> None:
     assert not set(ids(plan.step_problems("a", 1))) & set(ids(plan.step_problems("a", 2)))
 
 
+def test_kinds_come_in_turn() -> None:
+    train = tuple(
+        PlannedProblem(f"{kind}{n}", DOMAINS[0], kind) for kind, size in (("x", 5), ("y", 3)) for n in range(size)
+    )
+    plan = small_plan(train=train, problems_per_step=2, balance_kinds=True)
+    drawn = [sorted(p.kind for p in plan.step_problems("a", step)) for step in range(1, 9)]
+    assert drawn[:3] == [["x", "y"]] * 3 and drawn[3] == ["x", "x"], "then one kind has no more in this epoch"
+    assert drawn[4:] == drawn[:4]
+    names = [name for step in range(1, 5) for name in ids(plan.step_problems("a", step))]
+    assert sorted(names) == sorted(ids(list(train))) and names != ids(list(train))
+
+
 def test_an_epoch_holds_every_problem_once() -> None:
     plan = small_plan(train=pool(12), problems_per_step=4)
     epochs = [
