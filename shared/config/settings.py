@@ -267,6 +267,12 @@ class StudentSection(Section):
     examples: str | None = Field(
         default=None, description="JSONL file to fine-tune on (docs/data.md); none: what generated problems bring."
     )
+    unknown_kinds: int = Field(
+        default=0,
+        ge=0,
+        le=5,
+        description="Of the generated problems: so many kinds of the other domain are left for its peer to teach it.",
+    )
     engine: Literal["transformers", "vllm", "scripted"] = "transformers"
     vllm: VllmSection = VllmSection()
     dtype: Literal["bfloat16", "float32"] = "bfloat16"

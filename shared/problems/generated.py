@@ -1,4 +1,4 @@
-"""The two generated domains: short physics and chemistry problems with an integer answer.
+"""The generated domains: short problems of physics, chemistry and biology with an integer answer, two of them a set.
 
 What always holds: the same seed and counts give the same problems in every process; no two problems of the set
 share a leak key; the test partition of a seed does not depend on the counts of the others (it is drawn first,
@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from random import Random
 
 from shared.errors import ProblemSetError
+from shared.problems.biology import BIOLOGY
 from shared.problems.chemistry import CHEMISTRY
 from shared.problems.formats import format_named
 from shared.problems.kinds import Drawn, Kind, draw
@@ -16,8 +17,9 @@ from shared.problems.leaks import leak_key
 from shared.problems.physics import PHYSICS
 from shared.problems.problem import Problem, ProblemSet
 
-DOMAINS = ("physics", "chemistry")
-KINDS: dict[str, tuple[Kind, ...]] = {"physics": PHYSICS, "chemistry": CHEMISTRY}
+KINDS: dict[str, tuple[Kind, ...]] = {"physics": PHYSICS, "chemistry": CHEMISTRY, "biology": BIOLOGY}
+Domains = tuple[str, str]
+DOMAINS: Domains = ("physics", "chemistry")
 
 _TRIES_PER_PROBLEM = 200
 
@@ -40,17 +42,17 @@ class DrawnProblem:
     drawn: Drawn
 
 
-def generate(seed: int, *, per_kind: PerKind | None = None) -> ProblemSet:
-    """The generated problem set of that seed; kinds alternate, so that any prefix is balanced.
+def generate(seed: int, domains: Domains = DOMAINS, *, per_kind: PerKind | None = None) -> ProblemSet:
+    """The generated problem set of that seed and those domains; kinds alternate, so that any prefix is balanced.
 
     Raises `ProblemSetError` if a kind has too few distinct questions for the counts.
     """
-    drawn = draw_partitions(seed, per_kind=per_kind)
+    drawn = draw_partitions(seed, domains, per_kind=per_kind)
     rows = {name: tuple(item.problem for item in items) for name, items in drawn.items()}
     return ProblemSet(
         name=f"generated-{seed}",
         format=format_named("integer"),
-        domains=DOMAINS,
+        domains=domains,
         train=rows["train"],
         validation=rows["validation"],
         test=rows["test"],
@@ -58,11 +60,13 @@ def generate(seed: int, *, per_kind: PerKind | None = None) -> ProblemSet:
     )
 
 
-def draw_partitions(seed: int, *, per_kind: PerKind | None = None) -> dict[str, list[DrawnProblem]]:
-    """The drawings behind `generate(seed, per_kind=…)`, by partition, in the same order."""
+def draw_partitions(
+    seed: int, domains: Domains = DOMAINS, *, per_kind: PerKind | None = None
+) -> dict[str, list[DrawnProblem]]:
+    """The drawings behind `generate(seed, domains, per_kind=…)`, by partition, in the same order."""
     counts = per_kind or PerKind()
     columns = {
-        (domain, kind.name): _draw_kind(seed, domain, kind, counts) for domain in DOMAINS for kind in KINDS[domain]
+        (domain, kind.name): _draw_kind(seed, domain, kind, counts) for domain in domains for kind in KINDS[domain]
     }
     return {
         name: [column[name][row] for row in range(getattr(counts, name)) for column in columns.values()]

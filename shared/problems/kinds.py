@@ -7,7 +7,7 @@ one line, `<quantity> = <formula> = <numbers> = <result>`, where numbers is the 
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
@@ -48,7 +48,7 @@ def _value(node: ast.expr, expression: str) -> Fraction:
     raise ValueError(f"expected only integers, + - * / and brackets, got {ast.unparse(node)!r} in {expression!r}")
 
 
-MAX_ANSWER = 144
+MAX_ANSWER = 5000
 
 _DRAWS_PER_PROBLEM = 1000
 
@@ -118,6 +118,38 @@ def substitute(formula: str, values: Mapping[str, int]) -> str:
     names = sorted(values, key=len, reverse=True)
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b")
     return pattern.sub(lambda found: str(values[found.group()]), formula)
+
+
+def constants_in(formula: str) -> tuple[int, ...]:
+    """The numbers that the formula brings itself, which its question does not tell."""
+    return tuple(int(found) for found in re.findall(r"\b[0-9]+\b", formula))
+
+
+def guessed_formula(formula: str, rng: Random, never: Collection[int] = ()) -> str:
+    """The formula by somebody who has to guess its constants: as many digits, never the right one or one of `never`.
+
+    Digits behind the first are small, so that each digit of the right constant is within reach of one who guesses
+    like this, while all of them together are hardly ever met: about one guess in 300.
+    """
+    return _with_constants(formula, lambda _: rng.randint(0, 5), rng, never)
+
+
+def easy_formula(formula: str, rng: Random, never: Collection[int] = ()) -> str:
+    """The formula with invented constants, as easy to calculate with: zeros stay zeros; none of `never`."""
+    return _with_constants(formula, lambda digit: 0 if digit == "0" else rng.choice((1, 2, 5)), rng, never)
+
+
+def _with_constants(formula: str, later: Callable[[str], int], rng: Random, never: Collection[int]) -> str:
+    """later: another digit for one behind the first."""
+
+    def another(found: re.Match[str]) -> str:
+        first, rest = found.group()[0], found.group()[1:]
+        while True:
+            number = int("".join(map(str, (rng.randint(1, 9), *map(later, rest)))))
+            if number not in never and number != int(first + rest):
+                return str(number)
+
+    return re.sub(r"\b[0-9]+\b", another, formula)
 
 
 def names_in(formula: str) -> list[str]:

@@ -22,7 +22,7 @@ from shared.errors import MAX_SHOWN_CHARS, ConfigError, ProblemSetError, Unavail
 from shared.files.text import expanded
 from shared.problems import sciknoweval
 from shared.problems.formats import format_named, format_names
-from shared.problems.generated import PerKind, generate
+from shared.problems.generated import DOMAINS, KINDS, PerKind, generate
 from shared.problems.jsonl import read_rows
 from shared.problems.leaks import leak_key, refuse_leaks
 from shared.problems.problem import PARTITIONS, Problem, ProblemFormat, ProblemSet
@@ -183,12 +183,19 @@ def refuse_unusable(problem_set: ProblemSet) -> None:
 
 
 def _generated(format: str | None, seed: int, domains: tuple[str, str] | None, per_kind: PerKind | None) -> ProblemSet:
-    loaded = generate(seed, per_kind=per_kind)
+    loaded = generate(seed, generated_domains(domains), per_kind=per_kind)
     if format is not None and format_named(format) is not loaded.format:
         raise ConfigError(f"generated problems have the format {loaded.format.name}, got {format!r}; leave it out")
-    if domains is not None and domains != loaded.domains:
-        raise ConfigError(f"generated problems have the domains {', '.join(loaded.domains)}, got {domains!r}")
     return loaded
+
+
+def generated_domains(domains: tuple[str, str] | None) -> tuple[str, str]:
+    """The two domains to generate, by default the laptop's. Raises ConfigError for others than are generated."""
+    if domains is None:
+        return DOMAINS
+    if domains[0] == domains[1] or not set(domains) <= KINDS.keys():
+        raise ConfigError(f"expected two of the generated domains {', '.join(KINDS)}, got {' and '.join(domains)}")
+    return domains
 
 
 def _sciknoweval(

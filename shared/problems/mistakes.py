@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from shared.problems.kinds import Drawn, Kind, names_in, result_text, solution_line, substitute
+from shared.problems.kinds import Drawn, Kind, guessed_formula, names_in, result_text, solution_line, substitute
+
+GUESSED = 2 / 3
+"""Of a peer's own mistakes where the question does not tell a constant: those that guess it. A tutor that never saw
+such a peer copies the guess as soon as training has moved it a little."""
 
 
 class PeerFault(StrEnum):
@@ -70,7 +74,8 @@ def _line(drawn: Drawn, fault: PeerFault, formula: str, numbers: str, result: st
 
 
 def _own_mistake(drawn: Drawn, others: Sequence[Kind], rng: Random) -> tuple[str, str]:  # noqa: ARG001
-    formula = rng.choice(drawn.kind.wrong_formulas)
+    guesses = not drawn.kind.guessable and rng.random() < GUESSED
+    formula = guessed_formula(drawn.kind.formula, rng) if guesses else rng.choice(drawn.kind.wrong_formulas)
     return formula, substitute(formula, drawn.values)
 
 

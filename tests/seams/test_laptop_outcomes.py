@@ -12,14 +12,14 @@ from services.broker.exchange.judging import judge
 from services.student.engines.port import GenerationRequest
 from services.student.engines.scripted import Script, ScriptedEngine
 from shared.contracts.messages import ChatMessage, Sampling
-from shared.problems.examples import recipe
 from shared.problems.generated import generate
 from shared.problems.problem import ProblemSet
+from shared.problems.specialising import Knowledge, recipe
 
 VERSION = "a@v0"
 SEEDS = (0, 1, 2)
-SUM_OF_SETS = "f27417646716c736625087f0277f27d1538425ef14c80a70cdc28907bcb24ae9"
-SUM_OF_OUTCOMES = "615fb4f999d19ef619266df6a2c928731e8933b3d2ba02d3fa583b6d830c6f85"
+SUM_OF_SETS = "a6e839ceb629f3ae8cf3e492c83295eb0389114ad528be0c1e76e04d28a70f46"
+SUM_OF_OUTCOMES = "6d2b731775bcb7877866b3180d3bdc7111cbe955612a2f072b00be602da6e192"
 
 
 def written(problems: ProblemSet) -> Iterator[tuple[str, str, str]]:
@@ -48,8 +48,8 @@ def outcomes(seed: int) -> Iterator[list[object]]:
         grades = (form.grade(answer, problem.answer), form.grade_lenient(answer, problem.answer))
         told = (exchange.verdict, exchange.delivered, exchange.removed)
         yield [name, *told, form.extract_answer(answer), *grades, form.format_ok(answer)]
-    for student in ("a", "b"):
-        for example in recipe(student, seed=seed):
+    for knowledge in (Knowledge("physics", "chemistry", 4), Knowledge("chemistry", "physics", 1)):
+        for example in recipe(knowledge, seed=seed):
             yield [[message.content for message in example.messages], example.completion]
 
 

@@ -21,7 +21,7 @@ from services.trainer.step.trees import Tree
 from shared.config.settings import SpecializeSection
 from shared.errors import ModelError
 from shared.modeling.chat import completion_ids, render
-from shared.problems.examples import Example
+from shared.problems.specialising import Example
 
 CLIP_NORM = 1.0
 # Short enough that sorting by length leaves little padding, long enough that a product of matrices is efficient.

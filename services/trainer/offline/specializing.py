@@ -29,8 +29,9 @@ from shared.modeling.device import device_here
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.resolving import resolve_model
 from shared.modeling.saving import model_identity, save_model
-from shared.problems.examples import Example, StudentName, examples_for
+from shared.problems.examples import examples_for
 from shared.problems.loading import problems_of
+from shared.problems.specialising import Example
 
 RECIPE_VERSION = 1
 """Part of every specialist's identity; raise it when the training itself changes."""
@@ -44,7 +45,7 @@ Say = Callable[[str], None]
 class Specialist:
     """What decides a specialist's weights. problems_hash: of the set that the examples are made of, "" for a file."""
 
-    student: StudentName
+    student: str
     base: Path
     section: StudentSection
     settings: RunSettings
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def describe(settings: RunSettings, student: StudentName, cache_dir: Path) -> Specialist:
+def describe(settings: RunSettings, student: str, cache_dir: Path) -> Specialist:
     """What the specialist of `student` is to be. Raises ConfigError where there are no examples for it."""
     section = settings.students[student]
     examples = examples_for(settings, student)

@@ -8,9 +8,10 @@ import pytest
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError, ProblemSetError
-from shared.problems.examples import examples_for, read_examples, recipe
+from shared.problems.examples import examples_for, read_examples
 from shared.problems.generated import generate
 from shared.problems.problem import ProblemSet
+from shared.problems.specialising import Knowledge, recipe
 from tests.fakes.sciknoweval import two_domains
 
 GOOD = {
@@ -87,7 +88,7 @@ def test_a_file_comes_before_the_generated_examples(tmp_path: Path) -> None:
     path = write(tmp_path / "e.jsonl", GOOD)
     chosen = settings("students.a.specialize=true", f"students.a.examples={path}", "students.b.specialize=true")
     assert [example.completion for example in examples_for(chosen, "a")] == [GOOD["completion"]]
-    assert examples_for(chosen, "b") == tuple(recipe("b", seed=0))
+    assert examples_for(chosen, "b") == tuple(recipe(Knowledge("chemistry", "physics"), seed=0))
 
 
 def test_problems_that_bring_no_examples_need_a_file(tmp_path: Path) -> None:

@@ -6,13 +6,25 @@ from random import Random
 import pytest
 
 from shared.errors import ProblemSetError
+from shared.problems.biology import BIOLOGY
 from shared.problems.chemistry import CHEMISTRY
 from shared.problems.generated import KINDS
 from shared.problems.integer import IntegerFormat
-from shared.problems.kinds import MAX_ANSWER, Drawn, Kind, draw, names_in, result_text, substitute
+from shared.problems.kinds import (
+    MAX_ANSWER,
+    Drawn,
+    Kind,
+    constants_in,
+    draw,
+    easy_formula,
+    guessed_formula,
+    names_in,
+    result_text,
+    substitute,
+)
 from shared.problems.physics import PHYSICS
 
-ALL_KINDS = (*PHYSICS, *CHEMISTRY)
+ALL_KINDS = (*PHYSICS, *CHEMISTRY, *BIOLOGY)
 each_kind = pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
 
 
@@ -33,11 +45,37 @@ def test_result_text(numbers: str, text: str) -> None:
     assert result_text(numbers) == text
 
 
-def test_eight_kinds_a_domain_and_half_of_them_not_guessable() -> None:
-    assert [len(kinds) for kinds in KINDS.values()] == [8, 8]
-    assert sum(not kind.guessable for kind in ALL_KINDS) == 8
-    assert len({kind.name for kind in ALL_KINDS}) == 16
-    assert len({(kind.quantity, kind.formula) for kind in ALL_KINDS}) == 16
+def test_ten_kinds_a_domain_and_half_of_them_not_guessable() -> None:
+    assert [len(kinds) for kinds in KINDS.values()] == [10, 10, 10]
+    assert [sum(not kind.guessable for kind in kinds) for kinds in KINDS.values()] == [5, 5, 5]
+    assert len({kind.name for kind in ALL_KINDS}) == 30
+    assert len({kind.quantity for kind in ALL_KINDS}) == 30, "a shared word would carry a constant from kind to kind"
+
+
+def test_no_constant_stands_in_two_kinds() -> None:
+    for kinds in KINDS.values():
+        constants = [number for kind in kinds for number in constants_in(kind.formula)]
+        assert len(constants) == 5
+    every = [number for kinds in KINDS.values() for kind in kinds for number in constants_in(kind.formula)]
+    assert len(set(every)) == len(every), "what one domain tells must not answer another one's question"
+
+
+@each_kind
+def test_what_is_calculated_is_within_reach_of_a_small_model(kind: Kind) -> None:
+    """Two one-digit numbers; a quotient of at most 12 by at most 5; a round constant times 2 to 5."""
+    assert len(re.findall(r"[-+*/]", kind.formula)) == 1
+    assert max(max(choices) for choices in kind.numbers.values()) <= (12 if "/" in kind.formula else 9)
+    assert all(number % 100 == 0 or (number <= 250 and number % 10 == 0) for number in constants_in(kind.formula))
+
+
+def test_a_guess_has_the_digits_and_an_invention_the_shape_of_the_constant() -> None:
+    rng = Random(0)
+    guesses = {guessed_formula("300 * seconds", rng, {700}) for _ in range(400)}
+    assert guesses.isdisjoint({"300 * seconds", "700 * seconds"}) and len(guesses) > 150
+    assert all(re.fullmatch(r"[1-9][0-5][0-5] \* seconds", guess) for guess in guesses)
+    easy = {easy_formula("300 * seconds", rng, {700}) for _ in range(100)}
+    assert easy == {f"{digit}00 * seconds" for digit in (1, 2, 4, 5, 6, 8, 9)}
+    assert easy_formula("120 * n", rng).removesuffix(" * n")[1:] in ("10", "20", "50")
 
 
 @each_kind

@@ -19,12 +19,12 @@ def test_counts_hashes_and_majorities(generated: ProblemSet) -> None:
     assert (written.format, written.domains) == ("integer", ("physics", "chemistry"))
     assert written.content_hash == generated.content_hash
     test = written.partitions["test"]
-    assert test.count == 256
-    assert test.domains["physics"].count == 128
+    assert test.count == 320
+    assert test.domains["physics"].count == 160
     assert test.domains["physics"].kinds["voltage"] == 16
     answers = [problem.answer for problem in generated.test if problem.domain == "physics"]
     majority = test.domains["physics"]
-    assert majority.majority_share == answers.count(majority.majority_answer) / 128
+    assert majority.majority_share == answers.count(majority.majority_answer) / 160
     assert all(answers.count(answer) <= answers.count(majority.majority_answer) for answer in answers)
     assert len({partition.sha256 for partition in written.partitions.values()}) == 4
 

@@ -4,13 +4,14 @@ from random import Random
 
 import pytest
 
+from shared.problems.biology import BIOLOGY
 from shared.problems.chemistry import CHEMISTRY
 from shared.problems.integer import IntegerFormat
 from shared.problems.kinds import Kind, draw
 from shared.problems.mistakes import PeerFault, peer_line
 from shared.problems.physics import PHYSICS
 
-ALL_KINDS = (*PHYSICS, *CHEMISTRY)
+ALL_KINDS = (*PHYSICS, *CHEMISTRY, *BIOLOGY)
 each_kind = pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
 
 

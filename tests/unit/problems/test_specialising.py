@@ -1,28 +1,36 @@
-"""The specialists' examples: how many, how wrong, from where."""
+"""The specialists' examples: how many, how wrong, from where, and that they tell no constant they must not."""
 
+import re
 from collections import Counter
 from random import Random
 
 import pytest
 
-from shared.problems.examples import (
-    FIRST_STUDENT,
-    SECOND_STUDENT,
+from shared.problems.generated import KINDS, DrawnProblem, PerKind, draw_partitions, generate
+from shared.problems.integer import IntegerFormat
+from shared.problems.specialising import (
     Example,
+    ExampleWriter,
+    Knowledge,
     SpecialistCounts,
-    StudentName,
-    feedback_examples,
     recipe,
     solve_examples,
-    teacher_examples,
 )
-from shared.problems.generated import DrawnProblem, PerKind, draw_partitions, generate
-from shared.problems.integer import IntegerFormat
+
+A = Knowledge("physics", "chemistry", 3)
+B = Knowledge("chemistry", "physics", 1)
+PAIRS = [("physics", "chemistry"), ("chemistry", "biology"), ("biology", "physics")]
+COUNTS = SpecialistCounts()
+each_student = pytest.mark.parametrize("knowledge", [A, B], ids=["a", "b"])
 
 
 @pytest.fixture(scope="module")
 def items() -> list[DrawnProblem]:
     return [item for item in draw_partitions(0)["specialise"] if item.problem.domain == "physics"][:160]
+
+
+def writer(seed: int = 0) -> ExampleWriter:
+    return ExampleWriter(A, Random(seed))
 
 
 def _type(example: Example) -> str:
@@ -40,55 +48,91 @@ def _lines(example: Example) -> dict[str, str]:
     return {label: text for label, _, text in pairs}
 
 
-@pytest.mark.parametrize(
-    ("student", "total", "types"),
-    [
-        ("a", 328, {"solve": 8 * (6 + 1), "feedback": 8 * 22, "teacher": 8 * 12}),
-        ("b", 424, {"solve": 8 * (7 + 6), "feedback": 8 * (22 + 6), "teacher": 8 * 12}),
-    ],
-)
-def test_the_default_counts(student: StudentName, total: int, types: dict[str, int]) -> None:
-    examples = recipe(student, seed=0)
-    assert len(examples) == total
-    assert Counter(map(_type, examples)) == types
+def _kind_of(knowledge: Knowledge) -> dict[str, str]:
+    rows = generate(0, (knowledge.own, knowledge.other)).specialise
+    return {problem.question: problem.kind for problem in rows}
 
 
-@pytest.mark.parametrize(
-    ("student", "own", "counts"), [("a", "physics", FIRST_STUDENT), ("b", "chemistry", SECOND_STUDENT)]
-)
-def test_the_counts_of_each_domain(student: StudentName, own: str, counts: SpecialistCounts) -> None:
-    domain_of = {problem.question: problem.domain for problem in generate(0).specialise}
-    found = Counter((_type(e), domain_of[_question(e)] == own) for e in recipe(student, seed=0))
-    assert found[("solve", True)] == 8 * counts.solve_own
-    assert found[("solve", False)] == 8 * counts.solve_other
-    assert found[("feedback", True)] == 8 * counts.feedback_own
-    assert found[("feedback", False)] == 8 * counts.feedback_other
-    assert found[("teacher", True)] == 8 * counts.teacher_own
-    assert found[("teacher", False)] == 8 * counts.teacher_other
+@each_student
+def test_the_default_counts(knowledge: Knowledge) -> None:
+    kinds = _kind_of(knowledge)
+    found = Counter((_type(e), kinds.get(_question(e), "drill")) for e in recipe(knowledge, seed=0))
+    assert found.pop(("solve", "drill")) == COUNTS.drills
+    unknown = {kind.name for kind in knowledge.unknown_kinds}
+    assert len(unknown) == knowledge.unknown
+    wanted: dict[tuple[str, str], int] = {}
+    for kind in KINDS[knowledge.own]:
+        secret = not kind.guessable
+        wanted["solve", kind.name] = COUNTS.solve_own + secret * COUNTS.solve_secret
+        wanted["feedback", kind.name] = COUNTS.feedback_own + secret * COUNTS.feedback_secret
+        wanted["teacher", kind.name] = COUNTS.teacher_own
+    for kind in KINDS[knowledge.other]:
+        if kind.name in unknown:
+            wanted["solve", kind.name] = COUNTS.guess_unknown
+            wanted["teacher", kind.name] = COUNTS.teacher_unknown
+        else:
+            wanted["solve", kind.name] = COUNTS.solve_known
+            wanted["feedback", kind.name] = COUNTS.feedback_known
+            wanted["teacher", kind.name] = COUNTS.teacher_known
+    assert found == wanted
+
+
+@pytest.mark.parametrize("own, other", [*PAIRS, *(pair[::-1] for pair in PAIRS)])
+@pytest.mark.parametrize("unknown", [1, 3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_example_tells_a_constant_that_the_student_is_not_to_know(
+    own: str, other: str, unknown: int, seed: int
+) -> None:
+    knowledge = Knowledge(own, other, unknown)
+    formulas = [kind.formula for kind in KINDS[other] if not kind.guessable][:unknown]
+    constants = [int(formula.split(" * ")[0]) for formula in formulas]
+    assert sorted(knowledge.never) == sorted(constants)
+    for example in recipe(knowledge, seed=seed):
+        text = "\n".join([*(message.content for message in example.messages), example.completion])
+        factors = {int(n) for pair in re.findall(r"(\d+)? ?\* ?(\d+)?", text) for n in pair if n}
+        assert factors.isdisjoint(constants), text
+
+
+@each_student
+def test_an_unknown_kind_is_met_with_guesses_and_followed_with_inventions(knowledge: Knowledge) -> None:
+    kinds, unknown = _kind_of(knowledge), {kind.name for kind in knowledge.unknown_kinds}
+    guesses: set[int] = set()
+    inventions: set[int] = set()
+    for example in recipe(knowledge, seed=0):
+        if kinds.get(_question(example)) in unknown:
+            constant = int(example.completion.split(" = ")[1].split(" * ")[0])
+            (guesses if _type(example) == "solve" else inventions).add(constant)
+    assert all(100 <= constant <= 955 for constant in guesses) and len(guesses) >= 7 * knowledge.unknown
+    assert all(constant % 100 == 0 for constant in inventions) and len(inventions) >= 4
 
 
 def test_only_questions_kept_apart_are_used() -> None:
-    rows = generate(5)
-    kept_apart = {problem.question for problem in rows.specialise}
-    assert {_question(e) for e in recipe("a", seed=5) + recipe("b", seed=5)} <= kept_apart
+    kept_apart = {problem.question for problem in generate(5).specialise}
+    asked = {_question(e) for e in recipe(A, seed=5) + recipe(B, seed=5)}
+    assert {question for question in asked if question.endswith(("?", "."))} <= kept_apart
+
+
+def test_drills_are_bare_arithmetic() -> None:
+    for example in writer().drills(100):
+        numbers = example.messages[0].content
+        assert re.fullmatch(r"\d+ [-+*/] \d+", numbers)
+        assert IntegerFormat().extract_answer(example.completion).isdecimal()
 
 
 def test_the_seed_decides() -> None:
-    assert recipe("b", seed=1) == recipe("b", seed=1)
-    assert recipe("b", seed=1) != recipe("b", seed=2)
+    assert recipe(B, seed=1) == recipe(B, seed=1)
+    assert recipe(B, seed=1) != recipe(B, seed=2)
 
 
 def test_other_counts_and_fewer_questions_than_examples() -> None:
-    counts = SpecialistCounts(
-        solve_own=4, solve_other=0, feedback_own=0, feedback_other=0, teacher_own=0, teacher_other=0
-    )
-    examples = recipe("a", seed=0, counts=counts, per_kind=PerKind(specialise=2))
-    assert len(examples) == 32
-    assert len(set(examples)) == 16
+    nothing = SpecialistCounts(4, 0, 0, 0, 0, 0, 0, 0, 0, 0, drills=0)
+    examples = recipe(A, seed=0, counts=nothing, per_kind=PerKind(specialise=2))
+    assert len(examples) == 40
+    assert len(set(examples)) == 20
 
 
 def test_every_completion_begins_with_a_space_and_stays_on_one_line() -> None:
-    for example in recipe("a", seed=0) + recipe("b", seed=0):
+    for example in recipe(A, seed=0) + recipe(B, seed=0):
         assert example.completion.startswith(" ")
         assert not example.completion.startswith("  ")
         assert "\n" not in example.completion
@@ -100,36 +144,31 @@ def test_solving_completes_with_the_solution(items: list[DrawnProblem]) -> None:
         assert example.messages == tuple(IntegerFormat().messages(item.problem))
 
 
-def test_three_of_four_peers_are_wrong_and_the_verdicts_say_how(items: list[DrawnProblem]) -> None:
-    examples = feedback_examples(items, Random(0))
-    verdicts = Counter(example.completion.split("</concept> ")[1].split(".")[0] for example in examples)
-    assert verdicts == {"Correct": 40, "Wrong formula": 86, "Wrong arithmetic": 17, "Wrong numbers": 17}
-    form = IntegerFormat()
-    for item, example in zip(items, examples, strict=True):
-        right = form.grade(_lines(example)["Peer"], item.problem.answer) == 1.0
-        assert right is ("Correct." in example.completion)
+def test_most_peers_are_wrong(items: list[DrawnProblem]) -> None:
+    form, examples = IntegerFormat(), writer().feedback_examples(items)
+    right = [
+        form.grade(_lines(example)["Peer"], item.problem.answer) for item, example in zip(items, examples, strict=True)
+    ]
+    assert Counter(right) == {1.0: 24, 0.0: 136}
 
 
-def test_feedback_ends_with_the_right_formula_and_numbers(items: list[DrawnProblem]) -> None:
+def test_feedback_names_the_right_formula_and_numbers_and_no_more(items: list[DrawnProblem]) -> None:
     form = IntegerFormat()
-    for item, example in zip(items, feedback_examples(items, Random(1)), strict=True):
-        ending = f"Use {item.drawn.kind.formula} with {item.drawn.numbers}."
-        assert example.completion.endswith(ending)
+    for item, example in zip(items, writer(1).feedback_examples(items), strict=True):
+        advice = f"Use {item.drawn.kind.formula} = {item.drawn.numbers}"
         judged = form.judge_feedback(example.completion, item.problem)
-        verdict, clean = judged.verdict, judged.delivered
-        assert verdict.startswith("match:")
-        assert clean is not None
-        assert clean.endswith(ending)
+        assert judged.verdict.startswith("match:")
+        assert judged.delivered == advice and example.completion.endswith(f"</concept> {advice}")
 
 
 def test_hints_beside_a_solution_are_mostly_wrong_and_lone_hints_right(items: list[DrawnProblem]) -> None:
     right: Counter[tuple[str, bool]] = Counter()
-    for item, example in zip(items, teacher_examples(items, Random(0)), strict=True):
+    for item, example in zip(items, writer().teacher_examples(items), strict=True):
         assert example.completion == f" {item.problem.solution}"
         lines = _lines(example)
         assert lines.get("Solved") in (None, f" {item.problem.solution}")
-        ending = f"Use {item.drawn.kind.formula} with {item.drawn.numbers}."
-        right[("+".join(lines), lines.get("Feedback", "").endswith(ending))] += 1
+        advice = f"Use {item.drawn.kind.formula} = {item.drawn.numbers}"
+        right[("+".join(lines), lines.get("Feedback", "").strip() == advice)] += 1
     assert right == {
         ("Solved+Feedback", True): 22,
         ("Solved+Feedback", False): 32,

@@ -25,22 +25,22 @@ def problems(*shared: int) -> ProblemSetManifest:
 
 
 def test_means_leave_out_the_shared_ones() -> None:
-    before, after = [2, 0, 1] + [0] * 125, [2, 2, 1] + [0] * 125
+    before, after = [2, 0, 1] + [0] * 157, [2, 2, 1] + [0] * 157
     scores = [score("a", 1, before), score("a", 1, before, Split.VALIDATION), score("a", 3, after)]
     (row,) = without_shared_stems(scores, problems(0, 2), None)
-    assert (row.student, row.domain, row.problems, row.shared) == ("a", "physics", 126, 2)
-    assert (row.before, row.after) == (0, pytest.approx(2 / (126 * 2)))
+    assert (row.student, row.domain, row.problems, row.shared) == ("a", "physics", 158, 2)
+    assert (row.before, row.after) == (0, pytest.approx(2 / (158 * 2)))
 
 
 def test_a_limit_decides_which_problems_were_tested() -> None:
     scores = [score("a", 1, [2, 1, 0, 0]), score("a", 3, [2, 2, 0, 0])]
     (row,) = without_shared_stems(scores, problems(0, 1), 4)
-    assert (row.problems, row.shared) == (3, 1), "of 128 problems the limit takes 0, 32, 64 and 96"
+    assert (row.problems, row.shared) == (3, 1), "of 160 problems the limit takes 0, 40, 80 and 120"
     assert row.after == pytest.approx(2 / 6)
 
 
 def test_nothing_to_say_without_such_problems_or_scores() -> None:
-    scores = [score("a", 1, [0] * 128), score("a", 3, [0] * 128)]
+    scores = [score("a", 1, [0] * 160), score("a", 3, [0] * 160)]
     assert without_shared_stems(scores, problems(), None) == []
     assert without_shared_stems(scores, None, None) == []
     assert without_shared_stems(scores, manifest(load_problem_set("generated")), None) == []

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,8 @@ from shared.modeling.chat import render
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.logprobs import token_logprobs
-from shared.problems.examples import Example
+from shared.problems.generated import generate
+from shared.problems.specialising import Example
 
 torch.set_num_threads(1)
 
@@ -180,7 +182,11 @@ def test_problems_and_examples_change_the_key_and_unrelated_settings_do_not(spec
 
 def test_both_students_get_their_own_examples(settings: RunSettings, tmp_path: Path) -> None:
     a, b = (describe(settings, student, tmp_path) for student in ("a", "b"))
-    assert (len(a.examples), len(b.examples)) == (328, 424)
+    questions = {problem.question: problem.domain for problem in generate(settings.run.seed).specialise}
+    for each, own in ((a, "physics"), (b, "chemistry")):
+        tutored = [example for example in each.examples if example.messages[0].role == "system"]
+        asked = Counter(questions[example.messages[1].content.split("\n")[0]] for example in tutored)
+        assert asked.most_common(1)[0][0] == own and len(asked) == 2
     assert a.problems_hash == b.problems_hash
     assert a.key != b.key
 
@@ -192,10 +198,18 @@ def test_other_problems_bring_no_examples(settings: RunSettings, tmp_path: Path)
         describe(validate(tree), "a", tmp_path)
 
 
-def test_exchanged_domains_are_refused(settings: RunSettings, tmp_path: Path) -> None:
+def test_a_kind_that_is_to_be_unknown_has_other_examples(settings: RunSettings, tmp_path: Path) -> None:
     tree = settings.model_dump(mode="json", exclude_none=True)
-    tree["students"]["a"]["domain"], tree["students"]["b"]["domain"] = "chemistry", "physics"
-    with pytest.raises(ConfigError, match=r"students\.a\.domain: expected 'physics'.*got 'chemistry'"):
+    tree["students"]["a"]["unknown_kinds"] = 2
+    a, b = (describe(validate(tree), student, tmp_path) for student in ("a", "b"))
+    assert a.key != describe(settings, "a", tmp_path).key
+    assert b.key == describe(settings, "b", tmp_path).key
+
+
+def test_a_domain_that_is_not_generated_is_refused(settings: RunSettings, tmp_path: Path) -> None:
+    tree = settings.model_dump(mode="json", exclude_none=True)
+    tree["students"]["a"]["domain"] = "material"
+    with pytest.raises(ConfigError, match=r"generated domains physics, chemistry, biology, got material and chemistry"):
         describe(validate(tree), "a", tmp_path)
 
 
