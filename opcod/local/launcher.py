@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from opcod.local.deployment import DEPLOYMENT_FILE, Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
 from opcod.local.embedded_redis import end_leftover
@@ -206,7 +208,11 @@ def _probe(url_file: Path) -> str | None:
 
 
 def _pings(url: str) -> str | None:
-    client = redis.Redis.from_url(url, socket_timeout=PROBE_TIMEOUT_S, socket_connect_timeout=PROBE_TIMEOUT_S)
+    # redis-py would ask three times more by itself, seconds apart, while the server is up long since.
+    once = Retry(NoBackoff(), 0)
+    client = redis.Redis.from_url(
+        url, socket_timeout=PROBE_TIMEOUT_S, socket_connect_timeout=PROBE_TIMEOUT_S, retry=once
+    )
     try:
         client.ping()
     except redis.RedisError as error:

@@ -15,6 +15,7 @@ from opcod.commands.keys import ACL_FILE
 from opcod.planning.memory import KNOWN_SHAPES
 from opcod.prepare.models import SPECIALIZE_TIMEOUT_S
 from shared.config.loading import load_settings
+from shared.files.durable import atomic_write
 from shared.http.guard import OPEN_PATHS
 from tests.deploy.deployed import K8S, OVERLAYS, ROOT, Tree, of_kind, overlay, pod_containers, pods, rendered
 from tests.deploy.policies import Policies, Stranger, selects
@@ -47,7 +48,9 @@ def own_overlay(name: str, text: str) -> tuple[Tree, ...]:
     directory = ROOT / "build" / "k8s" / name
     directory.mkdir(parents=True, exist_ok=True)
     there = re.sub(r"\.\./\.\./(?=components/)", "../../../k8s/", text)
-    (directory / "kustomization.yaml").write_text(re.sub(r"(?<![/.])\.\./(?=\w)", "../../../k8s/overlays/", there))
+    text = re.sub(r"(?<![/.])\.\./(?=\w)", "../../../k8s/overlays/", there)
+    # Whole at once: every worker of the suite writes it as it collects the tests, and kustomize of another reads it.
+    atomic_write(directory / "kustomization.yaml", text.encode())
     return rendered(directory)
 
 

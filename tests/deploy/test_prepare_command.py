@@ -1,19 +1,30 @@
-"""`opcod prepare`, started as a container starts it."""
+"""`opcod prepare`, with the environment that a container starts it with."""
 
 import json
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from opcod.commands.prepare import ERROR_FILE, PREPARED_FILE
 from shared.config.environment import ServiceEnvironment
 from shared.errors import EXIT_USAGE
+from tests.fakes.command import call_opcod
 
 SCRIPTED = [f"--set=students.{s}.{setting}" for s in "ab" for setting in ("engine=scripted", "specialize=false")]
+
+
+class Ended(NamedTuple):
+    returncode: int
+    stderr: str
+
+
+Prepare = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -27,13 +38,26 @@ def variables(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def prepare(variables: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "opcod.main", "prepare", *SCRIPTED, *options]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+@pytest.fixture
+def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Prepare:
+    """Calls it in this process with these variables and no others of ours."""
+
+    def call(variables: dict[str, str], *options: str) -> Ended:
+        with monkeypatch.context() as patched:
+            for name in os.environ:
+                if name.startswith("OPCOD_"):
+                    patched.delenv(name)
+            for name, value in variables.items():
+                patched.setenv(name, value)
+            return Ended(call_opcod(patched, "prepare", *SCRIPTED, *options), capsys.readouterr().err)
+
+    return call
 
 
 def test_it_writes_what_services_start_with(variables: dict[str, str], tmp_path: Path) -> None:
-    done = prepare(variables)
+    """Started as a container starts it."""
+    command = [sys.executable, "-m", "opcod.main", "prepare", *SCRIPTED]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     run_dir = tmp_path / "runs" / "r1"
     environment = ServiceEnvironment.model_validate(
@@ -53,7 +77,9 @@ def test_it_writes_what_services_start_with(variables: dict[str, str], tmp_path:
     assert set(json.loads((run_dir / PREPARED_FILE).read_text())) == {"seconds"}
 
 
-def test_again_changes_nothing_and_other_settings_are_refused(variables: dict[str, str], tmp_path: Path) -> None:
+def test_again_changes_nothing_and_other_settings_are_refused(
+    prepare: Prepare, variables: dict[str, str], tmp_path: Path
+) -> None:
     run_dir = tmp_path / "runs" / "r1"
     assert prepare(variables).returncode == 0
     before = {name: (run_dir / name).read_bytes() for name in ("config.toml", "key")}
@@ -64,7 +90,7 @@ def test_again_changes_nothing_and_other_settings_are_refused(variables: dict[st
 
 
 def test_one_that_fails_takes_back_what_the_last_one_said_and_a_check_tells_why(
-    variables: dict[str, str], tmp_path: Path
+    prepare: Prepare, variables: dict[str, str], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "runs" / "r1"
     never = prepare(variables, "--check")
@@ -83,13 +109,15 @@ def test_one_that_fails_takes_back_what_the_last_one_said_and_a_check_tells_why(
     assert not (run_dir / ERROR_FILE).exists()
 
 
-def test_a_name_that_leads_elsewhere_makes_no_directory(variables: dict[str, str], tmp_path: Path) -> None:
+def test_a_name_that_leads_elsewhere_makes_no_directory(
+    prepare: Prepare, variables: dict[str, str], tmp_path: Path
+) -> None:
     refused = prepare(variables | {"OPCOD_RUN": "../elsewhere"})
     assert (refused.returncode, "expected a run name" in refused.stderr) == (EXIT_USAGE, True)
     assert not (tmp_path / "elsewhere").exists() and not (tmp_path / "runs").exists()
 
 
-def test_a_key_that_is_there_already_is_used(variables: dict[str, str], tmp_path: Path) -> None:
+def test_a_key_that_is_there_already_is_used(prepare: Prepare, variables: dict[str, str], tmp_path: Path) -> None:
     secret, run_dir = tmp_path / "secret", tmp_path / "runs" / "r1"
     missing = prepare(variables, "--key-file", str(secret))
     secret.write_text("\n")

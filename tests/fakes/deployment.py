@@ -27,6 +27,9 @@ from tests.fakes.forked import fork
 
 STEPS = 2
 
+LEASE_S = 2.0
+"""Four heartbeats: who waits for the work of one that was killed waits that long."""
+
 SCRIPTED = (
     "students.a.engine=scripted",
     "students.b.engine=scripted",
@@ -44,7 +47,7 @@ SCRIPTED = (
     "optimizer.mini_batches=2",
     "optimizer.learning_rate=1e-2",
     f"run.steps_per_round={STEPS}",
-    "bus.lease_s=6",
+    f"bus.lease_s={LEASE_S}",
     "bus.max_attempts=9",
     "bus.leader_lease_s=3",
     "bus.heartbeat_s=0.5",

@@ -24,9 +24,11 @@ PRELOADED = (
     "shared.config.environment",
     "shared.http.app",
     "shared.http.serving",
+    "shared.method.sanitizing",
     "shared.modeling.adapters",
     "shared.modeling.logprobs",
     "shared.obs.presence",
+    "shared.problems.loading",
 )
 """Nothing of services, whose metrics would then show in every service."""
 

@@ -16,11 +16,10 @@ import psutil
 import pytest
 
 from shared.obs.faults import ALLOWED, FAULT, MARKS, POINTS
-from tests.fakes.deployment import ScriptedDeployment
+from tests.fakes.deployment import LEASE_S, ScriptedDeployment
 
 FULL = os.environ.get("OPCOD_FAULTS_FULL") == "1"
 ACTIONS = ("kill", "stop", "term", "error") if FULL else ("kill",)
-LEASE_S = 6.0
 
 TAKING = {
     "student.job-taken": 1,

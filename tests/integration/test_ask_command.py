@@ -1,13 +1,12 @@
 """`opcod ask` of a run that is up: stages as they come, or the whole as JSON."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from opcod.local.deployment import Deployment
-from opcod.main import main
 from shared.contracts.http import AskResponse
+from tests.fakes.command import call_opcod
 
 
 class Ask:
@@ -19,10 +18,7 @@ class Ask:
 
     def __call__(self, *arguments: str) -> int:
         """The exit code."""
-        self._monkeypatch.setattr(sys, "argv", ["opcod", "ask", *arguments, *self._places])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
+        return call_opcod(self._monkeypatch, "ask", *arguments, *self._places)
 
 
 @pytest.fixture

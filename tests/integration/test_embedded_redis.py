@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from opcod.local.embedded_redis import answers, end_leftover
 from tests.fakes.small_disk import mounted
@@ -53,7 +55,7 @@ def server_of(port: int) -> psutil.Process:
     deadline = time.monotonic() + 20
     while True:
         try:
-            with redis.Redis(port=port) as client:
+            with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as client:
                 return psutil.Process(int(client.info("server")["process_id"]))
         except redis.ConnectionError:
             assert time.monotonic() < deadline
@@ -171,6 +173,12 @@ def test_a_server_left_over_is_ended_and_one_of_another_directory_is_not(
     assert server_of(port).pid == server.pid and holder.poll() is None
     end_leftover(port, tmp_path)
     assert psutil.wait_procs([server], timeout=20)[1] == []
+
+
+def test_where_none_is_left_over_nothing_is_waited_for(port: int, tmp_path: Path) -> None:
+    began = time.monotonic()
+    end_leftover(port, tmp_path)
+    assert time.monotonic() - began < 1.0
 
 
 def test_a_server_that_refuses_for_its_full_disk_is_no_silent_one(port: int, small_disk: Path) -> None:

@@ -1,15 +1,15 @@
 """The command line: what is wrong is said in one message with exit code 2, and nothing is half-written."""
 
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import typer
 
-from opcod.main import app, main
+from opcod.main import app
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.run import STATE_FILE
+from tests.fakes.command import call_opcod
 
 SCRIPTED = ("--set", "students.a.engine=scripted", "--set", "students.b.engine=scripted")
 
@@ -35,12 +35,9 @@ class Opcod:
         self._capsys = capsys
 
     def __call__(self, *arguments: str, places: bool = True) -> tuple[int, str, str]:
-        self._monkeypatch.setattr(sys, "argv", ["opcod", *arguments, *(self._places if places else ())])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = call_opcod(self._monkeypatch, *arguments, *(self._places if places else ()))
         said = self._capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
+        return code, said.out, said.err
 
 
 def begun(runs: Path, name: str, *overrides: str) -> None:

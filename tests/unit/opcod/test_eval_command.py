@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from opcod.main import main
 from shared.problems.generated import generate
 from shared.problems.problem import ProblemSet
+from tests.fakes.command import call_opcod
 from tests.fakes.student import RUN, config_in, publish_version
 
 Eval = Callable[..., tuple[int, str, str]]
@@ -34,12 +34,9 @@ def opcod_eval(run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
     def call(*arguments: str) -> tuple[int, str, str]:
         places = ["--runs-dir", str(run_dir.parent), "--cache-dir", str(run_dir)]
-        monkeypatch.setattr(sys, "argv", ["opcod", "eval", *arguments, *places])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = call_opcod(monkeypatch, "eval", *arguments, *places)
         said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
+        return code, said.out, said.err
 
     return call
 

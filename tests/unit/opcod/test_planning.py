@@ -1,14 +1,12 @@
 """The plan of a run: sizes of models, counts of work, bounds of memory, and what `--dry-run` says of it."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from opcod.main import main
 from opcod.planning.memory import (
     KNOWN_SHAPES,
     ModelShape,
@@ -26,6 +24,7 @@ from shared.config.settings import RunSettings
 from shared.contracts.messages import ChatMessage
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.loading import load_problems
+from tests.fakes.command import call_opcod
 from tests.fakes.sciknoweval import row, two_domains, write
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -329,10 +328,6 @@ class DryRun:
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         places = ["--runs-dir", str(self._directory / "runs"), "--cache-dir", str(self._directory / "cache")]
-        self._monkeypatch.setattr(sys, "argv", ["opcod", "run", "--dry-run", *arguments, *places])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = call_opcod(self._monkeypatch, "run", "--dry-run", *arguments, *places)
         said = self._capsys.readouterr()
-        code = ended.value.code or 0
-        assert isinstance(code, int)
         return code, said.out, said.err
