@@ -3,9 +3,7 @@
 A process of its own loads the version, answers the questions of a file into another one, and ends.
 """
 
-import json
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from opcod.installed import require_model_packages
+from opcod.local.answering import answer
 from opcod.local.deployment import latest_run
-from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.progress import make_console
 from opcod.local.signals import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
@@ -25,7 +23,7 @@ from opcod.prepare.run_directory import stored_settings
 from opcod.report.inspect_log import require_inspect, write_inspect_log
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.ids import parse_version, seed_of, version_name
-from shared.contracts.jobs import PromptOutput, Question, Questions
+from shared.contracts.jobs import Question, Questions
 from shared.errors import ConfigError
 from shared.files.durable import atomic_write
 from shared.files.retention import versions_on_disk
@@ -33,10 +31,6 @@ from shared.problems.evaluation import per_domain
 from shared.problems.loading import SCIKNOWEVAL, load_problem_set, load_problems
 from shared.problems.problem import Problem, ProblemFormat, ProblemSet, rows_hash
 from shared.results.evaluation import Evaluation, Subject, evaluate, seen
-
-# Longer than an 8B model on one GPU takes for the paper's test problems; an answer that hangs ends here.
-TIMEOUT_S = 12 * 3600.0
-
 
 OWN_PARTITIONS = ("test", "validation", "train")
 
@@ -90,7 +84,7 @@ def evaluate_student(
     with interruptible() as interrupted:
         prepare_models(paths, settings, lambda what: say(f"preparing: {what}"), interrupted)
         say(f"{version} answers {len(chosen.problems)} problems, {samples} samples each")
-        answers = answer(paths, questions, say, interrupted)
+        [answers] = answer(paths, [questions], say, interrupted)
     evaluated = _evaluated(paths.run, settings.run.seed, questions, chosen, answers.checksum)
     result = evaluate(evaluated, chosen.problems, answers.outputs, chosen.format)
     file = paths.run_dir / "eval" / evaluated.file_name
@@ -242,43 +236,3 @@ def resolve_version(paths: Paths, students: Sequence[str], asked: str) -> str:
 def published_steps(paths: Paths, student: str) -> list[int]:
     """Steps of the versions that lie there whole, in order; not of pruned ones."""
     return sorted(versions_on_disk(paths.run_dir, student))
-
-
-@dataclass(frozen=True)
-class Answers:
-    """One output a question, in order; checksum: of the tensors that answered."""
-
-    outputs: list[PromptOutput]
-    checksum: str
-
-
-def answer(paths: Paths, questions: Questions, progress: Callable[[str], None], stopped: Callable[[], bool]) -> Answers:
-    """Ask a process that loads the version, answers and ends.
-
-    Raises ConfigError or OpcodError with the end of its log, StoppedError once `stopped` says so.
-    """
-    with tempfile.TemporaryDirectory(prefix="opcod-") as directory:
-        asked, answered, log_file = (Path(directory) / name for name in ("questions.json", "answers.jsonl", "log"))
-        asked.write_text(questions.model_dump_json(), encoding="utf-8")
-        places = ["--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir)]
-        files = ["--questions", str(asked), "--answers", str(answered)]
-        process = launch(
-            ProcessSpec("answering", "services.student.answer_file", log_file, arguments=[*places, *files])
-        )
-        what = f"answering with {questions.version}"
-        until_ended(
-            [process],
-            what,
-            timeout_s=TIMEOUT_S,
-            report=lambda: progress(f"{_lines(answered)} of {len(questions.questions)} problems answered"),
-            stopped=stopped,
-        )
-        require_success(what, process.returncode, log_file)
-        with answered.open(encoding="utf-8") as lines:
-            outputs = [PromptOutput.model_validate_json(line) for line in lines]
-        # The last line of its output is for programs, all before it for people.
-        return Answers(outputs, json.loads(log_tail(log_file, lines=1))["checksum"])
-
-
-def _lines(file: Path) -> int:
-    return len(file.read_bytes().splitlines()) if file.exists() else 0
