@@ -17,6 +17,7 @@ from opcod.commands.feedback import app as feedback
 from opcod.commands.keys import keys
 from opcod.commands.model import model
 from opcod.commands.prepare import prepare
+from opcod.commands.probe import probe_pair
 from opcod.commands.problems import app as problems
 from opcod.commands.replay import replay
 from opcod.commands.report import report
@@ -53,6 +54,7 @@ def opcod(
 
 
 app.command("run")(run)
+app.command("probe")(probe_pair)
 app.command("compare")(compare)
 app.command("up")(up)
 app.command("ask")(ask)

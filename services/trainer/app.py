@@ -120,13 +120,7 @@ def build_trainer(
     batches: LocalStore | None = None,
 ) -> StudentTrainer:
     """Load model and tokenizer. batches: where sealed batches lie, if not in `store`. Raises ModelError."""
-    device = device_here()
-    base = load_model(config.base.path, config.section.dtype, device)
-    model = StudentModel(
-        TrainedModel(base, config.base.path)
-        if config.lora is None
-        else TrainedAdapter(base, config.lora, config.adapter_seed)
-    )
+    model = build_model(config)
     _tell_packing(model)
     loss = config.step.loss
     teacher = TrustRegionTeacher(model, loss.trust_region_mix) if loss.teacher == "trust_region" else None
@@ -143,6 +137,16 @@ def build_trainer(
         shorten_prompts=config.shorten_prompts,
         stopping=stopping,
         batches=batches,
+    )
+
+
+def build_model(config: TrainingConfig) -> StudentModel:
+    """The student as its training begins. Raises ModelError."""
+    base = load_model(config.base.path, config.section.dtype, device_here())
+    return StudentModel(
+        TrainedModel(base, config.base.path)
+        if config.lora is None
+        else TrainedAdapter(base, config.lora, config.adapter_seed)
     )
 
 

@@ -292,7 +292,7 @@ def _backward(
     with clock.stage("student"):
         student_hidden = learner.model.hidden([pack.student for pack in packs], places.student)
         output = learner.model.output_layer(settings.temperature)
-        rule = _rule(settings.loss, learner.model.vocabulary)
+        rule = divergence_rule(settings.loss, learner.model.vocabulary)
         taught = learner.teacher.output_layer(settings.temperature)
         divergence, logprobs = distil(student_hidden, teacher_hidden, output, taught, places, rule)
         if not bool(torch.isfinite(logprobs).all()):
@@ -327,7 +327,8 @@ def _loss(
     )
 
 
-def _rule(loss: LossSection, vocabulary: int) -> DivergenceRule:
+def divergence_rule(loss: LossSection, vocabulary: int) -> DivergenceRule:
+    """What the settings say of the divergence, for a model of that vocabulary."""
     top_k = None if loss.top_k == "all" else min(loss.top_k, vocabulary)
     return DivergenceRule(alpha=loss.alpha, top_k=top_k, tail=loss.tail)
 

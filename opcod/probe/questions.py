@@ -1,0 +1,182 @@
+"""What a probe asks the students, and the prompts that follow from what they said. Pure.
+
+Three times, each built on what came before: problems plain, with the right hint and with a worked solution; tutors
+about their peers' errors; revisions with what the tutors said, and right answers of their own shown where a problem set
+has no worked solutions.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from shared.config.settings import STUDENTS, RunSettings
+from shared.contracts.ids import seed_of
+from shared.contracts.jobs import PromptOutput, Question
+from shared.contracts.messages import ChatMessage
+from shared.contracts.probing import TaughtAnswer
+from shared.method.sanitizing import strip_thinking
+from shared.problems.generated import DrawnProblem
+from shared.problems.hints import drawings, right_hint
+from shared.problems.loading import load_problems
+from shared.problems.problem import Judgement, Problem, ProblemFormat, spread
+
+What = Literal["plain", "hint", "solution", "feedback", "revision"]
+
+
+class Key(NamedTuple):
+    """student: whose answer it is or is about. number: which of its errors, or which of several alike questions."""
+
+    student: str
+    problem: str
+    what: What
+    number: int = 0
+
+
+Asked = Mapping[Key, Question]
+Heard = Mapping[Key, PromptOutput]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is probed. drawn: by problem id, of generated problems."""
+
+    settings: RunSettings
+    problems: Sequence[Problem]
+    format: ProblemFormat
+    drawn: Mapping[str, DrawnProblem]
+    samples: int
+
+    def question(self, key: Key, messages: Sequence[ChatMessage]) -> Question:
+        """Seeded alike for both students, so that they are compared on the same draws."""
+        seed = seed_of(self.settings.run.seed, "probe", key.problem, key.what, key.number)
+        return Question(messages=tuple(messages), seed=seed)
+
+
+@dataclass(frozen=True)
+class Error:
+    """A wrong answer of a student; output: whose first such sample is meant by `sample`."""
+
+    key: Key
+    problem: Problem
+    output: PromptOutput
+    sample: int
+
+    @property
+    def text(self) -> str:
+        return self.output.samples[self.sample].text
+
+
+def subject(settings: RunSettings, per_kind: int, samples: int) -> Subject:
+    """`per_kind` training problems of each kind, evenly spread. Raises as `load_problems`."""
+    loaded = load_problems(settings)
+    kinds: dict[tuple[str, str], list[Problem]] = {}
+    for problem in sorted(loaded.train, key=lambda each: loaded.domains.index(each.domain)):
+        kinds.setdefault((problem.domain, problem.kind), []).append(problem)
+    chosen = [problem for group in kinds.values() for problem in spread(group, per_kind)]
+    return Subject(settings, chosen, loaded.format, drawings(settings), samples)
+
+
+def first_questions(what: Subject) -> Asked:
+    """Every problem to both students: plain, with the right hint, with the worked solution."""
+    asked: dict[Key, Question] = {}
+    for student in STUDENTS:
+        for problem in what.problems:
+            plain = Key(student, problem.id, "plain")
+            asked[plain] = what.question(plain, what.format.messages(problem))
+            if problem.id in what.drawn:
+                hint = Key(student, problem.id, "hint")
+                shown = right_hint(what.drawn[problem.id], what.format)
+                asked[hint] = what.question(hint, _shown(what, problem, feedback=shown))
+            if problem.solution is not None:
+                solved = Key(student, problem.id, "solution")
+                asked[solved] = what.question(solved, _shown(what, problem, solution=problem.solution))
+    return asked
+
+
+def errors(what: Subject, heard: Heard) -> list[Error]:
+    """The distinct wrong answers to each problem, in order."""
+    found = []
+    for student in STUDENTS:
+        for problem in what.problems:
+            output = heard[Key(student, problem.id, "plain")]
+            texts = [sample.text for sample in output.samples]
+            wrong = dict.fromkeys(text for text in texts if not right(what, problem, text))
+            found += [
+                Error(Key(student, problem.id, "feedback", number), problem, output, texts.index(text))
+                for number, text in enumerate(wrong)
+            ]
+    return found
+
+
+def tutor_questions(what: Subject, wrong: Sequence[Error]) -> Asked:
+    """Each error to the peer of whose it is; keys name the tutee."""
+    domains = {name: section.domain for name, section in what.settings.students.items()}
+    return {
+        error.key: what.question(
+            error.key,
+            what.format.feedback_messages(
+                error.problem,
+                error.text,
+                peer_domain=domains[what.settings.peer_of(error.key.student)],
+                agent_domain=domains[error.key.student],
+            ),
+        )
+        for error in wrong
+    }
+
+
+def last_questions(what: Subject, wrong: Sequence[Error], judged: Mapping[Key, Judgement], heard: Heard) -> Asked:
+    """Revisions with the delivered feedback alone, and what is shown a right answer for lack of a worked solution."""
+    asked: dict[Key, Question] = {}
+    for error in wrong:
+        delivered = judged[error.key].delivered
+        if delivered is not None:
+            key = error.key._replace(what="revision")
+            asked[key] = what.question(key, _shown(what, error.problem, feedback=delivered))
+    for student, problem in _unsolved(what):
+        shown = right_answer(what, heard, student, problem) or right_answer(
+            what, heard, what.settings.peer_of(student), problem
+        )
+        for number in range(what.samples if shown is not None else 0):
+            key = Key(student, problem.id, "solution", number)
+            asked[key] = what.question(key, _shown(what, problem, solution=shown))
+    return asked
+
+
+def taught_answers(
+    what: Subject, wrong: Sequence[Error], judged: Mapping[Key, Judgement], heard: Heard
+) -> dict[Key, TaughtAnswer]:
+    """The errors as a step would train on them: shown the delivered feedback and a right answer to the same problem, of
+    which one at least must be there."""
+    taught = {}
+    for error in wrong:
+        feedback = judged[error.key].delivered
+        solution = right_answer(what, heard, error.key.student, error.problem)
+        if feedback is not None or solution is not None:
+            taught[error.key] = TaughtAnswer(
+                prompt_token_ids=error.output.prompt_token_ids,
+                token_ids=error.output.samples[error.sample].token_ids,
+                teacher_messages=tuple(_shown(what, error.problem, solution=solution, feedback=feedback)),
+            )
+    return taught
+
+
+def right_answer(what: Subject, heard: Heard, student: str, problem: Problem) -> str | None:
+    """The student's earliest right answer, if it shows anything once its thinking is removed."""
+    samples = heard[Key(student, problem.id, "plain")].samples
+    shown = (strip_thinking(sample.text) for sample in samples if right(what, problem, sample.text))
+    return next((text for text in shown if text.strip()), None)
+
+
+def right(what: Subject, problem: Problem, text: str) -> bool:
+    return what.format.grade(text, problem.answer) == 1.0
+
+
+def _unsolved(what: Subject) -> Iterator[tuple[str, Problem]]:
+    return ((student, each) for student in STUDENTS for each in what.problems if each.solution is None)
+
+
+def _shown(
+    what: Subject, problem: Problem, *, solution: str | None = None, feedback: str | None = None
+) -> list[ChatMessage]:
+    return what.format.teacher_messages(problem, solution=solution, feedback=feedback)
