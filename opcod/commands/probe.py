@@ -35,7 +35,7 @@ def probe_pair(
     ] = None,
     problems_per_kind: Annotated[
         int, typer.Option("--problems-per-kind", min=1, help="Training problems of each kind.")
-    ] = 4,
+    ] = 3,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Answers to each of them.")] = 4,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the run that is meant; as --set run.seed.")] = None,
     name: Annotated[

@@ -46,7 +46,7 @@ def probe(name: str, paths: Paths, what: Subject, say: Say, stopped: Stopped) ->
     paths: of a run that has its settings and its models, and nothing else.
     """
     started, settings = time.monotonic(), what.settings
-    asking = _Asking(paths, what, say, stopped)
+    asking = Asking(paths, what, say, stopped)
     count = f"{len(what.problems)} problems"
     heard = asking.ask(f"a and b solve {count}", first_questions(what), settings.rollout.sampling, what.samples)
     wrong = errors(what, heard)
@@ -71,7 +71,7 @@ def probe(name: str, paths: Paths, what: Subject, say: Say, stopped: Stopped) ->
     )
 
 
-class _Asking:
+class Asking:
     """Both students, or both trainers, at once."""
 
     def __init__(self, paths: Paths, what: Subject, say: Say, stopped: Stopped) -> None:

@@ -5,9 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 from rich.console import Console
 
 from shared.results.grid import Column, Grid, markdown, percentage, plain, terminal
-from shared.results.probing import HOLDS, KNOWN, PULLS, KindRow, Obstacle, Probe
+from shared.results.probing import ENOUGH_ERRORS, HOLDS, KNOWN, PULLS, Finding, KindRow, Probe
 
-_WHY: dict[Obstacle, str] = {
+_WORDS: dict[Finding, str] = {
+    "known": "known",
+    "too_few": "too few errors",
+    "nobody_knows": "nobody knows it",
+    "tutor_silent": "not told",
+    "tutee_deaf": "does not follow",
+    "loss_blind": "loss does not reach",
+    "teachable": "can be taught",
+}
+_WHY: dict[Finding, str] = {
     "nobody_knows": "nobody knows it",
     "tutor_silent": "{peer} does not tell it",
     "tutee_deaf": "{student} does not follow",
@@ -28,58 +37,59 @@ def verdict_lines(probe: Probe) -> list[str]:
 def _student_lines(probe: Probe, student: str) -> Iterator[str]:
     rows = probe.of(student)
     (peer,) = (other for other in probe.students if other != student)
-    theirs = {(row.domain, row.kind): row for row in probe.of(peer)}
-    known = [row for row in rows if row.known]
-    yield (
-        f"{student} knows {len(known)} of {len(rows)} kinds (right in {100 * KNOWN:.0f} % or more)"
-        f"{_listed(': ', known)}."
-    )
-    taught = [row for row in rows if not row.known and row.obstacle is None]
-    if taught:
-        yield f"{peer} can teach {student} {len(taught)}{_listed(': ', taught)}."
-    for obstacle, why in _WHY.items():
-        stuck = [row for row in rows if row.obstacle == obstacle]
-        if stuck:
+
+    def found(finding: Finding) -> list[KindRow]:
+        return [row for row in rows if row.finding == finding]
+
+    if known := found("known"):
+        yield f"{student} knows {len(known)} of {len(rows)} kinds: {_listed(known)}."
+    if taught := found("teachable"):
+        yield f"{peer} can teach {student}: {_listed(taught)}."
+    for finding, why in _WHY.items():
+        if stuck := found(finding):
             because = why.format(student=student, peer=peer)
-            yield f"{peer} cannot teach {student} {_listed('', stuck)}: {because}. {_evidence(obstacle, stuck, theirs)}"
-    alone = [row for row in rows if row.obstacle is not None and row.by_itself]
+            yield f"{peer} cannot teach {student} {_listed(stuck)}: {because}. {_evidence(probe, finding, stuck, peer)}"
+    if few := found("too_few"):
+        yield f"{student} makes too few errors for more to be said: {_listed(few)}."
+    alone = [row for row in rows if row.finding in _WHY and row.by_itself]
     if alone:
         yield (
-            f"Of these, {student} can learn from right answers of its own{_listed(' ', alone)}: at least half of its "
-            f"groups of {probe.rollouts} have one."
+            f"Right answers of its own can still teach {student}: {_listed(alone)}; half of its groups of "
+            f"{probe.rollouts} rollouts have one."
         )
 
 
-def _evidence(obstacle: Obstacle, rows: Sequence[KindRow], theirs: dict[tuple[str, str], KindRow]) -> str:
-    match obstacle:
-        case "nobody_knows":
-            return f"The tutor itself is right in{_each(rows, lambda row: theirs[row.domain, row.kind].plain)}."
-        case "tutor_silent":
-            return f"What it takes reaches the student after{_each(rows, lambda row: row.told)} of its errors."
-        case "tutee_deaf":
-            followed = _each(rows, lambda row: row.hinted if row.hinted is not None else row.fixed)
-            return f"Told what it takes, the student is right in{followed}."
-        case "loss_blind":
-            unseen = _each(rows, lambda row: row.unseen_where_differing)
-            return (
-                f"Of the tokens in which the self-teacher differs, the student gives less than 1 % to{unseen}, and the "
-                f"loss pulls at those by less than {PULLS:g}."
-            )
+def _evidence(probe: Probe, finding: Finding, rows: Sequence[KindRow], peer: str) -> str:
+    """The share that decided."""
+    if finding == "nobody_knows":
+        itself = {(row.domain, row.kind): row.plain for row in probe.of(peer)}
+        return f"{peer} itself is right in: {_each(rows, lambda row: itself[row.domain, row.kind])}."
+    if finding == "tutor_silent":
+        return f"Told all that it takes, of the errors: {_each(rows, lambda row: row.told)}."
+    if finding == "tutee_deaf":
+        after = _each(rows, lambda row: row.hinted if row.hinted is not None else row.fixed)
+        return f"Right when told: {after}."
+    unseen = _each(rows, lambda row: row.unseen_where_differing)
+    return (
+        f"Of the tokens at which the self-teacher wants another one, given less than 1 %: {unseen}; the loss pulls at "
+        f"those by less than {PULLS:g}."
+    )
 
 
 def notes(probe: Probe) -> list[str]:
     """How the numbers are to be read."""
-    answers = max(row.answers for row in probe.rows)
-    # Half of the 95 % interval of a share of one half, samples taken as independent.
-    swing = 100 * 0.98 / answers**0.5
+    # Half of the 95 % interval of a share of one half, with answers taken as independent.
+    swing = 98 / min(row.answers for row in probe.rows) ** 0.5
     lines = [
-        f"{probe.problems_per_kind} training problems a kind, {probe.samples} answers to each at temperature "
-        f"{probe.temperature:g}; chance alone moves a share by up to {swing:.0f} points. An error is a wrong answer, "
-        f"each distinct one of a problem once. A link holds from {100 * HOLDS:.0f} % on.",
-        f"Seed {probe.seed}. Nothing was trained; {probe.seconds:.0f} s.",
+        f"Seed {probe.seed}, {probe.problems_per_kind} training problems a kind, {probe.samples} answers to each at "
+        f"temperature {probe.temperature:g}: chance alone moves a share by up to {swing:.0f} points. Nothing was "
+        f"trained; it took {probe.seconds:.0f} s.",
+        f"An error is a wrong answer, each distinct one of a problem once. Known is what is right in "
+        f"{100 * KNOWN:.0f} % or more; the rest is judged from {ENOUGH_ERRORS} errors on, and fails below "
+        f"{100 * HOLDS:.0f} %.",
     ]
-    if all(row.true_verdict is None for row in probe.rows):
-        lines.insert(1, "No tutor says in so many words whether an answer is right, so verdicts are not judged.")
+    if not _verdicts(probe):
+        lines.append("No tutor says in so many words whether an answer is right, so there are no verdicts to judge.")
     return lines
 
 
@@ -90,58 +100,48 @@ def grids(probe: Probe) -> list[Grid]:
         (peer,) = (other for other in probe.students if other != student)
         rows = probe.of(student)
         found.append(_solving(student, rows))
-        wrong = [row for row in rows if row.errors]
+        wrong = [row for row in rows if row.errors and row.finding != "known"]
         if wrong:
-            found.append(_tutoring(student, peer, wrong))
+            found.append(_tutoring(student, peer, wrong, verdicts=_verdicts(probe)))
     return found
 
 
 def _solving(student: str, rows: Sequence[KindRow]) -> Grid:
-    titles = ("right plain", "with the right hint", "with a solution shown", "groups with a right one")
+    titles = ("right plain", "with the right hint", "with a solution", "groups with a right one")
     return Grid(
         f"{student} answers, %",
-        [*plain("kind", "domain"), *(percentage(title, ".0f") for title in titles), Column("")],
-        [
-            [row.kind or row.domain, row.domain, row.plain, row.hinted, row.solution_shown, row.chance, _word(row)]
-            for row in rows
-        ],
-    )
-
-
-def _tutoring(student: str, peer: str, rows: Sequence[KindRow]) -> Grid:
-    shares = ("right formula", "right numbers", "true verdict", "let through", "tells it all", "right after it")
-    tokens = ("tokens under 1 %", "of those that differ")
-    return Grid(
-        f"{peer} on the errors of {student}, %, and where the loss reaches",
-        [
-            *plain("kind", "errors"),
-            *(percentage(title, ".0f") for title in (*shares, *tokens)),
-            Column("pull", ".3f"),
-        ],
+        [*plain("kind", "domain"), *(percentage(title, ".0f") for title in titles), *plain("finding")],
         [
             [
-                row.kind or row.domain,
-                str(row.errors),
-                *(row.formula, row.numbers, row.true_verdict, row.delivered, row.told, row.fixed),
-                *(row.unseen, row.unseen_where_differing, row.pull),
+                *(_name(row), row.domain, row.plain, row.hinted, row.solution_shown, row.chance),
+                _WORDS[row.finding],
             ]
             for row in rows
         ],
     )
 
 
-def _word(row: KindRow) -> str:
-    if row.known:
-        return "known"
-    return _SHORT[row.obstacle] if row.obstacle is not None else "can be taught"
+def _tutoring(student: str, peer: str, rows: Sequence[KindRow], *, verdicts: bool) -> Grid:
+    shares: dict[str, Callable[[KindRow], float | None]] = {
+        "formula": lambda row: row.formula,
+        "numbers": lambda row: row.numbers,
+        **({"verdict": lambda row: row.true_verdict} if verdicts else {}),
+        "let through": lambda row: row.delivered,
+        "tells all": lambda row: row.told,
+        "right after": lambda row: row.fixed,
+        "tokens < 1 %": lambda row: row.unseen,
+        "of differing": lambda row: row.unseen_where_differing,
+    }
+    return Grid(
+        f"{peer} on the errors of {student}, %, and where the loss reaches",
+        [*plain("kind", "errors"), *(percentage(title, ".0f") for title in shares), Column("pull", ".3f")],
+        [[_name(row), str(row.errors), *(share(row) for share in shares.values()), row.pull] for row in rows],
+    )
 
 
-_SHORT: dict[Obstacle, str] = {
-    "nobody_knows": "nobody knows it",
-    "tutor_silent": "not told",
-    "tutee_deaf": "does not follow",
-    "loss_blind": "loss does not reach",
-}
+def _verdicts(probe: Probe) -> bool:
+    """Whether any tutor gave one."""
+    return any(row.true_verdict is not None for row in probe.rows)
 
 
 def to_markdown(probe: Probe) -> str:
@@ -160,11 +160,16 @@ def print_probe(probe: Probe, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _listed(before: str, rows: Sequence[KindRow]) -> str:
-    return before + ", ".join(row.kind or row.domain for row in rows) if rows else ""
+def _listed(rows: Sequence[KindRow]) -> str:
+    return ", ".join(map(_name, rows))
 
 
 def _each(rows: Sequence[KindRow], share: Callable[[KindRow], float | None]) -> str:
-    """` ice 3 %, oak 0 %`, those that are known."""
-    known = [(row.kind or row.domain, value) for row in rows if (value := share(row)) is not None]
-    return "".join(f"{',' if at else ''} {kind} {100 * value:.0f} %" for at, (kind, value) in enumerate(known))
+    """`ice 3 %, oak 0 %`."""
+    known = ((row, value) for row in rows if (value := share(row)) is not None)
+    return ", ".join(f"{_name(row)} {100 * value:.0f} %" for row, value in known)
+
+
+def _name(row: KindRow) -> str:
+    """Of the kind; problems of a set without kinds are one."""
+    return row.kind or row.domain

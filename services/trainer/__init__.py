@@ -6,7 +6,7 @@
     model/        the student's weights: what is trained, its teacher, the optimizer      (core)
     step/         rows, packs, trees, divergence, loss, updates: torch and nothing else   (core)
     checkpoint.py the state on disk, and the version that follows from it                 (out)
-    offline/      without a run's queues: specialists, replay
+    offline/      without a run's queues: specialists, replay, probe
 
 `app.py` puts it together. The checkpoint is the one point from which a step counts as applied; versions are written
 from it, and can be again.

@@ -22,7 +22,14 @@ PULLS = 0.05
 """A mean pull below this teaches next to nothing: with the Jensen-Shannon divergence a token that the student gives 3 %
 gets it, one of 20 to 50 % gets 0.14."""
 
-Obstacle = Literal["nobody_knows", "tutor_silent", "tutee_deaf", "loss_blind"]
+ENOUGH_ERRORS = 4
+"""Of fewer errors a link is not judged: one of three may be chance."""
+
+ENOUGH_TOKENS = 10
+"""Of fewer tokens at which self-teacher and student differ the loss is not judged."""
+
+Finding = Literal["known", "too_few", "nobody_knows", "tutor_silent", "tutee_deaf", "loss_blind", "teachable"]
+"""Of a student and a kind: nothing to teach, too few errors to tell, the link that does not hold, or none such."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class KindRow(Part):
     """One student in one kind of problem. Shares; `chance`: of a group of rollouts, that one of them is right.
 
     unseen: of all tokens of its errors, those at which the self-teacher wants a token to which the student gives less
-    than 1 %. unseen_where_differing: the same of those at which the two differ. pull: mean over the unseen ones.
+    than 1 %. differing: at how many the two differ; unseen_where_differing: the share of these. pull: mean over the
+    unseen ones.
     """
 
     student: str
@@ -83,13 +91,10 @@ class KindRow(Part):
     told: float | None
     fixed: float | None
     unseen: float | None
+    differing: int
     unseen_where_differing: float | None
     pull: float | None
-    obstacle: Obstacle | None
-
-    @property
-    def known(self) -> bool:
-        return self.plain >= KNOWN
+    finding: Finding
 
     @property
     def by_itself(self) -> bool:
@@ -141,7 +146,7 @@ def _row(group: Sequence[ProbedProblem], rollouts: int, peer: float) -> KindRow:
     """peer: how often the tutor is itself right in this kind."""
     errors = [error for each in group for error in each.errors]
     found = [error.reach for error in errors if error.reach is not None]
-    unseen = sum(reach.unseen for reach in found)
+    unseen, differing = sum(reach.unseen for reach in found), sum(reach.differing for reach in found)
     # By problem: where some are always right and others never, the mean rate would promise too much.
     chances = [1 - (1 - sum(each.plain) / len(each.plain)) ** rollouts for each in group]
     row = KindRow(
@@ -163,25 +168,30 @@ def _row(group: Sequence[ProbedProblem], rollouts: int, peer: float) -> KindRow:
         told=_share(error.told for error in errors),
         fixed=_share(error.fixed for error in errors),
         unseen=Share(unseen, sum(reach.tokens for reach in found)).value,
-        unseen_where_differing=Share(unseen, sum(reach.differing for reach in found)).value,
+        differing=differing,
+        unseen_where_differing=Share(unseen, differing).value,
         pull=sum(reach.pull for reach in found) / unseen if unseen else None,
-        obstacle=None,
+        finding="teachable",
     )
-    return row.model_copy(update={"obstacle": obstacle(row, peer)})
+    return row.model_copy(update={"finding": finding(row, peer)})
 
 
-def obstacle(row: KindRow, peer: float) -> Obstacle | None:
-    """The first link that does not hold between a peer, right in that share, and a student with this row; None for a
-    kind that it knows, or where all hold. A link that was not measured holds."""
-    if row.known:
-        return None
+def finding(row: KindRow, peer: float) -> Finding:
+    """The first link that does not hold between a peer, right in that share, and a student with this row. A link that
+    was not measured holds."""
+    if row.plain >= KNOWN:
+        return "known"
+    if row.errors < ENOUGH_ERRORS:
+        return "too_few"
     if _fails(row.told):
         return "nobody_knows" if peer < HOLDS else "tutor_silent"
     # With the right hint where there is one, since what a tutor said may be wrong; else after what it did say.
     if _fails(row.hinted if row.hinted is not None else row.fixed):
         return "tutee_deaf"
-    blind = row.unseen_where_differing is not None and row.unseen_where_differing >= HOLDS
-    return "loss_blind" if blind and row.pull is not None and row.pull < PULLS else None
+    pulled = row.pull is None or row.pull >= PULLS
+    if row.differing >= ENOUGH_TOKENS and (row.unseen_where_differing or 0.0) >= HOLDS and not pulled:
+        return "loss_blind"
+    return "teachable"
 
 
 def _fails(share: float | None) -> bool:

@@ -30,6 +30,7 @@ COMMANDS = {
     "eval": ("eval", "--run", "r1", "--student", "a"),
     "model": ("model",),
     "prepare": ("prepare", "--run", "r2", "--preset", "smoke"),
+    "probe": ("probe", "smoke"),
     "specialize": ("specialize", "--preset", "smoke", "--set", "students.a.specialize=true"),
     "run --dry-run": ("run", "--dry-run", "--preset", "smoke"),
 }
@@ -82,7 +83,9 @@ def test_where_services_are_containers_none_is_started_for_a_command(
 def test_whatever_loads_a_model_or_starts_a_process_that_does_asks_first() -> None:
     """Of the files of the command line; where one only goes on what another has asked, that one is named."""
     asked_by = {
+        "local/answering.py": "commands/eval.py",
         "planning/memory.py": "planning/plan.py",
+        "probe/probing.py": "commands/probe.py",
         "prepare/checks.py": "prepare/models.py",
     }
     for path in sorted((ROOT / "opcod").rglob("*.py")):
@@ -99,6 +102,7 @@ def _loads_models(text: str) -> bool:
         if isinstance(node, ast.Constant) and node.value in (
             "services.trainer.offline.specializing",
             "services.trainer.offline.replaying",
+            "services.trainer.offline.probing",
             "services.student.answer_file",
         ):
             return True
