@@ -24,7 +24,7 @@ from opcod.prepare.checks import check_name, check_settings
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run
 from opcod.probe.probing import probe
-from opcod.probe.questions import subject
+from opcod.probe.questions import plan_probe
 from opcod.report.probe_text import print_probe, to_markdown
 from shared.files.durable import atomic_write
 
@@ -58,7 +58,7 @@ def probe_pair(
     settings = settings_from(preset, config, named)
     name = name or preset or (config.stem if config else DEFAULT_PRESET)
     check_name(name)
-    what = subject(settings, problems_per_kind, samples)
+    plan = plan_probe(settings, problems_per_kind, samples)
 
     def say(text: str) -> None:
         if not as_json:
@@ -70,7 +70,7 @@ def probe_pair(
         check_settings(paths, settings)
         create_run(paths, settings)
         prepare_models(paths, settings, lambda text: say(f"preparing: {text}"), interrupted)
-        found = probe(name, paths, what, say, interrupted)
+        found = probe(name, paths, plan, say, interrupted)
     kept = runs_dir.resolve() / name
     kept.mkdir(parents=True, exist_ok=True)
     atomic_write(kept / "probe.json", found.model_dump_json(indent=1).encode())

@@ -17,7 +17,7 @@ from opcod.probe.questions import (
     Error,
     Heard,
     Key,
-    Subject,
+    ProbePlan,
     errors,
     first_questions,
     last_questions,
@@ -40,30 +40,30 @@ Say = Callable[[str], None]
 Stopped = Callable[[], bool]
 
 
-def probe(name: str, paths: Paths, what: Subject, say: Say, stopped: Stopped) -> Probe:
+def probe(name: str, paths: Paths, plan: ProbePlan, say: Say, stopped: Stopped) -> Probe:
     """Raises ConfigError or OpcodError with the end of a log, StoppedError once `stopped` says so.
 
     paths: of a run that has its settings and its models, and nothing else.
     """
-    started, settings = time.monotonic(), what.settings
-    asking = Asking(paths, what, say, stopped)
-    count = f"{len(what.problems)} problems"
-    heard = asking.ask(f"a and b solve {count}", first_questions(what), settings.rollout.sampling, what.samples)
-    wrong = errors(what, heard)
-    told = asking.ask(f"a and b tutor on {len(wrong)} errors", tutor_questions(what, wrong), settings.feedback.sampling)
+    started, settings = time.monotonic(), plan.settings
+    asking = Questioning(paths, plan, say, stopped)
+    count = f"{len(plan.problems)} problems"
+    heard = asking.ask(f"a and b solve {count}", first_questions(plan), settings.rollout.sampling, plan.samples)
+    wrong = errors(plan, heard)
+    told = asking.ask(f"a and b tutor on {len(wrong)} errors", tutor_questions(plan, wrong), settings.feedback.sampling)
     raw = {key: output.samples[0].text for key, output in told.items()}
-    judged = {error.key: what.format.judge_feedback(raw[error.key], error.problem) for error in wrong}
-    again = last_questions(what, wrong, judged, heard)
+    judged = {error.key: plan.format.judge_feedback(raw[error.key], error.problem) for error in wrong}
+    again = last_questions(plan, wrong, judged, heard)
     revised = asking.ask(f"a and b answer again, {len(again)} times", again, settings.rollout.sampling)
-    reach = asking.reach(taught_answers(what, wrong, judged, heard))
-    rows = tally(_probed(what, {**heard, **revised}, wrong, raw, judged, reach), settings.rollout.samples)
+    reach = asking.reach(taught_answers(plan, wrong, judged, heard))
+    rows = tally(_probed(plan, {**heard, **revised}, wrong, raw, judged, reach), settings.rollout.samples)
     return Probe(
         name=name,
         seed=settings.run.seed,
         method=settings.run.method,
         tutoring=settings.gate_mode != "never",
         problems_per_kind=max(row.problems for row in rows),
-        samples=what.samples,
+        samples=plan.samples,
         rollouts=settings.rollout.samples,
         temperature=settings.rollout.temperature,
         seconds=round(time.monotonic() - started, 1),
@@ -71,15 +71,15 @@ def probe(name: str, paths: Paths, what: Subject, say: Say, stopped: Stopped) ->
     )
 
 
-class Asking:
+class Questioning:
     """Both students, or both trainers, at once."""
 
-    def __init__(self, paths: Paths, what: Subject, say: Say, stopped: Stopped) -> None:
+    def __init__(self, paths: Paths, plan: ProbePlan, say: Say, stopped: Stopped) -> None:
         self._paths = paths
-        self._settings = what.settings
+        self._settings = plan.settings
         self._say = say
         self._stopped = stopped
-        self._shares: Shares = share_out(what.settings, gpus_here())
+        self._shares: Shares = share_out(plan.settings, gpus_here())
 
     def ask(self, title: str, asked: Asked, sampling: Sampling, samples: int = 1) -> dict[Key, PromptOutput]:
         """`samples` answers to each question, of the student that it is for."""
@@ -148,7 +148,7 @@ def _reaches(log_file: Path, count: int) -> Iterator[Reach | None]:
 
 
 def _probed(
-    what: Subject,
+    plan: ProbePlan,
     heard: Heard,
     wrong: Sequence[Error],
     raw: Mapping[Key, str],
@@ -160,10 +160,10 @@ def _probed(
     def graded(student: str, problem: Problem, kind: str) -> tuple[bool, ...] | None:
         found = [heard[key] for key in heard if key.student == student and key[1:3] == (problem.id, kind)]
         texts = [sample.text for output in found for sample in output.samples]
-        return tuple(right(what, problem, text) for text in texts) if texts else None
+        return tuple(right(plan, problem, text) for text in texts) if texts else None
 
     def told(error: Error) -> ToldError:
-        drawn = what.drawn[error.problem.id].drawn if error.problem.id in what.drawn else None
+        drawn = plan.drawn[error.problem.id].drawn if error.problem.id in plan.drawn else None
         said, delivered = raw[error.key], judged[error.key].delivered
         revised = heard.get(error.key._replace(what="revision"))
         whole = drawn is None or (names_formula(delivered or "", drawn) and names_numbers(delivered or "", drawn))
@@ -173,11 +173,11 @@ def _probed(
             called_wrong=calls_wrong(said),
             delivered=delivered is not None,
             told=delivered is not None and whole,
-            fixed=right(what, error.problem, revised.samples[0].text) if revised else None,
+            fixed=right(plan, error.problem, revised.samples[0].text) if revised else None,
             reach=reach.get(error.key),
         )
 
-    of = {(s, p.id): [e for e in wrong if e.key[:2] == (s, p.id)] for s in STUDENTS for p in what.problems}
+    of = {(s, p.id): [e for e in wrong if e.key[:2] == (s, p.id)] for s in STUDENTS for p in plan.problems}
     return [
         ProbedProblem(
             student=student,
@@ -189,5 +189,5 @@ def _probed(
             errors=tuple(map(told, of[student, problem.id])),
         )
         for student in STUDENTS
-        for problem in what.problems
+        for problem in plan.problems
     ]

@@ -37,7 +37,7 @@ Heard = Mapping[Key, PromptOutput]
 
 
 @dataclass(frozen=True)
-class Subject:
+class ProbePlan:
     """What is probed. drawn: by problem id, of generated problems."""
 
     settings: RunSettings
@@ -66,41 +66,41 @@ class Error:
         return self.output.samples[self.sample].text
 
 
-def subject(settings: RunSettings, per_kind: int, samples: int) -> Subject:
+def plan_probe(settings: RunSettings, per_kind: int, samples: int) -> ProbePlan:
     """`per_kind` training problems of each kind, evenly spread. Raises as `load_problems`."""
     loaded = load_problems(settings)
     kinds: dict[tuple[str, str], list[Problem]] = {}
     for problem in sorted(loaded.train, key=lambda each: loaded.domains.index(each.domain)):
         kinds.setdefault((problem.domain, problem.kind), []).append(problem)
     chosen = [problem for group in kinds.values() for problem in spread(group, per_kind)]
-    return Subject(settings, chosen, loaded.format, drawings(settings), samples)
+    return ProbePlan(settings, chosen, loaded.format, drawings(settings), samples)
 
 
-def first_questions(what: Subject) -> Asked:
+def first_questions(plan: ProbePlan) -> Asked:
     """Every problem to both students: plain, with the right hint, with the worked solution."""
     asked: dict[Key, Question] = {}
     for student in STUDENTS:
-        for problem in what.problems:
+        for problem in plan.problems:
             plain = Key(student, problem.id, "plain")
-            asked[plain] = what.question(plain, what.format.messages(problem))
-            if problem.id in what.drawn:
+            asked[plain] = plan.question(plain, plan.format.messages(problem))
+            if problem.id in plan.drawn:
                 hint = Key(student, problem.id, "hint")
-                shown = right_hint(what.drawn[problem.id], what.format)
-                asked[hint] = what.question(hint, _shown(what, problem, feedback=shown))
+                shown = right_hint(plan.drawn[problem.id], plan.format)
+                asked[hint] = plan.question(hint, _shown(plan, problem, feedback=shown))
             if problem.solution is not None:
                 solved = Key(student, problem.id, "solution")
-                asked[solved] = what.question(solved, _shown(what, problem, solution=problem.solution))
+                asked[solved] = plan.question(solved, _shown(plan, problem, solution=problem.solution))
     return asked
 
 
-def errors(what: Subject, heard: Heard) -> list[Error]:
+def errors(plan: ProbePlan, heard: Heard) -> list[Error]:
     """The distinct wrong answers to each problem, in order."""
     found = []
     for student in STUDENTS:
-        for problem in what.problems:
+        for problem in plan.problems:
             output = heard[Key(student, problem.id, "plain")]
             texts = [sample.text for sample in output.samples]
-            wrong = dict.fromkeys(text for text in texts if not right(what, problem, text))
+            wrong = dict.fromkeys(text for text in texts if not right(plan, problem, text))
             found += [
                 Error(Key(student, problem.id, "feedback", number), problem, output, texts.index(text))
                 for number, text in enumerate(wrong)
@@ -108,16 +108,16 @@ def errors(what: Subject, heard: Heard) -> list[Error]:
     return found
 
 
-def tutor_questions(what: Subject, wrong: Sequence[Error]) -> Asked:
+def tutor_questions(plan: ProbePlan, wrong: Sequence[Error]) -> Asked:
     """Each error to the peer of whose it is; keys name the tutee."""
-    domains = {name: section.domain for name, section in what.settings.students.items()}
+    domains = {name: section.domain for name, section in plan.settings.students.items()}
     return {
-        error.key: what.question(
+        error.key: plan.question(
             error.key,
-            what.format.feedback_messages(
+            plan.format.feedback_messages(
                 error.problem,
                 error.text,
-                peer_domain=domains[what.settings.peer_of(error.key.student)],
+                peer_domain=domains[plan.settings.peer_of(error.key.student)],
                 agent_domain=domains[error.key.student],
             ),
         )
@@ -125,58 +125,58 @@ def tutor_questions(what: Subject, wrong: Sequence[Error]) -> Asked:
     }
 
 
-def last_questions(what: Subject, wrong: Sequence[Error], judged: Mapping[Key, Judgement], heard: Heard) -> Asked:
+def last_questions(plan: ProbePlan, wrong: Sequence[Error], judged: Mapping[Key, Judgement], heard: Heard) -> Asked:
     """Revisions with the delivered feedback alone, and what is shown a right answer for lack of a worked solution."""
     asked: dict[Key, Question] = {}
     for error in wrong:
         delivered = judged[error.key].delivered
         if delivered is not None:
             key = error.key._replace(what="revision")
-            asked[key] = what.question(key, _shown(what, error.problem, feedback=delivered))
-    for student, problem in _unsolved(what):
-        shown = right_answer(what, heard, student, problem) or right_answer(
-            what, heard, what.settings.peer_of(student), problem
+            asked[key] = plan.question(key, _shown(plan, error.problem, feedback=delivered))
+    for student, problem in _unsolved(plan):
+        shown = right_answer(plan, heard, student, problem) or right_answer(
+            plan, heard, plan.settings.peer_of(student), problem
         )
-        for number in range(what.samples if shown is not None else 0):
+        for number in range(plan.samples if shown is not None else 0):
             key = Key(student, problem.id, "solution", number)
-            asked[key] = what.question(key, _shown(what, problem, solution=shown))
+            asked[key] = plan.question(key, _shown(plan, problem, solution=shown))
     return asked
 
 
 def taught_answers(
-    what: Subject, wrong: Sequence[Error], judged: Mapping[Key, Judgement], heard: Heard
+    plan: ProbePlan, wrong: Sequence[Error], judged: Mapping[Key, Judgement], heard: Heard
 ) -> dict[Key, TaughtAnswer]:
     """The errors as a step would train on them: shown the delivered feedback and a right answer to the same problem, of
     which one at least must be there."""
     taught = {}
     for error in wrong:
         feedback = judged[error.key].delivered
-        solution = right_answer(what, heard, error.key.student, error.problem)
+        solution = right_answer(plan, heard, error.key.student, error.problem)
         if feedback is not None or solution is not None:
             taught[error.key] = TaughtAnswer(
                 prompt_token_ids=error.output.prompt_token_ids,
                 token_ids=error.output.samples[error.sample].token_ids,
-                teacher_messages=tuple(_shown(what, error.problem, solution=solution, feedback=feedback)),
+                teacher_messages=tuple(_shown(plan, error.problem, solution=solution, feedback=feedback)),
             )
     return taught
 
 
-def right_answer(what: Subject, heard: Heard, student: str, problem: Problem) -> str | None:
+def right_answer(plan: ProbePlan, heard: Heard, student: str, problem: Problem) -> str | None:
     """The student's earliest right answer, if it shows anything once its thinking is removed."""
     samples = heard[Key(student, problem.id, "plain")].samples
-    shown = (strip_thinking(sample.text) for sample in samples if right(what, problem, sample.text))
+    shown = (strip_thinking(sample.text) for sample in samples if right(plan, problem, sample.text))
     return next((text for text in shown if text.strip()), None)
 
 
-def right(what: Subject, problem: Problem, text: str) -> bool:
-    return what.format.grade(text, problem.answer) == 1.0
+def right(plan: ProbePlan, problem: Problem, text: str) -> bool:
+    return plan.format.grade(text, problem.answer) == 1.0
 
 
-def _unsolved(what: Subject) -> Iterator[tuple[str, Problem]]:
-    return ((student, each) for student in STUDENTS for each in what.problems if each.solution is None)
+def _unsolved(plan: ProbePlan) -> Iterator[tuple[str, Problem]]:
+    return ((student, each) for student in STUDENTS for each in plan.problems if each.solution is None)
 
 
 def _shown(
-    what: Subject, problem: Problem, *, solution: str | None = None, feedback: str | None = None
+    plan: ProbePlan, problem: Problem, *, solution: str | None = None, feedback: str | None = None
 ) -> list[ChatMessage]:
-    return what.format.teacher_messages(problem, solution=solution, feedback=feedback)
+    return plan.format.teacher_messages(problem, solution=solution, feedback=feedback)

@@ -54,7 +54,7 @@ def _student_lines(probe: Probe, student: str) -> Iterator[str]:
     alone = [row for row in rows if row.finding in _WHY and row.by_itself]
     if alone:
         yield (
-            f"Right answers of its own can still teach {student}: {_listed(alone)}; half of its groups of "
+            f"Right answers of its own can still teach {student}: {_listed(alone)}; at least half of its groups of "
             f"{probe.rollouts} rollouts have one."
         )
 

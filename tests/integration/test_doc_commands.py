@@ -90,6 +90,7 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "opcod up": Parsed("serves until Ctrl-C; tests/integration/test_up_command.py runs it"),
     "opcod doctor --preset mixed": Parsed("looks for a vLLM"),
     "opcod eval": Parsed("loads a model; tests/unit/opcod/test_eval_command.py runs it on a scripted one"),
+    "opcod probe": Parsed("loads models; tests/integration/test_probe_command.py runs it on scripted ones"),
     "opcod replay": Parsed("needs a run that was trained; tests/integration/test_replay.py has one"),
     "opcod specialize": Parsed("loads a model; tests/integration/test_specialize_command.py runs it on a tiny one"),
     "opcod compare": MAIN_JOB,

@@ -50,7 +50,7 @@ def test_each_reason_is_said_with_the_number_that_decided() -> None:
 
 
 def test_what_a_student_finds_itself_is_said_of_kinds_that_nobody_can_teach_it() -> None:
-    said = "Right answers of its own can still teach b: ice; half of its groups of 6 rollouts have one."
+    said = "Right answers of its own can still teach b: ice; at least half of its groups of 6 rollouts have one."
     assert said in verdict_lines(pair(finding="tutee_deaf", chance=0.5))
     assert said not in verdict_lines(pair(finding="tutee_deaf", chance=0.49))
     assert said not in verdict_lines(pair(finding="teachable", chance=0.9))

@@ -11,12 +11,13 @@ from opcod.main import main
 from opcod.options import paths_for
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run
-from opcod.probe.probing import Asking
-from opcod.probe.questions import Key, subject
+from opcod.probe.probing import Questioning
+from opcod.probe.questions import Key, plan_probe
 from shared.config.loading import load_settings
 from shared.contracts.messages import ChatMessage
 from shared.contracts.probing import TaughtAnswer
 from shared.results.probing import Probe
+from tests.fakes.sciknoweval import two_domains
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 ProbeCommand = Callable[..., tuple[int, str, str]]
@@ -76,6 +77,27 @@ def test_a_person_sees_tables_and_then_what_follows(opcod_probe: ProbeCommand, t
     assert "# Probe of smoke" in (tmp_path / "runs" / "smoke" / "probe.md").read_text()
 
 
+def test_a_set_without_formulas_and_solutions_is_probed_by_what_is_let_through(
+    opcod_probe: ProbeCommand, tmp_path: Path
+) -> None:
+    source = two_domains(tmp_path / "sciknow")
+    chosen = (
+        "problems.format=mcq",
+        "students.a.domain=optics",
+        "students.b.domain=acids",
+        "evaluation.test_problems=2",
+    )
+    chosen += (f"problems.source=sciknoweval:{source}", "problems.validation_per_domain=4")
+    code, said, error = opcod_probe("--json", *(part for setting in chosen for part in ("--set", setting)))
+    assert code == 0, error
+    rows = Probe.model_validate_json(said).rows
+    assert {(row.student, row.domain) for row in rows} == {(s, d) for s in "ab" for d in ("optics", "acids")}
+    for row in rows:
+        assert (row.formula, row.numbers, row.hinted) == (None, None, None)
+        assert row.told == row.delivered
+    assert any(row.solution_shown for row in rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -108,7 +130,7 @@ def test_trainers_measure_what_fits_their_model(tmp_path: Path) -> None:
         )
         for student, problem, length in (("a", "p1", 3), ("a", "p2", 400), ("b", "p1", 2))
     }
-    asking = Asking(paths, subject(settings, 1, 1), lambda _: None, lambda: False)
+    asking = Questioning(paths, plan_probe(settings, 1, 1), lambda _: None, lambda: False)
     found = asking.reach(taught)
     assert {key: reach.tokens for key, reach in found.items()} == {
         Key("a", "p1", "feedback"): 3,
