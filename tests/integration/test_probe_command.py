@@ -86,8 +86,9 @@ def test_a_set_without_formulas_and_solutions_is_probed_by_what_is_let_through(
         "students.a.domain=optics",
         "students.b.domain=acids",
         "evaluation.test_problems=2",
+        f"problems.source=sciknoweval:{source}",
+        "problems.validation_per_domain=4",
     )
-    chosen += (f"problems.source=sciknoweval:{source}", "problems.validation_per_domain=4")
     code, said, error = opcod_probe("--json", *(part for setting in chosen for part in ("--set", setting)))
     assert code == 0, error
     rows = Probe.model_validate_json(said).rows
