@@ -50,7 +50,7 @@ def _student_lines(probe: Probe, student: str) -> Iterator[str]:
             because = why.format(student=student, peer=peer)
             yield f"{peer} cannot teach {student} {_listed(stuck)}: {because}. {_evidence(probe, finding, stuck, peer)}"
     if few := found("too_few"):
-        yield f"{student} makes too few errors for more to be said: {_listed(few)}."
+        yield f"{student} makes too few different errors for more to be said: {_listed(few)}."
     alone = [row for row in rows if row.finding in _WHY and row.by_itself]
     if alone:
         yield (
