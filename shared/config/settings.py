@@ -359,6 +359,11 @@ def refuse_contradictions(settings: RunSettings) -> None:
             f"gate.mode: {gate.mode!r} lets students tutor, run.method = {run.method!r} has no tutors; set "
             "gate.mode = 'cognizance', or run.method = 'opcod'"
         )
+    if run.method == "grpo" and settings.grpo.anchor and settings.loss.teacher != "ema":
+        raise ValueError(
+            "grpo.anchor: the student is held to its own moving average, and with loss.teacher = "
+            f"{settings.loss.teacher!r} none is kept; set loss.teacher = 'ema', or grpo.anchor = 0"
+        )
     if gate.tutor_source == "latest" and run.schedule == "parallel":
         raise ValueError(
             "gate.tutor_source: 'latest' is the student that the phase before has trained, and in parallel there is "

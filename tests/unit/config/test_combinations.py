@@ -12,6 +12,10 @@ from shared.errors import ConfigError
     ("overrides", "said"),
     [
         (["run.method=grpo"], "gate.mode: 'always' lets students tutor, run.method = 'grpo' has no tutors"),
+        (
+            ["run.method=grpo", "gate.mode=never", "grpo.anchor=0.04", "loss.teacher=trust_region"],
+            "set loss.teacher = 'ema', or grpo.anchor = 0",
+        ),
         (["run.method=sdpo", "gate.mode=domain_selective"], "gate.mode: 'domain_selective' lets students tutor"),
         (["gate.tutor_source=latest"], "set run.schedule = 'sequential'"),
         (["gate.hysteresis=0.3"], "gate.hysteresis: at most gate.tau"),
