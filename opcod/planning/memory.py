@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opcod.planning.work import Lengths
+from shared.config.baselines import POLICY_GRADIENTS
 from shared.config.settings import RunSettings
 from shared.modeling.directory import MODEL_CONFIG, read_object
 
@@ -221,7 +222,8 @@ def _trained_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple
     """Weights and all that training keeps of what it changes. Weights that it changes are not mapped from their file;
     below fp32 there are exact ones besides, and the teacher's are rounded to be computed with.
     """
-    full, teacher = settings.run.weights == "full", settings.run.method != "grpo" or settings.grpo.anchor > 0
+    full = settings.run.weights == "full"
+    teacher = settings.run.method not in POLICY_GRADIENTS or settings.grpo.anchor > 0
     # Below fp32 the trained weights exist twice: exact ones that small steps add up in, and rounded ones to compute
     # with.
     rounded = size if full and size < 4 else 0

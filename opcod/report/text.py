@@ -32,6 +32,7 @@ FIGURE_NAMES = {
     "clipped_share": "clipped share",
     "effective_sample_share": "effective sample size, share",
     "active_share": "active share",
+    "peer_share": "share of the peer's rollouts within the clip",
 }
 KIND_NAMES = {"with_feedback": "with feedback", "without_feedback": "without feedback"}
 

@@ -1,6 +1,7 @@
 """What the broker takes of a run's settings: the plan."""
 
 from services.broker.machine.plan import Plan, PlannedProblem
+from services.broker.machine.sharing import SharingPlan
 from shared.config.settings import RunSettings
 from shared.contracts.run import Split
 from shared.problems.evaluation import evaluated_problems, majority_by_domain
@@ -10,7 +11,8 @@ from shared.problems.problem import Problem, ProblemSet
 def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
     evaluation = settings.evaluation
     partitions = evaluated_problems(settings, problems)
-    return Plan(
+    kind = SharingPlan if settings.run.method == "hacpo" else Plan
+    return kind(
         run=run,
         seed=settings.run.seed,
         rounds=settings.run.rounds,

@@ -40,7 +40,9 @@ class TrainingConfig:
     @property
     def step(self) -> StepSettings:
         given = self.settings
-        return StepSettings(given.loss, given.optimizer, given.rollout.temperature, given.run.method, given.grpo)
+        return StepSettings(
+            given.loss, given.optimizer, given.rollout.temperature, given.run.method, given.grpo, given.hacpo
+        )
 
     @property
     def shorten_prompts(self) -> bool:

@@ -17,11 +17,12 @@ from services.trainer import metrics
 from services.trainer.batches import Batch, read_batch
 from services.trainer.checkpoint import CheckpointManifest, Checkpoints, publish
 from services.trainer.model.learner import Learner, LearnerState
-from services.trainer.step.rows import training_rows
+from services.trainer.step.rows import Pair, training_rows
 from services.trainer.step.step import NonFiniteError, StageClock, StepSettings, train_step
 from services.trainer.step.tracing import Tracer, chosen_rollouts
 from services.trainer.step.trees import Row
-from shared.contracts.batches import BatchSealed
+from shared.config.baselines import POLICY_GRADIENTS
+from shared.contracts.batches import BatchManifest, BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
 from shared.contracts.weights import StepDone, StepMetrics, WeightsManifest, WeightsPublished
@@ -46,6 +47,11 @@ Written = TypeVar("Written")
 
 class StepRefusedError(OpcodError):
     """This batch cannot be trained on; the run must be told."""
+
+
+def _pair(manifest: BatchManifest) -> Pair | None:
+    known = manifest.capabilities
+    return Pair(known[manifest.student], known[manifest.tutor]) if known else None
 
 
 class Fence(Protocol):
@@ -192,6 +198,7 @@ class StudentTrainer:
                 self._tokenizer,
                 context_tokens=self._learner.model.context_tokens,
                 shorten=self._shorten,
+                pair=_pair(batch.manifest),
             )
         except (StorageError, MalformedMessageError) as error:
             raise StepRefusedError(f"{type(error).__name__}: {error}") from error
@@ -203,7 +210,7 @@ class StudentTrainer:
     def _tracer(self, batch: Batch) -> Tracer | None:
         manifest, share = batch.manifest, self._settings.loss.trace_share
         chosen = chosen_rollouts(manifest.student, manifest.step, batch.groups, share)
-        return Tracer(self._tokenizer, chosen) if chosen and self._settings.method != "grpo" else None
+        return Tracer(self._tokenizer, chosen) if chosen and self._settings.method not in POLICY_GRADIENTS else None
 
     def _write_trace(self, batch: Batch, tracer: Tracer) -> None:
         """Before the checkpoint: a step that is applied has its traces; one that is made again, the same ones."""

@@ -2,7 +2,8 @@
 
 One `RunSettings` describes a run; every service gets the same one and takes what concerns it. Defaults are
 the paper's (arXiv 2606.14368, Table 4 and appendix D) unless the field says otherwise. Sections about the machine
-that a run is on are in `machine.py`. Settings that are each in order but contradict one another are refused here, too.
+that a run is on are in `machine.py`, those of the methods that it is compared with in `baselines.py`. Settings that are
+each in order but contradict one another are refused here, too.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from shared.config.baselines import GrpoSection, HacpoSection, Method
 from shared.config.machine import BusSection, ResourcesSection, RetentionSection, ServingSection, VllmSection
 from shared.config.section import Positive, Section, Share
 from shared.contracts.messages import Sampling
@@ -26,9 +28,10 @@ class RunSection(Section):
     schedule: Literal["parallel", "sequential"] = Field(
         default="parallel", description="Both phases of a round at once, or one after the other."
     )
-    method: Literal["opcod", "sdpo", "grpo"] = Field(
+    method: Method = Field(
         default="opcod",
-        description="`sdpo` and `grpo` are baselines: each student alone, self-distillation or policy gradient.",
+        description="The others are baselines. `sdpo`, `grpo`: each student alone, self-distillation or policy "
+        "gradient. `hacpo`: policy gradient on the rollouts of both students, who answer the same problems.",
     )
     keep_best: bool = Field(
         default=False,
@@ -193,20 +196,6 @@ class LossSection(Section):
     )
 
 
-class GrpoSection(Section):
-    """Policy gradient of the baseline `run.method = "grpo"` (docs/method.md)."""
-
-    clip_low: Share = Field(default=0.2, description="The ratio to the old policy is cut below 1 - this.")
-    clip_high: float = Field(default=0.28, ge=0, description="And above 1 + this.")
-    dual_clip: float = Field(default=3.0, gt=1, description="A negative advantage weighs at most this many times.")
-    anchor: float = Field(
-        default=0.0,
-        ge=0,
-        description="Weight of the KL divergence from the student's own EMA copy, which keeps it from moving far at "
-        "once; 0: none. `loss.teacher_at_phase_start` and `optimizer.ema_rate` say how that copy moves.",
-    )
-
-
 class OptimizerSection(Section):
     """AdamW and the EMA teacher."""
 
@@ -297,6 +286,7 @@ class RunSettings(Section):
     evaluation: EvaluationSection = EvaluationSection()
     loss: LossSection = LossSection()
     grpo: GrpoSection = GrpoSection()
+    hacpo: HacpoSection = HacpoSection()
     optimizer: OptimizerSection = OptimizerSection()
     lora: LoraSection = LoraSection()
     specialize: SpecializeSection = SpecializeSection()
@@ -358,6 +348,12 @@ def refuse_contradictions(settings: RunSettings) -> None:
         raise ValueError(
             f"gate.mode: {gate.mode!r} lets students tutor, run.method = {run.method!r} has no tutors; set "
             "gate.mode = 'cognizance', or run.method = 'opcod'"
+        )
+    if run.method == "hacpo" and run.schedule == "sequential":
+        raise ValueError(
+            "run.schedule: with run.method = 'hacpo' every step of a student waits for its peer's rollouts of the same "
+            "problems, and in sequence the peer would not begin before that student is done; set run.schedule = "
+            "'parallel'"
         )
     if run.method == "grpo" and settings.grpo.anchor and settings.loss.teacher != "ema":
         raise ValueError(

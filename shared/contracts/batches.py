@@ -36,8 +36,20 @@ class BatchSample(Contract):
         return self.feedback is not None or self.withheld is not None
 
 
+class PeerSample(Contract):
+    """A rollout of the same problem that the peer drew, for HACPO. logprobs: by token of the peer's tokenizer, the one
+    that ended it included; to the student it is its text. mask: as that of its group's own rollouts."""
+
+    index: int
+    text: str
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    reward: float
+    mask: int = Field(ge=0, le=1)
+
+
 class BatchGroup(Contract):
-    """The n rollouts of one problem."""
+    """The n rollouts of one problem, and with HACPO those that the peer drew."""
 
     problem_id: str
     domain: str
@@ -46,6 +58,8 @@ class BatchGroup(Contract):
     messages: tuple[ChatMessage, ...]
     prompt_token_ids: tuple[int, ...]
     samples: tuple[BatchSample, ...]
+    # Left out where there are none: batches of other methods are what they are without it, byte for byte.
+    peer_samples: tuple[PeerSample, ...] = Field(default=(), exclude_if=lambda samples: not samples)
 
 
 class BatchManifest(Contract):
@@ -54,6 +68,7 @@ class BatchManifest(Contract):
     reward_variance: squared standard error of the mean reward, over groups; 0.25, the largest, for a single group.
     unique_share: of the rollouts in groups that hold a wrong one, the share that are distinct; None if there are none.
     fence: fencing token of the broker that sealed it, by which the next one knows its own; 0 where it is not told.
+    capabilities: with HACPO, each student's mean reward over its last steps up to this one.
     """
 
     run: str
@@ -75,6 +90,7 @@ class BatchManifest(Contract):
     verdicts: dict[str, int]
     groups_sha256: str
     fence: int = 0
+    capabilities: dict[str, float] | None = Field(default=None, exclude_if=lambda capabilities: capabilities is None)
 
 
 class BatchSealed(Message):

@@ -5,6 +5,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from shared.contracts.envelope import Message
 from shared.contracts.ids import step_name
 from shared.contracts.messages import Contract
@@ -85,7 +87,11 @@ class ServeSet(Contract):
 
 
 class StepMetrics(Contract):
-    """What one optimizer step looked like. Rates are shares in [0, 1]; seconds by stage of the trainer."""
+    """What one optimizer step looked like. Rates are shares in [0, 1]; seconds by stage of the trainer.
+
+    peer_share: of the peer's rollouts, those whose ratio lay within the clip, so that they had a gradient; None where
+    there are none.
+    """
 
     loss: float
     grad_norm: float
@@ -95,6 +101,7 @@ class StepMetrics(Contract):
     clipped_share: float
     effective_sample_share: float
     skipped_updates: int
+    peer_share: float | None = Field(default=None, exclude_if=lambda share: share is None)
     seconds: dict[str, float]
 
 

@@ -25,6 +25,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "sdpo": ("run.method=sdpo",),
     "grpo": ("run.method=grpo", "grpo.anchor=0"),
     "grpo-anchored": ("run.method=grpo", "grpo.anchor=0.04"),
+    "hacpo": ("run.method=hacpo",),
 }
 
 ALIKE = frozenset({"sdpo", "never"})

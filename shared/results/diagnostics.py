@@ -20,7 +20,15 @@ from shared.results.figures import Part, Rate, breaks, first_and_last_test, fixe
 
 EVERYTHING = "all"
 BINS = ("easiest", "easy", "hard", "hardest")
-FIGURES = ("loss", "grad_norm", "delta_logprob", "clipped_share", "effective_sample_share", "active_share")
+FIGURES = (
+    "loss",
+    "grad_norm",
+    "delta_logprob",
+    "clipped_share",
+    "effective_sample_share",
+    "active_share",
+    "peer_share",
+)
 
 
 class RevisionRates(Part):
@@ -139,7 +147,9 @@ def _figures(student: str, records: Sequence[StepRecord]) -> list[Figure]:
     for name in FIGURES:
         having = [r for r in records if r.metrics.tokens or name == "active_share"]
         # Without a token to learn from the other figures of a step are 0 and would pull the mean down.
-        values = [float(getattr(record.metrics, name)) for record in having]
+        told = [getattr(record.metrics, name) for record in having]
+        # Only of shared rollouts is there a share of the peer's.
+        values = [float(value) for value in told if value is not None]
         if values:
             mean = sum(values) / len(values)
             figures.append(Figure(student=student, name=name, steps=len(values), mean=mean, last=values[-1]))

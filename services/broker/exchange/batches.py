@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import variance
+from typing import Protocol
 
 from services.broker.exchange.judging import JudgedFeedback, verdict_word
-from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed, PeerSample
 from shared.contracts.jobs import PromptOutput
 from shared.files.batches import batch_directory, batch_manifest
 from shared.files.store import GROUPS, LocalStore
@@ -34,6 +35,20 @@ class StepHeader:
     tutor_version: str | None
     template_hash: str
     fence: int = 0
+    capabilities: dict[str, float] | None = None
+
+
+class Rollout(Protocol):
+    """A peer's rollout, from its payload or from its batch."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def logprobs(self) -> tuple[float, ...]: ...
+
+    @property
+    def finish_reason(self) -> str: ...
 
 
 def build_group(
@@ -44,11 +59,13 @@ def build_group(
     *,
     exclude_self: bool,
     policy_gradient: bool = False,
+    peer: Sequence[Rollout] = (),
     excluded: Collection[int] = (),
 ) -> BatchGroup:
     """One problem's group: rewards, the earliest correct rollout as demonstration, feedback, masks (method 2).
 
-    policy_gradient: for GRPO there is no teacher, so no demonstration, and the mask is `advantage_mask` (method 4).
+    policy_gradient: without a teacher there is no demonstration, and the mask is `advantage_mask` (method 4).
+    peer: its rollouts of this problem, for HACPO; the mask is then that of all rewards together.
     excluded: samples whose feedback is withheld; to the self-teacher they are samples without feedback.
     """
     texts = [sample.text for sample in rollouts.samples]
@@ -62,7 +79,9 @@ def build_group(
     told = list(exchanges) if exchanges is not None else [None] * len(texts)
     delivered = [exchange.delivered if exchange else None for exchange in told]
     feedback = [None if index in excluded else text for index, text in enumerate(delivered)]
-    mask = advantage_mask(rewards) if policy_gradient else loss_mask(demonstrations, feedback)
+    peer_rewards = [format_.grade(rollout.text, problem.answer) for rollout in peer]
+    together = advantage_mask([*rewards, *peer_rewards])
+    mask = together[: len(rewards)] if policy_gradient else loss_mask(demonstrations, feedback)
     samples = []
     for index, sample in enumerate(rollouts.samples):
         chosen, exchange = demonstrations[index], told[index]
@@ -93,6 +112,17 @@ def build_group(
         messages=tuple(format_.messages(problem)),
         prompt_token_ids=rollouts.prompt_token_ids,
         samples=tuple(samples),
+        peer_samples=tuple(
+            PeerSample(
+                index=index,
+                text=rollout.text,
+                logprobs=rollout.logprobs,
+                finish_reason=rollout.finish_reason,
+                reward=reward,
+                mask=together[-1],
+            )
+            for index, (rollout, reward) in enumerate(zip(peer, peer_rewards, strict=True))
+        ),
     )
 
 
@@ -148,6 +178,7 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         verdicts=dict(sorted(verdicts.items())),
         groups_sha256=hashlib.sha256(lines).hexdigest(),
         fence=header.fence,
+        capabilities=header.capabilities,
     )
     directory = batch_directory(header.student, header.step)
     return Sealed(manifest, store.write_directory(directory, {GROUPS: lines}, manifest.model_dump_json().encode()))

@@ -10,23 +10,26 @@ What always holds:
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Generic, TypeVar
 
 import structlog
 
-from services.broker.exchange.batches import Sealed, StepHeader, adopt, build_group, is_sealed, write_batch
+from services.broker.exchange.batches import Rollout, Sealed, StepHeader, adopt, build_group, is_sealed, write_batch
 from services.broker.exchange.judging import JudgedFeedback, exchanges
 from shared.bus.keys import output_field, step_payloads
 from shared.bus.payloads import unpack
 from shared.bus.port import Bus
+from shared.config.baselines import POLICY_GRADIENTS
 from shared.config.settings import RunSettings
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
 from shared.contracts.jobs import JobKind, JobOutput, PayloadRef, PromptOutput
 from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState
 from shared.contracts.targets import group_job_id, open_step
 from shared.errors import FencedError, OpcodError, StorageError
-from shared.files.batches import batch_directory, read_group
+from shared.files.batches import batch_directory, batch_manifest, read_group
 from shared.files.store import LocalStore
+from shared.method.sharing import capability
 from shared.obs.faults import fault_point
 from shared.problems.problem import ProblemSet
 
@@ -85,7 +88,9 @@ class GroupReader:
     def __init__(self, settings: RunSettings, problems: ProblemSet, bus: Bus, store: LocalStore) -> None:
         self._share_identical = settings.feedback.share_identical
         self._exclude_self = settings.loss.demo_self_exclude
-        self._policy_gradient = settings.run.method == "grpo"
+        self._policy_gradient = settings.run.method in POLICY_GRADIENTS
+        self.window = settings.hacpo.capability_window if settings.run.method == "hacpo" else None
+        """Steps over which students that share their rollouts are compared; None where nothing is shared."""
         self._problems = problems
         self._bus = bus
         self._store = store
@@ -126,8 +131,37 @@ class GroupReader:
             self._problems.format,
             exclude_self=self._exclude_self,
             policy_gradient=self._policy_gradient,
+            peer=self._of_peer(state, phase, group.problem_id) if self.window is not None else (),
             excluded=excluded,
         )
+
+    def _of_peer(self, state: RunState, phase: PhaseState, problem_id: str) -> Sequence[Rollout]:
+        """The peer's rollouts of the problem in the same step, which it may have sealed and closed already."""
+        step = open_step(phase)
+        peer = next(each for each in state.phases if each.student == phase.tutor)
+        if peer.step is not None and peer.step.step == step:
+            group = next(each for each in peer.step.groups if each.problem_id == problem_id)
+            # None after Redis was lost, where the peer's batch was on disk and its rollouts were not made again.
+            if group.rollout.output is not None:
+                return self.output(state, peer, group, JobKind.ROLLOUT).prompts[0].samples
+        manifest = self._manifest(peer.student, step, state.run)
+        try:
+            return read_group(self._store, manifest, problem_id).samples
+        except StorageError as error:
+            raise unusable(error) from error
+
+    def rates(self, student: str, before: int, run: str) -> list[float]:
+        """Mean rewards of the student's own rollouts in the last steps before this one, of which `window` with it."""
+        assert self.window is not None
+        steps = range(max(1, before + 1 - self.window), before)
+        return [self._manifest(student, step, run).mean_reward for step in steps]
+
+    def _manifest(self, student: str, step: int, run: str) -> BatchManifest:
+        directory = batch_directory(student, step)
+        try:
+            return batch_manifest(self._store.read_manifest(directory), directory, run=run, student=student, step=step)
+        except StorageError as error:
+            raise unusable(error) from error
 
     def exchanges(
         self, state: RunState, phase: PhaseState, group: GroupState, feedback: str | None
@@ -197,6 +231,10 @@ class UnusableBatchError(StorageError):
     """A batch that lies sealed and is not what its manifest says."""
 
 
+def unusable(error: StorageError) -> UnusableBatchError:
+    return UnusableBatchError(f"{error}; restore its files, then resume the run")
+
+
 class Sealer:
     """Of one run; template_hash: what stands for its prompts in a batch's manifest. fence: this broker's token."""
 
@@ -223,6 +261,7 @@ class Sealer:
             if phase.step.counted or self._is_ours(adopted.manifest):
                 return adopted
             self._set_aside(adopted.manifest)
+        groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]
         header = StepHeader(
             run=self._run,
             student=phase.student,
@@ -234,18 +273,33 @@ class Sealer:
             tutor_version=phase.tutor_version if phase.step.tutored else None,
             template_hash=self._template_hash,
             fence=self._fence,
+            capabilities=self._capabilities(phase, phase.step.step, groups),
         )
-        groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]
         fault_point("broker.before-seal")
         sealed = write_batch(self._store, header, groups)
         fault_point("broker.after-seal")
         return sealed
 
+    def _capabilities(self, phase: PhaseState, step: int, groups: Sequence[BatchGroup]) -> dict[str, float] | None:
+        """Of both students, with this step's rewards; None where nothing is shared."""
+        window = self._groups.window
+        if window is None:
+            return None
+        now = {
+            phase.student: [sample.reward for group in groups for sample in group.samples],
+            phase.tutor: [sample.reward for group in groups for sample in group.peer_samples],
+        }
+        # From the sealed batches and not from the state: a step that is sealed once more finds the same numbers.
+        return {
+            student: capability([*self._groups.rates(student, step, self._run), fmean(rewards)], window)
+            for student, rewards in sorted(now.items())
+        }
+
     def _adopted(self, student: str, step: int) -> Sealed | None:
         try:
             return adopt(self._store, student, step, self._run)
         except StorageError as error:
-            raise UnusableBatchError(f"{error}; restore its files, then resume the run") from error
+            raise unusable(error) from error
 
     def _is_ours(self, manifest: BatchManifest) -> bool:
         """Whether it was there when the run was taken up, or this broker has written it."""

@@ -6,6 +6,7 @@ Feedback is asked for as soon as its group has its rollouts: there is no barrier
 from services.broker.machine.books import end_stage, serve_set, to_issue
 from services.broker.machine.moves import Command, Forget, IssueFeedback, IssueRevision, IssueRollout, SealBatch, Serve
 from services.broker.machine.plan import Plan, PlannedProblem
+from services.broker.machine.sharing import SharingPlan, peer_has_answered
 from services.broker.machine.watching import is_silenced, silence
 from shared.bus.keys import step_payloads
 from shared.contracts.diagnostics import StepKind, StepTime
@@ -96,9 +97,11 @@ def _advance_step(state: RunState, plan: Plan, phase: PhaseState, step: StepStat
     commands: list[Command] = []
     for group in step.groups:
         commands += _advance_group(state, plan, phase, step, group)
-    if all(group.ready for group in step.groups):
+    shares = isinstance(plan, SharingPlan)
+    if all(group.ready for group in step.groups) and (not shares or peer_has_answered(state, phase, step)):
         step.sealed = True
-        end_stage(state, phase, "feedback", at)
+        # Of two that share there is no feedback: what a student waited for last are its peer's rollouts.
+        end_stage(state, phase, "rollout" if shares else "feedback", at)
         commands.append(SealBatch(phase.student, step.step))
     return commands
 

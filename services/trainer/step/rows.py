@@ -1,7 +1,8 @@
 """The training rows of a batch, and how they are dealt out to mini-batches.
 
 What always holds:
-- a response is trained on as the ids that were sampled, never tokenised again;
+- a response is trained on as the ids that were sampled, never tokenised again; only of a peer's rollout, whose ids
+  are of another tokenizer, the text is encoded;
 - every sample of the batch becomes a row. One that cannot be trained on is inactive: it costs no compute, and
   it still counts in the denominator of a per-sequence mean. Every reason but the sealed mask has a counter;
 - rows are in the batch's order (by problem, then by sample), whoever reads it.
@@ -10,35 +11,57 @@ What always holds:
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from services.trainer.step.losses import LOG_PROB_MAX, group_advantages
 from services.trainer.step.trees import Row
-from shared.contracts.batches import BatchGroup, BatchSample
+from shared.contracts.batches import BatchGroup, BatchSample, PeerSample
 from shared.method import reprompt
-from shared.modeling.chat import render
+from shared.method.sharing import capability_ratio, shared_advantages
+from shared.modeling.chat import encode, neutralise, render
 
 TOO_LONG = "teacher_prompt_too_long"
 BAD_LOGPROBS = "unusable_logprobs"
 EMPTY = "empty_response"
+PEER_TOO_LONG = "peer_rollout_too_long"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The student that learns and the peer whose rollouts it learns from, too: how able each is (HACPO)."""
+
+    learner: float
+    peer: float
+
+    @property
+    def ratio(self) -> float:
+        return capability_ratio(self.peer, self.learner)
 
 
 def training_rows(
-    groups: Sequence[BatchGroup], tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, shorten: bool
+    groups: Sequence[BatchGroup],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context_tokens: int,
+    shorten: bool,
+    pair: Pair | None = None,
 ) -> tuple[list[Row], Counter[str]]:
-    """One row a sample, and how often a teacher prompt was shortened or a sample rejected, by reason.
+    """One row a sample, in each group the peer's last, and how often a teacher prompt was shortened or a sample
+    rejected, by reason.
 
     context_tokens: what the model can hold. shorten: a teacher prompt that leaves no room for its response is
     built again with less of the solution, then without feedback (`reprompt.fit`; only for formats that use its
     template). One that is still too long is never cut, since that would change the question or the generation
-    prefix: the sample is rejected.
+    prefix: the sample is rejected. pair: of students that share their rollouts.
     """
     rows: list[Row] = []
     events: Counter[str] = Counter()
     for number, group in enumerate(groups):
-        advantages = group_advantages(torch.tensor([sample.reward for sample in group.samples])).tolist()
+        advantages, foreign = _advantages(group, pair)
         for sample, advantage in zip(group.samples, advantages, strict=True):
             teacher = tuple(render(tokenizer, sample.teacher_messages)) if sample.mask else ()
             # The response is trained on as it was sampled, so only the prompt can give way.
@@ -62,7 +85,57 @@ def training_rows(
                     sample=sample.index,
                 )
             )
+        for peer_sample, advantage in zip(group.peer_samples, foreign, strict=True):
+            row, reason = _foreign_row(number, group, peer_sample, tokenizer, context_tokens)
+            if reason is not None:
+                events[reason] += 1
+            rows.append(replace(row, advantage=advantage, weight=pair.ratio if pair else 1.0))
     return rows, events
+
+
+def _advantages(group: BatchGroup, pair: Pair | None) -> tuple[list[float], list[float]]:
+    """Of the own samples, and of the peer's."""
+    rewards = [sample.reward for sample in group.samples]
+    if pair is None:
+        return group_advantages(torch.tensor(rewards)).tolist(), []
+    return shared_advantages(rewards, [sample.reward for sample in group.peer_samples], pair.ratio)
+
+
+def _foreign_row(
+    number: int, group: BatchGroup, sample: PeerSample, tokenizer: PreTrainedTokenizerBase, context_tokens: int
+) -> tuple[Row, str | None]:
+    """A peer's rollout as the student would have written it, and why it cannot be trained on, or None.
+
+    The token that ended it stands in no text, and the two tokenizers need not have the same: it is left out on both
+    sides, as HACPO's authors do.
+    """
+    response = tuple(encode(tokenizer, neutralise(tokenizer, sample.text)))
+    logprobs = sample.logprobs[:-1] if sample.finish_reason == "stop" else sample.logprobs
+    reason = None
+    if sample.mask:
+        reason = _foreign_rejection(response, logprobs, context_tokens - len(group.prompt_token_ids))
+    usable = bool(sample.mask) and reason is None
+    row = Row(
+        group=number,
+        prompt=group.prompt_token_ids,
+        # Nobody is shown anything: the teacher's tree is the student's.
+        teacher_prompt=group.prompt_token_ids,
+        response=response,
+        logprobs=(fmean(logprobs) if usable else 0.0,) * len(response),
+        active=usable,
+        problem_id=group.problem_id,
+        sample=sample.index,
+        foreign=True,
+    )
+    return row, reason
+
+
+def _foreign_rejection(response: Sequence[int], logprobs: Sequence[float], room: int) -> str | None:
+    if not response or not logprobs:
+        return EMPTY
+    if not _usable(logprobs):
+        return BAD_LOGPROBS
+    return PEER_TOO_LONG if len(response) > room else None
 
 
 def mini_batches(rows: Sequence[Row], count: int) -> list[list[Row]]:
@@ -102,7 +175,10 @@ def _rejection(sample: BatchSample, teacher_tokens: int, room: int) -> str | Non
         return None
     if not sample.token_ids:
         return EMPTY
-    usable = all(math.isfinite(value) and value <= LOG_PROB_MAX for value in sample.logprobs)
-    if len(sample.logprobs) != len(sample.token_ids) or not usable:
+    if len(sample.logprobs) != len(sample.token_ids) or not _usable(sample.logprobs):
         return BAD_LOGPROBS
     return TOO_LONG if teacher_tokens > room else None
+
+
+def _usable(logprobs: Sequence[float]) -> bool:
+    return all(math.isfinite(value) and value <= LOG_PROB_MAX for value in logprobs)

@@ -8,11 +8,11 @@ Each mini-batch is one update. Its importance weights compare the engine's log-p
 at that update, so that from the second update on they also correct for the updates before it. The EMA teacher
 follows after every update and scores the next mini-batch.
 
-With `method = grpo`, the baseline, the gradient is `policy_gradient`'s, on the same rows, packs and places, and no
-teacher is asked (method 4). A token's ratio is taken against the student as it was when the step began, and so is its
-importance weight, which therefore corrects for the engine alone: the ratio does the rest. Before the first update of
-a step that student is the present one, and every ratio is exactly 1. With `grpo.anchor` the EMA teacher is asked after
-all, for its log-probs of the same tokens on the student's own prompts.
+With `method = grpo` or `hacpo`, which are baselines, the gradient is `policy_gradient`'s, on the same rows, packs and
+places, and no teacher is asked (method 4). A token's ratio is taken against the student as it was when the step began,
+and so is its importance weight. Before the first update of a step that student is the present one, and every ratio is
+exactly 1. With `grpo.anchor` the EMA teacher is asked after all, for its log-probs of the same tokens on the student's
+own prompts. With `hacpo` the peer's rollouts are rows beside the own ones.
 """
 
 import math
@@ -21,129 +21,27 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from services.trainer.model.learner import Learner
-from services.trainer.model.model import StudentModel
-from services.trainer.model.teacher import EmaTeacher
-from services.trainer.step.distil import distil, sampled_logprobs
+from services.trainer.step.distil import distil
 from services.trainer.step.divergence import DivergenceRule
 from services.trainer.step.losses import (
-    Aggregation,
     aggregate,
     batch_denominator,
-    grpo_loss,
     importance_diagnostics,
     importance_weights,
 )
+from services.trainer.step.policy import OldPolicy, PolicyRule, old_policy, policy_gradient
 from services.trainer.step.rows import mini_batches
 from services.trainer.step.tracing import Tracer
 from services.trainer.step.trees import Pack, Places, Row, micro_batches, pack_rows, places_of
-from shared.config.settings import GrpoSection, LossSection, OptimizerSection
+from shared.config.baselines import POLICY_GRADIENTS, GrpoSection, HacpoSection, Method
+from shared.config.settings import LossSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
 from shared.errors import OpcodError
-
-OldPolicy = dict[Row, Tensor]
-"""Log-probs [T] of a row's response under the student at the step's start."""
-
-
-@dataclass(frozen=True)
-class PolicyGradient:
-    """loss: this micro-batch's share. old_logprobs [R, T]: what the ratios were taken against."""
-
-    loss: float
-    old_logprobs: Tensor
-
-
-def old_policy(
-    model: StudentModel, rows: Sequence[Row], temperature: float, limit_tokens: int, check: Callable[[], None]
-) -> OldPolicy:
-    """Log-probs of rows that will be trained on only after an update, from the student as it is; no gradient.
-
-    check: called between forward passes; raises to abandon the step.
-    """
-    found: OldPolicy = {}
-    largest = model.packing.tree_tokens
-    for packs in micro_batches(pack_rows(rows, largest), limit_tokens, largest):
-        check()
-        places = places_of(packs, model.device)
-        with torch.no_grad():
-            logprobs_RT = _logprobs(model, packs, places, temperature)
-        found |= {row: logprobs_RT[at, : len(row.response)] for at, row in enumerate(_rows(packs))}
-    return found
-
-
-def policy_gradient(
-    model: StudentModel,
-    packs: Sequence[Pack],
-    places: Places,
-    old: OldPolicy,
-    grpo: GrpoSection,
-    *,
-    temperature: float,
-    is_clip: float,
-    aggregation: Aggregation,
-    denominator: float,
-    anchor_to: EmaTeacher | None = None,
-) -> PolicyGradient | None:
-    """Add the gradient of one micro-batch; None if a log-prob or the loss is not finite.
-
-    old: of all rows, or of none before the first update. denominator: of the whole mini-batch. anchor_to: the policy
-    that `grpo.anchor` holds the student to; it sees what the student sees, no solution and no feedback.
-    """
-    logprobs_RT = _logprobs(model, packs, places, temperature)
-    rows = _rows(packs)
-    # `detach`, not a second pass: the very same numbers, so that every ratio is exactly 1.
-    old_RT = _padded([old[row] for row in rows], places.mask) if rows[0] in old else logprobs_RT.detach()
-    if not bool(torch.isfinite(logprobs_RT).all() & torch.isfinite(old_RT).all()):
-        return None
-    anchor_RT = _anchor(anchor_to, packs, places, temperature) if anchor_to is not None else None
-    loss = grpo_loss(
-        logprobs_RT,
-        old_RT,
-        torch.tensor([row.advantage for row in rows], device=places.mask.device),
-        places.mask,
-        torch.ones(len(rows), dtype=torch.bool, device=places.mask.device),
-        clip_low=grpo.clip_low,
-        clip_high=grpo.clip_high,
-        dual_clip=grpo.dual_clip,
-        anchor=grpo.anchor,
-        anchor_logprobs=anchor_RT,
-        weights=importance_weights(old_RT, places.rollout_logprobs, places.mask, clip=is_clip),
-        aggregation=aggregation,
-        denominator=denominator,
-    )
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        return None
-    loss.backward()  # type: ignore[no-untyped-call]
-    return PolicyGradient(value, old_RT)
-
-
-def _logprobs(model: StudentModel, packs: Sequence[Pack], places: Places, temperature: float) -> Tensor:
-    hidden = model.hidden([pack.student for pack in packs], places.student)
-    return sampled_logprobs(hidden, model.output_layer(temperature), places)
-
-
-def _anchor(anchor_to: EmaTeacher, packs: Sequence[Pack], places: Places, temperature: float) -> Tensor:
-    with torch.no_grad():
-        hidden = anchor_to.hidden([pack.student for pack in packs], places.student)
-        return sampled_logprobs(hidden, anchor_to.output_layer(temperature), places)
-
-
-def _rows(packs: Sequence[Pack]) -> list[Row]:
-    """In the order of `places_of`."""
-    return [row for pack in packs for row in pack.rows]
-
-
-def _padded(logprobs: Sequence[Tensor], mask: Tensor) -> Tensor:
-    padded_RT = torch.zeros(mask.shape, device=mask.device)
-    for at, each in enumerate(logprobs):
-        padded_RT[at, : len(each)] = each
-    return padded_RT
 
 
 class NonFiniteError(OpcodError):
@@ -157,8 +55,9 @@ class StepSettings:
     loss: LossSection
     optimizer: OptimizerSection
     temperature: float
-    method: Literal["opcod", "sdpo", "grpo"] = "opcod"
+    method: Method = "opcod"
     grpo: GrpoSection = field(default_factory=GrpoSection)
+    hacpo: HacpoSection = field(default_factory=HacpoSection)
 
 
 @dataclass
@@ -180,7 +79,8 @@ class StageClock:
 class _Progress:
     """What the updates of a step have shown so far; pairs: log-probs of trainer and engine, by token.
 
-    old: log-probs under the student at the step's start, of the mini-batches that come after an update (GRPO).
+    old: log-probs under the student at the step's start, of the mini-batches that come after an update (policy
+    gradients). update: which mini-batch, from 0. foreign, used: as in PolicyGradient.
     """
 
     tracer: Tracer | None = None
@@ -189,6 +89,9 @@ class _Progress:
     norms: list[float] = field(default_factory=list)
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     skipped: int = 0
+    update: int = 0
+    foreign: int = 0
+    used: int = 0
 
 
 def train_step(
@@ -203,20 +106,21 @@ def train_step(
 
     A mini-batch without an active row makes no update. Losses and norms are means over the updates that were
     made, 0 if there was none. check: called between forward passes; raises to abandon the step. tracer: looks at
-    what the loss saw; with GRPO there is nothing for it to see.
+    what the loss saw; with a policy gradient there is nothing for it to see.
     Raises NonFiniteError after `max_skipped_updates` skipped updates in a row, over steps; the learner is then
     to be loaded again from the last checkpoint.
     """
     batches = mini_batches(rows, settings.optimizer.mini_batches)
     progress = _Progress(tracer)
-    if settings.method == "grpo":
+    if settings.method in POLICY_GRADIENTS:
         with clock.stage("old policy"):
             # The first mini-batch needs none: its old policy is the student that computes its gradient.
-            later = [row for batch in batches[1:] for row in batch if row.active]
+            # A foreign row's is the peer, whose log-probs it brings.
+            later = [row for batch in batches[1:] for row in batch if row.active and not row.foreign]
             progress.old = old_policy(
                 learner.model, later, settings.temperature, settings.optimizer.micro_batch_tokens, check
             )
-    for batch in batches:
+    for progress.update, batch in enumerate(batches):
         if any(row.active for row in batch):
             _update(learner, batch, settings, clock, progress, check)
         # Counted over steps: broken weights skip every update, however few a step has.
@@ -269,23 +173,23 @@ def _backward(
 ) -> float | None:
     """Add the gradient of one micro-batch; its share of the loss, or None if that is not finite."""
     places = places_of(packs, learner.model.device)
-    if settings.method == "grpo":
+    if settings.method in POLICY_GRADIENTS:
         with clock.stage("student"):
             made = policy_gradient(
                 learner.model,
                 packs,
                 places,
                 progress.old,
-                settings.grpo,
-                temperature=settings.temperature,
-                is_clip=settings.loss.is_clip,
-                aggregation=settings.loss.aggregation,
+                _policy_rule(settings),
                 denominator=denominator,
+                update=progress.update,
                 anchor_to=learner.teacher if settings.grpo.anchor else None,
             )
         if made is None:
             return None
-        progress.pairs.append((made.old_logprobs[places.mask], places.rollout_logprobs[places.mask]))
+        progress.pairs.append(made.pair)
+        progress.foreign += made.foreign
+        progress.used += made.used
         return made.loss
     with clock.stage("teacher"):
         teacher_hidden = learner.teacher.hidden([pack.teacher for pack in packs], places.teacher)
@@ -333,6 +237,16 @@ def divergence_rule(loss: LossSection, vocabulary: int) -> DivergenceRule:
     return DivergenceRule(alpha=loss.alpha, top_k=top_k, tail=loss.tail)
 
 
+def _policy_rule(settings: StepSettings) -> PolicyRule:
+    return PolicyRule(
+        grpo=settings.grpo,
+        sharing=settings.hacpo if settings.method == "hacpo" else None,
+        temperature=settings.temperature,
+        is_clip=settings.loss.is_clip,
+        aggregation=settings.loss.aggregation,
+    )
+
+
 def _denominator(batch: Sequence[Row], settings: StepSettings) -> float:
     """Of the whole mini-batch, its inactive rows included."""
     lengths = torch.tensor([len(row.response) for row in batch])
@@ -358,6 +272,7 @@ def _metrics(rows: Sequence[Row], progress: _Progress, settings: StepSettings, c
         clipped_share=diagnostics.clipped_share if diagnostics else 0.0,
         effective_sample_share=diagnostics.effective_sample_share if diagnostics else 0.0,
         skipped_updates=progress.skipped,
+        peer_share=progress.used / progress.foreign if progress.foreign else None,
         seconds=dict(clock.seconds),
     )
 

@@ -26,7 +26,8 @@ TREE_TOKENS = 1024
 class Row:
     """One rollout as the loss sees it; token ids throughout. `active` False: no loss, no compute.
 
-    advantage: of its reward within its group, for GRPO. problem_id and sample name it.
+    advantage: of its reward within its group, for a policy gradient. problem_id and sample name it.
+    foreign: the peer drew it, and `logprobs` have its mean log-prob of a token at each. weight: of a foreign one.
     """
 
     group: int
@@ -38,6 +39,8 @@ class Row:
     advantage: float = 0.0
     problem_id: str = ""
     sample: int = 0
+    foreign: bool = False
+    weight: float = 1.0
 
 
 @dataclass

@@ -20,6 +20,7 @@ PROBLEM = Problem("p1", "physics", "voltage", "What voltage drives 9 A through 2
 FORMAT = format_named("integer")
 SDPO = ("gate.mode=cognizance", "run.method=sdpo")
 GRPO = ("gate.mode=cognizance", "run.method=grpo")
+HACPO = ("gate.mode=cognizance", "run.method=hacpo")
 
 
 def done(world: World) -> World:
@@ -112,7 +113,7 @@ def test_a_policy_gradient_group_has_rewards_and_no_teacher() -> None:
     assert {s.teacher_messages for s in group.samples} == {group.messages}
 
 
-@pytest.mark.parametrize("method", [SDPO, GRPO], ids=["sdpo", "grpo"])
+@pytest.mark.parametrize("method", [SDPO, GRPO, HACPO], ids=["sdpo", "grpo", "hacpo"])
 def test_a_baseline_asks_for_no_feedback_and_no_revision(run_dir: Path, method: tuple[str, ...]) -> None:
     bench = BrokerBench(run_dir, method)
     state = bench.finish()

@@ -12,6 +12,11 @@ from shared.errors import ConfigError
     ("overrides", "said"),
     [
         (["run.method=grpo"], "gate.mode: 'always' lets students tutor, run.method = 'grpo' has no tutors"),
+        (["run.method=hacpo"], "gate.mode: 'always' lets students tutor, run.method = 'hacpo' has no tutors"),
+        (
+            ["run.method=hacpo", "gate.mode=never", "run.schedule=sequential"],
+            "every step of a student waits for its peer's rollouts",
+        ),
         (
             ["run.method=grpo", "gate.mode=never", "grpo.anchor=0.04", "loss.teacher=trust_region"],
             "set loss.teacher = 'ema', or grpo.anchor = 0",
@@ -38,7 +43,7 @@ def test_contradictions_are_refused(overrides: list[str], said: str) -> None:
         load_settings(preset="smoke", overrides=overrides, environ={})
 
 
-@pytest.mark.parametrize("method", ["sdpo", "grpo"])
+@pytest.mark.parametrize("method", ["sdpo", "grpo", "hacpo"])
 @pytest.mark.parametrize("mode", ["cognizance", "never"])
 def test_in_a_baseline_nobody_tutors(method: str, mode: str) -> None:
     settings = load_settings(preset="smoke", overrides=[f"run.method={method}", f"gate.mode={mode}"], environ={})

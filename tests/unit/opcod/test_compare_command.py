@@ -47,6 +47,14 @@ def test_runs_go_seed_by_seed_and_each_has_its_methods_settings(runs: Path) -> N
     assert [run.settings.run.seed for run in found] == [0, 0, 0, 1, 1, 1]
 
 
+def test_rivals_differ_from_the_preset_by_what_makes_them(runs: Path) -> None:
+    found = planned(runs, methods=("grpo", "grpo-anchored", "hacpo"), seeds=1)
+    wanted = [("grpo", 0.0), ("grpo", 0.04), ("hacpo", 0.0)]
+    assert [(run.settings.run.method, run.settings.grpo.anchor) for run in found] == wanted
+    assert {run.settings.gate_mode for run in found} == {"never"}
+    assert len({(run.settings.problems, run.settings.rollout, run.settings.optimizer) for run in found}) == 1
+
+
 def test_sdpo_and_never_are_run_once(runs: Path) -> None:
     assert [run.method for run in planned(runs, methods=("opcod", "sdpo", "never"), seeds=1)] == ["opcod", "sdpo"]
     assert [run.method for run in planned(runs, methods=("never", "sdpo"), seeds=1)] == ["never"]

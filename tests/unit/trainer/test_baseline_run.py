@@ -3,7 +3,6 @@
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -12,6 +11,7 @@ from services.trainer.checkpoint import Checkpoints
 from services.trainer.trainer import StudentTrainer
 from shared.bus.keys import RESULTS, TRAINER, train
 from shared.bus.port import Bus
+from shared.config.baselines import Method
 from shared.contracts.batches import BatchSealed
 from shared.contracts.jobs import Job, JobOutput
 from shared.contracts.weights import StepDone
@@ -24,7 +24,7 @@ from tests.unit.trainer.ground import BASE_SHA256, OpenFence, learner, settings
 class RealTrainer:
     """Takes sealed batches of one student and applies them, in the place of the bench's FakeTrainer."""
 
-    def __init__(self, name: str, bus: Bus, run_dir: Path, tiny_dir: Path, method: Literal["sdpo", "grpo"]) -> None:
+    def __init__(self, name: str, bus: Bus, run_dir: Path, tiny_dir: Path, method: Method) -> None:
         step = replace(settings(mini_batches=2), method=method)
         store = LocalStore(run_dir)
         self._name, self._bus = name, bus
@@ -71,8 +71,8 @@ def with_own_tokens(_job: Job, output: JobOutput) -> JobOutput:
     return output.model_copy(update={"prompts": tuple(prompts)})
 
 
-@pytest.mark.parametrize("method", ["sdpo", "grpo"])
-def test_a_baseline_trains_each_student_alone(tmp_path: Path, tiny_dir: Path, method: Literal["sdpo", "grpo"]) -> None:
+@pytest.mark.parametrize("method", ["sdpo", "grpo", "hacpo"])
+def test_a_baseline_trains_both_students_and_asks_no_tutor(tmp_path: Path, tiny_dir: Path, method: Method) -> None:
     bench = BrokerBench(tmp_path, ("gate.mode=never", f"run.method={method}", "rollout.samples=4"))
     trainers = {name: RealTrainer(name, bench.workers, tmp_path, tiny_dir, method) for name in "ab"}
     bench.trainers = trainers  # type: ignore[assignment]
@@ -90,4 +90,5 @@ def test_a_baseline_trains_each_student_alone(tmp_path: Path, tiny_dir: Path, me
             assert done.metrics.active_share == pytest.approx(share)
             assert done.metrics.grad_norm > 0
             assert ("teacher" in done.metrics.seconds) == (method == "sdpo")
-            assert ("old policy" in done.metrics.seconds) == (method == "grpo")
+            assert ("old policy" in done.metrics.seconds) == (method != "sdpo")
+            assert (done.metrics.peer_share is None) == (method != "hacpo")

@@ -112,6 +112,12 @@ def test_a_step_without_tokens_has_no_figures_but_its_active_share() -> None:
     assert (figures["active_share"].steps, figures["active_share"].mean) == (2, 0.5)
 
 
+def test_only_steps_with_shared_rollouts_have_a_share_of_the_peer_s() -> None:
+    records = [record("a", 1, peer_share=0.5), record("a", 2, peer_share=None), record("b", 1)]
+    [shared] = [f for f in diagnose(final_state(), SAMPLES, records).figures if f.name == "peer_share"]
+    assert (shared.student, shared.steps, shared.mean) == ("a", 1, 0.5)
+
+
 def test_the_tables_hold_first_and_last_round_and_step_times() -> None:
     state = final_state()
     state.tallies["a"].verdicts[3] = {"match": 1, "empty": 3}

@@ -184,3 +184,65 @@ def test_an_anchored_update_is_the_policy_gradient_and_the_divergence_from_the_m
     train_step(one, made, step, StageClock())
     for name, gradient in one.gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6)
+
+
+def sharing(one: Learner, row: Row, shift: float, weight: float) -> Row:
+    """The row as the peer's: its mean log-prob is the student's own, moved by `shift`."""
+    with torch.no_grad():
+        mean = float(logprobs_of(one, row).mean()) - shift
+    return replace(row, foreign=True, teacher_prompt=row.prompt, logprobs=(mean,) * len(row.response), weight=weight)
+
+
+def test_an_update_on_shared_rollouts_is_hacpo_s_gradient(tiny_dir: Path) -> None:
+    """By hand, row by row, in two updates: own rows against the student at the step's start, the peer's against it."""
+    step = replace(settings(mini_batches=2, learning_rate=3e-2), method="hacpo")
+    twin = recorder(tiny_dir, step)
+    own = rewarded(2)
+    # Logarithms of the ratios before any update: of the active rows one within the clip, one below it, one above 1.
+    shifts = (-0.1, 0.0, -0.5, 0.1)
+    foreign = [sharing(twin, row, shifts[number % 4], 1.5) for number, row in enumerate(own)]
+    made = [row for group in range(2) for row in [*own, *foreign] if row.group == group]
+    first, second = ([row for row in made if row.group == part] for part in (0, 1))
+    with torch.no_grad():
+        old = {row: logprobs_of(twin, row) for row in second if not row.foreign}
+    train_step(twin, first, replace(step, optimizer=settings(learning_rate=3e-2).optimizer), StageClock())
+    by_hand, used, peers = torch.zeros(()), 0, 0
+    for row in (row for row in second if row.active):
+        logprobs, a = logprobs_of(twin, row), row.advantage
+        before = torch.tensor(row.logprobs) if row.foreign else old[row]
+        ratio = (logprobs - before).mean().exp()
+        if row.foreign:
+            clipped = ratio.clamp(0.825, 1.0)
+            peers, used = peers + 1, used + int(ratio.item() == clipped.item())
+            by_hand = by_hand - a * 1.5 * clipped * clipped.detach() / len(second)
+        else:
+            loss = torch.maximum(-a * ratio, -a * ratio.clamp(1 - 3e-4, 1 + 4e-4))
+            by_hand = by_hand + loss * weights_of(before, row).mean() / len(second)
+    by_hand.backward()
+    expected = gradients(twin)
+    one = recorder(tiny_dir, step)
+    metrics = train_step(one, made, step, StageClock())
+    assert one.phase_updates == 2
+    for name, gradient in one.gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6)
+    alone = train_step(recorder(tiny_dir, step), first, step, StageClock())
+    assert metrics.peer_share is not None and alone.peer_share is not None
+    assert metrics.peer_share * 2 * peers == pytest.approx(used + alone.peer_share * peers)
+    assert alone.peer_share == pytest.approx(1 / 3), "the others are cut"
+
+
+def test_without_shared_rollouts_no_share_is_told(tiny_dir: Path) -> None:
+    metrics = train_step(learner(tiny_dir, grpo()), rewarded(), grpo(), StageClock())
+    assert metrics.peer_share is None
+    assert "peer_share" not in metrics.model_dump()
+
+
+def test_the_peer_s_log_probs_are_no_mismatch_of_the_engine(tiny_dir: Path) -> None:
+    step = replace(settings(), method="hacpo")
+    one = learner(tiny_dir, step)
+    made = []
+    for row in rewarded(1):
+        with torch.no_grad():
+            logprobs = token_logprobs(one.model.network, [row.prompt], [row.response])[0]
+        made += [replace(row, logprobs=tuple(logprobs.tolist())), sharing(one, row, 3.0, 1.0)]
+    assert train_step(one, made, step, StageClock()).delta_logprob == pytest.approx(0, abs=1e-4)

@@ -7,11 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.step.rows import BAD_LOGPROBS, EMPTY, TOO_LONG, mini_batches, training_rows
+from services.trainer.step.rows import (
+    BAD_LOGPROBS,
+    EMPTY,
+    PEER_TOO_LONG,
+    TOO_LONG,
+    Pair,
+    mini_batches,
+    training_rows,
+)
 from services.trainer.step.trees import Row
+from shared.contracts.batches import PeerSample
 from shared.contracts.messages import ChatMessage
 from shared.method.reprompt import FitEvent, teacher_messages
-from shared.modeling.chat import render
+from shared.method.sharing import shared_advantages
+from shared.modeling.chat import encode, render
 from shared.modeling.loading import load_tokenizer
 from tests.unit.trainer.ground import group_of
 
@@ -81,3 +91,65 @@ def test_mini_batches_are_whole_groups_in_order(sizes: list[int], count: int) ->
 def test_a_batch_sorted_by_domain_gives_mini_batches_of_both() -> None:
     made = [Row(group, (1,), (1,), (1,), (-1.0,), True) for group in range(4)]
     assert [[row.group for row in part] for part in mini_batches(made, 2)] == [[0, 2], [1, 3]]
+
+
+def peer_sample(text: str, **changes: object) -> PeerSample:
+    """As the peer drew it, in three tokens of its own and the one that ended it."""
+    fields: dict[str, object] = {
+        "index": 0,
+        "text": text,
+        "logprobs": (-1.0, -2.0, -3.0, -9.0),
+        "finish_reason": "stop",
+        "reward": 1.0,
+        "mask": 1,
+    }
+    return PeerSample.model_validate(fields | changes)
+
+
+def shared_group(tiny_dir: Path, *peers: PeerSample) -> tuple[list[Row], Counter[str]]:
+    tokenizer = load_tokenizer(tiny_dir, None)
+    group = group_of(tokenizer, "2+2?", ["5", "6"]).model_copy(update={"peer_samples": peers})
+    return training_rows([group], tokenizer, context_tokens=256, shorten=False, pair=Pair(learner=0.25, peer=0.5))
+
+
+def test_a_peer_s_rollout_is_its_text_in_the_learner_s_tokens(tiny_dir: Path) -> None:
+    """Without what ended it, which stands in no text, and with its author's mean log-prob at every token."""
+    tokenizer = load_tokenizer(tiny_dir, None)
+    made, events = shared_group(tiny_dir, peer_sample("2+2=4"), peer_sample("is 4", finish_reason="length", index=1))
+    assert [row.foreign for row in made] == [False, False, True, True]
+    assert made[2].response == tuple(encode(tokenizer, "2+2=4"))
+    assert set(made[2].logprobs) == {-2.0}
+    assert set(made[3].logprobs) == {-3.75}, "cut at the token limit, nothing ended it"
+    assert len(made[3].logprobs) == len(made[3].response)
+    assert {row.prompt for row in made} == {made[0].prompt} == {made[2].teacher_prompt}
+    assert [row.weight for row in made] == [1.0, 1.0, 2.0, 2.0]
+    assert not events
+
+
+def test_advantages_are_of_both_students_rollouts_together(tiny_dir: Path) -> None:
+    made, _ = shared_group(tiny_dir, peer_sample("4"), peer_sample("8", reward=0.0))
+    own, foreign = shared_advantages([0.0, 0.0], [1.0, 0.0], ratio=2.0)
+    assert [row.advantage for row in made] == [*own, *foreign]
+    assert made[2].advantage > 0 > made[3].advantage
+
+
+def test_a_special_token_spelt_out_by_the_peer_stays_text(tiny_dir: Path) -> None:
+    tokenizer = load_tokenizer(tiny_dir, None)
+    made, _ = shared_group(tiny_dir, peer_sample(f"4{tokenizer.eos_token}"))
+    assert tokenizer.eos_token_id not in made[2].response
+
+
+@pytest.mark.parametrize(
+    ("sample", "reason"),
+    [
+        (peer_sample(""), EMPTY),
+        (peer_sample("4", logprobs=(-1.0,)), EMPTY),
+        (peer_sample("4", logprobs=(float("nan"), -1.0)), BAD_LOGPROBS),
+        (peer_sample("4" * 300), PEER_TOO_LONG),
+    ],
+)
+def test_a_peer_s_rollout_that_cannot_be_trained_on_is_counted(tiny_dir: Path, sample: PeerSample, reason: str) -> None:
+    made, events = shared_group(tiny_dir, sample)
+    assert [row.active for row in made] == [True, True, False]
+    assert events == Counter({reason: 1})
+    assert not shared_group(tiny_dir, sample.model_copy(update={"mask": 0}))[1], "masked, it was not to be trained on"
