@@ -225,8 +225,9 @@ def examples_for(settings: RunSettings, student: StudentName) -> tuple[Example, 
     if settings.problems.source != GENERATED:
         raise ConfigError(
             f"students.{student}.specialize: expected students.{student}.examples, a JSONL file to fine-tune on "
-            f"(docs/data.md), as problems.source = {settings.problems.source!r} brings no examples; or use "
-            "`specialize = false` and name a model that is a specialist already"
+            f"(docs/data.md), as problems.source = {settings.problems.source!r} brings no examples; or set "
+            "specialize.source = 'self', for right answers of its own; or use `specialize = false` and name a model "
+            "that is a specialist already"
         )
     domain = DOMAINS["ab".index(student)]
     if section.domain != domain:

@@ -7,7 +7,7 @@ has to be stored, and a resumed run draws the same problems.
 import random
 from dataclasses import dataclass
 
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.ids import seed_of
 from shared.contracts.run import Split
 
