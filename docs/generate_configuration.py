@@ -92,7 +92,7 @@ def _sections() -> Iterator[str]:
         shown = "students.a], [students.b" if name == "students" else name
         yield _section(shown, model)
         for key, inner in _inner_sections(model):
-            yield _section(f"students.a.{key}], [students.b.{key}", inner)
+            yield _section(f"students.a.{key}], [students.b.{key}" if name == "students" else f"{name}.{key}", inner)
 
 
 def _section(shown: str, model: type[BaseModel]) -> str:

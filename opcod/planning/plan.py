@@ -46,6 +46,7 @@ from shared.problems.examples import examples_for
 from shared.problems.loading import load_problems
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import ProblemSet
+from shared.problems.rejection import own_problems
 from shared.results.grid import Grid, plain, terminal
 from shared.vllm import find_installation
 
@@ -95,7 +96,7 @@ def plan_run(paths: Paths, settings: RunSettings) -> Planned:
         uncovered = uncovered_languages(problems)
         found.notes += [uncovered] if uncovered is not None else []
         evaluated = evaluated_problems(settings, problems)
-    _look_at_specialists(found)
+    _look_at_specialists(found, problems)
     _look_at_engines(found)
     count: Count | None = None
     shapes: dict[str, ModelShape] = {}
@@ -115,12 +116,24 @@ def plan_run(paths: Paths, settings: RunSettings) -> Planned:
     return found
 
 
-def _look_at_specialists(found: Planned) -> None:
+def _look_at_specialists(found: Planned, problems: ProblemSet | None) -> None:
     for student in STUDENTS:
-        if found.settings.students[student].specialize:
-            with _noted(found.missing):
+        with _noted(found.missing):
+            if found.settings.learns_from_itself(student):
+                found.notes += [_own_answers(found.settings, student, problems)] if problems is not None else []
+            elif found.settings.students[student].specialize:
                 count = len(examples_for(found.settings, student))
                 found.notes.append(f"student {student} is fine-tuned first, on {count} examples, unless it is cached")
+
+
+def _own_answers(settings: RunSettings, student: str, problems: ProblemSet) -> str:
+    section = settings.specialize.sampling
+    asked = len(own_problems(settings, student, problems))
+    texts = asked * section.samples
+    return (
+        f"student {student} is fine-tuned first, on at most {section.keep} right answers of its own to each of {asked} "
+        f"training problems; {texts:,} are drawn, {texts * section.max_tokens:,} tokens at most, unless it is cached"
+    )
 
 
 def _look_at_engines(found: Planned) -> None:

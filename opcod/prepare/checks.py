@@ -18,6 +18,8 @@ from shared.http.addresses import listen
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
 from shared.problems.loading import load_problems
+from shared.problems.problem import ProblemSet
+from shared.problems.rejection import own_problems
 from shared.vllm import find_installation
 
 
@@ -27,8 +29,9 @@ def check_settings(paths: Paths, settings: RunSettings) -> None:
     check_name(paths.run)
     _check_directory("--runs-dir", paths.runs_dir)
     _check_directory("--cache-dir", paths.cache_dir)
-    evaluated_problems(settings, load_problems(settings))
-    _check_specialists(settings)
+    problems = load_problems(settings)
+    evaluated_problems(settings, problems)
+    _check_specialists(settings, problems)
     _check_disk(paths.runs_dir, settings.resources.min_free_disk_bytes)
     _check_ports(settings)
     _check_redis(paths, settings)
@@ -42,9 +45,11 @@ def check_name(run: str) -> None:
         raise ConfigError(f"expected a run name of letters, digits, '.', '_' and '-' (at most 64), got {run!r}")
 
 
-def _check_specialists(settings: RunSettings) -> None:
+def _check_specialists(settings: RunSettings, problems: ProblemSet) -> None:
     for name in STUDENTS:
-        if settings.students[name].specialize:
+        if settings.learns_from_itself(name):
+            own_problems(settings, name, problems)
+        elif settings.students[name].specialize:
             examples_for(settings, name)
 
 

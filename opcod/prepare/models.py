@@ -6,7 +6,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from opcod.installed import require_model_packages
@@ -19,6 +19,8 @@ from shared.errors import ConfigError, ModelError, StoppedError
 from shared.files.durable import atomic_write
 
 SPECIALIZE_TIMEOUT_S = 3600.0
+# Longer than an 8B model on one GPU takes for eight answers to each of the paper's training problems.
+ANSWERS_TIMEOUT_S = 12 * 3600.0
 
 Progress = Callable[[str], None]
 
@@ -33,8 +35,9 @@ def prepare_models(
     """Write `models/<student>.json` for `students`; returns the seconds of each stage.
 
     Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
-    are fine-tuned here, both at once. Raises StoppedError once `stopped` says so, and ConfigError if a model of the
-    run is gone and cannot be made again alike.
+    are fine-tuned here, both at once, those of `specialize.source = "self"` after they have drawn answers of their own.
+    Raises StoppedError once `stopped` says so, and ConfigError if a model of the run is gone and cannot be made again
+    alike.
     """
     started = time.monotonic()
     progress("models")
@@ -50,12 +53,18 @@ def prepare_models(
     loaded = time.monotonic()
     specialists = [name for name in missing if settings.students[name].specialize]
     gpus = share_out(settings, gpus_here())
+    own = [name for name in specialists if settings.learns_from_itself(name)]
+    if own:
+        progress("own answers")
+        _draw_answers(paths, own, gpus, progress, stopped)
+    drawn = time.monotonic()
     if specialists:
         progress("specialists")
-        models |= _specialize(paths, specialists, gpus, progress, stopped)
+        models |= _specialize(paths, specialists, own, gpus, progress, stopped)
     for name, path in models.items():
         _pin(paths, name, PreparedModel(path=path, sha256=_identity(path)), pinned[name])
-    return {"loading models": loaded - started, "fine-tuning specialists": time.monotonic() - loaded}
+    drawing = {"drawing own answers": drawn - loaded} if own else {}
+    return {"loading models": loaded - started, **drawing, "fine-tuning specialists": time.monotonic() - drawn}
 
 
 def _prepared(paths: Paths, student: str) -> PreparedModel | None:
@@ -77,44 +86,80 @@ def _pin(paths: Paths, student: str, entry: PreparedModel, before: PreparedModel
     atomic_write(file, entry.model_dump_json().encode())
 
 
+def _draw_answers(
+    paths: Paths, students: Sequence[str], gpus: Shares, progress: Progress, stopped: Callable[[], bool]
+) -> None:
+    """Write `examples/<student>.jsonl`, each on the GPUs of the engine that asks the base model."""
+    specs = {
+        student: _making(
+            paths,
+            student,
+            "own-answers",
+            "services.student.own_answers",
+            gpus.get(f"student-{student}"),
+            ("--examples", str(_own_examples(paths, student))),
+        )
+        for student in students
+    }
+    _run_all(specs, "drawing own answers", ANSWERS_TIMEOUT_S, progress, stopped)
+
+
 def _specialize(
-    paths: Paths, students: list[str], gpus: Shares, progress: Progress, stopped: Callable[[], bool]
+    paths: Paths,
+    students: Sequence[str],
+    own: Sequence[str],
+    gpus: Shares,
+    progress: Progress,
+    stopped: Callable[[], bool],
 ) -> dict[str, Path]:
     """Each specialist in a process of its own, on its trainer's GPU if there is one: their memory is given back."""
-    running = {student: launch(_specializing(paths, student, gpus)) for student in students}
+    specs = {
+        student: _making(
+            paths,
+            student,
+            "specialize",
+            "services.trainer.offline.specializing",
+            gpus.get(f"trainer-{student}"),
+            ("--examples", str(_own_examples(paths, student))) if student in own else (),
+        )
+        for student in students
+    }
+    _run_all(specs, "fine-tuning the specialists", SPECIALIZE_TIMEOUT_S, progress, stopped)
+    return {name: Path(json.loads(log_tail(spec.log_file, lines=1))["path"]) for name, spec in specs.items()}
+
+
+def _making(
+    paths: Paths, student: str, name: str, module: str, gpus: tuple[int, ...] | None, arguments: Sequence[str]
+) -> ProcessSpec:
+    places = ("--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir))
+    return ProcessSpec(
+        f"{name}-{student}",
+        module,
+        paths.run_dir / "logs" / f"{name}-{student}.log",
+        {VISIBLE: visible(gpus)} if gpus else {},
+        ("--student", student, *places, *arguments),
+    )
+
+
+def _run_all(
+    specs: Mapping[str, ProcessSpec], what: str, timeout_s: float, progress: Progress, stopped: Callable[[], bool]
+) -> None:
+    """The processes of all students at once. Raises as `until_ended` and `require_success`."""
+    running = {student: launch(spec) for student, spec in specs.items()}
 
     def report() -> None:
         lines = [
-            f"{name}: {progress_of(_specialize_log(paths, name), process.poll())}" for name, process in running.items()
+            f"{student}: {progress_of(specs[student].log_file, process.poll())}" for student, process in running.items()
         ]
-        progress(f"specialists ({'; '.join(lines)})")
+        progress(f"{what} ({'; '.join(lines)})")
 
-    until_ended(
-        list(running.values()),
-        "fine-tuning the specialists",
-        timeout_s=SPECIALIZE_TIMEOUT_S,
-        report=report,
-        stopped=stopped,
-    )
-    return {student: _specialist(paths, student, process.returncode) for student, process in running.items()}
+    until_ended(list(running.values()), what, timeout_s=timeout_s, report=report, stopped=stopped)
+    for student, process in running.items():
+        require_success(f"{what}, student {student},", process.returncode, specs[student].log_file)
 
 
-def _specializing(paths: Paths, student: str, gpus: Shares) -> ProcessSpec:
-    own = gpus.get(f"trainer-{student}")
-    places = ("--run-dir", str(paths.run_dir), "--cache-dir", str(paths.cache_dir))
-    return ProcessSpec(
-        f"specialize-{student}",
-        "services.trainer.offline.specializing",
-        _specialize_log(paths, student),
-        {VISIBLE: visible(own)} if own else {},
-        ("--student", student, *places),
-    )
-
-
-def _specialist(paths: Paths, student: str, code: int) -> Path:
-    require_success(f"fine-tuning student {student}", code, _specialize_log(paths, student))
-    last = log_tail(_specialize_log(paths, student), lines=1)
-    return Path(json.loads(last)["path"])
+def _own_examples(paths: Paths, student: str) -> Path:
+    return paths.run_dir / "examples" / f"{student}.jsonl"
 
 
 def progress_of(log_file: Path, code: int | None) -> str:
@@ -122,10 +167,6 @@ def progress_of(log_file: Path, code: int | None) -> str:
     if code is not None:
         return "done" if code == 0 else f"ended with exit code {code}"
     return log_tail(log_file, lines=1)
-
-
-def _specialize_log(paths: Paths, student: str) -> Path:
-    return paths.run_dir / "logs" / f"specialize-{student}.log"
 
 
 def _identity(model_dir: Path) -> str:

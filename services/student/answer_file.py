@@ -45,13 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def answers(engine: Engine, asked: Questions) -> Iterator[PromptOutput]:
     """The outputs, in the order of the questions; the version must be loaded."""
-    # Chunks depend on the questions and the slots alone, so that the same questions are batched, and rounded, alike.
-    at_once = max(1, CALLS_OF_SLOTS * engine.slots // asked.samples)
+    at_once = questions_at_once(engine, asked.samples)
     for first in range(0, len(asked.questions), at_once):
         chunk = asked.questions[first : first + at_once]
         generations = iter(engine.generate([request for question in chunk for request in _requests(question, asked)]))
         for _ in chunk:
             yield prompt_output([next(generations) for _ in range(asked.samples)])
+
+
+def questions_at_once(engine: Engine, samples: int) -> int:
+    """Of one engine call. By slots and samples alone, so that the same questions are batched, and rounded, alike."""
+    return max(1, CALLS_OF_SLOTS * engine.slots // samples)
 
 
 def _requests(question: Question, asked: Questions) -> Iterator[GenerationRequest]:

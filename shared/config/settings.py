@@ -11,9 +11,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from shared.config.alarms import AlarmsSection
 from shared.config.baselines import GrpoSection, HacpoSection, Method
 from shared.config.machine import BusSection, ResourcesSection, RetentionSection, ServingSection, VllmSection
 from shared.config.section import Positive, Section, Share
+from shared.config.specializing import SpecializeSection
 from shared.contracts.messages import Sampling
 
 STUDENTS: tuple[Literal["a"], Literal["b"]] = ("a", "b")
@@ -84,33 +86,6 @@ class GateSection(Section):
         default="round_start",
         description="The tutor's version; `latest` is the one as its pupil's phase begins, and needs "
         '`run.schedule = "sequential"`.',
-    )
-
-
-class AlarmsSection(Section):
-    """When a step's figures raise an alarm; an alarm is told and reported, it stops nothing (docs/diagnostics.md)."""
-
-    window: Positive = Field(default=5, description="Steps in a row that a condition is looked at over.")
-    min_grad_norm: float = Field(
-        default=1e-4, ge=0, description="A gradient norm below this is near zero; the laptop preset's are about 0.04."
-    )
-    min_loss: float = Field(
-        default=1e-3,
-        ge=0,
-        description="Loss above which a gradient near zero is wrong; below it little is left to do.",
-    )
-    collapse_drop: Share = Field(default=0.5, description="Share of its best mean reward that a student has lost.")
-    collapse_z: float = Field(
-        default=5.0, gt=0, description="Standard errors that it must be: the best of many windows looks too good."
-    )
-    max_delta_logprob: float = Field(
-        default=0.3,
-        gt=0,
-        description="Mean absolute difference of log-probs, engine to trainer, in nats; looked at in each step. Equal "
-        "weights differ by at most 0.09 in bf16, wrong ones by 1.2 and more.",
-    )
-    min_unique_share: Share = Field(
-        default=0.2, description="Distinct rollouts in groups with a wrong one; of 8 equal ones the share is 0.125."
     )
 
 
@@ -236,17 +211,6 @@ class LoraSection(Section):
     first_layer: int = Field(default=0, ge=0, description="Adapt all linear layers of this block and those above.")
 
 
-class SpecializeSection(Section):
-    """Fine-tuning a student on its own domain before the run; no effect on students with `specialize = false`."""
-
-    learning_rate: float = Field(default=2e-3, gt=0)
-    batch_size: Positive = 8
-    epochs: Positive = 1
-    warmup_share: Share = 0.1
-    beta1: float = Field(default=0.9, gt=0, lt=1)
-    beta2: float = Field(default=0.99, gt=0, lt=1)
-
-
 class StudentSection(Section):
     """One student: which model it is and how it is served."""
 
@@ -254,7 +218,7 @@ class StudentSection(Section):
     domain: str = Field(description="Its stronger domain: it is fine-tuned on it, and named so to its peer.")
     specialize: bool = Field(default=False, description="Fine-tune on the own domain first, cached by content.")
     examples: str | None = Field(
-        default=None, description="JSONL file to fine-tune on (docs/data.md); none: what generated problems bring."
+        default=None, description="JSONL file to fine-tune on (docs/data.md); none: `specialize.source` says on what."
     )
     unknown_kinds: int = Field(
         default=0,
@@ -317,6 +281,11 @@ class RunSettings(Section):
     def peer_of(self, student: str) -> str:
         return "b" if student == "a" else "a"
 
+    def learns_from_itself(self, student: str) -> bool:
+        """Whether it is fine-tuned on right answers of its own."""
+        section = self.students[student]
+        return section.specialize and section.examples is None and self.specialize.source == "self"
+
 
 class Paths(Section):
     """Where a run and the caches lie."""
@@ -340,6 +309,9 @@ def refuse_contradictions(settings: RunSettings) -> None:
     for name, student in sorted(students.items()):
         if student.examples is not None and not student.specialize:
             raise ValueError(f"students.{name}.examples: without students.{name}.specialize = true they are not used")
+    sampling = settings.specialize.sampling
+    if sampling.keep > sampling.samples:
+        raise ValueError("specialize.sampling.keep: at most specialize.sampling.samples, of which they are kept")
     if settings.optimizer.mini_batches > settings.problems.per_step:
         raise ValueError("optimizer.mini_batches: at most problems.per_step, since a group is never split")
     if settings.problems.balance_domains and settings.problems.per_step % 2:

@@ -41,8 +41,9 @@ def examples_for(settings: RunSettings, student: str) -> tuple[Example, ...]:
     if settings.problems.source != GENERATED:
         raise ConfigError(
             f"students.{student}.specialize: expected students.{student}.examples, a JSONL file to fine-tune on "
-            f"(docs/data.md), as problems.source = {settings.problems.source!r} brings no examples; or use "
-            "`specialize = false` and name a model that is a specialist already"
+            f"(docs/data.md), as problems.source = {settings.problems.source!r} brings no examples; or set "
+            "specialize.source = 'self', for right answers of its own; or use `specialize = false` and name a model "
+            "that is a specialist already"
         )
     (peer,) = (other for name, other in settings.students.items() if name != student)
     generated_domains((settings.students["a"].domain, settings.students["b"].domain))

@@ -23,7 +23,7 @@ from services.broker.machine.moves import (
     VersionServed,
 )
 from services.broker.machine.plan import Plan, PlannedProblem
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.events import BaseEvent, StatusChanged
 from shared.contracts.ids import version_steps

@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.ids import seed_of
 from shared.contracts.run import Split
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from services.broker.machine.books import add
 from services.broker.machine.moves import Command, Tell
 from services.broker.machine.plan import Plan
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.acting import SilenceAct
 from shared.contracts.diagnostics import Alarm, AlarmName, AlarmWatch, RewardWindow, Silenced, StepLook
 from shared.contracts.events import UNSTAMPED, AlarmRaised, TutorSilenced

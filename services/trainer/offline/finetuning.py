@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from services.trainer.model.model import StudentModel
 from services.trainer.step.trees import Tree
-from shared.config.settings import SpecializeSection
+from shared.config.specializing import SpecializeSection
 from shared.errors import ModelError
 from shared.modeling.chat import completion_ids, render
 from shared.problems.specialising import Example

@@ -1,8 +1,9 @@
 """Makes a student's specialist: its base model, fine-tuned on its own domain, merged and saved as a whole model.
 
 `python -m services.trainer.offline.specializing --student a --run-dir R --cache-dir C` prints progress, and as its last
-line {"path", "cached", "seconds"}. What always holds: a directory under C/specialists/ is complete, and its name
-is the hash of everything that its weights depend on; of two processes after the same one, the second waits.
+line {"path", "cached", "seconds"}; with `--examples F` the examples are those of F. What always holds: a directory
+under C/specialists/ is complete, and its name is the hash of everything that its weights depend on; of two processes
+after the same one, the second waits.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from shared.modeling.device import device_here
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.resolving import resolve_model
 from shared.modeling.saving import model_identity, save_model
-from shared.problems.examples import examples_for
+from shared.problems.examples import examples_for, read_examples
 from shared.problems.loading import problems_of
 from shared.problems.specialising import Example
 
@@ -70,7 +71,8 @@ class Specialist:
             "problems": self.problems_hash,
             "examples": [_example_json(each) for each in self.examples],
             "lora": asdict(self.lora),
-            "specialize": self.settings.specialize.model_dump(mode="json"),
+            # How examples were come by is in them: a specialist is the same whoever brought the file.
+            "specialize": self.settings.specialize.model_dump(mode="json", exclude={"source", "sampling"}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -81,22 +83,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--student", required=True, choices=("a", "b"))
     parser.add_argument("--run-dir", required=True, type=Path)
     parser.add_argument("--cache-dir", required=True, type=Path)
+    parser.add_argument("--examples", type=Path, help="A file of right answers of the student's own.")
     given = parser.parse_args(arguments)
     started = time.monotonic()
     settings = settings_of(given.run_dir)
     torch.set_num_threads(settings.resources.threads)
-    specialist = describe(settings, given.student, given.cache_dir)
+    specialist = describe(settings, given.student, given.cache_dir, given.examples)
     path, cached = ensure(specialist, given.cache_dir, _say)
     result = {"path": str(path), "cached": cached, "seconds": round(time.monotonic() - started, 1)}
     _say(json.dumps(result))
     return 0
 
 
-def describe(settings: RunSettings, student: str, cache_dir: Path) -> Specialist:
-    """What the specialist of `student` is to be. Raises ConfigError where there are no examples for it."""
+def describe(settings: RunSettings, student: str, cache_dir: Path, own: Path | None = None) -> Specialist:
+    """What the specialist of `student` is to be. own: a file of right answers of its own, in place of what the settings
+    name. Raises ConfigError where there are no examples for it."""
     section = settings.students[student]
-    examples = examples_for(settings, student)
-    problems = "" if section.examples else problems_of(settings).content_hash
+    examples = examples_for(settings, student) if own is None else read_examples(own, problems_of(settings))
+    problems = "" if section.examples or own else problems_of(settings).content_hash
     return Specialist(student, resolve_model(section.model, cache_dir), section, settings, problems, examples)
 
 

@@ -35,6 +35,7 @@ from shared.errors import ConfigError
             ],
             "students.a.vllm.url: full weights are read in place",
         ),
+        (["specialize.sampling.samples=1"], "specialize.sampling.keep: at most specialize.sampling.samples"),
         (["run.weights=full", "loss.teacher=trust_region"], "set loss.teacher = 'ema', or run.weights = 'lora'"),
     ],
 )
@@ -65,3 +66,12 @@ def test_full_weights_can_be_had(one_way: str) -> None:
     overrides = ["run.weights=full", "students.b.engine=vllm", one_way]
     settings = load_settings(preset="smoke", overrides=overrides, environ={})
     assert settings.run.weights == ("lora" if one_way == "run.weights=lora" else "full")
+
+
+def test_a_student_learns_from_itself_where_it_is_specialized_and_names_no_file() -> None:
+    overrides = ["specialize.source=self", "students.a.specialize=true"]
+    settings = load_settings(preset="smoke", overrides=overrides, environ={})
+    assert [settings.learns_from_itself(student) for student in "ab"] == [True, False]
+    for other in ("students.a.examples=file.jsonl", "specialize.source=problems"):
+        settings = load_settings(preset="smoke", overrides=[*overrides, other], environ={})
+        assert not settings.learns_from_itself("a"), other

@@ -8,7 +8,7 @@ import pytest
 
 from services.broker.machine.machine import new_run
 from services.broker.machine.watching import look
-from shared.config.settings import AlarmsSection
+from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import BatchRewards
 from shared.contracts.events import AlarmRaised
 from shared.contracts.run import RunState, StepState

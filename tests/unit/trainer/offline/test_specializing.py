@@ -28,7 +28,8 @@ from services.trainer.offline.finetuning import (
 )
 from services.trainer.offline.specializing import Specialist, describe, ensure, main
 from shared.config.loading import to_toml, validate
-from shared.config.settings import RunSettings, SpecializeSection
+from shared.config.settings import RunSettings
+from shared.config.specializing import SpecializeSection
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, ModelError
 from shared.modeling.adapters import LoraSpec
@@ -174,6 +175,8 @@ def test_problems_and_examples_change_the_key_and_unrelated_settings_do_not(spec
     tree = specialist.settings.model_dump(mode="json", exclude_none=True)
     tree["run"] |= {"rounds": 7}
     tree["rollout"] |= {"samples": 3}
+    # How the examples were come by: they are in the key themselves.
+    tree["specialize"] |= {"source": "self", "sampling": {"keep": 1}}
     assert replace(specialist, settings=validate(tree)).key == specialist.key
     assert replace(specialist, problems_hash="others").key != specialist.key
     assert replace(specialist, examples=CAPITALS[:3]).key != specialist.key
@@ -196,6 +199,17 @@ def test_other_problems_bring_no_examples(settings: RunSettings, tmp_path: Path)
     tree["problems"] |= {"source": "data/sciknow", "format": "mcq"}
     with pytest.raises(ConfigError, match=r"expected students\.a\.examples.*'data/sciknow'"):
         describe(validate(tree), "a", tmp_path)
+
+
+def test_a_file_of_its_own_right_answers_takes_the_place_of_what_the_settings_name(
+    settings: RunSettings, tmp_path: Path
+) -> None:
+    rows = [{"messages": [{"role": "user", "content": "France?"}], "completion": "Paris"}]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = describe(settings, "a", tmp_path, file)
+    assert [(each.messages[0].content, each.completion) for each in found.examples] == [("France?", "Paris")]
+    assert found.problems_hash == ""
 
 
 def test_a_kind_that_is_to_be_unknown_has_other_examples(settings: RunSettings, tmp_path: Path) -> None:
