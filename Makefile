@@ -9,9 +9,9 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.ready
 TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
-# Processes that tests run in; 0 runs them one after the other in one. One more than two cores, as a third of the time of
-# tests of whole runs is waiting. Long files come first, so that none ends alone.
-WORKERS ?= 3
+# Processes that tests run in; 0 runs them one after the other in one. A third one gains a little where nothing else runs
+# on two cores. Long files come first, so that none ends alone.
+WORKERS ?= 2
 SPREAD = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 ARGS ?=
 
