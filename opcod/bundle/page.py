@@ -63,7 +63,7 @@ def render(report: Report, part: Excerpt, pictures: Path) -> str:
     return environment.get_template("bundle.jinja").render(
         report=report,
         verdict_lines=verdict_lines(report),
-        warnings=warning_lines(report.silenced, report.alarms, report.declines),
+        warnings=warning_lines(report),
         grids=grids(report),
         part=part,
         choices={name: sorted({shown.values[name] for shown in part.shown}) for name in FILTERS},

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from shared.contracts.diagnostics import Alarm, Silenced
+from shared.contracts.diagnostics import Silenced
 from shared.contracts.run import GateDecision
 from shared.results.diagnostics import FIGURES, Diagnostics, RoundVerdicts
 from shared.results.figures import Rate
@@ -46,17 +46,18 @@ def diagnostic_grids(diagnostics: Diagnostics) -> list[Grid]:
     ]
 
 
-def warning_lines(silenced: Sequence[Silenced], alarms: Sequence[Alarm], declines: Sequence[Decline]) -> list[str]:
+def warning_lines(report: Report) -> list[str]:
     """One line for each tutor that was silenced, each alarm, and each student that ends below its best."""
     alarmed = [
         f"Alarm, student {alarm.student}, round {alarm.round}, step {alarm.step}: {alarm.alarm.replace('_', ' ')}, "
         f"{alarm.reason}."
-        for alarm in alarms
+        for alarm in report.alarms
     ]
-    return [*map(_silenced_line, silenced), *alarmed, *map(_decline_line, declines)]
+    declined = [_decline_line(each, report.run) for each in report.declines]
+    return [*map(_silenced_line, report.silenced), *alarmed, *declined]
 
 
-def _decline_line(each: Decline) -> str:
+def _decline_line(each: Decline, run: str) -> str:
     low, high = (100 * bound for bound in each.interval)
     head = (
         f"Student {each.student} ends below its best: {each.best} validates at {100 * each.best_score:.1f} %, the last "
@@ -65,7 +66,7 @@ def _decline_line(each: Decline) -> str:
     if each.kept:
         return f"{head}. {each.best} is what was tested and is handed on (run.keep_best)."
     return (
-        f"{head}. Go back to it with `opcod weights rollback --student {each.student} --to "
+        f"{head}. Go back to it with `opcod weights rollback {run} --student {each.student} --to "
         f"{each.best.partition('@')[2]}`, or let a run do so by `run.keep_best = true`."
     )
 
@@ -185,7 +186,7 @@ def grids(report: Report) -> list[Grid]:
 
 
 def to_markdown(report: Report) -> str:
-    warnings = warning_lines(report.silenced, report.alarms, report.declines)
+    warnings = warning_lines(report)
     lines = [f"# Run {report.run}", "", *verdict_lines(report), "", *(f"- {line}" for line in warnings), ""]
     for grid in grids(report):
         lines += markdown(grid)
@@ -196,7 +197,7 @@ def to_markdown(report: Report) -> str:
 def print_report(report: Report, console: Console) -> None:
     for grid in grids(report):
         console.print(terminal(grid))
-    for line in warning_lines(report.silenced, report.alarms, report.declines):
+    for line in warning_lines(report):
         console.print(line, style="bold red", highlight=False)
     for line in verdict_lines(report):
         console.print(line, style="bold", highlight=False)

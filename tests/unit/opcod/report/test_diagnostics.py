@@ -10,7 +10,7 @@ from shared.contracts.run import Tally
 from shared.contracts.weights import StepRecord
 from shared.results.diagnostics import Diagnostics, RevisionRates, diagnose
 from shared.results.grid import text
-from shared.results.report import build_report
+from shared.results.report import Decline, build_report
 from tests.fakes.figures import revision_count, step_metrics
 from tests.fakes.final_state import final_state, settings
 
@@ -137,8 +137,9 @@ def test_no_cell_breaks_the_markdown_table() -> None:
 
 def test_warnings_stand_in_the_report() -> None:
     state = final_state(silenced=[SILENCED], alarms=[ALARM])
-    written = to_markdown(build_report(state, settings(), {}, 100.0, {}))
-    first, second = warning_lines(state.silenced, state.alarms, [])
+    report = build_report(state, settings(), {}, 100.0, {})
+    written = to_markdown(report)
+    first, second = warning_lines(report)
     assert f"- {first}\n- {second}\n" in written
     assert "Tutor b was silenced for student a in step 3, for the rest of round 1: its feedback broke 9 of 10" in first
     assert second == "Alarm, student b, round 2, step 7: reward collapse, mean reward 0.1 over 5 steps."
@@ -152,3 +153,15 @@ def test_warnings_are_lines_of_who_follows_the_run() -> None:
         "(surely more than 50 %)"
     )
     assert headline(alarm) == "ALARM student b, step 7: reward collapse: mean reward 0.1 over 5 steps"
+
+
+def test_who_ends_below_its_best_is_told_with_the_command_that_goes_back() -> None:
+    decline = Decline(
+        student="a", best="a@v3", best_score=0.9, last="a@v6", last_score=0.6, interval=(-0.4, -0.2), kept=False
+    )
+    report = build_report(final_state(), settings(), {}, 100.0, {})
+    (left,) = warning_lines(report.model_copy(update={"declines": [decline]}))
+    assert "a@v3 validates at 90.0 %, the last version a@v6 at 60.0 % (change -40.0 to -20.0)" in left
+    assert f"`opcod weights rollback {report.run} --student a --to v3`" in left
+    (kept,) = warning_lines(report.model_copy(update={"declines": [decline.model_copy(update={"kept": True})]}))
+    assert kept.endswith("a@v3 is what was tested and is handed on (run.keep_best).")
