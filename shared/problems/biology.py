@@ -2,6 +2,19 @@
 
 from shared.problems.kinds import Kind
 
+_PEOPLE = (
+    "a nurse",
+    "a pilot",
+    "a singer",
+    "a cook",
+    "a runner",
+    "a teacher",
+    "a diver",
+    "a guest",
+    "a painter",
+    "a judge",
+)
+
 BIOLOGY = (
     Kind(
         name="colonies",
@@ -92,18 +105,7 @@ BIOLOGY = (
             "How many ml of air does {thing} take in with {breaths} calm breaths?",
             "Find the ml of air in {breaths} calm breaths of {thing}.",
         ),
-        things=(
-            "a nurse",
-            "a pilot",
-            "a singer",
-            "a cook",
-            "a runner",
-            "a teacher",
-            "a diver",
-            "a guest",
-            "a painter",
-            "a judge",
-        ),
+        things=_PEOPLE,
         concepts=("breaths",),
         wrong_formulas=("breaths", "5 * breaths", "breaths / 5", "10 * breaths", "breaths + 5"),
         guessable=False,
@@ -196,18 +198,7 @@ BIOLOGY = (
             "How often does the heart of {thing} beat at rest in {rest time} minutes?",
             "Count the beats of the heart of {thing} at rest in {rest time} minutes.",
         ),
-        things=(
-            "a nurse",
-            "a pilot",
-            "a singer",
-            "a cook",
-            "a runner",
-            "a teacher",
-            "a diver",
-            "a guest",
-            "a painter",
-            "a judge",
-        ),
+        things=_PEOPLE,
         concepts=("heart",),
         wrong_formulas=("rest time", "7 * rest time", "rest time / 7", "10 * rest time", "rest time + 7"),
         guessable=False,

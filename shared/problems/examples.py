@@ -45,9 +45,9 @@ def examples_for(settings: RunSettings, student: str) -> tuple[Example, ...]:
             "specialize.source = 'self', for right answers of its own; or use `specialize = false` and name a model "
             "that is a specialist already"
         )
-    (peer,) = (other for name, other in settings.students.items() if name != student)
-    generated_domains((settings.students["a"].domain, settings.students["b"].domain))
-    knowledge = Knowledge(section.domain, peer.domain, section.unknown_kinds)
+    domains = generated_domains((settings.students["a"].domain, settings.students["b"].domain))
+    (other,) = (domain for domain in domains if domain != section.domain)
+    knowledge = Knowledge(section.domain, other, section.unknown_kinds)
     return tuple(recipe(knowledge, seed=settings.run.seed))
 
 

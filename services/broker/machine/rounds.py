@@ -103,8 +103,7 @@ def evaluate(state: RunState, plan: Plan, at: float, *, after: Status) -> list[C
         state.evals = []
         chosen = state.status is Status.FINAL_EVAL and plan.keep_best and scores[0].split is Split.VALIDATION
         if chosen:
-            commands += _make_best_live(state, plan)
-        if chosen and plan.partitions[Split.TEST]:
+            _make_best_live(state, plan)
             return commands + _begin_evals(state, plan, [Split.TEST]) + evaluate(state, plan, at, after=after)
         commands.append(enter(state, after, at))
     return commands
@@ -124,12 +123,11 @@ def _splits(state: RunState, plan: Plan) -> list[Split]:
     return [split for split in wanted if plan.partitions[split]]
 
 
-def _make_best_live(state: RunState, plan: Plan) -> list[Command]:
+def _make_best_live(state: RunState, plan: Plan) -> None:
     for student in plan.students:
         best = best_validated(state.scores, student)
         if best is not None:
             state.version[student] = best.version
-    return [Serve(student, *serve_set(state, student)) for student in plan.students]
 
 
 def _new_eval(state: RunState, plan: Plan, student: str, split: Split) -> EvalState:

@@ -17,7 +17,7 @@ from shared.problems.specialising import (
     solve_examples,
 )
 
-A = Knowledge("physics", "chemistry", 3)
+A = Knowledge("physics", "chemistry", 4)
 B = Knowledge("chemistry", "physics", 1)
 PAIRS = [("physics", "chemistry"), ("chemistry", "biology"), ("biology", "physics")]
 COUNTS = SpecialistCounts()
@@ -78,7 +78,7 @@ def test_the_default_counts(knowledge: Knowledge) -> None:
 
 
 @pytest.mark.parametrize("own, other", [*PAIRS, *(pair[::-1] for pair in PAIRS)])
-@pytest.mark.parametrize("unknown", [1, 3])
+@pytest.mark.parametrize("unknown", [1, 4])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_example_tells_a_constant_that_the_student_is_not_to_know(
     own: str, other: str, unknown: int, seed: int
