@@ -15,6 +15,8 @@ from shared.files.store import LocalStore
 
 pytest.importorskip("torch")
 
+import torch
+
 from opcod.main import app
 from services.trainer.app import build_trainer
 from services.trainer.checkpoint import Checkpoints
@@ -52,6 +54,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (run_dir / "models" / f"{name}.json").write_text(model.model_dump_json())
     store = LocalStore(run_dir)
     config = training_config(validate(read_toml(run_dir / "config.toml")), RUN, run_dir, STUDENT)
+    # As the trainer's process does: over another number of threads sums round otherwise, and a replay differs.
+    torch.set_num_threads(config.settings.resources.threads)
     checkpoints = Checkpoints(store, run=RUN, student=STUDENT, base_sha256=BASE_SHA256)
     trainer = build_trainer(config, store, checkpoints, threading.Event())
     trainer.restore()
