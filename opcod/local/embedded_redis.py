@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from opcod.local.signals import interruptible
+from shared.bus.redis_link import one_try
 from shared.errors import UnavailableError
 from shared.http.serving import PARENT_VARIABLE, run_service
 from shared.parents import ending_with_me
@@ -120,9 +119,8 @@ def answers(port: int) -> bool:
 def end_leftover(port: int, data_dir: Path) -> None:
     """Ask a server that still has this port to end, and wait for it, if it is the one of `data_dir`: the port may be
     another's by now. Nothing happens if none answers."""
-    # redis-py would try for seconds to connect, and mostly none is left.
-    once = Retry(NoBackoff(), 0)
-    client = redis.Redis(HOST, port, socket_timeout=END_TIMEOUT_S, socket_connect_timeout=ANSWER_S, retry=once)
+    # Mostly none is left, and one refusal says so.
+    client = redis.Redis(HOST, port, socket_timeout=END_TIMEOUT_S, socket_connect_timeout=ANSWER_S, retry=one_try())
     with contextlib.closing(client), contextlib.suppress(redis.RedisError, OSError):
         if data_dir.samefile(client.config_get("dir")["dir"] or ""):
             client.shutdown(save=False)

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from opcod.local.deployment import DEPLOYMENT_FILE, Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
 from opcod.local.embedded_redis import end_leftover
 from opcod.local.gpus import VISIBLE, gpus_here, share_out, visible
 from opcod.local.processes import Launch, ProcessSpec, Supervisor, launch, log_tail
 from shared.bus.redis import RedisBus
+from shared.bus.redis_link import one_try
 from shared.config.settings import Paths, RunSettings
 from shared.errors import StoppedError, UnavailableError
 from shared.files.text import expanded
@@ -208,10 +207,9 @@ def _probe(url_file: Path) -> str | None:
 
 
 def _pings(url: str) -> str | None:
-    # redis-py would ask three times more by itself, seconds apart, while the server is up long since.
-    once = Retry(NoBackoff(), 0)
+    # Asked again by us, and sooner than redis-py would.
     client = redis.Redis.from_url(
-        url, socket_timeout=PROBE_TIMEOUT_S, socket_connect_timeout=PROBE_TIMEOUT_S, retry=once
+        url, socket_timeout=PROBE_TIMEOUT_S, socket_connect_timeout=PROBE_TIMEOUT_S, retry=one_try()
     )
     try:
         client.ping()

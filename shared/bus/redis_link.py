@@ -77,6 +77,11 @@ def script_text(name: str) -> str:
     return "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("rules", name))
 
 
+def one_try() -> Retry:
+    """For redis-py, which by itself would try a refused connection three times more, seconds apart."""
+    return Retry(NoBackoff(), 0)
+
+
 class RedisLink:
     """deadline_s bounds each operation. Raises ConfigError if `url` is not a Redis URL."""
 
@@ -91,7 +96,7 @@ class RedisLink:
                 url,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
+                retry=one_try(),
             )
         except (ValueError, TypeError) as error:
             raise ConfigError(f"redis at {self.url}: expected options that redis-py knows, after `?`") from error
