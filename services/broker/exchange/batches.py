@@ -79,8 +79,8 @@ def build_group(
     told = list(exchanges) if exchanges is not None else [None] * len(texts)
     delivered = [exchange.delivered if exchange else None for exchange in told]
     feedback = [None if index in excluded else text for index, text in enumerate(delivered)]
-    peer_rewards = [format_.grade(rollout.text, problem.answer) for rollout in peer]
-    together = advantage_mask([*rewards, *peer_rewards])
+    foreign = _peer_samples(peer, problem, format_, rewards)
+    together = advantage_mask([*rewards, *(sample.reward for sample in foreign)])
     mask = together[: len(rewards)] if policy_gradient else loss_mask(demonstrations, feedback)
     samples = []
     for index, sample in enumerate(rollouts.samples):
@@ -112,17 +112,26 @@ def build_group(
         messages=tuple(format_.messages(problem)),
         prompt_token_ids=rollouts.prompt_token_ids,
         samples=tuple(samples),
-        peer_samples=tuple(
-            PeerSample(
-                index=index,
-                text=rollout.text,
-                logprobs=rollout.logprobs,
-                finish_reason=rollout.finish_reason,
-                reward=reward,
-                mask=together[-1],
-            )
-            for index, (rollout, reward) in enumerate(zip(peer, peer_rewards, strict=True))
-        ),
+        peer_samples=foreign,
+    )
+
+
+def _peer_samples(
+    peer: Sequence[Rollout], problem: Problem, format_: ProblemFormat, own: Sequence[float]
+) -> tuple[PeerSample, ...]:
+    """The peer's rollouts with their rewards; the mask is that of all rewards, with the student's `own`."""
+    rewards = [format_.grade(rollout.text, problem.answer) for rollout in peer]
+    mask = advantage_mask([*own, *rewards])[len(own) :]
+    return tuple(
+        PeerSample(
+            index=index,
+            text=rollout.text,
+            logprobs=rollout.logprobs,
+            finish_reason=rollout.finish_reason,
+            reward=rewards[index],
+            mask=mask[index],
+        )
+        for index, rollout in enumerate(peer)
     )
 
 

@@ -90,18 +90,42 @@ def policy_gradient(
     old_RT = _old_logprobs(rows, logprobs_RT, places, old)
     if not bool(torch.isfinite(logprobs_RT).all() & torch.isfinite(old_RT).all()):
         return None
-    advantages_R = torch.tensor([row.advantage for row in rows], device=places.mask.device)
-    everything = torch.ones(len(rows), dtype=torch.bool, device=places.mask.device)
-    # 1 for a foreign row: the log-probs that it was drawn with are its old policy.
-    weights_RT = importance_weights(old_RT, places.rollout_logprobs, places.mask, clip=rule.is_clip)
+    anchor_RT = _anchor(anchor_to, packs, places, rule.temperature) if anchor_to is not None else None
+    loss = _loss(logprobs_RT, old_RT, anchor_RT, rows, foreign_R, places, rule, denominator, update)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        return None
+    loss.backward()  # type: ignore[no-untyped-call]
     used = 0
     if rule.sharing is not None:
-        weighed = Foreign(foreign_R, torch.tensor([row.weight for row in rows], device=places.mask.device))
-        loss = hacpo_loss(
+        used = int((foreign_R & unclipped(logprobs_RT, old_RT, places.mask, rule.sharing, update)).sum())
+    own = places.mask & ~foreign_R[:, None]
+    return PolicyGradient(value, (old_RT[own], places.rollout_logprobs[own]), int(foreign_R.sum()), used)
+
+
+def _loss(
+    logprobs_RT: Tensor,
+    old_RT: Tensor,
+    anchor_RT: Tensor | None,
+    rows: Sequence[Row],
+    foreign_R: Tensor,
+    places: Places,
+    rule: PolicyRule,
+    denominator: float,
+    update: int,
+) -> Tensor:
+    """Of the method that the rule is of; a scalar."""
+    device = places.mask.device
+    advantages_R = torch.tensor([row.advantage for row in rows], device=device)
+    everything = torch.ones(len(rows), dtype=torch.bool, device=device)
+    # 1 for a foreign row: the log-probs that it was drawn with are its old policy.
+    weights_RT = importance_weights(old_RT, places.rollout_logprobs, places.mask, clip=rule.is_clip)
+    if rule.sharing is not None:
+        return hacpo_loss(
             logprobs_RT,
             old_RT,
             advantages_R,
-            weighed,
+            Foreign(foreign_R, torch.tensor([row.weight for row in rows], device=device)),
             places.mask,
             everything,
             rule.sharing,
@@ -110,29 +134,21 @@ def policy_gradient(
             aggregation=rule.aggregation,
             denominator=denominator,
         )
-        used = int((foreign_R & unclipped(logprobs_RT, old_RT, places.mask, rule.sharing, update)).sum())
-    else:
-        loss = grpo_loss(
-            logprobs_RT,
-            old_RT,
-            advantages_R,
-            places.mask,
-            everything,
-            clip_low=rule.grpo.clip_low,
-            clip_high=rule.grpo.clip_high,
-            dual_clip=rule.grpo.dual_clip,
-            anchor=rule.grpo.anchor,
-            anchor_logprobs=_anchor(anchor_to, packs, places, rule.temperature) if anchor_to is not None else None,
-            weights=weights_RT,
-            aggregation=rule.aggregation,
-            denominator=denominator,
-        )
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        return None
-    loss.backward()  # type: ignore[no-untyped-call]
-    own = places.mask & ~foreign_R[:, None]
-    return PolicyGradient(value, (old_RT[own], places.rollout_logprobs[own]), int(foreign_R.sum()), used)
+    return grpo_loss(
+        logprobs_RT,
+        old_RT,
+        advantages_R,
+        places.mask,
+        everything,
+        clip_low=rule.grpo.clip_low,
+        clip_high=rule.grpo.clip_high,
+        dual_clip=rule.grpo.dual_clip,
+        anchor=rule.grpo.anchor,
+        anchor_logprobs=anchor_RT,
+        weights=weights_RT,
+        aggregation=rule.aggregation,
+        denominator=denominator,
+    )
 
 
 def _old_logprobs(rows: Sequence[Row], logprobs_RT: Tensor, places: Places, old: OldPolicy) -> Tensor:
