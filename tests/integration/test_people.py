@@ -47,12 +47,12 @@ def test_too_many_are_sent_back_and_the_client_comes_again(student: Student) -> 
     student.start(latency_s=1.0)
     answers: list[str | None] = []
 
-    # Made before the crowd comes: on a busy machine that takes as long as the crowd stays.
+    # Before the crowd comes, which stays for a second: making the problems to ask one of takes a good part of that.
     client = OpenAI(base_url=f"{student.url}/v1", api_key="none", max_retries=2, timeout=WAIT_S)
+    messages = [{"role": "user", "content": question(student)}]
 
     def ask_like_anybody() -> None:
         with client:
-            messages = [{"role": "user", "content": question(student)}]
             answer = client.chat.completions.create(model="a", messages=messages)  # type: ignore[arg-type]
             answers.append(answer.choices[0].message.content)
 
