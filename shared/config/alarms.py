@@ -30,3 +30,17 @@ class AlarmsSection(Section):
     min_unique_share: Share = Field(
         default=0.2, description="Distinct rollouts in groups with a wrong one; of 8 equal ones the share is 0.125."
     )
+    max_length_ratio: float = Field(
+        default=1.5,
+        gt=1,
+        description="Times that the mean answer may have become longer or shorter than in the first round; on the "
+        "laptop preset it stays within 2 %.",
+    )
+    max_gap_growth: Share = Field(
+        default=0.2,
+        description="So much may the training reward have gained on the validation score since the run began. Hotter "
+        "rollouts catch up with cooler evaluations anyway: by at most 0.13 on the laptop preset.",
+    )
+    gap_z: float = Field(
+        default=3.0, gt=0, description="Standard errors that it must be; it is looked at once a round."
+    )

@@ -67,6 +67,7 @@ class BatchManifest(Contract):
 
     reward_variance: squared standard error of the mean reward, over groups; 0.25, the largest, for a single group.
     unique_share: of the rollouts in groups that hold a wrong one, the share that are distinct; None if there are none.
+    mean_tokens: of a rollout; None in a batch that does not tell.
     fence: fencing token of the broker that sealed it, by which the next one knows its own; 0 where it is not told.
     capabilities: with HACPO, each student's mean reward over its last steps up to this one.
     """
@@ -89,6 +90,7 @@ class BatchManifest(Contract):
     unique_share: float | None
     verdicts: dict[str, int]
     groups_sha256: str
+    mean_tokens: float | None = None
     fence: int = 0
     capabilities: dict[str, float] | None = Field(default=None, exclude_if=lambda capabilities: capabilities is None)
 

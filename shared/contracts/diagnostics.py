@@ -4,7 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-AlarmName = Literal["near_zero_gradient", "reward_collapse", "answer_collapse", "engine_drift"]
+AlarmName = Literal[
+    "near_zero_gradient", "reward_collapse", "answer_collapse", "engine_drift", "length_drift", "validation_gap"
+]
 
 StepKind = Literal["with_feedback", "without_feedback"]
 
@@ -99,12 +101,14 @@ class BatchRewards(StateModel):
     """What a sealed batch says of its rollouts.
 
     variance: squared standard error of the mean reward, over groups. unique_share: of the rollouts of groups that
-    hold a wrong one, the share that are distinct in their group; None if there is no such group.
+    hold a wrong one, the share that are distinct in their group; None if there is no such group. mean_tokens: of an
+    answer; None where the batch does not say.
     """
 
     mean: float
     variance: float
     unique_share: float | None
+    mean_tokens: float | None = None
 
 
 class StepLook(StateModel):
@@ -115,11 +119,21 @@ class StepLook(StateModel):
     delta_logprob: float
 
 
+class FirstLengths(StateModel):
+    """Mean tokens of an answer in the first round, over its steps so far."""
+
+    mean: float
+    steps: int
+
+
 class AlarmWatch(StateModel):
-    """One student's last steps (as many as the alarms look at), its best stretch, and the alarms that stand."""
+    """One student's last steps (as many as the alarms look at), its first and its best stretch of so many, how long its
+    answers were at first, and the alarms that stand."""
 
     recent: list[StepLook] = Field(default_factory=list)
+    first: RewardWindow | None = None
     best: RewardWindow | None = None
+    lengths: FirstLengths | None = None
     standing: list[AlarmName] = Field(default_factory=list)
 
 

@@ -145,7 +145,8 @@ class ReplayedStep(Contract):
 
 
 class StepRecord(Contract):
-    """What one step looked like. tutored: its tutor was asked. Rewards and unique share as in its batch's manifest."""
+    """What one step looked like. tutored: its tutor was asked. Rewards, unique share and mean tokens as in its batch's
+    manifest."""
 
     student: str
     round: int
@@ -154,6 +155,7 @@ class StepRecord(Contract):
     tutored: bool
     mean_reward: float | None
     unique_share: float | None
+    mean_tokens: float | None = None
     metrics: StepMetrics
 
 

@@ -30,8 +30,14 @@ def step_done(student: str, step: int, sha256: str = "0" * 64) -> StepDone:
     )
 
 
-def batch_rewards(mean: float = 0.5, *, variance: float = 0.001, unique_share: float | None = 0.8) -> BatchRewards:
-    return BatchRewards(mean=mean, variance=variance, unique_share=unique_share)
+def batch_rewards(
+    mean: float = 0.5,
+    *,
+    variance: float = 0.001,
+    unique_share: float | None = 0.8,
+    mean_tokens: float | None = 100.0,
+) -> BatchRewards:
+    return BatchRewards(mean=mean, variance=variance, unique_share=unique_share, mean_tokens=mean_tokens)
 
 
 def revision_count(

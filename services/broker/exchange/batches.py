@@ -184,6 +184,7 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         mean_reward=sum(sample.reward for sample in samples) / len(samples),
         reward_variance=_reward_variance(ordered),
         unique_share=_unique_share(ordered),
+        mean_tokens=sum(len(sample.token_ids) for sample in samples) / len(samples),
         verdicts=dict(sorted(verdicts.items())),
         groups_sha256=hashlib.sha256(lines).hexdigest(),
         fence=header.fence,

@@ -125,7 +125,10 @@ def count_batch(state: RunState, batch: BatchManifest) -> None:
                 return
             phase.step.counted = True
             phase.step.rewards = BatchRewards(
-                mean=batch.mean_reward, variance=batch.reward_variance, unique_share=batch.unique_share
+                mean=batch.mean_reward,
+                variance=batch.reward_variance,
+                unique_share=batch.unique_share,
+                mean_tokens=batch.mean_tokens,
             )
     tally = state.tallies[batch.student]
     tally.samples += batch.samples
@@ -267,6 +270,7 @@ def _kept(state: RunState, step: StepState, done: StepDone) -> KeepRecord:
             tutored=step.tutored,
             mean_reward=step.rewards.mean if step.rewards else None,
             unique_share=step.rewards.unique_share if step.rewards else None,
+            mean_tokens=step.rewards.mean_tokens if step.rewards else None,
             metrics=done.metrics,
         )
     )

@@ -89,6 +89,13 @@ class Plan:
             for problem in self._draw(student, domain, tuple(p for p in self.train if p.domain == domain), step, share)
         ]
 
+    def training_shares(self) -> dict[str, float]:
+        """The share of each domain in what a student is trained on."""
+        if self.balance_domains:
+            return {domain: 1 / len(self.domains) for domain in self.domains}
+        pools = {domain: sum(problem.domain == domain for problem in self.train) for domain in self.domains}
+        return {domain: count / len(self.train) for domain, count in pools.items()}
+
     def revises(self, student: str, step: int, problem_id: str) -> bool:
         """Whether this group is in the share whose student answers again after feedback."""
         draw = random.Random(seed_of(self.seed, student, step, problem_id, "revise"))

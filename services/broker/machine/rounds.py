@@ -16,6 +16,7 @@ from services.broker.machine.books import end_stage, enter, serve_set, to_issue
 from services.broker.machine.moves import Command, Forget, IssueEval, Serve, Tell
 from services.broker.machine.phases import advance_phase
 from services.broker.machine.plan import Plan
+from services.broker.machine.watching import look_at_scores
 from shared.bus.keys import eval_payloads
 from shared.contracts.events import UNSTAMPED, Evaluated, GateDecided
 from shared.contracts.ids import seed_of
@@ -96,6 +97,7 @@ def evaluate(state: RunState, plan: Plan, at: float, *, after: Status) -> list[C
         scores = [_score(evaluation, plan) for evaluation in state.evals]
         state.scores += scores
         commands += [tell_score(score) for score in scores]
+        commands += look_at_scores(state, plan, scores)
         commands += [
             Forget(eval_payloads(evaluation.student, evaluation.round, evaluation.split.value))
             for evaluation in state.evals

@@ -1,13 +1,21 @@
 """Alarms about a student's training, and the silencing of a tutor that does harm. Pure.
 
 An alarm is told, counted and reported; it never stops a run. It stands while its condition holds, and is raised
-again only after the condition was gone. The last is looked at in each step, the others over the last
-`alarms.window` steps of one student:
+again only after the condition was gone. Looked at over the last `alarms.window` steps of one student:
 
 - near_zero_gradient: every gradient norm is near zero though the loss is not small;
 - reward_collapse: the mean reward is far below the best such stretch, by share and by standard errors over groups;
 - answer_collapse: where rollouts are wrong, nearly all of a group are the same text;
+- length_drift: answers are far longer or shorter than in the run's first round.
+
+In each step:
+
 - engine_drift: engine and trainer give the sampled tokens other log-probs, so they do not hold the same model.
+
+At each validation but the first:
+
+- validation_gap: the reward of the last steps has run away from the validation score, compared with the first steps and
+  the validation before them: what is learnt are the training problems.
 
 A tutor whose feedback breaks right answers too often is silenced for the rest of its round; the rule is
 shared.method.silencing. A person may ask for it, too (`silence_now`). It is never taken back within the round. From
@@ -18,15 +26,25 @@ log and the events that were told agree; it is one step's at most.
 
 import math
 from collections.abc import Iterator, Sequence
+from statistics import mean, pvariance
 
 from services.broker.machine.books import add
 from services.broker.machine.moves import Command, Tell
 from services.broker.machine.plan import Plan
 from shared.config.alarms import AlarmsSection
 from shared.contracts.acting import SilenceAct
-from shared.contracts.diagnostics import Alarm, AlarmName, AlarmWatch, RewardWindow, Silenced, StepLook
+from shared.contracts.diagnostics import (
+    Alarm,
+    AlarmName,
+    AlarmWatch,
+    BatchRewards,
+    FirstLengths,
+    RewardWindow,
+    Silenced,
+    StepLook,
+)
 from shared.contracts.events import UNSTAMPED, AlarmRaised, TutorSilenced
-from shared.contracts.run import JobStatus, PhaseState, RunState, StepState
+from shared.contracts.run import JobStatus, PhaseState, RunState, Score, Split, StepState
 from shared.contracts.weights import StepMetrics
 from shared.method.silencing import BreakCount, SilenceJudgement, judge_tutor, resampling_chance
 
@@ -43,25 +61,72 @@ def look(
     seen = StepLook(rewards=step.rewards, flat=flat, delta_logprob=metrics.delta_logprob)
     # Replaced, not appended to: the window stays bounded, and with it the state.
     watch.recent = [*watch.recent, seen][-settings.window :]
+    if state.round == 1:
+        _keep_length(watch, step.rewards)
+    now = _window(watch, settings)
+    watch.first = watch.first or now
+    found = list(_conditions(watch, settings, now, later=state.round > 1))
+    return [each for name, reason in found for each in _settle(state, watch, student, step.step, (name, reason))]
+
+
+def look_at_scores(state: RunState, plan: Plan, scores: Sequence[Score]) -> list[Command]:
+    """Compare each student's validation score with the rewards of its last steps; the alarms that this raises."""
     commands: list[Command] = []
-    for name, reason in _conditions(watch, settings):
-        if reason is None and name in watch.standing:
-            watch.standing.remove(name)
-        elif reason is not None and name not in watch.standing:
-            watch.standing.append(name)
-            alarm = Alarm(student=student, alarm=name, round=state.round, step=step.step, reason=reason)
-            state.alarms.append(alarm)
-            commands.append(Tell(AlarmRaised(**UNSTAMPED, **alarm.model_dump())))
+    for score in scores:
+        watch = state.watches.get(score.student)
+        if score.split is not Split.VALIDATION or watch is None:
+            continue
+        before = next(s for s in state.scores if (s.student, s.split) == (score.student, score.split))
+        found: Found = ("validation_gap", _validation_gap(watch, plan, before, score))
+        commands += _settle(state, watch, score.student, state.steps[score.student], found)
     return commands
 
 
-def _conditions(watch: AlarmWatch, settings: AlarmsSection) -> Iterator[Found]:
+def _settle(state: RunState, watch: AlarmWatch, student: str, step: int, found: Found) -> list[Command]:
+    """Let the alarm stand or not, and raise it if it did not stand before."""
+    name, reason = found
+    if reason is None and name in watch.standing:
+        watch.standing.remove(name)
+    if reason is None or name in watch.standing:
+        return []
+    watch.standing.append(name)
+    alarm = Alarm(student=student, alarm=name, round=state.round, step=step, reason=reason)
+    state.alarms.append(alarm)
+    return [Tell(AlarmRaised(**UNSTAMPED, **alarm.model_dump()))]
+
+
+def _conditions(
+    watch: AlarmWatch, settings: AlarmsSection, now: RewardWindow | None, *, later: bool
+) -> Iterator[Found]:
+    """later: than the first round, with which lengths are compared."""
     yield "engine_drift", _engine_drift(watch.recent[-1], settings)
     if len(watch.recent) < settings.window:
         return
     yield "near_zero_gradient", _near_zero(watch.recent, settings)
-    yield "reward_collapse", _reward_collapse(watch, settings)
+    yield "reward_collapse", _reward_collapse(watch, settings, now)
     yield "answer_collapse", _answer_collapse(watch.recent, settings)
+    if later:
+        yield "length_drift", _length_drift(watch, settings)
+
+
+def _keep_length(watch: AlarmWatch, rewards: BatchRewards | None) -> None:
+    if rewards is None or rewards.mean_tokens is None:
+        return
+    before = watch.lengths or FirstLengths(mean=0.0, steps=0)
+    steps = before.steps + 1
+    watch.lengths = FirstLengths(mean=before.mean + (rewards.mean_tokens - before.mean) / steps, steps=steps)
+
+
+def _window(watch: AlarmWatch, settings: AlarmsSection) -> RewardWindow | None:
+    """The rewards of the last steps; None where they are too few, or not known of each."""
+    rewards = [step.rewards for step in watch.recent if step.rewards is not None]
+    if len(rewards) < settings.window:
+        return None
+    return RewardWindow(
+        mean=sum(each.mean for each in rewards) / len(rewards),
+        # Of a mean of n independent means: the sum of their variances over n squared.
+        variance=sum(each.variance for each in rewards) / len(rewards) ** 2,
+    )
 
 
 def _engine_drift(step: StepLook, settings: AlarmsSection) -> str | None:
@@ -80,16 +145,10 @@ def _near_zero(recent: Sequence[StepLook], settings: AlarmsSection) -> str | Non
     return f"{bounds} for {len(recent)} steps"
 
 
-def _reward_collapse(watch: AlarmWatch, settings: AlarmsSection) -> str | None:
+def _reward_collapse(watch: AlarmWatch, settings: AlarmsSection, now: RewardWindow | None) -> str | None:
     """Compare the last window with the best one so far, then keep the better of the two for next time."""
-    rewards = [step.rewards for step in watch.recent if step.rewards is not None]
-    if len(rewards) < len(watch.recent):
+    if now is None:
         return None
-    now = RewardWindow(
-        mean=sum(each.mean for each in rewards) / len(rewards),
-        # Of a mean of n independent means: the sum of their variances over n squared.
-        variance=sum(each.variance for each in rewards) / len(rewards) ** 2,
-    )
     best = watch.best
     if best is None or now.mean > best.mean:
         watch.best = now
@@ -99,7 +158,7 @@ def _reward_collapse(watch: AlarmWatch, settings: AlarmsSection) -> str | None:
     surely = fallen > settings.collapse_z * math.sqrt(best.variance + now.variance)
     if not surely or fallen < settings.collapse_drop * best.mean:
         return None
-    return f"mean reward {now.mean:.3f} over {len(rewards)} steps, {best.mean:.3f} at its best"
+    return f"mean reward {now.mean:.3f} over {settings.window} steps, {best.mean:.3f} at its best"
 
 
 def _answer_collapse(recent: Sequence[StepLook], settings: AlarmsSection) -> str | None:
@@ -109,6 +168,41 @@ def _answer_collapse(recent: Sequence[StepLook], settings: AlarmsSection) -> str
         return None
     share = sum(known) / len(known)
     return f"{100 * share:.0f} % of the rollouts in groups with a wrong one are distinct, over {len(recent)} steps"
+
+
+def _length_drift(watch: AlarmWatch, settings: AlarmsSection) -> str | None:
+    lengths = [step.rewards.mean_tokens for step in watch.recent if step.rewards is not None]
+    known = [length for length in lengths if length is not None]
+    first = watch.lengths
+    if first is None or len(known) < len(watch.recent):
+        return None
+    now = sum(known) / len(known)
+    if first.mean <= now * settings.max_length_ratio and now <= first.mean * settings.max_length_ratio:
+        return None
+    return f"answers of {now:.0f} tokens over {len(known)} steps, of {first.mean:.0f} in the first round"
+
+
+def _validation_gap(watch: AlarmWatch, plan: Plan, before: Score, score: Score) -> str | None:
+    """before: the validation that the run began with, of the same problems."""
+    first, now = watch.first, _window(watch, plan.alarms)
+    if first is None or now is None or before is score:
+        return None
+    shares = plan.training_shares()
+    gained, variance = 0.0, first.variance + now.variance
+    for domain, share in shares.items():
+        pairs = zip(before.correct[domain], score.correct[domain], strict=True)
+        changes = [(late - early) / score.samples for early, late in pairs]
+        gained += share * mean(changes)
+        # Both answered the same problems, so the noise is that of the changes and not of two scores.
+        variance += share**2 * (pvariance(changes) / max(len(changes) - 1, 1))
+    grown = (now.mean - first.mean) - gained
+    if grown <= max(plan.alarms.max_gap_growth, plan.alarms.gap_z * math.sqrt(variance)):
+        return None
+    validated = [sum(share * each.mean(domain) for domain, share in shares.items()) for each in (before, score)]
+    return (
+        f"mean reward went from {first.mean:.3f} in the first {plan.alarms.window} steps to {now.mean:.3f} in the last "
+        f"ones, the validation score from {validated[0]:.3f} to {validated[1]:.3f}"
+    )
 
 
 LOST_REASON = "silenced"

@@ -94,6 +94,8 @@ def test_a_manifest_counts_what_its_batch_holds(store: LocalStore) -> None:
     assert manifest.mean_reward == 0.25
     assert manifest.reward_variance == pytest.approx((0.25**2 + 0.25**2) / 2), "over the groups' means, 0.5 and 0"
     assert manifest.unique_share == 0.75, "the two of p0 are the same"
+    answers = [len(sample.token_ids) for each in groups for sample in each.samples]
+    assert manifest.mean_tokens == sum(answers) / len(answers)
 
 
 def test_a_manifest_leaves_groups_that_are_all_right_out_of_the_unique_share(store: LocalStore) -> None:

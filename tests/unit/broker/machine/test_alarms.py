@@ -2,18 +2,21 @@
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from services.broker.machine.machine import new_run
-from services.broker.machine.watching import look
+from services.broker.machine.moves import Command
+from services.broker.machine.plan import PlannedProblem
+from services.broker.machine.watching import look, look_at_scores
 from shared.config.alarms import AlarmsSection
-from shared.contracts.diagnostics import BatchRewards
+from shared.contracts.diagnostics import AlarmWatch, BatchRewards, RewardWindow, StepLook
 from shared.contracts.events import AlarmRaised
-from shared.contracts.run import RunState, StepState
+from shared.contracts.run import RunState, Score, Split, Status, StepState
 from tests.fakes.figures import batch_rewards, step_metrics
-from tests.fakes.world import small_plan, told
+from tests.fakes.world import World, small_plan, told
 
 SETTINGS = AlarmsSection()
 HEALTHY = batch_rewards()
@@ -22,17 +25,38 @@ HEALTHY = batch_rewards()
 class Watched:
     """One student's run of steps; `see` returns the names of the alarms that a step raises."""
 
-    def __init__(self, settings: AlarmsSection = SETTINGS) -> None:
-        self.state: RunState = new_run(small_plan(), incarnation=0, at=0.0)
+    def __init__(self, settings: AlarmsSection = SETTINGS, **plan: object) -> None:
+        self.plan = small_plan(alarms=settings, **plan)
+        self.state: RunState = new_run(self.plan, incarnation=0, at=0.0)
         self._settings = settings
         self._step = 0
 
     def see(self, rewards: BatchRewards | None = HEALTHY, **metrics: object) -> list[str]:
         self._step += 1
+        self.state.steps["a"] = self._step
         step = StepState(
             step=self._step, base_version=f"a@v{self._step - 1}", groups=[], rewards=rewards, opened_at=0.0, mark=0.0
         )
-        commands = look(self.state, self._settings, "a", step, step_metrics(**metrics))
+        return self._told(look(self.state, self._settings, "a", step, step_metrics(**metrics)))
+
+    def validate(
+        self, physics: Sequence[int], chemistry: Sequence[int], *, split: Split = Split.VALIDATION
+    ) -> list[str]:
+        """Score the student on problems of four samples each; returns the names of the alarms that this raises."""
+        score = Score(
+            student="a",
+            version=f"a@v{self._step}",
+            split=split,
+            round=self.state.round,
+            samples=4,
+            correct={"physics": list(physics), "chemistry": list(chemistry)},
+            answers={},
+            majority={},
+        )
+        self.state.scores.append(score)
+        return self._told(look_at_scores(self.state, self.plan, [score]))
+
+    def _told(self, commands: Sequence[Command]) -> list[str]:
         raised = told(commands, AlarmRaised)
         assert len(raised) == len(commands)
         return [event.alarm for event in raised]
@@ -123,3 +147,128 @@ def test_log_probs_that_are_not_the_trainers_are_told_in_the_first_step_and_once
     drifts = [0.01, 0.31, 1.2, 0.3, 0.09, 0.5]
     assert [run.see(delta_logprob=drift) for drift in drifts] == [[], ["engine_drift"], [], [], [], ["engine_drift"]]
     assert "0.310 nats, above 0.3" in run.state.alarms[0].reason
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [(160.0, "answers of 160 tokens over 5 steps, of 100 in the first round"), (60.0, "answers of 60 tokens")],
+    ids=["longer", "shorter"],
+)
+def test_answers_that_became_far_longer_or_shorter_than_in_the_first_round_are_told(tokens: float, said: str) -> None:
+    run = Watched()
+    assert [run.see(batch_rewards(mean_tokens=each)) for each in (90.0, 110.0, 95.0, 105.0, 100.0)] == [[]] * 5
+    run.state.round = 2
+    told = [run.see(batch_rewards(mean_tokens=tokens)) for _ in range(7)]
+    assert told == [[], [], [], [], ["length_drift"], [], []]
+    assert run.state.alarms[0].reason.startswith(said)
+
+
+def test_a_drift_within_the_bound_in_the_first_round_or_of_an_unknown_length_is_none() -> None:
+    run = Watched()
+    # What changes within the first round is part of what later ones are compared with.
+    for first in (400.0, 100.0, 100.0, 100.0, 100.0):
+        assert run.see(batch_rewards(mean_tokens=first)) == []
+    run.state.round = 2
+    for tokens in (150.0, 110.0, 230.0, None):
+        assert [run.see(batch_rewards(mean_tokens=tokens)) for _ in range(6)] == [[]] * 6
+
+
+def test_lengths_of_a_run_that_began_without_them_are_compared_with_nothing() -> None:
+    run = Watched()
+    run.see(batch_rewards(mean_tokens=None))
+    run.state.round = 2
+    assert [run.see(batch_rewards(mean_tokens=5.0)) for _ in range(6)] == [[]] * 6
+
+
+HALF = [2] * 30
+"""Right samples out of four, of 30 problems."""
+
+
+def memorising(run: Watched, validated: Sequence[int]) -> list[str]:
+    """The reward rises from 0.5 to 0.95 over twelve steps."""
+    run.validate(HALF, HALF)
+    for _ in range(6):
+        assert run.see(batch_rewards(0.5)) == []
+    for _ in range(6):
+        assert run.see(batch_rewards(0.95)) == []
+    run.state.round = 2
+    return run.validate(validated, validated)
+
+
+def test_a_training_reward_that_runs_away_from_the_validation_score_is_told() -> None:
+    run = Watched()
+    assert memorising(run, HALF) == ["validation_gap"]
+    assert run.state.alarms[0].reason == (
+        "mean reward went from 0.500 in the first 5 steps to 0.950 in the last ones, the validation score from 0.500 "
+        "to 0.500"
+    )
+    assert run.state.alarms[0].step == 12
+    assert run.validate(HALF, HALF) == [], "it stands"
+    assert run.validate([4] * 30, [4] * 30) == []
+    assert run.validate(HALF, HALF) == ["validation_gap"]
+
+
+def test_what_is_validated_too_is_learnt() -> None:
+    assert memorising(Watched(), [3] * 30) == []
+
+
+def test_a_gap_that_was_there_from_the_start_is_none() -> None:
+    run = Watched()
+    run.validate(HALF, HALF)
+    for _ in range(12):
+        run.see(batch_rewards(0.95))
+    run.state.round = 2
+    assert run.validate(HALF, HALF) == []
+
+
+@pytest.mark.parametrize("problems", [2, 30])
+def test_a_gap_within_the_noise_of_few_problems_is_none(problems: int) -> None:
+    """Half of the problems are lost and half won: the mean stays, and says little where they are few."""
+    run = Watched()
+    before, after = [0, 4] * (problems // 2), [4, 0] * (problems // 2)
+    run.validate(before, before)
+    for reward in (0.5, 0.95):
+        for _ in range(6):
+            run.see(batch_rewards(reward))
+    run.state.round = 2
+    assert run.validate(after, after) == ([] if problems == 2 else ["validation_gap"])
+
+
+def test_only_validations_after_the_first_window_are_looked_at() -> None:
+    run = Watched()
+    assert run.validate(HALF, HALF) == []
+    for reward in (0.1, 0.95, 0.95, 0.95):
+        run.see(batch_rewards(reward))
+    assert run.validate(HALF, HALF) == [], "four steps"
+    for _ in range(6):
+        run.see(batch_rewards(0.95))
+    assert run.validate(HALF, HALF, split=Split.TEST) == []
+
+
+def test_a_domain_weighs_as_much_as_in_training() -> None:
+    """Chemistry, of which there is nine times as much, is validated as well as it is trained."""
+    pool = tuple(PlannedProblem(f"p{n}", "physics" if n == 0 else "chemistry") for n in range(10))
+    for balanced, said in ((False, []), (True, ["validation_gap"])):
+        run = Watched(train=pool, balance_domains=balanced)
+        run.validate(HALF, HALF)
+        for reward in (0.5, 0.99):
+            for _ in range(6):
+                run.see(batch_rewards(reward))
+        run.state.round = 2
+        assert run.validate([2] * 30, [4] * 30) == said
+
+
+def test_a_gap_is_looked_for_at_every_validation_of_a_run() -> None:
+    """Rewards that no score of this run, whose students stay as they are, can keep up with."""
+    world = World(small_plan(alarms=AlarmsSection(window=1)))
+    world.start()
+    while world.state.status is not Status.TRAINING:
+        world.step()
+    rising = StepLook(rewards=batch_rewards(0.9, variance=0.0), flat=False, delta_logprob=0.0)
+    world.state.watches["b"] = AlarmWatch(recent=[rising], first=RewardWindow(mean=0.1, variance=0.0))
+    while world.state.status is Status.TRAINING:
+        world.state.watches["b"].recent = [rising]
+        world.step()
+    world.finish()
+    assert [(alarm.student, alarm.alarm, alarm.round) for alarm in world.state.alarms] == [("b", "validation_gap", 2)]
+    assert [event.alarm for event in world.told(AlarmRaised)] == ["validation_gap"]
