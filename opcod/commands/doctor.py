@@ -33,7 +33,7 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.prepare.checks import can_be_written, existing
+from opcod.prepare.checks import can_be_written, existing, thinking_notes
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import STUDENTS, Paths, RunSettings
@@ -102,6 +102,7 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
             f"resources.min_free_disk_bytes wants {settings.resources.min_free_disk_bytes / 1e9:.1f}",
         ),
         *_engines(settings),
+        *(() if is_elsewhere() else _templates(paths, settings)),
         _writable("runs", paths.runs_dir),
         _writable("cache", paths.cache_dir),
     ]
@@ -150,6 +151,16 @@ def _engines(settings: RunSettings) -> Iterator[Finding]:
         yield Finding("gpus", "ok", told or "none; models run on the CPU")
     except (ConfigError, UnavailableError) as error:
         yield Finding("gpus", "bad", str(error))
+
+
+def _templates(paths: Paths, settings: RunSettings) -> Iterator[Finding]:
+    """Of the models that are here already; none is fetched."""
+    try:
+        notes = thinking_notes(paths, settings, prepared=False)
+    except OpcodError as error:
+        yield Finding("chat templates", "bad", str(error))
+        return
+    yield from (Finding("chat templates", "warn", note) for note in notes)
 
 
 def _writable(what: str, path: Path) -> Finding:

@@ -27,7 +27,7 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.prepare.checks import check_name, check_settings
+from opcod.prepare.checks import check_name, check_settings, thinking_notes
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run, pin_problems, refuse_changes, stored_settings
 from shared.config.settings import Paths, RunSettings
@@ -80,6 +80,8 @@ def prepare(
         # Read for its errors: better here than in every service that starts with it.
         read_keys(key_file or ensure_key(paths.run_dir))
         seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"))
+        for note in thinking_notes(paths, settings, prepared=True):
+            typer.echo(f"note: {note}")
         write_engines(paths, settings)
         atomic_write(paths.run_dir / PREPARED_FILE, json.dumps({"seconds": seconds}).encode())
     typer.echo(f"prepared: {paths.run_dir}")

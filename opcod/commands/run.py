@@ -29,7 +29,7 @@ from opcod.options import (
     settings_from,
 )
 from opcod.planning.plan import show_plan
-from opcod.prepare.checks import check_settings
+from opcod.prepare.checks import check_settings, thinking_notes
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name, pin_problems
 from opcod.report.text import print_report
@@ -87,6 +87,9 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
         if uncovered is not None:
             console.print(f"note: {uncovered}", highlight=False, markup=False)
         timeline.add(prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted))
+        # Once, and not where going on needs no model here.
+        for note in () if resumed else thinking_notes(paths, settings, prepared=True):
+            console.print(f"note: {note}", highlight=False, markup=False)
         launcher = Launcher(paths, settings, "run", interrupted)
         for note in sharing(launcher.gpus):
             console.print(f"note: {note}", highlight=False)

@@ -36,6 +36,7 @@ from opcod.planning.work import (
     trained_tokens,
     work_of,
 )
+from opcod.prepare.checks import thinking_notes
 from shared.config.loading import to_toml
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.messages import ChatMessage
@@ -103,6 +104,7 @@ def plan_run(paths: Paths, settings: RunSettings) -> Planned:
     with _noted(found.missing):
         require_model_packages("a run")
         count, shapes = _look_at_models(found, paths, problems)
+        found.notes += thinking_notes(paths, settings, prepared=False)
     if problems is not None and evaluated is not None:
         found.lengths = prompt_lengths(problems, settings, count)
         found.work = work_of(settings, len(problems.train), evaluated, found.lengths)

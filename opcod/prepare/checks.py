@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+from opcod.installed import require_model_packages
 from opcod.local.deployment import latest_run
 from opcod.local.gpus import gpus_here, require_room, share_out
 from opcod.options import given, paths_for, settings_from
@@ -13,6 +14,7 @@ from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
 from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.contracts.models import prepared_model
 from shared.errors import ConfigError
 from shared.http.addresses import listen
 from shared.problems.evaluation import evaluated_problems
@@ -21,6 +23,9 @@ from shared.problems.loading import load_problems
 from shared.problems.problem import ProblemSet
 from shared.problems.rejection import own_problems
 from shared.vllm import find_installation
+
+PRIVILEGED = frozenset({"opcod", "sdpo"})
+"""Methods in which the self-teacher is shown what the student is not."""
 
 
 def check_settings(paths: Paths, settings: RunSettings) -> None:
@@ -127,6 +132,31 @@ def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:
     check_model(model_dir)
     load_tokenizer(model_dir, chat_template)
     return vocabulary_size(model_dir)
+
+
+def thinking_notes(paths: Paths, settings: RunSettings, *, prepared: bool) -> list[str]:
+    """Of students that think, though their teacher is to be shown the solution.
+
+    prepared: their models are those that were prepared for this run, else those of the settings that are on this
+    machine already. Raises ConfigError where packages are missing here, ModelError for a model that cannot be used.
+    """
+    shown = settings.run.method in PRIVILEGED
+    names = [name for name, student in settings.students.items() if shown and student.engine != "scripted"]
+    if not names:
+        return []
+    require_model_packages("a look at chat templates")
+    from shared.modeling.loading import load_tokenizer
+    from shared.modeling.resolving import find_model
+    from shared.modeling.thinking import thinking_note
+
+    notes = []
+    for name in names:
+        student = settings.students[name]
+        # A prepared one is there for certain; what it was made of may be gone.
+        found = prepared_model(paths.run_dir, name).path if prepared else find_model(student.model, paths.cache_dir)
+        if found is not None:
+            notes.append(thinking_note(name, load_tokenizer(found, student.chat_template)))
+    return [note for note in notes if note is not None]
 
 
 def served_settings(

@@ -34,10 +34,10 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     specials = special_ids(tokenizer)
     for turn in turns:
         turn["content"] = neutralise(tokenizer, turn["content"])
-    ids = encode(tokenizer, _rendered(tokenizer, turns))
+    ids = encode(tokenizer, rendered(tokenizer, turns))
     blank = [turn if turn["role"] == "system" else {**turn, "content": "x"} for turn in turns]
     # Special tokens that are there with blank contents, too, are the template's own; any more came from a content.
-    expected = encode(tokenizer, _rendered(tokenizer, blank))
+    expected = encode(tokenizer, rendered(tokenizer, blank))
     excess = _count(ids, specials) - _count(expected, specials)
     if excess:
         names = tokenizer.convert_ids_to_tokens(sorted(excess))
@@ -50,7 +50,7 @@ def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
     A template that ends its prompt without white space ("A:") gets one space before the text.
     """
-    prompt = _rendered(tokenizer, [{"role": "user", "content": "x"}])
+    prompt = rendered(tokenizer, [{"role": "user", "content": "x"}])
     body = neutralise(tokenizer, text.strip())
     return [*encode(tokenizer, body if prompt[-1:].isspace() else f" {body}"), int(tokenizer.eos_token_id)]
 
@@ -97,8 +97,15 @@ def _as_turn(message: ChatMessage | Mapping[str, str]) -> dict[str, str]:
     return {"role": message["role"], "content": message["content"]}
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> str:
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], *, thinking: bool = False) -> str:
+    """Return the text of a prompt as the template writes it, contents as they are. Raises PromptError.
+
+    thinking: what a template that has the choice is told, under the name that it knows.
+    """
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
+    if thinking:
+        # Left out where it is off, which is what those who know it by this name then take.
+        options["thinking"] = True
     try:
         text: str = tokenizer.apply_chat_template(list(turns), **options)
     except _REFUSALS as error:

@@ -15,6 +15,7 @@ from opcod.commands.prepare import ERROR_FILE, PREPARED_FILE
 from shared.config.environment import ServiceEnvironment
 from shared.errors import EXIT_USAGE
 from tests.fakes.command import call_opcod
+from tests.unit.modeling.tiny_model import write_tiny_model
 
 SCRIPTED = [f"--set=students.{s}.{setting}" for s in "ab" for setting in ("engine=scripted", "specialize=false")]
 
@@ -75,6 +76,17 @@ def test_it_writes_what_services_start_with(variables: dict[str, str], tmp_path:
     assert len(keys.strongest) >= 32
     assert stat.S_IMODE((run_dir / "key").stat().st_mode) == 0o600
     assert set(json.loads((run_dir / PREPARED_FILE).read_text())) == {"seconds"}
+
+
+@pytest.mark.model
+def test_a_student_that_thinks_is_pointed_out(prepare: Prepare, variables: dict[str, str], tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ messages[-1].content }}<think>")
+    own = ("engine=transformers", f"model={model}", "chat_template=none")
+    done = prepare(variables, *(f"--set=students.b.{each}" for each in own))
+    assert done.returncode == 0, done.stderr
+    assert "note: student b thinks before it answers" in done.stdout
+    assert "note: student a" not in done.stdout
 
 
 def test_again_changes_nothing_and_other_settings_are_refused(

@@ -14,6 +14,7 @@ from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.contracts.heartbeats import Heartbeat
 from tests.fakes.valkey import ValkeyServer
+from tests.unit.modeling.tiny_model import write_tiny_model
 
 RUN = "r1"
 
@@ -85,6 +86,19 @@ def test_packages_are_looked_at_only_where_services_are_started_from(
     assert "torch" in by_name(examine_machine(paths, laptop))
     monkeypatch.setenv("OPCOD_REDIS_URL", "redis://redis:6379")
     assert not {"torch", "transformers", "peft"} & by_name(examine_machine(paths, laptop)).keys()
+
+
+def test_a_template_that_thinks_is_a_warning_and_a_model_that_is_none_is_bad(tmp_path: Path) -> None:
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    model = write_tiny_model(tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ messages[-1].content }}<think>")
+    own = [f"students.b.model={model}", "students.b.chat_template=none"]
+    found = by_name(examine_machine(paths, load_settings(preset="laptop", overrides=own, environ={})))
+    assert found["chat templates"].state == "warn"
+    assert found["chat templates"].found.startswith("student b thinks before it answers")
+    none = [f"students.b.model={tmp_path}"]
+    found = by_name(examine_machine(paths, load_settings(preset="laptop", overrides=none, environ={})))
+    assert found["chat templates"].state == "bad" and str(tmp_path) in found["chat templates"].found
 
 
 def test_vllm_is_looked_for_where_a_student_wants_it(tmp_path: Path) -> None:

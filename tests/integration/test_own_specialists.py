@@ -11,6 +11,8 @@ import pytest
 from tests.fakes.answering_model import write_answering_model
 from tests.fakes.sciknoweval import plain, two_domains
 
+pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(400)]
+
 SAID = "<answer>\nA\n</answer>"
 SMALL = (
     "problems.validation_per_domain=2",

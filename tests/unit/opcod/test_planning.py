@@ -288,6 +288,19 @@ class TestCommand:
         assert "Note: 48 of 48 questions are in Thai, of which the sanitizer knows no forms" in " ".join(said.split())
 
     @pytest.mark.model
+    def test_a_student_that_thinks_is_noted_where_a_teacher_is_shown_the_solution(
+        self, dry_run: "DryRun", tmp_path: Path
+    ) -> None:
+        directory = write_tiny_model(tmp_path / "thinking")
+        (directory / "chat_template.jinja").write_text("{{ messages[-1].content }}<think>")
+        own = [f"students.b.model={directory}", "students.b.chat_template=none", "gate.mode=never"]
+        for method, noted in (("sdpo", True), ("grpo", False)):
+            settings = [*own, f"run.method={method}"]
+            _, said, _ = dry_run("--preset", "smoke", *(part for one in settings for part in ("--set", one)))
+            assert ("Note: student b thinks before it answers" in said) == noted, method
+            assert "student a thinks" not in said
+
+    @pytest.mark.model
     @pytest.mark.parametrize("student", ["a", "b"])
     def test_a_chat_template_that_refuses_is_named_with_its_words(
         self, dry_run: "DryRun", tmp_path: Path, student: str

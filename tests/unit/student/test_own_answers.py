@@ -124,6 +124,7 @@ def base_student(run_dir: Path, model: Path, *overrides: str, student: str = "a"
     return BaseStudent(config.environment, config.settings, None, student, model)
 
 
+@pytest.mark.model
 def test_the_key_holds_what_the_answers_depend_on_and_nothing_else(tmp_path: Path) -> None:
     model, other = write_tiny_model(tmp_path / "model"), write_tiny_model(tmp_path / "other", seed=1)
     key = key_of(drawing(), base_student(tmp_path / "run", model))
@@ -151,6 +152,7 @@ def test_the_key_holds_what_the_answers_depend_on_and_nothing_else(tmp_path: Pat
     assert key_of(as_b, base_student(tmp_path / "run", model, student="b")) == key
 
 
+@pytest.mark.model
 def test_a_server_that_is_to_serve_the_specialist_is_not_asked_for_what_makes_it(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     config_in(
