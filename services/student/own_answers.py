@@ -136,9 +136,9 @@ def ensure(
     engine: builds one; called only where something is missing. Raises StorageError, and what the engine raises.
     """
     target = cache_dir / "samples" / f"{key}.jsonl"
-    target.parent.mkdir(parents=True, exist_ok=True)
     cached = target.is_file()
     if not cached:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.parent / f".{key}.lock"):
             cached = target.is_file()
             if not cached:

@@ -4,21 +4,26 @@ import hashlib
 import json
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from services.broker.exchange.batches import adopt
 from services.inspector.store.sealed import SealedBatches
+from services.student.own_answers import describe, ensure
 from services.student.weights.loader import WeightLoader
 from services.trainer.batches import read_batch
 from shared.bus.payloads import unpack
+from shared.config.loading import load_settings
 from shared.contracts.batches import BatchSealed
 from shared.contracts.envelope import unwrap, wrap
 from shared.contracts.jobs import JobInput, JobOutput, PayloadRef, Prompt, PromptOutput, Sample
 from shared.contracts.messages import ChatMessage
 from shared.files.store import LocalStore
+from shared.problems.formats import format_named
+from shared.problems.problem import Problem
+from shared.problems.rejection import keep_right
 from tests.contract.test_envelope import EXAMPLES
 from tests.fakes.engine import FakeEngine
 from tests.fakes.student import RUN, publish_version
@@ -83,6 +88,33 @@ def test_batches_and_versions(fuzz: Fuzz) -> None:
 
     cases = {"groups": lines_like(*groups), "sealed": json_like(sealed), "version": json_like(published)}
     fuzz.run(of_kinds(cases), attempt, examples=250)
+
+
+def test_own_answers(fuzz: Fuzz) -> None:
+    """A student's own answers in the cache, and which of them are kept."""
+    problems = tuple(Problem(f"p{n}", "physics", "", f"What is {n} + 1?", str(n + 1)) for n in range(3))
+    form = format_named("integer")
+    settings = load_settings(preset="smoke", overrides=["specialize.sampling.samples=2"], environ={})
+    asked = describe(settings, "a", problems, form)
+    rows = [
+        {"problem_id": problem.id, "answers": [{"text": f"x = {n}", "ended": True}, {"text": "x", "ended": False}]}
+        for n, problem in enumerate(problems, start=1)
+    ]
+    file = fuzz.place / "samples" / "key.jsonl"
+    file.parent.mkdir()
+
+    def read() -> None:
+        drawn, _ = ensure(asked, "key", fuzz.place, unasked, unasked)
+        keep_right(problems, drawn, form, keep=2)
+
+    def unasked(*_: object) -> NoReturn:
+        raise AssertionError("answers that are there are not drawn")
+
+    def attempt(data: bytes) -> None:
+        file.write_bytes(data)
+        fuzz.reads(read)
+
+    fuzz.run(lines_like(*rows), attempt, examples=250)
 
 
 def read_sealed(fuzz: Fuzz, batch: Path) -> None:
