@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.config.loading import load_settings, to_toml
 from tests.fakes.answering_model import write_answering_model
 from tests.fakes.sciknoweval import plain, two_domains
 
@@ -48,14 +49,18 @@ def problems(tmp_path: Path) -> Path:
     return two_domains(tmp_path / "sciknoweval", train=24)
 
 
-def opcod(
-    command: str, cache: Path, model: Path, problems: Path, *overrides: str, options: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
+def settings_on(model: Path, problems: Path, *overrides: str) -> list[str]:
     settings = [f"problems.source=sciknoweval:{problems}", *SMALL]
     for student, domain in (("a", "optics"), ("b", "acids")):
         named = {"domain": domain, "model": str(model), "engine": "transformers", "slots": "4"}
         settings += [f"students.{student}.{key}={value}" for key, value in named.items()]
-    arguments = [part for setting in [*settings, *overrides] for part in ("--set", setting)]
+    return [*settings, *overrides]
+
+
+def opcod(
+    command: str, cache: Path, model: Path, problems: Path, *overrides: str, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    arguments = [part for setting in settings_on(model, problems, *overrides) for part in ("--set", setting)]
     full = [sys.executable, "-m", "opcod.main", command, "--preset", "phys-chem", "--cache-dir", str(cache)]
     return subprocess.run([*full, *options, *arguments], capture_output=True, text=True, timeout=240, check=False)
 
@@ -103,6 +108,42 @@ def test_answers_are_drawn_once_a_specialist_is_cached_by_what_was_kept_and_too_
     assert "students.a.specialize: expected 40 right answers of its own to fine-tune on" in refused.stderr
     assert re.search(r"[1-9] of 22 problems were solved; of 44 answers \d+ were right", refused.stderr)
     assert "raise specialize.sampling.samples = 2" in refused.stderr
+
+
+def draw(run_dir: Path, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "services.student.own_answers", "--student", "a", "--run-dir", str(run_dir)]
+    command += ["--cache-dir", str(cache), "--examples", str(run_dir / "a.jsonl")]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
+
+
+def test_killed_while_drawing_it_goes_on_to_the_answers_of_an_undisturbed_one(
+    tmp_path: Path, model: Path, problems: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    # Four engine calls a problem: seconds lie between the first line and the last.
+    overrides = settings_on(model, problems, "specialize.sampling.samples=16")
+    (run_dir / "config.toml").write_text(to_toml(load_settings(preset="phys-chem", overrides=overrides, environ={})))
+    with draw(run_dir, tmp_path / "undisturbed") as undisturbed:
+        undisturbed.communicate(timeout=100)
+    assert undisturbed.returncode == 0
+    kept = (run_dir / "a.jsonl").read_bytes()
+    (run_dir / "a.jsonl").unlink()
+
+    with draw(run_dir, tmp_path / "cache") as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "answers drawn to 1 of 22 problems\n"
+        killed.kill()
+    assert not list((tmp_path / "cache" / "samples").glob("*.jsonl"))
+    assert not (run_dir / "a.jsonl").exists()
+
+    with draw(run_dir, tmp_path / "cache") as again:
+        said = again.communicate(timeout=100)[0]
+    assert again.returncode == 0
+    assert re.match(r"going on after \d+ of 22 problems\n", said)
+    (answers,) = (tmp_path / "cache" / "samples").glob("*.jsonl")
+    assert answers.read_bytes() == (tmp_path / "undisturbed" / "samples" / answers.name).read_bytes()
+    assert (run_dir / "a.jsonl").read_bytes() == kept
 
 
 def test_the_plan_says_what_will_be_drawn(tmp_path: Path, model: Path, problems: Path) -> None:
