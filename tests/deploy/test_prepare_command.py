@@ -22,6 +22,7 @@ SCRIPTED = [f"--set=students.{s}.{setting}" for s in "ab" for setting in ("engin
 
 class Ended(NamedTuple):
     returncode: int
+    stdout: str
     stderr: str
 
 
@@ -50,7 +51,8 @@ def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
                     patched.delenv(name)
             for name, value in variables.items():
                 patched.setenv(name, value)
-            return Ended(call_opcod(patched, "prepare", *SCRIPTED, *options), capsys.readouterr().err)
+            code = call_opcod(patched, "prepare", *SCRIPTED, *options)
+            return Ended(code, *capsys.readouterr())
 
     return call
 
