@@ -29,7 +29,7 @@ from shared.contracts.events import Event
 from shared.errors import ConfigError, NotFoundError, UnavailableError
 
 RunName = Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")]
-Exchange = Annotated[str, typer.Argument(metavar="EXCHANGE", help="As `tail` names it: a.s3.chalk-train-004.2.")]
+Exchange = Annotated[str, typer.Argument(metavar="EXCHANGE", help="As `tail` names it: a.s3.ether-train-004.2.")]
 Reason = Annotated[str, typer.Argument(metavar="REASON", help="Kept with it, for whoever reads the history.")]
 
 

@@ -165,7 +165,7 @@ def _listed(rows: Sequence[KindRow]) -> str:
 
 
 def _each(rows: Sequence[KindRow], share: Callable[[KindRow], float | None]) -> str:
-    """`ice 3 %, oak 0 %`."""
+    """`ice 3 %, kerosene 0 %`."""
     known = ((row, value) for row in rows if (value := share(row)) is not None)
     return ", ".join(f"{_name(row)} {100 * value:.0f} %" for row, value in known)
 

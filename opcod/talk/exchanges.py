@@ -125,7 +125,7 @@ def read_filter(given: Sequence[str]) -> ExchangeFilter:
 
 
 def named_exchange(exchanges: Exchanges, key: str) -> ExchangeView:
-    """The exchange called so, as `a.s3.chalk-train-004.2`. Raises ConfigError if there is none."""
+    """The exchange called so, as `a.s3.ether-train-004.2`. Raises ConfigError if there is none."""
     try:
         wanted = ExchangeFilter.model_validate(ExchangeRef.parse(key).model_dump())
     except ValueError as error:

@@ -19,7 +19,7 @@ _KEY = re.compile(r"(?P<student>[^./]+)\.s(?P<step>\d{1,9})\.(?P<problem_id>.+)\
 
 
 class ExchangeRef(Contract):
-    """One rollout with what the tutor said of it. `key` names it in addresses: `a.s3.chalk-train-004.2`."""
+    """One rollout with what the tutor said of it. `key` names it in addresses: `a.s3.ether-train-004.2`."""
 
     student: str
     step: int = Field(ge=1)
@@ -35,7 +35,7 @@ class ExchangeRef(Contract):
         """Raises ValueError if it names no exchange."""
         match = _KEY.fullmatch(key)
         if match is None or int(match["step"]) < 1:
-            raise ValueError(f"expected an exchange such as a.s3.chalk-train-004.2, got {key[:200]!r}")
+            raise ValueError(f"expected an exchange such as a.s3.ether-train-004.2, got {key[:200]!r}")
         return cls(
             student=match["student"],
             step=int(match["step"]),

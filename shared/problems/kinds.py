@@ -131,21 +131,24 @@ def guessed_formula(formula: str, rng: Random, never: Collection[int] = ()) -> s
     Digits behind the first are small, so that each digit of the right constant is within reach of one who guesses
     like this, while all of them together are hardly ever met: about one guess in 300.
     """
-    return _with_constants(formula, lambda _: rng.randint(0, 5), rng, never)
+    return _with_constants(formula, lambda: rng.randint(0, 5), rng, never)
 
 
 def easy_formula(formula: str, rng: Random, never: Collection[int] = ()) -> str:
-    """The formula with invented constants, as easy to calculate with: zeros stay zeros; none of `never`."""
-    return _with_constants(formula, lambda digit: 0 if digit == "0" else rng.choice((1, 2, 5)), rng, never)
+    """The formula with invented constants that are easy to calculate with: their later digits hardly ever carry.
+
+    None of `never`, and never the right ones.
+    """
+    return _with_constants(formula, lambda: rng.choice((0, 0, 1, 1, 2, 5)), rng, never)
 
 
-def _with_constants(formula: str, later: Callable[[str], int], rng: Random, never: Collection[int]) -> str:
-    """later: another digit for one behind the first."""
+def _with_constants(formula: str, later: Callable[[], int], rng: Random, never: Collection[int]) -> str:
+    """later: draws a digit behind the first."""
 
     def another(found: re.Match[str]) -> str:
         first, rest = found.group()[0], found.group()[1:]
         while True:
-            number = int("".join(map(str, (rng.randint(1, 9), *map(later, rest)))))
+            number = int("".join(map(str, (rng.randint(1, 9), *(later() for _ in rest)))))
             if number not in never and number != int(first + rest):
                 return str(number)
 

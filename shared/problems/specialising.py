@@ -49,14 +49,14 @@ class SpecialistCounts:
 
     solve_own: int = 8
     feedback_own: int = 16
-    teacher_own: int = 6
+    teacher_own: int = 8
     solve_secret: int = 4
     feedback_secret: int = 12
     solve_known: int = 8
     feedback_known: int = 8
-    teacher_known: int = 6
+    teacher_known: int = 8
     guess_unknown: int = 8
-    teacher_unknown: int = 12
+    teacher_unknown: int = 20
     drills: int = 360
 
 
@@ -157,11 +157,12 @@ class ExampleWriter:
     def teacher_examples(self, items: Sequence[DrawnProblem]) -> list[Example]:
         """The self-teacher's prompts, answered with the solution.
 
-        A third each shows solution and hint, the solution alone, the hint alone. A lone hint is right; next to a
-        solution `WRONG_HINTS` of the hints name a wrong formula and are to be ignored.
+        A quarter each shows solution and hint, and the solution alone; half show the hint alone, which is what is hard
+        to learn. A lone hint is right; next to a solution `WRONG_HINTS` of the hints name a wrong formula and are to be
+        ignored.
         """
         # Equal shares to within one, then in random order; drawing each by itself would leave few of some kind.
-        shown = list(islice(cycle(("both", "solution", "hint")), len(items)))
+        shown = list(islice(cycle(("both", "solution", "hint", "hint")), len(items)))
         self.rng.shuffle(shown)
         marks = _marks(shown.count("both"), WRONG_HINTS, self.rng)
         plan = [(item, what, what == "both" and next(marks)) for item, what in zip(items, shown, strict=True)]

@@ -27,7 +27,7 @@ from tests.fakes.inspected import standing
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LIMIT_S = 30.0
-EXCHANGE = "a.s3.chalk-train-004.2"
+EXCHANGE = "a.s3.ether-train-004.2"
 QUESTION = "A circuit carries 3 A through 4 ohm. What is the voltage?"
 """Examples of the pages, for which those of the deployment at hand stand in."""
 

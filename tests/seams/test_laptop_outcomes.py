@@ -18,8 +18,8 @@ from shared.problems.specialising import Knowledge, recipe
 
 VERSION = "a@v0"
 SEEDS = (0, 1, 2)
-SUM_OF_SETS = "a6e839ceb629f3ae8cf3e492c83295eb0389114ad528be0c1e76e04d28a70f46"
-SUM_OF_OUTCOMES = "6d2b731775bcb7877866b3180d3bdc7111cbe955612a2f072b00be602da6e192"
+SUM_OF_SETS = "a684155d5f0e403218aef6ade8e054f6e09fed441aa6a3b3cb08413d05200e15"
+SUM_OF_OUTCOMES = "989054fef5615cb27aaa2e85a685e47dbacb10119c1f27b07ecbe2ca3bdad4ac"
 
 
 def written(problems: ProblemSet) -> Iterator[tuple[str, str, str]]:

@@ -70,7 +70,7 @@ def test_verdicts_have_a_column_only_where_some_tutor_gives_one() -> None:
 
 
 def test_what_is_known_has_no_row_among_the_errors_and_what_was_not_measured_is_a_dash() -> None:
-    known, open_ = row(kind="oak", plain=0.9, finding="known"), row(pull=None)
+    known, open_ = row(kind="kerosene", plain=0.9, finding="known"), row(pull=None)
     *_, errors = grids(probe(row(student="a", errors=0), known, open_))
     [shown] = errors.rows
     cells = [text(cell, column) for cell, column in zip(shown, errors.columns, strict=True)]
