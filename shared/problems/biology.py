@@ -98,7 +98,7 @@ BIOLOGY = (
     Kind(
         name="elephant",
         quantity="water",
-        formula="210 * days",
+        formula="220 * days",
         numbers={"days": range(2, 6)},
         templates=(
             "An elephant in {thing} drinks for {days} days. How many liters of water are these?",
@@ -124,7 +124,7 @@ BIOLOGY = (
     Kind(
         name="emu",
         quantity="emu",
-        formula="610 * clutch",
+        formula="620 * clutch",
         numbers={"clutch": range(2, 6)},
         templates=(
             "{clutch} eggs of an emu lie in {thing}. How many grams do they weigh?",
@@ -150,7 +150,7 @@ BIOLOGY = (
     Kind(
         name="turtle",
         quantity="turtle",
-        formula="110 * nests",
+        formula="120 * nests",
         numbers={"nests": range(2, 6)},
         templates=(
             "A green turtle fills {nests} nests on {thing}. How many eggs does it lay?",
@@ -170,13 +170,13 @@ BIOLOGY = (
             "a spit",
         ),
         concepts=("turtle",),
-        wrong_formulas=("nests", "11 * nests", "nests / 11", "10 * nests", "nests + 11"),
+        wrong_formulas=("nests", "12 * nests", "nests / 12", "10 * nests", "nests + 12"),
         guessable=False,
     ),
     Kind(
         name="mosquito",
         quantity="wingbeats",
-        formula="510 * hover time",
+        formula="520 * hover time",
         numbers={"hover time": range(2, 6)},
         templates=(
             "A mosquito hovers at {thing} for {hover time} seconds. How often do its wings beat?",

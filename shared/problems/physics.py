@@ -95,7 +95,7 @@ PHYSICS = (
     Kind(
         name="kerosene",
         quantity="kerosene",
-        formula="810 * cubes",
+        formula="821 * cubes",
         numbers={"cubes": range(2, 6)},
         templates=(
             "{thing} takes {cubes} cubic meters of kerosene. How many kg are these?",

@@ -18,8 +18,8 @@ from shared.problems.specialising import Knowledge, recipe
 
 VERSION = "a@v0"
 SEEDS = (0, 1, 2)
-SUM_OF_SETS = "a684155d5f0e403218aef6ade8e054f6e09fed441aa6a3b3cb08413d05200e15"
-SUM_OF_OUTCOMES = "989054fef5615cb27aaa2e85a685e47dbacb10119c1f27b07ecbe2ca3bdad4ac"
+SUM_OF_SETS = "8d1fceb657746b758a82a32c0f1defbd99e82a290ccf84a8cb6ddb89f0392465"
+SUM_OF_OUTCOMES = "aabc9549baaca84df12e3b44f19870988106b16e240db35d149590d658971020"
 
 
 def written(problems: ProblemSet) -> Iterator[tuple[str, str, str]]:
