@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opcod.local.deployment import Deployment, is_elsewhere, live_deployment
-from opcod.local.gpus import gpus_here, require_room, share_out, visible
+from opcod.local.gpus import require_room, share_out, visible
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -38,6 +39,7 @@ from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import ConfigError, OpcodError, UnavailableError
+from shared.gpus import driver, gpus_here
 from shared.http.access import read_keys
 from shared.vllm import find_installation
 
@@ -150,6 +152,19 @@ def _engines(settings: RunSettings) -> Iterator[Finding]:
         yield Finding("gpus", "ok", told or "none; models run on the CPU")
     except (ConfigError, UnavailableError) as error:
         yield Finding("gpus", "bad", str(error))
+        return
+    if shares and find_spec("torch") is not None:
+        yield _torch_on_gpus()
+
+
+def _torch_on_gpus() -> Finding:
+    # Here and not above: torch takes seconds, which a machine without GPUs need not spend.
+    from shared.modeling.device import device_here
+
+    try:
+        return Finding("torch on a gpu", "ok", f"{device_here()}; {driver()}")
+    except (ConfigError, UnavailableError) as error:
+        return Finding("torch on a gpu", "bad", str(error))
 
 
 def _writable(what: str, path: Path) -> Finding:

@@ -10,13 +10,14 @@ import redis
 
 from opcod.local.deployment import DEPLOYMENT_FILE, Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
 from opcod.local.embedded_redis import end_leftover
-from opcod.local.gpus import VISIBLE, gpus_here, share_out, visible
+from opcod.local.gpus import share_out, visible
 from opcod.local.processes import Launch, ProcessSpec, Supervisor, launch, log_tail
 from shared.bus.redis import RedisBus
 from shared.bus.redis_link import one_try
 from shared.config.settings import Paths, RunSettings
 from shared.errors import StoppedError, UnavailableError
 from shared.files.text import expanded
+from shared.gpus import VISIBLE, gpus_here
 from shared.http.client import not_ready
 
 READY_TIMEOUT_S = 300.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from opcod.installed import require_model_packages
-from opcod.local.gpus import Shares, gpus_here, require_room, share_out, sharing
+from opcod.local.gpus import Shares, require_room, share_out, sharing
 from opcod.planning.memory import (
     KNOWN_SHAPES,
     ModelShape,
@@ -40,6 +40,7 @@ from shared.config.loading import to_toml
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, OpcodError, PromptError
+from shared.gpus import gpus_here
 from shared.problems.coverage import uncovered_languages
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for

@@ -5,8 +5,9 @@ import re
 import shutil
 from pathlib import Path
 
+from opcod.installed import require_model_packages
 from opcod.local.deployment import latest_run
-from opcod.local.gpus import gpus_here, require_room, share_out
+from opcod.local.gpus import require_room, share_out
 from opcod.options import given, paths_for, settings_from
 from opcod.prepare.models import base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
@@ -14,6 +15,7 @@ from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import ConfigError
+from shared.gpus import gpus_here
 from shared.http.addresses import listen
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
@@ -108,6 +110,8 @@ def _check_engines(settings: RunSettings) -> None:
 
 
 def _check_models(paths: Paths, settings: RunSettings) -> None:
+    if any(student.engine != "scripted" for student in settings.students.values()):
+        _check_device()
     for name, student in settings.students.items():
         if student.engine == "scripted":
             continue
@@ -118,6 +122,14 @@ def _check_models(paths: Paths, settings: RunSettings) -> None:
                 f"loss.top_k: expected at most {vocabulary}, the vocabulary of student {name}, got {top_k}; "
                 f"`all` takes all of it"
             )
+
+
+def _check_device() -> None:
+    """Before hours of drawing answers, after which a trainer would find the same."""
+    require_model_packages("a run")
+    from shared.modeling.device import device_here
+
+    device_here()
 
 
 def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:

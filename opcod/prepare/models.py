@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from opcod.installed import require_model_packages
-from opcod.local.gpus import VISIBLE, Shares, gpus_here, share_out, visible
+from opcod.local.gpus import Shares, share_out, visible
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.signals import stoppable
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.errors import ConfigError, ModelError, StoppedError
 from shared.files.durable import atomic_write
+from shared.gpus import VISIBLE, gpus_here
 
 SPECIALIZE_TIMEOUT_S = 3600.0
 # Longer than an 8B model on one GPU takes for eight answers to each of the paper's training problems.

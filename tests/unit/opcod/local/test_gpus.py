@@ -1,14 +1,11 @@
 """How the GPUs of a machine are shared out."""
 
-import os
-from pathlib import Path
-
 import pytest
 
-from opcod.local.gpus import gpus_here, require_room, share_out, shared, visible, wanted
+from opcod.local.gpus import require_room, share_out, shared, visible, wanted
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
-from shared.errors import ConfigError, UnavailableError
+from shared.errors import ConfigError
 
 VLLM = ("students.a.engine=vllm", "students.b.engine=vllm")
 TWO = ("students.a.vllm.tensor_parallel_size=2", "students.b.vllm.data_parallel_size=2")
@@ -90,33 +87,6 @@ def test_two_servers_on_one_gpu_must_fit() -> None:
     require_room(one, share_out(one, 2))
     halves = [f"students.{name}.vllm.gpu_memory_utilization=0.4" for name in "ab"]
     require_room(settings(*VLLM, *halves), shares)
-
-
-def test_what_we_may_see_is_counted_by_its_names() -> None:
-    assert gpus_here({"CUDA_VISIBLE_DEVICES": "4,5"}) == 2
-    assert gpus_here({"CUDA_VISIBLE_DEVICES": ""}) == 0
-    assert gpus_here({"CUDA_VISIBLE_DEVICES": "-1"}) == 0
-    assert gpus_here({"CUDA_VISIBLE_DEVICES": "GPU-7,3,-1,2"}) == 2
-
-
-@pytest.fixture
-def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program of that name, first on the PATH; a test writes what it does."""
-    program = tmp_path / "nvidia-smi"
-    program.touch(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    return program
-
-
-def test_the_list_of_nvidia_smi_counts(nvidia_smi: Path) -> None:
-    nvidia_smi.write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: GPU-1)'\necho 'GPU 1: H100 (UUID: GPU-2)'\n")
-    assert gpus_here({}) == 2
-
-
-def test_a_driver_that_does_not_answer_is_no_machine_without_gpus(nvidia_smi: Path) -> None:
-    nvidia_smi.write_text("#!/bin/sh\necho 'Driver/library version mismatch' >&2\nexit 18\n")
-    with pytest.raises(UnavailableError, match="exit code 18: Driver/library version mismatch; mend the driver"):
-        gpus_here({})
 
 
 def test_indices_are_into_what_we_may_see() -> None:
