@@ -19,9 +19,9 @@ from shared.errors import ConfigError, ModelError, StoppedError
 from shared.files.durable import atomic_write
 from shared.gpus import VISIBLE, gpus_here
 
-SPECIALIZE_TIMEOUT_S = 3600.0
-# Longer than an 8B model on one GPU takes for eight answers to each of the paper's training problems.
-ANSWERS_TIMEOUT_S = 12 * 3600.0
+SILENT_S = 2 * 3600.0
+"""Between two lines of a process here, which come after each chunk of answers and every few updates. Its whole work has
+no limit, as it takes minutes or days by the model and the machine."""
 
 Progress = Callable[[str], None]
 
@@ -102,7 +102,7 @@ def _draw_answers(
         )
         for student in students
     }
-    _run_all(specs, "drawing own answers", ANSWERS_TIMEOUT_S, progress, stopped)
+    _run_all(specs, "drawing own answers", progress, stopped)
 
 
 def _specialize(
@@ -125,7 +125,7 @@ def _specialize(
         )
         for student in students
     }
-    _run_all(specs, "fine-tuning the specialists", SPECIALIZE_TIMEOUT_S, progress, stopped)
+    _run_all(specs, "fine-tuning the specialists", progress, stopped)
     return {name: Path(json.loads(log_tail(spec.log_file, lines=1))["path"]) for name, spec in specs.items()}
 
 
@@ -142,9 +142,7 @@ def _making(
     )
 
 
-def _run_all(
-    specs: Mapping[str, ProcessSpec], what: str, timeout_s: float, progress: Progress, stopped: Callable[[], bool]
-) -> None:
+def _run_all(specs: Mapping[str, ProcessSpec], what: str, progress: Progress, stopped: Callable[[], bool]) -> None:
     """The processes of all students at once. Raises as `until_ended` and `require_success`."""
     running = {student: launch(spec) for student, spec in specs.items()}
 
@@ -154,7 +152,14 @@ def _run_all(
         ]
         progress(f"{what} ({'; '.join(lines)})")
 
-    until_ended(list(running.values()), what, timeout_s=timeout_s, report=report, stopped=stopped)
+    until_ended(
+        list(running.values()),
+        what,
+        timeout_s=SILENT_S,
+        report=report,
+        stopped=stopped,
+        progress=lambda: [spec.log_file.stat().st_size for spec in specs.values()],
+    )
     for student, process in running.items():
         require_success(f"{what}, student {student},", process.returncode, specs[student].log_file)
 
