@@ -5,7 +5,7 @@ processes that share one are named, so that nobody finds out by running out of m
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 from shared.config.settings import RunSettings
@@ -46,6 +46,35 @@ def share_out(settings: RunSettings, available: int) -> Shares:
         shares[service] = tuple((first + number) % available for number in range(count))
         taken = max(taken, first + count)
     return shares
+
+
+def starts(settings: RunSettings, shares: Shares, services: Sequence[str]) -> list[list[str]]:
+    """`services` in the turns in which they are started: each when those of the turn before are ready.
+
+    A vLLM server measures the memory of its GPU as it starts, and takes what another process allocates or frees
+    meanwhile for its own (vLLM issue 55827). So on a GPU that has one, servers come first, one after the other.
+    """
+    servers = {f"student-{name}" for name, section in settings.students.items() if section.engine == "vllm"}
+    # Sorted, and so in their order otherwise.
+    first = sorted(services, key=lambda service: service not in servers)
+    return _in_turns(first, lambda one, other: bool({one, other} & servers) and _share(shares, one, other))
+
+
+def apart(shares: Shares, services: Sequence[str]) -> list[list[str]]:
+    """`services` in turns, so that none shares a GPU with another of its turn."""
+    return _in_turns(services, lambda one, other: _share(shares, one, other))
+
+
+def _share(shares: Shares, one: str, other: str) -> bool:
+    return not set(shares.get(one, ())).isdisjoint(shares.get(other, ()))
+
+
+def _in_turns(names: Sequence[str], clash: Callable[[str, str], bool]) -> list[list[str]]:
+    """Each in the turn after the last one of those before it in `names` that it clashes with."""
+    turn: dict[str, int] = {}
+    for name in names:
+        turn[name] = 1 + max((at for other, at in turn.items() if clash(name, other)), default=-1)
+    return [[name for name in names if turn[name] == number] for number in sorted(set(turn.values()))]
 
 
 def shared(shares: Shares) -> list[tuple[str, str, int]]:

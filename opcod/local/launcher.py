@@ -10,7 +10,7 @@ import redis
 
 from opcod.local.deployment import DEPLOYMENT_FILE, Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
 from opcod.local.embedded_redis import end_leftover
-from opcod.local.gpus import share_out, visible
+from opcod.local.gpus import share_out, starts, visible
 from opcod.local.processes import Launch, ProcessSpec, Supervisor, launch, log_tail
 from shared.bus.redis import RedisBus
 from shared.bus.redis_link import one_try
@@ -64,7 +64,7 @@ class Launcher:
         key_file = ensure_key(self._paths.run_dir)
         urls: dict[str, str] = {}
         # The broker comes last: a run begins when everyone who works for it is there.
-        for names in (self._workers(), ["broker"]):
+        for names in (*starts(self._settings, self.gpus, self._workers()), ["broker"]):
             for name in names:
                 self._url_file(name).unlink(missing_ok=True)
                 self._supervisor.start(self._spec(name, redis_url, key_file))

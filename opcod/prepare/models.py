@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from opcod.installed import require_model_packages
-from opcod.local.gpus import Shares, share_out, visible
+from opcod.local.gpus import Shares, apart, share_out, visible
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.signals import stoppable
 from shared.config.settings import STUDENTS, Paths, RunSettings
@@ -36,7 +36,8 @@ def prepare_models(
     """Write `models/<student>.json` for `students`; returns the seconds of each stage.
 
     Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
-    are fine-tuned here, both at once, those of `specialize.source = "self"` after they have drawn answers of their own.
+    are fine-tuned here, both at once unless they share a GPU, those of `specialize.source = "self"` after they have
+    drawn answers of their own.
     Raises StoppedError once `stopped` says so, and ConfigError if a model of the run is gone and cannot be made again
     alike.
     """
@@ -102,7 +103,7 @@ def _draw_answers(
         )
         for student in students
     }
-    _run_all(specs, "drawing own answers", progress, stopped)
+    _run_apart(specs, "student", gpus, "drawing own answers", progress, stopped)
 
 
 def _specialize(
@@ -125,7 +126,7 @@ def _specialize(
         )
         for student in students
     }
-    _run_all(specs, "fine-tuning the specialists", progress, stopped)
+    _run_apart(specs, "trainer", gpus, "fine-tuning the specialists", progress, stopped)
     return {name: Path(json.loads(log_tail(spec.log_file, lines=1))["path"]) for name, spec in specs.items()}
 
 
@@ -142,8 +143,22 @@ def _making(
     )
 
 
-def _run_all(specs: Mapping[str, ProcessSpec], what: str, progress: Progress, stopped: Callable[[], bool]) -> None:
-    """The processes of all students at once. Raises as `until_ended` and `require_success`."""
+def _run_apart(
+    specs: Mapping[str, ProcessSpec],
+    service: str,
+    gpus: Shares,
+    what: str,
+    progress: Progress,
+    stopped: Callable[[], bool],
+) -> None:
+    """The processes of all students at once; one after the other where they share a GPU, which has no room for two."""
+    named = {f"{service}-{student}": student for student in specs}
+    for turn in apart(gpus, list(named)):
+        _run_together({named[each]: specs[named[each]] for each in turn}, what, progress, stopped)
+
+
+def _run_together(specs: Mapping[str, ProcessSpec], what: str, progress: Progress, stopped: Callable[[], bool]) -> None:
+    """Raises as `until_ended` and `require_success`."""
     running = {student: launch(spec) for student, spec in specs.items()}
 
     def report() -> None:

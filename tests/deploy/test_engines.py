@@ -2,7 +2,12 @@
 
 import json
 import os
+import socket
 import subprocess
+import sys
+import threading
+from functools import partial
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -127,6 +132,50 @@ def test_engines_of_compose_have_no_network_and_read_only_data(profile: str) -> 
         }
     used = [gpu for service in services.values() for gpu in gpus(service)]
     assert (used.count("0"), used.count("1")) == ((5, 0) if profile == "gpu1" else (3, 2))
+
+
+@pytest.mark.parametrize("profile", ["gpu", "gpu1"])
+def test_on_one_gpu_of_compose_engines_start_one_after_the_other_and_trainers_after_them(profile: str) -> None:
+    services = compose(profile)["services"]
+    on_gpus = {name: service for name, service in services.items() if gpus(service) and name != "prepare-gpu"}
+    assert {name.partition("-")[0] for name in on_gpus} == {"vllm", "trainer"}
+    for engine, other in permutations(on_gpus, 2):
+        if engine.startswith("vllm") and gpus(on_gpus[engine]) == gpus(on_gpus[other]):
+            before = engine in waited_for(services, other)
+            assert before or (other.startswith("vllm") and other in waited_for(services, engine)), f"{engine}, {other}"
+            assert services[engine]["healthcheck"]["test"][:2] == ["CMD", "python3"]
+
+
+def waited_for(services: Tree, name: str) -> set[str]:
+    """Who is healthy before that service is started."""
+    needs = services[name].get("depends_on", {})
+    first = {other for other, need in needs.items() if need["condition"] == "service_healthy" and other in services}
+    return first.union(*(waited_for(services, other) for other in first))
+
+
+@pytest.mark.parametrize(("answer", "healthy"), [(b"HTTP/1.0 200 OK", True), (b"HTTP/1.0 503 Wait", False)])
+def test_an_engine_of_compose_is_healthy_once_it_says_so_on_its_socket(
+    tmp_path: Path, answer: bytes, healthy: bool
+) -> None:
+    command = compose("gpu")["services"]["vllm-a"]["healthcheck"]["test"][1:]
+    here = [sys.executable, *(word.replace("/data/engines", str(tmp_path)) for word in command[1:])]
+    asked = partial(subprocess.run, here, env={"OPCOD_STUDENT": "a"}, capture_output=True, timeout=30, check=False)
+    assert asked().returncode != 0, "nobody listens"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "a.sock"))
+        assert asked().returncode != 0, "bound, as vLLM is before it loads anything"
+        listener.listen()
+        thread = threading.Thread(target=answer_once, args=(listener, answer))
+        thread.start()
+        assert (asked().returncode == 0) == healthy
+        thread.join()
+
+
+def answer_once(listener: socket.socket, answer: bytes) -> None:
+    caller, _ = listener.accept()
+    with caller:
+        assert caller.recv(64).startswith(b"GET /health ")
+        caller.sendall(answer + b"\r\n\r\n")
 
 
 def gpus(service: Tree) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from opcod.local.gpus import require_room, share_out, shared, visible, wanted
+from opcod.local.gpus import Shares, apart, require_room, share_out, shared, starts, visible, wanted
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
@@ -87,6 +87,38 @@ def test_two_servers_on_one_gpu_must_fit() -> None:
     require_room(one, share_out(one, 2))
     halves = [f"students.{name}.vllm.gpu_memory_utilization=0.4" for name in "ab"]
     require_room(settings(*VLLM, *halves), shares)
+
+
+WORKERS = ("inspector", "student-a", "student-b", "trainer-a", "trainer-b")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "available", "turns"),
+    [
+        (VLLM, 0, [[*WORKERS[1:3], "inspector", *WORKERS[3:]]]),
+        (VLLM, 1, [["student-a", "inspector"], ["student-b"], ["trainer-a", "trainer-b"]]),
+        (VLLM, 2, [["student-a", "student-b", "inspector"], ["trainer-a", "trainer-b"]]),
+        (VLLM, 3, [["student-a", "student-b", "inspector", "trainer-a"], ["trainer-b"]]),
+        (VLLM, 4, [[*WORKERS[1:3], "inspector", *WORKERS[3:]]]),
+        ((), 1, [list(WORKERS)]),
+        (VLLM[1:], 1, [["student-b", "inspector"], ["student-a", "trainer-a", "trainer-b"]]),
+        (("students.a.engine=scripted", *VLLM[1:], "students.b.vllm.url=unix:/run/vllm"), 1, [[*WORKERS]]),
+    ],
+)
+def test_on_a_gpu_with_a_server_all_start_one_after_the_other_and_servers_first(
+    overrides: tuple[str, ...], available: int, turns: list[list[str]]
+) -> None:
+    one = settings(*overrides)
+    found = starts(one, share_out(one, available), WORKERS)
+    assert [sorted(turn) for turn in found] == [sorted(turn) for turn in turns]
+
+
+def test_who_shares_a_gpu_works_in_turns() -> None:
+    shares: Shares = {"trainer-a": (0,), "trainer-b": (0,)}
+    assert apart(shares, ["trainer-a", "trainer-b"]) == [["trainer-a"], ["trainer-b"]]
+    assert apart({**shares, "trainer-b": (1,)}, ["trainer-a", "trainer-b"]) == [["trainer-a", "trainer-b"]]
+    assert apart({}, ["trainer-a", "trainer-b"]) == [["trainer-a", "trainer-b"]]
+    assert apart({}, []) == []
 
 
 def test_indices_are_into_what_we_may_see() -> None:
