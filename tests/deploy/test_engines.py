@@ -20,7 +20,7 @@ from shared.contracts.ids import seed_of
 from shared.contracts.models import PreparedModel
 from shared.errors import ConfigError
 from shared.vllm import Model, arguments
-from tests.deploy.deployed import K8S, Tree, compose, of_kind, overlay, pods
+from tests.deploy.deployed import K8S, Tree, compose, of_kind, overlay, pod_containers, pods
 from tests.deploy.test_agreement import PLACES, processes
 
 SERVE = K8S / "components" / "gpu" / "serve.sh"
@@ -176,6 +176,37 @@ def answer_once(listener: socket.socket, answer: bytes) -> None:
     with caller:
         assert caller.recv(64).startswith(b"GET /health ")
         caller.sendall(answer + b"\r\n\r\n")
+
+
+MODEL_BYTES = 8.19e9 * 2
+"""Qwen3-8B in bfloat16."""
+
+HOST_BYTES = {
+    "prepare": 2.2 * MODEL_BYTES,
+    "trainer": 1.5 * MODEL_BYTES,
+    "vllm": MODEL_BYTES + 8 * 2**30,
+    "student": 5e9,
+}
+"""What a container needs of the host's memory beside a GPU, at most: weights as they are read, twice where they are
+merged and saved; an engine's shared memory; a tensor at a time and some adapters."""
+
+
+@pytest.mark.parametrize("profile", ["gpu", "gpu1"])
+def test_no_limit_of_compose_ends_what_loads_a_model_of_8b_for_a_gpu(profile: str) -> None:
+    services = compose(profile)["services"]
+    loading = {name: name.partition("-")[0] for name in services if name.partition("-")[0] in HOST_BYTES}
+    assert set(loading.values()) == HOST_BYTES.keys()
+    for name, kind in loading.items():
+        assert int(services[name]["mem_limit"]) > HOST_BYTES[kind], name
+
+
+def test_no_limit_of_the_cluster_ends_what_loads_a_model_of_8b_for_a_gpu() -> None:
+    for name, pod in pods(overlay("gpu")).items():
+        for container in pod_containers(pod):
+            kind = "vllm" if container["name"] == "vllm" else name.partition("-")[0]
+            limit = container["resources"]["limits"]["memory"]
+            needed = 0 if container["name"] == "wait-for-prepare" else HOST_BYTES.get(kind, 0)
+            assert not needed or (limit.endswith("Gi") and int(limit.removesuffix("Gi")) * 2**30 > needed), name
 
 
 def gpus(service: Tree) -> list[str]:
