@@ -91,6 +91,11 @@ class RetentionSection(Section):
         return value
 
 
+def names_secret(variable: str) -> bool:
+    """Whether an environment variable of that name is likely to hold a secret."""
+    return re.search("KEY|TOKEN|SECRET|PASSWORD", variable.upper()) is not None
+
+
 MAX_PORT = 65535
 
 # sun_path of Linux has 108 bytes, the last one for NUL.
@@ -145,7 +150,7 @@ class VllmSection(Section):
     @classmethod
     def _no_secrets(cls, environment: dict[str, str]) -> dict[str, str]:
         for name in environment:
-            if re.search("KEY|TOKEN|SECRET|PASSWORD", name.upper()):
+            if names_secret(name):
                 raise ValueError(
                     f"expected no secret such as {name}: settings are shown, and kept in files of the run; the server "
                     "has a key of its own and reads local files only"
