@@ -143,6 +143,9 @@ def arguments(
         options |= {"max-loras": section.max_loras, "max-lora-rank": largest_rank(model.rank)}
     if not installation.on_cpu:
         options["gpu-memory-utilization"] = section.gpu_memory_utilization
+    if section.data_parallel_size > 1:
+        # vLLM has one HTTP server for each copy unless told otherwise, and of several none loads an adapter.
+        options["api-server-count"] = 1
     if section.max_model_len is not None:
         options["max-model-len"] = section.max_model_len
     named = [part for name, value in options.items() for part in (f"--{name}", str(value))]

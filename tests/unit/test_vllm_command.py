@@ -41,6 +41,7 @@ def test_the_settings_reach_the_command_line() -> None:
         "--uds": "/s/socket",
         "--tensor-parallel-size": "2",
         "--data-parallel-size": "3",
+        "--api-server-count": "1",
         "--gpu-memory-utilization": "0.5",
         "--max-model-len": "4096",
         "--max-loras": "5",
@@ -67,7 +68,7 @@ def test_a_socket_whose_path_is_too_long_is_refused_by_its_name() -> None:
 def test_without_a_gpu_nothing_is_said_of_its_memory_and_prompts_stay_whole() -> None:
     assert "--gpu-memory-utilization" not in started(CPU)
     assert "--no-enable-chunked-prefill" in started(CPU) and "--no-enable-chunked-prefill" not in started(GPU)
-    assert "--max-model-len" not in started(CPU)
+    assert not {"--max-model-len", "--api-server-count"} & set(started(CPU))
 
 
 def test_its_environment_is_its_own() -> None:
