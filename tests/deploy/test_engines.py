@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from shared.contracts.ids import seed_of
 from shared.contracts.models import PreparedModel
 from shared.errors import ConfigError
 from shared.vllm import Model, arguments
-from tests.deploy.deployed import K8S, Tree, compose, of_kind, overlay, pod_containers, pods
+from tests.deploy.deployed import DOCKERFILE, K8S, Tree, compose, of_kind, overlay, pod_containers, pods
 from tests.deploy.test_agreement import PLACES, processes
 
 SERVE = K8S / "components" / "gpu" / "serve.sh"
@@ -89,6 +90,7 @@ def test_the_container_starts_the_server_that_a_student_would_start(tmp_path: Pa
     variables = (tmp_path / "environment").read_text().splitlines()
     assert {"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1", "HF_HUB_OFFLINE=1", "VLLM_NO_USAGE_STATS=1"} <= set(variables)
     assert not [variable for variable in variables if variable.startswith("VLLM_API_KEY")]
+    assert "VLLM_CACHE_ROOT=/data/compiled/b" in variables
 
 
 def test_a_student_that_starts_its_own_server_needs_no_files(tmp_path: Path) -> None:
@@ -128,6 +130,7 @@ def test_engines_of_compose_have_no_network_and_read_only_data(profile: str) -> 
             "/data/runs": True,
             "/data/cache": True,
             "/data/engines": False,
+            "/data/compiled": False,
             "/etc/opcod/serve.sh": True,
         }
     used = [gpu for service in services.values() for gpu in gpus(service)]
@@ -176,6 +179,26 @@ def answer_once(listener: socket.socket, answer: bytes) -> None:
     with caller:
         assert caller.recv(64).startswith(b"GET /health ")
         caller.sendall(answer + b"\r\n\r\n")
+
+
+def test_what_an_engine_compiles_outlives_its_container_and_is_its_own() -> None:
+    for profile in ("gpu", "gpu1"):
+        services = compose(profile)["services"]
+        volumes = {
+            name: mount["source"]
+            for name, service in services.items()
+            for mount in service.get("volumes", [])
+            if mount["target"] == "/data/compiled"
+        }
+        # With `keys`, as a new volume gets its owner from the first image that mounts it.
+        assert {name.partition("-")[0] for name in volumes} == {"vllm", "keys"}
+        assert set(volumes.values()) == {"compiled"}
+    assert re.search(r"install -d -o opcod .*/data/compiled\b", DOCKERFILE.read_text())
+    for name, pod in pods(overlay("gpu")).items():
+        for engine in (each for each in pod["spec"].get("initContainers", []) if each["name"] == "vllm"):
+            (mount,) = (each for each in engine["volumeMounts"] if each["mountPath"] == "/data/compiled")
+            assert (mount["name"], mount["subPathExpr"]) == ("data", "compiled/$(POD_NAME)"), name
+            assert "POD_NAME" in [variable["name"] for variable in engine["env"]]
 
 
 MODEL_BYTES = 8.19e9 * 2
