@@ -201,6 +201,17 @@ def test_what_an_engine_compiles_outlives_its_container_and_is_its_own() -> None
             assert "POD_NAME" in [variable["name"] for variable in engine["env"]]
 
 
+def test_engines_run_as_vllms_image_documents_it_any_user_of_group_0() -> None:
+    """And as its student's user, who alone opens the socket."""
+    for profile in ("gpu", "gpu1"):
+        engines = [each for name, each in compose(profile)["services"].items() if name.startswith("vllm")]
+        assert {engine["user"] for engine in engines} == {"10001:0"}
+    for pod in pods(overlay("gpu")).values():
+        for engine in (each for each in pod["spec"].get("initContainers", []) if each["name"] == "vllm"):
+            assert engine["securityContext"]["runAsGroup"] == 0
+            assert engine["securityContext"].get("runAsUser", pod["spec"]["securityContext"]["runAsUser"]) == 10001
+
+
 MODEL_BYTES = 8.19e9 * 2
 """Qwen3-8B in bfloat16."""
 
