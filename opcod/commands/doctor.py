@@ -4,7 +4,6 @@ Each finding says what was found and, where it is not well, what to do.
 """
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
+from opcod.planning.disk import free_disk_needed, free_under
 from opcod.prepare.checks import can_be_written, existing
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
@@ -86,7 +86,7 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
     No packages where services run elsewhere: an image has those that its own processes need.
     """
     threads, cores = settings.resources.threads, os.cpu_count() or 1
-    free = shutil.disk_usage(existing(paths.runs_dir)).free
+    free, needed = free_under(paths.runs_dir), free_disk_needed(paths, settings)
     memory = psutil.virtual_memory()
     return [
         Finding("python", "ok", sys.version.split()[0]),
@@ -99,9 +99,8 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
         Finding("memory", "ok", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),
         Finding(
             "disk",
-            "bad" if free < settings.resources.min_free_disk_bytes else "ok",
-            f"{free / 1e9:.1f} GB free under {paths.runs_dir}, "
-            f"resources.min_free_disk_bytes wants {settings.resources.min_free_disk_bytes / 1e9:.1f}",
+            "bad" if free < needed else "ok",
+            f"{free / 1e9:.1f} GB free under {paths.runs_dir}, a run of these settings wants {needed / 1e9:.1f}",
         ),
         *_engines(settings),
         _writable("runs", paths.runs_dir),

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from opcod.installed import require_model_packages
 from opcod.local.gpus import Shares, require_room, share_out, sharing
+from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
 from opcod.planning.memory import (
     KNOWN_SHAPES,
     ModelShape,
@@ -79,6 +80,7 @@ class Planned:
     work: list[Work] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     on_gpu: list[Need] = field(default_factory=list)
+    disk: list[DiskPart] = field(default_factory=list)
     gpus: int = 0
     shares: Shares = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -104,6 +106,9 @@ def plan_run(paths: Paths, settings: RunSettings) -> Planned:
     with _noted(found.missing):
         require_model_packages("a run")
         count, shapes = _look_at_models(found, paths, problems)
+    found.disk = disk_parts(settings, shapes)
+    with _noted(found.missing):
+        require_disk(paths, settings)
     if problems is not None and evaluated is not None:
         found.lengths = prompt_lengths(problems, settings, count)
         found.work = work_of(settings, len(problems.train), evaluated, found.lengths)
@@ -234,13 +239,14 @@ _GIB = 1 << 30
 
 
 def grids(found: Planned) -> Iterator[Grid]:
-    """Partitions, work and memory, as far as they are known."""
+    """Partitions, work, memory and disk, as far as they are known."""
     if found.problems is not None:
         yield _partitions(found.problems)
     if found.work:
         yield _work(found)
     if found.needs:
         yield _memory(found)
+    yield disk_grid(found.disk)
 
 
 def lines(found: Planned) -> Iterator[str]:

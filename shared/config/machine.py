@@ -6,7 +6,7 @@ None of them changes what is trained.
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import httpx2
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -64,7 +64,11 @@ class ResourcesSection(Section):
     """What the processes may use on this machine."""
 
     threads: Positive = Field(default=1, description="Threads of each model process; never more than cores in all.")
-    min_free_disk_bytes: int = Field(default=2_000_000_000, ge=0)
+    min_free_disk_bytes: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto",
+        description="Under the runs directory when a run begins or goes on. `auto`: what its batches, versions and "
+        "checkpoints come to at most (`opcod run --dry-run`), less what of it is there, and 2 GB.",
+    )
     gpus: dict[str, tuple[int, ...]] | None = Field(
         default=None,
         description="GPUs by service, of all that use one: `{ student-a = [0], student-b = [1], trainer-a = [2], "

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from opcod.commands.keys import ACL_FILE
-from opcod.planning.memory import KNOWN_SHAPES
+from opcod.planning.disk import disk_parts, shapes_of
 from shared.config.loading import load_settings
 from shared.files.durable import atomic_write
 from shared.http.guard import OPEN_PATHS
@@ -95,12 +95,7 @@ def test_who_waits_for_a_preparation_ends_when_told_to(tmp_path: Path) -> None:
 def test_the_volume_holds_the_preset_that_is_deployed(objects: tuple[Tree, ...]) -> None:
     preset = of_kind(objects, "ConfigMap")["opcod-environment"]["data"]["OPCOD_PRESET"]
     settings = load_settings(preset=preset, environ={})
-    run, needed = settings.run, 0
-    for student in settings.students.values():
-        shape = KNOWN_SHAPES[student.model]
-        adapter = 4 * shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
-        # Its model and its specialist; every version; two checkpoints of adapter, teacher and two moments.
-        needed += 2 * 2 * shape.parameters + (run.rounds * run.steps_per_round + 2 * 4) * adapter
+    needed = sum(part.bytes for part in disk_parts(settings, shapes_of(settings)))
     claim = of_kind(objects, "PersistentVolumeClaim")["opcod-data"]["spec"]["resources"]["requests"]["storage"]
     assert claim.endswith("Gi") and int(claim.removesuffix("Gi")) * 2**30 > 4 * needed
 
