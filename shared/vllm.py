@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.config.machine import VllmSection, require_short
+from shared.config.machine import VllmSection, names_secret, require_short
 from shared.errors import MAX_SHOWN_CHARS, ConfigError
 from shared.files.text import expanded
 
@@ -96,9 +96,13 @@ _KEPT = (
     "XDG_CACHE_HOME",
     "NVIDIA_VISIBLE_DEVICES",
 )
-# How GPUs and the network between them are reached: without NCCL_SOCKET_IFNAME a server on several GPUs may wait for
-# ever on an interface that leads nowhere. Not VLLM_: its development mode would open routes that ask for no key.
-_KEPT_PREFIXES = ("CUDA_", "NCCL_", "GLOO_", "UCX_")
+# How GPUs and the network between them are reached, and what the cluster's people have set for vLLM: without
+# NCCL_SOCKET_IFNAME or VLLM_HOST_IP a server on several GPUs may wait for ever on an interface that leads nowhere.
+_KEPT_PREFIXES = ("CUDA_", "NCCL_", "GLOO_", "UCX_", "TORCH_", "VLLM_")
+# Each opens routes that ask for no key, or serves another model than the one that is named.
+_NEVER_KEPT = frozenset(
+    {"VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_MODEL_REDIRECT_PATH", "VLLM_USE_MODELSCOPE"}
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,9 @@ def arguments(
         options |= {"max-loras": section.max_loras, "max-lora-rank": largest_rank(model.rank)}
     if not installation.on_cpu:
         options["gpu-memory-utilization"] = section.gpu_memory_utilization
+    if section.data_parallel_size > 1:
+        # vLLM has one HTTP server for each copy unless told otherwise, and of several none loads an adapter.
+        options["api-server-count"] = 1
     if section.max_model_len is not None:
         options["max-model-len"] = section.max_model_len
     named = [part for name, value in options.items() for part in (f"--{name}", str(value))]
@@ -153,12 +160,12 @@ def arguments(
 def environment(
     installation: Installation, section: VllmSection, model: Model, *, key: str, threads: int, ours: Mapping[str, str]
 ) -> dict[str, str]:
-    """The server's environment; of `ours` only what a program needs to run at all.
+    """The server's environment; of `ours` only what a program needs to run, and to find GPUs and network: no secret.
 
     Weights are swapped by routes of vLLM's development mode, which ask for no key: only the socket's directory guards
     them.
     """
-    kept = {name: value for name, value in ours.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
+    kept = {name: value for name, value in ours.items() if _is_kept(name)}
     fixed = {
         "VLLM_API_KEY": key,
         "VLLM_SERVER_DEV_MODE" if model.rank is None else "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -173,6 +180,12 @@ def environment(
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # bound, two servers would both be put on the first core
     }
     return {**kept, **fixed, **(on_cpu if installation.on_cpu else {}), **section.environment}
+
+
+def _is_kept(name: str) -> bool:
+    if name in _NEVER_KEPT or names_secret(name):
+        return False
+    return name in _KEPT or name.startswith(_KEPT_PREFIXES)
 
 
 def largest_rank(rank: int) -> int:

@@ -4,12 +4,12 @@ Each finding says what was found and, where it is not well, what to do.
 """
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opcod.local.deployment import Deployment, is_elsewhere, live_deployment
-from opcod.local.gpus import gpus_here, require_room, share_out, visible
+from opcod.local.gpus import require_room, share_out, visible
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -33,11 +33,13 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
+from opcod.planning.disk import free_disk_needed, free_under
 from opcod.prepare.checks import can_be_written, existing, thinking_notes
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import ConfigError, OpcodError, UnavailableError
+from shared.gpus import driver, gpus_here
 from shared.http.access import read_keys
 from shared.vllm import find_installation
 
@@ -84,7 +86,7 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
     No packages where services run elsewhere: an image has those that its own processes need.
     """
     threads, cores = settings.resources.threads, os.cpu_count() or 1
-    free = shutil.disk_usage(existing(paths.runs_dir)).free
+    free, needed = free_under(paths.runs_dir), free_disk_needed(paths, settings)
     memory = psutil.virtual_memory()
     return [
         Finding("python", "ok", sys.version.split()[0]),
@@ -97,9 +99,8 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
         Finding("memory", "ok", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),
         Finding(
             "disk",
-            "bad" if free < settings.resources.min_free_disk_bytes else "ok",
-            f"{free / 1e9:.1f} GB free under {paths.runs_dir}, "
-            f"resources.min_free_disk_bytes wants {settings.resources.min_free_disk_bytes / 1e9:.1f}",
+            "bad" if free < needed else "ok",
+            f"{free / 1e9:.1f} GB free under {paths.runs_dir}, a run of these settings wants {needed / 1e9:.1f}",
         ),
         *_engines(settings),
         *(() if is_elsewhere() else _templates(paths, settings)),
@@ -151,6 +152,19 @@ def _engines(settings: RunSettings) -> Iterator[Finding]:
         yield Finding("gpus", "ok", told or "none; models run on the CPU")
     except (ConfigError, UnavailableError) as error:
         yield Finding("gpus", "bad", str(error))
+        return
+    if shares and find_spec("torch") is not None:
+        yield _torch_on_gpus()
+
+
+def _torch_on_gpus() -> Finding:
+    # Here and not above: torch takes seconds, which a machine without GPUs need not spend.
+    from shared.modeling.device import device_here
+
+    try:
+        return Finding("torch on a gpu", "ok", f"{device_here()}; {driver()}")
+    except (ConfigError, UnavailableError) as error:
+        return Finding("torch on a gpu", "bad", str(error))
 
 
 def _templates(paths: Paths, settings: RunSettings) -> Iterator[Finding]:

@@ -10,10 +10,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from opcod.local.gpus import VISIBLE, Shares, visible
+from opcod.local.gpus import Shares, visible
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from shared.config.settings import Paths
 from shared.contracts.jobs import PromptOutput, Questions
+from shared.gpus import VISIBLE
 
 # Longer than an 8B model on one GPU takes for the paper's test problems; an answer that hangs ends here.
 TIMEOUT_S = 12 * 3600.0

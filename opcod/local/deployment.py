@@ -201,6 +201,11 @@ def run_lock(run_dir: Path) -> Iterator[None]:
             raise ConfigError(
                 f"{run_dir.name} is up already in another process; stop that one, or choose another --run"
             ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"expected a file system that locks files under {run_dir}: {error}; without a lock two launchers may "
+                "take one run; choose a --runs-dir on another one, or have it mounted with locks (Lustre: `flock`)"
+            ) from error
         yield
 
 

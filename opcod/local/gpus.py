@@ -1,46 +1,19 @@
-"""Which GPUs each process of a run on this machine sees. Pure but for `gpus_here`.
+"""Which GPUs each process of a run on this machine sees. Pure.
 
 What always holds: a student's engine comes before a trainer, and has its GPUs to itself while there are enough;
 processes that share one are named, so that nobody finds out by running out of memory.
 """
 
 import os
-import shutil
-import subprocess
-from collections.abc import Mapping
-from itertools import combinations, takewhile
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 from shared.config.settings import RunSettings
-from shared.errors import ConfigError, UnavailableError
-
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-LOOK_TIMEOUT_S = 30.0
+from shared.errors import ConfigError
+from shared.gpus import named
 
 Shares = dict[str, tuple[int, ...]]
 """By service, indices into the GPUs that this machine shows us."""
-
-
-def gpus_here(environ: Mapping[str, str] = os.environ) -> int:
-    """How many GPUs we may use: those that CUDA_VISIBLE_DEVICES names, else what nvidia-smi lists. Loads no torch.
-
-    Raises UnavailableError where nvidia-smi is there but cannot tell.
-    """
-    # Before nvidia-smi, which lists all GPUs of the machine, whatever this process may use.
-    if VISIBLE in environ:
-        return len(_names(environ))
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=LOOK_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"nvidia-smi does not answer within {LOOK_TIMEOUT_S:.0f} s") from error
-    if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).replace("\n", " ")
-        raise UnavailableError(
-            f"expected the GPUs of this machine, `nvidia-smi -L` ended with exit code {done.returncode}: {said}; mend "
-            f"the driver, or set {VISIBLE}= to use none"
-        )
-    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
 
 
 def wanted(settings: RunSettings) -> dict[str, int]:
@@ -75,6 +48,35 @@ def share_out(settings: RunSettings, available: int) -> Shares:
     return shares
 
 
+def starts(settings: RunSettings, shares: Shares, services: Sequence[str]) -> list[list[str]]:
+    """`services` in the turns in which they are started: each when those of the turn before are ready.
+
+    A vLLM server measures the memory of its GPU as it starts, and takes what another process allocates or frees
+    meanwhile for its own (vLLM issue 55827). So on a GPU that has one, servers come first, one after the other.
+    """
+    servers = {f"student-{name}" for name, section in settings.students.items() if section.engine == "vllm"}
+    # Sorted, and so in their order otherwise.
+    first = sorted(services, key=lambda service: service not in servers)
+    return _in_turns(first, lambda one, other: bool({one, other} & servers) and _share(shares, one, other))
+
+
+def apart(shares: Shares, services: Sequence[str]) -> list[list[str]]:
+    """`services` in turns, so that none shares a GPU with another of its turn."""
+    return _in_turns(services, lambda one, other: _share(shares, one, other))
+
+
+def _share(shares: Shares, one: str, other: str) -> bool:
+    return not set(shares.get(one, ())).isdisjoint(shares.get(other, ()))
+
+
+def _in_turns(names: Sequence[str], clash: Callable[[str, str], bool]) -> list[list[str]]:
+    """Each in the turn after the last one of those before it in `names` that it clashes with."""
+    turn: dict[str, int] = {}
+    for name in names:
+        turn[name] = 1 + max((at for other, at in turn.items() if clash(name, other)), default=-1)
+    return [[name for name in names if turn[name] == number] for number in sorted(set(turn.values()))]
+
+
 def shared(shares: Shares) -> list[tuple[str, str, int]]:
     """Pairs of services on one GPU, and which."""
     pairs = combinations(sorted(shares), 2)
@@ -103,14 +105,8 @@ def require_room(settings: RunSettings, shares: Shares) -> None:
 def visible(gpus: tuple[int, ...], environ: Mapping[str, str] = os.environ) -> str:
     """The value of CUDA_VISIBLE_DEVICES for these, out of those that are visible to us."""
     # Our own list may begin at another GPU, or name them by UUID: an index into it is translated.
-    ours = _names(environ)
+    ours = named(environ)
     return ",".join(ours[gpu] if ours else str(gpu) for gpu in gpus)
-
-
-def _names(environ: Mapping[str, str]) -> list[str]:
-    """Those before the first negative index: there the list ends for CUDA, and -1 is how to name none."""
-    names = [name.strip() for name in environ.get(VISIBLE, "").split(",") if name.strip()]
-    return list(takewhile(lambda name: not name.startswith("-"), names))
 
 
 def _again(service: str, shares: Shares, available: int) -> int:

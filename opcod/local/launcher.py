@@ -10,16 +10,20 @@ import redis
 
 from opcod.local.deployment import DEPLOYMENT_FILE, Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
 from opcod.local.embedded_redis import end_leftover
-from opcod.local.gpus import VISIBLE, gpus_here, share_out, visible
+from opcod.local.gpus import share_out, starts, visible
 from opcod.local.processes import Launch, ProcessSpec, Supervisor, launch, log_tail
 from shared.bus.redis import RedisBus
 from shared.bus.redis_link import one_try
 from shared.config.settings import Paths, RunSettings
+from shared.contracts.models import model_file, prepared_model
 from shared.errors import StoppedError, UnavailableError
 from shared.files.text import expanded
+from shared.gpus import VISIBLE, gpus_here
 from shared.http.client import not_ready
 
 READY_TIMEOUT_S = 300.0
+# Of a shared volume on a bad day. A model is read whole more than once before a service is ready.
+SLOW_READ_BYTES_S = 20e6
 POLL_S = 0.2
 PROBE_TIMEOUT_S = 5.0
 REDIS = "redis"
@@ -60,7 +64,7 @@ class Launcher:
         key_file = ensure_key(self._paths.run_dir)
         urls: dict[str, str] = {}
         # The broker comes last: a run begins when everyone who works for it is there.
-        for names in (self._workers(), ["broker"]):
+        for names in (*starts(self._settings, self.gpus, self._workers()), ["broker"]):
             for name in names:
                 self._url_file(name).unlink(missing_ok=True)
                 self._supervisor.start(self._spec(name, redis_url, key_file))
@@ -171,14 +175,8 @@ class Launcher:
         """The service's URL, once /readyz answers 200."""
         progress(name)
         file = self._url_file(name)
-        self._wait(name, lambda: _probe(file), self._ready_timeout_s(name))
+        self._wait(name, lambda: _probe(file), ready_timeout_s(self._paths.run_dir, self._settings, name))
         return file.read_text(encoding="utf-8")
-
-    def _ready_timeout_s(self, name: str) -> float:
-        """A student with a vLLM server has that server's time to start besides."""
-        service, _, student = name.partition("-")
-        slow = service == "student" and self._settings.students[student].engine == "vllm"
-        return READY_TIMEOUT_S + (self._settings.students[student].vllm.start_timeout_s if slow else 0.0)
 
     def _wait(self, name: str, problem: Callable[[], str | None], timeout_s: float = READY_TIMEOUT_S) -> None:
         """Until `problem` is None; what ends meanwhile is started again. The time is that without another reason: a
@@ -197,6 +195,17 @@ class Launcher:
                 )
             self.watch()
             time.sleep(POLL_S)
+
+
+def ready_timeout_s(run_dir: Path, settings: RunSettings, name: str) -> float:
+    """Who loads a model has time to read it from a slow disk besides, a student that of its vLLM server, too."""
+    service, _, student = name.partition("-")
+    if not student or not model_file(run_dir, student).exists():
+        return READY_TIMEOUT_S
+    weights = prepared_model(run_dir, student).path.glob("*.safetensors")
+    reading_s = sum(file.stat().st_size for file in weights) / SLOW_READ_BYTES_S
+    slow = service == "student" and settings.students[student].engine == "vllm"
+    return READY_TIMEOUT_S + reading_s + (settings.students[student].vllm.start_timeout_s if slow else 0.0)
 
 
 def _probe(url_file: Path) -> str | None:

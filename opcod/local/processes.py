@@ -174,22 +174,27 @@ def until_ended(
     timeout_s: float,
     report: Callable[[], None],
     stopped: Callable[[], bool],
+    progress: Callable[[], object] = lambda: None,
 ) -> None:
     """Wait for processes that end by themselves, calling `report` every 15 s; what still runs at the end is stopped.
 
-    Raises StoppedError once `stopped` says so, and OpcodError after `timeout_s`.
+    progress: where they are; whenever it changes, `timeout_s` begins anew. Raises StoppedError once `stopped` says so,
+    and OpcodError after `timeout_s`.
     """
-    started = said = time.monotonic()
+    changed = said = time.monotonic()
+    seen = progress()
     try:
         while any(process.poll() is None for process in running):
             now = time.monotonic()
+            if (here := progress()) != seen:
+                seen, changed = here, now
             if now - said > REPORT_EVERY_S:
                 said = now
                 report()
             if stopped():
                 raise StoppedError(f"stopped while {what}; the next start begins with it again")
-            if now - started > timeout_s:
-                raise OpcodError(f"{what} took longer than {timeout_s:.0f} s")
+            if now - changed > timeout_s:
+                raise OpcodError(f"{what}: expected it to end or to go on within {timeout_s:.0f} s, and it did neither")
             time.sleep(POLL_S)
         if stopped() and any(process.returncode for process in running):  # Ctrl-C reached them, too
             raise StoppedError(f"stopped while {what}; the next start begins with it again")

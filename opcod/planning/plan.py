@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from opcod.installed import require_model_packages
-from opcod.local.gpus import Shares, gpus_here, require_room, share_out, sharing
+from opcod.local.gpus import Shares, require_room, share_out, sharing
+from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
 from opcod.planning.memory import (
     KNOWN_SHAPES,
     ModelShape,
@@ -41,6 +42,7 @@ from shared.config.loading import to_toml
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, OpcodError, PromptError
+from shared.gpus import gpus_here
 from shared.problems.coverage import uncovered_languages
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
@@ -79,6 +81,7 @@ class Planned:
     work: list[Work] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     on_gpu: list[Need] = field(default_factory=list)
+    disk: list[DiskPart] = field(default_factory=list)
     gpus: int = 0
     shares: Shares = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -105,6 +108,9 @@ def plan_run(paths: Paths, settings: RunSettings) -> Planned:
         require_model_packages("a run")
         count, shapes = _look_at_models(found, paths, problems)
         found.notes += thinking_notes(paths, settings, prepared=False)
+    found.disk = disk_parts(settings, shapes)
+    with _noted(found.missing):
+        require_disk(paths, settings)
     if problems is not None and evaluated is not None:
         found.lengths = prompt_lengths(problems, settings, count)
         found.work = work_of(settings, len(problems.train), evaluated, found.lengths)
@@ -235,13 +241,14 @@ _GIB = 1 << 30
 
 
 def grids(found: Planned) -> Iterator[Grid]:
-    """Partitions, work and memory, as far as they are known."""
+    """Partitions, work, memory and disk, as far as they are known."""
     if found.problems is not None:
         yield _partitions(found.problems)
     if found.work:
         yield _work(found)
     if found.needs:
         yield _memory(found)
+    yield disk_grid(found.disk)
 
 
 def lines(found: Planned) -> Iterator[str]:

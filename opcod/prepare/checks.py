@@ -2,13 +2,13 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 from opcod.installed import require_model_packages
 from opcod.local.deployment import latest_run
-from opcod.local.gpus import gpus_here, require_room, share_out
+from opcod.local.gpus import require_room, share_out
 from opcod.options import given, paths_for, settings_from
+from opcod.planning.disk import require_disk
 from opcod.prepare.models import base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
@@ -16,6 +16,7 @@ from shared.config.environment import RUN_NAME
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.models import prepared_model
 from shared.errors import ConfigError
+from shared.gpus import gpus_here
 from shared.http.addresses import listen
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
@@ -37,7 +38,7 @@ def check_settings(paths: Paths, settings: RunSettings) -> None:
     problems = load_problems(settings)
     evaluated_problems(settings, problems)
     _check_specialists(settings, problems)
-    _check_disk(paths.runs_dir, settings.resources.min_free_disk_bytes)
+    require_disk(paths, settings)
     _check_ports(settings)
     _check_redis(paths, settings)
     _check_engines(settings)
@@ -61,15 +62,6 @@ def _check_specialists(settings: RunSettings, problems: ProblemSet) -> None:
 def _check_directory(option: str, directory: Path) -> None:
     if not can_be_written(directory):
         raise ConfigError(f"{option}: expected a directory that can be written to, {existing(directory)} is none")
-
-
-def _check_disk(runs_dir: Path, needed: int) -> None:
-    free = shutil.disk_usage(existing(runs_dir)).free
-    if free < needed:
-        raise ConfigError(
-            f"expected {needed / 1e9:.1f} GB free under {runs_dir}, found {free / 1e9:.1f} GB; "
-            f"free some, or choose another --runs-dir"
-        )
 
 
 def _check_ports(settings: RunSettings) -> None:
@@ -113,6 +105,8 @@ def _check_engines(settings: RunSettings) -> None:
 
 
 def _check_models(paths: Paths, settings: RunSettings) -> None:
+    if any(student.engine != "scripted" for student in settings.students.values()):
+        _check_device()
     for name, student in settings.students.items():
         if student.engine == "scripted":
             continue
@@ -123,6 +117,14 @@ def _check_models(paths: Paths, settings: RunSettings) -> None:
                 f"loss.top_k: expected at most {vocabulary}, the vocabulary of student {name}, got {top_k}; "
                 f"`all` takes all of it"
             )
+
+
+def _check_device() -> None:
+    """Before hours of drawing answers, after which a trainer would find the same."""
+    require_model_packages("a run")
+    from shared.modeling.device import device_here
+
+    device_here()
 
 
 def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:

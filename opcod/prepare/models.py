@@ -10,17 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from opcod.installed import require_model_packages
-from opcod.local.gpus import VISIBLE, Shares, gpus_here, share_out, visible
+from opcod.local.gpus import Shares, apart, share_out, visible
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.signals import stoppable
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.errors import ConfigError, ModelError, StoppedError
 from shared.files.durable import atomic_write
+from shared.gpus import VISIBLE, gpus_here
+from shared.modeling.checksums import file_checksum, model_files, stamps
 
-SPECIALIZE_TIMEOUT_S = 3600.0
-# Longer than an 8B model on one GPU takes for eight answers to each of the paper's training problems.
-ANSWERS_TIMEOUT_S = 12 * 3600.0
+SILENT_S = 2 * 3600.0
+"""Between two lines of a process here, which come after each chunk of answers and every few updates. Its whole work has
+no limit, as it takes minutes or days by the model and the machine."""
 
 Progress = Callable[[str], None]
 
@@ -35,7 +37,8 @@ def prepare_models(
     """Write `models/<student>.json` for `students`; returns the seconds of each stage.
 
     Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
-    are fine-tuned here, both at once, those of `specialize.source = "self"` after they have drawn answers of their own.
+    are fine-tuned here, both at once unless they share a GPU, those of `specialize.source = "self"` after they have
+    drawn answers of their own.
     Raises StoppedError once `stopped` says so, and ConfigError if a model of the run is gone and cannot be made again
     alike.
     """
@@ -62,7 +65,7 @@ def prepare_models(
         progress("specialists")
         models |= _specialize(paths, specialists, own, gpus, progress, stopped)
     for name, path in models.items():
-        _pin(paths, name, PreparedModel(path=path, sha256=_identity(path)), pinned[name])
+        _pin(paths, name, _prepared_now(path), pinned[name])
     drawing = {"drawing own answers": drawn - loaded} if own else {}
     return {"loading models": loaded - started, **drawing, "fine-tuning specialists": time.monotonic() - drawn}
 
@@ -72,7 +75,16 @@ def _prepared(paths: Paths, student: str) -> PreparedModel | None:
 
 
 def _is_there(entry: PreparedModel | None) -> bool:
-    return entry is not None and entry.path.is_dir() and _identity(entry.path) == entry.sha256
+    if entry is None or not entry.path.is_dir():
+        return False
+    return entry.stamps == stamps(model_files(entry.path)) or _identity(entry.path) == entry.sha256
+
+
+def _prepared_now(path: Path) -> PreparedModel:
+    # Before anything is read: what is written meanwhile shows later.
+    seen = stamps(model_files(path))
+    checksum = file_checksum(*sorted(path.glob("*.safetensors")))
+    return PreparedModel(path=path, sha256=_identity(path), checksum=checksum, stamps=seen)
 
 
 def _pin(paths: Paths, student: str, entry: PreparedModel, before: PreparedModel | None) -> None:
@@ -101,7 +113,7 @@ def _draw_answers(
         )
         for student in students
     }
-    _run_all(specs, "drawing own answers", ANSWERS_TIMEOUT_S, progress, stopped)
+    _run_apart(specs, "student", gpus, "drawing own answers", progress, stopped)
 
 
 def _specialize(
@@ -124,7 +136,7 @@ def _specialize(
         )
         for student in students
     }
-    _run_all(specs, "fine-tuning the specialists", SPECIALIZE_TIMEOUT_S, progress, stopped)
+    _run_apart(specs, "trainer", gpus, "fine-tuning the specialists", progress, stopped)
     return {name: Path(json.loads(log_tail(spec.log_file, lines=1))["path"]) for name, spec in specs.items()}
 
 
@@ -141,10 +153,22 @@ def _making(
     )
 
 
-def _run_all(
-    specs: Mapping[str, ProcessSpec], what: str, timeout_s: float, progress: Progress, stopped: Callable[[], bool]
+def _run_apart(
+    specs: Mapping[str, ProcessSpec],
+    service: str,
+    gpus: Shares,
+    what: str,
+    progress: Progress,
+    stopped: Callable[[], bool],
 ) -> None:
-    """The processes of all students at once. Raises as `until_ended` and `require_success`."""
+    """The processes of all students at once; one after the other where they share a GPU, which has no room for two."""
+    named = {f"{service}-{student}": student for student in specs}
+    for turn in apart(gpus, list(named)):
+        _run_together({named[each]: specs[named[each]] for each in turn}, what, progress, stopped)
+
+
+def _run_together(specs: Mapping[str, ProcessSpec], what: str, progress: Progress, stopped: Callable[[], bool]) -> None:
+    """Raises as `until_ended` and `require_success`."""
     running = {student: launch(spec) for student, spec in specs.items()}
 
     def report() -> None:
@@ -153,7 +177,14 @@ def _run_all(
         ]
         progress(f"{what} ({'; '.join(lines)})")
 
-    until_ended(list(running.values()), what, timeout_s=timeout_s, report=report, stopped=stopped)
+    until_ended(
+        list(running.values()),
+        what,
+        timeout_s=SILENT_S,
+        report=report,
+        stopped=stopped,
+        progress=lambda: [spec.log_file.stat().st_size for spec in specs.values()],
+    )
     for student, process in running.items():
         require_success(f"{what}, student {student},", process.returncode, specs[student].log_file)
 
@@ -172,8 +203,7 @@ def progress_of(log_file: Path, code: int | None) -> str:
 def _identity(model_dir: Path) -> str:
     """sha256 over the names and contents of the files that make the model."""
     digest = hashlib.sha256()
-    # What decides what the model does. Notes beside it may change.
-    files = sorted(p for p in model_dir.iterdir() if p.suffix in (".safetensors", ".json", ".jinja"))
+    files = model_files(model_dir)
     if not any(p.suffix == ".safetensors" for p in files):
         raise ModelError(f"expected *.safetensors in {model_dir}, found {sorted(p.name for p in model_dir.iterdir())}")
     for path in files:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from opcod.local.answering import answer
-from opcod.local.gpus import VISIBLE, Shares, gpus_here, share_out, visible
+from opcod.local.gpus import Shares, share_out, visible
 from opcod.local.processes import ProcessSpec, launch, require_success, until_ended
 from opcod.probe.questions import (
     Asked,
@@ -30,6 +30,7 @@ from shared.contracts.ids import version_name
 from shared.contracts.jobs import PromptOutput, Questions
 from shared.contracts.messages import Sampling
 from shared.contracts.probing import Reach, TaughtAnswer
+from shared.gpus import VISIBLE, gpus_here
 from shared.problems.hints import calls_wrong, names_formula, names_numbers
 from shared.problems.problem import Judgement, Problem
 from shared.results.probing import Probe, ProbedProblem, ToldError, tally

@@ -105,7 +105,7 @@ def run_engine(
 ) -> None:
     """The engine's thread: build the engine, then work until `stopping`. `ended` is set however it ends."""
     try:
-        board.beat(allowance_s=max(BUILD_ALLOWANCE_S, config.section.vllm.start_timeout_s))
+        board.beat(allowance_s=BUILD_ALLOWANCE_S + config.section.vllm.start_timeout_s)
         with closing(build_engine(config)) as engine, LeaseKeeper(bus, lease_s=config.settings.bus.lease_s) as leases:
             worker = build_worker(
                 config,

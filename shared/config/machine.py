@@ -6,7 +6,7 @@ None of them changes what is trained.
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import httpx2
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -64,7 +64,11 @@ class ResourcesSection(Section):
     """What the processes may use on this machine."""
 
     threads: Positive = Field(default=1, description="Threads of each model process; never more than cores in all.")
-    min_free_disk_bytes: int = Field(default=2_000_000_000, ge=0)
+    min_free_disk_bytes: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto",
+        description="Under the runs directory when a run begins or goes on. `auto`: what its batches, versions and "
+        "checkpoints come to at most (`opcod run --dry-run`), less what of it is there, and 2 GB.",
+    )
     gpus: dict[str, tuple[int, ...]] | None = Field(
         default=None,
         description="GPUs by service, of all that use one: `{ student-a = [0], student-b = [1], trainer-a = [2], "
@@ -89,6 +93,11 @@ class RetentionSection(Section):
         if value == 1:
             raise ValueError("expected 0 (all) or at least 2: a replica may still serve the version before the newest")
         return value
+
+
+def names_secret(variable: str) -> bool:
+    """Whether an environment variable of that name is likely to hold a secret."""
+    return re.search("KEY|TOKEN|SECRET|PASSWORD", variable.upper()) is not None
 
 
 MAX_PORT = 65535
@@ -145,7 +154,7 @@ class VllmSection(Section):
     @classmethod
     def _no_secrets(cls, environment: dict[str, str]) -> dict[str, str]:
         for name in environment:
-            if re.search("KEY|TOKEN|SECRET|PASSWORD", name.upper()):
+            if names_secret(name):
                 raise ValueError(
                     f"expected no secret such as {name}: settings are shown, and kept in files of the run; the server "
                     "has a key of its own and reads local files only"

@@ -2,7 +2,8 @@
 
 What always holds: a temporary file or directory names its writer's machine and is locked (flock) as long as it is
 written, so that a sweep can tell what a dead writer left from what a live one, in any process of this machine, is
-writing. What another machine writes on a shared volume is spared until it is a day old.
+writing. A process id could not tell: containers of one machine do not see each other's. What another machine writes on
+a shared volume, and what no lock could be had on, is spared until it is a day old.
 """
 
 import errno
@@ -18,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from shared.errors import WriteError
+from shared.errors import StorageError, WriteError
 
 TEMPORARY = ".tmp-"
 ABANDONED_AFTER_S = 24 * 3600.0
@@ -26,8 +27,11 @@ ABANDONED_AFTER_S = 24 * 3600.0
 
 _CHUNK_BYTES = 1024 * 1024
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# NFS wants a file open for writing before it locks it, and some file systems lock nothing.
-_NO_LOCKS = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES})
+# NFS wants a file open for writing before it locks it, and so may lock no directory; others lock nothing, as Lustre
+# where it is not mounted with `flock`.
+_NO_LOCKS = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOSYS})
+# In the place of a machine: no lock tells whether the writer lives.
+_UNLOCKED = "unlocked"
 
 
 def sha256_file(path: Path) -> str:
@@ -41,10 +45,28 @@ def sha256_file(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel lets go of it when the process ends, however it ends."""
+    """Hold an exclusive lock on `path`; the kernel lets go of it when the process ends, however it ends.
+
+    Raises StorageError where the file system has no locks.
+    """
     with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not _lock(handle.fileno()):
+            raise StorageError(
+                f"expected a file system that locks files under {path.parent}: without a lock two processes write the "
+                "same at once; choose a directory on another one, or have it mounted with locks (Lustre: `flock`)"
+            )
         yield
+
+
+def _lock(descriptor: int) -> bool:
+    """Wait for an exclusive lock; False where there are none. Raises OSError."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -55,7 +77,8 @@ def atomic_write(path: Path, data: bytes) -> None:
         try:
             with temporary.open("xb") as file:
                 # Before the first byte, and until it has its name: a sweep takes what nobody locks for a dead writer's.
-                fcntl.flock(file, fcntl.LOCK_EX)
+                if not _lock(file.fileno()):
+                    temporary = temporary.rename(path.with_name(temporary_name(_UNLOCKED)))
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -83,7 +106,7 @@ def sync_file(path: Path) -> None:
 
 @contextmanager
 def temporary_directory(parent: Path) -> Iterator[Path]:
-    """A locked directory beside the target, removed at the end if it was not renamed. Raises OSError."""
+    """A directory beside the target, locked if it can be, removed at the end if it was not renamed. Raises OSError."""
     parent.mkdir(parents=True, exist_ok=True)
     path, descriptor = _locked_directory(parent)
     try:
@@ -94,13 +117,14 @@ def temporary_directory(parent: Path) -> Iterator[Path]:
 
 
 def _locked_directory(parent: Path) -> tuple[Path, int]:
-    """A new directory and the descriptor that locks it; tried again if a sweep came in between."""
+    """A new directory and the descriptor that locks it, if any can; tried again if a sweep came in between."""
     while True:
         path = parent / temporary_name()
         path.mkdir()
         with suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not _lock(descriptor):
+                return path.rename(parent / temporary_name(_UNLOCKED)), descriptor
             # Between mkdir and lock a sweep may have removed it: what is locked then has no name any more.
             if path.exists():
                 return path, descriptor
@@ -130,10 +154,7 @@ def sweep(root: Path) -> list[Path]:
 def _remove_if_abandoned(path: Path) -> bool:
     # On a network file system the lock of a directory stays on its machine, so elsewhere only age tells.
     if not path.name.startswith(f"{TEMPORARY}{_machine()}-"):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
-                return _remove(path)
-        return False
+        return _remove_if_old(path)
     try:
         # A directory cannot be opened for writing, and NFS locks no file that is open for reading only.
         mode = os.O_RDONLY if path.is_dir() else os.O_RDWR
@@ -147,10 +168,17 @@ def _remove_if_abandoned(path: Path) -> bool:
         return False
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            return False
+            return _remove_if_old(path)
         raise
     finally:
         os.close(descriptor)
+
+
+def _remove_if_old(path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
+            return _remove(path)
+    return False
 
 
 def _remove(path: Path) -> bool:

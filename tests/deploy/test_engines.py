@@ -2,7 +2,13 @@
 
 import json
 import os
+import re
+import socket
 import subprocess
+import sys
+import threading
+from functools import partial
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -15,7 +21,7 @@ from shared.contracts.ids import seed_of
 from shared.contracts.models import PreparedModel
 from shared.errors import ConfigError
 from shared.vllm import Model, arguments
-from tests.deploy.deployed import K8S, Tree, compose, of_kind, overlay, pods
+from tests.deploy.deployed import DOCKERFILE, K8S, Tree, compose, of_kind, overlay, pod_containers, pods
 from tests.deploy.test_agreement import PLACES, processes
 
 SERVE = K8S / "components" / "gpu" / "serve.sh"
@@ -84,6 +90,7 @@ def test_the_container_starts_the_server_that_a_student_would_start(tmp_path: Pa
     variables = (tmp_path / "environment").read_text().splitlines()
     assert {"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1", "HF_HUB_OFFLINE=1", "VLLM_NO_USAGE_STATS=1"} <= set(variables)
     assert not [variable for variable in variables if variable.startswith("VLLM_API_KEY")]
+    assert "VLLM_CACHE_ROOT=/data/compiled/b" in variables
 
 
 def test_a_student_that_starts_its_own_server_needs_no_files(tmp_path: Path) -> None:
@@ -123,10 +130,117 @@ def test_engines_of_compose_have_no_network_and_read_only_data(profile: str) -> 
             "/data/runs": True,
             "/data/cache": True,
             "/data/engines": False,
+            "/data/compiled": False,
             "/etc/opcod/serve.sh": True,
         }
     used = [gpu for service in services.values() for gpu in gpus(service)]
     assert (used.count("0"), used.count("1")) == ((5, 0) if profile == "gpu1" else (3, 2))
+
+
+@pytest.mark.parametrize("profile", ["gpu", "gpu1"])
+def test_on_one_gpu_of_compose_engines_start_one_after_the_other_and_trainers_after_them(profile: str) -> None:
+    services = compose(profile)["services"]
+    on_gpus = {name: service for name, service in services.items() if gpus(service) and name != "prepare-gpu"}
+    assert {name.partition("-")[0] for name in on_gpus} == {"vllm", "trainer"}
+    for engine, other in permutations(on_gpus, 2):
+        if engine.startswith("vllm") and gpus(on_gpus[engine]) == gpus(on_gpus[other]):
+            before = engine in waited_for(services, other)
+            assert before or (other.startswith("vllm") and other in waited_for(services, engine)), f"{engine}, {other}"
+            assert services[engine]["healthcheck"]["test"][:2] == ["CMD", "python3"]
+
+
+def waited_for(services: Tree, name: str) -> set[str]:
+    """Who is healthy before that service is started."""
+    needs = services[name].get("depends_on", {})
+    first = {other for other, need in needs.items() if need["condition"] == "service_healthy" and other in services}
+    return first.union(*(waited_for(services, other) for other in first))
+
+
+@pytest.mark.parametrize(("answer", "healthy"), [(b"HTTP/1.0 200 OK", True), (b"HTTP/1.0 503 Wait", False)])
+def test_an_engine_of_compose_is_healthy_once_it_says_so_on_its_socket(
+    tmp_path: Path, answer: bytes, healthy: bool
+) -> None:
+    command = compose("gpu")["services"]["vllm-a"]["healthcheck"]["test"][1:]
+    here = [sys.executable, *(word.replace("/data/engines", str(tmp_path)) for word in command[1:])]
+    asked = partial(subprocess.run, here, env={"OPCOD_STUDENT": "a"}, capture_output=True, timeout=30, check=False)
+    assert asked().returncode != 0, "nobody listens"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "a.sock"))
+        assert asked().returncode != 0, "bound, as vLLM is before it loads anything"
+        listener.listen()
+        thread = threading.Thread(target=answer_once, args=(listener, answer))
+        thread.start()
+        assert (asked().returncode == 0) == healthy
+        thread.join()
+
+
+def answer_once(listener: socket.socket, answer: bytes) -> None:
+    caller, _ = listener.accept()
+    with caller:
+        assert caller.recv(64).startswith(b"GET /health ")
+        caller.sendall(answer + b"\r\n\r\n")
+
+
+def test_what_an_engine_compiles_outlives_its_container_and_is_its_own() -> None:
+    for profile in ("gpu", "gpu1"):
+        services = compose(profile)["services"]
+        volumes = {
+            name: mount["source"]
+            for name, service in services.items()
+            for mount in service.get("volumes", [])
+            if mount["target"] == "/data/compiled"
+        }
+        # With `keys`, as a new volume gets its owner from the first image that mounts it.
+        assert {name.partition("-")[0] for name in volumes} == {"vllm", "keys"}
+        assert set(volumes.values()) == {"compiled"}
+    assert re.search(r"install -d -o opcod .*/data/compiled\b", DOCKERFILE.read_text())
+    for name, pod in pods(overlay("gpu")).items():
+        for engine in (each for each in pod["spec"].get("initContainers", []) if each["name"] == "vllm"):
+            (mount,) = (each for each in engine["volumeMounts"] if each["mountPath"] == "/data/compiled")
+            assert (mount["name"], mount["subPathExpr"]) == ("data", "compiled/$(POD_NAME)"), name
+            assert "POD_NAME" in [variable["name"] for variable in engine["env"]]
+
+
+def test_engines_run_as_vllms_image_documents_it_any_user_of_group_0() -> None:
+    """And as its student's user, who alone opens the socket."""
+    for profile in ("gpu", "gpu1"):
+        engines = [each for name, each in compose(profile)["services"].items() if name.startswith("vllm")]
+        assert {engine["user"] for engine in engines} == {"10001:0"}
+    for pod in pods(overlay("gpu")).values():
+        for engine in (each for each in pod["spec"].get("initContainers", []) if each["name"] == "vllm"):
+            assert engine["securityContext"]["runAsGroup"] == 0
+            assert engine["securityContext"].get("runAsUser", pod["spec"]["securityContext"]["runAsUser"]) == 10001
+
+
+MODEL_BYTES = 8.19e9 * 2
+"""Qwen3-8B in bfloat16."""
+
+HOST_BYTES = {
+    "prepare": 2.2 * MODEL_BYTES,
+    "trainer": 1.5 * MODEL_BYTES,
+    "vllm": MODEL_BYTES + 8 * 2**30,
+    "student": 5e9,
+}
+"""What a container needs of the host's memory beside a GPU, at most: weights as they are read, twice where they are
+merged and saved; an engine's shared memory; a tensor at a time and some adapters."""
+
+
+@pytest.mark.parametrize("profile", ["gpu", "gpu1"])
+def test_no_limit_of_compose_ends_what_loads_a_model_of_8b_for_a_gpu(profile: str) -> None:
+    services = compose(profile)["services"]
+    loading = {name: name.partition("-")[0] for name in services if name.partition("-")[0] in HOST_BYTES}
+    assert set(loading.values()) == HOST_BYTES.keys()
+    for name, kind in loading.items():
+        assert int(services[name]["mem_limit"]) > HOST_BYTES[kind], name
+
+
+def test_no_limit_of_the_cluster_ends_what_loads_a_model_of_8b_for_a_gpu() -> None:
+    for name, pod in pods(overlay("gpu")).items():
+        for container in pod_containers(pod):
+            kind = "vllm" if container["name"] == "vllm" else name.partition("-")[0]
+            limit = container["resources"]["limits"]["memory"]
+            needed = 0 if container["name"] == "wait-for-prepare" else HOST_BYTES.get(kind, 0)
+            assert not needed or (limit.endswith("Gi") and int(limit.removesuffix("Gi")) * 2**30 > needed), name
 
 
 def gpus(service: Tree) -> list[str]:

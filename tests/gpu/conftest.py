@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from opcod.local.gpus import gpus_here
+from shared.gpus import gpus_here
 from tests.vllm.bench import PYTHON
 from tests.vllm.conftest import adapters, config
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from opcod.commands.doctor import Finding, examine_deployment, examine_machine
 from opcod.local.deployment import Deployment, ensure_key
@@ -120,6 +121,15 @@ def test_gpus_that_cannot_be_shared_out_are_bad(tmp_path: Path, monkeypatch: pyt
     many = ["students.b.engine=vllm", "students.b.vllm.tensor_parallel_size=4"]
     found = by_name(examine_machine(paths, load_settings(preset="laptop", overrides=many, environ={})))
     assert found["gpus"].state == "bad" and "student-b needs 4 GPUs" in found["gpus"].found
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is used here: tests/gpu")
+def test_gpus_that_torch_does_not_see_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    found = by_name(examine_machine(paths, load_settings(preset="laptop", environ={})))["torch on a gpu"]
+    assert found.state == "bad"
+    assert "CUDA_VISIBLE_DEVICES=6,7 gives one, but torch" in found.found and "driver" in found.found
 
 
 def test_gpus_that_nobody_can_list_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

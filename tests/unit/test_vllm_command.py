@@ -41,6 +41,7 @@ def test_the_settings_reach_the_command_line() -> None:
         "--uds": "/s/socket",
         "--tensor-parallel-size": "2",
         "--data-parallel-size": "3",
+        "--api-server-count": "1",
         "--gpu-memory-utilization": "0.5",
         "--max-model-len": "4096",
         "--max-loras": "5",
@@ -67,19 +68,40 @@ def test_a_socket_whose_path_is_too_long_is_refused_by_its_name() -> None:
 def test_without_a_gpu_nothing_is_said_of_its_memory_and_prompts_stay_whole() -> None:
     assert "--gpu-memory-utilization" not in started(CPU)
     assert "--no-enable-chunked-prefill" in started(CPU) and "--no-enable-chunked-prefill" not in started(GPU)
-    assert "--max-model-len" not in started(CPU)
+    assert not {"--max-model-len", "--api-server-count"} & set(started(CPU))
 
 
 def test_its_environment_is_its_own() -> None:
     ours = {"PATH": "/bin", "OPCOD_KEY_FILE": "/key", "PYTHONPATH": "/x", "CUDA_VISIBLE_DEVICES": "3"}
-    ours |= {"NCCL_SOCKET_IFNAME": "eth1", "VLLM_SERVER_DEV_MODE": "1"}
+    ours |= {"NCCL_SOCKET_IFNAME": "eth1", "VLLM_SERVER_DEV_MODE": "1", "VLLM_MODEL_REDIRECT_PATH": "/other"}
+    ours |= {"VLLM_API_KEY": "theirs", "HF_TOKEN": "hf_x", "TORCH_HUB_TOKEN": "x", "NCCL_SECRET": "x", "HOSTNAME": "h"}
     section = VllmSection(environment={"VLLM_CPU_KVCACHE_SPACE": "4"})
     found = environment(CPU, section, MODEL, key="secret", threads=2, ours=ours)
     assert (found["CUDA_VISIBLE_DEVICES"], found["NCCL_SOCKET_IFNAME"]) == ("3", "eth1")
     assert found["VLLM_API_KEY"] == "secret"
     assert (found["OMP_NUM_THREADS"], found["VLLM_CPU_KVCACHE_SPACE"]) == ("2", "4")
-    assert not {"OPCOD_KEY_FILE", "PYTHONPATH", "VLLM_SERVER_DEV_MODE"} & found.keys()
+    assert not {"OPCOD_KEY_FILE", "PYTHONPATH", "VLLM_SERVER_DEV_MODE", "VLLM_MODEL_REDIRECT_PATH"} & found.keys()
+    assert not {"HF_TOKEN", "TORCH_HUB_TOKEN", "NCCL_SECRET", "HOSTNAME"} & found.keys()
     assert "OMP_NUM_THREADS" not in environment(GPU, section, MODEL, key="secret", threads=2, ours=ours)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "CUDA_HOME", "CUDA_DEVICE_ORDER"),
+        *("NCCL_IB_HCA", "GLOO_SOCKET_IFNAME", "VLLM_HOST_IP", "VLLM_CACHE_ROOT", "TORCH_NCCL_ASYNC_ERROR_HANDLING"),
+    ],
+)
+def test_what_tells_a_server_its_gpus_network_and_caches_reaches_it(name: str) -> None:
+    found = environment(GPU, VllmSection(), MODEL, key="secret", threads=2, ours={name: "set"})
+    assert found[name] == "set"
+
+
+def test_our_own_settings_of_the_server_win_over_the_surroundings() -> None:
+    section = VllmSection(environment={"VLLM_HOST_IP": "10.0.0.2"})
+    ours = {"VLLM_HOST_IP": "10.0.0.1", "VLLM_NO_USAGE_STATS": "0"}
+    found = environment(GPU, section, MODEL, key="secret", threads=2, ours=ours)
+    assert (found["VLLM_HOST_IP"], found["VLLM_NO_USAGE_STATS"]) == ("10.0.0.2", "1")
 
 
 @pytest.mark.parametrize(("rank", "size"), [(1, 8), (8, 8), (64, 64), (65, 128)])

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Serves one student's base weights with the vLLM of this container, as `opcod prepare` wrote down in the run's
-# `engines`: on a socket that only the student reaches besides.
+# `engines`: on a socket that only the student reaches besides. What it compiles outlives the container.
 set -euo pipefail
 
 engine="$OPCOD_RUN_DIR/engines/$OPCOD_STUDENT"
@@ -8,4 +8,4 @@ until test -f "$OPCOD_RUN_DIR/prepared.json"; do sleep 2; done
 mapfile -t arguments < "$engine.arguments"
 mapfile -t variables < "$engine.environment"
 rm -f "/data/engines/$OPCOD_STUDENT.sock" # of a life before
-exec env "${variables[@]}" python3 "${arguments[@]}"
+exec env VLLM_CACHE_ROOT="/data/compiled/$OPCOD_STUDENT" "${variables[@]}" python3 "${arguments[@]}"

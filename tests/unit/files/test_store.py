@@ -1,5 +1,6 @@
 """Directories that appear whole or not at all, and are read only after a check."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,14 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opcod.local.deployment import run_lock
 from shared.contracts.weights import FileEntry
-from shared.errors import StorageError
-from shared.files.durable import ABANDONED_AFTER_S, TEMPORARY, atomic_write, sha256_file, temporary_name
+from shared.errors import ConfigError, StorageError
+from shared.files.durable import ABANDONED_AFTER_S, TEMPORARY, atomic_write, locked, sha256_file, temporary_name
 from shared.files.store import LocalStore, listed_files, resolve
 
 NAME = "weights/a/v000017"
@@ -243,6 +246,60 @@ def test_what_another_machine_writes_is_spared_until_it_is_old(store: LocalStore
     yesterday = time.time() - ABANDONED_AFTER_S - 60
     os.utime(old, (yesterday, yesterday))
     assert store.sweep_temporary() == [old]
+
+
+@pytest.fixture(params=["NFS", "no locks"])
+def unlocking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file system that locks nothing that is open for reading only, such as a directory, or nothing at all."""
+    kind: str = request.param
+    real = fcntl.flock
+
+    def flock(file: int | TextIO, operation: int) -> None:
+        descriptor = file if isinstance(file, int) else file.fileno()
+        if kind == "no locks":
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    return kind
+
+
+def test_where_locks_are_not_to_be_had_files_are_written_and_leftovers_go_when_old(
+    store: LocalStore, tmp_path: Path, unlocking: str
+) -> None:
+    atomic_write(tmp_path / "file", b"x")
+    during: list[Path] = []
+
+    def sweeping(path: Path) -> None:
+        """Another process of this machine sweeps while this one writes."""
+        store.sweep_temporary()
+        during.extend(leftovers(store.root))
+        path.write_bytes(b"y")
+
+    store.write_directory("one", {"file": sweeping}, listed)
+    assert (tmp_path / "file").read_bytes() == b"x" and store.exists("one")
+    assert during and leftovers(store.root) == []
+    left = store.root / temporary_name()
+    left.mkdir()
+    assert store.sweep_temporary() == [], unlocking
+    old = time.time() - ABANDONED_AFTER_S - 1
+    os.utime(left, (old, old))
+    assert store.sweep_temporary() == [left]
+
+
+def test_a_lock_that_cannot_be_had_where_one_is_needed_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(_file: object, _operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(StorageError, match=r"locks files under .*Lustre: `flock`"), locked(tmp_path / "lock"):
+        pass
+    with pytest.raises(ConfigError, match=r"locks files under .*--runs-dir"), run_lock(tmp_path):
+        pass
 
 
 def test_a_writer_that_is_killed_leaves_only_what_a_sweep_removes(store: LocalStore) -> None:

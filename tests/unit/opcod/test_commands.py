@@ -4,6 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from opcod.main import app
@@ -127,6 +128,16 @@ def test_who_shares_a_gpu_is_said_before_services_start(
     code, said, error = opcod("run", "--resume", "r1")
     assert "note: trainer-a and trainer-b share GPU 0, and so its memory" in said
     assert (code, "did not answer" in error) == (69, True), error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is used here: tests/gpu")
+def test_a_gpu_that_torch_does_not_see_is_said_before_anything_is_made(
+    opcod: Opcod, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    code, _, error = opcod("run", "--preset", "smoke", "--run", "r1")
+    assert (code, "CUDA_VISIBLE_DEVICES=0 gives one, but torch" in error) == (2, True), error
+    assert not (runs / "r1").exists()
 
 
 @pytest.mark.parametrize("command", [("status",), ("feedback", "tail")])

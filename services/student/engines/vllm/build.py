@@ -22,22 +22,31 @@ from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import AdapterWeights, Weights
 from services.student.engines.vllm.wire import ADAPTERS, FULL, Needs
 from shared.clock import SystemClock
+from shared.config.machine import MAX_SOCKET_BYTES
 from shared.contracts.ids import seed_of
+from shared.modeling.checksums import weights_checksum
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
 from shared.modeling.versions import tied_names
 from shared.vllm import BASE, Model, arguments, environment, find_installation
 
 LOG_LINES = 25
 
+# Of a socket in a server's directory: our own, and those that vLLM names by a UUID.
+_SOCKET_NAME_BYTES = len("/") + 36
+_SCRATCH = "opcod-vllm-"
+_SCRATCH_BYTES = len(_SCRATCH) + 8
+_SHORT = "/tmp"
+
 Begin = Callable[[], tuple[VllmClient, ServerProcess | None]]
 
 
 def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     """Started, and answering. Raises ConfigError, ModelError, or UnavailableError if it does not answer in time."""
-    model_dir = config.prepared_model().path
+    base = config.prepared_model()
+    model_dir = base.path
     check_weights(model_dir)
     build = _with_full_weights if config.settings.run.weights == "full" else _with_adapters
-    server, weights = build(config, model_dir)
+    server, weights = build(config, model_dir, weights_checksum(base))
     return VllmEngine(
         server,
         weights,
@@ -48,13 +57,13 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     )
 
 
-def _with_adapters(config: StudentConfig, model_dir: Path) -> tuple[Server, Weights]:
+def _with_adapters(config: StudentConfig, model_dir: Path, checksum: str) -> tuple[Server, Weights]:
     model = Model(model_dir, config.section.dtype, config.settings.lora.rank)
     begin = _found(config) if config.section.vllm.url is not None else _started(config, model)
-    return _server(config, begin, ADAPTERS), AdapterWeights(model_dir)
+    return _server(config, begin, ADAPTERS), AdapterWeights(model_dir, checksum)
 
 
-def _with_full_weights(config: StudentConfig, model_dir: Path) -> tuple[Server, Weights]:
+def _with_full_weights(config: StudentConfig, model_dir: Path, checksum: str) -> tuple[Server, Weights]:
     skeleton = load_skeleton(model_dir, config.section.dtype)
     tied = tied_names(skeleton)
     untied, served = None, model_dir
@@ -62,7 +71,7 @@ def _with_full_weights(config: StudentConfig, model_dir: Path) -> tuple[Server, 
         untied = Untied(config.environment.run_dir / "engines" / f"{config.student}-{config.environment.replica}", tied)
         served = untied.add(BASE, model_dir)
     server = _server(config, _started(config, Model(served, config.section.dtype, rank=None)), FULL)
-    return server, FullWeights(server, model_dir, served, skeleton, untied)
+    return server, FullWeights(server, model_dir, checksum, served, skeleton, untied)
 
 
 def _server(config: StudentConfig, begin: Begin, needs: Needs) -> Server:
@@ -88,20 +97,30 @@ def _started(config: StudentConfig, model: Model) -> Begin:
     seed = seed_of(settings.run.seed, config.student, "vllm")
 
     def begin() -> tuple[VllmClient, ServerProcess]:
-        # For this user alone (0700), and not in the run's directory: a unix socket's path has 107 bytes at most.
-        socket = Path(tempfile.mkdtemp(prefix="opcod-vllm-")) / "socket"
+        scratch = scratch_directory(tempfile.gettempdir())
+        socket = scratch / "socket"
         key = secrets.token_urlsafe(24)
         command = arguments(installation, section, model, socket=socket, slots=config.section.slots, seed=seed)
-        variables = environment(
-            installation, section, model, key=key, threads=settings.resources.threads, ours=os.environ
-        )
+        # Sockets between the server's own processes lie where ours does, unless somebody said where.
+        ours = {"VLLM_RPC_BASE_PATH": str(scratch), **os.environ}
+        variables = environment(installation, section, model, key=key, threads=settings.resources.threads, ours=ours)
         # The guard runs on our interpreter and imports this package; it takes these out before the server starts.
         guards = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
         under_guard = guarded(command, os.getpid())
-        process = ServerProcess(under_guard, {**variables, **guards}, _log_file(config), scratch=socket.parent)
+        process = ServerProcess(under_guard, {**variables, **guards}, _log_file(config), scratch=scratch)
         return VllmClient(f"unix:{socket}", key), process
 
     return begin
+
+
+def scratch_directory(usual: str) -> Path:
+    """A new directory for this user alone (0700), in which paths of sockets are no longer than the system takes: below
+    `usual`, else below /tmp.
+
+    Not in the run's directory, nor below a TMPDIR as long as batch systems make: a unix socket's path has 107 bytes.
+    """
+    longest = len(os.fsencode(usual)) + len("/") + _SCRATCH_BYTES + _SOCKET_NAME_BYTES
+    return Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=usual if longest <= MAX_SOCKET_BYTES else _SHORT))
 
 
 def log_tail(log_file: Path) -> str:

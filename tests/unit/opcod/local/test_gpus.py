@@ -1,14 +1,11 @@
 """How the GPUs of a machine are shared out."""
 
-import os
-from pathlib import Path
-
 import pytest
 
-from opcod.local.gpus import gpus_here, require_room, share_out, shared, visible, wanted
+from opcod.local.gpus import Shares, apart, require_room, share_out, shared, starts, visible, wanted
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
-from shared.errors import ConfigError, UnavailableError
+from shared.errors import ConfigError
 
 VLLM = ("students.a.engine=vllm", "students.b.engine=vllm")
 TWO = ("students.a.vllm.tensor_parallel_size=2", "students.b.vllm.data_parallel_size=2")
@@ -92,31 +89,36 @@ def test_two_servers_on_one_gpu_must_fit() -> None:
     require_room(settings(*VLLM, *halves), shares)
 
 
-def test_what_we_may_see_is_counted_by_its_names() -> None:
-    assert gpus_here({"CUDA_VISIBLE_DEVICES": "4,5"}) == 2
-    assert gpus_here({"CUDA_VISIBLE_DEVICES": ""}) == 0
-    assert gpus_here({"CUDA_VISIBLE_DEVICES": "-1"}) == 0
-    assert gpus_here({"CUDA_VISIBLE_DEVICES": "GPU-7,3,-1,2"}) == 2
+WORKERS = ("inspector", "student-a", "student-b", "trainer-a", "trainer-b")
 
 
-@pytest.fixture
-def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program of that name, first on the PATH; a test writes what it does."""
-    program = tmp_path / "nvidia-smi"
-    program.touch(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    return program
+@pytest.mark.parametrize(
+    ("overrides", "available", "turns"),
+    [
+        (VLLM, 0, [[*WORKERS[1:3], "inspector", *WORKERS[3:]]]),
+        (VLLM, 1, [["student-a", "inspector"], ["student-b"], ["trainer-a", "trainer-b"]]),
+        (VLLM, 2, [["student-a", "student-b", "inspector"], ["trainer-a", "trainer-b"]]),
+        (VLLM, 3, [["student-a", "student-b", "inspector", "trainer-a"], ["trainer-b"]]),
+        (VLLM, 4, [[*WORKERS[1:3], "inspector", *WORKERS[3:]]]),
+        ((), 1, [list(WORKERS)]),
+        (VLLM[1:], 1, [["student-b", "inspector"], ["student-a", "trainer-a", "trainer-b"]]),
+        (("students.a.engine=scripted", *VLLM[1:], "students.b.vllm.url=unix:/run/vllm"), 1, [[*WORKERS]]),
+    ],
+)
+def test_on_a_gpu_with_a_server_all_start_one_after_the_other_and_servers_first(
+    overrides: tuple[str, ...], available: int, turns: list[list[str]]
+) -> None:
+    one = settings(*overrides)
+    found = starts(one, share_out(one, available), WORKERS)
+    assert [sorted(turn) for turn in found] == [sorted(turn) for turn in turns]
 
 
-def test_the_list_of_nvidia_smi_counts(nvidia_smi: Path) -> None:
-    nvidia_smi.write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: GPU-1)'\necho 'GPU 1: H100 (UUID: GPU-2)'\n")
-    assert gpus_here({}) == 2
-
-
-def test_a_driver_that_does_not_answer_is_no_machine_without_gpus(nvidia_smi: Path) -> None:
-    nvidia_smi.write_text("#!/bin/sh\necho 'Driver/library version mismatch' >&2\nexit 18\n")
-    with pytest.raises(UnavailableError, match="exit code 18: Driver/library version mismatch; mend the driver"):
-        gpus_here({})
+def test_who_shares_a_gpu_works_in_turns() -> None:
+    shares: Shares = {"trainer-a": (0,), "trainer-b": (0,)}
+    assert apart(shares, ["trainer-a", "trainer-b"]) == [["trainer-a"], ["trainer-b"]]
+    assert apart({**shares, "trainer-b": (1,)}, ["trainer-a", "trainer-b"]) == [["trainer-a", "trainer-b"]]
+    assert apart({}, ["trainer-a", "trainer-b"]) == [["trainer-a", "trainer-b"]]
+    assert apart({}, []) == []
 
 
 def test_indices_are_into_what_we_may_see() -> None:

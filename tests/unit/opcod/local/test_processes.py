@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,20 @@ def test_work_that_is_not_waited_for_any_longer_is_stopped(
     with pytest.raises(error, match="sleeping"):
         until_ended([process], "sleeping", timeout_s=timeout_s, report=lambda: None, stopped=lambda: stopped)
     assert process.poll() is not None
+
+
+def test_work_that_goes_on_is_waited_for_however_long_it_takes(tmp_path: Path) -> None:
+    process = launch(spec(tmp_path, "import time; time.sleep(0.5)"))
+    steps = count()
+    until_ended(
+        [process],
+        "counting",
+        timeout_s=0.0,
+        report=lambda: None,
+        stopped=lambda: False,
+        progress=lambda: next(steps),
+    )
+    assert process.returncode == 0 and next(steps) > 2
 
 
 @pytest.mark.parametrize(("code", "error"), [(2, ConfigError), (1, OpcodError)])

@@ -1,0 +1,134 @@
+"""How much disk a run needs at most, by what takes it, from its settings and the sizes of its models.
+
+Nothing of a model is read but its config.json. A model whose sizes are not known is left out.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from opcod.planning.memory import DTYPE_BYTES, KNOWN_SHAPES, ModelShape, read_shape
+from shared.config.settings import Paths, RunSettings
+from shared.errors import ConfigError
+from shared.modeling.directory import MODEL_CONFIG
+from shared.results.grid import Grid, plain
+
+SPARE_BYTES = 2_000_000_000
+"""What a run wants free besides: logs, Redis' file, the inspector's database, and models whose sizes are not known."""
+
+# Of a trained token in a batch: its id, its log-prob and its text in JSON; measured with the laptop preset.
+BATCH_BYTES = 60
+# The newest two whole ones and the one that is being written (services/trainer/checkpoint.py).
+CHECKPOINTS = 3
+# Bytes a parameter: masters, two moments and the self-teacher in fp32, and with full weights what they were cast to.
+TRAINED_STATE_BYTES = 16
+# Beside the newest and each keep_every-th: best, tutor's, live, and the one that is being written.
+NEEDED_VERSIONS = 4
+
+
+@dataclass(frozen=True)
+class DiskPart:
+    """in_cache: below the cache directory, for other runs as well; else in the run's own."""
+
+    name: str
+    bytes: int
+    in_cache: bool = False
+
+
+def disk_parts(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[DiskPart]:
+    """shapes: of the students' models, as far as they are known."""
+    parts = [DiskPart("batches", _batch_bytes(settings))]
+    for student, shape in shapes.items():
+        section = settings.students[student]
+        full, dtype_bytes = settings.run.weights == "full", DTYPE_BYTES[section.dtype]
+        lora = settings.lora
+        trained = shape.parameters if full else shape.adapter_parameters(lora.rank, lora.first_layer)
+        # Adapters are served in fp32, whole models in the model's own dtype.
+        version = trained * (dtype_bytes if full else 4)
+        checkpoint = trained * (TRAINED_STATE_BYTES + (dtype_bytes if full else 0))
+        parts.append(DiskPart(f"versions of {student}", kept_versions(settings) * version))
+        parts.append(DiskPart(f"checkpoints of {student}", CHECKPOINTS * checkpoint))
+        if section.specialize:
+            parts.append(DiskPart(f"specialist of {student}", shape.parameters * dtype_bytes, in_cache=True))
+    models = {settings.students[student].model: shape for student, shape in shapes.items()}
+    downloads = {model: shape for model, shape in models.items() if not Path(model).is_dir()}
+    return [
+        *parts,
+        *(DiskPart(f"model {model}", shape.parameters * 2, in_cache=True) for model, shape in downloads.items()),
+    ]
+
+
+def kept_versions(settings: RunSettings) -> int:
+    """How many versions of a student lie there at once, at most."""
+    keep, steps = settings.retention, settings.run.rounds * settings.run.steps_per_round
+    if keep.keep_last == 0:
+        return steps
+    milestones = steps // keep.keep_every if keep.keep_every else 0
+    return min(steps, keep.keep_last + milestones + NEEDED_VERSIONS)
+
+
+def shapes_of(settings: RunSettings) -> dict[str, ModelShape]:
+    """By student, of the models that presets name and of those in directories here. Raises ModelError."""
+    found = {}
+    for student, section in settings.students.items():
+        shape = KNOWN_SHAPES.get(section.model)
+        if shape is None and (Path(section.model) / MODEL_CONFIG).is_file():
+            shape = read_shape(Path(section.model))
+        if shape is not None and section.engine != "scripted":
+            found[student] = shape
+    return found
+
+
+def free_disk_needed(paths: Paths, settings: RunSettings) -> int:
+    """Bytes that are to be free for the rest of a run: those of `resources.min_free_disk_bytes`, or with "auto" what
+    its parts and SPARE_BYTES come to, less what is there already. Raises ModelError.
+    """
+    fixed = settings.resources.min_free_disk_bytes
+    if fixed != "auto":
+        return fixed
+    parts = disk_parts(settings, shapes_of(settings))
+    in_run = sum(part.bytes for part in parts if not part.in_cache)
+    # Not the cache's: which specialists it holds already is only known once they are asked for.
+    return SPARE_BYTES + max(0, in_run - _held_bytes(paths.run_dir))
+
+
+def require_disk(paths: Paths, settings: RunSettings) -> None:
+    """Raises ConfigError where less is free than a run needs, ModelError."""
+    needed, free = free_disk_needed(paths, settings), free_under(paths.runs_dir)
+    if free < needed:
+        raise ConfigError(
+            f"expected {needed / 1e9:.1f} GB free under {paths.runs_dir}, found {free / 1e9:.1f} GB; `opcod run "
+            "--dry-run` says what takes it; free some, choose another --runs-dir, or set retention.keep_last or "
+            "resources.min_free_disk_bytes"
+        )
+
+
+def free_under(directory: Path) -> int:
+    """Free bytes where `directory` is, or will be."""
+    place = next(parent for parent in (directory, *directory.parents) if parent.exists())
+    return shutil.disk_usage(place).free
+
+
+def disk_grid(parts: Sequence[DiskPart]) -> Grid:
+    """The parts and their sums, for the run's directory and for the cache."""
+    rows = []
+    for where, in_cache in (("the run's directory", False), ("the cache", True)):
+        these = [part for part in parts if part.in_cache == in_cache]
+        rows.append([where, "", _gb(sum(part.bytes for part in these))])
+        rows += [["", part.name, _gb(part.bytes)] for part in these]
+    return Grid("Disk, GB, at most", plain("in", "of which", "GB"), rows)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f}"
+
+
+def _batch_bytes(settings: RunSettings) -> int:
+    steps = settings.run.rounds * settings.run.steps_per_round
+    answers = settings.problems.per_step * settings.rollout.samples
+    return len(settings.students) * steps * answers * settings.rollout.max_tokens * BATCH_BYTES
+
+
+def _held_bytes(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) if directory.is_dir() else 0

@@ -1,0 +1,55 @@
+"""What a launcher waits for, and how long."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from opcod.local.launcher import READY_TIMEOUT_S, REDIS, Launcher, ready_timeout_s
+from opcod.local.processes import LiveProcess, ProcessSpec, launch
+from shared.config.loading import load_settings
+from shared.config.settings import Paths
+from shared.contracts.models import PreparedModel, model_file
+from shared.errors import StoppedError
+
+
+def test_a_large_model_on_a_slow_disk_has_the_time_to_be_read(tmp_path: Path) -> None:
+    settings = load_settings(preset="smoke", overrides=["students.a.engine=vllm"], environ={})
+    assert ready_timeout_s(tmp_path, settings, "student-a") == READY_TIMEOUT_S
+    model = tmp_path / "model"
+    model.mkdir()
+    with (model / "model.safetensors").open("wb") as weights:
+        weights.truncate(16_400_000_000)  # sparse, of the size of an 8B model in bfloat16
+    for student in "ab":
+        file = model_file(tmp_path, student)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(PreparedModel(path=model, sha256="0" * 64).model_dump_json())
+    assert ready_timeout_s(tmp_path, settings, "inspector") == READY_TIMEOUT_S
+    loading_s = ready_timeout_s(tmp_path, settings, "trainer-a")
+    assert loading_s - READY_TIMEOUT_S > 600
+    assert ready_timeout_s(tmp_path, settings, "student-b") == loading_s
+    assert ready_timeout_s(tmp_path, settings, "student-a") == loading_s + settings.students["a"].vllm.start_timeout_s
+
+
+def test_a_second_engine_of_a_gpu_is_not_started_before_the_first_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    engines = ["students.a.engine=vllm", "students.b.engine=vllm"]
+    settings = load_settings(preset="smoke", overrides=engines, environ={})
+    paths = Paths(runs_dir=tmp_path, run="r1", cache_dir=tmp_path / "cache")
+    paths.run_dir.mkdir()
+    started: list[str] = []
+
+    def start(spec: ProcessSpec) -> LiveProcess:
+        """A service that never becomes ready."""
+        started.append(spec.name)
+        return launch(spec) if spec.name == REDIS else subprocess.Popen(["sleep", "60"])
+
+    launcher = Launcher(paths, settings, "run", lambda: "student-a" in started, start)
+    try:
+        with pytest.raises(StoppedError, match="waiting for"):
+            launcher.start(lambda _: None)
+    finally:
+        launcher.stop()
+    assert sorted(started) == ["inspector", REDIS, "student-a"]

@@ -1,0 +1,109 @@
+"""What a run puts on disk, and what is refused for want of room."""
+
+from pathlib import Path
+
+import pytest
+
+from opcod.planning.disk import (
+    SPARE_BYTES,
+    disk_grid,
+    disk_parts,
+    free_disk_needed,
+    free_under,
+    kept_versions,
+    require_disk,
+    shapes_of,
+)
+from shared.config.loading import load_settings
+from shared.config.settings import Paths, RunSettings
+from shared.errors import ConfigError
+from tests.unit.modeling.tiny_model import write_tiny_model
+
+ADAPTER_BYTES = 4 * 174_587_904
+"""Of rank 64 on all linear layers of Qwen3-8B, in fp32."""
+
+MODEL_BYTES = 2 * 8_190_735_360
+
+
+def settings(*overrides: str, preset: str = "phys-chem") -> RunSettings:
+    return load_settings(preset=preset, overrides=overrides, environ={})
+
+
+def parts(chosen: RunSettings) -> dict[str, int]:
+    return {part.name: part.bytes for part in disk_parts(chosen, shapes_of(chosen))}
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
+
+
+def test_the_papers_pair_keeps_some_of_its_versions_and_fits_a_volume() -> None:
+    found = parts(settings())
+    assert found["versions of a"] == found["versions of b"] == 9 * ADAPTER_BYTES
+    assert found["checkpoints of a"] == 3 * 4 * ADAPTER_BYTES
+    assert found["specialist of a"] == found["model Qwen/Qwen3-8B"] == MODEL_BYTES
+    assert found["batches"] < 15e9
+    assert sum(found.values()) < 100e9
+    everything = parts(settings("retention.keep_last=0"))
+    assert everything["versions of a"] == 100 * ADAPTER_BYTES
+
+
+def test_full_weights_are_whole_models_and_their_checkpoints_nine_times_that() -> None:
+    found = parts(settings("run.weights=full", "run.schedule=sequential"))
+    assert found["versions of a"] == 9 * MODEL_BYTES
+    assert found["checkpoints of a"] == 3 * 9 * MODEL_BYTES
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        (("retention.keep_last=0",), 100),
+        (("retention.keep_last=5",), 9),
+        (("retention.keep_last=5", "retention.keep_every=10"), 19),
+        (("retention.keep_last=99",), 100),
+    ],
+)
+def test_versions_that_stay_are_counted(overrides: tuple[str, ...], kept: int) -> None:
+    assert kept_versions(settings(*overrides)) == kept
+
+
+def test_a_model_in_a_directory_is_read_and_not_fetched_and_a_script_has_none(tmp_path: Path) -> None:
+    model = tmp_path / "tiny"
+    write_tiny_model(model)
+    both = [f"students.{name}.model={model}" for name in "ab"]
+    chosen = settings(*both, preset="smoke")
+    assert set(shapes_of(chosen)) == {"a", "b"}
+    assert not [name for name in parts(chosen) if name.startswith("model ")]
+    scripted = settings("students.a.engine=scripted", "students.b.model=of/nobody", preset="smoke")
+    assert shapes_of(scripted) == {}
+    assert set(parts(scripted)) == {"batches"}
+
+
+def test_what_a_run_needs_is_to_be_free_less_what_it_wrote_already(paths: Paths) -> None:
+    chosen = settings()
+    needed = free_disk_needed(paths, chosen)
+    found = parts(chosen)
+    in_run = [size for name, size in found.items() if not name.startswith(("specialist", "model"))]
+    assert needed == SPARE_BYTES + sum(in_run)
+    (paths.run_dir / "weights").mkdir(parents=True)
+    with (paths.run_dir / "weights" / "written").open("wb") as file:
+        file.truncate(10**9)
+    assert free_disk_needed(paths, chosen) == needed - 10**9
+    assert free_disk_needed(paths, settings("resources.min_free_disk_bytes=7")) == 7
+
+
+def test_too_little_room_is_refused_with_the_numbers(paths: Paths) -> None:
+    require_disk(paths, settings("resources.min_free_disk_bytes=0"))
+    with pytest.raises(ConfigError, match=r"expected 1000000000.0 GB free under .*runs, found [\d.]+ GB; .*--dry-run"):
+        require_disk(paths, settings(f"resources.min_free_disk_bytes={10**18}"))
+    assert free_under(paths.runs_dir / "not" / "there") > 0
+
+
+def test_the_table_tells_the_run_from_the_cache() -> None:
+    chosen = settings()
+    rows = disk_grid(disk_parts(chosen, shapes_of(chosen))).rows
+    sums = {row[0]: row[2] for row in rows if row[0]}
+    assert list(sums) == ["the run's directory", "the cache"]
+    assert ["", "specialist of b", "16.38"] in rows
+    assert float(str(sums["the cache"])) == pytest.approx(3 * 16.38, abs=0.02)
