@@ -142,12 +142,14 @@ def build_trainer(
 
 def build_model(config: TrainingConfig) -> StudentModel:
     """The student as its training begins. Raises ModelError."""
-    base = load_model(config.base.path, config.section.dtype, device_here())
-    return StudentModel(
+    device = device_here()
+    base = load_model(config.base.path, config.section.dtype, device)
+    trained = (
         TrainedModel(base, config.base.path)
         if config.lora is None
         else TrainedAdapter(base, config.lora, config.adapter_seed)
     )
+    return StudentModel(trained, recompute=config.settings.trainer.recomputes(device))
 
 
 def _tell_packing(model: StudentModel) -> None:

@@ -1,12 +1,12 @@
 """Settings of what a run uses of its machine: Redis, the vLLM server, ports, threads, disk and GPUs.
 
-None of them changes what is trained.
+None of them changes what is trained, but for rounding.
 """
 
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import httpx2
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -70,6 +70,20 @@ class ResourcesSection(Section):
         description="GPUs by service, of all that use one: `{ student-a = [0], student-b = [1], trainer-a = [2], "
         "trainer-b = [3] }`; none: `opcod run` shares out those that there are (docs/engines.md).",
     )
+
+
+class TrainerSection(Section):
+    """How a trainer uses its device, and so does what fine-tunes a specialist."""
+
+    recompute: Literal["auto", True, False] = Field(
+        default="auto",
+        description="Keep of every block its input alone, and make its pass again in the backward pass: a third more "
+        "time for a fraction of the memory. `auto`: on a GPU, not on a CPU. The weights come out the same.",
+    )
+
+    def recomputes(self, device: str) -> bool:
+        """device: "cuda" or "cpu"."""
+        return device == "cuda" if self.recompute == "auto" else self.recompute
 
 
 class RetentionSection(Section):

@@ -125,7 +125,8 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
     section, seed = specialist.section, specialist.settings.run.seed
     tokenizer = load_tokenizer(specialist.base, section.chat_template)
     device = device_here()
-    model = StudentModel(TrainedAdapter(load_model(specialist.base, section.dtype, device), specialist.lora, seed))
+    trained = TrainedAdapter(load_model(specialist.base, section.dtype, device), specialist.lora, seed)
+    model = StudentModel(trained, recompute=specialist.settings.trainer.recomputes(device))
     rows = tokenized(specialist.examples, tokenizer, model.context_tokens)
     say(f"student {specialist.student}: {len(rows)} examples, {sum(row.tokens for row in rows)} tokens")
 
