@@ -103,11 +103,10 @@ def _by_pair(
     student: Tensor, teacher: Tensor, output: OutputLayer, places: Places, rule: DivergenceRule
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of every pair of places [P]: whether it differs, whether it is unseen, and the pull on the wanted token."""
+    rows = chunk_rows(len(output.weight), student.device, rule.chunk_elements)
     parts = [
         _of_chunk(output.logits(student[of_student]), output.logits(teacher[of_teacher]), rule)
-        for of_student, of_teacher in (
-            chunk.unbind(1) for chunk in torch.split(places.pairs, chunk_rows(len(output.weight), rule.chunk_elements))
-        )
+        for of_student, of_teacher in (chunk.unbind(1) for chunk in torch.split(places.pairs, rows))
     ]
     differing, unseen, pull = (torch.cat(part) for part in zip(*parts, strict=True))
     return differing, unseen, pull
