@@ -13,9 +13,9 @@ from random import Random
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.optim import AdamW
 from transformers import PreTrainedTokenizerBase
 
+from services.trainer.model.learner import adamw
 from services.trainer.model.model import StudentModel
 from services.trainer.step.trees import Tree
 from shared.config.specializing import SpecializeSection
@@ -74,7 +74,7 @@ def finetune(
     """Train the adapter of `model` on `rows`. Raises ModelError if a loss or gradient is not finite."""
     batches = list(_batches(rows, settings, seed))
     betas = (settings.beta1, settings.beta2)
-    optimizer = AdamW(model.parameters, lr=settings.learning_rate, betas=betas, weight_decay=0.0)
+    optimizer = adamw(model.parameters, learning_rate=settings.learning_rate, betas=betas, weight_decay=0.0)
     for done, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate(done, len(batches), settings.warmup_share)
