@@ -41,7 +41,7 @@ Adapter = dict[str, Tensor]
 class LoraSpec:
     """An adapter on every linear layer of the blocks from `first_layer` on (None: of all blocks).
 
-    `alpha_scale` is alpha / rank, the factor of B @ A; `dtype` is that of the saved tensors.
+    `alpha_scale` is alpha / rank, the factor of B @ A; `dtype` is that of the saved tensors, and of the attached ones.
     """
 
     rank: int
@@ -74,10 +74,10 @@ def block_index(name: str) -> int | None:
 
 
 def attach_lora(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftModel:
-    """Wrap `model` for training: fp32 adapter "default" whose B is 0, so that it starts as the base model.
+    """Wrap `model` for training: an adapter "default" whose B is 0, so that it starts as the base model.
 
-    A is drawn from `seed` alone; the global generators are left as they were. Raises ModelError where an adapter does
-    not go with the model.
+    It is in `spec.dtype`, which is fp32 or the model's own. A is drawn from `seed` alone; the global generators are
+    left as they were. Raises ModelError where an adapter does not go with the model.
     """
     config = LoraConfig(**_peft_config(model, spec))
     # The random stream of whoever calls must go on as if no adapter had been made.
@@ -86,8 +86,7 @@ def attach_lora(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftModel:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
         try:
-            # The adapter in fp32 whatever the model has: in bf16 most of a small step would be rounded away.
-            return get_peft_model(model, config, autocast_adapter_dtype=True)
+            return get_peft_model(model, config, autocast_adapter_dtype=spec.dtype == "float32")
         except ValueError as refused:
             kind = model.config.model_type
             raise ModelError(
