@@ -152,10 +152,12 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def merge_adapter(model: nn.Module, tensors: Mapping[str, Tensor], spec: LoraSpec) -> None:
-    """Add an adapter to the weights of `model`, in place and for good. Raises ModelError where it does not fit."""
-    merged = merged_parameters(model, tensors, spec)
+    """Add an adapter to the weights of `model`, in place and for good, one after the other, where they are.
+
+    Raises ModelError where it does not fit; the model is then of no more use.
+    """
     with torch.no_grad():
-        for name, parameter in merged.items():
+        for name, parameter in _merged(model, tensors, spec):
             model.get_parameter(name).copy_(parameter)
 
 
@@ -164,20 +166,22 @@ def merged_parameters(model: nn.Module, tensors: Mapping[str, Tensor], spec: Lor
 
     `model` keeps its own. Raises ModelError where the adapter names a module that is missing, or not of its shape.
     """
-    merged: dict[str, Tensor] = {}
-    own = {name for name, _ in model.named_parameters()}
     with torch.no_grad():
-        for module, a, b in _pairs(tensors, spec):
-            weight = _weight(model, module, (b.shape[0], a.shape[1]))
-            if f"{module}.weight" not in own:
-                raise ModelError(
-                    f"the adapter changes {module}, whose weight the base model ties to another layer's: save the base "
-                    "with a weight of its own for it, and tie_word_embeddings = false"
-                )
-            # Multiplied and added in fp32, and rounded to the model's dtype once, at the end.
-            delta = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
-            merged[f"{module}.weight"] = weight.float().add(delta, alpha=spec.alpha_scale).to(weight.dtype)
-    return merged
+        return dict(_merged(model, tensors, spec))
+
+
+def _merged(model: nn.Module, tensors: Mapping[str, Tensor], spec: LoraSpec) -> Iterator[tuple[str, Tensor]]:
+    own = {name for name, _ in model.named_parameters()}
+    for module, a, b in _pairs(tensors, spec):
+        weight = _weight(model, module, (b.shape[0], a.shape[1]))
+        if f"{module}.weight" not in own:
+            raise ModelError(
+                f"the adapter changes {module}, whose weight the base model ties to another layer's: save the base "
+                "with a weight of its own for it, and tie_word_embeddings = false"
+            )
+        # Multiplied and added in fp32, and rounded to the model's dtype once, at the end.
+        delta = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
+        yield f"{module}.weight", weight.float().add(delta, alpha=spec.alpha_scale).to(weight.dtype)
 
 
 def _weight(model: nn.Module, module: str, shape: tuple[int, int]) -> Tensor:

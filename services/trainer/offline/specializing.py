@@ -7,6 +7,7 @@ after the same one, the second waits.
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import sys
@@ -115,7 +116,9 @@ def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, boo
         if target.is_dir():
             return target, True
         adapter = _train(specialist, say)
-        model = load_model(specialist.base, specialist.section.dtype)
+        # The model that was trained refers to itself, and would lie beside this one on the device.
+        gc.collect()
+        model = load_model(specialist.base, specialist.section.dtype, device_here())
         merge_adapter(model, adapter, specialist.lora)
         save_model(model, target, [specialist.base])
     return target, False
