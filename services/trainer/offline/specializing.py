@@ -61,7 +61,10 @@ class Specialist:
 
     @property
     def key(self) -> str:
-        """sha256 (hex) over base model, problems, examples and settings: the name in the cache."""
+        """sha256 (hex) over base model, problems, examples and settings: the name in the cache.
+
+        How batches are cut to fit a device is not in it: like the device, it changes the weights by rounding alone.
+        """
         parts = {
             "recipe": RECIPE_VERSION,
             "student": self.student,
@@ -137,7 +140,9 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
         if progress.update % _REPORT_EVERY == 0 or progress.update == progress.updates:
             say(f"update {progress.update}/{progress.updates}, loss {progress.loss:.3f}")
 
-    finetune(model, rows, specialist.settings.specialize, seed, report)
+    # The card of the specialist is its trainer's, and so is what fits there.
+    limit = specialist.settings.optimizer.micro_batch_tokens
+    finetune(model, rows, specialist.settings.specialize, seed, report, limit_tokens=limit)
     return model.trained.tensors()
 
 
