@@ -80,10 +80,20 @@ class TrainerSection(Section):
         description="Keep of every block its input alone, and make its pass again in the backward pass: a third more "
         "time for a fraction of the memory. `auto`: on a GPU, not on a CPU. The weights come out the same.",
     )
+    deterministic: Literal["auto", True, False] = Field(
+        default="auto",
+        description="Only algorithms of torch that give the same bits each time, some 5 to 10 % slower on a GPU; an "
+        "operation that has none ends the trainer with an error that names it. Without them a step that is made again, "
+        "and `opcod replay`, come out the same but for rounding. `auto`: on a GPU; a CPU repeats itself anyway.",
+    )
 
     def recomputes(self, device: str) -> bool:
         """device: "cuda" or "cpu"."""
         return device == "cuda" if self.recompute == "auto" else self.recompute
+
+    def repeats(self, device: str) -> bool:
+        """Whether torch is held to algorithms that repeat. device: "cuda" or "cpu"."""
+        return device == "cuda" if self.deterministic == "auto" else self.deterministic
 
 
 class RetentionSection(Section):

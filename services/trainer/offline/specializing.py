@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from services.trainer.device import set_up
 from services.trainer.model.model import StudentModel
 from services.trainer.model.trained import TrainedAdapter
 from services.trainer.offline.finetuning import Progress, finetune, tokenized
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     started = time.monotonic()
     settings = settings_of(given.run_dir)
-    torch.set_num_threads(settings.resources.threads)
+    set_up(settings, device_here())
     specialist = describe(settings, given.student, given.cache_dir, given.examples)
     path, cached = ensure(specialist, given.cache_dir, _say)
     result = {"path": str(path), "cached": cached, "seconds": round(time.monotonic() - started, 1)}

@@ -42,6 +42,7 @@ def test_variables_of_others_are_not_settings() -> None:
         ("loss.top_k=all", "loss", "top_k", "all"),
         ("loss.top_k=7", "loss", "top_k", 7),
         ("trainer.recompute=auto", "trainer", "recompute", "auto"),
+        ("trainer.deterministic=true", "trainer", "deterministic", True),
         ("problems.balance_domains=false", "problems", "balance_domains", False),
         ("evaluation.test_problems=none", "evaluation", "test_problems", None),
         ("problems.source=/a b/c", "problems", "source", "/a b/c"),
