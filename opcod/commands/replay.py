@@ -27,7 +27,7 @@ from shared.errors import ConfigError, OpcodError
 from shared.http.serving import PARENT_VARIABLE
 
 # Changes no weight, so what is rebuilt must still be as recorded.
-WITHOUT_EFFECT = "loss.trace_share:"
+WITHOUT_EFFECT = ("loss.trace_share:", "trainer.")
 
 
 def replay(
@@ -41,8 +41,8 @@ def replay(
 ) -> None:
     """Rebuild every version of a student from the sealed batches alone, and compare it with the recorded one.
 
-    With --set (loss and optimizer) it trains on the same rollouts and feedback with other settings; --into is then
-    required. Exit code 1 if a rebuilt version differs from the recorded one.
+    With --set (loss, optimizer and trainer) it trains on the same rollouts and feedback with other settings; --into is
+    then required. Exit code 1 if a rebuilt version differs from the recorded one.
     """
     require_model_packages("`opcod replay`")
     paths = paths_for(runs_dir, run_name, cache_dir)
@@ -56,6 +56,8 @@ def replay(
     for line in changed:
         console.print(f"changed: {line}")
     compared = all(line.startswith(WITHOUT_EFFECT) for line in changed)
+    promised = promise(settings, _device())
+    console.print(promised)
     with _target(paths, into, settings) as out:
         steps = []
         for step in _replayed(paths.run_dir, out, student, _last_step(until)):
@@ -68,18 +70,38 @@ def replay(
     if wrong and compared:
         raise OpcodError(
             f"{len(wrong)} of {len(steps)} versions differ from the recorded ones, the first is {wrong[0]}: another "
-            "machine, thread count or library version gives other rounding; on the same ones a file was altered"
+            "machine, device, thread count or library version gives other rounding; where none is other, a file was "
+            f"altered. {promised}"
         )
+
+
+def promise(settings: RunSettings, device: str) -> str:
+    """How near to the recorded versions a replay on this device ("cuda" or "cpu") comes, for people."""
+    if device == "cpu":
+        return (
+            f"Replayed on the CPU with resources.threads = {settings.resources.threads}: bit for bit, where the run "
+            "trained on this machine's CPU."
+        )
+    if not settings.trainer.repeats(device):
+        return "Replayed on the GPU with trainer.deterministic = false: the same but for rounding, each time anew."
+    return "Replayed on the GPU with algorithms that repeat: bit for bit, where the run trained so on one like it."
+
+
+def _device() -> str:
+    # Here and not above: torch takes seconds, which a refusal need not wait for.
+    from shared.modeling.device import device_here
+
+    return device_here()
 
 
 def _check_changes(changed: list[str], into: str | None) -> None:
     """Only what a trainer uses on a sealed batch can be asked for. Raises ConfigError."""
     # Rollouts and feedback are recorded: a setting that would have changed them says nothing here.
-    outside = [line for line in changed if not line.startswith(("loss.", "optimizer."))]
+    outside = [line for line in changed if not line.startswith(("loss.", "optimizer.", "trainer."))]
     if outside:
         raise ConfigError(
-            "a replay uses the rollouts and the feedback that were recorded, so only loss.* and optimizer.* can be "
-            "changed; got:\n  " + "\n  ".join(outside)
+            "a replay uses the rollouts and the feedback that were recorded, so only loss.*, optimizer.* and trainer.* "
+            "can be changed; got:\n  " + "\n  ".join(outside)
         )
     if changed and into is None:
         raise ConfigError("with --set a replay makes a run of its own: name it with --into")

@@ -210,7 +210,7 @@ def trainer_need(student: str, settings: RunSettings, shape: ModelShape, lengths
     return Need(
         f"trainer-{student}",
         (
-            *_trained_parts(settings, shape, size),
+            *_trained_parts(student, settings, shape, size),
             *passing,
             *(() if gpu else (_kept_by_allocator("trainer", passing),)),
             MemoryPart("runtime", MODEL_RUNTIME_BYTES),
@@ -218,20 +218,24 @@ def trainer_need(student: str, settings: RunSettings, shape: ModelShape, lengths
     )
 
 
-def _trained_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple[MemoryPart, ...]:
+def _trained_parts(student: str, settings: RunSettings, shape: ModelShape, size: int) -> tuple[MemoryPart, ...]:
     """Weights and all that training keeps of what it changes. Weights that it changes are not mapped from their file;
     below fp32 there are exact ones besides, and the teacher's are rounded to be computed with.
     """
     full = settings.run.weights == "full"
     teacher = settings.run.method not in POLICY_GRADIENTS or settings.grpo.anchor > 0
     # Below fp32 the trained weights exist twice: exact ones that small steps add up in, and rounded ones to compute
-    # with.
-    rounded = size if full and size < 4 else 0
+    # with. An adapter is computed with in fp32 but where a vLLM server does otherwise.
+    rounded = size if size < 4 and (full or settings.students[student].engine == "vllm") else 0
     trained = shape.parameters if full else shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
-    fp32 = 4 if full and not rounded else 8
+    # Of all weights the model's own part has the rounded ones, or fp32 ones that need no others besides.
+    kept = (8 if rounded else 4) if full else 8 + rounded
     return (
         MemoryPart("weights", shape.parameters * size, shared=not full),
-        MemoryPart(f"{'weights' if full else 'adapter'} and gradient, fp32", fp32 * trained),
+        MemoryPart(
+            f"{'weights' if full else 'adapter'} and gradient, fp32{'' if full or not rounded else ', and rounded'}",
+            kept * trained,
+        ),
         MemoryPart("optimizer, fp32", 8 * trained),
         *(
             (MemoryPart(f"EMA teacher, fp32{' and rounded' if rounded else ''}", (4 + rounded) * trained),)

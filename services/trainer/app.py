@@ -7,12 +7,12 @@ exit code 75 and is started again; it then waits for the lease like any other.
 import threading
 
 import structlog
-import torch
 
 from services.trainer import metrics
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import TrainerConfig, TrainingConfig, trainer_config
 from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard, trainer_heartbeat
+from services.trainer.device import set_up
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
 from services.trainer.model.teacher import TrustRegionTeacher
@@ -49,8 +49,7 @@ def main() -> int:
 
 
 def serve(config: TrainerConfig) -> int:
-    # Sums over another number of threads round otherwise; a step that is made again must come out the same.
-    torch.set_num_threads(config.settings.resources.threads)
+    set_up(config.settings, device_here())
     bus = RedisBus(
         config.environment.bus_url(),
         config.training.run,
@@ -142,12 +141,14 @@ def build_trainer(
 
 def build_model(config: TrainingConfig) -> StudentModel:
     """The student as its training begins. Raises ModelError."""
-    base = load_model(config.base.path, config.section.dtype, device_here())
-    return StudentModel(
+    device = device_here()
+    base = load_model(config.base.path, config.section.dtype, device)
+    trained = (
         TrainedModel(base, config.base.path)
         if config.lora is None
         else TrainedAdapter(base, config.lora, config.adapter_seed)
     )
+    return StudentModel(trained, recompute=config.settings.trainer.recomputes(device))
 
 
 def _tell_packing(model: StudentModel) -> None:

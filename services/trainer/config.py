@@ -31,7 +31,9 @@ class TrainingConfig:
         if self.settings.run.weights == "full":
             return None
         lora = self.settings.lora
-        return LoraSpec(lora.rank, lora.scale, lora.first_layer or None)
+        # A vLLM server computes with an adapter as it is, in the model's type; the other engines merge it in fp32.
+        dtype = self.section.dtype if self.section.engine == "vllm" else "float32"
+        return LoraSpec(lora.rank, lora.scale, lora.first_layer or None, dtype)
 
     @property
     def adapter_seed(self) -> int:

@@ -1,6 +1,6 @@
 """Settings of what a run uses of its machine: Redis, the vLLM server, ports, threads, disk and GPUs.
 
-None of them changes what is trained.
+None of them changes what is trained, but for rounding.
 """
 
 import os
@@ -74,6 +74,30 @@ class ResourcesSection(Section):
         description="GPUs by service, of all that use one: `{ student-a = [0], student-b = [1], trainer-a = [2], "
         "trainer-b = [3] }`; none: `opcod run` shares out those that there are (docs/engines.md).",
     )
+
+
+class TrainerSection(Section):
+    """How a trainer uses its device, and so does what fine-tunes a specialist."""
+
+    recompute: Literal["auto", True, False] = Field(
+        default="auto",
+        description="Keep of every block its input alone, and make its pass again in the backward pass: a third more "
+        "time for a fraction of the memory. `auto`: on a GPU, not on a CPU. The weights come out the same.",
+    )
+    deterministic: Literal["auto", True, False] = Field(
+        default="auto",
+        description="Only algorithms of torch that give the same bits each time, some 5 to 10 % slower on a GPU; an "
+        "operation that has none ends the trainer with an error that names it. Without them a step that is made again, "
+        "and `opcod replay`, come out the same but for rounding. `auto`: on a GPU; a CPU repeats itself anyway.",
+    )
+
+    def recomputes(self, device: str) -> bool:
+        """device: "cuda" or "cpu"."""
+        return device == "cuda" if self.recompute == "auto" else self.recompute
+
+    def repeats(self, device: str) -> bool:
+        """Whether torch is held to algorithms that repeat. device: "cuda" or "cpu"."""
+        return device == "cuda" if self.deterministic == "auto" else self.deterministic
 
 
 class RetentionSection(Section):

@@ -13,7 +13,14 @@ from pydantic import Field, field_validator, model_validator
 
 from shared.config.alarms import AlarmsSection
 from shared.config.baselines import GrpoSection, HacpoSection, Method
-from shared.config.machine import BusSection, ResourcesSection, RetentionSection, ServingSection, VllmSection
+from shared.config.machine import (
+    BusSection,
+    ResourcesSection,
+    RetentionSection,
+    ServingSection,
+    TrainerSection,
+    VllmSection,
+)
 from shared.config.section import Positive, Section, Share
 from shared.config.specializing import SpecializeSection
 from shared.contracts.messages import Sampling
@@ -259,6 +266,7 @@ class RunSettings(Section):
     bus: BusSection = BusSection()
     retention: RetentionSection = RetentionSection()
     resources: ResourcesSection = ResourcesSection()
+    trainer: TrainerSection = TrainerSection()
 
     @field_validator("students", mode="before")
     @classmethod

@@ -41,7 +41,7 @@ Adapter = dict[str, Tensor]
 class LoraSpec:
     """An adapter on every linear layer of the blocks from `first_layer` on (None: of all blocks).
 
-    `alpha_scale` is alpha / rank, the factor of B @ A; `dtype` is that of the saved tensors.
+    `alpha_scale` is alpha / rank, the factor of B @ A; `dtype` is that of the saved tensors, and of the attached ones.
     """
 
     rank: int
@@ -74,10 +74,10 @@ def block_index(name: str) -> int | None:
 
 
 def attach_lora(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftModel:
-    """Wrap `model` for training: fp32 adapter "default" whose B is 0, so that it starts as the base model.
+    """Wrap `model` for training: an adapter "default" whose B is 0, so that it starts as the base model.
 
-    A is drawn from `seed` alone; the global generators are left as they were. Raises ModelError where an adapter does
-    not go with the model.
+    It is in `spec.dtype`, which is fp32 or the model's own. A is drawn from `seed` alone; the global generators are
+    left as they were. Raises ModelError where an adapter does not go with the model.
     """
     config = LoraConfig(**_peft_config(model, spec))
     # The random stream of whoever calls must go on as if no adapter had been made.
@@ -86,8 +86,7 @@ def attach_lora(model: PreTrainedModel, spec: LoraSpec, seed: int) -> PeftModel:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
         try:
-            # The adapter in fp32 whatever the model has: in bf16 most of a small step would be rounded away.
-            return get_peft_model(model, config, autocast_adapter_dtype=True)
+            return get_peft_model(model, config, autocast_adapter_dtype=spec.dtype == "float32")
         except ValueError as refused:
             kind = model.config.model_type
             raise ModelError(
@@ -153,10 +152,12 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def merge_adapter(model: nn.Module, tensors: Mapping[str, Tensor], spec: LoraSpec) -> None:
-    """Add an adapter to the weights of `model`, in place and for good. Raises ModelError where it does not fit."""
-    merged = merged_parameters(model, tensors, spec)
+    """Add an adapter to the weights of `model`, in place and for good, one after the other, where they are.
+
+    Raises ModelError where it does not fit; the model is then of no more use.
+    """
     with torch.no_grad():
-        for name, parameter in merged.items():
+        for name, parameter in _merged(model, tensors, spec):
             model.get_parameter(name).copy_(parameter)
 
 
@@ -165,20 +166,22 @@ def merged_parameters(model: nn.Module, tensors: Mapping[str, Tensor], spec: Lor
 
     `model` keeps its own. Raises ModelError where the adapter names a module that is missing, or not of its shape.
     """
-    merged: dict[str, Tensor] = {}
-    own = {name for name, _ in model.named_parameters()}
     with torch.no_grad():
-        for module, a, b in _pairs(tensors, spec):
-            weight = _weight(model, module, (b.shape[0], a.shape[1]))
-            if f"{module}.weight" not in own:
-                raise ModelError(
-                    f"the adapter changes {module}, whose weight the base model ties to another layer's: save the base "
-                    "with a weight of its own for it, and tie_word_embeddings = false"
-                )
-            # Multiplied and added in fp32, and rounded to the model's dtype once, at the end.
-            delta = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
-            merged[f"{module}.weight"] = weight.float().add(delta, alpha=spec.alpha_scale).to(weight.dtype)
-    return merged
+        return dict(_merged(model, tensors, spec))
+
+
+def _merged(model: nn.Module, tensors: Mapping[str, Tensor], spec: LoraSpec) -> Iterator[tuple[str, Tensor]]:
+    own = {name for name, _ in model.named_parameters()}
+    for module, a, b in _pairs(tensors, spec):
+        weight = _weight(model, module, (b.shape[0], a.shape[1]))
+        if f"{module}.weight" not in own:
+            raise ModelError(
+                f"the adapter changes {module}, whose weight the base model ties to another layer's: save the base "
+                "with a weight of its own for it, and tie_word_embeddings = false"
+            )
+        # Multiplied and added in fp32, and rounded to the model's dtype once, at the end.
+        delta = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
+        yield f"{module}.weight", weight.float().add(delta, alpha=spec.alpha_scale).to(weight.dtype)
 
 
 def _weight(model: nn.Module, module: str, shape: tuple[int, int]) -> Tensor:

@@ -73,13 +73,20 @@ def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> Pr
     check_model(path)
     with reading("a causal language model", path):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
+            path,
+            dtype=DTYPES[dtype],
+            # Straight to a GPU, since it may be larger than what a container has of host memory. On a CPU the weights
+            # stay mapped from their files.
+            device_map=None if device == "cpu" else {"": device},
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     require_finite(model.named_parameters(), path)
     # Only there: on a GPU torch's own kernels are faster.
     if device == "cpu" and model.config.model_type in PLAIN_MODEL_TYPES:
         model.set_attn_implementation(GROUPED)
-    return model.to(device).eval()
+    return model.eval()
 
 
 def check_model(path: Path) -> None:

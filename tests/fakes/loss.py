@@ -73,7 +73,7 @@ class _TokenDivergence(torch.autograd.Function):
             device=student.device,
         )
         gradient = torch.zeros(student.shape, dtype=value.dtype, device=student.device)
-        for part in torch.split(positions, chunk_rows(student.shape[-1], rule.chunk_elements)):
+        for part in torch.split(positions, chunk_rows(student.shape[-1], student.device, rule.chunk_elements)):
             row, column = part.unbind(1)
             value[row, column], gradient[row, column] = divergence_with_gradient(
                 student[row, column], teacher[row, column], rule

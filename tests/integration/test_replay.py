@@ -17,6 +17,7 @@ pytest.importorskip("torch")
 
 import torch
 
+from opcod.commands.replay import promise
 from opcod.main import app
 from services.trainer.app import build_trainer
 from services.trainer.checkpoint import Checkpoints
@@ -79,6 +80,7 @@ def test_every_version_comes_out_as_recorded(runs: Path) -> None:
     result = replayed(runs, "--into", "again")
     assert result.exit_code == 0, result.output
     assert result.output.count("as recorded, loss") == STEPS
+    assert "Replayed on the CPU with resources.threads = 1: bit for bit" in result.output
     assert weights(runs / "again") == before == weights(runs / RUN)
     assert len(before) == len(set(before.values())) == STEPS
 
@@ -90,6 +92,34 @@ def test_traces_can_be_made_afterwards_and_change_nothing(runs: Path) -> None:
     found = StepTrace.model_validate_json((runs / "traced" / "traces" / STUDENT / "s00003.json").read_bytes())
     assert (found.run, found.step, found.share) == (RUN, 3, 1.0)
     assert [len(rollout.tokens) for rollout in found.rollouts] == [2, 2, 2, 2]
+
+
+def test_what_a_trainer_makes_of_its_device_changes_nothing(runs: Path) -> None:
+    result = replayed(runs, "--set", "trainer.recompute=true", "--into", "recomputed")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("as recorded, loss") == STEPS
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "promised"),
+    [
+        ("cpu", "false", "on the CPU with resources.threads = 1: bit for bit, where"),
+        (
+            "cuda",
+            "true",
+            "on the GPU with algorithms that repeat: bit for bit, where the run trained so on one like it.",
+        ),
+        (
+            "cuda",
+            "auto",
+            "on the GPU with algorithms that repeat: bit for bit, where the run trained so on one like it.",
+        ),
+        ("cuda", "false", "on the GPU with trainer.deterministic = false: the same but for rounding"),
+    ],
+)
+def test_it_says_what_it_can_promise(device: str, deterministic: str, promised: str) -> None:
+    settings = load_settings(preset="smoke", overrides=[f"trainer.deterministic={deterministic}"], environ={})
+    assert promised in promise(settings, device)
 
 
 def test_another_loss_makes_other_weights_in_a_run_of_its_own(runs: Path) -> None:
@@ -139,7 +169,7 @@ def test_a_missing_batch_is_named(runs: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--set", "loss.alpha=1"), "name it with --into"),
-        (("--set", "gate.tau=0.3", "--into", "x"), "only loss.* and optimizer.* can be changed"),
+        (("--set", "gate.tau=0.3", "--into", "x"), "only loss.*, optimizer.* and trainer.* can be changed"),
         (("--until", "last"), "expected a version such as v7, got 'last'"),
         (("--student", "c"), "--student: expected one of a, b, got 'c'"),
         (("--into", RUN), "holds another run; choose another --into"),

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from services.trainer.model.packing import checked_packing, packing_of
 from services.trainer.model.trained import Trained
@@ -35,8 +37,12 @@ _LOGIT_CHANGES = (
 class StudentModel:
     """A causal language model with the part of it that training changes. packing: which rows may share a pass."""
 
-    def __init__(self, trained: Trained) -> None:
-        """Raises ModelError where the log-probs of a forward pass would not be those of the model."""
+    def __init__(self, trained: Trained, *, recompute: bool = False) -> None:
+        """recompute: of every block only its input is kept, and its pass is made again in the backward pass.
+
+        Raises ModelError where the log-probs of a forward pass would not be those of the model, or where it has no
+        blocks to recompute.
+        """
         self.trained = trained
         self.network: Any = trained.network
         self._causal: Any = trained.causal
@@ -51,6 +57,8 @@ class StudentModel:
         # The list says what may be shared; the trial, which goes through this very object, what really may.
         self.packing = packing_of(self.config)
         self.packing = checked_packing(self)
+        if recompute:
+            _recompute_blocks(self._causal)
 
     @property
     def named_parameters(self) -> dict[str, nn.Parameter]:
@@ -177,6 +185,20 @@ def _parts(causal: Any) -> tuple[nn.Module, Any]:
             f"config.json, got {type(causal).__name__} of type {causal.config.model_type}; choose another base model"
         )
     return body, output
+
+
+def _recompute_blocks(causal: Any) -> None:
+    """Raises ModelError where transformers marks no blocks."""
+    blocks = [each for each in causal.modules() if isinstance(each, GradientCheckpointingLayer)]
+    if not blocks:
+        raise ModelError(
+            f"expected blocks that can be recomputed in a model of type {causal.config.model_type}, found none; set "
+            "trainer.recompute = false"
+        )
+    for block in blocks:
+        # Not transformers' own switch, which acts in training mode only, where dropout would be on, too. Without
+        # reentry, so that a frozen block's input needs no gradient for the adapters in it to get theirs.
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def _in_fp32(parameter: nn.Parameter) -> nn.Parameter:

@@ -54,7 +54,7 @@ class Trained(Protocol):
 
 
 class TrainedAdapter:
-    """An adapter in fp32 that starts at zero, drawn from `seed`."""
+    """An adapter that starts at zero, drawn from `seed`, in the type that it is published and served in."""
 
     kind: Literal["lora", "full"] = "lora"
 

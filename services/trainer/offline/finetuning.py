@@ -1,7 +1,8 @@
 """Supervised fine-tuning of an adapter: next-token loss on completions alone, the closing eos token included.
 
 What always holds: every example is used once an epoch, in an order that the seed alone decides; a batch's loss is
-the mean over all its completion tokens, however it was cut up to fit.
+the mean over all its completion tokens, however it was cut up to fit; and of anything over the vocabulary only one
+chunk exists at a time.
 """
 
 import math
@@ -11,12 +12,12 @@ from itertools import pairwise
 from random import Random
 
 import torch
-from torch import Tensor
 from torch.nn import functional
-from torch.optim import AdamW
 from transformers import PreTrainedTokenizerBase
 
+from services.trainer.model.learner import adamw
 from services.trainer.model.model import StudentModel
+from services.trainer.step.divergence import chunk_rows
 from services.trainer.step.trees import Tree
 from shared.config.specializing import SpecializeSection
 from shared.errors import ModelError
@@ -26,6 +27,8 @@ from shared.problems.specialising import Example
 CLIP_NORM = 1.0
 # Short enough that sorting by length leaves little padding, long enough that a product of matrices is efficient.
 ROWS_AT_ONCE = 4
+# Of the logits on a CPU, 64 MiB in fp32: there is no divergence to keep beside them, and a small model's examples fit.
+CPU_CHUNK_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,20 @@ def finetune(
     settings: SpecializeSection,
     seed: int,
     report: Callable[[Progress], None],
+    *,
+    limit_tokens: int,
 ) -> None:
-    """Train the adapter of `model` on `rows`. Raises ModelError if a loss or gradient is not finite."""
+    """Train the adapter of `model` on `rows`. limit_tokens: as in `micro_batches`.
+
+    Raises ModelError if a loss or gradient is not finite.
+    """
     batches = list(_batches(rows, settings, seed))
     betas = (settings.beta1, settings.beta2)
-    optimizer = AdamW(model.parameters, lr=settings.learning_rate, betas=betas, weight_decay=0.0)
+    optimizer = adamw(model.parameters, learning_rate=settings.learning_rate, betas=betas, weight_decay=0.0)
     for done, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate(done, len(batches), settings.warmup_share)
-        loss = _accumulate(model, batch)
+        loss = _accumulate(model, batch, limit_tokens)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters, CLIP_NORM)
         if not (math.isfinite(loss) and torch.isfinite(norm)):
             raise ModelError(
@@ -98,16 +106,32 @@ def rate(done: int, updates: int, warmup_share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(updates - warmup, 1)))
 
 
-def micro_batches(batch: Sequence[TuningRow]) -> list[list[TuningRow]]:
-    """The rows of a batch, those of similar length together, in even parts of at most ROWS_AT_ONCE."""
+def micro_batches(batch: Sequence[TuningRow], limit_tokens: int) -> list[list[TuningRow]]:
+    """The rows of a batch, those of similar length together, in even parts of at most ROWS_AT_ONCE.
+
+    A part of more than `limit_tokens` with padding is halved until it fits, down to a single row.
+    """
     ordered = sorted(batch, key=lambda row: row.tokens)
     parts = math.ceil(len(ordered) / ROWS_AT_ONCE)
     bounds = [len(ordered) * part // parts for part in range(parts + 1)]
-    return [ordered[first:last] for first, last in pairwise(bounds)]
+    return [part for first, last in pairwise(bounds) for part in _fitting(ordered[first:last], limit_tokens)]
 
 
-def batch_loss(model: StudentModel, rows: Sequence[TuningRow]) -> Tensor:
-    """The summed negative log-likelihood (nats) of the rows' completions, with gradient."""
+def _fitting(part: list[TuningRow], limit_tokens: int) -> list[list[TuningRow]]:
+    if len(part) == 1 or len(part) * part[-1].tokens <= limit_tokens:
+        return [part]
+    half = len(part) // 2
+    return [*_fitting(part[:half], limit_tokens), *_fitting(part[half:], limit_tokens)]
+
+
+def add_gradient(
+    model: StudentModel, rows: Sequence[TuningRow], tokens: int, chunk_elements: int | None = None
+) -> float:
+    """Add the gradient of the rows' negative log-likelihood over `tokens`; returns that, in nats a token.
+
+    tokens: of the completions of the whole batch that the rows are of. chunk_elements: as in `chunk_rows`. Gradients
+    are taken down to the hidden states while a chunk's logits are there, and through the model once.
+    """
     trees = [Tree() for _ in rows]
     nodes: list[tuple[int, int]] = []
     targets: list[int] = []
@@ -115,20 +139,27 @@ def batch_loss(model: StudentModel, rows: Sequence[TuningRow]) -> Tensor:
         path = tree.insert(row.prompt + row.completion)
         nodes += [(index, node) for node in path[len(row.prompt) - 1 : -1]]
         targets += row.completion
-    logits_PV = model.logits(trees, nodes).float()
-    return functional.cross_entropy(logits_PV, torch.tensor(targets, device=logits_PV.device), reduction="sum")
-
-
-def _accumulate(model: StudentModel, batch: Sequence[TuningRow]) -> float:
-    """Add the gradient of the batch's loss; return the loss."""
-    tokens = sum(len(row.completion) for row in batch)
+    hidden_PH = model.hidden(trees, nodes)
+    targets_P = torch.tensor(targets, device=hidden_PH.device)
+    output, read_PH = model.output_layer(1.0), hidden_PH.detach().requires_grad_()
+    at_once = chunk_rows(model.vocabulary, hidden_PH.device, chunk_elements)
     total = 0.0
-    for part in micro_batches(batch):
-        # By the tokens of the whole batch, so that the parts add up to its mean.
-        loss = batch_loss(model, part) / tokens
+    for first in range(0, len(targets), at_once):
+        part = slice(first, first + at_once)
+        logits = output.logits(read_PH[part]).float()
+        loss = functional.cross_entropy(logits, targets_P[part], reduction="sum") / tokens
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
+    hidden_PH.backward(read_PH.grad)  # type: ignore[no-untyped-call]
     return total
+
+
+def _accumulate(model: StudentModel, batch: Sequence[TuningRow], limit_tokens: int) -> float:
+    """Add the gradient of the batch's loss; return the loss."""
+    tokens = sum(len(row.completion) for row in batch)
+    elements = CPU_CHUNK_ELEMENTS if model.device.type == "cpu" else None
+    # By the tokens of the whole batch, so that the parts add up to its mean.
+    return sum(add_gradient(model, part, tokens, elements) for part in micro_batches(batch, limit_tokens))
 
 
 def _batches(rows: Sequence[TuningRow], settings: SpecializeSection, seed: int) -> Iterator[list[TuningRow]]:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from services.trainer.app import build_model
 from services.trainer.config import training_config
+from services.trainer.device import set_up
 from services.trainer.model.model import StudentModel
 from services.trainer.step.distil import OutputLayer
 from services.trainer.step.divergence import DivergenceRule, chunk_rows, divergence_with_gradient
@@ -25,6 +26,7 @@ from shared.config.loading import settings_of
 from shared.contracts.probing import UNSEEN, Reach, TaughtAnswer
 from shared.http.serving import run_service
 from shared.modeling.chat import render
+from shared.modeling.device import device_here
 from shared.modeling.loading import load_tokenizer
 
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(name, required=True, type=Path)
     given = parser.parse_args(arguments)
     settings = settings_of(given.run_dir)
-    torch.set_num_threads(settings.resources.threads)
+    set_up(settings, device_here())
     config = training_config(settings, given.run_dir.name, given.run_dir, given.student)
     model = build_model(config)
     tokenizer = load_tokenizer(config.base.path, config.section.chat_template)
@@ -103,11 +105,10 @@ def _by_pair(
     student: Tensor, teacher: Tensor, output: OutputLayer, places: Places, rule: DivergenceRule
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of every pair of places [P]: whether it differs, whether it is unseen, and the pull on the wanted token."""
+    rows = chunk_rows(len(output.weight), student.device, rule.chunk_elements)
     parts = [
         _of_chunk(output.logits(student[of_student]), output.logits(teacher[of_teacher]), rule)
-        for of_student, of_teacher in (
-            chunk.unbind(1) for chunk in torch.split(places.pairs, chunk_rows(len(output.weight), rule.chunk_elements))
-        )
+        for of_student, of_teacher in (chunk.unbind(1) for chunk in torch.split(places.pairs, rows))
     ]
     differing, unseen, pull = (torch.cat(part) for part in zip(*parts, strict=True))
     return differing, unseen, pull

@@ -2,9 +2,10 @@
 
 `python -m services.trainer.offline.replaying --student a --batches R --out D` reads settings and base model from D and
 the batches from R, writes checkpoints and versions under D, and prints a line of JSON, a ReplayedStep, for each step.
-With the settings of R, on the same machine and thread count, every version comes out bit for bit. With others it
-tells what they would have made of the same rollouts and the same feedback: from the second step on the rollouts are
-no longer those of the student that is trained, and its importance weights correct for that up to their cut.
+With the settings of R, on the same machine, device and thread count, every version comes out bit for bit, on a GPU as
+far as `trainer.deterministic` goes. With others it tells what they would have made of the same rollouts and the same
+feedback: from the second step on the rollouts are no longer those of the student that is trained, and its importance
+weights correct for that up to their cut.
 """
 
 import argparse
@@ -14,11 +15,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from services.trainer.app import build_trainer
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import training_config
+from services.trainer.device import set_up
 from shared.config.loading import settings_of
 from shared.contracts.batches import BatchManifest, BatchSealed
 from shared.contracts.ids import weights_uri
@@ -27,6 +27,7 @@ from shared.errors import ConfigError, StorageError
 from shared.files.batches import batch_directory, sealed_steps
 from shared.files.store import LocalStore
 from shared.http.serving import run_service
+from shared.modeling.device import device_here
 
 
 class _SoleWriter:
@@ -62,7 +63,7 @@ def replay(student: str, source: Path, out: Path, until: int | None) -> Iterator
         raise ConfigError(f"expected sealed batches of student {student} under {source}, found none")
     run = BatchManifest.model_validate_json(LocalStore(source).read_manifest(sealed[0].uri)).run
     config = training_config(settings_of(out), run, out, student)
-    torch.set_num_threads(config.settings.resources.threads)
+    set_up(config.settings, device_here())
     store, recorded = LocalStore(out), LocalStore(source)
     checkpoints = Checkpoints(store, run=run, student=student, base_sha256=config.base.sha256)
     trainer = build_trainer(config, store, checkpoints, threading.Event(), batches=recorded)

@@ -7,6 +7,7 @@ after the same one, the second waits.
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from services.trainer.device import set_up
 from services.trainer.model.model import StudentModel
 from services.trainer.model.trained import TrainedAdapter
 from services.trainer.offline.finetuning import Progress, finetune, tokenized
@@ -60,7 +62,10 @@ class Specialist:
 
     @property
     def key(self) -> str:
-        """sha256 (hex) over base model, problems, examples and settings: the name in the cache."""
+        """sha256 (hex) over base model, problems, examples and settings: the name in the cache.
+
+        How batches are cut to fit a device is not in it: like the device, it changes the weights by rounding alone.
+        """
         parts = {
             "recipe": RECIPE_VERSION,
             "student": self.student,
@@ -87,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     started = time.monotonic()
     settings = settings_of(given.run_dir)
-    torch.set_num_threads(settings.resources.threads)
+    set_up(settings, device_here())
     specialist = describe(settings, given.student, given.cache_dir, given.examples)
     path, cached = ensure(specialist, given.cache_dir, _say)
     result = {"path": str(path), "cached": cached, "seconds": round(time.monotonic() - started, 1)}
@@ -115,7 +120,9 @@ def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, boo
         if target.is_dir():
             return target, True
         adapter = _train(specialist, say)
-        model = load_model(specialist.base, specialist.section.dtype)
+        # The model that was trained refers to itself, and would lie beside this one on the device.
+        gc.collect()
+        model = load_model(specialist.base, specialist.section.dtype, device_here())
         merge_adapter(model, adapter, specialist.lora)
         save_model(model, target, [specialist.base])
     return target, False
@@ -125,7 +132,8 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
     section, seed = specialist.section, specialist.settings.run.seed
     tokenizer = load_tokenizer(specialist.base, section.chat_template)
     device = device_here()
-    model = StudentModel(TrainedAdapter(load_model(specialist.base, section.dtype, device), specialist.lora, seed))
+    trained = TrainedAdapter(load_model(specialist.base, section.dtype, device), specialist.lora, seed)
+    model = StudentModel(trained, recompute=specialist.settings.trainer.recomputes(device))
     rows = tokenized(specialist.examples, tokenizer, model.context_tokens)
     say(f"student {specialist.student}: {len(rows)} examples, {sum(row.tokens for row in rows)} tokens")
 
@@ -133,7 +141,9 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
         if progress.update % _REPORT_EVERY == 0 or progress.update == progress.updates:
             say(f"update {progress.update}/{progress.updates}, loss {progress.loss:.3f}")
 
-    finetune(model, rows, specialist.settings.specialize, seed, report)
+    # The card of the specialist is its trainer's, and so is what fits there.
+    limit = specialist.settings.optimizer.micro_batch_tokens
+    finetune(model, rows, specialist.settings.specialize, seed, report, limit_tokens=limit)
     return model.trained.tensors()
 
 

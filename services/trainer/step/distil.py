@@ -68,7 +68,7 @@ def sampled_logprobs(hidden: Tensor, output: OutputLayer, places: Places) -> Ten
     With a gradient, a chunk's logits are made again in the backward pass.
     """
     tokens = torch.nonzero(places.mask)
-    rows = chunk_rows(len(output.weight))
+    rows = chunk_rows(len(output.weight), hidden.device)
     chosen = [
         checkpoint(
             _chosen, hidden, output, places.student_index[row, column], places.targets[row, column], use_reentrant=False
@@ -149,7 +149,7 @@ def _chunks(
     student: Tensor, teacher: Tensor, output: OutputLayer, taught: OutputLayer, places: Places, rule: DivergenceRule
 ) -> Iterator[_Chunk]:
     """All pairs in their order. Those which share the student's place follow each other, and share its logits."""
-    rows = chunk_rows(len(output.weight), rule.chunk_elements)
+    rows = chunk_rows(len(output.weight), student.device, rule.chunk_elements)
     for first in range(0, len(places.pairs), rows):
         part = slice(first, first + rows)
         of_student, of_teacher = places.pairs[part].unbind(1)

@@ -21,13 +21,18 @@ from torch import Tensor
 
 # Entries of one whole-vocabulary scratch tensor: 16 MiB in fp32, 27 tokens at V = 152k. Larger is slower on a CPU.
 CHUNK_ELEMENTS = 1 << 22
+# Tokens of one on a GPU: each chunk reads the whole output layer, and 27 tokens are over before that is. 512 are 0.3 GB
+# in fp32 at V = 152k.
+GPU_CHUNK_ROWS = 512
 # The captured log-mass is cut here, which floors the tail at 1e-7; an active cut passes no gradient.
 LOG_CAPTURED_MAX = -1e-7
 
 
-def chunk_rows(vocabulary: int, elements: int = CHUNK_ELEMENTS) -> int:
-    """Tokens that may exist over the whole vocabulary at once, one at least."""
-    return max(1, elements // vocabulary)
+def chunk_rows(vocabulary: int, device: torch.device, elements: int | None = None) -> int:
+    """Tokens that may exist over the whole vocabulary at once, one at least. elements: in place of the device's own."""
+    if elements is None and device.type != "cpu":
+        return GPU_CHUNK_ROWS
+    return max(1, (elements or CHUNK_ELEMENTS) // vocabulary)
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,13 @@ class DivergenceRule:
 
     The buckets are the student's top_k ids, where the teacher is read too, and, with `tail`, one more that
     holds the remaining mass (floored at 1e-7); without `tail` both are renormalised over those ids.
-    `top_k=None` takes the whole vocabulary and has no tail.
+    `top_k=None` takes the whole vocabulary and has no tail. chunk_elements: as in `chunk_rows`.
     """
 
     alpha: float
     top_k: int | None
     tail: bool
-    chunk_elements: int = CHUNK_ELEMENTS
+    chunk_elements: int | None = None
 
 
 def divergence_with_gradient(

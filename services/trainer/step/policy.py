@@ -84,13 +84,14 @@ def policy_gradient(
     the step, from 0. anchor_to: the policy that `grpo.anchor` holds the student to; it sees what the student sees, no
     solution and no feedback.
     """
+    # First: the backward pass may make the student's pass again, and must find the model as that pass left it.
+    anchor_RT = _anchor(anchor_to, packs, places, rule.temperature) if anchor_to is not None else None
     logprobs_RT = _logprobs(model, packs, places, rule.temperature)
     rows = _rows(packs)
     foreign_R = torch.tensor([row.foreign for row in rows], device=places.mask.device)
     old_RT = _old_logprobs(rows, logprobs_RT, places, old)
     if not bool(torch.isfinite(logprobs_RT).all() & torch.isfinite(old_RT).all()):
         return None
-    anchor_RT = _anchor(anchor_to, packs, places, rule.temperature) if anchor_to is not None else None
     loss = _loss(logprobs_RT, old_RT, anchor_RT, rows, foreign_R, places, rule, denominator, update)
     value = float(loss.detach())
     if not math.isfinite(value):

@@ -99,7 +99,7 @@ class Tracer:
         distinct, which_N = torch.unique(at_N, return_inverse=True)
         sampled_N = torch.empty(len(at_N), device=hidden.device)
         alternatives: list[tuple[Alternative, ...]] = []
-        rows = chunk_rows(len(output.weight))
+        rows = chunk_rows(len(output.weight), hidden.device)
         for first in range(0, len(distinct), rows):
             logits = output.logits(hidden[distinct[first : first + rows]]).float()
             total = logits.logsumexp(1, keepdim=True)

@@ -41,6 +41,8 @@ def test_variables_of_others_are_not_settings() -> None:
     [
         ("loss.top_k=all", "loss", "top_k", "all"),
         ("loss.top_k=7", "loss", "top_k", 7),
+        ("trainer.recompute=auto", "trainer", "recompute", "auto"),
+        ("trainer.deterministic=true", "trainer", "deterministic", True),
         ("problems.balance_domains=false", "problems", "balance_domains", False),
         ("evaluation.test_problems=none", "evaluation", "test_problems", None),
         ("problems.source=/a b/c", "problems", "source", "/a b/c"),
@@ -163,6 +165,7 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("students.c.model=x", ["students: expected a and b, got a, b, c"]),
         ("students.c.modle=x", ["students: expected a and b, got a, b, c"]),
         ("students.a=3", ["students.a: expected a section with the keys chat_template, domain", "got 3"]),
+        ("trainer.recompute=yes", ["trainer.recompute: Input should be 'auto', True or False, got 'yes'"]),
         ("resources.gpus=3", ["resources.gpus: expected a table of names and values, got 3"]),
         ("students.a.vllm.environment=3", ["students.a.vllm.environment: expected a table of names and values, got 3"]),
         ("problems.source=", ["problems.source: expected a value, got an empty one", "`none`"]),

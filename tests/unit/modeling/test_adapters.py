@@ -59,6 +59,16 @@ def test_an_attached_adapter_starts_as_the_base_model_in_fp32(tiny_dir: Path) ->
     assert len(tensors) == 2 * 7 and all("layers.1." in name for name in tensors)
 
 
+def test_an_adapter_in_the_models_type_starts_as_the_rounded_one(tiny_dir: Path) -> None:
+    exact = adapter_tensors(attach_lora(load_model(tiny_dir, "bfloat16"), SPEC, seed=3))
+    spec = LoraSpec(4, 2.0, first_layer=1, dtype="bfloat16")
+    rounded = adapter_tensors(attach_lora(load_model(tiny_dir, "bfloat16"), spec, seed=3))
+    assert rounded.keys() == exact.keys()
+    for name, tensor in rounded.items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, exact[name].to(torch.bfloat16))
+
+
 def test_the_seed_alone_decides_the_start(tiny_dir: Path) -> None:
     def start(seed: int) -> str:
         return checksum(adapter_tensors(attach_lora(load_model(tiny_dir), SPEC, seed)))

@@ -178,6 +178,17 @@ def test_full_weights_are_kept_exactly_besides(dtype: str, each: int) -> None:
     assert versions.bytes == 3 * shape.parameters * (2 if dtype == "bfloat16" else 4)
 
 
+def test_an_adapter_for_a_vllm_server_is_kept_exactly_and_rounded() -> None:
+    shape = KNOWN_SHAPES["embedded"]
+    each = shape.adapter_parameters(16, 15)
+    parts = {
+        part.name: part.bytes
+        for part in trainer_need("a", settings("students.a.engine=vllm"), shape, LENGTHS, gpu=True).parts
+    }
+    assert parts["adapter and gradient, fp32, and rounded"] == (4 + 4 + 2) * each
+    assert parts["EMA teacher, fp32 and rounded"] == (4 + 2) * each
+
+
 @pytest.mark.parametrize("need", [student_need, trainer_need])
 def test_what_the_allocator_keeps_is_counted_on_a_cpu_only(need: Callable[..., Need]) -> None:
     names = {gpu: [part.name for part in need("a", settings(), TINY, LENGTHS, gpu=gpu).parts] for gpu in (False, True)}

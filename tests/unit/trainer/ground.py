@@ -5,6 +5,7 @@ import math
 import random
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,12 +43,20 @@ def settings(**changes: object) -> StepSettings:
     )
 
 
-def learner(directory: Path, step: StepSettings, *, full: Dtype | None = None) -> Learner:
-    """full: train all weights, of a model that computes in this type; else an adapter."""
+def learner(
+    directory: Path,
+    step: StepSettings,
+    *,
+    full: Dtype | None = None,
+    adapter: Dtype = "float32",
+    recompute: bool = False,
+    device: str = "cpu",
+) -> Learner:
+    """full: train all weights, of a model that computes in this type; else an adapter, with a model of its type."""
     torch.set_num_threads(1)
-    base = load_model(directory, full or "float32")
-    trained = TrainedModel(base, directory) if full else TrainedAdapter(base, SPEC, seed=7)
-    return Learner(StudentModel(trained), step.optimizer)
+    base = load_model(directory, full or adapter, device)
+    trained = TrainedModel(base, directory) if full else TrainedAdapter(base, replace(SPEC, dtype=adapter), seed=7)
+    return Learner(StudentModel(trained, recompute=recompute), step.optimizer)
 
 
 def rows(groups: int = 3, samples: int = 4, seed: int = 0) -> list[Row]:
@@ -155,6 +164,7 @@ def student_trainer(
     store: LocalStore | None = None,
     *,
     full: Dtype | None = None,
+    adapter: Dtype = "float32",
 ) -> StudentTrainer:
     """A trainer as a fresh process would have it, before `restore`."""
     step = step or settings()
@@ -162,7 +172,7 @@ def student_trainer(
     stopping = threading.Event()
     stopping.set()  # no pauses between tries
     return StudentTrainer(
-        learner(directory, step, full=full),
+        learner(directory, step, full=full, adapter=adapter),
         load_tokenizer(directory, None),
         store,
         checkpoints_of(store),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.model.learner import Learner, PhaseStart, rate_share
+from services.trainer.model.learner import Learner, PhaseStart, adamw, rate_share
 from services.trainer.model.teacher import TrustRegionTeacher
 from services.trainer.step.trees import pack_rows, places_of
 from shared.config.settings import OptimizerSection
@@ -78,6 +78,14 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tiny_dir: Path, bad: floa
     give_gradients(one)
     one.update()
     assert one.skipped_in_row == 0
+
+
+def test_on_a_cpu_torch_chooses_the_optimizer_s_kernel() -> None:
+    """Another one rounds otherwise; what it is on a GPU stands in tests/gpu."""
+    made = adamw([torch.nn.Parameter(torch.ones(2))], learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    (group,) = made.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-3, (0.9, 0.99), 0.1)
+    assert group["fused"] is None and group["foreach"] is None
 
 
 def test_the_first_updates_of_a_phase_are_smaller(tiny_dir: Path) -> None:

@@ -20,7 +20,7 @@ from services.trainer.offline.finetuning import (
     ROWS_AT_ONCE,
     Progress,
     TuningRow,
-    batch_loss,
+    add_gradient,
     finetune,
     micro_batches,
     rate,
@@ -272,14 +272,34 @@ def test_the_loss_is_that_of_the_completions_alone(base_dir: Path) -> None:
     rows = tokenized(CAPITALS, load_tokenizer(base_dir, "compact"), 512)
     expected = -token_logprobs(base, [row.prompt for row in rows], [row.completion for row in rows]).sum()
     model = StudentModel(TrainedAdapter(base, LoraSpec(4, 2.0), seed=0))
-    torch.testing.assert_close(batch_loss(model, rows), expected, rtol=1e-4, atol=1e-3)
+    assert add_gradient(model, rows, tokens=1) == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 1000])
+def test_in_chunks_the_gradient_is_that_of_the_whole(base_dir: Path, rows_at_once: int) -> None:
+    rows = tokenized(CAPITALS, load_tokenizer(base_dir, "compact"), 512)
+    tokens = sum(len(row.completion) for row in rows)
+    found, by_hand = (
+        StudentModel(TrainedAdapter(load_model(base_dir, "float32"), LoraSpec(4, 2.0), seed=0)) for _ in range(2)
+    )
+    value = add_gradient(found, rows, tokens, chunk_elements=rows_at_once * found.vocabulary)
+    prompts, completions = [row.prompt for row in rows], [row.completion for row in rows]
+    expected = -token_logprobs(by_hand.network, prompts, completions).sum() / tokens
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+    for name, each in by_hand.named_parameters.items():
+        gradient = found.named_parameters[name].grad
+        assert each.grad is not None and gradient is not None
+        torch.testing.assert_close(gradient, each.grad, rtol=1e-3, atol=1e-6)
+    # B is 0 at the start, so A has no gradient yet.
+    assert any(bool(each.grad.any()) for each in found.parameters if each.grad is not None)
 
 
 def test_every_row_is_used_once_an_epoch_and_the_last_batch_may_be_short(base_dir: Path) -> None:
     model = StudentModel(TrainedAdapter(load_model(base_dir, "float32"), LoraSpec(4, 2.0), seed=0))
     rows = tokenized(CAPITALS, load_tokenizer(base_dir, "compact"), 512)
     seen: list[Progress] = []
-    finetune(model, rows, SpecializeSection(batch_size=3, epochs=2), 0, seen.append)
+    finetune(model, rows, SpecializeSection(batch_size=3, epochs=2), 0, seen.append, limit_tokens=64)
     assert [(each.update, each.updates) for each in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -290,7 +310,7 @@ def test_a_loss_that_is_not_finite_stops_it(base_dir: Path) -> None:
         base.get_parameter("model.norm.weight").fill_(float("nan"))
     rows = tokenized(CAPITALS, load_tokenizer(base_dir, "compact"), 512)
     with pytest.raises(ModelError, match=r"finite loss .* update 1: lower specialize\.learning_rate"):
-        finetune(model, rows, SpecializeSection(), 0, lambda _: None)
+        finetune(model, rows, SpecializeSection(), 0, lambda _: None, limit_tokens=64)
 
 
 def test_the_rate_warms_up_then_falls_to_nothing() -> None:
@@ -302,12 +322,14 @@ def test_the_rate_warms_up_then_falls_to_nothing() -> None:
     assert rate(0, 1, 0.1) == 1.0
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=20))
-def test_micro_batches_keep_every_row_and_sort_by_length(lengths: list[int]) -> None:
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.integers(1, 300))
+def test_micro_batches_keep_every_row_and_sort_by_length(lengths: list[int], limit_tokens: int) -> None:
     rows = [TuningRow((1,) * length, (index,)) for index, length in enumerate(lengths)]
-    parts = micro_batches(rows)
+    parts = micro_batches(rows, limit_tokens)
     flat = [row for part in parts for row in part]
     assert sorted(flat, key=lambda row: row.completion) == rows
     assert [row.tokens for row in flat] == sorted(row.tokens for row in rows)
     assert max(map(len, parts)) <= ROWS_AT_ONCE
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert all(len(part) == 1 or len(part) * part[-1].tokens <= limit_tokens for part in parts)
+    if limit_tokens >= ROWS_AT_ONCE * (max(lengths) + 1):
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1

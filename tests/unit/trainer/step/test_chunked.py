@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from services.trainer.step.distil import OutputLayer, distil
-from services.trainer.step.divergence import DivergenceRule
+from services.trainer.step.divergence import DivergenceRule, chunk_rows
 from services.trainer.step.trees import Places, pack_rows, places_of
 from tests.fakes.loss import token_divergence
 from tests.unit.trainer.ground import rows
@@ -132,6 +132,14 @@ def test_no_operation_makes_more_than_a_chunk_of_logits(rows_at_once: int) -> No
         value, _ = distil(student, teacher, output, output, places, rule(rows_at_once=rows_at_once))
         value.backward(upstream(places).float())
     assert seen.rows == rows_at_once
+
+
+@pytest.mark.parametrize(
+    ("device", "elements", "rows"),
+    [("cpu", None, 27), ("cuda", None, 512), ("cpu", 1_000_000, 6), ("cuda", 1_000_000, 6), ("cpu", 1, 1)],
+)
+def test_a_chunk_suits_its_device(device: str, elements: int | None, rows: int) -> None:
+    assert chunk_rows(151_936, torch.device(device), elements) == rows
 
 
 def test_a_nan_in_the_student_reaches_log_probs_and_value() -> None:

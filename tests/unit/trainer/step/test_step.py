@@ -35,9 +35,9 @@ class Recorder(Learner):
         return super().update()
 
 
-def recorder(directory: Path, step: StepSettings, full: Dtype | None = None) -> Recorder:
+def recorder(directory: Path, step: StepSettings, full: Dtype | None = None, *, recompute: bool = False) -> Recorder:
     """A student that has moved away from its teacher."""
-    one = learner(directory, step, full=full)
+    one = learner(directory, step, full=full, recompute=recompute)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in one.model.parameters:
