@@ -15,16 +15,14 @@ from rich.console import Console
 from opcod.installed import require_model_packages
 from opcod.local.gpus import Shares, gpus_here, require_room, share_out, sharing
 from opcod.planning.memory import (
-    KNOWN_SHAPES,
-    ModelShape,
     Need,
     other_needs,
-    read_shape,
     student_need,
     total_bytes,
     trainer_need,
     vllm_need,
 )
+from opcod.planning.shapes import KNOWN_SHAPES, ModelShape, read_shape
 from opcod.planning.work import (
     Count,
     Evaluated,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from opcod.commands.keys import ACL_FILE
-from opcod.planning.memory import KNOWN_SHAPES
+from opcod.planning.shapes import KNOWN_SHAPES
 from opcod.prepare.models import SPECIALIZE_TIMEOUT_S
 from shared.config.loading import load_settings
 from shared.files.durable import atomic_write

@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 
 from opcod.planning.memory import (
-    KNOWN_SHAPES,
-    ModelShape,
     Need,
     micro_batch_tokens,
-    read_shape,
     student_need,
     total_bytes,
     trainer_need,
     vllm_need,
 )
+from opcod.planning.shapes import KNOWN_SHAPES, ModelShape, read_shape
 from opcod.planning.work import Lengths, Work, estimate, prompt_lengths, total_steps, work_of
 from shared.config.loading import load_settings, preset_names
 from shared.config.settings import RunSettings
