@@ -173,7 +173,7 @@ def micro_batch_tokens(settings: RunSettings, lengths: Lengths) -> int:
     row = lengths.longest + settings.rollout.max_tokens
     # Rounded up: groups are not split, so one mini-batch may have one more.
     groups = -(-settings.problems.per_step // settings.optimizer.mini_batches)
-    return min(max(settings.optimizer.micro_batch_tokens, row), groups * settings.rollout.samples * row)
+    return min(max(settings.optimizer.pass_tokens, row), groups * settings.rollout.samples * row)
 
 
 def total_bytes(needs: list[Need], models: dict[str, str]) -> int:
