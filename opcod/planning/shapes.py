@@ -3,8 +3,10 @@
 Nothing is loaded: they follow from the model's config.json.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shared.modeling.directory import MODEL_CONFIG, read_object
 
@@ -13,7 +15,9 @@ DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder of the Llama kind: gated feed-forward, grouped query heads. norms: of query and key, as in Qwen3."""
+    """A decoder of the Llama kind: gated feed-forward, grouped query heads. norms: of query and key, as in Qwen3;
+    context: tokens of its longest sequence, 0 where that is not known.
+    """
 
     hidden: int
     intermediate: int
@@ -24,6 +28,7 @@ class ModelShape:
     vocabulary: int
     tied: bool
     norms: bool = False
+    context: int = 0
 
     @property
     def parameters(self) -> int:
@@ -52,6 +57,13 @@ class ModelShape:
         scores = self.heads * row_tokens * (4 + 2 * dtype_bytes) if dense else 0
         return tokens * self._adapted(first_layer) * (adapters + kept + scores)
 
+    def recomputed_bytes(self, tokens: int, first_layer: int, dtype_bytes: int) -> int:
+        """As `activation_bytes`, of attention that keeps no weights, where of each block only the input is kept and the
+        backward pass makes the rest again, a block at a time.
+        """
+        inputs = tokens * self._adapted(first_layer) * self.hidden * dtype_bytes
+        return inputs + self.activation_bytes(tokens, self.layers - 1, dtype_bytes, tokens, dense=False)
+
     def cache_bytes(self, tokens: int, dtype_bytes: int) -> int:
         """Keys and values of `tokens` in all layers."""
         return tokens * self.layers * 2 * self.key_heads * self.head_width * dtype_bytes
@@ -73,14 +85,18 @@ class ModelShape:
 
 # Of the models that presets name, from their config.json, for where they are not on this machine yet.
 KNOWN_SHAPES = {
-    "embedded": ModelShape(576, 1536, 30, 9, 3, 64, 49152, tied=True),
-    "Qwen/Qwen3-8B": ModelShape(4096, 12288, 36, 32, 8, 128, 151936, tied=False, norms=True),
+    "embedded": ModelShape(576, 1536, 30, 9, 3, 64, 49152, tied=True, context=8192),
+    "Qwen/Qwen3-8B": ModelShape(4096, 12288, 36, 32, 8, 128, 151936, tied=False, norms=True, context=40960),
 }
 
 
 def read_shape(model_dir: Path) -> ModelShape | None:
     """The shape of the model in that directory; None where its config.json lacks a size. Raises ModelError."""
-    config = read_object(model_dir / MODEL_CONFIG)
+    return shape_of(read_object(model_dir / MODEL_CONFIG))
+
+
+def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
+    """The shape that a config.json tells; None where it lacks a size."""
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
         return ModelShape(
@@ -94,6 +110,7 @@ def read_shape(model_dir: Path) -> ModelShape | None:
             vocabulary=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", False)),
             norms=config.get("model_type") == "qwen3",
+            context=int(config.get("max_position_embeddings") or 0),
         )
     except (KeyError, TypeError, ValueError):
         return None

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from opcod.installed import require_model_packages
+from opcod.local.deployment import Mode
 from opcod.local.gpus import VISIBLE, Shares, gpus_here, share_out, visible
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.signals import stoppable
+from opcod.planning.machine import in_words, write_plan
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.errors import ConfigError, ModelError, StoppedError
@@ -31,8 +33,10 @@ def prepare_models(
     progress: Progress,
     stopped: Callable[[], bool] = lambda: False,
     students: Sequence[str] = STUDENTS,
+    mode: Mode | None = "run",
 ) -> dict[str, float]:
-    """Write `models/<student>.json` for `students`; returns the seconds of each stage.
+    """Write `models/<student>.json` for `students`; returns the seconds of each stage. mode: what the GPUs' memory is
+    planned for; None leaves the plan that there is.
 
     Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
     are fine-tuned here, both at once, those of `specialize.source = "self"` after they have drawn answers of their own.
@@ -50,6 +54,10 @@ def prepare_models(
     # A download or a conversion asks nobody whether to go on, so a signal has to break into it.
     with stoppable("loading models"):
         models = {name: base_model(settings, name, paths) for name in missing}
+    if mode is not None:
+        # Before the first server and the first trainer: both go by it.
+        for card in write_plan(paths, settings, {**_paths(pinned), **models}, mode).cards:
+            progress(in_words(card))
     loaded = time.monotonic()
     specialists = [name for name in missing if settings.students[name].specialize]
     gpus = share_out(settings, gpus_here())
@@ -65,6 +73,10 @@ def prepare_models(
         _pin(paths, name, PreparedModel(path=path, sha256=_identity(path)), pinned[name])
     drawing = {"drawing own answers": drawn - loaded} if own else {}
     return {"loading models": loaded - started, **drawing, "fine-tuning specialists": time.monotonic() - drawn}
+
+
+def _paths(pinned: Mapping[str, PreparedModel | None]) -> dict[str, Path]:
+    return {name: entry.path for name, entry in pinned.items() if entry is not None}
 
 
 def _prepared(paths: Paths, student: str) -> PreparedModel | None:
