@@ -76,11 +76,11 @@ def prepare(
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     with run_lock(paths.run_dir), _outcome(paths):
         settings = settings_from(preset, config, overrides)
-        check_settings(paths, settings)
+        check_settings(paths, settings, "prepare")
         _settle(paths, settings)
         # Read for its errors: better here than in every service that starts with it.
         read_keys(key_file or ensure_key(paths.run_dir))
-        seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"))
+        seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"), purpose="prepare")
         write_engines(paths, settings_of(paths.run_dir))
         atomic_write(paths.run_dir / PREPARED_FILE, json.dumps({"seconds": seconds}).encode())
     typer.echo(f"prepared: {paths.run_dir}")

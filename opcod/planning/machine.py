@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tomli_w
 
 from opcod.local.cards import card_sizes
-from opcod.local.deployment import Mode
 from opcod.local.gpus import Shares, gpus_here, share_out, shared
 from opcod.planning.cards import GIB, Card, CardPlan, CardPlanner, ServerPlan
 from opcod.planning.memory import served_tokens
@@ -33,21 +32,20 @@ if TYPE_CHECKING:
 SOCKET_URL = "unix:"
 """Of a server that somebody starts as `opcod prepare` writes down."""
 
+Purpose = Literal["run", "up", "prepare"]
+"""What is planned for: a run; serving it, without trainers; or services that are started one by one, on cards that are
+not seen from here. For those nothing is planned but the length of sequences."""
+
 
 def plan_machine(
-    settings: RunSettings, models: Mapping[str, Path], mode: Mode = "run", begun: int | None = None
+    settings: RunSettings, models: Mapping[str, Path], purpose: Purpose = "run", begun: int | None = None
 ) -> CardPlan:
     """The plan of this machine's GPUs; without cards where there are none. models: directories by student.
 
     Raises ConfigError where a card has no room for what runs on it, with all there is to say.
     """
-    # Without trainers where nobody trains; and one student may be fine-tuned without the other.
-    shares = {
-        service: gpus
-        for service, gpus in share_out(settings, gpus_here()).items()
-        if service.partition("-")[2] in models and (mode == "run" or not service.startswith("trainer-"))
-    }
-    described = [name for name in settings.students if _is_described(settings, name)]
+    shares = _shares_for(purpose, settings, models)
+    described = [name for name in models if purpose == "prepare" and _is_described(settings, name)]
     if not shares and not described:
         return CardPlan()
     shapes = {name: shape for name, path in models.items() if (shape := read_shape(path)) is not None}
@@ -56,13 +54,24 @@ def plan_machine(
     plan = plan_shares(settings, shapes, lengths, shares, sizes, begun)
     if plan.refused:
         raise ConfigError("the memory of the GPUs does not suffice:\n  " + "\n  ".join(plan.refused))
-    # Whoever starts those on GPUs of their own gives them a share, or leaves them what vLLM takes.
     elsewhere = {
         name: ServerPlan(max_model_len=served_tokens(name, settings, shapes[name], lengths))
         for name in described
         if name in shapes and settings.students[name].vllm.max_model_len is None
     }
     return replace(plan, servers={**plan.servers, **elsewhere})
+
+
+def _shares_for(purpose: Purpose, settings: RunSettings, models: Mapping[str, Path]) -> Shares:
+    """Of the services that are started for that."""
+    if purpose == "prepare":
+        return {}
+    # One student may be fine-tuned without the other.
+    return {
+        service: gpus
+        for service, gpus in share_out(settings, gpus_here()).items()
+        if service.partition("-")[2] in models and (purpose == "run" or not service.startswith("trainer-"))
+    }
 
 
 def plan_shares(
@@ -95,15 +104,15 @@ def plan_shares(
     return CardPlan(refused=tuple(refused))
 
 
-def write_plan(paths: Paths, settings: RunSettings, models: Mapping[str, Path], mode: Mode = "run") -> CardPlan:
+def write_plan(paths: Paths, settings: RunSettings, models: Mapping[str, Path], purpose: Purpose = "run") -> CardPlan:
     """Plan, and write `planned.toml` of the run, or take away what was planned for another machine.
 
     Raises ConfigError.
     """
     file = paths.run_dir / PLANNED_FILE
     begun = read_toml(file).get("optimizer", {}).get("micro_batch_tokens") if file.exists() else None
-    plan = plan_machine(settings, models, mode, begun)
-    if mode != "run":
+    plan = plan_machine(settings, models, purpose, begun)
+    if purpose != "run":
         plan = replace(plan, pass_tokens=begun)  # for the day on which it goes on
     if planned := plan.settings():
         atomic_write(file, tomli_w.dumps(planned).encode())

@@ -5,10 +5,10 @@ import re
 import shutil
 from pathlib import Path
 
-from opcod.local.deployment import Mode, latest_run
+from opcod.local.deployment import latest_run
 from opcod.local.gpus import gpus_here, require_room, share_out
 from opcod.options import given, paths_for, settings_from
-from opcod.planning.machine import plan_machine
+from opcod.planning.machine import Purpose, plan_machine
 from opcod.prepare.models import base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
@@ -24,7 +24,7 @@ from shared.problems.rejection import own_problems
 from shared.vllm import find_installation
 
 
-def check_settings(paths: Paths, settings: RunSettings, mode: Mode = "run") -> None:
+def check_settings(paths: Paths, settings: RunSettings, purpose: Purpose = "run") -> None:
     """Name, problems, disk, ports, Redis, models and GPUs. Raises UnavailableError if Redis does not answer."""
     # Models come last: one may have to be fetched, and nobody should wait for that to learn of a wrong port.
     check_name(paths.run)
@@ -37,7 +37,7 @@ def check_settings(paths: Paths, settings: RunSettings, mode: Mode = "run") -> N
     _check_ports(settings)
     _check_redis(paths, settings)
     _check_engines(settings)
-    _check_models(paths, settings, mode)
+    _check_models(paths, settings, purpose)
 
 
 def check_name(run: str) -> None:
@@ -108,7 +108,7 @@ def _check_engines(settings: RunSettings) -> None:
     require_room(settings, share_out(settings, gpus_here()))
 
 
-def _check_models(paths: Paths, settings: RunSettings, mode: Mode) -> None:
+def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> None:
     models = {}
     for name, student in settings.students.items():
         if student.engine == "scripted":
@@ -121,7 +121,7 @@ def _check_models(paths: Paths, settings: RunSettings, mode: Mode) -> None:
                 f"loss.top_k: expected at most {vocabulary}, the vocabulary of student {name}, got {top_k}; "
                 f"`all` takes all of it"
             )
-    plan_machine(settings, models, mode)
+    plan_machine(settings, models, purpose)
 
 
 def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:

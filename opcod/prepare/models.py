@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from opcod.installed import require_model_packages
-from opcod.local.deployment import Mode
 from opcod.local.gpus import VISIBLE, Shares, gpus_here, share_out, visible
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.signals import stoppable
-from opcod.planning.machine import in_words, write_plan
+from opcod.planning.machine import Purpose, in_words, write_plan
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.errors import ConfigError, ModelError, StoppedError
@@ -33,11 +32,11 @@ def prepare_models(
     progress: Progress,
     stopped: Callable[[], bool] = lambda: False,
     students: Sequence[str] = STUDENTS,
-    mode: Mode | None = "run",
+    purpose: Purpose | None = "run",
 ) -> dict[str, float]:
-    """Write `models/<student>.json` for `students`; returns the seconds of each stage. mode: what the GPUs' memory is
-    planned for; None leaves the plan that there is.
+    """Write `models/<student>.json` for `students`; returns the seconds of each stage.
 
+    purpose: what the GPUs' memory is planned for; None leaves the plan that there is.
     Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
     are fine-tuned here, both at once, those of `specialize.source = "self"` after they have drawn answers of their own.
     Raises StoppedError once `stopped` says so, and ConfigError if a model of the run is gone and cannot be made again
@@ -54,9 +53,9 @@ def prepare_models(
     # A download or a conversion asks nobody whether to go on, so a signal has to break into it.
     with stoppable("loading models"):
         models = {name: base_model(settings, name, paths) for name in missing}
-    if mode is not None:
+    if purpose is not None:
         # Before the first server and the first trainer: both go by it.
-        for card in write_plan(paths, settings, {**_paths(pinned), **models}, mode).cards:
+        for card in write_plan(paths, settings, {**_paths(pinned), **models}, purpose).cards:
             progress(in_words(card))
     loaded = time.monotonic()
     specialists = [name for name in missing if settings.students[name].specialize]

@@ -299,6 +299,30 @@ class TestCommand:
         redis = next(row for row in rows if "redis" in row)
         assert redis[4] == "", "what holds no model is not on a GPU"
 
+    def test_cards_that_are_named_are_planned_one_by_one(self, dry_run: "DryRun") -> None:
+        code, said, error = dry_run("--preset", "smoke", "--gpus", "2x16,1x24")
+        assert (code, error) == (0, "")
+        rows = [[cell.strip() for cell in line.split("│")] for line in said.splitlines() if "│" in line]
+        cards = {row[1]: row[4] for row in rows if row[1].startswith("GPU ")}
+        assert cards == {"GPU 0": "14.90", "GPU 1": "14.90", "GPU 2": "22.35"}
+        on = {row[2]: float(row[4]) for row in rows if row[2].startswith(("student", "trainer"))}
+        assert set(on) == {"student-a", "student-b", "trainer-a", "trainer-b"}
+        assert "Planned: optimizer.micro_batch_tokens = 16384." in said
+        assert "All processes in the host's memory: " in said
+
+    def test_cards_that_cannot_hold_it_are_refused_with_the_numbers(self, dry_run: "DryRun") -> None:
+        code, said, error = dry_run("--preset", "smoke", "--gpus", "1x2")
+        assert code == 2
+        assert "Memory by card" in said, "all that is known comes first"
+        assert "GPU 0 has 1.9 GiB, of which 1.8 can be planned with; what runs there needs" in error
+        assert "Planned:" not in said
+
+    @pytest.mark.parametrize("arguments", [("--gpus", "two"), ("--gpus", "2x80", "--resume", "r1")])
+    def test_cards_are_named_in_one_way_and_for_a_plan(self, dry_run: "DryRun", arguments: tuple[str, ...]) -> None:
+        code, _, error = dry_run("--preset", "smoke", *arguments)
+        assert code == 2
+        assert "expected" in error and "Traceback" not in error
+
     def test_a_language_beyond_the_sanitizer_is_noted(self, dry_run: "DryRun", tmp_path: Path) -> None:
         for name in ("train", "validation", "test"):
             rows = [
