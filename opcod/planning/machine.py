@@ -19,7 +19,7 @@ from opcod.planning.cards import GIB, Card, CardPlan, CardPlanner, ServerPlan
 from opcod.planning.memory import served_tokens
 from opcod.planning.shapes import ModelShape, read_shape
 from opcod.planning.work import Count, Lengths, prompt_lengths
-from shared.config.loading import PLANNED_FILE, read_toml
+from shared.config.loading import PLANNED_FILE, settings_of
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError
@@ -110,7 +110,8 @@ def write_plan(paths: Paths, settings: RunSettings, models: Mapping[str, Path], 
     Raises ConfigError.
     """
     file = paths.run_dir / PLANNED_FILE
-    begun = read_toml(file).get("optimizer", {}).get("micro_batch_tokens") if file.exists() else None
+    before = settings_of(paths.run_dir).optimizer.micro_batch_tokens if file.exists() else "auto"
+    begun = None if before == "auto" else before
     plan = plan_machine(settings, models, purpose, begun)
     if purpose != "run":
         plan = replace(plan, pass_tokens=begun)  # for the day on which it goes on

@@ -350,9 +350,9 @@ def _length_line(lengths: Lengths) -> str:
 
 def _total_line(found: Planned) -> str:
     if found.gpus:
-        return (
-            f"All processes in the host's memory: {sum(need.bytes for need in found.on_host) / _GIB:.1f} GiB at most."
-        )
+        # Specialists have made room by then.
+        during = sum(need.bytes for need in found.on_host if not need.service.startswith("specialist"))
+        return f"All processes of the run in the host's memory: {during / _GIB:.1f} GiB at most."
     total = total_bytes(found.needs, _models(found.settings)) / _GIB
     return f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most."
 

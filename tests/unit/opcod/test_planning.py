@@ -308,7 +308,7 @@ class TestCommand:
         on = {row[2]: float(row[4]) for row in rows if row[2].startswith(("student", "trainer"))}
         assert set(on) == {"student-a", "student-b", "trainer-a", "trainer-b"}
         assert "Planned: optimizer.micro_batch_tokens = 16384." in said
-        assert "All processes in the host's memory: " in said
+        assert "All processes of the run in the host's memory: " in said
 
     def test_cards_that_cannot_hold_it_are_refused_with_the_numbers(self, dry_run: "DryRun") -> None:
         code, said, error = dry_run("--preset", "smoke", "--gpus", "1x2")
