@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--problems", type=int, default=12)
     parser.add_argument("--samples", type=int, default=6)
     parser.add_argument("--micro-rows", type=int, default=8)
-    parser.add_argument("--micro-tokens", type=int, default=OptimizerSection().micro_batch_tokens)
+    parser.add_argument("--micro-tokens", type=int, default=OptimizerSection().pass_tokens)
     parser.add_argument("--trl-python", type=Path, default=Path(".venv-trl/bin/python"), help="made by make check-trl")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

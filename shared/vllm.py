@@ -142,7 +142,7 @@ def arguments(
     if model.rank is not None:
         options |= {"max-loras": section.max_loras, "max-lora-rank": largest_rank(model.rank)}
     if not installation.on_cpu:
-        options["gpu-memory-utilization"] = section.gpu_memory_utilization
+        options |= _memory(section)
     if section.data_parallel_size > 1:
         # vLLM has one HTTP server for each copy unless told otherwise, and of several none loads an adapter.
         options["api-server-count"] = 1
@@ -155,6 +155,18 @@ def arguments(
     adapters = [] if model.rank is None else ["--enable-lora"]
     switches = [*adapters, "--disable-log-stats", "--disable-uvicorn-access-log", *whole_prompts]
     return [*command, *switches, *section.arguments]
+
+
+def _memory(section: VllmSection) -> dict[str, object]:
+    """What was planned or set of a GPU's memory; the rest is as the server has it by itself."""
+    options: dict[str, object] = {}
+    # Both: the server looks whether its share is free when it starts, and with a cache of a given size it need not find
+    # out what is left, which goes wrong where another process loads or frees memory meanwhile.
+    if section.gpu_memory_utilization != "auto":
+        options["gpu-memory-utilization"] = section.gpu_memory_utilization
+    if section.kv_cache_memory_bytes is not None:
+        options["kv-cache-memory-bytes"] = section.kv_cache_memory_bytes
+    return options
 
 
 def environment(

@@ -76,7 +76,7 @@ def _started(paths: Paths, settings: RunSettings) -> Iterator[Deployment]:
     console = Console(stderr=True)
     with run_lock(paths.run_dir), ExitStack() as ending:
         with interruptible() as interrupted:
-            prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted)
+            prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted, purpose="up")
             launcher = Launcher(paths, settings, "up", interrupted)
             ending.callback(_stop, launcher)
             deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))

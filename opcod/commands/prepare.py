@@ -27,9 +27,11 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
+from opcod.planning.machine import SOCKET_URL
 from opcod.prepare.checks import check_name, check_settings, thinking_notes
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run, pin_problems, refuse_changes, stored_settings
+from shared.config.loading import settings_of
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.ids import seed_of
 from shared.contracts.models import prepared_model
@@ -38,7 +40,6 @@ from shared.files.durable import atomic_write
 from shared.http.access import read_keys
 from shared.vllm import Installation, Model, arguments, environment
 
-SOCKET_URL = "unix:"
 ANYWHERE = Installation(python=Path("python3"), version="", on_cpu=False)
 
 
@@ -75,14 +76,14 @@ def prepare(
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     with run_lock(paths.run_dir), _outcome(paths):
         settings = settings_from(preset, config, overrides)
-        check_settings(paths, settings)
+        check_settings(paths, settings, "prepare")
         _settle(paths, settings)
         # Read for its errors: better here than in every service that starts with it.
         read_keys(key_file or ensure_key(paths.run_dir))
-        seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"))
+        seconds = prepare_models(paths, settings, lambda what: typer.echo(f"preparing: {what}"), purpose="prepare")
         for note in thinking_notes(paths, settings, prepared=True):
             typer.echo(f"note: {note}")
-        write_engines(paths, settings)
+        write_engines(paths, settings_of(paths.run_dir))
         atomic_write(paths.run_dir / PREPARED_FILE, json.dumps({"seconds": seconds}).encode())
     typer.echo(f"prepared: {paths.run_dir}")
 

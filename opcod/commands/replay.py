@@ -19,7 +19,7 @@ from opcod.local.deployment import run_lock
 from opcod.local.processes import log_tail
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for, settings_on
 from opcod.prepare.run_directory import create_run, stored_settings
-from shared.config.loading import differences
+from shared.config.loading import PLANNED_FILE, differences
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import MODELS
 from shared.contracts.weights import ReplayedStep
@@ -130,6 +130,9 @@ def _target(paths: Paths, into: str | None, settings: RunSettings) -> Iterator[P
         else:
             create_run(target, settings)
             shutil.copytree(paths.run_dir / MODELS, target.run_dir / MODELS, dirs_exist_ok=True)
+            # As the trainers had it: passes of another length would round otherwise.
+            if (planned := paths.run_dir / PLANNED_FILE).exists():
+                shutil.copyfile(planned, target.run_dir / PLANNED_FILE)
         with run_lock(target.run_dir):
             yield target.run_dir
 

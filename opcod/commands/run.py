@@ -51,6 +51,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what it would do and need, and begin nothing.")
     ] = False,
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            "--gpus", help="With --dry-run: cards to plan for in place of those that are here, and their GB, as 2x80."
+        ),
+    ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -64,8 +70,11 @@ def run(
             raise ConfigError(
                 "--dry-run: expected no --resume; the settings of a run that has begun are in its config.toml"
             )
-        show_plan(paths_for(runs_dir, run_name or "dry-run", cache_dir), settings_from(preset, config, overrides))
+        paths = paths_for(runs_dir, run_name or "dry-run", cache_dir)
+        show_plan(paths, settings_from(preset, config, overrides), gpus)
         return
+    if gpus is not None:
+        raise ConfigError("--gpus: expected --dry-run, too; a run is on the GPUs that are here, by resources.gpus")
     refuse_elsewhere("`opcod run`")
     if resume is not None:
         paths = paths_for(runs_dir, resume, cache_dir)

@@ -44,7 +44,7 @@ def up(
     console = Console()
     paths, settings = served_settings(runs_dir, run_name, cache_dir, preset, config, overrides)
     with run_lock(paths.run_dir), interruptible() as interrupted:
-        prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted)
+        prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted, purpose="up")
         launcher = Launcher(paths, settings, "up", interrupted)
         try:
             deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))

@@ -89,11 +89,13 @@ def sharing(shares: Shares) -> list[str]:
 
 
 def require_room(settings: RunSettings, shares: Shares) -> None:
-    """Raises ConfigError where the vLLM servers on one GPU take more than all of it."""
+    """Raises ConfigError where the vLLM servers on one GPU are set to take more than all of it."""
     takes: dict[int, dict[str, float]] = {}
     for name, section in settings.students.items():
-        for gpu in shares.get(f"student-{name}", ()) if section.engine == "vllm" else ():
-            takes.setdefault(gpu, {})[f"students.{name}"] = section.vllm.gpu_memory_utilization
+        share = section.vllm.gpu_memory_utilization
+        if section.engine == "vllm" and share != "auto":
+            for gpu in shares.get(f"student-{name}", ()):
+                takes.setdefault(gpu, {})[f"students.{name}"] = share
     for gpu, shares_of in takes.items():
         if sum(shares_of.values()) > 1:
             listed = " and ".join(

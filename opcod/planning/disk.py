@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from opcod.planning.memory import DTYPE_BYTES, KNOWN_SHAPES, ModelShape, read_shape
+from opcod.planning.shapes import DTYPE_BYTES, KNOWN_SHAPES, ModelShape, read_shape
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError
 from shared.modeling.directory import MODEL_CONFIG

@@ -3,16 +3,14 @@
 Nothing is loaded. docs/paper-runs.md has measurements.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from opcod.planning.shapes import DTYPE_BYTES, ModelShape
 from opcod.planning.work import Lengths
 from shared.config.baselines import POLICY_GRADIENTS
 from shared.config.settings import RunSettings
-from shared.modeling.directory import MODEL_CONFIG, read_object
-
-DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
-
+from shared.vllm import SPARE_SEQUENCES, largest_rank
 
 MiB = 1 << 20
 # Python with torch, transformers and the service, measured on a CPU at 420 MiB before a model is loaded.
@@ -33,96 +31,27 @@ HELD_VERSIONS = 3
 # A vocabulary entry of a sequence while a token is drawn: logits in fp32, probabilities, and what top-p sorts.
 SAMPLING_BYTES = 16
 PREFILL_TOKENS = 2048
+ACTIVATIONS = "activations"
 # Logits and their derivatives in a trainer, a chunk at a time (`services/trainer/step/divergence.py`).
 CHUNK_BYTES = 10 * 4 * (1 << 22)
 
-
-@dataclass(frozen=True)
-class ModelShape:
-    """A decoder of the Llama kind: gated feed-forward, grouped query heads. norms: of query and key, as in Qwen3."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    key_heads: int
-    head_width: int
-    vocabulary: int
-    tied: bool
-    norms: bool = False
-
-    @property
-    def parameters(self) -> int:
-        """All weights, the embedding once if it is the output layer, too."""
-        norms = 2 * self.hidden + (2 * self.head_width if self.norms else 0)
-        block = sum(rows * columns for rows, columns in self._linear()) + norms
-        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
-        return self.layers * block + embeddings + self.hidden
-
-    def linear_parameters(self, first_layer: int) -> int:
-        """Weights of the linear layers that an adapter changes."""
-        return self._adapted(first_layer) * sum(rows * columns for rows, columns in self._linear())
-
-    def adapter_parameters(self, rank: int, first_layer: int) -> int:
-        return self._adapted(first_layer) * sum(rank * (rows + columns) for rows, columns in self._linear())
-
-    def activation_bytes(self, tokens: int, first_layer: int, dtype_bytes: int, row_tokens: int, dense: bool) -> int:
-        """What a forward pass over `tokens` keeps for the backward pass in the blocks that have an adapter.
-
-        Nothing is recomputed. The adapters' inputs are kept in fp32, and so are those of the norms. dense: attention
-        keeps its weights over a row of `row_tokens`, as it does on a CPU.
-        """
-        adapters = 4 * (5 * self.hidden + self.heads * self.head_width + self.intermediate)
-        attended = 2 * (self.heads + 2 * self.key_heads) * self.head_width
-        kept = dtype_bytes * (4 * self.hidden + 3 * self.intermediate + attended) + 8 * self.hidden
-        scores = self.heads * row_tokens * (4 + 2 * dtype_bytes) if dense else 0
-        return tokens * self._adapted(first_layer) * (adapters + kept + scores)
-
-    def cache_bytes(self, tokens: int, dtype_bytes: int) -> int:
-        """Keys and values of `tokens` in all layers."""
-        return tokens * self.layers * 2 * self.key_heads * self.head_width * dtype_bytes
-
-    def _adapted(self, first_layer: int) -> int:
-        return max(0, self.layers - first_layer)
-
-    def _linear(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of one block's linear layers: query, key, value, output, gate, up, down."""
-        query, shared = self.heads * self.head_width, self.key_heads * self.head_width
-        attention = [(self.hidden, query), (self.hidden, shared), (self.hidden, shared), (query, self.hidden)]
-        return [
-            *attention,
-            (self.hidden, self.intermediate),
-            (self.hidden, self.intermediate),
-            (self.intermediate, self.hidden),
-        ]
-
-
-# Of the models that presets name, from their config.json, for where they are not on this machine yet.
-KNOWN_SHAPES = {
-    "embedded": ModelShape(576, 1536, 30, 9, 3, 64, 49152, tied=True),
-    "Qwen/Qwen3-8B": ModelShape(4096, 12288, 36, 32, 8, 128, 151936, tied=False, norms=True),
-}
-
-
-def read_shape(model_dir: Path) -> ModelShape | None:
-    """The shape of the model in that directory; None where its config.json lacks a size. Raises ModelError."""
-    config = read_object(model_dir / MODEL_CONFIG)
-    try:
-        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        return ModelShape(
-            hidden=hidden,
-            intermediate=int(config["intermediate_size"]),
-            layers=int(config["num_hidden_layers"]),
-            heads=heads,
-            key_heads=int(config.get("num_key_value_heads") or heads),
-            # Older configurations leave it out, and the heads then share the hidden size.
-            head_width=int(config.get("head_dim") or hidden // heads),
-            vocabulary=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            norms=config.get("model_type") == "qwen3",
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
+# What follows is of GPUs and by arithmetic; none has been measured.
+# CUDA's context of a process, with the workspaces of its libraries.
+CUDA_BYTES = 768 * MiB
+# CUDA graphs of a vLLM server for all sizes of a batch, with and without adapters.
+GRAPH_BYTES = 1024 * MiB
+# Tokens in one step of a vLLM server on a large GPU (max_num_batched_tokens); on a small one it takes fewer.
+SERVER_TOKENS = 8192
+# Of the host, by arithmetic, too: Python with torch and CUDA's libraries; a vLLM server with its three processes.
+CUDA_HOST_BYTES = 2048 * MiB
+ENGINE_HOST_BYTES = 3 * CUDA_HOST_BYTES
+# Rows of logits at once in a trainer. Of each entry: both students' logits in bf16; two log-softmaxes, the gradient and
+# its parts in fp32; and a divergence over the whole vocabulary has parts of its own.
+GPU_CHUNK_ROWS = 512
+CHUNK_ENTRY_BYTES = {"some": 24, "all": 40}
+# A text that is rendered again may have a few tokens more, and with the other student's tokenizer other ones.
+CONTEXT_MARGIN = 1.1
+CONTEXT_STEP = 256
 
 
 @dataclass(frozen=True)
@@ -167,45 +96,104 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
             MemoryPart("weights", shape.parameters * size, shared=True),
             *passing,
             *(() if gpu else (_kept_by_allocator("student", passing),)),
-            MemoryPart("runtime", MODEL_RUNTIME_BYTES),
+            MemoryPart("runtime", CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),
         ),
     )
 
 
 def vllm_need(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, gpu: bool) -> Need:
-    """What the server must find room for; on a GPU it takes `gpu_memory_utilization` of it, whatever it needs.
-
-    Its cache is paged: what does not fit waits, so on a GPU the least is one sequence of the longest.
-    """
+    """What the server must find room for; on GPUs, in each of them, and with the smallest cache that it starts with."""
+    if gpu:
+        return server_need(student, settings, shape, lengths)
     section = settings.students[student]
     size = DTYPE_BYTES[section.dtype]
     adapter = shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer) * size
     adapters = MemoryPart(f"{section.vllm.max_loras} adapters", section.vllm.max_loras * adapter)
-    columns = longest_sequence(settings, lengths)
-    # Measured on a CPU: three processes, each with torch, and a cache of 1 GiB that is set aside as a whole.
-    cache = shape.cache_bytes(columns, size) if gpu else CPU_CACHE_BYTES
     return Need(
         f"student-{student}",
         (
             MemoryPart("weights", shape.parameters * size),
             *((adapters,) if settings.run.weights == "lora" else ()),
-            MemoryPart(f"keys and values: {columns} tokens at least" if gpu else "keys and values", cache),
+            # Measured: three processes, each with torch, and a cache of 1 GiB that is set aside as a whole.
+            MemoryPart("keys and values", CPU_CACHE_BYTES),
             MemoryPart("runtime", VLLM_RUNTIME_BYTES + MODEL_RUNTIME_BYTES),
         ),
     )
 
 
-def trainer_need(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, gpu: bool) -> Need:
-    """gpu: attention there keeps no weights for the backward pass."""
+def server_need(
+    student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, cache_bytes: int | None = None
+) -> Need:
+    """Of each GPU of a student's vLLM server. cache_bytes: of keys and values; None is one sequence of the longest, for
+    the cache is paged, and what does not fit waits.
+    """
+    section = settings.students[student]
+    size, split = DTYPE_BYTES[section.dtype], section.vllm.tensor_parallel_size
+    context = served_tokens(student, settings, shape, lengths)
+    one = sequence_bytes(student, settings, shape, lengths)
+    cache = one if cache_bytes is None else cache_bytes
+    # Its slots are made for every linear layer and its own sizes of rank, whatever an adapter has.
+    adapter = shape.adapter_parameters(largest_rank(settings.lora.rank), 0) * size
+    adapters = MemoryPart(f"{section.vllm.max_loras} adapters", section.vllm.max_loras * adapter)
+    step = SERVER_TOKENS * size * (8 * shape.hidden + 3 * shape.intermediate // split)
+    drawn = (section.slots + SPARE_SEQUENCES) * shape.vocabulary * SAMPLING_BYTES
+    return Need(
+        f"student-{student}",
+        (
+            MemoryPart("weights", -(-shape.parameters * size // split)),
+            *((adapters,) if settings.run.weights == "lora" else ()),
+            MemoryPart("logits and prefill", step + drawn),
+            MemoryPart(f"keys and values: {cache // one} × {context} tokens", cache),
+            MemoryPart("runtime and graphs", CUDA_BYTES + GRAPH_BYTES),
+        ),
+    )
+
+
+def served_tokens(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths) -> int:
+    """The longest sequence that a vLLM server has to take: `max_model_len`, or what the run needs."""
+    if (chosen := settings.students[student].vllm.max_model_len) is not None:
+        return chosen
+    longest = longest_sequence(settings, lengths)
+    if settings.learns_from_itself(student):
+        longest = max(longest, lengths.longest + settings.specialize.sampling.max_tokens)
+    needed = -(-round(longest * CONTEXT_MARGIN) // CONTEXT_STEP) * CONTEXT_STEP
+    return min(needed, shape.context or needed)
+
+
+def sequence_bytes(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths) -> int:
+    """Keys and values of one sequence of the longest, in each GPU of a vLLM server."""
+    section = settings.students[student]
+    # No GPU has less than one of the heads.
+    split = min(section.vllm.tensor_parallel_size, shape.key_heads)
+    whole = shape.cache_bytes(served_tokens(student, settings, shape, lengths), DTYPE_BYTES[section.dtype])
+    return -(-whole // split)
+
+
+def trainer_need(
+    student: str,
+    settings: RunSettings,
+    shape: ModelShape,
+    lengths: Lengths,
+    *,
+    gpu: bool,
+    recompute: bool | None = None,
+    pass_tokens: int | None = None,
+) -> Need:
+    """gpu: attention there keeps no weights for the backward pass. recompute: whether the backward pass makes
+    activations again, by default on a GPU only. pass_tokens: in place of `optimizer.micro_batch_tokens`.
+    """
     size = DTYPE_BYTES[settings.students[student].dtype]
     first_layer = 0 if settings.run.weights == "full" else settings.lora.first_layer
-    tokens = micro_batch_tokens(settings, lengths)
+    tokens = micro_batch_tokens(settings, lengths, pass_tokens)
     row = lengths.longest + settings.rollout.max_tokens
-    kept = shape.activation_bytes(tokens, first_layer, size, min(row, tokens), dense=not gpu)
-    forward = tokens * size * (8 * shape.hidden + 3 * shape.intermediate)
+    kept = (
+        shape.recomputed_bytes(tokens, first_layer, size)
+        if (gpu if recompute is None else recompute)
+        else shape.activation_bytes(tokens, first_layer, size, min(row, tokens), dense=not gpu)
+    )
     passing = (
-        MemoryPart(f"activations: {tokens} tokens", kept + forward),
-        MemoryPart("logits, a chunk at a time", CHUNK_BYTES),
+        MemoryPart(f"{ACTIVATIONS}: {tokens} tokens", kept + _forward_bytes(shape, tokens, size)),
+        MemoryPart("logits, a chunk at a time", _chunk_bytes(settings, shape) if gpu else CHUNK_BYTES),
     )
     return Need(
         f"trainer-{student}",
@@ -213,9 +201,46 @@ def trainer_need(student: str, settings: RunSettings, shape: ModelShape, lengths
             *_trained_parts(student, settings, shape, size),
             *passing,
             *(() if gpu else (_kept_by_allocator("trainer", passing),)),
-            MemoryPart("runtime", MODEL_RUNTIME_BYTES),
+            MemoryPart("runtime", CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),
         ),
     )
+
+
+def specialist_need(
+    student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, recompute: bool = True
+) -> Need:
+    """Of a GPU, before the run, while a student is fine-tuned on its domain: an adapter, whatever the run trains."""
+    size, first_layer = DTYPE_BYTES[settings.students[student].dtype], settings.lora.first_layer
+    own = settings.learns_from_itself(student)
+    answer = settings.specialize.sampling.max_tokens if own else settings.rollout.max_tokens
+    tokens = max(settings.optimizer.pass_tokens, lengths.longest + answer)
+    kept = (
+        shape.recomputed_bytes(tokens, first_layer, size)
+        if recompute
+        else shape.activation_bytes(tokens, first_layer, size, tokens, dense=False)
+    )
+    return Need(
+        f"specialist-{student}",
+        (
+            MemoryPart("weights", shape.parameters * size),
+            # Itself, its gradient and two moments.
+            MemoryPart("adapter and optimizer, fp32", 16 * shape.adapter_parameters(settings.lora.rank, first_layer)),
+            MemoryPart(f"{ACTIVATIONS}: {tokens} tokens", kept + _forward_bytes(shape, tokens, size)),
+            MemoryPart("logits, a chunk at a time", _chunk_bytes(settings, shape)),
+            MemoryPart("runtime", CUDA_BYTES),
+        ),
+    )
+
+
+def _forward_bytes(shape: ModelShape, tokens: int, size: int) -> int:
+    """What a forward pass makes and drops again, in the widest of its blocks."""
+    return tokens * size * (8 * shape.hidden + 3 * shape.intermediate)
+
+
+def _chunk_bytes(settings: RunSettings, shape: ModelShape) -> int:
+    """Of what a trainer on a GPU makes over the vocabulary, a chunk of rows at a time."""
+    entry = CHUNK_ENTRY_BYTES["all" if settings.loss.top_k == "all" else "some"]
+    return entry * GPU_CHUNK_ROWS * shape.vocabulary
 
 
 def _trained_parts(student: str, settings: RunSettings, shape: ModelShape, size: int) -> tuple[MemoryPart, ...]:
@@ -251,6 +276,43 @@ def other_needs() -> list[Need]:
     return [*services, Need("launcher", (MemoryPart("runtime", LAUNCHER_BYTES),))]
 
 
+def host_needs(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[Need]:
+    """Of the host's memory, of what computes on GPUs: what weights and state pass through on their way."""
+    found = []
+    for student, shape in shapes.items():
+        section = settings.students[student]
+        weights = shape.parameters * DTYPE_BYTES[section.dtype]
+        if section.engine == "vllm":
+            # Its process looks at every weight, one after the other; the largest is the embedding.
+            tensor = 2 * shape.vocabulary * shape.hidden * DTYPE_BYTES[section.dtype]
+            found.append(_on_host(f"student-{student}", MODEL_RUNTIME_BYTES, tensor))
+            runtime = ENGINE_HOST_BYTES + (section.vllm.gpus - 1) * CUDA_HOST_BYTES
+            found.append(_on_host(f"engine-{student}", runtime, weights))
+        else:
+            found.append(_on_host(f"student-{student}", CUDA_HOST_BYTES, weights))
+        found.append(_on_host(f"trainer-{student}", CUDA_HOST_BYTES, weights, _state_bytes(settings, shape)))
+        if section.specialize:
+            # Loaded to be trained, and once more to be merged.
+            found.append(_on_host(f"specialist-{student}", CUDA_HOST_BYTES, 2 * weights))
+    return found
+
+
+def _on_host(service: str, runtime: int, weights: int, state: int = 0) -> Need:
+    parts = (
+        MemoryPart("runtime", runtime),
+        MemoryPart("weights, while they are loaded", weights),
+        MemoryPart("a checkpoint and a version, while they are written", state),
+    )
+    return Need(service, tuple(part for part in parts if part.bytes))
+
+
+def _state_bytes(settings: RunSettings, shape: ModelShape) -> int:
+    """Trained weights, teacher and moments in fp32, and a version's files."""
+    if settings.run.weights == "full":
+        return 18 * shape.parameters
+    return 20 * shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
+
+
 def longest_sequence(settings: RunSettings, lengths: Lengths) -> int:
     """Tokens of the longest prompt with its answer that a student may have in hand."""
     rollout, feedback = settings.rollout.max_tokens, settings.feedback.max_tokens
@@ -262,14 +324,14 @@ def longest_sequence(settings: RunSettings, lengths: Lengths) -> int:
     return max(lengths.longest + answers, told, shown if settings.feedback.revise_share else 0)
 
 
-def micro_batch_tokens(settings: RunSettings, lengths: Lengths) -> int:
+def micro_batch_tokens(settings: RunSettings, lengths: Lengths, limit: int | None = None) -> int:
     """Tokens of the largest forward pass of the trainer with a gradient: the limit, or one row that is longer, and
-    never more than a mini-batch has.
+    never more than a mini-batch has. limit: in place of `optimizer.micro_batch_tokens`.
     """
     row = lengths.longest + settings.rollout.max_tokens
     # Rounded up: groups are not split, so one mini-batch may have one more.
     groups = -(-settings.problems.per_step // settings.optimizer.mini_batches)
-    return min(max(settings.optimizer.micro_batch_tokens, row), groups * settings.rollout.samples * row)
+    return min(max(limit or settings.optimizer.pass_tokens, row), groups * settings.rollout.samples * row)
 
 
 def total_bytes(needs: list[Need], models: dict[str, str]) -> int:

@@ -7,25 +7,25 @@ fetched, converted or loaded; what is missing is collected, so that one look sho
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from opcod.installed import require_model_packages
+from opcod.local.cards import card_sizes, given_sizes
 from opcod.local.gpus import Shares, require_room, share_out, sharing
+from opcod.planning.cards import CardPlan
 from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
+from opcod.planning.machine import counting, plan_shares
 from opcod.planning.memory import (
-    KNOWN_SHAPES,
-    ModelShape,
     Need,
+    host_needs,
     other_needs,
-    read_shape,
     student_need,
     total_bytes,
     trainer_need,
     vllm_need,
 )
+from opcod.planning.shapes import KNOWN_SHAPES, ModelShape, read_shape
 from opcod.planning.work import (
     Count,
     Evaluated,
@@ -38,9 +38,8 @@ from opcod.planning.work import (
     work_of,
 )
 from opcod.prepare.checks import thinking_notes
-from shared.config.loading import to_toml
+from shared.config.loading import flattened, to_toml
 from shared.config.settings import STUDENTS, Paths, RunSettings
-from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, OpcodError, PromptError
 from shared.gpus import gpus_here
 from shared.problems.coverage import uncovered_languages
@@ -50,16 +49,16 @@ from shared.problems.loading import load_problems
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import ProblemSet
 from shared.problems.rejection import own_problems
-from shared.results.grid import Grid, plain, terminal
+from shared.results.grid import Grid, Value, plain, terminal
 from shared.vllm import find_installation
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
+def show_plan(paths: Paths, settings: RunSettings, gpus: str | None = None) -> None:
+    """Print the plan. gpus: cards to plan for in place of those that are here, such as "2x80".
 
-def show_plan(paths: Paths, settings: RunSettings) -> None:
-    """Print the plan. Raises ConfigError, after all of it, if a run of these settings could not begin."""
-    found = plan_run(paths, settings)
+    Raises ConfigError, after all of it, if a run of these settings could not begin.
+    """
+    found = plan_run(paths, settings, None if gpus is None else given_sizes(gpus))
     console = Console(soft_wrap=True)
     console.print(to_toml(settings), highlight=False, markup=False)
     for grid in grids(found):
@@ -82,14 +81,16 @@ class Planned:
     needs: list[Need] = field(default_factory=list)
     on_gpu: list[Need] = field(default_factory=list)
     disk: list[DiskPart] = field(default_factory=list)
+    on_host: list[Need] = field(default_factory=list)
     gpus: int = 0
     shares: Shares = field(default_factory=dict)
+    cards: CardPlan = field(default_factory=CardPlan)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def plan_run(paths: Paths, settings: RunSettings) -> Planned:
-    """Everything that can be known before a run begins."""
+def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = None) -> Planned:
+    """Everything that can be known before a run begins. sizes: of cards in place of those that are here."""
     found = Planned(settings)
     problems: ProblemSet | None = None
     evaluated: Evaluated | None = None
@@ -115,13 +116,25 @@ def plan_run(paths: Paths, settings: RunSettings) -> Planned:
         found.lengths = prompt_lengths(problems, settings, count)
         found.work = work_of(settings, len(problems.train), evaluated, found.lengths)
         with _noted(found.missing):
-            found.gpus = gpus_here()
-            found.shares = share_out(settings, found.gpus)
-            require_room(settings, found.shares)
+            _look_at_cards(found, shapes, found.lengths, sizes)
         # Either way: who plans on a laptop for another machine sees both.
         found.on_gpu = _needs(found, shapes, found.lengths, gpu=True)
         found.needs = [*_needs(found, shapes, found.lengths, gpu=found.gpus > 0), *(other_needs() if shapes else ())]
+        found.on_host = [*host_needs(settings, shapes), *other_needs()] if shapes and found.gpus else []
     return found
+
+
+def _look_at_cards(
+    found: Planned, shapes: dict[str, ModelShape], lengths: Lengths, sizes: Sequence[int] | None
+) -> None:
+    settings = found.settings
+    found.gpus = gpus_here() if sizes is None else len(sizes)
+    found.shares = share_out(settings, found.gpus)
+    require_room(settings, found.shares)
+    if not shapes or not found.shares:
+        return
+    found.cards = plan_shares(settings, shapes, lengths, found.shares, card_sizes() if sizes is None else sizes)
+    found.missing += found.cards.refused
 
 
 def _look_at_specialists(found: Planned, problems: ProblemSet | None) -> None:
@@ -179,7 +192,7 @@ def _look_at_models(
             else:
                 check_model(directory)
                 tokenizer = load_tokenizer(directory, section.chat_template)
-                counted = partial(_count, tokenizer)
+                counted = counting(tokenizer)
                 # Prompts are counted with one tokenizer: lengths are an estimate for both students.
                 if _takes_prompts(found, student, problems, counted):
                     count = count or counted
@@ -191,12 +204,6 @@ def _look_at_models(
             else:
                 shapes[student] = shape
     return count, shapes
-
-
-def _count(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[ChatMessage]) -> int:
-    from shared.modeling.chat import render
-
-    return len(render(tokenizer, messages))
 
 
 def _takes_prompts(found: Planned, student: str, problems: ProblemSet | None, count: Count) -> bool:
@@ -246,7 +253,10 @@ def grids(found: Planned) -> Iterator[Grid]:
         yield _partitions(found.problems)
     if found.work:
         yield _work(found)
-    if found.needs:
+    if found.cards.cards:
+        yield _cards(found.cards)
+        yield _on_host(found.on_host)
+    elif found.needs:
         yield _memory(found)
     yield disk_grid(found.disk)
 
@@ -319,6 +329,24 @@ def _memory(found: Planned) -> Grid:
     return Grid("Memory, GiB, at most", plain("service", "of which", "on this CPU", "on a GPU"), rows)
 
 
+def _cards(plan: CardPlan) -> Grid:
+    """Of each card what runs on it, part by part, and what is left."""
+    rows: list[list[Value]] = []
+    for card in plan.cards:
+        rows.append([f"GPU {card.number}", "", "", _gib(card.bytes)])
+        for need in card.needs:
+            rows.append(["", need.service, "", _gib(need.bytes)])
+            rows += [["", "", part.name, _gib(part.bytes)] for part in need.parts]
+        rows.append(["", "not planned with", "", _gib(card.bytes - card.room + card.left)])
+        rows += [["", f"{need.service}, before the run", "", _gib(need.bytes)] for need in card.before]
+    return Grid("Memory by card, GiB, at most", plain("card", "service", "of which", "GiB"), rows)
+
+
+def _on_host(needs: list[Need]) -> Grid:
+    rows: list[list[Value]] = [[need.service, _gib(need.bytes)] for need in needs]
+    return Grid("Memory of the host, GiB, at most", plain("process", "GiB"), rows)
+
+
 def _gib(size: int | None) -> str:
     return "" if size is None else f"{size / _GIB:.2f}"
 
@@ -331,7 +359,9 @@ def _length_line(lengths: Lengths) -> str:
 
 def _total_line(found: Planned) -> str:
     if found.gpus:
-        return "Students and trainers hold their memory on the GPUs."
+        # Specialists have made room by then.
+        during = sum(need.bytes for need in found.on_host if not need.service.startswith("specialist"))
+        return f"All processes of the run in the host's memory: {during / _GIB:.1f} GiB at most."
     total = total_bytes(found.needs, _models(found.settings)) / _GIB
     return f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most."
 
@@ -343,6 +373,8 @@ def _gpu_lines(found: Planned) -> Iterator[str]:
     each = ", ".join(f"{service} on {','.join(map(str, gpus))}" for service, gpus in found.shares.items())
     yield f"GPUs, of {found.gpus}: {each}."
     yield from (f"Note: {note}." for note in sharing(found.shares))
+    if planned := flattened(found.cards.settings()):
+        yield "Planned: " + ", ".join(f"{name} = {value}" for name, value in planned.items()) + "."
 
 
 def _models(settings: RunSettings) -> dict[str, str]:

@@ -9,6 +9,7 @@ from opcod.local.deployment import latest_run
 from opcod.local.gpus import require_room, share_out
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.disk import require_disk
+from opcod.planning.machine import Purpose, plan_machine
 from opcod.prepare.models import base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
@@ -29,8 +30,8 @@ PRIVILEGED = frozenset({"opcod", "sdpo"})
 """Methods in which the self-teacher is shown what the student is not."""
 
 
-def check_settings(paths: Paths, settings: RunSettings) -> None:
-    """Name, problems, disk, ports, Redis and models. Raises UnavailableError if Redis does not answer."""
+def check_settings(paths: Paths, settings: RunSettings, purpose: Purpose = "run") -> None:
+    """Name, problems, disk, ports, Redis, models and GPUs. Raises UnavailableError if Redis does not answer."""
     # Models come last: one may have to be fetched, and nobody should wait for that to learn of a wrong port.
     check_name(paths.run)
     _check_directory("--runs-dir", paths.runs_dir)
@@ -42,7 +43,7 @@ def check_settings(paths: Paths, settings: RunSettings) -> None:
     _check_ports(settings)
     _check_redis(paths, settings)
     _check_engines(settings)
-    _check_models(paths, settings)
+    _check_models(paths, settings, purpose)
 
 
 def check_name(run: str) -> None:
@@ -104,19 +105,22 @@ def _check_engines(settings: RunSettings) -> None:
     require_room(settings, share_out(settings, gpus_here()))
 
 
-def _check_models(paths: Paths, settings: RunSettings) -> None:
+def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> None:
     if any(student.engine != "scripted" for student in settings.students.values()):
         _check_device()
+    models = {}
     for name, student in settings.students.items():
         if student.engine == "scripted":
             continue
-        vocabulary = _checked_vocabulary(base_model(settings, name, paths), student.chat_template)
+        models[name] = base_model(settings, name, paths)
+        vocabulary = _checked_vocabulary(models[name], student.chat_template)
         top_k = settings.loss.top_k
         if top_k != "all" and top_k > vocabulary:
             raise ConfigError(
                 f"loss.top_k: expected at most {vocabulary}, the vocabulary of student {name}, got {top_k}; "
                 f"`all` takes all of it"
             )
+    plan_machine(settings, models, purpose)
 
 
 def _check_device() -> None:
@@ -182,7 +186,7 @@ def served_settings(
     if not asked or (paths.run_dir / "config.toml").exists():
         return paths, kept_settings(paths, preset, config, overrides)
     settings = settings_from(preset, config, overrides)
-    check_settings(paths, settings)
+    check_settings(paths, settings, "up")
     create_run(paths, settings)
     return paths, settings
 

@@ -13,6 +13,7 @@ from opcod.installed import require_model_packages
 from opcod.local.gpus import Shares, apart, share_out, visible
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.signals import stoppable
+from opcod.planning.machine import Purpose, in_words, write_plan
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.errors import ConfigError, ModelError, StoppedError
@@ -33,9 +34,11 @@ def prepare_models(
     progress: Progress,
     stopped: Callable[[], bool] = lambda: False,
     students: Sequence[str] = STUDENTS,
+    purpose: Purpose | None = "run",
 ) -> dict[str, float]:
     """Write `models/<student>.json` for `students`; returns the seconds of each stage.
 
+    purpose: what the GPUs' memory is planned for; None leaves the plan that there is.
     Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
     are fine-tuned here, both at once unless they share a GPU, those of `specialize.source = "self"` after they have
     drawn answers of their own.
@@ -53,6 +56,10 @@ def prepare_models(
     # A download or a conversion asks nobody whether to go on, so a signal has to break into it.
     with stoppable("loading models"):
         models = {name: base_model(settings, name, paths) for name in missing}
+    if purpose is not None:
+        # Before the first server and the first trainer: both go by it.
+        for card in write_plan(paths, settings, {**_paths(pinned), **models}, purpose).cards:
+            progress(in_words(card))
     loaded = time.monotonic()
     specialists = [name for name in missing if settings.students[name].specialize]
     gpus = share_out(settings, gpus_here())
@@ -68,6 +75,10 @@ def prepare_models(
         _pin(paths, name, _prepared_now(path), pinned[name])
     drawing = {"drawing own answers": drawn - loaded} if own else {}
     return {"loading models": loaded - started, **drawing, "fine-tuning specialists": time.monotonic() - drawn}
+
+
+def _paths(pinned: Mapping[str, PreparedModel | None]) -> dict[str, Path]:
+    return {name: entry.path for name, entry in pinned.items() if entry is not None}
 
 
 def _prepared(paths: Paths, student: str) -> PreparedModel | None:

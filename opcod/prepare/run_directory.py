@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from opcod.options import given, settings_on
-from shared.config.loading import differences, settings_of, to_toml
+from shared.config.loading import asked_settings, differences, to_toml
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, reason
@@ -80,7 +80,7 @@ def stored_settings(paths: Paths) -> RunSettings:
     if not (paths.run_dir / "config.toml").exists():
         raise ConfigError(f"expected a run at {paths.run_dir}, found none; `opcod run` starts one")
     _refuse_another_name(paths)
-    return settings_of(paths.run_dir)
+    return asked_settings(paths.run_dir)
 
 
 class _Named(BaseModel):

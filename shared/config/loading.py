@@ -1,7 +1,8 @@
 """Where settings come from, later ones winning: preset, --config file, OPCOD_* environment, --set.
 
 A preset or file may begin with `extends = "<preset>"`: it then holds only what differs from that one.
-A run keeps what it was started with in `config.toml`; services are started with that file alone.
+A run keeps what it was started with in `config.toml`, and in `planned.toml` what the settings that were left to the
+launcher come to on its machine; services are started with these two files alone.
 """
 
 import difflib
@@ -21,6 +22,9 @@ from shared.files.text import expanded, is_plain, read_text
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 EXTENDS = "extends"
 ENV_PREFIX = "OPCOD_SET_"
+
+CONFIG_FILE = "config.toml"
+PLANNED_FILE = "planned.toml"
 
 Tree = dict[str, Any]
 
@@ -81,8 +85,19 @@ def validate(tree: Tree) -> RunSettings:
 
 
 def settings_of(run_dir: Path) -> RunSettings:
+    """What a run's services go by: what it was started with, and what was planned for its machine.
+
+    Raises ConfigError.
+    """
+    tree = read_toml(run_dir / CONFIG_FILE)
+    if (run_dir / PLANNED_FILE).exists():
+        _merge(tree, read_toml(run_dir / PLANNED_FILE))
+    return validate(tree)
+
+
+def asked_settings(run_dir: Path) -> RunSettings:
     """What a run was started with. Raises ConfigError."""
-    return validate(read_toml(run_dir / "config.toml"))
+    return validate(read_toml(run_dir / CONFIG_FILE))
 
 
 def read_toml(path: Path) -> Tree:
@@ -101,7 +116,7 @@ def to_toml(settings: RunSettings) -> str:
 
 def differences(before: RunSettings, after: RunSettings) -> list[str]:
     """`section.key: old -> new` for every setting that differs."""
-    left, right = _flatten(before.model_dump(mode="json")), _flatten(after.model_dump(mode="json"))
+    left, right = flattened(before.model_dump(mode="json")), flattened(after.model_dump(mode="json"))
     return [
         f"{key}: {left.get(key)!r} -> {right.get(key)!r}"
         for key in sorted(left.keys() | right.keys())
@@ -117,7 +132,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def _refuse_unwritable(settings: RunSettings) -> None:
     """Raises ConfigError: a run keeps its settings in a file, and gives them to other programs."""
-    for name, value in _flatten(settings.model_dump()).items():
+    for name, value in flattened(settings.model_dump()).items():
         texts = (name, *(value if isinstance(value, tuple) else (value,)))
         if not all(is_plain(text) for text in texts if isinstance(text, str)):
             raise ConfigError(f"{name[:MAX_SHOWN_CHARS]}: {_PLAIN_TEXT}, got {shown(value)}")
@@ -214,11 +229,12 @@ def _fields_at(path: Sequence[str]) -> list[str]:
     return sorted(section.model_fields)
 
 
-def _flatten(tree: Tree, prefix: str = "") -> dict[str, object]:
+def flattened(tree: Tree, prefix: str = "") -> dict[str, object]:
+    """Values by their keys with dots, `section.key`."""
     flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -146,8 +146,21 @@ class VllmSection(Section):
     )
     tensor_parallel_size: Positive = Field(default=1, description="GPUs that one copy of the model is split over.")
     data_parallel_size: Positive = Field(default=1, description="Copies of the model behind the one server.")
-    gpu_memory_utilization: Share = Field(default=0.9, description="Share of a GPU's memory that the server takes.")
-    max_model_len: Positive | None = Field(default=None, description="Tokens of a sequence; none: what the model has.")
+    gpu_memory_utilization: Share | Literal["auto"] = Field(
+        default="auto",
+        description="Share of a GPU's memory that the server takes. `auto`: what the plan of that memory leaves it "
+        "beside a trainer or another server (docs/scaling.md).",
+    )
+    kv_cache_memory_bytes: Positive | None = Field(
+        default=None,
+        description="Of keys and values, on each GPU; none: as planned where `gpu_memory_utilization` is `auto`, else "
+        "what the server finds free within it.",
+    )
+    max_model_len: Positive | None = Field(
+        default=None,
+        description="Tokens of a sequence; none: on a GPU what the run's longest one needs, elsewhere what the model "
+        "has. A person's chat has no more either.",
+    )
     max_loras: Positive = Field(default=4, description="Versions in one batch: live, tutor, and what is still in use.")
     arguments: tuple[str, ...] = Field(default=(), description="Further arguments of the server's command line.")
     environment: dict[str, str] = Field(default={}, description="Further environment variables of the server.")

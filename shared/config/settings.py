@@ -27,6 +27,9 @@ from shared.contracts.messages import Sampling
 
 STUDENTS: tuple[Literal["a"], Literal["b"]] = ("a", "b")
 
+# Two rows of the longest trees: more saves no time on a CPU, and costs memory there.
+CPU_PASS_TOKENS = 1024
+
 
 class RunSection(Section):
     """The shape of a run."""
@@ -195,8 +198,10 @@ class OptimizerSection(Section):
     beta2: float = Field(default=0.999, gt=0, lt=1)
     clip_norm: float = Field(default=1.0, gt=0)
     mini_batches: Positive = Field(default=1, description="Optimizer updates inside one step.")
-    micro_batch_tokens: Positive = Field(
-        default=1024, description="Padded tokens in one forward pass; a step's memory grows with it."
+    micro_batch_tokens: Positive | Literal["auto"] = Field(
+        default="auto",
+        description="Padded tokens in one forward pass; a step's memory grows with it. `auto`: 1024 on a CPU; on GPUs "
+        "what the plan of their memory has room for, the same for both students (docs/scaling.md).",
     )
     ema_rate: float = Field(default=0.05, gt=0, le=1, description="Share of the student in each EMA update.")
     at_phase_start: Literal["reset", "carry"] = Field(
@@ -208,6 +213,11 @@ class OptimizerSection(Section):
         "trainer that starts again first makes the steps since the last one once more, from their batches.",
     )
     max_skipped_updates: Positive = Field(default=3, description="Non-finite updates in a row before it stops.")
+
+    @property
+    def pass_tokens(self) -> int:
+        """`micro_batch_tokens`, and what is right for a CPU where nothing was planned."""
+        return CPU_PASS_TOKENS if self.micro_batch_tokens == "auto" else self.micro_batch_tokens
 
 
 class LoraSection(Section):

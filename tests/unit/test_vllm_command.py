@@ -31,6 +31,7 @@ def test_the_settings_reach_the_command_line() -> None:
         tensor_parallel_size=2,
         data_parallel_size=3,
         gpu_memory_utilization=0.5,
+        kv_cache_memory_bytes=3_000_000_000,
         max_model_len=4096,
         max_loras=5,
         arguments=["--enforce-eager"],
@@ -43,6 +44,7 @@ def test_the_settings_reach_the_command_line() -> None:
         "--data-parallel-size": "3",
         "--api-server-count": "1",
         "--gpu-memory-utilization": "0.5",
+        "--kv-cache-memory-bytes": "3000000000",
         "--max-model-len": "4096",
         "--max-loras": "5",
         "--max-lora-rank": "32",
@@ -66,9 +68,16 @@ def test_a_socket_whose_path_is_too_long_is_refused_by_its_name() -> None:
 
 
 def test_without_a_gpu_nothing_is_said_of_its_memory_and_prompts_stay_whole() -> None:
-    assert "--gpu-memory-utilization" not in started(CPU)
+    sized = started(CPU, gpu_memory_utilization=0.5, kv_cache_memory_bytes=1)
+    assert not {"--gpu-memory-utilization", "--kv-cache-memory-bytes"} & set(sized)
     assert "--no-enable-chunked-prefill" in started(CPU) and "--no-enable-chunked-prefill" not in started(GPU)
     assert not {"--max-model-len", "--api-server-count"} & set(started(CPU))
+
+
+def test_what_is_left_to_a_plan_that_was_not_made_is_left_to_the_server() -> None:
+    memory = {"--gpu-memory-utilization", "--kv-cache-memory-bytes", "--max-model-len"}
+    assert VllmSection().gpu_memory_utilization == "auto"
+    assert not memory & set(started(GPU))
 
 
 def test_its_environment_is_its_own() -> None:

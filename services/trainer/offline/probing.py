@@ -71,7 +71,7 @@ def taught_rows(answers: Sequence[TaughtAnswer], tokenizer: PreTrainedTokenizerB
 
 def reaches(model: StudentModel, rows: Sequence[Row], step: StepSettings) -> list[Reach | None]:
     """How far the loss reaches into each row, in order; None for inactive ones."""
-    limit, largest = step.optimizer.micro_batch_tokens, model.packing.tree_tokens
+    limit, largest = step.optimizer.pass_tokens, model.packing.tree_tokens
     packs = pack_rows([row for row in rows if row.active], min(limit, largest))
     found: dict[int, Reach] = {}
     with torch.no_grad():

@@ -142,7 +142,7 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
             say(f"update {progress.update}/{progress.updates}, loss {progress.loss:.3f}")
 
     # The card of the specialist is its trainer's, and so is what fits there.
-    limit = specialist.settings.optimizer.micro_batch_tokens
+    limit = specialist.settings.optimizer.pass_tokens
     finetune(model, rows, specialist.settings.specialize, seed, report, limit_tokens=limit)
     return model.trained.tensors()
 

@@ -117,9 +117,7 @@ def train_step(
             # The first mini-batch needs none: its old policy is the student that computes its gradient.
             # A foreign row's is the peer, whose log-probs it brings.
             later = [row for batch in batches[1:] for row in batch if row.active and not row.foreign]
-            progress.old = old_policy(
-                learner.model, later, settings.temperature, settings.optimizer.micro_batch_tokens, check
-            )
+            progress.old = old_policy(learner.model, later, settings.temperature, settings.optimizer.pass_tokens, check)
     for progress.update, batch in enumerate(batches):
         if any(row.active for row in batch):
             _update(learner, batch, settings, clock, progress, check)
@@ -142,7 +140,7 @@ def _update(
 ) -> None:
     # Before anything is cut up: denominators of parts do not add up to that of the whole.
     denominator = _denominator(batch, settings)
-    limit, largest = settings.optimizer.micro_batch_tokens, learner.model.packing.tree_tokens
+    limit, largest = settings.optimizer.pass_tokens, learner.model.packing.tree_tokens
     packs = pack_rows([row for row in batch if row.active], min(limit, largest))
     total = 0.0
     for part in micro_batches(packs, limit, largest):

@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 
 from opcod.planning.memory import (
-    KNOWN_SHAPES,
-    ModelShape,
     Need,
     micro_batch_tokens,
-    read_shape,
+    served_tokens,
     student_need,
     total_bytes,
     trainer_need,
     vllm_need,
 )
+from opcod.planning.shapes import KNOWN_SHAPES, ModelShape, read_shape
 from opcod.planning.work import Lengths, Work, estimate, prompt_lengths, total_steps, work_of
 from shared.config.loading import load_settings, preset_names
 from shared.config.settings import RunSettings
@@ -33,7 +32,7 @@ REFUSING = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{{ messages[0].content }}"
 )
-TINY = ModelShape(32, 64, 2, 8, 4, 4, 258, tied=True)
+TINY = ModelShape(32, 64, 2, 8, 4, 4, 258, tied=True, context=256)
 
 
 def settings(*overrides: str, preset: str = "smoke") -> RunSettings:
@@ -137,7 +136,7 @@ def test_prompt_lengths_are_measured_or_estimated() -> None:
 
 
 def test_memory_grows_with_what_it_is_for() -> None:
-    shape, base = KNOWN_SHAPES["embedded"], settings("students.a.slots=10")
+    shape = KNOWN_SHAPES["embedded"]
 
     def parts(*overrides: str) -> dict[str, int]:
         chosen = settings("students.a.slots=10", *overrides)
@@ -161,8 +160,15 @@ def test_memory_grows_with_what_it_is_for() -> None:
         after = parts(*overrides)
         assert {name for name in before if before[name] != after.get(name)} == changed
     assert "trainer-a/EMA teacher, fp32" not in parts("gate.mode=cognizance", "run.method=grpo")
-    dense, fused = (trainer_need("a", base, shape, LENGTHS, gpu=gpu).bytes for gpu in (False, True))
-    assert fused < dense
+
+
+def test_activations_are_kept_least_where_they_are_made_again() -> None:
+    def kept(**given: bool) -> int:
+        need = trainer_need("a", settings(), KNOWN_SHAPES["embedded"], LENGTHS, **given)
+        return next(part.bytes for part in need.parts if part.name.startswith("activations"))
+
+    assert kept(gpu=True) == kept(gpu=True, recompute=True) == kept(gpu=False, recompute=True)
+    assert kept(gpu=True) < kept(gpu=True, recompute=False) < kept(gpu=False), "attention keeps its weights on a CPU"
 
 
 @pytest.mark.parametrize(("dtype", "each"), [("bfloat16", 2 + 8 + 8 + 6), ("float32", 4 + 4 + 8 + 4)])
@@ -206,15 +212,31 @@ def test_a_vllm_server_holds_adapters_instead_of_merged_versions() -> None:
         )
     )
     assert on_cpu["keys and values"] == 2**30 != on_gpu["keys and values"]
-    assert on_gpu["4 adapters"] == 4 * 2 * shape.adapter_parameters(16, 15) == more["8 adapters"] // 2
+    assert on_gpu["4 adapters"] == 4 * 2 * shape.adapter_parameters(16, 0) == more["8 adapters"] // 2, "of all blocks"
 
 
-def test_on_a_gpu_a_vllm_server_needs_room_for_one_sequence_whatever_its_slots() -> None:
+def test_on_a_gpu_a_vllm_server_needs_a_cache_for_one_sequence_whatever_its_slots() -> None:
     shape = KNOWN_SHAPES["embedded"]
     few, many = (
-        vllm_need("a", settings(f"students.a.slots={slots}"), shape, LENGTHS, gpu=True).bytes for slots in (1, 100)
+        {
+            part.name: part.bytes
+            for part in vllm_need("a", settings(f"students.a.slots={slots}"), shape, LENGTHS, gpu=True).parts
+        }
+        for slots in (1, 100)
     )
-    assert few == many
+    assert few["keys and values: 1 × 256 tokens"] == many["keys and values: 1 × 256 tokens"]
+    assert few["logits and prefill"] < many["logits and prefill"]
+
+
+def test_a_server_takes_sequences_of_the_runs_length_and_no_longer_ones_than_the_model() -> None:
+    shape = KNOWN_SHAPES["embedded"]
+    # 30 of prompt with 12 more, a rollout of 16 and a feedback of 32; a tenth more, in steps of 256.
+    assert served_tokens("a", settings(), shape, LENGTHS) == 256
+    assert served_tokens("a", settings("rollout.max_tokens=300"), shape, LENGTHS) == 512
+    assert served_tokens("a", settings("rollout.max_tokens=9000"), shape, LENGTHS) == shape.context == 8192
+    assert served_tokens("a", settings("students.a.vllm.max_model_len=77"), shape, LENGTHS) == 77
+    own = ("students.a.specialize=true", "specialize.source=self", "specialize.sampling.max_tokens=1000")
+    assert served_tokens("a", settings(*own), shape, LENGTHS) == 1280, "answers to be fine-tuned on are drawn with it"
 
 
 def test_with_full_weights_a_vllm_server_holds_one_version() -> None:
@@ -284,9 +306,33 @@ class TestCommand:
         rows = [[cell.strip() for cell in line.split("│")] for line in said.splitlines() if "│" in line]
         trainer = next(row for row in rows if "trainer-a" in row)
         here, on_gpu = (float(cell) for cell in trainer[3:5])
-        assert 0 < on_gpu < here, "attention keeps its weights on a CPU"
+        assert 0 < here < on_gpu, "logits come in larger chunks"
         redis = next(row for row in rows if "redis" in row)
         assert redis[4] == "", "what holds no model is not on a GPU"
+
+    def test_cards_that_are_named_are_planned_one_by_one(self, dry_run: "DryRun") -> None:
+        code, said, error = dry_run("--preset", "smoke", "--gpus", "2x16,1x24")
+        assert (code, error) == (0, "")
+        rows = [[cell.strip() for cell in line.split("│")] for line in said.splitlines() if "│" in line]
+        cards = {row[1]: row[4] for row in rows if row[1].startswith("GPU ")}
+        assert cards == {"GPU 0": "14.90", "GPU 1": "14.90", "GPU 2": "22.35"}
+        on = {row[2]: float(row[4]) for row in rows if row[2].startswith(("student", "trainer"))}
+        assert set(on) == {"student-a", "student-b", "trainer-a", "trainer-b"}
+        assert "Planned: optimizer.micro_batch_tokens = 16384." in said
+        assert "All processes of the run in the host's memory: " in said
+
+    def test_cards_that_cannot_hold_it_are_refused_with_the_numbers(self, dry_run: "DryRun") -> None:
+        code, said, error = dry_run("--preset", "smoke", "--gpus", "1x2")
+        assert code == 2
+        assert "Memory by card" in said, "all that is known comes first"
+        assert "GPU 0 has 1.9 GiB, of which 1.8 can be planned with; what runs there needs" in error
+        assert "Planned:" not in said
+
+    @pytest.mark.parametrize("arguments", [("--gpus", "two"), ("--gpus", "2x80", "--resume", "r1")])
+    def test_cards_are_named_in_one_way_and_for_a_plan(self, dry_run: "DryRun", arguments: tuple[str, ...]) -> None:
+        code, _, error = dry_run("--preset", "smoke", *arguments)
+        assert code == 2
+        assert "expected" in error and "Traceback" not in error
 
     def test_a_language_beyond_the_sanitizer_is_noted(self, dry_run: "DryRun", tmp_path: Path) -> None:
         for name in ("train", "validation", "test"):

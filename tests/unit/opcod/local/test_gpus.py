@@ -79,7 +79,7 @@ def test_more_than_there_are_is_an_error() -> None:
 
 
 def test_two_servers_on_one_gpu_must_fit() -> None:
-    one = settings(*VLLM)
+    one = settings(*VLLM, *(f"students.{name}.vllm.gpu_memory_utilization=0.9" for name in "ab"))
     shares = share_out(one, 1)
     assert ("student-a", "student-b", 0) in shared(shares)
     with pytest.raises(ConfigError, match=r"students.a.vllm.gpu_memory_utilization = 0.9 and .* one GPU \(0\)"):
@@ -87,6 +87,7 @@ def test_two_servers_on_one_gpu_must_fit() -> None:
     require_room(one, share_out(one, 2))
     halves = [f"students.{name}.vllm.gpu_memory_utilization=0.4" for name in "ab"]
     require_room(settings(*VLLM, *halves), shares)
+    require_room(settings(*VLLM), shares)  # what is left to the plan fits by it
 
 
 WORKERS = ("inspector", "student-a", "student-b", "trainer-a", "trainer-b")

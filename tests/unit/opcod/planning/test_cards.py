@@ -1,0 +1,209 @@
+"""The plan of the GPUs' memory: what fits which cards, what follows for settings, and what is refused, with numbers."""
+
+from dataclasses import replace
+
+import pytest
+
+from opcod.local.gpus import share_out
+from opcod.planning.cards import RESERVE, CardPlan, CardPlanner
+from opcod.planning.memory import MemoryPart, sequence_bytes
+from opcod.planning.shapes import shape_of
+from opcod.planning.work import Lengths
+from shared.config.loading import load_settings
+from shared.config.settings import RunSettings
+
+# config.json of Qwen/Qwen3-8B, as far as sizes hang on it.
+QWEN3_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": False,
+    "model_type": "qwen3",
+}
+GB = 10**9
+LENGTHS = Lengths(mean=300.0, longest=800, teacher_extra=200, feedback_extra=400, problems=5, measured=True)
+FULL = ("run.weights=full", "run.schedule=sequential")
+TWO_COPIES = ("students.a.vllm.data_parallel_size=2", "students.b.vllm.data_parallel_size=2")
+SHORT = ("rollout.max_tokens=1024", "evaluation.max_tokens=1024", "specialize.sampling.max_tokens=1024")
+
+
+def settings(*overrides: str) -> RunSettings:
+    return load_settings(preset="phys-chem", overrides=overrides, environ={})
+
+
+def planner(cards: int, size_gb: float, *overrides: str) -> CardPlanner:
+    """Of the paper's pair on cards of one size."""
+    shape, chosen = shape_of(QWEN3_8B), settings(*overrides)
+    assert shape is not None
+    shares = share_out(chosen, cards)
+    return CardPlanner(chosen, {"a": shape, "b": shape}, LENGTHS, shares, [round(size_gb * GB)] * cards)
+
+
+def taken(plan: CardPlan, service: str) -> float:
+    """GB of a service, on the first of its cards."""
+    return next(need.bytes for card in plan.cards for need in card.needs if need.service == service) / GB
+
+
+def part(plan: CardPlan, service: str, name: str) -> MemoryPart:
+    parts = [p for card in plan.cards for need in card.needs if need.service == service for p in need.parts]
+    return next(each for each in parts if each.name.startswith(name))
+
+
+@pytest.mark.parametrize(
+    ("cards", "size_gb", "overrides", "fits"),
+    [
+        (1, 80, (), False),
+        (1, 141, (), True),
+        (2, 80, (), True),
+        (4, 80, (), True),
+        (8, 80, TWO_COPIES, True),
+        (1, 24, (), False),
+        (2, 24, (), False),
+        (4, 24, (), False),
+        (4, 24, (*SHORT, "lora.rank=16"), True),
+        (1, 80, FULL, False),
+        (2, 80, FULL, False),
+        (4, 80, FULL, False),
+        (8, 80, (*FULL, *TWO_COPIES), False),
+        (4, 288, FULL, True),
+    ],
+)
+def test_which_cards_hold_two_students_of_8b(
+    cards: int, size_gb: float, overrides: tuple[str, ...], fits: bool
+) -> None:
+    plan = planner(cards, size_gb, *overrides).plan()
+    assert (not plan.refused) == fits, plan.refused
+    assert all((card.left >= 0) for card in plan.cards) == fits
+    assert bool(plan.servers) == fits and (plan.pass_tokens is not None) == fits
+
+
+def test_the_least_that_an_adapter_of_8b_takes() -> None:
+    """About 23 GB of a server and 26 of a trainer with its longest row."""
+    least = planner(1, 80).plan()
+    assert taken(least, "student-a") == pytest.approx(22.9, abs=0.1)
+    assert taken(least, "trainer-a") == pytest.approx(26.2, abs=0.1)
+    (reason,) = least.refused
+    assert "GPU 0 has 74.5 GiB, of which 71.5 can be planned with" in reason
+    assert "needs 91.4 at least (student-a 21.3, student-b 21.3, trainer-a 24.4, trainer-b 24.4)" in reason
+    assert "give them more cards (resources.gpus)" in reason
+
+
+def test_the_least_that_full_weights_of_8b_take() -> None:
+    """24 bytes a parameter, and the gradient of the output layer in fp32."""
+    plan = planner(4, 80, *FULL).plan()
+    assert taken(plan, "trainer-a") == pytest.approx(24 * 8.19 + 4 * 0.62 + 6.3, abs=0.2)
+    assert len(plan.refused) == 2, "each trainer by its card"
+    assert 'train an adapter (run.weights = "lora")' in plan.refused[0]
+    assert "more cards" not in plan.refused[0], "it would not fit one of its own either"
+    assert "adapters" not in {each.name for card in plan.cards for need in card.needs for each in need.parts}
+
+
+def test_a_card_is_filled_but_for_the_reserve() -> None:
+    plan = planner(2, 80).plan()
+    for card in plan.cards:
+        assert 0 <= card.left < 0.01 * card.bytes
+        assert sum(need.bytes for need in card.needs) <= (1 - RESERVE) * card.bytes
+    server = plan.servers["a"]
+    assert server.gpu_memory_utilization is not None and server.kv_cache_memory_bytes is not None
+    assert server.gpu_memory_utilization * 80 <= taken(plan, "student-a") < (server.gpu_memory_utilization + 0.001) * 80
+    assert part(plan, "student-a", "keys and values").bytes == server.kv_cache_memory_bytes
+    # 4096 + 1024 + 800 + 200 + 4096, a tenth more, in steps of 256.
+    assert server.max_model_len == 11264
+
+
+def test_what_is_planned_is_nested_as_settings_are() -> None:
+    plan = planner(2, 80).plan()
+    assert plan.settings() == {
+        "optimizer": {"micro_batch_tokens": plan.pass_tokens},
+        "students": {
+            name: {
+                "vllm": {
+                    "gpu_memory_utilization": plan.servers[name].gpu_memory_utilization,
+                    "kv_cache_memory_bytes": plan.servers[name].kv_cache_memory_bytes,
+                    "max_model_len": 11264,
+                }
+            }
+            for name in "ab"
+        },
+    }
+
+
+def test_larger_passes_get_half_of_what_is_left_beside_a_server_and_all_alone() -> None:
+    tight = planner(2, 56).plan()
+    assert tight.pass_tokens is not None and 1024 < tight.pass_tokens < 16384
+    grown = (
+        part(tight, "trainer-a", "activations").bytes - part(planner(1, 56).plan(), "trainer-a", "activations").bytes
+    )
+    spare = 0.96 * 56 * GB - 1e9 * (22.85 + 26.2)
+    assert 0.3 * spare < grown <= 0.51 * spare
+    assert planner(4, 56).plan().pass_tokens == 16384, "each on a card of its own"
+
+
+def test_a_server_alone_gets_no_more_than_its_slots_can_use() -> None:
+    plan = planner(4, 80, "students.a.slots=4").plan()
+    shape = shape_of(QWEN3_8B)
+    assert shape is not None
+    assert plan.servers["a"].kv_cache_memory_bytes == 4 * sequence_bytes("a", settings(), shape, LENGTHS)
+    assert plan.cards[0].left > 40 * GB > plan.cards[1].left
+
+
+def test_two_copies_share_the_slots_and_two_halves_the_weights() -> None:
+    copies = planner(8, 288, *TWO_COPIES, "students.a.slots=8").plan()
+    halves = planner(8, 288, "students.a.vllm.tensor_parallel_size=2", "students.a.slots=8").plan()
+    whole = planner(8, 288, "students.a.slots=8").plan()
+    one, two, split = (plan.servers["a"].kv_cache_memory_bytes or 0 for plan in (whole, copies, halves))
+    assert one == 2 * two == 2 * split
+    assert part(halves, "student-a", "weights").bytes * 2 == part(whole, "student-a", "weights").bytes
+
+
+def test_what_is_set_is_kept() -> None:
+    chosen = [f"students.{s}.vllm.gpu_memory_utilization=0.4" for s in "ab"]
+    plan = planner(2, 80, *chosen, "optimizer.micro_batch_tokens=2048", "students.a.vllm.max_model_len=12000").plan()
+    assert not plan.refused
+    assert plan.pass_tokens is None
+    assert taken(plan, "student-a") == pytest.approx(32.0, abs=1e-6)
+    assert plan.servers["a"].gpu_memory_utilization is None and plan.servers["a"].kv_cache_memory_bytes is None
+    assert (plan.servers["a"].max_model_len, plan.servers["b"].max_model_len) == (None, 11264)
+    cache = planner(2, 80, "students.a.vllm.kv_cache_memory_bytes=3000000000").plan()
+    assert part(cache, "student-a", "keys and values").bytes == 3 * GB
+    assert cache.servers["a"].kv_cache_memory_bytes is None
+    assert cache.servers["a"].gpu_memory_utilization == pytest.approx(24.2 / 80, abs=0.002)
+
+
+def test_a_share_that_is_too_small_is_refused_with_what_is_needed() -> None:
+    plan = planner(4, 80, "students.a.vllm.gpu_memory_utilization=0.25").plan()
+    (reason,) = plan.refused
+    assert "students.a.vllm.gpu_memory_utilization = 0.25 is 18.6 GiB of a card of 74.5" in reason
+    assert "needs 21.3 with one sequence of the longest: raise it" in reason
+
+
+def test_a_server_alone_on_its_card_may_be_set_to_nearly_all_of_it() -> None:
+    assert not planner(4, 80, "students.a.vllm.gpu_memory_utilization=0.98").plan().refused
+    assert planner(2, 80, "students.a.vllm.gpu_memory_utilization=0.98").plan().refused, "a trainer is beside it"
+
+
+def test_recomputation_is_what_lets_a_trainer_share_its_card() -> None:
+    kept = replace(planner(2, 96), recompute=False).plan()
+    assert "make activations again (trainer.recompute = true)" in kept.refused[0]
+    assert "shorten answers or passes (rollout.max_tokens, optimizer.micro_batch_tokens)" in kept.refused[0]
+    assert not replace(planner(4, 96), recompute=False).plan().refused
+
+
+def test_a_run_that_goes_on_keeps_its_passes_while_they_fit() -> None:
+    assert replace(planner(2, 80), begun=3072).plan().pass_tokens == 3072
+    assert replace(planner(2, 80), begun=10**6).plan().pass_tokens == 16384
+
+
+def test_specialists_come_before_the_run_and_add_nothing_to_it() -> None:
+    plan = planner(2, 80).plan()
+    assert [[need.service for need in card.before] for card in plan.cards] == [["specialist-a"], ["specialist-b"]]
+    brought = planner(2, 80, "students.a.specialize=false", "students.b.specialize=false").plan()
+    assert not any(card.before for card in brought.cards)
+    assert [card.left for card in plan.cards] == [card.left for card in brought.cards]
+    long = planner(4, 36, "rollout.max_tokens=1024", "specialize.sampling.max_tokens=30000").plan()
+    assert any("to fine-tune student a takes" in reason for reason in long.refused)
