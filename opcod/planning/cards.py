@@ -89,8 +89,8 @@ class CardPlan:
 class CardPlanner:
     """A run and the GPUs that it is to be on.
 
-    shapes: of the models, by student. sizes: bytes of each card. shares: which cards each service is on. recompute:
-    whether a trainer's backward pass makes activations again. begun: tokens of a pass, of a run that goes on.
+    shapes: of the models, by student. sizes: bytes of each card. shares: which cards each service is on. begun:
+    tokens of a pass, of a run that goes on.
     """
 
     settings: RunSettings
@@ -98,7 +98,6 @@ class CardPlanner:
     lengths: Lengths
     shares: Shares
     sizes: Sequence[int]
-    recompute: bool = True
     begun: int | None = None
 
     def plan(self) -> CardPlan:
@@ -120,9 +119,7 @@ class CardPlanner:
         kind, _, student = service.partition("-")
         shape, settings, lengths = self.shapes[student], self.settings, self.lengths
         if kind == "trainer":
-            return trainer_need(
-                student, settings, shape, lengths, gpu=True, recompute=self.recompute, pass_tokens=tokens
-            )
+            return trainer_need(student, settings, shape, lengths, gpu=True, pass_tokens=tokens)
         if self._server(service) is None:
             return student_need(student, settings, shape, lengths, gpu=True)
         return server_need(student, settings, shape, lengths, (caches or {}).get(student))
@@ -155,7 +152,7 @@ class CardPlanner:
         for student, section in self.settings.students.items():
             if section.specialize and number in self.shares.get(f"trainer-{student}", ()):
                 shape = self.shapes[student]
-                yield specialist_need(student, self.settings, shape, self.lengths, recompute=self.recompute)
+                yield specialist_need(student, self.settings, shape, self.lengths)
 
     # What is set -----------------------------------------------------------------------------------------
     def _set_caches(self) -> dict[str, int]:
@@ -216,7 +213,11 @@ class CardPlanner:
             ways.append("give them more cards (resources.gpus)")
         if card.left + activations > 0:
             ways.append("shorten answers or passes (rollout.max_tokens, optimizer.micro_batch_tokens)")
-            ways += [] if self.recompute else ["make activations again (trainer.recompute = true)"]
+            ways += (
+                []
+                if self.settings.trainer.recomputes("cuda")
+                else ["make activations again (trainer.recompute = true)"]
+            )
         if trainers and self.settings.run.weights == "full":
             ways.append('train an adapter (run.weights = "lora")')
         if any(self._server(need.service) is not None for need in card.needs) and len(card.needs) == 1:

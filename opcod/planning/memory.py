@@ -176,11 +176,10 @@ def trainer_need(
     lengths: Lengths,
     *,
     gpu: bool,
-    recompute: bool | None = None,
     pass_tokens: int | None = None,
 ) -> Need:
-    """gpu: attention there keeps no weights for the backward pass. recompute: whether the backward pass makes
-    activations again, by default on a GPU only. pass_tokens: in place of `optimizer.micro_batch_tokens`.
+    """gpu: attention there keeps no weights for the backward pass. pass_tokens: in place of
+    `optimizer.micro_batch_tokens`.
     """
     size = DTYPE_BYTES[settings.students[student].dtype]
     first_layer = 0 if settings.run.weights == "full" else settings.lora.first_layer
@@ -188,7 +187,7 @@ def trainer_need(
     row = lengths.longest + settings.rollout.max_tokens
     kept = (
         shape.recomputed_bytes(tokens, first_layer, size)
-        if (gpu if recompute is None else recompute)
+        if settings.trainer.recomputes("cuda" if gpu else "cpu")
         else shape.activation_bytes(tokens, first_layer, size, min(row, tokens), dense=not gpu)
     )
     passing = (
@@ -206,9 +205,7 @@ def trainer_need(
     )
 
 
-def specialist_need(
-    student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, recompute: bool = True
-) -> Need:
+def specialist_need(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths) -> Need:
     """Of a GPU, before the run, while a student is fine-tuned on its domain: an adapter, whatever the run trains."""
     size, first_layer = DTYPE_BYTES[settings.students[student].dtype], settings.lora.first_layer
     own = settings.learns_from_itself(student)
@@ -216,7 +213,7 @@ def specialist_need(
     tokens = max(settings.optimizer.pass_tokens, lengths.longest + answer)
     kept = (
         shape.recomputed_bytes(tokens, first_layer, size)
-        if recompute
+        if settings.trainer.recomputes("cuda")
         else shape.activation_bytes(tokens, first_layer, size, tokens, dense=False)
     )
     return Need(

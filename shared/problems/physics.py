@@ -95,7 +95,7 @@ PHYSICS = (
     Kind(
         name="kerosene",
         quantity="kerosene",
-        formula="821 * cubes",
+        formula="820 * cubes",
         numbers={"cubes": range(2, 6)},
         templates=(
             "{thing} takes {cubes} cubic meters of kerosene. How many kg are these?",

@@ -163,12 +163,13 @@ def test_memory_grows_with_what_it_is_for() -> None:
 
 
 def test_activations_are_kept_least_where_they_are_made_again() -> None:
-    def kept(**given: bool) -> int:
-        need = trainer_need("a", settings(), KNOWN_SHAPES["embedded"], LENGTHS, **given)
+    def kept(recompute: str, *, gpu: bool) -> int:
+        chosen = settings(f"trainer.recompute={recompute}")
+        need = trainer_need("a", chosen, KNOWN_SHAPES["embedded"], LENGTHS, gpu=gpu)
         return next(part.bytes for part in need.parts if part.name.startswith("activations"))
 
-    assert kept(gpu=True) == kept(gpu=True, recompute=True) == kept(gpu=False, recompute=True)
-    assert kept(gpu=True) < kept(gpu=True, recompute=False) < kept(gpu=False), "attention keeps its weights on a CPU"
+    assert kept("auto", gpu=True) == kept("true", gpu=True) == kept("true", gpu=False)
+    assert kept("true", gpu=True) < kept("false", gpu=True) < kept("auto", gpu=False), "attention keeps its weights"
 
 
 @pytest.mark.parametrize(("dtype", "each"), [("bfloat16", 2 + 8 + 8 + 6), ("float32", 4 + 4 + 8 + 4)])

@@ -188,10 +188,10 @@ def test_a_server_alone_on_its_card_may_be_set_to_nearly_all_of_it() -> None:
 
 
 def test_recomputation_is_what_lets_a_trainer_share_its_card() -> None:
-    kept = replace(planner(2, 96), recompute=False).plan()
+    kept = planner(2, 96, "trainer.recompute=false").plan()
     assert "make activations again (trainer.recompute = true)" in kept.refused[0]
     assert "shorten answers or passes (rollout.max_tokens, optimizer.micro_batch_tokens)" in kept.refused[0]
-    assert not replace(planner(4, 96), recompute=False).plan().refused
+    assert not planner(4, 96, "trainer.recompute=false").plan().refused
 
 
 def test_a_run_that_goes_on_keeps_its_passes_while_they_fit() -> None:
