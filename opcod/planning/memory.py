@@ -185,10 +185,12 @@ def trainer_need(
     first_layer = 0 if settings.run.weights == "full" else settings.lora.first_layer
     tokens = micro_batch_tokens(settings, lengths, pass_tokens)
     row = lengths.longest + settings.rollout.max_tokens
+    # What a vLLM server computes with as it is, its trainer has in the same type.
+    copied = settings.run.weights == "full" or settings.students[student].engine != "vllm"
     kept = (
-        shape.recomputed_bytes(tokens, first_layer, size)
+        shape.recomputed_bytes(tokens, first_layer, size, copied=copied)
         if settings.trainer.recomputes("cuda" if gpu else "cpu")
-        else shape.activation_bytes(tokens, first_layer, size, min(row, tokens), dense=not gpu)
+        else shape.activation_bytes(tokens, first_layer, size, min(row, tokens), dense=not gpu, copied=copied)
     )
     passing = (
         MemoryPart(f"{ACTIVATIONS}: {tokens} tokens", kept + _forward_bytes(shape, tokens, size)),

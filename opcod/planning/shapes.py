@@ -45,24 +45,28 @@ class ModelShape:
     def adapter_parameters(self, rank: int, first_layer: int) -> int:
         return self._adapted(first_layer) * sum(rank * (rows + columns) for rows, columns in self._linear())
 
-    def activation_bytes(self, tokens: int, first_layer: int, dtype_bytes: int, row_tokens: int, dense: bool) -> int:
+    def activation_bytes(
+        self, tokens: int, first_layer: int, dtype_bytes: int, row_tokens: int, *, dense: bool, copied: bool = True
+    ) -> int:
         """What a forward pass over `tokens` keeps for the backward pass in the blocks that have an adapter.
 
-        Nothing is recomputed. The adapters' inputs are kept in fp32, and so are those of the norms. dense: attention
-        keeps its weights over a row of `row_tokens`, as it does on a CPU.
+        Nothing is recomputed. The norms' inputs are kept in fp32. copied: so are the adapters', as adapters in fp32
+        want them; one in the model's own type takes those that are kept anyway. dense: attention keeps its weights over
+        a row of `row_tokens`, as it does on a CPU.
         """
-        adapters = 4 * (5 * self.hidden + self.heads * self.head_width + self.intermediate)
+        inputs = 5 * self.hidden + self.heads * self.head_width + self.intermediate
+        adapters = 4 * inputs if copied else 0
         attended = 2 * (self.heads + 2 * self.key_heads) * self.head_width
         kept = dtype_bytes * (4 * self.hidden + 3 * self.intermediate + attended) + 8 * self.hidden
         scores = self.heads * row_tokens * (4 + 2 * dtype_bytes) if dense else 0
         return tokens * self._adapted(first_layer) * (adapters + kept + scores)
 
-    def recomputed_bytes(self, tokens: int, first_layer: int, dtype_bytes: int) -> int:
+    def recomputed_bytes(self, tokens: int, first_layer: int, dtype_bytes: int, *, copied: bool = True) -> int:
         """As `activation_bytes`, of attention that keeps no weights, where of each block only the input is kept and the
         backward pass makes the rest again, a block at a time.
         """
         inputs = tokens * self._adapted(first_layer) * self.hidden * dtype_bytes
-        return inputs + self.activation_bytes(tokens, self.layers - 1, dtype_bytes, tokens, dense=False)
+        return inputs + self.activation_bytes(tokens, self.layers - 1, dtype_bytes, tokens, dense=False, copied=copied)
 
     def cache_bytes(self, tokens: int, dtype_bytes: int) -> int:
         """Keys and values of `tokens` in all layers."""

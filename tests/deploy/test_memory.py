@@ -37,11 +37,10 @@ def test_a_container_may_take_what_its_process_needs(profile: str, suffix: str) 
     # What it writes to shared memory is counted to it.
     shared = {name: int(service.get("shm_size", 0)) for name, service in services.items()}
     engines = {"a": "vllm-a", "b": f"vllm-b{suffix}"}
-    trainers = {"a": "trainer-a-gpu", "b": "trainer-b-gpu1" if suffix else "trainer-b-gpu"}
     for student in "ab":
         require(limits[f"student-{student}"], f"student-{student}")
         require(limits[engines[student]], f"engine-{student}", besides=shared[engines[student]])
-        require(limits[trainers[student]], f"trainer-{student}")
+        require(limits[f"trainer-{student}-{profile}"], f"trainer-{student}")
     require(limits["prepare-gpu"], "specialist-a", "specialist-b")
 
 

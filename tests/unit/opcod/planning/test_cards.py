@@ -89,7 +89,7 @@ def test_the_least_that_an_adapter_of_8b_takes() -> None:
     assert taken(least, "trainer-a") == pytest.approx(26.2, abs=0.1)
     (reason,) = least.refused
     assert "GPU 0 has 74.5 GiB, of which 71.5 can be planned with" in reason
-    assert "needs 91.4 at least (student-a 21.3, student-b 21.3, trainer-a 24.4, trainer-b 24.4)" in reason
+    assert "needs 91.3 at least (student-a 21.3, student-b 21.3, trainer-a 24.4, trainer-b 24.4)" in reason
     assert "give them more cards (resources.gpus)" in reason
 
 
