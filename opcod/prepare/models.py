@@ -18,6 +18,7 @@ from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.errors import ConfigError, ModelError, StoppedError
 from shared.files.durable import atomic_write
 from shared.gpus import VISIBLE, gpus_here
+from shared.modeling.checksums import file_checksum, model_files, stamps
 
 SILENT_S = 2 * 3600.0
 """Between two lines of a process here, which come after each chunk of answers and every few updates. Its whole work has
@@ -64,7 +65,7 @@ def prepare_models(
         progress("specialists")
         models |= _specialize(paths, specialists, own, gpus, progress, stopped)
     for name, path in models.items():
-        _pin(paths, name, PreparedModel(path=path, sha256=_identity(path)), pinned[name])
+        _pin(paths, name, _prepared_now(path), pinned[name])
     drawing = {"drawing own answers": drawn - loaded} if own else {}
     return {"loading models": loaded - started, **drawing, "fine-tuning specialists": time.monotonic() - drawn}
 
@@ -74,7 +75,16 @@ def _prepared(paths: Paths, student: str) -> PreparedModel | None:
 
 
 def _is_there(entry: PreparedModel | None) -> bool:
-    return entry is not None and entry.path.is_dir() and _identity(entry.path) == entry.sha256
+    if entry is None or not entry.path.is_dir():
+        return False
+    return entry.stamps == stamps(model_files(entry.path)) or _identity(entry.path) == entry.sha256
+
+
+def _prepared_now(path: Path) -> PreparedModel:
+    # Before anything is read: what is written meanwhile shows later.
+    seen = stamps(model_files(path))
+    checksum = file_checksum(*sorted(path.glob("*.safetensors")))
+    return PreparedModel(path=path, sha256=_identity(path), checksum=checksum, stamps=seen)
 
 
 def _pin(paths: Paths, student: str, entry: PreparedModel, before: PreparedModel | None) -> None:
@@ -193,8 +203,7 @@ def progress_of(log_file: Path, code: int | None) -> str:
 def _identity(model_dir: Path) -> str:
     """sha256 over the names and contents of the files that make the model."""
     digest = hashlib.sha256()
-    # What decides what the model does. Notes beside it may change.
-    files = sorted(p for p in model_dir.iterdir() if p.suffix in (".safetensors", ".json", ".jinja"))
+    files = model_files(model_dir)
     if not any(p.suffix == ".safetensors" for p in files):
         raise ModelError(f"expected *.safetensors in {model_dir}, found {sorted(p.name for p in model_dir.iterdir())}")
     for path in files:

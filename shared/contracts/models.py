@@ -11,11 +11,20 @@ MODELS = "models"
 """Folder of the files, in the run's directory."""
 
 
+Stamp = tuple[str, int, int, int]
+"""Of a file: its name, inode, size and time of the last write in ns. It differs once the file was written again."""
+
+
 class PreparedModel(Contract):
-    """path: directory of the weights, read-only. sha256: over their files."""
+    """path: directory of the weights, read-only. sha256: over their files. checksum: of their tensors, as a version's.
+
+    stamps: of the files when they were read for both, so that nobody need read 16 GB again to know them.
+    """
 
     path: Path
     sha256: str
+    checksum: str | None = None
+    stamps: tuple[Stamp, ...] = ()
 
 
 def model_file(run_dir: Path, student: str) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeGuard
 
+from shared.contracts.models import PreparedModel, Stamp
 from shared.errors import ModelError, reason, shown
 
 _HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors format itself
@@ -42,6 +43,27 @@ def file_checksum(*paths: Path) -> str:
     """
     where = {name: (path, entry) for path in paths for name, entry in _read_header(path).items()}
     return checksum_of(_read_tensor(name, *where[name]) for name in sorted(where))
+
+
+def model_files(directory: Path) -> list[Path]:
+    """What decides what a model does, sorted. Notes beside it may change. Raises OSError."""
+    return sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".json", ".jinja"))
+
+
+def stamps(files: Sequence[Path]) -> tuple[Stamp, ...]:
+    """What would differ if one were written again. Raises OSError."""
+    found = [(file.name, file.stat()) for file in files]
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+
+
+def weights_checksum(model: PreparedModel) -> str:
+    """The checksum of a run's base weights: as it was prepared while nothing was written since, else made anew.
+
+    Raises ModelError and OSError.
+    """
+    if model.checksum is not None and model.stamps == stamps(model_files(model.path)):
+        return model.checksum
+    return file_checksum(*sorted(model.path.glob("*.safetensors")))
 
 
 class _Entry(NamedTuple):

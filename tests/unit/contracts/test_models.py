@@ -19,7 +19,8 @@ def test_a_model_that_is_missing_or_unreadable_names_student_and_file(tmp_path: 
 
 
 def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
-    model = PreparedModel(path=Path("/models/a"), sha256="0" * 64)
+    seen = (("model.safetensors", 7, 16_400_000_000, 1_790_000_000_000_000_000),)
+    model = PreparedModel(path=Path("/models/a"), sha256="0" * 64, checksum="1" * 64, stamps=seen)
     file = model_file(tmp_path, "b")
     file.parent.mkdir()
     file.write_text(model.model_dump_json())

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.contracts.models import PreparedModel
 from shared.errors import ModelError
-from shared.modeling.checksums import TensorBytes, checksum_of, file_checksum
+from shared.modeling.checksums import TensorBytes, checksum_of, file_checksum, model_files, stamps, weights_checksum
 
 Tensors = dict[str, tuple[str, list[int], bytes]]
 
@@ -92,3 +93,15 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04" + bytes(60))
     with pytest.raises(ModelError, match="something else"):
         file_checksum(path)
+
+
+def test_prepared_weights_are_not_read_again_while_nothing_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(file_of(EXAMPLE))
+    (tmp_path / "config.json").write_text("{}")
+    seen = stamps(model_files(tmp_path))
+    prepared = PreparedModel(path=tmp_path, sha256="0" * 64, checksum="as prepared", stamps=seen)
+    assert weights_checksum(prepared) == "as prepared"
+    assert weights_checksum(PreparedModel(path=tmp_path, sha256="0" * 64)) == file_checksum(path)
+    path.write_bytes(file_of({**EXAMPLE, "b": ("F32", [2], b"87654321")}))
+    assert weights_checksum(prepared) == file_checksum(path)

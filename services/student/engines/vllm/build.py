@@ -24,6 +24,7 @@ from services.student.engines.vllm.wire import ADAPTERS, FULL, Needs
 from shared.clock import SystemClock
 from shared.config.machine import MAX_SOCKET_BYTES
 from shared.contracts.ids import seed_of
+from shared.modeling.checksums import weights_checksum
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
 from shared.modeling.versions import tied_names
 from shared.vllm import BASE, Model, arguments, environment, find_installation
@@ -41,10 +42,11 @@ Begin = Callable[[], tuple[VllmClient, ServerProcess | None]]
 
 def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     """Started, and answering. Raises ConfigError, ModelError, or UnavailableError if it does not answer in time."""
-    model_dir = config.prepared_model().path
+    base = config.prepared_model()
+    model_dir = base.path
     check_weights(model_dir)
     build = _with_full_weights if config.settings.run.weights == "full" else _with_adapters
-    server, weights = build(config, model_dir)
+    server, weights = build(config, model_dir, weights_checksum(base))
     return VllmEngine(
         server,
         weights,
@@ -55,13 +57,13 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     )
 
 
-def _with_adapters(config: StudentConfig, model_dir: Path) -> tuple[Server, Weights]:
+def _with_adapters(config: StudentConfig, model_dir: Path, checksum: str) -> tuple[Server, Weights]:
     model = Model(model_dir, config.section.dtype, config.settings.lora.rank)
     begin = _found(config) if config.section.vllm.url is not None else _started(config, model)
-    return _server(config, begin, ADAPTERS), AdapterWeights(model_dir)
+    return _server(config, begin, ADAPTERS), AdapterWeights(model_dir, checksum)
 
 
-def _with_full_weights(config: StudentConfig, model_dir: Path) -> tuple[Server, Weights]:
+def _with_full_weights(config: StudentConfig, model_dir: Path, checksum: str) -> tuple[Server, Weights]:
     skeleton = load_skeleton(model_dir, config.section.dtype)
     tied = tied_names(skeleton)
     untied, served = None, model_dir
@@ -69,7 +71,7 @@ def _with_full_weights(config: StudentConfig, model_dir: Path) -> tuple[Server, 
         untied = Untied(config.environment.run_dir / "engines" / f"{config.student}-{config.environment.replica}", tied)
         served = untied.add(BASE, model_dir)
     server = _server(config, _started(config, Model(served, config.section.dtype, rank=None)), FULL)
-    return server, FullWeights(server, model_dir, served, skeleton, untied)
+    return server, FullWeights(server, model_dir, checksum, served, skeleton, untied)
 
 
 def _server(config: StudentConfig, begin: Begin, needs: Needs) -> Server:

@@ -18,8 +18,9 @@ from services.student.engines.vllm.resident import Residency
 from services.student.engines.vllm.server import Life, Server, gone
 from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import Files
+from shared.contracts.models import Stamp
 from shared.errors import ModelError, OpcodError
-from shared.modeling.checksums import file_checksum
+from shared.modeling.checksums import file_checksum, stamps
 from shared.modeling.versions import checked_full, require_tensors_of
 
 log = structlog.get_logger()
@@ -31,20 +32,26 @@ Asked = tuple[Life, Files]
 class FullWeights:
     """See `weights.Weights`.
 
-    model_dir: the base model's; served: the one that the server was started with; skeleton: its parameters without
-    values. untied: makes what the server reads; None: it reads the versions' own directories.
+    model_dir, base_checksum: the base model's; served: the one that the server was started with; skeleton: its
+    parameters without values. untied: makes what the server reads; None: it reads the versions' own directories.
     """
 
     base_stays = False
 
     def __init__(
-        self, server: Server, model_dir: Path, served: Path, skeleton: PreTrainedModel, untied: Untied | None
+        self,
+        server: Server,
+        model_dir: Path,
+        base_checksum: str,
+        served: Path,
+        skeleton: PreTrainedModel,
+        untied: Untied | None,
     ) -> None:
         self._server = server
         self._parameters = dict(skeleton.named_parameters())
         self._untied = untied
         files = sorted(model_dir.glob("*.safetensors"))
-        self._base = Files(file_checksum(*files), model_dir.resolve(), served, _stamps(files))
+        self._base = Files(base_checksum, model_dir.resolve(), served, _stamps(files))
         self._held: dict[str, Files] = {}
         self._residency: Residency[Asked] = Residency(self._swap)
         self._last: Asked | None = None
@@ -54,7 +61,7 @@ class FullWeights:
         if directory is None:
             return self._base
         files = sorted(directory.glob("*.safetensors"))
-        stamps = _stamps(files)  # before anything is read: what is written meanwhile shows later
+        seen = _stamps(files)  # before anything is read: what is written meanwhile shows later
         if not files:
             raise ModelError(f"expected all weights as safetensors in {directory}, found none")
         tensors = checked_full(*files)
@@ -65,7 +72,7 @@ class FullWeights:
                 f"expected weights in {self._parameters[others[0]].dtype}, as this student has them, in {directory}, "
                 f"found {tensors[others[0]].dtype} in {', '.join(others[:3])}"
             )
-        return Files(known or file_checksum(*files), directory.resolve(), directory.resolve(), stamps)
+        return Files(known or file_checksum(*files), directory.resolve(), directory.resolve(), seen)
 
     def load(self, life: Life, version: str, files: Files) -> str | None:
         """It is resident once."""
@@ -148,13 +155,12 @@ class FullWeights:
         return None
 
 
-def _stamps(files: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
+def _stamps(files: Sequence[Path]) -> tuple[Stamp, ...]:
     """Raises ModelError where one is not there."""
     try:
-        found = [(file.name, file.stat()) for file in files]
+        return stamps(files)
     except OSError as error:
         raise ModelError(f"expected the files of a version: {error}") from error
-    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 def _require_unchanged(files: Files) -> None:

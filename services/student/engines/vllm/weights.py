@@ -11,9 +11,9 @@ from typing import Protocol
 
 from services.student.engines.port import EngineAwayError, RefusedError, Unwanted
 from services.student.engines.vllm.server import Life
+from shared.contracts.models import Stamp
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter
-from shared.modeling.checksums import file_checksum
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Files:
     checksum: str
     directory: Path
     served: Path
-    stamps: tuple[tuple[str, int, int, int], ...] = ()
+    stamps: tuple[Stamp, ...] = ()
 
 
 class Weights(Protocol):
@@ -61,12 +61,12 @@ class Weights(Protocol):
 
 
 class AdapterWeights:
-    """See `Weights`. model_dir: the base model's."""
+    """See `Weights`. model_dir, base_checksum: the base model's."""
 
     base_stays = True
 
-    def __init__(self, model_dir: Path) -> None:
-        self._base = Files(file_checksum(*sorted(model_dir.glob("*.safetensors"))), model_dir, model_dir)
+    def __init__(self, model_dir: Path, base_checksum: str) -> None:
+        self._base = Files(base_checksum, model_dir, model_dir)
 
     def check(self, directory: Path | None, known: str | None) -> Files:
         if directory is None:

@@ -33,7 +33,8 @@ class FullBench(Bench):
         super().__init__(directory, FULL)
         self.directory = directory
         self.tensors = model_tensors(load_model(model, "float32"))
-        weights = FullWeights(self.server, model, Path(BASE), load_skeleton(model, "float32"), None)
+        checksum, skeleton = file_checksum(*model.glob("*.safetensors")), load_skeleton(model, "float32")
+        weights = FullWeights(self.server, model, checksum, Path(BASE), skeleton, None)
         tokenizer = load_tokenizer(model, "compact")
         self.engine = VllmEngine(self.server, weights, model, tokenizer, vocabulary_size=258, slots=4)
 

@@ -26,6 +26,7 @@ from services.student.engines.vllm.wire import ADAPTERS
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.errors import ConfigError, ModelError, UnavailableError
 from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, save_adapter
+from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_tokenizer
 from tests.fakes.audience import FakeAudience
 from tests.fakes.student import HandClock, publish_version
@@ -148,7 +149,8 @@ class EngineBench(Bench):
     def __init__(self, directory: Path, model: Path) -> None:
         super().__init__(directory)
         tokenizer = load_tokenizer(model, "compact")
-        self.engine = VllmEngine(self.server, AdapterWeights(model), model, tokenizer, vocabulary_size=258, slots=4)
+        weights = AdapterWeights(model, file_checksum(*model.glob("*.safetensors")))
+        self.engine = VllmEngine(self.server, weights, model, tokenizer, vocabulary_size=258, slots=4)
         self.adapter = directory / "adapter"
         self.adapter.mkdir()
         tensors = adapter_tensors(attach_lora(load_model(model, "float32"), SPEC, seed=0))
