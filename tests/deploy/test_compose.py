@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.deploy.deployed import PROFILES, ROOT, Tree, compose
 
@@ -30,6 +31,12 @@ def test_the_tool_takes_it_and_its_parts_refer_to_each_other(profiles: tuple[str
             if need["condition"] == "service_healthy" and other in project["services"]:
                 needed = project["services"][other]
                 assert "healthcheck" in needed or needed["image"].startswith(OURS), f"{other} has no health check"
+
+
+def test_every_profile_of_the_file_is_looked_at() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
+    named = {profile for service in services for profile in service.get("profiles", ())}
+    assert named == {profile for profiles in PROFILES for profile in profiles}
 
 
 def test_without_options_it_is_the_laptop_on_the_cpu() -> None:
