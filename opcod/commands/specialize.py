@@ -12,7 +12,7 @@ from opcod.prepare.checks import check_settings
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run
 from shared.config.settings import STUDENTS, RunSettings
-from shared.contracts.models import MODELS
+from shared.contracts.models import MODELS, prepared_model
 from shared.errors import ConfigError
 
 
@@ -43,7 +43,8 @@ def specialize(
             students=STUDENTS if student is None else (student,),
         )
         for file in sorted((paths.run_dir / MODELS).glob("*.json")):
-            console.print(f"{file.stem}: {file.read_text(encoding='utf-8')}", highlight=False, soft_wrap=True)
+            made = prepared_model(paths.run_dir, file.stem).model_dump_json(include={"path", "sha256"})
+            console.print(f"{file.stem}: {made}", highlight=False, soft_wrap=True)
     console.print(", ".join(f"{stage}: {spent:.1f} s" for stage, spent in seconds.items()), highlight=False)
 
 
