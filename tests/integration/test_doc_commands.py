@@ -86,6 +86,8 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "opcod feedback export --format parquet": Run("sealed", "all.parquet"),
     "opcod report": Run("sealed", "report.md"),
     "opcod bundle": Run("sealed", "site"),
+    "opcod export": Parsed("loads a model; tests/integration/test_export.py runs it on a tiny one"),
+    "vllm serve": NotHere("is another project's"),
     "opcod weights list": Run("sealed", "checksum"),
     "opcod up": Parsed("serves until Ctrl-C; tests/integration/test_up_command.py runs it"),
     "opcod doctor --preset mixed": Parsed("looks for a vLLM"),
@@ -271,7 +273,7 @@ def test_the_pages_reader_reads_an_export(stands: dict[str, Stand], tmp_path: Pa
 
 def test_python_is_on_these_pages_only() -> None:
     """Another page's wants a test of its own."""
-    assert sorted(page for page, _ in blocks("python")) == ["clients.md", "feedback.md"]
+    assert sorted(page for page, _ in blocks("python")) == ["clients.md", "export.md", "feedback.md"]
 
 
 def test_every_command_has_a_row_and_every_row_a_command() -> None:
