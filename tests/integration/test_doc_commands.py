@@ -84,6 +84,8 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "opcod feedback show": Run("sealed", "let through"),
     "opcod feedback export --filter": Run("sealed", ""),
     "opcod feedback export --format parquet": Run("sealed", "all.parquet"),
+    "opcod feedback export --rows critiques": Run("sealed", "critiques.jsonl"),
+    "opcod feedback export --rows preferences": Run("sealed", "pairs.jsonl"),
     "opcod report": Run("sealed", "report.md"),
     "opcod bundle": Run("sealed", "site"),
     "opcod export": Parsed("loads a model; tests/integration/test_export.py runs it on a tiny one"),
