@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from opcod.export.writing import choose
+from shared.config.settings import Paths
 from shared.contracts.run import Status
 from tests.fakes.command import call_opcod
 from tests.unit.modeling.tiny_model import write_tiny_model
@@ -60,6 +62,14 @@ def test_what_cannot_be_exported_is_said(
     code, error = export(*arguments, str(tmp_path / "out"))
     assert (code, said in error) == (2, True), error
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_run_hands_on_is_exported_and_not_the_newest(runs: Path, tmp_path: Path) -> None:
+    """As `run.keep_best` leaves it."""
+    done(runs, version={"a": "a@v1", "b": "b@v0"})
+    paths = Paths(runs_dir=runs, run=RUN, cache_dir=tmp_path)
+    assert choose(paths, "a", None, merge=True, repository=None).version == "a@v1"
+    assert choose(paths, "a", "v2", merge=True, repository=None).version == "a@v2"
 
 
 def test_a_run_that_has_not_begun_and_one_that_trains_say_how_far_they_are(
