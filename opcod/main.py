@@ -13,6 +13,7 @@ from opcod.commands.compare import compare
 from opcod.commands.dlq import app as dlq
 from opcod.commands.doctor import doctor
 from opcod.commands.eval import evaluate_student
+from opcod.commands.export import export
 from opcod.commands.feedback import app as feedback
 from opcod.commands.keys import keys
 from opcod.commands.model import model
@@ -69,6 +70,7 @@ app.command("replay")(replay)
 app.command("specialize")(specialize)
 app.command("model")(model)
 app.command("bundle")(bundle)
+app.command("export")(export)
 app.add_typer(feedback, name="feedback")
 app.add_typer(dlq, name="dlq")
 app.add_typer(weights, name="weights")

@@ -4,7 +4,7 @@ Going back publishes a new version with the old tensors; nothing that was publis
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,6 +87,28 @@ def _batch_faults(run_dir: Path, manifest: WeightsManifest) -> Iterator[str]:
         yield f"it was trained on another batch than the one in {batch.parent.name}"
 
 
+def sound_version(
+    run_dir: Path, versions: Sequence[VersionOnDisk], student: str, name: str, option: str
+) -> VersionOnDisk:
+    """The one of `versions`, a student's, that is called so, after it was checked. option: where it was named.
+
+    Raises ConfigError if there is none or its tensors were pruned, StorageError if it is not what was published.
+    """
+    named = {version.name: version for version in versions}
+    if name not in named:
+        there = f"{next(iter(named))} to {list(named)[-1]}" if named else "none"
+        raise ConfigError(f"{option}: expected a published version of student {student} ({there}), got {name!r}")
+    found = named[name]
+    if found.pruned:
+        raise ConfigError(
+            f"{option}: {name} was pruned; `opcod replay {found.manifest.run} --student {student} "
+            f"--until {name.partition('@')[2]} --into <name>` makes its tensors again, in a run of their own"
+        )
+    if faults := list(faults_of(run_dir, found)):
+        raise StorageError(f"{name} is not what was published: {'; '.join(faults)}")
+    return found
+
+
 def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
     """Publish the tensors of `to` as the student's newest version, and make it the live one; returns its name.
 
@@ -103,21 +125,11 @@ def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
     with run_lock(run_dir):
         if is_elsewhere():
             _refuse_beside_a_broker(state.run)
-        versions = {version.name: version for version in versions_of(run_dir, student)}
-        if to not in versions:
-            there = f"{next(iter(versions))} to {list(versions)[-1]}" if versions else "none"
-            raise ConfigError(f"--to: expected a published version of student {student} ({there}), got {to!r}")
-        source = versions[to]
-        if source.pruned:
-            raise ConfigError(
-                f"--to: {to} was pruned; `opcod replay {state.run} --student {student} --until {to.partition('@')[2]} "
-                "--into <name>` makes its tensors again, in a run of their own"
-            )
+        versions = versions_of(run_dir, student)
         # What is damaged must not be made the live version.
-        if faults := list(faults_of(run_dir, source)):
-            raise StorageError(f"{to} is not what was published: {'; '.join(faults)}")
+        source = sound_version(run_dir, versions, student, to, "--to")
         # Versions form one line: it follows the newest one, whichever it restores.
-        step = max(version.manifest.step for version in versions.values()) + 1
+        step = max(version.manifest.step for version in versions) + 1
         name, parent = version_name(student, step), version_name(student, step - 1)
         # Everything else of the manifest is about the tensors, which are the same.
         changes = {"version": name, "parent": parent, "step": step, "batch_sha256": None, "restores": to}

@@ -21,7 +21,7 @@ from opcod.options import RUNS_DIR, RunsDir
 from opcod.talk.client import Client, body_of
 from opcod.talk.exchanges import filter_names, named_exchange, open_exchanges, read_filter
 from opcod.talk.text import brief, revised, whole
-from services.inspector.http.export import Format
+from services.inspector.http.export import Format, Rows
 from services.inspector.store.filters import ExchangeFilter
 from shared.bus.redis import RedisBus
 from shared.contracts.acting import Accepted, ExchangeRef, ReasonRequest, SilenceRequest
@@ -98,18 +98,25 @@ def show(
 
 @app.command("export")
 def export(
+    rows: Annotated[
+        Rows,
+        typer.Option(
+            "--rows",
+            help="exchanges; critiques: answer, feedback, revised answer; preferences: a right and a wrong rollout.",
+        ),
+    ] = "exchanges",
     format_: Annotated[Format, typer.Option("--format", help="parquet needs the extra `export`.")] = "jsonl",
     out: Annotated[Path | None, typer.Option("--out", help="A file; default: standard output.")] = None,
     filters: Filters = None,
     run_name: AnyRun = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Write every exchange of a filter, oldest first; a run need not be up."""
+    """Write every exchange of a filter as a data set, oldest first, or what others train on; a run need not be up."""
     wanted = read_filter(filters or [])
     if out is None and sys.stdout.isatty() and format_ == "parquet":
         raise ConfigError("parquet is not for a terminal: name a file with --out, or send the output to one")
     with open_exchanges(runs_dir.resolve(), run_name) as exchanges:
-        pieces = exchanges.export(wanted, format_)
+        pieces = exchanges.export(wanted, format_, rows)
         with _target(out) as file:
             for piece in pieces:
                 file.write(piece)

@@ -172,11 +172,11 @@ def verdict_lines(report: Report) -> list[str]:
 def grids(report: Report) -> list[Grid]:
     """All tables of the report that have a row, in order."""
     every = [
-        _score_grid(report),
+        score_grid(report),
         _stem_grid(report),
         _answer_grid(report),
-        _gate_grid(report),
-        _feedback_grid(report),
+        gate_grid(report),
+        feedback_grid(report),
         *diagnostic_grids(report.diagnostics),
         _wall_grid(report),
         _phase_grid(report),
@@ -203,7 +203,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(line, style="bold", highlight=False)
 
 
-def _score_grid(report: Report) -> Grid:
+def score_grid(report: Report) -> Grid:
     rows: Rows = [
         [
             row.student,
@@ -251,7 +251,7 @@ def _answer_grid(report: Report) -> Grid:
     return Grid("Test answers, % of the samples (before → after)", columns, rows)
 
 
-def _gate_grid(report: Report) -> Grid:
+def gate_grid(report: Report) -> Grid:
     rows: Rows = [_gate_row(gate, student.student) for gate in report.gates for student in report.students]
     columns = [
         *plain("round", "student", "validation"),
@@ -269,7 +269,7 @@ def _gate_row(gate: GateDecision, student: str) -> list[Value]:
     return [str(gate.round), student, scores, gap, gate.tau, speaks or ("yes" if gate.cognizant[student] else "no")]
 
 
-def _feedback_grid(report: Report) -> Grid:
+def feedback_grid(report: Report) -> Grid:
     columns = [
         *plain("tutee", "rollouts"),
         *map(percent, ("with loss", "feedback kept")),

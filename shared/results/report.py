@@ -148,7 +148,7 @@ def build_report(
     steps: the records of the steps that are done. problems: the manifest of the run's problems.
     """
     students = sorted(settings.students)
-    rows = [row for s in students for row in _score_rows(state, settings, s)]
+    rows = [row for s in students for row in score_rows(state, settings, s)]
     improved = {s: _improved([row for row in rows if row.student == s]) for s in students}
     stages = _stages(state, timeline, wall_s)
     return Report(
@@ -177,7 +177,8 @@ def build_report(
     )
 
 
-def _score_rows(state: RunState, settings: RunSettings, student: str) -> list[ScoreRow]:
+def score_rows(state: RunState, settings: RunSettings, student: str) -> list[ScoreRow]:
+    """Of a student's first and last test; none where it was tested less than twice."""
     tests = first_and_last_test(state.scores, student)
     if tests is None:
         return []

@@ -43,6 +43,7 @@ LEAST: dict[str, object] = {
     "model": "a",
     "messages": [{"role": "user", "content": "2 + 2?"}],
     "problem": "2 + 2?",
+    "prompt": "2 + 2?",
     "response": "5",
     "reason": "why not",
     "tutor": "b",

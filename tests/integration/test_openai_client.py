@@ -69,6 +69,20 @@ def test_log_probs_carry_bytes_and_alternatives(client: OpenAI, messages: list[C
     assert all(token.top_logprobs and token.logprob <= 0 for token in choice.logprobs.content)
 
 
+def test_completions_score_a_prompt_of_ids(client: OpenAI) -> None:
+    prompts = [list(b"2 + 2 = 4"), list(b"2 + 2 = 5")]
+    answer = client.completions.create(
+        model="a", prompt=prompts, temperature=0, max_tokens=1, logprobs=1, echo=True, seed=1234
+    )
+    assert (answer.model, len(answer.choices)) == ("a@v0", 2)
+    for prompt, choice in zip(prompts, answer.choices, strict=True):
+        assert choice.logprobs is not None and choice.logprobs.token_logprobs is not None
+        assert len(choice.logprobs.token_logprobs) == len(prompt) + 1
+        assert choice.text.startswith(bytes(prompt).decode())
+    plain = client.completions.create(model="a@v0", prompt="2 + 2 =", stop=["."])
+    assert plain.choices[0].text and plain.choices[0].logprobs is None
+
+
 def test_a_stream_is_the_same_answer_bit_by_bit(client: OpenAI, messages: list[ChatCompletionMessageParam]) -> None:
     whole = client.chat.completions.create(model="a", messages=messages, seed=3)
     stream = client.chat.completions.create(
@@ -122,6 +136,8 @@ def test_errors_are_the_clients_own(client: OpenAI, messages: list[ChatCompletio
         client.chat.completions.create(model="a", messages=messages, response_format={"type": "json_object"})
     with pytest.raises(openai.BadRequestError, match="max_tokens"):
         client.chat.completions.create(model="a", messages=messages, max_tokens=0, stream=True)
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="gpt-5", prompt="2 + 2 =")
     with pytest.raises(openai.AuthenticationError) as stranger:
         client.with_options(api_key="sk-wrong").models.list()
     assert stranger.value.code == "invalid_api_key"

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from services.inspector.http import views
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings, StudentSection
-from shared.contracts import acting, batches, http, openai, weights
+from shared.contracts import acting, batches, completions, http, openai, weights
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -79,7 +79,7 @@ def settings_named(text: str) -> Iterator[tuple[str, str | None]]:
 
 
 def schema_named(name: str) -> type[BaseModel]:
-    for module in (http, acting, openai, batches, weights, views):
+    for module in (http, acting, openai, completions, batches, weights, views):
         found = getattr(module, name, None)
         if isinstance(found, type) and issubclass(found, BaseModel):
             return found

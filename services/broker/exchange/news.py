@@ -11,6 +11,7 @@ from services.broker.exchange.judging import JudgedFeedback
 from services.broker.recovery import Recovered
 from shared.contracts.batches import BatchManifest
 from shared.contracts.events import (
+    SHOWN_CHARS,
     UNSTAMPED,
     BatchReady,
     Event,
@@ -27,9 +28,6 @@ from shared.contracts.targets import open_step
 from shared.contracts.weights import VersionLoaded
 from shared.files.batches import batch_directory
 from shared.problems.problem import Problem
-
-SHOWN_CHARS = 1200
-"""Of each text of an exchange: an event stays well under an envelope's 8 KB; the sealed batch has it whole."""
 
 Change = Literal["fixed", "broke", "same"]
 

@@ -1,7 +1,7 @@
-"""OpenAI's chat and models on the broker.
+"""OpenAI's chat, completions and models on the broker.
 
-A chat with a student is passed through. A chat with the model `peers` runs the ask flow: its stages are one answer, or
-a chunk each as they come.
+A chat with a student, or a completion by one, is passed through. A chat with the model `peers` runs the ask flow: its
+stages are one answer, or a chunk each as they come.
 
 What always holds: a field that the flow could not follow is refused by its name, never left unread.
 """
@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 from services.broker.http.asking import Asking
 from services.broker.http.peers import Peers
 from shared.clock import SystemClock
+from shared.contracts.completions import CompletionRequest, CompletionResponse
 from shared.contracts.http import Advised, AskRequest, Stage
 from shared.contracts.messages import ChatMessage
 from shared.contracts.openai import (
@@ -123,6 +124,16 @@ def openai_routes(peers: Peers, peers_chat: PeersChat) -> APIRouter:
         if body.stream:
             return await open_stream(request, peers.stream(student, body))
         return await unless_gone(request, peers.chat(student, body))
+
+    @router.post("/completions", dependencies=ASK)
+    async def complete(body: CompletionRequest, request: Request) -> CompletionResponse:
+        if body.model == PEERS:
+            raise RequestError(
+                f"model: expected a student or one of its versions, got {PEERS!r}, which answers chats alone",
+                code="unsupported_value",
+                param="model",
+            )
+        return await unless_gone(request, peers.complete(_student(peers, body.model), body))
 
     @router.get("/models", dependencies=READ)
     async def models() -> ModelList:

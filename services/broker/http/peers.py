@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from shared.bus.port import Bus
 from shared.config.settings import RunSettings
+from shared.contracts.completions import CompletionRequest, CompletionResponse
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.http import FeedbackRequest, FeedbackResponse, PeersResponse, PeerView
 from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
@@ -55,6 +56,9 @@ class Peers:
 
     async def chat(self, student: str, request: ChatRequest) -> ChatResponse:
         return await self._post(student, CHAT, request, ChatResponse)
+
+    async def complete(self, student: str, request: CompletionRequest) -> CompletionResponse:
+        return await self._post(student, "/v1/completions", request, CompletionResponse)
 
     async def feedback(self, student: str, request: FeedbackRequest) -> FeedbackResponse:
         return await self._post(student, "/v1/feedback", request, FeedbackResponse)
@@ -114,7 +118,7 @@ class Peers:
     @asynccontextmanager
     async def _sent(self, student: str, path: str, body: BaseModel) -> AsyncIterator[httpx2.Response]:
         """The head of its answer, which is a 200; the body is still to be read."""
-        url = await self._url(student, body.model if isinstance(body, ChatRequest) else student)
+        url = await self._url(student, body.model if isinstance(body, ChatRequest | CompletionRequest) else student)
         json = body.model_dump(mode="json", by_alias=True, exclude_none=True)
         who, timeout_s = f"student {student}", self._settings.serving.request_timeout_s + STUDENT_MARGIN_S
         async with async_client(timeout_s, self._headers | {"x-request-id": request_id()}) as client:

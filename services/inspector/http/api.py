@@ -7,11 +7,12 @@ from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field, model_validator
 
-from services.inspector.http.export import MEDIA_TYPES, Format, exported
+from services.inspector.http.export import MEDIA_TYPES, Format, Rows, exported
 from services.inspector.http.stream import KEEP_ALIVE_S, Viewers, ViewerStream, ends_with, gap_before, live_events
 from services.inspector.http.views import EventPage, EventView, ExchangeView, FeedbackPage, TraceView, event_view
 from services.inspector.store.filters import MAX_INTEGER, ExchangeFilter, Whole
 from services.inspector.store.records import START, gap_id
+from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from shared.errors import ConfigError, NotFoundError
@@ -39,12 +40,19 @@ class FeedbackQuery(ExchangeFilter):
 
 class ExportQuery(ExchangeFilter):
     format: Format = "jsonl"
+    rows: Rows = "exchanges"
 
 
 def inspector_routes(
-    store: Store, traces: Traces, *, stopping: threading.Event, viewers: Viewers, keep_alive_s: float = KEEP_ALIVE_S
+    store: Store,
+    sealed: SealedBatches,
+    traces: Traces,
+    *,
+    stopping: threading.Event,
+    viewers: Viewers,
+    keep_alive_s: float = KEEP_ALIVE_S,
 ) -> APIRouter:
-    """All routes under /v1, over one store and the traces of its run."""
+    """All routes under /v1, over one store, the sealed batches and the traces of its run."""
     router = APIRouter(prefix="/v1", dependencies=READ)
 
     @router.get("/feedback")
@@ -84,8 +92,8 @@ def inspector_routes(
 
     @router.get("/export")
     def export(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
-        headers = {"Content-Disposition": f'attachment; filename="exchanges.{query.format}"'}
-        pieces = exported(store, query, query.format)
+        headers = {"Content-Disposition": f'attachment; filename="{query.rows}.{query.format}"'}
+        pieces = exported(store, sealed, query, query.format, query.rows)
         return StreamingResponse(pieces, media_type=MEDIA_TYPES[query.format], headers=headers)
 
     return router

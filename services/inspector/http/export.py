@@ -1,15 +1,20 @@
-"""Every exchange of a filter as JSON Lines or Parquet, page by page: no long read holds the store, nothing piles up in
-memory.
+"""What a run kept as JSON Lines or Parquet, page by page: no long read holds the store, nothing piles up in memory.
 
-What is exported is what was there when it began; each line or row is an ExchangeView, oldest first.
+What is exported is what was there when it began, oldest first; each line or row is of one contract: an exchange, a
+critique made of one, or a preference pair made of sealed rollouts.
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Literal
 
-from services.inspector.http.views import ExchangeView
+from pydantic import BaseModel
+
+from services.inspector.http.training_rows import critiques, preference_pairs
+from services.inspector.http.views import Critique, ExchangeView, PreferencePair
 from services.inspector.store.filters import ExchangeFilter
+from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from shared.errors import ConfigError
 
@@ -17,26 +22,41 @@ PAGE = 500
 
 Format = Literal["jsonl", "parquet"]
 MEDIA_TYPES: dict[Format, str] = {"jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
+Rows = Literal["exchanges", "critiques", "preferences"]
+CONTRACTS: dict[Rows, type[BaseModel]] = {
+    "exchanges": ExchangeView,
+    "critiques": Critique,
+    "preferences": PreferencePair,
+}
+OF_A_PAIR = ("round", "step", "student", "domain", "problem_id")
+"""What a filter may say of preference pairs, which are of rollouts: whether a tutor spoke is nothing to them."""
 
 
-def exported(store: Store, wanted: ExchangeFilter, format_: Format) -> Iterator[bytes]:
-    """The file, piece by piece. Raises ConfigError at once where Parquet cannot be written here."""
+def exported(
+    store: Store, sealed: SealedBatches, wanted: ExchangeFilter, format_: Format, rows: Rows = "exchanges"
+) -> Iterator[bytes]:
+    """The file, piece by piece. Raises ConfigError at once where Parquet cannot be written here, or the filter is not
+    for these rows."""
     # No generator itself: one would raise only at its first piece, when the answer's status is already sent.
+    pages = _pages(store, sealed, wanted, rows)
     if format_ == "jsonl":
-        return exchange_lines(store, wanted)
+        return (b"".join(row.model_dump_json().encode() + b"\n" for row in page) for page in pages)
     if importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(
             "parquet: expected pyarrow to write it with, it is not installed; `pip install -c constraints.txt -e "
             "'.[export]'` in the project's folder brings it, and jsonl needs nothing"
         )
-    from services.inspector.http.parquet import exchange_rows
+    from services.inspector.http.parquet import table
 
-    return exchange_rows(exchange_pages(store, wanted))
+    return table(pages, CONTRACTS[rows])
 
 
-def exchange_lines(store: Store, wanted: ExchangeFilter) -> Iterator[bytes]:
-    for page in exchange_pages(store, wanted):
-        yield b"".join(exchange.model_dump_json().encode() + b"\n" for exchange in page)
+def _pages(store: Store, sealed: SealedBatches, wanted: ExchangeFilter, rows: Rows) -> Iterable[Sequence[BaseModel]]:
+    if rows == "exchanges":
+        return exchange_pages(store, wanted)
+    if rows == "critiques":
+        return (list(critiques(page)) for page in exchange_pages(store, wanted))
+    return _pairs(sealed, _of_a_pair(wanted))
 
 
 def exchange_pages(store: Store, wanted: ExchangeFilter) -> Iterator[list[ExchangeView]]:
@@ -49,3 +69,19 @@ def exchange_pages(store: Store, wanted: ExchangeFilter) -> Iterator[list[Exchan
         yield page
         # By id and not by an offset: rows that come in meanwhile shift no page.
         after = page[-1].id
+
+
+def _of_a_pair(wanted: ExchangeFilter) -> dict[str, object]:
+    given = wanted.model_dump(include=set(ExchangeFilter.model_fields), exclude_none=True)
+    if others := sorted(given.keys() - set(OF_A_PAIR)):
+        raise ConfigError(
+            f"{others[0]}: preference pairs are of rollouts, expected a filter of {', '.join(OF_A_PAIR)}; leave it out"
+        )
+    return given
+
+
+def _pairs(sealed: SealedBatches, wanted: dict[str, object]) -> Iterator[list[PreferencePair]]:
+    found = chain.from_iterable(preference_pairs(manifest, group) for manifest, group in sealed.groups())
+    chosen = (pair for pair in found if all(getattr(pair, name) == value for name, value in wanted.items()))
+    while page := list(islice(chosen, PAGE)):
+        yield page

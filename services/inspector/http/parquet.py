@@ -1,6 +1,6 @@
-"""Exchanges as a Parquet file, through pyarrow (the optional extra `export`).
+"""Rows of one contract as a Parquet file, through pyarrow (the optional extra `export`).
 
-What always holds: the columns and their types follow from ExchangeView, whatever is in the rows, so that files of
+What always holds: the columns and their types follow from the contract, whatever is in the rows, so that files of
 different filters and runs can be read together.
 """
 
@@ -12,19 +12,17 @@ import pyarrow as arrow
 from pyarrow import parquet
 from pydantic import BaseModel
 
-from services.inspector.http.views import ExchangeView
-
 _PLAIN = {int: arrow.int64(), float: arrow.float64(), str: arrow.string(), bool: arrow.bool_()}
 
 
-def exchange_rows(pages: Iterable[Sequence[ExchangeView]]) -> Iterator[bytes]:
+def table(pages: Iterable[Sequence[BaseModel]], contract: type[BaseModel]) -> Iterator[bytes]:
     """The bytes of the file, one row group a page."""
-    schema = arrow.schema(_fields(ExchangeView))
+    schema = arrow.schema(_fields(contract))
     sink = _Sink()
     with parquet.ParquetWriter(sink, schema, compression="zstd") as writer:
         # A row group is in memory until it is written: a page bounds it.
         for page in pages:
-            rows = [exchange.model_dump(mode="json") for exchange in page]
+            rows = [row.model_dump(mode="json") for row in page]
             writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
             yield sink.taken()
     yield sink.taken()

@@ -7,7 +7,7 @@ from typing import Literal
 from services.inspector.store.records import LOGGED_EVENT, LoggedEvent
 from shared.contracts.acting import ExchangeRef
 from shared.contracts.events import Acted
-from shared.contracts.messages import Contract
+from shared.contracts.messages import ChatMessage, Contract
 from shared.contracts.traces import RolloutTrace
 
 
@@ -63,6 +63,52 @@ class ExchangeView(Contract):
     withheld: str | None
     revision: RevisionView | None
     history: tuple[ActView, ...]
+
+
+class Critique(Contract):
+    """An answer, the feedback that was let through, and the answer after it. sample: which of the problem's rollouts.
+    word: the matched word of the verdict. cut: one of the texts is cut at 1200 characters."""
+
+    run: str
+    round: int
+    step: int
+    student: str
+    tutor: str
+    tutor_version: str
+    version: str
+    domain: str
+    problem_id: str
+    sample: int
+    problem: str
+    answer: str
+    correct: bool
+    word: str | None
+    feedback: str
+    revised: str
+    revised_correct: bool
+    change: Literal["fixed", "broke", "same"]
+    cut: bool
+
+
+class PreferencePair(Contract):
+    """A right and a wrong rollout of one problem by one version, whole. prompt: the messages as the student was asked;
+    chosen, rejected: a turn of the assistant each. rejected_finish_reason: `length` where it was wrong for it was cut.
+    """
+
+    run: str
+    round: int
+    step: int
+    student: str
+    version: str
+    domain: str
+    kind: str
+    problem_id: str
+    prompt: tuple[ChatMessage, ...]
+    chosen: tuple[ChatMessage, ...]
+    rejected: tuple[ChatMessage, ...]
+    chosen_sample: int
+    rejected_sample: int
+    rejected_finish_reason: str
 
 
 class TraceView(RolloutTrace):

@@ -4,13 +4,14 @@ What always holds: only files under the run's `batches` folder are read, never t
 they are what the manifest and the event say.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from services.inspector.store.records import StoredExchange, sealed_exchange
-from shared.contracts.batches import BatchManifest, BatchSample
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
 from shared.contracts.events import BatchReady
 from shared.errors import StorageError
-from shared.files.batches import BATCHES, batch_directory, batch_manifest, read_group, read_groups
+from shared.files.batches import BATCHES, batch_directory, batch_manifest, read_group, read_groups, sealed_steps
 from shared.files.store import LocalStore
 
 
@@ -27,6 +28,14 @@ class SealedBatches:
         groups = read_groups(self._store, ready.uri, manifest)
         found = (sealed_exchange(manifest, group, sample, ready.at) for group in groups for sample in group.samples)
         return tuple(exchange for exchange in found if exchange is not None)
+
+    def groups(self) -> Iterator[tuple[BatchManifest, BatchGroup]]:
+        """Every group of every batch that lies there, by student and step. Raises StorageError as `exchanges`."""
+        for student in sorted(path.name for path in (self._store.root / BATCHES).glob("*")):
+            for step in sealed_steps(self._store.root, student):
+                directory = batch_directory(student, step)
+                manifest = self._manifest(directory, student, step)
+                yield from ((manifest, group) for group in read_groups(self._store, directory, manifest))
 
     def sample(self, student: str, step: int, problem_id: str, index: int) -> BatchSample:
         """One rollout as it was sealed. Raises StorageError if the batch is not what it says, or does not hold it."""

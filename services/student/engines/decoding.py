@@ -30,6 +30,9 @@ from services.student.engines.tokens import TokenTable
 from services.student.engines.transcript import Transcript
 from shared.contracts.messages import Sampling
 
+_SCORED_TOKENS = 128
+"""Places of a prompt whose logits are there at once."""
+
 _PREFILL_TOKENS = 2048
 """Of one forward pass over prompts: enough for full speed, few enough for a small peak of memory."""
 
@@ -109,7 +112,32 @@ class Decoding:
         else:
             text, details = sample.transcript.end()
         reason: Literal["stop", "length"] = "stop" if sample.stopped else "length"
-        return Generation(text, list(sample.prompt), sample.token_ids, sample.logprobs, reason, details)
+        prompt_details = self._scored(sample) if sample.request.echo and not sample.request.unwanted else ()
+        return Generation(text, list(sample.prompt), sample.token_ids, sample.logprobs, reason, details, prompt_details)
+
+    @torch.inference_mode()
+    def _scored(self, sample: Draw) -> tuple[TokenDetail, ...]:
+        """The tokens of its prompt, each after those before it. Raises NotFiniteError."""
+        ids_T = torch.tensor(sample.prompt, device=self._device)
+        # Of all places only the hidden states are held: logits of a long prompt would be gigabytes.
+        output = self._model.get_decoder()(
+            input_ids=ids_T[None], attention_mask=torch.ones_like(ids_T)[None], use_cache=False
+        )
+        most = min(sample.request.top_logprobs or 0, self._model.config.vocab_size)
+        details = [TokenDetail(self._tokens.choice(sample.prompt[0], math.nan), ())]
+        hidden_TD = output.last_hidden_state[0, :-1]
+        parts = zip(torch.split(hidden_TD, _SCORED_TOKENS), torch.split(ids_T[1:], _SCORED_TOKENS), strict=True)
+        for hidden_ND, next_N in parts:
+            logprobs_NV = self._model.get_output_embeddings()(hidden_ND).float().log_softmax(-1)
+            given = logprobs_NV.gather(1, next_N[:, None])[:, 0].tolist()
+            best = logprobs_NV.topk(most)
+            rows = zip(next_N.tolist(), given, best.indices.tolist(), best.values.tolist(), strict=True)
+            for token, logprob, others, values in rows:
+                if not math.isfinite(logprob):
+                    raise NotFiniteError(sample.request.version)
+                top = tuple(self._tokens.choice(*one) for one in zip(others, values, strict=True))
+                details.append(TokenDetail(self._tokens.choice(token, logprob), top))
+        return tuple(details)
 
     def _prefill(self, rows: Sequence[DecodingRow], cache: RowCache) -> Tensor:
         """Run the prompts, a few at a time; return the logits [R, V] after each."""

@@ -100,6 +100,9 @@ class GenerationRequest:
     """One sample to draw. The seed alone decides its random draws, whatever shares its batch.
 
     top_logprobs: tell each token's details with so many alternatives; None: no details.
+    prompt: what is gone on with, in place of messages: a text, of which nothing becomes a special token, or ids.
+    echo: tell the details of the prompt's tokens, too, and of every token that was drawn. Engines that cannot raise
+    RefusedError.
     json_schema: what the text must fit, as JSON; only for an engine that `guides`.
     fills_context: nobody named its max_tokens, so where a long prompt leaves fewer, those are taken.
     audience: told of the sample as it comes; once it is gone the sample ends, as if its max_tokens were reached.
@@ -114,6 +117,8 @@ class GenerationRequest:
     json_schema: str | None = None
     fills_context: bool = False
     audience: Audience | None = field(default=None, compare=False)
+    prompt: str | tuple[int, ...] | None = None
+    echo: bool = False
 
     @property
     def unwanted(self) -> bool:
@@ -140,7 +145,8 @@ class Generation:
 
     `logprobs` (one a token, natural log) are of the distribution sampled from, after temperature and top-p;
     a greedy sample has those of temperature 1. With a stop string `text` ends before it, `token_ids` with it.
-    `details`, where they were asked for, are of the tokens that `text` is made of.
+    `details`, where they were asked for, are of the tokens that `text` is made of. `prompt_details`, where the prompt
+    was echoed, are of all its tokens at temperature 1; the first has NaN as its log-prob, as nothing comes before it.
     """
 
     text: str
@@ -149,6 +155,7 @@ class Generation:
     logprobs: list[float]
     finish_reason: Literal["stop", "length"]
     details: tuple[TokenDetail, ...] = ()
+    prompt_details: tuple[TokenDetail, ...] = ()
 
 
 class EngineState(StrEnum):

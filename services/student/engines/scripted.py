@@ -6,11 +6,12 @@ that the prompt contains; other text in a prompt, commands included, changes not
 """
 
 import hashlib
+import math
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -29,7 +30,7 @@ from services.student.engines.port import (
 )
 from shared.contracts.ids import parse_version, seed_of
 from shared.contracts.messages import ChatMessage
-from shared.errors import ModelError
+from shared.errors import ModelError, PromptError
 from shared.method.concept_words import anchoring_words
 from shared.modeling.checksums import file_checksum
 from shared.problems.problem import Problem
@@ -110,7 +111,7 @@ class ScriptedEngine:
         return EngineHealth(EngineState.READY, "scripted")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
-        return len(_prompt_ids(messages))
+        return len(_ids_of(messages))
 
     def _wait(self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None) -> None:
         """The latency, unless everybody is gone before it is over."""
@@ -134,27 +135,29 @@ class ScriptedEngine:
         ids = [*written.encode(), *([] if found else [EOS_ID])]
         kept = ids[: request.sampling.max_tokens]
         text = _decoded(kept, request.stop)
-        details = _details(text, request)
+        details = _details(kept if request.echo else list(text.encode()), request)
+        prompt_ids = _prompt_ids(request)
         if request.audience is not None:
             _tell(text, details, request.audience)
         return Generation(
             text=text,
-            prompt_token_ids=_prompt_ids(request.messages),
+            prompt_token_ids=prompt_ids,
             token_ids=kept,
             logprobs=[LOGPROB] * len(kept),
             finish_reason="stop" if len(kept) == len(ids) else "length",
             details=details,
+            prompt_details=_prompt_details(prompt_ids, request) if request.echo else (),
         )
 
     def _text(self, request: GenerationRequest) -> str:
-        prompt = request.messages[-1].content
+        prompt = _asked(request)
         problem = next((each for each in self._longest_first if each.question in prompt), None)
         if problem is None:
             return " I do not know this question."
         # The order of these draws decides what a scripted run trains, bit for bit, so a new draw may only come behind a
         # share that is 0 by default.
         randomness = Random(seed_of(request.version, request.seed, problem.id))
-        if _asks_for_feedback(request.messages):
+        if request.prompt is None and _asks_for_feedback(request.messages):
             return self._feedback(problem, randomness)
         accuracy = self._accuracy(request.version, problem.domain)
         # The chance to be wrong is halved.
@@ -208,7 +211,24 @@ def _other(answer: str, randomness: Random) -> str:
     return randomness.choice([letter for letter in "ABCD" if letter != answer])
 
 
-def _prompt_ids(messages: Sequence[ChatMessage]) -> list[int]:
+def _asked(request: GenerationRequest) -> str:
+    """The last message, or the prompt, as text."""
+    if request.prompt is None:
+        return request.messages[-1].content
+    return bytes(index for index in _prompt_ids(request) if index < EOS_ID).decode(errors="replace")
+
+
+def _prompt_ids(request: GenerationRequest) -> list[int]:
+    """Raises PromptError for an id that is none."""
+    if request.prompt is None:
+        return _ids_of(request.messages)
+    ids = list(request.prompt.encode() if isinstance(request.prompt, str) else request.prompt)
+    if max(ids) > EOS_ID:
+        raise PromptError(f"prompt: expected ids below {EOS_ID + 1}, the script's vocabulary, got {max(ids)}")
+    return ids
+
+
+def _ids_of(messages: Sequence[ChatMessage]) -> list[int]:
     return list("".join(f"{message.role}: {message.content}\n" for message in messages).encode())
 
 
@@ -218,12 +238,21 @@ def _decoded(ids: Sequence[int], stops: Sequence[str]) -> str:
     return text[: min(found)] if found else text
 
 
-def _details(text: str, request: GenerationRequest) -> tuple[TokenDetail, ...]:
-    """Every byte of the text, with itself as the only alternative."""
+def _details(ids: Sequence[int], request: GenerationRequest) -> tuple[TokenDetail, ...]:
+    """Of each id, with itself as the only alternative."""
     if request.top_logprobs is None:
         return ()
-    choices = [TokenChoice(bytes([byte]), LOGPROB) for byte in text.encode()]
+    choices = [TokenChoice(_data(index), LOGPROB) for index in ids]
     return tuple(TokenDetail(choice, (choice,) if request.top_logprobs else ()) for choice in choices)
+
+
+def _prompt_details(ids: Sequence[int], request: GenerationRequest) -> tuple[TokenDetail, ...]:
+    first = TokenDetail(TokenChoice(_data(ids[0]), math.nan), ())
+    return (first, *_details(ids[1:], replace(request, top_logprobs=request.top_logprobs or 0)))
+
+
+def _data(index: int) -> bytes:
+    return bytes([index]) if index < EOS_ID else b""
 
 
 def _tell(text: str, details: Sequence[TokenDetail], audience: Audience) -> None:

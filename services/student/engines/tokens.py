@@ -1,4 +1,4 @@
-"""What single tokens are, as bytes: a token of most vocabularies need not be whole characters."""
+"""Prompts as ids, and what single tokens are, as bytes: one of most vocabularies need not be whole characters."""
 
 import re
 from functools import cached_property
@@ -6,11 +6,28 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from services.student.engines.port import TokenChoice
+from services.student.engines.port import GenerationRequest, TokenChoice
+from shared.errors import PromptError
+from shared.modeling.chat import encode, neutralise, render
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"
 """How SentencePiece writes a space."""
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: GenerationRequest, vocabulary_size: int) -> list[int]:
+    """What a request begins with, as ids. Raises PromptError where it is nothing, or an id that is none."""
+    if request.prompt is None:
+        return render(tokenizer, request.messages)
+    if isinstance(request.prompt, str):
+        ids = encode(tokenizer, neutralise(tokenizer, request.prompt))
+    else:
+        ids = list(request.prompt)
+    if not ids:
+        raise PromptError("prompt: expected at least one token, got none")
+    if max(ids) >= vocabulary_size:
+        raise PromptError(f"prompt: expected ids below {vocabulary_size}, the model's vocabulary, got {max(ids)}")
+    return ids
 
 
 class TokenTable:

@@ -49,7 +49,8 @@ class Transcript:
         self._find_stop()
         final = self._decoding.text[: self._stop]
         self._pass_on(final, len(final))
-        return final, tuple(self._details[: self._tokens_within(len(final))])
+        told = len(self._details) if self._request.echo else self._tokens_within(len(final))
+        return final, tuple(self._details[:told])
 
     def _find_stop(self) -> int | None:
         """Where the first stop string begins, in the final text or else in what it is likely to become."""

@@ -23,6 +23,7 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
+from services.student.engines.tokens import prompt_ids
 from services.student.engines.transcript import Transcript
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError
@@ -164,7 +165,7 @@ class TransformersEngine:
         return self._versions[version]
 
     def _sample(self, index: int, request: GenerationRequest) -> Draw:
-        prompt = tuple(render(self._tokenizer, request.messages))
+        prompt = tuple(prompt_ids(self._tokenizer, request, self.vocabulary_size))
         request = request.within(self.context, len(prompt))
         # Decoding token by token costs more than once at the end, so only where somebody needs the text on the way.
         watched = request.stop or request.audience is not None or request.top_logprobs is not None

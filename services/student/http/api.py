@@ -1,4 +1,4 @@
-"""HTTP of a student: OpenAI's chat and models, and feedback on an answer.
+"""HTTP of a student: OpenAI's chat, completions and models, and feedback on an answer.
 
 What always holds: a request is bound to one exact version before it waits, and the answer names it; text of a
 caller never becomes a chat control token; when a caller goes away, its generation ends.
@@ -29,8 +29,10 @@ from services.student.http.chat import (
     response,
     usage,
 )
+from services.student.http.completions import completion_requests, completion_response
 from services.student.http.interactive import InteractiveQueue
 from shared.clock import Clock
+from shared.contracts.completions import CompletionRequest, CompletionResponse
 from shared.contracts.http import FeedbackRequest, FeedbackResponse
 from shared.contracts.ids import seed_of
 from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
@@ -77,6 +79,17 @@ class StudentApi:
             return await open_stream(request, self._streamed(answering, body, requests))
         generations = await unless_gone(request, self._ask(version, requests, "messages"))
         return response(answering, generations, logprobs=bool(body.logprobs))
+
+    async def complete(self, body: CompletionRequest, request: Request) -> CompletionResponse:
+        return await self._with_version(body.model, lambda version: self._complete(body, request, version))
+
+    async def _complete(self, body: CompletionRequest, request: Request, version: str) -> CompletionResponse:
+        sampling = chosen_sampling(body, self._config.chat_sampling, self._board.context)
+        requests = completion_requests(body, version, sampling, _drawn(body.seed))
+        checksum = self._board.serving.versions.get(version)
+        answering = Answering(f"cmpl-{request_id()}", int(self._clock.wall_s()), version, checksum)
+        generations = await unless_gone(request, self._ask(version, requests, "prompt"))
+        return completion_response(answering, body, generations)
 
     async def feedback(self, body: FeedbackRequest, request: Request) -> FeedbackResponse:
         return await self._with_version(self._config.student, lambda version: self._feedback(body, request, version))
@@ -126,7 +139,9 @@ class StudentApi:
     def _refusal(self, asked: GenerationRequest, error: OpcodError, prompt: str | None) -> OpcodError:
         if isinstance(error, UnknownVersionError):
             return self._no_model(asked.version)
-        if isinstance(error, RefusedError):  # of what a caller says, only a schema reaches an engine unchecked
+        if isinstance(error, RefusedError):  # of what a caller says, only these two reach an engine unchecked
+            if asked.echo:
+                return RequestError(str(error), code="unsupported_value", param="echo")
             of_schema = RequestError(str(error), code="invalid_value", param="response_format")
             return error if asked.json_schema is None else of_schema
         return RequestError(str(error), code=TOO_LONG if isinstance(error, PromptTooLongError) else None, param=prompt)
@@ -173,6 +188,7 @@ def student_routes(api: StudentApi) -> APIRouter:
     router = APIRouter(prefix="/v1", route_class=JsonRoute)
     openai = APIRouter(route_class=OpenAIRoute)
     openai.add_api_route("/chat/completions", api.chat, methods=["POST"], dependencies=ASK, response_model=ChatResponse)
+    openai.add_api_route("/completions", api.complete, methods=["POST"], dependencies=ASK)
     openai.add_api_route("/models", api.models, methods=["GET"], dependencies=READ)
     openai.add_api_route("/models/{model}", api.model, methods=["GET"], dependencies=READ)
     router.include_router(openai)

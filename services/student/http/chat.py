@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from services.student.engines.port import Generation, GenerationRequest, Piece, TokenChoice, TokenDetail
 from services.student.http.interactive import Heard
+from shared.contracts.completions import CompletionRequest
 from shared.contracts.ids import seed_of
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.contracts.openai import (
@@ -61,11 +62,11 @@ def generation_requests(body: ChatRequest, version: str, sampling: Sampling, see
     ]
 
 
-def chosen_sampling(body: ChatRequest, default: Sampling, context: int | None) -> Sampling:
+def chosen_sampling(body: ChatRequest | CompletionRequest, default: Sampling, context: int | None) -> Sampling:
     """The caller's, `default` where it says nothing. Raises RequestError for more tokens than the model's context."""
     wanted = body.token_limit
     if wanted is not None and context is not None and wanted > context:
-        param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        param = body.limit_name
         message = f"{param}: expected at most {context}, the model's context with the prompt in it, got {wanted}"
         raise RequestError(message, code=TOO_LONG, param=param)
     return Sampling(

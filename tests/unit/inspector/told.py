@@ -125,8 +125,11 @@ def ready(step: int = 1, uri: str | None = None) -> BatchReady:
     )
 
 
-def seal(run_dir: Path, step: int = 1, response: str = "whole response", **changes: Any) -> Path:
-    """Write a batch with one problem and two rollouts, of which only the first had a tutor."""
+def seal(
+    run_dir: Path, step: int = 1, response: str = "whole response", wrong: tuple[str, ...] = (), **changes: Any
+) -> Path:
+    """Write a batch with one problem and two right rollouts, of which only the first had a tutor, and these wrong ones
+    without."""
     folder = run_dir / "batches" / "a" / f"s{step:05d}"
     folder.mkdir(parents=True)
     told = _sample(0, response, "no_match", "raw, whole")
@@ -137,7 +140,11 @@ def seal(run_dir: Path, step: int = 1, response: str = "whole response", **chang
         question="whole question",
         messages=(ChatMessage(role="user", content="whole question"),),
         prompt_token_ids=(1,),
-        samples=(told, _sample(1, "alone", None, None)),
+        samples=(
+            told,
+            _sample(1, "alone", None, None),
+            *(_sample(index, text, None, None, reward=0.0) for index, text in enumerate(wrong, start=2)),
+        ),
     )
     data = group.model_dump_json().encode() + b"\n"
     manifest: dict[str, Any] = {
@@ -151,7 +158,7 @@ def seal(run_dir: Path, step: int = 1, response: str = "whole response", **chang
         "tutor_version": "b@v0",
         "template_hash": "t",
         "groups": 1,
-        "samples": 2,
+        "samples": 2 + len(wrong),
         "active_samples": 1,
         "kept_feedback": 0,
         "verdicts": {"no_match": 1},
@@ -165,14 +172,14 @@ def seal(run_dir: Path, step: int = 1, response: str = "whole response", **chang
     return folder
 
 
-def _sample(index: int, text: str, verdict: str | None, raw: str | None) -> BatchSample:
+def _sample(index: int, text: str, verdict: str | None, raw: str | None, reward: float = 1.0) -> BatchSample:
     return BatchSample(
         index=index,
         text=text,
         token_ids=(1,),
         logprobs=(-0.5,),
         finish_reason="stop",
-        reward=1.0,
+        reward=reward,
         demonstration=None,
         verdict=verdict,
         feedback_raw=raw,

@@ -9,10 +9,12 @@ from tests.unit.modeling.tiny_model import write_tiny_model
 TORCH_TESTS = [
     "test_adapters.py",
     "test_chat.py",
+    "test_exporting.py",
     "test_finite.py",
     "test_fitting.py",
     "test_loading.py",
     "test_merging.py",
+    "test_origins.py",
     "test_plain_lora.py",
 ]
 collect_ignore = [] if find_spec("torch") else TORCH_TESTS

@@ -22,27 +22,20 @@ from opcod.main import app
 from services.broker.machine import machine
 from services.broker.machine.moves import Serve, TakenUp
 from services.broker.recovery import choose
-from shared.config.loading import load_settings, to_toml
 from shared.contracts.run import Status
-from shared.files.state import read_state_file, write_state_file
+from shared.files.state import read_state_file
 from shared.modeling.checksums import file_checksum
 from tests.fakes.world import small_plan
 from tests.unit.modeling.tiny_model import write_tiny_model
-from tests.unit.trainer.ground import RUN, OpenFence, seal_steps, settings, student_trainer
+from tests.unit.opcod.published_run import done, write_published_run
+from tests.unit.trainer.ground import RUN
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A runs directory with a run of two versions."""
-    base = write_tiny_model(tmp_path_factory.mktemp("tiny"))
     runs = tmp_path_factory.mktemp("runs")
-    (runs / RUN).mkdir()
-    (runs / RUN / "config.toml").write_text(to_toml(load_settings(preset="smoke", environ={})))
-    trainer = student_trainer(runs / RUN, base, settings())
-    trainer.restore()
-    for sealed in seal_steps(runs / RUN, base, 2):
-        trainer.apply(sealed, OpenFence())
-        trainer.publish()
+    write_published_run(runs / RUN, write_tiny_model(tmp_path_factory.mktemp("tiny")))
     return runs
 
 
@@ -131,15 +124,6 @@ def test_where_torch_is_not_installed_it_is_said_where_to_do_it(
     result = weights(runs, *words)
     assert getattr(result.exception, "exit_code", None) == 2
     assert "`docker-compose run --rm --no-deps trainer-a opcod …`" in str(result.exception)
-
-
-def done(runs: Path, **changes: object) -> Path:
-    """A state.json as a finished run leaves it."""
-    state = machine.new_run(small_plan(), incarnation=1, at=0.0)
-    live = {"a": "a@v2", "b": "b@v0"}
-    state = state.model_copy(update={"run": RUN, "status": Status.DONE, "version": live, "revision": 7, **changes})
-    write_state_file(runs / RUN, state)
-    return runs / RUN
 
 
 def test_a_rollback_is_a_new_version_that_a_broker_takes_up_and_serves(runs: Path) -> None:

@@ -22,11 +22,12 @@ from services.student.engines.port import (
     GenerationCancelledError,
     GenerationRequest,
     NotFiniteError,
+    RefusedError,
     UnknownVersionError,
     Unwanted,
     VersionTakenError,
 )
-from services.student.engines.tokens import TokenTable
+from services.student.engines.tokens import TokenTable, prompt_ids
 from services.student.engines.vllm.client import Call, NoNumberError
 from services.student.engines.vllm.health import Condition
 from services.student.engines.vllm.requests import Reading, completion, probe_answer, probe_question
@@ -162,7 +163,13 @@ class VllmEngine:
         self.server.stop()
 
     def _sample(self, request: GenerationRequest) -> _Sample:
-        prompt = render(self._tokenizer, request.messages)
+        if request.echo:
+            # With adapters on, vLLM 0.32 on a CPU dies of `prompt_logprobs`.
+            raise RefusedError(
+                "echo: students on vLLM do not score a prompt; export the version and ask a vLLM server of your own "
+                "(docs/clients.md)"
+            )
+        prompt = prompt_ids(self._tokenizer, request, self.vocabulary_size)
         request = request.within(self.context, len(prompt))
         reading = Reading(self._tokenizer, self._table, request)
         return _Sample(completion(request, self._name(request.version), prompt, self._eos), prompt, reading)

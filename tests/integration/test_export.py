@@ -1,0 +1,216 @@
+"""What leaves a run is loaded by transformers alone, in a process that knows nothing of opcod, and gives the served
+log-probs: of students that were specialised first and then trained, as adapters or as whole models."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from typer.testing import CliRunner, Result
+
+from opcod.main import app
+from opcod.prepare.models import prepare_models
+from opcod.prepare.run_directory import create_run
+from services.student.app import build_engine, build_loader
+from services.student.config import StudentConfig
+from services.student.engines.port import Generation, GenerationRequest
+from services.trainer.app import build_trainer
+from services.trainer.checkpoint import Checkpoints
+from services.trainer.config import training_config
+from shared.config.environment import ServiceEnvironment
+from shared.config.loading import load_settings
+from shared.config.settings import Paths, RunSettings
+from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.models import prepared_model
+from shared.files.state import write_state_file
+from shared.files.store import LocalStore
+from tests.fakes.final_state import final_state
+from tests.integration.test_doc_commands import blocks
+from tests.unit.modeling.tiny_model import write_tiny_model
+from tests.unit.trainer.ground import RUN, STUDENT, OpenFence, seal_steps
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
+
+STEPS = 2
+LOADING_S = 300.0
+"""A fresh process imports torch and transformers, which takes minutes beside others that do."""
+
+QUESTIONS = ("1+1?", "How many moons?")
+LOADER = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+path, asked = sys.argv[1], json.loads(sys.argv[2])
+tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False)
+assert "opcod" not in sys.modules
+found = []
+for messages, answer in asked:
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    with torch.no_grad():
+        logprobs = model(torch.tensor([prompt + answer])).logits[0].float().log_softmax(-1)
+    places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+    found.append([prompt, [logprobs[at, token].item() for at, token in zip(places, answer)]])
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run with a specialised student of two published versions, and its answers to QUESTIONS by version."""
+
+    paths: Paths
+    answers: dict[str, list[Generation]]
+
+    def export(self, *arguments: str) -> Result:
+        places = ["--runs-dir", str(self.paths.runs_dir), "--cache-dir", str(self.paths.cache_dir)]
+        return CliRunner().invoke(app, ["export", RUN, "--student", STUDENT, *arguments, *places])
+
+
+Train = Callable[..., Trained]
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Makes such a run with these overrides, once each."""
+    made: dict[tuple[str, ...], Trained] = {}
+
+    def run(*overrides: str) -> Trained:
+        if overrides not in made:
+            made[overrides] = _trained(tmp_path_factory.mktemp("export"), overrides)
+        return made[overrides]
+
+    return run
+
+
+def _trained(place: Path, overrides: tuple[str, ...]) -> Trained:
+    examples = place / "examples.jsonl"
+    row = {"messages": [{"role": "user", "content": "Which lens?"}], "completion": "The thin one."}
+    examples.write_text(json.dumps(row) + "\n")
+    common = ["lora.first_layer=0", "lora.rank=4", "optimizer.learning_rate=1e-2", "students.a.specialize=true"]
+    common += [f"students.{name}.model={write_tiny_model(place / 'tiny', context=1024)}" for name in "ab"]
+    settings = load_settings(
+        preset="smoke", overrides=[*common, f"students.a.examples={examples}", *overrides], environ={}
+    )
+    paths = Paths(runs_dir=place / "runs", run=RUN, cache_dir=place / "cache")
+    create_run(paths, settings)
+    prepare_models(paths, settings, lambda _: None, students=(STUDENT,))
+    base = prepared_model(paths.run_dir, STUDENT)
+    assert base.path.parent == paths.cache_dir / "specialists"
+    store = LocalStore(paths.run_dir)
+    config = training_config(settings, RUN, paths.run_dir, STUDENT)
+    checkpoints = Checkpoints(store, run=RUN, student=STUDENT, base_sha256=base.sha256)
+    trainer = build_trainer(config, store, checkpoints, threading.Event())
+    trainer.restore()
+    for sealed in seal_steps(paths.run_dir, base.path, STEPS):
+        trainer.apply(sealed, OpenFence())
+        trainer.publish()
+    state = final_state(run=RUN, version={"a": f"a@v{STEPS}", "b": "b@v0"}, steps={"a": STEPS, "b": 0})
+    write_state_file(paths.run_dir, state)
+    return Trained(paths, _answers(paths, settings))
+
+
+def _answers(paths: Paths, settings: RunSettings) -> dict[str, list[Generation]]:
+    """As the student serves them."""
+    environment = ServiceEnvironment(
+        run=RUN,
+        run_dir=paths.run_dir,
+        cache_dir=paths.cache_dir,
+        redis_url="",
+        student=STUDENT,
+        host="127.0.0.1",
+        key_file=None,
+    )
+    config = StudentConfig(environment, settings, None, STUDENT)
+    sampling = Sampling(temperature=1, top_p=1, max_tokens=8)
+    found: dict[str, list[Generation]] = {}
+    with closing(build_engine(config)) as engine:
+        for version in ("a@v0", "a@v1", "a@v2"):
+            build_loader(config, engine).load(version)
+            found[version] = engine.generate(
+                [GenerationRequest(version, (ChatMessage(role="user", content=one),), sampling, 7) for one in QUESTIONS]
+            )
+    return found
+
+
+def loaded(directory: Path, answers: list[Generation], cwd: Path) -> list[tuple[list[int], list[float]]]:
+    """What a fresh process says of these answers with the model in `directory`: prompt ids and log-probs of each."""
+    asked = [
+        ([{"role": "user", "content": question}], answer.token_ids)
+        for question, answer in zip(QUESTIONS, answers, strict=True)
+    ]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOADER, str(directory), json.dumps(asked)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=LOADING_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[tuple[list[int], list[float]]] = json.loads(done.stdout)
+    return found
+
+
+def assert_serves_alike(directory: Path, answers: list[Generation], tmp_path: Path, within: float) -> None:
+    found = loaded(directory, answers, tmp_path)
+    assert [prompt for prompt, _ in found] == [answer.prompt_token_ids for answer in answers]
+    for (_, logprobs), answer in zip(found, answers, strict=True):
+        assert logprobs == pytest.approx(answer.logprobs, abs=within)
+
+
+EXACT = "students.a.dtype=float32"
+FULL = ("run.weights=full", "run.schedule=sequential", EXACT)
+
+
+@pytest.mark.parametrize("overrides", [(EXACT,), FULL, ()], ids=["lora", "full", "lora in bfloat16"])
+def test_a_fresh_process_gets_the_served_log_probs(train: Train, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    run, within = train(*overrides), 1e-4 if EXACT in overrides else 0.1
+    first, last = run.answers["a@v0"], run.answers["a@v2"]
+    assert first[0].logprobs != pytest.approx(last[0].logprobs, abs=10 * within), "training has changed them"
+    result = run.export(str(tmp_path / "model"))
+    assert result.exit_code == 0, result.output
+    assert_serves_alike(tmp_path / "model", last, tmp_path, within)
+    assert run.export(str(tmp_path / "before"), "--version", "v0").exit_code == 0
+    assert_serves_alike(tmp_path / "before", first, tmp_path, within)
+    assert run.export(str(tmp_path / "middle"), "--version", "a@v1").exit_code == 0
+    assert_serves_alike(tmp_path / "middle", run.answers["a@v1"], tmp_path, within)
+
+
+def test_an_adapter_that_was_moved_is_loaded_as_the_page_says(train: Train, tmp_path: Path) -> None:
+    run = train(EXACT)
+    assert run.export(str(tmp_path / "made"), "--adapter").exit_code == 0
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "made").rename(tmp_path / "elsewhere" / "adapter")
+    (code,) = (text for page, text in blocks("python") if page == "export.md")
+    (answer, _) = run.answers["a@v2"]
+    ids = answer.prompt_token_ids + answer.token_ids
+    asked = f"import torch\nlogits = model(torch.tensor([{ids}])).logits[0].float().log_softmax(-1)\n"
+    asked += (
+        f"print([logits[at - 1, id].item() for at, id in enumerate({ids}) if at >= {len(answer.prompt_token_ids)}])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{asked}"],
+        cwd=tmp_path / "elsewhere",
+        capture_output=True,
+        text=True,
+        timeout=LOADING_S,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout) == pytest.approx(answer.logprobs, abs=1e-4)
+
+
+def test_an_adapter_brings_the_base_that_it_needs(train: Train, tmp_path: Path) -> None:
+    run = train(EXACT)
+    result = run.export(str(tmp_path / "adapter"), "--adapter")
+    assert result.exit_code == 0, result.output
+    assert_serves_alike(tmp_path / "adapter", run.answers["a@v2"], tmp_path, 1e-4)
+    assert_serves_alike(tmp_path / "adapter" / "base", run.answers["a@v0"], tmp_path, 1e-4)
