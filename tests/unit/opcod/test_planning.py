@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from opcod.planning.memory import (
+    GPU_CHUNK_ROWS,
     Need,
     micro_batch_tokens,
     served_tokens,
@@ -160,6 +161,13 @@ def test_memory_grows_with_what_it_is_for() -> None:
         after = parts(*overrides)
         assert {name for name in before if before[name] != after.get(name)} == changed
     assert "trainer-a/EMA teacher, fp32" not in parts("gate.mode=cognizance", "run.method=grpo")
+
+
+def test_a_gpus_chunk_is_planned_as_the_trainer_takes_it() -> None:
+    torch = pytest.importorskip("torch")
+    from services.trainer.step.divergence import chunk_rows
+
+    assert chunk_rows(151_936, torch.device("cuda")) == GPU_CHUNK_ROWS
 
 
 def test_activations_are_kept_least_where_they_are_made_again() -> None:

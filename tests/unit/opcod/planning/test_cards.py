@@ -188,10 +188,12 @@ def test_a_server_alone_on_its_card_may_be_set_to_nearly_all_of_it() -> None:
 
 
 def test_recomputation_is_what_lets_a_trainer_share_its_card() -> None:
-    kept = planner(2, 96, "trainer.recompute=false").plan()
+    all_kept = ("trainer.recompute=false", "students.a.specialize=false", "students.b.specialize=false")
+    kept = planner(2, 72, *all_kept).plan()
     assert "make activations again (trainer.recompute = true)" in kept.refused[0]
     assert "shorten answers or passes (rollout.max_tokens, optimizer.micro_batch_tokens)" in kept.refused[0]
-    assert not planner(4, 96, "trainer.recompute=false").plan().refused
+    assert not planner(4, 72, *all_kept).plan().refused
+    assert not planner(2, 72).plan().refused
 
 
 def test_a_run_that_goes_on_keeps_its_passes_while_they_fit() -> None:
