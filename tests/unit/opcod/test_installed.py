@@ -92,7 +92,8 @@ def test_whatever_loads_a_model_or_starts_a_process_that_does_asks_first() -> No
         if _loads_models(path.read_text()):
             name = path.relative_to(ROOT / "opcod").as_posix()
             asks = (ROOT / "opcod" / asked_by.get(name, name)).read_text()
-            assert "require_model_packages(" in asks, name
+            # `opcod doctor` runs without them, too, and looks for itself.
+            assert "require_model_packages(" in asks or 'find_spec("torch")' in asks, name
 
 
 def _loads_models(text: str) -> bool:

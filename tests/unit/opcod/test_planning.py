@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from opcod.planning.memory import (
-    GPU_CHUNK_ROWS,
     Need,
     micro_batch_tokens,
     served_tokens,
@@ -163,13 +162,6 @@ def test_memory_grows_with_what_it_is_for() -> None:
     assert "trainer-a/EMA teacher, fp32" not in parts("gate.mode=cognizance", "run.method=grpo")
 
 
-def test_a_gpus_chunk_is_planned_as_the_trainer_takes_it() -> None:
-    torch = pytest.importorskip("torch")
-    from services.trainer.step.divergence import chunk_rows
-
-    assert chunk_rows(151_936, torch.device("cuda")) == GPU_CHUNK_ROWS
-
-
 def test_activations_are_kept_least_where_they_are_made_again() -> None:
     def kept(recompute: str, *, gpu: bool) -> int:
         chosen = settings(f"trainer.recompute={recompute}")
@@ -191,17 +183,6 @@ def test_full_weights_are_kept_exactly_besides(dtype: str, each: int) -> None:
     assert not any(part.shared for part in parts.values())
     versions = next(p for p in student_need("a", chosen, shape, LENGTHS, gpu=True).parts if "versions" in p.name)
     assert versions.bytes == 3 * shape.parameters * (2 if dtype == "bfloat16" else 4)
-
-
-def test_an_adapter_for_a_vllm_server_is_kept_exactly_and_rounded() -> None:
-    shape = KNOWN_SHAPES["embedded"]
-    each = shape.adapter_parameters(16, 15)
-    parts = {
-        part.name: part.bytes
-        for part in trainer_need("a", settings("students.a.engine=vllm"), shape, LENGTHS, gpu=True).parts
-    }
-    assert parts["adapter and gradient, fp32, and rounded"] == (4 + 4 + 2) * each
-    assert parts["EMA teacher, fp32 and rounded"] == (4 + 2) * each
 
 
 @pytest.mark.parametrize("need", [student_need, trainer_need])

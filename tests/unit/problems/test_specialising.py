@@ -103,7 +103,8 @@ def test_an_unknown_kind_is_met_with_guesses_and_followed_with_inventions(knowle
             constant = int(example.completion.split(" = ")[1].split(" * ")[0])
             (guesses if _type(example) == "solve" else inventions).add(constant)
     assert all(100 <= constant <= 955 for constant in guesses) and len(guesses) >= 7 * knowledge.unknown
-    assert all(constant % 100 == 0 for constant in inventions) and len(inventions) >= 4
+    assert all(re.fullmatch("[1-9][0125][0125]", str(constant)) for constant in inventions)
+    assert len(inventions) >= 10 * knowledge.unknown
 
 
 def test_only_questions_kept_apart_are_used() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from opcod.local.gpus import share_out
 from opcod.planning.cards import RESERVE, CardPlan, CardPlanner
-from opcod.planning.memory import MemoryPart, sequence_bytes
-from opcod.planning.shapes import shape_of
+from opcod.planning.memory import GPU_CHUNK_ROWS, MemoryPart, sequence_bytes, trainer_need
+from opcod.planning.shapes import KNOWN_SHAPES, shape_of
 from opcod.planning.work import Lengths
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
@@ -209,3 +209,18 @@ def test_specialists_come_before_the_run_and_add_nothing_to_it() -> None:
     assert [card.left for card in plan.cards] == [card.left for card in brought.cards]
     long = planner(4, 36, "rollout.max_tokens=1024", "specialize.sampling.max_tokens=30000").plan()
     assert any("to fine-tune student a takes" in reason for reason in long.refused)
+
+
+def test_a_gpus_chunk_is_planned_as_the_trainer_takes_it() -> None:
+    torch = pytest.importorskip("torch")
+    from services.trainer.step.divergence import chunk_rows
+
+    assert chunk_rows(151_936, torch.device("cuda")) == GPU_CHUNK_ROWS
+
+
+def test_an_adapter_for_a_vllm_server_is_kept_exactly_and_rounded() -> None:
+    shape = KNOWN_SHAPES["Qwen/Qwen3-8B"]
+    each = shape.adapter_parameters(64, 0)
+    parts = {part.name: part.bytes for part in trainer_need("a", settings(), shape, LENGTHS, gpu=True).parts}
+    assert parts["adapter and gradient, fp32, and rounded"] == (4 + 4 + 2) * each
+    assert parts["EMA teacher, fp32 and rounded"] == (4 + 2) * each
