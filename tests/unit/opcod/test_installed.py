@@ -32,6 +32,7 @@ COMMANDS = {
     "prepare": ("prepare", "--run", "r2", "--preset", "smoke"),
     "probe": ("probe", "smoke"),
     "specialize": ("specialize", "--preset", "smoke", "--set", "students.a.specialize=true"),
+    "export": ("export", "r1", "out", "--student", "a"),
     "run --dry-run": ("run", "--dry-run", "--preset", "smoke"),
 }
 STARTING = {"run": ("run", "--preset", "smoke"), "up": ("up", "r1"), "compare": ("compare", "--preset", "smoke")}
@@ -83,8 +84,14 @@ def test_where_services_are_containers_none_is_started_for_a_command(
 def test_whatever_loads_a_model_or_starts_a_process_that_does_asks_first() -> None:
     """Of the files of the command line; where one only goes on what another has asked, that one is named."""
     asked_by = {
+        "export/card.py": "commands/export.py",
+        "export/hub.py": "commands/export.py",
+        "export/writing.py": "commands/export.py",
         "local/answering.py": "commands/eval.py",
         "planning/memory.py": "planning/plan.py",
+        "planning/disk.py": "planning/plan.py",
+        "planning/shapes.py": "planning/plan.py",
+        "planning/machine.py": "planning/plan.py",
         "probe/probing.py": "commands/probe.py",
         "prepare/checks.py": "prepare/models.py",
     }
