@@ -4,6 +4,7 @@ A reader returns, or raises an OpcodError that people and messages can carry: te
 raises nothing else, ends soon, and meanwhile writes nothing, runs nothing and calls nobody.
 """
 
+import gc
 import itertools
 import math
 import os
@@ -157,12 +158,15 @@ class Fuzz:
             raise HangError(f"no answer after {self._hang_s:g} s of processor time to {case!r:.{MAX_SHOWN_CHARS}}")
 
         before = signal.signal(signal.SIGVTALRM, late)
+        # What tests before left to collect can take longer than a case may, and what a destructor raises is lost.
+        gc.disable()
         signal.setitimer(signal.ITIMER_VIRTUAL, self._hang_s)
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGVTALRM, before)
+            gc.enable()
 
 
 @contextmanager
