@@ -1,6 +1,5 @@
 """`opcod export`: whatever cannot be exported is refused in words before a model is loaded, and nothing is written."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,23 +11,10 @@ from opcod.export.writing import choose
 from shared.config.settings import Paths
 from shared.contracts.run import Status
 from tests.fakes.command import call_opcod
-from tests.unit.modeling.tiny_model import write_tiny_model
-from tests.unit.opcod.published_run import done, write_published_run
+from tests.unit.opcod.published_run import done
 from tests.unit.trainer.ground import RUN
 
 Export = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs = tmp_path_factory.mktemp("runs")
-    write_published_run(runs / RUN, write_tiny_model(tmp_path_factory.mktemp("tiny")))
-    return runs
-
-
-@pytest.fixture
-def runs(published: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(published, tmp_path / "runs"))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -26,22 +25,8 @@ from shared.contracts.run import Status
 from shared.files.state import read_state_file
 from shared.modeling.checksums import file_checksum
 from tests.fakes.world import small_plan
-from tests.unit.modeling.tiny_model import write_tiny_model
-from tests.unit.opcod.published_run import done, write_published_run
+from tests.unit.opcod.published_run import done
 from tests.unit.trainer.ground import RUN
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A runs directory with a run of two versions."""
-    runs = tmp_path_factory.mktemp("runs")
-    write_published_run(runs / RUN, write_tiny_model(tmp_path_factory.mktemp("tiny")))
-    return runs
-
-
-@pytest.fixture
-def runs(published: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(published, tmp_path / "runs"))
 
 
 def weights(runs: Path, *arguments: str) -> Result:
