@@ -70,12 +70,8 @@ def build_group(
     """
     texts = [sample.text for sample in rollouts.samples]
     rewards = [format_.grade(text, problem.answer) for text in texts]
-    # A right answer that is all thinking shows nothing once its thinking is removed: it demonstrates nothing.
-    showable = [reward if strip_thinking(text).strip() else 0.0 for reward, text in zip(rewards, texts, strict=True)]
-    demonstrations = pick_demonstrations(showable, exclude_self=exclude_self)
     # Without a teacher nobody is shown anything, so the mask must not follow from demonstrations either.
-    if policy_gradient:
-        demonstrations = [None] * len(texts)
+    demonstrations = [None] * len(texts) if policy_gradient else _shown(texts, rewards, exclude_self=exclude_self)
     told = list(exchanges) if exchanges is not None else [None] * len(texts)
     delivered = [exchange.delivered if exchange else None for exchange in told]
     feedback = [None if index in excluded else text for index, text in enumerate(delivered)]
@@ -114,6 +110,13 @@ def build_group(
         samples=tuple(samples),
         peer_samples=foreign,
     )
+
+
+def _shown(texts: Sequence[str], rewards: Sequence[float], *, exclude_self: bool) -> list[int | None]:
+    """For each rollout the one that its self-teacher is shown."""
+    # A right answer that is all thinking shows nothing once its thinking is removed: it demonstrates nothing.
+    showable = [reward if strip_thinking(text).strip() else 0.0 for reward, text in zip(rewards, texts, strict=True)]
+    return pick_demonstrations(showable, exclude_self=exclude_self)
 
 
 def _peer_samples(
