@@ -44,8 +44,8 @@ def disk_parts(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[
         full, dtype_bytes = settings.run.weights == "full", DTYPE_BYTES[section.dtype]
         lora = settings.lora
         trained = shape.parameters if full else shape.adapter_parameters(lora.rank, lora.first_layer)
-        # Adapters are served in fp32, whole models in the model's own dtype.
-        version = trained * (dtype_bytes if full else 4)
+        # Whole models, and adapters for vLLM, are served in the model's own dtype, other adapters in fp32.
+        version = trained * (dtype_bytes if full or section.engine == "vllm" else 4)
         checkpoint = trained * (TRAINED_STATE_BYTES + (dtype_bytes if full else 0))
         parts.append(DiskPart(f"versions of {student}", kept_versions(settings) * version))
         parts.append(DiskPart(f"checkpoints of {student}", CHECKPOINTS * checkpoint))
