@@ -7,7 +7,7 @@ one line, `<quantity> = <formula> = <numbers> = <result>`, where numbers is the 
 import ast
 import operator
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
@@ -125,13 +125,14 @@ def constants_in(formula: str) -> tuple[int, ...]:
     return tuple(int(found) for found in re.findall(r"\b[0-9]+\b", formula))
 
 
-def guessed_formula(formula: str, rng: Random, never: Collection[int] = ()) -> str:
+def guessed_formula(formula: str, rng: Random, never: Collection[int] = (), firsts: Iterator[int] | None = None) -> str:
     """The formula by somebody who has to guess its constants: as many digits, never the right one or one of `never`.
 
     Digits behind the first are small, so that each digit of the right constant is within reach of one who guesses
-    like this, while all of them together are hardly ever met: about one guess in 300.
+    like this, while all of them together are hardly ever met: about one guess in 300. `firsts` gives the first digits,
+    which else are drawn evenly.
     """
-    return _with_constants(formula, lambda: rng.randint(0, 5), rng, never)
+    return _with_constants(formula, firsts or _drawn_firsts(rng), lambda: rng.randint(0, 5), never)
 
 
 def easy_formula(formula: str, rng: Random, never: Collection[int] = ()) -> str:
@@ -139,16 +140,27 @@ def easy_formula(formula: str, rng: Random, never: Collection[int] = ()) -> str:
 
     None of `never`, and never the right ones.
     """
-    return _with_constants(formula, lambda: rng.choice((0, 0, 1, 1, 2, 5)), rng, never)
+    return _with_constants(formula, _drawn_firsts(rng), lambda: rng.choice((0, 0, 1, 1, 2, 5)), never)
 
 
-def _with_constants(formula: str, later: Callable[[], int], rng: Random, never: Collection[int]) -> str:
+def each_first_digit(rng: Random) -> Iterator[int]:
+    """1 to 9 in random order, over and over: of nine guesses in a row, each begins with another digit."""
+    while True:
+        yield from rng.sample(range(1, 10), 9)
+
+
+def _drawn_firsts(rng: Random) -> Iterator[int]:
+    while True:
+        yield rng.randint(1, 9)
+
+
+def _with_constants(formula: str, firsts: Iterator[int], later: Callable[[], int], never: Collection[int]) -> str:
     """later: draws a digit behind the first."""
 
     def another(found: re.Match[str]) -> str:
         first, rest = found.group()[0], found.group()[1:]
         while True:
-            number = int("".join(map(str, (rng.randint(1, 9), *(later() for _ in rest)))))
+            number = int("".join(map(str, (next(firsts), *(later() for _ in rest)))))
             if number not in never and number != int(first + rest):
                 return str(number)
 

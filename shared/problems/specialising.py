@@ -19,13 +19,23 @@ from shared.contracts.messages import ChatMessage
 from shared.errors import ProblemSetError
 from shared.problems.formats import format_named
 from shared.problems.generated import KINDS, DrawnProblem, PerKind, draw_partitions
-from shared.problems.kinds import Kind, constants_in, easy_formula, evaluate, guessed_formula, substitute, usable
+from shared.problems.kinds import (
+    Kind,
+    constants_in,
+    each_first_digit,
+    easy_formula,
+    evaluate,
+    guessed_formula,
+    substitute,
+    usable,
+)
 from shared.problems.mistakes import PeerFault, PeerLine, peer_line, wrong_formula
 from shared.problems.problem import ProblemFormat
 
 WRONG_PEERS = 0.85
 FAULT_SHARES = {PeerFault.FORMULA: 5 / 7, PeerFault.ARITHMETIC: 1 / 7, PeerFault.NUMBERS: 1 / 7}
 WRONG_HINTS = 0.6
+WRONG_ALONE = 0.5
 
 _TRIES = 1000
 _DRILL_DRAWS = 400
@@ -41,10 +51,11 @@ class Example:
 
 @dataclass(frozen=True)
 class SpecialistCounts:
-    """How many examples of each type, per kind; drills in all.
+    """How many examples of each type, per kind; drills, and teacher prompts of unknown kinds, in all.
 
     `own`: kinds of its own domain, `secret`: on top for those of them with a constant, which a peer may not know.
-    `known` and `unknown`: kinds of the other domain.
+    `known` and `unknown`: kinds of the other domain. Teacher prompts of unknown kinds are all that teaches to follow a
+    peer against what one believes: whoever has a single such kind needs as many as who has four.
     """
 
     solve_own: int = 8
@@ -55,8 +66,8 @@ class SpecialistCounts:
     solve_known: int = 8
     feedback_known: int = 8
     teacher_known: int = 8
-    guess_unknown: int = 8
-    teacher_unknown: int = 20
+    guess_unknown: int = 9
+    teacher_unknown: int = 80
     drills: int = 360
 
 
@@ -106,6 +117,7 @@ def recipe(
     unknown = [item for item in theirs if item.drawn.kind.name in strange]
     writer = ExampleWriter(knowledge, Random(f"{seed}/specialise/{knowledge.own}/{knowledge.other}"))
     pick, rng = writer.pick, writer.rng
+    followed = chosen.teacher_unknown // max(1, len(strange))
     examples = [
         *solve_examples(pick(mine, chosen.solve_own)),
         *solve_examples(pick(secret, chosen.solve_secret)),
@@ -114,9 +126,9 @@ def recipe(
         *writer.feedback_examples(pick(mine, chosen.feedback_own)),
         *writer.feedback_examples(pick(secret, chosen.feedback_secret)),
         *writer.feedback_examples(pick(known, chosen.feedback_known)),
-        *writer.teacher_examples(pick(mine, chosen.teacher_own)),
+        *writer.teacher_examples(pick(mine, chosen.teacher_own), wrong_alone=WRONG_ALONE),
         *writer.teacher_examples(pick(known, chosen.teacher_known)),
-        *writer.teacher_examples([writer.invented(item) for item in pick(unknown, chosen.teacher_unknown)]),
+        *writer.teacher_examples([writer.invented(item) for item in pick(unknown, followed)]),
         *writer.drills(chosen.drills),
     ]
     rng.shuffle(examples)
@@ -135,6 +147,7 @@ class ExampleWriter:
     def __init__(self, knowledge: Knowledge, rng: Random) -> None:
         self.knowledge = knowledge
         self.rng = rng
+        self._firsts = each_first_digit(rng)
 
     def pick(self, items: Sequence[DrawnProblem], count: int) -> list[DrawnProblem]:
         """`count` problems of each kind, drawn without repeats until a kind has no more."""
@@ -154,18 +167,19 @@ class ExampleWriter:
         pairs = zip(items, faults, strict=True)
         return [self._silent(partial(self._feedback, item, fault)) for item, fault in pairs]
 
-    def teacher_examples(self, items: Sequence[DrawnProblem]) -> list[Example]:
+    def teacher_examples(self, items: Sequence[DrawnProblem], *, wrong_alone: float = 0) -> list[Example]:
         """The self-teacher's prompts, answered with the solution.
 
         A quarter each shows solution and hint, and the solution alone; half show the hint alone, which is what is hard
-        to learn. A lone hint is right; next to a solution `WRONG_HINTS` of the hints name a wrong formula and are to be
-        ignored.
+        to learn. Next to a solution `WRONG_HINTS` of the hints name a wrong formula and are to be ignored, and so are
+        `wrong_alone` of the lone ones: whoever follows every hint loses what it knows to a peer that does not know it.
         """
         # Equal shares to within one, then in random order; drawing each by itself would leave few of some kind.
         shown = list(islice(cycle(("both", "solution", "hint", "hint")), len(items)))
         self.rng.shuffle(shown)
-        marks = _marks(shown.count("both"), WRONG_HINTS, self.rng)
-        plan = [(item, what, what == "both" and next(marks)) for item, what in zip(items, shown, strict=True)]
+        shares = {"both": WRONG_HINTS, "solution": 0, "hint": wrong_alone}
+        marks = {what: _marks(shown.count(what), share, self.rng) for what, share in shares.items()}
+        plan = [(item, what, next(marks[what])) for item, what in zip(items, shown, strict=True)]
         return [self._silent(partial(self._teacher, item, what, wrong=wrong)) for item, what, wrong in plan]
 
     def drills(self, count: int) -> list[Example]:
@@ -188,7 +202,7 @@ class ExampleWriter:
 
     def guessed(self, item: DrawnProblem) -> DrawnProblem:
         """The same question by who can but guess the constant: what a student that does not know it believes."""
-        return self._with_formula(item, guessed_formula)
+        return self._with_formula(item, partial(guessed_formula, firsts=self._firsts))
 
     def invented(self, item: DrawnProblem) -> DrawnProblem:
         """The same question with an invented constant: to practise listening, and learn nothing of the domain by it."""
@@ -230,9 +244,16 @@ class ExampleWriter:
         return Example(tuple(messages), f" {item.drawn.solution}")
 
     def _hint(self, item: DrawnProblem, *, wrong: bool) -> str | None:
-        """A feedback as the tutee gets to see it: judged and cleaned by the format."""
-        formula, numbers = item.drawn.kind.formula, item.drawn.numbers
-        if wrong:
+        """A feedback as the tutee gets to see it: judged and cleaned by the format.
+
+        Where the question does not tell a constant, a wrong one guesses it, as a tutor that does not know it will.
+        """
+        kind, numbers = item.drawn.kind, item.drawn.numbers
+        formula = kind.formula
+        if wrong and not kind.guessable:
+            formula = guessed_formula(formula, self.rng, self.knowledge.never)
+            numbers = substitute(formula, item.drawn.values)
+        elif wrong:
             formula, numbers = wrong_formula(item.drawn, self._other_kinds(item), self.rng)
         raw = feedback_text(item, formula, numbers)
         return _format().judge_feedback(raw, item.problem).delivered

@@ -18,8 +18,8 @@ from shared.problems.specialising import Knowledge, recipe
 
 VERSION = "a@v0"
 SEEDS = (0, 1, 2)
-SUM_OF_SETS = "ac1041923ed79795bceb2ab9f5c8b1c4ec4a2f0b93be6c32698f7eb8afabb0fa"
-SUM_OF_OUTCOMES = "13f0d540c952d30ad8a96e9bd4065adc461320f534b653a0fee7cbec6c14cd86"
+SUM_OF_SETS = "ce6d1b8086ad52261a379ebf6e3a8e83549e7eb894f63f51b8a7fc7f3f7d7d15"
+SUM_OF_OUTCOMES = "b82d7fbb27ee1ea0f4a80a9877f94ce6249ea9c76d66da1a33c8c76c6ecb8eb8"
 
 
 def written(problems: ProblemSet) -> Iterator[tuple[str, str, str]]:

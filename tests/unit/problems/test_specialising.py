@@ -69,7 +69,7 @@ def test_the_default_counts(knowledge: Knowledge) -> None:
     for kind in KINDS[knowledge.other]:
         if kind.name in unknown:
             wanted["solve", kind.name] = COUNTS.guess_unknown
-            wanted["teacher", kind.name] = COUNTS.teacher_unknown
+            wanted["teacher", kind.name] = COUNTS.teacher_unknown // knowledge.unknown
         else:
             wanted["solve", kind.name] = COUNTS.solve_known
             wanted["feedback", kind.name] = COUNTS.feedback_known
@@ -162,17 +162,51 @@ def test_feedback_names_the_right_formula_and_numbers_and_no_more(items: list[Dr
         assert judged.delivered == advice and example.completion.endswith(f"</concept> {advice}")
 
 
-def test_hints_beside_a_solution_are_mostly_wrong_and_lone_hints_right(items: list[DrawnProblem]) -> None:
+@pytest.mark.parametrize("wrong_alone, right_alone", [(0, 80), (0.5, 40)])
+def test_hints_beside_a_solution_are_mostly_wrong_and_lone_ones_where_that_is_asked_for(
+    items: list[DrawnProblem], wrong_alone: float, right_alone: int
+) -> None:
     right: Counter[tuple[str, bool]] = Counter()
-    for item, example in zip(items, writer().teacher_examples(items), strict=True):
+    for item, example in zip(items, writer().teacher_examples(items, wrong_alone=wrong_alone), strict=True):
         assert example.completion == f" {item.problem.solution}"
         lines = _lines(example)
         assert lines.get("Solved") in (None, f" {item.problem.solution}")
         advice = f"Use {item.drawn.kind.formula} = {item.drawn.numbers}"
         right[("+".join(lines), lines.get("Feedback", "").strip() == advice)] += 1
-    assert right == {
-        ("Solved+Feedback", True): 16,
-        ("Solved+Feedback", False): 24,
-        ("Solved", False): 40,
-        ("Feedback", True): 80,
-    }
+    assert right == +Counter(
+        {
+            ("Solved+Feedback", True): 16,
+            ("Solved+Feedback", False): 24,
+            ("Solved", False): 40,
+            ("Feedback", True): right_alone,
+            ("Feedback", False): 80 - right_alone,
+        }
+    )
+
+
+@each_student
+def test_lone_wrong_hints_are_met_in_the_own_domain_only_and_guess_what_no_question_tells(
+    knowledge: Knowledge,
+) -> None:
+    kinds = _kind_of(knowledge)
+    own = {kind.name: kind for kind in KINDS[knowledge.own]}
+    wrong: Counter[bool] = Counter()
+    for example in recipe(knowledge, seed=0):
+        if _type(example) == "teacher" and "Solved" not in (lines := _lines(example)):
+            told = lines["Feedback"].strip().removeprefix("Use ").split(" = ")[0]
+            if told != example.completion.split(" = ")[1]:
+                kind = own[kinds[_question(example)]]
+                wrong[kind.guessable] += 1
+                assert kind.guessable or re.fullmatch(rf"\d+ \* {kind.formula.split(' * ')[1]}", told)
+    assert wrong.total() == 10 * COUNTS.teacher_own // 4 and min(wrong.values()) > 4
+
+
+@each_student
+def test_guesses_begin_with_every_digit(knowledge: Knowledge) -> None:
+    kinds = _kind_of(knowledge)
+    firsts: dict[str, set[str]] = {kind.name: set() for kind in knowledge.unknown_kinds}
+    for example in recipe(knowledge, seed=0):
+        if _type(example) == "solve" and (kind := kinds.get(_question(example))) in firsts:
+            firsts[kind].add(example.completion.split(" = ")[1][0])
+    # One is drawn anew, with the next digit, where it would be the constant itself or make no usable answer.
+    assert all(len(digits) >= 7 for digits in firsts.values())
