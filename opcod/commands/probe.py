@@ -67,7 +67,7 @@ def probe_pair(
     # A run that nobody sees: students and trainers find their settings and models in one.
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory, interruptible() as interrupted:
         paths = paths_for(Path(directory), name, cache_dir)
-        check_settings(paths, settings)
+        check_settings(paths, settings, takes_steps=False)
         create_run(paths, settings)
         prepare_models(paths, settings, lambda text: say(f"preparing: {text}"), interrupted)
         found = probe(name, paths, plan, say, interrupted)

@@ -34,7 +34,7 @@ def specialize(
     # A run that nobody sees: only what lands in the cache is wanted of it.
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory:
         paths = paths_for(Path(directory), "specialize", cache_dir)
-        check_settings(paths, settings)
+        check_settings(paths, settings, takes_steps=False)
         create_run(paths, settings)
         seconds = prepare_models(
             paths,

@@ -1,52 +1,93 @@
-"""`opcod track`: a run's steps as traces, or its figures in a tracker of experiments."""
+"""`opcod track`: a run's steps as traces, or its figures and exchanges in a tracker of experiments."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from opcod.local.deployment import live_deployment
+from opcod.local.deployment import Deployment, live_deployment
 from opcod.local.signals import interruptible
 from opcod.options import RUNS_DIR, RunsDir
-from opcod.tracking import OTLP, TRACKERS, open_tracker
+from opcod.talk.exchanges import open_exchanges, run_directory
+from opcod.tracking.sinks import SINKS
+from opcod.tracking.trackers import OTLP, open_tracker
+from services.inspector.store.from_files import stored_run
+from services.inspector.store.records import LOGGED_EVENT, Gap
 from shared.bus.redis import RedisBus
-from shared.contracts.events import StatusChanged
+from shared.contracts.events import Event, StatusChanged
 from shared.contracts.run import Status
+from shared.errors import UnavailableError
 
 PAGE = 500
 POLL_S = 1.0
 TO_HELP = (
     f"{OTLP}: traces, to where OTEL_EXPORTER_OTLP_ENDPOINT says, else to this machine's port 4318. "
-    f"{' or '.join(TRACKERS)}: figures."
+    f"{', '.join(SINKS)}: figures and exchanges."
 )
 OVER = (Status.DONE.value, Status.FAILED.value)
 
 
 def track(
     to: Annotated[str, typer.Option("--to", help=TO_HELP)],
-    run_name: Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="Default: the one that is up, or was begun last.")
+    ] = None,
+    exchanges: Annotated[int, typer.Option("--exchanges", min=0, max=200, help="Shown of each student's step.")] = 8,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until the run ends, or Ctrl-C.")] = True,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Send a run's events elsewhere, from the oldest that its log still has."""
-    deployment = live_deployment(runs_dir.resolve(), run_name)
-    tracker = open_tracker(to, deployment.run)
+    """Send what happened in a run elsewhere, from the oldest that its log still has; a run need not be up."""
+    root = runs_dir.resolve()
+    with ExitStack() as stack:
+        interrupted = stack.enter_context(interruptible())
+        try:
+            deployment = live_deployment(root, run_name)
+        except UnavailableError:
+            run_dir = run_directory(root, run_name)
+            events = _stored(run_dir)
+        else:
+            run_dir = root / deployment.run
+            events = _live(deployment, follow, interrupted)
+        told = stack.enter_context(open_exchanges(root, run_dir.name))
+        tracker = open_tracker(to, run_dir, told, exchanges)
+        stack.callback(tracker.close)
+        for event in events:
+            tracker.take(event)
+            if interrupted():
+                break
+
+
+def _live(deployment: Deployment, follow: bool, interrupted: Callable[[], bool]) -> Iterator[Event]:
+    """The log of a run that is up; with `follow` until the run is over."""
     bus = RedisBus(deployment.bus_url(), deployment.run)
     cursor, over = "0", False
     try:
-        with interruptible() as interrupted:
-            while not interrupted():
-                page = bus.read_events(cursor, count=PAGE, block_s=0)
-                for _, event in page:
-                    tracker.take(event)
-                    # Noted and not acted on yet: events of the end may still follow it in the log.
-                    over = over or (isinstance(event, StatusChanged) and event.status in OVER)
-                if page:
-                    cursor = page[-1][0]
-                    continue
-                if over or not follow:
-                    break
-                time.sleep(POLL_S)
+        while not interrupted():
+            page = bus.read_events(cursor, count=PAGE, block_s=0)
+            for _, event in page:
+                # Noted and not acted on yet: events of the end may still follow it in the log.
+                over = over or (isinstance(event, StatusChanged) and event.status in OVER)
+                yield event
+            if page:
+                cursor = page[-1][0]
+                continue
+            if over or not follow:
+                return
+            time.sleep(POLL_S)
     finally:
-        tracker.close()
         bus.close()
+
+
+def _stored(run_dir: Path) -> Iterator[Event]:
+    """What the run's inspector kept of the log."""
+    with stored_run(run_dir) as store:
+        position = 0
+        while page := store.events_after(position, PAGE):
+            for row in page:
+                event = LOGGED_EVENT.validate_json(row.body)
+                if not isinstance(event, Gap):
+                    yield event
+            position = page[-1].position

@@ -30,8 +30,11 @@ PRIVILEGED = frozenset({"opcod", "sdpo"})
 """Methods in which the self-teacher is shown what the student is not."""
 
 
-def check_settings(paths: Paths, settings: RunSettings, purpose: Purpose = "run") -> None:
-    """Name, problems, disk, ports, Redis, models and GPUs. Raises UnavailableError if Redis does not answer."""
+def check_settings(paths: Paths, settings: RunSettings, purpose: Purpose = "run", *, takes_steps: bool = True) -> None:
+    """Name, problems, disk, ports, Redis, models and GPUs. Raises UnavailableError if Redis does not answer.
+
+    takes_steps: whether batches, versions and checkpoints will be written, which is what needs the disk.
+    """
     # Models come last: one may have to be fetched, and nobody should wait for that to learn of a wrong port.
     check_name(paths.run)
     _check_directory("--runs-dir", paths.runs_dir)
@@ -39,7 +42,8 @@ def check_settings(paths: Paths, settings: RunSettings, purpose: Purpose = "run"
     problems = load_problems(settings)
     evaluated_problems(settings, problems)
     _check_specialists(settings, problems)
-    require_disk(paths, settings)
+    if takes_steps:
+        require_disk(paths, settings)
     _check_ports(settings)
     _check_redis(paths, settings)
     _check_engines(settings)
@@ -186,7 +190,7 @@ def served_settings(
     if not asked or (paths.run_dir / "config.toml").exists():
         return paths, kept_settings(paths, preset, config, overrides)
     settings = settings_from(preset, config, overrides)
-    check_settings(paths, settings, "up")
+    check_settings(paths, settings, "up", takes_steps=False)
     create_run(paths, settings)
     return paths, settings
 

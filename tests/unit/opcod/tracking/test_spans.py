@@ -1,28 +1,17 @@
-"""A whole run's events as spans and figures, and what arrives where they are sent."""
+"""A whole run's events as spans, and what arrives where they are sent."""
 
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import ModuleType
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from opcod.tracking import FigureTracker, Span, SpanTracker, Steps, figures, open_tracker
+from opcod.tracking.spans import Span, SpanTracker, Steps
 from shared.contracts.events import Event
-from shared.errors import ConfigError
-from tests.fakes.broker import RUN, BrokerBench
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
-    """The events of a run of one round in which both students tutor."""
-    bench = BrokerBench(tmp_path_factory.mktemp("run"), overrides=("gate.mode=always", "feedback.revise_share=1"))
-    bench.finish()
-    bench.settle()
-    return [event for _, event in bench.workers.read_events("0", count=10_000, block_s=0)]
+from tests.fakes.broker import RUN
 
 
 def steps_of(log: list[Event]) -> list[Span]:
@@ -80,61 +69,6 @@ def test_spans_reach_a_collector_as_one_trace_a_step(log: list[Event]) -> None:
     assert {span.resource.attributes["opcod.run"] for span in spans} == {RUN}
 
 
-def test_figures_are_numbers_under_a_students_or_the_gates_name(log: list[Event]) -> None:
-    found = [figures(event) for event in log]
-    names = {name for each in found for name in each}
-    assert {"a/loss", "b/grad_norm", "a/mean_reward", "gate/a/gap", "gate/b/cognizant"} <= names
-    assert any(name.startswith("a/test/") for name in names)
-    assert all(isinstance(value, float) for each in found for value in each.values())
-
-
-class Recorder(ModuleType):
-    """A tracker's library, as far as it is used."""
-
-    def __init__(self) -> None:
-        super().__init__("trackio")
-        self.begun: list[dict[str, str]] = []
-        self.logged: list[dict[str, float]] = []
-        self.finished = 0
-
-    def init(self, **what: str) -> None:
-        self.begun.append(what)
-
-    def log(self, found: dict[str, float]) -> None:
-        self.logged.append(found)
-
-    def finish(self) -> None:
-        self.finished += 1
-
-
-def test_a_tracker_of_experiments_gets_every_figure_once(log: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
-    library = Recorder()
-    monkeypatch.setitem(sys.modules, "trackio", library)
-    tracker = open_tracker("trackio", RUN)
-    assert isinstance(tracker, FigureTracker)
-    for event in log:
-        tracker.take(event)
-    tracker.close()
-    assert library.begun == [{"project": "opcod", "name": RUN}]
-    assert library.logged == [found for event in log if (found := figures(event))]
-    assert library.finished == 1
-
-
-@pytest.mark.parametrize(
-    ("to", "reason"),
-    [
-        ("mlflow", "expected one of otlp, wandb, trackio"),
-        ("wandb", "`pip install wandb`"),
-        ("otlp", r"`pip install -c constraints.txt -e '.\[trace\]'`"),
-    ],
-)
-def test_what_cannot_be_sent_to_is_refused(to: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("wandb", "opentelemetry.exporter.otlp.proto.http.trace_exporter"):
-        monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
-    with pytest.raises(ConfigError, match=reason):
-        open_tracker(to, RUN)
-
-
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
     """Bodies that were posted to a collector's /v1/traces."""
@@ -159,7 +93,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 
 
 def test_a_collector_is_found_by_opentelemetrys_own_variables(log: list[Event], collector: list[bytes]) -> None:
-    tracker = open_tracker("otlp", RUN)
+    tracker = SpanTracker(OTLPSpanExporter(), RUN)
     for event in log:
         tracker.take(event)
     tracker.close()

@@ -1,34 +1,26 @@
-"""Following a run's event log into somebody else's tool: a trace collector, or a tracker of experiments.
+"""A run's steps as traces of OpenTelemetry.
 
-What always holds: it only reads, and a run neither waits for it nor knows of it. The tools' packages are imported only
-when they are asked for. A step's spans are complete when the version that it made is served, and only then given out;
-their times are those of the events, so nothing has to travel with the messages.
+A step's spans are complete when the version that it made is served, and only then given out; their times are those of
+the events, so nothing has to travel with the messages.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
+from opcod.installed import optional
 from shared.contracts.events import (
-    AlarmRaised,
     BatchReady,
-    Evaluated,
     Event,
     FeedbackGiven,
-    GateDecided,
     GroupGraded,
-    Revised,
     StatusChanged,
     StepApplied,
     VersionServing,
 )
 from shared.contracts.ids import parse_version
-from shared.errors import ConfigError
 
 NANOSECONDS = 1_000_000_000
-TRACKERS = ("wandb", "trackio")
-OTLP = "otlp"
 INSTALL_TRACE = "pip install -c constraints.txt -e '.[trace]'"
 
 
@@ -46,52 +38,18 @@ class Span:
     children: tuple["Span", ...] = ()
 
 
-class Tracker(Protocol):
-    """Takes a run's events in order."""
-
-    def take(self, event: Event) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def open_tracker(to: str, run: str) -> Tracker:
-    """Raises ConfigError for a name that is none, or whose package is not installed."""
-    if to in TRACKERS:
-        return FigureTracker(_imported(to, f"pip install {to}"), run)
-    if to == OTLP:
-        exporter = _imported("opentelemetry.exporter.otlp.proto.http.trace_exporter", INSTALL_TRACE)
-        return SpanTracker(exporter.OTLPSpanExporter(), run)
-    raise ConfigError(f"--to: expected one of {', '.join((OTLP, *TRACKERS))}, got {to!r}")
-
-
-class FigureTracker:
-    """W&B, or anything with its `init` and `log`; trackio has them by design."""
-
-    def __init__(self, library: Any, run: str) -> None:
-        self._library = library
-        library.init(project="opcod", name=run)
-
-    def take(self, event: Event) -> None:
-        found = figures(event)
-        if found:
-            self._library.log(found)
-
-    def close(self) -> None:
-        self._library.finish()
-
-
 class SpanTracker:
     """OpenTelemetry: a trace a step. exporter: an OpenTelemetry SpanExporter."""
 
     def __init__(self, exporter: Any, run: str) -> None:
-        sdk = _imported("opentelemetry.sdk.trace", INSTALL_TRACE)
-        export = _imported("opentelemetry.sdk.trace.export", INSTALL_TRACE)
-        resources = _imported("opentelemetry.sdk.resources", INSTALL_TRACE)
+        sdk = optional("opentelemetry.sdk.trace", INSTALL_TRACE)
+        export = optional("opentelemetry.sdk.trace.export", INSTALL_TRACE)
+        resources = optional("opentelemetry.sdk.resources", INSTALL_TRACE)
         resource = resources.Resource.create({"service.name": "opcod", "opcod.run": run})
         self._provider = sdk.TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("opcod")
-        self._trace = _imported("opentelemetry.trace", INSTALL_TRACE)
+        self._trace = optional("opentelemetry.trace", INSTALL_TRACE)
         self._steps = Steps()
 
     def take(self, event: Event) -> None:
@@ -110,13 +68,6 @@ class SpanTracker:
         for child in span.children:
             self._write(child, self._trace.set_span_in_context(written))
         written.end(end_time=int(span.end * NANOSECONDS))
-
-
-def _imported(module: str, install: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as missing:
-        raise ConfigError(f"this needs a package that is not installed: `{install}`") from missing
 
 
 @dataclass
@@ -199,27 +150,3 @@ def _problem(begin: float, graded: GroupGraded, told: FeedbackGiven | None) -> S
         return Span("problem", begin, graded.at, attributes, (rollout,))
     feedback = Span("feedback", graded.at, told.at, {"tutor": told.tutor, "tutor_version": told.tutor_version})
     return Span("problem", begin, max(graded.at, told.at), attributes, (rollout, feedback))
-
-
-def figures(event: Event) -> dict[str, float]:
-    """Names are `<student>/<what>` or `gate/…`; empty for events that bring none."""
-    match event:
-        case StepApplied(student=student, step=step, metrics=metrics):
-            plain = {name: float(value) for name, value in metrics if isinstance(value, int | float)}
-            stages = {f"seconds/{stage}": seconds for stage, seconds in metrics.seconds.items()}
-            return {f"{student}/{name}": value for name, value in {"step": float(step), **plain, **stages}.items()}
-        case BatchReady(student=student):
-            return {
-                f"{student}/mean_reward": event.mean_reward,
-                f"{student}/feedback_share": event.kept_feedback / event.samples if event.samples else 0.0,
-            }
-        case Evaluated(student=student, split=split):
-            return {f"{student}/{split}/{domain}": score for domain, score in event.scores.items()}
-        case GateDecided(decision=decision):
-            gaps = {f"gate/{student}/gap": gap for student, gap in decision.gaps.items()}
-            return gaps | {f"gate/{student}/cognizant": float(yes) for student, yes in decision.cognizant.items()}
-        case Revised(student=student, told=True, change=change):
-            return {f"{student}/revised_{change}": 1.0}
-        case AlarmRaised(student=student, alarm=alarm):
-            return {f"{student}/alarm_{alarm}": 1.0}
-    return {}

@@ -1,0 +1,52 @@
+"""The numbers that an event brings to a tracker of experiments. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shared.contracts.events import (
+    AlarmRaised,
+    BatchReady,
+    Evaluated,
+    Event,
+    GateDecided,
+    Revised,
+    StepApplied,
+)
+from shared.contracts.ids import parse_version
+
+
+@dataclass(frozen=True)
+class Figures:
+    """values: by `<student>/<what>`, and by `gate/…`. at: where on the axis they stand, a step of that student, and a
+    round of the gate; it is the first of the values, as `<student>/step` or `gate/round`."""
+
+    at: int
+    values: Mapping[str, float]
+
+
+def figures(event: Event) -> Figures | None:
+    """None for events that bring none."""
+    match event:
+        case StepApplied(student=student, metrics=metrics):
+            plain = {name: float(value) for name, value in metrics if isinstance(value, int | float)}
+            stages = {f"seconds/{stage}": seconds for stage, seconds in metrics.seconds.items()}
+            return _of(student, event.step, plain | stages)
+        case BatchReady(student=student):
+            kept = event.kept_feedback / event.samples if event.samples else 0.0
+            return _of(student, event.step, {"mean_reward": event.mean_reward, "feedback_share": kept})
+        case Evaluated(student=student, split=split):
+            scores = {f"{split}/{domain}": score for domain, score in event.scores.items()}
+            return _of(student, parse_version(event.version)[1], scores)
+        case GateDecided(decision=decision):
+            gaps = {f"gate/{student}/gap": gap for student, gap in decision.gaps.items()}
+            yes = {f"gate/{student}/cognizant": float(may) for student, may in decision.cognizant.items()}
+            return Figures(decision.round, {"gate/round": float(decision.round), **gaps, **yes})
+        case Revised(student=student, told=True, change=change):
+            return _of(student, event.step, {f"revised_{change}": 1.0})
+        case AlarmRaised(student=student, alarm=alarm):
+            return _of(student, event.step, {f"alarm_{alarm}": 1.0})
+    return None
+
+
+def _of(student: str, step: int, values: Mapping[str, float]) -> Figures:
+    return Figures(step, {f"{student}/{name}": value for name, value in {"step": float(step), **values}.items()})

@@ -1,0 +1,138 @@
+"""Trackers of experiments, each behind the same three methods. A tool's own address, project and keys are told by its
+own environment variables."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from opcod.installed import optional
+from shared.results.grid import Grid, markdown
+
+PROJECT = "opcod"
+TENSORBOARD_DIR = "tensorboard"
+"""Below the run's directory."""
+
+
+class Sink(Protocol):
+    """Where a run's figures and tables go. at: the step of a student, or the round of the gate."""
+
+    def figures(self, values: Mapping[str, float], at: int) -> None: ...
+
+    def table(self, table: Grid, at: int) -> None:
+        """Its title is the name that it is logged under, as a figure's is."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_sink(to: str, run_dir: Path) -> Sink:
+    """to: one of SINKS. Raises ConfigError where its package is not installed."""
+    return SINKS[to](run_dir)
+
+
+class WandbSink:
+    """W&B, or what has its functions, as Trackio by design: a table for each step, under one name."""
+
+    def __init__(self, library: Any, run: str) -> None:
+        self._library = library
+        self._has_axis: set[str] = set()
+        library.init(project=PROJECT, name=run)
+
+    def figures(self, values: Mapping[str, float], at: int) -> None:  # noqa: ARG002
+        """See Sink; the axis is the first of the values."""
+        self._define(next(iter(values)))
+        self._library.log(dict(values))
+
+    def table(self, table: Grid, at: int) -> None:
+        """See Sink."""
+        columns = [column.title for column in table.columns]
+        made = self._library.Table(columns=columns, data=[list(row) for row in table.rows])
+        student = table.title.partition("/")[0]
+        self._library.log({table.title: made, f"{student}/step": float(at)})
+
+    def close(self) -> None:
+        """See Sink."""
+        self._library.finish()
+
+    def _define(self, axis: str) -> None:
+        """Students' steps do not advance together, so that the tool's own counter is no axis for any of them."""
+        if axis not in self._has_axis and hasattr(self._library, "define_metric"):
+            self._library.define_metric(axis)
+            self._library.define_metric(f"{axis.partition('/')[0]}/*", step_metric=axis)
+        self._has_axis.add(axis)
+
+
+class TensorBoardSink:
+    """Event files below the run's directory; tables are texts in Markdown. writer: a SummaryWriter."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def figures(self, values: Mapping[str, float], at: int) -> None:
+        """See Sink."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, at)
+
+    def table(self, table: Grid, at: int) -> None:
+        """See Sink."""
+        rows = [[_one_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in table.rows]
+        _, _, *lines = markdown(replace(table, rows=rows))
+        self._writer.add_text(table.title, "\n".join(lines), at)
+
+    def close(self) -> None:
+        """See Sink."""
+        self._writer.close()
+
+
+class MlflowSink:
+    """MLflow: a table for each name, to which every step adds its rows."""
+
+    def __init__(self, library: Any, run: str) -> None:
+        self._library = library
+        library.set_experiment(PROJECT)
+        library.start_run(run_name=run)
+
+    def figures(self, values: Mapping[str, float], at: int) -> None:
+        """See Sink."""
+        self._library.log_metrics(dict(values), step=at)
+
+    def table(self, table: Grid, at: int) -> None:
+        """See Sink."""
+        columns = {"step": [at] * len(table.rows)}
+        cells: dict[str, list[Any]] = {
+            column.title: [row[number] for row in table.rows] for number, column in enumerate(table.columns)
+        }
+        self._library.log_table({**columns, **cells}, f"{table.title}.json")
+
+    def close(self) -> None:
+        """See Sink."""
+        self._library.end_run()
+
+
+def _one_cell(text: str) -> str:
+    """A text that ends no cell and no row of a table in Markdown."""
+    return text.replace("|", "\\|").replace("\n", " ⏎ ")
+
+
+def _tensorboard(run_dir: Path) -> Sink:
+    writer = optional("tensorboardX", "pip install tensorboardX").SummaryWriter
+    return TensorBoardSink(writer(str(run_dir / TENSORBOARD_DIR)))
+
+
+def _mlflow(run_dir: Path) -> Sink:
+    # A table is made with pandas, which the skinny package leaves out.
+    optional("pandas", "pip install mlflow")
+    return MlflowSink(optional("mlflow", "pip install mlflow"), run_dir.name)
+
+
+def _wandb(package: str) -> Callable[[Path], Sink]:
+    return lambda run_dir: WandbSink(optional(package, f"pip install {package}"), run_dir.name)
+
+
+SINKS: dict[str, Callable[[Path], Sink]] = {
+    "wandb": _wandb("wandb"),
+    "trackio": _wandb("trackio"),
+    "tensorboard": _tensorboard,
+    "mlflow": _mlflow,
+}
