@@ -68,7 +68,7 @@ def load_settings(
         for name, value in sorted(environ.items())
         if name.startswith(ENV_PREFIX)
     ]
-    ranks = [f"trainer.ranks={environ[ENV_RANKS]}"] if ENV_RANKS in environ else []
+    ranks = [f"trainer.ranks={environ[ENV_RANKS]}"] if environ.get(ENV_RANKS) else []
     for override in [*ranks, *from_env, *overrides]:
         _apply(tree, override)
     return validate(tree)
