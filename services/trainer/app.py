@@ -76,19 +76,21 @@ def serve_rank(config: TrainerConfig) -> int:
     from services.trainer.ranks.processes import Ranks
 
     ranks = Ranks(device_here(), config.settings.trainer.rank_timeout_s)
-    return serve(config, ranks) if ranks.rank == 0 else follow_rank_0(config, ranks)
+    if ranks.rank == 0:
+        return serve(config, ranks)
+    checkpoints, store = _state_of(config)
+    return follow_rank_0(config.training, store, checkpoints, ranks)
 
 
-def follow_rank_0(config: TrainerConfig, ranks: "Ranks") -> int:
-    """Work as rank 0 says, until it says stop."""
+def follow_rank_0(config: TrainingConfig, batches: LocalStore, checkpoints: Checkpoints, ranks: "Ranks") -> int:
+    """Work as rank 0 says, until it says stop. batches: where sealed batches lie."""
     # The agent tells all of us to end. Rank 0 first ends what it has begun, for which it needs us.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with(os.getppid(), signal.SIGKILL)
     set_up(config.settings, device_here())
     try:
         if next_command(ranks.heard).name == "begin":
-            checkpoints, store = _state_of(config)
-            work = build_work(config.training, store, checkpoints, ranks)
+            work = build_work(config, batches, checkpoints, ranks)
             ranks.texts("ready")
             follow(work, ranks.heard)
     except RankLostError:

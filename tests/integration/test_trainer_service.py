@@ -78,8 +78,8 @@ class Answers:
         self.done: dict[int, StepDone] = {}
         self.seen = 0
 
-    def read_until(self, step: int) -> None:
-        wait_until(lambda: self._read(step), f"the report of step {step}")
+    def read_until(self, step: int, deadline_s: float = WAIT_S) -> None:
+        wait_until(lambda: self._read(step), f"the report of step {step}", deadline_s=deadline_s)
 
     def _read(self, step: int) -> bool:
         for delivery in self.bus.take([(RESULTS, BROKER)], "broker", limit=16, block_s=0.1):

@@ -36,6 +36,7 @@ def run_ranks(size: int, directory: Path, *arguments: str) -> None:
     finally:
         for process in processes:
             process.kill()
+            process.wait(timeout=WAIT_S)
     assert codes == [0] * size, "\n".join(log_of(directory, rank).read_text() for rank in range(size))
 
 

@@ -19,4 +19,5 @@ def test_a_rank_that_stands_still_is_missed_in_time(tmp_path: Path, still: int, 
     finally:
         for process in processes:
             process.kill()
+            process.wait(timeout=WAIT_S)
     assert "expected an answer of every rank" in (tmp_path / "lost").read_text()

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -52,8 +52,8 @@ def cards_for(ranks: int) -> int:
     return cards
 
 
-def launch(module: str, run_id: str, ranks: int) -> int:
-    """Run `python -m <module>` as each of `ranks` ranks until one ends or SIGTERM comes; the exit code.
+def launch(module: str, run_id: str, ranks: int, arguments: Sequence[str] = ()) -> int:
+    """Run `python -m <module> <arguments>` as each of `ranks` ranks until one ends or SIGTERM comes; the exit code.
 
     Raises ConfigError as `cards_for`.
     """
@@ -81,7 +81,7 @@ def launch(module: str, run_id: str, ranks: int) -> int:
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", module)
+            elastic_launch(config, sys.executable)("-m", module, *arguments)
         except ChildFailedError as error:
             rank, first = error.get_first_failure()
             log.error("a rank has ended, and so do all", rank=rank, exit_code=first.exitcode)
