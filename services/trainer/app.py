@@ -8,7 +8,6 @@ others only load the model and work as they are told.
 import os
 import signal
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -48,7 +47,7 @@ log = structlog.get_logger()
 NAME_POLL_S = 0.5
 
 LEADER_ENDS_S = 30.0
-"""That a rank waits for rank 0 to end, or to end it: how it ends is what the supervisor goes by."""
+"""That a rank which lost rank 0 waits to be ended: how rank 0 ends is what the supervisor goes by."""
 
 
 def main() -> int:
@@ -60,6 +59,7 @@ def main() -> int:
         run=environment.run,
         student=environment.student,
         replica=environment.replica,
+        rank=os.environ.get("RANK"),
     )
     config = trainer_config(environment)
     ranks = config.settings.trainer.ranks
@@ -85,7 +85,8 @@ def serve_rank(config: TrainerConfig) -> int:
 def follow_rank_0(config: TrainingConfig, batches: LocalStore, checkpoints: Checkpoints, ranks: "Ranks") -> int:
     """Work as rank 0 says, until it says stop. batches: where sealed batches lie."""
     # The agent tells all of us to end. Rank 0 first ends what it has begun, for which it needs us.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: asked.set())
     end_with(os.getppid(), signal.SIGKILL)
     set_up(config.settings, device_here())
     try:
@@ -93,9 +94,9 @@ def follow_rank_0(config: TrainingConfig, batches: LocalStore, checkpoints: Chec
             work = build_work(config, batches, checkpoints, ranks)
             ranks.texts("ready")
             follow(work, ranks.heard)
-    except RankLostError:
+    except (RankLostError, RuntimeError):  # the latter from torch, where weights are gathered
         # Whose end came first decides how the group is started again: that is not ours.
-        time.sleep(LEADER_ENDS_S)
+        asked.wait(LEADER_ENDS_S)
         raise
     return 0
 

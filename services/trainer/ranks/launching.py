@@ -19,7 +19,8 @@ from shared.errors import ConfigError
 from shared.gpus import VISIBLE, gpus_here, named
 from shared.http.serving import PARENT_VARIABLE
 
-RANK = "RANK"
+# Of what the agent sets, the one that nothing else does.
+_BY_AGENT = "TORCHELASTIC_RUN_ID"
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 MONITOR_S = 0.5
@@ -33,7 +34,7 @@ log = structlog.get_logger()
 
 def is_rank(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is a rank that an agent has started."""
-    return RANK in environ
+    return _BY_AGENT in environ
 
 
 def cards_for(ranks: int) -> int:

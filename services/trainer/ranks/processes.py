@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from services.trainer.ranks.group import RankLostError
+from shared.errors import reason
 
 BEAT_S = 20.0
 """Between two signs of life of rank 0."""
@@ -136,6 +137,6 @@ def _lost() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RankLostError(
-            f"expected an answer of every rank of this trainer, got: {str(error).splitlines()[0]}; the log says which "
-            "one ended, and why; one that is slow rather than gone needs a larger trainer.rank_timeout_s"
+            f"expected an answer of every rank of this trainer, got {reason(error)!r}; the log says which one ended, "
+            "and why; one that is slow rather than gone needs a larger trainer.rank_timeout_s"
         ) from error

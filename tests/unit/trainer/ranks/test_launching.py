@@ -27,5 +27,5 @@ def test_ranks_that_would_share_one_are_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_rank_is_what_the_agent_has_started() -> None:
-    assert is_rank({"RANK": "0"})
-    assert not is_rank({"WORLD_SIZE": "2"})
+    assert is_rank({"TORCHELASTIC_RUN_ID": "trainer-a-0", "RANK": "0"})
+    assert not is_rank({"RANK": "0"})
