@@ -22,7 +22,8 @@ def wanted(settings: RunSettings) -> dict[str, int]:
     for name, section in sorted(settings.students.items()):
         found = section.engine == "scripted" or (section.engine == "vllm" and section.vllm.url is not None)
         students[f"student-{name}"] = 0 if found else section.vllm.gpus if section.engine == "vllm" else 1
-    return {**students, **{f"trainer-{name}": 1 for name in sorted(settings.students)}}
+    ranks = settings.trainer.ranks
+    return {**students, **{f"trainer-{name}": ranks for name in sorted(settings.students)}}
 
 
 def share_out(settings: RunSettings, available: int) -> Shares:
@@ -40,7 +41,8 @@ def share_out(settings: RunSettings, available: int) -> Shares:
     taken = 0
     for service, count in needs.items():
         if count > available:
-            raise ConfigError(f"{service} needs {count} GPUs, this machine has {available}; lower its parallel sizes")
+            setting = "trainer.ranks" if service.startswith("trainer") else "its parallel sizes"
+            raise ConfigError(f"{service} needs {count} GPUs, this machine has {available}; lower {setting}")
         # From the next free GPU on, while there are enough of them in a row.
         first = taken if taken + count <= available else _again(service, shares, available)
         shares[service] = tuple((first + number) % available for number in range(count))

@@ -219,6 +219,7 @@ class CardPlanner:
                 else ["make activations again (trainer.recompute = true)"]
             )
         if trainers and self.settings.run.weights == "full":
+            ways.append("share the weights out over ranks (trainer.ranks)")
             ways.append('train an adapter (run.weights = "lora")')
         if any(self._server(need.service) is not None for need in card.needs) and len(card.needs) == 1:
             ways.append("split the server over several (students.<x>.vllm.tensor_parallel_size)")

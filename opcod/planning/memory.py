@@ -4,7 +4,7 @@ Nothing is loaded. docs/paper-runs.md has measurements.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opcod.planning.shapes import DTYPE_BYTES, ModelShape
 from opcod.planning.work import Lengths
@@ -178,7 +178,9 @@ def trainer_need(
     gpu: bool,
     pass_tokens: int | None = None,
 ) -> Need:
-    """gpu: attention there keeps no weights for the backward pass. pass_tokens: in place of
+    """Of each GPU, or of all ranks where there is none.
+
+    gpu: attention there keeps no weights for the backward pass. pass_tokens: in place of
     `optimizer.micro_batch_tokens`.
     """
     size = DTYPE_BYTES[settings.students[student].dtype]
@@ -196,14 +198,17 @@ def trainer_need(
         MemoryPart(f"{ACTIVATIONS}: {tokens} tokens", kept + _forward_bytes(shape, tokens, size)),
         MemoryPart("logits, a chunk at a time", _chunk_bytes(settings, shape) if gpu else CHUNK_BYTES),
     )
+    sharded = settings.run.weights == "full" and settings.trainer.ranks > 1
+    parts = (
+        *(_sharded_parts(settings, shape, size) if sharded else _trained_parts(student, settings, shape, size)),
+        *passing,
+        *(() if gpu else (_kept_by_allocator("trainer", passing),)),
+        MemoryPart("runtime", CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),
+    )
+    copies = 1 if gpu else settings.trainer.ranks
+    # What is mapped is there once, whoever maps it.
     return Need(
-        f"trainer-{student}",
-        (
-            *_trained_parts(student, settings, shape, size),
-            *passing,
-            *(() if gpu else (_kept_by_allocator("trainer", passing),)),
-            MemoryPart("runtime", CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),
-        ),
+        f"trainer-{student}", tuple(part if part.shared else replace(part, bytes=copies * part.bytes) for part in parts)
     )
 
 
@@ -267,6 +272,26 @@ def _trained_parts(student: str, settings: RunSettings, shape: ModelShape, size:
             else ()
         ),
         *((MemoryPart("gradient of the output layer, fp32", 4 * shape.vocabulary * shape.hidden),) if full else ()),
+    )
+
+
+def _sharded_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple[MemoryPart, ...]:
+    """Of one rank of those that share out all weights: its part of what is kept, and what is whole at a time."""
+    ranks, outside = settings.trainer.ranks, shape.outside_parameters
+    block = -(-(shape.parameters - outside) // shape.layers)
+
+    def part(per_parameter: int) -> int:
+        return -(-per_parameter * shape.parameters // ranks)
+
+    return (
+        MemoryPart(f"weights and gradient, fp32, of {ranks} parts one", part(8)),
+        MemoryPart(f"optimizer, fp32, of {ranks} parts one", part(8)),
+        MemoryPart(f"EMA teacher, fp32, of {ranks} parts one", part(4)),
+        # Outside of blocks the student's and the teacher's at once; of blocks the one at work and the next one.
+        MemoryPart("weights that are whole", size * (2 * outside + 2 * block)),
+        # In the model's type as it is made, in fp32 as it is summed up.
+        MemoryPart("gradient that is whole", (size + 4) * (outside + block)),
+        MemoryPart("gradient of the output layer, fp32", 4 * shape.vocabulary * shape.hidden),
     )
 
 

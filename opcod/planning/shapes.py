@@ -35,8 +35,12 @@ class ModelShape:
         """All weights, the embedding once if it is the output layer, too."""
         norms = 2 * self.hidden + (2 * self.head_width if self.norms else 0)
         block = sum(rows * columns for rows, columns in self._linear()) + norms
-        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
-        return self.layers * block + embeddings + self.hidden
+        return self.layers * block + self.outside_parameters
+
+    @property
+    def outside_parameters(self) -> int:
+        """Those of `parameters` that are in no block."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
 
     def linear_parameters(self, first_layer: int) -> int:
         """Weights of the linear layers that an adapter changes."""

@@ -1,10 +1,14 @@
 """The trainer put together: bus, store, model, and the thread that trains.
 
 The model is loaded in that thread, so that probes answer from the start. A process that loses its lease ends with
-exit code 75 and is started again; it then waits for the lease like any other.
+exit code 75 and is started again; it then waits for the lease like any other. With several ranks this is rank 0; the
+others only load the model and work as they are told.
 """
 
+import os
+import signal
 import threading
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,7 +21,10 @@ from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
 from services.trainer.model.teacher import TrustRegionTeacher
 from services.trainer.model.trained import TrainedAdapter, TrainedModel
+from services.trainer.ranks.group import Alone, Group, RankLostError
+from services.trainer.ranks.leading import Command, LeadWork, follow, next_command, told
 from services.trainer.trainer import StudentTrainer
+from services.trainer.work import RankWork, StepWork
 from shared.bus.leases import LeaseKeeper
 from shared.bus.port import Bus
 from shared.bus.redis import RedisBus
@@ -30,9 +37,17 @@ from shared.modeling.device import device_here
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.obs.logging import configure_logging
 from shared.obs.presence import Presence, own_url
+from shared.parents import end_with
+
+if TYPE_CHECKING:
+    from services.trainer.model.sharded import ShardedStudent
+    from services.trainer.ranks.processes import Ranks
 
 log = structlog.get_logger()
 NAME_POLL_S = 0.5
+
+LEADER_ENDS_S = 30.0
+"""That a rank which lost rank 0 waits to be ended: how rank 0 ends is what the supervisor goes by."""
 
 
 def main() -> int:
@@ -44,11 +59,50 @@ def main() -> int:
         run=environment.run,
         student=environment.student,
         replica=environment.replica,
+        rank=os.environ.get("RANK"),
     )
-    return serve(trainer_config(environment))
+    config = trainer_config(environment)
+    ranks = config.settings.trainer.ranks
+    if ranks == 1:
+        return serve(config)
+    # Not before: a trainer of one rank needs none of it.
+    from services.trainer.ranks.launching import is_rank, launch
+
+    return serve_rank(config) if is_rank() else launch("services.trainer", config.consumer, ranks)
 
 
-def serve(config: TrainerConfig) -> int:
+def serve_rank(config: TrainerConfig) -> int:
+    """As one of several ranks; rank 0 serves."""
+    from services.trainer.ranks.processes import Ranks
+
+    ranks = Ranks(device_here(), config.settings.trainer.rank_timeout_s)
+    if ranks.rank == 0:
+        return serve(config, ranks)
+    checkpoints, store = _state_of(config)
+    return follow_rank_0(config.training, store, checkpoints, ranks)
+
+
+def follow_rank_0(config: TrainingConfig, batches: LocalStore, checkpoints: Checkpoints, ranks: "Ranks") -> int:
+    """Work as rank 0 says, until it says stop. batches: where sealed batches lie."""
+    # The agent tells all of us to end. Rank 0 first ends what it has begun, for which it needs us.
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: asked.set())
+    end_with(os.getppid(), signal.SIGKILL)
+    set_up(config.settings, device_here())
+    try:
+        if next_command(ranks.heard).name == "begin":
+            work = build_work(config, batches, checkpoints, ranks)
+            ranks.texts("ready")
+            follow(work, ranks.heard)
+    except (RankLostError, RuntimeError):  # the latter from torch, where weights are gathered
+        # Whose end came first decides how the group is started again: that is not ours.
+        asked.wait(LEADER_ENDS_S)
+        raise
+    return 0
+
+
+def serve(config: TrainerConfig, ranks: "Ranks | None" = None) -> int:
+    """ranks: those that this process leads."""
     set_up(config.settings, device_here())
     bus = RedisBus(
         config.environment.bus_url(),
@@ -71,7 +125,9 @@ def serve(config: TrainerConfig) -> int:
         period_s=config.settings.bus.heartbeat_s,
     )
     service = Service("trainer")
-    service.spawn("trainer", lambda: _train(config, bus, board, service, presence))
+    service.spawn("trainer", lambda: _train(config, bus, board, service, presence, ranks))
+    if ranks is not None:
+        service.spawn("signs of life", lambda: ranks.beat(service.stopping))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
     app = create_app("opcod trainer", ready=board.problem, keys=config.keys, limits=config.settings.serving.limits)
     try:
@@ -82,18 +138,37 @@ def serve(config: TrainerConfig) -> int:
         bus.close()
 
 
-def _train(config: TrainerConfig, bus: Bus, board: TrainerBoard, service: Service, presence: Presence) -> None:
+def _train(
+    config: TrainerConfig,
+    bus: Bus,
+    board: TrainerBoard,
+    service: Service,
+    presence: Presence,
+    ranks: "Ranks | None",
+) -> None:
+    _consume(config, bus, board, service, presence, ranks)
+    # Not where that fails: the process ends with it, and the agent ends the others.
+    if ranks is not None:
+        with told(ranks, Command(name="stop")):
+            pass
+
+
+def _consume(
+    config: TrainerConfig,
+    bus: Bus,
+    board: TrainerBoard,
+    service: Service,
+    presence: Presence,
+    ranks: "Ranks | None",
+) -> None:
     board.state = "waiting for its name"
     while not presence.admitted.wait(NAME_POLL_S):
         if service.stopping.is_set():
             return
     board.state = "loading the model"
-    store = LocalStore(config.environment.run_dir)
+    checkpoints, store = _state_of(config)
     store.sweep_temporary()
-    checkpoints = Checkpoints(
-        store, run=config.training.run, student=config.training.student, base_sha256=config.training.base.sha256
-    )
-    trainer = build_trainer(config.training, store, checkpoints, service.stopping)
+    trainer = build_trainer(config.training, store, checkpoints, service.stopping, ranks=ranks)
     board.rendering = trainer.rendering
     fence = LeaseFence(bus, config.training.student, config.consumer, ttl_s=config.settings.bus.lease_s)
     with LeaseKeeper(bus, lease_s=config.settings.bus.lease_s) as keeper:
@@ -117,26 +192,72 @@ def build_trainer(
     stopping: threading.Event,
     *,
     batches: LocalStore | None = None,
+    ranks: "Ranks | None" = None,
 ) -> StudentTrainer:
-    """Load model and tokenizer. batches: where sealed batches lie, if not in `store`. Raises ModelError."""
-    model = build_model(config)
-    _tell_packing(model)
-    loss = config.step.loss
-    teacher = TrustRegionTeacher(model, loss.trust_region_mix) if loss.teacher == "trust_region" else None
-    learner = Learner(model, config.step.optimizer, teacher)
+    """Load model and tokenizer. batches: where sealed batches lie, if not in `store`. ranks: those that this process
+    leads, which load them, too. Raises ModelError."""
+    work: StepWork
+    if ranks is None:
+        work = build_work(config, batches or store, checkpoints)
+    else:
+        with told(ranks, Command(name="begin")):
+            own = build_work(config, batches or store, checkpoints, ranks)
+            # Here they wait for the slowest, and not where somebody is expected to listen.
+            ranks.texts("ready")
+        work = LeadWork(own, ranks)
     return StudentTrainer(
-        learner,
-        load_tokenizer(config.base.path, config.section.chat_template),
+        work,
         store,
         checkpoints,
         config.step,
         run=config.run,
         student=config.student,
         base_model=config.base.sha256,
-        shorten_prompts=config.shorten_prompts,
         stopping=stopping,
-        batches=batches,
     )
+
+
+def build_work(
+    config: TrainingConfig, batches: LocalStore, checkpoints: Checkpoints, group: Group | None = None
+) -> RankWork:
+    """The part of one rank. batches: where sealed batches lie. Raises ModelError."""
+    learner = build_learner(config, group or Alone())
+    _tell_packing(learner.model)
+    return RankWork(
+        learner,
+        load_tokenizer(config.base.path, config.section.chat_template),
+        batches,
+        checkpoints,
+        config.step,
+        run=config.run,
+        shorten_prompts=config.shorten_prompts,
+    )
+
+
+def build_learner(config: TrainingConfig, group: Group) -> Learner:
+    """As the training begins. Of all weights each rank holds a part, an adapter is whole on each. Raises ModelError."""
+    optimizer, loss = config.step.optimizer, config.step.loss
+    if group.size > 1 and config.lora is None:
+        from services.trainer.model.sharded import ShardedTeacher
+
+        student = build_sharded(config, group)
+        return Learner(
+            student, optimizer, ShardedTeacher(student, optimizer.ema_rate, build_sharded(config, group)), group
+        )
+    model = build_model(config)
+    teacher = TrustRegionTeacher(model, loss.trust_region_mix) if loss.teacher == "trust_region" else None
+    return Learner(model, optimizer, teacher, group)
+
+
+def build_sharded(config: TrainingConfig, group: Group) -> "ShardedStudent":
+    """All weights of the student, shared out over the ranks. Raises ModelError."""
+    from services.trainer.model.sharded import ShardedModel, ShardedStudent
+
+    device = device_here()
+    # To the host, where it stays in its files: of each block a rank keeps its rows alone.
+    base = load_model(config.base.path, config.section.dtype)
+    trained = ShardedModel(base, config.base.path, group, device)
+    return ShardedStudent(trained, recompute=config.settings.trainer.recomputes(device))
 
 
 def build_model(config: TrainingConfig) -> StudentModel:
@@ -149,6 +270,12 @@ def build_model(config: TrainingConfig) -> StudentModel:
         else TrainedAdapter(base, config.lora, config.adapter_seed)
     )
     return StudentModel(trained, recompute=config.settings.trainer.recomputes(device))
+
+
+def _state_of(config: TrainerConfig) -> tuple[Checkpoints, LocalStore]:
+    store, training = LocalStore(config.environment.run_dir), config.training
+    checkpoints = Checkpoints(store, run=training.run, student=training.student, base_sha256=training.base.sha256)
+    return checkpoints, store
 
 
 def _tell_packing(model: StudentModel) -> None:

@@ -2,7 +2,8 @@
 
 What always holds: a checkpoint is complete or absent; its files have the sha256 that its manifest names; and the
 newest one decides which steps are applied. A whole one holds everything that training needs to go on; another one
-needs the batches since the last whole one. It holds no generator's state, since nothing in a step is drawn.
+needs the batches since the last whole one. It holds no generator's state, since nothing in a step is drawn. Where
+weights are shared out over ranks, each has files of its own rows in it, and any number of ranks can go on from them.
 
 It also holds what is published from it: the version's files as they are, its manifest, and the report of every step
 so far, so that announcing again says the same.
@@ -20,7 +21,7 @@ or thread count, its bytes would differ from those under its name, which is immu
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from services.trainer.model.learner import LearnerState
+from services.trainer.model.rowshares import own_rows
 from shared.contracts.ids import weights_uri
 from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry, StepDone, WeightsManifest, WeightsPublished
@@ -43,6 +45,7 @@ from shared.obs.faults import fault_point
 KEPT = 2
 EXACT_FILE = "exact.safetensors"
 TEACHER_FILE = "teacher.safetensors"
+TEACHER_FILES = "teacher*.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 BROKEN_SUFFIX = ".broken"
 
@@ -50,7 +53,9 @@ log = structlog.get_logger()
 
 
 class CheckpointManifest(Contract):
-    """token: the fencing token it was written under. done: the reports of steps 1 to `step`, in order."""
+    """token: the fencing token it was written under. done: the reports of steps 1 to `step`, in order. shards: over how
+    many ranks the rows of its state are shared out.
+    """
 
     run: str
     student: str
@@ -62,6 +67,7 @@ class CheckpointManifest(Contract):
     weights: WeightsManifest
     done: tuple[StepDone, ...]
     files: tuple[FileEntry, ...]
+    shards: int = Field(default=1, ge=1)
 
     @property
     def name(self) -> str:
@@ -69,11 +75,17 @@ class CheckpointManifest(Contract):
 
     @property
     def whole(self) -> bool:
-        return any(entry.name == TEACHER_FILE for entry in self.files)
+        return any(entry.name == shard_name(TEACHER_FILE, 0, self.shards) for entry in self.files)
 
 
 def directory_name(student: str, step: int) -> str:
     return f"checkpoints/{student}/k{step:06d}"
+
+
+def shard_name(file: str, rank: int, shards: int) -> str:
+    """Of the part of `file` that a rank writes."""
+    stem, _, suffix = file.partition(".")
+    return file if shards == 1 else f"{stem}-{rank + 1:05d}-of-{shards:05d}.{suffix}"
 
 
 class Checkpoints:
@@ -96,7 +108,7 @@ class Checkpoints:
         for step in reversed(steps):
             name = directory_name(self._student, step)
             try:
-                manifest = self._read(step)
+                manifest = self.read(step)
                 self._store.verify(name, self._store.read_manifest(name))
             except StorageError as error:
                 log.error("checkpoint broken, going back", checkpoint=name, error=str(error))
@@ -111,29 +123,31 @@ class Checkpoints:
             )
         return None
 
-    def newest_state(self, limit: int) -> tuple[int, LearnerState] | None:
-        """Step and state of the newest whole checkpoint up to step `limit` that can be loaded. Raises ModelError."""
-        for manifest in reversed(self._readable()):
-            if manifest.whole and manifest.step <= limit:
-                try:
-                    return manifest.step, self.load(manifest)
-                except StorageError as error:
-                    log.error("whole checkpoint broken, going back", checkpoint=manifest.name, error=str(error))
-        return None
+    def whole_steps(self, limit: int) -> list[int]:
+        """Of the whole checkpoints up to step `limit`, the newest first."""
+        return [each.step for each in reversed(self._readable()) if each.whole and each.step <= limit]
 
     def published(self, manifest: CheckpointManifest) -> Mapping[str, Tensor]:
         """The tensors of its version. Raises StorageError or ModelError."""
         return version_tensors(self._store.root / manifest.name, manifest.weights)
 
-    def load(self, manifest: CheckpointManifest) -> LearnerState:
-        """The state in a whole checkpoint. Raises StorageError or ModelError where a file is not what it should be."""
+    def load(self, manifest: CheckpointManifest, rank: int = 0, ranks: int = 1) -> LearnerState:
+        """The state in a whole checkpoint, of what is shared out the rows of rank `rank` of `ranks`.
+
+        Raises StorageError or ModelError where a file is not what it should be.
+        """
         paths = {
             entry.name: self._store.open_verified(manifest.name, entry.name, entry.sha256) for entry in manifest.files
         }
         try:
             published = self.published(manifest)
-            exact = load_file(paths[EXACT_FILE]) if EXACT_FILE in paths else {}
-            teacher, optimizer = (load_file(paths[name]) for name in (TEACHER_FILE, OPTIMIZER_FILE))
+            exact, teacher, optimizer = (
+                _rows({name: paths[name] for name in names if name in paths}, names, rank, ranks)
+                for names in (
+                    [shard_name(file, shard, manifest.shards) for shard in range(manifest.shards)]
+                    for file in (EXACT_FILE, TEACHER_FILE, OPTIMIZER_FILE)
+                )
+            )
         except (SafetensorError, KeyError, OSError) as error:
             raise StorageError(f"cannot load the checkpoint {manifest.name}: {error}") from error
         return LearnerState(published, exact, teacher, optimizer, manifest.phase_updates, manifest.skipped_in_row)
@@ -146,10 +160,13 @@ class Checkpoints:
         weights: WeightsManifest,
         files: Mapping[str, Content],
         done: tuple[StepDone, ...],
+        shards: int = 1,
+        beside: Callable[[Path], Sequence[FileEntry]] = lambda _: (),
     ) -> CheckpointManifest:
         """Write the checkpoint of step `weights.step`; from here on that step is applied.
 
-        files: those of its version, which `weights` lists once they are written.
+        files: those of its version, which `weights` lists once they are written. shards, beside: over how many ranks
+        the state is shared out, of which `state` is that of rank 0, and what has the others write theirs.
         Raises FencedError if a checkpoint on disk was written under a higher token, StorageError if it cannot be
         written. Then no older checkpoint is touched.
         """
@@ -160,7 +177,7 @@ class Checkpoints:
                 f"the checkpoints of student {self._student} carry fencing token {highest}, this trainer holds "
                 f"{token}: another trainer went on; this one must stop"
             )
-        content = {**files, **_state_files(state)}
+        content = {**files, **state_files(state, 0, shards)}
 
         def manifest(entries: tuple[FileEntry, ...]) -> bytes:
             fault_point("trainer.mid-checkpoint")
@@ -177,16 +194,17 @@ class Checkpoints:
                     weights=weights.model_copy(update={"files": published}),
                     done=done,
                     files=entries,
+                    shards=shards,
                 )
                 .model_dump_json()
                 .encode()
             )
 
-        self._store.write_directory(directory_name(self._student, weights.step), content, manifest)
+        self._store.write_directory(directory_name(self._student, weights.step), content, manifest, beside)
         fault_point("trainer.after-checkpoint")
         self._prune()
         # Read back, not kept from memory: if another trainer wrote it first, its report is the one that counts.
-        return self._read(weights.step)
+        return self.read(weights.step)
 
     def highest_token(self) -> int:
         """The highest fencing token that any checkpoint was written under, 0 if there is none."""
@@ -201,12 +219,13 @@ class Checkpoints:
         found: list[CheckpointManifest] = []
         for step in self._steps():
             try:
-                found.append(self._read(step))
+                found.append(self.read(step))
             except StorageError as error:
                 log.warning("checkpoint without a usable manifest", step=step, error=str(error))
         return found
 
-    def _read(self, step: int) -> CheckpointManifest:
+    def read(self, step: int) -> CheckpointManifest:
+        """The manifest of the checkpoint of `step`. Raises StorageError."""
         raw = self._store.read_manifest(directory_name(self._student, step))
         try:
             return CheckpointManifest.model_validate_json(raw)
@@ -234,7 +253,7 @@ class Checkpoints:
         one is ever taken for it."""
         steps = self._steps()
         # The newest whole one is where a repeat begins, however many others came since.
-        whole = [step for step in steps if (self._root / f"k{step:06d}" / TEACHER_FILE).is_file()]
+        whole = [step for step in steps if list((self._root / f"k{step:06d}").glob(TEACHER_FILES))]
         kept = {f"k{step:06d}" for step in (*steps[-KEPT:], *whole[-KEPT:])}
         for path in self._root.glob("k*"):
             if path.name not in kept and path.name[1:].isdecimal():
@@ -247,11 +266,24 @@ class Checkpoints:
         path.rename(target)
 
 
-def _state_files(state: LearnerState) -> dict[str, Content]:
-    """What a whole checkpoint holds beside its version; of a state that is not whole, nothing."""
+def state_files(state: LearnerState, rank: int, shards: int) -> dict[str, Content]:
+    """What a rank writes into a whole checkpoint beside its version; of a state that is not whole, nothing."""
     parts = {TEACHER_FILE: state.teacher, OPTIMIZER_FILE: state.optimizer, EXACT_FILE: state.exact}
     needed = {TEACHER_FILE, OPTIMIZER_FILE} if state.teacher else set()
-    return {name: partial(save_file, dict(part)) for name, part in parts.items() if part or name in needed}
+    return {
+        shard_name(name, rank, shards): partial(save_file, dict(part))
+        for name, part in parts.items()
+        if part or name in needed
+    }
+
+
+def _rows(paths: Mapping[str, Path], names: Sequence[str], rank: int, ranks: int) -> dict[str, Tensor]:
+    """The tensors of a file, which may lie in shards; of none where there is no shard at all. Raises KeyError."""
+    if not paths:
+        return {}
+    # Mapped, not read: of a shard that holds none of our rows nothing is.
+    shards = [load_file(paths[name]) for name in names]
+    return {name: own_rows([shard[name] for shard in shards], rank, ranks) for name in shards[0]}
 
 
 def publish(store: LocalStore, checkpoints: Checkpoints, checkpoint: CheckpointManifest) -> WeightsPublished:

@@ -11,28 +11,24 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import structlog
-from transformers import PreTrainedTokenizerBase
 
 from services.trainer import metrics
-from services.trainer.batches import Batch, read_batch
+from services.trainer.batches import Batch
 from services.trainer.checkpoint import CheckpointManifest, Checkpoints, publish
-from services.trainer.model.learner import Learner, LearnerState
-from services.trainer.step.rows import Pair, training_rows
-from services.trainer.step.step import NonFiniteError, StageClock, StepSettings, train_step
-from services.trainer.step.tracing import Tracer, chosen_rollouts
-from services.trainer.step.trees import Row
-from shared.config.baselines import POLICY_GRADIENTS
-from shared.contracts.batches import BatchManifest, BatchSealed
+from services.trainer.ranks.group import RankLostError
+from services.trainer.step.step import NonFiniteError, StageClock, StepSettings
+from services.trainer.step.tracing import Tracer
+from services.trainer.work import Made, Result, StepWork
+from shared.contracts.batches import BatchSealed
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
-from shared.contracts.weights import StepDone, StepMetrics, WeightsManifest, WeightsPublished
+from shared.contracts.weights import StepDone, WeightsManifest, WeightsPublished
 from shared.errors import FencedError, MalformedMessageError, OpcodError, StorageError, UnavailableError
 from shared.files.batches import batch_directory
 from shared.files.durable import atomic_write
 from shared.files.store import LocalStore
 from shared.modeling.adapters import checksum
 from shared.modeling.chat import rendering_of
-from shared.modeling.logprobs import probe
 from shared.obs.faults import fault_point
 
 # With pauses that double from FIRST_PAUSE_S: 15 s in all for a full disk to be freed.
@@ -47,11 +43,6 @@ Written = TypeVar("Written")
 
 class StepRefusedError(OpcodError):
     """This batch cannot be trained on; the run must be told."""
-
-
-def _pair(manifest: BatchManifest) -> Pair | None:
-    known = manifest.capabilities
-    return Pair(known[manifest.student], known[manifest.tutor]) if known else None
 
 
 class Fence(Protocol):
@@ -72,8 +63,7 @@ class StudentTrainer:
 
     def __init__(
         self,
-        learner: Learner,
-        tokenizer: PreTrainedTokenizerBase,
+        work: StepWork,
         store: LocalStore,
         checkpoints: Checkpoints,
         settings: StepSettings,
@@ -81,20 +71,15 @@ class StudentTrainer:
         run: str,
         student: str,
         base_model: str,
-        shorten_prompts: bool,
         stopping: threading.Event,
-        batches: LocalStore | None = None,
     ) -> None:
-        self._learner = learner
-        self._tokenizer = tokenizer
+        self._work = work
         self._store = store
-        self._batches = batches or store
         self._checkpoints = checkpoints
         self._settings = settings
         self._run = run
         self._student = student
         self._base_model = base_model
-        self._shorten = shorten_prompts
         self._stopping = stopping
         # What happens after a step's report is made stands in the report of the next step.
         self._late = StageClock()
@@ -114,7 +99,7 @@ class StudentTrainer:
     @property
     def rendering(self) -> str:
         """What messages become as token ids here."""
-        return rendering_of(self._tokenizer)
+        return rendering_of(self._work.tokenizer)
 
     def restore(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Go on from the newest checkpoint; say: told what takes long meanwhile.
@@ -146,7 +131,7 @@ class StudentTrainer:
             self._reload()
         try:
             self._apply(sealed, fence)
-        except (FencedError, UnavailableError):
+        except (FencedError, UnavailableError, RankLostError):
             raise  # this trainer ends; who comes next reads the state from the checkpoint
         except OpcodError:
             self._reload()
@@ -163,54 +148,19 @@ class StudentTrainer:
         clock = StageClock()
         # Times of the last step that became known only after its report was made.
         clock.seconds.update(self._late.seconds)
-        with clock.stage("load"):
-            batch, rows = self._rows(sealed)
-        fault_point("trainer.before-step")
-        try:
-            tracer = self._tracer(batch)
-            step_metrics = self._train(batch, rows, clock, fence.check, tracer)
-        except NonFiniteError as error:
-            raise StepRefusedError(str(error)) from error
+        made = self._make(sealed, clock, fence.check, traced=True)
         self._late = StageClock()
         with self._late.stage("checkpoint"):
-            self.checkpoint = self._commit(batch, step_metrics, fence, tracer)
-        metrics.count_step(step_metrics, self.step)
+            self.checkpoint = self._commit(made, fence)
+        metrics.count_step(made.metrics, self.step)
 
-    def _train(
-        self,
-        batch: Batch,
-        rows: list[Row],
-        clock: StageClock,
-        check: Callable[[], None] = lambda: None,
-        tracer: Tracer | None = None,
-    ) -> StepMetrics:
-        if batch.manifest.phase_start:
-            self._learner.begin_phase(
-                teacher=self._settings.loss.teacher_at_phase_start, optimizer=self._settings.optimizer.at_phase_start
-            )
-        return train_step(self._learner, rows, self._settings, clock, check, tracer)
-
-    def _rows(self, sealed: BatchSealed) -> tuple[Batch, list[Row]]:
+    def _make(self, sealed: BatchSealed, clock: StageClock, check: Callable[[], None], *, traced: bool) -> Made:
         try:
-            batch = read_batch(self._batches, sealed, self._run)
-            rows, events = training_rows(
-                batch.groups,
-                self._tokenizer,
-                context_tokens=self._learner.model.context_tokens,
-                shorten=self._shorten,
-                pair=_pair(batch.manifest),
-            )
+            return self._work.train(sealed, clock, check, traced=traced)
         except (StorageError, MalformedMessageError) as error:
             raise StepRefusedError(f"{type(error).__name__}: {error}") from error
-        for reason, count in events.items():
-            metrics.SAMPLES.labels(reason).inc(count)
-            log.warning("samples limited", step=sealed.step, reason=reason, count=count)
-        return batch, rows
-
-    def _tracer(self, batch: Batch) -> Tracer | None:
-        manifest, share = batch.manifest, self._settings.loss.trace_share
-        chosen = chosen_rollouts(manifest.student, manifest.step, batch.groups, share)
-        return Tracer(self._tokenizer, chosen) if chosen and self._settings.method not in POLICY_GRADIENTS else None
+        except NonFiniteError as error:
+            raise StepRefusedError(str(error)) from error
 
     def _write_trace(self, batch: Batch, tracer: Tracer) -> None:
         """Before the checkpoint: a step that is applied has its traces; one that is made again, the same ones."""
@@ -218,31 +168,37 @@ class StudentTrainer:
         path = self._store.root / step_trace(self._student, batch.manifest.step)
         self._retried(lambda: atomic_write(path, trace.model_dump_json().encode()))
 
-    def _commit(
-        self, batch: Batch, step_metrics: StepMetrics, fence: Fence, tracer: Tracer | None
-    ) -> CheckpointManifest:
-        whole = batch.manifest.step % self._settings.optimizer.checkpoint_every == 0
-        # No copy: the state is written before the next update changes what it shares memory with.
-        state = self._learner.state(copy=False, whole=whole)
-        weights = self._weights(batch, state)
+    def _commit(self, made: Made, fence: Fence) -> CheckpointManifest:
+        batch, learner = made.batch, self._work.learner
+        result = self._work.result(whole=batch.manifest.step % self._settings.optimizer.checkpoint_every == 0)
+        weights = self._weights(batch, result)
         done = StepDone(
             student=self._student,
             step=weights.step,
             version=weights.version,
             checksum=weights.checksum,
             batch_sha256=batch.sha256,
-            metrics=step_metrics,
+            metrics=made.metrics,
         )
         # All of them, each time: an older step may be asked for again, and its checkpoint is pruned by then.
         reports = (*(self.checkpoint.done if self.checkpoint else ()), done)
         # The last moment before anything is written, and the only one that asks the server.
         self._confirm(fence)
-        if tracer is not None:
-            self._write_trace(batch, tracer)
-        files = self._learner.model.trained.files(state.published, self._base_model)
+        if made.tracer is not None:
+            self._write_trace(batch, made.tracer)
+        files = learner.model.trained.files(result.state.published, self._base_model)
+        shards = learner.group.size if learner.model.sharded else 1
         fault_point("trainer.before-checkpoint")
         return self._retried(
-            lambda: self._checkpoints.commit(state, token=fence.token, weights=weights, files=files, done=reports)
+            lambda: self._checkpoints.commit(
+                result.state,
+                token=fence.token,
+                weights=weights,
+                files=files,
+                done=reports,
+                shards=shards,
+                beside=self._work.write if shards > 1 else lambda _: (),
+            )
         )
 
     def _confirm(self, fence: Fence) -> None:
@@ -255,46 +211,49 @@ class StudentTrainer:
                 if self._stopping.wait(CONFIRM_PAUSE_S):
                     raise
 
-    def _weights(self, batch: Batch, state: LearnerState) -> WeightsManifest:
-        step, model = batch.manifest.step, self._learner.model
+    def _weights(self, batch: Batch, result: Result) -> WeightsManifest:
+        step, published = batch.manifest.step, result.state.published
         # A probe through the network, too: finite weights may still overflow in a forward pass.
-        probed = probe(model.network, self._tokenizer)
-        if not all(map(math.isfinite, probed)) or not all(
-            bool(each.isfinite().all()) for each in state.published.values()
-        ):
+        probed = result.probe
+        if not all(map(math.isfinite, probed)) or not all(bool(each.isfinite().all()) for each in published.values()):
             raise StepRefusedError(
-                f"the weights after step {step} are not finite or give no finite log-probs (probe {probed}): lower "
-                "optimizer.learning_rate; they were not published"
+                f"the weights after step {step} are not finite or give no finite log-probs (probe {list(probed)}): "
+                "lower optimizer.learning_rate; they were not published"
             )
         return WeightsManifest(
             run=self._run,
             student=self._student,
             version=version_name(self._student, step),
             parent=version_name(self._student, step - 1),
-            kind=model.trained.kind,
+            kind=self._work.learner.model.trained.kind,
             step=step,
             batch_sha256=batch.sha256,
             base_model=self._base_model,
             files=(),
-            checksum=checksum(state.published),
-            probe=tuple(probed),
+            checksum=checksum(published),
+            probe=probed,
         )
 
     def _reload(self, say: Callable[[str], None] = lambda _: None) -> None:
         self._restored = False
         last = self.checkpoint
-        found = None if last is None else self._checkpoints.newest_state(last.step)
-        since = 0
-        if found is None:
-            # No whole checkpoint yet: from the run's beginning, with all batches again.
-            self._learner.restart()
-        else:
-            since, state = found
-            self._learner.load(state)
+        since = self._go_back(self.step)
         # The learner is now at `since`; what a checkpoint that is not whole leaves out is trained again.
         if last is not None:
             self._repeat(last, since, say)
         self._restored = True
+
+    def _go_back(self, limit: int) -> int:
+        """To the newest whole checkpoint up to step `limit` that can be loaded, else the run's beginning; its step."""
+        for step in self._checkpoints.whole_steps(limit):
+            try:
+                self._work.go_back(step)
+            except StorageError as error:
+                log.error("whole checkpoint broken, going back", step=step, error=str(error))
+            else:
+                return step
+        self._work.go_back(None)
+        return 0
 
     def _repeat(self, last: CheckpointManifest, since: int, say: Callable[[str], None]) -> None:
         """Make the steps after `since` again, up to the checkpoint `last`, whose version is what counts."""
@@ -308,19 +267,19 @@ class StudentTrainer:
             )
             say(f"making step {done.step} again, up to {last.step}")
             try:
-                self._train(*self._rows(sealed), StageClock())
-            except (StepRefusedError, NonFiniteError) as error:
+                self._make(sealed, StageClock(), lambda: None, traced=False)
+            except StepRefusedError as error:
                 raise StepRefusedError(
                     f"step {done.step} has to be made again, as no whole checkpoint up to step {last.step} is newer, "
                     f"and cannot be: {error}"
                 ) from error
             log.info("step made again", step=done.step, last=last.step)
         # Another machine or library rounds otherwise. The version that students hold is what counts then.
-        if since < last.step and checksum(self._learner.model.trained.tensors()) != last.weights.checksum:
+        if since < last.step and checksum(self._work.result(whole=False).state.published) != last.weights.checksum:
             log.warning(
                 "the steps came out otherwise than before; going on from the version", version=last.weights.version
             )
-            self._learner.model.set_tensors(self._checkpoints.published(last), {})
+            self._work.adopt(last.step)
 
     def _retried(self, write: Callable[[], Written]) -> Written:
         """A full disk may be freed: try again with growing pauses, and give up with the last error."""

@@ -22,6 +22,7 @@ from shared.files.text import expanded, is_plain, read_text
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 EXTENDS = "extends"
 ENV_PREFIX = "OPCOD_SET_"
+ENV_RANKS = "OPCOD_RANKS"
 
 CONFIG_FILE = "config.toml"
 PLANNED_FILE = "planned.toml"
@@ -51,7 +52,7 @@ def load_settings(
     """Settings from all sources. Raises ConfigError naming key, expectation and value.
 
     overrides: `section.key=value`, value as TOML or, failing that, as a plain string.
-    environ: `OPCOD_SET_SECTION__KEY=value` says the same as an override.
+    environ: `OPCOD_SET_SECTION__KEY=value` says the same as an override, `OPCOD_RANKS` as `trainer.ranks`.
     """
     tree: Tree = _preset_tree(preset) if preset else {}
     if config:
@@ -67,7 +68,8 @@ def load_settings(
         for name, value in sorted(environ.items())
         if name.startswith(ENV_PREFIX)
     ]
-    for override in [*from_env, *overrides]:
+    ranks = [f"trainer.ranks={environ[ENV_RANKS]}"] if environ.get(ENV_RANKS) else []
+    for override in [*ranks, *from_env, *overrides]:
         _apply(tree, override)
     return validate(tree)
 

@@ -75,10 +75,27 @@ class ResourcesSection(Section):
         "trainer-b = [3] }`; none: `opcod run` shares out those that there are (docs/engines.md).",
     )
 
+    @field_validator("gpus")
+    @classmethod
+    def _each_once(cls, gpus: dict[str, tuple[int, ...]] | None) -> dict[str, tuple[int, ...]] | None:
+        for service, cards in (gpus or {}).items():
+            if len(set(cards)) < len(cards):
+                raise ValueError(f"{service}: expected each GPU once, got {list(cards)}")
+        return gpus
+
 
 class TrainerSection(Section):
     """How a trainer uses its device, and so does what fine-tunes a specialist."""
 
+    ranks: Positive = Field(
+        default=1,
+        description="Processes that share a trainer's work, each on a GPU of its own. Full weights are shared out over "
+        "them, with all that training keeps of them; an adapter is whole on each. The weights come out the same but "
+        "for rounding. `OPCOD_RANKS` says the same (docs/scaling.md).",
+    )
+    rank_timeout_s: float = Field(
+        default=600.0, gt=0, description="No rank waits longer for another one; then the trainer begins again."
+    )
     recompute: Literal["auto", True, False] = Field(
         default="auto",
         description="Keep of every block its input alone, and make its pass again in the backward pass: a third more "

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from shared.contracts.weights import FileEntry
@@ -86,9 +86,16 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
-    def write_directory(self, name: str, files: Mapping[str, Content], manifest: Manifest) -> str:
+    def write_directory(
+        self,
+        name: str,
+        files: Mapping[str, Content],
+        manifest: Manifest,
+        beside: Callable[[Path], Sequence[FileEntry]] = lambda _: (),
+    ) -> str:
         """Write it durably, at once; returns the sha256 of its manifest.
 
+        beside: has other processes write files into the directory that it is given, as `write_file` does.
         One that exists is adopted if it is intact and its files have the same sha256; the sha256 returned is then that
         of its own manifest. Raises StorageError if other content lies there, or `manifest` does not list the files that
         were written.
@@ -99,11 +106,12 @@ class LocalStore:
             raise StorageError(f"expected at least one file, and none called {MANIFEST}, got {sorted(names)}")
         needed = sum(len(content) for content in files.values() if isinstance(content, bytes))
         with storage_errors(target, needed), temporary_directory(target.parent) as temporary:
+            written = [write_file(temporary / file, files[file]) for file in sorted(names)]
             # Sorted, so that equal files give equal manifests.
-            entries = tuple(_write(temporary / file, files[file]) for file in sorted(names))
+            entries = tuple(sorted([*written, *beside(temporary)], key=lambda entry: entry.name))
             data = manifest if isinstance(manifest, bytes) else manifest(entries)
             _check_listing(name, data, entries)
-            _write(temporary / MANIFEST, data)
+            write_file(temporary / MANIFEST, data)
             # Another writer was first, or this one, before it crashed.
             if not _move(temporary, target):
                 return self._adopt(name, entries)
@@ -182,8 +190,8 @@ class LocalStore:
         return resolve(self.root, f"{name}/{file_name(file)}")
 
 
-def _write(path: Path, content: Content) -> FileEntry:
-    """Write one file durably and read back what it holds: the writer may be a library."""
+def write_file(path: Path, content: Content) -> FileEntry:
+    """Write one file durably and read back what it holds: the writer may be a library. Raises OSError."""
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:

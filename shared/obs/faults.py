@@ -44,6 +44,9 @@ POINTS = (
 )
 """Of a step, in the order of its life within each service."""
 
+RANK_POINTS = ("trainer.rank-mid-step", "trainer.rank-before-seal")
+"""That only ranks after the first of a trainer pass."""
+
 _passed: Counter[str] = Counter()
 _counting = threading.Lock()
 
@@ -81,7 +84,11 @@ def _parse(text: str) -> Fault:
     point, _, rest = text.partition(":")
     action, _, nth = rest.partition(":")
     actions = get_args(Action)
-    if point not in POINTS or action not in actions or not (nth == "" or (nth.isdecimal() and int(nth) > 0)):
+    if (
+        point not in (*POINTS, *RANK_POINTS)
+        or action not in actions
+        or not (nth == "" or (nth.isdecimal() and int(nth) > 0))
+    ):
         raise ConfigError(
             f"{FAULT}: expected <point>:<action>[:<nth>] with a point of {', '.join(POINTS)} and an action of "
             f"{', '.join(actions)}, got {text!r}"

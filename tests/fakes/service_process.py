@@ -8,9 +8,19 @@ from tests.fakes.waiting import wait_until
 
 
 def start_service(
-    service: str, *, run: str, run_dir: Path, redis_url: str, replica: str = "0", **environment: str
+    service: str,
+    *,
+    run: str,
+    run_dir: Path,
+    redis_url: str,
+    replica: str = "0",
+    deadline_s: float = 60.0,
+    **environment: str,
 ) -> tuple[Forked, str]:
-    """Process and URL of `python -m services.<service>`; `environment` is added. Its output goes to <service>.log."""
+    """Process and URL of `python -m services.<service>`; `environment` is added. Its output goes to <service>.log.
+
+    deadline_s: for it to listen.
+    """
     url_file = run_dir / f"{service}-{replica}.url"
     url_file.unlink(missing_ok=True)
     told = os.environ | {
@@ -23,5 +33,6 @@ def start_service(
         **environment,
     }
     process = Forked(f"services.{service}", (), told, run_dir / f"{service}.log")
-    wait_until(lambda: url_file.exists() and url_file.read_text() != "", f"the URL of the {service}")
+    listening = f"the URL of the {service}"
+    wait_until(lambda: url_file.exists() and url_file.read_text() != "", listening, deadline_s=deadline_s)
     return process, url_file.read_text()

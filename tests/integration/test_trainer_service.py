@@ -78,8 +78,8 @@ class Answers:
         self.done: dict[int, StepDone] = {}
         self.seen = 0
 
-    def read_until(self, step: int) -> None:
-        wait_until(lambda: self._read(step), f"the report of step {step}")
+    def read_until(self, step: int, deadline_s: float = WAIT_S) -> None:
+        wait_until(lambda: self._read(step), f"the report of step {step}", deadline_s=deadline_s)
 
     def _read(self, step: int) -> bool:
         for delivery in self.bus.take([(RESULTS, BROKER)], "broker", limit=16, block_s=0.1):
@@ -128,9 +128,9 @@ def trainer(server: ValkeyServer, tmp_path: Path, tiny_dir: Path) -> Iterator[Tr
             process.wait(timeout=WAIT_S)
 
 
-def prepared(run_dir: Path, tiny_dir: Path) -> Path:
+def prepared(run_dir: Path, tiny_dir: Path, *overrides: str) -> Path:
     (run_dir / "models").mkdir(parents=True)
-    settings = load_settings(preset="smoke", overrides=SETTINGS, environ={})
+    settings = load_settings(preset="smoke", overrides=[*SETTINGS, *overrides], environ={})
     (run_dir / "config.toml").write_text(to_toml(settings))
     model = {"path": str(tiny_dir), "sha256": BASE_SHA256}
     (run_dir / "models" / f"{STUDENT}.json").write_text(json.dumps(model))

@@ -39,20 +39,18 @@ def trainer_of(bench: BrokerBench, tiny_dir: Path) -> Iterator[None]:
     from services.trainer.checkpoint import Checkpoints
     from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard
     from services.trainer.trainer import StudentTrainer
-    from shared.modeling.loading import load_tokenizer
-    from tests.unit.trainer.ground import learner, settings
+    from tests.unit.trainer.ground import learner, rank_work, settings
 
     store, bus, stopping = LocalStore(bench.run_dir), MemoryBus(bench.server), threading.Event()
+    checkpoints = Checkpoints(store, run=RUN, student=STUDENT, base_sha256=BASE_SHA256)
     trainer = StudentTrainer(
-        learner(tiny_dir, settings()),
-        load_tokenizer(tiny_dir, None),
+        rank_work(learner(tiny_dir, settings()), tiny_dir, checkpoints, settings(), store, run=RUN),
         store,
-        Checkpoints(store, run=RUN, student=STUDENT, base_sha256=BASE_SHA256),
+        checkpoints,
         settings(),
         run=RUN,
         student=STUDENT,
         base_model=BASE_SHA256,
-        shorten_prompts=True,
         stopping=stopping,
     )
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from services.trainer.model.model import StudentModel
 from services.trainer.model.teacher import EmaTeacher
+from services.trainer.ranks.group import Alone, Group, total_norm
 from shared.config.settings import OptimizerSection
 from shared.obs.faults import fault_point
 
@@ -64,8 +65,15 @@ class Learner:
     not made because something was not finite.
     """
 
-    def __init__(self, model: StudentModel, settings: OptimizerSection, teacher: EmaTeacher | None = None) -> None:
-        """teacher: an EmaTeacher if none is given."""
+    def __init__(
+        self,
+        model: StudentModel,
+        settings: OptimizerSection,
+        teacher: EmaTeacher | None = None,
+        group: Group | None = None,
+    ) -> None:
+        """teacher: an EmaTeacher if none is given. group: the ranks that train it together; one if none is given."""
+        self.group = group or Alone()
         self.model = model
         self.teacher = teacher or EmaTeacher(model, settings.ema_rate)
         self.phase_updates = 0
@@ -86,7 +94,7 @@ class Learner:
 
         Then nothing changes: no parameter, no moment, no teacher. Gradients are cleared either way.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters, self._settings.clip_norm))
+        norm = self._clip()
         if not math.isfinite(norm):
             self.skip()
             return None
@@ -96,7 +104,7 @@ class Learner:
         self._optimizer.step()
         fault_point("trainer.mid-optimizer")
         self.model.round()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._drop_gradients()
         self.teacher.follow()
         self.phase_updates += 1
         self.skipped_in_row = 0
@@ -104,7 +112,7 @@ class Learner:
 
     def skip(self) -> None:
         """Count an update that was not made."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._drop_gradients()
         self.skipped_in_row += 1
 
     def state(self, *, copy: bool = True, whole: bool = True) -> LearnerState:
@@ -138,6 +146,23 @@ class Learner:
                 self._optimizer.state[parameter] = {m: tensor.to(parameter.device) for m, tensor in found.items()}
         self.phase_updates = state.phase_updates
         self.skipped_in_row = state.skipped_in_row
+
+    def _clip(self) -> float:
+        """The norm of the gradient of all ranks, before it is cut."""
+        self.model.take_gradients()
+        parameters, limit = self.model.parameters, self._settings.clip_norm
+        if not self.model.sharded:
+            # Every rank makes a pass, and so has a gradient of the same parameters.
+            self.group.add_up([each.grad for each in parameters if each.grad is not None])
+            return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        norm = total_norm(self.group, float(torch.nn.utils.get_total_norm(gradients)))
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))
+        return norm
+
+    def _drop_gradients(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        self.model.drop_gradients()
 
     def _moments(self, copy: bool) -> dict[str, Tensor]:
         return {

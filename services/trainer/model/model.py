@@ -58,7 +58,7 @@ class StudentModel:
         self.packing = packing_of(self.config)
         self.packing = checked_packing(self)
         if recompute:
-            _recompute_blocks(self._causal)
+            _recompute(blocks_of(self._causal, "trainer.recompute = false"))
 
     @property
     def named_parameters(self) -> dict[str, nn.Parameter]:
@@ -81,6 +81,19 @@ class StudentModel:
     @property
     def context_tokens(self) -> int:
         return int(self.config.max_position_embeddings)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds a part of what is trained, and the gradients that it takes are sums already."""
+        return False
+
+    def take_gradients(self) -> None:
+        """Bring what the backward passes left to the trained parameters, where they do not get it by themselves."""
+
+    def drop_gradients(self) -> None:
+        """Forget those that were not taken."""
+        for own in self._own.values():
+            own.grad = None
 
     @property
     def rounds(self) -> bool:
@@ -187,14 +200,19 @@ def _parts(causal: Any) -> tuple[nn.Module, Any]:
     return body, output
 
 
-def _recompute_blocks(causal: Any) -> None:
-    """Raises ModelError where transformers marks no blocks."""
+def blocks_of(causal: Any, instead: str) -> list[nn.Module]:
+    """What the body computes one after the other. Raises ModelError where transformers marks none; instead: the setting
+    that needs no blocks."""
     blocks = [each for each in causal.modules() if isinstance(each, GradientCheckpointingLayer)]
     if not blocks:
         raise ModelError(
-            f"expected blocks that can be recomputed in a model of type {causal.config.model_type}, found none; set "
-            "trainer.recompute = false"
+            f"expected blocks that are marked as such in a model of type {causal.config.model_type}, found none; set "
+            f"{instead}"
         )
+    return blocks
+
+
+def _recompute(blocks: Sequence[nn.Module]) -> None:
     for block in blocks:
         # Not transformers' own switch, which acts in training mode only, where dropout would be on, too. Without
         # reentry, so that a frozen block's input needs no gradient for the adapters in it to get theirs.

@@ -30,7 +30,7 @@ class EmaTeacher:
     def reset(self) -> None:
         """Become a copy of the student as it is now."""
         self._tensors = {name: each.detach().clone() for name, each in self._model.named_parameters.items()}
-        self._rounded = None
+        self._changed()
 
     def follow(self) -> None:
         """One step of the average."""
@@ -38,7 +38,7 @@ class EmaTeacher:
             for name, parameter in self._model.named_parameters.items():
                 # In fp32: at a small rate, a step of the average would vanish in bf16.
                 self._tensors[name].lerp_(parameter, self._rate)
-        self._rounded = None
+        self._changed()
 
     def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
         """As StudentModel.hidden, with the teacher's weights and without gradients."""
@@ -63,6 +63,9 @@ class EmaTeacher:
             raise StorageError("the teacher in the checkpoint has other parameters than what is trained here")
         for name, tensor in self._tensors.items():
             tensor.copy_(tensors[name])  # into the tensors that are there, which keeps their device
+        self._changed()
+
+    def _changed(self) -> None:
         self._rounded = None
 
     def _in_use(self) -> Mapping[str, Tensor]:

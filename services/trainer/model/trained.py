@@ -80,7 +80,7 @@ class TrainedAdapter:
 
 
 class TrainedModel:
-    """All weights of `base`, which was loaded from `directory`. A version is a whole model's directory."""
+    """All weights of `base`, which was loaded from `directory`. A version is a whole model's directory, in `dtype`."""
 
     kind: Literal["lora", "full"] = "full"
 
@@ -88,6 +88,7 @@ class TrainedModel:
         self.network: Any = base.requires_grad_(True)
         self.causal: Any = base
         self._directory = directory
+        self.dtype: torch.dtype = base.dtype
 
     def tensors(self) -> dict[str, Tensor]:
         return model_tensors(self.causal)
@@ -97,7 +98,7 @@ class TrainedModel:
 
     def start(self) -> Mapping[str, Tensor]:
         """Read again: kept in memory it would be as large as the model."""
-        dtype: Dtype = "float32" if self.causal.dtype == torch.float32 else "bfloat16"
+        dtype: Dtype = "float32" if self.dtype == torch.float32 else "bfloat16"
         return model_tensors(load_model(self._directory, dtype))
 
     def files(self, tensors: Mapping[str, Tensor], _base_model: str, /) -> dict[str, Content]:

@@ -3,9 +3,9 @@
 `python -m services.trainer.offline.replaying --student a --batches R --out D` reads settings and base model from D and
 the batches from R, writes checkpoints and versions under D, and prints a line of JSON, a ReplayedStep, for each step.
 With the settings of R, on the same machine, device and thread count, every version comes out bit for bit, on a GPU as
-far as `trainer.deterministic` goes. With others it tells what they would have made of the same rollouts and the same
-feedback: from the second step on the rollouts are no longer those of the student that is trained, and its importance
-weights correct for that up to their cut.
+far as `trainer.deterministic` goes; `trainer.ranks` ranks make it. With other settings it tells what they would have
+made of the same rollouts and the same feedback: from the second step on the rollouts are no longer those of the student
+that is trained, and its importance weights correct for that up to their cut.
 """
 
 import argparse
@@ -14,11 +14,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from services.trainer.app import build_trainer
+from services.trainer.app import build_trainer, follow_rank_0
 from services.trainer.checkpoint import Checkpoints
-from services.trainer.config import training_config
+from services.trainer.config import TrainingConfig, training_config
 from services.trainer.device import set_up
+from services.trainer.ranks.leading import Command, told
 from shared.config.loading import settings_of
 from shared.contracts.batches import BatchManifest, BatchSealed
 from shared.contracts.ids import weights_uri
@@ -28,6 +30,9 @@ from shared.files.batches import batch_directory, sealed_steps
 from shared.files.store import LocalStore
 from shared.http.serving import run_service
 from shared.modeling.device import device_here
+
+if TYPE_CHECKING:
+    from services.trainer.ranks.processes import Ranks
 
 
 class _SoleWriter:
@@ -50,23 +55,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, help="Where checkpoints and versions are written.")
     parser.add_argument("--until", type=int, default=None, help="The last step.")
     given = parser.parse_args(arguments)
-    for step in replay(given.student, given.batches, given.out, given.until):
+    ranks = settings_of(given.out).trainer.ranks
+    if ranks == 1:
+        return _print(replay(given.student, given.batches, given.out, given.until))
+    # Not before: a replay by one rank needs none of it.
+    from services.trainer.ranks.launching import is_rank, launch
+
+    if not is_rank():
+        own = sys.argv[1:] if arguments is None else arguments
+        return launch("services.trainer.offline.replaying", f"replay-{given.student}", ranks, own)
+    return replay_as_rank(given.student, given.batches, given.out, given.until)
+
+
+def replay_as_rank(student: str, source: Path, out: Path, until: int | None) -> int:
+    """As `replay`, by as many ranks as the run had; rank 0 prints."""
+    from services.trainer.ranks.processes import Ranks
+
+    ranks = Ranks(device_here(), settings_of(out).trainer.rank_timeout_s)
+    if ranks.rank > 0:
+        config, _ = _begun(student, source, out, until)
+        return follow_rank_0(config, LocalStore(source), _checkpoints(config, LocalStore(out)), ranks)
+    ended = threading.Event()
+    threading.Thread(target=ranks.beat, args=(ended,), daemon=True).start()
+    _print(replay(student, source, out, until, ranks))
+    with told(ranks, Command(name="stop")):
+        ended.set()
+    return 0
+
+
+def _print(steps: Iterator[ReplayedStep]) -> int:
+    for step in steps:
         sys.stdout.write(step.model_dump_json() + "\n")
         sys.stdout.flush()
     return 0
 
 
-def replay(student: str, source: Path, out: Path, until: int | None) -> Iterator[ReplayedStep]:
-    """One step after the other. `out` holds config.toml and models/; steps it has already are not made again."""
-    sealed = sealed_batches(source, student)[:until]
-    if not sealed:
-        raise ConfigError(f"expected sealed batches of student {student} under {source}, found none")
-    run = BatchManifest.model_validate_json(LocalStore(source).read_manifest(sealed[0].uri)).run
-    config = training_config(settings_of(out), run, out, student)
+def replay(
+    student: str, source: Path, out: Path, until: int | None, ranks: "Ranks | None" = None
+) -> Iterator[ReplayedStep]:
+    """One step after the other. `out` holds config.toml and models/; steps it has already are not made again.
+
+    ranks: those that this process leads.
+    """
+    config, sealed = _begun(student, source, out, until)
     set_up(config.settings, device_here())
     store, recorded = LocalStore(out), LocalStore(source)
-    checkpoints = Checkpoints(store, run=run, student=student, base_sha256=config.base.sha256)
-    trainer = build_trainer(config, store, checkpoints, threading.Event(), batches=recorded)
+    checkpoints = _checkpoints(config, store)
+    trainer = build_trainer(config, store, checkpoints, threading.Event(), batches=recorded, ranks=ranks)
     trainer.restore()
     for batch in sealed:
         if batch.step > trainer.step:
@@ -82,6 +117,19 @@ def replay(student: str, source: Path, out: Path, until: int | None) -> Iterator
             loss=done.metrics.loss,
             grad_norm=done.metrics.grad_norm,
         )
+
+
+def _begun(student: str, source: Path, out: Path, until: int | None) -> tuple[TrainingConfig, list[BatchSealed]]:
+    """What is trained, and on which batches. Raises ConfigError where there are none."""
+    sealed = sealed_batches(source, student)[:until]
+    if not sealed:
+        raise ConfigError(f"expected sealed batches of student {student} under {source}, found none")
+    run = BatchManifest.model_validate_json(LocalStore(source).read_manifest(sealed[0].uri)).run
+    return training_config(settings_of(out), run, out, student), sealed
+
+
+def _checkpoints(config: TrainingConfig, store: LocalStore) -> Checkpoints:
+    return Checkpoints(store, run=config.run, student=config.student, base_sha256=config.base.sha256)
 
 
 def sealed_batches(run_dir: Path, student: str) -> list[BatchSealed]:

@@ -16,6 +16,7 @@ from services.trainer.model.model import StudentModel
 from services.trainer.model.teacher import EmaTeacher
 from services.trainer.step.distil import sampled_logprobs
 from services.trainer.step.losses import Aggregation, grpo_loss, importance_weights
+from services.trainer.step.shares import evened
 from services.trainer.step.sharing import Foreign, hacpo_loss, unclipped
 from services.trainer.step.trees import Pack, Places, Row, micro_batches, pack_rows, places_of
 from shared.config.baselines import GrpoSection, HacpoSection
@@ -50,15 +51,23 @@ class PolicyGradient:
 
 
 def old_policy(
-    model: StudentModel, rows: Sequence[Row], temperature: float, limit_tokens: int, check: Callable[[], None]
+    model: StudentModel,
+    rows: Sequence[Sequence[Row]],
+    temperature: float,
+    limit_tokens: int,
+    check: Callable[[], None],
+    *,
+    rank: int = 0,
 ) -> OldPolicy:
     """Log-probs of rows that will be trained on only after an update, from the student as it is; no gradient.
 
-    check: called between forward passes; raises to abandon the step.
+    rows: of each rank; only those of `rank` are computed. check: called between forward passes; raises to abandon the
+    step.
     """
     found: OldPolicy = {}
     largest = model.packing.tree_tokens
-    for packs in micro_batches(pack_rows(rows, largest), limit_tokens, largest):
+    passes = [micro_batches(pack_rows(each, largest), limit_tokens, largest) for each in rows]
+    for packs in evened(passes)[rank]:
         check()
         places = places_of(packs, model.device)
         with torch.no_grad():
@@ -77,12 +86,15 @@ def policy_gradient(
     denominator: float,
     update: int = 0,
     anchor_to: EmaTeacher | None = None,
+    on_any: Callable[[bool], bool] = lambda mine: mine,
+    factor: float = 1.0,
 ) -> PolicyGradient | None:
     """Add the gradient of one micro-batch; None if a log-prob or the loss is not finite.
 
     old: of all own rows, or of none before the first update. denominator: of the whole mini-batch. update: which one of
     the step, from 0. anchor_to: the policy that `grpo.anchor` holds the student to; it sees what the student sees, no
-    solution and no feedback.
+    solution and no feedback. on_any: whether something is so on any rank, asked before the backward pass. factor: of
+    the gradient.
     """
     # First: the backward pass may make the student's pass again, and must find the model as that pass left it.
     anchor_RT = _anchor(anchor_to, packs, places, rule.temperature) if anchor_to is not None else None
@@ -90,13 +102,13 @@ def policy_gradient(
     rows = _rows(packs)
     foreign_R = torch.tensor([row.foreign for row in rows], device=places.mask.device)
     old_RT = _old_logprobs(rows, logprobs_RT, places, old)
-    if not bool(torch.isfinite(logprobs_RT).all() & torch.isfinite(old_RT).all()):
+    value = math.nan
+    if bool(torch.isfinite(logprobs_RT).all() & torch.isfinite(old_RT).all()):
+        loss = _loss(logprobs_RT, old_RT, anchor_RT, rows, foreign_R, places, rule, denominator, update)
+        value = float(loss.detach())
+    if on_any(not math.isfinite(value)):
         return None
-    loss = _loss(logprobs_RT, old_RT, anchor_RT, rows, foreign_R, places, rule, denominator, update)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        return None
-    loss.backward()  # type: ignore[no-untyped-call]
+    (loss if factor == 1.0 else factor * loss).backward()  # type: ignore[no-untyped-call]
     used = 0
     if rule.sharing is not None:
         used = int((foreign_R & unclipped(logprobs_RT, old_RT, places.mask, rule.sharing, update)).sum())

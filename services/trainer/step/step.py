@@ -2,7 +2,8 @@
 
 What always holds: the same learner and the same rows give the same weights, bit for bit, on the same machine and
 thread count; how rows are packed into micro-batches changes a gradient by rounding only; a loss, log-prob or
-gradient that is not finite changes nothing but a counter.
+gradient that is not finite changes nothing but a counter. Of several ranks each computes what `shares` gives it; their
+gradients are added up, and where one finds something that is not finite, all skip the update.
 
 Each mini-batch is one update. Its importance weights compare the engine's log-probs with the student's as it is
 at that update, so that from the second update on they also correct for the updates before it. The EMA teacher
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from services.trainer.model.learner import Learner
+from services.trainer.ranks.group import Group
 from services.trainer.step.distil import distil
 from services.trainer.step.divergence import DivergenceRule
 from services.trainer.step.losses import (
@@ -36,8 +38,9 @@ from services.trainer.step.losses import (
 )
 from services.trainer.step.policy import OldPolicy, PolicyRule, old_policy, policy_gradient
 from services.trainer.step.rows import mini_batches
+from services.trainer.step.shares import Share, counts, shares
 from services.trainer.step.tracing import Tracer
-from services.trainer.step.trees import Pack, Places, Row, micro_batches, pack_rows, places_of
+from services.trainer.step.trees import Pack, Places, Row, pack_rows, places_of
 from shared.config.baselines import POLICY_GRADIENTS, GrpoSection, HacpoSection, Method
 from shared.config.settings import LossSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
@@ -115,9 +118,15 @@ def train_step(
     if settings.method in POLICY_GRADIENTS:
         with clock.stage("old policy"):
             # The first mini-batch needs none: its old policy is the student that computes its gradient.
-            # A foreign row's is the peer, whose log-probs it brings.
-            later = [row for batch in batches[1:] for row in batch if row.active and not row.foreign]
-            progress.old = old_policy(learner.model, later, settings.temperature, settings.optimizer.pass_tokens, check)
+            later = _later_rows(learner, batches[1:], settings)
+            progress.old = old_policy(
+                learner.model,
+                later,
+                settings.temperature,
+                settings.optimizer.pass_tokens,
+                check,
+                rank=learner.group.rank,
+            )
     for progress.update, batch in enumerate(batches):
         if any(row.active for row in batch):
             _update(learner, batch, settings, clock, progress, check)
@@ -127,7 +136,31 @@ def train_step(
                 f"{learner.skipped_in_row} updates in a row had a loss or gradient that is not finite: lower "
                 "optimizer.learning_rate, or look for broken weights; nothing of this step was published"
             )
-    return _metrics(rows, progress, settings, clock)
+    return _metrics(learner.group, rows, progress, settings, clock)
+
+
+def _shares(learner: Learner, batch: Sequence[Row], settings: StepSettings) -> list[Share]:
+    """Of a mini-batch, by rank."""
+    limit, largest = settings.optimizer.pass_tokens, learner.model.packing.tree_tokens
+    packs = pack_rows([row for row in batch if row.active], min(limit, largest))
+    return shares(packs, learner.group.size, limit, largest)
+
+
+def _later_rows(learner: Learner, batches: Sequence[Sequence[Row]], settings: StepSettings) -> list[list[Row]]:
+    """By rank, the rows of these mini-batches that it will need the old policy of."""
+
+    def needed(row: Row) -> bool:
+        # A foreign row's old policy is the peer, whose log-probs it brings.
+        return row.active and not row.foreign
+
+    if learner.group.size == 1:
+        return [[row for batch in batches for row in batch if needed(row)]]
+    by_rank: list[list[Row]] = [[] for _ in range(learner.group.size)]
+    for batch in batches:
+        if any(row.active for row in batch):
+            for rank, share in enumerate(_shares(learner, batch, settings)):
+                by_rank[rank] += [row for packs in share for pack in packs for row in pack.rows if needed(row)]
+    return by_rank
 
 
 def _update(
@@ -140,10 +173,8 @@ def _update(
 ) -> None:
     # Before anything is cut up: denominators of parts do not add up to that of the whole.
     denominator = _denominator(batch, settings)
-    limit, largest = settings.optimizer.pass_tokens, learner.model.packing.tree_tokens
-    packs = pack_rows([row for row in batch if row.active], min(limit, largest))
     total = 0.0
-    for part in micro_batches(packs, limit, largest):
+    for part in _shares(learner, batch, settings)[learner.group.rank]:
         check()
         loss = _backward(learner, part, denominator, settings, clock, progress)
         # One bad micro-batch spoils the sum of its mini-batch: what the others have added goes, too.
@@ -152,6 +183,7 @@ def _update(
             progress.skipped += 1
             return
         total += loss
+    (total,) = learner.group.sums([total])
     with clock.stage("optimizer"):
         norm = learner.update()
     if norm is None:
@@ -169,8 +201,9 @@ def _backward(
     clock: StageClock,
     progress: _Progress,
 ) -> float | None:
-    """Add the gradient of one micro-batch; its share of the loss, or None if that is not finite."""
+    """Add the gradient of one micro-batch; its share of the loss, or None if that of any rank is not finite."""
     places = places_of(packs, learner.model.device)
+    group, real = learner.group, counts(packs)
     if settings.method in POLICY_GRADIENTS:
         with clock.stage("student"):
             made = policy_gradient(
@@ -182,9 +215,13 @@ def _backward(
                 denominator=denominator,
                 update=progress.update,
                 anchor_to=learner.teacher if settings.grpo.anchor else None,
+                on_any=group.any,
+                factor=1.0 if real else 0.0,
             )
         if made is None:
             return None
+        if not real:
+            return 0.0
         progress.pairs.append(made.pair)
         progress.foreign += made.foreign
         progress.used += made.used
@@ -197,21 +234,26 @@ def _backward(
         rule = divergence_rule(settings.loss, learner.model.vocabulary)
         taught = learner.teacher.output_layer(settings.temperature)
         divergence, logprobs = distil(student_hidden, teacher_hidden, output, taught, places, rule)
-        if not bool(torch.isfinite(logprobs).all()):
+        value = math.nan
+        if bool(torch.isfinite(logprobs).all()):
+            weights = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=settings.loss.is_clip)
+            loss = _loss(divergence, weights, places, denominator, settings)
+            value = float(loss.detach())
+        # Before the backward pass, in which ranks may wait for each other: none begins it without the others.
+        if group.any(not math.isfinite(value)):
             return None
-        weights = importance_weights(logprobs, places.rollout_logprobs, places.mask, clip=settings.loss.is_clip)
-        loss = _loss(divergence, weights, places, denominator, settings)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            return None
-        loss.backward()  # type: ignore[no-untyped-call]
-    progress.pairs.append((logprobs[places.mask], places.rollout_logprobs[places.mask]))
-    if progress.tracer is not None:
+    # Before it, too: output layers that are shared out over ranks are whole only until then.
+    if real and progress.tracer is not None:
         with clock.stage("trace"):
             rows = [row for pack in packs for row in pack.rows]
             progress.tracer.record(
                 rows, places, divergence, weights, (student_hidden, output), (teacher_hidden, taught)
             )
+    with clock.stage("student"):
+        (loss if real else 0.0 * loss).backward()  # type: ignore[no-untyped-call]
+    if not real:
+        return 0.0
+    progress.pairs.append((logprobs[places.mask], places.rollout_logprobs[places.mask]))
     return value
 
 
@@ -254,11 +296,14 @@ def _denominator(batch: Sequence[Row], settings: StepSettings) -> float:
     return batch_denominator(mask_BT, active_B, settings.loss.aggregation)
 
 
-def _metrics(rows: Sequence[Row], progress: _Progress, settings: StepSettings, clock: StageClock) -> StepMetrics:
+def _metrics(
+    group: Group, rows: Sequence[Row], progress: _Progress, settings: StepSettings, clock: StageClock
+) -> StepMetrics:
     active = [row for row in rows if row.active]
     diagnostics = None
-    if progress.pairs:
-        trainer, engine = (torch.cat(side)[None] for side in zip(*progress.pairs, strict=True))
+    trainer, engine = (group.joined(_together([pair[side] for pair in progress.pairs]))[None] for side in (0, 1))
+    used, foreign = group.sums([progress.used, progress.foreign])
+    if trainer.numel():
         everything = torch.ones_like(trainer, dtype=torch.bool)
         diagnostics = importance_diagnostics(trainer, engine, everything, clip=settings.loss.is_clip)
     return StepMetrics(
@@ -270,9 +315,13 @@ def _metrics(rows: Sequence[Row], progress: _Progress, settings: StepSettings, c
         clipped_share=diagnostics.clipped_share if diagnostics else 0.0,
         effective_sample_share=diagnostics.effective_sample_share if diagnostics else 0.0,
         skipped_updates=progress.skipped,
-        peer_share=progress.used / progress.foreign if progress.foreign else None,
+        peer_share=used / foreign if foreign else None,
         seconds=dict(clock.seconds),
     )
+
+
+def _together(values: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(values)) if values else torch.zeros(0)
 
 
 def _mean(values: Sequence[float]) -> float:

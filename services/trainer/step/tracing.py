@@ -8,6 +8,7 @@ the weights are those of a step that traces nothing, bit for bit; and it holds o
 from collections.abc import Iterable, Sequence
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -28,6 +29,8 @@ LOWEST_LOGPROB = -1e4
 
 RolloutKey = tuple[int, int]
 """Group and sample, as in a row."""
+
+_TRACED = TypeAdapter(list[tuple[int, int, RolloutTrace]])
 
 Hidden = tuple[Tensor, OutputLayer]
 """A model's hidden states, and what turns them into logits."""
@@ -80,6 +83,16 @@ class Tracer:
                 all_tokens=len(row.response),
                 tokens=tuple(_token(text, *value) for text, value in zip(texts, values, strict=False)),
             )
+
+    def told(self) -> str:
+        """What was traced here, for another process."""
+        return _TRACED.dump_json([(*key, trace) for key, trace in self._found.items()]).decode()
+
+    def take(self, told: Iterable[str]) -> None:
+        """What others have traced of the same step."""
+        for text in told:
+            for group, sample, trace in _TRACED.validate_json(text):
+                self._found[group, sample] = trace
 
     def step_trace(self, manifest: BatchManifest, sha256: str, share: float) -> StepTrace:
         """What was traced, in the batch's order."""

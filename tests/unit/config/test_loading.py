@@ -28,6 +28,14 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert last.problems == loaded().problems, "what nobody else names comes from the preset"
 
 
+def test_ranks_have_a_variable_of_their_own() -> None:
+    assert loaded(OPCOD_RANKS="2").trainer.ranks == 2
+    assert loaded("trainer.ranks=3", OPCOD_RANKS="2").trainer.ranks == 3
+    assert loaded(OPCOD_RANKS="").trainer.ranks == 1
+    with pytest.raises(ConfigError, match=r"trainer\.ranks: .*, got 0"):
+        loaded(OPCOD_RANKS="0")
+
+
 def test_of_two_overrides_the_last_wins() -> None:
     assert loaded("run.seed=1", "run.seed=2").run.seed == 2
 

@@ -22,7 +22,7 @@ from opcod.local.deployment import run_lock
 from shared.contracts.weights import FileEntry
 from shared.errors import ConfigError, StorageError
 from shared.files.durable import ABANDONED_AFTER_S, TEMPORARY, atomic_write, locked, sha256_file, temporary_name
-from shared.files.store import LocalStore, listed_files, resolve
+from shared.files.store import LocalStore, listed_files, resolve, write_file
 
 NAME = "weights/a/v000017"
 FILES = {"adapter_model.safetensors": b"tensors", "adapter_config.json": b"{}"}
@@ -67,6 +67,24 @@ def test_a_writer_gets_a_path_and_the_manifest_is_made_from_what_it_wrote(store:
     manifest = store.read_manifest(NAME)
     assert digest == sha256(manifest)
     assert listed_files(manifest) == {"a.json": sha256(b"1"), "b.json": sha256(b"12345")}
+
+
+def test_what_others_write_beside_is_listed_with_it_or_nothing_is_there(store: LocalStore) -> None:
+    def others(directory: Path) -> list[FileEntry]:
+        return [write_file(directory / "a-2.json", b"2")]
+
+    store.write_directory(NAME, {"b.json": b"1"}, listed, others)
+    manifest = store.read_manifest(NAME)
+    assert list(listed_files(manifest)) == ["a-2.json", "b.json"]
+    store.verify(NAME, manifest)
+
+    def fail(_: Path) -> list[FileEntry]:
+        raise StorageError("on rank 1 of 2")
+
+    with pytest.raises(StorageError, match="rank 1"):
+        store.write_directory("weights/a/v000002", {"b.json": b"1"}, listed, fail)
+    assert not store.exists("weights/a/v000002")
+    assert leftovers(store.root) == []
 
 
 def _put(path: Path, data: bytes) -> None:

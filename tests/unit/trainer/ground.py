@@ -17,6 +17,7 @@ from services.trainer.model.trained import TrainedAdapter, TrainedModel
 from services.trainer.step.step import StepSettings
 from services.trainer.step.trees import Row
 from services.trainer.trainer import StudentTrainer
+from services.trainer.work import RankWork
 from shared.config.settings import LossSection, OptimizerSection
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
 from shared.contracts.ids import version_name
@@ -171,18 +172,19 @@ def student_trainer(
     store = store or LocalStore(run_dir)
     stopping = threading.Event()
     stopping.set()  # no pauses between tries
+    checkpoints = checkpoints_of(store)
+    work = rank_work(learner(directory, step, full=full, adapter=adapter), directory, checkpoints, step, store)
     return StudentTrainer(
-        learner(directory, step, full=full, adapter=adapter),
-        load_tokenizer(directory, None),
-        store,
-        checkpoints_of(store),
-        step,
-        run=RUN,
-        student=STUDENT,
-        base_model=BASE_SHA256,
-        shorten_prompts=False,
-        stopping=stopping,
+        work, store, checkpoints, step, run=RUN, student=STUDENT, base_model=BASE_SHA256, stopping=stopping
     )
+
+
+def rank_work(
+    made: Learner, directory: Path, checkpoints: Checkpoints, step: StepSettings, store: LocalStore, *, run: str = RUN
+) -> RankWork:
+    """What a rank does with that learner, of batches in `store`."""
+    tokenizer = load_tokenizer(directory, None)
+    return RankWork(made, tokenizer, store, checkpoints, step, run=run, shorten_prompts=False)
 
 
 def checkpoints_of(store: LocalStore, base_sha256: str = BASE_SHA256) -> Checkpoints:

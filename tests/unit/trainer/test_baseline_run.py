@@ -16,9 +16,8 @@ from shared.contracts.batches import BatchSealed
 from shared.contracts.jobs import Job, JobOutput
 from shared.contracts.weights import StepDone
 from shared.files.store import LocalStore
-from shared.modeling.loading import load_tokenizer
 from tests.fakes.broker import RUN, BrokerBench
-from tests.unit.trainer.ground import BASE_SHA256, OpenFence, learner, settings
+from tests.unit.trainer.ground import BASE_SHA256, OpenFence, learner, rank_work, settings
 
 
 class RealTrainer:
@@ -28,16 +27,15 @@ class RealTrainer:
         step = replace(settings(mini_batches=2), method=method)
         store = LocalStore(run_dir)
         self._name, self._bus = name, bus
+        checkpoints = Checkpoints(store, run=RUN, student=name, base_sha256=BASE_SHA256)
         self.trainer = StudentTrainer(
-            learner(tiny_dir, step),
-            load_tokenizer(tiny_dir, None),
+            rank_work(learner(tiny_dir, step), tiny_dir, checkpoints, step, store, run=RUN),
             store,
-            Checkpoints(store, run=RUN, student=name, base_sha256=BASE_SHA256),
+            checkpoints,
             step,
             run=RUN,
             student=name,
             base_model=BASE_SHA256,
-            shorten_prompts=False,
             stopping=threading.Event(),
         )
         self.trainer.restore()

@@ -44,7 +44,7 @@ def test_the_newest_two_stay_and_say_what_was_done(tmp_path: Path) -> None:
 
 def test_the_learner_comes_back_bit_for_bit(trained: StudentTrainer, tmp_path: Path) -> None:
     state = checkpoints_of(LocalStore(tmp_path)).load(newest(tmp_path))
-    live = trained._learner.state()
+    live = trained._work.learner.state()
     for mine, theirs in (
         (live.published, state.published),
         (live.teacher, state.teacher),

@@ -90,8 +90,8 @@ def test_a_new_process_goes_on_bit_for_bit(tmp_path: Path, tiny_dir: Path, full:
     for steps in (1, 3):
         last = applied(student_trainer(halves, tiny_dir, step, full=full), halves, tiny_dir, steps)
     assert [last.done(each).checksum for each in (1, 2, 3)] == [whole.done(each).checksum for each in (1, 2, 3)]
-    assert equal(last._learner.state().teacher, whole._learner.state().teacher)
-    assert equal(last._learner.state().exact, whole._learner.state().exact)
+    assert equal(last._work.learner.state().teacher, whole._work.learner.state().teacher)
+    assert equal(last._work.learner.state().exact, whole._work.learner.state().exact)
 
 
 @pytest.mark.parametrize("full", DTYPES)
@@ -101,7 +101,7 @@ def test_a_version_is_a_model_that_an_engine_serves(tmp_path: Path, tiny_dir: Pa
     manifest = WeightsManifest.model_validate_json((directory / "manifest.json").read_bytes())
     assert manifest.kind == "full"
     assert file_checksum(directory / "model.safetensors") == manifest.checksum == trainer.done(2).checksum
-    assert equal(version_tensors(directory, manifest), trainer._learner.state().published)
+    assert equal(version_tensors(directory, manifest), trainer._work.learner.state().published)
     assert load_tokenizer(directory, None).eos_token_id is not None
     engine = TransformersEngine(tiny_dir, None, full, slots=2, threads=1)
     assert engine.load("a@v2", directory) == manifest.checksum
@@ -117,13 +117,13 @@ def test_a_version_is_a_model_that_an_engine_serves(tmp_path: Path, tiny_dir: Pa
 def test_an_abandoned_first_step_takes_the_model_back_to_its_own_weights(tmp_path: Path, tiny_dir: Path) -> None:
     trainer = student_trainer(tmp_path, tiny_dir, full="bfloat16")
     trainer.restore()
-    start = trainer._learner.state()
-    for parameter in trainer._learner.model.parameters:
+    start = trainer._work.learner.state()
+    for parameter in trainer._work.learner.model.parameters:
         parameter.grad = torch.ones_like(parameter)
-    trainer._learner.update()
-    assert not equal(trainer._learner.state().published, start.published)
+    trainer._work.learner.update()
+    assert not equal(trainer._work.learner.state().published, start.published)
     trainer._reload()
-    again = trainer._learner.state()
+    again = trainer._work.learner.state()
     assert equal(again.published, start.published)
     assert equal(again.exact, start.exact)
     assert equal(again.teacher, start.teacher)
@@ -150,8 +150,8 @@ def test_between_whole_checkpoints_the_state_is_made_again_bit_for_bit(
         last = applied(student_trainer(run_dir, tiny_dir, seldom, full=full), run_dir, tiny_dir, steps)
         last._reload()
     assert [last.done(each).checksum for each in range(1, 6)] == [whole.done(each).checksum for each in range(1, 6)]
-    assert equal(last._learner.state().teacher, whole._learner.state().teacher)
-    assert equal(last._learner.state().optimizer, whole._learner.state().optimizer)
+    assert equal(last._work.learner.state().teacher, whole._work.learner.state().teacher)
+    assert equal(last._work.learner.state().optimizer, whole._work.learner.state().optimizer)
     names = sorted(path.name for path in (run_dir / "checkpoints" / "a").iterdir())
     assert names == ["k000002", "k000004", "k000005"]
 
@@ -165,7 +165,7 @@ def test_a_broken_whole_checkpoint_is_made_up_for_by_an_older_one(tmp_path: Path
     again.restore(said.append)
     assert said == ["reading the checkpoint", *(f"making step {each} again, up to 5" for each in (3, 4, 5))]
     assert again.step == 5
-    assert equal(again._learner.state().teacher, whole._learner.state().teacher)
+    assert equal(again._work.learner.state().teacher, whole._work.learner.state().teacher)
 
 
 class ShutFence(OpenFence):
@@ -191,4 +191,4 @@ def test_on_another_machine_training_goes_on_from_the_version_that_was_published
     again = student_trainer(tmp_path, tiny_dir, settings(checkpoint_every=2, alpha=1.0))
     again.restore()
     assert again.checkpoint is not None
-    assert checksum(again._learner.model.trained.tensors()) == again.checkpoint.weights.checksum
+    assert checksum(again._work.learner.model.trained.tensors()) == again.checkpoint.weights.checksum

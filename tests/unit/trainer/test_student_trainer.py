@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from services.trainer.consumer import LeaseFence
 from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StepRefusedError, StudentTrainer
-from shared.contracts.weights import WeightsManifest
+from shared.contracts.weights import FileEntry, WeightsManifest
 from shared.errors import FencedError, StorageError, UnavailableError
 from shared.files.store import Content, LocalStore, Manifest
 from shared.modeling.checksums import file_checksum
@@ -33,12 +33,18 @@ class FailingStore(LocalStore):
         super().__init__(root)
         self.at, self.error, self.after, self.times = at, error, after, times
 
-    def write_directory(self, name: str, files: Mapping[str, Content], manifest: Manifest) -> str:
+    def write_directory(
+        self,
+        name: str,
+        files: Mapping[str, Content],
+        manifest: Manifest,
+        beside: Callable[[Path], Sequence[FileEntry]] = lambda _: (),
+    ) -> str:
         fails = name.startswith(self.at) and self.times > 0
         self.times -= fails
         if fails and not self.after:
             raise self.error
-        sha256 = super().write_directory(name, files, manifest)
+        sha256 = super().write_directory(name, files, manifest, beside)
         if fails:
             raise self.error
         return sha256
@@ -128,14 +134,14 @@ def test_a_refused_batch_leaves_no_trace(tmp_path: Path, tiny_dir: Path) -> None
     trainer.restore()
     first, second = seal_steps(tmp_path, tiny_dir, 2)
     trainer.apply(first, OpenFence())
-    before = trainer._learner.state()
+    before = trainer._work.learner.state()
     path = tmp_path / second.uri / "groups.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
     with pytest.raises(StepRefusedError, match="sha256"):
         trainer.apply(second, OpenFence())
     assert trainer.step == 1
-    after = trainer._learner.state()
+    after = trainer._work.learner.state()
     assert all(torch.equal(each, after.published[name]) for name, each in before.published.items())
     path.write_bytes(whole)
     trainer.apply(second, OpenFence())
@@ -148,14 +154,14 @@ def test_what_is_not_finite_is_refused_and_never_published(tmp_path: Path, tiny_
     trainer = student_trainer(tmp_path, tiny_dir, step)
     trainer.restore()
     if damage == "base weights":
-        trainer._learner.model.network.get_base_model().get_parameter("model.norm.weight").data.fill_(float("nan"))
+        trainer._work.learner.model.network.get_base_model().get_parameter("model.norm.weight").data.fill_(float("nan"))
     [sealed] = seal_steps(tmp_path, tiny_dir, 1)
     with pytest.raises(StepRefusedError, match="finite"):
         trainer.apply(sealed, OpenFence())
     assert trainer.step == 0
     assert not (tmp_path / "weights").exists()
     assert not (tmp_path / "checkpoints").exists()
-    assert all(bool(each.isfinite().all()) for each in trainer._learner.state().published.values())
+    assert all(bool(each.isfinite().all()) for each in trainer._work.learner.state().published.values())
 
 
 def test_a_full_disk_is_tried_again_and_then_given_up(tmp_path: Path, tiny_dir: Path) -> None:

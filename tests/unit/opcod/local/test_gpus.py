@@ -26,6 +26,8 @@ def settings(*overrides: str) -> RunSettings:
         ((*VLLM, *TWO), 8, (0, 1), (2, 3), (4,), (5,)),
         ((*VLLM, *TWO), 4, (0, 1), (2, 3), (0,), (2,)),
         ((*VLLM, *TWO), 2, (0, 1), (0, 1), (0,), (0,)),
+        (("trainer.ranks=2",), 6, (0,), (1,), (2, 3), (4, 5)),
+        (("trainer.ranks=2",), 2, (0,), (1,), (0, 1), (1, 0)),
     ],
 )
 def test_engines_come_first_and_share_last(
@@ -76,6 +78,15 @@ def test_nobody_who_uses_one_is_left_to_take_the_first() -> None:
 def test_more_than_there_are_is_an_error() -> None:
     with pytest.raises(ConfigError, match="student-a needs 2 GPUs, this machine has 1"):
         share_out(settings(*VLLM, *TWO), 1)
+    with pytest.raises(ConfigError, match=r"trainer-a needs 3 GPUs, this machine has 2; lower trainer\.ranks"):
+        share_out(settings("trainer.ranks=3"), 2)
+    with pytest.raises(ConfigError, match=r"trainer-a uses 2, got \[2\]"):
+        share_out(settings("trainer.ranks=2", "resources.gpus={ trainer-a = [2] }"), 4)
+
+
+def test_a_gpu_is_named_once() -> None:
+    with pytest.raises(ConfigError, match=r"trainer-a: expected each GPU once, got \[1, 1\]"):
+        settings("trainer.ranks=2", "resources.gpus={ trainer-a = [1, 1] }")
 
 
 def test_two_servers_on_one_gpu_must_fit() -> None:

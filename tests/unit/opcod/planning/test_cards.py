@@ -224,3 +224,21 @@ def test_an_adapter_for_a_vllm_server_is_kept_exactly_and_rounded() -> None:
     parts = {part.name: part.bytes for part in trainer_need("a", settings(), shape, LENGTHS, gpu=True).parts}
     assert parts["adapter and gradient, fp32, and rounded"] == (4 + 4 + 2) * each
     assert parts["EMA teacher, fp32 and rounded"] == (4 + 2) * each
+
+
+def test_ranks_share_out_full_weights_and_each_holds_a_whole_adapter() -> None:
+    def parts(*overrides: str, gpu: bool = True) -> dict[str, int]:
+        need = trainer_need("a", settings(*overrides), KNOWN_SHAPES["Qwen/Qwen3-8B"], LENGTHS, gpu=gpu)
+        return {part.name: part.bytes for part in need.parts}
+
+    full = ("run.weights=full", "run.schedule=sequential")
+    four = parts(*full, "trainer.ranks=4")
+    kept = sum(size for name, size in four.items() if "of 4 parts one" in name)
+    assert kept == pytest.approx(20 / 4 * 8.19e9, rel=1e-3)
+    # Both models' embedding and output layer in bf16, and two blocks of each.
+    assert four["weights that are whole"] == pytest.approx(2 * 2 * (1.245e9 + 0.193e9), rel=1e-2)
+    assert sum(four.values()) < 0.45 * sum(parts(*full).values())
+    assert parts("trainer.ranks=4") == parts()
+    alone, twice = parts(gpu=False), parts("trainer.ranks=2", gpu=False)
+    assert {name for name in alone if twice[name] == alone[name]} == {"weights"}, "mapped once by both"
+    assert twice["runtime"] == 2 * alone["runtime"]

@@ -63,6 +63,6 @@ def test_a_model_without_blocks_is_refused(tmp_path: Path) -> None:
     )
     base = GPTNeoXJapaneseForCausalLM(config).eval()
     with pytest.raises(
-        ModelError, match=r"blocks that can be recomputed .* gpt_neox_japanese, found none; set trainer"
+        ModelError, match=r"blocks that are marked as such .* gpt_neox_japanese, found none; set trainer"
     ):
         StudentModel(TrainedModel(base, tmp_path), recompute=True)

@@ -89,7 +89,7 @@ def test_tracing_changes_no_bit_of_the_weights(tmp_path: Path, tiny_dir: Path) -
         trainer.restore()
         for sealed in seal_steps(run_dir, tiny_dir, 3):
             trainer.apply(sealed, OpenFence())
-        states.append(trainer._learner.state())
+        states.append(trainer._work.learner.state())
         assert (run_dir / step_trace("a", 3)).exists() == bool(share)
     without, with_ = states
     for left, right in (

@@ -1,0 +1,67 @@
+"""Rank 0 says what it does, the others do it, and an error that all ranks have does not end them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from services.trainer.ranks.leading import Command, LeadWork, follow
+from services.trainer.step.step import StageClock
+from services.trainer.work import RankWork
+from shared.errors import StorageError
+from shared.files.store import LocalStore
+from tests.unit.trainer.ground import checkpoints_of, learner, rank_work, seal_steps, settings
+
+
+class Said:
+    """Keeps what rank 0 says, for who follows later."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    @contextmanager
+    def told(self, text: str) -> Iterator[None]:
+        self.texts.append(text)
+        yield
+
+
+def work_of(run_dir: Path, tiny_dir: Path) -> RankWork:
+    store, step = LocalStore(run_dir), settings()
+    return rank_work(learner(tiny_dir, step), tiny_dir, checkpoints_of(store), step, store)
+
+
+def test_who_follows_does_what_rank_0_does(tmp_path: Path, tiny_dir: Path) -> None:
+    first, second = seal_steps(tmp_path, tiny_dir, 2)
+    said = Said()
+    lead = LeadWork(work_of(tmp_path, tiny_dir), said)
+    (tmp_path / second.uri / "groups.jsonl").write_bytes(b"altered")
+    lead.go_back(None)
+    lead.train(first, StageClock(), lambda: None, traced=True)
+    with pytest.raises(StorageError, match="sha256"):
+        lead.train(second, StageClock(), lambda: None, traced=True)
+    result = lead.result(whole=True)
+    assert lead.write(tmp_path) == []
+    said.texts.append(Command(name="stop").model_dump_json())
+    assert [Command.model_validate_json(text).name for text in said.texts] == [
+        "go_back",
+        "train",
+        "train",
+        "result",
+        "write",
+        "stop",
+    ]
+
+    other = work_of(tmp_path, tiny_dir)
+    heard = iter(said.texts)
+    follow(other, lambda: next(heard))
+    state = other.learner.state()
+    assert all(torch.equal(each, state.teacher[name]) for name, each in result.state.teacher.items())
+    assert all(torch.equal(each, state.published[name]) for name, each in result.state.published.items())
+    assert next(heard, None) is None
+
+
+def test_what_cannot_be_carried_out_ends_it(tmp_path: Path, tiny_dir: Path) -> None:
+    with pytest.raises(ValueError, match="no command"):
+        follow(work_of(tmp_path, tiny_dir), lambda: Command(name="train").model_dump_json())
