@@ -22,7 +22,7 @@ from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import AdapterWeights, Weights
 from services.student.engines.vllm.wire import ADAPTERS, FULL, Needs
 from shared.clock import SystemClock
-from shared.config.machine import MAX_SOCKET_BYTES
+from shared.config.machine import MAX_SOCKET_BYTES, cores_here
 from shared.contracts.ids import seed_of
 from shared.modeling.checksums import weights_checksum
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
@@ -95,6 +95,8 @@ def _started(config: StudentConfig, model: Model) -> Begin:
     section, settings = config.section.vllm, config.settings
     installation = find_installation(section)
     seed = seed_of(settings.run.seed, config.student, "vllm")
+    # Told to a server on a CPU alone.
+    threads = settings.resources.threads_on("cpu", cores_here())
 
     def begin() -> tuple[VllmClient, ServerProcess]:
         scratch = scratch_directory(tempfile.gettempdir())
@@ -103,7 +105,7 @@ def _started(config: StudentConfig, model: Model) -> Begin:
         command = arguments(installation, section, model, socket=socket, slots=config.section.slots, seed=seed)
         # Sockets between the server's own processes lie where ours does, unless somebody said where.
         ours = {"VLLM_RPC_BASE_PATH": str(scratch), **os.environ}
-        variables = environment(installation, section, model, key=key, threads=settings.resources.threads, ours=ours)
+        variables = environment(installation, section, model, key=key, threads=threads, ours=ours)
         # The guard runs on our interpreter and imports this package; it takes these out before the server starts.
         guards = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
         under_guard = guarded(command, os.getpid())
