@@ -20,7 +20,7 @@ from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.server import Server
 from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import AdapterWeights, Weights
-from services.student.engines.vllm.wire import ADAPTERS, FULL, Needs
+from services.student.engines.vllm.wire import ADAPTERS, FOUND_FULL, FULL, Needs
 from shared.clock import SystemClock
 from shared.config.machine import MAX_SOCKET_BYTES, cores_here
 from shared.contracts.ids import seed_of
@@ -67,10 +67,14 @@ def _with_full_weights(config: StudentConfig, model_dir: Path, checksum: str) ->
     skeleton = load_skeleton(model_dir, config.section.dtype)
     tied = tied_names(skeleton)
     untied, served = None, model_dir
-    if tied and find_installation(config.section.vllm).on_cpu:
+    found = config.section.vllm.url is not None
+    if not found and tied and find_installation(config.section.vllm).on_cpu:
         untied = Untied(config.environment.run_dir / "engines" / f"{config.student}-{config.environment.replica}", tied)
         served = untied.add(BASE, model_dir)
-    server = _server(config, _started(config, Model(served, config.section.dtype, rank=None)), FULL)
+    if found:
+        server = _server(config, _found(config), FOUND_FULL)
+    else:
+        server = _server(config, _started(config, Model(served, config.section.dtype, rank=None)), FULL)
     return server, FullWeights(server, model_dir, checksum, served, skeleton, untied)
 
 
@@ -86,7 +90,7 @@ def _log_file(config: StudentConfig) -> Path:
 
 def _found(config: StudentConfig) -> Begin:
     url, key = config.section.vllm.url, VllmEnvironment().key
-    # Whoever calls this has looked: full weights refuse a `url`, adapters come here only with one.
+    # Whoever calls this has looked.
     assert url is not None
     return lambda: (VllmClient(url, key.get_secret_value() if key else None), None)
 
