@@ -9,6 +9,9 @@ import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+import structlog
 
 from services.student.config import StudentConfig, VllmEnvironment
 from services.student.engines.vllm.client import VllmClient
@@ -24,6 +27,8 @@ from services.student.engines.vllm.wire import ADAPTERS, FOUND_FULL, FULL, Needs
 from shared.clock import SystemClock
 from shared.config.machine import MAX_SOCKET_BYTES, cores_here
 from shared.contracts.ids import seed_of
+from shared.contracts.models import ServedBy, served_by_file
+from shared.files.durable import atomic_write
 from shared.modeling.checksums import weights_checksum
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
 from shared.modeling.versions import tied_names
@@ -37,6 +42,11 @@ _SCRATCH = "opcod-vllm-"
 _SCRATCH_BYTES = len(_SCRATCH) + 8
 _SHORT = "/tmp"
 
+_SAYS_V2 = b"Using V2 Model Runner"
+_SAYS_ANYTHING = b"INFO"
+
+log = structlog.get_logger()
+
 Begin = Callable[[], tuple[VllmClient, ServerProcess | None]]
 
 
@@ -46,8 +56,11 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     model_dir = base.path
     check_weights(model_dir)
     build = _with_full_weights if config.settings.run.weights == "full" else _with_adapters
+    # Lives before this one are in it, too.
+    log_file = _log_file(config)
+    before = log_file.stat().st_size if log_file.exists() else 0
     server, weights = build(config, model_dir, weights_checksum(base))
-    return VllmEngine(
+    engine = VllmEngine(
         server,
         weights,
         model_dir,
@@ -55,6 +68,32 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
         vocabulary_size(model_dir),
         config.section.slots,
     )
+    _tell(config, ServedBy(version=engine.version, runner=model_runner(log_file, before), max_model_len=engine.context))
+    return engine
+
+
+def _tell(config: StudentConfig, served: ServedBy) -> None:
+    """In the log, and in the run's directory."""
+    log.info("vllm serves", **served.model_dump())
+    file = served_by_file(config.environment.run_dir, config.student, config.environment.replica)
+    file.parent.mkdir(exist_ok=True)
+    atomic_write(file, served.model_dump_json().encode())
+
+
+def model_runner(log_file: Path, start: int) -> Literal["V1", "V2"] | None:
+    """What the server says in its log from byte `start` on; None where it says nothing, or has its log elsewhere.
+
+    vLLM chooses by model, features and whether there is Triton, or as VLLM_USE_V2_MODEL_RUNNER says.
+    """
+    if not log_file.exists():
+        return None
+    with log_file.open("rb") as file:
+        file.seek(start)
+        said = file.read()
+    if _SAYS_V2 in said:
+        return "V2"
+    # It says so at the level INFO, which somebody may have turned off.
+    return "V1" if _SAYS_ANYTHING in said else None
 
 
 def _with_adapters(config: StudentConfig, model_dir: Path, checksum: str) -> tuple[Server, Weights]:
