@@ -16,11 +16,13 @@ TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 SPREAD = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 ARGS ?=
+# Where vLLM is not in $(VLLM_VENV).
+GPU_ENGINES = $(if $(OPCOD_VLLM_PYTHON),$(foreach student,a b,--set students.$(student).vllm.python=$(OPCOD_VLLM_PYTHON)))
 
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke browser screenshots test lint types unit faults-full fuzz check-trl check-lm-eval vllm-cpu test-vllm docs clean
+.PHONY: help setup run smoke browser screenshots test lint types unit faults-full fuzz check-trl check-lm-eval vllm-cpu test-vllm gpu-check docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -110,6 +112,16 @@ $(VLLM_VENV)/.ready:
 test-vllm: setup vllm-cpu ## Students on a real vLLM server, on CPU (five to ten minutes)
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) OPCOD_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
 	$(BIN)/python -m pytest -q tests/vllm $(ARGS)
+
+# The first line is what a machine without a GPU gets, before anything is installed.
+gpu-check: ## On GPUs: tests/gpu, then two steps of the paper's run, planned beside measured (MODEL=DIR, PROBLEMS=DIR)
+	@nvidia-smi -L 2>/dev/null | grep -q '^GPU ' || \
+	{ echo "gpu-check: expected a GPU, found none: nvidia-smi lists none here" >&2; exit 2; }
+	@test -n "$(MODEL)" || { echo "gpu-check: expected MODEL=DIR, the directory of a small model" >&2; exit 2; }
+	$(MAKE) setup
+	code=0; $(BIN)/python -m pytest -q tests/gpu || code=$$?; \
+	$(BIN)/opcod gpu-check --model $(MODEL) $(if $(PROBLEMS),--problems $(PROBLEMS)) $(GPU_ENGINES) $(ARGS) || code=$$?; \
+	exit $$code
 
 clean: ## Remove the virtual environments; runs and caches stay
 	rm -rf $(VENV) $(TRL_VENV) $(LM_EVAL_VENV) $(VLLM_VENV)

@@ -15,6 +15,7 @@ from opcod.commands.doctor import doctor
 from opcod.commands.eval import evaluate_student
 from opcod.commands.export import export
 from opcod.commands.feedback import app as feedback
+from opcod.commands.gpu_check import gpu_check
 from opcod.commands.keys import keys
 from opcod.commands.model import model
 from opcod.commands.prepare import prepare
@@ -64,6 +65,7 @@ app.command("status")(status)
 app.command("report")(report)
 app.command("track")(track)
 app.command("doctor")(doctor)
+app.command("gpu-check")(gpu_check)
 app.command("prepare")(prepare)
 app.command("keys")(keys)
 app.command("replay")(replay)

@@ -3,7 +3,6 @@
 Each finding says what was found and, where it is not well, what to do.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from opcod.planning.disk import free_disk_needed, free_under
 from opcod.prepare.checks import can_be_written, existing, thinking_notes
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
+from shared.config.machine import ResourcesSection, cores_here
 from shared.config.settings import STUDENTS, Paths, RunSettings
 from shared.errors import ConfigError, OpcodError, UnavailableError
 from shared.gpus import driver, gpus_here
@@ -85,17 +85,12 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
 
     No packages where services run elsewhere: an image has those that its own processes need.
     """
-    threads, cores = settings.resources.threads, os.cpu_count() or 1
     free, needed = free_under(paths.runs_dir), free_disk_needed(paths, settings)
     memory = psutil.virtual_memory()
     return [
         Finding("python", "ok", sys.version.split()[0]),
         *(() if is_elsewhere() else map(_package, PACKAGES)),
-        Finding(
-            "threads",
-            "warn" if threads > cores else "ok",
-            f"{threads} a model process on {cores} cores" + ("; lower resources.threads" if threads > cores else ""),
-        ),
+        _threads(settings.resources, cores_here()),
         Finding("memory", "ok", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),
         Finding(
             "disk",
@@ -127,6 +122,14 @@ def _package(name: str) -> Finding:
         return Finding(name, "ok", version(name))
     except PackageNotFoundError:
         return Finding(name, "bad", "not installed; `make setup` installs what a run on one machine needs")
+
+
+def _threads(resources: ResourcesSection, cores: int) -> Finding:
+    on_cpu, on_gpu = (resources.threads_on(device, cores) for device in ("cpu", "cuda"))
+    if on_cpu > cores:
+        return Finding("threads", "warn", f"{on_cpu} a model process on {cores} cores; lower resources.threads")
+    beside = f", {on_gpu} beside a GPU" if on_gpu != on_cpu else ""
+    return Finding("threads", "ok", f"{on_cpu} a model process{beside}, on {cores} cores")
 
 
 def _engines(settings: RunSettings) -> Iterator[Finding]:

@@ -129,10 +129,11 @@ def write_engines(paths: Paths, settings: RunSettings) -> None:
         url = student.vllm.url or ""
         if student.engine != "vllm" or not url.startswith(SOCKET_URL):
             continue
-        model = Model(prepared_model(paths.run_dir, name).path, student.dtype, settings.lora.rank)
+        rank = None if settings.run.weights == "full" else settings.lora.rank
+        model = Model(prepared_model(paths.run_dir, name).path, student.dtype, rank)
         socket, seed = Path(url.removeprefix(SOCKET_URL)), seed_of(settings.run.seed, name, "vllm")
         command = arguments(ANYWHERE, student.vllm, model, socket=socket, slots=student.slots, seed=seed)
-        told = environment(ANYWHERE, student.vllm, model, key="", threads=settings.resources.threads, ours={})
+        told = environment(ANYWHERE, student.vllm, model, key="", threads=1, ours={})
         # Without the key: it reaches that container as a secret, and stands in no file of the run.
         variables = [f"{variable}={value}" for variable, value in told.items() if variable != "VLLM_API_KEY"]
         _write(paths.run_dir / "engines" / f"{name}.arguments", command[1:])

@@ -20,6 +20,7 @@ from opcod.local.processes import log_tail
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for, settings_on
 from opcod.prepare.run_directory import create_run, stored_settings
 from shared.config.loading import PLANNED_FILE, differences
+from shared.config.machine import cores_here
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import MODELS
 from shared.contracts.weights import ReplayedStep
@@ -78,8 +79,9 @@ def replay(
 def promise(settings: RunSettings, device: str) -> str:
     """How near to the recorded versions a replay on this device ("cuda" or "cpu") comes, for people."""
     if device == "cpu":
+        threads = settings.resources.threads_on(device, cores_here())
         return (
-            f"Replayed on the CPU with resources.threads = {settings.resources.threads}: bit for bit, where the run "
+            f"Replayed on the CPU with resources.threads = {threads}: bit for bit, where the run "
             "trained on this machine's CPU."
         )
     if not settings.trainer.repeats(device):

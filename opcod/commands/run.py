@@ -6,7 +6,7 @@ run stands (done, failed or paused).
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import typer
@@ -43,6 +43,9 @@ from shared.problems.coverage import uncovered_languages
 
 POLL_S = 1.0
 EVENTS_AT_ONCE = 500
+
+Look = Callable[[Mapping[str, int]], None]
+"""Told of the process of each service, once a second while the run is followed."""
 
 
 def run(
@@ -87,7 +90,7 @@ def run(
     raise typer.Exit(train(paths, settings, console, resumed=resume is not None))
 
 
-def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bool) -> int:
+def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bool, look: Look = lambda _: None) -> int:
     """Everything between a run's directory and its report; returns the exit code."""
     uncovered = uncovered_languages(pin_problems(paths, settings))
     timeline = Timeline(paths.run_dir)
@@ -110,7 +113,7 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
             reason = end_pause(deployment) if resumed else None
             if reason is not None:
                 console.print(f"the run was paused: {reason}; going on", highlight=False)
-            state = _follow(launcher, paths, settings, console, interrupted)
+            state = _follow(launcher, paths, settings, console, interrupted, look)
             if interrupted():
                 console.print("stopping…")
         finally:
@@ -120,13 +123,14 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
 
 
 def _follow(
-    launcher: Launcher, paths: Paths, settings: RunSettings, console: Console, interrupted: Interrupted
+    launcher: Launcher, paths: Paths, settings: RunSettings, console: Console, interrupted: Interrupted, look: Look
 ) -> RunState | None:
     assert launcher.deployment is not None
     bus = RedisBus(launcher.deployment.bus_url(), paths.run, deadline_s=settings.bus.deadline_s)
     try:
         with RunProgress(console, settings.run.rounds, settings.run.steps_per_round) as progress:
-            return Follower(launcher, bus, progress, after=launcher.events_before).until(interrupted)
+            follower = Follower(launcher, bus, progress, after=launcher.events_before, look=look)
+            return follower.until(interrupted)
     finally:
         bus.close()
 
@@ -160,11 +164,14 @@ def _end(
 class Follower:
     """Polls the run's Redis once a second; reads state and events, writes nothing."""
 
-    def __init__(self, launcher: Launcher, bus: RedisBus, progress: RunProgress, *, after: str) -> None:
+    def __init__(
+        self, launcher: Launcher, bus: RedisBus, progress: RunProgress, *, after: str, look: Look = lambda _: None
+    ) -> None:
         self._launcher = launcher
         self._bus = bus
         self._progress = progress
         self._cursor = after
+        self._watched = look
         self.state: RunState | None = None
 
     def until(self, stopped: Callable[[], bool]) -> RunState | None:
@@ -175,6 +182,7 @@ class Follower:
         while not stopped():
             for name in self._launcher.watch():
                 self._progress.say(f"{name} ended and was started again")
+            self._watched(self._launcher.pids())
             with contextlib.suppress(UnavailableError):  # the launcher starts Redis again; the services wait for it
                 self._look()
             if self.state is not None and _stands(self.state):

@@ -14,6 +14,7 @@ from opcod.local.gpus import share_out, starts, visible
 from opcod.local.processes import Launch, ProcessSpec, Supervisor, launch, log_tail
 from shared.bus.redis import RedisBus
 from shared.bus.redis_link import one_try
+from shared.config.machine import cores_here
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import model_file, prepared_model
 from shared.errors import StoppedError, UnavailableError
@@ -136,7 +137,7 @@ class Launcher:
 
     def _spec(self, name: str, redis_url: str, key_file: Path) -> ProcessSpec:
         service, _, student = name.partition("-")
-        threads = str(self._settings.resources.threads)
+        device = "cuda" if self.gpus.get(name) else "cpu"
         environment = {
             "OPCOD_RUN": self._paths.run,
             "OPCOD_RUN_DIR": str(self._paths.run_dir),
@@ -148,7 +149,7 @@ class Launcher:
             "OPCOD_PORT": str(self._port(service, student)),
             "OPCOD_URL_FILE": str(self._url_file(name)),
             "OPCOD_TRAIN": "true" if self._mode == "run" else "false",
-            "OMP_NUM_THREADS": threads,
+            "OMP_NUM_THREADS": str(self._settings.resources.threads_on(device, cores_here())),
             "TOKENIZERS_PARALLELISM": "false",
         }
         if student:

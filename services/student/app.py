@@ -25,6 +25,7 @@ from shared.bus.port import Bus
 from shared.bus.redis import RedisBus
 from shared.clock import Clock, SystemClock
 from shared.config.environment import service_environment
+from shared.config.machine import cores_here
 from shared.http.app import create_app
 from shared.http.serving import Service
 from shared.obs.logging import configure_logging
@@ -198,13 +199,14 @@ def build_engine(config: StudentConfig) -> Engine:
     from services.student.engines.transformers import TransformersEngine
     from shared.modeling.device import device_here
 
+    device = device_here()
     return TransformersEngine(
         config.prepared_model().path,
         config.section.chat_template,
         config.section.dtype,
         config.section.slots,
-        config.settings.resources.threads,
-        device=device_here(),
+        config.settings.resources.threads_on(device, cores_here()),
+        device=device,
     )
 
 

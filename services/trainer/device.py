@@ -7,6 +7,7 @@ import os
 
 import torch
 
+from shared.config.machine import cores_here
 from shared.config.settings import RunSettings
 
 # Of the two values with which cuBLAS repeats itself, that with room for its faster algorithms.
@@ -16,7 +17,7 @@ _CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 def set_up(settings: RunSettings, device: str) -> None:
     """Threads, and which algorithms torch may choose. device: "cuda" or "cpu"."""
     # Sums over another number of threads round otherwise.
-    torch.set_num_threads(settings.resources.threads)
+    torch.set_num_threads(settings.resources.threads_on(device, cores_here()))
     if not settings.trainer.repeats(device):
         return
     # Read when cuBLAS is first used in this process; what somebody chose for it stays.

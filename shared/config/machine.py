@@ -60,10 +60,22 @@ class BusSection(Section):
         return with_password(self.url, expanded(self.password_file))
 
 
+MODEL_PROCESSES = 4
+"""Two students and two trainers."""
+
+MOST_THREADS = 8
+"""Beside a GPU: what there is to do is bound by the memory, which more cores make no faster."""
+
+
 class ResourcesSection(Section):
     """What the processes may use on this machine."""
 
-    threads: Positive = Field(default=1, description="Threads of each model process; never more than cores in all.")
+    threads: Positive | Literal["auto"] = Field(
+        default="auto",
+        description="Threads of each model process; never more than cores in all. `auto`: 1 where it computes on a "
+        "CPU, as sums over another number round otherwise; beside a GPU a quarter of the cores, 8 at most, which look "
+        "through weights and move them.",
+    )
     min_free_disk_bytes: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default="auto",
         description="Under the runs directory when a run begins or goes on. `auto`: what its batches, versions and "
@@ -82,6 +94,17 @@ class ResourcesSection(Section):
             if len(set(cards)) < len(cards):
                 raise ValueError(f"{service}: expected each GPU once, got {list(cards)}")
         return gpus
+
+    def threads_on(self, device: str, cores: int) -> int:
+        """Of a model process that computes there. device: "cuda" or "cpu"; cores: those of this process."""
+        if self.threads != "auto":
+            return self.threads
+        return min(MOST_THREADS, max(1, cores // MODEL_PROCESSES)) if device == "cuda" else 1
+
+
+def cores_here() -> int:
+    """Cores that this process may use, which a batch system or a container may have made fewer than there are."""
+    return len(os.sched_getaffinity(0))
 
 
 class TrainerSection(Section):

@@ -376,12 +376,18 @@ def _refuse_full_weights(settings: RunSettings) -> None:
             "parallel it would serve two, the student in training and the tutor; set run.schedule = 'sequential', or "
             f"students.{on_vllm[0]}.engine = 'transformers'"
         )
-    found = [name for name in on_vllm if settings.students[name].vllm.url is not None]
-    if found:
+    found = {name: url for name in on_vllm if (url := settings.students[name].vllm.url) is not None}
+    open_to_others = [name for name, url in found.items() if not url.startswith("unix:")]
+    if open_to_others:
         raise ValueError(
-            f"students.{found[0]}.vllm.url: full weights are read in place of what a server holds, so it must serve "
-            "nobody else, and a restart must not go unseen; leave it out and the student starts a server itself, or "
-            "set run.weights = 'lora'"
+            f"students.{open_to_others[0]}.vllm.url: full weights are exchanged by routes of the server's that ask for "
+            "no key, so nobody but its student may reach it; name a socket (unix:/path) in a directory of theirs "
+            "alone, or set run.weights = 'lora'"
+        )
+    if len(set(found.values())) < len(found):
+        raise ValueError(
+            f"students.b.vllm.url: the server at {found['b']} has room for one set of full weights, and student a has "
+            "it; name another server, or set run.weights = 'lora'"
         )
     if settings.loss.teacher == "trust_region":
         raise ValueError(

@@ -1,6 +1,10 @@
-"""`models/<student>.json`: the base weights of a student, prepared before any service starts."""
+"""What a run's students are made of: their base weights, prepared before any service starts (`models/<student>.json`),
+and the vLLM that serves them (`engines/<student>-<replica>.json`).
+"""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -9,6 +13,9 @@ from shared.errors import ConfigError, reason
 
 MODELS = "models"
 """Folder of the files, in the run's directory."""
+
+ENGINES = "engines"
+"""Likewise."""
 
 
 Stamp = tuple[str, int, int, int]
@@ -41,3 +48,32 @@ def prepared_model(run_dir: Path, student: str) -> PreparedModel:
             f"expected the prepared model of student {student} (path, sha256) in {path}, "
             f"written before services start: {reason(error)}"
         ) from error
+
+
+class ServedBy(Contract):
+    """The vLLM server of one replica. runner: which of its model runners computes, two bodies of code that sample and
+    apply adapters each in their own way; None where the server does not tell.
+    """
+
+    version: str
+    runner: Literal["V1", "V2"] | None
+    max_model_len: int
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        runner = "which model runner is not told" if self.runner is None else f"model runner {self.runner}"
+        return f"vLLM {self.version}, {runner}, sequences of {self.max_model_len} tokens"
+
+
+def served_by_file(run_dir: Path, student: str, replica: str) -> Path:
+    return run_dir / ENGINES / f"{student}-{replica}.json"
+
+
+def served_by(run_dir: Path) -> dict[str, ServedBy]:
+    """By student and replica, of all that have said so; what cannot be read is left out."""
+    found = {}
+    for file in sorted((run_dir / ENGINES).glob("*-*.json")):
+        with suppress(OSError, ValidationError):
+            found[file.stem] = ServedBy.model_validate_json(file.read_bytes())
+    return found

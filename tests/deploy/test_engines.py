@@ -93,6 +93,16 @@ def test_the_container_starts_the_server_that_a_student_would_start(tmp_path: Pa
     assert "VLLM_CACHE_ROOT=/data/compiled/b" in variables
 
 
+def test_a_server_of_full_weights_can_exchange_them_and_takes_no_adapters(tmp_path: Path) -> None:
+    paths = prepared(vllm_run(tmp_path, "run.weights=full", "run.schedule=sequential"))
+    write_engines(paths, settings_of(paths))
+    for student in "ab":
+        engine = paths.run_dir / "engines" / student
+        assert "--enable-lora" not in engine.with_suffix(".arguments").read_text()
+        told = engine.with_suffix(".environment").read_text().splitlines()
+        assert "VLLM_SERVER_DEV_MODE=1" in told and not [each for each in told if "LORA" in each]
+
+
 def test_a_student_that_starts_its_own_server_needs_no_files(tmp_path: Path) -> None:
     paths = prepared(vllm_run(tmp_path, "students.a.vllm.url=none"))
     write_engines(paths, settings_of(paths))

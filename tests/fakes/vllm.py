@@ -14,6 +14,7 @@ from services.student.engines.vllm.wire import ADAPTERS, Needs
 
 BASE = "base"
 LIMIT = 4096
+UNMARKED = "default"
 
 
 class FakeVllm:
@@ -22,6 +23,7 @@ class FakeVllm:
     hung: completions are not answered until it is cleared; left: how many were not waited for. dead: they fail, while
     the list of models is still given.
     paused: by its route; completions wait. weights: the directory whose weights it has, None when a reload has failed.
+    mark: what it calls them. restarts_in_a_read: somebody starts it again once it has read weights.
     unreadable: directories that it cannot read. seen: the weights and the salt of each completion.
     text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
     probe asks for. numberless: its log-probs are not finite, which it streams as null and cannot answer otherwise.
@@ -36,6 +38,8 @@ class FakeVllm:
         self.left = 0
         self.paused = threading.Event()
         self.weights: str | None = BASE
+        self.mark = UNMARKED
+        self.restarts_in_a_read = False
         self.unreadable: set[str] = set()
         self.seen: list[tuple[str | None, str | None]] = []
         self.text = "x"
@@ -59,7 +63,7 @@ class FakeVllm:
     def restart_empty(self) -> None:
         """As after a restart: the base model alone."""
         self.models.clear()
-        self.weights = BASE
+        self.weights, self.mark = BASE, UNMARKED
         self.paused.clear()
 
     def _app(self) -> FastAPI:
@@ -110,7 +114,18 @@ class FakeVllm:
             assert request.headers["connection"] == "close"  # after an error vLLM closes it, whoever else is on it
             directory = body["kwargs"]["weights_path"]
             self.weights = None if directory in self.unreadable else directory
+            if self.restarts_in_a_read:
+                self.restart_empty()
             return Response(status_code=500 if self.weights is None else 200)
+
+        @app.post("/update_weight_version")
+        async def mark(request: Request) -> dict[str, Any]:
+            self.mark = (await request.json())["new_version"]
+            return {"success": True, "new_version": self.mark}
+
+        @app.get("/weight_info")
+        def marked() -> dict[str, str]:
+            return {"weight_version": self.mark}
 
         @app.post("/v1/completions")
         async def complete(request: Request) -> Response:

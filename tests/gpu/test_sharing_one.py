@@ -7,6 +7,7 @@ import pytest
 
 from opcod.commands.doctor import examine_machine
 from opcod.local.processes import launch
+from opcod.local.usage import NvmlReader, watching
 from opcod.options import CACHE_DIR
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run
@@ -44,6 +45,11 @@ def test_two_engines_and_two_trainers_start_and_train_on_one_gpu(
     # Not forked: where the test above has asked torch for the GPU, no child of this process can use it.
     deployment = RunningDeployment(paths, settings, DEADLINE_S, start_process=launch)
     try:
+        # Engines and trainers have their weights by now, and the driver tells whose memory it is.
+        peaks, look = watching(NvmlReader())
+        look(deployment.launcher.pids())
+        held = peaks.cards[0].services
+        assert {f"{kind}-{student}" for kind in ("student", "trainer") for student in "ab"} <= held.keys(), held
         assert deployment.finish().status is Status.DONE
         assert deployment.launcher.restarts == {}
         for student in "ab":

@@ -50,26 +50,24 @@ class Tree:
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
-    _children: dict[tuple[int, int], int] = field(default_factory=dict)
+    # By parent and token, from the first branch on. Long rows go alone, and most of a large step's are: a dictionary of
+    # all their tokens would cost more than everything else that is done with them here.
+    _children: dict[tuple[int, int], int] | None = None
 
     def insert(self, ids: Sequence[int]) -> list[int]:
         """The nodes of `ids`, new ones only where no earlier row has this prefix."""
-        path: list[int] = []
-        parent = -1
-        for depth, token in enumerate(ids):
-            node = self._children.get((parent, token))
-            if node is None:
-                node = len(self.tokens)
-                self._children[parent, token] = node
-                self.tokens.append(token)
-                self.parents.append(parent)
-                self.depths.append(depth)
-            path.append(node)
-            parent = node
-        return path
+        if self._children is None:
+            shared = self._shared(ids)
+            if shared in (len(self.tokens), len(ids)):
+                self._lengthen(ids[shared:])
+                return list(range(len(ids)))
+            self._children = {each: node for node, each in enumerate(zip(self.parents, self.tokens, strict=True))}
+        return self._branch(self._children, ids)
 
     def missing(self, ids: Sequence[int]) -> int:
         """How many nodes inserting `ids` would add."""
+        if self._children is None:
+            return len(ids) - self._shared(ids)
         parent = -1
         for depth, token in enumerate(ids):
             node = self._children.get((parent, token))
@@ -80,7 +78,34 @@ class Tree:
 
     @property
     def is_chain(self) -> bool:
-        return all(parent == node - 1 for node, parent in enumerate(self.parents))
+        return self._children is None
+
+    def _shared(self, ids: Sequence[int]) -> int:
+        """Of a chain: how many of `ids` it begins with."""
+        both = zip(ids, self.tokens, strict=False)
+        return next((at for at, (one, other) in enumerate(both) if one != other), min(len(ids), len(self.tokens)))
+
+    def _lengthen(self, ids: Sequence[int]) -> None:
+        """Of a chain: `ids` follow its last token."""
+        before, after = len(self.tokens), len(self.tokens) + len(ids)
+        self.tokens += ids
+        self.parents += range(before - 1, after - 1)
+        self.depths += range(before, after)
+
+    def _branch(self, children: dict[tuple[int, int], int], ids: Sequence[int]) -> list[int]:
+        path: list[int] = []
+        parent = -1
+        for depth, token in enumerate(ids):
+            node = children.get((parent, token))
+            if node is None:
+                node = len(self.tokens)
+                children[parent, token] = node
+                self.tokens.append(token)
+                self.parents.append(parent)
+                self.depths.append(depth)
+            path.append(node)
+            parent = node
+        return path
 
 
 @dataclass
@@ -164,7 +189,8 @@ def tree_tensors(trees: Sequence[Tree]) -> TreeTensors:
     positions = torch.arange(longest).repeat(len(trees), 1)
     for row, tree in enumerate(trees):
         ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
-        positions[row, : len(tree.tokens)] = torch.tensor(tree.depths)
+        if not tree.is_chain:
+            positions[row, : len(tree.tokens)] = torch.tensor(tree.depths)
     if all(tree.is_chain for tree in trees):
         return TreeTensors(ids, positions, None)
     # Each token sees itself, padding too, so that no line of the mask is empty.

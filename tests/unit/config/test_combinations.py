@@ -33,7 +33,15 @@ from shared.errors import ConfigError
                 "students.a.engine=vllm",
                 "students.a.vllm.url=http://127.0.0.1:1",
             ],
-            "students.a.vllm.url: full weights are read in place",
+            "students.a.vllm.url: full weights are exchanged by routes",
+        ),
+        (
+            [
+                "run.weights=full",
+                "run.schedule=sequential",
+                *(f"students.{name}.{each}" for name in "ab" for each in ("engine=vllm", "vllm.url=unix:/run/one")),
+            ],
+            "students.b.vllm.url: the server at unix:/run/one has room for one set of full weights",
         ),
         (["specialize.sampling.samples=1"], "specialize.sampling.keep: at most specialize.sampling.samples"),
         (["run.weights=full", "loss.teacher=trust_region"], "set loss.teacher = 'ema', or run.weights = 'lora'"),

@@ -35,6 +35,22 @@ def test_algorithms_that_repeat_are_chosen_on_a_gpu_or_where_asked_for(device: s
     assert os.environ.get(CUBLAS) == (":4096:8" if repeats else None)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "device", "cores", "threads"),
+    [
+        ("auto", "cpu", 64, 1),
+        ("auto", "cuda", 64, 8),
+        ("auto", "cuda", 16, 4),
+        ("auto", "cuda", 2, 1),
+        ("3", "cpu", 64, 3),
+        ("3", "cuda", 2, 3),
+    ],
+)
+def test_threads_are_more_than_one_beside_a_gpu_alone(chosen: str, device: str, cores: int, threads: int) -> None:
+    settings = load_settings(preset="smoke", overrides=[f"resources.threads={chosen}"], environ={})
+    assert settings.resources.threads_on(device, cores) == threads
+
+
 def test_what_somebody_chose_for_cublas_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CUBLAS, ":16:8")
     set_up(load_settings(preset="smoke", environ={}), "cuda")

@@ -9,6 +9,9 @@ import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+import structlog
 
 from services.student.config import StudentConfig, VllmEnvironment
 from services.student.engines.vllm.client import VllmClient
@@ -20,10 +23,12 @@ from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.server import Server
 from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import AdapterWeights, Weights
-from services.student.engines.vllm.wire import ADAPTERS, FULL, Needs
+from services.student.engines.vllm.wire import ADAPTERS, FOUND_FULL, FULL, Needs
 from shared.clock import SystemClock
-from shared.config.machine import MAX_SOCKET_BYTES
+from shared.config.machine import MAX_SOCKET_BYTES, cores_here
 from shared.contracts.ids import seed_of
+from shared.contracts.models import ServedBy, served_by_file
+from shared.files.durable import atomic_write
 from shared.modeling.checksums import weights_checksum
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
 from shared.modeling.versions import tied_names
@@ -37,6 +42,11 @@ _SCRATCH = "opcod-vllm-"
 _SCRATCH_BYTES = len(_SCRATCH) + 8
 _SHORT = "/tmp"
 
+_SAYS_V2 = b"Using V2 Model Runner"
+_SAYS_ANYTHING = b"INFO"
+
+log = structlog.get_logger()
+
 Begin = Callable[[], tuple[VllmClient, ServerProcess | None]]
 
 
@@ -46,8 +56,11 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     model_dir = base.path
     check_weights(model_dir)
     build = _with_full_weights if config.settings.run.weights == "full" else _with_adapters
+    # Lives before this one are in it, too.
+    log_file = _log_file(config)
+    before = log_file.stat().st_size if log_file.exists() else 0
     server, weights = build(config, model_dir, weights_checksum(base))
-    return VllmEngine(
+    engine = VllmEngine(
         server,
         weights,
         model_dir,
@@ -55,6 +68,32 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
         vocabulary_size(model_dir),
         config.section.slots,
     )
+    _tell(config, ServedBy(version=engine.version, runner=model_runner(log_file, before), max_model_len=engine.context))
+    return engine
+
+
+def _tell(config: StudentConfig, served: ServedBy) -> None:
+    """In the log, and in the run's directory."""
+    log.info("vllm serves", **served.model_dump())
+    file = served_by_file(config.environment.run_dir, config.student, config.environment.replica)
+    file.parent.mkdir(exist_ok=True)
+    atomic_write(file, served.model_dump_json().encode())
+
+
+def model_runner(log_file: Path, start: int) -> Literal["V1", "V2"] | None:
+    """What the server says in its log from byte `start` on; None where it says nothing, or has its log elsewhere.
+
+    vLLM chooses by model, features and whether there is Triton, or as VLLM_USE_V2_MODEL_RUNNER says.
+    """
+    if not log_file.exists():
+        return None
+    with log_file.open("rb") as file:
+        file.seek(start)
+        said = file.read()
+    if _SAYS_V2 in said:
+        return "V2"
+    # It says so at the level INFO, which somebody may have turned off.
+    return "V1" if _SAYS_ANYTHING in said else None
 
 
 def _with_adapters(config: StudentConfig, model_dir: Path, checksum: str) -> tuple[Server, Weights]:
@@ -67,10 +106,14 @@ def _with_full_weights(config: StudentConfig, model_dir: Path, checksum: str) ->
     skeleton = load_skeleton(model_dir, config.section.dtype)
     tied = tied_names(skeleton)
     untied, served = None, model_dir
-    if tied and find_installation(config.section.vllm).on_cpu:
+    found = config.section.vllm.url is not None
+    if not found and tied and find_installation(config.section.vllm).on_cpu:
         untied = Untied(config.environment.run_dir / "engines" / f"{config.student}-{config.environment.replica}", tied)
         served = untied.add(BASE, model_dir)
-    server = _server(config, _started(config, Model(served, config.section.dtype, rank=None)), FULL)
+    if found:
+        server = _server(config, _found(config), FOUND_FULL)
+    else:
+        server = _server(config, _started(config, Model(served, config.section.dtype, rank=None)), FULL)
     return server, FullWeights(server, model_dir, checksum, served, skeleton, untied)
 
 
@@ -86,7 +129,7 @@ def _log_file(config: StudentConfig) -> Path:
 
 def _found(config: StudentConfig) -> Begin:
     url, key = config.section.vllm.url, VllmEnvironment().key
-    # Whoever calls this has looked: full weights refuse a `url`, adapters come here only with one.
+    # Whoever calls this has looked.
     assert url is not None
     return lambda: (VllmClient(url, key.get_secret_value() if key else None), None)
 
@@ -95,6 +138,8 @@ def _started(config: StudentConfig, model: Model) -> Begin:
     section, settings = config.section.vllm, config.settings
     installation = find_installation(section)
     seed = seed_of(settings.run.seed, config.student, "vllm")
+    # Told to a server on a CPU alone.
+    threads = settings.resources.threads_on("cpu", cores_here())
 
     def begin() -> tuple[VllmClient, ServerProcess]:
         scratch = scratch_directory(tempfile.gettempdir())
@@ -103,7 +148,7 @@ def _started(config: StudentConfig, model: Model) -> Begin:
         command = arguments(installation, section, model, socket=socket, slots=config.section.slots, seed=seed)
         # Sockets between the server's own processes lie where ours does, unless somebody said where.
         ours = {"VLLM_RPC_BASE_PATH": str(scratch), **os.environ}
-        variables = environment(installation, section, model, key=key, threads=settings.resources.threads, ours=ours)
+        variables = environment(installation, section, model, key=key, threads=threads, ours=ours)
         # The guard runs on our interpreter and imports this package; it takes these out before the server starts.
         guards = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
         under_guard = guarded(command, os.getpid())

@@ -24,6 +24,7 @@ from services.student.engines.vllm.wire import (
     ServerChoice,
     ServerLogprobs,
     Version,
+    WeightInfo,
 )
 from shared.errors import reason
 
@@ -132,13 +133,20 @@ class VllmClient:
         path = "/pause?mode=keep&clear_cache=false"
         self._run(self._send("POST", path, None, CALL_TIMEOUT_S))
 
-    def resume(self) -> None:
-        self._run(self._send("POST", "/resume", None, CALL_TIMEOUT_S))
+    def resume(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._run(self._send("POST", "/resume", None, timeout_s))
 
     def reload(self, directory: Path, timeout_s: float) -> None:
         """Read the weights of a whole model in place of what is there; where it fails, nothing usable is there."""
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
         self._run(self._send("POST", "/collective_rpc", body, timeout_s, _ALONE), timeout_s)
+
+    def mark(self, name: str) -> None:
+        """Call the weights that are there by that name, until they are called otherwise or the server ends."""
+        self._run(self._send("POST", "/update_weight_version", {"new_version": name}, CALL_TIMEOUT_S))
+
+    def marked(self, timeout_s: float = CALL_TIMEOUT_S) -> str:
+        return self._run(self._get("/weight_info", WeightInfo, timeout_s)).weight_version
 
     def close(self) -> None:
         """Drop every request and end the thread; once more changes nothing."""

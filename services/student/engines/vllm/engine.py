@@ -87,9 +87,9 @@ class VllmEngine:
         self._eos = eos_ids(generation_config(model_dir), tokenizer)
         self._checksums: dict[str, str] = {}
         self._probed_life = 0
-        self._version = server.start()
+        self.version = server.start()
         self._base_name, self.context = self._base(server.life)
-        log.info("vllm answers", vllm=self._version, url=server.life.client.url, max_model_len=self.context)
+        log.info("vllm answers", vllm=self.version, url=server.life.client.url, max_model_len=self.context)
 
     def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:
         # The life is taken before anything is read or sent: `loaded` refuses the version if it is over by then.
@@ -141,7 +141,7 @@ class VllmEngine:
         state = _STATES.get(condition, EngineState.AWAY)
         if in_doubt:
             state = _IN_DOUBT.get(state, state)
-        return EngineHealth(state, f"vLLM {self._version}: {condition.value}")
+        return EngineHealth(state, f"vLLM {self.version}: {condition.value}")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return len(render(self._tokenizer, messages))

@@ -2,9 +2,12 @@
 
 What always holds: weights change only while no request runs and none can begin; no request sees cached keys and values
 of other weights, since each time that weights were read has a salt of its own; after a reload that failed, the weights
-before it are read again, or else the server is ended. A server that came back has the base model's.
+before it are read again, or else the server is given up, and ended where it is ours. A server of ours that came back
+has the base model's. Of one that was found nothing is known: it is given weights before it is used, and a mark of this
+process with them, and no answer counts that it gave when the mark was gone.
 """
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -56,6 +59,7 @@ class FullWeights:
         self._residency: Residency[Asked] = Residency(self._swap)
         self._last: Asked | None = None
         self._swaps = 0
+        self._token = secrets.token_hex(4)
 
     def check(self, directory: Path | None, known: str | None) -> Files:
         if directory is None:
@@ -109,6 +113,8 @@ class FullWeights:
             raise
         try:
             yield {"cache_salt": f"{files.checksum[:16]}-{self._swaps}"}
+            # Asked after the answer, and not before: a server may be started again in between.
+            self._server.require_mark(life)
         finally:
             self._residency.leave()
 
@@ -119,24 +125,31 @@ class FullWeights:
         with self._server.undisturbed():
             if (lost := gone(life, self._server)) is not None:
                 raise lost
-            last = self._last[1] if self._last is not None and self._last[0] == life else self._base
-            if files != last:
+            if files != (last := self._resident(life)):
                 _require_unchanged(files)
-                self._read(life, files, last)
+                self._read(life, files, last or self._base)
             self._last = asked
             # A new salt each time weights are read, not for each version: a request that was given up may go on for a
             # moment and cache, under the old salt, what the new weights made.
             self._swaps += 1
 
+    def _resident(self, life: Life) -> Files | None:
+        """What is in the server; None where nobody knows."""
+        if self._last is not None and self._last[0] == life:
+            return self._last[1]
+        return None if self._server.marked else self._base
+
     def _read(self, life: Life, files: Files, last: Files) -> None:
-        """Raises ModelError with the last weights in place, EngineAwayError with the server ended."""
+        """Raises ModelError with the last weights in place, EngineAwayError with the server given up."""
         try:
             life.client.pause()
             failure = self._reload(life, files, last)
+            # The mark was set before the read: with it still there, this life has read.
+            self._server.require_mark(life)
             # Also after a failure: a server that stays paused answers nobody.
             life.client.resume()
         except (EngineAwayError, RefusedError) as lost:
-            log.error("weights could not be swapped; the server is ended", directory=str(files.directory))
+            log.error("weights could not be swapped; the server is given up", directory=str(files.directory))
             self._server.abandon(life)
             raise EngineAwayError(f"vLLM was lost while it read {files.directory}: {lost}") from lost
         if failure is not None:
@@ -147,12 +160,19 @@ class FullWeights:
     def _reload(self, life: Life, files: Files, last: Files) -> Exception | None:
         """Why it failed: then the last weights were read again, without which the server would be of no use."""
         try:
-            life.client.reload(files.served, self._server.start_s)
+            self._put(life, files)
         except (EngineAwayError, RefusedError) as failed:
             # vLLM leaves a model on meta tensors when a reload fails; the next request would kill it for good.
-            life.client.reload(last.served, self._server.start_s)
+            self._put(life, last)
             return failed
         return None
+
+    def _put(self, life: Life, files: Files) -> None:
+        """Have them read. Raises EngineAwayError and RefusedError."""
+        if self._server.marked:
+            # Of this process: who was here before may have given the same weights.
+            self._server.mark(life, f"{files.checksum[:16]}-{self._token}-{self._swaps}")
+        life.client.reload(files.served, self._server.start_s)
 
 
 def _stamps(files: Sequence[Path]) -> tuple[Stamp, ...]:

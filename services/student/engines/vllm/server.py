@@ -59,6 +59,7 @@ class Server:
         self._lock, self._quiet = threading.Lock(), threading.Lock()
         self._stopping, self._look_now = threading.Event(), threading.Event()
         self._held: dict[str, str] = {}
+        self._mark: str | None = None
         self._looked_s, self._looks_as_asked = 0.0, False
         self._life = Life(*begin(), number=1)
         self._health = Health(Condition.RESTARTING, clock.monotonic_s())
@@ -118,6 +119,28 @@ class Server:
         """The server's name of it; None if it is not there."""
         with self._lock:
             return self._held.pop(version, None)
+
+    @property
+    def marked(self) -> bool:
+        """Whether its weights are given names, by which a server that somebody started again is told."""
+        return self._needs.marked
+
+    def mark(self, life: Life, name: str) -> None:
+        """That life calls its weights so from now on. Raises EngineAwayError and RefusedError."""
+        life.client.mark(name)
+        with self._lock:
+            if life.number == self._life.number:
+                self._mark = name
+
+    def require_mark(self, life: Life) -> None:
+        """Raises EngineAwayError unless the weights there are called as we called them last: a server that was started
+        again has the base model's, and answers as if nothing had been."""
+        if not self._needs.marked:
+            return
+        said = life.client.marked()
+        if said != self._mark or life.number != self._life.number:
+            self.look()
+            raise EngineAwayError(f"vLLM was started again or given other weights: it calls them {said!r}")
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -193,10 +216,15 @@ class Server:
         """What one look shows, noted."""
         before, life = self.held, self._life
         self._looked_s = self._clock.monotonic_s()
-        seen, listed, reason = _look(life, self._bounds.hang_s / LOOKS_OF_A_SILENCE)
+        timeout_s = self._bounds.hang_s / LOOKS_OF_A_SILENCE
+        # A student that ended in the middle of an exchange has left it paused; ours are new in each life.
+        wake = self._needs.marked and self._health.condition is Condition.RESTARTING
+        seen, listed, reason = _look(life, timeout_s, wake=wake)
+        lost = seen is Seen.ANSWERED and self._has_lost_its_mark(life, timeout_s)
         with self._lock:
             # Of what was held before the look only: a version that is loaded or unloaded during it is no loss.
-            if seen is Seen.ANSWERED and not {name for v, name in before.items() if v in self._held} <= listed:
+            lost = lost or not {name for v, name in before.items() if v in self._held} <= listed
+            if seen is Seen.ANSWERED and lost:
                 seen = Seen.EMPTY
             previous, self._health = self._health, after(self._health, seen, self._clock.monotonic_s(), self._bounds)
             if seen is Seen.EMPTY:
@@ -204,6 +232,15 @@ class Server:
         if previous.condition is not self._health.condition:
             log.warning("engine", condition=self._health.condition.value, seen=seen.value, reason=reason)
         return seen
+
+    def _has_lost_its_mark(self, life: Life, timeout_s: float) -> bool:
+        # Exchanges are kept out while the watch looks, so that nobody changes it meanwhile.
+        if not self._needs.marked or self._mark is None:
+            return False
+        try:
+            return life.client.marked(timeout_s) != self._mark
+        except (EngineAwayError, RefusedError):
+            return False  # the next look will tell
 
     def _begin_again(self) -> None:
         with self._lock:
@@ -230,6 +267,7 @@ class Server:
     def _forget(self) -> None:
         """Nothing that was loaded is there any more."""
         self._held.clear()
+        self._mark = None
         # A new number, though maybe the same process: requests of before must not be taken for answered by what is now.
         self._life = Life(self._life.client, self._life.process, self._life.number + 1)
 
@@ -239,13 +277,15 @@ class Server:
         self._life.client.close()
 
 
-def _look(life: Life, timeout_s: float) -> tuple[Seen, set[str], str]:
+def _look(life: Life, timeout_s: float, *, wake: bool = False) -> tuple[Seen, set[str], str]:
     """Seen, the versions that the server lists, and the reason. One token is asked for: a server may be dead behind
-    a list that it still gives.
+    a list that it still gives. wake: it may be paused.
     """
     if life.process is not None and life.process.exit_code is not None:
         return Seen.ENDED, set(), f"exit code {life.process.exit_code}"
     try:
+        if wake:
+            life.client.resume(timeout_s)
         models = life.client.models(timeout_s)
         base = base_of([model.id for model in models if model.parent is None])
         question = {"model": base, "prompt": [0], "max_tokens": 1, "temperature": 0, "logprobs": 0}

@@ -19,11 +19,13 @@ FIELDS = ("seed", "stop_token_ids", "return_token_ids", "return_tokens_as_token_
 
 @dataclass(frozen=True)
 class Needs:
-    """What the student uses of a server, and what a server has it with."""
+    """What the student uses of a server, and what a server has it with. marked: it is told a name for the weights that
+    it has, and asked for it."""
 
     routes: tuple[str, ...]
     fields: tuple[str, ...]
     started_with: str
+    marked: bool = False
 
 
 ADAPTERS = Needs(
@@ -31,6 +33,14 @@ ADAPTERS = Needs(
     FIELDS,
     "--enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",
 )
+FOUND_FULL = Needs(
+    (*ROUTES, "/pause", "/resume", "/collective_rpc", "/update_weight_version", "/weight_info"),
+    (*FIELDS, "cache_salt"),
+    "VLLM_SERVER_DEV_MODE=1",
+    marked=True,
+)
+"""Of a server that somebody else starts, and may start again: a mark of ours is what such a server has lost."""
+
 FULL = Needs((*ROUTES, "/pause", "/resume", "/collective_rpc"), (*FIELDS, "cache_salt"), "VLLM_SERVER_DEV_MODE=1")
 
 
@@ -94,6 +104,12 @@ class ServedModel(Answer):
 
 class ServedModels(Answer):
     data: list[ServedModel]
+
+
+class WeightInfo(Answer):
+    """The name that the weights in it were given, of no meaning to the server; its own default after a start."""
+
+    weight_version: str
 
 
 class Version(Answer):

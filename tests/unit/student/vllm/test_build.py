@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.student.engines.vllm.build import scratch_directory
+from services.student.engines.vllm.build import model_runner, scratch_directory
+from shared.contracts.models import ServedBy, served_by, served_by_file
 
 LONGEST = 50
 """Of a directory for temporary files, in bytes, below which the server's own directory lies."""
@@ -28,3 +29,29 @@ def test_sockets_can_be_made_below_any_tmpdir(length: int) -> None:
     finally:
         shutil.rmtree(made)
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "runner"),
+    [
+        ("INFO 11-29 [gpu_worker.py:120] Using V2 Model Runner\nINFO 11-29 [core.py:9] ready\n", "V2"),
+        ("INFO 11-29 [core.py:9] ready\n", "V1"),
+        ("WARNING 11-29 [x.py:1] something\n", None),
+        (None, None),
+    ],
+)
+def test_the_model_runner_is_what_the_log_of_this_life_says(tmp_path: Path, said: str | None, runner: str) -> None:
+    log_file, before = tmp_path / "vllm.log", "INFO 11-28 [gpu_worker.py:120] Using V2 Model Runner\n"
+    if said is not None:
+        log_file.write_text(before + said)
+    assert model_runner(log_file, len(before)) == runner
+
+
+def test_what_serves_a_run_is_read_from_its_directory(tmp_path: Path) -> None:
+    told = ServedBy(version="0.33.0", runner="V2", max_model_len=11264)
+    for student, text in (("a", told.model_dump_json()), ("b", "{}")):
+        file = served_by_file(tmp_path, student, "0")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    assert served_by(tmp_path) == {"a-0": told}
+    assert told.line == "vLLM 0.33.0, model runner V2, sequences of 11264 tokens"

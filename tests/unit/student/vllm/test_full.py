@@ -12,7 +12,7 @@ from services.student.engines.port import EngineAwayError, EngineState, VersionT
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.full import FullWeights
 from services.student.engines.vllm.untied import TIED_FILE, Untied
-from services.student.engines.vllm.wire import FULL
+from services.student.engines.vllm.wire import FOUND_FULL, FULL, Needs
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.errors import ModelError
 from shared.modeling.checksums import file_checksum
@@ -29,8 +29,8 @@ Tensors = dict[str, torch.Tensor]
 class FullBench(Bench):
     """With the real clock's watch; versions 1 and 2 are the base model with other embeddings."""
 
-    def __init__(self, directory: Path, model: Path) -> None:
-        super().__init__(directory, FULL)
+    def __init__(self, directory: Path, model: Path, needs: Needs = FULL) -> None:
+        super().__init__(directory, needs)
         self.directory = directory
         self.tensors = model_tensors(load_model(model, "float32"))
         checksum, skeleton = file_checksum(*model.glob("*.safetensors")), load_skeleton(model, "float32")
@@ -169,6 +169,77 @@ def test_every_version_is_probed(bench: FullBench, tmp_path: Path) -> None:
         loader.load("a@v2")
     assert list(bench.engine.versions()) == ["a@v1"]
     assert bench.served_by("a@v1")[0] == str(tmp_path / "weights" / "a" / "v000001")
+
+
+@pytest.fixture
+def found(tmp_path: Path, tiny_dir: Path) -> Iterator[FullBench]:
+    """Of a server that somebody else starts."""
+    bench = FullBench(tmp_path, tiny_dir, FOUND_FULL)
+    yield bench
+    bench.close()
+
+
+def test_a_found_server_is_given_weights_and_a_mark_before_it_answers(found: FullBench) -> None:
+    """A student before this one has left it with weights of its own."""
+    found.fake.weights, found.fake.mark = "/weights/a/v000007", "0123456789abcdef-feed-3"
+    found.engine.load("a@v0", None)
+    assert found.served_by("a@v0")[0] == BASE
+    assert found.fake.mark.startswith(found.engine.versions()["a@v0"][:16])
+    marks = {found.fake.mark}
+    for number in (1, 2, 1):
+        directory = found.directory / f"v{number}"
+        found.engine.load(f"a@v{number}", directory if directory.exists() else found.version(number))
+        assert found.served_by(f"a@v{number}")[0] == str(directory)
+        marks.add(found.fake.mark)
+    assert len(marks) == 4
+    found.server.turn()
+    assert found.engine.health().state is EngineState.READY
+
+
+def test_no_answer_of_a_found_server_counts_that_was_started_again(found: FullBench) -> None:
+    first = found.version(1)
+    found.engine.load("a@v1", first)
+    before = len(found.fake.seen)
+    found.fake.restart_empty()
+    with pytest.raises(EngineAwayError, match="started again or given other weights: it calls them 'default'"):
+        found.engine.generate([request("a@v1")])
+    assert found.fake.seen[before][0] == BASE
+    until(lambda: found.engine.health().state is EngineState.EMPTY)
+    with pytest.raises(EngineAwayError, match="with it a@v1"):
+        found.engine.generate([request("a@v1")])
+    found.engine.load("a@v1", first)
+    assert found.served_by("a@v1")[0] == str(first)
+
+
+def test_a_found_server_that_lost_its_weights_is_seen_by_the_watch(found: FullBench) -> None:
+    found.engine.load("a@v1", found.version(1))
+    found.fake.restart_empty()
+    found.server.turn()
+    assert found.engine.health().state is EngineState.EMPTY and found.engine.versions() == {}
+
+
+def test_a_found_server_that_is_started_again_in_a_read_has_not_read(found: FullBench) -> None:
+    first = found.version(1)
+    found.engine.load("a@v0", None)
+    found.fake.restarts_in_a_read = True
+    life = found.server.life
+    with pytest.raises(EngineAwayError, match="lost while it read"):
+        found.engine.load("a@v1", first)
+    assert found.engine.versions() == {}
+    found.fake.restarts_in_a_read = False
+    until(lambda: found.server.life.client is not life.client)
+    found.server.look()
+    until(lambda: found.engine.health().state is EngineState.EMPTY)
+    found.engine.load("a@v1", first)
+    assert found.served_by("a@v1")[0] == str(first)
+
+
+def test_a_found_server_that_was_left_paused_goes_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, FOUND_FULL)
+    bench.fake.paused.set()
+    assert bench.server.start() == "0.32.0"
+    assert not bench.fake.paused.is_set()
+    bench.close()
 
 
 def test_what_ties_its_output_layer_is_served_with_that_layer_by_name(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ def test_a_path_spells_its_sequence_and_prefixes_are_stored_once(sequences: list
         assert len(tree.tokens) - before == new
     assert len(tree.tokens) == len({tuple(ids[: n + 1]) for ids in sequences for n in range(len(ids))})
     assert all(parent < node for node, parent in enumerate(tree.parents))
+    assert tree.is_chain == all(parent == node - 1 for node, parent in enumerate(tree.parents))
+    assert all(tree.depths[node] == depth for ids in sequences for depth, node in enumerate(tree.insert(ids)))
 
 
 @given(SEQUENCES)
