@@ -39,6 +39,25 @@ def test_rows_come_live_newest_first(watcher: Viewer, live: Stand) -> None:
         expect(first).to_contain_text(part)
 
 
+def test_rollouts_of_one_problem_are_one_row_that_grows(watcher: Viewer, live: Stand) -> None:
+    live.tell(feedback("p1", 0), feedback("p1", 1, delivered="Check the units."))
+    page = watcher.open()
+    expect_live(page)
+    row = page.locator("#rows .row")
+    expect(row).to_have_count(1)
+    live.tell(feedback("p1", 2), feedback("p1", 3, correct=True))
+    expect(row).to_contain_text("4 rollouts")
+    expect(row).to_have_count(1)
+    assert row.locator(".said").all_inner_texts() == ["Multiply, do not add. ×3", "Check the units."]
+    expect(row.locator(".marks").first).to_contain_text("2 × wrong")
+    live.tell(revised("p1", 2))
+    expect(row.locator(".marks").first).to_contain_text("wrong → right fixed")
+    live.tell(feedback("p2"))
+    expect(row).to_have_count(2)
+    page.get_by_text("4 rollouts").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("p1, all rollouts")
+
+
 def test_scripts_may_come_in_any_order(watcher: Viewer, live: Stand) -> None:
     late: list[Route] = []
     watcher.page.route("**/hx-sse.min.js*", lambda route: late.append(route))

@@ -39,7 +39,15 @@ UNREADABLE = """least => {
 
 def pages(stand: Stand) -> list[str]:
     newest = stand.store.newest_exchanges(ExchangeFilter(verdict="match"), before=None, limit=1)[0]
-    return ["/", "/?domain=physics&verdict=match", f"/feedback/{newest.id}", "/run", "/ask", "/?round=nowhere"]
+    return [
+        "/",
+        "/?domain=physics&verdict=match",
+        f"/feedback/{newest.id}",
+        f"/feedback/{newest.id}/group",
+        "/run",
+        "/ask",
+        "/?round=nowhere",
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

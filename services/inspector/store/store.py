@@ -22,6 +22,8 @@ from shared.contracts.events import Acted, FeedbackGiven, Revised
 from shared.errors import ConfigError
 
 BUSY_S = 5.0
+MAX_GROUP = 1000
+"""Rollouts of one problem are some dozens at most; what came broken is cut here."""
 
 _KEY = ("student", "step", "problem_id", "sample")
 _COLUMNS = ("run", *(field.name for field in fields(StoredExchange)))
@@ -158,6 +160,16 @@ class Store:
         ]
         found = self._exchanges(wanted, key, "ASC", 1)
         return found[0] if found else None
+
+    def group_told(self, wanted: ExchangeFilter, *, student: str, step: int, problem_id: str) -> list[ExchangeView]:
+        """Those of the filter that are about one problem of one step, by id."""
+        key: list[Condition] = [
+            ("exchanges.student = ?", student),
+            ("exchanges.step = ?", step),
+            # The sign keeps SQLite from the index over problems alone, which orders by id, but may hold the whole log.
+            ("+exchanges.problem_id = ?", problem_id),
+        ]
+        return self._exchanges(wanted, key, "ASC", MAX_GROUP)
 
     def newest_exchanges(self, wanted: ExchangeFilter, *, before: int | None, limit: int) -> list[ExchangeView]:
         """Newest first, with ids below `before`."""

@@ -11,12 +11,12 @@ from fastapi.responses import HTMLResponse
 from services.inspector.http.api import ExchangeId, known_exchange
 from services.inspector.http.broker import BrokerClient
 from services.inspector.http.stream import Viewers, ViewerStream, ends_with
-from services.inspector.http.views import ExchangeView
 from services.inspector.run.view import RunData, RunView
 from services.inspector.store.log import SMALL_KINDS
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
+from services.inspector.web.folding import FeedRow
 from services.inspector.web.live import live_feed, newest_place, place_of
 from services.inspector.web.reading import (
     ExchangeQuery,
@@ -28,6 +28,7 @@ from services.inspector.web.reading import (
     live_query,
     read_exchange,
     read_feed,
+    read_group,
 )
 from services.inspector.web.rendering import Pages, link
 from services.inspector.web.run_tables import run_tables
@@ -103,6 +104,14 @@ def page_routes(site: Site) -> APIRouter:
             "exchange.html", scope=request.state.scope, around=around, filters=filters, asked=wanted.asked
         )
 
+    @router.get("/feedback/{exchange_id}/group")
+    def group(
+        request: Request, wanted: Annotated[ExchangeQuery, Depends(exchange_query)], exchange_id: ExchangeId
+    ) -> HTMLResponse:
+        """All rollouts of the problem that the exchange is about."""
+        found = read_group(site.store, site.batches, known_exchange(site.store, exchange_id), wanted)
+        return site.pages.page("group.html", scope=request.state.scope, group=found, filters=filter_fields(wanted))
+
     @router.get("/run")
     @site.calls.route
     def run(request: Request, beside: Beside = None) -> HTMLResponse:
@@ -115,6 +124,6 @@ def page_routes(site: Site) -> APIRouter:
     return router
 
 
-def _row(pages: Pages, wanted: FeedQuery) -> Callable[[ExchangeView], str]:
+def _row(pages: Pages, wanted: FeedQuery) -> Callable[[FeedRow], str]:
     filters = filter_fields(wanted)
-    return lambda exchange: pages.render("row.html", item=exchange, filters=filters)
+    return lambda row: pages.render("row.html", row=row, filters=filters)

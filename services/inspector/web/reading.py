@@ -1,7 +1,8 @@
 """What the pages are made of: the feed with its filters, one exchange with everything around it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from fastapi import Request
@@ -13,15 +14,26 @@ from services.inspector.store.filters import ExchangeFilter, Text, Whole
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
+from services.inspector.web.folding import (
+    FeedRow,
+    Fold,
+    SameAnswer,
+    answers_of,
+    feed_rows,
+    folded,
+    group_of,
+    rollouts_of,
+)
 from services.inspector.web.live import Place, newest_place
 from services.inspector.web.marking import MarkedPiece, marked_concept, reviewed
 from services.inspector.web.rendering import field_text
-from shared.contracts.batches import BatchSample
+from shared.contracts.batches import BatchGroup, BatchSample, PeerSample
 from shared.contracts.events import GateDecided, GroupGraded
 from shared.contracts.run import GateDecision
 from shared.errors import NotFoundError, StorageError
 
 PAGE = 50
+"""Rows of the feed, and exchanges that are read at once."""
 
 Query = TypeVar("Query", bound="FeedQuery")
 
@@ -77,7 +89,7 @@ class Feed:
 
     query: FeedQuery
     filters: Mapping[str, Any]
-    items: list[ExchangeView]
+    rows: list[FeedRow]
     older: int | None
     place: Place
 
@@ -100,9 +112,18 @@ class Feed:
 def read_feed(store: Store, query: FeedQuery) -> Feed:
     place = newest_place(store)
     before = place.exchange + 1 if query.before is None else query.before
-    items = store.newest_exchanges(query, before=before, limit=PAGE)
-    older = items[-1].id if len(items) == PAGE else None
-    return Feed(query, filter_fields(query), items, older, place)
+    rows = list(islice(feed_rows(_exchanges(store, query, before)), PAGE + 1))
+    older = rows[PAGE - 1].lowest if len(rows) > PAGE else None
+    return Feed(query, filter_fields(query), rows[:PAGE], older, place)
+
+
+def _exchanges(store: Store, query: ExchangeFilter, before: int) -> Iterator[ExchangeView]:
+    """Newest first, read as far as somebody asks for more."""
+    while items := store.newest_exchanges(query, before=before, limit=PAGE):
+        yield from items
+        if len(items) < PAGE:
+            return
+        before = items[-1].id
 
 
 @dataclass(frozen=True)
@@ -160,6 +181,58 @@ def read_exchange(
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,
     )
+
+
+@dataclass(frozen=True)
+class Group:
+    """All rollouts of one problem of one step. no_sealed: why only those are there that a tutor was asked about.
+
+    rewards: of all, as they were graded; newer, older: an exchange of the next groups of the filter.
+    """
+
+    exchange: ExchangeView
+    answers: list[SameAnswer]
+    peers: list[Fold[PeerSample]]
+    rewards: tuple[float, ...]
+    no_sealed: str
+    newer: int | None
+    older: int | None
+
+    @property
+    def trained(self) -> int | None:
+        """How many rollouts had a loss; None until that is known."""
+        sealed = [rollout.sealed for answer in self.answers for rollout in answer.items if rollout.sealed is not None]
+        return sum(sample.mask for sample in sealed) if sealed else None
+
+
+def read_group(store: Store, batches: SealedBatches, exchange: ExchangeView, query: ExchangeFilter) -> Group:
+    """The group that the exchange belongs to."""
+    student, step, problem_id = group_of(exchange)
+    told = store.group_told(ExchangeFilter(), student=student, step=step, problem_id=problem_id)
+    sealed, no_sealed = _sealed_group(batches, exchange)
+    rollouts = rollouts_of(told, sealed)
+    graded = [group.rewards for group in _groups(store, exchange) if group.step == step]
+    newer = store.exchanges_between(query, after=told[-1].id, limit=1)
+    older = store.newest_exchanges(query, before=told[0].id, limit=1)
+    return Group(
+        exchange=exchange,
+        answers=answers_of(rollouts),
+        peers=folded(sealed.peer_samples if sealed else (), lambda sample: (sample.text, sample.reward)),
+        rewards=graded[-1] if graded else tuple(float(rollout.correct) for rollout in rollouts),
+        no_sealed=no_sealed,
+        newer=newer[0].id if newer else None,
+        older=older[0].id if older else None,
+    )
+
+
+def _sealed_group(batches: SealedBatches, exchange: ExchangeView) -> tuple[BatchGroup | None, str]:
+    """The group as it was sealed, or why it is not there."""
+    if not exchange.sealed:
+        return None, "rollouts that no tutor was asked about are shown when the step's batch is sealed"
+    try:
+        return batches.group(*group_of(exchange)), ""
+    except StorageError as error:
+        return None, f"the sealed batch cannot be read here: {error}"
 
 
 def _sealed(batches: SealedBatches, exchange: ExchangeView) -> tuple[BatchSample | None, str]:
