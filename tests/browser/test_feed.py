@@ -58,6 +58,12 @@ def test_rollouts_of_one_problem_are_one_row_that_grows(watcher: Viewer, live: S
     expect(page.get_by_role("heading", level=1)).to_contain_text("p1, all rollouts")
 
 
+def test_who_opens_the_feed_sees_where_the_run_is(reader: Viewer) -> None:
+    page = reader.open()
+    expect(page.get_by_label("The run now")).to_contain_text(re.compile(r"Done, \d rounds?"))
+    expect(page.get_by_label("The run now")).to_contain_text("Latest test: a@v")
+
+
 def test_scripts_may_come_in_any_order(watcher: Viewer, live: Stand) -> None:
     late: list[Route] = []
     watcher.page.route("**/hx-sse.min.js*", lambda route: late.append(route))

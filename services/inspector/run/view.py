@@ -18,6 +18,7 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.messages import Contract
 from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import NotFoundError, StorageError, UnavailableError
+from shared.results.glance import Glance, glance
 from shared.results.progress import RunResults, run_results
 
 Part = TypeVar("Part")
@@ -39,11 +40,13 @@ class LetterRow(Contract):
 
 
 class RunView(RunResults):
-    """problem: why a part is missing (no state yet, or Redis away); what is here is still true.
+    """problem: why a part is missing (no state yet, or Redis away); what is here is still true. glance: None while
+    there is no state.
 
     others: runs in the same directory. beside: the one of them that was asked for.
     """
 
+    glance: Glance | None
     rounds: int
     samples: int
     students: dict[str, str]
@@ -84,22 +87,38 @@ class RunData:
         Raises StorageError for the inspector's own store only.
         """
         parts = _Parts()
-        text = parts.read(self._bus.load_state, None)
-        state = parts.read(lambda: self._state(text), None)
+        state = self._state(parts)
+        services: Sequence[Heartbeat] = parts.read_bus(self.services, ())
+        letters: Sequence[LetterRow] = parts.read_bus(self._letters, ())
         rounds = self._settings.run.rounds
         results = run_results(self._run, min(state.round, rounds) if state else None, state, self._store.log.results())
         return RunView(
             **dict(results),
+            glance=self._glanced(state, services, letters),
             rounds=rounds,
             samples=self._settings.rollout.samples,
             students={name: student.domain for name, student in sorted(self._settings.students.items())},
             others=tuple(self._others.names()),
             beside=parts.read(lambda: self._beside(beside, parts), None) if beside else None,
-            services=tuple(parts.read_bus(self.services, ())),
+            services=tuple(services),
             queues=tuple(parts.read_bus(self._queues, ())),
-            dead_letters=tuple(parts.read_bus(self._letters, ())),
+            dead_letters=tuple(letters),
             problem="; ".join(dict.fromkeys(parts.problems)) or None,
         )
+
+    def glance(self) -> Glance | None:
+        """The run in a few words, or None while there is no state."""
+        parts = _Parts()
+        state = self._state(parts)
+        return self._glanced(state, parts.read_bus(self.services, ()), parts.read_bus(self._letters, ()))
+
+    def _glanced(
+        self, state: RunState | None, services: Sequence[Heartbeat], letters: Sequence[LetterRow]
+    ) -> Glance | None:
+        if state is None:
+            return None
+        training = any(beat.service.startswith("trainer") for beat in services)
+        return glance(state, self._settings.run, training=training, dead_letters=len(letters))
 
     def _beside(self, name: str, parts: "_Parts") -> RunResults:
         results, problem = self._others.results(name)
@@ -111,7 +130,11 @@ class RunData:
         """Who is up. Raises UnavailableError."""
         return sorted(self._bus.heartbeats(), key=lambda beat: (beat.service, beat.replica))
 
-    def _state(self, text: str | None) -> RunState | None:
+    def _state(self, parts: "_Parts") -> RunState | None:
+        text = parts.read(self._bus.load_state, None)
+        return parts.read(lambda: self._parsed(text), None)
+
+    def _parsed(self, text: str | None) -> RunState | None:
         """text: Redis's, None where it has none; then the file's."""
         path = self._run_dir / STATE_FILE
         try:
@@ -129,7 +152,7 @@ class RunData:
             rows.append(QueueRow(queue=queue, waiting=waiting, taken=taken))
         return rows
 
-    def _letters(self) -> list[LetterRow]:
+    def _letters(self) -> Sequence[LetterRow]:
         return [
             LetterRow(id=letter.entry_id, queue=letter.queue, reason=letter.reason, deliveries=letter.deliveries)
             for letter in self._bus.dead_letters()

@@ -117,7 +117,7 @@ def feedbacks_of(exchanges: Iterable[ExchangeView]) -> list[Feedback]:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GroupRollout:
     """One rollout of a group. sealed: as it was sealed, None before; exchange: None where no tutor was asked."""
 
     sample: int
@@ -128,7 +128,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class SameAnswer(Fold[Drawn]):
+class SameAnswer(Fold[GroupRollout]):
     """Rollouts with the same text, and what was said of them. shown_to: rollouts whose self-teacher was shown it."""
 
     shown_to: tuple[int, ...]
@@ -158,25 +158,26 @@ class SameAnswer(Fold[Drawn]):
         return [rollout.exchange for rollout in self.items if rollout.exchange is not None]
 
 
-def rollouts_of(exchanges: Iterable[ExchangeView], sealed: BatchGroup | None) -> list[Drawn]:
+def rollouts_of(exchanges: Iterable[ExchangeView], sealed: BatchGroup | None) -> list[GroupRollout]:
     """All that the sealed group has, by sample; before it is sealed those that a tutor was asked about."""
     told = {exchange.sample: exchange for exchange in exchanges}
     if sealed is None:
         return [
-            Drawn(number, told[number].response, told[number].correct, None, told[number]) for number in sorted(told)
+            GroupRollout(number, told[number].response, told[number].correct, None, told[number])
+            for number in sorted(told)
         ]
     return [
-        Drawn(sample.index, sample.text, sample.reward >= SUCCESS_THRESHOLD, sample, told.get(sample.index))
+        GroupRollout(sample.index, sample.text, sample.reward >= SUCCESS_THRESHOLD, sample, told.get(sample.index))
         for sample in sealed.samples
     ]
 
 
-def answers_of(rollouts: Sequence[Drawn]) -> list[SameAnswer]:
+def answers_of(rollouts: Sequence[GroupRollout]) -> list[SameAnswer]:
     """Side by side, the most frequent first."""
     alike = folded(rollouts, lambda rollout: (rollout.text, rollout.correct))
     return [SameAnswer(fold.items, _shown_to(fold, rollouts)) for fold in alike]
 
 
-def _shown_to(fold: Fold[Drawn], rollouts: Sequence[Drawn]) -> tuple[int, ...]:
+def _shown_to(fold: Fold[GroupRollout], rollouts: Sequence[GroupRollout]) -> tuple[int, ...]:
     here = {rollout.sample for rollout in fold.items}
     return tuple(each.sample for each in rollouts if each.sealed is not None and each.sealed.demonstration in here)

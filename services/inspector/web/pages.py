@@ -112,6 +112,12 @@ def page_routes(site: Site) -> APIRouter:
         found = read_group(site.store, site.batches, known_exchange(site.store, exchange_id), wanted)
         return site.pages.page("group.html", scope=request.state.scope, group=found, filters=filter_fields(wanted))
 
+    @router.get("/glance")
+    @site.calls.route
+    def glance(request: Request) -> HTMLResponse:
+        """A part of the feed's page, which asks for it again and again."""
+        return site.pages.page("glance.html", scope=request.state.scope, glance=site.run.glance())
+
     @router.get("/run")
     @site.calls.route
     def run(request: Request, beside: Beside = None) -> HTMLResponse:
