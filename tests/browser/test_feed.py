@@ -158,6 +158,30 @@ def test_filters_narrow_the_feed_and_what_comes_after(watcher: Viewer, live: Sta
     assert shown(page) == ["p5", "p1"]
 
 
+def test_a_bar_of_a_distribution_filters_the_feed_and_takes_its_filter_away_again(watcher: Viewer, live: Stand) -> None:
+    live.tell(*(feedback(f"p{number}", response="x" * (10 + 30 * number)) for number in range(1, 4)))
+    live.tell(feedback("p4", verdict="no_match", delivered=None, response="x" * 200))
+    page = watcher.open("/?domain=physics")
+    page.get_by_role("link", name="Distributions").click()
+    spread = page.get_by_label("Distributions")
+    expect(spread.get_by_role("listitem").filter(has_text="no match")).to_contain_text("1")
+    spread.get_by_role("link", name="match", exact=True).click()
+    expect(page.locator("#rows .row")).to_have_count(3)
+    spread.get_by_role("link", name="40–49").click()
+    expect(page).to_have_url(re.compile(r"domain=physics&verdict=match&min_chars=40&max_chars=49&shown=distributions$"))
+    assert shown(page) == ["p1"]
+    expect_live(page)
+    live.tell(feedback("p5", response="x" * 45), feedback("p6"))
+    expect(page.locator("#rows .row")).to_have_count(2)
+    page.get_by_label("Domain").select_option("chemistry")
+    expect(spread).to_contain_text("No feedback fits")
+    page.go_back()
+    spread.get_by_role("link", name="match", exact=True).click()
+    expect(page).not_to_have_url(re.compile("verdict="))
+    page.get_by_role("link", name="Hide distributions").click()
+    expect(spread).to_have_count(0)
+
+
 def test_search_as_one_types_and_an_address_shows_the_same_again(watcher: Viewer, live: Stand) -> None:
     live.tell(feedback("p1", raw="mind the torque"), feedback("p2", response="a torque of 2"), feedback("p3"))
     page = watcher.open()

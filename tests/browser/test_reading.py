@@ -41,7 +41,7 @@ def pages(stand: Stand) -> list[str]:
     newest = stand.store.newest_exchanges(ExchangeFilter(verdict="match"), before=None, limit=1)[0]
     return [
         "/",
-        "/?domain=physics&verdict=match",
+        "/?domain=physics&verdict=match&shown=distributions",
         f"/feedback/{newest.id}",
         f"/feedback/{newest.id}/group",
         "/run",

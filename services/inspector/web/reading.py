@@ -14,6 +14,7 @@ from services.inspector.store.filters import ExchangeFilter, Text, Whole
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
+from services.inspector.web.distributions import Distribution, distributions
 from services.inspector.web.folding import (
     FeedRow,
     Fold,
@@ -39,9 +40,10 @@ Query = TypeVar("Query", bound="FeedQuery")
 
 
 class FeedQuery(ExchangeFilter):
-    """The address of a feed: its filter, and for older pages the exchange that they end before."""
+    """The address of a feed: its filter, for older pages the exchange that they end before, and what is shown above."""
 
     before: Whole | None = None
+    shown: Literal["distributions"] | None = None
 
 
 class LiveQuery(FeedQuery):
@@ -80,7 +82,7 @@ def _given(request: Request, query: type[Query]) -> Query:
 
 def filter_fields(query: ExchangeFilter) -> dict[str, Any]:
     """The fields of the filter that are given, for an address."""
-    return query.model_dump(exclude_none=True, exclude={"before", "after", "asked"})
+    return query.model_dump(exclude_none=True, exclude={"before", "after", "asked", "shown"})
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,12 @@ class Feed:
     rows: list[FeedRow]
     older: int | None
     place: Place
+    distributions: list[Distribution]
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """What is shown above the rows, as a field of addresses."""
+        return {"shown": self.query.shown} if self.query.shown else {}
 
     @property
     def given(self) -> dict[str, str]:
@@ -114,7 +122,10 @@ def read_feed(store: Store, query: FeedQuery) -> Feed:
     before = place.exchange + 1 if query.before is None else query.before
     rows = list(islice(feed_rows(_exchanges(store, query, before)), PAGE + 1))
     older = rows[PAGE - 1].lowest if len(rows) > PAGE else None
-    return Feed(query, filter_fields(query), rows[:PAGE], older, place)
+    filters = filter_fields(query)
+    # Counted only where somebody wants to see them: that reads every exchange of the filter.
+    spread = distributions(store.spread(query), filters) if query.shown else []
+    return Feed(query, filters, rows[:PAGE], older, place, spread)
 
 
 def _exchanges(store: Store, query: ExchangeFilter, before: int) -> Iterator[ExchangeView]:
