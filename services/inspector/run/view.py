@@ -4,6 +4,7 @@ The state is that of Redis while it answers, else the file's; without either the
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -18,8 +19,9 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.messages import Contract
 from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import NotFoundError, StorageError, UnavailableError
+from shared.results.comparison import Comparison
 from shared.results.glance import Glance, glance
-from shared.results.progress import RunResults, run_results
+from shared.results.progress import RunOutline, RunResults, run_results
 
 Part = TypeVar("Part")
 
@@ -58,6 +60,19 @@ class RunView(RunResults):
     dead_letters: tuple[LetterRow, ...]
 
 
+class RunsView(Contract):
+    """Every run of the directory, the names of its comparisons, and all results of those runs that were asked for.
+
+    own: the run that the inspector is of. problem: why a part of what was asked for is missing.
+    """
+
+    own: str
+    runs: tuple[RunOutline, ...]
+    comparisons: tuple[str, ...]
+    chosen: tuple[RunResults, ...]
+    problem: str | None
+
+
 class RunBus(Protocol):
     """The part of the bus that is looked at."""
 
@@ -90,12 +105,10 @@ class RunData:
         state = self._state(parts)
         services: Sequence[Heartbeat] = parts.read_bus(self.services, ())
         letters: Sequence[LetterRow] = parts.read_bus(self._letters, ())
-        rounds = self._settings.run.rounds
-        results = run_results(self._run, min(state.round, rounds) if state else None, state, self._store.log.results())
         return RunView(
-            **dict(results),
+            **dict(self._own(state)),
             glance=self._glanced(state, services, letters),
-            rounds=rounds,
+            rounds=self._settings.run.rounds,
             samples=self._settings.rollout.samples,
             students={name: student.domain for name, student in sorted(self._settings.students.items())},
             others=tuple(self._others.names()),
@@ -105,6 +118,31 @@ class RunData:
             dead_letters=tuple(letters),
             problem="; ".join(dict.fromkeys(parts.problems)) or None,
         )
+
+    def runs(self, names: Sequence[str]) -> RunsView:
+        """names: of runs whose results are wanted, too. Raises StorageError as `view`."""
+        parts = _Parts()
+        chosen = [parts.read(partial(self._results, name, parts), None) for name in dict.fromkeys(names)]
+        return RunsView(
+            own=self._run_dir.name,
+            runs=tuple(self._others.outlines()),
+            comparisons=tuple(self._others.comparisons()),
+            chosen=tuple(results for results in chosen if results is not None),
+            problem="; ".join(dict.fromkeys(parts.problems)) or None,
+        )
+
+    def comparison(self, name: str) -> Comparison:
+        """Raises NotFoundError, StorageError."""
+        return self._others.comparison(name)
+
+    def _results(self, name: str, parts: "_Parts") -> RunResults:
+        if name == self._run_dir.name:
+            return self._own(self._state(parts), intervals=False)
+        return self._beside(name, parts, intervals=False)
+
+    def _own(self, state: RunState | None, *, intervals: bool = True) -> RunResults:
+        round_ = min(state.round, self._settings.run.rounds) if state else None
+        return run_results(self._run, round_, state, self._store.log.results(), intervals=intervals)
 
     def glance(self) -> Glance | None:
         """The run in a few words, or None while there is no state."""
@@ -120,8 +158,8 @@ class RunData:
         training = any(beat.service.startswith("trainer") for beat in services)
         return glance(state, self._settings.run, training=training, dead_letters=len(letters))
 
-    def _beside(self, name: str, parts: "_Parts") -> RunResults:
-        results, problem = self._others.results(name)
+    def _beside(self, name: str, parts: "_Parts", *, intervals: bool = True) -> RunResults:
+        results, problem = self._others.results(name, intervals=intervals)
         if problem is not None:
             parts.problems.append(problem)
         return results
