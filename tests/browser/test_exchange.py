@@ -101,6 +101,12 @@ def test_the_heat_map_tells_the_alternatives_of_both(watcher: Viewer, live: Stan
         expect(page.locator("#token-detail")).to_contain_text(part)
     tokens.last.focus()
     expect(page.locator("#token-detail")).to_contain_text(" force")
+    page.get_by_role("link", name="self-teacher", exact=True).click()
+    expect(tokens.first).to_have_class("token heat-3")
+    expect(tokens.first).to_have_attribute("title", "2.000 nats")
+    expect(page.locator(".colours [aria-current]")).to_have_text("self-teacher")
+    page.get_by_role("link", name="importance weight").click()
+    expect(tokens.first).to_have_class("token heat-0")
 
 
 def test_without_a_trace_the_reason_is_told(reader: Viewer, recorded: Stand) -> None:

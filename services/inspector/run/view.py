@@ -96,6 +96,10 @@ class RunData:
         self._bus = bus
         self._others = OtherRuns(run_dir)
 
+    @property
+    def domains(self) -> list[str]:
+        return sorted({student.domain for student in self._settings.students.values()})
+
     def view(self, beside: str | None = None) -> RunView:
         """What is known now, with another run beside it if one is named.
 

@@ -16,6 +16,7 @@ from services.inspector.store.log import SMALL_KINDS
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
+from services.inspector.web.colouring import MEASURES
 from services.inspector.web.folding import FeedRow
 from services.inspector.web.live import live_feed, newest_place, place_of
 from services.inspector.web.reading import (
@@ -112,7 +113,12 @@ def page_routes(site: Site) -> APIRouter:
         around = read_exchange(site.store, site.batches, site.traces, found, wanted)
         filters = filter_fields(wanted)
         return site.pages.page(
-            "exchange.html", scope=request.state.scope, around=around, filters=filters, asked=wanted.asked
+            "exchange.html",
+            scope=request.state.scope,
+            around=around,
+            filters=filters,
+            asked=wanted.asked,
+            measure=MEASURES[wanted.colour],
         )
 
     @router.get("/feedback/{exchange_id}/group")

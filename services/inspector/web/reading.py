@@ -1,6 +1,6 @@
 """What the pages are made of: the feed with its filters, one exchange with everything around it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -14,6 +14,8 @@ from services.inspector.store.filters import ExchangeFilter, Text, Whole
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
+from services.inspector.web.colouring import Colour
+from services.inspector.web.differences import Change, change_of
 from services.inspector.web.distributions import Distribution, distributions
 from services.inspector.web.folding import (
     FeedRow,
@@ -29,12 +31,14 @@ from services.inspector.web.live import Place, newest_place
 from services.inspector.web.marking import MarkedPiece, marked_concept, reviewed
 from services.inspector.web.rendering import field_text
 from shared.contracts.batches import BatchGroup, BatchSample, PeerSample
-from shared.contracts.events import GateDecided, GroupGraded
+from shared.contracts.events import SHOWN_CHARS, GateDecided, GroupGraded
 from shared.contracts.run import GateDecision
 from shared.errors import NotFoundError, StorageError
 
 PAGE = 50
-"""Rows of the feed, and exchanges that are read at once."""
+FIRST_READ, NEXT_READ = 2 * PAGE, 8 * PAGE
+"""Exchanges that are read at once for a page: enough where each is a row, and at the second time mostly where not.
+Every read searches the texts anew."""
 
 Query = TypeVar("Query", bound="FeedQuery")
 
@@ -53,9 +57,11 @@ class LiveQuery(FeedQuery):
 
 
 class ExchangeQuery(FeedQuery):
-    """The address of an exchange: the filter that next and previous go by; asked: what the reader just did."""
+    """The address of an exchange: the filter that next and previous go by; asked: what the reader just did; colour: by
+    what tokens are coloured."""
 
     asked: Literal["flag", "exclude", "silence"] | None = None
+    colour: Colour = "divergence"
 
 
 async def feed_query(request: Request) -> FeedQuery:
@@ -82,7 +88,7 @@ def _given(request: Request, query: type[Query]) -> Query:
 
 def filter_fields(query: ExchangeFilter) -> dict[str, Any]:
     """The fields of the filter that are given, for an address."""
-    return query.model_dump(exclude_none=True, exclude={"before", "after", "asked", "shown"})
+    return query.model_dump(exclude_none=True, exclude={"before", "after", "asked", "shown", "colour"})
 
 
 @dataclass(frozen=True)
@@ -130,11 +136,19 @@ def read_feed(store: Store, query: FeedQuery) -> Feed:
 
 def _exchanges(store: Store, query: ExchangeFilter, before: int) -> Iterator[ExchangeView]:
     """Newest first, read as far as somebody asks for more."""
-    while items := store.newest_exchanges(query, before=before, limit=PAGE):
+    limit = FIRST_READ
+    while items := store.newest_exchanges(query, before=before, limit=limit):
         yield from items
-        if len(items) < PAGE:
+        if len(items) < limit:
             return
-        before = items[-1].id
+        before, limit = items[-1].id, NEXT_READ
+
+
+def example_problems(store: Store, domains: Iterable[str]) -> list[str]:
+    """Questions to ask the peers: of each domain the newest, and the newest whose answer the feedback fixed."""
+    wanted = [ExchangeFilter(domain=domain, change=change) for domain in domains for change in (None, "fixed")]
+    found = [exchange.question for each in wanted for exchange in store.newest_exchanges(each, before=None, limit=1)]
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -151,7 +165,7 @@ class Attempt:
 @dataclass(frozen=True)
 class Around:
     """One exchange and all that belongs to it. sealed: the rollout as it was sealed, None before;
-    no_sealed, no_trace: why there is none."""
+    no_sealed, no_trace: why there is none. change: from the first answer to the revised one, None where one is cut."""
 
     exchange: ExchangeView
     question: list[MarkedPiece]
@@ -162,6 +176,7 @@ class Around:
     trace: TraceView | None
     no_trace: str
     attempts: list[Attempt]
+    change: Change | None
     newer: int | None
     older: int | None
 
@@ -189,6 +204,7 @@ def read_exchange(
         trace=trace,
         no_trace=no_trace,
         attempts=[_attempt(store, exchange, group) for group in _groups(store, exchange)],
+        change=_change(exchange),
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,
     )
@@ -254,6 +270,14 @@ def _sealed(batches: SealedBatches, exchange: ExchangeView) -> tuple[BatchSample
         return batches.sample(exchange.student, exchange.step, exchange.problem_id, exchange.sample), ""
     except StorageError as error:
         return None, f"the sealed batch cannot be read here: {error}"
+
+
+def _change(exchange: ExchangeView) -> Change | None:
+    revised = exchange.revision
+    # Events cut both; the end of a text that is cut is not gone.
+    if revised is None or exchange.cut or len(revised.text) >= SHOWN_CHARS:
+        return None
+    return change_of(exchange.response, revised.text, exchange.delivered)
 
 
 def _trace(traces: Traces, exchange: ExchangeView) -> tuple[TraceView | None, str]:
