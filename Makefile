@@ -49,7 +49,7 @@ smoke: setup ## The same processes and model, one short step
 browser: setup ## A Chromium for the browser tests, where there is none
 	@$(BIN)/python -m tests.browser.install
 
-screenshots: browser ## The page's main views of a recorded run, into docs/images (RUN=runs/<run> BESIDE=<run>)
+screenshots: browser ## The page's main views of a recorded run, into docs/images (RUN=runs/<run> BESIDE="<run> <run>")
 	$(BIN)/python -m tests.browser.screenshots $(RUN) $(BESIDE)
 
 test: setup browser lint types ## The whole test suite, with lint and types

@@ -13,9 +13,18 @@ from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
 from opcod.prepare.run_directory import create_run
 from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
-from opcod.report.comparison_text import print_comparison, to_markdown
 from shared.files.durable import atomic_write
-from shared.results.comparison import METHODS, Comparison, compare_methods, parse_methods, parse_seeds, refuse_owned
+from shared.results.comparison import (
+    COMPARISON_FILE,
+    METHODS,
+    Comparison,
+    compare_methods,
+    parse_methods,
+    parse_seeds,
+    refuse_owned,
+)
+from shared.results.comparison_text import grids, to_markdown, verdict_lines
+from shared.results.grid import terminal
 
 Methods = Annotated[str, typer.Option("--methods", help=f"Of {', '.join(METHODS)}; the first is the reference.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="How many (3: seeds 0, 1, 2), or which: 1000-1007, or 0-3,7.")]
@@ -60,7 +69,10 @@ def compare(
             console.print("The comparison stands; the same command goes on with it.", highlight=False)
             raise typer.Exit(code)
     comparison = _write(directory, name, chosen, which, runs)
-    print_comparison(comparison, console)
+    for grid in grids(comparison):
+        console.print(terminal(grid))
+    for line in verdict_lines(comparison):
+        console.print(line, style="bold", highlight=False)
     console.print(f"comparison: {directory / 'compare.md'}", highlight=False)
 
 
@@ -90,6 +102,6 @@ def _write(
     comparison = compare_methods(name, methods, seeds, found)
     directory.mkdir(parents=True, exist_ok=True)
     draw_comparison(comparison, directory)
-    atomic_write(directory / "compare.json", comparison.model_dump_json(indent=1).encode())
+    atomic_write(directory / COMPARISON_FILE, comparison.model_dump_json(indent=1).encode())
     atomic_write(directory / "compare.md", to_markdown(comparison).encode())
     return comparison

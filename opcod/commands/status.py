@@ -11,9 +11,10 @@ from opcod.options import RUNS_DIR, RunsDir
 from opcod.talk.client import Client, Page, page_of
 from shared.bus.redis import RedisBus
 from shared.contracts.heartbeats import TRAINER_READY
-from shared.contracts.http import PeersResponse
+from shared.contracts.run import RunState
 from shared.errors import EXIT_UNAVAILABLE, OpcodError, UnavailableError
 from shared.http.client import not_ready
+from shared.results.glance import Glance, glance
 
 ANSWER_S = 3.0
 """For all who are asked, at once: a service answers its probe in milliseconds, and one that is busy loading a model
@@ -26,7 +27,7 @@ UNHEARD_OF = "it has given no sign of life"
 class StatusView(BaseModel):
     """`opcod status --json`. ready: every service that the run needs is up, answers /readyz with 200 and, if it is a
     trainer, says in its heartbeat that it can train. not_ready: the others, also those that nobody has heard of;
-    reasons: why, of each of them."""
+    reasons: why, of each of them. glance: None where the broker does not say how the run stands."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,6 +36,7 @@ class StatusView(BaseModel):
     mode: str
     status: str | None
     round: int | None
+    glance: Glance | None
     broker: Endpoint
     inspector: Endpoint | None
     students: list[Endpoint]
@@ -56,6 +58,8 @@ def status(
         typer.echo(view.model_dump_json(indent=1))
     else:
         typer.echo(f"run {view.run} ({view.mode}): {view.status or 'unknown'}, round {view.round or '–'}")
+        for line in view.glance.lines if view.glance else []:
+            typer.echo(f"  {line}")
         urls = _urls(deployment)
         for name in deployment.services():
             reason = view.reasons.get(name)
@@ -74,18 +78,20 @@ def _view(deployment: Deployment) -> tuple[StatusView, Page | None]:
     with ThreadPoolExecutor() as asking:
         # Asked and not taken from heartbeats: those go on while a service is not ready.
         problems = {name: asking.submit(not_ready, url, ANSWER_S) for name, url in _urls(deployment).items()}
-        trainers = asking.submit(_trainers, deployment)
-        peers = asking.submit(_peers, deployment)
+        bus = asking.submit(_bus, deployment)
+        state = asking.submit(_state, deployment)
         page = asking.submit(page_of, deployment, ANSWER_S)
-    why = {name: problem.result() for name, problem in problems.items()} | trainers.result()
+    trainers, training, letters = bus.result()
+    why = {name: problem.result() for name, problem in problems.items()} | trainers
     reasons = {name: reason for name in deployment.services() if (reason := why.get(name, NOWHERE)) is not None}
-    said, link = peers.result(), page.result()
+    said, link = state.result(), page.result()
     view = StatusView(
         ready=not reasons,
         run=deployment.run,
         mode=deployment.mode,
-        status=said.status if said else None,
+        status=said.status.value if said else None,
         round=said.round if said else None,
+        glance=glance(said, deployment.settings().run, training=training, dead_letters=letters) if said else None,
         broker=deployment.broker,
         inspector=deployment.inspector,
         students=[Endpoint(name=f"student-{s.name}", url=s.url) for s in deployment.students],
@@ -104,25 +110,31 @@ def _urls(deployment: Deployment) -> dict[str, str]:
     return {endpoint.name: endpoint.url for endpoint in others if endpoint is not None} | students
 
 
-def _trainers(deployment: Deployment) -> dict[str, str | None]:
-    """Why each trainer could not take a batch now, or None. Nobody asks them, so they have no URL: their heartbeats
-    say it, and none of them while Redis is away."""
+def _bus(deployment: Deployment) -> tuple[dict[str, str | None], bool, int]:
+    """Why each trainer could not take a batch now, or None; whether any is up; how many dead letters lie there. Nobody
+    asks trainers, so they have no URL: their heartbeats say it, and none of them while Redis is away."""
     names = [name for name in deployment.services() if name.startswith("trainer-")]
     bus = RedisBus(deployment.bus_url(), deployment.run, deadline_s=ANSWER_S)
     try:
         states = {beat.service: beat.state for beat in bus.heartbeats()}
+        letters = len(bus.dead_letters())
     except UnavailableError as error:
-        return dict.fromkeys(names, str(error))
+        return dict.fromkeys(names, str(error)), bool(names), 0
     finally:
         bus.close()
     found = {name: states.get(name, UNHEARD_OF) for name in names}
-    return {name: None if state in TRAINER_READY else state for name, state in found.items()}
+    return (
+        {name: None if state in TRAINER_READY else state for name, state in found.items()},
+        bool(found.keys() & states),
+        letters,
+    )
 
 
-def _peers(deployment: Deployment) -> PeersResponse | None:
+def _state(deployment: Deployment) -> RunState | None:
+    """As the broker has it; None where it does not answer."""
     client = Client(deployment, ANSWER_S)
     try:
-        return client.broker("GET", "/v1/peers", PeersResponse)
+        return client.broker("GET", f"/v1/runs/{deployment.run}", RunState)
     except OpcodError:
         return None
     finally:

@@ -10,8 +10,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib import pyplot
 
-from opcod.report.comparison_text import place
 from shared.results.comparison import Cell, Comparison, Estimate, MethodFigures
+from shared.results.comparison_text import place
 from shared.results.report import Report
 
 matplotlib.use("Agg")  # no window, on machines that have no display either

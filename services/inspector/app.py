@@ -17,6 +17,7 @@ from services.inspector.run.view import RunBus
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
+from services.inspector.tracing import TraceReader
 from services.inspector.web.site import Reads, add_site
 from shared.bus.redis import RedisBus
 from shared.clock import Clock, SystemClock
@@ -62,6 +63,8 @@ def serve(config: InspectorConfig) -> int:
     )
     service = Service("inspector")
     service.spawn("ingest", lambda: ingest.run(service.stopping))
+    traces = Traces(config.environment.run_dir, config.environment.run)
+    service.spawn("traces", lambda: TraceReader(store, traces).run(service.stopping))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
     app = build_app(config, store, ingest, bus, service.stopping)
     try:

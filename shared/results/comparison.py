@@ -46,6 +46,8 @@ def parse_methods(text: str) -> list[str]:
     return names
 
 
+COMPARISON_FILE = "compare.json"
+
 MAX_SEEDS = 100
 """More are refused as a slip: a comparison makes a run for each of them and each method."""
 

@@ -9,12 +9,22 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
 
+from shared.config.settings import RunSection
 from shared.contracts.events import Evaluated, GateDecided, StepApplied
 from shared.contracts.messages import Contract
 from shared.contracts.run import GateDecision, RunState
 from shared.contracts.weights import StepMetrics
 from shared.method.metrics import pareto_improved
-from shared.results.figures import Share, broken, delivered, engine_speeds, fixed, score_interval, seeing
+from shared.results.figures import (
+    Share,
+    broken,
+    delivered,
+    engine_speeds,
+    first_and_last_test,
+    fixed,
+    score_interval,
+    seeing,
+)
 
 
 class ScorePoint(Contract):
@@ -121,6 +131,44 @@ class RunResults(Contract):
         return median(walls) if walls else None
 
 
+class RunOutline(Contract):
+    """A line of a list of runs. problem: why a part of it is None. tests: by student, once it was tested twice."""
+
+    run: str
+    status: str | None
+    reason: str | None
+    round: int | None
+    rounds: int | None
+    method: str | None
+    seed: int | None
+    at: float | None
+    tests: tuple[Improvement, ...]
+    problem: str | None
+
+
+def run_outline(run: str, state: RunState | None, settings: RunSection | None, problem: str | None) -> RunOutline:
+    """Without intervals, which take their time."""
+    tested = {name: first_and_last_test(state.scores, name) for name in sorted(state.version)} if state else {}
+    means = {
+        name: [{d: score.mean(d) for d in score.correct} for score in pair] for name, pair in tested.items() if pair
+    }
+    return RunOutline(
+        run=run,
+        status=state.status.value if state else None,
+        reason=(state.failed or state.paused) if state else None,
+        round=state.round if state else None,
+        rounds=settings.rounds if settings else None,
+        method=settings.method if settings else None,
+        seed=settings.seed if settings else None,
+        at=state.at if state else None,
+        tests=tuple(
+            Improvement(student=name, split="test", first=first, last=last, pareto=pareto_improved(first, last))
+            for name, (first, last) in means.items()
+        ),
+        problem=problem,
+    )
+
+
 @dataclass(frozen=True)
 class Logged:
     """What a run's log holds of its results, each in the order of the log."""
@@ -131,9 +179,14 @@ class Logged:
     verdicts: Sequence[VerdictCount]
 
 
-def run_results(run: str, round_: int | None, state: RunState | None, logged: Logged | None) -> RunResults:
-    """Without a log, scores and gates are those of the state, and there are no verdicts and no steps."""
-    scores = tuple(_scores(state, logged))
+def run_results(
+    run: str, round_: int | None, state: RunState | None, logged: Logged | None, *, intervals: bool = True
+) -> RunResults:
+    """Without a log, scores and gates are those of the state, and there are no verdicts and no steps.
+
+    intervals: off where many runs are looked at, since each takes a resampling.
+    """
+    scores = tuple(_scores(state, logged, intervals))
     gates = [event.decision for event in logged.gates] if logged else state.gates if state else []
     return RunResults(
         run=run,
@@ -151,7 +204,7 @@ def run_results(run: str, round_: int | None, state: RunState | None, logged: Lo
     )
 
 
-def _scores(state: RunState | None, logged: Logged | None) -> Iterator[ScorePoint]:
+def _scores(state: RunState | None, logged: Logged | None, intervals: bool) -> Iterator[ScorePoint]:
     """From the log, with the intervals that the state knows the samples for; without a log, all from the state."""
     scores = state.scores if state else []
     known = {(s.student, s.version, s.split.value, s.round): s for s in scores}
@@ -160,6 +213,7 @@ def _scores(state: RunState | None, logged: Logged | None) -> Iterator[ScorePoin
     for key, by_domain in told:
         student, version, split, round_ = key
         score = known.get(key)
+        resampled = score.correct if score is not None and intervals else {}
         for domain, mean in sorted(by_domain.items()):
             yield ScorePoint(
                 student=student,
@@ -168,7 +222,7 @@ def _scores(state: RunState | None, logged: Logged | None) -> Iterator[ScorePoin
                 round=round_,
                 domain=domain,
                 score=mean,
-                interval=score_interval(score, domain) if score is not None and domain in score.correct else None,
+                interval=score_interval(score, domain) if score is not None and domain in resampled else None,
             )
 
 

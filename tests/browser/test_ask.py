@@ -14,10 +14,11 @@ from shared.contracts.http import Advised, Answered, Revised, Stage
 from shared.http.access import AccessKeys, Scope
 from shared.http.guard import error_response
 from shared.http.sse import EVENT_STREAM, frame
-from tests.browser.chromium import viewer
+from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
 from tests.fakes.listening import listening
 from tests.fakes.student_server import USAGE
+from tests.unit.inspector.told import feedback, revised
 
 HOSTILE = "<img src=x onerror=alert(1)>\n\nevent: done"
 STAGES: list[Stage] = [
@@ -34,6 +35,13 @@ STAGES: list[Stage] = [
     ),
     Revised(exchange=1, student="b", version="b@v7", text=" 3 * 4 = 12", usage=USAGE),
 ]
+
+
+WITHOUT_WHAT_IS_GONE = """pre => {
+  const copy = pre.cloneNode(true);
+  copy.querySelectorAll("del").forEach((gone) => gone.remove());
+  return copy.textContent;
+}"""
 
 
 class Peers:
@@ -93,7 +101,7 @@ def test_stages_come_as_they_are_there(browser: Browser, tmp_path: Path) -> None
         for number, said in enumerate((HOSTILE, "Multiply.", "3 * 4 = 12"), start=1):
             peers.more.release()
             expect(stages).to_have_count(number)
-            assert said in stages.nth(number - 1).locator("pre").inner_text()
+            assert said in stages.nth(number - 1).locator("pre").evaluate(WITHOUT_WHAT_IS_GONE)
         expect(stages.nth(1)).to_contain_text("match voltage")
         expect(page.get_by_text("They are thinking…")).to_be_hidden()
         expect(page.get_by_role("button", name="Ask")).to_be_enabled()
@@ -105,6 +113,52 @@ def test_stages_come_as_they_are_there(browser: Browser, tmp_path: Path) -> None
         "Bearer ask-key",
         {"problem": "3 A through 4 ohm. What voltage?", "first": "b"},
     )
+
+
+def test_what_was_asked_is_kept_in_the_browser_as_text_until_it_is_forgotten(browser: Browser, tmp_path: Path) -> None:
+    peers = Peers()
+    peers.more.release(len(STAGES))
+    with asking(tmp_path, peers) as stand, viewer(browser, stand.url) as opened:
+        page = opened.open("/ask")
+        log_in(page, "ask-key")
+        asked = page.locator("#asked")
+        expect(asked).to_be_hidden()
+        put(page, HOSTILE)
+        expect(asked.locator("summary")).to_have_text(HOSTILE)
+        page.reload()
+        expect(page.locator("#stages > li")).to_have_count(0)
+        asked.locator("summary").click()
+        expect(asked.locator("pre")).to_have_count(3)
+        assert HOSTILE in asked.locator("pre").first.inner_text()
+        assert "3 * 4 = 12" in asked.locator("pre").last.inner_text()
+        asked.get_by_role("link", name="Ask again").click()
+        expect(page.get_by_label("Problem")).to_have_value(HOSTILE)
+        page.get_by_role("button", name="Forget").click()
+        page.reload()
+        expect(asked).to_be_hidden()
+        assert opened.faults == []
+
+
+def test_an_empty_page_offers_problems_of_the_run(watcher: Viewer, live: Stand) -> None:
+    live.tell(feedback("p1"), feedback("p2", question="A lever of 2 m and 3 N?"), revised("p1"))
+    page = watcher.open("/ask")
+    examples = page.get_by_role("region", name="Problems of this run").get_by_role("link")
+    assert examples.all_inner_texts() == ["A lever of 2 m and 3 N?", "What force moves 2 kg at 3 m/s2?"]
+    examples.first.click()
+    expect(page.get_by_label("Problem")).to_have_value("A lever of 2 m and 3 N?")
+    expect(examples).to_have_count(0)
+
+
+def test_new_words_of_the_second_answer_are_marked(browser: Browser, tmp_path: Path) -> None:
+    peers = Peers()
+    peers.more.release(len(STAGES))
+    with asking(tmp_path, peers) as stand, viewer(browser, stand.url, java_script_enabled=False) as opened:
+        page = opened.open("/ask")
+        log_in(page, "ask-key")
+        put(page, "3 A through 4 ohm. What voltage?")
+        again = page.locator("#stages > li").last
+        expect(again.locator("ins").filter(has_text="12")).to_have_count(1)
+        expect(again).to_contain_text("No new word of it is in the feedback.")
 
 
 def test_without_javascript_all_comes_at_once(browser: Browser, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One exchange in a real browser: what is marked, struck, shown to the self-teacher, decided, traced, done about it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from playwright.sync_api import Browser, expect
 
 from services.inspector.http.views import ExchangeView
 from services.inspector.store.filters import ExchangeFilter
+from services.inspector.store.sealed import SealedBatches
+from shared.contracts.batches import BatchGroup
 from shared.contracts.heartbeats import Heartbeat
 from shared.http.access import AccessKeys, Scope
 from tests.browser.chromium import Viewer, viewer
@@ -38,6 +41,28 @@ def test_everything_around_a_delivered_feedback(reader: Viewer, recorded: Stand)
     expect(gate).to_contain_text("always")
     later = page.locator("section", has=page.get_by_role("heading", name="version by version"))
     expect(later.locator("tr.here")).to_contain_text(f"{exchange.version}")
+
+
+def test_a_group_has_all_rollouts_with_their_feedback_and_revisions(reader: Viewer, recorded: Stand) -> None:
+    exchange = one_of(recorded, verdict="match", change="fixed")
+    page = reader.open(f"/feedback/{exchange.id}?verdict=match")
+    page.get_by_role("link", name="beside the others").click()
+    answers = page.locator(".answer")
+    drawn = {sample.text for sample in batch_of(recorded, exchange).samples}
+    expect(answers).to_have_count(len(drawn))
+    assert set(answers.locator(".text:nth-child(2)").all_text_contents()) == drawn
+    mine = answers.filter(has=page.get_by_role("link", name=str(exchange.sample), exact=True)).first
+    expect(mine).to_contain_text(exchange.delivered or "nothing")
+    expect(mine).to_contain_text("answered again right")
+    page.keyboard.press("j")
+    expect(page).not_to_have_url(re.compile(f"/feedback/{exchange.id}/"))
+    expect(page).to_have_url(re.compile(r"/group\?verdict=match$"))
+    expect(page.locator(".verdict.delivered").first).to_be_visible()
+
+
+def batch_of(stand: Stand, exchange: ExchangeView) -> BatchGroup:
+    run = stand.config.environment
+    return SealedBatches(run.run_dir, run.run).group(exchange.student, exchange.step, exchange.problem_id)
 
 
 def test_what_was_dropped_says_why(reader: Viewer, recorded: Stand) -> None:
@@ -76,6 +101,12 @@ def test_the_heat_map_tells_the_alternatives_of_both(watcher: Viewer, live: Stan
         expect(page.locator("#token-detail")).to_contain_text(part)
     tokens.last.focus()
     expect(page.locator("#token-detail")).to_contain_text(" force")
+    page.get_by_role("link", name="self-teacher", exact=True).click()
+    expect(tokens.first).to_have_class("token heat-3")
+    expect(tokens.first).to_have_attribute("title", "2.000 nats")
+    expect(page.locator(".colours [aria-current]")).to_have_text("self-teacher")
+    page.get_by_role("link", name="importance weight").click()
+    expect(tokens.first).to_have_class("token heat-0")
 
 
 def test_without_a_trace_the_reason_is_told(reader: Viewer, recorded: Stand) -> None:

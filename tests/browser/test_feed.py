@@ -39,6 +39,31 @@ def test_rows_come_live_newest_first(watcher: Viewer, live: Stand) -> None:
         expect(first).to_contain_text(part)
 
 
+def test_rollouts_of_one_problem_are_one_row_that_grows(watcher: Viewer, live: Stand) -> None:
+    live.tell(feedback("p1", 0), feedback("p1", 1, delivered="Check the units."))
+    page = watcher.open()
+    expect_live(page)
+    row = page.locator("#rows .row")
+    expect(row).to_have_count(1)
+    live.tell(feedback("p1", 2), feedback("p1", 3, correct=True))
+    expect(row).to_contain_text("4 rollouts")
+    expect(row).to_have_count(1)
+    assert row.locator(".said").all_inner_texts() == ["Multiply, do not add. ×3", "Check the units."]
+    expect(row.locator(".marks").first).to_contain_text("2 × wrong")
+    live.tell(revised("p1", 2))
+    expect(row.locator(".marks").first).to_contain_text("wrong → right fixed")
+    live.tell(feedback("p2"))
+    expect(row).to_have_count(2)
+    page.get_by_text("4 rollouts").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("p1, all rollouts")
+
+
+def test_who_opens_the_feed_sees_where_the_run_is(reader: Viewer) -> None:
+    page = reader.open()
+    expect(page.get_by_label("The run now")).to_contain_text(re.compile(r"Done, \d rounds?"))
+    expect(page.get_by_label("The run now")).to_contain_text("Latest test: a@v")
+
+
 def test_scripts_may_come_in_any_order(watcher: Viewer, live: Stand) -> None:
     late: list[Route] = []
     watcher.page.route("**/hx-sse.min.js*", lambda route: late.append(route))
@@ -131,6 +156,30 @@ def test_filters_narrow_the_feed_and_what_comes_after(watcher: Viewer, live: Sta
     live.tell(feedback("p4"), feedback("p5", domain="chemistry"))
     expect(page.locator("#rows .row")).to_have_count(2)
     assert shown(page) == ["p5", "p1"]
+
+
+def test_a_bar_of_a_distribution_filters_the_feed_and_takes_its_filter_away_again(watcher: Viewer, live: Stand) -> None:
+    live.tell(*(feedback(f"p{number}", response="x" * (10 + 30 * number)) for number in range(1, 4)))
+    live.tell(feedback("p4", verdict="no_match", delivered=None, response="x" * 200))
+    page = watcher.open("/?domain=physics")
+    page.get_by_role("link", name="Distributions").click()
+    spread = page.get_by_label("Distributions")
+    expect(spread.get_by_role("listitem").filter(has_text="no match")).to_contain_text("1")
+    spread.get_by_role("link", name="match", exact=True).click()
+    expect(page.locator("#rows .row")).to_have_count(3)
+    spread.get_by_role("link", name="40–49").click()
+    expect(page).to_have_url(re.compile(r"domain=physics&verdict=match&min_chars=40&max_chars=49&shown=distributions$"))
+    assert shown(page) == ["p1"]
+    expect_live(page)
+    live.tell(feedback("p5", response="x" * 45), feedback("p6"))
+    expect(page.locator("#rows .row")).to_have_count(2)
+    page.get_by_label("Domain").select_option("chemistry")
+    expect(spread).to_contain_text("No feedback fits")
+    page.go_back()
+    spread.get_by_role("link", name="match", exact=True).click()
+    expect(page).not_to_have_url(re.compile("verdict="))
+    page.get_by_role("link", name="Hide distributions").click()
+    expect(spread).to_have_count(0)
 
 
 def test_search_as_one_types_and_an_address_shows_the_same_again(watcher: Viewer, live: Stand) -> None:

@@ -39,7 +39,15 @@ UNREADABLE = """least => {
 
 def pages(stand: Stand) -> list[str]:
     newest = stand.store.newest_exchanges(ExchangeFilter(verdict="match"), before=None, limit=1)[0]
-    return ["/", "/?domain=physics&verdict=match", f"/feedback/{newest.id}", "/run", "/ask", "/?round=nowhere"]
+    return [
+        "/",
+        "/?domain=physics&verdict=match&shown=distributions",
+        f"/feedback/{newest.id}",
+        f"/feedback/{newest.id}/group",
+        "/run",
+        "/ask",
+        "/?round=nowhere",
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -71,7 +79,7 @@ def test_everything_reads_without_javascript(browser: Browser, recorded: Stand) 
         expect(page.get_by_role("heading", name="What the self-teacher saw")).to_be_visible()
         page.get_by_role("link", name="Older").click()
         expect(page.locator(".summary")).to_contain_text("no match")
-        page.get_by_role("link", name="Run").click()
+        page.get_by_role("link", name="Run", exact=True).click()
         for heading in ("Scores", "Gate", "Verdicts", "Broke and fixed", "Steps", "Machine", "History"):
             expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
         expect(page.locator("#scores tbody tr")).to_have_count(8)

@@ -91,6 +91,9 @@ def test_f22_hostile_texts_arrive_as_text_on_every_page(watcher: Viewer, live: S
         page = watcher.open(f"/feedback/{1 + (number - 1)}")
         nothing_ran(page)
         assert plain(text) in {plain(found) for found in page.locator(".text").all_text_contents()}
+        page = watcher.open(f"/feedback/{number}/group")
+        nothing_ran(page)
+        assert plain(text) in {plain(found) for found in page.locator(".text").all_text_contents()}
     page = watcher.open("/run")
     expect(page.locator(".history li").first).to_be_visible()
     nothing_ran(page)

@@ -28,6 +28,7 @@ def view() -> RunView:
     results = run_results("by-hand", 1, state, None).model_copy(update={"verdicts": tuple(verdicts)})
     return RunView(
         **dict(results),
+        glance=None,
         rounds=1,
         samples=settings().rollout.samples,
         students={name: student.domain for name, student in settings().students.items()},

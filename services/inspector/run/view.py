@@ -4,6 +4,7 @@ The state is that of Redis while it answers, else the file's; without either the
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -18,7 +19,9 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.messages import Contract
 from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import NotFoundError, StorageError, UnavailableError
-from shared.results.progress import RunResults, run_results
+from shared.results.comparison import Comparison
+from shared.results.glance import Glance, glance
+from shared.results.progress import RunOutline, RunResults, run_results
 
 Part = TypeVar("Part")
 
@@ -39,11 +42,13 @@ class LetterRow(Contract):
 
 
 class RunView(RunResults):
-    """problem: why a part is missing (no state yet, or Redis away); what is here is still true.
+    """problem: why a part is missing (no state yet, or Redis away); what is here is still true. glance: None while
+    there is no state.
 
     others: runs in the same directory. beside: the one of them that was asked for.
     """
 
+    glance: Glance | None
     rounds: int
     samples: int
     students: dict[str, str]
@@ -53,6 +58,19 @@ class RunView(RunResults):
     services: tuple[Heartbeat, ...]
     queues: tuple[QueueRow, ...]
     dead_letters: tuple[LetterRow, ...]
+
+
+class RunsView(Contract):
+    """Every run of the directory, the names of its comparisons, and all results of those runs that were asked for.
+
+    own: the run that the inspector is of. problem: why a part of what was asked for is missing.
+    """
+
+    own: str
+    runs: tuple[RunOutline, ...]
+    comparisons: tuple[str, ...]
+    chosen: tuple[RunResults, ...]
+    problem: str | None
 
 
 class RunBus(Protocol):
@@ -78,31 +96,74 @@ class RunData:
         self._bus = bus
         self._others = OtherRuns(run_dir)
 
+    @property
+    def domains(self) -> list[str]:
+        return sorted({student.domain for student in self._settings.students.values()})
+
     def view(self, beside: str | None = None) -> RunView:
         """What is known now, with another run beside it if one is named.
 
         Raises StorageError for the inspector's own store only.
         """
         parts = _Parts()
-        text = parts.read(self._bus.load_state, None)
-        state = parts.read(lambda: self._state(text), None)
-        rounds = self._settings.run.rounds
-        results = run_results(self._run, min(state.round, rounds) if state else None, state, self._store.log.results())
+        state = self._state(parts)
+        services: Sequence[Heartbeat] = parts.read_bus(self.services, ())
+        letters: Sequence[LetterRow] = parts.read_bus(self._letters, ())
         return RunView(
-            **dict(results),
-            rounds=rounds,
+            **dict(self._own(state)),
+            glance=self._glanced(state, services, letters),
+            rounds=self._settings.run.rounds,
             samples=self._settings.rollout.samples,
             students={name: student.domain for name, student in sorted(self._settings.students.items())},
             others=tuple(self._others.names()),
             beside=parts.read(lambda: self._beside(beside, parts), None) if beside else None,
-            services=tuple(parts.read_bus(self.services, ())),
+            services=tuple(services),
             queues=tuple(parts.read_bus(self._queues, ())),
-            dead_letters=tuple(parts.read_bus(self._letters, ())),
+            dead_letters=tuple(letters),
             problem="; ".join(dict.fromkeys(parts.problems)) or None,
         )
 
-    def _beside(self, name: str, parts: "_Parts") -> RunResults:
-        results, problem = self._others.results(name)
+    def runs(self, names: Sequence[str]) -> RunsView:
+        """names: of runs whose results are wanted, too. Raises StorageError as `view`."""
+        parts = _Parts()
+        chosen = [parts.read(partial(self._results, name, parts), None) for name in dict.fromkeys(names)]
+        return RunsView(
+            own=self._run_dir.name,
+            runs=tuple(self._others.outlines()),
+            comparisons=tuple(self._others.comparisons()),
+            chosen=tuple(results for results in chosen if results is not None),
+            problem="; ".join(dict.fromkeys(parts.problems)) or None,
+        )
+
+    def comparison(self, name: str) -> Comparison:
+        """Raises NotFoundError, StorageError."""
+        return self._others.comparison(name)
+
+    def _results(self, name: str, parts: "_Parts") -> RunResults:
+        if name == self._run_dir.name:
+            return self._own(self._state(parts), intervals=False)
+        return self._beside(name, parts, intervals=False)
+
+    def _own(self, state: RunState | None, *, intervals: bool = True) -> RunResults:
+        round_ = min(state.round, self._settings.run.rounds) if state else None
+        return run_results(self._run, round_, state, self._store.log.results(), intervals=intervals)
+
+    def glance(self) -> Glance | None:
+        """The run in a few words, or None while there is no state."""
+        parts = _Parts()
+        state = self._state(parts)
+        return self._glanced(state, parts.read_bus(self.services, ()), parts.read_bus(self._letters, ()))
+
+    def _glanced(
+        self, state: RunState | None, services: Sequence[Heartbeat], letters: Sequence[LetterRow]
+    ) -> Glance | None:
+        if state is None:
+            return None
+        training = any(beat.service.startswith("trainer") for beat in services)
+        return glance(state, self._settings.run, training=training, dead_letters=len(letters))
+
+    def _beside(self, name: str, parts: "_Parts", *, intervals: bool = True) -> RunResults:
+        results, problem = self._others.results(name, intervals=intervals)
         if problem is not None:
             parts.problems.append(problem)
         return results
@@ -111,7 +172,11 @@ class RunData:
         """Who is up. Raises UnavailableError."""
         return sorted(self._bus.heartbeats(), key=lambda beat: (beat.service, beat.replica))
 
-    def _state(self, text: str | None) -> RunState | None:
+    def _state(self, parts: "_Parts") -> RunState | None:
+        text = parts.read(self._bus.load_state, None)
+        return parts.read(lambda: self._parsed(text), None)
+
+    def _parsed(self, text: str | None) -> RunState | None:
         """text: Redis's, None where it has none; then the file's."""
         path = self._run_dir / STATE_FILE
         try:
@@ -129,7 +194,7 @@ class RunData:
             rows.append(QueueRow(queue=queue, waiting=waiting, taken=taken))
         return rows
 
-    def _letters(self) -> list[LetterRow]:
+    def _letters(self) -> Sequence[LetterRow]:
         return [
             LetterRow(id=letter.entry_id, queue=letter.queue, reason=letter.reason, deliveries=letter.deliveries)
             for letter in self._bus.dead_letters()

@@ -13,11 +13,14 @@ MAX_INTEGER = 2**63 - 1
 
 Whole = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Text = Annotated[str, Field(max_length=500)]
+Nats = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ExchangeFilter(BaseModel):
     """All given fields must hold. verdict is a word class (`match`), or a whole verdict (`match:torque`);
     acted finds exchanges that a person flagged or excluded (what was refused does not count);
+    chars are those of the response, nats the mean divergence of a traced rollout; both ends of a range are in it, but
+    that of max_nats;
     q finds exchanges whose question, response or raw feedback has every word of it, at least as a beginning,
     in Chinese, Japanese, Korean, Thai and the like anywhere."""
 
@@ -34,10 +37,30 @@ class ExchangeFilter(BaseModel):
     correct: bool | None = None
     change: Literal["fixed", "broke", "same"] | None = None
     acted: Literal["flag", "exclude"] | None = None
+    min_step: Whole | None = None
+    max_step: Whole | None = None
+    min_chars: Whole | None = None
+    max_chars: Whole | None = None
+    min_nats: Nats | None = None
+    max_nats: Nats | None = None
     q: Text | None = None
 
 
-Condition = tuple[str, str | int]
+Condition = tuple[str, str | int | float]
+
+_DIVERGES = (
+    "EXISTS (SELECT 1 FROM divergences WHERE divergences.student = exchanges.student AND divergences.step = "
+    "exchanges.step AND divergences.problem_id = exchanges.problem_id AND divergences.sample = exchanges.sample AND "
+    "divergences.nats {compared} ?)"
+)
+_RANGES = {
+    "min_step": "exchanges.step >= ?",
+    "max_step": "exchanges.step <= ?",
+    "min_chars": "length(exchanges.response) >= ?",
+    "max_chars": "length(exchanges.response) <= ?",
+    "min_nats": _DIVERGES.format(compared=">="),
+    "max_nats": _DIVERGES.format(compared="<"),
+}
 
 
 def conditions(wanted: ExchangeFilter) -> list[Condition]:
@@ -48,6 +71,7 @@ def conditions(wanted: ExchangeFilter) -> list[Condition]:
         if value is not None:
             # Only a name of the tuple above gets into the SQL, never one that a reader sent.
             found.append((f"exchanges.{name} = ?", value))
+    found += [(sql, value) for name, sql in _RANGES.items() if (value := getattr(wanted, name)) is not None]
     if wanted.change is not None:
         found.append(("revisions.change = ?", wanted.change))
     if wanted.acted is not None:

@@ -5,7 +5,7 @@ characters in a row, of the rows in which blanks do not tell words apart (Han, k
 would cost a multiple of their text and find nothing more. Both are made anew when a store of an earlier schema that
 differs in nothing else is opened.
 `position` orders the log as it was read and never goes back, even when the stream itself began anew with
-smaller ids. Exchanges, revisions and acts share a key but not a foreign key: any may come first, or alone.
+smaller ids. Exchanges, revisions, divergences and acts share a key but not a foreign key: any may come first, or alone.
 """
 
 from shared.method.scripts import HANGUL, UNSPACED
@@ -70,6 +70,15 @@ CREATE TABLE IF NOT EXISTS revisions (
     after INTEGER NOT NULL,
     change TEXT NOT NULL,
     text TEXT NOT NULL,
+    PRIMARY KEY (student, step, problem_id, sample)
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS divergences (
+    student TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    problem_id TEXT NOT NULL,
+    sample INTEGER NOT NULL,
+    nats REAL NOT NULL,
     PRIMARY KEY (student, step, problem_id, sample)
 ) WITHOUT ROWID;
 

@@ -39,12 +39,14 @@ class SealedBatches:
 
     def sample(self, student: str, step: int, problem_id: str, index: int) -> BatchSample:
         """One rollout as it was sealed. Raises StorageError if the batch is not what it says, or does not hold it."""
-        directory = batch_directory(student, step)
-        group = read_group(self._store, self._manifest(directory, student, step), problem_id)
-        for sample in group.samples:
+        for sample in self.group(student, step, problem_id).samples:
             if sample.index == index:
                 return sample
-        raise StorageError(f"{directory} holds no rollout {index} of problem {problem_id}")
+        raise StorageError(f"{batch_directory(student, step)} holds no rollout {index} of problem {problem_id}")
+
+    def group(self, student: str, step: int, problem_id: str) -> BatchGroup:
+        """One problem's rollouts as they were sealed. Raises StorageError as `sample`."""
+        return read_group(self._store, self._manifest(batch_directory(student, step), student, step), problem_id)
 
     def _manifest(self, uri: str, student: str, step: int) -> BatchManifest:
         if not uri.startswith(f"{BATCHES}/"):

@@ -7,7 +7,7 @@ a sealed batch is never overwritten.
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -17,11 +17,14 @@ from services.inspector.store.filters import Condition, ExchangeFilter, conditio
 from services.inspector.store.log import RunLog
 from services.inspector.store.records import GAP_SUFFIX, START, Entry, StoredExchange, order_of, told
 from services.inspector.store.schema import REINDEX, REINDEXED_VERSIONS, SCHEMA_VERSION, SCRIPT
+from services.inspector.store.spread import SPREAD, Counted
 from shared.contracts.acting import ExchangeAct
 from shared.contracts.events import Acted, FeedbackGiven, Revised
 from shared.errors import ConfigError
 
 BUSY_S = 5.0
+MAX_GROUP = 1000
+"""Rollouts of one problem are some dozens at most; what came broken is cut here."""
 
 _KEY = ("student", "step", "problem_id", "sample")
 _COLUMNS = ("run", *(field.name for field in fields(StoredExchange)))
@@ -159,6 +162,16 @@ class Store:
         found = self._exchanges(wanted, key, "ASC", 1)
         return found[0] if found else None
 
+    def group_told(self, wanted: ExchangeFilter, *, student: str, step: int, problem_id: str) -> list[ExchangeView]:
+        """Those of the filter that are about one problem of one step, by id."""
+        key: list[Condition] = [
+            ("exchanges.student = ?", student),
+            ("exchanges.step = ?", step),
+            # The sign keeps SQLite from the index over problems alone, which orders by id, but may hold the whole log.
+            ("+exchanges.problem_id = ?", problem_id),
+        ]
+        return self._exchanges(wanted, key, "ASC", MAX_GROUP)
+
     def newest_exchanges(self, wanted: ExchangeFilter, *, before: int | None, limit: int) -> list[ExchangeView]:
         """Newest first, with ids below `before`."""
         limits = [] if before is None else [("exchanges.id < ?", before)]
@@ -173,15 +186,33 @@ class Store:
             limits.append(("exchanges.id <= ?", upto))
         return self._exchanges(wanted, limits, "ASC", limit)
 
+    def spread(self, wanted: ExchangeFilter) -> list[Counted]:
+        """How often the exchanges of a filter have each value of each dimension."""
+        where, parameters = _where(conditions(wanted))
+        rows = self._database.read(SPREAD.format(where=where), parameters)
+        return [Counted(row["dimension"], row["value"], row["count"]) for row in rows]
+
+    def steps_without_divergence(self) -> list[tuple[str, int]]:
+        """Steps with exchanges, by student, of which no divergence is kept. Of an index alone, as it is asked often."""
+        rows = self._database.read(
+            "SELECT DISTINCT student, step FROM exchanges EXCEPT SELECT student, step FROM divergences"
+        )
+        return [(row["student"], row["step"]) for row in rows]
+
+    def put_divergences(self, student: str, step: int, nats: Mapping[tuple[str, int], float]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO divergences (student, step, problem_id, sample, nats) VALUES (?, ?, ?, ?, ?)",
+                [(student, step, problem_id, sample, value) for (problem_id, sample), value in nats.items()],
+            )
+
     def close(self) -> None:
         self._database.close()
 
     def _exchanges(
         self, wanted: ExchangeFilter, limits: Sequence[Condition], order: str, limit: int
     ) -> list[ExchangeView]:
-        all_conditions = [*conditions(wanted), *limits]
-        where = " AND ".join(condition for condition, _ in all_conditions) or "TRUE"
-        parameters: list[Value] = [parameter for _, parameter in all_conditions]
+        where, parameters = _where([*conditions(wanted), *limits])
         sql = f"{_SELECT_EXCHANGES} WHERE {where} ORDER BY exchanges.id {order} LIMIT ?"
         return [exchange_view(row) for row in self._database.read(sql, [*parameters, limit])]
 
@@ -224,6 +255,11 @@ class Store:
 
     def _one(self, sql: str, parameters: Sequence[Value]) -> int:
         return int(self._database.read(sql, parameters)[0]["found"])
+
+
+def _where(all_conditions: Sequence[Condition]) -> tuple[str, list[Value]]:
+    where = " AND ".join(condition for condition, _ in all_conditions) or "TRUE"
+    return where, [parameter for _, parameter in all_conditions]
 
 
 def _put_event(connection: sqlite3.Connection, entry: Entry) -> bool:

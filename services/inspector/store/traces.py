@@ -6,6 +6,7 @@ link; where there is none the reason is said.
 
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 
 from pydantic import ValidationError
 
@@ -26,17 +27,9 @@ class Traces:
 
     def of(self, exchange: ExchangeView) -> TraceView:
         """Raises NotFoundError where this rollout was not traced, StorageError where the file is not what it says."""
-        name = step_trace(exchange.student, exchange.step)
-        path = resolve(self._run_dir, name)
-        try:
-            found = self._read(path, path.stat().st_mtime_ns)
-        except FileNotFoundError as error:
-            raise NotFoundError(_absent(exchange)) from error
-        except (OSError, ValidationError) as error:
-            raise StorageError(f"cannot read {path}: {reason(error)}") from error
-        expected = (self._run, exchange.student, exchange.step)
-        if (found.run, found.student, found.step) != expected:
-            raise StorageError(f"{path}: expected the traces of {expected}, it says it is of another step")
+        found = self._step(exchange.student, exchange.step)
+        if found is None:
+            raise NotFoundError(_absent(exchange))
         for rollout in found.rollouts:
             if (rollout.problem_id, rollout.sample) == (exchange.problem_id, exchange.sample):
                 return TraceView(version=found.version, **rollout.model_dump())
@@ -44,6 +37,32 @@ class Traces:
             f"this rollout is not among the {len(found.rollouts)} traced ones of its step: loss.trace_share was "
             f"{found.share:g}, and a rollout without demonstration and feedback has no loss to trace"
         )
+
+    def divergences(self, student: str, step: int) -> dict[tuple[str, int], float]:
+        """By problem and sample, the mean of a traced rollout's tokens in nats; none where the step has no traces.
+
+        Raises StorageError as `of`.
+        """
+        found = self._step(student, step)
+        rollouts = found.rollouts if found else ()
+        return {
+            (rollout.problem_id, rollout.sample): fmean(token.divergence for token in rollout.tokens)
+            for rollout in rollouts
+            if rollout.tokens
+        }
+
+    def _step(self, student: str, step: int) -> StepTrace | None:
+        path = resolve(self._run_dir, step_trace(student, step))
+        try:
+            found = self._read(path, path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise StorageError(f"cannot read {path}: {reason(error)}") from error
+        expected = (self._run, student, step)
+        if (found.run, found.student, found.step) != expected:
+            raise StorageError(f"{path}: expected the traces of {expected}, it says it is of another step")
+        return found
 
     def _parsed(self, path: Path, _changed_ns: int) -> StepTrace:
         return StepTrace.model_validate_json(path.read_bytes())

@@ -12,10 +12,10 @@ from operator import attrgetter
 from fastapi.sse import format_sse_event
 
 from services.inspector.http.stream import ANEW, PAGE, follow
-from services.inspector.http.views import ExchangeView
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import LOGGED_EVENT
 from services.inspector.store.store import LoggedRow, Store
+from services.inspector.web.folding import FeedRow, feed_rows
 from services.inspector.web.rendering import sentence
 from shared.contracts.events import Revised
 from shared.errors import ConfigError
@@ -39,7 +39,7 @@ TOLD = {
 
 _PLACE = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
 
-Render = Callable[[ExchangeView], str]
+Render = Callable[[FeedRow], str]
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def news(store: Store, wanted: ExchangeFilter, place: Place, render: Render) -> 
     messages = []
     if wanted.change is None:
         rows = store.exchanges_between(wanted, after=place.exchange, upto=newest, limit=PAGE)
-        for row in rows:
-            place = replace(place, exchange=row.id)
-            messages.append(_message(render(row), place))
+        for row in feed_rows(rows):
+            place = replace(place, exchange=row.exchanges[-1].id)
+            messages.append(_message(render(_whole(store, wanted, row)), place))
         if len(rows) == PAGE:
             return messages, place
     place = replace(place, exchange=newest)
@@ -100,6 +100,13 @@ def news(store: Store, wanted: ExchangeFilter, place: Place, render: Render) -> 
         place = replace(place, position=event.position)
         messages += _told(store, wanted, place, render, event)
     return messages, place
+
+
+def _whole(store: Store, wanted: ExchangeFilter, row: FeedRow) -> FeedRow:
+    """With what came of the group before; in the page this row takes the place of an earlier one."""
+    one = row.first
+    found = store.group_told(wanted, student=one.student, step=one.step, problem_id=one.problem_id)
+    return FeedRow(tuple(reversed(found)))
 
 
 def _told(store: Store, wanted: ExchangeFilter, place: Place, render: Render, row: LoggedRow) -> Iterator[bytes]:
@@ -112,7 +119,8 @@ def _told(store: Store, wanted: ExchangeFilter, place: Place, render: Render, ro
         )
         if found is not None:
             # With a filter on how answers changed, a row becomes one of the feed only now.
-            yield _message(render(found), place, "changed" if wanted.change is None else None)
+            shown = render(_whole(store, wanted, FeedRow((found,))))
+            yield _message(shown, place, "changed" if wanted.change is None else None)
     elif row.kind in TOLD:
         yield _message(sentence(event), place, TOLD[row.kind])
 

@@ -5,18 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse
 
 from services.inspector.http.api import ExchangeId, known_exchange
 from services.inspector.http.broker import BrokerClient
 from services.inspector.http.stream import Viewers, ViewerStream, ends_with
-from services.inspector.http.views import ExchangeView
-from services.inspector.run.view import RunData, RunView
+from services.inspector.run.view import RunData, RunsView, RunView
 from services.inspector.store.log import SMALL_KINDS
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
+from services.inspector.web.colouring import MEASURES
+from services.inspector.web.folding import FeedRow
 from services.inspector.web.live import live_feed, newest_place, place_of
 from services.inspector.web.reading import (
     ExchangeQuery,
@@ -28,15 +29,21 @@ from services.inspector.web.reading import (
     live_query,
     read_exchange,
     read_feed,
+    read_group,
 )
 from services.inspector.web.rendering import Pages, link
-from services.inspector.web.run_tables import run_tables
+from services.inspector.web.run_tables import outcomes, run_tables
+from shared.errors import NotFoundError
 from shared.http.app import READ
 from shared.http.remote import RemoteCalls
+from shared.results.comparison_text import grids, notes, verdict_lines
 
 HISTORY = 100
+MAX_CHOSEN = 12
+"""Runs in one chart: more colours are not told apart."""
 
 Beside = Annotated[str | None, Query(max_length=100)]
+Chosen = Annotated[tuple[str, ...], Query(alias="run", max_length=MAX_CHOSEN)]
 Wanted = Annotated[FeedQuery, Depends(feed_query)]
 
 
@@ -64,6 +71,12 @@ def run_route(run: RunData, calls: RemoteCalls) -> APIRouter:
     def show_run(beside: Beside = None) -> RunView:
         """With `beside`, also the results of another run of the same directory."""
         return run.view(beside or None)
+
+    @router.get("/runs")
+    @calls.route
+    def show_runs(runs: Chosen = ()) -> RunsView:
+        """Every run of the directory, and the results of those that are named."""
+        return run.runs(runs)
 
     return router
 
@@ -100,8 +113,27 @@ def page_routes(site: Site) -> APIRouter:
         around = read_exchange(site.store, site.batches, site.traces, found, wanted)
         filters = filter_fields(wanted)
         return site.pages.page(
-            "exchange.html", scope=request.state.scope, around=around, filters=filters, asked=wanted.asked
+            "exchange.html",
+            scope=request.state.scope,
+            around=around,
+            filters=filters,
+            asked=wanted.asked,
+            measure=MEASURES[wanted.colour],
         )
+
+    @router.get("/feedback/{exchange_id}/group")
+    def group(
+        request: Request, wanted: Annotated[ExchangeQuery, Depends(exchange_query)], exchange_id: ExchangeId
+    ) -> HTMLResponse:
+        """All rollouts of the problem that the exchange is about."""
+        found = read_group(site.store, site.batches, known_exchange(site.store, exchange_id), wanted)
+        return site.pages.page("group.html", scope=request.state.scope, group=found, filters=filter_fields(wanted))
+
+    @router.get("/glance")
+    @site.calls.route
+    def glance(request: Request) -> HTMLResponse:
+        """A part of the feed's page, which asks for it again and again."""
+        return site.pages.page("glance.html", scope=request.state.scope, glance=site.run.glance())
 
     @router.get("/run")
     @site.calls.route
@@ -112,9 +144,31 @@ def page_routes(site: Site) -> APIRouter:
             "run.html", scope=request.state.scope, run=view, tables=run_tables(view), history=history
         )
 
+    @router.get("/runs")
+    @site.calls.route
+    def runs(request: Request, runs: Chosen = ()) -> HTMLResponse:
+        view = site.run.runs(runs)
+        return site.pages.page("runs.html", scope=request.state.scope, view=view, outcomes=outcomes(view.chosen))
+
+    @router.get("/comparison")
+    @site.calls.route
+    def comparison(request: Request, name: Annotated[str, Query(max_length=200)]) -> HTMLResponse:
+        try:
+            found = site.run.comparison(name)
+        except NotFoundError as error:
+            raise HTTPException(404, str(error)) from error
+        return site.pages.page(
+            "comparison.html",
+            scope=request.state.scope,
+            comparison=found,
+            lines=verdict_lines(found),
+            grids=grids(found),
+            notes=notes(found),
+        )
+
     return router
 
 
-def _row(pages: Pages, wanted: FeedQuery) -> Callable[[ExchangeView], str]:
+def _row(pages: Pages, wanted: FeedQuery) -> Callable[[FeedRow], str]:
     filters = filter_fields(wanted)
-    return lambda exchange: pages.render("row.html", item=exchange, filters=filters)
+    return lambda row: pages.render("row.html", row=row, filters=filters)

@@ -1,7 +1,8 @@
 """What the pages are made of: the feed with its filters, one exchange with everything around it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from fastapi import Request
@@ -13,23 +14,40 @@ from services.inspector.store.filters import ExchangeFilter, Text, Whole
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
+from services.inspector.web.colouring import Colour
+from services.inspector.web.differences import Change, change_of
+from services.inspector.web.distributions import Distribution, distributions
+from services.inspector.web.folding import (
+    FeedRow,
+    Fold,
+    SameAnswer,
+    answers_of,
+    feed_rows,
+    folded,
+    group_of,
+    rollouts_of,
+)
 from services.inspector.web.live import Place, newest_place
 from services.inspector.web.marking import MarkedPiece, marked_concept, reviewed
 from services.inspector.web.rendering import field_text
-from shared.contracts.batches import BatchSample
-from shared.contracts.events import GateDecided, GroupGraded
+from shared.contracts.batches import BatchGroup, BatchSample, PeerSample
+from shared.contracts.events import SHOWN_CHARS, GateDecided, GroupGraded
 from shared.contracts.run import GateDecision
 from shared.errors import NotFoundError, StorageError
 
 PAGE = 50
+FIRST_READ, NEXT_READ = 2 * PAGE, 8 * PAGE
+"""Exchanges that are read at once for a page: enough where each is a row, and at the second time mostly where not.
+Every read searches the texts anew."""
 
 Query = TypeVar("Query", bound="FeedQuery")
 
 
 class FeedQuery(ExchangeFilter):
-    """The address of a feed: its filter, and for older pages the exchange that they end before."""
+    """The address of a feed: its filter, for older pages the exchange that they end before, and what is shown above."""
 
     before: Whole | None = None
+    shown: Literal["distributions"] | None = None
 
 
 class LiveQuery(FeedQuery):
@@ -39,9 +57,11 @@ class LiveQuery(FeedQuery):
 
 
 class ExchangeQuery(FeedQuery):
-    """The address of an exchange: the filter that next and previous go by; asked: what the reader just did."""
+    """The address of an exchange: the filter that next and previous go by; asked: what the reader just did; colour: by
+    what tokens are coloured."""
 
     asked: Literal["flag", "exclude", "silence"] | None = None
+    colour: Colour = "divergence"
 
 
 async def feed_query(request: Request) -> FeedQuery:
@@ -68,7 +88,7 @@ def _given(request: Request, query: type[Query]) -> Query:
 
 def filter_fields(query: ExchangeFilter) -> dict[str, Any]:
     """The fields of the filter that are given, for an address."""
-    return query.model_dump(exclude_none=True, exclude={"before", "after", "asked"})
+    return query.model_dump(exclude_none=True, exclude={"before", "after", "asked", "shown", "colour"})
 
 
 @dataclass(frozen=True)
@@ -77,9 +97,15 @@ class Feed:
 
     query: FeedQuery
     filters: Mapping[str, Any]
-    items: list[ExchangeView]
+    rows: list[FeedRow]
     older: int | None
     place: Place
+    distributions: list[Distribution]
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """What is shown above the rows, as a field of addresses."""
+        return {"shown": self.query.shown} if self.query.shown else {}
 
     @property
     def given(self) -> dict[str, str]:
@@ -100,9 +126,29 @@ class Feed:
 def read_feed(store: Store, query: FeedQuery) -> Feed:
     place = newest_place(store)
     before = place.exchange + 1 if query.before is None else query.before
-    items = store.newest_exchanges(query, before=before, limit=PAGE)
-    older = items[-1].id if len(items) == PAGE else None
-    return Feed(query, filter_fields(query), items, older, place)
+    rows = list(islice(feed_rows(_exchanges(store, query, before)), PAGE + 1))
+    older = rows[PAGE - 1].lowest if len(rows) > PAGE else None
+    filters = filter_fields(query)
+    # Counted only where somebody wants to see them: that reads every exchange of the filter.
+    spread = distributions(store.spread(query), filters) if query.shown else []
+    return Feed(query, filters, rows[:PAGE], older, place, spread)
+
+
+def _exchanges(store: Store, query: ExchangeFilter, before: int) -> Iterator[ExchangeView]:
+    """Newest first, read as far as somebody asks for more."""
+    limit = FIRST_READ
+    while items := store.newest_exchanges(query, before=before, limit=limit):
+        yield from items
+        if len(items) < limit:
+            return
+        before, limit = items[-1].id, NEXT_READ
+
+
+def example_problems(store: Store, domains: Iterable[str]) -> list[str]:
+    """Questions to ask the peers: of each domain the newest, and the newest whose answer the feedback fixed."""
+    wanted = [ExchangeFilter(domain=domain, change=change) for domain in domains for change in (None, "fixed")]
+    found = [exchange.question for each in wanted for exchange in store.newest_exchanges(each, before=None, limit=1)]
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -119,7 +165,7 @@ class Attempt:
 @dataclass(frozen=True)
 class Around:
     """One exchange and all that belongs to it. sealed: the rollout as it was sealed, None before;
-    no_sealed, no_trace: why there is none."""
+    no_sealed, no_trace: why there is none. change: from the first answer to the revised one, None where one is cut."""
 
     exchange: ExchangeView
     question: list[MarkedPiece]
@@ -130,6 +176,7 @@ class Around:
     trace: TraceView | None
     no_trace: str
     attempts: list[Attempt]
+    change: Change | None
     newer: int | None
     older: int | None
 
@@ -157,9 +204,62 @@ def read_exchange(
         trace=trace,
         no_trace=no_trace,
         attempts=[_attempt(store, exchange, group) for group in _groups(store, exchange)],
+        change=_change(exchange),
         newer=newer[0].id if newer else None,
         older=older[0].id if older else None,
     )
+
+
+@dataclass(frozen=True)
+class Group:
+    """All rollouts of one problem of one step. no_sealed: why only those are there that a tutor was asked about.
+
+    rewards: of all, as they were graded; newer, older: an exchange of the next groups of the filter.
+    """
+
+    exchange: ExchangeView
+    answers: list[SameAnswer]
+    peers: list[Fold[PeerSample]]
+    rewards: tuple[float, ...]
+    no_sealed: str
+    newer: int | None
+    older: int | None
+
+    @property
+    def trained(self) -> int | None:
+        """How many rollouts had a loss; None until that is known."""
+        sealed = [rollout.sealed for answer in self.answers for rollout in answer.items if rollout.sealed is not None]
+        return sum(sample.mask for sample in sealed) if sealed else None
+
+
+def read_group(store: Store, batches: SealedBatches, exchange: ExchangeView, query: ExchangeFilter) -> Group:
+    """The group that the exchange belongs to."""
+    student, step, problem_id = group_of(exchange)
+    told = store.group_told(ExchangeFilter(), student=student, step=step, problem_id=problem_id)
+    sealed, no_sealed = _sealed_group(batches, exchange)
+    rollouts = rollouts_of(told, sealed)
+    graded = [group.rewards for group in _groups(store, exchange) if group.step == step]
+    newer = store.exchanges_between(query, after=told[-1].id, limit=1)
+    older = store.newest_exchanges(query, before=told[0].id, limit=1)
+    return Group(
+        exchange=exchange,
+        answers=answers_of(rollouts),
+        peers=folded(sealed.peer_samples if sealed else (), lambda sample: (sample.text, sample.reward)),
+        rewards=graded[-1] if graded else tuple(float(rollout.correct) for rollout in rollouts),
+        no_sealed=no_sealed,
+        newer=newer[0].id if newer else None,
+        older=older[0].id if older else None,
+    )
+
+
+def _sealed_group(batches: SealedBatches, exchange: ExchangeView) -> tuple[BatchGroup | None, str]:
+    """The group as it was sealed, or why it is not there."""
+    if not exchange.sealed:
+        return None, "rollouts that no tutor was asked about are shown when the step's batch is sealed"
+    try:
+        return batches.group(*group_of(exchange)), ""
+    except StorageError as error:
+        return None, f"the sealed batch cannot be read here: {error}"
 
 
 def _sealed(batches: SealedBatches, exchange: ExchangeView) -> tuple[BatchSample | None, str]:
@@ -170,6 +270,14 @@ def _sealed(batches: SealedBatches, exchange: ExchangeView) -> tuple[BatchSample
         return batches.sample(exchange.student, exchange.step, exchange.problem_id, exchange.sample), ""
     except StorageError as error:
         return None, f"the sealed batch cannot be read here: {error}"
+
+
+def _change(exchange: ExchangeView) -> Change | None:
+    revised = exchange.revision
+    # Events cut both; the end of a text that is cut is not gone.
+    if revised is None or exchange.cut or len(revised.text) >= SHOWN_CHARS:
+        return None
+    return change_of(exchange.response, revised.text, exchange.delivered)
 
 
 def _trace(traces: Traces, exchange: ExchangeView) -> tuple[TraceView | None, str]:

@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.inspector.store.records import LoggedEvent
 from services.inspector.web.assets import Assets
+from services.inspector.web.colouring import MEASURES
 from shared.contracts.acting import SilenceAct
 from shared.contracts.events import Acted, TutorSilenced
-from shared.contracts.traces import HEAT_NATS, heat
 from shared.http.access import Scope
 from shared.results.figures import DELIVERED
 from shared.results.grid import html
@@ -54,8 +54,8 @@ class Pages:
             "percent": percent,
             "number": number,
             "sentence": sentence,
-            "heat": heat,
             "table": html,
+            "measured": lambda token, measure: measure.value(token),
             "probability": probability,
             "visible": visible,
             "capitalize_first": lambda text: text[:1].upper() + text[1:],
@@ -67,7 +67,7 @@ class Pages:
             "delivered_verdicts": DELIVERED,
             "link": link,
             "Scope": Scope,
-            "heat_steps": list(zip(HEAT_NATS, [*HEAT_NATS[1:], None], strict=True)),
+            "measures": MEASURES,
         }
 
     def render(self, template: str, **values: Any) -> str:

@@ -4,7 +4,7 @@ The numbers are those of `shared/results`; what is done here is to put them into
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.inspector.run.view import RunView
@@ -87,7 +87,7 @@ class RunTables:
 def run_tables(view: RunView) -> RunTables:
     return RunTables(
         tested={i.student: directions(i) for i in view.improvements if i.split == "test"},
-        outcomes=_outcomes(view, view.beside) if view.beside else None,
+        outcomes=outcomes([view, view.beside]) if view.beside else None,
         scores=_scores(view),
         planes=list(_planes(view)),
         own=_results(view, view),
@@ -110,11 +110,12 @@ def directions(found: Improvement) -> str:
     return f"better in {' and '.join(better) or 'none'}, worse in {' and '.join(worse) or 'none'}"
 
 
-def _outcomes(view: RunView, beside: RunResults) -> Grid:
-    """Both runs have the same rows, since both are asked about the students of this one."""
-    own, other = (_outcome(results, list(view.students)) for results in (view, beside))
-    rows: Rows = [[label, said, other[label]] for label, said in own.items()]
-    return Grid("Two runs", plain("", view.run, beside.run), rows)
+def outcomes(runs: Sequence[RunResults]) -> Grid:
+    """Runs side by side in a few figures. All have the same rows, since all are asked about the students of each."""
+    students = sorted({student for run in runs for student in run.versions})
+    columns = [_outcome(run, students) for run in runs]
+    rows: Rows = [[label, *(column[label] for column in columns)] for label in (columns[0] if columns else ())]
+    return Grid("Runs", plain("", *(run.run for run in runs)), rows)
 
 
 def _outcome(results: RunResults, students: list[str]) -> Mapping[str, Value]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Header, HTTPException, Query, Request
@@ -10,10 +11,12 @@ from fastapi.sse import format_sse_event
 
 from services.inspector.http.acting import act_path, silence_path
 from services.inspector.http.api import ExchangeId, known_exchange
+from services.inspector.web.differences import Change, change_of
 from services.inspector.web.pages import Site
+from services.inspector.web.reading import example_problems
 from services.inspector.web.rendering import link
 from shared.contracts.acting import MAX_REASON_CHARS, ReasonRequest, SilenceRequest
-from shared.contracts.http import AskRequest, Stage
+from shared.contracts.http import Advised, Answered, AskRequest, Revised, Stage
 from shared.contracts.messages import Worded
 from shared.errors import OpcodError
 from shared.http.access import Scope
@@ -23,6 +26,16 @@ from shared.http.sse import EVENT_STREAM, EventStream, Frames, unless_gone
 MAX_QUESTION = 20_000
 
 Told = AsyncGenerator[Stage | str, None]
+
+
+@dataclass(frozen=True)
+class ShownStage:
+    """A stage as the page shows it. change: from the first answer, where this is the revised one."""
+
+    stage: Stage | str
+    change: Change | None = None
+
+
 Question = Annotated[str, Form(max_length=MAX_QUESTION)]
 
 
@@ -31,7 +44,10 @@ def writing_routes(site: Site) -> APIRouter:
 
     @router.get("/ask", dependencies=READ)
     def ask_form(request: Request, problem: Annotated[str, Query(max_length=MAX_QUESTION)] = "") -> HTMLResponse:
-        return site.pages.page("ask.html", scope=request.state.scope, problem=problem, first="", stages=[])
+        examples = example_problems(site.store, site.run.domains) if not problem else []
+        return site.pages.page(
+            "ask.html", scope=request.state.scope, problem=problem, first="", shown=[], examples=examples
+        )
 
     @router.post("/ask", dependencies=ASK)
     async def ask(
@@ -47,7 +63,7 @@ def writing_routes(site: Site) -> APIRouter:
             # Not open_stream: htmx gives up a minute after it asked, where no answer has begun.
             return EventStream(_frames(site, stages))
         said = await unless_gone(request, _whole(stages))
-        return site.pages.page("ask.html", scope=scope, problem=problem, first=first, stages=said)
+        return site.pages.page("ask.html", scope=scope, problem=problem, first=first, shown=said, examples=[])
 
     @router.post("/feedback/{exchange_id}/act", dependencies=ADMIN)
     @site.calls.route
@@ -85,12 +101,27 @@ async def _stages(site: Site, problem: str, first: str, scope: Scope) -> Told:
         yield str(refused.detail)
 
 
-async def _frames(site: Site, told: Told) -> Frames:
+async def _shown(told: Told) -> AsyncGenerator[ShownStage, None]:
+    first, feedback = "", None
     async with aclosing(told) as stages:
         async for stage in stages:
-            yield format_sse_event(data_str=site.pages.render("stage.html", stage=stage))
+            change = None
+            match stage:
+                case Answered():
+                    first = stage.text
+                case Advised():
+                    feedback = stage.delivered
+                case Revised():
+                    change = change_of(first, stage.text, feedback)
+            yield ShownStage(stage, change)
 
 
-async def _whole(told: Told) -> list[Stage | str]:
-    async with aclosing(told) as stages:
-        return [stage async for stage in stages]
+async def _frames(site: Site, told: Told) -> Frames:
+    async with aclosing(_shown(told)) as stages:
+        async for shown in stages:
+            yield format_sse_event(data_str=site.pages.render("stage.html", shown=shown))
+
+
+async def _whole(told: Told) -> list[ShownStage]:
+    async with aclosing(_shown(told)) as stages:
+        return [shown async for shown in stages]

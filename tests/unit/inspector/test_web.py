@@ -126,18 +126,18 @@ def tell(store: Store, *events: object, start: int = 1) -> None:
 def test_news_are_told_once_and_in_order(store: Store) -> None:
     start = newest_place(store)
     tell(store, feedback("p1"), feedback("p2"), revised("p1"), status(2))
-    messages, place = news(store, ExchangeFilter(), start, lambda item: item.problem_id)
+    messages, place = news(store, ExchangeFilter(), start, lambda row: row.first.problem_id)
     assert [data(each) for each in messages] == ["p1", "p2", "p1", "TRAINING, round 2"]
-    assert news(store, ExchangeFilter(), place, lambda item: item.problem_id) == ([], place)
+    assert news(store, ExchangeFilter(), place, lambda row: row.first.problem_id) == ([], place)
     halfway = place_of(messages[0].decode().strip().split("\n")[-1].removeprefix("id: "))
-    rest, _ = news(store, ExchangeFilter(), halfway, lambda item: item.problem_id)
+    rest, _ = news(store, ExchangeFilter(), halfway, lambda row: row.first.problem_id)
     assert [data(each) for each in rest] == ["p2", "p1", "TRAINING, round 2"]
 
 
 def test_who_is_far_behind_is_told_to_load_again(store: Store) -> None:
     start = newest_place(store)
     tell(store, *(feedback(f"p{number}") for number in range(MAX_BEHIND + 1)))
-    messages, place = news(store, ExchangeFilter(), start, lambda item: item.problem_id)
+    messages, place = news(store, ExchangeFilter(), start, lambda row: row.first.problem_id)
     assert [data(each) for each in messages] == [str(MAX_BEHIND + 1)]
     assert place == newest_place(store)
 
@@ -147,7 +147,7 @@ def test_who_comes_from_an_earlier_log_is_told_to_load_again_and_hears_what_come
     tell(store, feedback("p1"))
 
     async def check() -> None:
-        rows = live_feed(store, ExchangeFilter(), place, lambda item: item.problem_id, lambda: False)
+        rows = live_feed(store, ExchangeFilter(), place, lambda row: row.first.problem_id, lambda: False)
         with anyio.fail_after(10):
             first = [await anext(rows) for _ in range(2)]
             tell(store, feedback("p2"), start=2)
@@ -182,7 +182,7 @@ def test_who_comes_from_an_earlier_log_is_told_to_load_again_and_hears_what_come
 def test_what_people_read_of_an_event_live_and_in_the_history(event: Event, told: str, store: Store) -> None:
     start = newest_place(store)
     tell(store, event)
-    messages, _ = news(store, ExchangeFilter(), start, lambda item: item.problem_id)
+    messages, _ = news(store, ExchangeFilter(), start, lambda row: row.first.problem_id)
     assert [data(each) for each in messages] == [told]
     assert [sentence(each) for each in store.log.newest(SMALL_KINDS, 9)] == [told]
 

@@ -1,4 +1,4 @@
-// Line charts on uPlot in the page's own colours. A chart is { x: label, lines: [{ label, student, points: [[x, y, low, high]] }] }.
+// Line charts on uPlot in the page's own colours; those with the same x are pointed at, and zoomed, together. A chart is { x: label, lines: [{ label, student, points: [[x, y, low, high]] }] }.
 "use strict";
 
 const HEIGHT = 200;
@@ -52,12 +52,12 @@ function draw(figure, chart) {
   const { xs, column } = table(chart.lines);
   const { found, data, bands } = series(chart.lines, column);
   const whole = (_, splits) => splits.map((x) => (Number.isInteger(x) ? x : ""));
-  const pad = xs.length > 1 ? [xs[0], xs[xs.length - 1]] : [xs[0] - 1, xs[0] + 1];
+  const within = (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]);
   place.replaceChildren();
-  new uPlot({
+  return new uPlot({
     width: Math.max(place.clientWidth, 200), height: HEIGHT, bands, legend: { live: true },
-    cursor: { points: { size: 7 } },
-    scales: { x: { time: false, range: () => pad }, y: { range: (_, low, high) => (chart.range ? chart.range : uPlot.rangeNum(chart.from === null ? low : Math.min(0, low), high, 0.1, true)) } },
+    cursor: { points: { size: 7 }, sync: { key: chart.x } },
+    scales: { x: { time: false, range: within }, y: { range: (_, low, high) => (chart.range ? chart.range : uPlot.rangeNum(chart.from === null ? low : Math.min(0, low), high, 0.1, true)) } },
     axes: [{ ...axis(chart.x), values: whole, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, axis("")],
     series: [{ label: chart.x, value: (_, value) => value ?? "" }, ...found],
   }, [xs, ...data], place);

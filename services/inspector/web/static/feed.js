@@ -73,8 +73,16 @@ document.addEventListener("htmx:sse:close", (event) => {
 document.addEventListener("htmx:sse:before:message", (event) => {
   if (paused) event.detail.waitUntil(paused);
 });
+// A row whose group has grown comes whole and anew: the one that it was is taken out.
+function replaceEarlier() {
+  const newest = part("rows").firstElementChild;
+  if (!newest) return;
+  for (const row of [...part("rows").children].slice(1)) if (row.id === newest.id) row.remove();
+}
+
 document.addEventListener("htmx:sse:after:message", () => {
   part("nothing")?.remove();
+  replaceEarlier();
   trim();
 });
 document.addEventListener("changed", (event) => { if (event.target.id === "rows") replaceRow(event.detail.data); });

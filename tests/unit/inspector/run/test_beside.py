@@ -11,11 +11,14 @@ from services.inspector.config import STORE
 from services.inspector.run.beside import OtherRuns
 from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
+from shared.config.loading import load_settings, to_toml
 from shared.contracts.events import Event, StepApplied
 from shared.contracts.run import AnswerCounts, RunState, Score, Split, Status
 from shared.errors import NotFoundError, StorageError
+from shared.results.comparison import COMPARISON_FILE
 from tests.fakes.figures import step_metrics
 from tests.unit.inspector.told import feedback
+from tests.unit.opcod.report.test_comparison import compared
 
 
 def write_state(folder: Path, right: int = 1) -> None:
@@ -140,3 +143,53 @@ def test_the_page_shows_both(client: TestClient, tmp_path: Path) -> None:
     assert "beside" in client.get("/run?beside=beside").text
     assert client.get("/run?beside=").status_code == 200
     assert "there is no run" in client.get("/v1/run?beside=nowhere").json()["problem"]
+
+
+def write_settings(folder: Path, *overrides: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = load_settings(preset="smoke", overrides=list(overrides), environ={})
+    (folder / "config.toml").write_text(to_toml(settings))
+
+
+def test_every_run_of_the_directory_in_a_line(tmp_path: Path) -> None:
+    write_state(tmp_path / "mine")
+    write_settings(tmp_path / "mine", "run.method=grpo", "gate.mode=never", "run.rounds=3", "run.seed=7")
+    write_state(tmp_path / "other")
+    (tmp_path / "other" / "state.json").write_text("{}")
+    (tmp_path / "no-run").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "mine")
+    mine, other = OtherRuns(tmp_path / "mine").outlines()
+    assert (mine.run, mine.status, mine.method, mine.seed, mine.round, mine.rounds) == ("mine", "DONE", "grpo", 7, 2, 3)
+    assert (mine.problem, mine.tests) == (None, ())
+    assert (other.run, other.status, other.method) == ("other", None, None)
+    assert other.problem is not None and "cannot be read" in other.problem
+
+
+def test_a_comparison_is_read_where_it_lies_and_nowhere_else(tmp_path: Path) -> None:
+    write_state(tmp_path / "runs" / "mine")
+    made = compared({"opcod": [(0.5, 0.75)], "grpo": [(0.25, 0.75)]}, seeds=1)
+    for folder in (tmp_path / "runs" / "x", tmp_path / "elsewhere", tmp_path / "runs" / "broken"):
+        folder.mkdir()
+        (folder / COMPARISON_FILE).write_text(made.model_dump_json() if folder.name != "broken" else "{")
+    (tmp_path / "runs" / "linked").symlink_to(tmp_path / "elsewhere")
+    others = OtherRuns(tmp_path / "runs" / "mine")
+    assert others.comparisons() == ["broken", "x"]
+    assert others.comparison("x") == made
+    with pytest.raises(StorageError, match="cannot be read"):
+        others.comparison("broken")
+    for name in ("linked", "mine", "../elsewhere", "", "/etc"):
+        with pytest.raises(NotFoundError, match="there is no comparison"):
+            others.comparison(name)
+
+
+def test_the_runs_page_and_its_json(client: TestClient, tmp_path: Path) -> None:
+    for name in (tmp_path.name, "beside-it"):
+        write_state(tmp_path.parent / name)
+    body = client.get(f"/v1/runs?run=beside-it&run={tmp_path.name}&run=beside-it&run=nowhere").json()
+    assert [run["run"] for run in body["chosen"]] == ["beside-it", "r1"]
+    assert body["chosen"][0]["scores"][0]["interval"] is None
+    assert "there is no run 'nowhere'" in body["problem"]
+    assert body["own"] == tmp_path.name
+    assert "beside-it" in client.get("/runs").text
+    assert client.get("/runs?" + "&".join(["run=x"] * 13)).status_code == 422
+    assert client.get("/comparison?name=nowhere").status_code == 404

@@ -53,6 +53,10 @@ def found(store: Store, **wanted: object) -> list[str]:
         ({"q": "multiply boils"}, []),
         ({"q": "  "}, ["p5", "p4", "p3", "p2", "p1"]),
         ({"student": "a' OR '1'='1"}, []),
+        ({"min_step": 2}, ["p2"]),
+        ({"max_step": 1, "verdict": "match"}, ["p5", "p1"]),
+        ({"min_chars": 9, "max_chars": 9}, ["p4"]),
+        ({"min_nats": 0}, []),
     ],
 )
 def test_each_filter_finds_what_it_says(filled: Store, wanted: dict[str, object], problems: list[str]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from opcod.report.comparison_text import grids, to_markdown, verdict_lines
 from shared.results.comparison import Cell, Comparison, RunFigures, compare_methods, estimate
+from shared.results.comparison_text import grids, to_markdown, verdict_lines
 
 BEFORE = 0.25
 

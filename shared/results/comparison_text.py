@@ -1,11 +1,9 @@
-"""A comparison as Markdown and as tables on a terminal."""
+"""A comparison in tables and plain words, the same on a terminal, in Markdown and on a page. Pure."""
 
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
-
 from shared.results.comparison import Cell, Comparison, Estimate, MethodFigures
-from shared.results.grid import Column, FromTo, Grid, OverSeeds, Rows, markdown, percentage, plain, terminal
+from shared.results.grid import Column, FromTo, Grid, OverSeeds, Rows, markdown, percentage, plain
 
 PICTURES = ("scores.png", "changes.png", "differences.png")
 
@@ -71,13 +69,6 @@ def to_markdown(comparison: Comparison) -> str:
     lines += [f"{note}\n" for note in notes(comparison)]
     lines += [f"![{name.removesuffix('.png')}]({name})" for name in PICTURES if comparison.methods]
     return "\n".join(lines) + "\n"
-
-
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    for grid in grids(comparison):
-        console.print(terminal(grid))
-    for line in verdict_lines(comparison):
-        console.print(line, style="bold", highlight=False)
 
 
 def place(cell: Cell) -> str:

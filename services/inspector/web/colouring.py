@@ -1,0 +1,50 @@
+"""By what the tokens of a traced answer are coloured: a few figures that traces hold, each in steps of its own. Pure.
+
+Entropy is not among them: a trace has the likeliest alternatives of a token, and not the whole distribution.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.contracts.traces import HEAT_NATS, TokenTrace
+
+SURPRISE_NATS = (0, 0.1, 0.3, 1, 3, 6)
+LEAST_WEIGHT = 1e-9
+"""A weight of 0 has no logarithm; so small a one is of the strongest colour anyway."""
+
+Colour = Literal["divergence", "weight", "student", "teacher"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """value: nats, of which `edges` has where each of the six steps begins. meaning: of a value, in words."""
+
+    name: Colour
+    title: str
+    meaning: str
+    edges: tuple[float, ...]
+    value: Callable[[TokenTrace], float]
+
+    def step(self, token: TokenTrace) -> int:
+        return sum(self.value(token) >= edge for edge in self.edges[1:])
+
+    @property
+    def steps(self) -> list[tuple[float, float | None]]:
+        return list(zip(self.edges, [*self.edges[1:], None], strict=True))
+
+
+_ALL = (
+    Measure("divergence", "divergence", "between student and self-teacher", HEAT_NATS, lambda each: each.divergence),
+    Measure(
+        "weight",
+        "importance weight",
+        "its logarithm, of either sign; 0 where trainer and engine agree",
+        HEAT_NATS,
+        lambda each: abs(math.log(max(each.weight, LEAST_WEIGHT))),
+    ),
+    Measure("student", "student", "minus its log-prob", SURPRISE_NATS, lambda each: -each.student_logprob),
+    Measure("teacher", "self-teacher", "minus its log-prob", SURPRISE_NATS, lambda each: -each.teacher_logprob),
+)
+MEASURES: Mapping[Colour, Measure] = {measure.name: measure for measure in _ALL}

@@ -1,0 +1,66 @@
+"""What changed from a student's first answer to its next, word by word, and which new words the feedback has. Pure.
+
+What always holds: without what is gone the pieces are the new answer, without what is new the first, character by
+character. That a word is in the feedback and new in the answer does not say that it came from there.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from services.inspector.web.marking import MarkedPiece
+from shared.method.scripts import HANGUL, UNSPACED
+
+MOST_PARTS = 3000
+"""Of an answer: the time to compare goes with the square of it, and no reader follows marks through so long a text."""
+
+# A letter where blanks do not tell words apart, else a word, a stretch of blanks, or one other character.
+_PART = re.compile(rf"[{UNSPACED}{HANGUL}]|[^\W{UNSPACED}{HANGUL}]+|\s+|.", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Change:
+    """pieces: marked `gone`, `added`, or `advised` where an added word is in the feedback and was not in the first
+    answer. advised: these words, each once."""
+
+    pieces: list[MarkedPiece]
+    advised: list[str]
+
+
+def change_of(first: str, again: str, feedback: str | None) -> Change | None:
+    """None where an answer is too long to be compared."""
+    before, after = _PART.findall(first), _PART.findall(again)
+    if max(len(before), len(after)) > MOST_PARTS:
+        return None
+    advised = (_words(_PART.findall(feedback or "")) - _words(before)) & _words(after)
+    pieces: list[MarkedPiece] = []
+    for what, begin, end, new_begin, new_end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if what == "equal":
+            pieces.append(MarkedPiece("".join(after[new_begin:new_end])))
+            continue
+        pieces += _marked(before[begin:end], "gone")
+        pieces += _added(after[new_begin:new_end], advised)
+    found = [part for part in after if part.casefold() in advised]
+    return Change(pieces, list(dict.fromkeys(found)))
+
+
+def _words(parts: Iterable[str]) -> set[str]:
+    return {part.casefold() for part in parts if any(map(str.isalnum, part))}
+
+
+def _added(parts: list[str], advised: set[str]) -> list[MarkedPiece]:
+    """Each advised word by itself, and what is between them together."""
+    pieces: list[MarkedPiece] = []
+    between: list[str] = []
+    for part in parts:
+        if part.casefold() not in advised:
+            between.append(part)
+            continue
+        pieces += [*_marked(between, "added"), MarkedPiece(part, "advised")]
+        between = []
+    return [*pieces, *_marked(between, "added")]
+
+
+def _marked(parts: list[str], mark: str) -> list[MarkedPiece]:
+    return [MarkedPiece("".join(parts), mark)] if parts else []
