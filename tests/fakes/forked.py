@@ -56,8 +56,10 @@ class Streams:
         for standard, number in enumerate((self.stdin, self.stdout, self.stderr)):
             os.dup2(number, standard)
             os.close(number)
-        # `multiprocessing` put an empty one there.
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
+        # The fork server's are of other files: nobody seeks in a pipe.
+        sys.stdin = os.fdopen(0, closefd=False)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 
 def _received(*sent: Any) -> Streams:
