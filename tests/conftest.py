@@ -1,13 +1,16 @@
 """What holds for every test: who runs beside whom, and that nobody leaves a process behind."""
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.fakes.forked import end_fork_server
+from tests.fakes.forking_python import forking_python
 
 MARK = "OPCOD_TEST_SESSION"
 """A variable that the processes of a session inherit."""
@@ -36,6 +39,19 @@ def _no_process_is_left() -> Iterator[None]:
     psutil.wait_procs(left, timeout=GONE_WITHIN_S)
     told = [f"{process.pid}: {' '.join(process.cmdline())}" for process in left if _bears(process, mark)]
     assert not told, "processes of this session that nobody ended:\n" + "\n".join(told)
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Path]:
+    """The directory of `python` and `opcod` that are forked."""
+    with forking_python() as directory:
+        yield directory
+
+
+@pytest.fixture
+def forking(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is started by `sys.executable` is forked, and so is what that starts."""
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
 
 
 def _bears(process: psutil.Process, mark: str) -> bool:

@@ -29,10 +29,17 @@ class FailedError(AssertionError):
 
 
 class Place:
-    """One deployment. volumes: directories of volumes that are there already, by name."""
+    """One deployment. volumes: directories of volumes that are there already, by name. python: runs Python programs."""
 
-    def __init__(self, root: Path, containers: Mapping[str, Container], volumes: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        containers: Mapping[str, Container],
+        volumes: Mapping[str, Path],
+        python: str | Path = sys.executable,
+    ) -> None:
         self._root = root
+        self._python = str(python)
         self._containers = containers
         self._volumes = dict(volumes)
         numbers = os.getpid() % 250 + 2, sum(root.as_posix().encode()) % 250 + 2  # beside other tests at this time
@@ -43,7 +50,7 @@ class Place:
         for name, module in SHIMS.items():
             shim = self._bin / name
             shim.parent.mkdir(exist_ok=True)
-            shim.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
+            shim.write_text(f'#!/bin/sh\nexec "{python}" {module} "$@"\n')
             shim.chmod(0o755)
 
     # Starting and stopping ----------------------------------------------------------------------------
@@ -122,7 +129,7 @@ class Place:
             raise self._failed(name, code)
         if container.program == "valkey-server":
             return b"Ready to accept connections" in self.log(name).read_bytes()
-        probe = [sys.executable, "-m", "shared.http.probing"]
+        probe = [self._python, "-m", "shared.http.probing"]
         return subprocess.run(probe, env=self._environment(container), capture_output=True, check=False).returncode == 0
 
     def _await(self, name: str, condition: str) -> None:

@@ -1,6 +1,7 @@
 """What is deployed starts for real: each container's command as a process, with its environment and file layout.
 
-The compose file runs the preset smoke to its end; the pods of the cluster come up until all are ready.
+The compose file runs the preset smoke to its end, by the real Python; the pods of the cluster come up until all are
+ready, and what must not start does not, by one whose processes are forked.
 """
 
 import time
@@ -55,11 +56,12 @@ def compose(tmp_path: Path, model: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, model: Path) -> Iterator[Place]:
+def cluster(tmp_path: Path, model: Path, programs: Path) -> Iterator[Place]:
     """Its secret is what its operator would make. Students answer from a script, trainers have a tiny model."""
     keys(tmp_path / "secrets")
     volumes = {"data/cache": model, "secrets/": tmp_path / "secrets", "acl/": tmp_path / "secrets"}
-    place = Place(tmp_path, with_settings(kubernetes_containers("laptop-cpu"), SCRIPTED), volumes)
+    containers = with_settings(kubernetes_containers("laptop-cpu"), SCRIPTED)
+    place = Place(tmp_path, containers, volumes, programs / "python")
     yield place
     place.kill()
 
@@ -107,13 +109,14 @@ def test_compose_runs_the_smoke_preset_to_its_end_and_answers_its_command_line(c
 
 
 @pytest.fixture
-def bare(tmp_path: Path) -> Iterator[Callable[..., Place]]:
+def bare(tmp_path: Path, programs: Path) -> Iterator[Callable[..., Place]]:
     """A deployment of compose without a model; arguments: its preset, settings, and containers that are others."""
     places: list[Place] = []
 
     def place(preset: str, settings: Mapping[str, str] = SCRIPTED, **changed: Container) -> Place:
         containers = compose_containers("cpu", variables=(("OPCOD_RUN", RUN), ("OPCOD_PRESET", preset)))
-        places.append(Place(tmp_path, with_settings(containers | changed, dict(settings)), {}))
+        prepared = with_settings(containers | changed, dict(settings))
+        places.append(Place(tmp_path, prepared, {}, programs / "python"))
         return places[-1]
 
     yield place

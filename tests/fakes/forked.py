@@ -10,10 +10,13 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import connection, forkserver, reduction, resource_tracker
 from pathlib import Path
+from typing import Any
 
 from opcod.local.processes import ProcessSpec
 from shared.http.serving import PARENT_VARIABLE
@@ -33,14 +36,56 @@ PRELOADED = (
 """Nothing of services, whose metrics would then show in every service."""
 
 
-class Forked:
-    """A process of the fork server, with the part of subprocess.Popen that is used of one."""
+# `multiprocessing` looks after all processes at each start: two threads that find one ended lose its exit code.
+_LOOKING = threading.Lock()
 
-    def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str], log_file: Path) -> None:
+
+@dataclass(frozen=True)
+class Streams:
+    """Descriptors of a process's stdin, stdout and stderr, which are sent to it; the sender keeps its own."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        numbers = (self.stdin, self.stdout, self.stderr)
+        return _received, tuple(reduction.DupFd(number) for number in numbers)
+
+    def take_place(self) -> None:
+        for standard, number in enumerate((self.stdin, self.stdout, self.stderr)):
+            os.dup2(number, standard)
+            os.close(number)
+        # The fork server's are of other files: nobody seeks in a pipe.
+        sys.stdin = os.fdopen(0, closefd=False)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+
+
+def _received(*sent: Any) -> Streams:
+    return Streams(*(each.detach() for each in sent))
+
+
+class Forked:
+    """A process of the fork server, with the part of subprocess.Popen that is used of one.
+
+    output: its log, or all its streams. executable: what it takes for its Python, for processes of its own.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        output: Path | Streams,
+        directory: Path | None = None,
+        executable: str = sys.executable,
+    ) -> None:
         self.args = [module, *arguments]
-        told = (module, list(arguments), dict(environment), log_file)
+        told = (module, list(arguments), dict(environment), output, directory or Path.cwd(), executable)
         self._process = _context().Process(target=_become, args=told, name=" ".join(self.args), daemon=True)
-        self._process.start()
+        with _LOOKING:
+            self._process.start()
 
     @property
     def pid(self) -> int:
@@ -48,15 +93,21 @@ class Forked:
         return self._process.pid
 
     @property
+    def sentinel(self) -> int:
+        """Ready to be read once it has ended."""
+        return self._process.sentinel
+
+    @property
     def returncode(self) -> int | None:
-        return self._process.exitcode
+        return self.poll()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        with _LOOKING:
+            return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        code = self._process.exitcode
+        connection.wait([self.sentinel], timeout)
+        code = self.poll()
         if code is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         return code
@@ -97,15 +148,28 @@ def _context() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def _become(module: str, arguments: list[str], environment: dict[str, str], log_file: Path) -> None:
-    """`python -m <module>`, in the child."""
+def _become(
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    output: Path | Streams,
+    directory: Path,
+    executable: str,
+) -> None:
+    """`<executable> -m <module>`, in the child."""
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
+    os.chdir(directory)
     if PARENT_VARIABLE in environment:
         os.environ[PARENT_VARIABLE] = str(os.getppid())
-    with log_file.open("ab") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
+    if isinstance(output, Streams):
+        output.take_place()
+    else:
+        with output.open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
     sys.argv = [module, *arguments]
+    sys.path.insert(0, str(directory))
+    sys.executable = executable
     runpy.run_module(module, run_name="__main__", alter_sys=True)

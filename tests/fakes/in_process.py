@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import stamina
 from fastapi import FastAPI
 
 from services.inspector.app import build_app as inspector_app
@@ -39,8 +40,10 @@ def student(tmp_path: Path) -> Iterator[FastAPI]:
 
 @contextmanager
 def broker(tmp_path: Path) -> Iterator[FastAPI]:
-    bench = BrokerBench(tmp_path, overrides=("bus.heartbeat_s=0.01",))
-    yield broker_app(bench, peers_key="secret", limits=LIMITS)
+    """No student is up, and nobody waits for the heartbeat of one."""
+    bench = BrokerBench(tmp_path)
+    with stamina.set_testing(True):
+        yield broker_app(bench, peers_key="secret", limits=LIMITS)
 
 
 @contextmanager

@@ -47,6 +47,7 @@ def compare(runs_dir: Path, options: Sequence[str]) -> str:
     return ended.stdout
 
 
+@pytest.mark.usefixtures("forking")
 def test_methods_are_run_compared_and_not_run_again(tmp_path: Path, options: list[str]) -> None:
     out = compare(tmp_path, options)
     assert "mini-sdpo-s0: initial scores taken over from mini-opcod-s0" in out

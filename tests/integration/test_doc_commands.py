@@ -177,7 +177,11 @@ def parse(arguments: list[str], *, whole: bool) -> None:
 
 @pytest.fixture(scope="module")
 def stands(
-    served: Deployment, known_question: str, acting_redis: str, tmp_path_factory: pytest.TempPathFactory
+    served: Deployment,
+    known_question: str,
+    acting_redis: str,
+    programs: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Stand]]:
     """`served`: two scripted students that answer. `sealed`: a run that is done, with its exchanges."""
     runs = tmp_path_factory.mktemp("documented")
@@ -186,16 +190,17 @@ def stands(
         stood.bench.finish()
         key = str(stood.exchanges()[0]["key"])
         yield {
-            "served": Stand(environment_of(served), {QUESTION: known_question}),
-            "sealed": Stand(environment_of(live_deployment(runs)), {"<run>": RUN, EXCHANGE: key}),
+            "served": Stand(environment_of(served, programs), {QUESTION: known_question}),
+            "sealed": Stand(environment_of(live_deployment(runs), programs), {"<run>": RUN, EXCHANGE: key}),
         }
 
 
-def environment_of(up: Deployment) -> dict[str, str]:
+def environment_of(up: Deployment, programs: Path) -> dict[str, str]:
+    """programs: those that are called in place of the installed ones."""
     assert up.broker is not None and up.inspector is not None
     return {
         **os.environ,
-        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        "PATH": os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"])),
         "OPCOD_RUNS_DIR": str(up.run_dir.parent),
         "KEY": up.key() or "",
         "BROKER": up.broker.url,
@@ -254,6 +259,13 @@ def test_it_does_what_the_page_says(command: str, stands: dict[str, Stand], tmp_
     printed, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == trial.code, printed
     assert trial.says in printed, printed
+
+
+def test_the_installed_program_is_there() -> None:
+    """The pages' commands are tried by one in its place."""
+    installed = Path(sys.executable).with_name("opcod")
+    said = subprocess.run([installed, "--version"], capture_output=True, text=True, timeout=LIMIT_S, check=True)
+    assert said.stdout.startswith("opcod ")
 
 
 @pytest.mark.slow

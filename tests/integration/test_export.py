@@ -37,7 +37,7 @@ from tests.integration.test_doc_commands import blocks
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import RUN, STUDENT, OpenFence, seal_steps
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600), pytest.mark.usefixtures("forking")]
 
 STEPS = 2
 LOADING_S = 300.0
@@ -47,17 +47,18 @@ QUESTIONS = ("1+1?", "How many moons?")
 LOADER = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-path, asked = sys.argv[1], json.loads(sys.argv[2])
-tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False)
+found = {}
+for path, asked in json.loads(sys.argv[1]).items():
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False)
+    found[path] = []
+    for messages, answer in asked:
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([prompt + answer])).logits[0].float().log_softmax(-1)
+        places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+        found[path].append([prompt, [logprobs[at, token].item() for at, token in zip(places, answer)]])
 assert "opcod" not in sys.modules
-found = []
-for messages, answer in asked:
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    with torch.no_grad():
-        logprobs = model(torch.tensor([prompt + answer])).logits[0].float().log_softmax(-1)
-    places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
-    found.append([prompt, [logprobs[at, token].item() for at, token in zip(places, answer)]])
 print(json.dumps(found))
 """
 
@@ -140,14 +141,21 @@ def _answers(paths: Paths, settings: RunSettings) -> dict[str, list[Generation]]
     return found
 
 
-def loaded(directory: Path, answers: list[Generation], cwd: Path) -> list[tuple[list[int], list[float]]]:
-    """What a fresh process says of these answers with the model in `directory`: prompt ids and log-probs of each."""
-    asked = [
-        ([{"role": "user", "content": question}], answer.token_ids)
-        for question, answer in zip(QUESTIONS, answers, strict=True)
-    ]
+Served = dict[Path, list[Generation]]
+"""By the directory of an exported model: what the student served with these weights."""
+
+
+def loaded(served: Served, cwd: Path) -> dict[str, list[tuple[list[int], list[float]]]]:
+    """What a fresh process says of these answers with the model in each directory: prompt ids and log-probs."""
+    asked = {
+        str(directory): [
+            ([{"role": "user", "content": question}], answer.token_ids)
+            for question, answer in zip(QUESTIONS, answers, strict=True)
+        ]
+        for directory, answers in served.items()
+    }
     done = subprocess.run(
-        [sys.executable, "-I", "-c", LOADER, str(directory), json.dumps(asked)],
+        [sys.executable, "-I", "-c", LOADER, json.dumps(asked)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -155,15 +163,17 @@ def loaded(directory: Path, answers: list[Generation], cwd: Path) -> list[tuple[
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: list[tuple[list[int], list[float]]] = json.loads(done.stdout)
+    found: dict[str, list[tuple[list[int], list[float]]]] = json.loads(done.stdout)
     return found
 
 
-def assert_serves_alike(directory: Path, answers: list[Generation], tmp_path: Path, within: float) -> None:
-    found = loaded(directory, answers, tmp_path)
-    assert [prompt for prompt, _ in found] == [answer.prompt_token_ids for answer in answers]
-    for (_, logprobs), answer in zip(found, answers, strict=True):
-        assert logprobs == pytest.approx(answer.logprobs, abs=within)
+def assert_serves_alike(served: Served, tmp_path: Path, within: float) -> None:
+    found = loaded(served, tmp_path)
+    for directory, answers in served.items():
+        said = found[str(directory)]
+        assert [prompt for prompt, _ in said] == [answer.prompt_token_ids for answer in answers], directory
+        for (_, logprobs), answer in zip(said, answers, strict=True):
+            assert logprobs == pytest.approx(answer.logprobs, abs=within), directory
 
 
 EXACT = "students.a.dtype=float32"
@@ -173,15 +183,14 @@ FULL = ("run.weights=full", "run.schedule=sequential", EXACT)
 @pytest.mark.parametrize("overrides", [(EXACT,), FULL, ()], ids=["lora", "full", "lora in bfloat16"])
 def test_a_fresh_process_gets_the_served_log_probs(train: Train, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     run, within = train(*overrides), 1e-4 if EXACT in overrides else 0.1
-    first, last = run.answers["a@v0"], run.answers["a@v2"]
+    first, middle, last = (run.answers[f"a@v{number}"] for number in range(3))
     assert first[0].logprobs != pytest.approx(last[0].logprobs, abs=10 * within), "training has changed them"
     result = run.export(str(tmp_path / "model"))
     assert result.exit_code == 0, result.output
-    assert_serves_alike(tmp_path / "model", last, tmp_path, within)
     assert run.export(str(tmp_path / "before"), "--version", "v0").exit_code == 0
-    assert_serves_alike(tmp_path / "before", first, tmp_path, within)
     assert run.export(str(tmp_path / "middle"), "--version", "a@v1").exit_code == 0
-    assert_serves_alike(tmp_path / "middle", run.answers["a@v1"], tmp_path, within)
+    served = {tmp_path / "before": first, tmp_path / "middle": middle, tmp_path / "model": last}
+    assert_serves_alike(served, tmp_path, within)
 
 
 def test_an_adapter_that_was_moved_is_loaded_as_the_page_says(train: Train, tmp_path: Path) -> None:
@@ -212,5 +221,5 @@ def test_an_adapter_brings_the_base_that_it_needs(train: Train, tmp_path: Path) 
     run = train(EXACT)
     result = run.export(str(tmp_path / "adapter"), "--adapter")
     assert result.exit_code == 0, result.output
-    assert_serves_alike(tmp_path / "adapter", run.answers["a@v2"], tmp_path, 1e-4)
-    assert_serves_alike(tmp_path / "adapter" / "base", run.answers["a@v0"], tmp_path, 1e-4)
+    adapter = tmp_path / "adapter"
+    assert_serves_alike({adapter: run.answers["a@v2"], adapter / "base": run.answers["a@v0"]}, tmp_path, 1e-4)

@@ -65,6 +65,7 @@ def opcod(
     return subprocess.run([*full, *options, *arguments], capture_output=True, text=True, timeout=240, check=False)
 
 
+@pytest.mark.usefixtures("forking")
 def test_the_papers_preset_needs_a_model_and_problems_alone(tmp_path: Path, model: Path, problems: Path) -> None:
     runs = ("--runs-dir", str(tmp_path / "runs"))
     done = opcod("run", tmp_path / "cache", model, problems, options=(*runs, "--run", "pair"))
@@ -84,6 +85,7 @@ def test_the_papers_preset_needs_a_model_and_problems_alone(tmp_path: Path, mode
         assert f"student {student}: {len(rows)} examples of its own; " in log
 
 
+@pytest.mark.usefixtures("forking")
 def test_answers_are_drawn_once_a_specialist_is_cached_by_what_was_kept_and_too_few_are_refused(
     tmp_path: Path, model: Path, problems: Path
 ) -> None:
@@ -110,34 +112,34 @@ def test_answers_are_drawn_once_a_specialist_is_cached_by_what_was_kept_and_too_
     assert "raise specialize.sampling.samples = 2" in refused.stderr
 
 
-def draw(run_dir: Path, cache: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "services.student.own_answers", "--student", "a", "--run-dir", str(run_dir)]
+def draw(python: str | Path, run_dir: Path, cache: Path) -> subprocess.Popen[str]:
+    command = [str(python), "-m", "services.student.own_answers", "--student", "a", "--run-dir", str(run_dir)]
     command += ["--cache-dir", str(cache), "--examples", str(run_dir / "a.jsonl")]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
 
 
 def test_killed_while_drawing_it_goes_on_to_the_answers_of_an_undisturbed_one(
-    tmp_path: Path, model: Path, problems: Path
+    tmp_path: Path, model: Path, problems: Path, programs: Path
 ) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     # Four engine calls a problem: seconds lie between the first line and the last.
     overrides = settings_on(model, problems, "specialize.sampling.samples=16")
     (run_dir / "config.toml").write_text(to_toml(load_settings(preset="phys-chem", overrides=overrides, environ={})))
-    with draw(run_dir, tmp_path / "undisturbed") as undisturbed:
+    with draw(programs / "python", run_dir, tmp_path / "undisturbed") as undisturbed:
         undisturbed.communicate(timeout=100)
     assert undisturbed.returncode == 0
     kept = (run_dir / "a.jsonl").read_bytes()
     (run_dir / "a.jsonl").unlink()
 
-    with draw(run_dir, tmp_path / "cache") as killed:
+    with draw(sys.executable, run_dir, tmp_path / "cache") as killed:
         assert killed.stdout is not None
         assert killed.stdout.readline() == "answers drawn to 1 of 22 problems\n"
         killed.kill()
     assert not list((tmp_path / "cache" / "samples").glob("*.jsonl"))
     assert not (run_dir / "a.jsonl").exists()
 
-    with draw(run_dir, tmp_path / "cache") as again:
+    with draw(programs / "python", run_dir, tmp_path / "cache") as again:
         said = again.communicate(timeout=100)[0]
     assert again.returncode == 0
     assert re.match(r"going on after \d+ of 22 problems\n", said)
@@ -146,6 +148,7 @@ def test_killed_while_drawing_it_goes_on_to_the_answers_of_an_undisturbed_one(
     assert (run_dir / "a.jsonl").read_bytes() == kept
 
 
+@pytest.mark.usefixtures("forking")
 def test_the_plan_says_what_will_be_drawn(tmp_path: Path, model: Path, problems: Path) -> None:
     shown = opcod("run", tmp_path / "cache", model, problems, options=("--dry-run",))
     assert shown.returncode == 0, shown.stderr

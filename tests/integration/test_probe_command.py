@@ -46,6 +46,7 @@ def opcod_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     return call
 
 
+@pytest.mark.usefixtures("forking")
 def test_a_pair_is_probed_alike_each_time_and_nothing_else_is_left(opcod_probe: ProbeCommand, tmp_path: Path) -> None:
     code, said, error = opcod_probe("--json", "--problems-per-kind", "2", "--samples", "3")
     assert code == 0, error
@@ -77,6 +78,7 @@ def test_a_person_sees_tables_and_then_what_follows(opcod_probe: ProbeCommand, t
     assert "# Probe of smoke" in (tmp_path / "runs" / "smoke" / "probe.md").read_text()
 
 
+@pytest.mark.usefixtures("forking")
 def test_a_set_without_formulas_and_solutions_is_probed_by_what_is_let_through(
     opcod_probe: ProbeCommand, tmp_path: Path
 ) -> None:
@@ -117,6 +119,7 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("forking")
 def test_trainers_measure_what_fits_their_model(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     overrides = [f"students.{student}.{setting}" for student in "ab" for setting in (f"model={model}",)]

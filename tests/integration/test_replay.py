@@ -85,6 +85,7 @@ def test_every_version_comes_out_as_recorded(runs: Path) -> None:
     assert len(before) == len(set(before.values())) == STEPS
 
 
+@pytest.mark.usefixtures("forking")
 def test_traces_can_be_made_afterwards_and_change_nothing(runs: Path) -> None:
     result = replayed(runs, "--set", "loss.trace_share=1", "--into", "traced")
     assert result.exit_code == 0, result.output
@@ -94,6 +95,7 @@ def test_traces_can_be_made_afterwards_and_change_nothing(runs: Path) -> None:
     assert [len(rollout.tokens) for rollout in found.rollouts] == [2, 2, 2, 2]
 
 
+@pytest.mark.usefixtures("forking")
 def test_what_a_trainer_makes_of_its_device_changes_nothing(runs: Path) -> None:
     result = replayed(runs, "--set", "trainer.recompute=true", "--into", "recomputed")
     assert result.exit_code == 0, result.output
@@ -122,6 +124,7 @@ def test_it_says_what_it_can_promise(device: str, deterministic: str, promised: 
     assert promised in promise(settings, device)
 
 
+@pytest.mark.usefixtures("forking")
 def test_another_loss_makes_other_weights_in_a_run_of_its_own(runs: Path) -> None:
     asked = ("--set", "loss.alpha=1", "--into", "what-if")
     result = replayed(runs, *asked, "--until", "v2")
@@ -136,6 +139,7 @@ def test_another_loss_makes_other_weights_in_a_run_of_its_own(runs: Path) -> Non
     assert first.items() <= after.items()
 
 
+@pytest.mark.usefixtures("forking")
 def test_a_version_that_differs_is_named(runs: Path) -> None:
     manifest = runs / RUN / "weights" / STUDENT / "v000002" / "manifest.json"
     original = manifest.read_text()

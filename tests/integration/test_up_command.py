@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +25,10 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def up(tmp_path: Path, runs: Path) -> Iterator[subprocess.Popen[bytes]]:
+def up(tmp_path: Path, runs: Path, programs: Path) -> Iterator[subprocess.Popen[bytes]]:
     settings = tmp_path / "settings.toml"
     settings.write_text(to_toml(scripted_settings()), encoding="utf-8")
-    command = [sys.executable, "-m", "opcod.main", "up", "--config", str(settings)]
+    command = [str(programs / "opcod"), "up", "--config", str(settings)]
     command += ["--runs-dir", str(runs), "--cache-dir", str(tmp_path / "cache")]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     yield process

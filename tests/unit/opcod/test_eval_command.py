@@ -14,6 +14,8 @@ from tests.fakes.command import call_opcod
 from tests.fakes.student import RUN, config_in, publish_version
 
 Eval = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("forking")
+
 QUICK = ("--samples", "2", "--limit", "3")
 
 

@@ -1,0 +1,63 @@
+"""The Python that tests put in place of the real one is one to whoever starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.fakes.waiting import wait_until
+
+TELLING = """
+import json, os, sys
+print(json.dumps([sys.argv[1:], os.environ["TOLD"], os.getcwd(), sys.stdin.read(), sys.executable]))
+print("and that", file=sys.stderr)
+sys.exit(7)
+"""
+STARTING = "import subprocess, sys; print(sys.executable, flush=True); subprocess.run([sys.executable, {}])"
+WAITING = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+
+
+@pytest.fixture
+def python(programs: Path) -> str:
+    return str(programs / "python")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-x", "a b", "東京"]])
+def test_it_passes_on_what_a_process_is_told_and_tells(python: str, tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "telling.py").write_text(TELLING)
+    done = subprocess.run(
+        [python, "-m", "telling", *arguments],
+        env=os.environ | {"TOLD": "schön"},
+        cwd=tmp_path,
+        input="in",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 7, done.stderr
+    assert json.loads(done.stdout) == [arguments, "schön", str(tmp_path), "in", python]
+    assert done.stderr == "and that\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_ends_it_ends_the_process(python: str, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
+    with subprocess.Popen([python, "-m", "waiting"], cwd=tmp_path, stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        process = psutil.Process(int(started.stdout.readline()))
+        started.send_signal(number)
+        assert started.wait(60) == -number
+    wait_until(lambda: not process.is_running(), "the end of the process")
+
+
+def test_what_it_starts_is_forked_and_what_is_no_module_is_not(python: str, tmp_path: Path) -> None:
+    for name, text in (("first", "'-m', 'second'"), ("second", "'-c', 'import sys; print(sys.executable)'")):
+        (tmp_path / f"{name}.py").write_text(STARTING.format(text))
+    said = subprocess.run([python, "-m", "first"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.splitlines() == [python, python, sys.executable]
