@@ -211,7 +211,7 @@ def read_exchange(
 
 
 @dataclass(frozen=True)
-class Group:
+class ShownGroup:
     """All rollouts of one problem of one step. no_sealed: why only those are there that a tutor was asked about.
 
     rewards: of all, as they were graded; newer, older: an exchange of the next groups of the filter.
@@ -232,7 +232,7 @@ class Group:
         return sum(sample.mask for sample in sealed) if sealed else None
 
 
-def read_group(store: Store, batches: SealedBatches, exchange: ExchangeView, query: ExchangeFilter) -> Group:
+def read_group(store: Store, batches: SealedBatches, exchange: ExchangeView, query: ExchangeFilter) -> ShownGroup:
     """The group that the exchange belongs to."""
     student, step, problem_id = group_of(exchange)
     told = store.group_told(ExchangeFilter(), student=student, step=step, problem_id=problem_id)
@@ -241,7 +241,7 @@ def read_group(store: Store, batches: SealedBatches, exchange: ExchangeView, que
     graded = [group.rewards for group in _groups(store, exchange) if group.step == step]
     newer = store.exchanges_between(query, after=told[-1].id, limit=1)
     older = store.newest_exchanges(query, before=told[0].id, limit=1)
-    return Group(
+    return ShownGroup(
         exchange=exchange,
         answers=answers_of(rollouts),
         peers=folded(sealed.peer_samples if sealed else (), lambda sample: (sample.text, sample.reward)),
