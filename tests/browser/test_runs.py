@@ -30,13 +30,14 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         yield served
 
 
-def steps_shown(page: Page) -> list[str]:
-    """Numbers along the x of the first chart over steps, as its legend's range: what its scale holds."""
-    return (
-        page.locator("figure", has_text="a: Loss")
-        .locator("canvas")
-        .evaluate_all("all => all.map((c) => c.toDataURL())")
-    )
+DELIVERED = "a: share of feedback delivered"
+"""A chart over steps whose figures differ from step to step."""
+
+
+def drawn(page: Page) -> list[str]:
+    """The picture of that chart."""
+    canvas = page.locator("figure", has_text=DELIVERED).locator("canvas")
+    return canvas.evaluate_all("all => all.map((c) => c.toDataURL())")
 
 
 def test_chosen_runs_are_drawn_over_each_other_smoothed_and_zoomed(browser: Browser, stand: Stand) -> None:
@@ -47,20 +48,20 @@ def test_chosen_runs_are_drawn_over_each_other_smoothed_and_zoomed(browser: Brow
             page.get_by_label(f"Lay {name} over the others").check()
         page.get_by_role("button", name="Lay over each other").click()
         expect(page).to_have_url(re.compile(r"/runs\?run=longer&run=shorter$"))
-        loss = page.locator("figure", has_text="a: Loss")
-        expect(loss.locator("canvas")).to_be_visible()
-        expect(loss.locator(".u-legend .u-series:not(.bound) .u-label")).to_have_text(["step", "test", "shorter"])
-        whole = steps_shown(page)
+        chart = page.locator("figure", has_text=DELIVERED)
+        expect(chart.locator("canvas")).to_be_visible()
+        expect(chart.locator(".u-legend .u-series:not(.bound) .u-label")).to_have_text(["step", "test", "shorter"])
+        whole = drawn(page)
         page.get_by_label("Smoothing of steps").press("End")
-        smooth = steps_shown(page)
+        smooth = drawn(page)
         assert smooth != whole
         page.get_by_label("Steps from").fill("2")
         page.get_by_label("to", exact=True).fill("4")
-        assert steps_shown(page) != smooth
+        assert drawn(page) != smooth
         page.get_by_role("button", name="Whole").click()
         page.wait_for_function("() => document.querySelector('[name=smoothing]').value === '0'")
-        expect(loss.locator("canvas")).to_be_visible()
-        assert steps_shown(page) == whole
+        expect(chart.locator("canvas")).to_be_visible()
+        assert drawn(page) == whole
         assert opened.faults == []
 
 

