@@ -81,7 +81,8 @@ def run_route(run: RunData, calls: RemoteCalls) -> APIRouter:
     return router
 
 
-def page_routes(site: Site) -> APIRouter:
+def feedback_routes(site: Site) -> APIRouter:
+    """The feed, and what is behind each of its rows."""
     router = APIRouter(include_in_schema=False, dependencies=READ)
 
     @router.get("/")
@@ -128,6 +129,13 @@ def page_routes(site: Site) -> APIRouter:
         """All rollouts of the problem that the exchange is about."""
         found = read_group(site.store, site.batches, known_exchange(site.store, exchange_id), wanted)
         return site.pages.page("group.html", scope=request.state.scope, group=found, filters=filter_fields(wanted))
+
+    return router
+
+
+def run_routes(site: Site) -> APIRouter:
+    """The run, the runs beside it, and comparisons."""
+    router = APIRouter(include_in_schema=False, dependencies=READ)
 
     @router.get("/glance")
     @site.calls.route

@@ -24,7 +24,7 @@ from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from services.inspector.web.assets import Assets, asset_routes
 from services.inspector.web.login import login_routes
-from services.inspector.web.pages import Site, page_routes, run_route
+from services.inspector.web.pages import Site, feedback_routes, run_route, run_routes
 from services.inspector.web.rendering import VERDICTS, Pages
 from services.inspector.web.writing import writing_routes
 from shared.config.settings import RunSettings
@@ -120,7 +120,8 @@ def add_site(
     site = Site(reads.store, reads.batches, reads.traces, run, broker, calls, pages, viewers, stopping)
     app.include_router(asset_routes(assets))
     app.include_router(login_routes(pages, sessions, config.keys, config.environment.public_url))
-    app.include_router(page_routes(site))
+    app.include_router(feedback_routes(site))
+    app.include_router(run_routes(site))
     app.include_router(writing_routes(site))
     app.include_router(run_route(run, calls))
     app.add_middleware(BrowserHeaders)
