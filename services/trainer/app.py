@@ -8,6 +8,8 @@ others only load the model and work as they are told.
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -138,6 +140,15 @@ def serve(config: TrainerConfig, ranks: "Ranks | None" = None) -> int:
         bus.close()
 
 
+@contextmanager
+def _leading(ranks: "Ranks | None") -> Iterator[None]:
+    """The other ranks stop when this ends. Not where it fails: then the process ends, and the agent ends them."""
+    yield
+    if ranks is not None:
+        with told(ranks, Command(name="stop")):
+            pass
+
+
 def _train(
     config: TrainerConfig,
     bus: Bus,
@@ -146,43 +157,29 @@ def _train(
     presence: Presence,
     ranks: "Ranks | None",
 ) -> None:
-    _consume(config, bus, board, service, presence, ranks)
-    # Not where that fails: the process ends with it, and the agent ends the others.
-    if ranks is not None:
-        with told(ranks, Command(name="stop")):
-            pass
-
-
-def _consume(
-    config: TrainerConfig,
-    bus: Bus,
-    board: TrainerBoard,
-    service: Service,
-    presence: Presence,
-    ranks: "Ranks | None",
-) -> None:
-    board.state = "waiting for its name"
-    while not presence.admitted.wait(NAME_POLL_S):
-        if service.stopping.is_set():
-            return
-    board.state = "loading the model"
-    checkpoints, store = _state_of(config)
-    store.sweep_temporary()
-    trainer = build_trainer(config.training, store, checkpoints, service.stopping, ranks=ranks)
-    board.rendering = trainer.rendering
-    fence = LeaseFence(bus, config.training.student, config.consumer, ttl_s=config.settings.bus.lease_s)
-    with LeaseKeeper(bus, lease_s=config.settings.bus.lease_s) as keeper:
-        consumer = Consumer(
-            bus,
-            trainer,
-            fence,
-            keeper,
-            board,
-            student=config.training.student,
-            name=config.consumer,
-            lease_s=config.settings.bus.lease_s,
-        )
-        consumer.run(service.stopping, checkpoints.highest_token())
+    with _leading(ranks):
+        board.state = "waiting for its name"
+        while not presence.admitted.wait(NAME_POLL_S):
+            if service.stopping.is_set():
+                return
+        board.state = "loading the model"
+        checkpoints, store = _state_of(config)
+        store.sweep_temporary()
+        trainer = build_trainer(config.training, store, checkpoints, service.stopping, ranks=ranks)
+        board.rendering = trainer.rendering
+        fence = LeaseFence(bus, config.training.student, config.consumer, ttl_s=config.settings.bus.lease_s)
+        with LeaseKeeper(bus, lease_s=config.settings.bus.lease_s) as keeper:
+            consumer = Consumer(
+                bus,
+                trainer,
+                fence,
+                keeper,
+                board,
+                student=config.training.student,
+                name=config.consumer,
+                lease_s=config.settings.bus.lease_s,
+            )
+            consumer.run(service.stopping, checkpoints.highest_token())
 
 
 def build_trainer(
