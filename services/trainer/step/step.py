@@ -203,29 +203,9 @@ def _backward(
 ) -> float | None:
     """Add the gradient of one micro-batch; its share of the loss, or None if that of any rank is not finite."""
     places = places_of(packs, learner.model.device)
-    group, real = learner.group, counts(packs)
     if settings.method in POLICY_GRADIENTS:
-        with clock.stage("student"):
-            made = policy_gradient(
-                learner.model,
-                packs,
-                places,
-                progress.old,
-                _policy_rule(settings),
-                denominator=denominator,
-                update=progress.update,
-                anchor_to=learner.teacher if settings.grpo.anchor else None,
-                on_any=group.any,
-                factor=1.0 if real else 0.0,
-            )
-        if made is None:
-            return None
-        if not real:
-            return 0.0
-        progress.pairs.append(made.pair)
-        progress.foreign += made.foreign
-        progress.used += made.used
-        return made.loss
+        return _policy_backward(learner, packs, places, denominator, settings, clock, progress)
+    group, real = learner.group, counts(packs)
     with clock.stage("teacher"):
         teacher_hidden = learner.teacher.hidden([pack.teacher for pack in packs], places.teacher)
     with clock.stage("student"):
@@ -255,6 +235,40 @@ def _backward(
         return 0.0
     progress.pairs.append((logprobs[places.mask], places.rollout_logprobs[places.mask]))
     return value
+
+
+def _policy_backward(
+    learner: Learner,
+    packs: Sequence[Pack],
+    places: Places,
+    denominator: float,
+    settings: StepSettings,
+    clock: StageClock,
+    progress: _Progress,
+) -> float | None:
+    """As `_backward`, of a method without a self-teacher."""
+    real = counts(packs)
+    with clock.stage("student"):
+        made = policy_gradient(
+            learner.model,
+            packs,
+            places,
+            progress.old,
+            _policy_rule(settings),
+            denominator=denominator,
+            update=progress.update,
+            anchor_to=learner.teacher if settings.grpo.anchor else None,
+            on_any=learner.group.any,
+            factor=1.0 if real else 0.0,
+        )
+    if made is None:
+        return None
+    if not real:
+        return 0.0
+    progress.pairs.append(made.pair)
+    progress.foreign += made.foreign
+    progress.used += made.used
+    return made.loss
 
 
 def _loss(
