@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import psutil
 
-from shared.errors import ConfigError, UnavailableError
+from opcod.installed import optional
+from shared.errors import UnavailableError
 from shared.gpus import named
 
 OTHERS = "others"
@@ -96,14 +97,7 @@ class NvmlReader:
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         """Raises ConfigError where its package is missing, UnavailableError where the driver does not answer."""
-        try:
-            import pynvml
-        except ImportError as missing:
-            raise ConfigError(
-                "expected NVIDIA's management library, which tells what each process holds: pip install -c "
-                "constraints.txt -e '.[local]'"
-            ) from missing
-        self._nvml: Any = pynvml
+        self._nvml: Any = optional("pynvml", "pip install -c constraints.txt -e '.[local]'")
         with self._told():
             self._nvml.nvmlInit()
             self._cards = [self._card(name) for name in named(environ) or self._every()]
