@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -128,8 +129,8 @@ def load_problem_set(
     `UnavailableError` if the hub does not answer.
     """
     if source == GENERATED:
-        loaded = _generated(format, seed, domains, per_kind)
-    elif source.startswith(SCIKNOWEVAL):
+        return _generated(format, seed, generated_domains(domains), per_kind)
+    if source.startswith(SCIKNOWEVAL):
         loaded = _sciknoweval(source, format, seed, domains, validation_per_domain)
     else:
         loaded = _from_directory(_directory(source), _format(source, format), domains)
@@ -182,10 +183,13 @@ def refuse_unusable(problem_set: ProblemSet) -> None:
     )
 
 
-def _generated(format: str | None, seed: int, domains: tuple[str, str] | None, per_kind: PerKind | None) -> ProblemSet:
-    loaded = generate(seed, generated_domains(domains), per_kind=per_kind)
+# A set takes half a second to draw and to search for leaks, and one command asks for its run's several times.
+@lru_cache(maxsize=4)
+def _generated(format: str | None, seed: int, domains: tuple[str, str], per_kind: PerKind | None) -> ProblemSet:
+    loaded = generate(seed, domains, per_kind=per_kind)
     if format is not None and format_named(format) is not loaded.format:
         raise ConfigError(f"generated problems have the format {loaded.format.name}, got {format!r}; leave it out")
+    refuse_unusable(loaded)
     return loaded
 
 
