@@ -31,7 +31,7 @@ PRELOADED = (
     "shared.modeling.adapters",
     "shared.modeling.logprobs",
     "shared.obs.presence",
-    "shared.problems.loading",
+    "tests.fakes.warmed",
 )
 """Nothing of services, whose metrics would then show in every service."""
 
