@@ -14,6 +14,7 @@ from rich.console import Console
 from opcod.commands.run import train
 from opcod.installed import require_model_packages
 from opcod.local.deployment import refuse_elsewhere
+from opcod.local.processes import Launch, launch
 from opcod.local.progress import make_console
 from opcod.local.usage import CardPeak, GpuReader, NvmlReader, watching
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for
@@ -107,14 +108,21 @@ def planned_offline(paths: Paths, settings: RunSettings, sizes: tuple[int, ...] 
     return planned
 
 
-def check(paths: Paths, settings: RunSettings, planned: Planned, reader: GpuReader, console: Console) -> list[str]:
+def check(
+    paths: Paths,
+    settings: RunSettings,
+    planned: Planned,
+    reader: GpuReader,
+    console: Console,
+    start_process: Launch = launch,
+) -> list[str]:
     """Run, and write the page, also where the run fails; returns what is not as planned.
 
     Raises what the run does. planned: with cards, those that `reader` reads.
     """
     peaks, look = watching(reader)
     try:
-        train(paths, settings, console, resumed=False, look=look)
+        train(paths, settings, console, resumed=False, look=look, start_process=start_process)
     except OpcodError:
         # What it took until then is what one wants to see.
         if (paths.run_dir / STATE_FILE).exists():

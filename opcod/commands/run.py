@@ -15,6 +15,7 @@ from rich.console import Console
 from opcod.local.deployment import refuse_elsewhere, run_lock
 from opcod.local.gpus import sharing
 from opcod.local.launcher import Launcher
+from opcod.local.processes import Launch, launch
 from opcod.local.progress import RunProgress, make_console
 from opcod.local.signals import Interrupted, interruptible
 from opcod.options import (
@@ -90,7 +91,15 @@ def run(
     raise typer.Exit(train(paths, settings, console, resumed=resume is not None))
 
 
-def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bool, look: Look = lambda _: None) -> int:
+def train(
+    paths: Paths,
+    settings: RunSettings,
+    console: Console,
+    *,
+    resumed: bool,
+    look: Look = lambda _: None,
+    start_process: Launch = launch,
+) -> int:
     """Everything between a run's directory and its report; returns the exit code."""
     uncovered = uncovered_languages(pin_problems(paths, settings))
     timeline = Timeline(paths.run_dir)
@@ -102,7 +111,7 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
         # Once, and not where going on needs no model here.
         for note in () if resumed else thinking_notes(paths, settings, prepared=True):
             console.print(f"note: {note}", highlight=False, markup=False)
-        launcher = Launcher(paths, settings, "run", interrupted)
+        launcher = Launcher(paths, settings, "run", interrupted, start_process)
         for note in sharing(launcher.gpus):
             console.print(f"note: {note}", highlight=False)
         try:

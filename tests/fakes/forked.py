@@ -130,6 +130,13 @@ def fork(spec: ProcessSpec) -> Forked:
     return Forked(spec.module, spec.arguments, environment, spec.log_file)
 
 
+def running() -> dict[int, str]:
+    """Of the processes that were forked and have not ended: module and arguments by process id."""
+    with _LOOKING:
+        forked = multiprocessing.active_children()
+    return {process.pid: process.name for process in forked if process.pid is not None}
+
+
 def end_fork_server() -> list[str]:
     """Where there is one, with the helper that comes with it. Returns what nobody had ended: it is killed."""
     left = multiprocessing.active_children()

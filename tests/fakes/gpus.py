@@ -1,17 +1,19 @@
 """A port to GPUs that are not there: what each process of ours holds of the machine's memory stands for a GPU's."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 
 from opcod.local.usage import CardReading
+from tests.fakes.forked import running
 
 GB = 10**9
 MODEL_SERVICES = ("services.student", "services.trainer")
 
 
 class ResidentMemory:
-    """One card of `size` bytes, on which are the students and trainers that this process has started; what a process
+    """One card of `size` bytes, on which are the students and trainers that this process has forked; what a process
     has resident is what it holds of the card."""
 
     def __init__(self, size: int = 24 * GB) -> None:
@@ -19,10 +21,8 @@ class ResidentMemory:
 
     def read(self) -> Sequence[CardReading]:
         held: dict[int, int] = {}
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if any(module in process.cmdline() for module in MODEL_SERVICES):
-                    held[process.pid] = process.memory_info().rss
-            except psutil.Error:
-                continue
+        for pid, command in running().items():
+            if command.split()[0] in MODEL_SERVICES:
+                with suppress(psutil.NoSuchProcess):
+                    held[pid] = psutil.Process(pid).memory_info().rss
         return [CardReading("Fake 24", self._size, GB + sum(held.values()), held)]

@@ -12,6 +12,7 @@ from opcod.prepare.run_directory import create_run
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.errors import ConfigError
+from tests.fakes.forked import fork
 from tests.fakes.gpus import GB, ResidentMemory
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -41,7 +42,7 @@ def test_two_steps_are_run_and_set_beside_their_plan(tmp_path: Path) -> None:
     paths = Paths(runs_dir=tmp_path / "runs", run="check", cache_dir=tmp_path / "cache")
     planned = planned_offline(paths, settings, (24 * GB,))
     create_run(paths, settings)
-    found = check(paths, settings, planned, ResidentMemory(), Console(quiet=True))
+    found = check(paths, settings, planned, ResidentMemory(), Console(quiet=True), fork)
     page = (paths.run_dir / "report" / PAGE).read_text()
     assert found == [], page
     assert "Fake 24, 22.35 GiB, 0.93 in use before the run" in page
