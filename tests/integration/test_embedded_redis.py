@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from opcod.local.embedded_redis import answers, end_leftover
+from tests.fakes.forked import Forked
 from tests.fakes.small_disk import mounted
 from tests.fakes.valkey import free_port
 from tests.fakes.waiting import wait_until
@@ -31,13 +32,13 @@ def port() -> int:
     return free_port()
 
 
-def hold(port: int, data_dir: Path, **environment: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "opcod.local.embedded_redis", "--port", str(port), "--data-dir", str(data_dir)]
-    return subprocess.Popen(command, env=os.environ | environment)
+def hold(port: int, data_dir: Path) -> Forked:
+    arguments = ("--port", str(port), "--data-dir", str(data_dir))
+    return Forked("opcod.local.embedded_redis", arguments, os.environ, Path(os.devnull))
 
 
 @pytest.fixture
-def holder(port: int, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def holder(port: int, tmp_path: Path) -> Iterator[Forked]:
     process = hold(port, tmp_path)
     yield process
     process.terminate()
@@ -62,7 +63,7 @@ def server_of(port: int) -> psutil.Process:
             time.sleep(0.05)
 
 
-def test_a_server_that_is_slow_to_answer_goes_on(holder: subprocess.Popen[bytes], port: int) -> None:
+def test_a_server_that_is_slow_to_answer_goes_on(holder: Forked, port: int) -> None:
     server = server_of(port)
     server.suspend()
     time.sleep(SILENT_S)
@@ -71,7 +72,7 @@ def test_a_server_that_is_slow_to_answer_goes_on(holder: subprocess.Popen[bytes]
     assert holder.poll() is None
 
 
-def test_a_server_that_has_ended_ends_its_holder_with_an_error(holder: subprocess.Popen[bytes], port: int) -> None:
+def test_a_server_that_has_ended_ends_its_holder_with_an_error(holder: Forked, port: int) -> None:
     os.kill(server_of(port).pid, signal.SIGKILL)
     assert holder.wait(timeout=20) != 0
 
@@ -163,7 +164,7 @@ time.sleep(600)
 
 
 def test_a_server_left_over_is_ended_and_one_of_another_directory_is_not(
-    holder: subprocess.Popen[bytes], port: int, tmp_path: Path
+    holder: Forked, port: int, tmp_path: Path
 ) -> None:
     server = server_of(port)
     other = tmp_path / "other"
