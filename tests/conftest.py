@@ -1,5 +1,6 @@
 """What holds for every test: who runs beside whom, and that nobody leaves a process behind."""
 
+import gc
 import os
 import sys
 import uuid
@@ -26,6 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         shared = next((name for name in getattr(item, "fixturenames", ()) if name in SHARED_FIXTURES), None)
         item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: it is looked at by no collection of what tests leave, and there are hundreds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""What the fork server imports last: it makes once what nearly every service would make anew, and settles its memory."""
+"""What the fork server imports last: it makes once what nearly every service would make anew and settles its memory."""
 
 import gc
 
