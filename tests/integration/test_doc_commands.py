@@ -229,7 +229,13 @@ def start(command: str, stand: Stand, directory: Path) -> "subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_heeding_interrupts,
     )
+
+
+def _heeding_interrupts() -> None:
+    # A shell has those that it starts in the background ignore SIGINT, and a suite passes that on to curl.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stop_when_it_says(process: "subprocess.Popen[str]", says: str) -> str:
