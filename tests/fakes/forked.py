@@ -123,11 +123,11 @@ class Forked:
         self._process.kill()
 
 
-def fork(spec: ProcessSpec) -> Forked:
-    """As `launch`."""
+def fork(spec: ProcessSpec, python: str = sys.executable) -> Forked:
+    """As `launch`. python: of the processes that it starts itself."""
     spec.log_file.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | spec.environment | {PARENT_VARIABLE: "set by the child"}
-    return Forked(spec.module, spec.arguments, environment, spec.log_file)
+    return Forked(spec.module, spec.arguments, environment, spec.log_file, executable=python)
 
 
 def running() -> dict[int, str]:

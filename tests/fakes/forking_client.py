@@ -29,7 +29,8 @@ def main() -> None:
         sys.exit("the tests' session that forks in this program's place has ended")
     code = int(answer)
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code in FORWARDED:  # SIGKILL cannot be set, and no other is
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
 

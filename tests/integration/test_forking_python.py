@@ -56,6 +56,13 @@ def test_what_ends_it_ends_the_process(python: str, tmp_path: Path, number: sign
     wait_until(lambda: not process.is_running(), "the end of the process")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGABRT])
+def test_it_ends_by_the_signal_that_ended_the_process(python: str, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "ending.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+    ended = subprocess.run([python, "-m", "ending"], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (-number, b"")
+
+
 def test_what_it_starts_is_forked_and_what_is_no_module_is_not(python: str, tmp_path: Path) -> None:
     for name, text in (("first", "'-m', 'second'"), ("second", "'-c', 'import sys; print(sys.executable)'")):
         (tmp_path / f"{name}.py").write_text(STARTING.format(text))
