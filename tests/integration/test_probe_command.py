@@ -68,6 +68,7 @@ def test_a_pair_is_probed_alike_each_time_and_nothing_else_is_left(opcod_probe: 
     assert Probe.model_validate_json(again).rows == found.rows
 
 
+@pytest.mark.usefixtures("forking")
 def test_a_person_sees_tables_and_then_what_follows(opcod_probe: ProbeCommand, tmp_path: Path) -> None:
     code, said, error = opcod_probe("--problems-per-kind", "1", "--samples", "2", "--seed", "3")
     assert code == 0, error
