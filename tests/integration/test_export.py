@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -144,9 +145,57 @@ def _answers(paths: Paths, settings: RunSettings) -> dict[str, list[Generation]]
 Served = dict[Path, list[Generation]]
 """By the directory of an exported model: what the student served with these weights."""
 
+EXACT = "students.a.dtype=float32"
+FULL = ("run.weights=full", "run.schedule=sequential", EXACT)
+TRAINED = {"lora": (EXACT,), "full": FULL, "lora in bfloat16": ()}
+ADAPTER = "adapter"
 
-def loaded(served: Served, cwd: Path) -> dict[str, list[tuple[list[int], list[float]]]]:
-    """What a fresh process says of these answers with the model in each directory: prompt ids and log-probs."""
+
+@dataclass(frozen=True)
+class Loaded:
+    """By kind of export what was served, and by directory what a fresh process says of it: prompt ids and log-probs."""
+
+    served: dict[str, Served]
+    said: dict[str, list[tuple[list[int], list[float]]]]
+
+    def assert_alike(self, kind: str, within: float) -> None:
+        for directory, answers in self.served[kind].items():
+            said = self.said[str(directory)]
+            assert [prompt for prompt, _ in said] == [answer.prompt_token_ids for answer in answers], directory
+            for (_, logprobs), answer in zip(said, answers, strict=True):
+                assert logprobs == pytest.approx(answer.logprobs, abs=within), directory
+
+
+@pytest.fixture(scope="module")
+def exported(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Loaded]:
+    """Makes every kind of export and has all of them loaded by one fresh process, whose imports take longest."""
+
+    @cache
+    def load() -> Loaded:
+        place = tmp_path_factory.mktemp("exported")
+        served = {kind: _whole_models(train(*overrides), place / kind) for kind, overrides in TRAINED.items()}
+        served[ADAPTER] = _adapter(train(EXACT), place / ADAPTER)
+        everything = {directory: answers for kind in served.values() for directory, answers in kind.items()}
+        return Loaded(served, _loaded(everything, place))
+
+    return load
+
+
+def _whole_models(run: Trained, place: Path) -> Served:
+    for name, version in (("model", ()), ("before", ("--version", "v0")), ("middle", ("--version", "a@v1"))):
+        result = run.export(str(place / name), *version)
+        assert result.exit_code == 0, result.output
+    names = {"before": "a@v0", "middle": "a@v1", "model": "a@v2"}
+    return {place / name: run.answers[version] for name, version in names.items()}
+
+
+def _adapter(run: Trained, place: Path) -> Served:
+    result = run.export(str(place), "--adapter")
+    assert result.exit_code == 0, result.output
+    return {place: run.answers["a@v2"], place / "base": run.answers["a@v0"]}
+
+
+def _loaded(served: Served, cwd: Path) -> dict[str, list[tuple[list[int], list[float]]]]:
     asked = {
         str(directory): [
             ([{"role": "user", "content": question}], answer.token_ids)
@@ -167,30 +216,12 @@ def loaded(served: Served, cwd: Path) -> dict[str, list[tuple[list[int], list[fl
     return found
 
 
-def assert_serves_alike(served: Served, tmp_path: Path, within: float) -> None:
-    found = loaded(served, tmp_path)
-    for directory, answers in served.items():
-        said = found[str(directory)]
-        assert [prompt for prompt, _ in said] == [answer.prompt_token_ids for answer in answers], directory
-        for (_, logprobs), answer in zip(said, answers, strict=True):
-            assert logprobs == pytest.approx(answer.logprobs, abs=within), directory
-
-
-EXACT = "students.a.dtype=float32"
-FULL = ("run.weights=full", "run.schedule=sequential", EXACT)
-
-
-@pytest.mark.parametrize("overrides", [(EXACT,), FULL, ()], ids=["lora", "full", "lora in bfloat16"])
-def test_a_fresh_process_gets_the_served_log_probs(train: Train, tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    run, within = train(*overrides), 1e-4 if EXACT in overrides else 0.1
-    first, middle, last = (run.answers[f"a@v{number}"] for number in range(3))
-    assert first[0].logprobs != pytest.approx(last[0].logprobs, abs=10 * within), "training has changed them"
-    result = run.export(str(tmp_path / "model"))
-    assert result.exit_code == 0, result.output
-    assert run.export(str(tmp_path / "before"), "--version", "v0").exit_code == 0
-    assert run.export(str(tmp_path / "middle"), "--version", "a@v1").exit_code == 0
-    served = {tmp_path / "before": first, tmp_path / "middle": middle, tmp_path / "model": last}
-    assert_serves_alike(served, tmp_path, within)
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_fresh_process_gets_the_served_log_probs(train: Train, exported: Callable[[], Loaded], kind: str) -> None:
+    within = 1e-4 if EXACT in TRAINED[kind] else 0.1
+    answers = train(*TRAINED[kind]).answers
+    assert answers["a@v0"][0].logprobs != pytest.approx(answers["a@v2"][0].logprobs, abs=10 * within), "it has learned"
+    exported().assert_alike(kind, within)
 
 
 def test_an_adapter_that_was_moved_is_loaded_as_the_page_says(train: Train, tmp_path: Path) -> None:
@@ -217,9 +248,5 @@ def test_an_adapter_that_was_moved_is_loaded_as_the_page_says(train: Train, tmp_
     assert json.loads(said.stdout) == pytest.approx(answer.logprobs, abs=1e-4)
 
 
-def test_an_adapter_brings_the_base_that_it_needs(train: Train, tmp_path: Path) -> None:
-    run = train(EXACT)
-    result = run.export(str(tmp_path / "adapter"), "--adapter")
-    assert result.exit_code == 0, result.output
-    adapter = tmp_path / "adapter"
-    assert_serves_alike({adapter: run.answers["a@v2"], adapter / "base": run.answers["a@v0"]}, tmp_path, 1e-4)
+def test_an_adapter_brings_the_base_that_it_needs(exported: Callable[[], Loaded]) -> None:
+    exported().assert_alike(ADAPTER, 1e-4)
