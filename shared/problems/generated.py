@@ -5,8 +5,11 @@ share a leak key; the test partition of a seed does not depend on the counts of 
 then validation, train and specialise).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from random import Random
+from types import MappingProxyType
 
 from shared.errors import ProblemSetError
 from shared.problems.biology import BIOLOGY
@@ -42,6 +45,10 @@ class DrawnProblem:
     drawn: Drawn
 
 
+Drawings = Mapping[str, tuple[DrawnProblem, ...]]
+"""By partition."""
+
+
 def generate(seed: int, domains: Domains = DOMAINS, *, per_kind: PerKind | None = None) -> ProblemSet:
     """The generated problem set of that seed and those domains; kinds alternate, so that any prefix is balanced.
 
@@ -60,18 +67,23 @@ def generate(seed: int, domains: Domains = DOMAINS, *, per_kind: PerKind | None 
     )
 
 
-def draw_partitions(
-    seed: int, domains: Domains = DOMAINS, *, per_kind: PerKind | None = None
-) -> dict[str, list[DrawnProblem]]:
+def draw_partitions(seed: int, domains: Domains = DOMAINS, *, per_kind: PerKind | None = None) -> Drawings:
     """The drawings behind `generate(seed, domains, per_kind=…)`, by partition, in the same order."""
-    counts = per_kind or PerKind()
+    return _drawn(seed, domains, per_kind or PerKind())
+
+
+# A quarter of a second each, and a specialist, hints and the set itself are made of the same ones.
+@lru_cache(maxsize=4)
+def _drawn(seed: int, domains: Domains, counts: PerKind) -> Drawings:
     columns = {
         (domain, kind.name): _draw_kind(seed, domain, kind, counts) for domain in domains for kind in KINDS[domain]
     }
-    return {
-        name: [column[name][row] for row in range(getattr(counts, name)) for column in columns.values()]
-        for name in _partition_names()
-    }
+    return MappingProxyType(
+        {
+            name: tuple(column[name][row] for row in range(getattr(counts, name)) for column in columns.values())
+            for name in _partition_names()
+        }
+    )
 
 
 def _partition_names() -> list[str]:
