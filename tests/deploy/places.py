@@ -21,7 +21,7 @@ from tests.fakes.waiting import wait_until
 STARTED_S = 240.0
 STOPPED_S = 60.0
 SHIMS = {"python": "", "opcod": "-m opcod.main"}
-"""Programs of the images: what this machine's Python runs in their place."""
+"""Programs of the images: what a Python of this machine runs in their place."""
 
 
 class FailedError(AssertionError):
@@ -29,7 +29,8 @@ class FailedError(AssertionError):
 
 
 class Place:
-    """One deployment. volumes: directories of volumes that are there already, by name. python: runs Python programs."""
+    """One deployment. volumes: directories of volumes that are there already, by name. python: runs services and health
+    checks. commands: runs `opcod`, as that does by default."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Place:
         containers: Mapping[str, Container],
         volumes: Mapping[str, Path],
         python: str | Path = sys.executable,
+        commands: str | Path | None = None,
     ) -> None:
         self._root = root
         self._python = str(python)
@@ -47,10 +49,11 @@ class Place:
             name: f"127.{numbers[0]}.{numbers[1]}.{number}" for number, name in enumerate(containers, start=2)
         }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        runs = {"python": python, "opcod": commands or python}
         for name, module in SHIMS.items():
             shim = self._bin / name
             shim.parent.mkdir(exist_ok=True)
-            shim.write_text(f'#!/bin/sh\nexec "{python}" {module} "$@"\n')
+            shim.write_text(f'#!/bin/sh\nexec "{runs[name]}" {module} "$@"\n')
             shim.chmod(0o755)
 
     # Starting and stopping ----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What is deployed starts for real: each container's command as a process, with its environment and file layout.
 
-The compose file runs the preset smoke to its end, by the real Python; the pods of the cluster come up until all are
-ready, and what must not start does not, by one whose processes are forked.
+The compose file runs the preset smoke to its end, with services by the real Python; commands are forked, as are the
+pods of the cluster, which come up until all are ready, and what must not start does not.
 """
 
 import time
@@ -48,9 +48,9 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def compose(tmp_path: Path, model: Path) -> Iterator[Place]:
+def compose(tmp_path: Path, model: Path, programs: Path) -> Iterator[Place]:
     containers = with_settings(compose_containers("cpu", "cli", variables=SMOKE), TINY)
-    place = Place(tmp_path, containers, {"cache": model})
+    place = Place(tmp_path, containers, {"cache": model}, commands=programs / "python")
     yield place
     place.kill()
 
