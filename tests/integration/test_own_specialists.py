@@ -10,10 +10,13 @@ import pytest
 
 from shared.config.loading import load_settings, to_toml
 from tests.fakes.answering_model import write_answering_model
+from tests.fakes.forked import running
 from tests.fakes.sciknoweval import plain, two_domains
+from tests.fakes.waiting import wait_until
 
 pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(400)]
 
+DRAWING = "services.student.own_answers"
 SAID = "<answer>\nA\n</answer>"
 SMALL = (
     "problems.validation_per_domain=2",
@@ -112,8 +115,8 @@ def test_answers_are_drawn_once_a_specialist_is_cached_by_what_was_kept_and_too_
     assert "raise specialize.sampling.samples = 2" in refused.stderr
 
 
-def draw(python: str | Path, run_dir: Path, cache: Path) -> subprocess.Popen[str]:
-    command = [str(python), "-m", "services.student.own_answers", "--student", "a", "--run-dir", str(run_dir)]
+def draw(python: Path, run_dir: Path, cache: Path) -> subprocess.Popen[str]:
+    command = [str(python), "-m", DRAWING, "--student", "a", "--run-dir", str(run_dir)]
     command += ["--cache-dir", str(cache), "--examples", str(run_dir / "a.jsonl")]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
 
@@ -132,10 +135,11 @@ def test_killed_while_drawing_it_goes_on_to_the_answers_of_an_undisturbed_one(
     kept = (run_dir / "a.jsonl").read_bytes()
     (run_dir / "a.jsonl").unlink()
 
-    with draw(sys.executable, run_dir, tmp_path / "cache") as killed:
+    with draw(programs / "python", run_dir, tmp_path / "cache") as killed:
         assert killed.stdout is not None
         assert killed.stdout.readline() == "answers drawn to 1 of 22 problems\n"
         killed.kill()
+    wait_until(lambda: not any(DRAWING in command for command in running().values()), "the end of what was killed")
     assert not list((tmp_path / "cache" / "samples").glob("*.jsonl"))
     assert not (run_dir / "a.jsonl").exists()
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.unit.modeling.tiny_model import write_tiny_model
 
+pytestmark = pytest.mark.usefixtures("forking")
+
 
 def specialize(cache: Path, model: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     settings = [f"students.{student}.model={model}" for student in "ab"]
@@ -23,7 +25,6 @@ def rows(path: Path, answer: str) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("forking")
 def test_one_student_is_tuned_on_the_file_and_cached_by_its_content(tmp_path: Path) -> None:
     model, cache = write_tiny_model(tmp_path / "model"), tmp_path / "cache"
     file = rows(tmp_path / "examples.jsonl", "The thin one.")

@@ -244,6 +244,7 @@ def test_the_last_line_of_the_command_is_its_result(
     assert Path(results[0]["path"]).parent == tmp_path / "cache" / "specialists"
 
 
+@pytest.mark.usefixtures("forking")
 def test_a_run_without_config_ends_with_one_clear_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "services.trainer.offline.specializing", "--student", "a"]
     command += ["--run-dir", str(tmp_path), "--cache-dir", str(tmp_path)]
