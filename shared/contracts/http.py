@@ -69,7 +69,7 @@ class Advised(Contract):
         return f"{self.student} ({self.version}) says, on the concept {self.concept or '–'} [{self.verdict}]{passed}"
 
 
-class Revised(Contract):
+class AnsweredAgain(Contract):
     """Last stage of an exchange whose feedback was passed on."""
 
     stage: Literal["revised"] = "revised"
@@ -84,7 +84,7 @@ class Revised(Contract):
         return f"{self.student} ({self.version}) answers again"
 
 
-Stage = Answered | Advised | Revised
+Stage = Answered | Advised | AnsweredAgain
 STAGE: TypeAdapter[Stage] = TypeAdapter(Annotated[Stage, Field(discriminator="stage")])
 STAGES = ("answer", "feedback", "revised")
 """Names of the events that tell them."""
@@ -94,7 +94,7 @@ class Exchange(Contract):
     """revised: None where nothing was passed on, so that the answer stays as it was."""
 
     feedback: Advised
-    revised: Revised | None
+    revised: AnsweredAgain | None
 
 
 class AskResponse(Contract):

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from playwright.sync_api import Browser, Page, expect
 
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.http import Advised, Answered, Revised, Stage
+from shared.contracts.http import Advised, Answered, AnsweredAgain, Stage
 from shared.http.access import AccessKeys, Scope
 from shared.http.guard import error_response
 from shared.http.sse import EVENT_STREAM, frame
@@ -33,7 +33,7 @@ STAGES: list[Stage] = [
         delivered="Multiply.",
         usage=USAGE,
     ),
-    Revised(exchange=1, student="b", version="b@v7", text=" 3 * 4 = 12", usage=USAGE),
+    AnsweredAgain(exchange=1, student="b", version="b@v7", text=" 3 * 4 = 12", usage=USAGE),
 ]
 
 

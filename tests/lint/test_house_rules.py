@@ -44,9 +44,6 @@ EDGES = (
 FROM_AN_EDGE = frozenset({"shared.bus.keys"})
 """Names in Redis, which are values: nothing is read or written by them."""
 
-NAMED_TWICE = frozenset({"Revised"})
-"""A class name that two files have: an event and the stage of an answer that streams both have it on the wire."""
-
 BROAD = frozenset({"Exception", "BaseException"})
 
 UNFINISHED = "TO" + "DO"
@@ -283,7 +280,7 @@ def classes_by_name(texts: dict[str, str]) -> dict[str, list[str]]:
 def test_a_class_name_means_one_thing() -> None:
     product = [path for path in sources() if path.relative_to(ROOT).parts[0] in PRODUCT]
     found = classes_by_name({path.relative_to(ROOT).as_posix(): path.read_text() for path in product})
-    twice = {name: where for name, where in found.items() if len(where) > 1 and name not in NAMED_TWICE}
+    twice = {name: where for name, where in found.items() if len(where) > 1}
     assert not twice, f"name the lesser of them otherwise: {twice}"
 
 

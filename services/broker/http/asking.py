@@ -12,11 +12,11 @@ from shared.config.settings import RunSettings
 from shared.contracts.http import (
     Advised,
     Answered,
+    AnsweredAgain,
     AskRequest,
     AskResponse,
     Exchange,
     FeedbackRequest,
-    Revised,
     Stage,
 )
 from shared.contracts.ids import seed_of
@@ -59,7 +59,7 @@ class Asking:
             messages = self._format.teacher_messages(problem, solution=None, feedback=advised.delivered)
             chat = await self._chat(first, messages, wishes, seed)
             answer = chat.choices[0].message.content
-            yield Revised(exchange=exchange, student=first, version=chat.model, text=answer, usage=chat.usage)
+            yield AnsweredAgain(exchange=exchange, student=first, version=chat.model, text=answer, usage=chat.usage)
 
     async def ask(self, request: AskRequest) -> AskResponse:
         """The whole, once it is there."""
@@ -111,7 +111,7 @@ def whole(request: AskRequest, stages: Sequence[Stage]) -> AskResponse:
     """All stages of a question as one answer."""
     answer = stages[0]
     assert isinstance(answer, Answered)
-    revised = {stage.exchange: stage for stage in stages if isinstance(stage, Revised)}
+    revised = {stage.exchange: stage for stage in stages if isinstance(stage, AnsweredAgain)}
     advised = [stage for stage in stages if isinstance(stage, Advised)]
     final = max(revised.values(), key=lambda stage: stage.exchange).text if revised else answer.text
     return AskResponse(

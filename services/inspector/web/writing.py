@@ -16,7 +16,7 @@ from services.inspector.web.pages import Site
 from services.inspector.web.reading import example_problems
 from services.inspector.web.rendering import link
 from shared.contracts.acting import MAX_REASON_CHARS, ReasonRequest, SilenceRequest
-from shared.contracts.http import Advised, Answered, AskRequest, Revised, Stage
+from shared.contracts.http import Advised, Answered, AnsweredAgain, AskRequest, Stage
 from shared.contracts.messages import Worded
 from shared.errors import OpcodError
 from shared.http.access import Scope
@@ -111,7 +111,7 @@ async def _shown(told: Told) -> AsyncGenerator[ShownStage, None]:
                     first = stage.text
                 case Advised():
                     feedback = stage.delivered
-                case Revised():
+                case AnsweredAgain():
                     change = change_of(first, stage.text, feedback)
             yield ShownStage(stage, change)
 
