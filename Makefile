@@ -11,9 +11,10 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.ready
 TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
-# Processes that tests run in; 0 runs them one after the other in one. A third one gains a little where nothing else runs
-# on two cores. Long files come first, so that none ends alone.
-WORKERS ?= 2
+# Processes that tests run in; 0 runs them one after the other in one. A third of a test's time is waiting for other
+# processes, so on two cores two of these leave one idle, and a third one fills it. Long files come first, so that none
+# ends alone.
+WORKERS ?= 3
 SPREAD = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 ARGS ?=
 # Where vLLM is not in $(VLLM_VENV).
