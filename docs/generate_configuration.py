@@ -19,7 +19,8 @@ from pydantic_core import PydanticUndefined
 from services.student.config import ScriptEnvironment, VllmEnvironment
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import ENV_PREFIX, EXTENDS, PRESETS, load_settings, preset_names, read_toml
-from shared.config.settings import STUDENTS, RunSettings, StudentSection
+from shared.config.settings import RunSettings
+from shared.config.students import StudentSection
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -89,10 +90,10 @@ def _sections() -> Iterator[str]:
     for name, field in RunSettings.model_fields.items():
         model = StudentSection if name == "students" else field.annotation
         assert isinstance(model, type) and issubclass(model, BaseModel)
-        shown = "students.a], [students.b" if name == "students" else name
+        shown = "students.<name>" if name == "students" else name
         yield _section(shown, model)
         for key, inner in _inner_sections(model):
-            yield _section(f"students.a.{key}], [students.b.{key}" if name == "students" else f"{name}.{key}", inner)
+            yield _section(f"students.<name>.{key}" if name == "students" else f"{name}.{key}", inner)
 
 
 def _section(shown: str, model: type[BaseModel]) -> str:
@@ -185,7 +186,7 @@ def _flat(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if name == "students":
-            for student in STUDENTS:
+            for student in sorted(values):
                 yield from _flat(values[student], f"students.{student}.")
         elif isinstance(value, BaseModel):
             yield from _flat(value, f"{prefix}{name}.")
@@ -194,7 +195,7 @@ def _flat(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _flat_defaults() -> dict[str, str]:
-    plain = {student: StudentSection(domain=student) for student in STUDENTS}
+    plain = {student: StudentSection(domain=student) for student in ("a", "b")}
     values = dict(_flat(RunSettings(students=plain)))
     return {key: value for key, value in values.items() if not key.endswith(".domain")}
 

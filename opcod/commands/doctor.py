@@ -5,7 +5,7 @@ Each finding says what was found and, where it is not well, what to do.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -37,7 +37,7 @@ from opcod.prepare.checks import can_be_written, existing, thinking_notes
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
 from shared.config.machine import ResourcesSection, cores_here
-from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError, OpcodError, UnavailableError
 from shared.gpus import driver, gpus_here
 from shared.http.access import read_keys
@@ -109,7 +109,7 @@ def examine_deployment(deployment: Deployment) -> list[Finding]:
     findings = [_keys(deployment.key_file)]
     bus = RedisBus(deployment.bus_url(), deployment.run)
     try:
-        findings += [*_redis(bus), *_services(bus), *_queues(bus)]
+        findings += [*_redis(bus), *_services(bus), *_queues(bus, deployment.settings().names)]
     except OpcodError as error:
         findings.append(Finding("redis", "bad", str(error)))
     finally:
@@ -237,8 +237,8 @@ def _services(bus: RedisBus) -> Iterator[Finding]:
             )
 
 
-def _queues(bus: RedisBus) -> Iterator[Finding]:
-    for queue, group in queues_of(STUDENTS):
+def _queues(bus: RedisBus, students: Sequence[str]) -> Iterator[Finding]:
+    for queue, group in queues_of(students):
         waiting, pending = bus.queue_depth(queue, group)
         if waiting or pending:
             yield Finding(f"queue {queue}", "ok", f"{waiting} waiting, {pending} in hand")

@@ -19,13 +19,12 @@ from shared.config.machine import (
     RetentionSection,
     ServingSection,
     TrainerSection,
-    VllmSection,
 )
 from shared.config.section import Positive, Section, Share
 from shared.config.specializing import SpecializeSection
+from shared.config.students import StudentSection, require_names
 from shared.contracts.messages import Sampling
-
-STUDENTS: tuple[Literal["a"], Literal["b"]] = ("a", "b")
+from shared.errors import ConfigError
 
 # Two rows of the longest trees: more saves no time on a CPU, and costs memory there.
 CPU_PASS_TOKENS = 1024
@@ -228,32 +227,6 @@ class LoraSection(Section):
     first_layer: int = Field(default=0, ge=0, description="Adapt all linear layers of this block and those above.")
 
 
-class StudentSection(Section):
-    """One student: which model it is and how it is served."""
-
-    model: str = Field(default="embedded", description="`embedded`, a directory or a hub id; of an adapter too.")
-    domain: str = Field(description="Its stronger domain: it is fine-tuned on it, and named so to its peer.")
-    specialize: bool = Field(default=False, description="Fine-tune on the own domain first, cached by content.")
-    examples: str | None = Field(
-        default=None, description="JSONL file to fine-tune on (docs/data.md); none: `specialize.source` says on what."
-    )
-    unknown_kinds: int = Field(
-        default=0,
-        ge=0,
-        le=5,
-        description="Of the generated problems: so many kinds of the other domain are left for its peer to teach it.",
-    )
-    engine: Literal["transformers", "vllm", "scripted"] = "transformers"
-    vllm: VllmSection = VllmSection()
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    chat_template: str | None = Field(default=None, description="A template of ours (`compact`), else the model's.")
-    slots: Positive = Field(default=64, description="Sequences generated at once.")
-    replicas: Positive = Field(
-        default=1, description="Replicas that must hold a new version before the broker goes on with it."
-    )
-    port: int = Field(default=0, ge=0, le=65535, description="0 = any free port.")
-
-
 class RunSettings(Section):
     """All sections, checked against one another (`refuse_contradictions`)."""
 
@@ -282,8 +255,8 @@ class RunSettings(Section):
     @classmethod
     def _named(cls, students: object) -> object:
         """Before anything is asked of one that there cannot be."""
-        if isinstance(students, dict) and not students.keys() <= set(STUDENTS):
-            raise ValueError(f"expected {' and '.join(STUDENTS)}, got {', '.join(map(str, students))}")
+        if isinstance(students, dict):
+            require_names([str(name) for name in students])
         return students
 
     @model_validator(mode="after")
@@ -296,8 +269,26 @@ class RunSettings(Section):
         """Who tutors: the gate's mode, and nobody in a baseline."""
         return self.gate.mode if self.run.method == "opcod" else "never"
 
-    def peer_of(self, student: str) -> str:
-        return "b" if student == "a" else "a"
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the students, in the one order that everything about them goes by."""
+        return tuple(sorted(self.students))
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The distinct domains of the students, in the students' order."""
+        return tuple(dict.fromkeys(self.students[name].domain for name in self.names))
+
+    def peers_of(self, student: str) -> tuple[str, ...]:
+        """The others, from the next one on, and round."""
+        at = self.names.index(student)
+        return self.names[at + 1 :] + self.names[:at]
+
+    def require_student(self, name: str, option: str = "--student") -> str:
+        """The name, if a student has it. Raises ConfigError naming the option that it was given with."""
+        if name not in self.students:
+            raise ConfigError(f"{option}: expected one of {', '.join(self.names)}, got {name!r}")
+        return name
 
     def learns_from_itself(self, student: str) -> bool:
         """Whether it is fine-tuned on right answers of its own."""
@@ -320,10 +311,10 @@ class Paths(Section):
 def refuse_contradictions(settings: RunSettings) -> None:
     """Raises ValueError naming the setting to change."""
     run, gate, students = settings.run, settings.gate, settings.students
-    if sorted(students) != ["a", "b"]:
-        raise ValueError(f"students: expected a and b, got {', '.join(students) or 'none'}")
-    if students["a"].domain == students["b"].domain:
-        raise ValueError("students: a and b need different domains; each tutors in its own")
+    if len(students) != 2:
+        raise ValueError(f"students: expected two, got {', '.join(sorted(students)) or 'none'}")
+    if len(settings.domains) < 2:
+        raise ValueError(f"students: {' and '.join(settings.names)} need different domains; each tutors in its own")
     for name, student in sorted(students.items()):
         if student.examples is not None and not student.specialize:
             raise ValueError(f"students.{name}.examples: without students.{name}.specialize = true they are not used")
@@ -384,11 +375,14 @@ def _refuse_full_weights(settings: RunSettings) -> None:
             "no key, so nobody but its student may reach it; name a socket (unix:/path) in a directory of theirs "
             "alone, or set run.weights = 'lora'"
         )
-    if len(set(found.values())) < len(found):
-        raise ValueError(
-            f"students.b.vllm.url: the server at {found['b']} has room for one set of full weights, and student a has "
-            "it; name another server, or set run.weights = 'lora'"
-        )
+    first: dict[str, str] = {}
+    for name, url in found.items():
+        if url in first:
+            raise ValueError(
+                f"students.{name}.vllm.url: the server at {url} has room for one set of full weights, and student "
+                f"{first[url]} has it; name another server, or set run.weights = 'lora'"
+            )
+        first[url] = name
     if settings.loss.teacher == "trust_region":
         raise ValueError(
             "loss.teacher: 'trust_region' mixes two passes under one output layer, and with run.weights = 'full' there "

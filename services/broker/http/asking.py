@@ -44,8 +44,8 @@ class Asking:
 
         wishes: how answers are sampled and where they stop; else a student's defaults, which are the evaluation's.
         """
-        first = self._peers.require(request.first or sorted(self._settings.students)[0])
-        tutor = self._settings.peer_of(first)
+        first = self._peers.require(request.first or self._settings.names[0])
+        tutor = self._settings.peers_of(first)[0]
         problem = Problem(id="asked", domain="", kind="", question=request.problem, answer="")
         chat = await self._chat(first, self._format.messages(problem), wishes, request.seed)
         answer = chat.choices[0].message.content
