@@ -6,6 +6,7 @@ that a run is on are in `machine.py`, those of the methods that it is compared w
 each in order but contradict one another are refused here, too.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -67,7 +68,7 @@ class ProblemsSection(Section):
         default=30, description="Training rows of each domain that validate instead, for `sciknoweval:`."
     )
     balance_domains: bool = Field(
-        default=False, description="Draw each step evenly from both domains instead of from their union."
+        default=False, description="Draw each step evenly from all domains instead of from their union."
     )
     balance_kinds: bool = Field(
         default=False, description="Go through a domain's kinds in turn, so that no step lacks one for long."
@@ -308,6 +309,16 @@ class Paths(Section):
         return self.runs_dir / self.run
 
 
+def even_share(per_step: int, domains: Collection[str]) -> int:
+    """Problems of a step from each domain. Raises ValueError if they cannot be as many."""
+    if per_step % len(domains):
+        raise ValueError(
+            f"problems.per_step: expected a multiple of {len(domains)}, as there are so many domains and "
+            f"problems.balance_domains is on, got {per_step}"
+        )
+    return per_step // len(domains)
+
+
 def refuse_contradictions(settings: RunSettings) -> None:
     """Raises ValueError naming the setting to change."""
     run, gate, students = settings.run, settings.gate, settings.students
@@ -318,13 +329,16 @@ def refuse_contradictions(settings: RunSettings) -> None:
     for name, student in sorted(students.items()):
         if student.examples is not None and not student.specialize:
             raise ValueError(f"students.{name}.examples: without students.{name}.specialize = true they are not used")
+        named = student.unknown_kinds if isinstance(student.unknown_kinds, dict) else {}
+        if strange := sorted(named.keys() - (set(settings.domains) - {student.domain})):
+            raise ValueError(f"students.{name}.unknown_kinds: expected domains of other students, got {strange[0]}")
     sampling = settings.specialize.sampling
     if sampling.keep > sampling.samples:
         raise ValueError("specialize.sampling.keep: at most specialize.sampling.samples, of which they are kept")
     if settings.optimizer.mini_batches > settings.problems.per_step:
         raise ValueError("optimizer.mini_batches: at most problems.per_step, since a group is never split")
-    if settings.problems.balance_domains and settings.problems.per_step % 2:
-        raise ValueError("problems.per_step: must be even when problems.balance_domains is on")
+    if settings.problems.balance_domains:
+        even_share(settings.problems.per_step, settings.domains)
     if run.method != "opcod" and gate.mode in ("always", "domain_selective"):
         raise ValueError(
             f"gate.mode: {gate.mode!r} lets students tutor, run.method = {run.method!r} has no tutors; set "

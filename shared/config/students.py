@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,9 @@ def require_names(names: Sequence[str]) -> None:
             raise ValueError(f"expected another name than {name!r}, which stands for all students; choose one")
 
 
+Kinds = Annotated[int, Field(ge=0, le=5)]
+
+
 class StudentSection(Section):
     """One student: which model it is and how it is served."""
 
@@ -38,11 +41,10 @@ class StudentSection(Section):
     examples: str | None = Field(
         default=None, description="JSONL file to fine-tune on (docs/data.md); none: `specialize.source` says on what."
     )
-    unknown_kinds: int = Field(
+    unknown_kinds: Kinds | dict[str, Kinds] = Field(
         default=0,
-        ge=0,
-        le=5,
-        description="Of the generated problems: so many kinds of the other domain are left for its peer to teach it.",
+        description="Of the generated problems: so many kinds of each other domain are left for its peers to teach it; "
+        "or by domain, `{ chemistry = 4, biology = 1 }`.",
     )
     engine: Literal["transformers", "vllm", "scripted"] = "transformers"
     vllm: VllmSection = VllmSection()
@@ -53,3 +55,7 @@ class StudentSection(Section):
         default=1, description="Replicas that must hold a new version before the broker goes on with it."
     )
     port: int = Field(default=0, ge=0, le=65535, description="0 = any free port.")
+
+    def unknown_in(self, domain: str) -> int:
+        """How many kinds of another domain it is not to know."""
+        return self.unknown_kinds.get(domain, 0) if isinstance(self.unknown_kinds, dict) else self.unknown_kinds

@@ -6,6 +6,7 @@ has to be stored, and a resumed run draws the same problems.
 
 import random
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 
 from shared.config.alarms import AlarmsSection
@@ -58,9 +59,11 @@ class Plan:
     def students(self) -> tuple[str, ...]:
         return tuple(sorted(self.strong_domain))
 
-    @property
+    @cached_property
     def domains(self) -> tuple[str, ...]:
-        return tuple(self.strong_domain[student] for student in self.students)
+        """Those of the students, in their order, then those that no student is strong in."""
+        strong = (self.strong_domain[student] for student in self.students)
+        return tuple(dict.fromkeys([*strong, *(problem.domain for problem in self.train)]))
 
     def peer_of(self, student: str) -> str:
         first, second = self.students

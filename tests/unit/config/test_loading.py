@@ -188,7 +188,7 @@ def test_any_values_survive_a_round_trip(source: str, tau: float, top_k: int | s
         ("grpo.dual_clip=1", ["grpo.dual_clip", "greater than 1"]),
         ("gate.mode=sometimes", ["gate.mode", "'cognizance', 'always', 'never' or 'domain_selective'"]),
         ("optimizer.mini_batches=3", ["optimizer.mini_batches: at most problems.per_step"]),
-        ("problems.per_step=3", ["problems.per_step: must be even"]),
+        ("problems.per_step=3", ["problems.per_step: expected a multiple of 2", "got 3"]),
         ("loss.top_k=0", ["loss.top_k", "got 0"]),
         ("tau=1", ["expected section.key=value, got the key 'tau'"]),
         ("gate.tau", ["expected section.key=value, got no `=` in it"]),
