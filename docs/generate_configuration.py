@@ -6,6 +6,7 @@ the limits that the code enforces; a variable without a meaning is an error, so 
 
 import enum
 import json
+import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,9 +176,12 @@ def _presets() -> str:
 
 def _extending(bases: dict[str, str]) -> Iterator[str]:
     yield "These hold what differs from the one that they extend:\n\n| preset | extends | with |\n|---|---|---|"
+    defaults = _flat_defaults()
     for name, base in bases.items():
         own, below = (dict(_flat(load_settings(preset=each, environ={}))) for each in (name, base))
-        changes = [f"`{key} = {value}`" for key, value in own.items() if value != below[key]]
+        # What is not there below is a student that the preset adds.
+        unset = {key: defaults.get(re.sub(r"^students\.\w+", "students.a", key)) for key in own}
+        changes = [f"`{key} = {value}`" for key, value in own.items() if value != below.get(key, unset[key])]
         yield f"| `{name}` | `{base}` | {', '.join(changes)} |"
 
 
@@ -236,6 +240,8 @@ def _toml(value: Any) -> str:
         value = value.value
     if isinstance(value, float) and 0 < value < 1e-3:
         return f"{value:g}"
+    if isinstance(value, dict) and value:
+        return f"{{ {', '.join(f'{key} = {_toml(one)}' for key, one in value.items())} }}"
     return json.dumps(value)
 
 

@@ -78,7 +78,7 @@ def replay(
 def promise(settings: RunSettings, device: str) -> str:
     """How near to the recorded versions a replay on this device ("cuda" or "cpu") comes, for people."""
     if device == "cpu":
-        threads = settings.resources.threads_on(device, cores_here())
+        threads = settings.threads_on(device, cores_here())
         return (
             f"Replayed on the CPU with resources.threads = {threads}: bit for bit, where the run "
             "trained on this machine's CPU."

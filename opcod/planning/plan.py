@@ -100,6 +100,11 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
         found.problems = manifest(problems)
         uncovered = uncovered_languages(problems)
         found.notes += [uncovered] if uncovered is not None else []
+        found.notes += [
+            f"no student is strong in {domain}; whoever is best there may tutor in it"
+            for domain in problems.domains
+            if domain not in settings.domains
+        ]
         evaluated = evaluated_problems(settings, problems)
     _look_at_specialists(found, problems)
     _look_at_engines(found)

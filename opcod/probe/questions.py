@@ -14,6 +14,7 @@ from shared.contracts.ids import seed_of
 from shared.contracts.jobs import PromptOutput, Question
 from shared.contracts.messages import ChatMessage
 from shared.contracts.probing import TaughtAnswer
+from shared.errors import ConfigError
 from shared.method.sanitizing import strip_thinking
 from shared.problems.generated import DrawnProblem
 from shared.problems.hints import drawings, right_hint
@@ -71,7 +72,10 @@ class Error:
 
 
 def plan_probe(settings: RunSettings, per_kind: int, samples: int) -> ProbePlan:
-    """`per_kind` training problems of each kind, evenly spread. Raises as `load_problems`."""
+    """`per_kind` training problems of each kind, evenly spread. Raises as `load_problems`, and ConfigError for other
+    than two students."""
+    if len(settings.students) != 2:
+        raise ConfigError(f"students: expected two to probe, got {', '.join(settings.names)}; name a preset of a pair")
     loaded = load_problems(settings)
     kinds: dict[tuple[str, str], list[Problem]] = {}
     for problem in sorted(loaded.train, key=lambda each: loaded.domains.index(each.domain)):

@@ -205,7 +205,7 @@ def build_engine(config: StudentConfig) -> Engine:
         config.section.chat_template,
         config.section.dtype,
         config.section.slots,
-        config.settings.resources.threads_on(device, cores_here()),
+        config.settings.threads_on(device, cores_here()),
         device=device,
     )
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.config.settings import RunSettings, even_share
+from shared.config.combinations import even_share
+from shared.config.settings import RunSettings
 from shared.contracts.messages import Worded
 from shared.errors import ConfigError, ProblemSetError, UnavailableError, shown
 from shared.files.text import expanded

@@ -56,7 +56,7 @@ def begun(runs: Path, name: str, *overrides: str) -> None:
         (("--set", "gate.tua=1"), "did you mean 'tau'?"),
         (("--set", "problems.per_step=0"), "problems.per_step: Input should be greater than or equal to 1, got 0"),
         (("--set", "problems.per_step=5000"), "a step would need"),
-        (("--set", "students.b.domain=physics"), "a and b need different domains"),
+        (("--set", "students.B.domain=physics"), "expected students named by a small letter"),
         (
             ("--set", "students.b.domain=material"),
             "expected domains that are generated (physics, chemistry, biology), got physics, material",
