@@ -69,7 +69,15 @@ def render(run: Record, exported: Exported) -> str:
     peers = settings.peers_of(student)
     # The report's own tables, of this student alone: whether a peer might tutor is a row about the peer.
     own = run.report.model_copy(update={"students": [one for one in run.report.students if one.student == student]})
-    of_peers = run.report.model_copy(update={"students": [one for one in run.report.students if one.student in peers]})
+    of_peers = run.report.model_copy(
+        update={
+            "students": [one for one in run.report.students if one.student in peers],
+            "gates": [
+                gate.model_copy(update={"pairs": [pair for pair in gate.pairs if pair.student == student]})
+                for gate in run.report.gates
+            ],
+        }
+    )
     rows = tested(run, exported)
     scores = score_grid(run.report.model_copy(update={"scores": rows})) if rows else _other_scores(run, exported)
     environment = Environment(

@@ -1,7 +1,9 @@
 """The report of a run, from its final state and the launcher's timeline. Pure; nothing in here rounds or hides."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import Field
 
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
@@ -102,6 +104,17 @@ class StudentReport(Part):
     trainer_seconds: dict[str, float]
 
 
+class TaughtRow(Part):
+    """What a tutor said about a student's answers in a domain, of a run with more than two students. kept: of
+    `feedbacks`, those that the student was shown."""
+
+    tutor: str
+    student: str
+    domain: str
+    feedbacks: int
+    kept: int
+
+
 class Stage(Part):
     name: str
     seconds: float
@@ -109,7 +122,8 @@ class Stage(Part):
 
 
 class Report(Part):
-    """`report.json`. mutual_improvement: both students improved in the sense of Pareto (paper 3.1)."""
+    """`report.json`. mutual_improvement: every student improved in the sense of Pareto (paper 3.1).
+    unclaimed: domains that no student is strong in."""
 
     run: str
     status: str
@@ -124,6 +138,8 @@ class Report(Part):
     validation: list[RoundScore]
     declines: list[Decline]
     gates: list[GateDecision]
+    taught: list[TaughtRow] = Field(default_factory=list)
+    unclaimed: list[str] = Field(default_factory=list)
     silenced: list[Silenced]
     alarms: list[Alarm]
     diagnostics: Diagnostics
@@ -166,6 +182,8 @@ def build_report(
         validation=_validation(state),
         declines=[decline for s in students if (decline := _decline(state, s)) is not None],
         gates=state.gates,
+        taught=[TaughtRow(student=s, **row.model_dump()) for s in students for row in state.tallies[s].taught],
+        unclaimed=[domain for domain in _domains(state) if domain not in settings.domains],
         silenced=state.silenced,
         alarms=state.alarms,
         diagnostics=diagnose(state, settings.rollout.samples, steps),
@@ -175,6 +193,11 @@ def build_report(
         dominant_stage=max(stages, key=lambda stage: stage.seconds).name if stages else None,
         restarts=dict(restarts),
     )
+
+
+def _domains(state: RunState) -> Iterable[str]:
+    """Those that students were scored in, in the run's order."""
+    return state.scores[0].correct if state.scores else ()
 
 
 def score_rows(state: RunState, settings: RunSettings, student: str) -> list[ScoreRow]:
