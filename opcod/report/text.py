@@ -294,7 +294,7 @@ def _taught_grid(report: Report) -> Grid:
     """What feedback did to answers is in the revisions, by tutor and tutee."""
     rows: Rows = [
         [row.tutor, row.student, row.domain, row.feedbacks, row.kept / row.feedbacks if row.feedbacks else None]
-        for row in sorted(report.taught, key=lambda row: (row.tutor, row.student, row.domain))
+        for row in report.taught
     ]
     columns = [*plain("tutor", "tutee", "domain", "feedbacks"), percent("kept")]
     return Grid("Who taught whom what", columns, rows)

@@ -15,6 +15,7 @@ from shared.results.diagnostics import Diagnostics, StemRow, diagnose, without_s
 from shared.results.figures import (
     Interval,
     Part,
+    TaughtRow,
     best_validated,
     breaks,
     delivered,
@@ -25,6 +26,7 @@ from shared.results.figures import (
     resampling_seed,
     score_interval,
     seeing,
+    taught_rows,
 )
 
 
@@ -104,17 +106,6 @@ class StudentReport(Part):
     trainer_seconds: dict[str, float]
 
 
-class TaughtRow(Part):
-    """What a tutor said about a student's answers in a domain, of a run with more than two students. kept: of
-    `feedbacks`, those that the student was shown."""
-
-    tutor: str
-    student: str
-    domain: str
-    feedbacks: int
-    kept: int
-
-
 class Stage(Part):
     name: str
     seconds: float
@@ -182,7 +173,7 @@ def build_report(
         validation=_validation(state),
         declines=[decline for s in students if (decline := _decline(state, s)) is not None],
         gates=state.gates,
-        taught=[TaughtRow(student=s, **row.model_dump()) for s in students for row in state.tallies[s].taught],
+        taught=taught_rows(state.tallies),
         unclaimed=[domain for domain in _domains(state) if domain not in settings.domains],
         silenced=state.silenced,
         alarms=state.alarms,

@@ -62,6 +62,7 @@ class ResultTables:
     """Of one run; a table without rows says what is not there yet. steps: the newest."""
 
     gate: Grid
+    taught: Grid
     verdicts: Grid
     revisions: Grid
     steps: Grid
@@ -224,7 +225,13 @@ def _dot(x: Axis, y: Axis, version: str, scores: dict[str, float]) -> Dot:
 
 
 def _results(view: RunView, results: RunResults) -> ResultTables:
-    return ResultTables(_gate(view, results), _verdicts(view, results), _revisions(view, results), _steps(results))
+    return ResultTables(
+        _gate(view, results),
+        _taught(view, results),
+        _verdicts(view, results),
+        _revisions(view, results),
+        _steps(results),
+    )
 
 
 def _gate(view: RunView, results: RunResults) -> Grid:
@@ -251,6 +258,22 @@ def _gate_matrix(view: RunView, results: RunResults) -> Grid:
             rows.append([gate.round, _student(view, tutor), *each, gate.tau, told])
     to = [Column(f"Gap to {name}", ".3f", interval_form=".2f") for name in view.students]
     return Grid("Gate", [*plain("Round", "Tutor"), *to, Column("τ", ".2f"), *plain("May tutor")], rows)
+
+
+def _taught(view: RunView, results: RunResults) -> Grid:
+    """Of more than two students; else it is all in the verdicts."""
+    rows: Rows = [
+        [
+            _student(view, row.tutor),
+            _student(view, row.student),
+            row.domain,
+            row.feedbacks,
+            row.kept / row.feedbacks if row.feedbacks else None,
+        ]
+        for row in results.taught
+    ]
+    columns = [*plain("Tutor", "Tutee", "Domain", "Feedbacks"), grid.percent("Shown", drawn="bar")]
+    return Grid("Who taught whom", columns, rows)
 
 
 def _gap(gate: GateDecision, student: str) -> Measured | None:
