@@ -57,6 +57,9 @@ SCRIPTED = (
 """Students that answer from a script, and trainers of a tiny model: whole runs that come out bit for bit. Nothing may
 hang on the clock, so a tutor has all the time and is never silenced; a job may be begun often."""
 
+THREE = (*scripted("c"), "students.c.domain=biology", "problems.per_step=3")
+"""A student more, and its domain."""
+
 CONTEXT = 4096
 """Tokens of the tiny model, which are bytes: every prompt fits."""
 
@@ -173,9 +176,9 @@ class ScriptedDeployment(RunningDeployment):
         assert_nothing_left(self.bus, self.settings.names)
 
 
-def undisturbed_weights(runs_dir: Path, model: Path) -> dict[str, str]:
+def undisturbed_weights(runs_dir: Path, model: Path, *overrides: str) -> dict[str, str]:
     """sha256 of the weights of such a run in which nothing happens, made by programs of their own."""
-    running = ScriptedDeployment(runs_dir, "undisturbed", model, start_process=launch)
+    running = ScriptedDeployment(runs_dir, "undisturbed", model, *overrides, start_process=launch)
     try:
         assert running.finish().status is Status.DONE
         assert running.launcher.restarts == {}
