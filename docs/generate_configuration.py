@@ -6,6 +6,7 @@ the limits that the code enforces; a variable without a meaning is an error, so 
 
 import enum
 import json
+import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ from pydantic_core import PydanticUndefined
 from services.student.config import ScriptEnvironment, VllmEnvironment
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import ENV_PREFIX, EXTENDS, PRESETS, load_settings, preset_names, read_toml
-from shared.config.settings import STUDENTS, RunSettings, StudentSection
+from shared.config.settings import RunSettings
+from shared.config.students import StudentSection
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -89,10 +91,10 @@ def _sections() -> Iterator[str]:
     for name, field in RunSettings.model_fields.items():
         model = StudentSection if name == "students" else field.annotation
         assert isinstance(model, type) and issubclass(model, BaseModel)
-        shown = "students.a], [students.b" if name == "students" else name
+        shown = "students.<name>" if name == "students" else name
         yield _section(shown, model)
         for key, inner in _inner_sections(model):
-            yield _section(f"students.a.{key}], [students.b.{key}" if name == "students" else f"{name}.{key}", inner)
+            yield _section(f"students.<name>.{key}" if name == "students" else f"{name}.{key}", inner)
 
 
 def _section(shown: str, model: type[BaseModel]) -> str:
@@ -174,9 +176,12 @@ def _presets() -> str:
 
 def _extending(bases: dict[str, str]) -> Iterator[str]:
     yield "These hold what differs from the one that they extend:\n\n| preset | extends | with |\n|---|---|---|"
+    defaults = _flat_defaults()
     for name, base in bases.items():
         own, below = (dict(_flat(load_settings(preset=each, environ={}))) for each in (name, base))
-        changes = [f"`{key} = {value}`" for key, value in own.items() if value != below[key]]
+        # What is not there below is a student that the preset adds.
+        unset = {key: defaults.get(re.sub(r"^students\.\w+", "students.a", key)) for key in own}
+        changes = [f"`{key} = {value}`" for key, value in own.items() if value != below.get(key, unset[key])]
         yield f"| `{name}` | `{base}` | {', '.join(changes)} |"
 
 
@@ -185,7 +190,7 @@ def _flat(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if name == "students":
-            for student in STUDENTS:
+            for student in sorted(values):
                 yield from _flat(values[student], f"students.{student}.")
         elif isinstance(value, BaseModel):
             yield from _flat(value, f"{prefix}{name}.")
@@ -194,7 +199,7 @@ def _flat(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _flat_defaults() -> dict[str, str]:
-    plain = {student: StudentSection(domain=student) for student in STUDENTS}
+    plain = {student: StudentSection(domain=student) for student in ("a", "b")}
     values = dict(_flat(RunSettings(students=plain)))
     return {key: value for key, value in values.items() if not key.endswith(".domain")}
 
@@ -235,6 +240,8 @@ def _toml(value: Any) -> str:
         value = value.value
     if isinstance(value, float) and 0 < value < 1e-3:
         return f"{value:g}"
+    if isinstance(value, dict) and value:
+        return f"{{ {', '.join(f'{key} = {_toml(one)}' for key, one in value.items())} }}"
     return json.dumps(value)
 
 

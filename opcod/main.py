@@ -10,6 +10,7 @@ import typer
 from opcod.commands.ask import ask
 from opcod.commands.bundle import bundle
 from opcod.commands.compare import compare
+from opcod.commands.compose import compose
 from opcod.commands.dlq import app as dlq
 from opcod.commands.doctor import doctor
 from opcod.commands.eval import evaluate_student
@@ -68,6 +69,7 @@ app.command("doctor")(doctor)
 app.command("gpu-check")(gpu_check)
 app.command("prepare")(prepare)
 app.command("keys")(keys)
+app.command("compose")(compose)
 app.command("replay")(replay)
 app.command("specialize")(specialize)
 app.command("model")(model)

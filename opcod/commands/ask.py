@@ -25,7 +25,8 @@ from shared.http.client import parsed
 def ask(
     problem: Annotated[str, typer.Argument(help="The question.")],
     run_name: Annotated[str | None, typer.Option("--run", help="Default: what is up, else the run begun last.")] = None,
-    first: Annotated[str | None, typer.Option("--first", help="The student that answers: a or b.")] = None,
+    first: Annotated[str | None, typer.Option("--first", help="The student that answers; default: the first.")] = None,
+    tutor: Annotated[str | None, typer.Option("--tutor", help="Who gives feedback; default: its best peer.")] = None,
     exchanges: Annotated[int, typer.Option("--exchanges", min=1, max=3, help="How often feedback is given.")] = 1,
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same answers.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole exchange as JSON.")] = False,
@@ -36,7 +37,9 @@ def ask(
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
     """Ask the peers. Starts the run's services for the question if nothing is up."""
-    request = body_of(AskRequest, ["problem"], problem=problem, first=first, exchanges=exchanges, seed=seed)
+    request = body_of(
+        AskRequest, ["problem"], problem=problem, first=first, tutor=tutor, exchanges=exchanges, seed=seed
+    )
     found = _found(runs_dir.resolve(), run_name)
     place = (found.run_dir.parent, found.run_dir.name) if found else (runs_dir, run_name)
     paths, settings = served_settings(*place, cache_dir, preset, config, overrides)

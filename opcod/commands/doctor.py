@@ -5,7 +5,7 @@ Each finding says what was found and, where it is not well, what to do.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -36,8 +36,8 @@ from opcod.planning.disk import free_disk_needed, free_under
 from opcod.prepare.checks import can_be_written, existing, thinking_notes
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
-from shared.config.machine import ResourcesSection, cores_here
-from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.config.machine import cores_here
+from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError, OpcodError, UnavailableError
 from shared.gpus import driver, gpus_here
 from shared.http.access import read_keys
@@ -90,7 +90,7 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
     return [
         Finding("python", "ok", sys.version.split()[0]),
         *(() if is_elsewhere() else map(_package, PACKAGES)),
-        _threads(settings.resources, cores_here()),
+        _threads(settings, cores_here()),
         Finding("memory", "ok", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),
         Finding(
             "disk",
@@ -109,7 +109,7 @@ def examine_deployment(deployment: Deployment) -> list[Finding]:
     findings = [_keys(deployment.key_file)]
     bus = RedisBus(deployment.bus_url(), deployment.run)
     try:
-        findings += [*_redis(bus), *_services(bus), *_queues(bus)]
+        findings += [*_redis(bus), *_services(bus), *_queues(bus, deployment.settings().names)]
     except OpcodError as error:
         findings.append(Finding("redis", "bad", str(error)))
     finally:
@@ -124,8 +124,8 @@ def _package(name: str) -> Finding:
         return Finding(name, "bad", "not installed; `make setup` installs what a run on one machine needs")
 
 
-def _threads(resources: ResourcesSection, cores: int) -> Finding:
-    on_cpu, on_gpu = (resources.threads_on(device, cores) for device in ("cpu", "cuda"))
+def _threads(settings: RunSettings, cores: int) -> Finding:
+    on_cpu, on_gpu = (settings.threads_on(device, cores) for device in ("cpu", "cuda"))
     if on_cpu > cores:
         return Finding("threads", "warn", f"{on_cpu} a model process on {cores} cores; lower resources.threads")
     beside = f", {on_gpu} beside a GPU" if on_gpu != on_cpu else ""
@@ -237,8 +237,8 @@ def _services(bus: RedisBus) -> Iterator[Finding]:
             )
 
 
-def _queues(bus: RedisBus) -> Iterator[Finding]:
-    for queue, group in queues_of(STUDENTS):
+def _queues(bus: RedisBus, students: Sequence[str]) -> Iterator[Finding]:
+    for queue, group in queues_of(students):
         waiting, pending = bus.queue_depth(queue, group)
         if waiting or pending:
             yield Finding(f"queue {queue}", "ok", f"{waiting} waiting, {pending} in hand")

@@ -17,7 +17,7 @@ from opcod.talk.exchanges import run_directory
 def export(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="The run.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A directory: new or empty.")],
-    student: Annotated[str, typer.Option("--student", help="a or b.")],
+    student: Annotated[str, typer.Option("--student", help="Whose version.")],
     version: Annotated[
         str | None,
         typer.Option("--version", help="v12; default: the one that the run hands on. v0: the model it began with."),

@@ -76,7 +76,7 @@ def gpu_check(
 def _chosen(model: str, problems: Path | None) -> list[str]:
     """Settings that the options stand for."""
     named = Path(model).expanduser()
-    models = [f"students.{student}.model={named.resolve() if named.exists() else model}" for student in "ab"]
+    models = [f"students.{student}.model={named.resolve() if named.exists() else model}" for student in ("a", "b")]
     if problems is None:
         return models
     if not problems.is_dir():

@@ -22,7 +22,7 @@ def problems() -> None:
 @app.command("show")
 def show(
     partition: Annotated[str, typer.Option("--partition", help=f"One of {', '.join(PARTITIONS)}.")] = "train",
-    domain: Annotated[str | None, typer.Option("--domain", help="Default: both.")] = None,
+    domain: Annotated[str | None, typer.Option("--domain", help="Default: all.")] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="How many.")] = 10,
     summary: Annotated[bool, typer.Option("--summary", help="Counts and hashes as JSON instead.")] = False,
     preset: Preset = None,

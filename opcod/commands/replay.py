@@ -33,7 +33,7 @@ WITHOUT_EFFECT = ("loss.trace_share:", "trainer.")
 
 def replay(
     run_name: Annotated[str, typer.Argument(help="The run.", metavar="RUN")],
-    student: Annotated[str, typer.Option("--student", help="a or b.")] = "a",
+    student: Annotated[str | None, typer.Option("--student", help="Default: the first one.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="The last version, as v7.")] = None,
     into: Annotated[str | None, typer.Option("--into", help="Keep what is made, as a run of this name.")] = None,
     overrides: Overrides = None,
@@ -48,8 +48,7 @@ def replay(
     require_model_packages("`opcod replay`")
     paths = paths_for(runs_dir, run_name, cache_dir)
     recorded = stored_settings(paths)
-    if student not in recorded.students:
-        raise ConfigError(f"--student: expected one of {', '.join(recorded.students)}, got {student!r}")
+    student = recorded.require_student(student or recorded.names[0])
     settings = settings_on(paths, None, None, overrides)
     changed = differences(recorded, settings)
     _check_changes(changed, into)
@@ -79,7 +78,7 @@ def replay(
 def promise(settings: RunSettings, device: str) -> str:
     """How near to the recorded versions a replay on this device ("cuda" or "cpu") comes, for people."""
     if device == "cpu":
-        threads = settings.resources.threads_on(device, cores_here())
+        threads = settings.threads_on(device, cores_here())
         return (
             f"Replayed on the CPU with resources.threads = {threads}: bit for bit, where the run "
             "trained on this machine's CPU."

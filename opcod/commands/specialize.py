@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,14 +11,14 @@ from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, ab
 from opcod.prepare.checks import check_settings
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run
-from shared.config.settings import STUDENTS, RunSettings
+from shared.config.settings import RunSettings
 from shared.contracts.models import MODELS, prepared_model
 from shared.errors import ConfigError
 
 
 def specialize(
     student: Annotated[
-        Literal["a", "b"] | None, typer.Option("--student", help="Only this one; default: those that the settings say.")
+        str | None, typer.Option("--student", help="Only this one; default: those that the settings say.")
     ] = None,
     examples: Annotated[
         Path | None, typer.Option("--examples", help="JSONL file to fine-tune --student on (docs/data.md).")
@@ -40,7 +40,7 @@ def specialize(
             paths,
             settings,
             lambda what: console.print(f"preparing: {what}"),
-            students=STUDENTS if student is None else (student,),
+            students=None if student is None else (student,),
         )
         for file in sorted((paths.run_dir / MODELS).glob("*.json")):
             made = prepared_model(paths.run_dir, file.stem).model_dump_json(include={"path", "sha256"})
@@ -51,16 +51,17 @@ def specialize(
 def _settings(
     student: str | None, examples: Path | None, preset: str | None, config: Path | None, overrides: list[str]
 ) -> RunSettings:
-    """What is asked for, with the other student left as it is when one is named."""
+    """What is asked for, with the other students left as they are when one is named."""
     if student is None:
         if examples is not None:
             raise ConfigError("--examples: expected --student, too; each student has examples of its own")
         return settings_from(preset, config, overrides)
-    peer = "b" if student == "a" else "a"
+    named = settings_from(preset, config, overrides)
+    named.require_student(student)
     chosen = [
         f"students.{student}.specialize=true",
-        f"students.{peer}.specialize=false",
-        f"students.{peer}.examples=none",
+        *(f"students.{peer}.specialize=false" for peer in named.peers_of(student)),
+        *(f"students.{peer}.examples=none" for peer in named.peers_of(student)),
     ]
     if examples is not None:
         chosen.append(f"students.{student}.examples={absolute(examples)}")

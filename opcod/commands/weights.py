@@ -12,13 +12,13 @@ from opcod.prepare.run_directory import stored_settings
 from opcod.report.writing import state_of
 from opcod.weights import faults_of, roll_back, versions_of
 from shared.contracts.run import STATE_FILE
-from shared.errors import ConfigError, StorageError
+from shared.errors import StorageError
 from shared.files.retention import needed_steps, prune_versions
 
 app = typer.Typer(help="The versions of a run.", no_args_is_help=True)
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run.")]
-Student = Annotated[str | None, typer.Option("--student", help="a or b; default: both.")]
+Student = Annotated[str | None, typer.Option("--student", help="Only this one; default: all.")]
 
 
 @app.callback()
@@ -79,7 +79,7 @@ def prune(
 @app.command("rollback")
 def rollback(
     run_name: RunName,
-    student: Annotated[str, typer.Option("--student", help="a or b.")],
+    student: Annotated[str, typer.Option("--student", help="Whose.")],
     to: Annotated[str, typer.Option("--to", help="v7: the version to go back to.")],
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
@@ -93,10 +93,8 @@ def rollback(
 
 def _run(runs_dir: Path, run_name: str, student: str | None) -> tuple[Path, list[str]]:
     paths = paths_for(runs_dir, run_name, CACHE_DIR)
-    students = sorted(stored_settings(paths).students)
-    if student is not None and student not in students:
-        raise ConfigError(f"--student: expected one of {', '.join(students)}, got {student!r}")
-    return paths.run_dir, [student] if student else students
+    settings = stored_settings(paths)
+    return paths.run_dir, [settings.require_student(student)] if student else list(settings.names)
 
 
 def _needed(run_dir: Path, student: str) -> dict[int, str]:

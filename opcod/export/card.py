@@ -66,10 +66,18 @@ class Exported:
 def render(run: Record, exported: Exported) -> str:
     """The whole README.md, with the metadata that the hub reads at its head."""
     settings, student = run.settings, exported.student
-    peer = settings.peer_of(student)
-    # The report's own tables, of this student alone: whether its peer might tutor is a row about the peer.
+    peers = settings.peers_of(student)
+    # The report's own tables, of this student alone: whether a peer might tutor is a row about the peer.
     own = run.report.model_copy(update={"students": [one for one in run.report.students if one.student == student]})
-    of_peer = run.report.model_copy(update={"students": [one for one in run.report.students if one.student == peer]})
+    of_peers = run.report.model_copy(
+        update={
+            "students": [one for one in run.report.students if one.student in peers],
+            "gates": [
+                gate.model_copy(update={"pairs": [pair for pair in gate.pairs if pair.student == student]})
+                for gate in run.report.gates
+            ],
+        }
+    )
     rows = tested(run, exported)
     scores = score_grid(run.report.model_copy(update={"scores": rows})) if rows else _other_scores(run, exported)
     environment = Environment(
@@ -81,14 +89,14 @@ def render(run: Record, exported: Exported) -> str:
         settings=settings,
         section=settings.students[student],
         exported=exported,
-        peer=peer,
+        peers=peers,
         method=METHODS[settings.run.method],
         largest_rank=largest_rank(settings.lora.rank) if exported.adapter_of else None,
         steps=parse_version(exported.version)[1],
         opcod=installed_version("opcod"),
         messages=_example(settings),
         scores="\n".join(markdown(scores)) if scores.rows else "",
-        gates="\n".join(markdown(gate_grid(of_peer))) if settings.run.method == "opcod" and run.report.gates else "",
+        gates="\n".join(markdown(gate_grid(of_peers))) if settings.run.method == "opcod" and run.report.gates else "",
         feedback="\n".join(markdown(feedback_grid(own))) if settings.run.method == "opcod" else "",
         limits=limits(run, exported, rows),
     )

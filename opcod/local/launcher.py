@@ -149,7 +149,7 @@ class Launcher:
             "OPCOD_PORT": str(self._port(service, student)),
             "OPCOD_URL_FILE": str(self._url_file(name)),
             "OPCOD_TRAIN": "true" if self._mode == "run" else "false",
-            "OMP_NUM_THREADS": str(self._settings.resources.threads_on(device, cores_here())),
+            "OMP_NUM_THREADS": str(self._settings.threads_on(device, cores_here())),
             "TOKENIZERS_PARALLELISM": "false",
         }
         if student:

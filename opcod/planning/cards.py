@@ -195,8 +195,8 @@ class CardPlanner:
             if need.bytes > card.room:
                 yield (
                     f"GPU {card.number} has {_gib(card.bytes)} GiB, of which {_gib(card.room)} can be planned with; to "
-                    f"fine-tune student {need.service[-1]} takes {_gib(need.bytes)}: bring a specialist "
-                    f"(students.{need.service[-1]}.specialize = false), or take a larger card"
+                    f"fine-tune student {_student(need)} takes {_gib(need.bytes)}: bring a specialist "
+                    f"(students.{_student(need)}.specialize = false), or take a larger card"
                 )
 
     def _is_left_to_its_server(self, card: Card) -> bool:
@@ -286,3 +286,8 @@ class CardPlanner:
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.1f}"
+
+
+def _student(need: Need) -> str:
+    """Of a service's need, the student that it is for."""
+    return need.service.partition("-")[2]

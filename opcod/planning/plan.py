@@ -39,7 +39,7 @@ from opcod.planning.work import (
 )
 from opcod.prepare.checks import thinking_notes
 from shared.config.loading import flattened, to_toml
-from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError, OpcodError, PromptError
 from shared.gpus import gpus_here
 from shared.problems.coverage import uncovered_languages
@@ -100,6 +100,11 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
         found.problems = manifest(problems)
         uncovered = uncovered_languages(problems)
         found.notes += [uncovered] if uncovered is not None else []
+        found.notes += [
+            f"no student is strong in {domain}; whoever is best there may tutor in it"
+            for domain in problems.domains
+            if domain not in settings.domains
+        ]
         evaluated = evaluated_problems(settings, problems)
     _look_at_specialists(found, problems)
     _look_at_engines(found)
@@ -138,7 +143,7 @@ def _look_at_cards(
 
 
 def _look_at_specialists(found: Planned, problems: ProblemSet | None) -> None:
-    for student in STUDENTS:
+    for student in found.settings.names:
         with _noted(found.missing):
             if found.settings.learns_from_itself(student):
                 found.notes += [_own_answers(found.settings, student, problems)] if problems is not None else []
@@ -158,7 +163,7 @@ def _own_answers(settings: RunSettings, student: str, problems: ProblemSet) -> s
 
 
 def _look_at_engines(found: Planned) -> None:
-    for student in STUDENTS:
+    for student in found.settings.names:
         section = found.settings.students[student]
         if section.engine != "vllm":
             continue
@@ -180,7 +185,7 @@ def _look_at_models(
 
     count: Count | None = None
     shapes: dict[str, ModelShape] = {}
-    for student in STUDENTS:
+    for student in found.settings.names:
         section = found.settings.students[student]
         if section.engine == "scripted":
             continue
@@ -193,7 +198,7 @@ def _look_at_models(
                 check_model(directory)
                 tokenizer = load_tokenizer(directory, section.chat_template)
                 counted = counting(tokenizer)
-                # Prompts are counted with one tokenizer: lengths are an estimate for both students.
+                # Prompts are counted with one tokenizer: lengths are an estimate for all students.
                 if _takes_prompts(found, student, problems, counted):
                     count = count or counted
                 shape = read_shape(directory)
@@ -309,7 +314,7 @@ def _work(found: Planned) -> Grid:
         for each in found.work
     ]
     header = plain("job", "jobs", "texts", "prompt tokens", "output tokens")
-    return Grid("Work of both students, at most", header, rows)
+    return Grid("Work of all students, at most", header, rows)
 
 
 def _memory(found: Planned) -> Grid:

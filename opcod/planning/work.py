@@ -6,7 +6,7 @@ Prompts are measured with the student's tokenizer where it is on this machine, e
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shared.config.settings import STUDENTS, RunSettings
+from shared.config.settings import RunSettings
 from shared.contracts.messages import ChatMessage
 from shared.contracts.run import Split
 from shared.problems.problem import Problem, ProblemSet, spread
@@ -60,12 +60,11 @@ def prompts_of(
     problem: Problem, problems: ProblemSet, settings: RunSettings
 ) -> tuple[Sequence[ChatMessage], Sequence[ChatMessage], Sequence[ChatMessage]]:
     """Of each kind that a run asks one, with next to nothing in it but the problem: own, teacher's, feedback's."""
-    domains = [settings.students[student].domain for student in ("a", "b")]
     asked = problems.format
     return (
         asked.messages(problem),
         asked.teacher_messages(problem, solution="x", feedback="x"),
-        asked.feedback_messages(problem, "x", peer_domain=domains[0], agent_domain=domains[1]),
+        asked.feedback_messages(problem, "x", peer_domain=settings.domains[0], agent_domain=settings.domains[-1]),
     )
 
 
@@ -80,7 +79,7 @@ Evaluated = Mapping[Split, Sequence[Problem]]
 
 @dataclass(frozen=True)
 class Work:
-    """Of both students together. prompt_tokens: with prompts of the mean length and texts as long as they may get;
+    """Of all students together. prompt_tokens: with prompts of the mean length and texts as long as they may get;
     output_tokens: if every text is as long as it may get.
     """
 
@@ -92,12 +91,12 @@ class Work:
 
 
 def total_steps(settings: RunSettings) -> int:
-    """Optimizer steps of both students."""
-    return settings.run.rounds * settings.run.steps_per_round * len(STUDENTS)
+    """Optimizer steps of all students."""
+    return settings.run.rounds * settings.run.steps_per_round * len(settings.students)
 
 
 def work_of(settings: RunSettings, training_problems: int, evaluated: Evaluated, lengths: Lengths) -> list[Work]:
-    """A line for each kind of job; feedback and revisions as if both students may tutor in every round."""
+    """A line for each kind of job; feedback and revisions as if all students may tutor in every round."""
     groups = total_steps(settings) * min(settings.problems.per_step, training_problems)
     samples, rollout = settings.rollout.samples, settings.rollout.max_tokens
     tutored = groups if settings.run.method == "opcod" and settings.gate.mode != "never" else 0
@@ -126,7 +125,7 @@ def _work(kind: str, jobs: int, texts: int, prompt: float, output: int) -> Work:
 
 def _evaluation(settings: RunSettings, evaluated: Evaluated, lengths: Lengths, split: Split, times: int) -> Work:
     section, problems = settings.evaluation, len(evaluated[split])
-    evaluations = times * len(STUDENTS)
+    evaluations = times * len(settings.students)
     samples = section.test_samples if split is Split.TEST else section.validation_samples
     texts = evaluations * problems * samples
     return _work(

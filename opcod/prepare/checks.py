@@ -14,7 +14,7 @@ from opcod.prepare.models import base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
-from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import prepared_model
 from shared.errors import ConfigError
 from shared.gpus import gpus_here
@@ -57,7 +57,7 @@ def check_name(run: str) -> None:
 
 
 def _check_specialists(settings: RunSettings, problems: ProblemSet) -> None:
-    for name in STUDENTS:
+    for name in settings.names:
         if settings.learns_from_itself(name):
             own_problems(settings, name, problems)
         elif settings.students[name].specialize:

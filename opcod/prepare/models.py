@@ -14,7 +14,7 @@ from opcod.local.gpus import Shares, apart, share_out, visible
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.signals import stoppable
 from opcod.planning.machine import Purpose, in_words, write_plan
-from shared.config.settings import STUDENTS, Paths, RunSettings
+from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.errors import ConfigError, ModelError, StoppedError
 from shared.files.durable import atomic_write
@@ -33,15 +33,15 @@ def prepare_models(
     settings: RunSettings,
     progress: Progress,
     stopped: Callable[[], bool] = lambda: False,
-    students: Sequence[str] = STUDENTS,
+    students: Sequence[str] | None = None,
     purpose: Purpose | None = "run",
 ) -> dict[str, float]:
-    """Write `models/<student>.json` for `students`; returns the seconds of each stage.
+    """Write `models/<student>.json` for `students`, by default all; returns the seconds of each stage.
 
     purpose: what the GPUs' memory is planned for; None leaves the plan that there is.
     Scripted students need no weights. A run keeps the models it was begun with. Specialists that are not cached
-    are fine-tuned here, both at once unless they share a GPU, those of `specialize.source = "self"` after they have
-    drawn answers of their own.
+    are fine-tuned here, all at once but for those that share a GPU, those of `specialize.source = "self"` after they
+    have drawn answers of their own.
     Raises StoppedError once `stopped` says so, and ConfigError if a model of the run is gone and cannot be made again
     alike.
     """
@@ -49,7 +49,7 @@ def prepare_models(
     progress("models")
     if stopped():
         raise StoppedError("stopped before any model was loaded")
-    wanted = [name for name in students if settings.students[name].engine != "scripted"]
+    wanted = [name for name in students or settings.names if settings.students[name].engine != "scripted"]
     # Resumed, replayed and served on the same weights: what is pinned and unchanged is not resolved again.
     pinned = {name: _prepared(paths, name) for name in wanted}
     missing = [name for name in wanted if not _is_there(pinned[name])]

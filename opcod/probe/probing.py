@@ -25,7 +25,7 @@ from opcod.probe.questions import (
     taught_answers,
     tutor_questions,
 )
-from shared.config.settings import STUDENTS, Paths
+from shared.config.settings import Paths
 from shared.contracts.ids import version_name
 from shared.contracts.jobs import PromptOutput, Questions
 from shared.contracts.messages import Sampling
@@ -48,14 +48,14 @@ def probe(name: str, paths: Paths, plan: ProbePlan, say: Say, stopped: Stopped) 
     """
     started, settings = time.monotonic(), plan.settings
     asking = Questioning(paths, plan, say, stopped)
-    count = f"{len(plan.problems)} problems"
-    heard = asking.ask(f"a and b solve {count}", first_questions(plan), settings.rollout.sampling, plan.samples)
+    names, count = " and ".join(settings.names), f"{len(plan.problems)} problems"
+    heard = asking.ask(f"{names} solve {count}", first_questions(plan), settings.rollout.sampling, plan.samples)
     wrong = errors(plan, heard)
-    told = asking.ask(f"a and b tutor on {len(wrong)} errors", tutor_questions(plan, wrong), settings.feedback.sampling)
+    told = asking.ask(f"{names} tutor on {len(wrong)} errors", tutor_questions(plan, wrong), settings.feedback.sampling)
     raw = {key: output.samples[0].text for key, output in told.items()}
     judged = {error.key: plan.format.judge_feedback(raw[error.key], error.problem) for error in wrong}
     again = last_questions(plan, wrong, judged, heard)
-    revised = asking.ask(f"a and b answer again, {len(again)} times", again, settings.rollout.sampling)
+    revised = asking.ask(f"{names} answer again, {len(again)} times", again, settings.rollout.sampling)
     reach = asking.reach(taught_answers(plan, wrong, judged, heard))
     rows = tally(_probed(plan, {**heard, **revised}, wrong, raw, judged, reach), settings.rollout.samples)
     return Probe(
@@ -77,6 +77,7 @@ class Questioning:
 
     def __init__(self, paths: Paths, plan: ProbePlan, say: Say, stopped: Stopped) -> None:
         self._paths = paths
+        self._plan = plan
         self._settings = plan.settings
         self._say = say
         self._stopped = stopped
@@ -84,8 +85,8 @@ class Questioning:
 
     def ask(self, title: str, asked: Asked, sampling: Sampling, samples: int = 1) -> dict[Key, PromptOutput]:
         """`samples` answers to each question, of the student that it is for."""
-        keys = {s: [key for key in asked if self._answering(key) == s] for s in STUDENTS}
-        those = [student for student in STUDENTS if keys[student]]
+        keys = {s: [key for key in asked if self._answering(key) == s] for s in self._settings.names}
+        those = [student for student in self._settings.names if keys[student]]
         if not those:
             return {}
         self._say(title)
@@ -108,8 +109,8 @@ class Questioning:
 
     def reach(self, taught: Mapping[Key, TaughtAnswer]) -> dict[Key, Reach]:
         """How far the loss reaches into each answer that fits its model; of none that a scripted student gave."""
-        keys = {s: [key for key in taught if key.student == s] for s in STUDENTS}
-        those = [s for s in STUDENTS if keys[s] and self._settings.students[s].engine != "scripted"]
+        keys = {s: [key for key in taught if key.student == s] for s in self._settings.names}
+        those = [s for s in self._settings.names if keys[s] and self._settings.students[s].engine != "scripted"]
         if not those:
             return {}
         self._say(f"the loss of {' and '.join(those)} on {len(taught)} errors")
@@ -139,7 +140,7 @@ class Questioning:
         return ProcessSpec(service, module, directory / f"{student}.log", environment, arguments)
 
     def _answering(self, key: Key) -> str:
-        return self._settings.peer_of(key.student) if key.what == "feedback" else key.student
+        return self._plan.peer_of(key.student) if key.what == "feedback" else key.student
 
 
 def _reaches(log_file: Path, count: int) -> Iterator[Reach | None]:
@@ -178,7 +179,7 @@ def _probed(
             reach=reach.get(error.key),
         )
 
-    of = {(s, p.id): [e for e in wrong if e.key[:2] == (s, p.id)] for s in STUDENTS for p in plan.problems}
+    of = {(s, p.id): [e for e in wrong if e.key[:2] == (s, p.id)] for s in plan.settings.names for p in plan.problems}
     return [
         ProbedProblem(
             student=student,
@@ -189,6 +190,6 @@ def _probed(
             solution_shown=graded(student, problem, "solution"),
             errors=tuple(map(told, of[student, problem.id])),
         )
-        for student in STUDENTS
+        for student in plan.settings.names
         for problem in plan.problems
     ]

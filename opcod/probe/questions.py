@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from shared.config.settings import STUDENTS, RunSettings
+from shared.config.settings import RunSettings
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import PromptOutput, Question
 from shared.contracts.messages import ChatMessage
 from shared.contracts.probing import TaughtAnswer
+from shared.errors import ConfigError
 from shared.method.sanitizing import strip_thinking
 from shared.problems.generated import DrawnProblem
 from shared.problems.hints import drawings, right_hint
@@ -46,6 +47,10 @@ class ProbePlan:
     drawn: Mapping[str, DrawnProblem]
     samples: int
 
+    def peer_of(self, student: str) -> str:
+        (peer,) = self.settings.peers_of(student)
+        return peer
+
     def question(self, key: Key, messages: Sequence[ChatMessage]) -> Question:
         """Seeded alike for both students, so that they are compared on the same draws."""
         seed = seed_of(self.settings.run.seed, "probe", key.problem, key.what, key.number)
@@ -67,7 +72,10 @@ class Error:
 
 
 def plan_probe(settings: RunSettings, per_kind: int, samples: int) -> ProbePlan:
-    """`per_kind` training problems of each kind, evenly spread. Raises as `load_problems`."""
+    """`per_kind` training problems of each kind, evenly spread. Raises as `load_problems`, and ConfigError for other
+    than two students."""
+    if len(settings.students) != 2:
+        raise ConfigError(f"students: expected two to probe, got {', '.join(settings.names)}; name a preset of a pair")
     loaded = load_problems(settings)
     kinds: dict[tuple[str, str], list[Problem]] = {}
     for problem in sorted(loaded.train, key=lambda each: loaded.domains.index(each.domain)):
@@ -79,7 +87,7 @@ def plan_probe(settings: RunSettings, per_kind: int, samples: int) -> ProbePlan:
 def first_questions(plan: ProbePlan) -> Asked:
     """Every problem to both students: plain, with the right hint, with the worked solution."""
     asked: dict[Key, Question] = {}
-    for student in STUDENTS:
+    for student in plan.settings.names:
         for problem in plan.problems:
             plain = Key(student, problem.id, "plain")
             asked[plain] = plan.question(plain, plan.format.messages(problem))
@@ -96,7 +104,7 @@ def first_questions(plan: ProbePlan) -> Asked:
 def errors(plan: ProbePlan, heard: Heard) -> list[Error]:
     """The distinct wrong answers to each problem, in order."""
     found = []
-    for student in STUDENTS:
+    for student in plan.settings.names:
         for problem in plan.problems:
             output = heard[Key(student, problem.id, "plain")]
             texts = [sample.text for sample in output.samples]
@@ -117,7 +125,7 @@ def tutor_questions(plan: ProbePlan, wrong: Sequence[Error]) -> Asked:
             plan.format.feedback_messages(
                 error.problem,
                 error.text,
-                peer_domain=domains[plan.settings.peer_of(error.key.student)],
+                peer_domain=domains[plan.peer_of(error.key.student)],
                 agent_domain=domains[error.key.student],
             ),
         )
@@ -134,9 +142,7 @@ def last_questions(plan: ProbePlan, wrong: Sequence[Error], judged: Mapping[Key,
             key = error.key._replace(what="revision")
             asked[key] = plan.question(key, _shown(plan, error.problem, feedback=delivered))
     for student, problem in _unsolved(plan):
-        shown = right_answer(plan, heard, student, problem) or right_answer(
-            plan, heard, plan.settings.peer_of(student), problem
-        )
+        shown = right_answer(plan, heard, student, problem) or right_answer(plan, heard, plan.peer_of(student), problem)
         for number in range(plan.samples if shown is not None else 0):
             key = Key(student, problem.id, "solution", number)
             asked[key] = plan.question(key, _shown(plan, problem, solution=shown))
@@ -173,7 +179,7 @@ def right(plan: ProbePlan, problem: Problem, text: str) -> bool:
 
 
 def _unsolved(plan: ProbePlan) -> Iterator[tuple[str, Problem]]:
-    return ((student, each) for student in STUDENTS for each in plan.problems if each.solution is None)
+    return ((student, each) for student in plan.settings.names for each in plan.problems if each.solution is None)
 
 
 def _shown(

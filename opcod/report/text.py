@@ -166,6 +166,8 @@ def verdict_lines(report: Report) -> list[str]:
     if unsure:
         cells = ", ".join(f"{row.student}/{row.domain}" for row in unsure)
         lines.append(f"Within the noise of this test (95 % interval of the change holds 0): {cells}.")
+    if report.unclaimed:
+        lines.append(f"No student is strong in {', '.join(report.unclaimed)}; whoever is best there may tutor in it.")
     return lines
 
 
@@ -176,6 +178,7 @@ def grids(report: Report) -> list[Grid]:
         _stem_grid(report),
         _answer_grid(report),
         gate_grid(report),
+        _taught_grid(report),
         feedback_grid(report),
         *diagnostic_grids(report.diagnostics),
         _wall_grid(report),
@@ -252,6 +255,9 @@ def _answer_grid(report: Report) -> Grid:
 
 
 def gate_grid(report: Report) -> Grid:
+    """A row for each student where there are two, whose gap is that to the other; else for each tutor and tutee."""
+    if any(len(gate.gaps) > 2 for gate in report.gates):
+        return _pair_grid(report)
     rows: Rows = [_gate_row(gate, student.student) for gate in report.gates for student in report.students]
     columns = [
         *plain("round", "student", "validation"),
@@ -262,9 +268,44 @@ def gate_grid(report: Report) -> Grid:
     return Grid("Gate", columns, rows)
 
 
+def _pair_grid(report: Report) -> Grid:
+    rows: Rows = [
+        [
+            str(gate.round),
+            pair.tutor,
+            pair.student,
+            Measured(pair.gap, pair.interval),
+            gate.tau,
+            SPEAKS.get(gate.mode) or ("yes" if pair.cognizant else "no"),
+        ]
+        for gate in report.gates
+        for pair in gate.pairs
+    ]
+    columns = [
+        *plain("round", "tutor", "tutee"),
+        Column("gap (95 % interval)", ".3f", interval_form=".2f"),
+        Column("τ", "g"),
+        *plain("may tutor"),
+    ]
+    return Grid("Gate", columns, rows)
+
+
+def _taught_grid(report: Report) -> Grid:
+    """What feedback did to answers is in the revisions, by tutor and tutee."""
+    rows: Rows = [
+        [row.tutor, row.student, row.domain, row.feedbacks, row.kept / row.feedbacks if row.feedbacks else None]
+        for row in report.taught
+    ]
+    columns = [*plain("tutor", "tutee", "domain", "feedbacks"), percent("kept")]
+    return Grid("Who taught whom what", columns, rows)
+
+
+SPEAKS = {"always": "yes (always)", "never": "no (never)"}
+
+
 def _gate_row(gate: GateDecision, student: str) -> list[Value]:
     scores = ", ".join(f"{domain} {100 * score:.1f}" for domain, score in gate.scores[student].items())
-    speaks = {"always": "yes (always)", "never": "no (never)"}.get(gate.mode)
+    speaks = SPEAKS.get(gate.mode)
     gap = Measured(gate.gaps[student], gate.gap_intervals[student])
     return [str(gate.round), student, scores, gap, gate.tau, speaks or ("yes" if gate.cognizant[student] else "no")]
 
@@ -302,7 +343,7 @@ def _wall_grid(report: Report) -> Grid:
 
 
 def _phase_grid(report: Report) -> Grid:
-    """Critical path of the training rounds, student by student (both run at the same time)."""
+    """Critical path of the training rounds, student by student (all run at the same time)."""
     names = ["rollout", "feedback", "train", "swap"]
     rows: Rows = [
         [student.student, *(seconds.get(name, 0.0) for name in names), max(seconds, key=lambda name: seconds[name])]

@@ -19,6 +19,8 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
         steps_per_round=settings.run.steps_per_round,
         parallel=settings.run.schedule == "parallel",
         gate_mode=settings.gate_mode,
+        gate_scope=settings.gate.scope,
+        tutor_choice=settings.tutoring.choice,
         tau=settings.gate.tau,
         max_break_rate=settings.gate.max_break_rate,
         strong_domain={name: student.domain for name, student in sorted(settings.students.items())},

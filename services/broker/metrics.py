@@ -8,7 +8,8 @@ from typing import get_args
 from prometheus_client import Counter, Gauge
 
 from services.broker.machine.plan import Plan
-from services.broker.machine.watching import break_count, is_silenced
+from services.broker.machine.speaking import is_silenced
+from services.broker.machine.watching import break_count
 from shared.contracts.diagnostics import AlarmName
 from shared.contracts.run import RunState, Status
 
@@ -43,7 +44,8 @@ def show(state: RunState, plan: Plan) -> None:
         for alarm in get_args(AlarmName):
             ALARM.labels(student, alarm).set(alarm in watch.standing)
     for phase in state.phases:
-        count = break_count(state, plan, phase.student, phase.tutor)
-        BREAKS.labels(phase.tutor, phase.student, "revised").set(count.right)
-        BREAKS.labels(phase.tutor, phase.student, "broke").set(count.broke)
-        SILENCED.labels(phase.tutor, phase.student).set(is_silenced(state, phase.tutor, phase.student))
+        for tutor in phase.tutors:
+            count = break_count(state, plan, phase.student, tutor)
+            BREAKS.labels(tutor, phase.student, "revised").set(count.right)
+            BREAKS.labels(tutor, phase.student, "broke").set(count.broke)
+            SILENCED.labels(tutor, phase.student).set(is_silenced(state, tutor, phase.student))

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shared.config.settings import EvaluationSection, RunSettings, StudentSection
+from shared.config.settings import EvaluationSection, RunSettings
+from shared.config.students import StudentSection
 from shared.contracts.messages import Contract
 from shared.contracts.models import prepared_model
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE, RunState, Score

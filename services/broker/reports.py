@@ -168,7 +168,8 @@ class ReportReader:
         rollouts = self._groups.output(state, target.phase, target.group, JobKind.ROLLOUT).prompts[0]
         told = self._groups.exchanges(state, target.phase, target.group, output)
         graded = rewards(rollouts, problem, self._problems.format)
-        return news.feedback(target.phase, state.round, problem, rollouts, graded, told)
+        assert target.group.tutor is not None
+        return news.feedback(target.phase, target.group.tutor, state.round, problem, rollouts, graded, told)
 
     def _revision(self, report: JobReported, target: RevisionTarget, output: JobOutput, state: RunState) -> ReadReport:
         revision = target.revision
@@ -182,7 +183,7 @@ class ReportReader:
             )
             for rollout, answered in zip(rollouts, output.prompts, strict=True)
         ]
-        counts = count_group(revised, round_=state.round, tutor=target.phase.tutor)
+        counts = count_group(revised, round_=state.round, tutor=revision.tutor)
         texts = [answered.samples[0].text for answered in output.prompts]
         events = news.revised(target.student, state.round, revision.step, problem.id, revised, texts)
         return ReadReport(replace(report, revised=counts), events)

@@ -205,7 +205,7 @@ def build_engine(config: StudentConfig) -> Engine:
         config.section.chat_template,
         config.section.dtype,
         config.section.slots,
-        config.settings.resources.threads_on(device, cores_here()),
+        config.settings.threads_on(device, cores_here()),
         device=device,
     )
 
@@ -213,9 +213,11 @@ def build_engine(config: StudentConfig) -> Engine:
 def _scripted(config: StudentConfig) -> Engine:
     settings = config.settings
     behaviour = ScriptEnvironment()
+    problems = problems_of(settings)
+    at_home, elsewhere = SCRIPTED_ACCURACY
     script = Script(
-        problems=tuple(problems_of(settings).all_problems()),
-        accuracy=dict(zip((config.domain, config.peer_domain), SCRIPTED_ACCURACY, strict=True)),
+        problems=tuple(problems.all_problems()),
+        accuracy=dict.fromkeys(problems.domains, elsewhere) | {config.domain: at_home},
         nonsense_share=behaviour.nonsense_share,
         obedience=behaviour.obedience,
         latency_s=behaviour.latency_s,

@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.config.environment import ServiceConfig, ServiceEnvironment
-from shared.config.settings import StudentSection
+from shared.config.students import StudentSection
 from shared.contracts.jobs import JobKind
 from shared.contracts.messages import Sampling
 from shared.contracts.models import PreparedModel, prepared_model
@@ -38,7 +38,9 @@ class StudentConfig(ServiceConfig):
 
     @property
     def peer_domain(self) -> str:
-        return self.settings.students[self.settings.peer_of(self.student)].domain
+        """What a peer that nobody named is taken to be strong in: whoever comes next."""
+        peers = self.settings.peers_of(self.student)
+        return self.settings.students[peers[0] if peers else self.student].domain
 
     @property
     def weights(self) -> Path:

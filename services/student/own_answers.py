@@ -69,11 +69,12 @@ class OwnQuestions:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Raises ConfigError, also where too few answers were right, ModelError or StorageError."""
     parser = argparse.ArgumentParser(prog="own_answers", description="Keep the right answers of a student's own.")
-    parser.add_argument("--student", required=True, choices=("a", "b"))
+    parser.add_argument("--student", required=True)
     for name in ("--run-dir", "--cache-dir", "--examples"):
         parser.add_argument(name, required=True, type=Path)
     given = parser.parse_args(arguments)
     started = time.monotonic()
+    settings_of(given.run_dir).require_student(given.student)
     config = _base_student(given.run_dir, given.cache_dir, given.student)
     settings, sampling = config.settings, config.settings.specialize.sampling
     problems = problems_of(settings)

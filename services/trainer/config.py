@@ -5,7 +5,8 @@ from pathlib import Path
 
 from services.trainer.step.step import StepSettings
 from shared.config.environment import ServiceConfig, ServiceEnvironment
-from shared.config.settings import RunSettings, StudentSection
+from shared.config.settings import RunSettings
+from shared.config.students import StudentSection
 from shared.contracts.ids import seed_of
 from shared.contracts.models import PreparedModel, prepared_model
 from shared.http.app import check_binding

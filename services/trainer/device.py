@@ -17,7 +17,7 @@ _CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 def set_up(settings: RunSettings, device: str) -> None:
     """Threads, and which algorithms torch may choose. device: "cuda" or "cpu"."""
     # Sums over another number of threads round otherwise.
-    torch.set_num_threads(settings.resources.threads_on(device, cores_here()))
+    torch.set_num_threads(settings.threads_on(device, cores_here()))
     if not settings.trainer.repeats(device):
         return
     # Read when cuBLAS is first used in this process; what somebody chose for it stays.

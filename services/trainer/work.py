@@ -180,4 +180,7 @@ class RankWork:
 
 def _pair(manifest: BatchManifest) -> Pair | None:
     known = manifest.capabilities
-    return Pair(known[manifest.student], known[manifest.tutor]) if known else None
+    if not known:
+        return None
+    (peer,) = known.keys() - {manifest.student}
+    return Pair(known[manifest.student], known[peer])

@@ -15,7 +15,8 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from shared.config.settings import STUDENTS, RunSettings, StudentSection
+from shared.config.settings import RunSettings
+from shared.config.students import StudentSection
 from shared.errors import MAX_SHOWN_CHARS, ConfigError, reason, shown
 from shared.files.text import expanded, is_plain, read_text
 
@@ -220,7 +221,7 @@ def _fields_at(path: Sequence[str]) -> list[str]:
     of environment variables."""
     section: type[BaseModel] = RunSettings
     if list(path) == ["students"]:
-        return list(STUDENTS)
+        return []
     if path and path[0] == "students":
         section, path = StudentSection, path[2:]
     for name in path:

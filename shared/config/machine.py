@@ -60,9 +60,6 @@ class BusSection(Section):
         return with_password(self.url, expanded(self.password_file))
 
 
-MODEL_PROCESSES = 4
-"""Two students and two trainers."""
-
 MOST_THREADS = 8
 """Beside a GPU: what there is to do is bound by the memory, which more cores make no faster."""
 
@@ -73,8 +70,8 @@ class ResourcesSection(Section):
     threads: Positive | Literal["auto"] = Field(
         default="auto",
         description="Threads of each model process; never more than cores in all. `auto`: 1 where it computes on a "
-        "CPU, as sums over another number round otherwise; beside a GPU a quarter of the cores, 8 at most, which look "
-        "through weights and move them.",
+        "CPU, as sums over another number round otherwise; beside a GPU an even share of the cores, 8 at most, which "
+        "look through weights and move them.",
     )
     min_free_disk_bytes: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default="auto",
@@ -95,11 +92,11 @@ class ResourcesSection(Section):
                 raise ValueError(f"{service}: expected each GPU once, got {list(cards)}")
         return gpus
 
-    def threads_on(self, device: str, cores: int) -> int:
-        """Of a model process that computes there. device: "cuda" or "cpu"; cores: those of this process."""
+    def threads_on(self, device: str, cores: int, *, processes: int) -> int:
+        """As `RunSettings.threads_on`. processes: how many compute on this machine."""
         if self.threads != "auto":
             return self.threads
-        return min(MOST_THREADS, max(1, cores // MODEL_PROCESSES)) if device == "cuda" else 1
+        return min(MOST_THREADS, max(1, cores // processes)) if device == "cuda" else 1
 
 
 def cores_here() -> int:

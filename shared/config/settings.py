@@ -13,19 +13,19 @@ from pydantic import Field, field_validator, model_validator
 
 from shared.config.alarms import AlarmsSection
 from shared.config.baselines import GrpoSection, HacpoSection, Method
+from shared.config.combinations import refuse_contradictions
 from shared.config.machine import (
     BusSection,
     ResourcesSection,
     RetentionSection,
     ServingSection,
     TrainerSection,
-    VllmSection,
 )
 from shared.config.section import Positive, Section, Share
 from shared.config.specializing import SpecializeSection
+from shared.config.students import StudentSection, require_names
 from shared.contracts.messages import Sampling
-
-STUDENTS: tuple[Literal["a"], Literal["b"]] = ("a", "b")
+from shared.errors import ConfigError
 
 # Two rows of the longest trees: more saves no time on a CPU, and costs memory there.
 CPU_PASS_TOKENS = 1024
@@ -68,7 +68,7 @@ class ProblemsSection(Section):
         default=30, description="Training rows of each domain that validate instead, for `sciknoweval:`."
     )
     balance_domains: bool = Field(
-        default=False, description="Draw each step evenly from both domains instead of from their union."
+        default=False, description="Draw each step evenly from all domains instead of from their union."
     )
     balance_kinds: bool = Field(
         default=False, description="Go through a domain's kinds in turn, so that no step lacks one for long."
@@ -79,7 +79,12 @@ class GateSection(Section):
     """Who may tutor in a round (paper 3.2)."""
 
     mode: Literal["cognizance", "always", "never", "domain_selective"] = "cognizance"
-    tau: float = Field(default=0.2, ge=0, description="A student tutors if its gap is at most this.")
+    tau: float = Field(default=0.2, ge=0, description="A student tutors another if its gap to it is at most this.")
+    scope: Literal["pair", "all"] = Field(
+        default="pair",
+        description="The gap of a tutor to a tutee: over the domains that these two are strong in, to the better of "
+        "them; or over all domains, to the best of all. The same for two students.",
+    )
     max_break_rate: float = Field(
         default=0.5,
         gt=0,
@@ -96,6 +101,16 @@ class GateSection(Section):
         default="round_start",
         description="The tutor's version; `latest` is the one as its pupil's phase begins, and needs "
         '`run.schedule = "sequential"`.',
+    )
+
+
+class TutoringSection(Section):
+    """Who of several that may tutor a student speaks about a problem; of two students there is but one."""
+
+    choice: Literal["best", "own_domain", "ring"] = Field(
+        default="best",
+        description="`best`: who has the best validation score in the problem's domain. `own_domain`: a specialist of "
+        "that domain, and nobody on problems of the student's own. `ring`: the student that comes next by name.",
     )
 
 
@@ -201,7 +216,7 @@ class OptimizerSection(Section):
     micro_batch_tokens: Positive | Literal["auto"] = Field(
         default="auto",
         description="Padded tokens in one forward pass; a step's memory grows with it. `auto`: 1024 on a CPU; on GPUs "
-        "what the plan of their memory has room for, the same for both students (docs/scaling.md).",
+        "what the plan of their memory has room for, the same for all students (docs/scaling.md).",
     )
     ema_rate: float = Field(default=0.05, gt=0, le=1, description="Share of the student in each EMA update.")
     at_phase_start: Literal["reset", "carry"] = Field(
@@ -228,40 +243,15 @@ class LoraSection(Section):
     first_layer: int = Field(default=0, ge=0, description="Adapt all linear layers of this block and those above.")
 
 
-class StudentSection(Section):
-    """One student: which model it is and how it is served."""
-
-    model: str = Field(default="embedded", description="`embedded`, a directory or a hub id; of an adapter too.")
-    domain: str = Field(description="Its stronger domain: it is fine-tuned on it, and named so to its peer.")
-    specialize: bool = Field(default=False, description="Fine-tune on the own domain first, cached by content.")
-    examples: str | None = Field(
-        default=None, description="JSONL file to fine-tune on (docs/data.md); none: `specialize.source` says on what."
-    )
-    unknown_kinds: int = Field(
-        default=0,
-        ge=0,
-        le=5,
-        description="Of the generated problems: so many kinds of the other domain are left for its peer to teach it.",
-    )
-    engine: Literal["transformers", "vllm", "scripted"] = "transformers"
-    vllm: VllmSection = VllmSection()
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    chat_template: str | None = Field(default=None, description="A template of ours (`compact`), else the model's.")
-    slots: Positive = Field(default=64, description="Sequences generated at once.")
-    replicas: Positive = Field(
-        default=1, description="Replicas that must hold a new version before the broker goes on with it."
-    )
-    port: int = Field(default=0, ge=0, le=65535, description="0 = any free port.")
-
-
 class RunSettings(Section):
-    """All sections, checked against one another (`refuse_contradictions`)."""
+    """All sections, checked against one another (`combinations.py`)."""
 
     # Sections are immutable, so one instance may be the default of all.
     run: RunSection = RunSection()
     problems: ProblemsSection = ProblemsSection()
     gate: GateSection = GateSection()
     alarms: AlarmsSection = AlarmsSection()
+    tutoring: TutoringSection = TutoringSection()
     rollout: RolloutSection = RolloutSection()
     feedback: FeedbackSection = FeedbackSection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -282,8 +272,8 @@ class RunSettings(Section):
     @classmethod
     def _named(cls, students: object) -> object:
         """Before anything is asked of one that there cannot be."""
-        if isinstance(students, dict) and not students.keys() <= set(STUDENTS):
-            raise ValueError(f"expected {' and '.join(STUDENTS)}, got {', '.join(map(str, students))}")
+        if isinstance(students, dict):
+            require_names([str(name) for name in students])
         return students
 
     @model_validator(mode="after")
@@ -296,8 +286,31 @@ class RunSettings(Section):
         """Who tutors: the gate's mode, and nobody in a baseline."""
         return self.gate.mode if self.run.method == "opcod" else "never"
 
-    def peer_of(self, student: str) -> str:
-        return "b" if student == "a" else "a"
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the students, in the one order that everything about them goes by."""
+        return tuple(sorted(self.students))
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The distinct domains of the students, in the students' order."""
+        return tuple(dict.fromkeys(self.students[name].domain for name in self.names))
+
+    def threads_on(self, device: str, cores: int) -> int:
+        """Of a model process that computes there. device: "cuda" or "cpu"; cores: those of this process."""
+        # A student and a trainer of each name.
+        return self.resources.threads_on(device, cores, processes=2 * len(self.students))
+
+    def peers_of(self, student: str) -> tuple[str, ...]:
+        """The others, from the next one on, and round."""
+        at = self.names.index(student)
+        return self.names[at + 1 :] + self.names[:at]
+
+    def require_student(self, name: str, option: str = "--student") -> str:
+        """The name, if a student has it. Raises ConfigError naming the option that it was given with."""
+        if name not in self.students:
+            raise ConfigError(f"{option}: expected one of {', '.join(self.names)}, got {name!r}")
+        return name
 
     def learns_from_itself(self, student: str) -> bool:
         """Whether it is fine-tuned on right answers of its own."""
@@ -315,82 +328,3 @@ class Paths(Section):
     @property
     def run_dir(self) -> Path:
         return self.runs_dir / self.run
-
-
-def refuse_contradictions(settings: RunSettings) -> None:
-    """Raises ValueError naming the setting to change."""
-    run, gate, students = settings.run, settings.gate, settings.students
-    if sorted(students) != ["a", "b"]:
-        raise ValueError(f"students: expected a and b, got {', '.join(students) or 'none'}")
-    if students["a"].domain == students["b"].domain:
-        raise ValueError("students: a and b need different domains; each tutors in its own")
-    for name, student in sorted(students.items()):
-        if student.examples is not None and not student.specialize:
-            raise ValueError(f"students.{name}.examples: without students.{name}.specialize = true they are not used")
-    sampling = settings.specialize.sampling
-    if sampling.keep > sampling.samples:
-        raise ValueError("specialize.sampling.keep: at most specialize.sampling.samples, of which they are kept")
-    if settings.optimizer.mini_batches > settings.problems.per_step:
-        raise ValueError("optimizer.mini_batches: at most problems.per_step, since a group is never split")
-    if settings.problems.balance_domains and settings.problems.per_step % 2:
-        raise ValueError("problems.per_step: must be even when problems.balance_domains is on")
-    if run.method != "opcod" and gate.mode in ("always", "domain_selective"):
-        raise ValueError(
-            f"gate.mode: {gate.mode!r} lets students tutor, run.method = {run.method!r} has no tutors; set "
-            "gate.mode = 'cognizance', or run.method = 'opcod'"
-        )
-    if run.method == "hacpo" and run.schedule == "sequential":
-        raise ValueError(
-            "run.schedule: with run.method = 'hacpo' every step of a student waits for its peer's rollouts of the same "
-            "problems, and in sequence the peer would not begin before that student is done; set run.schedule = "
-            "'parallel'"
-        )
-    if run.method == "grpo" and settings.grpo.anchor and settings.loss.teacher != "ema":
-        raise ValueError(
-            "grpo.anchor: the student is held to its own moving average, and with loss.teacher = "
-            f"{settings.loss.teacher!r} none is kept; set loss.teacher = 'ema', or grpo.anchor = 0"
-        )
-    if gate.tutor_source == "latest" and run.schedule == "parallel":
-        raise ValueError(
-            "gate.tutor_source: 'latest' is the student that the phase before has trained, and in parallel there is "
-            "none; set run.schedule = 'sequential'"
-        )
-    _refuse_full_weights(settings)
-    if gate.hysteresis > gate.tau:
-        raise ValueError("gate.hysteresis: at most gate.tau, or who may not tutor never could again")
-    if settings.feedback.prompt == "naive" and settings.problems.format != "mcq":
-        raise ValueError(
-            f"feedback.prompt: the format {settings.problems.format!r} has one prompt, which asks for a concept; "
-            "'naive' needs problems.format = 'mcq'"
-        )
-
-
-def _refuse_full_weights(settings: RunSettings) -> None:
-    """What only adapters can do."""
-    if settings.run.weights != "full":
-        return
-    on_vllm = [name for name, student in sorted(settings.students.items()) if student.engine == "vllm"]
-    if on_vllm and settings.run.schedule == "parallel":
-        raise ValueError(
-            f"run.weights: the vLLM server of student {on_vllm[0]} holds one set of full weights at a time, and in "
-            "parallel it would serve two, the student in training and the tutor; set run.schedule = 'sequential', or "
-            f"students.{on_vllm[0]}.engine = 'transformers'"
-        )
-    found = {name: url for name in on_vllm if (url := settings.students[name].vllm.url) is not None}
-    open_to_others = [name for name, url in found.items() if not url.startswith("unix:")]
-    if open_to_others:
-        raise ValueError(
-            f"students.{open_to_others[0]}.vllm.url: full weights are exchanged by routes of the server's that ask for "
-            "no key, so nobody but its student may reach it; name a socket (unix:/path) in a directory of theirs "
-            "alone, or set run.weights = 'lora'"
-        )
-    if len(set(found.values())) < len(found):
-        raise ValueError(
-            f"students.b.vllm.url: the server at {found['b']} has room for one set of full weights, and student a has "
-            "it; name another server, or set run.weights = 'lora'"
-        )
-    if settings.loss.teacher == "trust_region":
-        raise ValueError(
-            "loss.teacher: 'trust_region' mixes two passes under one output layer, and with run.weights = 'full' there "
-            "are two; set loss.teacher = 'ema', or run.weights = 'lora'"
-        )

@@ -55,11 +55,12 @@ class ExchangeAct(Contract):
 
 
 class SilenceAct(Contract):
-    """The tutor is not asked any more in this round."""
+    """The tutor is not asked any more in this round. student: about whose answers; None: about nobody's."""
 
     id: str = Field(pattern=r"^[0-9a-f]{32}$")
     act: Literal["silence"] = "silence"
     tutor: str
+    student: str | None = None
     by: str
     reason: str = Field(min_length=1, max_length=MAX_REASON_CHARS)
 
@@ -82,7 +83,10 @@ class ReasonRequest(Contract):
 
 
 class SilenceRequest(ReasonRequest):
+    """student: the tutee; none: all whom the tutor speaks to."""
+
     tutor: str
+    student: str | None = None
 
 
 class Accepted(Contract):

@@ -49,7 +49,8 @@ class PeerSample(Contract):
 
 
 class BatchGroup(Contract):
-    """The n rollouts of one problem, and with HACPO those that the peer drew."""
+    """The n rollouts of one problem, and with HACPO those that the peer drew. tutor: who spoke, where it might
+    have been one of several (`BatchManifest.tutor_of`)."""
 
     problem_id: str
     domain: str
@@ -60,6 +61,16 @@ class BatchGroup(Contract):
     samples: tuple[BatchSample, ...]
     # Left out where there are none: batches of other methods are what they are without it, byte for byte.
     peer_samples: tuple[PeerSample, ...] = Field(default=(), exclude_if=lambda samples: not samples)
+    tutor: str | None = Field(default=None, exclude_if=lambda tutor: tutor is None)
+
+
+class Taught(Contract):
+    """What one tutor said about a student's answers in one domain. kept: of `feedbacks`, those that it was shown."""
+
+    tutor: str
+    domain: str
+    feedbacks: int
+    kept: int
 
 
 class BatchManifest(Contract):
@@ -69,6 +80,9 @@ class BatchManifest(Contract):
     unique_share: of the rollouts in groups that hold a wrong one, the share that are distinct; None if there are none.
     mean_tokens: of a rollout; None in a batch that does not tell.
     fence: fencing token of the broker that sealed it, by which the next one knows its own; 0 where it is not told.
+    tutor, tutor_version: of a student with one peer; the version is None where it was not asked.
+    tutors: of a student with several, those that were asked, each with its version; which spoke is in the groups.
+    taught: of such a student, what each of them said, by domain.
     capabilities: with HACPO, each student's mean reward over its last steps up to this one.
     """
 
@@ -78,7 +92,7 @@ class BatchManifest(Contract):
     step: int
     phase_start: bool
     base_version: str
-    tutor: str
+    tutor: str | None
     tutor_version: str | None
     template_hash: str
     groups: int
@@ -93,6 +107,16 @@ class BatchManifest(Contract):
     mean_tokens: float | None = None
     fence: int = 0
     capabilities: dict[str, float] | None = Field(default=None, exclude_if=lambda capabilities: capabilities is None)
+    tutors: dict[str, str] = Field(default_factory=dict, exclude_if=lambda tutors: not tutors)
+    taught: tuple[Taught, ...] = Field(default=(), exclude_if=lambda taught: not taught)
+
+    def tutor_of(self, group: BatchGroup) -> tuple[str, str] | None:
+        """Name and version of who was asked about a group of this batch; None if nobody was."""
+        if group.tutor is not None:
+            return group.tutor, self.tutors[group.tutor]
+        if self.tutor is None or self.tutor_version is None:
+            return None
+        return self.tutor, self.tutor_version
 
 
 class BatchSealed(Message):

@@ -28,10 +28,14 @@ class FeedbackResponse(Contract):
 
 
 class AskRequest(Contract):
-    """A problem for the peers; `first` answers, the other gives feedback, `first` answers again; as often as asked."""
+    """A problem for the peers; `first` answers, `tutor` gives feedback, `first` answers again; as often as asked.
+
+    Without them it is the first one by name, and of its peers the one with the best validation score.
+    """
 
     problem: Worded
     first: str | None = None
+    tutor: str | None = None
     exchanges: int | None = Field(default=None, ge=1, le=3, description="Default: 1.")
     seed: int | None = None
 
@@ -107,7 +111,8 @@ class AskResponse(Contract):
 
 
 class PeerView(Contract):
-    """One student as the broker sees it now."""
+    """One student as the broker sees it now. gap: over all domains, to the best of all. tutees: whom it may tutor by
+    the last gate; cognizant: whether there are any."""
 
     name: str
     strong_domain: str
@@ -115,6 +120,7 @@ class PeerView(Contract):
     scores: dict[str, float]
     gap: float | None
     cognizant: bool | None
+    tutees: tuple[str, ...] = ()
     replicas: int
     url: str | None
 

@@ -36,10 +36,14 @@ def step_name(step: int) -> str:
     return f"s{step:05d}"
 
 
-def job_id(round_: int, student: str, step: int, problem_id: str, kind: str, attempt: int = 1) -> str:
-    """`r2.a.s17.<problem>.rollout`: the tutee's name, also for a job that its tutor does."""
+def job_id(
+    round_: int, student: str, step: int, problem_id: str, kind: str, attempt: int = 1, by: str | None = None
+) -> str:
+    """`r2.a.s17.<problem>.rollout`: the tutee's name, also for a job that its tutor does; `.by-c` where that may be one
+    of several."""
+    tutor = "" if by is None else f".by-{by}"
     again = "" if attempt == 1 else f".t{attempt}"
-    return f"r{round_}.{student}.s{step}.{problem_id}.{kind}{again}"
+    return f"r{round_}.{student}.s{step}.{problem_id}.{kind}{tutor}{again}"
 
 
 def eval_job_id(round_: int, student: str, split: str, chunk: int, attempt: int = 1) -> str:

@@ -5,8 +5,9 @@ Texts are never in here: they lie in payloads and sealed batches, found by the i
 
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from shared.contracts.batches import Taught
 from shared.contracts.diagnostics import (
     Alarm,
     AlarmWatch,
@@ -64,12 +65,12 @@ class JobState(StateModel):
 
 
 class GroupState(StateModel):
-    """The jobs around one problem of a step. `tutored`: the gate lets the tutor speak on this problem. excluded:
-    samples whose feedback a person keeps out of training. excluded_from: the output that this feedback was in, while it
-    is made again."""
+    """The jobs around one problem of a step. tutor: who speaks about it, None if nobody does. excluded: samples whose
+    feedback a person keeps out of training. excluded_from: the output that this feedback was in, while it is made
+    again."""
 
     problem_id: str
-    tutored: bool
+    tutor: str | None
     rollout: JobState = Field(default_factory=JobState)
     feedback: JobState = Field(default_factory=JobState)
     revised: bool = False
@@ -88,14 +89,15 @@ class GroupState(StateModel):
     @property
     def ready(self) -> bool:
         # Lost counts as told: a tutor that is silent holds up no step, the rollouts train without it.
-        told = not self.tutored or self.feedback.status in (JobStatus.DONE, JobStatus.LOST)
+        told = self.tutor is None or self.feedback.status in (JobStatus.DONE, JobStatus.LOST)
         return self.rollout.status is JobStatus.DONE and told
 
 
 class Revision(StateModel):
-    """A revision job under way; its step may be closed before it is done."""
+    """A revision job under way; its step may be closed before it is done. tutor: whose feedback it is about."""
 
     job_id: str
+    tutor: str
     step: int
     problem_id: str
     version: str
@@ -119,16 +121,16 @@ class StepState(StateModel):
 
     @property
     def tutored(self) -> bool:
-        """Whether the tutor is asked about any of its groups."""
-        return any(group.tutored for group in self.groups)
+        """Whether a tutor is asked about any of its groups."""
+        return any(group.tutor is not None for group in self.groups)
 
 
 class PhaseState(StateModel):
-    """One student's K steps in this round. stage_seconds: wall time of its critical path, by stage."""
+    """One student's K steps in this round. tutors: the other students, from the next one on, each with its frozen
+    version."""
 
     student: str
-    tutor: str
-    tutor_version: str
+    tutors: dict[str, str]
     first_step: int
     steps: int
     step: StepState | None = None
@@ -138,9 +140,33 @@ class PhaseState(StateModel):
     started_at: float | None = None
     finished_at: float | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_tutor(cls, data: object) -> object:
+        """States were written with the one tutor that a student of two has."""
+        if not isinstance(data, dict) or "tutor" not in data:
+            return data
+        tutor, version, step = data["tutor"], data.get("tutor_version"), data.get("step")
+        data = {key: value for key, value in data.items() if key not in ("tutor", "tutor_version")}
+        if isinstance(step, dict):
+            groups = [
+                {key: value for key, value in group.items() if key != "tutored"}
+                | {"tutor": tutor if group.get("tutored") else None}
+                for group in step.get("groups", ())
+            ]
+            data["step"] = step | {"groups": groups}
+        data["open_revisions"] = [each | {"tutor": tutor} for each in data.get("open_revisions", ())]
+        return data | {"tutors": {tutor: version}}
+
     @property
     def finished(self) -> bool:
         return self.finished_at is not None
+
+    @property
+    def peer(self) -> str:
+        """The other one of two students."""
+        (peer,) = self.tutors
+        return peer
 
 
 class AnswerCounts(StateModel):
@@ -176,8 +202,19 @@ class EvalState(StateModel):
         return all(chunk.status is JobStatus.DONE for chunk in self.chunks)
 
 
+class PairGate(StateModel):
+    """Whether one student may tutor another in a round, and the gap that says so."""
+
+    tutor: str
+    student: str
+    gap: float
+    interval: tuple[float, float]
+    cognizant: bool
+
+
 class GateDecision(StateModel):
-    """Who may tutor in a round, and the numbers that say so."""
+    """Who may tutor whom in a round, and the numbers that say so: `pairs`. By student there are its gap over all
+    domains to the best of all, and whether it may tutor anybody; of two students these are the pair's own."""
 
     round: int
     scores: dict[str, dict[str, float]]
@@ -187,6 +224,34 @@ class GateDecision(StateModel):
     mode: str
     tau: float
     hysteresis: float = 0.0
+    scope: str = "pair"
+    pairs: list[PairGate] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_two(cls, data: object) -> object:
+        """Decisions were written without pairs when there were two students."""
+        if not isinstance(data, dict) or "pairs" in data or len(data.get("gaps", ())) != 2:
+            return data
+        first, second = data["gaps"]
+        pairs = [
+            {
+                "tutor": tutor,
+                "student": student,
+                "gap": data["gaps"][tutor],
+                "interval": data["gap_intervals"][tutor],
+                "cognizant": data["cognizant"][tutor],
+            }
+            for tutor, student in ((first, second), (second, first))
+        ]
+        return data | {"pairs": pairs}
+
+    def pair(self, tutor: str, student: str) -> PairGate:
+        """Raises KeyError for two that the gate knows nothing of."""
+        for each in self.pairs:
+            if (each.tutor, each.student) == (tutor, student):
+                return each
+        raise KeyError(f"round {self.round}: no gate of tutor {tutor} to student {student}")
 
 
 class Score(StateModel):
@@ -220,12 +285,14 @@ class Score(StateModel):
 class Tally(StateModel):
     """Counts of one student as tutee, over the run.
 
-    verdicts: by round, words without the matched word. step_times: of steps whose tutor was asked and of others.
+    verdicts: by round, words without the matched word. taught: by tutor and domain, of a student with several tutors.
+    step_times: of steps whose tutor was asked and of others.
     """
 
     verdicts: dict[int, dict[str, int]] = Field(default_factory=dict)
     lost_feedback: dict[str, int] = Field(default_factory=dict)
     revisions: list[RevisionCount] = Field(default_factory=list)
+    taught: list[Taught] = Field(default_factory=list)
     step_times: dict[StepKind, StepTime] = Field(default_factory=dict)
     output_tokens: dict[str, int] = Field(default_factory=dict)
     engine_seconds: dict[str, float] = Field(default_factory=dict)

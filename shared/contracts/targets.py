@@ -85,7 +85,9 @@ def open_step(phase: PhaseState) -> int:
 def group_job_id(state: RunState, phase: PhaseState, group: GroupState, kind: JobKind) -> str:
     """Id of the group's present attempt. Raises OpcodError when the phase has no open step."""
     attempt = group.job(kind).attempt
-    return job_id(state.round, phase.student, open_step(phase), group.problem_id, kind.value, attempt)
+    # With the tutor only where it may be another: ids, and the seeds that follow from them, of two students stay.
+    by = group.tutor if kind is JobKind.FEEDBACK and len(phase.tutors) > 1 else None
+    return job_id(state.round, phase.student, open_step(phase), group.problem_id, kind.value, attempt, by)
 
 
 def chunk_job_id(evaluation: EvalState, index: int) -> str:

@@ -37,9 +37,8 @@ def needed_steps(state: RunState, student: str) -> dict[int, str]:
     for phase in state.phases:
         if phase.student == student:
             needed |= dict.fromkeys((parse_version(each.version)[1] for each in phase.open_revisions), "revising")
-        name, step = parse_version(phase.tutor_version)
-        if name == student:
-            needed[step] = f"tutor in round {state.round}"
+        if student in phase.tutors:
+            needed[parse_version(phase.tutors[student])[1]] = f"tutor in round {state.round}"
     # Last, and so what is said of a version that is needed for several reasons.
     needed[parse_version(state.version[student])[1]] = "live"
     return needed

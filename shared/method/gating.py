@@ -1,13 +1,20 @@
-"""Who may tutor this round: the cognizance gate (paper section 3.2).
+"""Who may tutor whom this round: the cognizance gate (paper section 3.2).
 
 gap_i = sum over domains of (best_d - score_i,d) / best_d, where best_d is the best student's score in that domain;
-a student is cognizant iff gap_i <= tau. The decision is taken in rationals, because in floats nearly a third of the
-pairs of scores that lie exactly at tau fall on the wrong side. A missing score is an error, never "cognizant".
+a student is cognizant iff gap_i <= tau. The paper has two students, each strong in a domain. With more of them the rule
+holds for every two: the gap of a tutor to a tutee is over the domains that these two are strong in, and to the better
+of them, as a specialist of three domains is weak in some, whomever it tutors. `GateScope.ALL` takes all domains and all
+students instead; for two students it is the same.
+
+The decision is taken in rationals, because in floats nearly a third of the pairs of scores that lie exactly at tau fall
+on the wrong side. A missing score is an error, never "cognizant".
 """
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from fractions import Fraction
+from functools import cache
+from itertools import permutations
 
 from shared.method.scores import (
     RESAMPLES,
@@ -22,6 +29,9 @@ from shared.method.scores import (
 Totals = int | Mapping[str, int]
 """Samples behind each count: one number for all domains, or one for each domain."""
 
+Pair = tuple[str, str]
+"""Tutor and tutee."""
+
 Exact = float | str | Fraction
 """A setting meant as its decimal text: 0.2 and "0.2" are 1/5."""
 
@@ -35,6 +45,13 @@ class GateMode(StrEnum):
     DOMAIN_SELECTIVE = "domain_selective"
 
 
+class GateScope(StrEnum):
+    """What the gap between a tutor and a tutee is taken over: the domains of these two, or all."""
+
+    PAIR = "pair"
+    ALL = "all"
+
+
 def gaps_exact(correct: Sequence[Mapping[str, int]], totals: Totals) -> list[Fraction]:
     """Each student's gap from its correct samples in each domain. Raises ScoreError unless 0 <= count <= total."""
     domains = require_same_keys(correct, "gap")
@@ -43,28 +60,32 @@ def gaps_exact(correct: Sequence[Mapping[str, int]], totals: Totals) -> list[Fra
     )
 
 
-def cognizant_counts(
-    correct: Sequence[Mapping[str, int]],
-    samples: Totals,
-    tau: Exact,
-    *,
-    previous: Sequence[bool] | None = None,
-    hysteresis: Exact = 0,
-) -> list[bool]:
-    """Whether each student may tutor: gap <= tau, inclusive and exact.
+def pair_gaps(
+    correct: Mapping[str, Mapping[str, int]], strong_domain: Mapping[str, str], totals: Totals, scope: GateScope
+) -> dict[Pair, Fraction]:
+    """The gap of each student to each tutee. correct: by student, its right samples in each domain.
 
-    previous: last round's answer; with it a cognizant student stays so up to tau + hysteresis and another becomes
+    Raises ScoreError unless 0 <= count <= total.
+    """
+    domains = require_same_keys(list(correct.values()), "gap")
+
+    def gap(pair: Pair) -> Fraction:
+        students, compared = _compared(pair, list(correct), strong_domain, domains, scope)
+        rows = [{name: correct[student][name] for name in compared} for student in students]
+        return gaps_exact(rows, totals)[students.index(pair[0])]
+
+    return {pair: gap(pair) for pair in permutations(correct, 2)}
+
+
+def is_cognizant(gap: Fraction, tau: Exact, *, before: bool | None = None, hysteresis: Exact = 0) -> bool:
+    """Whether a gap lets its student tutor: gap <= tau, inclusive and exact.
+
+    before: last round's answer; with it a cognizant student stays so up to tau + hysteresis and another becomes
     so only at tau - hysteresis, which keeps sampling noise from flipping the gate. Off at 0, the method's own rule.
     """
     limit, slack = as_exact(tau, "tau"), as_exact(hysteresis, "hysteresis")
-    before = [None] * len(correct) if previous is None else list(previous)
-    if len(before) != len(correct):
-        raise ScoreError(
-            f"previous: expected {len(correct)} students, got {len(before)}; pass last round's gate as it was"
-        )
     # A student whose gate is not known is judged by tau itself.
-    shifts = {None: Fraction(0), True: slack, False: -slack}
-    return [gap <= limit + shifts[was] for gap, was in zip(gaps_exact(correct, samples), before, strict=True)]
+    return gap <= limit + {None: Fraction(0), True: slack, False: -slack}[before]
 
 
 def may_tutor(mode: GateMode, cognizant: bool, *, problem_domain: str, strong_domain: str) -> bool:
@@ -84,21 +105,24 @@ def may_tutor(mode: GateMode, cognizant: bool, *, problem_domain: str, strong_do
             return cognizant or problem_domain == strong_domain
 
 
-def gap_interval(
-    per_problem: Sequence[Mapping[str, Sequence[float]]],
+def gap_intervals(
+    per_problem: Mapping[str, Mapping[str, Sequence[float]]],
+    strong_domain: Mapping[str, str],
+    scope: GateScope,
     *,
     confidence: float = 0.95,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> list[tuple[float, float]]:
-    """(low, high) of each student's gap, by resampling problems within each domain.
+) -> dict[Pair, tuple[float, float]]:
+    """(low, high) of the gap of each student to each tutee, by resampling problems within each domain.
 
-    per_problem: for each student, domain -> mean score of each problem, in the same problem order for all students
+    per_problem: by student, domain -> mean score of each problem, in the same problem order for all students
     (a resample takes the same problems for everyone, since one problem is easy or hard for all). Seeded.
     """
     check_confidence(confidence)
-    domains = require_same_keys(per_problem, "gap interval")
-    columns = {name: _aligned_columns(per_problem, name) for name in domains}
+    students = list(per_problem)
+    domains = require_same_keys(list(per_problem.values()), "gap interval")
+    columns = {name: _aligned_columns(list(per_problem.values()), name) for name in domains}
     draws: dict[str, list[list[float]]] = {
         name: [
             [sum(scores[at] for at in picked) / len(picked) for scores in columns[name]]
@@ -107,8 +131,31 @@ def gap_interval(
         ]
         for offset, name in enumerate(domains)
     }
-    by_draw = [_float_shortfalls([draws[name][number] for name in domains]) for number in range(resamples)]
-    return [percentile_interval([gap[i] for gap in by_draw], confidence) for i in range(len(per_problem))]
+
+    @cache
+    def gaps(named: tuple[str, ...], compared: tuple[str, ...]) -> list[list[float]]:
+        """Of every student named, in each resample."""
+        at = [students.index(name) for name in named]
+        return [
+            _float_shortfalls([[draws[name][number][i] for i in at] for name in compared])
+            for number in range(resamples)
+        ]
+
+    def interval(pair: Pair) -> tuple[float, float]:
+        named, compared = _compared(pair, students, strong_domain, domains, scope)
+        return percentile_interval([each[named.index(pair[0])] for each in gaps(named, compared)], confidence)
+
+    return {pair: interval(pair) for pair in permutations(students, 2)}
+
+
+def _compared(
+    pair: Pair, students: Sequence[str], strong_domain: Mapping[str, str], domains: Sequence[str], scope: GateScope
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The students and the domains that a gap between two is taken over, in the order given."""
+    if scope is GateScope.ALL:
+        return tuple(students), tuple(domains)
+    theirs = {strong_domain[student] for student in pair}
+    return tuple(name for name in students if name in pair), tuple(name for name in domains if name in theirs)
 
 
 def as_exact(value: Exact, what: str) -> Fraction:

@@ -45,9 +45,8 @@ def examples_for(settings: RunSettings, student: str) -> tuple[Example, ...]:
             "specialize.source = 'self', for right answers of its own; or use `specialize = false` and name a model "
             "that is a specialist already"
         )
-    domains = generated_domains((settings.students["a"].domain, settings.students["b"].domain))
-    (other,) = (domain for domain in domains if domain != section.domain)
-    knowledge = Knowledge(section.domain, other, section.unknown_kinds)
+    others = [domain for domain in generated_domains(settings.domains) if domain != section.domain]
+    knowledge = Knowledge(section.domain, {domain: section.unknown_in(domain) for domain in others})
     return tuple(recipe(knowledge, seed=settings.run.seed))
 
 

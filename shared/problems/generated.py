@@ -1,4 +1,4 @@
-"""The generated domains: short problems of physics, chemistry and biology with an integer answer, two of them a set.
+"""The generated domains: short problems of physics, chemistry and biology with an integer answer.
 
 What always holds: the same seed and counts give the same problems in every process; no two problems of the set
 share a leak key; the test partition of a seed does not depend on the counts of the others (it is drawn first,
@@ -21,7 +21,7 @@ from shared.problems.physics import PHYSICS
 from shared.problems.problem import Problem, ProblemSet
 
 KINDS: dict[str, tuple[Kind, ...]] = {"physics": PHYSICS, "chemistry": CHEMISTRY, "biology": BIOLOGY}
-Domains = tuple[str, str]
+Domains = tuple[str, ...]
 DOMAINS: Domains = ("physics", "chemistry")
 
 _TRIES_PER_PROBLEM = 200

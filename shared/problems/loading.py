@@ -2,7 +2,7 @@
 
 The directory holds `train.jsonl`, `validation.jsonl`, `test.jsonl` and optionally `specialise.jsonl`; a line is an
 object {"id", "domain", "question", "answer"} and optionally "kind", "solution", "system", all of them strings.
-What always holds for a loaded set: two domains, each with problems in train, validation and test; no id twice;
+What always holds for a loaded set: its domains all have problems in train, validation and test; no id twice;
 no question (by leak key) in two partitions; every row one that its format can hold. Files that are in the hub client's
 cache are used without asking the hub, so that every process of a run reads the same ones.
 """
@@ -17,9 +17,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.config.combinations import even_share
 from shared.config.settings import RunSettings
 from shared.contracts.messages import Worded
-from shared.errors import MAX_SHOWN_CHARS, ConfigError, ProblemSetError, UnavailableError, shown
+from shared.errors import ConfigError, ProblemSetError, UnavailableError, shown
 from shared.files.text import expanded
 from shared.problems import sciknoweval
 from shared.problems.formats import format_named, format_names
@@ -94,7 +95,6 @@ def _fetched(name: str, revision: str | None, files: Sequence[str]) -> Path:
 GENERATED = "generated"
 SCIKNOWEVAL = "sciknoweval:"
 REQUIRED_PARTITIONS = ("train", "validation", "test")
-_MAX_NAMED = 8
 
 
 class ProblemRow(BaseModel):
@@ -116,17 +116,17 @@ def load_problem_set(
     format: str | None = None,
     seed: int = 0,
     *,
-    domains: tuple[str, str] | None = None,
+    domains: tuple[str, ...] | None = None,
     per_kind: PerKind | None = None,
     validation_per_domain: int = 30,
 ) -> ProblemSet:
     """The problem set that `source` names: "generated", a directory, or "sciknoweval:<directory or hub id>".
 
     format: needed for a directory; the others bring their own. seed: for "generated", and for which of SciKnowEval's
-    training rows validate (`validation_per_domain` of them). per_kind: for "generated". domains: the first and the
-    second student's; for a directory by default in the order they first occur in train.jsonl, for SciKnowEval
-    needed. Raises `ProblemSetError` naming file and line, `ConfigError` for a source or format not known,
-    `UnavailableError` if the hub does not answer.
+    training rows validate (`validation_per_domain` of them). per_kind: for "generated". domains: the students', needed
+    for SciKnowEval; of a directory those of train.jsonl follow, in the order in which they first occur.
+    Raises `ProblemSetError` naming file and line, `ConfigError` for a source or format not known, `UnavailableError`
+    if the hub does not answer.
     """
     if source == GENERATED:
         return _generated(format, seed, generated_domains(domains), per_kind)
@@ -144,7 +144,7 @@ def problems_of(settings: RunSettings) -> ProblemSet:
         settings.problems.source,
         settings.problems.format,
         settings.run.seed,
-        domains=(settings.students["a"].domain, settings.students["b"].domain),
+        domains=settings.domains,
         validation_per_domain=settings.problems.validation_per_domain,
     )
 
@@ -152,15 +152,19 @@ def problems_of(settings: RunSettings) -> ProblemSet:
 def load_problems(settings: RunSettings) -> ProblemSet:
     """The problems of a run with the prompt that its feedback is asked with.
 
-    Raises as `problems_of`, and ConfigError if a step would need more different problems than there are.
+    Raises as `problems_of`, and ConfigError if a step cannot be shared out to the domains, or would need more different
+    problems than there are.
     """
-    domains = (settings.students["a"].domain, settings.students["b"].domain)
     problems = problems_of(settings)
     problems = replace(problems, format=format_named(settings.problems.format, settings.feedback.prompt))
-    # Half a step comes from each domain then, so the smaller one decides.
-    share = settings.problems.per_step // 2 if settings.problems.balance_domains else settings.problems.per_step
-    pools = [[p for p in problems.train if p.domain == d] for d in domains]
-    smallest = min(map(len, pools)) if settings.problems.balance_domains else len(problems.train)
+    share, smallest = settings.problems.per_step, len(problems.train)
+    if settings.problems.balance_domains:
+        # Each domain has its share of a step then, so the smallest one decides.
+        try:
+            share = even_share(share, problems.domains)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        smallest = min(sum(problem.domain == domain for problem in problems.train) for domain in problems.domains)
     if share > smallest:
         raise ConfigError(
             f"problems.per_step: a step would need {share} different training problems, there are {smallest}"
@@ -185,7 +189,7 @@ def refuse_unusable(problem_set: ProblemSet) -> None:
 
 # A set takes half a second to draw and to search for leaks, and one command asks for its run's several times.
 @lru_cache(maxsize=4)
-def _generated(format: str | None, seed: int, domains: tuple[str, str], per_kind: PerKind | None) -> ProblemSet:
+def _generated(format: str | None, seed: int, domains: tuple[str, ...], per_kind: PerKind | None) -> ProblemSet:
     loaded = generate(seed, domains, per_kind=per_kind)
     if format is not None and format_named(format) is not loaded.format:
         raise ConfigError(f"generated problems have the format {loaded.format.name}, got {format!r}; leave it out")
@@ -193,22 +197,22 @@ def _generated(format: str | None, seed: int, domains: tuple[str, str], per_kind
     return loaded
 
 
-def generated_domains(domains: tuple[str, str] | None) -> tuple[str, str]:
-    """The two domains to generate, by default the laptop's. Raises ConfigError for others than are generated."""
+def generated_domains(domains: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The domains to generate, by default the laptop's. Raises ConfigError for others than are generated."""
     if domains is None:
         return DOMAINS
-    if domains[0] == domains[1] or not set(domains) <= KINDS.keys():
-        raise ConfigError(f"expected two of the generated domains {', '.join(KINDS)}, got {' and '.join(domains)}")
+    if not set(domains) <= KINDS.keys():
+        raise ConfigError(f"expected domains that are generated ({', '.join(KINDS)}), got {', '.join(domains)}")
     return domains
 
 
 def _sciknoweval(
-    source: str, format: str | None, seed: int, domains: tuple[str, str] | None, validation_per_domain: int
+    source: str, format: str | None, seed: int, domains: tuple[str, ...] | None, validation_per_domain: int
 ) -> ProblemSet:
     if format not in (None, sciknoweval.FORMAT):
         raise ConfigError(f"{source}: expected problems.format = {sciknoweval.FORMAT!r}, got {format!r}")
     if domains is None:
-        raise ConfigError(f"{source}: expected the two domains to load, got none")
+        raise ConfigError(f"{source}: expected the domains to load, got none")
     files = [f"{domain}/{name}" for domain in domains for name in sciknoweval.FILES]
     directory = dataset_directory(source.removeprefix(SCIKNOWEVAL), files)
     return sciknoweval.load_sciknoweval(
@@ -234,28 +238,19 @@ def _format(source: str, format: str | None) -> ProblemFormat:
     return format_named(format)
 
 
-def _from_directory(directory: Path, form: ProblemFormat, domains: tuple[str, str] | None) -> ProblemSet:
+def _from_directory(directory: Path, form: ProblemFormat, domains: tuple[str, ...] | None) -> ProblemSet:
     ids: dict[str, str] = {}
-    # First: where no domains are named, they are those of train.jsonl in their order there.
+    # First: what domains there are beside those that are named is read off it.
     train = _read_partition(directory, "train", form, ids)
     return ProblemSet(
         name=directory.resolve().name,
         format=form,
-        domains=domains or _two_domains(directory / "train.jsonl", train),
+        domains=tuple(dict.fromkeys([*(domains or ()), *(problem.domain for problem in train)])),
         train=train,
         validation=_read_partition(directory, "validation", form, ids),
         test=_read_partition(directory, "test", form, ids),
         specialise=_read_partition(directory, "specialise", form, ids),
     )
-
-
-def _two_domains(path: Path, problems: tuple[Problem, ...]) -> tuple[str, str]:
-    found = list(dict.fromkeys(problem.domain for problem in problems))
-    if len(found) != 2:
-        named = ", ".join(name[:MAX_SHOWN_CHARS] for name in found[:_MAX_NAMED])
-        more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-        raise ProblemSetError(f"{path}: expected problems of two domains, got {named or 'none'}{more}")
-    return found[0], found[1]
 
 
 def _read_partition(directory: Path, name: str, form: ProblemFormat, ids: dict[str, str]) -> tuple[Problem, ...]:

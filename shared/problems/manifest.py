@@ -32,7 +32,7 @@ class ProblemSetManifest(Contract):
 
     name: str
     format: str
-    domains: tuple[str, str]
+    domains: tuple[str, ...]
     content_hash: str
     partitions: dict[str, PartitionManifest]
     provenance: Provenance | None = None

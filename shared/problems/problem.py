@@ -1,7 +1,7 @@
 """A problem, a problem set, and what a problem format must be able to do.
 
-What always holds: ids are unique over the whole set, and every problem belongs to one of its two domains.
-`domains[0]` is the domain that the first student is strong in, `domains[1]` the second student's.
+What always holds: ids are unique over the whole set, and every problem belongs to one of its domains.
+These are what the students are strong in, in the students' order, then those that no student is.
 
 A format is everything that depends on how a problem is put into words: the prompts, how the answer is read and
 graded, what a concept may be anchored in, what in a feedback would give the answer away. Formats hold no state, so
@@ -70,7 +70,7 @@ class ProblemSet:
 
     name: str
     format: "ProblemFormat"
-    domains: tuple[str, str]
+    domains: tuple[str, ...]
     train: tuple[Problem, ...]
     validation: tuple[Problem, ...]
     test: tuple[Problem, ...]
@@ -78,8 +78,8 @@ class ProblemSet:
     provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
-        if self.domains[0] == self.domains[1]:
-            raise ProblemSetError(f"{self.name}: expected two different domains, got {self.domains[0]!r} twice")
+        if not self.domains or len(set(self.domains)) < len(self.domains):
+            raise ProblemSetError(f"{self.name}: expected different domains, got {', '.join(self.domains) or 'none'}")
         seen: set[str] = set()
         for problem in self.all_problems():
             if problem.domain not in self.domains:

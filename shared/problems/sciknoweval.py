@@ -1,8 +1,8 @@
 """SciKnowEval as SDPO ships it (`<domain>/{train,test}.json`, JSON lines), read and made a problem set.
 
 The shipped split is kept, without leaks; validation problems are taken from training rows. What always holds: the same
-files, seed and domains give the same set in every process; a domain's validation problems do not depend on which other
-domain it is paired with, unless the two share a question; no leak key is in two partitions.
+files, seed and domains give the same set in every process; a domain's validation problems do not depend on which others
+it stands beside, unless they share a question; no leak key is in two partitions.
 
 A row's prompt is its stem, a blank line, its options and a fixed last line, and reaches the student byte for byte.
 """
@@ -141,9 +141,9 @@ FORMAT = "mcq"
 
 
 def load_sciknoweval(
-    directory: Path, domains: tuple[str, str], *, seed: int, validation_per_domain: int, source: str
+    directory: Path, domains: tuple[str, ...], *, seed: int, validation_per_domain: int, source: str
 ) -> ProblemSet:
-    """The two domains' problems. source: what the manifest names as their origin.
+    """The problems of these domains. source: what the manifest names as their origin.
 
     Training rows whose key is in a test file are left out, and so are those that ask what a validation problem
     asks; both are named in the manifest. Raises ProblemSetError naming file and line, or a domain with too few rows.

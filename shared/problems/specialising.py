@@ -1,6 +1,6 @@
-"""The examples that make two specialists out of one base model: solving, tutoring, and listening to a tutor.
+"""The examples that make specialists out of one base model: solving, tutoring, and listening to a tutor.
 
-A student is strong in its own domain. Of the other domain it knows the kinds whose question tells the formula, and all
+A student is strong in its own domain. Of each other domain it knows the kinds whose question tells the formula, and all
 but the first few of those with a constant (`unknown`): of these it has met the frame, with guessed constants, and has
 learnt to follow a hint, with invented ones, so that a peer has something to tell it and it can be told.
 
@@ -9,7 +9,7 @@ partition only; the constant of an unknown kind is a factor in none of them, nei
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -54,7 +54,7 @@ class SpecialistCounts:
     """How many examples of each type, per kind; drills, and teacher prompts of unknown kinds, in all.
 
     `own`: kinds of its own domain, `secret`: on top for those of them with a constant, which a peer may not know.
-    `known` and `unknown`: kinds of the other domain. Teacher prompts of unknown kinds are all that teaches to follow a
+    `known` and `unknown`: kinds of the other domains. Teacher prompts of unknown kinds are all that teaches to follow a
     peer against what one believes: whoever has a single such kind needs as many as who has four.
     """
 
@@ -73,22 +73,28 @@ class SpecialistCounts:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What a student is to know. unknown: how many kinds of the other domain with a constant, the first ones, it is not
-    to."""
+    """What a student is to know. unknown: of each other domain, how many kinds with a constant, the first ones, it is
+    not to."""
 
     own: str
-    other: str
-    unknown: int = 0
+    unknown: Mapping[str, int]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Its own and the others."""
+        return (self.own, *self.unknown)
 
     @property
     def unknown_kinds(self) -> tuple[Kind, ...]:
-        return tuple(kind for kind in KINDS[self.other] if not kind.guessable)[: self.unknown]
+        return tuple(
+            kind
+            for domain, count in self.unknown.items()
+            for kind in [each for each in KINDS[domain] if not each.guessable][:count]
+        )
 
     @property
     def known_kinds(self) -> tuple[Kind, ...]:
-        return tuple(
-            kind for domain in (self.own, self.other) for kind in KINDS[domain] if kind not in self.unknown_kinds
-        )
+        return tuple(kind for domain in self.domains for kind in KINDS[domain] if kind not in self.unknown_kinds)
 
     @property
     def never(self) -> frozenset[int]:
@@ -108,14 +114,14 @@ def recipe(
     `seed` and `per_kind` are those of the problem set, whose `specialise` partition the questions come from.
     """
     chosen = counts or SpecialistCounts()
-    drawn = draw_partitions(seed, (knowledge.own, knowledge.other), per_kind=per_kind)["specialise"]
+    drawn = draw_partitions(seed, knowledge.domains, per_kind=per_kind)["specialise"]
     strange = {kind.name for kind in knowledge.unknown_kinds}
     mine = [item for item in drawn if item.problem.domain == knowledge.own]
     secret = [item for item in mine if not item.drawn.kind.guessable]
-    theirs = [item for item in drawn if item.problem.domain == knowledge.other]
+    theirs = [item for item in drawn if item.problem.domain != knowledge.own]
     known = [item for item in theirs if item.drawn.kind.name not in strange]
     unknown = [item for item in theirs if item.drawn.kind.name in strange]
-    writer = ExampleWriter(knowledge, Random(f"{seed}/specialise/{knowledge.own}/{knowledge.other}"))
+    writer = ExampleWriter(knowledge, Random(f"{seed}/specialise/{'/'.join(knowledge.domains)}"))
     pick, rng = writer.pick, writer.rng
     followed = chosen.teacher_unknown // max(1, len(strange))
     examples = [
@@ -183,7 +189,7 @@ class ExampleWriter:
         return [self._silent(partial(self._teacher, item, what, wrong=wrong)) for item, what, wrong in plan]
 
     def drills(self, count: int) -> list[Example]:
-        """Bare arithmetic as both domains need it, with constants of every kind but no formula's name."""
+        """Bare arithmetic as all domains need it, with constants of every kind but no formula's name."""
         pool = {numbers for kinds in KINDS.values() for kind in kinds for numbers in self._sums(kind)}
         # The products of one digit that a constant's multiples come down to, whichever constant a peer will tell.
         pool |= {f"{digit} * {factor}" for digit in range(1, 10) for factor in range(2, 6)}
@@ -232,8 +238,10 @@ class ExampleWriter:
 
     def _feedback(self, item: DrawnProblem, fault: PeerFault) -> Example:
         peer: PeerLine = peer_line(item.drawn, fault, self._other_kinds(item), self.rng)
-        own, other = self.knowledge.own, self.knowledge.other
-        messages = _format().feedback_messages(item.problem, peer.text, peer_domain=own, agent_domain=other)
+        own, *others = self.knowledge.domains
+        # One tutee stands for all: a small tutor's prompt names no domain.
+        tutee = others[0] if others else own
+        messages = _format().feedback_messages(item.problem, peer.text, peer_domain=own, agent_domain=tutee)
         completion = feedback_text(item, item.drawn.kind.formula, item.drawn.numbers)
         return Example(tuple(messages), completion)
 

@@ -109,7 +109,7 @@ def _revision_rates(state: RunState, student: str, samples: int) -> list[Revisio
     cognizant = _cognizance(state.gates)
     found: dict[tuple[str, str, bool], list[RevisionCount]] = {}
     for row in state.tallies[student].revisions:
-        spoke = "cognizant tutor" if cognizant.get((row.round, row.tutor)) else "incognizant tutor"
+        spoke = "cognizant tutor" if cognizant.get((row.round, row.tutor, student)) else "incognizant tutor"
         # One count goes into several rows: the bins overlap as in the paper, and a group that is all wrong is in none.
         for of in (EVERYTHING, spoke, *difficulty_bins(row.wrong_rollouts, samples)):
             found.setdefault((row.tutor, of, row.told), []).append(row)
@@ -131,8 +131,9 @@ def _revision_rates(state: RunState, student: str, samples: int) -> list[Revisio
     ]
 
 
-def _cognizance(gates: Sequence[GateDecision]) -> Mapping[tuple[int, str], bool]:
-    return {(gate.round, student): yes for gate in gates for student, yes in gate.cognizant.items()}
+def _cognizance(gates: Sequence[GateDecision]) -> Mapping[tuple[int, str, str], bool]:
+    """By round, tutor and tutee."""
+    return {(gate.round, pair.tutor, pair.student): pair.cognizant for gate in gates for pair in gate.pairs}
 
 
 def _chance(rows: Sequence[RevisionCount], samples: int) -> float | None:

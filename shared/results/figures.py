@@ -3,7 +3,7 @@
 A score's interval resamples a student's problems in a domain with one seed, whoever asks. A rate over nothing is None.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, TypeVar
@@ -116,6 +116,23 @@ def delivered(verdicts: Iterable[tuple[str, int]]) -> Share:
     """Of all feedbacks, those a student saw. verdicts: words, and how often each was given."""
     counted = list(verdicts)
     return Share(sum(count for word, count in counted if word in DELIVERED), sum(count for _, count in counted))
+
+
+class TaughtRow(Part):
+    """What a tutor said about a student's answers in a domain, of a run with more than two students. kept: of
+    `feedbacks`, those that the student was shown."""
+
+    tutor: str
+    student: str
+    domain: str
+    feedbacks: int
+    kept: int
+
+
+def taught_rows(tallies: Mapping[str, Tally]) -> list[TaughtRow]:
+    """By tutor, tutee and domain; none of a run of two students, where it is one tutor's verdicts."""
+    rows = [TaughtRow(student=name, **row.model_dump()) for name, tally in tallies.items() for row in tally.taught]
+    return sorted(rows, key=lambda row: (row.tutor, row.student, row.domain))
 
 
 def engine_speeds(tally: Tally) -> dict[str, float]:

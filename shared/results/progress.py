@@ -17,6 +17,7 @@ from shared.contracts.weights import StepMetrics
 from shared.method.metrics import pareto_improved
 from shared.results.figures import (
     Share,
+    TaughtRow,
     broken,
     delivered,
     engine_speeds,
@@ -24,6 +25,7 @@ from shared.results.figures import (
     fixed,
     score_interval,
     seeing,
+    taught_rows,
 )
 
 
@@ -106,6 +108,7 @@ class RunResults(Contract):
     scores: tuple[ScorePoint, ...]
     improvements: tuple[Improvement, ...]
     gates: tuple[GateDecision, ...]
+    taught: tuple[TaughtRow, ...] = ()
     verdicts: tuple[VerdictCount, ...]
     steps: tuple[StepPoint, ...]
     difficulty: tuple[DifficultyRow, ...]
@@ -196,6 +199,7 @@ def run_results(
         versions=state.version if state else {},
         scores=scores,
         improvements=tuple(_improvements(scores)),
+        taught=tuple(taught_rows(state.tallies)) if state else (),
         gates=tuple(gates),
         verdicts=tuple(logged.verdicts) if logged else (),
         steps=tuple(_steps(logged.steps)) if logged else (),

@@ -1,7 +1,9 @@
 """The report of a run, from its final state and the launcher's timeline. Pure; nothing in here rounds or hides."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import Field
 
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
@@ -13,6 +15,7 @@ from shared.results.diagnostics import Diagnostics, StemRow, diagnose, without_s
 from shared.results.figures import (
     Interval,
     Part,
+    TaughtRow,
     best_validated,
     breaks,
     delivered,
@@ -23,6 +26,7 @@ from shared.results.figures import (
     resampling_seed,
     score_interval,
     seeing,
+    taught_rows,
 )
 
 
@@ -109,7 +113,8 @@ class Stage(Part):
 
 
 class Report(Part):
-    """`report.json`. mutual_improvement: both students improved in the sense of Pareto (paper 3.1)."""
+    """`report.json`. mutual_improvement: every student improved in the sense of Pareto (paper 3.1).
+    unclaimed: domains that no student is strong in."""
 
     run: str
     status: str
@@ -124,6 +129,8 @@ class Report(Part):
     validation: list[RoundScore]
     declines: list[Decline]
     gates: list[GateDecision]
+    taught: list[TaughtRow] = Field(default_factory=list)
+    unclaimed: list[str] = Field(default_factory=list)
     silenced: list[Silenced]
     alarms: list[Alarm]
     diagnostics: Diagnostics
@@ -166,6 +173,8 @@ def build_report(
         validation=_validation(state),
         declines=[decline for s in students if (decline := _decline(state, s)) is not None],
         gates=state.gates,
+        taught=taught_rows(state.tallies),
+        unclaimed=[domain for domain in _domains(state) if domain not in settings.domains],
         silenced=state.silenced,
         alarms=state.alarms,
         diagnostics=diagnose(state, settings.rollout.samples, steps),
@@ -175,6 +184,11 @@ def build_report(
         dominant_stage=max(stages, key=lambda stage: stage.seconds).name if stages else None,
         restarts=dict(restarts),
     )
+
+
+def _domains(state: RunState) -> Iterable[str]:
+    """Those that students were scored in, in the run's order."""
+    return state.scores[0].correct if state.scores else ()
 
 
 def score_rows(state: RunState, settings: RunSettings, student: str) -> list[ScoreRow]:

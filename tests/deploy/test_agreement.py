@@ -15,7 +15,6 @@ from opcod.main import app
 from services.student.config import ScriptEnvironment
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import ENV_PREFIX, load_settings, preset_names
-from shared.config.settings import STUDENTS
 from shared.http.app import check_binding
 from tests.deploy.deployed import (
     OVERLAYS,
@@ -31,6 +30,7 @@ from tests.deploy.deployed import (
 )
 from tests.fakes.access import one_key
 
+STUDENTS = ("a", "b")
 PER_STUDENT = ("student", "trainer")
 PER_RUN = ("broker", "inspector")
 ANY_PLACE = ("redis", "prepare")

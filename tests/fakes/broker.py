@@ -34,6 +34,9 @@ from tests.fakes.student import HandClock
 
 RUN = "test"
 STUDENTS_AB = ("a", "b")
+THREE = ("students.c.domain=biology", "students.c.engine=scripted", "problems.per_step=3")
+"""Overrides that add a student to the two, and a domain."""
+
 TURNS = 400
 IDLE_TURNS = 8
 
@@ -46,9 +49,13 @@ def broker_settings(*overrides: str) -> RunSettings:
 
 
 @functools.cache
+def _generated(*domains: str) -> ProblemSet:
+    """Once for these domains: no override here changes the seed."""
+    return load_problems(broker_settings(*(THREE if len(domains) > 2 else ())))
+
+
 def smoke_problems() -> ProblemSet:
-    """Generated once: no override here changes the seed."""
-    return load_problems(broker_settings())
+    return _generated("physics", "chemistry")
 
 
 class FakeStudent:
@@ -201,13 +208,15 @@ class BrokerBench:
 
     def __post_init__(self) -> None:
         self.settings = broker_settings(*self.overrides)
-        self.problems = smoke_problems()
+        self.problems = _generated(*self.settings.domains)
         self.plan = make_plan(RUN, self.settings, self.problems)
         self.clock = HandClock()
         self.open_bus = self.open_bus or (lambda: MemoryBus(self.server))
         self.workers = self.open_bus()
-        self.students = {name: FakeStudent(name, self.workers, self.problems) for name in STUDENTS_AB}
-        self.trainers = {name: FakeTrainer(name, self.workers, LocalStore(self.run_dir)) for name in STUDENTS_AB}
+        self.students = {name: FakeStudent(name, self.workers, self.problems) for name in self.settings.names}
+        self.trainers = {
+            name: FakeTrainer(name, self.workers, LocalStore(self.run_dir)) for name in self.settings.names
+        }
         self.runner = self.start()
 
     def start(self, *, train: bool | None = None) -> Runner:
@@ -215,7 +224,7 @@ class BrokerBench:
         self.train = self.train if train is None else train
         assert self.open_bus is not None
         bus = self.open_bus()
-        create_queues(bus)
+        create_queues(bus, self.settings.names)
         fence = bus.acquire_lease(LEADER, "broker/0", ttl_s=600)
         assert fence is not None
         self.runner = Runner(
@@ -281,9 +290,9 @@ class BrokerBench:
         return [event for _, event in self.workers.read_events("0", count=10_000, block_s=0) if event.kind == kind]
 
 
-def create_queues(bus: Bus) -> None:
+def create_queues(bus: Bus, students: Sequence[str] = STUDENTS_AB) -> None:
     bus.create_queue(RESULTS, BROKER)
-    for student in STUDENTS_AB:
+    for student in students:
         bus.create_queue(train(student), TRAINER)
         for kind in JobKind:
             bus.create_queue(jobs(student, kind), STUDENTS)

@@ -4,7 +4,7 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,13 +30,15 @@ STEPS = 2
 LEASE_S = 2.0
 """Four heartbeats: who waits for the work of one that was killed waits that long."""
 
+
+def scripted(*students: str) -> tuple[str, ...]:
+    """Settings of students that answer from a script."""
+    set_to = ("engine=scripted", "chat_template=none", "dtype=float32")
+    return tuple(f"students.{student}.{setting}" for setting in set_to for student in students)
+
+
 SCRIPTED = (
-    "students.a.engine=scripted",
-    "students.b.engine=scripted",
-    "students.a.chat_template=none",
-    "students.b.chat_template=none",
-    "students.a.dtype=float32",
-    "students.b.dtype=float32",
+    *scripted("a", "b"),
     "rollout.max_tokens=100",
     "feedback.max_tokens=100",
     "evaluation.max_tokens=100",
@@ -54,6 +56,9 @@ SCRIPTED = (
 )
 """Students that answer from a script, and trainers of a tiny model: whole runs that come out bit for bit. Nothing may
 hang on the clock, so a tutor has all the time and is never silenced; a job may be begun often."""
+
+THREE = (*scripted("c"), "students.c.domain=biology", "problems.per_step=3")
+"""A student more, and its domain."""
 
 CONTEXT = 4096
 """Tokens of the tiny model, which are bytes: every prompt fits."""
@@ -105,9 +110,9 @@ def scripted_settings(*overrides: str) -> RunSettings:
     return load_settings(preset="smoke", overrides=[*SCRIPTED, *overrides], environ={})
 
 
-def write_models(paths: Paths, model: Path) -> None:
-    """Scripted students need none, their trainers do: `model`, a directory with weights, for both."""
-    for name in ("a", "b"):
+def write_models(paths: Paths, model: Path, students: Sequence[str] = ("a", "b")) -> None:
+    """Scripted students need none, their trainers do: `model`, a directory with weights, for all."""
+    for name in students:
         file = model_file(paths.run_dir, name)
         file.parent.mkdir(exist_ok=True)
         sha256 = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
@@ -131,10 +136,10 @@ def assert_applied_once(run_dir: Path, student: str, steps: int) -> None:
         assert manifest.batch_sha256 == hashlib.sha256(batch.read_bytes()).hexdigest()
 
 
-def assert_nothing_left(bus: RedisBus) -> None:
+def assert_nothing_left(bus: RedisBus, students: Sequence[str] = ("a", "b")) -> None:
     """No message waits or is in hand anywhere, and nothing was given up."""
     queues = [(RESULTS, BROKER)]
-    for student in ("a", "b"):
+    for student in students:
         queues.append((train(student), TRAINER))
         queues += [(queue, group_of(queue)) for queue in (jobs(student, kind) for kind in JobKind)]
     assert {queue: bus.queue_depth(queue, group) for queue, group in queues} == {queue: (0, 0) for queue, _ in queues}
@@ -157,23 +162,23 @@ class ScriptedDeployment(RunningDeployment):
         settings = scripted_settings(*overrides)
         if not paths.run_dir.exists():
             create_run(paths, settings)
-            write_models(paths, model)
+            write_models(paths, model, settings.names)
         super().__init__(paths, settings, deadline_s, start_process)
 
     def assert_done(self, weights: dict[str, str]) -> None:
         """It ends DONE with `weights`, every step applied once and nothing left behind."""
         state = self.finish()
         assert state.status is Status.DONE, f"{state.status}, paused: {state.paused}, failed: {state.failed}"
-        assert state.steps == {"a": STEPS, "b": STEPS}
-        for student in ("a", "b"):
+        assert state.steps == dict.fromkeys(self.settings.names, STEPS)
+        for student in self.settings.names:
             assert_applied_once(self.paths.run_dir, student, STEPS)
         assert weights_of(self.paths.run_dir) == weights
-        assert_nothing_left(self.bus)
+        assert_nothing_left(self.bus, self.settings.names)
 
 
-def undisturbed_weights(runs_dir: Path, model: Path) -> dict[str, str]:
+def undisturbed_weights(runs_dir: Path, model: Path, *overrides: str) -> dict[str, str]:
     """sha256 of the weights of such a run in which nothing happens, made by programs of their own."""
-    running = ScriptedDeployment(runs_dir, "undisturbed", model, start_process=launch)
+    running = ScriptedDeployment(runs_dir, "undisturbed", model, *overrides, start_process=launch)
     try:
         assert running.finish().status is Status.DONE
         assert running.launcher.restarts == {}

@@ -24,11 +24,12 @@ def first_is_applied(state: RunState) -> bool:
 def assert_whole(bench: BrokerBench) -> None:
     """The run is done, every batch is on disk once and was trained on once, and every sample was counted once."""
     state = bench.state
-    assert (state.status, state.version) == (Status.DONE, {"a": "a@v2", "b": "b@v2"})
+    assert (state.status, state.version) == (Status.DONE, {name: f"{name}@v2" for name in bench.settings.names})
+    samples = 2 * bench.settings.problems.per_step * bench.settings.rollout.samples
     for name, trainer in bench.trainers.items():
         assert trainer.applied == [1, 2]
         assert sorted(p.name for p in (bench.run_dir / "batches" / name).iterdir()) == ["s00001", "s00002"]
         assert sorted(p.name for p in (bench.run_dir / "steps" / name).iterdir()) == ["s00001.json", "s00002.json"]
-        assert state.tallies[name].samples == 2 * 2 * 3
-        assert sum(state.tallies[name].verdicts[1].values()) == 2 * 2 * 3
+        assert state.tallies[name].samples == samples
+        assert sum(state.tallies[name].verdicts[1].values()) == samples
     assert json.loads((bench.run_dir / "state.json").read_text())["status"] == "DONE"

@@ -47,6 +47,8 @@ def small_plan(**changes: object) -> Plan:
         "steps_per_round": 2,
         "parallel": True,
         "gate_mode": "cognizance",
+        "gate_scope": "pair",
+        "tutor_choice": "best",
         "tau": 0.2,
         "max_break_rate": 0.5,
         "strong_domain": {"a": "physics", "b": "chemistry"},

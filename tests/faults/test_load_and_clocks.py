@@ -15,7 +15,7 @@ from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, TRAINER, jobs, tr
 from shared.bus.redis import RedisBus
 from shared.contracts.jobs import JobKind, JobStarted
 from shared.contracts.run import Status
-from tests.fakes.broker import BrokerBench
+from tests.fakes.broker import THREE, BrokerBench
 from tests.fakes.deployment import ScriptedDeployment
 from tests.fakes.valkey import ValkeyServer
 
@@ -24,19 +24,23 @@ IDLE = 200
 SLOW = 50
 
 
-def test_f14_without_trainers_the_broker_issues_no_more_and_goes_on_when_they_are_back(tmp_path: Path) -> None:
-    bench = BrokerBench(tmp_path)
+@pytest.mark.parametrize("overrides", [(), THREE], ids=["two", "three"])
+def test_f14_without_trainers_the_broker_issues_no_more_and_goes_on_when_they_are_back(
+    tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    bench = BrokerBench(tmp_path, overrides)
+    names = bench.settings.names
     for trainer in bench.trainers.values():
         trainer.held = True
-    bench.run(lambda _: all(bench.workers.queue_depth(train(name), TRAINER) == (1, 0) for name in ("a", "b")))
+    bench.run(lambda _: all(bench.workers.queue_depth(train(name), TRAINER) == (1, 0) for name in names))
     bench.settle()
     before = bench.state
     for _ in range(3):
         bench.clock.now_s += 60
         bench.turn()
-    assert all(bench.workers.queue_depth(train(name), TRAINER) == (1, 0) for name in ("a", "b"))
-    assert all(bench.workers.queue_depth(jobs(name, kind), STUDENTS) == (0, 0) for name in "ab" for kind in JobKind)
-    assert bench.state.steps == before.steps == {"a": 0, "b": 0}
+    assert all(bench.workers.queue_depth(train(name), TRAINER) == (1, 0) for name in names)
+    assert all(bench.workers.queue_depth(jobs(name, kind), STUDENTS) == (0, 0) for name in names for kind in JobKind)
+    assert bench.state.steps == before.steps == dict.fromkeys(names, 0)
     for trainer in bench.trainers.values():
         trainer.held = False
     assert bench.finish().status is Status.DONE

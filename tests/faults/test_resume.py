@@ -13,29 +13,34 @@ import pytest
 import redis
 
 from shared.obs.faults import ALLOWED, FAULT, MARKS
-from tests.fakes.deployment import ScriptedDeployment
+from tests.fakes.deployment import THREE, ScriptedDeployment, undisturbed_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 class Sittings:
-    """One run, begun once and gone on with; each sitting ends with both trainers or both students stopped."""
+    """One run, begun once and gone on with; each sitting ends with all trainers or all students stopped."""
 
-    def __init__(self, runs_dir: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, runs_dir: Path, model: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+    ) -> None:
         monkeypatch.setenv(ALLOWED, "1")
         self._runs_dir = runs_dir
         self._model = model
         self._monkeypatch = monkeypatch
+        self._overrides = overrides
         self.running: ScriptedDeployment | None = None
 
     def begin(self, point: str) -> ScriptedDeployment:
         """Returns when the owners of `point` stand there."""
         self._monkeypatch.setenv(FAULT, f"{point}:stop")
         # No revisions: a student that found some of them left over would stand still before it is ready.
-        self.running = ScriptedDeployment(self._runs_dir, "sittings", self._model, "feedback.revise_share=0")
-        marks = self.running.paths.run_dir / MARKS
-        self.running.until(lambda: all((marks / f"{point}-{student}").exists() for student in ("a", "b")))
-        return self.running
+        running = ScriptedDeployment(
+            self._runs_dir, "sittings", self._model, "feedback.revise_share=0", *self._overrides
+        )
+        self.running, marks = running, running.paths.run_dir / MARKS
+        running.until(lambda: all((marks / f"{point}-{name}").exists() for name in running.settings.names))
+        return running
 
     def kill_everything(self) -> None:
         assert self.running is not None
@@ -48,10 +53,16 @@ class Sittings:
         self.running.close()
 
 
+@pytest.mark.parametrize("overrides", [(), THREE], ids=["two", "three"])
 def test_f7_f8_everything_killed_and_redis_lost_or_emptied_ends_undisturbed(
-    tmp_path: Path, tiny_model: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_model: Path,
+    undisturbed: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
 ) -> None:
-    sittings = Sittings(tmp_path, tiny_model, monkeypatch)
+    weights = undisturbed_weights(tmp_path / "before", tiny_model, *overrides) if overrides else undisturbed
+    sittings = Sittings(tmp_path, tiny_model, monkeypatch, overrides)
     try:
         sittings.begin("trainer.mid-optimizer")  # of step 1
         sittings.kill_everything()
@@ -64,9 +75,9 @@ def test_f7_f8_everything_killed_and_redis_lost_or_emptied_ends_undisturbed(
         assert emptied.launcher.deployment is not None
         with redis.Redis.from_url(emptied.launcher.deployment.redis_url) as client:
             client.flushall()
-        for name in ("trainer-a", "trainer-b"):
-            os.kill(emptied.launcher.pids()[name], signal.SIGCONT)
-        emptied.assert_done(undisturbed)
+        for name in emptied.settings.names:
+            os.kill(emptied.launcher.pids()[f"trainer-{name}"], signal.SIGCONT)
+        emptied.assert_done(weights)
     finally:
         if sittings.running is not None:
             sittings.running.close()

@@ -56,7 +56,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = LocalStore(run_dir)
     config = training_config(validate(read_toml(run_dir / "config.toml")), RUN, run_dir, STUDENT)
     # As the trainer's process does: over another number of threads sums round otherwise, and a replay differs.
-    torch.set_num_threads(config.settings.resources.threads_on("cpu", 1))
+    torch.set_num_threads(config.settings.threads_on("cpu", 1))
     checkpoints = Checkpoints(store, run=RUN, student=STUDENT, base_sha256=BASE_SHA256)
     trainer = build_trainer(config, store, checkpoints, threading.Event())
     trainer.restore()

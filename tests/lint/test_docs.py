@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from services.inspector.http import views
 from shared.config.loading import load_settings
-from shared.config.settings import RunSettings, StudentSection
+from shared.config.settings import RunSettings
+from shared.config.students import StudentSection
 from shared.contracts import acting, batches, completions, http, openai, weights
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -48,7 +48,7 @@ def outcomes(seed: int) -> Iterator[list[object]]:
         grades = (form.grade(answer, problem.answer), form.grade_lenient(answer, problem.answer))
         told = (exchange.verdict, exchange.delivered, exchange.removed)
         yield [name, *told, form.extract_answer(answer), *grades, form.format_ok(answer)]
-    for knowledge in (Knowledge("physics", "chemistry", 4), Knowledge("chemistry", "physics", 1)):
+    for knowledge in (Knowledge("physics", {"chemistry": 4}), Knowledge("chemistry", {"physics": 1})):
         for example in recipe(knowledge, seed=seed):
             yield [[message.content for message in example.messages], example.completion]
 

@@ -7,12 +7,12 @@ is verified and adopted, never written again.
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import variance
 from typing import Protocol
 
 from services.broker.exchange.judging import JudgedFeedback, verdict_word
-from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed, PeerSample
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed, PeerSample, Taught
 from shared.contracts.jobs import PromptOutput
 from shared.files.batches import batch_directory, batch_manifest
 from shared.files.store import GROUPS, LocalStore
@@ -31,11 +31,12 @@ class StepHeader:
     step: int
     phase_start: bool
     base_version: str
-    tutor: str
+    tutor: str | None
     tutor_version: str | None
     template_hash: str
     fence: int = 0
     capabilities: dict[str, float] | None = None
+    tutors: dict[str, str] = field(default_factory=dict)
 
 
 class Rollout(Protocol):
@@ -192,9 +193,25 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         groups_sha256=hashlib.sha256(lines).hexdigest(),
         fence=header.fence,
         capabilities=header.capabilities,
+        tutors=header.tutors,
+        taught=_taught(ordered),
     )
     directory = batch_directory(header.student, header.step)
     return Sealed(manifest, store.write_directory(directory, {GROUPS: lines}, manifest.model_dump_json().encode()))
+
+
+def _taught(groups: Sequence[BatchGroup]) -> tuple[Taught, ...]:
+    """By tutor and domain; none where there is but one tutor, which stands in no group."""
+    said: Counter[tuple[str, str]] = Counter()
+    kept: Counter[tuple[str, str]] = Counter()
+    for group in groups:
+        if group.tutor is not None:
+            said[group.tutor, group.domain] += len(group.samples)
+            kept[group.tutor, group.domain] += sum(sample.feedback is not None for sample in group.samples)
+    return tuple(
+        Taught(tutor=tutor, domain=domain, feedbacks=count, kept=kept[tutor, domain])
+        for (tutor, domain), count in sorted(said.items())
+    )
 
 
 def _reward_variance(groups: Sequence[BatchGroup]) -> float:

@@ -38,8 +38,8 @@ log = structlog.get_logger()
 KEPT_TOKENS = 2_000_000
 """Of the outputs that are kept; measured 70 bytes each as Python objects, so 140 MB."""
 
-KEPT_GROUPS = 256
-"""Whose feedback is kept judged: both students' open steps at the paper's size."""
+KEPT_GROUPS = 128
+"""For each student, whose feedback is kept judged: more than its open step at the paper's size."""
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -94,9 +94,10 @@ class GroupReader:
         self._problems = problems
         self._bus = bus
         self._store = store
+        kept = KEPT_GROUPS * len(settings.students)
         self._outputs: Recent[str, JobOutput] = Recent(KEPT_TOKENS, _tokens)
-        self._exchanges: Recent[tuple[str, str | None, str | None], list[JudgedFeedback]] = Recent(KEPT_GROUPS)
-        self._before: Recent[tuple[str, int, str], tuple[Before, ...]] = Recent(KEPT_GROUPS)
+        self._exchanges: Recent[tuple[str, str | None, str | None], list[JudgedFeedback]] = Recent(kept)
+        self._before: Recent[tuple[str, int, str], tuple[Before, ...]] = Recent(kept)
 
     def rollouts(self, state: RunState, student: str, problem_id: str) -> PromptOutput:
         """The rollouts of a problem in the student's open step."""
@@ -120,11 +121,11 @@ class GroupReader:
         problem = self._problems.by_id(group.problem_id)
         rollouts = self.output(state, phase, group, JobKind.ROLLOUT).prompts[0]
         told = None
-        if group.tutored:
+        if group.tutor is not None:
             came = group.feedback.status is JobStatus.DONE
             # A group whose feedback was lost is still a tutored one: its samples are told nothing (`fb_none`).
             told = self.exchanges(state, phase, group, group.feedback.output if came else None)
-        return build_group(
+        built = build_group(
             problem,
             rollouts,
             told,
@@ -134,11 +135,13 @@ class GroupReader:
             peer=self._of_peer(state, phase, group.problem_id) if self.window is not None else (),
             excluded=excluded,
         )
+        # Two students have no choice of tutors: theirs stands in the manifest.
+        return built if len(phase.tutors) < 2 else built.model_copy(update={"tutor": group.tutor})
 
     def _of_peer(self, state: RunState, phase: PhaseState, problem_id: str) -> Sequence[Rollout]:
         """The peer's rollouts of the problem in the same step, which it may have sealed and closed already."""
         step = open_step(phase)
-        peer = next(each for each in state.phases if each.student == phase.tutor)
+        peer = next(each for each in state.phases if each.student == phase.peer)
         if peer.step is not None and peer.step.step == step:
             group = next(each for each in peer.step.groups if each.problem_id == problem_id)
             # None after Redis was lost, where the peer's batch was on disk and its rollouts were not made again.
@@ -262,6 +265,8 @@ class Sealer:
                 return adopted
             self._set_aside(adopted.manifest)
         groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]
+        only = phase.peer if len(phase.tutors) == 1 else None
+        asked = {group.tutor for group in phase.step.groups}
         header = StepHeader(
             run=self._run,
             student=phase.student,
@@ -269,11 +274,12 @@ class Sealer:
             step=phase.step.step,
             phase_start=phase.step.step == phase.first_step,
             base_version=phase.step.base_version,
-            tutor=phase.tutor,
-            tutor_version=phase.tutor_version if phase.step.tutored else None,
+            tutor=only,
+            tutor_version=phase.tutors[only] if only is not None and only in asked else None,
             template_hash=self._template_hash,
             fence=self._fence,
             capabilities=self._capabilities(phase, phase.step.step, groups),
+            tutors={} if only else {name: version for name, version in phase.tutors.items() if name in asked},
         )
         fault_point("broker.before-seal")
         sealed = write_batch(self._store, header, groups)
@@ -281,13 +287,13 @@ class Sealer:
         return sealed
 
     def _capabilities(self, phase: PhaseState, step: int, groups: Sequence[BatchGroup]) -> dict[str, float] | None:
-        """Of both students, with this step's rewards; None where nothing is shared."""
+        """Of the two students, with this step's rewards; None where nothing is shared."""
         window = self._groups.window
         if window is None:
             return None
         now = {
             phase.student: [sample.reward for group in groups for sample in group.samples],
-            phase.tutor: [sample.reward for group in groups for sample in group.peer_samples],
+            phase.peer: [sample.reward for group in groups for sample in group.peer_samples],
         }
         # From the sealed batches and not from the state: a step that is sealed once more finds the same numbers.
         return {

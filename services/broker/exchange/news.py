@@ -78,6 +78,7 @@ def graded(phase: PhaseState, round_: int, problem: Problem, rewards: Sequence[f
 
 def feedback(
     phase: PhaseState,
+    tutor: str,
     round_: int,
     problem: Problem,
     rollouts: PromptOutput,
@@ -92,8 +93,8 @@ def feedback(
             FeedbackGiven(
                 **UNSTAMPED,
                 student=phase.student,
-                tutor=phase.tutor,
-                tutor_version=phase.tutor_version,
+                tutor=tutor,
+                tutor_version=phase.tutors[tutor],
                 version=phase.step.base_version if phase.step else "",
                 round=round_,
                 step=open_step(phase),

@@ -22,7 +22,7 @@ from shared.contracts.http import (
 from shared.contracts.ids import seed_of
 from shared.contracts.messages import ChatMessage
 from shared.contracts.openai import ChatRequest, ChatResponse, IncomingMessage
-from shared.errors import RequestError
+from shared.errors import ConfigError, RequestError
 from shared.http.sse import Frames, frame
 from shared.problems.problem import Problem, ProblemFormat
 
@@ -32,7 +32,7 @@ WISHES = {"temperature", "top_p", "max_completion_tokens", "max_tokens", "stop"}
 
 
 class Asking:
-    """The flow, over HTTP to both students. Raises UnavailableError if one is down, ConfigError for an unknown one."""
+    """The flow, over HTTP to two students. Raises UnavailableError if one is down, ConfigError for an unknown one."""
 
     def __init__(self, peers: Peers, settings: RunSettings, format_: ProblemFormat) -> None:
         self._peers = peers
@@ -44,15 +44,17 @@ class Asking:
 
         wishes: how answers are sampled and where they stop; else a student's defaults, which are the evaluation's.
         """
-        first = self._peers.require(request.first or sorted(self._settings.students)[0])
-        tutor = self._settings.peer_of(first)
+        first = self._peers.require(request.first or self._settings.names[0])
+        tutor = self._peers.require(request.tutor) if request.tutor else self._peers.best_peer(first)
+        if tutor == first:
+            raise ConfigError(f"tutor: expected another student than {first}, which answers")
         problem = Problem(id="asked", domain="", kind="", question=request.problem, answer="")
         chat = await self._chat(first, self._format.messages(problem), wishes, request.seed)
         answer = chat.choices[0].message.content
         yield Answered(student=first, version=chat.model, text=answer, usage=chat.usage)
         for exchange in range(1, (request.exchanges or 1) + 1):
             seed = _seed(request.seed, exchange)
-            advised = await self._advised(tutor, problem, answer, exchange, seed)
+            advised = await self._advised(tutor, first, problem, answer, exchange, seed)
             yield advised
             if advised.delivered is None:
                 continue
@@ -75,8 +77,11 @@ class Asking:
                 yield frame(stage, event=stage.stage)
         yield frame(whole(request, told), event="done")
 
-    async def _advised(self, tutor: str, problem: Problem, answer: str, exchange: int, seed: int | None) -> Advised:
-        request = FeedbackRequest(problem=problem.question, response=answer, seed=seed)
+    async def _advised(
+        self, tutor: str, tutee: str, problem: Problem, answer: str, exchange: int, seed: int | None
+    ) -> Advised:
+        domain = self._settings.students[tutee].domain
+        request = FeedbackRequest(problem=problem.question, response=answer, seed=seed, agent_domain=domain)
         told = await self._peers.feedback(tutor, request)
         judged = judge(told.raw, problem, self._format)
         return Advised(

@@ -154,7 +154,7 @@ def _student(peers: Peers, model: str) -> str:
     try:
         return peers.require(model.partition("@")[0])
     except ConfigError as error:
-        raise _unknown(f"{error}; or {PEERS!r}, for both") from error
+        raise _unknown(f"{error}; or {PEERS!r}, for one and its tutor") from error
 
 
 def _unknown(message: str) -> RequestError:

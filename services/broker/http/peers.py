@@ -27,6 +27,7 @@ from shared.http.client import answering, async_client, bearer, parsed, refusal
 from shared.http.guard import request_id
 from shared.http.remote import RemoteCalls
 from shared.http.sse import Frames
+from shared.results.figures import best_validated
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -77,11 +78,21 @@ class Peers:
         return student
 
     async def view(self) -> PeersResponse:
-        """Both students with versions, newest scores, gap and who is up."""
+        """All students with versions, newest scores, gap and who is up."""
         state = self._state()
         beats = await self._calls.make(self._bus.heartbeats)
         peers = tuple(self._peer(state, name, beats) for name in sorted(self._settings.students))
         return PeersResponse(run=state.run, status=state.status.value, round=state.round, peers=peers)
+
+    def best_peer(self, student: str) -> str:
+        """Of the others the one that validates best, or the next one before any does. Raises ConfigError for one that
+        is alone."""
+        others = self._settings.peers_of(student)
+        if not others:
+            raise ConfigError(f"student {student} has no peer that could tutor it; ask it alone, by its name")
+        found = {name: best_validated(self._state().scores, name) for name in others}
+        # `max` takes the first of equals, and so the next one.
+        return max(others, key=lambda name: each.mean_over_domains if (each := found[name]) else 0.0)
 
     async def models(self) -> ModelList:
         """Of each student that is up its name, for the live version, and every version it holds."""
@@ -105,6 +116,7 @@ class Peers:
             scores={domain: scores[-1].mean(domain) for domain in scores[-1].correct} if scores else {},
             gap=gate.gaps[name] if gate else None,
             cognizant=gate.cognizant[name] if gate else None,
+            tutees=tuple(pair.student for pair in gate.pairs if pair.tutor == name and pair.cognizant) if gate else (),
             replicas=len(alive),
             url=alive[0].url if alive else None,
         )

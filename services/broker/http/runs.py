@@ -121,7 +121,7 @@ def acting_routes(
     def silence(run: str, body: SilenceRequest, request: Request) -> Accepted:
         if run != plan.run:
             raise HTTPException(404, f"this deployment serves run {plan.run}, not {run!r}")
-        return ask(SilenceAct(id=uuid.uuid4().hex, tutor=body.tutor, by=asked_by(request), reason=body.reason))
+        return ask(SilenceAct(id=uuid.uuid4().hex, by=asked_by(request), **body.model_dump()))
 
     @router.post("/feedback/{key:path}/flag", status_code=202)
     @calls.route

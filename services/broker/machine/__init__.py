@@ -6,6 +6,7 @@
     phases.py     one student's steps: rollouts, feedback, sealing, swap
     books.py      issuing a job once, versions to serve, time spent
     watching.py   alarms, and when a tutor is silenced
+    speaking.py   which tutor speaks about a problem
     sharing.py    students that train on each other's rollouts, step by step together
     acting.py     what a person asks of an exchange or a tutor
     plan.py       what the settings fix before the run begins

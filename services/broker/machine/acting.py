@@ -11,7 +11,8 @@ from typing import Literal
 from services.broker.machine.books import tell_status
 from services.broker.machine.moves import Asked, Command, KeepAct
 from services.broker.machine.plan import Plan
-from services.broker.machine.watching import is_silenced, silence_now
+from services.broker.machine.speaking import is_silenced
+from services.broker.machine.watching import silence_now, spoken_to
 from shared.contracts.acting import Act, ExchangeAct, ExchangeRef, SilenceAct
 from shared.contracts.events import UNSTAMPED, Acted
 from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState, Status
@@ -91,7 +92,7 @@ def _exclude_refusal(state: RunState, exchange: ExchangeRef, *, sealed: bool) ->
         return Refusal("conflict", f"the batch of {exchange.key} is sealed, so the feedback is trained on: {INSTEAD}")
     if group is None:
         return _no_exchange(exchange)
-    if not group.tutored or group.feedback.status is not JobStatus.DONE:
+    if group.tutor is None or group.feedback.status is not JobStatus.DONE:
         return Refusal("conflict", f"{exchange.key} has no feedback to exclude: none came yet, or none will")
     if exchange.sample in group.excluded:
         return Refusal("conflict", f"{exchange.key} is excluded already")
@@ -101,9 +102,12 @@ def _exclude_refusal(state: RunState, exchange: ExchangeRef, *, sealed: bool) ->
 def _silence_refusal(state: RunState, plan: Plan, act: SilenceAct) -> Refusal | None:
     if act.tutor not in plan.students:
         return Refusal("missing", f"expected a tutor of {', '.join(plan.students)}, got {act.tutor!r}")
+    tutees = spoken_to(plan, act)
+    if not set(tutees) <= set(plan.peers_of(act.tutor)):
+        return Refusal("missing", f"expected a tutee of {', '.join(plan.peers_of(act.tutor))}, got {act.student!r}")
     if state.status in (Status.FINAL_EVAL, Status.DONE, Status.FAILED):
         return Refusal("conflict", f"nobody tutors any more: the run is {state.status.value}")
-    if is_silenced(state, act.tutor, plan.peer_of(act.tutor)):
+    if all(is_silenced(state, act.tutor, student) for student in tutees):
         return Refusal("conflict", f"tutor {act.tutor} is silenced already in round {state.round}")
     return None
 

@@ -40,8 +40,8 @@ def serve_set(state: RunState, student: str) -> tuple[str, tuple[str, ...]]:
     needed = {live}
     if state.status is Status.TRAINING:
         for phase in state.phases:
-            if phase.tutor == student and not phase.finished:
-                needed.add(phase.tutor_version)
+            if student in phase.tutors and not phase.finished:
+                needed.add(phase.tutors[student])
             if phase.student == student:
                 needed |= {revision.version for revision in phase.open_revisions}
     return live, tuple(sorted(needed))

@@ -9,6 +9,8 @@ whatever its state says. The transition that must not exist: a step is sealed tw
 version other than the one its rollouts were drawn from.
 """
 
+from collections.abc import Sequence
+
 from services.broker.machine import rounds, watching
 from services.broker.machine.acting import act_on, check_exclusions
 from services.broker.machine.books import add, end_stage, enter, serve_set, tell_status
@@ -28,7 +30,7 @@ from services.broker.machine.moves import (
     VersionServed,
 )
 from services.broker.machine.plan import Plan
-from shared.contracts.batches import BatchManifest
+from shared.contracts.batches import BatchManifest, Taught
 from shared.contracts.diagnostics import BatchRewards, RevisionCount
 from shared.contracts.events import UNSTAMPED, StepApplied
 from shared.contracts.ids import version_name
@@ -48,7 +50,7 @@ from shared.contracts.weights import StepDone, StepRecord
 
 
 def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:
-    """The state before anything happened: both students at their base weights."""
+    """The state before anything happened: all students at their base weights."""
     return RunState(
         run=plan.run,
         incarnation=incarnation,
@@ -133,8 +135,19 @@ def count_batch(state: RunState, batch: BatchManifest) -> None:
     tally = state.tallies[batch.student]
     tally.samples += batch.samples
     tally.active_samples += batch.active_samples
+    tally.taught = _together([*tally.taught, *batch.taught])
     for verdict, count in batch.verdicts.items():
         add(tally.verdicts.setdefault(state.round, {}), verdict, count)
+
+
+def _together(rows: Sequence[Taught]) -> list[Taught]:
+    """One row for each tutor and domain."""
+    keys = sorted({(row.tutor, row.domain) for row in rows})
+    alike = {key: [row for row in rows if (row.tutor, row.domain) == key] for key in keys}
+    return [
+        Taught(tutor=tutor, domain=domain, feedbacks=sum(r.feedbacks for r in same), kept=sum(r.kept for r in same))
+        for (tutor, domain), same in alike.items()
+    ]
 
 
 def cannot_seal(state: RunState, student: str, reason: str) -> Tell:

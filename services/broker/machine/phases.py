@@ -5,15 +5,15 @@ Feedback is asked for as soon as its group has its rollouts: there is no barrier
 
 from services.broker.machine.books import end_stage, serve_set, to_issue
 from services.broker.machine.moves import Command, Forget, IssueFeedback, IssueRevision, IssueRollout, SealBatch, Serve
-from services.broker.machine.plan import Plan, PlannedProblem
+from services.broker.machine.plan import Plan
 from services.broker.machine.sharing import SharingPlan, peer_has_answered
-from services.broker.machine.watching import is_silenced, silence
+from services.broker.machine.speaking import tutor_of
+from services.broker.machine.watching import silence
 from shared.bus.keys import step_payloads
 from shared.contracts.diagnostics import StepKind, StepTime
 from shared.contracts.ids import job_id
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import (
-    GateDecision,
     GroupState,
     JobStatus,
     PhaseState,
@@ -22,7 +22,6 @@ from shared.contracts.run import (
     StepState,
 )
 from shared.contracts.targets import group_job_id
-from shared.method.gating import GateMode, may_tutor
 
 
 def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> list[Command]:
@@ -31,8 +30,8 @@ def advance_phase(state: RunState, plan: Plan, phase: PhaseState, at: float) -> 
     if phase.started_at is None:
         phase.started_at = at
         if plan.latest_tutor:
-            phase.tutor_version = state.version[phase.tutor]
-            commands.append(Serve(phase.tutor, *serve_set(state, phase.tutor)))
+            phase.tutors = {tutor: state.version[tutor] for tutor in phase.tutors}
+            commands += [Serve(tutor, *serve_set(state, tutor)) for tutor in phase.tutors]
     step = phase.step
     if step is not None and step.done_version is not None and _serves_live(state, phase.student):
         end_stage(state, phase, "swap", at)
@@ -63,8 +62,8 @@ def _finish_phase(state: RunState, phase: PhaseState, at: float) -> list[Command
     if phase.open_revisions:
         return []
     phase.finished_at = at
-    tutor_may_unload = Serve(phase.tutor, *serve_set(state, phase.tutor))
-    return [tutor_may_unload]
+    # What was frozen for this phase may be unloaded.
+    return [Serve(tutor, *serve_set(state, tutor)) for tutor in phase.tutors]
 
 
 def _open_step(state: RunState, plan: Plan, phase: PhaseState, at: float) -> StepState:
@@ -73,21 +72,11 @@ def _open_step(state: RunState, plan: Plan, phase: PhaseState, at: float) -> Ste
         step=number,
         base_version=state.version[phase.student],
         groups=[
-            GroupState(problem_id=problem.id, tutored=_tutored(state, plan, phase, problem))
+            GroupState(problem_id=problem.id, tutor=tutor_of(state, plan, phase, domain=problem.domain))
             for problem in plan.step_problems(phase.student, number)
         ],
         opened_at=at,
         mark=at,
-    )
-
-
-def _tutored(state: RunState, plan: Plan, phase: PhaseState, problem: PlannedProblem) -> bool:
-    decision = _gate_of(state)
-    return not is_silenced(state, phase.tutor, phase.student) and may_tutor(
-        GateMode(plan.gate_mode),
-        decision.cognizant[phase.tutor],
-        problem_domain=problem.domain,
-        strong_domain=plan.strong_domain[phase.tutor],
     )
 
 
@@ -110,7 +99,7 @@ def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepSta
     if to_issue(state, group.rollout, f"rollouts of {group.problem_id} (student {phase.student}, step {step.step})"):
         id_ = group_job_id(state, phase, group, JobKind.ROLLOUT)
         return [IssueRollout(id_, phase.student, step.base_version, state.round, step.step, group.problem_id)]
-    if group.rollout.status is not JobStatus.DONE or not group.tutored:
+    if group.rollout.status is not JobStatus.DONE or group.tutor is None:
         return []
     # Not `to_issue`: lost feedback is given up and its group goes without, where a lost rollout is tried once more.
     if group.feedback.status is JobStatus.NONE:
@@ -118,8 +107,8 @@ def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepSta
         return [
             IssueFeedback(
                 group_job_id(state, phase, group, JobKind.FEEDBACK),
-                phase.tutor,
-                phase.tutor_version,
+                group.tutor,
+                phase.tutors[group.tutor],
                 phase.student,
                 state.round,
                 step.step,
@@ -133,7 +122,7 @@ def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepSta
     # By the version that answered first, even where the student has moved on: only the feedback may differ.
     id_ = job_id(state.round, phase.student, step.step, group.problem_id, JobKind.REVISE.value)
     phase.open_revisions.append(
-        Revision(job_id=id_, step=step.step, problem_id=group.problem_id, version=step.base_version)
+        Revision(job_id=id_, tutor=group.tutor, step=step.step, problem_id=group.problem_id, version=step.base_version)
     )
     return [IssueRevision(id_, phase.student, step.base_version, state.round, step.step, group.problem_id)]
 
@@ -148,9 +137,3 @@ def _forget_closed(phase: PhaseState) -> list[Command]:
 
 def _serves_live(state: RunState, student: str) -> bool:
     return state.served.get(student) == state.version[student]
-
-
-def _gate_of(state: RunState) -> GateDecision:
-    if state.gate is None or state.gate.round != state.round:
-        raise ValueError(f"round {state.round} is training without a gate decision")
-    return state.gate

@@ -6,6 +6,7 @@ has to be stored, and a resumed run draws the same problems.
 
 import random
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 
 from shared.config.alarms import AlarmsSection
@@ -35,6 +36,8 @@ class Plan:
     steps_per_round: int
     parallel: bool
     gate_mode: str
+    gate_scope: str
+    tutor_choice: str
     tau: float
     max_break_rate: float
     strong_domain: dict[str, str]
@@ -58,13 +61,24 @@ class Plan:
     def students(self) -> tuple[str, ...]:
         return tuple(sorted(self.strong_domain))
 
-    @property
+    @cached_property
     def domains(self) -> tuple[str, ...]:
-        return tuple(self.strong_domain[student] for student in self.students)
+        """Those of the students, in their order, then those that no student is strong in."""
+        strong = (self.strong_domain[student] for student in self.students)
+        return tuple(dict.fromkeys([*strong, *(problem.domain for problem in self.train)]))
 
-    def peer_of(self, student: str) -> str:
-        first, second = self.students
-        return second if student == first else first
+    def domain_of(self, problem_id: str) -> str:
+        """Of a training problem."""
+        return self._domains_by_id[problem_id]
+
+    @cached_property
+    def _domains_by_id(self) -> dict[str, str]:
+        return {problem.id: problem.domain for problem in self.train}
+
+    def peers_of(self, student: str) -> tuple[str, ...]:
+        """The others, from the next one on, and round."""
+        at = self.students.index(student)
+        return self.students[at + 1 :] + self.students[:at]
 
     def chunk(self, split: Split, index: int) -> tuple[PlannedProblem, ...]:
         """The problems of one evaluation job."""

@@ -6,11 +6,11 @@
 - `advance`: from one status to the next, as far as the state allows.
 
 Each thing is marked as issued in the state in the same move that issues it, so deriving again issues nothing
-twice. Both tutors are frozen at the round's start, so the phases of a round are independent; with `latest_tutor`
-each is frozen when its pupil's phase begins.
+twice. All tutors are frozen at the round's start, so the phases of a round are independent; with `latest_tutor`
+they are frozen when their pupil's phase begins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.broker.machine.books import end_stage, enter, serve_set, to_issue
 from services.broker.machine.moves import Command, Forget, IssueEval, Serve, Tell
@@ -26,6 +26,7 @@ from shared.contracts.run import (
     GateDecision,
     JobState,
     JobStatus,
+    PairGate,
     PhaseState,
     RunState,
     Score,
@@ -44,33 +45,71 @@ def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDeci
     before: the last round's decision, which counts with hysteresis.
     Raises OpcodError if a student's validation score is missing: missing is never cognizant.
     """
-    by_student = {score.student: score for score in scores}
+    by_student = {score.student: score for score in sorted(scores, key=lambda score: score.student)}
     missing = [student for student in plan.students if student not in by_student]
     if missing:
         raise OpcodError(f"round {round_}: no validation score of student {', '.join(missing)}")
-    counts = [{d: sum(by_student[s].correct[d]) for d in plan.domains} for s in plan.students]
+    counts = {s: {d: sum(by_student[s].correct[d]) for d in plan.domains} for s in plan.students}
     first = by_student[plan.students[0]]
-    # Both students answered the same problems, so the totals of one are those of the other.
+    # All students answered the same problems, so the totals of one are those of the others.
     totals = {d: len(first.correct[d]) * first.samples for d in plan.domains}
-    # Fractions, not floats: a gap that is exactly tau must not fall to either side by rounding.
-    gaps = gating.gaps_exact(counts, totals)
-    previous = [before.cognizant[student] for student in plan.students] if before is not None else None
-    cognizant = gating.cognizant_counts(counts, totals, plan.tau, previous=previous, hysteresis=plan.hysteresis)
-    samples = [by_student[student] for student in plan.students]
-    intervals = gating.gap_interval(
-        [{d: [count / score.samples for count in score.correct[d]] for d in plan.domains} for score in samples],
-        seed=seed_of(plan.seed, round_, "gap"),
-    )
+    overall = dict(zip(plan.students, gating.gaps_exact(list(counts.values()), totals), strict=True))
+    intervals = dict.fromkeys(plan.students, (0.0, 0.0))  # of one that is alone
+    intervals |= {s: each for (s, _), each in _intervals(plan, by_student, round_, gating.GateScope.ALL).items()}
+    pairs = _pairs(plan, by_student, counts, totals, round_=round_, before=before)
     return GateDecision(
         round=round_,
         scores={s: {d: by_student[s].mean(d) for d in plan.domains} for s in plan.students},
-        gaps={s: float(gap) for s, gap in zip(plan.students, gaps, strict=True)},
-        gap_intervals=dict(zip(plan.students, intervals, strict=True)),
-        cognizant=dict(zip(plan.students, cognizant, strict=True)),
+        gaps={s: float(gap) for s, gap in overall.items()},
+        gap_intervals=intervals,
+        cognizant={s: any(pair.cognizant for pair in pairs if pair.tutor == s) for s in plan.students},
         mode=plan.gate_mode,
         tau=plan.tau,
         hysteresis=plan.hysteresis,
+        scope=plan.gate_scope,
+        pairs=pairs,
     )
+
+
+def _pairs(
+    plan: Plan,
+    scores: Mapping[str, Score],
+    counts: Mapping[str, Mapping[str, int]],
+    totals: Mapping[str, int],
+    *,
+    round_: int,
+    before: GateDecision | None,
+) -> list[PairGate]:
+    """Of every tutor and tutee whether it may tutor."""
+    scope = gating.GateScope(plan.gate_scope)
+    # Fractions, not floats: a gap that is exactly tau must not fall to either side by rounding.
+    gaps = gating.pair_gaps(counts, plan.strong_domain, totals, scope)
+    intervals = _intervals(plan, scores, round_, scope)
+    return [
+        PairGate(
+            tutor=tutor,
+            student=student,
+            gap=float(gap),
+            interval=intervals[tutor, student],
+            cognizant=gating.is_cognizant(
+                gap,
+                plan.tau,
+                before=before.pair(tutor, student).cognizant if before is not None else None,
+                hysteresis=plan.hysteresis,
+            ),
+        )
+        for (tutor, student), gap in gaps.items()
+    ]
+
+
+def _intervals(
+    plan: Plan, scores: Mapping[str, Score], round_: int, scope: gating.GateScope
+) -> dict[gating.Pair, tuple[float, float]]:
+    means = {
+        student: {d: [count / score.samples for count in score.correct[d]] for d in plan.domains}
+        for student, score in scores.items()
+    }
+    return gating.gap_intervals(means, plan.strong_domain, scope, seed=seed_of(plan.seed, round_, "gap"))
 
 
 def evaluate(state: RunState, plan: Plan, at: float, *, after: Status) -> list[Command]:
@@ -197,7 +236,7 @@ def advance(state: RunState, plan: Plan, at: float) -> list[Command]:
 
 
 def _freeze(state: RunState, plan: Plan, at: float) -> list[Command]:
-    """Decide the gate and freeze both students as they are now as this round's tutors."""
+    """Decide the gate and freeze the students as they are now as this round's tutors."""
     current = [s for s in state.scores if s.split is Split.VALIDATION and s.round == state.round]
     decision = decide(plan, current, round_=state.round, before=state.gates[-1] if state.gates else None)
     state.gate = decision
@@ -205,8 +244,7 @@ def _freeze(state: RunState, plan: Plan, at: float) -> list[Command]:
     state.phases = [
         PhaseState(
             student=student,
-            tutor=plan.peer_of(student),
-            tutor_version=state.version[plan.peer_of(student)],
+            tutors={tutor: state.version[tutor] for tutor in plan.peers_of(student)},
             first_step=state.steps[student] + 1,
             steps=plan.steps_per_round,
         )

@@ -21,7 +21,7 @@ class SharingPlan(Plan):
 
 def peer_has_answered(state: RunState, phase: PhaseState, step: StepState) -> bool:
     """Whether all of the peer's rollouts of this step are there."""
-    peer = next(each for each in state.phases if each.student == phase.tutor)
+    peer = next(each for each in state.phases if each.student == phase.peer)
     if peer.step is not None and peer.step.step == step.step:
         return all(group.rollout.status is JobStatus.DONE for group in peer.step.groups)
     return peer.first_step + peer.steps_done > step.step

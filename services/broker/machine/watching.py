@@ -17,11 +17,11 @@ At each validation but the first:
 - validation_gap: the reward of the last steps has run away from the validation score, compared with the first steps and
   the validation before them: what is learnt are the training problems.
 
-A tutor whose feedback breaks right answers too often is silenced for the rest of its round; the rule is
-shared.method.silencing. A person may ask for it, too (`silence_now`). It is never taken back within the round. From
-then on the tutor is not asked: groups of the open step whose feedback is not issued go without, and feedback that is
-under way is given up (`silenced` among the lost). Feedback that came before stays in its batch, so that the sealed
-log and the events that were told agree; it is one step's at most.
+A tutor whose feedback to a student breaks right answers too often is silenced for it, for the rest of its round; the
+rule is shared.method.silencing. A person may ask for it, too (`silence_now`). It is never taken back within the round.
+From then on the tutor is not asked: groups of the open step whose feedback is not issued go to another tutor, or
+without, and feedback that is under way is given up (`silenced` among the lost). Feedback that came before stays in its
+batch, so that the sealed log and the events that were told agree; it is one step's at most.
 """
 
 import math
@@ -31,6 +31,7 @@ from statistics import mean, pvariance
 from services.broker.machine.books import add
 from services.broker.machine.moves import Command, Tell
 from services.broker.machine.plan import Plan
+from services.broker.machine.speaking import is_silenced, tutor_of
 from shared.config.alarms import AlarmsSection
 from shared.contracts.acting import SilenceAct
 from shared.contracts.diagnostics import (
@@ -208,32 +209,38 @@ def _validation_gap(watch: AlarmWatch, plan: Plan, before: Score, score: Score) 
 LOST_REASON = "silenced"
 
 
-def is_silenced(state: RunState, tutor: str, student: str) -> bool:
-    """Whether this tutor may not speak to this tutee any more in this round."""
-    return any((each.round, each.tutor, each.student) == (state.round, tutor, student) for each in state.silenced)
-
-
 def silence(state: RunState, plan: Plan, phase: PhaseState) -> list[Command]:
-    """Silence the phase's tutor if the counts of this round call for it; let go of what waits for a silent one."""
-    commands = [] if is_silenced(state, phase.tutor, phase.student) else _judge(state, plan, phase)
-    if is_silenced(state, phase.tutor, phase.student):
-        _let_go(state, phase)
+    """Silence the phase's tutors if the counts of this round call for it; let go of what waits for a silent one."""
+    commands: list[Command] = []
+    for tutor in phase.tutors:
+        if not is_silenced(state, tutor, phase.student):
+            commands += _judge(state, plan, phase, tutor)
+        if is_silenced(state, tutor, phase.student):
+            _let_go(state, plan, phase, tutor)
     return commands
+
+
+def spoken_to(plan: Plan, act: SilenceAct) -> tuple[str, ...]:
+    """Those about whose answers the tutor is to be silent."""
+    return plan.peers_of(act.tutor) if act.student is None else (act.student,)
 
 
 def silence_now(state: RunState, plan: Plan, act: SilenceAct) -> list[Command]:
     """A person silences a tutor for this round, with or without numbers that call for it."""
-    student = plan.peer_of(act.tutor)
-    phase = next((phase for phase in state.phases if phase.student == student), None)
-    step = _step_of(phase) if phase else state.steps[student] + 1
-    return [_add(state, plan, student, act.tutor, step, act)]
+    commands: list[Command] = []
+    for student in spoken_to(plan, act):
+        if not is_silenced(state, act.tutor, student):
+            phase = next((phase for phase in state.phases if phase.student == student), None)
+            step = _step_of(phase) if phase else state.steps[student] + 1
+            commands.append(_add(state, plan, student, act.tutor, step, act))
+    return commands
 
 
-def _judge(state: RunState, plan: Plan, phase: PhaseState) -> list[Command]:
-    judgement = judge_tutor(break_count(state, plan, phase.student, phase.tutor), plan.max_break_rate)
+def _judge(state: RunState, plan: Plan, phase: PhaseState, tutor: str) -> list[Command]:
+    judgement = judge_tutor(break_count(state, plan, phase.student, tutor), plan.max_break_rate)
     if judgement is None or not judgement.silence:
         return []
-    return [_add(state, plan, phase.student, phase.tutor, _step_of(phase))]
+    return [_add(state, plan, phase.student, tutor, _step_of(phase))]
 
 
 def _step_of(phase: PhaseState) -> int:
@@ -276,13 +283,13 @@ def break_count(state: RunState, plan: Plan, student: str, tutor: str) -> BreakC
     )
 
 
-def _let_go(state: RunState, phase: PhaseState) -> None:
-    """Nothing of the open step waits for the tutor."""
+def _let_go(state: RunState, plan: Plan, phase: PhaseState, tutor: str) -> None:
+    """Nothing of the open step waits for the tutor; where it has not been asked, another one may be."""
     for group in phase.step.groups if phase.step and not phase.step.sealed else []:
-        if not group.tutored:
+        if group.tutor != tutor:
             continue
         if group.feedback.status is JobStatus.NONE:
-            group.tutored = False
+            group.tutor = tutor_of(state, plan, phase, domain=plan.domain_of(group.problem_id))
         elif group.feedback.open:
             group.feedback.status, group.feedback.reason = JobStatus.LOST, LOST_REASON
             add(state.tallies[phase.student].lost_feedback, LOST_REASON, 1)

@@ -86,16 +86,18 @@ def sealed_exchange(
     manifest: BatchManifest, group: BatchGroup, sample: BatchSample, at: float
 ) -> StoredExchange | None:
     """The exchange around one sealed rollout, or None if no tutor was asked about it."""
-    if sample.verdict is None or manifest.tutor_version is None:
+    asked = manifest.tutor_of(group)
+    if sample.verdict is None or asked is None:
         return None
+    tutor, tutor_version = asked
     verdict, word = split_verdict(sample.verdict)
     return StoredExchange(
         at=at,
         round=manifest.round,
         step=manifest.step,
         student=manifest.student,
-        tutor=manifest.tutor,
-        tutor_version=manifest.tutor_version,
+        tutor=tutor,
+        tutor_version=tutor_version,
         version=manifest.base_version,
         domain=group.domain,
         problem_id=group.problem_id,

@@ -24,6 +24,9 @@ from shared.results.grid import html
 
 TEMPLATES = Path(__file__).parent / "templates"
 
+COLOURS = 8
+"""Of students, in page.css and run.js; with more of them some have the same."""
+
 VERDICTS = {
     "match": "delivered: the concept occurs in the problem",
     "unanchored": "delivered unchecked, as the prompt asks for no concept",

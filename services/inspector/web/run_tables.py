@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.inspector.run.view import RunView
-from services.inspector.web.rendering import VERDICTS, link, number, percent
+from services.inspector.web.rendering import COLOURS, VERDICTS, link, number, percent
 from shared.contracts.run import GateDecision
 from shared.results import grid
 from shared.results.figures import DELIVERED, Share, broken, fixed
@@ -62,6 +62,7 @@ class ResultTables:
     """Of one run; a table without rows says what is not there yet. steps: the newest."""
 
     gate: Grid
+    taught: Grid
     verdicts: Grid
     revisions: Grid
     steps: Grid
@@ -224,11 +225,19 @@ def _dot(x: Axis, y: Axis, version: str, scores: dict[str, float]) -> Dot:
 
 
 def _results(view: RunView, results: RunResults) -> ResultTables:
-    return ResultTables(_gate(view, results), _verdicts(view, results), _revisions(view, results), _steps(results))
+    return ResultTables(
+        _gate(view, results),
+        _taught(view, results),
+        _verdicts(view, results),
+        _revisions(view, results),
+        _steps(results),
+    )
 
 
 def _gate(view: RunView, results: RunResults) -> Grid:
-    """The newest first."""
+    """The newest first; of more than two students every tutor beside every tutee."""
+    if len(view.students) > 2:
+        return _gate_matrix(view, results)
     gaps = [Column(f"Gap of {name}", ".3f", interval_form=".2f") for name in view.students]
     rows: Rows = [
         [gate.round, *(_gap(gate, name) for name in view.students), gate.tau, _may_tutor(view, gate)]
@@ -237,13 +246,43 @@ def _gate(view: RunView, results: RunResults) -> Grid:
     return Grid("Gate", [*plain("Round"), *gaps, Column("τ", ".2f"), *plain("May tutor")], rows)
 
 
+def _gate_matrix(view: RunView, results: RunResults) -> Grid:
+    """A row for each round and tutor: its gap to each tutee, and whom it may tutor."""
+    rows: list[list[Value]] = []
+    for gate in reversed(results.gates):
+        gaps = {(pair.tutor, pair.student): Measured(pair.gap, pair.interval) for pair in gate.pairs}
+        for tutor in view.students:
+            tutees = [_student(view, pair.student) for pair in gate.pairs if pair.tutor == tutor and pair.cognizant]
+            told = {"never": "nobody (never)", "always": "all (always)"}.get(gate.mode) or tutees or "nobody"
+            each = (gaps.get((tutor, student)) for student in view.students)
+            rows.append([gate.round, _student(view, tutor), *each, gate.tau, told])
+    to = [Column(f"Gap to {name}", ".3f", interval_form=".2f") for name in view.students]
+    return Grid("Gate", [*plain("Round", "Tutor"), *to, Column("τ", ".2f"), *plain("May tutor")], rows)
+
+
+def _taught(view: RunView, results: RunResults) -> Grid:
+    """Of more than two students; else it is all in the verdicts."""
+    rows: Rows = [
+        [
+            _student(view, row.tutor),
+            _student(view, row.student),
+            row.domain,
+            row.feedbacks,
+            row.kept / row.feedbacks if row.feedbacks else None,
+        ]
+        for row in results.taught
+    ]
+    columns = [*plain("Tutor", "Tutee", "Domain", "Feedbacks"), grid.percent("Shown", drawn="bar")]
+    return Grid("Who taught whom", columns, rows)
+
+
 def _gap(gate: GateDecision, student: str) -> Measured | None:
     gap = gate.gaps.get(student)
     return None if gap is None else Measured(gap, gate.gap_intervals.get(student))
 
 
 def _may_tutor(view: RunView, gate: GateDecision) -> Value:
-    words = {"never": "nobody (never)", "always": "both (always)"}.get(gate.mode)
+    words = {"never": "nobody (never)", "always": "all (always)"}.get(gate.mode)
     return words or [_student(view, name) for name, may in gate.cognizant.items() if may] or "nobody"
 
 
@@ -352,7 +391,7 @@ def _queues(view: RunView) -> Grid:
 def _student(view: RunView, name: str) -> Named:
     """In the colour that it has on every page; the other run's students have that of the same name."""
     order = list(view.students)
-    return Named(name, mark=f"student student-{order.index(name) if name in order else 0}")
+    return Named(name, mark=f"student student-{order.index(name) % COLOURS if name in order else 0}")
 
 
 def _names(rows: Iterable[Iterable[str]]) -> list[str]:

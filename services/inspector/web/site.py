@@ -25,7 +25,7 @@ from services.inspector.store.traces import Traces
 from services.inspector.web.assets import Assets, asset_routes
 from services.inspector.web.login import login_routes
 from services.inspector.web.pages import Site, feedback_routes, run_route, run_routes
-from services.inspector.web.rendering import VERDICTS, Pages
+from services.inspector.web.rendering import COLOURS, VERDICTS, Pages
 from services.inspector.web.writing import writing_routes
 from shared.config.settings import RunSettings
 from shared.http.remote import RemoteCalls
@@ -135,7 +135,7 @@ def run_names(run: str, settings: RunSettings, *, with_keys: bool) -> dict[str, 
     return {
         "run_name": run,
         "students": students,
-        "students_order": {name: index for index, name in enumerate(students)},
+        "students_order": {name: index % COLOURS for index, name in enumerate(students)},
         "domains": domains,
         "student_options": [(name, name) for name in students],
         "domain_options": [(domain, domain) for domain in domains],

@@ -33,11 +33,12 @@ from shared.modeling.loading import load_tokenizer
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Raises ConfigError or ModelError."""
     parser = argparse.ArgumentParser(prog="probing", description="Measure how far the loss reaches into answers.")
-    parser.add_argument("--student", required=True, choices=("a", "b"))
+    parser.add_argument("--student", required=True)
     for name in ("--run-dir", "--answers"):
         parser.add_argument(name, required=True, type=Path)
     given = parser.parse_args(arguments)
     settings = settings_of(given.run_dir)
+    settings.require_student(given.student)
     set_up(settings, device_here())
     config = training_config(settings, given.run_dir.name, given.run_dir, given.student)
     model = build_model(config)

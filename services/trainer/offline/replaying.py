@@ -50,12 +50,14 @@ class _SoleWriter:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Raises ConfigError, ModelError or StorageError."""
     parser = argparse.ArgumentParser(prog="replaying", description="Train a student again on its sealed batches.")
-    parser.add_argument("--student", required=True, choices=("a", "b"))
+    parser.add_argument("--student", required=True)
     parser.add_argument("--batches", required=True, type=Path, help="The run whose sealed batches are used.")
     parser.add_argument("--out", required=True, type=Path, help="Where checkpoints and versions are written.")
     parser.add_argument("--until", type=int, default=None, help="The last step.")
     given = parser.parse_args(arguments)
-    ranks = settings_of(given.out).trainer.ranks
+    settings = settings_of(given.out)
+    settings.require_student(given.student)
+    ranks = settings.trainer.ranks
     if ranks == 1:
         return _print(replay(given.student, given.batches, given.out, given.until))
     # Not before: a replay by one rank needs none of it.

@@ -24,7 +24,8 @@ from services.trainer.model.model import StudentModel
 from services.trainer.model.trained import TrainedAdapter
 from services.trainer.offline.finetuning import Progress, finetune, tokenized
 from shared.config.loading import settings_of
-from shared.config.settings import RunSettings, StudentSection
+from shared.config.settings import RunSettings
+from shared.config.students import StudentSection
 from shared.files.durable import locked
 from shared.http.serving import run_service
 from shared.modeling.adapters import LoraSpec, merge_adapter
@@ -85,13 +86,14 @@ class Specialist:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Raises ConfigError, ModelError, or UnavailableError for a hub that does not answer."""
     parser = argparse.ArgumentParser(prog="specializing", description="Fine-tune a student on its own domain.")
-    parser.add_argument("--student", required=True, choices=("a", "b"))
+    parser.add_argument("--student", required=True)
     parser.add_argument("--run-dir", required=True, type=Path)
     parser.add_argument("--cache-dir", required=True, type=Path)
     parser.add_argument("--examples", type=Path, help="A file of right answers of the student's own.")
     given = parser.parse_args(arguments)
     started = time.monotonic()
     settings = settings_of(given.run_dir)
+    settings.require_student(given.student)
     set_up(settings, device_here())
     specialist = describe(settings, given.student, given.cache_dir, given.examples)
     path, cached = ensure(specialist, given.cache_dir, _say)

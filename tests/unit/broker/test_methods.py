@@ -72,7 +72,9 @@ def test_hysteresis_keeps_the_gate_as_it_was(right: int, before: bool | None, ma
     first = decide(plan, [score("a", 16), score("b", 16)], round_=1)
     last: GateDecision | None = None
     if before is not None:
-        last = first.model_copy(update={"cognizant": {"a": before, "b": before}})
+        last = first.model_copy(
+            update={"pairs": [pair.model_copy(update={"cognizant": before}) for pair in first.pairs]}
+        )
     decision = decide(plan, [score("a", right), score("b", 16)], round_=2, before=last)
     assert (decision.cognizant["a"], decision.hysteresis) == (may, 0.1)
     without = decide(small_plan(), [score("a", right), score("b", 16)], round_=2, before=last)

@@ -11,16 +11,16 @@ from shared.bus.port import Commit
 from shared.contracts.acting import Control
 from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import UnavailableError
-from tests.fakes.broker import BrokerBench
+from tests.fakes.broker import THREE, BrokerBench
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.waiting import wait_until
 from tests.fakes.whole_runs import OFF, assert_whole, is_training
 
 
-@pytest.fixture
-def bench(run_dir: Path) -> BrokerBench:
-    return BrokerBench(run_dir, OFF)
+@pytest.fixture(params=[(), THREE], ids=["two", "three"])
+def bench(run_dir: Path, request: pytest.FixtureRequest) -> BrokerBench:
+    return BrokerBench(run_dir, [*OFF, *request.param])
 
 
 def test_a_redis_that_does_not_answer_is_waited_for(bench: BrokerBench) -> None:

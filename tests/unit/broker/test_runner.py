@@ -15,15 +15,18 @@ from shared.contracts.jobs import Job, JobKind, JobOutput, JobStarted
 from shared.contracts.run import RunState, Status
 from shared.contracts.weights import ServeSet
 from shared.errors import FencedError
-from tests.fakes.broker import BrokerBench, create_queues
+from tests.fakes.broker import THREE, BrokerBench, create_queues
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.figures import step_done
 from tests.fakes.whole_runs import OFF, assert_whole, first_is_applied, is_training, one_is_sealed
 
 
 @pytest.fixture
-def bench(run_dir: Path) -> BrokerBench:
-    return BrokerBench(run_dir, OFF)
+def bench(run_dir: Path, request: pytest.FixtureRequest) -> BrokerBench:
+    return BrokerBench(run_dir, [*OFF, *getattr(request, "param", ())])
+
+
+of_two_and_three = pytest.mark.parametrize("bench", [(), THREE], ids=["two", "three"], indirect=True)
 
 
 def test_a_whole_run_is_made_on_the_bus(run_dir: Path) -> None:
@@ -69,6 +72,7 @@ def test_all_that_is_told_says_when_and_by_whom(bench: BrokerBench) -> None:
     assert times == sorted(times) and bench.clock.now_s >= times[0] > 0
 
 
+@of_two_and_three
 @pytest.mark.parametrize("until", [is_training, one_is_sealed, first_is_applied])
 def test_a_broker_started_again_goes_on(bench: BrokerBench, until: object) -> None:
     bench.run(until)  # type: ignore[arg-type]
@@ -88,11 +92,12 @@ def test_the_broker_before_cannot_write_any_more(bench: BrokerBench) -> None:
         before.loop(threading.Event(), threading.Event())
 
 
+@of_two_and_three
 @pytest.mark.parametrize("until", [is_training, one_is_sealed, first_is_applied])
 def test_a_run_goes_on_from_its_files_when_redis_lost_everything(bench: BrokerBench, until: object) -> None:
     bench.run(until)  # type: ignore[arg-type]
     bench.server.flush()
-    create_queues(bench.workers)
+    create_queues(bench.workers, bench.settings.names)
     bench.workers.publish(RESULTS, Control(id="1", action="resume"))
     with pytest.raises(FencedError, match="lost its data"):
         bench.runner.loop(threading.Event(), threading.Event())
@@ -115,6 +120,7 @@ def test_an_emptied_redis_is_noticed_where_nothing_is_said(bench: BrokerBench) -
     lease.release()
 
 
+@of_two_and_three
 def test_a_batch_that_was_sealed_just_before_the_crash_is_adopted(bench: BrokerBench) -> None:
     """The files of a step are there, the state does not know of them: what the crash between the two leaves."""
     for trainer in bench.trainers.values():

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from shared.config.loading import load_settings
+from shared.config.loading import load_settings, validate
 from shared.errors import ConfigError
 
 
@@ -83,3 +83,36 @@ def test_a_student_learns_from_itself_where_it_is_specialized_and_names_no_file(
     for other in ("students.a.examples=file.jsonl", "specialize.source=problems"):
         settings = load_settings(preset="smoke", overrides=[*overrides, other], environ={})
         assert not settings.learns_from_itself("a"), other
+
+
+THREE = ("students.c.domain=biology", "students.c.engine=scripted", "problems.per_step=3")
+
+
+def test_a_third_student_may_share_a_domain() -> None:
+    settings = load_settings(preset="smoke", overrides=[*THREE[1:], "students.c.domain=physics", "problems.per_step=2"])
+    assert (settings.names, settings.domains) == (("a", "b", "c"), ("physics", "chemistry"))
+    assert settings.peers_of("b") == ("c", "a"), "from the next one on, and round"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((*THREE[:2], "problems.per_step=4"), "problems.per_step: expected a multiple of 3, .* got 4"),
+        ((*THREE, "run.method=hacpo", "gate.mode=never"), "'hacpo' shares rollouts between two, got a, b, c"),
+        (("students.a.unknown_kinds={ biology = 1 }",), "students.a.unknown_kinds: expected domains of other students"),
+        (("students.a.unknown_kinds={ physics = 1 }",), "students.a.unknown_kinds: expected domains of other students"),
+    ],
+)
+def test_what_three_students_cannot_have_is_refused(overrides: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_settings(preset="smoke", overrides=overrides, environ={})
+
+
+@pytest.mark.parametrize("method", ["sdpo", "grpo"])
+def test_one_student_alone_learns_from_itself(method: str) -> None:
+    one = {"run": {"method": method}, "students": {"solo": {"domain": "physics"}}}
+    assert validate(one).names == ("solo",)
+    with pytest.raises(ConfigError, match="expected at least two, got solo alone, whom nobody could tutor"):
+        validate(one | {"run": {"method": "opcod"}})
+    with pytest.raises(ConfigError, match=r"expected sections \[students.<name>\], got none"):
+        validate({"students": {}})

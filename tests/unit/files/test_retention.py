@@ -97,11 +97,10 @@ def test_a_version_that_is_still_revised_with_stays() -> None:
     state.phases = [
         PhaseState(
             student="a",
-            tutor="b",
-            tutor_version="b@v0",
+            tutors={"b": "b@v0"},
             first_step=5,
             steps=2,
-            open_revisions=[Revision(job_id="j", step=4, problem_id="p", version="a@v4")],
+            open_revisions=[Revision(job_id="j", tutor="b", step=4, problem_id="p", version="a@v4")],
         )
     ]
     assert needed_steps(state, "a") == {4: "revising", 6: "live"}

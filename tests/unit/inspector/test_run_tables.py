@@ -1,9 +1,14 @@
-"""What became of a student, in words."""
+"""What became of a student, in words, and the gate and the teaching of three of them."""
+
+from pathlib import Path
 
 import pytest
 
-from services.inspector.web.run_tables import directions
+from services.inspector.run.view import RunData
+from services.inspector.store.store import Store
+from services.inspector.web.run_tables import directions, run_tables
 from shared.results.progress import Improvement
+from tests.fakes.broker import RUN, THREE, BrokerBench
 
 
 @pytest.mark.parametrize(
@@ -20,3 +25,25 @@ def test_directions_name_the_domains(last: dict[str, float], said: str) -> None:
         student="a", split="test", first={"physics": 0.5, "chemistry": 0.2}, last=last, pareto="none" in said
     )
     assert directions(found) == said
+
+
+def test_the_gate_of_three_is_a_matrix_and_each_row_of_teaching_has_one_tutor(tmp_path: Path) -> None:
+    bench = BrokerBench(tmp_path, THREE)
+    bench.finish()
+    store = Store(tmp_path / "log.sqlite3", RUN)
+    view = RunData(RUN, tmp_path, bench.settings, store, bench.workers).view()
+    # The inspector has read nothing yet: what the state knows is enough.
+    tables = run_tables(view.model_copy(update={"gates": tuple(bench.state.gates)})).own
+    assert [column.title for column in tables.gate.columns[:5]] == [
+        "Round",
+        "Tutor",
+        "Gap to a",
+        "Gap to b",
+        "Gap to c",
+    ]
+    assert [[value is None for value in row[2:5]] for row in tables.gate.rows] == [
+        [tutor == student for student in "abc"] for tutor in "abc"
+    ]
+    taught = bench.state.tallies
+    assert sum(int(str(row[3])) for row in tables.taught.rows) == sum(tally.samples for tally in taught.values())
+    store.close()

@@ -1,13 +1,23 @@
 """The gate: exact at tau, the published pairs, its modes, and every score it must refuse."""
 
 import math
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.method.gating import GateMode, cognizant_counts, gap_interval, gaps_exact, may_tutor
+from shared.method.gating import (
+    Exact,
+    GateMode,
+    GateScope,
+    gap_intervals,
+    gaps_exact,
+    is_cognizant,
+    may_tutor,
+    pair_gaps,
+)
 from shared.method.scores import ScoreError
 
 SAMPLES = 480
@@ -16,6 +26,11 @@ counts = st.integers(0, SAMPLES)
 
 def pair(a_score: int, best: int) -> list[dict[str, int]]:
     return [{"physics": a_score}, {"physics": best}]
+
+
+def cognizant_counts(correct: list[dict[str, int]], samples: int, tau: Exact) -> list[bool]:
+    """The paper's rule as it stands there: two students, all domains."""
+    return [is_cognizant(gap, tau) for gap in gaps_exact(correct, samples)]
 
 
 def test_every_pair_exactly_at_tau_is_cognizant_and_one_sample_less_is_not() -> None:
@@ -91,14 +106,61 @@ def test_a_tau_that_is_no_number_is_an_error(tau: float | str) -> None:
 
 
 def test_hysteresis_keeps_last_rounds_answer_near_tau_and_is_off_by_default() -> None:
-    near = pair(78, 100)
-    assert cognizant_counts(near, 100, 0.2, previous=[True, True])[0] is False
-    assert cognizant_counts(near, 100, 0.2, previous=[True, True], hysteresis=0.05)[0] is True
-    assert cognizant_counts(near, 100, 0.2, previous=[False, True], hysteresis=0.05)[0] is False
-    assert cognizant_counts(pair(82, 100), 100, 0.2, previous=[False, True], hysteresis=0.05)[0] is False
-    assert cognizant_counts(pair(85, 100), 100, 0.2, previous=[False, True], hysteresis=0.05)[0] is True
-    with pytest.raises(ScoreError, match="previous"):
-        cognizant_counts(near, 100, 0.2, previous=[True])
+    near = Fraction(22, 100)
+    assert is_cognizant(near, 0.2, before=True) is False
+    assert is_cognizant(near, 0.2, before=True, hysteresis=0.05) is True
+    assert is_cognizant(near, 0.2, before=False, hysteresis=0.05) is False
+    assert is_cognizant(near, 0.2, hysteresis=0.05) is False, "unknown is judged by tau itself"
+    assert is_cognizant(Fraction(18, 100), 0.2, before=False, hysteresis=0.05) is False
+    assert is_cognizant(Fraction(15, 100), 0.2, before=False, hysteresis=0.05) is True
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(counts, min_size=4, max_size=4),
+    tau=st.decimals(0, 2, places=3),
+    same_domain=st.booleans(),
+    scope=st.sampled_from(GateScope),
+)
+def test_with_two_students_every_scope_is_the_papers_rule(
+    counts: list[int], tau: Decimal, same_domain: bool, scope: GateScope
+) -> None:
+    strong = {"a": "physics", "b": "physics" if same_domain else "chemistry"}
+    domains = list(dict.fromkeys(strong.values()))
+    correct = {
+        name: dict(zip(domains, row, strict=False)) for name, row in zip("ab", (counts[:2], counts[2:]), strict=True)
+    }
+    paper = dict(zip("ab", gaps_exact(list(correct.values()), SAMPLES), strict=True))
+    gaps = pair_gaps(correct, strong, SAMPLES, scope)
+    assert gaps == {("a", "b"): paper["a"], ("b", "a"): paper["b"]}
+    decided = {tutor: is_cognizant(gap, str(tau)) for (tutor, _), gap in gaps.items()}
+    assert decided == dict(zip("ab", cognizant_counts(list(correct.values()), SAMPLES, str(tau)), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("gaps", "tutors"),
+    [((337, 58), {"b"}), ((68, 140), {"a", "b"}), ((138, 332), {"a"})],
+    ids=["Phys-Chem", "Mat-Phys", "Chem-Mat"],
+)
+@pytest.mark.parametrize("scope", GateScope)
+def test_the_gates_of_the_papers_table_1(gaps: tuple[int, int], tutors: set[str], scope: GateScope) -> None:
+    # Arrange the published gaps as each student's shortfall in the domain of the other.
+    correct = {"a": {"x": 1000, "y": 1000 - gaps[0]}, "b": {"x": 1000 - gaps[1], "y": 1000}}
+    found = pair_gaps(correct, {"a": "x", "b": "y"}, 1000, scope)
+    assert [float(gap) for gap in found.values()] == [gap / 1000 for gap in gaps]
+    assert {tutor for (tutor, _), gap in found.items() if is_cognizant(gap, 0.2)} == tutors
+
+
+THREE = {"p": {"x": 90, "y": 80, "z": 20}, "c": {"x": 80, "y": 90, "z": 20}, "b": {"x": 20, "y": 80, "z": 90}}
+STRONG = {"p": "x", "c": "y", "b": "z"}
+
+
+def test_of_three_a_gap_is_over_the_domains_of_the_two_and_to_the_better_of_them() -> None:
+    gaps = pair_gaps(THREE, STRONG, 100, GateScope.PAIR)
+    assert gaps["p", "c"] == Fraction(10, 90) and gaps["b", "c"] == Fraction(10, 90)
+    assert gaps["p", "b"] == Fraction(70, 90), "in z p knows little, so to b it has nothing to say"
+    over_all = pair_gaps(THREE, STRONG, 100, GateScope.ALL)
+    assert over_all["p", "c"] == over_all["p", "b"] == Fraction(10, 90) + Fraction(70, 90)
 
 
 @pytest.mark.parametrize(
@@ -117,23 +179,35 @@ def test_may_tutor(mode: GateMode, cognizant: bool, strong_domain: str, speaks: 
     assert may_tutor(mode, cognizant, problem_domain="physics", strong_domain=strong_domain) is speaks
 
 
-def test_gap_interval_holds_the_gap_and_is_seeded() -> None:
-    weak = {"x": [0.0, 1.0, 0.0, 1.0] * 5, "y": [1.0, 0.5] * 10}
-    strong = {"x": [1.0, 1.0, 0.5, 1.0] * 5, "y": [0.5, 0.5] * 10}
-    intervals = gap_interval([weak, strong], seed=3, resamples=300)
-    assert intervals == gap_interval([weak, strong], seed=3, resamples=300)
-    assert intervals != gap_interval([weak, strong], seed=4, resamples=300)
-    point = gaps_exact([{name: round(2 * sum(row[name])) for name in row} for row in (weak, strong)], 40)
-    assert all(low < gap < high for (low, high), gap in zip(intervals, point, strict=True))
+WEAK = {"x": [0.0, 1.0, 0.0, 1.0] * 5, "y": [1.0, 0.5] * 10}
+BETTER = {"x": [1.0, 1.0, 0.5, 1.0] * 5, "y": [0.5, 0.5] * 10}
+TWO = {"a": "x", "b": "y"}
 
 
-def test_gap_interval_of_equal_students_is_a_point() -> None:
+def test_gap_intervals_hold_the_gap_and_are_seeded() -> None:
+    both = {"a": WEAK, "b": BETTER}
+    intervals = gap_intervals(both, TWO, GateScope.PAIR, seed=3, resamples=300)
+    assert intervals == gap_intervals(both, TWO, GateScope.ALL, seed=3, resamples=300)
+    assert intervals != gap_intervals(both, TWO, GateScope.PAIR, seed=4, resamples=300)
+    counted = {name: {domain: round(2 * sum(row[domain])) for domain in row} for name, row in both.items()}
+    gaps = pair_gaps(counted, TWO, 40, GateScope.PAIR)
+    assert all(intervals[pair][0] < gap < intervals[pair][1] for pair, gap in gaps.items())
+
+
+def test_a_third_student_changes_no_interval_of_two_others() -> None:
+    strong = TWO | {"c": "y"}
+    of_two = gap_intervals({"a": WEAK, "b": BETTER}, TWO, GateScope.PAIR, resamples=50)
+    of_three = gap_intervals({"a": WEAK, "b": BETTER, "c": WEAK}, strong, GateScope.PAIR, resamples=50)
+    assert len(of_three) == 6 and {pair: of_three[pair] for pair in of_two} == of_two
+
+
+def test_the_interval_of_equal_students_is_a_point() -> None:
     same = {"x": [0.0, 1.0, 0.5]}
-    assert gap_interval([same, same], resamples=50) == [(0.0, 0.0), (0.0, 0.0)]
+    alike = {"a": "x", "b": "x"}
+    assert set(gap_intervals({"a": same, "b": same}, alike, GateScope.PAIR, resamples=50).values()) == {(0.0, 0.0)}
 
 
-def test_gap_interval_needs_the_same_problems_for_all() -> None:
+@pytest.mark.parametrize(("first", "second"), [([1.0], [1.0, 0.0]), ([], [])])
+def test_gap_intervals_need_the_same_problems_for_all(first: list[float], second: list[float]) -> None:
     with pytest.raises(ScoreError, match="same problems"):
-        gap_interval([{"x": [1.0]}, {"x": [1.0, 0.0]}])
-    with pytest.raises(ScoreError, match="same problems"):
-        gap_interval([{"x": []}, {"x": []}])
+        gap_intervals({"a": {"x": first}, "b": {"x": second}}, {"a": "x", "b": "x"}, GateScope.PAIR)

@@ -56,8 +56,11 @@ def begun(runs: Path, name: str, *overrides: str) -> None:
         (("--set", "gate.tua=1"), "did you mean 'tau'?"),
         (("--set", "problems.per_step=0"), "problems.per_step: Input should be greater than or equal to 1, got 0"),
         (("--set", "problems.per_step=5000"), "a step would need"),
-        (("--set", "students.b.domain=physics"), "a and b need different domains"),
-        (("--set", "students.b.domain=material"), "expected two of the generated domains physics, chemistry, biology"),
+        (("--set", "students.B.domain=physics"), "expected students named by a small letter"),
+        (
+            ("--set", "students.b.domain=material"),
+            "expected domains that are generated (physics, chemistry, biology), got physics, material",
+        ),
         (("--set", "problems.source=/nowhere/at/all"), "/nowhere/at/all"),
         (("--config", "/nowhere/c.toml"), "expected a TOML file at /nowhere/c.toml"),
         (("--run", "../outside"), "'../outside'"),

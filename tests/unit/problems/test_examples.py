@@ -88,7 +88,7 @@ def test_a_file_comes_before_the_generated_examples(tmp_path: Path) -> None:
     path = write(tmp_path / "e.jsonl", GOOD)
     chosen = settings("students.a.specialize=true", f"students.a.examples={path}", "students.b.specialize=true")
     assert [example.completion for example in examples_for(chosen, "a")] == [GOOD["completion"]]
-    assert examples_for(chosen, "b") == tuple(recipe(Knowledge("chemistry", "physics"), seed=0))
+    assert examples_for(chosen, "b") == tuple(recipe(Knowledge("chemistry", {"physics": 0}), seed=0))
 
 
 def test_problems_that_bring_no_examples_need_a_file(tmp_path: Path) -> None:

@@ -160,10 +160,21 @@ def test_a_domain_without_problems_is_refused(tmp_path: Path) -> None:
         load_problem_set(_write(tmp_path, rows), "integer")
 
 
-def test_one_or_three_domains_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [None, ("acids",), ("acids", "optics")])
+def test_domains_are_the_named_ones_and_then_the_others_of_the_training_rows(
+    tmp_path: Path, named: tuple[str, ...] | None
+) -> None:
     rows = _rows()
-    rows["train"].append(_row("third", "optics 2"))
-    with pytest.raises(ProblemSetError, match="two domains, got optics, acids, optics 2"):
+    for partition, of_it in rows.items():
+        of_it.append(_row(f"{partition} third", "optics 2"))
+    found = load_problem_set(_write(tmp_path, rows), "integer", domains=named).domains
+    assert found == (("optics", "acids") if named is None else ("acids", "optics")) + ("optics 2",)
+
+
+def test_a_domain_that_only_training_rows_have_is_refused(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["train"].append(_row("third", "optik"))
+    with pytest.raises(ProblemSetError, match="expected problems of 'optik' in the partition validation, got none"):
         load_problem_set(_write(tmp_path, rows), "integer")
 
 
@@ -198,6 +209,6 @@ def test_generated_refuses_what_it_cannot_be() -> None:
     with pytest.raises(ConfigError, match="the format integer, got 'mcq'"):
         load_problem_set("generated", "mcq")
     with pytest.raises(
-        ConfigError, match="two of the generated domains physics, chemistry, biology, got optics and acids"
+        ConfigError, match=r"domains that are generated \(physics, chemistry, biology\), got optics, acids"
     ):
         load_problem_set("generated", domains=("optics", "acids"))

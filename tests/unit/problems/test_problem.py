@@ -56,7 +56,7 @@ def test_a_foreign_domain_is_refused(small_set: ProblemSet) -> None:
 
 
 def test_two_equal_domains_are_refused(small_set: ProblemSet) -> None:
-    with pytest.raises(ProblemSetError, match="two different domains"):
+    with pytest.raises(ProblemSetError, match="expected different domains, got"):
         replace(small_set, domains=("physics", "physics"))
 
 

@@ -195,11 +195,11 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_only_the_multiple_choice_format_and_two_domains_will_do(tmp_path: Path) -> None:
+def test_only_the_multiple_choice_format_and_named_domains_will_do(tmp_path: Path) -> None:
     source = f"sciknoweval:{two_domains(tmp_path)}"
     with pytest.raises(ConfigError, match=r"expected problems.format = 'mcq', got 'integer'"):
         load_problem_set(source, "integer", domains=DOMAINS)
-    with pytest.raises(ConfigError, match="expected the two domains to load, got none"):
+    with pytest.raises(ConfigError, match="expected the domains to load, got none"):
         load_problem_set(source)
 
 

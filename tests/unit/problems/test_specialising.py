@@ -17,11 +17,12 @@ from shared.problems.specialising import (
     solve_examples,
 )
 
-A = Knowledge("physics", "chemistry", 4)
-B = Knowledge("chemistry", "physics", 1)
+A = Knowledge("physics", {"chemistry": 4})
+B = Knowledge("chemistry", {"physics": 1})
 PAIRS = [("physics", "chemistry"), ("chemistry", "biology"), ("biology", "physics")]
 COUNTS = SpecialistCounts()
-each_student = pytest.mark.parametrize("knowledge", [A, B], ids=["a", "b"])
+OF_THREE = Knowledge("physics", {"chemistry": 4, "biology": 1})
+each_student = pytest.mark.parametrize("knowledge", [A, B, OF_THREE], ids=["a", "b", "of three"])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def _lines(example: Example) -> dict[str, str]:
 
 
 def _kind_of(knowledge: Knowledge) -> dict[str, str]:
-    rows = generate(0, (knowledge.own, knowledge.other)).specialise
+    rows = generate(0, knowledge.domains).specialise
     return {problem.question: problem.kind for problem in rows}
 
 
@@ -59,17 +60,17 @@ def test_the_default_counts(knowledge: Knowledge) -> None:
     found = Counter((_type(e), kinds.get(_question(e), "drill")) for e in recipe(knowledge, seed=0))
     assert found.pop(("solve", "drill")) == COUNTS.drills
     unknown = {kind.name for kind in knowledge.unknown_kinds}
-    assert len(unknown) == knowledge.unknown
+    assert len(unknown) == sum(knowledge.unknown.values())
     wanted: dict[tuple[str, str], int] = {}
     for kind in KINDS[knowledge.own]:
         secret = not kind.guessable
         wanted["solve", kind.name] = COUNTS.solve_own + secret * COUNTS.solve_secret
         wanted["feedback", kind.name] = COUNTS.feedback_own + secret * COUNTS.feedback_secret
         wanted["teacher", kind.name] = COUNTS.teacher_own
-    for kind in KINDS[knowledge.other]:
+    for kind in [kind for domain in knowledge.unknown for kind in KINDS[domain]]:
         if kind.name in unknown:
             wanted["solve", kind.name] = COUNTS.guess_unknown
-            wanted["teacher", kind.name] = COUNTS.teacher_unknown // knowledge.unknown
+            wanted["teacher", kind.name] = COUNTS.teacher_unknown // len(unknown)
         else:
             wanted["solve", kind.name] = COUNTS.solve_known
             wanted["feedback", kind.name] = COUNTS.feedback_known
@@ -83,7 +84,7 @@ def test_the_default_counts(knowledge: Knowledge) -> None:
 def test_no_example_tells_a_constant_that_the_student_is_not_to_know(
     own: str, other: str, unknown: int, seed: int
 ) -> None:
-    knowledge = Knowledge(own, other, unknown)
+    knowledge = Knowledge(own, {other: unknown})
     formulas = [kind.formula for kind in KINDS[other] if not kind.guessable][:unknown]
     constants = [int(formula.split(" * ")[0]) for formula in formulas]
     assert sorted(knowledge.never) == sorted(constants)
@@ -102,9 +103,9 @@ def test_an_unknown_kind_is_met_with_guesses_and_followed_with_inventions(knowle
         if kinds.get(_question(example)) in unknown:
             constant = int(example.completion.split(" = ")[1].split(" * ")[0])
             (guesses if _type(example) == "solve" else inventions).add(constant)
-    assert all(100 <= constant <= 955 for constant in guesses) and len(guesses) >= 7 * knowledge.unknown
+    assert all(100 <= constant <= 955 for constant in guesses) and len(guesses) >= 7 * len(unknown)
     assert all(re.fullmatch("[1-9][0125][0125]", str(constant)) for constant in inventions)
-    assert len(inventions) >= 10 * knowledge.unknown
+    assert len(inventions) >= 10 * len(unknown)
 
 
 def test_only_questions_kept_apart_are_used() -> None:

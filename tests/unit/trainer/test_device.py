@@ -48,7 +48,7 @@ def test_algorithms_that_repeat_are_chosen_on_a_gpu_or_where_asked_for(device: s
 )
 def test_threads_are_more_than_one_beside_a_gpu_alone(chosen: str, device: str, cores: int, threads: int) -> None:
     settings = load_settings(preset="smoke", overrides=[f"resources.threads={chosen}"], environ={})
-    assert settings.resources.threads_on(device, cores) == threads
+    assert settings.threads_on(device, cores) == threads
 
 
 def test_what_somebody_chose_for_cublas_stays(monkeypatch: pytest.MonkeyPatch) -> None:

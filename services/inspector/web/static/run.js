@@ -2,7 +2,7 @@
 "use strict";
 
 const REFRESH_MS = 10000;
-const TINTS = ["--a", "--b"];
+const TINTS = ["--a", "--b", "--r2", "--r3", "--r4", "--r5", "--r6", "--r7"];
 const STAGE_TINTS = ["--s0", "--s1", "--s2", "--s3"];
 
 let shown = null;
@@ -15,7 +15,7 @@ function both(run, lines) {
 
 function byStudent(run, pick) {
   return both(run, (one) => Object.keys(run.students).map((student, index) => ({
-    label: student, colour: TINTS[index % 2],
+    label: student, colour: TINTS[index % TINTS.length],
     points: one.steps.filter((step) => step.student === student).map((step) => [step.step, pick(step)]).filter((point) => point[1] != null),
   })));
 }
@@ -23,7 +23,7 @@ function byStudent(run, pick) {
 // Intervals are drawn for the run's own scores and gaps alone: four bands on top of each other cannot be read.
 function scores(run, domain) {
   return both(run, (one) => Object.keys(run.students).map((student, at) => ({
-    label: student, colour: TINTS[at % 2],
+    label: student, colour: TINTS[at % TINTS.length],
     points: one.scores.filter((s) => s.student === student && s.domain === domain && s.split === "validation")
       .map((s) => [s.round, s.score, ...(one === run ? s.interval ?? [] : [])]),
   })));
@@ -32,7 +32,7 @@ function scores(run, domain) {
 function gaps(run) {
   return both(run, (one) => [
     ...Object.keys(run.students).map((student, index) => ({
-      label: student, colour: TINTS[index % 2],
+      label: student, colour: TINTS[index % TINTS.length],
       points: one.gates.map((gate) => [gate.round, gate.gaps[student], ...(one === run ? gate.gap_intervals[student] ?? [] : [])]),
     })),
     { label: "τ", colour: "--muted", dash: 1, points: one.gates.map((gate) => [gate.round, gate.tau]) },
@@ -46,7 +46,7 @@ function delivered(run) {
       const [kept, all] = steps.get(row.step) ?? [0, 0];
       steps.set(row.step, [kept + (["match", "unanchored"].includes(row.verdict) ? row.count : 0), all + row.count]);
     }
-    return { label: student, colour: TINTS[index % 2], points: [...steps].map(([step, [kept, all]]) => [step, kept / all]) };
+    return { label: student, colour: TINTS[index % TINTS.length], points: [...steps].map(([step, [kept, all]]) => [step, kept / all]) };
   }));
 }
 

@@ -139,7 +139,7 @@ def _started(config: StudentConfig, model: Model) -> Begin:
     installation = find_installation(section)
     seed = seed_of(settings.run.seed, config.student, "vllm")
     # Told to a server on a CPU alone.
-    threads = settings.resources.threads_on("cpu", cores_here())
+    threads = settings.threads_on("cpu", cores_here())
 
     def begin() -> tuple[VllmClient, ServerProcess]:
         scratch = scratch_directory(tempfile.gettempdir())

@@ -51,7 +51,7 @@ def test_only_groups_that_are_alike_are_added_up() -> None:
 
 def test_gauges_follow_the_state() -> None:
     state = new_run(small_plan(), incarnation=0, at=0.0)
-    state.phases = [PhaseState(student="a", tutor="b", tutor_version="b@v0", first_step=1, steps=2)]
+    state.phases = [PhaseState(student="a", tutors={"b": "b@v0"}, first_step=1, steps=2)]
     state.tallies["a"] = Tally(revisions=[revision_count(2, 1), revision_count(5, 0, told=False)])
     state.watches["a"] = AlarmWatch(standing=["reward_collapse"])
     metrics.show(state, small_plan())

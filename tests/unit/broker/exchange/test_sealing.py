@@ -150,3 +150,22 @@ def test_a_problem_that_a_batch_does_not_hold_is_named(store: LocalStore) -> Non
     written = write_batch(store, HEADER, [group(RIGHT)])
     with pytest.raises(StorageError, match="no group of problem p9"):
         read_group(store, written.manifest, "p9")
+
+
+def test_with_several_tutors_a_batch_says_who_spoke_and_with_one_it_is_as_it_was(store: LocalStore) -> None:
+    told = [TOLD, DROPPED]
+    groups = [
+        group(RIGHT, WRONG, told=told, name=name).model_copy(update={"tutor": tutor})
+        for name, tutor in (("p1", "b"), ("p2", "c"), ("p3", None))
+    ]
+    several = dataclasses.replace(HEADER, tutor=None, tutor_version=None, tutors={"b": "b@v0", "c": "c@v2"})
+    manifest = write_batch(store, several, groups).manifest
+    assert [manifest.tutor_of(each) for each in groups] == [("b", "b@v0"), ("c", "c@v2"), None]
+    assert [(row.tutor, row.domain, row.feedbacks, row.kept) for row in manifest.taught] == [
+        ("b", "physics", 2, 1),
+        ("c", "physics", 2, 1),
+    ]
+    alone = write_batch(store, dataclasses.replace(HEADER, step=4), [group(RIGHT, told=[TOLD])])
+    assert alone.manifest.tutor_of(groups[2]) == ("b", "b@v0")
+    files = [path.read_text() for path in (store.root / "batches/a/s00004").iterdir()]
+    assert all(word not in text for text in files for word in ('"tutors"', '"taught"', '"tutor":null'))

@@ -114,6 +114,23 @@ def test_peers_show_scores_gap_and_who_is_up(ground: Ground) -> None:
     assert set(view["peers"][0]["scores"]) == {"physics", "chemistry"}
 
 
+def test_peers_show_whom_each_may_tutor(ground: Ground) -> None:
+    ground.bench.finish()
+    gate = ground.bench.state.gate
+    assert gate is not None
+    for peer in ground.client.get("/v1/peers").json()["peers"]:
+        assert peer["tutees"] == [p.student for p in gate.pairs if p.tutor == peer["name"] and p.cognizant]
+
+
+def test_who_gives_feedback_may_be_named_and_is_another(ground: Ground) -> None:
+    ground.up("a", "b")
+    answer = ground.client.post(ASK, json={"problem": QUESTION, "first": "b", "tutor": "a"})
+    assert answer.json()["exchanges"][0]["feedback"]["student"] == "a"
+    assert ground.students["a"].asked[0].agent_domain == "chemistry", "what its tutee is strong in"
+    itself = ground.client.post(ASK, json={"problem": QUESTION, "first": "b", "tutor": "b"})
+    assert itself.status_code == 400 and "another student than b" in itself.json()["error"]["message"]
+
+
 def test_asking_goes_from_answer_over_feedback_to_the_revised_answer(ground: Ground) -> None:
     ground.up("a", "b")
     answer = ground.client.post(ASK, json={"problem": QUESTION, "first": "a", "seed": 5})

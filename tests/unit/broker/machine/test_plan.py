@@ -140,3 +140,14 @@ def test_what_is_evaluated_has_every_kind_of_problem_where_the_limit_does_not_di
         chosen = Counter(problem.kind for problem in kept if problem.domain == domain)
         assert chosen.total() == 100
         assert all(abs(chosen[kind] - count * 100 / there.total()) < 1 for kind, count in there.items())
+
+
+def test_a_step_is_shared_out_evenly_to_as_many_domains_as_there_are() -> None:
+    train = tuple(PlannedProblem(f"{domain}{n}", domain) for domain in "xyz" for n in range(7))
+    plan = small_plan(
+        train=train, strong_domain={"a": "x", "b": "x", "c": "y"}, balance_domains=True, problems_per_step=6
+    )
+    assert plan.domains == ("x", "y", "z"), "those of the students first, then what nobody is strong in"
+    for step in (1, 2, 3):
+        assert Counter(problem.domain for problem in plan.step_problems("b", step)) == dict.fromkeys("xyz", 2)
+    assert plan.training_shares() == dict.fromkeys("xyz", pytest.approx(1 / 3))

@@ -1,6 +1,7 @@
 """The report in words and tables."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.console import Console
 from opcod.report.text import grids, print_report, to_markdown, verdict_lines
 from shared.contracts.run import RunState, Status
 from shared.results.report import Report, build_report
+from tests.fakes.broker import THREE, BrokerBench
 from tests.fakes.final_state import BEFORE, final_state, settings
 
 
@@ -93,3 +95,22 @@ def test_the_terminal_shows_the_same_words() -> None:
     print_report(report, Console(file=output, width=200))
     assert all(line in output.getvalue() for line in verdict_lines(report))
     assert "Seconds by stage" in output.getvalue()
+
+
+def test_of_three_students_every_pair_is_told_and_who_taught_whom_what(tmp_path: Path) -> None:
+    bench = BrokerBench(tmp_path, THREE)
+    report = build_report(bench.finish(), bench.settings, {}, 100.0, {})
+    found = {grid.title: grid for grid in grids(report)}
+    assert [(row[1], row[2]) for row in found["Gate"].rows] == [
+        (tutor, tutee) for tutor in "abc" for tutee in "abc" if tutor != tutee
+    ]
+    taught = found["Who taught whom what"].rows
+    assert {row[1] for row in taught} == set("abc") and all(row[0] != row[1] for row in taught)
+    assert sum(row.feedbacks for row in report.taught) == sum(student.samples for student in report.students)
+    assert report.mutual_improvement == all(student.pareto_improvement for student in report.students)
+    assert report.unclaimed == []
+
+
+def test_a_domain_that_nobody_is_strong_in_is_named() -> None:
+    report = built(final_state()).model_copy(update={"unclaimed": ["optics"]})
+    assert "No student is strong in optics; whoever is best there may tutor in it." in verdict_lines(report)

@@ -1,0 +1,15 @@
+"""`opcod compose`: the Compose file of a deployment, for the students of the settings."""
+
+import typer
+
+from opcod.compose.rendering import compose_file
+from opcod.options import DEFAULT_PRESET, ConfigFile, Overrides, Preset, settings_from
+
+
+def compose(preset: Preset = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Print the Compose file for the students of the settings, such as `opcod compose --preset trio > compose.yaml`.
+
+    It belongs beside docker-compose.yml, which is what it prints for two students: it is built from the same files.
+    """
+    settings = settings_from(preset, config, overrides)
+    typer.echo(compose_file(settings.names, preset or DEFAULT_PRESET), nl=False)

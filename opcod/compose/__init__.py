@@ -1,0 +1,1 @@
+"""The Compose file of a deployment, for the students of a configuration."""

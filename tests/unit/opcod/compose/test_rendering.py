@@ -1,0 +1,48 @@
+"""The Compose file of any students; the repository's is that of two."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from opcod.compose.rendering import compose_file
+from shared.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[4]
+PER_STUDENT = ("student-{}", "trainer-{}", "trainer-{}-gpu", "trainer-{}-gpu1")
+
+
+def test_the_file_in_the_repository_is_what_it_prints_for_two_students() -> None:
+    assert compose_file(("a", "b"), "laptop") == (ROOT / "docker-compose.yml").read_text()
+
+
+@pytest.mark.parametrize("students", [("solo",), ("bio", "chem", "phys"), tuple("abcdefgh")])
+def test_each_student_has_its_services_and_all_else_stays(students: tuple[str, ...]) -> None:
+    found = yaml.safe_load(compose_file(students, "trio"))["services"]
+    first, *rest = students
+    own = {name.format(student) for name in PER_STUDENT for student in students}
+    engines = {f"vllm-{student}" for student in students} | {f"vllm-{student}-gpu1" for student in rest}
+    of_two = yaml.safe_load(compose_file(("a", "b"), "laptop"))["services"]
+    common = {name for name in of_two if "-a" not in name and "-b" not in name} | {"prepare-gpu"}
+    assert set(found) == own | engines | common
+    for student in students:
+        assert found[f"trainer-{student}-gpu"]["environment"]["OPCOD_STUDENT"] == student
+        assert found[f"vllm-{student}"]["environment"]["OPCOD_STUDENT"] == student
+        assert f"student-{student}" in found["broker"]["depends_on"]
+        assert f"http://trainer-{student}:8200" in found["trainers"]["command"]
+    cards = [found[f"vllm-{s}"]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] for s in students]
+    assert cards == [[str(number)] for number in range(len(students))]
+    last = f"vllm-{rest[-1]}-gpu1" if rest else f"vllm-{first}"
+    assert last in found[f"trainer-{first}-gpu1"]["depends_on"], "trainers start when the last engine is there"
+    assert found["prepare"]["environment"]["OPCOD_PRESET"] == "${OPCOD_PRESET:-trio}"
+
+
+def test_engines_on_one_card_share_it() -> None:
+    of_three = yaml.safe_load(compose_file(("a", "b", "c"), "trio"))["services"]["prepare-gpu"]["environment"]
+    shares = {key: value for key, value in of_three.items() if key.endswith("UTILIZATION")}
+    assert set(shares.values()) == {"${OPCOD_ENGINE_MEMORY:-0.17}"} and len(shares) == 3
+
+
+def test_more_students_than_a_machine_has_cards_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected at most 8 for one machine's Compose file, got 9"):
+        compose_file(tuple("abcdefghi"), "laptop")
