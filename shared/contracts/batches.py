@@ -2,11 +2,16 @@
 
 `batches/<student>/s00017/` holds `groups.jsonl` (one BatchGroup a line, by problem, samples by index)
 and `manifest.json`. It is written once and never changed: it is the feedback log.
+
+In a run that streams, a group may be sealed ahead of its batch (`GroupSealed`), so that the trainer begins with it
+while others are still under way. What counts is the batch: it names the groups by hash, in the order in which they are
+added up, and a trainer that has begun with anything else begins again.
 """
 
 from pydantic import Field
 
 from shared.contracts.envelope import Message
+from shared.contracts.jobs import PayloadRef
 from shared.contracts.messages import ChatMessage, Contract
 
 
@@ -62,6 +67,13 @@ class BatchGroup(Contract):
     peer_samples: tuple[PeerSample, ...] = Field(default=(), exclude_if=lambda samples: not samples)
 
 
+class AddedGroup(Contract):
+    """A group whose gradient is added to a step's. sha256: of its JSON, which is its line in `groups.jsonl`."""
+
+    problem_id: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class BatchManifest(Contract):
     """What a sealed batch holds. verdicts counts words without the matched word (`match`, `no_match`, …).
 
@@ -70,6 +82,7 @@ class BatchManifest(Contract):
     mean_tokens: of a rollout; None in a batch that does not tell.
     fence: fencing token of the broker that sealed it, by which the next one knows its own; 0 where it is not told.
     capabilities: with HACPO, each student's mean reward over its last steps up to this one.
+    order: of a batch that is added up group by group, all of its groups, the first one first.
     """
 
     run: str
@@ -93,6 +106,7 @@ class BatchManifest(Contract):
     mean_tokens: float | None = None
     fence: int = 0
     capabilities: dict[str, float] | None = Field(default=None, exclude_if=lambda capabilities: capabilities is None)
+    order: tuple[AddedGroup, ...] | None = Field(default=None, exclude_if=lambda order: order is None)
 
 
 class BatchSealed(Message):
@@ -107,3 +121,31 @@ class BatchSealed(Message):
     @property
     def key(self) -> str:
         return f"{self.student}.{self.step}.sealed"
+
+
+class GroupSealed(Message):
+    """Begin with this group of the step that comes next; its batch follows, and decides.
+
+    position: of the group in the batch, which has `groups` of them. phase_start, base_version: as in its manifest.
+    payload: a BatchGroup.
+    """
+
+    student: str
+    step: int
+    base_version: str
+    phase_start: bool
+    position: int = Field(ge=0)
+    groups: int = Field(ge=1)
+    group: AddedGroup
+    payload: PayloadRef
+
+    @property
+    def key(self) -> str:
+        # With the hash: a group whose feedback a person excludes is sealed anew.
+        return f"{self.student}.{self.step}.{self.group.problem_id}.{self.group.sha256[:16]}.group"
+
+
+def mini_batch_of(position: int, groups: int, mini_batches: int) -> int:
+    """Of a batch's group, from 0. They are dealt out in turn: a batch that is sorted by domain gives mini-batches that
+    have every domain. Where there are fewer groups than `mini_batches`, each is one."""
+    return position % min(mini_batches, groups)

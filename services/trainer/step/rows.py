@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from services.trainer.step.losses import LOG_PROB_MAX, group_advantages
 from services.trainer.step.trees import Row
-from shared.contracts.batches import BatchGroup, BatchSample, PeerSample
+from shared.contracts.batches import BatchGroup, BatchSample, PeerSample, mini_batch_of
 from shared.method import reprompt
 from shared.method.sharing import capability_ratio, shared_advantages
 from shared.modeling.chat import encode, neutralise, render
@@ -139,15 +139,11 @@ def _foreign_rejection(response: Sequence[int], logprobs: Sequence[float], room:
 
 
 def mini_batches(rows: Sequence[Row], count: int) -> list[list[Row]]:
-    """`count` mini-batches of whole groups, or as many as there are groups.
-
-    Groups are dealt out in turn: a batch sorted by domain gives mini-batches that have every domain.
-    """
+    """`count` mini-batches of whole groups, or as many as there are groups; which ones, says `mini_batch_of`."""
     # Whole groups: only rows of one group share a prefix tree.
     groups = sorted({row.group for row in rows})
-    parts = min(count, len(groups))
-    part_of = {group: position % parts for position, group in enumerate(groups)}
-    return [[row for row in rows if part_of[row.group] == part] for part in range(parts)]
+    part_of = {group: mini_batch_of(position, len(groups), count) for position, group in enumerate(groups)}
+    return [[row for row in rows if part_of[row.group] == part] for part in range(min(count, len(groups)))]
 
 
 def _shortened(
