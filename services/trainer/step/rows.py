@@ -49,6 +49,7 @@ def training_rows(
     context_tokens: int,
     shorten: bool,
     pair: Pair | None = None,
+    first: int = 0,
 ) -> tuple[list[Row], Counter[str]]:
     """One row a sample, in each group the peer's last, and how often a teacher prompt was shortened or a sample
     rejected, by reason.
@@ -56,11 +57,11 @@ def training_rows(
     context_tokens: what the model can hold. shorten: a teacher prompt that leaves no room for its response is
     built again with less of the solution, then without feedback (`reprompt.fit`; only for formats that use its
     template). One that is still too long is never cut, since that would change the question or the generation
-    prefix: the sample is rejected. pair: of students that share their rollouts.
+    prefix: the sample is rejected. pair: of students that share their rollouts. first: number of the first group.
     """
     rows: list[Row] = []
     events: Counter[str] = Counter()
-    for number, group in enumerate(groups):
+    for number, group in enumerate(groups, first):
         advantages, foreign = _advantages(group, pair)
         for sample, advantage in zip(group.samples, advantages, strict=True):
             teacher = tuple(render(tokenizer, sample.teacher_messages)) if sample.mask else ()

@@ -77,6 +77,11 @@ class StageClock:
         finally:
             self.seconds[name] += time.perf_counter() - started
 
+    def take(self, other: "StageClock") -> None:
+        """Add what another one has measured."""
+        for name, seconds in other.seconds.items():
+            self.seconds[name] += seconds
+
 
 @dataclass
 class _Progress:
