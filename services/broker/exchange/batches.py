@@ -12,7 +12,7 @@ from statistics import variance
 from typing import Protocol
 
 from services.broker.exchange.judging import JudgedFeedback, verdict_word
-from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed, PeerSample
+from shared.contracts.batches import AddedGroup, BatchGroup, BatchManifest, BatchSample, BatchSealed, PeerSample
 from shared.contracts.jobs import PromptOutput
 from shared.files.batches import batch_directory, batch_manifest
 from shared.files.store import GROUPS, LocalStore
@@ -23,7 +23,8 @@ from shared.problems.problem import Problem, ProblemFormat
 
 @dataclass(frozen=True)
 class StepHeader:
-    """What the manifest says of the step itself."""
+    """What the manifest says of the step itself. order: problems in the order in which their groups are added up; None
+    where the batch is trained on whole."""
 
     run: str
     student: str
@@ -36,6 +37,7 @@ class StepHeader:
     template_hash: str
     fence: int = 0
     capabilities: dict[str, float] | None = None
+    order: Sequence[str] | None = None
 
 
 class Rollout(Protocol):
@@ -163,6 +165,11 @@ class Sealed:
         )
 
 
+def added_group(group: BatchGroup) -> AddedGroup:
+    """The group as a batch's order names it."""
+    return AddedGroup(problem_id=group.problem_id, sha256=hashlib.sha256(group.model_dump_json().encode()).hexdigest())
+
+
 def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGroup]) -> Sealed:
     """Write groups and manifest as one directory. Raises StorageError; nothing is left half-written."""
     # Sorted, so that the bytes do not depend on which job came back first.
@@ -192,9 +199,15 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         groups_sha256=hashlib.sha256(lines).hexdigest(),
         fence=header.fence,
         capabilities=header.capabilities,
+        order=None if header.order is None else _order(ordered, header.order),
     )
     directory = batch_directory(header.student, header.step)
     return Sealed(manifest, store.write_directory(directory, {GROUPS: lines}, manifest.model_dump_json().encode()))
+
+
+def _order(groups: Sequence[BatchGroup], problem_ids: Sequence[str]) -> tuple[AddedGroup, ...]:
+    by_problem = {group.problem_id: group for group in groups}
+    return tuple(added_group(by_problem[each]) for each in problem_ids)
 
 
 def _reward_variance(groups: Sequence[BatchGroup]) -> float:

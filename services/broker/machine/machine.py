@@ -28,7 +28,7 @@ from services.broker.machine.moves import (
     VersionServed,
 )
 from services.broker.machine.plan import Plan
-from shared.contracts.batches import BatchManifest
+from shared.contracts.batches import AddedGroup, BatchManifest
 from shared.contracts.diagnostics import BatchRewards, RevisionCount
 from shared.contracts.events import UNSTAMPED, StepApplied
 from shared.contracts.ids import version_name
@@ -135,6 +135,13 @@ def count_batch(state: RunState, batch: BatchManifest) -> None:
     tally.active_samples += batch.active_samples
     for verdict, count in batch.verdicts.items():
         add(tally.verdicts.setdefault(state.round, {}), verdict, count)
+
+
+def seal_ahead(state: RunState, student: str, added: AddedGroup) -> None:
+    """Note in `state`, which is of the event that sealed the group, that its trainer was told to begin with it."""
+    for phase in state.phases:
+        if phase.student == student and phase.step is not None:
+            phase.step.ahead.append(added)
 
 
 def cannot_seal(state: RunState, student: str, reason: str) -> Tell:
