@@ -193,6 +193,8 @@ class StudentTrainer:
         with self._late.stage("checkpoint"):
             self.checkpoint = self._commit(made, fence)
         metrics.count_step(made.metrics, self.step)
+        if self._begun:
+            log.info("step was begun ahead of its batch", step=self.step, groups=len(self._begun))
         metrics.AHEAD.labels("kept").inc(len(self._begun))
         self._begun = []
 

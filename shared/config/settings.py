@@ -45,12 +45,7 @@ class RunSection(Section):
         description="The others are baselines. `sdpo`, `grpo`: each student alone, self-distillation or policy "
         "gradient. `hacpo`: policy gradient on the rollouts of both students, who answer the same problems.",
     )
-    stream: bool = Field(
-        default=False,
-        description="Train on a group as soon as it has its rollouts and its feedback, while others are still under "
-        "way. Strictly on-policy all the same: the step is the same up to the order in which gradients are summed, "
-        "which its batch keeps.",
-    )
+    stream: bool = Field(default=False, description="Train on each group as soon as it is ready (docs/method.md).")
     keep_best: bool = Field(
         default=False,
         description="Test at the end, and hand on, each student's version with the best validation score instead of "
@@ -352,10 +347,7 @@ def refuse_contradictions(settings: RunSettings) -> None:
             "'parallel'"
         )
     if run.method == "hacpo" and run.stream:
-        raise ValueError(
-            "run.stream: with run.method = 'hacpo' what a peer's rollout weighs follows from both students' rewards in "
-            "the whole step, so no group can be trained on before the last one is there; set run.stream = false"
-        )
+        raise ValueError("run.stream: HACPO weighs a group by the rewards of the whole step; set run.stream = false")
     if run.method == "grpo" and settings.grpo.anchor and settings.loss.teacher != "ema":
         raise ValueError(
             "grpo.anchor: the student is held to its own moving average, and with loss.teacher = "

@@ -12,7 +12,7 @@ from shared.bus.payloads import unpack
 from shared.contracts.acting import ActAsked, ExchangeAct, ExchangeRef
 from shared.contracts.batches import AddedGroup, BatchGroup, BatchManifest
 from shared.contracts.events import Acted
-from shared.contracts.jobs import JobKind
+from shared.contracts.jobs import Job, JobKind
 from shared.contracts.run import RunState
 from shared.files.batches import read_groups
 from shared.files.store import LocalStore
@@ -131,6 +131,30 @@ def test_a_broker_that_is_started_again_between_two_groups_goes_on(run_dir: Path
             assert len(set(problems)) == len(problems), "nothing is told twice"
         else:
             assert len(problems) >= before[name]
+
+
+def test_a_group_whose_tutor_is_silent_is_sealed_without_its_feedback(run_dir: Path) -> None:
+    bench = BrokerBench(run_dir, ("problems.per_step=4", "feedback.tutor_timeout_s=20", *STREAM))
+    bench.students["b"].slow = {JobKind.FEEDBACK}
+    bench.trainers["a"].held = True
+    bench.run(lambda _: len(bench.students["b"].begun) == 4)
+    begun = bench.students["b"].begun
+    silent = begun.pop()
+    bench.students["b"].end_begun()
+    bench.settle()
+    [phase] = [phase for phase in bench.state.phases if phase.student == "a"]
+    assert phase.step is not None and not phase.step.sealed
+    ahead = [added.problem_id for added in phase.step.ahead]
+    assert len(ahead) == 3
+    bench.clock.now_s += 30
+    bench.trainers["a"].held = False
+    bench.run(lambda state: state.steps["a"] >= 1)
+    order = manifest_of(bench, "a", 1).order
+    assert order is not None and [each.problem_id for each in order[:3]] == ahead
+    manifest = manifest_of(bench, "a", 1)
+    groups = {group.problem_id: group for group in read_groups(LocalStore(run_dir), "batches/a/s00001", manifest)}
+    assert {sample.verdict for sample in groups[order[3].problem_id].samples} == {"fb_none"}
+    assert isinstance(silent.message, Job) and order[3].problem_id in silent.message.id
 
 
 def test_feedback_that_is_excluded_after_its_group_was_sealed_is_not_in_the_batch(run_dir: Path) -> None:
