@@ -39,6 +39,7 @@ def make_plan(run: str, settings: RunSettings, problems: ProblemSet) -> Plan:
         hysteresis=settings.gate.hysteresis,
         keep_best=settings.run.keep_best,
         latest_tutor=settings.gate.tutor_source == "latest",
+        streamed=settings.optimizer.mini_batches if settings.run.stream else None,
     )
 
 

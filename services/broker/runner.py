@@ -31,6 +31,7 @@ from services.broker.machine.moves import (
     KeepRecord,
     MachineEvent,
     SealBatch,
+    SealGroup,
     Serve,
     TakenUp,
     Tell,
@@ -125,7 +126,14 @@ class Runner:
         self._store = LocalStore(run_dir)
         self._groups = GroupReader(settings, problems, bus, self._store)
         self._replicas = Replicas(settings, bus)
-        self._sealer = Sealer(plan.run, self._store, self._groups, problems.format.template_hash, fence)
+        self._sealer = Sealer(
+            plan.run,
+            self._store,
+            self._groups,
+            problems.format.template_hash,
+            fence,
+            streams=plan.streamed is not None,
+        )
         self._source = f"broker/{consumer}"
         self._reports = ReportReader(settings, plan, problems, self._groups, self._replicas)
         self._dispatcher = Dispatcher(settings, plan, problems, self._groups)
@@ -332,6 +340,12 @@ class Runner:
                     atomic_write(self._run_dir / act_record(acted.act.id), told.model_dump_json().encode())
                 case Tell(event=event):
                     handling.tell(event)
+                case SealGroup():
+                    sealed, payload = self._sealer.seal_ahead(state, command.student, command.problem_id)
+                    # In the state that is committed with the announcement, as a batch's counts are.
+                    machine.seal_ahead(state, command.student, sealed.group)
+                    handling.out.payloads.append(payload)
+                    handling.out.publish.append((train(command.student), sealed))
                 case SealBatch():
                     self._seal(command, state, handling)
 

@@ -2,7 +2,8 @@
 
 - `Consumer`: the loop. Batch k is applied on checkpoint k-1 only. One that is applied already is answered with the
   report that was made then; one that comes early is kept, renewed and unanswered, until its turn; none is skipped,
-  and none is acknowledged before its version is announced or its refusal is said.
+  and none is acknowledged before its version is announced or its refusal is said. Groups that come ahead of a batch are
+  begun with while there is no batch to apply, and kept until its step is applied: who takes over begins with them, too.
 - `LeaseFence`: the right to write a student's checkpoints and versions. Its token is higher than that of every
   checkpoint on disk, so that a server that lost its data cannot hand out an old one; and a trainer that lost the lease
   stops before its next write.
@@ -21,11 +22,11 @@ from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease
 from shared.bus.leases import HeldLease, LeaseKeeper
 from shared.bus.port import Bus, Delivery
 from shared.clock import Clock
-from shared.contracts.batches import BatchSealed
+from shared.contracts.batches import BatchSealed, GroupSealed
 from shared.contracts.envelope import Message
 from shared.contracts.heartbeats import TRAINER_READY, Heartbeat
 from shared.contracts.weights import StepFailed
-from shared.errors import FencedError, UnavailableError
+from shared.errors import FencedError, StorageError, UnavailableError
 from shared.obs.faults import fault_point
 
 log = structlog.get_logger()
@@ -110,13 +111,15 @@ RETRY_S = 1.0
 MAX_REASON_CHARS = 1000
 
 
-@dataclass(frozen=True)
+@dataclass
 class Held:
-    """A sealed batch in hand. `lost` is set when it is not ours any more."""
+    """A sealed batch in hand, or a group ahead of one. `lost` is set when it is not ours any more. begun: of a group,
+    that nothing is left to be done with it before its batch."""
 
     delivery: Delivery
-    sealed: BatchSealed
+    sealed: BatchSealed | GroupSealed
     lost: threading.Event
+    begun: bool = False
 
 
 class Consumer:
@@ -219,7 +222,7 @@ class Consumer:
         foreign: list[Delivery] = []
         for delivery in self._bus.take([queue], self._name, limit=TAKE_LIMIT, block_s=block_s):
             sealed = delivery.message
-            if not isinstance(sealed, BatchSealed) or sealed.student != self._student:
+            if not isinstance(sealed, BatchSealed | GroupSealed) or sealed.student != self._student:
                 foreign.append(delivery)
                 continue
             if sealed.step > self._trainer.step + 1:
@@ -227,18 +230,25 @@ class Consumer:
             self._held.append(Held(delivery, sealed, self._keeper.hold(delivery)))
         # Last: a bus that does not answer here must not keep a batch of the same take from its turn.
         for delivery in foreign:
-            reason = f"expected BatchSealed of student {self._student}, got {delivery.message!r}"
+            reason = f"expected BatchSealed or GroupSealed of student {self._student}, got {delivery.message!r}"
             self._bus.dead_letter(delivery, reason[:MAX_REASON_CHARS])
         metrics.EARLY.set(sum(held.sealed.step > self._trainer.step + 1 for held in self._held))
 
     def _next(self) -> Held | None:
-        """The lowest batch in hand, unless it is early."""
-        lowest = min(self._held, key=lambda held: held.sealed.step, default=None)
-        return lowest if lowest is not None and lowest.sealed.step <= self._trainer.step + 1 else None
+        """The lowest batch in hand, unless it is early; without one, a group of the step that comes next."""
+        due = [held for held in self._held if held.sealed.step <= self._trainer.step + 1]
+        batches = [held for held in due if isinstance(held.sealed, BatchSealed)]
+        if batches:
+            return min(batches, key=lambda held: held.sealed.step)
+        # In the order in which they came, which is that of their batch.
+        return next((held for held in due if not held.begun or held.sealed.step <= self._trainer.step), None)
 
     def _handle_next(self) -> None:
         held = self._next()
         if held is None:
+            return
+        if isinstance(held.sealed, GroupSealed):
+            self._begin_with(held, held.sealed)
             return
         if held.sealed.step > self._trainer.step:
             self._board.state = "training"
@@ -250,14 +260,26 @@ class Consumer:
                 return
         else:
             metrics.STEPS.labels("repeated").inc()
-        self._answer(held)
+        self._answer(held, held.sealed)
 
-    def _answer(self, held: Held) -> None:
+    def _begin_with(self, held: Held, sealed: GroupSealed) -> None:
+        """Nothing is told of it: its batch is answered."""
+        if sealed.step <= self._trainer.step:
+            self._complete(held)
+            return
+        self._board.state = "training"
+        try:
+            self._trainer.add(sealed, self._bus.get_payload(sealed.payload), self._fence)
+        except (StorageError, StepRefusedError) as error:
+            log.warning("group not begun with, its batch has it", step=sealed.step, error=str(error))
+        held.begun = True
+
+    def _answer(self, held: Held, sealed: BatchSealed) -> None:
         """Announce the report of an applied step and acknowledge its batch."""
-        step = held.sealed.step
+        step = sealed.step
         done = self._trainer.done(step)
         # The step stays as it was applied: its version is immutable, and students may hold it.
-        if done.batch_sha256 != held.sealed.sha256:
+        if done.batch_sha256 != sealed.sha256:
             log.error("another batch was applied as this step", step=step, applied=done.batch_sha256)
         # Only the newest has a version to announce; of an older step the report alone is missing.
         if step == self._trainer.step:

@@ -6,6 +6,11 @@ from shared.contracts.weights import StepMetrics
 
 STAGE_SECONDS = Counter("opcod_trainer_stage_seconds", "Seconds spent, by stage of a step.", ["stage"])
 STEPS = Counter("opcod_trainer_steps", "Steps by outcome (applied, failed, repeated).", ["outcome"])
+AHEAD = Counter(
+    "opcod_trainer_groups_ahead",
+    "Groups trained on before their batch was sealed, by what became of it (kept, dropped).",
+    ["outcome"],
+)
 TOKENS = Counter("opcod_trainer_tokens", "Response tokens trained on.")
 SKIPPED = Counter("opcod_trainer_skipped_updates", "Updates not made because a loss or gradient was not finite.")
 SAMPLES = Counter(

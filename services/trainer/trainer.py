@@ -3,6 +3,10 @@
 What always holds: step k is trained on the state after step k-1 and on nothing else; when a step is refused
 the learner is taken back to the last checkpoint; what has no checkpoint was never applied. Where that is not a
 whole one, the state is made again: from the last whole one and the batches since, which are all on disk.
+
+A step may be begun with groups that are sealed ahead of its batch. That is a head start and nothing else: the batch
+says which groups there are and in which order they are added up, and where the step has begun with anything else it is
+made again from the checkpoint, as it is where the trainer died. Either way the weights are the same, bit for bit.
 """
 
 import math
@@ -13,13 +17,13 @@ from typing import Protocol, TypeVar
 import structlog
 
 from services.trainer import metrics
-from services.trainer.batches import Batch
+from services.trainer.batches import Batch, read_group, read_manifest
 from services.trainer.checkpoint import CheckpointManifest, Checkpoints, publish
 from services.trainer.ranks.group import RankLostError
 from services.trainer.step.step import NonFiniteError, StageClock, StepSettings
 from services.trainer.step.tracing import Tracer
 from services.trainer.work import Made, Result, StepWork
-from shared.contracts.batches import BatchSealed
+from shared.contracts.batches import AddedGroup, BatchSealed, GroupSealed
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
 from shared.contracts.weights import StepDone, WeightsManifest, WeightsPublished
@@ -85,6 +89,9 @@ class StudentTrainer:
         self._late = StageClock()
         # Whether the learner is what `checkpoint` says: not where making it so was broken off.
         self._restored = True
+        # Groups of the next step that the learner has begun with; the step that is left for its batch.
+        self._begun: list[AddedGroup] = []
+        self._left = 0
         self.checkpoint: CheckpointManifest | None = None
 
     @property
@@ -118,6 +125,36 @@ class StudentTrainer:
         assert self.checkpoint is not None and 1 <= step <= self.step
         return self.checkpoint.done[step - 1]
 
+    def add(self, sealed: GroupSealed, payload: bytes, fence: Fence) -> None:
+        """Begin step `step + 1` with a group that is sealed ahead of its batch, or go on with it.
+
+        What fails here is left for the batch: it fails again there, where it is told. Raises FencedError if another
+        trainer took over, StepRefusedError as `restore`.
+        """
+        if sealed.step != self.step + 1:
+            raise ValueError(f"expected a group of step {self.step + 1}, got one of {sealed.step}")
+        if self._left == sealed.step or sealed.group in self._begun:
+            return
+        if not self._restored:
+            self._reload()
+        try:
+            group = read_group(sealed, payload)
+            if sealed.group.problem_id in {each.problem_id for each in self._begun}:
+                raise StorageError(f"the group of {sealed.group.problem_id} was sealed anew")
+            self._begun.append(sealed.group)
+            self._work.add(sealed, group, fence.check)
+        except (FencedError, RankLostError):
+            raise
+        except OpcodError as error:
+            self._drop(sealed.step, str(error))
+
+    def _drop(self, step: int, reason: str) -> None:
+        """Forget what the step was begun with, and leave the rest of it for its batch."""
+        log.warning("begun step dropped, it is made of its batch", step=step, groups=len(self._begun), reason=reason)
+        metrics.AHEAD.labels("dropped").inc(len(self._begun))
+        self._left = step
+        self._reload()
+
     def apply(self, sealed: BatchSealed, fence: Fence) -> None:
         """Train on the batch of step `step + 1` and write its checkpoint.
 
@@ -134,6 +171,7 @@ class StudentTrainer:
         except (FencedError, UnavailableError, RankLostError):
             raise  # this trainer ends; who comes next reads the state from the checkpoint
         except OpcodError:
+            self._left = sealed.step
             self._reload()
             raise
 
@@ -148,11 +186,26 @@ class StudentTrainer:
         clock = StageClock()
         # Times of the last step that became known only after its report was made.
         clock.seconds.update(self._late.seconds)
+        if self._begun:
+            self._check_begun(sealed)
         made = self._make(sealed, clock, fence.check, traced=True)
         self._late = StageClock()
         with self._late.stage("checkpoint"):
             self.checkpoint = self._commit(made, fence)
         metrics.count_step(made.metrics, self.step)
+        if self._begun:
+            log.info("step was begun ahead of its batch", step=self.step, groups=len(self._begun))
+        metrics.AHEAD.labels("kept").inc(len(self._begun))
+        self._begun = []
+
+    def _check_begun(self, sealed: BatchSealed) -> None:
+        """A step that has begun otherwise than the batch says is dropped."""
+        try:
+            order = read_manifest(self._store, sealed, self._run).order
+        except StorageError:
+            return  # it is refused for that as soon as it is read whole
+        if order is None or list(order[: len(self._begun)]) != self._begun:
+            self._drop(sealed.step, "its batch says another order, or other groups")
 
     def _make(self, sealed: BatchSealed, clock: StageClock, check: Callable[[], None], *, traced: bool) -> Made:
         try:
@@ -235,7 +288,7 @@ class StudentTrainer:
         )
 
     def _reload(self, say: Callable[[str], None] = lambda _: None) -> None:
-        self._restored = False
+        self._restored, self._begun = False, []
         last = self.checkpoint
         since = self._go_back(self.step)
         # The learner is now at `since`; what a checkpoint that is not whole leaves out is trained again.

@@ -5,8 +5,9 @@ verifies them; and what fails on one of them, as a file that cannot be read, fai
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,11 +21,12 @@ from services.trainer.checkpoint import Checkpoints, state_files
 from services.trainer.model.learner import Learner, LearnerState
 from services.trainer.ranks.group import together
 from services.trainer.step.rows import Pair, training_rows
-from services.trainer.step.step import StageClock, StepSettings, train_step
-from services.trainer.step.tracing import Tracer, chosen_rollouts
+from services.trainer.step.step import StageClock, Step, StepSettings, train_step
+from services.trainer.step.streaming import StreamedStep
+from services.trainer.step.tracing import RolloutKey, Tracer, chosen_rollouts
 from services.trainer.step.trees import Row
 from shared.config.baselines import POLICY_GRADIENTS
-from shared.contracts.batches import BatchManifest, BatchSealed
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSealed, GroupSealed
 from shared.contracts.weights import FileEntry, StepMetrics
 from shared.files.store import LocalStore, write_file
 from shared.modeling.logprobs import probe
@@ -52,6 +54,22 @@ class Result:
     probe: tuple[float, ...]
 
 
+@dataclass
+class _UnderWay:
+    """A step whose groups are added one by one. positions: of those that were. limited: samples, by reason."""
+
+    step: StreamedStep
+    clock: StageClock
+    tracer: Tracer | None
+    positions: set[int] = field(default_factory=set)
+    limited: Counter[str] = field(default_factory=Counter)
+
+    def add(self, position: int, rows: Sequence[Row]) -> None:
+        self.positions.add(position)
+        self.step.add(rows)
+        fault_point("trainer.between-groups")
+
+
 class StepWork(Protocol):
     """The compute of a trainer, by one rank or by all of them."""
 
@@ -65,8 +83,16 @@ class StepWork(Protocol):
         """Take the learner to the whole checkpoint of `step`; None: as the run began. Raises StorageError or
         ModelError."""
 
+    def add(self, sealed: GroupSealed, group: BatchGroup, check: Callable[[], None]) -> None:
+        """Begin the step that comes next with this group, or go on with it. check: as in `train_step`.
+
+        Until `train` ends it, or `go_back` forgets it, the learner is of no version. Raises StorageError or
+        NonFiniteError; then it can only be forgotten.
+        """
+
     def train(self, sealed: BatchSealed, clock: StageClock, check: Callable[[], None], *, traced: bool) -> Made:
-        """Make the step of a sealed batch. check: as in `train_step`.
+        """Make the step of a sealed batch; one that is begun must have begun as the batch says. check: as in
+        `train_step`.
 
         Raises StorageError or MalformedMessageError where the batch cannot be used, NonFiniteError as `train_step`.
         """
@@ -105,9 +131,10 @@ class RankWork:
         self._shorten = shorten_prompts
         self._group = learner.group
         self._state: LearnerState | None = None
+        self._begun: _UnderWay | None = None
 
     def go_back(self, step: int | None) -> None:
-        self._state = None
+        self._state = self._begun = None
         if step is None:
             # No whole checkpoint yet: from the run's beginning, with all batches again.
             self.learner.restart()
@@ -116,17 +143,42 @@ class RankWork:
             state = self._checkpoints.load(self._checkpoints.read(step), self._group.rank, self._shards)
         self.learner.load(state)
 
+    def add(self, sealed: GroupSealed, group: BatchGroup, check: Callable[[], None]) -> None:
+        self._state = None
+        if self._begun is None:
+            self._begin_phase(sealed.phase_start)
+            self._begun = self._under_way(sealed.groups, StageClock(), check, traced=True)
+        begun = self._begun
+        with begun.clock.stage("load"), together(self._group):
+            rows, limited = self._rows(group, sealed.position)
+        begun.limited += limited
+        if begun.tracer is not None:
+            begun.tracer.choose(self._chosen(sealed.student, sealed.step, [group], sealed.position))
+        begun.add(sealed.position, rows)
+
     def train(self, sealed: BatchSealed, clock: StageClock, check: Callable[[], None], *, traced: bool) -> Made:
         self._state = None
+        begun, self._begun = self._begun, None
         with clock.stage("load"), together(self._group):
-            batch, rows = self._rows(sealed)
+            batch = read_batch(self._store, sealed, self._run)
+            rows, limited = self._missing(batch, begun.positions if begun is not None else ())
         fault_point("trainer.before-step")
-        if batch.manifest.phase_start:
-            self.learner.begin_phase(
-                teacher=self._settings.loss.teacher_at_phase_start, optimizer=self._settings.optimizer.at_phase_start
-            )
-        tracer = self._tracer(batch) if traced else None
-        done = train_step(self.learner, rows, self._settings, clock, check, tracer)
+        if begun is None:
+            self._begin_phase(batch.manifest.phase_start)
+            if batch.order is not None:
+                begun = self._under_way(batch.manifest.groups, StageClock(), check, traced=traced)
+        if begun is None:
+            chosen = self._chosen(sealed.student, sealed.step, batch.groups) if traced else []
+            tracer = Tracer(self.tokenizer, chosen) if chosen else None
+            everything = [row for each in rows.values() for row in each]
+            done = train_step(self.learner, everything, self._settings, clock, check, tracer)
+        else:
+            begun.clock.take(clock)
+            limited += begun.limited
+            done, tracer = self._end(begun, batch, rows)
+        for reason, count in limited.items():
+            metrics.SAMPLES.labels(reason).inc(count)
+            log.warning("samples limited", step=sealed.step, reason=reason, count=count)
         if self._group.rank > 0:
             fault_point("trainer.rank-mid-step")
         if tracer is not None and self._group.size > 1:
@@ -158,24 +210,56 @@ class RankWork:
     def _shards(self) -> int:
         return self._group.size if self.learner.model.sharded else 1
 
-    def _rows(self, sealed: BatchSealed) -> tuple[Batch, list[Row]]:
-        batch = read_batch(self._store, sealed, self._run)
-        rows, events = training_rows(
-            batch.groups,
+    def _begin_phase(self, phase_start: bool) -> None:
+        if phase_start:
+            self.learner.begin_phase(
+                teacher=self._settings.loss.teacher_at_phase_start, optimizer=self._settings.optimizer.at_phase_start
+            )
+
+    def _under_way(self, groups: int, clock: StageClock, check: Callable[[], None], *, traced: bool) -> _UnderWay:
+        """A step of which nothing is added yet."""
+        tracer = Tracer(self.tokenizer, ()) if traced else None
+        step = Step(self.learner, self._settings, clock, check, tracer)
+        return _UnderWay(StreamedStep(step, groups), clock, tracer)
+
+    def _end(
+        self, begun: _UnderWay, batch: Batch, rows: Mapping[int, Sequence[Row]]
+    ) -> tuple[StepMetrics, Tracer | None]:
+        """Add what is missing, in the batch's order, and end the step."""
+        assert batch.order is not None
+        tracer = begun.tracer
+        if tracer is not None:
+            tracer.choose(self._chosen(batch.manifest.student, batch.manifest.step, batch.groups))
+        for position in begun.step.in_turn(batch.order):
+            if position in rows:
+                begun.add(position, rows[position])
+        return begun.step.finish(), tracer if tracer is not None and tracer.chosen else None
+
+    def _missing(self, batch: Batch, added: Collection[int]) -> tuple[dict[int, list[Row]], Counter[str]]:
+        """Rows of the groups that were not added yet, by position, and how many samples were limited, by reason."""
+        rows: dict[int, list[Row]] = {}
+        limited: Counter[str] = Counter()
+        for position, group in enumerate(batch.groups):
+            if position not in added:
+                rows[position], found = self._rows(group, position, _pair(batch.manifest))
+                limited += found
+        return rows, limited
+
+    def _rows(self, group: BatchGroup, position: int, pair: Pair | None = None) -> tuple[list[Row], Counter[str]]:
+        return training_rows(
+            [group],
             self.tokenizer,
             context_tokens=self.learner.model.context_tokens,
             shorten=self._shorten,
-            pair=_pair(batch.manifest),
+            pair=pair,
+            first=position,
         )
-        for reason, count in events.items():
-            metrics.SAMPLES.labels(reason).inc(count)
-            log.warning("samples limited", step=sealed.step, reason=reason, count=count)
-        return batch, rows
 
-    def _tracer(self, batch: Batch) -> Tracer | None:
-        manifest, share = batch.manifest, self._settings.loss.trace_share
-        chosen = chosen_rollouts(manifest.student, manifest.step, batch.groups, share)
-        return Tracer(self.tokenizer, chosen) if chosen and self._settings.method not in POLICY_GRADIENTS else None
+    def _chosen(self, student: str, step: int, groups: Sequence[BatchGroup], first: int = 0) -> list[RolloutKey]:
+        """What is traced of them; nothing of a policy gradient, which has no self-teacher."""
+        if self._settings.method in POLICY_GRADIENTS:
+            return []
+        return chosen_rollouts(student, step, groups, self._settings.loss.trace_share, first=first)
 
 
 def _pair(manifest: BatchManifest) -> Pair | None:

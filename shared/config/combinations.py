@@ -39,6 +39,8 @@ def refuse_contradictions(settings: "RunSettings") -> None:
             f"gate.mode: {gate.mode!r} lets students tutor, run.method = {run.method!r} has no tutors; set "
             "gate.mode = 'cognizance', or run.method = 'opcod'"
         )
+    if run.method == "hacpo" and run.stream:
+        raise ValueError("run.stream: HACPO weighs a group by the rewards of the whole step; set run.stream = false")
     if run.method == "hacpo" and run.schedule == "sequential":
         raise ValueError(
             "run.schedule: with run.method = 'hacpo' every step of a student waits for its peer's rollouts of the same "

@@ -45,6 +45,7 @@ class RunSection(Section):
         description="The others are baselines. `sdpo`, `grpo`: each student alone, self-distillation or policy "
         "gradient. `hacpo`: policy gradient on the rollouts of both students, who answer the same problems.",
     )
+    stream: bool = Field(default=False, description="Train on each group as soon as it is ready (docs/method.md).")
     keep_best: bool = Field(
         default=False,
         description="Test at the end, and hand on, each student's version with the best validation score instead of "

@@ -2,11 +2,16 @@
 
 `batches/<student>/s00017/` holds `groups.jsonl` (one BatchGroup a line, by problem, samples by index)
 and `manifest.json`. It is written once and never changed: it is the feedback log.
+
+In a run that streams, a group may be sealed ahead of its batch (`GroupSealed`), so that the trainer begins with it
+while others are still under way. What counts is the batch: it names the groups by hash, in the order in which they are
+added up, and a trainer that has begun with anything else begins again.
 """
 
 from pydantic import Field
 
 from shared.contracts.envelope import Message
+from shared.contracts.jobs import PayloadRef
 from shared.contracts.messages import ChatMessage, Contract
 
 
@@ -73,6 +78,13 @@ class Taught(Contract):
     kept: int
 
 
+class AddedGroup(Contract):
+    """A group whose gradient is added to a step's. sha256: of its JSON, which is its line in `groups.jsonl`."""
+
+    problem_id: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class BatchManifest(Contract):
     """What a sealed batch holds. verdicts counts words without the matched word (`match`, `no_match`, …).
 
@@ -84,6 +96,7 @@ class BatchManifest(Contract):
     tutors: of a student with several, those that were asked, each with its version; which spoke is in the groups.
     taught: of such a student, what each of them said, by domain.
     capabilities: with HACPO, each student's mean reward over its last steps up to this one.
+    order: of a batch that is added up group by group, all of its groups, the first one first.
     """
 
     run: str
@@ -109,6 +122,7 @@ class BatchManifest(Contract):
     capabilities: dict[str, float] | None = Field(default=None, exclude_if=lambda capabilities: capabilities is None)
     tutors: dict[str, str] = Field(default_factory=dict, exclude_if=lambda tutors: not tutors)
     taught: tuple[Taught, ...] = Field(default=(), exclude_if=lambda taught: not taught)
+    order: tuple[AddedGroup, ...] | None = Field(default=None, exclude_if=lambda order: order is None)
 
     def tutor_of(self, group: BatchGroup) -> tuple[str, str] | None:
         """Name and version of who was asked about a group of this batch; None if nobody was."""
@@ -131,3 +145,31 @@ class BatchSealed(Message):
     @property
     def key(self) -> str:
         return f"{self.student}.{self.step}.sealed"
+
+
+class GroupSealed(Message):
+    """Begin with this group of the step that comes next; its batch follows, and decides.
+
+    position: of the group in the batch, which has `groups` of them. phase_start, base_version: as in its manifest.
+    payload: a BatchGroup.
+    """
+
+    student: str
+    step: int
+    base_version: str
+    phase_start: bool
+    position: int = Field(ge=0)
+    groups: int = Field(ge=1)
+    group: AddedGroup
+    payload: PayloadRef
+
+    @property
+    def key(self) -> str:
+        # With the hash: a group whose feedback a person excludes is sealed anew.
+        return f"{self.student}.{self.step}.{self.group.problem_id}.{self.group.sha256[:16]}.group"
+
+
+def mini_batch_of(position: int, groups: int, mini_batches: int) -> int:
+    """Of a batch's group, from 0. They are dealt out in turn: a batch that is sorted by domain gives mini-batches that
+    have every domain. Where there are fewer groups than `mini_batches`, each is one."""
+    return position % min(mini_batches, groups)

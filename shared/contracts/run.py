@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from pydantic import Field, model_validator
 
-from shared.contracts.batches import Taught
+from shared.contracts.batches import AddedGroup, Taught
 from shared.contracts.diagnostics import (
     Alarm,
     AlarmWatch,
@@ -107,6 +107,7 @@ class StepState(StateModel):
     """One open step. `opened_at`: when it began; `mark`: when the stage that runs now began (broker's clock, s).
 
     counted: what its batch holds is in the tally. rewards: what the batch says of them, once it is sealed.
+    ahead: groups that were sealed before their batch, in this order.
     """
 
     step: int
@@ -116,6 +117,7 @@ class StepState(StateModel):
     counted: bool = False
     done_version: str | None = None
     rewards: BatchRewards | None = None
+    ahead: list[AddedGroup] = Field(default_factory=list, exclude_if=lambda ahead: not ahead)
     opened_at: float
     mark: float
 

@@ -13,11 +13,11 @@ from pydantic import BaseModel, TypeAdapter
 
 from shared.bus.port import Bus  # noqa: F401  (its imports register the messages)
 from shared.contracts.acting import Control  # noqa: F401  (registers itself)
-from shared.contracts.batches import BatchManifest, BatchSealed
+from shared.contracts.batches import AddedGroup, BatchManifest, BatchSealed, GroupSealed
 from shared.contracts.envelope import SCHEMA, Envelope, Message, unwrap, wrap
 from shared.contracts.events import EVENT
 from shared.contracts.heartbeats import Heartbeat
-from shared.contracts.jobs import JobInput, JobOutput
+from shared.contracts.jobs import JobInput, JobOutput, PayloadRef
 from shared.contracts.run import RunState
 from shared.contracts.weights import ServeSet, WeightsManifest
 from shared.errors import MalformedMessageError
@@ -47,6 +47,16 @@ EXAMPLES: tuple[Message, ...] = (
     published(3),
     step_done(3),
     BatchSealed(student="a", step=17, uri="batches/a/s00017", sha256="0" * 64, base_version="a@v16"),
+    GroupSealed(
+        student="a",
+        step=17,
+        base_version="a@v16",
+        phase_start=False,
+        position=2,
+        groups=4,
+        group=AddedGroup(problem_id="p1", sha256="0" * 64),
+        payload=PayloadRef(key="res:a:s17", field="p1.group", sha256="1" * 64),
+    ),
 )
 
 

@@ -18,7 +18,7 @@ from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus, Delivery
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
-from shared.contracts.batches import BatchSealed
+from shared.contracts.batches import BatchSealed, GroupSealed
 from shared.contracts.events import Event
 from shared.contracts.ids import seed_of, version_name
 from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, JobStarted, Prompt, PromptOutput, Sample
@@ -151,13 +151,15 @@ def sample_of(text: str) -> Sample:
 
 
 class FakeTrainer:
-    """Checks and applies sealed batches in name only. `applied` holds the steps in order."""
+    """Checks and applies sealed batches in name only. `applied` holds the steps in order; `begun` what came ahead of a
+    batch."""
 
     def __init__(self, name: str, bus: Bus, store: LocalStore) -> None:
         self._name = name
         self._bus = bus
         self._store = store
         self.applied: list[int] = []
+        self.begun: list[GroupSealed] = []
         self.held = False
 
     def work(self) -> int:
@@ -166,6 +168,10 @@ class FakeTrainer:
         taken = self._bus.take([(train(self._name), TRAINER)], f"trainer-{self._name}", limit=10, block_s=0)
         for delivery in taken:
             sealed = delivery.message
+            if isinstance(sealed, GroupSealed):
+                self.begun.append(sealed)
+                self._bus.complete(delivery)
+                continue
             assert isinstance(sealed, BatchSealed)
             self._check(sealed)
             if sealed.step not in self.applied:

@@ -15,6 +15,7 @@ from services.broker.machine.moves import (
     JobReported,
     MachineEvent,
     SealBatch,
+    SealGroup,
     Serve,
     StepFinished,
     TakenUp,
@@ -24,6 +25,7 @@ from services.broker.machine.moves import (
 )
 from services.broker.machine.plan import Plan, PlannedProblem
 from shared.config.alarms import AlarmsSection
+from shared.contracts.batches import AddedGroup
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.events import BaseEvent, StatusChanged
 from shared.contracts.ids import version_steps
@@ -136,6 +138,9 @@ class World:
             case IssueRevision():
                 done = self._done(command.job_id, JobKind.REVISE)
                 self.pending.append(replace(done, revised=self.revises(command)))
+            case SealGroup():
+                added = AddedGroup(problem_id=command.problem_id, sha256=f"{len(self.commands):064x}")
+                machine.seal_ahead(self.state, command.student, added)
             case SealBatch():
                 self.pending.append(self.trained(command.student, command.step))
             case Serve():

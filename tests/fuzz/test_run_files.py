@@ -13,10 +13,10 @@ from services.broker.exchange.batches import adopt
 from services.inspector.store.sealed import SealedBatches
 from services.student.own_answers import describe, ensure
 from services.student.weights.loader import WeightLoader
-from services.trainer.batches import read_batch
+from services.trainer.batches import read_batch, read_group
 from shared.bus.payloads import unpack
 from shared.config.loading import load_settings
-from shared.contracts.batches import BatchSealed
+from shared.contracts.batches import BatchSealed, GroupSealed
 from shared.contracts.envelope import unwrap, wrap
 from shared.contracts.jobs import JobInput, JobOutput, PayloadRef, Prompt, PromptOutput, Sample
 from shared.contracts.messages import ChatMessage
@@ -36,6 +36,9 @@ INPUT = JobInput(prompts=(Prompt(messages=(ChatMessage(role="user", content="2 +
 ANSWER = Sample(text="4", token_ids=(1, 2), logprobs=(-0.5, -0.5), finish_reason="stop")
 OUTPUT = JobOutput(job_id="j", version="a@v0", prompts=(PromptOutput(prompt_token_ids=(1,), samples=(ANSWER,)),))
 
+GROUP = next(message for message in EXAMPLES if isinstance(message, GroupSealed))
+"""Announces a group ahead of its batch."""
+
 
 def test_messages(fuzz: Fuzz) -> None:
     """Envelopes and payloads, as Redis gives them; a message that is read is written as itself."""
@@ -47,6 +50,9 @@ def test_messages(fuzz: Fuzz) -> None:
             assert message is None or unwrap(wrap(message)) == message
             return
         ref = PayloadRef(key="k", field="f", sha256=hashlib.sha256(data).hexdigest())
+        if kind == "group":
+            fuzz.reads(lambda: read_group(GROUP.model_copy(update={"payload": ref}), data))
+            return
         fuzz.reads(lambda: unpack(ref, data, JobInput if kind == "input" else JobOutput))
 
     cases = {
@@ -54,6 +60,9 @@ def test_messages(fuzz: Fuzz) -> None:
         "input": json_like(json.loads(INPUT.model_dump_json())).map(zlib.compress),
         "output": json_like(json.loads(OUTPUT.model_dump_json())).map(zlib.compress)
         | damaged(zlib.compress(OUTPUT.model_dump_json().encode())),
+        "group": json_like(json.loads((seal(fuzz.place) / "groups.jsonl").read_bytes().splitlines()[0])).map(
+            zlib.compress
+        ),
     }
     fuzz.run(of_kinds(cases), attempt, examples=900)
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +22,12 @@ from services.trainer.model.trained import TrainedAdapter
 from services.trainer.ranks.group import Group, RankLostError
 from services.trainer.ranks.leading import Command, LeadWork, follow, told
 from services.trainer.ranks.processes import Ranks
-from services.trainer.step.step import StageClock, StepSettings, train_step
+from services.trainer.step.step import StageClock, Step, StepSettings, train_step
+from services.trainer.step.streaming import StreamedStep
 from services.trainer.step.trees import Row
 from services.trainer.trainer import StudentTrainer
 from shared.config.baselines import GrpoSection
+from shared.contracts.weights import StepMetrics
 from shared.files.store import LocalStore
 from shared.modeling.loading import Dtype, load_model
 from tests.unit.trainer import ground
@@ -65,11 +67,23 @@ def learner_of(group: Group, model: Path, kind: str, step: StepSettings) -> Lear
     return Learner(student, step.optimizer, ShardedTeacher(student, step.optimizer.ema_rate, own), group)
 
 
-def step(group: Ranks, directory: Path, model: Path, kind: str, name: str, groups: str) -> None:
+def step_made(how: str, one: Learner, rows: Sequence[Row], settings: StepSettings) -> StepMetrics:
+    """A step of these rows; where it is streamed, their groups come from the last one to the first."""
+    if how == "whole":
+        return train_step(one, rows, settings, StageClock())
+    positions = sorted({row.group for row in rows}, reverse=True)
+    under_way = StreamedStep(Step(one, settings, StageClock()), len(positions))
+    for position in under_way.in_turn(positions):
+        under_way.add([row for row in rows if row.group == position])
+    return under_way.finish()
+
+
+def step(group: Ranks, directory: Path, model: Path, kind: str, name: str, groups: str, how: str) -> None:
     """Two steps on the same rows; metrics, weights and each rank's own tensors."""
     settings = STEPS[name]
     one = learner_of(group, model, kind, settings)
-    done = [train_step(one, rows_for(name, int(groups)), settings, StageClock()) for _ in range(2)]
+    rows = rows_for(name, int(groups))
+    done = [step_made(how, one, rows, settings) for _ in range(2)]
     state = one.state()
     save_file(dict(state.teacher), directory / f"teacher-{group.rank}.safetensors")
     held = sum(each.numel() for each in (*state.exact.values(), *state.teacher.values(), *state.optimizer.values()))

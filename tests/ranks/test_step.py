@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from services.trainer.step.step import StageClock, train_step
-from tests.ranks.part import KINDS, STEPS, rows_for
+from tests.ranks.part import KINDS, STEPS, rows_for, step_made
 from tests.ranks.started import run_ranks
 from tests.unit.trainer import ground
 
@@ -20,22 +19,27 @@ ROUNDED = (0.0, 4e-3)
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "groups"),
+    ("kind", "name", "groups", "how"),
     [
-        ("lora", "two-updates", 5),
-        ("lora", "grpo", 5),
-        ("full", "opcod", 5),
-        ("full", "grpo", 5),
+        ("lora", "two-updates", 5, "whole"),
+        ("lora", "grpo", 5, "whole"),
+        ("full", "opcod", 5, "whole"),
+        ("full", "grpo", 5, "whole"),
         # One group in one pack: a rank that has nothing to do.
-        ("full", "opcod", 1),
-        ("rounded", "two-updates", 5),
+        ("full", "opcod", 1, "whole"),
+        ("rounded", "two-updates", 5, "whole"),
+        ("lora", "two-updates", 5, "streamed"),
+        ("full", "opcod", 5, "streamed"),
+        ("full", "grpo", 5, "streamed"),
     ],
 )
-def test_two_ranks_make_the_step_of_one(tmp_path: Path, tiny_dir: Path, kind: str, name: str, groups: int) -> None:
-    run_ranks(2, tmp_path, "step", str(tmp_path), str(tiny_dir), kind, name, str(groups))
+def test_two_ranks_make_the_step_of_one(
+    tmp_path: Path, tiny_dir: Path, kind: str, name: str, groups: int, how: str
+) -> None:
+    run_ranks(2, tmp_path, "step", str(tmp_path), str(tiny_dir), kind, name, str(groups), how)
     settings = STEPS[name]
     one = ground.learner(tiny_dir, settings, full=KINDS[kind])
-    alone = [train_step(one, rows_for(name, groups), settings, StageClock()) for _ in range(2)]
+    alone = [step_made(how, one, rows_for(name, groups), settings) for _ in range(2)]
     relative, absolute = ROUNDED if kind == "rounded" else EXACT
 
     for expected, found in zip(alone, json.loads((tmp_path / "metrics.json").read_text()), strict=True):

@@ -12,7 +12,15 @@ from statistics import variance
 from typing import Protocol
 
 from services.broker.exchange.judging import JudgedFeedback, verdict_word
-from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed, PeerSample, Taught
+from shared.contracts.batches import (
+    AddedGroup,
+    BatchGroup,
+    BatchManifest,
+    BatchSample,
+    BatchSealed,
+    PeerSample,
+    Taught,
+)
 from shared.contracts.jobs import PromptOutput
 from shared.files.batches import batch_directory, batch_manifest
 from shared.files.store import GROUPS, LocalStore
@@ -23,7 +31,8 @@ from shared.problems.problem import Problem, ProblemFormat
 
 @dataclass(frozen=True)
 class StepHeader:
-    """What the manifest says of the step itself."""
+    """What the manifest says of the step itself. order: problems in the order in which their groups are added up; None
+    where the batch is trained on whole."""
 
     run: str
     student: str
@@ -37,6 +46,7 @@ class StepHeader:
     fence: int = 0
     capabilities: dict[str, float] | None = None
     tutors: dict[str, str] = field(default_factory=dict)
+    order: Sequence[str] | None = None
 
 
 class Rollout(Protocol):
@@ -164,6 +174,11 @@ class Sealed:
         )
 
 
+def added_group(group: BatchGroup) -> AddedGroup:
+    """The group as a batch's order names it."""
+    return AddedGroup(problem_id=group.problem_id, sha256=hashlib.sha256(group.model_dump_json().encode()).hexdigest())
+
+
 def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGroup]) -> Sealed:
     """Write groups and manifest as one directory. Raises StorageError; nothing is left half-written."""
     # Sorted, so that the bytes do not depend on which job came back first.
@@ -195,6 +210,7 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         capabilities=header.capabilities,
         tutors=header.tutors,
         taught=_taught(ordered),
+        order=None if header.order is None else _order(ordered, header.order),
     )
     directory = batch_directory(header.student, header.step)
     return Sealed(manifest, store.write_directory(directory, {GROUPS: lines}, manifest.model_dump_json().encode()))
@@ -212,6 +228,11 @@ def _taught(groups: Sequence[BatchGroup]) -> tuple[Taught, ...]:
         Taught(tutor=tutor, domain=domain, feedbacks=count, kept=kept[tutor, domain])
         for (tutor, domain), count in sorted(said.items())
     )
+
+
+def _order(groups: Sequence[BatchGroup], problem_ids: Sequence[str]) -> tuple[AddedGroup, ...]:
+    by_problem = {group.problem_id: group for group in groups}
+    return tuple(added_group(by_problem[each]) for each in problem_ids)
 
 
 def _reward_variance(groups: Sequence[BatchGroup]) -> float:

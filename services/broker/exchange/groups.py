@@ -15,14 +15,23 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from services.broker.exchange.batches import Rollout, Sealed, StepHeader, adopt, build_group, is_sealed, write_batch
+from services.broker.exchange.batches import (
+    Rollout,
+    Sealed,
+    StepHeader,
+    added_group,
+    adopt,
+    build_group,
+    is_sealed,
+    write_batch,
+)
 from services.broker.exchange.judging import JudgedFeedback, exchanges
 from shared.bus.keys import output_field, step_payloads
-from shared.bus.payloads import unpack
+from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus
 from shared.config.baselines import POLICY_GRADIENTS
 from shared.config.settings import RunSettings
-from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, GroupSealed
 from shared.contracts.jobs import JobKind, JobOutput, PayloadRef, PromptOutput
 from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState
 from shared.contracts.targets import group_job_id, open_step
@@ -239,9 +248,12 @@ def unusable(error: StorageError) -> UnusableBatchError:
 
 
 class Sealer:
-    """Of one run; template_hash: what stands for its prompts in a batch's manifest. fence: this broker's token."""
+    """Of one run. template_hash: what stands for its prompts in a batch's manifest. fence: this broker's token.
+    streams: groups are sealed ahead of their batches, too."""
 
-    def __init__(self, run: str, store: LocalStore, groups: GroupReader, template_hash: str, fence: int) -> None:
+    def __init__(
+        self, run: str, store: LocalStore, groups: GroupReader, template_hash: str, fence: int, *, streams: bool = False
+    ) -> None:
         self.found: Mapping[str, Collection[int]] = {}
         """Steps whose batches lay on disk when the run was taken up, by student."""
         self._fence = fence
@@ -249,6 +261,30 @@ class Sealer:
         self._store = store
         self._groups = groups
         self._template_hash = template_hash
+        self._streams = streams
+
+    def seal_ahead(
+        self, state: RunState, student: str, problem_id: str
+    ) -> tuple[GroupSealed, tuple[PayloadRef, bytes]]:
+        """A group of the open step for the trainer to begin with, and its payload. Raises StorageError."""
+        phase, _ = _find(state, student, problem_id)
+        assert phase.step is not None
+        group = self._groups.group(state, student, problem_id)
+        added = added_group(group)
+        # With the hash in its name: another one of the same problem lies beside it, and neither is written over.
+        ref, data = pack(group, step_payloads(student, phase.step.step), f"{problem_id}.{added.sha256[:16]}.group")
+        positions = sorted(each.problem_id for each in phase.step.groups)
+        sealed = GroupSealed(
+            student=student,
+            step=phase.step.step,
+            base_version=phase.step.base_version,
+            phase_start=phase.step.step == phase.first_step,
+            position=positions.index(problem_id),
+            groups=len(positions),
+            group=added,
+            payload=ref,
+        )
+        return sealed, (ref, data)
 
     def seal(self, state: RunState, phase: PhaseState) -> Sealed:
         """Write the batch of the phase's open step, or adopt it.
@@ -267,6 +303,10 @@ class Sealer:
         groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]
         only = phase.peer if len(phase.tutors) == 1 else None
         asked = {group.tutor for group in phase.step.groups}
+        # First what the trainer was told to begin with; the step's own order is that of its mini-batches.
+        ahead = [added.problem_id for added in phase.step.ahead]
+        rest = [group.problem_id for group in groups if group.problem_id not in ahead]
+        order = [*ahead, *rest] if self._streams else None
         header = StepHeader(
             run=self._run,
             student=phase.student,
@@ -280,6 +320,7 @@ class Sealer:
             fence=self._fence,
             capabilities=self._capabilities(phase, phase.step.step, groups),
             tutors={} if only else {name: version for name, version in phase.tutors.items() if name in asked},
+            order=order,
         )
         fault_point("broker.before-seal")
         sealed = write_batch(self._store, header, groups)

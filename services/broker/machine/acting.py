@@ -50,7 +50,15 @@ def act_on(state: RunState, plan: Plan, event: Asked) -> list[Command]:
             group = _open_group(state, exchange)
             assert group is not None
             group.excluded.append(exchange.sample)
+            _seal_anew(state, exchange)
     return kept
+
+
+def _seal_anew(state: RunState, exchange: ExchangeRef) -> None:
+    """A group that was sealed ahead of its batch is another one now; a trainer that began with it begins again."""
+    phase = _open_phase(state, exchange.student)
+    if phase is not None and phase.step is not None:
+        phase.step.ahead = [added for added in phase.step.ahead if added.problem_id != exchange.problem_id]
 
 
 def check_exclusions(state: RunState, phase: PhaseState, group: GroupState) -> list[Command]:

@@ -30,7 +30,7 @@ from services.broker.machine.moves import (
     VersionServed,
 )
 from services.broker.machine.plan import Plan
-from shared.contracts.batches import BatchManifest, Taught
+from shared.contracts.batches import AddedGroup, BatchManifest, Taught
 from shared.contracts.diagnostics import BatchRewards, RevisionCount
 from shared.contracts.events import UNSTAMPED, StepApplied
 from shared.contracts.ids import version_name
@@ -148,6 +148,13 @@ def _together(rows: Sequence[Taught]) -> list[Taught]:
         Taught(tutor=tutor, domain=domain, feedbacks=sum(r.feedbacks for r in same), kept=sum(r.kept for r in same))
         for (tutor, domain), same in alike.items()
     ]
+
+
+def seal_ahead(state: RunState, student: str, added: AddedGroup) -> None:
+    """Note in `state`, which is of the event that sealed the group, that its trainer was told to begin with it."""
+    for phase in state.phases:
+        if phase.student == student and phase.step is not None:
+            phase.step.ahead.append(added)
 
 
 def cannot_seal(state: RunState, student: str, reason: str) -> Tell:

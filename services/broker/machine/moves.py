@@ -139,6 +139,15 @@ class IssueRevision:
 
 
 @dataclass(frozen=True)
+class SealGroup:
+    """Ahead of its batch, for the trainer to begin with."""
+
+    student: str
+    step: int
+    problem_id: str
+
+
+@dataclass(frozen=True)
 class SealBatch:
     student: str
     step: int
@@ -182,5 +191,15 @@ class KeepRecord:
 
 
 Command = (
-    IssueEval | IssueRollout | IssueFeedback | IssueRevision | SealBatch | Serve | Forget | Tell | KeepAct | KeepRecord
+    IssueEval
+    | IssueRollout
+    | IssueFeedback
+    | IssueRevision
+    | SealGroup
+    | SealBatch
+    | Serve
+    | Forget
+    | Tell
+    | KeepAct
+    | KeepRecord
 )

@@ -1,11 +1,22 @@
 """One student's K steps in a round: rollouts, feedback, sealing, swap, step by step. Pure.
 
-Feedback is asked for as soon as its group has its rollouts: there is no barrier between the two.
+Feedback is asked for as soon as its group has its rollouts: there is no barrier between the two. In a run that streams
+there is none to the training either: a group that is ready is sealed ahead of its batch, as far as the trainer can
+begin with it, and rollouts are asked for in the order in which it wants them.
 """
 
 from services.broker.machine.books import end_stage, serve_set, to_issue
-from services.broker.machine.moves import Command, Forget, IssueFeedback, IssueRevision, IssueRollout, SealBatch, Serve
-from services.broker.machine.plan import Plan
+from services.broker.machine.moves import (
+    Command,
+    Forget,
+    IssueFeedback,
+    IssueRevision,
+    IssueRollout,
+    SealBatch,
+    SealGroup,
+    Serve,
+)
+from services.broker.machine.plan import Plan, PlannedProblem
 from services.broker.machine.sharing import SharingPlan, peer_has_answered
 from services.broker.machine.speaking import tutor_of
 from services.broker.machine.watching import silence
@@ -73,11 +84,19 @@ def _open_step(state: RunState, plan: Plan, phase: PhaseState, at: float) -> Ste
         base_version=state.version[phase.student],
         groups=[
             GroupState(problem_id=problem.id, tutor=tutor_of(state, plan, phase, domain=problem.domain))
-            for problem in plan.step_problems(phase.student, number)
+            for problem in _in_turn(plan, plan.step_problems(phase.student, number))
         ],
         opened_at=at,
         mark=at,
     )
+
+
+def _in_turn(plan: Plan, problems: list[PlannedProblem]) -> list[PlannedProblem]:
+    """In the order in which their rollouts are wanted."""
+    if plan.streamed is None:
+        return problems
+    mini_batches = plan.mini_batches([problem.id for problem in problems])
+    return sorted(problems, key=lambda problem: mini_batches[problem.id])
 
 
 def _advance_step(state: RunState, plan: Plan, phase: PhaseState, step: StepState, at: float) -> list[Command]:
@@ -92,7 +111,22 @@ def _advance_step(state: RunState, plan: Plan, phase: PhaseState, step: StepStat
         # Of two that share there is no feedback: what a student waited for last are its peer's rollouts.
         end_stage(state, phase, "rollout" if shares else "feedback", at)
         commands.append(SealBatch(phase.student, step.step))
+    elif plan.streamed is not None:
+        commands += _seal_ahead(plan, phase, step)
     return commands
+
+
+def _seal_ahead(plan: Plan, phase: PhaseState, step: StepState) -> list[Command]:
+    """Groups that are ready, of the first mini-batch that is not, and of those before it."""
+    mini_batches = plan.mini_batches([group.problem_id for group in step.groups])
+    # The trainer could not begin with a later one: it waits for an update. Until then people may act on its feedback.
+    first = min(mini_batches[group.problem_id] for group in step.groups if not group.ready)
+    sealed = {added.problem_id for added in step.ahead}
+    return [
+        SealGroup(phase.student, step.step, group.problem_id)
+        for group in step.groups
+        if group.ready and group.problem_id not in sealed and mini_batches[group.problem_id] <= first
+    ]
 
 
 def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepState, group: GroupState) -> list[Command]:

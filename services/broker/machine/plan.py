@@ -5,11 +5,13 @@ has to be stored, and a resumed run draws the same problems.
 """
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 
 from shared.config.alarms import AlarmsSection
+from shared.contracts.batches import mini_batch_of
 from shared.contracts.ids import seed_of
 from shared.contracts.run import Split
 
@@ -27,6 +29,7 @@ class Plan:
 
     latest_tutor: a phase's tutor is frozen when the phase begins, not when its round does.
     keep_best: the last test is of each student's best validated version, which is live from then on.
+    streamed: mini-batches of a step whose groups are sealed ahead of their batch; None where they are not.
     majority: by split and domain, what the best constant answer would score on those problems.
     """
 
@@ -56,6 +59,7 @@ class Plan:
     hysteresis: float
     latest_tutor: bool
     keep_best: bool
+    streamed: int | None = None
 
     @property
     def students(self) -> tuple[str, ...]:
@@ -102,6 +106,12 @@ class Plan:
             for domain in self.domains
             for problem in self._draw(student, domain, tuple(p for p in self.train if p.domain == domain), step, share)
         ]
+
+    def mini_batches(self, problem_ids: Collection[str]) -> dict[str, int]:
+        """Of a step that is streamed: the mini-batch of each of its problems, from 0; in the order of the batch."""
+        assert self.streamed is not None
+        ordered = sorted(problem_ids)
+        return {name: mini_batch_of(position, len(ordered), self.streamed) for position, name in enumerate(ordered)}
 
     def training_shares(self) -> dict[str, float]:
         """The share of each domain in what a student is trained on."""

@@ -288,6 +288,7 @@ def reopen(state: RunState, sealed: dict[str, int]) -> None:
         if phase.step is None or phase.step.done_version is not None:
             continue
         phase.step.sealed = False
+        phase.step.ahead.clear()
         on_disk = sealed.get(phase.student, 0) >= phase.step.step
         for group in phase.step.groups:
             # Made again, the feedback may be another text: what was excluded is compared when it comes.

@@ -89,12 +89,13 @@ class Learner:
             self._optimizer = self._new_optimizer()
             self.phase_updates = 0
 
-    def update(self) -> float | None:
-        """Clip the gradients and make one update; the gradient norm, or None if it was not finite.
+    def update(self, scale: float = 1.0) -> float | None:
+        """Clip the gradients, `scale` times what was added up, and make one update; their norm, or None if it was not
+        finite.
 
         Then nothing changes: no parameter, no moment, no teacher. Gradients are cleared either way.
         """
-        norm = self._clip()
+        norm = self._clip(scale)
         if not math.isfinite(norm):
             self.skip()
             return None
@@ -130,12 +131,14 @@ class Learner:
 
     def restart(self) -> None:
         """Be as the run began. Raises ModelError where the student's own weights cannot be read."""
+        self._drop_gradients()
         self.model.set_tensors(self.model.trained.start(), {})
         self.begin_phase()
         self.skipped_in_row = 0
 
     def load(self, state: LearnerState) -> None:
         """Raises ModelError or StorageError where the state is of another model."""
+        self._drop_gradients()
         self.model.set_tensors(state.published, state.exact)
         self.teacher.load(state.teacher)
         # A new one: moments of parameters that the state has none for must not stay.
@@ -147,10 +150,14 @@ class Learner:
         self.phase_updates = state.phase_updates
         self.skipped_in_row = state.skipped_in_row
 
-    def _clip(self) -> float:
+    def _clip(self, scale: float) -> float:
         """The norm of the gradient of all ranks, before it is cut."""
         self.model.take_gradients()
         parameters, limit = self.model.parameters, self._settings.clip_norm
+        if scale != 1.0:
+            for each in parameters:
+                if each.grad is not None:
+                    each.grad.mul_(scale)
         if not self.model.sharded:
             # Every rank makes a pass, and so has a gradient of the same parameters.
             self.group.add_up([each.grad for each in parameters if each.grad is not None])

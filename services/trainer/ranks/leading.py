@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from services.trainer.model.learner import Learner
 from services.trainer.step.step import NonFiniteError, StageClock
 from services.trainer.work import Made, RankWork, Result
-from shared.contracts.batches import BatchSealed
+from shared.contracts.batches import BatchGroup, BatchSealed, GroupSealed
 from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry
 from shared.errors import MalformedMessageError, ModelError, StorageError
@@ -26,8 +26,10 @@ log = structlog.get_logger()
 class Command(Contract):
     """A method of `StepWork` and its arguments; `begin` loads the model, `stop` is the last."""
 
-    name: Literal["begin", "go_back", "train", "result", "adopt", "write", "stop"]
+    name: Literal["begin", "go_back", "add", "train", "result", "adopt", "write", "stop"]
     step: int | None = None
+    ahead: GroupSealed | None = None
+    group: BatchGroup | None = None
     sealed: BatchSealed | None = None
     traced: bool = False
     whole: bool = False
@@ -58,6 +60,10 @@ class LeadWork:
     def go_back(self, step: int | None) -> None:
         with told(self._speaker, Command(name="go_back", step=step)):
             self._own.go_back(step)
+
+    def add(self, sealed: GroupSealed, group: BatchGroup, check: Callable[[], None]) -> None:
+        with told(self._speaker, Command(name="add", ahead=sealed, group=group)):
+            self._own.add(sealed, group, check)
 
     def train(self, sealed: BatchSealed, clock: StageClock, check: Callable[[], None], *, traced: bool) -> Made:
         with told(self._speaker, Command(name="train", sealed=sealed, traced=traced)):
@@ -100,6 +106,8 @@ def _carry_out(work: RankWork, command: Command) -> None:
     match command:
         case Command(name="go_back"):
             work.go_back(command.step)
+        case Command(name="add", ahead=GroupSealed() as ahead, group=BatchGroup() as group):
+            work.add(ahead, group, lambda: None)
         case Command(name="train", sealed=BatchSealed() as sealed):
             work.train(sealed, StageClock(), lambda: None, traced=command.traced)
         case Command(name="result"):

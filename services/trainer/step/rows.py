@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from services.trainer.step.losses import LOG_PROB_MAX, group_advantages
 from services.trainer.step.trees import Row
-from shared.contracts.batches import BatchGroup, BatchSample, PeerSample
+from shared.contracts.batches import BatchGroup, BatchSample, PeerSample, mini_batch_of
 from shared.method import reprompt
 from shared.method.sharing import capability_ratio, shared_advantages
 from shared.modeling.chat import encode, neutralise, render
@@ -49,6 +49,7 @@ def training_rows(
     context_tokens: int,
     shorten: bool,
     pair: Pair | None = None,
+    first: int = 0,
 ) -> tuple[list[Row], Counter[str]]:
     """One row a sample, in each group the peer's last, and how often a teacher prompt was shortened or a sample
     rejected, by reason.
@@ -56,11 +57,11 @@ def training_rows(
     context_tokens: what the model can hold. shorten: a teacher prompt that leaves no room for its response is
     built again with less of the solution, then without feedback (`reprompt.fit`; only for formats that use its
     template). One that is still too long is never cut, since that would change the question or the generation
-    prefix: the sample is rejected. pair: of students that share their rollouts.
+    prefix: the sample is rejected. pair: of students that share their rollouts. first: number of the first group.
     """
     rows: list[Row] = []
     events: Counter[str] = Counter()
-    for number, group in enumerate(groups):
+    for number, group in enumerate(groups, first):
         advantages, foreign = _advantages(group, pair)
         for sample, advantage in zip(group.samples, advantages, strict=True):
             teacher = tuple(render(tokenizer, sample.teacher_messages)) if sample.mask else ()
@@ -139,15 +140,11 @@ def _foreign_rejection(response: Sequence[int], logprobs: Sequence[float], room:
 
 
 def mini_batches(rows: Sequence[Row], count: int) -> list[list[Row]]:
-    """`count` mini-batches of whole groups, or as many as there are groups.
-
-    Groups are dealt out in turn: a batch sorted by domain gives mini-batches that have every domain.
-    """
+    """`count` mini-batches of whole groups, or as many as there are groups; which ones, says `mini_batch_of`."""
     # Whole groups: only rows of one group share a prefix tree.
     groups = sorted({row.group for row in rows})
-    parts = min(count, len(groups))
-    part_of = {group: position % parts for position, group in enumerate(groups)}
-    return [[row for row in rows if part_of[row.group] == part] for part in range(parts)]
+    part_of = {group: mini_batch_of(position, len(groups), count) for position, group in enumerate(groups)}
+    return [[row for row in rows if part_of[row.group] == part] for part in range(min(count, len(groups)))]
 
 
 def _shortened(

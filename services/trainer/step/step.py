@@ -77,6 +77,11 @@ class StageClock:
         finally:
             self.seconds[name] += time.perf_counter() - started
 
+    def take(self, other: "StageClock") -> None:
+        """Add what another one has measured."""
+        for name, seconds in other.seconds.items():
+            self.seconds[name] += seconds
+
 
 @dataclass
 class _Progress:
@@ -97,6 +102,93 @@ class _Progress:
     used: int = 0
 
 
+class Step:
+    """A step under way: rows are added mini-batch by mini-batch, and each of them is one update.
+
+    An update without an active row is not made. check: called between forward passes; raises to abandon the step.
+    tracer: looks at what the loss saw; with a policy gradient there is nothing for it to see.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        settings: StepSettings,
+        clock: StageClock,
+        check: Callable[[], None] = lambda: None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._learner = learner
+        self._check = check
+        self._progress = _Progress(tracer)
+        self._rows: list[Row] = []
+        # Of the mini-batch that is open: its rows, its share of the loss, whether something of it was not finite.
+        self._added: list[Row] = []
+        self._total = 0.0
+        self._spoilt = False
+
+    def ask_old_policy(self, batches: Sequence[Sequence[Row]]) -> None:
+        """Of a policy gradient, before the first update: log-probs of these mini-batches, which come after it."""
+        with self.clock.stage("old policy"):
+            later = _later_rows(self._learner, batches, self.settings)
+            self._progress.old |= old_policy(
+                self._learner.model,
+                later,
+                self.settings.temperature,
+                self.settings.optimizer.pass_tokens,
+                self._check,
+                rank=self._learner.group.rank,
+            )
+
+    def add(self, rows: Sequence[Row], denominator: float = 1.0) -> None:
+        """Add the gradient of rows of the open mini-batch. denominator: of all of it, or 1 until that is known."""
+        self._added += rows
+        if self._spoilt:
+            return
+        for part in _shares(self._learner, rows, self.settings)[self._learner.group.rank]:
+            self._check()
+            loss = _backward(self._learner, part, denominator, self.settings, self.clock, self._progress)
+            # One bad micro-batch spoils the sum of its mini-batch: what the others have added goes, too.
+            if loss is None:
+                self._learner.skip()
+                self._progress.skipped += 1
+                self._spoilt = True
+                return
+            self._total += loss
+
+    def update(self, scale: float = 1.0) -> None:
+        """End the open mini-batch with its update. scale: of what was added.
+
+        Raises NonFiniteError after `max_skipped_updates` skipped updates in a row, over steps; the learner is then to
+        be loaded again from the last checkpoint.
+        """
+        learner, progress = self._learner, self._progress
+        if any(row.active for row in self._added) and not self._spoilt:
+            (total,) = learner.group.sums([self._total])
+            with self.clock.stage("optimizer"):
+                norm = learner.update(scale)
+            if norm is None:
+                progress.skipped += 1
+            else:
+                progress.losses.append(total * scale)
+                progress.norms.append(norm)
+        self._rows += self._added
+        self._added, self._total, self._spoilt = [], 0.0, False
+        progress.update += 1
+        # Counted over steps: broken weights skip every update, however few a step has.
+        limit = self.settings.optimizer.max_skipped_updates
+        if learner.skipped_in_row >= limit:
+            raise NonFiniteError(
+                f"{learner.skipped_in_row} updates in a row had a loss or gradient that is not finite: lower "
+                "optimizer.learning_rate, or look for broken weights; nothing of this step was published"
+            )
+
+    def metrics(self) -> StepMetrics:
+        """Losses and norms are means over the updates that were made, 0 if there was none."""
+        return _metrics(self._learner.group, self._rows, self._progress, self.settings, self.clock)
+
+
 def train_step(
     learner: Learner,
     rows: Sequence[Row],
@@ -107,36 +199,18 @@ def train_step(
 ) -> StepMetrics:
     """Train on all rows of a batch once, in `mini_batches` updates; returns the step's metrics.
 
-    A mini-batch without an active row makes no update. Losses and norms are means over the updates that were
-    made, 0 if there was none. check: called between forward passes; raises to abandon the step. tracer: looks at
-    what the loss saw; with a policy gradient there is nothing for it to see.
-    Raises NonFiniteError after `max_skipped_updates` skipped updates in a row, over steps; the learner is then
-    to be loaded again from the last checkpoint.
+    clock, check, tracer: as in `Step`. Raises NonFiniteError as `Step.update`.
     """
     batches = mini_batches(rows, settings.optimizer.mini_batches)
-    progress = _Progress(tracer)
+    step = Step(learner, settings, clock, check, tracer)
     if settings.method in POLICY_GRADIENTS:
-        with clock.stage("old policy"):
-            # The first mini-batch needs none: its old policy is the student that computes its gradient.
-            later = _later_rows(learner, batches[1:], settings)
-            progress.old = old_policy(
-                learner.model,
-                later,
-                settings.temperature,
-                settings.optimizer.pass_tokens,
-                check,
-                rank=learner.group.rank,
-            )
-    for progress.update, batch in enumerate(batches):
-        if any(row.active for row in batch):
-            _update(learner, batch, settings, clock, progress, check)
-        # Counted over steps: broken weights skip every update, however few a step has.
-        if learner.skipped_in_row >= settings.optimizer.max_skipped_updates:
-            raise NonFiniteError(
-                f"{learner.skipped_in_row} updates in a row had a loss or gradient that is not finite: lower "
-                "optimizer.learning_rate, or look for broken weights; nothing of this step was published"
-            )
-    return _metrics(learner.group, rows, progress, settings, clock)
+        # The first mini-batch needs none: its old policy is the student that computes its gradient.
+        step.ask_old_policy(batches[1:])
+    for batch in batches:
+        # Before anything is cut up: denominators of parts do not add up to that of the whole.
+        step.add(batch, denominator_of(batch, settings))
+        step.update()
+    return step.metrics()
 
 
 def _shares(learner: Learner, batch: Sequence[Row], settings: StepSettings) -> list[Share]:
@@ -161,36 +235,6 @@ def _later_rows(learner: Learner, batches: Sequence[Sequence[Row]], settings: St
             for rank, share in enumerate(_shares(learner, batch, settings)):
                 by_rank[rank] += [row for packs in share for pack in packs for row in pack.rows if needed(row)]
     return by_rank
-
-
-def _update(
-    learner: Learner,
-    batch: Sequence[Row],
-    settings: StepSettings,
-    clock: StageClock,
-    progress: _Progress,
-    check: Callable[[], None],
-) -> None:
-    # Before anything is cut up: denominators of parts do not add up to that of the whole.
-    denominator = _denominator(batch, settings)
-    total = 0.0
-    for part in _shares(learner, batch, settings)[learner.group.rank]:
-        check()
-        loss = _backward(learner, part, denominator, settings, clock, progress)
-        # One bad micro-batch spoils the sum of its mini-batch: what the others have added goes, too.
-        if loss is None:
-            learner.skip()
-            progress.skipped += 1
-            return
-        total += loss
-    (total,) = learner.group.sums([total])
-    with clock.stage("optimizer"):
-        norm = learner.update()
-    if norm is None:
-        progress.skipped += 1
-        return
-    progress.losses.append(total)
-    progress.norms.append(norm)
 
 
 def _backward(
@@ -301,7 +345,7 @@ def _policy_rule(settings: StepSettings) -> PolicyRule:
     )
 
 
-def _denominator(batch: Sequence[Row], settings: StepSettings) -> float:
+def denominator_of(batch: Sequence[Row], settings: StepSettings) -> float:
     """Of the whole mini-batch, its inactive rows included."""
     lengths = torch.tensor([len(row.response) for row in batch])
     mask_BT = torch.arange(max(1, int(lengths.max())))[None] < lengths[:, None]

@@ -44,9 +44,18 @@ class Tracer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chosen: Iterable[RolloutKey]) -> None:
         self._tokenizer = tokenizer
-        self._chosen = frozenset(chosen)
+        self._chosen = set(chosen)
         self._found: dict[RolloutKey, RolloutTrace] = {}
         self._pieces: dict[int, str] = {}
+
+    @property
+    def chosen(self) -> bool:
+        """Whether any rollout is traced."""
+        return bool(self._chosen)
+
+    def choose(self, more: Iterable[RolloutKey]) -> None:
+        """Trace these, too, when they come."""
+        self._chosen |= set(more)
 
     def record(
         self,
@@ -137,11 +146,14 @@ class Tracer:
         return self._pieces[token]
 
 
-def chosen_rollouts(student: str, step: int, groups: Sequence[BatchGroup], share: float) -> list[RolloutKey]:
-    """The rollouts of a batch that are traced, about `share` of those with loss; the same whoever asks."""
+def chosen_rollouts(
+    student: str, step: int, groups: Sequence[BatchGroup], share: float, *, first: int = 0
+) -> list[RolloutKey]:
+    """The rollouts of a batch that are traced, about `share` of those with loss; the same whoever asks. first: number
+    of the first group."""
     return [
         (number, sample.index)
-        for number, group in enumerate(groups)
+        for number, group in enumerate(groups, first)
         for sample in group.samples
         if sample.mask and seed_of(student, step, group.problem_id, sample.index, "trace") < share * 2**63
     ]

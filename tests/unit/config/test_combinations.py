@@ -17,6 +17,7 @@ from shared.errors import ConfigError
             ["run.method=hacpo", "gate.mode=never", "run.schedule=sequential"],
             "every step of a student waits for its peer's rollouts",
         ),
+        (["run.method=hacpo", "gate.mode=never", "run.stream=true"], "set run.stream = false"),
         (
             ["run.method=grpo", "gate.mode=never", "grpo.anchor=0.04", "loss.teacher=trust_region"],
             "set loss.teacher = 'ema', or grpo.anchor = 0",

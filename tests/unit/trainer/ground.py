@@ -18,8 +18,10 @@ from services.trainer.step.step import StepSettings
 from services.trainer.step.trees import Row
 from services.trainer.trainer import StudentTrainer
 from services.trainer.work import RankWork
+from shared.bus.keys import step_payloads
+from shared.bus.payloads import pack
 from shared.config.settings import LossSection, OptimizerSection
-from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, BatchSealed
+from shared.contracts.batches import AddedGroup, BatchGroup, BatchManifest, BatchSample, BatchSealed, GroupSealed
 from shared.contracts.ids import version_name
 from shared.contracts.messages import ChatMessage
 from shared.files.store import LocalStore
@@ -156,6 +158,36 @@ def seal_steps(run_dir: Path, directory: Path, count: int) -> list[BatchSealed]:
         seal(run_dir, [group_of(tokenizer, f"{step}+{g}?", ["41", f"{step}{g}", ""]) for g in range(2)], step)
         for step in range(1, count + 1)
     ]
+
+
+Ahead = tuple[GroupSealed, bytes]
+"""A group that is sealed before its batch, and its payload."""
+
+
+def seal_streamed(
+    run_dir: Path, directory: Path, step: int, order: Sequence[int], **changes: object
+) -> tuple[BatchSealed, list[Ahead]]:
+    """A batch that says in which order its groups are added up, and these groups as they are sealed ahead of it."""
+    tokenizer = load_tokenizer(directory, None)
+    groups = [group_of(tokenizer, f"{step}+{at}?", ["41", f"{step}{at}", ""]) for at in range(len(order))]
+    ahead = [sealed_ahead(groups[position], step, position, len(order)) for position in order]
+    return seal(run_dir, groups, step, order=tuple(sealed.group for sealed, _ in ahead), **changes), ahead
+
+
+def sealed_ahead(group: BatchGroup, step: int, position: int, groups: int) -> Ahead:
+    added = AddedGroup(problem_id=group.problem_id, sha256=hashlib.sha256(group.model_dump_json().encode()).hexdigest())
+    ref, data = pack(group, step_payloads(STUDENT, step), f"{group.problem_id}.{added.sha256[:16]}")
+    sealed = GroupSealed(
+        student=STUDENT,
+        step=step,
+        base_version=version_name(STUDENT, step - 1),
+        phase_start=step == 1,
+        position=position,
+        groups=groups,
+        group=added,
+        payload=ref,
+    )
+    return sealed, data
 
 
 def student_trainer(

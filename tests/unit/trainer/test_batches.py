@@ -9,7 +9,7 @@ from shared.contracts.batches import BatchSealed
 from shared.errors import StorageError
 from shared.files.store import LocalStore
 from shared.modeling.loading import load_tokenizer
-from tests.unit.trainer.ground import RUN, group_of, seal
+from tests.unit.trainer.ground import RUN, group_of, seal, seal_streamed
 
 
 @pytest.fixture
@@ -57,3 +57,16 @@ def test_a_batch_with_fewer_samples_than_it_says_is_refused(tmp_path: Path, tiny
     group = group_of(load_tokenizer(tiny_dir, None), "2+2?", ["4"])
     with pytest.raises(StorageError, match="says 1 groups with 6 samples"):
         read_batch(LocalStore(tmp_path), seal(tmp_path, [group], 1, samples=6), RUN)
+
+
+def test_a_batch_s_order_is_by_position(tmp_path: Path, tiny_dir: Path) -> None:
+    sealed, _ = seal_streamed(tmp_path, tiny_dir, 1, [2, 0, 1])
+    assert read_batch(LocalStore(tmp_path), sealed, RUN).order == [2, 0, 1]
+
+
+def test_an_order_of_other_groups_is_refused(tmp_path: Path, tiny_dir: Path) -> None:
+    short, _ = seal_streamed(tmp_path / "short", tiny_dir, 1, [1, 0])
+    order = read_batch(LocalStore(tmp_path / "short"), short, RUN).manifest.order
+    groups = [group_of(load_tokenizer(tiny_dir, None), f"1+{at}?", ["4"]) for at in range(3)]
+    with pytest.raises(StorageError, match=r"the order of .* has the groups"):
+        read_batch(LocalStore(tmp_path), seal(tmp_path, groups, 1, order=order), RUN)

@@ -21,7 +21,16 @@ from shared.contracts.weights import StepDone, StepFailed, WeightsPublished
 from shared.errors import FencedError, UnavailableError
 from shared.obs.presence import Presence
 from tests.fakes.bus.memory import MemoryBus
-from tests.unit.trainer.ground import STUDENT, OpenFence, checkpoints_of, seal_steps, settings, student_trainer
+from tests.unit.trainer.ground import (
+    STUDENT,
+    Ahead,
+    OpenFence,
+    checkpoints_of,
+    seal_steps,
+    seal_streamed,
+    settings,
+    student_trainer,
+)
 
 LEASE_S = 0.6
 WAIT_S = 20.0
@@ -275,6 +284,58 @@ def test_a_server_that_goes_away_delays_and_loses_nothing(ground: Ground) -> Non
         wait_until(lambda: one.trainer.step == 2 or one.error is not None, "the next step")
     assert one.error is None
     assert list(dict.fromkeys(steps_of(ground.read(2)))) == [1, 2], "a report may come twice, none may be missing"
+
+
+def announce(bus: MemoryBus, ahead: list[Ahead]) -> None:
+    for sealed, payload in ahead:
+        bus.server.payloads.setdefault(sealed.payload.key, {})[sealed.payload.field] = payload
+        bus.publish(QUEUE, sealed)
+
+
+def test_groups_ahead_of_a_batch_are_begun_with_and_its_answer_ends_them(ground: Ground) -> None:
+    sealed, ahead = seal_streamed(ground.run_dir, ground.tiny_dir, 1, [1, 2, 0])
+    again, others = seal_streamed(ground.run_dir, ground.tiny_dir, 2, [0, 1, 2])
+    with ground.running() as one:
+        announce(ground.bus, ahead[:2])
+        wait_until(lambda: len(one.trainer._begun) == 2, "both groups")
+        time.sleep(2.5 * LEASE_S)
+        assert ground.bus.queue_depth(QUEUE, TRAINER) == (0, 2), "kept for who would take over"
+        ground.bus.publish(QUEUE, sealed)
+        assert steps_of(ground.read(1)) == [1]
+        wait_until(ground.settled, "all acknowledged")
+        # More than are taken at once, and one that comes after its step.
+        announce(ground.bus, others)
+        ground.bus.publish(QUEUE, again)
+        announce(ground.bus, ahead[2:])
+        assert steps_of(ground.read(2)) == [1, 2]
+        wait_until(ground.settled, "all acknowledged")
+    assert not ground.bus.dead_letters()
+
+
+def test_who_takes_over_between_two_groups_begins_with_those_that_came(ground: Ground) -> None:
+    sealed, ahead = seal_streamed(ground.run_dir, ground.tiny_dir, 1, [1, 2, 0])
+    with ground.running("t0") as first:
+        announce(ground.bus, ahead[:2])
+        wait_until(lambda: len(first.trainer._begun) == 2, "both groups")
+    with ground.running("t1") as second:
+        announce(ground.bus, ahead[2:])
+        wait_until(lambda: second.trainer._begun == [group.group for group, _ in ahead], "all groups, in order")
+        ground.bus.publish(QUEUE, sealed)
+        [done] = ground.read(1)
+    alone = student_trainer(ground.run_dir / "alone", ground.tiny_dir)
+    alone.restore()
+    alone.apply(seal_streamed(ground.run_dir / "alone", ground.tiny_dir, 1, [1, 2, 0])[0], OpenFence())
+    assert isinstance(done, StepDone) and done.checksum == alone.done(1).checksum
+
+
+def test_a_group_whose_payload_is_gone_is_left_to_its_batch(ground: Ground) -> None:
+    sealed, ahead = seal_streamed(ground.run_dir, ground.tiny_dir, 1, [1, 2, 0])
+    with ground.running():
+        for group, _ in ahead:
+            ground.bus.publish(QUEUE, group)
+        ground.bus.publish(QUEUE, sealed)
+        assert steps_of(ground.read(1)) == [1]
+        wait_until(ground.settled, "all acknowledged")
 
 
 def test_heartbeats_say_state_and_version(ground: Ground) -> None:

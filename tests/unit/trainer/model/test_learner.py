@@ -170,3 +170,24 @@ def test_the_rate_warms_up_and_falls_in_a_straight_line() -> None:
     assert [round(rate_share(falling, updates), 6) for updates in range(8)] == [0.5, 1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2]
     staying = OptimizerSection(warmup_updates=0)
     assert {rate_share(staying, updates) for updates in range(8)} == {1.0}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_learner_that_is_taken_back_forgets_what_was_added_up(tiny_dir: Path, restarted: bool) -> None:
+    one = learner(tiny_dir, settings())
+    state = one.state()
+    give_gradients(one)
+    if restarted:
+        one.restart()
+    else:
+        one.load(state)
+    assert all(parameter.grad is None for parameter in one.model.parameters)
+
+
+def test_the_gradient_is_scaled_before_it_is_cut(tiny_dir: Path) -> None:
+    scaled, plain = (learner(tiny_dir, settings(clip_norm=0.5)) for _ in range(2))
+    give_gradients(scaled, 8.0)
+    give_gradients(plain, 2.0)
+    norms = [scaled.update(0.25), plain.update()]
+    assert norms[0] == norms[1] is not None
+    assert all(torch.equal(each, copies(plain)[name]) for name, each in copies(scaled).items())

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from services.trainer.batches import read_group
 from services.trainer.ranks.leading import Command, LeadWork, follow
 from services.trainer.step.step import StageClock
 from services.trainer.work import RankWork
 from shared.errors import StorageError
 from shared.files.store import LocalStore
-from tests.unit.trainer.ground import checkpoints_of, learner, rank_work, seal_steps, settings
+from tests.unit.trainer.ground import checkpoints_of, learner, rank_work, seal_steps, seal_streamed, settings
 
 
 class Said:
@@ -60,6 +61,24 @@ def test_who_follows_does_what_rank_0_does(tmp_path: Path, tiny_dir: Path) -> No
     assert all(torch.equal(each, state.teacher[name]) for name, each in result.state.teacher.items())
     assert all(torch.equal(each, state.published[name]) for name, each in result.state.published.items())
     assert next(heard, None) is None
+
+
+def test_who_follows_begins_a_step_with_rank_0(tmp_path: Path, tiny_dir: Path) -> None:
+    sealed, ahead = seal_streamed(tmp_path, tiny_dir, 1, [2, 0, 1])
+    said = Said()
+    lead = LeadWork(work_of(tmp_path, tiny_dir), said)
+    for group, payload in ahead[:2]:
+        lead.add(group, read_group(group, payload), lambda: None)
+    lead.train(sealed, StageClock(), lambda: None, traced=True)
+    expected = lead.learner.state().published
+    said.texts.append(Command(name="stop").model_dump_json())
+    assert [Command.model_validate_json(text).name for text in said.texts] == ["add", "add", "train", "stop"]
+
+    other = work_of(tmp_path, tiny_dir)
+    heard = iter(said.texts)
+    follow(other, lambda: next(heard))
+    found = other.learner.state().published
+    assert all(torch.equal(each, found[name]) for name, each in expected.items())
 
 
 def test_what_cannot_be_carried_out_ends_it(tmp_path: Path, tiny_dir: Path) -> None:

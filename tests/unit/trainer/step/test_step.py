@@ -28,11 +28,11 @@ class Recorder(Learner):
 
     gradients: dict[str, torch.Tensor]
 
-    def update(self) -> float | None:
+    def update(self, scale: float = 1.0) -> float | None:
         self.gradients = {
-            name: each.grad.clone() for name, each in self.model.named_parameters.items() if each.grad is not None
+            name: each.grad * scale for name, each in self.model.named_parameters.items() if each.grad is not None
         }
-        return super().update()
+        return super().update(scale)
 
 
 def recorder(directory: Path, step: StepSettings, full: Dtype | None = None, *, recompute: bool = False) -> Recorder:
