@@ -34,6 +34,7 @@ POINTS = (
     "broker.before-commit",
     "broker.after-commit",
     "trainer.before-step",
+    "trainer.between-groups",
     "trainer.mid-optimizer",
     "trainer.before-checkpoint",
     "trainer.mid-checkpoint",

@@ -17,6 +17,7 @@ import pytest
 
 from shared.obs.faults import ALLOWED, FAULT, MARKS, POINTS
 from tests.fakes.deployment import LEASE_S, ScriptedDeployment
+from tests.faults.test_streaming import BETWEEN_GROUPS
 
 FULL = os.environ.get("OPCOD_FAULTS_FULL") == "1"
 ACTIONS = ("kill", "stop", "term", "error") if FULL else ("kill",)
@@ -69,9 +70,10 @@ def test_f1_f2_f3_f4_f12_f31_owner_hurt_at_every_point_ends_undisturbed(
 
 
 def test_every_point_is_struck() -> None:
-    assert {*TAKING, *TELLING} == set(POINTS)
+    assert {*TAKING, *TELLING, *BETWEEN_GROUPS} == set(POINTS)
     for service in ("student", "broker", "trainer"):
-        assert all(sum(point.startswith(service) for point in group) <= 4 for group in (TAKING, TELLING))
+        groups = (TAKING, TELLING, BETWEEN_GROUPS)
+        assert all(sum(point.startswith(service) for point in group) <= 4 for group in groups)
 
 
 def struck(run_dir: Path) -> set[str]:

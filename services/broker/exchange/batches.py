@@ -174,16 +174,18 @@ class Sealed:
         )
 
 
-def added_group(group: BatchGroup) -> AddedGroup:
-    """The group as a batch's order names it."""
-    return AddedGroup(problem_id=group.problem_id, sha256=hashlib.sha256(group.model_dump_json().encode()).hexdigest())
+def added_group(problem_id: str, text: str) -> AddedGroup:
+    """A group as a batch's order names it. text: its JSON."""
+    return AddedGroup(problem_id=problem_id, sha256=hashlib.sha256(text.encode()).hexdigest())
 
 
 def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGroup]) -> Sealed:
     """Write groups and manifest as one directory. Raises StorageError; nothing is left half-written."""
     # Sorted, so that the bytes do not depend on which job came back first.
     ordered = sorted(groups, key=lambda group: group.problem_id)
-    lines = "".join(group.model_dump_json() + "\n" for group in ordered).encode()
+    texts = [group.model_dump_json() for group in ordered]
+    lines = "".join(text + "\n" for text in texts).encode()
+    added = {group.problem_id: added_group(group.problem_id, text) for group, text in zip(ordered, texts, strict=True)}
     samples = [sample for group in ordered for sample in group.samples]
     verdicts = Counter(verdict_word(sample.verdict) for sample in samples if sample.verdict is not None)
     manifest = BatchManifest(
@@ -210,7 +212,7 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
         capabilities=header.capabilities,
         tutors=header.tutors,
         taught=_taught(ordered),
-        order=None if header.order is None else _order(ordered, header.order),
+        order=None if header.order is None else tuple(added[each] for each in header.order),
     )
     directory = batch_directory(header.student, header.step)
     return Sealed(manifest, store.write_directory(directory, {GROUPS: lines}, manifest.model_dump_json().encode()))
@@ -228,11 +230,6 @@ def _taught(groups: Sequence[BatchGroup]) -> tuple[Taught, ...]:
         Taught(tutor=tutor, domain=domain, feedbacks=count, kept=kept[tutor, domain])
         for (tutor, domain), count in sorted(said.items())
     )
-
-
-def _order(groups: Sequence[BatchGroup], problem_ids: Sequence[str]) -> tuple[AddedGroup, ...]:
-    by_problem = {group.problem_id: group for group in groups}
-    return tuple(added_group(by_problem[each]) for each in problem_ids)
 
 
 def _reward_variance(groups: Sequence[BatchGroup]) -> float:

@@ -270,7 +270,7 @@ class Sealer:
         phase, _ = _find(state, student, problem_id)
         assert phase.step is not None
         group = self._groups.group(state, student, problem_id)
-        added = added_group(group)
+        added = added_group(problem_id, group.model_dump_json())
         # With the hash in its name: another one of the same problem lies beside it, and neither is written over.
         ref, data = pack(group, step_payloads(student, phase.step.step), f"{problem_id}.{added.sha256[:16]}.group")
         positions = sorted(each.problem_id for each in phase.step.groups)
