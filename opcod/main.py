@@ -17,6 +17,7 @@ from opcod.commands.eval import evaluate_student
 from opcod.commands.export import export
 from opcod.commands.feedback import app as feedback
 from opcod.commands.gpu_check import gpu_check
+from opcod.commands.k8s import k8s
 from opcod.commands.keys import keys
 from opcod.commands.model import model
 from opcod.commands.prepare import prepare
@@ -70,6 +71,7 @@ app.command("gpu-check")(gpu_check)
 app.command("prepare")(prepare)
 app.command("keys")(keys)
 app.command("compose")(compose)
+app.command("k8s")(k8s)
 app.command("replay")(replay)
 app.command("specialize")(specialize)
 app.command("model")(model)

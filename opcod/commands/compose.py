@@ -2,7 +2,7 @@
 
 import typer
 
-from opcod.compose.rendering import compose_file
+from opcod.deployed.rendering import compose_file
 from opcod.options import DEFAULT_PRESET, ConfigFile, Overrides, Preset, settings_from
 
 

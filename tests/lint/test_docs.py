@@ -55,7 +55,8 @@ def relative_links(page: Path) -> Iterator[tuple[Path, str]]:
 
 
 def default_settings() -> RunSettings:
-    return RunSettings(students={"a": StudentSection(domain="physics"), "b": StudentSection(domain="chemistry")})
+    domains = {"a": "physics", "b": "chemistry", "c": "biology"}
+    return RunSettings(students={name: StudentSection(domain=domain) for name, domain in domains.items()})
 
 
 def value_of(settings: RunSettings, key: str) -> object:

@@ -1,11 +1,13 @@
-"""The Compose file of any students; the repository's is that of two."""
+"""The files of a deployment of any students; the repository's are those of two."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from opcod.compose.rendering import compose_file
+from opcod.commands.k8s import k8s
+from opcod.deployed.rendering import STUDENT_FOLDERS, compose_file, kubernetes_files
 from shared.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -46,3 +48,28 @@ def test_engines_on_one_card_share_it() -> None:
 def test_more_students_than_a_machine_has_cards_are_refused() -> None:
     with pytest.raises(ConfigError, match="expected at most 8 for one machine's Compose file, got 9"):
         compose_file(tuple("abcdefghi"), "laptop")
+
+
+def test_the_manifests_in_the_repository_are_those_of_two_students() -> None:
+    files = {ROOT / "k8s" / path: text for path, text in kubernetes_files(("a", "b")).items()}
+    assert {path: path.read_text() for path in files} == files
+    assert set((ROOT / "k8s").glob(f"{STUDENT_FOLDERS}/*")) <= files.keys()
+
+
+def test_manifests_are_made_for_other_students_and_back(tmp_path: Path) -> None:
+    copy = tmp_path / "k8s"
+    shutil.copytree(ROOT / "k8s", copy)
+    k8s(copy, overrides=["students.c.domain=biology", "problems.per_step=30"])
+    assert "  - student-c\n" in (copy / "base/kustomization.yaml").read_text()
+    assert yaml.safe_load((copy / "base/student-c/kustomization.yaml").read_text())["nameSuffix"] == "-c"
+    assert "OPCOD_SET_STUDENTS__C__VLLM__URL" in (copy / "components/gpu/kustomization.yaml").read_text()
+    k8s(copy)
+    for path in (ROOT / "k8s").rglob("*.yaml"):
+        assert (copy / path.relative_to(ROOT / "k8s")).read_text() == path.read_text()
+    assert not (copy / "base/student-c").exists()
+
+
+def test_another_folder_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected the folder k8s of a copy of this project"):
+        k8s(tmp_path)
+    assert list(tmp_path.iterdir()) == []

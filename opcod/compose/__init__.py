@@ -1,1 +1,0 @@
-"""The Compose file of a deployment, for the students of a configuration."""
