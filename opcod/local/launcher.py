@@ -22,6 +22,7 @@ from shared.files.text import expanded
 from shared.gpus import VISIBLE, gpus_here
 from shared.http.client import not_ready
 
+# Five seconds on a quiet machine, most of them for importing torch; minutes where several import it on few cores.
 READY_TIMEOUT_S = 300.0
 # Of a shared volume on a bad day. A model is read whole more than once before a service is ready.
 SLOW_READ_BYTES_S = 20e6

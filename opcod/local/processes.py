@@ -122,6 +122,7 @@ class Supervisor:
             if code is None:
                 continue
             if process.due_s is None:
+                # Not slept here: while one waits for its next start, the others are watched.
                 pause_s = self._pause_s(process, code)
                 process.due_s = time.monotonic() + pause_s
                 log.warning("process ended", process=process.spec.name, exit_code=code, again_in_s=pause_s)
@@ -146,6 +147,7 @@ class Supervisor:
         now = time.monotonic()
         process.ends = [at for at in process.ends if now - at < RESTART_WINDOW_S]
         process.ends.append(now)
+        # It refused its settings, and would find the same ones at its next start.
         if code == EXIT_USAGE or len(process.ends) > MAX_RESTARTS:
             tail = log_tail(process.spec.log_file)
             raise ProcessFailedError(
@@ -157,9 +159,11 @@ class Supervisor:
 
 def _end(told: Sequence[LiveProcess], grace_s: float) -> None:
     """Wait for processes that were told to end, and kill what does not until `grace_s` have passed."""
+    # One grace for all of them: they were told together, and end beside each other.
     deadline = time.monotonic() + grace_s
     for process in told:
         try:
+            # Behind the deadline, too, a moment: who has ended meanwhile is not said to have been killed.
             process.wait(timeout=max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             log.warning("process did not stop in time; killing it", pid=process.pid, command=process.args)

@@ -30,6 +30,7 @@ LAUNCHER_BYTES = 400 * MiB
 HELD_VERSIONS = 3
 # A vocabulary entry of a sequence while a token is drawn: logits in fp32, probabilities, and what top-p sorts.
 SAMPLING_BYTES = 16
+# Of prompts in one call of the transformers engine (`services/student/engines/decoding.py`, not imported here).
 PREFILL_TOKENS = 2048
 ACTIVATIONS = "activations"
 # Logits and their derivatives in a trainer, a chunk at a time (`services/trainer/step/divergence.py`).
@@ -51,6 +52,7 @@ GPU_CHUNK_ROWS = 512
 CHUNK_ENTRY_BYTES = {"some": 24, "all": 40}
 # A text that is rendered again may have a few tokens more, and with the other student's tokenizer other ones.
 CONTEXT_MARGIN = 1.1
+# Rounded up, so that a longest text of a few tokens more does not plan another server.
 CONTEXT_STEP = 256
 
 

@@ -15,6 +15,7 @@ from shared.problems.problem import Problem, ProblemSet, spread
 CHARACTERS_A_TOKEN = 2.5
 # What a chat template adds to a message, in the estimate.
 TOKENS_A_TURN = 8
+# Problems whose prompts are tokenized, spread over all, and the longest besides: a large set is planned as soon.
 MEASURED_AT_MOST = 200
 
 Count = Callable[[Sequence[ChatMessage]], int]

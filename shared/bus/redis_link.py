@@ -39,6 +39,7 @@ SCRIPTS = (
     "release_lease",
     "announce_version",
 )
+# Half of the default deadline: a connection that hangs leaves time for another try.
 MAX_SOCKET_TIMEOUT_S = 5.0
 NOT_NOW = {
     "BUSY": "a script runs for long",
@@ -63,6 +64,7 @@ AT_ONCE = frozenset({"OOM"})
 # log, and commands that have set up no logging would print it between the lines of their answer.
 set_on_retry_hooks(())
 
+# Many refusals last a moment; what lasts longer is not asked by every thread of every service twenty times a second.
 _FIRST_PAUSE_S = 0.05
 _MAX_PAUSE_S = 0.5
 

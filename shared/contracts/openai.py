@@ -22,6 +22,7 @@ from pydantic import SerializerFunctionWrapHandler as Serializer
 
 from shared.contracts.messages import ChatMessage, Contract
 
+# 4 and 20 are OpenAI's own, so that a client that works there works here.
 MAX_STOPS = 4
 MAX_NAME_CHARS = 60
 MAX_TOP_LOGPROBS = 20

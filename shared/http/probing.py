@@ -11,6 +11,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from shared.http.addresses import http_url
 
+# Less than the five seconds after which compose and a cluster kill a probe, which then would not say what it lacks.
 TIMEOUT_S = 4.0
 
 

@@ -101,6 +101,7 @@ class Service:
 
         def watch() -> None:
             while not self.stopping.wait(PARENT_POLL_S):
+                # Not whether that process lives: its number may be another's by now.
                 if os.getppid() != int(parent):
                     log.warning("the launcher is gone; stopping")
                     self.stop()

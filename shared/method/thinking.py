@@ -48,6 +48,7 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[a-z]+")
+# Bounded: each tag behind a long run of blanks would look through all of it again.
 _BLANKS_AHEAD = 8
 
 

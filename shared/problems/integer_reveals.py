@@ -126,6 +126,8 @@ _CALLED_RIGHT = (
 )
 """What stands before its verb, unless it is the operand of a calculation."""
 
+# Longer than anything that _OPERAND matches, which ends where the search does: over the whole text before it the search
+# would take quadratic time.
 _LOOKED_BACK = 20
 _OPERAND = re.compile(
     r"(?:[+*/×·÷^±⋅∗∙=≈<>√]|[\d)]\s?[-−–]|\b(?:plus|minus|times|over|by|x)|\\(?:times|cdot|div|pm))\s{0,3}\Z",

@@ -91,6 +91,7 @@ def _tokens(plain: str) -> Iterator[_Token]:
         start, end = found.span()
         text = plain[start:end]
         if not text.isspace():
+            # How often they are repeated is typing: `--` is a dash, `**` bold. Of `'` and `~` the number counts.
             run = text[0] if text[0] in "-*" else text
             glued_left = start > 0 and not plain[start - 1].isspace()
             yield _Token(run, found.lastgroup or "symbol", glued_left, end < len(plain) and not plain[end].isspace())
@@ -126,6 +127,7 @@ def _joins_words(dash: _Token, before: _Token | None, behind: _Token | None) -> 
 
 def _primes(tokens: list[_Token]) -> Iterator[int]:
     """Where primes and stars are, as in `f''`, `5'`, `(fg)'` and `π*`: behind letters or numbers, closing nothing."""
+    # In `the 'best' f'` the first two are quotation marks: one that closes an opened one is no prime.
     opened: set[str] = set()
     for at, token in enumerate(tokens):
         if token.text[0] not in "'*" or (token.text == "*" and token.glued_left == token.glued_right):

@@ -147,6 +147,7 @@ _MINUS = r"(?:minus|negative|menos|moins|meno|минус|ऋण|سالب|ناق�
 _HAN_DIGITS = "零〇一二两兩三四五六七八九十百千万萬億亿"
 
 
+# All numbers from -LAST to LAST: one takes 6 ms to compile, and a run asks for the same hundred over and over.
 @lru_cache(maxsize=512)
 def _pattern(number: int) -> re.Pattern[str]:
     spelled = [(row.apart, loose(word)) for row in NUMERALS.values() if (word := row.spelled(abs(number))) is not None]
