@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from opcod.installed import optional
 from shared.contracts.events import (
     BatchReady,
     Event,
@@ -19,6 +18,7 @@ from shared.contracts.events import (
     VersionServing,
 )
 from shared.contracts.ids import parse_version
+from shared.installed import optional
 
 NANOSECONDS = 1_000_000_000
 INSTALL_TRACE = "pip install -c constraints.txt -e '.[trace]'"

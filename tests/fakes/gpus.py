@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from opcod.local.usage import CardReading
+from shared.gpus import CardReading
 
 GB = 10**9
 MODEL_SERVICES = ("services.student", "services.trainer")
