@@ -38,7 +38,7 @@ Work = Literal["rollout", "feedback", "revise", "train", "swap", "evaluate", "wa
 WORKS: tuple[Work, ...] = get_args(Work)
 
 
-class Bar(Contract):
+class WorkBar(Contract):
     """begin, end: seconds since the epoch. student, step: for whose step; of an evaluation there is no step, and a wait
     is for nobody's."""
 
@@ -54,15 +54,15 @@ class Bar(Contract):
         return self.end - self.begin
 
 
-class Timeline(Contract):
+class StepTimeline(Contract):
     """lanes: names of services, students' engines first."""
 
     begin: float
     end: float
     lanes: tuple[str, ...]
-    bars: tuple[Bar, ...]
+    bars: tuple[WorkBar, ...]
 
-    def of_lane(self, lane: str) -> list[Bar]:
+    def of_lane(self, lane: str) -> list[WorkBar]:
         return [bar for bar in self.bars if bar.lane == lane]
 
 
@@ -153,7 +153,7 @@ class Steps:
         step.served, self._free_since[step.student] = served, served.at
 
 
-def timeline(events: Sequence[Event], students: Sequence[str], *, steps: int) -> Timeline | None:
+def timeline(events: Sequence[Event], students: Sequence[str], *, steps: int) -> StepTimeline | None:
     """Of the newest `steps` of each student; None while nothing is done.
 
     events: in the order of the log, from somewhat before those steps on.
@@ -168,7 +168,7 @@ def timeline(events: Sequence[Event], students: Sequence[str], *, steps: int) ->
     drawn = [bar.model_copy(update={"begin": max(bar.begin, begin)}) for bar in drawn if bar.end > begin]
     waits = [wait for lane in lanes for wait in _waits(lane, [bar for bar in drawn if bar.lane == lane])]
     bars = sorted((*drawn, *waits), key=lambda bar: (lanes.index(bar.lane), bar.begin, bar.end))
-    return Timeline(begin=begin, end=max(bar.end for bar in bars), lanes=tuple(lanes), bars=tuple(bars))
+    return StepTimeline(begin=begin, end=max(bar.end for bar in bars), lanes=tuple(lanes), bars=tuple(bars))
 
 
 def served_since(events: Iterable[Event]) -> list[ServedSince]:
@@ -180,7 +180,7 @@ def served_since(events: Iterable[Event]) -> list[ServedSince]:
     return [ServedSince(student=key[0], replica=key[1], version=key[2], at=at) for key, at in first.items()]
 
 
-def seconds_by_lane(found: Timeline) -> dict[str, dict[Work, float]]:
+def seconds_by_lane(found: StepTimeline) -> dict[str, dict[Work, float]]:
     """Of each lane, seconds at each kind of work, that of several bars at once once."""
     return {
         lane: {
@@ -200,16 +200,16 @@ def trainer_of(student: str) -> str:
     return f"trainer-{student}"
 
 
-def _steps(events: Sequence[Event]) -> Iterator[Bar]:
+def _steps(events: Sequence[Event]) -> Iterator[WorkBar]:
     told = Steps()
     ended = [step for event in events if (step := told.feed(event)) is not None]
     for step in (*ended, *told.open.values()):
         yield from _bars(step)
 
 
-def _bars(step: StepTimes) -> Iterator[Bar]:
-    def bar(lane: str, work: Work, begin: float, end: float) -> Bar:
-        return Bar(lane=lane, work=work, begin=begin, end=end, student=step.student, step=step.step)
+def _bars(step: StepTimes) -> Iterator[WorkBar]:
+    def bar(lane: str, work: Work, begin: float, end: float) -> WorkBar:
+        return WorkBar(lane=lane, work=work, begin=begin, end=end, student=step.student, step=step.step)
 
     engine = engine_of(step.student)
     graded = {problem: event.at for problem, event in step.graded.items()}
@@ -233,7 +233,7 @@ def _bars(step: StepTimes) -> Iterator[Bar]:
             yield bar(engine, "swap", applied, step.served.at)
 
 
-def _evaluations(events: Iterable[Event]) -> Iterator[Bar]:
+def _evaluations(events: Iterable[Event]) -> Iterator[WorkBar]:
     """One for each student between two stretches of training."""
     since: float | None = None
     ends: dict[tuple[str, float], float] = {}
@@ -244,17 +244,17 @@ def _evaluations(events: Iterable[Event]) -> Iterator[Bar]:
         elif isinstance(event, Evaluated) and since is not None:
             ends[event.student, since] = event.at
     for (student, begin), end in ends.items():
-        yield Bar(lane=engine_of(student), work="evaluate", begin=begin, end=end, student=student)
+        yield WorkBar(lane=engine_of(student), work="evaluate", begin=begin, end=end, student=student)
 
 
-def _waits(lane: str, bars: Sequence[Bar]) -> Iterator[Bar]:
+def _waits(lane: str, bars: Sequence[WorkBar]) -> Iterator[WorkBar]:
     """What lies between two pieces of work; before the first and after the last one nothing is known."""
     busy = list(_union(bars))
     for (_, end), (begin, _) in pairwise(busy):
-        yield Bar(lane=lane, work="wait", begin=end, end=begin)
+        yield WorkBar(lane=lane, work="wait", begin=end, end=begin)
 
 
-def _union(bars: Iterable[Bar]) -> Iterator[tuple[float, float]]:
+def _union(bars: Iterable[WorkBar]) -> Iterator[tuple[float, float]]:
     """Stretches in which there is one of the bars, in order; none touches the next."""
     begin = end = None
     for bar in sorted(bars, key=lambda bar: bar.begin):

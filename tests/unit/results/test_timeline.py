@@ -20,7 +20,7 @@ from shared.contracts.events import (
     VersionServing,
 )
 from shared.contracts.ids import version_name
-from shared.results.timeline import Bar, ServedSince, Timeline, Work, seconds_by_lane, served_since, timeline
+from shared.results.timeline import ServedSince, StepTimeline, Work, WorkBar, seconds_by_lane, served_since, timeline
 from tests.fakes.figures import step_metrics
 
 
@@ -181,8 +181,8 @@ def test_before_anything_is_done_there_is_nothing_to_draw(events: list[Event]) -
 
 def test_seconds_of_bars_at_once_are_counted_once() -> None:
     bars = [("rollout", 0.0, 4.0), ("feedback", 1.0, 3.0), ("feedback", 2.0, 6.0), ("wait", 6.0, 9.0)]
-    made = [Bar.model_validate({"lane": "x", "work": work, "begin": b, "end": e}) for work, b, e in bars]
-    [seconds] = seconds_by_lane(Timeline(begin=0, end=9, lanes=("x",), bars=tuple(made))).values()
+    made = [WorkBar.model_validate({"lane": "x", "work": work, "begin": b, "end": e}) for work, b, e in bars]
+    [seconds] = seconds_by_lane(StepTimeline(begin=0, end=9, lanes=("x",), bars=tuple(made))).values()
     assert {work: s for work, s in seconds.items() if s} == {"rollout": 4.0, "feedback": 5.0, "wait": 3.0}
 
 
