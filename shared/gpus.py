@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs this process was given, and what their driver says of itself. Loads no torch.
+"""Which NVIDIA GPUs this process was given, and what their driver says of itself and of them. Loads no torch.
 
 What always holds: no GPU is told apart from a driver that cannot tell, so that nobody computes on a CPU by mistake.
 """

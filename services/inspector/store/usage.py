@@ -29,11 +29,12 @@ _BETWEEN = """
 
 
 class UsagePoint(Contract):
-    """All replicas of a service together, in the mean around `at` (seconds since the epoch); fields as in a heartbeat's
-    usage."""
+    """All replicas of a service together, on the mean from begin to end (seconds since the epoch); other fields as in
+    a heartbeat's usage."""
 
     service: str
-    at: float
+    begin: float
+    end: float
     cores: float
     bytes: int
     gpus: float | None
@@ -64,7 +65,7 @@ class UsageSamples:
         width = max((end - begin) / POINTS, 2 * period_s)
         rows = self._database.read(_BETWEEN, {"begin": begin, "end": end, "width": width})
         return [
-            UsagePoint(**{name: row[name] for name in UsagePoint.model_fields if name != "at"}, at=at)
-            for row in rows
-            for at in [min(begin + (row["span"] + 0.5) * width, end)]
+            UsagePoint(begin=begin + span * width, end=begin + (span + 1) * width, **fields)
+            for fields in map(dict, rows)
+            for span in [fields.pop("span")]
         ]

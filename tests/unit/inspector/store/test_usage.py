@@ -1,6 +1,7 @@
 """Samples of what services use: kept, summed over replicas, averaged over time, and capped."""
 
 import sqlite3
+from itertools import pairwise
 from pathlib import Path
 
 from services.inspector.store.database import Database
@@ -22,8 +23,8 @@ def test_replicas_are_summed_and_times_between_two_heartbeats_averaged(store: St
     store.usage.put([beat(5, "trainer-a", gpus=0.25, gpu_bytes=7), Heartbeat(service="x", replica="0", state="", at=5)])
     nothing: dict[str, None] = {"gpus": None, "gpu_bytes": None}
     assert store.usage.between(0, 6, period_s=2) == [
-        UsagePoint(service="student-a", at=2, cores=2.25, bytes=50, **nothing),
-        UsagePoint(service="trainer-a", at=6, cores=1, bytes=100, gpus=0.25, gpu_bytes=7),
+        UsagePoint(service="student-a", begin=0, end=4, cores=2.25, bytes=50, **nothing),
+        UsagePoint(service="trainer-a", begin=4, end=8, cores=1, bytes=100, gpus=0.25, gpu_bytes=7),
     ]
     assert store.usage.between(2.5, 4, period_s=0.1)[0].cores == 2.5
     assert store.usage.between(10, 20, period_s=1) == []
@@ -34,7 +35,7 @@ def test_a_long_stretch_has_no_more_points_than_can_be_drawn(store: Store) -> No
     points = store.usage.between(0, 999, period_s=1)
     assert len(points) <= POINTS + 1
     assert {point.cores for point in points} == {1.0}
-    assert [point.at for point in points] == sorted(point.at for point in points)
+    assert all(point.end == later.begin for point, later in pairwise(points))
 
 
 def test_the_oldest_samples_go(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_the_oldest_samples_go(tmp_path: Path) -> None:
     samples = UsageSamples(database, limit=3)
     for second in range(6):
         samples.put([beat(float(second))])
-    assert [point.at for point in samples.between(0, 9, period_s=0.5)] == [3.5, 4.5, 5.5]
+    assert [point.begin for point in samples.between(0, 9, period_s=0.5)] == [3, 4, 5]
     database.close()
 
 
