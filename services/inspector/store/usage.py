@@ -17,8 +17,8 @@ _PUT = (
     "VALUES (:at, :service, :replica, :cores, :bytes, :gpus, :gpu_bytes)"
 )
 _BETWEEN = """
-    SELECT service, span, SUM(cores) AS cores, CAST(SUM(bytes) AS INTEGER) AS bytes, SUM(gpus) AS gpus,
-        CAST(SUM(gpu_bytes) AS INTEGER) AS gpu_bytes
+    SELECT service, span, ROUND(SUM(cores), 3) AS cores, CAST(SUM(bytes) AS INTEGER) AS bytes,
+        ROUND(SUM(gpus), 3) AS gpus, CAST(SUM(gpu_bytes) AS INTEGER) AS gpu_bytes
     FROM (
         SELECT service, replica, CAST((at - :begin) / :width AS INTEGER) AS span, AVG(cores) AS cores,
             AVG(bytes) AS bytes, AVG(gpus) AS gpus, AVG(gpu_bytes) AS gpu_bytes
@@ -65,7 +65,7 @@ class UsageSamples:
         width = max((end - begin) / POINTS, 2 * period_s)
         rows = self._database.read(_BETWEEN, {"begin": begin, "end": end, "width": width})
         return [
-            UsagePoint(begin=begin + span * width, end=begin + (span + 1) * width, **fields)
+            UsagePoint(begin=round(begin + span * width, 3), end=round(begin + (span + 1) * width, 3), **fields)
             for fields in map(dict, rows)
             for span in [fields.pop("span")]
         ]
