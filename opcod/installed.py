@@ -1,8 +1,6 @@
 """Which packages are installed here: where the command line has an image of its own, that has no torch."""
 
-from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
 
 from shared.errors import ConfigError
 
@@ -22,14 +20,3 @@ def require_model_packages(what: str) -> None:
             "one like the trainers' (`docker-compose run --rm --no-deps trainer-a opcod …`, with GPUs trainer-a-gpu; "
             "`kubectl -n opcod exec trainer-a-0 -- opcod …`), elsewhere `pip install -c constraints.txt -e '.[local]'`"
         )
-
-
-def optional(module: str, install: str) -> ModuleType:
-    """A package that only some commands need, imported when one does. install: the command that brings it.
-
-    Raises ConfigError that names the command.
-    """
-    try:
-        return import_module(module)
-    except ImportError as missing:
-        raise ConfigError(f"this needs a package that is not installed: `{install}`") from missing

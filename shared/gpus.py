@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs this process was given, and what their driver says of itself. Loads no torch.
+"""Which NVIDIA GPUs this process was given, and what their driver says of itself and of them. Loads no torch.
 
 What always holds: no GPU is told apart from a driver that cannot tell, so that nobody computes on a CPU by mistake.
 """
@@ -7,11 +7,15 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, Protocol
 
 from shared.errors import UnavailableError
+from shared.installed import optional
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LOOK_TIMEOUT_S = 30.0
@@ -95,3 +99,75 @@ def _asked(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         raise UnavailableError(
             f"{program} does not run: {error}; mend the driver, or set {VISIBLE}= to use no GPU"
         ) from error
+
+
+@dataclass(frozen=True)
+class CardReading:
+    """One GPU at one moment, bytes. processes: by their ids; None where the driver does not tell them apart.
+
+    busy: share of the driver's last moments, up to a second, in which something ran on it; None where it does not tell.
+    """
+
+    name: str
+    bytes: int
+    used: int
+    processes: Mapping[int, int] | None
+    busy: float | None = None
+
+
+class GpuReader(Protocol):
+    """The GPUs that this process may use, in the order in which services are given them."""
+
+    def read(self) -> Sequence[CardReading]:
+        """Raises UnavailableError where the driver does not tell."""
+
+
+class NvmlReader:
+    """NVIDIA's management library, which asks the driver and makes no use of the GPU itself."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        """Raises ConfigError where its package is missing, UnavailableError where the driver does not answer."""
+        self._nvml: Any = optional("pynvml", "pip install -c constraints.txt -e '.[local]'")
+        with self._told():
+            self._nvml.nvmlInit()
+            self._cards = [self._card(name) for name in self._names(environ)]
+
+    def read(self) -> Sequence[CardReading]:
+        with self._told():
+            return [self._reading(card) for card in self._cards]
+
+    def _names(self, environ: Mapping[str, str]) -> list[str]:
+        if VISIBLE in environ:
+            return named(environ)
+        return [str(number) for number in range(self._nvml.nvmlDeviceGetCount())]
+
+    def _card(self, name: str) -> Any:
+        """Of an index, or a UUID."""
+        if name.isdecimal():
+            return self._nvml.nvmlDeviceGetHandleByIndex(int(name))
+        return self._nvml.nvmlDeviceGetHandleByUUID(name)
+
+    def _reading(self, card: Any) -> CardReading:
+        name, memory = self._nvml.nvmlDeviceGetName(card), self._nvml.nvmlDeviceGetMemoryInfo(card)
+        return CardReading(name, memory.total, memory.used, self._processes(card), self._busy(card))
+
+    def _busy(self, card: Any) -> float | None:
+        try:
+            return float(self._nvml.nvmlDeviceGetUtilizationRates(card).gpu) / 100
+        except self._nvml.NVMLError_NotSupported:  # of a part of a card, as by MIG
+            return None
+
+    def _processes(self, card: Any) -> dict[int, int] | None:
+        try:
+            found = self._nvml.nvmlDeviceGetComputeRunningProcesses(card)
+        except (self._nvml.NVMLError_NotSupported, self._nvml.NVMLError_NoPermission):
+            return None
+        # None of a process in another container, and of all of them on Windows.
+        return {each.pid: each.usedGpuMemory for each in found if each.usedGpuMemory is not None}
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except self._nvml.NVMLError as error:
+            raise UnavailableError(f"NVIDIA's management library does not tell of the GPUs here: {error}") from error

@@ -16,7 +16,7 @@ from opcod.installed import require_model_packages
 from opcod.local.deployment import refuse_elsewhere
 from opcod.local.processes import Launch, launch
 from opcod.local.progress import make_console
-from opcod.local.usage import CardPeak, GpuReader, NvmlReader, watching
+from opcod.local.usage import CardPeak, watching
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for
 from opcod.planning.plan import Planned, plan_run
 from opcod.prepare.checks import check_settings
@@ -29,7 +29,7 @@ from shared.contracts.models import served_by
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, OpcodError
 from shared.files.durable import atomic_write
-from shared.gpus import VISIBLE, driver, gpus_here
+from shared.gpus import VISIBLE, GpuReader, NvmlReader, driver, gpus_here
 
 PRESET = "gpu-check"
 PAGE = "gpu.md"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from opcod.installed import optional
+from shared.installed import optional
 from shared.results.grid import Grid, markdown
 
 PROJECT = "opcod"

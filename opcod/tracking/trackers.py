@@ -7,7 +7,6 @@ when they are asked for.
 from pathlib import Path
 from typing import Protocol
 
-from opcod.installed import optional
 from opcod.talk.exchanges import Exchanges
 from opcod.tracking.figures import figures
 from opcod.tracking.sinks import SINKS, Sink, open_sink
@@ -15,6 +14,7 @@ from opcod.tracking.spans import INSTALL_TRACE, SpanTracker
 from opcod.tracking.tables import step_tables
 from shared.contracts.events import Event, StepApplied
 from shared.errors import ConfigError
+from shared.installed import optional
 
 OTLP = "otlp"
 TARGETS = (OTLP, *SINKS)

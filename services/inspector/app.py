@@ -14,6 +14,7 @@ from services.inspector.http.broker import BrokerClient
 from services.inspector.http.stream import Viewers
 from services.inspector.ingest import Ingest
 from services.inspector.run.view import RunBus
+from services.inspector.sampling import UsageSampler
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
@@ -65,6 +66,8 @@ def serve(config: InspectorConfig) -> int:
     service.spawn("ingest", lambda: ingest.run(service.stopping))
     traces = Traces(config.environment.run_dir, config.environment.run)
     service.spawn("traces", lambda: TraceReader(store, traces).run(service.stopping))
+    sampler = UsageSampler(bus.heartbeats, store.usage, period_s=config.settings.bus.heartbeat_s)
+    service.spawn("usage", lambda: sampler.run(service.stopping))
     service.spawn("heartbeat", lambda: presence.run(service.stopping))
     app = build_app(config, store, ingest, bus, service.stopping)
     try:

@@ -30,6 +30,7 @@ from shared.http.app import create_app
 from shared.http.serving import Service
 from shared.obs.logging import configure_logging
 from shared.obs.presence import Presence
+from shared.obs.usage import UsageMeter, gpus_given
 from shared.problems.loading import problems_of
 
 BUILD_ALLOWANCE_S = 600.0
@@ -71,6 +72,7 @@ def serve(config: StudentConfig) -> int:
         bus,
         lambda: student_heartbeat(config, board, clock, service.stopping),
         period_s=config.settings.bus.heartbeat_s,
+        meter=UsageMeter(gpus=gpus_given() if config.computes else None),
     )
     service.spawn(
         "engine",

@@ -70,6 +70,11 @@ class StudentConfig(ServiceConfig):
         """What manifests must name as their base; a scripted student has none."""
         return None if self.section.engine == "scripted" else self.prepared_model().sha256
 
+    @property
+    def computes(self) -> bool:
+        """Whether it, or a server that it starts, runs a model here."""
+        return self.section.engine != "scripted" and self.section.vllm.url is None
+
     def prepared_model(self) -> PreparedModel:
         """The base weights. Raises ConfigError."""
         return prepared_model(self.environment.run_dir, self.student)

@@ -39,6 +39,7 @@ from shared.modeling.device import device_here
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.obs.logging import configure_logging
 from shared.obs.presence import Presence, own_url
+from shared.obs.usage import UsageMeter, gpus_given
 from shared.parents import end_with
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def serve(config: TrainerConfig, ranks: "Ranks | None" = None) -> int:
     )
     board = TrainerBoard()
     clock = SystemClock()
+    whole = os.getpid() if ranks is None else os.getppid()  # the agent, which started the other ranks, too
     presence = Presence(
         bus,
         lambda: trainer_heartbeat(
@@ -125,6 +127,7 @@ def serve(config: TrainerConfig, ranks: "Ranks | None" = None) -> int:
             url=own_url(config.environment.advertised_url, config.environment.url_file),
         ),
         period_s=config.settings.bus.heartbeat_s,
+        meter=UsageMeter(whole, gpus_given(whole)),
     )
     service = Service("trainer")
     service.spawn("trainer", lambda: _train(config, bus, board, service, presence, ranks))

@@ -17,6 +17,20 @@ class ProcessId(Contract):
     began: str
 
 
+class MachineUsage(Contract):
+    """What a service uses of its machine: its process, with all that it has started.
+
+    cores: in use on the mean since the heartbeat before; bytes: resident. gpus: of those that it may use, how many are
+    in use (0.5: one of them, half of the time), and gpu_bytes what is held on them, whoever they are used by; none
+    where it has no GPU, or its driver does not tell.
+    """
+
+    cores: float
+    bytes: int
+    gpus: float | None = None
+    gpu_bytes: int | None = None
+
+
 class Heartbeat(Contract):
     """state: ready, starting, draining, or an engine state; url is where it answers, if it serves HTTP.
 
@@ -33,4 +47,5 @@ class Heartbeat(Contract):
     free_slots: int | None = None
     rendering: str | None = None
     process: ProcessId | None = None
+    usage: MachineUsage | None = None
     at: float

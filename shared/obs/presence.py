@@ -17,6 +17,7 @@ import structlog
 from shared.bus.port import Bus
 from shared.contracts.heartbeats import Heartbeat, ProcessId
 from shared.errors import ConfigError, OpcodError
+from shared.obs.usage import UsageMeter
 
 MISSED_BEATS = 3
 
@@ -26,14 +27,17 @@ log = structlog.get_logger()
 class Presence:
     """One heartbeat every `period_s`; gone when MISSED_BEATS of them are missed.
 
-    admitted: set once the name is this process's.
+    meter: of what the service uses. admitted: set once the name is this process's.
     """
 
-    def __init__(self, bus: Bus, heartbeat: Callable[[], Heartbeat], *, period_s: float) -> None:
+    def __init__(
+        self, bus: Bus, heartbeat: Callable[[], Heartbeat], *, period_s: float, meter: UsageMeter | None = None
+    ) -> None:
         self.admitted = threading.Event()
         self._bus = bus
         self._heartbeat = heartbeat
         self._period_s = period_s
+        self._meter = meter or UsageMeter()
         self._process = this_process()
 
     def run(self, stopping: threading.Event) -> None:
@@ -50,7 +54,8 @@ class Presence:
     def beat(self, *, last: bool = False) -> None:
         """Whatever the server says costs a beat, no more: work does not hang on being seen."""
         # The last one names no process: who comes next need not wait until it has run out.
-        said = self._heartbeat().model_copy(update={"process": None if last else self._process})
+        own = {"process": None if last else self._process, "usage": self._meter.read()}
+        said = self._heartbeat().model_copy(update=own)
         try:
             self._bus.beat(said, ttl_s=MISSED_BEATS * self._period_s)
         except OpcodError as error:

@@ -80,7 +80,7 @@ def test_everything_reads_without_javascript(browser: Browser, recorded: Stand) 
         page.get_by_role("link", name="Older").click()
         expect(page.locator(".summary")).to_contain_text("no match")
         page.get_by_role("link", name="Run", exact=True).click()
-        for heading in ("Scores", "Gate", "Verdicts", "Broke and fixed", "Steps", "Machine", "History"):
+        for heading in ("Scores", "Gate", "Verdicts", "Broke and fixed", "Steps", "Time and machine", "History"):
             expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
         expect(page.locator("#scores tbody tr")).to_have_count(8)
         assert opened.faults == []

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import psutil
 
-from opcod.local.usage import CardReading
+from shared.gpus import CardReading
 from tests.fakes.forked import running
 
 GB = 10**9

@@ -7,14 +7,14 @@ import pytest
 
 from opcod.commands.doctor import examine_machine
 from opcod.local.processes import launch
-from opcod.local.usage import NvmlReader, watching
+from opcod.local.usage import watching
 from opcod.options import CACHE_DIR
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.contracts.run import Status
-from shared.gpus import VISIBLE, driver, named
+from shared.gpus import VISIBLE, NvmlReader, driver, named
 from shared.modeling.device import device_here
 from tests.fakes.deployment import RunningDeployment
 from tests.vllm.bench import vllm_settings

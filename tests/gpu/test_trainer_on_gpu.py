@@ -15,7 +15,9 @@ from services.trainer.step.step import StageClock, StepSettings, train_step
 from services.trainer.step.trees import Tree
 from shared.config.loading import load_settings
 from shared.config.specializing import SpecializeSection
+from shared.gpus import gpus_here
 from shared.modeling.loading import Dtype, load_model
+from shared.obs.usage import UsageMeter, gpus_given
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import learner, rows, settings
 
@@ -104,3 +106,10 @@ def test_the_optimizer_is_one_kernel_and_its_state_goes_on(model_dir: Path) -> N
     other.load(one.state())
     first, second = trained(one), trained(other)
     assert all(torch.equal(each, second[name]) for name, each in first.items())
+
+
+def test_a_service_says_how_much_of_its_gpus_is_in_use() -> None:
+    held = torch.zeros(2**28, dtype=torch.uint8, device="cuda")
+    used = UsageMeter(gpus=gpus_given()).read()
+    assert used is not None and used.gpus is not None and used.gpu_bytes is not None
+    assert 0 <= used.gpus <= gpus_here() and used.gpu_bytes > held.numel()

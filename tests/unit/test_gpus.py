@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import UnavailableError
-from shared.gpus import driver, given, gpus_here
+from shared.gpus import NvmlReader, driver, given, gpus_here
 
 
 def test_what_we_may_see_is_counted_by_its_names() -> None:
@@ -66,3 +66,15 @@ def test_a_driver_that_says_nothing_is_not_made_up(nvidia_smi: Path) -> None:
     assert driver({}).startswith(("no driver of NVIDIA's is loaded", "the driver's CUDA is not known"))
     with pytest.raises(UnavailableError, match=r"does not run: .*; mend the driver"):
         gpus_here({})
+
+
+def test_without_a_driver_the_library_s_word_is_passed_on() -> None:
+    pynvml = pytest.importorskip("pynvml", reason="needs nvidia-ml-py, which `make setup` installs")
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        with pytest.raises(UnavailableError, match="does not tell of the GPUs here: NVML Shared Library Not Found"):
+            NvmlReader({})
+    else:
+        assert all(card.bytes >= card.used >= 0 for card in NvmlReader({}).read())
+        assert NvmlReader({"CUDA_VISIBLE_DEVICES": "-1"}).read() == []

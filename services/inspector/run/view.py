@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from services.inspector.run.beside import OtherRuns
 from services.inspector.store.store import Store
+from services.inspector.store.usage import UsagePoint
 from shared.bus.keys import queues_of
 from shared.bus.port import DeadLetter
 from shared.config.settings import RunSettings
@@ -22,6 +23,10 @@ from shared.errors import NotFoundError, StorageError, UnavailableError
 from shared.results.comparison import Comparison
 from shared.results.glance import Glance, glance
 from shared.results.progress import RunOutline, RunResults, run_results
+from shared.results.timeline import ServedSince, StepTimeline, engine_of, served_since, timeline
+
+STEPS_DRAWN = 4
+"""Of each student: what a page has room for."""
 
 Part = TypeVar("Part")
 
@@ -45,6 +50,8 @@ class RunView(RunResults):
     """problem: why a part is missing (no state yet, or Redis away); what is here is still true. glance: None while
     there is no state.
 
+    timeline: of the newest steps; None before something of one is done. usage: of each service over the timeline.
+    served: since when the replicas that are up have which version.
     others: runs in the same directory. beside: the one of them that was asked for.
     """
 
@@ -55,7 +62,10 @@ class RunView(RunResults):
     problem: str | None
     others: tuple[str, ...]
     beside: RunResults | None
+    timeline: StepTimeline | None
+    usage: tuple[UsagePoint, ...]
     services: tuple[Heartbeat, ...]
+    served: tuple[ServedSince, ...]
     queues: tuple[QueueRow, ...]
     dead_letters: tuple[LetterRow, ...]
 
@@ -109,6 +119,8 @@ class RunData:
         state = self._state(parts)
         services: Sequence[Heartbeat] = parts.read_bus(self.services, ())
         letters: Sequence[LetterRow] = parts.read_bus(self._letters, ())
+        told = self._store.log.since_step((STEPS_DRAWN + 1) * len(self._settings.students) + 1)
+        drawn = timeline(told, sorted(self._settings.students), steps=STEPS_DRAWN)
         return RunView(
             **dict(self._own(state)),
             glance=self._glanced(state, services, letters),
@@ -117,7 +129,10 @@ class RunData:
             students={name: student.domain for name, student in sorted(self._settings.students.items())},
             others=tuple(self._others.names()),
             beside=parts.read(lambda: self._beside(beside, parts), None) if beside else None,
+            timeline=drawn,
+            usage=tuple(self._usage(drawn)) if drawn else (),
             services=tuple(services),
+            served=tuple(since for since in served_since(told) if _is_up(since, services)),
             queues=tuple(parts.read_bus(self._queues, ())),
             dead_letters=tuple(letters),
             problem="; ".join(dict.fromkeys(parts.problems)) or None,
@@ -172,6 +187,9 @@ class RunData:
         """Who is up. Raises UnavailableError."""
         return sorted(self._bus.heartbeats(), key=lambda beat: (beat.service, beat.replica))
 
+    def _usage(self, drawn: StepTimeline) -> list[UsagePoint]:
+        return self._store.usage.between(drawn.begin, drawn.end, period_s=self._settings.bus.heartbeat_s)
+
     def _state(self, parts: "_Parts") -> RunState | None:
         text = parts.read(self._bus.load_state, None)
         return parts.read(lambda: self._parsed(text), None)
@@ -199,6 +217,11 @@ class RunData:
             LetterRow(id=letter.entry_id, queue=letter.queue, reason=letter.reason, deliveries=letter.deliveries)
             for letter in self._bus.dead_letters()
         ]
+
+
+def _is_up(since: ServedSince, services: Sequence[Heartbeat]) -> bool:
+    names = engine_of(since.student), since.replica
+    return any((beat.service, beat.replica) == names and since.version in beat.versions for beat in services)
 
 
 class _Parts:

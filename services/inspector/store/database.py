@@ -5,7 +5,7 @@ What always holds: a transaction is there whole or not at all, whatever kills th
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, LifoQueue
@@ -26,7 +26,7 @@ class ReadOnlyDatabase:
         self._busy_s = busy_s
         self._idle_readers: LifoQueue[sqlite3.Connection] = LifoQueue()
 
-    def read(self, sql: str, parameters: Sequence[Value] = ()) -> list[sqlite3.Row]:
+    def read(self, sql: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> list[sqlite3.Row]:
         with self._errors("read"), self._reader() as connection:
             return connection.execute(sql, parameters).fetchall()
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from services.inspector.store.database import ReadOnlyDatabase
 from services.inspector.store.records import LOGGED_EVENT, LoggedEvent
-from shared.contracts.events import BaseEvent, Evaluated, GateDecided, GroupGraded, StepApplied
+from shared.contracts.events import EVENT, BaseEvent, Evaluated, Event, GateDecided, GroupGraded, StepApplied
 from shared.results.progress import Logged, VerdictCount
 
 Kind = TypeVar("Kind", bound=BaseEvent)
@@ -31,6 +31,20 @@ class RunLog:
         marks = ", ".join("?" for _ in kinds)
         sql = f"SELECT body FROM events WHERE kind IN ({marks}) ORDER BY position DESC LIMIT ?"
         return [LOGGED_EVENT.validate_json(row["body"]) for row in self._database.read(sql, [*kinds, limit])]
+
+    def since_step(self, count: int) -> list[Event]:
+        """What tells when the newest steps were made: from the event of the count-th newest applied step on, in order.
+
+        Of a group's feedback, and of its revisions, one stands for all: they are told together.
+        """
+        begin = "SELECT position FROM events WHERE kind = 'step' ORDER BY position DESC LIMIT 1 OFFSET ?"
+        rows = self._database.read(
+            f"SELECT body FROM events WHERE position >= COALESCE(({begin}), 0) AND "
+            "(kind IN ('status', 'group', 'sealed', 'step', 'serving', 'evaluated') OR "
+            "kind IN ('feedback', 'revised') AND body ->> 'sample' = 0) ORDER BY position",
+            (count - 1,),
+        )
+        return [EVENT.validate_json(row["body"]) for row in rows]
 
     def groups_of(self, student: str, problem_id: str) -> list[GroupGraded]:
         """Every time the student answered this problem in training, in order."""

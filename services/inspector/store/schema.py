@@ -95,6 +95,18 @@ CREATE TABLE IF NOT EXISTS acts (
     refused TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS acts_exchange ON acts (student, step, problem_id, sample);
+
+CREATE TABLE IF NOT EXISTS usage (
+    id INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    service TEXT NOT NULL,
+    replica TEXT NOT NULL,
+    cores REAL NOT NULL,
+    bytes INTEGER NOT NULL,
+    gpus REAL,
+    gpu_bytes INTEGER
+);
+CREATE INDEX IF NOT EXISTS usage_at ON usage (at);
 """
 
 _COLUMNS = ("question", "response", "raw")

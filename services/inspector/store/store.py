@@ -18,6 +18,7 @@ from services.inspector.store.log import RunLog
 from services.inspector.store.records import GAP_SUFFIX, START, Entry, StoredExchange, order_of, told
 from services.inspector.store.schema import REINDEX, REINDEXED_VERSIONS, SCHEMA_VERSION, SCRIPT
 from services.inspector.store.spread import SPREAD, Counted
+from services.inspector.store.usage import UsageSamples
 from shared.contracts.acting import ExchangeAct
 from shared.contracts.events import Acted, FeedbackGiven, Revised
 from shared.errors import ConfigError
@@ -75,6 +76,7 @@ class Store:
         self._run = run
         self._database = Database(path, SCRIPT, busy_s=busy_s)
         self.log = RunLog(self._database)
+        self.usage = UsageSamples(self._database)
         if self._meta("schema") in REINDEXED_VERSIONS:
             self._reindex()
         self._adopt(path)

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 from services.inspector.run.view import RunView
 from services.inspector.web.rendering import COLOURS, VERDICTS, link, number, percent
+from services.inspector.web.timeline import Picture, picture, seconds_grid
+from shared.contracts.heartbeats import Heartbeat, MachineUsage
 from shared.contracts.run import GateDecision
 from shared.results import grid
 from shared.results.figures import DELIVERED, Share, broken, fixed
 from shared.results.grid import Column, Grid, Measured, Named, Rows, Value, plain
 from shared.results.progress import Improvement, RunResults, ScorePoint
+from shared.results.timeline import engine_of
 
 NEWEST_STEPS = 20
 SPEED, SECONDS = Column("", ".0f", unit=" /s"), Column("", ".0f", unit=" s")
@@ -71,7 +74,7 @@ class ResultTables:
 @dataclass(frozen=True)
 class RunTables:
     """own, other: of the run and of the one beside it, whose table is None without one, as is `outcomes`, which has
-    both in a few figures. tested: by student, in words."""
+    both in a few figures. tested: by student, in words. picture, seconds: of the timeline, None without one."""
 
     tested: dict[str, str]
     outcomes: Grid | None
@@ -79,6 +82,8 @@ class RunTables:
     planes: list[Plane]
     own: ResultTables
     other: ResultTables | None
+    picture: Picture | None
+    seconds: Grid | None
     services: Grid
     figures: Grid
     queues: Grid
@@ -93,6 +98,8 @@ def run_tables(view: RunView) -> RunTables:
         planes=list(_planes(view)),
         own=_results(view, view),
         other=_results(view, view.beside) if view.beside else None,
+        picture=picture(view.timeline, view.usage) if view.timeline else None,
+        seconds=seconds_grid(view.timeline) if view.timeline else None,
         services=_services(view),
         figures=_figures(view),
         queues=_queues(view),
@@ -357,11 +364,37 @@ def _steps(results: RunResults) -> Grid:
 
 
 def _services(view: RunView) -> Grid:
+    """Replica by replica; columns of GPUs where somebody has one."""
+    since = {(engine_of(each.student), each.replica, each.version): each.at for each in view.served}
+    with_gpus = any(beat.usage is not None and beat.usage.gpu_bytes is not None for beat in view.services)
     rows: Rows = [
-        [Named(beat.service, beat.replica), beat.state, ", ".join(beat.versions) or beat.version or None]
+        [Named(beat.service, beat.replica), beat.state, _serves(beat, since), *_used(beat.usage, with_gpus)]
         for beat in view.services
     ]
-    return Grid("Services", plain("Service", "State", "Serves"), rows)
+    columns = [Column("Cores", ".2f"), Column("Memory", ".2f", 1e-9, " GB")]
+    of_gpus = [Column("GPUs in use", ".2f"), Column("GPU memory", ".1f", 1e-9, " GB")] if with_gpus else []
+    return Grid("Services", [*plain("Service", "State", "Serves, since"), *columns, *of_gpus], rows)
+
+
+def _serves(beat: Heartbeat, since: Mapping[tuple[str, str, str], float]) -> Value:
+    """Each version with its age here."""
+    ages = {version: since.get((beat.service, beat.replica, version)) for version in beat.versions}
+    named = [Named(version, "" if at is None else age_text(beat.at - at)) for version, at in ages.items()]
+    return named or beat.version
+
+
+def _used(usage: MachineUsage | None, with_gpus: bool) -> list[Value]:
+    if usage is None:
+        return [None] * (4 if with_gpus else 2)
+    return [usage.cores, usage.bytes, *([usage.gpus, usage.gpu_bytes] if with_gpus else [])]
+
+
+def age_text(seconds: float) -> str:
+    """For people, in the largest unit of which there are two."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def _figures(view: RunView) -> Grid:

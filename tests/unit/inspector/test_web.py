@@ -21,8 +21,11 @@ from shared.bus.port import DeadLetter
 from shared.contracts.events import Evaluated, Event, RunTakenUp, StepApplied, TutorSilenced
 from shared.errors import ConfigError
 from shared.results.grid import Named
+from shared.results.timeline import ServedSince, timeline
 from tests.fakes.figures import step_metrics
+from tests.unit.inspector.store.test_usage import beat
 from tests.unit.inspector.told import RUN, EventLog, acted, config, feedback, revised, status
+from tests.unit.results.test_timeline import STEP, applied
 
 VENDOR = WEB / "vendor"
 
@@ -218,6 +221,26 @@ def test_a_run_at_a_glance(store: Store, log: EventLog, tmp_path: Path) -> None:
     assert isinstance(verdict, Named)
     assert (verdict.text, verdict.href, count, share) == ("match", "/?student=a&verdict=match", 1, 1.0)
     assert [row[-1] for row in tables.scores.rows] == [pytest.approx(0.2), 0.0]
+
+
+def test_a_run_s_time_is_read_off_its_log_with_what_its_services_used(
+    store: Store, log: EventLog, tmp_path: Path
+) -> None:
+    tell(store, *STEP)
+    log.up = [beat(31.0).model_copy(update={"versions": {"a@v1": "c"}}), beat(31.0, replica="9")]
+    store.usage.put([*log.up, beat(60.0, "broker")])
+    view = run_data(store, log, tmp_path).view()
+    assert view.timeline == timeline(STEP, "ab", steps=4) is not None
+    assert [(point.service, point.cores) for point in view.usage] == [("student-a", 2.0)]
+    assert view.served == (ServedSince(student="a", replica="0", version="a@v1", at=30.5),)
+
+
+def test_only_the_newest_steps_are_read_and_of_a_group_s_feedback_one(store: Store) -> None:
+    tell(store, status(1), applied("a", 1, 1.0), feedback(sample=0), feedback(sample=1), revised(sample=1), revised())
+    tell(store, applied("a", 2, 1.0), start=7)
+    assert [event.kind for event in store.log.since_step(1)] == ["step"]
+    assert [event.kind for event in store.log.since_step(2)] == ["step", "feedback", "revised", "step"]
+    assert len(store.log.since_step(3)) == 5
 
 
 @pytest.mark.parametrize(("state", "told"), [("{}", "state cannot be read"), (None, None)])

@@ -5,10 +5,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-import pytest
-
-from opcod.local.usage import OTHERS, CardReading, NvmlReader, Peaks, owners_of, watching
+from opcod.local.usage import OTHERS, Peaks, owners_of, watching
 from shared.errors import UnavailableError
+from shared.gpus import CardReading
 
 CARDS = [CardReading("H100", 80, 3, {}), CardReading("H100", 80, 1, {})]
 
@@ -61,14 +60,3 @@ def test_a_driver_that_does_not_answer_meanwhile_ends_nothing() -> None:
     peaks, look = watching(reader)
     look({"student-a": os.getpid()})
     assert reader.asked == 2 and [card.used for card in peaks.cards] == [3, 1]
-
-
-def test_without_a_driver_the_library_s_word_is_passed_on() -> None:
-    pynvml = pytest.importorskip("pynvml", reason="needs nvidia-ml-py, which `make setup` installs")
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        with pytest.raises(UnavailableError, match="does not tell of the GPUs here: NVML Shared Library Not Found"):
-            NvmlReader({})
-    else:
-        assert all(card.bytes >= card.used >= 0 for card in NvmlReader({}).read())

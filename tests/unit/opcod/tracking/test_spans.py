@@ -9,14 +9,15 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from opcod.tracking.spans import Span, SpanTracker, Steps
+from opcod.tracking.spans import Span, SpanTracker, span_of
 from shared.contracts.events import Event
+from shared.results.timeline import Steps
 from tests.fakes.broker import RUN
 
 
 def steps_of(log: list[Event]) -> list[Span]:
     steps = Steps()
-    return [span for event in log if (span := steps.feed(event)) is not None]
+    return [span_of(ended) for event in log if (ended := steps.feed(event)) is not None]
 
 
 def test_each_step_is_one_span_from_its_problems_to_its_version(log: list[Event]) -> None:

@@ -1,0 +1,64 @@
+"""What a service uses of its machine, for its heartbeat: cores and memory of its processes, and of its GPUs.
+
+What always holds: whatever cannot be told is left out, and costs no heartbeat.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psutil
+
+from shared.contracts.heartbeats import MachineUsage
+from shared.errors import ConfigError, UnavailableError
+from shared.gpus import GpuReader, NvmlReader
+
+
+class UsageMeter:
+    """Of the process `root` and all that it has started; this one unless told otherwise. gpus: that they may use."""
+
+    def __init__(self, root: int | None = None, gpus: GpuReader | None = None) -> None:
+        self._root = psutil.Process(root)
+        self._gpus = gpus
+        # At first the mean of all its life.
+        self._at_s, self._cpu_s = self._root.create_time(), 0.0
+
+    def read(self) -> MachineUsage | None:
+        """None where nothing is told, as of a process that has ended."""
+        try:
+            processes = [self._root, *self._root.children(recursive=True)]
+            cpu_s, resident = map(sum, zip(*_told(processes), strict=True))
+        except (psutil.Error, ValueError):
+            return None
+        now_s = time.time()
+        cores = (cpu_s - self._cpu_s) / max(now_s - self._at_s, 1e-3)
+        self._at_s, self._cpu_s = now_s, cpu_s
+        busy, held = self._gpu_usage()
+        # What a child had used is gone where nobody waited for it.
+        return MachineUsage(cores=max(cores, 0.0), bytes=int(resident), gpus=busy, gpu_bytes=held)
+
+    def _gpu_usage(self) -> tuple[float | None, int | None]:
+        try:
+            cards = self._gpus.read() if self._gpus is not None else []
+        except UnavailableError:  # a driver that is busy for a moment
+            cards = []
+        busy = [card.busy for card in cards if card.busy is not None]
+        return (sum(busy) if busy else None), (sum(card.used for card in cards) if cards else None)
+
+
+def gpus_given(process: int | None = None) -> GpuReader | None:
+    """The GPUs that a process was started with, this one unless told otherwise; None where they cannot be asked."""
+    with suppress(ConfigError, UnavailableError, psutil.Error):
+        # Not our own environment where another process started this one: that may name fewer to each.
+        return NvmlReader(os.environ if process is None else psutil.Process(process).environ())
+    return None
+
+
+def _told(processes: list[psutil.Process]) -> Iterator[tuple[float, int]]:
+    """(seconds of processor time, of children that have ended too, and resident bytes) of each that is still there."""
+    for process in processes:
+        with suppress(psutil.Error), process.oneshot():
+            times = process.cpu_times()
+            seconds = times.user + times.system + times.children_user + times.children_system
+            yield seconds, process.memory_info().rss
