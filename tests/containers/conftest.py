@@ -13,7 +13,6 @@ from tests.containers.engine import engine as docker_engine
 from tests.containers.project import Project
 
 WANTED = "OPCOD_CONTAINERS"
-BUILT_WITHIN_S = 600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,20 +37,17 @@ def project(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """Both images are built. Volumes are shared by the runs of all tests, and removed at the end."""
     root = tmp_path_factory.mktemp("containers")
     provide_bases(engine, root)
-    made = Project(engine, root, f"opcod-{uuid.uuid4().hex[:6]}")
     with package_sources(engine) as sources:
-        # Where pip looks here has a torch for CPUs, or its default index has one.
-        torch = {"TORCH_INDEX": ""} if "PIP_FIND_LINKS" in sources else {}
-        arguments = [f"--build-arg={name}={value}" for name, value in (sources | torch).items()]
-        made.compose("build", *arguments, timeout_s=BUILT_WITHIN_S)
-    try:
-        yield made
-    finally:
-        made.compose("down", "--volumes", "--timeout", "20")
+        made = Project(engine, root, f"opcod-{uuid.uuid4().hex[:6]}", sources)
+        made.build()
+        try:
+            yield made
+        finally:
+            made.down("--volumes", "--timeout", "20")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_up_afterwards(project: Project) -> Iterator[None]:
     yield
-    project.compose("down", "--timeout", "60")
+    project.down("--timeout", "60")
     project.set({})

@@ -26,6 +26,7 @@ SERVICES = ("student-a", "student-b", "trainer-a", "trainer-b", "broker", "inspe
 LASTING = ("redis", *SERVICES)
 """Those that go on until they are stopped."""
 
+BUILT_S = 600.0
 UP_S = 240.0
 DONE_S = 240.0
 
@@ -41,10 +42,13 @@ class Event:
 
 
 class Project:
-    """One set of volumes, in which runs are made one after the other. name: the project's, `root`: for its files."""
+    """One set of volumes, in which runs are made one after the other. name: the project's. root: for its files.
+    build_arguments: of the images."""
 
-    def __init__(self, engine: Engine, root: Path, name: str) -> None:
+    def __init__(self, engine: Engine, root: Path, name: str, build_arguments: Mapping[str, str]) -> None:
         self.engine = engine
+        self._tree = ROOT
+        self.build_arguments = build_arguments
         self.name = name
         self._root = root
         ports = {"OPCOD_API_PORT": str(free_port()), "OPCOD_PAGE_PORT": str(free_port())}
@@ -57,10 +61,23 @@ class Project:
     # What a person types ------------------------------------------------------------------------------
     def compose(self, *arguments: str, timeout_s: float = UP_S) -> str:
         """One command of docker-compose; what it wrote to stdout. Fails the test with the end of what else it wrote."""
-        files = ["--file", str(ROOT / "docker-compose.yml"), "--file", str(self._settings)]
-        options = ["--project-directory", str(ROOT), "--project-name", self.name, "--ansi", "never", *files]
+        files = ["--file", str(self._tree / "docker-compose.yml"), "--file", str(self._settings)]
+        options = ["--project-directory", str(self._tree), "--project-name", self.name, "--ansi", "never", *files]
         environment = self.engine.environment | self._variables
         return run([*GENTLE, tool("docker-compose"), *options, "--profile", "cpu", *arguments], environment, timeout_s)
+
+    @contextmanager
+    def of_tree(self, tree: Path) -> Iterator[None]:
+        """Meanwhile that source's compose file and images."""
+        self._tree = tree
+        try:
+            yield
+        finally:
+            self._tree = ROOT
+
+    def build(self) -> None:
+        arguments = [f"--build-arg={name}={value}" for name, value in self.build_arguments.items()]
+        self.compose("build", *arguments, timeout_s=BUILT_S)
 
     def begin(self, name: str, **variables: str) -> str:
         """`up -d` of a run of that name, until all is up; what was announced. Later commands are about this run."""
@@ -72,6 +89,10 @@ class Project:
         self.compose("up", "--detach")
         self.until_ended("announce")
         return self.compose("logs", "--no-log-prefix", "announce")
+
+    def down(self, *options: str) -> None:
+        """Of every profile."""
+        self.compose("--profile", "monitor", "down", *options)
 
     def set(self, settings: Mapping[str, str]) -> None:
         """Settings of the runs that are begun from now on, as in opcod.env."""

@@ -18,11 +18,11 @@ def test_stopped_taken_down_and_without_its_redis_a_run_goes_on(project: Project
 
     project.up()
     project.until_step(2)
-    project.compose("down")
+    project.down()
 
     project.up()
     project.until_step(3)
-    project.compose("down")
+    project.down()
     project.engine.docker("volume", "rm", f"{project.name}_redis")
 
     project.up()

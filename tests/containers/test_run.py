@@ -1,10 +1,14 @@
 """A run of the preset smoke from `up` to its end, as docs/deploy.md says a person does it."""
 
+import json
+from typing import Any
+
 from playwright.sync_api import expect
 
 from tests.browser.chromium import chromium, viewer
 from tests.containers.project import LASTING, SERVICES, Event, Project
 from tests.deploy.deployed import compose
+from tests.fakes.waiting import wait_until
 
 QUESTION = "A circuit carries 3 A through 4 ohm. What is the voltage?"
 CONTAINERS = compose("cpu")["services"]
@@ -26,6 +30,7 @@ def test_smoke_from_up_to_its_report(project: Project) -> None:
     assert_owners(project)
     assert_keys(project)
     assert_page(announced, project)
+    assert_watched(project)
 
     assert project.until_done().steps == {"a": 1, "b": 1}
     project.until_ended("report")
@@ -93,3 +98,20 @@ def assert_page(announced: str, project: Project) -> None:
         with viewer(browser, project.page) as another:
             another.open(link.removeprefix(project.page))
             assert another.page.url.startswith(f"{project.page}/login")
+
+
+def assert_watched(project: Project) -> None:
+    """Prometheus of the profile `monitor` takes its files, and reaches every service."""
+    project.compose("--profile", "monitor", "up", "--detach", "--no-deps", "prometheus")
+    project.until_healthy("prometheus")
+
+    def ask(path: str) -> Any:
+        url = f"http://127.0.0.1:9090/api/v1/{path}"
+        told = project.engine.docker("exec", project.container_name("prometheus"), "wget", "-q", "-O", "-", url)
+        return json.loads(told)["data"]
+
+    def seen() -> list[str]:
+        return sorted(each["labels"]["instance"] for each in ask("targets")["activeTargets"] if each["health"] == "up")
+
+    wait_until(lambda: len(seen()) == len(SERVICES), "Prometheus to reach all services", pause_s=1)
+    assert [group["name"] for group in ask("rules")["groups"]] == ["opcod"]

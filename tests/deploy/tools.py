@@ -31,6 +31,7 @@ TOOLS = {
     "docker-compose": Tool("docker-compose", "usr/libexec/docker/cli-plugins/docker-compose"),
     "kustomize": Tool("kustomize", "usr/bin/kustomize"),
     "promtool": Tool("promtool", "usr/bin/promtool"),
+    "prometheus": Tool("prometheus", "usr/bin/prometheus"),
 }
 
 
