@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,9 @@ class Project:
         return self.volume("runs") / self._variables["OPCOD_RUN"]
 
     # What the product says ----------------------------------------------------------------------------
+    @cached_property
     def keys(self) -> AccessKeys:
+        """As they lie on the volume of secrets, which all runs share."""
         file = self._root / "key"
         file.write_text(self.execute("broker", "cat", "/data/secrets/key"))
         file.chmod(0o600)
@@ -178,7 +181,7 @@ class Project:
     def run_state(self) -> RunState | None:
         """None while the broker does not say."""
         try:
-            answer = self.ask_api(f"/v1/runs/{self._variables['OPCOD_RUN']}", self.keys().strongest)
+            answer = self.ask_api(f"/v1/runs/{self._variables['OPCOD_RUN']}", self.keys.strongest)
         except (httpx2.TransportError, AssertionError):
             return None
         return RunState.model_validate_json(answer.content) if answer.status_code == 200 else None

@@ -83,7 +83,7 @@ def assert_keys(project: Project) -> None:
     run = "/v1/runs/first"
     assert project.ask_api(run, None).status_code == 401
     assert project.ask_api(run, "nobody's").status_code == 401
-    assert project.ask_api(run, project.keys().strongest).status_code == 200
+    assert project.ask_api(run, project.keys.strongest).status_code == 200
 
 
 def assert_page(announced: str, project: Project) -> None:
