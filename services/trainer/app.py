@@ -66,12 +66,14 @@ def main() -> int:
     )
     config = trainer_config(environment)
     ranks = config.settings.trainer.ranks
-    if ranks == 1:
+    if ranks == 1 and environment.nodes == 1:
         return serve(config)
     # Not before: a trainer of one rank needs none of it.
-    from services.trainer.ranks.launching import is_rank, launch
+    from services.trainer.ranks.launching import is_rank, launch, node_of
 
-    return serve_rank(config) if is_rank() else launch("services.trainer", config.consumer, ranks)
+    if is_rank():
+        return serve_rank(config)
+    return launch("services.trainer", config.consumer, ranks, node=node_of(environment))
 
 
 def serve_rank(config: TrainerConfig) -> int:

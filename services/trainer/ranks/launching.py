@@ -2,20 +2,28 @@
 
 What always holds: it restarts nothing itself. Whoever started the trainer sees one process, which ends with the exit
 code of the rank that failed first, and starts it again or does not, as with a trainer of one rank. A rank sees one GPU.
+
+Where ranks are on several nodes each node has such an agent. They meet at the first one's, whose ranks come first, and
+each restarts or does not as whoever started it there decides; one that comes again waits for the others to.
 """
 
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import psutil
 import structlog
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from shared.errors import ConfigError
+from shared.config.environment import ServiceEnvironment
+from shared.errors import ConfigError, UnavailableError, reason, shown
 from shared.gpus import VISIBLE, gpus_here, named
 from shared.http.serving import PARENT_VARIABLE
 
@@ -29,7 +37,45 @@ MONITOR_S = 0.5
 GRACE_S = 25.0
 """Less than a supervisor gives us: a rank that is stopped must be killed by us before we are."""
 
+MEET_S = 900
+"""That one node's agent waits for the others: they may have a model to read first, or a supervisor's pause to make."""
+
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Node:
+    """One of the machines that a trainer's ranks are on. number: from 0. rendezvous: host and port of the first."""
+
+    number: int = 0
+    of: int = 1
+    rendezvous: tuple[str, int] = ("127.0.0.1", 0)
+
+    def ranks(self, ranks: int) -> int:
+        """How many of all `ranks` are on it. Raises ConfigError where they cannot be shared out equally."""
+        if ranks % self.of:
+            raise ConfigError(
+                f"trainer.ranks: expected a multiple of the {self.of} nodes that this trainer is on, got {ranks}; "
+                "every node has equally many"
+            )
+        return ranks // self.of
+
+
+def node_of(environment: ServiceEnvironment) -> Node:
+    """Where this process is. Raises ConfigError."""
+    if environment.nodes == 1:
+        return Node()
+    if environment.node_rank >= environment.nodes:
+        raise ConfigError(
+            f"OPCOD_NODE_RANK: expected 0 to {environment.nodes - 1}, as OPCOD_NODES says, got {environment.node_rank}"
+        )
+    host, _, port = (environment.rendezvous or "").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(
+            f"OPCOD_RENDEZVOUS: expected host:port of the first of {environment.nodes} nodes, such as 10.0.0.5:29400, "
+            f"got {shown(environment.rendezvous)}; OPCOD_NODES=1 is a trainer on this one alone"
+        )
+    return Node(environment.node_rank, environment.nodes, (host, int(port)))
 
 
 def is_rank(environ: Mapping[str, str] = os.environ) -> bool:
@@ -38,7 +84,8 @@ def is_rank(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def cards_for(ranks: int) -> int:
-    """How many GPUs there are, maybe none. Raises ConfigError where there are some, but not one for each rank."""
+    """How many GPUs there are, maybe none. ranks: on this machine. Raises ConfigError where there are some, but not one
+    for each rank."""
     cards = gpus_here()
     if 0 < cards < ranks:
         raise ConfigError(
@@ -53,26 +100,49 @@ def cards_for(ranks: int) -> int:
     return cards
 
 
-def launch(module: str, run_id: str, ranks: int, arguments: Sequence[str] = ()) -> int:
+def interface_to(host: str, port: int) -> str | None:
+    """Name of the network interface by which this machine reaches `host`; None where that cannot be told.
+
+    Raises UnavailableError where there is no way to it, or no such name.
+    """
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            # Sends nothing: the kernel only looks up the route.
+            probe.connect((host, port))
+            own = probe.getsockname()[0]
+    except OSError as error:
+        raise UnavailableError(f"OPCOD_RENDEZVOUS: expected a way from this node to {host}: {error}") from error
+    addresses = {each.address: name for name, found in psutil.net_if_addrs().items() for each in found}
+    return addresses.get(own)
+
+
+def launch(module: str, run_id: str, ranks: int, arguments: Sequence[str] = (), node: Node = Node()) -> int:
     """Run `python -m <module> <arguments>` as each of `ranks` ranks until one ends or SIGTERM comes; the exit code.
 
-    Raises ConfigError as `cards_for`.
+    node: this one of those that the ranks are on. Raises ConfigError as `cards_for`, and UnavailableError where the
+    first node is not to be found.
     """
-    cards = cards_for(ranks)
+    here = node.ranks(ranks)
+    cards = cards_for(here)
     # Of the ranks: they end with this process.
     os.environ[PARENT_VARIABLE] = str(os.getpid())
-    # All of them are here. They trust each other, so nobody else may reach them.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK)
-    os.environ.setdefault("NCCL_SOCKET_IFNAME", _LOOPBACK)
+    # They trust each other, so nobody else may reach them; by themselves they listen where the host's name leads, which
+    # on many machines is nowhere.
+    interface = _LOOPBACK if node.of == 1 else interface_to(*node.rendezvous)
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     with tempfile.TemporaryDirectory(prefix="opcod-ranks-") as logs:
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=ranks,
+            min_nodes=node.of,
+            max_nodes=node.of,
+            nproc_per_node=here,
             run_id=run_id,
-            rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
-            local_addr="127.0.0.1",
+            # With several nodes c10d would number them by their addresses, and rank 0 is to be on the first.
+            rdzv_backend="c10d" if node.of == 1 else "static",
+            rdzv_endpoint=f"{node.rendezvous[0]}:{node.rendezvous[1]}",
+            rdzv_configs={} if node.of == 1 else {"rank": node.number, "timeout": MEET_S},
+            local_addr="127.0.0.1" if node.of == 1 else None,
             max_restarts=0,
             monitor_interval=MONITOR_S,
             shutdown_timeout=int(GRACE_S),
@@ -89,4 +159,9 @@ def launch(module: str, run_id: str, ranks: int, arguments: Sequence[str] = ()) 
             return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
         except SignalException as error:
             return 0 if error.sigval == signal.SIGTERM else 128 + error.sigval
+        except DistError as error:
+            raise UnavailableError(
+                f"expected all {node.of} nodes of this trainer at {config.rdzv_endpoint}: {reason(error)}; each starts "
+                f"it with its own OPCOD_NODE_RANK, and waits {MEET_S} s for the others"
+            ) from error
     return 0

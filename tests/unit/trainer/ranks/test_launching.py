@@ -2,8 +2,9 @@
 
 import pytest
 
-from services.trainer.ranks.launching import cards_for, is_rank
-from shared.errors import ConfigError
+from services.trainer.ranks.launching import Node, cards_for, interface_to, is_rank, node_of
+from shared.config.environment import ServiceEnvironment
+from shared.errors import ConfigError, UnavailableError
 from shared.gpus import VISIBLE
 
 
@@ -29,3 +30,39 @@ def test_ranks_that_would_share_one_are_refused(monkeypatch: pytest.MonkeyPatch,
 def test_a_rank_is_what_the_agent_has_started() -> None:
     assert is_rank({"TORCHELASTIC_RUN_ID": "trainer-a-0", "RANK": "0"})
     assert not is_rank({"RANK": "0"})
+
+
+def told(**variables: str) -> ServiceEnvironment:
+    base = {"run": "r1", "run_dir": "/run", "cache_dir": "/cache", "redis_url": "redis://127.0.0.1"}
+    return ServiceEnvironment.model_validate(base | variables)
+
+
+def test_one_node_needs_no_rendezvous_and_several_share_the_ranks_equally() -> None:
+    assert node_of(told()) == Node()
+    second = node_of(told(nodes="2", node_rank="1", rendezvous="[::1]:29400"))
+    assert (second.number, second.of, second.rendezvous) == (1, 2, ("[::1]", 29400))
+    assert second.ranks(8) == 4
+    with pytest.raises(ConfigError, match=r"trainer\.ranks: expected a multiple of the 2 nodes .* got 3"):
+        second.ranks(3)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, r"OPCOD_RENDEZVOUS: expected host:port of the first of 2 nodes.*got None"),
+        ({"rendezvous": "node0"}, "got 'node0'"),
+        ({"rendezvous": "node0:0"}, "got 'node0:0'"),
+        ({"rendezvous": ":29400"}, "got ':29400'"),
+        ({"rendezvous": "node0:29400", "node_rank": "2"}, "OPCOD_NODE_RANK: expected 0 to 1.*got 2"),
+    ],
+)
+def test_nodes_that_could_not_meet_are_refused(variables: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as refused:
+        node_of(told(nodes="2", **variables))
+    assert refused.value.exit_code == 2
+
+
+def test_ranks_use_the_interface_that_leads_to_the_first_node() -> None:
+    assert interface_to("127.0.0.1", 29400) == "lo"
+    with pytest.raises(UnavailableError, match=r"expected a way from this node to no-such-node\.invalid"):
+        interface_to("no-such-node.invalid", 29400)
