@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -14,7 +16,7 @@ from tests.fakes.forked import Forked
 from tests.fakes.valkey import ValkeyServer, free_port
 from tests.fakes.waiting import wait_until
 from tests.integration.test_trainer_service import prepared
-from tests.ranks.test_service import FULL, QUEUE, WAIT_S, Trainer, ranks_of, send
+from tests.ranks.test_service import FULL, QUEUE, WAIT_S, Trainer, send
 from tests.unit.trainer.ground import RUN, STUDENT, seal_steps
 
 pytestmark = pytest.mark.timeout(400)
@@ -39,7 +41,7 @@ class TwoNodes(Trainer):
     """The trainer's process on node 0, and the one on node 1."""
 
     def __init__(self, run_dir: Path, redis_url: str) -> None:
-        super().__init__(run_dir, redis_url)
+        super().__init__(run_dir, redis_url, Path(sys.executable))
         self._meet = {"OPCOD_NODES": "2", "OPCOD_RENDEZVOUS": f"127.0.0.1:{free_port()}"}
         self.second: Forked | None = None
 
@@ -67,10 +69,17 @@ class TwoNodes(Trainer):
             self.second.wait(timeout=WAIT_S)
 
 
+def ranks_of(process: Forked) -> list[psutil.Process]:
+    """The ranks that a node's process has started, which are programs of their own."""
+    return [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "services.trainer" in child.cmdline()
+    ]
+
+
 def test_a_node_that_dies_takes_the_trainer_back_to_its_checkpoint_and_on(
     server: ValkeyServer, bus: RedisBus, tmp_path: Path, tiny_dir: Path
 ) -> None:
-    alone = Trainer(prepared(tmp_path / "alone", tiny_dir, *FULL), server.connection_url)
+    alone = Trainer(prepared(tmp_path / "alone", tiny_dir, *FULL), server.connection_url, Path(sys.executable))
     try:
         alone.start()
         send(bus, seal_steps(alone.run_dir, tiny_dir, 2)).read_until(2, WAIT_S)
