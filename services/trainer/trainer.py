@@ -11,7 +11,7 @@ made again from the checkpoint, as it is where the trainer died. Either way the 
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import structlog
@@ -23,7 +23,7 @@ from services.trainer.ranks.group import RankLostError
 from services.trainer.step.step import NonFiniteError, StageClock, StepSettings
 from services.trainer.step.tracing import Tracer
 from services.trainer.work import Made, Result, StepWork
-from shared.contracts.batches import AddedGroup, BatchSealed, GroupSealed
+from shared.contracts.batches import BatchManifest, BatchSealed, GroupSealed
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
 from shared.contracts.weights import StepDone, WeightsManifest, WeightsPublished
@@ -62,6 +62,16 @@ class Fence(Protocol):
         ...
 
 
+def begins_with(manifest: BatchManifest, begun: Sequence[GroupSealed]) -> bool:
+    """Whether the batch's order begins with these groups, each at the place that it has in the batch."""
+    order = manifest.order or ()
+    places = {name: place for place, name in enumerate(sorted(added.problem_id for added in order))}
+    found = [(each.group, each.position, each.groups, each.phase_start) for each in begun]
+    return found == [
+        (added, places[added.problem_id], len(order), manifest.phase_start) for added in order[: len(begun)]
+    ]
+
+
 class StudentTrainer:
     """One student's training. Used by one thread."""
 
@@ -90,7 +100,7 @@ class StudentTrainer:
         # Whether the learner is what `checkpoint` says: not where making it so was broken off.
         self._restored = True
         # Groups of the next step that the learner has begun with; the step that is left for its batch.
-        self._begun: list[AddedGroup] = []
+        self._begun: list[GroupSealed] = []
         self._left = 0
         self.checkpoint: CheckpointManifest | None = None
 
@@ -133,15 +143,15 @@ class StudentTrainer:
         """
         if sealed.step != self.step + 1:
             raise ValueError(f"expected a group of step {self.step + 1}, got one of {sealed.step}")
-        if self._left == sealed.step or sealed.group in self._begun:
+        if self._left == sealed.step or sealed in self._begun:
             return
         if not self._restored:
             self._reload()
         try:
             group = read_group(sealed, payload)
-            if sealed.group.problem_id in {each.problem_id for each in self._begun}:
+            if sealed.group.problem_id in {each.group.problem_id for each in self._begun}:
                 raise StorageError(f"the group of {sealed.group.problem_id} was sealed anew")
-            self._begun.append(sealed.group)
+            self._begun.append(sealed)
             self._work.add(sealed, group, fence.check)
         except (FencedError, RankLostError):
             raise
@@ -201,10 +211,10 @@ class StudentTrainer:
     def _check_begun(self, sealed: BatchSealed) -> None:
         """A step that has begun otherwise than the batch says is dropped."""
         try:
-            order = read_manifest(self._store, sealed, self._run).order
+            manifest = read_manifest(self._store, sealed, self._run)
         except StorageError:
             return  # it is refused for that as soon as it is read whole
-        if order is None or list(order[: len(self._begun)]) != self._begun:
+        if not begins_with(manifest, self._begun):
             self._drop(sealed.step, "its batch says another order, or other groups")
 
     def _make(self, sealed: BatchSealed, clock: StageClock, check: Callable[[], None], *, traced: bool) -> Made:

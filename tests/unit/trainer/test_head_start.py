@@ -99,7 +99,20 @@ def renamed(trainer: StudentTrainer, ahead: list[Ahead]) -> None:
     begin(trainer, [ahead[0], (sealed, ahead[2][1])])
 
 
-@pytest.mark.parametrize("begun", [another_order, another_group, one_that_is_missing, altered, renamed])
+def misplaced(trainer: StudentTrainer, ahead: list[Ahead]) -> None:
+    """As if it were of the other mini-batch."""
+    (sealed, payload), *others = ahead
+    begin(trainer, [(sealed.model_copy(update={"position": sealed.position + 1}), payload), *others])
+
+
+def of_a_phase_that_goes_on(trainer: StudentTrainer, ahead: list[Ahead]) -> None:
+    begin(trainer, [(sealed.model_copy(update={"phase_start": False}), payload) for sealed, payload in ahead])
+
+
+OTHERWISE = (another_order, another_group, one_that_is_missing, altered, renamed, misplaced, of_a_phase_that_goes_on)
+
+
+@pytest.mark.parametrize("begun", OTHERWISE)
 def test_a_step_begun_otherwise_than_its_batch_says_is_made_again(tmp_path: Path, tiny_dir: Path, begun: Begin) -> None:
     trainer, before = student_trainer(tmp_path, tiny_dir, TWO_UPDATES), outcome("dropped")
     trainer.restore()

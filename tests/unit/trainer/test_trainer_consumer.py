@@ -319,7 +319,7 @@ def test_who_takes_over_between_two_groups_begins_with_those_that_came(ground: G
         wait_until(lambda: len(first.trainer._begun) == 2, "both groups")
     with ground.running("t1") as second:
         announce(ground.bus, ahead[2:])
-        wait_until(lambda: second.trainer._begun == [group.group for group, _ in ahead], "all groups, in order")
+        wait_until(lambda: second.trainer._begun == [group for group, _ in ahead], "all groups, in order")
         ground.bus.publish(QUEUE, sealed)
         [done] = ground.read(1)
     alone = student_trainer(ground.run_dir / "alone", ground.tiny_dir)
