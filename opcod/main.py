@@ -16,6 +16,7 @@ from opcod.commands.eval import evaluate_student
 from opcod.commands.export import export
 from opcod.commands.feedback import app as feedback
 from opcod.commands.gpu_check import gpu_check
+from opcod.commands.join import join
 from opcod.commands.keys import keys
 from opcod.commands.model import model
 from opcod.commands.prepare import prepare
@@ -24,6 +25,7 @@ from opcod.commands.problems import app as problems
 from opcod.commands.replay import replay
 from opcod.commands.report import report
 from opcod.commands.run import run
+from opcod.commands.sbatch import sbatch
 from opcod.commands.specialize import specialize
 from opcod.commands.status import status
 from opcod.commands.track import track
@@ -56,6 +58,8 @@ def opcod(
 
 
 app.command("run")(run)
+app.command("join")(join)
+app.command("sbatch")(sbatch)
 app.command("probe")(probe_pair)
 app.command("compare")(compare)
 app.command("up")(up)

@@ -15,6 +15,7 @@ from rich.console import Console
 from opcod.local.deployment import refuse_elsewhere, run_lock
 from opcod.local.gpus import sharing
 from opcod.local.launcher import Launcher
+from opcod.local.nodes import own_address, rendezvous_of
 from opcod.local.progress import RunProgress, make_console
 from opcod.local.signals import Interrupted, interruptible
 from opcod.options import (
@@ -60,6 +61,14 @@ def run(
             "--gpus", help="With --dry-run: cards to plan for in place of those that are here, and their GB, as 2x80."
         ),
     ] = None,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(
+            "--rendezvous",
+            envvar="OPCOD_RENDEZVOUS",
+            help="host or host:port at which the other nodes reach this one, of a run on several (resources.nodes).",
+        ),
+    ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -85,13 +94,23 @@ def run(
     else:
         settings = settings_from(preset, config, overrides)
         paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)
+        require_rendezvous(settings, rendezvous)
         check_settings(paths, settings)
         create_run(paths, settings)
-    raise typer.Exit(train(paths, settings, console, resumed=resume is not None))
+    raise typer.Exit(train(paths, settings, console, resumed=resume is not None, rendezvous=rendezvous))
 
 
-def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: bool, look: Look = lambda _: None) -> int:
-    """Everything between a run's directory and its report; returns the exit code."""
+def train(
+    paths: Paths,
+    settings: RunSettings,
+    console: Console,
+    *,
+    resumed: bool,
+    look: Look = lambda _: None,
+    rendezvous: str | None = None,
+) -> int:
+    """Everything between a run's directory and its report; returns the exit code. rendezvous: as of `Launcher`."""
+    require_rendezvous(settings, rendezvous)
     uncovered = uncovered_languages(pin_problems(paths, settings))
     timeline = Timeline(paths.run_dir)
     with run_lock(paths.run_dir), interruptible() as interrupted:
@@ -102,7 +121,7 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
         # Once, and not where going on needs no model here.
         for note in () if resumed else thinking_notes(paths, settings, prepared=True):
             console.print(f"note: {note}", highlight=False, markup=False)
-        launcher = Launcher(paths, settings, "run", interrupted)
+        launcher = Launcher(paths, settings, "run", interrupted, rendezvous=rendezvous)
         for note in sharing(launcher.gpus):
             console.print(f"note: {note}", highlight=False)
         try:
@@ -120,6 +139,12 @@ def train(paths: Paths, settings: RunSettings, console: Console, *, resumed: boo
             with timeline.stage("stopping services"):
                 launcher.stop()
     return _end(paths, settings, state, timeline, launcher.restarts, console)
+
+
+def require_rendezvous(settings: RunSettings, rendezvous: str | None) -> None:
+    """Before hours of preparing. Raises ConfigError where other nodes would not find this one."""
+    if settings.resources.nodes > 1:
+        own_address(rendezvous_of(rendezvous, settings.resources.nodes)[0])
 
 
 def _follow(
