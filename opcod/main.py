@@ -17,6 +17,7 @@ from opcod.commands.eval import evaluate_student
 from opcod.commands.export import export
 from opcod.commands.feedback import app as feedback
 from opcod.commands.gpu_check import gpu_check
+from opcod.commands.join import join
 from opcod.commands.k8s import k8s
 from opcod.commands.keys import keys
 from opcod.commands.model import model
@@ -26,6 +27,7 @@ from opcod.commands.problems import app as problems
 from opcod.commands.replay import replay
 from opcod.commands.report import report
 from opcod.commands.run import run
+from opcod.commands.sbatch import sbatch
 from opcod.commands.specialize import specialize
 from opcod.commands.status import status
 from opcod.commands.track import track
@@ -58,6 +60,8 @@ def opcod(
 
 
 app.command("run")(run)
+app.command("join")(join)
+app.command("sbatch")(sbatch)
 app.command("probe")(probe_pair)
 app.command("compare")(compare)
 app.command("up")(up)

@@ -1,13 +1,12 @@
 """`opcod keys`: the secrets of a deployment, as files, for containers and clusters."""
 
 import hashlib
-import secrets
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from opcod.local.deployment import ensure_key, ensure_secret
+from opcod.local.deployment import ensure_key, ensure_secret, new_password
 from shared.files.durable import atomic_write
 from shared.files.text import read_text
 
@@ -28,7 +27,7 @@ def keys(
     """Make the bearer keys, the password of Redis and the access rules it is started with, where they are missing."""
     directory.mkdir(parents=True, exist_ok=True)
     # What is there is kept: services that run already know it.
-    password = ensure_secret(directory / PASSWORD_FILE, lambda: secrets.token_urlsafe(32))
+    password = ensure_secret(directory / PASSWORD_FILE, new_password)
     made = [ensure_key(directory), password, directory / ACL_FILE]
     digest = hashlib.sha256(read_text(password, "the password of Redis").strip().encode()).hexdigest()
     atomic_write(made[-1], RULES.format(sha256=digest).encode())

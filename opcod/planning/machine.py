@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import tomli_w
 
 from opcod.local.cards import card_sizes
-from opcod.local.gpus import Shares, share_out, shared
+from opcod.local.gpus import Shares, share_out_all, shared
+from opcod.local.nodes import on_one_node
 from opcod.planning.cards import GIB, Card, CardPlan, CardPlanner, ServerPlan
 from opcod.planning.memory import served_tokens
 from opcod.planning.shapes import ModelShape, read_shape
@@ -51,7 +52,9 @@ def plan_machine(
         return CardPlan()
     shapes = {name: shape for name, path in models.items() if (shape := read_shape(path)) is not None}
     lengths = prompt_lengths(load_problems(settings), settings, _count_of(settings, models))
-    sizes = card_sizes()
+    here = card_sizes()
+    # Nodes are taken to be alike.
+    sizes = None if here is None else here * (settings.resources.nodes if purpose == "run" else 1)
     plan = plan_shares(settings, shapes, lengths, shares, sizes, begun)
     if plan.refused:
         raise ConfigError("the memory of the GPUs does not suffice:\n  " + "\n  ".join(plan.refused))
@@ -67,10 +70,12 @@ def _shares_for(purpose: Purpose, settings: RunSettings, models: Mapping[str, Pa
     """Of the services that are started for that."""
     if purpose == "prepare":
         return {}
+    # Serving a run is one machine's.
+    placed = settings if purpose == "run" else on_one_node(settings)
     # One student may be fine-tuned without the other.
     return {
         service: gpus
-        for service, gpus in share_out(settings, gpus_here()).items()
+        for service, gpus in share_out_all(placed, gpus_here()).items()
         if service.partition("-")[2] in models and (purpose == "run" or not service.startswith("trainer-"))
     }
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from opcod.installed import require_model_packages
 from opcod.local.cards import card_sizes, given_sizes
-from opcod.local.gpus import Shares, require_room, share_out, sharing
+from opcod.local.gpus import Shares, require_room, share_out_all, sharing
 from opcod.planning.cards import CardPlan
 from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
 from opcod.planning.machine import counting, plan_shares
@@ -134,11 +134,13 @@ def _look_at_cards(
 ) -> None:
     settings = found.settings
     found.gpus = gpus_here() if sizes is None else len(sizes)
-    found.shares = share_out(settings, found.gpus)
+    found.shares = share_out_all(settings, found.gpus)
     require_room(settings, found.shares)
     if not shapes or not found.shares:
         return
-    found.cards = plan_shares(settings, shapes, lengths, found.shares, card_sizes() if sizes is None else sizes)
+    here = card_sizes() if sizes is None else tuple(sizes)
+    each = None if here is None else here * settings.resources.nodes
+    found.cards = plan_shares(settings, shapes, lengths, found.shares, each)
     found.missing += found.cards.refused
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from opcod.installed import require_model_packages
 from opcod.local.deployment import latest_run
-from opcod.local.gpus import require_room, share_out
+from opcod.local.gpus import require_room, share_out_all
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.disk import require_disk
 from opcod.planning.machine import Purpose, plan_machine
@@ -106,7 +106,7 @@ def _check_engines(settings: RunSettings) -> None:
     for student in settings.students.values():
         if student.engine == "vllm" and student.vllm.url is None:
             find_installation(student.vllm)
-    require_room(settings, share_out(settings, gpus_here()))
+    require_room(settings, share_out_all(settings, gpus_here()))
 
 
 def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> None:

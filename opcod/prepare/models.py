@@ -11,6 +11,7 @@ from pathlib import Path
 
 from opcod.installed import require_model_packages
 from opcod.local.gpus import Shares, apart, share_out, visible
+from opcod.local.nodes import on_one_node
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.signals import stoppable
 from opcod.planning.machine import Purpose, in_words, write_plan
@@ -62,7 +63,8 @@ def prepare_models(
             progress(in_words(card))
     loaded = time.monotonic()
     specialists = [name for name in missing if settings.students[name].specialize]
-    gpus = share_out(settings, gpus_here())
+    # On this machine, wherever its students and trainers will be.
+    gpus = share_out(on_one_node(settings), gpus_here())
     own = [name for name in specialists if settings.learns_from_itself(name)]
     if own:
         progress("own answers")

@@ -81,7 +81,16 @@ class ResourcesSection(Section):
     gpus: dict[str, tuple[int, ...]] | None = Field(
         default=None,
         description="GPUs by service, of all that use one: `{ student-a = [0], student-b = [1], trainer-a = [2], "
-        "trainer-b = [3] }`; none: `opcod run` shares out those that there are (docs/engines.md).",
+        "trainer-b = [3] }`, counted on each node; none: `opcod run` shares out what is there (docs/engines.md).",
+    )
+    nodes: Positive = Field(
+        default=1, description="Machines that the run is on; on each but the first `opcod join` starts what is there."
+    )
+    placement: dict[str, tuple[int, ...]] | None = Field(
+        default=None,
+        description="Nodes by service, from 0: `{ student-a = [0], student-b = [0], trainer-a = [1, 2], trainer-b = "
+        "[1, 2] }`; a trainer's ranks are shared out over its nodes. None: students and then trainers, in turn over "
+        "all nodes (docs/cluster.md).",
     )
 
     @field_validator("gpus")
@@ -91,6 +100,16 @@ class ResourcesSection(Section):
             if len(set(cards)) < len(cards):
                 raise ValueError(f"{service}: expected each GPU once, got {list(cards)}")
         return gpus
+
+    @model_validator(mode="after")
+    def _placed_on_nodes(self) -> Self:
+        for service, nodes in (self.placement or {}).items():
+            if not nodes or len(set(nodes)) < len(nodes) or not all(0 <= node < self.nodes for node in nodes):
+                raise ValueError(
+                    f"placement: {service}: expected nodes out of 0 to {self.nodes - 1} (resources.nodes = "
+                    f"{self.nodes}), each once, got {list(nodes)}"
+                )
+        return self
 
     def threads_on(self, device: str, cores: int, *, processes: int) -> int:
         """As `RunSettings.threads_on`. processes: how many compute on this machine."""

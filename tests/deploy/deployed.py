@@ -20,6 +20,9 @@ DOCKERFILE = ROOT / "docker" / "Dockerfile"
 PROFILES = (("cpu",), ("gpu",), ("gpu1",), ("cpu", "monitor"), ("gpu", "monitor"), ("cpu", "cli"))
 OVERLAYS = tuple(sorted(path.name for path in (K8S / "overlays").iterdir()))
 
+FOLLOWERS = "-followers"
+"""Of the pods of a group but the first."""
+
 Tree = dict[str, Any]
 
 _EXPANSION = re.compile(r"\$\((\w+)\)")
@@ -104,9 +107,13 @@ def of_kind(objects: tuple[Tree, ...], *kinds: str) -> dict[str, Tree]:
 
 
 def pods(objects: tuple[Tree, ...]) -> dict[str, Tree]:
-    """The template of each workload's pods."""
+    """The template of each workload's pods; of a group that of its first pod by its name, and that of the others."""
     workloads = of_kind(objects, "Deployment", "StatefulSet", "Job")
-    return {name: workload["spec"]["template"] for name, workload in workloads.items()}
+    found = {name: workload["spec"]["template"] for name, workload in workloads.items()}
+    for name, group in of_kind(objects, "LeaderWorkerSet").items():
+        templates = group["spec"]["leaderWorkerTemplate"]
+        found |= {name: templates["leaderTemplate"], f"{name}{FOLLOWERS}": templates["workerTemplate"]}
+    return found
 
 
 def pod_containers(pod: Tree) -> Iterator[Tree]:
@@ -121,7 +128,7 @@ def kubernetes_containers(name: str) -> dict[str, Container]:
 
 def _of_pod(name: str, pod: Tree, objects: tuple[Tree, ...]) -> Container:
     container = pod["spec"]["containers"][0]
-    environment: dict[str, str] = {}
+    environment = _by_controller(name, objects)
     for source in container.get("envFrom", []):
         environment |= of_kind(objects, "ConfigMap")[source["configMapRef"]["name"]]["data"]
     for entry in container.get("env", []):
@@ -129,6 +136,19 @@ def _of_pod(name: str, pod: Tree, objects: tuple[Tree, ...]) -> Container:
         environment[entry["name"]] = _EXPANSION.sub(lambda found: environment[found[1]], value)
     mounts = {mount["mountPath"]: f"{mount['name']}/{mount.get('subPath', '')}" for mount in container["volumeMounts"]}
     return Container(name, container["image"], tuple(container["command"]), environment, mounts)
+
+
+def _by_controller(name: str, objects: tuple[Tree, ...]) -> dict[str, str]:
+    """What LeaderWorkerSet's own tells a pod of a group."""
+    first = name.removesuffix(FOLLOWERS)
+    group = of_kind(objects, "LeaderWorkerSet").get(first)
+    if group is None:
+        return {}
+    return {
+        "LWS_LEADER_ADDRESS": f"{first}-0.{first}.opcod",
+        "LWS_GROUP_SIZE": str(group["spec"]["leaderWorkerTemplate"]["size"]),
+        "LWS_WORKER_INDEX": "0" if name == first else "1",
+    }
 
 
 def _field(path: str, name: str, pod: Tree) -> str:

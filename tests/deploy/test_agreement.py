@@ -17,6 +17,7 @@ from shared.config.environment import ServiceEnvironment
 from shared.config.loading import ENV_PREFIX, load_settings, preset_names
 from shared.http.app import check_binding
 from tests.deploy.deployed import (
+    FOLLOWERS,
     OVERLAYS,
     PROFILES,
     ROOT,
@@ -25,8 +26,8 @@ from tests.deploy.deployed import (
     compose_containers,
     image_environment,
     kubernetes_containers,
-    of_kind,
     overlay,
+    pods,
 )
 from tests.fakes.access import one_key
 
@@ -43,6 +44,12 @@ OF_THE_PLACE = {
     "OPCOD_REPLICA",
     "OPCOD_ADVERTISED_URL",
     "OPCOD_TRAIN",
+    "OPCOD_NODES",
+    "OPCOD_NODE_RANK",
+    "OPCOD_RENDEZVOUS",
+    "LWS_LEADER_ADDRESS",
+    "LWS_GROUP_SIZE",
+    "LWS_WORKER_INDEX",
     "POD_IP",
     "OPCOD_PRESET",
     "OPCOD_RUN",
@@ -218,9 +225,9 @@ def test_somebody_writes_the_report_of_a_run_that_has_no_launcher(where: str) ->
 
 def test_pods_wait_for_what_prepare_writes_last() -> None:
     for name in OVERLAYS:
-        workloads = of_kind(overlay(name), "Deployment", "StatefulSet")
-        for process in PROCESSES:
-            first = workloads[process]["spec"]["template"]["spec"]["initContainers"]
+        found = pods(overlay(name))
+        for process in (each for each in found if OURS.fullmatch(each.removesuffix(FOLLOWERS)) and each != "prepare"):
+            first = found[process]["spec"]["initContainers"]
             (waiting,) = (each for each in first if each["name"] == "wait-for-prepare")
             assert f"$OPCOD_RUN_DIR/{PREPARED_FILE}" in waiting["command"][-1]
 

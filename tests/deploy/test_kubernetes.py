@@ -19,7 +19,7 @@ from opcod.planning.disk import disk_parts, shapes_of
 from shared.config.loading import load_settings
 from shared.files.durable import atomic_write
 from shared.http.guard import OPEN_PATHS
-from tests.deploy.deployed import K8S, OVERLAYS, ROOT, Tree, of_kind, overlay, pod_containers, pods, rendered
+from tests.deploy.deployed import FOLLOWERS, K8S, OVERLAYS, ROOT, Tree, of_kind, overlay, pod_containers, pods, rendered
 from tests.deploy.policies import Policies, Stranger, selects
 
 VERSIONS = ("1.32", "1.37")
@@ -56,6 +56,10 @@ def own_overlay(name: str, text: str) -> tuple[Tree, ...]:
 ALL = {name: overlay(name) for name in OVERLAYS} | {f"with {name}": with_component(name) for name in COMPONENTS}
 MODELS_ON_GPUS = with_component("model-volume", "model-volume/engines", on="gpu")
 EACH = pytest.mark.parametrize("objects", ALL.values(), ids=ALL)
+
+
+def is_grouped(name: str, objects: tuple[Tree, ...]) -> bool:
+    return f"{name.removesuffix(FOLLOWERS)}{FOLLOWERS}" in pods(objects)
 
 
 def workloads(objects: tuple[Tree, ...]) -> Iterator[tuple[str, Tree]]:
@@ -114,6 +118,9 @@ def validate(text: str, version: str) -> None:
     own = SCHEMAS / f"{each['kind']}.json"
     if own.exists():
         jsonschema.validate(each, json.loads(own.read_text()))
+        for template in pods((each,)).values():
+            pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "any", **template["metadata"]}}
+            kubernetes_validate.validate(pod, version, strict=True)
     else:
         kubernetes_validate.validate(each, version, strict=True)
 
@@ -265,12 +272,14 @@ def listening(objects: tuple[Tree, ...]) -> set[tuple[str, int]]:
     }
 
 
-def must_reach(source: str, target: str) -> bool:
+def must_reach(source: str, target: str, objects: tuple[Tree, ...]) -> bool:
     """Services keep to Redis, the broker asks the students, broker and inspector each other; the command line asks in
-    their pods, by the names of their services."""
+    their pods, by the names of their services. Ranks of a group reach each other; but for the first, nobody else."""
     heads = {"broker", "inspector"}
+    if is_grouped(source, objects) and source.removesuffix(FOLLOWERS) == target.removesuffix(FOLLOWERS):
+        return True
     return (
-        (target == "redis" and source.partition("-")[0] in SERVICES)
+        (target == "redis" and source.partition("-")[0] in SERVICES and not source.endswith(FOLLOWERS))
         or (source == "broker" and target.startswith("student"))
         or {source, target} <= heads
     )
@@ -281,7 +290,9 @@ def test_nobody_is_reached_but_by_those_who_must(objects: tuple[Tree, ...]) -> N
     policies = Policies(objects)
     pairs = {(source, target, port) for source in pods(objects) for target, port in listening(objects)}
     for source, target, port in pairs:
-        assert policies.reaches(source, target, port) == must_reach(source, target), f"{source} -> {target}:{port}"
+        assert policies.reaches(source, target, port) == must_reach(source, target, objects), (
+            f"{source} -> {target}:{port}"
+        )
     assert {(target, port) for target, port in listening(objects) if target in ("broker", "inspector")} == {
         ("broker", 8080),
         ("inspector", 8090),
@@ -293,7 +304,7 @@ def test_only_prepare_reaches_the_outside_and_only_proxy_and_prometheus_come_in(
     policies, names = Policies(objects), set(pods(objects))
     outside, neighbour = Stranger(None, {}), Stranger("default", {"app": "somebody"})
     external_redis = "redis" not in names
-    ours = {name for name in names if name.partition("-")[0] in SERVICES}
+    ours = {name for name in names if name.partition("-")[0] in SERVICES and not name.endswith(FOLLOWERS)}
     assert {name for name in names if policies.leaves(name, outside, 443)} == {"prepare"}
     assert {name for name in names if policies.leaves(name, outside, 6380)} == (ours if external_redis else set())
     assert not [name for name in names if policies.leaves(name, outside, 80) or policies.leaves(name, neighbour, 8080)]
@@ -305,6 +316,31 @@ def test_only_prepare_reaches_the_outside_and_only_proxy_and_prometheus_come_in(
         assert not policies.enters(neighbour, target, port) and not policies.enters(outside, target, port)
         assert policies.enters(proxy, target, port) == ("Ingress" in kinds and target in ("broker", "inspector"))
         assert policies.enters(prometheus, target, port) == ("PodMonitor" in kinds and target != "redis")
+
+
+def test_ranks_of_a_group_are_told_which_they_are_and_reach_no_other_group() -> None:
+    objects = ALL["gpu-nodes"]
+    policies, found = Policies(objects), pods(objects)
+    for student in ("a", "b"):
+        group = of_kind(objects, "LeaderWorkerSet")[f"trainer-{student}"]["spec"]["leaderWorkerTemplate"]
+        gpus = 0
+        for name in (f"trainer-{student}", f"trainer-{student}{FOLLOWERS}"):
+            container = found[name]["spec"]["containers"][0]
+            told = {each["name"]: each.get("value") for each in container["env"]}
+            assert told["OPCOD_NODES"] == "$(LWS_GROUP_SIZE)" and told["OPCOD_NODE_RANK"] == "$(LWS_WORKER_INDEX)"
+            assert told["OPCOD_RENDEZVOUS"] == "$(LWS_LEADER_ADDRESS):29400"
+            assert found[name]["metadata"]["labels"]["opcod/student"] == student
+            assert container["image"] == "opcod-model:0.1.0-gpu"
+            gpus = container["resources"]["limits"]["nvidia.com/gpu"]
+            assert policies.reaches(name, f"trainer-{student}", 29400)
+            assert not policies.reaches(name, f"trainer-{'ab'.replace(student, '')}", 29400)
+        ranks = of_kind(objects, "ConfigMap")["opcod-environment"]["data"]["OPCOD_SET_TRAINER__RANKS"]
+        assert int(ranks) == group["size"] * gpus
+        # Where only the first pod listens, probes of the others would end them.
+        assert not {"livenessProbe", "readinessProbe", "startupProbe"} & set(container)
+        assert group["restartPolicy"] == "RecreateGroupOnPodRestart"
+    # The controller's own leads to pods that are not ready, too; one of ours would be taken in its place.
+    assert not {"trainer-a", "trainer-b"} & set(of_kind(objects, "Service", "StatefulSet"))
 
 
 def test_a_missing_policy_is_seen() -> None:

@@ -67,14 +67,21 @@ CONTEXT = 4096
 class RunningDeployment:
     """The services of a run that is created already."""
 
-    def __init__(self, paths: Paths, settings: RunSettings, deadline_s: float, start_process: Launch = fork) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        settings: RunSettings,
+        deadline_s: float,
+        start_process: Launch = fork,
+        rendezvous: str | None = None,
+    ) -> None:
         self.paths = paths
         self.settings = settings
         self._deadline_s = deadline_s
-        self.launcher = Launcher(paths, settings, "run", start_process=start_process)
+        self.launcher = Launcher(paths, settings, "run", start_process=start_process, rendezvous=rendezvous)
         self.launcher.start(lambda _: None)
         assert self.launcher.deployment is not None
-        self.bus = RedisBus(self.launcher.deployment.redis_url, paths.run)
+        self.bus = RedisBus(self.launcher.deployment.bus_url(), paths.run)
         progress = RunProgress(Console(quiet=True), settings.run.rounds, settings.run.steps_per_round)
         self.follower = Follower(self.launcher, self.bus, progress, after="0")
 
@@ -157,13 +164,14 @@ class ScriptedDeployment(RunningDeployment):
         *overrides: str,
         deadline_s: float = 200.0,
         start_process: Launch = fork,
+        rendezvous: str | None = None,
     ) -> None:
         paths = Paths(runs_dir=runs_dir, run=run, cache_dir=runs_dir)
         settings = scripted_settings(*overrides)
         if not paths.run_dir.exists():
             create_run(paths, settings)
             write_models(paths, model, settings.names)
-        super().__init__(paths, settings, deadline_s, start_process)
+        super().__init__(paths, settings, deadline_s, start_process, rendezvous)
 
     def assert_done(self, weights: dict[str, str]) -> None:
         """It ends DONE with `weights`, every step applied once and nothing left behind."""

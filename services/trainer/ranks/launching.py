@@ -9,13 +9,11 @@ each restarts or does not as whoever started it there decides; one that comes ag
 
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import psutil
 import structlog
 from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -26,6 +24,7 @@ from shared.config.environment import ServiceEnvironment
 from shared.errors import ConfigError, UnavailableError, reason, shown
 from shared.gpus import VISIBLE, gpus_here, named
 from shared.http.serving import PARENT_VARIABLE
+from shared.network import interface_towards
 
 # Of what the agent sets, the one that nothing else does.
 _BY_AGENT = "TORCHELASTIC_RUN_ID"
@@ -100,22 +99,6 @@ def cards_for(ranks: int) -> int:
     return cards
 
 
-def interface_to(host: str, port: int) -> str | None:
-    """Name of the network interface by which this machine reaches `host`; None where that cannot be told.
-
-    Raises UnavailableError where there is no way to it, or no such name.
-    """
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            # Sends nothing: the kernel only looks up the route.
-            probe.connect((host, port))
-            own = probe.getsockname()[0]
-    except OSError as error:
-        raise UnavailableError(f"OPCOD_RENDEZVOUS: expected a way from this node to {host}: {error}") from error
-    addresses = {each.address: name for name, found in psutil.net_if_addrs().items() for each in found}
-    return addresses.get(own)
-
-
 def launch(module: str, run_id: str, ranks: int, arguments: Sequence[str] = (), node: Node = Node()) -> int:
     """Run `python -m <module> <arguments>` as each of `ranks` ranks until one ends or SIGTERM comes; the exit code.
 
@@ -128,7 +111,7 @@ def launch(module: str, run_id: str, ranks: int, arguments: Sequence[str] = (), 
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     # They trust each other, so nobody else may reach them; by themselves they listen where the host's name leads, which
     # on many machines is nowhere.
-    interface = _LOOPBACK if node.of == 1 else interface_to(*node.rendezvous)
+    interface = _LOOPBACK if node.of == 1 else interface_towards(node.rendezvous[0])
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)

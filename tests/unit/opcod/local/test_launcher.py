@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from opcod.local.launcher import READY_TIMEOUT_S, REDIS, Launcher, ready_timeout_s
+from opcod.local.launcher import REDIS, Launcher
 from opcod.local.processes import LiveProcess, ProcessSpec, launch
+from opcod.local.services import READY_TIMEOUT_S, ready_timeout_s
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.contracts.models import PreparedModel, model_file

@@ -2,9 +2,9 @@
 
 import pytest
 
-from services.trainer.ranks.launching import Node, cards_for, interface_to, is_rank, node_of
+from services.trainer.ranks.launching import Node, cards_for, is_rank, node_of
 from shared.config.environment import ServiceEnvironment
-from shared.errors import ConfigError, UnavailableError
+from shared.errors import ConfigError
 from shared.gpus import VISIBLE
 
 
@@ -60,9 +60,3 @@ def test_nodes_that_could_not_meet_are_refused(variables: dict[str, str], said: 
     with pytest.raises(ConfigError, match=said) as refused:
         node_of(told(nodes="2", **variables))
     assert refused.value.exit_code == 2
-
-
-def test_ranks_use_the_interface_that_leads_to_the_first_node() -> None:
-    assert interface_to("127.0.0.1", 29400) == "lo"
-    with pytest.raises(UnavailableError, match=r"expected a way from this node to no-such-node\.invalid"):
-        interface_to("no-such-node.invalid", 29400)

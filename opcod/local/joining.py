@@ -1,0 +1,129 @@
+"""What a run does on each of its nodes but the first: starts the services that are placed there, and watches them.
+
+What always holds: nothing is started before node 0's Redis answers; when node 0 takes its meeting back, all of it is
+ended, and then the address is; a Redis that is gone for long ends it, too.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from opcod.local.deployment import services_of
+from opcod.local.gpus import starts
+from opcod.local.launcher import silent
+from opcod.local.nodes import Meeting, address_file, groups_of, placement, read_address, read_meeting
+from opcod.local.processes import Launch, launch
+from opcod.local.services import POLL_S, NodeServices, Progress, Told
+from shared.config.loading import settings_of
+from shared.config.settings import Paths, RunSettings
+from shared.errors import ConfigError, StoppedError, UnavailableError
+from shared.files.durable import atomic_write
+from shared.network import address_towards
+
+MEET_S = 24 * 3600.0
+"""That node 0 has until it is up: it may fetch models over a slow line, and fine-tune specialists, before."""
+
+LOST_S = 120.0
+"""Without an answer from Redis, which node 0 starts again in seconds; then node 0 counts as gone."""
+
+REMIND_S = 60.0
+
+
+def meet(run_dir: Path, progress: Progress, stopped: Callable[[], bool], timeout_s: float = MEET_S) -> Meeting:
+    """Node 0's meeting, once its Redis answers. Raises UnavailableError after `timeout_s`, StoppedError if asked to."""
+    begun = time.monotonic()
+    said = -REMIND_S
+    while True:
+        meeting = read_meeting(run_dir)
+        # It may be left over from a launcher that was killed.
+        reason = (
+            f"no meeting in {run_dir}" if meeting is None else silent(meeting.redis_url, meeting.redis_password_file)
+        )
+        if meeting is not None and reason is None:
+            return meeting
+        if stopped():
+            raise StoppedError("stopped while waiting for node 0")
+        now = time.monotonic()
+        if now - begun > timeout_s:
+            raise UnavailableError(
+                f"expected node 0 to be up within {timeout_s:.0f} s: {reason}; start it by `opcod run` with "
+                "resources.nodes and --rendezvous, on a file system that both nodes see"
+            )
+        if now - said > REMIND_S:
+            progress(f"waiting for node 0 ({reason})")
+            said = now
+        time.sleep(POLL_S)
+
+
+class JoinedNode:
+    """`start` brings up what is placed on this node; `watch` must then be called every second."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        node: int,
+        meeting: Meeting,
+        stopped: Callable[[], bool] = lambda: False,
+        start_process: Launch = launch,
+    ) -> None:
+        """Raises ConfigError where the run has no such node, or the node no room for what is placed there."""
+        settings: RunSettings = settings_of(paths.run_dir)
+        if not 0 < node < settings.resources.nodes:
+            raise ConfigError(
+                f"--node: expected 1 to {settings.resources.nodes - 1}, as resources.nodes of run {paths.run} says, "
+                f"got {node}; node 0 is where `opcod run` is"
+            )
+        self._paths = paths
+        self._settings = settings
+        self._node = node
+        self._meeting = meeting
+        self._answered_s = time.monotonic()
+        self._services = NodeServices(paths, settings, "run", node, stopped, start_process)
+
+    def start(self, progress: Progress, address: str | None = None) -> list[str]:
+        """The services that are up. address: at which other nodes reach this one; None: the one that faces node 0.
+
+        Raises as `NodeServices.bring_up`.
+        """
+        own = address or address_towards(self._meeting.address)
+        atomic_write(address_file(self._paths.run_dir, self._node), own.encode())
+        self._services.wait("the other nodes", self._missing)
+        told = Told(
+            self._meeting.redis_url,
+            self._meeting.redis_password_file,
+            self._meeting.key_file,
+            own,
+            groups_of(self._settings, self._node, self._meeting, self._paths.run_dir),
+        )
+        here = [name for name in services_of(self._settings, "run") if self._services.is_here(name)]
+        # Broker and inspector are node 0's, which no placement names.
+        for names in starts(self._settings, self._services.gpus, here):
+            self._services.bring_up(names, told, progress)
+        return here
+
+    def watch(self) -> list[str]:
+        """Start again what ended; returns the names. Raises ProcessFailedError if something does not stay up, and
+        UnavailableError once node 0 is lost."""
+        if silent(self._meeting.redis_url, self._meeting.redis_password_file) is None:
+            self._answered_s = time.monotonic()
+        elif time.monotonic() - self._answered_s > LOST_S:
+            raise UnavailableError(f"the Redis of node 0 has not answered for {LOST_S:.0f} s; this node ends, too")
+        return self._services.watch()
+
+    def is_over(self) -> bool:
+        """Whether node 0 has ended the run, or begun another life."""
+        found = read_meeting(self._paths.run_dir)
+        return found is None or found.id != self._meeting.id
+
+    def stop(self) -> None:
+        self._services.supervisor.stop()
+        address_file(self._paths.run_dir, self._node).unlink(missing_ok=True)
+
+    def pids(self) -> dict[str, int]:
+        return self._services.supervisor.pids()
+
+    def _missing(self) -> str | None:
+        """A node that has not come, and begins a trainer which has ranks here."""
+        firsts = {on[0] for on in placement(self._settings).values() if self._node in on} - {0}
+        absent = sorted(node for node in firsts if read_address(self._paths.run_dir, node) is None)
+        return f"node {absent[0]} has not joined" if absent else None
