@@ -149,4 +149,4 @@ def test_an_unknown_setting_is_seen() -> None:
     with pytest.raises(KeyError):
         value_of(default_settings(), "gate.sigma")
     with pytest.raises(KeyError):
-        value_of(default_settings(), "students.c.domain")
+        value_of(default_settings(), "students.d.domain")

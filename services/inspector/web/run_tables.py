@@ -4,22 +4,20 @@ The numbers are those of `shared/results`; what is done here is to put them into
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.inspector.run.view import RunView
+from services.inspector.web.machine_tables import figures_grid, queues_grid, services_grid
 from services.inspector.web.rendering import COLOURS, VERDICTS, link, number, percent
 from services.inspector.web.timeline import Picture, picture, seconds_grid
-from shared.contracts.heartbeats import Heartbeat, MachineUsage
 from shared.contracts.run import GateDecision
 from shared.results import grid
 from shared.results.figures import DELIVERED, Share, broken, fixed
 from shared.results.grid import Column, Grid, Measured, Named, Rows, Value, plain
 from shared.results.progress import Improvement, RunResults, ScorePoint
-from shared.results.timeline import engine_of
 
 NEWEST_STEPS = 20
-SPEED, SECONDS = Column("", ".0f", unit=" /s"), Column("", ".0f", unit=" s")
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,9 @@ def run_tables(view: RunView) -> RunTables:
         other=_results(view, view.beside) if view.beside else None,
         picture=picture(view.timeline, view.usage) if view.timeline else None,
         seconds=seconds_grid(view.timeline) if view.timeline else None,
-        services=_services(view),
-        figures=_figures(view),
-        queues=_queues(view),
+        services=services_grid(view),
+        figures=figures_grid(view),
+        queues=queues_grid(view),
         dead_letters=Grid(
             "Dead letters",
             plain("Queue", "Reason", "Tries"),
@@ -363,70 +361,7 @@ def _steps(results: RunResults) -> Grid:
     return Grid("The newest steps", columns, rows)
 
 
-def _services(view: RunView) -> Grid:
-    """Replica by replica; columns of GPUs where somebody has one."""
-    since = {(engine_of(each.student), each.replica, each.version): each.at for each in view.served}
-    with_gpus = any(beat.usage is not None and beat.usage.gpu_bytes is not None for beat in view.services)
-    rows: Rows = [
-        [Named(beat.service, beat.replica), beat.state, _serves(beat, since), *_used(beat.usage, with_gpus)]
-        for beat in view.services
-    ]
-    columns = [Column("Cores", ".2f"), Column("Memory", ".2f", 1e-9, " GB")]
-    of_gpus = [Column("GPUs in use", ".2f"), Column("GPU memory", ".1f", 1e-9, " GB")] if with_gpus else []
-    return Grid("Services", [*plain("Service", "State", "Serves, since"), *columns, *of_gpus], rows)
-
-
-def _serves(beat: Heartbeat, since: Mapping[tuple[str, str, str], float]) -> Value:
-    """Each version with its age here."""
-    ages = {version: since.get((beat.service, beat.replica, version)) for version in beat.versions}
-    named = [Named(version, "" if at is None else age_text(beat.at - at)) for version, at in ages.items()]
-    return named or beat.version
-
-
-def _used(usage: MachineUsage | None, with_gpus: bool) -> list[Value]:
-    if usage is None:
-        return [None] * (4 if with_gpus else 2)
-    return [usage.cores, usage.bytes, *([usage.gpus, usage.gpu_bytes] if with_gpus else [])]
-
-
-def age_text(seconds: float) -> str:
-    """For people, in the largest unit of which there are two."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
-def _figures(view: RunView) -> Grid:
-    """A column for each student, in rows of three kinds, each with a unit of its own."""
-    figures = view.figures
-    rows: list[list[Value]] = [
-        [kind, *(grid.text(row.tokens_per_s.get(kind), SPEED) for row in figures)]
-        for kind in _names(row.tokens_per_s for row in figures)
-    ]
-    rows += [
-        [f"waited for {stage}", *(grid.text(row.stage_seconds.get(stage), SECONDS) for row in figures)]
-        for stage in _names(row.stage_seconds for row in figures)
-    ]
-    rows += [
-        [f"lost feedback, {why}", *(row.lost_feedback.get(why, 0) for row in figures)]
-        for why in _names(row.lost_feedback for row in figures)
-    ]
-    return Grid("Tokens a second, seconds waited for", plain("", *(row.student for row in figures)), rows)
-
-
-def _queues(view: RunView) -> Grid:
-    """Those that are not empty, and those where somebody is waited for first."""
-    busy = [row for row in view.queues if row.waiting] + [row for row in view.queues if row.taken and not row.waiting]
-    return Grid("Queues", plain("Queue", "Waiting", "Taken"), [[row.queue, row.waiting, row.taken] for row in busy])
-
-
 def _student(view: RunView, name: str) -> Named:
     """In the colour that it has on every page; the other run's students have that of the same name."""
     order = list(view.students)
     return Named(name, mark=f"student student-{order.index(name) % COLOURS if name in order else 0}")
-
-
-def _names(rows: Iterable[Iterable[str]]) -> list[str]:
-    """Every name in some row, in the order in which they come."""
-    return list(dict.fromkeys(name for row in rows for name in row))

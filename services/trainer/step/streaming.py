@@ -13,6 +13,7 @@ from services.trainer.step.trees import Row
 from shared.config.baselines import POLICY_GRADIENTS
 from shared.contracts.batches import mini_batch_of
 from shared.contracts.weights import StepMetrics
+from shared.errors import StorageError
 
 
 class StreamedStep:
@@ -31,7 +32,10 @@ class StreamedStep:
         return sorted(positions, key=self._mini_batch)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """The rows of one group, whose number is its position in the batch. Raises NonFiniteError as `Step.update`."""
+        """The rows of one group, whose number is its position in the batch.
+
+        Raises NonFiniteError as `Step.update`, StorageError if no group of an earlier mini-batch came before.
+        """
         if self._policy_gradient and self._mini_batch(rows[0].group) > 0:
             # A ratio is to the student as the step began: no update before all groups were seen by it.
             self.step.ask_old_policy([rows])
@@ -49,6 +53,11 @@ class StreamedStep:
     def _add(self, rows: Sequence[Row]) -> None:
         mini_batch = self._mini_batch(rows[0].group)
         if mini_batch != self._open:
+            if not self._rows:
+                raise StorageError(
+                    f"expected a group of mini-batch {self._open + 1} first, got position {rows[0].group} of "
+                    f"{self._groups}, which is of mini-batch {mini_batch + 1}"
+                )
             self._update()
             self._open = mini_batch
         self._rows += rows

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inspector.store.usage import UsagePoint
-from services.inspector.web.run_tables import age_text
+from services.inspector.web.machine_tables import age_text
 from services.inspector.web.timeline import LEFT, RIGHT, WIDTH, Lane, Picture, picture, seconds_grid, size_text
 from shared.results.timeline import WORKS, StepTimeline, WorkBar, timeline
 from tests.unit.results.test_timeline import STEP
