@@ -109,7 +109,12 @@ def examine_deployment(deployment: Deployment) -> list[Finding]:
     findings = [_keys(deployment.key_file)]
     bus = RedisBus(deployment.bus_url(), deployment.run)
     try:
-        findings += [*_redis(bus), *_services(bus), *_queues(bus, deployment.settings().names)]
+        # One by one: what was found before something fails is told.
+        findings += _redis(bus)
+        findings += _services(bus)
+        findings += _queues(bus, deployment.settings().names)
+    except ConfigError as error:
+        findings.append(Finding("settings", "bad", str(error)))
     except OpcodError as error:
         findings.append(Finding("redis", "bad", str(error)))
     finally:

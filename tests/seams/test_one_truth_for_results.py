@@ -38,6 +38,9 @@ def view() -> RunView:
         services=(),
         queues=(),
         dead_letters=(),
+        timeline=None,
+        usage=(),
+        served=(),
     )
 
 
