@@ -10,6 +10,7 @@ import torch
 
 from opcod.commands.doctor import Finding, examine_deployment, examine_machine
 from opcod.local.deployment import Deployment, ensure_key
+from opcod.prepare.run_directory import create_run
 from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
@@ -21,8 +22,9 @@ RUN = "r1"
 
 
 def deployment(tmp_path: Path, url: str) -> Deployment:
-    run_dir = tmp_path / RUN
-    run_dir.mkdir()
+    paths = Paths(runs_dir=tmp_path, run=RUN, cache_dir=tmp_path / "cache")
+    create_run(paths, load_settings(preset="smoke", environ={}))
+    run_dir = paths.run_dir
     ensure_key(run_dir)
     return Deployment(run=RUN, run_dir=run_dir, mode="run", key_file=run_dir / "key", redis_url=url)
 
