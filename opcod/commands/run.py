@@ -76,7 +76,7 @@ def run(
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Train: two students tutor each other, and a report says what came of it."""
+    """Train: students tutor each other, and a report says what came of it."""
     console = make_console()
     if dry_run:
         if resume is not None:

@@ -27,8 +27,8 @@ from shared.results.report import Report, ScoreRow
 from shared.vllm import largest_rank
 
 METHODS = {
-    "opcod": "On-Policy Co-Distillation (*Be My Tutor*, arXiv 2606.14368): two students answer the same problems, one "
-    "that is good enough writes its peer feedback, and the peer distils itself, token by token, from its own moving "
+    "opcod": "On-Policy Co-Distillation (*Be My Tutor*, arXiv 2606.14368): students answer the same problems, one "
+    "that is good enough writes a peer feedback, and the peer distils itself, token by token, from its own moving "
     "average that has seen a right answer of its own and that feedback",
     "sdpo": "self-distillation on its own rollouts, from its own moving average that has seen a right answer of its "
     "own; no peer's feedback",

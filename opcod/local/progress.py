@@ -78,8 +78,9 @@ class RunProgress:
             self._bar("evaluation", "evaluation", done, total, "")
             notes.append(f"evaluation {done}/{total}")
         services = ", ".join(f"{beat.service} {beat.state}" for beat in sorted(beats, key=lambda b: b.service))
-        # Broker, inspector, two students and two trainers.
-        self._bar("services", "services", len(beats), max(6, len(beats)), services)
+        # Broker, inspector, and a student and a trainer of each name.
+        expected = 2 + 2 * len(state.version)
+        self._bar("services", "services", len(beats), max(expected, len(beats)), services)
         self._line(f"{title} | {' | '.join(notes)}")
 
     def _bar(self, name: str, description: str, done: int, total: int, note: str) -> None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -20,21 +19,6 @@ from tests.ranks.test_service import FULL, QUEUE, WAIT_S, Trainer, send
 from tests.unit.trainer.ground import RUN, STUDENT, seal_steps
 
 pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ValkeyServer]:
-    running = ValkeyServer(data_dir=str(tmp_path))
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def bus(server: ValkeyServer) -> Iterator[RedisBus]:
-    opened = RedisBus(server.connection_url, RUN, lease_s=1.0, deadline_s=10.0)
-    yield opened
-    opened.close()
 
 
 class TwoNodes(Trainer):

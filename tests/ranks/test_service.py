@@ -34,7 +34,6 @@ pytestmark = pytest.mark.timeout(400)
 
 WAIT_S = 180.0
 
-LEASE_S = 1.0
 QUEUE = train(STUDENT)
 FULL = ("trainer.ranks=2", "run.weights=full", "run.schedule=sequential")
 
@@ -74,21 +73,6 @@ class Trainer:
             self.run_dir / "weights" / STUDENT / f"v{step:06d}" / "manifest.json" for step in range(1, steps + 1)
         ]
         return [str(json.loads(each.read_bytes())["checksum"]) for each in manifests]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ValkeyServer]:
-    running = ValkeyServer(data_dir=str(tmp_path))
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def bus(server: ValkeyServer) -> Iterator[RedisBus]:
-    opened = RedisBus(server.connection_url, RUN, lease_s=LEASE_S, deadline_s=10.0)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
