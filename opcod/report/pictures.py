@@ -4,12 +4,13 @@ Of a report: scores over rounds, the gap against τ, shares of verdicts. Of a co
 differences from the reference, each with intervals.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
 from matplotlib import pyplot
 
+from shared.contracts.run import GateDecision, PairGate
 from shared.results.comparison import Cell, Comparison, Estimate, MethodFigures
 from shared.results.comparison_text import place
 from shared.results.report import Report
@@ -22,7 +23,7 @@ SIZE = (7.0, 4.0)
 def draw(report: Report, directory: Path) -> None:
     """Write scores.png, gap.png and verdicts.png into `directory`."""
     _scores(report, directory / "scores.png")
-    _gap(report, directory / "gap.png")
+    save(gap_figure(report.gates), directory / "gap.png")
     _verdicts(report, directory / "verdicts.png")
 
 
@@ -43,24 +44,27 @@ def _scores(report: Report, path: Path) -> None:
     save(figure, path)
 
 
-def _gap(report: Report, path: Path) -> None:
+def gap_figure(gates: Sequence[GateDecision]) -> "pyplot.Figure":
+    """A line for each pair of tutor and tutee, as the gate decides of each."""
     figure, axes = pyplot.subplots(figsize=SIZE)
-    for student in report.students:
-        name = student.student
-        gaps = [gate.gaps[name] for gate in report.gates]
-        spread = [
-            [gap - gate.gap_intervals[name][0] for gap, gate in zip(gaps, report.gates, strict=True)],
-            [gate.gap_intervals[name][1] - gap for gap, gate in zip(gaps, report.gates, strict=True)],
-        ]
+    pairs: dict[str, list[tuple[int, PairGate]]] = {}
+    for gate in gates:
+        for name, pair in gate.named_pairs().items():
+            pairs.setdefault(name, []).append((gate.round, pair))
+    for name, told in pairs.items():
         # An interval by resampling need not hold the value itself, and matplotlib refuses a bar of negative length.
-        spread = [[max(0.0, value) for value in side] for side in spread]
-        axes.errorbar([gate.round for gate in report.gates], gaps, yerr=spread, marker="o", capsize=4, label=name)
-    for gate in report.gates[:1]:
+        spread = [
+            [max(0.0, pair.gap - pair.interval[0]) for _, pair in told],
+            [max(0.0, pair.interval[1] - pair.gap) for _, pair in told],
+        ]
+        gaps = [pair.gap for _, pair in told]
+        axes.errorbar([at for at, _ in told], gaps, yerr=spread, marker="o", capsize=4, label=name)
+    for gate in gates[:1]:
         axes.axhline(gate.tau, linestyle="--", color="grey", label=f"τ = {gate.tau:g}")
     axes.set(xlabel="round", ylabel="gap", title="Gap against τ: at or below it a student may tutor")
-    axes.set_xticks([gate.round for gate in report.gates])
+    axes.set_xticks([gate.round for gate in gates])
     _legend(axes)
-    save(figure, path)
+    return figure
 
 
 def _verdicts(report: Report, path: Path) -> None:

@@ -17,8 +17,11 @@ from shared.contracts.ids import parse_version
 
 @dataclass(frozen=True)
 class Figures:
-    """values: by `<student>/<what>`, and by `gate/…`. at: where on the axis they stand, a step of that student, and a
-    round of the gate; it is the first of the values, as `<student>/step` or `gate/round`."""
+    """values: by `<student>/<what>`, and by `gate/<tutor>/…`, of more than two students `gate/<tutor>-<tutee>/…`.
+
+    at: where on the axis they stand, a step of that student, and a round of the gate; it is the first of the values, as
+    `<student>/step` or `gate/round`.
+    """
 
     at: int
     values: Mapping[str, float]
@@ -38,8 +41,9 @@ def figures(event: Event) -> Figures | None:
             scores = {f"{split}/{domain}": score for domain, score in event.scores.items()}
             return _of(student, parse_version(event.version)[1], scores)
         case GateDecided(decision=decision):
-            gaps = {f"gate/{student}/gap": gap for student, gap in decision.gaps.items()}
-            yes = {f"gate/{student}/cognizant": float(may) for student, may in decision.cognizant.items()}
+            pairs = decision.named_pairs("-")
+            gaps = {f"gate/{name}/gap": pair.gap for name, pair in pairs.items()}
+            yes = {f"gate/{name}/cognizant": float(pair.cognizant) for name, pair in pairs.items()}
             return Figures(decision.round, {"gate/round": float(decision.round), **gaps, **yes})
         case Revised(student=student, told=True, change=change):
             return _of(student, event.step, {f"revised_{change}": 1.0})

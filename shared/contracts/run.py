@@ -255,6 +255,11 @@ class GateDecision(StateModel):
                 return each
         raise KeyError(f"round {self.round}: no gate of tutor {tutor} to student {student}")
 
+    def named_pairs(self, between: str = " to ") -> dict[str, PairGate]:
+        """The pairs by what they are called: of two students the tutor, of more `a to b` for a as tutor of b."""
+        two = len(self.scores) == 2
+        return {pair.tutor if two else f"{pair.tutor}{between}{pair.student}": pair for pair in self.pairs}
+
 
 class Score(StateModel):
     """A finished evaluation, kept for the report: per domain the right samples of each problem, in order.

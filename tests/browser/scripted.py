@@ -15,9 +15,9 @@ SCRIPTS = {"a": {"bad_feedback_share": 0.3}, "b": {"bad_feedback_share": 0.3}}
 
 
 @contextmanager
-def scripted_stand(run_dir: Path, *, steps: int = 3) -> Iterator[Stand]:
-    """steps: of each round."""
-    settings = [f"run.steps_per_round={steps}", "gate.mode=always", "feedback.revise_share=1"]
+def scripted_stand(run_dir: Path, *more: str, steps: int = 3) -> Iterator[Stand]:
+    """more: settings of the run. steps: of each round."""
+    settings = [f"run.steps_per_round={steps}", "gate.mode=always", "feedback.revise_share=1", *more]
     bench = scripted_run(run_dir, SCRIPTS, *settings)
     bench.finish()
     with new_stand(run_dir, run=RUN, settings=bench.settings) as stand:

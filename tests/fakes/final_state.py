@@ -1,9 +1,11 @@
 """A run that is done, by hand: two students before and after two rounds, with tallies that are easy to check."""
 
+from itertools import permutations
+
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import RevisionCount, StepTime
-from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status, Tally
+from shared.contracts.run import AnswerCounts, GateDecision, PairGate, RunState, Score, Split, Status, Tally
 
 BEFORE = {"physics": [4, 4, 0, 0], "chemistry": [0, 0, 0, 4]}
 AFTER = {"physics": [4, 4, 4, 0], "chemistry": [0, 0, 4, 4]}
@@ -23,6 +25,25 @@ def score(student: str, round_: int, correct: dict[str, list[int]], split: Split
         correct=correct,
         answers={domain: AnswerCounts(lenient=12, format_ok=8, truncated=4) for domain in correct},
         majority={domain: 0.25 for domain in correct},
+    )
+
+
+def gate_of_three() -> GateDecision:
+    """In which c alone is cognizant, of a, although over all domains its gap is the largest."""
+    names = ("a", "b", "c")
+    pairs = [
+        PairGate(tutor=tutor, student=student, gap=gap, interval=(gap / 2, gap + 0.1), cognizant=gap <= 0.2)
+        for (tutor, student), gap in zip(permutations(names, 2), (0.3, 0.4, 0.5, 0.6, 0.1, 0.7), strict=True)
+    ]
+    return GateDecision(
+        round=1,
+        scores={name: {"physics": 0.5, "chemistry": 0.25, "biology": 0.125} for name in names},
+        gaps={"a": 0.8, "b": 0.85, "c": 0.9},
+        gap_intervals=dict.fromkeys(names, (0.7, 1.0)),
+        cognizant={"a": False, "b": False, "c": True},
+        mode="cognizance",
+        tau=0.2,
+        pairs=pairs,
     )
 
 

@@ -127,7 +127,7 @@ def sentence(event: LoggedEvent) -> str:
             return event.line[:1].upper() + event.line[1:]
         case "gate":
             gate = event.decision
-            gaps = ", ".join(f"{student} {gap:.3f}" for student, gap in gate.gaps.items())
+            gaps = ", ".join(f"{name} {pair.gap:.3f}" for name, pair in gate.named_pairs().items())
             return f"Gate of round {gate.round}: gaps {gaps}; τ {gate.tau:g}"
         case "evaluated":
             scores = ", ".join(f"{domain} {100 * score:.1f} %" for domain, score in event.scores.items())

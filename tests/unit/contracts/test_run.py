@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from shared.contracts.run import GateDecision, PhaseState
+from tests.fakes.final_state import gate_of_three
 
 
 def written(**step: Any) -> dict[str, Any]:
@@ -52,3 +53,10 @@ def test_a_gate_of_two_is_that_of_the_pair() -> None:
     assert not gate.pair("a", "b").cognizant
     with pytest.raises(KeyError, match="no gate of tutor c to student a"):
         gate.pair("c", "a")
+    assert {name: pair.gap for name, pair in gate.named_pairs().items()} == {"a": 0.25, "b": 0.125}
+
+
+def test_pairs_of_three_are_named_by_both() -> None:
+    gate = gate_of_three()
+    assert list(gate.named_pairs()) == ["a to b", "a to c", "b to a", "b to c", "c to a", "c to b"]
+    assert gate.named_pairs("-")["c-a"] == gate.pair("c", "a")

@@ -29,11 +29,15 @@ function scores(run, domain) {
   })));
 }
 
+// A line for each pair of tutor and tutee, as the gate decides of each; two students are told apart by the tutor alone.
 function gaps(run) {
+  const named = (gate, pair) => (Object.keys(gate.scores).length === 2 ? pair.tutor : `${pair.tutor} to ${pair.student}`);
+  const all = (one) => one.gates.flatMap((gate) => gate.pairs.map((pair) => ({ round: gate.round, name: named(gate, pair), pair })));
   return both(run, (one) => [
-    ...Object.keys(run.students).map((student, index) => ({
-      label: student, colour: TINTS[index % TINTS.length],
-      points: one.gates.map((gate) => [gate.round, gate.gaps[student], ...(one === run ? gate.gap_intervals[student] ?? [] : [])]),
+    ...[...new Set(all(one).map((each) => each.name))].map((name, index) => ({
+      label: name, colour: TINTS[index % TINTS.length],
+      points: all(one).filter((each) => each.name === name)
+        .map(({ round, pair }) => [round, pair.gap, ...(one === run ? pair.interval : [])]),
     })),
     { label: "τ", colour: "--muted", dash: 1, points: one.gates.map((gate) => [gate.round, gate.tau]) },
   ]);
