@@ -100,11 +100,14 @@ class Steps:
         self._swapping: set[str] = set()
         self._free_since: dict[str, float] = {}
         self._training_since = 0.0
+        self._status = ""
 
     def feed(self, event: Event) -> StepTimes | None:
         """The step that this event ends, if it does: the first replica serves its version."""
         match event:
-            case StatusChanged():
+            # The same word again tells of a pause, its end, or a replica that is taken back: nothing begins then.
+            case StatusChanged() if event.status != self._status:
+                self._status = event.status
                 self._swapping.clear()
                 if event.status == "TRAINING":
                     self._training_since = event.at
@@ -236,11 +239,13 @@ def _bars(step: StepTimes) -> Iterator[WorkBar]:
 def _evaluations(events: Iterable[Event]) -> Iterator[WorkBar]:
     """One for each student between two stretches of training."""
     since: float | None = None
+    status = ""
     ends: dict[tuple[str, float], float] = {}
     for event in events:
         if isinstance(event, StatusChanged):
-            # At the end of a round validation begins with no word of its own.
-            since = event.at if event.status in ("ROUND_DONE", "VALIDATING", "FINAL_EVAL") else None
+            if event.status != status:  # as in `Steps.feed`
+                since = event.at if event.status in ("VALIDATING", "FINAL_EVAL") else None
+            status = event.status
         elif isinstance(event, Evaluated) and since is not None:
             ends[event.student, since] = event.at
     for (student, begin), end in ends.items():

@@ -140,6 +140,7 @@ def test_students_are_evaluated_between_rounds_and_at_the_end() -> None:
     events = [
         *STEP,
         at(33, status("ROUND_DONE")),
+        at(33, status("VALIDATING")),
         at(40, evaluated("a")),
         at(42, evaluated("b")),
         at(42, status("GATED")),
@@ -153,6 +154,19 @@ def test_students_are_evaluated_between_rounds_and_at_the_end() -> None:
         ("student-a", "evaluate", 50, 58),
         ("student-b", "evaluate", 33, 42),
     ]
+
+
+def test_a_pause_begins_nothing_anew() -> None:
+    paused, resumed = status("TRAINING"), at(13, status("TRAINING"))
+    assert ("student-a", "rollout", 10, 16) in drawn([STEP[0], at(11, paused), resumed, *STEP[1:]])
+    # A replica that loads the version of a step that is over; the next one has not begun.
+    assert ("student-a", "swap", 30, 32) in drawn([*STEP[:-1], at(31, paused), STEP[-1]])
+    evaluation = [at(33, status("VALIDATING")), at(35, evaluated("a")), at(36, status("VALIDATING"))]
+    over = [at(40, evaluated("a", "test")), at(41, evaluated("b"))]
+    assert {bar for bar in drawn([*STEP, *evaluation, *over]) if bar[1] == "evaluate"} == {
+        ("student-a", "evaluate", 33, 40),
+        ("student-b", "evaluate", 33, 41),
+    }
 
 
 def test_only_the_newest_steps_are_drawn_and_what_began_before_is_cut() -> None:
@@ -201,7 +215,7 @@ KINDS = st.one_of(
     st.builds(sealed, st.sampled_from("abc"), st.integers(1, 3)),
     st.builds(applied, st.sampled_from("abc"), st.integers(1, 3), st.floats(0, 50)),
     st.builds(serving, st.sampled_from("abc"), st.integers(0, 3), st.sampled_from("01")),
-    st.builds(status, st.sampled_from(["TRAINING", "ROUND_DONE", "GATED"])),
+    st.builds(status, st.sampled_from(["TRAINING", "ROUND_DONE", "VALIDATING", "GATED"])),
     st.builds(evaluated, st.sampled_from("abc")),
 )
 
