@@ -31,9 +31,9 @@ class Span:
 
 
 class SpanTracker:
-    """OpenTelemetry: a trace a step. exporter: an OpenTelemetry SpanExporter."""
+    """OpenTelemetry: a trace a step. exporter: an OpenTelemetry SpanExporter. sequential: the run's schedule."""
 
-    def __init__(self, exporter: Any, run: str) -> None:
+    def __init__(self, exporter: Any, run: str, *, sequential: bool = False) -> None:
         sdk = optional("opentelemetry.sdk.trace", INSTALL_TRACE)
         export = optional("opentelemetry.sdk.trace.export", INSTALL_TRACE)
         resources = optional("opentelemetry.sdk.resources", INSTALL_TRACE)
@@ -42,7 +42,7 @@ class SpanTracker:
         self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("opcod")
         self._trace = optional("opentelemetry.trace", INSTALL_TRACE)
-        self._steps = Steps()
+        self._steps = Steps(sequential=sequential)
 
     def take(self, event: Event) -> None:
         ended = self._steps.feed(event)

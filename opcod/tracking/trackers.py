@@ -12,6 +12,7 @@ from opcod.tracking.figures import figures
 from opcod.tracking.sinks import SINKS, Sink, open_sink
 from opcod.tracking.spans import INSTALL_TRACE, SpanTracker
 from opcod.tracking.tables import step_tables
+from shared.config.loading import read_toml, validate
 from shared.contracts.events import Event, StepApplied
 from shared.errors import ConfigError
 from shared.installed import optional
@@ -30,10 +31,12 @@ class Tracker(Protocol):
 
 def open_tracker(to: str, run_dir: Path, exchanges: Exchanges, shown: int) -> Tracker:
     """shown: exchanges of each step in its table. Raises ConfigError for a name that is none, or whose package is not
-    installed."""
+    installed, and where the run's config.toml cannot be read."""
     if to == OTLP:
         exporter = optional("opentelemetry.exporter.otlp.proto.http.trace_exporter", INSTALL_TRACE)
-        return SpanTracker(exporter.OTLPSpanExporter(), run_dir.name)
+        settings = validate(read_toml(run_dir / "config.toml"))
+        sequential = settings.run.schedule == "sequential"
+        return SpanTracker(exporter.OTLPSpanExporter(), run_dir.name, sequential=sequential)
     if to in SINKS:
         return RunTracker(open_sink(to, run_dir), exchanges, shown)
     raise ConfigError(f"--to: expected one of {', '.join(TARGETS)}, got {to!r}")

@@ -4,7 +4,7 @@ Events tell when something has ended; that it began follows from what had to be 
 
 | work | lane | from | to |
 |---|---|---|---|
-| rollout | the student's engine | training begins, or the version before serves | its last group is graded |
+| rollout | the student's engine | its turn to train begins, or its version before serves | its last group is graded |
 | feedback | the tutor's engine | the first of the groups it speaks of is graded | its last feedback is given |
 | revise | the student's engine | the first feedback is given | the last new answer is there |
 | train | the student's trainer | its own seconds before the end, and after the first group | the step is applied |
@@ -92,13 +92,16 @@ class StepTimes:
 
 
 class Steps:
-    """Fed the events of one run in order. open: those whose version nobody serves yet."""
+    """Fed the events of one run in order. open: those whose version nobody serves yet. sequential: one student trains
+    after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sequential: bool = False) -> None:
+        self._sequential = sequential
         self.open: dict[tuple[str, int], StepTimes] = {}
         self._last: dict[str, StepTimes] = {}
         self._swapping: set[str] = set()
         self._free_since: dict[str, float] = {}
+        self._done_at: dict[str, float] = {}
         self._training_since = 0.0
         self._status = ""
 
@@ -124,19 +127,22 @@ class Steps:
                 found = self.open.get((event.student, event.step)) or self._last.get(event.student)
                 if found is not None and found.step == event.step:
                     found.revised[event.problem_id] = event
+                    self._done(event)
             case VersionServing():
                 return self._served(event)
         return None
 
     def _step(self, event: GroupGraded | FeedbackGiven | BatchReady | StepApplied) -> StepTimes:
-        """It began when its student had nothing else to do: the version before was served, or training began."""
+        """It began when its student had nothing else to do: the version before was served, or training began; where
+        students take turns, not before whoever trained before had its last version served and its last revision."""
         key = event.student, event.step
         if key not in self.open:
             # Whoever serves the version before from now on was not waited for.
             self._swapping.discard(event.student)
             # A log that was cut may lack both; the step then begins with the first of its events.
-            opened = max(self._training_since, self._free_since.get(event.student, 0.0)) or event.at
-            self.open[key] = StepTimes(*key, min(opened, event.at))
+            own = max(self._training_since, self._free_since.get(event.student, 0.0))
+            before = [at for student, at in self._done_at.items() if self._sequential and student != event.student]
+            self.open[key] = StepTimes(*key, min(max(own, *before, 0.0) or event.at, event.at))
         return self.open[key]
 
     def _served(self, event: VersionServing) -> StepTimes | None:
@@ -154,21 +160,27 @@ class Steps:
 
     def _end(self, step: StepTimes, served: VersionServing) -> None:
         step.served, self._free_since[step.student] = served, served.at
+        self._done(served)
+
+    def _done(self, event: VersionServing | Revised) -> None:
+        self._done_at[event.student] = max(event.at, self._done_at.get(event.student, 0.0))
 
 
-def timeline(events: Sequence[Event], students: Sequence[str], *, steps: int) -> StepTimeline | None:
-    """Of the newest `steps` of each student; None while nothing is done.
+def timeline(
+    events: Sequence[Event], students: Sequence[str], *, steps: int, sequential: bool = False
+) -> StepTimeline | None:
+    """From the newest `steps` of each student on, so that where they take turns there may be more of others between;
+    None while nothing is done.
 
-    events: in the order of the log, from somewhat before those steps on.
+    events: in the order of the log, from somewhat before those steps on. sequential: one student trains after another.
     """
     lanes = [*map(engine_of, students), *map(trainer_of, students)]
-    drawn = [bar for bar in (*_steps(events), *_evaluations(events)) if bar.lane in lanes and bar.seconds > 0]
+    told = (*_steps(events, sequential), *_evaluations(events))
+    drawn = [bar for bar in told if bar.lane in lanes and bar.seconds > 0]
+    begin = _begin(drawn, [event for event in events if isinstance(event, StepApplied)], steps)
+    drawn = [bar.model_copy(update={"begin": max(bar.begin, begin)}) for bar in drawn if bar.end > begin]
     if not drawn:
         return None
-    applied = [event.at for event in events if isinstance(event, StepApplied)]
-    shown = steps * len(students)
-    begin = applied[-shown - 1] if len(applied) > shown else min(bar.begin for bar in drawn)
-    drawn = [bar.model_copy(update={"begin": max(bar.begin, begin)}) for bar in drawn if bar.end > begin]
     waits = [wait for lane in lanes for wait in _waits(lane, [bar for bar in drawn if bar.lane == lane])]
     bars = sorted((*drawn, *waits), key=lambda bar: (lanes.index(bar.lane), bar.begin, bar.end))
     return StepTimeline(begin=begin, end=max(bar.end for bar in bars), lanes=tuple(lanes), bars=tuple(bars))
@@ -181,6 +193,21 @@ def served_since(events: Iterable[Event]) -> list[ServedSince]:
         if isinstance(event, VersionServing):
             first.setdefault((event.student, event.replica, event.version), event.at)
     return [ServedSince(student=key[0], replica=key[1], version=key[2], at=at) for key, at in first.items()]
+
+
+def _begin(bars: Sequence[WorkBar], applied: Sequence[StepApplied], steps: int) -> float:
+    """Where the newest `steps` of each student begin; the first bar where nobody has more of them."""
+    ends: dict[str, list[float]] = {}
+    for event in applied:
+        ends.setdefault(event.student, []).append(event.at)
+    if all(len(each) <= steps for each in ends.values()):
+        return min((bar.begin for bar in bars), default=0.0)
+    return min(
+        each[-steps - 1]
+        if len(each) > steps
+        else min((bar.begin for bar in bars if bar.student == student and bar.step is not None), default=each[0])
+        for student, each in ends.items()
+    )
 
 
 def seconds_by_lane(found: StepTimeline) -> dict[str, dict[Work, float]]:
@@ -203,8 +230,8 @@ def trainer_of(student: str) -> str:
     return f"trainer-{student}"
 
 
-def _steps(events: Sequence[Event]) -> Iterator[WorkBar]:
-    told = Steps()
+def _steps(events: Sequence[Event], sequential: bool) -> Iterator[WorkBar]:
+    told = Steps(sequential=sequential)
     ended = [step for event in events if (step := told.feed(event)) is not None]
     for step in (*ended, *told.open.values()):
         yield from _bars(step)

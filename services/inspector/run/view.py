@@ -119,8 +119,9 @@ class RunData:
         state = self._state(parts)
         services: Sequence[Heartbeat] = parts.read_bus(self.services, ())
         letters: Sequence[LetterRow] = parts.read_bus(self._letters, ())
-        told = self._store.log.since_step((STEPS_DRAWN + 1) * len(self._settings.students) + 1)
-        drawn = timeline(told, sorted(self._settings.students), steps=STEPS_DRAWN)
+        told = self._store.log.since_step(STEPS_DRAWN + 2)
+        sequential = self._settings.run.schedule == "sequential"
+        drawn = timeline(told, self._settings.names, steps=STEPS_DRAWN, sequential=sequential)
         return RunView(
             **dict(self._own(state)),
             glance=self._glanced(state, services, letters),

@@ -14,6 +14,24 @@ SMALL_KINDS = ("status", "taken_up", "gate", "evaluated", "step", "lost", "alarm
 """Events that happen a few times a step at most: what a person reads as the history of a run."""
 
 
+_SINCE_STEP = """
+    WITH steps AS (
+        SELECT position, ROW_NUMBER() OVER (PARTITION BY body ->> 'student' ORDER BY position DESC) AS newest,
+            COUNT(*) OVER (PARTITION BY body ->> 'student') AS made
+        FROM events WHERE kind = 'step'
+    ), begins AS (
+        SELECT CASE WHEN made < :count THEN 0 ELSE position END AS position FROM steps
+        WHERE newest = MIN(:count, made)
+    )
+    SELECT body FROM events WHERE position >= COALESCE((SELECT MIN(position) FROM begins), 0)
+        AND (
+            kind IN ('status', 'group', 'sealed', 'step', 'serving', 'evaluated')
+            OR kind IN ('feedback', 'revised') AND body ->> 'sample' = 0
+        )
+    ORDER BY position
+"""
+
+
 class RunLog:
     """Questions to the store that are about no single exchange."""
 
@@ -33,17 +51,12 @@ class RunLog:
         return [LOGGED_EVENT.validate_json(row["body"]) for row in self._database.read(sql, [*kinds, limit])]
 
     def since_step(self, count: int) -> list[Event]:
-        """What tells when the newest steps were made: from the event of the count-th newest applied step on, in order.
+        """What tells when the newest steps were made, in order: from the event of each student's count-th newest
+        applied step on, from the log's beginning where one has fewer.
 
         Of a group's feedback, and of its revisions, one stands for all: they are told together.
         """
-        begin = "SELECT position FROM events WHERE kind = 'step' ORDER BY position DESC LIMIT 1 OFFSET ?"
-        rows = self._database.read(
-            f"SELECT body FROM events WHERE position >= COALESCE(({begin}), 0) AND "
-            "(kind IN ('status', 'group', 'sealed', 'step', 'serving', 'evaluated') OR "
-            "kind IN ('feedback', 'revised') AND body ->> 'sample' = 0) ORDER BY position",
-            (count - 1,),
-        )
+        rows = self._database.read(_SINCE_STEP, {"count": count})
         return [EVENT.validate_json(row["body"]) for row in rows]
 
     def groups_of(self, student: str, problem_id: str) -> list[GroupGraded]:

@@ -230,7 +230,7 @@ def test_a_run_s_time_is_read_off_its_log_with_what_its_services_used(
     log.up = [beat(31.0).model_copy(update={"versions": {"a@v1": "c"}}), beat(31.0, replica="9")]
     store.usage.put([*log.up, beat(60.0, "broker")])
     view = run_data(store, log, tmp_path).view()
-    assert view.timeline == timeline(STEP, "ab", steps=4) is not None
+    assert view.timeline == timeline(STEP, ("a", "b"), steps=4) is not None
     assert [(point.service, point.cores) for point in view.usage] == [("student-a", 2.0)]
     assert view.served == (ServedSince(student="a", replica="0", version="a@v1", at=30.5),)
 
@@ -241,6 +241,13 @@ def test_only_the_newest_steps_are_read_and_of_a_group_s_feedback_one(store: Sto
     assert [event.kind for event in store.log.since_step(1)] == ["step"]
     assert [event.kind for event in store.log.since_step(2)] == ["step", "feedback", "revised", "step"]
     assert len(store.log.since_step(3)) == 5
+
+
+def test_the_newest_steps_are_counted_student_by_student(store: Store) -> None:
+    steps = [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2), ("b", 3)]
+    tell(store, *(applied(student, step, 1.0) for student, step in steps))
+    told = [(event.student, event.step) for event in store.log.since_step(2) if isinstance(event, StepApplied)]
+    assert told == steps[1:]
 
 
 @pytest.mark.parametrize(("state", "told"), [("{}", "state cannot be read"), (None, None)])

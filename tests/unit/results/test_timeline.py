@@ -85,8 +85,10 @@ STEP = [
 ]
 
 
-def drawn(events: Sequence[Event], students: Sequence[str] = "ab", steps: int = 4) -> list[tuple[str, Work, int, int]]:
-    found = timeline(events, students, steps=steps)
+def drawn(
+    events: Sequence[Event], students: Sequence[str] = "ab", steps: int = 4, *, sequential: bool = False
+) -> list[tuple[str, Work, int, int]]:
+    found = timeline(events, students, steps=steps, sequential=sequential)
     assert found is not None
     return [(bar.lane, bar.work, int(bar.begin), int(bar.end)) for bar in found.bars]
 
@@ -186,6 +188,34 @@ def test_only_the_newest_steps_are_drawn_and_what_began_before_is_cut() -> None:
         ("rollout", 38, 4),
     ]
     assert {bar.step for bar in found.of_lane("trainer-a")} == {4, 5, None}
+
+
+@pytest.mark.parametrize(("last", "opened"), [(serving("a", 1, "1"), 32), (revised("a", 1), 34)])
+def test_where_students_take_turns_the_second_begins_when_the_first_is_done(last: Event, opened: int) -> None:
+    events = [*STEP, at(opened, last), at(40, graded("b", 1)), at(41, sealed("b", 1)), at(45, applied("b", 1, 2.0))]
+    assert ("student-b", "rollout", opened, 40) in drawn(events, sequential=True)
+    assert ("student-b", "rollout", 10, 40) in drawn(events), "both at once"
+    again = [at(46, serving("b", 1)), at(47, status("ROUND_DONE")), at(50, status("TRAINING")), at(53, graded("a", 2))]
+    assert ("student-a", "rollout", 50, 53) in drawn([*events, *again], sequential=True)
+
+
+def test_where_students_take_turns_the_newest_steps_of_each_are_drawn() -> None:
+    events: list[Event] = [at(0, status("TRAINING"))]
+    for number, (student, step) in enumerate([("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2), ("b", 3)], start=1):
+        begun = 10 * number
+        events += [
+            at(begun, graded(student, step)),
+            at(begun + 1, sealed(student, step)),
+            at(begun + 5, applied(student, step, 4.0)),
+            at(begun + 8, serving(student, step)),
+        ]
+    found = timeline(events, "ab", steps=1, sequential=True)
+    assert found is not None and found.begin == 25
+    steps = [(bar.student, bar.step) for bar in found.bars if bar.work == "train"]
+    assert steps == [("a", 3), ("b", 1), ("b", 2), ("b", 3)]
+    # Of a student that has just begun, from its first step on.
+    found = timeline(events[:17], "ab", steps=2, sequential=True)
+    assert found is not None and found.begin == 15
 
 
 @pytest.mark.parametrize("events", [[], [at(1, status("TRAINING")), at(2, serving("a", 0))], [at(3, evaluated("a"))]])

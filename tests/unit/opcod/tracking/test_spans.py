@@ -13,6 +13,7 @@ from opcod.tracking.spans import Span, SpanTracker, span_of
 from shared.contracts.events import Event
 from shared.results.timeline import Steps
 from tests.fakes.broker import RUN
+from tests.unit.results.test_timeline import STEP, applied, at, graded, sealed, serving
 
 
 def steps_of(log: list[Event]) -> list[Span]:
@@ -68,6 +69,21 @@ def test_spans_reach_a_collector_as_one_trace_a_step(log: list[Event]) -> None:
     assert len(roots) == len(steps_of(log)) == len({span.context.trace_id for span in spans})
     assert {span.name for span in spans} == {"step", "problem", "rollout", "feedback", "seal", "train", "swap"}
     assert {span.resource.attributes["opcod.run"] for span in spans} == {RUN}
+
+
+def test_a_student_s_turn_begins_when_the_one_before_is_done() -> None:
+    turn = [at(40, graded("b", 1)), at(41, sealed("b", 1)), at(45, applied("b", 1, 2.0)), at(46, serving("b", 1))]
+    exporter = InMemorySpanExporter()
+    tracker = SpanTracker(exporter, RUN, sequential=True)
+    for event in (*STEP, *turn):
+        tracker.take(event)
+    tracker.close()
+    begun = {
+        (span.attributes or {})["opcod.student"]: span.start_time
+        for span in exporter.get_finished_spans()
+        if not span.parent
+    }
+    assert begun == {"a": 10 * 10**9, "b": 32 * 10**9}
 
 
 @pytest.fixture
