@@ -21,11 +21,13 @@ ANSWER_SILENCE_S = 600.0
 
 @dataclass(frozen=True)
 class Serving:
-    """live: the version that answers to the student's name; None until it is loaded. versions: checksums of all."""
+    """live: the version that answers to the student's name; None until it is loaded. versions: checksums of all; since:
+    when each of them was loaded, seconds since the epoch."""
 
     live: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     problem: str | None = "the engine is starting"
+    since: dict[str, float] = field(default_factory=dict)
 
 
 class Board:
@@ -54,7 +56,7 @@ class Board:
         self.beat(ANSWER_SILENCE_S)
 
     def show(self, serving: Serving) -> None:
-        self.serving = replace(serving, versions=dict(serving.versions))
+        self.serving = replace(serving, versions=dict(serving.versions), since=dict(serving.since))
 
     def not_ready(self) -> str | None:
         """Why requests should go elsewhere, or None."""
@@ -89,6 +91,7 @@ def student_heartbeat(config: StudentConfig, board: Board, clock: Clock, stoppin
         url=own_url(config.environment.advertised_url, config.environment.url_file),
         version=serving.live,
         versions=serving.versions,
+        served_since=serving.since,
         free_slots=board.free_slots,
         rendering=board.rendering,
         at=clock.wall_s(),

@@ -34,6 +34,7 @@ class MachineUsage(Contract):
 class Heartbeat(Contract):
     """state: ready, starting, draining, or an engine state; url is where it answers, if it serves HTTP.
 
+    versions: the checksum of each that it serves, and served_since, seconds since the epoch, from when on it has.
     rendering: what messages become as token ids here (`shared.modeling.chat.rendering_of`), once that is known.
     process: who has the name of service and replica; none in the last one, which gives it back.
     """
@@ -44,6 +45,7 @@ class Heartbeat(Contract):
     url: str | None = None
     version: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+    served_since: dict[str, float] = Field(default_factory=dict)
     free_slots: int | None = None
     rendering: str | None = None
     process: ProcessId | None = None

@@ -66,15 +66,6 @@ class StepTimeline(Contract):
         return [bar for bar in self.bars if bar.lane == lane]
 
 
-class ServedSince(Contract):
-    """at: when a replica began to serve a version, seconds since the epoch."""
-
-    student: str
-    replica: str
-    version: str
-    at: float
-
-
 @dataclass
 class StepTimes:
     """What was told of one step so far. opened: seconds since the epoch. graded, revised: by problem; feedback: by
@@ -184,15 +175,6 @@ def timeline(
     waits = [wait for lane in lanes for wait in _waits(lane, [bar for bar in drawn if bar.lane == lane])]
     bars = sorted((*drawn, *waits), key=lambda bar: (lanes.index(bar.lane), bar.begin, bar.end))
     return StepTimeline(begin=begin, end=max(bar.end for bar in bars), lanes=tuple(lanes), bars=tuple(bars))
-
-
-def served_since(events: Iterable[Event]) -> list[ServedSince]:
-    """When each replica was first told to serve each version."""
-    first: dict[tuple[str, str, str], float] = {}
-    for event in events:
-        if isinstance(event, VersionServing):
-            first.setdefault((event.student, event.replica, event.version), event.at)
-    return [ServedSince(student=key[0], replica=key[1], version=key[2], at=at) for key, at in first.items()]
 
 
 def _begin(bars: Sequence[WorkBar], applied: Sequence[StepApplied], steps: int) -> float:

@@ -24,7 +24,9 @@ FILLS = "all => [...new Set(all.map((bar) => getComputedStyle(bar).fill))]"
 
 
 def up() -> list[Heartbeat]:
-    served = beat(92.0, gpus=0.5, gpu_bytes=3e9).model_copy(update={"versions": {"a@v1": "c"}})
+    served = beat(92.0, gpus=0.5, gpu_bytes=3e9).model_copy(
+        update={"versions": {"a@v1": "c"}, "served_since": {"a@v1": 30.0}}
+    )
     return [served, beat(92.0, "trainer-a", cores=0.25), Heartbeat(service="broker", replica="0", state="ready", at=9)]
 
 
@@ -47,7 +49,6 @@ def test_each_bar_is_told_to_whoever_does_not_see_it(watcher: Viewer) -> None:
     expect(bars.and_(page.get_by_role("listitem", name="student-a: GPU memory, 3.0 GB on the mean"))).to_have_count(1)
     page.locator("#machine summary").click()
     expect(page.get_by_role("row", name="trainer-a – – – 6.0 s – –")).to_be_visible()
-    # By its first replica 1.5 s before the picture's end, and seen 61.5 s after that.
     served = page.get_by_role("row", name="student-a 0 ready a@v1 62 s 1.00 0.00 GB 0.50 3.0 GB")
     expect(served).to_be_visible()
     expect(page.get_by_role("row", name="broker 0 ready – – – – –")).to_be_visible()

@@ -40,7 +40,6 @@ def view() -> RunView:
         dead_letters=(),
         timeline=None,
         usage=(),
-        served=(),
     )
 
 

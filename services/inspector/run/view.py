@@ -23,7 +23,7 @@ from shared.errors import NotFoundError, StorageError, UnavailableError
 from shared.results.comparison import Comparison
 from shared.results.glance import Glance, glance
 from shared.results.progress import RunOutline, RunResults, run_results
-from shared.results.timeline import ServedSince, StepTimeline, engine_of, served_since, timeline
+from shared.results.timeline import StepTimeline, timeline
 
 STEPS_DRAWN = 4
 """Of each student: what a page has room for."""
@@ -51,7 +51,6 @@ class RunView(RunResults):
     there is no state.
 
     timeline: of the newest steps; None before something of one is done. usage: of each service over the timeline.
-    served: since when the replicas that are up have which version.
     others: runs in the same directory. beside: the one of them that was asked for.
     """
 
@@ -65,7 +64,6 @@ class RunView(RunResults):
     timeline: StepTimeline | None
     usage: tuple[UsagePoint, ...]
     services: tuple[Heartbeat, ...]
-    served: tuple[ServedSince, ...]
     queues: tuple[QueueRow, ...]
     dead_letters: tuple[LetterRow, ...]
 
@@ -133,7 +131,6 @@ class RunData:
             timeline=drawn,
             usage=tuple(self._usage(drawn)) if drawn else (),
             services=tuple(services),
-            served=tuple(since for since in served_since(told) if _is_up(since, services)),
             queues=tuple(parts.read_bus(self._queues, ())),
             dead_letters=tuple(letters),
             problem="; ".join(dict.fromkeys(parts.problems)) or None,
@@ -218,11 +215,6 @@ class RunData:
             LetterRow(id=letter.entry_id, queue=letter.queue, reason=letter.reason, deliveries=letter.deliveries)
             for letter in self._bus.dead_letters()
         ]
-
-
-def _is_up(since: ServedSince, services: Sequence[Heartbeat]) -> bool:
-    names = engine_of(since.student), since.replica
-    return any((beat.service, beat.replica) == names and since.version in beat.versions for beat in services)
 
 
 class _Parts:

@@ -1,22 +1,20 @@
 """What a run's page says of the machine, as tables: who is up and what it uses, how fast it is, what waits. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from services.inspector.run.view import RunView
 from shared.contracts.heartbeats import Heartbeat, MachineUsage
 from shared.results import grid
 from shared.results.grid import Column, Grid, Named, Rows, Value, plain
-from shared.results.timeline import engine_of
 
 SPEED, SECONDS = Column("", ".0f", unit=" /s"), Column("", ".0f", unit=" s")
 
 
 def services_grid(view: RunView) -> Grid:
     """Replica by replica; columns of GPUs where somebody has one."""
-    since = {(engine_of(each.student), each.replica, each.version): each.at for each in view.served}
     with_gpus = any(beat.usage is not None and beat.usage.gpu_bytes is not None for beat in view.services)
     rows: Rows = [
-        [Named(beat.service, beat.replica), beat.state, _serves(beat, since), *_used(beat.usage, with_gpus)]
+        [Named(beat.service, beat.replica), beat.state, _serves(beat), *_used(beat.usage, with_gpus)]
         for beat in view.services
     ]
     columns = [Column("Cores", ".2f"), Column("Memory", ".2f", 1e-9, " GB")]
@@ -24,10 +22,10 @@ def services_grid(view: RunView) -> Grid:
     return Grid("Services", [*plain("Service", "State", "Serves, since"), *columns, *of_gpus], rows)
 
 
-def _serves(beat: Heartbeat, since: Mapping[tuple[str, str, str], float]) -> Value:
-    """Each version with its age here."""
-    ages = {version: since.get((beat.service, beat.replica, version)) for version in beat.versions}
-    named = [Named(version, "" if at is None else age_text(beat.at - at)) for version, at in ages.items()]
+def _serves(beat: Heartbeat) -> Value:
+    """Each version with its age in this process."""
+    ages = {version: beat.at - at for version, at in beat.served_since.items()}
+    named = [Named(version, age_text(ages[version]) if version in ages else "") for version in beat.versions]
     return named or beat.version
 
 

@@ -65,6 +65,7 @@ class VersionKeeper:
         self._board = board
         self._clock = clock
         self._live: str | None = None
+        self._since: dict[str, float] = {}
         self._refused: dict[str, LoadRefusal] = {}
 
     def sync(self, in_use: Collection[str]) -> None:
@@ -149,7 +150,9 @@ class VersionKeeper:
         versions = self._engine.versions()
         metrics.VERSIONS.set(len(versions))
         refusal = self._refused.get(wanted_live)
-        self._board.show(Serving(self._live, versions, refusal.reason if refusal else None))
+        now_s = self._clock.wall_s()
+        self._since = {version: self._since.get(version, now_s) for version in versions}
+        self._board.show(Serving(self._live, versions, refusal.reason if refusal else None, self._since))
 
     def _note_loaded(self, version: str, checksum: str, seconds: float) -> None:
         metrics.LOAD_SECONDS.observe(seconds)

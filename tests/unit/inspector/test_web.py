@@ -21,7 +21,7 @@ from shared.bus.port import DeadLetter
 from shared.contracts.events import Evaluated, Event, RunTakenUp, StepApplied, TutorSilenced
 from shared.errors import ConfigError
 from shared.results.grid import Named
-from shared.results.timeline import ServedSince, timeline
+from shared.results.timeline import timeline
 from tests.fakes.figures import step_metrics
 from tests.unit.inspector.store.test_usage import beat
 from tests.unit.inspector.told import RUN, EventLog, acted, config, feedback, revised, status
@@ -227,12 +227,17 @@ def test_a_run_s_time_is_read_off_its_log_with_what_its_services_used(
     store: Store, log: EventLog, tmp_path: Path
 ) -> None:
     tell(store, *STEP)
-    log.up = [beat(31.0).model_copy(update={"versions": {"a@v1": "c"}}), beat(31.0, replica="9")]
+    versions = {"versions": {"a@v1": "c", "a@v0": "d"}, "served_since": {"a@v1": 31.0 - 180}}
+    serving = beat(31.0).model_copy(update=versions)
+    log.up = [serving, beat(31.0, replica="9")]
     store.usage.put([*log.up, beat(60.0, "broker")])
     view = run_data(store, log, tmp_path).view()
     assert view.timeline == timeline(STEP, ("a", "b"), steps=4) is not None
     assert [(point.service, point.cores) for point in view.usage] == [("student-a", 2.0)]
-    assert view.served == (ServedSince(student="a", replica="0", version="a@v1", at=30.5),)
+    assert [row[:3] for row in run_tables(view).services.rows] == [
+        [Named("student-a", "0"), "ready", [Named("a@v1", "3 min"), Named("a@v0", "")]],
+        [Named("student-a", "9"), "ready", None],
+    ]
 
 
 def test_only_the_newest_steps_are_read_and_of_a_group_s_feedback_one(store: Store) -> None:

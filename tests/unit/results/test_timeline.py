@@ -20,7 +20,7 @@ from shared.contracts.events import (
     VersionServing,
 )
 from shared.contracts.ids import version_name
-from shared.results.timeline import ServedSince, StepTimeline, Work, WorkBar, seconds_by_lane, served_since, timeline
+from shared.results.timeline import StepTimeline, Work, WorkBar, seconds_by_lane, timeline
 from tests.fakes.figures import step_metrics
 
 
@@ -228,14 +228,6 @@ def test_seconds_of_bars_at_once_are_counted_once() -> None:
     made = [WorkBar.model_validate({"lane": "x", "work": work, "begin": b, "end": e}) for work, b, e in bars]
     [seconds] = seconds_by_lane(StepTimeline(begin=0, end=9, lanes=("x",), bars=tuple(made))).values()
     assert {work: s for work, s in seconds.items() if s} == {"rollout": 4.0, "feedback": 5.0, "wait": 3.0}
-
-
-def test_a_version_is_as_old_as_its_first_word_from_that_replica() -> None:
-    events = [at(5, serving("a", 1, "0")), at(6, serving("a", 1, "1")), at(9, serving("a", 1, "0"))]
-    assert served_since(events) == [
-        ServedSince(student="a", replica="0", version="a@v1", at=5),
-        ServedSince(student="a", replica="1", version="a@v1", at=6),
-    ]
 
 
 KINDS = st.one_of(

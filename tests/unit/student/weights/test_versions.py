@@ -1,11 +1,12 @@
 """Swapping: the serve set is followed, nothing in use is unloaded, and a bad version leaves the old one serving."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from services.student.board import Board
+from services.student.board import Board, student_heartbeat
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from services.student.weights.versions import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, VersionKeeper
 from services.student.work.jobs import Outbox
@@ -15,7 +16,7 @@ from shared.contracts.weights import VersionLoaded, VersionRefused
 from shared.errors import MalformedMessageError
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.engine import BASE_CHECKSUM, FakeEngine
-from tests.fakes.student import RUN, Broker, HandClock, StudentBench, publish_version
+from tests.fakes.student import RUN, Broker, HandClock, StudentBench, config_in, publish_version
 
 
 class Keeping:
@@ -72,6 +73,26 @@ def test_a_swap_loads_the_new_reports_its_checksum_and_unloads_the_old(keeping: 
     assert keeping.engine.versions() == {"a@v1": manifest.checksum}
     events = [event for _, event in keeping.bus.read_events("0", count=9, block_s=0)]
     assert [event.version for event in events if isinstance(event, VersionServing)] == ["a@v0", "a@v1"]
+
+
+def test_each_version_is_as_old_as_it_is_in_this_process(keeping: Keeping, tmp_path: Path) -> None:
+    loaded = keeping.clock.wall_s()
+    keeping.sync()
+    publish_version(keeping.run_dir, 1)
+    keeping.broker.serve("a@v1", "a@v0")
+    keeping.clock.now_s += 50
+    keeping.sync()
+    keeping.clock.now_s += 50
+    keeping.sync()
+    assert keeping.board.serving.since == {"a@v0": loaded, "a@v1": loaded + 50}
+    said = student_heartbeat(config_in(tmp_path / "c"), keeping.board, keeping.clock, threading.Event())
+    assert said.served_since == keeping.board.serving.since
+    # What was unloaded meanwhile begins anew.
+    keeping.broker.serve("a@v1")
+    keeping.sync()
+    keeping.broker.serve("a@v1", "a@v0")
+    keeping.sync()
+    assert keeping.board.serving.since == {"a@v0": loaded + 100, "a@v1": loaded + 50}
 
 
 def test_the_frozen_tutor_and_what_is_in_use_stay_loaded(keeping: Keeping) -> None:
