@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from services.inspector.store.usage import UsageSamples
-from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.heartbeats import Heartbeat, trains
 from shared.errors import StorageError, UnavailableError
 
 log = structlog.get_logger()
@@ -33,7 +33,10 @@ class UsageSampler:
             stopping.wait(self._period_s)
 
     def look(self) -> None:
-        """Keep every heartbeat that was not seen yet. Raises UnavailableError, StorageError."""
+        """Keep every heartbeat that was not seen yet, while a trainer is up: of what only serves a run that is over,
+        samples would push out those of its steps. Raises UnavailableError, StorageError."""
         beats = self._heartbeats()
+        if not trains(beats):
+            return
         self._samples.put([beat for beat in beats if self._seen.get((beat.service, beat.replica)) != beat.at])
         self._seen = {(beat.service, beat.replica): beat.at for beat in beats}

@@ -1,5 +1,7 @@
 """What a service says of itself every few seconds; gone when it is not renewed."""
 
+from collections.abc import Iterable
+
 from pydantic import Field
 
 from shared.contracts.messages import Contract
@@ -51,3 +53,8 @@ class Heartbeat(Contract):
     process: ProcessId | None = None
     usage: MachineUsage | None = None
     at: float
+
+
+def trains(services: Iterable[Heartbeat]) -> bool:
+    """Whether a trainer is up: the run takes steps, instead of only being served or looked at."""
+    return any(beat.service.startswith("trainer-") for beat in services)

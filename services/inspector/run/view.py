@@ -16,7 +16,7 @@ from services.inspector.store.usage import UsagePoint
 from shared.bus.keys import queues_of
 from shared.bus.port import DeadLetter
 from shared.config.settings import RunSettings
-from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.heartbeats import Heartbeat, trains
 from shared.contracts.messages import Contract
 from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import NotFoundError, StorageError, UnavailableError
@@ -172,8 +172,7 @@ class RunData:
     ) -> Glance | None:
         if state is None:
             return None
-        training = any(beat.service.startswith("trainer") for beat in services)
-        return glance(state, self._settings.run, training=training, dead_letters=len(letters))
+        return glance(state, self._settings.run, training=trains(services), dead_letters=len(letters))
 
     def _beside(self, name: str, parts: "_Parts", *, intervals: bool = True) -> RunResults:
         results, problem = self._others.results(name, intervals=intervals)

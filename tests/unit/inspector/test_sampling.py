@@ -26,6 +26,15 @@ def test_each_heartbeat_is_kept_once(store: Store, log: EventLog) -> None:
     assert kept(store) == [1, 3, 1]
 
 
+def test_what_only_serves_a_run_that_is_over_is_not_kept(store: Store, log: EventLog) -> None:
+    sampler = UsageSampler(log.heartbeats, store.usage, period_s=1.0)
+    log.up = [beat(1.0), beat(1.0, "trainer-b")]
+    sampler.look()
+    log.up = [beat(3.0), beat(3.0, "broker")]
+    sampler.look()
+    assert kept(store) == [1, 1]
+
+
 def test_a_server_that_is_away_is_asked_again(store: Store, log: EventLog) -> None:
     sampler, stopping = UsageSampler(log.heartbeats, store.usage, period_s=0.01), threading.Event()
     log.away = True
@@ -34,7 +43,7 @@ def test_a_server_that_is_away_is_asked_again(store: Store, log: EventLog) -> No
     thread = threading.Thread(target=sampler.run, args=(stopping,))
     thread.start()
     try:
-        log.up, log.away = [beat(1.0)], False
+        log.up, log.away = [beat(1.0, "trainer-a")], False
         wait_until(lambda: kept(store) == [1], "its first heartbeat")
     finally:
         stopping.set()
