@@ -18,7 +18,7 @@ _PUT = (
 )
 _BETWEEN = """
     SELECT service, span, ROUND(SUM(cores), 3) AS cores, CAST(SUM(bytes) AS INTEGER) AS bytes,
-        ROUND(SUM(gpus), 3) AS gpus, CAST(SUM(gpu_bytes) AS INTEGER) AS gpu_bytes
+        ROUND(MAX(gpus), 3) AS gpus, CAST(MAX(gpu_bytes) AS INTEGER) AS gpu_bytes
     FROM (
         SELECT service, replica, CAST((at - :begin) / :width AS INTEGER) AS span, AVG(cores) AS cores,
             AVG(bytes) AS bytes, AVG(gpus) AS gpus, AVG(gpu_bytes) AS gpu_bytes
@@ -30,7 +30,8 @@ _BETWEEN = """
 
 class UsagePoint(Contract):
     """All replicas of a service together, on the mean from begin to end (seconds since the epoch); other fields as in
-    a heartbeat's usage."""
+    a heartbeat's usage. gpus, gpu_bytes: of the replica with the most, as replicas may share cards and each tells of
+    whole ones."""
 
     service: str
     begin: float

@@ -30,6 +30,14 @@ def test_replicas_are_summed_and_times_between_two_heartbeats_averaged(store: St
     assert store.usage.between(10, 20, period_s=1) == []
 
 
+def test_cards_that_replicas_share_are_counted_once(store: Store) -> None:
+    store.usage.put(
+        [beat(1, gpus=0.5, gpu_bytes=70), beat(1, replica="1", gpus=0.75, gpu_bytes=60), beat(1, replica="2")]
+    )
+    [point] = store.usage.between(0, 2, period_s=1)
+    assert (point.cores, point.gpus, point.gpu_bytes) == (3, 0.75, 70)
+
+
 def test_a_long_stretch_has_no_more_points_than_can_be_drawn(store: Store) -> None:
     store.usage.put([beat(float(second)) for second in range(1000)])
     points = store.usage.between(0, 999, period_s=1)
