@@ -27,8 +27,7 @@ def drawings(settings: RunSettings) -> Mapping[str, DrawnProblem]:
     """The drawings of a run's training problems by id; none where they are not generated."""
     if settings.problems.source != GENERATED:
         return {}
-    domains = (settings.students["a"].domain, settings.students["b"].domain)
-    return {item.problem.id: item for item in draw_partitions(settings.run.seed, domains)["train"]}
+    return {item.problem.id: item for item in draw_partitions(settings.run.seed, settings.domains)["train"]}
 
 
 def right_hint(item: DrawnProblem, format_: ProblemFormat) -> str | None:

@@ -97,5 +97,7 @@ def test_only_generated_problems_have_drawings() -> None:
     assert {item.drawn.kind.name for item in found.values()} == {
         kind.name for domain in ("physics", "chemistry") for kind in KINDS[domain]
     }
+    named = {"p": settings.students["a"], "q": settings.students["b"]}
+    assert drawings(settings.model_copy(update={"students": named})) == found, "whatever the students are called"
     elsewhere = load_settings(preset="smoke", overrides=["problems.source=/nowhere"], environ={})
     assert drawings(elsewhere) == {}
