@@ -4,12 +4,12 @@ What always holds: whatever cannot be told is left out, and costs no heartbeat.
 """
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 
 import psutil
 
+from shared.clock import Clock, SystemClock
 from shared.contracts.heartbeats import MachineUsage
 from shared.errors import ConfigError, UnavailableError
 from shared.gpus import GpuReader, NvmlReader
@@ -18,11 +18,13 @@ from shared.gpus import GpuReader, NvmlReader
 class UsageMeter:
     """Of the process `root` and all that it has started; this one unless told otherwise. gpus: that they may use."""
 
-    def __init__(self, root: int | None = None, gpus: GpuReader | None = None) -> None:
+    def __init__(self, root: int | None = None, gpus: GpuReader | None = None, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._root = psutil.Process(root)
         self._gpus = gpus
         # At first the mean of all its life.
-        self._at_s, self._cpu_s = self._root.create_time(), 0.0
+        life_s = self._clock.wall_s() - self._root.create_time()
+        self._at_s, self._cpu_s = self._clock.monotonic_s() - life_s, 0.0
 
     def read(self) -> MachineUsage | None:
         """None where nothing is told, as of a process that has ended."""
@@ -31,7 +33,7 @@ class UsageMeter:
             cpu_s, resident = map(sum, zip(*_told(processes), strict=True))
         except (psutil.Error, ValueError):
             return None
-        now_s = time.time()
+        now_s = self._clock.monotonic_s()  # wall time is set back and forth
         cores = (cpu_s - self._cpu_s) / max(now_s - self._at_s, 1e-3)
         self._at_s, self._cpu_s = now_s, cpu_s
         busy, held = self._gpu_usage()

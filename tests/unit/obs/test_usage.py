@@ -15,6 +15,7 @@ from shared.obs.presence import Presence
 from shared.obs.usage import UsageMeter, gpus_given
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
+from tests.fakes.student import HandClock
 
 HELD, USED_S = 40_000_000, 0.3
 CHILD = f"""
@@ -44,6 +45,18 @@ def started() -> Iterator[subprocess.Popen[bytes]]:
         assert parent.stdout.readline()
         yield parent
         parent.kill()
+
+
+def test_cores_do_not_follow_a_clock_that_is_set() -> None:
+    clock = HandClock()
+    meter = UsageMeter(clock=clock)
+    assert meter.read() is not None
+    clock.set_by_s, clock.now_s = -3600.0, clock.now_s + 10
+    began_s = time.process_time()
+    while time.process_time() - began_s < 0.1:
+        pass
+    read = meter.read()
+    assert read is not None and 0.01 <= read.cores < 1
 
 
 def test_a_process_counts_with_its_children_and_with_those_that_have_ended() -> None:
