@@ -15,11 +15,13 @@ import pytest
 
 from shared.bus.redis import RedisBus
 from shared.config.loading import load_settings, to_toml
+from shared.contracts.heartbeats import Heartbeat
 from tests.fakes.forked import Forked
 from tests.fakes.service_process import start_service
 from tests.fakes.valkey import ValkeyServer
 from tests.fakes.waiting import wait_until
 from tests.unit.inspector.told import RUN, feedback, ready, seal, status
+from tests.unit.results.test_timeline import STEP
 
 WAIT_S = 30.0
 
@@ -102,6 +104,18 @@ def inspector(server: ValkeyServer, tmp_path: Path) -> Iterator[Inspector]:
     if service.process is not None and service.process.poll() is None:
         service.process.kill()
         service.process.wait(timeout=WAIT_S)
+
+
+def test_what_services_use_is_kept_over_the_time_of_the_steps(inspector: Inspector, bus: RedisBus) -> None:
+    now_s = time.time()
+    bus.beat(Heartbeat(service="trainer-a", replica="0", state="training", at=now_s), ttl_s=WAIT_S)
+    for event in STEP:
+        bus.emit(event.model_copy(update={"at": now_s - 10 + event.at}))
+    wait_until(lambda: inspector.get("/v1/run").json()["usage"], "a heartbeat in the store")
+    run = inspector.get("/v1/run").json()
+    assert run["timeline"]["begin"] == pytest.approx(now_s)
+    assert {point["service"] for point in run["usage"]} == {"inspector"}
+    assert all(point["bytes"] > 10_000_000 and point["gpus"] is None for point in run["usage"])
 
 
 def test_events_become_exchanges_and_a_heartbeat_is_seen(inspector: Inspector, bus: RedisBus) -> None:
