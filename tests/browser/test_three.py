@@ -1,4 +1,4 @@
-"""The pages of a run of three students, each strong in a domain of its own."""
+"""The pages of a run of three students, each strong in a domain of its own, and of a domain that is nobody's."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,16 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from services.inspector.store.filters import ExchangeFilter
+from shared.contracts.events import UNSTAMPED, GateDecided
 from shared.contracts.run import RunState
 from tests.browser.chromium import Viewer, viewer
 from tests.browser.scripted import scripted_stand
 from tests.browser.stand import Stand
 from tests.browser.test_beside import legend
 from tests.fakes.broker import THREE
+from tests.fakes.final_state import final_state
+from tests.unit.inspector.test_web import evaluated
+from tests.unit.inspector.told import feedback
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +51,24 @@ def test_why_a_tutor_might_speak_is_told_of_it_and_its_tutee_alone(page_of: View
         expect(row.locator("td").nth(len(gate.scores[tutor]))).to_have_text(f"{pair.gap:.3f}")
         expect(row.locator("td").last).to_have_text("yes" if pair.cognizant else "no")
     expect(section).to_contain_text("Each gap is to the other one of these two")
+
+
+def test_a_domain_that_nobody_is_strong_in_is_shown_as_any(watcher: Viewer, live: Stand) -> None:
+    told = evaluated("a@v0", 0.5, 0.1)
+    [gate] = final_state().gates
+    scores = {name: {**of, "biology": 0.75} for name, of in gate.scores.items()}
+    live.tell(
+        told.model_copy(update={"scores": {**told.scores, "biology": 0.75}}),
+        GateDecided(**UNSTAMPED, decision=gate.model_copy(update={"scores": scores})),
+        feedback(domain="biology", question="How many cells?"),
+    )
+    page = watcher.open("/")
+    assert page.locator("select[name=domain] option").all_text_contents()[1:] == ["physics", "chemistry", "biology"]
+    page = watcher.open("/run")
+    expect(page.get_by_role("img", name="Validation score in biology by round").locator("canvas")).to_be_visible()
+    page = watcher.open("/feedback/1")
+    section = page.locator("section", has=page.get_by_role("heading", name="might speak"))
+    assert section.locator("th[scope=col]").all_inner_texts()[1:4] == ["physics", "chemistry", "biology"]
+    expect(section.get_by_role("row", name="b 25.0 % 50.0 % 75.0 % 0.125")).to_be_visible()
+    page = watcher.open("/ask")
+    expect(page.locator("main")).to_contain_text("How many cells?")

@@ -32,6 +32,7 @@ def view() -> RunView:
         rounds=1,
         samples=settings().rollout.samples,
         students={name: student.domain for name, student in settings().students.items()},
+        domains=("physics", "chemistry"),
         problem=None,
         others=("like it",),
         beside=results,

@@ -50,6 +50,7 @@ class RunView(RunResults):
     """problem: why a part is missing (no state yet, or Redis away); what is here is still true. glance: None while
     there is no state.
 
+    students: the domain that each is strong in. domains: those, then the others in which there are scores.
     timeline: of the newest steps; None before something of one is done. usage: of each service over the timeline.
     others: runs in the same directory. beside: the one of them that was asked for.
     """
@@ -58,6 +59,7 @@ class RunView(RunResults):
     rounds: int
     samples: int
     students: dict[str, str]
+    domains: tuple[str, ...]
     problem: str | None
     others: tuple[str, ...]
     beside: RunResults | None
@@ -106,7 +108,8 @@ class RunData:
 
     @property
     def domains(self) -> list[str]:
-        return sorted({student.domain for student in self._settings.students.values()})
+        """Those that students are strong in, in their order, then the others in which they were evaluated."""
+        return list(dict.fromkeys((*self._settings.domains, *self._store.log.domains())))
 
     def view(self, beside: str | None = None) -> RunView:
         """What is known now, with another run beside it if one is named.
@@ -120,12 +123,14 @@ class RunData:
         told = self._store.log.since_step(STEPS_DRAWN + 2)
         sequential = self._settings.run.schedule == "sequential"
         drawn = timeline(told, self._settings.names, steps=STEPS_DRAWN, sequential=sequential)
+        own = self._own(state)
         return RunView(
-            **dict(self._own(state)),
+            **dict(own),
             glance=self._glanced(state, services, letters),
             rounds=self._settings.run.rounds,
             samples=self._settings.rollout.samples,
-            students={name: student.domain for name, student in sorted(self._settings.students.items())},
+            students={name: self._settings.students[name].domain for name in self._settings.names},
+            domains=tuple(dict.fromkeys((*self.domains, *(point.domain for point in own.scores)))),
             others=tuple(self._others.names()),
             beside=parts.read(lambda: self._beside(beside, parts), None) if beside else None,
             timeline=drawn,
@@ -204,7 +209,7 @@ class RunData:
 
     def _queues(self) -> list[QueueRow]:
         rows = []
-        for queue, group in queues_of(sorted(self._settings.students)):
+        for queue, group in queues_of(self._settings.names):
             waiting, taken = self._bus.queue_depth(queue, group)
             rows.append(QueueRow(queue=queue, waiting=waiting, taken=taken))
         return rows

@@ -59,6 +59,14 @@ class RunLog:
         rows = self._database.read(_SINCE_STEP, {"count": count})
         return [EVENT.validate_json(row["body"]) for row in rows]
 
+    def domains(self) -> list[str]:
+        """Every domain in which students were evaluated, by name."""
+        rows = self._database.read(
+            "SELECT DISTINCT scores.key AS domain FROM events, json_each(body, '$.scores') AS scores "
+            "WHERE kind = 'evaluated' ORDER BY domain"
+        )
+        return [row["domain"] for row in rows]
+
     def groups_of(self, student: str, problem_id: str) -> list[GroupGraded]:
         """Every time the student answered this problem in training, in order."""
         rows = self._database.read(

@@ -89,7 +89,12 @@ def feedback_routes(site: Site) -> APIRouter:
     def feed(request: Request, wanted: Wanted) -> HTMLResponse:
         """htmx asks for the same address when the form changes, and takes what it needs of the page."""
         found = read_feed(site.store, wanted)
-        answer = site.pages.page("feed.html", scope=request.state.scope, feed=found)
+        answer = site.pages.page(
+            "feed.html",
+            scope=request.state.scope,
+            feed=found,
+            domain_options=[(name, name) for name in site.run.domains],
+        )
         if "hx-request" in request.headers:
             answer.headers["HX-Push-Url"] = link("/", filter_fields(wanted))
         return answer
@@ -120,6 +125,7 @@ def feedback_routes(site: Site) -> APIRouter:
             filters=filters,
             asked=wanted.asked,
             measure=MEASURES[wanted.colour],
+            domains=site.run.domains,
         )
 
     @router.get("/feedback/{exchange_id}/group")

@@ -47,8 +47,8 @@ class Dot:
 
 @dataclass(frozen=True)
 class Plane:
-    """A student's way through the plane of the two domains. What lies right of and above its first dot is an
-    improvement in the sense of Pareto."""
+    """A student's way through the plane of the two domains that students are strong in. What lies right of and above
+    its first dot is an improvement in the sense of Pareto, where there is no third domain."""
 
     student: str
     split: str
@@ -209,7 +209,7 @@ def _planes(view: RunView) -> Iterator[Plane]:
             if (point.student, point.split) == (student, "validation"):
                 by_version.setdefault(point.version, {})[point.domain] = point.score
         # A version whose evaluation is not told to its end has one coordinate only.
-        whole = {version: scores for version, scores in by_version.items() if scores.keys() == set(domains)}
+        whole = {version: scores for version, scores in by_version.items() if scores.keys() >= set(domains)}
         if whole:
             x, y = (_axis(domain, [scores[domain] for scores in whole.values()]) for domain in domains)
             dots = [_dot(x, y, version, scores) for version, scores in whole.items()]

@@ -130,15 +130,12 @@ def add_site(
 
 def run_names(run: str, settings: RunSettings, *, with_keys: bool) -> dict[str, Any]:
     """What every page knows of the run, and what its filters offer."""
-    students = {name: student.domain for name, student in sorted(settings.students.items())}
-    domains = list(dict.fromkeys(students.values()))
+    students = {name: settings.students[name].domain for name in settings.names}
     return {
         "run_name": run,
         "students": students,
         "students_order": {name: index % COLOURS for index, name in enumerate(students)},
-        "domains": domains,
         "student_options": [(name, name) for name in students],
-        "domain_options": [(domain, domain) for domain in domains],
         "verdict_options": [(word, word.replace("_", " ")) for word in VERDICTS],
         "with_keys": with_keys,
     }

@@ -223,6 +223,18 @@ def test_a_run_at_a_glance(store: Store, log: EventLog, tmp_path: Path) -> None:
     assert [row[-1] for row in tables.scores.rows] == [pytest.approx(0.2), 0.0]
 
 
+def test_a_domain_that_nobody_is_strong_in_comes_after_the_students_own(
+    store: Store, log: EventLog, tmp_path: Path
+) -> None:
+    first, last = evaluated("a@v0", 0.5, 0.1), evaluated("a@v1", 0.5, 0.3)
+    further = [event.model_copy(update={"scores": {"biology": 0.5, **event.scores}}) for event in (first, last)]
+    tell(store, *further)
+    data = run_data(store, log, tmp_path)
+    assert data.domains == list(data.view().domains) == ["physics", "chemistry", "biology"]
+    [plane] = run_tables(data.view()).planes
+    assert (plane.x.domain, plane.y.domain, len(plane.points)) == ("physics", "chemistry", 2)
+
+
 def test_a_run_s_time_is_read_off_its_log_with_what_its_services_used(
     store: Store, log: EventLog, tmp_path: Path
 ) -> None:

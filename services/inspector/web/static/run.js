@@ -67,8 +67,7 @@ function stages(run, student) {
 function charts(run) {
   const sum = (metrics) => Object.values(metrics.seconds).reduce((a, b) => a + b, 0);
   const figure = (name, range) => ({ x: "step", range, lines: byStudent(run, (step) => step.metrics[name]) });
-  const domains = [...new Set(Object.values(run.students))];
-  const ofDomain = domains.map((domain, at) => [`scores-${at}`, { x: "round", lines: scores(run, domain), range: [0, 1] }]);
+  const ofDomain = run.domains.map((domain, at) => [`scores-${at}`, { x: "round", lines: scores(run, domain), range: [0, 1] }]);
   const ofTrainer = Object.keys(run.students).map((student) => [`stages-${student}`, { x: "step", lines: stages(run, student) }]);
   return {
     ...Object.fromEntries([...ofDomain, ...ofTrainer]),
