@@ -50,6 +50,7 @@ from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import ProblemSet
 from shared.problems.rejection import own_problems
 from shared.results.grid import Grid, Value, plain, terminal
+from shared.results.report import unclaimed_text
 from shared.vllm import find_installation
 
 
@@ -100,11 +101,7 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
         found.problems = manifest(problems)
         uncovered = uncovered_languages(problems)
         found.notes += [uncovered] if uncovered is not None else []
-        found.notes += [
-            f"no student is strong in {domain}; whoever is best there may tutor in it"
-            for domain in problems.domains
-            if domain not in settings.domains
-        ]
+        found.notes += [unclaimed_text([domain]) for domain in problems.domains if domain not in settings.domains]
         evaluated = evaluated_problems(settings, problems)
     _look_at_specialists(found, problems)
     _look_at_engines(found)

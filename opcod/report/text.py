@@ -22,7 +22,7 @@ from shared.results.grid import (
     plain,
     terminal,
 )
-from shared.results.report import Decline, Report, ScoreRow
+from shared.results.report import Decline, Report, ScoreRow, unclaimed_text
 
 PICTURES = ("scores.png", "gap.png", "verdicts.png")
 FIGURE_NAMES = {
@@ -167,7 +167,7 @@ def verdict_lines(report: Report) -> list[str]:
         cells = ", ".join(f"{row.student}/{row.domain}" for row in unsure)
         lines.append(f"Within the noise of this test (95 % interval of the change holds 0): {cells}.")
     if report.unclaimed:
-        lines.append(f"No student is strong in {', '.join(report.unclaimed)}; whoever is best there may tutor in it.")
+        lines.append(f"N{unclaimed_text(report.unclaimed)[1:]}.")
     return lines
 
 

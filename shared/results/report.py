@@ -112,6 +112,11 @@ class Stage(Part):
     share: float
 
 
+def unclaimed_text(domains: Sequence[str]) -> str:
+    """Of domains that no student is strong in. Who may tutor there is left to the gate and the choice."""
+    return f"no student is strong in {', '.join(domains)}"
+
+
 class Report(Part):
     """`report.json`. mutual_improvement: every student improved in the sense of Pareto (paper 3.1).
     unclaimed: domains that no student is strong in."""
