@@ -240,28 +240,29 @@ def _results(view: RunView, results: RunResults) -> ResultTables:
 
 
 def _gate(view: RunView, results: RunResults) -> Grid:
-    """The newest first; of more than two students every tutor beside every tutee."""
-    if len(view.students) > 2:
-        return _gate_matrix(view, results)
-    gaps = [Column(f"Gap of {name}", ".3f", interval_form=".2f") for name in view.students]
+    """The newest first; of more than two students every tutor beside every tutee. Of the run's own students."""
+    students = list(dict.fromkeys(name for gate in results.gates for name in gate.scores))
+    if len(students) > 2:
+        return _gate_matrix(view, results, students)
+    gaps = [Column(f"Gap of {name}", ".3f", interval_form=".2f") for name in students]
     rows: Rows = [
-        [gate.round, *(_gap(gate, name) for name in view.students), gate.tau, _may_tutor(view, gate)]
+        [gate.round, *(_gap(gate, name) for name in students), gate.tau, _may_tutor(view, gate)]
         for gate in reversed(results.gates)
     ]
     return Grid("Gate", [*plain("Round"), *gaps, Column("τ", ".2f"), *plain("May tutor")], rows)
 
 
-def _gate_matrix(view: RunView, results: RunResults) -> Grid:
+def _gate_matrix(view: RunView, results: RunResults, students: Sequence[str]) -> Grid:
     """A row for each round and tutor: its gap to each tutee, and whom it may tutor."""
     rows: list[list[Value]] = []
     for gate in reversed(results.gates):
         gaps = {(pair.tutor, pair.student): Measured(pair.gap, pair.interval) for pair in gate.pairs}
-        for tutor in view.students:
+        for tutor in students:
             tutees = [_student(view, pair.student) for pair in gate.pairs if pair.tutor == tutor and pair.cognizant]
             told = {"never": "nobody (never)", "always": "all (always)"}.get(gate.mode) or tutees or "nobody"
-            each = (gaps.get((tutor, student)) for student in view.students)
+            each = (gaps.get((tutor, student)) for student in students)
             rows.append([gate.round, _student(view, tutor), *each, gate.tau, told])
-    to = [Column(f"Gap to {name}", ".3f", interval_form=".2f") for name in view.students]
+    to = [Column(f"Gap to {name}", ".3f", interval_form=".2f") for name in students]
     return Grid("Gate", [*plain("Round", "Tutor"), *to, Column("τ", ".2f"), *plain("May tutor")], rows)
 
 

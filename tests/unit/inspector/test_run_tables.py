@@ -47,3 +47,23 @@ def test_the_gate_of_three_is_a_matrix_and_each_row_of_teaching_has_one_tutor(tm
     taught = bench.state.tallies
     assert sum(int(str(row[3])) for row in tables.taught.rows) == sum(tally.samples for tally in taught.values())
     store.close()
+
+
+def test_each_of_two_runs_has_a_gate_of_its_own_students(tmp_path: Path) -> None:
+    """And who taught whom is told of the one that has several tutors."""
+    found = {}
+    for name, overrides in (("two", ()), ("three", THREE)):
+        (tmp_path / name).mkdir()
+        bench = BrokerBench(tmp_path / name, overrides)
+        bench.finish()
+        store = Store(tmp_path / name / "log.sqlite3", RUN)
+        view = RunData(RUN, tmp_path / name, bench.settings, store, bench.workers).view()
+        found[name] = view.model_copy(update={"gates": tuple(bench.state.gates)})
+        store.close()
+    of_two, of_three = ["Round", "Gap of a", "Gap of b"], ["Round", "Tutor", "Gap to a", "Gap to b", "Gap to c"]
+    for own, other, titles in (("two", "three", (of_two, of_three)), ("three", "two", (of_three, of_two))):
+        tables = run_tables(found[own].model_copy(update={"beside": found[other]}))
+        assert tables.other is not None
+        for each, title in zip((tables.own, tables.other), titles, strict=True):
+            assert [column.title for column in each.gate.columns[:-2]] == title
+            assert bool(each.taught.rows) == (title == of_three)
