@@ -297,7 +297,7 @@ def _taught_grid(report: Report) -> Grid:
         for row in report.taught
     ]
     columns = [*plain("tutor", "tutee", "domain", "feedbacks"), percent("kept")]
-    return Grid("Who taught whom what", columns, rows)
+    return Grid("Who taught whom", columns, rows)
 
 
 SPEAKS = {"always": "yes (always)", "never": "no (never)"}

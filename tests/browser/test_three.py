@@ -72,3 +72,10 @@ def test_a_domain_that_nobody_is_strong_in_is_shown_as_any(watcher: Viewer, live
     expect(section.get_by_role("row", name="b 25.0 % 50.0 % 75.0 % 0.125")).to_be_visible()
     page = watcher.open("/ask")
     expect(page.locator("main")).to_contain_text("How many cells?")
+
+
+def test_who_taught_whom_is_one_click_away(page_of: Viewer) -> None:
+    page = page_of.open("/run")
+    page.get_by_role("navigation", name="On this page").get_by_role("link", name="Who taught whom").click()
+    expect(page.locator("#taught").get_by_role("row", name="a b").first).to_be_in_viewport()
+    expect(page.locator("#taught thead")).to_have_text("TutorTuteeDomainFeedbacksKept")

@@ -278,7 +278,7 @@ def _taught(view: RunView, results: RunResults) -> Grid:
         ]
         for row in results.taught
     ]
-    columns = [*plain("Tutor", "Tutee", "Domain", "Feedbacks"), grid.percent("Shown", drawn="bar")]
+    columns = [*plain("Tutor", "Tutee", "Domain", "Feedbacks"), grid.percent("Kept", drawn="bar")]
     return Grid("Who taught whom", columns, rows)
 
 

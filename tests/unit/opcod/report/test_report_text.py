@@ -104,7 +104,7 @@ def test_of_three_students_every_pair_is_told_and_who_taught_whom_what(tmp_path:
     assert [(row[1], row[2]) for row in found["Gate"].rows] == [
         (tutor, tutee) for tutor in "abc" for tutee in "abc" if tutor != tutee
     ]
-    taught = found["Who taught whom what"].rows
+    taught = found["Who taught whom"].rows
     assert {row[1] for row in taught} == set("abc") and all(row[0] != row[1] for row in taught)
     assert sum(row.feedbacks for row in report.taught) == sum(student.samples for student in report.students)
     assert report.mutual_improvement == all(student.pareto_improvement for student in report.students)
