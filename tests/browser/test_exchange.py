@@ -115,9 +115,15 @@ def test_without_a_trace_the_reason_is_told(reader: Viewer, recorded: Stand) -> 
 
 
 @pytest.mark.parametrize(
-    ("act", "path"), [("Flag", "/v1/feedback/a.s1.p1.0/flag"), ("Silence b", "/v1/runs/r1/silence")]
+    ("act", "path", "about"),
+    [
+        ("Flag", "/v1/feedback/a.s1.p1.0/flag", {}),
+        ("Silence b for a this round", "/v1/runs/r1/silence", {"tutor": "b", "student": "a"}),
+    ],
 )
-def test_acts_are_passed_on_to_the_broker(browser: Browser, tmp_path: Path, act: str, path: str) -> None:
+def test_acts_are_passed_on_to_the_broker(
+    browser: Browser, tmp_path: Path, act: str, path: str, about: dict[str, str]
+) -> None:
     taken: list[tuple[str, str, dict[str, str]]] = []
     broker = FastAPI()
 
@@ -139,7 +145,8 @@ def test_acts_are_passed_on_to_the_broker(browser: Browser, tmp_path: Path, act:
             expect(page.get_by_role("status")).to_contain_text("The broker was asked to")
             assert opened.faults == []
     [(asked, authorization, body)] = taken
-    assert (asked, authorization, body["reason"]) == (path, "Bearer adm", "gives it <b>away</b>")
+    assert (asked, authorization) == (path, "Bearer adm")
+    assert body == {"reason": "gives it <b>away</b>", **about}
 
 
 def test_who_may_only_read_is_offered_no_acts(browser: Browser, tmp_path: Path) -> None:

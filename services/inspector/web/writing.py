@@ -76,7 +76,7 @@ def writing_routes(site: Site) -> APIRouter:
         """Passed on to the broker; what comes of it is an event, which the page shows when it is loaded again."""
         exchange = known_exchange(site.store, exchange_id)
         if act == "silence":
-            silence = SilenceRequest(reason=reason, tutor=exchange.tutor)
+            silence = SilenceRequest(reason=reason, tutor=exchange.tutor, student=exchange.student)
             site.broker.act(silence_path(exchange.run), silence, request.state.scope)
         else:
             site.broker.act(act_path(exchange, act), ReasonRequest(reason=reason), request.state.scope)
