@@ -1,6 +1,8 @@
 """What the pages are made of: vendored files, marked texts, places in the feed, and what a run's page holds."""
 
 import hashlib
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from services.inspector.store.store import Store
 from services.inspector.web.assets import WEB, Assets
 from services.inspector.web.live import MAX_BEHIND, Place, live_feed, newest_place, news, place_of
 from services.inspector.web.marking import marked_concept, reviewed
-from services.inspector.web.rendering import sentence
+from services.inspector.web.rendering import COLOURS, sentence
 from services.inspector.web.run_tables import run_tables
 from shared.bus.port import DeadLetter
 from shared.contracts.events import Evaluated, Event, RunTakenUp, StepApplied, TutorSilenced
@@ -39,6 +41,15 @@ def test_vendored_files_have_their_sums() -> None:
     assert all(
         any(path.name == "LICENSE" for path in folder.iterdir()) for folder in VENDOR.iterdir() if folder.is_dir()
     )
+
+
+def test_every_student_s_colour_is_in_the_page_and_its_charts() -> None:
+    style, charts = ((WEB / "static" / name).read_text() for name in ("page.css", "run.js"))
+    assert sorted(re.findall(r"[.]student-(\d+) ", style), key=int) == [str(number) for number in range(COLOURS)]
+    [tints] = re.findall(r"const TINTS = (.*);", charts)
+    drawn = json.loads(tints)
+    assert len(drawn) == len(set(drawn)) == COLOURS
+    assert re.findall(r"[.]student-\d+ \{ color: var\((.*?)\)", style) == drawn
 
 
 def test_only_files_that_were_read_at_the_start_are_served() -> None:
