@@ -138,7 +138,7 @@ def exclude(key: Exchange, reason: Reason, run_name: RunName = None, runs_dir: R
 
 @app.command("silence")
 def silence(
-    tutor: Annotated[str, typer.Argument(metavar="TUTOR", help="a or b.")],
+    tutor: Annotated[str, typer.Argument(metavar="TUTOR", help="A student.")],
     reason: Reason,
     run_name: RunName = None,
     runs_dir: RunsDir = RUNS_DIR,

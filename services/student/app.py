@@ -37,7 +37,7 @@ BUILD_ALLOWANCE_S = 600.0
 """A model of a few billion parameters takes minutes from a cold disk."""
 
 SCRIPTED_ACCURACY = (0.7, 0.5)
-"""Of a scripted student, in its own domain and in its peer's."""
+"""Of a scripted student, in its own domain and in any other."""
 
 
 def main() -> int:

@@ -38,7 +38,7 @@ class RunSection(Section):
     rounds: Positive = Field(default=2, description="R: rounds of validate, gate, train.")
     steps_per_round: Positive = Field(default=50, description="K: optimizer steps a student takes in a round.")
     schedule: Literal["parallel", "sequential"] = Field(
-        default="parallel", description="Both phases of a round at once, or one after the other."
+        default="parallel", description="All phases of a round at once, or one after another."
     )
     method: Method = Field(
         default="opcod",

@@ -132,7 +132,7 @@ class Estimate(Part):
 
 
 class Cell(Part):
-    """Scores of one student in one domain, in [0, 1]; of `mean`, over both students and domains.
+    """Scores of one student in one domain, in [0, 1]; of `mean`, over all students and domains.
 
     difference: in the final score from the reference, seed by seed; None without a seed that both have.
     verdict: `higher` or `lower` only where the interval of the difference leaves 0 out and the intervals of the two
@@ -152,7 +152,7 @@ class Cell(Part):
 class MethodFigures(Part):
     """One method. same_as: the method whose runs these are, where two are one computation.
 
-    mutual_improvements: runs in which both students improved in the sense of Pareto.
+    mutual_improvements: runs in which every student improved in the sense of Pareto.
     """
 
     method: str
