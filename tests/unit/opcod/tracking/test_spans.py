@@ -3,17 +3,25 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from opcod.talk.exchanges import StoredExchanges
 from opcod.tracking.spans import Span, SpanTracker, span_of
+from opcod.tracking.trackers import OTLP, open_tracker
+from services.inspector.store.store import Store
+from shared.config.loading import load_settings, to_toml
 from shared.contracts.events import Event
 from shared.results.timeline import Steps
 from tests.fakes.broker import RUN
 from tests.unit.results.test_timeline import STEP, applied, at, graded, sealed, serving
+
+TURN = [at(40, graded("b", 1)), at(41, sealed("b", 1)), at(45, applied("b", 1, 2.0)), at(46, serving("b", 1))]
+"""Of another student, after `STEP`."""
 
 
 def steps_of(log: list[Event]) -> list[Span]:
@@ -72,10 +80,9 @@ def test_spans_reach_a_collector_as_one_trace_a_step(log: list[Event]) -> None:
 
 
 def test_a_student_s_turn_begins_when_the_one_before_is_done() -> None:
-    turn = [at(40, graded("b", 1)), at(41, sealed("b", 1)), at(45, applied("b", 1, 2.0)), at(46, serving("b", 1))]
     exporter = InMemorySpanExporter()
     tracker = SpanTracker(exporter, RUN, sequential=True)
-    for event in (*STEP, *turn):
+    for event in (*STEP, *TURN):
         tracker.take(event)
     tracker.close()
     begun = {
@@ -107,6 +114,25 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
         yield bodies
         server.shutdown()
+
+
+def test_the_schedule_is_that_of_the_run_s_settings(collector: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(to_toml(load_settings(preset="smoke", overrides=["run.schedule=sequential"])))
+    store = Store(tmp_path / "log.sqlite3", RUN)
+    tracker = open_tracker(OTLP, tmp_path, StoredExchanges(store, tmp_path), 0)
+    for event in (*STEP, *TURN):
+        tracker.take(event)
+    tracker.close()
+    store.close()
+    requests = [ExportTraceServiceRequest.FromString(body) for body in collector]
+    spans = [
+        span
+        for request in requests
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    assert sorted(span.start_time_unix_nano // 10**9 for span in spans if not span.parent_span_id) == [10, 32]
 
 
 def test_a_collector_is_found_by_opentelemetrys_own_variables(log: list[Event], collector: list[bytes]) -> None:
