@@ -1,7 +1,6 @@
 """All services of one run on this machine, and what those on other nodes need: started in order, watched, stopped."""
 
 import os
-import shutil
 import socket
 import time
 import uuid
@@ -24,7 +23,6 @@ from opcod.local.deployment import (
 from opcod.local.embedded_redis import end_leftover
 from opcod.local.gpus import starts
 from opcod.local.nodes import (
-    ADDRESSES,
     MEETING_FILE,
     Meeting,
     groups_of,
@@ -73,6 +71,7 @@ class Launcher:
         self._meet = self._meeting_point(rendezvous)
         self._services = NodeServices(paths, self._settings, mode, 0, stopped, start_process)
         self._redis_port: int | None = None
+        self._meeting: Meeting | None = None
         self.gpus = self._services.gpus
         self.deployment: Deployment | None = None
         self.events_before = "0"
@@ -143,7 +142,7 @@ class Launcher:
             return told
         run_dir, (address, port) = self._paths.run_dir, self._meet
         self._services.forget_urls(self._workers())
-        meeting = Meeting(
+        self._meeting = meeting = Meeting(
             id=uuid.uuid4().hex,
             address=address,
             port=port,
@@ -159,20 +158,25 @@ class Launcher:
 
     def _absent(self, here: bool) -> str | None:
         """Of the other nodes, one that has not come, or not gone, in words."""
+        if self._meeting is None:
+            return None
         for node in range(1, self._settings.resources.nodes):
-            if (read_address(self._paths.run_dir, node) is None) == here:
+            if (read_address(self._paths.run_dir, node, self._meeting) is None) == here:
                 return f"node {node} has not {'joined' if here else 'left'} (`opcod join {self._paths.run}`)"
         return None
 
     # Parts ---------------------------------------------------------------------------------------------
     def _end_last_start(self) -> None:
-        """A Redis that a killed launcher left, and where its services were: nobody is to ask for them there."""
+        """A Redis that a killed launcher left, and where its services were: nobody is to ask for them there.
+
+        Its meeting stays until ours replaces it: nodes that are still up take none for the end of the run.
+        """
         before = read_deployment(self._paths.run_dir)
         if before is not None and before.embedded_redis_port is not None:
             end_leftover(before.embedded_redis_port, self._paths.run_dir / REDIS, before.redis_password_file)
-        for name in (DEPLOYMENT_FILE, MEETING_FILE):
-            (self._paths.run_dir / name).unlink(missing_ok=True)
-        shutil.rmtree(self._paths.run_dir / ADDRESSES, ignore_errors=True)
+        (self._paths.run_dir / DEPLOYMENT_FILE).unlink(missing_ok=True)
+        if self._meet is None:
+            (self._paths.run_dir / MEETING_FILE).unlink(missing_ok=True)
 
     def _start_redis(self) -> str:
         if self._settings.bus.url is not None:

@@ -1,10 +1,11 @@
 """Which services of a run are on which of its nodes, and how those that a launcher starts on each find the others.
 
 Nodes share the run's directory. In it node 0 says where its Redis is (`meeting.json`), and each other one at which
-address it is reached (`nodes/1`).
+address it is reached, and to whose meeting it came (`nodes/1`).
 
 What always holds: a meeting is there as long as its launcher wants it to be, or until another one takes the run, and a
-node's address until all that was started on it has ended.
+node's address until all that was started on it has ended. Of a process that was killed either stays: so an address
+counts for its own meeting only, and a meeting that is replaced has not ended the run.
 """
 
 import ipaddress
@@ -114,11 +115,17 @@ def address_file(run_dir: Path, node: int) -> Path:
     return run_dir / ADDRESSES / str(node)
 
 
-def read_address(run_dir: Path, node: int) -> str | None:
+def write_address(run_dir: Path, node: int, meeting: Meeting, address: str) -> None:
+    atomic_write(address_file(run_dir, node), f"{meeting.id} {address}".encode())
+
+
+def read_address(run_dir: Path, node: int, meeting: Meeting) -> str | None:
+    """Where `node` is reached, once it has come to that meeting."""
     try:
-        return address_file(run_dir, node).read_text(encoding="utf-8")
+        came_to, _, address = address_file(run_dir, node).read_text(encoding="utf-8").partition(" ")
     except OSError:
         return None
+    return address if came_to == meeting.id else None
 
 
 def groups_of(settings: RunSettings, node: int, meeting: Meeting, run_dir: Path) -> dict[str, dict[str, str]]:
@@ -130,7 +137,7 @@ def groups_of(settings: RunSettings, node: int, meeting: Meeting, run_dir: Path)
     for number, (service, on) in enumerate(placement(settings).items()):
         if len(on) == 1 or node not in on:
             continue
-        first = meeting.address if on[0] == 0 else read_address(run_dir, on[0])
+        first = meeting.address if on[0] == 0 else read_address(run_dir, on[0], meeting)
         if first is None:
             raise ConfigError(
                 f"expected node {on[0]}, where {service} begins, to have joined before node {node} starts"

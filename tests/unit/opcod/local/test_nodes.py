@@ -7,18 +7,18 @@ import pytest
 from opcod.local.gpus import share_out, share_out_all
 from opcod.local.nodes import (
     Meeting,
-    address_file,
     groups_of,
     on_one_node,
     own_address,
     placement,
+    read_address,
     read_meeting,
     rendezvous_of,
+    write_address,
 )
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
-from shared.files.durable import atomic_write
 from tests.fakes.command import call_opcod
 
 APART = "resources.placement={ student-a = [0], student-b = [0], trainer-a = [1, 2], trainer-b = [2, 1] }"
@@ -92,7 +92,9 @@ def test_ranks_on_several_nodes_are_told_where_the_first_of_them_is(tmp_path: Pa
     with pytest.raises(ConfigError, match="expected node 1, where trainer-a begins, to have joined before node 2"):
         groups_of(spread, 2, meeting, tmp_path)
     for node in (1, 2):
-        atomic_write(address_file(tmp_path, node), f"10.0.0.{5 + node}".encode())
+        write_address(tmp_path, node, meeting, f"10.0.0.{5 + node}")
+        assert read_address(tmp_path, node, meeting) == f"10.0.0.{5 + node}"
+        assert read_address(tmp_path, node, meeting.model_copy(update={"id": "2"})) is None
     assert groups_of(spread, 0, meeting, tmp_path) == {}
     assert groups_of(spread, 2, meeting, tmp_path) == {
         "trainer-a": {"OPCOD_NODES": "2", "OPCOD_NODE_RANK": "1", "OPCOD_RENDEZVOUS": "10.0.0.6:29402"},
