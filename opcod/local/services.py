@@ -103,10 +103,8 @@ class NodeServices:
                 deadline, before = time.monotonic() + timeout_s, reason
             if time.monotonic() > deadline:
                 log_file = self._paths.run_dir / "logs" / f"{name}.log"
-                raise UnavailableError(
-                    f"{name} was not ready within {timeout_s:.0f} s: {reason}; "
-                    f"its log ({log_file}) ends:\n{log_tail(log_file)}"
-                )
+                log = f"; its log ({log_file}) ends:\n{log_tail(log_file)}" if log_file.exists() else ""
+                raise UnavailableError(f"waited {timeout_s:.0f} s for {name}: {reason}{log}")
             self.watch()
             time.sleep(POLL_S)
 
