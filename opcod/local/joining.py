@@ -11,7 +11,16 @@ from pathlib import Path
 from opcod.local.deployment import services_of
 from opcod.local.gpus import starts
 from opcod.local.launcher import silent
-from opcod.local.nodes import Meeting, address_file, groups_of, placement, read_address, read_meeting, write_address
+from opcod.local.nodes import (
+    JOIN_TIMEOUT_S,
+    Meeting,
+    absent,
+    address_file,
+    groups_of,
+    placement,
+    read_meeting,
+    write_address,
+)
 from opcod.local.processes import Launch, launch
 from opcod.local.services import POLL_S, NodeServices, Progress, Told
 from shared.config.loading import settings_of
@@ -121,7 +130,11 @@ class JoinedNode:
         # Of a meeting before: node 0 looks for them once this node has come.
         self._services.forget_urls([name for name in here if self._services.shows_here(name)])
         write_address(self._paths.run_dir, self._node, self._meeting, own)
-        self._services.wait("the other nodes", self._missing)
+        # Where a trainer begins that has ranks here.
+        firsts = sorted({on[0] for on in placement(self._settings).values() if self._node in on} - {0})
+        self._services.wait(
+            "the other nodes", lambda: absent(self._paths.run_dir, firsts, self._meeting), JOIN_TIMEOUT_S
+        )
         told = Told(
             self._meeting.redis_url,
             self._meeting.redis_password_file,
@@ -163,12 +176,6 @@ class JoinedNode:
 
     def _is_enough(self) -> bool:
         return self._stopped() or self.is_over()
-
-    def _missing(self) -> str | None:
-        """A node that has not come, and begins a trainer which has ranks here."""
-        firsts = {on[0] for on in placement(self._settings).values() if self._node in on} - {0}
-        absent = sorted(node for node in firsts if read_address(self._paths.run_dir, node, self._meeting) is None)
-        return f"node {absent[0]} has not joined" if absent else None
 
 
 def _silent(meeting: Meeting) -> str | None:

@@ -23,8 +23,10 @@ from opcod.local.deployment import (
 from opcod.local.embedded_redis import end_leftover
 from opcod.local.gpus import starts
 from opcod.local.nodes import (
+    JOIN_TIMEOUT_S,
     MEETING_FILE,
     Meeting,
+    absent,
     groups_of,
     on_one_node,
     own_address,
@@ -45,9 +47,6 @@ POLL_S = 0.2
 
 LEAVE_S = 10.0
 """That the other nodes have to end their services, beyond the grace that each of these has."""
-
-JOIN_TIMEOUT_S = 900.0
-"""That the other nodes have to come: they are started by hand, or by a batch system at about the same time."""
 
 
 class Launcher:
@@ -121,7 +120,7 @@ class Launcher:
         supervisor.stop([name for name in supervisor.pids() if name != REDIS])
         # Of one that died without a word the address stays.
         deadline = time.monotonic() + GRACE_S + LEAVE_S
-        while self._absent(False) is not None and time.monotonic() < deadline:
+        while self._are_others_here() and time.monotonic() < deadline:
             time.sleep(POLL_S)
         supervisor.stop([REDIS])
 
@@ -152,18 +151,16 @@ class Launcher:
         )
         meeting.save(run_dir)
         progress("the other nodes")
-        self._services.wait("the other nodes", lambda: self._absent(True), JOIN_TIMEOUT_S)
+        self._services.wait("the other nodes", lambda: absent(run_dir, self._others(), meeting), JOIN_TIMEOUT_S)
         groups = groups_of(self._settings, 0, meeting, run_dir)
         return Told(told.redis_url, told.password_file, told.key_file, address, groups)
 
-    def _absent(self, here: bool) -> str | None:
-        """Of the other nodes, one that has not come, or not gone, in words."""
-        if self._meeting is None:
-            return None
-        for node in range(1, self._settings.resources.nodes):
-            if (read_address(self._paths.run_dir, node, self._meeting) is None) == here:
-                return f"node {node} has not {'joined' if here else 'left'} (`opcod join {self._paths.run}`)"
-        return None
+    def _are_others_here(self) -> bool:
+        run_dir, meeting = self._paths.run_dir, self._meeting
+        return meeting is not None and any(read_address(run_dir, node, meeting) for node in self._others())
+
+    def _others(self) -> range:
+        return range(1, self._settings.resources.nodes)
 
     # Parts ---------------------------------------------------------------------------------------------
     def _end_last_start(self) -> None:

@@ -10,6 +10,7 @@ counts for its own meeting only, and a meeting that is replaced has not ended th
 
 import ipaddress
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +23,9 @@ MEETING_FILE = "meeting.json"
 ADDRESSES = "nodes"
 DEFAULT_PORT = 29400
 """What torch's launchers use."""
+
+JOIN_TIMEOUT_S = 900.0
+"""That nodes have to come, each after the one before: they are started by hand, or by a batch system all at once."""
 
 
 class Meeting(BaseModel):
@@ -126,6 +130,12 @@ def read_address(run_dir: Path, node: int, meeting: Meeting) -> str | None:
     except OSError:
         return None
     return address if came_to == meeting.id else None
+
+
+def absent(run_dir: Path, nodes: Iterable[int], meeting: Meeting) -> str | None:
+    """Those of `nodes` that have not come, in words."""
+    missing = [str(node) for node in nodes if read_address(run_dir, node, meeting) is None]
+    return f"not joined: node {', '.join(missing)} (`opcod join {run_dir.name}`)" if missing else None
 
 
 def groups_of(settings: RunSettings, node: int, meeting: Meeting, run_dir: Path) -> dict[str, dict[str, str]]:

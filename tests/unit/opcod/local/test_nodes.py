@@ -7,6 +7,7 @@ import pytest
 from opcod.local.gpus import share_out, share_out_all
 from opcod.local.nodes import (
     Meeting,
+    absent,
     groups_of,
     on_one_node,
     own_address,
@@ -91,10 +92,12 @@ def test_ranks_on_several_nodes_are_told_where_the_first_of_them_is(tmp_path: Pa
     assert read_meeting(tmp_path) == meeting
     with pytest.raises(ConfigError, match="expected node 1, where trainer-a begins, to have joined before node 2"):
         groups_of(spread, 2, meeting, tmp_path)
+    assert absent(tmp_path, (1, 2), meeting) == f"not joined: node 1, 2 (`opcod join {tmp_path.name}`)"
     for node in (1, 2):
         write_address(tmp_path, node, meeting, f"10.0.0.{5 + node}")
         assert read_address(tmp_path, node, meeting) == f"10.0.0.{5 + node}"
         assert read_address(tmp_path, node, meeting.model_copy(update={"id": "2"})) is None
+    assert absent(tmp_path, (1, 2), meeting) is None
     assert groups_of(spread, 0, meeting, tmp_path) == {}
     assert groups_of(spread, 2, meeting, tmp_path) == {
         "trainer-a": {"OPCOD_NODES": "2", "OPCOD_NODE_RANK": "1", "OPCOD_RENDEZVOUS": "10.0.0.6:29402"},
