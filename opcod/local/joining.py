@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from opcod.local.deployment import services_of
+from opcod.local.deployment import node_lock, services_of
 from opcod.local.gpus import starts
 from opcod.local.launcher import silent
 from opcod.local.nodes import (
@@ -79,24 +79,15 @@ def join_run(
     while True:
         meeting = meet(paths.run_dir, say, stopped)
         joined = JoinedNode(paths, node, meeting, stopped, start_process)
-        try:
-            here = joined.start(say, address)
-            say(f"node {node} of run {paths.run}: {', '.join(here)}")
-            joined.until_over(say)
-        except StoppedError:
-            joined.stop()
-            # A batch system tells all nodes to end at once: by now node 0 has ended the run, or is up without this one.
-            if not joined.is_over():
-                raise
-        finally:
-            joined.stop()
+        with node_lock(paths.run_dir, node):
+            joined.work(say, address)
         if read_meeting(paths.run_dir) is None:
             return
         say("node 0 has begun again")
 
 
 class JoinedNode:
-    """This node at one meeting: `start` brings up what is placed here, `until_over` watches it."""
+    """This node at one meeting; `node_lock` is held meanwhile."""
 
     def __init__(
         self,
@@ -119,6 +110,23 @@ class JoinedNode:
         self._meeting = meeting
         self._stopped = stopped
         self._services = NodeServices(paths, settings, "run", node, self._is_enough, start_process)
+
+    def work(self, say: Progress, address: str | None) -> None:
+        """From coming to the end of the meeting, after which nothing of this node is left. address: as of `start`.
+
+        Raises as `start` and `until_over`.
+        """
+        try:
+            here = self.start(say, address)
+            say(f"node {self._node} of run {self._paths.run}: {', '.join(here)}")
+            self.until_over(say)
+        except StoppedError:
+            self.stop()
+            # A batch system tells all nodes to end at once: by now node 0 has ended the run, or is up without this one.
+            if not self.is_over():
+                raise
+        finally:
+            self.stop()
 
     def start(self, say: Progress, address: str | None) -> list[str]:
         """The services that are up. address: at which other nodes reach this one; None: the one that faces node 0.

@@ -175,6 +175,22 @@ def test_a_node_that_is_told_to_end_as_node_0_is_ends_well(node: Node) -> None:
     assert not node.comes_to(first)
 
 
+def test_a_second_process_of_one_node_is_refused_and_spoils_nothing(
+    tmp_path: Path, redis_url: str, ready_url: str, node: Node
+) -> None:
+    first = node.meeting(1)
+    node.begin()
+    wait_until(lambda: node.is_up(first), "the services")
+    second = Node(tmp_path, redis_url, ready_url)
+    with pytest.raises(ConfigError, match="node 1 of pair has joined already in another process"):
+        second.join()
+    assert not second.started
+    assert node.is_up(first)
+    node.end_run()
+    node.wait()
+    assert node.error is None
+
+
 @pytest.mark.parametrize("number", [0, 2])
 def test_a_node_that_the_run_does_not_have_is_refused(node: Node, number: int) -> None:
     node.meeting(1)
