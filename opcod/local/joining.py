@@ -188,4 +188,8 @@ class JoinedNode:
 
 def _silent(meeting: Meeting) -> str | None:
     """Why node 0's Redis does not answer, or None."""
+    file = meeting.redis_password_file
+    # The next launcher makes another one; until then it is as if none were up.
+    if file is not None and not file.exists():
+        return f"the password of its Redis, {file}, is not there"
     return silent(meeting.redis_url, meeting.redis_password_file)

@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 from opcod.local.joining import join_run
 from opcod.local.nodes import MEETING_FILE, Meeting, read_address
 from opcod.local.processes import LiveProcess, ProcessSpec
+from opcod.local.services import POLL_S
 from opcod.prepare.run_directory import create_run
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
@@ -56,14 +58,14 @@ class Node:
         self._ready_url = ready_url if ready else None
         self._thread: threading.Thread | None = None
 
-    def meeting(self, number: int) -> Meeting:
+    def meeting(self, number: int, password_file: Path | None = None) -> Meeting:
         """Node 0 begins one."""
         begun = Meeting(
             id=f"meeting-{number}",
             address="127.0.0.1",
             port=29400,
             redis_url=self._redis_url,
-            redis_password_file=None,
+            redis_password_file=password_file,
             key_file=self.paths.run_dir / f"key-{number}",
         )
         begun.save(self.paths.run_dir)
@@ -111,10 +113,13 @@ def node(tmp_path: Path, redis_url: str, ready_url: str) -> Node:
     return Node(tmp_path, redis_url, ready_url)
 
 
-def test_a_node_does_its_share_until_node_0_ends_the_run(node: Node) -> None:
+def test_a_node_does_its_share_until_node_0_ends_the_run(node: Node, tmp_path: Path) -> None:
     node.begin()
     wait_until(lambda: len(node.said) == 1, "node 1 to wait")
     assert "no meeting in" in node.said[0]
+    node.meeting(0, password_file=tmp_path / "removed")
+    time.sleep(5 * POLL_S)
+    assert not node.started
     first = node.meeting(1)
     wait_until(lambda: node.is_up(first), "the services")
     node.end_run()

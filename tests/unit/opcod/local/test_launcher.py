@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from opcod.local.launcher import REDIS, Launcher
+from opcod.local.deployment import Deployment
+from opcod.local.launcher import PASSWORD_FILE, REDIS, Launcher
 from opcod.local.nodes import Meeting, read_meeting, write_address
 from opcod.local.processes import LiveProcess, ProcessSpec, launch
 from opcod.local.services import READY_TIMEOUT_S, ready_timeout_s
@@ -71,6 +72,16 @@ def test_a_node_that_came_to_a_meeting_before_has_not_come_to_this_one(tmp_path:
     )
     paths.run_dir.mkdir()
     left.save(paths.run_dir)
+    # Of a run that was copied without its passwords.
+    Deployment(
+        run="r1",
+        run_dir=paths.run_dir,
+        mode="run",
+        key_file=tmp_path / "key",
+        redis_url="redis://127.0.0.1:1",
+        redis_password_file=paths.run_dir / PASSWORD_FILE,
+        embedded_redis_port=1,
+    ).save()
     write_address(paths.run_dir, 1, left, "127.0.0.2")
     meetings: dict[str, Meeting | None] = {}
 
