@@ -132,7 +132,7 @@ class Launcher:
         """The address of this node, and the first port of trainers; None where it is the only one."""
         if self._settings.resources.nodes == 1:
             return None
-        host, port = rendezvous_of(rendezvous, self._settings.resources.nodes)
+        host, port = rendezvous_of(rendezvous, self._settings)
         return own_address(host), port
 
     def _gathered(self, told: Told, progress: Progress) -> Told:

@@ -24,6 +24,8 @@ ADDRESSES = "nodes"
 DEFAULT_PORT = 29400
 """What torch's launchers use."""
 
+PORTS = 65536  # of TCP, the first of which nobody has
+
 JOIN_TIMEOUT_S = 900.0
 """That nodes have to come, each after the one before: they are started by hand, or by a batch system all at once."""
 
@@ -88,15 +90,22 @@ def on_one_node(settings: RunSettings) -> RunSettings:
     return settings.model_copy(update={"resources": resources, "trainer": trainer})
 
 
-def rendezvous_of(text: str | None, nodes: int) -> tuple[str, int]:
-    """Host and port in `host` or `host:port`. Raises ConfigError."""
+def rendezvous_of(text: str | None, settings: RunSettings) -> tuple[str, int]:
+    """Host and first port in `host` or `host:port`. Raises ConfigError, also where trainers need ports that there are
+    not."""
     host, _, port = (text or "").partition(":")
-    if not host or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
+    if not host or (port and not (port.isdecimal() and 0 < int(port) < PORTS)):
         raise ConfigError(
             f"--rendezvous: expected host or host:port at which the other nodes reach this one, as resources.nodes = "
-            f"{nodes}, got {shown(text)}"
+            f"{settings.resources.nodes}, got {shown(text)}"
         )
-    return host, int(port or DEFAULT_PORT)
+    first, needed = int(port or DEFAULT_PORT), len(_spread(settings))
+    if first + needed > PORTS:
+        raise ConfigError(
+            f"--rendezvous: expected a port of at most {PORTS - needed}, as {needed} trainers on several nodes have it "
+            f"and the next ones, got {first}"
+        )
+    return host, first
 
 
 def own_address(host: str) -> str:
@@ -132,6 +141,11 @@ def read_address(run_dir: Path, node: int, meeting: Meeting) -> str | None:
     return address if came_to == meeting.id else None
 
 
+def _spread(settings: RunSettings) -> dict[str, tuple[int, ...]]:
+    """Nodes of the trainers on several, each of which needs a port for its rendezvous, in the order of the ports."""
+    return {service: on for service, on in placement(settings).items() if len(on) > 1}
+
+
 def absent(run_dir: Path, nodes: Iterable[int], meeting: Meeting) -> str | None:
     """Those of `nodes` that have not come, in words."""
     missing = [str(node) for node in nodes if read_address(run_dir, node, meeting) is None]
@@ -144,8 +158,8 @@ def groups_of(settings: RunSettings, node: int, meeting: Meeting, run_dir: Path)
     Raises ConfigError where the first node of one has not.
     """
     found: dict[str, dict[str, str]] = {}
-    for number, (service, on) in enumerate(placement(settings).items()):
-        if len(on) == 1 or node not in on:
+    for number, (service, on) in enumerate(_spread(settings).items()):
+        if node not in on:
             continue
         first = meeting.address if on[0] == 0 else read_address(run_dir, on[0], meeting)
         if first is None:

@@ -100,8 +100,8 @@ def test_ranks_on_several_nodes_are_told_where_the_first_of_them_is(tmp_path: Pa
     assert absent(tmp_path, (1, 2), meeting) is None
     assert groups_of(spread, 0, meeting, tmp_path) == {}
     assert groups_of(spread, 2, meeting, tmp_path) == {
-        "trainer-a": {"OPCOD_NODES": "2", "OPCOD_NODE_RANK": "1", "OPCOD_RENDEZVOUS": "10.0.0.6:29402"},
-        "trainer-b": {"OPCOD_NODES": "2", "OPCOD_NODE_RANK": "0", "OPCOD_RENDEZVOUS": "10.0.0.7:29403"},
+        "trainer-a": {"OPCOD_NODES": "2", "OPCOD_NODE_RANK": "1", "OPCOD_RENDEZVOUS": "10.0.0.6:29400"},
+        "trainer-b": {"OPCOD_NODES": "2", "OPCOD_NODE_RANK": "0", "OPCOD_RENDEZVOUS": "10.0.0.7:29401"},
     }
 
 
@@ -113,10 +113,18 @@ def test_what_is_no_meeting_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [None, "", ":29400", "node0:0", "node0:x", "::1"])
 def test_a_rendezvous_is_a_host_and_maybe_a_port(text: str | None) -> None:
-    assert rendezvous_of("node0", 2) == ("node0", 29400)
-    assert rendezvous_of("node0:5000", 2) == ("node0", 5000)
+    two = settings("resources.nodes=2")
+    assert rendezvous_of("node0", two) == ("node0", 29400)
+    assert rendezvous_of("node0:65535", two) == ("node0", 65535)
     with pytest.raises(ConfigError, match="--rendezvous: expected host or host:port"):
-        rendezvous_of(text, 2)
+        rendezvous_of(text, two)
+
+
+def test_trainers_on_several_nodes_have_a_port_each() -> None:
+    spread = settings("trainer.ranks=2", "resources.nodes=3", APART)
+    assert rendezvous_of("node0:65534", spread) == ("node0", 65534)
+    with pytest.raises(ConfigError, match=r"expected a port of at most 65534, as 2 trainers .* got 65535"):
+        rendezvous_of("node0:65535", spread)
 
 
 def test_a_host_that_nobody_knows_is_refused() -> None:
