@@ -70,9 +70,10 @@ def join_run(
     say: Progress,
     stopped: Callable[[], bool],
     start_process: Launch = launch,
+    lost_s: float = LOST_S,
 ) -> None:
     """Do what is placed on this node, until node 0 has ended the run, however often it begins again. address: as of
-    `JoinedNode.start`.
+    `JoinedNode.start`. lost_s: without an answer from node 0's Redis, after which it counts as gone.
 
     Raises as `meet` and `JoinedNode`, and ConfigError where another process is this node.
     """
@@ -80,7 +81,7 @@ def join_run(
         meeting = meet(paths.run_dir, say, stopped)
         joined = JoinedNode(paths, node, meeting, stopped, start_process)
         with node_lock(paths.run_dir, node):
-            joined.work(say, address)
+            joined.work(say, address, lost_s)
         if read_meeting(paths.run_dir) is None:
             return
         say("node 0 has begun again")
@@ -111,15 +112,15 @@ class JoinedNode:
         self._stopped = stopped
         self._services = NodeServices(paths, settings, "run", node, self._is_enough, start_process)
 
-    def work(self, say: Progress, address: str | None) -> None:
-        """From coming to the end of the meeting, after which nothing of this node is left. address: as of `start`.
+    def work(self, say: Progress, address: str | None, lost_s: float) -> None:
+        """From coming to the end of the meeting, after which nothing of this node is left.
 
         Raises as `start` and `until_over`.
         """
         try:
             here = self.start(say, address)
             say(f"node {self._node} of run {self._paths.run}: {', '.join(here)}")
-            self.until_over(say)
+            self.until_over(say, lost_s)
         except StoppedError:
             self.stop()
             # A batch system tells all nodes to end at once: by now node 0 has ended the run, or is up without this one.
@@ -155,7 +156,7 @@ class JoinedNode:
             self._services.bring_up(names, told, lambda name: say(f"starting: {name}"))
         return here
 
-    def until_over(self, say: Progress) -> None:
+    def until_over(self, say: Progress, lost_s: float) -> None:
         """Start again what ends, until the meeting is over.
 
         Raises StoppedError if asked to, ProcessFailedError if something does not stay up, and UnavailableError once
@@ -167,8 +168,8 @@ class JoinedNode:
                 raise StoppedError(f"stopped while run {self._paths.run} goes on; `opcod join` comes back to it")
             if _silent(self._meeting) is None:
                 answered_s = time.monotonic()
-            elif time.monotonic() - answered_s > LOST_S:
-                raise UnavailableError(f"the Redis of node 0 has not answered for {LOST_S:.0f} s; this node ends, too")
+            elif time.monotonic() - answered_s > lost_s:
+                raise UnavailableError(f"the Redis of node 0 has not answered for {lost_s:.0f} s; this node ends, too")
             for name in self._services.watch():
                 say(f"{name} ended and was started again")
             time.sleep(WATCH_S)

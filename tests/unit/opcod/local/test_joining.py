@@ -16,7 +16,7 @@ from opcod.local.services import POLL_S
 from opcod.prepare.run_directory import create_run
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
-from shared.errors import ConfigError, OpcodError, StoppedError
+from shared.errors import ConfigError, OpcodError, StoppedError, UnavailableError
 from tests.fakes.listening import listening
 from tests.fakes.valkey import ValkeyServer
 from tests.fakes.waiting import wait_until
@@ -75,7 +75,8 @@ class Node:
         (self.paths.run_dir / MEETING_FILE).unlink()
 
     def join(self, node: int = 1, stopped: Callable[[], bool] | None = None) -> None:
-        join_run(self.paths, node, ADDRESS, self.said.append, stopped or (lambda: not self.wanted), self._start)
+        wanted = stopped or (lambda: not self.wanted)
+        join_run(self.paths, node, ADDRESS, self.said.append, wanted, self._start, lost_s=0.0)
 
     def begin(self) -> None:
         self._thread = threading.Thread(target=self._run)
@@ -155,6 +156,22 @@ def test_a_meeting_is_left_for_another_one_before_its_services_are_up(
     node.end_run()
     node.wait()
     assert node.error is None
+
+
+def test_a_node_ends_once_node_0_is_gone_and_says_so(tmp_path: Path, ready_url: str) -> None:
+    """An embedded Redis ends with its launcher, which has no time left to take its meeting back."""
+    server = ValkeyServer(data_dir=tmp_path)
+    server.start()
+    node = Node(tmp_path, server.connection_url, ready_url)
+    first = node.meeting(1)
+    node.begin()
+    wait_until(lambda: node.is_up(first), "the services")
+    server.stop()
+    node.wait()
+    assert isinstance(node.error, UnavailableError)
+    assert str(node.error) == "the Redis of node 0 has not answered for 0 s; this node ends, too"
+    assert not node.comes_to(first)
+    assert [process.poll() is None for process in node.processes] == [False, False]
 
 
 def test_a_node_that_is_told_to_end_ends_its_services_and_says_so(node: Node) -> None:
