@@ -23,6 +23,7 @@ from tests.fakes.waiting import wait_until
 
 HERE = ["student-b", "trainer-b"]
 ADDRESS = "127.0.0.2"
+LOST_S = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ class Node:
 
     def join(self, node: int = 1, stopped: Callable[[], bool] | None = None) -> None:
         wanted = stopped or (lambda: not self.wanted)
-        join_run(self.paths, node, ADDRESS, self.said.append, wanted, self._start, lost_s=0.0)
+        join_run(self.paths, node, ADDRESS, self.said.append, wanted, self._start, lost_s=LOST_S)
 
     def begin(self) -> None:
         self._thread = threading.Thread(target=self._run)
@@ -169,7 +170,7 @@ def test_a_node_ends_once_node_0_is_gone_and_says_so(tmp_path: Path, ready_url: 
     server.stop()
     node.wait()
     assert isinstance(node.error, UnavailableError)
-    assert str(node.error) == "the Redis of node 0 has not answered for 0 s; this node ends, too"
+    assert str(node.error) == "the Redis of node 0 has not answered for 2 s; this node ends, too"
     assert not node.comes_to(first)
     assert [process.poll() is None for process in node.processes] == [False, False]
 
