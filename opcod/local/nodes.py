@@ -109,7 +109,8 @@ def rendezvous_of(text: str | None, settings: RunSettings) -> tuple[str, int]:
 
 
 def own_address(host: str) -> str:
-    """The IPv4 address of this machine that `host` names. Raises ConfigError where other nodes would not find it."""
+    """The IPv4 address of this machine that `host` names. Raises ConfigError where other nodes would not find it, and
+    where it is another machine's."""
     try:
         found = socket.gethostbyname(host)
     except OSError as error:
@@ -121,6 +122,14 @@ def own_address(host: str) -> str:
         raise ConfigError(
             f"--rendezvous: {host} is {found} on this machine, where no other one reaches it: name its address instead"
         )
+    try:
+        with socket.socket() as probe:
+            # As what is started here will listen, at a port that nobody has.
+            probe.bind((found, 0))
+    except OSError as error:
+        raise ConfigError(
+            f"--rendezvous: expected an address of this machine, which node 0 is, got {host}, that is {found}: {error}"
+        ) from error
     return found
 
 

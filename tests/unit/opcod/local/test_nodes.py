@@ -131,6 +131,9 @@ def test_a_host_that_nobody_knows_is_refused() -> None:
     assert own_address("127.0.0.2") == "127.0.0.2"
     with pytest.raises(ConfigError, match="expected a name or IPv4 address of this machine"):
         own_address("no-such-node.invalid")
+    # Of a net for documentation, RFC 5737: no machine has it.
+    with pytest.raises(ConfigError, match=r"expected an address of this machine, .* got 192\.0\.2\.1"):
+        own_address("192.0.2.1")
 
 
 def test_a_run_on_several_nodes_does_not_begin_without_a_rendezvous(
