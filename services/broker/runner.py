@@ -132,7 +132,7 @@ class Runner:
             self._groups,
             problems.format.template_hash,
             fence,
-            streams=plan.streamed is not None,
+            mini_batches=None if plan.streamed is None else plan.mini_batches,
         )
         self._source = f"broker/{consumer}"
         self._reports = ReportReader(settings, plan, problems, self._groups, self._replicas)

@@ -73,7 +73,8 @@ def main() -> int:
 
     if is_rank():
         return serve_rank(config)
-    return launch("services.trainer", config.consumer, ranks, node=node_of(environment))
+    # By the student's name: nodes on which replicas are called otherwise are to meet, too.
+    return launch("services.trainer", f"trainer-{environment.student}", ranks, node=node_of(environment))
 
 
 def serve_rank(config: TrainerConfig) -> int:

@@ -23,7 +23,7 @@ from services.trainer.ranks.group import RankLostError
 from services.trainer.step.step import NonFiniteError, StageClock, StepSettings
 from services.trainer.step.tracing import Tracer
 from services.trainer.work import Made, Result, StepWork
-from shared.contracts.batches import BatchManifest, BatchSealed, GroupSealed
+from shared.contracts.batches import BatchManifest, BatchSealed, GroupSealed, positions_of
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
 from shared.contracts.weights import StepDone, WeightsManifest, WeightsPublished
@@ -65,10 +65,11 @@ class Fence(Protocol):
 def begins_with(manifest: BatchManifest, begun: Sequence[GroupSealed]) -> bool:
     """Whether the batch's order begins with these groups, each at the place that it has in the batch."""
     order = manifest.order or ()
-    places = {name: place for place, name in enumerate(sorted(added.problem_id for added in order))}
-    found = [(each.group, each.position, each.groups, each.phase_start) for each in begun]
+    positions = positions_of(added.problem_id for added in order)
+    found = [(each.group, each.position, each.groups, each.phase_start, each.base_version) for each in begun]
     return found == [
-        (added, places[added.problem_id], len(order), manifest.phase_start) for added in order[: len(begun)]
+        (added, positions[added.problem_id], len(order), manifest.phase_start, manifest.base_version)
+        for added in order[: len(begun)]
     ]
 
 
@@ -143,10 +144,9 @@ class StudentTrainer:
         """
         if sealed.step != self.step + 1:
             raise ValueError(f"expected a group of step {self.step + 1}, got one of {sealed.step}")
-        if self._left == sealed.step or sealed in self._begun:
+        # Not worth making steps again, where that is what is left to be done: its batch does, and tells if it cannot.
+        if not self._restored or self._left == sealed.step or sealed in self._begun:
             return
-        if not self._restored:
-            self._reload()
         try:
             group = read_group(sealed, payload)
             if sealed.group.problem_id in {each.group.problem_id for each in self._begun}:
@@ -161,7 +161,6 @@ class StudentTrainer:
     def _drop(self, step: int, reason: str) -> None:
         """Forget what the step was begun with, and leave the rest of it for its batch."""
         log.warning("begun step dropped, it is made of its batch", step=step, groups=len(self._begun), reason=reason)
-        metrics.AHEAD.labels("dropped").inc(len(self._begun))
         self._left = step
         self._reload()
 
@@ -209,11 +208,13 @@ class StudentTrainer:
         self._begun = []
 
     def _check_begun(self, sealed: BatchSealed) -> None:
-        """A step that has begun otherwise than the batch says is dropped."""
+        """A step that has begun otherwise than the batch says is dropped, or where what it says cannot be read."""
         try:
             manifest = read_manifest(self._store, sealed, self._run)
-        except StorageError:
-            return  # it is refused for that as soon as it is read whole
+        except StorageError as error:
+            # Read again whole, it is refused or has become readable: nobody knows then what was begun with.
+            self._drop(sealed.step, str(error))
+            return
         if not begins_with(manifest, self._begun):
             self._drop(sealed.step, "its batch says another order, or other groups")
 
@@ -298,6 +299,7 @@ class StudentTrainer:
         )
 
     def _reload(self, say: Callable[[str], None] = lambda _: None) -> None:
+        metrics.AHEAD.labels("dropped").inc(len(self._begun))
         self._restored, self._begun = False, []
         last = self.checkpoint
         since = self._go_back(self.step)

@@ -111,7 +111,7 @@ class TutoringSection(Section):
     choice: Literal["best", "own_domain", "ring"] = Field(
         default="best",
         description="`best`: who has the best validation score in the problem's domain. `own_domain`: a specialist of "
-        "that domain, and nobody on problems of the student's own. `ring`: the student that comes next by name.",
+        "that domain, and nobody where no peer is one. `ring`: the student that comes next by name.",
     )
 
 

@@ -8,6 +8,8 @@ while others are still under way. What counts is the batch: it names the groups 
 added up, and a trainer that has begun with anything else begins again.
 """
 
+from collections.abc import Iterable
+
 from pydantic import Field
 
 from shared.contracts.envelope import Message
@@ -96,7 +98,8 @@ class BatchManifest(Contract):
     tutors: of a student with several, those that were asked, each with its version; which spoke is in the groups.
     taught: of such a student, what each of them said, by domain.
     capabilities: with HACPO, each student's mean reward over its last steps up to this one.
-    order: of a batch that is added up group by group, all of its groups, the first one first.
+    order: of a batch that is added up group by group, all of its groups, mini-batch by mini-batch, in the order in
+    which they are added.
     """
 
     run: str
@@ -167,6 +170,11 @@ class GroupSealed(Message):
     def key(self) -> str:
         # With the hash: a group whose feedback a person excludes is sealed anew.
         return f"{self.student}.{self.step}.{self.group.problem_id}.{self.group.sha256[:16]}.group"
+
+
+def positions_of(problem_ids: Iterable[str]) -> dict[str, int]:
+    """The place in a batch of the group of each problem: they lie in order of their ids."""
+    return {problem_id: position for position, problem_id in enumerate(sorted(problem_ids))}
 
 
 def mini_batch_of(position: int, groups: int, mini_batches: int) -> int:

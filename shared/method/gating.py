@@ -152,7 +152,8 @@ def _compared(
     pair: Pair, students: Sequence[str], strong_domain: Mapping[str, str], domains: Sequence[str], scope: GateScope
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The students and the domains that a gap between two is taken over, in the order given."""
-    if scope is GateScope.ALL:
+    # Of two the rule is the paper's, which also counts domains that neither is strong in.
+    if scope is GateScope.ALL or len(students) == 2:
         return tuple(students), tuple(domains)
     theirs = {strong_domain[student] for student in pair}
     return tuple(name for name in students if name in pair), tuple(name for name in domains if name in theirs)

@@ -29,6 +29,8 @@ def choose_tutor(
 ) -> str | None:
     """The one of `able` that speaks, or None. able: who may tutor the student on this problem; peers: all others, from
     the one that comes next on. scores: by student, in the problem's domain."""
+    if len(peers) == 1:
+        return able[0] if able else None
     match choice:
         case TutorChoice.RING:
             able = [name for name in able if name == peers[0]]

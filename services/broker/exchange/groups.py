@@ -31,9 +31,9 @@ from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus
 from shared.config.baselines import POLICY_GRADIENTS
 from shared.config.settings import RunSettings
-from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, GroupSealed
+from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample, GroupSealed, positions_of
 from shared.contracts.jobs import JobKind, JobOutput, PayloadRef, PromptOutput
-from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState
+from shared.contracts.run import GroupState, JobStatus, PhaseState, RunState, StepState
 from shared.contracts.targets import group_job_id, open_step
 from shared.errors import FencedError, OpcodError, StorageError
 from shared.files.batches import batch_directory, batch_manifest, read_group
@@ -249,10 +249,17 @@ def unusable(error: StorageError) -> UnusableBatchError:
 
 class Sealer:
     """Of one run. template_hash: what stands for its prompts in a batch's manifest. fence: this broker's token.
-    streams: groups are sealed ahead of their batches, too."""
+    mini_batches: of each of a step's problems, where groups are sealed ahead of their batches; else None."""
 
     def __init__(
-        self, run: str, store: LocalStore, groups: GroupReader, template_hash: str, fence: int, *, streams: bool = False
+        self,
+        run: str,
+        store: LocalStore,
+        groups: GroupReader,
+        template_hash: str,
+        fence: int,
+        *,
+        mini_batches: Callable[[Collection[str]], Mapping[str, int]] | None = None,
     ) -> None:
         self.found: Mapping[str, Collection[int]] = {}
         """Steps whose batches lay on disk when the run was taken up, by student."""
@@ -261,7 +268,7 @@ class Sealer:
         self._store = store
         self._groups = groups
         self._template_hash = template_hash
-        self._streams = streams
+        self._mini_batches = mini_batches
 
     def seal_ahead(
         self, state: RunState, student: str, problem_id: str
@@ -273,13 +280,13 @@ class Sealer:
         added = added_group(problem_id, group.model_dump_json())
         # With the hash in its name: another one of the same problem lies beside it, and neither is written over.
         ref, data = pack(group, step_payloads(student, phase.step.step), f"{problem_id}.{added.sha256[:16]}.group")
-        positions = sorted(each.problem_id for each in phase.step.groups)
+        positions = positions_of(each.problem_id for each in phase.step.groups)
         sealed = GroupSealed(
             student=student,
             step=phase.step.step,
             base_version=phase.step.base_version,
             phase_start=phase.step.step == phase.first_step,
-            position=positions.index(problem_id),
+            position=positions[problem_id],
             groups=len(positions),
             group=added,
             payload=ref,
@@ -303,10 +310,6 @@ class Sealer:
         groups = [self._groups.group(state, phase.student, group.problem_id) for group in phase.step.groups]
         only = phase.peer if len(phase.tutors) == 1 else None
         asked = {group.tutor for group in phase.step.groups}
-        # First what the trainer was told to begin with; the step's own order is that of its mini-batches.
-        ahead = [added.problem_id for added in phase.step.ahead]
-        rest = [group.problem_id for group in groups if group.problem_id not in ahead]
-        order = [*ahead, *rest] if self._streams else None
         header = StepHeader(
             run=self._run,
             student=phase.student,
@@ -320,12 +323,22 @@ class Sealer:
             fence=self._fence,
             capabilities=self._capabilities(phase, phase.step.step, groups),
             tutors={} if only else {name: version for name, version in phase.tutors.items() if name in asked},
-            order=order,
+            order=self._order(phase.step),
         )
         fault_point("broker.before-seal")
         sealed = write_batch(self._store, header, groups)
         fault_point("broker.after-seal")
         return sealed
+
+    def _order(self, step: StepState) -> list[str] | None:
+        """The step's problems as their groups are added up: in each mini-batch first what the trainer was told of."""
+        if self._mini_batches is None:
+            return None
+        ahead = [added.problem_id for added in step.ahead]
+        rest = [group.problem_id for group in step.groups if group.problem_id not in ahead]
+        # By mini-batch once more: a group that is sealed anew was told last, behind those of later mini-batches.
+        mini_batches = self._mini_batches([*ahead, *rest])
+        return sorted([*ahead, *rest], key=mini_batches.__getitem__)
 
     def _capabilities(self, phase: PhaseState, step: int, groups: Sequence[BatchGroup]) -> dict[str, float] | None:
         """Of the two students, with this step's rewards; None where nothing is shared."""

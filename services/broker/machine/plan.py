@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import zip_longest
 
 from shared.config.alarms import AlarmsSection
-from shared.contracts.batches import mini_batch_of
+from shared.contracts.batches import mini_batch_of, positions_of
 from shared.contracts.ids import seed_of
 from shared.contracts.run import Split
 
@@ -110,8 +110,8 @@ class Plan:
     def mini_batches(self, problem_ids: Collection[str]) -> dict[str, int]:
         """Of a step that is streamed: the mini-batch of each of its problems, from 0; in the order of the batch."""
         assert self.streamed is not None
-        ordered = sorted(problem_ids)
-        return {name: mini_batch_of(position, len(ordered), self.streamed) for position, name in enumerate(ordered)}
+        positions = positions_of(problem_ids)
+        return {name: mini_batch_of(position, len(positions), self.streamed) for name, position in positions.items()}
 
     def training_shares(self) -> dict[str, float]:
         """The share of each domain in what a student is trained on."""

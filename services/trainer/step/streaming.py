@@ -6,6 +6,7 @@ What always holds:
 - the same groups in the same order give the same weights, bit for bit, however long they take to come.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from services.trainer.step.step import Step, denominator_of
@@ -24,6 +25,7 @@ class StreamedStep:
         self._groups = groups
         self._policy_gradient = step.settings.method in POLICY_GRADIENTS
         self._open = 0
+        self._missing = Counter(map(self._mini_batch, range(groups)))
         self._rows: list[Row] = []
         self._later: list[Sequence[Row]] = []
 
@@ -34,7 +36,7 @@ class StreamedStep:
     def add(self, rows: Sequence[Row]) -> None:
         """The rows of one group, whose number is its position in the batch.
 
-        Raises NonFiniteError as `Step.update`, StorageError if no group of an earlier mini-batch came before.
+        Raises NonFiniteError as `Step.update`, StorageError where it does not come `in_turn`.
         """
         if self._policy_gradient and self._mini_batch(rows[0].group) > 0:
             # A ratio is to the student as the step began: no update before all groups were seen by it.
@@ -44,22 +46,25 @@ class StreamedStep:
             self._add(rows)
 
     def finish(self) -> StepMetrics:
-        """After the last group. Raises NonFiniteError as `Step.update`."""
+        """After the last group. Raises NonFiniteError as `Step.update`, StorageError where one is missing."""
         for rows in self._later:
             self._add(rows)
         self._update()
+        if self._missing.total():
+            raise StorageError(f"expected {self._groups} groups, {self._missing.total()} of them did not come")
         return self.step.metrics()
 
     def _add(self, rows: Sequence[Row]) -> None:
         mini_batch = self._mini_batch(rows[0].group)
         if mini_batch != self._open:
-            if not self._rows:
+            if self._missing[self._open] or mini_batch < self._open:
                 raise StorageError(
-                    f"expected a group of mini-batch {self._open + 1} first, got position {rows[0].group} of "
-                    f"{self._groups}, which is of mini-batch {mini_batch + 1}"
+                    f"expected a group of mini-batch {self._open + 1}, got position {rows[0].group} of {self._groups}, "
+                    f"which is of mini-batch {mini_batch + 1}"
                 )
             self._update()
             self._open = mini_batch
+        self._missing[mini_batch] -= 1
         self._rows += rows
         self.step.add(rows)
 

@@ -10,10 +10,10 @@ from services.broker.exchange.batches import adopt
 from shared.bus.keys import RESULTS
 from shared.bus.payloads import unpack
 from shared.contracts.acting import ActAsked, ExchangeAct, ExchangeRef
-from shared.contracts.batches import AddedGroup, BatchGroup, BatchManifest
+from shared.contracts.batches import AddedGroup, BatchGroup, BatchManifest, mini_batch_of, positions_of
 from shared.contracts.events import Acted
 from shared.contracts.jobs import Job, JobKind
-from shared.contracts.run import RunState
+from shared.contracts.run import PhaseState, RunState
 from shared.files.batches import read_groups
 from shared.files.store import LocalStore
 from tests.fakes.broker import RUN, BrokerBench
@@ -35,7 +35,7 @@ def manifest_of(bench: BrokerBench, student: str, step: int) -> BatchManifest:
 
 
 def assert_streamed(bench: BrokerBench) -> None:
-    """Every batch names its own groups, each once, and first those that its trainer was told last to begin with."""
+    """Every batch names its own groups, each once."""
     store = LocalStore(bench.run_dir)
     for student in "ab":
         for step in (1, 2):
@@ -115,7 +115,7 @@ def test_a_broker_that_is_started_again_between_two_groups_goes_on(run_dir: Path
     server = MemoryServer()
     bench = BrokerBench(run_dir, FOUR, server=server)
     with_groups_apart(bench, one_is_ahead)
-    before = {name: len(trainer.begun) for name, trainer in bench.trainers.items()}
+    before = {name: len(told(bench, name, 1)) for name in bench.trainers}
     if emptied:
         server.flush()
         for student in bench.students.values():
@@ -127,10 +127,13 @@ def test_a_broker_that_is_started_again_between_two_groups_goes_on(run_dir: Path
     for name, trainer in bench.trainers.items():
         assert trainer.applied == [1, 2]
         problems = [each.problem_id for each in told(bench, name, 1)]
+        order = manifest_of(bench, name, 1).order
+        assert order is not None
         if not emptied:
             assert len(set(problems)) == len(problems), "nothing is told twice"
         else:
-            assert len(problems) >= before[name]
+            again = [each.problem_id for each in order[:-1]]
+            assert problems[before[name] :] == again, "all is made again, and told but for the last"
 
 
 def test_a_group_whose_tutor_is_silent_is_sealed_without_its_feedback(run_dir: Path) -> None:
@@ -157,10 +160,18 @@ def test_a_group_whose_tutor_is_silent_is_sealed_without_its_feedback(run_dir: P
     assert isinstance(silent.message, Job) and order[3].problem_id in silent.message.id
 
 
-def test_feedback_that_is_excluded_after_its_group_was_sealed_is_not_in_the_batch(run_dir: Path) -> None:
-    bench = BrokerBench(run_dir, ("problems.per_step=4", *STREAM))
-    with_groups_apart(bench, one_is_ahead)
-    [phase, *_] = [phase for phase in bench.state.phases if phase.step and phase.step.ahead and not phase.step.sealed]
+@pytest.mark.parametrize(("mini_batches", "ahead"), [(1, 1), (2, 3)])
+def test_feedback_that_is_excluded_after_its_group_was_sealed_is_not_in_the_batch(
+    run_dir: Path, mini_batches: int, ahead: int
+) -> None:
+    """ahead: groups that its trainer was told of by then; three are one of the second mini-batch, too."""
+
+    def reached(state: RunState) -> list[PhaseState]:
+        return [p for p in state.phases if p.step and len(p.step.ahead) == ahead and not p.step.sealed]
+
+    bench = BrokerBench(run_dir, ("problems.per_step=4", f"optimizer.mini_batches={mini_batches}", *STREAM))
+    with_groups_apart(bench, lambda state: bool(reached(state)))
+    [phase, *_] = reached(bench.state)
     assert phase.step is not None
     first = phase.step.ahead[0]
     exchange = ExchangeRef(student=phase.student, step=1, problem_id=first.problem_id, sample=1)
@@ -169,6 +180,9 @@ def test_feedback_that_is_excluded_after_its_group_was_sealed_is_not_in_the_batc
     everything(bench)
     order = manifest_of(bench, phase.student, 1).order
     assert order is not None and first not in order
+    positions = positions_of(each.problem_id for each in order)
+    turns = [mini_batch_of(positions[each.problem_id], 4, mini_batches) for each in order]
+    assert turns == sorted(turns), "no group comes behind a later mini-batch"
     told_twice = [each for each in told(bench, phase.student, 1) if each.problem_id == first.problem_id]
     assert len(told_twice) == 2 and told_twice[1] in order
     store = LocalStore(run_dir)

@@ -117,18 +117,20 @@ def test_hysteresis_keeps_last_rounds_answer_near_tau_and_is_off_by_default() ->
 
 @settings(deadline=None)
 @given(
-    counts=st.lists(counts, min_size=4, max_size=4),
+    counts=st.lists(counts, min_size=6, max_size=6),
     tau=st.decimals(0, 2, places=3),
     same_domain=st.booleans(),
+    nobodys=st.booleans(),
     scope=st.sampled_from(GateScope),
 )
 def test_with_two_students_every_scope_is_the_papers_rule(
-    counts: list[int], tau: Decimal, same_domain: bool, scope: GateScope
+    counts: list[int], tau: Decimal, same_domain: bool, nobodys: bool, scope: GateScope
 ) -> None:
+    """nobodys: there are problems of a domain that neither is strong in."""
     strong = {"a": "physics", "b": "physics" if same_domain else "chemistry"}
-    domains = list(dict.fromkeys(strong.values()))
+    domains = [*dict.fromkeys(strong.values()), *(["material"] if nobodys else [])]
     correct = {
-        name: dict(zip(domains, row, strict=False)) for name, row in zip("ab", (counts[:2], counts[2:]), strict=True)
+        name: dict(zip(domains, row, strict=False)) for name, row in zip("ab", (counts[:3], counts[3:]), strict=True)
     }
     paper = dict(zip("ab", gaps_exact(list(correct.values()), SAMPLES), strict=True))
     gaps = pair_gaps(correct, strong, SAMPLES, scope)

@@ -39,6 +39,12 @@ def test_nobody_speaks_where_nobody_may(choice: TutorChoice) -> None:
     assert choose(choice, "") is None
 
 
+@pytest.mark.parametrize("choice", TutorChoice)
+def test_the_only_peer_speaks_whatever_the_problem_is(choice: TutorChoice) -> None:
+    scores = dict.fromkeys("ab", Fraction(0))
+    assert choose_tutor(choice, ["b"], peers=("b",), domain="x", strong_domain=STRONG, scores=scores) == "b"
+
+
 @given(able=st.sets(st.sampled_from(PEERS)), choice=st.sampled_from(TutorChoice), domain=st.sampled_from("xyz"))
 def test_only_who_may_is_chosen(able: set[str], choice: TutorChoice, domain: str) -> None:
     chosen = choose(choice, "".join(sorted(able)), domain)

@@ -41,9 +41,9 @@ def buckets(logits: Logits, ids: list[int] | None, tail: bool) -> list[float]:
     if not tail:
         return softmax([logits[i] for i in ids])
     whole = softmax(logits)
-    top = [whole[i] for i in ids]
-    captured = min(math.log(math.fsum(top)), CAPTURED_MAX)
-    return [*top, -math.expm1(captured)]
+    # Summed up, not what is left of 1: of a thin tail that is rounding, which differences would make a slope of.
+    rest = math.fsum(whole[i] for i in range(len(whole)) if i not in ids)
+    return [*(whole[i] for i in ids), max(rest, -math.expm1(CAPTURED_MAX))]
 
 
 def resolvable_in_fp32(tokens: Iterable[Logits], alpha: float, top_k: int | None, tail: bool) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -11,7 +12,7 @@ from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StepRefusedError, StudentTrainer
 from shared.config.baselines import Method
 from shared.contracts.batches import BatchSealed
-from shared.errors import FencedError
+from shared.errors import FencedError, StorageError
 from tests.unit.trainer.ground import (
     Ahead,
     OpenFence,
@@ -163,6 +164,24 @@ def test_a_batch_that_is_refused_takes_back_what_was_begun(tmp_path: Path, tiny_
         trainer.apply(sealed, OpenFence())
     groups.write_bytes(whole)
     assert [made(trainer, sealed)] == of_the_batches(tmp_path, tiny_dir, TWO_UPDATES)
+
+
+def test_a_step_whose_batch_cannot_be_compared_with_what_was_begun_is_made_again(
+    tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that does not answer once, and a group that is not the batch's."""
+
+    def away(*_: object) -> NoReturn:
+        raise StorageError("the disk is away")
+
+    trainer, before = student_trainer(tmp_path, tiny_dir, TWO_UPDATES), outcome("dropped")
+    trainer.restore()
+    sealed, _ = seal_streamed(tmp_path, tiny_dir, 1, ORDER)
+    group = group_of(trainer._work.tokenizer, "1+2?", ["41", "9", ""])
+    begin(trainer, [sealed_ahead(group, 1, ORDER[0], len(ORDER))])
+    monkeypatch.setattr("services.trainer.trainer.read_manifest", away)
+    assert [made(trainer, sealed)] == of_the_batches(tmp_path, tiny_dir, TWO_UPDATES)
+    assert outcome("dropped") == before + 1
 
 
 def test_groups_of_another_step_are_nobody_s(tmp_path: Path, tiny_dir: Path) -> None:

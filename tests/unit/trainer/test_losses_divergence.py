@@ -98,8 +98,7 @@ def assert_close_to_reference(case: Case, value: Tensor, gradient: Tensor, atol:
 def test_float64_matches_the_reference_whatever_the_mask_hides(case: Case, poison: float) -> None:
     value, gradient = run(case, torch.float64, poison)
     # Differences of a 1e-5 step on values up to 20 are good to about 1e-8 relative to curvature.
-    # Central differences of steps of 1e-5 are good to a few millionths.
-    assert_close_to_reference(case, value, gradient, atol=1e-9, grad_atol=5e-6)
+    assert_close_to_reference(case, value, gradient, atol=1e-9, grad_atol=2e-6)
 
 
 @settings(max_examples=100, deadline=None)

@@ -18,6 +18,7 @@ from services.trainer.step.streaming import StreamedStep
 from services.trainer.step.trees import Row
 from shared.config.baselines import GrpoSection, Method
 from shared.contracts.weights import StepMetrics
+from shared.errors import StorageError
 from tests.unit.trainer.ground import settings
 from tests.unit.trainer.step.test_step import Recorder, recorder
 
@@ -152,6 +153,21 @@ def test_groups_are_taken_mini_batch_by_mini_batch_and_within_one_as_they_came(t
     step = settings(mini_batches=3)
     under_way = StreamedStep(Step(trained(tiny_dir)[0], step, StageClock()), 6)
     assert under_way.in_turn([5, 3, 1, 0, 4, 2]) == [3, 0, 1, 4, 5, 2]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (0, 2, 1, 0), (0, 2, 1)], ids=["too early", "too late", "not all"])
+@pytest.mark.parametrize("method", ["opcod", "grpo"])
+def test_no_update_is_made_of_a_mini_batch_that_is_not_whole(
+    tiny_dir: Path, method: Method, order: Sequence[int]
+) -> None:
+    """Groups 0 and 2 are one, 1 and 3 the other."""
+    step = replace(settings(mini_batches=2), method=method)
+    one, groups = recorder(tiny_dir, step), groups_of([[True]] * 4, seed=5)
+    under_way = StreamedStep(Step(one, step, StageClock()), len(groups))
+    with pytest.raises(StorageError, match="expected"):
+        for position in order:
+            under_way.add(groups[position])
+        under_way.finish()
 
 
 def test_what_is_not_finite_spoils_its_mini_batch_and_no_other(tiny_dir: Path) -> None:
