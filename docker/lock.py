@@ -38,16 +38,11 @@ def is_pure(requirement: Requirement) -> bool:
 
 def write(name: str, wanted: list[str], *options: str) -> None:
     without_torch = "torch; sys_platform == 'never'"
-    command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--generate-hashes", "--allow-unsafe"]
-    command += [
-        "--no-annotate",
-        "--no-header",
-        "--python-version",
-        PYTHON,
-        "--python-platform",
-        "x86_64-unknown-linux-gnu",
+    command = [
+        *(sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--generate-hashes", "--allow-unsafe"),
+        *("--no-annotate", "--no-header", "--python-version", PYTHON, "--python-platform", "x86_64-unknown-linux-gnu"),
+        *("--constraints", str(ROOT / "constraints.txt"), "--output-file", str(LISTS / f"{name}.txt"), *options),
     ]
-    command += ["--constraints", str(ROOT / "constraints.txt"), "--output-file", str(LISTS / f"{name}.txt"), *options]
     overrides = LISTS / "overrides"
     overrides.write_text(without_torch)
     try:

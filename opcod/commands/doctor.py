@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opcod.local.deployment import Deployment, is_elsewhere, live_deployment
-from opcod.local.gpus import require_room, share_out, visible
+from opcod.local.gpus import require_room, share_out, share_out_all, visible
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -154,10 +154,13 @@ def _engines(settings: RunSettings) -> Iterator[Finding]:
         except ConfigError as error:
             yield Finding(f"vllm of student {name}", "bad", str(error))
     try:
-        shares = share_out(settings, gpus_here())
-        require_room(settings, shares)
+        available, nodes = gpus_here(), settings.resources.nodes
+        # Other nodes are taken for like this one.
+        require_room(settings, share_out_all(settings, available))
+        shares = share_out(settings, available)
         told = ", ".join(f"{service}: {visible(gpus)}" for service, gpus in shares.items())
-        yield Finding("gpus", "ok", told or "none; models run on the CPU")
+        nothing = "nothing here" if available else "none; models run on the CPU"
+        yield Finding("gpus", "ok", (f"node 0 of {nodes}: " if nodes > 1 else "") + (told or nothing))
     except (ConfigError, UnavailableError) as error:
         yield Finding("gpus", "bad", str(error))
         return

@@ -34,6 +34,15 @@ from shared.results.evaluation import Evaluation, Subject, evaluate, seen
 
 OWN_PARTITIONS = ("test", "validation", "train")
 
+Source = Annotated[
+    str,
+    typer.Option(
+        "--problems",
+        help=f"{', '.join(OWN_PARTITIONS)}: of the run's problems; or another source, of which the test problems are "
+        "taken.",
+    ),
+]
+
 
 def evaluate_student(
     student: Annotated[
@@ -41,14 +50,7 @@ def evaluate_student(
         typer.Option("--student", help="a@v12, a (its newest version) or a@v0 (the base model)."),
     ],
     run_name: Annotated[str | None, typer.Option("--run", help="Default: the run begun last.")] = None,
-    problems: Annotated[
-        str,
-        typer.Option(
-            "--problems",
-            help=f"{', '.join(OWN_PARTITIONS)}: of the run's problems; or another source, of which the test "
-            "problems are taken.",
-        ),
-    ] = "test",
+    problems: Source = "test",
     samples: Annotated[int, typer.Option("--samples", min=1, help="k of avg@k: answers to each problem.")] = 16,
     limit: Annotated[
         int | None,

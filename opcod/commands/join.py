@@ -1,18 +1,14 @@
 """`opcod join`: another node of a run, which starts there what is placed on it, until the run is over."""
 
-import time
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from opcod.local.deployment import refuse_elsewhere
-from opcod.local.joining import JoinedNode, meet
+from opcod.local.joining import join_run
 from opcod.local.signals import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
-from shared.errors import EXIT_INTERRUPTED
-
-POLL_S = 1.0
 
 
 def join(
@@ -39,16 +35,4 @@ def join(
     console = Console()
     paths = paths_for(runs_dir, run_name, cache_dir)
     with interruptible() as interrupted:
-        meeting = meet(paths.run_dir, lambda what: console.print(what, highlight=False), interrupted)
-        joined = JoinedNode(paths, node, meeting, lambda: interrupted() or joined.is_over())
-        try:
-            here = joined.start(lambda what: console.print(f"starting: {what}", highlight=False), address)
-            console.print(f"node {node} of run {run_name}: {', '.join(here)}", highlight=False)
-            while not interrupted() and not joined.is_over():
-                for name in joined.watch():
-                    console.print(f"{name} ended and was started again", highlight=False)
-                time.sleep(POLL_S)
-        finally:
-            joined.stop()
-    # When node 0 has ended it, this is as it should be.
-    raise typer.Exit(EXIT_INTERRUPTED if interrupted() and not joined.is_over() else 0)
+        join_run(paths, node, address, lambda what: console.print(what, highlight=False), interrupted)

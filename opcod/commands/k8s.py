@@ -28,7 +28,7 @@ def k8s(
     files = {
         target / path: text for path, text in kubernetes_files(settings_from(preset, config, overrides).names).items()
     }
-    for folder in sorted(target.glob(STUDENT_FOLDERS)):
+    for folder in sorted(path for folders in STUDENT_FOLDERS.values() for path in target.glob(folders)):
         if folder / "kustomization.yaml" not in files:
             shutil.rmtree(folder)
             typer.echo(f"removed: {folder}")

@@ -146,7 +146,7 @@ def train(
 def require_rendezvous(settings: RunSettings, rendezvous: str | None) -> None:
     """Before hours of preparing. Raises ConfigError where other nodes would not find this one."""
     if settings.resources.nodes > 1:
-        own_address(rendezvous_of(rendezvous, settings.resources.nodes)[0])
+        own_address(rendezvous_of(rendezvous, settings)[0])
 
 
 def _follow(

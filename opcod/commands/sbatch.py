@@ -18,7 +18,7 @@ from opcod.options import (
     settings_from,
 )
 from opcod.prepare.checks import check_name
-from opcod.slurm.job import NOTICE_S, BatchJob
+from opcod.slurm.job import MOST_NOTICE_S, NOTICE_S, BatchJob
 
 Options = Annotated[
     list[str] | None, typer.Option("--sbatch", help="A further option of sbatch, as --partition=gpu; may be repeated.")
@@ -31,7 +31,8 @@ def sbatch(
     gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", help="GPUs of each.", min=0)] = 8,
     time: Annotated[str, typer.Option("--time", help="Limit of one job.")] = "24:00:00",
     notice_s: Annotated[
-        int, typer.Option("--notice", help="Seconds before the limit at which the run is ended.", min=60)
+        int,
+        typer.Option("--notice", help="Seconds before the limit at which the run is ended.", min=60, max=MOST_NOTICE_S),
     ] = NOTICE_S,
     options: Options = None,
     preset: Preset = None,

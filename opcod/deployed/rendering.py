@@ -2,7 +2,8 @@
 
 What always holds: `docker-compose.yml` and the files in `k8s/` are what is rendered for two of them, `a` and `b`. With
 Compose each student has a service for itself, a trainer, and with GPUs an engine: a card each in the profile `gpu`, the
-first one together in `gpu1`. In a cluster each has a folder of the base, which gives it its name.
+first one together in `gpu1`. In a cluster each has a folder of the base, which gives it its name, and one of the
+component that has its trainer on several nodes.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shared.errors import ConfigError
 
-STUDENT_FOLDERS = "base/student-*"
+STUDENT_FOLDERS = {"k8s-student": "base/student-*", "k8s-trainer": "components/group/trainer-*"}
+"""Below `k8s/`, by the template of what is in one: `*` is the name of a student."""
 
 _NTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -47,14 +49,14 @@ def compose_file(students: Sequence[str], preset: str) -> str:
 def kubernetes_files(students: Sequence[str]) -> dict[PurePosixPath, str]:
     """Text by path below `k8s/`, of every file that names a student. `STUDENT_FOLDERS` has no others than these."""
     folders = {
-        PurePosixPath(STUDENT_FOLDERS.replace("*", student)) / "kustomization.yaml": _rendered(
-            "k8s-student", student=student
-        )
+        PurePosixPath(folder.replace("*", student)) / "kustomization.yaml": _rendered(template, student=student)
+        for template, folder in STUDENT_FOLDERS.items()
         for student in students
     }
     return {
         PurePosixPath("base/kustomization.yaml"): _rendered("k8s-base", students=students),
         PurePosixPath("components/gpu/kustomization.yaml"): _rendered("k8s-gpu", students=students),
+        PurePosixPath("components/group/kustomization.yaml"): _rendered("k8s-group", students=students),
         **folders,
     }
 

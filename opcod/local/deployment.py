@@ -198,19 +198,34 @@ def new_password() -> str:
 @contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
     """Held by the one launcher of a run. Raises ConfigError if another has it."""
-    with (run_dir / LOCK_FILE).open("a") as file:
+    taken = f"{run_dir.name} is up already in another process; stop that one, or choose another --run"
+    with _lock(run_dir / LOCK_FILE, taken):
+        yield
+
+
+@contextmanager
+def node_lock(run_dir: Path, node: int) -> Iterator[None]:
+    """Held by the one `opcod join` that is this node of a run. Raises ConfigError if another has it."""
+    taken = (
+        f"node {node} of {run_dir.name} has joined already in another process; stop that one, or give another --node"
+    )
+    with _lock(run_dir / f"{LOCK_FILE}-node-{node}", taken):
+        yield
+
+
+@contextmanager
+def _lock(path: Path, taken: str) -> Iterator[None]:
+    with path.open("a") as file:
         try:
             # The kernel lets go of it when the process ends, however it ends; a file with a pid in it would be left
             # over.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(
-                f"{run_dir.name} is up already in another process; stop that one, or choose another --run"
-            ) from error
+            raise ConfigError(taken) from error
         except OSError as error:
             raise ConfigError(
-                f"expected a file system that locks files under {run_dir}: {error}; without a lock two launchers may "
-                "take one run; choose a --runs-dir on another one, or have it mounted with locks (Lustre: `flock`)"
+                f"expected a file system that locks files under {path.parent}: {error}; without a lock two processes "
+                "may take one run; choose a --runs-dir on another one, or have it mounted with locks (Lustre: `flock`)"
             ) from error
         yield
 

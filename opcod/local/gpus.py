@@ -144,7 +144,8 @@ def _again(service: str, shares: Shares, available: int) -> int:
 def _as_set(chosen: Mapping[str, tuple[int, ...]], needs: Mapping[str, int], available: int) -> Shares:
     for service, gpus in chosen.items():
         if service not in needs:
-            raise ConfigError(f"resources.gpus: expected services out of {', '.join(needs)}, got {service}")
+            known = f"services out of {', '.join(needs)}" if needs else "none, as no service here uses a GPU"
+            raise ConfigError(f"resources.gpus: expected {known}, got {service}")
         if len(gpus) != needs[service]:
             raise ConfigError(f"resources.gpus: {service} uses {needs[service]}, got {list(gpus)}")
         if not all(0 <= gpu < available for gpu in gpus):

@@ -1,7 +1,6 @@
 """All services of one run on this machine, and what those on other nodes need: started in order, watched, stopped."""
 
 import os
-import shutil
 import socket
 import time
 import uuid
@@ -24,9 +23,10 @@ from opcod.local.deployment import (
 from opcod.local.embedded_redis import end_leftover
 from opcod.local.gpus import starts
 from opcod.local.nodes import (
-    ADDRESSES,
+    JOIN_TIMEOUT_S,
     MEETING_FILE,
     Meeting,
+    absent,
     groups_of,
     on_one_node,
     own_address,
@@ -47,9 +47,6 @@ POLL_S = 0.2
 
 LEAVE_S = 10.0
 """That the other nodes have to end their services, beyond the grace that each of these has."""
-
-JOIN_TIMEOUT_S = 900.0
-"""That the other nodes have to come: they are started by hand, or by a batch system at about the same time."""
 
 
 class Launcher:
@@ -73,6 +70,7 @@ class Launcher:
         self._meet = self._meeting_point(rendezvous)
         self._services = NodeServices(paths, self._settings, mode, 0, stopped, start_process)
         self._redis_port: int | None = None
+        self._meeting: Meeting | None = None
         self.gpus = self._services.gpus
         self.deployment: Deployment | None = None
         self.events_before = "0"
@@ -122,7 +120,7 @@ class Launcher:
         supervisor.stop([name for name in supervisor.pids() if name != REDIS])
         # Of one that died without a word the address stays.
         deadline = time.monotonic() + GRACE_S + LEAVE_S
-        while self._absent(False) is not None and time.monotonic() < deadline:
+        while self._are_others_here() and time.monotonic() < deadline:
             time.sleep(POLL_S)
         supervisor.stop([REDIS])
 
@@ -134,7 +132,7 @@ class Launcher:
         """The address of this node, and the first port of trainers; None where it is the only one."""
         if self._settings.resources.nodes == 1:
             return None
-        host, port = rendezvous_of(rendezvous, self._settings.resources.nodes)
+        host, port = rendezvous_of(rendezvous, self._settings)
         return own_address(host), port
 
     def _gathered(self, told: Told, progress: Progress) -> Told:
@@ -143,7 +141,7 @@ class Launcher:
             return told
         run_dir, (address, port) = self._paths.run_dir, self._meet
         self._services.forget_urls(self._workers())
-        meeting = Meeting(
+        self._meeting = meeting = Meeting(
             id=uuid.uuid4().hex,
             address=address,
             port=port,
@@ -153,26 +151,29 @@ class Launcher:
         )
         meeting.save(run_dir)
         progress("the other nodes")
-        self._services.wait("the other nodes", lambda: self._absent(True), JOIN_TIMEOUT_S)
+        self._services.wait("the other nodes", lambda: absent(run_dir, self._others(), meeting), JOIN_TIMEOUT_S)
         groups = groups_of(self._settings, 0, meeting, run_dir)
         return Told(told.redis_url, told.password_file, told.key_file, address, groups)
 
-    def _absent(self, here: bool) -> str | None:
-        """Of the other nodes, one that has not come, or not gone, in words."""
-        for node in range(1, self._settings.resources.nodes):
-            if (read_address(self._paths.run_dir, node) is None) == here:
-                return f"node {node} has not {'joined' if here else 'left'} (`opcod join {self._paths.run}`)"
-        return None
+    def _are_others_here(self) -> bool:
+        run_dir, meeting = self._paths.run_dir, self._meeting
+        return meeting is not None and any(read_address(run_dir, node, meeting) for node in self._others())
+
+    def _others(self) -> range:
+        return range(1, self._settings.resources.nodes)
 
     # Parts ---------------------------------------------------------------------------------------------
     def _end_last_start(self) -> None:
-        """A Redis that a killed launcher left, and where its services were: nobody is to ask for them there."""
+        """A Redis that a killed launcher left, and where its services were: nobody is to ask for them there.
+
+        Its meeting stays until ours replaces it: nodes that are still up take none for the end of the run.
+        """
         before = read_deployment(self._paths.run_dir)
         if before is not None and before.embedded_redis_port is not None:
             end_leftover(before.embedded_redis_port, self._paths.run_dir / REDIS, before.redis_password_file)
-        for name in (DEPLOYMENT_FILE, MEETING_FILE):
-            (self._paths.run_dir / name).unlink(missing_ok=True)
-        shutil.rmtree(self._paths.run_dir / ADDRESSES, ignore_errors=True)
+        (self._paths.run_dir / DEPLOYMENT_FILE).unlink(missing_ok=True)
+        if self._meet is None:
+            (self._paths.run_dir / MEETING_FILE).unlink(missing_ok=True)
 
     def _start_redis(self) -> str:
         if self._settings.bus.url is not None:

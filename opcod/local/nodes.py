@@ -1,14 +1,16 @@
 """Which services of a run are on which of its nodes, and how those that a launcher starts on each find the others.
 
 Nodes share the run's directory. In it node 0 says where its Redis is (`meeting.json`), and each other one at which
-address it is reached (`nodes/1`).
+address it is reached, and to whose meeting it came (`nodes/1`).
 
 What always holds: a meeting is there as long as its launcher wants it to be, or until another one takes the run, and a
-node's address until all that was started on it has ended.
+node's address until all that was started on it has ended. Of a process that was killed either stays: so an address
+counts for its own meeting only, and a meeting that is replaced has not ended the run.
 """
 
 import ipaddress
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +23,11 @@ MEETING_FILE = "meeting.json"
 ADDRESSES = "nodes"
 DEFAULT_PORT = 29400
 """What torch's launchers use."""
+
+PORTS = 65536  # of TCP, the first of which nobody has
+
+JOIN_TIMEOUT_S = 900.0
+"""That nodes have to come, each after the one before: they are started by hand, or by a batch system all at once."""
 
 
 class Meeting(BaseModel):
@@ -83,19 +90,27 @@ def on_one_node(settings: RunSettings) -> RunSettings:
     return settings.model_copy(update={"resources": resources, "trainer": trainer})
 
 
-def rendezvous_of(text: str | None, nodes: int) -> tuple[str, int]:
-    """Host and port in `host` or `host:port`. Raises ConfigError."""
+def rendezvous_of(text: str | None, settings: RunSettings) -> tuple[str, int]:
+    """Host and first port in `host` or `host:port`. Raises ConfigError, also where trainers need ports that there are
+    not."""
     host, _, port = (text or "").partition(":")
-    if not host or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
+    if not host or (port and not (port.isdecimal() and 0 < int(port) < PORTS)):
         raise ConfigError(
             f"--rendezvous: expected host or host:port at which the other nodes reach this one, as resources.nodes = "
-            f"{nodes}, got {shown(text)}"
+            f"{settings.resources.nodes}, got {shown(text)}"
         )
-    return host, int(port or DEFAULT_PORT)
+    first, needed = int(port or DEFAULT_PORT), len(_spread(settings))
+    if first + needed > PORTS:
+        raise ConfigError(
+            f"--rendezvous: expected a port of at most {PORTS - needed}, as {needed} trainers on several nodes have it "
+            f"and the next ones, got {first}"
+        )
+    return host, first
 
 
 def own_address(host: str) -> str:
-    """The IPv4 address of this machine that `host` names. Raises ConfigError where other nodes would not find it."""
+    """The IPv4 address of this machine that `host` names. Raises ConfigError where other nodes would not find it, and
+    where it is another machine's."""
     try:
         found = socket.gethostbyname(host)
     except OSError as error:
@@ -107,6 +122,14 @@ def own_address(host: str) -> str:
         raise ConfigError(
             f"--rendezvous: {host} is {found} on this machine, where no other one reaches it: name its address instead"
         )
+    try:
+        with socket.socket() as probe:
+            # As what is started here will listen, at a port that nobody has.
+            probe.bind((found, 0))
+    except OSError as error:
+        raise ConfigError(
+            f"--rendezvous: expected an address of this machine, which node 0 is, got {host}, that is {found}: {error}"
+        ) from error
     return found
 
 
@@ -114,11 +137,28 @@ def address_file(run_dir: Path, node: int) -> Path:
     return run_dir / ADDRESSES / str(node)
 
 
-def read_address(run_dir: Path, node: int) -> str | None:
+def write_address(run_dir: Path, node: int, meeting: Meeting, address: str) -> None:
+    atomic_write(address_file(run_dir, node), f"{meeting.id} {address}".encode())
+
+
+def read_address(run_dir: Path, node: int, meeting: Meeting) -> str | None:
+    """Where `node` is reached, once it has come to that meeting."""
     try:
-        return address_file(run_dir, node).read_text(encoding="utf-8")
+        came_to, _, address = address_file(run_dir, node).read_text(encoding="utf-8").partition(" ")
     except OSError:
         return None
+    return address if came_to == meeting.id else None
+
+
+def _spread(settings: RunSettings) -> dict[str, tuple[int, ...]]:
+    """Nodes of the trainers on several, each of which needs a port for its rendezvous, in the order of the ports."""
+    return {service: on for service, on in placement(settings).items() if len(on) > 1}
+
+
+def absent(run_dir: Path, nodes: Iterable[int], meeting: Meeting) -> str | None:
+    """Those of `nodes` that have not come, in words."""
+    missing = [str(node) for node in nodes if read_address(run_dir, node, meeting) is None]
+    return f"not joined: node {', '.join(missing)} (`opcod join {run_dir.name}`)" if missing else None
 
 
 def groups_of(settings: RunSettings, node: int, meeting: Meeting, run_dir: Path) -> dict[str, dict[str, str]]:
@@ -127,10 +167,10 @@ def groups_of(settings: RunSettings, node: int, meeting: Meeting, run_dir: Path)
     Raises ConfigError where the first node of one has not.
     """
     found: dict[str, dict[str, str]] = {}
-    for number, (service, on) in enumerate(placement(settings).items()):
-        if len(on) == 1 or node not in on:
+    for number, (service, on) in enumerate(_spread(settings).items()):
+        if node not in on:
             continue
-        first = meeting.address if on[0] == 0 else read_address(run_dir, on[0])
+        first = meeting.address if on[0] == 0 else read_address(run_dir, on[0], meeting)
         if first is None:
             raise ConfigError(
                 f"expected node {on[0]}, where {service} begins, to have joined before node {node} starts"

@@ -64,17 +64,21 @@ class NodeServices:
         """Whether that service, or a part of its ranks, is on this node."""
         return self._node in self._places.get(name, (0,))
 
+    def shows_here(self, name: str) -> bool:
+        """Of ranks on several nodes those on the first answer for all."""
+        return self._places.get(name, (0,))[0] == self._node
+
     def bring_up(self, names: Sequence[str], told: Told, progress: Progress) -> dict[str, str]:
         """Start those that are here, and wait for all that show themselves; their URLs.
 
         Raises UnavailableError when one is not ready in time, naming it; StoppedError if asked to.
         """
         for name in names:
-            if self._shows_here(name):
+            if self.shows_here(name):
                 self._url_file(name).unlink(missing_ok=True)
             if self.is_here(name):
                 self.supervisor.start(self._spec(name, told))
-        return {name: self._wait_ready(name, progress) for name in names if self._node == 0 or self._shows_here(name)}
+        return {name: self._wait_ready(name, progress) for name in names if self._node == 0 or self.shows_here(name)}
 
     def watch(self) -> list[str]:
         """Start again what ended; returns the names. Raises ProcessFailedError if something does not stay up."""
@@ -99,16 +103,10 @@ class NodeServices:
                 deadline, before = time.monotonic() + timeout_s, reason
             if time.monotonic() > deadline:
                 log_file = self._paths.run_dir / "logs" / f"{name}.log"
-                raise UnavailableError(
-                    f"{name} was not ready within {timeout_s:.0f} s: {reason}; "
-                    f"its log ({log_file}) ends:\n{log_tail(log_file)}"
-                )
+                log = f"; its log ({log_file}) ends:\n{log_tail(log_file)}" if log_file.exists() else ""
+                raise UnavailableError(f"waited {timeout_s:.0f} s for {name}: {reason}{log}")
             self.watch()
             time.sleep(POLL_S)
-
-    def _shows_here(self, name: str) -> bool:
-        """Of ranks on several nodes those on the first answer for all."""
-        return self._places.get(name, (0,))[0] == self._node
 
     def _wait_ready(self, name: str, progress: Progress) -> str:
         """The service's URL, once /readyz answers 200."""
@@ -141,7 +139,7 @@ class NodeServices:
             environment["OPCOD_STUDENT"] = student
         if name in self.gpus:
             environment[VISIBLE] = visible(self.gpus[name])
-        log_file = self._paths.run_dir / "logs" / (name if self._shows_here(name) else f"{name}-node-{self._node}")
+        log_file = self._paths.run_dir / "logs" / (name if self.shows_here(name) else f"{name}-node-{self._node}")
         return ProcessSpec(name, f"services.{service}", log_file.with_name(f"{log_file.name}.log"), environment)
 
     def _port(self, service: str, student: str) -> int:

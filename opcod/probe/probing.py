@@ -11,6 +11,7 @@ from pathlib import Path
 
 from opcod.local.answering import answer
 from opcod.local.gpus import Shares, share_out, visible
+from opcod.local.nodes import on_one_node
 from opcod.local.processes import ProcessSpec, launch, require_success, until_ended
 from opcod.probe.questions import (
     Asked,
@@ -81,7 +82,7 @@ class Questioning:
         self._settings = plan.settings
         self._say = say
         self._stopped = stopped
-        self._shares: Shares = share_out(plan.settings, gpus_here())
+        self._shares: Shares = share_out(on_one_node(plan.settings), gpus_here())
 
     def ask(self, title: str, asked: Asked, sampling: Sampling, samples: int = 1) -> dict[Key, PromptOutput]:
         """`samples` answers to each question, of the student that it is for."""

@@ -71,7 +71,8 @@ class ResourcesSection(Section):
         default="auto",
         description="Threads of each model process; never more than cores in all. `auto`: 1 where it computes on a "
         "CPU, as sums over another number round otherwise; beside a GPU an even share of the cores, 8 at most, which "
-        "look through weights and move them.",
+        "look through weights and move them: for as many processes as the run has students and trainers, on whatever "
+        "nodes they are.",
     )
     min_free_disk_bytes: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default="auto",

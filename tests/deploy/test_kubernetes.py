@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from opcod.commands.k8s import k8s as write_k8s
 from opcod.commands.keys import ACL_FILE
 from opcod.planning.disk import disk_parts, shapes_of
 from shared.config.loading import load_settings
@@ -387,3 +389,12 @@ def test_the_overlay_that_the_documentation_shows_renders() -> None:
     assert (environment["OPCOD_RUN"], environment["OPCOD_SET_RUN__SEED"]) == ("r2", "1")
     used = {container["image"] for pod in pods(objects).values() for container in pod_containers(pod)}
     assert {image.partition("/")[0] for image in used} == {"REGISTRY", "valkey"}
+
+
+def test_three_students_have_a_trainer_on_several_nodes_each(tmp_path: Path) -> None:
+    copy = tmp_path / "k8s"
+    shutil.copytree(K8S, copy)
+    write_k8s(copy, preset="trio")
+    objects = rendered(copy / "overlays" / "gpu-nodes")
+    assert set(of_kind(objects, "LeaderWorkerSet")) == {"trainer-a", "trainer-b", "trainer-c"}
+    assert set(of_kind(objects, "StatefulSet")) == {"redis", "student-a", "student-b", "student-c"}

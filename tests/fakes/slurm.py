@@ -1,5 +1,7 @@
 """Stand-ins of SLURM's commands, as far as a job uses them: programs in a directory that comes first in PATH."""
 
+import re
+import signal
 from pathlib import Path
 
 SRUN = """\
@@ -42,3 +44,10 @@ def write_slurm(directory: Path, nodes: int) -> Path:
         (directory / name).write_text(text)
         (directory / name).chmod(0o755)
     return log
+
+
+def signal_before_the_limit(script: Path) -> signal.Signals:
+    """Which one SLURM sends the script, and it alone, as its `--signal` asks for."""
+    asked = re.search(r"^#SBATCH --signal=B:(\w+)@\d+$", script.read_text(), re.MULTILINE)
+    assert asked is not None, "without it none comes"
+    return signal.Signals[f"SIG{asked[1]}"]

@@ -123,6 +123,19 @@ def test_gpus_that_cannot_be_shared_out_are_bad(tmp_path: Path, monkeypatch: pyt
     many = ["students.b.engine=vllm", "students.b.vllm.tensor_parallel_size=4"]
     found = by_name(examine_machine(paths, load_settings(preset="laptop", overrides=many, environ={})))
     assert found["gpus"].state == "bad" and "student-b needs 4 GPUs" in found["gpus"].found
+    # It would be on the other one.
+    many.append("resources.nodes=2")
+    found = by_name(examine_machine(paths, load_settings(preset="laptop", overrides=many, environ={})))
+    assert found["gpus"].state == "bad" and "student-b needs 4 GPUs" in found["gpus"].found
+
+
+def test_the_gpus_of_a_run_on_several_nodes_are_those_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    settings = load_settings(preset="laptop", overrides=["resources.nodes=2"], environ={})
+    assert by_name(examine_machine(paths, settings))["gpus"].found == "node 0 of 2: student-a: 6, trainer-a: 7"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is used here: tests/gpu")

@@ -16,6 +16,7 @@ from opcod.probe.questions import Key, plan_probe
 from shared.config.loading import load_settings
 from shared.contracts.messages import ChatMessage
 from shared.contracts.probing import TaughtAnswer
+from shared.errors import ConfigError
 from shared.results.probing import Probe
 from tests.fakes.sciknoweval import two_domains
 from tests.unit.modeling.tiny_model import write_tiny_model
@@ -141,3 +142,13 @@ def test_trainers_measure_what_fits_their_model(tmp_path: Path) -> None:
         Key("a", "p1", "feedback"): 3,
         Key("b", "p1", "feedback"): 2,
     }
+
+
+def test_all_students_of_a_run_on_several_nodes_are_asked_on_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    overrides = ["resources.nodes=2", "students.b.engine=vllm", "students.b.vllm.tensor_parallel_size=4"]
+    plan = plan_probe(load_settings(preset="smoke", overrides=overrides, environ={}), 1, 1)
+    with pytest.raises(ConfigError, match="student-b needs 4 GPUs, this machine has 1"):
+        Questioning(paths_for(tmp_path, "probed", tmp_path), plan, lambda _: None, lambda: False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from opcod.local.nodes import ADDRESSES, MEETING_FILE
+from opcod.local.nodes import MEETING_FILE, address_file, read_address, read_meeting
 from shared.contracts.run import Status
 from tests.fakes.deployment import CONTEXT, STEPS, ScriptedDeployment, assert_applied_once, assert_nothing_left
 from tests.unit.modeling.tiny_model import write_tiny_model
@@ -75,10 +75,9 @@ def test_a_run_on_three_nodes_goes_on_when_one_is_killed_and_joins_again(tmp_pat
     run_dir = running.paths.run_dir
     try:
         assert set(running.launcher.pids()) == {"redis", "broker", "inspector", "student-a", "trainer-b"}
-        assert {path.name: path.read_text() for path in (run_dir / ADDRESSES).iterdir()} == {
-            "1": "127.0.0.2",
-            "2": "127.0.0.3",
-        }
+        meeting = read_meeting(run_dir)
+        assert meeting is not None
+        assert [read_address(run_dir, node, meeting) for node in (1, 2)] == ["127.0.0.2", "127.0.0.3"]
         running.until_training()
         nodes.kill(1)
         nodes.join(1)
@@ -90,6 +89,8 @@ def test_a_run_on_three_nodes_goes_on_when_one_is_killed_and_joins_again(tmp_pat
         running.close()
     # Told by node 0, all others have ended by themselves.
     assert nodes.codes() == [0, 0]
-    assert not (run_dir / MEETING_FILE).exists() and not list((run_dir / ADDRESSES).iterdir())
+    assert not any(
+        file.exists() for file in (run_dir / MEETING_FILE, *(address_file(run_dir, node) for node in (1, 2)))
+    )
     for student in ("a", "b"):
         assert_applied_once(run_dir, student, STEPS)

@@ -53,7 +53,9 @@ def test_more_students_than_a_machine_has_cards_are_refused() -> None:
 def test_the_manifests_in_the_repository_are_those_of_two_students() -> None:
     files = {ROOT / "k8s" / path: text for path, text in kubernetes_files(("a", "b")).items()}
     assert {path: path.read_text() for path in files} == files
-    assert set((ROOT / "k8s").glob(f"{STUDENT_FOLDERS}/*")) <= files.keys()
+    of_a_student = [path for path in (ROOT / "k8s").rglob("kustomization.yaml") if "-" in path.parent.name]
+    named = {path for path in of_a_student if path.parent.name.partition("-")[0] in ("student", "trainer")}
+    assert len(named) == 2 * len(STUDENT_FOLDERS) and named <= files.keys()
 
 
 def test_manifests_are_made_for_other_students_and_back(tmp_path: Path) -> None:
@@ -63,10 +65,12 @@ def test_manifests_are_made_for_other_students_and_back(tmp_path: Path) -> None:
     assert "  - student-c\n" in (copy / "base/kustomization.yaml").read_text()
     assert yaml.safe_load((copy / "base/student-c/kustomization.yaml").read_text())["nameSuffix"] == "-c"
     assert "OPCOD_SET_STUDENTS__C__VLLM__URL" in (copy / "components/gpu/kustomization.yaml").read_text()
+    assert "  - trainer-c\n" in (copy / "components/group/kustomization.yaml").read_text()
+    assert yaml.safe_load((copy / "components/group/trainer-c/kustomization.yaml").read_text())["nameSuffix"] == "-c"
     k8s(copy)
     for path in (ROOT / "k8s").rglob("*.yaml"):
         assert (copy / path.relative_to(ROOT / "k8s")).read_text() == path.read_text()
-    assert not (copy / "base/student-c").exists()
+    assert not (copy / "base/student-c").exists() and not (copy / "components/group/trainer-c").exists()
 
 
 def test_another_folder_is_left_alone(tmp_path: Path) -> None:

@@ -75,6 +75,13 @@ def test_nobody_who_uses_one_is_left_to_take_the_first() -> None:
     assert share_out(settings(*scripted, trainers), 2) == {"trainer-a": (0,), "trainer-b": (1,)}
 
 
+def test_a_node_whose_services_use_no_gpu_is_given_none() -> None:
+    alone = "resources.placement={ student-a = [1], student-b = [0], trainer-a = [0], trainer-b = [0] }"
+    chosen = "resources.gpus={ student-a = [0], trainer-a = [0], trainer-b = [1], student-b = [1] }"
+    with pytest.raises(ConfigError, match="expected none, as no service here uses a GPU, got student-a"):
+        share_out(settings("students.a.engine=scripted", "resources.nodes=2", alone, chosen), 2, 1)
+
+
 def test_more_than_there_are_is_an_error() -> None:
     with pytest.raises(ConfigError, match="student-a needs 2 GPUs, this machine has 1"):
         share_out(settings(*VLLM, *TWO), 1)

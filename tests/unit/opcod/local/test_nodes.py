@@ -7,18 +7,19 @@ import pytest
 from opcod.local.gpus import share_out, share_out_all
 from opcod.local.nodes import (
     Meeting,
-    address_file,
+    absent,
     groups_of,
     on_one_node,
     own_address,
     placement,
+    read_address,
     read_meeting,
     rendezvous_of,
+    write_address,
 )
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
-from shared.files.durable import atomic_write
 from tests.fakes.command import call_opcod
 
 APART = "resources.placement={ student-a = [0], student-b = [0], trainer-a = [1, 2], trainer-b = [2, 1] }"
@@ -91,12 +92,16 @@ def test_ranks_on_several_nodes_are_told_where_the_first_of_them_is(tmp_path: Pa
     assert read_meeting(tmp_path) == meeting
     with pytest.raises(ConfigError, match="expected node 1, where trainer-a begins, to have joined before node 2"):
         groups_of(spread, 2, meeting, tmp_path)
+    assert absent(tmp_path, (1, 2), meeting) == f"not joined: node 1, 2 (`opcod join {tmp_path.name}`)"
     for node in (1, 2):
-        atomic_write(address_file(tmp_path, node), f"10.0.0.{5 + node}".encode())
+        write_address(tmp_path, node, meeting, f"10.0.0.{5 + node}")
+        assert read_address(tmp_path, node, meeting) == f"10.0.0.{5 + node}"
+        assert read_address(tmp_path, node, meeting.model_copy(update={"id": "2"})) is None
+    assert absent(tmp_path, (1, 2), meeting) is None
     assert groups_of(spread, 0, meeting, tmp_path) == {}
     assert groups_of(spread, 2, meeting, tmp_path) == {
-        "trainer-a": {"OPCOD_NODES": "2", "OPCOD_NODE_RANK": "1", "OPCOD_RENDEZVOUS": "10.0.0.6:29402"},
-        "trainer-b": {"OPCOD_NODES": "2", "OPCOD_NODE_RANK": "0", "OPCOD_RENDEZVOUS": "10.0.0.7:29403"},
+        "trainer-a": {"OPCOD_NODES": "2", "OPCOD_NODE_RANK": "1", "OPCOD_RENDEZVOUS": "10.0.0.6:29400"},
+        "trainer-b": {"OPCOD_NODES": "2", "OPCOD_NODE_RANK": "0", "OPCOD_RENDEZVOUS": "10.0.0.7:29401"},
     }
 
 
@@ -108,16 +113,27 @@ def test_what_is_no_meeting_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [None, "", ":29400", "node0:0", "node0:x", "::1"])
 def test_a_rendezvous_is_a_host_and_maybe_a_port(text: str | None) -> None:
-    assert rendezvous_of("node0", 2) == ("node0", 29400)
-    assert rendezvous_of("node0:5000", 2) == ("node0", 5000)
+    two = settings("resources.nodes=2")
+    assert rendezvous_of("node0", two) == ("node0", 29400)
+    assert rendezvous_of("node0:65535", two) == ("node0", 65535)
     with pytest.raises(ConfigError, match="--rendezvous: expected host or host:port"):
-        rendezvous_of(text, 2)
+        rendezvous_of(text, two)
+
+
+def test_trainers_on_several_nodes_have_a_port_each() -> None:
+    spread = settings("trainer.ranks=2", "resources.nodes=3", APART)
+    assert rendezvous_of("node0:65534", spread) == ("node0", 65534)
+    with pytest.raises(ConfigError, match=r"expected a port of at most 65534, as 2 trainers .* got 65535"):
+        rendezvous_of("node0:65535", spread)
 
 
 def test_a_host_that_nobody_knows_is_refused() -> None:
     assert own_address("127.0.0.2") == "127.0.0.2"
     with pytest.raises(ConfigError, match="expected a name or IPv4 address of this machine"):
         own_address("no-such-node.invalid")
+    # Of a net for documentation, RFC 5737: no machine has it.
+    with pytest.raises(ConfigError, match=r"expected an address of this machine, .* got 192\.0\.2\.1"):
+        own_address("192.0.2.1")
 
 
 def test_a_run_on_several_nodes_does_not_begin_without_a_rendezvous(

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from opcod.slurm.job import BatchJob
+from opcod.slurm.job import NOTICE_S, BatchJob
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.errors import ConfigError
 from tests.fakes.command import call_opcod
-from tests.fakes.slurm import write_slurm
+from tests.fakes.slurm import signal_before_the_limit, write_slurm
 from tests.fakes.waiting import wait_until
 
 # In place of opcod: says what it was asked for; a run ends with 130 once it is told to, as `opcod run` does.
 OPCOD = """\
 #!/bin/bash
 echo "$OPCOD_NODE_RANK $OPCOD_RENDEZVOUS $*" >> "{log}"
-trap 'exit {code}' TERM
+trap 'touch "{ending}"; sleep {ends_after_s}; exit {code}' TERM
 if [ "$1" = run ]; then touch "{begun}"; for ((i = 0; i < 600; i++)); do sleep 0.1; done; fi
 """
 
@@ -33,27 +33,38 @@ def job(
     nodes: int = 2,
     gpus: int = 0,
     time: str = "1:00:00",
+    notice_s: int = NOTICE_S,
     options: Sequence[str] = (),
 ) -> BatchJob:
     settings = load_settings(preset="smoke", overrides=[*overrides, f"resources.nodes={nodes}"], environ={})
     paths = Paths(runs_dir=tmp_path / "the runs", run="pair", cache_dir=tmp_path / "cache")
     begin = ("--preset", "smoke", "--set", "problems.source=a file; rm -rf")
-    return BatchJob(paths, settings, gpus, time, begin, options, opcod=(str(tmp_path / "opcod"),))
+    return BatchJob(paths, settings, gpus, time, begin, options, notice_s, opcod=(str(tmp_path / "opcod"),))
 
 
 class Batch:
     """The script as a process, as slurmd starts it on the first node."""
 
-    def __init__(self, tmp_path: Path, made: BatchJob, code: int) -> None:
+    def __init__(self, tmp_path: Path, made: BatchJob, code: int, ends_after_s: int = 0) -> None:
         self.asked = tmp_path / "asked"
         self.begun = tmp_path / "begun"
         self.told = write_slurm(tmp_path / "bin", made.settings.resources.nodes)
-        (tmp_path / "opcod").write_text(OPCOD.format(log=self.asked, begun=self.begun, code=code))
+        self.ending = tmp_path / "ending"
+        opcod = OPCOD.format(log=self.asked, begun=self.begun, ending=self.ending, code=code, ends_after_s=ends_after_s)
+        (tmp_path / "opcod").write_text(opcod)
         (tmp_path / "opcod").chmod(0o755)
         script = tmp_path / "job.sbatch"
         script.write_text(made.script())
+        self._notice = signal_before_the_limit(script)
         environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
         self.process = subprocess.Popen(["bash", str(script)], env=environment)
+
+    def near_its_limit(self) -> None:
+        self.process.send_signal(self._notice)
+
+    def cancel(self) -> None:
+        """As scancel does, whatever the job has asked for."""
+        self.process.send_signal(signal.SIGTERM)
 
     def lines(self) -> list[str]:
         return sorted(self.asked.read_text().splitlines()) if self.asked.exists() else []
@@ -66,7 +77,7 @@ def test_the_script_is_one_that_bash_and_sbatch_take(tmp_path: Path) -> None:
     assert head.splitlines()[0] == "#!/bin/bash"
     options = re.findall(r"^#SBATCH (--\S+)$", head, re.MULTILINE)
     assert {"--nodes=2", "--gpus-per-node=4", "--time=1:00:00", "--requeue", "--partition=gpu"} <= set(options)
-    assert "--signal=B:TERM@180" in options
+    assert "--signal=B:USR1@180" in options
 
 
 def test_a_run_begins_once_goes_on_after_that_and_other_nodes_join(tmp_path: Path) -> None:
@@ -77,7 +88,7 @@ def test_a_run_begins_once_goes_on_after_that_and_other_nodes_join(tmp_path: Pat
         f"0 127.0.0.1 run --run pair --preset smoke --set problems.source=a file; rm -rf {places}",
         f"1 127.0.0.1 join pair {places}",
     ]
-    batch.process.send_signal(signal.SIGTERM)
+    batch.near_its_limit()
     # It was done by then.
     assert batch.process.wait(60) == 0
     assert not batch.told.exists()
@@ -89,22 +100,42 @@ def test_a_run_begins_once_goes_on_after_that_and_other_nodes_join(tmp_path: Pat
     again = Batch(tmp_path, job(tmp_path), code=0)
     wait_until(lambda: len(again.lines()) == 2 and again.begun.exists(), "both nodes")
     assert again.lines()[0] == f"0 127.0.0.1 run --resume pair {places}"
-    again.process.send_signal(signal.SIGTERM)
+    again.near_its_limit()
     assert again.process.wait(60) == 0
 
 
 def test_a_job_that_is_told_of_its_limit_ends_its_run_and_is_queued_again(tmp_path: Path) -> None:
     batch = Batch(tmp_path, job(tmp_path), code=130)
     wait_until(lambda: len(batch.lines()) == 2 and batch.begun.exists(), "both nodes")
-    batch.process.send_signal(signal.SIGTERM)
+    batch.near_its_limit()
     assert batch.process.wait(60) == 130
     assert batch.told.read_text() == "requeue 17\n"
+
+
+def test_a_job_that_is_cancelled_ends_its_run_and_is_not_queued_again(tmp_path: Path) -> None:
+    batch = Batch(tmp_path, job(tmp_path), code=130)
+    wait_until(lambda: len(batch.lines()) == 2 and batch.begun.exists(), "both nodes")
+    batch.cancel()
+    assert batch.process.wait(60) == 130
+    assert not batch.told.exists()
+
+
+def test_a_job_that_is_cancelled_while_it_ends_is_not_queued_again(tmp_path: Path) -> None:
+    batch = Batch(tmp_path, job(tmp_path), code=130, ends_after_s=2)
+    wait_until(lambda: len(batch.lines()) == 2 and batch.begun.exists(), "both nodes")
+    batch.near_its_limit()
+    wait_until(lambda: batch.ending.exists(), "the run to be told")
+    batch.cancel()
+    assert batch.process.wait(60) == 130
+    assert not batch.told.exists()
 
 
 @pytest.mark.parametrize(
     ("overrides", "given", "said"),
     [
         ((), {"time": "a day"}, r"--time: expected a limit .* got 'a day'"),
+        ((), {"time": "2:59"}, r"--notice: expected less than --time, 2:59, which is 179 s, got 180 s"),
+        ((), {"time": "0"}, r"--notice: expected less than --time"),
         ((), {"options": ("--wrap=rm -rf /",)}, r"--sbatch: expected an option such as"),
         (("trainer.ranks=2",), {"gpus": 1}, r"trainer-a needs 2 GPUs, this machine has 1"),
         (("resources.placement={ student-a = [0] }",), {}, r"resources\.placement: expected nodes of student-a, stu"),
@@ -116,6 +147,23 @@ def test_a_job_that_could_not_run_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         job(tmp_path, *overrides, **given).script()
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("90", 5400),
+        ("90:30", 5430),
+        ("1:30:30", 5430),
+        ("1-2", 93600),
+        ("1-2:03", 93780),
+        ("1-2:03:04", 93784),
+    ],
+)
+def test_a_limit_is_read_as_sbatch_reads_it(tmp_path: Path, limit: str, seconds: int) -> None:
+    assert f"#SBATCH --time={limit}\n" in job(tmp_path, time=limit, notice_s=seconds - 1).script()
+    with pytest.raises(ConfigError, match=f"which is {seconds} s"):
+        job(tmp_path, time=limit, notice_s=seconds).script()
 
 
 def test_the_command_prints_it(
