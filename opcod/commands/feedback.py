@@ -140,11 +140,14 @@ def exclude(key: Exchange, reason: Reason, run_name: RunName = None, runs_dir: R
 def silence(
     tutor: Annotated[str, typer.Argument(metavar="TUTOR", help="A student.")],
     reason: Reason,
+    student: Annotated[
+        str | None, typer.Option("--student", help="Not to be spoken to by it; default: nobody is.")
+    ] = None,
     run_name: RunName = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Do not ask a tutor any more in this round."""
-    body = body_of(SilenceRequest, ["tutor", "reason"], tutor=tutor, reason=reason)
+    body = body_of(SilenceRequest, ["tutor", "reason"], tutor=tutor, reason=reason, student=student)
     client = Client(live_deployment(runs_dir.resolve(), run_name))
     try:
         run = quote(client.run, safe="")

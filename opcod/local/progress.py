@@ -108,8 +108,9 @@ def headline(event: Event) -> str | None:
             return event.line
         case "gate":
             gate = event.decision
-            who = [s for s, yes in gate.cognizant.items() if yes or gate.mode == "always"]
-            gaps = ", ".join(f"{s} {gap:.3f}" for s, gap in gate.gaps.items())
+            pairs = gate.named_pairs()
+            who = [name for name, pair in pairs.items() if pair.cognizant or gate.mode == "always"]
+            gaps = ", ".join(f"{name} {pair.gap:.3f}" for name, pair in pairs.items())
             speakers = " and ".join(who) if who and gate.mode != "never" else "nobody"
             return f"gate of round {gate.round}: gaps {gaps}; τ {gate.tau:g}; {speakers} may tutor"
         case "evaluated":

@@ -21,7 +21,8 @@ def command(stand: Stand, *words: str) -> Result:
 def test_the_command_line_does_the_same_while_it_is_up_and_shows_it_afterwards(stand: Stand, tmp_path: Path) -> None:
     [first, second, _] = [str(item["key"]) for item in stand.exchanges()]
     with run_lock(stand.bench.run_dir):
-        for words in (("exclude", first, "wrong formula"), ("flag", second, "look here"), ("silence", "b", "nonsense")):
+        silence = ("silence", "b", "nonsense", "--student", "a")
+        for words in (("exclude", first, "wrong formula"), ("flag", second, "look here"), silence):
             done = command(stand, *words)
             assert done.exit_code == 0, done.output
             assert "asked for" in done.output

@@ -5,14 +5,14 @@ import pytest
 from opcod.local.progress import headline
 from opcod.report.text import diagnostic_grids, to_markdown, warning_lines
 from shared.contracts.diagnostics import Alarm, Silenced
-from shared.contracts.events import AlarmRaised, TutorSilenced
+from shared.contracts.events import AlarmRaised, GateDecided, TutorSilenced
 from shared.contracts.run import Tally
 from shared.contracts.weights import StepRecord
 from shared.results.diagnostics import Diagnostics, RevisionRates, diagnose
 from shared.results.grid import text
 from shared.results.report import Decline, build_report
 from tests.fakes.figures import revision_count, step_metrics
-from tests.fakes.final_state import final_state, settings
+from tests.fakes.final_state import final_state, gate_of_three, settings
 
 SAMPLES = 8
 SILENCED = Silenced(
@@ -151,6 +151,11 @@ def test_warnings_are_lines_of_who_follows_the_run() -> None:
     assert headline(silenced) == (
         "SILENCED tutor b for student a, rest of round 1: its feedback broke 9 of 10 right answers "
         "(surely more than 50 %)"
+    )
+    gate = GateDecided(at=1.0, source="broker/0", decision=gate_of_three())
+    assert headline(gate) == (
+        "gate of round 1: gaps a to b 0.300, a to c 0.400, b to a 0.500, b to c 0.600, c to a 0.100, c to b 0.700; "
+        "τ 0.2; c to a may tutor"
     )
     assert headline(alarm) == "ALARM student b, step 7: reward collapse: mean reward 0.1 over 5 steps"
 
