@@ -133,6 +133,7 @@ class Broker:
         self._runner.loop(self._service.stopping, self._lease.lost)
         if self._lease.lost.is_set():
             raise FencedError("the broker's lease was lost to another broker; this one stops")
+        # Only at an orderly end. A lost lease is another broker's by now.
         self._lease.release()
 
     def _acquire(self) -> int | None:

@@ -62,6 +62,8 @@ def highest_fence(run_dir: Path) -> int:
 
 
 def _age(state: RunState) -> tuple[int, int]:
+    # The incarnation first: each broker that goes on with the run raises it, and counts revisions on from what it
+    # found.
     return state.incarnation, state.revision
 
 

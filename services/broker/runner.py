@@ -223,6 +223,7 @@ class Runner:
         at = self._time.now_s()
         beats = self._bus.heartbeats()
         reason = disagreement(self._plan.students, beats)
+        # A run that stands already keeps the reason that it has.
         if reason is not None and self._train and self.state.paused is None:
             self._handle_if_changed(Controlled(at, "pause", reason))
         for student in self._plan.students:
@@ -268,6 +269,7 @@ class Runner:
         for event in events:
             handling.tell(event)
         self._execute(state, commands, handling)
+        # Kept in the files, too: a Redis that lost its data would hand out lower tokens (`recovery.highest_fence`).
         state.fence = self._fence
         # Before the commit, as every file: a broker that is killed in between finds it there and leaves it as it is.
         if state.scores and not self.state.scores:

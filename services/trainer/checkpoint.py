@@ -75,6 +75,7 @@ class CheckpointManifest(Contract):
 
     @property
     def whole(self) -> bool:
+        # Whole ones alone have a teacher (`state_files`), and the first shard is there for any number of ranks.
         return any(entry.name == shard_name(TEACHER_FILE, 0, self.shards) for entry in self.files)
 
 

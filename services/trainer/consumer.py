@@ -168,6 +168,7 @@ class Consumer:
                 self._bus.create_queue(RESULTS, BROKER)
                 if self._fence.try_acquire(floor):
                     break
+                # A third of the lease: the one of a trainer that died is taken over soon after it ran out.
                 stopping.wait(self._lease_s / 3)
             except UnavailableError as error:
                 self._pause(stopping, error)
@@ -272,6 +273,7 @@ class Consumer:
             self._trainer.add(sealed, self._bus.get_payload(sealed.payload), self._fence)
         except (StorageError, StepRefusedError) as error:
             log.warning("group not begun with, its batch has it", step=sealed.step, error=str(error))
+        # Also where it failed: its batch has it, and begun once more it would fail once more.
         held.begun = True
 
     def _answer(self, held: Held, sealed: BatchSealed) -> None:
@@ -325,6 +327,7 @@ class Consumer:
         try:
             for held in self._held:
                 self._keeper.drop(held.delivery)
+                # Given back, not left to its lease: whoever comes next gets it at once, and no attempt is counted.
                 self._bus.release(held.delivery)
         except UnavailableError as error:
             log.warning("deliveries not released, their leases run out", error=str(error))

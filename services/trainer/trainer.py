@@ -332,6 +332,7 @@ class StudentTrainer:
             )
             say(f"making step {done.step} again, up to {last.step}")
             try:
+                # No fence to check and nothing traced: of a step that is made again nothing is written.
                 self._make(sealed, StageClock(), lambda: None, traced=False)
             except StepRefusedError as error:
                 raise StepRefusedError(

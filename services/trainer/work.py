@@ -149,6 +149,8 @@ class RankWork:
             self._begin_phase(sealed.phase_start)
             self._begun = self._under_way(sealed.groups, StageClock(), check, traced=True)
         begun = self._begun
+        # What one rank cannot read fails here on all; found later, the others would wait for it in the middle of a
+        # pass.
         with begun.clock.stage("load"), together(self._group):
             rows, limited = self._rows(group, sealed.position)
         begun.limited += limited
@@ -158,6 +160,7 @@ class RankWork:
 
     def train(self, sealed: BatchSealed, clock: StageClock, check: Callable[[], None], *, traced: bool) -> Made:
         self._state = None
+        # Taken out before anything can fail: what was added to may only be ended or forgotten.
         begun, self._begun = self._begun, None
         with clock.stage("load"), together(self._group):
             batch = read_batch(self._store, sealed, self._run)
@@ -199,10 +202,12 @@ class RankWork:
     def write(self, directory: Path) -> Sequence[FileEntry]:
         entries: list[FileEntry] = []
         with together(self._group):
+            # Rank 0's own files are among those that its checkpoint writes.
             if self._group.rank > 0 and self._shards > 1 and self._state is not None:
                 files = state_files(self._state, self._group.rank, self._shards)
                 entries = [write_file(directory / name, content) for name, content in files.items()]
                 fault_point("trainer.rank-before-seal")
+        # By all ranks, also by one that wrote nothing: an exchange that one of them leaves out never ends.
         said = self._group.texts(json.dumps([entry.model_dump() for entry in entries]))
         return [entry for text in said for entry in _ENTRIES.validate_json(text)]
 

@@ -161,6 +161,7 @@ class HeldLease:
 
     def _renew(self) -> None:
         token = self._token
+        # Lost is for good: a lease that was won back might have been another's in between.
         if token is None or self.lost.is_set():
             return
         started_s = time.monotonic()

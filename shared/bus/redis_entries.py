@@ -48,6 +48,7 @@ def writes(
 
 def message_of(fields: Sequence[bytes]) -> Message:
     """The message in an entry's flat list of fields and values. Raises MalformedMessageError."""
+    # From a script an entry comes as Redis keeps it: name, value, name, value.
     found = dict(zip(fields[::2], fields[1::2], strict=True))
     if ENVELOPE not in found:
         names = ", ".join(repr(text(name)) for name in found)

@@ -48,6 +48,7 @@ class Asking:
         tutor = self._peers.require(request.tutor) if request.tutor else self._peers.best_peer(first)
         if tutor == first:
             raise ConfigError(f"tutor: expected another student than {first}, which answers")
+        # Without an answer: nobody here knows it, and nothing is graded.
         problem = Problem(id="asked", domain="", kind="", question=request.problem, answer="")
         chat = await self._chat(first, self._format.messages(problem), wishes, request.seed)
         answer = chat.choices[0].message.content
@@ -56,6 +57,7 @@ class Asking:
             seed = _seed(request.seed, exchange)
             advised = await self._advised(tutor, first, problem, answer, exchange, seed)
             yield advised
+            # Its verdict let nothing through, so the answer stands; the next exchange draws another feedback.
             if advised.delivered is None:
                 continue
             messages = self._format.teacher_messages(problem, solution=None, feedback=advised.delivered)

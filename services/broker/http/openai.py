@@ -62,6 +62,7 @@ class PeersChat:
         told: list[Stage] = []
         async with aclosing(self._asking.stages(_question(body), body)) as stages:
             async for stage in stages:
+                # As OpenAI's: the role stands in the first chunk alone.
                 role = None if told else "assistant"
                 told.append(stage)
                 yield chunk(Delta(role=role, content=_text(stage)))
@@ -141,6 +142,7 @@ def openai_routes(peers: Peers, peers_chat: PeersChat) -> APIRouter:
 
     @router.get("/models/{model}", dependencies=READ)
     async def show_model(model: str) -> ModelCard:
+        # By the list that people see, so that no model is shown there and refused here.
         known = {card.id: card for card in (await models()).data}
         if model not in known:
             raise _unknown(f"expected a model of {', '.join(known)}, got {model!r}")

@@ -209,6 +209,7 @@ def _record_job(state: RunState, event: JobReported) -> list[Command]:
                     answers = target.evaluation.answers
                     answers[domain] = answers.get(domain, AnswerCounts()).plus(counts)
         case RevisionTarget() if event.outcome != "started":
+            # Done or failed, it is over: a revision is measured and never trained on, so a lost one is not made again.
             target.phase.open_revisions.remove(target.revision)
             for count in event.revised:
                 _count_revisions(state.tallies[target.student], count)
@@ -253,6 +254,7 @@ def _record_step(state: RunState, plan: Plan, event: StepFinished) -> list[Comma
         # A repeated report, or one of a step that is being made again after a lost Redis: nothing is booked twice.
         if not step.sealed or step.done_version is not None:
             continue
+        # The version counts from here on, though no replica serves it yet: `served` says when one does.
         step.done_version = done.version
         state.version[done.student] = done.version
         state.steps[done.student] = done.step

@@ -155,6 +155,7 @@ def _advance_group(state: RunState, plan: Plan, phase: PhaseState, step: StepSta
     group.revised = True
     # By the version that answered first, even where the student has moved on: only the feedback may differ.
     id_ = job_id(state.round, phase.student, step.step, group.problem_id, JobKind.REVISE.value)
+    # In the phase and not in its step: the next step begins meanwhile, and the phase ends when they are in.
     phase.open_revisions.append(
         Revision(job_id=id_, tutor=group.tutor, step=step.step, problem_id=group.problem_id, version=step.base_version)
     )

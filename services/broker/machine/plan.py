@@ -82,6 +82,7 @@ class Plan:
     def peers_of(self, student: str) -> tuple[str, ...]:
         """The others, from the next one on, and round."""
         at = self.students.index(student)
+        # Not the same first one for everybody: among equals the first is asked.
         return self.students[at + 1 :] + self.students[:at]
 
     def chunk(self, split: Split, index: int) -> tuple[PlannedProblem, ...]:
@@ -130,6 +131,7 @@ class Plan:
     ) -> list[PlannedProblem]:
         """`count` problems of the step; a step at an epoch's end may hold a problem only once."""
         drawn: list[PlannedProblem] = []
+        # Straight from the step's number, so that a step can be drawn without the ones before it.
         position = (step - 1) * count
         while len(drawn) < min(count, len(pool)):
             epoch, index = divmod(position, len(pool))
@@ -150,6 +152,7 @@ class Plan:
         for problem in order:
             by_kind.setdefault(problem.kind, []).append(problem)
         turns = [[problem for problem in turn if problem] for turn in zip_longest(*by_kind.values())]
+        # Within a turn the kinds are shuffled anew, or each step would begin with the same kind.
         for turn in turns:
             rng.shuffle(turn)
         return [problem for turn in turns for problem in turn]

@@ -109,6 +109,7 @@ def _intervals(
         student: {d: [count / score.samples for count in score.correct[d]] for d in plan.domains}
         for student, score in scores.items()
     }
+    # Drawn from the run's seed and the round: a broker that decides the same gate once more gets the same interval.
     return gating.gap_intervals(means, plan.strong_domain, scope, seed=seed_of(plan.seed, round_, "gap"))
 
 
@@ -229,6 +230,7 @@ def advance(state: RunState, plan: Plan, at: float) -> list[Command]:
             case Status.ROUND_DONE:
                 commands += _close_round(state, plan, at)
             case Status.FINAL_EVAL:
+                # After the last round, so scores are booked under a round of their own (`_new_eval`).
                 commands += evaluate(state, plan, at, after=Status.DONE)
         if state.status is status:
             break
@@ -283,7 +285,9 @@ def reopen(state: RunState, sealed: dict[str, int]) -> None:
             if chunk.open:
                 chunk.status = JobStatus.NONE
     for phase in state.phases:
+        # What was being revised is not made again: revisions are measured, and no step waits for them.
         phase.open_revisions.clear()
+        # Their payloads went with Redis, so there is nothing left to forget.
         phase.kept_steps.clear()
         if phase.step is None or phase.step.done_version is not None:
             continue

@@ -146,6 +146,7 @@ class Step:
         self._added += rows
         if self._spoilt:
             return
+        # Every rank computes the shares of all of them, from the same rows: nothing has to be sent.
         for part in _shares(self._learner, rows, self.settings)[self._learner.group.rank]:
             self._check()
             loss = _backward(self._learner, part, denominator, self.settings, self.clock, self._progress)
@@ -165,6 +166,7 @@ class Step:
         """
         learner, progress = self._learner, self._progress
         if any(row.active for row in self._added) and not self._spoilt:
+            # Each rank has the loss of its own packs; gradients are summed in `learner.update`.
             (total,) = learner.group.sums([self._total])
             with self.clock.stage("optimizer"):
                 norm = learner.update(scale)
@@ -274,6 +276,8 @@ def _backward(
                 rows, places, divergence, weights, (student_hidden, output), (teacher_hidden, taught)
             )
     with clock.stage("student"):
+        # A rank without a pack of its own makes the pass, too, on a stand-in: others wait for it in every collective of
+        # the backward pass. Its gradient is zero.
         (loss if real else 0.0 * loss).backward()  # type: ignore[no-untyped-call]
     if not real:
         return 0.0
