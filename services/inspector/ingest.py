@@ -77,6 +77,7 @@ class Ingest:
             except (UnavailableError, StorageError) as error:
                 self._turn(str(error))
                 stopping.wait(delay_s)
+                # Short even at its longest: people look at this page to see that something is wrong.
                 delay_s = min(2 * delay_s, LAST_RETRY_S)
             else:
                 self._turn(None)

@@ -40,6 +40,7 @@ class StudentConfig(ServiceConfig):
     def peer_domain(self) -> str:
         """What a peer that nobody named is taken to be strong in: whoever comes next."""
         peers = self.settings.peers_of(self.student)
+        # Of a student without peers there is no other domain to name.
         return self.settings.students[peers[0] if peers else self.student].domain
 
     @property

@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(name, required=True, type=Path)
     given = parser.parse_args(arguments)
     started = time.monotonic()
+    # First, as a name that is none is told in a moment, and the rest loads a model.
     settings_of(given.run_dir).require_student(given.student)
     config = _base_student(given.run_dir, given.cache_dir, given.student)
     settings, sampling = config.settings, config.settings.specialize.sampling
@@ -140,6 +141,7 @@ def ensure(
     cached = target.is_file()
     if not cached:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever waited here finds the file that the other one has made, and looks once more.
         with locked(target.parent / f".{key}.lock"):
             cached = target.is_file()
             if not cached:
@@ -163,6 +165,8 @@ def _draw(asked: OwnQuestions, target: Path, build: Callable[[], Engine], say: S
         if done:
             say(f"going on after {done} of {len(asked.problems)} problems")
         rest = asked.questions.model_copy(update={"questions": asked.questions.questions[done:]})
+        # Without a buffer a line is with the system once it is written: a process that is killed leaves whole lines but
+        # for the last.
         with partial.open("ab", buffering=0) as file:
             for number, output in enumerate(answers(engine, rest), start=done + 1):
                 line = _line(asked.problems[number - 1], output)

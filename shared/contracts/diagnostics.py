@@ -54,6 +54,8 @@ class RevisionCount(StateModel):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def _key(self) -> tuple[int, str, bool, int]:
+        # By the number of wrong rollouts, too: what answering again does by chance depends on it
+        # (shared.method.silencing).
         return self.round, self.tutor, self.told, self.wrong_rollouts
 
 

@@ -167,6 +167,7 @@ class PhaseState(StateModel):
     @property
     def peer(self) -> str:
         """The other one of two students."""
+        # Of more than two this raises, rather than to take any of them.
         (peer,) = self.tutors
         return peer
 
@@ -250,6 +251,7 @@ class GateDecision(StateModel):
 
     def pair(self, tutor: str, student: str) -> PairGate:
         """Raises KeyError for two that the gate knows nothing of."""
+        # A handful of students: a dictionary would only have to be kept in step with what is stored.
         for each in self.pairs:
             if (each.tutor, each.student) == (tutor, student):
                 return each

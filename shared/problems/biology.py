@@ -98,6 +98,7 @@ BIOLOGY = (
     Kind(
         name="elephant",
         quantity="water",
+        # Liters a day.
         formula="220 * days",
         numbers={"days": range(2, 6)},
         templates=(
@@ -124,6 +125,7 @@ BIOLOGY = (
     Kind(
         name="emu",
         quantity="emu",
+        # Grams of an egg.
         formula="620 * clutch",
         numbers={"clutch": range(2, 6)},
         templates=(
@@ -150,6 +152,7 @@ BIOLOGY = (
     Kind(
         name="turtle",
         quantity="turtle",
+        # Eggs in a nest.
         formula="120 * nests",
         numbers={"nests": range(2, 6)},
         templates=(
@@ -176,6 +179,7 @@ BIOLOGY = (
     Kind(
         name="mosquito",
         quantity="wingbeats",
+        # Wingbeats a second.
         formula="520 * hover time",
         numbers={"hover time": range(2, 6)},
         templates=(
@@ -202,6 +206,7 @@ BIOLOGY = (
     Kind(
         name="heart",
         quantity="heartbeats",
+        # Beats a minute.
         formula="70 * rest time",
         numbers={"rest time": range(2, 6)},
         templates=(

@@ -102,6 +102,7 @@ CHEMISTRY = (
     Kind(
         name="ether",
         quantity="ether",
+        # Grams of a liter of diethyl ether, whose density is 0.71 g/ml.
         formula="710 * liters",
         numbers={"liters": range(2, 6)},
         templates=(
@@ -128,6 +129,7 @@ CHEMISTRY = (
     Kind(
         name="iron",
         quantity="rust heat",
+        # kJ for each mole of iron: rust, Fe2O3, sets 824 kJ free a mole, and holds two of iron.
         formula="410 * iron",
         numbers={"iron": range(2, 6)},
         templates=(
@@ -154,6 +156,7 @@ CHEMISTRY = (
     Kind(
         name="saltpeter",
         quantity="saltpeter",
+        # Grams of a mole of potassium nitrate.
         formula="101 * spoons",
         numbers={"spoons": range(2, 6)},
         templates=(
@@ -180,6 +183,7 @@ CHEMISTRY = (
     Kind(
         name="silicon",
         quantity="silicon heat",
+        # kJ for each mole of silicon that burns to SiO2.
         formula="910 * silicon",
         numbers={"silicon": range(2, 6)},
         templates=(
@@ -206,6 +210,7 @@ CHEMISTRY = (
     Kind(
         name="lye",
         quantity="lye",
+        # Grams of a mole of sodium hydroxide.
         formula="40 * scoops",
         numbers={"scoops": range(2, 6)},
         templates=(

@@ -38,6 +38,7 @@ class Numerals:
         if number < len(small):
             return _word(small[number])
         at, unit = number // 10 - 2, number % 10
+        # Ten further than the last one of the same word: soixante is 60, and, the second time, 70.
         if at and tens[at] == tens[at - 1]:
             unit += 10
         if not unit:
@@ -50,6 +51,7 @@ def _word(listed: str) -> str:
 
 
 _BLANK = r"\s"
+# Hindi makes no number below 100 by rule, so each has its word here.
 _HINDI_TO_99 = (
     "शून्य एक दो तीन चार पाँच|पांच छह|छः|छ सात आठ नौ दस ग्यारह बारह तेरह चौदह पंद्रह|पन्द्रह सोलह सत्रह अठारह उन्नीस बीस "
     "इक्कीस बाईस|बाइस तेईस|तेइस चौबीस पच्चीस छब्बीस सत्ताईस|सत्ताइस अट्ठाईस|अट्ठाइस उनतीस|उन्तीस तीस इकतीस|इकत्तीस बत्तीस "
@@ -67,11 +69,13 @@ NUMERALS = {
     "English": Numerals(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
         "seventeen eighteen nineteen",
+        # With the one misspelling that is common.
         "twenty thirty forty|fourty fifty sixty seventy eighty ninety",
         r"{tens}[\s-]?{unit}",
         r"(?:a\s|one\s)?hundred(?:\s(?:and\s)?)?",
     ),
     "Spanish": Numerals(
+        # With the accents of veintidós, veintitrés and veintiséis; `loose` takes them away as well.
         "cero uno|un|una dós trés cuatro cinco séis siete ocho nueve diez once doce trece catorce quince dieciséis "
         "diecisiete dieciocho diecinueve",
         "veinte|veinti treinta cuarenta cincuenta sesenta setenta ochenta noventa",
@@ -82,11 +86,13 @@ NUMERALS = {
         "zéro un|une deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize "
         "dix[\\s-]sept "
         "dix[\\s-]huit dix[\\s-]neuf",
+        # Soixante and quatre-vingt stand twice: from them French counts on to 19.
         "vingt trente quarante cinquante soixante soixante quatre[\\s-]vingts? quatre[\\s-]vingts?",
         r"{tens}(?:[\s-]et)?[\s-]{unit}",
         r"cent[\s-]?",
     ),
     "Portuguese": Numerals(
+        # As in Brazil, or as in Portugal.
         "zero um|uma dois|duas três quatro cinco seis sete oito nove dez onze doze treze catorze|quatorze quinze "
         "dezesseis|dezasseis dezessete|dezassete dezoito dezenove|dezanove",
         "vinte trinta quarenta cinquenta sessenta setenta oitenta noventa",
@@ -96,6 +102,7 @@ NUMERALS = {
     "Italian": Numerals(
         "zero uno|un|una due tré quattro cinque sei sette otto nove dieci undici dodici tredici quattordici quindici "
         "sedici diciassette diciotto diciannove",
+        # The last vowel goes before another one: ventuno, ventotto.
         "venti? trenta? quaranta? cinquanta? sessanta? settanta? ottanta? novanta?",
         r"{tens}{unit}",
         r"cento?\s?",
@@ -108,6 +115,7 @@ NUMERALS = {
         r"(?:ein)?hundert(?:und)?",
     ),
     "Russian": Numerals(
+        # In the nominative and in the cases in which an answer is named.
         "нол[ья]|нул[ья] один|одному|одна дв[ае]|двум три|тр(?:е|ё)м четыре|четыр(?:е|ё)м "
         "пят[ьи] шест[ьи] сем[ьи] восемь|восьми "
         "девят[ьи] десят[ьи] одиннадцат[ьи] двенадцат[ьи] тринадцат[ьи] четырнадцат[ьи] пятнадцат[ьи] шестнадцат[ьи] "
@@ -131,6 +139,7 @@ NUMERALS = {
     "Chinese": Numerals(f"零|〇 {_HAN}", _HAN_TENS, "{tens}{unit}", "一?百零?一?", apart=False),
     "Japanese": Numerals(f"零|〇|ゼロ {_HAN}", _HAN_TENS, "{tens}{unit}", "百", apart=False),
     "Korean": Numerals(
+        # Sino-Korean words, and Korean ones as they count and as they stand before what is counted.
         "영|공 일|하나|한 이|둘|두 삼|셋|세 사|넷|네 오|다섯 육|여섯 "
         "칠|일곱 팔|여덟 구|아홉 십|열 십일|열하나|열한 십이|열둘|열두 "
         "십삼|열셋|열세 십사|열넷|열네 십오|열다섯 십육|열여섯 십칠|열일곱 십팔|열여덟 십구|열아홉",

@@ -95,6 +95,7 @@ PHYSICS = (
     Kind(
         name="kerosene",
         quantity="kerosene",
+        # Kilograms of a cubic meter.
         formula="820 * cubes",
         numbers={"cubes": range(2, 5)},
         templates=(
@@ -125,6 +126,7 @@ PHYSICS = (
     Kind(
         name="light",
         quantity="light",
+        # Thousand kilometers a second.
         formula="300 * seconds",
         numbers={"seconds": range(2, 6)},
         templates=(
@@ -151,6 +153,7 @@ PHYSICS = (
     Kind(
         name="clock",
         quantity="ticks",
+        # One tick a second.
         formula="60 * run time",
         numbers={"run time": range(2, 6)},
         templates=(
@@ -177,6 +180,7 @@ PHYSICS = (
     Kind(
         name="train",
         quantity="train",
+        # Kilometers an hour.
         formula="80 * hours",
         numbers={"hours": range(2, 6)},
         templates=(
@@ -203,6 +207,7 @@ PHYSICS = (
     Kind(
         name="mains",
         quantity="swings",
+        # Hertz of the mains, as in Europe.
         formula="50 * feed time",
         numbers={"feed time": range(2, 6)},
         templates=(

@@ -107,6 +107,7 @@ def _seed_grid(methods: Sequence[MethodFigures]) -> Grid:
         ]
         for seed in sorted({seed for method in methods for seed in method.runs})
         for method in methods
+        # One computation shown twice would be two rows of the same numbers.
         if seed in method.runs and method.same_as is None
     ]
     columns = [*plain("seed", "method"), *(percentage(place(cell)) for cell in methods[0].cells)]

@@ -98,6 +98,7 @@ def _remaining_s(state: RunState, run: RunSection) -> float | None:
     validation, test = (_drawn(state, split) for split in (Split.VALIDATION, Split.TEST))
     # One for each gate that is to come, and the last one with the tests.
     samples = (run.rounds - len(state.gates) + 1) * validation + test
+    # By the drawn sample, whatever it was drawn for: all evaluations are one pool.
     evaluating_s = _spent_s(state, Status.VALIDATING) + _spent_s(state, Status.FINAL_EVAL)
     measured = sum(_samples(score) for score in state.scores) + _under_way(state)
     left = max(0, samples - _under_way(state))
@@ -154,6 +155,7 @@ def _wrong(state: RunState, dead_letters: int) -> Iterator[str]:
         yield f"{dead_letters} dead letter{'s' if dead_letters > 1 else ''}; `opcod dlq` shows why"
     for student, watch in sorted(state.watches.items()):
         for name in watch.standing:
+            # An alarm that is raised again has another reason: the newest holds.
             told = [each.reason for each in state.alarms if (each.student, each.alarm) == (student, name)]
             yield f"Alarm, student {student}: {told[-1] if told else name.replace('_', ' ')}"
     for each in state.silenced:

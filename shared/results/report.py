@@ -276,11 +276,13 @@ def _validation(state: RunState) -> list[RoundScore]:
 def _decline(state: RunState, student: str) -> Decline | None:
     best = best_validated(state.scores, student)
     validated = [score for score in state.scores if score.student == student and score.split is Split.VALIDATION]
+    # The very same object: of two that score alike `best_validated` decides which one is the best.
     if best is None or best is validated[-1]:
         return None
     last = validated[-1]
     before, after = ([s for domain in score.correct for s in problem_shares(score, domain)] for score in (best, last))
     interval = change_interval(before, after, seed=resampling_seed(student, "validation"))
+    # The change holds 0 or more: it may be noise.
     if interval[1] >= 0:
         return None
     return Decline(

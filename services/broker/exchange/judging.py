@@ -47,6 +47,7 @@ def exchanges(
         return [JudgedFeedback(LOST, None, None) for _ in rollouts.samples]
     _, index = distinct([sample.text for sample in rollouts.samples], share_identical=share_identical)
     judged = [judge(output.samples[0].text, problem, format_) for output in feedback.prompts]
+    # Identical rollouts share one feedback, and each has it as its own.
     return [judged[position] for position in index]
 
 

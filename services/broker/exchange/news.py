@@ -107,6 +107,7 @@ def feedback(
                 verdict=exchange.verdict,
                 raw=_shown(exchange.raw),
                 delivered=_shown(exchange.delivered),
+                # Ten at most: the event stays small however much was taken out of a hostile feedback.
                 removed=tuple(text[:SHOWN_CHARS] for text in exchange.removed[:10]),
                 # So that a page can say that there is more, and where.
                 cut=any(len(text or "") > SHOWN_CHARS for text in texts),

@@ -63,6 +63,7 @@ def _seal_anew(state: RunState, exchange: ExchangeRef) -> None:
 
 def check_exclusions(state: RunState, phase: PhaseState, group: GroupState) -> list[Command]:
     """An exclusion is of a text: where it was made again and came out as another one, it is taken back, and told."""
+    # Taken out whatever comes of it: the comparison is made once, with the first output that comes again.
     excluded_from, group.excluded_from = group.excluded_from, None
     if phase.step is None or excluded_from in (None, group.feedback.output):
         return []

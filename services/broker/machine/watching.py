@@ -151,6 +151,7 @@ def _reward_collapse(watch: AlarmWatch, settings: AlarmsSection, now: RewardWind
     if now is None:
         return None
     best = watch.best
+    # Kept before the comparison returns, but compared with the one before: a window is never held against itself.
     if best is None or now.mean > best.mean:
         watch.best = now
     if best is None:
@@ -165,6 +166,7 @@ def _reward_collapse(watch: AlarmWatch, settings: AlarmsSection, now: RewardWind
 def _answer_collapse(recent: Sequence[StepLook], settings: AlarmsSection) -> str | None:
     shares = [step.rewards.unique_share for step in recent if step.rewards is not None]
     known = [share for share in shares if share is not None]
+    # Every step of the window has to say something: a step whose rollouts are all right says nothing about collapse.
     if len(known) < len(recent) or sum(known) / len(known) > settings.min_unique_share:
         return None
     share = sum(known) / len(known)
@@ -186,6 +188,7 @@ def _length_drift(watch: AlarmWatch, settings: AlarmsSection) -> str | None:
 def _validation_gap(watch: AlarmWatch, plan: Plan, before: Score, score: Score) -> str | None:
     """before: the validation that the run began with, of the same problems."""
     first, now = watch.first, _window(watch, plan.alarms)
+    # Of the first validation itself there is nothing to compare.
     if first is None or now is None or before is score:
         return None
     shares = plan.training_shares()
@@ -230,6 +233,7 @@ def silence_now(state: RunState, plan: Plan, act: SilenceAct) -> list[Command]:
     commands: list[Command] = []
     for student in spoken_to(plan, act):
         if not is_silenced(state, act.tutor, student):
+            # Between rounds there are no phases: it then holds from the student's next step on.
             phase = next((phase for phase in state.phases if phase.student == student), None)
             step = _step_of(phase) if phase else state.steps[student] + 1
             commands.append(_add(state, plan, student, act.tutor, step, act))
@@ -290,6 +294,7 @@ def _let_go(state: RunState, plan: Plan, phase: PhaseState, tutor: str) -> None:
             continue
         if group.feedback.status is JobStatus.NONE:
             group.tutor = tutor_of(state, plan, phase, domain=plan.domain_of(group.problem_id))
+        # Feedback that is done stays: it is in the events already.
         elif group.feedback.open:
             group.feedback.status, group.feedback.reason = JobStatus.LOST, LOST_REASON
             add(state.tallies[phase.student].lost_feedback, LOST_REASON, 1)

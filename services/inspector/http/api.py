@@ -113,9 +113,11 @@ def feedback_page(store: Store, query: FeedbackQuery) -> FeedbackPage:
     if query.after is None:
         items = store.newest_exchanges(query, before=query.before, limit=query.limit)
     else:
+        # Read oldest first, as the newest of many would leave a hole behind `after`; shown newest first, as every page.
         items = store.exchanges_between(query, after=query.after, limit=query.limit)[::-1]
     full = len(items) == query.limit
     newest = items[0].id if items else (query.after or 0)
+    # A page that is not full ends the log, but for one that went forwards: there are always older ones behind it.
     older = items[-1].id if items and (full or query.after is not None) else None
     return FeedbackPage(items=tuple(items), older=older, newest=newest, cursor=cursor)
 
@@ -128,6 +130,8 @@ def event_page(store: Store, after: str, limit: int) -> EventPage:
     items = [event_view(row.id, row.kind, row.body) for row in rows]
     if lost and rows:
         gap = gap_before(rows[0], after)
+        # The gap takes a place of the page, so that no page has more than was asked for; the last event comes with the
+        # next.
         items = [EventView(id=gap_id(rows[0].id), kind=gap.kind, event=gap), *items][:limit]
     return EventPage(items=tuple(items), cursor=items[-1].id if items else after)
 

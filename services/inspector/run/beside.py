@@ -69,6 +69,8 @@ class OtherRuns:
             )
         folder = self._run_dir.parent / name
         state = _state(folder)
+        # How many rounds that run was to have stands in its settings, which need not be readable; its gates say how far
+        # it came.
         round_ = max((gate.round for gate in state.gates), default=state.round)
         try:
             with _log(folder) as log:
@@ -105,6 +107,7 @@ def _state(folder: Path) -> RunState:
 def _log(folder: Path) -> Iterator[RunLog]:
     """Raises StorageError if that run's inspector kept none here."""
     path = folder / STORE
+    # A link in a run's folder, which may have come from elsewhere, could lead to any file that this process may read.
     if not path.is_file() or path.is_symlink() or path.parent.is_symlink():
         raise StorageError(f"its inspector kept no {STORE} here")
     database = ReadOnlyDatabase(path, busy_s=BUSY_S)

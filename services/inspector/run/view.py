@@ -120,6 +120,7 @@ class RunData:
         state = self._state(parts)
         services: Sequence[Heartbeat] = parts.read_bus(self.services, ())
         letters: Sequence[LetterRow] = parts.read_bus(self._letters, ())
+        # Beyond those that are drawn: the oldest of them begins where the step before it ended.
         told = self._store.log.since_step(STEPS_DRAWN + 2)
         sequential = self._settings.run.schedule == "sequential"
         drawn = timeline(told, self._settings.names, steps=STEPS_DRAWN, sequential=sequential)
@@ -144,6 +145,7 @@ class RunData:
     def runs(self, names: Sequence[str]) -> RunsView:
         """names: of runs whose results are wanted, too. Raises StorageError as `view`."""
         parts = _Parts()
+        # `partial`, as a lambda in this loop would see the last name only. A name that is given twice is read once.
         chosen = [parts.read(partial(self._results, name, parts), None) for name in dict.fromkeys(names)]
         return RunsView(
             own=self._run_dir.name,
@@ -200,6 +202,7 @@ class RunData:
         """text: Redis's, None where it has none; then the file's."""
         path = self._run_dir / STATE_FILE
         try:
+            # Redis is away, or empty: the file is at most one commit behind.
             if text is None and path.exists():
                 text = path.read_text(encoding="utf-8")
             return None if text is None else RunState.model_validate_json(text)

@@ -133,6 +133,7 @@ def order_of(stream_id: str) -> tuple[int, int]:
     if match is None:
         raise ValueError(f"expected a stream id such as 1764000000000-0, got {stream_id[:80]!r}")
     milliseconds, number = int(match[1]), int(match[2] or 0)
+    # Redis numbers with 64 bits without a sign, SQLite with one bit less.
     if max(milliseconds, number) > _MAX_INTEGER:
         raise ValueError(f"expected a stream id with numbers of at most {_MAX_INTEGER}, got {stream_id!r}")
     return milliseconds, number
@@ -143,6 +144,7 @@ def just_before(stream_id: str) -> str:
     milliseconds, number = order_of(stream_id)
     if number > 0:
         return f"{milliseconds}-{number - 1}"
+    # The largest id of the millisecond before, whether or not there ever was an event of that id.
     return f"{milliseconds - 1}-{_LAST_NUMBER}" if milliseconds > 0 else START
 
 

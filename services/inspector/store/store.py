@@ -29,6 +29,7 @@ MAX_GROUP = 1000
 
 _KEY = ("student", "step", "problem_id", "sample")
 _COLUMNS = ("run", *(field.name for field in fields(StoredExchange)))
+# Not its key, nor when it was told: a batch that is sealed later says the texts anew, not the time.
 _UPDATED = [name for name in _COLUMNS if name not in (*_KEY, "run", "at")]
 _PUT_EXCHANGE = (
     f"INSERT INTO exchanges ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)}) "
@@ -77,6 +78,7 @@ class Store:
         self._database = Database(path, SCRIPT, busy_s=busy_s)
         self.log = RunLog(self._database)
         self.usage = UsageSamples(self._database)
+        # Before the check of the schema, which it brings up to date.
         if self._meta("schema") in REINDEXED_VERSIONS:
             self._reindex()
         self._adopt(path)
@@ -127,6 +129,7 @@ class Store:
         exact = self._database.read("SELECT position FROM events WHERE id = ?", (stream_id,))
         if exact:
             return int(exact[0]["position"])
+        # A gap has the numbers of the event that it stands in front of, which is not before it.
         compare = "<" if stream_id.endswith(GAP_SUFFIX) else "<="
         return self._one(
             f"SELECT COALESCE(MAX(position), 0) AS found FROM events WHERE (milliseconds, number) {compare} (?, ?)",
@@ -204,6 +207,7 @@ class Store:
     def put_divergences(self, student: str, step: int, nats: Mapping[tuple[str, int], float]) -> None:
         with self._database.transaction() as connection:
             connection.executemany(
+                # Replaced, not refused: a step that is made again has the same ones.
                 "INSERT OR REPLACE INTO divergences (student, step, problem_id, sample, nats) VALUES (?, ?, ?, ?, ?)",
                 [(student, step, problem_id, sample, value) for (problem_id, sample), value in nats.items()],
             )

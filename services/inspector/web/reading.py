@@ -79,6 +79,7 @@ async def exchange_query(request: Request) -> ExchangeQuery:
 
 
 def _given(request: Request, query: type[Query]) -> Query:
+    # Unknown fields are left out here and not refused, as the filter itself would.
     given = {name: value for name, value in request.query_params.items() if value and name in query.model_fields}
     try:
         return query.model_validate(given)
@@ -125,6 +126,7 @@ class Feed:
 
 def read_feed(store: Store, query: FeedQuery) -> Feed:
     place = newest_place(store)
+    # From the place that was noted first: what comes meanwhile is told by the live feed, and not twice.
     before = place.exchange + 1 if query.before is None else query.before
     rows = list(islice(feed_rows(_exchanges(store, query, before)), PAGE + 1))
     older = rows[PAGE - 1].lowest if len(rows) > PAGE else None
@@ -200,6 +202,7 @@ def read_exchange(
         raw=None if exchange.raw is None else reviewed(exchange.raw),
         sealed=sealed,
         no_sealed=no_sealed,
+        # The last one: a broker that was started again in a round may have told its gate once more.
         gate=gates[-1] if gates else None,
         trace=trace,
         no_trace=no_trace,
@@ -239,6 +242,7 @@ def read_group(store: Store, batches: SealedBatches, exchange: ExchangeView, que
     sealed, no_sealed = _sealed_group(batches, exchange)
     rollouts = rollouts_of(told, sealed)
     graded = [group.rewards for group in _groups(store, exchange) if group.step == step]
+    # Beyond the whole group, whose own exchanges are all here.
     newer = store.exchanges_between(query, after=told[-1].id, limit=1)
     older = store.newest_exchanges(query, before=told[0].id, limit=1)
     return ShownGroup(
@@ -290,6 +294,7 @@ def _trace(traces: Traces, exchange: ExchangeView) -> tuple[TraceView | None, st
 
 def _groups(store: Store, exchange: ExchangeView) -> list[GroupGraded]:
     """One a step: a step that was made again after a crash has its last ones."""
+    # A later one of the same step replaces the one before it.
     by_step = {group.step: group for group in store.log.groups_of(exchange.student, exchange.problem_id)}
     return [by_step[step] for step in sorted(by_step)]
 

@@ -160,6 +160,7 @@ def _scores(view: RunView) -> Grid:
     """First and newest score of each student, domain and split, the test problems' first."""
     keys = dict.fromkeys((p.student, p.domain, p.split) for p in view.scores)
     rows: list[list[Value]] = []
+    # False sorts before True.
     for student, domain, split in sorted(keys, key=lambda key: (key[2] != "test", key)):
         points = _points(view, student, domain, split)
         change = points[-1].score - points[0].score if len(points) > 1 else None
@@ -301,6 +302,7 @@ def _verdicts(view: RunView, results: RunResults) -> Grid:
             if row.student == student:
                 counts[row.verdict] = counts.get(row.verdict, 0) + row.count
         for word in sorted(counts, key=lambda word: -counts[word]):
+            # The feed is of this run alone, so the other one's words lead nowhere.
             href = link("/", {"student": student, "verdict": word}) if results is view else ""
             mark = "verdict delivered" if word in DELIVERED else "verdict dropped"
             named = Named(word.replace("_", " "), mark=mark, title=VERDICTS.get(word, word), href=href)
@@ -346,6 +348,7 @@ def _steps(results: RunResults) -> Grid:
             sum(step.metrics.seconds.values()),
             step.wall_s,
         ]
+        # From the last one backwards, as many as there are at most.
         for step in results.steps[: -NEWEST_STEPS - 1 : -1]
     ]
     columns = [

@@ -150,6 +150,7 @@ class _Scale:
 
     def ticks(self) -> Iterator[tuple[float, str]]:
         seconds = self.end - self.begin
+        # The finest that gives no more than TICKS of them; beyond the coarsest there may be more.
         every = next((step for step in TICK_S if seconds / step <= TICKS), TICK_S[-1])
         for number in range(int(seconds // every) + 1):
             after = number * every
@@ -189,6 +190,7 @@ def _packed(bars: Sequence[WorkBar]) -> list[list[WorkBar]]:
     """Each in the first row that is free by then."""
     rows: list[list[WorkBar]] = []
     for bar in sorted(bars, key=lambda bar: bar.begin):
+        # By when they began, so a row's last bar is the one that ends last.
         row = next((row for row in rows if row[-1].end <= bar.begin), None)
         if row is None:
             rows.append([bar])
@@ -199,6 +201,7 @@ def _packed(bars: Sequence[WorkBar]) -> list[list[WorkBar]]:
 
 def _box(bar: WorkBar, y: float, scale: _Scale) -> Box:
     x = scale.x(bar.begin)
+    # However short, it is to be seen.
     width = max(round(scale.x(bar.end) - x, 2), 0.5)
     number = str(bar.step) if bar.step is not None and width >= NUMBERED else ""
     of = f", step {bar.step} of {bar.student}" if bar.step is not None else ""
@@ -212,6 +215,7 @@ def _box(bar: WorkBar, y: float, scale: _Scale) -> Box:
 def _track(
     name: str, resource: Resource, base: float, scale: _Scale, points: Sequence[UsagePoint], top: float
 ) -> Track:
+    # A GPU whose driver says nothing has no amount, which is not an amount of 0.
     known = [(point, amount) for point in points if (amount := resource.of(point)) is not None]
     steps = [
         (scale.x(point.begin), scale.x(point.end), round(base - (TRACK - 6) * amount / (top or 1), 2))

@@ -81,6 +81,7 @@ class ScriptedEngine:
 
     def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:  # noqa: ARG002
         found = BASE_CHECKSUM if directory is None else _checksum(directory)
+        # As real engines do: a version is immutable, so under its name there can be no other weights.
         held = self._versions.setdefault(version, found)
         if held != found:
             raise VersionTakenError(f"{version} is loaded with checksum {held}, {directory} holds {found}")
@@ -133,6 +134,7 @@ class ScriptedEngine:
         found = [at + len(stop) for stop in request.stop if (at := text.find(stop)) >= 0]
         written = text[: min(found)] if found else text
         ids = [*written.encode(), *([] if found else [EOS_ID])]
+        # A limit may cut a character in two; what decodes of it is the text.
         kept = ids[: request.sampling.max_tokens]
         text = _decoded(kept, request.stop)
         details = _details(kept if request.echo else list(text.encode()), request)
@@ -259,6 +261,7 @@ def _tell(text: str, details: Sequence[TokenDetail], audience: Audience) -> None
     """The text in words, each with the details of its bytes."""
     first = 0
     for word in _WORDS.findall(text):
+        # A token is a byte here, so a word's tokens are counted by its bytes.
         behind = first + len(word.encode())
         audience.tell(Piece(word, tuple(details[first:behind])))
         first = behind

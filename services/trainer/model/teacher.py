@@ -83,6 +83,7 @@ class TrustRegionTeacher(EmaTeacher):
 
     def hidden(self, trees: Sequence[Tree], nodes: Sequence[tuple[int, int]]) -> Tensor:
         """Two passes, both with the teacher's prompts; the output layer is linear, so this mixes the logits."""
+        # One pass with the reference standing in, then one of the student, whose weights are back in place by then.
         reference = super().hidden(trees, nodes)
         with torch.no_grad():
             return reference.lerp_(self._model.hidden(trees, nodes), self._rate)

@@ -62,6 +62,7 @@ class TrainedAdapter:
         self.network: Any = attach_lora(base, spec, seed)
         self.causal: Any = self.network.get_base_model()
         self._spec = spec
+        # Kept, as an adapter is small and cannot be read again: it was drawn.
         self._start = adapter_tensors(self.network)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -76,6 +77,7 @@ class TrainedAdapter:
     def files(self, tensors: Mapping[str, Tensor], base_model: str, /) -> dict[str, Content]:
         with tempfile.TemporaryDirectory(prefix="opcod-adapter-") as directory:
             save_adapter(Path(directory), tensors, self._spec, base_model)
+            # Into memory: the directory is gone when the checkpoint writes them.
             return {name: (Path(directory) / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
 
 
@@ -102,6 +104,7 @@ class TrainedModel:
         return model_tensors(load_model(self._directory, dtype))
 
     def files(self, tensors: Mapping[str, Tensor], _base_model: str, /) -> dict[str, Content]:
+        # What makes a directory a model beside its weights: configuration, tokenizer, chat template.
         beside = [path for path in small_files(self._directory) if path.suffix in (".json", ".jinja")]
         copied: dict[str, Content] = {path.name: partial(shutil.copyfile, path) for path in beside}
         return {**copied, MODEL_FILE: partial(write_model, tensors)}

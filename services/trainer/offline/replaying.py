@@ -77,6 +77,8 @@ def replay_as_rank(student: str, source: Path, out: Path, until: int | None) -> 
     if ranks.rank > 0:
         config, _ = _begun(student, source, out, until)
         return follow_rank_0(config, LocalStore(source), _checkpoints(config, LocalStore(out)), ranks)
+    # Rank 0 says that it lives while it reads and writes, as in a trainer: the others wait no longer than their
+    # timeout.
     ended = threading.Event()
     threading.Thread(target=ranks.beat, args=(ended,), daemon=True).start()
     _print(replay(student, source, out, until, ranks))
@@ -126,6 +128,7 @@ def _begun(student: str, source: Path, out: Path, until: int | None) -> tuple[Tr
     sealed = sealed_batches(source, student)[:until]
     if not sealed:
         raise ConfigError(f"expected sealed batches of student {student} under {source}, found none")
+    # The name of the run that is replayed, as it stands in every batch and, so, in what is made of them.
     run = BatchManifest.model_validate_json(LocalStore(source).read_manifest(sealed[0].uri)).run
     return training_config(settings_of(out), run, out, student), sealed
 

@@ -83,7 +83,9 @@ def together(group: Group) -> Iterator[None]:
         yield
     except OpcodError as error:
         own = error
+    # Also where all went well: the others cannot know that without being told.
     said = group.texts("" if own is None else f"{type(own).__name__}: {own}")
+    # Its own first: that one has the traceback of what happened here.
     if own is not None:
         raise own
     for rank, text in enumerate(said):
@@ -94,4 +96,5 @@ def together(group: Group) -> Iterator[None]:
 
 def total_norm(group: Group, norm: float) -> float:
     """Of parts with these norms, one on each rank."""
+    # Squares add up over parts of one vector; norms do not.
     return math.sqrt(group.sums([norm * norm])[0])

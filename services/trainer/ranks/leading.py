@@ -107,6 +107,7 @@ def _carry_out(work: RankWork, command: Command) -> None:
         case Command(name="go_back"):
             work.go_back(command.step)
         case Command(name="add", ahead=GroupSealed() as ahead, group=BatchGroup() as group):
+            # No check of the lease: rank 0 holds it for all, and where it is lost, it ends all of them.
             work.add(ahead, group, lambda: None)
         case Command(name="train", sealed=BatchSealed() as sealed):
             work.train(sealed, StageClock(), lambda: None, traced=command.traced)
