@@ -54,6 +54,7 @@ def measure(running: ScriptedDeployment, turns: int, seconds: float) -> None:
                     time.sleep(0.2)
                 found[side].append((time.monotonic() - started) / max(steps(running) - before, 1))
     for side in SIDES:
+        # Against the turn of nobody that lies nearest in time.
         ratios = [here / alone for here, alone in zip(found[side], found["nobody"], strict=True)]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         print(
@@ -76,9 +77,11 @@ def present(side: str, deployment: Deployment) -> Iterator[None]:
         elif side == "250 connections":
             urls = [deployment.broker.url, deployment.inspector.url, *(student.url for student in deployment.students)]
             for number in range(IDLE + SLOW):
+                # Dealt out over all services in turn.
                 host, port = urls[number % len(urls)].removeprefix("http://").split(":")
                 connection = open_.enter_context(socket.create_connection((host, int(port)), timeout=10))
                 if number >= IDLE:
+                    # A request that never ends: its head stops in the middle of a line.
                     connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nX-Sl")
         yield
 

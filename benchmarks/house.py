@@ -46,6 +46,7 @@ def imported(path: Path, text: str) -> set[str]:
 
 def uses(texts: dict[Path, str]) -> dict[Path, set[Path]]:
     """By file, the files that it imports."""
+    # A name may be a module or something in one, so `imported` gives both and this keeps what is a file.
     files = {module_of(path): path for path in texts}
     return {
         path: {files[name] for name in imported(path, text) if name in files and files[name] != path}
@@ -86,6 +87,7 @@ def main(root: Path) -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ClassDef):
                 classes[node.name].add(path)
+    # Without what makes a folder a package, which says nothing about the size of files.
     sizes = sorted(count for path, count in lines.items() if path.name != "__init__.py" and count)
     total = sum(lines.values())
     tests = sum(text.count("\n") for path, text in every.items() if path.parts[0] == "tests")

@@ -100,6 +100,7 @@ def row_ms(page: Page, bus: RedisBus, number: int) -> float:
 def shown_ms(page: Page, url: str, path: str) -> float:
     """From going to the address until its rows are in the document."""
     began_s = time.monotonic()
+    # Not until all is loaded: rows are there sooner, and they are what a reader waits for.
     page.goto(url + path, wait_until="commit")
     page.wait_for_selector("#rows .row")
     return 1000 * (time.monotonic() - began_s)
@@ -109,6 +110,7 @@ def ingested_per_s(bus: RedisBus, store: Path) -> float:
     """Events that are all there already, from the first that is stored to the last."""
     before = stored(store)
     pipeline = bus.link.client.pipeline(transaction=False)
+    # An event as the bus writes it, many times over: only ingest is measured, not the making of events.
     [(_, body)] = bus.link.client.xrevrange(bus.keys.events, count=1)
     for _ in range(INGESTED):
         pipeline.xadd(bus.keys.events, body)
@@ -129,6 +131,7 @@ def fill(store: Path, count: int) -> None:
     """Exchanges like the first one, each with a number to search for."""
     connection = sqlite3.connect(store, timeout=30)
     columns = [row[1] for row in connection.execute("PRAGMA table_info(exchanges)") if row[1] != "id"]
+    # Steps differ, as an exchange is unique by student, step, problem and sample.
     given = {"step": "n + 10", "problem_id": "'many'", "raw": "'straw ' || n"}
     chosen = ", ".join(given.get(name, name) for name in columns)
     with connection:

@@ -43,6 +43,7 @@ def measure(running: ScriptedDeployment, repeats: int) -> None:
     for _ in range(repeats):
         seconds.setdefault("a step, undisturbed", []).append(_until(running, _next_step(running)))
         for victim in VICTIMS:
+            # Noted before the kill: a step that was nearly done then counts as well.
             further = _next_step(running)
             os.kill(_pid(running, victim), signal.SIGKILL)
             ready = _until(running, lambda: all(map(_is_ready, _url_files(running))))
@@ -74,6 +75,7 @@ def _pid(running: ScriptedDeployment, victim: str) -> int:
     """Of the process itself; Redis is a child of its own supervisor."""
     if victim != "redis":
         return running.launcher.pids()[victim]
+    # The server says its own process id; `running.launcher` knows its supervisor's.
     info = running.bus.link.client.info("server")
     return int(info["process_id"])
 

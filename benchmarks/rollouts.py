@@ -89,12 +89,14 @@ def queued(bus: RedisBus, load: Load, step: int) -> float:
     """Tokens a second, from the first job's publication to the last result."""
     made = load.jobs(step)
     packed = [pack(prompts, job.input.key, job.input.field) for job, prompts in made]
+    # Inputs are stored by a commit, which only the leader may make: so the benchmark is the broker for a moment.
     fence = bus.acquire_lease(LEADER, f"bench-{step}", ttl_s=60)
     assert fence is not None
     revision = int(bus.load_state() or 0) + 1
     bus.commit(Commit(fence, revision, str(revision), payloads=packed))
     bus.release_lease(LEADER, f"bench-{step}", fence)
     started = time.monotonic()
+    # The clock runs from here: inputs were stored before, as a broker has them stored with the jobs' commit.
     for job, _ in made:
         bus.publish(jobs("a", JobKind.ROLLOUT), job)
     tokens, open_ = 0, {job.id for job, _ in made}
@@ -169,12 +171,14 @@ def compare(engine: Engine, bus: RedisBus, load: Load, turns: int) -> None:
     """One turn to warm up, then in turns; the order changes each time."""
     found: dict[str, list[float]] = {"bare": [], "queue": []}
     for turn in range(turns + 1):
+        # A machine that grows slower meanwhile must not favour whoever is always first.
         order = ("bare", "queue") if turn % 2 else ("queue", "bare")
         for name in order:
             rate = bare(engine, load, turn + 1) if name == "bare" else queued(bus, load, turn + 1)
             if turn:
                 found[name].append(rate)
         if turn:
+            # Turn by turn: what slows the machine down slows both sides of one turn.
             ratio = found["queue"][-1] / found["bare"][-1]
             print(
                 f"turn {turn}: bare {found['bare'][-1]:.1f}, queue {found['queue'][-1]:.1f} tokens/s, {ratio:.3f}",

@@ -58,10 +58,12 @@ class LongTail(FakeStudent):
             job = delivery.message
             assert isinstance(job, Job)
             self.began.setdefault(job.step, now)
+            # By the job's id, so that both sides wait for the same times.
             seconds = MEDIAN_S * random.Random(job.id).lognormvariate(0.0, SPREAD)
             self.longest[job.step] = max(self.longest.get(job.step, 0.0), seconds)
             self._due.append((now + seconds, delivery))
         self.begun.clear()
+        # From a copy, as the list grows shorter meanwhile.
         for at, delivery in [each for each in self._due if each[0] <= now]:
             self._due.remove((at, delivery))
             self._end(delivery, delivery.message)  # type: ignore[arg-type]
@@ -124,6 +126,7 @@ def ratios(directory: Path, model: Path, groups: int, train_s: float, *, stream:
             time.sleep(0.005)
         running.set()
         loop.join()
+    # What no order of the work could be faster than.
     longer = {(name, step): max(students[name].longest[step], trained_s(trainers[name], step)) for name, step in ended}
     return [(at - students[name].began[step]) / longer[name, step] for (name, step), at in ended.items()]
 

@@ -91,6 +91,7 @@ class Child:
     """One side in its own process."""
 
     def __init__(self, arguments: argparse.Namespace, settings: Settings, side: str) -> None:
+        # TRL is in an environment of its own, which sees our packages, too (`make check-trl`).
         python = sys.executable if side == "opcod" else str(arguments.trl_python)
         command = [python, __file__, "--side", side, "--cases", settings.case]
         for name in PASSED_ON:

@@ -92,6 +92,7 @@ def page() -> str:
 
 def _sections() -> Iterator[str]:
     for name, field in RunSettings.model_fields.items():
+        # A dictionary by name, so its annotation is no section.
         model = StudentSection if name == "students" else field.annotation
         assert isinstance(model, type) and issubclass(model, BaseModel)
         shown = "students.<name>" if name == "students" else name

@@ -73,6 +73,7 @@ def retry(ids: Ids, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> N
         for entry_id in ids:
             letter = _find(bus, entry_id)
             _check_awaited(bus, letter)
+            # Somebody else may have retried or dropped it since it was found.
             if not bus.retry_dead_letter(entry_id):
                 raise _unknown(entry_id)
             typer.echo(f"{entry_id}: back on {letter.queue}")
@@ -109,6 +110,7 @@ def _check_awaited(bus: RedisBus, letter: DeadLetter) -> None:
     """Raises ConfigError for a job whose result would be thrown away: its failure was counted when it was buried."""
     try:
         job = unwrap(letter.raw)
+    # Nobody can tell what it is about; putting it back does no harm, it would be buried again.
     except MalformedMessageError:
         return
     state = bus.load_state()

@@ -188,6 +188,7 @@ def _problems(asked: str, settings: RunSettings, own: ProblemSet) -> tuple[Probl
         asked,
         settings.problems.format,
         settings.run.seed,
+        # SciKnowEval has more domains than a run uses; other sources are taken whole.
         domains=own.domains if asked.startswith(SCIKNOWEVAL) else None,
         validation_per_domain=settings.problems.validation_per_domain,
     )
@@ -221,6 +222,7 @@ def resolve_version(paths: Paths, students: Sequence[str], asked: str) -> str:
     student, at, _ = asked.partition("@")
     if student not in students:
         raise ConfigError(f"--student: expected one of {', '.join(students)}, or such as a@v12, got {asked!r}")
+    # By what lies on disk and not by the state: an evaluation needs the files, and a run need not be up.
     published = published_steps(paths, student)
     if not at:
         return version_name(student, max(published, default=0))
@@ -228,6 +230,7 @@ def resolve_version(paths: Paths, students: Sequence[str], asked: str) -> str:
         steps = parse_version(asked)[1]
     except ValueError as error:
         raise ConfigError(f"--student: {error}") from error
+    # Version 0 is the base model, which nobody publishes.
     if steps and steps not in published:
         there = f"0 and {published[0]} to {published[-1]}" if published else "0, the base model"
         raise ConfigError(

@@ -82,6 +82,7 @@ def _view(deployment: Deployment) -> tuple[StatusView, Page | None]:
         state = asking.submit(_state, deployment)
         page = asking.submit(page_of, deployment, ANSWER_S)
     trainers, training, letters = bus.result()
+    # Trainers have no URL, so there is no answer of theirs that this could replace.
     why = {name: problem.result() for name, problem in problems.items()} | trainers
     reasons = {name: reason for name in deployment.services() if (reason := why.get(name, NOWHERE)) is not None}
     said, link = state.result(), page.result()
@@ -119,6 +120,7 @@ def _bus(deployment: Deployment) -> tuple[dict[str, str | None], bool, int]:
         states = {beat.service: beat.state for beat in bus.heartbeats()}
         letters = len(bus.dead_letters())
     except UnavailableError as error:
+        # Whether trainers are up is not known then, and taken for granted: that they are not would be the graver error.
         return dict.fromkeys(names, str(error)), bool(names), 0
     finally:
         bus.close()

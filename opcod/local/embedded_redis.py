@@ -129,7 +129,9 @@ def answers(port: int) -> bool:
     well otherwise."""
     try:
         with socket.create_connection((HOST, port), timeout=ANSWER_S) as connection:
+            # By hand: to redis-py `-LOADING` or `-NOAUTH` is a failure, and here it is a sign of life.
             connection.sendall(b"PING\r\n")
+            # `+PONG`, or `-` with the reason why not now.
             return connection.recv(1) in (b"+", b"-")
     except OSError:
         return False
@@ -149,7 +151,9 @@ def end_leftover(port: int, data_dir: Path, password_file: Path | None = None) -
         retry=one_try(),
     )
     with contextlib.closing(client), contextlib.suppress(redis.RedisError, OSError):
+        # Not by name: a path can be written in two ways, or lead through a link.
         if data_dir.samefile(client.config_get("dir")["dir"] or ""):
+            # It has no snapshots; its append-only file is written as it ends, in any case.
             client.shutdown(save=False)
 
 

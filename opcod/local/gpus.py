@@ -55,6 +55,7 @@ def share_out(settings: RunSettings, available: int, node: int = 0) -> Shares:
         # From the next free GPU on, while there are enough of them in a row.
         first = taken if taken + count <= available else _again(service, shares, available)
         shares[service] = tuple((first + number) % available for number in range(count))
+        # Who began again from the first has taken no new one.
         taken = max(taken, first + count)
     return shares
 
@@ -138,6 +139,7 @@ def _again(service: str, shares: Shares, available: int) -> int:
     if kind == "trainer":
         return shares.get(f"student-{student}", (0,))[0]
     used = [gpu for each in shares.values() for gpu in each]
+    # The one that fewest have; of equals the first, so that the same settings share out the same.
     return min(range(available), key=lambda gpu: (used.count(gpu), gpu))
 
 

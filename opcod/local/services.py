@@ -78,6 +78,7 @@ class NodeServices:
                 self._url_file(name).unlink(missing_ok=True)
             if self.is_here(name):
                 self.supervisor.start(self._spec(name, told))
+        # All of them are started by now: they import and load side by side, and are only waited for in turn.
         return {name: self._wait_ready(name, progress) for name in names if self._node == 0 or self.shows_here(name)}
 
     def watch(self) -> list[str]:
@@ -117,6 +118,8 @@ class NodeServices:
 
     def _spec(self, name: str, told: Told) -> ProcessSpec:
         service, _, student = name.partition("-")
+        # By what it is given and not by what is here: a service without GPUs computes on the CPU of a machine that has
+        # some.
         device = "cuda" if self.gpus.get(name) else "cpu"
         environment = {
             "OPCOD_RUN": self._paths.run,

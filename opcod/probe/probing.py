@@ -53,6 +53,7 @@ def probe(name: str, paths: Paths, plan: ProbePlan, say: Say, stopped: Stopped) 
     heard = asking.ask(f"{names} solve {count}", first_questions(plan), settings.rollout.sampling, plan.samples)
     wrong = errors(plan, heard)
     told = asking.ask(f"{names} tutor on {len(wrong)} errors", tutor_questions(plan, wrong), settings.feedback.sampling)
+    # One sample: a tutor speaks once about an answer, as in a run.
     raw = {key: output.samples[0].text for key, output in told.items()}
     judged = {error.key: plan.format.judge_feedback(raw[error.key], error.problem) for error in wrong}
     again = last_questions(plan, wrong, judged, heard)
@@ -87,6 +88,7 @@ class Questioning:
     def ask(self, title: str, asked: Asked, sampling: Sampling, samples: int = 1) -> dict[Key, PromptOutput]:
         """`samples` answers to each question, of the student that it is for."""
         keys = {s: [key for key in asked if self._answering(key) == s] for s in self._settings.names}
+        # A student that is asked nothing is not started: that costs the loading of a model.
         those = [student for student in self._settings.names if keys[student]]
         if not those:
             return {}

@@ -48,6 +48,7 @@ class ProbePlan:
     samples: int
 
     def peer_of(self, student: str) -> str:
+        # `plan_probe` has refused other than two.
         (peer,) = self.settings.peers_of(student)
         return peer
 
@@ -78,6 +79,7 @@ def plan_probe(settings: RunSettings, per_kind: int, samples: int) -> ProbePlan:
         raise ConfigError(f"students: expected two to probe, got {', '.join(settings.names)}; name a preset of a pair")
     loaded = load_problems(settings)
     kinds: dict[tuple[str, str], list[Problem]] = {}
+    # The sort is stable, so within a domain the set's own order stays.
     for problem in sorted(loaded.train, key=lambda each: loaded.domains.index(each.domain)):
         kinds.setdefault((problem.domain, problem.kind), []).append(problem)
     chosen = [problem for group in kinds.values() for problem in spread(group, per_kind)]
@@ -143,6 +145,7 @@ def last_questions(plan: ProbePlan, wrong: Sequence[Error], judged: Mapping[Key,
             asked[key] = plan.question(key, _shown(plan, error.problem, feedback=delivered))
     for student, problem in _unsolved(plan):
         shown = right_answer(plan, heard, student, problem) or right_answer(plan, heard, plan.peer_of(student), problem)
+        # As many questions as there would be samples: this call asks for one answer to each.
         for number in range(plan.samples if shown is not None else 0):
             key = Key(student, problem.id, "solution", number)
             asked[key] = plan.question(key, _shown(plan, problem, solution=shown))

@@ -55,6 +55,7 @@ def plan_runs(
         planned
         for seed in seeds
         for method in methods
+        # Methods that compute the same on these settings are one run, planned under the first of them.
         if method == alike(method, methods)[0]
         for planned in [_of_seed(name, alike(method, methods), seed, source, runs_dir, cache_dir)]
     ]
@@ -105,6 +106,7 @@ def share_initial_scores(run: ComparedRun, runs: Sequence[ComparedRun]) -> str |
     The broker takes them over if both began alike, and refuses them otherwise.
     """
     path = run.paths.run_dir / INITIAL_SCORES_FILE
+    # It has begun, or was given some already.
     if (run.paths.run_dir / STATE_FILE).exists() or path.exists():
         return None
     for other in runs:

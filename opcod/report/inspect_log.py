@@ -40,6 +40,7 @@ def write_inspect_log(
     format_: ProblemFormat,
 ) -> Path:
     """The log's file; outputs and questions are of `problems`, in the same order. The same evaluation replaces it."""
+    # Here and below: it is an extra, and takes seconds to import.
     from inspect_ai.log import write_eval_log
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -89,6 +90,7 @@ def _score(name: str, field: str, domains: Sequence[DomainScore]) -> "EvalScore"
     from inspect_ai.log import EvalMetric, EvalScore
 
     metrics = {row.domain: EvalMetric(name=row.domain, value=getattr(row, field)) for row in domains}
+    # Only beside the score: what a constant answer would score says nothing about form and length.
     if name == "strict":
         metrics |= {
             f"{row.domain} majority baseline": EvalMetric(name=f"{row.domain} majority baseline", value=row.majority)
@@ -125,6 +127,7 @@ def _sample(
         "form": float(format_.format_ok(answer.text)),
         "truncated": float(truncated),
     }
+    # What the score was given for, so that a reader sees why a sample failed.
     read = format_.extract_answer(answer.text)
     return EvalSample(
         id=problem.id,

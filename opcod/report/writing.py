@@ -37,6 +37,7 @@ class Spent:
 def spent_by(run_dir: Path, state: RunState) -> Spent:
     """Of a run that no launcher of this process is at. Wall time is that of its launchers; a run that never had one, in
     containers, has the time of its statuses."""
+    # A launcher keeps its wall time beside its stages, under a name that no stage has.
     stages = _stored(run_dir / TIMELINE_FILE)
     wall_s = stages.pop(WALL, 0.0)
     return Spent(stages, wall_s or sum(state.status_seconds.values()))
@@ -49,6 +50,7 @@ class Timeline:
         self._path = run_dir / TIMELINE_FILE
         self._started = time.monotonic()
         self.stages = _stored(self._path)
+        # Of the launchers before this one: time between them is nobody's.
         self._wall_before = self.stages.pop(WALL, 0.0)
 
     @property
@@ -111,6 +113,7 @@ def current_report(paths: Paths) -> Report:
     if before is not None and before.finished:
         return before
     state = state_of(paths.run_dir)
+    # Only a launcher counts restarts, so the last one that was there is believed.
     restarts = before.restarts if before is not None else {}
     return write_report(paths, stored_settings(paths), state, spent_by(paths.run_dir, state), restarts)
 

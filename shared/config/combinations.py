@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+# `RunSettings` checks itself with this module, so this one cannot import it.
 if TYPE_CHECKING:
     from shared.config.settings import RunSettings
 
@@ -24,6 +25,7 @@ def refuse_contradictions(settings: "RunSettings") -> None:
     for name, student in sorted(students.items()):
         if student.examples is not None and not student.specialize:
             raise ValueError(f"students.{name}.examples: without students.{name}.specialize = true they are not used")
+        # Given as one number it names no domain.
         named = student.unknown_kinds if isinstance(student.unknown_kinds, dict) else {}
         if strange := sorted(named.keys() - (set(settings.domains) - {student.domain})):
             raise ValueError(f"students.{name}.unknown_kinds: expected domains of other students, got {strange[0]}")
@@ -103,6 +105,7 @@ def _refuse_full_weights(settings: "RunSettings") -> None:
             "no key, so nobody but its student may reach it; name a socket (unix:/path) in a directory of theirs "
             "alone, or set run.weights = 'lora'"
         )
+    # By URL, the first student that has it.
     first: dict[str, str] = {}
     for name, url in found.items():
         if url in first:

@@ -70,6 +70,7 @@ def load_settings(
         if name.startswith(ENV_PREFIX)
     ]
     ranks = [f"trainer.ranks={environ[ENV_RANKS]}"] if environ.get(ENV_RANKS) else []
+    # In the order in which they win: a later one replaces an earlier one.
     for override in [*ranks, *from_env, *overrides]:
         _apply(tree, override)
     return validate(tree)
@@ -151,6 +152,7 @@ def _preset_tree(preset: str) -> Tree:
 
 def _extended(tree: Tree, path: Path) -> Tree:
     """The tree on top of the preset that it extends, if any."""
+    # Taken out: it is a word of files, and validation would refuse it as a setting.
     base = tree.pop(EXTENDS, None)
     if base is None:
         return tree
@@ -176,6 +178,7 @@ def _apply(tree: Tree, override: str) -> None:
         came = f"the key {shown(path.strip())}" if separator else "no `=` in it"
         raise ConfigError(f"expected section.key=value, got {came}")  # the value may be a secret
     for key in keys[:-1]:
+        # A section that no file has is begun here; whether there is such a one is for validation to say.
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"{path[:MAX_SHOWN_CHARS]}: {shown(key)} is a value, not a section")
@@ -207,6 +210,7 @@ def _explain(error: Any) -> str:
         known = _fields_at(path)
         wanted = f"a section with the keys {', '.join(known)}" if known else "a table of names and values"
         return f"{name}: expected {wanted}, got {shown(error['input'])}"
+    # Pydantic's own messages in the words of ours.
     message = str(error["msg"]).removeprefix("Value error, ").replace("String should have", "expected")
     if error["type"] == "string_unicode":
         message = _PLAIN_TEXT

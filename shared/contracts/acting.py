@@ -15,6 +15,7 @@ from shared.contracts.messages import Contract, Worded
 MAX_REASON_CHARS = 500
 ACTS = "acts"
 
+# A problem's id may hold dots, so step and sample are told by where they stand and the id has what lies between.
 _KEY = re.compile(r"(?P<student>[^./]+)\.s(?P<step>\d{1,9})\.(?P<problem_id>.+)\.(?P<sample>\d{1,6})", re.DOTALL)
 
 

@@ -99,6 +99,7 @@ class JobStarted(Message):
 
     @property
     def key(self) -> str:
+        # With the attempt: a job that is taken again is begun again, and that is news.
         return f"{self.job_id}.started.{self.attempt}"
 
 
@@ -119,6 +120,7 @@ class JobDone(Message):
 
     @property
     def key(self) -> str:
+        # Without it: whoever ends the job first has ended it.
         return f"{self.job_id}.done"
 
 

@@ -63,6 +63,7 @@ class VersionLoaded(Message):
 
     @property
     def key(self) -> str:
+        # By replica: each has to say it for itself.
         return f"{self.version}.{self.replica}.loaded"
 
 

@@ -143,6 +143,7 @@ _GERMAN = Language(
     "rechnung option schritt begriff richtig richtige falsch",
     answer=r"(?:(?:richtige|korrekte|endgültige|beste|einzige|zutreffende)\s)?"
     r"(?:antwort|option|lösung|wahl|antwortmöglichkeit|auswahl)",
+    # The verb of a sentence that a letter closes stands before it, its infinitive behind it (`tail`).
     being=r"(?:ist|war|lautet|wäre|muss|sollte|kann\snur)(?:\s(?:also|somit|daher|damit|folglich|demnach))?",
     option=r"(?:die\s)?(?:option|antwort|möglichkeit|antwortmöglichkeit|buchstabe)|die",
     right=r"ist\s(?:(?:also|somit|daher)\s)?(?:die\s(?:(?:richtige|korrekte|beste)\s)?(?:antwort|lösung)"
@@ -151,6 +152,7 @@ _GERMAN = Language(
     choose=r"(?:(?:wähle|wählen\ssie|nimm|nehmen\ssie|kreuze)|(?:richtig|korrekt)\sist)",
     ordinal=r"(?:(?:die\s)?(?:erste|zweite|dritte|vierte|fünfte|letzte)\s(?:option|antwort|möglichkeit))",
     equals=r"(?:ist\sgleich|ergibt|beträgt|ist|sind|gleich|macht|(?:erhält|bekommt)\sman|kommt\sauf)",
+    # Behind the letter: `die Antwort muss B sein`.
     tail=r"(?:\s{0,2}sein)?",
     correct=r"(?:richtig|korrekt)(?:e[rs]?)?",
     it=r"(?:(?:also|somit|daher)\s)?(?:es|das|dies)\s(?:ist|sind|wäre|muss)(?:\s(?:also|somit|daher|dann))?",
@@ -164,6 +166,7 @@ _RUSSIAN = Language(
     "равен если при от до или ответ вопрос задача значение формула вычисление вариант шаг понятие правильный "
     "верный найдите",
     answer=r"(?:(?:правильн|верн|окончательн|итогов)[а-я]{1,3}\s)?(?:ответ|вариант|выбор)(?:ом|а)?(?:\sответа)?",
+    # Russian has no `is`: a dash stands for it.
     being=r"(?:это|является|будет|должен\sбыть|есть|под\sбуквой|[-–—])(?:\s(?:это|буква|вариант))?",
     option=r"(?:вариант|буква|ответ)",
     right=r"(?:[-–—]\s)?(?:это\s|является\s)?(?:правильн|верн)[а-я]{1,4}(?:\s(?:ответ|вариант)(?:ом)?(?:\sответа)?)?"
@@ -182,6 +185,7 @@ _HINDI = Language(
     "का के की को है हैं में से और या पर एक क्या कितना कितनी कितने कौन यह वह इस उस तो जो ने था होगा उत्तर जवाब "
     "प्रश्न सवाल समस्या मान सूत्र गणना विकल्प चरण सही गलत",
     answer=r"(?:(?:सही|अंतिम|सटीक|उचित)\s)?(?:उत्तर|जवाब|विकल्प)",
+    # The verb comes last, so mostly nothing joins an answer to what is named (`tail`).
     being=r"(?:है|होगा|यह\sहै)?",
     option=r"(?:विकल्प|उत्तर)",
     right=r"(?:ही\s)?(?:सही|ठीक)(?:\s(?:उत्तर|जवाब|विकल्प))?(?:\s(?:है|होगा))?|चुनें|चुनिए|चुनो|(?:ही\s)?(?:उत्तर|जवाब)\s(?:है|होगा)",
@@ -200,6 +204,7 @@ _ARABIC = Language(
     ("ARABIC",),
     "في من إلى على عن ما هو هي التي الذي هذا هذه كم أي أن إن مع أو و لا هل كان بين إذا عند الجواب الإجابة السؤال "
     "المسألة القيمة الصيغة الحساب الخيار الخطوة المفهوم الصحيح الصحيحة احسب أوجد",
+    # `And` and `so` are written in one with the word behind them.
     answer=r"[وف]?(?:الإجابة|الاجابة|الجواب|الخيار|الاختيار|الحل)"
     r"(?:\s(?:الصحيحة|الصحيح|النهائية|النهائي|الأفضل)){0,2}",
     being=r"(?:إذن\s|اذن\s)?(?:هي|هو|ستكون|سيكون|يجب\sأن\s(?:تكون|يكون))",
@@ -224,6 +229,7 @@ _CHINESE = Language(
     option=r"(?:选项|選項|答案|第)",
     right=r"(?:选项|選項|项|項)?(?:才|就)?(?:是|为|為)?(?:唯一|最)?(?:正确|正確|对|對|佳|合适|准确)的?"
     r"(?:答案|选项|選項|选择|選擇)?|(?:才|就)?(?:是|为|為)(?:最终|最終)?(?:答案|结果|結果)",
+    # Without the ways in which Chinese says not to choose one, each as long as a lookbehind has to be.
     choose=r"(?<![不没未别勿非])(?<!不[应能要该])(?<!不应该)(?:应该|應該|应当|应|應|必须|请|要|故|所以|因此)?(?:选择|選擇|选|選)",
     ordinal=r"(?:第\s?[一二三四五六七八九十1-9]\s?(?:个|個)?(?:选项|選項|项|項|答案))",
     equals=r"(?:等于|等於|得到|得出|得|就?是|应?为|應?為|应该是|應該是|约为|約為|算出)",
@@ -236,6 +242,7 @@ _CHINESE = Language(
 )
 _JAPANESE = Language(
     "Japanese",
+    # Kana tell it from Chinese, whose characters it shares (`language_of`).
     ("HIRAGANA", "KATAKANA", "CJK"),
     "の です ます この その あの どの これ それ どれ なに いくつ いくら ください 問題 質問 答え 解答 回答 正解 "
     "公式 計算 選択肢 選択 手順 概念 学生 正しい 間違い 結果",
@@ -335,6 +342,7 @@ def _main_script(text: str) -> str | None:
     others = scripts.total()
     if latin + others == 0:
         return None
+    # Less than a third of all letters.
     if 2 * others < latin:
         return "LATIN"
     if scripts["HIRAGANA"]:
@@ -356,6 +364,7 @@ def _loose(character: str) -> str:
     apart = unicodedata.normalize("NFD", character)
     if len(apart) == 1:
         return character
+    # Of letters that are not Latin the mark is no accent: й without its breve is another letter.
     base = apart[0] if apart[0].isascii() else apart
     return f"(?:{character}|{apart}|{base})"
 
@@ -366,6 +375,7 @@ def _by_words(text: str, names: Sequence[str], script: str) -> str | None:
     found = {folded[start:end] for start, end in word_spans(folded)}
     hits = {name: len(found & _COMMON[name]) for name in names}
     best = max(hits, key=lambda name: hits[name])
+    # Latin letters stand in the formulas of every language, so there a few words must say which one it is.
     if script != "LATIN":
         return best if hits[best] else names[0]
     return best if hits[best] >= (1 if best == ENGLISH.name else SURE) else None
