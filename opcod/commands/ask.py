@@ -68,6 +68,7 @@ def _found(runs_dir: Path, run_name: str | None) -> Deployment | None:
     try:
         return live_deployment(runs_dir, run_name)
     except UnavailableError:
+        # Where containers or a cluster have the services, none are to be started here.
         if is_elsewhere():
             raise
         return None
@@ -76,11 +77,13 @@ def _found(runs_dir: Path, run_name: str | None) -> Deployment | None:
 @contextmanager
 def _started(paths: Paths, settings: RunSettings) -> Iterator[Deployment]:
     """The run's services, started for this question and stopped after it."""
+    # Standard output is the answer's alone, which a script may read.
     console = Console(stderr=True)
     with run_lock(paths.run_dir), ExitStack() as ending:
         with interruptible() as interrupted:
             prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted, purpose="up")
             launcher = Launcher(paths, settings, "up", interrupted)
+            # Before it starts anything: whatever is up by the time that something fails has to be stopped.
             ending.callback(_stop, launcher)
             deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
             if interrupted():

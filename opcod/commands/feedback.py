@@ -92,6 +92,7 @@ def show(
             return
         try:
             typer.echo(whole(exchange, exchanges.trace(exchange)))
+        # Most rollouts have no trace; why this one has none is a part of the answer.
         except NotFoundError as error:
             typer.echo(whole(exchange, str(error)))
 
@@ -223,6 +224,7 @@ class ExchangeLog:
     def new(self) -> Iterator[Event]:
         """Those that came since the last call, in order."""
         while page := self._bus.read_events(self._cursor, count=PAGE, block_s=0):
+            # Before its events are handed out: who stops in the middle of a page is not shown it again.
             self._cursor = page[-1][0]
             yield from (event for _, event in page if event.kind in SHOWN)
 

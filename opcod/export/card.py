@@ -81,7 +81,11 @@ def render(run: Record, exported: Exported) -> str:
     rows = tested(run, exported)
     scores = score_grid(run.report.model_copy(update={"scores": rows})) if rows else _other_scores(run, exported)
     environment = Environment(
-        loader=PackageLoader("opcod.export", "."), autoescape=False, undefined=StrictUndefined, trim_blocks=True
+        # Markdown and no HTML, so nothing is escaped; a name that the template has and we do not give is an error.
+        loader=PackageLoader("opcod.export", "."),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     return environment.get_template("card.jinja").render(
         metadata=_metadata(run, exported, rows).to_yaml().strip(),
@@ -171,6 +175,8 @@ def _metadata(run: Record, exported: Exported, rows: Sequence[ScoreRow]) -> Mode
         EvalResult(
             task_type="text-generation",
             dataset_type="opcod",
+            # By domain, as the scores are: a mean over all of them would say nothing of the domain that the student is
+            # for.
             dataset_name=f"{run.settings.problems.source}, {row.domain}",
             # What is alike in type, config, split and revision the hub takes for one data set.
             dataset_config=row.domain,
@@ -188,6 +194,7 @@ def _metadata(run: Record, exported: Exported, rows: Sequence[ScoreRow]) -> Mode
         library_name="peft" if exported.adapter_of else "transformers",
         pipeline_tag="text-generation",
         tags=["opcod", run.settings.run.method, "lora" if exported.adapter_of else "merged"],
+        # Of what the results are of: without a name huggingface_hub refuses them, and without results it says nothing.
         model_name=f"{run.state.run}, {exported.version}" if results else None,
         eval_results=results or None,
     )

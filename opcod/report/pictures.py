@@ -33,6 +33,7 @@ def _scores(report: Report, path: Path) -> None:
         own = [row for row in report.validation if row.student == student.student]
         for domain in own[0].scores if own else ():
             axes.plot(
+                # A round validates before it trains, so its score is that after one round less.
                 [row.round - 1 for row in own],
                 [100 * row.scores[domain] for row in own],
                 marker="o",
@@ -59,6 +60,7 @@ def gap_figure(gates: Sequence[GateDecision]) -> "pyplot.Figure":
         ]
         gaps = [pair.gap for _, pair in told]
         axes.errorbar([at for at, _ in told], gaps, yerr=spread, marker="o", capsize=4, label=name)
+    # Tau is the run's, so the first gate's is that of all.
     for gate in gates[:1]:
         axes.axhline(gate.tau, linestyle="--", color="grey", label=f"τ = {gate.tau:g}")
     axes.set(xlabel="round", ylabel="gap", title="Gap against τ: at or below it a student may tutor")
@@ -123,6 +125,7 @@ def _draw(comparison: Comparison, chosen: Chosen, label: str, path: Path, *, ini
         for at, cell in enumerate(cells):
             ends = (at - WIDTH / 2, at + WIDTH / 2)
             name = f"before ({comparison.methods[0].method}'s runs)"
+            # Named once, though it is drawn for every cell.
             axes.hlines(100 * cell.before.mean, *ends, "grey", "dashed", label=None if at else name)
     else:
         axes.axhline(0, color="grey", linewidth=0.8)
@@ -142,4 +145,5 @@ def _draw_method(axes: "pyplot.Axes", method: MethodFigures, chosen: Chosen, off
     colour = bars[0].get_color()
     for x, found in shown:
         values = [100 * value for value in found.values.values()]
+        # Beside the mean, so that neither hides the other.
         axes.scatter([x + 0.04] * len(values), values, s=10, color=colour, alpha=0.5)

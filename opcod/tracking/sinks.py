@@ -41,6 +41,7 @@ class WandbSink:
 
     def figures(self, values: Mapping[str, float], at: int) -> None:  # noqa: ARG002
         """See Sink; the axis is the first of the values."""
+        # A tool's own axis counts calls; a figure is to be drawn over the step of its student.
         self._define(next(iter(values)))
         self._library.log(dict(values))
 
@@ -77,6 +78,7 @@ class TensorBoardSink:
     def table(self, table: Grid, at: int) -> None:
         """See Sink."""
         rows = [[_one_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in table.rows]
+        # Without the heading and the line behind it: the name is shown as it is.
         _, _, *lines = markdown(replace(table, rows=rows))
         self._writer.add_text(table.title, "\n".join(lines), at)
 

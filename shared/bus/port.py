@@ -217,6 +217,7 @@ class HeldDeliveries:
 
     def ids(self, queue: str, group: str, consumer: str) -> list[str]:
         with self._lock:
+            # Sorted, so that a call is the same bytes each time.
             return sorted(self._ids[queue, group, consumer])
 
 

@@ -184,8 +184,10 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
     # Sorted, so that the bytes do not depend on which job came back first.
     ordered = sorted(groups, key=lambda group: group.problem_id)
     texts = [group.model_dump_json() for group in ordered]
+    # A group a line, so that a reader holds one of them in memory at a time.
     lines = "".join(text + "\n" for text in texts).encode()
     added = {group.problem_id: added_group(group.problem_id, text) for group, text in zip(ordered, texts, strict=True)}
+    # Over samples and not over groups, which may have different numbers of them.
     samples = [sample for group in ordered for sample in group.samples]
     verdicts = Counter(verdict_word(sample.verdict) for sample in samples if sample.verdict is not None)
     manifest = BatchManifest(

@@ -137,6 +137,7 @@ def revised(
             after=each.after,
             told=each.told,
             change=change(each.before, each.after),
+            # Only here: a revision is not trained on, and so in no batch.
             text=text[:SHOWN_CHARS],
         )
         for index, (each, text) in enumerate(zip(revised, texts, strict=True))

@@ -100,6 +100,7 @@ class Peers:
         cards: dict[str, ModelCard] = {}
         for name in sorted(self._settings.students):
             for beat in _replicas(name, beats):
+                # Its bare name stands for the live version, and has that one's checksum.
                 held = {name: beat.versions.get(beat.version)} if beat.version else {}
                 for model, checksum in {**held, **beat.versions}.items():
                     cards.setdefault(model, ModelCard(id=model, checksum=checksum))
@@ -130,6 +131,7 @@ class Peers:
     @asynccontextmanager
     async def _sent(self, student: str, path: str, body: BaseModel) -> AsyncIterator[httpx2.Response]:
         """The head of its answer, which is a 200; the body is still to be read."""
+        # Feedback names no model: any replica of the tutor gives it.
         url = await self._url(student, body.model if isinstance(body, ChatRequest | CompletionRequest) else student)
         json = body.model_dump(mode="json", by_alias=True, exclude_none=True)
         who, timeout_s = f"student {student}", self._settings.serving.request_timeout_s + STUDENT_MARGIN_S
@@ -148,6 +150,7 @@ class Peers:
     async def _url(self, student: str, model: str) -> str:
         """A student that has just become ready says so with its next heartbeat: wait for that one."""
         self.require(student)
+        # Two beats, as the next one may have been sent a moment before the student was ready.
         patience_s = 2 * self._settings.bus.heartbeat_s
         async for attempt in stamina.retry_context(
             on=UnavailableError, attempts=None, timeout=patience_s, wait_initial=0.1, wait_max=0.5

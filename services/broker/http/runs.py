@@ -146,6 +146,7 @@ def acting_routes(
         refusal = refusal_of(state(), plan, act, sealed=_lies_sealed(store, plan, act)) or _unknown(store, plan, act)
         if refusal is not None:
             raise HTTPException(404 if refusal.kind == "missing" else 409, refusal.reason)
+        # By the queue that all reports come through, so that it has its place among them.
         bus.publish(RESULTS, ActAsked(act=act))
         return Accepted(accepted=act.id)
 
@@ -167,6 +168,7 @@ def _unknown(store: LocalStore, plan: Plan, act: Act) -> Refusal | None:
     try:
         sealed = adopt(store, exchange.student, exchange.step, plan.run)
         if sealed is None:
+            # Not sealed yet: the step's problems follow from its number, and a flag may come before the batch.
             planned = {problem.id for problem in plan.step_problems(exchange.student, exchange.step)}
             return None if exchange.problem_id in planned else missing
         group = read_group(store, sealed.manifest, exchange.problem_id)

@@ -128,6 +128,7 @@ def live_events(
 
     def news(behind: int) -> tuple[list[bytes], int]:
         # A page at a time, so that who comes late does not hold a thread for the whole log.
+        # ANEW is a place, and no position of the log.
         rows = store.events_after(max(behind, 0), PAGE)
         gaps = []
         if behind == ANEW and lost is not None:

@@ -94,6 +94,7 @@ class InteractiveQueue:
             try:
                 while (item := await _within(heard.get(), timeout_s)) is not None:
                     yield item
+                # Raises what the engine's thread has set, if that was no answer.
                 yield answer.result()
             finally:
                 answer.cancel()
