@@ -12,6 +12,7 @@ ones count as those (`scripts.LOOK_ALIKES`).
 
 import re
 from collections.abc import Iterator
+from functools import cache
 
 from shared.method.boxes import boxed_letters
 from shared.method.languages import LANGUAGES, Language, loose
@@ -232,25 +233,26 @@ def _sources_in(language: Language) -> Iterator[str]:
         yield rf"{before}{inside}{behind}"
 
 
+# Compiled when the first text comes: a fifth of a second, which commands and services that clean none do without.
+@cache
+def _english() -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(source) for source in _SOURCES)
+
+
+@cache
 def _compiled(*scripts: str) -> tuple[re.Pattern[str], ...]:
     """The patterns of the languages beside English that are written in one of the scripts."""
     rows = [each for each in LANGUAGES if each.answer and not set(scripts).isdisjoint(each.scripts)]
     return tuple(re.compile(source) for language in rows for source in _sources_in(language))
 
 
-_IN_LATIN = _compiled("LATIN")
-_IN_CYRILLIC = _compiled("CYRILLIC")
-_IN_OTHER_SCRIPTS = _compiled("DEVANAGARI", "ARABIC", "CJK", "HANGUL")
-_ENGLISH = tuple(re.compile(source) for source in _SOURCES)
-
-
 def revealing_spans(seen: str) -> Iterator[Span]:
     """Where a text names the answer, in no order, overlapping. seen: the shadow of the text."""
     latin = seen if seen.isascii() else seen.translate(LOOK_ALIKES)
     # Most texts are ASCII, and two thirds of the time would go into scripts that they do not have.
-    others = () if seen.isascii() else _IN_OTHER_SCRIPTS
-    for pattern in (*_ENGLISH, *_IN_LATIN, *others):
+    others = () if seen.isascii() else _compiled("DEVANAGARI", "ARABIC", "CJK", "HANGUL")
+    for pattern in (*_english(), *_compiled("LATIN"), *others):
         yield from (found.span() for found in pattern.finditer(latin))
     if not seen.isascii():
-        yield from (found.span() for pattern in _IN_CYRILLIC for found in pattern.finditer(seen))
+        yield from (found.span() for pattern in _compiled("CYRILLIC") for found in pattern.finditer(seen))
     yield from boxed_letters(latin)

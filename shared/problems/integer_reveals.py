@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from functools import cache
 
 from shared.method.languages import LANGUAGES, Language, loose
 from shared.method.reveals import (
@@ -84,48 +84,6 @@ _STARTS = r"(?<![A-Za-z0-9_.,^'’\])])(?<![0-9]\s)"
 _LEAD = rf"(?:\b(?:so|thus|hence|therefore|only)\b,?{_GAP})?(?:\bthe\s(?:value|number|integer){_GAP})?"
 _LINE_START = r"(?:\A|(?<=[.!?:。؟]\s)|(?<=[\n。]))"
 
-_EQUALS = re.compile(
-    r"\s?(?<![<>!≠])(?:(?P<equal>[=≈≅≃≒≡])|[~∼]|\\(?:approx|simeq|cong|equiv)\b)"
-    rf"\s{{0,8}}\+?{_RESULT}"
-)
-
-_CLAIMS = (
-    re.compile(
-        r"\s?(?:\bthe\s)?\b(?:(?:correct|right|final)\s)?(?:answer|result|ans\.?)\s{0,2}"
-        rf"(?:['’]s|is|was|=|:|->|→|≈|should be|must be|would be|will be|equals|comes to)"
-        rf"\s{{0,8}}{_ADVERB}{_RESULT}[.!]?",
-        re.IGNORECASE,
-    ),
-    re.compile(rf"\s?\$?\\boxed\{{\s?{_NUMBER}[^{{}}]{{0,20}}\}}\$?"),
-    re.compile(rf"\s?(?<!\S)#{{4}}\s?{_RESULT}"),
-)
-"""Removed with any integer."""
-
-_SAYINGS = (
-    re.compile(rf"\s?\b{_IT}{_JOINS}{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
-    re.compile(rf"\s?\b{_SO}(?:it|that|this|what|there|here)['’]s{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
-    re.compile(
-        r"\s?\b(?:the\s)?(?:correct|right|final|true|expected|actual|exact)\s(?:answer|result|value|number|integer)"
-        rf"\s?[,(–—-]?\s?{_RESULT}",
-        re.IGNORECASE,
-    ),
-    # Behind the arrow of a reaction stands a coefficient.
-    re.compile(rf"\s?(?:[→⇒⟹]|[=-]>|\\(?:to|[rR]ightarrow)\b)\s{{0,8}}{_RESULT}(?=\s{{0,2}}{_STOP})"),
-    re.compile(rf"(?<=\w)\s?:\s{{1,4}}{_RESULT}(?=\s{{0,2}}(?:[.;!?)。]|\n|\Z))", re.IGNORECASE),
-    re.compile(
-        rf"\s?{_LINE_START}(?:(?:the\s)?(?:final\s)?(?:answer|result)\s)?{_RESULT}[.!。]?(?=\s{{0,4}}(?:\n|\Z))",
-        re.IGNORECASE,
-    ),
-    re.compile(
-        rf"\s?\b(?:so|thus|hence|therefore)\b,?{_GAP}{_RESULT}(?=\s{{0,2}}[.;!?)]|\Z|\s(?:because|since)\b)", re.I
-    ),
-)
-_CALLED_RIGHT = (
-    re.compile(rf"\s?{_LEAD}{_STARTS}{_RESULT}\s{{0,4}}{_CALLED}[.!]?", re.IGNORECASE),
-    re.compile(rf"\s?{_STARTS}{_RESULT}\s{{0,4}}=(?!=)\s?"),
-)
-"""What stands before its verb, unless it is the operand of a calculation."""
-
 # Longer than anything that _OPERAND matches, which ends where the search does: over the whole text before it the search
 # would take quadratic time.
 _LOOKED_BACK = 20
@@ -161,18 +119,65 @@ class _Rules:
     sayings: tuple[re.Pattern[str], ...]
     called_right: tuple[re.Pattern[str], ...]
 
-    @classmethod
-    def of(cls, languages: list[Language]) -> Self:
-        """The rules of languages beside English."""
-        return cls(
-            tuple(re.compile(_claims_in(each)) for each in languages),
-            tuple(re.compile(_sayings_in(each)) for each in languages),
-            tuple(re.compile(source) for each in languages for source in _called_right_in(each)),
-        )
+
+# Rules are compiled when the first text comes: a fifth of a second, which commands and services that clean none do
+# without.
+@cache
+def _equals() -> re.Pattern[str]:
+    return re.compile(
+        r"\s?(?<![<>!≠])(?:(?P<equal>[=≈≅≃≒≡])|[~∼]|\\(?:approx|simeq|cong|equiv)\b)"
+        rf"\s{{0,8}}\+?{_RESULT}"
+    )
 
 
-_RULES = (_Rules(_CLAIMS, _SAYINGS, _CALLED_RIGHT), _Rules.of([each for each in _OTHER if "LATIN" in each.scripts]))
-_RULES_IN_OTHER_SCRIPTS = _Rules.of([each for each in _OTHER if "LATIN" not in each.scripts])
+@cache
+def _english() -> _Rules:
+    claims = (
+        re.compile(
+            r"\s?(?:\bthe\s)?\b(?:(?:correct|right|final)\s)?(?:answer|result|ans\.?)\s{0,2}"
+            rf"(?:['’]s|is|was|=|:|->|→|≈|should be|must be|would be|will be|equals|comes to)"
+            rf"\s{{0,8}}{_ADVERB}{_RESULT}[.!]?",
+            re.IGNORECASE,
+        ),
+        re.compile(rf"\s?\$?\\boxed\{{\s?{_NUMBER}[^{{}}]{{0,20}}\}}\$?"),
+        re.compile(rf"\s?(?<!\S)#{{4}}\s?{_RESULT}"),
+    )
+    sayings = (
+        re.compile(rf"\s?\b{_IT}{_JOINS}{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
+        re.compile(rf"\s?\b{_SO}(?:it|that|this|what|there|here)['’]s{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
+        re.compile(
+            r"\s?\b(?:the\s)?(?:correct|right|final|true|expected|actual|exact)\s(?:answer|result|value|number|integer)"
+            rf"\s?[,(–—-]?\s?{_RESULT}",
+            re.IGNORECASE,
+        ),
+        # Behind the arrow of a reaction stands a coefficient.
+        re.compile(rf"\s?(?:[→⇒⟹]|[=-]>|\\(?:to|[rR]ightarrow)\b)\s{{0,8}}{_RESULT}(?=\s{{0,2}}{_STOP})"),
+        re.compile(rf"(?<=\w)\s?:\s{{1,4}}{_RESULT}(?=\s{{0,2}}(?:[.;!?)。]|\n|\Z))", re.IGNORECASE),
+        re.compile(
+            rf"\s?{_LINE_START}(?:(?:the\s)?(?:final\s)?(?:answer|result)\s)?{_RESULT}[.!。]?(?=\s{{0,4}}(?:\n|\Z))",
+            re.IGNORECASE,
+        ),
+        re.compile(
+            rf"\s?\b(?:so|thus|hence|therefore)\b,?{_GAP}{_RESULT}(?=\s{{0,2}}[.;!?)]|\Z|\s(?:because|since)\b)", re.I
+        ),
+    )
+    # What stands before its verb, unless it is the operand of a calculation.
+    called_right = (
+        re.compile(rf"\s?{_LEAD}{_STARTS}{_RESULT}\s{{0,4}}{_CALLED}[.!]?", re.IGNORECASE),
+        re.compile(rf"\s?{_STARTS}{_RESULT}\s{{0,4}}=(?!=)\s?"),
+    )
+    return _Rules(claims, sayings, called_right)
+
+
+@cache
+def _beside_english(*, in_latin: bool) -> _Rules:
+    """The rules of the other languages that are written in Latin letters, or of those that are not."""
+    languages = [each for each in _OTHER if ("LATIN" in each.scripts) is in_latin]
+    return _Rules(
+        tuple(re.compile(_claims_in(each)) for each in languages),
+        tuple(re.compile(_sayings_in(each)) for each in languages),
+        tuple(re.compile(source) for each in languages for source in _called_right_in(each)),
+    )
 
 
 def split_integer_reveals(text: str, answer: str) -> tuple[str, tuple[str, ...]]:
@@ -204,10 +209,11 @@ def _seen(text: str, answer: str) -> str:
 def _reveals(seen: str, answer: str) -> list[tuple[int, int]]:
     spans = [
         found.span()
-        for found in _EQUALS.finditer(seen)
+        for found in _equals().finditer(seen)
         if _is(found, answer) or (found["equal"] and _after_arithmetic(seen, found.start()))
     ]
-    for rules in _RULES if seen.isascii() else (*_RULES, _RULES_IN_OTHER_SCRIPTS):
+    others = () if seen.isascii() else (_beside_english(in_latin=False),)
+    for rules in (_english(), _beside_english(in_latin=True), *others):
         spans += [found.span() for pattern in rules.claims for found in pattern.finditer(seen)]
         spans += [found.span() for pattern in rules.sayings for found in pattern.finditer(seen) if _is(found, answer)]
         spans += [
