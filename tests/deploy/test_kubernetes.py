@@ -5,9 +5,8 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -150,31 +149,6 @@ def test_secrets_are_files_and_none_is_in_the_tree(objects: tuple[Tree, ...]) ->
         for volume in pod["spec"].get("volumes", []):
             if "secret" in volume:
                 assert volume["secret"]["defaultMode"] & 0o007 == 0, name
-
-
-@EACH
-def test_a_hubs_token_is_for_who_fetches_and_may_be_missing(objects: tuple[Tree, ...]) -> None:
-    secret = {"secretName": "opcod-hub", "optional": True, "defaultMode": 0o440}
-    for name, pod in pods(objects).items():
-        assert (secret in [volume.get("secret") for volume in pod["spec"]["volumes"]]) == (name == "prepare"), name
-    (container,) = pods(objects)["prepare"]["spec"]["containers"]
-    (variable,) = (each["value"] for each in container["env"] if each["name"] == "HF_TOKEN_PATH")
-    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "hub")
-    assert variable == f"{mount['mountPath']}/HF_TOKEN"
-
-
-def test_the_hubs_client_takes_its_token_from_the_file_that_the_secret_becomes(tmp_path: Path) -> None:
-    code = "import huggingface_hub; print(huggingface_hub.get_token())"
-    read = partial(
-        subprocess.check_output,
-        [sys.executable, "-c", code],
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_TOKEN_PATH": str(tmp_path / "HF_TOKEN")},
-        timeout=120,
-        text=True,
-    )
-    assert read() == "None\n"
-    (tmp_path / "HF_TOKEN").write_text("hf_secret\n")
-    assert read() == "hf_secret\n"
 
 
 def test_redis_sees_of_the_secret_only_who_may_do_what() -> None:
