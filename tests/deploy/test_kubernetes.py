@@ -5,63 +5,29 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
 import pytest
-import yaml
 
 from opcod.commands.k8s import k8s as write_k8s
 from opcod.commands.keys import ACL_FILE
 from opcod.planning.disk import disk_parts, shapes_of
 from shared.config.loading import load_settings
-from shared.files.durable import atomic_write
 from shared.http.guard import OPEN_PATHS
-from tests.deploy.deployed import FOLLOWERS, K8S, OVERLAYS, ROOT, Tree, of_kind, overlay, pod_containers, pods, rendered
+from tests.deploy.deployed import FOLLOWERS, K8S, ROOT, Tree, of_kind, pod_containers, pods, rendered
+from tests.deploy.overlays import ALL, SERVICES, listening, must_reach, own_overlay, with_component
 from tests.deploy.policies import Policies, Stranger, selects
 
 VERSIONS = ("1.32", "1.37")
 """Of Kubernetes: the oldest and the newest whose schemas are at hand and that these files are for."""
 
-COMPONENTS = tuple(sorted(path.name for path in (K8S / "components").iterdir()))
 SCHEMAS = Path(__file__).parent / "schemas"
-SERVICES = {"broker": 8080, "inspector": 8090, "student": 8100, "trainer": 8200}
-
-
-@cache
-def with_component(*names: str, on: str = "laptop-cpu") -> tuple[Tree, ...]:
-    """Components on top of an overlay, as an overlay of somebody's own would have them."""
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [f"../{on}"],
-        "components": [f"../../components/{name}" for name in names],
-    }
-    return own_overlay("-".join((on, *names)).replace("/", "-"), yaml.safe_dump(kustomization))
-
-
-def own_overlay(name: str, text: str) -> tuple[Tree, ...]:
-    """What a kustomization.yaml beside our overlays renders to."""
-    directory = ROOT / "build" / "k8s" / name
-    directory.mkdir(parents=True, exist_ok=True)
-    there = re.sub(r"\.\./\.\./(?=components/)", "../../../k8s/", text)
-    text = re.sub(r"(?<![/.])\.\./(?=\w)", "../../../k8s/overlays/", there)
-    # Whole at once: every worker of the suite writes it as it collects the tests, and kustomize of another reads it.
-    atomic_write(directory / "kustomization.yaml", text.encode())
-    return rendered(directory)
-
-
-ALL = {name: overlay(name) for name in OVERLAYS} | {f"with {name}": with_component(name) for name in COMPONENTS}
 MODELS_ON_GPUS = with_component("model-volume", "model-volume/engines", on="gpu")
 EACH = pytest.mark.parametrize("objects", ALL.values(), ids=ALL)
-
-
-def is_grouped(name: str, objects: tuple[Tree, ...]) -> bool:
-    return f"{name.removesuffix(FOLLOWERS)}{FOLLOWERS}" in pods(objects)
 
 
 def workloads(objects: tuple[Tree, ...]) -> Iterator[tuple[str, Tree]]:
@@ -185,31 +151,6 @@ def test_secrets_are_files_and_none_is_in_the_tree(objects: tuple[Tree, ...]) ->
                 assert volume["secret"]["defaultMode"] & 0o007 == 0, name
 
 
-@EACH
-def test_a_hubs_token_is_for_who_fetches_and_may_be_missing(objects: tuple[Tree, ...]) -> None:
-    secret = {"secretName": "opcod-hub", "optional": True, "defaultMode": 0o440}
-    for name, pod in pods(objects).items():
-        assert (secret in [volume.get("secret") for volume in pod["spec"]["volumes"]]) == (name == "prepare"), name
-    (container,) = pods(objects)["prepare"]["spec"]["containers"]
-    (variable,) = (each["value"] for each in container["env"] if each["name"] == "HF_TOKEN_PATH")
-    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "hub")
-    assert variable == f"{mount['mountPath']}/HF_TOKEN"
-
-
-def test_the_hubs_client_takes_its_token_from_the_file_that_the_secret_becomes(tmp_path: Path) -> None:
-    code = "import huggingface_hub; print(huggingface_hub.get_token())"
-    read = partial(
-        subprocess.check_output,
-        [sys.executable, "-c", code],
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_TOKEN_PATH": str(tmp_path / "HF_TOKEN")},
-        timeout=120,
-        text=True,
-    )
-    assert read() == "None\n"
-    (tmp_path / "HF_TOKEN").write_text("hf_secret\n")
-    assert read() == "hf_secret\n"
-
-
 def test_redis_sees_of_the_secret_only_who_may_do_what() -> None:
     (volume,) = pods(ALL["laptop-cpu"])["redis"]["spec"]["volumes"]
     assert volume["secret"]["items"] == [{"key": ACL_FILE, "path": ACL_FILE}]
@@ -262,29 +203,6 @@ def test_disruption_budgets_never_block_a_drain(objects: tuple[Tree, ...]) -> No
     assert set(budgets) == {"student-a", "student-b"}
     for budget in budgets.values():
         assert budget["spec"]["maxUnavailable"] >= 1 and "minAvailable" not in budget["spec"]
-
-
-def listening(objects: tuple[Tree, ...]) -> set[tuple[str, int]]:
-    """(workload, port) of everything that listens."""
-    return {
-        (name, port["containerPort"])
-        for name, pod in pods(objects).items()
-        for container in pod_containers(pod)
-        for port in container.get("ports", [])
-    }
-
-
-def must_reach(source: str, target: str, objects: tuple[Tree, ...]) -> bool:
-    """Services keep to Redis, the broker asks the students, broker and inspector each other; the command line asks in
-    their pods, by the names of their services. Ranks of a group reach each other; but for the first, nobody else."""
-    heads = {"broker", "inspector"}
-    if is_grouped(source, objects) and source.removesuffix(FOLLOWERS) == target.removesuffix(FOLLOWERS):
-        return True
-    return (
-        (target == "redis" and source.partition("-")[0] in SERVICES and not source.endswith(FOLLOWERS))
-        or (source == "broker" and target.startswith("student"))
-        or {source, target} <= heads
-    )
 
 
 @EACH

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.deploy.deployed import K8S, ROOT, compose, of_kind, pods
-from tests.deploy.test_kubernetes import with_component
+from tests.deploy.overlays import with_component
 from tests.deploy.tools import tool
 
 MONITORING = ROOT / "docker" / "monitoring"

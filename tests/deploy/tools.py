@@ -1,7 +1,7 @@
-"""Programs that read what we deploy: docker-compose, kustomize and promtool, out of Debian's packages.
+"""Programs that read what we deploy: docker-compose, kustomize, promtool, nft, out of Debian's packages.
 
 They are unpacked, without root and without being installed, into `tools/` of the cache directory, once a machine.
-Debian trixie has them as static binaries, which run on older systems, too.
+Debian trixie has all but nft as static binaries, which run on older systems, too; nft brings its libraries.
 """
 
 import fcntl
@@ -23,8 +23,11 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 @dataclass(frozen=True)
 class Tool:
+    """libraries: packages that a program needs which is no static binary; what lies at `path` calls it with them."""
+
     package: str
     path: str
+    libraries: tuple[str, ...] = ()
 
 
 TOOLS = {
@@ -32,7 +35,22 @@ TOOLS = {
     "kustomize": Tool("kustomize", "usr/bin/kustomize"),
     "promtool": Tool("promtool", "usr/bin/promtool"),
     "prometheus": Tool("prometheus", "usr/bin/prometheus"),
+    "nft": Tool(
+        "nftables",
+        "nft",
+        (
+            *("libc6", "libnftables1", "libnftnl11", "libmnl0", "libxtables12", "libjansson4", "libgmp10"),
+            *("libedit2", "libbsd0", "libmd0", "libtinfo6"),
+        ),
+    ),
 }
+
+WITH_ITS_LIBRARIES = """\
+#!/bin/sh
+here=$(dirname "$0")
+libraries=$(echo "$here"/usr/lib/*-linux-gnu*)
+exec "$libraries"/ld-linux-*.so.* --library-path "$libraries" "$here/usr/sbin/$(basename "$0")" "$@"
+"""
 
 
 @cache
@@ -58,16 +76,22 @@ def _on_path(name: str, binary: Path) -> str:
 
 
 def _unpack(name: str, root: Path) -> None:
-    options = _apt(root / "apt")
-    fetched = _run("apt-get", *options, "download", TOOLS[name].package, cwd=root / "apt")
+    needed = TOOLS[name]
+    packages = (needed.package, *needed.libraries)
+    fetched = _run("apt-get", *_apt(root / "apt"), "download", *packages, cwd=root / "apt")
     if fetched.returncode != 0:
-        pytest.fail(f"apt-get download {TOOLS[name].package} (Debian {SUITE}) failed: {fetched.stderr[-300:]}")
-    (package,) = (root / "apt").glob(f"{TOOLS[name].package}_*.deb")
+        pytest.fail(f"apt-get download {' '.join(packages)} (Debian {SUITE}) failed: {fetched.stderr[-300:]}")
     partial = root / f"{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    unpacked = _run("dpkg-deb", "--extract", str(package), str(partial))
-    assert unpacked.returncode == 0, unpacked.stderr
-    package.unlink()
+    for each in packages:
+        (package,) = (root / "apt").glob(f"{each}_*.deb")
+        unpacked = _run("dpkg-deb", "--extract", str(package), str(partial))
+        assert unpacked.returncode == 0, unpacked.stderr
+        package.unlink()
+    if needed.libraries:
+        calling = partial / needed.path
+        calling.write_text(WITH_ITS_LIBRARIES)
+        calling.chmod(0o755)
     partial.rename(root / name)
 
 

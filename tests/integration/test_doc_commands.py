@@ -65,6 +65,7 @@ class NotHere:
 FETCHES = Parsed("fetches packages")
 SUITE = Parsed("is a part of the test suite, or all of it")
 MAIN_JOB = Parsed("is the main job, or as long")
+WALKED = NotHere("is run by tests/deploy/test_air_gapped.py, on a small part of what it fetches")
 
 TRIALS: dict[str, Run | Parsed | NotHere] = {
     "make run": MAIN_JOB,
@@ -121,6 +122,15 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "docker-compose": NotHere("needs a container engine"),
     "OPCOD_RUN=pair": NotHere("needs a container engine, and GPUs"),
     "docker build": NotHere("needs a container engine"),
+    "docker save": WALKED,
+    "docker load": WALKED,
+    "for image in": WALKED,
+    "for list in": WALKED,
+    "pip download": WALKED,
+    "python3 -m venv": WALKED,
+    ".venv/bin/pip install": WALKED,
+    "OPCOD_REGISTRY=": NotHere("needs a container engine; tests/deploy/test_air_gapped.py renders it"),
+    "hf download": NotHere("fetches from the hub"),
     "CUDA=": NotHere("is for the build of an image"),
     "kubectl": NotHere("needs a cluster"),
 }
