@@ -108,7 +108,7 @@ def test_the_heat_map_tells_the_alternatives_of_both(watcher: Viewer, live: Stan
     page.get_by_role("link", name="importance weight").click()
     expect(tokens.first).to_have_class("token heat-0")
     page.get_by_role("link", name="entropy", exact=True).click()
-    expect(tokens.first).to_have_class("token heat-3")
+    expect(tokens.first).to_have_class("token heat-4")
     expect(tokens.first).to_have_attribute("title", "1.250 nats")
     expect(page.locator(".heat-key")).to_contain_text("Entropy in nats")
     tokens.first.hover()

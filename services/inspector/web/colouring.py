@@ -8,6 +8,8 @@ from typing import Literal
 from shared.contracts.traces import HEAT_NATS, TokenTrace
 
 SURPRISE_NATS = (0, 0.1, 0.3, 1, 3, 6)
+ENTROPY_NATS = (0, 0.03, 0.1, 0.3, 1, 2)
+"""A tuned model is all but sure of most tokens, with a median of 0.003; 2 nats are a choice of seven."""
 LEAST_WEIGHT = 1e-9
 """A weight of 0 has no logarithm; so small a one is of the strongest colour anyway."""
 
@@ -46,7 +48,7 @@ _ALL = (
         "entropy",
         "entropy",
         "of what the student might say; 0 where it is sure",
-        SURPRISE_NATS,
+        ENTROPY_NATS,
         lambda each: math.nan if each.student_entropy is None else each.student_entropy,
     ),
     Measure("student", "student", "minus its log-prob", SURPRISE_NATS, lambda each: abs(each.student_logprob)),

@@ -29,7 +29,7 @@ def test_divergence_has_the_steps_of_every_heat_map(nats: float) -> None:
         ("weight", {"weight": math.exp(-0.5)}, 4),
         ("weight", {"weight": 0.0}, 5),
         ("entropy", {"student_entropy": 0.0}, 0),
-        ("entropy", {"student_entropy": 2.5}, 3),
+        ("entropy", {"student_entropy": 0.7}, 3),
         ("student", {"student_logprob": -0.05}, 0),
         ("student", {"student_logprob": -2.0}, 3),
         ("teacher", {"teacher_logprob": -9.0}, 5),
