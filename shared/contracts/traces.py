@@ -20,7 +20,7 @@ class TokenTrace(Contract):
 
     divergence: between student and self-teacher at this token, in nats, before the importance weight `weight`.
     Log-probs of the sampled token and the likeliest alternatives, best first, are over the whole vocabulary at the
-    temperature of the rollouts.
+    temperature of the rollouts, and so is the student's entropy, in nats; a trace may be without it (None).
     """
 
     text: str
@@ -30,6 +30,7 @@ class TokenTrace(Contract):
     teacher_logprob: float
     student_top: tuple[Alternative, ...]
     teacher_top: tuple[Alternative, ...]
+    student_entropy: float | None = None
 
 
 class RolloutTrace(Contract):

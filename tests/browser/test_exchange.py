@@ -107,6 +107,23 @@ def test_the_heat_map_tells_the_alternatives_of_both(watcher: Viewer, live: Stan
     expect(page.locator(".colours [aria-current]")).to_have_text("self-teacher")
     page.get_by_role("link", name="importance weight").click()
     expect(tokens.first).to_have_class("token heat-0")
+    page.get_by_role("link", name="entropy", exact=True).click()
+    expect(tokens.first).to_have_class("token heat-4")
+    expect(tokens.first).to_have_attribute("title", "1.250 nats")
+    expect(page.locator(".heat-key")).to_contain_text("Entropy in nats")
+    tokens.first.hover()
+    expect(page.locator("#token-detail")).to_contain_text("1.250")
+
+
+def test_a_trace_without_entropy_is_shown_with_the_rest(watcher: Viewer, live: Stand) -> None:
+    live.tell(feedback())
+    path = write_trace(live.config.environment.run_dir)
+    path.write_text(path.read_text().replace(',"student_entropy":1.25', ""))
+    page = watcher.open("/feedback/1?colour=entropy")
+    expect(page.locator(".heat .token").first).to_have_class("token heat-4")
+    expect(page.locator(".colours")).to_contain_text("this trace has no entropy")
+    expect(page.locator(".colours [aria-current]")).to_have_text("divergence")
+    expect(page.get_by_role("link", name="entropy", exact=True)).to_have_count(0)
 
 
 def test_without_a_trace_the_reason_is_told(reader: Viewer, recorded: Stand) -> None:

@@ -51,6 +51,7 @@ def test_chosen_runs_are_drawn_over_each_other_smoothed_and_zoomed(browser: Brow
         chart = page.locator("figure", has_text=DELIVERED)
         expect(chart.locator("canvas")).to_be_visible()
         expect(chart.locator(".u-legend .u-series:not(.bound) .u-label")).to_have_text(["step", "test", "shorter"])
+        assert page.evaluate("marks(null, [0, 0.00025, 0.0005, 1500])") == ["0", "0.00025", "0.0005", "1,500"]
         whole = drawn(page)
         page.get_by_label("Smoothing of steps").press("End")
         smooth = drawn(page)

@@ -19,6 +19,7 @@ from shared.contracts.events import EVENT
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JobInput, JobOutput, PayloadRef
 from shared.contracts.run import RunState
+from shared.contracts.traces import StepTrace
 from shared.contracts.weights import ServeSet, WeightsManifest
 from shared.errors import MalformedMessageError
 from tests.contract.messages import done, job, output, published, started, step_done
@@ -32,6 +33,7 @@ OTHERS: tuple[type[BaseModel], ...] = (
     ServeSet,
     Heartbeat,
     RunState,
+    StepTrace,
 )
 MESSAGES = {name: kind for name, kind in Message.registry.items() if kind.__module__.startswith("shared.contracts")}
 SCHEMAS: dict[str, TypeAdapter[Any]] = {

@@ -16,6 +16,7 @@ def trace_token(text: str) -> TokenTrace:
         teacher_logprob=-2.0,
         student_top=top,
         teacher_top=top,
+        student_entropy=1.25,
     )
 
 

@@ -112,7 +112,8 @@ def feed_rows(exchanges: Iterable[ExchangeView]) -> Iterator[FeedRow]:
 
 
 def feedbacks_of(exchanges: Iterable[ExchangeView]) -> list[Feedback]:
-    alike = folded(exchanges, lambda item: (said_of(item), item.raw, item.verdict, item.word))
+    # Not by the raw text: where the rules took different things out of it, what is shown is the same.
+    alike = folded(exchanges, lambda item: (said_of(item), item.verdict, item.word))
     return [Feedback(fold.items) for fold in alike]
 
 

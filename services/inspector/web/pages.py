@@ -16,7 +16,7 @@ from services.inspector.store.log import SMALL_KINDS
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
-from services.inspector.web.colouring import MEASURES
+from services.inspector.web.colouring import measures_of
 from services.inspector.web.folding import FeedRow
 from services.inspector.web.live import live_feed, newest_place, place_of
 from services.inspector.web.reading import (
@@ -117,6 +117,7 @@ def feedback_routes(site: Site) -> APIRouter:
     ) -> HTMLResponse:
         found = known_exchange(site.store, exchange_id)
         around = read_exchange(site.store, site.batches, site.traces, found, wanted)
+        measures = measures_of(around.trace.tokens if around.trace else ())
         filters = filter_fields(wanted)
         return site.pages.page(
             "exchange.html",
@@ -124,7 +125,9 @@ def feedback_routes(site: Site) -> APIRouter:
             around=around,
             filters=filters,
             asked=wanted.asked,
-            measure=MEASURES[wanted.colour],
+            measures=measures,
+            # An address from a newer trace may ask for what an older one has not.
+            measure=measures.get(wanted.colour, measures["divergence"]),
             domains=site.run.domains,
         )
 

@@ -15,7 +15,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.inspector.store.records import LoggedEvent
 from services.inspector.web.assets import Assets
-from services.inspector.web.colouring import MEASURES
 from shared.contracts.acting import SilenceAct
 from shared.contracts.events import Acted, TutorSilenced
 from shared.http.access import Scope
@@ -70,7 +69,6 @@ class Pages:
             "delivered_verdicts": DELIVERED,
             "link": link,
             "Scope": Scope,
-            "measures": MEASURES,
         }
 
     def render(self, template: str, **values: Any) -> str:

@@ -6,6 +6,7 @@ the weights are those of a step that traces nothing, bit for bit; and it holds o
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from pydantic import TypeAdapter
@@ -35,8 +36,14 @@ _TRACED = TypeAdapter(list[tuple[int, int, RolloutTrace]])
 Hidden = tuple[Tensor, OutputLayer]
 """A model's hidden states, and what turns them into logits."""
 
-Side = tuple[float, tuple[Alternative, ...]]
-"""What one model makes of a token: the log-prob of the sampled one, and the likeliest ones."""
+
+class Side(NamedTuple):
+    """What one model makes of a token: the log-prob of the sampled one, the likeliest ones, and how open the choice
+    was, in nats; None where nobody asked for it."""
+
+    logprob: float
+    top: tuple[Alternative, ...]
+    entropy: float | None
 
 
 class Tracer:
@@ -79,8 +86,8 @@ class Tracer:
             values = zip(
                 divergence_P[pairs_N].tolist(),
                 weights_RT[of_token].tolist(),
-                self._side(student, of_student, targets_N),
-                self._side(teacher, of_teacher, targets_N),
+                self._side(student, of_student, targets_N, with_entropy=True),
+                self._side(teacher, of_teacher, targets_N, with_entropy=False),
                 strict=True,
             )
         for _, row in chosen:
@@ -115,12 +122,13 @@ class Tracer:
             rollouts=tuple(self._found[key] for key in sorted(self._found)),
         )
 
-    def _side(self, model: Hidden, at_N: Tensor, targets_N: Tensor) -> list[Side]:
-        """By token: the log-prob of what was sampled, and the likeliest alternatives. Shared places count once."""
+    def _side(self, model: Hidden, at_N: Tensor, targets_N: Tensor, *, with_entropy: bool) -> list[Side]:
+        """By token. Shared places count once."""
         hidden, output = model
         distinct, which_N = torch.unique(at_N, return_inverse=True)
         sampled_N = torch.empty(len(at_N), device=hidden.device)
         alternatives: list[tuple[Alternative, ...]] = []
+        entropies: list[float] = []
         rows = chunk_rows(len(output.weight), hidden.device)
         for first in range(0, len(distinct), rows):
             logits = output.logits(hidden[distinct[first : first + rows]]).float()
@@ -131,8 +139,14 @@ class Tracer:
             inside = (which_N >= first) & (which_N < first + rows)
             at = which_N[inside] - first
             sampled_N[inside] = logits[at, targets_N[inside]] - total[at, 0]
+            if with_entropy:
+                # -p ln p, and 0 where p is 0. In place and last: nothing reads the logits after it.
+                entropies += torch.special.entr(logits.sub_(total).exp_()).sum(1).tolist()
         logprobs = sampled_N.clamp(min=LOWEST_LOGPROB).tolist()
-        return [(logprob, alternatives[which]) for logprob, which in zip(logprobs, which_N.tolist(), strict=True)]
+        return [
+            Side(logprob, alternatives[which], entropies[which] if with_entropy else None)
+            for logprob, which in zip(logprobs, which_N.tolist(), strict=True)
+        ]
 
     def _alternatives(self, ids: Sequence[int], probabilities: Sequence[float]) -> tuple[Alternative, ...]:
         return tuple(
@@ -170,10 +184,11 @@ def _token(
         text=text,
         divergence=_short(divergence),
         weight=_short(weight),
-        student_logprob=_short(student[0]),
-        teacher_logprob=_short(teacher[0]),
-        student_top=student[1],
-        teacher_top=teacher[1],
+        student_logprob=_short(student.logprob),
+        teacher_logprob=_short(teacher.logprob),
+        student_top=student.top,
+        teacher_top=teacher.top,
+        student_entropy=None if student.entropy is None else _short(student.entropy),
     )
 
 

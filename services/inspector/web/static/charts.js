@@ -41,8 +41,17 @@ function series(lines, column) {
 
 function axis(label) {
   const ink = colour("--muted");
-  return { label, labelSize: 18, labelFont: "12px system-ui", font: "11px system-ui", stroke: ink, size: label ? 34 : 44,
+  return { label, labelSize: 18, labelFont: "12px system-ui", font: "11px system-ui", stroke: ink,
     grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1, size: 4 } };
+}
+
+// Not uPlot's own, which end after three decimals: a share of 0.0005 and its half would both be 0.
+function marks(_, splits) {
+  return splits.map((value) => value.toLocaleString("en", { maximumSignificantDigits: 6 }));
+}
+
+function room(_, values) {
+  return Math.max(44, 14 + 7 * Math.max(0, ...(values ?? []).map((text) => text.length)));
 }
 
 function draw(figure, chart) {
@@ -58,7 +67,7 @@ function draw(figure, chart) {
     width: Math.max(place.clientWidth, 200), height: HEIGHT, bands, legend: { live: true },
     cursor: { points: { size: 7 }, sync: { key: chart.x } },
     scales: { x: { time: false, range: within }, y: { range: (_, low, high) => (chart.range ? chart.range : uPlot.rangeNum(chart.from === null ? low : Math.min(0, low), high, 0.1, true)) } },
-    axes: [{ ...axis(chart.x), values: whole, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, axis("")],
+    axes: [{ ...axis(chart.x), size: 34, values: whole, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis(""), size: room, values: marks }],
     series: [{ label: chart.x, value: (_, value) => value ?? "" }, ...found],
   }, [xs, ...data], place);
 }

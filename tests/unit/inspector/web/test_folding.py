@@ -53,6 +53,19 @@ def test_the_same_words_with_another_verdict_are_another_fold(store: Store) -> N
     assert [(found.first.verdict, found.count) for found in row.feedbacks] == [("no_match", 1), ("match", 1)]
 
 
+def test_what_is_shown_alike_is_one_though_more_was_taken_out_of_one(store: Store) -> None:
+    told = {"delivered": "Look.", "verdict": "match:mass"}
+    tell(
+        store,
+        feedback(raw="<concept>mass</concept> Look. The answer is 5.", removed=("The answer is 5.",), **told),
+        feedback(sample=1, raw="<concept>mass</concept> Look.", correct=False, **told),
+    )
+    [row] = feed_rows(newest(store))
+    [both] = row.feedbacks
+    assert (both.said, both.count) == ("Look.", 2)
+    assert [fold.first.correct for fold in both.outcomes] == [False, True]
+
+
 def test_a_page_has_whole_groups_and_the_next_begins_behind_them(store: Store) -> None:
     tell(store, *(feedback(f"p{number:02}", sample) for number in range(60) for sample in range(3)))
     first = read_feed(store, FeedQuery())

@@ -66,6 +66,21 @@ def test_log_probs_and_alternatives_are_those_of_student_and_teacher(tiny_dir: P
             assert 0 < sum(shares) <= 1.001
 
 
+def test_entropy_is_that_of_the_student_over_the_whole_vocabulary(tiny_dir: Path) -> None:
+    found, _ = traced(tiny_dir, settings())
+    group = groups(tiny_dir)[0]
+    one = learner(tiny_dir, settings())
+    with torch.no_grad():
+        for number, parameter in enumerate(one.model.parameters):
+            parameter.add_(torch.full_like(parameter, 0.02 * (-1) ** number))
+        prompt, answer = render(load_tokenizer(tiny_dir, None), group.messages), group.samples[0].token_ids
+        logits = one.model.network(torch.tensor([prompt + list(answer)])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.distributions.Categorical(logits=logits.float()).entropy().tolist()
+    trace = next(each for each in found if (each.problem_id, each.sample) == (group.problem_id, 0))
+    assert [token.student_entropy for token in trace.tokens] == pytest.approx(expected, rel=1e-3)
+    assert len(set(expected)) > 1
+
+
 def test_pieces_are_the_rollout_s_text(tiny_dir: Path) -> None:
     found, _ = traced(tiny_dir, settings())
     texts = {"".join(token.text for token in rollout.tokens) for rollout in found}
