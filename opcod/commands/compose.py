@@ -1,15 +1,25 @@
-"""`opcod compose`: the Compose file of a deployment, for the students of the settings."""
+"""`opcod compose`: the Compose file of a deployment, for the students of the settings, and what Prometheus scrapes there."""
+
+from typing import Annotated
 
 import typer
 
-from opcod.deployed.rendering import compose_file
+from opcod.deployed.rendering import compose_file, scrape_file
 from opcod.options import DEFAULT_PRESET, ConfigFile, Overrides, Preset, settings_from
 
 
-def compose(preset: Preset = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
+def compose(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="Print what belongs in docker/monitoring/prometheus.yml instead.")
+    ] = False,
+) -> None:
     """Print the Compose file for the students of the settings, such as `opcod compose --preset trio > compose.yaml`.
 
     It belongs beside docker-compose.yml, which is what it prints for two students: it is built from the same files.
     """
     settings = settings_from(preset, config, overrides)
-    typer.echo(compose_file(settings.names, preset or DEFAULT_PRESET), nl=False)
+    printed = scrape_file(settings.names) if prometheus else compose_file(settings.names, preset or DEFAULT_PRESET)
+    typer.echo(printed, nl=False)

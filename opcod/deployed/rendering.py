@@ -1,7 +1,7 @@
 """The files of a deployment that name its students, for any students.
 
-What always holds: `docker-compose.yml` and the files in `k8s/` are what is rendered for two of them, `a` and `b`. With
-Compose each student has a service for itself, a trainer, and with GPUs an engine: a card each in the profile `gpu`, the
+What always holds: `docker-compose.yml`, `docker/monitoring/prometheus.yml` and the files in `k8s/` are what is rendered
+for two of them, `a` and `b`. With Compose each student has a service for itself, a trainer, and with GPUs an engine: a card each in the profile `gpu`, the
 first one together in `gpu1`. In a cluster each has a folder of the base, which gives it its name, and one of the
 component that has its trainer on several nodes.
 """
@@ -18,6 +18,9 @@ STUDENT_FOLDERS = {"k8s-student": "base/student-*", "k8s-trainer": "components/g
 
 _NTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+
+_NO_TEXT = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+"""Names that some reader of YAML takes for a truth value or nothing; numbers begin with no letter."""
 
 ENGINES_SHARE = 0.5
 """Of the memory of a GPU that all engines are on; trainers have the rest."""
@@ -46,6 +49,11 @@ def compose_file(students: Sequence[str], preset: str) -> str:
     )
 
 
+def scrape_file(students: Sequence[str]) -> str:
+    """What Prometheus scrapes beside the Compose file of these students. In a cluster it finds pods by their labels."""
+    return _rendered("prometheus", students=students)
+
+
 def kubernetes_files(students: Sequence[str]) -> dict[PurePosixPath, str]:
     """Text by path below `k8s/`, of every file that names a student. `STUDENT_FOLDERS` has no others than these."""
     folders = {
@@ -61,6 +69,11 @@ def kubernetes_files(students: Sequence[str]) -> dict[PurePosixPath, str]:
     }
 
 
+def _text(name: str) -> str:
+    """A student's name as a value in YAML, of whatever version."""
+    return f'"{name}"' if name in _NO_TEXT else name
+
+
 def _rendered(template: str, **values: object) -> str:
     environment = Environment(
         loader=PackageLoader("opcod.deployed", "."),
@@ -70,4 +83,5 @@ def _rendered(template: str, **values: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["text"] = _text
     return environment.get_template(f"{template}.jinja").render(**values)

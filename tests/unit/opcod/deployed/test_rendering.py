@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from opcod.commands.k8s import k8s
-from opcod.deployed.rendering import STUDENT_FOLDERS, compose_file, kubernetes_files
+from opcod.deployed.rendering import STUDENT_FOLDERS, compose_file, kubernetes_files, scrape_file
 from shared.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -18,7 +18,7 @@ def test_the_file_in_the_repository_is_what_it_prints_for_two_students() -> None
     assert compose_file(("a", "b"), "laptop") == (ROOT / "docker-compose.yml").read_text()
 
 
-@pytest.mark.parametrize("students", [("solo",), ("bio", "chem", "phys"), tuple("abcdefgh")])
+@pytest.mark.parametrize("students", [("solo",), ("bio", "chem", "phys"), ("no", "null", "true"), tuple("abcdefgh")])
 def test_each_student_has_its_services_and_all_else_stays(students: tuple[str, ...]) -> None:
     found = yaml.safe_load(compose_file(students, "trio"))["services"]
     first, *rest = students
@@ -37,6 +37,24 @@ def test_each_student_has_its_services_and_all_else_stays(students: tuple[str, .
     last = f"vllm-{rest[-1]}-gpu1" if rest else f"vllm-{first}"
     assert last in found[f"trainer-{first}-gpu1"]["depends_on"], "trainers start when the last engine is there"
     assert found["prepare"]["environment"]["OPCOD_PRESET"] == "${OPCOD_PRESET:-trio}"
+
+
+def test_what_is_scraped_in_the_repository_is_that_of_two_students() -> None:
+    assert scrape_file(("a", "b")) == (ROOT / "docker" / "monitoring" / "prometheus.yml").read_text()
+
+
+@pytest.mark.parametrize("students", [("solo",), ("bio", "chem", "phys"), ("no", "yes")])
+def test_all_that_serves_beside_the_compose_file_of_any_students_is_scraped(students: tuple[str, ...]) -> None:
+    services = yaml.safe_load(compose_file(students, "trio"))["services"]
+    told = {name: service["environment"] for name, service in services.items() if "environment" in service}
+    serving = {f"{name}:{said['OPCOD_PORT']}" for name, said in told.items() if "OPCOD_PORT" in said}
+    (job,) = yaml.safe_load(scrape_file(students))["scrape_configs"]
+    scraped = {target: each["labels"] for each in job["static_configs"] for target in each["targets"]}
+    # Trainers with GPUs are reached under the names of those without.
+    assert {target for target in serving if "-gpu" not in target} == set(scraped)
+    for student in students:
+        assert scraped[f"student-{student}:8100"] == {"service": "student", "student": student}
+        assert scraped[f"trainer-{student}:8200"] == {"service": "trainer", "student": student}
 
 
 def test_engines_on_one_card_share_it() -> None:
