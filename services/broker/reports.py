@@ -120,7 +120,11 @@ class ReportReader:
                 output_tokens=done.output_tokens,
                 engine_seconds=done.seconds,
             )
-            return self._finished(report, target, output, state)
+            found = self._finished(report, target, output, state)
+            # With the prompts that the tutor saw, feedback has more tokens than the rollouts, and would push them out.
+            if done.kind is not JobKind.ROLLOUT:
+                self._groups.let_go(done.output)
+            return found
         except (StorageError, MalformedMessageError, ValueError) as error:
             # As if the job had failed: it is issued again, and comes back with a readable output.
             return self._failed(done, at, str(error))

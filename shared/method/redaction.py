@@ -30,6 +30,8 @@ class Draft:
     def delete(self, spans: list[Span], reason: str) -> None:
         """Take out ordered, disjoint spans of the current text. What was deleted inside them before joins them."""
         spans = [span for span in spans if span[0] < span[1]]
+        if not spans:
+            return
         for start, end in spans:
             # In the original a span may hold what went before: all of that now belongs to this removal.
             first, last = self._kept[start], self._kept[end - 1]

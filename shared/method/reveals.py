@@ -10,12 +10,12 @@ capital that begins a clause as a word of its own (`The answer is I think too sm
 ones count as those (`scripts.LOOK_ALIKES`).
 """
 
-import re
 from collections.abc import Iterator
 from functools import cache
 
 from shared.method.boxes import boxed_letters
 from shared.method.languages import LANGUAGES, Language, loose
+from shared.method.needles import Needled
 from shared.method.redaction import Span
 from shared.method.scripts import LOOK_ALIKES
 
@@ -235,15 +235,15 @@ def _sources_in(language: Language) -> Iterator[str]:
 
 # Compiled when the first text comes: a fifth of a second, which commands and services that clean none do without.
 @cache
-def _english() -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(source) for source in _SOURCES)
+def _english() -> tuple[Needled, ...]:
+    return tuple(Needled(source) for source in _SOURCES)
 
 
 @cache
-def _compiled(*scripts: str) -> tuple[re.Pattern[str], ...]:
+def _compiled(*scripts: str) -> tuple[Needled, ...]:
     """The patterns of the languages beside English that are written in one of the scripts."""
     rows = [each for each in LANGUAGES if each.answer and not set(scripts).isdisjoint(each.scripts)]
-    return tuple(re.compile(source) for language in rows for source in _sources_in(language))
+    return tuple(Needled(source) for language in rows for source in _sources_in(language))
 
 
 def revealing_spans(seen: str) -> Iterator[Span]:
@@ -251,8 +251,10 @@ def revealing_spans(seen: str) -> Iterator[Span]:
     latin = seen if seen.isascii() else seen.translate(LOOK_ALIKES)
     # Most texts are ASCII, and two thirds of the time would go into scripts that they do not have.
     others = () if seen.isascii() else _compiled("DEVANAGARI", "ARABIC", "CJK", "HANGUL")
-    for pattern in (*_english(), *_compiled("LATIN"), *others):
-        yield from (found.span() for found in pattern.finditer(latin))
+    lowered = latin.lower() if latin.isascii() else None
+    for needled in (*_english(), *_compiled("LATIN"), *others):
+        yield from needled.spans(latin, lowered)
     if not seen.isascii():
-        yield from (found.span() for pattern in _compiled("CYRILLIC") for found in pattern.finditer(seen))
+        for needled in _compiled("CYRILLIC"):
+            yield from (found.span() for found in needled.pattern.finditer(seen))
     yield from boxed_letters(latin)

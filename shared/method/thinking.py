@@ -11,6 +11,7 @@ time is linear in the text.
 
 import re
 from enum import Enum, auto
+from functools import lru_cache
 
 from shared.method.redaction import Span
 
@@ -38,13 +39,16 @@ _SENTENCE = r"\A\s{0,8}Here(?:'s| is) my thought process:|\A\s{0,8}Here are my r
 _SENTENCE_END = r"Here(?:'s| is) my response:|\[BEGIN FINAL RESPONSE\]"
 _ATTRIBUTE = r"(?:\s{1,4}[\w:-]{1,40}\s?=[^<>]{0,80})?"
 
+# Where a mark may begin at all: most places are done with by one look at their first character.
+_BEGINS = r"(?:(?=[<〈《&\[◁`ah])|\A|(?<=\n))"
+
 _MARK = re.compile(
-    rf"(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})"
+    rf"{_BEGINS}(?:(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})"
     rf"|(?P<sentence>{_SENTENCE})|(?P<sentence_end>{_SENTENCE_END})"
     r"|<\|(?P<token>[^|<>\s]{1,64})\|>"
     rf"|(?:[<〈《]|&lt;)\s{{0,4}}(?P<tag>(?:/\s{{0,4}})?[a-z][\w:-]{{1,47}}){_ATTRIBUTE}\s{{0,4}}(?:[>〉》]|&gt;)"
     r"|[\[◁](?P<square>/?[a-z][a-z0-9_]{1,31})[\]▷]"
-    r"|(?:\A|(?<=\n)) {0,3}```[ \t]{0,4}(?P<fence>[a-z]{0,16})[ \t\r]{0,4}(?=\n|\Z)",
+    r"|(?:\A|(?<=\n)) {0,3}```[ \t]{0,4}(?P<fence>[a-z]{0,16})[ \t\r]{0,4}(?=\n|\Z))",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[a-z]+")
@@ -71,6 +75,12 @@ def thinking_spans(seen: str, *, in_feedback: bool) -> list[Span]:
     in_feedback: also take what an answer may show because its data set asks for it, and which is no part of a
     feedback: `<reasoning>`, `<analysis>`, ….
     """
+    return list(_spans(seen, in_feedback))
+
+
+# A feedback is looked through for its verdict, for its concept and for what its tutee may see.
+@lru_cache(maxsize=16)
+def _spans(seen: str, in_feedback: bool) -> tuple[Span, ...]:
     spans: list[Span] = []
     opened: tuple[int, _Kind] | None = None
     for found in _MARK.finditer(seen):
@@ -87,7 +97,7 @@ def thinking_spans(seen: str, *, in_feedback: bool) -> list[Span]:
             opened = None
     if opened is not None:
         spans.append((opened[0], len(seen)))
-    return spans
+    return tuple(spans)
 
 
 def _read(found: re.Match[str], *, in_feedback: bool) -> _Mark | None:

@@ -39,6 +39,15 @@ def test_the_gap_of_each_tutor_to_each_tutee_is_a_line(page_of: Viewer) -> None:
     assert legend(page, "gaps") == ["a to b", "a to c", "b to a", "b to c", "c to a", "c to b", "τ"]
 
 
+def test_each_has_a_profile_of_its_scores(page_of: Viewer) -> None:
+    page = page_of.open("/run")
+    profiles = page.locator("figure.profile")
+    expect(profiles).to_have_count(3)
+    assert profiles.first.locator("text[text-anchor=middle]").all_text_contents() == ["physics", "chemistry", "biology"]
+    expect(profiles.first.locator("polyline")).to_have_count(2)
+    expect(page.locator("#scores")).to_contain_text("Shaded: nowhere worse than that.")
+
+
 def test_why_a_tutor_might_speak_is_told_of_it_and_its_tutee_alone(page_of: Viewer, three: Stand) -> None:
     exchange = three.store.newest_exchanges(ExchangeFilter(), before=None, limit=1)[0]
     gate = RunState.model_validate_json(three.log.state or "").gates[exchange.round - 1]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.deployment import CONTEXT, undisturbed_weights
+from tests.fakes.deployment import CONTEXT, THREE, undisturbed_weights
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 
@@ -18,3 +18,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, str]:
     """sha256 of each version's weights."""
     return undisturbed_weights(tmp_path_factory.mktemp("undisturbed"), tiny_model)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_three(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, str]:
+    """The same of three students."""
+    return undisturbed_weights(tmp_path_factory.mktemp("undisturbed-three"), tiny_model, *THREE)

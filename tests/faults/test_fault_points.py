@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from shared.obs.faults import ALLOWED, FAULT, MARKS, POINTS
-from tests.fakes.deployment import LEASE_S, ScriptedDeployment
+from tests.fakes.deployment import LEASE_S, THREE, ScriptedDeployment
 from tests.faults.test_streaming import BETWEEN_GROUPS
 
 FULL = os.environ.get("OPCOD_FAULTS_FULL") == "1"
@@ -69,6 +69,19 @@ def test_f1_f2_f3_f4_f12_f31_owner_hurt_at_every_point_ends_undisturbed(
             running.close()
 
 
+def test_f1_f2_f3_f4_owners_of_three_students_killed_at_every_point_that_takes_end_undisturbed(
+    tmp_path: Path, tiny_model: Path, undisturbed_three: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ALLOWED, "1")
+    monkeypatch.setenv(FAULT, ",".join(f"{point}:kill:{nth}" for point, nth in TAKING.items()))
+    running = ScriptedDeployment(tmp_path, "hurt-three", tiny_model, *THREE)
+    try:
+        running.assert_done(undisturbed_three)
+        assert struck(running.paths.run_dir) == owners(TAKING, running.settings.names)
+    finally:
+        running.close()
+
+
 def test_every_point_is_struck() -> None:
     assert {*TAKING, *TELLING, *BETWEEN_GROUPS} == set(POINTS)
     for service in ("student", "broker", "trainer"):
@@ -80,10 +93,10 @@ def struck(run_dir: Path) -> set[str]:
     return {path.name for path in (run_dir / MARKS).iterdir()}
 
 
-def owners(points: dict[str, int]) -> set[str]:
-    """The marks that each owner leaves: one broker, a student and a trainer for each of a and b."""
+def owners(points: dict[str, int], students: Sequence[str] = ("a", "b")) -> set[str]:
+    """The marks that each owner leaves: one broker, a student and a trainer for each of `students`."""
     shared = {point for point in points if point.startswith("broker")}
-    return shared | {f"{point}-{student}" for point in points.keys() - shared for student in ("a", "b")}
+    return shared | {f"{point}-{student}" for point in points.keys() - shared for student in students}
 
 
 @contextmanager

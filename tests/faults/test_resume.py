@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from shared.obs.faults import ALLOWED, FAULT, MARKS
-from tests.fakes.deployment import THREE, ScriptedDeployment, undisturbed_weights
+from tests.fakes.deployment import THREE, ScriptedDeployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -57,11 +57,11 @@ class Sittings:
 def test_f7_f8_everything_killed_and_redis_lost_or_emptied_ends_undisturbed(
     tmp_path: Path,
     tiny_model: Path,
-    undisturbed: dict[str, str],
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     overrides: tuple[str, ...],
 ) -> None:
-    weights = undisturbed_weights(tmp_path / "before", tiny_model, *overrides) if overrides else undisturbed
+    weights = request.getfixturevalue("undisturbed_three" if overrides else "undisturbed")
     sittings = Sittings(tmp_path, tiny_model, monkeypatch, overrides)
     try:
         sittings.begin("trainer.mid-optimizer")  # of step 1

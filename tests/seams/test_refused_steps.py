@@ -16,7 +16,7 @@ from shared.bus.leases import LeaseKeeper
 from shared.contracts.acting import Control
 from shared.contracts.run import RunState, Status
 from shared.files.store import LocalStore
-from tests.fakes.broker import RUN, BrokerBench
+from tests.fakes.broker import RUN, THREE, BrokerBench
 from tests.fakes.bus.memory import MemoryBus
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -88,9 +88,15 @@ def resume(bench: BrokerBench, number: int) -> None:
     run_until(bench, lambda state: state.revision > revision)
 
 
-@pytest.mark.parametrize("restarted", [False, True], ids=["same broker", "broker restarted between"])
-def test_a_refused_step_is_trained_once_its_batch_is_restored(tmp_path: Path, tiny_dir: Path, restarted: bool) -> None:
-    bench = BrokerBench(tmp_path, ("feedback.revise_share=0.0",))
+@pytest.mark.parametrize(
+    ("restarted", "overrides"),
+    [(False, ()), (True, ()), (True, THREE)],
+    ids=["same broker", "broker restarted between", "of three, broker restarted between"],
+)
+def test_a_refused_step_is_trained_once_its_batch_is_restored(
+    tmp_path: Path, tiny_dir: Path, restarted: bool, overrides: tuple[str, ...]
+) -> None:
+    bench = BrokerBench(tmp_path, ("feedback.revise_share=0.0", *overrides))
     bench.trainers[STUDENT].held = True
     run_until(bench, is_sealed)
     batch = tmp_path / "batches" / STUDENT / "s00001" / "groups.jsonl"
@@ -112,10 +118,11 @@ def test_a_refused_step_is_trained_once_its_batch_is_restored(tmp_path: Path, ti
         resume(bench, 2)
         assert bench.state.paused is None
         run_until(bench, lambda state: state.status is Status.DONE)
-    assert bench.state.version == {"a": "a@v2", "b": "b@v2"}
+    assert bench.state.version == {name: f"{name}@v2" for name in bench.settings.names}
     applied = [event.step for event in bench.events("step") if event.kind == "step" and event.student == STUDENT]
     assert applied == [1, 2]
-    assert bench.state.tallies[STUDENT].samples == 2 * 2 * 3, "a batch that is sealed again is counted once"
+    samples = 2 * bench.settings.problems.per_step * 3
+    assert bench.state.tallies[STUDENT].samples == samples, "a batch that is sealed again is counted once"
     assert batch.read_bytes() == whole
 
 

@@ -14,7 +14,7 @@ from shared.contracts.run import JobStatus, RunState, Status
 from shared.errors import FencedError
 from shared.files.batches import read_groups
 from shared.files.store import LocalStore
-from tests.fakes.broker import RUN, BrokerBench
+from tests.fakes.broker import RUN, THREE, BrokerBench
 
 
 def feedback_of(state: RunState) -> list[JobStatus]:
@@ -22,11 +22,15 @@ def feedback_of(state: RunState) -> list[JobStatus]:
     return [group.feedback.status for step in steps for group in step.groups]
 
 
-def test_what_it_writes_is_not_trained_on_and_an_exclusion_made_since_holds(tmp_path: Path) -> None:
-    bench = BrokerBench(tmp_path, ("feedback.revise_share=0.0", "gate.mode=always"))
-    tutor = bench.students["b"]
+# In a ring b alone tutors a, and others tutor the rest.
+@pytest.mark.parametrize("overrides", [(), (*THREE, "tutoring.choice=ring")], ids=["two", "three"])
+def test_what_it_writes_is_not_trained_on_and_an_exclusion_made_since_holds(
+    tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    bench = BrokerBench(tmp_path, ("feedback.revise_share=0.0", "gate.mode=always", *overrides))
+    tutor, problems = bench.students["b"], bench.settings.problems.per_step
     tutor.slow = {JobKind.FEEDBACK}
-    bench.run(lambda state: feedback_of(state) == [JobStatus.STARTED] * 2)
+    bench.run(lambda state: feedback_of(state) == [JobStatus.STARTED] * problems)
     last = tutor.begun.pop()
     tutor.end_begun()
     bench.run(lambda state: JobStatus.DONE in feedback_of(state))

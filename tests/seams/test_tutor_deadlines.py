@@ -13,13 +13,14 @@ from services.broker.runner import TAKE
 from shared.bus.keys import BROKER, RESULTS
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import JobStatus, RunState, Status
-from tests.fakes.broker import BrokerBench
+from tests.fakes.broker import THREE, BrokerBench
 from tests.unit.broker.conftest import MEMORY
 
 TIMEOUT_S = 30.0
 MANY = 80
 """Problems of a step. Both tutors owe an answer on each: 160 reports wait at once, as in a run of the paper's size."""
 FEW = 4
+SIX = 6
 HOURS_S = 5 * 3600.0
 
 Break = Callable[[BrokerBench], None]
@@ -37,7 +38,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[BrokerBench]:
         yield begun(Path(directory), getattr(request, "param", MANY))
 
 
-def begun(run_dir: Path, per_step: int) -> BrokerBench:
+def begun(run_dir: Path, per_step: int, *overrides: str) -> BrokerBench:
     settings = (
         f"problems.per_step={per_step}",
         f"feedback.tutor_timeout_s={TIMEOUT_S}",
@@ -46,10 +47,11 @@ def begun(run_dir: Path, per_step: int) -> BrokerBench:
         "run.steps_per_round=1",
         "rollout.samples=1",
     )
-    bench = BrokerBench(run_dir, settings)
+    bench = BrokerBench(run_dir, (*overrides, *settings))
     for student in bench.students.values():
         student.slow = {JobKind.FEEDBACK}
-    bench.run(lambda state: feedback_of(state) == [JobStatus.STARTED] * 2 * per_step)
+    owed = len(bench.students) * per_step
+    bench.run(lambda state: feedback_of(state) == [JobStatus.STARTED] * owed)
     return bench
 
 
@@ -163,3 +165,28 @@ def test_a_silent_tutor_is_given_up_whatever_the_clock_says(
     bench.clock.now_s += TIMEOUT_S
     turn_until_idle(bench)
     assert lost(bench) == {name: {"tutor_timeout": FEW} for name in "ab"}
+
+
+def test_of_several_tutors_only_the_silent_one_is_given_up(tmp_path: Path) -> None:
+    """What the others say about the same step's problems is delivered, and each tutee is told apart."""
+    bench = begun(tmp_path, SIX, *THREE)
+    state = bench.state
+    owed = {
+        phase.student: sum(group.tutor == "b" for group in phase.step.groups)
+        for phase in state.phases
+        if phase.step is not None
+    }
+    assert owed["b"] == 0 < sum(owed.values()) < 2 * SIX, "b is the tutor of some, and others of the rest"
+    for name in ("a", "c"):
+        bench.students[name].end_begun()
+    turn_until_idle(bench)
+    assert lost(bench) == {"a": {}, "b": {}, "c": {}}
+    bench.clock.now_s += TIMEOUT_S
+    turn_until_idle(bench)
+    assert lost(bench) == {name: {"tutor_timeout": count} if count else {} for name, count in owed.items()}
+    for student in bench.students.values():
+        student.slow = set()
+    bench.finish()
+    for name, tally in bench.state.tallies.items():
+        assert tally.verdicts[1].get(LOST, 0) == owed[name]
+        assert sum(tally.verdicts[1].values()) == SIX

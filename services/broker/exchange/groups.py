@@ -44,8 +44,9 @@ from shared.problems.problem import ProblemSet
 
 log = structlog.get_logger()
 
-KEPT_TOKENS = 2_000_000
-"""Of the outputs that are kept; measured 70 bytes each as Python objects, so 140 MB."""
+KEPT_TOKENS = 1_200_000
+"""Of the outputs that are kept for each student. A step of the paper's size has 1.1 million in its rollouts, which are
+read for grading, for the tutor, for revisions and for the batch. Measured 70 bytes each as Python objects, so 84 MB."""
 
 KEPT_GROUPS = 128
 """For each student, whose feedback is kept judged: more than its open step at the paper's size."""
@@ -82,6 +83,11 @@ class Recent(Generic[Key, Value]):
             self._weight -= weight
         return value
 
+    def drop(self, key: Key) -> None:
+        """Make room of it, if it is kept."""
+        _, weight = self._kept.pop(key, (None, 0))
+        self._weight -= weight
+
 
 @dataclass(frozen=True)
 class Before:
@@ -104,7 +110,7 @@ class GroupReader:
         self._bus = bus
         self._store = store
         kept = KEPT_GROUPS * len(settings.students)
-        self._outputs: Recent[str, JobOutput] = Recent(KEPT_TOKENS, _tokens)
+        self._outputs: Recent[str, JobOutput] = Recent(KEPT_TOKENS * len(settings.students), _tokens)
         self._exchanges: Recent[tuple[str, str | None, str | None], list[JudgedFeedback]] = Recent(kept)
         self._before: Recent[tuple[str, int, str], tuple[Before, ...]] = Recent(kept)
 
@@ -215,6 +221,10 @@ class GroupReader:
         """Raises MalformedMessageError as well, if the payload holds no output."""
         # By hash alone: equal bytes are the same output, wherever they lie.
         return self._outputs.get(ref.sha256, lambda: unpack(ref, self._bus.get_payload(ref), JobOutput))
+
+    def let_go(self, ref: PayloadRef) -> None:
+        """Of an output that is not read again: what followed from it is known. Rollouts are, until their batch."""
+        self._outputs.drop(ref.sha256)
 
 
 def _before(samples: Sequence[BatchSample]) -> tuple[Before, ...]:

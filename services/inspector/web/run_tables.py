@@ -1,15 +1,15 @@
 """A run's view as the tables of its page, so that it reads without JavaScript. Pure.
 
-The numbers are those of `shared/results`; what is done here is to put them into columns, and versions into a plane.
+The numbers are those of `shared/results`; what is done here is to put them into columns.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.inspector.run.view import RunView
 from services.inspector.web.machine_tables import figures_grid, queues_grid, services_grid
 from services.inspector.web.rendering import COLOURS, VERDICTS, link, number, percent
+from services.inspector.web.score_pictures import Plane, Profile, planes, profiles
 from services.inspector.web.timeline import Picture, picture, seconds_grid
 from shared.contracts.run import GateDecision
 from shared.results import grid
@@ -18,44 +18,6 @@ from shared.results.grid import Column, Grid, Measured, Named, Rows, Value, plai
 from shared.results.progress import Improvement, RunResults, ScorePoint
 
 NEWEST_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One domain along a side of 100 units, over the tenths around its scores. ticks: (unit, share)."""
-
-    domain: str
-    low: float
-    high: float
-
-    def at(self, share: float) -> float:
-        return 100 * (share - self.low) / (self.high - self.low)
-
-    @property
-    def ticks(self) -> list[tuple[float, float]]:
-        return [(self.at(share), share) for share in (self.low, (self.low + self.high) / 2, self.high)]
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A version's place in the plane, in units from the top left."""
-
-    x: float
-    y: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Plane:
-    """A student's way through the plane of the two domains that students are strong in. What lies right of and above
-    its first dot is an improvement in the sense of Pareto, where there is no third domain."""
-
-    student: str
-    split: str
-    x: Axis
-    y: Axis
-    points: list[Dot]
-    improvement: Improvement | None
 
 
 @dataclass(frozen=True)
@@ -78,6 +40,7 @@ class RunTables:
     outcomes: Grid | None
     scores: Grid
     planes: list[Plane]
+    profiles: list[Profile]
     own: ResultTables
     other: ResultTables | None
     picture: Picture | None
@@ -93,7 +56,8 @@ def run_tables(view: RunView) -> RunTables:
         tested={i.student: directions(i) for i in view.improvements if i.split == "test"},
         outcomes=outcomes([view, view.beside]) if view.beside else None,
         scores=_scores(view),
-        planes=list(_planes(view)),
+        planes=list(planes(view)),
+        profiles=list(profiles(view)),
         own=_results(view, view),
         other=_results(view, view.beside) if view.beside else None,
         picture=picture(view.timeline, view.usage) if view.timeline else None,
@@ -197,37 +161,6 @@ def _points(results: RunResults, student: str, domain: str, split: str) -> list[
 
 def _point(point: ScorePoint) -> Measured:
     return Measured(point.score, point.interval)
-
-
-def _planes(view: RunView) -> Iterator[Plane]:
-    """On the validation problems, which are scored every round."""
-    domains = list(dict.fromkeys(view.students.values()))
-    if len(domains) != 2:
-        return
-    for student in view.students:
-        by_version: dict[str, dict[str, float]] = {}
-        for point in view.scores:
-            if (point.student, point.split) == (student, "validation"):
-                by_version.setdefault(point.version, {})[point.domain] = point.score
-        # A version whose evaluation is not told to its end has one coordinate only.
-        whole = {version: scores for version, scores in by_version.items() if scores.keys() >= set(domains)}
-        if whole:
-            x, y = (_axis(domain, [scores[domain] for scores in whole.values()]) for domain in domains)
-            dots = [_dot(x, y, version, scores) for version, scores in whole.items()]
-            yield Plane(student, "validation", x, y, dots, view.improvement(student, "validation"))
-
-
-def _axis(domain: str, shares: list[float]) -> Axis:
-    # Half a tenth of room on either side, so that no dot lies on the edge and equal scores still span an axis.
-    low = max(0.0, math.floor(10 * min(shares) - 0.5) / 10)
-    high = min(1.0, math.ceil(10 * max(shares) + 0.5) / 10)
-    return Axis(domain, low, high)
-
-
-def _dot(x: Axis, y: Axis, version: str, scores: dict[str, float]) -> Dot:
-    said = ", ".join(f"{domain} {100 * score:.1f} %" for domain, score in scores.items())
-    # SVG counts downwards, scores grow upwards.
-    return Dot(x.at(scores[x.domain]), 100 - y.at(scores[y.domain]), f"{version}: {said}")
 
 
 def _results(view: RunView, results: RunResults) -> ResultTables:

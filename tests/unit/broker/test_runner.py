@@ -187,6 +187,7 @@ def test_spoiled_feedback_is_lost_and_the_step_goes_on(bench: BrokerBench) -> No
     assert bench.state.tallies["b"].lost_feedback == {}
 
 
+@of_two_and_three
 def test_repeated_results_count_once(bench: BrokerBench) -> None:
     bench.run(one_is_sealed)
     for student in bench.students.values():
@@ -196,9 +197,11 @@ def test_repeated_results_count_once(bench: BrokerBench) -> None:
     bench.workers.publish(RESULTS, step_done("a", 1))
     bench.finish()
     assert_whole(bench)
+    students, problems = len(bench.students), bench.settings.problems.per_step
     tally = bench.state.tallies["a"]
-    assert (tally.output_tokens["rollout"], tally.trained_tokens) == (36, 36)
-    assert [len(bench.events(kind)) for kind in ("group", "feedback", "step")] == [8, 24, 4]
+    assert (tally.output_tokens["rollout"], tally.trained_tokens) == (2 * problems * 3 * 3, 36)
+    groups = 2 * problems * students
+    assert [len(bench.events(kind)) for kind in ("group", "feedback", "step")] == [groups, 3 * groups, 2 * students]
 
 
 def test_a_tutor_that_takes_too_long_is_not_waited_for(run_dir: Path) -> None:

@@ -16,7 +16,7 @@ from shared.contracts.jobs import Job, JobKind
 from shared.contracts.run import PhaseState, RunState
 from shared.files.batches import read_groups
 from shared.files.store import LocalStore
-from tests.fakes.broker import RUN, BrokerBench
+from tests.fakes.broker import RUN, THREE, BrokerBench
 from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.whole_runs import OFF, assert_whole
 
@@ -37,7 +37,7 @@ def manifest_of(bench: BrokerBench, student: str, step: int) -> BatchManifest:
 def assert_streamed(bench: BrokerBench) -> None:
     """Every batch names its own groups, each once."""
     store = LocalStore(bench.run_dir)
-    for student in "ab":
+    for student in bench.settings.names:
         for step in (1, 2):
             manifest = manifest_of(bench, student, step)
             assert manifest.order is not None
@@ -111,9 +111,12 @@ def test_a_group_s_payload_is_its_line_and_goes_with_its_step(run_dir: Path) -> 
 
 
 @pytest.mark.parametrize("emptied", [False, True])
-def test_a_broker_that_is_started_again_between_two_groups_goes_on(run_dir: Path, emptied: bool) -> None:
+@pytest.mark.parametrize("overrides", [FOUR, (*FOUR, *THREE, "problems.per_step=6")], ids=["two", "three"])
+def test_a_broker_that_is_started_again_between_two_groups_goes_on(
+    run_dir: Path, emptied: bool, overrides: tuple[str, ...]
+) -> None:
     server = MemoryServer()
-    bench = BrokerBench(run_dir, FOUR, server=server)
+    bench = BrokerBench(run_dir, overrides, server=server)
     with_groups_apart(bench, one_is_ahead)
     before = {name: len(told(bench, name, 1)) for name in bench.trainers}
     if emptied:

@@ -1,4 +1,4 @@
-"""What became of a student, in words, and the gate and the teaching of three of them."""
+"""What became of a student, in words; the gate, the teaching and the pictures of three of them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from services.inspector.run.view import RunData
 from services.inspector.store.store import Store
 from services.inspector.web.run_tables import directions, run_tables
-from shared.results.progress import Improvement
+from shared.results.progress import Improvement, ScorePoint
 from tests.fakes.broker import RUN, THREE, BrokerBench
 
 
@@ -47,6 +47,30 @@ def test_the_gate_of_three_is_a_matrix_and_each_row_of_teaching_has_one_tutor(tm
     taught = bench.state.tallies
     assert sum(int(str(row[3])) for row in tables.taught.rows) == sum(tally.samples for tally in taught.values())
     store.close()
+
+
+def test_the_scores_of_each_of_three_are_a_profile_over_all_domains(tmp_path: Path) -> None:
+    bench = BrokerBench(tmp_path, THREE)
+    store = Store(tmp_path / "log.sqlite3", RUN)
+    view = RunData(RUN, tmp_path, bench.settings, store, bench.workers).view()
+    store.close()
+    assert run_tables(view).profiles == [], "nothing is scored yet"
+    domains = ("physics", "chemistry", "biology")
+    told = {"b@v0": (0.2, 0.6, 0.2), "b@v1": (0.3, 0.6, 0.2), "b@v2": (0.9,)}
+    scores = [
+        ScorePoint(student="b", domain=domain, split="validation", version=version, round=1, score=score, interval=None)
+        for version, shares in told.items()
+        for domain, score in zip(domains, shares, strict=False)
+    ]
+    tables = run_tables(view.model_copy(update={"scores": tuple(scores)}))
+    assert tables.planes == []
+    [profile] = tables.profiles
+    assert (profile.student, [domain for _, domain in profile.columns]) == ("b", list(domains))
+    first, last = profile.ways
+    assert (first.version, last.version) == ("b@v0", "b@v1"), "what is not scored to its end has no line"
+    assert [one.y - other.y for one, other in zip(first.dots, last.dots, strict=True)] == pytest.approx([100 / 6, 0, 0])
+    assert [(corner.x, corner.y) for corner in profile.above[1:-1]] == [(dot.x, dot.y) for dot in first.dots]
+    assert {corner.y for corner in (profile.above[0], profile.above[-1])} == {0.0}
 
 
 def test_each_of_two_runs_has_a_gate_of_its_own_students(tmp_path: Path) -> None:

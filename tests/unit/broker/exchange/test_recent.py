@@ -43,3 +43,20 @@ def test_nothing_is_kept_of_what_could_not_be_made() -> None:
     with pytest.raises(ValueError, match="not there"):
         recent.get("a", fail)
     assert recent.get("a", lambda: 1) == 1
+
+
+def test_what_is_dropped_makes_room_and_is_made_again() -> None:
+    recent: Recent[str, str] = Recent(limit=8, weigh=len)
+    made: list[str] = []
+
+    def make(value: str) -> str:
+        made.append(value)
+        return value
+
+    for value in ("four", "two", "three"):
+        recent.get(value, lambda value=value: make(value))  # type: ignore[misc]
+        recent.drop("four")
+        recent.drop("never kept")
+    assert recent.get("two", lambda: make("two")) == "two", "three would have pushed it out beside four"
+    recent.get("four", lambda: make("four"))
+    assert made == ["four", "two", "three", "four"]

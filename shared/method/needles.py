@@ -1,0 +1,67 @@
+"""Words without which a pattern cannot match: a text that lacks those of a pattern need not be searched with it.
+
+What always holds: an ASCII text in which a pattern matches has a needle of each of its sets. Looking for a few words is
+some fifty times as fast as trying a pattern at every place.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+# Not a public module, but the only one that reads a pattern as `re` itself does.
+from re import _constants, _parser  # type: ignore[attr-defined]
+from typing import Any
+
+SHORTEST = 2
+"""A single character is in every text."""
+
+Needles = frozenset[str]
+
+
+class Needled:
+    """A pattern with its sets of needles; one that has none is always searched with."""
+
+    def __init__(self, source: str) -> None:
+        self.pattern = re.compile(source)
+
+    @cached_property
+    def needles(self) -> tuple[Needles, ...]:
+        """In lower case; any match in an ASCII text holds one of each set, in whatever case."""
+        found = {each for each in _sets(_parser.parse(self.pattern.pattern)) if _shortest(each) >= SHORTEST}
+        return tuple(sorted(found, key=_shortest, reverse=True))
+
+    def spans(self, text: str, lowered: str | None) -> Iterator[tuple[int, int]]:
+        """Of all matches. lowered: the text in lower case where it is ASCII, else None."""
+        if lowered is None or all(any(needle in lowered for needle in each) for each in self.needles):
+            yield from (found.span() for found in self.pattern.finditer(text))
+
+
+def _sets(tree: Iterable[tuple[Any, Any]]) -> Iterator[Needles]:
+    """Sets of needles, of each of which a match of the whole sequence holds one."""
+    run = ""
+    for kind, told in tree:
+        # A letter with an accent breaks a run: without regard to case some of them match an ASCII letter.
+        if kind is _constants.LITERAL and told < 128:
+            run += chr(told).lower()
+            continue
+        yield frozenset({run})
+        run = ""
+        match kind:
+            case _constants.SUBPATTERN:
+                yield from _sets(told[3])
+            case _constants.ATOMIC_GROUP:
+                yield from _sets(told)
+            case _constants.MAX_REPEAT | _constants.MIN_REPEAT | _constants.POSSESSIVE_REPEAT if told[0] > 0:
+                yield from _sets(list(told[2]) * told[0])
+            case _constants.BRANCH:
+                yield frozenset().union(*(_best(_sets(each)) for each in told[1]))
+    yield frozenset({run})
+
+
+def _best(sets: Iterable[Needles]) -> Needles:
+    """The one whose shortest needle is the longest, as it is in the fewest texts."""
+    return max(sets, key=lambda each: (_shortest(each), -len(each)))
+
+
+def _shortest(needles: Needles) -> int:
+    return min(map(len, needles))
