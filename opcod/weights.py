@@ -3,10 +3,8 @@
 Going back publishes a new version with the old tensors; nothing that was published is rewritten.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,7 +21,7 @@ from shared.files.batches import batch_directory
 from shared.files.durable import sha256_file
 from shared.files.retention import is_pruned
 from shared.files.state import write_state_file
-from shared.files.store import MANIFEST, Content, LocalStore
+from shared.files.store import MANIFEST, Content, Linked, LocalStore
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:
         changes = {"version": name, "parent": parent, "step": step, "batch_sha256": None, "restores": to}
         manifest = source.manifest.model_copy(update=changes)
         files: dict[str, Content] = {
-            entry.name: partial(shutil.copyfile, run_dir / source.uri / entry.name) for entry in manifest.files
+            entry.name: Linked(run_dir / source.uri / entry.name, entry.sha256) for entry in manifest.files
         }
         LocalStore(run_dir).write_directory(weights_uri(student, step), files, manifest.model_dump_json().encode())
         live = {**state.version, student: name}

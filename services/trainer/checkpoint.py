@@ -28,7 +28,7 @@ from pathlib import Path
 import structlog
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from services.trainer.model.learner import LearnerState
@@ -37,7 +37,8 @@ from shared.contracts.ids import weights_uri
 from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry, StepDone, WeightsManifest, WeightsPublished
 from shared.errors import FencedError, ModelError, StorageError, reason
-from shared.files.store import MANIFEST, Content, LocalStore
+from shared.files.store import MANIFEST, Content, Linked, LocalStore
+from shared.modeling.tensorfiles import write_tensors
 from shared.modeling.versions import version_tensors
 from shared.obs.faults import fault_point
 
@@ -212,9 +213,10 @@ class Checkpoints:
         return max((manifest.token for manifest in self._readable()), default=0)
 
     def version_files(self, manifest: CheckpointManifest) -> dict[str, Content]:
-        """The files of its version, verified, to be copied. Raises StorageError."""
-        paths = (self._store.open_verified(manifest.name, entry.name, entry.sha256) for entry in manifest.weights.files)
-        return {path.name: partial(shutil.copyfile, path) for path in paths}
+        """The files of its version, which it shares: neither is ever written again. They were hashed as they were
+        written, or by `newest`."""
+        directory = self._store.root / manifest.name
+        return {entry.name: Linked(directory / entry.name, entry.sha256) for entry in manifest.weights.files}
 
     def _readable(self) -> list[CheckpointManifest]:
         found: list[CheckpointManifest] = []
@@ -272,7 +274,7 @@ def state_files(state: LearnerState, rank: int, shards: int) -> dict[str, Conten
     parts = {TEACHER_FILE: state.teacher, OPTIMIZER_FILE: state.optimizer, EXACT_FILE: state.exact}
     needed = {TEACHER_FILE, OPTIMIZER_FILE} if state.teacher else set()
     return {
-        shard_name(name, rank, shards): partial(save_file, dict(part))
+        shard_name(name, rank, shards): partial(write_tensors, part)
         for name, part in parts.items()
         if part or name in needed
     }

@@ -15,9 +15,12 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from shared.errors import StorageError, WriteError
 
@@ -26,6 +29,8 @@ ABANDONED_AFTER_S = 24 * 3600.0
 """Nothing is written for so long."""
 
 _CHUNK_BYTES = 1024 * 1024
+# Written and hashed at once; of less, two threads take longer than one.
+_SHARED_BYTES = 4 * _CHUNK_BYTES
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # NFS wants a file open for writing before it locks it, and so may lock no directory; others lock nothing, as Lustre
 # where it is not mounted with `flock`.
@@ -41,6 +46,55 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+class DigestedFile:
+    """A file at `path` whose bytes are hashed on their way to it, so that nobody has to read them for that.
+
+    Leaving it as a context makes it durable. Every call may raise OSError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1)
+        self.bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        """Lower-case hex, of what was written so far."""
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """All of `data`, as bytes."""
+        view = memoryview(data)
+        # One without elements cannot be cast.
+        view = view.cast("B") if view.nbytes else memoryview(b"")
+        for first in range(0, len(view), _SHARED_BYTES):
+            part = view[first : first + _SHARED_BYTES]
+            self.bytes += len(part)
+            if len(part) < _CHUNK_BYTES:
+                self._digest.update(part)
+                self._file.write(part)
+                continue
+            # Neither holds the interpreter's lock: the disk and the hash take as long as the slower of them.
+            hashed = self._hasher.submit(self._digest.update, part)
+            try:
+                self._file.write(part)
+            finally:
+                hashed.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hasher.shutdown()
+        with self._file as file:
+            if kind is None:
+                file.flush()
+                os.fsync(file.fileno())
 
 
 @contextmanager

@@ -10,18 +10,22 @@ link below the root. A name is never looked up anywhere but on this disk.
 import errno
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from shared.contracts.weights import FileEntry
 from shared.errors import StorageError, reason, shown
 from shared.files.durable import (
+    DigestedFile,
     sha256_file,
     storage_errors,
     sweep,
     sync_directory,
-    sync_file,
     temporary_directory,
 )
 
@@ -29,13 +33,31 @@ MANIFEST = "manifest.json"
 GROUPS = "groups.jsonl"
 """The one file of a sealed batch; its manifest has the sha256 under `groups_sha256`."""
 
-Content = bytes | Callable[[Path], None]
-"""Bytes of a file, or what writes it to the path that it is given."""
+
+class Sink(Protocol):
+    """Where the bytes of a file go, one part after the other."""
+
+    def write(self, data: bytes | memoryview, /) -> object: ...
+
+
+@dataclass(frozen=True)
+class Linked:
+    """What lies at `path`, durable and never written again, under a second name. sha256: as it was written."""
+
+    path: Path
+    sha256: str
+
+
+Content = bytes | Linked | Callable[[Sink], object]
+"""Bytes of a file, the file that has them, or what writes them."""
 
 Manifest = bytes | Callable[[tuple[FileEntry, ...]], bytes]
 """Bytes of a manifest, or what makes them from the files as they were written, sorted by name."""
 
 
+# Of file systems without hard links, or with a limit to them, and of files of somebody else.
+_NO_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
+_COPIED_BYTES = 4 * 1024 * 1024
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}")
 
 
@@ -154,9 +176,9 @@ class LocalStore:
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error}; expected a directory that was written whole") from error
 
-    def verify(self, name: str, manifest: bytes) -> None:
+    def verify(self, name: str, manifest: bytes, *, unread: Collection[str] = ()) -> None:
         """Raises StorageError unless the manifest there is `manifest`, and exactly the files it lists are there,
-        unchanged."""
+        unchanged. unread: files that are only to be there; somebody else checks what they hold."""
         if self.read_manifest(name) != manifest:
             raise StorageError(f"{self.root / name}: its manifest is not the expected one; it was replaced or edited")
         listed = listed_files(manifest)
@@ -165,7 +187,10 @@ class LocalStore:
         if present != set(listed):
             raise StorageError(f"{self.root / name}: expected the files {sorted(listed)}, found {sorted(present)}")
         for file, sha256 in listed.items():
-            self.open_verified(name, file, sha256)
+            if file in unread:
+                self._plain(name, file)
+            else:
+                self.open_verified(name, file, sha256)
 
     def open_verified(self, name: str, file: str, sha256: str) -> Path:
         """The path of a file whose sha256 was checked just now. Raises StorageError if it is another."""
@@ -191,13 +216,40 @@ class LocalStore:
 
 
 def write_file(path: Path, content: Content) -> FileEntry:
-    """Write one file durably and read back what it holds: the writer may be a library. Raises OSError."""
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        content(path)
-    sync_file(path)
-    return FileEntry(name=path.name, sha256=sha256_file(path), bytes=path.stat().st_size)
+    """Write one file durably; its bytes are hashed on their way, and those of a linked one not again.
+
+    Raises OSError, and StorageError for a linked file that had to be copied and is not what it was.
+    """
+    if isinstance(content, Linked):
+        return _link(path, content)
+    with DigestedFile(path) as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            content(file)
+    return FileEntry(name=path.name, sha256=file.sha256, bytes=file.bytes)
+
+
+def _link(path: Path, content: Linked) -> FileEntry:
+    try:
+        # A symbolic link that somebody put there would give the name to any file.
+        os.link(content.path, path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _copy(path, content)
+    return FileEntry(name=path.name, sha256=content.sha256, bytes=path.stat().st_size)
+
+
+def _copy(path: Path, content: Linked) -> FileEntry:
+    with content.path.open("rb") as source, DigestedFile(path) as file:
+        shutil.copyfileobj(source, file, _COPIED_BYTES)
+    if file.sha256 != content.sha256:
+        raise StorageError(
+            f"{content.path}: expected sha256 {content.sha256}, found {file.sha256}: it was altered after it was "
+            "written"
+        )
+    return FileEntry(name=path.name, sha256=file.sha256, bytes=file.bytes)
 
 
 def _check_listing(name: str, manifest: bytes, entries: tuple[FileEntry, ...]) -> None:

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -17,22 +18,23 @@ from typing import Any, get_args
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from shared.errors import ModelError, reason
-from shared.modeling.checksums import TensorBytes, checksum_of
+from shared.files.store import Content, write_file
+from shared.modeling.checksums import checksum_of
 from shared.modeling.directory import ADAPTER_CONFIG, few
 from shared.modeling.fitting import is_finite
 from shared.modeling.loading import DTYPES, Dtype
 from shared.modeling.plain_lora import read_plain_lora, require_targets
+from shared.modeling.tensorfiles import tensor_bytes, write_tensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = ADAPTER_CONFIG
 _PREFIX = "base_model.model."
 _SIDE = re.compile(r"\.lora_[AB]\.weight$")
-_SAFETENSORS_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 Adapter = dict[str, Tensor]
 
@@ -111,10 +113,15 @@ def set_adapter_tensors(peft_model: PeftModel, tensors: Mapping[str, Tensor], ad
 
 
 def save_adapter(directory: Path, tensors: Mapping[str, Tensor], spec: LoraSpec, base_model: str) -> None:
-    """Write `tensors` (cast to spec.dtype) and their PEFT configuration into an existing directory."""
+    """Write `adapter_files` into an existing directory. Raises OSError."""
+    for name, content in adapter_files(tensors, spec, base_model).items():
+        write_file(directory / name, content)
+
+
+def adapter_files(tensors: Mapping[str, Tensor], spec: LoraSpec, base_model: str) -> dict[str, Content]:
+    """By name, the files of `tensors` (cast to spec.dtype) and of their PEFT configuration."""
     dtype = DTYPES[spec.dtype]
-    saved = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    save_file(saved, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    saved = {name: tensor.detach().to("cpu", dtype) for name, tensor in tensors.items()}
     modules = {name.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for name in tensors}
     config = {
         "peft_type": "LORA",
@@ -125,7 +132,8 @@ def save_adapter(directory: Path, tensors: Mapping[str, Tensor], spec: LoraSpec,
         **_config_of(modules, spec),
     }
     # Sorted, so that equal adapters are equal files.
-    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True))
+    described = json.dumps(config, indent=2, sort_keys=True).encode()
+    return {CONFIG_FILE: described, WEIGHTS_FILE: partial(write_tensors, saved, metadata={"format": "pt"})}
 
 
 def load_adapter(directory: Path) -> tuple[Adapter, LoraSpec]:
@@ -145,10 +153,7 @@ def load_adapter(directory: Path) -> tuple[Adapter, LoraSpec]:
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
     """Return the identity of `tensors`; `checksums.file_checksum` of the file they are saved in is the same."""
-    return checksum_of(
-        TensorBytes(name, _SAFETENSORS_NAMES[tensor.dtype], tuple(tensor.shape), _bytes_of(tensor))
-        for name, tensor in sorted(tensors.items())
-    )
+    return checksum_of(tensor_bytes(name, tensor) for name, tensor in sorted(tensors.items()))
 
 
 def merge_adapter(model: nn.Module, tensors: Mapping[str, Tensor], spec: LoraSpec) -> None:
@@ -245,13 +250,6 @@ def _dtype_of(tensors: Mapping[str, Tensor], directory: Path) -> Dtype:
             dtype: Dtype = name
             return dtype
     raise ModelError(f"expected tensors of one dtype out of {', '.join(DTYPES)} in {directory}, got {found or 'none'}")
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    # As bytes, since numpy has no bfloat16.
-    flat = tensor.detach().to("cpu").contiguous().flatten().view(torch.uint8)
-    view: memoryview = flat.numpy().data
-    return view
 
 
 def _require_same(what: str, expected: object, got: object) -> None:

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shared.contracts.weights import WeightsManifest
 from shared.errors import ModelError, reason
+from shared.files.store import Sink
 from shared.modeling.adapters import checksum, load_adapter
 from shared.modeling.checksums import file_checksum
 from shared.modeling.directory import few
 from shared.modeling.fitting import file_tensors, require_finite
+from shared.modeling.tensorfiles import write_tensors
 
 MODEL_FILE = "model.safetensors"
 
@@ -72,9 +74,9 @@ def require_tensors_of(parameters: Mapping[str, Tensor], tensors: Mapping[str, T
         )
 
 
-def write_model(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write the file that `load_full` reads. Equal tensors give equal bytes: of more metadata the order would vary."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+def write_model(tensors: Mapping[str, Tensor], sink: Sink) -> None:
+    """Write the file that `load_full` reads. Equal tensors give equal bytes."""
+    write_tensors(tensors, sink, metadata={"format": "pt"})
 
 
 def load_full(*files: Path) -> dict[str, Tensor]:

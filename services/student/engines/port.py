@@ -204,11 +204,16 @@ class Engine(Protocol):
     def guides(self) -> bool:
         """Whether it can keep a text to a JSON schema while it draws."""
 
+    @property
+    def hashes(self) -> bool:
+        """Whether `load` makes a checksum of what it holds then, and refuses what has another than it is told."""
+
     def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:
         """Hold `version` from its directory (None: the base model); return the checksum of the tensors loaded.
 
-        checksum: that of its tensors, where the hash of each file was found to be the one in the manifest that names
-        it; an engine whose tensors another process reads takes it, and hashes nothing once more.
+        checksum: that of its tensors in their manifest. One that `hashes` refuses others (ModelError); for another one,
+        whose tensors another process reads, the hash of each file was found to be the manifest's, and it takes the
+        checksum as it is, so that nothing is hashed twice.
         Loading again what is loaded returns the same. Raises ModelError for unusable files, VersionTakenError where
         the name holds other tensors.
         """

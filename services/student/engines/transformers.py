@@ -73,6 +73,7 @@ class TransformersEngine:
         self._active: dict[str, Tensor] = {}
 
     guides = False
+    hashes = True
 
     @property
     def context(self) -> int:
@@ -82,8 +83,13 @@ class TransformersEngine:
     def vocabulary_size(self) -> int:
         return int(self._model.config.vocab_size)
 
-    def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:  # noqa: ARG002
+    def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:
         loaded = self._read(directory)
+        if checksum is not None and loaded.checksum != checksum:
+            raise ModelError(
+                f"expected tensors with checksum {checksum} in {directory}, found {loaded.checksum}: they were altered "
+                "after they were written; restore them or go back to an earlier version"
+            )
         held = self._versions.setdefault(version, loaded)
         if held.checksum != loaded.checksum:
             raise VersionTakenError(

@@ -1,8 +1,9 @@
 """From a version's name to tensors in the engine, trusting nothing on the way.
 
-What always holds: only `<run>/weights/<student>/v<k>` is ever read, found by name alone; every byte that reaches
-the engine has the sha256 that the manifest names, nothing else lies beside it, and what an engine in this process then
-holds has the manifest's checksum. v0 is the base model and has no directory.
+What always holds: only `<run>/weights/<student>/v<k>` is ever read, found by name alone; every file has the size that
+the manifest names, and nothing else lies beside it; what an engine in this process then holds has the manifest's
+checksum, and what another process is to read has its sha256. So each byte is hashed once. v0 is the base model and has
+no directory.
 """
 
 from pathlib import Path
@@ -82,7 +83,8 @@ class WeightLoader:
             )
 
     def _manifest(self, version: str, name: str) -> WeightsManifest:
-        """The manifest, after every file that it lists, and no other, was found as it says."""
+        """The manifest, after every file that it lists, and no other, was found as it says; of tensors that the engine
+        hashes, as far as their size."""
         # Read once: what is checked below and what the hashes are compared with must be the same bytes.
         data = self._store.read_manifest(name)
         try:
@@ -99,7 +101,8 @@ class WeightLoader:
                 "an adapter only fits the weights that it was trained on"
             )
         self._check_files(version, name, manifest.files)
-        self._store.verify(name, data)
+        tensors = [entry.name for entry in manifest.files if entry.name.endswith(".safetensors")]
+        self._store.verify(name, data, unread=tensors if self._engine.hashes else ())
         return manifest
 
     def _check_files(self, version: str, name: str, entries: tuple[FileEntry, ...]) -> None:

@@ -4,8 +4,6 @@ What always holds: the tensors of either kind are what a version holds, by the n
 those of `start` are the student's as the run begins.
 """
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,12 +15,10 @@ from transformers import PreTrainedModel
 
 from shared.files.store import Content
 from shared.modeling.adapters import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
     LoraSpec,
+    adapter_files,
     adapter_tensors,
     attach_lora,
-    save_adapter,
     set_adapter_tensors,
 )
 from shared.modeling.loading import Dtype, load_model
@@ -75,10 +71,7 @@ class TrainedAdapter:
         return self._start
 
     def files(self, tensors: Mapping[str, Tensor], base_model: str, /) -> dict[str, Content]:
-        with tempfile.TemporaryDirectory(prefix="opcod-adapter-") as directory:
-            save_adapter(Path(directory), tensors, self._spec, base_model)
-            # Into memory: the directory is gone when the checkpoint writes them.
-            return {name: (Path(directory) / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
+        return adapter_files(tensors, self._spec, base_model)
 
 
 class TrainedModel:
@@ -106,5 +99,5 @@ class TrainedModel:
     def files(self, tensors: Mapping[str, Tensor], _base_model: str, /) -> dict[str, Content]:
         # What makes a directory a model beside its weights: configuration, tokenizer, chat template.
         beside = [path for path in small_files(self._directory) if path.suffix in (".json", ".jinja")]
-        copied: dict[str, Content] = {path.name: partial(shutil.copyfile, path) for path in beside}
-        return {**copied, MODEL_FILE: partial(write_model, tensors)}
+        small: dict[str, Content] = {path.name: path.read_bytes() for path in beside}
+        return {**small, MODEL_FILE: partial(write_model, tensors)}

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,7 @@ from opcod.local.deployment import run_lock
 from shared.contracts.weights import FileEntry
 from shared.errors import ConfigError, StorageError
 from shared.files.durable import ABANDONED_AFTER_S, TEMPORARY, atomic_write, locked, sha256_file, temporary_name
-from shared.files.store import LocalStore, listed_files, resolve, write_file
+from shared.files.store import Content, Linked, LocalStore, Sink, listed_files, resolve, write_file
 
 NAME = "weights/a/v000017"
 FILES = {"adapter_model.safetensors": b"tensors", "adapter_config.json": b"{}"}
@@ -62,11 +64,59 @@ def test_a_directory_is_written_whole_and_verified(store: LocalStore) -> None:
     assert leftovers(store.root) == []
 
 
-def test_a_writer_gets_a_path_and_the_manifest_is_made_from_what_it_wrote(store: LocalStore) -> None:
-    digest = store.write_directory(NAME, {"b.json": lambda path: _put(path, b"12345"), "a.json": b"1"}, listed)
+def test_a_writer_gets_a_sink_and_the_manifest_is_made_from_what_it_wrote(store: LocalStore) -> None:
+    def write(sink: Sink) -> None:
+        for part in (b"12", memoryview(b""), memoryview(array("H", [0x3433])), b"5"):
+            sink.write(part)
+
+    digest = store.write_directory(NAME, {"b.json": write, "a.json": b"1"}, listed)
     manifest = store.read_manifest(NAME)
     assert digest == sha256(manifest)
     assert listed_files(manifest) == {"a.json": sha256(b"1"), "b.json": sha256(b"12345")}
+    store.verify(NAME, manifest)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**22, 2**22 + 1, 2**23 + 2**20])
+def test_what_is_hashed_on_its_way_is_what_lies_there(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    assert write_file(tmp_path / "x", lambda sink: sink.write(memoryview(data))) == FileEntry(
+        name="x", sha256=sha256(data), bytes=size
+    )
+    assert (tmp_path / "x").read_bytes() == data
+
+
+def test_a_linked_file_lies_there_once_under_two_names(store: LocalStore) -> None:
+    data = FILES["adapter_model.safetensors"]
+    store.write_directory(NAME, FILES, manifest_of(FILES))
+    kept = store.root / NAME / "adapter_model.safetensors"
+    files: dict[str, Content] = {"adapter_model.safetensors": Linked(kept, sha256(data)), "adapter_config.json": b"{}"}
+    store.write_directory("weights/a/v000018", files, listed)
+    twin = store.root / "weights/a/v000018/adapter_model.safetensors"
+    assert twin.samefile(kept)
+    store.verify("weights/a/v000018", store.read_manifest("weights/a/v000018"))
+    shutil.rmtree(kept.parent)
+    assert twin.read_bytes() == data
+
+
+@pytest.mark.parametrize("refusal", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
+def test_where_there_are_no_links_a_file_is_copied_and_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    def refuse(*_paths: Path, follow_symlinks: bool) -> None:  # noqa: ARG001
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(os, "link", refuse)
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"tensors")
+    assert write_file(tmp_path / "copy", Linked(kept, sha256(b"tensors"))).sha256 == sha256(b"tensors")
+    assert (tmp_path / "copy").read_bytes() == b"tensors" and not (tmp_path / "copy").samefile(kept)
+    with pytest.raises(StorageError, match="altered"):
+        write_file(tmp_path / "other", Linked(kept, sha256(b"tensorz")))
+
+
+def test_any_other_failure_to_link_is_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_file(tmp_path / "copy", Linked(tmp_path / "gone", sha256(b"")))
 
 
 def test_what_others_write_beside_is_listed_with_it_or_nothing_is_there(store: LocalStore) -> None:
@@ -85,10 +135,6 @@ def test_what_others_write_beside_is_listed_with_it_or_nothing_is_there(store: L
         store.write_directory("weights/a/v000002", {"b.json": b"1"}, listed, fail)
     assert not store.exists("weights/a/v000002")
     assert leftovers(store.root) == []
-
-
-def _put(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def test_a_sealed_batch_lists_its_groups(store: LocalStore) -> None:
@@ -201,8 +247,8 @@ def test_a_symlink_on_the_way_is_refused(store: LocalStore, tmp_path_factory: py
 
 
 def test_an_error_while_writing_leaves_nothing(store: LocalStore) -> None:
-    def full(path: Path) -> None:
-        path.write_bytes(b"half")
+    def full(sink: Sink) -> None:
+        sink.write(b"half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match=r"7 bytes needed, \d+ free\).*No space left"):
@@ -213,7 +259,7 @@ def test_an_error_while_writing_leaves_nothing(store: LocalStore) -> None:
 
 def test_a_bug_in_a_writer_leaves_nothing_either(store: LocalStore) -> None:
     with pytest.raises(ZeroDivisionError):
-        store.write_directory(NAME, {"x": lambda path: _put(path, bytes(1 // 0))}, listed)
+        store.write_directory(NAME, {"x": lambda sink: sink.write(bytes(1 // 0))}, listed)
     assert leftovers(store.root) == []
 
 
@@ -290,11 +336,11 @@ def test_where_locks_are_not_to_be_had_files_are_written_and_leftovers_go_when_o
     atomic_write(tmp_path / "file", b"x")
     during: list[Path] = []
 
-    def sweeping(path: Path) -> None:
+    def sweeping(sink: Sink) -> None:
         """Another process of this machine sweeps while this one writes."""
         store.sweep_temporary()
         during.extend(leftovers(store.root))
-        path.write_bytes(b"y")
+        sink.write(b"y")
 
     store.write_directory("one", {"file": sweeping}, listed)
     assert (tmp_path / "file").read_bytes() == b"x" and store.exists("one")

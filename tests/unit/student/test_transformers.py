@@ -63,6 +63,14 @@ def adapter(tiny_dir: Path, directory: Path, seed: int) -> dict[str, torch.Tenso
     return tensors
 
 
+def test_tensors_with_another_checksum_than_it_is_told_are_not_held(tiny_dir: Path, tmp_path: Path) -> None:
+    engine, tensors = engine_of(tiny_dir), adapter(tiny_dir, tmp_path / "v1", seed=1)
+    with pytest.raises(ModelError, match="altered after they were written"):
+        engine.load("a@v1", tmp_path / "v1", "0" * 64)
+    assert "a@v1" not in engine.versions()
+    assert engine.load("a@v1", tmp_path / "v1", checksum(tensors)) == checksum(tensors)
+
+
 MIXED = [
     request("one?", 1),
     request("a longer question?", 2),

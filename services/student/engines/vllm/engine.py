@@ -67,6 +67,7 @@ class VllmEngine:
 
     continuous = True
     guides = True
+    hashes = False
 
     def __init__(
         self,

@@ -133,6 +133,28 @@ def test_a_manifest_may_not_list_a_pickle(tmp_path: Path) -> None:
     assert engine.loads == []
 
 
+def test_tensors_that_the_engine_hashes_are_not_hashed_before(tmp_path: Path) -> None:
+    engine, manifest = FakeEngine(), publish_version(tmp_path, 1)
+    engine.hashes = True
+    flip_a_bit(tmp_path / V1)
+    with pytest.raises(VersionRefusedError, match=f"the manifest names {manifest.checksum}"):
+        loader(tmp_path, engine).load("a@v1")
+    assert (engine.loads, engine.versions()) == (["a@v1"], {})
+
+
+@pytest.mark.parametrize("damage", [cut, add_pickle, drop_config, link_weights, link_directory, break_manifest, remove])
+def test_everything_else_is_checked_before_an_engine_that_hashes_sees_it(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    engine = FakeEngine()
+    engine.hashes = True
+    publish_version(tmp_path, 1)
+    damage(tmp_path / V1)
+    with pytest.raises(VersionRefusedError):
+        loader(tmp_path, engine).load("a@v1")
+    assert engine.loads == []
+
+
 def test_tensors_that_came_out_different_are_unloaded_again(tmp_path: Path) -> None:
     publish_version(tmp_path, 1)
     engine = FakeEngine()

@@ -10,6 +10,7 @@ from services.trainer.step.step import StageClock, train_step
 from services.trainer.trainer import StudentTrainer
 from shared.config.loading import load_settings
 from shared.contracts.models import PreparedModel
+from shared.files.store import write_file
 from shared.modeling.adapters import attach_lora, load_adapter, set_adapter_tensors
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, load_model
@@ -24,8 +25,7 @@ def test_the_served_version_is_the_trained_one(tmp_path: Path, tiny_dir: Path, a
     one = learner(tiny_dir, step, adapter=adapter)
     train_step(one, rows(), step, StageClock())
     for name, content in one.model.trained.files(one.state().published, BASE_SHA256).items():
-        assert isinstance(content, bytes)
-        (tmp_path / name).write_bytes(content)
+        write_file(tmp_path / name, content)
     tensors, spec = load_adapter(tmp_path)
     assert spec.dtype == adapter
     served = attach_lora(load_model(tiny_dir, adapter), spec, seed=0)
