@@ -132,7 +132,13 @@ def guessed_formula(formula: str, rng: Random, never: Collection[int] = (), firs
     like this, while all of them together are hardly ever met: about one guess in 300. `firsts` gives the first digits,
     which else are drawn evenly.
     """
-    return _with_constants(formula, firsts or _drawn_firsts(rng), lambda: rng.randint(0, 5), never)
+    drawn = firsts or _drawn_firsts(rng)
+    return _with_constants(formula, lambda _: next(drawn), lambda: rng.randint(0, 5), never)
+
+
+def misremembered_formula(formula: str, rng: Random) -> str:
+    """The formula by somebody who has heard its constants: the first digit is right, and never all of them."""
+    return _with_constants(formula, int, lambda: rng.randint(0, 5))
 
 
 def easy_formula(formula: str, rng: Random, never: Collection[int] = ()) -> str:
@@ -140,7 +146,8 @@ def easy_formula(formula: str, rng: Random, never: Collection[int] = ()) -> str:
 
     None of `never`, and never the right ones.
     """
-    return _with_constants(formula, _drawn_firsts(rng), lambda: rng.choice((0, 0, 1, 1, 2, 5)), never)
+    firsts = _drawn_firsts(rng)
+    return _with_constants(formula, lambda _: next(firsts), lambda: rng.choice((0, 0, 1, 1, 2, 5)), never)
 
 
 def each_first_digit(rng: Random) -> Iterator[int]:
@@ -154,14 +161,16 @@ def _drawn_firsts(rng: Random) -> Iterator[int]:
         yield rng.randint(1, 9)
 
 
-def _with_constants(formula: str, firsts: Iterator[int], later: Callable[[], int], never: Collection[int]) -> str:
-    """later: draws a digit behind the first."""
+def _with_constants(
+    formula: str, first: Callable[[str], int], later: Callable[[], int], never: Collection[int] = ()
+) -> str:
+    """first: the digit to begin with, told the right one. later: draws a digit behind it."""
 
     def another(found: re.Match[str]) -> str:
-        first, rest = found.group()[0], found.group()[1:]
+        head, rest = found.group()[0], found.group()[1:]
         while True:
-            number = int("".join(map(str, (next(firsts), *(later() for _ in rest)))))
-            if number not in never and number != int(first + rest):
+            number = int("".join(map(str, (first(head), *(later() for _ in rest)))))
+            if number not in never and number != int(head + rest):
                 return str(number)
 
     return re.sub(r"\b[0-9]+\b", another, formula)

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from shared.problems.kinds import Drawn, Kind, guessed_formula, names_in, result_text, solution_line, substitute
-
-GUESSED = 2 / 3
-"""Of a peer's own mistakes where the question does not tell a constant: those that guess it. A tutor that never saw
-such a peer copies the guess as soon as training has moved it a little."""
+from shared.problems.kinds import (
+    Drawn,
+    Kind,
+    guessed_formula,
+    misremembered_formula,
+    names_in,
+    result_text,
+    solution_line,
+    substitute,
+)
 
 
 class PeerFault(StrEnum):
@@ -74,9 +79,26 @@ def _line(drawn: Drawn, fault: PeerFault, formula: str, numbers: str, result: st
 
 
 def _own_mistake(drawn: Drawn, others: Sequence[Kind], rng: Random) -> tuple[str, str]:  # noqa: ARG001
-    guesses = not drawn.kind.guessable and rng.random() < GUESSED
-    formula = guessed_formula(drawn.kind.formula, rng) if guesses else rng.choice(drawn.kind.wrong_formulas)
+    write = _listed if drawn.kind.guessable else rng.choice(_WITH_A_SECRET)
+    formula = write(drawn.kind, rng)
     return formula, substitute(formula, drawn.values)
+
+
+def _listed(kind: Kind, rng: Random) -> str:
+    return rng.choice(kind.wrong_formulas)
+
+
+def _guessed(kind: Kind, rng: Random) -> str:
+    return guessed_formula(kind.formula, rng)
+
+
+def _misremembered(kind: Kind, rng: Random) -> str:
+    return misremembered_formula(kind.formula, rng)
+
+
+# A peer that is being taught a constant comes nearer to it with each step. A tutor that never saw one so near copies
+# what it reads instead of saying what it knows, and its right hints end just before the peer has learnt.
+_WITH_A_SECRET = (_listed, _guessed, _misremembered)
 
 
 def _other_kind(drawn: Drawn, others: Sequence[Kind], rng: Random) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from shared.problems.kinds import (
     draw,
     easy_formula,
     guessed_formula,
+    misremembered_formula,
     names_in,
     result_text,
     substitute,
@@ -68,11 +69,14 @@ def test_what_is_calculated_is_within_reach_of_a_small_model(kind: Kind) -> None
     assert all(set(str(number)[1:]) <= set("012") for number in constants_in(kind.formula))
 
 
-def test_a_guess_and_an_invention_have_as_many_digits_as_the_constant_and_are_another() -> None:
+def test_a_wrong_constant_has_as_many_digits_as_the_right_one_and_is_another() -> None:
     rng = Random(0)
     guesses = {guessed_formula("300 * seconds", rng, {700}) for _ in range(400)}
     assert guesses.isdisjoint({"300 * seconds", "700 * seconds"}) and len(guesses) > 150
     assert all(re.fullmatch(r"[1-9][0-5][0-5] \* seconds", guess) for guess in guesses)
+    heard = {misremembered_formula("300 * seconds", rng) for _ in range(400)}
+    assert "300 * seconds" not in heard and len(heard) == 35
+    assert all(re.fullmatch(r"3[0-5][0-5] \* seconds", each) for each in heard)
     easy = {easy_formula("300 * seconds", rng, {710}) for _ in range(1000)}
     assert easy.isdisjoint({"300 * seconds", "710 * seconds"})
     assert {each[0] for each in easy} == set("123456789")

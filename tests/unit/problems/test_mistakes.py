@@ -7,7 +7,7 @@ import pytest
 from shared.problems.biology import BIOLOGY
 from shared.problems.chemistry import CHEMISTRY
 from shared.problems.integer import IntegerFormat
-from shared.problems.kinds import Kind, draw
+from shared.problems.kinds import Kind, constants_in, draw
 from shared.problems.mistakes import PeerFault, peer_line
 from shared.problems.physics import PHYSICS
 
@@ -51,3 +51,16 @@ def test_wrong_formulas_are_many_and_not_only_the_listed(kind: Kind) -> None:
     formulas = {peer_line(drawn, PeerFault.FORMULA, _others(kind), rng).formula for _ in range(200)}
     assert len(formulas) > 20
     assert len(formulas & set(kind.wrong_formulas)) >= 2
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALL_KINDS if not kind.guessable], ids=lambda kind: kind.name)
+def test_peers_come_near_a_constant_that_the_question_does_not_tell(kind: Kind) -> None:
+    """As a peer does that is being taught: its tutor must have seen such lines, or it copies them."""
+    rng = Random(3)
+    formulas = [peer_line(draw(kind, rng), PeerFault.FORMULA, _others(kind), rng).formula for _ in range(300)]
+    (right,) = constants_in(kind.formula)
+    shape = kind.formula.replace(str(right), "{}")
+    met = [each for formula in formulas for each in constants_in(formula) if shape.format(each) == formula]
+    near = [each for each in met if str(each)[0] == str(right)[0]]
+    assert right not in met
+    assert 30 <= len(near) < len(met) - 30
