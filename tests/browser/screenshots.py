@@ -108,7 +108,7 @@ def take(
         tokens.nth(heats.index(max(heats))).hover()
     picture = Image.open(BytesIO(page.screenshot(full_page=whole))).convert("RGB")
     # A palette makes a third of the bytes; dithering would put dots into plain grounds.
-    picture.quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+    picture.quantize(256, kmeans=2, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
     context.close()
 
 
