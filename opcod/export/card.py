@@ -99,6 +99,7 @@ def render(run: Record, exported: Exported) -> str:
         steps=parse_version(exported.version)[1],
         opcod=installed_version("opcod"),
         messages=_example(settings),
+        tested=bool(rows),
         scores="\n".join(markdown(scores)) if scores.rows else "",
         gates="\n".join(markdown(gate_grid(of_peers))) if settings.run.method == "opcod" and run.report.gates else "",
         feedback="\n".join(markdown(feedback_grid(own))) if settings.run.method == "opcod" else "",

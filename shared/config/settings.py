@@ -193,7 +193,7 @@ class LossSection(Section):
     trace_share: Share = Field(
         default=0.02,
         description="Share of the rollouts whose divergence is written down by token, for people to look at; no effect "
-        "on the weights. Costs two more output layers and about 550 bytes for each of their tokens.",
+        "on the weights. Costs two more output layers and about 580 bytes for each of their tokens.",
     )
 
 

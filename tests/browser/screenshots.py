@@ -6,8 +6,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from services.inspector.app import build_app
@@ -104,7 +106,9 @@ def take(
     if tokens.count():
         heats = tokens.evaluate_all("all => all.map((token) => Number(token.className.slice(-1)))")
         tokens.nth(heats.index(max(heats))).hover()
-    page.screenshot(path=IMAGES / f"{name}.png", full_page=whole)
+    picture = Image.open(BytesIO(page.screenshot(full_page=whole))).convert("RGB")
+    # A palette makes a third of the bytes; dithering would put dots into plain grounds.
+    picture.quantize(256, kmeans=2, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
     context.close()
 
 

@@ -10,6 +10,7 @@ from shared.contracts.traces import HEAT_NATS, TokenTrace
 SURPRISE_NATS = (0, 0.1, 0.3, 1, 3, 6)
 ENTROPY_NATS = (0, 0.03, 0.1, 0.3, 1, 2)
 """A tuned model is all but sure of most tokens, with a median of 0.003; 2 nats are a choice of seven."""
+MINUS = "its minus left out; 0 where it is sure of this token"
 LEAST_WEIGHT = 1e-9
 """A weight of 0 has no logarithm; so small a one is of the strongest colour anyway."""
 
@@ -51,8 +52,8 @@ _ALL = (
         ENTROPY_NATS,
         lambda each: math.nan if each.student_entropy is None else each.student_entropy,
     ),
-    Measure("student", "student", "minus its log-prob", SURPRISE_NATS, lambda each: abs(each.student_logprob)),
-    Measure("teacher", "self-teacher", "minus its log-prob", SURPRISE_NATS, lambda each: abs(each.teacher_logprob)),
+    Measure("student", "student log-prob", MINUS, SURPRISE_NATS, lambda each: abs(each.student_logprob)),
+    Measure("teacher", "self-teacher log-prob", MINUS, SURPRISE_NATS, lambda each: abs(each.teacher_logprob)),
 )
 MEASURES: Mapping[Colour, Measure] = {measure.name: measure for measure in _ALL}
 

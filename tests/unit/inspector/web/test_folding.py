@@ -58,12 +58,12 @@ def test_what_is_shown_alike_is_one_though_more_was_taken_out_of_one(store: Stor
     tell(
         store,
         feedback(raw="<concept>mass</concept> Look. The answer is 5.", removed=("The answer is 5.",), **told),
-        feedback(sample=1, raw="<concept>mass</concept> Look.", correct=False, **told),
+        feedback(sample=1, raw="<concept>mass</concept> Look.", correct=True, **told),
     )
     [row] = feed_rows(newest(store))
     [both] = row.feedbacks
     assert (both.said, both.count) == ("Look.", 2)
-    assert [fold.first.correct for fold in both.outcomes] == [False, True]
+    assert [fold.first.correct for fold in both.outcomes] == [True, False]
 
 
 def test_a_page_has_whole_groups_and_the_next_begins_behind_them(store: Store) -> None:

@@ -58,6 +58,7 @@ def test_it_names_scores_problems_base_and_tutor() -> None:
     assert "d" * 64 in card and "c" * 64 in card
     assert "`run.seed = 0`" in card
     assert "opcod run --config opcod.toml" in card
+    assert "opcod export again DIR --student a\n" in card and "the sampling\nof the scores below" in card
     assert "/somewhere" not in card, "a path of this machine tells a reader nothing"
 
 
@@ -80,6 +81,7 @@ def test_scores_of_another_version_are_not_this_ones() -> None:
     assert "model-index" not in metadata(card)
     assert "This version was not tested before and after" in card
     assert "before | after" not in card
+    assert "opcod export again DIR --student a --version v1\n" in card, "without it one gets the newest"
     assert "| validation | physics | 4 | 4 | 25.0 | 50.0" in card, "what was measured of it is there"
 
 
