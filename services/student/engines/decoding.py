@@ -233,6 +233,8 @@ class Decoding:
     def __init__(self, decoder: Decoder, budget: RowBudget):
         self.rows: list[DecodingRow] = []
         self._decoder = decoder
+        self._budget = budget
+        # Made anew for each version's turn among the busy: how wide an old one is would be in the last bits.
         self._cache = decoder.cache(budget)
 
     @property
@@ -270,8 +272,8 @@ class Decoding:
         self._place(0, [(place, row) for place, row in left if row.samples], len(self.rows))
 
     def close(self) -> None:
-        """Nothing is in the making any more; its memory is free."""
-        self._cache.close()
+        """Nothing is in the making any more; its memory is free for others."""
+        self._budget.caches.remove(self._cache)
 
     def _reserve(self, rows: Sequence[DecodingRow]) -> None:
         """For one more column of each."""

@@ -37,20 +37,31 @@ class RowBudget:
         self.slots = slots
         self.caches: list[RowCache] = []
 
+    @property
+    def rows(self) -> int:
+        """That there is memory for."""
+        return sum(cache.capacity for cache in self.caches)
+
     def granted(self, cache: "RowCache", rows: int) -> int:
         """How many rows `cache`, which needs `rows`, may have; what others have and do not use is taken from them."""
-        others = [other for other in self.caches if other is not cache]
-        if self.slots - sum(other.capacity for other in others) < rows:
-            for other in others:
-                other.resize(other.rows, other.columns)
-        left = self.slots - sum(other.capacity for other in others)
+        if self._left(cache) < rows:
+            for other in self.caches:
+                if other is not cache:
+                    other.resize(other.rows, other.columns)
+        left = self._left(cache)
         if left < rows:
             raise ValueError(f"expected at most {left} rows to be needed beside those in use, got {rows}")
         return min(left, max(rows, 2 * cache.capacity))
 
+    def _left(self, cache: "RowCache") -> int:
+        return self.slots - self.rows + cache.capacity
+
 
 class RowCache:
-    """What a transformers model takes for its cache. Keys lie transposed, [N, K, D, L]: scores read them so."""
+    """What a transformers model takes for its cache. Keys lie transposed, [N, K, D, L]: scores read them so.
+
+    rows: in use. capacity, columns: what there is memory for.
+    """
 
     def __init__(self, config: PretrainedConfig, dtype: torch.dtype, device: torch.device, budget: RowBudget):
         heads = config.num_key_value_heads
@@ -85,10 +96,6 @@ class RowCache:
             self._values[layer] = values.new_zeros(rows, values.shape[1], columns, values.shape[3])
             self._values[layer][:kept, :, : self.columns] = values[:kept]
         self.capacity, self.columns = rows, columns
-
-    def close(self) -> None:
-        """Its rows are free for others."""
-        self._budget.caches.remove(self)
 
     def grow_by_one(self, lengths: Sequence[int]) -> None:
         """The next forward pass has one token for each of the first rows, behind so many tokens."""

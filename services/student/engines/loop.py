@@ -101,12 +101,10 @@ class DecodingLoop:
             if self._closed is not None:
                 raise UnavailableError(self._closed)
             self._new.append(call)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
-                self._thread.start()
+            thread = self._thread or self._started()
             self._lock.notify()
         while not call.ended.wait(LOOK_S):
-            if not self._thread.is_alive() and not call.ended.is_set():
+            if not thread.is_alive() and not call.ended.is_set():
                 raise UnavailableError("expected the decoding loop to run, its thread is gone: restart this student")
         if call.error is not None:
             raise call.error
@@ -130,6 +128,11 @@ class DecodingLoop:
             self._lock.notify()
         if self._thread is not None:
             self._thread.join(CLOSE_S)
+
+    def _started(self) -> threading.Thread:
+        self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
+        self._thread.start()
+        return self._thread
 
     # The loop's own thread ---------------------------------------------------------------------------------
     def _run(self) -> None:
