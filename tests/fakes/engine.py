@@ -35,6 +35,7 @@ class FakeEngine:
     context = CONTEXT
     vocabulary_size = 256
     continuous = False
+    finished = 0
 
     def __init__(self, slots: int = 8, *, guides: bool = False) -> None:
         self.slots = slots

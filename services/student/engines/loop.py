@@ -8,6 +8,7 @@ nothing else runs is decoded the same way each time, to the last bit.
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -116,6 +117,11 @@ class DecodingLoop:
         return self._closed
 
     @property
+    def finished(self) -> int:
+        """Samples that have ended, of calls that have not and that nobody listens to."""
+        return sum(len(call.generations) for call in tuple(self._calls) if not call.audiences)
+
+    @property
     def busy_s(self) -> float:
         """How long the present turn has taken; 0 between two."""
         turned_s = self._turned_s
@@ -142,9 +148,8 @@ class DecodingLoop:
                 self._turn()
                 self._turned_s = None
             self._end_all(UnavailableError(self._closed or ""))
-        except Exception as error:
-            # Whatever it is: nobody may wait for a loop that is gone.
-            log.exception("the decoding loop is lost")
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for a loop that is gone
+            log.error("the decoding loop is lost", error=str(error), trace=traceback.format_exc())
             with self._lock:
                 self._closed = f"the decoding loop is lost ({type(error).__name__}: {error})"
             self._end_all(error)

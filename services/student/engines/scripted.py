@@ -70,6 +70,7 @@ class ScriptedEngine:
     vocabulary_size = EOS_ID + 1
     continuous = False
     guides = False
+    finished = 0
     rendering = None
 
     def __init__(self, script: Script, slots: int = 64):

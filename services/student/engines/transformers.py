@@ -81,6 +81,10 @@ class TransformersEngine:
         self._loop = DecodingLoop(Decoder(self._model, self._tokenizer, eos), self._activate, slots)
 
     @property
+    def finished(self) -> int:
+        return self._loop.finished
+
+    @property
     def context(self) -> int:
         return int(self._model.config.max_position_embeddings)
 

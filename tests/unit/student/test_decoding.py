@@ -31,7 +31,7 @@ from shared.errors import UnavailableError
 from shared.modeling.loading import load_model, load_tokenizer
 from tests.fakes.audience import FakeAudience
 from tests.unit.modeling.tiny_model import write_tiny_model
-from tests.unit.student.test_transformers import adapter, close, engine_of, request
+from tests.unit.student.test_transformers import HOT, adapter, close, engine_of, request
 
 pytestmark = pytest.mark.model
 
@@ -201,6 +201,23 @@ def test_who_asks_while_all_slots_are_taken_waits_for_one_and_not_for_all(
     assert not running.call.done()
     running.audience.left.set()
     assert len(running.call.result(WAIT_S)) == engine.slots
+
+
+def test_what_has_ended_of_a_job_makes_room_before_the_rest_has(
+    engine: TransformersEngine, pool: ThreadPoolExecutor
+) -> None:
+    told = threading.Event()
+    short = HOT.model_copy(update={"max_tokens": 3})
+    job = [request("one?", 1, sampling=short), request("one?", 2, sampling=short), request("one?", 3, sampling=LONG)]
+    call = pool.submit(engine.generate, job, told)
+    deadline = time.monotonic() + WAIT_S
+    while engine.finished < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    told.set()
+    with pytest.raises(GenerationCancelledError):
+        call.result(WAIT_S)
+    assert engine.finished == 0
 
 
 def test_a_cancelled_call_ends_and_the_others_go_on(

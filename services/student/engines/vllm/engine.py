@@ -67,6 +67,7 @@ class VllmEngine:
 
     continuous = True
     guides = True
+    finished = 0
 
     def __init__(
         self,
