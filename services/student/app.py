@@ -163,6 +163,7 @@ def build_worker(
         room=Room(engine.slots, config.expected_sequences),
         max_attempts=config.settings.bus.max_attempts,
         continuous=engine.continuous,
+        finished=lambda: engine.finished,
     )
     return EngineWorker(
         engine=engine,

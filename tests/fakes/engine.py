@@ -36,6 +36,7 @@ class FakeEngine:
     vocabulary_size = 256
     continuous = False
     hashes = False
+    finished = 0
 
     def __init__(self, slots: int = 8, *, guides: bool = False) -> None:
         self.slots = slots

@@ -1,4 +1,4 @@
-"""The sampling loop of the transformers engine.
+"""The sampling loop of the transformers engine: the rows of one version, which samples join and leave at every step.
 
 Samples that so far have the same prompt, settings and tokens share one row of the batch: the model runs once for
 all of them, and the row forks where their draws differ. Every sample has its own random generator, so that what it
@@ -7,8 +7,7 @@ draws does not depend on which others are there.
 
 import math
 import random
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,15 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from services.student.engines.kvcache import RowCache
-from services.student.engines.port import (
-    Generation,
-    GenerationCancelledError,
-    GenerationRequest,
-    NotFiniteError,
-    TokenChoice,
-    TokenDetail,
-)
+from services.student.engines.kvcache import RowBudget, RowCache
+from services.student.engines.port import Generation, GenerationRequest, NotFiniteError, TokenChoice, TokenDetail
+from services.student.engines.prefixes import PromptPart, passes
 from services.student.engines.sampling import distribution, draw
 from services.student.engines.tokens import TokenTable
 from services.student.engines.transcript import Transcript
@@ -33,13 +26,13 @@ from shared.contracts.messages import Sampling
 _SCORED_TOKENS = 128
 """Places of a prompt whose logits are there at once."""
 
-_PREFILL_TOKENS = 2048
+PREFILL_TOKENS = 2048
 """Of one forward pass over prompts: enough for full speed, few enough for a small peak of memory."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Draw:
-    """One sequence in the making; `index` is its place among the requests."""
+    """One sequence in the making; `index` is its place among the requests. broken: the model gave no numbers for it."""
 
     index: int
     prompt: tuple[int, ...]
@@ -50,31 +43,42 @@ class Draw:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stopped: bool = False
+    broken: bool = False
 
     @property
     def sampling(self) -> Sampling:
         return self.request.sampling
 
     @property
+    def columns(self) -> int:
+        """That it may need."""
+        return len(self.prompt) + self.sampling.max_tokens
+
+    @property
     def done(self) -> bool:
-        return self.stopped or len(self.token_ids) >= self.sampling.max_tokens or self.request.unwanted
+        ended = self.stopped or len(self.token_ids) >= self.sampling.max_tokens
+        return ended or self.broken or self.request.unwanted
 
 
 @dataclass(frozen=True)
 class DecodingRow:
-    """Samples that are the same so far; `pad` columns of the row come before its prompt."""
+    """Samples that are the same so far; `length` columns of their row are stored, and `token` comes next."""
 
     samples: tuple[Draw, ...]
-    pad: int
+    length: int
     token: int = -1
 
     @property
     def sampling(self) -> Sampling:
         return self.samples[0].sampling
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.samples[0].prompt
 
-class Decoding:
-    """One batch, from prompts to finished samples, on the weights that `model` has now."""
+
+class Decoder:
+    """The model with the weights that it has now, and how tokens are drawn from what it says."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int]):
         self._model = model
@@ -83,29 +87,13 @@ class Decoding:
         self._tokens = TokenTable(tokenizer)
         self._device = model.device
 
-    @torch.inference_mode()
-    def run(self, samples: Sequence[Draw], cancelled: threading.Event | None) -> None:
-        """Fill in tokens and log-probs of `samples`.
-
-        Raises GenerationCancelledError when told to stop, NotFiniteError where the model gives no numbers.
-        """
-        rows = _initial_rows(samples)
-        # Room for as many rows as samples: in the end each may have a row of its own.
-        columns = max(row.pad + len(row.samples[0].prompt) + row.sampling.max_tokens for row in rows)
-        cache = RowCache(self._model.config, len(samples), columns, self._model.dtype, self._device)
-        logits_RV = self._prefill(rows, cache)
-        while True:
-            if cancelled is not None and cancelled.is_set():
-                raise GenerationCancelledError(f"{len(samples)} samples were stopped before they were complete")
-            # The cache is moved before the next pass writes to it: a row's parent must still lie where it lay.
-            rows, parents = _settled(self._extend(rows, logits_RV), len(rows))
-            if not rows:
-                return
-            cache.rearrange(parents)
-            logits_RV = self._step(rows, cache)
+    def cache(self, budget: RowBudget) -> RowCache:
+        return RowCache(self._model.config, self._model.dtype, self._device, budget)
 
     def finish(self, sample: Draw) -> Generation:
-        """Return a sample that is done as the port has it."""
+        """Return a sample that is done as the port has it. Raises NotFiniteError."""
+        if sample.broken:
+            raise NotFiniteError(sample.request.version)
         details: tuple[TokenDetail, ...] = ()
         if sample.transcript is None:
             text: str = self._tokenizer.decode(sample.token_ids, skip_special_tokens=True)
@@ -128,7 +116,7 @@ class Decoding:
         hidden_TD = output.last_hidden_state[0, :-1]
         parts = zip(torch.split(hidden_TD, _SCORED_TOKENS), torch.split(ids_T[1:], _SCORED_TOKENS), strict=True)
         for hidden_ND, next_N in parts:
-            logprobs_NV = self._model.get_output_embeddings()(hidden_ND).float().log_softmax(-1)
+            logprobs_NV = self.logits(hidden_ND).float().log_softmax(-1)
             given = logprobs_NV.gather(1, next_N[:, None])[:, 0].tolist()
             best = logprobs_NV.topk(most)
             rows = zip(next_N.tolist(), given, best.indices.tolist(), best.values.tolist(), strict=True)
@@ -139,52 +127,33 @@ class Decoding:
                 details.append(TokenDetail(self._tokens.choice(token, logprob), top))
         return tuple(details)
 
-    def _prefill(self, rows: Sequence[DecodingRow], cache: RowCache) -> Tensor:
-        """Run the prompts, a few at a time; return the logits [R, V] after each."""
-        # Padding is on the left, so every prompt ends in the same column and the last logits are each row's own.
-        length = rows[0].pad + len(rows[0].samples[0].prompt)
-        at_once = max(1, _PREFILL_TOKENS // length)
-        parts = []
-        for first in range(0, len(rows), at_once):
-            chunk = rows[first : first + at_once]
-            ids = [[0] * row.pad + list(row.samples[0].prompt) for row in chunk]
-            # Each chunk begins at column 0 again, for its own rows.
-            cache.window(first, len(chunk), 0)
-            parts.append(self._forward(torch.tensor(ids, device=self._device), chunk, cache))
-        cache.window(0, len(rows), length)
-        return torch.cat(parts)
+    def read(self, parts: Sequence[PromptPart], cache: RowCache) -> Tensor:
+        """Run parts of prompts, whose first columns are stored; return the hidden state [B, H] after each."""
+        starts = [part.start for part in parts]
+        counts = [len(part.ids) for part in parts]
+        most = max(counts)
+        ids_BT = torch.tensor([[*part.ids, *[0] * (most - len(part.ids))] for part in parts], device=self._device)
+        last_B1 = torch.tensor(counts, device=self._device)[:, None] - 1
+        # No token, and padding least of all, stands behind its prompt's last: some rotary angles follow the largest.
+        places_BT = torch.arange(most, device=self._device).minimum(last_B1)
+        positions_BT = places_BT + torch.tensor(starts, device=self._device)[:, None]
+        cache.fill([part.row for part in parts], starts, counts)
+        hidden_BTH = self._forward(ids_BT, positions_BT, max(part.end for part in parts), cache)
+        return hidden_BTH[torch.arange(len(parts), device=self._device), last_B1[:, 0]]
 
-    def _step(self, rows: Sequence[DecodingRow], cache: RowCache) -> Tensor:
+    def step(self, rows: Sequence[DecodingRow], cache: RowCache) -> Tensor:
+        """Run the token that comes next in each row; return the logits [R, V] after it."""
+        lengths = [row.length for row in rows]
+        cache.grow_by_one(lengths)
         ids_R1 = torch.tensor([[row.token] for row in rows], device=self._device)
-        logits_RV = self._forward(ids_R1, rows, cache)
-        cache.window(0, len(rows), cache.length + 1)
-        return logits_RV
+        positions_R1 = torch.tensor(lengths, device=self._device)[:, None]
+        return self.logits(self._forward(ids_R1, positions_R1, max(lengths) + 1, cache)[:, 0])
 
-    def _forward(self, ids_BT: Tensor, rows: Sequence[DecodingRow], cache: RowCache) -> Tensor:
-        """Run columns from cache.length on; return the logits [B, V] of the last one."""
-        end = cache.length + ids_BT.shape[1]
-        pads_B1 = torch.tensor([[row.pad] for row in rows], device=self._device)
-        columns_S = torch.arange(end, device=self._device)
-        output = self._model(
-            input_ids=ids_BT,
-            attention_mask=self._mask(pads_B1, columns_S, cache.length),
-            # Positions count from the prompt's first token, so padding changes nothing but rounding.
-            position_ids=(columns_S[cache.length :] - pads_B1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits_BV: Tensor = output.logits[:, -1]
-        return logits_BV
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        logits_NV: Tensor = self._model.get_output_embeddings()(hidden_NH)
+        return logits_NV
 
-    def _mask(self, pads_B1: Tensor, columns_S: Tensor, start: int) -> Tensor:
-        """What is added to attention scores, [B, 1, T, S]: almost -inf for padding and the future, else nothing."""
-        hidden_BTS = (columns_S < pads_B1)[:, None] | (columns_S > columns_S[start:, None])
-        # The dtype's lowest number and not -inf: a row of padding alone would be all -inf, and its softmax NaN.
-        zeros = torch.zeros(hidden_BTS.shape, dtype=self._model.dtype, device=self._device)
-        return zeros.masked_fill_(hidden_BTS, torch.finfo(self._model.dtype).min)[:, None]
-
-    def _extend(self, rows: Sequence[DecodingRow], logits_RV: Tensor) -> Iterator[tuple[int, DecodingRow]]:
+    def extend(self, rows: Sequence[DecodingRow], logits_RV: Tensor) -> Iterator[tuple[int, DecodingRow]]:
         """Draw one token a sample; yield (parent row, row) for what goes on, samples of one token together."""
         settings = [row.sampling for row in rows]
         probabilities_RV = distribution(
@@ -209,7 +178,23 @@ class Decoding:
                 if not sample.done:
                     children.setdefault(token, []).append(sample)
             for token, members in children.items():
-                yield number, DecodingRow(tuple(members), row.pad, token)
+                yield number, DecodingRow(tuple(members), row.length, token)
+
+    def _forward(self, ids_BT: Tensor, positions_BT: Tensor, end: int, cache: RowCache) -> Tensor:
+        """The last hidden states [B, T, H]. A token attends to the columns up to its position, of `end`."""
+        # Cut off by its place and not by padding: whatever lies behind a row's end has no weight at all.
+        hidden_BTS = torch.arange(end, device=self._device) > positions_BT[..., None]
+        mask_BTS = torch.zeros(hidden_BTS.shape, dtype=self._model.dtype, device=self._device)
+        mask_BTS.masked_fill_(hidden_BTS, torch.finfo(self._model.dtype).min)
+        output = self._model.get_decoder()(
+            input_ids=ids_BT,
+            attention_mask=mask_BTS[:, None],
+            position_ids=positions_BT,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden_BTH: Tensor = output.last_hidden_state
+        return hidden_BTH
 
     def _tops(self, rows: Sequence[DecodingRow], probabilities_RV: Tensor) -> dict[int, Sequence[TokenChoice]]:
         """By row, its most probable tokens, best first: as many as its samples ask for, and of mass."""
@@ -222,9 +207,10 @@ class Decoding:
         return tops
 
     def _append(self, sample: Draw, token: int, logprob: float, tops: Sequence[TokenChoice]) -> None:
-        """Raises NotFiniteError: one logit that is not finite makes all probabilities of its row NaN."""
+        # One logit that is not finite makes all probabilities of its row NaN.
         if not math.isfinite(logprob):
-            raise NotFiniteError(sample.request.version)
+            sample.broken = True
+            return
         sample.token_ids.append(token)
         sample.logprobs.append(logprob)
         sample.stopped = token in self._eos_ids
@@ -241,33 +227,121 @@ class Decoding:
             sample.transcript.tell()
 
 
+class Decoding:
+    """The samples of one version that are in the making. The model must have its weights in `join` and `step`."""
+
+    def __init__(self, decoder: Decoder, budget: RowBudget):
+        self.rows: list[DecodingRow] = []
+        self._decoder = decoder
+        self._budget = budget
+        # Made anew for each version's turn among the busy: how wide an old one is would be in the last bits.
+        self._cache = decoder.cache(budget)
+
+    @property
+    def samples(self) -> list[Draw]:
+        return [sample for row in self.rows for sample in row.samples]
+
+    @torch.inference_mode()
+    def join(self, samples: Sequence[Draw]) -> None:
+        """Take in samples and draw the first token of each, which may end some."""
+        first, new = len(self.rows), _initial_rows(samples)
+        places = range(first, first + len(new))
+        there = {row.prompt: place for place, row in enumerate(self.rows)}
+        self._reserve([*self.rows, *new])
+        hidden: dict[int, Tensor] = {}
+        for parts in passes([row.prompt for row in new], places, there):
+            self._copy(parts)
+            for chunk in _chunks(parts):
+                states_BH = self._decoder.read(chunk, self._cache)
+                hidden |= {part.prompt: states_BH[i] for i, part in enumerate(chunk) if part.prompt is not None}
+        logits_RV = self._decoder.logits(torch.stack([hidden[place] for place in range(len(new))]))
+        self._settle(first, new, logits_RV)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Draw one more token of each sample, which may end some."""
+        self._reserve(self.rows)
+        logits_RV = self._decoder.step(self.rows, self._cache)
+        self._settle(0, [DecodingRow(row.samples, row.length + 1) for row in self.rows], logits_RV)
+
+    @torch.inference_mode()
+    def leave(self, unwanted: Callable[[Draw], bool]) -> None:
+        """Let go of samples that are not done."""
+        kept = [tuple(sample for sample in row.samples if not unwanted(sample)) for row in self.rows]
+        left = [(i, DecodingRow(members, self.rows[i].length, self.rows[i].token)) for i, members in enumerate(kept)]
+        self._place(0, [(place, row) for place, row in left if row.samples], len(self.rows))
+
+    def close(self) -> None:
+        """Nothing is in the making any more; its memory is free for others."""
+        self._budget.caches.remove(self._cache)
+
+    def _reserve(self, rows: Sequence[DecodingRow]) -> None:
+        """For one more column of each."""
+        most = max(sample.columns for row in rows for sample in row.samples)
+        self._cache.reserve(len(rows), max(row.length for row in rows) + 1, most)
+        self._cache.rows = len(rows)
+
+    def _copy(self, parts: Sequence[PromptPart]) -> None:
+        copied = [part for part in parts if part.start and part.source != part.row]
+        length = max((part.start for part in copied), default=0)
+        self._cache.copy([part.source for part in copied], [part.row for part in copied], length)
+
+    def _settle(self, first: int, rows: Sequence[DecodingRow], logits_RV: Tensor) -> None:
+        """Extend `rows`, which lie from `first` on, the last ones."""
+        found = [(first + parent, row) for parent, row in self._decoder.extend(rows, logits_RV)]
+        if any(sample.broken for row in rows for sample in row.samples):
+            self._cache.scrub()
+        self._place(first, found, first + len(rows))
+
+    def _place(self, first: int, found: Sequence[tuple[int, DecodingRow]], end: int) -> None:
+        """Put rows in place of those from `first` to `end`, the last ones; each comes with its parent's place."""
+        rows, parents = _settled(found, first, end)
+        moved = [(parent, first + i) for i, parent in enumerate(parents) if parent != first + i]
+        self.rows[first:] = rows
+        if rows:
+            self._reserve(self.rows)
+        self._cache.rows = len(self.rows)
+        longest = max((self.rows[target].length for _, target in moved), default=0)
+        self._cache.copy([source for source, _ in moved], [target for _, target in moved], longest)
+
+
 def _alternatives(row: DecodingRow) -> int:
     return max(sample.request.top_logprobs or 0 for sample in row.samples)
 
 
 def _initial_rows(samples: Sequence[Draw]) -> list[DecodingRow]:
-    """One row for each distinct pair of prompt and settings, padded to the longest prompt."""
+    """One row for each distinct pair of prompt and settings."""
     alike: dict[tuple[tuple[int, ...], Sampling], list[Draw]] = {}
     for sample in samples:
         alike.setdefault((sample.prompt, sample.sampling), []).append(sample)
-    longest = max(len(sample.prompt) for sample in samples)
-    return [DecodingRow(tuple(members), longest - len(prompt)) for (prompt, _), members in alike.items()]
+    return [DecodingRow(tuple(members), len(prompt)) for (prompt, _), members in alike.items()]
 
 
-def _settled(children: Iterator[tuple[int, DecodingRow]], parent_count: int) -> tuple[list[DecodingRow], list[int]]:
-    """Give each child a place, its parent's where possible, so that few rows of the cache move.
+def _chunks(parts: Sequence[PromptPart]) -> Iterator[list[PromptPart]]:
+    """Those that have tokens, those of like length together, up to PREFILL_TOKENS with their padding."""
+    chunk: list[PromptPart] = []
+    for part in sorted((part for part in parts if part.ids), key=lambda part: len(part.ids)):
+        if chunk and (len(chunk) + 1) * len(part.ids) > PREFILL_TOKENS:
+            yield chunk
+            chunk = []
+        chunk.append(part)
+    if chunk:
+        yield chunk
 
-    Returns the rows and, for each, the number of the row it comes from.
+
+def _settled(found: Sequence[tuple[int, DecodingRow]], first: int, end: int) -> tuple[list[DecodingRow], list[int]]:
+    """Give each child a place from `first` on, its parent's where possible, so that few rows of the cache move.
+
+    Returns the rows and, for each, the place of the row it comes from; parents lie before `end`.
     """
-    found = list(children)
     places: dict[int, tuple[int, DecodingRow]] = {}
     homeless = []
     for parent, row in found:
-        if parent < len(found) and parent not in places:
+        if parent < first + len(found) and parent not in places:
             places[parent] = (parent, row)
         else:
             homeless.append((parent, row))
-    free = (place for place in range(max(len(found), parent_count)) if place not in places)
+    free = (place for place in range(first, max(first + len(found), end)) if place not in places)
     places.update(zip(free, homeless, strict=False))
-    ordered = [places[place] for place in range(len(found))]
+    ordered = [places[place] for place in range(first, first + len(found))]
     return [row for _, row in ordered], [parent for parent, _ in ordered]

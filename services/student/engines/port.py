@@ -190,6 +190,13 @@ class Engine(Protocol):
         """How many sequences it can work on at once."""
 
     @property
+    def finished(self) -> int:
+        """Of the calls under way that nobody listens to, the sequences whose place others may have; 0 where not known.
+
+        May be asked on any thread.
+        """
+
+    @property
     def context(self) -> int | None:
         """Tokens that a prompt and its answer may have together; None: no limit."""
 

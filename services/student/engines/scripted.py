@@ -71,6 +71,7 @@ class ScriptedEngine:
     continuous = False
     guides = False
     hashes = False
+    finished = 0
     rendering = None
 
     def __init__(self, script: Script, slots: int = 64):

@@ -1,10 +1,11 @@
 """The engine inside the student's process: Hugging Face transformers on CPU or one GPU.
 
-Versions live side by side as the weights they change, merged in fp32 once when they are loaded; a batch of one
+Versions live side by side as the weights they change, merged in fp32 once when they are loaded; a decoding step of one
 version runs on exactly those weights, with the rest shared. Applying LoRA in every step instead was measured at
-2.4 times the step.
+2.4 times the step. The model is the decoding loop's: no other thread points it at weights or runs it.
 """
 
+import copy
 import random
 import threading
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from services.student.engines.decoding import Decoding, Draw
+from services.student.engines.decoding import Decoder, Draw
+from services.student.engines.loop import DecodingLoop, Weights
 from services.student.engines.port import (
     EngineHealth,
     EngineState,
@@ -34,6 +36,9 @@ from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, eos_ids, load_model, load_tokenizer
 from shared.modeling.versions import load_full, require_tensors_of
 
+STUCK_S = 600.0
+"""Longest that a turn of the loop may take; a long prompt on a CPU is read within it."""
+
 
 @dataclass(frozen=True)
 class _Version:
@@ -46,7 +51,8 @@ class _Version:
 class TransformersEngine:
     """See `port.Engine`. `threads` is for the whole process and must not exceed the cores it may use."""
 
-    continuous = False
+    continuous = True
+    guides = False
 
     def __init__(
         self,
@@ -68,12 +74,18 @@ class TransformersEngine:
         self._base = {name: parameter.data for name, parameter in self._parameters.items()}
         self.rendering = rendering_of(self._tokenizer)
         eos = eos_ids(self._model.generation_config, self._tokenizer)
-        self._decoding = Decoding(self._model, self._tokenizer, eos)
         self._versions: dict[str, _Version] = {}
-        self._active: dict[str, Tensor] = {}
+        self._active: Weights = {}
+        # The same tensors once more, for who merges a version while the model points at others.
+        self._unchanged = _sharing(self._model)
+        self._loop = DecodingLoop(Decoder(self._model, self._tokenizer, eos), self._activate, slots)
 
     guides = False
     hashes = True
+
+    @property
+    def finished(self) -> int:
+        return self._loop.finished
 
     @property
     def context(self) -> int:
@@ -101,32 +113,28 @@ class TransformersEngine:
     def unload(self, version: str) -> None:
         self._held(version)
         del self._versions[version]
-        # The model may still point at the version's tensors, and would keep them in memory.
-        self._activate({})
 
     def versions(self) -> dict[str, str]:
-        return {name: version.checksum for name, version in self._versions.items()}
+        return {name: version.checksum for name, version in list(self._versions.items())}
 
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
     ) -> list[Generation]:
-        by_version: dict[str, list[Draw]] = {}
-        for index, request in enumerate(requests):
-            self._held(request.version)
-            by_version.setdefault(request.version, []).append(self._sample(index, request))
-        results: dict[int, Generation] = {}
-        for version, samples in by_version.items():
-            self._activate(self._held(version).parameters)
-            # Alike together, little padding. Which samples share a chunk, and in which rows, changes log-probs by
-            # rounding: the same requests in the same order must always be cut the same way, or a run is not repeated.
-            samples.sort(key=lambda sample: (len(sample.prompt), sample.prompt))
-            for first in range(0, len(samples), self.slots):
-                chunk = samples[first : first + self.slots]
-                self._decoding.run(chunk, cancelled)
-                results.update((sample.index, self._decoding.finish(sample)) for sample in chunk)
-        return [results[index] for index in range(len(requests))]
+        weights = {request.version: self._held(request.version).parameters for request in requests}
+        prompts = [tuple(prompt_ids(self._tokenizer, request, self.vocabulary_size)) for request in requests]
+        fitting = [r.within(self.context, len(prompt)) for r, prompt in zip(requests, prompts, strict=True)]
+
+        def begin() -> list[Draw]:
+            both = zip(fitting, prompts, strict=True)
+            return [self._sample(index, *one) for index, one in enumerate(both)]
+
+        return self._loop.generate(weights, begin, cancelled)
 
     def health(self) -> EngineHealth:
+        if self._loop.failure is not None:
+            return EngineHealth(EngineState.DEAD, self._loop.failure)
+        if (busy_s := self._loop.busy_s) > STUCK_S:
+            return EngineHealth(EngineState.AWAY, f"stuck: a decoding step has taken {busy_s:.0f} s")
         return EngineHealth(EngineState.READY, f"transformers on {self._model.device}, {self._model.dtype}")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
@@ -136,17 +144,15 @@ class TransformersEngine:
         """The tensors in memory are those of the file, by their checksum."""
 
     def close(self) -> None:
-        """Nothing was started."""
+        self._loop.close()
 
     def _read(self, directory: Path | None) -> _Version:
         if directory is None:
             return _Version(file_checksum(*sorted(self._model_dir.glob("*.safetensors"))), {})
         with torch.no_grad():
-            # A delta is merged into the base model's weights, never into another version's.
-            self._activate({})
             if (directory / CONFIG_FILE).is_file():
                 tensors, spec = load_adapter(directory)
-                return _Version(checksum(tensors), merged_parameters(self._model, tensors, spec))
+                return _Version(checksum(tensors), merged_parameters(self._unchanged, tensors, spec))
             return self._read_full(directory)
 
     def _read_full(self, directory: Path) -> _Version:
@@ -156,8 +162,8 @@ class TransformersEngine:
         base = next(iter(self._base.values()))
         return _Version(checksum(tensors), {name: tensor.to(base) for name, tensor in tensors.items()})
 
-    def _activate(self, parameters: dict[str, Tensor]) -> None:
-        """Point the model at these parameters, and at the base model's everywhere else."""
+    def _activate(self, parameters: Weights) -> None:
+        """Point the model at these parameters, and at the base model's everywhere else. For the loop alone."""
         if parameters is self._active:
             return
         for name in self._active.keys() | parameters.keys():
@@ -170,13 +176,17 @@ class TransformersEngine:
             raise UnknownVersionError(f"expected a version that is loaded ({held}), got {version}: load it first")
         return self._versions[version]
 
-    def _sample(self, index: int, request: GenerationRequest) -> Draw:
-        prompt = tuple(prompt_ids(self._tokenizer, request, self.vocabulary_size))
-        request = request.within(self.context, len(prompt))
+    def _sample(self, index: int, request: GenerationRequest, prompt: tuple[int, ...]) -> Draw:
         # Decoding token by token costs more than once at the end, so only where somebody needs the text on the way.
         watched = request.stop or request.audience is not None or request.top_logprobs is not None
         transcript = Transcript(self._tokenizer, request) if watched else None
         return Draw(index, prompt, request, random.Random(request.seed), transcript)
+
+
+def _sharing(model: nn.Module) -> nn.Module:
+    """A model of the same tensors, with parameters of its own."""
+    own = {id(parameter): nn.Parameter(parameter.data, requires_grad=False) for parameter in model.parameters()}
+    return copy.deepcopy(model, dict(own))
 
 
 def _require_plain(model_type: str) -> None:

@@ -54,7 +54,7 @@ def generate_each(
     If the engine fails on several batches at once, each is run alone once, so only the one at fault fails, and what
     somebody heard the beginning of. Raises GenerationCancelledError.
     """
-    # In the order of the batches: the transformers engine's rounding depends on what shares a batch and in which row.
+    # In the order of the batches: rounding may depend on what shares a step and in which row.
     together = _attempt(engine, [request for batch in batches for request in batch], cancelled)
     if isinstance(together, Failure):
         if len(batches) == 1:

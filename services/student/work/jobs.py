@@ -77,17 +77,17 @@ class Room:
     def seen(self, job: Job) -> None:
         self._expected[job.kind] = job.sequences
 
-    def fits(self, kind: JobKind, held: Sequence[Job]) -> bool:
-        """Whether one more job of `kind` belongs into the batch that `held` makes up."""
+    def fits(self, kind: JobKind, held: Sequence[Job], finished: int = 0) -> bool:
+        """Whether one more job of `kind` belongs into the batch that `held` makes up, less the sequences `finished`."""
         # However large: an evaluation may have more sequences than there are slots, and is run in turns.
         if not held:
             return True
         size = self._expected[kind]
         extra = size if kind is JobKind.FEEDBACK else 0
-        return used(held) + size <= self.slots + extra
+        return used(held) - finished + size <= self.slots + extra
 
-    def free(self, held: Sequence[Job]) -> int:
-        return max(0, self.slots - used(held))
+    def free(self, held: Sequence[Job], finished: int = 0) -> int:
+        return max(0, self.slots - used(held) + finished)
 
 
 def used(held: Sequence[Job]) -> int:
@@ -137,6 +137,7 @@ class JobIntake:
     """Takes jobs as far as there is room, says which run next, and ends them. Used by the engine's thread alone.
 
     continuous: whether jobs may join those that run; `Room`'s rule then holds at every moment, not batch by batch.
+    finished: sequences of jobs under way that have left their place.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class JobIntake:
         room: Room,
         max_attempts: int,
         continuous: bool,
+        finished: Callable[[], int],
     ) -> None:
         self.held: list[HeldJob] = []
         self._student = student
@@ -160,6 +162,7 @@ class JobIntake:
         self._room = room
         self._max_attempts = max_attempts
         self._continuous = continuous
+        self._finished = finished
         self._queues = {kind: (jobs(student, kind), group_of(jobs(student, kind))) for kind in JOB_PRIORITY}
 
     @property
@@ -168,7 +171,7 @@ class JobIntake:
 
     @property
     def free_slots(self) -> int:
-        return self._room.free(self.jobs)
+        return self._room.free(self.jobs, self._finished())
 
     def create_queues(self) -> None:
         """Also the one that is answered on: a student is ready, and reports, before its broker is up."""
@@ -258,9 +261,13 @@ class JobIntake:
 
     def _fill(self, kinds: Sequence[JobKind], gather_s: float) -> None:
         """Take while there is room and jobs come less than `gather_s` apart."""
-        while fitting := [kind for kind in kinds if self._room.fits(kind, self.jobs)]:
+        while fitting := self._fitting(kinds):
             if not self._take(fitting, gather_s):
                 return
+
+    def _fitting(self, kinds: Sequence[JobKind]) -> list[JobKind]:
+        finished = self._finished()
+        return [kind for kind in kinds if self._room.fits(kind, self.jobs, finished)]
 
     def _take(self, kinds: Sequence[JobKind], block_s: float) -> bool:
         queues = [self._queues[kind] for kind in kinds]

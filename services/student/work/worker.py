@@ -5,9 +5,9 @@ What always holds: while the bus is away people are still answered, and what was
 leaves the hands once, and one under which the engine was lost is made again with the same seeds.
 
 Engines differ in one thing only. A continuous one takes requests while others run, so each job and each question is a
-call of its own, and this thread never waits for one. A static one runs a batch to its end, so the jobs of one version
-are one call that this thread waits for: people wait for at most the batch that runs, and feedback for at most one batch
-of lower kinds.
+call of its own, and this thread never waits for one: a new version is loaded while others decode. A static one runs a
+batch to its end, so the jobs of one version are one call that this thread waits for: people wait for at most the batch
+that runs, and feedback for at most one batch of lower kinds.
 """
 
 import threading
@@ -39,8 +39,9 @@ from shared.obs.faults import fault_point
 IDLE_S = 0.1
 """Longest wait for a job; people wait for it too."""
 
-POLL_S = 0.02
-"""Longest wait for what is under way, while the bus may have more."""
+POLL_S = 0.05
+"""Longest wait for what is under way, while the bus may have more: a job, or a new version. Not shorter than that may
+take, since each look costs an engine in this process some of its time."""
 
 RETRY_S = 0.5
 """Pause before the next try while the bus does not answer."""

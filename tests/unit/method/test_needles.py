@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.method.needles import Needled
-from shared.method.reveals import _ENGLISH, _IN_LATIN, revealing_spans
+from shared.method.reveals import _compiled, _english, revealing_spans
 
 LETTERS = st.text(alphabet="abB", min_size=1, max_size=3)
 OF_PARTS = st.recursive(
@@ -68,6 +68,6 @@ def test_whatever_matches_holds_a_needle_of_each_set(data: st.DataObject, source
 )
 def test_each_pattern_finds_with_its_needles_what_it_finds_without(text: str) -> None:
     plain = text if text.isascii() else text.encode("ascii", "replace").decode()
-    for needled in (*_ENGLISH, *_IN_LATIN):
+    for needled in (*_english(), *_compiled("LATIN")):
         assert list(needled.spans(plain, plain.lower())) == [found.span() for found in needled.pattern.finditer(plain)]
     assert list(revealing_spans(plain))

@@ -12,7 +12,8 @@ from tests.fakes.student import StudentBench
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 # What imports torch cannot even be collected where it is not installed: `make setup` installs it.
-collect_ignore = [] if find_spec("torch") else ["test_transformers.py", "test_sampling.py", "test_streaming.py"]
+_WITH_TORCH = ["test_transformers.py", "test_decoding.py", "test_kvcache.py", "test_sampling.py", "test_streaming.py"]
+collect_ignore = [] if find_spec("torch") else _WITH_TORCH
 
 
 @pytest.fixture(scope="session")

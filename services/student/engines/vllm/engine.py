@@ -68,6 +68,7 @@ class VllmEngine:
     continuous = True
     guides = True
     hashes = False
+    finished = 0
 
     def __init__(
         self,

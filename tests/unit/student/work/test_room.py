@@ -32,6 +32,12 @@ def test_lower_kinds_fit_into_the_slots_and_feedback_one_job_beyond(kind: JobKin
     assert Room(12, SIZES).fits(kind, [job(ROLLOUT, size) for size in held]) is fits
 
 
+def test_sequences_that_have_ended_make_room_for_others() -> None:
+    room, held = Room(12, SIZES), [job(ROLLOUT, 6), job(ROLLOUT, 6)]
+    assert [room.fits(ROLLOUT, held, finished) for finished in (3, 4)] == [False, True]
+    assert [room.free(held, finished) for finished in (0, 5)] == [0, 5]
+
+
 def test_a_job_larger_than_the_engine_is_taken_alone() -> None:
     room = Room(4, dict.fromkeys(JobKind, 100))
     assert room.fits(EVAL, [])
