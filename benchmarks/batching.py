@@ -45,7 +45,7 @@ from tests.fakes.student import Broker, write_version
 
 SAMPLES = 6
 ROLLOUT = Sampling(temperature=1.0, top_p=1.0, max_tokens=30)
-LONG = Sampling(temperature=1.0, top_p=1.0, max_tokens=300)
+LONG = Sampling(temperature=1.0, top_p=1.0, max_tokens=80)
 FEEDBACK = Sampling(temperature=0.6, top_p=0.95, max_tokens=40)
 TUTOR, LIVE = "a@v0", "a@v1"
 SHORTEST = "A body of {} kg moves at {} m/s. What is its momentum? Explain each step."
