@@ -2,14 +2,14 @@
 
 A student of the embedded model in a process of its own, on a real Redis, asked as a run asks it. Each turn:
 
-1. `rollouts`: one job a problem, all at once: tokens a second.
-2. `feedback`: the same number of groups of feedback, of another version, all at once: tokens a second, and its ratio.
-3. `step`: rollouts, and for each that is back a job of feedback, of another version, as in a step of training: tokens a
-   second in all, and those of the engine's seconds that each kind was charged with.
+1. `rollouts`: one job a problem, all at once.
+2. `feedback`: as many groups of feedback, of another version, all at once; tokens a second of both as a ratio.
+3. `step`: rollouts, and for each that is back a job of feedback, of another version, as in a step of training.
 4. `swap`: with all slots taken by long rollouts a new version is announced, and asked as soon as it is there: seconds
    until it is served, and until its answer.
 
-Prints each turn and the medians. Run it in two checkouts, in turns, to compare them.
+Of 1 to 3 tokens a second, a second that the process computed (which other work on the machine changes less) and a
+second that jobs were charged with. Prints each turn and the medians. Run it in two checkouts, in turns, to compare.
 """
 
 import argparse
@@ -18,7 +18,6 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -46,7 +45,7 @@ from tests.fakes.student import Broker, write_version
 
 SAMPLES = 6
 ROLLOUT = Sampling(temperature=1.0, top_p=1.0, max_tokens=30)
-LONG = Sampling(temperature=1.0, top_p=1.0, max_tokens=300)
+LONG = Sampling(temperature=1.0, top_p=1.0, max_tokens=80)
 FEEDBACK = Sampling(temperature=0.6, top_p=0.95, max_tokens=40)
 TUTOR, LIVE = "a@v0", "a@v1"
 SHORTEST = "A body of {} kg moves at {} m/s. What is its momentum? Explain each step."
@@ -55,7 +54,8 @@ SHORTEST = "A body of {} kg moves at {} m/s. What is its momentum? Explain each 
 class Bench:
     """The broker's side of one student."""
 
-    def __init__(self, bus: RedisBus, problems: int) -> None:
+    def __init__(self, bus: RedisBus, student: int, problems: int) -> None:
+        self._student = student
         self.problems = problems
         self._broker = Broker(bus)
         self._number = 0
@@ -98,10 +98,33 @@ class Bench:
         self._broker.publish(job, content)
         return id_
 
-    def burst(self, kind: JobKind, version: str, sampling: Sampling, *, answered: bool = False) -> list[JobDone]:
-        """One job a problem at once, and what came of them. answered: with a job of feedback for each that is back."""
+    def measured(
+        self,
+        found: dict[str, float],
+        name: str,
+        kind: JobKind,
+        version: str,
+        sampling: Sampling,
+        *,
+        answered: bool = False,
+    ) -> float:
+        """Tokens a second of one job a problem, all at once; into `found` also by seconds used and charged.
+
+        answered: with a job of feedback for each that is back.
+        """
+        started, before = time.monotonic(), _cpu_s(self._student)
         open_ = {self.issue(kind, version, sampling, number) for number in range(self.problems)}
-        return self.collect(open_, answered=answered)
+        done = self.collect(open_, answered=answered)
+        seconds, cpu = time.monotonic() - started, _cpu_s(self._student) - before
+        tokens = sum(each.output_tokens for each in done)
+        found[f"{name}, s"] = seconds
+        found[f"{name}, tokens/s"] = tokens / seconds
+        found[f"{name}, tokens/processor second"] = tokens / cpu
+        for each in sorted({one.kind for one in done}):
+            own = [one for one in done if one.kind is each]
+            charged = sum(one.seconds for one in own)
+            found[f"{name}, {each.value}: tokens/engine second"] = sum(one.output_tokens for one in own) / charged
+        return tokens / seconds
 
     def collect(self, open_: set[str], *, answered: bool = False) -> list[JobDone]:
         found: list[JobDone] = []
@@ -114,6 +137,12 @@ class Bench:
                     if answered and message.kind is JobKind.ROLLOUT:
                         open_.add(self.issue(JobKind.FEEDBACK, TUTOR, FEEDBACK, len(found)))
         return found
+
+
+def _cpu_s(process: int) -> float:
+    """Processor time that it has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _asked(text: str, system: str | None = None) -> tuple[ChatMessage, ...]:
@@ -144,27 +173,12 @@ def publish(config: StudentConfig, versions: int) -> None:
         write_version(config.weights, steps, files, run=RUN, base_model=base, checksum=checksum(drawn), probe=())
 
 
-def rate(done: Sequence[JobDone], seconds: float) -> float:
-    """Tokens a second."""
-    return sum(each.output_tokens for each in done) / seconds
-
-
 def turn(bench: Bench, number: int) -> dict[str, float]:
     found: dict[str, float] = {}
-    started = time.monotonic()
-    done = bench.burst(JobKind.ROLLOUT, LIVE, ROLLOUT)
-    found["rollouts, tokens/s"] = rate(done, time.monotonic() - started)
-    started = time.monotonic()
-    done = bench.burst(JobKind.FEEDBACK, TUTOR, FEEDBACK)
-    found["feedback, tokens/s"] = rate(done, time.monotonic() - started)
-    found["feedback / rollouts"] = found["feedback, tokens/s"] / found["rollouts, tokens/s"]
-    started = time.monotonic()
-    done = bench.burst(JobKind.ROLLOUT, LIVE, ROLLOUT, answered=True)
-    found["step, s"] = time.monotonic() - started
-    found["step, tokens/s"] = rate(done, found["step, s"])
-    for kind in (JobKind.ROLLOUT, JobKind.FEEDBACK):
-        own = [each for each in done if each.kind is kind]
-        found[f"step, {kind.value}: tokens/engine second"] = rate(own, sum(each.seconds for each in own))
+    rollouts = bench.measured(found, "rollouts", JobKind.ROLLOUT, LIVE, ROLLOUT)
+    feedback = bench.measured(found, "feedback", JobKind.FEEDBACK, TUTOR, FEEDBACK)
+    found["feedback / rollouts"] = feedback / rollouts
+    bench.measured(found, "step", JobKind.ROLLOUT, LIVE, ROLLOUT, answered=True)
     long = {bench.issue(JobKind.ROLLOUT, LIVE, LONG, place) for place in range(bench.problems)}
     time.sleep(1.0)  # by then all of it runs
     new = f"a@v{number + 2}"
@@ -188,8 +202,8 @@ def main() -> None:
         publish(config_of(run_dir, server.connection_url, own), given.turns + 2)
         bus = RedisBus(server.connection_url, RUN)
         try:
-            with student(run_dir, server.connection_url, None):
-                bench = Bench(bus, given.problems)
+            with student(run_dir, server.connection_url, None) as process:
+                bench = Bench(bus, process, given.problems)
                 bench.serve(LIVE, TUTOR)
                 measure(bench, given.turns)
         finally:

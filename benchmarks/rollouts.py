@@ -133,8 +133,8 @@ def config_of(run_dir: Path, redis_url: str, overrides: Sequence[str]) -> Studen
 
 
 @contextmanager
-def student(run_dir: Path, redis_url: str, key: str | None) -> Iterator[None]:
-    """`python -m services.student`, ready."""
+def student(run_dir: Path, redis_url: str, key: str | None) -> Iterator[int]:
+    """`python -m services.student`, ready; its process id."""
     url_file = run_dir / "student.url"
     environment = os.environ | {
         "OPCOD_RUN": RUN,
@@ -154,7 +154,7 @@ def student(run_dir: Path, redis_url: str, key: str | None) -> Iterator[None]:
             if time.monotonic() > deadline or running.poll() is not None:
                 raise SystemExit(f"the student is not ready: {(run_dir / 'student.log').read_text()[-2000:]}")
             time.sleep(0.2)
-        yield
+        yield running.pid
     finally:
         running.terminate()
         running.wait(timeout=60)

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from services.student.engines.kvcache import RowBudget, RowCache
+from services.student.engines.places import in_order, settled, spans, width
 from services.student.engines.port import Generation, GenerationRequest, NotFiniteError, TokenChoice, TokenDetail
 from services.student.engines.prefixes import PromptPart, passes
 from services.student.engines.sampling import distribution, draw
@@ -28,6 +29,9 @@ _SCORED_TOKENS = 128
 
 PREFILL_TOKENS = 2048
 """Of one forward pass over prompts: enough for full speed, few enough for a small peak of memory."""
+
+PADDING = 128
+"""Tokens of it that cost about as much as another pass."""
 
 
 @dataclass(eq=False)
@@ -147,7 +151,7 @@ class Decoder:
         cache.grow_by_one(lengths)
         ids_R1 = torch.tensor([[row.token] for row in rows], device=self._device)
         positions_R1 = torch.tensor(lengths, device=self._device)[:, None]
-        return self.logits(self._forward(ids_R1, positions_R1, max(lengths) + 1, cache)[:, 0])
+        return self.logits(self._forward(ids_R1, positions_R1, max(lengths) + 1, cache, spans(lengths))[:, 0])
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
         logits_NV: Tensor = self._model.get_output_embeddings()(hidden_NH)
@@ -180,8 +184,18 @@ class Decoder:
             for token, members in children.items():
                 yield number, DecodingRow(tuple(members), row.length, token)
 
-    def _forward(self, ids_BT: Tensor, positions_BT: Tensor, end: int, cache: RowCache) -> Tensor:
-        """The last hidden states [B, T, H]. A token attends to the columns up to its position, of `end`."""
+    def _forward(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor,
+        end: int,
+        cache: RowCache,
+        lots: Sequence[tuple[int, int]] = (),
+    ) -> Tensor:
+        """The last hidden states [B, T, H]. A token attends to the columns up to its position, of `end`.
+
+        lots: how many rows, one lot after the other, need how many columns.
+        """
         # Cut off by its place and not by padding: whatever lies behind a row's end has no weight at all.
         hidden_BTS = torch.arange(end, device=self._device) > positions_BT[..., None]
         mask_BTS = torch.zeros(hidden_BTS.shape, dtype=self._model.dtype, device=self._device)
@@ -192,6 +206,8 @@ class Decoder:
             position_ids=positions_BT,
             past_key_values=cache,
             use_cache=True,
+            # For attention on CPUs (shared/modeling/attention.py); others look at all columns.
+            spans=lots,
         )
         hidden_BTH: Tensor = output.last_hidden_state
         return hidden_BTH
@@ -261,6 +277,7 @@ class Decoding:
     def step(self) -> None:
         """Draw one more token of each sample, which may end some."""
         self._reserve(self.rows)
+        self._sort()
         logits_RV = self._decoder.step(self.rows, self._cache)
         self._settle(0, [DecodingRow(row.samples, row.length + 1) for row in self.rows], logits_RV)
 
@@ -281,6 +298,15 @@ class Decoding:
         self._cache.reserve(len(rows), max(row.length for row in rows) + 1, most)
         self._cache.rows = len(rows)
 
+    def _sort(self) -> None:
+        """Rows of like length side by side: one long row would else make all others as long for attention."""
+        parents = in_order([width(row.length) for row in self.rows])
+        moved = [(parent, place) for place, parent in enumerate(parents) if parent != place]
+        if moved:
+            longest = max(self.rows[parent].length for parent, _ in moved)
+            self._cache.copy([parent for parent, _ in moved], [place for _, place in moved], longest)
+            self.rows = [self.rows[parent] for parent in parents]
+
     def _copy(self, parts: Sequence[PromptPart]) -> None:
         copied = [part for part in parts if part.start and part.source != part.row]
         length = max((part.start for part in copied), default=0)
@@ -295,7 +321,7 @@ class Decoding:
 
     def _place(self, first: int, found: Sequence[tuple[int, DecodingRow]], end: int) -> None:
         """Put rows in place of those from `first` to `end`, the last ones; each comes with its parent's place."""
-        rows, parents = _settled(found, first, end)
+        rows, parents = settled(found, first, end)
         moved = [(parent, first + i) for i, parent in enumerate(parents) if parent != first + i]
         self.rows[first:] = rows
         if rows:
@@ -318,30 +344,14 @@ def _initial_rows(samples: Sequence[Draw]) -> list[DecodingRow]:
 
 
 def _chunks(parts: Sequence[PromptPart]) -> Iterator[list[PromptPart]]:
-    """Those that have tokens, those of like length together, up to PREFILL_TOKENS with their padding."""
+    """Those that have tokens, those of like length together, up to PREFILL_TOKENS with at most PADDING of padding."""
     chunk: list[PromptPart] = []
+    tokens = 0
     for part in sorted((part for part in parts if part.ids), key=lambda part: len(part.ids)):
-        if chunk and (len(chunk) + 1) * len(part.ids) > PREFILL_TOKENS:
+        padded, tokens = (len(chunk) + 1) * len(part.ids), tokens + len(part.ids)
+        if chunk and (padded > PREFILL_TOKENS or padded - tokens > PADDING):
             yield chunk
-            chunk = []
+            chunk, tokens = [], len(part.ids)
         chunk.append(part)
     if chunk:
         yield chunk
-
-
-def _settled(found: Sequence[tuple[int, DecodingRow]], first: int, end: int) -> tuple[list[DecodingRow], list[int]]:
-    """Give each child a place from `first` on, its parent's where possible, so that few rows of the cache move.
-
-    Returns the rows and, for each, the place of the row it comes from; parents lie before `end`.
-    """
-    places: dict[int, tuple[int, DecodingRow]] = {}
-    homeless = []
-    for parent, row in found:
-        if parent < first + len(found) and parent not in places:
-            places[parent] = (parent, row)
-        else:
-            homeless.append((parent, row))
-    free = (place for place in range(first, max(first + len(found), end)) if place not in places)
-    places.update(zip(free, homeless, strict=False))
-    ordered = [places[place] for place in range(first, first + len(found))]
-    return [row for _, row in ordered], [parent for parent, _ in ordered]

@@ -64,12 +64,12 @@ def _first_above(cumulative_NW: Tensor, target_N: Tensor) -> Tensor:
 
 
 def _nucleus(probabilities_RV: Tensor, limits_R1: Tensor) -> Tensor:
-    """Keep the most probable tokens up to the one whose sum reaches the limit, and rescale them to 1.
+    """Keep the most probable tokens up to the one whose sum reaches the limit, and rescale them to 1, in place.
 
     Tokens as probable as the last one stay too: which of them came first would be chance.
     """
     least_R1 = _least_kept(probabilities_RV, limits_R1)
-    kept_RV = probabilities_RV.where(probabilities_RV >= least_R1, 0.0)
+    kept_RV = probabilities_RV.masked_fill_(probabilities_RV < least_R1, 0.0)
     return kept_RV.div_(kept_RV.sum(-1, keepdim=True))
 
 
@@ -79,7 +79,9 @@ def _least_kept(probabilities_RV: Tensor, limits_R1: Tensor) -> Tensor:
     least_R1 = torch.zeros_like(limits_R1)
     open_R = torch.arange(len(probabilities_RV), device=probabilities_RV.device)
     for count in (*(guess for guess in _NUCLEUS_GUESSES if guess < size), size):
-        top_RK = probabilities_RV[open_R].topk(count).values
+        # Indexing copies whole vocabularies, and at first all rows are open.
+        open_RV = probabilities_RV if len(open_R) == len(probabilities_RV) else probabilities_RV[open_R]
+        top_RK = open_RV.topk(count).values
         short_RK = top_RK.cumsum(-1) < limits_R1[open_R]
         # With all tokens tried, rounding may leave the sum short of the limit: then the last one is the place.
         place_R1 = short_RK.sum(-1, keepdim=True).clamp(max=count - 1)

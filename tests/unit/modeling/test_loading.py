@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from shared.errors import ModelError
-from shared.modeling.attention import GROUPED
+from shared.modeling.attention import GROUPED, grouped_attention
 from shared.modeling.embedded import EMBEDDED_PARAMETERS, ensure_embedded_model
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.logprobs import probe, token_logprobs
@@ -80,6 +81,18 @@ def test_grouped_attention_is_the_same_function(tiny_dir: Path, attention: str) 
     ours = token_logprobs(model, prompts, responses)
     model.set_attn_implementation(attention)
     torch.testing.assert_close(ours, token_logprobs(model, prompts, responses), atol=1e-4, rtol=1e-4)
+
+
+def test_columns_that_a_lot_does_not_need_are_not_looked_at() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(5, 8, 1, 4, generator=generator)
+    key, value = torch.randn(2, 5, 4, 10, 4, generator=generator)
+    lengths = torch.tensor([3, 4, 2, 10, 7])
+    mask = torch.zeros(5, 1, 1, 10).masked_fill_(torch.arange(10) >= lengths[:, None, None, None], -1e9)
+    whole, _ = grouped_attention(nn.Module(), query, key, value, mask, 0.5)
+    key[:3, :, 4:] = value[:3, :, 4:] = torch.nan
+    lots, _ = grouped_attention(nn.Module(), query, key, value, mask, 0.5, spans=[(3, 4), (2, 10)])
+    torch.testing.assert_close(lots, whole)
 
 
 def test_grouped_attention_has_the_same_gradient(tiny_dir: Path) -> None:

@@ -49,6 +49,7 @@ ASKED = [
     request(SHARED + "that", 6, sampling=Sampling(temperature=1.0, top_p=1.0, max_tokens=40)),
     request("a" * 60, 7),
     request("one?", 8, sampling=Sampling(temperature=1.0, top_p=1.0, max_tokens=1)),
+    request("long " * 110, 9),
 ]
 
 
