@@ -101,6 +101,9 @@ def take(
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
     page.goto(url)
+    if page.locator("[data-chart], #charts").count():
+        # Drawn once their figures have come, which on a busy machine is after any settling.
+        page.locator(".uplot canvas").first.wait_for()
     page.wait_for_timeout(SETTLE_MS)
     tokens = page.locator(".heat .token")
     if tokens.count():

@@ -17,7 +17,7 @@ from tests.browser.chromium import Viewer, viewer
 from tests.browser.stand import Stand, new_stand
 from tests.fakes.listening import listening
 from tests.fakes.traces import write_trace
-from tests.unit.inspector.told import feedback, ready, seal
+from tests.unit.inspector.told import feedback, ready, revised, seal
 
 
 def one_of(stand: Stand, **wanted: str) -> ExchangeView:
@@ -63,6 +63,15 @@ def test_a_group_has_all_rollouts_with_their_feedback_and_revisions(reader: View
 def batch_of(stand: Stand, exchange: ExchangeView) -> BatchGroup:
     run = stand.config.environment
     return SealedBatches(run.run_dir, run.run).group(exchange.student, exchange.step, exchange.problem_id)
+
+
+def test_a_second_answer_that_is_the_first_again_is_said_to_be(watcher: Viewer, live: Stand) -> None:
+    told = feedback()
+    live.tell(told, revised(change="same").model_copy(update={"text": told.response}))
+    page = watcher.open("/feedback/1")
+    again = page.locator("section", has=page.get_by_role("heading", name="answered again"))
+    expect(again).to_contain_text("Word by word the same answer as before.")
+    expect(again.locator("ins, del")).to_have_count(0)
 
 
 def test_what_was_dropped_says_why(reader: Viewer, recorded: Stand) -> None:

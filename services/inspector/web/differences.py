@@ -27,6 +27,11 @@ class Change:
     pieces: list[MarkedPiece]
     advised: list[str]
 
+    @property
+    def same(self) -> bool:
+        """Whether nothing is gone and nothing new."""
+        return not any(piece.mark for piece in self.pieces)
+
 
 def change_of(first: str, again: str, feedback: str | None) -> Change | None:
     """None where an answer is too long to be compared."""

@@ -40,6 +40,7 @@ def test_new_words_that_the_feedback_has_are_marked(
 ) -> None:
     change = change_of(first, again, feedback)
     assert change is not None
+    assert change.same == (not marked)
     assert [(piece.mark, piece.text) for piece in change.pieces if piece.mark] == marked
     assert change.advised == advised
 

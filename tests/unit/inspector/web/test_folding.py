@@ -1,6 +1,5 @@
 """Rows of the feed and the answers of a group: equal texts are one with their count, and nothing is lost."""
 
-from functools import partial
 from pathlib import Path
 
 from services.inspector.http.views import ExchangeView
@@ -55,12 +54,9 @@ def test_the_same_words_with_another_verdict_are_another_fold(store: Store) -> N
 
 
 def test_what_is_shown_alike_is_one_though_more_was_taken_out_of_one(store: Store) -> None:
-    told = partial(feedback, delivered="Look.", verdict="match:mass")
-    tell(
-        store,
-        told(raw="<concept>mass</concept> Look. The answer is 5.", removed=("The answer is 5.",)),
-        told(sample=1, raw="<concept>mass</concept> Look.", correct=True),
-    )
+    raw = "<concept>mass</concept> Look."
+    more = feedback(raw=f"{raw} The answer is 5.", removed=("The answer is 5.",), delivered="Look.")
+    tell(store, more, feedback(sample=1, raw=raw, correct=True, delivered="Look."))
     [row] = feed_rows(newest(store))
     [both] = row.feedbacks
     assert (both.said, both.count) == ("Look.", 2)
