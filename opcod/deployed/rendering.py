@@ -1,9 +1,9 @@
 """The files of a deployment that name its students, for any students.
 
 What always holds: `docker-compose.yml`, `docker/monitoring/prometheus.yml` and the files in `k8s/` are what is rendered
-for two of them, `a` and `b`. With Compose each student has a service for itself, a trainer, and with GPUs an engine: a card each in the profile `gpu`, the
-first one together in `gpu1`. In a cluster each has a folder of the base, which gives it its name, and one of the
-component that has its trainer on several nodes.
+for two of them, `a` and `b`. With Compose each student has a service for itself, a trainer, and with GPUs an engine: a
+card each in the profile `gpu`, the first one together in `gpu1`. In a cluster each has a folder of the base, which
+gives it its name, and one of the component that has its trainer on several nodes.
 """
 
 from collections.abc import Sequence
