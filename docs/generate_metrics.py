@@ -25,9 +25,11 @@ follow from the run's state, so a restarted broker shows the same. Beside these 
 `python_…`.
 
 The scrape adds `service` (`broker`, `student`, `trainer`, `inspector`) and, where there is one, `student`.
-`docker/monitoring/prometheus.yml` does so in compose, for the students a and b (`opcod compose --prometheus` prints it
-for others); `k8s/components/monitoring/pods.yaml` in a cluster, for every pod there is. What to do about alerts is in
-[operations](operations.md#alerts). The dashboard, `k8s/components/monitoring/dashboard.json`, is provisioned in both.
+`docker/monitoring/prometheus.yml` does so in compose, for the students a and b; for others it is what
+`opcod compose --prometheus` prints;
+`k8s/components/monitoring/pods.yaml` in a cluster, for every pod there is. What to do
+about alerts is in [operations](operations.md#alerts). The dashboard, `k8s/components/monitoring/dashboard.json`, is
+provisioned in both.
 """
 
 

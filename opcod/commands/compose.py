@@ -1,4 +1,4 @@
-"""`opcod compose`: a deployment's Compose file, for the students of the settings, and what Prometheus scrapes there."""
+"""`opcod compose`: the Compose file of a deployment for the students of the settings, and what is scraped there."""
 
 from typing import Annotated
 

@@ -90,7 +90,8 @@ class Bus(Protocol):
         dead letters at once. One with `Delivery.attempt > max_attempts` is handed out as well: the caller ends it
         with `dead_letter(..., announce=...)`, so that the burial and the failed result are one step.
         Every delivery must be ended with complete, release, hand_over or dead_letter, also one whose lease was lost.
-        Blocks up to `block_s` only when nothing at all is there.
+        Blocks up to `block_s` only when nothing at all is there. Who has just looked and found nothing is told of what
+        comes new at once, and of all else (leases that ran out, what others gave back) within WAIT_SLICE_S.
         """
         ...
 
@@ -196,7 +197,7 @@ RELEASED = "-released"
 """Consumer that owns what was given back: nobody's, so that whoever asks next may take it at once."""
 
 WAIT_SLICE_S = 0.5
-"""A blocked `take` looks for expired leases this often: they wake nobody, and F2 wants them within a second."""
+"""Who takes again and again looks for expired leases so often: they wake nobody, and F2 wants them within a second."""
 
 
 class HeldDeliveries:

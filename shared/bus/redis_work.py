@@ -7,6 +7,7 @@ nobody's clock matters.
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.exceptions import ResponseError
@@ -35,6 +36,15 @@ Place = tuple[str, str, str]
 """Queue, group and consumer."""
 
 
+@dataclass(frozen=True)
+class EmptyLook:
+    """A look at some queues that found nothing: when it began (monotonic), and by stream the id up to which entries had
+    been handed out."""
+
+    at_s: float
+    newest: dict[str, bytes]
+
+
 class RedisWork:
     """The half of the bus that moves work; RedisBus adds state, leases and the log.
 
@@ -59,6 +69,7 @@ class RedisWork:
         self.max_attempts = max_attempts
         self.event_cap = event_cap
         self._held = HeldDeliveries()
+        self._empty: dict[tuple[tuple[tuple[str, str], ...], str], EmptyLook] = {}
 
     def ping(self) -> None:
         self.link.call("ping", lambda: self.link.client.ping())
@@ -84,22 +95,38 @@ class RedisWork:
         return str(self._details(answer, (queue,))[0])
 
     def take(self, queues: Sequence[tuple[str, str]], consumer: str, *, limit: int, block_s: float) -> list[Delivery]:
-        deadline = time.monotonic() + block_s
+        deadline, asked = time.monotonic() + block_s, (tuple(queues), consumer)
         while True:
-            taken: list[Delivery] = []
-            newest: dict[str, bytes] = {}
-            for queue, group in queues:
-                # In order of priority: a queue is asked only for the room that those before it have left.
-                if len(taken) < limit:
-                    taken += self._take_from((queue, group, consumer), limit - len(taken), newest)
-            left_s = deadline - time.monotonic()
-            # At least one look at every queue, also with block_s = 0.
-            if taken or left_s <= 0:
-                # Only now: what another queue's failure keeps from the caller is handed out again.
-                self._held.add(taken)
+            look = self._empty.get(asked)
+            # A look costs four scripts of a student's; whether anything has come since is one cheap command. What a
+            # look alone finds wakes nobody: leases that ran out, and what was given back. So it is repeated.
+            fresh_s = 0.0 if look is None else look.at_s + min(WAIT_SLICE_S, self.lease_s / 4) - time.monotonic()
+            if look is not None and fresh_s > 0:
+                grown = self._wait(look.newest, min(deadline - time.monotonic(), fresh_s))
+                if not grown and time.monotonic() >= deadline:
+                    return []
+                if not grown:
+                    continue
+            taken = self._look(queues, consumer, limit)
+            if taken or time.monotonic() >= deadline:
                 return taken
-            # A lease that runs out wakes nobody, so a long wait is cut into short ones.
-            self._wait(newest, min(left_s, WAIT_SLICE_S, self.lease_s / 4))
+
+    def _look(self, queues: Sequence[tuple[str, str]], consumer: str, limit: int) -> list[Delivery]:
+        """What a `take` finds at once; that it was nothing is remembered."""
+        asked, at_s = (tuple(queues), consumer), time.monotonic()
+        taken: list[Delivery] = []
+        newest: dict[str, bytes] = {}
+        for queue, group in queues:
+            # In order of priority: a queue is asked only for the room that those before it have left.
+            if len(taken) < limit:
+                taken += self._take_from((queue, group, consumer), limit - len(taken), newest)
+        if taken:
+            self._empty.pop(asked, None)
+        else:
+            self._empty[asked] = EmptyLook(at_s, newest)
+        # Only now: what another queue's failure keeps from the caller is handed out again.
+        self._held.add(taken)
+        return taken
 
     def _take_from(self, place: Place, limit: int, newest: dict[str, bytes]) -> list[Delivery]:
         """Up to `limit` readable messages; fills `newest` with the last id handed out of the stream."""
@@ -127,11 +154,11 @@ class RedisWork:
             self._bury(place, entry_id, attempt, str(error), writes(self.keys, []))
             return None
 
-    def _wait(self, newest: dict[str, bytes], wait_s: float) -> None:
-        """Until one of the streams grows past what was handed out; takes nothing."""
-        self.link.call(
-            "take",
-            lambda: self.link.client.xread(cast(Any, newest), count=1, block=_ms(wait_s)),
+    def _wait(self, newest: dict[str, bytes], wait_s: float) -> bool:
+        """Until one of the streams grows past what was handed out, and whether one did; takes nothing."""
+        block = _ms(wait_s) if wait_s > 0 else None
+        return bool(
+            self.link.call("take", lambda: self.link.client.xread(cast(Any, newest), count=1, block=block)),
         )
 
     def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
@@ -161,10 +188,12 @@ class RedisWork:
 
     def release(self, delivery: Delivery) -> None:
         self.link.number("release", self._work_keys(delivery), [*_identity(delivery), RELEASED])
+        self._empty.clear()
         self._held.drop(delivery)
 
     def hand_over(self, delivery: Delivery, consumer: str) -> None:
         self.link.number("hand_over", self._work_keys(delivery), [*_identity(delivery), consumer])
+        self._empty.clear()
         self._held.drop(delivery)
 
     def dead_letter(self, delivery: Delivery, reason: str, *, announce: tuple[str, Message] | None = None) -> bool:

@@ -2,13 +2,14 @@
 
 import socket
 import time
+from typing import Any
 
 import pytest
 
-from shared.bus.keys import LEADER, RESULTS
-from shared.bus.port import Commit
+from shared.bus.keys import LEADER, RESULTS, jobs
+from shared.bus.port import WAIT_SLICE_S, Commit
 from shared.bus.redis import RedisBus
-from shared.contracts.jobs import PayloadRef
+from shared.contracts.jobs import JobKind, PayloadRef
 from shared.errors import ConfigError, StorageError, UnavailableError
 from tests.contract.conftest import redis_bus
 from tests.contract.messages import BROKER_GROUP, ROLLOUTS, STUDENTS_GROUP, job, job_input, started, status
@@ -21,6 +22,40 @@ def bus(redis_url: str, run: str) -> RedisBus:
     bus.create_queue(RESULTS, BROKER_GROUP)
     assert bus.acquire_lease(LEADER, "broker-0", ttl_s=30) == 1
     return bus
+
+
+def test_who_finds_nothing_again_and_again_asks_with_one_command_and_hears_of_what_is_new_at_once(
+    redis_url: str, run: str
+) -> None:
+    """A replica without work takes ten times a second, and there may be a thousand of them."""
+    bus = RedisBus(redis_url, run, lease_s=60.0, deadline_s=10.0)
+    queues = [(jobs("a", kind), STUDENTS_GROUP) for kind in JobKind]
+    for queue, group in queues:
+        bus.create_queue(queue, group)
+
+    def scripts() -> int:
+        told: Any = bus.link.client.info("commandstats")
+        return int(told["cmdstat_evalsha"]["calls"])
+
+    bus.take(queues, "replica-0", limit=1, block_s=0)  # one whose scripts the server may not know yet
+    bus.publish(ROLLOUTS, job("one"))
+    before = scripts()
+    (taken,) = bus.take(queues, "replica-0", limit=1, block_s=0)
+    assert taken.message.key == "one" and scripts() > before
+    assert bus.take(queues, "replica-0", limit=1, block_s=0) == []
+    before, until = scripts(), time.monotonic() + WAIT_SLICE_S / 2
+    turns = 0
+    while time.monotonic() < until:
+        assert bus.take(queues, "replica-0", limit=1, block_s=0) == []
+        turns += 1
+    assert turns > 1 and scripts() == before
+    other = RedisBus(redis_url, run, lease_s=60.0, deadline_s=10.0)
+    assert other.take(queues, "replica-1", limit=1, block_s=0) == []
+    bus.release(taken)
+    (stolen,) = other.take(queues, "replica-1", limit=1, block_s=10.0)
+    assert stolen.message.key == "one", "what another one gives back is heard of soon"
+    for each in (bus, other):
+        each.close()
 
 
 WRONG = ["state", "revision", "events", "serve:a", "res:a:s17", ROLLOUTS]

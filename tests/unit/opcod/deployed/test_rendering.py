@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from opcod.commands.compose import compose
 from opcod.commands.k8s import k8s
 from opcod.deployed.rendering import STUDENT_FOLDERS, compose_file, kubernetes_files, scrape_file
 from shared.errors import ConfigError
@@ -55,6 +56,20 @@ def test_all_that_serves_beside_the_compose_file_of_any_students_is_scraped(stud
     for student in students:
         assert scraped[f"student-{student}:8100"] == {"service": "student", "student": student}
         assert scraped[f"trainer-{student}:8200"] == {"service": "trainer", "student": student}
+
+
+def test_the_command_prints_either_file_for_the_students_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    compose(preset="trio")
+    assert capsys.readouterr().out == compose_file(("a", "b", "c"), "trio")
+    compose(preset="trio", prometheus=True)
+    assert capsys.readouterr().out == scrape_file(("a", "b", "c"))
+
+
+def test_a_name_that_yaml_has_for_something_else_stays_one_in_a_cluster() -> None:
+    files = kubernetes_files(("no", "true"))
+    for path, folder in ((path, path.parent.name) for path in files if "-" in path.parent.name):
+        (labels,) = yaml.safe_load(files[path])["labels"]
+        assert labels["pairs"] == {"opcod/student": folder.partition("-")[2]}
 
 
 def test_engines_on_one_card_share_it() -> None:
