@@ -68,7 +68,7 @@ def test_without_torch_the_right_container_is_named_in_one_message(
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     assert "docker-compose run --rm --no-deps trainer-a opcod" in told and "trainer-a-gpu" in told
     assert services["trainer-a-gpu"]["image"] == services["trainer-a"]["image"] + "-gpu"
-    assert services["trainer-a"]["image"].startswith("opcod-model:")
+    assert services["trainer-a"]["image"].startswith("${OPCOD_REGISTRY-}opcod-model:")
 
 
 def test_without_matplotlib_a_report_is_drawn_in_the_same_container(monkeypatch: pytest.MonkeyPatch) -> None:
