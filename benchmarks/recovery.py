@@ -1,4 +1,4 @@
-"""Seconds from a SIGKILL until work goes on: python benchmarks/recovery.py
+"""Seconds from a SIGKILL until work goes on: python benchmarks/recovery.py (a trainer's rank: benchmarks/ranks.py)
 
 A run of scripted students and trainers of a tiny model, as `opcod run` starts it. A killed process counts as recovered
 when the next step of the run is applied that was not before; beside it stands how long a step takes when nothing
@@ -11,38 +11,48 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 import httpx2
+import psutil
 
 from tests.fakes.deployment import CONTEXT, ScriptedDeployment
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 VICTIMS = ("student-a", "redis")
 STEPS = 10_000
+RANK = ", rank "
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="kills of each victim, in turns")
     arguments = parser.parse_args()
+    with deployment() as running:
+        measure(running, arguments.repeats, VICTIMS)
+
+
+@contextmanager
+def deployment(*settings: str) -> Iterator[ScriptedDeployment]:
+    """A run that does not end by itself."""
     with tempfile.TemporaryDirectory() as directory:
         model = write_tiny_model(Path(directory) / "model", context=CONTEXT)
-        running = ScriptedDeployment(Path(directory), "recovery", model, f"run.steps_per_round={STEPS}")
+        running = ScriptedDeployment(Path(directory), "recovery", model, f"run.steps_per_round={STEPS}", *settings)
         try:
-            measure(running, arguments.repeats)
+            yield running
         finally:
             running.close()
 
 
-def measure(running: ScriptedDeployment, repeats: int) -> None:
+def measure(running: ScriptedDeployment, repeats: int, victims: Sequence[str]) -> None:
     running.until_training()
     seconds: dict[str, list[float]] = {}
     for _ in range(repeats):
         seconds.setdefault("a step, undisturbed", []).append(_until(running, _next_step(running)))
-        for victim in VICTIMS:
+        for victim in victims:
             # Noted before the kill: a step that was nearly done then counts as well.
             further = _next_step(running)
             os.kill(_pid(running, victim), signal.SIGKILL)
@@ -72,7 +82,11 @@ def _until(running: ScriptedDeployment, reached: Callable[[], bool]) -> float:
 
 
 def _pid(running: ScriptedDeployment, victim: str) -> int:
-    """Of the process itself; Redis is a child of its own supervisor."""
+    """Of the process itself; Redis is a child of its own supervisor, and a rank one of its trainer's."""
+    service, _, rank = victim.partition(RANK)
+    if rank:
+        ranks = psutil.Process(running.launcher.pids()[service]).children()
+        return next(each.pid for each in ranks if each.environ().get("RANK") == rank)
     if victim != "redis":
         return running.launcher.pids()[victim]
     # The server says its own process id; `running.launcher` knows its supervisor's.

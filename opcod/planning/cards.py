@@ -14,6 +14,7 @@ from typing import Any
 from opcod.local.gpus import Shares
 from opcod.planning.memory import (
     ACTIVATIONS,
+    MOMENTS,
     Need,
     sequence_bytes,
     served_tokens,
@@ -218,6 +219,9 @@ class CardPlanner:
                 if self.settings.trainer.recomputes("cuda")
                 else ["make activations again (trainer.recompute = true)"]
             )
+        moments = sum(part.bytes for need in trainers for part in need.parts if part.name.startswith(MOMENTS))
+        if card.left + activations + moments > 0 and self.settings.optimizer.offload != "moments":
+            ways.append('keep the optimizer in the host\'s memory (optimizer.offload = "moments")')
         if trainers and self.settings.run.weights == "full":
             ways.append("share the weights out over ranks (trainer.ranks)")
             ways.append('train an adapter (run.weights = "lora")')

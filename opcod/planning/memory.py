@@ -3,7 +3,6 @@
 Nothing is loaded. docs/paper-runs.md has measurements.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from opcod.planning.shapes import DTYPE_BYTES, ModelShape
@@ -33,6 +32,8 @@ SAMPLING_BYTES = 16
 # Of prompts in one call of the transformers engine (`services/student/engines/decoding.py`, not imported here).
 PREFILL_TOKENS = 2048
 ACTIVATIONS = "activations"
+MOMENTS = "optimizer, fp32"
+HOSTED = f"{MOMENTS}, of a tensor at a time"
 # Logits and their derivatives in a trainer, a chunk at a time (`services/trainer/step/divergence.py`).
 CHUNK_BYTES = 10 * 4 * (1 << 22)
 
@@ -43,9 +44,6 @@ CUDA_BYTES = 768 * MiB
 GRAPH_BYTES = 1024 * MiB
 # Tokens in one step of a vLLM server on a large GPU (max_num_batched_tokens); on a small one it takes fewer.
 SERVER_TOKENS = 8192
-# Of the host, by arithmetic, too: Python with torch and CUDA's libraries; a vLLM server with its three processes.
-CUDA_HOST_BYTES = 2048 * MiB
-ENGINE_HOST_BYTES = 3 * CUDA_HOST_BYTES
 # Rows of logits at once in a trainer. Of each entry: both students' logits in bf16; two log-softmaxes, the gradient and
 # its parts in fp32; and a divergence over the whole vocabulary has parts of its own.
 GPU_CHUNK_ROWS = 512
@@ -202,7 +200,11 @@ def trainer_need(
     )
     sharded = settings.run.weights == "full" and settings.trainer.ranks > 1
     parts = (
-        *(_sharded_parts(settings, shape, size) if sharded else _trained_parts(student, settings, shape, size)),
+        *(
+            _sharded_parts(settings, shape, size, gpu=gpu)
+            if sharded
+            else _trained_parts(student, settings, shape, size, gpu=gpu)
+        ),
         *passing,
         *(() if gpu else (_kept_by_allocator("trainer", passing),)),
         MemoryPart("runtime", CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),
@@ -249,7 +251,9 @@ def _chunk_bytes(settings: RunSettings, shape: ModelShape) -> int:
     return entry * GPU_CHUNK_ROWS * shape.vocabulary
 
 
-def _trained_parts(student: str, settings: RunSettings, shape: ModelShape, size: int) -> tuple[MemoryPart, ...]:
+def _trained_parts(
+    student: str, settings: RunSettings, shape: ModelShape, size: int, *, gpu: bool
+) -> tuple[MemoryPart, ...]:
     """Weights and all that training keeps of what it changes. Weights that it changes are not mapped from their file;
     below fp32 there are exact ones besides, and the teacher's are rounded to be computed with.
     """
@@ -267,7 +271,9 @@ def _trained_parts(student: str, settings: RunSettings, shape: ModelShape, size:
             f"{'weights' if full else 'adapter'} and gradient, fp32{'' if full or not rounded else ', and rounded'}",
             kept * trained,
         ),
-        MemoryPart("optimizer, fp32", 8 * trained),
+        MemoryPart(HOSTED, 8 * _largest_tensor(settings, shape))
+        if gpu and settings.optimizer.offload == "moments"
+        else MemoryPart(MOMENTS, 8 * trained),
         *(
             (MemoryPart(f"EMA teacher, fp32{' and rounded' if rounded else ''}", (4 + rounded) * trained),)
             if teacher
@@ -277,7 +283,14 @@ def _trained_parts(student: str, settings: RunSettings, shape: ModelShape, size:
     )
 
 
-def _sharded_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple[MemoryPart, ...]:
+def _largest_tensor(settings: RunSettings, shape: ModelShape) -> int:
+    """Parameters of the largest tensor that is trained."""
+    if settings.run.weights == "full":
+        return shape.hidden * max(shape.vocabulary, shape.intermediate)
+    return settings.lora.rank * max(shape.hidden, shape.intermediate, shape.heads * shape.head_width)
+
+
+def _sharded_parts(settings: RunSettings, shape: ModelShape, size: int, *, gpu: bool) -> tuple[MemoryPart, ...]:
     """Of one rank of those that share out all weights: its part of what is kept, and what is whole at a time."""
     ranks, outside = settings.trainer.ranks, shape.outside_parameters
     block = -(-(shape.parameters - outside) // shape.layers)
@@ -285,9 +298,13 @@ def _sharded_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple
     def part(per_parameter: int) -> int:
         return -(-per_parameter * shape.parameters // ranks)
 
+    largest = -(-_largest_tensor(settings, shape) // ranks)
+
     return (
         MemoryPart(f"weights and gradient, fp32, of {ranks} parts one", part(8)),
-        MemoryPart(f"optimizer, fp32, of {ranks} parts one", part(8)),
+        MemoryPart(HOSTED, 8 * largest)
+        if gpu and settings.optimizer.offload == "moments"
+        else MemoryPart(f"{MOMENTS}, of {ranks} parts one", part(8)),
         MemoryPart(f"EMA teacher, fp32, of {ranks} parts one", part(4)),
         # Outside of blocks the student's and the teacher's at once; of blocks the one at work and the next one.
         MemoryPart("weights that are whole", size * (2 * outside + 2 * block)),
@@ -300,43 +317,6 @@ def _sharded_parts(settings: RunSettings, shape: ModelShape, size: int) -> tuple
 def other_needs() -> list[Need]:
     services = [Need(name, (MemoryPart("runtime", SERVICE_BYTES),)) for name in ("broker", "inspector", "redis")]
     return [*services, Need("launcher", (MemoryPart("runtime", LAUNCHER_BYTES),))]
-
-
-def host_needs(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[Need]:
-    """Of the host's memory, of what computes on GPUs: what weights and state pass through on their way."""
-    found = []
-    for student, shape in shapes.items():
-        section = settings.students[student]
-        weights = shape.parameters * DTYPE_BYTES[section.dtype]
-        if section.engine == "vllm":
-            # Its process looks at every weight, one after the other; the largest is the embedding.
-            tensor = 2 * shape.vocabulary * shape.hidden * DTYPE_BYTES[section.dtype]
-            found.append(_on_host(f"student-{student}", MODEL_RUNTIME_BYTES, tensor))
-            runtime = ENGINE_HOST_BYTES + (section.vllm.gpus - 1) * CUDA_HOST_BYTES
-            found.append(_on_host(f"engine-{student}", runtime, weights))
-        else:
-            found.append(_on_host(f"student-{student}", CUDA_HOST_BYTES, weights))
-        found.append(_on_host(f"trainer-{student}", CUDA_HOST_BYTES, weights, _state_bytes(settings, shape)))
-        if section.specialize:
-            # Loaded to be trained, and once more to be merged.
-            found.append(_on_host(f"specialist-{student}", CUDA_HOST_BYTES, 2 * weights))
-    return found
-
-
-def _on_host(service: str, runtime: int, weights: int, state: int = 0) -> Need:
-    parts = (
-        MemoryPart("runtime", runtime),
-        MemoryPart("weights, while they are loaded", weights),
-        MemoryPart("a checkpoint and a version, while they are written", state),
-    )
-    return Need(service, tuple(part for part in parts if part.bytes))
-
-
-def _state_bytes(settings: RunSettings, shape: ModelShape) -> int:
-    """Trained weights, teacher and moments in fp32, and a version's files."""
-    if settings.run.weights == "full":
-        return 18 * shape.parameters
-    return 20 * shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
 
 
 def longest_sequence(settings: RunSettings, lengths: Lengths) -> int:

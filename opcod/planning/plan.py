@@ -15,10 +15,10 @@ from opcod.local.cards import card_sizes, given_sizes
 from opcod.local.gpus import Shares, require_room, share_out_all, sharing
 from opcod.planning.cards import CardPlan
 from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
+from opcod.planning.host import host_needs
 from opcod.planning.machine import counting, plan_shares
 from opcod.planning.memory import (
     Need,
-    host_needs,
     other_needs,
     student_need,
     total_bytes,

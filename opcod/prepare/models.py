@@ -15,6 +15,7 @@ from opcod.local.nodes import on_one_node
 from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.local.signals import stoppable
 from opcod.planning.machine import Purpose, in_words, write_plan
+from shared.config.machine import cores_here
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.errors import ConfigError, ModelError, StoppedError
@@ -64,7 +65,9 @@ def prepare_models(
     loaded = time.monotonic()
     specialists = [name for name in missing if settings.students[name].specialize]
     # On this machine, wherever its students and trainers will be.
-    gpus = share_out(on_one_node(settings), gpus_here())
+    available = gpus_here()
+    here = as_made_here(settings, available, purpose)
+    gpus = share_out(here, available)
     own = [name for name in specialists if settings.learns_from_itself(name)]
     if own:
         progress("own answers")
@@ -72,7 +75,7 @@ def prepare_models(
     drawn = time.monotonic()
     if specialists:
         progress("specialists")
-        models |= _specialize(paths, specialists, own, gpus, progress, stopped)
+        models |= _specialize(paths, specialists, own, gpus, here.trainer.ranks, progress, stopped)
     for name, path in models.items():
         _pin(paths, name, _prepared_now(path), pinned[name])
     drawing = {"drawing own answers": drawn - loaded} if own else {}
@@ -134,10 +137,11 @@ def _specialize(
     students: Sequence[str],
     own: Sequence[str],
     gpus: Shares,
+    ranks: int,
     progress: Progress,
     stopped: Callable[[], bool],
 ) -> dict[str, Path]:
-    """Each specialist in a process of its own, on its trainer's GPU if there is one: their memory is given back."""
+    """Each specialist in processes of its own, on its trainer's GPUs if there are any: their memory is given back."""
     specs = {
         student: _making(
             paths,
@@ -145,12 +149,27 @@ def _specialize(
             "specialize",
             "services.trainer.offline.specializing",
             gpus.get(f"trainer-{student}"),
-            ("--examples", str(_own_examples(paths, student))) if student in own else (),
+            ("--ranks", str(ranks), *(("--examples", str(_own_examples(paths, student))) if student in own else ())),
         )
         for student in students
     }
     _run_apart(specs, "trainer", gpus, "fine-tuning the specialists", progress, stopped)
-    return {name: Path(json.loads(log_tail(spec.log_file, lines=1))["path"]) for name, spec in specs.items()}
+    return {name: made_in(spec.log_file) for name, spec in specs.items()}
+
+
+def made_in(log_file: Path) -> Path:
+    """The specialist that a log tells of. Libraries may have had a word after it, as their processes ended."""
+    lines = log_tail(log_file).splitlines()
+    return Path(json.loads(next(line for line in reversed(lines) if line.startswith('{"path"')))["path"])
+
+
+def as_made_here(settings: RunSettings, available: int, purpose: Purpose | None) -> RunSettings:
+    """With no more ranks than can work on this machine. available: GPUs."""
+    here = on_one_node(settings)
+    # A run of this machine is refused where it has too few GPUs; what is prepared here may be trained elsewhere.
+    most = available if purpose == "prepare" else here.trainer.ranks
+    ranks = min(here.trainer.ranks, most if available else cores_here())
+    return here.model_copy(update={"trainer": here.trainer.model_copy(update={"ranks": ranks})})
 
 
 def _making(

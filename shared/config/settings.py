@@ -228,6 +228,12 @@ class OptimizerSection(Section):
         description="Steps between two checkpoints of the whole state. Between them only versions are written, and a "
         "trainer that starts again first makes the steps since the last one once more, from their batches.",
     )
+    offload: Literal["none", "moments"] = Field(
+        default="none",
+        description="`moments`: AdamW's two are kept in the host's memory, and go to the GPU one parameter after the "
+        "other for each update; 8 bytes a parameter less there, for the time it takes. The weights come out the same. "
+        "On a CPU it changes nothing.",
+    )
     max_skipped_updates: Positive = Field(default=3, description="Non-finite updates in a row before it stops.")
 
     @property

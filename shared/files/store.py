@@ -34,7 +34,7 @@ GROUPS = "groups.jsonl"
 """The one file of a sealed batch; its manifest has the sha256 under `groups_sha256`."""
 
 
-class Sink(Protocol):
+class ByteSink(Protocol):
     """Where the bytes of a file go, one part after the other."""
 
     def write(self, data: bytes | memoryview, /) -> object: ...
@@ -48,7 +48,7 @@ class Linked:
     sha256: str
 
 
-Content = bytes | Linked | Callable[[Sink], object]
+Content = bytes | Linked | Callable[[ByteSink], object]
 """Bytes of a file, the file that has them, or what writes them."""
 
 Manifest = bytes | Callable[[tuple[FileEntry, ...]], bytes]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from shared.files.store import Sink
+from shared.files.store import ByteSink
 from shared.modeling.checksums import TensorBytes
 
 # In the order of a file: by type, as safetensors has them, and then by name.
@@ -27,7 +27,7 @@ def tensor_bytes(name: str, tensor: Tensor) -> TensorBytes:
     return TensorBytes(name, _NAMES[tensor.dtype], tuple(tensor.shape), flat.numpy().data)
 
 
-def write_tensors(tensors: Mapping[str, Tensor], sink: Sink, metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], sink: ByteSink, metadata: Mapping[str, str] | None = None) -> None:
     """Write a file of `tensors`, in fp32, bf16 or fp16. metadata: one key at most, or the order of keys would vary.
 
     One tensor after the other is taken to the CPU.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shared.contracts.weights import WeightsManifest
 from shared.errors import ModelError, reason
-from shared.files.store import Sink
+from shared.files.store import ByteSink
 from shared.modeling.adapters import checksum, load_adapter
 from shared.modeling.checksums import file_checksum
 from shared.modeling.directory import few
@@ -74,7 +74,7 @@ def require_tensors_of(parameters: Mapping[str, Tensor], tensors: Mapping[str, T
         )
 
 
-def write_model(tensors: Mapping[str, Tensor], sink: Sink) -> None:
+def write_model(tensors: Mapping[str, Tensor], sink: ByteSink) -> None:
     """Write the file that `load_full` reads. Equal tensors give equal bytes."""
     write_tensors(tensors, sink, metadata={"format": "pt"})
 

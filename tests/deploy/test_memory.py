@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from opcod.planning.memory import Need, host_needs
+from opcod.planning.host import host_needs
+from opcod.planning.memory import Need
 from opcod.planning.shapes import KNOWN_SHAPES
 from shared.config.loading import load_settings
 from tests.deploy.deployed import compose, overlay, pods

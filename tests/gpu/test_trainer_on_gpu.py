@@ -99,6 +99,20 @@ def test_recomputing_takes_less_memory(model_dir: Path) -> None:
     assert peak(recompute=True) < 0.7 * peak(recompute=False)
 
 
+@pytest.mark.parametrize("full", [None, "bfloat16"])
+def test_moments_on_the_host_make_the_same_updates_bit_for_bit(model_dir: Path, full: Dtype | None) -> None:
+    plain, hosted = (
+        learner(model_dir, settings(mini_batches=2, ema_rate=0.1, offload=each), full=full, device="cuda")
+        for each in ("none", "moments")
+    )
+    for _ in range(2):
+        first, second = trained(plain), trained(hosted)
+        assert all(torch.equal(each, second[name]) for name, each in first.items())
+    for moments in hosted._optimizer.state.values():
+        assert {each.device.type for each in moments.values()} == {"cpu"}
+        assert all(each.is_pinned() for each in moments.values())
+
+
 def test_the_optimizer_is_one_kernel_and_its_state_goes_on(model_dir: Path) -> None:
     one, other = (learner(model_dir, STEP, device="cuda") for _ in range(2))
     assert one._optimizer.defaults["fused"] is True

@@ -19,6 +19,7 @@ from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
 from services.trainer.model.sharded import ShardedModel, ShardedStudent, ShardedTeacher
 from services.trainer.model.trained import TrainedAdapter
+from services.trainer.offline.finetuning import TuningRow, finetune
 from services.trainer.ranks.group import Group, RankLostError
 from services.trainer.ranks.leading import Command, LeadWork, follow, told
 from services.trainer.ranks.processes import Ranks
@@ -27,13 +28,17 @@ from services.trainer.step.streaming import StreamedStep
 from services.trainer.step.trees import Row
 from services.trainer.trainer import StudentTrainer
 from shared.config.baselines import GrpoSection
+from shared.config.specializing import SpecializeSection
 from shared.contracts.weights import StepMetrics
+from shared.errors import ModelError
 from shared.files.store import LocalStore
 from shared.modeling.loading import Dtype, load_model
 from tests.unit.trainer import ground
 
 TIMEOUT_S = 60.0
 SHORT_S = 3.0
+
+TUNING = SpecializeSection(learning_rate=1e-2, batch_size=4, epochs=3)
 
 KINDS: dict[str, Dtype | None] = {"lora": None, "full": "float32", "rounded": "bfloat16"}
 """What is trained: an adapter, all weights, all weights of a model that computes in bf16."""
@@ -159,7 +164,46 @@ def still(group: Ranks, directory: Path, _model: Path, rank: str, where: str) ->
         os._exit(error.exit_code)
 
 
-CASES: dict[str, Callable[..., None]] = {"step": step, "nan": nan, "apply": apply, "still": still}
+def tuning_rows(count: int) -> list[TuningRow]:
+    """Of different lengths, so that ranks have different numbers of passes."""
+    return [TuningRow((1, 2 + at), tuple(range(3, 5 + 3 * at))) for at in range(count)]
+
+
+def tuning_model(model: Path) -> StudentModel:
+    torch.set_num_threads(1)
+    return StudentModel(TrainedAdapter(load_model(model, "float32"), ground.SPEC, seed=7))
+
+
+def finetuned(group: Ranks, directory: Path, model: Path, count: str) -> None:
+    """An adapter that is fine-tuned on some rows; weights and losses."""
+    losses: list[float] = []
+    one = tuning_model(model)
+    finetune(one, tuning_rows(int(count)), TUNING, 0, lambda d: losses.append(d.loss), limit_tokens=30, group=group)
+    if group.rank == 0:
+        save_file(one.trained.tensors(), directory / "adapter.safetensors")
+        (directory / "losses.json").write_text(json.dumps(losses))
+
+
+def finetuned_nan(group: Ranks, directory: Path, model: Path) -> None:
+    """Rank 1 alone gets no number."""
+    one = tuning_model(model)
+    if group.rank == 1:
+        with torch.no_grad():
+            one.trained.causal.get_parameter("model.norm.weight").fill_(float("nan"))
+    try:
+        finetune(one, tuning_rows(5), TUNING, 0, lambda _: None, limit_tokens=30, group=group)
+    except ModelError as error:
+        (directory / f"said-{group.rank}").write_text(str(error))
+
+
+CASES: dict[str, Callable[..., None]] = {
+    "step": step,
+    "nan": nan,
+    "apply": apply,
+    "still": still,
+    "finetune": finetuned,
+    "finetune-nan": finetuned_nan,
+}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from services.trainer.model.model import StudentModel
+from services.trainer.model.offloading import HostedAdamW
 from services.trainer.model.teacher import EmaTeacher
 from services.trainer.ranks.group import Alone, Group, total_norm
 from shared.config.settings import OptimizerSection
@@ -50,12 +51,18 @@ def rate_share(settings: OptimizerSection, updates: int) -> float:
 
 
 def adamw(
-    parameters: Sequence[nn.Parameter], *, learning_rate: float, betas: tuple[float, float], weight_decay: float
+    parameters: Sequence[nn.Parameter],
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    hosted: bool = False,
 ) -> torch.optim.AdamW:
-    """AdamW over `parameters`, which are on one device."""
+    """AdamW over `parameters`, which are on one device. hosted: its moments are on the host."""
     # On a GPU torch's choice would hold one more fp32 copy of them all during an update; on a CPU it is left alone.
     fused = True if parameters[0].device.type == "cuda" else None
-    return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=fused)
+    kind = HostedAdamW if hosted else torch.optim.AdamW
+    return kind(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=fused)
 
 
 class Learner:
@@ -145,7 +152,9 @@ class Learner:
         self._optimizer = self._new_optimizer()
         for name, parameter in self.model.named_parameters.items():
             found = {m: state.optimizer[f"{name}.{m}"].clone() for m in _MOMENTS if f"{name}.{m}" in state.optimizer}
-            if found:
+            if found and isinstance(self._optimizer, HostedAdamW):
+                self._optimizer.take(parameter, found)
+            elif found:
                 self._optimizer.state[parameter] = {m: tensor.to(parameter.device) for m, tensor in found.items()}
         self.phase_updates = state.phase_updates
         self.skipped_in_row = state.skipped_in_row
@@ -186,4 +195,5 @@ class Learner:
             learning_rate=settings.learning_rate,
             betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
+            hosted=settings.offload == "moments",
         )

@@ -1,8 +1,8 @@
 """Supervised fine-tuning of an adapter: next-token loss on completions alone, the closing eos token included.
 
 What always holds: every example is used once an epoch, in an order that the seed alone decides; a batch's loss is
-the mean over all its completion tokens, however it was cut up to fit; and of anything over the vocabulary only one
-chunk exists at a time.
+the mean over all its completion tokens, however it was cut up to fit, or shared out over ranks; and of anything over
+the vocabulary only one chunk exists at a time.
 """
 
 import math
@@ -17,7 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from services.trainer.model.learner import adamw
 from services.trainer.model.model import StudentModel
+from services.trainer.ranks.group import Alone, Group
 from services.trainer.step.divergence import chunk_rows
+from services.trainer.step.shares import dealt_out
 from services.trainer.step.trees import Tree
 from shared.config.specializing import SpecializeSection
 from shared.errors import ModelError
@@ -75,18 +77,21 @@ def finetune(
     report: Callable[[Progress], None],
     *,
     limit_tokens: int,
+    group: Group | None = None,
 ) -> None:
-    """Train the adapter of `model` on `rows`. limit_tokens: as in `micro_batches`.
+    """Train the adapter of `model` on `rows`. limit_tokens: as in `micro_batches`. group: the ranks that train it
+    together, each with a `model` of its own; one if none is given.
 
-    Raises ModelError if a loss or gradient is not finite.
+    Raises ModelError if a loss or gradient is not finite, then on all ranks.
     """
+    group = group or Alone()
     batches = list(_batches(rows, settings, seed))
     betas = (settings.beta1, settings.beta2)
     optimizer = adamw(model.parameters, learning_rate=settings.learning_rate, betas=betas, weight_decay=0.0)
     for done, batch in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate(done, len(batches), settings.warmup_share)
-        loss = _accumulate(model, batch, limit_tokens)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = settings.learning_rate * rate(done, len(batches), settings.warmup_share)
+        loss = _accumulate(model, batch, limit_tokens, group)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters, CLIP_NORM)
         if not (math.isfinite(loss) and torch.isfinite(norm)):
             raise ModelError(
@@ -154,12 +159,21 @@ def add_gradient(
     return total
 
 
-def _accumulate(model: StudentModel, batch: Sequence[TuningRow], limit_tokens: int) -> float:
-    """Add the gradient of the batch's loss; return the loss."""
+def _accumulate(model: StudentModel, batch: Sequence[TuningRow], limit_tokens: int, group: Group) -> float:
+    """Add the gradient of the batch's loss, of which each rank computes a part; return the loss."""
     tokens = sum(len(row.completion) for row in batch)
     elements = CPU_CHUNK_ELEMENTS if model.device.type == "cpu" else None
     # By the tokens of the whole batch, so that the parts add up to its mean.
-    return sum(add_gradient(model, part, tokens, elements) for part in micro_batches(batch, limit_tokens))
+    parts = micro_batches(batch, limit_tokens)
+    own = dealt_out([len(part) * part[-1].tokens for part in parts], group.size)[group.rank]
+    loss = sum(add_gradient(model, parts[at], tokens, elements) for at in own)
+    if group.size > 1:
+        for parameter in model.parameters:
+            if parameter.grad is None:
+                # Of a rank that has no part; the others wait for it all the same.
+                parameter.grad = torch.zeros_like(parameter)
+        group.add_up([parameter.grad for parameter in model.parameters if parameter.grad is not None])
+    return group.sums([loss])[0]
 
 
 def _batches(rows: Sequence[TuningRow], settings: SpecializeSection, seed: int) -> Iterator[list[TuningRow]]:

@@ -1,9 +1,9 @@
 """Makes a student's specialist: its base model, fine-tuned on its own domain, merged and saved as a whole model.
 
-`python -m services.trainer.offline.specializing --student a --run-dir R --cache-dir C` prints progress, and as its last
-line {"path", "cached", "seconds"}; with `--examples F` the examples are those of F. What always holds: a directory
-under C/specialists/ is complete, and its name is the hash of everything that its weights depend on; of two processes
-after the same one, the second waits.
+`python -m services.trainer.offline.specializing --student a --run-dir R --cache-dir C` prints progress, and at its end
+{"path", "cached", "seconds"}; with `--examples F` the examples are those of F. `trainer.ranks` ranks make it, or
+as `--ranks` says. What always holds: a directory under C/specialists/ is complete, and its name is the hash of
+everything that its weights depend on, but for rounding; of two processes after the same one, the second waits.
 """
 
 import argparse
@@ -11,18 +11,21 @@ import gc
 import hashlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from services.trainer.device import set_up
 from services.trainer.model.model import StudentModel
 from services.trainer.model.trained import TrainedAdapter
 from services.trainer.offline.finetuning import Progress, finetune, tokenized
+from services.trainer.ranks.group import Alone, Group
+from services.trainer.ranks.leading import Command, next_command, told
 from shared.config.loading import settings_of
 from shared.config.settings import RunSettings
 from shared.config.students import StudentSection
@@ -43,6 +46,7 @@ RECIPE_VERSION = 1
 _REPORT_EVERY = 5
 
 Say = Callable[[str], None]
+Train = Callable[["Specialist", Say], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run-dir", required=True, type=Path)
     parser.add_argument("--cache-dir", required=True, type=Path)
     parser.add_argument("--examples", type=Path, help="A file of right answers of the student's own.")
+    parser.add_argument("--ranks", type=int, help="Processes that share the work; default: trainer.ranks.")
     given = parser.parse_args(arguments)
-    started = time.monotonic()
     settings = settings_of(given.run_dir)
     settings.require_student(given.student)
+    ranks = given.ranks or settings.trainer.ranks
+    if ranks > 1:
+        # Not before: one rank needs none of it.
+        from services.trainer.ranks.launching import is_rank, launch
+
+        if not is_rank():
+            own = sys.argv[1:] if arguments is None else arguments
+            return launch("services.trainer.offline.specializing", f"specialize-{given.student}", ranks, own)
     set_up(settings, device_here())
     specialist = describe(settings, given.student, given.cache_dir, given.examples)
-    path, cached = ensure(specialist, given.cache_dir, _say)
-    result = {"path": str(path), "cached": cached, "seconds": round(time.monotonic() - started, 1)}
-    _say(json.dumps(result))
+    if ranks > 1:
+        return _make_as_rank(specialist, given.cache_dir)
+    return _make(specialist, given.cache_dir)
+
+
+def _make(specialist: Specialist, cache_dir: Path, train: Train | None = None) -> int:
+    started = time.monotonic()
+    path, cached = ensure(specialist, cache_dir, _say, train)
+    _say(json.dumps({"path": str(path), "cached": cached, "seconds": round(time.monotonic() - started, 1)}))
     return 0
+
+
+def _make_as_rank(specialist: Specialist, cache_dir: Path) -> int:
+    """Rank 0 looks whether there is one, waits for who makes it, and writes it; the others train with it, if at all."""
+    from services.trainer.ranks.processes import Ranks
+
+    ranks = Ranks(device_here(), specialist.settings.trainer.rank_timeout_s)
+    if ranks.rank > 0:
+        if next_command(ranks.heard).name == "begin":
+            _train(specialist, lambda _: None, ranks)
+        return 0
+    asked = threading.Event()
+    threading.Thread(target=ranks.beat, args=(asked,), daemon=True).start()
+
+    def train(specialist: Specialist, say: Say) -> dict[str, Tensor]:
+        with told(ranks, Command(name="begin")):
+            asked.set()
+            return _train(specialist, say, ranks)
+
+    made = _make(specialist, cache_dir, train)
+    if not asked.is_set():
+        with told(ranks, Command(name="stop")):
+            asked.set()
+    return made
 
 
 def describe(settings: RunSettings, student: str, cache_dir: Path, own: Path | None = None) -> Specialist:
@@ -111,8 +153,11 @@ def describe(settings: RunSettings, student: str, cache_dir: Path, own: Path | N
     return Specialist(student, resolve_model(section.model, cache_dir), section, settings, problems, examples)
 
 
-def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, bool]:
-    """The specialist's directory and whether it was there already; trains it if not. Raises StorageError, too."""
+def ensure(specialist: Specialist, cache_dir: Path, say: Say, train: Train | None = None) -> tuple[Path, bool]:
+    """The specialist's directory and whether it was there already; trains it if not. train: by more than this process.
+
+    Raises StorageError, too.
+    """
     key = specialist.key
     target = cache_dir / "specialists" / key
     if target.is_dir():
@@ -121,7 +166,7 @@ def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, boo
     with locked(target.parent / f".{key}.lock"):
         if target.is_dir():
             return target, True
-        adapter = _train(specialist, say)
+        adapter = (train or _train)(specialist, say)
         # The model that was trained refers to itself, and would lie beside this one on the device.
         gc.collect()
         model = load_model(specialist.base, specialist.section.dtype, device_here())
@@ -130,14 +175,17 @@ def ensure(specialist: Specialist, cache_dir: Path, say: Say) -> tuple[Path, boo
     return target, False
 
 
-def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
+def _train(specialist: Specialist, say: Say, group: Group | None = None) -> dict[str, Tensor]:
+    """The tensors of its adapter. group: the ranks that train it together."""
+    group = group or Alone()
     section, seed = specialist.section, specialist.settings.run.seed
     tokenizer = load_tokenizer(specialist.base, section.chat_template)
     device = device_here()
     trained = TrainedAdapter(load_model(specialist.base, section.dtype, device), specialist.lora, seed)
     model = StudentModel(trained, recompute=specialist.settings.trainer.recomputes(device))
     rows = tokenized(specialist.examples, tokenizer, model.context_tokens)
-    say(f"student {specialist.student}: {len(rows)} examples, {sum(row.tokens for row in rows)} tokens")
+    ranks = f", {group.size} ranks" if group.size > 1 else ""
+    say(f"student {specialist.student}: {len(rows)} examples, {sum(row.tokens for row in rows)} tokens{ranks}")
 
     def report(progress: Progress) -> None:
         if progress.update % _REPORT_EVERY == 0 or progress.update == progress.updates:
@@ -145,7 +193,7 @@ def _train(specialist: Specialist, say: Say) -> dict[str, torch.Tensor]:
 
     # The card of the specialist is its trainer's, and so is what fits there.
     limit = specialist.settings.optimizer.pass_tokens
-    finetune(model, rows, specialist.settings.specialize, seed, report, limit_tokens=limit)
+    finetune(model, rows, specialist.settings.specialize, seed, report, limit_tokens=limit, group=group)
     return model.trained.tensors()
 
 

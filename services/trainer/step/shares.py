@@ -18,7 +18,8 @@ Share = list[list[Pack]]
 
 def shares(packs: Sequence[Pack], ranks: int, limit_tokens: int, tree_tokens: int) -> list[Share]:
     """By rank, its micro-batches (as `micro_batches` makes them), equally many on all."""
-    return evened([micro_batches(each, limit_tokens, tree_tokens) for each in _dealt(packs, ranks)])
+    dealt = dealt_out([_cost(pack) for pack in packs], ranks)
+    return evened([micro_batches([packs[at] for at in each], limit_tokens, tree_tokens) for each in dealt])
 
 
 def evened(dealt: Sequence[Share]) -> list[Share]:
@@ -32,16 +33,15 @@ def counts(packs: Sequence[Pack]) -> bool:
     return packs[0].rows[0] is not _NOTHING
 
 
-def _dealt(packs: Sequence[Pack], ranks: int) -> list[list[Pack]]:
-    """The most costly pack first, each to the rank that has least to do so far; its packs in the order they came in."""
-    if ranks == 1:
-        return [list(packs)]
-    costs = [0] * ranks
+def dealt_out(costs: Sequence[int], ranks: int) -> list[list[int]]:
+    """By rank, the places of what it does of things that cost so much, ascending: the most costly one first, each to
+    the rank that has least to do so far."""
+    has = [0] * ranks
     owner: dict[int, int] = {}
-    for at in sorted(range(len(packs)), key=lambda each: -_cost(packs[each])):
-        owner[at] = min(range(ranks), key=lambda rank: costs[rank])
-        costs[owner[at]] += _cost(packs[at])
-    return [[pack for at, pack in enumerate(packs) if owner[at] == rank] for rank in range(ranks)]
+    for at in sorted(range(len(costs)), key=lambda each: -costs[each]):
+        owner[at] = min(range(ranks), key=lambda rank: has[rank])
+        has[owner[at]] += costs[at]
+    return [[at for at in range(len(costs)) if owner[at] == rank] for rank in range(ranks)]
 
 
 def _cost(pack: Pack) -> int:

@@ -24,7 +24,7 @@ from opcod.local.deployment import run_lock
 from shared.contracts.weights import FileEntry
 from shared.errors import ConfigError, StorageError
 from shared.files.durable import ABANDONED_AFTER_S, TEMPORARY, atomic_write, locked, sha256_file, temporary_name
-from shared.files.store import Content, Linked, LocalStore, Sink, listed_files, resolve, write_file
+from shared.files.store import ByteSink, Content, Linked, LocalStore, listed_files, resolve, write_file
 
 NAME = "weights/a/v000017"
 FILES = {"adapter_model.safetensors": b"tensors", "adapter_config.json": b"{}"}
@@ -65,7 +65,7 @@ def test_a_directory_is_written_whole_and_verified(store: LocalStore) -> None:
 
 
 def test_a_writer_gets_a_sink_and_the_manifest_is_made_from_what_it_wrote(store: LocalStore) -> None:
-    def write(sink: Sink) -> None:
+    def write(sink: ByteSink) -> None:
         for part in (b"12", memoryview(b""), memoryview(array("H", [0x3433])), b"5"):
             sink.write(part)
 
@@ -247,7 +247,7 @@ def test_a_symlink_on_the_way_is_refused(store: LocalStore, tmp_path_factory: py
 
 
 def test_an_error_while_writing_leaves_nothing(store: LocalStore) -> None:
-    def full(sink: Sink) -> None:
+    def full(sink: ByteSink) -> None:
         sink.write(b"half")
         raise OSError(28, "No space left on device")
 
@@ -336,7 +336,7 @@ def test_where_locks_are_not_to_be_had_files_are_written_and_leftovers_go_when_o
     atomic_write(tmp_path / "file", b"x")
     during: list[Path] = []
 
-    def sweeping(sink: Sink) -> None:
+    def sweeping(sink: ByteSink) -> None:
         """Another process of this machine sweeps while this one writes."""
         store.sweep_temporary()
         during.extend(leftovers(store.root))

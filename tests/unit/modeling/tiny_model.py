@@ -5,10 +5,10 @@ from pathlib import Path
 EOS = "<|im_end|>"
 
 
-def write_tiny_model(directory: Path, seed: int = 0, context: int = 256) -> Path:
+def write_tiny_model(directory: Path, seed: int = 0, context: int = 256, *, hidden: int = 32, blocks: int = 2) -> Path:
     """Write a Llama of 8 heads over 4 key heads, vocabulary 258 (256 bytes, begin, end), in bf16.
 
-    context: tokens that it can hold.
+    context: tokens that it can hold. hidden, blocks: for one that is not so tiny.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -28,9 +28,9 @@ def write_tiny_model(directory: Path, seed: int = 0, context: int = 256) -> Path
     tokenizer.save_pretrained(directory)
     config = LlamaConfig(
         vocab_size=258,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=blocks,
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=context,

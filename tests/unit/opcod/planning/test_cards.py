@@ -6,6 +6,7 @@ import pytest
 
 from opcod.local.gpus import share_out
 from opcod.planning.cards import RESERVE, CardPlan, CardPlanner
+from opcod.planning.host import host_needs
 from opcod.planning.memory import GPU_CHUNK_ROWS, MemoryPart, sequence_bytes, trainer_need
 from opcod.planning.shapes import KNOWN_SHAPES, shape_of
 from opcod.planning.work import Lengths
@@ -224,6 +225,26 @@ def test_an_adapter_for_a_vllm_server_is_kept_exactly_and_rounded() -> None:
     parts = {part.name: part.bytes for part in trainer_need("a", settings(), shape, LENGTHS, gpu=True).parts}
     assert parts["adapter and gradient, fp32, and rounded"] == (4 + 4 + 2) * each
     assert parts["EMA teacher, fp32 and rounded"] == (4 + 2) * each
+
+
+def test_moments_on_the_host_are_planned_there_and_a_tensor_s_at_a_time_on_the_card() -> None:
+    shape = KNOWN_SHAPES["Qwen/Qwen3-8B"]
+    full = ("run.weights=full", "run.schedule=sequential")
+    for more in (full, (), (*full, "trainer.ranks=4")):
+        plain, hosted = (settings(*more, *set_to) for set_to in ((), ("optimizer.offload=moments",)))
+        before, after = (trainer_need("a", each, shape, LENGTHS, gpu=True) for each in (plain, hosted))
+        trained = shape.parameters // hosted.trainer.ranks if more else shape.adapter_parameters(64, 0)
+        # The largest of an adapter's tensors is B of gate or up, of all weights the embedding.
+        largest = 151_936 * 4096 // hosted.trainer.ranks if more else 64 * 12_288
+        assert before.bytes - after.bytes == pytest.approx(8 * (trained - largest), abs=64)
+        on_host = [{need.service: need.bytes for need in host_needs(each, {"a": shape})} for each in (plain, hosted)]
+        assert on_host[1]["trainer-a"] - on_host[0]["trainer-a"] == pytest.approx(
+            8 * trained * (hosted.trainer.ranks if more else 1), abs=64
+        )
+        assert on_host[1]["student-a"] == on_host[0]["student-a"]
+    assert trainer_need("a", settings("optimizer.offload=moments"), shape, LENGTHS, gpu=False) == trainer_need(
+        "a", settings(), shape, LENGTHS, gpu=False
+    )
 
 
 def test_ranks_share_out_full_weights_and_each_holds_a_whole_adapter() -> None:

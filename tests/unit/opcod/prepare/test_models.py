@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from opcod.prepare.models import prepare_models, progress_of
+from opcod.planning.machine import Purpose
+from opcod.prepare.models import as_made_here, made_in, prepare_models, progress_of
 from shared.config.loading import load_settings
+from shared.config.machine import cores_here
 from shared.config.settings import Paths
 from shared.contracts.models import model_file, prepared_model
 from shared.errors import ConfigError
@@ -41,3 +43,30 @@ def test_a_model_that_nobody_wrote_to_is_not_hashed_again(tmp_path: Path) -> Non
         file.write("\n")
     with pytest.raises(ConfigError, match="which is gone or changed"):
         prepare_models(paths, settings, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus", "purpose", "ranks"),
+    [
+        (("trainer.ranks=4",), 8, "run", 4),
+        (("trainer.ranks=4",), 4, "prepare", 4),
+        # The trainer's pods have GPUs of their own.
+        (("trainer.ranks=16",), 1, "prepare", 1),
+        # Refused where GPUs are shared out, which says so.
+        (("trainer.ranks=16",), 1, "run", 16),
+        (("trainer.ranks=1024",), 0, "run", cores_here()),
+        ((), 0, "run", 1),
+        (("trainer.ranks=4", "resources.nodes=2"), 8, "run", 1),
+    ],
+)
+def test_a_specialist_is_made_by_the_trainer_s_ranks_as_far_as_they_are_here(
+    overrides: tuple[str, ...], gpus: int, purpose: Purpose, ranks: int
+) -> None:
+    settings = load_settings(preset="smoke", overrides=overrides, environ={})
+    assert as_made_here(settings, gpus, purpose).trainer.ranks == ranks
+
+
+def test_a_specialist_is_found_in_a_log_that_goes_on_after_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text('update 1/1, loss 0.1\n{"path": "/cache/x", "cached": false, "seconds": 1}\n[W] a library ends\n')
+    assert made_in(log) == Path("/cache/x")

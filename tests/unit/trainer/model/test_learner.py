@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from services.trainer.model.learner import Learner, PhaseStart, adamw, rate_share
+from services.trainer.model.offloading import HostedAdamW
 from services.trainer.model.teacher import TrustRegionTeacher
 from services.trainer.step.trees import pack_rows, places_of
 from shared.config.settings import OptimizerSection
@@ -120,6 +121,42 @@ def test_a_loaded_state_goes_on_as_the_saved_one(tiny_dir: Path) -> None:
         (left.optimizer, right.optimizer),
     ):
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_moments_on_the_host_make_the_same_updates_bit_for_bit(tiny_dir: Path) -> None:
+    plain, hosted = (learner(tiny_dir, settings(offload=each, ema_rate=0.3)) for each in ("none", "moments"))
+    for update in range(4):
+        for one in (plain, hosted):
+            for at, parameter in enumerate(one.model.parameters):
+                parameter.grad = torch.linspace(-1, 1, parameter.numel()).view_as(parameter) * (1 + at + update)
+            assert one.update(0.5) is not None
+        if update == 1:
+            # A trainer that is started again reads them from its checkpoint.
+            hosted = learner(tiny_dir, settings(offload="moments", ema_rate=0.3))
+            hosted.load(plain.state())
+        wanted, found = plain.state(), hosted.state()
+        for side in ("published", "teacher", "optimizer"):
+            one, other = getattr(wanted, side), getattr(found, side)
+            assert one.keys() == other.keys() != set()
+            assert all(torch.equal(one[name], other[name]) for name in one)
+    hosted.begin_phase(optimizer="reset")
+    assert hosted.state().optimizer == {}
+
+
+def test_moments_on_the_host_leave_alone_what_has_no_gradient_and_the_optimizer_whole() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(3)]
+    optimizer = HostedAdamW(parameters, lr=0.1)
+    for turn in range(2):
+        for parameter in parameters[: 3 - turn]:
+            parameter.grad = torch.ones(3)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert [float(optimizer.state[each]["step"]) for each in parameters] == [2, 2, 1]
+    assert not torch.equal(parameters[0], parameters[2])
+    parameters[1].grad = torch.ones(3).to_sparse()
+    with pytest.raises(RuntimeError):
+        optimizer.step()
+    assert [each["params"] for each in optimizer.param_groups] == [parameters]
 
 
 def test_a_teacher_of_another_adapter_is_refused(tiny_dir: Path) -> None:

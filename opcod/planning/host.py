@@ -1,0 +1,68 @@
+"""How much of the host's memory what computes on GPUs needs at most, by arithmetic: what passes through it, and what is
+kept there for want of room on a card."""
+
+from collections.abc import Mapping
+
+from opcod.planning.memory import MODEL_RUNTIME_BYTES, MOMENTS, MemoryPart, MiB, Need
+from opcod.planning.shapes import DTYPE_BYTES, ModelShape
+from shared.config.settings import RunSettings
+
+# Python with torch and CUDA's libraries; a vLLM server with its three processes.
+CUDA_HOST_BYTES = 2048 * MiB
+ENGINE_HOST_BYTES = 3 * CUDA_HOST_BYTES
+
+
+def host_needs(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[Need]:
+    """Of the host's memory, of what computes on GPUs: what weights and state pass through on their way."""
+    found = []
+    for student, shape in shapes.items():
+        section = settings.students[student]
+        weights = shape.parameters * DTYPE_BYTES[section.dtype]
+        if section.engine == "vllm":
+            # Its process looks at every weight, one after the other; the largest is the embedding.
+            tensor = 2 * shape.vocabulary * shape.hidden * DTYPE_BYTES[section.dtype]
+            found.append(_on_host(f"student-{student}", MODEL_RUNTIME_BYTES, tensor))
+            runtime = ENGINE_HOST_BYTES + (section.vllm.gpus - 1) * CUDA_HOST_BYTES
+            found.append(_on_host(f"engine-{student}", runtime, weights))
+        else:
+            found.append(_on_host(f"student-{student}", CUDA_HOST_BYTES, weights))
+        found.append(
+            _on_host(
+                f"trainer-{student}",
+                CUDA_HOST_BYTES,
+                weights,
+                _state_bytes(settings, shape),
+                _hosted_bytes(settings, shape),
+            )
+        )
+        if section.specialize:
+            # Loaded to be trained, and once more to be merged.
+            found.append(_on_host(f"specialist-{student}", CUDA_HOST_BYTES, 2 * weights))
+    return found
+
+
+def _on_host(service: str, runtime: int, weights: int, state: int = 0, hosted: int = 0) -> Need:
+    parts = (
+        MemoryPart("runtime", runtime),
+        MemoryPart("weights, while they are loaded", weights),
+        MemoryPart("a checkpoint and a version, while they are written", state),
+        MemoryPart(MOMENTS, hosted),
+    )
+    return Need(service, tuple(part for part in parts if part.bytes))
+
+
+def _state_bytes(settings: RunSettings, shape: ModelShape) -> int:
+    """Trained weights, teacher and moments in fp32, and a version's files."""
+    if settings.run.weights == "full":
+        return 18 * shape.parameters
+    return 20 * shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
+
+
+def _hosted_bytes(settings: RunSettings, shape: ModelShape) -> int:
+    """Moments that are offloaded, of all ranks: of an adapter each has all of them."""
+    if settings.optimizer.offload != "moments":
+        return 0
+    if settings.run.weights == "full":
+        return 8 * shape.parameters
+    adapter = shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
+    return 8 * adapter * settings.trainer.ranks
