@@ -59,16 +59,20 @@ class Bench:
         self.problems = problems
         self._broker = Broker(bus)
         self._number = 0
+        self._done: dict[str, JobDone] = {}
 
     def serve(self, live: str, *others: str) -> float:
         """Seconds from the announcement until the student says that it has it."""
         started = time.monotonic()
         self._broker.serve(live, *others)
-        while True:
+        loaded = False
+        while not loaded:
             for message in self._broker.results(1.0):
                 assert not isinstance(message, VersionRefused), message
-                if isinstance(message, VersionLoaded) and message.version == live:
-                    return time.monotonic() - started
+                if isinstance(message, JobDone):
+                    self._done[message.job_id] = message
+                loaded |= isinstance(message, VersionLoaded) and message.version == live
+        return time.monotonic() - started
 
     def issue(self, kind: JobKind, version: str, sampling: Sampling, seed: int) -> str:
         """Publish one job of SAMPLES sequences; its id."""
@@ -129,13 +133,15 @@ class Bench:
     def collect(self, open_: set[str], *, answered: bool = False) -> list[JobDone]:
         found: list[JobDone] = []
         while open_:
-            for message in self._broker.results(1.0):
-                if isinstance(message, JobDone) and message.job_id in open_:
-                    assert message.outcome == "ok", message.error
-                    open_.remove(message.job_id)
-                    found.append(message)
-                    if answered and message.kind is JobKind.ROLLOUT:
-                        open_.add(self.issue(JobKind.FEEDBACK, TUTOR, FEEDBACK, len(found)))
+            for done in [self._done.pop(id_) for id_ in open_ & self._done.keys()]:
+                assert done.outcome == "ok", done.error
+                open_.remove(done.job_id)
+                found.append(done)
+                if answered and done.kind is JobKind.ROLLOUT:
+                    open_.add(self.issue(JobKind.FEEDBACK, TUTOR, FEEDBACK, len(found)))
+            if open_ and not open_ & self._done.keys():
+                come = [message for message in self._broker.results(1.0) if isinstance(message, JobDone)]
+                self._done |= {message.job_id: message for message in come}
         return found
 
 
