@@ -15,7 +15,7 @@ from functools import cache
 
 from shared.method.boxes import boxed_letters
 from shared.method.languages import LANGUAGES, Language, loose
-from shared.method.needles import Needled
+from shared.method.needles import Needled, lowered
 from shared.method.redaction import Span
 from shared.method.scripts import LOOK_ALIKES
 
@@ -251,9 +251,9 @@ def revealing_spans(seen: str) -> Iterator[Span]:
     latin = seen if seen.isascii() else seen.translate(LOOK_ALIKES)
     # Most texts are ASCII, and two thirds of the time would go into scripts that they do not have.
     others = () if seen.isascii() else _compiled("DEVANAGARI", "ARABIC", "CJK", "HANGUL")
-    lowered = latin.lower() if latin.isascii() else None
+    words = lowered(latin)
     for needled in (*_english(), *_compiled("LATIN"), *others):
-        yield from needled.spans(latin, lowered)
+        yield from needled.spans(latin, words)
     if not seen.isascii():
         for needled in _compiled("CYRILLIC"):
             yield from (found.span() for found in needled.pattern.finditer(seen))

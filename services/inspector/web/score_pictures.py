@@ -55,7 +55,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Way:
+class Outline:
     """A version's scores from domain to domain."""
 
     version: str
@@ -70,7 +70,7 @@ class Profile:
     split: str
     axis: Axis
     columns: list[tuple[float, str]]
-    ways: list[Way]
+    ways: list[Outline]
     improvement: Improvement | None
 
     @property
@@ -101,7 +101,9 @@ def profiles(view: RunView) -> Iterator[Profile]:
         if whole := _scored(view, student, domains):
             axis = _axis("", [score for scores in whole.values() for score in scores.values()])
             ways = [
-                Way(version, [Dot(x, SIDE - axis.at(scores[domain]), _said(version, scores)) for x, domain in columns])
+                Outline(
+                    version, [Dot(x, SIDE - axis.at(scores[domain]), _said(version, scores)) for x, domain in columns]
+                )
                 for version, scores in whole.items()
             ]
             yield Profile(student, SPLIT, axis, columns, ways, view.improvement(student, SPLIT))

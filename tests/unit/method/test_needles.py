@@ -1,12 +1,13 @@
 """Words without which a pattern cannot match."""
 
 import re
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.method.needles import Needled
+from shared.method.needles import Needled, lowered
 from shared.method.reveals import _compiled, _english, revealing_spans
 
 LETTERS = st.text(alphabet="abB", min_size=1, max_size=3)
@@ -44,6 +45,13 @@ def test_what_a_pattern_cannot_do_without(source: str, needles: list[set[str]]) 
     assert sorted(map(sorted, Needled(source).needles)) == sorted(map(sorted, needles))
 
 
+def test_only_four_letters_beside_them_count_as_ascii_ones_without_regard_to_case() -> None:
+    every = "".join(chr(code) for code in range(128, sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF)
+    found = set(re.findall("(?i:[a-z])", every))
+    assert len(found) == 4 and all(lowered(letter) is None for letter in found)
+    assert lowered("Réponse ²→") == "réponse ²→"
+
+
 @given(st.data(), OF_PARTS)
 def test_whatever_matches_holds_a_needle_of_each_set(data: st.DataObject, source: str) -> None:
     try:
@@ -67,7 +75,6 @@ def test_whatever_matches_holds_a_needle_of_each_set(data: st.DataObject, source
     ],
 )
 def test_each_pattern_finds_with_its_needles_what_it_finds_without(text: str) -> None:
-    plain = text if text.isascii() else text.encode("ascii", "replace").decode()
     for needled in (*_english(), *_compiled("LATIN")):
-        assert list(needled.spans(plain, plain.lower())) == [found.span() for found in needled.pattern.finditer(plain)]
-    assert list(revealing_spans(plain))
+        assert list(needled.spans(text, lowered(text))) == [found.span() for found in needled.pattern.finditer(text)]
+    assert list(revealing_spans(text))
