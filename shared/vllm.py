@@ -107,11 +107,15 @@ _NEVER_KEPT = frozenset(
 
 @dataclass(frozen=True)
 class Model:
-    """What is served: its directory, its dtype and the rank of the versions; None: they are whole models."""
+    """What is served: its directory, its dtype and the rank of the versions; None: they are whole models.
+
+    sleeps: the server frees its GPU's memory when it is told to.
+    """
 
     directory: Path
     dtype: str
     rank: int | None
+    sleeps: bool = False
 
 
 def arguments(
@@ -153,7 +157,8 @@ def arguments(
     # On a CPU vLLM 0.32 dies when a prompt with a seed is split over two steps ("CPU Generator does not use offset").
     whole_prompts = ["--no-enable-chunked-prefill"] if installation.on_cpu else []
     adapters = [] if model.rank is None else ["--enable-lora"]
-    switches = [*adapters, "--disable-log-stats", "--disable-uvicorn-access-log", *whole_prompts]
+    sleeping = ["--enable-sleep-mode"] if model.sleeps else []
+    switches = [*adapters, *sleeping, "--disable-log-stats", "--disable-uvicorn-access-log", *whole_prompts]
     return [*command, *switches, *section.arguments]
 
 
@@ -174,13 +179,14 @@ def environment(
 ) -> dict[str, str]:
     """The server's environment; of `ours` only what a program needs to run, and to find GPUs and network: no secret.
 
-    Weights are swapped by routes of vLLM's development mode, which ask for no key: only the socket's directory guards
-    them.
+    Weights are swapped, and a server is told to sleep, by routes of vLLM's development mode, which ask for no key: only
+    the socket's directory guards them.
     """
     kept = {name: value for name, value in ours.items() if _is_kept(name)}
     fixed = {
         "VLLM_API_KEY": key,
-        "VLLM_SERVER_DEV_MODE" if model.rank is None else "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        **({"VLLM_SERVER_DEV_MODE": "1"} if model.rank is None or model.sleeps else {}),
+        **({} if model.rank is None else {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}),
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",

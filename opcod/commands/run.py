@@ -124,7 +124,7 @@ def train(
         for note in () if resumed else thinking_notes(paths, settings, prepared=True):
             console.print(f"note: {note}", highlight=False, markup=False)
         launcher = Launcher(paths, settings, "run", interrupted, start_process, rendezvous=rendezvous)
-        for note in sharing(launcher.gpus):
+        for note in sharing(launcher.gpus, turns=settings.resources.turns):
             console.print(f"note: {note}", highlight=False)
         try:
             with timeline.stage("starting services"):

@@ -43,10 +43,18 @@ def share_out(settings: RunSettings, available: int, node: int = 0) -> Shares:
     if settings.resources.gpus is not None:
         places = placement(settings)
         here = {name: gpus for name, gpus in settings.resources.gpus.items() if node in places.get(name, (node,))}
-        return _as_set(here, needs, available)
+        shares = _as_set(here, needs, available)
+        if settings.resources.turns and len({gpu for gpus in shares.values() for gpu in gpus}) > 1:
+            raise ConfigError(
+                "resources.turns: expected one GPU that all take turns on, resources.gpus names several; name one, or "
+                "set resources.turns = false"
+            )
+        return shares
     if available == 0:
         return {}
-    shares: Shares = {}
+    if settings.resources.turns:
+        return dict.fromkeys(needs, (0,))
+    shares = {}
     taken = 0
     for service, count in needs.items():
         if count > available:
@@ -105,13 +113,17 @@ def shared(shares: Shares) -> list[tuple[str, str, int]]:
     return [(one, other, gpu) for one, other in pairs for gpu in sorted(set(shares[one]) & set(shares[other]))]
 
 
-def sharing(shares: Shares) -> list[str]:
-    """Who shares a GPU with whom, in words."""
+def sharing(shares: Shares, *, turns: bool) -> list[str]:
+    """Who shares a GPU with whom, in words. turns: one at a time."""
+    if turns and shares:
+        return [f"{', '.join(sorted(shares))} take turns on GPU {min(gpus[0] for gpus in shares.values())}"]
     return [f"{one} and {other} share GPU {gpu}, and so its memory" for one, other, gpu in shared(shares)]
 
 
 def require_room(settings: RunSettings, shares: Shares) -> None:
-    """Raises ConfigError where the vLLM servers on one GPU are set to take more than all of it."""
+    """Raises ConfigError where the vLLM servers on one GPU are set to take more than all of it at once."""
+    if settings.resources.turns:
+        return
     takes: dict[int, dict[str, float]] = {}
     for name, section in settings.students.items():
         share = section.vllm.gpu_memory_utilization

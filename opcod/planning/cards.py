@@ -8,7 +8,7 @@ left, trainers get all for larger passes, or half where there are servers, whose
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from opcod.local.gpus import Shares
@@ -38,12 +38,13 @@ GIB = 1 << 30
 @dataclass(frozen=True)
 class Card:
     """A GPU with `bytes` of memory. needs: of what is on it during the run; before: of what has it alone before that,
-    one after the other."""
+    one after the other. turns: those of `needs` work there one at a time, and the others rest."""
 
     number: int
     bytes: int
     needs: tuple[Need, ...]
     before: tuple[Need, ...] = ()
+    turns: bool = False
 
     @property
     def room(self) -> int:
@@ -53,7 +54,12 @@ class Card:
     @property
     def left(self) -> int:
         """Of its room; negative where there is too little."""
-        return self.room - sum(need.bytes for need in self.needs)
+        return min([self.left_to(need) for need in self.needs], default=self.room)
+
+    def left_to(self, need: Need) -> int:
+        """Of its room, while that one of `needs` works."""
+        others = [each for each in self.needs if each is not need]
+        return self.room - need.bytes - sum(each.resting if self.turns else each.bytes for each in others)
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,7 @@ class CardPlanner:
                 size,
                 tuple(need for service, need in needs.items() if number in self.shares[service]),
                 tuple(self._specialists(number)),
+                self.settings.resources.turns,
             )
             for number, size in enumerate(self.sizes)
         )
@@ -210,8 +217,10 @@ class CardPlanner:
         ways = []
         trainers = [need for need in card.needs if need.service.startswith("trainer")]
         activations = sum(part.bytes for need in trainers for part in need.parts if part.name.startswith(ACTIVATIONS))
-        if len(card.needs) > 1 and max(need.bytes for need in card.needs) <= card.room:
+        if len(card.needs) > 1 and max(need.bytes for need in card.needs) <= card.room and not card.turns:
             ways.append("give them more cards (resources.gpus)")
+            if replace(card, turns=True).left >= 0 and self._could_take_turns():
+                ways.append("let them take turns on one (resources.turns = true)")
         if card.left + activations > 0:
             ways.append("shorten answers or passes (rollout.max_tokens, optimizer.micro_batch_tokens)")
             ways += (
@@ -229,6 +238,14 @@ class CardPlanner:
             ways.append("split the server over several (students.<x>.vllm.tensor_parallel_size)")
         return ", or ".join([*ways, "take larger cards or a smaller model"])
 
+    def _could_take_turns(self) -> bool:
+        """Whether the settings go with turns, which `shared/config/combinations.py` has all of."""
+        settings = self.settings
+        engines = [section for section in settings.students.values() if section.engine != "scripted"]
+        sleeping = all(each.engine == "vllm" and each.vllm.url is None and each.vllm.gpus == 1 for each in engines)
+        one = settings.trainer.ranks == settings.resources.nodes == 1
+        return sleeping and one and settings.run.weights == "lora" and not settings.run.stream
+
     # What is left to the plan ----------------------------------------------------------------------------
     def _pass_tokens(self, least: Mapping[str, Need], cards: Sequence[Card]) -> int | None:
         """The largest pass that every trainer has room for; None where it is set, or there is no trainer."""
@@ -239,15 +256,17 @@ class CardPlanner:
         tokens: int
         for tokens in [*before, *range(LARGEST_PASS, CPU_PASS_TOKENS, -CPU_PASS_TOKENS)]:
             if all(
-                self._need(trainer, tokens).bytes - least[trainer].bytes <= self._allowance(cards[gpu])
+                self._need(trainer, tokens).bytes - least[trainer].bytes <= self._allowance(cards[gpu], trainer)
                 for trainer in trainers
                 for gpu in self.shares[trainer]
             ):
                 return tokens
         return CPU_PASS_TOKENS
 
-    def _allowance(self, card: Card) -> int:
+    def _allowance(self, card: Card, trainer: str) -> int:
         """Of what is left on a card, what each trainer there may have for larger passes."""
+        if card.turns:
+            return next(card.left_to(need) for need in card.needs if need.service == trainer)
         trainers = sum(need.service.startswith("trainer") for need in card.needs)
         growing = any(need.service in self._growing() for need in card.needs)
         return card.left // (2 * trainers if growing else trainers)
@@ -266,12 +285,16 @@ class CardPlanner:
         for service, student in growing.items():
             section, one = self.settings.students[student], self._sequence(student)
             wished = -(-section.slots // section.vllm.data_parallel_size) * one
-            shares = [
-                cards[gpu].left // sum(need.service in growing for need in cards[gpu].needs)
-                for gpu in self.shares[service]
-            ]
+            shares = [self._growth(cards[gpu], service, growing) for gpu in self.shares[service]]
             found[student] = min(one + min(shares), max(wished, one))
         return found
+
+    @staticmethod
+    def _growth(card: Card, service: str, growing: Mapping[str, str]) -> int:
+        """Of what is left on a card, what the cache of that server may have."""
+        if card.turns:
+            return next(card.left_to(need) for need in card.needs if need.service == service)
+        return card.left // sum(need.service in growing for need in card.needs)
 
     def _server_plans(self, needs: Mapping[str, Need], caches: Mapping[str, int]) -> dict[str, ServerPlan]:
         found, growing = {}, self._growing()

@@ -131,7 +131,7 @@ def write_plan(paths: Paths, settings: RunSettings, models: Mapping[str, Path], 
 def in_words(card: Card) -> str:
     """What is on a card, in a line."""
     each = ", ".join(f"{need.service} {need.bytes / GIB:.1f}" for need in card.needs) or "nothing"
-    return f"GPU {card.number}, {card.bytes / GIB:.1f} GiB: {each}"
+    return f"GPU {card.number}, {card.bytes / GIB:.1f} GiB{', in turns' if card.turns else ''}: {each}"
 
 
 def counting(tokenizer: "PreTrainedTokenizerBase") -> Count:

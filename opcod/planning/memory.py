@@ -33,6 +33,7 @@ SAMPLING_BYTES = 16
 PREFILL_TOKENS = 2048
 ACTIVATIONS = "activations"
 MOMENTS = "optimizer, fp32"
+RUNTIME = "runtime"
 HOSTED = f"{MOMENTS}, of a tensor at a time"
 # Logits and their derivatives in a trainer, a chunk at a time (`services/trainer/step/divergence.py`).
 CHUNK_BYTES = 10 * 4 * (1 << 22)
@@ -74,6 +75,11 @@ class Need:
     def bytes(self) -> int:
         return sum(part.bytes for part in self.parts)
 
+    @property
+    def resting(self) -> int:
+        """Of `bytes`, what a process keeps of a GPU that others have their turn on."""
+        return sum(part.bytes for part in self.parts if part.name.startswith(RUNTIME))
+
 
 def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths, *, gpu: bool) -> Need:
     section = settings.students[student]
@@ -96,7 +102,7 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
             MemoryPart("weights", shape.parameters * size, shared=True),
             *passing,
             *(() if gpu else (_kept_by_allocator("student", passing),)),
-            MemoryPart("runtime", CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),
+            MemoryPart(RUNTIME, CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),
         ),
     )
 
@@ -116,7 +122,7 @@ def vllm_need(student: str, settings: RunSettings, shape: ModelShape, lengths: L
             *((adapters,) if settings.run.weights == "lora" else ()),
             # Measured: three processes, each with torch, and a cache of 1 GiB that is set aside as a whole.
             MemoryPart("keys and values", CPU_CACHE_BYTES),
-            MemoryPart("runtime", VLLM_RUNTIME_BYTES + MODEL_RUNTIME_BYTES),
+            MemoryPart(RUNTIME, VLLM_RUNTIME_BYTES + MODEL_RUNTIME_BYTES),
         ),
     )
 
@@ -144,7 +150,7 @@ def server_need(
             *((adapters,) if settings.run.weights == "lora" else ()),
             MemoryPart("logits and prefill", step + drawn),
             MemoryPart(f"keys and values: {cache // one} × {context} tokens", cache),
-            MemoryPart("runtime and graphs", CUDA_BYTES + GRAPH_BYTES),
+            MemoryPart(f"{RUNTIME} and graphs", CUDA_BYTES + GRAPH_BYTES),
         ),
     )
 
@@ -207,7 +213,7 @@ def trainer_need(
         ),
         *passing,
         *(() if gpu else (_kept_by_allocator("trainer", passing),)),
-        MemoryPart("runtime", CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),
+        MemoryPart(RUNTIME, CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),
     )
     copies = 1 if gpu else settings.trainer.ranks
     # What is mapped is there once, whoever maps it.
@@ -235,7 +241,7 @@ def specialist_need(student: str, settings: RunSettings, shape: ModelShape, leng
             MemoryPart("adapter and optimizer, fp32", 16 * shape.adapter_parameters(settings.lora.rank, first_layer)),
             MemoryPart(f"{ACTIVATIONS}: {tokens} tokens", kept + _forward_bytes(shape, tokens, size)),
             MemoryPart("logits, a chunk at a time", _chunk_bytes(settings, shape)),
-            MemoryPart("runtime", CUDA_BYTES),
+            MemoryPart(RUNTIME, CUDA_BYTES),
         ),
     )
 
@@ -315,8 +321,8 @@ def _sharded_parts(settings: RunSettings, shape: ModelShape, size: int, *, gpu: 
 
 
 def other_needs() -> list[Need]:
-    services = [Need(name, (MemoryPart("runtime", SERVICE_BYTES),)) for name in ("broker", "inspector", "redis")]
-    return [*services, Need("launcher", (MemoryPart("runtime", LAUNCHER_BYTES),))]
+    services = [Need(name, (MemoryPart(RUNTIME, SERVICE_BYTES),)) for name in ("broker", "inspector", "redis")]
+    return [*services, Need("launcher", (MemoryPart(RUNTIME, LAUNCHER_BYTES),))]
 
 
 def longest_sequence(settings: RunSettings, lengths: Lengths) -> int:

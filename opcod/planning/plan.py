@@ -376,7 +376,7 @@ def _gpu_lines(found: Planned) -> Iterator[str]:
         return
     each = ", ".join(f"{service} on {','.join(map(str, gpus))}" for service, gpus in found.shares.items())
     yield f"GPUs, of {found.gpus}: {each}."
-    yield from (f"Note: {note}." for note in sharing(found.shares))
+    yield from (f"Note: {note}." for note in sharing(found.shares, turns=found.settings.resources.turns))
     if planned := flattened(found.cards.settings()):
         yield "Planned: " + ", ".join(f"{name} = {value}" for name, value in planned.items()) + "."
 

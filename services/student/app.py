@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from services.student.board import Board, student_heartbeat
 from services.student.config import INTERACTIVE_BOUND, ScriptEnvironment, StudentConfig, student_config
-from services.student.engines.port import Engine
+from services.student.engines.port import Engine, Sleeper
 from services.student.engines.scripted import Script, ScriptedEngine
 from services.student.http.api import StudentApi, student_routes
 from services.student.http.interactive import InteractiveQueue
@@ -19,13 +19,16 @@ from services.student.weights.loader import WeightLoader
 from services.student.weights.versions import VersionKeeper
 from services.student.work.calls import Running
 from services.student.work.jobs import JobIntake, Outbox, Room
+from services.student.work.resting import Rest
 from services.student.work.worker import EngineWorker
 from shared.bus.leases import LeaseKeeper
 from shared.bus.port import Bus
 from shared.bus.redis import RedisBus
+from shared.bus.turns import CardTurn
 from shared.clock import Clock, SystemClock
 from shared.config.environment import service_environment
 from shared.config.machine import cores_here
+from shared.errors import ConfigError
 from shared.http.app import create_app
 from shared.http.serving import Service
 from shared.obs.logging import configure_logging
@@ -35,6 +38,9 @@ from shared.problems.loading import problems_of
 
 BUILD_ALLOWANCE_S = 600.0
 """A model of a few billion parameters takes minutes from a cold disk."""
+
+SLEEP_ALLOWANCE_S = 600.0
+"""That an engine may take to sleep or to wake: its weights go to the host, and come back."""
 
 SCRIPTED_ACCURACY = (0.7, 0.5)
 """Of a scripted student, in its own domain and in any other."""
@@ -107,9 +113,17 @@ def run_engine(
     admitted: threading.Event,
 ) -> None:
     """The engine's thread: build the engine, then work until `stopping`. `ended` is set however it ends."""
+    turn = card_turn(config, bus, clock)
     try:
+        if turn is not None and not turn.wait(stopping, board.beat):
+            return
         board.beat(allowance_s=BUILD_ALLOWANCE_S + config.section.vllm.start_timeout_s)
         with closing(build_engine(config)) as engine, LeaseKeeper(bus, lease_s=config.settings.bus.lease_s) as leases:
+            rest = None
+            if turn is not None:
+                if not isinstance(engine, Sleeper):
+                    raise ConfigError(f"resources.turns: the engine of student {config.student} cannot sleep")
+                rest = Rest(engine, turn, clock, lambda: board.beat(allowance_s=SLEEP_ALLOWANCE_S))
             worker = build_worker(
                 config,
                 engine=engine,
@@ -121,9 +135,13 @@ def run_engine(
                 clock=clock,
                 stopping=stopping,
                 admitted=admitted,
+                rest=rest,
             )
             worker.run()
     finally:
+        if turn is not None:
+            # The engine is closed by now, and has freed the card.
+            turn.give_back()
         # However the thread ends, nobody may wait for an answer that no thread will give.
         interactive.close()
         ended.set()
@@ -141,8 +159,10 @@ def build_worker(
     clock: Clock,
     stopping: threading.Event,
     admitted: threading.Event,
+    rest: Rest | None = None,
 ) -> EngineWorker:
-    """Everything that the engine's thread alone uses. admitted: set once no other process has this replica's name."""
+    """Everything that the engine's thread alone uses. admitted: set once no other process has this replica's name.
+    rest: of an engine that shares its GPU."""
     outbox = Outbox()
     versions = VersionKeeper(
         student=config.student,
@@ -176,7 +196,16 @@ def build_worker(
         clock=clock,
         stopping=stopping,
         admitted=admitted,
+        rest=rest,
     )
+
+
+def card_turn(config: StudentConfig, bus: Bus, clock: Clock) -> CardTurn | None:
+    """None where the engine has its GPU for as long as it runs."""
+    if not config.settings.resources.turns:
+        return None
+    holder = f"student-{config.student}-{config.environment.replica}"
+    return CardTurn(bus, holder, clock, ttl_s=config.settings.bus.lease_s)
 
 
 def build_loader(config: StudentConfig, engine: Engine) -> WeightLoader:

@@ -30,6 +30,7 @@ from services.trainer.work import RankWork, StepWork
 from shared.bus.leases import LeaseKeeper
 from shared.bus.port import Bus
 from shared.bus.redis import RedisBus
+from shared.bus.turns import CardTurn
 from shared.clock import SystemClock
 from shared.config.environment import service_environment
 from shared.files.store import LocalStore
@@ -168,10 +169,18 @@ def _train(
         while not presence.admitted.wait(NAME_POLL_S):
             if service.stopping.is_set():
                 return
+        turn = _card_turn(config, bus)
+        if turn is not None:
+            board.state = "waiting for its turn to load the model"
+            if not turn.wait(service.stopping):
+                return
         board.state = "loading the model"
         checkpoints, store = _state_of(config)
         store.sweep_temporary()
         trainer = build_trainer(config.training, store, checkpoints, service.stopping, ranks=ranks)
+        if turn is not None:
+            trainer.move("cpu")
+            turn.give_back()
         board.rendering = trainer.rendering
         fence = LeaseFence(bus, config.training.student, config.consumer, ttl_s=config.settings.bus.lease_s)
         with LeaseKeeper(bus, lease_s=config.settings.bus.lease_s) as keeper:
@@ -184,8 +193,18 @@ def _train(
                 student=config.training.student,
                 name=config.consumer,
                 lease_s=config.settings.bus.lease_s,
+                turn=turn,
+                device=device_here(),
             )
             consumer.run(service.stopping, checkpoints.highest_token())
+
+
+def _card_turn(config: TrainerConfig, bus: Bus) -> CardTurn | None:
+    """None where the trainer has its GPU for as long as it runs."""
+    if not config.settings.resources.turns:
+        return None
+    holder = f"trainer-{config.training.student}-{config.environment.replica}"
+    return CardTurn(bus, holder, SystemClock(), ttl_s=config.settings.bus.lease_s)
 
 
 def build_trainer(

@@ -21,10 +21,11 @@ from services.trainer.trainer import StepRefusedError, StudentTrainer
 from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease
 from shared.bus.leases import HeldLease, LeaseKeeper
 from shared.bus.port import Bus, Delivery
+from shared.bus.turns import CardTurn
 from shared.clock import Clock
 from shared.contracts.batches import BatchSealed, GroupSealed
 from shared.contracts.envelope import Message
-from shared.contracts.heartbeats import TRAINER_READY, Heartbeat
+from shared.contracts.heartbeats import TRAINER_READY, WAITS_FOR_TURN, Heartbeat
 from shared.contracts.weights import StepFailed
 from shared.errors import FencedError, StorageError, UnavailableError
 from shared.obs.faults import fault_point
@@ -136,7 +137,13 @@ class Consumer:
         student: str,
         name: str,
         lease_s: float,
+        turn: CardTurn | None = None,
+        device: str = "cpu",
     ) -> None:
+        """turn: on the GPU that it shares; `trainer` is off it between its turns. device: "cuda" or "cpu", where it
+        works."""
+        self._turn = turn
+        self._device = device
         self._bus = bus
         self._trainer = trainer
         self._fence = fence
@@ -186,10 +193,37 @@ class Consumer:
         """A step that has to be made again and cannot be is told as one that is refused, so that the run stands with
         the reason. It is tried again with the next batch: one comes when the run is resumed."""
         try:
-            self._trainer.restore(self._say)
+            self._in_turn(stopping, lambda: self._trainer.restore(self._say))
         except StepRefusedError as error:
             failed = self._failed(self._trainer.step + 1, str(error))
             self._until_answered(stopping, lambda: self._bus.publish(RESULTS, failed))
+
+    def _in_turn(self, stopping: threading.Event, work: Callable[[], object]) -> bool:
+        """Do it on the device, in our turn if it is shared; False if `stopping` came first.
+
+        Whatever ends this process leaves its turn to run out: the card is free only once the process is gone.
+        """
+        if self._turn is None:
+            work()
+            return True
+        before = self._board.state
+        if before in TRAINER_READY:
+            self._board.state = WAITS_FOR_TURN
+        if not self._turn.wait(stopping, self._fence.check):
+            return False
+        self._board.state = before
+        self._trainer.move(self._device)
+        try:
+            work()
+        except StepRefusedError:
+            self._leave_card(self._turn)
+            raise
+        self._leave_card(self._turn)
+        return True
+
+    def _leave_card(self, turn: CardTurn) -> None:
+        self._trainer.move("cpu")
+        turn.give_back()
 
     def _until_answered(self, stopping: threading.Event, call: Callable[[], object]) -> None:
         while not stopping.is_set():
@@ -207,7 +241,7 @@ class Consumer:
             self._fence.check()
             try:
                 self._collect()
-                self._handle_next()
+                self._handle_next(stopping)
                 self._tell()
             except UnavailableError as error:
                 self._pause(stopping, error)
@@ -244,7 +278,7 @@ class Consumer:
         # In the order in which they came, which is that of their batch.
         return next((held for held in due if not held.begun or held.sealed.step <= self._trainer.step), None)
 
-    def _handle_next(self) -> None:
+    def _handle_next(self, stopping: threading.Event) -> None:
         held = self._next()
         if held is None:
             return
@@ -253,8 +287,10 @@ class Consumer:
             return
         if held.sealed.step > self._trainer.step:
             self._board.state = "training"
+            sealed = held.sealed
             try:
-                self._trainer.apply(held.sealed, self._fence)
+                if not self._in_turn(stopping, lambda: self._trainer.apply(sealed, self._fence)):
+                    return
             except StepRefusedError as error:
                 # Told and acknowledged: delivered again it would be refused again. The broker pauses the run.
                 self._refuse(held, str(error))

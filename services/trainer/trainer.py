@@ -131,6 +131,10 @@ class StudentTrainer:
         if self.checkpoint is not None:
             self._reload(say)
 
+    def move(self, device: str) -> None:
+        """Off the GPU, and back, between steps. device: "cuda" or "cpu"."""
+        self._work.learner.move(device)
+
     def done(self, step: int) -> StepDone:
         """The report of an applied step, as it was first made."""
         assert self.checkpoint is not None and 1 <= step <= self.step

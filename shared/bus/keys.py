@@ -19,6 +19,9 @@ RESULTS = "results"
 LEADER = "broker.leader"
 """Name of the broker's lease; a trainer's lease is named by its student (`trainer_lease`)."""
 
+CARD = "card"
+"""Name of the lease on the GPU that engines and trainers take turns on (`turns.py`)."""
+
 # No brace, which would end the hash tag, and no `*`, `?` or `[`, which a pattern would read.
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -110,6 +113,14 @@ class Keys:
     def token(self, name: str) -> str:
         """The highest fencing token ever handed out for a lease; never expires."""
         return self.prefix + ("fence" if name == LEADER else f"token:{name}")
+
+    def line(self, name: str) -> str:
+        """Who waits for a lease in turn, by when they came."""
+        return f"{self.prefix}line:{name}"
+
+    def asked(self, name: str) -> str:
+        """When each of those asked last."""
+        return f"{self.prefix}asked:{name}"
 
     def weights_head(self, student: str) -> str:
         """How many steps the newest announced version of a student has."""

@@ -120,12 +120,14 @@ class LeaseKeeper:
 class HeldLease:
     """A named lease (the broker's, a trainer's) with its fencing token, renewed every third of `ttl_s`."""
 
-    def __init__(self, bus: Bus, name: str, holder: str, *, ttl_s: float) -> None:
+    def __init__(self, bus: Bus, name: str, holder: str, *, ttl_s: float, in_turn: bool = False) -> None:
+        """in_turn: it goes to those who try in the order in which they first did (`Bus.ask_turn`)."""
         self.lost = threading.Event()
         self._bus = bus
         self._name = name
         self._holder = holder
         self._ttl_s = ttl_s
+        self._in_turn = in_turn
         self._token: int | None = None
         self._renewed_s = 0.0
         self._ticker: _Ticker | None = None
@@ -142,7 +144,10 @@ class HeldLease:
         if self._token is not None:
             raise RuntimeError(f"lease {self._name!r} is held already, with token {self._token}")
         started_s = time.monotonic()
-        self._token = self._bus.acquire_lease(self._name, self._holder, ttl_s=self._ttl_s, floor=floor)
+        if self._in_turn:
+            self._token = self._bus.ask_turn(self._name, self._holder, ttl_s=self._ttl_s)
+        else:
+            self._token = self._bus.acquire_lease(self._name, self._holder, ttl_s=self._ttl_s, floor=floor)
         if self._token is None:
             return False
         self._renewed_s = started_s

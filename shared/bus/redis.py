@@ -60,6 +60,14 @@ class RedisBus(RedisWork):
         keys = [self.keys.lease(name), self.keys.token(name)]
         return self.link.number("acquire_lease", keys, [holder, _ms(ttl_s), floor])
 
+    def ask_turn(self, name: str, holder: str, *, ttl_s: float) -> int | None:
+        keys = [self.keys.lease(name), self.keys.token(name), self.keys.line(name), self.keys.asked(name)]
+        return self.link.number("ask_turn", keys, [holder, _ms(ttl_s)])
+
+    def waiting(self, name: str, *, ttl_s: float) -> list[str]:
+        found = self.link.script("waiting", [self.keys.line(name), self.keys.asked(name)], [_ms(ttl_s)])
+        return [text(holder) for holder in cast(list[bytes], found)]
+
     def renew_lease(self, name: str, holder: str, token: int, *, ttl_s: float) -> bool:
         keys = [self.keys.lease(name), self.keys.token(name)]
         return self.link.number("renew_lease", keys, [holder, _ms(ttl_s), token]) == 1

@@ -37,6 +37,8 @@ SCRIPTS = (
     "acquire_lease",
     "renew_lease",
     "release_lease",
+    "ask_turn",
+    "waiting",
     "announce_version",
 )
 # Half of the default deadline: a connection that hangs leaves time for another try.

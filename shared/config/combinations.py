@@ -60,6 +60,7 @@ def refuse_contradictions(settings: "RunSettings") -> None:
             "none; set run.schedule = 'sequential'"
         )
     _refuse_full_weights(settings)
+    _refuse_turns(settings)
     if gate.hysteresis > gate.tau:
         raise ValueError("gate.hysteresis: at most gate.tau, or who may not tutor never could again")
     if settings.feedback.prompt == "naive" and settings.problems.format != "mcq":
@@ -84,6 +85,36 @@ def _refuse_count(settings: "RunSettings") -> None:
             f"students: run.method = 'hacpo' shares rollouts between two, got {', '.join(names)}; take two of them, or "
             "another method"
         )
+
+
+def _refuse_turns(settings: "RunSettings") -> None:
+    """What cannot leave a GPU to others, and come back."""
+    if not settings.resources.turns:
+        return
+    for name, student in sorted(settings.students.items()):
+        if student.engine == "transformers":
+            raise ValueError(
+                f"resources.turns: the engine of student {name}, 'transformers', cannot sleep while another process "
+                f"works on its GPU; set students.{name}.engine = 'vllm', or resources.turns = false"
+            )
+        if student.engine == "vllm" and student.vllm.url is not None:
+            raise ValueError(
+                f"resources.turns: the server of student {name} at {student.vllm.url} is somebody else's, who may not "
+                f"want it to sleep; leave students.{name}.vllm.url out, so that the student starts one of its own"
+            )
+        if student.engine == "vllm" and student.vllm.gpus > 1:
+            raise ValueError(
+                f"resources.turns: expected a server on one GPU, that of student {name} is split over "
+                f"{student.vllm.gpus}; set its parallel sizes to 1, or resources.turns = false"
+            )
+    others = {
+        "run.weights = 'lora'": settings.run.weights != "lora",
+        "run.stream = false": settings.run.stream,
+        "trainer.ranks = 1": settings.trainer.ranks > 1,
+        "resources.nodes = 1": settings.resources.nodes > 1,
+    }
+    if wrong := [setting for setting, other in others.items() if other]:
+        raise ValueError(f"resources.turns: takes {' and '.join(wrong)}; set that, or resources.turns = false")
 
 
 def _refuse_full_weights(settings: "RunSettings") -> None:

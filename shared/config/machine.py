@@ -84,6 +84,12 @@ class ResourcesSection(Section):
         description="GPUs by service, of all that use one: `{ student-a = [0], student-b = [1], trainer-a = [2], "
         "trainer-b = [3] }`, counted on each node; none: `opcod run` shares out what is there (docs/engines.md).",
     )
+    turns: bool = Field(
+        default=False,
+        description="One GPU for all: engines and trainers work there one at a time, in the order in which they ask, "
+        "and keep what they hold in the host's memory meanwhile. For engines on vLLM that their students start, and "
+        "adapters (docs/scaling.md).",
+    )
     nodes: Positive = Field(
         default=1, description="Machines that the run is on; on each but the first `opcod join` starts what is there."
     )

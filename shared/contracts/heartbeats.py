@@ -6,7 +6,8 @@ from pydantic import Field
 
 from shared.contracts.messages import Contract
 
-TRAINER_READY = ("ready", "training")
+WAITS_FOR_TURN = "waiting for its turn"
+TRAINER_READY = ("ready", "training", WAITS_FOR_TURN)
 """States of a trainer that takes batches."""
 
 

@@ -182,6 +182,39 @@ def test_a_lease_runs_out_unless_renewed(bus: AnyBus) -> None:
     assert bus.renew_lease("a", "trainer-0", token, ttl_s=30) is False
 
 
+def test_turns_go_in_the_order_of_asking(bus: AnyBus) -> None:
+    def ask(holder: str) -> int | None:
+        return bus.ask_turn("card", holder, ttl_s=30)
+
+    assert bus.waiting("card", ttl_s=30) == []
+    first = ask("a")
+    assert first is not None
+    assert [ask("b"), ask("c"), ask("b"), ask("d")] == [None] * 4
+    assert bus.waiting("card", ttl_s=30) == ["b", "c", "d"]
+    bus.release_lease("card", "a", first)
+    # It is free, and asked for by others who came later, and again by who had it: that is no turn before b's.
+    assert [ask("c"), ask("a"), ask("d")] == [None] * 3
+    second = ask("b")
+    assert second == first + 1
+    assert bus.waiting("card", ttl_s=30) == ["c", "d", "a"]
+    assert bus.renew_lease("card", "b", second, ttl_s=30) is True
+    bus.release_lease("card", "b", second)
+    assert [ask("a"), ask("d"), ask("c")] == [None, None, second + 1]
+
+
+def test_who_died_while_it_waited_or_had_its_turn_is_passed_over(bus: AnyBus) -> None:
+    assert bus.ask_turn("card", "a", ttl_s=0.3) is not None
+    assert bus.ask_turn("card", "b", ttl_s=0.3) is None
+    assert bus.ask_turn("card", "c", ttl_s=0.3) is None
+    deadline = time.monotonic() + 10
+    # Neither a, which has it, nor b, which is next, says anything more.
+    while (token := bus.ask_turn("card", "c", ttl_s=0.3)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert token == 2
+    assert bus.waiting("card", ttl_s=0.3) == []
+
+
 # Weights -------------------------------------------------------------------------------------------------
 def announced(bus: AnyBus) -> list[str]:
     return [d.message.key for d in bus.take(RESULT_QUEUE, "broker-0", limit=99, block_s=0)]

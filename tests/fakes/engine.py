@@ -54,8 +54,19 @@ class FakeEngine:
         self.hold = False
         self.started, self.go = threading.Event(), threading.Event()
         self._versions: dict[str, str] = {}
+        self.asleep = False
+        self.woken = 0
+
+    def sleep(self) -> None:
+        assert not self.asleep
+        self.asleep = True
+
+    def wake(self) -> None:
+        assert self.asleep
+        self.asleep, self.woken = False, self.woken + 1
 
     def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:  # noqa: ARG002
+        assert not self.asleep, "asked to load while it sleeps"
         self.loads.append(version)
         real = file_checksum(*sorted(directory.glob("*.safetensors"))) if directory else BASE_CHECKSUM
         self._versions[version] = "0" * 64 if directory and self.lies_about_checksum else real
@@ -70,6 +81,7 @@ class FakeEngine:
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
     ) -> list[Generation]:
+        assert not self.asleep, "asked while it sleeps"
         self.calls.append(list(requests))
         missing = {request.version for request in requests} - self._versions.keys()
         if missing:

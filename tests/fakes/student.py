@@ -13,10 +13,12 @@ from services.student.board import Board
 from services.student.config import INTERACTIVE_BOUND, StudentConfig, student_config
 from services.student.http.interactive import InteractiveQueue
 from services.student.work.calls import Running
+from services.student.work.resting import Rest
 from shared.bus.keys import BROKER, RESULTS, eval_payloads, group_of, input_field, jobs, step_payloads
 from shared.bus.leases import LeaseKeeper
 from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus, Commit
+from shared.bus.turns import CardTurn
 from shared.clock import SystemClock
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import load_settings, to_toml
@@ -149,7 +151,9 @@ class StudentBench:
         replica: str = "0",
         continuous: bool = False,
         server: MemoryServer | None = None,
+        shares_card: bool = False,
     ) -> None:
+        """shares_card: the engine sleeps out of its turn, and begins awake in one."""
         self.config = config_in(run_dir, *overrides, replica=replica)
         self.clock = SystemClock()
         self.server = server or MemoryServer()
@@ -161,6 +165,10 @@ class StudentBench:
         self.stopping, self.admitted = threading.Event(), threading.Event()
         self.admitted.set()
         self.leases = LeaseKeeper(self.bus, lease_s=lease_s)
+        self.card: CardTurn | None = None
+        if shares_card:
+            self.card = CardTurn(self.bus, f"student-a-{replica}", self.clock, ttl_s=lease_s)
+            assert self.card.ask()
         self._build()
 
     def _build(self) -> None:
@@ -178,6 +186,7 @@ class StudentBench:
             clock=self.clock,
             stopping=self.stopping,
             admitted=self.admitted,
+            rest=None if self.card is None else Rest(self.engine, self.card, self.clock, lambda: None),
         )
 
     def restart(self) -> None:

@@ -22,8 +22,9 @@ class FakeVllm:
 
     hung: completions are not answered until it is cleared; left: how many were not waited for. dead: they fail, while
     the list of models is still given.
-    paused: by its route; completions wait. weights: the directory whose weights it has, None when a reload has failed.
-    mark: what it calls them. restarts_in_a_read: somebody starts it again once it has read weights.
+    paused, asleep: by its routes; completions wait, or are not to come. weights: the directory whose weights it has,
+    None when a reload has failed. mark: what it calls them. restarts_in_a_read: somebody starts it again once it has
+    read weights.
     unreadable: directories that it cannot read. seen: the weights and the salt of each completion.
     text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
     probe asks for. numberless: its log-probs are not finite, which it streams as null and cannot answer otherwise.
@@ -36,7 +37,7 @@ class FakeVllm:
         self.bodies: list[dict[str, Any]] = []
         self.hung, self.dead = threading.Event(), threading.Event()
         self.left = 0
-        self.paused = threading.Event()
+        self.paused, self.asleep = threading.Event(), threading.Event()
         self.weights: str | None = BASE
         self.mark = UNMARKED
         self.restarts_in_a_read = False
@@ -102,6 +103,18 @@ class FakeVllm:
             self.paused.set()
             return Response()
 
+        @app.post("/sleep")
+        async def sleep(level: int) -> Response:
+            assert level == 1 and not self.asleep.is_set()
+            self.asleep.set()
+            return Response()
+
+        @app.post("/wake_up")
+        async def wake() -> Response:
+            assert self.asleep.is_set()
+            self.asleep.clear()
+            return Response()
+
         @app.post("/resume")
         async def resume() -> Response:
             self.paused.clear()
@@ -129,6 +142,7 @@ class FakeVllm:
 
         @app.post("/v1/completions")
         async def complete(request: Request) -> Response:
+            assert not self.asleep.is_set(), "asked while it sleeps"
             body = await request.json()
             self.bodies.append(body)
             return await self._completed(request, body)

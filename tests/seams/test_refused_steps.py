@@ -57,8 +57,10 @@ def trainer_of(bench: BrokerBench, tiny_dir: Path) -> Iterator[None]:
     def run() -> None:
         with LeaseKeeper(bus, lease_s=bus.lease_s) as keeper:
             fence = LeaseFence(bus, STUDENT, "t0", ttl_s=bus.lease_s)
-            names = {"student": STUDENT, "name": "t0"}
-            Consumer(bus, trainer, fence, keeper, TrainerBoard(), lease_s=bus.lease_s, **names).run(stopping, floor=0)
+            consumer = Consumer(
+                bus, trainer, fence, keeper, TrainerBoard(), student=STUDENT, name="t0", lease_s=bus.lease_s
+            )
+            consumer.run(stopping, floor=0)
 
     thread = threading.Thread(target=run)
     thread.start()

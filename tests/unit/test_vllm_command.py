@@ -1,6 +1,7 @@
 """How a vLLM server is started, and which one is not."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_the_settings_reach_the_command_line() -> None:
     assert int(option(command, "--max-num-seqs")) > 64
     assert command[-1] == "--enforce-eager"
     assert not {"--host", "--port", "--api-key"} & set(command)
+
+
+def test_a_server_that_is_to_sleep_is_started_so() -> None:
+    sleeping = replace(MODEL, sleeps=True)
+    assert "--enable-sleep-mode" in started(GPU, sleeping) and "--enable-sleep-mode" not in started(GPU)
+    told, others = (
+        environment(GPU, VllmSection(), each, key="k", threads=1, ours={"VLLM_SERVER_DEV_MODE": "1"})
+        for each in (sleeping, MODEL)
+    )
+    assert (told["VLLM_SERVER_DEV_MODE"], told["VLLM_ALLOW_RUNTIME_LORA_UPDATING"]) == ("1", "1")
+    assert "VLLM_SERVER_DEV_MODE" not in others
 
 
 def test_a_socket_whose_path_is_too_long_is_refused_by_its_name() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import OpcodError, UnavailableError
@@ -176,6 +176,18 @@ class EngineHealth:
 
     state: EngineState
     detail: str
+
+
+@runtime_checkable
+class Sleeper(Protocol):
+    """An engine that frees its GPU's memory while another process works there, and is the same afterwards."""
+
+    def sleep(self) -> None:
+        """Only while nothing runs. What it holds goes to the host, and comes back with `wake`. Raises
+        EngineAwayError."""
+
+    def wake(self) -> None:
+        """Before anything is asked of it again. Raises EngineAwayError where it is lost, and has to be begun anew."""
 
 
 class Engine(Protocol):

@@ -80,9 +80,18 @@ class ScriptedEngine:
         # A question may be the beginning of another one: the longest that a prompt contains is the one that is asked.
         self._longest_first = sorted(script.problems, key=lambda problem: -len(problem.question))
         self._versions: dict[str, str] = {}
+        self._asleep = False
+
+    def sleep(self) -> None:
+        """It holds nothing of a GPU; asked while it sleeps it fails, as others would."""
+        self._asleep = True
+
+    def wake(self) -> None:
+        self._asleep = False
 
     def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:  # noqa: ARG002
         found = BASE_CHECKSUM if directory is None else _checksum(directory)
+        self._require_awake()
         # As real engines do: a version is immutable, so under its name there can be no other weights.
         held = self._versions.setdefault(version, found)
         if held != found:
@@ -99,6 +108,7 @@ class ScriptedEngine:
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
     ) -> list[Generation]:
+        self._require_awake()
         for request in requests:
             self._require(request.version)
         self._wait(requests, cancelled)
@@ -125,6 +135,10 @@ class ScriptedEngine:
             if all(request.unwanted for request in requests):
                 return
             time.sleep(min(left_s, WATCH_S))
+
+    def _require_awake(self) -> None:
+        if self._asleep:
+            raise RuntimeError("the engine sleeps: wake it before it is asked")
 
     def _require(self, version: str) -> None:
         if version not in self._versions:

@@ -85,6 +85,15 @@ class VersionKeeper:
             log.info("version unloaded", version=version)
         self._show(wanted.live)
 
+    def behind(self) -> bool:
+        """Whether `sync` would load something now. Raises UnavailableError."""
+        wanted = self._wanted()
+        if wanted is None:
+            return False
+        now_s, held = self._clock.monotonic_s(), self._engine.versions()
+        missing = {wanted.live, *wanted.versions} - held.keys()
+        return any(version not in self._refused or now_s >= self._refused[version].again_s for version in missing)
+
     def ensure(self, version: str) -> None:
         """Load `version` unless it is there. Raises VersionRefusedError, at once within its back-off."""
         if version in self._engine.versions():

@@ -31,6 +31,7 @@ from services.student.weights.versions import VersionKeeper
 from services.student.work.calls import EngineCall, EngineCalls, ReadyJob, Running, Work
 from services.student.work.generation import Failure, describe, requests_for
 from services.student.work.jobs import HeldJob, JobIntake, Outbox
+from services.student.work.resting import Rest
 from shared.clock import Clock
 from shared.contracts.jobs import JobKind
 from shared.errors import MalformedMessageError, OpcodError, UnavailableError
@@ -82,8 +83,11 @@ class EngineWorker:
         clock: Clock,
         stopping: threading.Event,
         admitted: threading.Event,
+        rest: Rest | None = None,
     ) -> None:
+        """rest: of an engine that shares its GPU."""
         self._engine = engine
+        self._rest = rest
         self.intake = intake
         self._versions = versions
         self._outbox = outbox
@@ -107,24 +111,42 @@ class EngineWorker:
         """One turn; waits up to IDLE_S, for a job or for the engine, when there is nothing to do."""
         self._board.beat()
         state = self._check_health()
-        # Before the bus is asked for anything: people are answered while it is away.
-        answered = self._answer_people()
         try:
+            # Before the bus is asked for anything: people are answered while it is away.
+            answered = self._answer_people()
             self._connect()
             idle_s = 0.0 if answered else IDLE_S
             if state in NOTHING_NEW:
                 self._stopping.wait(idle_s)
-            else:
+            elif self._may_begin():
                 self._keep_in_step(idle_s)
-            self._start_jobs()
+            else:
+                # Jobs are taken, and wait: they are what a turn is asked for.
+                self.intake.take(idle_s)
+                if self.intake.jobs:
+                    self._stopping.wait(POLL_S)
+            if self._may_begin():
+                self._start_jobs()
             self._end_calls(POLL_S if self._calls.works else 0.0)
             self._outbox.flush()
+            self._settle()
         except EngineAwayError as error:
             log.warning("the engine is away", error=str(error))
             self._stopping.wait(RETRY_S)
         except UnavailableError as error:
             self._bus_away(error)
         self._board.free_slots = self.intake.free_slots
+
+    def _may_begin(self) -> bool:
+        """Whether the engine may be given anything new."""
+        return self._rest is None or not self._rest.over()
+
+    def _settle(self) -> None:
+        if self._rest is None:
+            return
+        busy = bool(self._calls.works)
+        waiting = bool(self.intake.groups(self._calls.jobs)) or bool(self._interactive.versions())
+        self._rest.settle(wanted=waiting or self._versions.behind(), busy=busy)
 
     def _connect(self) -> None:
         if not self._admitted.wait(IDLE_S):
@@ -222,6 +244,8 @@ class EngineWorker:
     def _answer_people(self) -> bool:
         """Deliver what has ended, start what waits, up to a batch; whether there was any, or is something under way."""
         self._end_calls(0.0)
+        if not self._may_begin():
+            return bool(self._calls.works)
         questions = self._interactive.take(self._engine.slots)
         for group in self._together(questions):
             version = group[0].version

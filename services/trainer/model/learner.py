@@ -136,6 +136,17 @@ class Learner:
             skipped_in_row=self.skipped_in_row,
         )
 
+    def move(self, device: str) -> None:
+        """All that is kept between steps, to that device, as it is; gradients are dropped."""
+        self._drop_gradients()
+        self.model.move(device)
+        self.teacher.move(device)
+        if not isinstance(self._optimizer, HostedAdamW):
+            for moments in self._optimizer.state.values():
+                moments.update({name: tensor.to(device) for name, tensor in moments.items()})
+        if device == "cpu" and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def restart(self) -> None:
         """Be as the run began. Raises ModelError where the student's own weights cannot be read."""
         self._drop_gradients()

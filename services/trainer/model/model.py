@@ -134,6 +134,13 @@ class StudentModel:
             for name, own in self._own.items():
                 own.data = held[name]
 
+    def move(self, device: str) -> None:
+        """All of it; parameters stay the objects that they are."""
+        self.network.to(device)
+        for name, exact in self._named.items():
+            if exact is not self._own[name]:
+                exact.data = exact.data.to(device)
+
     def output_layer(self, temperature: float, rounded: Mapping[str, Tensor] | None = None) -> OutputLayer:
         """The last layer; with `rounded` as it is while those stand in."""
         weight: Tensor = self._output.weight

@@ -57,6 +57,11 @@ class EmaTeacher:
         """By parameter name, on the CPU."""
         return {name: tensor.to("cpu", copy=copy) for name, tensor in self._tensors.items()}
 
+    def move(self, device: str) -> None:
+        """What is kept of it."""
+        self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+        self._changed()
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Raises StorageError where the names are not those of the student's parameters."""
         if set(tensors) != set(self._tensors):

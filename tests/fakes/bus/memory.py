@@ -72,6 +72,25 @@ class MemoryBus(MemoryWork):
             server.leases[name] = MemoryLease(holder, token, now_s + ttl_s)
             return token
 
+    def ask_turn(self, name: str, holder: str, *, ttl_s: float) -> int | None:
+        with self._open("ask_turn") as server:
+            # Places by when they came, which a dict keeps; of each, when it asked last.
+            line = server.lines.setdefault(name, {})
+            now_s = server.clock.monotonic_s()
+            line.setdefault(holder, now_s)
+            line[holder] = now_s
+            for other in [other for other, asked_s in line.items() if now_s - asked_s > ttl_s]:
+                del line[other]
+            if next(iter(line)) != holder or (token := self.acquire_lease(name, holder, ttl_s=ttl_s)) is None:
+                return None
+            del line[holder]
+            return token
+
+    def waiting(self, name: str, *, ttl_s: float) -> list[str]:
+        with self._open("waiting") as server:
+            now_s = server.clock.monotonic_s()
+            return [holder for holder, asked_s in server.lines.get(name, {}).items() if now_s - asked_s <= ttl_s]
+
     def renew_lease(self, name: str, holder: str, token: int, *, ttl_s: float) -> bool:
         with self._open("renew_lease") as server:
             lease = server.leases.get(name)

@@ -44,6 +44,7 @@ class MemoryServer:
             self.serve: dict[str, str] = {}
             self.leases: dict[str, MemoryLease] = {}
             self.tokens: dict[str, int] = {}
+            self.lines: dict[str, dict[str, float]] = {}
             self.heads: dict[str, int] = {}
             self.events: dict[int, str] = {}
             self.beats: dict[tuple[str, str], tuple[float, Heartbeat]] = {}

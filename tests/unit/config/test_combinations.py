@@ -7,6 +7,8 @@ import pytest
 from shared.config.loading import load_settings, validate
 from shared.errors import ConfigError
 
+TURNS = ["resources.turns=true", "students.a.engine=vllm", "students.b.engine=vllm"]
+
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
@@ -44,6 +46,17 @@ from shared.errors import ConfigError
             ],
             "students.b.vllm.url: the server at unix:/run/one has room for one set of full weights",
         ),
+        (["resources.turns=true"], "the engine of student a, 'transformers', cannot sleep while another process works"),
+        ([*TURNS, "students.b.vllm.url=unix:/run/b"], "the server of student b at unix:/run/b is somebody else's"),
+        (
+            [*TURNS, "students.a.vllm.tensor_parallel_size=2"],
+            "expected a server on one GPU, that of student a is split",
+        ),
+        ([*TURNS, "run.weights=full", "run.schedule=sequential"], "resources.turns: takes run.weights = 'lora'"),
+        (
+            [*TURNS, "trainer.ranks=2", "run.stream=true"],
+            "resources.turns: takes run.stream = false and trainer.ranks = 1; set that, or resources.turns = false",
+        ),
         (["specialize.sampling.samples=1"], "specialize.sampling.keep: at most specialize.sampling.samples"),
         (["run.weights=full", "loss.teacher=trust_region"], "set loss.teacher = 'ema', or run.weights = 'lora'"),
     ],
@@ -51,6 +64,12 @@ from shared.errors import ConfigError
 def test_contradictions_are_refused(overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         load_settings(preset="smoke", overrides=overrides, environ={})
+
+
+@pytest.mark.parametrize("engine", ["vllm", "scripted"])
+def test_engines_that_can_sleep_take_turns(engine: str) -> None:
+    overrides = [*TURNS, *(f"students.{name}.engine={engine}" for name in "ab")]
+    assert load_settings(preset="smoke", overrides=overrides, environ={}).resources.turns
 
 
 @pytest.mark.parametrize("method", ["sdpo", "grpo", "hacpo"])

@@ -14,6 +14,7 @@ from services.trainer.trainer import StudentTrainer
 from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease
 from shared.bus.leases import LeaseKeeper
 from shared.bus.port import Delivery
+from shared.bus.turns import CardTurn
 from shared.clock import SystemClock
 from shared.contracts.envelope import Message
 from shared.contracts.jobs import JobStarted
@@ -40,8 +41,9 @@ QUEUE = train(STUDENT)
 class Running:
     """A consumer in a thread, as the service runs it."""
 
-    def __init__(self, bus: MemoryBus, trainer: StudentTrainer, holder: str) -> None:
+    def __init__(self, bus: MemoryBus, trainer: StudentTrainer, holder: str, turn: CardTurn | None = None) -> None:
         self.trainer = trainer
+        self._turn = turn
         self.board = TrainerBoard()
         self.stopping = threading.Event()
         self.error: BaseException | None = None
@@ -62,6 +64,7 @@ class Running:
                 student=STUDENT,
                 name=self._holder,
                 lease_s=LEASE_S,
+                turn=self._turn,
             )
             try:
                 consumer.run(self.stopping, floor)
@@ -80,8 +83,10 @@ class Ground:
         self.answers: list[Message] = []
 
     @contextmanager
-    def running(self, holder: str = "t0", step: StepSettings | None = None) -> Iterator[Running]:
-        one = Running(self.bus, student_trainer(self.run_dir, self.tiny_dir, step), holder)
+    def running(
+        self, holder: str = "t0", step: StepSettings | None = None, turn: CardTurn | None = None
+    ) -> Iterator[Running]:
+        one = Running(self.bus, student_trainer(self.run_dir, self.tiny_dir, step), holder, turn)
         one.thread.start()
         try:
             yield one

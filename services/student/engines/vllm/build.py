@@ -23,11 +23,12 @@ from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.server import Server
 from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import AdapterWeights, Weights
-from services.student.engines.vllm.wire import ADAPTERS, FOUND_FULL, FULL, Needs
+from services.student.engines.vllm.wire import ADAPTERS, FOUND_FULL, FULL, SLEEPING, Needs
 from shared.clock import SystemClock
 from shared.config.machine import MAX_SOCKET_BYTES, cores_here
 from shared.contracts.ids import seed_of
 from shared.contracts.models import ServedBy, served_by_file
+from shared.errors import ConfigError
 from shared.files.durable import atomic_write
 from shared.modeling.checksums import weights_checksum
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
@@ -97,9 +98,15 @@ def model_runner(log_file: Path, start: int) -> Literal["V1", "V2"] | None:
 
 
 def _with_adapters(config: StudentConfig, model_dir: Path, checksum: str) -> tuple[Server, Weights]:
-    model = Model(model_dir, config.section.dtype, config.settings.lora.rank)
+    sleeps = config.settings.resources.turns
+    model = Model(model_dir, config.section.dtype, config.settings.lora.rank, sleeps)
+    if sleeps and find_installation(config.section.vllm).on_cpu:
+        raise ConfigError(
+            f"resources.turns: the vLLM of student {config.student} is the build for CPUs, which cannot sleep while a "
+            "trainer works; set resources.turns = false"
+        )
     begin = _found(config) if config.section.vllm.url is not None else _started(config, model)
-    return _server(config, begin, ADAPTERS), AdapterWeights(model_dir, checksum)
+    return _server(config, begin, SLEEPING if sleeps else ADAPTERS), AdapterWeights(model_dir, checksum)
 
 
 def _with_full_weights(config: StudentConfig, model_dir: Path, checksum: str) -> tuple[Server, Weights]:

@@ -133,6 +133,13 @@ class VllmClient:
         path = "/pause?mode=keep&clear_cache=false"
         self._run(self._send("POST", path, None, CALL_TIMEOUT_S))
 
+    def sleep(self, timeout_s: float) -> None:
+        """Weights and adapters go to the host, keys and values are dropped, until `wake`."""
+        self._run(self._send("POST", "/sleep?level=1", None, timeout_s, _ALONE), timeout_s)
+
+    def wake(self, timeout_s: float) -> None:
+        self._run(self._send("POST", "/wake_up", None, timeout_s, _ALONE), timeout_s)
+
     def resume(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._run(self._send("POST", "/resume", None, timeout_s))
 

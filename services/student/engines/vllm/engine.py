@@ -110,6 +110,18 @@ class VllmEngine:
             self._checksums[version] = found
         return found
 
+    def sleep(self) -> None:
+        try:
+            self.server.sleep()
+        except RefusedError as error:
+            raise EngineAwayError(f"vLLM does not sleep: {error}") from error
+
+    def wake(self) -> None:
+        try:
+            self.server.wake()
+        except RefusedError as error:
+            raise EngineAwayError(f"vLLM does not wake: {error}") from error
+
     def unload(self, version: str) -> None:
         if self._checksums.pop(version, None) is None:
             raise UnknownVersionError(f"expected a version that is loaded, got {version}")

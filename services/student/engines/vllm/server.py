@@ -60,6 +60,7 @@ class Server:
         self._stopping, self._look_now = threading.Event(), threading.Event()
         self._held: dict[str, str] = {}
         self._mark: str | None = None
+        self._asleep = False
         self._looked_s, self._looks_as_asked = 0.0, False
         self._life = Life(*begin(), number=1)
         self._health = Health(Condition.RESTARTING, clock.monotonic_s())
@@ -156,6 +157,24 @@ class Server:
                 with self._lock:
                     self._health = replace(self._health, since_s=self._clock.monotonic_s())
 
+    def sleep(self) -> None:
+        """Free its GPU's memory; the watch leaves it alone until `wake`, also where it ends meanwhile: it could not be
+        started on a card that another process works on. Raises EngineAwayError and RefusedError."""
+        with self._quiet:
+            self._life.client.sleep(self._bounds.start_s)
+            self._asleep = True
+
+    def wake(self) -> None:
+        """Raises EngineAwayError and RefusedError; the watch then begins it anew."""
+        with self._quiet:
+            try:
+                self._life.client.wake(self._bounds.start_s)
+            finally:
+                self._asleep = False
+                with self._lock:
+                    self._health = replace(self._health, since_s=self._clock.monotonic_s())
+                self.look()
+
     def abandon(self, life: Life) -> None:
         """That life is of no use any more: end it, so that another one is begun."""
         with self._lock:
@@ -203,7 +222,7 @@ class Server:
             self._looks_as_asked = False
 
     def _turn(self, now: bool) -> None:
-        if self._health.condition is Condition.FAILED:
+        if self._health.condition is Condition.FAILED or self._asleep:
             return
         process = self._life.process
         ended = process is not None and process.exit_code is not None

@@ -33,6 +33,13 @@ ADAPTERS = Needs(
     FIELDS,
     "--enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",
 )
+SLEEPING = Needs(
+    (*ADAPTERS.routes, "/sleep", "/wake_up"),
+    FIELDS,
+    f"{ADAPTERS.started_with}, --enable-sleep-mode, VLLM_SERVER_DEV_MODE=1",
+)
+"""Of one that shares its GPU."""
+
 FOUND_FULL = Needs(
     (*ROUTES, "/pause", "/resume", "/collective_rpc", "/update_weight_version", "/weight_info"),
     (*FIELDS, "cache_salt"),

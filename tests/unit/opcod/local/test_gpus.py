@@ -2,12 +2,13 @@
 
 import pytest
 
-from opcod.local.gpus import Shares, apart, require_room, share_out, shared, starts, visible, wanted
+from opcod.local.gpus import Shares, apart, require_room, share_out, shared, sharing, starts, visible, wanted
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
 
 VLLM = ("students.a.engine=vllm", "students.b.engine=vllm")
+TURNS = "resources.turns=true"
 TWO = ("students.a.vllm.tensor_parallel_size=2", "students.b.vllm.data_parallel_size=2")
 
 
@@ -40,6 +41,18 @@ def test_engines_come_first_and_share_last(
 ) -> None:
     expected = {"student-a": student_a, "student-b": student_b, "trainer-a": trainer_a, "trainer-b": trainer_b}
     assert share_out(settings(*overrides), available) == expected
+
+
+def test_who_takes_turns_has_one_gpu_with_all_others() -> None:
+    turns = settings(*VLLM, "resources.turns=true")
+    everybody = dict.fromkeys(("student-a", "student-b", "trainer-a", "trainer-b"), (0,))
+    assert share_out(turns, 1) == share_out(turns, 4) == everybody
+    assert share_out(turns, 0) == {}
+    second = "resources.gpus={ student-a = [1], student-b = [1], trainer-a = [1], trainer-b = [1] }"
+    assert set(share_out(settings(*VLLM, "resources.turns=true", second), 2).values()) == {(1,)}
+    apart_ = "resources.gpus={ student-a = [0], student-b = [0], trainer-a = [1], trainer-b = [1] }"
+    with pytest.raises(ConfigError, match="expected one GPU that all take turns on"):
+        share_out(settings(*VLLM, "resources.turns=true", apart_), 2)
 
 
 def test_without_gpus_nobody_gets_one_and_found_or_scripted_engines_never_do() -> None:
@@ -106,6 +119,14 @@ def test_two_servers_on_one_gpu_must_fit() -> None:
     halves = [f"students.{name}.vllm.gpu_memory_utilization=0.4" for name in "ab"]
     require_room(settings(*VLLM, *halves), shares)
     require_room(settings(*VLLM), shares)  # what is left to the plan fits by it
+    require_room(settings(*VLLM, *[f"students.{n}.vllm.gpu_memory_utilization=0.9" for n in "ab"], TURNS), shares)
+
+
+def test_it_is_said_who_shares_a_gpu_and_how() -> None:
+    shares = share_out(settings(*VLLM), 1)
+    assert "student-a and trainer-b share GPU 0, and so its memory" in sharing(shares, turns=False)
+    assert sharing(shares, turns=True) == ["student-a, student-b, trainer-a, trainer-b take turns on GPU 0"]
+    assert sharing({}, turns=True) == []
 
 
 WORKERS = ("inspector", "student-a", "student-b", "trainer-a", "trainer-b")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from opcod.local.gpus import share_out
-from opcod.planning.cards import RESERVE, CardPlan, CardPlanner
+from opcod.planning.cards import GIB, RESERVE, CardPlan, CardPlanner
 from opcod.planning.host import host_needs
 from opcod.planning.memory import GPU_CHUNK_ROWS, MemoryPart, sequence_bytes, trainer_need
 from opcod.planning.shapes import KNOWN_SHAPES, shape_of
@@ -28,6 +28,7 @@ QWEN3_8B = {
 }
 GB = 10**9
 LENGTHS = Lengths(mean=300.0, longest=800, teacher_extra=200, feedback_extra=400, problems=5, measured=True)
+TURNS = ("resources.turns=true",)
 FULL = ("run.weights=full", "run.schedule=sequential")
 TWO_COPIES = ("students.a.vllm.data_parallel_size=2", "students.b.vllm.data_parallel_size=2")
 SHORT = ("rollout.max_tokens=1024", "evaluation.max_tokens=1024", "specialize.sampling.max_tokens=1024")
@@ -59,6 +60,8 @@ def part(plan: CardPlan, service: str, name: str) -> MemoryPart:
     ("cards", "size_gb", "overrides", "fits"),
     [
         (1, 80, (), False),
+        (1, 80, TURNS, True),
+        (1, 24, TURNS, False),
         (1, 141, (), True),
         (2, 80, (), True),
         (4, 80, (), True),
@@ -81,6 +84,25 @@ def test_which_cards_hold_two_students_of_8b(
     assert (not plan.refused) == fits, plan.refused
     assert all((card.left >= 0) for card in plan.cards) == fits
     assert bool(plan.servers) == fits and (plan.pass_tokens is not None) == fits
+
+
+def test_in_turns_each_has_the_card_but_for_what_the_others_keep_there() -> None:
+    """CUDA's contexts, and the servers' graphs."""
+    plan = planner(1, 80, *TURNS).plan()
+    (card,) = plan.cards
+    resting = {need.service: need.resting / GIB for need in card.needs}
+    assert resting == {"student-a": 1.75, "student-b": 1.75, "trainer-a": 0.75, "trainer-b": 0.75}
+    for need in card.needs:
+        others = sum(kept for service, kept in resting.items() if service != need.service)
+        assert need.bytes / GIB + others <= card.room / GIB
+    # Each alone may grow as if the others were not there.
+    assert plan.pass_tokens == 16384
+    assert plan.servers["a"] == plan.servers["b"]
+    grown = part(plan, "student-a", "keys and values").bytes
+    assert grown > 2 * part(planner(2, 80).plan(), "student-a", "keys and values").bytes
+    assert "let them take turns on one (resources.turns = true)" in planner(1, 80).plan().refused[0]
+    assert "take turns" not in planner(1, 80, "students.a.engine=transformers").plan().refused[0]
+    assert "take turns" not in planner(1, 24).plan().refused[0]
 
 
 def test_the_least_that_an_adapter_of_8b_takes() -> None:

@@ -140,6 +140,37 @@ def test_while_weights_are_read_nothing_is_asked_and_that_is_no_silence(bench: B
     assert bench.turn(HANG_S) is Condition.RESTARTING
 
 
+def test_a_server_that_sleeps_is_left_alone_until_it_wakes(bench: Bench) -> None:
+    bench.turn()
+    bench.hold("a@v1")
+    asked, life = len(bench.fake.bodies), bench.server.life
+    bench.server.sleep()
+    assert bench.fake.asleep.is_set()
+    assert bench.turn(10 * HANG_S) is Condition.HEALTHY and bench.server.health.answers
+    assert len(bench.fake.bodies) == asked
+    bench.server.wake()
+    assert not bench.fake.asleep.is_set()
+    # The time that it slept is none of its silence.
+    bench.fake.hung.set()
+    assert bench.turn() is Condition.SUSPECT
+    bench.fake.hung.clear()
+    assert bench.turn() is Condition.HEALTHY
+    assert bench.server.life == life and bench.server.held
+
+
+def test_a_server_that_ends_while_it_sleeps_is_begun_anew_only_once_it_is_woken(bench: Bench) -> None:
+    bench.turn()
+    bench.hold("a@v1")
+    bench.server.sleep()
+    bench.fake.stop()
+    assert bench.turn(10 * HANG_S) is Condition.HEALTHY
+    with pytest.raises(EngineAwayError):
+        bench.server.wake()
+    assert bench.turn(1.0) is Condition.SUSPECT
+    assert bench.turn(HANG_S) is Condition.RESTARTING
+    assert bench.server.held == {}
+
+
 # The engine on it ----------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from services.trainer.model.teacher import TrustRegionTeacher
 from services.trainer.step.trees import pack_rows, places_of
 from shared.config.settings import OptimizerSection
 from shared.errors import StorageError
+from shared.modeling.loading import Dtype
 from tests.unit.trainer.ground import learner, rows, settings
 
 
@@ -157,6 +158,22 @@ def test_moments_on_the_host_leave_alone_what_has_no_gradient_and_the_optimizer_
     with pytest.raises(RuntimeError):
         optimizer.step()
     assert [each["params"] for each in optimizer.param_groups] == [parameters]
+
+
+@pytest.mark.parametrize("adapter", ["float32", "bfloat16"])
+@pytest.mark.parametrize("offload", ["none", "moments"])
+def test_a_learner_that_left_its_device_comes_back_as_it_was(tiny_dir: Path, adapter: Dtype, offload: str) -> None:
+    stayed, left = (learner(tiny_dir, settings(ema_rate=0.3, offload=offload), adapter=adapter) for _ in range(2))
+    for _ in range(3):
+        for one in (stayed, left):
+            give_gradients(one)
+            assert one.update() is not None
+        left.move("cpu")
+        assert all(each.grad is None for each in left.model.parameters)
+        for side in ("published", "exact", "teacher", "optimizer"):
+            wanted, found = getattr(stayed.state(), side), getattr(left.state(), side)
+            assert wanted.keys() == found.keys()
+            assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
 def test_a_teacher_of_another_adapter_is_refused(tiny_dir: Path) -> None:
