@@ -27,6 +27,9 @@ from shared.http.serving import PARENT_VARIABLE
 
 PRELOADED = ("peft", "tests.fakes.warmed")
 
+READ_AT_IMPORT = ("HOME", "XDG_CACHE_HOME")
+"""Variables that the command line goes by as it is imported (`opcod.options`)."""
+
 
 # `multiprocessing` looks after all processes at each start: two threads that find one ended lose its exit code.
 _LOOKING = threading.Lock()
@@ -157,6 +160,9 @@ def _become(
 ) -> None:
     """`<executable> -m <module>`, in the child."""
     os.setsid()
+    if any(os.environ.get(name) != environment.get(name) for name in READ_AT_IMPORT):
+        for name in [name for name in sys.modules if name.startswith("opcod.")]:
+            del sys.modules[name]
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)

@@ -59,6 +59,14 @@ def test_services_that_it_is_not_have_no_metrics_in_it(python: str, tmp_path: Pa
     assert not [name for name in names if name.startswith(SERVICES)]
 
 
+def test_a_command_goes_by_its_own_home(programs: Path, tmp_path: Path) -> None:
+    (tmp_path / "caching.py").write_text("from opcod.options import CACHE_DIR; print(CACHE_DIR)")
+    told = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"} | {"HOME": str(tmp_path)}
+    command = [str(programs / "python"), "-m", "caching"]
+    done = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{tmp_path}/.cache/opcod\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_ends_it_ends_the_process(python: str, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "waiting.py").write_text(WAITING)
