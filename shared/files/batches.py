@@ -57,6 +57,7 @@ def read_groups(store: LocalStore, directory: str, manifest: BatchManifest) -> I
 def read_group(store: LocalStore, manifest: BatchManifest, problem_id: str) -> BatchGroup:
     """One group of a sealed batch. Raises StorageError if the batch does not hold it."""
     directory = batch_directory(manifest.student, manifest.step)
+    # As far as the one that is wanted: the whole file was verified before the first.
     for group in read_groups(store, directory, manifest):
         if group.problem_id == problem_id:
             return group

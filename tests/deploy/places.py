@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class FailedError(AssertionError):
 
 class Place:
     """One deployment. volumes: directories of volumes that are there already, by name. python: runs services and health
-    checks. commands: runs `opcod`, as that does by default."""
+    checks. commands: runs `opcod`, as that does by default, and the services of the containers that are `forked`."""
 
     def __init__(
         self,
@@ -39,9 +39,12 @@ class Place:
         volumes: Mapping[str, Path],
         python: str | Path = sys.executable,
         commands: str | Path | None = None,
+        forked: Collection[str] = (),
     ) -> None:
         self._root = root
         self._python = str(python)
+        self._commands = str(commands or python)
+        self._forked = forked
         self._containers = containers
         self._volumes = dict(volumes)
         numbers = os.getpid() % 250 + 2, sum(root.as_posix().encode()) % 250 + 2  # beside other tests at this time
@@ -49,7 +52,7 @@ class Place:
             name: f"127.{numbers[0]}.{numbers[1]}.{number}" for number, name in enumerate(containers, start=2)
         }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        runs = {"python": python, "opcod": commands or python}
+        runs = {"python": self._python, "opcod": self._commands}
         for name, module in SHIMS.items():
             shim = self._bin / name
             shim.parent.mkdir(exist_ok=True)
@@ -152,6 +155,8 @@ class Place:
         program, *arguments = [self._here(word, container) for word in container.command]
         if program == "valkey-server":
             return [str(get_binary_path()), *arguments, "--bind", self._addresses[container.name]]
+        if program == "python" and container.name in self._forked:
+            return [self._commands, *arguments]
         return [str(self._bin / program) if program in SHIMS else program, *arguments]
 
     def _environment(self, container: Container) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What is deployed starts for real: each container's command as a process, with its environment and file layout.
 
-The compose file runs the preset smoke to its end, with services by the real Python; commands are forked, as are the
-pods of the cluster, which come up until all are ready, and what must not start does not.
+The compose file runs the preset smoke to its end, with a service of each kind by the real Python; second ones and
+commands are forked, as are the pods of the cluster, which come up until all are ready. What must not start does not.
 """
 
 import time
@@ -50,7 +50,8 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def compose(tmp_path: Path, model: Path, programs: Path) -> Iterator[Place]:
     containers = with_settings(compose_containers("cpu", "cli", variables=SMOKE), TINY)
-    place = Place(tmp_path, containers, {"cache": model}, commands=programs / "python")
+    forked = ("student-b", "trainer-b")
+    place = Place(tmp_path, containers, {"cache": model}, commands=programs / "python", forked=forked)
     yield place
     place.kill()
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from opcod.commands.run import Follower
 from opcod.local.launcher import Launcher
-from opcod.local.processes import Launch, launch
+from opcod.local.processes import Launch
 from opcod.local.progress import RunProgress
 from opcod.prepare.run_directory import create_run
 from shared.bus.keys import BROKER, RESULTS, TRAINER, group_of, jobs, train
@@ -184,9 +184,9 @@ class ScriptedDeployment(RunningDeployment):
         assert_nothing_left(self.bus, self.settings.names)
 
 
-def undisturbed_weights(runs_dir: Path, model: Path, *overrides: str) -> dict[str, str]:
-    """sha256 of the weights of such a run in which nothing happens, made by programs of their own."""
-    running = ScriptedDeployment(runs_dir, "undisturbed", model, *overrides, start_process=launch)
+def undisturbed_weights(runs_dir: Path, model: Path, *overrides: str, start_process: Launch = fork) -> dict[str, str]:
+    """sha256 of the weights of such a run in which nothing happens."""
+    running = ScriptedDeployment(runs_dir, "undisturbed", model, *overrides, start_process=start_process)
     try:
         assert running.finish().status is Status.DONE
         assert running.launcher.restarts == {}

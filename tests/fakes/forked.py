@@ -2,9 +2,10 @@
 
 They are as `opcod.local.processes.launch` makes them, with their own environment, log, session and exit code, but for
 their parent, which is the fork server, and for what an interpreter reads only as it begins: all share one hash seed.
-`undisturbed_weights` and the command line's tests start real programs.
+Where programs have to be real, `launch` starts them, as in the faults' undisturbed run.
 """
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -18,22 +19,16 @@ from multiprocessing import connection, forkserver, reduction, resource_tracker
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
+
 from opcod.local.processes import ProcessSpec
 from shared.http.serving import PARENT_VARIABLE
 
-PRELOADED = (
-    "peft",
-    "shared.bus.redis",
-    "shared.config.environment",
-    "shared.http.app",
-    "shared.http.serving",
-    "shared.method.sanitizing",
-    "shared.modeling.adapters",
-    "shared.modeling.logprobs",
-    "shared.obs.presence",
-    "tests.fakes.warmed",
-)
-"""Nothing of services, whose metrics would then show in every service."""
+PRELOADED = ("peft", "tests.fakes.warmed")
+
+READ_AT_IMPORT = ("HOME", "XDG_CACHE_HOME")
+"""Variables that the command line goes by as it is imported (`opcod.options`)."""
 
 
 # `multiprocessing` looks after all processes at each start: two threads that find one ended lose its exit code.
@@ -165,6 +160,9 @@ def _become(
 ) -> None:
     """`<executable> -m <module>`, in the child."""
     os.setsid()
+    if any(os.environ.get(name) != environment.get(name) for name in READ_AT_IMPORT):
+        for name in [name for name in sys.modules if name.startswith("opcod.")]:
+            del sys.modules[name]
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
@@ -179,4 +177,17 @@ def _become(
     sys.argv = [module, *arguments]
     sys.path.insert(0, str(directory))
     sys.executable = executable
+    _forget_what_is_not_of(module)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _forget_what_is_not_of(module: str) -> None:
+    """Of all that the fork server imported: metrics of other services, and the module that is yet to be run."""
+    own = ".".join(module.split(".")[:2])
+    others = [name for name in sys.modules if name.startswith("services.") and not name.startswith(f"{own}.")]
+    for each in (value for name in others for value in vars(sys.modules[name]).values()):
+        if isinstance(each, MetricWrapperBase):
+            with contextlib.suppress(KeyError):  # known by two names
+                REGISTRY.unregister(each)
+    if not hasattr(sys.modules.get(module), "__path__"):
+        sys.modules.pop(module, None)

@@ -1,8 +1,11 @@
 """The program of `tests.fakes.forking_python`: stands for a process that is forked elsewhere.
 
+That one has another parent. Where it would end with the one that started it, this does, and takes it along.
+
 Arguments: socket, the real Python, this program's name, and what a Python is called with.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -12,11 +15,16 @@ from pathlib import Path
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+PARENT_VARIABLE = "OPCOD_PARENT_PID"  # nothing of ours is imported here: it would take longer than all the rest
+PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
     address, real, program, *arguments = sys.argv[1:]
     if arguments[:1] != ["-m"]:
         os.execv(real, [real, *arguments])
+    if sys.platform == "linux" and os.environ.get(PARENT_VARIABLE) == str(os.getppid()):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
         asked = json.dumps([program, arguments[1], arguments[2:], dict(os.environ), str(Path.cwd())]).encode()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from opcod.local.processes import launch
 from tests.fakes.deployment import CONTEXT, THREE, undisturbed_weights
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -16,11 +17,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, str]:
-    """sha256 of each version's weights."""
-    return undisturbed_weights(tmp_path_factory.mktemp("undisturbed"), tiny_model)
+    """sha256 of each version's weights. Real programs make them, so that all runs that are forked are held against one
+    that is not."""
+    return undisturbed_weights(tmp_path_factory.mktemp("undisturbed"), tiny_model, start_process=launch)
 
 
 @pytest.fixture(scope="session")
 def undisturbed_three(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, str]:
-    """The same of three students."""
+    """The same of three students, forked."""
     return undisturbed_weights(tmp_path_factory.mktemp("undisturbed-three"), tiny_model, *THREE)

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from shared.http.serving import PARENT_VARIABLE
 from tests.fakes.waiting import wait_until
 
 TELLING = """
@@ -19,6 +20,8 @@ print("and that", file=sys.stderr)
 sys.exit(7)
 """
 STARTING = "import subprocess, sys; print(sys.executable, flush=True); subprocess.run([sys.executable, {}])"
+COUNTING = "from prometheus_client import REGISTRY; print(*(metric.name for metric in REGISTRY.collect()))"
+SERVICES = ("opcod_broker", "opcod_inspector", "opcod_student", "opcod_trainer")
 WAITING = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 
 
@@ -45,6 +48,25 @@ def test_it_passes_on_what_a_process_is_told_and_tells(python: str, tmp_path: Pa
     assert done.stderr == "and that\n"
 
 
+def test_services_that_it_is_not_have_no_metrics_in_it(python: str, tmp_path: Path) -> None:
+    """Though all of them are imported where it is forked."""
+    (tmp_path / "counting.py").write_text(COUNTING)
+    done = subprocess.run(
+        [python, "-m", "counting"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    names = done.stdout.split()
+    assert "python_info" in names
+    assert not [name for name in names if name.startswith(SERVICES)]
+
+
+def test_a_command_goes_by_its_own_home(programs: Path, tmp_path: Path) -> None:
+    (tmp_path / "caching.py").write_text("from opcod.options import CACHE_DIR; print(CACHE_DIR)")
+    told = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"} | {"HOME": str(tmp_path)}
+    command = [str(programs / "python"), "-m", "caching"]
+    done = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{tmp_path}/.cache/opcod\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_ends_it_ends_the_process(python: str, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "waiting.py").write_text(WAITING)
@@ -53,6 +75,17 @@ def test_what_ends_it_ends_the_process(python: str, tmp_path: Path, number: sign
         process = psutil.Process(int(started.stdout.readline()))
         started.send_signal(number)
         assert started.wait(60) == -number
+    wait_until(lambda: not process.is_running(), "the end of the process")
+
+
+def test_what_is_to_end_with_its_parent_does(python: str, tmp_path: Path) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
+    told = f"os.environ | {{{PARENT_VARIABLE!r}: str(os.getpid())}}"
+    code = f"import os, subprocess; subprocess.run([{python!r}, '-m', 'waiting'], env={told})"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        process = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
     wait_until(lambda: not process.is_running(), "the end of the process")
 
 

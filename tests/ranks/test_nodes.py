@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import psutil
@@ -24,8 +23,8 @@ pytestmark = pytest.mark.timeout(400)
 class TwoNodes(Trainer):
     """The trainer's process on node 0, and the one on node 1."""
 
-    def __init__(self, run_dir: Path, redis_url: str) -> None:
-        super().__init__(run_dir, redis_url, Path(sys.executable))
+    def __init__(self, run_dir: Path, redis_url: str, python: Path) -> None:
+        super().__init__(run_dir, redis_url, python)
         self._meet = {"OPCOD_NODES": "2", "OPCOD_RENDEZVOUS": f"127.0.0.1:{free_port()}"}
         self.second: Forked | None = None
 
@@ -40,7 +39,8 @@ class TwoNodes(Trainer):
             "OPCOD_NODE_RANK": "1",
             **self._meet,
         }
-        self.second = Forked("services.trainer", (), told, self.run_dir / "trainer-1.log")
+        log = self.run_dir / "trainer-1.log"
+        self.second = Forked("services.trainer", (), told, log, executable=str(self._python))
         return self.second
 
     def start_first(self) -> Forked:
@@ -54,16 +54,17 @@ class TwoNodes(Trainer):
 
 
 def ranks_of(process: Forked) -> list[psutil.Process]:
-    """The ranks that a node's process has started, which are programs of their own."""
+    """The ranks that a node's process has started: what ends one of these programs ends what is forked for it."""
     return [
         child for child in psutil.Process(process.pid).children(recursive=True) if "services.trainer" in child.cmdline()
     ]
 
 
 def test_a_node_that_dies_takes_the_trainer_back_to_its_checkpoint_and_on(
-    server: ValkeyServer, bus: RedisBus, tmp_path: Path, tiny_dir: Path
+    server: ValkeyServer, bus: RedisBus, tmp_path: Path, tiny_dir: Path, programs: Path
 ) -> None:
-    alone = Trainer(prepared(tmp_path / "alone", tiny_dir, *FULL), server.connection_url, Path(sys.executable))
+    python = programs / "python"
+    alone = Trainer(prepared(tmp_path / "alone", tiny_dir, *FULL), server.connection_url, python)
     try:
         alone.start()
         send(bus, seal_steps(alone.run_dir, tiny_dir, 2)).read_until(2, WAIT_S)
@@ -72,7 +73,7 @@ def test_a_node_that_dies_takes_the_trainer_back_to_its_checkpoint_and_on(
     with redis.Redis.from_url(server.connection_url) as client:
         client.flushall()
 
-    nodes = TwoNodes(prepared(tmp_path / "two", tiny_dir, *FULL), server.connection_url)
+    nodes = TwoNodes(prepared(tmp_path / "two", tiny_dir, *FULL), server.connection_url, python)
     try:
         second = nodes.start_second()
         first = nodes.start_first()

@@ -3,8 +3,8 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from opcod.local.nodes import MEETING_FILE, address_file, read_address, read_meeting
 from shared.contracts.run import Status
 from tests.fakes.deployment import CONTEXT, STEPS, ScriptedDeployment, assert_applied_once, assert_nothing_left
+from tests.fakes.forked import fork
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 WAIT_S = 400.0
@@ -22,9 +23,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Nodes:
-    """`opcod join` on nodes 1 and 2, as programs of their own."""
+    """`opcod join` on nodes 1 and 2."""
 
-    def __init__(self, runs_dir: Path, run: str) -> None:
+    def __init__(self, runs_dir: Path, run: str, opcod: Path) -> None:
+        self._opcod = opcod
         self._runs_dir = runs_dir
         self._run = run
         self._started: dict[int, subprocess.Popen[bytes]] = {}
@@ -34,7 +36,7 @@ class Nodes:
         told = os.environ | {"OPCOD_NODE_RANK": str(node), "OPCOD_ADDRESS": f"127.0.0.{node + 1}"}
         with (self._runs_dir / f"node-{node}.log").open("ab") as log:
             self._started[node] = subprocess.Popen(
-                [sys.executable, "-m", "opcod.main", "join", self._run, *places], env=told, stdout=log, stderr=log
+                [str(self._opcod), "join", self._run, *places], env=told, stdout=log, stderr=log
             )
 
     def kill(self, node: int) -> None:
@@ -52,13 +54,15 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Nodes]:
-    started = Nodes(tmp_path, "nodes")
+def nodes(tmp_path: Path, programs: Path) -> Iterator[Nodes]:
+    started = Nodes(tmp_path, "nodes", programs / "opcod")
     yield started
     started.end()
 
 
-def test_a_run_on_three_nodes_goes_on_when_one_is_killed_and_joins_again(tmp_path: Path, nodes: Nodes) -> None:
+def test_a_run_on_three_nodes_goes_on_when_one_is_killed_and_joins_again(
+    tmp_path: Path, nodes: Nodes, programs: Path
+) -> None:
     """With ranks of one trainer on two of them, and those of the other on one."""
     model = write_tiny_model(tmp_path / "tiny", context=CONTEXT)
     nodes.join(1)
@@ -70,6 +74,7 @@ def test_a_run_on_three_nodes_goes_on_when_one_is_killed_and_joins_again(tmp_pat
         *SETTINGS,
         f"resources.placement={{ {PLACES} }}",
         deadline_s=WAIT_S,
+        start_process=partial(fork, python=str(programs / "python")),
         rendezvous="127.0.0.1",
     )
     run_dir = running.paths.run_dir

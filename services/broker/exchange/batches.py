@@ -187,7 +187,6 @@ def write_batch(store: LocalStore, header: StepHeader, groups: Sequence[BatchGro
     # A group a line, so that a reader holds one of them in memory at a time.
     lines = "".join(text + "\n" for text in texts).encode()
     added = {group.problem_id: added_group(group.problem_id, text) for group, text in zip(ordered, texts, strict=True)}
-    # Over samples and not over groups, which may have different numbers of them.
     samples = [sample for group in ordered for sample in group.samples]
     verdicts = Counter(verdict_word(sample.verdict) for sample in samples if sample.verdict is not None)
     manifest = BatchManifest(

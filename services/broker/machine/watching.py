@@ -277,6 +277,7 @@ def break_count(state: RunState, plan: Plan, student: str, tutor: str) -> BreakC
     rows = [
         row
         for row in state.tallies[student].revisions
+        # Right ones alone: where nothing was right, nothing could be broken.
         if row.told and row.right and (row.round, row.tutor) == (state.round, tutor)
     ]
     return BreakCount(

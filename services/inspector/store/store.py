@@ -264,6 +264,7 @@ class Store:
 
 
 def _where(all_conditions: Sequence[Condition]) -> tuple[str, list[Value]]:
+    # A filter that wants everything has no condition, and a WHERE has to have one.
     where = " AND ".join(condition for condition, _ in all_conditions) or "TRUE"
     return where, [parameter for _, parameter in all_conditions]
 
