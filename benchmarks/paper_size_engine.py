@@ -40,6 +40,8 @@ class PaperEngine:
     vocabulary_size = VOCABULARY
     continuous = True
     guides = False
+    hashes = False
+    finished = 0
     rendering = None
 
     def __init__(self, domain: str, step_s: float, slots: int) -> None:

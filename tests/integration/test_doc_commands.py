@@ -107,6 +107,7 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "opcod sbatch": Parsed("writes a job for SLURM; tests/unit/opcod/slurm runs one"),
     "opcod run --run pair": Parsed("waits for another node; tests/ranks/test_run_on_nodes.py has one"),
     "sbatch job.sbatch": NotHere("needs SLURM"),
+    "python -m benchmarks.paper_size": NotHere("takes minutes; tests/integration/test_paper_size.py runs it in small"),
     "opcod run --preset": MAIN_JOB,
     "opcod run --dry-run --preset phys-chem": Run("served", "cannot begin yet", code=2),
     "opcod run --dry-run --preset phys-chem --set problems.source=sciknoweval:DIR": Parsed("needs the problems"),

@@ -74,7 +74,11 @@ def test_every_preset_survives_a_round_trip(preset: str, tmp_path: Path) -> None
         ("chem-mat", "phys-chem", ["students.a.domain", "students.b.domain"]),
         ("baseline-sdpo", "phys-chem", ["run.method"]),
         ("baseline-hacpo", "phys-chem", ["run.method"]),
-        ("laptop-chem-bio", "laptop", ["students.a.domain", "students.b.domain"]),
+        (
+            "laptop-chem-bio",
+            "laptop",
+            ["gate.tau", "students.a.domain", "students.a.unknown_kinds", "students.b.domain"],
+        ),
         ("laptop-bio-phys", "laptop", ["students.a.domain", "students.a.unknown_kinds", "students.b.domain"]),
     ],
 )
