@@ -153,7 +153,11 @@ async def _http_error(_request: Request, error: Exception) -> JSONResponse:
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     """The server logs it with its traceback; the client learns only that it was not its fault."""
     log.error("unexpected error", path=request.url.path, error=str(error), type=type(error).__name__)
-    return error_response(500, "an unexpected error in this service; its log has the details", "server_error")
+    answer = error_response(500, "an unexpected error in this service; its log has the details", "server_error")
+    # The error goes on to the server, which then ends the connection: a client that is not told so sends its next
+    # request into it.
+    answer.headers["Connection"] = "close"
+    return answer
 
 
 class JsonRequest(Request):

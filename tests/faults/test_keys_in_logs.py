@@ -27,15 +27,17 @@ def test_f24_no_key_and_no_body_is_in_a_services_log(tmp_path: Path) -> None:
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.02)
         with httpx2.Client(base_url=(tmp_path / "url").read_text(), trust_env=False) as client:
-            statuses = [
-                client.post(path, json={"prompt": PROMPT}, headers={"Authorization": f"Bearer {given}"}).status_code
+            answers = [
+                client.post(path, json={"prompt": PROMPT}, headers={"Authorization": f"Bearer {given}"})
                 for path in ("/refuses", "/breaks", f"/nowhere?key={key}")
                 for given in (key, wrong, f"{key}x")
             ]
     finally:
         process.terminate()
         assert process.wait(timeout=WAIT_S) == 0
-    assert statuses == [500, 401, 401, 500, 401, 401, 404, 401, 401]
+    assert [answer.status_code for answer in answers] == [500, 401, 401, 500, 401, 401, 404, 401, 401]
+    # After an error that nobody expected the server ends the connection, and says so before the next request is sent.
+    assert [answer.headers.get("connection") for answer in answers] == [None] * 3 + ["close"] + [None] * 5
     text = (tmp_path / "log").read_text()
     assert "told to" in text and "unexpected error" in text
     for secret in (key, wrong, PROMPT, *(line.split()[1] for line in (tmp_path / "key").read_text().splitlines())):

@@ -67,6 +67,7 @@ def place_of(text: str) -> Place:
 
 def newest_place(store: Store) -> Place:
     """Taken before rows are read: what comes in between is told twice rather than not at all."""
+    # The log's end first: an exchange is stored with its event, so every one up to that end is among those found.
     position = store.head
     return Place(store.newest_exchange_id(), position)
 
@@ -80,23 +81,24 @@ def live_feed(store: Store, wanted: ExchangeFilter, place: Place, render: Render
 
 def news(store: Store, wanted: ExchangeFilter, place: Place, render: Render) -> tuple[list[bytes], Place]:
     """What is to be told after `place`, at most a page of it, and the place behind it."""
-    newest = store.newest_exchange_id()
+    newest = newest_place(store)
     if place == FROM_ELSEWHERE:
-        behind = Place(newest, store.head)
-        return [_message("anew", behind, "behind")], behind
-    if newest - place.exchange > MAX_BEHIND:
-        behind = Place(newest, store.head)
-        return [_message(str(newest - place.exchange), behind, "behind")], behind
+        return [_message("anew", newest, "behind")], newest
+    if (missed := newest.exchange - place.exchange) > MAX_BEHIND:
+        return [_message(str(missed), newest, "behind")], newest
     messages = []
     if wanted.change is None:
-        rows = store.exchanges_between(wanted, after=place.exchange, upto=newest, limit=PAGE)
+        rows = store.exchanges_between(wanted, after=place.exchange, upto=newest.exchange, limit=PAGE)
         for row in feed_rows(rows):
             place = replace(place, exchange=row.exchanges[-1].id)
             messages.append(_message(render(_whole(store, wanted, row)), place))
         if len(rows) == PAGE:
             return messages, place
-    place = replace(place, exchange=newest)
+    place = replace(place, exchange=newest.exchange)
     for event in store.events_after(place.position, PAGE):
+        # What came since then may have brought exchanges: behind its position nobody would look for them.
+        if event.position > newest.position:
+            break
         place = replace(place, position=event.position)
         messages += _told(store, wanted, place, render, event)
     return messages, place

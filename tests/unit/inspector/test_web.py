@@ -15,6 +15,7 @@ from services.inspector.store.log import SMALL_KINDS
 from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
 from services.inspector.web.assets import WEB, Assets
+from services.inspector.web.folding import FeedRow
 from services.inspector.web.live import MAX_BEHIND, Place, live_feed, newest_place, news, place_of
 from services.inspector.web.marking import marked_concept, reviewed
 from services.inspector.web.rendering import COLOURS, sentence
@@ -146,6 +147,23 @@ def test_news_are_told_once_and_in_order(store: Store) -> None:
     halfway = place_of(messages[0].decode().strip().split("\n")[-1].removeprefix("id: "))
     rest, _ = news(store, ExchangeFilter(), halfway, lambda row: row.first.problem_id)
     assert [data(each) for each in rest] == ["p2", "p1", "TRAINING, round 2"]
+
+
+def test_what_is_stored_while_rows_are_written_is_told_next(store: Store) -> None:
+    start = newest_place(store)
+    tell(store, feedback("p1"))
+
+    def write(row: FeedRow) -> str:
+        if store.head == 1:
+            tell(store, feedback("p2"), status(2), start=2)
+        return row.first.problem_id
+
+    messages, place = news(store, ExchangeFilter(), start, write)
+    assert [data(each) for each in messages] == ["p1"]
+    assert store.head > place.position
+    messages, place = news(store, ExchangeFilter(), place, write)
+    assert [data(each) for each in messages] == ["p2", "TRAINING, round 2"]
+    assert place == newest_place(store)
 
 
 def test_who_is_far_behind_is_told_to_load_again(store: Store) -> None:
