@@ -2,13 +2,17 @@
 
 A turn: let go of what was cancelled, take in what fits, draw a token of every sample, version by version. What always
 holds: at most `slots` samples are in the making; each call ends once, with all of its generations or an error of its
-own; between two turns any call may begin or end, and a version be used for the first time. A call that begins while
-nothing else runs is decoded the same way each time, to the last bit.
+own; between two turns any call may begin or end, and people's be of any version. A call that begins while nothing else
+runs is decoded the same way each time, to the last bit.
+
+Jobs of two versions do not run beside each other: each would have half the rows, and a step of few rows takes nearly
+as long as one of many. While one version's samples are drawn, what comes for another gathers.
 """
 
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -62,9 +66,47 @@ class DecodingCall:
         return any(audience.heard for audience in self.audiences)
 
     @property
+    def job(self) -> bool:
+        """Nobody watches it being written."""
+        return not self.audiences
+
+    @property
     def turn(self) -> tuple[bool, int]:
         """Whose samples are taken in first: people's, then those of the call with the fewest in the making."""
-        return not self.audiences, self.running
+        return self.job, self.running
+
+
+class VersionTurns:
+    """Whose turn it is, of the versions that jobs ask for.
+
+    A version takes in whatever comes for it as long as nothing waits for another. If something does, it still takes
+    what was there when its turn began, at most `slots`; once all of its samples are done it is the turn of the version
+    that has waited longest.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._version: str | None = None
+        self._due = 0
+        self._waiting: list[str] = []
+
+    def look(self, running: bool, waiting: Counter[str]) -> None:
+        """running: a sample of the version whose turn it is. waiting: samples that have not begun, by version."""
+        there = [version for version in self._waiting if version in waiting]
+        self._waiting = list(dict.fromkeys([*there, *waiting]))
+        if running or not self._waiting:
+            return
+        self._version = next((each for each in self._waiting if each != self._version), self._waiting[0])
+        self._waiting.remove(self._version)
+        self._waiting.append(self._version)
+        self._due = min(self._slots, waiting[self._version])
+
+    def takes(self, version: str) -> bool:
+        """Whether a sample of it may begin now; it is then counted as begun."""
+        if version != self._version or (self._due == 0 and self._waiting != [version]):
+            return False
+        self._due = max(0, self._due - 1)
+        return True
 
 
 class DecodingLoop:
@@ -83,6 +125,7 @@ class DecodingLoop:
         self._calls: list[DecodingCall] = []
         self._owners: dict[Draw, DecodingCall] = {}
         self._decodings: dict[str, Decoding] = {}
+        self._turns = VersionTurns(slots)
         self._thread: threading.Thread | None = None
         self._closed: str | None = None
         self._turned_s: float | None = None
@@ -177,10 +220,16 @@ class DecodingLoop:
     def _taken_in(self) -> dict[str, list[Draw]]:
         """The samples that join now, by version: as many as are free, and a pass of prompts at once."""
         joining: dict[str, list[Draw]] = {}
+        calls = sorted(self._may_join(), key=lambda call: call.turn)
+        jobs = [call for call in calls if call.job]
+        running = any(owner.job for owner in self._owners.values())
+        self._turns.look(running, Counter(draw.request.version for call in jobs for draw in call.waiting))
         free, tokens = self._slots - len(self._owners), 0
-        for call in sorted(self._may_join(), key=lambda call: call.turn):
+        for call in calls:
             prompt: tuple[int, ...] = ()
             while call.waiting and free > 0 and tokens < PREFILL_TOKENS:
+                if call.job and not self._turns.takes(call.waiting[0].request.version):
+                    break
                 draw = call.waiting.pop(0)
                 tokens += len(draw.prompt) if draw.prompt != prompt else 0
                 prompt = draw.prompt
