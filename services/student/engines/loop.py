@@ -5,15 +5,15 @@ holds: at most `slots` samples are in the making; each call ends once, with all 
 own; between two turns any call may begin or end, and people's be of any version. A call that begins while nothing else
 runs is decoded the same way each time, to the last bit.
 
-Jobs of two versions do not run beside each other: each would have half the rows, and a step of few rows takes nearly
-as long as one of many. While one version's samples are drawn, what comes for another gathers.
+Jobs of two versions do not run beside each other but in turns of up to TURN_STEPS: a step of few rows takes nearly as
+long as one of many, and what comes for the other version gathers meanwhile.
 """
 
 import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -28,6 +28,9 @@ from shared.errors import UnavailableError
 CLOSE_S = 10.0
 LOOK_S = 1.0
 """How often a caller looks whether the loop is still there."""
+
+TURN_STEPS = 64
+"""Of one version while another waits: more than a short answer has, so that most batches are not stopped halfway."""
 
 Weights = Mapping[str, Tensor]
 
@@ -79,31 +82,33 @@ class DecodingCall:
 class VersionTurns:
     """Whose turn it is, of the versions that jobs ask for.
 
-    A version takes in whatever comes for it as long as nothing waits for another. If something does, it still takes
-    what was there when its turn began, at most `slots`; once all of its samples are done it is the turn of the version
-    that has waited longest.
+    A version takes in whatever comes for it as long as nothing is there for another. If something is, it takes what
+    waited when its turn began, at most `slots`, and its turn ends with its last sample, or after TURN_STEPS: then the
+    next is the version that has waited longest.
     """
 
     def __init__(self, slots: int) -> None:
+        self.version: str | None = None
         self._slots = slots
-        self._version: str | None = None
         self._due = 0
-        self._waiting: list[str] = []
+        self._steps = 0
+        self._there: list[str] = []
 
-    def look(self, running: bool, waiting: Counter[str]) -> None:
-        """running: a sample of the version whose turn it is. waiting: samples that have not begun, by version."""
-        there = [version for version in self._waiting if version in waiting]
-        self._waiting = list(dict.fromkeys([*there, *waiting]))
-        if running or not self._waiting:
+    def look(self, running: Container[str], waiting: Mapping[str, int]) -> None:
+        """Before a step. running: versions of samples in the making. waiting: samples not begun, by version."""
+        kept = [version for version in self._there if version in waiting or version in running]
+        self._there = list(dict.fromkeys([*kept, *waiting]))
+        self._steps += 1
+        if not self._there or (self.version in running and self._steps <= TURN_STEPS):
             return
-        self._version = next((each for each in self._waiting if each != self._version), self._waiting[0])
-        self._waiting.remove(self._version)
-        self._waiting.append(self._version)
-        self._due = min(self._slots, waiting[self._version])
+        self.version = next((each for each in self._there if each != self.version), self._there[0])
+        self._there.remove(self.version)
+        self._there.append(self.version)
+        self._due, self._steps = min(self._slots, waiting.get(self.version, 0)), 1
 
     def takes(self, version: str) -> bool:
         """Whether a sample of it may begin now; it is then counted as begun."""
-        if version != self._version or (self._due == 0 and self._waiting != [version]):
+        if version != self.version or (self._due == 0 and self._there != [version]):
             return False
         self._due = max(0, self._due - 1)
         return True
@@ -214,15 +219,17 @@ class DecodingLoop:
             what = f"{call.size} samples were stopped before they were complete"
             self._end(call, GenerationCancelledError(what))
         joining = self._taken_in()
+        watched = {draw.request.version for draw, owner in self._owners.items() if not owner.job}
         for version in list(dict.fromkeys([*self._decodings, *joining])):
-            self._advance(version, joining.get(version, []))
+            if version == self._turns.version or version in watched:
+                self._advance(version, joining.get(version, []))
 
     def _taken_in(self) -> dict[str, list[Draw]]:
         """The samples that join now, by version: as many as are free, and a pass of prompts at once."""
         joining: dict[str, list[Draw]] = {}
         calls = sorted(self._may_join(), key=lambda call: call.turn)
         jobs = [call for call in calls if call.job]
-        running = any(owner.job for owner in self._owners.values())
+        running = {draw.request.version for draw, owner in self._owners.items() if owner.job}
         self._turns.look(running, Counter(draw.request.version for call in jobs for draw in call.waiting))
         free, tokens = self._slots - len(self._owners), 0
         for call in calls:
