@@ -29,7 +29,7 @@ CLOSE_S = 10.0
 LOOK_S = 1.0
 """How often a caller looks whether the loop is still there."""
 
-TURN_STEPS = 64
+TURN_STEPS = 48
 """Of one version while another waits: more than a short answer has, so that most batches are not stopped halfway."""
 
 Weights = Mapping[str, Tensor]
