@@ -33,6 +33,8 @@ STRANGERS = (
     End("prometheus", "10.78.0.6", "monitoring", {"app": "prometheus"}),
     End("internet", "203.0.113.9", None),
     End("private", "192.168.77.9", None),
+    # Of the range that some clouds give to pods and nodes.
+    End("shared", "100.64.77.9", None),
     End("metadata", "169.254.169.254", None),
 )
 RANKS_PORT = 29400

@@ -2,14 +2,18 @@
 
 A turn: let go of what was cancelled, take in what fits, draw a token of every sample, version by version. What always
 holds: at most `slots` samples are in the making; each call ends once, with all of its generations or an error of its
-own; between two turns any call may begin or end, and a version be used for the first time. A call that begins while
-nothing else runs is decoded the same way each time, to the last bit.
+own; between two turns any call may begin or end, and people's be of any version. A call that begins while nothing else
+runs is decoded the same way each time, to the last bit.
+
+Jobs of two versions do not run beside each other but in turns of up to TURN_STEPS: a step of few rows takes nearly as
+long as one of many, and what comes for the other version gathers meanwhile.
 """
 
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -24,6 +28,9 @@ from shared.errors import UnavailableError
 CLOSE_S = 10.0
 LOOK_S = 1.0
 """How often a caller looks whether the loop is still there."""
+
+TURN_STEPS = 48
+"""Of one version while another waits: more than a short answer has, so that most batches are not stopped halfway."""
 
 Weights = Mapping[str, Tensor]
 
@@ -62,9 +69,49 @@ class DecodingCall:
         return any(audience.heard for audience in self.audiences)
 
     @property
+    def job(self) -> bool:
+        """Nobody watches it being written."""
+        return not self.audiences
+
+    @property
     def turn(self) -> tuple[bool, int]:
         """Whose samples are taken in first: people's, then those of the call with the fewest in the making."""
-        return not self.audiences, self.running
+        return self.job, self.running
+
+
+class VersionTurns:
+    """Whose turn it is, of the versions that jobs ask for.
+
+    A version takes in whatever comes for it as long as nothing is there for another. If something is, it takes what
+    waited when its turn began, at most `slots`, and its turn ends with its last sample, or after TURN_STEPS: then the
+    next is the version that has waited longest.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.version: str | None = None
+        self._slots = slots
+        self._due = 0
+        self._steps = 0
+        self._there: list[str] = []
+
+    def look(self, running: Container[str], waiting: Mapping[str, int]) -> None:
+        """Before a step. running: versions of samples in the making. waiting: samples not begun, by version."""
+        kept = [version for version in self._there if version in waiting or version in running]
+        self._there = list(dict.fromkeys([*kept, *waiting]))
+        self._steps += 1
+        if not self._there or (self.version in running and self._steps <= TURN_STEPS):
+            return
+        self.version = next((each for each in self._there if each != self.version), self._there[0])
+        self._there.remove(self.version)
+        self._there.append(self.version)
+        self._due, self._steps = min(self._slots, waiting.get(self.version, 0)), 1
+
+    def takes(self, version: str) -> bool:
+        """Whether a sample of it may begin now; it is then counted as begun."""
+        if version != self.version or (self._due == 0 and self._there != [version]):
+            return False
+        self._due = max(0, self._due - 1)
+        return True
 
 
 class DecodingLoop:
@@ -83,6 +130,7 @@ class DecodingLoop:
         self._calls: list[DecodingCall] = []
         self._owners: dict[Draw, DecodingCall] = {}
         self._decodings: dict[str, Decoding] = {}
+        self._turns = VersionTurns(slots)
         self._thread: threading.Thread | None = None
         self._closed: str | None = None
         self._turned_s: float | None = None
@@ -171,16 +219,24 @@ class DecodingLoop:
             what = f"{call.size} samples were stopped before they were complete"
             self._end(call, GenerationCancelledError(what))
         joining = self._taken_in()
+        watched = {draw.request.version for draw, owner in self._owners.items() if not owner.job}
         for version in list(dict.fromkeys([*self._decodings, *joining])):
-            self._advance(version, joining.get(version, []))
+            if version == self._turns.version or version in watched:
+                self._advance(version, joining.get(version, []))
 
     def _taken_in(self) -> dict[str, list[Draw]]:
         """The samples that join now, by version: as many as are free, and a pass of prompts at once."""
         joining: dict[str, list[Draw]] = {}
+        calls = sorted(self._may_join(), key=lambda call: call.turn)
+        jobs = [call for call in calls if call.job]
+        running = {draw.request.version for draw, owner in self._owners.items() if owner.job}
+        self._turns.look(running, Counter(draw.request.version for call in jobs for draw in call.waiting))
         free, tokens = self._slots - len(self._owners), 0
-        for call in sorted(self._may_join(), key=lambda call: call.turn):
+        for call in calls:
             prompt: tuple[int, ...] = ()
             while call.waiting and free > 0 and tokens < PREFILL_TOKENS:
+                if call.job and not self._turns.takes(call.waiting[0].request.version):
+                    break
                 draw = call.waiting.pop(0)
                 tokens += len(draw.prompt) if draw.prompt != prompt else 0
                 prompt = draw.prompt
