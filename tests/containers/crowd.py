@@ -1,7 +1,8 @@
 """People at a deployment, all at once: clients of the API, viewers of the page, and questions at a steady rate.
 
 Questions come when their time has come, whether or not those before them are answered, so that a deployment that falls
-behind shows it. Whatever is answered with anything but 200 is noted, and so is what a viewer was not told.
+behind shows it. Whoever is told to come back does. Whatever has no answer in the end is noted, and so is what a viewer
+was not told.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ CLIENTS, VIEWERS, ASKS_PER_S = 200, 50, 10
 PAUSE_S = 5.0
 """Of a client, from one request to the next: those of all make 40 a second."""
 
+BUSY, BACK_S = 503, 1.0
 ANSWERED_S = 120.0
 TOLD_S = 60.0
 """How much later than the inspector itself a viewer may know of an exchange; only a defect takes so long."""
@@ -34,16 +36,18 @@ Group = tuple[str, int, str]
 
 @dataclass
 class Found:
-    """seconds: of the answers, by what was asked. refused: whatever went wrong, in words. rows: that all viewers were
-    told together."""
+    """seconds: of the answers, by what was asked, with what came before them. busy: how often somebody was told to come
+    back. refused: whatever went wrong, in words. rows: that all viewers were told together."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    busy: int = 0
     refused: list[str] = field(default_factory=list)
     rows: int = 0
 
     def add(self, other: "Found") -> None:
         for what, seconds in other.seconds.items():
             self.seconds.setdefault(what, []).extend(seconds)
+        self.busy += other.busy
         self.refused += other.refused
         self.rows += other.rows
 
@@ -122,9 +126,14 @@ class Crowd:
                 await asyncio.sleep(max(0.0, began_s + asked / ASKS_PER_S - time.monotonic()))
 
     async def _request(self, client: httpx2.AsyncClient, what: str, path: str, body: dict[str, Any] | None) -> None:
-        began_s = time.monotonic()
+        began_s, method = time.monotonic(), "GET" if body is None else "POST"
         try:
-            answer = await client.request("GET" if body is None else "POST", self._api + path, json=body)
+            answer = await client.request(method, self._api + path, json=body)
+            # As OpenAI's own client does: a student that has its hands full says so, and to come back.
+            while answer.status_code == BUSY and time.monotonic() - began_s < ANSWERED_S:
+                self._found.busy += 1
+                await asyncio.sleep(BACK_S)
+                answer = await client.request(method, self._api + path, json=body)
         except httpx2.HTTPError as error:
             self._found.refused.append(f"{what}: {error!r}")
             return

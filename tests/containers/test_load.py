@@ -9,6 +9,7 @@ import hashlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median, quantiles
@@ -63,7 +64,7 @@ def test_a_crowd_beside_a_run_loses_nothing(project: Project, capsys: pytest.Cap
         alone.append(step_s(project, lambda: time.sleep(ALONE_S)))
     with capsys.disabled():
         sys.stdout.write(figures(alone, beside, found))
-    assert found.refused == []
+    assert found.refused == [], Counter(found.refused).most_common(5)
     assert "no dead letters" in project.command("dlq", "list")
     state = project.run_state()
     assert state is not None and state.paused is None and state.failed is None, state
@@ -108,7 +109,7 @@ def figures(alone: Sequence[float], beside: Sequence[float], found: Found) -> st
         f"average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
         f"a step: {median(beside):.3f} s, alone {median(alone):.3f} s; ratio {median(ratios):.2f} "
         f"({min(ratios):.2f} to {max(ratios):.2f})",
-        f"viewers were told {found.rows} rows; refused or lost: {len(found.refused)}",
+        f"viewers were told {found.rows} rows; told to come back: {found.busy}; lost: {len(found.refused)}",
     ]
     for what, seconds in found.seconds.items():
         cuts = quantiles(seconds, n=100, method="inclusive")
