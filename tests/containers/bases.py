@@ -39,7 +39,7 @@ PACKAGES = (
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 BRIDGE = "docker0"
-MADE_WITHIN_S = 500
+MADE_WITHIN_S = 1200
 MERGED = "/usr/share/mmdebstrap/hooks/merged-usr"
 """Makes /bin and the like links from the start. The package that does so afterwards brings all of Perl."""
 

@@ -18,7 +18,7 @@ WANTED = "OPCOD_CONTAINERS"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.timeout(2400))
             if not os.environ.get(WANTED):
                 item.add_marker(pytest.mark.skip(reason="needs a Docker engine; `make test-containers` runs these"))
 

@@ -22,8 +22,8 @@ PACKAGES = {"dockerd": "docker.io", "docker": "docker.io", "iptables": "iptables
 WITHIN_S = 120.0
 """An engine that takes longer to be had is none."""
 
-STOPPED_S = 90
-GENTLE = ("nice", "-n", "19")
+STOPPED_S = 180
+GENTLE = ("nice", "-n", "10")
 """Learning on the same machine goes first."""
 
 LINKS = Path("/sys/class/net")
@@ -64,7 +64,7 @@ class Engine:
 
     def answers(self) -> bool:
         asked = ["docker", "info", "--format", "{{.ServerVersion}}"]
-        done = subprocess.run(asked, env=self.environment, capture_output=True, timeout=30, check=False)
+        done = subprocess.run(asked, env=self.environment, capture_output=True, timeout=60, check=False)
         return done.returncode == 0 and bool(done.stdout.strip())
 
     def docker(self, *arguments: str, timeout_s: float = 120) -> str:

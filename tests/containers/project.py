@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -27,9 +28,9 @@ SERVICES = ("student-a", "student-b", "trainer-a", "trainer-b", "broker", "inspe
 LASTING = ("redis", *SERVICES)
 """Those that go on until they are stopped."""
 
-BUILT_S = 600.0
-UP_S = 240.0
-DONE_S = 240.0
+BUILT_S = 1200.0
+UP_S = 600.0
+DONE_S = 900.0
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,13 @@ class Project:
         arguments = [f"--build-arg={name}={value}" for name, value in self.build_arguments.items()]
         self.compose("build", *arguments, timeout_s=BUILT_S)
 
+    def choose(self, name: str, **variables: str) -> None:
+        """Later commands are about the run of that name."""
+        self._variables = self._always | variables | {"OPCOD_RUN": name}
+
     def begin(self, name: str, **variables: str) -> str:
         """`up -d` of a run of that name, until all is up; what was announced. Later commands are about this run."""
-        self._variables = self._always | variables | {"OPCOD_RUN": name}
+        self.choose(name, **variables)
         return self.up()
 
     def up(self) -> str:
@@ -95,9 +100,11 @@ class Project:
         """Of every profile."""
         self.compose("--profile", "monitor", "down", *options)
 
-    def set(self, settings: Mapping[str, str]) -> None:
-        """Settings of the runs that are begun from now on, as in opcod.env."""
-        self._settings.write_text(yaml.safe_dump({"services": {"prepare": {"environment": dict(settings)}}}))
+    def set(self, settings: Mapping[str, str], of_students: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Settings of the runs that are begun from now on, as in opcod.env. of_students: their environment besides."""
+        environments = {"prepare": settings, "student-a": of_students, "student-b": of_students}
+        services = {service: {"environment": dict(each)} for service, each in environments.items()}
+        self._settings.write_text(yaml.safe_dump({"services": services}))
 
     def command(self, *arguments: str) -> str:
         """`docker-compose run --rm cli …`"""

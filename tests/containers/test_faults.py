@@ -3,7 +3,7 @@
 from functools import partial
 
 from shared.contracts.run import Status
-from tests.containers.project import LASTING, Project
+from tests.containers.project import LASTING, UP_S, Project
 from tests.fakes.deployment import assert_applied_once
 from tests.fakes.waiting import wait_until
 
@@ -51,7 +51,7 @@ def test_every_container_killed_with_a_second_trainer_and_every_message_twice(pr
     for service in ORDER:
         assert_under_way(project)
         project.kill(service)
-        wait_until(partial(restarted, project, service), f"the engine to restart {service}")
+        wait_until(partial(restarted, project, service), f"the engine to restart {service}", deadline_s=UP_S)
         project.until_healthy("broker", "redis")
         assert int(project.execute("broker", "python", "-c", EVERYTHING_AGAIN)) > 0
     assert_whole(project)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers.engine import run
-from tests.containers.project import Project
+from tests.containers.project import SERVICES, Project
 from tests.deploy.deployed import ROOT
 from tests.fakes.deployment import assert_applied_once
 
@@ -69,8 +69,10 @@ def test_a_run_of_the_commit_before_goes_on_under_these_images(project: Project,
         project.begin("upgraded")
         project.until_step(1)
         project.compose("stop")
+    first = {service: project.container(service)["Image"] for service in SERVICES}
     project.build()
     project.up()
+    assert not [service for service in SERVICES if project.container(service)["Image"] == first[service]]
     assert project.until_done().steps == {"a": STEPS, "b": STEPS}
     for student in "ab":
         assert_applied_once(project.run_dir(), student, STEPS)
