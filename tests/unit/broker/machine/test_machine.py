@@ -59,6 +59,7 @@ def test_any_order_and_any_repeats_give_the_same_run(seed: int, repeat: float, p
             world.send(world.rng.choice(world.handled))
     sealed = sorted((c.student, c.step) for c in world.of(SealBatch))
     assert sealed == [(s, k) for s in "ab" for k in (1, 2, 3, 4)]
+    assert sorted((e.student, e.step) for e in world.told(StepApplied)) == sealed, "no step is booked twice"
     issued = [c.job_id for c in world.commands if isinstance(c, IssueRollout | IssueFeedback | IssueEval)]
     assert len(issued) == len(set(issued))
     assert world.state.version == {"a": "a@v4", "b": "b@v4"}
