@@ -24,7 +24,7 @@ GPU_ENGINES = $(if $(OPCOD_VLLM_PYTHON),$(foreach student,a b,--set students.$(s
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke browser screenshots test suite lint types unit faults-full fuzz check-trl check-lm-eval vllm-cpu test-vllm test-containers test-cluster gpu-check lock docs clean
+.PHONY: help setup run smoke browser screenshots test suite lint types unit faults-full properties fuzz check-trl check-lm-eval vllm-cpu test-vllm test-containers test-cluster gpu-check lock docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ faults-full: setup ## Every service hurt in every way at every point of a step (
 
 # Another seed each time; what fails names its own.
 FUZZ_SEED ?= $(shell date +%s)
+
+properties: setup ## Whole runs of the broker's state machine in any order, twenty times as many as the suite tries
+	OMP_NUM_THREADS=1 OPCOD_PROPERTIES_MANY=1 $(BIN)/python -m pytest -q tests/unit/broker/machine \
+	--hypothesis-seed=$(FUZZ_SEED) $(ARGS)
 
 fuzz: setup ## Readers of foreign bytes, for ten minutes together (ARGS="-k tokenizers", FUZZ_SEED=<as a failure said>)
 	OMP_NUM_THREADS=1 OPCOD_FUZZ_S=600 $(BIN)/python -m pytest -q tests/fuzz --hypothesis-seed=$(FUZZ_SEED) $(ARGS)

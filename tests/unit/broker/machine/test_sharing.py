@@ -11,6 +11,7 @@ from services.broker.machine.plan import Plan
 from services.broker.machine.sharing import SharingPlan, peer_has_answered
 from shared.contracts.ids import version_steps
 from shared.contracts.run import PhaseState, Status, StepState
+from tests.fakes.examples import whole_runs
 from tests.fakes.world import World, base_of, small_plan
 
 
@@ -47,7 +48,7 @@ def let(world: World, *, but: str) -> None:
         world.send(free[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=whole_runs(20), deadline=None)
 @given(seed=st.integers(0, 10**6), repeat=st.floats(0, 0.5))
 def test_in_any_order_each_step_is_sealed_once_with_both_students_rollouts(seed: int, repeat: float) -> None:
     world = training(seed)

@@ -12,6 +12,7 @@ from shared.contracts.acting import SilenceAct
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.events import GateDecided, TutorSilenced
 from shared.contracts.run import Split, Status
+from tests.fakes.examples import whole_runs
 from tests.fakes.figures import revision_count
 from tests.fakes.world import World, small_plan
 
@@ -42,7 +43,7 @@ def domain_of(asked: IssueFeedback) -> str:
     return asked.problem_id.partition("-")[0]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=whole_runs(5), deadline=None)
 @given(seed=st.integers(0, 10**6), sequential=st.booleans())
 def test_in_any_order_three_students_end(seed: int, sequential: bool) -> None:
     end(3, seed, sequential=sequential)

@@ -10,6 +10,7 @@ from services.broker.machine.moves import Asked, IssueRollout, JobReported, Seal
 from shared.contracts.acting import ExchangeAct, ExchangeRef
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import GroupState, JobStatus, Status, StepState
+from tests.fakes.examples import whole_runs
 from tests.fakes.world import World, base_of, small_plan, tick
 
 STEPS = [(student, step) for student in "ab" for step in (1, 2, 3, 4)]
@@ -31,7 +32,7 @@ def of_step(made: World, kind: type[SealGroup] | type[IssueRollout], student: st
     return [each.problem_id for each in made.of(kind) if (each.student, each.step) == (student, step)]
 
 
-@tried(max_examples=60, deadline=None)
+@tried(max_examples=whole_runs(20), deadline=None)
 @given(seed=st.integers(0, 10**6), repeat=st.floats(0, 0.5), mini_batches=st.integers(1, 4), lost=st.integers(0, 200))
 def test_whatever_the_order_a_step_s_groups_are_sealed_once_and_by_mini_batch(
     seed: int, repeat: float, mini_batches: int, lost: int
