@@ -76,7 +76,7 @@ def test_a_second_answer_that_is_the_first_again_is_said_to_be(watcher: Viewer, 
 
 def test_what_was_dropped_says_why(reader: Viewer, recorded: Stand) -> None:
     page = reader.open(f"/feedback/{one_of(recorded, verdict='no_match').id}")
-    expect(page.get_by_text("Nothing: dropped: the concept does not occur in the problem.")).to_be_visible()
+    expect(page.get_by_text("Dropped: the concept does not occur in the problem.")).to_be_visible()
     expect(page.locator("mark")).to_have_count(0)
 
 
