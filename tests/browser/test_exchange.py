@@ -140,6 +140,12 @@ def test_without_a_trace_the_reason_is_told(reader: Viewer, recorded: Stand) -> 
     expect(page.get_by_text("The step has no traces")).to_be_visible()
 
 
+def test_nobody_is_silenced_in_a_run_that_is_over(reader: Viewer, recorded: Stand) -> None:
+    page = reader.open(f"/feedback/{one_of(recorded).id}")
+    expect(page.get_by_role("button", name="Flag")).to_be_enabled()
+    expect(page.get_by_role("button", name="Silence")).to_be_disabled()
+
+
 @pytest.mark.parametrize(
     ("act", "path", "about"),
     [
