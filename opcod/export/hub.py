@@ -63,7 +63,7 @@ def _why(error: Exception, repository: str) -> str:
 
 _REFUSED = ("the hub to take it", "the request's number is what the hub's support asks for")
 _BROKEN = ("the hub to be well", "try again later")
-_ANSWERS = {
+_ANSWERS: dict[int, tuple[str, str]] = {
     HTTPStatus.UNAUTHORIZED: ("a token that the hub knows", "`hf auth login` keeps a new one, or set HF_TOKEN"),
     HTTPStatus.FORBIDDEN: (
         "a token that may write to {}",
