@@ -69,16 +69,19 @@ class ToldSink:
 
 @contextmanager
 def _told(to: str) -> Iterator[None]:
+    failure: Exception | None = None
     try:
         yield
     except OpcodError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - boundary to a tool of others, which has no errors of one kind
+        failure = error
+    if failure is not None:
         raise UnavailableError(
-            f"--to {to}: expected it to take figures and tables, got {type(error).__name__}: {reason(error)}. The run "
-            f"goes on as before. See to the tool's address and key, then `opcod track --to {to}` sends all of it "
+            f"--to {to}: expected it to take figures and tables, got {type(failure).__name__}: {reason(failure)}. The "
+            f"run goes on as before. See to the tool's address and key, then `opcod track --to {to}` sends all of it "
             "again, as another run there"
-        ) from error
+        ) from failure
 
 
 class WandbSink:
