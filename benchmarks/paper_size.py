@@ -31,7 +31,7 @@ from shared.contracts.run import RunState, Status
 from shared.errors import UnavailableError
 from shared.files.batches import batch_directory
 from shared.files.store import GROUPS, MANIFEST
-from shared.http.serving import PARENT_VARIABLE
+from shared.parents import PARENT_VARIABLE
 from tests.fakes.sciknoweval import row, write
 from tests.fakes.valkey import free_port
 

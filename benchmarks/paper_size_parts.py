@@ -293,6 +293,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from shared.http.serving import run_service
+    from shared.parents import run_service
 
     run_service(main)

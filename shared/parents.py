@@ -1,4 +1,4 @@
-"""Children that end with their parent, however it dies.
+"""Children that end with their parent, however it dies, and how a process of ours begins and ends under one.
 
 Linux sends a child a signal when the thread that made it ends, so children are made by a thread that lives as long as
 its process. Elsewhere nothing happens here, and whoever must not be left over asks for its parent by itself.
@@ -9,6 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+
+from shared.errors import OpcodError
+
+PARENT_VARIABLE = "OPCOD_PARENT_PID"
+"""Who started this process, where that is a launcher of ours."""
 
 _PR_SET_PDEATHSIG = 1
 # Opened here: between fork and exec is no time for it.
@@ -31,3 +36,16 @@ def ending_with_me() -> Callable[[], None]:
     """
     parent = os.getpid()
     return lambda: end_with(parent, signal.SIGKILL)
+
+
+def run_service(main: Callable[[], int]) -> None:
+    """Entry of every `__main__`: an OpcodError becomes one clear line and its exit code. Under a launcher the process
+    ends with it: nothing may go on training unseen."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None:
+        end_with(int(parent))
+    try:
+        sys.exit(main())
+    except OpcodError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

@@ -25,7 +25,7 @@ from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import MODELS
 from shared.contracts.weights import ReplayedStep
 from shared.errors import ConfigError, OpcodError
-from shared.http.serving import PARENT_VARIABLE
+from shared.parents import PARENT_VARIABLE
 
 # Changes no weight, so what is rebuilt must still be as recorded.
 WITHOUT_EFFECT = ("loss.trace_share:", "trainer.")

@@ -26,8 +26,7 @@ from shared.bus.redis_url import with_password
 from shared.errors import UnavailableError
 from shared.files.durable import atomic_write
 from shared.files.text import read_text
-from shared.http.serving import PARENT_VARIABLE, run_service
-from shared.parents import ending_with_me
+from shared.parents import PARENT_VARIABLE, ending_with_me, run_service
 
 HOST = "127.0.0.1"
 CONFIG = {

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import structlog
 
 from shared.errors import EXIT_USAGE, ConfigError, OpcodError, StoppedError
-from shared.http.serving import PARENT_VARIABLE
+from shared.parents import PARENT_VARIABLE
 
 RESTART_WINDOW_S = 120.0
 MAX_RESTARTS = 5

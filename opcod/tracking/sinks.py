@@ -1,11 +1,14 @@
 """Trackers of experiments, each behind the same three methods. A tool's own address, project and keys are told by its
 own environment variables."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from shared.errors import OpcodError, UnavailableError, reason
 from shared.installed import optional
 from shared.results.grid import Grid, markdown
 
@@ -27,8 +30,58 @@ class Sink(Protocol):
 
 
 def open_sink(to: str, run_dir: Path) -> Sink:
-    """to: one of SINKS. Raises ConfigError where its package is not installed."""
-    return SINKS[to](run_dir)
+    """to: one of SINKS. Raises ConfigError where its package is not installed, UnavailableError if the tool fails."""
+    with _told(to):
+        return ToldSink(to, SINKS[to](run_dir))
+
+
+class ToldSink:
+    """Another sink, whose tool's failures are told in one line: the tools raise what they like.
+
+    Raises UnavailableError, once: nothing is sent after it, as a record with a hole would look whole.
+    """
+
+    def __init__(self, to: str, sink: Sink) -> None:
+        self._to = to
+        self._sink = sink
+        self._failed = False
+
+    def figures(self, values: Mapping[str, float], at: int) -> None:
+        """See Sink."""
+        self._do(lambda: self._sink.figures(values, at))
+
+    def table(self, table: Grid, at: int) -> None:
+        """See Sink."""
+        self._do(lambda: self._sink.table(table, at))
+
+    def close(self) -> None:
+        """See Sink."""
+        self._do(self._sink.close)
+
+    def _do(self, send: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        self._failed = True
+        with _told(self._to):
+            send()
+        self._failed = False
+
+
+@contextmanager
+def _told(to: str) -> Iterator[None]:
+    failure: Exception | None = None
+    try:
+        yield
+    except OpcodError:
+        raise
+    except Exception as error:  # noqa: BLE001 - boundary to a tool of others, which has no errors of one kind
+        failure = error
+    if failure is not None:
+        raise UnavailableError(
+            f"--to {to}: expected it to take figures and tables, got {type(failure).__name__}: {reason(failure)}. The "
+            f"run goes on as before. See to the tool's address and key, then `opcod track --to {to}` sends all of it "
+            "again, as another run there"
+        ) from failure
 
 
 class WandbSink:
@@ -125,6 +178,8 @@ def _tensorboard(run_dir: Path) -> Sink:
 def _mlflow(run_dir: Path) -> Sink:
     # A table is made with pandas, which the skinny package leaves out.
     optional("pandas", "pip install mlflow")
+    # Each table of a step would draw two bars of progress.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     return MlflowSink(optional("mlflow", "pip install mlflow"), run_dir.name)
 
 

@@ -21,7 +21,8 @@ from shared.config.environment import ServiceEnvironment, service_environment
 from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
 from shared.errors import FencedError, UnavailableError
-from shared.http.app import check_binding, create_app
+from shared.http.access import check_binding
+from shared.http.app import create_app
 from shared.http.remote import RemoteCalls
 from shared.http.serving import Service
 from shared.obs.logging import configure_logging

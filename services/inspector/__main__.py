@@ -1,7 +1,7 @@
 """`python -m services.inspector`."""
 
 from services.inspector.app import main
-from shared.http.serving import run_service
+from shared.parents import run_service
 
 if __name__ == "__main__":
     run_service(main)

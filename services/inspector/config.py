@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.config.environment import ServiceConfig, ServiceEnvironment
-from shared.http.app import check_binding
+from shared.http.access import check_binding
 
 MAX_BUS_DEADLINE_S = 2.0
 STORE = Path("inspector") / "log.sqlite3"

@@ -20,7 +20,7 @@ from services.student.work.generation import prompt_output
 from shared.config.environment import ServiceEnvironment
 from shared.contracts.ids import seed_of
 from shared.contracts.jobs import PromptOutput, Question, Questions
-from shared.http.serving import run_service
+from shared.parents import run_service
 
 CALLS_OF_SLOTS = 4
 """Sequences of one engine call, in slots: enough to put prompts of like length together, few enough to see progress."""

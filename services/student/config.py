@@ -11,7 +11,7 @@ from shared.config.students import StudentSection
 from shared.contracts.jobs import JobKind
 from shared.contracts.messages import Sampling
 from shared.contracts.models import PreparedModel, prepared_model
-from shared.http.app import check_binding
+from shared.http.access import check_binding
 
 INTERACTIVE_BOUND = 24
 """Requests of people that are unanswered at once; more are refused, since they would only wait and be late."""

@@ -32,7 +32,7 @@ from shared.contracts.jobs import PromptOutput, Question, Questions
 from shared.contracts.models import PreparedModel
 from shared.errors import ConfigError, StorageError
 from shared.files.durable import atomic_write, locked, storage_errors, sync_directory
-from shared.http.serving import run_service
+from shared.parents import run_service
 from shared.problems.loading import problems_of
 from shared.problems.problem import Problem, ProblemFormat
 from shared.problems.rejection import DrawnAnswer, DrawnAnswers, keep_right, own_problems, require_enough

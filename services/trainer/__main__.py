@@ -1,6 +1,6 @@
 """`python -m services.trainer`: settings come from OPCOD_* variables; see app.py."""
 
 from services.trainer.app import main
-from shared.http.serving import run_service
+from shared.parents import run_service
 
 run_service(main)

@@ -9,7 +9,7 @@ from shared.config.settings import RunSettings
 from shared.config.students import StudentSection
 from shared.contracts.ids import seed_of
 from shared.contracts.models import PreparedModel, prepared_model
-from shared.http.app import check_binding
+from shared.http.access import check_binding
 from shared.modeling.adapters import LoraSpec
 
 

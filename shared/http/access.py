@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shared.errors import ConfigError
 from shared.files.text import read_text
+from shared.http.addresses import is_loopback
 
 
 class Scope(enum.IntEnum):
@@ -82,3 +83,9 @@ def read_keys(path: Path) -> AccessKeys:
 def new_keys() -> str:
     """The text of a key file with a fresh key for each scope, strongest first."""
     return "".join(f"{scope.word} {secrets.token_urlsafe(32)}\n" for scope in sorted(Scope, reverse=True))
+
+
+def check_binding(host: str, keys: AccessKeys | None) -> None:
+    """Raises ConfigError when a service without keys would listen beyond loopback."""
+    if keys is None and not is_loopback(host):
+        raise ConfigError(f"without a key a service only listens on loopback, not on {host}: set OPCOD_KEY_FILE")

@@ -22,7 +22,6 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from shared.contracts.http import Readiness
 from shared.errors import ConfigError, FencedError, OpcodError, RequestError, UnavailableError
 from shared.http.access import AccessKeys, Limits, Scope
-from shared.http.addresses import is_loopback
 from shared.http.guard import NOBODY_KNOWN, Guard, error_response
 from shared.http.sessions import Sessions
 
@@ -110,12 +109,6 @@ def asked_by(request: Request) -> str:
 
 
 READ, ASK, ADMIN = ([needs(scope)] for scope in Scope)
-
-
-def check_binding(host: str, keys: AccessKeys | None) -> None:
-    """Raises ConfigError when a service without keys would listen beyond loopback."""
-    if keys is None and not is_loopback(host):
-        raise ConfigError(f"without a key a service only listens on loopback, not on {host}: set OPCOD_KEY_FILE")
 
 
 async def _opcod_error(_request: Request, error: Exception) -> JSONResponse:

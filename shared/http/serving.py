@@ -5,7 +5,6 @@ A service is built by its `app.py`; `serve` owns signals, the listening socket a
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +17,8 @@ from fastapi import FastAPI
 from shared.errors import OpcodError
 from shared.files.durable import atomic_write
 from shared.http.addresses import http_url, listen
-from shared.parents import end_with
+from shared.parents import PARENT_VARIABLE
 
-PARENT_VARIABLE = "OPCOD_PARENT_PID"
 PARENT_POLL_S = 1.0
 
 log = structlog.get_logger()
@@ -117,16 +115,3 @@ class Service:
         if self.error is None:
             return 0
         return self.error.exit_code if isinstance(self.error, OpcodError) else 1
-
-
-def run_service(main: Callable[[], int]) -> None:
-    """Entry of every `__main__`: an OpcodError becomes one clear line and its exit code. Under a launcher the process
-    ends with it: nothing may go on training unseen."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is not None:
-        end_with(int(parent))
-    try:
-        sys.exit(main())
-    except OpcodError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)

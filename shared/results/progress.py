@@ -218,7 +218,7 @@ def _scores(state: RunState | None, logged: Logged | None, intervals: bool) -> I
         student, version, split, round_ = key
         score = known.get(key)
         resampled = score.correct if score is not None and intervals else {}
-        for domain, mean in sorted(by_domain.items()):
+        for domain, mean in by_domain.items():
             yield ScorePoint(
                 student=student,
                 version=version,

@@ -76,7 +76,7 @@ def test_a_second_answer_that_is_the_first_again_is_said_to_be(watcher: Viewer, 
 
 def test_what_was_dropped_says_why(reader: Viewer, recorded: Stand) -> None:
     page = reader.open(f"/feedback/{one_of(recorded, verdict='no_match').id}")
-    expect(page.get_by_text("Nothing: dropped: the concept does not occur in the problem.")).to_be_visible()
+    expect(page.get_by_text("Dropped: the concept does not occur in the problem.")).to_be_visible()
     expect(page.locator("mark")).to_have_count(0)
 
 
@@ -138,6 +138,12 @@ def test_a_trace_without_entropy_is_shown_with_the_rest(watcher: Viewer, live: S
 def test_without_a_trace_the_reason_is_told(reader: Viewer, recorded: Stand) -> None:
     page = reader.open(f"/feedback/{one_of(recorded).id}")
     expect(page.get_by_text("The step has no traces")).to_be_visible()
+
+
+def test_nobody_is_silenced_in_a_run_that_is_over(reader: Viewer, recorded: Stand) -> None:
+    page = reader.open(f"/feedback/{one_of(recorded).id}")
+    expect(page.get_by_role("button", name="Flag")).to_be_enabled()
+    expect(page.get_by_role("button", name="Silence")).to_be_disabled()
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,9 @@ def test_a_domain_that_nobody_is_strong_in_is_shown_as_any(watcher: Viewer, live
     page = watcher.open("/")
     assert page.locator("select[name=domain] option").all_text_contents()[1:] == ["physics", "chemistry", "biology"]
     page = watcher.open("/run")
-    expect(page.get_by_role("img", name="Validation score in biology by round").locator("canvas")).to_be_visible()
+    expect(
+        page.get_by_role("img", name="Validation score in biology, with 95 % intervals").locator("canvas")
+    ).to_be_visible()
     page = watcher.open("/feedback/1")
     section = page.locator("section", has=page.get_by_role("heading", name="might speak"))
     assert section.locator("th[scope=col]").all_inner_texts()[1:4] == ["physics", "chemistry", "biology"]

@@ -15,7 +15,7 @@ from opcod.main import app
 from services.student.config import ScriptEnvironment
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import ENV_PREFIX, load_settings, preset_names
-from shared.http.app import check_binding
+from shared.http.access import check_binding
 from tests.deploy.deployed import (
     FOLLOWERS,
     OVERLAYS,

@@ -23,7 +23,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 from opcod.local.processes import ProcessSpec
-from shared.http.serving import PARENT_VARIABLE
+from shared.parents import PARENT_VARIABLE
 
 PRELOADED = ("peft", "tests.fakes.warmed")
 

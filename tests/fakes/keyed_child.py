@@ -6,8 +6,9 @@ from pathlib import Path
 from shared.errors import StorageError
 from shared.http.access import read_keys
 from shared.http.app import ASK, create_app
-from shared.http.serving import Service, run_service
+from shared.http.serving import Service
 from shared.obs.logging import configure_logging
+from shared.parents import run_service
 from tests.fakes.access import PLENTY
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from shared.errors import FencedError
 from shared.http.app import create_app
-from shared.http.serving import Service, run_service
+from shared.http.serving import Service
+from shared.parents import run_service
 from tests.fakes.access import PLENTY
 
 LONG_S = 60.0

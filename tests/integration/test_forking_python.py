@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.http.serving import PARENT_VARIABLE
+from shared.parents import PARENT_VARIABLE
 from tests.fakes.waiting import wait_until
 
 TELLING = """

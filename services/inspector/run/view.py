@@ -18,7 +18,7 @@ from shared.bus.port import DeadLetter
 from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat, trains
 from shared.contracts.messages import Contract
-from shared.contracts.run import STATE_FILE, RunState
+from shared.contracts.run import STATE_FILE, RunState, Status
 from shared.errors import NotFoundError, StorageError, UnavailableError
 from shared.results.comparison import Comparison
 from shared.results.glance import Glance, glance
@@ -110,6 +110,11 @@ class RunData:
     def domains(self) -> list[str]:
         """Those that students are strong in, in their order, then the others in which they were evaluated."""
         return list(dict.fromkeys((*self._settings.domains, *self._store.log.domains())))
+
+    def trained(self) -> bool:
+        """Whether no round is left, so that nobody is taught any more; False while no state is known."""
+        state = self._state(_Parts())
+        return state is not None and state.status in (Status.FINAL_EVAL, Status.DONE)
 
     def view(self, beside: str | None = None) -> RunView:
         """What is known now, with another run beside it if one is named.

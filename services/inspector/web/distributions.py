@@ -22,6 +22,8 @@ TITLES = {
 }
 WORDS: Mapping[object, str] = {("correct", 1): "right", ("correct", 0): "wrong"}
 RANGES = {"chars": ("min_chars", "max_chars"), "step": ("min_step", "max_step")}
+BEGIN = {"chars": 0, "step": 1}
+"""Of the first bar: a bar that held a step 0, which no run has, would look like half a bar."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,16 @@ def _field(name: str, value: str | int) -> str | int | bool:
 def _ranges(name: str, counts: Mapping[int, int]) -> list[Bin]:
     """At most MOST_BARS, all as wide, empty ones between them included."""
     low, high = RANGES[name]
-    width = round_width(min(counts), max(counts))
-    first, last = min(counts) // width, max(counts) // width
+    begin = BEGIN[name]
+    width = round_width(min(counts) - begin, max(counts) - begin)
+    first, last = ((value - begin) // width for value in (min(counts), max(counts)))
     sums = dict.fromkeys(range(first, last + 1), 0)
     for value, count in counts.items():
-        sums[value // width] += count
+        sums[(value - begin) // width] += count
+    spans = {begin + place * width: count for place, count in sums.items()}
     return [
-        (_span(place * width, (place + 1) * width - 1), {low: place * width, high: (place + 1) * width - 1}, count)
-        for place, count in sums.items()
+        (_span(least, least + width - 1), {low: least, high: least + width - 1}, count)
+        for least, count in spans.items()
     ]
 
 

@@ -129,6 +129,7 @@ def feedback_routes(site: Site) -> APIRouter:
             # An address from a newer trace may ask for what an older one has not.
             measure=measures.get(wanted.colour, measures["divergence"]),
             domains=site.run.domains,
+            over=site.run.trained(),
         )
 
     @router.get("/feedback/{exchange_id}/group")
@@ -158,7 +159,12 @@ def run_routes(site: Site) -> APIRouter:
         view = site.run.view(beside or None)
         history = site.store.log.newest(SMALL_KINDS, HISTORY)
         return site.pages.page(
-            "run.html", scope=request.state.scope, run=view, tables=run_tables(view), history=history
+            "run.html",
+            scope=request.state.scope,
+            run=view,
+            tables=run_tables(view),
+            history=history,
+            cut=len(history) == HISTORY,
         )
 
     @router.get("/runs")

@@ -121,11 +121,12 @@ def _share(share: Share) -> str | None:
 
 
 def _scores(view: RunView) -> Grid:
-    """First and newest score of each student, domain and split, the test problems' first."""
+    """First and newest score of each student, domain and split: the test problems' first, domains in their order."""
     keys = dict.fromkeys((p.student, p.domain, p.split) for p in view.scores)
+    places = {domain: place for place, domain in enumerate(view.domains)}
     rows: list[list[Value]] = []
     # False sorts before True.
-    for student, domain, split in sorted(keys, key=lambda key: (key[2] != "test", key)):
+    for student, domain, split in sorted(keys, key=lambda key: (key[2] != "test", key[0], places[key[1]])):
         points = _points(view, student, domain, split)
         change = points[-1].score - points[0].score if len(points) > 1 else None
         own = "own" if view.students.get(student) == domain else ""

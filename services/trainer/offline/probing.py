@@ -24,10 +24,10 @@ from services.trainer.step.step import StepSettings, divergence_rule
 from services.trainer.step.trees import Pack, Places, Row, micro_batches, pack_rows, places_of
 from shared.config.loading import settings_of
 from shared.contracts.probing import UNSEEN, Reach, TaughtAnswer
-from shared.http.serving import run_service
 from shared.modeling.chat import render
 from shared.modeling.device import device_here
 from shared.modeling.loading import load_tokenizer
+from shared.parents import run_service
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,8 +28,8 @@ from shared.contracts.weights import ReplayedStep, WeightsManifest
 from shared.errors import ConfigError, StorageError
 from shared.files.batches import batch_directory, sealed_steps
 from shared.files.store import LocalStore
-from shared.http.serving import run_service
 from shared.modeling.device import device_here
+from shared.parents import run_service
 
 if TYPE_CHECKING:
     from services.trainer.ranks.processes import Ranks

@@ -30,12 +30,12 @@ from shared.config.loading import settings_of
 from shared.config.settings import RunSettings
 from shared.config.students import StudentSection
 from shared.files.durable import locked
-from shared.http.serving import run_service
 from shared.modeling.adapters import LoraSpec, merge_adapter
 from shared.modeling.device import device_here
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.resolving import resolve_model
 from shared.modeling.saving import model_identity, save_model
+from shared.parents import run_service
 from shared.problems.examples import examples_for, read_examples
 from shared.problems.loading import problems_of
 from shared.problems.specialising import Example

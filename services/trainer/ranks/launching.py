@@ -23,8 +23,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from shared.config.environment import ServiceEnvironment
 from shared.errors import ConfigError, UnavailableError, reason, shown
 from shared.gpus import VISIBLE, gpus_here, named
-from shared.http.serving import PARENT_VARIABLE
 from shared.network import interface_towards
+from shared.parents import PARENT_VARIABLE
 
 # Of what the agent sets, the one that nothing else does.
 _BY_AGENT = "TORCHELASTIC_RUN_ID"

@@ -15,8 +15,8 @@ from pydantic import BaseModel, model_validator
 
 from shared.clock import SystemClock
 from shared.errors import ConfigError, FencedError, OpcodError, StorageError, UnavailableError
-from shared.http.access import AccessKeys, Limits, Scope
-from shared.http.app import ADMIN, ASK, READ, check_binding, create_app
+from shared.http.access import AccessKeys, Limits, Scope, check_binding
+from shared.http.app import ADMIN, ASK, READ, create_app
 from shared.http.guard import Guard
 from shared.http.sessions import LOGIN_PATH, Sessions
 from shared.http.sse import EventStream, Frames

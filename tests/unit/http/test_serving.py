@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from shared.http.serving import PARENT_VARIABLE
+from shared.parents import PARENT_VARIABLE
 
 WAIT_S = 20.0
 

@@ -25,7 +25,7 @@ function scores(run, domain) {
   return both(run, (one) => Object.keys(run.students).map((student, at) => ({
     label: student, colour: TINTS[at % TINTS.length],
     points: one.scores.filter((s) => s.student === student && s.domain === domain && s.split === "validation")
-      .map((s) => [s.round, s.score, ...(one === run ? s.interval ?? [] : [])]),
+      .map((s) => [s.round - 1, s.score, ...(one === run ? s.interval ?? [] : [])]),
   })));
 }
 
@@ -67,7 +67,7 @@ function stages(run, student) {
 function charts(run) {
   const sum = (metrics) => Object.values(metrics.seconds).reduce((a, b) => a + b, 0);
   const figure = (name, range) => ({ x: "step", range, lines: byStudent(run, (step) => step.metrics[name]) });
-  const ofDomain = run.domains.map((domain, at) => [`scores-${at}`, { x: "round", lines: scores(run, domain), range: [0, 1] }]);
+  const ofDomain = run.domains.map((domain, at) => [`scores-${at}`, { x: "rounds done", lines: scores(run, domain), range: [0, 1] }]);
   const ofTrainer = Object.keys(run.students).map((student) => [`stages-${student}`, { x: "step", lines: stages(run, student) }]);
   return {
     ...Object.fromEntries([...ofDomain, ...ofTrainer]),

@@ -34,11 +34,11 @@ function deliveredShare(run, student) {
 
 function charts(runs, weight) {
   const students = [...new Set(runs.flatMap((run) => Object.keys(run.versions)))].sort();
-  const domains = [...new Set(runs.flatMap((run) => run.scores.map((score) => score.domain)))].sort();
+  const domains = [...new Set(runs.flatMap((run) => run.scores.map((score) => score.domain)))];
   return students.flatMap((student) => [
-    ...domains.map((domain) => ({ title: `${student}: validation score in ${domain}`, x: "round", range: [0, 1],
+    ...domains.map((domain) => ({ title: `${student}: validation score in ${domain}`, x: "rounds done", range: [0, 1],
       lines: overRuns(runs, (run) => run.scores.filter((s) => s.student === student && s.domain === domain && s.split === "validation")
-        .map((s) => [s.round, s.score])) })),
+        .map((s) => [s.round - 1, s.score])) })),
     { title: `${student}: share of feedback delivered`, x: "step", range: [0, 1],
       lines: overRuns(runs, (run) => smoothed(deliveredShare(run, student), weight)) },
     ...FIGURES.map(([title, pick, range]) => ({ title: `${student}: ${title}`, x: "step", range,

@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from huggingface_hub.errors import HfHubHTTPError
+
 from opcod.export.hub import open_hub, push
 from shared.errors import ConfigError, UnavailableError
 
@@ -44,6 +46,44 @@ def test_all_of_the_directory_goes_into_a_private_repository(tmp_path: Path) -> 
 def test_a_hub_that_does_not_take_it_leaves_the_export_and_says_how_to_go_on(tmp_path: Path, fault: Exception) -> None:
     with pytest.raises(UnavailableError, match=f"hf upload owner/name {tmp_path}"):
         push(Uploads(fault), "owner/name", tmp_path, "message")
+
+
+HUBS_WORDS = "403 Forbidden: You don't have the rights to create a model under the namespace owner. hf_secret"
+
+
+def answered(status: int) -> HfHubHTTPError:
+    request = httpx2.Request("POST", "https://hub.example/api")
+    return HfHubHTTPError(HUBS_WORDS, response=httpx2.Response(status, request=request, headers={"x-request-id": "r7"}))
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "came", "remedy"),
+    [
+        (answered(401), "expected a token that the hub knows", "401", "`hf auth login`"),
+        (answered(403), "expected a token that may write to owner/name", "403", "permission"),
+        (answered(404), "expected owner/name to be there", "404", "owner's name"),
+        (answered(418), "expected the hub to take it", "its answer was 418 (request r7)", "support"),
+        (answered(502), "expected the hub to be well", "502", "try again later"),
+        (httpx2.ReadTimeout("slow"), "expected an answer", "none came in time", "try again later"),
+        (httpx2.ConnectError("no route"), "expected to reach the hub", "no route", "HF_ENDPOINT"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_in_our_words(
+    tmp_path: Path, fault: Exception, expected: str, came: str, remedy: str
+) -> None:
+    with pytest.raises(UnavailableError) as told:
+        push(Uploads(fault), "owner/name", tmp_path, "message")
+    for part in ("--push owner/name: ", expected, came, remedy, "is whole"):
+        assert part in str(told.value)
+    assert HUBS_WORDS not in str(told.value)
+
+
+def test_a_token_that_is_in_a_failure_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with pytest.raises(UnavailableError) as told:
+        push(Uploads(ValueError("refused hf_secret")), "owner/name", tmp_path, "message")
+    assert "hf_secret" not in str(told.value)
+    assert "refused [token]" in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["name", "owner/name/more", "", "own er/name", "../name"])

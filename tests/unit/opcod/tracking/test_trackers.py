@@ -18,7 +18,7 @@ from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
 from shared.contracts.acting import ExchangeRef
 from shared.contracts.events import Event, FeedbackGiven, Revised
-from shared.errors import ConfigError
+from shared.errors import ConfigError, UnavailableError
 from tests.fakes.broker import RUN
 from tests.fakes.traces import write_trace
 
@@ -186,6 +186,54 @@ def test_no_exchanges_are_shown_where_none_are_wanted(
     monkeypatch.setitem(sys.modules, "trackio", library)
     follow("trackio", log, run_dir, told, shown=0)
     assert [args[0] for args, _ in library.of("log")] == all_figures(log)
+
+
+class Away(Library):
+    """A package whose tool takes so many calls of a function and then is gone."""
+
+    def __init__(self, fails: str, after: int, *functions: str) -> None:
+        super().__init__("mlflow", *functions)
+        self._fails = fails
+        self._after = after
+
+    def _noting(self, function: str) -> Any:
+        note = super()._noting(function)
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            note(*args, **kwargs)
+            if function == self._fails and len(self.of(function)) > self._after:
+                raise RuntimeError("connection refused\nby its host")
+
+        return fail
+
+
+@pytest.mark.parametrize(
+    ("fails", "after"), [("set_experiment", 0), ("log_metrics", 3), ("log_table", 1), ("end_run", 0)]
+)
+def test_a_tool_that_fails_is_told_in_a_line_and_gets_nothing_more(
+    fails: str, after: int, log: list[Event], run_dir: Path, told: StoredExchanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Away(fails, after, "set_experiment", "start_run", "log_metrics", "log_table", "end_run")
+    monkeypatch.setitem(sys.modules, "mlflow", library)
+    monkeypatch.setitem(sys.modules, "pandas", ModuleType("pandas"))
+    with pytest.raises(UnavailableError, match=r"--to mlflow: .*got RuntimeError: connection refused by its host"):
+        follow("mlflow", log, run_dir, told)
+    assert library.calls[-1][0] == fails and len(library.of(fails)) == after + 1
+
+
+def test_what_follows_a_failure_is_not_sent(
+    log: list[Event], run_dir: Path, told: StoredExchanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Away("log_metrics", 0, "set_experiment", "start_run", "log_metrics", "log_table", "end_run")
+    monkeypatch.setitem(sys.modules, "mlflow", library)
+    monkeypatch.setitem(sys.modules, "pandas", ModuleType("pandas"))
+    tracker = open_tracker("mlflow", run_dir, told, SHOWN)
+    with pytest.raises(UnavailableError):
+        for event in log:
+            tracker.take(event)
+    sent = len(library.calls)
+    tracker.close()
+    assert len(library.calls) == sent
 
 
 @pytest.mark.parametrize(
