@@ -18,12 +18,13 @@ import argparse
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
+
+from measured import MeasuredProcess
 
 SIDES = {"plain": 1, "one": 1, "two": 2}
 """With how many processes."""
@@ -132,8 +133,8 @@ def show(measured: dict[str, list[dict[str, float]]]) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
-class Rank:
-    """One process of a side."""
+class Rank(MeasuredProcess):
+    """One process of a side, on one core."""
 
     def __init__(
         self, given: argparse.Namespace, side: str, rank: int, cores: list[int], environment: dict[str, str]
@@ -141,40 +142,10 @@ class Rank:
         command = [sys.executable, __file__, "--side", side, "--model", str(given.model)]
         for name in PASSED_ON:
             command += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
+        own = {"RANK": str(rank), "WORLD_SIZE": str(SIDES[side]), "OMP_NUM_THREADS": "1"}
+        super().__init__(command, {**os.environ, **environment, **own})
         # Of each side alone: sides take turns.
-        self._core = cores[rank % len(cores)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
-                **environment,
-                "RANK": str(rank),
-                "WORLD_SIZE": str(SIDES[side]),
-                "OMP_NUM_THREADS": "1",
-            },
-        )
-        os.sched_setaffinity(self._process.pid, {self._core})
-
-    def tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def read(self) -> dict[str, float]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a measured process ended: {self._process.args}")
-        found: dict[str, float] = json.loads(line)
-        return found
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
+        os.sched_setaffinity(self.pid, {cores[rank % len(cores)]})
 
 
 def _meet(sides: dict[str, list[Rank]]) -> None:

@@ -10,7 +10,6 @@ in the logits' type, so in bfloat16 they do not.
 
 import argparse
 import json
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from statistics import median
+
+from measured import MeasuredProcess
 
 from shared.config.settings import LossSection, OptimizerSection
 
@@ -87,7 +88,7 @@ def compare(arguments: argparse.Namespace, settings: Settings) -> None:
         child.close()
 
 
-class Child:
+class Child(MeasuredProcess):
     """One side in its own process."""
 
     def __init__(self, arguments: argparse.Namespace, settings: Settings, side: str) -> None:
@@ -96,27 +97,12 @@ class Child:
         command = [python, __file__, "--side", side, "--cases", settings.case]
         for name in PASSED_ON:
             command += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.said = self._read()
+        super().__init__(command)
+        self.said = self.read()
 
     def step(self) -> dict[str, float]:
-        assert self._process.stdin is not None
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-
-    def _read(self) -> dict[str, float]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a measured process ended: {self._process.args}")
-        found: dict[str, float] = json.loads(line)
-        return found
+        self.tell("step")
+        return self.read()
 
 
 def print_table(measured: dict[str, list[dict[str, float]]], resident: dict[str, float]) -> None:
