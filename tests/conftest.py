@@ -9,9 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 
 from tests.fakes.forked import end_fork_server
 from tests.fakes.forking_python import forking_python
+
+# No property has a limit of time: how long an example takes says how busy the machine is.
+settings.register_profile("timeless", deadline=None)
+settings.load_profile("timeless")
 
 MARK = "OPCOD_TEST_SESSION"
 """A variable that the processes of a session inherit."""

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.contracts.envelope import Envelope, Message, unwrap, wrap
@@ -18,7 +18,6 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300) | VALUES.map(lambda value: json.dumps(value).encode()))
 @example(NESTED)
 @example(b"\xff\xfe{}")
@@ -28,7 +27,6 @@ def test_f13_bytes_are_a_message_or_malformed(data: bytes) -> None:
         unwrap(data)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(WRAPPED), st.data())
 def test_f13_a_message_with_changed_bytes_is_itself_another_or_malformed(data: bytes, draw: st.DataObject) -> None:
     at = draw.draw(st.integers(0, len(data) - 1))
@@ -40,7 +38,6 @@ def test_f13_a_message_with_changed_bytes_is_itself_another_or_malformed(data: b
     assert unwrap(wrap(message)) == message
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(Message.registry)), VALUES)
 def test_f13_a_known_type_with_any_body_is_a_message_or_malformed(kind: str, body: object) -> None:
     data = Envelope(id="x", type=kind, body=json.dumps(body)).model_dump_json().encode()
@@ -51,7 +48,6 @@ def test_f13_a_known_type_with_any_body_is_a_message_or_malformed(kind: str, bod
     assert message.key == "x"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300) | VALUES.map(lambda value: json.dumps(value).encode()))
 @example(NESTED)
 @example(b'{"files": ' + NESTED)

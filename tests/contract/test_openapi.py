@@ -71,7 +71,7 @@ def test_every_operation_answers_what_its_schema_says(service: str, mode: Genera
 
 
 def attempt(cases: SearchStrategy[Case[Any]]) -> None:
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), database=None)
     @given(case=cases)
     def answered(case: Case[Any]) -> None:
         response = case.call(headers=NAMED)
@@ -129,7 +129,7 @@ def refused_as_no_json(client: TestClient, path: str) -> None:
     form = client.post(path, data={"text": "x"})
     assert (form.status_code, "Content-Type: application/json" in form.text) == (415, True), path
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), database=None)
     @given(NO_TEXT | CUT_OFF)
     def refused(content: str) -> None:
         answer = client.post(path, content=content, headers={"content-type": "application/json"})

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.method.anchoring import MAX_FEEDBACK_CHARS, concept, review_feedback, verdict
@@ -18,7 +18,6 @@ pieces = ["<concept>", "</concept>", "<think>", "</think>", "force", "**B**", "\
 messy = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(pieces), max_size=20).map("".join))
 
 
-@settings(deadline=None)
 @given(st.none() | messy, messy)
 def test_process_never_raises_and_delivers_only_a_match(raw: str | None, problem: str) -> None:
     word, text = process(raw, problem)
@@ -27,7 +26,6 @@ def test_process_never_raises_and_delivers_only_a_match(raw: str | None, problem
     assert text is None or (len(text) <= MAX_FEEDBACK_CHARS and text == text.strip())
 
 
-@settings(deadline=None)
 @given(messy, messy)
 def test_a_review_accounts_for_every_deleted_character(raw: str, problem: str) -> None:
     review = review_feedback(raw, problem)
@@ -190,7 +188,6 @@ def test_only_the_full_prompt_asks_for_a_concept() -> None:
     assert "concept" not in naive_feedback_prompt("q", "r", **domains)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="`\n ab{}", max_size=60))
 def test_an_attempt_cannot_close_its_fence(response: str) -> None:
     prompt = feedback_prompt("q", response, peer_domain="physics", agent_domain="botany")

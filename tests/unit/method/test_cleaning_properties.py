@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from shared.method.anchoring import review_feedback, verdict
@@ -141,7 +141,6 @@ messy = st.lists(st.sampled_from([*PIECES, *REVEALS, "force", "mass"]), max_size
 PROBLEM = "Which force moves the mass?\n\nA: none\nB: friction\nPlease reason step by step."
 
 
-@settings(deadline=None)
 @given(messy)
 def test_what_is_delivered_would_be_delivered_unchanged_again(body: str) -> None:
     word, text = process(f"<concept>force</concept>{body}", PROBLEM)
@@ -149,7 +148,6 @@ def test_what_is_delivered_would_be_delivered_unchanged_again(body: str) -> None
         assert process(f"<concept>force</concept>{text}", PROBLEM) == (word, text)
 
 
-@settings(deadline=None)
 @given(messy)
 def test_the_body_is_a_fixed_point_of_every_rule(raw: str) -> None:
     body = review_feedback(raw, PROBLEM).body or ""
@@ -157,7 +155,6 @@ def test_the_body_is_a_fixed_point_of_every_rule(raw: str) -> None:
     assert "\u200b" not in body
 
 
-@settings(deadline=None)
 @given(messy, st.sampled_from(REVEALS))
 def test_no_stated_answer_survives_whatever_surrounds_it(around: str, reveal: str) -> None:
     # What belongs to the surrounding text may legitimately stand in front: the reveal has a line of its own. And

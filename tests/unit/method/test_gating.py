@@ -5,7 +5,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.method.gating import (
@@ -52,7 +52,6 @@ def test_tau_means_its_decimal_text(tau: float | str | Fraction) -> None:
     assert cognizant_counts(pair(79, 100), 100, tau)[0] is False
 
 
-@settings(deadline=None)
 @given(counts, counts, counts, counts)
 def test_the_best_everywhere_has_no_gap(a: int, b: int, c: int, d: int) -> None:
     correct = [{"physics": a, "chemistry": b}, {"physics": c, "chemistry": d}]
@@ -115,7 +114,6 @@ def test_hysteresis_keeps_last_rounds_answer_near_tau_and_is_off_by_default() ->
     assert is_cognizant(Fraction(15, 100), 0.2, before=False, hysteresis=0.05) is True
 
 
-@settings(deadline=None)
 @given(
     counts=st.lists(counts, min_size=6, max_size=6),
     tau=st.decimals(0, 2, places=3),

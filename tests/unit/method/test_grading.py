@@ -1,7 +1,7 @@
 """The strict score with its published oddities, and the two diagnostics beside it."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.method.grading import extract_answer, format_ok, grade, lenient_grade
@@ -75,7 +75,6 @@ def test_format_ok(text: str, ok: bool) -> None:
     assert format_ok(text) is ok
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60), st.sampled_from("ABCD"))
 def test_what_the_strict_grade_accepts_the_lenient_one_does_too(noise: str, letter: str) -> None:
     text = f"{noise.replace('<', '')}<answer>{letter}</answer>"

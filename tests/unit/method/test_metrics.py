@@ -1,7 +1,7 @@
 """Diagnostics: bins overlap as published, Pareto flags, intervals."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.method.metrics import (
@@ -47,7 +47,6 @@ def test_difficulty_bins_of_other_groups(wrong: int, n: int, bins: list[str]) ->
     assert difficulty_bins(wrong, n) == bins
 
 
-@settings(deadline=None)
 @given(st.integers(1, 64).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_each_problem_is_easy_or_hard_or_wholly_wrong(group: tuple[int, int]) -> None:
     wrong, n = group
@@ -82,7 +81,6 @@ def test_pareto_improved(after: dict[str, float], improved: bool) -> None:
 scores = st.dictionaries(st.sampled_from("xyz"), st.floats(0, 1), min_size=3, max_size=3)
 
 
-@settings(deadline=None)
 @given(scores, scores)
 def test_two_students_never_dominate_each_other(one: dict[str, float], other: dict[str, float]) -> None:
     assert not (dominates(one, other) and dominates(other, one))
@@ -99,7 +97,6 @@ def test_bootstrap_interval_holds_the_mean_narrows_and_is_seeded() -> None:
     assert bootstrap_interval([0.7] * 5) == pytest.approx((0.7, 0.7))
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.integers(0, 9))
 def test_bootstrap_interval_is_ordered_and_within_the_scores(per_problem: list[float], seed: int) -> None:
     low, high = bootstrap_interval(per_problem, 0.9, seed)

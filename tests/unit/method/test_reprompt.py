@@ -1,7 +1,7 @@
 """The self-teacher's prompt: what it holds in each of the four cases, who shows whom, and the token budget."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.method.reprompt import (
@@ -95,7 +95,6 @@ def test_pick_demonstrations(rewards: list[float], exclude_self: bool, expected:
     assert pick_demonstrations(rewards, exclude_self=exclude_self) == expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1.0]), max_size=16))
 def test_a_demonstration_is_the_first_correct_rollout_other_than_oneself(rewards: list[float]) -> None:
     for j, picked in enumerate(pick_demonstrations(rewards)):
@@ -171,7 +170,6 @@ def test_fit_with_nothing_to_show_reports_nothing() -> None:
     assert (fitted.messages, fitted.mask, fitted.events) == (MESSAGES, 0, ())
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300), st.text(max_size=300), st.integers(0, 900))
 def test_fit_never_exceeds_the_budget_by_what_it_adds(solution: str, feedback: str, budget: int) -> None:
     fitted = fit(MESSAGES, solution=solution, feedback=feedback, budget=budget, count=count)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.method.sanitizing import (
@@ -56,14 +56,12 @@ messy = st.one_of(st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)
 plain = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789 .,;:!?+-=/^%'²°ΔéμΩ\n", max_size=200)
 
 
-@settings(deadline=None)
 @given(messy)
 def test_sanitize_is_idempotent(text: str) -> None:
     once = sanitize(text)
     assert sanitize(once) == once
 
 
-@settings(deadline=None)
 @given(messy)
 def test_the_removals_and_what_is_left_make_up_the_original(text: str) -> None:
     cleaned, removals = sanitize_with_spans(text)
@@ -75,19 +73,16 @@ def test_the_removals_and_what_is_left_make_up_the_original(text: str) -> None:
     assert "".join([*kept, text[at:]]) == cleaned
 
 
-@settings(deadline=None)
 @given(plain)
 def test_text_without_capitals_or_markup_is_unchanged(text: str) -> None:
     assert sanitize_with_spans(text) == (text, [])
 
 
-@settings(deadline=None)
 @given(plain, st.sampled_from("ABCD"), plain)
 def test_a_stated_answer_never_survives(before: str, letter: str, after: str) -> None:
     assert not re.search(rf"answer is {letter}\b", sanitize(f"{before}. The answer is {letter}. {after}"))
 
 
-@settings(deadline=None)
 @given(messy)
 def test_the_shadow_keeps_the_length(text: str) -> None:
     assert len(shadow(text)) == len(text)
@@ -171,7 +166,6 @@ def test_control_tokens_become_text(text: str, expected: str) -> None:
     assert neutralise_control_tokens(text) == expected
 
 
-@settings(deadline=None)
 @given(messy)
 def test_neutralising_is_idempotent_and_leaves_no_token(text: str) -> None:
     once = neutralise_control_tokens(text)

@@ -21,7 +21,7 @@ def written(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = 
     return sink.getvalue()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.dictionaries(NAMES, st.tuples(st.sampled_from(DTYPES), SHAPES), max_size=6),
     st.none() | st.just({"format": "pt"}),

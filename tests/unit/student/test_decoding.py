@@ -112,7 +112,7 @@ def draw_of(decoder: Decoder, index: int) -> Draw:
     return Draw(index, tuple(prompt_ids(decoder._tokenizer, asked, 258)), asked, Random(asked.seed), None)
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 12), min_size=len(ASKED), max_size=len(ASKED)))
 def test_rows_join_at_any_step_and_leave_when_they_end(
     decoder: Decoder, alone: list[Generation], joins: list[int]

@@ -93,7 +93,7 @@ def text_of(name: str, ids: list[int], stops: list[str]) -> str:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ids=IDS, stops=STOPS)
 @example(ids=[len(SPECIALS) + byte for byte in (0xE4, 0xB8, 0xAD, 0xFF)], stops=[])
 @example(ids=[len(SPECIALS) + byte for byte in (0xE4, 0xB8, 0xAD, 0xFF)], stops=["中"])
@@ -114,7 +114,7 @@ def test_what_was_told_is_what_all_tokens_are_in_the_end(name: str, ids: list[in
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ids=IDS, stops=STOPS)
 def test_so_it_is_where_somebody_else_looks_for_the_stop_and_is_late(
     name: str, ids: list[int], stops: list[str]

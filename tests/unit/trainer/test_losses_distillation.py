@@ -57,7 +57,7 @@ def gradient(arguments: dict[str, Tensor], **options: object) -> tuple[float, Te
     return loss.item(), slope
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from(AGGREGATIONS))
 def test_value_is_the_formulas(seed: int, rows: int, aggregation: Aggregation) -> None:
     arguments = batch(seed, rows)
@@ -66,7 +66,7 @@ def test_value_is_the_formulas(seed: int, rows: int, aggregation: Aggregation) -
     assert loss.item() == pytest.approx(by_loops(arguments, aggregation), rel=1e-12, abs=1e-15)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.integers(0, 10**6), st.integers(1, 6), st.sampled_from(AGGREGATIONS))
 def test_any_split_into_micro_batches_gives_the_same_gradient(
     data: st.DataObject, seed: int, rows: int, aggregation: Aggregation

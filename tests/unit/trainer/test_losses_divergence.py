@@ -93,7 +93,7 @@ def assert_close_to_reference(case: Case, value: Tensor, gradient: Tensor, atol:
         assert gradient[b, t].tolist() == pytest.approx(slopes, abs=grad_atol, rel=grad_atol)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases(), st.sampled_from([NAN, INF, -INF, 0.0]))
 def test_float64_matches_the_reference_whatever_the_mask_hides(case: Case, poison: float) -> None:
     value, gradient = run(case, torch.float64, poison)
@@ -101,7 +101,7 @@ def test_float64_matches_the_reference_whatever_the_mask_hides(case: Case, poiso
     assert_close_to_reference(case, value, gradient, atol=1e-9, grad_atol=2e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases(), st.sampled_from([NAN, INF]))
 def test_bf16_logits_are_computed_in_fp32(case: Case, poison: float) -> None:
     tokens = itertools.chain(*case.student, *case.teacher)
@@ -114,7 +114,7 @@ def test_bf16_logits_are_computed_in_fp32(case: Case, poison: float) -> None:
     torch.testing.assert_close(gradient.double(), exact_gradient, atol=2e-5, rtol=2**-8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases(), st.integers(1, 20))
 def test_chunking_changes_nothing(case: Case, elements: int) -> None:
     whole = run(case, torch.float64)
@@ -123,7 +123,7 @@ def test_chunking_changes_nothing(case: Case, elements: int) -> None:
         torch.testing.assert_close(one, other, atol=1e-13, rtol=1e-13)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases())
 def test_it_is_a_divergence_not_negative_bounded_and_shift_invariant(case: Case) -> None:
     value, gradient = run(case, torch.float64)

@@ -22,7 +22,7 @@ def token_loss(new: float, old: float, advantage: float) -> float:
 logprob = st.floats(-30, 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(logprob, logprob), min_size=1, max_size=8), st.floats(-2, 2))
 def test_value_and_gradient_are_the_formula(tokens: list[tuple[float, float]], advantage: float) -> None:
     new, old = (torch.tensor([column], dtype=torch.float64) for column in zip(*tokens, strict=True))
@@ -161,7 +161,7 @@ def test_unusable_arguments_are_named(changes: dict[str, object], message: str) 
         grpo_loss(**(arguments | changes))  # type: ignore[arg-type]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(logprob, logprob), min_size=1, max_size=8), st.floats(0, 2))
 def test_the_anchor_adds_its_divergence_and_its_gradient(tokens: list[tuple[float, float]], anchor: float) -> None:
     new, ema = (torch.tensor([column], dtype=torch.float64) for column in zip(*tokens, strict=True))

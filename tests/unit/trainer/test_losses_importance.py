@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 logprob = st.floats(-60, 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(logprob, logprob, st.booleans()), min_size=1, max_size=12), st.floats(0.5, 10))
 def test_weights_are_the_formula(tokens: list[tuple[float, float, bool]], clip: float) -> None:
     trainer, rollout, mask = (torch.tensor([column]) for column in zip(*tokens, strict=True))

@@ -118,7 +118,7 @@ def in_micro_batches(case: Case, dtype: torch.dtype, poison: float) -> tuple[flo
     return math.fsum(loss for loss, _ in parts), torch.cat([gradient for _, gradient in parts])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases(), st.sampled_from([NAN, INF, -INF]))
 def test_float64_is_the_reference(case: Case, poison: float) -> None:
     wanted, slopes = whole_loss(case.batch, case.choice)
@@ -128,7 +128,7 @@ def test_float64_is_the_reference(case: Case, poison: float) -> None:
     torch.testing.assert_close(gradient, torch.tensor(slopes, dtype=torch.float64), rtol=1e-7, atol=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases(), st.sampled_from([NAN, INF, -INF]))
 def test_micro_batches_are_the_reference_however_they_are_cut(case: Case, poison: float) -> None:
     wanted, slopes = whole_loss(case.batch, case.choice)
@@ -138,7 +138,7 @@ def test_micro_batches_are_the_reference_however_they_are_cut(case: Case, poison
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(case=cases(), poison=st.sampled_from([NAN, INF, -INF]))
 def test_lower_types_are_the_reference_up_to_fp32(dtype: torch.dtype, case: Case, poison: float) -> None:
     tokens, choice = itertools.chain(*case.batch.student, *case.batch.teacher), case.choice

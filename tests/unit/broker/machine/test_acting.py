@@ -175,7 +175,7 @@ def test_feedback_that_has_not_come_cannot_be_excluded() -> None:
     assert "no feedback to exclude" in str(done.refused)
 
 
-@settings(max_examples=whole_runs(10), deadline=None)
+@settings(max_examples=whole_runs(10))
 @given(seed=st.integers(0, 10**6), when=st.integers(0, 60))
 def test_a_tutor_that_a_person_silenced_is_not_asked_again_in_this_round(seed: int, when: int) -> None:
     made = world(seed)

@@ -48,7 +48,7 @@ def test_every_step_is_sealed_once_and_drawn_from_the_version_before_it() -> Non
         assert base_of(world, student, step) == {step - 1}
 
 
-@settings(max_examples=whole_runs(20), deadline=None)
+@settings(max_examples=whole_runs(20))
 @given(seed=st.integers(0, 10**6), repeat=st.floats(0, 0.5), parallel=st.booleans())
 def test_any_order_and_any_repeats_give_the_same_run(seed: int, repeat: float, parallel: bool) -> None:
     world = World(small_plan(parallel=parallel), seed=seed)
@@ -277,7 +277,7 @@ def test_payloads_are_dropped_only_when_their_revisions_are_in() -> None:
     assert {"res:a:s1", "res:b:s1"} <= {c.key for c in world.of(Forget)}
 
 
-@settings(max_examples=whole_runs(15), deadline=None)
+@settings(max_examples=whole_runs(15))
 @given(seed=st.integers(0, 10**6), at=st.integers(1, 150))
 def test_a_lost_redis_makes_open_work_again_with_the_same_ids(seed: int, at: int) -> None:
     world = World(small_plan(), seed=seed)

@@ -48,7 +48,7 @@ def let(world: World, *, but: str) -> None:
         world.send(free[0])
 
 
-@settings(max_examples=whole_runs(20), deadline=None)
+@settings(max_examples=whole_runs(20))
 @given(seed=st.integers(0, 10**6), repeat=st.floats(0, 0.5))
 def test_in_any_order_each_step_is_sealed_once_with_both_students_rollouts(seed: int, repeat: float) -> None:
     world = training(seed)

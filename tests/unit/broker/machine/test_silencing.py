@@ -50,7 +50,7 @@ def until_silent(world: World) -> TutorSilenced:
     return world.told(TutorSilenced)[0]
 
 
-@settings(max_examples=whole_runs(12), deadline=None)
+@settings(max_examples=whole_runs(12))
 @given(seed=st.integers(0, 10**6), sequential=st.booleans())
 def test_in_any_order_a_silent_tutor_is_not_asked_again_until_the_next_round(seed: int, sequential: bool) -> None:
     world = world_with("b", seed, parallel=not sequential)

@@ -43,7 +43,7 @@ def domain_of(asked: IssueFeedback) -> str:
     return asked.problem_id.partition("-")[0]
 
 
-@settings(max_examples=whole_runs(5), deadline=None)
+@settings(max_examples=whole_runs(5))
 @given(seed=st.integers(0, 10**6), sequential=st.booleans())
 def test_in_any_order_three_students_end(seed: int, sequential: bool) -> None:
     end(3, seed, sequential=sequential)

@@ -32,7 +32,7 @@ def of_step(made: World, kind: type[SealGroup] | type[IssueRollout], student: st
     return [each.problem_id for each in made.of(kind) if (each.student, each.step) == (student, step)]
 
 
-@tried(max_examples=whole_runs(20), deadline=None)
+@tried(max_examples=whole_runs(20))
 @given(seed=st.integers(0, 10**6), repeat=st.floats(0, 0.5), mini_batches=st.integers(1, 4), lost=st.integers(0, 200))
 def test_whatever_the_order_a_step_s_groups_are_sealed_once_and_by_mini_batch(
     seed: int, repeat: float, mini_batches: int, lost: int

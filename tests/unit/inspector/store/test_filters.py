@@ -142,7 +142,7 @@ def test_operators_of_the_search_engine_are_words(filled: Store, q: str) -> None
 
 
 @given(q=st.text(max_size=60))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 def test_no_text_breaks_the_search(filled: Store, q: str) -> None:
     assert set(found(filled, q=q)) <= {"p1", "p2", "p3", "p4", "p5"}
 

@@ -1,7 +1,7 @@
 """What changed between two answers: nothing is lost of either, and a word is the feedback's only where it is new."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inspector.web.differences import MOST_PARTS, change_of
@@ -9,7 +9,6 @@ from services.inspector.web.differences import MOST_PARTS, change_of
 TEXT = st.text(alphabet="ab 12=.\n汽车é<", max_size=40)
 
 
-@settings(deadline=None)  # a machine that is busy takes its time
 @given(TEXT, TEXT, TEXT)
 def test_both_answers_are_in_it_character_by_character(first: str, again: str, feedback: str) -> None:
     change = change_of(first, again, feedback)

@@ -58,7 +58,7 @@ def room() -> Room:
     return Room()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(KEYS), min_size=1, max_size=24), st.sets(st.sampled_from(KEYS), max_size=1))
 def test_never_two_at_once_and_nobody_starves(keys: list[str], broken: set[str]) -> None:
     room = Room()

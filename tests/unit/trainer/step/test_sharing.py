@@ -80,7 +80,7 @@ def tensors(rows: list[RowOf]) -> tuple[Tensor, Tensor, Tensor, Foreign, Tensor]
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(drawn_row(), min_size=1, max_size=5), st.integers(0, 9), st.floats(0, 3))
 def test_value_and_gradient_are_the_equations(rows: list[RowOf], update: int, alpha: float) -> None:
     """What is padded is NaN, and reaches neither."""

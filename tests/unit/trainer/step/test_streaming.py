@@ -79,7 +79,7 @@ def streamed(one: Recorder, groups: Sequence[Sequence[Row]], order: Sequence[int
     return under_way.finish()
 
 
-@tried(deadline=None, max_examples=40)
+@tried(max_examples=40)
 @given(data=st.data(), masks=st.lists(SAMPLES, min_size=1, max_size=5), seed=st.integers(0, 99))
 @pytest.mark.parametrize("name", METHODS)
 def test_the_gradient_is_that_of_the_whole_batch(
