@@ -69,6 +69,19 @@ def test_any_order_and_any_repeats_give_the_same_run(seed: int, repeat: float, p
         }
 
 
+@pytest.mark.parametrize("streamed", [None, 2], ids=["whole", "streamed"])
+@pytest.mark.parametrize("revise_share", [0.0, 1.0], ids=["unrevised", "revised"])
+def test_what_is_told_twice_in_a_row_changes_nothing_the_second_time(streamed: int | None, revise_share: float) -> None:
+    world = World(small_plan(revise_share=revise_share, streamed=streamed))
+    world.start()
+    while world.state.status is not Status.DONE:
+        assert world.step()
+        before = world.state
+        assert world.send(world.handled[-1]) == []
+        # It is counted as an event, and that is all.
+        assert world.state == before.model_copy(update={"revision": world.state.revision})
+
+
 def test_phases_run_at_once_or_one_after_the_other() -> None:
     def order(parallel: bool) -> list[str]:
         return [c.student for c in finished(World(small_plan(parallel=parallel, rounds=1))).of(SealBatch)]
