@@ -21,6 +21,7 @@ from shared.http.guard import OPEN_PATHS
 from tests.deploy.deployed import FOLLOWERS, K8S, ROOT, Tree, of_kind, pod_containers, pods, rendered
 from tests.deploy.overlays import ALL, SERVICES, listening, must_reach, own_overlay, with_component
 from tests.deploy.policies import Policies, Stranger, selects
+from tests.fakes.waiting import WAIT_S
 
 VERSIONS = ("1.32", "1.37")
 """Of Kubernetes: the oldest and the newest whose schemas are at hand and that these files are for."""
@@ -50,7 +51,7 @@ def test_a_preparation_takes_as_long_as_it_takes_and_all_wait_for_it(objects: tu
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(0.2)
     (tmp_path / "prepared.json").touch()
-    assert waiting.wait(30) == 0
+    assert waiting.wait(WAIT_S) == 0
 
 
 def test_who_waits_for_a_preparation_ends_when_told_to(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_who_waits_for_a_preparation_ends_when_told_to(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(0.2)
     waiting.terminate()
-    assert waiting.wait(30) == 1
+    assert waiting.wait(WAIT_S) == 1
 
 
 @EACH

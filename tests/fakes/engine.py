@@ -18,11 +18,11 @@ from services.student.engines.port import (
 )
 from shared.contracts.messages import ChatMessage
 from shared.modeling.checksums import file_checksum
+from tests.fakes.waiting import WAIT_S
 
 BASE_CHECKSUM = "b" * 64
 POISON = "poison"
 CONTEXT = 4096
-WAIT_S = 10.0
 
 
 class FakeEngine:

@@ -19,6 +19,7 @@ from shared.http.access import Limits
 from tests.fakes.broker import BrokerBench
 from tests.fakes.broker_api import broker_app
 from tests.fakes.student import StudentBench
+from tests.fakes.waiting import WAIT_S
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback
 
 LIMITS = Limits(max_body_bytes=10_000, requests_per_minute=1_000_000, concurrent_requests=100)
@@ -34,7 +35,7 @@ def student(tmp_path: Path) -> Iterator[FastAPI]:
         yield student_app(bench.config, bench.board, bench.interactive, bench.clock)
     finally:
         bench.stopping.set()
-        thread.join(10)
+        thread.join(WAIT_S)
         bench.close()
 
 

@@ -14,9 +14,8 @@ from shared.problems.loading import load_problem_set
 from tests.fakes.forked import Forked
 from tests.fakes.service_process import start_service
 from tests.fakes.student import RUN, Broker, config_in
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 
-WAIT_S = 30.0
 LEASE_S = 3.0
 
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from services.student.engines.vllm.wire import ADAPTERS, Needs
+from tests.fakes.waiting import WAIT_S
 
 BASE = "base"
 LIMIT = 4096
@@ -59,7 +60,7 @@ class FakeVllm:
 
     def stop(self) -> None:
         self._server.should_exit = self._server.force_exit = True
-        self._thread.join(10)
+        self._thread.join(WAIT_S)
 
     def restart_empty(self) -> None:
         """As after a restart: the base model alone."""

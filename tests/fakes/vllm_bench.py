@@ -12,9 +12,9 @@ from services.student.engines.vllm.wire import ADAPTERS, Needs
 from shared.contracts.messages import ChatMessage, Sampling
 from tests.fakes.student import HandClock
 from tests.fakes.vllm import FakeVllm
+from tests.fakes.waiting import WAIT_S
 
 HANG_S = 6.0
-WAIT_S = 20.0
 
 
 class Bench:

@@ -8,9 +8,9 @@ import pytest
 
 from shared.contracts.http import AskResponse
 from tests.fakes.deployment import ScriptedDeployment
+from tests.fakes.waiting import WAIT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-WAIT_S = 30.0
 QUESTION = "A circuit carries 3 A through 4 ohm. What is the voltage?"
 
 

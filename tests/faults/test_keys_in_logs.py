@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx2
 
 from shared.http.access import new_keys, read_keys
+from tests.fakes.waiting import WAIT_S
 
-WAIT_S = 20.0
 PROMPT = "a question that nobody else should read"
 
 

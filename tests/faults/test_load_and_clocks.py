@@ -18,8 +18,8 @@ from shared.contracts.run import Status
 from tests.fakes.broker import THREE, BrokerBench
 from tests.fakes.deployment import ScriptedDeployment
 from tests.fakes.valkey import ValkeyServer
+from tests.fakes.waiting import WAIT_S
 
-WAIT_S = 20.0
 IDLE = 200
 SLOW = 50
 

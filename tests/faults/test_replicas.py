@@ -12,6 +12,7 @@ import pytest
 
 from opcod.local.deployment import KEY_FILE
 from tests.fakes.deployment import ScriptedDeployment
+from tests.fakes.waiting import WAIT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 LATENCY_S = "0.3"
@@ -59,7 +60,7 @@ class Replica:
 
     def end(self, number: signal.Signals) -> int:
         self._process.send_signal(number)
-        return self._process.wait(timeout=60)
+        return self._process.wait(timeout=WAIT_S)
 
 
 @pytest.mark.parametrize("deployment", [2], indirect=True)

@@ -13,8 +13,9 @@ from tests.fakes.deployment import scripted_settings
 from tests.fakes.inspected import Stand, standing
 from tests.fakes.served import served_run
 from tests.fakes.student import RUN
-from tests.fakes.student_process import WAIT_S, Student
+from tests.fakes.student_process import Student
 from tests.fakes.valkey import ValkeyServer
+from tests.fakes.waiting import WAIT_S
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from opcod.local.embedded_redis import answers, end_leftover
 from tests.fakes.forked import Forked
 from tests.fakes.small_disk import mounted
 from tests.fakes.valkey import free_port
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 
 SILENT_S = 2.5
 """Longer than the second that a question to the server waits."""
@@ -42,7 +42,7 @@ def holder(port: int, tmp_path: Path) -> Iterator[Forked]:
     process = hold(port, tmp_path)
     yield process
     process.terminate()
-    process.wait(timeout=20)
+    process.wait(timeout=WAIT_S)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_server_that_is_slow_to_answer_goes_on(holder: Forked, port: int) -> N
 
 def test_a_server_that_has_ended_ends_its_holder_with_an_error(holder: Forked, port: int) -> None:
     os.kill(server_of(port).pid, signal.SIGKILL)
-    assert holder.wait(timeout=20) != 0
+    assert holder.wait(timeout=WAIT_S) != 0
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_any_path_will_do(port: int, tmp_path: Path, name: str) -> None:
         assert (data_dir / "appendonlydir").is_dir()
     finally:
         process.terminate()
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=WAIT_S) == 0
 
 
 def _ended(data_dir: Path) -> bool:
@@ -128,7 +128,7 @@ def test_whenever_its_holder_ends_no_server_is_left(tmp_path: Path, number: sign
         wait_until((data_dir / "valkey.log").exists, "the server's log, which is opened just before it is started")
         time.sleep(after_ms / 1000)
         process.send_signal(number)
-        process.wait(timeout=20)
+        process.wait(timeout=WAIT_S)
         wait_until(partial(_ended, data_dir), f"the end of the server, {after_ms} ms old")
 
 
@@ -138,7 +138,7 @@ def test_a_holder_that_ends_before_it_begins_a_server_leaves_none(tmp_path: Path
         process = hold(free_port(), tmp_path)
         time.sleep(after_ms / 1000)
         process.send_signal(number)
-        process.wait(timeout=20)
+        process.wait(timeout=WAIT_S)
         wait_until(lambda: servers_in(tmp_path) == [], f"the end of what was begun in {after_ms} ms")
 
 
@@ -148,7 +148,7 @@ def test_it_ends_when_its_launcher_is_killed(port: int, tmp_path: Path) -> None:
     )
     server = server_of(port)
     launcher.kill()
-    launcher.wait(timeout=20)
+    launcher.wait(timeout=WAIT_S)
     assert psutil.wait_procs([server], timeout=20)[1] == []
 
 
@@ -196,4 +196,4 @@ def test_a_server_that_refuses_for_its_full_disk_is_no_silent_one(port: int, sma
         assert process.poll() is None
     finally:
         process.terminate()
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=WAIT_S) == 0

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from shared.parents import PARENT_VARIABLE
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 
 TELLING = """
 import json, os, sys
@@ -74,7 +74,7 @@ def test_what_ends_it_ends_the_process(python: str, tmp_path: Path, number: sign
         assert started.stdout is not None
         process = psutil.Process(int(started.stdout.readline()))
         started.send_signal(number)
-        assert started.wait(60) == -number
+        assert started.wait(WAIT_S) == -number
     wait_until(lambda: not process.is_running(), "the end of the process")
 
 

@@ -19,11 +19,9 @@ from shared.contracts.heartbeats import Heartbeat
 from tests.fakes.forked import Forked
 from tests.fakes.service_process import start_service
 from tests.fakes.valkey import ValkeyServer
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 from tests.unit.inspector.told import RUN, feedback, ready, seal, status
 from tests.unit.results.test_timeline import STEP
-
-WAIT_S = 30.0
 
 
 class Inspector:

@@ -19,6 +19,7 @@ from shared.modeling.chat import encode
 from shared.modeling.loading import load_model, load_tokenizer
 from tests.fakes.listening import listening
 from tests.fakes.student import StudentBench
+from tests.fakes.waiting import WAIT_S
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed; `make check-lm-eval` runs this")
@@ -46,7 +47,7 @@ def url(tmp_path: Path, model: Path) -> Iterator[str]:
             yield address
     finally:
         bench.stopping.set()
-        thread.join(10)
+        thread.join(WAIT_S)
         bench.close()
 
 

@@ -10,8 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from opcod.local.deployment import Deployment
-
-WAIT_S = 20.0
+from tests.fakes.waiting import WAIT_S
 
 
 @pytest.fixture(scope="module", params=["broker", "student-a"])

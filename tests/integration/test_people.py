@@ -9,8 +9,8 @@ from openai import OpenAI
 
 from services.student.config import INTERACTIVE_BOUND
 from shared.contracts.jobs import JobKind
-from tests.fakes.student_process import WAIT_S, Student, question
-from tests.fakes.waiting import wait_until
+from tests.fakes.student_process import Student, question
+from tests.fakes.waiting import WAIT_S, wait_until
 
 FOREVER_S = 600.0
 

@@ -16,6 +16,7 @@ from shared.bus.redis import RedisBus
 from shared.contracts.jobs import JobStarted
 from shared.errors import UnavailableError
 from tests.fakes.valkey import ValkeyServer
+from tests.fakes.waiting import WAIT_S
 
 QUEUE = [(RESULTS, BROKER)]
 
@@ -75,7 +76,7 @@ def test_a_killed_server_comes_back_with_everything_and_callers_wait_for_it(
     waiting = threading.Thread(target=lambda: published.append(bus.publish(RESULTS, message(500))))
     waiting.start()
     servers(server.port)
-    waiting.join(20)
+    waiting.join(WAIT_S)
 
     assert len(published) == 1
     assert bus.load_state() == "one"

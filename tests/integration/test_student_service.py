@@ -13,9 +13,9 @@ from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.jobs import Job, JobDone, JobKind, JobStarted
 from shared.contracts.weights import VersionLoaded, VersionRefused
 from tests.fakes.student import RUN, make_job, publish_version
-from tests.fakes.student_process import LEASE_S, WAIT_S, Student, question
+from tests.fakes.student_process import LEASE_S, Student, question
 from tests.fakes.valkey import ValkeyServer
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 
 ROLLOUT, FEEDBACK = JobKind.ROLLOUT, JobKind.FEEDBACK
 

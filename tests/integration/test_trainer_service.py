@@ -17,13 +17,12 @@ from shared.contracts.weights import StepDone
 from tests.fakes.forked import Forked
 from tests.fakes.service_process import start_service
 from tests.fakes.valkey import ValkeyServer
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import BASE_SHA256, RUN, STUDENT, seal_steps
 
 pytest.importorskip("torch")
 
-WAIT_S = 60.0
 STEPS = 4
 LEASE_S = 1.0
 QUEUE = train(STUDENT)

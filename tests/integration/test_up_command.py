@@ -14,9 +14,7 @@ from shared.config.loading import to_toml
 from shared.contracts.http import AskRequest, AskResponse, PeersResponse
 from shared.contracts.run import STATE_FILE, RunState
 from tests.fakes.deployment import scripted_settings
-from tests.fakes.waiting import wait_until
-
-WAIT_S = 120.0
+from tests.fakes.waiting import WAIT_S, wait_until
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from shared.bus.keys import TRAINER
 from shared.bus.redis import RedisBus
 from tests.fakes.forked import Forked
 from tests.fakes.valkey import ValkeyServer, free_port
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 from tests.integration.test_trainer_service import prepared
-from tests.ranks.test_service import FULL, QUEUE, WAIT_S, Trainer, send
+from tests.ranks.test_service import FULL, QUEUE, Trainer, send
 from tests.unit.trainer.ground import RUN, STUDENT, seal_steps
 
 pytestmark = pytest.mark.timeout(400)

@@ -13,7 +13,7 @@ import pytest
 
 from shared.config.loading import to_toml
 from tests.fakes.deployment import scripted_settings
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -53,5 +53,5 @@ def test_whenever_it_ends(runs: Path, launcher: subprocess.Popen[bytes], begun: 
     """begun: holder and server of Redis, then the services; six are all of them."""
     wait_until(lambda: len(processes_of(runs, launcher)) >= begun, f"{begun} processes", pause_s=0.005)
     launcher.send_signal(number)
-    launcher.wait(timeout=60)
-    wait_until(lambda: processes_of(runs, launcher) == [], "the end of all of them", deadline_s=40)
+    launcher.wait(timeout=WAIT_S)
+    wait_until(lambda: processes_of(runs, launcher) == [], "the end of all of them")

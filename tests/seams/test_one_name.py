@@ -10,8 +10,9 @@ from shared.contracts.jobs import JobKind
 from shared.errors import EXIT_USAGE
 from tests.fakes.service_process import start_service
 from tests.fakes.student import RUN
-from tests.fakes.student_process import WAIT_S, Student
+from tests.fakes.student_process import Student
 from tests.fakes.valkey import ValkeyServer
+from tests.fakes.waiting import WAIT_S
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tests.fakes.deployment import CONTEXT, ScriptedDeployment
 from tests.fakes.refusing_redis import RefusingRedis
 from tests.fakes.small_disk import mounted
 from tests.fakes.valkey import ValkeyServer
+from tests.fakes.waiting import WAIT_S
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 DETAIL = "as the server puts it."
@@ -69,7 +70,7 @@ def test_a_refusal_that_ends_by_itself_is_waited_for(
     time.sleep(0.3)
     assert not done
     refusing.refusal = None
-    publishing.join(20)
+    publishing.join(WAIT_S)
     assert len(done) == 1
 
 

@@ -18,9 +18,9 @@ from shared.contracts.run import RunState, Status
 from shared.files.store import LocalStore
 from tests.fakes.broker import RUN, THREE, BrokerBench
 from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.waiting import WAIT_S
 from tests.unit.modeling.tiny_model import write_tiny_model
 
-WAIT_S = 120.0
 STUDENT = "a"
 BASE_SHA256 = "b" * 64
 

@@ -20,6 +20,7 @@ from shared.bus.redis import RedisBus
 from shared.contracts.run import RunState, Status
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.valkey import ValkeyServer
+from tests.fakes.waiting import WAIT_S
 
 DEADLINE_S = 0.5
 BACK_WITHIN_S = 6.0
@@ -119,7 +120,7 @@ def test_reports_behind_the_one_that_redis_failed_at_are_handled_when_it_is_back
         assert time.monotonic() - back_s < BACK_WITHIN_S
     finally:
         stopping.set()
-        loop.join(30)
+        loop.join(WAIT_S)
     assert not loop.is_alive()
     bench.finish()
     assert bench.state.version == {"a": "a@v2", "b": "b@v2"}

@@ -16,6 +16,7 @@ from services.student.engines.port import EngineAwayError, EngineState, Generati
 from services.student.engines.vllm.engine import VllmEngine
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.modeling.logprobs import token_logprobs
+from tests.fakes.waiting import WAIT_S
 
 HOT = Sampling(temperature=1.0, top_p=1.0, max_tokens=16)
 RETURN_S = 300.0
@@ -81,7 +82,7 @@ def kill_while_asked(engine: VllmEngine) -> None:
     asking.start()
     time.sleep(0.5)
     kill_core(engine)
-    asking.join(60)
+    asking.join(WAIT_S)
     assert len(lost) == 1
     until(lambda: engine.health().state is EngineState.EMPTY, "an empty server")
     assert engine.versions() == {}

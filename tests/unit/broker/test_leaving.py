@@ -12,8 +12,8 @@ from tests.fakes.broker import BrokerBench
 from tests.fakes.broker_api import broker_app
 from tests.fakes.listening import listening
 from tests.fakes.student_server import serving
+from tests.fakes.waiting import WAIT_S
 
-WAIT_S = 10.0
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 

@@ -14,7 +14,7 @@ from shared.errors import UnavailableError
 from tests.fakes.broker import THREE, BrokerBench
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 from tests.fakes.whole_runs import OFF, assert_whole, is_training
 
 
@@ -36,7 +36,7 @@ def test_a_redis_that_does_not_answer_is_waited_for(bench: BrokerBench) -> None:
     assert bench.runner.problem is not None and "down" in bench.runner.problem
     bench.server.down = False
     stopping.set()
-    loop.join(timeout=10)
+    loop.join(timeout=WAIT_S)
     bench.finish()
     assert bench.runner.problem is None
     assert_whole(bench)
@@ -53,13 +53,13 @@ def test_a_disk_that_refuses_is_waited_for(bench: BrokerBench) -> None:
     loop = threading.Thread(target=bench.runner.loop, args=(stopping, threading.Event()))
     loop.start()
     try:
-        wait_until(lambda: bench.runner.problem is not None, "the refusal", deadline_s=10)
+        wait_until(lambda: bench.runner.problem is not None, "the refusal")
         assert "cannot write" in (bench.runner.problem or "")
         shutil.rmtree(state_file)
-        wait_until(lambda: bench.runner.problem is None, "the next turn", deadline_s=10)
+        wait_until(lambda: bench.runner.problem is None, "the next turn")
     finally:
         stopping.set()
-        loop.join(timeout=10)
+        loop.join(timeout=WAIT_S)
     saved = RunState.model_validate_json(state_file.read_bytes())
     assert saved == bench.state and saved.paused is not None
 

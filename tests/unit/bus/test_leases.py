@@ -12,6 +12,7 @@ from shared.bus.port import Delivery
 from shared.contracts.jobs import JobStarted
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
+from tests.fakes.waiting import WAIT_S
 
 LEASE_S = 0.2
 QUEUE = [(RESULTS, "broker")]
@@ -75,7 +76,7 @@ def test_a_stolen_delivery_is_lost_and_the_others_are_kept(bus: MemoryBus, serve
     MemoryBus(server, lease_s=LEASE_S).take(QUEUE, "thief", limit=1, block_s=0)
     with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
         lost, kept = keeper.hold(stolen), keeper.hold(take_one(bus))
-        assert lost.wait(2)
+        assert lost.wait(WAIT_S)
         assert not kept.wait(LEASE_S)
 
 
@@ -84,7 +85,7 @@ def test_a_delivery_is_lost_when_the_server_is_away_for_a_whole_lease(bus: Memor
         lost = keeper.hold(take_one(bus))
         begin = time.monotonic()
         server.down = True
-        assert lost.wait(3)
+        assert lost.wait(WAIT_S)
         assert time.monotonic() - begin >= LEASE_S * 0.6
 
 
@@ -110,9 +111,9 @@ def test_whatever_a_renewal_raises_what_was_held_is_lost_and_the_keeper_goes_on(
     with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
         lost = keeper.hold(take_one(bus))
         bus.broken = True
-        assert lost.wait(3)
+        assert lost.wait(WAIT_S)
         later = keeper.hold(take_one(bus))
-        assert later.wait(3), "what is held after the first failure"
+        assert later.wait(WAIT_S), "what is held after the first failure"
         bus.broken = False
         assert not keeper.hold(take_one(bus)).wait(LEASE_S * 3)
 
@@ -122,7 +123,7 @@ def test_whatever_a_renewal_raises_a_named_lease_is_lost(server: MemoryServer) -
     lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
     assert lease.try_acquire()
     bus.broken = True
-    assert lease.lost.wait(3)
+    assert lease.lost.wait(WAIT_S)
     lease.release()
 
 
@@ -166,7 +167,7 @@ def test_a_lease_that_another_took_is_lost(bus: MemoryBus) -> None:
     lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
     assert lease.try_acquire()
     assert bus.acquire_lease("a", "trainer-0", ttl_s=30) == 2, "the same name, started a second time"
-    assert lease.lost.wait(2)
+    assert lease.lost.wait(WAIT_S)
     lease.release()
     assert bus.renew_lease("a", "trainer-0", 2, ttl_s=30), "releasing a lost lease leaves the new one alone"
 

@@ -8,9 +8,9 @@ from shared.bus.turns import CardTurn
 from shared.clock import SystemClock
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
+from tests.fakes.waiting import WAIT_S
 
 TTL_S = 0.6
-WAIT_S = 20.0
 
 
 def turn_of(server: MemoryServer, holder: str) -> CardTurn:

@@ -15,8 +15,7 @@ import httpx2
 import pytest
 
 from shared.parents import PARENT_VARIABLE
-
-WAIT_S = 20.0
+from tests.fakes.waiting import WAIT_S
 
 
 @dataclass

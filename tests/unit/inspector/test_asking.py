@@ -22,9 +22,9 @@ from shared.http.remote import RemoteCalls
 from shared.http.sse import EVENT_STREAM, frame
 from tests.fakes.listening import listening
 from tests.fakes.student_server import USAGE
+from tests.fakes.waiting import WAIT_S
 from tests.unit.inspector.told import EventLog, feedback
 
-WAIT_S = 10.0
 FIRST = Answered(student="a", version="a@v1", text="the first answer", usage=USAGE)
 
 

@@ -8,6 +8,7 @@ from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import LOGGED_EVENT, Gap
 from services.inspector.store.store import Store
 from shared.errors import UnavailableError
+from tests.fakes.waiting import WAIT_S
 from tests.unit.inspector.told import EventLog, StillClock, feedback, ready, seal, status
 
 
@@ -89,7 +90,7 @@ def test_a_server_that_is_away_is_a_problem_until_it_is_back(ingest: Ingest, log
         wait_until(lambda: ingest.problem() is None and store.cursor == "3-0")
     finally:
         stopping.set()
-        reader.join(timeout=10)
+        reader.join(timeout=WAIT_S)
     assert not reader.is_alive()
 
 

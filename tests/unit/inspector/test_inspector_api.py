@@ -12,6 +12,7 @@ from services.inspector.store.records import Entry
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from tests.fakes.access import LOCAL, routes_without_scope
+from tests.fakes.waiting import WAIT_S
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback, revised, status
 
 KEY = "open-sesame"
@@ -159,7 +160,7 @@ def test_ready_when_events_come_in_and_the_store_takes_writes(
         assert client.get("/v1/feedback").status_code == 200
     finally:
         stopping.set()
-        reader.join(timeout=10)
+        reader.join(timeout=WAIT_S)
 
 
 def test_not_ready_while_the_store_takes_no_writes(log: EventLog, clock: StillClock, tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_not_ready_while_the_store_takes_no_writes(log: EventLog, clock: StillCl
             assert eventually(lambda: client.get("/readyz").status_code == 200)
         finally:
             stopping.set()
-            reader.join(timeout=10)
+            reader.join(timeout=WAIT_S)
     other.close()
     held.close()
 

@@ -7,7 +7,7 @@ import pytest
 from services.inspector.sampling import UsageSampler
 from services.inspector.store.store import Store
 from shared.errors import UnavailableError
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 from tests.unit.inspector.store.test_usage import beat
 from tests.unit.inspector.told import EventLog
 
@@ -47,4 +47,4 @@ def test_a_server_that_is_away_is_asked_again(store: Store, log: EventLog) -> No
         wait_until(lambda: kept(store) == [1], "its first heartbeat")
     finally:
         stopping.set()
-        thread.join(10)
+        thread.join(WAIT_S)

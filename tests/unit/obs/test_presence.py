@@ -13,7 +13,7 @@ from shared.errors import ConfigError
 from shared.obs.presence import MISSED_BEATS, Presence, this_process
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 
 PERIOD_S = 0.1
 ELSEWHERE = ProcessId(host="node-7", kernel="another", pid=1, began="12")
@@ -46,7 +46,7 @@ class Ours:
 
     def stop(self) -> None:
         self.stopping.set()
-        self._thread.join(10)
+        self._thread.join(WAIT_S)
 
     @property
     def ended(self) -> bool:
@@ -98,7 +98,7 @@ def test_a_heartbeat_that_stands_still_runs_out(bus: MemoryBus) -> None:
     began = time.monotonic()
     ours = Ours(bus)
     try:
-        assert ours.presence.admitted.wait(10)
+        assert ours.presence.admitted.wait(WAIT_S)
         assert time.monotonic() - began > PERIOD_S
     finally:
         ours.stop()
@@ -113,7 +113,7 @@ def test_one_that_was_killed_on_this_machine_holds_nobody_up(bus: MemoryBus) -> 
         ours = Ours(bus)
         assert not ours.presence.admitted.wait(5 * PERIOD_S), "it lives"
         other.kill()  # not waited for: a process that nobody has asked for its end has one all the same
-        assert ours.presence.admitted.wait(10)
+        assert ours.presence.admitted.wait(WAIT_S)
         ours.stop()
 
 
@@ -121,7 +121,7 @@ def test_a_later_process_of_the_same_id_is_another_one(bus: MemoryBus, ours: Our
     ours.stop()
     bus.beat(beat_of(this_process().model_copy(update={"began": "1"}), at=1.0), ttl_s=60)
     again = Ours(bus)
-    assert again.presence.admitted.wait(10)
+    assert again.presence.admitted.wait(WAIT_S)
     again.stop()
 
 
@@ -129,5 +129,5 @@ def test_a_later_process_of_the_same_id_is_another_one(bus: MemoryBus, ours: Our
 def test_a_name_given_back_and_another_name_are_no_hindrance(bus: MemoryBus, other: Heartbeat) -> None:
     bus.beat(other, ttl_s=60)
     ours = Ours(bus)
-    assert ours.presence.admitted.wait(10)
+    assert ours.presence.admitted.wait(WAIT_S)
     ours.stop()

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from services.student.app import build_app
 from tests.fakes.access import LOCAL
 from tests.fakes.student import StudentBench
+from tests.fakes.waiting import WAIT_S
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 # What imports torch cannot even be collected where it is not installed: `make setup` installs it.
@@ -31,7 +32,7 @@ def bench(tmp_path: Path) -> Iterator[StudentBench]:
     yield bench
     bench.engine.go.set()
     bench.stopping.set()
-    thread.join(10)
+    thread.join(WAIT_S)
     bench.close()
 
 

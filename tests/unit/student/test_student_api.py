@@ -27,6 +27,7 @@ from shared.errors import ConfigError, OpcodError, PromptError
 from tests.fakes.access import LOCAL, routes_without_scope
 from tests.fakes.engine import BASE_CHECKSUM, POISON
 from tests.fakes.student import StudentBench, config_in, publish_version, with_key
+from tests.fakes.waiting import WAIT_S
 
 CHAT = {"model": "a", "messages": [{"role": "user", "content": "2 + 2?"}]}
 
@@ -135,7 +136,7 @@ def test_an_engine_that_is_busy_for_too_long_gives_503_with_retry_after(
 def test_people_come_before_jobs(client: TestClient, bench: StudentBench) -> None:
     bench.engine.hold = True
     bench.broker.issue(JobKind.ROLLOUT, 1, samples=8)
-    assert bench.engine.started.wait(5)
+    assert bench.engine.started.wait(WAIT_S)
     bench.broker.issue(JobKind.FEEDBACK, 2)
     answers: list[int] = []
     asking = threading.Thread(target=lambda: answers.append(client.post("/v1/chat/completions", json=CHAT).status_code))
@@ -143,7 +144,7 @@ def test_people_come_before_jobs(client: TestClient, bench: StudentBench) -> Non
     while not bench.interactive.versions():
         threading.Event().wait(0.01)
     bench.engine.go.set()
-    asking.join(5)
+    asking.join(WAIT_S)
     assert answers == [200]
     assert [len(call) for call in bench.engine.calls[:2]] == [8, 1]
 

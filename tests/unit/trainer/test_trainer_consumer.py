@@ -22,6 +22,7 @@ from shared.contracts.weights import StepDone, StepFailed, WeightsPublished
 from shared.errors import FencedError, UnavailableError
 from shared.obs.presence import Presence
 from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.waiting import WAIT_S
 from tests.unit.trainer.ground import (
     STUDENT,
     Ahead,
@@ -34,7 +35,6 @@ from tests.unit.trainer.ground import (
 )
 
 LEASE_S = 0.6
-WAIT_S = 20.0
 QUEUE = train(STUDENT)
 
 

@@ -19,7 +19,7 @@ from shared.config.settings import Paths
 from shared.errors import ConfigError, OpcodError, StoppedError, UnavailableError
 from tests.fakes.listening import listening
 from tests.fakes.valkey import ValkeyServer
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 
 HERE = ["student-b", "trainer-b"]
 ADDRESS = "127.0.0.2"
@@ -85,7 +85,7 @@ class Node:
 
     def wait(self) -> None:
         assert self._thread is not None
-        self._thread.join(60)
+        self._thread.join(WAIT_S)
         assert not self._thread.is_alive()
 
     def is_up(self, meeting: Meeting) -> bool:

@@ -21,8 +21,8 @@ from opcod.local.processes import (
     until_ended,
 )
 from shared.errors import ConfigError, OpcodError, StoppedError
+from tests.fakes.waiting import WAIT_S
 
-WAIT_S = 15.0
 PAUSE_S = 0.1
 
 

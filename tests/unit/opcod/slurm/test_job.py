@@ -16,7 +16,7 @@ from shared.config.settings import Paths
 from shared.errors import ConfigError
 from tests.fakes.command import call_opcod
 from tests.fakes.slurm import signal_before_the_limit, write_slurm
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 
 # In place of opcod: says what it was asked for; a run ends with 130 once it is told to, as `opcod run` does.
 OPCOD = """\
@@ -90,7 +90,7 @@ def test_a_run_begins_once_goes_on_after_that_and_other_nodes_join(tmp_path: Pat
     ]
     batch.near_its_limit()
     # It was done by then.
-    assert batch.process.wait(60) == 0
+    assert batch.process.wait(WAIT_S) == 0
     assert not batch.told.exists()
 
     (tmp_path / "the runs" / "pair").mkdir(parents=True)
@@ -101,14 +101,14 @@ def test_a_run_begins_once_goes_on_after_that_and_other_nodes_join(tmp_path: Pat
     wait_until(lambda: len(again.lines()) == 2 and again.begun.exists(), "both nodes")
     assert again.lines()[0] == f"0 127.0.0.1 run --resume pair {places}"
     again.near_its_limit()
-    assert again.process.wait(60) == 0
+    assert again.process.wait(WAIT_S) == 0
 
 
 def test_a_job_that_is_told_of_its_limit_ends_its_run_and_is_queued_again(tmp_path: Path) -> None:
     batch = Batch(tmp_path, job(tmp_path), code=130)
     wait_until(lambda: len(batch.lines()) == 2 and batch.begun.exists(), "both nodes")
     batch.near_its_limit()
-    assert batch.process.wait(60) == 130
+    assert batch.process.wait(WAIT_S) == 130
     assert batch.told.read_text() == "requeue 17\n"
 
 
@@ -116,7 +116,7 @@ def test_a_job_that_is_cancelled_ends_its_run_and_is_not_queued_again(tmp_path: 
     batch = Batch(tmp_path, job(tmp_path), code=130)
     wait_until(lambda: len(batch.lines()) == 2 and batch.begun.exists(), "both nodes")
     batch.cancel()
-    assert batch.process.wait(60) == 130
+    assert batch.process.wait(WAIT_S) == 130
     assert not batch.told.exists()
 
 
@@ -126,7 +126,7 @@ def test_a_job_that_is_cancelled_while_it_ends_is_not_queued_again(tmp_path: Pat
     batch.near_its_limit()
     wait_until(lambda: batch.ending.exists(), "the run to be told")
     batch.cancel()
-    assert batch.process.wait(60) == 130
+    assert batch.process.wait(WAIT_S) == 130
     assert not batch.told.exists()
 
 

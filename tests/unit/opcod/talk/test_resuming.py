@@ -16,8 +16,7 @@ from shared.http.access import read_keys
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.broker_api import broker_app
 from tests.fakes.listening import listening
-
-WAIT_S = 10.0
+from tests.fakes.waiting import WAIT_S
 
 
 @pytest.fixture

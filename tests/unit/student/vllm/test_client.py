@@ -10,8 +10,7 @@ from services.student.engines.port import EngineAwayError
 from services.student.engines.vllm.client import Call, VllmClient
 from services.student.engines.vllm.wire import ServerChoice
 from tests.fakes.vllm import BASE, FakeVllm
-
-WAIT_S = 5.0
+from tests.fakes.waiting import WAIT_S
 
 
 class Talk:

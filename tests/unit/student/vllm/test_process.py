@@ -12,8 +12,8 @@ import psutil
 
 from services.student.engines.vllm.guard import guarded
 from services.student.engines.vllm.process import ServerProcess
+from tests.fakes.waiting import WAIT_S
 
-WAIT_S = 30.0
 FAMILY = """
 import subprocess, sys, time
 from pathlib import Path

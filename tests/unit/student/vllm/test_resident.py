@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from services.student.engines.port import EngineAwayError
 from services.student.engines.vllm.resident import Residency
 from shared.errors import ModelError, OpcodError
+from tests.fakes.waiting import WAIT_S
 
-WAIT_S = 20.0
 KEYS = "abc"
 
 

@@ -31,7 +31,8 @@ from shared.modeling.loading import load_model, load_tokenizer
 from tests.fakes.audience import FakeAudience
 from tests.fakes.student import HandClock, publish_version
 from tests.fakes.vllm import LIMIT
-from tests.fakes.vllm_bench import HANG_S, WAIT_S, Bench, request, until
+from tests.fakes.vllm_bench import HANG_S, Bench, request, until
+from tests.fakes.waiting import WAIT_S
 
 SPEC = LoraSpec(rank=2, alpha_scale=2.0)
 
@@ -282,7 +283,7 @@ def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> 
         engine.clock.now_s += 1
         engine.engine.server.look()
         time.sleep(0.05)
-    asking.join(10)
+    asking.join(WAIT_S)
     assert len(lost) == 1 and engine.engine.versions() == {}
     with pytest.raises(EngineAwayError, match="with it a@v1"):
         engine.engine.generate([request()])

@@ -21,9 +21,9 @@ from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import UnavailableError
 from tests.fakes.engine import POISON, FakeEngine
 from tests.fakes.student import HandClock, StudentBench, publish_version
+from tests.fakes.waiting import WAIT_S
 
 ROLLOUT, FEEDBACK = JobKind.ROLLOUT, JobKind.FEEDBACK
-WAIT_S = 20.0
 
 
 class ContinuousBench(StudentBench):

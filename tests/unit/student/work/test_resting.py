@@ -17,8 +17,7 @@ from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.student import HandClock, StudentBench, publish_version
-
-WAIT_S = 20.0
+from tests.fakes.waiting import WAIT_S
 
 
 class Ground:

@@ -22,6 +22,7 @@ from shared.errors import OpcodError, PromptError
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.engine import POISON
 from tests.fakes.student import StudentBench, make_job, publish_version
+from tests.fakes.waiting import WAIT_S
 
 ROLLOUT, FEEDBACK, EVAL, REVISE = JobKind.ROLLOUT, JobKind.FEEDBACK, JobKind.EVAL, JobKind.REVISE
 
@@ -84,7 +85,7 @@ def test_jobs_that_come_in_a_burst_run_together(bench: StudentBench) -> None:
     issuing = threading.Thread(target=burst)
     issuing.start()
     assert len(bench.done()) == 4
-    issuing.join(5)
+    issuing.join(WAIT_S)
     assert [len(call) for call in bench.engine.calls] == [8]
 
 
@@ -277,13 +278,13 @@ def test_losing_every_lease_cancels_the_generation(bench: StudentBench) -> None:
     bench.broker.issue(ROLLOUT, 1)
     thread = threading.Thread(target=bench.turn)
     thread.start()
-    assert bench.engine.started.wait(5)
+    assert bench.engine.started.wait(WAIT_S)
     bench.running.check(overdue=False)
     assert thread.is_alive()
     for held in bench.worker.intake.held:
         held.lost.set()
     bench.running.check(overdue=False)
-    thread.join(5)
+    thread.join(WAIT_S)
     assert not thread.is_alive()
     assert bench.done() == []
     assert bench.worker.intake.held == []
@@ -320,14 +321,14 @@ def test_stopping_gives_back_what_is_in_hand_without_an_attempt(bench: StudentBe
     bench.broker.issue(ROLLOUT, 1)
     thread = threading.Thread(target=bench.worker.run)
     thread.start()
-    assert bench.engine.started.wait(5)
+    assert bench.engine.started.wait(WAIT_S)
     ended = threading.Event()
     watch = threading.Thread(target=bench.running.watch, args=(bench.stopping, ended))
     watch.start()
     bench.stopping.set()
-    thread.join(5)
+    thread.join(WAIT_S)
     ended.set()
-    watch.join(5)
+    watch.join(WAIT_S)
     assert not thread.is_alive()
     (taken,) = MemoryBus(bench.server).take([(jobs("a", ROLLOUT), STUDENTS)], "student-a-1", limit=9, block_s=0)
     assert taken.attempt == 1
