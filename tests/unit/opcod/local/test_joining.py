@@ -90,7 +90,8 @@ class Node:
 
     def is_up(self, meeting: Meeting) -> bool:
         told = [spec.name for spec in self.started if spec.environment["OPCOD_KEY_FILE"] == str(meeting.key_file)]
-        return sorted(told) == HERE and self.comes_to(meeting) and self.said[-1].startswith("node 1 of run pair")
+        said = "".join(self.said[-1:])
+        return sorted(told) == HERE and self.comes_to(meeting) and said.startswith("node 1 of run pair")
 
     def comes_to(self, meeting: Meeting) -> bool:
         return read_address(self.paths.run_dir, 1, meeting) == ADDRESS
