@@ -72,6 +72,7 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "make test": SUITE,
     "make unit": SUITE,
     "make fuzz": SUITE,
+    "make properties": SUITE,
     "make test-vllm": SUITE,
     "make setup": FETCHES,
     "make browser": FETCHES,

@@ -18,8 +18,8 @@ from shared.problems.specialising import Knowledge, recipe
 
 VERSION = "a@v0"
 SEEDS = (0, 1, 2)
-SUM_OF_SETS = "ce6d1b8086ad52261a379ebf6e3a8e83549e7eb894f63f51b8a7fc7f3f7d7d15"
-SUM_OF_OUTCOMES = "a77107a66a9636e99616208b6dfcb5d66ac73726612a136b6a391a92073617ba"
+SUM_OF_SETS = "df46228e7e103d62a621a5ab0ad26e857924fb1ecb4aa1c97fc040dcbd097d09"
+SUM_OF_OUTCOMES = "8654ff7b39d9f44daecb006e256c265ac2dfb0ad59d9d143cf4b69776a1875e8"
 
 
 def written(problems: ProblemSet) -> Iterator[tuple[str, str, str]]:
