@@ -7,10 +7,12 @@ Looking for a few words is some fifty times as fast as trying a pattern at every
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-
-# Not a public module, but the only one that reads a pattern as `re` itself does.
-from re import _constants, _parser
+from importlib import import_module
 from typing import Any
+
+# Not public modules, and so of no known types, but the only ones that read a pattern as `re` itself does.
+_constants: Any = import_module("re._constants")
+_parser: Any = import_module("re._parser")
 
 SHORTEST = 2
 """A single character is in every text."""
