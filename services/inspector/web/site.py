@@ -53,6 +53,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+OF_A_BODY = ("content-length", "content-type")
+
 
 class BrowserHeaders:
     """Pure ASGI, so that streams stay streams."""
@@ -89,7 +91,10 @@ def _shown(handler: Any, pages: Pages) -> Any:
             return answer
         message = json.loads(bytes(answer.body))["error"]["message"]
         scope = getattr(request.state, "scope", None)
-        return pages.page("error.html", scope=scope, status_code=answer.status_code, message=message)
+        page = pages.page("error.html", scope=scope, status_code=answer.status_code, message=message)
+        # When to come back, what to log in with, that the connection ends: a page says it as JSON does.
+        page.headers.update({name: value for name, value in answer.headers.items() if name not in OF_A_BODY})
+        return page
 
     return shown
 

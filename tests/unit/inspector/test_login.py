@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
 from services.inspector.store.store import Store
+from shared.errors import UnavailableError
+from shared.http.guard import RETRY_AFTER_S
 from tests.fakes.access import LOCAL
 from tests.unit.inspector.told import EventLog, config
 
@@ -62,6 +65,29 @@ def test_errors_are_pages_for_who_reads_pages(client: TestClient) -> None:
     assert "there is no exchange 99" in page.text
     for path, accept in (("/feedback/99", "*/*"), ("/v1/feedback/99", "text/html")):
         assert "no exchange 99" in client.get(path, headers={"accept": accept}).json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "header"),
+    [
+        (RuntimeError("told to break"), ("connection", "close")),
+        (UnavailableError("away"), ("retry-after", str(RETRY_AFTER_S))),
+    ],
+    ids=["broken", "away"],
+)
+def test_a_page_says_in_its_headers_what_json_says(
+    client: TestClient, error: Exception, header: tuple[str, str]
+) -> None:
+    def fails() -> None:
+        raise error
+
+    assert isinstance(client.app, FastAPI)
+    client.app.get("/fails")(fails)
+    reader = TestClient(client.app, base_url=LOCAL, raise_server_exceptions=False)
+    name, value = header
+    for accept, kind in (("text/html", "text/html; charset=utf-8"), ("*/*", "application/json")):
+        answer = reader.get("/fails", headers={"accept": accept})
+        assert (answer.headers["content-type"], answer.headers.get(name)) == (kind, value)
 
 
 def test_who_checks_a_login_link_does_not_use_it_up(keyed: TestClient) -> None:
