@@ -123,10 +123,11 @@ def _share(share: Share) -> str | None:
 def _scores(view: RunView) -> Grid:
     """First and newest score of each student, domain and split: the test problems' first, domains in their order."""
     keys = dict.fromkeys((p.student, p.domain, p.split) for p in view.scores)
-    places = {domain: place for place, domain in enumerate(view.domains)}
+    # The broker's state may tell of a domain before the log does.
+    places = list(dict.fromkeys((*view.domains, *(domain for _, domain, _ in keys))))
     rows: list[list[Value]] = []
     # False sorts before True.
-    for student, domain, split in sorted(keys, key=lambda key: (key[2] != "test", key[0], places[key[1]])):
+    for student, domain, split in sorted(keys, key=lambda key: (key[2] != "test", key[0], places.index(key[1]))):
         points = _points(view, student, domain, split)
         change = points[-1].score - points[0].score if len(points) > 1 else None
         own = "own" if view.students.get(student) == domain else ""

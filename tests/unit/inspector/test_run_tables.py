@@ -7,6 +7,7 @@ import pytest
 from services.inspector.run.view import RunData
 from services.inspector.store.store import Store
 from services.inspector.web.run_tables import directions, run_tables
+from shared.results.grid import Named
 from shared.results.progress import Improvement, ScorePoint
 from tests.fakes.broker import RUN, THREE, BrokerBench
 
@@ -62,7 +63,15 @@ def test_the_scores_of_each_of_three_are_a_profile_over_all_domains(tmp_path: Pa
         for version, shares in told.items()
         for domain, score in zip(domains, shares, strict=False)
     ]
-    tables = run_tables(view.model_copy(update={"scores": tuple(scores)}))
+    early = scores[0].model_copy(update={"domain": "geology", "version": "b@v1"})
+    tables = run_tables(view.model_copy(update={"scores": (*scores, early)}))
+    # One that only the broker's state knows so far is the last.
+    assert [row[1] for row in tables.scores.rows] == [
+        Named("physics"),
+        Named("chemistry", "own"),
+        Named("biology"),
+        Named("geology"),
+    ]
     assert tables.planes == []
     [profile] = tables.profiles
     assert (profile.student, [domain for _, domain in profile.columns]) == ("b", list(domains))
