@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 from tests.fakes.forked import Forked
-
-WAIT_S = 120.0
+from tests.fakes.waiting import WAIT_S
 
 
 def start_ranks(size: int, directory: Path, *arguments: str) -> list[Forked]:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks.started import WAIT_S, start_ranks
+from tests.fakes.waiting import WAIT_S
+from tests.ranks.started import start_ranks
 
 
 @pytest.mark.parametrize(

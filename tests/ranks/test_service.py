@@ -25,14 +25,13 @@ from tests.fakes.deployment import CONTEXT, STEPS, ScriptedDeployment, assert_ap
 from tests.fakes.forked import Forked, fork, running
 from tests.fakes.service_process import start_service
 from tests.fakes.valkey import ValkeyServer
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 from tests.integration.test_trainer_service import Answers, prepared
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import RUN, STUDENT, seal_steps
 
 pytestmark = pytest.mark.timeout(400)
 
-WAIT_S = 180.0
 
 QUEUE = train(STUDENT)
 FULL = ("trainer.ranks=2", "run.weights=full", "run.schedule=sequential")

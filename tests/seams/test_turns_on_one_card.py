@@ -21,13 +21,13 @@ from shared.modeling.checksums import file_checksum
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.student import StudentBench
+from tests.fakes.waiting import WAIT_S
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import STUDENT, OpenFence, seal_steps, student_trainer
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(400)]
 
 LEASE_S = 1.0
-WAIT_S = 180.0
 STEPS = 3
 
 
