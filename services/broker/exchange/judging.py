@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from shared.contracts.diagnostics import RevisionCount
 from shared.contracts.jobs import JobOutput, PromptOutput
+from shared.method.anchoring import FB_NONE
 from shared.problems.problem import Problem, ProblemFormat
-
-LOST = "fb_none"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def exchanges(
 ) -> list[JudgedFeedback]:
     """One exchange for each rollout, in order. Feedback that never came is `fb_none` for all."""
     if feedback is None:
-        return [JudgedFeedback(LOST, None, None) for _ in rollouts.samples]
+        return [JudgedFeedback(FB_NONE, None, None) for _ in rollouts.samples]
     _, index = distinct([sample.text for sample in rollouts.samples], share_identical=share_identical)
     judged = [judge(output.samples[0].text, problem, format_) for output in feedback.prompts]
     # Identical rollouts share one feedback, and each has it as its own.

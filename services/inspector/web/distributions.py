@@ -7,6 +7,7 @@ from typing import Any
 
 from services.inspector.store.spread import Counted
 from shared.contracts.traces import HEAT_NATS
+from shared.method.anchoring import FB_NONE
 
 MOST_BARS = 12
 
@@ -20,7 +21,11 @@ TITLES = {
     "step": "Step",
     "heat": "Divergence, nats a token",
 }
-WORDS: Mapping[object, str] = {("correct", 1): "right", ("correct", 0): "wrong"}
+WORDS: Mapping[object, str] = {
+    ("correct", 1): "right",
+    ("correct", 0): "wrong",
+    ("verdict", FB_NONE): "no feedback came",
+}
 RANGES = {"chars": ("min_chars", "max_chars"), "step": ("min_step", "max_step")}
 BEGIN = {"chars": 0, "step": 1}
 """Of the first bar: a bar that held a step 0, which no run has, would look like half a bar."""
@@ -86,7 +91,8 @@ def _ranges(name: str, counts: Mapping[int, int]) -> list[Bin]:
         sums[(value - begin) // width] += count
     spans = {begin + place * width: count for place, count in sums.items()}
     return [
-        (_span(least, least + width - 1), {low: least, high: least + width - 1}, count)
+        # Words of what is there: no bar of steps ends after the newest step.
+        (_span(least, min(least + width - 1, max(counts))), {low: least, high: least + width - 1}, count)
         for least, count in spans.items()
     ]
 

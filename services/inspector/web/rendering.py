@@ -18,6 +18,7 @@ from services.inspector.web.assets import Assets
 from shared.contracts.acting import SilenceAct
 from shared.contracts.events import Acted, TutorSilenced
 from shared.http.access import Scope
+from shared.method.anchoring import FB_NONE
 from shared.results.figures import DELIVERED
 from shared.results.grid import html
 
@@ -33,7 +34,7 @@ VERDICTS = {
     "no_concept_tag": "dropped: it names no concept",
     "empty": "dropped: the concept is empty",
     "all_generic": "dropped: the concept has only words that fit any problem",
-    "fb_none": "no feedback came",
+    FB_NONE: "no feedback came",
 }
 """Every verdict, and what became of the feedback."""
 

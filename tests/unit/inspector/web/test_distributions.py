@@ -54,6 +54,15 @@ def test_every_bar_counts_what_its_filter_finds(filled: Store) -> None:
     assert steps[0] == ("1–2", 5) and set(steps[1:]) == {(f"{step}–{step + 1}", 4) for step in range(3, 20, 2)}
 
 
+def test_no_bar_of_steps_ends_after_the_newest(store: Store) -> None:
+    tell(store, *(feedback(f"p{step}", step=step, verdict="fb_none", delivered=None) for step in range(1, 16)))
+    found = spread(store)
+    assert [bar.label for bar in found["Step"].bars][-2:] == ["13–14", "15"]
+    # What its filter says is the whole width, as more of it may come.
+    assert found["Step"].bars[-1].fields == {"min_step": 15, "max_step": 16}
+    assert [bar.label for bar in found["Feedback"].bars] == ["no feedback came"]
+
+
 def test_what_is_not_of_the_filter_is_not_counted(filled: Store) -> None:
     found = spread(filled, student="b")
     assert [bar.label for bar in found["Feedback"].bars] == ["no match"]
