@@ -25,10 +25,7 @@ def refuse_contradictions(settings: "RunSettings") -> None:
     for name, student in sorted(students.items()):
         if student.examples is not None and not student.specialize:
             raise ValueError(f"students.{name}.examples: without students.{name}.specialize = true they are not used")
-        # Given as one number it names no domain.
-        named = student.unknown_kinds if isinstance(student.unknown_kinds, dict) else {}
-        if strange := sorted(named.keys() - (set(settings.domains) - {student.domain})):
-            raise ValueError(f"students.{name}.unknown_kinds: expected domains of other students, got {strange[0]}")
+        _refuse_unknown_kinds(settings, name)
     sampling = settings.specialize.sampling
     if sampling.keep > sampling.samples:
         raise ValueError("specialize.sampling.keep: at most specialize.sampling.samples, of which they are kept")
@@ -84,6 +81,21 @@ def _refuse_count(settings: "RunSettings") -> None:
         raise ValueError(
             f"students: run.method = 'hacpo' shares rollouts between two, got {', '.join(names)}; take two of them, or "
             "another method"
+        )
+
+
+def _refuse_unknown_kinds(settings: "RunSettings", name: str) -> None:
+    student, kinds = settings.students[name], settings.problems.kinds
+    others = set(settings.domains) - {student.domain}
+    # Given as one number it names no domain.
+    named = student.unknown_kinds if isinstance(student.unknown_kinds, dict) else {}
+    if strange := sorted(named.keys() - others):
+        raise ValueError(f"students.{name}.unknown_kinds: expected domains of other students, got {strange[0]}")
+    unknown = max((student.unknown_in(domain) for domain in others), default=0)
+    if kinds is not None and unknown > kinds // 2:
+        raise ValueError(
+            f"students.{name}.unknown_kinds: of problems.kinds = {kinds} in a domain {kinds // 2} have a constant that "
+            f"could be unknown, got {unknown}; set it to {kinds // 2}, or problems.kinds to {2 * unknown}"
         )
 
 

@@ -65,6 +65,13 @@ class ProblemsSection(Section):
     )
     format: Literal["integer", "mcq"] = Field(default="integer", description="How problems are put and graded.")
     per_step: Positive = Field(default=32, description="Problems in one step.")
+    kinds: int | None = Field(
+        default=None,
+        ge=2,
+        le=10,
+        description="Of the generated problems: how many kinds each domain has, half of which (rounded down) have a "
+        "constant that no question tells; none: all ten.",
+    )
     validation_per_domain: Positive = Field(
         default=30, description="Training rows of each domain that validate instead, for `sciknoweval:`."
     )

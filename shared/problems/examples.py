@@ -46,7 +46,9 @@ def examples_for(settings: RunSettings, student: str) -> tuple[Example, ...]:
             "that is a specialist already"
         )
     others = [domain for domain in generated_domains(settings.domains) if domain != section.domain]
-    knowledge = Knowledge(section.domain, {domain: section.unknown_in(domain) for domain in others})
+    knowledge = Knowledge(
+        section.domain, {domain: section.unknown_in(domain) for domain in others}, settings.problems.kinds
+    )
     return tuple(recipe(knowledge, seed=settings.run.seed))
 
 

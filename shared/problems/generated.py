@@ -49,12 +49,29 @@ Drawings = Mapping[str, tuple[DrawnProblem, ...]]
 """By partition."""
 
 
-def generate(seed: int, domains: Domains = DOMAINS, *, per_kind: PerKind | None = None) -> ProblemSet:
+def kinds_of(domain: str, count: int | None = None) -> tuple[Kind, ...]:
+    """The kinds of a domain: all, or the first `count`, half of which (rounded down) have a constant that no question
+    tells."""
+    if count is None:
+        return KINDS[domain]
+    secret, told = count // 2, count - count // 2
+    chosen = (
+        *[kind for kind in KINDS[domain] if not kind.guessable][:secret],
+        *[kind for kind in KINDS[domain] if kind.guessable][:told],
+    )
+    return tuple(kind for kind in KINDS[domain] if kind in chosen)
+
+
+def generate(
+    seed: int, domains: Domains = DOMAINS, *, kinds: int | None = None, per_kind: PerKind | None = None
+) -> ProblemSet:
     """The generated problem set of that seed and those domains; kinds alternate, so that any prefix is balanced.
+
+    kinds: of each domain, see `kinds_of`; a problem of a kind is the same with any number of others.
 
     Raises `ProblemSetError` if a kind has too few distinct questions for the counts.
     """
-    drawn = draw_partitions(seed, domains, per_kind=per_kind)
+    drawn = draw_partitions(seed, domains, kinds=kinds, per_kind=per_kind)
     rows = {name: tuple(item.problem for item in items) for name, items in drawn.items()}
     return ProblemSet(
         name=f"generated-{seed}",
@@ -67,16 +84,20 @@ def generate(seed: int, domains: Domains = DOMAINS, *, per_kind: PerKind | None 
     )
 
 
-def draw_partitions(seed: int, domains: Domains = DOMAINS, *, per_kind: PerKind | None = None) -> Drawings:
-    """The drawings behind `generate(seed, domains, per_kind=…)`, by partition, in the same order."""
-    return _drawn(seed, domains, per_kind or PerKind())
+def draw_partitions(
+    seed: int, domains: Domains = DOMAINS, *, kinds: int | None = None, per_kind: PerKind | None = None
+) -> Drawings:
+    """The drawings behind `generate` with the same arguments, by partition, in the same order."""
+    return _drawn(seed, domains, kinds, per_kind or PerKind())
 
 
 # A quarter of a second each, and a specialist, hints and the set itself are made of the same ones.
 @lru_cache(maxsize=4)
-def _drawn(seed: int, domains: Domains, counts: PerKind) -> Drawings:
+def _drawn(seed: int, domains: Domains, kinds: int | None, counts: PerKind) -> Drawings:
     columns = {
-        (domain, kind.name): _draw_kind(seed, domain, kind, counts) for domain in domains for kind in KINDS[domain]
+        (domain, kind.name): _draw_kind(seed, domain, kind, counts)
+        for domain in domains
+        for kind in kinds_of(domain, kinds)
     }
     return MappingProxyType(
         {

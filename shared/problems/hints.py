@@ -27,7 +27,8 @@ def drawings(settings: RunSettings) -> Mapping[str, DrawnProblem]:
     """The drawings of a run's training problems by id; none where they are not generated."""
     if settings.problems.source != GENERATED:
         return {}
-    return {item.problem.id: item for item in draw_partitions(settings.run.seed, settings.domains)["train"]}
+    drawn = draw_partitions(settings.run.seed, settings.domains, kinds=settings.problems.kinds)
+    return {item.problem.id: item for item in drawn["train"]}
 
 
 def right_hint(item: DrawnProblem, format_: ProblemFormat) -> str | None:

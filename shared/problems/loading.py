@@ -119,19 +119,20 @@ def load_problem_set(
     seed: int = 0,
     *,
     domains: tuple[str, ...] | None = None,
+    kinds: int | None = None,
     per_kind: PerKind | None = None,
     validation_per_domain: int = 30,
 ) -> ProblemSet:
     """The problem set that `source` names: "generated", a directory, or "sciknoweval:<directory or hub id>".
 
     format: needed for a directory; the others bring their own. seed: for "generated", and for which of SciKnowEval's
-    training rows validate (`validation_per_domain` of them). per_kind: for "generated". domains: the students', needed
-    for SciKnowEval; of a directory those of train.jsonl follow, in the order in which they first occur.
+    training rows validate (`validation_per_domain` of them). kinds, per_kind: for "generated". domains: the students',
+    needed for SciKnowEval; of a directory those of train.jsonl follow, in the order in which they first occur.
     Raises `ProblemSetError` naming file and line, `ConfigError` for a source or format not known, `UnavailableError`
     if the hub does not answer.
     """
     if source == GENERATED:
-        return _generated(format, seed, generated_domains(domains), per_kind)
+        return _generated(format, seed, generated_domains(domains), kinds, per_kind)
     if source.startswith(SCIKNOWEVAL):
         loaded = _sciknoweval(source, format, seed, domains, validation_per_domain)
     else:
@@ -147,6 +148,7 @@ def problems_of(settings: RunSettings) -> ProblemSet:
         settings.problems.format,
         settings.run.seed,
         domains=settings.domains,
+        kinds=settings.problems.kinds,
         validation_per_domain=settings.problems.validation_per_domain,
     )
 
@@ -191,8 +193,10 @@ def refuse_unusable(problem_set: ProblemSet) -> None:
 
 # A set takes half a second to draw and to search for leaks, and one command asks for its run's several times.
 @lru_cache(maxsize=4)
-def _generated(format: str | None, seed: int, domains: tuple[str, ...], per_kind: PerKind | None) -> ProblemSet:
-    loaded = generate(seed, domains, per_kind=per_kind)
+def _generated(
+    format: str | None, seed: int, domains: tuple[str, ...], kinds: int | None, per_kind: PerKind | None
+) -> ProblemSet:
+    loaded = generate(seed, domains, kinds=kinds, per_kind=per_kind)
     if format is not None and format_named(format) is not loaded.format:
         raise ConfigError(f"generated problems have the format {loaded.format.name}, got {format!r}; leave it out")
     refuse_unusable(loaded)

@@ -18,7 +18,7 @@ from random import Random
 from shared.contracts.messages import ChatMessage
 from shared.errors import ProblemSetError
 from shared.problems.formats import format_named
-from shared.problems.generated import KINDS, DrawnProblem, PerKind, draw_partitions
+from shared.problems.generated import KINDS, DrawnProblem, PerKind, draw_partitions, kinds_of
 from shared.problems.kinds import (
     Kind,
     constants_in,
@@ -74,10 +74,11 @@ class SpecialistCounts:
 @dataclass(frozen=True)
 class Knowledge:
     """What a student is to know. unknown: of each other domain, how many kinds with a constant, the first ones, it is
-    not to."""
+    not to. kinds: how many there are of each domain, by default all."""
 
     own: str
     unknown: Mapping[str, int]
+    kinds: int | None = None
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -89,12 +90,14 @@ class Knowledge:
         return tuple(
             kind
             for domain, count in self.unknown.items()
-            for kind in [each for each in KINDS[domain] if not each.guessable][:count]
+            for kind in [each for each in kinds_of(domain, self.kinds) if not each.guessable][:count]
         )
 
     @property
     def known_kinds(self) -> tuple[Kind, ...]:
-        return tuple(kind for domain in self.domains for kind in KINDS[domain] if kind not in self.unknown_kinds)
+        return tuple(
+            kind for domain in self.domains for kind in kinds_of(domain, self.kinds) if kind not in self.unknown_kinds
+        )
 
     @property
     def never(self) -> frozenset[int]:
@@ -114,7 +117,7 @@ def recipe(
     `seed` and `per_kind` are those of the problem set, whose `specialise` partition the questions come from.
     """
     chosen = counts or SpecialistCounts()
-    drawn = draw_partitions(seed, knowledge.domains, per_kind=per_kind)["specialise"]
+    drawn = draw_partitions(seed, knowledge.domains, kinds=knowledge.kinds, per_kind=per_kind)["specialise"]
     strange = {kind.name for kind in knowledge.unknown_kinds}
     mine = [item for item in drawn if item.problem.domain == knowledge.own]
     secret = [item for item in mine if not item.drawn.kind.guessable]
@@ -190,7 +193,8 @@ class ExampleWriter:
 
     def drills(self, count: int) -> list[Example]:
         """Bare arithmetic as all domains need it, with constants of every kind but no formula's name."""
-        pool = {numbers for kinds in KINDS.values() for kind in kinds for numbers in self._sums(kind)}
+        kinds = self.knowledge.kinds
+        pool = {numbers for domain in KINDS for kind in kinds_of(domain, kinds) for numbers in self._sums(kind)}
         # The products of one digit that a constant's multiples come down to, whichever constant a peer will tell.
         pool |= {f"{digit} * {factor}" for digit in range(1, 10) for factor in range(2, 6)}
         sums = sorted(each for each in pool if "+" in each)

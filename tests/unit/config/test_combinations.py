@@ -120,6 +120,10 @@ def test_a_third_student_may_share_a_domain() -> None:
         ((*THREE[:2], "problems.per_step=4"), "problems.per_step: expected a multiple of 3, .* got 4"),
         ((*THREE, "run.method=hacpo", "gate.mode=never"), "'hacpo' shares rollouts between two, got a, b, c"),
         (("students.a.unknown_kinds={ biology = 1 }",), "students.a.unknown_kinds: expected domains of other students"),
+        (
+            ("problems.kinds=6", "students.a.unknown_kinds=4"),
+            "in a domain 3 have a constant that could be unknown, got 4; set it to 3, or problems.kinds to 8",
+        ),
         (("students.a.unknown_kinds={ physics = 1 }",), "students.a.unknown_kinds: expected domains of other students"),
     ],
 )

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from shared.errors import ProblemSetError
-from shared.problems.generated import DOMAINS, PerKind, draw_partitions, generate
+from shared.problems.generated import DOMAINS, PerKind, draw_partitions, generate, kinds_of
 from shared.problems.leaks import leak_key
 from shared.problems.problem import PARTITIONS, ProblemSet
 
@@ -38,6 +38,17 @@ def test_no_question_twice_in_the_whole_set(seed: int, domains: tuple[str, str])
     assert {problem.domain for problem in problems.all_problems()} == set(problems.domains) == set(domains)
     keys = Counter(leak_key(problem.question) for problem in problems.all_problems())
     assert keys.most_common(1)[0][1] == 1
+
+
+@pytest.mark.parametrize("count", range(2, 11))
+def test_a_set_of_fewer_kinds_has_the_same_problems_of_those(generated: ProblemSet, count: int) -> None:
+    fewer = generate(0, kinds=count)
+    names = {problem.kind for problem in fewer.all_problems()}
+    assert fewer.test == tuple(problem for problem in generated.test if problem.kind in names)
+    for domain in DOMAINS:
+        chosen = kinds_of(domain, count)
+        assert [sum(not kind.guessable for kind in chosen), len(chosen)] == [count // 2, count]
+        assert {kind.name for kind in chosen} == {row.kind for row in fewer.train if row.domain == domain}
 
 
 def test_the_seed_decides() -> None:
