@@ -85,6 +85,16 @@ def test_a_domain_that_nobody_is_strong_in_is_shown_as_any(watcher: Viewer, live
     expect(page.locator("main")).to_contain_text("How many cells?")
 
 
+def test_of_more_than_two_one_is_chosen_to_give_feedback(page_of: Viewer) -> None:
+    page = page_of.open("/ask")
+    expect(page.locator("main")).to_contain_text("One student answers, another gives feedback")
+    tutor = page.get_by_label("Who gives feedback")
+    expect(tutor).to_have_value("")
+    assert tutor.locator("option").all_inner_texts()[0] == "who else validates best"
+    tutor.select_option("c")
+    expect(tutor).to_have_value("c")
+
+
 def test_who_taught_whom_is_one_click_away(page_of: Viewer) -> None:
     page = page_of.open("/run")
     page.get_by_role("navigation", name="On this page").get_by_role("link", name="Who taught whom").click()

@@ -37,6 +37,7 @@ class ShownStage:
 
 
 Question = Annotated[str, Form(max_length=MAX_QUESTION)]
+Name = Annotated[str, Form(max_length=100)]
 
 
 def writing_routes(site: Site) -> APIRouter:
@@ -46,24 +47,27 @@ def writing_routes(site: Site) -> APIRouter:
     def ask_form(request: Request, problem: Annotated[str, Query(max_length=MAX_QUESTION)] = "") -> HTMLResponse:
         examples = example_problems(site.store, site.run.domains) if not problem else []
         return site.pages.page(
-            "ask.html", scope=request.state.scope, problem=problem, first="", shown=[], examples=examples
+            "ask.html", scope=request.state.scope, problem=problem, first="", tutor="", shown=[], examples=examples
         )
 
     @router.post("/ask", dependencies=ASK)
     async def ask(
         request: Request,
         problem: Question = "",
-        first: Annotated[str, Form(max_length=100)] = "",
+        first: Name = "",
+        tutor: Name = "",
         accept: Annotated[str, Header()] = "",
     ) -> Response:
         """Stage by stage for htmx, as one page for a browser without scripts."""
         scope: Scope = request.state.scope
-        stages = _stages(site, problem, first, scope)
+        stages = _stages(site, problem, first, tutor, scope)
         if EVENT_STREAM in accept:
             # Not open_stream: htmx gives up a minute after it asked, where no answer has begun.
             return EventStream(_frames(site, stages))
         said = await unless_gone(request, _whole(stages))
-        return site.pages.page("ask.html", scope=scope, problem=problem, first=first, shown=said, examples=[])
+        return site.pages.page(
+            "ask.html", scope=scope, problem=problem, first=first, tutor=tutor, shown=said, examples=[]
+        )
 
     @router.post("/feedback/{exchange_id}/act", dependencies=ADMIN)
     @site.calls.route
@@ -85,12 +89,12 @@ def writing_routes(site: Site) -> APIRouter:
     return router
 
 
-async def _stages(site: Site, problem: str, first: str, scope: Scope) -> Told:
+async def _stages(site: Site, problem: str, first: str, tutor: str, scope: Scope) -> Told:
     """What the peers say, and in the place of what did not come the reason."""
     if not problem.strip():
         yield "Expected a problem, got none; write one into the field."
         return
-    request = AskRequest(problem=problem.strip(), first=first or None)
+    request = AskRequest(problem=problem.strip(), first=first or None, tutor=tutor or None)
     try:
         async with aclosing(site.broker.stages(request, scope)) as stages:
             async for stage in stages:

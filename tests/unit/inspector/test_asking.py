@@ -30,11 +30,12 @@ FIRST = Answered(student="a", version="a@v1", text="the first answer", usage=USA
 
 @dataclass
 class Broker:
-    """Tells `stages`, then nothing more until it is left. act: what it says of an act."""
+    """Tells `stages`, then nothing more until it is left. act: what it says of an act. asked: what was put to it."""
 
     stages: tuple[bytes, ...] = ()
     act: bytes = b""
     holds: bool = False
+    asked: list[AskRequest] = field(default_factory=list)
     asking: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)
 
@@ -42,7 +43,8 @@ class Broker:
         app = FastAPI()
 
         @app.post("/v1/peers/ask")
-        async def ask() -> StreamingResponse:
+        async def ask(request: AskRequest) -> StreamingResponse:
+            self.asked.append(request)
             return StreamingResponse(self._told(), media_type=EVENT_STREAM)
 
         @app.post("/v1/feedback/{key}/flag", status_code=202)
@@ -110,6 +112,14 @@ def test_a_stage_of_another_version_is_told_after_those_before(
         answer = client.post("/ask", data={"problem": "hi"}, headers={"Accept": accept})
     assert answer.status_code == 200
     assert answer.text.index("the first answer") < answer.text.index("the broker answered something else")
+
+
+def test_who_answers_and_who_gives_feedback_are_passed_on(client: TestClient, log: EventLog) -> None:
+    broker = Broker((frame(FIRST, event="answer"),))
+    with up(broker, log):
+        for named in ({"first": "a", "tutor": "b"}, {"first": "b", "tutor": ""}, {}):
+            assert client.post("/ask", data={"problem": "hi"} | named).status_code == 200
+    assert [(asked.first, asked.tutor) for asked in broker.asked] == [("a", "b"), ("b", None), (None, None)]
 
 
 def test_an_act_that_is_answered_with_something_else_is_an_error_in_words(
