@@ -39,7 +39,7 @@ function gaps(run) {
       points: all(one).filter((each) => each.name === name)
         .map(({ round, pair }) => [round, pair.gap, ...(one === run ? pair.interval : [])]),
     })),
-    { label: "τ", colour: "--muted", dash: 1, points: one.gates.map((gate) => [gate.round, gate.tau]) },
+    { label: "τ", colour: "--ink", dash: 1, points: one.gates.map((gate) => [gate.round, gate.tau]) },
   ]);
 }
 
