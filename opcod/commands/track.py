@@ -11,7 +11,7 @@ import typer
 from opcod.local.deployment import Deployment, live_deployment
 from opcod.local.signals import interruptible
 from opcod.options import RUNS_DIR, RunsDir
-from opcod.talk.exchanges import open_exchanges, run_directory
+from opcod.talk.exchanges import lasting_exchanges, run_directory
 from opcod.tracking.sinks import SINKS
 from opcod.tracking.trackers import OTLP, open_tracker
 from services.inspector.store.from_files import stored_run
@@ -23,6 +23,9 @@ from shared.errors import UnavailableError
 
 PAGE = 500
 POLL_S = 1.0
+START = "0"
+"""Before the first event."""
+
 TO_HELP = (
     f"{OTLP}: traces, to where OTEL_EXPORTER_OTLP_ENDPOINT says, else to this machine's port 4318. "
     f"{', '.join(SINKS)}: figures and exchanges."
@@ -50,8 +53,8 @@ def track(
             events = _stored(run_dir)
         else:
             run_dir = root / deployment.run
-            events = _live(deployment, follow, interrupted)
-        told = stack.enter_context(open_exchanges(root, run_dir.name))
+            events = _live(deployment, run_dir, follow, interrupted)
+        told = stack.enter_context(lasting_exchanges(root, run_dir.name))
         tracker = open_tracker(to, run_dir, told, exchanges)
         stack.callback(tracker.close)
         for event in events:
@@ -60,16 +63,28 @@ def track(
                 break
 
 
-def _live(deployment: Deployment, follow: bool, interrupted: Callable[[], bool]) -> Iterator[Event]:
-    """The log of a run that is up; with `follow` until the run is over."""
+def _live(deployment: Deployment, run_dir: Path, follow: bool, interrupted: Callable[[], bool]) -> Iterator[Event]:
+    """The log of a run that is up; with `follow` until the run is over.
+
+    Raises UnavailableError where the bus is gone before that, once all is told that the inspector has kept.
+    """
     bus = RedisBus(deployment.bus_url(), deployment.run)
-    cursor, over = "0", False
+    cursor, over = START, False
     try:
         while not interrupted():
-            page = bus.read_events(cursor, count=PAGE, block_s=0)
+            try:
+                page = bus.read_events(cursor, count=PAGE, block_s=0)
+            except UnavailableError:
+                # A run that is over stops its services at once, before everybody has read its end.
+                for event in _stored(run_dir, cursor):
+                    over = over or _ends(event)
+                    yield event
+                if not over:
+                    raise
+                return
             for _, event in page:
                 # Noted and not acted on yet: events of the end may still follow it in the log.
-                over = over or (isinstance(event, StatusChanged) and event.status in OVER)
+                over = over or _ends(event)
                 yield event
             if page:
                 cursor = page[-1][0]
@@ -81,10 +96,14 @@ def _live(deployment: Deployment, follow: bool, interrupted: Callable[[], bool])
         bus.close()
 
 
-def _stored(run_dir: Path) -> Iterator[Event]:
-    """What the run's inspector kept of the log."""
+def _ends(event: Event) -> bool:
+    return isinstance(event, StatusChanged) and event.status in OVER
+
+
+def _stored(run_dir: Path, after: str = START) -> Iterator[Event]:
+    """What the run's inspector kept of the log behind the event of this id."""
     with stored_run(run_dir) as store:
-        position = 0
+        position = 0 if after == START else store.position_of(after)
         while page := store.events_after(position, PAGE):
             for row in page:
                 event = LOGGED_EVENT.validate_json(row.body)

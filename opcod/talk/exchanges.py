@@ -1,9 +1,9 @@
 """The exchanges of a run: from its inspector while one is up, else from the run's directory. The same either way."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,11 +19,14 @@ from services.inspector.store.traces import Traces
 from shared.contracts.acting import ExchangeRef
 from shared.errors import ConfigError, UnavailableError
 
+Found = TypeVar("Found")
+
 
 class Exchanges(Protocol):
-    """of: which run they are of, and where they come from, for people."""
-
-    of: str
+    @property
+    def of(self) -> str:
+        """Which run they are of, and where they come from, for people."""
+        ...
 
     def newest(self, wanted: ExchangeFilter, limit: int) -> Sequence[ExchangeView]:
         """Newest first; an inspector gives 200 at most."""
@@ -77,6 +80,53 @@ class StoredExchanges:
     def export(self, wanted: ExchangeFilter, format_: Format, rows: Rows = "exchanges") -> Iterator[bytes]:
         """See Exchanges."""
         return exported(self._store, self._sealed, wanted, format_, rows)
+
+
+class LastingExchanges:
+    """Of an inspector, and from when it is gone of the run's directory: for who reads on while a run ends."""
+
+    def __init__(self, served: Exchanges, stored: Callable[[], Exchanges]) -> None:
+        """stored: opens those of the directory; called once."""
+        self._now = served
+        self._stored: Callable[[], Exchanges] | None = stored
+
+    @property
+    def of(self) -> str:
+        """See Exchanges."""
+        return self._now.of
+
+    def newest(self, wanted: ExchangeFilter, limit: int) -> Sequence[ExchangeView]:
+        """See Exchanges."""
+        return self._asked(lambda exchanges: exchanges.newest(wanted, limit))
+
+    def trace(self, exchange: ExchangeView) -> TraceView:
+        """See Exchanges."""
+        return self._asked(lambda exchanges: exchanges.trace(exchange))
+
+    def export(self, wanted: ExchangeFilter, format_: Format, rows: Rows = "exchanges") -> Iterator[bytes]:
+        """See Exchanges. One export never comes from both."""
+        return self._now.export(wanted, format_, rows)
+
+    def _asked(self, ask: Callable[[Exchanges], Found]) -> Found:
+        try:
+            return ask(self._now)
+        except UnavailableError:
+            if self._stored is None:
+                raise
+            self._now, self._stored = self._stored(), None
+            return ask(self._now)
+
+
+@contextmanager
+def lasting_exchanges(runs_dir: Path, run: str) -> Iterator[Exchanges]:
+    """Those of `open_exchanges`, and where that was an inspector which goes away, the directory's."""
+    with ExitStack() as stack:
+
+        def stored() -> Exchanges:
+            run_dir = run_directory(runs_dir, run)
+            return StoredExchanges(stack.enter_context(stored_run(run_dir)), run_dir)
+
+        yield LastingExchanges(stack.enter_context(open_exchanges(runs_dir, run)), stored)
 
 
 @contextmanager

@@ -1,9 +1,13 @@
 """A run's log, for everything that follows one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from opcod.talk.exchanges import StoredExchanges
+from services.inspector.store.records import Entry
+from services.inspector.store.store import Store
 from shared.contracts.events import Event
 from tests.fakes.broker import RUN, BrokerBench
 
@@ -22,3 +26,13 @@ def log(run_dir: Path) -> list[Event]:
     bench.finish()
     bench.settle()
     return [event for _, event in bench.workers.read_events("0", count=10_000, block_s=0)]
+
+
+@pytest.fixture(scope="module")
+def told(log: list[Event], run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredExchanges]:
+    """The exchanges as an inspector keeps them of the log alone."""
+    store = Store(tmp_path_factory.mktemp("store") / "log.sqlite3", RUN)
+    for number, event in enumerate(log, start=1):
+        store.append([Entry(f"{number}-0", event)], f"{number}-0")
+    yield StoredExchanges(store, run_dir)
+    store.close()

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,8 +13,6 @@ from opcod.tracking.figures import figures
 from opcod.tracking.sinks import SINKS
 from opcod.tracking.tables import EXCHANGE_COLUMNS, TRACE_COLUMNS, step_tables
 from opcod.tracking.trackers import TARGETS, open_tracker
-from services.inspector.store.records import Entry
-from services.inspector.store.store import Store
 from shared.contracts.acting import ExchangeRef
 from shared.contracts.events import Event, FeedbackGiven, Revised
 from shared.errors import ConfigError, UnavailableError
@@ -23,16 +20,6 @@ from tests.fakes.broker import RUN
 from tests.fakes.traces import write_trace
 
 SHOWN = 3
-
-
-@pytest.fixture(scope="module")
-def told(log: list[Event], run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredExchanges]:
-    """The exchanges as an inspector keeps them of the log alone."""
-    store = Store(tmp_path_factory.mktemp("store") / "log.sqlite3", RUN)
-    for number, event in enumerate(log, start=1):
-        store.append([Entry(f"{number}-0", event)], f"{number}-0")
-    yield StoredExchanges(store, run_dir)
-    store.close()
 
 
 class Library(ModuleType):
