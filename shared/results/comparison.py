@@ -135,8 +135,7 @@ class Cell(Part):
     """Scores of one student in one domain, in [0, 1]; of `mean`, over all students and domains.
 
     difference: in the final score from the reference, seed by seed; None without a seed that both have.
-    verdict: `higher` or `lower` only where the interval of the difference leaves 0 out and the intervals of the two
-    final scores do not overlap; `open` otherwise.
+    verdict: `higher` or `lower` only where the interval of the difference leaves 0 out; `open` otherwise.
     """
 
     student: str
@@ -262,7 +261,7 @@ def _cell(place: tuple[str, str, bool], runs: Runs, reference: Runs) -> Cell:
         after=estimate(after),
         change=estimate({seed: _score(run, place, lambda row: row.after - row.before) for seed, run in runs.items()}),
         difference=difference,
-        verdict=_verdict(difference, estimate(after), estimate(of_reference)) if difference else None,
+        verdict=_verdict(difference) if difference else None,
     )
 
 
@@ -271,15 +270,8 @@ def _score(run: RunFigures, place: tuple[str, str, bool], value: Value) -> float
     return fmean(value(row) for row in run.scores if domain == "all" or (row.student, row.domain) == (student, domain))
 
 
-# Two conditions, since a paired interval alone may leave out 0 for a difference that is small beside the spread of
-# the scores themselves.
-def _verdict(difference: Estimate, after: Estimate, reference: Estimate) -> Literal["higher", "lower", "open"]:
-    everything = (-inf, inf)
-    # A single seed has no interval; one without bounds takes in everything, so its verdict stays open.
-    low, high = difference.interval or everything
-    own, other = after.interval or everything, reference.interval or everything
-    if low > 0 and own[0] > other[1]:
-        return "higher"
-    if high < 0 and own[1] < other[0]:
-        return "lower"
-    return "open"
+def _verdict(difference: Estimate) -> Literal["higher", "lower", "open"]:
+    # A single seed has no interval, so its verdict stays open. The intervals of the two scores do not count: they hold
+    # what a seed's specialists and problems do to every method, which the difference is free of.
+    low, high = difference.interval or (-inf, inf)
+    return "higher" if low > 0 else "lower" if high < 0 else "open"

@@ -11,7 +11,7 @@ Chosen = Callable[[Cell], OverSeeds | str]
 
 
 def verdict_lines(comparison: Comparison) -> list[str]:
-    """What can be said, in plain words; no method is called better where intervals overlap."""
+    """What can be said, in plain words; no method is called better where the interval of its difference holds 0."""
     lines = []
     if not comparison.finished:
         done = ", ".join(f"{m.method} {len(m.runs)}" for m in comparison.methods) or "none"
@@ -39,8 +39,8 @@ def notes(comparison: Comparison) -> list[str]:
         "the mean over seeds by Student's t with n - 1 degrees of freedom; it holds the noise of the seed and of the "
         "test together.",
         "The runs of one seed share specialists and problems, so differences are taken seed by seed. A method is "
-        "called higher or lower only where the interval of the difference leaves out 0 and the two "
-        "intervals of the final score do not overlap. No correction is made for the number of cells looked at.",
+        "called higher or lower only where the interval of the difference leaves out 0. No correction is made for the "
+        "number of cells looked at.",
         "Training seconds leave out fine-tuning and evaluations. Wall seconds are of the whole run: of one seed the "
         "first run pays for what the others share.",
     ]
@@ -115,10 +115,14 @@ def _seed_grid(methods: Sequence[MethodFigures]) -> Grid:
 
 
 def _verdict_line(method: MethodFigures, reference: str) -> str:
-    named = [f"{cell.verdict} in {place(cell)}" for cell in method.cells if cell.verdict in ("higher", "lower")]
+    named = [
+        f"{cell.verdict} in {place(cell)} by {abs(100 * cell.difference.mean):.1f} points"
+        for cell in method.cells
+        if cell.difference and cell.verdict in ("higher", "lower")
+    ]
     if named:
         return f"{method.method} against {reference}: {', '.join(named)}; nothing is shown elsewhere."
-    return f"{method.method} against {reference}: no difference is shown; the intervals overlap in every cell."
+    return f"{method.method} against {reference}: no difference is shown; the interval of each holds 0."
 
 
 def _difference(cell: Cell) -> OverSeeds | str:
