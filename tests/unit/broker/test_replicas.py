@@ -63,6 +63,17 @@ def test_one_is_enough_by_default(bench: BrokerBench) -> None:
     assert not replicas(bench).enough("b", "b@v1")
 
 
+def test_where_they_keep_versions_apart_one_that_holds_it_is_enough(run_dir: Path) -> None:
+    apart = ["run.weights=full", *(f"students.{s}.{each}" for s in "ab" for each in ("engine=vllm", "replicas=2"))]
+    bench = BrokerBench(run_dir, overrides=apart, server=MemoryServer(HandClock()))
+    beat(bench, "0", "a@v1")
+    beat(bench, "1", "a@v0")
+    found = replicas(bench)
+    assert found.enough("a", "a@v1") and found.enough("a", "a@v2", told_by="0") and not found.enough("a", "a@v3")
+    assert found.still_enough("a", "a@v3", refused_by="0"), "the other is left"
+    assert not found.still_enough("a", "a@v3", refused_by="1")
+
+
 def test_the_next_step_waits_for_the_replica_that_lags(bench: BrokerBench) -> None:
     """The bench's student is replica 0 and says at once what it has loaded."""
     for replica in ("0", "1"):
