@@ -2,6 +2,7 @@
 at a time."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,6 @@ from shared.clock import SystemClock
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import to_toml
 from shared.contracts.batches import BatchSealed
-from shared.contracts.models import PreparedModel, model_file
 from shared.contracts.run import RunState, Status
 from shared.errors import UnavailableError
 from shared.files.store import LocalStore
@@ -27,11 +27,13 @@ from shared.modeling.checksums import file_checksum
 from tests.fakes.broker import RUN, Between, BrokerBench, FakeTrainer
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.student import tensor_file, write_version
+from tests.fakes.student import prepare_models, tensor_file, write_version
 from tests.fakes.waiting import WAIT_S, wait_until
 
 BEAT_S = 0.05
 SLOTS = 16
+EXCHANGE_S = 0.3
+"""Longer than a turn, as of a real engine: nobody has jobs of a version before all know that it is served."""
 
 APART = (
     "run.weights=full",
@@ -56,7 +58,7 @@ class OneSetEngine(ScriptedEngine):
         super().__init__(script, SLOTS)
         self.exchanges: list[str] = []
         self.answered = 0
-        self._residency: Residency[str] = Residency(self.exchanges.append)
+        self._residency: Residency[str] = Residency(self._exchange)
 
     def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:
         new = version not in self.versions()
@@ -73,6 +75,10 @@ class OneSetEngine(ScriptedEngine):
         with self._resident(version):
             self.answered += 1
             return super().generate(requests, cancelled)
+
+    def _exchange(self, version: str) -> None:
+        time.sleep(EXCHANGE_S)
+        self.exchanges.append(version)
 
     @contextmanager
     def _resident(self, version: str) -> Iterator[None]:
@@ -186,13 +192,10 @@ class ReplicatedRun:
     def __init__(
         self, run_dir: Path, replicas: Sequence[str], *overrides: str, lease_s: float = 60.0, beat_ttl_s: float = 60.0
     ) -> None:
+        prepare_models(run_dir, "a", "b")
         self.bench = BrokerBench(run_dir, overrides=[*APART, *overrides])
         settings = self.bench.settings
         (run_dir / "config.toml").write_text(to_toml(settings))
-        for student in settings.names:
-            file = model_file(run_dir, student)
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(PreparedModel(path=run_dir, sha256="c" * 64).model_dump_json())
         self.bench.students.clear()
         self.bench.trainers = {name: PublishingTrainer(self.bench, name) for name in settings.names}
         self.replicas: dict[tuple[str, str], Replica] = {}

@@ -26,6 +26,7 @@ from shared.contracts.envelope import Message
 from shared.contracts.ids import version_folder
 from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, PayloadRef, Prompt
 from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.models import PreparedModel, model_file
 from shared.contracts.weights import FileEntry, ServeSet, WeightsManifest
 from shared.files.store import LocalStore
 from shared.modeling.checksums import file_checksum
@@ -35,6 +36,7 @@ from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.engine import FakeEngine
 
 RUN = "test"
+BASE_SHA256 = "c" * 64
 STUDENT_SETTINGS = ("students.a.engine=scripted", "students.b.engine=scripted", "students.a.slots=8")
 
 
@@ -59,6 +61,14 @@ def config_in(run_dir: Path, *overrides: str, **environment: object) -> StudentC
     (run_dir / "config.toml").write_text(to_toml(settings))
     fields = {"run": RUN, "run_dir": run_dir, "cache_dir": run_dir, "redis_url": "redis://none", "student": "a"}
     return student_config(ServiceEnvironment(**(fields | environment)))  # type: ignore[arg-type]
+
+
+def prepare_models(run_dir: Path, *students: str) -> None:
+    """As `opcod prepare` leaves it, for fakes that load nothing. sha256: what versions here name as their base."""
+    for student in students:
+        file = model_file(run_dir, student)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(PreparedModel(path=run_dir, sha256=BASE_SHA256).model_dump_json())
 
 
 def make_job(
@@ -237,7 +247,7 @@ def write_version(weights: Path, steps: int, content: Mapping[str, bytes], **giv
             "kind": "lora",
             "step": steps,
             "batch_sha256": None,
-            "base_model": "c" * 64,
+            "base_model": BASE_SHA256,
             "files": files,
             "probe": (),
         }

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from services.student.work.duty import KINDS, PATIENCE_S, TURN_S, Duties, Duty, duty_of, of_one_version
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JOB_PRIORITY, Job, JobDone, JobKind, JobStarted
-from shared.contracts.models import PreparedModel, model_file
 from shared.contracts.weights import ServeSet, VersionLoaded
 from tests.fakes.bus.memory import MemoryBus
-from tests.fakes.student import HandClock, StudentBench, make_job, publish_version
+from tests.fakes.student import HandClock, StudentBench, make_job, prepare_models, publish_version
 
 FEEDBACK, REVISE, ROLLOUT, EVAL = JOB_PRIORITY
 BOTH = ServeSet(live="a@v3", versions=("a@v1", "a@v3"))
@@ -165,8 +164,7 @@ def test_a_turn_in_which_a_version_was_loaded_is_no_wait_for_work(following: Fol
 @pytest.fixture
 def tutor(tmp_path: Path) -> Iterator[StudentBench]:
     """Replica 1 with v0 loaded, beside a replica 0 that is ready."""
-    model_file(tmp_path, "a").parent.mkdir()
-    model_file(tmp_path, "a").write_text(PreparedModel(path=tmp_path, sha256="c" * 64).model_dump_json())
+    prepare_models(tmp_path, "a")
     for steps in (1, 2):
         publish_version(tmp_path, steps)
     bench = StudentBench(tmp_path, *APART, "bus.heartbeat_s=0.001", continuous=True, replica="1")
