@@ -27,7 +27,7 @@ from shared.modeling.checksums import file_checksum
 from tests.fakes.broker import RUN, Between, BrokerBench, FakeTrainer
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.student import prepare_models, tensor_file, write_version
+from tests.fakes.student import APART, prepare_models, tensor_file, write_version
 from tests.fakes.waiting import WAIT_S, wait_until
 
 BEAT_S = 0.05
@@ -35,9 +35,8 @@ SLOTS = 16
 EXCHANGE_S = 0.3
 """Longer than a turn, as of a real engine: nobody has jobs of a version before all know that it is served."""
 
-APART = (
-    "run.weights=full",
-    *(f"students.{name}.{setting}" for name in "ab" for setting in ("engine=vllm", "replicas=2")),
+SETTINGS = (
+    *APART,
     f"bus.heartbeat_s={BEAT_S}",
     "feedback.tutor_timeout_s=600",
     "rollout.max_tokens=200",
@@ -193,7 +192,7 @@ class ReplicatedRun:
         self, run_dir: Path, replicas: Sequence[str], *overrides: str, lease_s: float = 60.0, beat_ttl_s: float = 60.0
     ) -> None:
         prepare_models(run_dir, "a", "b")
-        self.bench = BrokerBench(run_dir, overrides=[*APART, *overrides])
+        self.bench = BrokerBench(run_dir, overrides=[*SETTINGS, *overrides])
         settings = self.bench.settings
         (run_dir / "config.toml").write_text(to_toml(settings))
         self.bench.students.clear()

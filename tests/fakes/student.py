@@ -11,6 +11,7 @@ from pathlib import Path
 from services.student.app import build_worker
 from services.student.board import Board
 from services.student.config import INTERACTIVE_BOUND, StudentConfig, student_config
+from services.student.engines.port import Engine
 from services.student.http.interactive import InteractiveQueue
 from services.student.work.calls import Running
 from services.student.work.resting import Rest
@@ -37,6 +38,11 @@ from tests.fakes.engine import FakeEngine
 
 RUN = "test"
 BASE_SHA256 = "c" * 64
+APART = (
+    "run.weights=full",
+    *(f"students.{name}.{setting}" for name in "ab" for setting in ("engine=vllm", "replicas=2")),
+)
+"""Settings with which replicas keep a version each."""
 STUDENT_SETTINGS = ("students.a.engine=scripted", "students.b.engine=scripted", "students.a.slots=8")
 
 
@@ -181,13 +187,13 @@ class StudentBench:
             assert self.card.ask()
         self._build()
 
-    def _build(self) -> None:
+    def _build(self, engine: Engine | None = None) -> None:
         self.board = Board(self.clock)
         self.interactive = InteractiveQueue(bound=INTERACTIVE_BOUND)
         self.running = Running(self.clock, drain_s=0.2)
         self.worker = build_worker(
             self.config,
-            engine=self.engine,
+            engine=engine or self.engine,
             bus=self.bus,
             leases=self.leases,
             board=self.board,
@@ -198,6 +204,10 @@ class StudentBench:
             admitted=self.admitted,
             rest=None if self.card is None else Rest(self.engine, self.card, self.clock, lambda: None),
         )
+
+    def use(self, engine: Engine) -> None:
+        """In place of the fake one, from the start."""
+        self._build(engine)
 
     def restart(self) -> None:
         """As after SIGKILL: a new process with the same consumer name, and nothing in its hands."""

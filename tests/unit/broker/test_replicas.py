@@ -12,7 +12,7 @@ from shared.contracts.run import Status
 from shared.contracts.weights import VersionLoaded, VersionRefused
 from tests.fakes.broker import BrokerBench
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.student import HandClock, prepare_models
+from tests.fakes.student import APART, HandClock, prepare_models
 
 CHECKSUM = "c" * 64
 
@@ -64,9 +64,8 @@ def test_one_is_enough_by_default(bench: BrokerBench) -> None:
 
 
 def test_where_they_keep_versions_apart_one_that_holds_it_is_enough(run_dir: Path) -> None:
-    apart = ["run.weights=full", *(f"students.{s}.{each}" for s in "ab" for each in ("engine=vllm", "replicas=2"))]
     prepare_models(run_dir, "a", "b")
-    bench = BrokerBench(run_dir, overrides=apart, server=MemoryServer(HandClock()))
+    bench = BrokerBench(run_dir, overrides=APART, server=MemoryServer(HandClock()))
     beat(bench, "0", "a@v1")
     beat(bench, "1", "a@v0")
     found = replicas(bench)

@@ -10,7 +10,7 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.openai import ChatRequest
 from shared.http.remote import RemoteCalls
 from tests.fakes.broker import BrokerBench
-from tests.fakes.student import prepare_models
+from tests.fakes.student import APART, prepare_models
 from tests.fakes.student_server import serving
 
 DRAWS = [number / 100 for number in range(100)]
@@ -65,9 +65,8 @@ def test_by_a_students_name_the_version_in_training_is_asked_where_replicas_keep
     run_dir: Path, weights: str, asked: tuple[int, int]
 ) -> None:
     """Replica 0 holds it, and has no slot free."""
-    apart = [f"students.{name}.{each}" for name in "ab" for each in ("engine=vllm", "replicas=2")]
     prepare_models(run_dir, "a", "b")
-    bench = BrokerBench(run_dir, overrides=[f"run.weights={weights}", *apart])
+    bench = BrokerBench(run_dir, overrides=[*APART, f"run.weights={weights}"])
     with serving("a") as live, serving("a") as tutor:
         beats = (replica("0", 0, versions=("a@v0",), url=live.url), replica("1", 8, versions=("a@v7",), url=tutor.url))
         for beat in beats:

@@ -14,15 +14,11 @@ from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JOB_PRIORITY, Job, JobDone, JobKind, JobStarted
 from shared.contracts.weights import ServeSet, VersionLoaded
 from tests.fakes.bus.memory import MemoryBus
-from tests.fakes.student import HandClock, StudentBench, make_job, prepare_models, publish_version
+from tests.fakes.student import APART, HandClock, StudentBench, make_job, prepare_models, publish_version
 
 FEEDBACK, REVISE, ROLLOUT, EVAL = JOB_PRIORITY
 BOTH = ServeSet(live="a@v3", versions=("a@v1", "a@v3"))
 SAME = ServeSet(live="a@v1", versions=("a@v1",))
-APART = (
-    "run.weights=full",
-    *(f"students.{name}.{setting}" for name in "ab" for setting in ("engine=vllm", "replicas=2")),
-)
 
 
 def beat(replica: str, *versions: str, state: str = "ready", service: str = "student-a") -> Heartbeat:
