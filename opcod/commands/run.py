@@ -31,7 +31,7 @@ from opcod.options import (
     settings_from,
 )
 from opcod.planning.plan import show_plan
-from opcod.prepare.checks import check_settings, thinking_notes
+from opcod.prepare.checks import check_settings, replica_notes, thinking_notes
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name, pin_problems
 from opcod.report.text import print_report
@@ -124,7 +124,7 @@ def train(
         for note in () if resumed else thinking_notes(paths, settings, prepared=True):
             console.print(f"note: {note}", highlight=False, markup=False)
         launcher = Launcher(paths, settings, "run", interrupted, start_process, rendezvous=rendezvous)
-        for note in sharing(launcher.gpus, turns=settings.resources.turns):
+        for note in (*sharing(launcher.gpus, turns=settings.resources.turns), *replica_notes(settings)):
             console.print(f"note: {note}", highlight=False)
         try:
             with timeline.stage("starting services"):

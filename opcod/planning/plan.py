@@ -37,7 +37,7 @@ from opcod.planning.work import (
     trained_tokens,
     work_of,
 )
-from opcod.prepare.checks import thinking_notes
+from opcod.prepare.checks import replica_notes, thinking_notes
 from shared.config.loading import flattened, to_toml
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError, OpcodError, PromptError
@@ -162,6 +162,7 @@ def _own_answers(settings: RunSettings, student: str, problems: ProblemSet) -> s
 
 
 def _look_at_engines(found: Planned) -> None:
+    found.notes += replica_notes(found.settings)
     for student in found.settings.names:
         section = found.settings.students[student]
         if section.engine != "vllm":

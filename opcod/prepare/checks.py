@@ -144,6 +144,16 @@ def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:
     return vocabulary_size(model_dir)
 
 
+def replica_notes(settings: RunSettings) -> list[str]:
+    """Of students that need a replica more than is started here."""
+    return [
+        f"student {name}: one replica is started here, whose engine exchanges the live version and the tutor's; start "
+        "a second one, with a GPU of its own, and each keeps one (docs/full-weights.md)"
+        for name in settings.names
+        if settings.keeps_apart(name)
+    ]
+
+
 def thinking_notes(paths: Paths, settings: RunSettings, *, prepared: bool) -> list[str]:
     """Of students that think, though their teacher is to be shown the solution.
 

@@ -46,7 +46,7 @@ class Replicas:
         told_by: a replica that has just said that it holds it; its heartbeat may not say so yet. With the setting's
         default that is enough by itself, and nothing is asked of the bus.
         """
-        needed = self._settings.students[student].replicas
+        needed = self._needed(student)
         if told_by is not None:
             self._refused[student, version].discard(told_by)
         if told_by is not None and needed == 1:
@@ -66,7 +66,11 @@ class Replicas:
         self._refused[student, version].add(refused_by)
         up = {beat.replica for beat in self._up(student)} | {refused_by}
         left = up - self._refused[student, version]
-        return len(left) >= min(self._settings.students[student].replicas, len(up))
+        return len(left) >= min(self._needed(student), len(up))
+
+    def _needed(self, student: str) -> int:
+        # Where replicas keep versions apart the others need not hold it, and which these are changes with who is up.
+        return 1 if self._settings.keeps_apart(student) else self._settings.students[student].replicas
 
     def _up(self, student: str) -> list[Heartbeat]:
         beats = self._bus.heartbeats()

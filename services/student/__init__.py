@@ -1,6 +1,7 @@
 """A student: serves one model, to the run's queues and to people.
 
     work/jobs.py        which jobs are taken, how much at once, and what must still be told    (in)
+    work/duty.py        what a replica takes first, where replicas keep a version each
     http/               people: OpenAI's chat, feedback on an answer; interactive.py queues them (in)
     work/worker.py      the engine's thread: turn by turn, jobs and questions become calls     (core)
     work/calls.py       the engine's calls under way, and the reasons to cancel one

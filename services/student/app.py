@@ -18,6 +18,7 @@ from services.student.http.interactive import InteractiveQueue
 from services.student.weights.loader import WeightLoader
 from services.student.weights.versions import VersionKeeper
 from services.student.work.calls import Running
+from services.student.work.duty import Duties
 from services.student.work.jobs import JobIntake, Outbox, Room
 from services.student.work.resting import Rest
 from services.student.work.worker import EngineWorker
@@ -163,7 +164,10 @@ def build_worker(
 ) -> EngineWorker:
     """Everything that the engine's thread alone uses. admitted: set once no other process has this replica's name.
     rest: of an engine that shares its GPU."""
-    outbox = Outbox()
+    outbox, duties = Outbox(), None
+    if config.settings.keeps_apart(config.student):
+        period_s = config.settings.bus.heartbeat_s
+        duties = Duties(config.student, config.environment.replica, bus, clock, period_s=period_s)
     versions = VersionKeeper(
         student=config.student,
         replica=config.environment.replica,
@@ -173,6 +177,7 @@ def build_worker(
         outbox=outbox,
         board=board,
         clock=clock,
+        duties=duties,
     )
     intake = JobIntake(
         student=config.student,
@@ -184,6 +189,7 @@ def build_worker(
         max_attempts=config.settings.bus.max_attempts,
         continuous=engine.continuous,
         finished=lambda: engine.finished,
+        duties=duties,
     )
     return EngineWorker(
         engine=engine,

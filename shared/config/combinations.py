@@ -134,11 +134,14 @@ def _refuse_full_weights(settings: "RunSettings") -> None:
     if settings.run.weights != "full":
         return
     on_vllm = [name for name, student in sorted(settings.students.items()) if student.engine == "vllm"]
-    if on_vllm and settings.run.schedule == "parallel":
+    alone = [name for name in on_vllm if settings.keeps_apart(name) and settings.students[name].replicas < 2]
+    if alone:
         raise ValueError(
-            f"run.weights: the vLLM server of student {on_vllm[0]} holds one set of full weights at a time, and in "
-            "parallel it would serve two, the student in training and the tutor; set run.schedule = 'sequential', or "
-            f"students.{on_vllm[0]}.engine = 'transformers'"
+            f"run.weights: a vLLM server of student {alone[0]} holds one set of full weights at a time, and in "
+            "parallel two are served, the student in training and the tutor; set "
+            f"students.{alone[0]}.replicas = 2 and start a second replica, with a server of its own "
+            "(docs/full-weights.md), or set run.schedule = 'sequential', or "
+            f"students.{alone[0]}.engine = 'transformers'"
         )
     found = {name: url for name in on_vllm if (url := settings.students[name].vllm.url) is not None}
     open_to_others = [name for name, url in found.items() if not url.startswith("unix:")]

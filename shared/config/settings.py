@@ -310,6 +310,12 @@ class RunSettings(Section):
         """The distinct domains of the students, in the students' order."""
         return tuple(dict.fromkeys(self.students[name].domain for name in self.names))
 
+    def keeps_apart(self, student: str) -> bool:
+        """Whether its replicas keep one version each, the live one or the tutor's: a run in parallel needs both at
+        once, and its engines hold one set of full weights at a time."""
+        one_at_a_time = self.run.weights == "full" and self.students[student].engine == "vllm"
+        return one_at_a_time and self.run.schedule == "parallel" and self.gate_mode != "never"
+
     def threads_on(self, device: str, cores: int) -> int:
         """Of a model process that computes there. device: "cuda" or "cpu"; cores: those of this process."""
         # A student and a trainer of each name.

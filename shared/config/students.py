@@ -52,7 +52,9 @@ class StudentSection(Section):
     chat_template: str | None = Field(default=None, description="A template of ours (`compact`), else the model's.")
     slots: Positive = Field(default=64, description="Sequences generated at once.")
     replicas: Positive = Field(
-        default=1, description="Replicas that must hold a new version before the broker goes on with it."
+        default=1,
+        description="Replicas that must hold a new version before the broker goes on with it; full weights on vLLM in "
+        "parallel need 2, of which one must (docs/full-weights.md).",
     )
     port: int = Field(default=0, ge=0, le=65535, description="0 = any free port.")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from services.student.app import build_worker
 from services.student.board import Board
 from services.student.config import INTERACTIVE_BOUND, StudentConfig, student_config
+from services.student.engines.port import Engine
 from services.student.http.interactive import InteractiveQueue
 from services.student.work.calls import Running
 from services.student.work.resting import Rest
@@ -26,6 +27,7 @@ from shared.contracts.envelope import Message
 from shared.contracts.ids import version_folder
 from shared.contracts.jobs import Job, JobDone, JobInput, JobKind, JobOutput, PayloadRef, Prompt
 from shared.contracts.messages import ChatMessage, Sampling
+from shared.contracts.models import PreparedModel, model_file
 from shared.contracts.weights import FileEntry, ServeSet, WeightsManifest
 from shared.files.store import LocalStore
 from shared.modeling.checksums import file_checksum
@@ -35,6 +37,12 @@ from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.engine import FakeEngine
 
 RUN = "test"
+BASE_SHA256 = "c" * 64
+APART = (
+    "run.weights=full",
+    *(f"students.{name}.{setting}" for name in "ab" for setting in ("engine=vllm", "replicas=2")),
+)
+"""Settings with which replicas keep a version each."""
 STUDENT_SETTINGS = ("students.a.engine=scripted", "students.b.engine=scripted", "students.a.slots=8")
 
 
@@ -59,6 +67,14 @@ def config_in(run_dir: Path, *overrides: str, **environment: object) -> StudentC
     (run_dir / "config.toml").write_text(to_toml(settings))
     fields = {"run": RUN, "run_dir": run_dir, "cache_dir": run_dir, "redis_url": "redis://none", "student": "a"}
     return student_config(ServiceEnvironment(**(fields | environment)))  # type: ignore[arg-type]
+
+
+def prepare_models(run_dir: Path, *students: str) -> None:
+    """As `opcod prepare` leaves it, for fakes that load nothing. sha256: what versions here name as their base."""
+    for student in students:
+        file = model_file(run_dir, student)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(PreparedModel(path=run_dir, sha256=BASE_SHA256).model_dump_json())
 
 
 def make_job(
@@ -171,13 +187,13 @@ class StudentBench:
             assert self.card.ask()
         self._build()
 
-    def _build(self) -> None:
+    def _build(self, engine: Engine | None = None) -> None:
         self.board = Board(self.clock)
         self.interactive = InteractiveQueue(bound=INTERACTIVE_BOUND)
         self.running = Running(self.clock, drain_s=0.2)
         self.worker = build_worker(
             self.config,
-            engine=self.engine,
+            engine=engine or self.engine,
             bus=self.bus,
             leases=self.leases,
             board=self.board,
@@ -188,6 +204,10 @@ class StudentBench:
             admitted=self.admitted,
             rest=None if self.card is None else Rest(self.engine, self.card, self.clock, lambda: None),
         )
+
+    def use(self, engine: Engine) -> None:
+        """In place of the fake one, from the start."""
+        self._build(engine)
 
     def restart(self) -> None:
         """As after SIGKILL: a new process with the same consumer name, and nothing in its hands."""
@@ -237,7 +257,7 @@ def write_version(weights: Path, steps: int, content: Mapping[str, bytes], **giv
             "kind": "lora",
             "step": steps,
             "batch_sha256": None,
-            "base_model": "c" * 64,
+            "base_model": BASE_SHA256,
             "files": files,
             "probe": (),
         }

@@ -26,7 +26,8 @@ class FakeVllm:
     paused, asleep: by its routes; completions wait, or are not to come. weights: the directory whose weights it has,
     None when a reload has failed. mark: what it calls them. restarts_in_a_read: somebody starts it again once it has
     read weights.
-    unreadable: directories that it cannot read. seen: the weights and the salt of each completion.
+    unreadable: directories that it cannot read. reads: those that it was told to. seen: the weights and the salt of
+    each completion.
     text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
     probe asks for. numberless: its log-probs are not finite, which it streams as null and cannot answer otherwise.
     """
@@ -43,6 +44,7 @@ class FakeVllm:
         self.mark = UNMARKED
         self.restarts_in_a_read = False
         self.unreadable: set[str] = set()
+        self.reads: list[str] = []
         self.seen: list[tuple[str | None, str | None]] = []
         self.text = "x"
         self.refusal: str | None = None
@@ -127,6 +129,7 @@ class FakeVllm:
             assert body["method"] == "reload_weights" and self.paused.is_set()
             assert request.headers["connection"] == "close"  # after an error vLLM closes it, whoever else is on it
             directory = body["kwargs"]["weights_path"]
+            self.reads.append(directory)
             self.weights = None if directory in self.unreadable else directory
             if self.restarts_in_a_read:
                 self.restart_empty()

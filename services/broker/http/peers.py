@@ -150,6 +150,9 @@ class Peers:
     async def _url(self, student: str, model: str) -> str:
         """A student that has just become ready says so with its next heartbeat: wait for that one."""
         self.require(student)
+        # By its name the student in training is meant, and not every replica has that one at hand.
+        apart = model == student and self._settings.keeps_apart(student)
+        wanted = self._state().version[student] if apart else model
         # Two beats, as the next one may have been sent a moment before the student was ready.
         patience_s = 2 * self._settings.bus.heartbeat_s
         async for attempt in stamina.retry_context(
@@ -157,7 +160,7 @@ class Peers:
         ):
             with attempt:
                 beats = await self._calls.make(self._bus.heartbeats)
-                chosen = choose_replica(_replicas(student, beats), model, random.random())
+                chosen = choose_replica(_replicas(student, beats), wanted, random.random())
                 if chosen is None or chosen.url is None:
                     raise UnavailableError(f"student {student} is not up; look at `opcod status`")
                 return chosen.url

@@ -15,6 +15,7 @@ from services.student import metrics
 from services.student.board import Board, Serving
 from services.student.engines.port import Engine
 from services.student.weights.loader import VersionRefusedError, WeightLoader
+from services.student.work.duty import Duties, Duty
 from services.student.work.generation import shortened
 from services.student.work.jobs import Outbox
 from shared.bus.keys import RESULTS
@@ -55,7 +56,9 @@ class VersionKeeper:
         outbox: Outbox,
         board: Board,
         clock: Clock,
+        duties: Duties | None = None,
     ) -> None:
+        """duties: as `JobIntake` has them."""
         self._student = student
         self._replica = replica
         self._engine = engine
@@ -64,6 +67,7 @@ class VersionKeeper:
         self._outbox = outbox
         self._board = board
         self._clock = clock
+        self._duties = duties
         self._live: str | None = None
         self._since: dict[str, float] = {}
         self._refused: dict[str, LoadRefusal] = {}
@@ -73,8 +77,7 @@ class VersionKeeper:
         wanted = self._wanted()
         if wanted is None:
             return
-        # Each once, though the live one may stand among the versions too.
-        for version in dict.fromkeys((wanted.live, *wanted.versions)):
+        for version in self._due(wanted):
             self._attempt(version)
         if wanted.live in self._engine.versions():
             self._switch(wanted.live)
@@ -84,6 +87,15 @@ class VersionKeeper:
             self._engine.unload(version)
             log.info("version unloaded", version=version)
         self._show(wanted.live)
+
+    def _due(self, wanted: ServeSet) -> tuple[str, ...]:
+        """What is to be loaded, unless it is there."""
+        stays = self._duties is not None and self._duties.follow(wanted) is Duty.TUTOR
+        # A new live version would drive the tutor's out of the engine; what a job names is loaded for it.
+        if stays and self._live is not None:
+            return ()
+        # Each once, though the live one may stand among the versions too.
+        return tuple(dict.fromkeys((wanted.live, *wanted.versions)))
 
     def behind(self) -> bool:
         """Whether `sync` would load something now. Raises UnavailableError."""

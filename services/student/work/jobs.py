@@ -20,6 +20,7 @@ import structlog
 
 from services.student import metrics
 from services.student.engines.port import Generation
+from services.student.work.duty import Duties, of_one_version
 from services.student.work.generation import describe, output_of
 from shared.bus.keys import RESULTS, group_of, jobs, output_field
 from shared.bus.leases import LeaseKeeper
@@ -137,7 +138,8 @@ class JobIntake:
     """Takes jobs as far as there is room, says which run next, and ends them. Used by the engine's thread alone.
 
     continuous: whether jobs may join those that run; `Room`'s rule then holds at every moment, not batch by batch.
-    finished: sequences of jobs under way that have left their place.
+    finished: sequences of jobs under way that have left their place. duties: of a replica whose engine, a continuous
+    one, holds one version at a time while others of the student keep another.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class JobIntake:
         max_attempts: int,
         continuous: bool,
         finished: Callable[[], int],
+        duties: Duties | None = None,
     ) -> None:
         self.held: list[HeldJob] = []
         self._student = student
@@ -163,6 +166,7 @@ class JobIntake:
         self._max_attempts = max_attempts
         self._continuous = continuous
         self._finished = finished
+        self._duties = duties
         self._queues = {kind: (jobs(student, kind), group_of(jobs(student, kind))) for kind in JOB_PRIORITY}
 
     @property
@@ -184,10 +188,11 @@ class JobIntake:
 
         Waits up to `block_s` when nothing at all is there.
         """
+        kinds = JOB_PRIORITY if self._duties is None else self._duties.kinds(self.jobs)
         if self.held:
-            self._fill(JOB_PRIORITY if self._continuous else (JobKind.FEEDBACK,), 0.0)
-        elif self._take(JOB_PRIORITY, block_s):
-            self._fill(JOB_PRIORITY, 0.0 if self._continuous else GATHER_S)
+            self._fill(kinds if self._continuous else (JobKind.FEEDBACK,), 0.0)
+        elif self._take(kinds, block_s):
+            self._fill(kinds, 0.0 if self._continuous else GATHER_S)
 
     def groups(self, under_way: Collection[HeldJob]) -> list[list[HeldJob]]:
         """What may start now of the jobs in hand that are not under way, each group as one batch. Lost ones are let go.
@@ -196,6 +201,8 @@ class JobIntake:
         most urgent one's version.
         """
         waiting = self._waiting(under_way)
+        if self._duties is not None:
+            waiting = of_one_version(waiting, under_way)
         if self._continuous or not waiting:
             return [[held] for held in waiting]
         version = waiting[0].job.version

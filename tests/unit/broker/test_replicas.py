@@ -12,7 +12,7 @@ from shared.contracts.run import Status
 from shared.contracts.weights import VersionLoaded, VersionRefused
 from tests.fakes.broker import BrokerBench
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.student import HandClock
+from tests.fakes.student import APART, HandClock, prepare_models
 
 CHECKSUM = "c" * 64
 
@@ -61,6 +61,17 @@ def test_all_that_are_up_where_there_are_fewer(bench: BrokerBench) -> None:
 def test_one_is_enough_by_default(bench: BrokerBench) -> None:
     assert replicas(bench).enough("b", "b@v1", told_by="7")
     assert not replicas(bench).enough("b", "b@v1")
+
+
+def test_where_they_keep_versions_apart_one_that_holds_it_is_enough(run_dir: Path) -> None:
+    prepare_models(run_dir, "a", "b")
+    bench = BrokerBench(run_dir, overrides=APART, server=MemoryServer(HandClock()))
+    beat(bench, "0", "a@v1")
+    beat(bench, "1", "a@v0")
+    found = replicas(bench)
+    assert found.enough("a", "a@v1") and found.enough("a", "a@v2", told_by="0") and not found.enough("a", "a@v3")
+    assert found.still_enough("a", "a@v3", refused_by="0"), "the other is left"
+    assert not found.still_enough("a", "a@v3", refused_by="1")
 
 
 def test_the_next_step_waits_for_the_replica_that_lags(bench: BrokerBench) -> None:

@@ -30,6 +30,10 @@ TURNS = ["resources.turns=true", "students.a.engine=vllm", "students.b.engine=vl
         (["feedback.prompt=naive"], "'naive' needs problems.format = 'mcq'"),
         (["run.weights=full", "students.b.engine=vllm"], "set run.schedule = 'sequential', or students.b.engine"),
         (
+            ["run.weights=full", *(f"students.{name}.engine=vllm" for name in "ab"), "students.a.replicas=2"],
+            "set students.b.replicas = 2 and start a second replica, with a server of its own (docs/full-weights.md)",
+        ),
+        (
             [
                 "run.weights=full",
                 "run.schedule=sequential",
@@ -89,11 +93,37 @@ def test_the_latest_tutor_and_the_trust_region_can_be_had() -> None:
     assert (settings.gate.tutor_source, settings.loss.teacher) == ("latest", "trust_region")
 
 
-@pytest.mark.parametrize("one_way", ["students.b.engine=transformers", "run.schedule=sequential", "run.weights=lora"])
+@pytest.mark.parametrize(
+    "one_way",
+    [
+        "students.b.engine=transformers",
+        "run.schedule=sequential",
+        "run.weights=lora",
+        "students.b.replicas=2",
+        "gate.mode=never",
+    ],
+)
 def test_full_weights_can_be_had(one_way: str) -> None:
     overrides = ["run.weights=full", "students.b.engine=vllm", one_way]
     settings = load_settings(preset="smoke", overrides=overrides, environ={})
     assert settings.run.weights == ("lora" if one_way == "run.weights=lora" else "full")
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        "students.b.engine=transformers",
+        "run.schedule=sequential",
+        "run.weights=lora",
+        "gate.mode=never",
+    ],
+)
+def test_replicas_keep_versions_apart_where_an_engine_needs_two_and_holds_one(otherwise: str) -> None:
+    overrides = ["run.weights=full", "students.b.engine=vllm", "students.b.replicas=2"]
+    settings = load_settings(preset="smoke", overrides=overrides, environ={})
+    assert [settings.keeps_apart(student) for student in "ab"] == [False, True]
+    settings = load_settings(preset="smoke", overrides=[*overrides, otherwise], environ={})
+    assert not settings.keeps_apart("b")
 
 
 def test_a_student_learns_from_itself_where_it_is_specialized_and_names_no_file() -> None:

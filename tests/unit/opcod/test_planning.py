@@ -334,6 +334,13 @@ class TestCommand:
         _, said, _ = dry_run("--preset", "smoke", "--set", f"problems.source={tmp_path}")
         assert "Note: 48 of 48 questions are in Thai, of which the sanitizer knows no forms" in " ".join(said.split())
 
+    def test_a_replica_that_is_started_elsewhere_is_noted(self, dry_run: "DryRun") -> None:
+        own = ["run.weights=full", "students.b.engine=vllm", "students.b.replicas=2", "students.b.vllm.url=unix:/run/b"]
+        _, said, _ = dry_run("--preset", "smoke", *(part for one in own for part in ("--set", one)))
+        words = " ".join(said.split())
+        assert "Note: student b: one replica is started here, whose engine exchanges the live version" in words
+        assert "student a: one replica" not in words
+
     @pytest.mark.model
     def test_a_student_that_thinks_is_noted_where_a_teacher_is_shown_the_solution(
         self, dry_run: "DryRun", tmp_path: Path

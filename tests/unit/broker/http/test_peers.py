@@ -1,9 +1,17 @@
 """Which replica of a student is asked."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
-from services.broker.http.peers import choose_replica
+from services.broker.http.peers import Peers, choose_replica
 from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.openai import ChatRequest
+from shared.http.remote import RemoteCalls
+from tests.fakes.broker import BrokerBench
+from tests.fakes.student import APART, prepare_models
+from tests.fakes.student_server import serving
 
 DRAWS = [number / 100 for number in range(100)]
 
@@ -50,3 +58,21 @@ def test_one_without_an_address_is_not_asked() -> None:
     assert shares([replica("0", 8, url=None), replica("1", 1)]) == {"0": 0, "1": 100}
     assert choose_replica([replica("0", 8, url=None)], "a", 0.5) is None
     assert choose_replica([], "a", 0.5) is None
+
+
+@pytest.mark.parametrize(("weights", "asked"), [("full", (9, 0)), ("lora", (0, 9))])
+def test_by_a_students_name_the_version_in_training_is_asked_where_replicas_keep_versions_apart(
+    run_dir: Path, weights: str, asked: tuple[int, int]
+) -> None:
+    """Replica 0 holds it, and has no slot free."""
+    prepare_models(run_dir, "a", "b")
+    bench = BrokerBench(run_dir, overrides=[*APART, f"run.weights={weights}"])
+    with serving("a") as live, serving("a") as tutor:
+        beats = (replica("0", 0, versions=("a@v0",), url=live.url), replica("1", 8, versions=("a@v7",), url=tutor.url))
+        for beat in beats:
+            bench.workers.beat(beat, ttl_s=60)
+        peers = Peers(bench.settings, bench.workers, lambda: bench.state, RemoteCalls(9.0), key=None)
+        request = ChatRequest.model_validate({"model": "a", "messages": [{"role": "user", "content": "?"}]})
+        for _ in range(9):
+            asyncio.run(peers.chat("a", request))
+        assert (len(live.chats), len(tutor.chats)) == asked

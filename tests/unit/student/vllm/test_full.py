@@ -8,17 +8,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from services.student.board import student_heartbeat
 from services.student.engines.port import EngineAwayError, EngineState, VersionTakenError
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.full import FullWeights
 from services.student.engines.vllm.untied import TIED_FILE, Untied
 from services.student.engines.vllm.wire import FOUND_FULL, FULL, Needs
 from services.student.weights.loader import VersionRefusedError, WeightLoader
+from shared.contracts.jobs import JobDone, JobKind
 from shared.errors import ModelError
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_skeleton, load_tokenizer
 from shared.modeling.versions import MODEL_FILE, model_tensors, tied_names
-from tests.fakes.student import publish_version
+from tests.fakes.bus.memory_server import MemoryServer
+from tests.fakes.student import APART, StudentBench, prepare_models, publish_version
 from tests.fakes.vllm import BASE
 from tests.fakes.vllm_bench import Bench, request, until
 from tests.unit.modeling.tiny_model import write_tiny_model
@@ -169,6 +172,52 @@ def test_every_version_is_probed(bench: FullBench, tmp_path: Path) -> None:
         loader.load("a@v2")
     assert list(bench.engine.versions()) == ["a@v1"]
     assert bench.served_by("a@v1")[0] == str(tmp_path / "weights" / "a" / "v000001")
+
+
+def test_of_two_replicas_one_reads_each_live_version_and_the_other_none(tmp_path: Path, tiny_dir: Path) -> None:
+    """Their servers have the tutor's from the start, which is the base model's."""
+    prepare_models(tmp_path, "a")
+    server, students = MemoryServer(), []
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+        full = FullBench(tmp_path / name, tiny_dir)
+        student = StudentBench(tmp_path, *APART, "bus.heartbeat_s=0.001", continuous=True, replica=name, server=server)
+        student.use(full.engine)
+        students.append((student, full))
+
+    def turn() -> list[JobDone]:
+        done = []
+        for student, _ in students:
+            beat = student_heartbeat(student.config, student.board, student.clock, student.stopping)
+            student.bus.beat(beat, ttl_s=600)
+            done += student.done()
+        return done
+
+    try:
+        for _ in range(3):  # until each knows that the other is ready
+            turn()
+        for number in (1, 2, 3):
+            file = students[0][1].version(number) / MODEL_FILE
+            content = {MODEL_FILE: file.read_bytes(), "config.json": b"{}"}
+            publish_version(tmp_path, number, content, kind="full", checksum=file_checksum(file))
+            students[0][0].broker.serve(f"a@v{number}", "a@v0")
+            turn()
+            students[0][0].broker.issue(JobKind.ROLLOUT, number, version=f"a@v{number}")
+            students[0][0].broker.issue(JobKind.FEEDBACK, number)
+            done: list[JobDone] = []
+            while len(done) < 2:
+                done += turn()
+            assert {(each.kind, each.replica, each.outcome) for each in done} == {
+                (JobKind.ROLLOUT, "0", "ok"),
+                (JobKind.FEEDBACK, "1", "ok"),
+            }
+        weights = tmp_path / "weights" / "a"
+        assert students[0][1].fake.reads == [str(weights / f"v00000{number}") for number in (1, 2, 3)]
+        assert students[1][1].fake.reads == []
+    finally:
+        for student, full in students:
+            student.close()
+            full.close()
 
 
 @pytest.fixture
