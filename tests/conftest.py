@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -44,10 +44,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))
 
 
-def pytest_collection_finish() -> None:
-    """What is there by now stays: it is looked at by no collection of what tests leave, and there are hundreds."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays: meanwhile no garbage is looked for, which would be a quarter of the time, and later it is
+    looked at by no collection of what tests leave, and there are hundreds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

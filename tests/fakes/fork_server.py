@@ -4,6 +4,7 @@
 process: what it is to be and its streams come in, its id and then its exit code go out. Who hangs up has it killed.
 """
 
+import gc
 import os
 import socket
 import subprocess
@@ -121,6 +122,9 @@ def _end(link: Connection, process: ForkProcess) -> None:
 if __name__ == "__main__":
     end_with(int(sys.argv[2]))
     with socket.socket(fileno=int(sys.argv[1])) as listening:
+        # What is imported stays, and is not looked at meanwhile.
+        gc.disable()
         for module in PRELOADED:
             import_module(module)
+        gc.enable()
         serve(listening)
