@@ -4,13 +4,14 @@
 - students: replicas as they are, one thread each, around an engine that waits and then gives answers of full length.
 - trainers: the trainers' consumers as they are; what is simulated is the step, which reads its batch and then waits.
 
-Each writes what its clocks say to a file when it is ended by SIGTERM.
+Each writes what its clocks say to a file when it is ended by SIGTERM, and ends with the error of a thread that failed.
 """
 
 import argparse
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -272,6 +273,17 @@ def trainers(run_dir: Path, url: str, names: Sequence[str], step_s: float, repor
     return 0
 
 
+def end_with_any_thread() -> None:
+    """A thread that fails ends its process: the others would go on without it, and whoever measures would wait."""
+
+    def end(failed: threading.ExceptHookArgs) -> None:
+        threading.__excepthook__(failed)
+        sys.stderr.flush()
+        os._exit(1)
+
+    threading.excepthook = end
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=("broker", "students", "trainers"))
@@ -284,6 +296,7 @@ def main() -> int:
     parser.add_argument("--nice", type=int, default=0)
     given = parser.parse_args()
     os.nice(given.nice)
+    end_with_any_thread()
     report = given.run_dir / f"{given.part}.clocks.json"
     if given.part == "broker":
         return broker(report)

@@ -4,14 +4,16 @@ import gc
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import settings
 
-from tests.fakes.forked import end_fork_server
+from tests.fakes.fork_server import fork_server
+from tests.fakes.forked import end_forked
 from tests.fakes.forking_python import forking_python
 
 # No property has a limit of time: how long an example takes says how busy the machine is.
@@ -27,6 +29,14 @@ SHARED_FIXTURES = ("undisturbed",)
 """Costly ones of a session. Tests that use one run in one worker, so that it is made once."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """One fork server for all workers: to have imported torch takes ten seconds, and half a gigabyte."""
+    if not hasattr(config, "workerinput"):
+        serving = ExitStack()
+        serving.enter_context(fork_server())
+        config.add_cleanup(serving.close)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests run in one worker, for what they share is a module's; see SHARED_FIXTURES, too."""
     for item in items:
@@ -34,10 +44,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))
 
 
-def pytest_collection_finish() -> None:
-    """What is there by now stays: it is looked at by no collection of what tests leave, and there are hundreds."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays: meanwhile no garbage is looked for, which would be a quarter of the time, and later it is
+    looked at by no collection of what tests leave, and there are hundreds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,7 +62,7 @@ def _no_process_is_left() -> Iterator[None]:
     """The last test of a session, or of a worker, fails if a process that the session started is still there."""
     mark = os.environ[MARK] = uuid.uuid4().hex
     yield
-    forked = end_fork_server()
+    forked = end_forked()
     assert not forked, "services of this session that nobody ended:\n" + "\n".join(forked)
     left = [process for process in psutil.process_iter() if _bears(process, mark)]
     psutil.wait_procs(left, timeout=GONE_WITHIN_S)

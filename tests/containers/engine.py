@@ -7,6 +7,7 @@ packet filter rules are as they were before.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 PACKAGES = {"dockerd": "docker.io", "docker": "docker.io", "iptables": "iptables", "ip": "iproute2"}
 """What provides which program of an engine of our own."""
@@ -86,8 +88,23 @@ def engine() -> Iterator[Engine]:
         yield there
         return
     install()
-    with scratch() as root, own_engine(root) as own:
+    with ended_in_order(), scratch() as root, own_engine(root) as own:
         yield own
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C, once: what was begun in here is put back, and another one does not keep it from that."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def install() -> None:
@@ -109,21 +126,20 @@ def install() -> None:
 @contextmanager
 def own_engine(root: Path) -> Iterator[Engine]:
     """Its socket, data and log lie in `root`. Raises NoEngineError with the end of its log."""
-    network, log, host = Network.now(), root / "dockerd.log", f"unix://{root}/docker.sock"
-    with log.open("wb") as output:
+    log, host = root / "dockerd.log", f"unix://{root}/docker.sock"
+    with network_kept(), log.open("wb") as output:
         daemon = subprocess.Popen(daemon_command(root, host), stdout=output, stderr=output)
-    own = Engine(host, own=True, root=Path(f"/proc/{daemon.pid}/root"))
-    try:
-        deadline = time.monotonic() + WITHIN_S
-        while not own.answers():
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                raise NoEngineError(f"the Docker engine does not start: {log.read_text()[-2000:]}")
-            time.sleep(0.2)
-        yield own
-    finally:
-        daemon.terminate()
-        daemon.wait(timeout=STOPPED_S)
-        network.restore()
+        own = Engine(host, own=True, root=Path(f"/proc/{daemon.pid}/root"))
+        try:
+            deadline = time.monotonic() + WITHIN_S
+            while not own.answers():
+                if daemon.poll() is not None or time.monotonic() > deadline:
+                    raise NoEngineError(f"the Docker engine does not start: {log.read_text()[-2000:]}")
+                time.sleep(0.2)
+            yield own
+        finally:
+            daemon.terminate()
+            daemon.wait(timeout=STOPPED_S)
 
 
 def daemon_command(root: Path, host: str) -> list[str]:
@@ -159,6 +175,16 @@ class Network:
         # A table that is not named stays as the engine left it.
         unnamed = [f"*{table}\n{chains}\nCOMMIT\n" for table, chains in TABLES.items() if f"*{table}" not in self.rules]
         subprocess.run(["iptables-restore"], input=self.rules + "".join(unnamed), text=True, check=True)
+
+
+@contextmanager
+def network_kept() -> Iterator[None]:
+    """It is afterwards as it was before."""
+    network = Network.now()
+    try:
+        yield
+    finally:
+        network.restore()
 
 
 def links() -> frozenset[str]:

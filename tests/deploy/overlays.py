@@ -1,8 +1,11 @@
 """Every overlay, and every component on top of one, as kustomize renders them; and who must reach whom in each."""
 
 import re
+from collections.abc import Iterator, Mapping
 from functools import cache
+from typing import ClassVar
 
+import pytest
 import yaml
 
 from shared.files.durable import atomic_write
@@ -35,7 +38,24 @@ def own_overlay(name: str, text: str) -> tuple[Tree, ...]:
     return rendered(directory)
 
 
-ALL = {name: overlay(name) for name in OVERLAYS} | {f"with {name}": with_component(name) for name in COMPONENTS}
+class Rendered(Mapping[str, tuple[Tree, ...]]):
+    """By name, each rendered once somebody wants it: whoever only collects the tests wants none."""
+
+    _components: ClassVar = {f"with {name}": name for name in COMPONENTS}
+
+    def __getitem__(self, name: str) -> tuple[Tree, ...]:
+        return with_component(self._components[name]) if name in self._components else overlay(name)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*OVERLAYS, *self._components)
+
+    def __len__(self) -> int:
+        return len(OVERLAYS) + len(self._components)
+
+
+ALL = Rendered()
+EACH = pytest.mark.parametrize("objects", ALL, indirect=True)
+"""The fixture `objects` has those of each of ALL."""
 
 
 def is_grouped(name: str, objects: tuple[Tree, ...]) -> bool:

@@ -2,8 +2,9 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
+from typing import ClassVar
 
 import pytest
 import typer
@@ -37,9 +38,6 @@ PER_RUN = ("broker", "inspector")
 ANY_PLACE = ("redis", "prepare")
 PROCESSES = {f"{service}-{student}" for service in PER_STUDENT for student in STUDENTS} | set(PER_RUN)
 OURS = re.compile(r"(?P<process>(?:student|trainer)-[ab]|broker|inspector|prepare)(?:-gpu1?)?")
-PLACES = {f"compose {'+'.join(profiles)}": compose_containers(*profiles) for profiles in PROFILES[:3]} | {
-    f"k8s {name}": kubernetes_containers(name) for name in OVERLAYS
-}
 OF_THE_PLACE = {
     "OPCOD_REPLICA",
     "OPCOD_ADVERTISED_URL",
@@ -57,18 +55,34 @@ OF_THE_PLACE = {
 }
 
 
+class Places(Mapping[str, Mapping[str, Container]]):
+    """Containers by name, as each of PROFILES and of the overlays has them; read once somebody wants them."""
+
+    _composed: ClassVar = {f"compose {'+'.join(profiles)}": profiles for profiles in PROFILES[:3]}
+    _overlays: ClassVar = {f"k8s {name}": name for name in OVERLAYS}
+
+    def __getitem__(self, where: str) -> Mapping[str, Container]:
+        if where in self._composed:
+            return compose_containers(*self._composed[where])
+        return kubernetes_containers(self._overlays[where])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*self._composed, *self._overlays)
+
+    def __len__(self) -> int:
+        return len(self._composed) + len(self._overlays)
+
+
+PLACES = Places()
+
+
 def processes(where: str) -> dict[str, Container]:
     """Our containers by the process's name, which says nothing of GPUs."""
     found = [(OURS.fullmatch(name), container) for name, container in PLACES[where].items()]
     return {match["process"]: container for match, container in found if match}
 
 
-EVERY_PROCESS = [
-    pytest.param(container, name, id=f"{where} {name}")
-    for where in PLACES
-    for name, container in processes(where).items()
-    if name != "prepare"
-]
+EVERY_PROCESS = [pytest.param(where, name, id=f"{where} {name}") for where in PLACES for name in sorted(PROCESSES)]
 
 
 def environment_of(container: Container) -> ServiceEnvironment:
@@ -102,8 +116,9 @@ def test_every_service_of_the_code_is_deployed(where: str) -> None:
     assert "redis" in PLACES[where]
 
 
-@pytest.mark.parametrize(("container", "name"), EVERY_PROCESS)
-def test_a_process_is_started_as_on_a_laptop(container: Container, name: str) -> None:
+@pytest.mark.parametrize(("where", "name"), EVERY_PROCESS)
+def test_a_process_is_started_as_on_a_laptop(where: str, name: str) -> None:
+    container = processes(where)[name]
     service, _, student = name.partition("-")
     assert container.program == f"services.{service}"
     environment = environment_of(container)
@@ -112,8 +127,9 @@ def test_a_process_is_started_as_on_a_laptop(container: Container, name: str) ->
     check_binding(environment.host, one_key("a key" if environment.key_file else None))
 
 
-@pytest.mark.parametrize(("container", "name"), EVERY_PROCESS)
-def test_what_a_process_reads_and_writes_lies_on_a_volume(container: Container, name: str) -> None:
+@pytest.mark.parametrize(("where", "name"), EVERY_PROCESS)
+def test_what_a_process_reads_and_writes_lies_on_a_volume(where: str, name: str) -> None:
+    container = processes(where)[name]
     environment = environment_of(container)
     assert environment.run_dir.name == environment.run
     secrets = (environment.key_file, environment.redis_password_file)
@@ -122,9 +138,9 @@ def test_what_a_process_reads_and_writes_lies_on_a_volume(container: Container, 
         assert any(PurePosixPath(str(path)).is_relative_to(mount) for mount in container.mounts), f"{name}: {path}"
 
 
-@pytest.mark.parametrize(("container", "name"), EVERY_PROCESS)
-def test_others_are_told_an_address_that_they_reach(container: Container, name: str) -> None:
-    environment = environment_of(container)
+@pytest.mark.parametrize(("where", "name"), EVERY_PROCESS)
+def test_others_are_told_an_address_that_they_reach(where: str, name: str) -> None:
+    environment = environment_of(processes(where)[name])
     assert environment.host == "0.0.0.0"
     trainer = name.startswith("trainer")
     assert environment.advertised_url == (None if trainer else f"http://{name}:{environment.port}")

@@ -14,14 +14,14 @@ import pytest
 
 from shared.errors import EXIT_USAGE
 from tests.deploy.deployed import PROFILES, Tree, compose, pods
-from tests.deploy.overlays import ALL
+from tests.deploy.overlays import EACH
 
 TOKEN = "hf_onlythehubknows"
 FILE = "/data/hub/HF_TOKEN"
 SCRIPTED = ("A__ENGINE=scripted", "A__SPECIALIZE=false", "B__SPECIALIZE=false", "B__ENGINE=scripted")
 
 
-@pytest.mark.parametrize("objects", ALL.values(), ids=ALL)
+@EACH
 def test_in_a_cluster_it_is_for_who_fetches_and_may_be_missing(objects: tuple[Tree, ...]) -> None:
     secret = {"secretName": "opcod-hub", "optional": True, "defaultMode": 0o440}
     for name, pod in pods(objects).items():

@@ -16,7 +16,7 @@ import pytest
 
 from tests.deploy.deployed import FOLLOWERS, ROOT, Tree, of_kind, pods
 from tests.deploy.filtering import NAMESPACE, End, ruleset
-from tests.deploy.overlays import ALL, SERVICES, is_grouped, listening, must_reach
+from tests.deploy.overlays import ALL, EACH, SERVICES, is_grouped, listening, must_reach
 from tests.deploy.tools import tool
 from tests.fakes.waiting import wait_until
 
@@ -142,7 +142,7 @@ def leaves(source: str, target: str, protocol: str, port: int, *, external_redis
     return looks_up or fetches or (external_redis and service and (protocol, port) == ("TCP", 6380))
 
 
-@pytest.mark.parametrize("objects", ALL.values(), ids=ALL)
+@EACH
 def test_what_the_list_allows_connects_and_nothing_else_does(objects: tuple[Tree, ...]) -> None:
     assert connections(objects) ^ listed(objects) == set()
 

@@ -1,23 +1,22 @@
 """Service processes that are forked from one that has imported torch already, so that a start takes no five seconds.
 
 They are as `opcod.local.processes.launch` makes them, with their own environment, log, session and exit code, but for
-their parent, which is the fork server, and for what an interpreter reads only as it begins: all share one hash seed.
-Where programs have to be real, `launch` starts them, as in the faults' undisturbed run.
+their parent, which is the session's fork server, and for what an interpreter reads only as it begins: all share one
+hash seed. Where programs have to be real, `launch` starts them, as in the faults' undisturbed run.
 """
 
 import contextlib
-import multiprocessing
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from multiprocessing import connection, forkserver, reduction, resource_tracker
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
@@ -25,40 +24,32 @@ from prometheus_client.metrics import MetricWrapperBase
 from opcod.local.processes import ProcessSpec
 from shared.parents import PARENT_VARIABLE
 
-PRELOADED = ("peft", "tests.fakes.warmed")
+ADDRESS = "OPCOD_TEST_FORK_SERVER"
+"""A variable that the workers of a session inherit: the path of the fork server's socket."""
 
 READ_AT_IMPORT = ("HOME", "XDG_CACHE_HOME")
 """Variables that the command line goes by as it is imported (`opcod.options`)."""
 
+_forked: dict[int, "Forked"] = {}
+"""By process id, until they have ended: one that nobody holds any more goes on."""
 
-# `multiprocessing` looks after all processes at each start: two threads that find one ended lose its exit code.
-_LOOKING = threading.Lock()
 
-
-@dataclass(frozen=True)
-class Streams:
+class Streams(NamedTuple):
     """Descriptors of a process's stdin, stdout and stderr, which are sent to it; the sender keeps its own."""
 
     stdin: int
     stdout: int
     stderr: int
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        numbers = (self.stdin, self.stdout, self.stderr)
-        return _received, tuple(reduction.DupFd(number) for number in numbers)
 
-    def take_place(self) -> None:
-        for standard, number in enumerate((self.stdin, self.stdout, self.stderr)):
-            os.dup2(number, standard)
-            os.close(number)
-        # The fork server's are of other files: nobody seeks in a pipe.
-        sys.stdin = os.fdopen(0, closefd=False)
-        sys.stdout = os.fdopen(1, "w", closefd=False)
-        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+class Told(NamedTuple):
+    """What a process is to be. executable: what it takes for its Python, for processes of its own."""
 
-
-def _received(*sent: Any) -> Streams:
-    return Streams(*(each.detach() for each in sent))
+    module: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    directory: Path
+    executable: str
 
 
 class Forked:
@@ -77,45 +68,65 @@ class Forked:
         executable: str = sys.executable,
     ) -> None:
         self.args = [module, *arguments]
-        told = (module, list(arguments), dict(environment), output, directory or Path.cwd(), executable)
-        self._process = _context().Process(target=_become, args=told, name=" ".join(self.args), daemon=True)
-        with _LOOKING:
-            self._process.start()
+        told = Told(module, list(arguments), dict(environment), directory or Path.cwd(), executable)
+        if isinstance(output, Streams):
+            self._link = _asked(told, output)
+        else:
+            with output.open("ab") as log, Path(os.devnull).open("rb") as nothing:
+                self._link = _asked(told, Streams(nothing.fileno(), log.fileno(), log.fileno()))
+        self.pid: int = self._link.recv()
+        self._code: int | None = None
+        # Two threads may find that it has ended, and it is told once.
+        self._looking = threading.Lock()
+        _forked[self.pid] = self
 
     @property
-    def pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
-
-    @property
-    def sentinel(self) -> int:
+    def sentinel(self) -> Connection:
         """Ready to be read once it has ended."""
-        return self._process.sentinel
+        return self._link
 
     @property
     def returncode(self) -> int | None:
         return self.poll()
 
     def poll(self) -> int | None:
-        with _LOOKING:
-            return self._process.exitcode
+        with self._looking:
+            if self._code is None and self._link.poll():
+                self._code = self._link.recv()
+                _forked.pop(self.pid, None)
+            return self._code
 
     def wait(self, timeout: float | None = None) -> int:
-        connection.wait([self.sentinel], timeout)
+        wait([self._link], timeout)
         code = self.poll()
         if code is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         return code
 
-    def send_signal(self, sig: int) -> None:
+    def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, sig)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and is about to be told
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        self._process.terminate()
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        self._process.kill()
+        self.send_signal(signal.SIGKILL)
+
+
+def _asked(told: Told, streams: Streams) -> Connection:
+    """The connection to the fork server that is the process."""
+    caller = socket.socket(socket.AF_UNIX)
+    try:
+        caller.connect(os.environ[ADDRESS])
+        socket.send_fds(caller, [b"s"], streams)
+    except OSError:
+        caller.close()
+        raise
+    link = Connection(caller.detach())
+    link.send(tuple(told))
+    return link
 
 
 def fork(spec: ProcessSpec, python: str = sys.executable) -> Forked:
@@ -126,59 +137,43 @@ def fork(spec: ProcessSpec, python: str = sys.executable) -> Forked:
 
 
 def running() -> dict[int, str]:
-    """Of the processes that were forked and have not ended: module and arguments by process id."""
-    with _LOOKING:
-        forked = multiprocessing.active_children()
-    return {process.pid: process.name for process in forked if process.pid is not None}
+    """Of the processes that were forked for this one and have not ended: module and arguments by process id."""
+    return {pid: " ".join(each.args) for pid, each in list(_forked.items()) if each.poll() is None}
 
 
-def end_fork_server() -> list[str]:
-    """Where there is one, with the helper that comes with it. Returns what nobody had ended: it is killed."""
-    left = multiprocessing.active_children()
-    for process in left:
+def end_forked() -> list[str]:
+    """Returns what nobody had ended: it is killed."""
+    left = running()
+    for pid in left:
+        process = _forked[pid]
         process.kill()
-        process.join()
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
-    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
-    return [f"{process.pid}: {process.name}" for process in left]
+        process.wait()
+    return [f"{pid}: {name}" for pid, name in left.items()]
 
 
-@cache
-def _context() -> multiprocessing.context.ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
-    return context
-
-
-def _become(
-    module: str,
-    arguments: list[str],
-    environment: dict[str, str],
-    output: Path | Streams,
-    directory: Path,
-    executable: str,
-) -> None:
+def become(told: Told, streams: Streams) -> None:
     """`<executable> -m <module>`, in the child."""
     os.setsid()
-    if any(os.environ.get(name) != environment.get(name) for name in READ_AT_IMPORT):
+    if any(os.environ.get(name) != told.environment.get(name) for name in READ_AT_IMPORT):
         for name in [name for name in sys.modules if name.startswith("opcod.")]:
             del sys.modules[name]
     os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(directory)
-    if PARENT_VARIABLE in environment:
+    os.environ.update(told.environment)
+    os.chdir(told.directory)
+    if PARENT_VARIABLE in told.environment:
         os.environ[PARENT_VARIABLE] = str(os.getppid())
-    if isinstance(output, Streams):
-        output.take_place()
-    else:
-        with output.open("ab") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-    sys.argv = [module, *arguments]
-    sys.path.insert(0, str(directory))
-    sys.executable = executable
-    _forget_what_is_not_of(module)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    for standard, number in enumerate(streams):
+        os.dup2(number, standard)
+        os.close(number)
+    # The fork server's are of other files: nobody seeks in a pipe.
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    sys.argv = [told.module, *told.arguments]
+    sys.path.insert(0, str(told.directory))
+    sys.executable = told.executable
+    _forget_what_is_not_of(told.module)
+    runpy.run_module(told.module, run_name="__main__", alter_sys=True)
 
 
 def _forget_what_is_not_of(module: str) -> None:

@@ -16,6 +16,15 @@ from shared.contracts.run import Status
 from tests.fakes.deployment import RunningDeployment, assert_applied_once, assert_nothing_left
 
 STEPS = 2
+OVERRIDES = [
+    f"run.steps_per_round={STEPS}",
+    "bus.lease_s=6",
+    "bus.leader_lease_s=3",
+    # It is hurt while it trains: before and after that, a word of each answer is enough.
+    "evaluation.max_tokens=1",
+    "evaluation.validation_problems=2",
+    "evaluation.test_problems=2",
+]
 DEADLINE_S = 240.0
 
 pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -26,9 +35,7 @@ def deployment(tmp_path: Path) -> Iterator[RunningDeployment]:
     """A smoke-size run of two steps on the embedded model."""
     cache = Path(os.environ.get("OPCOD_CACHE_DIR", CACHE_DIR))
     paths = Paths(runs_dir=tmp_path, run="killed", cache_dir=cache)
-    settings = load_settings(
-        preset="smoke", overrides=[f"run.steps_per_round={STEPS}", "bus.lease_s=6", "bus.leader_lease_s=3"]
-    )
+    settings = load_settings(preset="smoke", overrides=OVERRIDES)
     create_run(paths, settings)
     prepare_models(paths, settings, lambda _: None)
     running = RunningDeployment(paths, settings, DEADLINE_S)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from shared.parents import PARENT_VARIABLE
+from tests.fakes.fork_server import ROOT
 from tests.fakes.waiting import WAIT_S, wait_until
 
 TELLING = """
@@ -22,6 +23,13 @@ sys.exit(7)
 STARTING = "import subprocess, sys; print(sys.executable, flush=True); subprocess.run([sys.executable, {}])"
 COUNTING = "from prometheus_client import REGISTRY; print(*(metric.name for metric in REGISTRY.collect()))"
 SERVICES = ("opcod_broker", "opcod_inspector", "opcod_student", "opcod_trainer")
+ASKING = """
+import os, sys, time
+from pathlib import Path
+from tests.fakes.forked import Forked
+print(Forked("waiting", (), os.environ, Path("log"), Path(sys.argv[1])).pid, flush=True)
+time.sleep(600)
+"""
 WAITING = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 
 
@@ -101,3 +109,15 @@ def test_what_it_starts_is_forked_and_what_is_no_module_is_not(python: str, tmp_
         (tmp_path / f"{name}.py").write_text(STARTING.format(text))
     said = subprocess.run([python, "-m", "first"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert said.stdout.splitlines() == [python, python, sys.executable]
+
+
+def test_a_worker_that_dies_takes_its_processes_along(tmp_path: Path) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
+    asking = [sys.executable, "-c", ASKING, str(tmp_path)]
+    with subprocess.Popen(
+        asking, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    ) as one:
+        assert one.stdout is not None
+        process = psutil.Process(int(one.stdout.readline()))
+        one.kill()
+    wait_until(lambda: not process.is_running(), "the end of the process")

@@ -8,9 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.paper_size import Processes
+from tests.fakes.waiting import wait_until
+
 ROOT = Path(__file__).resolve().parents[2]
 
 STUDENTS, PROBLEMS, SAMPLES, TOKENS, FEEDBACK_TOKENS = 3, 4, 2, 120, 60
+
+FAILING = """
+import threading, time
+from benchmarks.paper_size_parts import end_with_any_thread
+
+def fail():
+    raise RuntimeError("the engine of replica 7 is gone")
+
+end_with_any_thread()
+threading.Thread(target=fail).start()
+time.sleep(600)
+"""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -53,3 +68,14 @@ def test_it_counts_what_a_step_holds(tmp_path: Path) -> None:
     assert 0 < figures["report_cpu_s"]["p50"] <= figures["report_s"]["p99"] <= figures["report_s"]["max"]
     assert figures["wait_s"]["p50"] > 0 and figures["livez_s"]["p99"] > 0
     assert figures["idle"]["calls_per_s"] > STUDENTS * 2 and figures["redis_commands"]
+
+
+def test_a_part_whose_thread_failed_ends_the_measurement_with_its_error(tmp_path: Path) -> None:
+    processes = Processes(tmp_path)
+    part = processes.start("-c", FAILING)
+    try:
+        wait_until(lambda: part.poll() is not None, "the end of the part")
+        with pytest.raises(SystemExit, match=r"(?s)ended with 1:.*the engine of replica 7 is gone"):
+            processes.check()
+    finally:
+        processes.end()

@@ -18,6 +18,7 @@ from shared.contracts.run import RunState, Status
 from shared.files.store import LocalStore
 from tests.fakes.broker import RUN, THREE, BrokerBench
 from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.threads import in_thread
 from tests.fakes.waiting import WAIT_S
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -54,7 +55,7 @@ def trainer_of(bench: BrokerBench, tiny_dir: Path) -> Iterator[None]:
         stopping=stopping,
     )
 
-    def run() -> None:
+    def consume(stopping: threading.Event) -> None:
         with LeaseKeeper(bus, lease_s=bus.lease_s) as keeper:
             fence = LeaseFence(bus, STUDENT, "t0", ttl_s=bus.lease_s)
             consumer = Consumer(
@@ -62,14 +63,8 @@ def trainer_of(bench: BrokerBench, tiny_dir: Path) -> Iterator[None]:
             )
             consumer.run(stopping, floor=0)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with in_thread(consume, stopping):
         yield
-    finally:
-        stopping.set()
-        thread.join(WAIT_S)
-        assert not thread.is_alive()
 
 
 def run_until(bench: BrokerBench, reached: Callable[[RunState], bool]) -> None:

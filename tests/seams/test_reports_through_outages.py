@@ -19,8 +19,9 @@ from shared.bus.port import Commit
 from shared.bus.redis import RedisBus
 from shared.contracts.run import RunState, Status
 from tests.fakes.broker import RUN, BrokerBench
+from tests.fakes.threads import in_thread
 from tests.fakes.valkey import ValkeyServer
-from tests.fakes.waiting import WAIT_S
+from tests.fakes.waiting import wait_until
 
 DEADLINE_S = 0.5
 BACK_WITHIN_S = 6.0
@@ -108,30 +109,17 @@ def test_reports_behind_the_one_that_redis_failed_at_are_handled_when_it_is_back
     assert bench.workers.queue_depth(RESULTS, BROKER)[0] > 3, "one take hands out several reports"
 
     opened[-1].armed = True
-    stopping = threading.Event()
-    loop = threading.Thread(target=bench.runner.loop, args=(stopping, threading.Event()))
-    loop.start()
-    try:
-        wait_until(lambda: bench.runner.problem is not None, 20.0)
+    with in_thread(lambda stopping: bench.runner.loop(stopping, threading.Event())):
+        wait_until(lambda: bench.runner.problem is not None, "the loss", deadline_s=20.0)
         server.come_back()
         back_s = time.monotonic()
-        wait_until(lambda: bench.workers.queue_depth(RESULTS, BROKER) == (0, 0), BACK_WITHIN_S)
-        wait_until(lambda: bench.runner.problem is None, BACK_WITHIN_S)
+        handled = "the reports behind it"
+        wait_until(lambda: bench.workers.queue_depth(RESULTS, BROKER) == (0, 0), handled, deadline_s=BACK_WITHIN_S)
+        wait_until(lambda: bench.runner.problem is None, "the next turn", deadline_s=BACK_WITHIN_S)
         assert time.monotonic() - back_s < BACK_WITHIN_S
-    finally:
-        stopping.set()
-        loop.join(WAIT_S)
-    assert not loop.is_alive()
     bench.finish()
     assert bench.state.version == {"a": "a@v2", "b": "b@v2"}
     assert [trainer.applied for trainer in bench.trainers.values()] == [[1, 2], [1, 2]]
     assert {name: tally.lost_feedback for name, tally in bench.state.tallies.items()} == {"a": {}, "b": {}}
     for bus in opened:
         bus.close()
-
-
-def wait_until(reached: Callable[[], bool], within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while not reached():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s"
-        time.sleep(0.05)

@@ -1,9 +1,7 @@
 """Engines and a trainer that share a card, all at work: one at a time, everybody, also after a holder has died."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,8 @@ from shared.modeling.checksums import file_checksum
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.student import StudentBench
-from tests.fakes.waiting import WAIT_S
+from tests.fakes.threads import in_thread
+from tests.fakes.waiting import wait_until
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.trainer.ground import STUDENT, OpenFence, seal_steps, student_trainer
 
@@ -81,34 +80,6 @@ def watched_trainer(trainer: StudentTrainer, card: Card) -> None:
     trainer.move = moves  # type: ignore[method-assign]
 
 
-@contextmanager
-def in_thread(work: Callable[[threading.Event], None]) -> Iterator[None]:
-    stopping, failed = threading.Event(), []
-
-    def run() -> None:
-        try:
-            work(stopping)
-        except BaseException as error:  # noqa: BLE001 - told where it is waited for
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        thread.join(WAIT_S)
-        assert not failed, failed
-        assert not thread.is_alive()
-
-
-def until(reached: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not reached():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 def test_engines_and_a_real_trainer_work_one_at_a_time_and_none_starves(tmp_path: Path, tiny_dir: Path) -> None:
     server, card = MemoryServer(), Card()
     benches: list[StudentBench] = []
@@ -118,7 +89,7 @@ def test_engines_and_a_real_trainer_work_one_at_a_time_and_none_starves(tmp_path
         benches.append(bench)
         card.enter(f"engine-{replica}")
         watched_engine(bench, f"engine-{replica}", card)
-        until(lambda: bench.turn() is not None and bench.engine.asleep, "the engine to sleep")  # noqa: B023
+        wait_until(lambda: bench.turn() is not None and bench.engine.asleep, "the engine to sleep")  # noqa: B023
     bus = MemoryBus(server, lease_s=LEASE_S)
     bus.create_queue(train(STUDENT), TRAINER)
     trainer = student_trainer(tmp_path / "run", tiny_dir)
@@ -154,8 +125,8 @@ def test_engines_and_a_real_trainer_work_one_at_a_time_and_none_starves(tmp_path
             jobs = {message.job_id for message in done if isinstance(message, JobDone) and message.outcome == "ok"}
             return len(jobs) == 4 * STEPS and sum(isinstance(message, StepDone) for message in done) == STEPS
 
-        until(all_done, f"all jobs and steps; {card.had}")
-        until(lambda: not card.working, "the card to be free")
+        wait_until(all_done, f"all jobs and steps; {card.had}")
+        wait_until(lambda: not card.working, "the card to be free")
     for bench in benches:
         bench.close()
     assert {"engine-0", "trainer"} <= set(card.had) <= {"engine-0", "engine-1", "trainer"}

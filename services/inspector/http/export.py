@@ -16,6 +16,7 @@ from services.inspector.http.views import Critique, ExchangeView, PreferencePair
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
+from shared.contracts.batches import BatchGroup, BatchManifest
 from shared.errors import ConfigError
 
 PAGE = 500
@@ -36,7 +37,7 @@ def exported(
     store: Store, sealed: SealedBatches, wanted: ExchangeFilter, format_: Format, rows: Rows = "exchanges"
 ) -> Iterator[bytes]:
     """The file, piece by piece. Raises ConfigError at once where Parquet cannot be written here, or the filter is not
-    for these rows."""
+    for these rows, and StorageError where these are of sealed batches and one is damaged."""
     # No generator itself: one would raise only at its first piece, when the answer's status is already sent.
     pages = _pages(store, sealed, wanted, rows)
     if format_ == "jsonl":
@@ -56,7 +57,8 @@ def _pages(store: Store, sealed: SealedBatches, wanted: ExchangeFilter, rows: Ro
         return exchange_pages(store, wanted)
     if rows == "critiques":
         return (list(critiques(page)) for page in exchange_pages(store, wanted))
-    return _pairs(sealed, _of_a_pair(wanted))
+    filter_ = _of_a_pair(wanted)
+    return _pairs(sealed.groups(), filter_)
 
 
 def exchange_pages(store: Store, wanted: ExchangeFilter) -> Iterator[list[ExchangeView]]:
@@ -80,8 +82,10 @@ def _of_a_pair(wanted: ExchangeFilter) -> dict[str, object]:
     return given
 
 
-def _pairs(sealed: SealedBatches, wanted: dict[str, object]) -> Iterator[list[PreferencePair]]:
-    found = chain.from_iterable(preference_pairs(manifest, group) for manifest, group in sealed.groups())
+def _pairs(
+    groups: Iterable[tuple[BatchManifest, BatchGroup]], wanted: dict[str, object]
+) -> Iterator[list[PreferencePair]]:
+    found = chain.from_iterable(preference_pairs(manifest, group) for manifest, group in groups)
     chosen = (pair for pair in found if all(getattr(pair, name) == value for name, value in wanted.items()))
     while page := list(islice(chosen, PAGE)):
         yield page

@@ -12,7 +12,7 @@ from shared.contracts.batches import BatchGroup, BatchManifest, BatchSample
 from shared.contracts.events import BatchReady
 from shared.errors import StorageError
 from shared.files.batches import BATCHES, batch_directory, batch_manifest, read_group, read_groups, sealed_steps
-from shared.files.store import LocalStore
+from shared.files.store import GROUPS, LocalStore
 
 
 class SealedBatches:
@@ -30,12 +30,12 @@ class SealedBatches:
         return tuple(exchange for exchange in found if exchange is not None)
 
     def groups(self) -> Iterator[tuple[BatchManifest, BatchGroup]]:
-        """Every group of every batch that lies there, by student and step. Raises StorageError as `exchanges`."""
-        for student in sorted(path.name for path in (self._store.root / BATCHES).glob("*")):
-            for step in sealed_steps(self._store.root, student):
-                directory = batch_directory(student, step)
-                manifest = self._manifest(directory, student, step)
-                yield from ((manifest, group) for group in read_groups(self._store, directory, manifest))
+        """Every group of every batch that lies there by now, by student and step. Raises StorageError as `exchanges`,
+        and for all of these batches before the first group."""
+        # No generator itself: what comes before a damaged batch would be on its way to somebody already.
+        students = sorted(path.name for path in (self._store.root / BATCHES).glob("*"))
+        verified = [self._verified(name, step) for name in students for step in sealed_steps(self._store.root, name)]
+        return ((manifest, group) for manifest in verified for group in self._groups(manifest))
 
     def sample(self, student: str, step: int, problem_id: str, index: int) -> BatchSample:
         """One rollout as it was sealed. Raises StorageError if the batch is not what it says, or does not hold it."""
@@ -47,6 +47,15 @@ class SealedBatches:
     def group(self, student: str, step: int, problem_id: str) -> BatchGroup:
         """One problem's rollouts as they were sealed. Raises StorageError as `sample`."""
         return read_group(self._store, self._manifest(batch_directory(student, step), student, step), problem_id)
+
+    def _groups(self, manifest: BatchManifest) -> Iterator[BatchGroup]:
+        return read_groups(self._store, batch_directory(manifest.student, manifest.step), manifest)
+
+    def _verified(self, student: str, step: int) -> BatchManifest:
+        directory = batch_directory(student, step)
+        manifest = self._manifest(directory, student, step)
+        self._store.open_verified(directory, GROUPS, manifest.groups_sha256)
+        return manifest
 
     def _manifest(self, uri: str, student: str, step: int) -> BatchManifest:
         if not uri.startswith(f"{BATCHES}/"):

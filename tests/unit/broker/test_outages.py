@@ -14,7 +14,8 @@ from shared.errors import UnavailableError
 from tests.fakes.broker import THREE, BrokerBench
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.waiting import WAIT_S, wait_until
+from tests.fakes.threads import in_thread
+from tests.fakes.waiting import wait_until
 from tests.fakes.whole_runs import OFF, assert_whole, is_training
 
 
@@ -26,17 +27,10 @@ def bench(run_dir: Path, request: pytest.FixtureRequest) -> BrokerBench:
 def test_a_redis_that_does_not_answer_is_waited_for(bench: BrokerBench) -> None:
     bench.run(is_training)
     bench.server.down = True
-    stopping = threading.Event()
-    loop = threading.Thread(target=bench.runner.loop, args=(stopping, threading.Event()))
-    loop.start()
-    for _ in range(200):
-        if bench.runner.problem is not None:
-            break
-        stopping.wait(0.02)
-    assert bench.runner.problem is not None and "down" in bench.runner.problem
-    bench.server.down = False
-    stopping.set()
-    loop.join(timeout=WAIT_S)
+    with in_thread(lambda stopping: bench.runner.loop(stopping, threading.Event())):
+        wait_until(lambda: bench.runner.problem is not None, "the loss")
+        assert "down" in (bench.runner.problem or "")
+        bench.server.down = False
     bench.finish()
     assert bench.runner.problem is None
     assert_whole(bench)
@@ -49,17 +43,11 @@ def test_a_disk_that_refuses_is_waited_for(bench: BrokerBench) -> None:
     state_file.unlink()
     (state_file / "in the way").mkdir(parents=True)
     MemoryBus(bench.server).publish(RESULTS, Control(id="1", action="pause"))
-    stopping = threading.Event()
-    loop = threading.Thread(target=bench.runner.loop, args=(stopping, threading.Event()))
-    loop.start()
-    try:
+    with in_thread(lambda stopping: bench.runner.loop(stopping, threading.Event())):
         wait_until(lambda: bench.runner.problem is not None, "the refusal")
         assert "cannot write" in (bench.runner.problem or "")
         shutil.rmtree(state_file)
         wait_until(lambda: bench.runner.problem is None, "the next turn")
-    finally:
-        stopping.set()
-        loop.join(timeout=WAIT_S)
     saved = RunState.model_validate_json(state_file.read_bytes())
     assert saved == bench.state and saved.paused is not None
 

@@ -1,4 +1,3 @@
-import threading
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,8 @@ from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import LOGGED_EVENT, Gap
 from services.inspector.store.store import Store
 from shared.errors import UnavailableError
-from tests.fakes.waiting import WAIT_S
+from tests.fakes.threads import in_thread
+from tests.fakes.waiting import wait_until
 from tests.unit.inspector.told import EventLog, StillClock, feedback, ready, seal, status
 
 
@@ -77,21 +77,14 @@ def test_a_stream_that_began_anew_with_smaller_ids_is_read_from_its_start(
 
 
 def test_a_server_that_is_away_is_a_problem_until_it_is_back(ingest: Ingest, log: EventLog, store: Store) -> None:
-    stopping = threading.Event()
     log.away = True
     with pytest.raises(UnavailableError):
         ingest.pull()
-    reader = threading.Thread(target=ingest.run, args=(stopping,))
-    reader.start()
-    try:
-        wait_until(lambda: ingest.problem() == "redis at redis://gone did not answer")
+    with in_thread(ingest.run):
+        wait_until(lambda: ingest.problem() == "redis at redis://gone did not answer", "the problem")
         log.fill(3)
         log.away = False
-        wait_until(lambda: ingest.problem() is None and store.cursor == "3-0")
-    finally:
-        stopping.set()
-        reader.join(timeout=WAIT_S)
-    assert not reader.is_alive()
+        wait_until(lambda: ingest.problem() is None and store.cursor == "3-0", "the events behind it")
 
 
 def test_it_is_a_problem_not_to_have_read_yet_and_not_to_answer(ingest: Ingest, clock: StillClock) -> None:
@@ -142,13 +135,3 @@ def test_ten_thousand_events_come_in(ingest: Ingest, log: EventLog, store: Store
         ingest.pull()
     assert store.head == 10_000
     assert len(store.events_after(9_990, 100)) == 10
-
-
-def wait_until(reached: object) -> None:
-    assert callable(reached)
-    pause = threading.Event()
-    for _ in range(500):
-        if reached():
-            return
-        pause.wait(0.02)
-    raise AssertionError("not reached within 10 s")

@@ -12,7 +12,7 @@ from services.inspector.store.records import Entry
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from tests.fakes.access import LOCAL, routes_without_scope
-from tests.fakes.waiting import WAIT_S
+from tests.fakes.threads import in_thread
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback, revised, status
 
 KEY = "open-sesame"
@@ -148,19 +148,13 @@ def test_ready_when_events_come_in_and_the_store_takes_writes(
     client: TestClient, ingest: Ingest, log: EventLog
 ) -> None:
     assert client.get("/readyz").json()["reason"] == "the event stream was not read yet"
-    stopping = threading.Event()
-    reader = threading.Thread(target=ingest.run, args=(stopping,))
-    reader.start()
-    try:
+    with in_thread(ingest.run):
         assert eventually(lambda: client.get("/readyz").status_code == 200)
         log.away = True
         assert eventually(lambda: client.get("/readyz").status_code == 503)
         assert "did not answer" in client.get("/readyz").json()["reason"]
         assert client.get("/livez").status_code == 200
         assert client.get("/v1/feedback").status_code == 200
-    finally:
-        stopping.set()
-        reader.join(timeout=WAIT_S)
 
 
 def test_not_ready_while_the_store_takes_no_writes(log: EventLog, clock: StillClock, tmp_path: Path) -> None:
@@ -170,19 +164,14 @@ def test_not_ready_while_the_store_takes_no_writes(log: EventLog, clock: StillCl
     other = sqlite3.connect(tmp_path / "held", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     stopping = threading.Event()
-    reader = threading.Thread(target=ingest.run, args=(stopping,))
-    with TestClient(build_app(config(tmp_path), held, ingest, log, stopping), base_url=LOCAL) as client:
-        reader.start()
-        try:
-            assert eventually(lambda: "locked" in client.get("/readyz").json().get("reason", ""))
-            assert client.get("/readyz").status_code == 503
-            assert client.get("/v1/feedback").status_code == 200
-            assert client.get("/livez").status_code == 200
-            other.execute("ROLLBACK")
-            assert eventually(lambda: client.get("/readyz").status_code == 200)
-        finally:
-            stopping.set()
-            reader.join(timeout=WAIT_S)
+    app = build_app(config(tmp_path), held, ingest, log, stopping)
+    with TestClient(app, base_url=LOCAL) as client, in_thread(ingest.run, stopping):
+        assert eventually(lambda: "locked" in client.get("/readyz").json().get("reason", ""))
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/v1/feedback").status_code == 200
+        assert client.get("/livez").status_code == 200
+        other.execute("ROLLBACK")
+        assert eventually(lambda: client.get("/readyz").status_code == 200)
     other.close()
     held.close()
 

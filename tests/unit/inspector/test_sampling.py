@@ -1,13 +1,12 @@
 """What services say that they use, kept once for each heartbeat, whatever is away meanwhile."""
 
-import threading
-
 import pytest
 
 from services.inspector.sampling import UsageSampler
 from services.inspector.store.store import Store
 from shared.errors import UnavailableError
-from tests.fakes.waiting import WAIT_S, wait_until
+from tests.fakes.threads import in_thread
+from tests.fakes.waiting import wait_until
 from tests.unit.inspector.store.test_usage import beat
 from tests.unit.inspector.told import EventLog
 
@@ -36,15 +35,10 @@ def test_what_only_serves_a_run_that_is_over_is_not_kept(store: Store, log: Even
 
 
 def test_a_server_that_is_away_is_asked_again(store: Store, log: EventLog) -> None:
-    sampler, stopping = UsageSampler(log.heartbeats, store.usage, period_s=0.01), threading.Event()
+    sampler = UsageSampler(log.heartbeats, store.usage, period_s=0.01)
     log.away = True
     with pytest.raises(UnavailableError):
         sampler.look()
-    thread = threading.Thread(target=sampler.run, args=(stopping,))
-    thread.start()
-    try:
+    with in_thread(sampler.run):
         log.up, log.away = [beat(1.0, "trainer-a")], False
         wait_until(lambda: kept(store) == [1], "its first heartbeat")
-    finally:
-        stopping.set()
-        thread.join(WAIT_S)

@@ -22,6 +22,7 @@ from shared.contracts.weights import StepDone, StepFailed, WeightsPublished
 from shared.errors import FencedError, UnavailableError
 from shared.obs.presence import Presence
 from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.threads import in_thread
 from tests.fakes.waiting import WAIT_S
 from tests.unit.trainer.ground import (
     STUDENT,
@@ -351,12 +352,8 @@ def test_heartbeats_say_state_and_version(ground: Ground) -> None:
         lambda: trainer_heartbeat(board, clock, student="a", replica="0", url="http://trainer:1"),
         period_s=0.05,
     )
-    stopping = threading.Event()
-    thread = threading.Thread(target=presence.run, args=(stopping,))
-    thread.start()
-    wait_until(lambda: bool(ground.bus.heartbeats()), "a heartbeat")
-    stopping.set()
-    thread.join()
+    with in_thread(presence.run):
+        wait_until(lambda: bool(ground.bus.heartbeats()), "a heartbeat")
     [beat] = ground.bus.heartbeats()
     assert (beat.service, beat.state, beat.version, beat.url) == ("trainer-a", "training", "a@v4", "http://trainer:1")
 

@@ -2,20 +2,32 @@
 
 import io
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from pyarrow import parquet
 
 from services.inspector.http import export
+from services.inspector.http.api import inspector_routes
+from services.inspector.http.stream import Viewers
 from services.inspector.http.views import Critique, PreferencePair
 from services.inspector.store.records import Entry
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
+from services.inspector.store.traces import Traces
+from shared.contracts.batches import BatchGroup, BatchManifest
 from shared.contracts.events import SHOWN_CHARS, Event
 from shared.errors import StorageError
+from shared.http.app import create_app
+from shared.http.client import client as client_of
+from tests.fakes.access import PLENTY
+from tests.fakes.listening import listening
+from tests.fakes.waiting import WAIT_S
 from tests.unit.inspector.told import RUN, feedback, revised, seal
 
 
@@ -27,6 +39,10 @@ def rows(client: TestClient, query: str) -> list[dict[str, Any]]:
 
 def put(store: Store, *events: Event) -> None:
     store.append([Entry(f"{number}-0", event) for number, event in enumerate(events, start=1)], "9-0")
+
+
+def alter(groups: Path) -> None:
+    groups.write_bytes(groups.read_bytes().replace(b"5 N", b"6 N"))
 
 
 def test_a_critique_is_answer_feedback_and_answer_after_it(client: TestClient, store: Store) -> None:
@@ -121,6 +137,43 @@ def test_parquet_has_the_same_rows_and_columns_of_its_own(
 
 def test_a_batch_that_was_changed_is_given_to_nobody(tmp_path: Path) -> None:
     groups = seal(tmp_path, wrong=("5 N",)) / "groups.jsonl"
-    groups.write_bytes(groups.read_bytes().replace(b"5 N", b"6 N"))
+    alter(groups)
     with pytest.raises(StorageError, match="expected sha256"):
         list(SealedBatches(tmp_path, RUN).groups())
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "parquet"])
+def test_an_export_with_a_damaged_batch_is_refused_before_it_begins(
+    client: TestClient, tmp_path: Path, format_: str
+) -> None:
+    for step in (1, 2):
+        batch = seal(tmp_path, step=step, wrong=("5 N",))
+    assert client.get(f"/v1/export?rows=preferences&format={format_}").status_code == 200
+    alter(batch / "groups.jsonl")
+    refused = client.get(f"/v1/export?rows=preferences&format={format_}")
+    assert refused.status_code == 500
+    assert "s00002/groups.jsonl: expected sha256" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "parquet"])
+def test_an_export_whose_batch_is_damaged_meanwhile_does_not_look_whole(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    monkeypatch.setattr(export, "PAGE", 1)
+    batches = [seal(tmp_path, step=step, wrong=("5 N",)) for step in (1, 2)]
+
+    class DamagedMeanwhile(SealedBatches):
+        def groups(self) -> Iterator[tuple[BatchManifest, BatchGroup]]:
+            found = super().groups()
+            alter(batches[-1] / "groups.jsonl")
+            return found
+
+    app = create_app("inspector", ready=lambda: None, keys=None, limits=PLENTY)
+    sealed, traces = DamagedMeanwhile(tmp_path, RUN), Traces(tmp_path, RUN)
+    app.include_router(inspector_routes(store, sealed, traces, stopping=threading.Event(), viewers=Viewers(1)))
+    with listening(app) as url, client_of(WAIT_S) as asked:
+        query = f"rows=preferences&format={format_}"
+        with asked.stream("GET", f"{url}/v1/export?{query}") as answer:
+            assert answer.status_code == 200
+            with pytest.raises(httpx2.RemoteProtocolError):
+                answer.read()

@@ -1,6 +1,7 @@
 """The log for `inspect view`: inspect-ai reads it back, with the evaluation's own numbers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,13 +10,17 @@ from shared.contracts.jobs import Question, Questions
 from shared.problems.formats import format_named
 from tests.unit.results.test_evaluation import PROBLEMS, answered, evaluated, result
 
-inspect_log = pytest.importorskip(
-    "inspect_ai.log", reason="the extra `inspect` is not installed; `pip install -c constraints.txt -e '.[inspect]'`"
-)
+INSTALL = "the extra `inspect` is not installed; `pip install -c constraints.txt -e '.[inspect]'`"
+
+
+@pytest.fixture(scope="module")
+def inspect_log() -> Any:
+    """Its import is a second, which only who runs these tests has to spend."""
+    return pytest.importorskip("inspect_ai.log", reason=INSTALL)
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> object:
+def log(tmp_path: Path, inspect_log: Any) -> object:
     return inspect_log.read_eval_log(written(tmp_path))
 
 
@@ -61,6 +66,6 @@ def test_it_names_version_problem_prompt_and_answer(log) -> None:  # type: ignor
     assert cut.output.stop_reason == "max_tokens"
 
 
-def test_the_same_evaluation_replaces_its_log_where_inspect_finds_it(tmp_path: Path) -> None:
+def test_the_same_evaluation_replaces_its_log_where_inspect_finds_it(tmp_path: Path, inspect_log: Any) -> None:
     assert written(tmp_path) == written(tmp_path)
     assert len(inspect_log.list_eval_logs(str(tmp_path / "logs"))) == 1

@@ -16,6 +16,7 @@ from shared.http.access import read_keys
 from tests.fakes.broker import RUN, BrokerBench
 from tests.fakes.broker_api import broker_app
 from tests.fakes.listening import listening
+from tests.fakes.threads import in_thread
 from tests.fakes.waiting import WAIT_S
 
 
@@ -30,17 +31,12 @@ def deployment(bench: BrokerBench) -> Iterator[Deployment]:
     (bench.run_dir / "config.toml").write_text(to_toml(bench.settings))
     keys = read_keys(ensure_key(bench.run_dir))
     app = broker_app(bench, keys=keys, peers_key=keys.strongest)
-    stopping = threading.Event()
-    loop = threading.Thread(target=bench.runner.loop, args=(stopping, threading.Event()), daemon=True)
-    loop.start()
-    with listening(app) as url:
+    with in_thread(lambda stopping: bench.runner.loop(stopping, threading.Event())), listening(app) as url:
         broker = Endpoint(name="broker", url=url)
         key_file = bench.run_dir / "key"
         yield Deployment(
             run=RUN, run_dir=bench.run_dir, mode="run", key_file=key_file, redis_url="redis://x", broker=broker
         )
-    stopping.set()
-    loop.join(WAIT_S)
 
 
 def test_a_paused_run_goes_on(bench: BrokerBench, deployment: Deployment) -> None:
