@@ -6,6 +6,7 @@ process: what it is to be and its streams come in, its id and then its exit code
 
 import gc
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -107,6 +108,8 @@ def _begin(listener: socket.socket, running: dict[Connection, ForkProcess]) -> N
 
 
 def _child(others: Iterable[socket.socket | Connection], told: Told, streams: Streams) -> None:
+    # Also one that by itself would outlive whoever started it, where a session is killed.
+    end_with(os.getppid(), signal.SIGKILL)
     for each in others:
         each.close()
     become(told, streams)
