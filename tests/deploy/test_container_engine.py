@@ -21,10 +21,12 @@ INSIDE = [
     'mount -t sysfs sys /sys && exec "$@"',
 ]
 
+# A job in a shell's background ignores what a terminal sends, and so do its children until they say otherwise.
 CHANGING = """
-import subprocess, time
+import signal, subprocess, time
 from tests.containers.engine import FORWARDING, ended_in_order, network_kept
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with ended_in_order(), network_kept():
     for command in ("iptables -P FORWARD DROP", "iptables -t nat -N DOCKER", "ip link add docker0 type bridge"):
         subprocess.run(command.split(), check=True)

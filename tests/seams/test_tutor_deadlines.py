@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from services.broker.exchange.judging import LOST
 from services.broker.runner import TAKE
 from shared.bus.keys import BROKER, RESULTS
 from shared.contracts.jobs import JobKind
 from shared.contracts.run import JobStatus, RunState, Status
+from shared.method.anchoring import FB_NONE
 from tests.fakes.broker import THREE, BrokerBench
 from tests.unit.broker.conftest import MEMORY
 
@@ -81,7 +81,7 @@ def assert_nothing_lost(bench: BrokerBench) -> None:
     assert lost(bench) == {"a": {}, "b": {}}
     for tally in bench.state.tallies.values():
         assert sum(tally.verdicts[1].values()) == bench.settings.problems.per_step
-        assert LOST not in tally.verdicts[1]
+        assert FB_NONE not in tally.verdicts[1]
 
 
 def restarted(bench: BrokerBench) -> None:
@@ -188,5 +188,5 @@ def test_of_several_tutors_only_the_silent_one_is_given_up(tmp_path: Path) -> No
         student.slow = set()
     bench.finish()
     for name, tally in bench.state.tallies.items():
-        assert tally.verdicts[1].get(LOST, 0) == owed[name]
+        assert tally.verdicts[1].get(FB_NONE, 0) == owed[name]
         assert sum(tally.verdicts[1].values()) == SIX
