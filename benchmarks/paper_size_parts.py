@@ -112,7 +112,7 @@ def _profiled(main: Callable[[], int], path: Path) -> int:
     from services.broker.app import Broker
 
     run, profile = Broker._run, cProfile.Profile()
-    Broker._run = lambda self: profile.runcall(run, self)  # type: ignore[method-assign,assignment]
+    Broker._run = lambda self: profile.runcall(run, self)  # type: ignore[method-assign]
     try:
         return main()
     finally:
