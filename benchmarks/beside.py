@@ -19,6 +19,7 @@ import httpx2
 
 from opcod.local.deployment import Deployment
 from tests.fakes.deployment import CONTEXT, ScriptedDeployment
+from tests.fakes.fork_server import fork_server
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 STEPS = 100_000
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="of each side")
     parser.add_argument("--seconds", type=float, default=15, help="of one turn")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
+    with fork_server(), tempfile.TemporaryDirectory() as directory:
         model = write_tiny_model(Path(directory) / "model", context=CONTEXT)
         running = ScriptedDeployment(Path(directory), "beside", model, f"run.steps_per_round={STEPS}")
         try:

@@ -20,6 +20,7 @@ import httpx2
 import psutil
 
 from tests.fakes.deployment import CONTEXT, ScriptedDeployment
+from tests.fakes.fork_server import fork_server
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 VICTIMS = ("student-a", "redis")
@@ -38,7 +39,7 @@ def main() -> None:
 @contextmanager
 def deployment(*settings: str) -> Iterator[ScriptedDeployment]:
     """A run that does not end by itself."""
-    with tempfile.TemporaryDirectory() as directory:
+    with fork_server(), tempfile.TemporaryDirectory() as directory:
         model = write_tiny_model(Path(directory) / "model", context=CONTEXT)
         running = ScriptedDeployment(Path(directory), "recovery", model, f"run.steps_per_round={STEPS}", *settings)
         try:

@@ -19,6 +19,7 @@ from statistics import median
 import psutil
 
 from tests.fakes.deployment import CONTEXT, ScriptedDeployment, assert_applied_once
+from tests.fakes.fork_server import fork_server
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 STEPS = 100_000
@@ -31,7 +32,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=10, help="seconds between two kills")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
+    with fork_server(), tempfile.TemporaryDirectory() as directory:
         model = write_tiny_model(Path(directory) / "model", context=CONTEXT)
         running = ScriptedDeployment(
             Path(directory), "soak", model, f"run.steps_per_round={STEPS}", deadline_s=60 * arguments.minutes + 600
