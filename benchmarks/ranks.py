@@ -204,7 +204,7 @@ def serve(given: argparse.Namespace) -> int:
 def recover(kills: int) -> None:
     from recovery import deployment, measure
 
-    with deployment("trainer.ranks=2", "run.weights=full", "run.schedule=sequential") as running:
+    with deployment("trainer.ranks=2", "run.weights=full") as running:
         measure(running, kills, ("trainer-a, rank 1",))
 
 
