@@ -7,6 +7,7 @@ import typer
 from pydantic import BaseModel, ConfigDict
 
 from opcod.local.deployment import Deployment, Endpoint, live_deployment
+from opcod.local.names import ServiceName, name_of
 from opcod.options import RUNS_DIR, RunsDir
 from opcod.talk.client import Client, Page, page_of
 from shared.bus.redis import RedisBus
@@ -53,7 +54,7 @@ def status(
 ) -> None:
     """Say what is up. Exit code 69 if nothing is, or not all of it is ready."""
     deployment = live_deployment(runs_dir.resolve(), run_name)
-    view, page = _view(deployment)
+    view, page = view_of(deployment)
     if as_json:
         typer.echo(view.model_dump_json(indent=1))
     else:
@@ -70,7 +71,8 @@ def status(
         raise typer.Exit(EXIT_UNAVAILABLE)
 
 
-def _view(deployment: Deployment) -> tuple[StatusView, Page | None]:
+def view_of(deployment: Deployment) -> tuple[StatusView, Page | None]:
+    """Of a deployment whose broker has said where it is, and where its page is found. Raises UnavailableError."""
     if deployment.broker is None:
         raise UnavailableError(
             f"the broker of run {deployment.run} is up, but does not say where; set its OPCOD_URL_FILE"
@@ -81,9 +83,8 @@ def _view(deployment: Deployment) -> tuple[StatusView, Page | None]:
         bus = asking.submit(_bus, deployment)
         state = asking.submit(_state, deployment)
         page = asking.submit(page_of, deployment, ANSWER_S)
-    trainers, training, letters = bus.result()
-    # Trainers have no URL, so there is no answer of theirs that this could replace.
-    why = {name: problem.result() for name, problem in problems.items()} | trainers
+    unasked, training, letters = bus.result()
+    why = {name: problem.result() for name, problem in problems.items()} | unasked
     reasons = {name: reason for name in deployment.services() if (reason := why.get(name, NOWHERE)) is not None}
     said, link = state.result(), page.result()
     view = StatusView(
@@ -112,22 +113,24 @@ def _urls(deployment: Deployment) -> dict[str, str]:
 
 
 def _bus(deployment: Deployment) -> tuple[dict[str, str | None], bool, int]:
-    """Why each trainer could not take a batch now, or None; whether any is up; how many dead letters lie there. Nobody
-    asks trainers, so they have no URL: their heartbeats say it, and none of them while Redis is away."""
-    names = [name for name in deployment.services() if name.startswith("trainer-")]
+    """Why each trainer, and each student's further replicas, could not take work now, or None; whether a trainer is up;
+    how many dead letters lie there. None of them has a URL here, so their heartbeats say it, and nothing does while
+    Redis is away."""
+    trainers = [name for name in deployment.services() if ServiceName.of(name).kind == "trainer"]
+    names = [*trainers, *(name for name in deployment.services() if ServiceName.of(name).replica)]
     bus = RedisBus(deployment.bus_url(), deployment.run, deadline_s=ANSWER_S)
     try:
-        states = {beat.service: beat.state for beat in bus.heartbeats()}
+        states = {name_of(beat): beat.state for beat in bus.heartbeats()}
         letters = len(bus.dead_letters())
     except UnavailableError as error:
         # Whether trainers are up is not known then, and taken for granted: that they are not would be the graver error.
-        return dict.fromkeys(names, str(error)), bool(names), 0
+        return dict.fromkeys(names, str(error)), bool(trainers), 0
     finally:
         bus.close()
     found = {name: states.get(name, UNHEARD_OF) for name in names}
     return (
         {name: None if state in TRAINER_READY else state for name, state in found.items()},
-        bool(found.keys() & states),
+        bool(states.keys() & set(trainers)),
         letters,
     )
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from opcod.local.names import ServiceName, student_services
 from shared.bus.redis import RedisBus
 from shared.bus.redis_url import with_password
 from shared.config.environment import service_environment
@@ -71,7 +72,9 @@ class Deployment(BaseModel):
 
     def services(self) -> list[str]:
         """Names of all that must be up, also of what has not said where it is."""
-        return services_of(self.settings(), self.mode)
+        names = services_of(self.settings(), self.mode)
+        # How many replicas there are where no launcher has started them is others' to say.
+        return names if self.pid is not None else [name for name in names if ServiceName.of(name).replica == 0]
 
     def save(self) -> None:
         atomic_write(self.run_dir / DEPLOYMENT_FILE, self.model_dump_json(indent=1).encode())
@@ -79,8 +82,8 @@ class Deployment(BaseModel):
 
 def services_of(settings: RunSettings, mode: Mode) -> list[str]:
     """The broker, and who works for it: trainers only where the run goes on."""
-    kinds = ["student", "trainer"] if mode == "run" else ["student"]
-    return ["broker", "inspector", *(f"{kind}-{name}" for kind in kinds for name in sorted(settings.students))]
+    trainers = [f"trainer-{name}" for name in settings.names] if mode == "run" else []
+    return ["broker", "inspector", *student_services(settings), *trainers]
 
 
 def read_deployment(run_dir: Path) -> Deployment | None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
+from opcod.local.names import ServiceName, student_services
 from opcod.local.nodes import placement
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
@@ -24,9 +25,10 @@ def wanted(settings: RunSettings, node: int = 0) -> dict[str, int]:
     """
     places = placement(settings)
     students = {}
-    for name, section in sorted(settings.students.items()):
+    for service in student_services(settings):
+        section = settings.students[ServiceName.of(service).student]
         found = section.engine == "scripted" or (section.engine == "vllm" and section.vllm.url is not None)
-        students[f"student-{name}"] = 0 if found else section.vllm.gpus if section.engine == "vllm" else 1
+        students[service] = 0 if found else section.vllm.gpus if section.engine == "vllm" else 1
     trainers = {
         service: settings.trainer.ranks // len(on) for service, on in places.items() if service.startswith("trainer")
     }
@@ -84,7 +86,9 @@ def starts(settings: RunSettings, shares: Shares, services: Sequence[str]) -> li
     A vLLM server measures the memory of its GPU as it starts, and takes what another process allocates or frees
     meanwhile for its own (vLLM issue 55827). So on a GPU that has one, servers come first, one after the other.
     """
-    servers = {f"student-{name}" for name, section in settings.students.items() if section.engine == "vllm"}
+    servers = set(
+        student_services(settings, [name for name in settings.names if settings.students[name].engine == "vllm"])
+    )
     # Sorted, and so in their order otherwise.
     first = sorted(services, key=lambda service: service not in servers)
     return _in_turns(first, lambda one, other: bool({one, other} & servers) and _share(shares, one, other))
@@ -124,16 +128,18 @@ def require_room(settings: RunSettings, shares: Shares) -> None:
     """Raises ConfigError where the vLLM servers on one GPU are set to take more than all of it at once."""
     if settings.resources.turns:
         return
-    takes: dict[int, dict[str, float]] = {}
-    for name, section in settings.students.items():
+    takes: dict[int, list[tuple[str, float]]] = {}
+    for service in student_services(settings):
+        student = ServiceName.of(service).student
+        section = settings.students[student]
         share = section.vllm.gpu_memory_utilization
         if section.engine == "vllm" and share != "auto":
-            for gpu in shares.get(f"student-{name}", ()):
-                takes.setdefault(gpu, {})[f"students.{name}"] = share
+            for gpu in shares.get(service, ()):
+                takes.setdefault(gpu, []).append((student, share))
     for gpu, shares_of in takes.items():
-        if sum(shares_of.values()) > 1:
+        if sum(share for _, share in shares_of) > 1:
             listed = " and ".join(
-                f"{name}.vllm.gpu_memory_utilization = {share:g}" for name, share in shares_of.items()
+                f"students.{student}.vllm.gpu_memory_utilization = {share:g}" for student, share in shares_of
             )
             raise ConfigError(f"{listed} are for one GPU ({gpu}), which has no room for both: lower them")
 
@@ -147,7 +153,7 @@ def visible(gpus: tuple[int, ...], environ: Mapping[str, str] = os.environ) -> s
 
 def _again(service: str, shares: Shares, available: int) -> int:
     """Where a service begins that has no GPU of its own left."""
-    kind, _, student = service.partition("-")
+    kind, student, _ = ServiceName.of(service)
     if kind == "trainer":
         return shares.get(f"student-{student}", (0,))[0]
     used = [gpu for each in shares.values() for gpu in each]

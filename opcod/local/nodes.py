@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from opcod.local.names import student_services
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError, shown
 from shared.files.durable import atomic_write
@@ -57,7 +58,7 @@ def read_meeting(run_dir: Path) -> Meeting | None:
 
 def placement(settings: RunSettings) -> dict[str, tuple[int, ...]]:
     """Nodes of each service that has a model. Raises ConfigError where they cannot be there."""
-    services = [f"{kind}-{name}" for kind in ("student", "trainer") for name in sorted(settings.students)]
+    services = [*student_services(settings), *(f"trainer-{name}" for name in settings.names)]
     nodes, chosen = settings.resources.nodes, settings.resources.placement
     if chosen is None:
         chosen = {service: (number % nodes,) for number, service in enumerate(services)}

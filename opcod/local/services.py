@@ -7,6 +7,7 @@ from pathlib import Path
 
 from opcod.local.deployment import Mode
 from opcod.local.gpus import share_out, visible
+from opcod.local.names import ServiceName
 from opcod.local.nodes import placement
 from opcod.local.processes import Launch, ProcessSpec, Supervisor, launch, log_tail
 from shared.config.machine import cores_here
@@ -117,7 +118,7 @@ class NodeServices:
         return file.read_text(encoding="utf-8")
 
     def _spec(self, name: str, told: Told) -> ProcessSpec:
-        service, _, student = name.partition("-")
+        service, student, replica = ServiceName.of(name)
         # By what it is given and not by what is here: a service without GPUs computes on the CPU of a machine that has
         # some.
         device = "cuda" if self.gpus.get(name) else "cpu"
@@ -129,12 +130,13 @@ class NodeServices:
             "OPCOD_REDIS_PASSWORD_FILE": str(told.password_file or ""),  # not that of another, from our environment
             "OPCOD_KEY_FILE": str(told.key_file),
             "OPCOD_HOST": self._settings.serving.host if told.host is None or not student else told.host,
-            "OPCOD_PORT": str(self._port(service, student)),
+            "OPCOD_PORT": str(self._port(service, student, replica)),
             "OPCOD_URL_FILE": str(self._url_file(name)),
             "OPCOD_TRAIN": "true" if self._mode == "run" else "false",
             "OMP_NUM_THREADS": str(self._settings.threads_on(device, cores_here())),
             "TOKENIZERS_PARALLELISM": "false",
             # Ours are those of the run.
+            "OPCOD_REPLICA": str(replica),
             **dict.fromkeys(("OPCOD_NODES", "OPCOD_NODE_RANK", "OPCOD_RENDEZVOUS"), ""),
             **told.groups.get(name, {}),
         }
@@ -145,14 +147,15 @@ class NodeServices:
         log_file = self._paths.run_dir / "logs" / (name if self.shows_here(name) else f"{name}-node-{self._node}")
         return ProcessSpec(name, f"services.{service}", log_file.with_name(f"{log_file.name}.log"), environment)
 
-    def _port(self, service: str, student: str) -> int:
+    def _port(self, service: str, student: str, replica: int) -> int:
         match service:
             case "broker":
                 return self._settings.serving.broker_port
             case "inspector":
                 return self._settings.serving.inspector_port
             case "student":
-                return self._settings.students[student].port
+                first = self._settings.students[student].port
+                return first + replica if first else 0
         return 0
 
     def _url_file(self, name: str) -> Path:
@@ -161,7 +164,7 @@ class NodeServices:
 
 def ready_timeout_s(run_dir: Path, settings: RunSettings, name: str) -> float:
     """Who loads a model has time to read it from a slow disk besides, a student that of its vLLM server, too."""
-    service, _, student = name.partition("-")
+    service, student, _ = ServiceName.of(name)
     if not student or not model_file(run_dir, student).exists():
         return READY_TIMEOUT_S
     weights = prepared_model(run_dir, student).path.glob("*.safetensors")

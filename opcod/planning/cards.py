@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from opcod.local.gpus import Shares
+from opcod.local.names import ServiceName
 from opcod.planning.memory import (
     ACTIVATIONS,
     MOMENTS,
@@ -123,17 +124,20 @@ class CardPlanner:
     # What each takes -----------------------------------------------------------------------------------
     def _need(self, service: str, tokens: int | None = None, caches: Mapping[str, int] | None = None) -> Need:
         """Of each of its cards. tokens: of a trainer's pass; caches: bytes of a server's, by student."""
-        kind, _, student = service.partition("-")
+        kind, student, _ = ServiceName.of(service)
         shape, settings, lengths = self.shapes[student], self.settings, self.lengths
         if kind == "trainer":
             return trainer_need(student, settings, shape, lengths, gpu=True, pass_tokens=tokens)
-        if self._server(service) is None:
-            return student_need(student, settings, shape, lengths, gpu=True)
-        return server_need(student, settings, shape, lengths, (caches or {}).get(student))
+        need = (
+            student_need(student, settings, shape, lengths, gpu=True)
+            if self._server(service) is None
+            else server_need(student, settings, shape, lengths, (caches or {}).get(student))
+        )
+        return replace(need, service=service)
 
     def _server(self, service: str) -> VllmSection | None:
         """Of a service that has a vLLM server."""
-        kind, _, student = service.partition("-")
+        kind, student, _ = ServiceName.of(service)
         section = self.settings.students[student]
         return section.vllm if kind == "student" and section.engine == "vllm" else None
 
@@ -141,7 +145,7 @@ class CardPlanner:
         """Service, student and settings."""
         for service in self.shares:
             if (section := self._server(service)) is not None:
-                yield service, service.partition("-")[2], section
+                yield service, ServiceName.of(service).student, section
 
     def _cards(self, needs: Mapping[str, Need]) -> tuple[Card, ...]:
         return tuple(
@@ -172,7 +176,8 @@ class CardPlanner:
             elif section.gpu_memory_utilization != "auto":
                 besides = self._need(service, caches={student: 0}).bytes
                 taken = section.gpu_memory_utilization * min(self.sizes[gpu] for gpu in self.shares[service])
-                found[student] = max(round(taken) - besides, self._sequence(student))
+                cache = max(round(taken) - besides, self._sequence(student))
+                found[student] = min(cache, found.get(student, cache))
         return found
 
     def _sequence(self, student: str) -> int:
@@ -281,12 +286,14 @@ class CardPlanner:
 
     def _grown_caches(self, cards: Sequence[Card]) -> dict[str, int]:
         """What is left, in equal parts, and no more than all slots take at their longest."""
-        growing, found = self._growing(), {}
+        growing, found = self._growing(), dict[str, int]()
         for service, student in growing.items():
             section, one = self.settings.students[student], self._sequence(student)
             wished = -(-section.slots // section.vllm.data_parallel_size) * one
             shares = [self._growth(cards[gpu], service, growing) for gpu in self.shares[service]]
-            found[student] = min(one + min(shares), max(wished, one))
+            cache = min(one + min(shares), max(wished, one))
+            # One setting for all replicas of a student: what the one with the least room has.
+            found[student] = min(cache, found.get(student, cache))
         return found
 
     @staticmethod
@@ -299,9 +306,10 @@ class CardPlanner:
     def _server_plans(self, needs: Mapping[str, Need], caches: Mapping[str, int]) -> dict[str, ServerPlan]:
         found, growing = {}, self._growing()
         for service, student, section in self._servers():
-            largest = max(self.sizes[gpu] for gpu in self.shares[service])
+            # Of all its replicas' cards: they have one setting.
+            cards = {gpu for each, owner, _ in self._servers() if owner == student for gpu in self.shares[each]}
             # Rounded down: the server looks whether its share is free.
-            share = int(1000 * needs[service].bytes / largest) / 1000
+            share = int(1000 * needs[service].bytes / max(self.sizes[gpu] for gpu in cards)) / 1000
             tokens = served_tokens(student, self.settings, self.shapes[student], self.lengths)
             found[student] = ServerPlan(
                 share if section.gpu_memory_utilization == "auto" else None,
@@ -317,4 +325,4 @@ def _gib(size: float) -> str:
 
 def _student(need: Need) -> str:
     """Of a service's need, the student that it is for."""
-    return need.service.partition("-")[2]
+    return ServiceName.of(need.service).student

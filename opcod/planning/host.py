@@ -3,6 +3,7 @@ kept there for want of room on a card."""
 
 from collections.abc import Mapping
 
+from opcod.local.names import ServiceName, replicas_of, student_services
 from opcod.planning.memory import MODEL_RUNTIME_BYTES, MOMENTS, MemoryPart, MiB, Need
 from opcod.planning.shapes import DTYPE_BYTES, ModelShape
 from shared.config.settings import RunSettings
@@ -21,11 +22,13 @@ def host_needs(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[
         if section.engine == "vllm":
             # Its process looks at every weight, one after the other; the largest is the embedding.
             tensor = 2 * shape.vocabulary * shape.hidden * DTYPE_BYTES[section.dtype]
-            found.append(_on_host(f"student-{student}", MODEL_RUNTIME_BYTES, tensor))
             runtime = ENGINE_HOST_BYTES + (section.vllm.gpus - 1) * CUDA_HOST_BYTES
-            found.append(_on_host(f"engine-{student}", runtime, weights))
+            for replica in range(replicas_of(settings, student)):
+                found.append(_on_host(str(ServiceName("student", student, replica)), MODEL_RUNTIME_BYTES, tensor))
+                found.append(_on_host(str(ServiceName("engine", student, replica)), runtime, weights))
         else:
-            found.append(_on_host(f"student-{student}", CUDA_HOST_BYTES, weights))
+            services = student_services(settings, [student])
+            found += [_on_host(service, CUDA_HOST_BYTES, weights) for service in services]
         found.append(
             _on_host(
                 f"trainer-{student}",

@@ -15,6 +15,7 @@ import tomli_w
 
 from opcod.local.cards import card_sizes
 from opcod.local.gpus import Shares, share_out_all, shared
+from opcod.local.names import ServiceName, student_services
 from opcod.local.nodes import on_one_node
 from opcod.planning.cards import GIB, Card, CardPlan, CardPlanner, ServerPlan
 from opcod.planning.memory import served_tokens
@@ -76,7 +77,7 @@ def _shares_for(purpose: Purpose, settings: RunSettings, models: Mapping[str, Pa
     return {
         service: gpus
         for service, gpus in share_out_all(placed, gpus_here()).items()
-        if service.partition("-")[2] in models and (purpose == "run" or not service.startswith("trainer-"))
+        if (name := ServiceName.of(service)).student in models and (purpose == "run" or name.kind != "trainer")
     }
 
 
@@ -92,7 +93,7 @@ def plan_shares(
     that shares a card is refused, as it would take most of it by itself."""
     unknown = [
         f"the sizes of {settings.students[name].model}"
-        for name in sorted({service.partition("-")[2] for service in shares} - shapes.keys())
+        for name in sorted({ServiceName.of(service).student for service in shares} - shapes.keys())
     ]
     if sizes is None:
         unknown.append("the memory of these GPUs, which nvidia-smi does not tell")
@@ -100,12 +101,12 @@ def plan_shares(
         return CardPlanner(settings, shapes, lengths, shares, sizes, begun=begun).plan()
     alone = shares.keys() - {service for pair in shared(shares) for service in pair[:2]}
     refused = [
-        f"students.{name}.vllm.gpu_memory_utilization: student-{name} shares a GPU, and its part of the memory is not "
+        f"students.{name}.vllm.gpu_memory_utilization: {service} shares a GPU, and its part of the memory is not "
         f"planned without {' and '.join(dict.fromkeys(unknown))}: set it, or give the student a GPU of its own"
-        for name, section in sorted(settings.students.items())
-        if section.engine == "vllm"
-        and section.vllm.gpu_memory_utilization == "auto"
-        and f"student-{name}" in shares.keys() - alone
+        for service in student_services(settings)
+        if settings.students[name := ServiceName.of(service).student].engine == "vllm"
+        and settings.students[name].vllm.gpu_memory_utilization == "auto"
+        and service in shares.keys() - alone
     ]
     return CardPlan(refused=tuple(refused))
 

@@ -6,13 +6,14 @@ fetched, converted or loaded; what is missing is collected, so that one look sho
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
 from opcod.installed import require_model_packages
 from opcod.local.cards import card_sizes, given_sizes
 from opcod.local.gpus import Shares, require_room, share_out_all, sharing
+from opcod.local.names import student_services
 from opcod.planning.cards import CardPlan
 from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
 from opcod.planning.host import host_needs
@@ -230,10 +231,14 @@ def _takes_prompts(found: Planned, student: str, problems: ProblemSet | None, co
 def _needs(found: Planned, shapes: dict[str, ModelShape], lengths: Lengths, *, gpu: bool) -> list[Need]:
     settings = found.settings
     students = [
-        (vllm_need if settings.students[name].engine == "vllm" else student_need)(
-            name, settings, shape, lengths, gpu=gpu
+        replace(
+            (vllm_need if settings.students[name].engine == "vllm" else student_need)(
+                name, settings, shape, lengths, gpu=gpu
+            ),
+            service=service,
         )
         for name, shape in shapes.items()
+        for service in student_services(settings, [name])
     ]
     return students + [trainer_need(name, settings, shape, lengths, gpu=gpu) for name, shape in shapes.items()]
 
@@ -388,4 +393,8 @@ def _models(settings: RunSettings) -> dict[str, str]:
         student: f"specialist-{student}" if section.specialize else section.model
         for student, section in settings.students.items()
     }
-    return {f"{kind}-{student}": name for student, name in names.items() for kind in ("student", "trainer")}
+    return {
+        service: name
+        for student, name in names.items()
+        for service in (*student_services(settings, [student]), f"trainer-{student}")
+    }

@@ -7,6 +7,7 @@ from pathlib import Path
 from opcod.installed import require_model_packages
 from opcod.local.deployment import latest_run
 from opcod.local.gpus import require_room, share_out_all
+from opcod.local.names import replicas_of
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.disk import require_disk
 from opcod.planning.machine import Purpose, plan_machine
@@ -145,12 +146,12 @@ def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:
 
 
 def replica_notes(settings: RunSettings) -> list[str]:
-    """Of students that need a replica more than is started here."""
+    """Of students that have more replicas than are started here."""
     return [
-        f"student {name}: one replica is started here, whose engine exchanges the live version and the tutor's; start "
-        "a second one, with a GPU of its own, and each keeps one (docs/full-weights.md)"
+        f"student {name}: one of {settings.students[name].replicas} replicas is started here, as its vLLM server is "
+        "found by its URL; start the others with a server each (docs/engines.md#replicas)"
         for name in settings.names
-        if settings.keeps_apart(name)
+        if replicas_of(settings, name) < settings.students[name].replicas
     ]
 
 

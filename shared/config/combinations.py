@@ -123,6 +123,7 @@ def _refuse_turns(settings: "RunSettings") -> None:
         "run.weights = 'lora'": settings.run.weights != "lora",
         "run.stream = false": settings.run.stream,
         "trainer.ranks = 1": settings.trainer.ranks > 1,
+        **{f"students.{name}.replicas = 1": settings.students[name].replicas > 1 for name in settings.names},
         "resources.nodes = 1": settings.resources.nodes > 1,
     }
     if wrong := [setting for setting, other in others.items() if other]:
@@ -139,8 +140,7 @@ def _refuse_full_weights(settings: "RunSettings") -> None:
         raise ValueError(
             f"run.weights: a vLLM server of student {alone[0]} holds one set of full weights at a time, and in "
             "parallel two are served, the student in training and the tutor; set "
-            f"students.{alone[0]}.replicas = 2 and start a second replica, with a server of its own "
-            "(docs/full-weights.md), or set run.schedule = 'sequential', or "
+            f"students.{alone[0]}.replicas = 2 (docs/full-weights.md), run.schedule = 'sequential', or "
             f"students.{alone[0]}.engine = 'transformers'"
         )
     found = {name: url for name in on_vllm if (url := settings.students[name].vllm.url) is not None}

@@ -82,7 +82,8 @@ class ResourcesSection(Section):
     gpus: dict[str, tuple[int, ...]] | None = Field(
         default=None,
         description="GPUs by service, of all that use one: `{ student-a = [0], student-b = [1], trainer-a = [2], "
-        "trainer-b = [3] }`, counted on each node; none: `opcod run` shares out what is there (docs/engines.md).",
+        "trainer-b = [3] }`, counted on each node; a student's further replicas are `student-a-1` and so on; none: "
+        "`opcod run` shares out what is there (docs/engines.md).",
     )
     turns: bool = Field(
         default=False,

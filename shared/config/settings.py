@@ -318,8 +318,8 @@ class RunSettings(Section):
 
     def threads_on(self, device: str, cores: int) -> int:
         """Of a model process that computes there. device: "cuda" or "cpu"; cores: those of this process."""
-        # A student and a trainer of each name.
-        return self.resources.threads_on(device, cores, processes=2 * len(self.students))
+        processes = sum(1 + student.replicas for student in self.students.values())
+        return self.resources.threads_on(device, cores, processes=processes)
 
     def peers_of(self, student: str) -> tuple[str, ...]:
         """The others, from the next one on, and round."""

@@ -1,18 +1,16 @@
-"""Replicas of a student that join, leave, or cannot load its versions lose nothing and change nothing in a run."""
+"""Replicas of a student that join, leave, are killed or cannot load its versions lose and change nothing in a run."""
 
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from opcod.local.deployment import KEY_FILE
+from opcod.commands.status import view_of
 from tests.fakes.deployment import ScriptedDeployment
-from tests.fakes.waiting import WAIT_S
+from tests.fakes.joined_replica import Replica
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 LATENCY_S = "0.3"
@@ -31,55 +29,29 @@ def deployment(
     running.close()
 
 
-class Replica:
-    """One more `python -m services.student` for student a. files: the run's directory as it sees it."""
-
-    def __init__(self, deployment: ScriptedDeployment, name: str, files: Path | None = None) -> None:
-        run_dir = deployment.paths.run_dir
-        known = deployment.launcher.deployment
-        assert known is not None
-        self.name = name
-        self._log = run_dir / "logs" / f"student-a-{name}.log"
-        environment = os.environ | {
-            "OPCOD_RUN": deployment.paths.run,
-            "OPCOD_RUN_DIR": str(files or run_dir),
-            "OPCOD_CACHE_DIR": str(deployment.paths.cache_dir),
-            "OPCOD_REDIS_URL": known.redis_url,
-            "OPCOD_KEY_FILE": str(run_dir / KEY_FILE),
-            "OPCOD_URL_FILE": str(run_dir / "logs" / f"student-a-{name}.url"),
-            "OPCOD_STUDENT": "a",
-            "OPCOD_REPLICA": name,
-        }
-        with self._log.open("ab") as output:
-            command = [sys.executable, "-m", "services.student"]
-            self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-
-    def count(self, event: str) -> int:
-        """How often it logged that."""
-        return self._log.read_text().count(f'"{event}"')
-
-    def end(self, number: signal.Signals) -> int:
-        self._process.send_signal(number)
-        return self._process.wait(timeout=WAIT_S)
-
-
 @pytest.mark.parametrize("deployment", [2], indirect=True)
-def test_replicas_that_join_and_leave_change_nothing(
+def test_replicas_that_are_killed_join_and_leave_change_nothing(
     deployment: ScriptedDeployment, undisturbed: dict[str, str]
 ) -> None:
-    """a's trainer stands still until they are there, so that the run cannot end before."""
+    """The launcher has started a second; two more join by hand. a's trainer stands still until they are there, so that
+    the run cannot end before."""
+    known = deployment.launcher.deployment
+    assert known is not None and "student-a-1" in known.services()
+    assert view_of(known)[0].reasons == {}, "a replica that has no URL here says by its heartbeat that it is ready"
     trainer = deployment.launcher.pids()["trainer-a"]
     os.kill(trainer, signal.SIGSTOP)
-    second, third = Replica(deployment, "1"), Replica(deployment, "2")
+    third, fourth = Replica(deployment, "a", "2"), Replica(deployment, "a", "3")
     try:
-        deployment.until(lambda: min(second.count("version serving"), third.count("version serving")) > 0)
+        deployment.until(lambda: min(third.count("version serving"), fourth.count("version serving")) > 0)
         os.kill(trainer, signal.SIGCONT)
-        deployment.until(lambda: max(second.count("version loaded"), third.count("version loaded")) > 1)
-        assert second.end(signal.SIGTERM) == 0
-        assert third.end(signal.SIGKILL) == -signal.SIGKILL
+        deployment.until(lambda: max(third.count("version loaded"), fourth.count("version loaded")) > 1)
+        assert third.end(signal.SIGTERM) == 0
+        assert fourth.end(signal.SIGKILL) == -signal.SIGKILL
+        deployment.kill("student-a-1")
         deployment.assert_done(undisturbed)
+        assert deployment.launcher.restarts == {"student-a-1": 1}
     finally:
-        for replica in (second, third):
+        for replica in (third, fourth):
             replica.end(signal.SIGKILL)
 
 
@@ -93,7 +65,7 @@ def test_a_replica_that_sees_no_version_hands_its_jobs_to_the_other(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.copy(deployment.paths.run_dir / "config.toml", elsewhere)
-    blind = Replica(deployment, "1", elsewhere)
+    blind = Replica(deployment, "a", "1", elsewhere)
     try:
         deployment.until(lambda: blind.count("version serving") > 0)
         os.kill(trainer, signal.SIGCONT)

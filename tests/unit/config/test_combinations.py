@@ -28,10 +28,10 @@ TURNS = ["resources.turns=true", "students.a.engine=vllm", "students.b.engine=vl
         (["gate.tutor_source=latest"], "set run.schedule = 'sequential'"),
         (["gate.hysteresis=0.3"], "gate.hysteresis: at most gate.tau"),
         (["feedback.prompt=naive"], "'naive' needs problems.format = 'mcq'"),
-        (["run.weights=full", "students.b.engine=vllm"], "set run.schedule = 'sequential', or students.b.engine"),
+        (["run.weights=full", "students.b.engine=vllm"], "run.schedule = 'sequential', or students.b.engine"),
         (
             ["run.weights=full", *(f"students.{name}.engine=vllm" for name in "ab"), "students.a.replicas=2"],
-            "set students.b.replicas = 2 and start a second replica, with a server of its own (docs/full-weights.md)",
+            "set students.b.replicas = 2 (docs/full-weights.md)",
         ),
         (
             [

@@ -338,8 +338,8 @@ class TestCommand:
         own = ["run.weights=full", "students.b.engine=vllm", "students.b.replicas=2", "students.b.vllm.url=unix:/run/b"]
         _, said, _ = dry_run("--preset", "smoke", *(part for one in own for part in ("--set", one)))
         words = " ".join(said.split())
-        assert "Note: student b: one replica is started here, whose engine exchanges the live version" in words
-        assert "student a: one replica" not in words
+        assert "Note: student b: one of 2 replicas is started here, as its vLLM server is found by its URL" in words
+        assert "student a: one of" not in words
 
     @pytest.mark.model
     def test_a_student_that_thinks_is_noted_where_a_teacher_is_shown_the_solution(

@@ -16,6 +16,7 @@ from opcod.local.deployment import (
     read_deployment,
     run_lock,
 )
+from shared.config.loading import load_settings, to_toml
 from shared.errors import ConfigError, UnavailableError
 
 
@@ -52,6 +53,18 @@ def test_a_run_has_one_launcher(tmp_path: Path) -> None:
             with pytest.raises(ConfigError, match="r1 is up already"), run_lock(run_dir):
                 pytest.fail("two launchers hold the lock")
     assert not is_locked(run_dir)
+
+
+def test_replicas_must_be_up_where_a_launcher_has_started_them(tmp_path: Path) -> None:
+    run_dir = begun(tmp_path, "r1")
+    settings = load_settings(preset="smoke", overrides=["students.a.replicas=2"], environ={})
+    (run_dir / "config.toml").write_text(to_toml(settings))
+    found = read_deployment(run_dir)
+    assert found is not None
+    one_each = ["broker", "inspector", "student-a", "student-b", "trainer-a", "trainer-b"]
+    assert found.services() == one_each
+    started = found.model_copy(update={"pid": 1})
+    assert started.services() == [*one_each[:3], "student-a-1", *one_each[3:]]
 
 
 def test_a_deployment_is_read_back_with_its_key(tmp_path: Path) -> None:

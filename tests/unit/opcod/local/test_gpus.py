@@ -43,6 +43,47 @@ def test_engines_come_first_and_share_last(
     assert share_out(settings(*overrides), available) == expected
 
 
+REPLICAS = ("students.a.replicas=3", "students.b.replicas=3")
+OF_A = ("student-a", "student-a-1", "student-a-2")
+OF_B = ("student-b", "student-b-1", "student-b-2")
+
+
+def test_each_replica_has_an_engine_on_gpus_of_its_own() -> None:
+    eight = share_out(settings(*VLLM, *REPLICAS), 8)
+    assert eight == {name: (gpu,) for gpu, name in enumerate((*OF_A, *OF_B, "trainer-a", "trainer-b"))}
+    six = share_out(settings(*VLLM, *REPLICAS), 6)
+    assert (six["trainer-a"], six["trainer-b"]) == (six["student-a"], six["student-b"]) == ((0,), (3,))
+    split = share_out(settings(*VLLM, REPLICAS[0], "students.a.vllm.tensor_parallel_size=2"), 8)
+    assert [split[name] for name in OF_A] == [(0, 1), (2, 3), (4, 5)]
+
+
+def test_of_a_server_that_is_found_one_replica_is_started() -> None:
+    found = settings(*VLLM, *REPLICAS, "students.a.vllm.url=unix:/run/vllm")
+    assert list(wanted(found)) == ["student-a", *OF_B, "trainer-a", "trainer-b"]
+
+
+def test_replicas_are_named_one_by_one_where_their_gpus_are_set() -> None:
+    every = "student-a = [0], student-b = [0], trainer-a = [0], trainer-b = [0]"
+    with pytest.raises(ConfigError, match="student-a-1 got none"):
+        share_out(settings("students.a.replicas=2", f"resources.gpus={{ {every} }}"), 2)
+    two = share_out(settings("students.a.replicas=2", f"resources.gpus={{ {every}, student-a-1 = [1] }}"), 2)
+    assert two["student-a-1"] == (1,)
+
+
+def test_replicas_whose_servers_share_a_gpu_start_one_after_the_other_and_fit_in_it() -> None:
+    pair = settings(*VLLM, "students.a.replicas=2", "students.a.vllm.gpu_memory_utilization=0.6")
+    shares = share_out(pair, 1)
+    assert starts(pair, shares, [*shares]) == [
+        ["student-a"],
+        ["student-a-1"],
+        ["student-b"],
+        ["trainer-a", "trainer-b"],
+    ]
+    with pytest.raises(ConfigError, match=r"gpu_memory_utilization = 0.6 and students.a.*are for one GPU"):
+        require_room(pair, shares)
+    require_room(pair, share_out(pair, 3))
+
+
 def test_who_takes_turns_has_one_gpu_with_all_others() -> None:
     turns = settings(*VLLM, "resources.turns=true")
     everybody = dict.fromkeys(("student-a", "student-b", "trainer-a", "trainer-b"), (0,))

@@ -42,6 +42,22 @@ def test_without_a_placement_services_are_dealt_out_in_turn(nodes: int, expected
     assert placement(settings(f"resources.nodes={nodes}")) == expected
 
 
+def test_replicas_are_dealt_out_like_others_and_placed_by_name() -> None:
+    two = ("resources.nodes=2", "students.a.replicas=2")
+    assert placement(settings(*two)) == {
+        "student-a": (0,),
+        "student-a-1": (1,),
+        "student-b": (0,),
+        "trainer-a": (1,),
+        "trainer-b": (0,),
+    }
+    chosen = "student-a = [0], student-b = [0], trainer-a = [1], trainer-b = [1]"
+    with pytest.raises(ConfigError, match="expected nodes of student-a, student-a-1, student-b, "):
+        placement(settings(*two, f"resources.placement={{ {chosen} }}"))
+    placed = placement(settings(*two, f"resources.placement={{ {chosen}, student-a-1 = [1] }}"))
+    assert placed["student-a-1"] == (1,)
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -105,6 +105,27 @@ def test_in_turns_each_has_the_card_but_for_what_the_others_keep_there() -> None
     assert "take turns" not in planner(1, 24).plan().refused[0]
 
 
+def test_replicas_are_planned_like_the_first_and_have_the_cache_of_the_one_with_the_least_room() -> None:
+    eight = planner(8, 80, "students.a.replicas=3", "students.b.replicas=3").plan()
+    assert [[need.service for need in card.needs] for card in eight.cards] == [
+        *(["student-a"], ["student-a-1"], ["student-a-2"], ["student-b"], ["student-b-1"], ["student-b-2"]),
+        *(["trainer-a"], ["trainer-b"]),
+    ]
+    assert {round(taken(eight, f"student-{name}"), 6) for name in ("a", "a-1", "a-2", "b", "b-1", "b-2")} == {
+        round(taken(planner(4, 80).plan(), "student-a"), 6)
+    }
+    # One replica of a beside b's trainer: all of a have the smaller cache, and what b's has is left alone.
+    three = planner(3, 80, "students.a.replicas=2", "students.b.engine=scripted").plan()
+    assert {need.service for need in three.cards[1].needs} == {"student-a-1"}
+    two = planner(2, 80, "students.a.replicas=2", "students.b.engine=scripted").plan()
+    first, second = (part(two, name, "keys and values").bytes for name in ("student-a", "student-a-1"))
+    assert first == second == two.servers["a"].kv_cache_memory_bytes
+    on_host = {
+        need.service for need in host_needs(settings("students.a.replicas=2"), {"a": KNOWN_SHAPES["Qwen/Qwen3-8B"]})
+    }
+    assert {"student-a-1", "engine-a-1", "student-a", "engine-a"} <= on_host
+
+
 def test_the_least_that_an_adapter_of_8b_takes() -> None:
     """About 23 GB of a server and 26 of a trainer with its longest row."""
     least = planner(1, 80).plan()
