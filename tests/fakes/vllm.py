@@ -50,6 +50,7 @@ class FakeVllm:
         self.refusal: str | None = None
         self.probed = -2.0
         self.numberless = False
+        self.names_as_ids = True
         self.version = "0.32.0"
         config = uvicorn.Config(self._app(), uds=str(socket), log_level="error", lifespan="off")
         self._server = uvicorn.Server(config)
@@ -182,7 +183,11 @@ class FakeVllm:
 
     def _choice(self, index: int, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
         count = body["max_tokens"]
-        asked = {f"token_id:{token}": self.probed for token in body.get("logprob_token_ids", ())}
+        # By their texts unless ids are asked for, and the drawn one always among them.
+        as_ids = self.names_as_ids and body.get("return_tokens_as_token_ids")
+        named = "token_id:{}" if as_ids else "text of {}"
+        asked = {named.format(prompt[-1]): -0.5}
+        asked |= {named.format(token): self.probed for token in body.get("logprob_token_ids", ())}
         logprob = None if self.numberless else -0.5
         return {
             "index": index,

@@ -64,6 +64,10 @@ class Call:
     hear: Hear | None = None
 
 
+class UnreadableAnswerError(EngineAwayError):
+    """What it answered has not the shape that is expected: it would say so again."""
+
+
 class NoNumberError(EngineAwayError):
     """The server could not write its answer: a log-prob in it is not finite. It is there, and would say so again."""
 
@@ -285,4 +289,4 @@ def _shaped(path: str, content: bytes | str, shape: type[Shape]) -> Shape:
     try:
         return shape.model_validate_json(content)
     except ValidationError as error:
-        raise EngineAwayError(f"vLLM answered {path} with something else: {reason(error)}") from error
+        raise UnreadableAnswerError(f"vLLM answered {path} with something else: {reason(error)}") from error

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from services.student.engines.port import EngineAwayError, Generation, GenerationRequest, NotFiniteError, TokenDetail
 from services.student.engines.tokens import TokenTable
 from services.student.engines.transcript import Transcript
-from services.student.engines.vllm.wire import ServerChoice
+from services.student.engines.vllm.wire import AS_IDS, ServerChoice
 from shared.errors import ModelError
 
 
@@ -28,9 +28,7 @@ def completion(request: GenerationRequest, model: str, prompt: Sequence[int], eo
         "stop_token_ids": sorted(eos),
         # 0 still brings the log-prob of the drawn token; None would bring none.
         "logprobs": request.top_logprobs or 0,
-        "return_token_ids": True,
-        # Ids in place of texts in the list of alternatives: several tokens may have the same text.
-        "return_tokens_as_token_ids": True,
+        **AS_IDS,
     }
     if request.json_schema is not None:
         schema = {"name": "answer", "schema": json.loads(request.json_schema)}
@@ -109,8 +107,7 @@ def probe_question(model: str, texts: Sequence[Sequence[int]]) -> Mapping[str, A
         "temperature": 1.0,
         "logprobs": 0,
         "logprob_token_ids": sorted({token for ids in texts for token in ids[1:]}),
-        "return_token_ids": True,
-        "return_tokens_as_token_ids": True,
+        **AS_IDS,
     }
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.student.engines.port import EngineAwayError, RefusedError
-from services.student.engines.vllm.client import VllmClient
+from services.student.engines.vllm.client import UnreadableAnswerError, VllmClient
 from services.student.engines.vllm.health import Bounds, Condition, Health, Seen, after
 from services.student.engines.vllm.process import ServerProcess
-from services.student.engines.vllm.wire import Needs, require
+from services.student.engines.vllm.wire import AS_IDS, Needs, require
 from shared.clock import Clock
 from shared.errors import ConfigError, OpcodError, UnavailableError
 
@@ -35,6 +35,17 @@ class Life:
     client: VllmClient
     process: ServerProcess | None
     number: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a server shows. listed: names of the versions that it has. unreadable: it answers, and not as is
+    expected."""
+
+    seen: Seen
+    listed: set[str]
+    reason: str
+    unreadable: bool = False
 
 
 class Server:
@@ -71,13 +82,23 @@ class Server:
 
         Raises ConfigError if the server cannot be used or ends, UnavailableError after the time to start.
         """
-        while self._seen() is not Seen.ANSWERED:
+        said = ""
+        while (look := self._seen()).seen is not Seen.ANSWERED:
+            if look.unreadable:
+                # It is up, and no wait makes another server of it.
+                self.stop()
+                raise ConfigError(
+                    f"{look.reason}; no wait changes that: use a release of vLLM that docs/engines.md names"
+                )
             if self._health.condition is Condition.DEAD:
                 ended = self._life.process is not None and self._life.process.exit_code is not None
                 what = "ended before it answered" if ended else f"did not answer within {self._bounds.start_s:.0f} s"
                 self.stop()
                 error = ConfigError if ended else UnavailableError
-                raise error(f"vLLM ({self._life.client.url}) {what}; its log ends:\n{self._log_tail()}")
+                url, tail = self._life.client.url, self._log_tail()
+                raise error(f"vLLM ({url}) {what}, at last: {look.reason}; its log ends:\n{tail}")
+            if look.reason != said:
+                log.info("vllm starts", reason=(said := look.reason))
             self._stopping.wait(POLL_S)
         try:
             version = require(self._life.client.version(), self._life.client.description(), self._needs)
@@ -231,26 +252,27 @@ class Server:
         if self._health.condition is Condition.DEAD:
             self._begin_again()
 
-    def _seen(self) -> Seen:
+    def _seen(self) -> Look:
         """What one look shows, noted."""
         before, life = self.held, self._life
         self._looked_s = self._clock.monotonic_s()
         timeout_s = self._bounds.hang_s / LOOKS_OF_A_SILENCE
         # A student that ended in the middle of an exchange has left it paused; ours are new in each life.
         wake = self._needs.marked and self._health.condition is Condition.RESTARTING
-        seen, listed, reason = _look(life, timeout_s, wake=wake)
+        look = _look(life, timeout_s, wake=wake)
+        seen = look.seen
         lost = seen is Seen.ANSWERED and self._has_lost_its_mark(life, timeout_s)
         with self._lock:
             # Of what was held before the look only: a version that is loaded or unloaded during it is no loss.
-            lost = lost or not {name for v, name in before.items() if v in self._held} <= listed
+            lost = lost or not {name for v, name in before.items() if v in self._held} <= look.listed
             if seen is Seen.ANSWERED and lost:
                 seen = Seen.EMPTY
             previous, self._health = self._health, after(self._health, seen, self._clock.monotonic_s(), self._bounds)
             if seen is Seen.EMPTY:
                 self._forget()
         if previous.condition is not self._health.condition:
-            log.warning("engine", condition=self._health.condition.value, seen=seen.value, reason=reason)
-        return seen
+            log.warning("engine", condition=self._health.condition.value, seen=seen.value, reason=look.reason)
+        return replace(look, seen=seen)
 
     def _has_lost_its_mark(self, life: Life, timeout_s: float) -> bool:
         # Exchanges are kept out while the watch looks, so that nobody changes it meanwhile.
@@ -296,22 +318,20 @@ class Server:
         self._life.client.close()
 
 
-def _look(life: Life, timeout_s: float, *, wake: bool = False) -> tuple[Seen, set[str], str]:
-    """Seen, the versions that the server lists, and the reason. One token is asked for: a server may be dead behind
-    a list that it still gives. wake: it may be paused.
-    """
+def _look(life: Life, timeout_s: float, *, wake: bool = False) -> Look:
+    """One token is asked for: a server may be dead behind a list that it still gives. wake: it may be paused."""
     if life.process is not None and life.process.exit_code is not None:
-        return Seen.ENDED, set(), f"exit code {life.process.exit_code}"
+        return Look(Seen.ENDED, set(), f"exit code {life.process.exit_code}")
     try:
         if wake:
             life.client.resume(timeout_s)
         models = life.client.models(timeout_s)
         base = base_of([model.id for model in models if model.parent is None])
-        question = {"model": base, "prompt": [0], "max_tokens": 1, "temperature": 0, "logprobs": 0}
-        life.client.choices({**question, "return_token_ids": True}, timeout_s)
+        question = {"model": base, "prompt": [0], "max_tokens": 1, "temperature": 0, "logprobs": 0, **AS_IDS}
+        life.client.choices(question, timeout_s)
     except (EngineAwayError, RefusedError) as error:
-        return Seen.SILENT, set(), str(error)
-    return Seen.ANSWERED, {model.id for model in models}, "it answered"
+        return Look(Seen.SILENT, set(), str(error), unreadable=isinstance(error, UnreadableAnswerError))
+    return Look(Seen.ANSWERED, {model.id for model in models}, "it answered")
 
 
 def base_of(names: list[str]) -> str:

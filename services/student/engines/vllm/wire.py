@@ -16,6 +16,10 @@ ROUTES = ("/v1/completions", "/v1/models")
 FIELDS = ("seed", "stop_token_ids", "return_token_ids", "return_tokens_as_token_ids", "logprob_token_ids")
 """Of a completion's request, beyond OpenAI's own."""
 
+AS_IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
+"""In every completion's request: tokens come as ids, also in the lists of log-probs, which otherwise go by texts, and
+several tokens may have the same text."""
+
 
 @dataclass(frozen=True)
 class Needs:

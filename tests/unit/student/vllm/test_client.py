@@ -8,7 +8,7 @@ import pytest
 
 from services.student.engines.port import EngineAwayError
 from services.student.engines.vllm.client import Call, VllmClient
-from services.student.engines.vllm.wire import ServerChoice
+from services.student.engines.vllm.wire import AS_IDS, ServerChoice
 from tests.fakes.vllm import BASE, FakeVllm
 from tests.fakes.waiting import WAIT_S
 
@@ -33,7 +33,7 @@ def talk(tmp_path: Path) -> Iterator[Talk]:
 
 
 def body(model: str = BASE, prompt: int = 7) -> dict[str, object]:
-    return {"model": model, "prompt": [prompt], "max_tokens": 3}
+    return {"model": model, "prompt": [prompt], "max_tokens": 3, **AS_IDS}
 
 
 @pytest.mark.parametrize("text", ["plain", "\u2028", "a\u2029b", "\x85", "\x1c\x1d\x1e", "data: {", "\r\n"])

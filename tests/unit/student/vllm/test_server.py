@@ -117,8 +117,17 @@ def test_a_server_that_does_not_answer_at_all_is_an_error_with_its_url(tmp_path:
     bounds = Bounds(hang_s=1.0, start_s=0.0, max_restarts=1)
     nowhere = VllmClient(f"unix:{tmp_path / 'none'}", None)
     server = Server(lambda: (nowhere, None), ADAPTERS, bounds, HandClock(), lambda: "the end")
-    with pytest.raises(UnavailableError, match=r"did not answer within 0 s; its log ends:\nthe end"):
+    with pytest.raises(UnavailableError, match=r"(?s)did not answer within 0 s, at last: .*; its log ends:\nthe end"):
         server.start()
+
+
+def test_a_server_whose_answers_cannot_be_read_is_an_error_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes by texts where ids were asked for."""
+    monkeypatch.setattr(bench.fake, "names_as_ids", False)
+    with pytest.raises(ConfigError, match=r"vLLM answered /v1/completions with something else: .*text of 0"):
+        bench.server.start()
 
 
 def test_an_unsupported_server_is_an_error(bench: Bench) -> None:
