@@ -24,10 +24,14 @@ from services.student.engines.decoding import PREFILL_TOKENS, Decoder, Decoding,
 from services.student.engines.kvcache import RowBudget
 from services.student.engines.port import Audience, Generation, GenerationCancelledError
 from shared.errors import UnavailableError
+from shared.modeling.allocator import give_back
 
 CLOSE_S = 10.0
 LOOK_S = 1.0
 """How often a caller looks whether the loop is still there."""
+
+REST_S = 1.0
+"""Without a call for so long, it gives memory back."""
 
 TURN_STEPS = 48
 """Of one version while another waits: more than a short answer has, so that most batches are not stopped halfway."""
@@ -208,8 +212,11 @@ class DecodingLoop:
             if not self._calls and not self._new:
                 # The model lets go of its version, which may be unloaded meanwhile.
                 self._activate({})
+            rests = False
             while not self._calls and not self._new and self._closed is None:
-                self._lock.wait()
+                if not self._lock.wait(None if rests else REST_S) and not rests:
+                    rests = True
+                    give_back()
             self._calls += self._new
             self._new.clear()
             return self._closed is None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from services.student.engines import loop
 from services.student.engines.port import (
     Generation,
     GenerationCancelledError,
@@ -33,6 +34,7 @@ from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model
 from shared.modeling.logprobs import token_logprobs
 from tests.fakes.audience import FakeAudience
+from tests.fakes.waiting import wait_until
 
 pytestmark = pytest.mark.model
 SPEC = LoraSpec(rank=2, alpha_scale=2.0, first_layer=1)
@@ -52,6 +54,19 @@ def engine(tiny_dir: Path) -> TransformersEngine:
 
 def request(text: str, seed: int = 0, version: str = "a@v0", sampling: Sampling = HOT) -> GenerationRequest:
     return GenerationRequest(version, (ChatMessage(role="user", content=text),), sampling, seed)
+
+
+def test_an_engine_that_rests_gives_memory_back_once(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(loop, "REST_S", 0.01)
+    monkeypatch.setattr(loop, "give_back", lambda: given.append(1))
+    for times in (1, 2):
+        engine.generate([request("What is 2 plus 3?")])
+        wait_until(lambda: len(given) == times, "memory to be given back")
+    engine.close()
+    assert len(given) == 2
 
 
 def adapter(tiny_dir: Path, directory: Path, seed: int) -> dict[str, torch.Tensor]:

@@ -1,0 +1,28 @@
+"""What is freed goes back to the system."""
+
+import ctypes
+
+import psutil
+import pytest
+
+from shared.modeling.allocator import give_back
+
+BLOCK, BLOCKS = 100_000, 2_000
+"""Below what glibc takes from the system by itself, so that it keeps what is freed below the last one."""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_what_was_freed_and_kept_is_given_back() -> None:
+    process = psutil.Process()
+    blocks = [bytearray(b"x" * BLOCK) for _ in range(BLOCKS)]
+    full = process.memory_info().rss
+    last = blocks.pop()
+    blocks.clear()
+    give_back()
+    assert process.memory_info().rss < full - BLOCK * BLOCKS / 2
+    assert last[0] == ord("x")
+
+
+def test_another_c_library_has_nothing_to_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.modeling.allocator._trim", lambda: None)
+    give_back()
