@@ -1,8 +1,8 @@
 """Memory that was freed and that the C library keeps for what comes next, given back to the system.
 
-Keys and values, activations and logits come and go in blocks of all sizes, and glibc keeps most of what is freed: half a
-gigabyte of a student's 1.4 after a batch of 64 sequences, measured with 135M parameters. Where students and trainers take
-turns on one machine, what the one keeps the other lacks.
+Keys and values, activations and logits come and go in blocks of all sizes, and glibc keeps most of what is freed: half
+a gigabyte of the 1.4 that a student of 135M parameters has after a batch of 64 sequences (measured). Where students and
+trainers take turns on one machine, what the one keeps the other lacks.
 """
 
 import ctypes

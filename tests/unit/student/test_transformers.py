@@ -1,6 +1,7 @@
 import shutil
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,9 @@ def test_an_engine_that_rests_gives_memory_back_once(
     given: list[int] = []
     monkeypatch.setattr(loop, "REST_S", 0.01)
     monkeypatch.setattr(loop, "give_back", lambda: given.append(1))
-    for times in (1, 2):
+    for before in (0, 1):
         engine.generate([request("What is 2 plus 3?")])
-        wait_until(lambda: len(given) == times, "memory to be given back")
+        wait_until(partial(lambda most: len(given) > most, before), "memory to be given back")
     engine.close()
     assert len(given) == 2
 
