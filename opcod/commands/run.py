@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from opcod.local.deployment import refuse_elsewhere, run_lock
+from opcod.local.deployment import refuse_elsewhere, run_lock, services_of
 from opcod.local.gpus import sharing
 from opcod.local.launcher import Launcher
 from opcod.local.nodes import own_address, rendezvous_of
@@ -155,7 +155,9 @@ def _follow(
     assert launcher.deployment is not None
     bus = RedisBus(launcher.deployment.bus_url(), paths.run, deadline_s=settings.bus.deadline_s)
     try:
-        with RunProgress(console, settings.run.rounds, settings.run.steps_per_round) as progress:
+        with RunProgress(
+            console, settings.run.rounds, settings.run.steps_per_round, len(services_of(settings, "run"))
+        ) as progress:
             follower = Follower(launcher, bus, progress, after=launcher.events_before, look=look)
             return follower.until(interrupted)
     finally:

@@ -128,20 +128,20 @@ def require_room(settings: RunSettings, shares: Shares) -> None:
     """Raises ConfigError where the vLLM servers on one GPU are set to take more than all of it at once."""
     if settings.resources.turns:
         return
-    takes: dict[int, list[tuple[str, float]]] = {}
+    takes: dict[int, dict[str, float]] = {}
     for service in student_services(settings):
-        student = ServiceName.of(service).student
-        section = settings.students[student]
+        section = settings.students[ServiceName.of(service).student]
         share = section.vllm.gpu_memory_utilization
         if section.engine == "vllm" and share != "auto":
             for gpu in shares.get(service, ()):
-                takes.setdefault(gpu, []).append((student, share))
+                takes.setdefault(gpu, {})[service] = share
     for gpu, shares_of in takes.items():
-        if sum(share for _, share in shares_of) > 1:
-            listed = " and ".join(
-                f"students.{student}.vllm.gpu_memory_utilization = {share:g}" for student, share in shares_of
+        if sum(shares_of.values()) > 1:
+            listed = " and ".join(f"{share:g} of {service}" for service, share in shares_of.items())
+            raise ConfigError(
+                f"students.<x>.vllm.gpu_memory_utilization: {listed} are for one GPU ({gpu}), which has no room for "
+                "all: lower them, or start fewer replicas (students.<x>.replicas)"
             )
-            raise ConfigError(f"{listed} are for one GPU ({gpu}), which has no room for both: lower them")
 
 
 def visible(gpus: tuple[int, ...], environ: Mapping[str, str] = os.environ) -> str:
@@ -153,12 +153,12 @@ def visible(gpus: tuple[int, ...], environ: Mapping[str, str] = os.environ) -> s
 
 def _again(service: str, shares: Shares, available: int) -> int:
     """Where a service begins that has no GPU of its own left."""
-    kind, student, _ = ServiceName.of(service)
-    if kind == "trainer":
-        return shares.get(f"student-{student}", (0,))[0]
     used = [gpu for each in shares.values() for gpu in each]
+    name = ServiceName.of(service)
+    own = [gpus[0] for each, gpus in shares.items() if ServiceName.of(each)[:2] == ("student", name.student)]
     # The one that fewest have; of equals the first, so that the same settings share out the same.
-    return min(range(available), key=lambda gpu: (used.count(gpu), gpu))
+    among = own if name.kind == "trainer" and own else range(available)
+    return min(among, key=lambda gpu: (used.count(gpu), gpu))
 
 
 def _as_set(chosen: Mapping[str, tuple[int, ...]], needs: Mapping[str, int], available: int) -> Shares:

@@ -29,22 +29,16 @@ class ServiceName(NamedTuple):
         return cls(kind, student, int(replica or 0))
 
 
-def replicas_of(settings: RunSettings, student: str) -> int:
-    """How many of a student are started here: one where its vLLM server is found by its URL, as two would ask the same
-    server."""
-    section = settings.students[student]
-    return 1 if section.engine == "vllm" and section.vllm.url is not None else section.replicas
-
-
 def student_services(settings: RunSettings, students: Sequence[str] | None = None) -> list[str]:
     """Those of all students, or of these, a student's replicas side by side."""
     return [
         str(ServiceName("student", student, replica))
         for student in (settings.names if students is None else students)
-        for replica in range(replicas_of(settings, student))
+        for replica in range(settings.students[student].started)
     ]
 
 
 def name_of(beat: Heartbeat) -> str:
     """Of the process that it comes from, where a launcher has started that; elsewhere replicas have other names."""
-    return f"{beat.service}-{beat.replica}" if beat.replica.isdecimal() and int(beat.replica) else beat.service
+    further = beat.service.startswith("student-") and beat.replica.isdecimal() and int(beat.replica) > 0
+    return f"{beat.service}-{beat.replica}" if further else beat.service

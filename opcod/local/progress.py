@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from opcod.local.names import name_of
 from shared.contracts.events import Acted, AlarmRaised, Event, TutorSilenced
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import JobStatus, PhaseState, RunState, Status
@@ -26,9 +27,10 @@ def make_console() -> Console:
 class RunProgress:
     """Fed with the state every second. On a terminal it draws; otherwise it writes a line when something changed."""
 
-    def __init__(self, console: Console, rounds: int, steps_per_round: int) -> None:
+    def __init__(self, console: Console, rounds: int, steps_per_round: int, processes: int) -> None:
         self._console = console
         self._total = rounds * steps_per_round
+        self._processes = processes
         self._rounds = rounds
         self._live = console.is_terminal
         self._bars = Progress(
@@ -77,10 +79,8 @@ class RunProgress:
             total = sum(len(e.chunks) for e in state.evals)
             self._bar("evaluation", "evaluation", done, total, "")
             notes.append(f"evaluation {done}/{total}")
-        services = ", ".join(f"{beat.service} {beat.state}" for beat in sorted(beats, key=lambda b: b.service))
-        # Broker, inspector, and a student and a trainer of each name.
-        expected = 2 + 2 * len(state.version)
-        self._bar("services", "services", len(beats), max(expected, len(beats)), services)
+        services = ", ".join(f"{name} {state}" for name, state in sorted((name_of(b), b.state) for b in beats))
+        self._bar("services", "services", len(beats), max(self._processes, len(beats)), services)
         self._line(f"{title} | {' | '.join(notes)}")
 
     def _bar(self, name: str, description: str, done: int, total: int, note: str) -> None:

@@ -112,7 +112,8 @@ class CardPlanner:
         caches = self._set_caches()
         least = {service: self._need(service, caches=caches) for service in self.shares}
         cards = self._cards(least)
-        refused = [*self._small_servers(least), *(reason for card in cards for reason in self._refusals(card))]
+        each = (*self._small_servers(least), *(reason for card in cards for reason in self._refusals(card)))
+        refused = list(dict.fromkeys(each))  # replicas on cards of one size have one reason
         if refused:
             return CardPlan(cards, refused=tuple(refused))
         tokens = self._pass_tokens(least, cards)
@@ -123,7 +124,7 @@ class CardPlanner:
 
     # What each takes -----------------------------------------------------------------------------------
     def _need(self, service: str, tokens: int | None = None, caches: Mapping[str, int] | None = None) -> Need:
-        """Of each of its cards. tokens: of a trainer's pass; caches: bytes of a server's, by student."""
+        """Of each of its cards. tokens: of a trainer's pass; caches: bytes of a server's, by service."""
         kind, student, _ = ServiceName.of(service)
         shape, settings, lengths = self.shapes[student], self.settings, self.lengths
         if kind == "trainer":
@@ -131,7 +132,7 @@ class CardPlanner:
         need = (
             student_need(student, settings, shape, lengths, gpu=True)
             if self._server(service) is None
-            else server_need(student, settings, shape, lengths, (caches or {}).get(student))
+            else server_need(student, settings, shape, lengths, (caches or {}).get(service))
         )
         return replace(need, service=service)
 
@@ -172,12 +173,11 @@ class CardPlanner:
         found = {}
         for service, student, section in self._servers():
             if section.kv_cache_memory_bytes is not None:
-                found[student] = section.kv_cache_memory_bytes
+                found[service] = section.kv_cache_memory_bytes
             elif section.gpu_memory_utilization != "auto":
-                besides = self._need(service, caches={student: 0}).bytes
+                besides = self._need(service, caches={service: 0}).bytes
                 taken = section.gpu_memory_utilization * min(self.sizes[gpu] for gpu in self.shares[service])
-                cache = max(round(taken) - besides, self._sequence(student))
-                found[student] = min(cache, found.get(student, cache))
+                found[service] = max(round(taken) - besides, self._sequence(student))
         return found
 
     def _sequence(self, student: str) -> int:
@@ -226,6 +226,8 @@ class CardPlanner:
             ways.append("give them more cards (resources.gpus)")
             if replace(card, turns=True).left >= 0 and self._could_take_turns():
                 ways.append("let them take turns on one (resources.turns = true)")
+        if any(ServiceName.of(need.service).replica for need in card.needs) and len(card.needs) > 1:
+            ways.append("start fewer replicas (students.<x>.replicas)")
         if card.left + activations > 0:
             ways.append("shorten answers or passes (rollout.max_tokens, optimizer.micro_batch_tokens)")
             ways += (
@@ -249,7 +251,8 @@ class CardPlanner:
         engines = [section for section in settings.students.values() if section.engine != "scripted"]
         sleeping = all(each.engine == "vllm" and each.vllm.url is None and each.vllm.gpus == 1 for each in engines)
         one = settings.trainer.ranks == settings.resources.nodes == 1
-        return sleeping and one and settings.run.weights == "lora" and not settings.run.stream
+        single = all(section.replicas == 1 for section in settings.students.values())
+        return sleeping and one and single and settings.run.weights == "lora" and not settings.run.stream
 
     # What is left to the plan ----------------------------------------------------------------------------
     def _pass_tokens(self, least: Mapping[str, Need], cards: Sequence[Card]) -> int | None:
@@ -286,15 +289,15 @@ class CardPlanner:
 
     def _grown_caches(self, cards: Sequence[Card]) -> dict[str, int]:
         """What is left, in equal parts, and no more than all slots take at their longest."""
-        growing, found = self._growing(), dict[str, int]()
+        growing, least = self._growing(), dict[str, int]()
         for service, student in growing.items():
             section, one = self.settings.students[student], self._sequence(student)
             wished = -(-section.slots // section.vllm.data_parallel_size) * one
             shares = [self._growth(cards[gpu], service, growing) for gpu in self.shares[service]]
             cache = min(one + min(shares), max(wished, one))
             # One setting for all replicas of a student: what the one with the least room has.
-            found[student] = min(cache, found.get(student, cache))
-        return found
+            least[student] = min(cache, least.get(student, cache))
+        return {service: least[student] for service, student in growing.items()}
 
     @staticmethod
     def _growth(card: Card, service: str, growing: Mapping[str, str]) -> int:
@@ -313,7 +316,7 @@ class CardPlanner:
             tokens = served_tokens(student, self.settings, self.shapes[student], self.lengths)
             found[student] = ServerPlan(
                 share if section.gpu_memory_utilization == "auto" else None,
-                caches[student] if service in growing else None,
+                caches[service] if service in growing else None,
                 tokens if section.max_model_len is None else None,
             )
         return found

@@ -3,7 +3,7 @@ kept there for want of room on a card."""
 
 from collections.abc import Mapping
 
-from opcod.local.names import ServiceName, replicas_of, student_services
+from opcod.local.names import ServiceName, student_services
 from opcod.planning.memory import MODEL_RUNTIME_BYTES, MOMENTS, MemoryPart, MiB, Need
 from opcod.planning.shapes import DTYPE_BYTES, ModelShape
 from shared.config.settings import RunSettings
@@ -23,7 +23,7 @@ def host_needs(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[
             # Its process looks at every weight, one after the other; the largest is the embedding.
             tensor = 2 * shape.vocabulary * shape.hidden * DTYPE_BYTES[section.dtype]
             runtime = ENGINE_HOST_BYTES + (section.vllm.gpus - 1) * CUDA_HOST_BYTES
-            for replica in range(replicas_of(settings, student)):
+            for replica in range(section.started):
                 found.append(_on_host(str(ServiceName("student", student, replica)), MODEL_RUNTIME_BYTES, tensor))
                 found.append(_on_host(str(ServiceName("engine", student, replica)), runtime, weights))
         else:

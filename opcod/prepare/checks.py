@@ -7,7 +7,7 @@ from pathlib import Path
 from opcod.installed import require_model_packages
 from opcod.local.deployment import latest_run
 from opcod.local.gpus import require_room, share_out_all
-from opcod.local.names import replicas_of
+from opcod.local.nodes import PORTS
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.disk import require_disk
 from opcod.planning.machine import Purpose, plan_machine
@@ -74,12 +74,18 @@ def _check_ports(settings: RunSettings) -> None:
     ports = {
         "serving.broker_port": settings.serving.broker_port,
         "serving.inspector_port": settings.serving.inspector_port,
-        **{f"students.{name}.port": student.port for name, student in settings.students.items()},
+        **{
+            f"students.{name}.port{f' + {replica}' if replica else ''}": student.port + replica
+            for name, student in settings.students.items()
+            for replica in range(student.started if student.port else 0)
+        },
     }
     chosen = [port for port in ports.values() if port]
     for name, port in ports.items():
         if port and chosen.count(port) > 1:
             raise ConfigError(f"{name}: port {port} is given to two services; choose another")
+        if port >= PORTS:
+            raise ConfigError(f"{name}: expected a port below {PORTS}, got {port}; choose a smaller first one")
         if port:
             _check_port(name, settings.serving.host, port)
 
@@ -151,7 +157,7 @@ def replica_notes(settings: RunSettings) -> list[str]:
         f"student {name}: one of {settings.students[name].replicas} replicas is started here, as its vLLM server is "
         "found by its URL; start the others with a server each (docs/engines.md#replicas)"
         for name in settings.names
-        if replicas_of(settings, name) < settings.students[name].replicas
+        if settings.students[name].started < settings.students[name].replicas
     ]
 
 

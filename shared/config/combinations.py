@@ -140,8 +140,8 @@ def _refuse_full_weights(settings: "RunSettings") -> None:
         raise ValueError(
             f"run.weights: a vLLM server of student {alone[0]} holds one set of full weights at a time, and in "
             "parallel two are served, the student in training and the tutor; set "
-            f"students.{alone[0]}.replicas = 2 (docs/full-weights.md), run.schedule = 'sequential', or "
-            f"students.{alone[0]}.engine = 'transformers'"
+            f"students.{alone[0]}.replicas = 2, a server each (docs/full-weights.md), run.schedule = 'sequential', "
+            f"or students.{alone[0]}.engine = 'transformers'"
         )
     found = {name: url for name in on_vllm if (url := settings.students[name].vllm.url) is not None}
     open_to_others = [name for name, url in found.items() if not url.startswith("unix:")]

@@ -71,8 +71,8 @@ class ResourcesSection(Section):
         default="auto",
         description="Threads of each model process; never more than cores in all. `auto`: 1 where it computes on a "
         "CPU, as sums over another number round otherwise; beside a GPU an even share of the cores, 8 at most, which "
-        "look through weights and move them: for as many processes as the run has students and trainers, on whatever "
-        "nodes they are.",
+        "look through weights and move them: for as many processes as the run has students, with their replicas, and "
+        "trainers, on whatever nodes they are.",
     )
     min_free_disk_bytes: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default="auto",
@@ -97,8 +97,8 @@ class ResourcesSection(Section):
     placement: dict[str, tuple[int, ...]] | None = Field(
         default=None,
         description="Nodes by service, from 0: `{ student-a = [0], student-b = [0], trainer-a = [1, 2], trainer-b = "
-        "[1, 2] }`; a trainer's ranks are shared out over its nodes. None: students and then trainers, in turn over "
-        "all nodes (docs/cluster.md).",
+        "[1, 2] }`; a student's further replicas are `student-a-1` and so on; a trainer's ranks are shared out over "
+        "its nodes. None: students and then trainers, in turn over all nodes (docs/cluster.md).",
     )
 
     @field_validator("gpus")

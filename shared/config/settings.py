@@ -318,7 +318,7 @@ class RunSettings(Section):
 
     def threads_on(self, device: str, cores: int) -> int:
         """Of a model process that computes there. device: "cuda" or "cpu"; cores: those of this process."""
-        processes = sum(1 + student.replicas for student in self.students.values())
+        processes = sum(1 + student.started for student in self.students.values())
         return self.resources.threads_on(device, cores, processes=processes)
 
     def peers_of(self, student: str) -> tuple[str, ...]:

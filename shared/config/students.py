@@ -53,13 +53,18 @@ class StudentSection(Section):
     slots: Positive = Field(default=64, description="Sequences generated at once.")
     replicas: Positive = Field(
         default=1,
-        description="Processes with an engine each that `opcod run` starts, and that must hold a new version before "
-        "the broker goes on with it; full weights on vLLM in parallel need 2, of which one must "
-        "(docs/full-weights.md).",
+        description="Processes with an engine each that `opcod run` starts (one where `vllm.url` is set), and that "
+        "must hold a new version before the broker goes on with it; full weights on vLLM in parallel need 2, of which "
+        "one must (docs/full-weights.md).",
     )
     port: int = Field(
         default=0, ge=0, le=65535, description="0 = any free port; a further replica has the next one after it."
     )
+
+    @property
+    def started(self) -> int:
+        """Replicas that `opcod` starts: one where its vLLM server is found by its URL, as two would ask the same."""
+        return 1 if self.engine == "vllm" and self.vllm.url is not None else self.replicas
 
     def unknown_in(self, domain: str) -> int:
         """How many kinds of another domain it is not to know."""

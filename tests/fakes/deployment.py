@@ -82,7 +82,7 @@ class RunningDeployment:
         self.launcher.start(lambda _: None)
         assert self.launcher.deployment is not None
         self.bus = RedisBus(self.launcher.deployment.bus_url(), paths.run)
-        progress = RunProgress(Console(quiet=True), settings.run.rounds, settings.run.steps_per_round)
+        progress = RunProgress(Console(quiet=True), settings.run.rounds, settings.run.steps_per_round, processes=1)
         self.follower = Follower(self.launcher, self.bus, progress, after="0")
 
     def state(self) -> RunState:

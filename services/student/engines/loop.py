@@ -214,7 +214,8 @@ class DecodingLoop:
                 self._activate({})
             rests = False
             while not self._calls and not self._new and self._closed is None:
-                if not self._lock.wait(None if rests else REST_S) and not rests:
+                woken = self._lock.wait(None if rests else REST_S)
+                if not woken and not self._new:
                     rests = True
                     give_back()
             self._calls += self._new

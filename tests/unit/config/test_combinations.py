@@ -31,7 +31,7 @@ TURNS = ["resources.turns=true", "students.a.engine=vllm", "students.b.engine=vl
         (["run.weights=full", "students.b.engine=vllm"], "run.schedule = 'sequential', or students.b.engine"),
         (
             ["run.weights=full", *(f"students.{name}.engine=vllm" for name in "ab"), "students.a.replicas=2"],
-            "set students.b.replicas = 2 (docs/full-weights.md)",
+            "set students.b.replicas = 2, a server each (docs/full-weights.md)",
         ),
         (
             [

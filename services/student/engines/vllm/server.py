@@ -39,13 +39,13 @@ class Life:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at a server shows. listed: names of the versions that it has. unreadable: it answers, and not as is
-    expected."""
+    """What one look at a server shows. listed: names of the versions that it has. final: it refused, or answered what
+    cannot be read, and would do so again."""
 
     seen: Seen
     listed: set[str]
     reason: str
-    unreadable: bool = False
+    final: bool = False
 
 
 class Server:
@@ -84,11 +84,13 @@ class Server:
         """
         said = ""
         while (look := self._seen()).seen is not Seen.ANSWERED:
-            if look.unreadable:
-                # It is up, and no wait makes another server of it.
+            # Ours is up then, and no wait makes another of it; before one that was found somebody else may answer yet.
+            if look.final and self._life.process is not None:
+                url, tail = self._life.client.url, self._log_tail()
                 self.stop()
                 raise ConfigError(
-                    f"{look.reason}; no wait changes that: use a release of vLLM that docs/engines.md names"
+                    f"{look.reason}, which no wait changes ({url}): use a release of vLLM that docs/engines.md names; "
+                    f"its log ends:\n{tail}"
                 )
             if self._health.condition is Condition.DEAD:
                 ended = self._life.process is not None and self._life.process.exit_code is not None
@@ -330,7 +332,7 @@ def _look(life: Life, timeout_s: float, *, wake: bool = False) -> Look:
         question = {"model": base, "prompt": [0], "max_tokens": 1, "temperature": 0, "logprobs": 0, **AS_IDS}
         life.client.choices(question, timeout_s)
     except (EngineAwayError, RefusedError) as error:
-        return Look(Seen.SILENT, set(), str(error), unreadable=isinstance(error, UnreadableAnswerError))
+        return Look(Seen.SILENT, set(), str(error), final=isinstance(error, UnreadableAnswerError | RefusedError))
     return Look(Seen.ANSWERED, {model.id for model in models}, "it answered")
 
 

@@ -57,6 +57,16 @@ def test_each_replica_has_an_engine_on_gpus_of_its_own() -> None:
     assert [split[name] for name in OF_A] == [(0, 1), (2, 3), (4, 5)]
 
 
+def test_trainers_that_share_go_to_the_engine_of_their_own_student_with_the_fewest() -> None:
+    two = share_out(settings(*VLLM, "students.a.replicas=2", "students.b.replicas=2"), 2)
+    assert two == {
+        **{"student-a": (0,), "student-a-1": (1,), "student-b": (0,), "student-b-1": (1,)},
+        **{"trainer-a": (0,), "trainer-b": (1,)},
+    }
+    nodes = settings(*VLLM, "resources.nodes=2", "students.a.replicas=2", "students.b.replicas=2")
+    assert share_out(nodes, 2, node=1) == {"student-a-1": (0,), "student-b-1": (1,), "trainer-b": (1,)}
+
+
 def test_of_a_server_that_is_found_one_replica_is_started() -> None:
     found = settings(*VLLM, *REPLICAS, "students.a.vllm.url=unix:/run/vllm")
     assert list(wanted(found)) == ["student-a", *OF_B, "trainer-a", "trainer-b"]
@@ -79,7 +89,9 @@ def test_replicas_whose_servers_share_a_gpu_start_one_after_the_other_and_fit_in
         ["student-b"],
         ["trainer-a", "trainer-b"],
     ]
-    with pytest.raises(ConfigError, match=r"gpu_memory_utilization = 0.6 and students.a.*are for one GPU"):
+    with pytest.raises(
+        ConfigError, match=r"0\.6 of student-a and 0\.6 of student-a-1 are for one GPU \(0\).*fewer replicas"
+    ):
         require_room(pair, shares)
     require_room(pair, share_out(pair, 3))
 
@@ -154,7 +166,7 @@ def test_two_servers_on_one_gpu_must_fit() -> None:
     one = settings(*VLLM, *(f"students.{name}.vllm.gpu_memory_utilization=0.9" for name in "ab"))
     shares = share_out(one, 1)
     assert ("student-a", "student-b", 0) in shared(shares)
-    with pytest.raises(ConfigError, match=r"students.a.vllm.gpu_memory_utilization = 0.9 and .* one GPU \(0\)"):
+    with pytest.raises(ConfigError, match=r"0.9 of student-a and 0.9 of student-b are for one GPU \(0\)"):
         require_room(one, shares)
     require_room(one, share_out(one, 2))
     halves = [f"students.{name}.vllm.gpu_memory_utilization=0.4" for name in "ab"]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from opcod.local.gpus import share_out
+from opcod.local.gpus import Shares, share_out
 from opcod.planning.cards import GIB, RESERVE, CardPlan, CardPlanner
 from opcod.planning.host import host_needs
 from opcod.planning.memory import GPU_CHUNK_ROWS, MemoryPart, sequence_bytes, trainer_need
@@ -124,6 +124,24 @@ def test_replicas_are_planned_like_the_first_and_have_the_cache_of_the_one_with_
         need.service for need in host_needs(settings("students.a.replicas=2"), {"a": KNOWN_SHAPES["Qwen/Qwen3-8B"]})
     }
     assert {"student-a-1", "engine-a-1", "student-a", "engine-a"} <= on_host
+
+
+def test_a_share_that_is_set_is_of_each_replicas_own_card() -> None:
+    """Of the larger card more is taken, so that a trainer has no room beside it."""
+    shape = KNOWN_SHAPES["Qwen/Qwen3-8B"]
+    chosen = settings("students.a.replicas=2", "students.a.vllm.gpu_memory_utilization=0.75")
+    shares: Shares = {"student-a": (0,), "trainer-a": (0,), "student-a-1": (1,)}
+    plan = CardPlanner(chosen, {"a": shape}, LENGTHS, shares, [80 * GB, 32 * GB]).plan()
+    assert taken(plan, "student-a") == pytest.approx(60, abs=0.1)
+    assert taken(plan, "student-a-1") == pytest.approx(24, abs=0.1)
+    assert "student-a 55.9, trainer-a" in plan.refused[0]
+
+
+def test_what_is_advised_for_replicas_that_do_not_fit_can_be_done() -> None:
+    (reason,) = planner(1, 80, "students.a.replicas=2", "run.stream=false").plan().refused
+    assert "start fewer replicas (students.<x>.replicas)" in reason and "turns" not in reason
+    small = planner(6, 80, "students.a.replicas=2", "students.a.vllm.gpu_memory_utilization=0.1").plan()
+    assert len(small.refused) == 1, "once for all replicas"
 
 
 def test_the_least_that_an_adapter_of_8b_takes() -> None:

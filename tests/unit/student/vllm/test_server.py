@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from services.student.engines.vllm.build import log_tail
 from services.student.engines.vllm.client import VllmClient
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
-from services.student.engines.vllm.server import Server
+from services.student.engines.vllm.process import ServerProcess
+from services.student.engines.vllm.server import POLL_S, Server
 from services.student.engines.vllm.weights import AdapterWeights
 from services.student.engines.vllm.wire import ADAPTERS
 from services.student.weights.loader import VersionRefusedError, WeightLoader
@@ -121,13 +123,26 @@ def test_a_server_that_does_not_answer_at_all_is_an_error_with_its_url(tmp_path:
         server.start()
 
 
-def test_a_server_whose_answers_cannot_be_read_is_an_error_at_once(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_own_server_whose_answers_cannot_be_read_is_an_error_at_once(bench: Bench, tmp_path: Path) -> None:
     """It goes by texts where ids were asked for."""
-    monkeypatch.setattr(bench.fake, "names_as_ids", False)
-    with pytest.raises(ConfigError, match=r"vLLM answered /v1/completions with something else: .*text of 0"):
-        bench.server.start()
+    bench.fake.names_as_ids = False
+    process = ServerProcess(["sleep", "600"], {}, tmp_path / "log")
+    bounds = Bounds(hang_s=1.0, start_s=600.0, max_restarts=1)
+    client = VllmClient(bench.fake.url, None)
+    server = Server(lambda: (client, process), ADAPTERS, bounds, HandClock(), lambda: "the end")
+    with pytest.raises(ConfigError, match=r"(?s)answered /v1/completions with something else: .*text of 0.*\nthe end"):
+        server.start()
+    assert process.exit_code is not None
+
+
+def test_before_a_server_that_is_found_something_else_may_answer_for_a_while(bench: Bench) -> None:
+    bench.fake.names_as_ids = False
+    with ThreadPoolExecutor() as starting:
+        version = starting.submit(bench.server.start)
+        with pytest.raises(TimeoutError):
+            version.result(2 * POLL_S)
+        bench.fake.names_as_ids = True
+        assert version.result(WAIT_S) == bench.fake.version
 
 
 def test_an_unsupported_server_is_an_error(bench: Bench) -> None:
