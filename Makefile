@@ -14,9 +14,10 @@ TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 # Processes that tests run in; 0 runs them one after the other in one. A third of a test's time is waiting for other
 # processes, so on two cores two of these leave one idle, and a third one fills it. Long files come first, so that none
-# ends alone.
+# ends alone; what the tests of a file share is made in one of them. (Groups by mark do nothing: xdist 3.8 puts them into
+# ids that pytest 9.2 does not read.)
 WORKERS ?= 3
-SPREAD = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS ?=
 # Where vLLM is not in $(VLLM_VENV).
 GPU_ENGINES = $(if $(OPCOD_VLLM_PYTHON),$(foreach student,a b,--set students.$(student).vllm.python=$(OPCOD_VLLM_PYTHON)))

@@ -25,9 +25,6 @@ MARK = "OPCOD_TEST_SESSION"
 
 GONE_WITHIN_S = 10.0
 
-SHARED_FIXTURES = ("undisturbed",)
-"""Costly ones of a session. Tests that use one run in one worker, so that it is made once."""
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """One fork server for all workers: to have imported torch takes ten seconds, and half a gigabyte."""
@@ -35,13 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
         serving = ExitStack()
         serving.enter_context(fork_server())
         config.add_cleanup(serving.close)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one worker, for what they share is a module's; see SHARED_FIXTURES, too."""
-    for item in items:
-        shared = next((name for name in getattr(item, "fixturenames", ()) if name in SHARED_FIXTURES), None)
-        item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))
 
 
 @pytest.hookimpl(wrapper=True)
