@@ -17,3 +17,30 @@ def test_only_what_takes_steps_needs_the_disk_for_them(tmp_path: Path) -> None:
         check_settings(paths, settings)
     check_settings(paths, settings, "up", takes_steps=False)
     assert not paths.run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("students.a.port=18101", "students.b.port=18101"), "students.a.port: port 18101 is given to two services"),
+        (
+            ("students.a.port=18101", "students.a.replicas=2", "students.b.port=18102"),
+            "students.a.port + 1: port 18102 is given to two services",
+        ),
+        (
+            ("students.a.port=18101", "students.a.replicas=2", "serving.broker_port=18102"),
+            "serving.broker_port: port 18102 is given to two services",
+        ),
+        (
+            ("students.a.port=65535", "students.a.replicas=2"),
+            "students.a.port + 1: expected a port below 65536, got 65536",
+        ),
+    ],
+)
+def test_every_service_has_a_port_of_its_own_each_replica_too(
+    tmp_path: Path, overrides: tuple[str, ...], said: str
+) -> None:
+    paths = Paths(runs_dir=tmp_path / "runs", run="ports", cache_dir=tmp_path / "cache")
+    with pytest.raises(ConfigError) as refused:
+        check_settings(paths, scripted_settings(*overrides))
+    assert said in str(refused.value)
