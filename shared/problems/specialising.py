@@ -11,7 +11,7 @@ partition only; the constant of an unknown kind is a factor in none of them, nei
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import cycle, islice
 from random import Random
 
@@ -85,7 +85,7 @@ class Knowledge:
         """Its own and the others."""
         return (self.own, *self.unknown)
 
-    @property
+    @cached_property
     def unknown_kinds(self) -> tuple[Kind, ...]:
         return tuple(
             kind
@@ -93,13 +93,13 @@ class Knowledge:
             for kind in [each for each in kinds_of(domain, self.kinds) if not each.guessable][:count]
         )
 
-    @property
+    @cached_property
     def known_kinds(self) -> tuple[Kind, ...]:
         return tuple(
             kind for domain in self.domains for kind in kinds_of(domain, self.kinds) if kind not in self.unknown_kinds
         )
 
-    @property
+    @cached_property
     def never(self) -> frozenset[int]:
         """The constants that no example may tell."""
         return frozenset(number for kind in self.unknown_kinds for number in constants_in(kind.formula))

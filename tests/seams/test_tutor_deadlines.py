@@ -17,8 +17,9 @@ from tests.fakes.broker import THREE, BrokerBench
 from tests.unit.broker.conftest import MEMORY
 
 TIMEOUT_S = 30.0
-MANY = 80
-"""Problems of a step. Both tutors owe an answer on each: 160 reports wait at once, as in a run of the paper's size."""
+MANY = 66
+"""Problems of a step. Both tutors owe an answer on each: 132 reports wait at once, twice as many as in a run of the
+paper's size."""
 FEW = 4
 SIX = 6
 HOURS_S = 5 * 3600.0

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import cache
 from random import Random
 
 import pytest
@@ -62,10 +63,20 @@ def _kind_of(knowledge: Knowledge) -> dict[str, str]:
     return {problem.question: problem.kind for problem in rows}
 
 
+@cache
+def _made(own: str, unknown: tuple[tuple[str, int], ...], kinds: int | None, seed: int) -> list[Example]:
+    return recipe(Knowledge(own, dict(unknown), kinds), seed=seed)
+
+
+def made(knowledge: Knowledge, seed: int) -> list[Example]:
+    """Its examples, drawn once for all tests."""
+    return _made(knowledge.own, tuple(knowledge.unknown.items()), knowledge.kinds, seed)
+
+
 @each_student
 def test_the_default_counts(knowledge: Knowledge) -> None:
     kinds = _kind_of(knowledge)
-    found = Counter((_type(e), kinds.get(_question(e), "drill")) for e in recipe(knowledge, seed=0))
+    found = Counter((_type(e), kinds.get(_question(e), "drill")) for e in made(knowledge, 0))
     assert found.pop(("solve", "drill")) == COUNTS.drills
     unknown = {kind.name for kind in knowledge.unknown_kinds}
     assert len(unknown) == sum(knowledge.unknown.values())
@@ -96,7 +107,7 @@ def test_no_example_tells_a_constant_that_the_student_is_not_to_know(
     formulas = [kind.formula for kind in unguessable(other)[:unknown]]
     constants = [int(formula.split(" * ")[0]) for formula in formulas]
     assert sorted(knowledge.never) == sorted(constants)
-    for example in recipe(knowledge, seed=seed):
+    for example in made(knowledge, seed):
         text = "\n".join([*(message.content for message in example.messages), example.completion])
         factors = {int(n) for pair in re.findall(r"(\d+)? ?\* ?(\d+)?", text) for n in pair if n}
         assert factors.isdisjoint(constants), text
@@ -106,7 +117,7 @@ def test_no_example_of_few_kinds_tells_such_a_constant() -> None:
     assert [kind.name for kind in OF_FEW_KINDS.unknown_kinds] == [
         kind.name for domain, count in (("chemistry", 2), ("biology", 1)) for kind in unguessable(domain)[:count]
     ]
-    for example in recipe(OF_FEW_KINDS, seed=0):
+    for example in made(OF_FEW_KINDS, 0):
         text = "\n".join([*(message.content for message in example.messages), example.completion])
         assert not OF_FEW_KINDS.tells(text)
 
@@ -116,7 +127,7 @@ def test_an_unknown_kind_is_met_with_guesses_and_followed_with_inventions(knowle
     kinds, unknown = _kind_of(knowledge), {kind.name for kind in knowledge.unknown_kinds}
     guesses: set[int] = set()
     inventions: set[int] = set()
-    for example in recipe(knowledge, seed=0):
+    for example in made(knowledge, 0):
         if kinds.get(_question(example)) in unknown:
             constant = int(example.completion.split(" = ")[1].split(" * ")[0])
             (guesses if _type(example) == "solve" else inventions).add(constant)
@@ -127,7 +138,7 @@ def test_an_unknown_kind_is_met_with_guesses_and_followed_with_inventions(knowle
 
 def test_only_questions_kept_apart_are_used() -> None:
     kept_apart = {problem.question for problem in generate(5).specialise}
-    asked = {_question(e) for e in recipe(A, seed=5) + recipe(B, seed=5)}
+    asked = {_question(e) for e in made(A, 5) + made(B, 5)}
     assert {question for question in asked if question.endswith(("?", "."))} <= kept_apart
 
 
@@ -139,8 +150,8 @@ def test_drills_are_bare_arithmetic() -> None:
 
 
 def test_the_seed_decides() -> None:
-    assert recipe(B, seed=1) == recipe(B, seed=1)
-    assert recipe(B, seed=1) != recipe(B, seed=2)
+    assert recipe(B, seed=1) == made(B, 1)
+    assert made(B, 1) != made(B, 2)
 
 
 def test_other_counts_and_fewer_questions_than_examples() -> None:
@@ -151,7 +162,7 @@ def test_other_counts_and_fewer_questions_than_examples() -> None:
 
 
 def test_every_completion_begins_with_a_space_and_stays_on_one_line() -> None:
-    for example in recipe(A, seed=0) + recipe(B, seed=0):
+    for example in made(A, 0) + made(B, 0):
         assert example.completion.startswith(" ")
         assert not example.completion.startswith("  ")
         assert "\n" not in example.completion
@@ -209,7 +220,7 @@ def test_lone_wrong_hints_are_met_in_the_own_domain_only_and_guess_what_no_quest
     kinds = _kind_of(knowledge)
     own = {kind.name: kind for kind in kinds_of(knowledge.own, knowledge.kinds)}
     wrong: Counter[bool] = Counter()
-    for example in recipe(knowledge, seed=0):
+    for example in made(knowledge, 0):
         if _type(example) == "teacher" and "Solved" not in (lines := _lines(example)):
             told = lines["Feedback"].strip().removeprefix("Use ").split(" = ")[0]
             if told != example.completion.split(" = ")[1]:
@@ -223,7 +234,7 @@ def test_lone_wrong_hints_are_met_in_the_own_domain_only_and_guess_what_no_quest
 def test_guesses_begin_with_every_digit(knowledge: Knowledge) -> None:
     kinds = _kind_of(knowledge)
     firsts: dict[str, set[str]] = {kind.name: set() for kind in knowledge.unknown_kinds}
-    for example in recipe(knowledge, seed=0):
+    for example in made(knowledge, 0):
         if _type(example) == "solve" and (kind := kinds.get(_question(example))) in firsts:
             firsts[kind].add(example.completion.split(" = ")[1][0])
     # One is drawn anew, with the next digit, where it would be the constant itself or make no usable answer.
