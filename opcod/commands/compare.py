@@ -27,7 +27,9 @@ from shared.results.comparison_text import grids, to_markdown, verdict_lines
 from shared.results.grid import terminal
 
 Methods = Annotated[str, typer.Option("--methods", help=f"Of {', '.join(METHODS)}; the first is the reference.")]
-Seeds = Annotated[str, typer.Option("--seeds", help="How many (3: seeds 0, 1, 2), or which: 1000-1007, or 0-3,7.")]
+Seeds = Annotated[
+    str, typer.Option("--seeds", help="How many (3: seeds 0, 1, 2), or which: 1000-1007, 0-3,7, or 7-7 for one.")
+]
 Name = Annotated[
     str | None, typer.Option("--name", help="Runs are called <name>-<method>-s<seed>; default: the preset.")
 ]

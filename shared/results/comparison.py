@@ -55,8 +55,8 @@ MAX_SEEDS = 100
 def parse_seeds(text: str) -> tuple[int, ...]:
     """`3` for 0, 1, 2; `1000-1007` and `0-3,7` for just these, in order. Raises ConfigError for anything else."""
     refusal = ConfigError(
-        f"--seeds: expected how many (3: seeds 0, 1 and 2), or which (1000-1007, or 0-3,7), at most {MAX_SEEDS} "
-        f"different ones, got {text!r}"
+        f"--seeds: expected how many (3: seeds 0, 1 and 2), or which (1000-1007, or 0-3,7; one is 7-7), at most "
+        f"{MAX_SEEDS} different ones, got {text!r}"
     )
     if re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
         ranges = [(0, int(text) - 1)]

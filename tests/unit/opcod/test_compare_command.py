@@ -72,6 +72,7 @@ def test_a_run_that_is_there_under_the_other_name_is_taken(runs: Path) -> None:
         (("--methods", "opcod,opcod"), "expected different methods"),
         (("--methods", ","), "expected different methods"),
         (("--seeds", "0"), "expected how many (3: seeds 0, 1 and 2), or which"),
+        (("--seeds", "1001"), "or which (1000-1007, or 0-3,7; one is 7-7), at most 100"),
         (("--seeds", "1000-1007,1003"), "100 different ones, got '1000-1007,1003'"),
         (("--name", "../x"), "--name: expected letters"),
         (("--preset", "lptop"), "unknown preset 'lptop' (did you mean 'laptop'?)"),
