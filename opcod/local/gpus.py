@@ -27,8 +27,8 @@ def wanted(settings: RunSettings, node: int = 0) -> dict[str, int]:
     students = {}
     for service in student_services(settings):
         section = settings.students[ServiceName.of(service).student]
-        found = section.engine == "scripted" or (section.engine == "vllm" and section.vllm.url is not None)
-        students[service] = 0 if found else section.vllm.gpus if section.engine == "vllm" else 1
+        elsewhere = section.engine == "scripted" or section.finds_server
+        students[service] = 0 if elsewhere else section.vllm.gpus if section.engine == "vllm" else 1
     trainers = {
         service: settings.trainer.ranks // len(on) for service, on in places.items() if service.startswith("trainer")
     }

@@ -155,7 +155,7 @@ def replica_notes(settings: RunSettings) -> list[str]:
     """Of students that have more replicas than are started here."""
     return [
         f"student {name}: one of {settings.students[name].replicas} replicas is started here, as its vLLM server is "
-        "found by its URL; start the others with a server each (docs/engines.md#replicas)"
+        "found by its URL; the others are to be where that URL is another server, as in pods (docs/engines.md#replicas)"
         for name in settings.names
         if settings.students[name].started < settings.students[name].replicas
     ]

@@ -211,7 +211,7 @@ def _line(problem: Problem, output: PromptOutput) -> bytes:
 def _engine(config: BaseStudent) -> Engine:
     """Raises ConfigError where the server of the settings is to serve what is not made yet."""
     section, name = config.section, f"students.{config.student}.vllm.url"
-    if section.engine == "vllm" and section.vllm.url is not None:
+    if section.finds_server:
         raise ConfigError(
             f"{name}: expected none while the student's own answers are drawn: that server is to serve the specialist, "
             "which is made of them. Make it ahead with a server that is started for it, in the same cache: "

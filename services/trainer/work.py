@@ -29,7 +29,7 @@ from shared.config.baselines import POLICY_GRADIENTS
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSealed, GroupSealed
 from shared.contracts.weights import FileEntry, StepMetrics
 from shared.files.store import LocalStore, write_file
-from shared.modeling.allocator import give_back
+from shared.modeling.allocator import release_freed
 from shared.modeling.logprobs import probe
 from shared.obs.faults import fault_point
 
@@ -211,7 +211,7 @@ class RankWork:
         # By all ranks, also by one that wrote nothing: an exchange that one of them leaves out never ends.
         said = self._group.texts(json.dumps([entry.model_dump() for entry in entries]))
         # The step is over, and the student's turn comes.
-        give_back()
+        release_freed()
         return [entry for text in said for entry in _ENTRIES.validate_json(text)]
 
     @property

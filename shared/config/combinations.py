@@ -109,7 +109,7 @@ def _refuse_turns(settings: "RunSettings") -> None:
                 f"resources.turns: the engine of student {name}, 'transformers', cannot sleep while another process "
                 f"works on its GPU; set students.{name}.engine = 'vllm', or resources.turns = false"
             )
-        if student.engine == "vllm" and student.vllm.url is not None:
+        if student.finds_server:
             raise ValueError(
                 f"resources.turns: the server of student {name} at {student.vllm.url} is somebody else's, who may not "
                 f"want it to sleep; leave students.{name}.vllm.url out, so that the student starts one of its own"

@@ -62,9 +62,14 @@ class StudentSection(Section):
     )
 
     @property
+    def finds_server(self) -> bool:
+        """Whether its vLLM server is somebody else's, at a URL."""
+        return self.engine == "vllm" and self.vllm.url is not None
+
+    @property
     def started(self) -> int:
-        """Replicas that `opcod` starts: one where its vLLM server is found by its URL, as two would ask the same."""
-        return 1 if self.engine == "vllm" and self.vllm.url is not None else self.replicas
+        """Replicas that `opcod` starts: one where the server is found, as two would ask the same."""
+        return 1 if self.finds_server else self.replicas
 
     def unknown_in(self, domain: str) -> int:
         """How many kinds of another domain it is not to know."""

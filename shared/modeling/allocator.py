@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 
 
-def give_back() -> None:
+def release_freed() -> None:
     """For who rests now: it takes 20 to 40 ms, and what is used again comes back page by page. Not glibc: nothing."""
     if (trim := _trim()) is not None:
         trim(0)

@@ -24,7 +24,7 @@ from services.student.engines.decoding import PREFILL_TOKENS, Decoder, Decoding,
 from services.student.engines.kvcache import RowBudget
 from services.student.engines.port import Audience, Generation, GenerationCancelledError
 from shared.errors import UnavailableError
-from shared.modeling.allocator import give_back
+from shared.modeling.allocator import release_freed
 
 CLOSE_S = 10.0
 LOOK_S = 1.0
@@ -217,7 +217,7 @@ class DecodingLoop:
                 woken = self._lock.wait(None if rests else REST_S)
                 if not woken and not self._new:
                     rests = True
-                    give_back()
+                    release_freed()
             self._calls += self._new
             self._new.clear()
             return self._closed is None

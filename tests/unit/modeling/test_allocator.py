@@ -5,7 +5,7 @@ import ctypes
 import psutil
 import pytest
 
-from shared.modeling.allocator import give_back
+from shared.modeling.allocator import release_freed
 
 BLOCK, BLOCKS = 100_000, 2_000
 """Below what glibc takes from the system by itself, so that it keeps what is freed below the last one."""
@@ -18,11 +18,11 @@ def test_what_was_freed_and_kept_is_given_back() -> None:
     full = process.memory_info().rss
     last = blocks.pop()
     blocks.clear()
-    give_back()
+    release_freed()
     assert process.memory_info().rss < full - BLOCK * BLOCKS / 2
     assert last[0] == ord("x")
 
 
-def test_another_c_library_has_nothing_to_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_c_library_has_nothing_to_release_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.modeling.allocator._trim", lambda: None)
-    give_back()
+    release_freed()

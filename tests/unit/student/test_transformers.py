@@ -62,7 +62,7 @@ def test_an_engine_that_rests_gives_memory_back_once(
 ) -> None:
     given: list[int] = []
     monkeypatch.setattr(loop, "REST_S", 0.01)
-    monkeypatch.setattr(loop, "give_back", lambda: given.append(1))
+    monkeypatch.setattr(loop, "release_freed", lambda: given.append(1))
     for before in (0, 1):
         engine.generate([request("What is 2 plus 3?")])
         wait_until(partial(lambda most: len(given) > most, before), "memory to be given back")
