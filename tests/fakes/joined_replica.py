@@ -1,4 +1,4 @@
-"""A replica that joins a run by hand, as docs/full-weights.md has it."""
+"""A replica that joins a run by hand, as docs/engines.md has it."""
 
 import os
 import signal

@@ -17,6 +17,7 @@ def made_once(
     session = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     made = session / f"{name}.json"
     with (session / f"{name}.lock").open("w") as lock:
+        # Waited for as long as the test that asks may take; whoever holds it lets go of it by ending.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             made.write_text(json.dumps(make(tmp_path_factory.mktemp(name))))

@@ -43,13 +43,13 @@ def test_replicas_that_are_killed_join_and_leave_change_nothing(
     third, fourth = Replica(deployment, "a", "2"), Replica(deployment, "a", "3")
     try:
         deployment.until(lambda: min(third.count("version serving"), fourth.count("version serving")) > 0)
+        deployment.kill("student-a-1")
+        deployment.until(lambda: deployment.launcher.restarts == {"student-a-1": 1})
         os.kill(trainer, signal.SIGCONT)
         deployment.until(lambda: max(third.count("version loaded"), fourth.count("version loaded")) > 1)
         assert third.end(signal.SIGTERM) == 0
         assert fourth.end(signal.SIGKILL) == -signal.SIGKILL
-        deployment.kill("student-a-1")
         deployment.assert_done(undisturbed)
-        assert deployment.launcher.restarts == {"student-a-1": 1}
     finally:
         for replica in (third, fourth):
             replica.end(signal.SIGKILL)

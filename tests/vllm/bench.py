@@ -9,8 +9,13 @@ import torch
 from transformers import PreTrainedModel
 
 from opcod.options import CACHE_DIR
+from opcod.prepare.models import prepare_models
+from opcod.prepare.run_directory import create_run
+from opcod.report.writing import records_of
 from services.student.config import StudentConfig
-from shared.config.settings import RunSettings
+from shared.config.loading import load_settings
+from shared.config.settings import Paths, RunSettings
+from shared.contracts.run import Status
 from shared.contracts.weights import WeightsManifest
 from shared.modeling.adapters import (
     CONFIG_FILE,
@@ -25,6 +30,7 @@ from shared.modeling.adapters import (
 from shared.modeling.embedded import ensure_embedded_model
 from shared.modeling.loading import load_model, load_tokenizer
 from shared.modeling.logprobs import probe
+from tests.fakes.deployment import RunningDeployment, assert_applied_once, assert_nothing_left
 from tests.fakes.student import config_in, write_version
 
 PYTHON = os.environ.get("OPCOD_VLLM_PYTHON", "")
@@ -50,6 +56,27 @@ def vllm_config(run_dir: Path, *overrides: str) -> StudentConfig:
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps({"path": str(model), "sha256": base_sha256(model)}))
     return config
+
+
+def mixed_run(runs_dir: Path, run: str, deadline_s: float, *overrides: str) -> RunningDeployment:
+    """A smoke run with student b on vLLM, begun."""
+    paths = Paths(runs_dir=runs_dir, run=run, cache_dir=CACHE_DIR)
+    settings = load_settings(preset="smoke", overrides=[*vllm_settings("b"), *overrides], environ={})
+    create_run(paths, settings)
+    prepare_models(paths, settings, lambda _: None)
+    return RunningDeployment(paths, settings, deadline_s)
+
+
+def assert_done(deployment: RunningDeployment, steps: int) -> None:
+    """It ends DONE with so many steps of each student, each applied once, and the engines' log-probs the trainers'."""
+    state = deployment.finish()
+    assert state.status is Status.DONE, f"{state.status}, paused: {state.paused}, failed: {state.failed}"
+    assert state.steps == {"a": steps, "b": steps}
+    for student in ("a", "b"):
+        assert_applied_once(deployment.paths.run_dir, student, steps)
+    assert_nothing_left(deployment.bus)
+    records = [step for student in ("a", "b") for step in records_of(deployment.paths, student)]
+    assert len(records) == 2 * steps and all(step.metrics.delta_logprob < 0.2 for step in records)
 
 
 def base_sha256(model: Path) -> str:
