@@ -65,6 +65,7 @@ class NotHere:
 FETCHES = Parsed("fetches packages")
 SUITE = Parsed("is a part of the test suite, or all of it")
 MAIN_JOB = Parsed("is the main job, or as long")
+REPLICA = NotHere("starts one more student of a run that is up; tests/faults/test_replicas.py does so")
 WALKED = NotHere("is run by tests/deploy/test_air_gapped.py, on a small part of what it fetches")
 
 TRIALS: dict[str, Run | Parsed | NotHere] = {
@@ -115,6 +116,9 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "export KEY=": Run("served", ""),
     "export BROKER=": Run("served", ""),
     "export OPENAI_BASE_URL=": Run("served", ""),
+    "export OPCOD_RUN=": REPLICA,
+    "export OPCOD_KEY_FILE=": REPLICA,
+    "OPCOD_STUDENT=a": REPLICA,
     "OPENAI_API_KEY=": NotHere("lm-eval is another project's; tests/integration/test_lm_eval.py runs it"),
     "curl -s $BROKER/v1/peers ": Run("served", '"strong_domain"'),
     "curl -sN $BROKER/v1/peers/ask": Run("served", "event: "),
