@@ -100,6 +100,8 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
         f"student-{student}",
         (
             MemoryPart("weights", shape.parameters * size, shared=True),
+            # Laid out for the processor's products, beside the mapped ones that versions are merged from.
+            *(() if gpu or section.dtype == "float32" else (MemoryPart("weights, packed", shape.parameters * size),)),
             *passing,
             *(() if gpu else (_kept_by_allocator("student", passing),)),
             MemoryPart(RUNTIME, CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),

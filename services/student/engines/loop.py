@@ -17,12 +17,12 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
-from torch import Tensor
 
 from services.student import metrics
 from services.student.engines.decoding import PREFILL_TOKENS, Decoder, Decoding, Draw
 from services.student.engines.kvcache import RowBudget
 from services.student.engines.port import Audience, Generation, GenerationCancelledError
+from services.student.engines.served import Weights
 from shared.errors import UnavailableError
 from shared.modeling.allocator import release_freed
 
@@ -35,8 +35,6 @@ REST_S = 1.0
 
 TURN_STEPS = 48
 """Of one version while another waits: more than a short answer has, so that most batches are not stopped halfway."""
-
-Weights = Mapping[str, Tensor]
 
 log = structlog.get_logger()
 

@@ -5,7 +5,6 @@ version runs on exactly those weights, with the rest shared. Applying LoRA in ev
 2.4 times the step. The model is the decoding loop's: no other thread points it at weights or runs it.
 """
 
-import copy
 import random
 import threading
 from collections.abc import Sequence
@@ -13,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from services.student.engines.decoding import Decoder, Draw
-from services.student.engines.loop import DecodingLoop, Weights
+from services.student.engines.loop import DecodingLoop
 from services.student.engines.port import (
     EngineHealth,
     EngineState,
@@ -25,6 +23,7 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
+from services.student.engines.served import ServedModel, Weights
 from services.student.engines.tokens import prompt_ids
 from services.student.engines.transcript import Transcript
 from shared.contracts.messages import ChatMessage
@@ -42,10 +41,10 @@ STUCK_S = 600.0
 
 @dataclass(frozen=True)
 class _Version:
-    """The parameters that differ from the base model's, and the identity of the files they came from."""
+    """The weights that differ from the base model's, and the identity of the files they came from."""
 
     checksum: str
-    parameters: dict[str, Tensor]
+    weights: Weights
 
 
 class TransformersEngine:
@@ -53,6 +52,7 @@ class TransformersEngine:
 
     continuous = True
     guides = False
+    hashes = True
 
     def __init__(
         self,
@@ -66,22 +66,14 @@ class TransformersEngine:
         torch.set_num_threads(threads)
         self.slots = slots
         self._model_dir = model_dir
-        self._model = load_model(model_dir, dtype, device)
+        self._served = ServedModel(load_model(model_dir, dtype, device))
+        self._model = self._served.model
         self._tokenizer = load_tokenizer(model_dir, chat_template)
         _require_plain(self._model.config.model_type)
-        self._parameters = dict(self._model.named_parameters())
-        # The tensors themselves, not copies: a version is made active by pointing the parameters elsewhere.
-        self._base = {name: parameter.data for name, parameter in self._parameters.items()}
         self.rendering = rendering_of(self._tokenizer)
         eos = eos_ids(self._model.generation_config, self._tokenizer)
         self._versions: dict[str, _Version] = {}
-        self._active: Weights = {}
-        # The same tensors once more, for who merges a version while the model points at others.
-        self._unchanged = _sharing(self._model)
-        self._loop = DecodingLoop(Decoder(self._model, self._tokenizer, eos), self._activate, slots)
-
-    guides = False
-    hashes = True
+        self._loop = DecodingLoop(Decoder(self._model, self._tokenizer, eos), self._served.activate, slots)
 
     @property
     def finished(self) -> int:
@@ -120,7 +112,7 @@ class TransformersEngine:
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
     ) -> list[Generation]:
-        weights = {request.version: self._held(request.version).parameters for request in requests}
+        weights = {request.version: self._held(request.version).weights for request in requests}
         prompts = [tuple(prompt_ids(self._tokenizer, request, self.vocabulary_size)) for request in requests]
         fitting = [r.within(self.context, len(prompt)) for r, prompt in zip(requests, prompts, strict=True)]
 
@@ -152,23 +144,19 @@ class TransformersEngine:
         with torch.no_grad():
             if (directory / CONFIG_FILE).is_file():
                 tensors, spec = load_adapter(directory)
-                return _Version(checksum(tensors), merged_parameters(self._unchanged, tensors, spec))
+                merged = merged_parameters(self._served.unchanged, tensors, spec)
+                return _Version(checksum(tensors), self._served.weights(merged))
             return self._read_full(directory)
 
     def _read_full(self, directory: Path) -> _Version:
         """Read a whole model's weights, which must be those of this architecture."""
         tensors = load_full(*sorted(directory.glob("*.safetensors")))
-        require_tensors_of(self._base, tensors, str(directory))
-        base = next(iter(self._base.values()))
-        return _Version(checksum(tensors), {name: tensor.to(base) for name, tensor in tensors.items()})
-
-    def _activate(self, parameters: Weights) -> None:
-        """Point the model at these parameters, and at the base model's everywhere else. For the loop alone."""
-        if parameters is self._active:
-            return
-        for name in self._active.keys() | parameters.keys():
-            self._parameters[name].data = parameters.get(name, self._base[name])
-        self._active = parameters
+        base = self._served.base
+        require_tensors_of(base, tensors, str(directory))
+        like = next(iter(base.values()))
+        return _Version(
+            checksum(tensors), self._served.weights({name: tensor.to(like) for name, tensor in tensors.items()})
+        )
 
     def _held(self, version: str) -> _Version:
         if version not in self._versions:
@@ -181,12 +169,6 @@ class TransformersEngine:
         watched = request.stop or request.audience is not None or request.top_logprobs is not None
         transcript = Transcript(self._tokenizer, request) if watched else None
         return Draw(index, prompt, request, random.Random(request.seed), transcript)
-
-
-def _sharing(model: nn.Module) -> nn.Module:
-    """A model of the same tensors, with parameters of its own."""
-    own = {id(parameter): nn.Parameter(parameter.data, requires_grad=False) for parameter in model.parameters()}
-    return copy.deepcopy(model, dict(own))
 
 
 def _require_plain(model_type: str) -> None:
