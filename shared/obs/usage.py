@@ -3,6 +3,7 @@
 What always holds: whatever cannot be told is left out, and costs no heartbeat.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +14,9 @@ from shared.clock import Clock, SystemClock
 from shared.contracts.heartbeats import MachineUsage
 from shared.errors import ConfigError, UnavailableError
 from shared.gpus import GpuReader, NvmlReader
+
+CHILDREN_S = 15.0
+"""How long a list of a process's children serves: making one reads every process of the machine."""
 
 
 class UsageMeter:
@@ -25,12 +29,13 @@ class UsageMeter:
         # At first the mean of all its life.
         life_s = self._clock.wall_s() - self._root.create_time()
         self._at_s, self._cpu_s = self._clock.monotonic_s() - life_s, 0.0
+        self._children: list[psutil.Process] = []
+        self._listed_s = -math.inf
 
     def read(self) -> MachineUsage | None:
         """None where nothing is told, as of a process that has ended."""
         try:
-            processes = [self._root, *self._root.children(recursive=True)]
-            cpu_s, resident = map(sum, zip(*_told(processes), strict=True))
+            cpu_s, resident = map(sum, zip(*_told([self._root, *self._started()]), strict=True))
         except (psutil.Error, ValueError):
             return None
         now_s = self._clock.monotonic_s()  # wall time is set back and forth
@@ -39,6 +44,13 @@ class UsageMeter:
         busy, held = self._gpu_usage()
         # What a child had used is gone where nobody waited for it.
         return MachineUsage(cores=max(cores, 0.0), bytes=int(resident), gpus=busy, gpu_bytes=held)
+
+    def _started(self) -> list[psutil.Process]:
+        """All that it started, as it was at most CHILDREN_S ago. Raises psutil.Error once it has ended."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._listed_s >= CHILDREN_S:
+            self._children, self._listed_s = self._root.children(recursive=True), now_s
+        return self._children
 
     def _gpu_usage(self) -> tuple[float | None, int | None]:
         try:

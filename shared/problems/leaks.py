@@ -11,7 +11,8 @@ apart: `Co` and `CO` are the same to it.
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from shared.errors import ProblemSetError
 from shared.method.scripts import UNSPACED, marks_as_letters
@@ -34,6 +35,8 @@ _PAIR_TOKENS = 7
 """Of a pair such as `(-1, 2π)` between its brackets."""
 
 
+# A question is asked for its key when it is drawn, when the set is searched for leaks, and when it is looked up.
+@lru_cache(maxsize=4096)
 def leak_key(text: str) -> str:
     """What two questions share when one gives the other away; see the module. Takes time linear in the text."""
     tokens = list(_tokens(one_spelling(text)))
@@ -66,8 +69,7 @@ def refuse_leaks(name: str, keyed: Iterable[tuple[str, str, str]]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Token:
+class _Token(NamedTuple):
     """text: a word, a number, one symbol (`--` and `**` count as one), or a run of `'` or `~`.
 
     glued: no blank before it, and none behind it.

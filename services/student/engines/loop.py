@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from services.student import metrics
+from services.student.engines.active import Weights
 from services.student.engines.decoding import PREFILL_TOKENS, Decoder, Decoding, Draw
 from services.student.engines.kvcache import RowBudget
 from services.student.engines.port import Audience, Generation, GenerationCancelledError
-from services.student.engines.served import Weights
 from shared.errors import UnavailableError
 from shared.modeling.allocator import release_freed
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from services.student.engines.active import ActiveModel, Weights
 from services.student.engines.decoding import Decoder, Draw
 from services.student.engines.loop import DecodingLoop
 from services.student.engines.port import (
@@ -23,7 +24,6 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
-from services.student.engines.served import ServedModel, Weights
 from services.student.engines.tokens import prompt_ids
 from services.student.engines.transcript import Transcript
 from shared.contracts.messages import ChatMessage
@@ -66,14 +66,14 @@ class TransformersEngine:
         torch.set_num_threads(threads)
         self.slots = slots
         self._model_dir = model_dir
-        self._served = ServedModel(load_model(model_dir, dtype, device))
-        self._model = self._served.model
+        self._active = ActiveModel(load_model(model_dir, dtype, device))
+        self._model = self._active.model
         self._tokenizer = load_tokenizer(model_dir, chat_template)
         _require_plain(self._model.config.model_type)
         self.rendering = rendering_of(self._tokenizer)
         eos = eos_ids(self._model.generation_config, self._tokenizer)
         self._versions: dict[str, _Version] = {}
-        self._loop = DecodingLoop(Decoder(self._model, self._tokenizer, eos), self._served.activate, slots)
+        self._loop = DecodingLoop(Decoder(self._model, self._tokenizer, eos), self._active.activate, slots)
 
     @property
     def finished(self) -> int:
@@ -144,18 +144,18 @@ class TransformersEngine:
         with torch.no_grad():
             if (directory / CONFIG_FILE).is_file():
                 tensors, spec = load_adapter(directory)
-                merged = merged_parameters(self._served.unchanged, tensors, spec)
-                return _Version(checksum(tensors), self._served.weights(merged))
+                merged = merged_parameters(self._active.unchanged, tensors, spec)
+                return _Version(checksum(tensors), self._active.weights(merged))
             return self._read_full(directory)
 
     def _read_full(self, directory: Path) -> _Version:
         """Read a whole model's weights, which must be those of this architecture."""
         tensors = load_full(*sorted(directory.glob("*.safetensors")))
-        base = self._served.base
+        base = self._active.base
         require_tensors_of(base, tensors, str(directory))
         like = next(iter(base.values()))
         return _Version(
-            checksum(tensors), self._served.weights({name: tensor.to(like) for name, tensor in tensors.items()})
+            checksum(tensors), self._active.weights({name: tensor.to(like) for name, tensor in tensors.items()})
         )
 
     def _held(self, version: str) -> _Version:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import psutil
+import pytest
 
 from shared.contracts.heartbeats import Heartbeat
 from shared.errors import UnavailableError
 from shared.gpus import CardReading
 from shared.obs.presence import Presence
-from shared.obs.usage import UsageMeter, gpus_given
+from shared.obs.usage import CHILDREN_S, UsageMeter, gpus_given
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.student import HandClock
@@ -53,7 +54,7 @@ def test_cores_do_not_follow_a_clock_that_is_set() -> None:
     assert meter.read() is not None
     clock.set_by_s, clock.now_s = -3600.0, clock.now_s + 10
     began_s = time.process_time()
-    while time.process_time() - began_s < 0.1:
+    while time.process_time() - began_s < 0.2:  # the kernel tells it in hundredths
         pass
     read = meter.read()
     assert read is not None and 0.01 <= read.cores < 1
@@ -73,6 +74,29 @@ def test_a_process_counts_with_its_children_and_with_those_that_have_ended() -> 
         lives_s = time.time() - psutil.Process(parent.pid).create_time()
         assert whole_life is not None and whole_life.cores * lives_s >= USED_S
         assert (first.gpus, first.gpu_bytes) == (None, None)
+
+
+def test_a_child_that_begins_later_counts_once_children_are_listed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing them reads every process of the machine, which a heartbeat must not do each time."""
+    listed: list[int] = []
+    children = psutil.Process.children
+
+    def counted(process: psutil.Process, *, recursive: bool) -> list[psutil.Process]:
+        listed.append(process.pid)
+        return children(process, recursive=recursive)
+
+    monkeypatch.setattr(psutil.Process, "children", counted)
+    clock = HandClock()
+    meter = UsageMeter(clock=clock)
+    before = meter.read()
+    with started():
+        clock.now_s += CHILDREN_S / 2
+        soon = meter.read()
+        clock.now_s += CHILDREN_S / 2
+        later = meter.read()
+    assert before is not None and soon is not None and later is not None
+    assert soon.bytes < before.bytes + HELD / 2 < later.bytes
+    assert len(listed) == 2
 
 
 def test_nothing_is_said_of_a_process_that_is_gone() -> None:

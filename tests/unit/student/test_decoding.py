@@ -327,7 +327,8 @@ def test_the_weights_of_a_version_that_went_are_let_go(model_dir: Path, tmp_path
     engine.unload("a@v1")
     deadline = time.monotonic() + WAIT_S
     name = "model.layers.1.self_attn.q_proj.weight"
-    while engine._parameters[name].data_ptr() != engine._base[name].data_ptr():
+    served, base = engine._model.get_parameter(name), engine._active.base[name]
+    while served.data_ptr() != base.data_ptr():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert torch.equal(engine._parameters[name], engine._base[name])
+    assert torch.equal(served, base)

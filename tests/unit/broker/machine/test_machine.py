@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from services.broker.machine import machine
 from services.broker.machine.moves import (
@@ -339,6 +340,32 @@ def test_job_states_survive_a_round_trip() -> None:
     copy = type(world.state).model_validate_json(world.state.model_dump_json())
     assert copy == world.state
     assert any(group.rollout.status is JobStatus.ISSUED for p in copy.phases if p.step for group in p.step.groups)
+
+
+def test_a_copied_state_is_equal_and_has_nothing_that_changes_in_common() -> None:
+    """At every event of a run: what it holds, to the last list, is told by a deep copy."""
+    world = World(small_plan())
+    world.start()
+    while world.state.status is not Status.DONE:
+        world.step()
+        copied, deep = world.state.copied(), world.state.model_copy(deep=True)
+        assert copied == deep
+        assert not changeable(copied) & changeable(world.state)
+
+
+def changeable(value: object) -> set[int]:
+    """Ids of all models, lists and dictionaries of it that are not frozen."""
+    match value:
+        case BaseModel():
+            inside = [getattr(value, name) for name in type(value).model_fields]
+        case dict():
+            inside = list(value.values())
+        case list() | tuple():
+            inside = list(value)
+        case _:
+            return set()
+    fixed = isinstance(value, tuple) or (isinstance(value, BaseModel) and value.model_config.get("frozen", False))
+    return set().union(*map(changeable, inside), set() if fixed else {id(value)})
 
 
 def test_time_between_sittings_is_charged_to_no_stage() -> None:

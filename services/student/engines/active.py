@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 Weights = Mapping[str, Tensor]
-"""By name of a served model's weights, where they are not the base model's; packed where the model's are."""
+"""By name of the weights of an `ActiveModel`, where they are not the base model's; packed where the model's are."""
 
 _ROWS = 32
 """That packed weights are laid out for: few, as in a decoding step. Any number may be multiplied."""
 
 
-class ServedModel:
+class ActiveModel:
     """`activate` and whoever runs the model are one thread's; the rest is for any."""
 
     def __init__(self, model: PreTrainedModel) -> None:

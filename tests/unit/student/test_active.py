@@ -1,4 +1,4 @@
-"""A served model gives what a plain one with the same weights gives, packed or not, whatever was active before."""
+"""The active model gives what a plain one with the same weights gives, packed or not, whatever was active before."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from services.student.engines import served
-from services.student.engines.served import PackedLinear, ServedModel
+from services.student.engines import active
+from services.student.engines.active import ActiveModel, PackedLinear
 from shared.modeling.loading import Dtype, load_model
 
 pytestmark = pytest.mark.model
@@ -38,17 +38,17 @@ def parameters(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 @pytest.fixture(params=["as the processor allows", "plain"])
-def model(request: pytest.FixtureRequest, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ServedModel:
+def model(request: pytest.FixtureRequest, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ActiveModel:
     if request.param == "plain":
-        monkeypatch.setattr(served, "_packs", lambda _model: False)
-    return ServedModel(load_model(tiny_dir, "bfloat16"))
+        monkeypatch.setattr(active, "_packs", lambda _model: False)
+    return ActiveModel(load_model(tiny_dir, "bfloat16"))
 
 
-def same(one: ServedModel, plain: PreTrainedModel) -> None:
+def same(one: ActiveModel, plain: PreTrainedModel) -> None:
     torch.testing.assert_close(logits(one.model), logits(plain), rtol=0, atol=2**-5)
 
 
-def test_base_and_versions_in_turn(model: ServedModel, tiny_dir: Path) -> None:
+def test_base_and_versions_in_turn(model: ActiveModel, tiny_dir: Path) -> None:
     base = load_model(tiny_dir, "bfloat16")
     first, second = changed(tiny_dir, seed=1), changed(tiny_dir, seed=2)
     assert (logits(first) - logits(base)).abs().max() > 0.3
@@ -58,7 +58,7 @@ def test_base_and_versions_in_turn(model: ServedModel, tiny_dir: Path) -> None:
         same(model, plain)
 
 
-def test_weights_of_some_layers_leave_the_base_models_in_the_others(model: ServedModel, tiny_dir: Path) -> None:
+def test_weights_of_some_layers_leave_the_base_models_in_the_others(model: ActiveModel, tiny_dir: Path) -> None:
     down, up = "model.layers.1.mlp.down_proj.weight", "model.layers.0.mlp.up_proj.weight"
     first, second = changed(tiny_dir, 1, [down]), changed(tiny_dir, 2, [up])
     for plain, name in ((first, down), (second, up)):
@@ -66,14 +66,14 @@ def test_weights_of_some_layers_leave_the_base_models_in_the_others(model: Serve
         same(model, plain)
 
 
-def test_an_embedding_that_is_the_output_layer_too_is_exchanged_in_both(model: ServedModel, tiny_dir: Path) -> None:
+def test_an_embedding_that_is_the_output_layer_too_is_exchanged_in_both(model: ActiveModel, tiny_dir: Path) -> None:
     plain = changed(tiny_dir, 3, [EMBEDDING])
     assert plain.config.tie_word_embeddings
     model.activate(model.weights({EMBEDDING: parameters(plain)[EMBEDDING]}))
     same(model, plain)
 
 
-def test_the_unchanged_model_stays_what_it_was(model: ServedModel, tiny_dir: Path) -> None:
+def test_the_unchanged_model_stays_what_it_was(model: ActiveModel, tiny_dir: Path) -> None:
     model.activate(model.weights(parameters(changed(tiny_dir, seed=1))))
     base = load_model(tiny_dir, "bfloat16")
     for name, parameter in model.unchanged.named_parameters():
@@ -81,7 +81,7 @@ def test_the_unchanged_model_stays_what_it_was(model: ServedModel, tiny_dir: Pat
         assert torch.equal(model.base[name], base.get_parameter(name))
 
 
-def packed(model: ServedModel) -> int:
+def packed(model: ActiveModel) -> int:
     return sum(isinstance(each, PackedLinear) for each in model.model.modules())
 
 
@@ -90,8 +90,8 @@ def packed(model: ServedModel) -> int:
 )
 def test_where_the_processor_has_bf16_products_every_linear_layer_is_packed(tiny_dir: Path) -> None:
     linear = sum(isinstance(each, nn.Linear) for each in load_model(tiny_dir).modules())
-    assert packed(ServedModel(load_model(tiny_dir, "bfloat16"))) == linear > 0
-    assert packed(ServedModel(load_model(tiny_dir, "float32"))) == 0
+    assert packed(ActiveModel(load_model(tiny_dir, "bfloat16"))) == linear > 0
+    assert packed(ActiveModel(load_model(tiny_dir, "float32"))) == 0
 
 
 def test_a_bias_is_added_and_exchanged() -> None:
@@ -101,7 +101,7 @@ def test_a_bias_is_added_and_exchanged() -> None:
     own = PackedLinear(linear.bias)
     states = torch.randn(3, 32).bfloat16()
     with torch.no_grad():
-        own.packed = served._packed(linear.weight)
+        own.packed = active._packed(linear.weight)
         torch.testing.assert_close(own(states), linear(states))
         linear.bias.data = linear.bias.data + 1
         torch.testing.assert_close(own(states), linear(states))
