@@ -148,12 +148,17 @@ def gap_intervals(
     return {pair: interval(pair) for pair in permutations(students, 2)}
 
 
+def compares_all(scope: GateScope, students: Sequence[str]) -> bool:
+    """Whether the gap of any pair is taken over all students and all domains."""
+    # Of two the rule is the paper's, which also counts domains that neither is strong in.
+    return scope is GateScope.ALL or len(students) == 2
+
+
 def _compared(
     pair: Pair, students: Sequence[str], strong_domain: Mapping[str, str], domains: Sequence[str], scope: GateScope
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The students and the domains that a gap between two is taken over, in the order given."""
-    # Of two the rule is the paper's, which also counts domains that neither is strong in.
-    if scope is GateScope.ALL or len(students) == 2:
+    if compares_all(scope, students):
         return tuple(students), tuple(domains)
     theirs = {strong_domain[student] for student in pair}
     return tuple(name for name in students if name in pair), tuple(name for name in domains if name in theirs)

@@ -54,9 +54,13 @@ def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDeci
     # All students answered the same problems, so the totals of one are those of the others.
     totals = {d: len(first.correct[d]) * first.samples for d in plan.domains}
     overall = dict(zip(plan.students, gating.gaps_exact(list(counts.values()), totals), strict=True))
+    over_all = _intervals(plan, by_student, round_, gating.GateScope.ALL)
     intervals = dict.fromkeys(plan.students, (0.0, 0.0))  # of one that is alone
-    intervals |= {s: each for (s, _), each in _intervals(plan, by_student, round_, gating.GateScope.ALL).items()}
-    pairs = _pairs(plan, by_student, counts, totals, round_=round_, before=before)
+    intervals |= {s: each for (s, _), each in over_all.items()}
+    scope = gating.GateScope(plan.gate_scope)
+    # Two thousand resamples of all problems, for which the broker answers nobody: once, where once is enough.
+    of_pairs = over_all if gating.compares_all(scope, plan.students) else _intervals(plan, by_student, round_, scope)
+    pairs = _pairs(plan, counts, totals, of_pairs, before=before)
     return GateDecision(
         round=round_,
         scores={s: {d: by_student[s].mean(d) for d in plan.domains} for s in plan.students},
@@ -73,18 +77,15 @@ def decide(plan: Plan, scores: Sequence[Score], *, round_: int, before: GateDeci
 
 def _pairs(
     plan: Plan,
-    scores: Mapping[str, Score],
     counts: Mapping[str, Mapping[str, int]],
     totals: Mapping[str, int],
+    intervals: Mapping[gating.Pair, tuple[float, float]],
     *,
-    round_: int,
     before: GateDecision | None,
 ) -> list[PairGate]:
     """Of every tutor and tutee whether it may tutor."""
-    scope = gating.GateScope(plan.gate_scope)
     # Fractions, not floats: a gap that is exactly tau must not fall to either side by rounding.
-    gaps = gating.pair_gaps(counts, plan.strong_domain, totals, scope)
-    intervals = _intervals(plan, scores, round_, scope)
+    gaps = gating.pair_gaps(counts, plan.strong_domain, totals, gating.GateScope(plan.gate_scope))
     return [
         PairGate(
             tutor=tutor,

@@ -78,8 +78,11 @@ class PackedLinear(nn.Module):
 
 def _packs(model: PreTrainedModel) -> bool:
     """Whether packed weights help: in fp32 they were measured to be as fast as plain ones."""
-    if model.device.type != "cpu" or model.dtype != torch.bfloat16:
-        return False
+    return model.device.type == "cpu" and model.dtype == torch.bfloat16 and has_bf16_products()
+
+
+def has_bf16_products() -> bool:
+    """Whether oneDNN is there and computes in bf16 on this processor, as with AVX-512 BF16 or AMX."""
     there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return bool(there and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from services.student.engines import active
-from services.student.engines.active import ActiveModel, PackedLinear
+from services.student.engines.active import ActiveModel, PackedLinear, has_bf16_products
 from shared.modeling.loading import Dtype, load_model
 
 pytestmark = pytest.mark.model
@@ -85,18 +85,18 @@ def packed(model: ActiveModel) -> int:
     return sum(isinstance(each, PackedLinear) for each in model.model.modules())
 
 
-@pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor computes no products in bf16"
-)
+needs_bf16_products = pytest.mark.skipif(not has_bf16_products(), reason="this processor computes no products in bf16")
+
+
+@needs_bf16_products
 def test_where_the_processor_has_bf16_products_every_linear_layer_is_packed(tiny_dir: Path) -> None:
     linear = sum(isinstance(each, nn.Linear) for each in load_model(tiny_dir).modules())
     assert packed(ActiveModel(load_model(tiny_dir, "bfloat16"))) == linear > 0
     assert packed(ActiveModel(load_model(tiny_dir, "float32"))) == 0
 
 
+@needs_bf16_products
 def test_a_bias_is_added_and_exchanged() -> None:
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("this processor computes no products in bf16")
     linear = nn.Linear(32, 16).bfloat16()
     own = PackedLinear(linear.bias)
     states = torch.randn(3, 32).bfloat16()
