@@ -86,6 +86,9 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
     size = DTYPE_BYTES[section.dtype]
     full = settings.run.weights == "full"
     changed = (shape.parameters if full else shape.linear_parameters(settings.lora.first_layer)) * size
+    packed = not gpu and section.dtype != "float32"
+    if packed and full and shape.tied:
+        changed += shape.vocabulary * shape.hidden * size  # an embedding, and a packed output layer besides
     # Every slot at its longest at once: that hardly happens, and a plan must not be too small.
     columns = longest_sequence(settings, lengths)
     prefill = max(PREFILL_TOKENS, columns) * size * (8 * shape.hidden + 3 * shape.intermediate)
@@ -101,7 +104,7 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
         (
             MemoryPart("weights", shape.parameters * size, shared=True),
             # Laid out for the processor's products, beside the mapped ones that versions are merged from.
-            *(() if gpu or section.dtype == "float32" else (MemoryPart("weights, packed", shape.parameters * size),)),
+            *((MemoryPart("weights, packed", shape.parameters * size),) if packed else ()),
             *passing,
             *(() if gpu else (_kept_by_allocator("student", passing),)),
             MemoryPart(RUNTIME, CUDA_BYTES if gpu else MODEL_RUNTIME_BYTES),

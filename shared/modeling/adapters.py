@@ -166,13 +166,14 @@ def merge_adapter(model: nn.Module, tensors: Mapping[str, Tensor], spec: LoraSpe
             model.get_parameter(name).copy_(parameter)
 
 
-def merged_parameters(model: nn.Module, tensors: Mapping[str, Tensor], spec: LoraSpec) -> dict[str, Tensor]:
-    """Return the weights that an adapter changes, by parameter name, merged in fp32 and cast to the model's dtype.
+# As a decorator, and not inside: who takes one after the other keeps gradients of its own meanwhile.
+@torch.no_grad()
+def merged_parameters(model: nn.Module, tensors: Mapping[str, Tensor], spec: LoraSpec) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights that an adapter changes, with parameter names, merged in fp32 and cast to the model's dtype.
 
     `model` keeps its own. Raises ModelError where the adapter names a module that is missing, or not of its shape.
     """
-    with torch.no_grad():
-        return dict(_merged(model, tensors, spec))
+    yield from _merged(model, tensors, spec)
 
 
 def _merged(model: nn.Module, tensors: Mapping[str, Tensor], spec: LoraSpec) -> Iterator[tuple[str, Tensor]]:

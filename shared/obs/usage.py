@@ -3,7 +3,6 @@
 What always holds: whatever cannot be told is left out, and costs no heartbeat.
 """
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,31 +25,38 @@ class UsageMeter:
         self._clock = clock or SystemClock()
         self._root = psutil.Process(root)
         self._gpus = gpus
-        # At first the mean of all its life.
-        life_s = self._clock.wall_s() - self._root.create_time()
-        self._at_s, self._cpu_s = self._clock.monotonic_s() - life_s, 0.0
-        self._children: list[psutil.Process] = []
-        self._listed_s = -math.inf
+        # When, and how much of the processor it had used by then: at the last reading, and at the last one with a new
+        # list of children. At first the mean of all its life.
+        began = self._clock.monotonic_s() - (self._clock.wall_s() - self._root.create_time())
+        self._read = self._listed = (began, 0.0)
+        self._children: list[psutil.Process] | None = None
 
     def read(self) -> MachineUsage | None:
         """None where nothing is told, as of a process that has ended."""
+        now_s = self._clock.monotonic_s()  # wall time is set back and forth
+        anew = self._children is None or now_s - self._listed[0] >= CHILDREN_S
         try:
-            cpu_s, resident = map(sum, zip(*_told([self._root, *self._started()]), strict=True))
+            cpu_s, resident = map(sum, zip(*_told([self._root, *self._started(anew=anew)]), strict=True))
         except (psutil.Error, ValueError):
             return None
-        now_s = self._clock.monotonic_s()  # wall time is set back and forth
-        cores = (cpu_s - self._cpu_s) / max(now_s - self._at_s, 1e-3)
-        self._at_s, self._cpu_s = now_s, cpu_s
+        # A child that is listed for the first time brings all that it used since the last list.
+        since_s, used_s = self._listed if anew else self._read
+        cores = (cpu_s - used_s) / max(now_s - since_s, 1e-3)
+        self._read = now_s, cpu_s
+        if anew:
+            self._listed = self._read
         busy, held = self._gpu_usage()
         # What a child had used is gone where nobody waited for it.
         return MachineUsage(cores=max(cores, 0.0), bytes=int(resident), gpus=busy, gpu_bytes=held)
 
-    def _started(self) -> list[psutil.Process]:
-        """All that it started, as it was at most CHILDREN_S ago. Raises psutil.Error once it has ended."""
-        now_s = self._clock.monotonic_s()
-        if now_s - self._listed_s >= CHILDREN_S:
-            self._children, self._listed_s = self._root.children(recursive=True), now_s
-        return self._children
+    def _started(self, *, anew: bool) -> list[psutil.Process]:
+        """All that it had started at most CHILDREN_S ago, and is there. Raises psutil.Error once the root is gone."""
+        if not self._root.is_running():
+            raise psutil.NoSuchProcess(self._root.pid)
+        if anew or self._children is None:
+            self._children = self._root.children(recursive=True)
+        # Also no other process that has the number of one that ended.
+        return [child for child in self._children if child.is_running()]
 
     def _gpu_usage(self) -> tuple[float | None, int | None]:
         try:

@@ -2,11 +2,12 @@
 
 On a CPU with bf16 products the weights of linear layers lie as oneDNN reads them. It rearranges a plain weight in every
 call, and a decoding step has so few rows that this costs as much as their product: packed, a step of the embedded
-model was measured at .63 to .8 of the plain one's time, with the same numbers to the last bit.
+model was measured at .63 to .8 of the plain one's time, with the same numbers but for rounding in passes of hundreds
+of rows. They are held once more, packed, beside the mapped ones that versions are merged from.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel
 
 Weights = Mapping[str, Tensor]
 """By name of the weights of an `ActiveModel`, where they are not the base model's; packed where the model's are."""
+
+_OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
 
 _ROWS = 32
 """That packed weights are laid out for: few, as in a decoding step. Any number may be multiplied."""
@@ -30,16 +33,18 @@ class ActiveModel:
         """The base model, whatever is active: for who merges a version meanwhile."""
         self._linears = _pack(model) if _packs(model) else {}
         self._parameters = dict(model.named_parameters())
-        self._own = self.weights(self.base)
+        # What is not packed stays the base's own, mapped from its file.
+        self._own = {**self.weights(self.base.items()), **{name: self.base[name] for name in self._parameters}}
         self._active: Weights = {}
         self._point(self._own)
 
-    def weights(self, parameters: Mapping[str, Tensor]) -> Weights:
-        """Parameters of the base model's names, as `activate` takes them."""
+    def weights(self, parameters: Iterable[tuple[str, Tensor]]) -> Weights:
+        """Parameters of the base model's names, taken one after the other, as `activate` takes them."""
         found: dict[str, Tensor] = {}
-        for name, tensor in parameters.items():
+        for name, tensor in parameters:
             if name in self._parameters:
-                found[name] = tensor
+                # Where the rest is packed: one that is mapped from a file would keep all of the file in memory.
+                found[name] = tensor.clone() if self._linears else tensor
             # One of them may be an embedding and an output layer at once.
             found |= {linear: _packed(tensor) for linear in self._linears.get(name, {})}
         return found
@@ -82,9 +87,13 @@ def _packs(model: PreTrainedModel) -> bool:
 
 
 def has_bf16_products() -> bool:
-    """Whether oneDNN is there and computes in bf16 on this processor, as with AVX-512 BF16 or AMX."""
+    """Whether this processor computes in bf16 (AVX-512 BF16, AMX), and torch has what packing takes."""
     there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(there and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # They are no public functions, so another torch may be without them.
+    named = there and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
+    processor = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    # oneDNN alone says yes to every AVX-512, where packing was measured to bring nothing.
+    return bool(named and torch.ops.mkldnn._is_mkldnn_bf16_supported() and processor())
 
 
 def _packed(weight: Tensor) -> Tensor:

@@ -66,10 +66,10 @@ class TransformersEngine:
         torch.set_num_threads(threads)
         self.slots = slots
         self._model_dir = model_dir
-        self._active = ActiveModel(load_model(model_dir, dtype, device))
-        self._model = self._active.model
-        self._tokenizer = load_tokenizer(model_dir, chat_template)
+        self._model = load_model(model_dir, dtype, device)
         _require_plain(self._model.config.model_type)
+        self._active = ActiveModel(self._model)
+        self._tokenizer = load_tokenizer(model_dir, chat_template)
         self.rendering = rendering_of(self._tokenizer)
         eos = eos_ids(self._model.generation_config, self._tokenizer)
         self._versions: dict[str, _Version] = {}
@@ -144,8 +144,9 @@ class TransformersEngine:
         with torch.no_grad():
             if (directory / CONFIG_FILE).is_file():
                 tensors, spec = load_adapter(directory)
-                merged = merged_parameters(self._active.unchanged, tensors, spec)
-                return _Version(checksum(tensors), self._active.weights(merged))
+                return _Version(
+                    checksum(tensors), self._active.weights(merged_parameters(self._active.unchanged, tensors, spec))
+                )
             return self._read_full(directory)
 
     def _read_full(self, directory: Path) -> _Version:
@@ -154,9 +155,8 @@ class TransformersEngine:
         base = self._active.base
         require_tensors_of(base, tensors, str(directory))
         like = next(iter(base.values()))
-        return _Version(
-            checksum(tensors), self._active.weights({name: tensor.to(like) for name, tensor in tensors.items()})
-        )
+        own = self._active.weights((name, tensor.to(like)) for name, tensor in tensors.items())
+        return _Version(checksum(tensors), own)
 
     def _held(self, version: str) -> _Version:
         if version not in self._versions:

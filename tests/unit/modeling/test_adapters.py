@@ -110,7 +110,7 @@ def test_peft_merging_and_setting_give_the_same_model(model: PreTrainedModel, ti
 
 def test_merged_parameters_leave_the_model_alone(model: PreTrainedModel) -> None:
     before = logits(model)
-    merged = merged_parameters(model, trained(load_model(Path(model.name_or_path), "float32")), SPEC)
+    merged = dict(merged_parameters(model, trained(load_model(Path(model.name_or_path), "float32")), SPEC))
     assert torch.equal(logits(model), before)
     assert len(merged) == 7
 

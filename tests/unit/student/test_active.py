@@ -52,7 +52,7 @@ def test_base_and_versions_in_turn(model: ActiveModel, tiny_dir: Path) -> None:
     base = load_model(tiny_dir, "bfloat16")
     first, second = changed(tiny_dir, seed=1), changed(tiny_dir, seed=2)
     assert (logits(first) - logits(base)).abs().max() > 0.3
-    one, two = model.weights(parameters(first)), model.weights(parameters(second))
+    one, two = model.weights(parameters(first).items()), model.weights(parameters(second).items())
     for weights, plain in ((one, first), (two, second), ({}, base), (two, second), (one, first), ({}, base)):
         model.activate(weights)
         same(model, plain)
@@ -62,19 +62,19 @@ def test_weights_of_some_layers_leave_the_base_models_in_the_others(model: Activ
     down, up = "model.layers.1.mlp.down_proj.weight", "model.layers.0.mlp.up_proj.weight"
     first, second = changed(tiny_dir, 1, [down]), changed(tiny_dir, 2, [up])
     for plain, name in ((first, down), (second, up)):
-        model.activate(model.weights({name: parameters(plain)[name]}))
+        model.activate(model.weights([(name, parameters(plain)[name])]))
         same(model, plain)
 
 
 def test_an_embedding_that_is_the_output_layer_too_is_exchanged_in_both(model: ActiveModel, tiny_dir: Path) -> None:
     plain = changed(tiny_dir, 3, [EMBEDDING])
     assert plain.config.tie_word_embeddings
-    model.activate(model.weights({EMBEDDING: parameters(plain)[EMBEDDING]}))
+    model.activate(model.weights([(EMBEDDING, parameters(plain)[EMBEDDING])]))
     same(model, plain)
 
 
 def test_the_unchanged_model_stays_what_it_was(model: ActiveModel, tiny_dir: Path) -> None:
-    model.activate(model.weights(parameters(changed(tiny_dir, seed=1))))
+    model.activate(model.weights(parameters(changed(tiny_dir, seed=1)).items()))
     base = load_model(tiny_dir, "bfloat16")
     for name, parameter in model.unchanged.named_parameters():
         assert torch.equal(parameter, base.get_parameter(name))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.student.engines import loop
+from services.student.engines import active, loop
 from services.student.engines.port import (
     Generation,
     GenerationCancelledError,
@@ -182,6 +182,26 @@ def test_versions_side_by_side_are_the_merged_models(
     assert len({tuple(each.logprobs) for each in found[:3]}) == 3
     close(found[0], found[3])
     assert sorted(engine.versions()) == ["a@v0", "a@v1", "a@v2"]
+
+
+def test_packed_weights_answer_as_plain_ones(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16, through the loop, an adapter beside the base; log-probs may differ by rounding."""
+    adapter(tiny_dir, tmp_path / "v1", seed=1)
+    requests = [request(f"What is {n} plus 3?", n, version) for n in range(6) for version in ("a@v0", "a@v1")]
+
+    def answers() -> list[Generation]:
+        engine = TransformersEngine(tiny_dir, "compact", "bfloat16", slots=8, threads=1)
+        engine.load("a@v0", None)
+        engine.load("a@v1", tmp_path / "v1")
+        found = engine.generate(requests)
+        engine.close()
+        return found
+
+    as_it_is = answers()
+    monkeypatch.setattr(active, "has_bf16_products", lambda: False)
+    for one, plain in zip(as_it_is, answers(), strict=True):
+        assert one.token_ids == plain.token_ids
+        assert one.logprobs == pytest.approx(plain.logprobs, abs=2**-5)
 
 
 def test_the_base_model_comes_back_after_unloading(engine: TransformersEngine, tiny_dir: Path, tmp_path: Path) -> None:
