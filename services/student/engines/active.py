@@ -38,13 +38,17 @@ class ActiveModel:
         self._active: Weights = {}
         self._point(self._own)
 
+    @property
+    def packed(self) -> bool:
+        return bool(self._linears)
+
     def weights(self, parameters: Iterable[tuple[str, Tensor]]) -> Weights:
         """Parameters of the base model's names, taken one after the other, as `activate` takes them."""
         found: dict[str, Tensor] = {}
         for name, tensor in parameters:
             if name in self._parameters:
                 # Where the rest is packed: one that is mapped from a file would keep all of the file in memory.
-                found[name] = tensor.clone() if self._linears else tensor
+                found[name] = tensor.clone() if self.packed else tensor
             # One of them may be an embedding and an output layer at once.
             found |= {linear: _packed(tensor) for linear in self._linears.get(name, {})}
         return found

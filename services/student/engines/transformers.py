@@ -127,7 +127,8 @@ class TransformersEngine:
             return EngineHealth(EngineState.DEAD, self._loop.failure)
         if (busy_s := self._loop.busy_s) > STUCK_S:
             return EngineHealth(EngineState.AWAY, f"stuck: a decoding step has taken {busy_s:.0f} s")
-        return EngineHealth(EngineState.READY, f"transformers on {self._model.device}, {self._model.dtype}")
+        laid_out = ", packed weights" if self._active.packed else ""
+        return EngineHealth(EngineState.READY, f"transformers on {self._model.device}, {self._model.dtype}{laid_out}")
 
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return len(render(self._tokenizer, messages))

@@ -194,6 +194,7 @@ def test_packed_weights_answer_as_plain_ones(tiny_dir: Path, tmp_path: Path, mon
         engine.load("a@v0", None)
         engine.load("a@v1", tmp_path / "v1")
         found = engine.generate(requests)
+        assert engine.health().detail.endswith("packed weights") == active.has_bf16_products()
         engine.close()
         return found
 
