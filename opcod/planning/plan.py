@@ -181,15 +181,16 @@ def _look_at_models(
     found: Planned, paths: Paths, problems: ProblemSet | None
 ) -> tuple[Count | None, dict[str, ModelShape]]:
     """How the first student's tokenizer counts (None without one), and the shapes that are known, by student."""
+    with_models = [name for name in found.settings.names if found.settings.students[name].engine != "scripted"]
+    if not with_models:  # what imports torch takes seconds
+        return None, {}
     from shared.modeling.loading import check_model, load_tokenizer
     from shared.modeling.resolving import find_model
 
     count: Count | None = None
     shapes: dict[str, ModelShape] = {}
-    for student in found.settings.names:
+    for student in with_models:
         section = found.settings.students[student]
-        if section.engine == "scripted":
-            continue
         with _noted(found.missing):
             directory = find_model(section.model, paths.cache_dir)
             if directory is None:
@@ -204,9 +205,7 @@ def _look_at_models(
                     count = count or counted
                 shape = read_shape(directory)
             if shape is None:
-                found.notes.append(
-                    f"student {student}: the sizes of {section.model} are not known, so neither its memory"
-                )
+                found.notes.append(f"student {student}: {section.model} is of unknown size, and so is its memory")
             else:
                 shapes[student] = shape
     return count, shapes
