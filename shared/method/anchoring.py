@@ -54,7 +54,15 @@ def verdict(raw: str | None, problem: str) -> str:
     raw: the tutor's whole output, None if there is none. problem: its full text; the closing instruction line does
     not count.
     """
-    text = _visible(raw)
+    return _verdict(_visible(raw), problem)
+
+
+def concept(raw: str | None) -> str | None:
+    """What the first concept tag says, on one line; None without a well-formed tag, "" for an empty one."""
+    return _concept(_visible(raw))
+
+
+def _verdict(text: str, problem: str) -> str:
     if not text:
         return FB_NONE
     tag = _first_tag(text)
@@ -70,9 +78,7 @@ def verdict(raw: str | None, problem: str) -> str:
     return _match(candidates, question)
 
 
-def concept(raw: str | None) -> str | None:
-    """What the first concept tag says, on one line; None without a well-formed tag, "" for an empty one."""
-    text = _visible(raw)
+def _concept(text: str) -> str | None:
     tag = _first_tag(text)
     return None if tag is None else " ".join(text[tag.content_start : tag.content_end].split())
 
@@ -83,10 +89,11 @@ def review_feedback(raw: str | None, problem: str) -> Review:
     Validates the raw text, strips the tags, sanitizes, cuts over-long feedback; if only punctuation is left the
     verdict is fb_none.
     """
-    # On the raw text: cleaning may take the very word away that anchors it.
-    word = verdict(raw, problem)
     draft = Draft(raw or "")
     hide_unseen(draft)
+    seen = draft.text.strip()
+    # On what is not yet cleaned: cleaning may take the very word away that anchors it.
+    word = _verdict(seen, problem)
     draft.delete(_tag_spans(draft.text), "concept_tag")
     sanitize_draft(draft)
     draft.strip("blank")
@@ -98,7 +105,7 @@ def review_feedback(raw: str | None, problem: str) -> Review:
     body = draft.text if any(map(str.isalnum, draft.text)) else None
     matched = word.startswith(MATCH)
     word = FB_NONE if matched and body is None else word
-    return Review(word, concept(raw), body, body if matched else None, draft.removals())
+    return Review(word, _concept(seen), body, body if matched else None, draft.removals())
 
 
 @dataclass(frozen=True)

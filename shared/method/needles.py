@@ -10,12 +10,15 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from shared.method.redaction import Span
+
 # Not public modules, and so of no known types, but the only ones that read a pattern as `re` itself does.
 _constants: Any = import_module("re._constants")
 _parser: Any = import_module("re._parser")
+_casefix: Any = import_module("re._casefix")
 
 SHORTEST = 2
-"""A single character is in every text."""
+"""Bytes: a single ASCII character is in every text, one of another script is not."""
 
 Needles = frozenset[str]
 
@@ -36,22 +39,41 @@ class Needled:
 
     @cached_property
     def needles(self) -> tuple[Needles, ...]:
-        """In lower case, all of them ASCII; any match holds one of each set, in whatever case."""
+        """In lower case; any match holds one of each set, in whatever case."""
         found = {each for each in _sets(_parser.parse(self.pattern.pattern)) if _shortest(each) >= SHORTEST}
         return tuple(sorted(found, key=_shortest, reverse=True))
 
-    def spans(self, text: str, seen: str | None) -> Iterator[tuple[int, int]]:
+    def may_match(self, seen: str | None) -> bool:
+        """False only where the text lacks what any match holds. seen: `lowered` of the text."""
+        return seen is None or all(any(needle in seen for needle in each) for each in self.needles)
+
+    def spans(self, text: str, seen: str | None) -> Iterator[Span]:
         """Of all matches. seen: `lowered` of the text."""
-        if seen is None or all(any(needle in seen for needle in each) for each in self.needles):
+        if self.may_match(seen):
             yield from (found.span() for found in self.pattern.finditer(text))
+
+    def stretches(self, seen: str) -> list[Span]:
+        """One for each of its rarest needles, in no order, which together hold where all matches begin."""
+        found = [[at for needle in each for at in _occurrences(needle, seen)] for each in self.needles]
+        return [(max(0, at - self._width), at) for at in min(found, key=len)] if found else [(0, len(seen))]
+
+    @cached_property
+    def _width(self) -> int:
+        return int(_parser.parse(self.pattern.pattern).getwidth()[1])
+
+
+def _occurrences(needle: str, text: str) -> Iterator[int]:
+    at = text.find(needle)
+    while at >= 0:
+        yield at
+        at = text.find(needle, at + 1)
 
 
 def _sets(tree: Iterable[tuple[Any, Any]]) -> Iterator[Needles]:
     """Sets of needles, of each of which a match of the whole sequence holds one."""
     run = ""
     for kind, told in tree:
-        # A letter with an accent breaks a run: without regard to case some of them match an ASCII letter.
-        if kind is _constants.LITERAL and told < 128:
+        if kind is _constants.LITERAL and told_by_lower_case(told):
             run += chr(told).lower()
             continue
         yield frozenset({run})
@@ -74,4 +96,9 @@ def _best(sets: Iterable[Needles]) -> Needles:
 
 
 def _shortest(needles: Needles) -> int:
-    return min(map(len, needles))
+    return min(len(needle.encode()) for needle in needles)
+
+
+def told_by_lower_case(code: int) -> bool:
+    """Whether all that equals the character without regard to case is in lower case the same, as `lowered` has it."""
+    return code < 128 or code not in _casefix._EXTRA_CASES

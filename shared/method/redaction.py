@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 Span = tuple[int, int]
 
@@ -37,7 +37,7 @@ class Draft:
             first, last = self._kept[start], self._kept[end - 1]
             self._reasons[first : last + 1] = [reason] * (last + 1 - first)
         rest = list(between(spans, len(self.text)))
-        self._kept = [self._kept[at] for start, end in rest for at in range(start, end)]
+        self._kept = list(chain.from_iterable(self._kept[start:end] for start, end in rest))
         self.text = "".join(self.text[start:end] for start, end in rest)
 
     def strip(self, reason: str) -> None:

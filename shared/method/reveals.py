@@ -10,13 +10,16 @@ capital that begins a clause as a word of its own (`The answer is I think too sm
 ones count as those (`scripts.LOOK_ALIKES`).
 """
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
 from shared.method.boxes import boxed_letters
 from shared.method.languages import LANGUAGES, Language, loose
 from shared.method.needles import Needled, lowered
-from shared.method.redaction import Span
+from shared.method.places import Leads, Led, Placed
+from shared.method.redaction import Span, merged
 from shared.method.scripts import LOOK_ALIKES
 
 _HYPHEN = "‐‑–−-"
@@ -33,7 +36,8 @@ _VALUE = (
     r"|[ \t](?!(?:because|since|as|which|but|while|though|so|and)\b)){1,120})?"
 )
 _ORDINAL = (
-    r"(?:the\s)?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|last|1st|2nd|3rd|[4-9]th)\s"
+    r"(?:the\s)?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|last|1st|2nd|3rd|4th|5th|6th|7th"
+    r"|8th|9th)\s"
     r"(?:answer\s)?(?:option|choice|alternative|answer)\b"
 )
 # A, E and I are words, too: one that more of its clause follows is the letter only before what goes on from an answer.
@@ -97,56 +101,96 @@ _BOX = (
 )
 _BOLD_INSIDE = r"(?:[A-J]|[(\[][A-Ja-j][)\]])(?:[.:,;)]|[.:)]\s?[^*_<>\n]{1,80})?"
 
-_SOURCES = (
+_MARKUP = (
     # \boxed{B}, $\boxed{\text{B}}$
     rf"(?P<dollar>\${{1,2}})\s{{0,2}}{_BOX}\s{{0,2}}(?P=dollar)|{_BOX}",
+    # <answer>B</answer>
+    r"<(?i:answer)>(?=[^<]{0,200}[^\W_])[^<]{1,200}</(?i:answer)>",
+)
+_SOURCES = (
+    # \boxed B
     r"\\boxed\s{1,2}[A-J](?![\w\\^])",
     # **B**, __B__, <b>B</b>, \textbf{B}
     rf"(?<![\w*])(?P<stars>\*{{2,3}}){_BOLD_INSIDE}(?P=stars)(?![\w*])",
     rf"(?<!\w)__{_BOLD_INSIDE}__(?!\w)",
     rf"<(?P<bold>(?i:b|strong))>\s{{0,2}}{_BOLD_INSIDE}\s{{0,2}}</(?P=bold)>",
     r"\\textbf\s?\{\s?(?:[A-J]|[(\[][A-Ja-j][)\]])[.:]?\s?\}",
-    # <answer>B</answer>
-    r"<(?i:answer)>(?=[^<]{0,200}[^\W_])[^<]{1,200}</(?i:answer)>",
+    # <answer>B
     rf"<(?i:answer)>\s{{0,8}}{_LETTER}(?:\s{{0,8}}</(?i:answer)>)?",
-    # the answer is B; correct option: B
-    rf"(?i:{_LEAD}(?:{_ADJECTIVE}[\s-]{{1,3}}){{0,3}}{_NOUN}{_SCOPE}{_CONNECT}{_ADVERB}{_NAMED}){_TARGET}",
-    # the best fit is B; the correct reactant is B
-    rf"(?i:{_LEAD}(?:{_JUDGED}[\s-]{{1,3}})(?:[a-z]{{2,20}}[\s-]{{1,3}}){{0,2}}[a-z]{{2,20}}{_CONNECT}{_ADVERB}{_NAMED}){_TARGET}",
-    # final answer B; the correct option (B)
-    rf"(?i:{_LEAD}(?:final\s{{1,3}}answer|{_JUDGED}\s{{1,3}}(?:answer|option|choice|alternative|letter))"
-    rf"[*_]{{0,3}}\s{{0,2}}[,–—-]?\s{{1,4}}){_TARGET}",
-    # Ans C; Correct: C; solution: C
-    rf"(?i:(?<!\w)ans\.?\s{{1,3}}){_TARGET}{_STOP}",
-    rf"(?i:{_LEAD}(?:solution|verdict|conclusion|(?:answer\s)?key|correct|right){_CONNECT}{_NAMED}){_TARGET}{_STOP}",
-    # choose B
-    r"(?i:(?<!not )(?<!n't )(?<!n’t )(?<!never )(?<!\w)(?:so\s|please\s)?"
-    rf"(?:choose|select|pick|opt\sfor|go\swith|settle\son)\s{{1,4}}{_NAMED}){_TARGET}",
-    # it must be B; so it is B
-    rf"(?i:(?<!\w)(?:(?:so|thus|hence|therefore|then)\b,?\s{{1,2}})?(?:it|this|that|which)\s{{1,3}}"
-    rf"(?:must|has\sto|have\sto|should|can\sonly|would|will|ought\sto)\s{{1,3}}be\s{{1,3}}{_NAMED}){_TARGET}{_CLAUSE_END}",
-    rf"(?i:(?<!\w)(?:so|thus|hence|therefore|then)\b,?\s{{1,2}}(?:it\sis|it['’]s|that\sis)\s{{1,3}}{_NAMED}){_TARGET}{_CLAUSE_END}",
-    rf"(?i:(?<!\w){_NOT_OBJECT}(?:it(?:['’]s|\sis|\swas)|that['’]s)\s{{1,3}}{_ADVERB}{_NAMED}){_TARGET}{_STOP}",
-    rf"(?i:{_SENTENCE}(?:so|thus|hence|therefore)\b[,:]?\s{{1,2}}{_NAMED}){_TARGET}{_STOP}",
-    # a sentence of its own: Answer (C). Option C. C works.
-    rf"{_SENTENCE}(?i:[*_]{{0,3}}(?:the\s)?(?:final\s)?(?:ans\.?|answer|option|choice)[*_]{{0,3}}\s{{0,2}}[–—-]?\s{{0,3}}){_LETTER}"
-    r"(?=\s{0,2}(?:[.!]|\Z))",
+    # a sentence of its own: C works.
     rf"{_SENTENCE}(?i:option\s)?{_LETTER}(?i:\s(?:works|fits|matches))(?=[.!]|\s{{0,4}}\Z)",
-    # only C works; that leaves C; mark C
-    rf"(?i:(?<!\w)(?:only|just)\s{{1,3}}{_NAMED}){_LETTER}(?i:\s{{1,3}}{_FITS})",
-    rf"(?i:(?<!\w)(?:(?:this|that|which)\s)?(?:leav(?:es?|ing)|left\swith|go\sfor|tick|circle|mark)\s{{1,3}}(?:(?:only|just|us\swith)\s)?{_NAMED}){_TARGET}{_STOP}",
     # #### C; a last line that is only the letter; C ✓
     rf"(?<!\S)#{{4}}[ \t]{{0,2}}{_LETTER}[.!]?(?m:[ \t]{{0,3}}$)",
     rf"(?:\A|(?<=[.!?]\s)|(?<=\n))[ \t]{{0,3}}{_LETTER}[.!]?\s{{0,4}}\Z",
     rf"(?<![\w\\{{'’{_HYPHEN}]){_LETTER}\s{{0,2}}(?:[✓✔✅☑]|(?i:[(\[](?:the\s)?(?:correct|right)(?:\s(?:one|answer|option|choice))?[)\]]))",
     rf"[✓✔✅☑]\ufe0f?\s{{0,2}}(?i:{_NAMED}){_TARGET}{_STOP}",
-    # option B is correct; B is the correct answer
-    rf"(?i:{_LEAD})(?:(?i:(?:option|choice|answer|letter|alternative)\s{{1,3}}){_LETTER}|(?i:{_ORDINAL}))"
-    rf"(?i:\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}(?:{_HELD_CORRECT}|correct(?![\w-])))",
+    # B is the correct answer; option B fits best
     rf"(?<![\w\\{{'’{_HYPHEN}]){_LETTER}(?i:\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
     rf"(?i:(?<!\w)(?:option\s{{1,3}})?)(?<!\w){_LETTER}(?i:\s{{1,3}}(?:fits|matches|works)\s{{1,3}}best\b)",
 )
-
+_LED = (
+    # the answer is B; correct option: B
+    (
+        rf"{_LEAD}(?:{_ADJECTIVE}[\s-]{{1,3}}){{0,3}}{_NOUN}{_SCOPE}{_CONNECT}{_ADVERB}{_NAMED}",
+        _TARGET,
+    ),
+    # the best fit is B; the correct reactant is B
+    (
+        rf"{_LEAD}(?:{_JUDGED}[\s-]{{1,3}})(?:[a-z]{{2,20}}[\s-]{{1,3}}){{0,2}}[a-z]{{2,20}}{_CONNECT}{_ADVERB}{_NAMED}",
+        _TARGET,
+    ),
+    # final answer B; the correct option (B)
+    (
+        rf"{_LEAD}(?:final\s{{1,3}}answer|{_JUDGED}\s{{1,3}}(?:answer|option|choice|alternative|letter))"
+        r"[*_]{0,3}\s{0,2}[,–—-]?\s{1,4}",
+        _TARGET,
+    ),
+    # Ans C; Correct: C; solution: C
+    (r"(?<!\w)ans\.?\s{1,3}", rf"{_TARGET}{_STOP}"),
+    (
+        rf"{_LEAD}(?:solution|verdict|conclusion|(?:answer\s)?key|correct|right){_CONNECT}{_NAMED}",
+        rf"{_TARGET}{_STOP}",
+    ),
+    # choose B
+    (
+        r"(?<!not )(?<!n't )(?<!n’t )(?<!never )(?<!\w)(?:so\s|please\s)?"
+        rf"(?:choose|select|pick|opt\sfor|go\swith|settle\son)\s{{1,4}}{_NAMED}",
+        _TARGET,
+    ),
+    # it must be B; so it is B
+    (
+        r"(?<!\w)(?:(?:so|thus|hence|therefore|then)\b,?\s{1,2})?(?:it|this|that|which)\s{1,3}"
+        rf"(?:must|has\sto|have\sto|should|can\sonly|would|will|ought\sto)\s{{1,3}}be\s{{1,3}}{_NAMED}",
+        rf"{_TARGET}{_CLAUSE_END}",
+    ),
+    (
+        rf"(?<!\w)(?:so|thus|hence|therefore|then)\b,?\s{{1,2}}(?:it\sis|it['’]s|that\sis)\s{{1,3}}{_NAMED}",
+        rf"{_TARGET}{_CLAUSE_END}",
+    ),
+    (
+        rf"(?<!\w){_NOT_OBJECT}(?:it(?:['’]s|\sis|\swas)|that['’]s)\s{{1,3}}{_ADVERB}{_NAMED}",
+        rf"{_TARGET}{_STOP}",
+    ),
+    (rf"{_SENTENCE}(?:so|thus|hence|therefore)\b[,:]?\s{{1,2}}{_NAMED}", rf"{_TARGET}{_STOP}"),
+    # a sentence of its own: Answer (C). Option C.
+    (
+        rf"{_SENTENCE}[*_]{{0,3}}(?:the\s)?(?:final\s)?(?:ans\.?|answer|option|choice)[*_]{{0,3}}\s{{0,2}}[–—-]?\s{{0,3}}",
+        rf"{_LETTER}(?=\s{{0,2}}(?:[.!]|\Z))",
+    ),
+    # only C works; that leaves C; mark C
+    (rf"(?<!\w)(?:only|just)\s{{1,3}}{_NAMED}", rf"{_LETTER}(?i:\s{{1,3}}{_FITS})"),
+    (
+        r"(?<!\w)(?:(?:this|that|which)\s)?(?:leav(?:es?|ing)|left\swith|go\sfor|tick|circle|mark)\s{1,3}"
+        rf"(?:(?:only|just|us\swith)\s)?{_NAMED}",
+        rf"{_TARGET}{_STOP}",
+    ),
+    # option B is correct
+    (
+        rf"{_LEAD}(?=(?:option|choice|answer|letter|alternative)\s|{_ORDINAL})",
+        rf"(?:(?i:(?:option|choice|answer|letter|alternative)\s{{1,3}}){_LETTER}|(?i:{_ORDINAL}))"
+        rf"(?i:\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}(?:{_HELD_CORRECT}|correct(?![\w-])))",
+    ),
+)
 _LATIN_ARTICLE = r"(?:(?:la|le|el|il|lo|die|der|das|a|o|ma|ta|tu|su|sa)\s{1,2}|l['’])?"
 CLAUSE_ENDS = (
     r"(?=\s{0,2}(?:[.,;:!?)*\n。、।؟،]|\Z|因为|因為|所以|ので|から)"
@@ -214,7 +258,8 @@ def _edge(language: Language) -> str:
     return edge_of_word(language) + (_LATIN_ARTICLE if "LATIN" in language.scripts else "")
 
 
-def _sources_in(language: Language) -> Iterator[str]:
+def _sources_in(language: Language) -> Iterator[tuple[str, str]]:
+    """Of its patterns: what leads to the letter, "" where that says little, and the rest."""
     own = "".join(_OWN_LETTERS.get(script, "") for script in language.scripts)
     letter = rf"(?:{_LATIN_LETTER}|[{own}](?!\w){CLAUSE_ENDS})" if own else _LATIN_LETTER
     inside = rf"(?:{_LATIN_LETTER}|[{own}](?!\w))" if own else _LATIN_LETTER
@@ -222,39 +267,90 @@ def _sources_in(language: Language) -> Iterator[str]:
     target = rf"(?:{ordinal}|{_NO_WORD}{letter}{_VALUE})"
     option = loose(rf"(?i:(?:{language.option})\s{{0,3}})")
     closing = closing_words(language)
-    yield rf"{named_answer(language)}{target}{closing}"
+    yield named_answer(language), rf"{target}{closing}"
     start = rf"(?<![A-Za-z0-9\\{{'’{_HYPHEN}]){_edge(language)}"
-    yield rf"{start}(?:{option}{inside}|{letter}|{ordinal}){held_right(language)}{CLAUSE_ENDS}"
+    yield "", rf"{start}(?:{option}{inside}|{letter}|{ordinal}){held_right(language)}{CLAUSE_ENDS}"
     if language.choose:
-        yield rf"{loose(rf'(?i:{_edge(language)}(?:{language.choose}))')}\s{{0,3}}{option}?{target}"
-    yield rf"(?:{named_correct(language)}|{pointed_at(language)}){target}{closing}{CLAUSE_ENDS}"
+        yield loose(rf"(?i:{_edge(language)}(?:{language.choose}))"), rf"\s{{0,3}}{option}?{target}"
+    yield rf"(?:{named_correct(language)}|{pointed_at(language)})", rf"{target}{closing}{CLAUSE_ENDS}"
     before, behind = only_one(language)
     if before:
-        yield rf"{before}{inside}{behind}"
+        yield before, rf"{inside}{behind}"
+
+
+_ANY_OWN = "".join(_OWN_LETTERS.values())
+_PLACE = re.compile(
+    rf"[A-J(\[{{{_ANY_OWN}]"
+    rf"(?:(?<=[A-J])(?![A-Za-z0-9\u00c0-\u024f])|(?<=[(\[{{])\s?[a-j]\s?[)\]}}]|(?<=[{_ANY_OWN}])(?!\w))"
+)
+"""All that one of the patterns may take for a letter of an option."""
+
+
+@dataclass(frozen=True)
+class _Patterns:
+    """Patterns, each of whose matches holds a letter or an ordinal.
+
+    ordinals: finds the ordinals. near: looked for around those. led: the same of patterns with a lead, where `leads`
+    finds it.
+    """
+
+    ordinals: tuple[Needled, ...]
+    near: tuple[Placed, ...]
+    led: tuple[Led, ...]
+    leads: Leads
+
+    def spans(self, text: str, letters: list[Span]) -> Iterator[Span]:
+        """Of all matches. letters: where they may be in the text."""
+        words = lowered(text)
+        if words is None:
+            for pattern in (*self.near, *self.led):
+                yield from pattern.spans(text, None)
+            return
+        places = merged([*letters, *(span for each in self.ordinals for span in each.stretches(words))])
+        if not places:
+            return
+        for pattern in self.near:
+            if pattern.may_match(words):
+                yield from pattern.spans_near(text, places)
+        if any(pattern.may_match(words) for pattern in self.led):
+            for pattern, starts in self.leads.starts(words, places).items():
+                yield from pattern.spans_at(text, starts)
 
 
 # Compiled when the first text comes: a fifth of a second, which commands and services that clean none do without.
 @cache
-def _english() -> tuple[Needled, ...]:
-    return tuple(Needled(source) for source in _SOURCES)
+def _markup() -> tuple[Needled, ...]:
+    return tuple(map(Needled, _MARKUP))
 
 
 @cache
-def _compiled(*scripts: str) -> tuple[Needled, ...]:
-    """The patterns of the languages beside English that are written in one of the scripts."""
-    rows = [each for each in LANGUAGES if each.answer and not set(scripts).isdisjoint(each.scripts)]
-    return tuple(Needled(source) for language in rows for source in _sources_in(language))
+def _patterns(script: str) -> _Patterns:
+    """Of the languages that are written in it."""
+    rows = [each for each in LANGUAGES if each.answer and script in each.scripts]
+    sources = [pair for language in rows for pair in _sources_in(language)]
+    ordinals = [loose(rf"(?i:{language.ordinal})") for language in rows]
+    if script == "LATIN":
+        english = [(f"(?i:{lead})", rest) for lead, rest in _LED]
+        sources = [*(("", source) for source in _SOURCES), *english, *sources]
+        ordinals = [rf"(?i:{_ORDINAL})", *ordinals]
+    led = [Led(lead, rest) for lead, rest in sources if lead]
+    told = tuple(each for each in led if "" not in each.beginnings)
+    near = [Placed(rest) for lead, rest in sources if not lead] + [each for each in led if "" in each.beginnings]
+    # Each lead begins a word, so that this says nothing but where it is of no use to look.
+    return _Patterns(tuple(map(Needled, ordinals)), tuple(near), told, Leads(told, edge_of_word(rows[0])))
 
 
 def revealing_spans(seen: str) -> Iterator[Span]:
     """Where a text names the answer, in no order, overlapping. seen: the shadow of the text."""
     latin = seen if seen.isascii() else seen.translate(LOOK_ALIKES)
-    # Most texts are ASCII, and two thirds of the time would go into scripts that they do not have.
-    others = () if seen.isascii() else _compiled("DEVANAGARI", "ARABIC", "CJK", "HANGUL")
     words = lowered(latin)
-    for needled in (*_english(), *_compiled("LATIN"), *others):
+    for needled in _markup():
         yield from needled.spans(latin, words)
-    if not seen.isascii():
-        for needled in _compiled("CYRILLIC"):
-            yield from (found.span() for found in needled.pattern.finditer(seen))
     yield from boxed_letters(latin)
+    letters = [found.span() for found in _PLACE.finditer(latin)]
+    yield from _patterns("LATIN").spans(latin, letters)
+    # Most texts are ASCII, and two thirds of the time would go into scripts that they do not have.
+    if not seen.isascii():
+        for script in ("DEVANAGARI", "ARABIC", "CJK", "HANGUL"):
+            yield from _patterns(script).spans(latin, letters)
+        yield from _patterns("CYRILLIC").spans(seen, [found.span() for found in _PLACE.finditer(seen)])

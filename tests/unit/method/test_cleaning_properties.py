@@ -234,7 +234,16 @@ HOSTILE += [
     "🅒",
 ]
 HOSTILE += ["la correcta es ", "c'est donc ", "solo la B ", "es la ", "因此是", "だけ", "따라서 ", "только В "]
-HOSTILE += ["die dritte option ", "$$", "Bが", "it must be ", "the third option "]
+HOSTILE += [
+    "(a) the ",
+    "the first ",
+    "B " + "the " * 60,
+    "die dritte option ",
+    "$$",
+    "Bが",
+    "it must be ",
+    "the third option ",
+]
 
 
 @pytest.mark.parametrize(

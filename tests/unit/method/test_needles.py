@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.method.needles import Needled, lowered
-from shared.method.reveals import _compiled, _english, revealing_spans
+from shared.method.reveals import _markup, _patterns, revealing_spans
 
 LETTERS = st.text(alphabet="abB", min_size=1, max_size=3)
 OF_PARTS = st.recursive(
@@ -36,7 +36,9 @@ OF_PARTS = st.recursive(
         ("(?:ab|c)d", []),
         ("#{4}[A-J]", [{"####"}]),
         ("soluci[oó]n", [{"soluci"}]),
-        ("réponse", [{"ponse"}]),
+        ("réponse", [{"réponse"}]),
+        ("(?:答|正解)は", [{"答", "正解"}, {"は"}]),
+        ("верно", [{"ерн"}]),
         ("(?<!not )(?=never )[A-J]", []),
         ("(?P<stars>[*]{2})[A-J](?P=stars)", [{"**"}]),
     ],
@@ -75,6 +77,6 @@ def test_whatever_matches_holds_a_needle_of_each_set(data: st.DataObject, source
     ],
 )
 def test_each_pattern_finds_with_its_needles_what_it_finds_without(text: str) -> None:
-    for needled in (*_english(), *_compiled("LATIN")):
+    for needled in (*_markup(), *_patterns("LATIN").near, *_patterns("LATIN").led):
         assert list(needled.spans(text, lowered(text))) == [found.span() for found in needled.pattern.finditer(text)]
     assert list(revealing_spans(text))
