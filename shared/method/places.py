@@ -1,8 +1,8 @@
 """Where in a text a pattern can match at all, so that it is tried nowhere else.
 
-A pattern that names an answer holds a place: a letter A-J, or what stands for one in a branch without letters. A `Placed`
-looks for its matches around places alone, a `Led` only where one of its beginnings stands there as well. What always
-holds: both find exactly what `finditer` would, in time linear in the text.
+A pattern that names an answer holds a place: a letter A-J, or what stands for one in a branch without letters. A
+`Placed` looks for its matches around places alone, a `Led` only where one of its beginnings stands there as well. What
+always holds: both find exactly what `finditer` would, in time linear in the text.
 """
 
 import re
