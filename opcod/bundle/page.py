@@ -16,7 +16,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from opcod.report.text import PICTURES, grids, verdict_lines, warning_lines
+from opcod.report.text import PICTURES, grids, verdict_lines
+from opcod.report.warning_text import warning_lines
 from opcod.talk.text import likeliest
 from services.inspector.http.views import ExchangeView, TraceView
 from shared.contracts.traces import heat

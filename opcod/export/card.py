@@ -12,7 +12,8 @@ from importlib.metadata import version as installed_version
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from opcod.report.text import feedback_grid, gate_grid, score_grid, warning_lines
+from opcod.report.text import feedback_grid, gate_grid, score_grid
+from opcod.report.warning_text import warning_lines
 from shared.config.settings import RunSettings
 from shared.contracts.ids import parse_version
 from shared.contracts.models import PreparedModel

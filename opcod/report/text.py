@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from shared.contracts.diagnostics import Silenced
+from opcod.report.warning_text import warning_lines
 from shared.contracts.run import GateDecision
 from shared.results.diagnostics import FIGURES, Diagnostics, RoundVerdicts
 from shared.results.figures import Rate
@@ -22,7 +22,7 @@ from shared.results.grid import (
     plain,
     terminal,
 )
-from shared.results.report import Decline, Report, ScoreRow, unclaimed_text
+from shared.results.report import Report, ScoreRow, unclaimed_text
 
 PICTURES = ("scores.png", "gap.png", "verdicts.png")
 FIGURE_NAMES = {
@@ -44,44 +44,6 @@ def diagnostic_grids(diagnostics: Diagnostics) -> list[Grid]:
         _time_grid(diagnostics),
         _figure_grid(diagnostics),
     ]
-
-
-def warning_lines(report: Report) -> list[str]:
-    """One line for each tutor that was silenced, each alarm, and each student that ends below its best."""
-    alarmed = [
-        f"Alarm, student {alarm.student}, round {alarm.round}, step {alarm.step}: {alarm.alarm.replace('_', ' ')}, "
-        f"{alarm.reason}."
-        for alarm in report.alarms
-    ]
-    declined = [_decline_line(each, report.run) for each in report.declines]
-    return [*map(_silenced_line, report.silenced), *alarmed, *declined]
-
-
-def _decline_line(each: Decline, run: str) -> str:
-    low, high = (100 * bound for bound in each.interval)
-    head = (
-        f"Student {each.student} ends below its best: {each.best} validates at {100 * each.best_score:.1f} %, the last "
-        f"version {each.last} at {100 * each.last_score:.1f} % (change {low:+.1f} to {high:+.1f})"
-    )
-    if each.kept:
-        return f"{head}. {each.best} is what was tested and is handed on (run.keep_best)."
-    return (
-        f"{head}. Go back to it with `opcod weights rollback {run} --student {each.student} --to "
-        f"{each.best.partition('@')[2]}`, or let a run do so by `run.keep_best = true`."
-    )
-
-
-def _silenced_line(each: Silenced) -> str:
-    head = (
-        f"Tutor {each.tutor} was silenced for student {each.student} in step {each.step}, for the rest of round "
-        f"{each.round}"
-    )
-    if each.by is not None:
-        return f"{head}, by {each.by}: {each.reason}."
-    return (
-        f"{head}: its feedback broke {each.broke} of {each.right} right answers ({100 * each.break_rate:.0f} %, "
-        f"at least {100 * each.low:.0f} %; bound {100 * each.bound:.0f} %, answering again {100 * each.chance:.0f} %)."
-    )
 
 
 def _revision_grid(diagnostics: Diagnostics) -> Grid:
@@ -175,6 +137,7 @@ def grids(report: Report) -> list[Grid]:
     """All tables of the report that have a row, in order."""
     every = [
         score_grid(report),
+        kind_grid(report),
         _stem_grid(report),
         _answer_grid(report),
         gate_grid(report),
@@ -226,6 +189,31 @@ def score_grid(report: Report) -> Grid:
             percentage("change", "+.1f"),
         ],
         rows,
+    )
+
+
+def kind_grid(report: Report) -> Grid:
+    """Those alone that the run has changed: all would be the longest table."""
+    rows: Rows = [
+        [
+            row.student,
+            row.domain,
+            row.kind,
+            row.problems,
+            row.before,
+            row.after,
+            Measured(row.after - row.before, row.change_interval),
+        ]
+        for row in report.kinds
+        if row.moved
+    ]
+    columns = [
+        *plain("student", "domain", "kind", "problems"),
+        *map(percentage, ("before", "after")),
+        percentage("change", "+.1f"),
+    ]
+    return Grid(
+        "Kinds of test problems whose score changed beyond noise, % (95 % interval over problems)", columns, rows
     )
 
 

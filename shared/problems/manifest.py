@@ -10,11 +10,14 @@ from shared.problems.problem import PARTITIONS, Problem, ProblemSet, Provenance,
 class DomainManifest(Contract):
     """How many problems of a domain a partition has, by kind, their ids in order, and what a constant answer would
     score.
+
+    kind_of_each: in the order of the ids; empty where a run was begun by a release that did not write it.
     """
 
     count: int
     ids: tuple[str, ...]
     kinds: dict[str, int]
+    kind_of_each: tuple[str, ...] = ()
     majority_answer: str
     majority_share: float
 
@@ -69,6 +72,7 @@ def _domain(problems: Iterable[Problem]) -> DomainManifest:
         count=len(rows),
         ids=tuple(row.id for row in rows),
         kinds=dict(sorted(kinds.items())),
+        kind_of_each=tuple(row.kind for row in rows),
         majority_answer=answer,
         majority_share=times / len(rows),
     )

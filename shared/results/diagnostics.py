@@ -1,22 +1,16 @@
 """The diagnostics of a report: what feedback did to answers, verdicts by round, step times, figures of the steps. Pure.
 
 docs/diagnostics.md says what each number means. A rate over nothing is None.
-
-Here, too, are the test scores without the problems whose stem stands, with other options, in the training problems.
-Those are no leak by the key that the partitions are checked with, yet a student may have learned their subject; so
-the report shows the scores with them and without.
 """
 
 from collections.abc import Mapping, Sequence
 
 from shared.contracts.diagnostics import RevisionCount, StepKind
-from shared.contracts.run import GateDecision, RunState, Score
+from shared.contracts.run import GateDecision, RunState
 from shared.contracts.weights import StepRecord
 from shared.method.metrics import difficulty_bins
 from shared.method.silencing import resampling_chance
-from shared.problems.manifest import ProblemSetManifest
-from shared.problems.problem import spread
-from shared.results.figures import Part, Rate, breaks, first_and_last_test, fixes
+from shared.results.figures import Part, Rate, breaks, fixes
 
 EVERYTHING = "all"
 BINS = ("easiest", "easy", "hard", "hardest")
@@ -155,54 +149,3 @@ def _figures(student: str, records: Sequence[StepRecord]) -> list[Figure]:
             mean = sum(values) / len(values)
             figures.append(Figure(student=student, name=name, steps=len(values), mean=mean, last=values[-1]))
     return figures
-
-
-class StemRow(Part):
-    """One student in one domain: mean scores over the `problems` that are left without the `shared` ones."""
-
-    student: str
-    domain: str
-    problems: int
-    shared: int
-    before: float
-    after: float
-
-
-def without_shared_stems(
-    scores: Sequence[Score], manifest: ProblemSetManifest | None, test_problems: int | None
-) -> list[StemRow]:
-    """A row for each student and domain in which such problems were tested; none if the set names none.
-
-    scores: of the whole run. test_problems: the setting, which decides which problems were tested.
-    """
-    if manifest is None or manifest.provenance is None:
-        return []
-    shared = set(manifest.provenance.shared_stems)
-    rows: list[StemRow] = []
-    for student in sorted({score.student for score in scores}):
-        tests = first_and_last_test(scores, student)
-        if tests is None:
-            continue
-        for domain, part in manifest.partitions["test"].domains.items():
-            # A score has counts by place and no ids; the same spread as in the test says which problem stands where.
-            kept = [at for at, name in enumerate(spread(part.ids, test_problems)) if name not in shared]
-            tested = len(tests[0].correct[domain])
-            # With none left there is no mean, and with all left the row would repeat the score.
-            if len(kept) in (0, tested):
-                continue
-            before, after = (_mean(score, domain, kept) for score in tests)
-            rows.append(
-                StemRow(
-                    student=student,
-                    domain=domain,
-                    problems=len(kept),
-                    shared=tested - len(kept),
-                    before=before,
-                    after=after,
-                )
-            )
-    return rows
-
-
-def _mean(score: Score, domain: str, kept: Sequence[int]) -> float:
-    return sum(score.correct[domain][at] for at in kept) / (len(kept) * score.samples)

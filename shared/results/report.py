@@ -11,7 +11,7 @@ from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Sp
 from shared.contracts.weights import StepRecord
 from shared.method.metrics import change_interval, pareto_improved
 from shared.problems.manifest import ProblemSetManifest
-from shared.results.diagnostics import Diagnostics, StemRow, diagnose, without_shared_stems
+from shared.results.diagnostics import Diagnostics, diagnose
 from shared.results.figures import (
     Interval,
     Part,
@@ -28,6 +28,7 @@ from shared.results.figures import (
     seeing,
     taught_rows,
 )
+from shared.results.subsets import KindScore, StemRow, by_kind, without_shared_stems
 
 
 class AnswerRates(Part):
@@ -128,6 +129,7 @@ class Report(Part):
     seed: int
     rounds: int
     scores: list[ScoreRow]
+    kinds: list[KindScore] = Field(default_factory=list)
     without_shared_stems: list[StemRow]
     students: list[StudentReport]
     mutual_improvement: bool | None
@@ -171,6 +173,7 @@ def build_report(
         seed=settings.run.seed,
         rounds=settings.run.rounds,
         scores=rows,
+        kinds=by_kind(state.scores, problems, settings.evaluation.test_problems),
         without_shared_stems=without_shared_stems(state.scores, problems, settings.evaluation.test_problems),
         students=[_student(state, s, improved[s]) for s in students],
         # Over no rows all() would be True: a run without two tests has improved nothing.

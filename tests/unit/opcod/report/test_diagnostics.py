@@ -3,7 +3,8 @@
 import pytest
 
 from opcod.local.progress import headline
-from opcod.report.text import diagnostic_grids, to_markdown, warning_lines
+from opcod.report.text import diagnostic_grids, to_markdown
+from opcod.report.warning_text import warning_lines
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.events import AlarmRaised, GateDecided, TutorSilenced
 from shared.contracts.run import Tally
@@ -11,6 +12,7 @@ from shared.contracts.weights import StepRecord
 from shared.results.diagnostics import Diagnostics, RevisionRates, diagnose
 from shared.results.grid import text
 from shared.results.report import Decline, build_report
+from shared.results.subsets import KindScore
 from tests.fakes.figures import revision_count, step_metrics
 from tests.fakes.final_state import final_state, gate_of_three, settings
 
@@ -170,3 +172,27 @@ def test_who_ends_below_its_best_is_told_with_the_command_that_goes_back() -> No
     assert f"`opcod weights rollback {report.run} --student a --to v3`" in left
     (kept,) = warning_lines(report.model_copy(update={"declines": [decline.model_copy(update={"kept": True})]}))
     assert kept.endswith("a@v3 is what was tested and is handed on (run.keep_best).")
+
+
+def test_a_kind_that_is_lost_is_told_with_a_command_and_stands_in_a_table_of_what_moved() -> None:
+    row = KindScore(
+        student="b",
+        domain="chemistry",
+        kind="free acid",
+        problems=9,
+        before=1,
+        after=0.125,
+        change_interval=(-1, -0.7),
+    )
+    others = [
+        row.model_copy(update={"kind": "lye", "after": 1.0, "change_interval": (0.0, 0.0)}),
+        row.model_copy(update={"kind": "ether", "before": 0.5, "after": 1.0, "change_interval": (0.2, 0.8)}),
+    ]
+    report = build_report(final_state(), settings(), {}, 100.0, {}).model_copy(update={"kinds": [row, *others]})
+    (line,) = warning_lines(report)
+    assert "Student b has lost the kind free acid of chemistry: 100.0 % of its test answers were right, 12.5 %" in line
+    assert f"`opcod feedback export --run {report.run} --filter student=b --filter q='free acid'`" in line
+    text = to_markdown(report)
+    assert f"- {line}" in text
+    assert "| b | chemistry | free acid | 9 | 100.0 | 12.5 | -87.5 (-100.0 to -70.0) |" in text
+    assert "| b | chemistry | ether | 9 |" in text and "| b | chemistry | lye |" not in text

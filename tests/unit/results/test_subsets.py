@@ -1,0 +1,92 @@
+"""Test scores of some of the problems: without those whose stem is in the training problems, and of each kind."""
+
+import pytest
+
+from shared.contracts.run import Score, Split
+from shared.problems.loading import load_problem_set
+from shared.problems.manifest import ProblemSetManifest, manifest
+from shared.problems.problem import Provenance
+from shared.results.subsets import by_kind, without_shared_stems
+from tests.fakes import final_state
+
+
+def score(student: str, round_: int, physics: list[int], split: Split = Split.TEST) -> Score:
+    """Two samples a problem."""
+    made = final_state.score(student, round_, {"physics": physics, "chemistry": [0] * len(physics)}, split)
+    return made.model_copy(update={"samples": 2})
+
+
+def problems(*shared: int) -> ProblemSetManifest:
+    """The generated set's manifest, as if these of the physics test problems had a stem in common with training."""
+    written = manifest(load_problem_set("generated"))
+    ids = written.partitions["test"].domains["physics"].ids
+    stems = tuple(ids[at] for at in shared)
+    return written.model_copy(update={"provenance": Provenance(source="x", files={}, shared_stems=stems)})
+
+
+def test_means_leave_out_the_shared_ones() -> None:
+    before, after = [2, 0, 1] + [0] * 157, [2, 2, 1] + [0] * 157
+    scores = [score("a", 1, before), score("a", 1, before, Split.VALIDATION), score("a", 3, after)]
+    (row,) = without_shared_stems(scores, problems(0, 2), None)
+    assert (row.student, row.domain, row.problems, row.shared) == ("a", "physics", 158, 2)
+    assert (row.before, row.after) == (0, pytest.approx(2 / (158 * 2)))
+
+
+def test_a_limit_decides_which_problems_were_tested() -> None:
+    scores = [score("a", 1, [2, 1, 0, 0]), score("a", 3, [2, 2, 0, 0])]
+    (row,) = without_shared_stems(scores, problems(0, 1), 4)
+    assert (row.problems, row.shared) == (3, 1), "of 160 problems the limit takes 0, 40, 80 and 120"
+    assert row.after == pytest.approx(2 / 6)
+
+
+def test_nothing_to_say_without_such_problems_or_scores() -> None:
+    scores = [score("a", 1, [0] * 160), score("a", 3, [0] * 160)]
+    assert without_shared_stems(scores, problems(), None) == []
+    assert without_shared_stems(scores, None, None) == []
+    assert without_shared_stems(scores, manifest(load_problem_set("generated")), None) == []
+    assert without_shared_stems(scores[:1], problems(0), None) == []
+
+
+def test_each_kind_has_a_score_of_its_own() -> None:
+    written = manifest(load_problem_set("generated"))
+    kinds = written.partitions["test"].domains["physics"].kind_of_each
+    known, lost = kinds[0], kinds[1]
+    before = [2 if kind == lost else 0 for kind in kinds]
+    after = [2 if kind == known else 0 for kind in kinds]
+    rows = {
+        row.kind: row
+        for row in by_kind([score("a", 1, before), score("a", 3, after)], written, None)[: len(set(kinds))]
+    }
+    assert list(rows) == list(dict.fromkeys(kinds)), "as they come in the problems"
+    assert sum(row.problems for row in rows.values()) == 160
+    assert (rows[known].before, rows[known].after, rows[known].moved, rows[known].lost) == (0, 1, True, False)
+    assert (rows[lost].before, rows[lost].after, rows[lost].moved, rows[lost].lost) == (1, 0, True, True)
+    assert not any(row.moved for name, row in rows.items() if name not in (known, lost))
+
+
+def test_a_kind_that_was_half_known_or_is_half_known_is_not_lost() -> None:
+    written = manifest(load_problem_set("generated"))
+    kinds = written.partitions["test"].domains["physics"].kind_of_each
+    for full, left in ((1, 0), (2, 1)):
+        before, after = ([share if kind == kinds[0] else 0 for kind in kinds] for share in (full, left))
+        (row,) = (row for row in by_kind([score("a", 1, before), score("a", 3, after)], written, None) if row.moved)
+        assert (row.kind, row.change_interval[1] < 0, row.lost) == (kinds[0], True, False)
+
+
+def test_kinds_are_of_the_problems_that_were_tested() -> None:
+    written = manifest(load_problem_set("generated"))
+    tested = written.partitions["test"].domains["physics"].kind_of_each[::5]
+    after = [2 if kind == tested[1] else 0 for kind in tested]
+    rows = [row for row in by_kind([score("a", 1, [0] * 32), score("a", 3, after)], written, 32) if row.moved]
+    assert [(row.kind, row.problems, row.after) for row in rows] == [(tested[1], 16, 1)]
+
+
+def test_nothing_is_said_of_kinds_where_there_is_one_or_none_is_known() -> None:
+    scores = [score("a", 1, [0] * 160), score("a", 3, [2] * 160)]
+    written = manifest(load_problem_set("generated"))
+    assert by_kind(scores, None, None) == [] and by_kind(scores[:1], written, None) == []
+    test = written.partitions["test"]
+    for told in ((), ("all",) * 160):
+        domains = {name: part.model_copy(update={"kind_of_each": told}) for name, part in test.domains.items()}
+        changed = {**written.partitions, "test": test.model_copy(update={"domains": domains})}
+        assert by_kind(scores, written.model_copy(update={"partitions": changed}), None) == []
