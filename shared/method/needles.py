@@ -54,7 +54,7 @@ class Needled:
 
     def stretches(self, seen: str) -> list[Span]:
         """One for each of its rarest needles, in no order, which together hold where all matches begin."""
-        found = [[at for needle in each for at in _occurrences(needle, seen)] for each in self.needles]
+        found = [[at for needle in each for at in occurrences(needle, seen)] for each in self.needles]
         return [(max(0, at - self._width), at) for at in min(found, key=len)] if found else [(0, len(seen))]
 
     @cached_property
@@ -62,7 +62,8 @@ class Needled:
         return int(_parser.parse(self.pattern.pattern).getwidth()[1])
 
 
-def _occurrences(needle: str, text: str) -> Iterator[int]:
+def occurrences(needle: str, text: str) -> Iterator[int]:
+    """Every place at which it begins, those that overlap too."""
     at = text.find(needle)
     while at >= 0:
         yield at

@@ -10,9 +10,11 @@ time is linear in the text.
 """
 
 import re
+from collections.abc import Iterator
 from enum import Enum, auto
 from functools import lru_cache
 
+from shared.method.needles import lowered, occurrences
 from shared.method.redaction import Span
 
 _THOUGHT = frozenset(
@@ -39,18 +41,19 @@ _SENTENCE = r"\A\s{0,8}Here(?:'s| is) my thought process:|\A\s{0,8}Here are my r
 _SENTENCE_END = r"Here(?:'s| is) my response:|\[BEGIN FINAL RESPONSE\]"
 _ATTRIBUTE = r"(?:\s{1,4}[\w:-]{1,40}\s?=[^<>]{0,80})?"
 
-# Where a mark may begin at all: most places are done with by one look at their first character.
-_BEGINS = r"(?:(?=[<〈《&\[◁`ah])|\A|(?<=\n))"
-
 _MARK = re.compile(
-    rf"{_BEGINS}(?:(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})"
+    rf"(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})"
     rf"|(?P<sentence>{_SENTENCE})|(?P<sentence_end>{_SENTENCE_END})"
     r"|<\|(?P<token>[^|<>\s]{1,64})\|>"
     rf"|(?:[<〈《]|&lt;)\s{{0,4}}(?P<tag>(?:/\s{{0,4}})?[a-z][\w:-]{{1,47}}){_ATTRIBUTE}\s{{0,4}}(?:[>〉》]|&gt;)"
     r"|[\[◁](?P<square>/?[a-z][a-z0-9_]{1,31})[\]▷]"
-    r"|(?:\A|(?<=\n)) {0,3}```[ \t]{0,4}(?P<fence>[a-z]{0,16})[ \t\r]{0,4}(?=\n|\Z))",
+    r"|(?:\A|(?<=\n)) {0,3}```[ \t]{0,4}(?P<fence>[a-z]{0,16})[ \t\r]{0,4}(?=\n|\Z)",
     re.IGNORECASE,
 )
+# Where a mark may begin: at a bracket, at the start of a line, or with one of these words.
+_BEGINS = re.compile(r"[<〈《&\[◁\n]")
+_BEGINNING_WORDS = ("assistantfinal", "here's my response:", "here is my response:")
+_BEGINS_OR_WORD = re.compile(r"[<〈《&\[◁\nAHah]")
 _WORD = re.compile(r"[a-z]+")
 # Bounded: each tag behind a long run of blanks would look through all of it again.
 _BLANKS_AHEAD = 8
@@ -83,7 +86,7 @@ def thinking_spans(seen: str, *, in_feedback: bool) -> list[Span]:
 def _spans(seen: str, in_feedback: bool) -> tuple[Span, ...]:
     spans: list[Span] = []
     opened: tuple[int, _Kind] | None = None
-    for found in _MARK.finditer(seen):
+    for found in _marks(seen):
         mark = _read(found, in_feedback=in_feedback)
         if mark is None:
             continue
@@ -98,6 +101,19 @@ def _spans(seen: str, in_feedback: bool) -> tuple[Span, ...]:
     if opened is not None:
         spans.append((opened[0], len(seen)))
     return tuple(spans)
+
+
+def _marks(seen: str) -> Iterator[re.Match[str]]:
+    """As `_MARK.finditer(seen)`, which would try the whole pattern at every character."""
+    words = lowered(seen)
+    begins = _BEGINS if words is not None else _BEGINS_OR_WORD
+    starts = {found.end() if found[0] == "\n" else found.start() for found in begins.finditer(seen)}
+    starts.update(at for each in _BEGINNING_WORDS for at in occurrences(each, words or ""))
+    free = 0
+    for start in sorted({0} | starts):
+        if start >= free and (found := _MARK.match(seen, start)):
+            yield found
+            free = found.end()
 
 
 def _read(found: re.Match[str], *, in_feedback: bool) -> _Mark | None:

@@ -12,6 +12,7 @@ from shared.method.needles import lowered, told_by_lower_case
 from shared.method.places import Leads, Led, Placed
 from shared.method.redaction import Span
 from shared.method.reveals import _PLACE, _patterns
+from shared.method.thinking import _MARK, _marks
 from tests.unit.method.test_cleaning_properties import HOSTILE, PIECES, REVEALS
 
 SCRIPTS = ("LATIN", "DEVANAGARI", "ARABIC", "CJK", "HANGUL", "CYRILLIC")
@@ -118,3 +119,28 @@ def test_letters_that_lower_case_tells_are_told_by_it() -> None:
     for each in cased:
         alike = {other for other in re.findall(f"(?i:{each})", every) if lowered(other) is not None}
         assert {other.lower() for other in alike} == {each}
+
+
+MARKS = [
+    "analysis",
+    "assistantfinal",
+    "aſſistantfinal",
+    "HERE IS MY RESPONSE:",
+    "Here's my thought process:",
+    "[BEGIN FINAL RESPONSE]",
+    "<|channel|> final<|message|>",
+    "[unused16]",
+    "&lt;think&gt;",
+    "◁think▷",
+    "[/think]",
+    "\n  ```cot\n",
+    "<a b='c'>",
+    "\n",
+    "A",
+    "h",
+]
+
+
+@given(st.lists(st.sampled_from(MARKS + PIECES), max_size=12).map("".join))
+def test_marks_of_thinking_are_found_where_they_may_begin_alone(text: str) -> None:
+    assert [found.span() for found in _marks(text)] == [found.span() for found in _MARK.finditer(text)]
