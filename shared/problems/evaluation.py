@@ -11,7 +11,7 @@ from shared.contracts.jobs import PromptOutput
 from shared.contracts.run import AnswerCounts, Split
 from shared.errors import ConfigError
 from shared.method.metrics import majority_baseline
-from shared.problems.problem import Problem, ProblemFormat, ProblemSet, spread
+from shared.problems.problem import Problem, ProblemFormat, ProblemSet, spread_over_kinds
 
 
 def evaluated_problems(settings: RunSettings, problems: ProblemSet) -> dict[Split, tuple[Problem, ...]]:
@@ -24,13 +24,16 @@ def evaluated_problems(settings: RunSettings, problems: ProblemSet) -> dict[Spli
 
 
 def per_domain(problems: ProblemSet, partition: tuple[Problem, ...], limit: int | None) -> tuple[Problem, ...]:
-    """`limit` problems of each domain, domain by domain, spread evenly over the partition. Raises ConfigError."""
+    """`limit` problems of each domain, domain by domain, spread evenly over its kinds and the partition.
+
+    Raises ConfigError.
+    """
     chosen: list[Problem] = []
     for domain in problems.domains:
         of_domain = [problem for problem in partition if problem.domain == domain]
         if limit is not None and limit > len(of_domain):
             raise ConfigError(f"expected at least {limit} problems of {domain} to evaluate on, got {len(of_domain)}")
-        chosen += spread(of_domain, limit)
+        chosen += [of_domain[at] for at in spread_over_kinds([problem.kind for problem in of_domain], limit)]
     return tuple(chosen)
 
 

@@ -135,6 +135,15 @@ def spread(rows: Sequence[Each], limit: int | None) -> Sequence[Each]:
     return [rows[index * len(rows) // limit] for index in range(limit)]
 
 
+def spread_over_kinds(kinds: Sequence[str], limit: int | None) -> list[int]:
+    """Places of `limit` rows, in order: of each kind as many as its share, evenly over its rows; all, as `spread`.
+
+    kinds: of each row. In a generated set they alternate, so that every n-th row may be of some of them alone.
+    """
+    by_kind = sorted(range(len(kinds)), key=kinds.__getitem__)
+    return sorted(spread(by_kind, limit))
+
+
 def rows_hash(problems: Iterable[Problem]) -> str:
     """sha256 (hex) over the problems as JSON lines with sorted keys, in the order given."""
     digest = hashlib.sha256()

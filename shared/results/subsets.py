@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from shared.contracts.run import Score
 from shared.method.metrics import change_interval
 from shared.problems.manifest import DomainManifest, ProblemSetManifest
-from shared.problems.problem import spread
+from shared.problems.problem import spread_over_kinds
 from shared.results.figures import Interval, Part, first_and_last_test, problem_shares, resampling_seed
 
 KNOWN, UNKNOWN = 2 / 3, 1 / 3
@@ -61,8 +61,8 @@ def by_kind(scores: Sequence[Score], manifest: ProblemSetManifest | None, test_p
     rows: list[KindScore] = []
     for student, domain, part, tests in _tested(scores, manifest):
         places: dict[str, list[int]] = {}
-        for at, kind in enumerate(spread(part.kind_of_each, test_problems)):
-            places.setdefault(kind, []).append(at)
+        for at, place in enumerate(_places(part, test_problems) if part.kind_of_each else ()):
+            places.setdefault(part.kind_of_each[place], []).append(at)
         if len(places) < 2:
             continue
         before, after = (problem_shares(score, domain) for score in tests)
@@ -94,7 +94,7 @@ def without_shared_stems(
     shared = set(manifest.provenance.shared_stems)
     rows: list[StemRow] = []
     for student, domain, part, tests in _tested(scores, manifest):
-        kept = [at for at, name in enumerate(spread(part.ids, test_problems)) if name not in shared]
+        kept = [at for at, place in enumerate(_places(part, test_problems)) if part.ids[place] not in shared]
         tested = len(tests[0].correct[domain])
         # With none left there is no mean, and with all left the row would repeat the score.
         if len(kept) in (0, tested):
@@ -116,16 +116,18 @@ def without_shared_stems(
 def _tested(
     scores: Sequence[Score], manifest: ProblemSetManifest | None
 ) -> Iterator[tuple[str, str, DomainManifest, tuple[Score, Score]]]:
-    """Each student that was tested twice in each domain, what the domain's test problems are, and the two scores.
-
-    A score has counts by place and no ids: the same `spread` as in the test says which problem stands where.
-    """
+    """Each student that was tested twice in each domain, what the domain's test problems are, and the two scores."""
     for student in sorted({score.student for score in scores}):
         tests = first_and_last_test(scores, student)
         if tests is None or manifest is None:
             continue
         for domain, part in manifest.partitions["test"].domains.items():
             yield student, domain, part, tests
+
+
+def _places(part: DomainManifest, test_problems: int | None) -> list[int]:
+    """Which problem each count of a score is of: chosen as for the test, since a score has no ids."""
+    return spread_over_kinds(part.kind_of_each or ("",) * part.count, test_problems)
 
 
 def _mean(score: Score, domain: str, kept: Sequence[int]) -> float:

@@ -3,6 +3,7 @@
 import pytest
 
 from shared.contracts.run import Score, Split
+from shared.problems.evaluation import per_domain
 from shared.problems.loading import load_problem_set
 from shared.problems.manifest import ProblemSetManifest, manifest
 from shared.problems.problem import Provenance
@@ -34,8 +35,12 @@ def test_means_leave_out_the_shared_ones() -> None:
 
 def test_a_limit_decides_which_problems_were_tested() -> None:
     scores = [score("a", 1, [2, 1, 0, 0]), score("a", 3, [2, 2, 0, 0])]
-    (row,) = without_shared_stems(scores, problems(0, 1), 4)
-    assert (row.problems, row.shared) == (3, 1), "of 160 problems the limit takes 0, 40, 80 and 120"
+    set_ = load_problem_set("generated")
+    tested = [each.id for each in per_domain(set_, set_.test, 4) if each.domain == "physics"]
+    ids = manifest(set_).partitions["test"].domains["physics"].ids
+    untested = next(at for at, name in enumerate(ids) if name not in tested)
+    (row,) = without_shared_stems(scores, problems(ids.index(tested[0]), untested), 4)
+    assert (row.problems, row.shared) == (3, 1)
     assert row.after == pytest.approx(2 / 6)
 
 
@@ -74,11 +79,14 @@ def test_a_kind_that_was_half_known_or_is_half_known_is_not_lost() -> None:
 
 
 def test_kinds_are_of_the_problems_that_were_tested() -> None:
-    written = manifest(load_problem_set("generated"))
-    tested = written.partitions["test"].domains["physics"].kind_of_each[::5]
+    """Of 160 that alternate over ten kinds, every fifth would be of two of them."""
+    problems = load_problem_set("generated")
+    tested = [each.kind for each in per_domain(problems, problems.test, 32) if each.domain == "physics"]
     after = [2 if kind == tested[1] else 0 for kind in tested]
-    rows = [row for row in by_kind([score("a", 1, [0] * 32), score("a", 3, after)], written, 32) if row.moved]
-    assert [(row.kind, row.problems, row.after) for row in rows] == [(tested[1], 16, 1)]
+    rows = by_kind([score("a", 1, [0] * 32), score("a", 3, after)], manifest(problems), 32)
+    physics = [row for row in rows if row.domain == "physics"]
+    assert len(physics) == 10 and {row.problems for row in physics} == {3, 4}
+    assert [(row.kind, row.after) for row in physics if row.moved] == [(tested[1], 1)]
 
 
 def test_nothing_is_said_of_kinds_where_there_is_one_or_none_is_known() -> None:
