@@ -133,7 +133,8 @@ def limits(run: Record, exported: Exported, rows: Sequence[ScoreRow]) -> list[st
     declines = [one for one in run.report.declines if one.student == student]
     alarms = [one for one in run.report.alarms if one.student == student]
     silenced = [one for one in run.report.silenced if one.student == student]
-    own = run.report.model_copy(update={"declines": declines, "alarms": alarms, "silenced": silenced})
+    kinds = [one for one in run.report.kinds if one.student == student] if rows else []
+    own = run.report.model_copy(update={"declines": declines, "alarms": alarms, "silenced": silenced, "kinds": kinds})
     return [
         *found,
         *warning_lines(own),

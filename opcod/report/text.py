@@ -164,9 +164,9 @@ def print_report(report: Report, console: Console) -> None:
     for grid in grids(report):
         console.print(terminal(grid))
     for line in warning_lines(report):
-        console.print(line, style="bold red", highlight=False)
+        console.print(line, style="bold red", highlight=False, markup=False)
     for line in verdict_lines(report):
-        console.print(line, style="bold", highlight=False)
+        console.print(line, style="bold", highlight=False, markup=False)
 
 
 def score_grid(report: Report) -> Grid:

@@ -37,8 +37,9 @@ def _decline_line(each: Decline, run: str) -> str:
 def _lost_line(each: KindScore, run: str) -> str:
     return (
         f"Student {each.student} has lost the kind {each.kind} of {each.domain}: {100 * each.before:.1f} % of its test "
-        f"answers were right, {100 * each.after:.1f} % are now. See what it was told: `opcod feedback export "
-        f"--run {run} --filter student={each.student} --filter q={shlex.quote(each.kind)}`."
+        f"answers were right, {100 * each.after:.1f} % are now. What it was told where it was wrong: `opcod feedback "
+        f"export --run {run} --filter student={each.student} --filter domain={shlex.quote(each.domain)} "
+        "--filter correct=false`."
     )
 
 

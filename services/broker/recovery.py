@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from shared.config.settings import EvaluationSection, RunSettings
 from shared.config.students import StudentSection
 from shared.contracts.messages import Contract
 from shared.contracts.models import prepared_model
-from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE, RunState, Score
+from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE, RunState, Score, Split
 from shared.errors import ConfigError, StorageError, reason
 from shared.files.durable import atomic_write
 from shared.files.state import read_state_file
-from shared.problems.problem import ProblemSet
+from shared.problems.evaluation import evaluated_problems
+from shared.problems.problem import ProblemSet, rows_hash
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,15 @@ def _parse(text: str, source: str) -> RunState:
 
 
 class Basis(Contract):
-    """All that initial scores depend on. problems: content hash of the set; models: sha256, None if scripted."""
+    """All that initial scores depend on. problems: content hash of the set; models: sha256, None if scripted.
+
+    evaluated: hash of the problems of each evaluation that takes some of its partition.
+    """
 
     seed: int
     problems: str
     evaluation: EvaluationSection
+    evaluated: dict[Split, str] = Field(default_factory=dict)
     students: dict[str, StudentSection]
     models: dict[str, str | None]
 
@@ -105,6 +110,11 @@ def basis_of(settings: RunSettings, problems: ProblemSet, run_dir: Path) -> Basi
         seed=settings.run.seed,
         problems=problems.content_hash,
         evaluation=settings.evaluation,
+        evaluated={
+            split: rows_hash(rows)
+            for split, rows in evaluated_problems(settings, problems).items()
+            if len(rows) < len(problems.partition(split.value))
+        },
         students={name: _without_address(student) for name, student in settings.students.items()},
         models={name: _model(settings, name, run_dir) for name in sorted(settings.students)},
     )

@@ -102,4 +102,5 @@ def _shortest(needles: Needles) -> int:
 
 def told_by_lower_case(code: int) -> bool:
     """Whether all that equals the character without regard to case is in lower case the same, as `lowered` has it."""
-    return code < 128 or code not in _casefix._EXTRA_CASES
+    lower = chr(code).lower()
+    return code < 128 or (len(lower) == 1 and ord(lower) not in _casefix._EXTRA_CASES)

@@ -90,12 +90,12 @@ class Leads:
     """Where in a text patterns may begin, all of them in one pass."""
 
     def __init__(self, patterns: Sequence[Led], edge: str) -> None:
-        """edge: what holds wherever one of them matches, "" for nothing."""
+        """patterns: none whose beginnings say nothing. edge: what holds wherever one matches, "" for nothing."""
         self._led: dict[str, list[Led]] = {}
         for pattern in patterns:
             for beginning in pattern.beginnings:
                 self._led.setdefault(beginning, []).append(pattern)
-        first = "".join(sorted({re.escape(each[0]) for each in self._led}))
+        first = "".join(sorted({r"\s" if each[0] == " " else re.escape(each[0]) for each in self._led}))
         self._start = re.compile(f"{edge}[{first}]" if first else "(?!)")
         # Words are few, and each is looked up wherever it stands.
         self._beginning = lru_cache(maxsize=4096)(self._look_up)
@@ -115,13 +115,15 @@ class Leads:
 
     def _look_up(self, ahead: str) -> tuple[Led, ...]:
         """Those that may begin with what stands there, each once."""
-        plain = "".join(" " if each.isspace() else each for each in ahead)
+        plain = "".join(_plain(ord(each)) for each in ahead)
         begun = (self._led.get(plain[: at + 1], ()) for at in range(len(plain)))
         return tuple(dict.fromkeys(chain.from_iterable(begun)))
 
 
 def _ahead(tree: Iterable[tuple[Any, Any]]) -> int | None:
-    """The most characters of a match ahead of its first letter A-J; None if it may have no such letter."""
+    """The most characters of a match ahead of its first letter A-J, or ahead of what stands for one: a branch without
+    letters, of alternatives of which others have one. None if there is none.
+    """
     ahead = 0
     for kind, told in tree:
         within: list[int | None] = []
@@ -163,9 +165,14 @@ def _continued(kind: Any, told: Any, growing: set[str]) -> set[str]:
             grown = {each if each.endswith("\0") else f"{each}\0" for each in grown}
         return grown | growing if least == 0 else grown
     if kind is _constants.LITERAL and told_by_lower_case(told):
-        return {each + chr(told).lower() for each in growing}
+        return {each + _plain(told) for each in growing}
     if kind is _constants.IN and told == _BLANK:
         return {f"{each} " for each in growing}
     if kind is _constants.IN and all(each is _constants.LITERAL and told_by_lower_case(code) for each, code in told):
-        return {each + chr(code).lower() for each in growing for _, code in told}
+        return {each + _plain(code) for each in growing for _, code in told}
     return {f"{each}\0" for each in growing}
+
+
+def _plain(code: int) -> str:
+    """In lower case, with any blank as a space."""
+    return " " if chr(code).isspace() else chr(code).lower()

@@ -281,7 +281,7 @@ def _sources_in(language: Language) -> Iterator[tuple[str, str]]:
 _ANY_OWN = "".join(_OWN_LETTERS.values())
 _PLACE = re.compile(
     rf"[A-J(\[{{{_ANY_OWN}]"
-    rf"(?:(?<=[A-J])(?![A-Za-z0-9\u00c0-\u024f])|(?<=[(\[{{])\s?[a-j]\s?[)\]}}]|(?<=[{_ANY_OWN}])(?!\w))"
+    rf"(?:(?<=[A-J])(?![A-Za-z0-9\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f])|(?<=[(\[{{])\s?[a-j]\s?[)\]}}]|(?<=[{_ANY_OWN}])(?!\w))"
 )
 """All that one of the patterns may take for a letter of an option."""
 
@@ -336,7 +336,7 @@ def _patterns(script: str) -> _Patterns:
     led = [Led(lead, rest) for lead, rest in sources if lead]
     told = tuple(each for each in led if "" not in each.beginnings)
     near = [Placed(rest) for lead, rest in sources if not lead] + [each for each in led if "" in each.beginnings]
-    # Each lead begins a word, so that this says nothing but where it is of no use to look.
+    # Rows of one script have one edge.
     return _Patterns(tuple(map(Needled, ordinals)), tuple(near), told, Leads(told, edge_of_word(rows[0])))
 
 

@@ -50,7 +50,8 @@ _MARK = re.compile(
     r"|(?:\A|(?<=\n)) {0,3}```[ \t]{0,4}(?P<fence>[a-z]{0,16})[ \t\r]{0,4}(?=\n|\Z)",
     re.IGNORECASE,
 )
-# Where a mark may begin: at a bracket, at the start of a line, or with one of these words.
+# Where a mark may begin: at a bracket, escaped or not, at the start of a line, or with one of the words in the patterns
+# above that follow no bracket.
 _BEGINS = re.compile(r"[<〈《&\[◁\n]")
 _BEGINNING_WORDS = ("assistantfinal", "here's my response:", "here is my response:")
 _BEGINS_OR_WORD = re.compile(r"[<〈《&\[◁\nAHah]")
@@ -81,7 +82,7 @@ def thinking_spans(seen: str, *, in_feedback: bool) -> list[Span]:
     return list(_spans(seen, in_feedback))
 
 
-# A feedback is looked through for its verdict, for its concept and for what its tutee may see.
+# Cleaning looks through a text again after each deletion, and mostly there was none.
 @lru_cache(maxsize=16)
 def _spans(seen: str, in_feedback: bool) -> tuple[Span, ...]:
     spans: list[Span] = []

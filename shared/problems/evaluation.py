@@ -24,7 +24,7 @@ def evaluated_problems(settings: RunSettings, problems: ProblemSet) -> dict[Spli
 
 
 def per_domain(problems: ProblemSet, partition: tuple[Problem, ...], limit: int | None) -> tuple[Problem, ...]:
-    """`limit` problems of each domain, domain by domain, spread evenly over its kinds and the partition.
+    """`limit` problems of each domain, domain by domain: of each kind its share, rounded, spread over the partition.
 
     Raises ConfigError.
     """

@@ -136,7 +136,7 @@ def spread(rows: Sequence[Each], limit: int | None) -> Sequence[Each]:
 
 
 def spread_over_kinds(kinds: Sequence[str], limit: int | None) -> list[int]:
-    """Places of `limit` rows, in order: of each kind as many as its share, evenly over its rows; all, as `spread`.
+    """Places of `limit` rows, in order: of each kind its share, rounded, evenly over its rows; all, without a limit.
 
     kinds: of each row. In a generated set they alternate, so that every n-th row may be of some of them alone.
     """

@@ -112,16 +112,20 @@ def percentage(title: str, form: str = ".1f") -> Column:
 def markdown(grid: Grid) -> list[str]:
     """Lines of a section with the table, and an empty line after it."""
     header = [column.title for column in grid.columns]
-    rows = [header, ["---"] * len(header), *_texts(grid)]
+    # Names of domains and kinds are a file's: a bar or a line's end in one would break the table.
+    cells = ([" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in _texts(grid))
+    rows = [header, ["---"] * len(header), *cells]
     return [f"## {grid.title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
 def terminal(grid: Grid) -> "Table":
-    from rich.table import Table  # a service that only writes HTML does without it
+    # A service that only writes HTML does without these.
+    from rich.markup import escape as escaped
+    from rich.table import Table
 
     table = Table(*(column.title for column in grid.columns), title=grid.title, title_justify="left")
     for row in _texts(grid):
-        table.add_row(*row)
+        table.add_row(*map(escaped, row))
     return table
 
 

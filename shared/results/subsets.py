@@ -8,6 +8,7 @@ checked with, yet a student may have learned their subject; so the report shows 
 """
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 from shared.contracts.run import Score
 from shared.method.metrics import change_interval
@@ -15,8 +16,11 @@ from shared.problems.manifest import DomainManifest, ProblemSetManifest
 from shared.problems.problem import spread_over_kinds
 from shared.results.figures import Interval, Part, first_and_last_test, problem_shares, resampling_seed
 
-KNOWN, UNKNOWN = 2 / 3, 1 / 3
+KNOWN, UNKNOWN = 0.7, 0.3
 """Right in at least, and at most, this share of its answers a student knows a kind, and does not."""
+
+FEWEST = 5
+"""Problems of a kind that is scored by itself: of fewer, resampling says nothing of the noise."""
 
 
 class KindScore(Part):
@@ -32,7 +36,7 @@ class KindScore(Part):
 
     @property
     def moved(self) -> bool:
-        """Beyond what other problems of the kind would do to the score."""
+        """Beyond what other problems of the kind would do to the score, in 19 of 20."""
         low, high = self.change_interval
         return low > 0 or high < 0
 
@@ -54,28 +58,31 @@ class StemRow(Part):
 
 
 def by_kind(scores: Sequence[Score], manifest: ProblemSetManifest | None, test_problems: int | None) -> list[KindScore]:
-    """A row for each student, domain and kind, in their order in the problems; none where a domain has one kind alone.
+    """A row for each student, domain and kind of `FEWEST` or more problems, in their order in the problems; none where
+    a domain has one kind alone.
 
     scores: of the whole run. test_problems: the setting, which decides which problems were tested.
     """
     rows: list[KindScore] = []
     for student, domain, part, tests in _tested(scores, manifest):
-        places: dict[str, list[int]] = {}
-        for at, place in enumerate(_places(part, test_problems) if part.kind_of_each else ()):
-            places.setdefault(part.kind_of_each[place], []).append(at)
-        if len(places) < 2:
+        if len(set(part.kind_of_each)) < 2:
             continue
-        before, after = (problem_shares(score, domain) for score in tests)
+        places: dict[str, list[int]] = {}
+        for at, place in enumerate(_places(part, test_problems)):
+            places.setdefault(part.kind_of_each[place], []).append(at)
         for kind, kept in places.items():
-            early, late = ([shares[at] for at in kept] for shares in (before, after))
+            # Rows of a file that name no kind are none.
+            if len(kept) < FEWEST or not kind:
+                continue
+            early, late = (_shares(score, domain, kept) for score in tests)
             rows.append(
                 KindScore(
                     student=student,
                     domain=domain,
                     kind=kind,
                     problems=len(kept),
-                    before=sum(early) / len(kept),
-                    after=sum(late) / len(kept),
+                    before=fmean(early),
+                    after=fmean(late),
                     change_interval=change_interval(early, late, seed=resampling_seed(student, domain)),
                 )
             )
@@ -99,7 +106,7 @@ def without_shared_stems(
         # With none left there is no mean, and with all left the row would repeat the score.
         if len(kept) in (0, tested):
             continue
-        before, after = (_mean(score, domain, kept) for score in tests)
+        before, after = (fmean(_shares(score, domain, kept)) for score in tests)
         rows.append(
             StemRow(
                 student=student,
@@ -117,9 +124,9 @@ def _tested(
     scores: Sequence[Score], manifest: ProblemSetManifest | None
 ) -> Iterator[tuple[str, str, DomainManifest, tuple[Score, Score]]]:
     """Each student that was tested twice in each domain, what the domain's test problems are, and the two scores."""
-    for student in sorted({score.student for score in scores}):
+    for student in sorted({score.student for score in scores}) if manifest is not None else ():
         tests = first_and_last_test(scores, student)
-        if tests is None or manifest is None:
+        if tests is None:
             continue
         for domain, part in manifest.partitions["test"].domains.items():
             yield student, domain, part, tests
@@ -130,5 +137,6 @@ def _places(part: DomainManifest, test_problems: int | None) -> list[int]:
     return spread_over_kinds(part.kind_of_each or ("",) * part.count, test_problems)
 
 
-def _mean(score: Score, domain: str, kept: Sequence[int]) -> float:
-    return sum(score.correct[domain][at] for at in kept) / (len(kept) * score.samples)
+def _shares(score: Score, domain: str, kept: Sequence[int]) -> list[float]:
+    shares = problem_shares(score, domain)
+    return [shares[at] for at in kept]

@@ -6,7 +6,7 @@ import pytest
 
 from services.broker.recovery import InitialScores
 from shared.contracts.jobs import JobKind
-from shared.contracts.run import INITIAL_SCORES_FILE, RunState, Status
+from shared.contracts.run import INITIAL_SCORES_FILE, RunState, Split, Status
 from shared.errors import ConfigError
 from tests.fakes.broker import BrokerBench
 
@@ -82,10 +82,10 @@ def test_other_settings_are_refused(run_dir: Path, measured: bytes, override: st
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize("part", ["problems", "models"])
+@pytest.mark.parametrize("part", ["problems", "models", "evaluated"])
 def test_other_problems_or_models_are_refused(run_dir: Path, measured: bytes, part: str) -> None:
     kept = InitialScores.model_validate_json(measured)
-    other = {"problems": "0" * 64, "models": {"a": "0" * 64, "b": None}}[part]
+    other = {"problems": "0" * 64, "models": {"a": "0" * 64, "b": None}, "evaluated": {Split.TEST: "0" * 64}}[part]
     basis = kept.basis.model_copy(update={part: other})
     with pytest.raises(ConfigError, match=rf"{part}.*: '0000"):
         begun_with(run_dir, kept.model_copy(update={"basis": basis}).model_dump_json().encode())

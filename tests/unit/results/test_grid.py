@@ -100,3 +100,11 @@ def test_what_others_wrote_is_text_in_html() -> None:
     written = str(html(Grid("x", plain(hostile, hostile), [[hostile, named], [named, [hostile, named]]])))
     assert "<script" not in written
     assert '"">' not in written
+
+
+def test_a_name_that_looks_like_markup_stays_what_it_is() -> None:
+    grid = Grid("Kinds", plain("kind", "note"), [["[aq] | [/x]", "two\nlines"]])
+    output = io.StringIO()
+    Console(file=output, width=80).print(terminal(grid))
+    assert "[aq] | [/x]" in output.getvalue()
+    assert markdown(grid)[-2] == r"| [aq] \| [/x] | two lines |"

@@ -69,23 +69,39 @@ def test_each_kind_has_a_score_of_its_own() -> None:
     assert not any(row.moved for name, row in rows.items() if name not in (known, lost))
 
 
-def test_a_kind_that_was_half_known_or_is_half_known_is_not_lost() -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "lost"), [(16, 0, True), (12, 4, True), (11, 0, False), (16, 5, False), (4, 16, False)]
+)
+def test_lost_is_what_was_known_and_is_not(before: int, after: int, lost: bool) -> None:
+    """Of 16 problems: seven tenths and three tenths are the bounds."""
     written = manifest(load_problem_set("generated"))
     kinds = written.partitions["test"].domains["physics"].kind_of_each
-    for full, left in ((1, 0), (2, 1)):
-        before, after = ([share if kind == kinds[0] else 0 for kind in kinds] for share in (full, left))
-        (row,) = (row for row in by_kind([score("a", 1, before), score("a", 3, after)], written, None) if row.moved)
-        assert (row.kind, row.change_interval[1] < 0, row.lost) == (kinds[0], True, False)
+    of_kind = [at for at, kind in enumerate(kinds) if kind == kinds[0]]
+    early, late = ([2 * (at in of_kind[:right]) for at in range(160)] for right in (before, after))
+    (row,) = (row for row in by_kind([score("a", 1, early), score("a", 3, late)], written, None) if row.moved)
+    assert (row.kind, row.lost) == (kinds[0], lost)
+
+
+def test_a_kind_of_few_problems_or_without_a_name_has_no_score() -> None:
+    """Of a single problem any change would be beyond its noise."""
+    written = manifest(load_problem_set("generated"))
+    test = written.partitions["test"]
+    kinds = ("few",) * 4 + ("enough",) * 5 + ("",) * 151
+    physics = test.domains["physics"].model_copy(update={"kind_of_each": kinds})
+    partitions = {**written.partitions, "test": test.model_copy(update={"domains": {"physics": physics}})}
+    scores = [score("a", 1, [2] * 160), score("a", 3, [0] * 160)]
+    rows = by_kind(scores, written.model_copy(update={"partitions": partitions}), None)
+    assert [(row.kind, row.problems, row.lost) for row in rows] == [("enough", 5, True)]
 
 
 def test_kinds_are_of_the_problems_that_were_tested() -> None:
-    """Of 160 that alternate over ten kinds, every fifth would be of two of them."""
+    """Of 160 that alternate over ten kinds, every second would be of five of them."""
     problems = load_problem_set("generated")
-    tested = [each.kind for each in per_domain(problems, problems.test, 32) if each.domain == "physics"]
+    tested = [each.kind for each in per_domain(problems, problems.test, 80) if each.domain == "physics"]
     after = [2 if kind == tested[1] else 0 for kind in tested]
-    rows = by_kind([score("a", 1, [0] * 32), score("a", 3, after)], manifest(problems), 32)
+    rows = by_kind([score("a", 1, [0] * 80), score("a", 3, after)], manifest(problems), 80)
     physics = [row for row in rows if row.domain == "physics"]
-    assert len(physics) == 10 and {row.problems for row in physics} == {3, 4}
+    assert len(physics) == 10 and {row.problems for row in physics} == {8}
     assert [(row.kind, row.after) for row in physics if row.moved] == [(tested[1], 1)]
 
 
@@ -98,3 +114,13 @@ def test_nothing_is_said_of_kinds_where_there_is_one_or_none_is_known() -> None:
         domains = {name: part.model_copy(update={"kind_of_each": told}) for name, part in test.domains.items()}
         changed = {**written.partitions, "test": test.model_copy(update={"domains": domains})}
         assert by_kind(scores, written.model_copy(update={"partitions": changed}), None) == []
+
+
+def test_of_a_manifest_that_does_not_name_kinds_every_nth_problem_was_tested() -> None:
+    written = problems(0, 1)
+    test = written.partitions["test"]
+    domains = {name: part.model_copy(update={"kind_of_each": ()}) for name, part in test.domains.items()}
+    partitions = {**written.partitions, "test": test.model_copy(update={"domains": domains})}
+    scores = [score("a", 1, [2, 1, 0, 0]), score("a", 3, [2, 2, 0, 0])]
+    (row,) = without_shared_stems(scores, written.model_copy(update={"partitions": partitions}), 4)
+    assert (row.problems, row.shared, row.after) == (3, 1, pytest.approx(2 / 6)), "0, 40, 80 and 120 of 160"

@@ -1,5 +1,6 @@
 """A model card says what its run's report says, of these tensors alone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from shared.modeling.origins import Origin
 from shared.problems.loading import load_problems
 from shared.problems.manifest import manifest
 from shared.results.report import build_report
+from shared.results.subsets import KindScore
 from tests.fakes.final_state import AFTER, final_state, score
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -107,6 +109,17 @@ def test_a_student_that_ends_below_its_best_says_so() -> None:
     good, bad = {"physics": [4] * many, "chemistry": [4] * many}, {"physics": [0] * many, "chemistry": [0] * many}
     scores = [score("a", 1, good, Split.VALIDATION), score("a", 2, bad, Split.VALIDATION)]
     assert "Student a ends below its best: a@v1" in render(record(final_state(scores=scores)), exported())
+
+
+def test_a_kind_that_is_lost_is_a_limit_of_the_student_that_lost_it() -> None:
+    lost = KindScore(
+        student="b", domain="chemistry", kind="lye", problems=9, before=1, after=0, change_interval=(-1.0, -1.0)
+    )
+    run = record(final_state())
+    for student, told in (("a", False), ("b", True)):
+        kinds = [lost, lost.model_copy(update={"student": "c"})]
+        card = render(replace(run, report=run.report.model_copy(update={"kinds": kinds})), exported(f"{student}@v2"))
+        assert (f"Student {student} has lost the kind lye" in card) == told and "Student c has" not in card
 
 
 def test_an_unfinished_run_says_so() -> None:
