@@ -124,7 +124,9 @@ def _tested(
     scores: Sequence[Score], manifest: ProblemSetManifest | None
 ) -> Iterator[tuple[str, str, DomainManifest, tuple[Score, Score]]]:
     """Each student that was tested twice in each domain, what the domain's test problems are, and the two scores."""
-    for student in sorted({score.student for score in scores}) if manifest is not None else ():
+    if manifest is None:
+        return
+    for student in sorted({score.student for score in scores}):
         tests = first_and_last_test(scores, student)
         if tests is None:
             continue
