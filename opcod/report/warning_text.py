@@ -35,11 +35,13 @@ def _decline_line(each: Decline, run: str) -> str:
 
 
 def _lost_line(each: KindScore, run: str) -> str:
+    # Of a file, so it may hold a line's end.
+    kind = " ".join(each.kind.split())
     return (
-        f"Student {each.student} has lost the kind {each.kind} of {each.domain}: {100 * each.before:.1f} % of its test "
-        f"answers were right, {100 * each.after:.1f} % are now. What it was told where it was wrong: `opcod feedback "
-        f"export --run {run} --filter student={each.student} --filter domain={shlex.quote(each.domain)} "
-        "--filter correct=false`."
+        f"Student {each.student} has lost the kind {kind} of {each.domain}: {100 * each.before:.1f} % of its test "
+        f"answers were right before, {100 * each.after:.1f} % are now. What it was told in training where it is wrong, "
+        f"in all kinds of that domain: `opcod feedback export --run {run} --filter student={each.student} "
+        f"--filter domain={shlex.quote(each.domain)} --filter correct=false`."
     )
 
 
