@@ -141,10 +141,6 @@ class Step:
                 rank=self._learner.group.rank,
             )
 
-    def in_one_pass(self, rows: Sequence[Row]) -> bool:
-        """Whether no rank needs a second pass for their gradient."""
-        return len(_shares(self._learner, rows, self.settings)[0]) <= 1
-
     def add(self, rows: Sequence[Row], denominator: float = 1.0) -> None:
         """Add the gradient of rows of the open mini-batch. denominator: of all of it, or 1 until that is known."""
         self._added += rows

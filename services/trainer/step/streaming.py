@@ -1,10 +1,9 @@
-"""A step whose groups come one by one: their gradients are added as they come, as many at once as fit into one pass.
+"""A step whose groups come one by one: the gradient of each is added as it comes.
 
 What always holds:
 - it is the step that `train_step` makes of the same rows, up to the order in which gradients are summed: a mini-batch
   has all its groups before its update, and what its gradient is divided by is counted then;
-- the same groups in the same order give the same weights, bit for bit, however long they take to come: which of them
-  share a pass follows from that order alone.
+- the same groups in the same order give the same weights, bit for bit, however long they take to come.
 """
 
 from collections import Counter
@@ -28,8 +27,6 @@ class StreamedStep:
         self._open = 0
         self._missing = Counter(map(self._mini_batch, range(groups)))
         self._rows: list[Row] = []
-        # Of the open mini-batch, not added yet: passes of a few short answers each cost nearly as much as full ones.
-        self._waiting: list[Row] = []
         self._later: list[Sequence[Row]] = []
 
     def in_turn(self, positions: Iterable[int]) -> list[int]:
@@ -69,15 +66,7 @@ class StreamedStep:
             self._open = mini_batch
         self._missing[mini_batch] -= 1
         self._rows += rows
-        if self._waiting and not self.step.in_one_pass([*self._waiting, *rows]):
-            self._pass()
-        self._waiting += rows
-        if not self._missing[mini_batch] or not self.step.in_one_pass(rows):
-            self._pass()
-
-    def _pass(self) -> None:
-        self.step.add(self._waiting)
-        self._waiting = []
+        self.step.add(rows)
 
     def _update(self) -> None:
         self.step.update(1.0 / denominator_of(self._rows, self.step.settings))

@@ -170,30 +170,8 @@ def test_no_update_is_made_of_a_mini_batch_that_is_not_whole(
         under_way.finish()
 
 
-def test_as_many_groups_as_fit_share_a_pass_and_none_waits_for_another_mini_batch(
-    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passes: list[list[int]] = []
-    one = recorder(tiny_dir, settings())
-    monkeypatch.setattr(Step, "add", lambda _, rows: passes.append(sorted({row.group for row in rows})))
-    groups = groups_of([[True]] * 6, seed=3)
-    largest = max(len(row.teacher_prompt) + len(row.response) for (row,) in groups)
-    for tokens, mini_batches, expected in [
-        (1, 1, [[0], [1], [2], [3], [4], [5]]),
-        (2 * largest, 2, [[0, 2], [4], [1, 3], [5]]),
-        (1024, 2, [[0, 2, 4], [1, 3, 5]]),
-        (1024, 1, [[0, 1, 2, 3, 4, 5]]),
-    ]:
-        passes.clear()
-        step = settings(mini_batches=mini_batches, micro_batch_tokens=tokens)
-        under_way = StreamedStep(Step(one, step, StageClock()), 6)
-        for position in under_way.in_turn(range(6)):
-            under_way.add(groups[position])
-        assert passes == expected, tokens
-
-
 def test_what_is_not_finite_spoils_its_mini_batch_and_no_other(tiny_dir: Path) -> None:
-    step = settings(mini_batches=2, micro_batch_tokens=1)
+    step = settings(mini_batches=2)
     one = recorder(tiny_dir, step)
     parameter = one.model.parameters[0]
     sound, passes = parameter.detach().clone(), iter(["sound", "broken", "sound", "sound"])
