@@ -32,13 +32,15 @@ _OPENING = (
     r"<\|channel\|?>\s{0,4}(?:analysis|commentary|thought)\b(?:<\|message\|>)?|\A\s{0,8}(?-i:analysis(?=[A-Z]))"
     r"|<\|inner_prefix\|>|\[unused16\]"
 )
+_BARE_CLOSING = "assistantfinal"
 _CLOSING = (
-    r"<\|channel\|?>\s{0,4}final\b(?:<\|message\|>)?|<channel\|>|assistantfinal"
+    rf"<\|channel\|?>\s{{0,4}}final\b(?:<\|message\|>)?|<channel\|>|{_BARE_CLOSING}"
     r"|<\|content\|>|<\|inner_suffix\|>|\[unused17\]"
 )
 # Granite 3.2; Apriel
 _SENTENCE = r"\A\s{0,8}Here(?:'s| is) my thought process:|\A\s{0,8}Here are my reasoning steps:"
-_SENTENCE_END = r"Here(?:'s| is) my response:|\[BEGIN FINAL RESPONSE\]"
+_BARE_SENTENCE_ENDS = ("Here's my response:", "Here is my response:")
+_SENTENCE_END = "|".join((*_BARE_SENTENCE_ENDS, r"\[BEGIN FINAL RESPONSE\]"))
 _ATTRIBUTE = r"(?:\s{1,4}[\w:-]{1,40}\s?=[^<>]{0,80})?"
 
 _MARK = re.compile(
@@ -50,11 +52,11 @@ _MARK = re.compile(
     r"|(?:\A|(?<=\n)) {0,3}```[ \t]{0,4}(?P<fence>[a-z]{0,16})[ \t\r]{0,4}(?=\n|\Z)",
     re.IGNORECASE,
 )
-# Where a mark may begin: at a bracket, escaped or not, at the start of a line, or with one of the words in the patterns
-# above that follow no bracket.
-_BEGINS = re.compile(r"[<〈《&\[◁\n]")
-_BEGINNING_WORDS = ("assistantfinal", "here's my response:", "here is my response:")
-_BEGINS_OR_WORD = re.compile(r"[<〈《&\[◁\nAHah]")
+# Where a mark may begin: at a bracket, escaped or not, at the start of a line or of the text, or with these words.
+_BARE = tuple(each.lower() for each in (_BARE_CLOSING, *_BARE_SENTENCE_ENDS))
+_PLACES = r"<〈《&\[◁\n"
+_BEGINS = re.compile(f"[{_PLACES}]")
+_BEGINS_OR_WORD = re.compile(f"(?i:[{_PLACES}{''.join(sorted({each[0] for each in _BARE}))}])")
 _WORD = re.compile(r"[a-z]+")
 # Bounded: each tag behind a long run of blanks would look through all of it again.
 _BLANKS_AHEAD = 8
@@ -109,7 +111,7 @@ def _marks(seen: str) -> Iterator[re.Match[str]]:
     words = lowered(seen)
     begins = _BEGINS if words is not None else _BEGINS_OR_WORD
     starts = {found.end() if found[0] == "\n" else found.start() for found in begins.finditer(seen)}
-    starts.update(at for each in _BEGINNING_WORDS for at in occurrences(each, words or ""))
+    starts.update(at for each in _BARE for at in occurrences(each, words or ""))
     free = 0
     for start in sorted({0} | starts):
         if start >= free and (found := _MARK.match(seen, start)):
