@@ -24,7 +24,8 @@ FILE = "problems.json"
 def pin_problems(paths: Paths, settings: RunSettings) -> ProblemSet:
     """Write the manifest, or compare with the one that is there; returns the problems.
 
-    Raises ConfigError if the problems are not what they were when the run was begun, and as `load_problems`.
+    Raises ConfigError if the problems, or those of its evaluations, are not what they were when the run was begun, and
+    as `load_problems`.
     """
     problems = load_problems(settings)
     found = manifest(problems)
@@ -37,7 +38,23 @@ def pin_problems(paths: Paths, settings: RunSettings) -> ProblemSet:
             f"run {paths.run} was begun with other problems: {'; '.join(_changes(pinned, found))}. "
             f"Put back what problems.source = {settings.problems.source!r} named then, or start a new run"
         )
+    elif _evaluated_otherwise(pinned, settings):
+        raise ConfigError(
+            f"run {paths.run} was begun by a release that chose other problems where evaluations take some of them "
+            "(evaluation.validation_problems, test_problems): scores would be compared with those of other problems. "
+            "Finish it with that release, or start a new run"
+        )
     return problems
+
+
+def _evaluated_otherwise(pinned: ProblemSetManifest, settings: RunSettings) -> bool:
+    """Where the manifest does not say of which kind each problem is, some of several kinds were not chosen by kind."""
+    limits = {"validation": settings.evaluation.validation_problems, "test": settings.evaluation.test_problems}
+    return any(
+        limit is not None and limit < part.count and len(part.kinds) > 1 and not part.kind_of_each
+        for name, limit in limits.items()
+        for part in pinned.partitions[name].domains.values()
+    )
 
 
 def read_manifest(paths: Paths) -> ProblemSetManifest | None:

@@ -1,5 +1,7 @@
 """`problems.json`: written when a run begins, compared when it goes on."""
 
+import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,21 @@ def test_a_manifest_that_is_none_is_refused(paths: Paths) -> None:
     (paths.run_dir / "problems.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"expected the manifest of the run's problems in .*problems.json"):
         read_manifest(paths)
+
+
+@pytest.mark.parametrize(("tested", "refused"), [("8", True), ("160", False)])
+def test_a_run_whose_evaluations_were_chosen_otherwise_is_not_gone_on_with(
+    paths: Paths, tested: str, refused: bool
+) -> None:
+    limits = ("evaluation.validation_problems=50", f"evaluation.test_problems={tested}")
+    settings = load_settings(preset="laptop", overrides=limits, environ={})
+    pin_problems(paths, settings)
+    pin_problems(paths, settings)
+    file = paths.run_dir / "problems.json"
+    told = json.loads(file.read_text())
+    for part in told["partitions"].values():
+        for domain in part["domains"].values():
+            del domain["kind_of_each"]
+    file.write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="chose other problems") if refused else nullcontext():
+        pin_problems(paths, settings)
