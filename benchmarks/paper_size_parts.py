@@ -254,7 +254,8 @@ class ReadingTrainer:
 
 
 def trainers(run_dir: Path, url: str, names: Sequence[str], step_s: float, report: Path) -> int:
-    from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard
+    from services.trainer.consumer import Consumer, TrainerBoard
+    from services.trainer.lease import LeaseFence
 
     stopping, clocks, bus = threading.Event(), Clocks(), RedisBus(url, RUN, lease_s=LEASE_S)
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())

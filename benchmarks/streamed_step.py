@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.trainer.checkpoint import Checkpoints
-from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard
+from services.trainer.consumer import Consumer, TrainerBoard
+from services.trainer.lease import LeaseFence
 from services.trainer.step.rows import Pair
 from services.trainer.step.trees import Row
 from services.trainer.trainer import StudentTrainer

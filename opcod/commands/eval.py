@@ -28,7 +28,8 @@ from shared.errors import ConfigError
 from shared.files.durable import atomic_write
 from shared.files.retention import versions_on_disk
 from shared.problems.evaluation import per_domain
-from shared.problems.loading import SCIKNOWEVAL, load_problem_set, load_problems
+from shared.problems.loading import SCIKNOWEVAL, load_problem_set
+from shared.problems.pinned import problems_of_run
 from shared.problems.problem import Problem, ProblemFormat, ProblemSet, rows_hash
 from shared.results.evaluation import Evaluation, Subject, evaluate, seen
 
@@ -76,7 +77,7 @@ def evaluate_student(
     version = resolve_version(paths, sorted(settings.students), student)
     if inspect_log is not None:
         require_inspect()
-    chosen = _chosen(problems, settings, limit)
+    chosen = _chosen(problems, paths.run_dir, settings, limit)
     questions = _questions(version, samples, settings, chosen)
 
     def say(what: str) -> None:
@@ -156,8 +157,8 @@ class Chosen:
     seen: int
 
 
-def _chosen(asked: str, settings: RunSettings, limit: int | None) -> Chosen:
-    own = load_problems(settings)
+def _chosen(asked: str, run_dir: Path, settings: RunSettings, limit: int | None) -> Chosen:
+    own = problems_of_run(run_dir, settings)
     problem_set, partition = _problems(asked, settings, own)
     chosen = per_domain(problem_set, problem_set.partition(partition), limit or _usual_limit(asked, settings))
     return Chosen(asked, partition, chosen, problem_set.format, seen(chosen, own.train + own.specialise))

@@ -47,7 +47,13 @@ def export(
     with interruptible() as interrupted:
         settings = stored_settings(paths)
         prepare_models(
-            paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted, students=(student,)
+            paths,
+            settings,
+            lambda what: console.print(f"preparing: {what}"),
+            interrupted,
+            students=(student,),
+            # The run may be up, here or elsewhere, and its services go by the plan that there is.
+            purpose=None,
         )
         write(paths, wanted, target)
     console.print(f"written: {target} ({wanted.version})", highlight=False, soft_wrap=True)

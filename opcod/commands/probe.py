@@ -20,7 +20,7 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.prepare.checks import check_name, check_settings
+from opcod.prepare.checks import check_directory, check_name, check_settings
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run
 from opcod.probe.probing import probe
@@ -58,6 +58,8 @@ def probe_pair(
     settings = settings_from(preset, config, named)
     name = name or preset or (config.stem if config else DEFAULT_PRESET)
     check_name(name)
+    kept = runs_dir.resolve() / name
+    check_directory("--runs-dir", kept)
     plan = plan_probe(settings, problems_per_kind, samples)
 
     def say(text: str) -> None:
@@ -71,7 +73,6 @@ def probe_pair(
         create_run(paths, settings)
         prepare_models(paths, settings, lambda text: say(f"preparing: {text}"), interrupted)
         found = probe(name, paths, plan, say, interrupted)
-    kept = runs_dir.resolve() / name
     kept.mkdir(parents=True, exist_ok=True)
     atomic_write(kept / "probe.json", found.model_dump_json(indent=1).encode())
     atomic_write(kept / "probe.md", to_markdown(found).encode())

@@ -30,12 +30,13 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
+from opcod.planning.disk import require_disk
 from opcod.planning.plan import show_plan
 from opcod.prepare.checks import check_settings, replica_notes, thinking_notes
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name, pin_problems
 from opcod.report.text import print_report
-from opcod.report.writing import Timeline, write_report
+from opcod.report.writing import Timeline, is_finished, write_report
 from opcod.talk.client import end_pause, page_of
 from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
@@ -92,6 +93,8 @@ def run(
     if resume is not None:
         paths = paths_for(runs_dir, resume, cache_dir)
         settings = kept_settings(paths, preset, config, overrides)
+        if not is_finished(paths.run_dir):
+            require_disk(paths, settings)
     else:
         settings = settings_from(preset, config, overrides)
         paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)

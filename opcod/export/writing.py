@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from opcod.export.card import Exported, Record, render
-from opcod.prepare.run_directory import read_manifest, stored_settings
+from opcod.prepare.run_directory import stored_settings
 from opcod.report.writing import current_report, state_of
 from opcod.weights import VersionOnDisk, sound_version, versions_of
 from shared.config.loading import to_toml
@@ -19,6 +19,7 @@ from shared.modeling.checksums import file_checksum
 from shared.modeling.exporting import Release, write_adapter, write_model
 from shared.modeling.origins import Origin, origin_of
 from shared.modeling.resolving import directory_of, is_on_the_hub
+from shared.problems.pinned import read_manifest
 
 CARD = "README.md"
 SETTINGS = "opcod.toml"
@@ -117,7 +118,7 @@ def write(paths: Paths, wanted: Wanted, target: Path) -> None:
         adapter_of=adapter_of,
         repository=wanted.repository,
     )
-    card = render(Record(settings, state, report, read_manifest(paths)), exported)
+    card = render(Record(settings, state, report, read_manifest(paths.run_dir)), exported)
     with new_directory(target) as directory:
         if adapter_of is None:
             write_model(release, directory)

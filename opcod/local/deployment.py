@@ -22,7 +22,7 @@ from shared.config.loading import settings_of
 from shared.config.settings import RunSettings
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import STATE_FILE
-from shared.errors import ConfigError, UnavailableError
+from shared.errors import ConfigError, UnavailableError, reason
 from shared.files.durable import atomic_write
 from shared.http.access import new_keys, read_keys
 
@@ -218,7 +218,13 @@ def node_lock(run_dir: Path, node: int) -> Iterator[None]:
 
 @contextmanager
 def _lock(path: Path, taken: str) -> Iterator[None]:
-    with path.open("a") as file:
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise ConfigError(
+            f"expected to write {path}: {reason(error)}; who goes on with a run, or serves it, is to own its directory"
+        ) from error
+    with file:
         try:
             # The kernel lets go of it when the process ends, however it ends; a file with a pid in it would be left
             # over.

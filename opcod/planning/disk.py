@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from opcod.planning.shapes import DTYPE_BYTES, KNOWN_SHAPES, ModelShape, read_shape
+from opcod.planning.shapes import DTYPE_BYTES, KNOWN_SHAPES, ModelShape, read_shape, shapes_in
 from shared.config.settings import Paths, RunSettings
+from shared.contracts.models import model_file, prepared_model
 from shared.errors import ConfigError
 from shared.modeling.directory import MODEL_CONFIG
 from shared.results.grid import Grid, plain
@@ -73,29 +74,39 @@ def shapes_of(settings: RunSettings) -> dict[str, ModelShape]:
     found = {}
     for student, section in settings.students.items():
         shape = KNOWN_SHAPES.get(section.model)
-        if shape is None and (Path(section.model) / MODEL_CONFIG).is_file():
-            shape = read_shape(Path(section.model))
+        directory = Path(section.model).expanduser()
+        if shape is None and (directory / MODEL_CONFIG).is_file():
+            shape = read_shape(directory)
         if shape is not None and section.engine != "scripted":
             found[student] = shape
     return found
 
 
-def free_disk_needed(paths: Paths, settings: RunSettings) -> int:
+def free_disk_needed(paths: Paths, settings: RunSettings, shapes: Mapping[str, ModelShape] | None = None) -> int:
     """Bytes that are to be free for the rest of a run: those of `resources.min_free_disk_bytes`, or with "auto" what
     its parts and SPARE_BYTES come to, less what is there already. Raises ModelError.
+
+    shapes: by default those of the models that the run was begun with, and of the others what `shapes_of` knows.
     """
     fixed = settings.resources.min_free_disk_bytes
     if fixed != "auto":
         return fixed
-    parts = disk_parts(settings, shapes_of(settings))
+    known = shapes_of(settings) | _begun_with(paths, settings) if shapes is None else shapes
+    parts = disk_parts(settings, known)
     in_run = sum(part.bytes for part in parts if not part.in_cache)
     # Not the cache's: which specialists it holds already is only known once they are asked for.
     return SPARE_BYTES + max(0, in_run - _held_bytes(paths.run_dir))
 
 
-def require_disk(paths: Paths, settings: RunSettings) -> None:
-    """Raises ConfigError where less is free than a run needs, ModelError."""
-    needed, free = free_disk_needed(paths, settings), free_under(paths.runs_dir)
+def _begun_with(paths: Paths, settings: RunSettings) -> dict[str, ModelShape]:
+    pinned = {name: model_file(paths.run_dir, name) for name in settings.names}
+    models = {name: prepared_model(paths.run_dir, name).path for name, file in pinned.items() if file.exists()}
+    return shapes_in({name: path for name, path in models.items() if (path / MODEL_CONFIG).is_file()})
+
+
+def require_disk(paths: Paths, settings: RunSettings, shapes: Mapping[str, ModelShape] | None = None) -> None:
+    """Raises ConfigError where less is free than a run needs, ModelError. shapes: as in `free_disk_needed`."""
+    needed, free = free_disk_needed(paths, settings, shapes), free_under(paths.runs_dir)
     if free < needed:
         raise ConfigError(
             f"expected {needed / 1e9:.1f} GB free under {paths.runs_dir}, found {free / 1e9:.1f} GB; `opcod run "

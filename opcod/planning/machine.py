@@ -19,7 +19,7 @@ from opcod.local.names import ServiceName, student_services
 from opcod.local.nodes import on_one_node
 from opcod.planning.cards import GIB, Card, CardPlan, CardPlanner, ServerPlan
 from opcod.planning.memory import served_tokens
-from opcod.planning.shapes import ModelShape, read_shape
+from opcod.planning.shapes import ModelShape, shapes_in
 from opcod.planning.work import Count, Lengths, prompt_lengths
 from shared.config.loading import PLANNED_FILE, settings_of
 from shared.config.settings import Paths, RunSettings
@@ -51,7 +51,7 @@ def plan_machine(
     described = [name for name in models if purpose == "prepare" and _is_described(settings, name)]
     if not shares and not described:
         return CardPlan()
-    shapes = {name: shape for name, path in models.items() if (shape := read_shape(path)) is not None}
+    shapes = shapes_in(models)
     lengths = prompt_lengths(load_problems(settings), settings, _count_of(settings, models))
     here = card_sizes()
     # Nodes are taken to be alike.

@@ -114,7 +114,7 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
         found.notes += thinking_notes(paths, settings, prepared=False)
     found.disk = disk_parts(settings, shapes)
     with _noted(found.missing):
-        require_disk(paths, settings)
+        require_disk(paths, settings, shapes)
     if problems is not None and evaluated is not None:
         found.lengths = prompt_lengths(problems, settings, count)
         found.work = work_of(settings, len(problems.train), evaluated, found.lengths)

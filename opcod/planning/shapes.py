@@ -103,6 +103,11 @@ def read_shape(model_dir: Path) -> ModelShape | None:
     return shape_of(read_object(model_dir / MODEL_CONFIG))
 
 
+def shapes_in(models: Mapping[str, Path]) -> dict[str, ModelShape]:
+    """By student, of the models in those directories, without those that lack a size. Raises ModelError."""
+    return {name: shape for name, path in models.items() if (shape := read_shape(path)) is not None}
+
+
 def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
     """The shape that a config.json tells; None where it lacks a size."""
     try:

@@ -11,6 +11,7 @@ from opcod.local.nodes import PORTS
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.disk import require_disk
 from opcod.planning.machine import Purpose, plan_machine
+from opcod.planning.shapes import shapes_in
 from opcod.prepare.models import base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
@@ -38,8 +39,8 @@ def check_settings(paths: Paths, settings: RunSettings, purpose: Purpose = "run"
     """
     # Models come last: one may have to be fetched, and nobody should wait for that to learn of a wrong port.
     check_name(paths.run)
-    _check_directory("--runs-dir", paths.runs_dir)
-    _check_directory("--cache-dir", paths.cache_dir)
+    check_directory("--runs-dir", paths.runs_dir)
+    check_directory("--cache-dir", paths.cache_dir)
     problems = load_problems(settings)
     evaluated_problems(settings, problems)
     _check_specialists(settings, problems)
@@ -48,7 +49,10 @@ def check_settings(paths: Paths, settings: RunSettings, purpose: Purpose = "run"
     _check_ports(settings)
     _check_redis(paths, settings)
     _check_engines(settings)
-    _check_models(paths, settings, purpose)
+    models = _check_models(paths, settings, purpose)
+    if takes_steps:
+        # Again: by now the sizes of all models are known that are not known by name.
+        require_disk(paths, settings, shapes_in(models))
 
 
 def check_name(run: str) -> None:
@@ -65,7 +69,8 @@ def _check_specialists(settings: RunSettings, problems: ProblemSet) -> None:
             examples_for(settings, name)
 
 
-def _check_directory(option: str, directory: Path) -> None:
+def check_directory(option: str, directory: Path) -> None:
+    """Whether files can be written there, whether it exists or not. Raises ConfigError."""
     if not can_be_written(directory):
         raise ConfigError(f"{option}: expected a directory that can be written to, {existing(directory)} is none")
 
@@ -116,7 +121,8 @@ def _check_engines(settings: RunSettings) -> None:
     require_room(settings, share_out_all(settings, gpus_here()))
 
 
-def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> None:
+def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> dict[str, Path]:
+    """The directories of the students' models, looked at."""
     if any(student.engine != "scripted" for student in settings.students.values()):
         _check_device()
     models = {}
@@ -132,6 +138,7 @@ def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> None
                 f"`all` takes all of it"
             )
     plan_machine(settings, models, purpose)
+    return models
 
 
 def _check_device() -> None:

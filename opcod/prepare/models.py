@@ -64,10 +64,13 @@ def prepare_models(
             progress(in_words(card))
     loaded = time.monotonic()
     specialists = [name for name in missing if settings.students[name].specialize]
-    # On this machine, wherever its students and trainers will be.
-    available = gpus_here()
-    here = as_made_here(settings, available, purpose)
-    gpus = share_out(here, available)
+    if not specialists:
+        gpus, ranks = {}, 1
+    else:
+        # On this machine, wherever its students and trainers will be.
+        available = gpus_here()
+        here = as_made_here(settings, available, purpose)
+        gpus, ranks = share_out(here, available), here.trainer.ranks
     own = [name for name in specialists if settings.learns_from_itself(name)]
     if own:
         progress("own answers")
@@ -75,7 +78,7 @@ def prepare_models(
     drawn = time.monotonic()
     if specialists:
         progress("specialists")
-        models |= _specialize(paths, specialists, own, gpus, here.trainer.ranks, progress, stopped)
+        models |= _specialize(paths, specialists, own, gpus, ranks, progress, stopped)
     for name, path in models.items():
         _pin(paths, name, _prepared_now(path), pinned[name])
     drawing = {"drawing own answers": drawn - loaded} if own else {}

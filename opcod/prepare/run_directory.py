@@ -12,13 +12,11 @@ from opcod.options import given, settings_on
 from shared.config.loading import asked_settings, differences, to_toml
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import STATE_FILE
-from shared.errors import ConfigError, reason
+from shared.errors import ConfigError
 from shared.files.durable import atomic_write
-from shared.problems.loading import load_problems
-from shared.problems.manifest import ProblemSetManifest, manifest
+from shared.problems.manifest import manifest
+from shared.problems.pinned import PROBLEMS_FILE, problems_to_go_on_with, read_manifest
 from shared.problems.problem import ProblemSet
-
-FILE = "problems.json"
 
 
 def pin_problems(paths: Paths, settings: RunSettings) -> ProblemSet:
@@ -27,55 +25,10 @@ def pin_problems(paths: Paths, settings: RunSettings) -> ProblemSet:
     Raises ConfigError if the problems, or those of its evaluations, are not what they were when the run was begun, and
     as `load_problems`.
     """
-    problems = load_problems(settings)
-    found = manifest(problems)
-    pinned = read_manifest(paths)
-    if pinned is None:
-        atomic_write(paths.run_dir / FILE, found.model_dump_json(indent=1).encode())
-    # The content and not the files: the same rows under another path are the same problems.
-    elif pinned.content_hash != found.content_hash:
-        raise ConfigError(
-            f"run {paths.run} was begun with other problems: {'; '.join(_changes(pinned, found))}. "
-            f"Put back what problems.source = {settings.problems.source!r} named then, or start a new run"
-        )
-    elif _evaluated_otherwise(pinned, settings):
-        raise ConfigError(
-            f"run {paths.run} was begun by a release that chose other problems where evaluations take some of them "
-            "(evaluation.validation_problems, test_problems): scores would be compared with those of other problems. "
-            "Finish it with that release, or start a new run"
-        )
+    problems = problems_to_go_on_with(paths.run_dir, settings)
+    if read_manifest(paths.run_dir) is None:
+        atomic_write(paths.run_dir / PROBLEMS_FILE, manifest(problems).model_dump_json(indent=1).encode())
     return problems
-
-
-def _evaluated_otherwise(pinned: ProblemSetManifest, settings: RunSettings) -> bool:
-    """Where the manifest does not say of which kind each problem is, some of several kinds were not chosen by kind."""
-    limits = {"validation": settings.evaluation.validation_problems, "test": settings.evaluation.test_problems}
-    return any(
-        limit is not None and limit < part.count and len(part.kinds) > 1 and not part.kind_of_each
-        for name, limit in limits.items()
-        for part in pinned.partitions[name].domains.values()
-    )
-
-
-def read_manifest(paths: Paths) -> ProblemSetManifest | None:
-    """The manifest of a run, if it has one. Raises ConfigError for a file that is none."""
-    file = paths.run_dir / FILE
-    if not file.exists():
-        return None
-    try:
-        return ProblemSetManifest.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise ConfigError(f"expected the manifest of the run's problems in {file}: {reason(error)}") from error
-
-
-def _changes(pinned: ProblemSetManifest, found: ProblemSetManifest) -> list[str]:
-    changed = [
-        f"{name} had {part.count} with sha256 {part.sha256[:12]}…, has {found.partitions[name].count} with "
-        f"{found.partitions[name].sha256[:12]}…"
-        for name, part in pinned.partitions.items()
-        if part.sha256 != found.partitions[name].sha256
-    ]
-    return changed or [f"content hash {pinned.content_hash[:12]}…, now {found.content_hash[:12]}…"]
 
 
 def new_run_name(preset: str | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from opcod.options import paths_for
+from opcod.planning.disk import require_disk
 from opcod.prepare.checks import check_settings
 from opcod.prepare.run_directory import refuse_changes, stored_settings
 from opcod.report.writing import REPORT_FILE, report_directory
@@ -17,6 +18,7 @@ from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
 from shared.errors import ConfigError, StorageError, reason
 from shared.files.durable import atomic_write
+from shared.problems.pinned import problems_to_go_on_with
 from shared.results.comparison import METHODS, RunFigures, alike
 
 
@@ -82,8 +84,11 @@ def check_runs(runs: Sequence[ComparedRun]) -> None:
             continue
         try:
             refuse_changes(stored_settings(run.paths), run.settings)
+            problems_to_go_on_with(run.paths.run_dir, run.settings)
         except ConfigError as error:
             raise ConfigError(f"{run.paths.run}: {error}\nGive the comparison another --name.") from error
+        if figures_of(run) is None:
+            require_disk(run.paths, run.settings)
 
 
 def figures_of(run: ComparedRun) -> RunFigures | None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from opcod.installed import require_drawing
-from opcod.prepare.run_directory import read_manifest, stored_settings
+from opcod.prepare.run_directory import stored_settings
 from opcod.report.text import to_markdown
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import STATE_FILE, RunState
 from shared.contracts.weights import StepRecord, step_records
 from shared.errors import ConfigError, StorageError, reason
 from shared.files.durable import atomic_write
+from shared.problems.pinned import read_manifest
 from shared.results.report import Report, build_report
 
 TIMELINE_FILE = "timeline.json"
@@ -96,7 +97,7 @@ def write_report(
     directory = report_directory(paths.run_dir)
     directory.mkdir(exist_ok=True)
     steps = [record for student in sorted(settings.students) for record in records_of(paths, student)]
-    report = build_report(state, settings, spent.stages, spent.wall_s, restarts, steps, read_manifest(paths))
+    report = build_report(state, settings, spent.stages, spent.wall_s, restarts, steps, read_manifest(paths.run_dir))
     draw(report, directory)
     # After the pictures, so that whoever finds report.json finds them too.
     atomic_write(directory / REPORT_FILE, report.model_dump_json(indent=1).encode())
@@ -144,6 +145,12 @@ def _record(path: Path) -> StepRecord:
         return StepRecord.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise StorageError(f"{path} does not fit this version of opcod: {reason(error)}") from error
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether a run has its last report. Raises StorageError for a file that cannot be read."""
+    report = _stored_report(run_dir)
+    return report is not None and report.finished
 
 
 def _stored_report(run_dir: Path) -> Report | None:

@@ -29,6 +29,7 @@ from shared.obs.logging import configure_logging
 from shared.obs.presence import Presence, own_url
 from shared.problems.coverage import uncovered_languages
 from shared.problems.loading import load_problems
+from shared.problems.pinned import problems_to_go_on_with
 
 LEASE_POLL_S = 1.0
 
@@ -49,7 +50,11 @@ class Broker:
         check_binding(environment.host, environment.keys())
         self._environment = environment
         self._settings = settings
-        self._problems = load_problems(settings)
+        # Problems that are others now would be trained on and scored as those that the run began with; asked questions
+        # are of neither.
+        self._problems = (
+            problems_to_go_on_with(environment.run_dir, settings) if environment.train else load_problems(settings)
+        )
         uncovered = uncovered_languages(self._problems)
         if uncovered is not None:
             log.warning("languages not covered", reason=uncovered)

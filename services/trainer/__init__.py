@@ -1,6 +1,7 @@
 """A trainer: one student's weights, by one process or several.
 
     consumer.py   takes sealed batches in order, under the student's lease               (in)
+    lease.py      who may write: one trainer at a time                                    (in)
     batches.py    reads one, whole or not at all                                          (in)
     trainer.py    applies each exactly once                                               (core)
     work.py       what each rank does of a step; one rank does all of it                  (core)

@@ -17,8 +17,9 @@ import structlog
 from services.trainer import metrics
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import TrainerConfig, TrainingConfig, trainer_config
-from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard, trainer_heartbeat
+from services.trainer.consumer import Consumer, TrainerBoard, trainer_heartbeat
 from services.trainer.device import set_up
+from services.trainer.lease import LeaseFence
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
 from services.trainer.model.teacher import TrustRegionTeacher

@@ -13,7 +13,7 @@ from shared.bus.payloads import unpack
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSealed, GroupSealed
 from shared.contracts.ids import version_name
 from shared.errors import StorageError, reason, shown
-from shared.files.batches import read_groups
+from shared.files.batches import batch_directory, read_groups
 from shared.files.store import GROUPS, LocalStore
 
 
@@ -49,6 +49,25 @@ def read_manifest(store: LocalStore, sealed: BatchSealed, run: str) -> BatchMani
         raise StorageError(f"the batch {sealed.uri} does not fit its schema: {reason(error)}") from error
     _check_identity(manifest, sealed, run)
     return manifest
+
+
+def sealed_batch(store: LocalStore, student: str, step: int) -> BatchSealed | None:
+    """What announces the batch of that step, of what lies on disk; None where nothing does. Raises StorageError."""
+    uri = batch_directory(student, step)
+    if not store.exists(uri):
+        return None
+    raw = store.read_manifest(uri)
+    try:
+        manifest = BatchManifest.model_validate_json(raw)
+    except ValidationError as error:
+        raise StorageError(f"the batch {uri} does not fit its schema: {reason(error)}") from error
+    return BatchSealed(
+        student=student,
+        step=manifest.step,
+        uri=uri,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        base_version=manifest.base_version,
+    )
 
 
 def read_batch(store: LocalStore, sealed: BatchSealed, run: str) -> Batch:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import stamina
 import structlog
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
@@ -49,6 +50,10 @@ TEACHER_FILE = "teacher.safetensors"
 TEACHER_FILES = "teacher*.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 BROKEN_SUFFIX = ".broken"
+
+READ_ATTEMPTS = 4
+FIRST_WAIT_S = 1.0
+"""Between two, and twice as long each time: 7 s in all for a file system to answer again."""
 
 log = structlog.get_logger()
 
@@ -78,6 +83,12 @@ class CheckpointManifest(Contract):
     def whole(self) -> bool:
         # Whole ones alone have a teacher (`state_files`), and the first shard is there for any number of ranks.
         return any(entry.name == shard_name(TEACHER_FILE, 0, self.shards) for entry in self.files)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Of a file that is there and was not read; one that is not there, or holds something else, stays so."""
+    cause = error.__cause__ if isinstance(error, StorageError) else None
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError)
 
 
 def directory_name(student: str, step: int) -> str:
@@ -110,8 +121,7 @@ class Checkpoints:
         for step in reversed(steps):
             name = directory_name(self._student, step)
             try:
-                manifest = self.read(step)
-                self._store.verify(name, self._store.read_manifest(name))
+                manifest = self._verified(step)
             except StorageError as error:
                 log.error("checkpoint broken, going back", checkpoint=name, error=str(error))
                 self._set_aside(self._store.root / name)
@@ -124,6 +134,17 @@ class Checkpoints:
                 "or start a new run"
             )
         return None
+
+    def _verified(self, step: int) -> CheckpointManifest:
+        """Raises StorageError; where a file system does not answer, as NFS may not, only after some tries."""
+        name = directory_name(self._student, step)
+        for attempt in stamina.retry_context(
+            on=_may_pass, attempts=READ_ATTEMPTS, timeout=None, wait_initial=FIRST_WAIT_S, wait_jitter=0.0
+        ):
+            with attempt:
+                manifest = self.read(step)
+                self._store.verify(name, self._store.read_manifest(name))
+        return manifest
 
     def whole_steps(self, limit: int) -> list[int]:
         """Of the whole checkpoints up to step `limit`, the newest first."""

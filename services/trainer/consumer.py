@@ -4,22 +4,22 @@
   report that was made then; one that comes early is kept, renewed and unanswered, until its turn; none is skipped,
   and none is acknowledged before its version is announced or its refusal is said. Groups that come ahead of a batch are
   begun with while there is no batch to apply, and kept until its step is applied: who takes over begins with them, too.
-- `LeaseFence`: the right to write a student's checkpoints and versions. Its token is higher than that of every
-  checkpoint on disk, so that a server that lost its data cannot hand out an old one; and a trainer that lost the lease
-  stops before its next write.
 - `TrainerBoard`: what a trainer says of itself, on /readyz and in its heartbeat.
 """
 
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
 from services.trainer import metrics
+from services.trainer.lease import LeaseFence
 from services.trainer.trainer import StepRefusedError, StudentTrainer
-from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease
-from shared.bus.leases import HeldLease, LeaseKeeper
+from shared.bus.keys import BROKER, RESULTS, TRAINER, train
+from shared.bus.leases import LeaseKeeper
 from shared.bus.port import Bus, Delivery
 from shared.bus.turns import CardTurn
 from shared.clock import Clock
@@ -27,7 +27,7 @@ from shared.contracts.batches import BatchSealed, GroupSealed
 from shared.contracts.envelope import Message
 from shared.contracts.heartbeats import TRAINER_READY, WAITS_FOR_TURN, Heartbeat
 from shared.contracts.weights import StepFailed
-from shared.errors import FencedError, StorageError, UnavailableError
+from shared.errors import OpcodError, StorageError, UnavailableError, reason
 from shared.obs.faults import fault_point
 
 log = structlog.get_logger()
@@ -58,56 +58,15 @@ def trainer_heartbeat(board: TrainerBoard, clock: Clock, *, student: str, replic
     )
 
 
-class LeaseFence:
-    """The lease of one student's trainer, held by this process."""
-
-    def __init__(self, bus: Bus, student: str, holder: str, *, ttl_s: float) -> None:
-        self._bus = bus
-        self._name = trainer_lease(student)
-        self._holder = holder
-        self._ttl_s = ttl_s
-        self._lease = HeldLease(bus, self._name, holder, ttl_s=ttl_s)
-
-    @property
-    def token(self) -> int:
-        return self._lease.token
-
-    def try_acquire(self, floor: int) -> bool:
-        """False while another process holds it. Raises UnavailableError."""
-        return self._lease.try_acquire(floor=floor)
-
-    def check(self) -> None:
-        """Raises FencedError once a renewal has failed."""
-        if self._lease.lost.is_set():
-            raise self._gone()
-
-    def confirm(self) -> None:
-        """Raises FencedError unless the server says that the lease is ours; UnavailableError without an answer."""
-        self.check()
-        # Renewed rather than read: it is then ours for a whole term, which the writes that follow need.
-        if not self._bus.renew_lease(self._name, self._holder, self.token, ttl_s=self._ttl_s):
-            raise self._gone()
-
-    def release(self) -> None:
-        """Let the next trainer in. Without an answer of the server the lease runs out by itself."""
-        try:
-            self._lease.release()
-        except UnavailableError as error:
-            log.warning("lease not released, it runs out", error=str(error))
-
-    def _gone(self) -> FencedError:
-        return FencedError(
-            f"the lease of trainer {self._name} is not held by {self._holder} any more: another trainer may have "
-            "gone on; this one stops without writing"
-        )
-
-
 TAKE_LIMIT = 4
 BLOCK_S = 1.0
 """Longest wait for a message, and so for a stop to be noticed."""
 
 RETRY_S = 1.0
 """Pause before the next try while the bus does not answer."""
+
+MISSED_AFTER_LEASES = 4
+"""For so long a batch that is there already waits for the one before it to come."""
 
 MAX_REASON_CHARS = 1000
 
@@ -121,6 +80,17 @@ class Held:
     sealed: BatchSealed | GroupSealed
     lost: threading.Event
     begun: bool = False
+
+
+def unforeseen(error: Exception) -> str:
+    """Why a step was not made, of an error that is none of ours."""
+    told = f"{type(error).__name__}: {reason(error)}"
+    if type(error).__name__ == "OutOfMemoryError":
+        told += (
+            "; set a lower optimizer.micro_batch_tokens for the next run, give the trainer a GPU of its own, or free "
+            "what else is on this one; the run goes on when it is resumed"
+        )
+    return told
 
 
 class Consumer:
@@ -153,6 +123,8 @@ class Consumer:
         self._name = name
         self._lease_s = lease_s
         self._held: list[Held] = []
+        self._made_up = 0
+        self._early_since_s: float | None = None
 
     def run(self, stopping: threading.Event, floor: int) -> None:
         """Work until `stopping`. floor: the highest fencing token on disk.
@@ -197,6 +169,13 @@ class Consumer:
         except StepRefusedError as error:
             failed = self._failed(self._trainer.step + 1, str(error))
             self._until_answered(stopping, lambda: self._bus.publish(RESULTS, failed))
+        except OpcodError:
+            raise
+        except Exception as error:
+            failed = self._failed(self._trainer.step + 1, unforeseen(error))
+            with suppress(UnavailableError):
+                self._bus.publish(RESULTS, failed)
+            raise
 
     def _in_turn(self, stopping: threading.Event, work: Callable[[], object]) -> bool:
         """Do it on the device, in our turn if it is shared; False if `stopping` came first.
@@ -281,7 +260,9 @@ class Consumer:
     def _handle_next(self, stopping: threading.Event) -> None:
         held = self._next()
         if held is None:
+            self._make_up(stopping)
             return
+        self._early_since_s = None
         if isinstance(held.sealed, GroupSealed):
             self._begin_with(held, held.sealed)
             return
@@ -295,9 +276,42 @@ class Consumer:
                 # Told and acknowledged: delivered again it would be refused again. The broker pauses the run.
                 self._refuse(held, str(error))
                 return
+            except OpcodError:
+                raise
+            except Exception as error:
+                # The same, or who comes next would fail at it, and so on. It ends this process: what is left on the
+                # device, and which ranks wait for which, nobody knows.
+                with suppress(UnavailableError):
+                    self._refuse(held, unforeseen(error))
+                raise
         else:
             metrics.STEPS.labels("repeated").inc()
         self._answer(held, held.sealed)
+
+    def _make_up(self, stopping: threading.Event) -> None:
+        """Make the step that those in hand come after, where its batch was acknowledged and its checkpoint is gone: it
+        does not come again."""
+        step = self._trainer.step + 1
+        if step <= self._made_up or not any(isinstance(held.sealed, BatchSealed) for held in self._held):
+            self._early_since_s = None
+            return
+        now_s = time.monotonic()
+        self._early_since_s = self._early_since_s or now_s
+        # One that a trainer which died had in hand comes by itself when its lease is over.
+        if now_s - self._early_since_s < MISSED_AFTER_LEASES * self._lease_s:
+            return
+        # Once in this process, whatever comes of it.
+        self._made_up, self._early_since_s = step, None
+        sealed = self._trainer.sealed(step)
+        if sealed is None:
+            return
+        log.warning("batch taken from the files, as its checkpoint is gone", step=step)
+        self._board.state = "training"
+        try:
+            if self._in_turn(stopping, lambda: self._trainer.apply(sealed, self._fence)):
+                self._announce()
+        except StepRefusedError as error:
+            self._bus.publish(RESULTS, self._failed(step, str(error)))
 
     def _begin_with(self, held: Held, sealed: GroupSealed) -> None:
         """Nothing is told of it: its batch is answered."""
@@ -309,6 +323,13 @@ class Consumer:
             self._trainer.add(sealed, self._bus.get_payload(sealed.payload), self._fence)
         except (StorageError, StepRefusedError) as error:
             log.warning("group not begun with, its batch has it", step=sealed.step, error=str(error))
+        except OpcodError:
+            raise
+        except Exception:
+            # Its batch tells of it. Left in the queue, it would end who comes next before that.
+            with suppress(UnavailableError):
+                self._complete(held)
+            raise
         # Also where it failed: its batch has it, and begun once more it would fail once more.
         held.begun = True
 

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from services.trainer import metrics
-from services.trainer.batches import Batch, read_group, read_manifest
+from services.trainer.batches import Batch, read_group, read_manifest, sealed_batch
 from services.trainer.checkpoint import CheckpointManifest, Checkpoints, publish
 from services.trainer.ranks.group import RankLostError
 from services.trainer.step.step import NonFiniteError, StageClock, StepSettings
@@ -134,6 +134,10 @@ class StudentTrainer:
     def move(self, device: str) -> None:
         """Off the GPU, and back, between steps. device: "cuda" or "cpu"."""
         self._work.learner.move(device)
+
+    def sealed(self, step: int) -> BatchSealed | None:
+        """The batch of a step that lies on disk; None where there is none. Raises StorageError."""
+        return sealed_batch(self._store, self._student, step)
 
     def done(self, step: int) -> StepDone:
         """The report of an applied step, as it was first made."""

@@ -41,6 +41,11 @@ class AlarmsSection(Section):
         description="So much may the training reward have gained on the validation score since the run began. Hotter "
         "rollouts catch up with cooler evaluations anyway: by at most 0.13 on the laptop preset.",
     )
+    min_form_share: Share = Field(
+        default=0.05,
+        description="Validation answers that have the form the format grades, looked at once a round; below it scores "
+        "say nothing of what a student knows.",
+    )
     gap_z: float = Field(
         default=3.0, gt=0, description="Standard errors that it must be; it is looked at once a round."
     )

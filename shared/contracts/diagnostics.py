@@ -5,7 +5,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 AlarmName = Literal[
-    "near_zero_gradient", "reward_collapse", "answer_collapse", "engine_drift", "length_drift", "validation_gap"
+    "near_zero_gradient",
+    "reward_collapse",
+    "answer_collapse",
+    "engine_drift",
+    "length_drift",
+    "validation_gap",
+    "answer_form",
 ]
 
 StepKind = Literal["with_feedback", "without_feedback"]

@@ -214,8 +214,13 @@ def temporary_name(machine: str | None = None) -> str:
 
 def sweep(root: Path) -> list[Path]:
     """Remove temporary files and directories under `root` whose writers are dead. Raises OSError."""
-    # A link may lead to anything outside.
-    found = [path for path in root.rglob(f"{TEMPORARY}*") if not path.is_symlink()]
+    # Not by rglob: what others remove or rename meanwhile would end it. No link is followed, as it may lead outside.
+    found = [
+        path
+        for directory, folders, files in os.walk(root)
+        for name in (*folders, *files)
+        if name.startswith(TEMPORARY) and not (path := Path(directory) / name).is_symlink()
+    ]
     return [path for path in sorted(found) if _remove_if_abandoned(path)]
 
 

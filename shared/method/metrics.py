@@ -70,18 +70,27 @@ def change_interval(
     before: Sequence[float], after: Sequence[float], confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """(low, high) of the mean change, problem by problem: both lists are about the same problems in the same order."""
+    return mean_change_interval([before], [after], confidence, seed)
+
+
+def mean_change_interval(
+    before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """As `change_interval`, of the mean over domains of each one's mean change: however many problems it has."""
     check_confidence(confidence)
-    if len(before) != len(after) or not before:
-        raise ScoreError(f"change: expected the same problems before and after, got {len(before)} and {len(after)}")
-    # Paired: before and after are resampled together, so that a hard problem weighs on both alike.
-    changes = [
-        checked_score(late, "change") - checked_score(early, "change")
-        for early, late in zip(before, after, strict=True)
-    ]
-    means = [
-        sum(changes[at] for at in picked) / len(picked) for picked in resampled_positions(len(changes), seed, RESAMPLES)
-    ]
-    return percentile_interval(means, confidence)
+    if [len(scores) for scores in before] != [len(scores) for scores in after] or not before or not all(before):
+        raise ScoreError(
+            f"change: expected the same problems before and after, got {sum(map(len, before))} and "
+            f"{sum(map(len, after))}"
+        )
+    totals = [0.0] * RESAMPLES
+    for place, (early, late) in enumerate(zip(before, after, strict=True)):
+        # Paired: before and after are resampled together, so that a hard problem weighs on both alike.
+        changes = [checked_score(y, "change") - checked_score(x, "change") for x, y in zip(early, late, strict=True)]
+        # A seed for each domain: with one, domains of as many problems would be resampled alike.
+        for at, picked in enumerate(resampled_positions(len(changes), seed + place, RESAMPLES)):
+            totals[at] += sum(changes[each] for each in picked) / len(picked)
+    return percentile_interval([total / len(before) for total in totals], confidence)
 
 
 def majority_baseline(answers: Sequence[str]) -> float:

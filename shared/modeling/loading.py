@@ -153,7 +153,9 @@ def load_tokenizer(path: Path, chat_template: str | None) -> PreTrainedTokenizer
 
 def _require_known_ids(tokenizer: PreTrainedTokenizerBase, size: int, path: Path) -> None:
     """Raises ModelError where a prompt may hold an id that the embedding does not have."""
-    named, added = set(tokenizer.all_special_tokens), tokenizer.added_tokens_decoder
+    # Those that every tokenizer may set: a model's own, such as Gemma 3's `image_token`, come up with pictures alone.
+    roles = (tokenizer.special_tokens_map.get(role) for role in type(tokenizer).SPECIAL_TOKENS_ATTRIBUTES)
+    named, added = {str(token) for token in roles if token is not None}, tokenizer.added_tokens_decoder
 
     def comes_up(token: str, index: int) -> bool:
         """Texts give no special tokens, and some models have one too many for the pictures of a sibling."""

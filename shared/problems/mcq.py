@@ -13,7 +13,8 @@ from shared.errors import shown
 from shared.method import anchoring, grading, reprompt, tutor_prompt
 from shared.problems.problem import Judgement, Problem, removed_by
 
-_LETTER = re.compile(r"[A-Z]")
+_LETTER = re.compile(r"[A-J]")
+"""Those that `shared.method.reveals` takes out of feedback."""
 
 
 class McqFormat:
@@ -27,7 +28,7 @@ class McqFormat:
     def refusal(self, problem: Problem) -> str | None:
         """See `ProblemFormat.refusal`: the answer must be the letter of one of the options in the question."""
         if not _LETTER.fullmatch(problem.answer):
-            return f"the format mcq expects one capital letter as answer, got {shown(problem.answer)}"
+            return f"the format mcq expects one capital letter from A to J as answer, got {shown(problem.answer)}"
         # One letter by now, so nothing in it needs escaping.
         if not re.search(rf"^{problem.answer}: ", problem.question, re.MULTILINE):
             return f"the format mcq expects an option line '{problem.answer}: …' in the question, found none"

@@ -22,10 +22,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     "always": ("run.method=opcod", "gate.mode=always"),
     "never": ("run.method=opcod", "gate.mode=never"),
     "domain_selective": ("run.method=opcod", "gate.mode=domain_selective"),
-    "sdpo": ("run.method=sdpo",),
-    "grpo": ("run.method=grpo", "grpo.anchor=0"),
-    "grpo-anchored": ("run.method=grpo", "grpo.anchor=0.04"),
-    "hacpo": ("run.method=hacpo",),
+    "sdpo": ("run.method=sdpo", "gate.mode=cognizance"),
+    "grpo": ("run.method=grpo", "gate.mode=cognizance", "grpo.anchor=0"),
+    "grpo-anchored": ("run.method=grpo", "gate.mode=cognizance", "grpo.anchor=0.04"),
+    "hacpo": ("run.method=hacpo", "gate.mode=cognizance"),
 }
 
 ALIKE = frozenset({"sdpo", "never"})
@@ -123,12 +123,21 @@ class RunFigures(FromReport):
         return sum(stage.seconds for stage in self.stages if stage.name == STATUS_STAGES["TRAINING"])
 
 
+SAME = 1e-9
+"""Scores are shares of counts: those that are closer than that are the same, but for rounding."""
+
+
 class Estimate(Part):
     """A mean over seeds, with its values by seed. interval: 95 %, Student's t; None for a single seed."""
 
     mean: float
     interval: Interval | None
     values: dict[int, float]
+
+    @property
+    def without_spread(self) -> bool:
+        """Whether all seeds, of two or more, have the same value: that tells how coarse a test is, not how sure."""
+        return self.interval is not None and self.interval[1] - self.interval[0] < SAME
 
 
 class Cell(Part):
@@ -177,6 +186,9 @@ class Comparison(Part):
     unlike_before: list[int]
     methods: list[MethodFigures]
 
+
+MEAN = ("mean", "all", False)
+"""The place of the mean over all students and domains."""
 
 Runs = Mapping[int, RunFigures]
 Value = Callable[[ScoreFigures], float]
@@ -239,7 +251,7 @@ def _method(method: str, methods: Sequence[str], runs: Runs, reference: Runs) ->
         method=method,
         same_as=first if first != method else None,
         runs={seed: run.run for seed, run in runs.items()},
-        cells=[*cells, _cell(("mean", "all", False), runs, against)],
+        cells=[*cells, _cell(MEAN, runs, against)],
         mutual_improvements=sum(run.mutual_improvement is True for run in runs.values()),
         training_s=estimate({seed: run.training_s for seed, run in runs.items()}),
         wall_s=estimate({seed: run.wall_s for seed, run in runs.items()}),
@@ -267,11 +279,13 @@ def _cell(place: tuple[str, str, bool], runs: Runs, reference: Runs) -> Cell:
 
 def _score(run: RunFigures, place: tuple[str, str, bool], value: Value) -> float:
     student, domain, _ = place
-    return fmean(value(row) for row in run.scores if domain == "all" or (row.student, row.domain) == (student, domain))
+    return fmean(value(row) for row in run.scores if place == MEAN or (row.student, row.domain) == (student, domain))
 
 
 def _verdict(difference: Estimate) -> Literal["higher", "lower", "open"]:
     # A single seed has no interval, so its verdict stays open. The intervals of the two scores do not count: they hold
     # what a seed's specialists and problems do to every method, which the difference is free of.
     low, high = difference.interval or (-inf, inf)
+    if difference.without_spread:
+        return "open"
     return "higher" if low > 0 else "lower" if high < 0 else "open"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from shared.results.comparison import Cell, Comparison, Estimate, MethodFigures
+from shared.results.comparison import MEAN, Cell, Comparison, Estimate, MethodFigures
 from shared.results.grid import Column, FromTo, Grid, OverSeeds, Rows, markdown, percentage, plain
 
 PICTURES = ("scores.png", "changes.png", "differences.png")
@@ -11,7 +11,8 @@ Chosen = Callable[[Cell], OverSeeds | str]
 
 
 def verdict_lines(comparison: Comparison) -> list[str]:
-    """What can be said, in plain words; no method is called better where the interval of its difference holds 0."""
+    """What can be said, in plain words; no method is called better where the interval of its difference holds 0, or
+    has no width."""
     lines = []
     if not comparison.finished:
         done = ", ".join(f"{m.method} {len(m.runs)}" for m in comparison.methods) or "none"
@@ -73,7 +74,9 @@ def to_markdown(comparison: Comparison) -> str:
 
 def place(cell: Cell) -> str:
     """`a physics (own)`; `mean of all` for the mean over students and domains."""
-    return f"{cell.student} {'of all' if cell.student == 'mean' else cell.domain}" + (" (own)" if cell.strong else "")
+    return f"{cell.student} {'of all' if (cell.student, cell.domain) == MEAN[:2] else cell.domain}" + (
+        " (own)" if cell.strong else ""
+    )
 
 
 def _cell_grid(title: str, methods: Sequence[MethodFigures], chosen: Chosen, form: str) -> Grid:
@@ -122,7 +125,9 @@ def _verdict_line(method: MethodFigures, reference: str) -> str:
     ]
     if named:
         return f"{method.method} against {reference}: {', '.join(named)}; nothing is shown elsewhere."
-    return f"{method.method} against {reference}: no difference is shown; the interval of each holds 0."
+    same = [place(cell) for cell in method.cells if cell.difference and cell.difference.without_spread]
+    why = f"; all seeds have the same in {', '.join(same)}, which tells how coarse the test is" if same else ""
+    return f"{method.method} against {reference}: no difference is shown{why}."
 
 
 def _difference(cell: Cell) -> OverSeeds | str:

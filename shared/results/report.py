@@ -9,7 +9,7 @@ from shared.config.settings import RunSettings
 from shared.contracts.diagnostics import Alarm, Silenced
 from shared.contracts.run import AnswerCounts, GateDecision, RunState, Score, Split, Status
 from shared.contracts.weights import StepRecord
-from shared.method.metrics import change_interval, pareto_improved
+from shared.method.metrics import change_interval, mean_change_interval, pareto_improved
 from shared.problems.manifest import ProblemSetManifest
 from shared.results.diagnostics import Diagnostics, diagnose
 from shared.results.figures import (
@@ -283,8 +283,9 @@ def _decline(state: RunState, student: str) -> Decline | None:
     if best is None or best is validated[-1]:
         return None
     last = validated[-1]
-    before, after = ([s for domain in score.correct for s in problem_shares(score, domain)] for score in (best, last))
-    interval = change_interval(before, after, seed=resampling_seed(student, "validation"))
+    # Of the number that is told, and that `best_validated` chose by: a domain weighs as much as any other.
+    before, after = ([problem_shares(score, domain) for domain in best.correct] for score in (best, last))
+    interval = mean_change_interval(before, after, seed=resampling_seed(student, "validation"))
     # The change holds 0 or more: it may be noise.
     if interval[1] >= 0:
         return None

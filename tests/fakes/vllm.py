@@ -30,6 +30,8 @@ class FakeVllm:
     each completion.
     text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
     probe asks for. numberless: its log-probs are not finite, which it streams as null and cannot answer otherwise.
+    counted: tokens that it says it has computed, `works` more each time that it is asked; None: it keeps no count.
+    refuses_with: the status of a refusal.
     """
 
     def __init__(self, socket: Path, needs: Needs = ADAPTERS) -> None:
@@ -48,6 +50,9 @@ class FakeVllm:
         self.seen: list[tuple[str | None, str | None]] = []
         self.text = "x"
         self.refusal: str | None = None
+        self.refuses_with = 400
+        self.counted: int | None = 0
+        self.works = 0
         self.probed = -2.0
         self.numberless = False
         self.names_as_ids = True
@@ -79,6 +84,14 @@ class FakeVllm:
             schema: dict[str, object] = {"CompletionRequest": {"properties": {name: {} for name in self._needs.fields}}}
             return {"paths": {name: {} for name in self._needs.routes}, "components": {"schemas": schema}}
 
+        @app.get("/metrics")
+        def metrics() -> Response:
+            if self.counted is None:
+                return Response(status_code=404)
+            self.counted += self.works
+            name = "vllm:generation_tokens_total"
+            return Response(f'# TYPE {name} counter\n{name}{{engine="0"}} {self.counted}.0\nvllm:other 7.0\n')
+
         @app.get("/version")
         def version() -> dict[str, str]:
             return {"version": self.version}
@@ -92,7 +105,7 @@ class FakeVllm:
         async def load(request: Request) -> Response:
             body = await request.json()
             if self.refusal is not None or body["lora_name"] in self.models:
-                return JSONResponse({"error": {"message": self.refusal or "already loaded"}}, 400)
+                return JSONResponse({"error": {"message": self.refusal or "already loaded"}}, self.refuses_with)
             self.models[body["lora_name"]] = body["lora_path"]
             return Response("loaded")
 

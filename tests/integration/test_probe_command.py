@@ -121,6 +121,13 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+def test_where_nothing_can_be_written_nothing_is_asked(opcod_probe: ProbeCommand, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").write_text("")
+    code, out, error = opcod_probe("--name", "mine")
+    assert (code, "--runs-dir: expected a directory that can be written to" in error, out) == (2, True, ""), error
+
+
 @pytest.mark.usefixtures("forking")
 def test_trainers_measure_what_fits_their_model(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")

@@ -38,7 +38,8 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainer_of(bench: BrokerBench, tiny_dir: Path) -> Iterator[None]:
     """A trainer's service of student a in a thread, on the bench's bus and directory."""
     from services.trainer.checkpoint import Checkpoints
-    from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard
+    from services.trainer.consumer import Consumer, TrainerBoard
+    from services.trainer.lease import LeaseFence
     from services.trainer.trainer import StudentTrainer
     from tests.unit.trainer.ground import learner, rank_work, settings
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard
+from services.trainer.consumer import Consumer, TrainerBoard
+from services.trainer.lease import LeaseFence
 from services.trainer.trainer import StudentTrainer
 from shared.bus.keys import CARD, TRAINER, train
 from shared.bus.leases import LeaseKeeper

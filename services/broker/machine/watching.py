@@ -12,10 +12,11 @@ In each step:
 
 - engine_drift: engine and trainer give the sampled tokens other log-probs, so they do not hold the same model.
 
-At each validation but the first:
+At each validation:
 
-- validation_gap: the reward of the last steps has run away from the validation score, compared with the first steps and
-  the validation before them: what is learnt are the training problems.
+- answer_form: hardly an answer has the form that is graded, so that all of them count as wrong;
+- validation_gap (not at the first): the reward of the last steps has run away from the validation score, compared
+  with the first steps and the validation before them: what is learnt are the training problems.
 
 A tutor whose feedback to a student breaks right answers too often is silenced for it, for the rest of its round; the
 rule is shared.method.silencing. A person may ask for it, too (`silence_now`). It is never taken back within the round.
@@ -71,15 +72,20 @@ def look(
 
 
 def look_at_scores(state: RunState, plan: Plan, scores: Sequence[Score]) -> list[Command]:
-    """Compare each student's validation score with the rewards of its last steps; the alarms that this raises."""
+    """Look at the form of each student's validation answers, and compare its score with the rewards of its last steps;
+    the alarms that this raises."""
     commands: list[Command] = []
     for score in scores:
-        watch = state.watches.get(score.student)
-        if score.split is not Split.VALIDATION or watch is None:
+        if score.split is not Split.VALIDATION:
             continue
+        watch = state.watches.setdefault(score.student, AlarmWatch())
         before = next(s for s in state.scores if (s.student, s.split) == (score.student, score.split))
-        found: Found = ("validation_gap", _validation_gap(watch, plan, before, score))
-        commands += _settle(state, watch, score.student, state.steps[score.student], found)
+        found: list[Found] = [
+            ("answer_form", _answer_form(plan, score)),
+            ("validation_gap", _validation_gap(watch, plan, before, score)),
+        ]
+        for each in found:
+            commands += _settle(state, watch, score.student, state.steps[score.student], each)
     return commands
 
 
@@ -183,6 +189,20 @@ def _length_drift(watch: AlarmWatch, settings: AlarmsSection) -> str | None:
     if first.mean <= now * settings.max_length_ratio and now <= first.mean * settings.max_length_ratio:
         return None
     return f"answers of {now:.0f} tokens over {len(known)} steps, of {first.mean:.0f} in the first round"
+
+
+def _answer_form(plan: Plan, score: Score) -> str | None:
+    # A release that did not count them, or a run of one, says nothing of them.
+    if score.answers.keys() != score.correct.keys():
+        return None
+    drawn = sum(score.drawn(domain) for domain in score.correct)
+    kept = sum(counts.format_ok for counts in score.answers.values())
+    if kept >= plan.alarms.min_form_share * drawn:
+        return None
+    return (
+        f"{kept} of {drawn} validation answers have the form that is graded, the others count as wrong whatever they "
+        "say: the problems do not ask for it, or the model does not keep it, or answers are cut short"
+    )
 
 
 def _validation_gap(watch: AlarmWatch, plan: Plan, before: Score, score: Score) -> str | None:

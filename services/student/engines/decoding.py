@@ -17,12 +17,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from services.student.engines.kvcache import RowBudget, RowCache
 from services.student.engines.places import in_order, settled, spans, width
-from services.student.engines.port import Generation, GenerationRequest, NotFiniteError, TokenChoice, TokenDetail
+from services.student.engines.port import (
+    EngineAwayError,
+    Generation,
+    GenerationRequest,
+    NotFiniteError,
+    TokenChoice,
+    TokenDetail,
+)
 from services.student.engines.prefixes import PromptPart, passes
 from services.student.engines.sampling import distribution, draw
 from services.student.engines.tokens import TokenTable
 from services.student.engines.transcript import Transcript
 from shared.contracts.messages import Sampling
+from shared.errors import reason
 
 _SCORED_TOKENS = 128
 """Places of a prompt whose logits are there at once."""
@@ -90,6 +98,15 @@ class Decoder:
         self._eos_ids = eos_ids
         self._tokens = TokenTable(tokenizer)
         self._device = model.device
+
+    def require_device(self) -> None:
+        """Raises EngineAwayError where the GPU's context is broken: every pass in this process would fail then."""
+        if self._device.type != "cuda":
+            return
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError as error:
+            raise EngineAwayError(f"the GPU is lost to this process, which ends: {reason(error)}") from error
 
     def cache(self, budget: RowBudget) -> RowCache:
         return RowCache(self._model.config, self._model.dtype, self._device, budget)

@@ -275,6 +275,7 @@ class DecodingLoop:
             if there is not None and decoding.rows:
                 decoding.step()
         except Exception as error:  # noqa: BLE001 - the model is foreign code; what it raises belongs to these calls
+            self._decoder.require_device()
             self._lost(version, samples, error)
             return
         left = set(decoding.samples)

@@ -9,7 +9,6 @@ that is trained, and its importance weights correct for that up to their cut.
 """
 
 import argparse
-import hashlib
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.trainer.app import build_trainer, follow_rank_0
+from services.trainer.batches import sealed_batch
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.config import TrainingConfig, training_config
 from services.trainer.device import set_up
@@ -26,7 +26,7 @@ from shared.contracts.batches import BatchManifest, BatchSealed
 from shared.contracts.ids import weights_uri
 from shared.contracts.weights import ReplayedStep, WeightsManifest
 from shared.errors import ConfigError, StorageError
-from shared.files.batches import batch_directory, sealed_steps
+from shared.files.batches import sealed_steps
 from shared.files.store import LocalStore
 from shared.modeling.device import device_here
 from shared.parents import run_service
@@ -142,20 +142,10 @@ def sealed_batches(run_dir: Path, student: str) -> list[BatchSealed]:
     store = LocalStore(run_dir)
     found: list[BatchSealed] = []
     for step in sealed_steps(run_dir, student):
-        uri = batch_directory(student, step)
-        raw = store.read_manifest(uri)
-        manifest = BatchManifest.model_validate_json(raw)
-        if manifest.step != len(found) + 1:
-            raise StorageError(f"expected the batch of step {len(found) + 1} in {run_dir}, found that of {uri}")
-        found.append(
-            BatchSealed(
-                student=student,
-                step=manifest.step,
-                uri=uri,
-                sha256=hashlib.sha256(raw).hexdigest(),
-                base_version=manifest.base_version,
-            )
-        )
+        batch = sealed_batch(store, student, step)
+        if batch is None or batch.step != len(found) + 1:
+            raise StorageError(f"expected the batch of step {len(found) + 1} in {run_dir}, found that of step {step}")
+        found.append(batch)
     return found
 
 

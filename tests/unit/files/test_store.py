@@ -301,6 +301,24 @@ def test_a_sweep_removes_what_the_dead_left_and_spares_the_living(store: LocalSt
     assert store.sweep_temporary() == []
 
 
+def test_a_sweep_goes_on_where_others_remove_what_it_looks_at(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, dead = store.root / "checkpoints" / "gone", store.root / "weights" / temporary_name()
+    for folder in (gone, dead):
+        folder.mkdir(parents=True)
+    scanned = os.scandir
+
+    def scandir(path: str | Path | int) -> object:
+        if path == str(gone):
+            gone.rmdir()
+        return scanned(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert store.sweep_temporary() == [dead]
+    assert not gone.exists()
+
+
 def test_what_another_machine_writes_is_spared_until_it_is_old(store: LocalStore) -> None:
     """Its lock cannot be seen from here: on a network file system a directory's stays on the machine that took it."""
     parent = store.root / "weights" / "a"

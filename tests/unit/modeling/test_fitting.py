@@ -252,6 +252,15 @@ def test_a_special_token_that_never_comes_up_may_lie_beyond(model_dir: Path) -> 
     assert load_tokenizer(model_dir, None).convert_tokens_to_ids("<image_soft_token>") == 258
 
 
+def test_a_role_for_pictures_may_lie_beyond(model_dir: Path) -> None:
+    """As Gemma 3's tokenizer has one, also beside a model that takes texts alone."""
+    add_token(model_dir, "<image_soft_token>", special=True)
+    change_json(model_dir / "tokenizer_config.json", extra_special_tokens={"image_token": "<image_soft_token>"})
+    tokenizer = load_tokenizer(model_dir, None)
+    assert "<image_soft_token>" in tokenizer.all_special_tokens
+    assert tokenizer.image_token_id == 258
+
+
 def test_a_role_of_a_token_beyond_is_refused(model_dir: Path) -> None:
     tokenizer = load_tokenizer(model_dir, None)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from opcod.prepare.run_directory import pin_problems
 from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from shared.config.loading import to_toml
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
 from shared.errors import ConfigError, StorageError
+from shared.problems.pinned import PROBLEMS_FILE
 from shared.results.comparison import METHODS, Comparison, parse_methods, parse_seeds
 from shared.results.report import build_report
 from tests.fakes.final_state import final_state
@@ -106,6 +108,37 @@ def test_a_run_with_other_settings_is_refused_before_anything_starts(runs: Path)
     begin(planned(runs, "gate.tau=0.3")[2])
     with pytest.raises(ConfigError, match=r"mini-always-s0: (.|\n)*gate\.tau: 0\.3 -> 0\.2(.|\n)*another --name"):
         check_runs(planned(runs))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_of_other_problems_is_refused_before_anything_starts(runs: Path, finished: bool) -> None:
+    found = planned(runs)
+    run = found[2]
+    finish(run) if finished else begin(run)
+    pin_problems(run.paths, run.settings)
+    check_runs(found)
+    file = run.paths.run_dir / PROBLEMS_FILE
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | {"content_hash": "0" * 64}))
+    with pytest.raises(ConfigError, match=r"mini-always-s0: run \S+ was begun with other problems(.|\n)*--name"):
+        check_runs(found)
+
+
+def test_a_run_that_is_to_go_on_needs_room_and_one_that_is_only_read_needs_none(runs: Path) -> None:
+    going_on, read = planned(runs, f"resources.min_free_disk_bytes={10**18}")[:2]
+    finish(read)
+    check_runs([read])
+    begin(going_on)
+    with pytest.raises(ConfigError, match=r"expected 1000000000\.0 GB free"):
+        check_runs([going_on])
+
+
+def test_methods_without_tutors_take_a_preset_whose_gate_is_open(runs: Path) -> None:
+    for method in METHODS:
+        (run,) = planned(runs, "gate.mode=always", methods=(method,), seeds=1)
+        assert run.settings.gate_mode == {"always": "always", "domain_selective": "domain_selective"}.get(
+            method, "cognizance" if method == "opcod" else "never"
+        )
 
 
 def test_settings_unknown_when_a_run_began_count_with_their_defaults(runs: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from shared.problems.generated import generate
+from shared.problems.manifest import manifest
+from shared.problems.pinned import PROBLEMS_FILE
 from shared.problems.problem import ProblemSet
 from tests.fakes.command import call_opcod
 from tests.fakes.student import RUN, config_in, publish_version
@@ -104,6 +106,20 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
 ) -> None:
     code, _, error = opcod_eval(*arguments)
     assert (code, said in error) == (2, True), error
+    assert not (run_dir / "eval").exists()
+
+
+@pytest.mark.parametrize("source", ["test", "train", "other"])
+def test_problems_that_are_others_than_the_run_s_are_not_scored_as_its_own(
+    opcod_eval: Eval, run_dir: Path, tmp_path: Path, source: str
+) -> None:
+    """Nor are others, of which it could not be said any more whether it was trained on them."""
+    now = generate(config_in(run_dir).settings.run.seed)
+    begun_with = manifest(now).model_copy(update={"content_hash": "0" * 64})
+    (run_dir / PROBLEMS_FILE).write_text(begun_with.model_dump_json())
+    asked = str(directory_of(now, tmp_path / "mine")) if source == "other" else source
+    code, _, error = opcod_eval("--student", "a", "--problems", asked, *QUICK)
+    assert (code, "was begun with other problems: content hash 000000000000…" in error) == (2, True), error
     assert not (run_dir / "eval").exists()
 
 

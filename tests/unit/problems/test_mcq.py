@@ -97,7 +97,14 @@ def test_feedback_is_anchored_in_stem_or_options_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"), [("b", "one capital letter"), ("AB", "one capital letter"), ("E", "option line 'E: …'")]
+    ("answer", "message"),
+    [
+        ("b", "one capital letter"),
+        ("AB", "one capital letter"),
+        # Its reveals would not be taken out of feedback.
+        ("K", "one capital letter from A to J"),
+        ("E", "option line 'E: …'"),
+    ],
 )
 def test_an_answer_that_is_no_option_is_refused(answer: str, message: str) -> None:
     assert message in (FORMAT.refusal(Problem("p", "d", "", PROBLEM.question, answer)) or "")

@@ -105,3 +105,14 @@ def test_a_student_that_ends_below_its_best_validation_is_named_with_what_is_han
     assert (left.kept, kept.kept) == (False, True)
     # One sample fewer is noise, and a last version that is as good as the best is the best.
     assert declines(noisy, "a@v2") == declines(good, "a@v2") == []
+
+
+def test_a_domain_of_few_problems_weighs_as_much_as_in_the_score_that_is_told() -> None:
+    """Physics, a tenth of the problems, falls by half: a quarter of the mean over domains."""
+    good = {"physics": [4] * 8, "chemistry": [4] * 80}
+    worse = {"physics": [2] * 8, "chemistry": [4] * 80}
+    state = final_state()
+    scores = [score("a", step, correct, Split.VALIDATION) for step, correct in ((1, good), (2, worse))]
+    (found,) = built(state.model_copy(update={"scores": [*state.scores, *scores]})).declines
+    assert (found.best_score, found.last_score) == (1.0, 0.75)
+    assert found.interval == pytest.approx((-0.25, -0.25))

@@ -17,6 +17,7 @@ from torch import Tensor
 from services.student.engines.decoding import Decoder, Decoding, Draw
 from services.student.engines.kvcache import RowBudget, RowCache
 from services.student.engines.port import (
+    EngineAwayError,
     EngineState,
     Generation,
     GenerationCancelledError,
@@ -263,6 +264,28 @@ def test_only_the_call_at_fault_fails(model_dir: Path, pool: ThreadPoolExecutor,
     running.audience.left.set()
     assert running.call.exception(WAIT_S) is None or "out of memory" in str(running.call.exception())
     close(engine.generate(ASKED[:1])[0], alone[0])
+
+
+def test_a_gpu_that_is_lost_ends_the_engine_and_costs_no_call_its_try(
+    model_dir: Path, pool: ThreadPoolExecutor
+) -> None:
+    """A replica that stayed would fail whatever it took, faster than the others do it."""
+
+    class Lost(Poisoned):
+        def require_device(self) -> None:
+            raise EngineAwayError("the GPU is lost to this process, which ends: an illegal memory access")
+
+    engine = endless(model_dir, slots=4)
+    decoder = Lost(engine._model, engine._tokenizer, frozenset())
+    decoder.token = engine._tokenizer.convert_tokens_to_ids("%")
+    engine._loop._decoder = decoder
+    running = slow(pool, engine)
+    with pytest.raises(EngineAwayError, match="illegal memory access"):
+        engine.generate([request("%", 1)])
+    assert isinstance(running.call.exception(WAIT_S), EngineAwayError)
+    assert engine.health().state is EngineState.DEAD
+    with pytest.raises(UnavailableError, match="the GPU is lost"):
+        engine.generate(ASKED[:1])
 
 
 def test_a_loop_that_is_lost_leaves_nobody_waiting(model_dir: Path, pool: ThreadPoolExecutor) -> None:

@@ -1,13 +1,16 @@
 """Checkpoints: whole or absent, two kept, fenced, and of this run and model only."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 
+from services.trainer import checkpoint
 from services.trainer.checkpoint import CheckpointManifest
 from services.trainer.trainer import StudentTrainer
 from shared.errors import FencedError, ModelError, StorageError
+from shared.files.durable import sha256_file
 from shared.files.store import LocalStore
 from tests.unit.trainer.ground import OpenFence, checkpoints_of, seal_steps, student_trainer
 
@@ -66,6 +69,24 @@ def test_a_broken_one_is_set_aside_for_the_one_before(tmp_path: Path, file: str,
         path.write_bytes(data[: len(data) // 2] if damage == "cut" else data[:-9] + b"\xff" + data[-8:])
     assert newest(tmp_path).step == 2
     assert (file, damage) == ("manifest.json", "gone") or (tmp_path / "checkpoints/a/k000003.broken").is_dir()
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize(("failures", "step"), [(3, 3), (4, 2)])
+def test_a_file_system_that_does_not_answer_for_a_moment_breaks_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, step: int
+) -> None:
+    monkeypatch.setattr(checkpoint, "FIRST_WAIT_S", 0.001)
+    left = [failures]
+
+    def stale(path: Path) -> str:
+        if "k000003" in str(path) and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return sha256_file(path)
+
+    monkeypatch.setattr("shared.files.store.sha256_file", stale)
+    assert newest(tmp_path).step == step
 
 
 @pytest.mark.usefixtures("trained")

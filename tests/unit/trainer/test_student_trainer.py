@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.consumer import LeaseFence
+from services.trainer.lease import LeaseFence
 from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StepRefusedError, StudentTrainer
 from shared.contracts.weights import FileEntry, WeightsManifest

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.consumer import Consumer, LeaseFence, TrainerBoard, trainer_heartbeat
+from services.trainer.consumer import MISSED_AFTER_LEASES, Consumer, TrainerBoard, trainer_heartbeat
+from services.trainer.lease import LeaseFence
 from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StudentTrainer
 from shared.bus.keys import BROKER, RESULTS, TRAINER, train, trainer_lease
@@ -69,7 +70,7 @@ class Running:
             )
             try:
                 consumer.run(self.stopping, floor)
-            except FencedError as error:
+            except Exception as error:  # noqa: BLE001 - the test says which it is to be
                 self.error = error
 
 
@@ -120,6 +121,17 @@ def wait_until(reached: Callable[[], bool], what: str) -> None:
 @pytest.fixture
 def ground(tmp_path: Path, tiny_dir: Path) -> Ground:
     return Ground(tmp_path, tiny_dir)
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def steps_done(answers: list[Message]) -> list[tuple[int, str]]:
+    return [(answer.step, answer.checksum) for answer in answers if isinstance(answer, StepDone)]
 
 
 def steps_of(answers: list[Message]) -> list[int]:
@@ -240,6 +252,75 @@ def test_a_bad_batch_is_refused_and_may_be_sent_again(ground: Ground) -> None:
         assert "sha256" in failed.reason
         ground.bus.publish(QUEUE, sealed)
         assert steps_of(ground.read(2)) == [1]
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OutOfMemoryError("CUDA out of memory"),
+            "set a lower optimizer.micro_batch_tokens",
+        ),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_nobody_foresaw_in_a_step_is_told_and_ends_this_process_alone(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    """Delivered again it would end the next one, and so on, and the run would never say why it stands."""
+    [sealed] = seal_steps(ground.run_dir, ground.tiny_dir, 1)
+    with ground.running("t0") as first:
+        monkeypatch.setattr(first.trainer._work, "train", failing(error))
+        ground.bus.publish(QUEUE, sealed)
+        [failed] = ground.read(1)
+        first.thread.join(WAIT_S)
+    assert isinstance(failed, StepFailed) and said in failed.reason
+    assert first.error is error and ground.settled()
+    with ground.running("t1"):
+        time.sleep(2.5 * LEASE_S)
+        assert len(ground.read(1)) == 1, "it does not come again"
+        ground.bus.publish(QUEUE, sealed)  # as when the run is resumed
+        assert steps_of(ground.read(2)) == [1]
+
+
+def test_what_nobody_foresaw_in_a_group_is_left_to_its_batch(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed, ahead = seal_streamed(ground.run_dir, ground.tiny_dir, 1, [1, 2, 0])
+    with ground.running("t0") as first:
+        monkeypatch.setattr(first.trainer._work, "add", failing(ZeroDivisionError("division by zero")))
+        announce(ground.bus, ahead[:1])
+        first.thread.join(WAIT_S)
+    assert isinstance(first.error, ZeroDivisionError) and ground.settled()
+    with ground.running("t1"):
+        announce(ground.bus, ahead[1:])
+        ground.bus.publish(QUEUE, sealed)
+        assert steps_of(ground.read(1)) == [1]
+
+
+@pytest.mark.parametrize("batch", ["there", "gone"])
+def test_a_step_whose_checkpoint_is_gone_is_made_once_more_of_its_batch(ground: Ground, batch: str) -> None:
+    """It was acknowledged, so nobody delivers it again; the batch after it waits."""
+    first, second, third = seal_steps(ground.run_dir, ground.tiny_dir, 3)
+    with ground.running("t0"):
+        for each in (first, second):
+            ground.bus.publish(QUEUE, each)
+        made = steps_done(ground.read(2))
+        wait_until(ground.settled, "all acknowledged")
+    (ground.run_dir / "checkpoints/a/k000002/manifest.json").write_bytes(b"")
+    if batch == "gone":
+        (ground.run_dir / second.uri).rename(ground.run_dir / "aside")
+    with ground.running("t1") as one:
+        ground.bus.publish(QUEUE, third)
+        if batch == "gone":
+            time.sleep((MISSED_AFTER_LEASES + 1.5) * LEASE_S)
+            assert one.thread.is_alive() and one.trainer.step == 1
+            return
+        done = steps_done(ground.read(5))
+    assert done[:4] == [*made, *made], "the same weights, and the same version"
+    assert [step for step, _ in done] == [1, 2, 1, 2, 3]
 
 
 class NoDeadLetterAtFirst(MemoryBus):

@@ -39,6 +39,8 @@ CHECK_S = 0.2
 """How soon a generation that is not wanted any more is dropped."""
 
 COMPLETIONS = "/v1/completions"
+METRICS = "/metrics"
+COUNTED_TOKENS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total")
 DONE = "[DONE]"
 _FOR_EVER = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
 _KEPT_OF_AN_ERROR = 500
@@ -68,7 +70,15 @@ class UnreadableAnswerError(EngineAwayError):
     """What it answered has not the shape that is expected: it would say so again."""
 
 
-class NoNumberError(EngineAwayError):
+class UnansweredError(EngineAwayError):
+    """No answer came in the time that there was for it."""
+
+
+class StatusError(EngineAwayError):
+    """The server is there, and answered that it failed; asked again it may not."""
+
+
+class NoNumberError(StatusError):
     """The server could not write its answer: a log-prob in it is not finite. It is there, and would say so again."""
 
 
@@ -87,6 +97,7 @@ class VllmClient:
             follow_redirects=False,
             trust_env=False,
         )
+        self._heard = 0
         # An async client belongs to one loop, and the callers are many threads: so the loop has a thread of its own.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-client", daemon=True)
@@ -103,8 +114,9 @@ class VllmClient:
                 raise EngineAwayError(f"the connection to {self.url} was closed") from error
             except TimeoutError:
                 # One class for two things: this wait was over, or, of a future that is done, the call itself timed out.
+                # Or it is done since the wait was over.
                 if future.done():
-                    raise
+                    return future.result(timeout=0)
                 if (reason := unwanted()) is not None:
                     future.cancel()
                     raise reason from None
@@ -117,6 +129,15 @@ class VllmClient:
     def models(self, timeout_s: float = CALL_TIMEOUT_S) -> list[ServedModel]:
         """The base model and every version that the server holds."""
         return self._run(self._get("/v1/models", ServedModels, timeout_s)).data
+
+    def progress(self, timeout_s: float = CALL_TIMEOUT_S) -> float:
+        """Grows while the server computes: the tokens that it counts, and what of completions came here."""
+        try:
+            answer = self._run(self._send("GET", METRICS, None, timeout_s))
+        except (StatusError, RefusedError):
+            return self._heard  # one that was found may keep no count
+        lines = answer.text.splitlines()
+        return self._heard + sum(float(line.split()[-1]) for line in lines if line.startswith(COUNTED_TOKENS))
 
     def version(self) -> str:
         return self._run(self._get("/version", Version, CALL_TIMEOUT_S)).version
@@ -181,7 +202,9 @@ class VllmClient:
     async def _one(self, call: Call) -> ServerChoice:
         if call.hear is not None:
             return await self._streamed(call.body, call.hear)
-        return _ended(_only_choice(await self._post(COMPLETIONS, call.body, Completion, None)))
+        choice = _only_choice(await self._post(COMPLETIONS, call.body, Completion, None))
+        self._heard += 1
+        return _ended(choice)
 
     async def _streamed(self, body: Mapping[str, Any], hear: Hear) -> ServerChoice:
         """All of a sequence that is told of as it comes; it ends early, as if at its limit, when nobody wants it."""
@@ -199,6 +222,7 @@ class VllmClient:
                         continue
                     part = _only_choice(_shaped(COMPLETIONS, event.data, Completion))
                     parts.append(part)
+                    self._heard += 1
                     # Leaving the stream closes its connection, which is how vLLM learns that nobody wants the rest.
                     if not hear(part):
                         return joined([*parts, ServerChoice(finish_reason="length")])
@@ -223,6 +247,8 @@ class VllmClient:
         timeout = httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         try:
             response = await self._http.request(method, path, json=body, headers=headers, timeout=timeout)
+        except httpx2.TimeoutException as error:
+            raise UnansweredError(f"vLLM did not answer {path} in {timeout_s} s") from error
         except httpx2.HTTPError as error:
             raise EngineAwayError(f"vLLM did not answer {path}: {error!r}") from error
         _require_ok(path, response)
@@ -276,12 +302,12 @@ def _ended(choice: ServerChoice) -> ServerChoice:
 
 
 def _require_ok(path: str, response: httpx2.Response) -> None:
-    """Raises RefusedError where asking again is useless, EngineAwayError for every other status but 200."""
+    """Raises RefusedError where asking again is useless, StatusError for every other status but 200."""
     # 404 is not among them: a server that came back does not know the version's name, and knows it once it is loaded.
     if response.status_code in _BAD_REQUESTS:
         raise RefusedError(f"vLLM refused {path}: {response.text[:_KEPT_OF_AN_ERROR]}")
     if response.status_code != 200:
-        kind = NoNumberError if _NO_NUMBERS in response.text else EngineAwayError
+        kind = NoNumberError if _NO_NUMBERS in response.text else StatusError
         raise kind(f"vLLM answered {path} with {response.status_code}: {response.text[:_KEPT_OF_AN_ERROR]}")
 
 

@@ -167,8 +167,11 @@ class VllmEngine:
             return None
         texts = [encode(self._tokenizer, text) for text in PROBE_TEXTS]
         question = probe_question(self._name(version), texts)
-        with self._weights.serving(life, version, lambda: gone(life, self.server)) as besides:
-            choices = life.client.choices({**question, **besides})
+        try:
+            with self._weights.serving(life, version, lambda: gone(life, self.server)) as besides:
+                choices = life.client.choices({**question, **besides})
+        except NoNumberError as error:
+            raise NotFiniteError(version) from error
         found = probe_answer(texts, choices)
         self._probed_life = life.number
         return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.student.engines.port import EngineAwayError, RefusedError
-from services.student.engines.vllm.client import UnreadableAnswerError, VllmClient
+from services.student.engines.vllm.client import UnansweredError, UnreadableAnswerError, VllmClient
 from services.student.engines.vllm.health import Bounds, Condition, Health, Seen, after
 from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.wire import AS_IDS, Needs, require
@@ -261,7 +261,7 @@ class Server:
         timeout_s = self._bounds.hang_s / LOOKS_OF_A_SILENCE
         # A student that ended in the middle of an exchange has left it paused; ours are new in each life.
         wake = self._needs.marked and self._health.condition is Condition.RESTARTING
-        look = _look(life, timeout_s, wake=wake)
+        look = look_at(life, timeout_s, wake=wake)
         seen = look.seen
         lost = seen is Seen.ANSWERED and self._has_lost_its_mark(life, timeout_s)
         with self._lock:
@@ -320,7 +320,7 @@ class Server:
         self._life.client.close()
 
 
-def _look(life: Life, timeout_s: float, *, wake: bool = False) -> Look:
+def look_at(life: Life, timeout_s: float, *, wake: bool = False) -> Look:
     """One token is asked for: a server may be dead behind a list that it still gives. wake: it may be paused."""
     if life.process is not None and life.process.exit_code is not None:
         return Look(Seen.ENDED, set(), f"exit code {life.process.exit_code}")
@@ -330,7 +330,13 @@ def _look(life: Life, timeout_s: float, *, wake: bool = False) -> Look:
         models = life.client.models(timeout_s)
         base = base_of([model.id for model in models if model.parent is None])
         question = {"model": base, "prompt": [0], "max_tokens": 1, "temperature": 0, "logprobs": 0, **AS_IDS}
-        life.client.choices(question, timeout_s)
+        progress = life.client.progress(timeout_s)
+        try:
+            life.client.choices(question, timeout_s)
+        except UnansweredError:
+            # It may wait its turn: behind more sequences than run at once, or than the cache has room for.
+            if life.client.progress(timeout_s) <= progress:
+                raise
     except (EngineAwayError, RefusedError) as error:
         return Look(Seen.SILENT, set(), str(error), final=isinstance(error, UnreadableAnswerError | RefusedError))
     return Look(Seen.ANSWERED, {model.id for model in models}, "it answered")

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from services.student.engines.port import EngineAwayError, RefusedError, Unwanted
-from services.student.engines.vllm.server import Life
+from services.student.engines.vllm.client import CALL_TIMEOUT_S, StatusError
+from services.student.engines.vllm.health import Seen
+from services.student.engines.vllm.server import Life, look_at
 from shared.contracts.models import Stamp
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter
@@ -83,9 +85,17 @@ class AdapterWeights:
         name = f"{version}-{files.checksum[:16]}"
         try:
             life.client.load(name, files.served)
-        except RefusedError as refused:
-            if name not in {model.id for model in life.client.models()}:
-                raise ModelError(f"vLLM does not take the adapter in {files.directory}: {refused}") from refused
+        except (RefusedError, StatusError) as refused:
+            if name in {model.id for model in life.client.models()}:
+                return name
+            # An engine that died behind its server fails so, too, and has refused nothing.
+            look = look_at(life, CALL_TIMEOUT_S)
+            if look.seen is not Seen.ANSWERED:
+                raise EngineAwayError(f"vLLM was lost while {version} was loaded: {look.reason}") from refused
+            raise ModelError(
+                f"vLLM does not take the adapter in {files.directory}: {refused}; expected a server that reads that "
+                "directory by this path, and takes adapters of this rank (--max-lora-rank; docs/engines.md)"
+            ) from refused
         return name
 
     def unload(self, life: Life, version: str, name: str | None) -> None:  # noqa: ARG002 - its name says it

@@ -14,7 +14,7 @@ from services.broker.machine.watching import look, look_at_scores
 from shared.config.alarms import AlarmsSection
 from shared.contracts.diagnostics import AlarmWatch, BatchRewards, RewardWindow, StepLook
 from shared.contracts.events import AlarmRaised
-from shared.contracts.run import RunState, Score, Split, Status, StepState
+from shared.contracts.run import AnswerCounts, RunState, Score, Split, Status, StepState
 from tests.fakes.figures import batch_rewards, step_metrics
 from tests.fakes.world import World, small_plan, told
 
@@ -40,9 +40,19 @@ class Watched:
         return self._told(look(self.state, self._settings, "a", step, step_metrics(**metrics)))
 
     def validate(
-        self, physics: Sequence[int], chemistry: Sequence[int], *, split: Split = Split.VALIDATION
+        self,
+        physics: Sequence[int],
+        chemistry: Sequence[int],
+        *,
+        split: Split = Split.VALIDATION,
+        kept: tuple[int, int] | None = None,
     ) -> list[str]:
-        """Score the student on problems of four samples each; returns the names of the alarms that this raises."""
+        """Score the student on problems of four samples each; returns the names of the alarms that this raises.
+
+        kept: answers in the form that is graded, of each domain.
+        """
+        domains = ("physics", "chemistry")
+        form = {} if kept is None else {d: AnswerCounts(format_ok=n) for d, n in zip(domains, kept, strict=True)}
         score = Score(
             student="a",
             version=f"a@v{self._step}",
@@ -50,7 +60,7 @@ class Watched:
             round=self.state.round,
             samples=4,
             correct={"physics": list(physics), "chemistry": list(chemistry)},
-            answers={},
+            answers=form,
             majority={},
         )
         self.state.scores.append(score)
@@ -256,6 +266,21 @@ def test_a_domain_weighs_as_much_as_in_training() -> None:
                 run.see(batch_rewards(reward))
         run.state.round = 2
         assert run.validate([2] * 30, [4] * 30) == said
+
+
+def test_answers_without_the_form_that_is_graded_are_told_before_anything_is_trained() -> None:
+    run = Watched()
+    assert run.validate([0] * 10, [1] + [0] * 9, kept=(0, 3)) == ["answer_form"]
+    (alarm,) = run.state.alarms
+    assert (alarm.step, alarm.reason[:66]) == (0, "3 of 80 validation answers have the form that is graded, the other")
+    assert run.validate([0] * 10, [0] * 10, kept=(0, 3)) == [], "it stands"
+    assert run.validate([0] * 10, [0] * 10, kept=(0, 4)) == [], "a twentieth"
+    assert run.validate([0] * 10, [0] * 10, kept=(0, 0)) == ["answer_form"]
+    assert run.validate([0] * 10, [0] * 10, kept=(40, 40), split=Split.TEST) == []
+
+
+def test_wrong_answers_in_the_right_form_are_the_student_s() -> None:
+    assert Watched().validate([0] * 10, [0] * 10, kept=(0, 40)) == []
 
 
 def test_a_gap_is_looked_for_at_every_validation_of_a_run() -> None:

@@ -55,6 +55,15 @@ def test_a_run_has_one_launcher(tmp_path: Path) -> None:
     assert not is_locked(run_dir)
 
 
+def test_a_run_that_may_not_be_written_is_not_taken(tmp_path: Path) -> None:
+    run_dir = begun(tmp_path, "r1")
+    # A directory in the lock's place is refused to everybody, also to root, for whom no file is write-protected.
+    (run_dir / "lock").mkdir()
+    said = pytest.raises(ConfigError, match=r"expected to write .*lock: .*; who goes on with a run")
+    with said, run_lock(run_dir):
+        pytest.fail("taken")
+
+
 def test_replicas_must_be_up_where_a_launcher_has_started_them(tmp_path: Path) -> None:
     run_dir = begun(tmp_path, "r1")
     settings = load_settings(preset="smoke", overrides=["students.a.replicas=2"], environ={})

@@ -14,8 +14,10 @@ from opcod.planning.disk import (
     require_disk,
     shapes_of,
 )
+from opcod.planning.shapes import shapes_in
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
+from shared.contracts.models import PreparedModel, model_file
 from shared.errors import ConfigError
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -91,6 +93,27 @@ def test_what_a_run_needs_is_to_be_free_less_what_it_wrote_already(paths: Paths)
         file.truncate(10**9)
     assert free_disk_needed(paths, chosen) == needed - 10**9
     assert free_disk_needed(paths, settings("resources.min_free_disk_bytes=7")) == 7
+
+
+def test_a_model_at_home_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_model(tmp_path / "tiny")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert set(shapes_of(settings("students.a.model=~/tiny", "students.b.model=~/none", preset="smoke"))) == {"a"}
+
+
+def test_of_a_run_that_goes_on_the_sizes_of_its_models_are_known_whatever_they_were_called(
+    paths: Paths, tmp_path: Path
+) -> None:
+    unknown = ("students.a.model=of/nobody", "students.b.model=of/nobody")
+    chosen = settings(*unknown, "lora.first_layer=0", preset="smoke")
+    before = free_disk_needed(paths, chosen)
+    model = write_tiny_model(tmp_path / "tiny")
+    pinned = PreparedModel(path=model, sha256="0" * 64)
+    model_file(paths.run_dir, "a").parent.mkdir(parents=True)
+    model_file(paths.run_dir, "a").write_text(pinned.model_dump_json())
+    shapes = shapes_in({"a": model})
+    written = model_file(paths.run_dir, "a").stat().st_size
+    assert free_disk_needed(paths, chosen) == free_disk_needed(paths, chosen, shapes) > before - written
 
 
 def test_too_little_room_is_refused_with_the_numbers(paths: Paths) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from opcod.prepare.run_directory import pin_problems, read_manifest
+from opcod.prepare.run_directory import pin_problems
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError
+from shared.problems.pinned import problems_of_run, read_manifest
 from tests.fakes.sciknoweval import plain, two_domains, write
 
 
@@ -34,9 +35,9 @@ def settings_for(directory: Path) -> RunSettings:
 def test_a_run_goes_on_with_the_same_problems_only(paths: Paths, tmp_path: Path) -> None:
     directory = two_domains(tmp_path / "data")
     settings = settings_for(directory)
-    assert read_manifest(paths) is None
+    assert read_manifest(paths.run_dir) is None
     pin_problems(paths, settings)
-    written = read_manifest(paths)
+    written = read_manifest(paths.run_dir)
     assert written is not None
     assert written.provenance is not None
     assert written.provenance.source == settings.problems.source
@@ -44,13 +45,15 @@ def test_a_run_goes_on_with_the_same_problems_only(paths: Paths, tmp_path: Path)
     write(directory, "optics", plain(0, 12, "lens"), plain(12, 5, "lens"))
     with pytest.raises(ConfigError, match=r"r1 was begun with other problems: test had 8 with sha256 .* has 9 with"):
         pin_problems(paths, settings)
-    assert read_manifest(paths) == written
+    with pytest.raises(ConfigError, match="r1 was begun with other problems"):
+        problems_of_run(paths.run_dir, settings)
+    assert read_manifest(paths.run_dir) == written
 
 
 def test_a_manifest_that_is_none_is_refused(paths: Paths) -> None:
     (paths.run_dir / "problems.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"expected the manifest of the run's problems in .*problems.json"):
-        read_manifest(paths)
+        read_manifest(paths.run_dir)
 
 
 @pytest.mark.parametrize(("tested", "refused"), [("8", True), ("160", False)])
@@ -69,3 +72,5 @@ def test_a_run_whose_evaluations_were_chosen_otherwise_is_not_gone_on_with(
     file.write_text(json.dumps(told))
     with pytest.raises(ConfigError, match="chose other problems") if refused else nullcontext():
         pin_problems(paths, settings)
+    # To be asked anew, in one way for all versions, they need not have been chosen so.
+    assert problems_of_run(paths.run_dir, settings).test

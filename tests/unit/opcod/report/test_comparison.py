@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from shared.results.comparison import Cell, Comparison, RunFigures, compare_methods, estimate
-from shared.results.comparison_text import grids, to_markdown, verdict_lines
+from shared.results.comparison_text import grids, place, to_markdown, verdict_lines
 
 BEFORE = 0.25
 
@@ -85,12 +85,13 @@ CLOSE = [(0.50, 0.5), (0.51, 0.5), (0.52, 0.5)]
 @pytest.mark.parametrize(
     ("grpo", "verdict"),
     [
-        ([(0.90, 0.5), (0.91, 0.5), (0.92, 0.5)], "higher"),
-        ([(0.10, 0.5), (0.11, 0.5), (0.12, 0.5)], "lower"),
+        ([(0.90, 0.5), (0.92, 0.5), (0.92, 0.5)], "higher"),
+        ([(0.10, 0.5), (0.12, 0.5), (0.12, 0.5)], "lower"),
         ([(0.515, 0.5), (0.52, 0.5), (0.53, 0.5)], "higher"),
         ([(0.40, 0.5), (0.60, 0.5), (0.80, 0.5)], "open"),
+        ([(0.625, 0.5), (0.635, 0.5), (0.645, 0.5)], "open"),
     ],
-    ids=["far above", "far below", "always a little above, as the seeds differ more", "spread"],
+    ids=["far above", "far below", "always a little above, as the seeds differ more", "spread", "the same each time"],
 )
 def test_no_method_is_named_where_the_interval_of_the_difference_holds_0(
     grpo: list[tuple[float, float]], verdict: str
@@ -102,6 +103,31 @@ def test_no_method_is_named_where_the_interval_of_the_difference_holds_0(
     assert (f"{verdict} in a physics (own)" in line) == (verdict != "open")
     assert ("no difference is shown" in line) == (verdict == "open")
     assert ("higher" in line or "lower" in line) == (verdict != "open")
+
+
+def test_a_difference_without_spread_is_told_and_not_taken_for_certain() -> None:
+    (line,) = verdict_lines(compared({"opcod": [(0.5, 0.75), (0.25, 0.5)], "grpo": [(0.75, 0.75), (0.5, 0.25)]}, 2))
+    assert line == (
+        "grpo against opcod: no difference is shown; all seeds have the same in a physics (own), which tells how "
+        "coarse the test is."
+    )
+
+
+def test_a_domain_may_be_called_all() -> None:
+    """And its cells are its own, not the mean's."""
+    rows = [figures("opcod", seed, 0.25, 0.75) for seed in range(2)]
+    runs = {
+        ("opcod", row.seed): row.model_copy(
+            update={"scores": [each.model_copy(update={"domain": "all"}) for each in row.scores]}
+        )
+        for row in rows
+    }
+    (method,) = compare_methods("x", ["opcod"], range(2), runs).methods
+    assert [(place(each), each.after.mean) for each in method.cells] == [
+        ("a all (own)", 0.25),
+        ("b all", 0.75),
+        ("mean of all", 0.5),
+    ]
 
 
 def test_sdpo_and_never_are_shown_from_the_same_runs() -> None:

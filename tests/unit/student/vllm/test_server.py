@@ -18,13 +18,13 @@ from services.student.engines.port import (
     VersionTakenError,
 )
 from services.student.engines.vllm.build import log_tail
-from services.student.engines.vllm.client import VllmClient
+from services.student.engines.vllm.client import Call, VllmClient
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.health import Bounds, Condition
 from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.server import POLL_S, Server
 from services.student.engines.vllm.weights import AdapterWeights
-from services.student.engines.vllm.wire import ADAPTERS
+from services.student.engines.vllm.wire import ADAPTERS, AS_IDS
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.errors import ConfigError, ModelError, UnavailableError
 from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, save_adapter
@@ -32,7 +32,7 @@ from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_tokenizer
 from tests.fakes.audience import FakeAudience
 from tests.fakes.student import HandClock, publish_version
-from tests.fakes.vllm import LIMIT
+from tests.fakes.vllm import BASE, LIMIT
 from tests.fakes.vllm_bench import HANG_S, Bench, request, until
 from tests.fakes.waiting import WAIT_S
 
@@ -63,6 +63,28 @@ def test_a_server_that_lists_its_models_and_answers_nothing_is_dead(bench: Bench
     assert bench.server.held == {} and bench.server.life.number > life.number
     getattr(bench.fake, fault).clear()
     assert bench.turn() is Condition.STALE
+
+
+def test_a_server_whose_answers_wait_behind_others_is_busy_and_not_dead(bench: Bench) -> None:
+    """More sequences than run at once, or than its cache has room for: a question waits as they do."""
+    bench.turn()
+    bench.hold("a@v1")
+    bench.fake.hung.set()
+    bench.fake.works = 100
+    assert [bench.turn(HANG_S) for _ in range(2)] == [Condition.HEALTHY] * 2
+    bench.fake.works = 0
+    assert [bench.turn(1.0), bench.turn(HANG_S)] == [Condition.SUSPECT, Condition.RESTARTING]
+
+
+@pytest.mark.parametrize("counted", [None, 0])
+def test_what_is_heard_of_completions_is_progress_with_or_without_a_count(bench: Bench, counted: int | None) -> None:
+    bench.fake.counted = counted
+    client = bench.server.life.client
+    before = client.progress()
+    client.complete([Call({"model": BASE, "prompt": [7], "max_tokens": 2, **AS_IDS})], lambda: None)
+    assert client.progress() == before + 1
+    client.complete([Call({"model": BASE, "prompt": [7], "max_tokens": 2, **AS_IDS}, lambda _: True)], lambda: None)
+    assert client.progress() == before + 3
 
 
 def test_a_server_that_came_back_with_base_weights_is_stale_whoever_brought_it_back(bench: Bench) -> None:
@@ -266,6 +288,17 @@ def test_a_version_that_the_server_holds_already_is_taken_over_and_another_refus
         engine.engine.load("a@v2", engine.adapter)
 
 
+@pytest.mark.parametrize("status", [404, 500])
+def test_an_adapter_that_is_not_taken_is_no_lost_server_whatever_the_status(engine: EngineBench, status: int) -> None:
+    """As of a server that does not see the run's directory, or was started for smaller ones."""
+    engine.fake.refusal, engine.fake.refuses_with = "No adapter found", status
+    with pytest.raises(ModelError, match=rf"with {status}: .*No adapter found.*reads that directory by this path"):
+        engine.engine.load("a@v1", engine.adapter)
+    engine.fake.dead.set()
+    with pytest.raises(EngineAwayError, match="lost while a@v1 was loaded"):
+        engine.engine.load("a@v1", engine.adapter)
+
+
 def test_what_does_not_fit_or_is_not_there_is_not_asked(engine: EngineBench) -> None:
     engine.engine.load("a@v1", engine.adapter)
     asked = len(engine.fake.bodies)
@@ -347,3 +380,26 @@ def test_a_version_that_speaks_like_another_model_is_refused(engine: EngineBench
     with pytest.raises(VersionRefusedError, match="does the engine have another model"):
         loader.load("a@v1")
     assert engine.engine.versions() == {} and engine.fake.models == {}
+
+
+@pytest.mark.parametrize("fault", ["dead", "numberless"])
+def test_a_version_whose_probe_failed_is_not_there(engine: EngineBench, tmp_path: Path, fault: str) -> None:
+    """Left there, it would be served without ever having been asked."""
+    files = {file.name: file.read_bytes() for file in engine.adapter.iterdir()}
+    checksum = engine.engine.load("a@v1", engine.adapter)
+    engine.engine.unload("a@v1")
+    publish_version(tmp_path, 1, files, checksum=checksum, probe=(-2.1, -1.9, -2.0))
+    loader = WeightLoader(tmp_path / "weights/a", run="test", student="a", engine=engine.engine, base_model=None)
+    if fault == "dead":
+        engine.fake.dead.set()
+        with pytest.raises(EngineAwayError):
+            loader.load("a@v1")
+    else:
+        engine.fake.numberless = True
+        with pytest.raises(VersionRefusedError, match="expected numbers of a@v1"):
+            loader.load("a@v1")
+    assert engine.engine.versions() == {} and engine.fake.models == {}
+    engine.fake.dead.clear()
+    engine.fake.numberless = False
+    until(lambda: engine.engine.health().state in (EngineState.READY, EngineState.EMPTY))
+    assert loader.load("a@v1") == checksum
