@@ -158,7 +158,7 @@ def arguments(
     whole_prompts = ["--no-enable-chunked-prefill"] if installation.on_cpu else []
     adapters = [] if model.rank is None else ["--enable-lora"]
     sleeping = ["--enable-sleep-mode"] if model.sleeps else []
-    switches = [*adapters, *sleeping, "--disable-log-stats", "--disable-uvicorn-access-log", *whole_prompts]
+    switches = [*adapters, *sleeping, "--disable-uvicorn-access-log", *whole_prompts]
     return [*command, *switches, *section.arguments]
 
 

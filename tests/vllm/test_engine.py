@@ -138,7 +138,11 @@ def test_many_long_prompts_at_once_are_all_answered(engine: VllmEngine) -> None:
         request(f"{number}. {long}", number, "a@v0", Sampling(temperature=1, top_p=1, max_tokens=2))
         for number in range(16)
     ]
+    client = engine.server.life.client
+    before = client.progress()
     assert all(sample.token_ids for sample in engine.generate(asked))
+    # By its own count, and not only by what came here: it is asked for it where an answer is late.
+    assert client.progress() > before + 2 * len(asked)
 
 
 def test_a_generation_that_nobody_wants_ends_soon(engine: VllmEngine) -> None:
