@@ -3,14 +3,16 @@
 Nothing of a model is read but its config.json. A model whose sizes are not known is left out.
 """
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from opcod.planning.shapes import DTYPE_BYTES, KNOWN_SHAPES, ModelShape, read_shape, shapes_in
 from shared.config.settings import Paths, RunSettings
-from shared.contracts.models import model_file, prepared_model
+from shared.contracts.models import prepared_model
 from shared.errors import ConfigError
 from shared.modeling.directory import MODEL_CONFIG
 from shared.results.grid import Grid, plain
@@ -53,7 +55,7 @@ def disk_parts(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[
         if section.specialize:
             parts.append(DiskPart(f"specialist of {student}", shape.parameters * dtype_bytes, in_cache=True))
     models = {settings.students[student].model: shape for student, shape in shapes.items()}
-    downloads = {model: shape for model, shape in models.items() if not Path(model).is_dir()}
+    downloads = {model: shape for model, shape in models.items() if not Path(model).expanduser().is_dir()}
     return [
         *parts,
         *(DiskPart(f"model {model}", shape.parameters * 2, in_cache=True) for model, shape in downloads.items()),
@@ -99,8 +101,10 @@ def free_disk_needed(paths: Paths, settings: RunSettings, shapes: Mapping[str, M
 
 
 def _begun_with(paths: Paths, settings: RunSettings) -> dict[str, ModelShape]:
-    pinned = {name: model_file(paths.run_dir, name) for name in settings.names}
-    models = {name: prepared_model(paths.run_dir, name).path for name, file in pinned.items() if file.exists()}
+    models = {}
+    for name in settings.names:
+        with suppress(ConfigError):  # not prepared yet, or told where it is needed
+            models[name] = prepared_model(paths.run_dir, name).path
     return shapes_in({name: path for name, path in models.items() if (path / MODEL_CONFIG).is_file()})
 
 
@@ -142,4 +146,10 @@ def _batch_bytes(settings: RunSettings) -> int:
 
 
 def _held_bytes(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) if directory.is_dir() else 0
+    """Of a run that may be up, so that files come and go meanwhile."""
+    held = 0
+    for parent, _, files in os.walk(directory):
+        for file in files:
+            with suppress(OSError):
+                held += (Path(parent) / file).stat().st_size
+    return held

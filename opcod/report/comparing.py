@@ -18,7 +18,7 @@ from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
 from shared.errors import ConfigError, StorageError, reason
 from shared.files.durable import atomic_write
-from shared.problems.pinned import problems_to_go_on_with
+from shared.problems.pinned import problems_of_run, problems_to_go_on_with
 from shared.results.comparison import METHODS, RunFigures, alike
 
 
@@ -84,10 +84,12 @@ def check_runs(runs: Sequence[ComparedRun]) -> None:
             continue
         try:
             refuse_changes(stored_settings(run.paths), run.settings)
-            problems_to_go_on_with(run.paths.run_dir, run.settings)
+            finished = figures_of(run) is not None
+            same = problems_of_run if finished else problems_to_go_on_with
+            same(run.paths.run_dir, run.settings)
         except ConfigError as error:
             raise ConfigError(f"{run.paths.run}: {error}\nGive the comparison another --name.") from error
-        if figures_of(run) is None:
+        if not finished:
             require_disk(run.paths, run.settings)
 
 

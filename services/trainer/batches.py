@@ -51,11 +51,9 @@ def read_manifest(store: LocalStore, sealed: BatchSealed, run: str) -> BatchMani
     return manifest
 
 
-def sealed_batch(store: LocalStore, student: str, step: int) -> BatchSealed | None:
-    """What announces the batch of that step, of what lies on disk; None where nothing does. Raises StorageError."""
+def sealed_batch(store: LocalStore, student: str, step: int) -> BatchSealed:
+    """What announces the batch of that step, of what lies on disk. Raises StorageError where it is none."""
     uri = batch_directory(student, step)
-    if not store.exists(uri):
-        return None
     raw = store.read_manifest(uri)
     try:
         manifest = BatchManifest.model_validate_json(raw)

@@ -87,7 +87,7 @@ class CheckpointManifest(Contract):
 
 def _may_pass(error: Exception) -> bool:
     """Of a file that is there and was not read; one that is not there, or holds something else, stays so."""
-    cause = error.__cause__ if isinstance(error, StorageError) else None
+    cause = error.__cause__ if isinstance(error, StorageError) else error
     return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError)
 
 

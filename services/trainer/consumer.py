@@ -27,7 +27,7 @@ from shared.contracts.batches import BatchSealed, GroupSealed
 from shared.contracts.envelope import Message
 from shared.contracts.heartbeats import TRAINER_READY, WAITS_FOR_TURN, Heartbeat
 from shared.contracts.weights import StepFailed
-from shared.errors import OpcodError, StorageError, UnavailableError, reason
+from shared.errors import OpcodError, StorageError, UnavailableError, presentable, reason
 from shared.obs.faults import fault_point
 
 log = structlog.get_logger()
@@ -84,7 +84,7 @@ class Held:
 
 def unforeseen(error: Exception) -> str:
     """Why a step was not made, of an error that is none of ours."""
-    told = f"{type(error).__name__}: {reason(error)}"
+    told = presentable(f"{type(error).__name__}: {reason(error)}")
     if type(error).__name__ == "OutOfMemoryError":
         told += (
             "; set a lower optimizer.micro_batch_tokens for the next run, give the trainer a GPU of its own, or free "
@@ -169,7 +169,7 @@ class Consumer:
         except StepRefusedError as error:
             failed = self._failed(self._trainer.step + 1, str(error))
             self._until_answered(stopping, lambda: self._bus.publish(RESULTS, failed))
-        except OpcodError:
+        except (OpcodError, OSError):
             raise
         except Exception as error:
             failed = self._failed(self._trainer.step + 1, unforeseen(error))
@@ -241,6 +241,7 @@ class Consumer:
                 continue
             if sealed.step > self._trainer.step + 1:
                 log.warning("batch came early, it waits", step=sealed.step, applied=self._trainer.step)
+                self._made_up = 0
             self._held.append(Held(delivery, sealed, self._keeper.hold(delivery)))
         # Last: a bus that does not answer here must not keep a batch of the same take from its turn.
         for delivery in foreign:
@@ -267,30 +268,33 @@ class Consumer:
             self._begin_with(held, held.sealed)
             return
         if held.sealed.step > self._trainer.step:
-            self._board.state = "training"
-            sealed = held.sealed
-            try:
-                if not self._in_turn(stopping, lambda: self._trainer.apply(sealed, self._fence)):
-                    return
-            except StepRefusedError as error:
-                # Told and acknowledged: delivered again it would be refused again. The broker pauses the run.
-                self._refuse(held, str(error))
+            # Told and acknowledged: delivered again it would be refused again. The broker pauses the run.
+            if not self._applied(stopping, held.sealed, lambda reason: self._refuse(held, reason)):
                 return
-            except OpcodError:
-                raise
-            except Exception as error:
-                # The same, or who comes next would fail at it, and so on. It ends this process: what is left on the
-                # device, and which ranks wait for which, nobody knows.
-                with suppress(UnavailableError):
-                    self._refuse(held, unforeseen(error))
-                raise
         else:
             metrics.STEPS.labels("repeated").inc()
         self._answer(held, held.sealed)
 
+    def _applied(self, stopping: threading.Event, sealed: BatchSealed, refuse: Callable[[str], None]) -> bool:
+        """Whether the step was applied; False where `stopping` came first, or it is refused."""
+        self._board.state = "training"
+        try:
+            return self._in_turn(stopping, lambda: self._trainer.apply(sealed, self._fence))
+        except StepRefusedError as error:
+            refuse(str(error))
+            return False
+        except (OpcodError, OSError):
+            raise
+        except Exception as error:
+            # Refused, too, or who comes next would fail at it, and so on. It ends this process: what is left on the
+            # device, and which ranks wait for which, nobody knows.
+            with suppress(UnavailableError):
+                refuse(unforeseen(error))
+            raise
+
     def _make_up(self, stopping: threading.Event) -> None:
         """Make the step that those in hand come after, where its batch was acknowledged and its checkpoint is gone: it
-        does not come again."""
+        does not come again. Once, until the run is resumed, for which the batch in hand is announced anew."""
         step = self._trainer.step + 1
         if step <= self._made_up or not any(isinstance(held.sealed, BatchSealed) for held in self._held):
             self._early_since_s = None
@@ -300,18 +304,19 @@ class Consumer:
         # One that a trainer which died had in hand comes by itself when its lease is over.
         if now_s - self._early_since_s < MISSED_AFTER_LEASES * self._lease_s:
             return
-        # Once in this process, whatever comes of it.
         self._made_up, self._early_since_s = step, None
-        sealed = self._trainer.sealed(step)
-        if sealed is None:
-            return
         log.warning("batch taken from the files, as its checkpoint is gone", step=step)
-        self._board.state = "training"
+
+        def refuse(reason: str) -> None:
+            self._bus.publish(RESULTS, self._failed(step, f"the checkpoint of step {step} is gone: {reason}"))
+
         try:
-            if self._in_turn(stopping, lambda: self._trainer.apply(sealed, self._fence)):
-                self._announce()
-        except StepRefusedError as error:
-            self._bus.publish(RESULTS, self._failed(step, str(error)))
+            sealed = self._trainer.sealed(step)
+        except StorageError as error:
+            refuse(str(error))
+            return
+        if self._applied(stopping, sealed, refuse):
+            self._announce()
 
     def _begin_with(self, held: Held, sealed: GroupSealed) -> None:
         """Nothing is told of it: its batch is answered."""
@@ -323,13 +328,6 @@ class Consumer:
             self._trainer.add(sealed, self._bus.get_payload(sealed.payload), self._fence)
         except (StorageError, StepRefusedError) as error:
             log.warning("group not begun with, its batch has it", step=sealed.step, error=str(error))
-        except OpcodError:
-            raise
-        except Exception:
-            # Its batch tells of it. Left in the queue, it would end who comes next before that.
-            with suppress(UnavailableError):
-                self._complete(held)
-            raise
         # Also where it failed: its batch has it, and begun once more it would fail once more.
         held.begun = True
 

@@ -135,8 +135,8 @@ class StudentTrainer:
         """Off the GPU, and back, between steps. device: "cuda" or "cpu"."""
         self._work.learner.move(device)
 
-    def sealed(self, step: int) -> BatchSealed | None:
-        """The batch of a step that lies on disk; None where there is none. Raises StorageError."""
+    def sealed(self, step: int) -> BatchSealed:
+        """The batch of a step that lies on disk. Raises StorageError where there is none, or another one."""
         return sealed_batch(self._store, self._student, step)
 
     def done(self, step: int) -> StepDone:
@@ -155,6 +155,7 @@ class StudentTrainer:
         # Not worth making steps again, where that is what is left to be done: its batch does, and tells if it cannot.
         if not self._restored or self._left == sealed.step or sealed in self._begun:
             return
+        reason = None
         try:
             group = read_group(sealed, payload)
             if sealed.group.problem_id in {each.group.problem_id for each in self._begun}:
@@ -163,8 +164,11 @@ class StudentTrainer:
             self._work.add(sealed, group, fence.check)
         except (FencedError, RankLostError):
             raise
-        except OpcodError as error:
-            self._drop(sealed.step, str(error))
+        except Exception as error:  # noqa: BLE001 - its batch fails by it, too, and tells
+            reason = f"{type(error).__name__}: {error}"
+        # Not sooner: an error holds on to what the model had of the group.
+        if reason is not None:
+            self._drop(sealed.step, reason)
 
     def _drop(self, step: int, reason: str) -> None:
         """Forget what the step was begun with, and leave the rest of it for its batch."""

@@ -182,7 +182,10 @@ class LocalStore:
         if self.read_manifest(name) != manifest:
             raise StorageError(f"{self.root / name}: its manifest is not the expected one; it was replaced or edited")
         listed = listed_files(manifest)
-        present = {path.name for path in resolve(self.root, name).iterdir()} - {MANIFEST}
+        try:
+            present = {path.name for path in resolve(self.root, name).iterdir()} - {MANIFEST}
+        except OSError as error:
+            raise StorageError(f"cannot read {self.root / name}: {error}") from error
         # A file too many counts as well: programs that load such a directory know nothing of the manifest.
         if present != set(listed):
             raise StorageError(f"{self.root / name}: expected the files {sorted(listed)}, found {sorted(present)}")

@@ -138,10 +138,15 @@ def short_or_with_reason(_path: PurePosixPath, text: str) -> Iterator[str]:
 
 
 def broad_except_has_reason(_path: PurePosixPath, text: str) -> Iterator[str]:
-    """`except Exception` stands only where its line says why: `# noqa: BLE001 - reason`."""
+    """`except Exception` stands only where it raises again, or its line says why: `# noqa: BLE001 - reason`."""
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ExceptHandler) and _is_broad(node.type) and not _REASON.search(lines[node.lineno - 1]):
+        if (
+            isinstance(node, ast.ExceptHandler)
+            and _is_broad(node.type)
+            and ast.unparse(node.body[-1]) != "raise"
+            and not _REASON.search(lines[node.lineno - 1])
+        ):
             yield f"line {node.lineno}: catches everything; name the errors, or add `# noqa: BLE001 - reason`"
         if (
             isinstance(node, ast.Call)
@@ -242,6 +247,7 @@ KEPT: list[tuple[Rule, str, str]] = [
         "opcod/main.py",
         "try:\n    f()\nexcept Exception:  # noqa: BLE001 - process boundary\n    pass\n",
     ),
+    (broad_except_has_reason, "opcod/main.py", "try:\n    f()\nexcept Exception:\n    tell()\n    raise\n"),
 ]
 
 

@@ -347,17 +347,19 @@ def _record_recovery(state: RunState, plan: Plan, event: TakenUp) -> list[Comman
         state.served = {}
         rounds.reopen(state, event.sealed)
     serve: list[Command] = [Serve(student, *serve_set(state, student)) for student in plan.students]
-    return serve + (_adopt(state, event) if event.initial else [])
+    return serve + (_adopt(state, plan, event) if event.initial else [])
 
 
-def _adopt(state: RunState, event: TakenUp) -> list[Command]:
+def _adopt(state: RunState, plan: Plan, event: TakenUp) -> list[Command]:
     """A new run takes over the initial scores of another one and goes straight to its gate."""
     # Only a run in which nothing has happened yet: scores of its own are never replaced.
     if state.scores or state.evals or state.status is not Status.VALIDATING:
         return []
     state.scores = [score.model_copy(deep=True) for score in event.initial]
     announced: list[Command] = [rounds.tell_score(score) for score in state.scores]
-    return [*announced, enter(state, Status.GATED, event.at)]
+    # Before there is a new score: alarms may stand at the first one.
+    raised = watching.look_at_scores(state, plan, state.scores)
+    return [*announced, *raised, enter(state, Status.GATED, event.at)]
 
 
 def _skip_downtime(state: RunState, at: float) -> None:

@@ -196,11 +196,12 @@ def _answer_form(plan: Plan, score: Score) -> str | None:
     if score.answers.keys() != score.correct.keys():
         return None
     drawn = sum(score.drawn(domain) for domain in score.correct)
-    kept = sum(counts.format_ok for counts in score.answers.values())
-    if kept >= plan.alarms.min_form_share * drawn:
+    # An answer may be right and lack the form, as a letter alone, or one with a word behind its block.
+    graded = sum(max(counts.format_ok, sum(score.correct[domain])) for domain, counts in score.answers.items())
+    if graded >= plan.alarms.min_form_share * drawn:
         return None
     return (
-        f"{kept} of {drawn} validation answers have the form that is graded, the others count as wrong whatever they "
+        f"{graded} of {drawn} validation answers have the form that is graded, the others count as wrong whatever they "
         "say: the problems do not ask for it, or the model does not keep it, or answers are cut short"
     )
 

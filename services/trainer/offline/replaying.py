@@ -143,7 +143,7 @@ def sealed_batches(run_dir: Path, student: str) -> list[BatchSealed]:
     found: list[BatchSealed] = []
     for step in sealed_steps(run_dir, student):
         batch = sealed_batch(store, student, step)
-        if batch is None or batch.step != len(found) + 1:
+        if batch.step != len(found) + 1:
             raise StorageError(f"expected the batch of step {len(found) + 1} in {run_dir}, found that of step {step}")
         found.append(batch)
     return found

@@ -4,21 +4,23 @@ What always holds: between two commands the others wait, for as long as rank 0 h
 disk; a command that fails fails on all ranks, and rank 0 decides what comes next.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
 import structlog
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from services.trainer.model.learner import Learner
+from services.trainer.ranks.group import RankLostError
 from services.trainer.step.step import NonFiniteError, StageClock
 from services.trainer.work import Made, RankWork, Result
 from shared.contracts.batches import BatchGroup, BatchSealed, GroupSealed
 from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry
-from shared.errors import MalformedMessageError, ModelError, StorageError
+from shared.errors import MalformedMessageError, ModelError, StorageError, reason
 
 log = structlog.get_logger()
 
@@ -57,28 +59,39 @@ class LeadWork:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._own.tokenizer
 
+    @contextmanager
+    def _led(self, command: Command) -> Iterator[None]:
+        """Raises RankLostError where torch, which gathers weights by itself, finds another rank gone."""
+        try:
+            with told(self._speaker, command):
+                yield
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RankLostError(f"a rank was lost, or torch failed, in {command.name}: {reason(error)}") from error
+
     def go_back(self, step: int | None) -> None:
-        with told(self._speaker, Command(name="go_back", step=step)):
+        with self._led(Command(name="go_back", step=step)):
             self._own.go_back(step)
 
     def add(self, sealed: GroupSealed, group: BatchGroup, check: Callable[[], None]) -> None:
-        with told(self._speaker, Command(name="add", ahead=sealed, group=group)):
+        with self._led(Command(name="add", ahead=sealed, group=group)):
             self._own.add(sealed, group, check)
 
     def train(self, sealed: BatchSealed, clock: StageClock, check: Callable[[], None], *, traced: bool) -> Made:
-        with told(self._speaker, Command(name="train", sealed=sealed, traced=traced)):
+        with self._led(Command(name="train", sealed=sealed, traced=traced)):
             return self._own.train(sealed, clock, check, traced=traced)
 
     def result(self, *, whole: bool) -> Result:
-        with told(self._speaker, Command(name="result", whole=whole)):
+        with self._led(Command(name="result", whole=whole)):
             return self._own.result(whole=whole)
 
     def adopt(self, step: int) -> None:
-        with told(self._speaker, Command(name="adopt", step=step)):
+        with self._led(Command(name="adopt", step=step)):
             self._own.adopt(step)
 
     def write(self, directory: Path) -> Sequence[FileEntry]:
-        with told(self._speaker, Command(name="write", directory=str(directory))):
+        with self._led(Command(name="write", directory=str(directory))):
             return self._own.write(directory)
 
 

@@ -170,12 +170,18 @@ LINEAR = 9
 """Between the growth of linear time over four times the text, 4, and of quadratic time, 16."""
 
 
-def growth(work: Callable[[str], object], unit: str, repeats: int = 1500, factor: int = 4) -> float:
+SHORT_CHARS = 24_000
+"""Of the shorter text: quadratic time shows, and linear time takes milliseconds."""
+
+
+def growth(work: Callable[[str], object], unit: str, factor: int = 4) -> float:
     """How much longer `factor` times the text takes: about `factor` where time is linear, its square if not.
 
     CPU time of this thread, the best of three, and the least growth of three, so that other load does not count. The
     long text is timed again only where it took too long.
     """
+
+    repeats = min(1500, -(-SHORT_CHARS // len(unit)))
 
     def seconds(text: str, enough_s: float = 0.0) -> float:
         best = math.inf

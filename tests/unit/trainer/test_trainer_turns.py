@@ -8,8 +8,8 @@ import pytest
 from shared.bus.turns import CardTurn
 from shared.clock import SystemClock
 from shared.contracts.weights import StepFailed
+from tests.unit.trainer.consuming import LEASE_S, QUEUE, Ground, steps_of, wait_until
 from tests.unit.trainer.ground import seal_steps
-from tests.unit.trainer.test_trainer_consumer import LEASE_S, QUEUE, Ground, steps_of, wait_until
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ shape. All requests run on one event loop in a thread of its own; the methods ma
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,37 +107,32 @@ class VllmClient:
         """The one choice of each call, all asked for at once. Raises what `unwanted` returns, soon after it does."""
         future = self._submit(self._gather(calls))
         # No deadline: a generation takes as long as its tokens do. `unwanted`, asked every CHECK_S, ends it early.
-        while True:
-            try:
-                return future.result(timeout=CHECK_S)
-            except CancelledError as error:
-                raise EngineAwayError(f"the connection to {self.url} was closed") from error
-            except TimeoutError:
-                # One class for two things: this wait was over, or, of a future that is done, the call itself timed out.
-                # Or it is done since the wait was over.
-                if future.done():
-                    return future.result(timeout=0)
-                if (reason := unwanted()) is not None:
-                    future.cancel()
-                    raise reason from None
+        while not wait([future], timeout=CHECK_S).done:
+            if (reason := unwanted()) is not None:
+                future.cancel()
+                raise reason
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise EngineAwayError(f"the connection to {self.url} was closed") from error
 
     def choices(self, body: Mapping[str, Any], timeout_s: float = CALL_TIMEOUT_S) -> list[ServerChoice]:
         """All choices of one request, in the order of its prompts."""
-        answer = self._run(self._post(COMPLETIONS, body, Completion, timeout_s))
+        answer = self._run(self._post(COMPLETIONS, body, Completion, timeout_s), timeout_s)
         return sorted(answer.choices, key=lambda choice: choice.index)
 
     def models(self, timeout_s: float = CALL_TIMEOUT_S) -> list[ServedModel]:
         """The base model and every version that the server holds."""
-        return self._run(self._get("/v1/models", ServedModels, timeout_s)).data
+        return self._run(self._get("/v1/models", ServedModels, timeout_s), timeout_s).data
 
     def progress(self, timeout_s: float = CALL_TIMEOUT_S) -> float:
         """Grows while the server computes: the tokens that it counts, and what of completions came here."""
         try:
-            answer = self._run(self._send("GET", METRICS, None, timeout_s))
-        except (StatusError, RefusedError):
+            answer = self._run(self._send("GET", METRICS, None, timeout_s), timeout_s)
+            lines = [line for line in answer.text.splitlines() if line.startswith(COUNTED_TOKENS)]
+            return self._heard + sum(float(line.split()[-1]) for line in lines)
+        except (StatusError, RefusedError, ValueError):
             return self._heard  # one that was found may keep no count
-        lines = answer.text.splitlines()
-        return self._heard + sum(float(line.split()[-1]) for line in lines if line.startswith(COUNTED_TOKENS))
 
     def version(self) -> str:
         return self._run(self._get("/version", Version, CALL_TIMEOUT_S)).version
@@ -166,7 +161,7 @@ class VllmClient:
         self._run(self._send("POST", "/wake_up", None, timeout_s, _ALONE), timeout_s)
 
     def resume(self, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        self._run(self._send("POST", "/resume", None, timeout_s))
+        self._run(self._send("POST", "/resume", None, timeout_s), timeout_s)
 
     def reload(self, directory: Path, timeout_s: float) -> None:
         """Read the weights of a whole model in place of what is there; where it fails, nothing usable is there."""
@@ -178,7 +173,7 @@ class VllmClient:
         self._run(self._send("POST", "/update_weight_version", {"new_version": name}, CALL_TIMEOUT_S))
 
     def marked(self, timeout_s: float = CALL_TIMEOUT_S) -> str:
-        return self._run(self._get("/weight_info", WeightInfo, timeout_s)).weight_version
+        return self._run(self._get("/weight_info", WeightInfo, timeout_s), timeout_s).weight_version
 
     def close(self) -> None:
         """Drop every request and end the thread; once more changes nothing."""
@@ -248,7 +243,7 @@ class VllmClient:
         try:
             response = await self._http.request(method, path, json=body, headers=headers, timeout=timeout)
         except httpx2.TimeoutException as error:
-            raise UnansweredError(f"vLLM did not answer {path} in {timeout_s} s") from error
+            raise UnansweredError(f"vLLM did not answer {path} in time: {error!r}") from error
         except httpx2.HTTPError as error:
             raise EngineAwayError(f"vLLM did not answer {path}: {error!r}") from error
         _require_ok(path, response)

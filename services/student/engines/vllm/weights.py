@@ -84,14 +84,14 @@ class AdapterWeights:
             return None
         name = f"{version}-{files.checksum[:16]}"
         try:
-            life.client.load(name, files.served)
+            _load(life, name, files)
         except (RefusedError, StatusError) as refused:
-            if name in {model.id for model in life.client.models()}:
-                return name
             # An engine that died behind its server fails so, too, and has refused nothing.
             look = look_at(life, CALL_TIMEOUT_S)
             if look.seen is not Seen.ANSWERED:
                 raise EngineAwayError(f"vLLM was lost while {version} was loaded: {look.reason}") from refused
+            if name in look.listed:
+                return name
             raise ModelError(
                 f"vLLM does not take the adapter in {files.directory}: {refused}; expected a server that reads that "
                 "directory by this path, and takes adapters of this rank (--max-lora-rank; docs/engines.md)"
@@ -108,3 +108,11 @@ class AdapterWeights:
 
     def serving(self, life: Life, version: str, unwanted: Unwanted) -> AbstractContextManager[Mapping[str, str]]:  # noqa: ARG002
         return nullcontext({})
+
+
+def _load(life: Life, name: str, files: Files) -> None:
+    """Raises RefusedError, and StatusError where the server failed at it twice."""
+    try:
+        life.client.load(name, files.served)
+    except StatusError:
+        life.client.load(name, files.served)
