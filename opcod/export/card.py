@@ -49,10 +49,15 @@ class Record:
     problems: ProblemSetManifest | None
 
 
+ROUNDED_AWAY = 0.01
+"""Of an adapter's change: what is less is not told."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """What is in the directory. names: of every version with these tensors, this one among them. base: the weights that
-    training began with. adapter_of: what the adapter belongs to; None where it is one model."""
+    training began with. adapter_of: what the adapter belongs to; None where it is one model. rounding: of its merged
+    adapter, as `merge_adapter` says it."""
 
     student: str
     version: str
@@ -62,6 +67,7 @@ class Exported:
     origin: Origin
     adapter_of: str | None
     repository: str | None
+    rounding: float = 0.0
 
 
 def render(run: Record, exported: Exported) -> str:
@@ -120,6 +126,12 @@ def limits(run: Record, exported: Exported, rows: Sequence[ScoreRow]) -> list[st
     """What a reader must know before using it, or quoting a number."""
     settings, student = run.settings, exported.student
     found = []
+    if settings.students[student].engine == "vllm" and exported.rounding > ROUNDED_AWAY:
+        found.append(
+            "It was trained and scored as an adapter beside its base model, and is merged here: rounding to "
+            f"{settings.students[student].dtype} makes of the adapter's change another one, which is off by "
+            f"{100 * exported.rounding:.0f} % of its size. `opcod export --adapter` writes what was scored."
+        )
     if not run.report.finished:
         found.append(f"The run was not finished when this was exported ({run.report.status}).")
     if not rows:

@@ -118,15 +118,15 @@ def write(paths: Paths, wanted: Wanted, target: Path) -> None:
         adapter_of=adapter_of,
         repository=wanted.repository,
     )
-    card = render(Record(settings, state, report, read_manifest(paths.run_dir)), exported)
     with new_directory(target) as directory:
         if adapter_of is None:
-            write_model(release, directory)
+            exported = replace(exported, rounding=write_model(release, directory))
         else:
             write_adapter(release, directory, adapter_of)
             if adapter_of == str(target / BASE):
                 (directory / BASE).mkdir()
                 write_model(replace(release, published=None), directory / BASE)
+        card = render(Record(settings, state, report, read_manifest(paths.run_dir)), exported)
         _write_beside(directory, card, to_toml(settings), origin)
 
 

@@ -45,10 +45,14 @@ def meet(run_dir: Path, progress: Progress, stopped: Callable[[], bool], timeout
     while True:
         if stopped():
             raise StoppedError("stopped while waiting for node 0")
-        meeting = read_meeting(run_dir)
+        meeting, unread = None, f"no meeting in {run_dir}"
+        try:
+            meeting = read_meeting(run_dir)
+        except UnavailableError as error:
+            unread = str(error)
         # It may be left over from a launcher that was killed. A Redis that is not the launcher's own answers all the
         # same; this node then comes in vain until another meeting takes its place.
-        reason = f"no meeting in {run_dir}" if meeting is None else _silent(meeting)
+        reason = unread if meeting is None else _silent(meeting)
         if meeting is not None and reason is None:
             return meeting
         now = time.monotonic()
@@ -176,7 +180,10 @@ class JoinedNode:
 
     def is_over(self) -> bool:
         """Whether node 0 has ended the run, or begun another meeting."""
-        found = read_meeting(self._paths.run_dir)
+        try:
+            found = read_meeting(self._paths.run_dir)
+        except UnavailableError:
+            return False  # a file system that does not answer says nothing of the run; a lost Redis does
         return found is None or found.id != self._meeting.id
 
     def stop(self) -> None:

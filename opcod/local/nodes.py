@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from opcod.local.names import student_services
 from shared.config.settings import RunSettings
-from shared.errors import ConfigError, shown
+from shared.errors import ConfigError, UnavailableError, reason, shown
 from shared.files.durable import atomic_write
 
 MEETING_FILE = "meeting.json"
@@ -49,11 +49,14 @@ class Meeting(BaseModel):
 
 
 def read_meeting(run_dir: Path) -> Meeting | None:
-    """What node 0 says, if it is up, or was when it was killed."""
+    """What node 0 says, if it is up, or was when it was killed. Raises UnavailableError where that cannot be read."""
+    file = run_dir / MEETING_FILE
     try:
-        return Meeting.model_validate_json((run_dir / MEETING_FILE).read_bytes())
-    except (OSError, ValidationError):
+        return Meeting.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
         return None
+    except (OSError, ValidationError) as error:
+        raise UnavailableError(f"expected to read {file}, by which node 0 is met: {reason(error)}") from error
 
 
 def placement(settings: RunSettings) -> dict[str, tuple[int, ...]]:

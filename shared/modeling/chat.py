@@ -5,8 +5,10 @@ What a message contains never becomes a special token: those are the template's 
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from jinja2 import TemplateError
@@ -19,6 +21,11 @@ Messages = Sequence[ChatMessage | Mapping[str, str]]
 
 # A template refuses by `raise_exception`, or by an operation that the messages do not allow
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+DATE = date(2024, 7, 26)
+"""Today, to a chat template that writes the date; Llama 3.2's has this one where nobody tells it."""
+
+_TODAY = re.compile(r"""\bstrftime_now\(\s*(["'])([^"'{}]*)\1\s*\)""")
 
 FIXED_TEXTS = ("Q: 3 A through 4 ohm, 1024.5 kJ/mol?\nA: 12", "<think>\n\n</think>\n\nGrüße, 東京 👍🏽 \u0301")
 """Digits, line breaks, tags, and characters of several bytes: where tokenizers of one family differ."""
@@ -83,12 +90,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def rendering_of(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256 (hex) of what decides the ids of messages: the chat template, the ids of fixed texts, special tokens.
 
-    Two processes that render for one student must agree on it. Not the ids of whole prompts: some templates put the
-    date into them.
+    Two processes that render for one student must agree on it.
     """
     specials = sorted((index, tokenizer.convert_ids_to_tokens(index)) for index in special_ids(tokenizer))
     parts = [tokenizer.chat_template, [encode(tokenizer, text) for text in FIXED_TEXTS], specials]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def dated(template: str) -> str:
+    """A chat template that writes today's date, with one date for good: a step that is made again after midnight, and a
+    test on another day, ask the same."""
+    return _TODAY.sub(lambda found: json.dumps(DATE.strftime(found[2])), template)
 
 
 def _as_turn(message: ChatMessage | Mapping[str, str]) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """A student's version as a directory that transformers and vLLM load as it is: one model, or an adapter for its base.
 
-What always holds: the weights are, bit for bit, those that the student's own engine computes with in the run's dtype; a
-text ends at the tokens at which the student's ends, and is sampled as in the run's evaluations unless a caller says
-otherwise; tokenizer and chat template are those of the run.
+What always holds: the weights are, bit for bit, those that a student on transformers computes with in the run's dtype
+(one on vLLM computes with the adapter beside them, and merging rounds); a text ends at the tokens at which that of the
+student ends, and is sampled as in the run's evaluations unless a caller says otherwise; tokenizer and chat template are
+those of the run, and thinking is off, as it was there, unless a caller says otherwise.
 """
 
 import json
@@ -10,20 +11,23 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from shared.contracts.messages import Sampling
 from shared.contracts.weights import WeightsManifest
 from shared.errors import ModelError
 from shared.modeling.adapters import load_adapter, merge_adapter, save_adapter
+from shared.modeling.chat import rendered
 from shared.modeling.directory import MODEL_CONFIG, read_object
-from shared.modeling.loading import GENERATION_CONFIG, Dtype, eos_ids, load_model, load_tokenizer
+from shared.modeling.loading import GENERATION_CONFIG, Dtype, eos_ids, generation_config, load_model, load_tokenizer
 from shared.modeling.saving import small_files
 from shared.modeling.versions import set_model_tensors, version_tensors
 
 CHAT_TEMPLATE = "chat_template.jinja"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _OF_A_MODEL = frozenset({MODEL_CONFIG, GENERATION_CONFIG})
+_WITHOUT_THINKING = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
+_ASKED = ({"role": "user", "content": "x"},)
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,19 @@ class Release:
     sampling: Sampling
 
 
-def write_model(release: Release, directory: Path) -> None:
-    """One whole model into an existing directory. Raises ModelError, OSError."""
-    tokenizer = load_tokenizer(release.base, release.chat_template)
+def write_model(release: Release, directory: Path) -> float:
+    """One whole model into an existing directory. Returns what rounding made of an adapter's change (`merge_adapter`).
+
+    Raises ModelError, OSError.
+    """
     model = load_model(release.base, release.dtype)
-    if release.published is not None:
-        _put(model, *release.published)
-    model.generation_config = _generation(model, tokenizer, release.sampling)
+    rounding = 0.0 if release.published is None else _put(model, *release.published)
+    model.generation_config = _generation(release)
     model.save_pretrained(directory)
     for path in directory.glob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes files that only their owner can read
-    _copy_beside(release, directory, without=frozenset())
+    _copy_beside(release, directory)
+    return rounding
 
 
 def write_adapter(release: Release, directory: Path, base_name: str) -> None:
@@ -61,40 +67,54 @@ def write_adapter(release: Release, directory: Path, base_name: str) -> None:
         raise ModelError("expected a version that is an adapter: this one is a whole model, export it as one")
     tensors, spec = load_adapter(release.published[0])
     save_adapter(directory, tensors, spec, base_name)
-    _copy_beside(release, directory, without=_OF_A_MODEL)
+    _generation(release).save_pretrained(directory)
+    _copy_beside(release, directory, adapter=True)
 
 
-def _put(model: PreTrainedModel, directory: Path, manifest: WeightsManifest) -> None:
+def _put(model: PreTrainedModel, directory: Path, manifest: WeightsManifest) -> float:
     if manifest.kind == "lora":
-        merge_adapter(model, *load_adapter(directory))
-    else:
-        set_model_tensors(model, version_tensors(directory, manifest))
+        return merge_adapter(model, *load_adapter(directory))
+    set_model_tensors(model, version_tensors(directory, manifest))
+    return 0.0
 
 
-def _generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> GenerationConfig:
+def _generation(release: Release) -> GenerationConfig:
     """Made anew: what else a base model's own says (top-k, penalties) the student's engine does not do either."""
-    own = model.generation_config
+    own, tokenizer = generation_config(release.base), load_tokenizer(release.base, release.chat_template)
+    sampling = release.sampling
     # No limit of tokens: vLLM would let nobody ask for more. top_k 0 is no cut; left out, it would be 50.
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    # Greedy to both: vLLM does not read `do_sample`, and transformers has no temperature of 0.
+    greedy = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 1}
     return GenerationConfig(
         bos_token_id=own.bos_token_id,
         # `generate` looks here alone, the student also at the tokenizer's.
         eos_token_id=sorted(eos_ids(own, tokenizer)),
         pad_token_id=tokenizer.pad_token_id,
-        **(drawn if sampling.temperature else {"do_sample": False}),
+        **(drawn if sampling.temperature else greedy),
     )
 
 
-def _copy_beside(release: Release, directory: Path, without: frozenset[str]) -> None:
+def _copy_beside(release: Release, directory: Path, *, adapter: bool = False) -> None:
     """The base's small files that are not there yet, as they are, and the run's chat template."""
     for path in small_files(release.base):
-        if path.name not in without and not (directory / path.name).exists():
+        if not (adapter and path.name in _OF_A_MODEL) and not (directory / path.name).exists():
             shutil.copyfile(path, directory / path.name)
-    if release.chat_template is None:
+    tokenizer = load_tokenizer(release.base, release.chat_template)
+    template = str(tokenizer.chat_template)
+    if _untold(tokenizer) != rendered(tokenizer, _ASKED):
+        template = _WITHOUT_THINKING + template
+    own = AutoTokenizer.from_pretrained(release.base, local_files_only=True, trust_remote_code=False)
+    # A server of the adapter's base has to be given it: by itself it takes the base's.
+    if own.chat_template == template and not adapter:
         return
-    template = str(load_tokenizer(release.base, release.chat_template).chat_template)
     (directory / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
     # Some programs look there first, and would find the base's own.
     settings = directory / _TOKENIZER_CONFIG
     if settings.is_file() and (found := read_object(settings)).pop("chat_template", None) is not None:
         settings.write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _untold(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt of a caller who says nothing of thinking; the run had it off."""
+    return str(tokenizer.apply_chat_template([*_ASKED], tokenize=False, add_generation_prompt=True))

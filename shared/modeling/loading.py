@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from shared.errors import ModelError, shown
 from shared.modeling.attention import GROUPED, PLAIN_MODEL_TYPES
-from shared.modeling.chat import FIXED_TEXTS, encode
+from shared.modeling.chat import FIXED_TEXTS, dated, encode
 from shared.modeling.directory import (
     MODEL_CONFIG,
     checked_directory,
@@ -145,6 +145,8 @@ def load_tokenizer(path: Path, chat_template: str | None) -> PreTrainedTokenizer
         tokenizer.chat_template = _template(chat_template)
     if not tokenizer.chat_template:
         raise ModelError(f'{path} brings no chat template: set one, for instance chat_template = "compact"')
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = dated(tokenizer.chat_template)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"expected the tokenizer in {path} to name an eos token, found none")
     _require_known_ids(tokenizer, vocabulary_size(path), path)

@@ -15,7 +15,7 @@ from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, ProblemSetError
 from shared.files.text import expanded
 from shared.problems.jsonl import read_rows
-from shared.problems.leaks import leak_key
+from shared.problems.leaks import question_key
 from shared.problems.loading import GENERATED, generated_domains, problems_of
 from shared.problems.problem import ProblemSet
 from shared.problems.specialising import Example, Knowledge, recipe
@@ -54,7 +54,7 @@ def examples_for(settings: RunSettings, student: str) -> tuple[Example, ...]:
 
 def read_examples(path: Path, problems: ProblemSet) -> tuple[Example, ...]:
     """The file's examples in order. Raises ProblemSetError for a bad row, a test question, or a file without rows."""
-    tests = {leak_key(problem.question): problem.id for problem in problems.test}
+    tests = {question_key(problem.question): problem.id for problem in problems.test}
     examples = []
     for place, row in read_rows(path, ExampleRow):
         if row.messages[-1].role != "user":
@@ -64,7 +64,7 @@ def read_examples(path: Path, problems: ProblemSet) -> tuple[Example, ...]:
             )
         if not row.completion.strip():
             raise ProblemSetError(f"{place}: completion: expected an answer to learn, got only white space")
-        asked = tests.get(leak_key(row.messages[-1].content))
+        asked = tests.get(question_key(row.messages[-1].content))
         if asked is not None:
             raise ProblemSetError(f"{place}: expected no question of the test partition, got that of {asked!r}")
         examples.append(Example(row.messages, row.completion))

@@ -22,6 +22,7 @@ _MAX_LISTED = 5
 _LOOKED_AT = 40
 """Tokens of a bracket that are searched for a calculation: bounded, so that nested ones cost linear time."""
 
+_OPTION_LINE = re.compile(r"^[A-J]: (.*)$", re.MULTILINE)
 _NON_WORD = re.compile(r"[\W_]+")
 _UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
 _TOKEN = re.compile(
@@ -46,6 +47,14 @@ def leak_key(text: str) -> str:
     for opening, closing in _brackets(tokens):
         kept[opening] = kept[closing] = _bracket_asks(tokens, kept, opening, closing)
     return " ".join(token.text for token, stays in zip(tokens, kept, strict=True) if stays)
+
+
+def question_key(question: str) -> str:
+    """The leak key of a question, in whatever order its options (`A: …` a line) stand."""
+    options = _OPTION_LINE.findall(question)
+    if len(options) < 2:
+        return leak_key(question)
+    return "\n".join([leak_key(_OPTION_LINE.sub("", question)), *sorted(map(leak_key, options))])
 
 
 def template_key(text: str) -> str:

@@ -27,7 +27,7 @@ from shared.problems import sciknoweval
 from shared.problems.formats import format_named, format_names
 from shared.problems.generated import DOMAINS, KINDS, PerKind, generate
 from shared.problems.jsonl import read_rows
-from shared.problems.leaks import leak_key, refuse_leaks
+from shared.problems.leaks import question_key, refuse_leaks
 from shared.problems.problem import PARTITIONS, Problem, ProblemFormat, ProblemSet
 
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -187,7 +187,7 @@ def refuse_unusable(problem_set: ProblemSet) -> None:
                 )
     refuse_leaks(
         problem_set.name,
-        ((name, row.id, leak_key(row.question)) for name in PARTITIONS for row in problem_set.partition(name)),
+        ((name, row.id, question_key(row.question)) for name in PARTITIONS for row in problem_set.partition(name)),
     )
 
 

@@ -12,7 +12,7 @@ from shared.contracts.jobs import PromptOutput
 from shared.contracts.messages import Sampling
 from shared.contracts.run import AnswerCounts
 from shared.problems.evaluation import answer_counts, grade_evaluation, majority_by_domain
-from shared.problems.leaks import leak_key
+from shared.problems.leaks import question_key
 from shared.problems.problem import Problem, ProblemFormat
 from shared.results.figures import Interval, Part, mean_interval
 from shared.results.report import answer_rates
@@ -115,6 +115,6 @@ def evaluate(
 
 
 def seen(problems: Sequence[Problem], training: Sequence[Problem]) -> int:
-    """How many of `problems` ask what one of `training` asks, but for case and punctuation."""
-    known = {leak_key(problem.question) for problem in training}
-    return sum(leak_key(problem.question) in known for problem in problems)
+    """How many of `problems` ask what one of `training` asks, but for case, punctuation and the order of options."""
+    known = {question_key(problem.question) for problem in training}
+    return sum(question_key(problem.question) in known for problem in problems)

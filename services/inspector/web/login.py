@@ -64,11 +64,17 @@ def login_routes(pages: Pages, sessions: Sessions, keys: AccessKeys | None, publ
             max_age=int(SESSION_S),
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            secure=_is_secure(request),
         )
         return answer
 
     return router
+
+
+def _is_secure(request: Request) -> bool:
+    """Also where a proxy says so that uvicorn does not take for one, such as an Ingress: it can only add the flag."""
+    said = request.headers.get("x-forwarded-proto", "")
+    return request.url.scheme == "https" or said.split(",")[0].strip().lower() == "https"
 
 
 def _own_path(next: str) -> str:

@@ -36,6 +36,7 @@ from services.inspector.web.run_tables import outcomes, run_tables
 from shared.errors import NotFoundError
 from shared.http.app import READ
 from shared.http.remote import RemoteCalls
+from shared.results.comparison import Comparison
 from shared.results.comparison_text import grids, notes, verdict_lines
 
 HISTORY = 100
@@ -187,6 +188,7 @@ def run_routes(site: Site) -> APIRouter:
             lines=verdict_lines(found),
             grids=grids(found),
             notes=notes(found),
+            by_seed=_by_seed(found),
         )
 
     return router
@@ -195,3 +197,10 @@ def run_routes(site: Site) -> APIRouter:
 def _row(pages: Pages, wanted: FeedQuery) -> Callable[[FeedRow], str]:
     filters = filter_fields(wanted)
     return lambda row: pages.render("row.html", row=row, filters=filters)
+
+
+def _by_seed(comparison: Comparison) -> dict[int, list[str]]:
+    """Its runs by seed, each once, and no more than one chart takes."""
+    seeds = sorted({seed for method in comparison.methods for seed in method.runs})
+    named = {seed: [method.runs[seed] for method in comparison.methods if seed in method.runs] for seed in seeds}
+    return {seed: list(dict.fromkeys(names))[:MAX_CHOSEN] for seed, names in named.items()}

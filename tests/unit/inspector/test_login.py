@@ -95,3 +95,13 @@ def test_who_checks_a_login_link_does_not_use_it_up(keyed: TestClient) -> None:
     assert keyed.head(link).status_code == 200
     assert keyed.get(link).status_code == 303
     assert keyed.get(link).status_code == 403
+
+
+@pytest.mark.parametrize(("said", "secure"), [(None, False), ("https", True), ("HTTPS, http", True), ("http", False)])
+def test_a_session_begun_behind_a_proxy_with_tls_is_never_sent_without(
+    keyed: TestClient, said: str | None, secure: bool
+) -> None:
+    """Whether or not uvicorn takes it for one: an Ingress is a pod of any address."""
+    headers = OURS if said is None else {**OURS, "x-forwarded-proto": said}
+    answer = keyed.post("/login", data={"key": KEY, "next": "/"}, headers=headers)
+    assert ("; Secure" in answer.headers["set-cookie"]) == secure

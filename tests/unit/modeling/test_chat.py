@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError, PromptError
-from shared.modeling.chat import completion_ids, neutralise, render, rendering_of, special_ids
+from shared.modeling.chat import completion_ids, neutralise, render, rendered, rendering_of, special_ids
 from shared.modeling.loading import load_tokenizer
 
 pytestmark = pytest.mark.model
@@ -119,3 +120,13 @@ def test_a_special_name_without_a_token_is_none_that_a_prompt_could_hold(tiny_di
     assert None in nameless.all_special_ids
     assert special_ids(nameless) == {256, 257}
     assert len(rendering_of(nameless)) == 64
+
+
+def test_a_template_that_writes_the_date_asks_the_same_every_day(tiny_dir: Path, tmp_path: Path) -> None:
+    """Or a step that is made again after midnight would be another one."""
+    shutil.copytree(tiny_dir, tmp_path / "dated")
+    template = """{% if strftime_now is defined %}{% set day = strftime_now("%d %b %Y") %}{% endif %}"""
+    template += """{{ day }} {{ strftime_now( '%B %y' ) }} {{ messages[0].content }}"""
+    (tmp_path / "dated" / "chat_template.jinja").write_text(template)
+    tokenizer = load_tokenizer(tmp_path / "dated", None)
+    assert rendered(tokenizer, [{"role": "user", "content": "Hi"}]) == "26 Jul 2024 July 24 Hi"

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from services.student.engines.transformers import TransformersEngine
 from shared.contracts.messages import Sampling
 from shared.contracts.weights import WeightsManifest
 from shared.errors import ModelError
-from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, save_adapter
-from shared.modeling.chat import rendering_of
+from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, load_adapter, merge_adapter, save_adapter
+from shared.modeling.chat import rendered, rendering_of
 from shared.modeling.exporting import Release, write_adapter, write_model
 from shared.modeling.loading import load_model, load_tokenizer
 
@@ -110,7 +110,60 @@ def test_greedy_scores_make_a_greedy_default(tmp_path: Path, tiny_dir: Path) -> 
     greedy = Sampling(temperature=0, top_p=1, max_tokens=40)
     (tmp_path / "out").mkdir()
     write_model(Release(tiny_dir, None, "bfloat16", None, greedy), tmp_path / "out")
-    assert GenerationConfig.from_pretrained(tmp_path / "out").do_sample is False
+    found = GenerationConfig.from_pretrained(tmp_path / "out")
+    # vLLM reads these and no `do_sample`; both then take the likeliest token.
+    assert (found.do_sample, found.temperature, found.top_p, found.top_k) == (True, 1.0, 1.0, 1)
+
+
+THINKING = (
+    "{% for m in messages %}{{ m.content }}{% endfor %}A:{% if enable_thinking is defined and not enable_thinking %}"
+    "<think></think>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_who_says_nothing_of_thinking_gets_the_prompts_of_the_run(
+    tmp_path: Path, tiny_dir: Path, adapter: tuple[Path, WeightsManifest], kind: str
+) -> None:
+    base, out = tmp_path / "thinks", tmp_path / "out"
+    shutil.copytree(tiny_dir, base)
+    (base / "chat_template.jinja").write_text(THINKING)
+    out.mkdir()
+    release = Release(base, adapter, "bfloat16", None, SAMPLING)
+    if kind == "model":
+        write_model(release, out)
+    else:
+        write_adapter(release, out, "owner/base")
+    exported = AutoTokenizer.from_pretrained(out)
+    asked = [{"role": "user", "content": "Why?"}]
+    untold = exported.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert untold == rendered(load_tokenizer(base, None), asked) == "Why?A:<think></think>"
+    told = exported.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    assert told == "Why?A:"
+
+
+def test_the_date_is_that_of_the_run(tmp_path: Path, tiny_dir: Path) -> None:
+    base = tmp_path / "dated"
+    shutil.copytree(tiny_dir, base)
+    (base / "chat_template.jinja").write_text("{{ strftime_now('%Y') }} {{ messages[0].content }}")
+    exported = AutoTokenizer.from_pretrained(written(tmp_path, base, None, None))
+    asked = [{"role": "user", "content": "Why?"}]
+    assert exported.apply_chat_template(asked, tokenize=False) == "2024 Why?"
+
+
+def test_what_rounding_makes_of_a_change_is_told(tmp_path: Path, tiny_dir: Path) -> None:
+    """Of bfloat16's eight bits of a weight a change of less than a 256th of it keeps little."""
+    tensors = adapter_tensors(attach_lora(load_model(tiny_dir, "float32"), SPEC, seed=0))
+    found = {}
+    for scale in (0.3, 1e-3):
+        changed = {name: each + scale * torch.ones_like(each) * ("lora_B" in name) for name, each in tensors.items()}
+        place = tmp_path / str(scale)
+        place.mkdir()
+        save_adapter(place, changed, SPEC, "base")
+        for dtype in ("bfloat16", "float32"):
+            found[scale, dtype] = merge_adapter(load_model(tiny_dir, dtype), *load_adapter(place))
+    assert found[0.3, "float32"] < found[1e-3, "float32"] < 1e-3
+    assert 1e-4 < found[0.3, "bfloat16"] < 0.1 < found[1e-3, "bfloat16"]
 
 
 def test_an_adapter_brings_no_model_beside_it(
@@ -122,6 +175,8 @@ def test_an_adapter_brings_no_model_beside_it(
     assert json.loads((target / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/base"
     names = {path.name for path in target.iterdir()}
     assert {"adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
-    assert not {"config.json", "model.safetensors", "generation_config.json"} & names
+    assert not {"config.json", "model.safetensors"} & names
+    # A server of its base takes the base's own unless it is given this one.
+    assert GenerationConfig.from_pretrained(target).temperature == SAMPLING.temperature
     with pytest.raises(ModelError, match="whole model"):
         write_adapter(Release(tiny_dir, whole, "bfloat16", "compact", SAMPLING), target, "owner/base")

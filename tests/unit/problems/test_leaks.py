@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.problems.leaks import leak_key
+from shared.problems.leaks import leak_key, question_key
 
 SAME = [
     ("What is  the pH?", "what is the PH"),
@@ -172,6 +172,25 @@ def test_style_makes_no_other_question(one: str, other: str) -> None:
 @pytest.mark.parametrize(("one", "other"), OTHER)
 def test_different_questions_have_different_keys(one: str, other: str) -> None:
     assert leak_key(one) != leak_key(other)
+
+
+ASKED = "Which metal is liquid?\n\nA: iron\nB: mercury\nC: 3.5 % gold\n\nReason step by step."
+
+
+def test_options_in_another_order_make_no_other_question() -> None:
+    permuted = "which metal is liquid\n\nA: Mercury\nB: 3.5 % gold\nC: iron\n\nReason step by step."
+    assert question_key(permuted) == question_key(ASKED)
+    assert leak_key(permuted) != leak_key(ASKED)
+
+
+@pytest.mark.parametrize("change", [("iron", "zinc"), ("liquid", "solid"), ("3.5", "3.6"), ("C: 3.5 % gold\n", "")])
+def test_other_options_or_another_stem_make_another(change: tuple[str, str]) -> None:
+    assert question_key(ASKED.replace(*change)) != question_key(ASKED)
+
+
+def test_without_options_the_text_is_the_question() -> None:
+    for text in ("How many?", "A: one line is no choice"):
+        assert question_key(text) == leak_key(text)
 
 
 @given(st.text(max_size=80))

@@ -1,5 +1,7 @@
 """Another run beside this one: only one of the same directory, read only and never through a link."""
 
+import html
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -193,3 +195,16 @@ def test_the_runs_page_and_its_json(client: TestClient, tmp_path: Path) -> None:
     assert "beside-it" in client.get("/runs").text
     assert client.get("/runs?" + "&".join(["run=x"] * 13)).status_code == 422
     assert client.get("/comparison?name=nowhere").status_code == 404
+
+
+def test_a_comparison_of_many_runs_leads_to_charts_that_can_be_shown(client: TestClient, tmp_path: Path) -> None:
+    """By seed, each run once: twenty-four in one chart would be refused."""
+    rows = [(0.5, 0.75)] * 8
+    made = compared({"opcod": rows, "sdpo": rows, "never": rows}, seeds=8)
+    (tmp_path.parent / "many").mkdir()
+    (tmp_path.parent / "many" / COMPARISON_FILE).write_text(made.model_dump_json())
+    page = client.get("/comparison?name=many").text
+    links = re.findall(r'href="(/runs\?[^"]+)"', page)
+    assert len(links) == 8
+    assert html.unescape(links[3]) == "/runs?run=x-opcod-s3&run=x-sdpo-s3&"
+    assert {client.get(html.unescape(link)).status_code for link in links} == {200}

@@ -33,6 +33,15 @@ def test_an_exchange_is_kept_with_all_it_said(store: Store) -> None:
     assert store.exchange(exchange.id) == exchange
 
 
+def test_verdicts_are_counted_without_reading_a_text(store: Store) -> None:
+    """The page of a run asks for them every few seconds, and a run may have gigabytes of texts."""
+    plan = store._database.read(
+        "EXPLAIN QUERY PLAN SELECT student, step, verdict, COUNT(*) AS count FROM exchanges "
+        "GROUP BY student, step, verdict ORDER BY student, step, verdict"
+    )
+    assert [row["detail"] for row in plan] == ["SCAN exchanges USING COVERING INDEX exchanges_verdict"]
+
+
 def test_an_event_is_stored_once_by_its_id(store: Store) -> None:
     entries = [Entry("5-0", status(1)), Entry("5-1", feedback())]
     assert store.append(entries, "5-1") == 0

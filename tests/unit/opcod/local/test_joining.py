@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from opcod.local.joining import join_run
+from opcod.local.joining import WATCH_S, join_run
 from opcod.local.nodes import MEETING_FILE, Meeting, read_address
 from opcod.local.processes import LiveProcess, ProcessSpec
 from opcod.local.services import POLL_S
@@ -141,6 +141,22 @@ def test_a_meeting_that_another_one_replaces_has_not_ended_the_run(node: Node) -
     wait_until(lambda: node.is_up(second), "the services again")
     assert not node.comes_to(first)
     assert [process.poll() is None for process in node.processes] == [False, False, True, True]
+    node.end_run()
+    node.wait()
+    assert node.error is None
+
+
+def test_a_meeting_that_cannot_be_read_for_a_moment_has_not_ended_the_run(node: Node) -> None:
+    """As where NFS does not answer."""
+    first = node.meeting(1)
+    node.begin()
+    wait_until(lambda: node.is_up(first), "the services")
+    file = node.paths.run_dir / MEETING_FILE
+    told = file.read_bytes()
+    file.write_text("{")
+    time.sleep(2 * WATCH_S + 5 * POLL_S)
+    assert node.is_up(first) and all(process.poll() is None for process in node.processes)
+    file.write_bytes(told)
     node.end_run()
     node.wait()
     assert node.error is None

@@ -19,7 +19,7 @@ from opcod.local.nodes import (
 )
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
-from shared.errors import ConfigError
+from shared.errors import ConfigError, UnavailableError
 from tests.fakes.command import call_opcod
 
 APART = "resources.placement={ student-a = [0], student-b = [0], trainer-a = [1, 2], trainer-b = [2, 1] }"
@@ -121,10 +121,15 @@ def test_ranks_on_several_nodes_are_told_where_the_first_of_them_is(tmp_path: Pa
     }
 
 
-def test_what_is_no_meeting_is_none(tmp_path: Path) -> None:
+def test_a_meeting_that_cannot_be_read_is_not_taken_for_one_that_is_over(tmp_path: Path) -> None:
     assert read_meeting(tmp_path) is None
     (tmp_path / "meeting.json").write_text('{"id": 1}')
-    assert read_meeting(tmp_path) is None
+    with pytest.raises(UnavailableError, match=r"expected to read .*meeting\.json, by which node 0 is met"):
+        read_meeting(tmp_path)
+    (tmp_path / "meeting.json").unlink()
+    (tmp_path / "meeting.json").mkdir()
+    with pytest.raises(UnavailableError, match="Is a directory"):
+        read_meeting(tmp_path)
 
 
 @pytest.mark.parametrize("text", [None, "", ":29400", "node0:0", "node0:x", "::1"])
