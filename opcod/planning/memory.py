@@ -3,6 +3,8 @@
 Nothing is loaded. docs/paper-runs.md has measurements.
 """
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from opcod.planning.shapes import DTYPE_BYTES, ModelShape
@@ -169,6 +171,30 @@ def served_tokens(student: str, settings: RunSettings, shape: ModelShape, length
         longest = max(longest, lengths.longest + settings.specialize.sampling.max_tokens)
     needed = -(-round(longest * CONTEXT_MARGIN) // CONTEXT_STEP) * CONTEXT_STEP
     return min(needed, shape.context or needed)
+
+
+def too_long(settings: RunSettings, shapes: Mapping[str, ModelShape], lengths: Lengths) -> list[str]:
+    """Of each student that could not answer its longest question: which setting asks for more than it takes.
+
+    lengths: measured, for an estimate refuses nobody.
+    """
+    found = []
+    for student, shape in shapes.items():
+        section = settings.students[student]
+        served = section.vllm.max_model_len if section.engine == "vllm" else None
+        taken = min(shape.context or sys.maxsize, served or sys.maxsize)
+        asked = {"rollout": settings.rollout.max_tokens, "evaluation": settings.evaluation.max_tokens}
+        if settings.learns_from_itself(student):
+            asked["specialize.sampling"] = settings.specialize.sampling.max_tokens
+        room = max(0, taken - lengths.longest)
+        found += [
+            f"student {student} takes sequences of {taken} tokens, and its longest question has {lengths.longest} of "
+            f"them before {name}.max_tokens = {tokens}: set {name}.max_tokens to at most {room}, or choose a model that "
+            "takes more"
+            for name, tokens in asked.items()
+            if tokens > room
+        ]
+    return found
 
 
 def sequence_bytes(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths) -> int:

@@ -14,7 +14,7 @@ from opcod.installed import require_model_packages
 from opcod.local.cards import card_sizes, given_sizes
 from opcod.local.gpus import Shares, require_room, share_out_all, sharing
 from opcod.local.names import student_services
-from opcod.planning.cards import CardPlan
+from opcod.planning.cards import GIB, CardPlan
 from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
 from opcod.planning.host import host_needs
 from opcod.planning.machine import counting, plan_shares
@@ -22,6 +22,7 @@ from opcod.planning.memory import (
     Need,
     other_needs,
     student_need,
+    too_long,
     total_bytes,
     trainer_need,
     vllm_need,
@@ -117,6 +118,7 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
         require_disk(paths, settings, shapes)
     if problems is not None and evaluated is not None:
         found.lengths = prompt_lengths(problems, settings, count)
+        found.missing += too_long(settings, shapes, found.lengths) if count else []
         found.work = work_of(settings, len(problems.train), evaluated, found.lengths)
         with _noted(found.missing):
             _look_at_cards(found, shapes, found.lengths, sizes)
@@ -253,9 +255,6 @@ def _noted(missing: list[str]) -> Iterator[None]:
             missing.append(str(error))
 
 
-_GIB = 1 << 30
-
-
 def grids(found: Planned) -> Iterator[Grid]:
     """Partitions, work, memory and disk, as far as they are known."""
     if found.problems is not None:
@@ -357,7 +356,7 @@ def _on_host(needs: list[Need]) -> Grid:
 
 
 def _gib(size: int | None) -> str:
-    return "" if size is None else f"{size / _GIB:.2f}"
+    return "" if size is None else f"{size / GIB:.2f}"
 
 
 def _length_line(lengths: Lengths) -> str:
@@ -370,8 +369,8 @@ def _total_line(found: Planned) -> str:
     if found.gpus:
         # Specialists have made room by then.
         during = sum(need.bytes for need in found.on_host if not need.service.startswith("specialist"))
-        return f"All processes of the run in the host's memory: {during / _GIB:.1f} GiB at most."
-    total = total_bytes(found.needs, _models(found.settings)) / _GIB
+        return f"All processes of the run in the host's memory: {during / GIB:.1f} GiB at most."
+    total = total_bytes(found.needs, _models(found.settings)) / GIB
     return f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most."
 
 

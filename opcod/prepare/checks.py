@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from opcod.installed import require_model_packages
@@ -10,8 +11,10 @@ from opcod.local.gpus import require_room, share_out_all
 from opcod.local.nodes import PORTS
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.disk import require_disk
-from opcod.planning.machine import Purpose, plan_machine
+from opcod.planning.machine import Purpose, counting, plan_machine
+from opcod.planning.memory import too_long
 from opcod.planning.shapes import shapes_in
+from opcod.planning.work import prompt_lengths
 from opcod.prepare.models import base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
@@ -51,6 +54,7 @@ def check_settings(paths: Paths, settings: RunSettings, purpose: Purpose = "run"
     _check_engines(settings)
     models = _check_models(paths, settings, purpose)
     if takes_steps:
+        _check_lengths(settings, problems, models)
         # Again: by now the sizes of all models are known that are not known by name.
         require_disk(paths, settings, shapes_in(models))
 
@@ -139,6 +143,18 @@ def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> dict
             )
     plan_machine(settings, models, purpose)
     return models
+
+
+def _check_lengths(settings: RunSettings, problems: ProblemSet, models: Mapping[str, Path]) -> None:
+    """Or the longest questions would fail in the middle of a run."""
+    from shared.modeling.loading import load_tokenizer
+
+    refused = []
+    for name, shape in shapes_in(models).items():
+        tokenizer = load_tokenizer(models[name], settings.students[name].chat_template)
+        refused += too_long(settings, {name: shape}, prompt_lengths(problems, settings, counting(tokenizer)))
+    if refused:
+        raise ConfigError("; ".join(refused))
 
 
 def _check_device() -> None:
