@@ -189,8 +189,8 @@ def too_long(settings: RunSettings, shapes: Mapping[str, ModelShape], lengths: L
         room = max(0, taken - lengths.longest)
         found += [
             f"student {student} takes sequences of {taken} tokens, and its longest question has {lengths.longest} of "
-            f"them before {name}.max_tokens = {tokens}: set {name}.max_tokens to at most {room}, or choose a model that "
-            "takes more"
+            f"them before {name}.max_tokens = {tokens}: set {name}.max_tokens to at most {room}, or choose a model "
+            "that takes more"
             for name, tokens in asked.items()
             if tokens > room
         ]

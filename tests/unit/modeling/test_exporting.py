@@ -134,7 +134,7 @@ def test_who_says_nothing_of_thinking_gets_the_prompts_of_the_run(
         write_model(release, out)
     else:
         write_adapter(release, out, "owner/base")
-    exported = AutoTokenizer.from_pretrained(out)
+    exported = AutoTokenizer.from_pretrained(out, trust_remote_code=False)
     asked = [{"role": "user", "content": "Why?"}]
     untold = exported.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     assert untold == rendered(load_tokenizer(base, None), asked) == "Why?A:<think></think>"
@@ -146,7 +146,7 @@ def test_the_date_is_that_of_the_run(tmp_path: Path, tiny_dir: Path) -> None:
     base = tmp_path / "dated"
     shutil.copytree(tiny_dir, base)
     (base / "chat_template.jinja").write_text("{{ strftime_now('%Y') }} {{ messages[0].content }}")
-    exported = AutoTokenizer.from_pretrained(written(tmp_path, base, None, None))
+    exported = AutoTokenizer.from_pretrained(written(tmp_path, base, None, None), trust_remote_code=False)
     asked = [{"role": "user", "content": "Why?"}]
     assert exported.apply_chat_template(asked, tokenize=False) == "2024 Why?"
 
