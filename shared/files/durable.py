@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from shared.errors import StorageError, WriteError
 
@@ -127,12 +127,10 @@ def atomic_write(path: Path, data: bytes) -> None:
     """Replace the file at `path` by `data`, durably; its folder is made if absent. Raises WriteError."""
     with storage_errors(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(temporary_name())
+        temporary, file = _locked_file(path.parent)
         try:
-            with temporary.open("xb") as file:
-                # Before the first byte, and until it has its name: a sweep takes what nobody locks for a dead writer's.
-                if not _lock(file.fileno()):
-                    temporary = temporary.rename(path.with_name(temporary_name(_UNLOCKED)))
+            # Locked until it has its name: a sweep takes what nobody locks for a dead writer's.
+            with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -141,6 +139,24 @@ def atomic_write(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
         # The rename lasts only once the folder is on the disk, too.
         sync_directory(path.parent)
+
+
+def _locked_file(parent: Path) -> tuple[Path, BinaryIO]:
+    """A new file, locked if it can be, for writing; tried again if a sweep came in between."""
+    while True:
+        path = parent / temporary_name()
+        file = path.open("xb")
+        try:
+            if not _lock(file.fileno()):
+                return path.rename(parent / temporary_name(_UNLOCKED)), file
+        except OSError:
+            file.close()
+            path.unlink(missing_ok=True)
+            raise
+        # Between its making and its lock a sweep may have removed it: what is locked then has no name any more.
+        if path.exists():
+            return path, file
+        file.close()
 
 
 def sync_directory(path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.files.durable import ABANDONED_AFTER_S, temporary_name
+from shared.files.durable import ABANDONED_AFTER_S, atomic_write, temporary_name
 from shared.files.store import LocalStore
 
 
@@ -47,6 +47,24 @@ def test_a_sweep_goes_on_where_others_remove_what_it_looks_at(
     monkeypatch.setattr(os, "scandir", scandir)
     assert store.sweep_temporary() == [dead]
     assert not gone.exists()
+
+
+def test_a_file_that_a_sweep_takes_before_it_is_locked_is_made_again(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All services of a run begin at once: some sweep, and some write where they listen."""
+    store.root.mkdir(exist_ok=True)
+    swept, lock = [], fcntl.flock
+
+    def flock(descriptor: int, how: int) -> None:
+        if how == fcntl.LOCK_EX and len(swept) < 2:
+            swept.append(store.sweep_temporary())
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    atomic_write(store.root / "student-b.url", b"http://")
+    assert [len(each) for each in swept] == [1, 1]
+    assert [path.name for path in store.root.iterdir()] == ["student-b.url"]
 
 
 def test_what_another_machine_writes_is_spared_until_it_is_old(store: LocalStore) -> None:
