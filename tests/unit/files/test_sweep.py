@@ -54,7 +54,8 @@ def test_a_file_that_a_sweep_takes_before_it_is_locked_is_made_again(
 ) -> None:
     """All services of a run begin at once: some sweep, and some write where they listen."""
     store.root.mkdir(exist_ok=True)
-    swept, lock = [], fcntl.flock
+    swept: list[list[Path]] = []
+    lock = fcntl.flock
 
     def flock(descriptor: int, how: int) -> None:
         if how == fcntl.LOCK_EX and len(swept) < 2:
