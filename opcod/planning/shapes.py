@@ -127,3 +127,17 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def longrope_tokens(model_dir: Path) -> int | None:
+    """Up to which length a model with two sets of rotary angles takes the short ones; None of one with one set.
+
+    Raises ModelError.
+    """
+    config = read_object(model_dir / MODEL_CONFIG)
+    ropes = [config.get(name) for name in ("rope_parameters", "rope_scaling")]
+    for rope in ropes:
+        if isinstance(rope, dict) and (rope.get("rope_type") or rope.get("type")) in ("longrope", "su"):
+            original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+            return int(original or config.get("max_position_embeddings") or 0)
+    return None

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from opcod.options import given, paths_for, settings_from
 from opcod.planning.disk import require_disk
 from opcod.planning.machine import Purpose, counting, plan_machine
 from opcod.planning.memory import too_long
-from opcod.planning.shapes import shapes_in
+from opcod.planning.shapes import longrope_tokens, shapes_in
 from opcod.planning.work import prompt_lengths
 from opcod.prepare.models import base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
@@ -135,6 +136,13 @@ def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> dict
             continue
         models[name] = base_model(settings, name, paths)
         vocabulary = _checked_vocabulary(models[name], student.chat_template)
+        short = longrope_tokens(models[name]) if student.engine == "vllm" else None
+        if short is not None and (student.vllm.max_model_len or sys.maxsize) > short:
+            raise ConfigError(
+                f"students.{name}.vllm.max_model_len: expected at most {short}, from where on vLLM computes every "
+                "sequence of this model with other rotary angles than the trainer does, also short ones; set it, and "
+                "max_tokens that fit, or choose another model"
+            )
         top_k = settings.loss.top_k
         if top_k != "all" and top_k > vocabulary:
             raise ConfigError(

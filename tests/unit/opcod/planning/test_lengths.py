@@ -1,5 +1,6 @@
 """What a model takes in one sequence, against what a run asks of it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 
 from opcod.planning.memory import too_long
 from opcod.planning.plan import plan_run
-from opcod.planning.shapes import KNOWN_SHAPES, read_shape
+from opcod.planning.shapes import KNOWN_SHAPES, longrope_tokens, read_shape
 from opcod.planning.work import Lengths
+from opcod.prepare import checks
 from opcod.prepare.checks import check_settings
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
@@ -54,3 +56,32 @@ def test_a_run_whose_longest_question_has_no_room_for_an_answer_does_not_begin(t
     with pytest.raises(ConfigError, match=said):
         check_settings(paths, long)
     assert [each for each in plan_run(paths, long).missing if re.match(said, each)]
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"rope_scaling": {"type": "longrope", "long_factor": [1]}, "original_max_position_embeddings": 4096}, 4096),
+        ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 4096}}, 4096),
+        ({"rope_scaling": {"rope_type": "llama3", "original_max_position_embeddings": 8192}}, None),
+        ({"rope_scaling": None}, None),
+    ],
+)
+def test_the_length_of_the_short_angles_is_read(tmp_path: Path, config: dict[str, object], found: int | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 131072, **config}))
+    assert longrope_tokens(tmp_path) == found
+
+
+def test_two_sets_of_angles_are_no_model_for_vllm_beyond_the_short_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_tiny_model(tmp_path / "tiny")
+    both = [f"students.{name}.{value}" for name in "ab" for value in (f"model={model}", "specialize=false")]
+    served = ["students.a.engine=vllm", "students.a.vllm.url=http://127.0.0.1:9", "rollout.max_tokens=8"]
+    monkeypatch.setattr(checks, "longrope_tokens", lambda _: 200)
+    paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
+    with pytest.raises(
+        ConfigError, match=r"students\.a\.vllm\.max_model_len: expected at most 200, from where on vLLM"
+    ):
+        check_settings(paths, settings(*both, *served, preset="smoke"))
+    check_settings(paths, settings(*both, *served, "students.a.vllm.max_model_len=200", preset="smoke"))
