@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from services.trainer.batches import read_group
+from services.trainer.ranks.group import RankLostError
 from services.trainer.ranks.leading import Command, LeadWork, follow
-from services.trainer.step.step import StageClock
+from services.trainer.step.step import NonFiniteError, StageClock
 from services.trainer.work import RankWork
 from shared.errors import StorageError
 from shared.files.store import LocalStore
@@ -84,3 +85,28 @@ def test_who_follows_begins_a_step_with_rank_0(tmp_path: Path, tiny_dir: Path) -
 def test_what_cannot_be_carried_out_ends_it(tmp_path: Path, tiny_dir: Path) -> None:
     with pytest.raises(ValueError, match="no command"):
         follow(work_of(tmp_path, tiny_dir), lambda: Command(name="train").model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        # As gloo says it where weights are gathered, and NCCL in other words.
+        (RuntimeError("Connection closed by peer"), RankLostError),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+        (NonFiniteError("three updates in a row"), NonFiniteError),
+        (RankLostError("rank 1 has ended"), RankLostError),
+        (ZeroDivisionError("division by zero"), ZeroDivisionError),
+    ],
+)
+def test_what_torch_says_of_a_rank_that_is_gone_refuses_no_step(
+    tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
+) -> None:
+    """The trainer begins again then, and the step with it."""
+    own = work_of(tmp_path, tiny_dir)
+
+    def fail(_: int | None) -> None:
+        raise error
+
+    monkeypatch.setattr(own, "go_back", fail)
+    with pytest.raises(raised, match=str(error)):
+        LeadWork(own, Said()).go_back(3)
