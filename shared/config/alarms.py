@@ -10,7 +10,7 @@ class AlarmsSection(Section):
 
     window: Positive = Field(default=5, description="Steps in a row that a condition is looked at over.")
     min_grad_norm: float = Field(
-        default=1e-4, ge=0, description="A gradient norm below this is near zero; the laptop preset's are about 0.04."
+        default=1e-4, ge=0, description="A gradient norm below this is near zero; the laptop preset's are about 0.02."
     )
     min_loss: float = Field(
         default=1e-3,

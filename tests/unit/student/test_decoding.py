@@ -266,7 +266,7 @@ def test_only_the_call_at_fault_fails(model_dir: Path, pool: ThreadPoolExecutor,
     close(engine.generate(ASKED[:1])[0], alone[0])
 
 
-def test_a_gpu_that_is_lost_ends_the_engine_and_costs_no_call_its_try(
+def test_a_gpu_that_is_lost_ends_the_engine_and_no_call_is_made_again_alone(
     model_dir: Path, pool: ThreadPoolExecutor
 ) -> None:
     """A replica that stayed would fail whatever it took, faster than the others do it."""
