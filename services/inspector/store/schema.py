@@ -59,7 +59,7 @@ CREATE TABLE IF NOT EXISTS exchanges (
 );
 CREATE INDEX IF NOT EXISTS exchanges_round ON exchanges (round, id);
 -- Verdicts are counted for every look at a run; without it that reads every text that is stored.
-CREATE INDEX IF NOT EXISTS exchanges_verdict ON exchanges (student, step, verdict);
+CREATE INDEX IF NOT EXISTS exchanges_told ON exchanges (student, step, verdict);
 CREATE INDEX IF NOT EXISTS exchanges_verdict ON exchanges (verdict, id);
 CREATE INDEX IF NOT EXISTS exchanges_problem ON exchanges (problem_id, id);
 

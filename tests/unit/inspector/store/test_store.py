@@ -1,3 +1,4 @@
+import re
 import signal
 import sqlite3
 import subprocess
@@ -8,6 +9,7 @@ import pytest
 
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import Entry, Gap, StoredExchange, told
+from services.inspector.store.schema import TABLES
 from services.inspector.store.store import Store
 from shared.errors import ConfigError, StorageError
 from tests.unit.inspector.told import RUN, feedback, revised, status
@@ -39,7 +41,18 @@ def test_verdicts_are_counted_without_reading_a_text(store: Store) -> None:
         "EXPLAIN QUERY PLAN SELECT student, step, verdict, COUNT(*) AS count FROM exchanges "
         "GROUP BY student, step, verdict ORDER BY student, step, verdict"
     )
-    assert [row["detail"] for row in plan] == ["SCAN exchanges USING COVERING INDEX exchanges_verdict"]
+    assert [row["detail"] for row in plan] == ["SCAN exchanges USING COVERING INDEX exchanges_told"]
+
+
+def test_no_two_indexes_have_one_name() -> None:
+    """The second would not be made, and nothing would say so."""
+    names = re.findall(r"CREATE (?:UNIQUE )?INDEX IF NOT EXISTS (\w+)", TABLES)
+    assert len(names) > 3 and len(set(names)) == len(names)
+
+
+def test_exchanges_of_one_verdict_are_found_by_it(store: Store) -> None:
+    plan = store._database.read("EXPLAIN QUERY PLAN SELECT id FROM exchanges WHERE verdict = 'match' ORDER BY id DESC")
+    assert [row["detail"] for row in plan] == ["SEARCH exchanges USING COVERING INDEX exchanges_verdict (verdict=?)"]
 
 
 def test_an_event_is_stored_once_by_its_id(store: Store) -> None:
