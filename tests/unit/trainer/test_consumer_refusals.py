@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +16,6 @@ from tests.unit.trainer.ground import (
     settings,
     student_trainer,
 )
-
-
-@pytest.fixture
-def ground(tmp_path: Path, tiny_dir: Path) -> Ground:
-    return Ground(tmp_path, tiny_dir)
 
 
 def failing(error: Exception) -> Callable[..., None]:

@@ -1,7 +1,6 @@
 """The loop on a bus in memory: in order, once, answered, fenced."""
 
 import time
-from pathlib import Path
 
 import pytest
 
@@ -25,11 +24,6 @@ from tests.unit.trainer.ground import (
     seal_streamed,
     student_trainer,
 )
-
-
-@pytest.fixture
-def ground(tmp_path: Path, tiny_dir: Path) -> Ground:
-    return Ground(tmp_path, tiny_dir)
 
 
 def test_batches_out_of_order_are_applied_in_order_and_announced(ground: Ground) -> None:

@@ -1,20 +1,12 @@
 """A trainer that shares its card, on a bus in memory: on it in its turn alone, and off it whatever became of a step."""
 
 import time
-from pathlib import Path
-
-import pytest
 
 from shared.bus.turns import CardTurn
 from shared.clock import SystemClock
 from shared.contracts.weights import StepFailed
 from tests.unit.trainer.consuming import LEASE_S, QUEUE, Ground, steps_of, wait_until
 from tests.unit.trainer.ground import seal_steps
-
-
-@pytest.fixture
-def ground(tmp_path: Path, tiny_dir: Path) -> Ground:
-    return Ground(tmp_path, tiny_dir)
 
 
 def test_a_trainer_that_shares_its_card_works_in_its_turn_and_leaves_it_after_each_step(ground: Ground) -> None:
