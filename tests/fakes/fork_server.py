@@ -37,8 +37,8 @@ def fork_server() -> Iterator[None]:
         listener.bind(address)
         listener.listen()
         ending, started = threading.Event(), list[subprocess.Popen[bytes]]()
-        # As it is now: tests set variables, and this is no process of theirs.
-        environment = dict(os.environ)
+        # As they are now: tests set variables and put another Python in its place, and this is no process of theirs.
+        environment, python = dict(os.environ), sys.executable
 
         # In a thread that lives as long as the server, which ends with the thread that started it.
         def start_once_asked() -> None:
@@ -47,7 +47,7 @@ def fork_server() -> Iterator[None]:
                 return
             told = [str(listener.fileno()), str(os.getpid())]
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fakes.fork_server", *told],
+                [python, "-m", "tests.fakes.fork_server", *told],
                 cwd=ROOT,
                 env=environment,
                 pass_fds=[listener.fileno()],
