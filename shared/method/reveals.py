@@ -84,6 +84,9 @@ _HELD_CORRECT = (
     r"(?:left|possible|remaining|that\s(?:works|fits|matches|remains|holds))\b)"
 )
 _STOP = r"(?=\s{0,2}(?:[.,;:!?)*]|\Z)|\s{1,2}(?:because|since)\b)"
+_DECIDES = "identif(?:y|ies|ied)|select(?:s|ed)?|choos(?:e|es)|chose|pick(?:s|ed)?|conclude[sd]?|answer(?:s|ed)?"
+# A quantity has such a name, too: B = 2 T, B as the field.
+_NO_SYMBOL = r"(?!\s{0,2}=|\s{1,2}as\s(?!(?:the\s|an?\s)?(?:final\s)?(?:answer|correct|right|best|solution)))"
 _FITS = (
     r"(?:works|fits|matches|remains|holds|survives|qualifies|satisfies|makes\ssense|stands|agrees"
     r"|(?:is|can\sbe|could\sbe)\s(?:left|possible|consistent|correct|right|valid|true|plausible|the\sanswer))\b"
@@ -127,6 +130,8 @@ _SOURCES = (
     # B is the correct answer; option B fits best
     rf"(?<![\w\\{{'’{_HYPHEN}]){_LETTER}(?i:\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
     rf"(?i:(?<!\w)(?:option\s{{1,3}})?)(?<!\w){_LETTER}(?i:\s{{1,3}}(?:fits|matches|works)\s{{1,3}}best\b)",
+    # selected C, which is correct
+    rf"(?<![\w\\{{'’{_HYPHEN}]){_LETTER}(?i:\s{{0,2}},?\s{{1,3}}(?:which|and\s(?:that|this|it))\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
 )
 _LED = (
     # the answer is B; correct option: B
@@ -156,6 +161,26 @@ _LED = (
         r"(?<!not )(?<!n't )(?<!n’t )(?<!never )(?<!\w)(?:so\s|please\s)?"
         rf"(?:choose|select|pick|opt\sfor|go\swith|settle\son)\s{{1,4}}{_NAMED}",
         _TARGET,
+    ),
+    # correctly identifies B; change your answer to D; wrongly chose A instead of C
+    (
+        rf"(?<!\w)(?:correctly|rightly|properly)\s{{1,3}}(?:{_DECIDES})\s{{1,4}}(?:that\s{{1,3}})?{_NAMED}",
+        rf"(?:{_NO_WORD}{_LETTER}{_NO_SYMBOL}{_MORE}{_VALUE}|(?i:{_ORDINAL}))",
+    ),
+    (
+        r"(?<!\w)(?:change|correct|revise|update|switch)\s{1,3}(?:(?:your|the|their|its|this)\s{1,3})(?:final\s)?"
+        rf"(?:answer|choice|selection|option)\s{{1,3}}(?:from\s{{1,3}}{_NAMED}[A-J]\s{{1,3}})?to\s{{1,3}}{_NAMED}",
+        rf"{_TARGET}{_STOP}",
+    ),
+    (
+        rf"(?<!\w)(?:{_DECIDES})\s{{1,4}}{_NAMED}[A-J]\s{{1,3}}(?:instead\sof|rather\sthan|over)\s{{1,3}}{_NAMED}",
+        rf"{_TARGET}{_STOP}",
+    ),
+    # your answer, B, is correct
+    (
+        r"(?<!\w)(?:your|the|their|its|this)\s(?:final\s)?(?:answer|choice|selection|pick|option)\s{0,2}[,(–—-]\s{0,2}"
+        rf"{_NAMED}",
+        rf"{_LETTER}(?i:\s{{0,2}}[,)–—-]?\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
     ),
     # it must be B; so it is B
     (

@@ -249,6 +249,11 @@ HOSTILE += [
     "Bが",
     "it must be ",
     "the third option ",
+    "correctly selects ",
+    "chose A instead of ",
+    "change your answer from A to ",
+    "your answer, ",
+    "C, which is ",
 ]
 
 
