@@ -13,6 +13,10 @@ from services.student.engines.transcript import Transcript
 from services.student.engines.vllm.wire import AS_IDS, ServerChoice
 from shared.errors import ModelError
 
+PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""No other sampling than temperature and top-p: what is left out a server takes from its model's
+`generation_config.json`, if nobody told it not to, and then it draws from another policy than the trainer's."""
+
 
 def completion(request: GenerationRequest, model: str, prompt: Sequence[int], eos: frozenset[int]) -> dict[str, Any]:
     """The body of one sample's request. Its log-probs are those of the sampling: the server is started so."""
@@ -23,6 +27,7 @@ def completion(request: GenerationRequest, model: str, prompt: Sequence[int], eo
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
+        **PLAIN,
         "seed": request.seed,
         "stop": list(request.stop),
         "stop_token_ids": sorted(eos),
@@ -105,6 +110,8 @@ def probe_question(model: str, texts: Sequence[Sequence[int]]) -> Mapping[str, A
         "prompt": [list(ids[:end]) for ids in texts for end in range(1, len(ids))],
         "max_tokens": 1,
         "temperature": 1.0,
+        "top_p": 1.0,
+        **PLAIN,
         "logprobs": 0,
         "logprob_token_ids": sorted({token for ids in texts for token in ids[1:]}),
         **AS_IDS,

@@ -61,6 +61,9 @@ def test_ids_go_in_and_out(engine: EngineBench) -> None:
     assert asked["prompt"] == sample.prompt_token_ids and asked["model"] == name
     assert (asked["seed"], asked["temperature"], asked["top_p"]) == (2**62, 0.7, 0.9)
     assert asked["stop_token_ids"] == [257]
+    # What a server would else take from the model's generation_config.json.
+    besides = (asked["top_k"], asked["min_p"], asked["repetition_penalty"])
+    assert (*besides, asked["presence_penalty"], asked["frequency_penalty"]) == (0, 0.0, 1.0, 0.0, 0.0)
     assert sample.token_ids == [sample.prompt_token_ids[-1]] * 3 and sample.logprobs == [-0.5] * 3
     assert engine.engine.health().state is EngineState.READY
 
