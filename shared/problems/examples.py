@@ -3,11 +3,12 @@ problems bring.
 
 A line of the file is {"messages": [{"role", "content"}, …], "completion"}: a prompt as the student will get it,
 ending with a user's turn, and the answer to learn, for instance a worked chain of thought with its answer block.
-What always holds: no example asks a question of the test partition.
+What always holds: no example asks a question of the test partition, nor one that the gate asks.
 """
 
 from pathlib import Path
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.config.settings import RunSettings
@@ -19,6 +20,8 @@ from shared.problems.leaks import question_key
 from shared.problems.loading import GENERATED, generated_domains, problems_of
 from shared.problems.problem import ProblemSet
 from shared.problems.specialising import Example, Knowledge, recipe
+
+log = structlog.get_logger()
 
 
 class ExampleRow(BaseModel):
@@ -53,9 +56,14 @@ def examples_for(settings: RunSettings, student: str) -> tuple[Example, ...]:
 
 
 def read_examples(path: Path, problems: ProblemSet) -> tuple[Example, ...]:
-    """The file's examples in order. Raises ProblemSetError for a bad row, a test question, or a file without rows."""
+    """The file's examples in order, without those of validation questions, which are drawn from what a user may well
+    have written examples for: the gate would think too well of that student, and too little of its peers.
+
+    Raises ProblemSetError for a bad row, a test question, or a file without rows that are left.
+    """
     tests = {question_key(problem.question): problem.id for problem in problems.test}
-    examples = []
+    asked_by_gate = {question_key(problem.question) for problem in problems.validation}
+    examples, left_out = [], 0
     for place, row in read_rows(path, ExampleRow):
         if row.messages[-1].role != "user":
             raise ProblemSetError(
@@ -64,10 +72,20 @@ def read_examples(path: Path, problems: ProblemSet) -> tuple[Example, ...]:
             )
         if not row.completion.strip():
             raise ProblemSetError(f"{place}: completion: expected an answer to learn, got only white space")
-        asked = tests.get(question_key(row.messages[-1].content))
-        if asked is not None:
-            raise ProblemSetError(f"{place}: expected no question of the test partition, got that of {asked!r}")
-        examples.append(Example(row.messages, row.completion))
+        question = question_key(row.messages[-1].content)
+        if question in tests:
+            raise ProblemSetError(
+                f"{place}: expected no question of the test partition, got that of {tests[question]!r}"
+            )
+        if question in asked_by_gate:
+            left_out += 1
+        else:
+            examples.append(Example(row.messages, row.completion))
     if not examples:
-        raise ProblemSetError(f"{path}: expected examples, the file has none")
+        none_left = f", all {left_out} ask questions of the validation partition" if left_out else ", the file has none"
+        raise ProblemSetError(f"{path}: expected examples{none_left}")
+    if left_out:
+        log.warning(
+            "examples of validation questions are left out", file=str(path), left_out=left_out, kept=len(examples)
+        )
     return tuple(examples)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
@@ -71,6 +72,17 @@ def test_a_question_of_the_test_partition_is_refused(tmp_path: Path, problems: P
     leak = GOOD | {"messages": [{"role": "user", "content": question}]}
     with pytest.raises(ProblemSetError, match=rf"e.jsonl:2: .* got that of '{problems.test[3].id}'"):
         read_examples(write(tmp_path / "e.jsonl", GOOD, leak), problems)
+
+
+def test_a_question_of_the_validation_partition_is_left_out_and_told(tmp_path: Path, problems: ProblemSet) -> None:
+    asked = GOOD | {"messages": [{"role": "user", "content": problems.validation[3].question}]}
+    path = write(tmp_path / "e.jsonl", asked, GOOD, asked)
+    with capture_logs() as told:
+        (example,) = read_examples(path, problems)
+    assert example.messages[-1].content == "What is μ?"
+    assert [(each["left_out"], each["kept"]) for each in told] == [(2, 1)]
+    with pytest.raises(ProblemSetError, match="all 1 ask questions of the validation partition"):
+        read_examples(write(path, asked), problems)
 
 
 @pytest.mark.parametrize(("rows", "message"), [((), "the file has none"), (None, "cannot read it")])
