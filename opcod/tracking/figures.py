@@ -1,6 +1,7 @@
-"""The numbers that an event brings to a tracker of experiments. Pure."""
+"""The numbers that events bring to a tracker of experiments. Pure."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from shared.contracts.events import (
@@ -45,11 +46,32 @@ def figures(event: Event) -> Figures | None:
             gaps = {f"gate/{name}/gap": pair.gap for name, pair in pairs.items()}
             yes = {f"gate/{name}/cognizant": float(pair.cognizant) for name, pair in pairs.items()}
             return Figures(decision.round, {"gate/round": float(decision.round), **gaps, **yes})
-        case Revised(student=student, told=True, change=change):
-            return _of(student, event.step, {f"revised_{change}": 1.0})
         case AlarmRaised(student=student, alarm=alarm):
             return _of(student, event.step, {f"alarm_{alarm}": 1.0})
     return None
+
+
+class AnsweredAgain:
+    """What feedback did to the answers of each step of each student, counted until it is asked for."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, int], Counter[str]] = {}
+        self._new: set[tuple[str, int]] = set()
+
+    def take(self, event: Revised) -> None:
+        """Without those whose prompt held no feedback."""
+        if event.told:
+            of = (event.student, event.step)
+            self._new.add(of)
+            self._counts.setdefault(of, Counter())[event.change] += 1
+
+    def figures(self, student: str, until: int) -> Iterator[Figures]:
+        """Of the steps up to that one which were answered again since they were asked for last: how many answers were
+        fixed, broke and stayed the same."""
+        for of in sorted(of for of in self._new if of[0] == student and of[1] <= until):
+            self._new.remove(of)
+            counts = self._counts[of]
+            yield _of(*of, {f"revised_{change}": float(counts[change]) for change in ("fixed", "broke", "same")})
 
 
 def _of(student: str, step: int, values: Mapping[str, float]) -> Figures:

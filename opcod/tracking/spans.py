@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.contracts.events import Event, GroupGraded
+from shared.errors import UnavailableError
 from shared.installed import optional
 from shared.results.timeline import Steps, StepTimes
 
@@ -31,26 +32,45 @@ class Span:
 
 
 class SpanTracker:
-    """OpenTelemetry: a trace a step. exporter: an OpenTelemetry SpanExporter. sequential: the run's schedule."""
+    """OpenTelemetry: a trace a step, sent whole before the next: a queue that fills up, as of a run that is over and
+    read faster than it can be sent, would drop spans.
+
+    exporter: an OpenTelemetry SpanExporter. sequential: the run's schedule.
+    """
 
     def __init__(self, exporter: Any, run: str, *, sequential: bool = False) -> None:
         sdk = optional("opentelemetry.sdk.trace", INSTALL_TRACE)
         export = optional("opentelemetry.sdk.trace.export", INSTALL_TRACE)
+        memory = optional("opentelemetry.sdk.trace.export.in_memory_span_exporter", INSTALL_TRACE)
         resources = optional("opentelemetry.sdk.resources", INSTALL_TRACE)
         resource = resources.Resource.create({"service.name": "opcod", "opcod.run": run})
         self._provider = sdk.TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
+        self._ended = memory.InMemorySpanExporter()
+        self._provider.add_span_processor(export.SimpleSpanProcessor(self._ended))
+        self._exporter = exporter
+        self._success = export.SpanExportResult.SUCCESS
         self._tracer = self._provider.get_tracer("opcod")
         self._trace = optional("opentelemetry.trace", INSTALL_TRACE)
         self._steps = Steps(sequential=sequential)
 
     def take(self, event: Event) -> None:
+        """Raises UnavailableError where the collector does not take a step's spans."""
         ended = self._steps.feed(event)
-        if ended is not None:
-            self._write(span_of(ended), None)
+        if ended is None:
+            return
+        self._write(span_of(ended), None)
+        spans = self._ended.get_finished_spans()
+        self._ended.clear()
+        if self._exporter.export(spans) is not self._success:
+            raise UnavailableError(
+                f"--to otlp: expected the collector to take the {len(spans)} spans of a step, it did not (its reason "
+                "is above). The run goes on as before. See to OTEL_EXPORTER_OTLP_ENDPOINT and the collector, then "
+                "`opcod track --to otlp` sends all of it again"
+            )
 
     def close(self) -> None:
         self._provider.shutdown()
+        self._exporter.shutdown()
 
     def _write(self, span: Span, context: Any) -> None:
         attributes = {f"opcod.{name}": value for name, value in span.attributes.items()}

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from opcod.talk.exchanges import Exchanges
-from opcod.tracking.figures import figures
+from opcod.tracking.figures import AnsweredAgain, figures
 from opcod.tracking.sinks import SINKS, Sink, open_sink
 from opcod.tracking.spans import INSTALL_TRACE, SpanTracker
 from opcod.tracking.tables import step_tables
 from shared.config.loading import read_toml, validate
-from shared.contracts.events import Event, StepApplied
+from shared.contracts.events import Event, Revised, StepApplied
 from shared.errors import ConfigError
 from shared.installed import optional
 
@@ -50,26 +50,32 @@ class RunTracker:
         self._exchanges = exchanges
         self._shown = shown
         self._waiting: dict[str, int] = {}
+        self._again = AnsweredAgain()
 
     def take(self, event: Event) -> None:
         found = figures(event)
         if found is not None:
             self._sink.figures(found.values, found.at)
+        if isinstance(event, Revised):
+            self._again.take(event)
         if isinstance(event, StepApplied):
-            # One step late: whoever keeps the log may not have read as far as this event yet.
+            # One step late: whoever keeps the log may not have read as far as this event yet, and a step is answered
+            # again beside the next one.
             before = self._waiting.get(event.student)
             self._waiting[event.student] = event.step
             if before is not None:
-                self._tables(event.student, before)
+                self._send_step(event.student, before)
 
     def close(self) -> None:
         try:
             for student, step in self._waiting.items():
-                self._tables(student, step)
+                self._send_step(student, step)
         finally:
             self._sink.close()
 
-    def _tables(self, student: str, step: int) -> None:
+    def _send_step(self, student: str, step: int) -> None:
+        for found in self._again.figures(student, step):
+            self._sink.figures(found.values, found.at)
         if self._shown:
             for table in step_tables(self._exchanges, student, step, self._shown):
                 self._sink.table(table, step)

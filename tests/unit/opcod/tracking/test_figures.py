@@ -1,7 +1,9 @@
 """The numbers of a whole run's events, and where on which axis they stand."""
 
-from opcod.tracking.figures import figures
-from shared.contracts.events import UNSTAMPED, Event, GateDecided
+from collections import Counter
+
+from opcod.tracking.figures import AnsweredAgain, figures
+from shared.contracts.events import UNSTAMPED, Event, GateDecided, Revised
 from tests.fakes.final_state import gate_of_three
 
 
@@ -9,7 +11,6 @@ def test_figures_are_numbers_under_a_students_or_the_gates_name(log: list[Event]
     found = [found for event in log if (found := figures(event)) is not None]
     names = {name for each in found for name in each.values}
     assert {"a/loss", "b/grad_norm", "a/mean_reward", "gate/a/gap", "gate/b/cognizant"} <= names
-    assert any(name.startswith("a/revised_") for name in names)
     assert any(name.startswith("a/test/") for name in names)
     assert all(isinstance(value, float) for each in found for value in each.values.values())
 
@@ -38,3 +39,21 @@ def test_a_score_stands_at_the_step_that_made_its_version(log: list[Event]) -> N
     for event in scored:
         found = figures(event)
         assert found is not None and found.at == steps.get(event.version, 0)
+
+
+def test_what_was_answered_again_is_counted_by_step_and_told_once_unless_more_comes(log: list[Event]) -> None:
+    revised = [event for event in log if isinstance(event, Revised) and event.student == "a"]
+    revised.append(revised[0].model_copy(update={"told": False}))
+    again, last = AnsweredAgain(), max(event.step for event in revised)
+    for event in revised:
+        again.take(event)
+    assert list(again.figures("b", last)) == []
+    found = list(again.figures("a", last))
+    counts = Counter((event.step, f"a/revised_{event.change}") for event in revised if event.told)
+    told = {(each.at, name): value for each in found for name, value in each.values.items() if name != "a/step"}
+    assert {of: value for of, value in told.items() if value} == counts
+    assert max(counts.values()) > 1
+    assert list(again.figures("a", last)) == []
+    again.take(next(event for event in revised if event.told and event.step == last))
+    (more,) = again.figures("a", last)
+    assert sum(more.values.values()) - last == 1 + sum(n for (step, _), n in counts.items() if step == last)

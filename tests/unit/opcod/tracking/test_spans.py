@@ -1,13 +1,15 @@
 """A whole run's events as spans, and what arrives where they are sent."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from opcod.talk.exchanges import StoredExchanges
@@ -16,6 +18,7 @@ from opcod.tracking.trackers import OTLP, open_tracker
 from services.inspector.store.store import Store
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.events import Event
+from shared.errors import UnavailableError
 from shared.results.timeline import Steps
 from tests.fakes.broker import RUN
 from tests.unit.results.test_timeline import STEP, applied, at, graded, sealed, serving
@@ -91,6 +94,42 @@ def test_a_student_s_turn_begins_when_the_one_before_is_done() -> None:
         if not span.parent
     }
     assert begun == {"a": 10 * 10**9, "b": 32 * 10**9}
+
+
+class Away:
+    """A collector that takes the spans of one step and is gone then."""
+
+    def __init__(self) -> None:
+        self.taken: list[ReadableSpan] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if self.taken:
+            return SpanExportResult.FAILURE
+        self.taken += spans
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None: ...
+
+
+def test_a_step_that_is_not_taken_ends_it_with_its_reason(log: list[Event]) -> None:
+    exporter = Away()
+    tracker = SpanTracker(exporter, RUN)
+    with pytest.raises(UnavailableError, match=r"--to otlp: expected the collector to take the \d+ spans of a step"):
+        for event in log:
+            tracker.take(event)
+    tracker.close()
+    assert len([span for span in exporter.taken if span.parent is None]) == 1
+
+
+def test_nothing_is_dropped_of_a_step_of_many_spans() -> None:
+    exporter, many = InMemorySpanExporter(), 3000
+    tracker = SpanTracker(exporter, RUN)
+    first = STEP[0]
+    groups = [at(11, graded("a", 1, problem=f"p{number}")) for number in range(many)]
+    for event in (first, *groups, *STEP[1:]):
+        tracker.take(event)
+    tracker.close()
+    assert len([span for span in exporter.get_finished_spans() if span.name == "problem"]) >= many
 
 
 @pytest.fixture

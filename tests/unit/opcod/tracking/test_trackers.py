@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,7 +56,23 @@ def steps_in(log: list[Event]) -> list[tuple[str, int]]:
 
 
 def all_figures(log: list[Event]) -> list[dict[str, float]]:
-    return [dict(found.values) for event in log if (found := figures(event)) is not None]
+    return [values for _, values in _figures_at(log)]
+
+
+def answered_again(log: list[Event]) -> dict[tuple[str, int], float]:
+    """By student and step, how many were."""
+    of = Counter((event.student, event.step) for event in log if isinstance(event, Revised) and event.told)
+    return {key: float(count) for key, count in of.items()}
+
+
+def again_in(sent: Iterable[tuple[int, dict[str, float]]]) -> dict[tuple[str, int], float]:
+    """The same, of figures that were sent."""
+    found = {}
+    for step, values in sent:
+        again = {name: value for name, value in values.items() if "/revised_" in name}
+        if again:
+            found[next(iter(again))[0], step] = sum(again.values())
+    return found
 
 
 def test_a_steps_table_has_those_that_answered_again_first_and_the_same_each_time(
@@ -118,7 +136,10 @@ def test_those_of_wandbs_make_get_every_figure_once_and_a_table_a_step(
     follow(package, log, run_dir, told)
     assert library.of("init") == [((), {"project": "opcod", "name": RUN})]
     logged = [args[0] for args, _ in library.of("log")]
-    assert [each for each in logged if not any("exchanges" in name for name in each)] == all_figures(log)
+    plain = [each for each in logged if not any("exchanges" in name or "revised" in name for name in each)]
+    assert plain == all_figures(log)
+    again = [each for each in logged if any("revised" in name for name in each)]
+    assert again_in((int(next(iter(each.values()))), each) for each in again) == answered_again(log)
     tables = [(name, each) for each in logged for name in each if name.endswith("/exchanges")]
     assert sorted((name[0], each[f"{name[0]}/step"]) for name, each in tables) == sorted(steps_in(log))
     assert all(each[name]["columns"] == list(EXCHANGE_COLUMNS) for name, each in tables)
@@ -136,7 +157,14 @@ def test_tensorboard_gets_scalars_at_their_steps_and_tables_in_markdown(
     follow("tensorboard", log, run_dir, told)
     assert library.of("SummaryWriter") == [((str(run_dir / "tensorboard"),), {})]
     wanted = [(name, value, at) for at, values in _figures_at(log) for name, value in values.items()]
-    assert [args for args, _ in library.of("add_scalar")] == wanted
+    scalars = [args for args, _ in library.of("add_scalar")]
+    again = {(name[0], at): 0.0 for name, _, at in scalars if "revised" in name}
+    for name, value, at in scalars:
+        if "revised" in name:
+            again[name[0], at] += value
+    assert again == answered_again(log)
+    # A step of its own for them repeats its axis.
+    assert [each for each in dict.fromkeys(scalars) if "revised" not in each[0]] == list(dict.fromkeys(wanted))
     texts = [args for args, _ in library.of("add_text")]
     assert sorted((name[0], at) for name, _, at in texts) == sorted(steps_in(log))
     for _, text, _ in texts:
@@ -153,7 +181,9 @@ def test_mlflow_gets_figures_by_step_and_rows_added_to_one_table_a_student(
     monkeypatch.setitem(sys.modules, "mlflow", library)
     monkeypatch.setitem(sys.modules, "pandas", ModuleType("pandas"))
     follow("mlflow", log, run_dir, told)
-    assert [(kwargs["step"], args[0]) for args, kwargs in library.of("log_metrics")] == _figures_at(log)
+    sent = [(kwargs["step"], args[0]) for args, kwargs in library.of("log_metrics")]
+    assert [(at, values) for at, values in sent if not any("revised" in name for name in values)] == _figures_at(log)
+    assert again_in(sent) == answered_again(log)
     tables = [args for args, _ in library.of("log_table")]
     assert sorted((file[0], data["step"][0]) for data, file in tables) == sorted(steps_in(log))
     assert {file for _, file in tables} == {"a/exchanges.json", "b/exchanges.json"}
@@ -172,7 +202,8 @@ def test_no_exchanges_are_shown_where_none_are_wanted(
     library = Library("trackio", "init", "log", "Table", "finish")
     monkeypatch.setitem(sys.modules, "trackio", library)
     follow("trackio", log, run_dir, told, shown=0)
-    assert [args[0] for args, _ in library.of("log")] == all_figures(log)
+    assert len(library.of("log")) == len(all_figures(log)) + len(answered_again(log))
+    assert library.of("Table") == []
 
 
 class Away(Library):
