@@ -185,12 +185,14 @@ class Logged:
 def run_results(
     run: str, round_: int | None, state: RunState | None, logged: Logged | None, *, intervals: bool = True
 ) -> RunResults:
-    """Without a log, scores and gates are those of the state, and there are no verdicts and no steps.
+    """Scores and gates are those of the state, which has all of them: a log that was begun late, when Redis had let the
+    first events go, would begin at another score. Without a state they are the log's. Without a log there are no
+    verdicts and no steps.
 
     intervals: off where many runs are looked at, since each takes a resampling.
     """
     scores = tuple(_scores(state, logged, intervals))
-    gates = [event.decision for event in logged.gates] if logged else state.gates if state else []
+    gates = state.gates if state else [event.decision for event in logged.gates] if logged else []
     return RunResults(
         run=run,
         status=state.status.value if state else None,
@@ -209,25 +211,20 @@ def run_results(
 
 
 def _scores(state: RunState | None, logged: Logged | None, intervals: bool) -> Iterator[ScorePoint]:
-    """From the log, with the intervals that the state knows the samples for; without a log, all from the state."""
-    scores = state.scores if state else []
-    known = {(s.student, s.version, s.split.value, s.round): s for s in scores}
-    means = {key: {domain: score.mean(domain) for domain in score.correct} for key, score in known.items()}
-    told = [((e.student, e.version, e.split, e.round), e.scores) for e in logged.evaluated] if logged else means.items()
-    for key, by_domain in told:
-        student, version, split, round_ = key
-        score = known.get(key)
-        resampled = score.correct if score is not None and intervals else {}
-        for domain, mean in by_domain.items():
-            yield ScorePoint(
-                student=student,
-                version=version,
-                split=split,
-                round=round_,
-                domain=domain,
-                score=mean,
-                interval=score_interval(score, domain) if score is not None and domain in resampled else None,
-            )
+    """Those of the state, with intervals; where there is none those of the log, which has no samples for them."""
+    if state is not None:
+        for score in state.scores:
+            of = {"student": score.student, "version": score.version, "split": score.split.value, "round": score.round}
+            for domain in score.correct:
+                interval = score_interval(score, domain) if intervals else None
+                yield ScorePoint.model_validate(
+                    of | {"domain": domain, "score": score.mean(domain), "interval": interval}
+                )
+    elif logged is not None:
+        for event in logged.evaluated:
+            of = event.model_dump(include={"student", "version", "split", "round"})
+            for domain, mean in event.scores.items():
+                yield ScorePoint.model_validate(of | {"domain": domain, "score": mean, "interval": None})
 
 
 def _improvements(scores: Sequence[ScorePoint]) -> Iterator[Improvement]:

@@ -79,10 +79,10 @@ def test_kept_feedback_speeds_and_seconds_agree(report: Report, view: RunView) -
     assert (view.figures[0].tokens_per_s, view.figures[0].stage_seconds) == (a.engine_tokens_per_s, a.stage_seconds)
 
 
-def test_without_events_there_is_only_what_the_state_counts(view: RunView) -> None:
-    logged = run_results("by-hand", 1, final_state(), Logged([], [], [], []))
-    assert (logged.scores, logged.gates) == ((), ())
-    assert (logged.difficulty, logged.figures) == (view.difficulty, view.figures)
+def test_a_log_that_was_begun_late_takes_nothing_from_what_the_state_knows(view: RunView) -> None:
+    late = run_results("by-hand", 1, final_state(), Logged([], [], [], []))
+    assert late.scores and (late.scores, late.gates, late.improvements) == (view.scores, view.gates, view.improvements)
+    assert (late.difficulty, late.figures) == (view.difficulty, view.figures)
 
 
 def test_the_page_writes_its_tables_from_the_same_grid(view: RunView) -> None:
