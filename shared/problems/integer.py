@@ -30,6 +30,16 @@ _OPERATORS = "+*/×·÷^±∓⋅∗∙⁄∕"
 _UNFINISHED = re.compile(
     rf"\s*(?:[-−=(√π{_OPERATORS}]|[–—]\s?[0-9]|x\s?[0-9]|[0-9]{{1,3}}/[0-9]|\\(?:times|cdot|div|frac|pm|mp|pi|sqrt)\b)"
 )
+_GOES_ON = re.compile(
+    r"[^\S\n]*(?:[,;:]?[^\S\n]*(?:or|and|to|till|until|through|oder|und|bis|ou|et|o|y)[^\S\n]+[-−]?[0-9]"
+    r"|[,;][^\S\n]*[-−]?[0-9]+(?![0-9.]*[^\W_])|:[0-9]|\.[0-9]"
+    rf"|![^\S\n]*[0-9(−{_OPERATORS}-]"
+    r"|(?:times|plus|minus|mod|modulo|choose|over|multiplied by|divided by)[^\S\n]+[-−]?[0-9(]"
+    r"|(?:%|per[ -]?cent)[^\S\n]+of\b|(?:hundred|thousand|million|billion|trillion|dozen)s?\b)",
+    re.IGNORECASE,
+)
+"""On its line: another number beside it, which may be the right one, more of an expression, or its magnitude."""
+_COMPARISONS = tuple("<>!≤≥≠~≈")
 _NUMBER = re.compile(rf"(?<![\w.,^'’])[-−]?{DIGITS}(?:\.0+)?(?![\w^]|[.,'’][0-9])")
 _BOLD_OPENS = re.compile(r"(?:(?<=\s)|\A)\*{2,3}\Z")
 _CANONICAL = re.compile(r"-?[1-9][0-9]*|0")
@@ -78,15 +88,19 @@ class IntegerFormat:
         Full-width digits, groups (`1,200`, `1'200`, `1 200`, `1_200`), zeros behind the point (`12.0`), an exponent
         (`12e3`) and markup around it (`**12**`, `\\boxed{12}`) are forgiven; a unit, also in brackets, a full stop or
         more words may follow. It is no answer if another decimal part or digit group follows, or an operator
-        (`= 3 * 4` is unfinished, not 3; `= 12 ± 1` is a range, `= 12²` not 12).
+        (`= 3 * 4` is unfinished, not 3; `= 12 ± 1` and `= 12 to 15` are ranges, `= 12²` and `= 12 million` not 12), if
+        another number is offered beside it (`= 12 or 13`), or behind an inequality (`<= 12`).
         """
-        _, sign, tail = number_shadow(text).strip().rpartition("=")
+        before, sign, tail = number_shadow(text).strip().rpartition("=")
+        if before.endswith(_COMPARISONS):
+            return ""
         found = _INTEGER.match(tail, _end(_OPENING, tail, 0)) if sign else None
         if found is None:
             return ""
         behind = _end(_CLOSING, tail, found.end())
         behind = _end(_UNIT_IN_BRACKETS, tail, behind)
-        return "" if _UNFINISHED.match(tail, behind) else canonical(found[1])
+        more = _UNFINISHED.match(tail, behind) or _GOES_ON.match(tail, behind)
+        return "" if more else canonical(found[1])
 
     def grade(self, text: str, answer: str) -> float:
         """1.0 if the integer after the last `=` is `answer`, else 0.0."""
