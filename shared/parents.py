@@ -15,9 +15,17 @@ from shared.errors import OpcodError
 PARENT_VARIABLE = "OPCOD_PARENT_PID"
 """Who started this process, where that is a launcher of ours."""
 
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Set, a Python does not import from the working directory: a user's may hold a `random.py`, or what was downloaded."""
+
 _PR_SET_PDEATHSIG = 1
 # Opened here: between fork and exec is no time for it.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def environment_of_a_child() -> dict[str, str]:
+    """This process's, for a Python of ours that it starts."""
+    return {**os.environ, PARENT_VARIABLE: str(os.getpid()), SAFE_PATH: "1"}
 
 
 def end_with(parent: int, number: signal.Signals = signal.SIGTERM) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from shared.config.machine import VllmSection, names_secret, require_short
 from shared.errors import MAX_SHOWN_CHARS, ConfigError
 from shared.files.text import expanded
+from shared.parents import SAFE_PATH
 
 OLDEST = (0, 32)
 """The first release that was tried: completions return token ids, and log-probs of chosen ids."""
@@ -191,6 +192,7 @@ def environment(
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        SAFE_PATH: "1",
     }
     on_cpu = {
         "OMP_NUM_THREADS": str(threads),

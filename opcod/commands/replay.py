@@ -1,6 +1,5 @@
 """`opcod replay`: train a student again on the sealed batches of a run, to check its weights or to ask what if."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import MODELS
 from shared.contracts.weights import ReplayedStep
 from shared.errors import ConfigError, OpcodError
-from shared.parents import PARENT_VARIABLE
+from shared.parents import environment_of_a_child
 
 # Changes no weight, so what is rebuilt must still be as recorded.
 WITHOUT_EFFECT = ("loss.trace_share:", "trainer.")
@@ -142,11 +141,12 @@ def _replayed(source: Path, out: Path, student: str, until: int | None) -> Itera
     command = [sys.executable, "-m", "services.trainer.offline.replaying", "--student", student]
     command += ["--batches", str(source), "--out", str(out)]
     command += ["--until", str(until)] if until is not None else []
-    log_file = out / "replay.log"
-    environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+    log_file, environment = out / "replay.log", environment_of_a_child()
     with (
         log_file.open("ab") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, encoding="utf-8") as child,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, env=environment_of_a_child(), encoding="utf-8"
+        ) as child,
     ):
         assert child.stdout is not None
         try:

@@ -6,7 +6,6 @@ SIGKILL after a grace, and only to processes started here.
 """
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 import structlog
 
 from shared.errors import EXIT_USAGE, ConfigError, OpcodError, StoppedError
-from shared.parents import PARENT_VARIABLE
+from shared.parents import environment_of_a_child
 
 RESTART_WINDOW_S = 120.0
 MAX_RESTARTS = 5
@@ -68,12 +67,8 @@ Launch = Callable[[ProcessSpec], LiveProcess]
 
 def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, so that Ctrl-C reaches only the launcher."""
-    environment = {
-        **os.environ,
-        **spec.environment,
-        PARENT_VARIABLE: str(os.getpid()),
-        "PYTHONUTF8": "1",
-    }  # logs, too, are UTF-8
+    # Logs, too, are UTF-8.
+    environment = {**environment_of_a_child(), **spec.environment, "PYTHONUTF8": "1"}
     spec.log_file.parent.mkdir(parents=True, exist_ok=True)
     with spec.log_file.open("ab") as output:
         return subprocess.Popen(

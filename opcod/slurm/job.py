@@ -40,7 +40,7 @@ class BatchJob:
     begin: Sequence[str] = ()
     options: Sequence[str] = ()
     notice_s: int = NOTICE_S
-    opcod: Sequence[str] = field(default=(sys.executable, "-m", "opcod.main"))
+    opcod: Sequence[str] = field(default=(sys.executable, "-P", "-m", "opcod.main"))
 
     def script(self) -> str:
         """Raises ConfigError where sbatch would not take it, or the nodes could not hold the run."""

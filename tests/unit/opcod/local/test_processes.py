@@ -97,6 +97,19 @@ def test_a_process_gets_its_environment_and_its_launchers_id(tmp_path: Path, sup
     assert one.log_file.read_text().split() == ["hello", str(os.getpid())]
 
 
+def test_a_process_imports_nothing_of_the_directory_that_it_is_started_in(
+    tmp_path: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "random.py").write_text("raise SystemExit('of the user')")
+    monkeypatch.chdir(tmp_path / "here")
+    one = spec(tmp_path, "import random; print(random.__file__, flush=True); import time; time.sleep(60)")
+    supervisor.start(one)
+    until(lambda: one.log_file.exists() and one.log_file.read_text())
+    assert one.log_file.read_text().endswith("random.py\n")
+    assert str(tmp_path) not in one.log_file.read_text()
+
+
 def test_stopping_ends_ours_and_nobody_elses(tmp_path: Path, supervisor: Supervisor) -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
