@@ -144,9 +144,7 @@ def _replayed(source: Path, out: Path, student: str, until: int | None) -> Itera
     log_file, environment = out / "replay.log", environment_of_a_child()
     with (
         log_file.open("ab") as log,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, env=environment_of_a_child(), encoding="utf-8"
-        ) as child,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, encoding="utf-8") as child,
     ):
         assert child.stdout is not None
         try:
