@@ -137,15 +137,19 @@ def adapter_files(tensors: Mapping[str, Tensor], spec: LoraSpec, base_model: str
     return {CONFIG_FILE: described, WEIGHTS_FILE: partial(write_tensors, saved, metadata={"format": "pt"})}
 
 
-def load_adapter(directory: Path) -> tuple[Adapter, LoraSpec]:
+def load_adapter(directory: Path, *, brought: bool = False) -> tuple[Adapter, LoraSpec]:
     """Read an adapter. Raises ModelError where a file is missing or broken, a tensor is not finite, or the adapter is
     more than `LoraSpec` says.
+
+    brought: it is no version of ours, and to be merged: of whatever floating dtypes it is, it is read as float32.
     """
     config = read_plain_lora(directory)
     try:
         tensors: Adapter = load_file(directory / WEIGHTS_FILE)
     except (OSError, SafetensorError) as broken:
         raise ModelError(f"expected {WEIGHTS_FILE} of a LoRA adapter in {directory}: {reason(broken)}") from broken
+    if brought and all(tensor.is_floating_point() for tensor in tensors.values()):
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
     spec = LoraSpec(config.r, config.alpha_scale, config.first_layer, _dtype_of(tensors, directory))
     # Only the tensors say which modules are changed.
     require_targets(config, [module for module, _a, _b in _pairs(tensors, spec, str(directory))], directory)

@@ -36,6 +36,9 @@ _NO_EFFECT = frozenset(
     }
 )
 
+_THE_NEWEST = ("revision", "main")
+"""The base as it is when nothing is said of it."""
+
 _ADVICE = "merge it into its base with PEFT (merge_and_unload) and name the merged model"
 
 Names = str | list[str]
@@ -89,6 +92,7 @@ def _beyond_plain(config: PlainLora) -> dict[str, object]:
     """The options that make an adapter more than A and B."""
     unknown = (config.model_extra or {}).items()
     others: dict[str, object] = {name: value for name, value in unknown if value and name not in _NO_EFFECT}
+    others = dict(each for each in others.items() if each != _THE_NEWEST)
     if config.peft_type != "LORA":
         others["peft_type"] = config.peft_type
     if config.bias not in (None, "none"):

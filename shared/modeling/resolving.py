@@ -151,7 +151,7 @@ def ensure_merged(adapter: Path, base: Path, cache_dir: Path) -> Path:
 
     The adapter's own tokenizer and chat template, where it has them, take the place of the base's.
     """
-    tensors, spec = load_adapter(adapter)
+    tensors, spec = load_adapter(adapter, brought=True)
     target = merged_directory(adapter, base, cache_dir)
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent / f".{target.name}.lock"):

@@ -40,6 +40,7 @@ SAME: dict[str, dict[str, object]] = {
     "mica": {"init_lora_weights": "mica"},
     "eva": {"init_lora_weights": "eva"},
     "dropout": {"lora_dropout": 0.5},
+    "the newest revision": {"revision": "main"},
 }
 """Options of an adapter of which nothing is lost."""
 
@@ -112,6 +113,23 @@ def test_what_is_read_gives_the_logits_that_peft_gives(
     merge_adapter(model, *load_adapter(adapter))
     torch.testing.assert_close(logits(model), expected, atol=1e-3, rtol=1e-3)
     assert not torch.allclose(before, expected, atol=0.1)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_somebody_elses_may_be_in_half_precision_or_of_two(plain: Path, tiny_dir: Path, *, mixed: bool) -> None:
+    exact, _ = load_adapter(plain)
+    half = {
+        name: tensor.half() if not mixed or "lora_A" in name else tensor.bfloat16() for name, tensor in exact.items()
+    }
+    save_file(half, plain / WEIGHTS_FILE, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="expected tensors of one dtype"):
+        load_adapter(plain)
+    merged, expected = load_model(tiny_dir, "float32"), load_model(tiny_dir, "float32")
+    tensors, spec = load_adapter(plain, brought=True)
+    assert spec.dtype == "float32"
+    merge_adapter(merged, tensors, spec)
+    merge_adapter(expected, exact, spec)
+    torch.testing.assert_close(logits(merged), logits(expected), atol=0.05, rtol=0.05)
 
 
 @pytest.mark.parametrize(("option", "value"), REFUSED.items(), ids=REFUSED)
