@@ -14,7 +14,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import structlog
 from anyio import CancelScope
@@ -39,6 +39,9 @@ PORTS = {"http": 80, "https": 443}
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 RETRY_AFTER_S = 5
+HTMX = "hx-request"
+"""The header of all that htmx asks for, streams too."""
+
 NOBODY_KNOWN = "anyone"
 """The caller where there are no keys."""
 
@@ -172,11 +175,17 @@ class Guard:
         """The refusal of who has no key."""
         if granted is not None or (self._sessions is not None and is_open(scope["path"])):
             return None
-        if self._sessions is not None and "text/html" in headers.get("accept", ""):
+        if self._sessions is not None and is_navigation(headers):
             query = scope["query_string"].decode("latin-1")
             wanted = scope["path"] + (f"?{query}" if query else "")
-            return RedirectResponse(f"{LOGIN_PATH}?{urlencode({'next': wanted})}", status_code=303)
-        return error_response(401, "expected 'Authorization: Bearer <key>' with a valid key", "authentication_error")
+            # What was sent cannot be gone to again; the page that sent it can.
+            seen = wanted if scope["method"] in SAFE_METHODS else path_of(headers.get("referer", ""))
+            return RedirectResponse(_login(seen), status_code=303)
+        answer = error_response(401, "expected 'Authorization: Bearer <key>' with a valid key", "authentication_error")
+        if self._sessions is not None and HTMX in headers:
+            # Followed, a redirect would put the login's page into the part that was asked for.
+            answer.headers["HX-Redirect"] = _login(path_of(headers.get("hx-current-url", "")))
+        return answer
 
     def _excess(self, method: str, headers: Headers, caller: str) -> JSONResponse | None:
         """The refusal of what is too large or too much."""
@@ -207,6 +216,24 @@ def _unnamed(headers: Headers) -> Response | None:
         return None
     message = f"expected a Host header such as box:8000 or [::1]:8000, got {shown(host)}"
     return error_response(400, message, "invalid_request_error")
+
+
+def is_navigation(headers: Headers) -> bool:
+    """Whether a person is to see the answer as a page: not a script, which may put it into one that is open."""
+    return "text/html" in headers.get("accept", "") and HTMX not in headers
+
+
+def path_of(address: str) -> str:
+    """Path and query of a page's address; `/` where it is none."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "/"
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _login(wanted: str) -> str:
+    return f"{LOGIN_PATH}?{urlencode({'next': wanted})}"
 
 
 def request_id() -> str:

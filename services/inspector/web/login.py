@@ -18,6 +18,9 @@ HOME = "/"
 WRONG_KEY = "This key is not one of the run's. They are in the file `key` of its directory, one a line."
 USED_LINK = "This link was used already, or is older than ten minutes. `opcod status` prints a new one."
 
+MAX_NEXT_CHARS = 8000
+"""Of an address that is come back to: a search of 500 Chinese characters has 4500."""
+
 Text = Annotated[str, Query(max_length=2000)]
 Field = Annotated[str, Form(max_length=2000)]
 
@@ -27,7 +30,7 @@ def login_routes(pages: Pages, sessions: Sessions, keys: AccessKeys | None, publ
     router = APIRouter()
 
     @router.get(LOGIN_PATH, include_in_schema=False)
-    async def form(request: Request, next: Text = HOME, once: Text | None = None) -> Response:
+    async def form(request: Request, next: str = HOME, once: Text | None = None) -> Response:
         if keys is None:
             return RedirectResponse(HOME, 303)
         if once is None or "head" in request.state:  # who checks a link must not use it up
@@ -36,7 +39,7 @@ def login_routes(pages: Pages, sessions: Sessions, keys: AccessKeys | None, publ
         return _form(next, USED_LINK, 403) if granted is None else _entered(request, granted, next)
 
     @router.post(LOGIN_PATH, include_in_schema=False)
-    async def enter(request: Request, key: Field = "", next: Field = HOME) -> Response:
+    async def enter(request: Request, key: Field = "", next: Annotated[str, Form()] = HOME) -> Response:
         granted = Scope.ADMIN if keys is None else keys.scope_of(key.strip())
         return _form(next, WRONG_KEY, 403) if granted is None else _entered(request, granted, next)
 
@@ -79,5 +82,5 @@ def _is_secure(request: Request) -> bool:
 
 def _own_path(next: str) -> str:
     """A path of this service, whatever was asked for: nobody is led elsewhere by a link to the login."""
-    plain = next.startswith("/") and not next.startswith("//")
+    plain = next.startswith("/") and not next.startswith("//") and len(next) <= MAX_NEXT_CHARS
     return next if plain and next.isprintable() and "\\" not in next else HOME

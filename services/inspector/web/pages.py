@@ -35,6 +35,7 @@ from services.inspector.web.rendering import Pages, link
 from services.inspector.web.run_tables import outcomes, run_tables
 from shared.errors import NotFoundError
 from shared.http.app import READ
+from shared.http.guard import HTMX
 from shared.http.remote import RemoteCalls
 from shared.results.comparison import Comparison
 from shared.results.comparison_text import grids, notes, verdict_lines
@@ -96,8 +97,8 @@ def feedback_routes(site: Site) -> APIRouter:
             feed=found,
             domain_options=[(name, name) for name in site.run.domains],
         )
-        if "hx-request" in request.headers:
-            answer.headers["HX-Push-Url"] = link("/", filter_fields(wanted))
+        if HTMX in request.headers:
+            answer.headers["HX-Push-Url"] = link("/", found.filters)
         return answer
 
     @router.get("/live", response_class=ViewerStream)

@@ -28,6 +28,7 @@ from services.inspector.web.pages import Site, feedback_routes, run_route, run_r
 from services.inspector.web.rendering import COLOURS, VERDICTS, Pages
 from services.inspector.web.writing import writing_routes
 from shared.config.settings import RunSettings
+from shared.http.guard import is_navigation
 from shared.http.remote import RemoteCalls
 from shared.http.sessions import Sessions
 
@@ -87,7 +88,7 @@ def show_errors_as_pages(app: FastAPI, pages: Pages) -> None:
 def _shown(handler: Any, pages: Pages) -> Any:
     async def shown(request: Request, error: Exception) -> Response:
         answer: Response = await handler(request, error)
-        if "text/html" not in request.headers.get("accept", "") or request.url.path.startswith("/v1/"):
+        if not is_navigation(request.headers) or request.url.path.startswith("/v1/"):
             return answer
         message = json.loads(bytes(answer.body))["error"]["message"]
         scope = getattr(request.state, "scope", None)

@@ -104,6 +104,29 @@ def test_a_page_without_a_session_leads_to_the_login_and_a_script_gets_401(clien
     assert client.post("/act", headers={"authorization": "Bearer wrong"}).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("seen", "wanted"),
+    [
+        ("http://box:9000/page?x=1#part", "%2Fpage%3Fx%3D1"),
+        ("https://evil.invalid", "%2F"),
+        ("http://[", "%2F"),
+        ("", "%2F"),
+    ],
+)
+def test_a_part_of_a_page_is_not_the_login_but_says_where_that_is(client: TestClient, seen: str, wanted: str) -> None:
+    """htmx would follow a redirect, and show the login in the page's part; hx-sse asks for a stream as it does."""
+    asked = {"hx-request": "true", "hx-current-url": seen}
+    for accept in ("text/html", "text/html, text/event-stream"):
+        answer = client.get("/page", headers=asked | {"accept": accept})
+        assert (answer.status_code, answer.headers["hx-redirect"]) == (401, f"/login?next={wanted}")
+
+
+def test_what_was_sent_without_a_session_leads_back_to_the_page_that_sent_it(client: TestClient) -> None:
+    headers = {"accept": "text/html", "origin": LOCAL, "referer": f"{LOCAL}/page?x=1"}
+    answer = client.post("/act", headers=headers)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=%2Fpage%3Fx%3D1")
+
+
 OURS = {"host": "box:9000"}
 
 

@@ -40,6 +40,8 @@ def keyed(store: Store, ingest: Ingest, log: EventLog, tmp_path: Path) -> Iterat
         ("http://[", "/"),
         ("/[", "/["),
         ("/a\r\nset-cookie: x=y", "/"),
+        ("/?q=" + "x" * 4500, "/?q=" + "x" * 4500),
+        ("/?q=" + "x" * 9000, "/"),
         ("", "/"),
     ],
 )
@@ -63,8 +65,12 @@ def test_errors_are_pages_for_who_reads_pages(client: TestClient) -> None:
     page = client.get("/feedback/99", headers={"accept": "text/html"})
     assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
     assert "there is no exchange 99" in page.text
-    for path, accept in (("/feedback/99", "*/*"), ("/v1/feedback/99", "text/html")):
-        assert "no exchange 99" in client.get(path, headers={"accept": accept}).json()["error"]["message"]
+    for path, headers in (
+        ("/feedback/99", {"accept": "*/*"}),
+        ("/v1/feedback/99", {"accept": "text/html"}),
+        ("/feedback/99", {"accept": "text/html", "hx-request": "true"}),
+    ):
+        assert "no exchange 99" in client.get(path, headers=headers).json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

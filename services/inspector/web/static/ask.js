@@ -66,6 +66,16 @@ function done() {
   asking = null;
 }
 
+// In the place of what did not come. It is kept as an answer is, so that a question survives the login.
+function failed(event) {
+  const [stage, said] = [document.createElement("li"), document.createElement("p")];
+  said.className = "warning";
+  said.setAttribute("role", "alert");
+  said.textContent = reasonOf(event.detail.ctx ?? {});
+  stage.append(said);
+  document.getElementById("stages").append(stage);
+}
+
 document.addEventListener("htmx:before:request", () => {
   document.getElementById("stages").replaceChildren();
   asking = document.querySelector("#ask-form textarea").value.trim();
@@ -73,6 +83,7 @@ document.addEventListener("htmx:before:request", () => {
 });
 document.addEventListener("htmx:sse:close", done);
 document.addEventListener("htmx:finally:request", done);
-document.addEventListener("htmx:error", () => wait(false));
+document.addEventListener("htmx:error", failed);
+document.addEventListener("htmx:response:error", failed);
 document.getElementById("forget").addEventListener("click", () => keep([]));
 show();

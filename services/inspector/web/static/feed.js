@@ -3,6 +3,7 @@
 "use strict";
 
 const MOST_ROWS = 400;
+const AGAIN_MS = 2000;
 const part = (id) => document.getElementById(id);
 
 let resume = null; // set while the reader has paused: lets the messages that wait go on
@@ -66,7 +67,10 @@ document.addEventListener("htmx:sse:after:connection", () => tell(paused ? "Paus
 document.addEventListener("htmx:sse:before:connection", (event) => {
   if (event.detail.connection.attempt > 0) tell("Not connected; trying again…", "lost");
 });
-document.addEventListener("htmx:sse:error", () => tell("Not connected; trying again…", "lost"));
+document.addEventListener("htmx:sse:error", (event) => {
+  if (event.detail.status === 401) logIn();
+  else tell("Not connected; trying again…", "lost");
+});
 document.addEventListener("htmx:sse:close", (event) => {
   if (event.target.isConnected) tell("Not connected; trying again…", "lost");
 });
@@ -87,19 +91,30 @@ document.addEventListener("htmx:sse:after:message", () => {
 });
 document.addEventListener("changed", (event) => { if (event.target.id === "rows") replaceRow(event.detail.data); });
 document.addEventListener("status", (event) => tell(`Live. ${event.detail.data}.`, "live"));
-document.addEventListener("warning", (event) => {
+function warn(...said) {
   const warning = part("warning");
-  warning.textContent = event.detail.data;
+  warning.replaceChildren(...said);
   warning.hidden = false;
-});
+}
+
+// No error takes the place of what is shown (htmx-config). hx-sse tries again what it has lost, not what never came.
+function failed(event) {
+  const { ctx } = event.detail;
+  if (event.target.matches?.("form.filters")) warn(`Below is what was found before: ${reasonOf(ctx)}`);
+  if (event.target.id !== "rows" || ctx.response?.status === 401) return;
+  tell(`Not connected (${reasonOf(ctx)}); trying again…`, "lost");
+  setTimeout(() => event.target.dispatchEvent(new Event("again")), AGAIN_MS);
+}
+
+document.addEventListener("htmx:response:error", failed);
+document.addEventListener("htmx:error", (event) => { if (event.detail.ctx) failed(event); });
+document.addEventListener("warning", (event) => warn(event.detail.data));
 document.addEventListener("behind", (event) => {
-  const warning = part("warning");
   const again = document.createElement("a");
   again.href = location.href;
   const what = event.detail.data === "anew" ? "The log began anew" : `${event.detail.data} feedbacks came meanwhile`;
   again.textContent = `${what}. Load the page again.`;
-  warning.replaceChildren(again);
-  warning.hidden = false;
+  warn(again);
 });
 document.addEventListener("htmx:after:swap", (event) => {
   if (part("feed") && !part("feed").dataset.begun) {

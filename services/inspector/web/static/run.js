@@ -96,9 +96,8 @@ function finished(run) {
 
 async function refresh() {
   if (document.hidden) return;
-  const answer = await fetch(`/v1/run${location.search}`, { headers: { Accept: "application/json" } }).catch(() => null);
-  if (!answer?.ok) return;
-  const run = await answer.json();
+  const run = await figures(`/v1/run${location.search}`);
+  if (!run) return;
   const changed = !shown || run.steps.length !== shown.steps.length || run.scores.length !== shown.scores.length || run.status !== shown.status;
   // Tables are the server's: where there is something new and nobody reads on below, the page is loaded again.
   if (shown && changed && scrollY < 200) return location.reload();

@@ -76,9 +76,9 @@ function redraw() {
 }
 
 async function begin() {
-  const answer = await fetch(`/v1/runs${location.search}`, { headers: { Accept: "application/json" } }).catch(() => null);
-  if (!answer?.ok) return;
-  runs = (await answer.json()).chosen;
+  const found = await figures(`/v1/runs${location.search}`);
+  if (!found) return;
+  runs = found.chosen;
   document.getElementById("overlaid").hidden = false;
   redraw();
 }
