@@ -175,6 +175,7 @@ def test_a_bar_of_a_distribution_filters_the_feed_and_takes_its_filter_away_agai
     expect(page.locator("#rows .row")).to_have_count(2)
     page.get_by_label("Domain").select_option("chemistry")
     expect(spread).to_contain_text("No feedback fits")
+    expect(page).to_have_url(re.compile(r"domain=chemistry.*&shown=distributions$"))
     page.go_back()
     spread.get_by_role("link", name="match", exact=True).click()
     expect(page).not_to_have_url(re.compile("verdict="))
@@ -192,6 +193,20 @@ def test_search_as_one_types_and_an_address_shows_the_same_again(watcher: Viewer
     again.goto(page.url)
     assert shown(again) == shown(page) == ["p2", "p1"]
     expect(again.get_by_label("Search")).to_have_value("torq")
+
+
+def test_what_is_typed_while_an_answer_is_under_way_counts(watcher: Viewer, live: Stand) -> None:
+    live.tell(feedback("p1", raw="mind the torque"), feedback("p2", raw="a tor"), feedback("p3"))
+    page = watcher.open()
+    expect_live(page)
+    held: list[Route] = []
+    page.route(re.compile(r"/\?q=tor"), lambda route: route.continue_() if held else held.append(route))
+    search = page.get_by_label("Search")
+    with page.expect_request(re.compile(r"/\?q=tor\b")):
+        search.press_sequentially("tor")
+    search.press_sequentially("que")
+    expect(page).to_have_url(re.compile(r"/\?q=torque$"))
+    assert shown(page) == ["p1"]
 
 
 def test_only_changes_that_were_asked_for_come_when_they_happen(watcher: Viewer, live: Stand) -> None:

@@ -98,7 +98,7 @@ def feedback_routes(site: Site) -> APIRouter:
             domain_options=[(name, name) for name in site.run.domains],
         )
         if HTMX in request.headers:
-            answer.headers["HX-Push-Url"] = link("/", found.filters)
+            answer.headers["HX-Push-Url"] = link("/", found.filters, found.shown)
         return answer
 
     @router.get("/live", response_class=ViewerStream)
