@@ -54,20 +54,30 @@ function room(_, values) {
   return Math.max(44, 14 + 7 * Math.max(0, ...(values ?? []).map((text) => text.length)));
 }
 
+const plots = new WeakMap(); // of each figure
+
+// uPlot itself keeps every plot that it was not told to give up.
+function erase(figure) {
+  plots.get(figure)?.destroy();
+  plots.delete(figure);
+}
+
 function draw(figure, chart) {
   const place = figure.querySelector(".plot");
+  erase(figure);
   figure.hidden = !chart.lines.some((line) => line.points.length);
   if (figure.hidden) return;
   const { xs, column } = table(chart.lines);
   const { found, data, bands } = series(chart.lines, column);
   const whole = (_, splits) => splits.map((x) => (Number.isInteger(x) ? x : ""));
   const within = (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]);
-  place.replaceChildren();
-  return new uPlot({
+  const plot = new uPlot({
     width: Math.max(place.clientWidth, 200), height: HEIGHT, bands, legend: { live: true },
     cursor: { points: { size: 7 }, sync: { key: chart.x } },
     scales: { x: { time: false, range: within }, y: { range: (_, low, high) => (chart.range ? chart.range : uPlot.rangeNum(chart.from === null ? low : Math.min(0, low), high, 0.1, true)) } },
     axes: [{ ...axis(chart.x), size: 34, values: whole, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis(""), size: room, values: marks }],
     series: [{ label: chart.x, value: (_, value) => value ?? "" }, ...found],
   }, [xs, ...data], place);
+  plots.set(figure, plot);
+  return plot;
 }

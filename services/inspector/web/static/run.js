@@ -6,6 +6,7 @@ const TINTS = ["--a", "--b", "--r2", "--r3", "--r4", "--r5", "--r6", "--r7"];
 const STAGE_TINTS = ["--s0", "--s1", "--s2", "--s3"];
 
 let shown = null;
+let asking = false;
 
 // The lines of a run, and dashed those of the run beside it; `lines` makes them of either.
 function both(run, lines) {
@@ -94,18 +95,28 @@ function finished(run) {
   return ["DONE", "FAILED"].includes(run.status);
 }
 
+// What the page's tables were made of, as the page says it of itself.
+function made(run) {
+  return `${run.steps.length} ${run.scores.length} ${run.status ?? ""}`;
+}
+
 async function refresh() {
-  if (document.hidden) return;
+  if (document.hidden || asking || (shown && finished(shown))) return;
+  asking = true;
   const run = await figures(`/v1/run${location.search}`);
+  asking = false;
   if (!run) return;
-  const changed = !shown || run.steps.length !== shown.steps.length || run.scores.length !== shown.scores.length || run.status !== shown.status;
-  // Tables are the server's: where there is something new and nobody reads on below, the page is loaded again.
-  if (shown && changed && scrollY < 200) return location.reload();
+  const changed = !shown || made(run) !== made(shown);
   shown = run;
   if (changed) redraw();
+  // Tables are the server's. The reader says when: to load the page anew takes away where one was in it.
+  const news = document.getElementById("news");
+  news.hidden = made(run) === news.dataset.made;
 }
 
 let width = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-refresh().then(() => { if (shown && !finished(shown)) setInterval(refresh, REFRESH_MS); });
+document.addEventListener("visibilitychange", refresh);
+setInterval(refresh, REFRESH_MS);
+refresh();

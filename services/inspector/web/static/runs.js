@@ -2,6 +2,7 @@
 "use strict";
 
 const TINTS = 6; // --r0 … in page.css; further runs have the same ones with dashes
+const AGAIN_MS = 10000;
 const KEPT = ["match", "unanchored"];
 const FIGURES = [
   ["Loss", (step) => step.metrics.loss], ["Gradient norm", (step) => step.metrics.grad_norm],
@@ -62,6 +63,7 @@ function zoom() {
 
 function redraw() {
   const place = document.getElementById("charts");
+  place.querySelectorAll("figure").forEach(erase);
   place.replaceChildren();
   drawn = [];
   for (const chart of charts(runs, Number(view.elements.smoothing.value))) {
@@ -77,7 +79,7 @@ function redraw() {
 
 async function begin() {
   const found = await figures(`/v1/runs${location.search}`);
-  if (!found) return;
+  if (!found) return void setTimeout(begin, AGAIN_MS);
   runs = found.chosen;
   document.getElementById("overlaid").hidden = false;
   redraw();
