@@ -19,18 +19,16 @@ from services.inspector.web.differences import Change, change_of
 from services.inspector.web.distributions import Distribution, distributions
 from services.inspector.web.folding import (
     FeedRow,
-    Fold,
     SameAnswer,
     answers_of,
     feed_rows,
-    folded,
     group_of,
     rollouts_of,
 )
 from services.inspector.web.live import Place, newest_place
 from services.inspector.web.marking import MarkedPiece, marked_concept, reviewed
 from services.inspector.web.rendering import field_text
-from shared.contracts.batches import BatchGroup, BatchSample, PeerSample
+from shared.contracts.batches import BatchGroup, BatchSample
 from shared.contracts.events import SHOWN_CHARS, GateDecided, GroupGraded
 from shared.contracts.run import GateDecision
 from shared.errors import NotFoundError, StorageError
@@ -222,7 +220,6 @@ class ShownGroup:
 
     exchange: ExchangeView
     answers: list[SameAnswer]
-    peers: list[Fold[PeerSample]]
     rewards: tuple[float, ...]
     no_sealed: str
     newer: int | None
@@ -248,7 +245,6 @@ def read_group(store: Store, batches: SealedBatches, exchange: ExchangeView, que
     return ShownGroup(
         exchange=exchange,
         answers=answers_of(rollouts),
-        peers=folded(sealed.peer_samples if sealed else (), lambda sample: (sample.text, sample.reward)),
         rewards=graded[-1] if graded else tuple(float(rollout.correct) for rollout in rollouts),
         no_sealed=no_sealed,
         newer=newer[0].id if newer else None,

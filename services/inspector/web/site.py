@@ -144,4 +144,13 @@ def run_names(run: str, settings: RunSettings, *, with_keys: bool) -> dict[str, 
         "student_options": [(name, name) for name in students],
         "verdict_options": [(word, word.replace("_", " ")) for word in VERDICTS],
         "with_keys": with_keys,
+        "untutored": untutored(settings),
     }
+
+
+def untutored(settings: RunSettings) -> str | None:
+    """Why there is no feedback in the run, and none to wait for; None where there may be some."""
+    if settings.gate_mode != "never":
+        return None
+    setting = f"run.method is {settings.run.method}" if settings.run.method != "opcod" else "gate.mode is never"
+    return f"Nobody tutors in this run: {setting}."
