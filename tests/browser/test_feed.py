@@ -248,3 +248,19 @@ def test_older_pages_stand_still(watcher: Viewer, live: Stand) -> None:
     page.reload()
     assert shown(page)[0] == "p20"
     expect(page.get_by_role("link", name="Older")).to_have_count(0)
+
+
+def test_rows_that_live_ones_push_out_are_on_the_older_page(watcher: Viewer, live: Stand) -> None:
+    live.tell(feedback("p1"), feedback("p2"))
+    page = watcher.open()
+    expect_live(page)
+    older = page.get_by_role("link", name="Older")
+    expect(older).to_have_count(0)
+    # As many as there may be, in the page alone: to tell them takes long, and makes the same rows.
+    page.evaluate(
+        "() => { const rows = part('rows'); const one = rows.firstElementChild;"
+        " for (let i = 0; i < MOST_ROWS; i++) rows.prepend(one.cloneNode(true)); trim(); }"
+    )
+    older.click()
+    expect(page.locator("#rows .row")).to_have_count(1)
+    assert shown(page) == ["p1"]

@@ -47,10 +47,10 @@ function trim() {
   if (rows.children.length <= MOST_ROWS) return;
   while (rows.children.length > MOST_ROWS) rows.lastElementChild.remove();
   const older = part("older");
-  if (!older) return;
   const address = new URL(older.href);
   address.searchParams.set("before", rows.lastElementChild.dataset.id);
   older.href = address;
+  older.parentElement.hidden = false;
 }
 
 function replaceRow(html) {
