@@ -8,10 +8,11 @@ from fastapi.testclient import TestClient
 
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
+from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
 from shared.config.loading import load_settings
 from tests.fakes.access import LOCAL
-from tests.unit.inspector.told import EventLog, config
+from tests.unit.inspector.told import EventLog, config, feedback, revised
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,20 @@ def test_where_nobody_tutors_no_feedback_is_waited_for(
         page = client.get(path).text
         assert said in page
         assert ("yet. The first" in page) == (path == "/" and not settings)
+
+
+@pytest.mark.parametrize(
+    ("delivered", "said", "unsaid"),
+    [
+        ("Multiply.", "The feedback&#39;s prompt turned a wrong answer right.", "The prompt held no feedback"),
+        (None, "A wrong answer became right. The prompt held no feedback", "The feedback&#39;s prompt"),
+    ],
+)
+def test_only_feedback_that_was_let_through_turned_an_answer_right(
+    delivered: str | None, said: str, unsaid: str, client: TestClient, store: Store
+) -> None:
+    told = feedback(delivered=delivered, verdict="match:force" if delivered else "no_match")
+    store.append([Entry("1-0", told), Entry("2-0", revised())], "2-0")
+    page = " ".join(client.get("/feedback/1").text.split())
+    assert said in page
+    assert unsaid not in page
