@@ -124,6 +124,24 @@ def test_the_heat_map_tells_the_alternatives_of_both(watcher: Viewer, live: Stan
     expect(page.locator("#token-detail")).to_contain_text("1.250")
 
 
+def test_arrows_lead_on_but_where_they_scroll_or_select(browser: Browser, live: Stand) -> None:
+    live.tell(feedback("p0"), feedback("p1"))
+    write_trace(live.config.environment.run_dir)
+    with viewer(browser, live.url, viewport={"width": 375, "height": 800}) as opened:
+        page = opened.open("/feedback/2")
+        page.get_by_text("All tokens as a table").click()
+        table = page.locator(".token-table .scroll")
+        table.locator("td").first.click()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("document.querySelector('.token-table .scroll').scrollLeft > 0")
+        page.get_by_role("heading", level=1).click()
+        page.keyboard.press("Shift+ArrowRight")
+        expect(page).to_have_url(f"{live.url}/feedback/2")
+        page.keyboard.press("ArrowRight")
+        expect(page).to_have_url(f"{live.url}/feedback/1")
+        assert opened.faults == []
+
+
 def test_a_trace_without_entropy_is_shown_with_the_rest(watcher: Viewer, live: Stand) -> None:
     live.tell(feedback())
     path = write_trace(live.config.environment.run_dir)
