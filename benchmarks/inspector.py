@@ -48,12 +48,14 @@ def main() -> None:
         ingest = ingested_per_s(bus, store)
         fill(store, options.feedbacks)
         first = [shown_ms(page, url, "/") for _ in range(options.times)]
+        tutee = [shown_ms(page, url, "/?student=a") for _ in range(options.times)]
         rare = [shown_ms(page, url, f"/?q=straw+{77_000 + n}") for n in range(options.times)]
         common = [shown_ms(page, url, "/?q=straw&domain=physics") for _ in range(options.times)]
     figures = {
         "event to row, ms": statistics.median(rows),
         "ingest, events/s": ingest,
         f"first page of {options.feedbacks}, ms": statistics.median(first),
+        "first page of one tutee, ms": statistics.median(tutee),
         "search for a rare word, ms": statistics.median(rare),
         "search for a word that all have, ms": statistics.median(common),
     }

@@ -177,16 +177,20 @@ class Store:
         ]
         return self._exchanges(wanted, key, "ASC", MAX_GROUP)
 
-    def newest_exchanges(self, wanted: ExchangeFilter, *, before: int | None, limit: int) -> list[ExchangeView]:
-        """Newest first, with ids below `before`."""
-        limits = [] if before is None else [("exchanges.id < ?", before)]
+    def newest_exchanges(
+        self, wanted: ExchangeFilter, *, before: int | None, after: int = 0, limit: int
+    ) -> list[ExchangeView]:
+        """Newest first, with ids below `before` and above `after`."""
+        limits: list[Condition] = [("exchanges.id > ?", after)]
+        if before is not None:
+            limits.append(("exchanges.id < ?", before))
         return self._exchanges(wanted, limits, "DESC", limit)
 
     def exchanges_between(
         self, wanted: ExchangeFilter, *, after: int, upto: int | None = None, limit: int
     ) -> list[ExchangeView]:
         """Oldest first, with ids above `after` and at most `upto`."""
-        limits = [("exchanges.id > ?", after)]
+        limits: list[Condition] = [("exchanges.id > ?", after)]
         if upto is not None:
             limits.append(("exchanges.id <= ?", upto))
         return self._exchanges(wanted, limits, "ASC", limit)

@@ -38,6 +38,9 @@ FIRST_READ, NEXT_READ = 2 * PAGE, 8 * PAGE
 """Exchanges that are read at once for a page: enough where each is a row, and at the second time mostly where not.
 Every read searches the texts anew."""
 
+EXAMPLES_OF = 5000
+"""Newest exchanges that examples are looked for in: a domain may have none at all, and the log be long."""
+
 Query = TypeVar("Query", bound="FeedQuery")
 
 
@@ -144,11 +147,13 @@ def _exchanges(store: Store, query: ExchangeFilter, before: int) -> Iterator[Exc
         before, limit = items[-1].id, NEXT_READ
 
 
-def example_problems(store: Store, domains: Iterable[str]) -> list[str]:
-    """Questions to ask the peers: of each domain the newest, and the newest whose answer the feedback fixed."""
+def example_problems(store: Store, domains: Iterable[str], among: int = EXAMPLES_OF) -> list[str]:
+    """Questions to ask the peers: of each domain the newest, and the newest whose answer the feedback fixed, of the
+    newest exchanges."""
     wanted = [ExchangeFilter(domain=domain, change=change) for domain in domains for change in (None, "fixed")]
-    found = [exchange.question for each in wanted for exchange in store.newest_exchanges(each, before=None, limit=1)]
-    return list(dict.fromkeys(found))
+    since = store.newest_exchange_id() - among
+    found = [store.newest_exchanges(each, before=None, after=since, limit=1) for each in wanted]
+    return list(dict.fromkeys(exchange.question for each in found for exchange in each))
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.inspector.store.filters import ExchangeFilter
+from services.inspector.store.filters import ExchangeFilter, conditions
 from services.inspector.store.records import Entry, LoggedEvent
 from services.inspector.store.store import Store
-from tests.unit.inspector.told import feedback, revised
+from tests.unit.inspector.told import acted, feedback, revised
 
 HOSTILE = "<img src=x onerror=alert(1)> Robert'); DROP TABLE exchanges;-- NEAR(a b) \"half"
 
@@ -21,8 +21,10 @@ def filled(store: Store) -> Store:
         feedback("p5", 4, question=HOSTILE, response=HOSTILE, raw=HOSTILE),
         revised("p1", 0, change="same"),
         revised("p4", 3, change="fixed"),
+        acted(1),
+        acted(2, "exclude", refused="its batch is sealed"),
     ]
-    store.append([Entry(f"{number}-0", event) for number, event in enumerate(events, 1)], "7-0")
+    store.append([Entry(f"{number}-0", event) for number, event in enumerate(events, 1)], "9-0")
     return store
 
 
@@ -57,10 +59,46 @@ def found(store: Store, **wanted: object) -> list[str]:
         ({"max_step": 1, "verdict": "match"}, ["p5", "p1"]),
         ({"min_chars": 9, "max_chars": 9}, ["p4"]),
         ({"min_nats": 0}, []),
+        ({"acted": "flag"}, ["p1"]),
+        ({"acted": "exclude"}, []),
+        ({"student": "a", "verdict": "match", "min_step": 1, "max_step": 1}, ["p5", "p1"]),
     ],
 )
 def test_each_filter_finds_what_it_says(filled: Store, wanted: dict[str, object], problems: list[str]) -> None:
     assert found(filled, **wanted) == problems
+
+
+BY_ID = "SCAN exchanges"
+BY_STEP = "SEARCH exchanges USING INDEX exchanges_told (student=? AND step"
+FOUND = "SEARCH exchanges USING INTEGER PRIMARY KEY (rowid=?)"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "first"),
+    [
+        ({"student": "a"}, BY_ID),
+        ({"student": "a", "min_step": 2}, BY_ID),
+        ({"student": "a", "verdict": "match"}, "SEARCH exchanges USING INDEX exchanges_verdict (verdict=?)"),
+        ({"student": "a", "q": "force"}, FOUND),
+        ({"acted": "flag"}, FOUND),
+        ({"student": "a", "step": 2}, BY_STEP),
+        ({"student": "a", "min_step": 2, "max_step": 3}, BY_STEP),
+    ],
+    ids=str,
+)
+def test_a_page_of_a_filter_reads_no_further_than_its_rows(store: Store, wanted: dict[str, object], first: str) -> None:
+    """Of one step all are sorted: those of others are not among them."""
+    found = conditions(ExchangeFilter.model_validate(wanted))
+    where = " AND ".join(sql for sql, _ in found)
+    plan = [
+        row["detail"]
+        for row in store._database.read(
+            f"EXPLAIN QUERY PLAN SELECT exchanges.* FROM exchanges WHERE {where} ORDER BY exchanges.id DESC LIMIT 50",
+            [value for _, value in found],
+        )
+    ]
+    assert plan[0].startswith(first)
+    assert ("USE TEMP B-TREE FOR ORDER BY" in plan) == (first == BY_STEP)
 
 
 @pytest.mark.parametrize("q", ["onerror", "<img src=x", "Robert'); DROP TABLE", "NEAR(a b)", '"half', HOSTILE])

@@ -10,6 +10,7 @@ from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
 from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
+from services.inspector.web.reading import example_problems
 from shared.config.loading import load_settings
 from tests.fakes.access import LOCAL
 from tests.unit.inspector.told import EventLog, config, feedback, revised
@@ -50,3 +51,11 @@ def test_only_feedback_that_was_let_through_turned_an_answer_right(
     page = " ".join(client.get("/feedback/1").text.split())
     assert said in page
     assert unsaid not in page
+
+
+def test_examples_are_looked_for_among_the_newest_only(store: Store) -> None:
+    told = [feedback("p1", domain="chemistry", question="Old?"), feedback("p2", question="Newer?"), feedback("p3")]
+    store.append([Entry(f"{number}-0", event) for number, event in enumerate(told, 1)], "3-0")
+    domains = ("physics", "chemistry", "biology")
+    assert example_problems(store, domains) == [told[2].question, "Old?"]
+    assert example_problems(store, domains, among=2) == [told[2].question]
