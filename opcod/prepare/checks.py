@@ -90,6 +90,8 @@ def _check_ports(settings: RunSettings) -> None:
             for replica in range(student.started if student.port else 0)
         },
     }
+    # Also where every port is a free one: a host that is not of this machine fails when all has been prepared.
+    _check_port("serving.host", settings.serving.host, 0)
     chosen = [port for port in ports.values() if port]
     for name, port in ports.items():
         if port and chosen.count(port) > 1:

@@ -29,6 +29,7 @@ class Origin:
 
 def origin_of(name: str) -> Origin:
     """Of a model by its name in the settings; an adapter's is its base's, with a licence of its own where it has one.
+    Nothing is said of one that is not on this machine any more.
 
     Raises ModelError where there is no usable model by that name.
     """
@@ -36,7 +37,8 @@ def origin_of(name: str) -> Origin:
         return Origin(EMBEDDED_HUB_ID, EMBEDDED_LICENCE, note=EMBEDDED_NOTE)
     found = directory_of(name)
     if found is None:
-        return Origin(name)
+        # Also a directory's name, read from another one: it looks like that of a stranger's repository.
+        return Origin()
     licence, files = _licence(found), tuple(sorted(found.glob("LICEN[CS]E*")))
     if not is_adapter(found):
         return Origin(name if is_on_the_hub(name) else None, licence, files)

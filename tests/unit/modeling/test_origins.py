@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.modeling.origins import origin_of
+from shared.modeling.origins import Origin, origin_of
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.model
@@ -51,3 +51,11 @@ def test_an_adapter_has_its_bases_licence_or_its_own(model: Path, tmp_path: Path
     (adapter / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     assert origin_of(str(adapter)).licence == "cc-by-4.0"
     assert origin_of(str(adapter_of(Path("embedded"), tmp_path / "other"))).licence == "apache-2.0"
+
+
+def test_a_directory_s_name_that_leads_nowhere_from_here_is_no_repository_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert origin_of("models/mine") == Origin()

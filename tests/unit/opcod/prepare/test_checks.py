@@ -22,6 +22,7 @@ def test_only_what_takes_steps_needs_the_disk_for_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (("serving.host=192.0.2.1",), "serving.host: cannot listen on 192.0.2.1:0: "),
         (("students.a.port=18101", "students.b.port=18101"), "students.a.port: port 18101 is given to two services"),
         (
             ("students.a.port=18101", "students.a.replicas=2", "students.b.port=18102"),
@@ -37,7 +38,7 @@ def test_only_what_takes_steps_needs_the_disk_for_them(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_every_service_has_a_port_of_its_own_each_replica_too(
+def test_every_service_has_a_port_of_its_own_on_a_host_that_is_here(
     tmp_path: Path, overrides: tuple[str, ...], said: str
 ) -> None:
     paths = Paths(runs_dir=tmp_path / "runs", run="ports", cache_dir=tmp_path / "cache")
