@@ -51,7 +51,7 @@ def figures(event: Event) -> Figures | None:
     return None
 
 
-class AnsweredAgain:
+class ChangedAnswers:
     """What feedback did to the answers of each step of each student, counted until it is asked for."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from opcod.talk.exchanges import Exchanges
-from opcod.tracking.figures import AnsweredAgain, figures
+from opcod.tracking.figures import ChangedAnswers, figures
 from opcod.tracking.sinks import SINKS, Sink, open_sink
 from opcod.tracking.spans import INSTALL_TRACE, SpanTracker
 from opcod.tracking.tables import step_tables
@@ -50,14 +50,14 @@ class RunTracker:
         self._exchanges = exchanges
         self._shown = shown
         self._waiting: dict[str, int] = {}
-        self._again = AnsweredAgain()
+        self._changed = ChangedAnswers()
 
     def take(self, event: Event) -> None:
         found = figures(event)
         if found is not None:
             self._sink.figures(found.values, found.at)
         if isinstance(event, Revised):
-            self._again.take(event)
+            self._changed.take(event)
         if isinstance(event, StepApplied):
             # One step late: whoever keeps the log may not have read as far as this event yet, and a step is answered
             # again beside the next one.
@@ -74,7 +74,7 @@ class RunTracker:
             self._sink.close()
 
     def _send_step(self, student: str, step: int) -> None:
-        for found in self._again.figures(student, step):
+        for found in self._changed.figures(student, step):
             self._sink.figures(found.values, found.at)
         if self._shown:
             for table in step_tables(self._exchanges, student, step, self._shown):

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -52,10 +53,21 @@ UNFINISHED = "TO" + "DO"
 _REASON = re.compile(r"#\s*noqa:\s*BLE001\s*[-–:]\s*\w+")
 
 
+@lru_cache(maxsize=1)
+def nodes(text: str) -> tuple[ast.AST, ...]:
+    """Of a file, for one rule after the other: the first is its module."""
+    return tuple(ast.walk(ast.parse(text)))
+
+
+def docstring(text: str) -> str:
+    module = nodes(text)[0]
+    return (isinstance(module, ast.Module) and ast.get_docstring(module)) or ""
+
+
 def imported(path: PurePosixPath, text: str) -> Iterator[str]:
     """Full names of all modules that a file imports, at its top or later."""
     package = list(path.parts[:-1])
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -107,14 +119,14 @@ def no_pickle(path: PurePosixPath, text: str) -> Iterator[str]:
     for name in imported(path, text):
         if name.partition(".")[0] in ("pickle", "dill", "cloudpickle", "joblib"):
             yield f"imports {name}: tensors are safetensors, everything else is JSON"
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.save"):
             yield f"line {node.lineno}: {ast.unparse(node.func)} pickles; use safetensors"
 
 
 def no_code_of_a_model(_path: PurePosixPath, text: str) -> Iterator[str]:
     """Whatever loads by name or from a directory says that no code comes with it: otherwise transformers asks."""
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
         said = {each.arg: ast.unparse(each.value) for each in node.keywords}
@@ -126,21 +138,21 @@ def no_code_of_a_model(_path: PurePosixPath, text: str) -> Iterator[str]:
 def has_docstring(path: PurePosixPath, text: str) -> Iterator[str]:
     """A module of more than 20 lines says what it owns."""
     lines = len(text.splitlines())
-    if lines > DOCSTRING_ABOVE_LINES and path.parts[0] in PRODUCT and not ast.get_docstring(ast.parse(text)):
+    if lines > DOCSTRING_ABOVE_LINES and path.parts[0] in PRODUCT and not docstring(text):
         yield f"{lines} lines and no module docstring"
 
 
 def short_or_with_reason(_path: PurePosixPath, text: str) -> Iterator[str]:
     """No file above 400 lines, unless its docstring says why (with the words `400 lines`)."""
     lines = len(text.splitlines())
-    if lines > MAX_LINES and "400 lines" not in (ast.get_docstring(ast.parse(text)) or ""):
+    if lines > MAX_LINES and "400 lines" not in docstring(text):
         yield f"{lines} lines; split it, or say in its docstring why it has more than 400 lines"
 
 
 def broad_except_has_reason(_path: PurePosixPath, text: str) -> Iterator[str]:
     """`except Exception` stands only where it raises again, or its line says why: `# noqa: BLE001 - reason`."""
     lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if (
             isinstance(node, ast.ExceptHandler)
             and _is_broad(node.type)
@@ -255,13 +267,20 @@ def sources() -> list[Path]:
     return sorted(path for top in (*PRODUCT, "tests") for path in (ROOT / top).rglob("*.py"))
 
 
+@cache
+def faults() -> dict[Rule, list[str]]:
+    """By rule, file after file, so that each is parsed once."""
+    found: dict[Rule, list[str]] = {rule: [] for rule in RULES}
+    for path in sources():
+        relative, text = PurePosixPath(path.relative_to(ROOT).as_posix()), path.read_text()
+        for rule, told in found.items():
+            told += [f"{relative}: {fault}" for fault in rule(relative, text)]
+    return found
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_source_keeps_the_rule(rule: Rule) -> None:
-    found = []
-    for path in sources():
-        relative = PurePosixPath(path.relative_to(ROOT).as_posix())
-        found += [f"{relative}: {fault}" for fault in rule(relative, path.read_text())]
-    assert not found, "\n".join([rule.__doc__ or rule.__name__, *found])
+    assert not faults()[rule], "\n".join([rule.__doc__ or rule.__name__, *faults()[rule]])
 
 
 @pytest.mark.parametrize(("rule", "path", "text"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
@@ -278,7 +297,7 @@ def classes_by_name(texts: dict[str, str]) -> dict[str, list[str]]:
     """By name, the files that define such a class."""
     found: dict[str, list[str]] = {}
     for path, text in texts.items():
-        for name in {node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)}:
+        for name in {node.name for node in nodes(text) if isinstance(node, ast.ClassDef)}:
             found.setdefault(name, []).append(path)
     return found
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from opcod.tracking.figures import AnsweredAgain, figures
+from opcod.tracking.figures import ChangedAnswers, figures
 from shared.contracts.events import UNSTAMPED, Event, GateDecided, Revised
 from tests.fakes.final_state import gate_of_three
 
@@ -44,7 +44,7 @@ def test_a_score_stands_at_the_step_that_made_its_version(log: list[Event]) -> N
 def test_what_was_answered_again_is_counted_by_step_and_told_once_unless_more_comes(log: list[Event]) -> None:
     revised = [event for event in log if isinstance(event, Revised) and event.student == "a"]
     revised.append(revised[0].model_copy(update={"told": False}))
-    again, last = AnsweredAgain(), max(event.step for event in revised)
+    again, last = ChangedAnswers(), max(event.step for event in revised)
     for event in revised:
         again.take(event)
     assert list(again.figures("b", last)) == []
