@@ -229,6 +229,8 @@ class Consumer:
         """Take what is there; wait only if nothing in hand can be handled."""
         for held in [held for held in self._held if held.lost.is_set()]:
             log.warning("delivery lost, it will come again", step=held.sealed.step)
+            # Not only forgotten: the bus hands out nothing that it takes to be in our hands.
+            self._bus.release(held.delivery)
             self._held.remove(held)
         # Early ones do not count as work: without the batch before them there is nothing to do but wait.
         block_s = 0.0 if self._next() else BLOCK_S

@@ -113,7 +113,9 @@ class LeaseKeeper:
         with self._lock:
             for one in kept:
                 # A delivery that its handler ended meanwhile is not renewed either, and is not lost.
-                if self._kept.pop(_identity(one.delivery), None) is one:
+                # Nor is one that was released and taken again since, which has the same attempt.
+                if self._kept.get(_identity(one.delivery)) is one:
+                    del self._kept[_identity(one.delivery)]
                     one.lost.set()
 
 

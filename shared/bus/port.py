@@ -3,8 +3,9 @@
 What always holds, whichever implementation:
 - A message on a queue is delivered at least once, and handled by one consumer at a time as long as that
   consumer renews its lease; `complete` by one that lost it changes nothing and says so.
-- A message that a process took and has not ended is not taken by it again before its lease ran out. After a restart
-  nothing is in its hands (`HeldDeliveries`), so its own pending entries come first.
+- A message that a process took and has not ended is not taken by it again, unless another consumer took it in between:
+  a `take` that finds its lease run out renews it. After a restart nothing is in its hands (`HeldDeliveries`), so its
+  own pending entries come first.
 - A queue's group exists before anything is published to it, and starts at the first message.
 - The first result of a job wins; later ones are discarded and counted.
 - State, outgoing messages and payloads of a `commit` appear together or not at all.
@@ -86,9 +87,9 @@ class Bus(Protocol):
         """Up to `limit` messages from (queue, group) pairs in order of priority, stream by stream.
 
         Per queue: this consumer's own pending entries that it does not hold in memory (after a restart), then
-        entries whose lease ran out (XAUTOCLAIM), then new ones. A message that does not decode goes to the
-        dead letters at once. One with `Delivery.attempt > max_attempts` is handed out as well: the caller ends it
-        with `dead_letter(..., announce=...)`, so that the burial and the failed result are one step.
+        entries whose lease ran out (XAUTOCLAIM), but for those that it holds, then new ones. A message that does not
+        decode goes to the dead letters at once. One with `Delivery.attempt > max_attempts` is handed out as well: the
+        caller ends it with `dead_letter(..., announce=...)`, so that the burial and the failed result are one step.
         Every delivery must be ended with complete, release, hand_over or dead_letter, also one whose lease was lost.
         Blocks up to `block_s` only when nothing at all is there. Who has just looked and found nothing is told of what
         comes new at once, and of all else (leases that ran out, what others gave back) within WAIT_SLICE_S.
@@ -210,25 +211,30 @@ WAIT_SLICE_S = 0.5
 
 
 class HeldDeliveries:
-    """Entry ids in this process's hands, by queue, group and consumer. Safe to use from any thread."""
+    """What is in this process's hands, by queue, group and consumer. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ids: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
+        self._held: defaultdict[tuple[str, str, str], dict[str, Delivery]] = defaultdict(dict)
 
     def add(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
             for delivery in deliveries:
-                self._ids[_place(delivery)].add(delivery.entry_id)
+                self._held[_place(delivery)][delivery.entry_id] = delivery
 
     def drop(self, delivery: Delivery) -> None:
+        """Nothing happens where its entry is held as a later delivery: whoever lost it ends it when that is in hand."""
         with self._lock:
-            self._ids[_place(delivery)].discard(delivery.entry_id)
+            held = self._held[_place(delivery)]
+            # The object and not its value: what is released and taken again has the same attempt.
+            if held.get(delivery.entry_id) is delivery:
+                del held[delivery.entry_id]
 
     def ids(self, queue: str, group: str, consumer: str) -> list[str]:
+        """Of the entries."""
         with self._lock:
             # Sorted, so that a call is the same bytes each time.
-            return sorted(self._ids[queue, group, consumer])
+            return sorted(self._held[queue, group, consumer])
 
 
 def _place(delivery: Delivery) -> tuple[str, str, str]:

@@ -146,14 +146,43 @@ def test_late_completion_changes_nothing(queues: AnyBus, world: World) -> None:
     assert results(other) == ["one.done"]
 
 
-def test_an_expired_message_that_its_own_consumer_took_again_belongs_to_the_new_attempt(queues: AnyBus) -> None:
+def test_a_message_that_a_new_process_of_its_consumer_took_again_belongs_to_the_new_attempt(
+    queues: AnyBus, world: World
+) -> None:
     queues.publish(ROLLOUTS, job("one"))
     (stalled,) = take(queues)
-    expire()
-    (again,) = take(queues)
-    assert queues.renew([stalled, again]) == [again]
+    restarted = world.open()
+    (again,) = take(restarted)
+    assert queues.renew([stalled]) == []
+    assert restarted.renew([again]) == [again]
     assert queues.complete(stalled) is False
-    assert queues.complete(again) is True
+    assert restarted.complete(again) is True
+
+
+def test_an_expired_message_in_hand_is_renewed_and_not_taken_again_by_its_own_process(
+    queues: AnyBus, world: World
+) -> None:
+    for name in ("one", "two"):
+        queues.publish(ROLLOUTS, job(name))
+    held = take(queues, limit=1)
+    expire()
+    assert keys(take(queues)) == ["two"], "what is in hand keeps nothing else back"
+    assert take(world.open(), "replica-1") == []
+    assert queues.renew(held) == held
+    assert queues.complete(held[0], announce=(RESULTS, done("one"))) is True
+    assert results(world.open()) == ["one.done"]
+
+
+def test_ending_what_was_lost_leaves_a_later_attempt_in_hand(queues: AnyBus, world: World) -> None:
+    queues.publish(ROLLOUTS, job("one"))
+    (first,) = take(queues)
+    expire()
+    assert keys(take(world.open(), "replica-1")) == ["one"]
+    expire()
+    (third,) = take(queues)
+    queues.release(first)
+    assert take(queues) == []
+    assert queues.renew([third]) == [third] and third.attempt == 3
 
 
 def test_completion_stores_announces_and_deletes(queues: AnyBus) -> None:
@@ -205,11 +234,12 @@ def test_renewal_keeps_the_lease(queues: AnyBus, world: World) -> None:
 
 def test_taking_more_does_not_renew_what_is_held(queues: AnyBus, world: World) -> None:
     queues.publish(ROLLOUTS, job("one"))
+    taken_s = time.monotonic()
     take(queues)
-    for _ in range(3):
-        time.sleep(LEASE_S / 4)
+    while time.monotonic() < taken_s + LEASE_S / 3:
         take(queues, limit=5)
-    time.sleep(LEASE_S / 2)
+        time.sleep(LEASE_S / 12)
+    time.sleep(max(0.0, taken_s + LEASE_S * 1.1 - time.monotonic()))
     assert keys(take(world.open(), "replica-1")) == ["one"]
 
 

@@ -1,4 +1,5 @@
--- Own pending entries that are not held, then entries whose lease ran out, then new ones, up to a limit.
+-- Own pending entries that are not held, then entries whose lease ran out, then new ones, up to a limit. Held ones whose
+-- lease ran out are renewed.
 -- KEYS: stream, attempts. ARGV: group, consumer, limit, lease in ms, held ids...
 -- Returns the newest id handed out of this stream and {id, attempt, fields, who refused it} for each entry.
 local stream, attempts = KEYS[1], KEYS[2]
@@ -37,8 +38,11 @@ end
 
 -- XPENDING and XCLAIM, not XREADGROUP from 0: that would renew the leases of the held entries it passes.
 local own = redis.call('XPENDING', stream, group, '-', '+', limit + #ARGV - 4, consumer)
+local in_hand = {}
 for _, pending in ipairs(own) do
-  if #taken < limit and not held[pending[1]] then
+  if held[pending[1]] then
+    in_hand[pending[1]] = true
+  elseif #taken < limit then
     hand_out(redis.call('XCLAIM', stream, group, consumer, 0, pending[1]))
   end
 end
@@ -46,7 +50,15 @@ end
 local cursor = '0-0'
 while #taken < limit do
   local claimed = redis.call('XAUTOCLAIM', stream, group, consumer, lease_ms, cursor, 'COUNT', limit - #taken)
-  hand_out(claimed[2])
+  -- Nobody took these since, so by claiming they are renewed, as renew.lua does it: handed out once more, each attempt
+  -- would end the one before. One that is held and lay with another is a new attempt.
+  local lapsed = {}
+  for _, entry in ipairs(claimed[2]) do
+    if not in_hand[entry[1]] then
+      lapsed[#lapsed + 1] = entry
+    end
+  end
+  hand_out(lapsed)
   cursor = claimed[1]
   if cursor == '0-0' then
     break

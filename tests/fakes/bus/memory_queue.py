@@ -59,13 +59,17 @@ class MemoryQueue:
     def take(
         self, group: str, consumer: str, held: Collection[str], limit: int, lease_s: float, now_s: float
     ) -> list[Entry]:
-        """Own entries that are not held, then expired ones, then new ones."""
+        """Own entries that are not held, then expired ones, then new ones; held ones that expired are renewed."""
         state = self.group(group)
         pending = sorted(state.pending.items())
-        own = [n for n, p in pending if p.consumer == consumer and f"{n}-0" not in held]
+        own = [n for n, p in pending if p.consumer == consumer]
+        in_hand = [n for n in own if f"{n}-0" in held]
         expired = [n for n, p in pending if now_s - p.renewed_s >= lease_s]
         new = [n for n in self.entries if n > state.last]
-        chosen = list(dict.fromkeys(own + expired + new))[:limit]
+        chosen = [n for n in dict.fromkeys(own + expired + new) if n not in in_hand][:limit]
+        if len(chosen) < limit:
+            for number in set(expired).intersection(in_hand):
+                state.pending[number].renewed_s = now_s
         return [self._hand_out(state, number, consumer, now_s) for number in chosen]
 
     def _hand_out(self, state: Group, number: int, consumer: str, now_s: float) -> Entry:

@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from shared.bus.keys import RESULTS
 from shared.bus.leases import HeldLease, LeaseKeeper
-from shared.bus.port import Delivery
+from shared.bus.port import Delivery, HeldDeliveries
 from shared.contracts.jobs import JobStarted
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
@@ -87,6 +88,54 @@ def test_a_delivery_is_lost_when_the_server_is_away_for_a_whole_lease(bus: Memor
         server.down = True
         assert lost.wait(WAIT_S)
         assert time.monotonic() - begin >= LEASE_S * 0.6
+
+
+class TakenAgain(MemoryBus):
+    """While a renewal is under way, what it is about is released and taken again."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        super().__init__(server, lease_s=LEASE_S)
+        self.before: Callable[[], None] = lambda: None
+        self.after: Callable[[], None] = lambda: None
+
+    def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        self.before()
+        kept = super().renew(deliveries)
+        self.after()
+        return kept
+
+
+def test_what_was_taken_again_is_not_lost_with_what_was_released(bus: MemoryBus, server: MemoryServer) -> None:
+    bus = TakenAgain(server)
+    first = take_one(bus)
+    again = threading.Event()
+
+    def give_back() -> None:
+        keeper.drop(first)
+        bus.release(first)
+
+    def take_again() -> None:
+        bus.before = bus.after = lambda: None
+        keeper.hold(*bus.take(QUEUE, "mine", limit=1, block_s=0))
+        again.set()
+
+    with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
+        bus.before, bus.after = give_back, take_again
+        keeper.hold(first)
+        assert again.wait(WAIT_S)
+        assert MemoryBus(server, lease_s=LEASE_S).take(QUEUE, "thief", limit=1, block_s=LEASE_S * 3) == []
+
+
+def test_only_the_delivery_that_is_in_hand_is_dropped(bus: MemoryBus) -> None:
+    held = HeldDeliveries()
+    released = take_one(bus)
+    again = replace(released)
+    held.add([released])
+    held.add([again])
+    held.drop(released)
+    assert held.ids(RESULTS, "broker", "mine") == [again.entry_id]
+    held.drop(again)
+    assert held.ids(RESULTS, "broker", "mine") == []
 
 
 class BrokenBus(MemoryBus):

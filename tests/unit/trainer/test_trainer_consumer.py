@@ -1,6 +1,7 @@
 """The loop on a bus in memory: in order, once, answered, fenced."""
 
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -126,6 +127,34 @@ def test_a_batch_behind_a_foreign_message_that_could_not_be_buried_is_applied(gr
     with ground.running():
         assert steps_of(ground.read(1)) == [1]
     assert bus.refused == 1
+
+
+class RenewsNothing(MemoryBus):
+    """A bus that refuses to renew deliveries while it is told to."""
+
+    refusing = False
+
+    def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        if self.refusing:
+            raise UnavailableError("no answer")
+        return super().renew(deliveries)
+
+
+def test_a_batch_whose_lease_was_lost_comes_again(ground: Ground) -> None:
+    ground.bus = bus = RenewsNothing(lease_s=LEASE_S)
+    for queue, group in ((QUEUE, TRAINER), (RESULTS, BROKER)):
+        bus.create_queue(queue, group)
+    first, second = seal_steps(ground.run_dir, ground.tiny_dir, 2)
+    with ground.running():
+        bus.publish(QUEUE, second)
+        wait_until(lambda: bus.queue_depth(QUEUE, TRAINER) == (0, 1), "the early batch in hand")
+        bus.refusing = True
+        time.sleep(2 * LEASE_S)
+        bus.refusing = False
+        bus.publish(QUEUE, first)
+        assert steps_of(ground.read(2)) == [1, 2]
+        wait_until(ground.settled, "all acknowledged")
+    assert not bus.dead_letters()
 
 
 def test_what_is_no_batch_of_this_student_goes_to_the_dead_letters(ground: Ground) -> None:

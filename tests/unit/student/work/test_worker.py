@@ -20,8 +20,9 @@ from shared.contracts.jobs import JobDone, JobInput, JobKind, JobStarted, Prompt
 from shared.contracts.messages import ChatMessage
 from shared.errors import OpcodError, PromptError
 from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.engine import POISON
-from tests.fakes.student import StudentBench, make_job, publish_version
+from tests.fakes.student import HandClock, StudentBench, make_job, publish_version
 from tests.fakes.waiting import WAIT_S
 
 ROLLOUT, FEEDBACK, EVAL, REVISE = JobKind.ROLLOUT, JobKind.FEEDBACK, JobKind.EVAL, JobKind.REVISE
@@ -271,6 +272,52 @@ def test_a_handler_slower_than_its_lease_keeps_its_job(tmp_path: Path) -> None:
     assert [done.outcome for done in bench.done()] == ["ok"]
     assert stolen == []
     bench.close()
+
+
+@pytest.fixture
+def lapsing(tmp_path: Path) -> Iterator[StudentBench]:
+    """On a server whose clock is moved by hand: it runs on while this process and its clocks stand still."""
+    bench = StudentBench(tmp_path, lease_s=0.6, continuous=True, server=MemoryServer(HandClock()))
+    bench.turn()
+    bench.engine.hold = True
+    yield bench
+    bench.close()
+
+
+def done_after(bench: StudentBench, calls: int) -> list[tuple[str, str]]:
+    """Outcomes of two jobs, which are let go a few turns after so many calls of the engine."""
+    turns_left = 5
+    until_s = time.monotonic() + WAIT_S
+    found: list[JobDone] = []
+    while len(found) < 2:
+        assert time.monotonic() < until_s
+        bench.running.check(overdue=False)
+        found += bench.done()
+        turns_left -= len(bench.engine.calls) >= calls
+        bench.engine.hold = turns_left > 0
+    return sorted((done.job_id, done.outcome) for done in found)
+
+
+@pytest.mark.parametrize("redis_away", [False, True], ids=["machine suspended", "redis away"])
+def test_f91_after_a_lapse_longer_than_the_lease_jobs_are_made_once_more_at_most(
+    lapsing: StudentBench, redis_away: bool
+) -> None:
+    ids = [lapsing.broker.issue(ROLLOUT, number).id for number in (1, 2)]
+    until_s = time.monotonic() + WAIT_S
+    while len(lapsing.engine.calls) < 2:
+        assert time.monotonic() < until_s
+        lapsing.worker.turn()
+    lapsing.server.down = redis_away
+    while redis_away and not all(held.lost.is_set() for held in lapsing.worker.intake.held):
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    lapsing.server.down = False
+    assert isinstance(lapsing.server.clock, HandClock)
+    lapsing.server.clock.now_s += 3600
+    calls = 4 if redis_away else 2
+    assert done_after(lapsing, calls) == [(id_, "ok") for id_ in ids]
+    assert len(lapsing.engine.calls) == calls
+    assert lapsing.bus.dead_letters() == []
 
 
 def test_losing_every_lease_cancels_the_generation(bench: StudentBench) -> None:
