@@ -8,15 +8,19 @@ A broker writes `initial_scores.json` when the first scores are in. A new run th
 over and goes straight to its first gate, provided that both runs began alike in all that the scores depend on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 from pydantic import Field, ValidationError
 
+from shared.bus.keys import BROKER, RESULTS, STUDENTS, jobs
+from shared.bus.port import Bus
 from shared.config.settings import EvaluationSection, RunSettings
 from shared.config.students import StudentSection
+from shared.contracts.jobs import JobDone, JobKind, JobStarted
 from shared.contracts.messages import Contract
 from shared.contracts.models import prepared_model
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE, RunState, Score, Split
@@ -26,12 +30,15 @@ from shared.files.state import read_state_file
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.problem import ProblemSet, rows_hash
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True)
 class Recovered:
     """The state to go on from, None for a new run.
 
-    redis_was_empty: queues and payloads of open work are gone. source, why: where it was taken from, for the log.
+    redis_was_empty: it has nothing of the open work, or what it has is older than the state (`drop_open_work`).
+    source, why: where it was taken from, for the log.
     """
 
     state: RunState | None
@@ -54,6 +61,24 @@ def choose(in_redis: str | None, on_disk: str | None) -> Recovered:
     if _age(remembered) >= _age(saved):
         return Recovered(remembered, False, "Redis", f"at least as new as {STATE_FILE}: {_ages(remembered, saved)}")
     return Recovered(saved, True, STATE_FILE, f"newer than Redis: {_ages(saved, remembered)}")
+
+
+def drop_open_work(bus: Bus, students: Sequence[str]) -> None:
+    """Before it is made again with the same ids, what a Redis that is behind the files still has of it: jobs that would
+    be done twice, payloads and reports that would be taken for those of the new ones. Raises UnavailableError.
+
+    What people asked for, and what trainers and replicas said, stays. Killed at any point, it is done once more.
+    """
+    # In this order: once its job is dropped nobody's report can come any more, nor an output.
+    for student in students:
+        for kind in JobKind:
+            bus.discard(jobs(student, kind), STUDENTS, lambda _: True)
+    reports = bus.discard(RESULTS, BROKER, lambda message: isinstance(message, JobStarted | JobDone))
+    keys = bus.payload_keys()
+    for key in keys:
+        bus.drop_payloads(key)
+    if reports or keys:
+        log.info("open work of an older Redis dropped", reports=reports, payloads=len(keys))
 
 
 def highest_fence(run_dir: Path) -> int:

@@ -43,11 +43,12 @@ from services.broker.recovery import (
     adopted_scores,
     basis_of,
     choose,
+    drop_open_work,
     keep_initial_scores,
 )
 from services.broker.reports import ReportReader
 from services.broker.upkeep import Replicas, VersionRetention, disagreement
-from shared.bus.keys import BROKER, RESULTS, eval_payloads, queues_of, step_payloads, train
+from shared.bus.keys import BROKER, RESULTS, queues_of, train
 from shared.bus.port import Bus, Commit, Delivery
 from shared.clock import Clock, WorkingTime
 from shared.config.settings import RunSettings
@@ -159,7 +160,7 @@ class Runner:
         log.info("run taken up", source=found.source, why=found.why, status=self.state.status, round=self.state.round)
         self._rebuilding = found.redis_was_empty
         if found.redis_was_empty:
-            self._drop_open_payloads()
+            drop_open_work(self._bus, self._plan.students)
         self._sealer.found = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
         sealed = {student: max(steps, default=0) for student, steps in self._sealer.found.items()}
         # Only a new run takes scores over; one that goes on has its own, or is about to.
@@ -167,14 +168,6 @@ class Runner:
         began_again = TakenUp(self._time.now_s(), found.redis_was_empty, sealed, initial)
         self._handle(began_again, news.taken_up(found, sealed))
         self._rebuilding = False
-
-    def _drop_open_payloads(self) -> None:
-        """What open work left behind would win over what it gives when it is made again."""
-        for evaluation in self.state.evals:
-            self._bus.drop_payloads(eval_payloads(evaluation.student, evaluation.round, evaluation.split.value))
-        for phase in self.state.phases:
-            if phase.step is not None:
-                self._bus.drop_payloads(step_payloads(phase.student, phase.step.step))
 
     def loop(self, stopping: threading.Event, lost: threading.Event) -> None:
         """Handle reports until `stopping`, or until the lease is `lost`.

@@ -56,14 +56,18 @@ def trainer_lease(student: str) -> str:
     return student
 
 
+PAYLOADS = "res:"
+"""What the key of every payload hash begins with."""
+
+
 def step_payloads(student: str, step: int) -> str:
     """Payload hash of one step of a tutee: `res:a:s17`."""
-    return f"res:{student}:s{step}"
+    return f"{PAYLOADS}{student}:s{step}"
 
 
 def eval_payloads(student: str, round_: int, split: str) -> str:
     """Payload hash of one evaluation: `res:a:r2.validation`."""
-    return f"res:{student}:r{round_}.{split}"
+    return f"{PAYLOADS}{student}:r{round_}.{split}"
 
 
 def input_field(job_id: str) -> str:

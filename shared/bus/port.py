@@ -16,7 +16,7 @@ UnavailableError when the server does not answer before the configured deadline.
 
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -139,12 +139,21 @@ class Bus(Protocol):
         """Drop acknowledged entries below the lowest pending one (MINID, never MAXLEN)."""
         ...
 
+    def discard(self, queue: str, group: str, unwanted: Callable[[Message], bool]) -> int:
+        """Drop what is `unwanted` of all that waits or is in anybody's hands, and say how many: who ends it then is
+        late. What cannot be read is left to who takes it."""
+        ...
+
     # Payloads --------------------------------------------------------------------------------------------
     def get_payload(self, ref: PayloadRef) -> bytes:
         """Raises StorageError if it is absent or its sha256 differs."""
         ...
 
     def drop_payloads(self, key: str) -> None: ...
+
+    def payload_keys(self) -> list[str]:
+        """Under which payloads lie, sorted."""
+        ...
 
     # The run's state -------------------------------------------------------------------------------------
     def load_state(self) -> str | None: ...

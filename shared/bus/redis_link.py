@@ -33,6 +33,7 @@ SCRIPTS = (
     "dead_letter",
     "retry_dead_letter",
     "trim",
+    "discard",
     "commit",
     "acquire_lease",
     "renew_lease",

@@ -6,13 +6,13 @@ nobody's clock matters.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
-from shared.bus.keys import Keys
+from shared.bus.keys import PAYLOADS, Keys
 from shared.bus.payloads import check, no_payload
 from shared.bus.port import RELEASED, WAIT_SLICE_S, DeadLetter, Delivery, HeldDeliveries, no_queue
 from shared.bus.redis_entries import (
@@ -31,6 +31,9 @@ from shared.contracts.jobs import PayloadRef
 from shared.errors import MalformedMessageError
 
 DEADLINE_S = 10.0
+
+PAGE = 500
+"""Entries that are looked through at once, of at most 8 KB each."""
 
 Place = tuple[str, str, str]
 """Queue, group and consumer."""
@@ -259,6 +262,19 @@ class RedisWork:
     def trim(self, queue: str, group: str) -> int:
         return self.link.number("trim", [self.keys.queue(queue)], [group]) or 0
 
+    def discard(self, queue: str, group: str, unwanted: Callable[[Message], bool]) -> int:
+        keys = [self.keys.queue(queue), self.keys.attempts(queue)]
+        dropped, begin = 0, "-"
+        while page := self._page(keys[0], begin):
+            ids = [entry_id for entry_id, fields in page if _is(unwanted, fields)]
+            dropped += (self.link.number("discard", keys, [group, *ids]) or 0) if ids else 0
+            begin = f"({text(page[-1][0])}"
+        return dropped
+
+    def _page(self, stream: str, begin: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        found = self.link.call("discard", lambda: self.link.client.xrange(stream, min=begin, count=PAGE))
+        return cast(list[tuple[bytes, dict[bytes, bytes]]], found)
+
     # Payloads --------------------------------------------------------------------------------------------
     def get_payload(self, ref: PayloadRef) -> bytes:
         key = self.keys.payload(ref.key)
@@ -271,6 +287,13 @@ class RedisWork:
     def drop_payloads(self, key: str) -> None:
         self.link.call("drop_payloads", lambda: self.link.client.unlink(self.keys.payload(key)))
 
+    def payload_keys(self) -> list[str]:
+        pattern, prefix = self.keys.payload(f"{PAYLOADS}*"), len(self.keys.prefix)
+        found = self.link.call(
+            "payload_keys", lambda: list(self.link.client.scan_iter(match=pattern, count=1000, _type="HASH"))
+        )
+        return sorted(text(cast(bytes, key))[prefix:] for key in found)
+
     def _work_keys(self, delivery: Delivery) -> list[str]:
         return [self.keys.queue(delivery.queue), self.keys.attempts(delivery.queue)]
 
@@ -282,6 +305,13 @@ class RedisWork:
         if word == "noqueue":
             raise no_queue(next(queue for queue in queues if self.keys.queue(queue) == details[0]))
         return details
+
+
+def _is(unwanted: Callable[[Message], bool], fields: dict[bytes, bytes]) -> bool:
+    try:
+        return unwanted(message_of([part for pair in fields.items() for part in pair]))
+    except MalformedMessageError:
+        return False
 
 
 def _identity(delivery: Delivery) -> tuple[Argument, ...]:

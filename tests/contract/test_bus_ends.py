@@ -14,6 +14,7 @@ from tests.contract.messages import (
     done,
     job,
     job_input,
+    output,
     started,
 )
 from tests.contract.taking import keys, results, take
@@ -112,6 +113,26 @@ def test_trimming_takes_nothing_that_waits_or_is_held(queues: AnyBus) -> None:
     assert queues.trim("jobs:b:rollout", STUDENTS_GROUP) == 0
 
 
+def test_what_is_discarded_is_gone_whoever_has_it(queues: AnyBus, world: World) -> None:
+    for number in range(5):
+        queues.publish(ROLLOUTS, job(f"j{number}"))
+    world.put_raw(ROLLOUTS, b"broken")
+    mine, kept = take(queues, limit=2)
+    other = world.open()
+    (theirs,) = take(other, "replica-1", limit=1)
+    assert queues.discard(ROLLOUTS, STUDENTS_GROUP, lambda message: message.key not in ("j1", "j4")) == 3
+    assert queues.discard("jobs:b:rollout", STUDENTS_GROUP, lambda _: True) == 0
+    assert queues.renew([mine, kept]) == [kept]
+    ref, data = output("j2")
+    assert other.complete(theirs, announce=(RESULTS, done("j2", ref)), payload=(ref, data)) is False
+    assert results(queues) == []
+    assert keys(take(other, "replica-1")) == ["j4"]
+    assert len(queues.dead_letters()) == 1, "what cannot be read is buried by who takes it"
+    assert queues.complete(kept) is True
+    queues.publish(ROLLOUTS, job("j0"))
+    assert [(d.message.key, d.attempt) for d in take(queues)] == [("j0", 1)]
+
+
 def test_payloads_are_written_once_checked_and_dropped(bus: AnyBus) -> None:
     ref, data = job_input("one")
     other = job_input("two")
@@ -123,7 +144,9 @@ def test_payloads_are_written_once_checked_and_dropped(bus: AnyBus) -> None:
     again = ref.model_copy(update={"sha256": other[0].sha256})
     bus.commit(Commit(fence, 2, "second", payloads=[(again, other[1])]))
     assert bus.get_payload(ref) == data
+    assert bus.payload_keys() == [PAYLOADS]
     bus.drop_payloads(PAYLOADS)
+    assert bus.payload_keys() == []
     with pytest.raises(StorageError, match="absent"):
         bus.get_payload(ref)
 

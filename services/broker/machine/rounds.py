@@ -280,7 +280,7 @@ def _close_round(state: RunState, plan: Plan, at: float) -> list[Command]:
 
 
 def reopen(state: RunState, sealed: dict[str, int]) -> None:
-    """Redis lost everything: make open work again with the same ids and seeds; sealed batches stay sealed."""
+    """Redis has nothing of the open work: make it again with the same ids and seeds; sealed batches stay sealed."""
     for evaluation in state.evals:
         for chunk in evaluation.chunks:
             if chunk.open:
@@ -288,7 +288,7 @@ def reopen(state: RunState, sealed: dict[str, int]) -> None:
     for phase in state.phases:
         # What was being revised is not made again: revisions are measured, and no step waits for them.
         phase.open_revisions.clear()
-        # Their payloads went with Redis, so there is nothing left to forget.
+        # No payload is left, so there is nothing to forget.
         phase.kept_steps.clear()
         if phase.step is None or phase.step.done_version is not None:
             continue

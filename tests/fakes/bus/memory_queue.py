@@ -106,9 +106,9 @@ class MemoryQueue:
         self.attempts[number] -= 1
 
     def remove(self, group: str, entry_id: str) -> bytes:
-        """Acknowledge and delete a pending entry; returns its raw bytes."""
+        """Acknowledge and delete an entry; returns its raw bytes."""
         number = _number(entry_id)
-        del self.groups[group].pending[number]
+        self.group(group).pending.pop(number, None)
         self.attempts.pop(number, None)
         self.refused_by.pop(number, None)
         return self.entries.pop(number)

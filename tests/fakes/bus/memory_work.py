@@ -5,7 +5,7 @@ Leases run on the server's clock; waiting (`block_s`) takes real time, because o
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -213,6 +213,20 @@ class MemoryWork:
         with self._open("trim") as server:
             return server.queue(queue).trim(group)
 
+    def discard(self, queue: str, group: str, unwanted: Callable[[Message], bool]) -> int:
+        def matches(data: bytes) -> bool:
+            try:
+                return unwanted(unwrap(data))
+            except MalformedMessageError:
+                return False
+
+        with self._open("discard") as server:
+            entries = server.queue(queue).entries
+            found = [number for number, data in entries.items() if matches(data)]
+            for number in found:
+                server.queue(queue).remove(group, f"{number}-0")
+            return len(found)
+
     # Payloads --------------------------------------------------------------------------------------------
     def get_payload(self, ref: PayloadRef) -> bytes:
         with self._open("get_payload") as server:
@@ -225,3 +239,7 @@ class MemoryWork:
     def drop_payloads(self, key: str) -> None:
         with self._open("drop_payloads") as server:
             server.payloads.pop(key, None)
+
+    def payload_keys(self) -> list[str]:
+        with self._open("payload_keys") as server:
+            return sorted(server.payloads)

@@ -109,6 +109,45 @@ def test_a_run_goes_on_from_its_files_when_redis_lost_everything(bench: BrokerBe
     assert_whole(bench)
 
 
+@of_two_and_three
+@pytest.mark.parametrize("kind", [JobKind.ROLLOUT, JobKind.FEEDBACK])
+def test_f92_with_a_redis_older_than_the_files_open_work_is_made_again_once_and_no_report_of_before_counts(
+    bench: BrokerBench, kind: JobKind
+) -> None:
+    """Of each student one job is in hand, and the reports of its others lie unread."""
+    bench.run(is_training)
+    if kind is JobKind.FEEDBACK:
+        for student in bench.students.values():
+            student.held = {kind}
+        bench.settle()
+    in_hand = []
+    for name, student in bench.students.items():
+        student.held = set()
+        in_hand += bench.workers.take([(jobs(name, kind), STUDENTS)], f"student-{name}", limit=1, block_s=0)
+        student.work()
+    asked = Control(id="1", action="pause", reason="lunch")
+    bench.workers.publish(RESULTS, asked)
+    older = bench.server.saved()
+    bench.turn()
+    before = [len(student.done) for student in bench.students.values()]
+    bench.server.restore(older)
+    bench.start()
+    (taken,) = bench.events("taken_up")
+    assert "newer than Redis" in (headline(taken) or "")
+    assert in_hand and not any(bench.workers.complete(delivery) for delivery in in_hand)
+    bench.turn()
+    assert bench.state.paused == "lunch", "what a person asked for stays"
+    bench.workers.publish(RESULTS, Control(id="2", action="resume"))
+    bench.finish()
+    assert_whole(bench)
+    assert bench.events("lost") == []
+    assert all(tally.lost_feedback == {} for tally in bench.state.tallies.values())
+    for student, count in zip(bench.students.values(), before, strict=True):
+        again = [done.job_id for done in student.done[count:]]
+        assert len(again) == len(set(again))
+    assert bench.server.payloads == {}
+
+
 def test_an_emptied_redis_is_noticed_where_nothing_is_said(bench: BrokerBench) -> None:
     """The lease went with the data: that ends the loop, and the process, which takes the run up again."""
     bench.settle()
