@@ -47,7 +47,7 @@ from services.broker.recovery import (
     keep_initial_scores,
 )
 from services.broker.reports import ReportReader
-from services.broker.upkeep import Replicas, VersionRetention, disagreement
+from services.broker.upkeep import Replicas, VersionRetention, disagreement, sweep_payloads
 from shared.bus.keys import BROKER, RESULTS, queues_of, train
 from shared.bus.port import Bus, Commit, Delivery
 from shared.clock import Clock, WorkingTime
@@ -208,6 +208,7 @@ class Runner:
             self._next_sweep_s = now + SWEEP_S
             for queue, group in queues_of(self._plan.students):
                 self._bus.trim(queue, group)
+            sweep_payloads(self._bus, self.state)
             self._retention.sweep(self.state)
 
     def _tick(self) -> None:

@@ -3,6 +3,7 @@
 - `Replicas`: which replicas of a student are up, and whether enough of them hold a version.
 - `disagreement`: whether a student's replicas and its trainer turn messages into the same token ids. If they did not,
   the self-teacher would judge tokens of other prompts than those that were answered.
+- `sweep_payloads`: drops payloads that were left over.
 - `VersionRetention`: deletes the tensors of versions that the run's settings do not keep.
 - `watch_queues`: how much waits in the run's queues, for the metrics; nothing is decided by it.
 """
@@ -16,7 +17,7 @@ import structlog
 
 from services.broker import metrics
 from services.broker.metrics import DEAD_LETTERS, QUEUED
-from shared.bus.keys import queues_of
+from shared.bus.keys import eval_payloads, queues_of, step_payloads
 from shared.bus.port import Bus
 from shared.config.machine import RetentionSection
 from shared.config.settings import RunSettings
@@ -89,6 +90,28 @@ def disagreement(students: Sequence[str], beats: Sequence[Heartbeat]) -> str | N
                 "processes the same model directory, chat_template and package versions, then resume"
             )
     return None
+
+
+def sweep_payloads(bus: Bus, state: RunState) -> None:
+    """Drop what no open work needs: outputs that came when their step was over, and what a broker that was killed after
+    a commit was about to drop. state: as it is stored. Raises UnavailableError."""
+    needed = needed_payloads(state)
+    left = [key for key in bus.payload_keys() if key not in needed]
+    for key in left:
+        bus.drop_payloads(key)
+    if left:
+        log.info("payloads dropped that were left over", keys=left)
+
+
+def needed_payloads(state: RunState) -> set[str]:
+    """Keys of the payloads of running evaluations, of open steps and of those that revisions are still about. Pure."""
+    evaluations = {eval_payloads(each.student, each.round, each.split.value) for each in state.evals}
+    steps = {
+        step_payloads(phase.student, step)
+        for phase in state.phases
+        for step in (*phase.kept_steps, *([phase.step.step] if phase.step is not None else []))
+    }
+    return evaluations | steps
 
 
 class VersionRetention:

@@ -92,6 +92,27 @@ def test_reports_of_a_take_that_the_bus_failed_in_are_handled_when_it_is_back(ru
     assert_whole(bench)
 
 
+def test_f93_what_a_killed_broker_had_still_to_drop_is_dropped_by_the_next(run_dir: Path) -> None:
+    """Killed after the commit that ends the first evaluations."""
+    server = MemoryServer()
+
+    class KilledAtDrop(MemoryBus):
+        def drop_payloads(self, key: str) -> None:
+            raise KeyboardInterrupt(key)
+
+    bench = BrokerBench(run_dir, OFF, server=server, open_bus=lambda: KilledAtDrop(server))
+    with pytest.raises(KeyboardInterrupt):
+        bench.finish()
+    ended = {key for key in server.payloads if key.startswith(("res:a:r", "res:b:r"))}
+    bench.open_bus = lambda: MemoryBus(server)
+    bench.start()
+    bench.turn()
+    assert ended and not ended & set(server.payloads)
+    bench.finish()
+    assert server.payloads == {}
+    assert_whole(bench)
+
+
 def test_what_only_waits_is_asked_of_the_state_once(bench: BrokerBench) -> None:
     """A turn in which nothing happens reads no state: it may have hundreds of kilobytes."""
     reads: list[str | None] = []

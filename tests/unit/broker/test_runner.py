@@ -7,8 +7,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from opcod.local.progress import headline
+from services.broker.runner import SWEEP_S
 from shared.bus.keys import BROKER, LEADER, RESULTS, STUDENTS, jobs
 from shared.bus.leases import HeldLease
+from shared.bus.payloads import pack
 from shared.contracts.acting import Control
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import Job, JobKind, JobOutput, JobStarted
@@ -261,6 +263,48 @@ def test_a_tutor_that_takes_too_long_is_not_waited_for(run_dir: Path) -> None:
 
     bench.run(all_lost)
     assert bench.state.tallies["a"].lost_feedback == {"tutor_timeout": 2}
+
+
+def test_f93_feedback_that_comes_when_its_step_is_over_leaves_nothing_behind(bench: BrokerBench) -> None:
+    bench.run(is_training)
+    for student in bench.students.values():
+        student.slow = {JobKind.FEEDBACK}
+    bench.settle()
+    bench.clock.now_s += bench.settings.feedback.tutor_timeout_s + 1
+    bench.settle()
+    for student in bench.students.values():
+        student.slow = set()
+    bench.run(lambda state: all(phase.step is None or phase.step.step > 1 for phase in state.phases))
+    open_ones = set(bench.server.payloads)
+    for student in bench.students.values():
+        for delivery in student.begun:
+            ref, data = pack(JobOutput(job_id=delivery.message.key, version="b@v0", prompts=()), "res:a:s1", "late.out")
+            assert bench.workers.complete(delivery, payload=(ref, data))
+    assert set(bench.server.payloads) - open_ones == {"res:a:s1"}
+    bench.clock.now_s += SWEEP_S
+    bench.turn()
+    assert set(bench.server.payloads) == open_ones
+    bench.finish()
+    assert bench.server.payloads == {}
+
+
+@pytest.mark.parametrize("more", [(), THREE], ids=["two", "three"])
+def test_no_sweep_takes_what_open_work_needs(run_dir: Path, more: tuple[str, ...]) -> None:
+    """Of a run whose revisions outlive their steps; a sweep in every turn."""
+    bench = BrokerBench(run_dir, more)
+
+    def is_done(state: RunState) -> bool:
+        bench.clock.now_s += SWEEP_S
+        outlived = any(phase.kept_steps for phase in state.phases)
+        for student in bench.students.values():
+            student.held = set() if outlived else {JobKind.REVISE}
+        return state.status is Status.DONE
+
+    bench.run(is_done)
+    assert_whole(bench)
+    assert bench.events("lost") == []
+    answers = 2 * bench.settings.problems.per_step * bench.settings.rollout.samples
+    assert sum(row.right + row.wrong for row in bench.state.tallies["a"].revisions) == answers
 
 
 def test_control_pauses_resumes_and_aborts(bench: BrokerBench) -> None:
