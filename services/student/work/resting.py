@@ -57,7 +57,16 @@ class Rest:
             self._busy_s = now_s
         idle = now_s - self._busy_s >= LINGER_S
         if not busy and (idle or self.over()):
-            self._alive()
-            self._engine.sleep()
-            self._awake = False
-            self._turn.give_back()
+            self._sleep()
+
+    def leave_lost(self, *, busy: bool) -> None:
+        """Sleep if the turn was lost and nothing is under way. Asks the bus for nothing, so that it can be called while
+        that is away; somebody else may have the card. Raises EngineAwayError where the engine is lost."""
+        if self._awake and self._turn.lost and not busy:
+            self._sleep()
+
+    def _sleep(self) -> None:
+        self._alive()
+        self._engine.sleep()
+        self._awake = False
+        self._turn.give_back()

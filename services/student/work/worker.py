@@ -175,6 +175,12 @@ class EngineWorker:
             log.warning("the bus does not answer", error=str(error))
         self._board.bus_problem = str(error)
         self._connected = False
+        if self._rest is not None:
+            # `_settle` is not reached while the bus is away.
+            try:
+                self._rest.leave_lost(busy=bool(self._calls.works))
+            except EngineAwayError as away:
+                log.warning("the engine is away", error=str(away))
         self._stopping.wait(RETRY_S)
 
     def _check_health(self) -> EngineState:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.student.engines.port import Sleeper
+from services.student.engines.port import EngineAwayError, Sleeper
 from services.student.engines.scripted import Script, ScriptedEngine
 from services.student.work.resting import LINGER_S, MOST_S, Rest
 from shared.bus.turns import CardTurn
@@ -94,6 +94,59 @@ def test_a_turn_that_others_wait_for_ends_though_there_is_more_to_do(ground: Gro
 def test_engines_that_can_sleep_say_so() -> None:
     assert isinstance(ScriptedEngine(Script(problems=())), Sleeper)
     assert not isinstance(object(), Sleeper)
+
+
+def test_a_turn_that_is_lost_while_the_bus_is_away_frees_the_card_when_nothing_is_under_way(tmp_path: Path) -> None:
+    bench = StudentBench(tmp_path, lease_s=0.6, continuous=True, shares_card=True)
+    until_s = time.monotonic() + WAIT_S
+    try:
+        assert bench.card is not None
+        bench.engine.hold = True
+        bench.broker.issue(JobKind.ROLLOUT, 1)
+        while not bench.engine.calls:
+            assert time.monotonic() < until_s
+            bench.worker.turn()
+        bench.server.down = True
+        while not bench.card.lost:
+            assert time.monotonic() < until_s
+            bench.worker.turn()
+        bench.worker.turn()
+        assert not bench.engine.asleep, "what is under way may end"
+        bench.engine.go.set()
+        while not bench.engine.asleep:
+            assert time.monotonic() < until_s
+            bench.worker.turn()
+        assert not bench.card.held
+        bench.server.down = False
+        trainer = CardTurn(MemoryBus(bench.server, lease_s=60), "trainer-a", SystemClock(), ttl_s=60)
+        assert trainer.ask()
+        trainer.give_back()
+    finally:
+        bench.close()
+
+
+def test_an_engine_that_is_lost_as_its_turn_is_leaves_the_worker_at_work(tmp_path: Path) -> None:
+    bench = StudentBench(tmp_path, lease_s=0.3, shares_card=True)
+    until_s = time.monotonic() + WAIT_S
+    tries: list[float] = []
+
+    def away() -> None:
+        tries.append(time.monotonic())
+        raise EngineAwayError("no answer")
+
+    try:
+        bench.worker.turn()
+        bench.engine.sleep = away  # type: ignore[method-assign]
+        bench.server.down = True
+        while len(tries) < 2:
+            assert time.monotonic() < until_s
+            bench.worker.turn()
+        del bench.engine.sleep
+        while not bench.engine.asleep:
+            assert time.monotonic() < until_s
+            bench.worker.turn()
+    finally:
+        bench.close()
 
 
 def test_jobs_and_versions_wait_for_the_engine_s_turn(tmp_path: Path) -> None:
