@@ -25,11 +25,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import stamina
 import structlog
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from services.trainer.model.learner import LearnerState
@@ -39,7 +37,7 @@ from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry, StepDone, WeightsManifest, WeightsPublished
 from shared.errors import FencedError, ModelError, StorageError, reason
 from shared.files.store import MANIFEST, Content, Linked, LocalStore
-from shared.modeling.tensorfiles import write_tensors
+from shared.modeling.tensorfiles import read_tensors, write_tensors
 from shared.modeling.versions import version_tensors
 from shared.obs.faults import fault_point
 
@@ -50,10 +48,6 @@ TEACHER_FILE = "teacher.safetensors"
 TEACHER_FILES = "teacher*.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 BROKEN_SUFFIX = ".broken"
-
-READ_ATTEMPTS = 4
-FIRST_WAIT_S = 1.0
-"""Between two, and twice as long each time: 7 s in all for a file system to answer again."""
 
 log = structlog.get_logger()
 
@@ -83,12 +77,6 @@ class CheckpointManifest(Contract):
     def whole(self) -> bool:
         # Whole ones alone have a teacher (`state_files`), and the first shard is there for any number of ranks.
         return any(entry.name == shard_name(TEACHER_FILE, 0, self.shards) for entry in self.files)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Of a file that is there and was not read; one that is not there, or holds something else, stays so."""
-    cause = error.__cause__ if isinstance(error, StorageError) else error
-    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError)
 
 
 def directory_name(student: str, step: int) -> str:
@@ -136,14 +124,10 @@ class Checkpoints:
         return None
 
     def _verified(self, step: int) -> CheckpointManifest:
-        """Raises StorageError; where a file system does not answer, as NFS may not, only after some tries."""
+        """Raises StorageError."""
         name = directory_name(self._student, step)
-        for attempt in stamina.retry_context(
-            on=_may_pass, attempts=READ_ATTEMPTS, timeout=None, wait_initial=FIRST_WAIT_S, wait_jitter=0.0
-        ):
-            with attempt:
-                manifest = self.read(step)
-                self._store.verify(name, self._store.read_manifest(name))
+        manifest = self.read(step)
+        self._store.verify(name, self._store.read_manifest(name))
         return manifest
 
     def whole_steps(self, limit: int) -> list[int]:
@@ -269,8 +253,8 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """Steps with a manifest, ascending; a directory without one is a checkpoint half deleted."""
-        found = (path.name for path in self._root.glob("k*") if (path / MANIFEST).is_file())
-        return sorted(int(name[1:]) for name in found if name[1:].isdecimal())
+        found = self._store.members(f"checkpoints/{self._student}")
+        return sorted(int(name[1:]) for name in found if name[:1] == "k" and name[1:].isdecimal())
 
     def _prune(self) -> None:
         """Delete all but the newest KEPT, and the newest KEPT whole ones; the manifest goes first, so that no half of
@@ -306,7 +290,7 @@ def _rows(paths: Mapping[str, Path], names: Sequence[str], rank: int, ranks: int
     if not paths:
         return {}
     # Mapped, not read: of a shard that holds none of our rows nothing is.
-    shards = [load_file(paths[name]) for name in names]
+    shards = [read_tensors(paths[name]) for name in names]
     return {name: own_rows([shard[name] for shard in shards], rank, ranks) for name in shards[0]}
 
 

@@ -5,6 +5,7 @@ the file has the sha256 that the manifest names.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from shared.contracts.batches import BatchGroup, BatchManifest
 from shared.contracts.ids import step_name
 from shared.errors import StorageError, reason, shown
-from shared.files.store import GROUPS, MANIFEST, LocalStore
+from shared.files.store import GROUPS, LocalStore, patiently
 
 BATCHES = "batches"
 
@@ -25,8 +26,8 @@ def batch_directory(student: str, step: int) -> str:
 def sealed_steps(run_dir: Path, student: str) -> list[int]:
     """The steps of the batches that lie whole on disk, in order."""
     # A directory gets its name with the manifest in it; what has none was never sealed.
-    found = (run_dir / BATCHES / student).glob("s*")
-    return sorted(int(path.name[1:]) for path in found if path.name[1:].isdecimal() and (path / MANIFEST).is_file())
+    found = LocalStore(run_dir).members(f"{BATCHES}/{student}")
+    return sorted(int(name[1:]) for name in found if name[:1] == "s" and name[1:].isdecimal())
 
 
 def batch_manifest(raw: bytes, directory: str, *, run: str, student: str, step: int) -> BatchManifest:
@@ -47,11 +48,20 @@ def batch_manifest(raw: bytes, directory: str, *, run: str, student: str, step: 
 def read_groups(store: LocalStore, directory: str, manifest: BatchManifest) -> Iterator[BatchGroup]:
     """All groups, verified before the first. Raises StorageError."""
     try:
-        with store.open_verified(directory, GROUPS, manifest.groups_sha256).open("rb") as lines:
-            for line in lines:
-                yield BatchGroup.model_validate_json(line)
+        path, at = store.open_verified(directory, GROUPS, manifest.groups_sha256), 0
+        while line := patiently(partial(_line, path, at)):
+            yield BatchGroup.model_validate_json(line)
+            at += len(line)
     except (OSError, ValidationError) as error:
         raise StorageError(f"cannot read the sealed batch {directory}: {reason(error)}") from error
+
+
+def _line(path: Path, at: int) -> bytes:
+    """The line that begins at byte `at`; empty at the end. Raises OSError."""
+    # Opened for each, since a handle that went stale stays so. A group has tens of kilobytes.
+    with path.open("rb") as file:
+        file.seek(at)
+        return file.readline()
 
 
 def read_group(store: LocalStore, manifest: BatchManifest, problem_id: str) -> BatchGroup:

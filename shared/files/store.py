@@ -16,7 +16,9 @@ import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+import stamina
 
 from shared.contracts.weights import FileEntry
 from shared.errors import StorageError, reason, shown
@@ -59,6 +61,26 @@ Manifest = bytes | Callable[[tuple[FileEntry, ...]], bytes]
 _NO_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
 _COPIED_BYTES = 4 * 1024 * 1024
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,199}")
+
+READ_ATTEMPTS = 4
+FIRST_WAIT_S = 1.0
+"""Between two, and twice as long each time: 7 s in all for a file system to answer again. No lease runs out in it."""
+
+Read = TypeVar("Read")
+
+
+def patiently(read: Callable[[], Read]) -> Read:
+    """What `read` gives, which may be asked more than once: a network file system fails for a moment (ESTALE, EIO), and
+    that says nothing about the file. Raises as `read` does: at once where the file is not there or is no file, and
+    whatever is no OSError.
+    """
+    retrying = stamina.RetryingCaller(attempts=READ_ATTEMPTS, timeout=None, wait_initial=FIRST_WAIT_S, wait_jitter=0.0)
+    return retrying(_may_pass, read)
+
+
+def _may_pass(error: Exception) -> bool:
+    stays = FileNotFoundError | NotADirectoryError | IsADirectoryError
+    return isinstance(error, OSError) and not isinstance(error, stays)
 
 
 def resolve(root: Path, name: str) -> Path:
@@ -166,14 +188,27 @@ class LocalStore:
 
     def exists(self, name: str) -> bool:
         """Whether `name` is a directory with a manifest."""
-        return self._plain(name, MANIFEST).is_file()
+        return self._reading(name, lambda: self._plain(name, MANIFEST).is_file())
+
+    def members(self, name: str) -> list[str]:
+        """Names of the directories with a manifest in the directory `name`, sorted; none where that is not there."""
+
+        def found() -> list[str]:
+            try:
+                # Not by glob, which takes a directory that cannot be read for an empty one.
+                entries = list((self.root / name).iterdir())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return sorted(each.name for each in entries if (each / MANIFEST).is_file())
+
+        return self._reading(name, found)
 
     def read_manifest(self, name: str) -> bytes:
         """Raises StorageError if it is absent."""
-        path = self._plain(name, MANIFEST)
         try:
-            return path.read_bytes()
+            return patiently(lambda: self._plain(name, MANIFEST).read_bytes())
         except OSError as error:
+            path = self.root / name / MANIFEST
             raise StorageError(f"cannot read {path}: {error}; expected a directory that was written whole") from error
 
     def verify(self, name: str, manifest: bytes, *, unread: Collection[str] = ()) -> None:
@@ -182,26 +217,21 @@ class LocalStore:
         if self.read_manifest(name) != manifest:
             raise StorageError(f"{self.root / name}: its manifest is not the expected one; it was replaced or edited")
         listed = listed_files(manifest)
-        try:
-            present = {path.name for path in resolve(self.root, name).iterdir()} - {MANIFEST}
-        except OSError as error:
-            raise StorageError(f"cannot read {self.root / name}: {error}") from error
+        there = self._reading(name, lambda: [path.name for path in resolve(self.root, name).iterdir()])
+        present = set(there) - {MANIFEST}
         # A file too many counts as well: programs that load such a directory know nothing of the manifest.
         if present != set(listed):
             raise StorageError(f"{self.root / name}: expected the files {sorted(listed)}, found {sorted(present)}")
         for file, sha256 in listed.items():
             if file in unread:
-                self._plain(name, file)
+                self._reading(name, lambda: self._plain(name, file))  # noqa: B023 - called here
             else:
                 self.open_verified(name, file, sha256)
 
     def open_verified(self, name: str, file: str, sha256: str) -> Path:
         """The path of a file whose sha256 was checked just now. Raises StorageError if it is another."""
-        path = self._plain(name, file)
-        try:
-            found = sha256_file(path)
-        except OSError as error:
-            raise StorageError(f"cannot read {path}: {error}") from error
+        path = self.root / name / file_name(file)
+        found = self._reading(f"{name}/{file}", lambda: sha256_file(self._plain(name, file)))
         if found != sha256:
             raise StorageError(
                 f"{path}: expected sha256 {sha256}, found {found}: it was altered after it was written; restore it "
@@ -213,6 +243,12 @@ class LocalStore:
         """Remove what writers that died left behind; returns what was removed. What a live one is writing stays."""
         with storage_errors(self.root, 0):
             return sweep(self.root)
+
+    def _reading(self, name: str, read: Callable[[], Read]) -> Read:
+        try:
+            return patiently(read)
+        except OSError as error:
+            raise StorageError(f"cannot read {self.root / name}: {error}") from error
 
     def _plain(self, name: str, file: str) -> Path:
         return resolve(self.root, f"{name}/{file_name(file)}")

@@ -19,7 +19,6 @@ from typing import Any, get_args
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -30,7 +29,7 @@ from shared.modeling.directory import ADAPTER_CONFIG, few
 from shared.modeling.fitting import is_finite
 from shared.modeling.loading import DTYPES, Dtype
 from shared.modeling.plain_lora import read_plain_lora, require_targets
-from shared.modeling.tensorfiles import tensor_bytes, write_tensors
+from shared.modeling.tensorfiles import read_tensors, tensor_bytes, write_tensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = ADAPTER_CONFIG
@@ -145,7 +144,7 @@ def load_adapter(directory: Path, *, brought: bool = False) -> tuple[Adapter, Lo
     """
     config = read_plain_lora(directory)
     try:
-        tensors: Adapter = load_file(directory / WEIGHTS_FILE)
+        tensors: Adapter = read_tensors(directory / WEIGHTS_FILE)
     except (OSError, SafetensorError) as broken:
         raise ModelError(f"expected {WEIGHTS_FILE} of a LoRA adapter in {directory}: {reason(broken)}") from broken
     if brought and all(tensor.is_floating_point() for tensor in tensors.values()):

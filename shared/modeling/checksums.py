@@ -8,11 +8,13 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeGuard
 
 from shared.contracts.models import PreparedModel, Stamp
 from shared.errors import ModelError, reason, shown
+from shared.files.store import patiently
 
 _HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors format itself
 
@@ -41,8 +43,8 @@ def file_checksum(*paths: Path) -> str:
 
     Raises ModelError for a file that is not safetensors or is cut short.
     """
-    where = {name: (path, entry) for path in paths for name, entry in _read_header(path).items()}
-    return checksum_of(_read_tensor(name, *where[name]) for name in sorted(where))
+    where = {name: (path, entry) for path in paths for name, entry in patiently(partial(_read_header, path)).items()}
+    return checksum_of(patiently(partial(_read_tensor, name, *where[name])) for name in sorted(where))
 
 
 def model_files(directory: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import MAX_SHOWN_CHARS, ModelError, OpcodError, reason
+from shared.files.store import patiently
 
 MODEL_CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -79,7 +80,7 @@ def read_model_config(path: Path) -> dict[str, Any]:
 def read_object(file: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises ModelError."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(patiently(lambda: file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as broken:
         raise ModelError(f"expected a JSON object in {file}: {reason(broken)}") from broken
     if not isinstance(found, dict):

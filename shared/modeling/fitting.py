@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from shared.errors import ModelError, reason
 from shared.modeling.directory import few, reading, weight_files
+from shared.modeling.tensorfiles import opened_tensors
 
 
 def require_fit(path: Path, skeleton: PreTrainedModel) -> None:
@@ -70,7 +71,7 @@ def file_tensors(*files: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of safetensors files by name, each read when it is asked for. Raises ModelError."""
     for file in files:
         try:
-            with safe_open(file, framework="pt") as opened:
+            with opened_tensors(file) as opened:
                 for name in opened.keys():  # noqa: SIM118 - it is no mapping
                     yield name, opened.get_tensor(name)
         except (OSError, SafetensorError) as broken:
@@ -82,7 +83,7 @@ def _without_values(files: list[Path]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for file in files:
         try:
-            with safe_open(file, framework="pt") as opened:
+            with opened_tensors(file) as opened:
                 for name in opened.keys():  # noqa: SIM118 - it is no mapping
                     found[name] = torch.empty(opened.get_slice(name).get_shape(), device="meta")
         except (OSError, SafetensorError) as broken:

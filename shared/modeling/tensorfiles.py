@@ -1,4 +1,5 @@
-"""Safetensors files, written to whoever takes their bytes: safetensors itself writes to a path, and nobody sees what.
+"""Safetensors files, read patiently, and written to whoever takes their bytes: safetensors itself writes to a path, and
+nobody sees what.
 
 The bytes are those that `safetensors.torch.save_file` writes: an 8-byte length, a JSON header, the tensors.
 """
@@ -6,11 +7,14 @@ The bytes are those that `safetensors.torch.save_file` writes: an 8-byte length,
 import json
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-from shared.files.store import ByteSink
+from shared.files.store import ByteSink, patiently
 from shared.modeling.checksums import TensorBytes
 
 # In the order of a file: by type, as safetensors has them, and then by name.
@@ -43,3 +47,24 @@ def write_tensors(tensors: Mapping[str, Tensor], sink: ByteSink, metadata: Mappi
     sink.write(struct.pack("<Q", len(text)) + text)
     for name, tensor in ordered:
         sink.write(tensor_bytes(name, tensor).data)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a file. Raises OSError and SafetensorError."""
+
+    def read() -> dict[str, Tensor]:
+        # Safetensors says of whatever it cannot open that it is not there; Python knows why.
+        with file.open("rb"):
+            return load_file(file)
+
+    return patiently(read)
+
+
+def opened_tensors(file: Path) -> safe_open:
+    """As `read_tensors`, but each tensor is read when it is asked for."""
+
+    def opened() -> safe_open:
+        with file.open("rb"):
+            return safe_open(file, framework="pt")
+
+    return patiently(opened)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shared.contracts.weights import WeightsManifest
@@ -19,7 +18,7 @@ from shared.modeling.adapters import checksum, load_adapter
 from shared.modeling.checksums import file_checksum
 from shared.modeling.directory import few
 from shared.modeling.fitting import file_tensors, require_finite
-from shared.modeling.tensorfiles import write_tensors
+from shared.modeling.tensorfiles import read_tensors, write_tensors
 
 MODEL_FILE = "model.safetensors"
 
@@ -84,7 +83,7 @@ def load_full(*files: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
-            found = load_file(file)
+            found = read_tensors(file)
         except (OSError, SafetensorError) as broken:
             raise ModelError(f"expected safetensors in {file}: {reason(broken)}") from broken
         require_finite(found.items(), file)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = tuple(f"F{number}" for number in range(1, 94))
+ROWS = tuple(f"F{number}" for number in range(1, 97))
 NOT_YET: frozenset[str] = frozenset()
 
 _ROW = re.compile(r"^\| (F\d+) \|(.*)\| ([^|]*) \|$", re.MULTILINE)

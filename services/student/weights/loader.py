@@ -15,7 +15,7 @@ from services.student.engines.port import Engine, EngineAwayError
 from shared.contracts.ids import parse_version, version_folder
 from shared.contracts.weights import FileEntry, WeightsManifest
 from shared.errors import OpcodError, StorageError, reason, shown
-from shared.files.store import LocalStore, file_name
+from shared.files.store import LocalStore, file_name, patiently
 
 PROBE_TOLERANCE = 0.5
 """Measured: matching weights differ by less than 0.1, wrong ones by more than 1."""
@@ -122,7 +122,7 @@ class WeightLoader:
             )
         for entry in entries:
             path = self._weights / name / file_name(entry.name)
-            found = path.stat().st_size
+            found = patiently(path.stat).st_size
             if found != entry.bytes:
                 raise StorageError(f"{path}: expected {entry.bytes} bytes, found {found}; publish it again")
 

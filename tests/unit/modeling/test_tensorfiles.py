@@ -1,6 +1,7 @@
 """Files of tensors are those that safetensors writes, byte for byte."""
 
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from shared.modeling.tensorfiles import write_tensors
+from shared.files.store import READ_ATTEMPTS
+from shared.modeling.checksums import file_checksum
+from shared.modeling.fitting import file_tensors
+from shared.modeling.tensorfiles import read_tensors, write_tensors
+from tests.fakes.stale_files import StaleFiles
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=9)
@@ -43,3 +48,19 @@ def test_rows_that_do_not_lie_one_after_the_other_are_written_so() -> None:
 def test_other_types_are_no_weights() -> None:
     with pytest.raises(ValueError, match="not in tuple"):
         written({"x": torch.zeros(1, dtype=torch.int64)})
+
+
+def test_files_are_read_patiently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, tensors = tmp_path / "x.safetensors", {"x": torch.arange(6.0)}
+    file.write_bytes(save(tensors))
+    stale = StaleFiles(monkeypatch, tmp_path)
+    for read in (read_tensors, lambda path: dict(file_tensors(path)), lambda path: {"x": file_checksum(path)}):
+        stale.fail(READ_ATTEMPTS - 1)
+        assert read(file).keys() == tensors.keys()
+    stale.fail(READ_ATTEMPTS)
+    with pytest.raises(OSError, match="Stale"):
+        read_tensors(file)
+    stale.fail(0)
+    with pytest.raises(FileNotFoundError):
+        read_tensors(tmp_path / "y.safetensors")
+    assert stale.tries["y.safetensors"] == 1

@@ -7,8 +7,10 @@ import pytest
 from services.trainer.batches import read_batch
 from shared.contracts.batches import BatchSealed
 from shared.errors import StorageError
+from shared.files.batches import batch_directory, batch_manifest, read_groups, sealed_steps
 from shared.files.store import LocalStore
 from shared.modeling.loading import load_tokenizer
+from tests.fakes.stale_files import StaleFiles
 from tests.unit.trainer.ground import RUN, group_of, seal, seal_streamed
 
 
@@ -21,6 +23,31 @@ def test_a_sealed_batch_is_read_whole(tmp_path: Path, sealed: BatchSealed) -> No
     batch = read_batch(LocalStore(tmp_path), sealed, RUN)
     assert [sample.text for sample in batch.groups[0].samples] == ["4", "5"]
     assert batch.sha256 == sealed.sha256
+
+
+def test_a_file_system_that_fails_for_a_moment_is_asked_again(
+    tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed, groups = seal_streamed(tmp_path, tiny_dir, 1, [2, 0, 1])
+    stale = StaleFiles(monkeypatch, tmp_path)
+    stale.fail(3)
+    assert len(read_batch(LocalStore(tmp_path), sealed, RUN).groups) == len(groups)
+    stale.fail(3)
+    assert sealed_steps(tmp_path, "a") == [1]
+
+
+def test_one_that_fails_in_the_middle_of_a_batch_is_asked_from_there_on(
+    tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal_streamed(tmp_path, tiny_dir, 1, [2, 0, 1])
+    store, directory, stale = LocalStore(tmp_path), batch_directory("a", 1), StaleFiles(monkeypatch, tmp_path)
+    manifest = batch_manifest(store.read_manifest(directory), directory, run=RUN, student="a", step=1)
+    groups, found = read_groups(store, directory, manifest), []
+    for group in groups:
+        found.append(group.problem_id)
+        stale.fail(2)
+    assert found == list(dict.fromkeys(found))
+    assert len(found) == manifest.groups
 
 
 @pytest.mark.parametrize("file", ["groups.jsonl", "manifest.json"])

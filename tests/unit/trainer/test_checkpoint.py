@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer import checkpoint
 from services.trainer.checkpoint import CheckpointManifest
 from services.trainer.trainer import StudentTrainer
 from shared.errors import FencedError, ModelError, StorageError
-from shared.files.durable import sha256_file
 from shared.files.store import LocalStore
+from tests.fakes.stale_files import StaleFiles
 from tests.unit.trainer.ground import OpenFence, checkpoints_of, seal_steps, student_trainer
 
 
@@ -76,17 +75,17 @@ def test_a_broken_one_is_set_aside_for_the_one_before(tmp_path: Path, file: str,
 def test_a_file_system_that_does_not_answer_for_a_moment_breaks_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, step: int
 ) -> None:
-    monkeypatch.setattr(checkpoint, "FIRST_WAIT_S", 0.001)
-    left = [failures]
-
-    def stale(path: Path) -> str:
-        if "k000003" in str(path) and left[0]:
-            left[0] -= 1
-            raise OSError(errno.ESTALE, "Stale file handle")
-        return sha256_file(path)
-
-    monkeypatch.setattr("shared.files.store.sha256_file", stale)
+    StaleFiles(monkeypatch, tmp_path / "checkpoints" / "a" / "k000003").fail(failures)
     assert newest(tmp_path).step == step
+
+
+@pytest.mark.usefixtures("trained")
+def test_nor_does_a_moment_take_a_trainer_further_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale, checkpoints = StaleFiles(monkeypatch, tmp_path), checkpoints_of(LocalStore(tmp_path))
+    stale.fail(3, errno.EIO)
+    assert checkpoints.whole_steps(3) == [3, 2]
+    stale.fail(3, errno.EIO)
+    assert checkpoints.load(checkpoints.read(3)).phase_updates == 3
 
 
 @pytest.mark.usefixtures("trained")

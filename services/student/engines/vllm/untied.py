@@ -10,11 +10,12 @@ import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.errors import ModelError
+from shared.files.store import patiently
+from shared.modeling.tensorfiles import opened_tensors
 
 CONFIG = "config.json"
 TIED_FILE = "tied.safetensors"
@@ -41,7 +42,7 @@ class Untied:
             if file.name != CONFIG and not file.name.endswith(".index.json"):  # vLLM reads only what an index lists
                 (made / file.name).symlink_to(file.resolve())
         try:
-            config = json.loads((directory / CONFIG).read_bytes())
+            config = json.loads(patiently((directory / CONFIG).read_bytes))
             (made / CONFIG).write_text(json.dumps({**config, "tie_word_embeddings": False}))
             self._write_tied(made, sorted(directory.glob("*.safetensors")))
         except (OSError, ValueError) as error:
@@ -56,7 +57,7 @@ class Untied:
     def _write_tied(self, made: Path, files: list[Path]) -> None:
         tensors: dict[str, Tensor] = {}
         for file in files:
-            with safe_open(file, framework="pt") as opened:
+            with opened_tensors(file) as opened:
                 there = set(opened.keys())
                 tensors |= {alias: opened.get_tensor(name) for alias, name in self._tied.items() if name in there}
         if tensors:

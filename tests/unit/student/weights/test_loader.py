@@ -10,6 +10,7 @@ import pytest
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.files.store import LocalStore
 from tests.fakes.engine import BASE_CHECKSUM, FakeEngine
+from tests.fakes.stale_files import StaleFiles
 from tests.fakes.student import RUN, publish_version, tensor_file
 
 V1 = Path("weights") / "a" / "v000001"
@@ -29,6 +30,19 @@ def test_a_published_version_is_loaded_with_the_checksum_of_its_manifest(tmp_pat
     engine, manifest = FakeEngine(), publish_version(tmp_path, 1)
     assert loader(tmp_path, engine, base_model=manifest.base_model).load("a@v1") == manifest.checksum
     assert engine.versions() == {"a@v1": manifest.checksum}
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+def test_a_file_system_that_fails_for_a_moment_has_no_version_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashes: bool
+) -> None:
+    engine, manifest, stale = FakeEngine(), publish_version(tmp_path, 1), StaleFiles(monkeypatch, tmp_path / V1)
+    engine.hashes = hashes
+    stale.fail(3)
+    assert loader(tmp_path, engine).load("a@v1") == manifest.checksum
+    stale.fail(4)
+    with pytest.raises(VersionRefusedError, match="Stale file handle"):
+        loader(tmp_path, FakeEngine()).load("a@v1")
 
 
 def flip_a_bit(directory: Path) -> None:
