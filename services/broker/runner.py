@@ -323,7 +323,7 @@ class Runner:
                 case IssueEval() | IssueRollout() | IssueFeedback() | IssueRevision():
                     self._dispatcher.issue(command, state, handling.out)
                 case Serve():
-                    wanted = ServeSet(live=command.live, versions=command.versions)
+                    wanted = ServeSet(live=command.live, versions=command.versions, revision=state.revision)
                     handling.serve.append((command.student, wanted.model_dump_json()))
                 case Forget():
                     handling.forget.append(command.key)

@@ -81,10 +81,14 @@ class VersionRefused(Message):
 
 
 class ServeSet(Contract):
-    """The versions that every replica of a student must hold: the live one and the frozen tutor."""
+    """The versions that every replica of a student must hold: the live one and the frozen tutor.
+
+    revision: that of the state which said it. The same versions said once more are tried anew, whoever refused them.
+    """
 
     live: str
     versions: tuple[str, ...]
+    revision: int = 0
 
 
 class StepMetrics(Contract):

@@ -289,6 +289,12 @@ class BrokerBench:
 
         self.runner.loop(Between(end), threading.Event())
 
+    def serve_set(self, student: str) -> ServeSet:
+        """The one that its replicas follow."""
+        wanted = self.workers.serve_set(student)
+        assert wanted is not None
+        return ServeSet.model_validate_json(wanted)
+
     def finish(self) -> RunState:
         return self.run(lambda state: state.status is Status.DONE)
 

@@ -20,7 +20,7 @@ from shared.bus.leases import LeaseKeeper
 from shared.bus.payloads import pack, unpack
 from shared.bus.port import Bus, Commit
 from shared.bus.turns import CardTurn
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.envelope import Message
@@ -126,7 +126,7 @@ class Broker:
         self._commit(payloads=[packed], publish=[(jobs("a", job.kind), job)])
 
     def serve(self, live: str, *others: str) -> None:
-        value = ServeSet(live=live, versions=(live, *others)).model_dump_json()
+        value = ServeSet(live=live, versions=(live, *others), revision=self._revision).model_dump_json()
         self._commit(serve=[("a", value)])
 
     def _commit(
@@ -168,10 +168,11 @@ class StudentBench:
         continuous: bool = False,
         server: MemoryServer | None = None,
         shares_card: bool = False,
+        clock: Clock | None = None,
     ) -> None:
         """shares_card: the engine sleeps out of its turn, and begins awake in one."""
         self.config = config_in(run_dir, *overrides, replica=replica)
-        self.clock = SystemClock()
+        self.clock = clock or SystemClock()
         self.server = server or MemoryServer()
         self.lease_s = lease_s
         self.bus = MemoryBus(self.server, lease_s=lease_s)

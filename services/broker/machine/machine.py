@@ -100,7 +100,7 @@ def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState,
         case StepRefused():
             _record_refusal(state, event)
         case Controlled():
-            kept = _record_control(state, event)
+            kept = [command for command in _record_control(state, event) if not isinstance(command, Serve)]
         case Asked():
             kept = act_on(state, plan, event)
         case VersionServed():
@@ -110,7 +110,8 @@ def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState,
             if event.redis_was_empty:
                 rounds.reopen(state, event.sealed)
     state.revision, state.at = state.revision + 1, event.at
-    if not isinstance(event, TakenUp | StepFinished):
+    resumed = isinstance(event, Controlled) and event.action == "resume"
+    if not isinstance(event, TakenUp | StepFinished) and not resumed:
         return state, kept
     served: list[Command] = [Serve(student, live, (live,)) for student, live in sorted(state.version.items())]
     return state, kept + served
@@ -332,7 +333,9 @@ def _record_control(state: RunState, event: Controlled) -> list[Command]:
             if state.paused is not None:
                 state.paused = None
                 rounds.allow_again(state, event.at)
-                return [tell_status(state, "resumed")]
+                # Said again though they are the same: what a student refused may be mended, and is tried at once.
+                serve = [Serve(student, *serve_set(state, student)) for student in state.version]
+                return [tell_status(state, "resumed"), *serve]
         case "abort":
             state.failed = event.reason
             return [enter(state, Status.FAILED, event.at, reason=event.reason)]

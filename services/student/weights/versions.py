@@ -2,7 +2,7 @@
 
 What always holds: a version that a job or a waiting request names stays loaded; the live version changes only
 when the next one is loaded, so a refused version leaves the previous one serving; a refused version is not
-tried again before its back-off is over.
+tried again before its back-off is over, or the broker says the same versions anew, as for a run that is resumed.
 """
 
 from collections.abc import Collection
@@ -71,12 +71,14 @@ class VersionKeeper:
         self._live: str | None = None
         self._since: dict[str, float] = {}
         self._refused: dict[str, LoadRefusal] = {}
+        self._said: ServeSet | None = None
 
     def sync(self, in_use: Collection[str]) -> None:
         """Load what the serve set misses, unload what is neither in it nor in use. Raises UnavailableError."""
         wanted = self._wanted()
         if wanted is None:
             return
+        self._forgive(wanted)
         for version in self._due(wanted):
             self._attempt(version)
         if wanted.live in self._engine.versions():
@@ -87,6 +89,13 @@ class VersionKeeper:
             self._engine.unload(version)
             log.info("version unloaded", version=version)
         self._show(wanted.live)
+
+    def _forgive(self, wanted: ServeSet) -> None:
+        # Of other versions the broker speaks at every step: nothing is mended by that.
+        again = self._said is not None and self._said == wanted.model_copy(update={"revision": self._said.revision})
+        if again and self._said != wanted:
+            self._refused.clear()
+        self._said = wanted
 
     def _due(self, wanted: ServeSet) -> tuple[str, ...]:
         """What is to be loaded, unless it is there."""
@@ -102,6 +111,7 @@ class VersionKeeper:
         wanted = self._wanted()
         if wanted is None:
             return False
+        self._forgive(wanted)
         now_s, held = self._clock.monotonic_s(), self._engine.versions()
         missing = {wanted.live, *wanted.versions} - held.keys()
         return any(version not in self._refused or now_s >= self._refused[version].again_s for version in missing)
@@ -124,6 +134,12 @@ class VersionKeeper:
             raise
         self._refused.pop(version, None)
         self._note_loaded(version, checksum, self._clock.monotonic_s() - started_s)
+
+    def refusals(self, version: str) -> int:
+        """How often it was refused in a row, while it is not to be tried again yet; else 0."""
+        refusal = self._refused.get(version)
+        waits = refusal is not None and self._clock.monotonic_s() < refusal.again_s
+        return refusal.times if refusal is not None and waits else 0
 
     def report_again(self) -> None:
         """The bus may have lost its data: say again what is loaded. The broker knows repeated reports by their key."""

@@ -121,17 +121,23 @@ GATHER_S = 0.03
 """Jobs of a step come in a burst. A batch that starts with the first of them leaves the rest to another one, which
 takes about as long: measured on one core, 72 sequences of 16 tokens 1.1 s at once, 2.6 s as 48 and then 24."""
 
+LOAD_TRIES = 4
+"""Of a version that a job names, before the job fails: with the pauses between them half a minute, in which a mount may
+come back. A feedback that fails is lost for good."""
+
 log = structlog.get_logger()
 
 
 @dataclass(eq=False)
 class HeldJob:
-    """A job in hand. lost: set when its lease is not ours any more. losses: how often the engine was lost under it."""
+    """A job in hand. lost: set when its lease is not ours any more. losses: how often the engine was lost under it.
+    refusals: of its version, when nobody else was there to load it and it was kept."""
 
     delivery: Delivery
     job: Job
     lost: Event
     losses: int = 0
+    refusals: int = 0
 
 
 class JobIntake:
@@ -194,13 +200,16 @@ class JobIntake:
         elif self._take(kinds, block_s):
             self._fill(kinds, 0.0 if self._continuous else GATHER_S)
 
-    def groups(self, under_way: Collection[HeldJob]) -> list[list[HeldJob]]:
+    def groups(
+        self, under_way: Collection[HeldJob], waits: Callable[[HeldJob], bool] = lambda _: False
+    ) -> list[list[HeldJob]]:
         """What may start now of the jobs in hand that are not under way, each group as one batch. Lost ones are let go.
+        waits: for a version that is not to be tried yet.
 
         The most urgent first, each alone; or, of an engine that runs a batch to its end, only one group: all of the
         most urgent one's version.
         """
-        waiting = self._waiting(under_way)
+        waiting = [held for held in self._waiting(under_way) if not waits(held)]
         if self._duties is not None:
             waiting = of_one_version(waiting, under_way)
         if self._continuous or not waiting:
@@ -241,13 +250,18 @@ class JobIntake:
         log.error("job failed", job=held.job.id, version=held.job.version, error=error)
         self._end(held, partial(self._send_output, held, self._done(held.job, outcome="failed", error=error), None))
 
-    def refuse(self, held: HeldJob, error: str) -> None:
-        """This replica cannot load the job's version: another one gets it, or it fails where every one that is up has
-        refused it. Raises UnavailableError."""
+    def refuse(self, held: HeldJob, error: str, refusals: int) -> None:
+        """This replica cannot load the job's version: another one gets it. Where every one that is up has refused it,
+        the job is kept, and fails once this one has refused it LOAD_TRIES times. Raises UnavailableError."""
         refused_by = {*held.delivery.refused_by, self._consumer}
         other = next_replica(held.job, self._bus.heartbeats(), refused_by)
         if other is None:
-            self.fail(held, error)
+            # Not one that came just now: a run that is resumed has the version tried anew, but first in the next turn.
+            if refusals >= LOAD_TRIES and held.refusals:
+                self.fail(held, error)
+                return
+            held.refusals = refusals
+            log.warning("job waits for its version", job=held.job.id, version=held.job.version, refusals=refusals)
             return
         log.warning("job handed over", job=held.job.id, version=held.job.version, to=other, error=error)
         self._end(held, partial(self._hand_over, held, other))

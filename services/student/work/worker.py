@@ -30,7 +30,7 @@ from services.student.weights.loader import VersionRefusedError
 from services.student.weights.versions import VersionKeeper
 from services.student.work.calls import EngineCall, EngineCalls, ReadyJob, Running, Work
 from services.student.work.generation import Failure, describe, requests_for
-from services.student.work.jobs import HeldJob, JobIntake, Outbox
+from services.student.work.jobs import LOAD_TRIES, HeldJob, JobIntake, Outbox
 from services.student.work.resting import Rest
 from shared.clock import Clock
 from shared.contracts.jobs import JobKind
@@ -195,19 +195,27 @@ class EngineWorker:
 
     # Jobs ------------------------------------------------------------------------------------------------
     def _start_jobs(self) -> None:
-        groups = self.intake.groups(self._calls.jobs)
+        groups = self.intake.groups(self._calls.jobs, self._waits_for_version)
         # Asked anew: the engine may have been lost since the turn began, and a start now would cost each job a try.
         if self._engine.health().state in NOTHING_NEW:
             return
         for group in groups:
             self._start_group(group)
+        # With jobs in hand the bus is not waited for, and a job may wait for its version for long.
+        if self.intake.jobs and not groups and not self._calls.works:
+            self._stopping.wait(POLL_S)
+
+    def _waits_for_version(self, held: HeldJob) -> bool:
+        refusals = self._versions.refusals(held.job.version)
+        return refusals == held.refusals and 0 < refusals < LOAD_TRIES
 
     def _start_group(self, group: Sequence[HeldJob]) -> None:
         try:
             self._versions.ensure(group[0].job.version)
         except VersionRefusedError as error:
+            refusals = self._versions.refusals(group[0].job.version)
             for held in group:
-                self.intake.refuse(held, describe(error))
+                self.intake.refuse(held, describe(error), refusals)
             return
         ready = self._ready(group)
         if ready:

@@ -15,7 +15,7 @@ from shared.contracts.acting import Control
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import Job, JobKind, JobOutput, JobStarted
 from shared.contracts.run import RunState, Status
-from shared.contracts.weights import ServeSet
+from shared.contracts.weights import VersionRefused
 from shared.errors import FencedError
 from tests.fakes.broker import THREE, BrokerBench, create_queues
 from tests.fakes.bus.memory import MemoryBus
@@ -320,6 +320,21 @@ def test_control_pauses_resumes_and_aborts(bench: BrokerBench) -> None:
     assert bench.state.failed == "enough"
 
 
+def test_a_run_that_is_resumed_says_anew_what_is_to_be_served(bench: BrokerBench) -> None:
+    """By which a student forgets what it has refused."""
+    bench.run(is_training)
+    refused = VersionRefused(student="a", replica="0", version=bench.state.version["a"], reason="no such file")
+    bench.workers.publish(RESULTS, refused)
+    bench.run(lambda state: state.paused is not None)
+    bench.settle()
+    before = bench.serve_set("a")
+    bench.workers.publish(RESULTS, Control(id="1", action="resume"))
+    bench.run(lambda state: state.paused is None)
+    after = bench.serve_set("a")
+    assert after == before.model_copy(update={"revision": after.revision})
+    assert after.revision > before.revision
+
+
 def test_a_run_that_is_done_stays_done(bench: BrokerBench) -> None:
     bench.finish()
     for action in ("pause", "abort"):
@@ -356,8 +371,7 @@ def test_serving_only_issues_nothing(run_dir: Path) -> None:
     assert bench.state.status is Status.VALIDATING
     assert [student.done for student in bench.students.values()] == [[], []]
     assert bench.state.served == {"a": "a@v0", "b": "b@v0"}
-    served = bench.workers.serve_set("a")
-    assert served is not None and ServeSet.model_validate_json(served).versions == ("a@v0",)
+    assert bench.serve_set("a").versions == ("a@v0",)
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["redis kept", "redis lost"])

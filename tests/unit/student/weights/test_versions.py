@@ -9,7 +9,7 @@ import pytest
 from services.student.board import Board, student_heartbeat
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from services.student.weights.versions import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, VersionKeeper
-from services.student.work.jobs import Outbox
+from services.student.work.jobs import LOAD_TRIES, Outbox
 from shared.contracts.events import VersionServing
 from shared.contracts.jobs import JobDone, JobKind
 from shared.contracts.weights import VersionLoaded, VersionRefused
@@ -47,6 +47,14 @@ class Keeping:
         self.keeper.sync(in_use)
         self.outbox.flush()
         return [message.key for message in self.broker.results()]
+
+
+class Timed(StudentBench):
+    """A whole student whose clock is moved by hand."""
+
+    def __init__(self, run_dir: Path, *, continuous: bool) -> None:
+        self.hand = HandClock()
+        super().__init__(run_dir, continuous=continuous, clock=self.hand)
 
 
 @pytest.fixture
@@ -133,6 +141,18 @@ def test_a_refused_version_leaves_the_previous_one_serving_and_backs_off(keeping
     assert keeping.board.serving.live == "a@v1" and keeping.board.serving.problem is None
 
 
+def test_what_the_broker_says_anew_is_tried_at_once(keeping: Keeping) -> None:
+    keeping.broker.serve("a@v2", "a@v1")
+    keeping.sync()
+    for steps in (1, 2):
+        publish_version(keeping.run_dir, steps)
+    keeping.broker.serve("a@v2", "a@v1", "a@v0")
+    assert keeping.sync() == ["a@v0.0.loaded"], "other versions say nothing about those before"
+    keeping.broker.serve("a@v2", "a@v1", "a@v0")
+    assert keeping.keeper.behind()
+    assert keeping.sync() == ["a@v2.0.loaded", "a@v1.0.loaded"]
+
+
 def test_a_student_whose_live_version_is_refused_from_the_start_is_not_ready(keeping: Keeping) -> None:
     keeping.broker.serve("a@v4", "a@v0")
     keeping.sync()
@@ -180,13 +200,49 @@ def test_a_job_loads_the_version_it_names(bench: StudentBench, tmp_path: Path) -
     assert bench.engine.calls[0][0].version == "a@v1"
 
 
-def test_jobs_of_a_version_that_is_refused_fail_and_say_why(bench: StudentBench) -> None:
-    bench.broker.issue(JobKind.ROLLOUT, 1, version="a@v5")
-    bench.broker.issue(JobKind.ROLLOUT, 2)
-    outcomes = {done.job_id: done for done in bench.done(2)}
-    assert outcomes["r1.a.s1.p.rollout"].outcome == "failed"
-    assert str(outcomes["r1.a.s1.p.rollout"].error).startswith("VersionRefusedError: a@v5")
-    assert outcomes["r1.a.s2.p.rollout"].outcome == "ok"
+@pytest.fixture(params=[False, True], ids=["groups", "continuous"])
+def timed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Timed]:
+    bench = Timed(tmp_path, continuous=request.param)
+    bench.turn()
+    yield bench
+    bench.close()
+
+
+def test_jobs_of_a_version_that_is_refused_wait_for_it_and_others_go_on(timed: Timed, tmp_path: Path) -> None:
+    for number in (1, 2):
+        timed.broker.issue(JobKind.FEEDBACK, number, version="a@v1")
+    timed.broker.issue(JobKind.FEEDBACK, 3)
+    assert [(done.job_id, done.outcome) for done in timed.done(9)] == [("r1.a.s3.p.feedback", "ok")]
+    timed.broker.issue(JobKind.FEEDBACK, 4, version="a@v1")
+    assert timed.turn(3) == []
+    publish_version(tmp_path, 1)
+    timed.hand.now_s += FIRST_BACKOFF_S
+    done = timed.done(9)
+    assert {(job.job_id, job.outcome) for job in done} == {(f"r1.a.s{at}.p.feedback", "ok") for at in (1, 2, 4)}
+
+
+def test_jobs_of_a_version_that_is_refused_too_often_fail_and_say_why(timed: Timed) -> None:
+    timed.broker.issue(JobKind.ROLLOUT, 1, version="a@v5")
+    for _ in range(LOAD_TRIES - 1):
+        assert [type(message) for message in timed.turn(3)] == [VersionRefused]
+        timed.hand.now_s += LONGEST_BACKOFF_S
+    (done,) = timed.done(3)
+    assert done.outcome == "failed" and str(done.error).startswith("VersionRefusedError: a@v5")
+    timed.broker.issue(JobKind.ROLLOUT, 2, version="a@v5")
+    assert [job.outcome for job in timed.done(3)] == ["failed"], "nobody has mended it"
+
+
+def test_jobs_of_a_resumed_run_do_not_fail_for_what_was_mended(timed: Timed, tmp_path: Path) -> None:
+    timed.broker.serve("a@v1", "a@v0")
+    for _ in range(LOAD_TRIES + 1):
+        timed.hand.now_s += LONGEST_BACKOFF_S
+        assert [type(message) for message in timed.turn()] == [VersionRefused]
+    publish_version(tmp_path, 1)
+    # Taken in a turn that has asked before what is to be served.
+    timed.broker.issue(JobKind.FEEDBACK, 1, version="a@v1")
+    assert timed.done() == []
+    timed.broker.serve("a@v1", "a@v0")
+    assert [job.outcome for job in timed.done(9)] == ["ok"]
 
 
 def test_after_a_restart_the_served_version_is_loaded_before_anything_else(bench: StudentBench, tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from services.student.board import student_heartbeat
-from services.student.work.jobs import next_replica
+from services.student.weights.versions import FIRST_BACKOFF_S, LONGEST_BACKOFF_S
+from services.student.work.jobs import LOAD_TRIES, next_replica
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.jobs import JobDone, JobKind
 from tests.fakes.bus.memory import MemoryBus
-from tests.fakes.student import StudentBench, make_job, publish_version
+from tests.fakes.student import HandClock, StudentBench, make_job, publish_version
 
 JOB, _ = make_job(JobKind.ROLLOUT, 1, version="a@v1")
 
@@ -48,9 +49,12 @@ class Pair:
     """Two replicas of student a on one server, each with its own copy of the versions."""
 
     def __init__(self, path: Path, *, continuous: bool) -> None:
+        self.clock = HandClock()
         self.folders = (path / "0", path / "1")
-        self.first = StudentBench(self.folders[0], continuous=continuous)
-        self.second = StudentBench(self.folders[1], continuous=continuous, replica="1", server=self.first.server)
+        self.first = StudentBench(self.folders[0], continuous=continuous, clock=self.clock)
+        self.second = StudentBench(
+            self.folders[1], continuous=continuous, replica="1", server=self.first.server, clock=self.clock
+        )
 
     def publish(self, steps: int) -> None:
         for folder in self.folders:
@@ -95,17 +99,25 @@ def test_what_one_replica_refuses_the_other_does_once(pair: Pair) -> None:
 
 def test_what_all_refuse_fails_with_the_refusal(pair: Pair) -> None:
     pair.first.broker.issue(JobKind.ROLLOUT, 1, version="a@v5")
+    for _ in range(LOAD_TRIES - 1):
+        assert pair.turn() == []
+        pair.clock.now_s += LONGEST_BACKOFF_S
     (done,) = pair.turn()
     assert done.outcome == "failed" and str(done.error).startswith("VersionRefusedError: a@v5")
     assert left(pair) == (0, 0)
 
 
-def test_what_the_only_one_up_refuses_fails_at_once(pair: Pair) -> None:
+def test_what_the_only_one_up_refuses_waits_until_another_is_there(pair: Pair) -> None:
     pair.second.stopping.set()
     pair.turn(1)
-    pair.first.broker.issue(JobKind.ROLLOUT, 1, version="a@v5")
-    (done,) = pair.first.done(2)
-    assert done.outcome == "failed"
+    pair.publish(1)
+    pair.lose(0, 1)
+    pair.first.broker.issue(JobKind.ROLLOUT, 1, version="a@v1")
+    assert pair.first.done(2) == [] and left(pair) == (0, 1)
+    pair.second.stopping.clear()
+    pair.turn(1)
+    pair.clock.now_s += FIRST_BACKOFF_S
+    assert [(job.outcome, job.replica) for job in pair.turn()] == [("ok", "1")]
 
 
 def test_a_replica_that_went_after_it_was_given_a_job_loses_nothing(pair: Pair) -> None:
