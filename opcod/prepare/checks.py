@@ -23,6 +23,7 @@ from shared.config.environment import RUN_NAME
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import prepared_model
 from shared.errors import ConfigError
+from shared.files.state import require_own_state
 from shared.gpus import gpus_here
 from shared.http.addresses import listen
 from shared.problems.evaluation import evaluated_problems
@@ -117,6 +118,8 @@ def _check_redis(paths: Paths, settings: RunSettings) -> None:
     bus = RedisBus(url, paths.run, deadline_s=settings.bus.deadline_s)
     try:
         bus.ping()
+        begun = (paths.run_dir / "config.toml").exists()
+        require_own_state(bus.load_state(), paths.run, paths.run_dir, begun=begun)
     finally:
         bus.close()
 

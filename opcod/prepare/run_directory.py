@@ -1,4 +1,4 @@
-"""A run's directory as it is begun or gone on with: its name, its `config.toml` and its `problems.json`.
+"""A run's directory as it is begun or gone on with: its name and identity, `config.toml` and `problems.json`.
 
 What always holds: a run goes on with the settings, the problems and the name it was begun with, or not at all.
 """
@@ -14,6 +14,7 @@ from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError
 from shared.files.durable import atomic_write
+from shared.files.state import write_identity
 from shared.problems.manifest import manifest
 from shared.problems.pinned import PROBLEMS_FILE, problems_to_go_on_with, read_manifest
 from shared.problems.problem import ProblemSet
@@ -36,12 +37,14 @@ def new_run_name(preset: str | None) -> str:
 
 
 def create_run(paths: Paths, settings: RunSettings) -> None:
-    """The run's directory with its config.toml. Raises ConfigError if it is taken."""
+    """The run's directory with its identity and its config.toml. Raises ConfigError if it is taken."""
     if (paths.run_dir / "config.toml").exists():
         raise ConfigError(
             f"{paths.run_dir} holds a run already; go on with `opcod run --resume {paths.run}`, or choose another --run"
         )
     paths.run_dir.mkdir(parents=True, exist_ok=True)
+    # First: with its config.toml the run is begun, and its broker asks for the identity.
+    write_identity(paths.run_dir)
     atomic_write(paths.run_dir / "config.toml", to_toml(settings).encode())
 
 

@@ -59,7 +59,7 @@ from shared.contracts.weights import ServeSet, step_record
 from shared.errors import UnavailableError, WriteError
 from shared.files.batches import sealed_steps
 from shared.files.durable import atomic_write
-from shared.files.state import read_state_file, write_state_file
+from shared.files.state import identity_of, read_state_file, require_own_state, write_state_file
 from shared.files.store import LocalStore
 from shared.obs.faults import fault_point
 from shared.problems.problem import ProblemSet
@@ -149,12 +149,15 @@ class Runner:
         # A commit that was sent and not answered. Nothing is handled before it is known to be stored.
         self._unanswered: Handled | None = None
         self.problem: str | None = None
-        self.state = machine.new_run(plan, incarnation=0, at=self._time.now_s())
+        self.state = machine.new_run(plan, incarnation=0, at=self._time.now_s(), identity=identity_of(run_dir))
 
     # Starting and looping ------------------------------------------------------------------------------
     def recover(self) -> None:
-        """Take up the run where Redis or state.json says it is, or begin it."""
-        found = choose(self._bus.load_state(), read_state_file(self._run_dir))
+        """Take up the run where Redis or state.json says it is, or begin it. Raises ConfigError where Redis holds the
+        state of another run of this name."""
+        in_redis = self._bus.load_state()
+        require_own_state(in_redis, self._plan.run, self._run_dir)
+        found = choose(in_redis, read_state_file(self._run_dir))
         if found.state is not None:
             self.state = found.state
         log.info("run taken up", source=found.source, why=found.why, status=self.state.status, round=self.state.round)

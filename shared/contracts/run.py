@@ -318,10 +318,12 @@ class RunState(StateModel):
     at: broker's clock at the last event, seconds; what passes until a restart is nobody's working time, nor is it on
     this clock while Redis is away, and setting the machine's clock does not move it.
     fence: the broker's fencing token, so that an emptied Redis cannot hand out an old one. acted: ids of the last
-    acts of people, so that one that comes twice is done once.
+    acts of people, so that one that comes twice is done once. identity: tells the run from others that were begun under
+    its name; None of one that was begun without.
     """
 
     run: str
+    identity: str | None = Field(default=None, exclude_if=lambda identity: identity is None)
     incarnation: int
     revision: int
     fence: int = 0

@@ -55,7 +55,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     def read() -> dict[str, Tensor]:
         # Safetensors says of whatever it cannot open that it is not there; Python knows why.
         with file.open("rb"):
-            return load_file(file)
+            found: dict[str, Tensor] = load_file(file)
+            return found
 
     return patiently(read)
 

@@ -49,10 +49,11 @@ from shared.contracts.targets import EvalTarget, GroupTarget, RevisionTarget, fi
 from shared.contracts.weights import StepDone, StepRecord
 
 
-def new_run(plan: Plan, *, incarnation: int, at: float) -> RunState:
+def new_run(plan: Plan, *, incarnation: int, at: float, identity: str | None = None) -> RunState:
     """The state before anything happened: all students at their base weights."""
     return RunState(
         run=plan.run,
+        identity=identity,
         incarnation=incarnation,
         revision=0,
         status=Status.VALIDATING,

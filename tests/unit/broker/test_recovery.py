@@ -1,15 +1,27 @@
 """Where a starting broker takes the run's state from."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from services.broker.machine import machine
 from services.broker.recovery import choose, highest_fence
-from shared.errors import StorageError
+from shared.contracts.run import STATE_FILE, RunState, Status
+from shared.errors import ConfigError, StorageError
 from shared.files.batches import sealed_steps
-from shared.files.state import read_state_file, write_state_file
+from shared.files.state import (
+    IDENTITY_FILE,
+    read_state_file,
+    require_own_state,
+    write_identity,
+    write_state_file,
+)
+from tests.fakes.broker import BrokerBench
+from tests.fakes.whole_runs import first_is_applied
 from tests.fakes.world import small_plan
+
+OFF = ("feedback.revise_share=0.0",)
 
 
 def state(incarnation: int, revision: int) -> str:
@@ -74,3 +86,54 @@ def test_the_fence_is_seeded_from_the_state_file(tmp_path: Path) -> None:
     made = machine.new_run(small_plan(), incarnation=3, at=1.0)
     write_state_file(tmp_path, made.model_copy(update={"fence": 7}))
     assert highest_fence(tmp_path) == 7
+
+
+@pytest.mark.parametrize("until", [first_is_applied, lambda state: state.status is Status.DONE])
+def test_a_new_run_takes_up_no_other_of_its_name(run_dir: Path, until: Callable[[RunState], bool]) -> None:
+    old, new = run_dir / "old", run_dir / "new"
+    write_identity(old)
+    first = BrokerBench(old, OFF)
+    first.run(until)
+    write_identity(new)
+    with pytest.raises(ConfigError, match="another run of that name") as told:
+        BrokerBench(new, OFF, server=first.server)
+    assert "opcod:{test}:*" in str(told.value)
+    assert not (new / STATE_FILE).exists()
+    # The other one is as it was, and goes on.
+    again = BrokerBench(old, OFF, server=first.server)
+    assert again.state.incarnation > first.state.incarnation
+    # Nor is it taken up by a run without an identity, or one of those by a run that has one.
+    with pytest.raises(ConfigError, match="another run of that name"):
+        BrokerBench(run_dir / "older", OFF, server=first.server)
+    before = BrokerBench(run_dir / "older", OFF)
+    with pytest.raises(ConfigError, match="another run of that name"):
+        BrokerBench(new, OFF, server=before.server)
+
+
+@pytest.mark.parametrize("identified", [True, False])
+def test_a_run_whose_state_file_is_deleted_goes_on_from_redis(run_dir: Path, identified: bool) -> None:
+    if identified:
+        write_identity(run_dir)
+    bench = BrokerBench(run_dir, OFF)
+    bench.run(first_is_applied)
+    assert (bench.state.identity is not None) is identified
+    (run_dir / STATE_FILE).unlink()
+    bench.start()
+    assert bench.state.incarnation == 2 and first_is_applied(bench.state)
+
+
+def test_a_run_goes_on_from_a_copy_that_holds_its_state(run_dir: Path) -> None:
+    """A backup may lack the identity; the state has it."""
+    write_identity(run_dir)
+    bench = BrokerBench(run_dir, OFF)
+    bench.run(first_is_applied)
+    (run_dir / IDENTITY_FILE).unlink()
+    bench.start()
+    assert first_is_applied(bench.state)
+
+
+def test_of_a_run_that_is_still_to_be_begun_no_state_is_its_own(tmp_path: Path) -> None:
+    require_own_state(None, "test", tmp_path, begun=False)
+    require_own_state(state(1, 4), "test", tmp_path)
+    with pytest.raises(ConfigError, match="another run of that name"):
+        require_own_state(state(1, 4), "test", tmp_path, begun=False)
