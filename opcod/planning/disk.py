@@ -1,6 +1,7 @@
 """How much disk a run needs at most, by what takes it, from its settings and the sizes of its models.
 
-Nothing of a model is read but its config.json. A model whose sizes are not known is left out.
+Nothing of a model is read but its config.json and the headers of its weights. A model whose sizes are not known is left
+out.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How much memory each service needs at most, by what it is for, from the sizes in a model's config.json.
+"""How much memory each service needs at most, by what it is for, from the sizes of its model.
 
 Nothing is loaded. docs/paper-runs.md has measurements.
 """
@@ -93,7 +93,7 @@ def student_need(student: str, settings: RunSettings, shape: ModelShape, lengths
         changed += shape.vocabulary * shape.hidden * size  # an embedding, and a packed output layer besides
     # Every slot at its longest at once: that hardly happens, and a plan must not be too small.
     columns = longest_sequence(settings, lengths)
-    prefill = max(PREFILL_TOKENS, columns) * size * (8 * shape.hidden + 3 * shape.intermediate)
+    prefill = shape.passing_bytes(max(PREFILL_TOKENS, columns), size, columns, gpu=gpu)
     passing = (
         MemoryPart(f"{HELD_VERSIONS} versions{'' if full else ', merged'}", HELD_VERSIONS * changed),
         MemoryPart(
@@ -217,7 +217,7 @@ def trainer_need(
 ) -> Need:
     """Of each GPU, or of all ranks where there is none.
 
-    gpu: attention there keeps no weights for the backward pass. pass_tokens: in place of
+    gpu: attention there keeps its weights of those models alone that have a plain one. pass_tokens: in place of
     `optimizer.micro_batch_tokens`.
     """
     size = DTYPE_BYTES[settings.students[student].dtype]
@@ -226,13 +226,8 @@ def trainer_need(
     row = lengths.longest + settings.rollout.max_tokens
     # What a vLLM server computes with as it is, its trainer has in the same type.
     copied = settings.run.weights == "full" or settings.students[student].engine != "vllm"
-    kept = (
-        shape.recomputed_bytes(tokens, first_layer, size, copied=copied)
-        if settings.trainer.recomputes("cuda" if gpu else "cpu")
-        else shape.activation_bytes(tokens, first_layer, size, min(row, tokens), dense=not gpu, copied=copied)
-    )
     passing = (
-        MemoryPart(f"{ACTIVATIONS}: {tokens} tokens", kept + _forward_bytes(shape, tokens, size)),
+        _activations(settings, shape, first_layer, (tokens, min(row, tokens), size), gpu=gpu, copied=copied),
         MemoryPart("logits, a chunk at a time", _chunk_bytes(settings, shape) if gpu else CHUNK_BYTES),
     )
     sharded = settings.run.weights == "full" and settings.trainer.ranks > 1
@@ -259,27 +254,30 @@ def specialist_need(student: str, settings: RunSettings, shape: ModelShape, leng
     own = settings.learns_from_itself(student)
     answer = settings.specialize.sampling.max_tokens if own else settings.rollout.max_tokens
     tokens = max(settings.optimizer.pass_tokens, lengths.longest + answer)
-    kept = (
-        shape.recomputed_bytes(tokens, first_layer, size)
-        if settings.trainer.recomputes("cuda")
-        else shape.activation_bytes(tokens, first_layer, size, tokens, dense=False)
-    )
     return Need(
         f"specialist-{student}",
         (
             MemoryPart("weights", shape.parameters * size),
             # Itself, its gradient and two moments.
             MemoryPart("adapter and optimizer, fp32", 16 * shape.adapter_parameters(settings.lora.rank, first_layer)),
-            MemoryPart(f"{ACTIVATIONS}: {tokens} tokens", kept + _forward_bytes(shape, tokens, size)),
+            _activations(settings, shape, first_layer, (tokens, lengths.longest + answer, size), gpu=True),
             MemoryPart("logits, a chunk at a time", _chunk_bytes(settings, shape)),
             MemoryPart(RUNTIME, CUDA_BYTES),
         ),
     )
 
 
-def _forward_bytes(shape: ModelShape, tokens: int, size: int) -> int:
-    """What a forward pass makes and drops again, in the widest of its blocks."""
-    return tokens * size * (8 * shape.hidden + 3 * shape.intermediate)
+def _activations(
+    settings: RunSettings, shape: ModelShape, first: int, sizes: tuple[int, int, int], *, gpu: bool, copied: bool = True
+) -> MemoryPart:
+    """What a forward pass keeps for the backward pass, and what it makes and drops again. first: block with an adapter;
+    sizes: tokens of the pass and of a row, and bytes of a number."""
+    tokens, row, size = sizes
+    again = settings.trainer.recomputes("cuda" if gpu else "cpu")
+    kept = (shape.recomputed_bytes if again else shape.activation_bytes)(
+        tokens, first, size, row, dense=shape.plain or not gpu, copied=copied
+    )
+    return MemoryPart(f"{ACTIVATIONS}: {tokens} tokens", kept + shape.passing_bytes(tokens, size, row, gpu=gpu))
 
 
 def _chunk_bytes(settings: RunSettings, shape: ModelShape) -> int:
@@ -323,7 +321,7 @@ def _trained_parts(
 def _largest_tensor(settings: RunSettings, shape: ModelShape) -> int:
     """Parameters of the largest tensor that is trained."""
     if settings.run.weights == "full":
-        return shape.hidden * max(shape.vocabulary, shape.intermediate)
+        return shape.largest_tensor
     return settings.lora.rank * max(shape.hidden, shape.intermediate, shape.heads * shape.head_width)
 
 

@@ -47,6 +47,11 @@ def file_checksum(*paths: Path) -> str:
     return checksum_of(patiently(partial(_read_tensor, name, *where[name])) for name in sorted(where))
 
 
+def tensor_shapes(*paths: Path) -> dict[str, Sequence[int]]:
+    """The shapes of all tensors in safetensors files, by name; nothing but the headers is read. Raises ModelError."""
+    return {name: entry.shape for path in paths for name, entry in _read_header(path).items()}
+
+
 def model_files(directory: Path) -> list[Path]:
     """What decides what a model does, sorted. Notes beside it may change. Raises OSError."""
     return sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".json", ".jinja"))

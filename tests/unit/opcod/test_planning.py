@@ -62,8 +62,8 @@ def test_a_shape_is_that_of_the_real_model(tmp_path: Path) -> None:
 
     directory = write_tiny_model(tmp_path)
     shape, model = read_shape(directory), load_model(directory)
-    assert shape == TINY
-    assert shape.parameters == model.num_parameters()
+    assert shape is not None and replace(shape, counted=0) == TINY
+    assert shape.parameters == TINY.parameters == model.num_parameters()
     adapted = attach_lora(model, LoraSpec(4, 2.0, 1), seed=0)
     trainable = sum(each.numel() for each in adapted.parameters() if each.requires_grad)
     assert shape.adapter_parameters(4, 1) == trainable
@@ -168,7 +168,7 @@ def test_activations_are_kept_least_where_they_are_made_again() -> None:
         need = trainer_need("a", chosen, KNOWN_SHAPES["embedded"], LENGTHS, gpu=gpu)
         return next(part.bytes for part in need.parts if part.name.startswith("activations"))
 
-    assert kept("auto", gpu=True) == kept("true", gpu=True) == kept("true", gpu=False)
+    assert kept("auto", gpu=True) == kept("true", gpu=True) < kept("true", gpu=False)
     assert kept("true", gpu=True) < kept("false", gpu=True) < kept("auto", gpu=False), "attention keeps its weights"
 
 

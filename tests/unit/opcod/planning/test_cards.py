@@ -214,6 +214,18 @@ def test_a_server_alone_gets_no_more_than_its_slots_can_use() -> None:
     assert plan.cards[0].left > 40 * GB > plan.cards[1].left
 
 
+def test_experts_that_a_token_does_not_go_through_take_their_room() -> None:
+    config = QWEN3_8B | {"model_type": "qwen3_moe", "hidden_size": 2048, "num_key_value_heads": 4, "num_experts": 128}
+    config |= {"moe_intermediate_size": 768, "num_experts_per_tok": 8, "intermediate_size": 6144}
+    shape = shape_of(config, {"all of its weights": (30_532_122_624,)})
+    assert shape is not None
+    for size, fits in ((80, True), (64, False)):
+        plan = replace(planner(4, size), shapes={"a": shape, "b": shape}).plan()
+        assert (not plan.refused) == fits
+        assert part(plan, "student-a", "weights").bytes == part(plan, "trainer-a", "weights").bytes == 61_064_245_248
+        assert all(card.left >= 0 for card in plan.cards) == fits
+
+
 def test_two_copies_share_the_slots_and_two_halves_the_weights() -> None:
     copies = planner(8, 288, *TWO_COPIES, "students.a.slots=8").plan()
     halves = planner(8, 288, "students.a.vllm.tensor_parallel_size=2", "students.a.slots=8").plan()
