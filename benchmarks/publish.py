@@ -119,7 +119,7 @@ def commit(store: LocalStore, tensors: dict[str, torch.Tensor], identity: str) -
         checksum=identity,
         probe=(),
     )
-    state = LearnerState(tensors, {}, {}, {}, phase_updates=1, skipped_in_row=0)
+    state = LearnerState(tensors, {}, {}, {}, phase_updates=1, skipped_in_row=0, whole=False)
     files = {MODEL_FILE: partial(write_model, tensors)}
     checkpoints(store).commit(state, token=1, weights=weights, files=files, done=())
 

@@ -25,8 +25,9 @@ SPARE_BYTES = 2_000_000_000
 BATCH_BYTES = 60
 # The newest two whole ones and the one that is being written (services/trainer/checkpoint.py).
 CHECKPOINTS = 3
-# Bytes a parameter: masters, two moments and the self-teacher in fp32, and with full weights what they were cast to.
-TRAINED_STATE_BYTES = 16
+# Bytes a parameter: masters and two moments in fp32, and with full weights what they were cast to besides.
+TRAINED_STATE_BYTES = 12
+TEACHER_BYTES = 4
 # Beside the newest and each keep_every-th: best, tutor's, live, and the one that is being written.
 NEEDED_VERSIONS = 4
 
@@ -50,7 +51,8 @@ def disk_parts(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[
         trained = shape.parameters if full else shape.adapter_parameters(lora.rank, lora.first_layer)
         # Whole models, and adapters for vLLM, are served in the model's own dtype, other adapters in fp32.
         version = trained * (dtype_bytes if full or section.engine == "vllm" else 4)
-        checkpoint = trained * (TRAINED_STATE_BYTES + (dtype_bytes if full else 0))
+        teacher = TEACHER_BYTES if settings.keeps_teacher else 0
+        checkpoint = trained * (TRAINED_STATE_BYTES + teacher + (dtype_bytes if full else 0))
         parts.append(DiskPart(f"versions of {student}", kept_versions(settings) * version))
         parts.append(DiskPart(f"checkpoints of {student}", CHECKPOINTS * checkpoint))
         if section.specialize:

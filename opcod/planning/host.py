@@ -56,9 +56,10 @@ def _on_host(service: str, runtime: int, weights: int, state: int = 0, hosted: i
 
 def _state_bytes(settings: RunSettings, shape: ModelShape) -> int:
     """Trained weights, teacher and moments in fp32, and a version's files."""
+    teacher = 4 if settings.keeps_teacher else 0
     if settings.run.weights == "full":
-        return 18 * shape.parameters
-    return 20 * shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
+        return (14 + teacher) * shape.parameters
+    return (16 + teacher) * shape.adapter_parameters(settings.lora.rank, settings.lora.first_layer)
 
 
 def _hosted_bytes(settings: RunSettings, shape: ModelShape) -> int:

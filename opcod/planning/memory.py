@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from opcod.planning.shapes import DTYPE_BYTES, ModelShape
 from opcod.planning.work import Lengths
-from shared.config.baselines import POLICY_GRADIENTS
 from shared.config.settings import RunSettings
 from shared.vllm import SPARE_SEQUENCES, largest_rank
 
@@ -293,7 +292,6 @@ def _trained_parts(
     below fp32 there are exact ones besides, and the teacher's are rounded to be computed with.
     """
     full = settings.run.weights == "full"
-    teacher = settings.run.method not in POLICY_GRADIENTS or settings.grpo.anchor > 0
     # Below fp32 the trained weights exist twice: exact ones that small steps add up in, and rounded ones to compute
     # with. An adapter is computed with in fp32 but where a vLLM server does otherwise.
     rounded = size if size < 4 and (full or settings.students[student].engine == "vllm") else 0
@@ -311,7 +309,7 @@ def _trained_parts(
         else MemoryPart(MOMENTS, 8 * trained),
         *(
             (MemoryPart(f"EMA teacher, fp32{' and rounded' if rounded else ''}", (4 + rounded) * trained),)
-            if teacher
+            if settings.keeps_teacher
             else ()
         ),
         *((MemoryPart("gradient of the output layer, fp32", 4 * shape.vocabulary * shape.hidden),) if full else ()),
@@ -334,15 +332,15 @@ def _sharded_parts(settings: RunSettings, shape: ModelShape, size: int, *, gpu: 
         return -(-per_parameter * shape.parameters // ranks)
 
     largest = -(-_largest_tensor(settings, shape) // ranks)
-
+    teachers = (MemoryPart(f"EMA teacher, fp32, of {ranks} parts one", part(4)),) if settings.keeps_teacher else ()
     return (
         MemoryPart(f"weights and gradient, fp32, of {ranks} parts one", part(8)),
         MemoryPart(HOSTED, 8 * largest)
         if gpu and settings.optimizer.offload == "moments"
         else MemoryPart(f"{MOMENTS}, of {ranks} parts one", part(8)),
-        MemoryPart(f"EMA teacher, fp32, of {ranks} parts one", part(4)),
+        *teachers,
         # Outside of blocks the student's and the teacher's at once; of blocks the one at work and the next one.
-        MemoryPart("weights that are whole", size * (2 * outside + 2 * block)),
+        MemoryPart("weights that are whole", size * ((1 + len(teachers)) * outside + 2 * block)),
         # In the model's type as it is made, in fp32 as it is summed up.
         MemoryPart("gradient that is whole", (size + 4) * (outside + block)),
         MemoryPart("gradient of the output layer, fp32", 4 * shape.vocabulary * shape.hidden),

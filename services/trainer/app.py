@@ -22,7 +22,7 @@ from services.trainer.device import set_up
 from services.trainer.lease import LeaseFence
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
-from services.trainer.model.teacher import TrustRegionTeacher
+from services.trainer.model.teacher import EmaTeacher, NoTeacher, TrustRegionTeacher
 from services.trainer.model.trained import TrainedAdapter, TrainedModel
 from services.trainer.ranks.group import Alone, Group, RankLostError
 from services.trainer.ranks.leading import Command, LeadWork, follow, next_command, told
@@ -259,17 +259,23 @@ def build_work(
 
 def build_learner(config: TrainingConfig, group: Group) -> Learner:
     """As the training begins. Of all weights each rank holds a part, an adapter is whole on each. Raises ModelError."""
-    optimizer, loss = config.step.optimizer, config.step.loss
-    if group.size > 1 and config.lora is None:
+    sharded = group.size > 1 and config.lora is None
+    model = build_sharded(config, group) if sharded else build_model(config)
+    return Learner(model, config.step.optimizer, _build_teacher(config, model, group), group)
+
+
+def _build_teacher(config: TrainingConfig, model: StudentModel, group: Group) -> EmaTeacher:
+    """Of a model that is shared out it is a second one that is. Raises ModelError."""
+    rate, loss = config.step.optimizer.ema_rate, config.step.loss
+    if not config.settings.keeps_teacher:
+        return NoTeacher(model)
+    if model.sharded:
         from services.trainer.model.sharded import ShardedTeacher
 
-        student = build_sharded(config, group)
-        return Learner(
-            student, optimizer, ShardedTeacher(student, optimizer.ema_rate, build_sharded(config, group)), group
-        )
-    model = build_model(config)
-    teacher = TrustRegionTeacher(model, loss.trust_region_mix) if loss.teacher == "trust_region" else None
-    return Learner(model, optimizer, teacher, group)
+        return ShardedTeacher(model, rate, build_sharded(config, group))
+    if loss.teacher == "trust_region":
+        return TrustRegionTeacher(model, loss.trust_region_mix)
+    return EmaTeacher(model, rate)
 
 
 def build_sharded(config: TrainingConfig, group: Group) -> "ShardedStudent":

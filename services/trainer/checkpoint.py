@@ -45,8 +45,8 @@ from shared.obs.faults import fault_point
 KEPT = 2
 EXACT_FILE = "exact.safetensors"
 TEACHER_FILE = "teacher.safetensors"
-TEACHER_FILES = "teacher*.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_FILES = "optimizer*.safetensors"
 BROKEN_SUFFIX = ".broken"
 
 log = structlog.get_logger()
@@ -75,8 +75,8 @@ class CheckpointManifest(Contract):
 
     @property
     def whole(self) -> bool:
-        # Whole ones alone have a teacher (`state_files`), and the first shard is there for any number of ranks.
-        return any(entry.name == shard_name(TEACHER_FILE, 0, self.shards) for entry in self.files)
+        # Whole ones alone have an optimizer (`state_files`), and the first shard is there for any number of ranks.
+        return any(entry.name == shard_name(OPTIMIZER_FILE, 0, self.shards) for entry in self.files)
 
 
 def directory_name(student: str, step: int) -> str:
@@ -261,7 +261,7 @@ class Checkpoints:
         one is ever taken for it."""
         steps = self._steps()
         # The newest whole one is where a repeat begins, however many others came since.
-        whole = [step for step in steps if list((self._root / f"k{step:06d}").glob(TEACHER_FILES))]
+        whole = [step for step in steps if list((self._root / f"k{step:06d}").glob(OPTIMIZER_FILES))]
         kept = {f"k{step:06d}" for step in (*steps[-KEPT:], *whole[-KEPT:])}
         for path in self._root.glob("k*"):
             if path.name not in kept and path.name[1:].isdecimal():
@@ -277,7 +277,8 @@ class Checkpoints:
 def state_files(state: LearnerState, rank: int, shards: int) -> dict[str, Content]:
     """What a rank writes into a whole checkpoint beside its version; of a state that is not whole, nothing."""
     parts = {TEACHER_FILE: state.teacher, OPTIMIZER_FILE: state.optimizer, EXACT_FILE: state.exact}
-    needed = {TEACHER_FILE, OPTIMIZER_FILE} if state.teacher else set()
+    # Before the first update that was made it is empty, and tells a whole one all the same.
+    needed = {OPTIMIZER_FILE} if state.whole else set()
     return {
         shard_name(name, rank, shards): partial(write_tensors, part)
         for name, part in parts.items()

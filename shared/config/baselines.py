@@ -26,6 +26,11 @@ class GrpoSection(Section):
     )
 
 
+def keeps_teacher(method: Method, grpo: GrpoSection) -> bool:
+    """Whether a step of that method asks the self-teacher for anything."""
+    return method not in POLICY_GRADIENTS or grpo.anchor > 0
+
+
 class HacpoSection(Section):
     """Policy gradient on shared rollouts of the baseline `run.method = "hacpo"` (docs/method.md)."""
 

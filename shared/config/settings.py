@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from shared.config.alarms import AlarmsSection
-from shared.config.baselines import GrpoSection, HacpoSection, Method
+from shared.config.baselines import GrpoSection, HacpoSection, Method, keeps_teacher
 from shared.config.combinations import refuse_contradictions
 from shared.config.machine import (
     BusSection,
@@ -299,6 +299,11 @@ class RunSettings(Section):
     def gate_mode(self) -> str:
         """Who tutors: the gate's mode, and nobody in a baseline."""
         return self.gate.mode if self.run.method == "opcod" else "never"
+
+    @property
+    def keeps_teacher(self) -> bool:
+        """Whether trainers have a self-teacher."""
+        return keeps_teacher(self.run.method, self.grpo)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
 from services.trainer.model.sharded import ShardedModel, ShardedStudent, ShardedTeacher
+from services.trainer.model.teacher import NoTeacher
 from services.trainer.model.trained import TrainedAdapter
 from services.trainer.offline.finetuning import TuningRow, finetune
 from services.trainer.ranks.group import Group, RankLostError
@@ -27,7 +28,7 @@ from services.trainer.step.step import StageClock, Step, StepSettings, train_ste
 from services.trainer.step.streaming import StreamedStep
 from services.trainer.step.trees import Row
 from services.trainer.trainer import StudentTrainer
-from shared.config.baselines import GrpoSection
+from shared.config.baselines import GrpoSection, keeps_teacher
 from shared.config.specializing import SpecializeSection
 from shared.contracts.weights import StepMetrics
 from shared.errors import ModelError
@@ -50,6 +51,7 @@ STEPS: dict[str, StepSettings] = {
     "grpo": replace(
         ground.settings(micro_batch_tokens=40, mini_batches=2), method="grpo", grpo=GrpoSection(anchor=0.1)
     ),
+    "grpo-alone": replace(ground.settings(micro_batch_tokens=40, mini_batches=2), method="grpo"),
 }
 
 
@@ -57,7 +59,9 @@ def rows_for(name: str, groups: int = 5) -> list[Row]:
     """The rows of a step; of a policy gradient with advantages of both signs."""
     made = ground.rows(groups)
     return (
-        [replace(row, advantage=(0.5, -0.25, 1.0)[at % 3]) for at, row in enumerate(made)] if name == "grpo" else made
+        [replace(row, advantage=(0.5, -0.25, 1.0)[at % 3]) for at, row in enumerate(made)]
+        if name.startswith("grpo")
+        else made
     )
 
 
@@ -69,7 +73,9 @@ def learner_of(group: Group, model: Path, kind: str, step: StepSettings) -> Lear
         trained = TrainedAdapter(load_model(model, "float32"), ground.SPEC, seed=7)
         return Learner(StudentModel(trained), step.optimizer, None, group)
     student, own = (ShardedStudent(ShardedModel(load_model(model, full), model, group, "cpu")) for _ in range(2))
-    return Learner(student, step.optimizer, ShardedTeacher(student, step.optimizer.ema_rate, own), group)
+    kept = keeps_teacher(step.method, step.grpo)
+    teacher = ShardedTeacher(student, step.optimizer.ema_rate, own) if kept else NoTeacher(student)
+    return Learner(student, step.optimizer, teacher, group)
 
 
 def step_made(how: str, one: Learner, rows: Sequence[Row], settings: StepSettings) -> StepMetrics:
@@ -116,9 +122,9 @@ def nan(group: Ranks, directory: Path, model: Path, kind: str) -> None:
     (directory / f"nan-{group.rank}.json").write_text(json.dumps(told_))
 
 
-def apply(group: Ranks, directory: Path, model: Path, kind: str, steps: str) -> None:
+def apply(group: Ranks, directory: Path, model: Path, kind: str, steps: str, name: str = "two-updates") -> None:
     """Apply sealed batches up to step `steps`, as a trainer that was started again there."""
-    settings = STEPS["two-updates"]
+    settings = STEPS[name]
     store = LocalStore(directory)
     checkpoints, stopping = ground.checkpoints_of(store), threading.Event()
     own = ground.rank_work(learner_of(group, model, kind, settings), model, checkpoints, settings, store)

@@ -17,12 +17,12 @@ from tests.unit.trainer.ground import OpenFence, seal_steps, student_trainer
 STEPS_IN_ALL = 3
 
 
-def apply(ranks: int, run_dir: Path, tiny_dir: Path, kind: str, until: int) -> None:
+def apply(ranks: int, run_dir: Path, tiny_dir: Path, kind: str, until: int, name: str = "two-updates") -> None:
     """As processes that are started, and end after step `until`."""
     if ranks > 1:
-        run_ranks(ranks, run_dir, "apply", str(run_dir), str(tiny_dir), kind, str(until))
+        run_ranks(ranks, run_dir, "apply", str(run_dir), str(tiny_dir), kind, str(until), name)
         return
-    trainer = student_trainer(run_dir, tiny_dir, STEPS["two-updates"], full=KINDS[kind])
+    trainer = student_trainer(run_dir, tiny_dir, STEPS[name], full=KINDS[kind])
     trainer.restore()
     for sealed in seal_steps(run_dir, tiny_dir, until)[trainer.step :]:
         trainer.apply(sealed, OpenFence())
@@ -77,6 +77,16 @@ def test_ranks_that_begin_alike_leave_the_same_bits_and_nothing_but_safetensors(
                 assert list(opened.keys())
         else:
             assert path.read_text(encoding="utf-8")
+
+
+def test_ranks_without_a_teacher_go_on_from_their_shards(tmp_path: Path, tiny_dir: Path) -> None:
+    run_dir = tmp_path / "run"
+    for step, ranks in enumerate((2, 1, 2), start=1):
+        apply(ranks, run_dir, tiny_dir, "full", step, "grpo-alone")
+        directory = run_dir / "checkpoints" / "a" / f"k{step:06d}"
+        manifest = CheckpointManifest.model_validate_json((directory / "manifest.json").read_bytes())
+        assert manifest.whole and manifest.step == step
+        assert not list(directory.glob("teacher*"))
 
 
 def test_a_shard_that_is_gone_is_no_checkpoint(tmp_path: Path, tiny_dir: Path) -> None:

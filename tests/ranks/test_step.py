@@ -25,6 +25,7 @@ ROUNDED = (0.0, 4e-3)
         ("lora", "grpo", 5, "whole"),
         ("full", "opcod", 5, "whole"),
         ("full", "grpo", 5, "whole"),
+        ("full", "grpo-alone", 5, "whole"),
         # One group in one pack: a rank that has nothing to do.
         ("full", "opcod", 1, "whole"),
         ("rounded", "two-updates", 5, "whole"),

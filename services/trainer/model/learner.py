@@ -28,7 +28,8 @@ PhaseStart = Literal["reset", "carry"]
 class LearnerState:
     """published: what a version holds, by its names; teacher: by parameter name; optimizer: `<parameter>.<moment>`.
 
-    exact: by parameter name, in fp32, what `published` is rounded from; empty where nothing is rounded.
+    exact: by parameter name, in fp32, what `published` is rounded from; empty where nothing is rounded. teacher: empty
+    where none is kept. whole: whether there is more than what is published.
     """
 
     published: Mapping[str, Tensor]
@@ -37,6 +38,7 @@ class LearnerState:
     optimizer: Mapping[str, Tensor]
     phase_updates: int
     skipped_in_row: int
+    whole: bool = True
 
 
 def rate_share(settings: OptimizerSection, updates: int) -> float:
@@ -134,6 +136,7 @@ class Learner:
             optimizer=self._moments(copy) if whole else {},
             phase_updates=self.phase_updates,
             skipped_in_row=self.skipped_in_row,
+            whole=whole,
         )
 
     def move(self, device: str) -> None:

@@ -80,6 +80,25 @@ class EmaTeacher:
         return self._rounded
 
 
+class NoTeacher(EmaTeacher):
+    """Of a method that asks none: no copy of anything is made, and what a checkpoint has of one is left there."""
+
+    def __init__(self, model: StudentModel) -> None:
+        super().__init__(model, rate=0.0)
+
+    def reset(self) -> None:
+        """There is nothing to copy to."""
+
+    def follow(self) -> None:
+        """There is nothing to move."""
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """There is nothing to take it up."""
+
+    def _in_use(self) -> Mapping[str, Tensor]:
+        raise RuntimeError("this method asks no self-teacher, and none is kept")
+
+
 class TrustRegionTeacher(EmaTeacher):
     """Logits between those of the student as it was at the last `reset`, and, by `rate`, as it is now."""
 

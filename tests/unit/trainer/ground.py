@@ -13,6 +13,7 @@ import torch
 from services.trainer.checkpoint import Checkpoints
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
+from services.trainer.model.teacher import EmaTeacher, NoTeacher
 from services.trainer.model.trained import TrainedAdapter, TrainedModel
 from services.trainer.step.step import StepSettings
 from services.trainer.step.trees import Row
@@ -20,6 +21,7 @@ from services.trainer.trainer import StudentTrainer
 from services.trainer.work import RankWork
 from shared.bus.keys import step_payloads
 from shared.bus.payloads import pack
+from shared.config.baselines import keeps_teacher
 from shared.config.settings import LossSection, OptimizerSection
 from shared.contracts.batches import AddedGroup, BatchGroup, BatchManifest, BatchSample, BatchSealed, GroupSealed
 from shared.contracts.ids import version_name
@@ -59,7 +61,14 @@ def learner(
     torch.set_num_threads(1)
     base = load_model(directory, full or adapter, device)
     trained = TrainedModel(base, directory) if full else TrainedAdapter(base, replace(SPEC, dtype=adapter), seed=7)
-    return Learner(StudentModel(trained, recompute=recompute), step.optimizer)
+    model = StudentModel(trained, recompute=recompute)
+    return Learner(model, step.optimizer, teacher_of(model, step))
+
+
+def teacher_of(model: StudentModel, step: StepSettings) -> EmaTeacher:
+    """As a trainer of a run has it."""
+    kept = keeps_teacher(step.method, step.grpo)
+    return EmaTeacher(model, step.optimizer.ema_rate) if kept else NoTeacher(model)
 
 
 def rows(groups: int = 3, samples: int = 4, seed: int = 0) -> list[Row]:

@@ -90,3 +90,5 @@ def test_a_baseline_trains_both_students_and_asks_no_tutor(tmp_path: Path, tiny_
             assert ("teacher" in done.metrics.seconds) == (method == "sdpo")
             assert ("old policy" in done.metrics.seconds) == (method != "sdpo")
             assert (done.metrics.peer_share is None) == (method != "hacpo")
+        files = {path.name for path in (tmp_path / "checkpoints" / name / "k000002").iterdir()}
+        assert "optimizer.safetensors" in files and ("teacher.safetensors" in files) == (method == "sdpo")

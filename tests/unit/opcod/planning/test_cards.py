@@ -332,6 +332,9 @@ def test_ranks_share_out_full_weights_and_each_holds_a_whole_adapter() -> None:
     # Both models' embedding and output layer in bf16, and two blocks of each.
     assert four["weights that are whole"] == pytest.approx(2 * 2 * (1.245e9 + 0.193e9), rel=1e-2)
     assert sum(four.values()) < 0.45 * sum(parts(*full).values())
+    untaught = parts(*full, "trainer.ranks=4", "run.method=grpo", "gate.mode=cognizance")
+    assert four.keys() - untaught.keys() == {"EMA teacher, fp32, of 4 parts one"}
+    assert untaught["weights that are whole"] < four["weights that are whole"]
     assert parts("trainer.ranks=4") == parts()
     alone, twice = parts(gpu=False), parts("trainer.ranks=2", gpu=False)
     assert {name for name in alone if twice[name] == alone[name]} == {"weights"}, "mapped once by both"

@@ -57,6 +57,13 @@ def test_full_weights_are_whole_models_and_their_checkpoints_nine_times_that() -
     assert found["checkpoints of a"] == 3 * 9 * MODEL_BYTES
 
 
+def test_a_method_that_asks_no_teacher_writes_none() -> None:
+    for weights, taught, alone in (("lora", 16, 12), ("full", 18, 14)):
+        run = (f"run.weights={weights}", "run.schedule=sequential", "run.method=grpo", "gate.mode=cognizance")
+        anchored, plain = (parts(settings(*run, f"grpo.anchor={anchor}"))["checkpoints of a"] for anchor in (0.1, 0))
+        assert anchored * alone == plain * taught
+
+
 @pytest.mark.parametrize(
     ("overrides", "kept"),
     [

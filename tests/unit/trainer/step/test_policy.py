@@ -9,7 +9,7 @@ from torch import Tensor
 
 from services.trainer.model.learner import Learner
 from services.trainer.model.model import StudentModel
-from services.trainer.model.teacher import EmaTeacher
+from services.trainer.model.teacher import NoTeacher
 from services.trainer.step.rows import training_rows
 from services.trainer.step.step import StageClock, StepSettings, train_step
 from services.trainer.step.trees import Row
@@ -94,16 +94,13 @@ def test_the_second_update_s_ratio_is_to_the_student_at_the_step_s_start(tiny_di
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6)
 
 
-class NoTeacher(EmaTeacher):
-    def logits(self, *_: object) -> Tensor:
-        raise AssertionError("GRPO has no teacher")
-
-
 def test_no_teacher_is_asked_and_time_is_booked(tiny_dir: Path) -> None:
     step = grpo(mini_batches=3)
     plain = learner(tiny_dir, step)
-    one = Learner(plain.model, step.optimizer, NoTeacher(plain.model, 0.05))
+    one = Learner(plain.model, step.optimizer, NoTeacher(plain.model))
     metrics = train_step(one, rewarded(), step, StageClock())
+    with pytest.raises(RuntimeError, match="asks no self-teacher"):
+        one.teacher.output_layer(1.0)
     assert metrics.seconds.keys() == {"old policy", "student", "optimizer"}
     assert metrics.skipped_updates == 0
 
