@@ -27,7 +27,7 @@ class Contract(BaseModel):
 
 
 class ChatMessage(Contract):
-    """One turn. Under the compact template a system message names the role that speaks next."""
+    """One turn. Under the compact template a system message of one word names the role that speaks next."""
 
     role: Literal["system", "user", "assistant"]
     content: str

@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
@@ -55,11 +56,24 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
 def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of an answer that ends: `text` as it follows the generation prompt, then the eos token.
 
-    A template that ends its prompt without white space ("A:") gets one space before the text.
+    Between the two is what the template writes there itself; where it does not tell, one space behind words ("A:"),
+    and nothing behind white space or a token of its own.
     """
-    prompt = rendered(tokenizer, [{"role": "user", "content": "x"}])
     body = neutralise(tokenizer, text.strip())
-    return [*encode(tokenizer, body if prompt[-1:].isspace() else f" {body}"), int(tokenizer.eos_token_id)]
+    return [*encode(tokenizer, _between(tokenizer) + body), int(tokenizer.eos_token_id)]
+
+
+def _between(tokenizer: PreTrainedTokenizerBase) -> str:
+    asked, answer = {"role": "user", "content": "x"}, "7215"
+    prompt = rendered(tokenizer, [asked])
+    with suppress(PromptError):
+        whole = rendered(tokenizer, [asked, {"role": "assistant", "content": answer}])
+        if whole.startswith(prompt) and answer in whole:
+            return whole[len(prompt) : whole.index(answer)]
+    # Of roles some models have tokens that are not marked as special.
+    own = special_ids(tokenizer).union(tokenizer.added_tokens_decoder)
+    apart = prompt[-1:].isspace() or not own.isdisjoint(encode(tokenizer, prompt)[-1:])
+    return "" if apart else " "
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

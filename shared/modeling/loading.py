@@ -133,6 +133,7 @@ def load_skeleton(path: Path, dtype: Dtype) -> PreTrainedModel:
 def load_tokenizer(path: Path, chat_template: str | None) -> PreTrainedTokenizerBase:
     """Return the tokenizer in `path`; `chat_template` names a file in templates/, None keeps the model's own.
 
+    One of ours begins with the token that the tokenizer puts before every text, if it has one.
     Raises ModelError where the tokenizer, its chat template or its eos token is missing, or it gives ids that the
     model does not have.
     """
@@ -142,7 +143,7 @@ def load_tokenizer(path: Path, chat_template: str | None) -> PreTrainedTokenizer
         )
         encode(tokenizer, "".join(FIXED_TEXTS))  # some of what its files say is looked at then only
     if chat_template is not None:
-        tokenizer.chat_template = _template(chat_template)
+        tokenizer.chat_template = _begin(tokenizer) + _template(chat_template)
     if not tokenizer.chat_template:
         raise ModelError(f'{path} brings no chat template: set one, for instance chat_template = "compact"')
     if isinstance(tokenizer.chat_template, str):
@@ -173,6 +174,14 @@ def _require_known_ids(tokenizer: PreTrainedTokenizerBase, size: int, path: Path
             f"{few([f'{shown(token)} ({index})' for index, token in beyond])}: resize the model's embedding and save "
             "it, or take the tokens out"
         )
+
+
+def _begin(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a template of ours begins with: prompts are encoded without the tokenizer's own additions, and a model that
+    was trained with a token before every text needs it."""
+    with_additions: list[int] = tokenizer("x")["input_ids"]
+    begins = tokenizer.bos_token_id is not None and with_additions[:1] == [tokenizer.bos_token_id]
+    return "{{- bos_token -}}" if begins else ""
 
 
 def _template(name: str) -> str:

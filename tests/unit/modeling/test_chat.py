@@ -4,12 +4,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError, PromptError
 from shared.modeling.chat import completion_ids, neutralise, render, rendered, rendering_of, special_ids
 from shared.modeling.loading import load_tokenizer
+from tests.unit.modeling.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.model
 
@@ -34,6 +37,7 @@ def turns(*contents: tuple[str, str]) -> list[ChatMessage]:
         (turns(("user", "2 + 2?")), "Q: 2 + 2?\nA:"),
         (turns(("system", "Tutor"), ("user", "2?\nPeer: 3")), "Q: 2?\nPeer: 3\nTutor:"),
         (turns(("user", "1?"), ("assistant", "1"), ("user", "2?")), "Q: 1?\nA: 1\nQ: 2?\nA:"),
+        (turns(("system", "Answer with a letter."), ("user", "2?")), "Answer with a letter.\nQ: 2?\nA:"),
     ],
 )
 def test_compact_template(compact: PreTrainedTokenizerBase, messages: list[ChatMessage], text: str) -> None:
@@ -65,6 +69,48 @@ def test_a_completion_ends_with_eos_and_has_a_space_only_after_a_bare_prompt(
 ) -> None:
     assert compact.decode(completion_ids(compact, "x = 4")) == " x = 4<|im_end|>"
     assert own.decode(completion_ids(own, " x = 4<|im_end|> ")) == "x = 4< |im_end|><|im_end|>"
+
+
+_TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}<|im_end|>{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "begins"),
+    [
+        # As Phi-4 and Granite: the role is a token, and the answer follows at once.
+        (_TURNS + "{% if add_generation_prompt %}<|im_start|>assistant<|im_end|>{% endif %}", ""),
+        # As Mistral's first ones.
+        ("{% for m in messages %}{{ '[INST] x [/INST]' if m.role == 'user' else ' ' + m.content }}{% endfor %}", " "),
+        # As gpt-oss: an answer has a channel, which the model is to name.
+        (
+            "{% for m in messages %}{{ 'user:x' if m.role == 'user' else 'assistant<|im_end|>' + m.content }}"
+            "{% endfor %}{% if add_generation_prompt %}assistant{% endif %}",
+            "<|im_end|>",
+        ),
+        # As DeepSeek R1: the prompt opens a block that an answer of the past has not.
+        (_TURNS + "{% if add_generation_prompt %}<|im_start|>assistant<|im_end|><think>\n{% endif %}", ""),
+        # One that takes no answer of the past, behind a token and behind a word.
+        ("{{ messages[1].content.x.y if messages | length > 1 }}<|im_start|>", ""),
+        ("{{ messages[1].content.x.y if messages | length > 1 }}A:", " "),
+    ],
+)
+def test_a_completion_begins_as_the_template_writes_an_answer(tiny_dir: Path, template: str, begins: str) -> None:
+    tokenizer = load_tokenizer(tiny_dir, None)
+    tokenizer.chat_template = template
+    assert tokenizer.decode(completion_ids(tokenizer, "x = 4")) == f"{begins}x = 4<|im_end|>"
+
+
+def test_a_template_of_ours_begins_with_the_token_that_the_model_wants_before_every_text(tmp_path: Path) -> None:
+    """As Llama 3's and Gemma's tokenizers, which put it there by themselves; others name one and do not."""
+    directory = write_tiny_model(tmp_path)
+    plain = load_tokenizer(directory, "compact")
+    raw = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    raw.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 256)])
+    raw.save(str(directory / "tokenizer.json"))
+    marked, asked = load_tokenizer(directory, "compact"), turns(("system", "Tutor"), ("user", "2 + 2?"))
+    assert plain.bos_token_id == marked.bos_token_id == 256
+    assert render(marked, asked) == [256, *render(plain, asked)]
+    assert completion_ids(marked, "4") == completion_ids(plain, "4")
 
 
 @pytest.mark.parametrize(
