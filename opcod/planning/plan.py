@@ -188,6 +188,7 @@ def _look_at_models(
         return None, {}
     from shared.modeling.loading import check_model, load_tokenizer
     from shared.modeling.resolving import find_model
+    from shared.modeling.serving import require_served
 
     count: Count | None = None
     shapes: dict[str, ModelShape] = {}
@@ -200,6 +201,7 @@ def _look_at_models(
                 found.notes.append(f"student {student}: {section.model} is not on this machine and is fetched first")
             else:
                 check_model(directory)
+                require_served(directory, section.engine, found.settings.run.weights)
                 tokenizer = load_tokenizer(directory, section.chat_template)
                 counted = counting(tokenizer)
                 # Prompts are counted with one tokenizer: lengths are an estimate for all students.

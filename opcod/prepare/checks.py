@@ -141,6 +141,7 @@ def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> dict
             continue
         models[name] = base_model(settings, name, paths)
         vocabulary = _checked_vocabulary(models[name], student.chat_template)
+        _check_served(settings, name, models[name])
         short = longrope_tokens(models[name]) if student.engine == "vllm" else None
         if short is not None and (student.vllm.max_model_len or sys.maxsize) > short:
             raise ConfigError(
@@ -185,6 +186,13 @@ def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:
     check_model(model_dir)
     load_tokenizer(model_dir, chat_template)
     return vocabulary_size(model_dir)
+
+
+def _check_served(settings: RunSettings, student: str, model_dir: Path) -> None:
+    """Its engine would find the same in the middle of a run, or never. Raises ModelError."""
+    from shared.modeling.serving import require_served
+
+    require_served(model_dir, settings.students[student].engine, settings.run.weights)
 
 
 def replica_notes(settings: RunSettings) -> list[str]:

@@ -136,6 +136,14 @@ def adapter_files(tensors: Mapping[str, Tensor], spec: LoraSpec, base_model: str
     return {CONFIG_FILE: described, WEIGHTS_FILE: partial(write_tensors, saved, metadata={"format": "pt"})}
 
 
+def renamed_adapter(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> Adapter:
+    """The same adapter on modules of other names. Raises ModelError for one that `names` does not have."""
+    modules = {name: name.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for name in tensors}
+    if others := set(modules.values()) - set(names):
+        raise ModelError(f"the adapter changes {few(sorted(others))}, which the model does not have: another base?")
+    return {name.replace(modules[name], names[modules[name]], 1): tensor for name, tensor in tensors.items()}
+
+
 def load_adapter(directory: Path, *, brought: bool = False) -> tuple[Adapter, LoraSpec]:
     """Read an adapter. Raises ModelError where a file is missing or broken, a tensor is not finite, or the adapter is
     more than `LoraSpec` says.

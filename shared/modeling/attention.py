@@ -1,18 +1,57 @@
-"""Attention for CPUs: query heads that share a key head are computed together, as plain matrix products.
+"""Which models attend to whole rows, and attention for CPUs: query heads that share a key head are computed together,
+as plain matrix products.
 
 Torch's fused attention is the slow part of a small model on a CPU (for one query a sequence, and backwards in
 bf16); this is the same function of the same inputs for models without sliding windows, soft caps or sinks.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from shared.errors import ModelError
+
 GROUPED = "opcod_grouped"
 PLAIN_MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3", "smollm3"})
+_ANY_LENGTH = 2**31
+
+
+def require_plain(config: Any) -> None:
+    """Refuse a model that the transformers engine would compute otherwise than its authors meant: there every layer
+    sees the whole row, and rows of all lengths share a step. Raises ModelError.
+    """
+    context = getattr(config, "max_position_embeddings", 0)
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if config.model_type not in PLAIN_MODEL_TYPES:
+        reason = f"runs models of type {', '.join(sorted(PLAIN_MODEL_TYPES))}, got {config.model_type}"
+    elif kinds and not (kinds == {"sliding_attention"} and window is not None and context <= window):
+        seen = f", which see {window} of {context} tokens" if window else ""
+        reason = f"runs layers that see every token before them, got {', '.join(sorted(kinds))}{seen}"
+    elif (same := same_angles_tokens(config)) < context:
+        reason = f"runs models whose rotary angles stay the same at every length, here they change at {same} tokens"
+    else:
+        return
+    raise ModelError(f"the transformers engine {reason}: serve this model with another engine")
+
+
+def same_angles_tokens(config: Any) -> int:
+    """Up to how many tokens a token's rotary angle depends on its position alone. Where it changes with the longest
+    sequence of a pass, a long row would change a short one beside it."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    each = [one for one in (parameters, *parameters.values()) if isinstance(one, dict)]
+    return min(
+        (
+            int(one.get("original_max_position_embeddings") or config.max_position_embeddings)
+            for one in each
+            if one.get("rope_type") in ("longrope", "dynamic")
+        ),
+        default=_ANY_LENGTH,
+    )
 
 
 def grouped_attention(

@@ -21,6 +21,7 @@ from shared.modeling.chat import rendered
 from shared.modeling.directory import MODEL_CONFIG, read_object
 from shared.modeling.loading import GENERATION_CONFIG, Dtype, eos_ids, generation_config, load_model, load_tokenizer
 from shared.modeling.saving import small_files
+from shared.modeling.serving import served_modules
 from shared.modeling.versions import set_model_tensors, version_tensors
 
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -61,10 +62,16 @@ def write_model(release: Release, directory: Path) -> float:
 def write_adapter(release: Release, directory: Path, base_name: str) -> None:
     """The adapter of a version, with its tokenizer, into an existing directory. base_name: what it says it belongs to.
 
-    Raises ModelError, also where the version is no adapter, and OSError.
+    Raises ModelError, also where the version is no adapter or programs would look for its layers under several names,
+    and OSError.
     """
     if release.published is None or release.published[1].kind != "lora":
         raise ModelError("expected a version that is an adapter: this one is a whole model, export it as one")
+    if any(own != served for own, served in served_modules(release.base).items()):
+        raise ModelError(
+            f"the base model {release.base} is a part of another: PEFT and vLLM look for its layers under different "
+            "names, and one of them would not find those of the adapter; export it as a whole model"
+        )
     tensors, spec = load_adapter(release.published[0])
     save_adapter(directory, tensors, spec, base_name)
     _generation(release).save_pretrained(directory)

@@ -22,7 +22,7 @@ from shared.modeling.tensorfiles import opened_tensors
 
 def require_fit(path: Path, skeleton: PreTrainedModel) -> None:
     """Raises ModelError unless the weights in `path` fit a model like `skeleton`, which has no values."""
-    headers = _without_values(weight_files(path))
+    headers = without_values(weight_files(path))
     with reading("the weights of its config.json", path), _unreported():
         _, info = type(skeleton).from_pretrained(
             None,
@@ -78,8 +78,8 @@ def file_tensors(*files: Path) -> Iterator[tuple[str, Tensor]]:
             raise ModelError(f"expected safetensors in {file}: {reason(broken)}") from broken
 
 
-def _without_values(files: list[Path]) -> dict[str, Tensor]:
-    """By name, on the meta device."""
+def without_values(files: list[Path]) -> dict[str, Tensor]:
+    """The tensors of safetensors files by name, on the meta device. Raises ModelError."""
     found: dict[str, Tensor] = {}
     for file in files:
         try:

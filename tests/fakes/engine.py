@@ -105,7 +105,7 @@ class FakeEngine:
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return sum(len(message.content) for message in messages)
 
-    def probe(self, _version: str) -> tuple[float, ...] | None:
+    def probe(self, _version: str, _expected: Sequence[float]) -> tuple[float, ...] | None:
         return self.probed
 
     def close(self) -> None:

@@ -29,7 +29,8 @@ class FakeVllm:
     unreadable: directories that it cannot read. reads: those that it was told to. seen: the weights and the salt of
     each completion.
     text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
-    probe asks for. numberless: its log-probs are not finite, which it streams as null and cannot answer otherwise.
+    probe asks for; effect: what an adapter adds to it. numberless: its log-probs are not finite, which it streams as
+    null and cannot answer otherwise.
     counted: tokens that it says it has computed, `works` more each time that it is asked; None: it keeps no count.
     refuses_with: the status of a refusal.
     """
@@ -54,6 +55,7 @@ class FakeVllm:
         self.counted: int | None = 0
         self.works = 0
         self.probed = -2.0
+        self.effect = 0.0
         self.numberless = False
         self.names_as_ids = True
         self.version = "0.32.0"
@@ -200,7 +202,8 @@ class FakeVllm:
         as_ids = self.names_as_ids and body.get("return_tokens_as_token_ids")
         named = "token_id:{}" if as_ids else "text of {}"
         asked = {named.format(prompt[-1]): -0.5}
-        asked |= {named.format(token): self.probed for token in body.get("logprob_token_ids", ())}
+        probed = self.probed + (self.effect if body["model"] in self.models else 0.0)
+        asked |= {named.format(token): probed for token in body.get("logprob_token_ids", ())}
         logprob = None if self.numberless else -0.5
         return {
             "index": index,

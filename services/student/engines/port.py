@@ -256,10 +256,11 @@ class Engine(Protocol):
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """How many tokens these messages are as a prompt."""
 
-    def probe(self, version: str) -> tuple[float, ...] | None:
+    def probe(self, version: str, expected: Sequence[float]) -> tuple[float, ...] | None:
         """The mean log-prob a token of each of PROBE_TEXTS (shared.modeling.logprobs), as manifests have it.
 
-        None where `load` has seen to it that these are the weights.
+        None where `load`, or an earlier probe, has seen to it that these are the weights. expected: the manifest's;
+        empty where it has none. Raises ModelError where these were to differ from the base model's and do not.
         """
 
     def close(self) -> None:

@@ -114,7 +114,7 @@ class ScriptedEngine:
         self._wait(requests, cancelled)
         return [self._generation(request) for request in requests]
 
-    def probe(self, _version: str) -> None:
+    def probe(self, _version: str, _expected: Sequence[float]) -> None:
         """A script has no weights to ask."""
 
     def close(self) -> None:

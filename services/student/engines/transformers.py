@@ -29,7 +29,7 @@ from services.student.engines.transcript import Transcript
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter, merged_parameters
-from shared.modeling.attention import PLAIN_MODEL_TYPES
+from shared.modeling.attention import require_plain
 from shared.modeling.chat import render, rendering_of
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, eos_ids, load_model, load_tokenizer
@@ -67,7 +67,7 @@ class TransformersEngine:
         self.slots = slots
         self._model_dir = model_dir
         self._model = load_model(model_dir, dtype, device)
-        _require_plain(self._model.config.model_type)
+        require_plain(self._model.config)
         self._active = ActiveModel(self._model)
         self._tokenizer = load_tokenizer(model_dir, chat_template)
         self.rendering = rendering_of(self._tokenizer)
@@ -133,7 +133,7 @@ class TransformersEngine:
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return len(render(self._tokenizer, messages))
 
-    def probe(self, _version: str) -> None:
+    def probe(self, _version: str, _expected: Sequence[float]) -> None:
         """The tensors in memory are those of the file, by their checksum."""
 
     def close(self) -> None:
@@ -170,11 +170,3 @@ class TransformersEngine:
         watched = request.stop or request.audience is not None or request.top_logprobs is not None
         transcript = Transcript(self._tokenizer, request) if watched else None
         return Draw(index, prompt, request, random.Random(request.seed), transcript)
-
-
-def _require_plain(model_type: str) -> None:
-    if model_type not in PLAIN_MODEL_TYPES:
-        raise ModelError(
-            f"the transformers engine runs models of type {', '.join(sorted(PLAIN_MODEL_TYPES))}, "
-            f"got {model_type}: serve this model with another engine"
-        )

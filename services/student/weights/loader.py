@@ -72,7 +72,7 @@ class WeightLoader:
     def _check_probe(self, version: str, expected: tuple[float, ...]) -> None:
         """What the engine says of fixed texts is what the trainer's model said of them."""
         try:
-            found = self._engine.probe(version)
+            found = self._engine.probe(version, expected)
         except OpcodError:
             # Left there, it would be taken for one that was found right.
             with suppress(OpcodError):

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from services.trainer.step.trees import TREE_TOKENS, Tree
 from shared.errors import ModelError
+from shared.modeling.attention import same_angles_tokens
 from shared.modeling.logprobs import token_logprobs
 
 log = structlog.get_logger()
@@ -47,7 +48,6 @@ PADDED = frozenset(_PADDED.split())
 
 _MASKED_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 _WINDOWS = ("sliding_window", "attention_chunk_size")
-_ANY_LENGTH = 2**31
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def packing_of(config: Any) -> Packing:
     kind = config.model_type
     if kind not in TREES | PADDED:
         return Packing(0, 0, f"models of type {kind} are not known to compute rows alike alone and together")
-    together = _same_angles(config)
+    together = same_angles_tokens(config)
     if kind in PADDED:
         return Packing(0, together, f"models of type {kind} cannot tell the branches of a tree apart")
     if odd := set(getattr(config, "layer_types", None) or ()) - _MASKED_LAYERS:
@@ -76,21 +76,6 @@ def packing_of(config: Any) -> Packing:
     if limits[name] >= TREE_TOKENS:
         return Packing(TREE_TOKENS, together)
     return Packing(limits[name], together, f"{name} is {limits[name]}")
-
-
-def _same_angles(config: Any) -> int:
-    """Up to how many tokens a token's rotary angle depends on its position alone. Where it changes with the longest
-    sequence of a pass, a long row would change a short one beside it."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    each = [one for one in (parameters, *parameters.values()) if isinstance(one, dict)]
-    return min(
-        (
-            int(one.get("original_max_position_embeddings") or config.max_position_embeddings)
-            for one in each
-            if one.get("rope_type") in ("longrope", "dynamic")
-        ),
-        default=_ANY_LENGTH,
-    )
 
 
 _TOLERANCE_NATS = {torch.float32: 3e-4, torch.bfloat16: 0.25}

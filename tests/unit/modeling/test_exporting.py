@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, Qwen3_5ForConditionalGeneration
 
 from services.student.engines.transformers import TransformersEngine
 from shared.contracts.messages import Sampling
@@ -17,6 +17,7 @@ from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, loa
 from shared.modeling.chat import rendered, rendering_of
 from shared.modeling.exporting import Release, write_adapter, write_model
 from shared.modeling.loading import load_model, load_tokenizer
+from tests.fakes.architectures import tiny_config_of_parts
 
 pytestmark = pytest.mark.model
 SAMPLING = Sampling(temperature=0.6, top_p=0.9, max_tokens=40)
@@ -113,6 +114,15 @@ def test_greedy_scores_make_a_greedy_default(tmp_path: Path, tiny_dir: Path) -> 
     found = GenerationConfig.from_pretrained(tmp_path / "out")
     # vLLM reads these and no `do_sample`; both then take the likeliest token.
     assert (found.do_sample, found.temperature, found.top_p, found.top_k) == (True, 1.0, 1.0, 1)
+
+
+def test_an_adapter_of_a_model_of_parts_is_exported_merged_alone(
+    tmp_path: Path, adapter: tuple[Path, WeightsManifest]
+) -> None:
+    base = tmp_path / "parts"
+    Qwen3_5ForConditionalGeneration(tiny_config_of_parts("qwen3_5", 24)).save_pretrained(base)
+    with pytest.raises(ModelError, match=r"under different names, .* export it as a whole model"):
+        write_adapter(Release(base, adapter, "bfloat16", None, SAMPLING), tmp_path, "owner/base")
 
 
 THINKING = (

@@ -22,7 +22,7 @@ from services.student.engines.vllm.health import Bounds
 from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.server import Server
 from services.student.engines.vllm.untied import Untied
-from services.student.engines.vllm.weights import AdapterWeights, Weights
+from services.student.engines.vllm.weights import AdapterWeights, Renamed, Weights
 from services.student.engines.vllm.wire import ADAPTERS, FOUND_FULL, FULL, SLEEPING, Needs
 from shared.clock import SystemClock
 from shared.config.machine import MAX_SOCKET_BYTES, cores_here
@@ -32,6 +32,7 @@ from shared.errors import ConfigError
 from shared.files.durable import atomic_write
 from shared.modeling.checksums import weights_checksum
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
+from shared.modeling.serving import require_served, served_modules
 from shared.modeling.versions import tied_names
 from shared.vllm import BASE, Model, arguments, environment, find_installation
 
@@ -56,6 +57,7 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
     base = config.prepared_model()
     model_dir = base.path
     check_weights(model_dir)
+    require_served(model_dir, "vllm", config.settings.run.weights)
     build = _with_full_weights if config.settings.run.weights == "full" else _with_adapters
     # Lives before this one are in it, too.
     log_file = _log_file(config)
@@ -106,7 +108,15 @@ def _with_adapters(config: StudentConfig, model_dir: Path, checksum: str) -> tup
             "trainer works; set resources.turns = false"
         )
     begin = _found(config) if config.section.vllm.url is not None else _started(config, model)
-    return _server(config, begin, SLEEPING if sleeps else ADAPTERS), AdapterWeights(model_dir, checksum)
+    served = served_modules(model_dir)
+    plain = all(own == name for own, name in served.items())
+    weights = AdapterWeights(model_dir, checksum, None if plain else Renamed(_own_directory(config), served))
+    return _server(config, begin, SLEEPING if sleeps else ADAPTERS), weights
+
+
+def _own_directory(config: StudentConfig) -> Path:
+    """Of what is made for this replica's server alone."""
+    return config.environment.run_dir / "engines" / f"{config.student}-{config.environment.replica}"
 
 
 def _with_full_weights(config: StudentConfig, model_dir: Path, checksum: str) -> tuple[Server, Weights]:
@@ -115,7 +125,7 @@ def _with_full_weights(config: StudentConfig, model_dir: Path, checksum: str) ->
     untied, served = None, model_dir
     found = config.section.vllm.url is not None
     if not found and tied and find_installation(config.section.vllm).on_cpu:
-        untied = Untied(config.environment.run_dir / "engines" / f"{config.student}-{config.environment.replica}", tied)
+        untied = Untied(_own_directory(config), tied)
         served = untied.add(BASE, model_dir)
     if found:
         server = _server(config, _found(config), FOUND_FULL)

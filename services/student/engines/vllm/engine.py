@@ -47,6 +47,9 @@ _STATES = {
 }
 _IN_DOUBT = {EngineState.READY: EngineState.SUSPECT, EngineState.EMPTY: EngineState.AWAY}
 
+EFFECT_NATS = 0.3
+"""Mean difference a token of a probe text; rounding is below 0.1, so half of it tells an adapter from none."""
+
 log = structlog.get_logger()
 
 
@@ -89,6 +92,8 @@ class VllmEngine:
         self._eos = eos_ids(generation_config(model_dir), tokenizer)
         self._checksums: dict[str, str] = {}
         self._probed_life = 0
+        self._base_said: tuple[float, ...] = ()
+        self._shown = False
         self.version = server.start()
         self._base_name, self.context = self._base(server.life)
         log.info("vllm answers", vllm=self.version, url=server.life.client.url, max_model_len=self.context)
@@ -160,24 +165,54 @@ class VllmEngine:
     def prompt_tokens(self, messages: Sequence[ChatMessage]) -> int:
         return len(render(self._tokenizer, messages))
 
-    def probe(self, version: str) -> tuple[float, ...] | None:
-        """Where the base model stays the same in a life of the server, once in each."""
+    def probe(self, version: str, expected: Sequence[float]) -> tuple[float, ...] | None:
+        """Where the base model stays the same in a life of the server, once in each, and of one version more: the first
+        that is expected to differ from the base model so much that it can be seen. Raises ModelError where it does not.
+        """
         life = self.server.life
-        if life.number == self._probed_life and self._weights.base_stays:
+        new = life.number != self._probed_life
+        if not self._weights.base_stays:
+            return self._asked(life, version, self._name(version))
+        if not new and not self._shows(expected):
             return None
-        texts = [encode(self._tokenizer, text) for text in PROBE_TEXTS]
-        question = probe_question(self._name(version), texts)
-        try:
-            with self._weights.serving(life, version, lambda: gone(life, self.server)) as besides:
-                choices = life.client.choices({**question, **besides})
-        except NoNumberError as error:
-            raise NotFiniteError(version) from error
-        found = probe_answer(texts, choices)
-        self._probed_life = life.number
+        found = self._asked(life, version, self._name(version))
+        if new:
+            self._base_said, self._shown = self._asked(life, version, self._base_name), False
+            self._probed_life = life.number
+        if self._shows(expected):
+            self._require_effect(version, expected, found)
+            self._shown = True
         return found
 
     def close(self) -> None:
         self.server.stop()
+
+    def _asked(self, life: Life, version: str, name: str) -> tuple[float, ...]:
+        """What the server says of the probe's texts with the weights that it has under `name`."""
+        texts = [encode(self._tokenizer, text) for text in PROBE_TEXTS]
+        try:
+            with self._weights.serving(life, version, lambda: gone(life, self.server)) as besides:
+                choices = life.client.choices({**probe_question(name, texts), **besides})
+        except NoNumberError as error:
+            raise NotFiniteError(version) from error
+        return probe_answer(texts, choices)
+
+    def _shows(self, expected: Sequence[float]) -> bool:
+        """Whether a version that is expected to say this is the first to differ from the base model."""
+        return not self._shown and any(
+            abs(one - base) >= EFFECT_NATS for one, base in zip(expected, self._base_said, strict=False)
+        )
+
+    def _require_effect(self, version: str, expected: Sequence[float], found: Sequence[float]) -> None:
+        differs = max(range(len(expected)), key=lambda text: abs(expected[text] - self._base_said[text]))
+        own, base = (abs(found[differs] - said[differs]) for said in (expected, self._base_said))
+        # `not <`, as a NaN is to be refused, too.
+        if not own < base:
+            raise ModelError(
+                f"the engine gives a probe text a mean log-prob of {found[differs]} with {version} and of "
+                f"{self._base_said[differs]} without, the trainer's model gave it {expected[differs]}: does the engine "
+                "have another model, or does it not find the layers of this adapter?"
+            )
 
     def _sample(self, request: GenerationRequest) -> _Sample:
         if request.echo:

@@ -3,6 +3,7 @@
 Adapters lie side by side on the server, each under a name that holds its checksum. Full weights are in `full.py`.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from services.student.engines.vllm.health import Seen
 from services.student.engines.vllm.server import Life, look_at
 from shared.contracts.models import Stamp
 from shared.errors import ModelError
-from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter
+from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter, renamed_adapter, save_adapter
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,43 @@ class Weights(Protocol):
         """
 
 
+class Renamed:
+    """Adapters under the names that the server has for their layers, below `root`, which belongs to this process alone
+    and is emptied first. served: those names, by the ones in a version."""
+
+    def __init__(self, root: Path, served: Mapping[str, str]) -> None:
+        self._root = root
+        self._served = served
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+
+    def add(self, name: str, directory: Path) -> Path:
+        """The adapter in `directory` as the server reads it, until it is removed: it may be read again at any time.
+
+        Raises ModelError.
+        """
+        tensors, spec = load_adapter(directory)
+        made = self._root / name
+        made.mkdir(exist_ok=True)
+        try:
+            save_adapter(made, renamed_adapter(tensors, self._served), spec, "")
+        except OSError as error:
+            raise ModelError(f"expected to write the adapter of {directory} into {made}: {error}") from error
+        return made
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self._root / name, ignore_errors=True)
+
+
 class AdapterWeights:
-    """See `Weights`. model_dir, base_checksum: the base model's."""
+    """See `Weights`. model_dir, base_checksum: the base model's. renamed: makes what the server reads; None: it reads
+    the versions' own directories."""
 
     base_stays = True
 
-    def __init__(self, model_dir: Path, base_checksum: str) -> None:
+    def __init__(self, model_dir: Path, base_checksum: str, renamed: Renamed | None = None) -> None:
         self._base = Files(base_checksum, model_dir, model_dir)
+        self._renamed = renamed
 
     def check(self, directory: Path | None, known: str | None) -> Files:
         if directory is None:
@@ -83,8 +114,9 @@ class AdapterWeights:
         if files is self._base:
             return None
         name = f"{version}-{files.checksum[:16]}"
+        served = files.served if self._renamed is None else self._renamed.add(name, files.directory)
         try:
-            _load(life, name, files)
+            _load(life, name, served)
         except (RefusedError, StatusError) as refused:
             # An engine that died behind its server fails so, too, and has refused nothing.
             look = look_at(life, CALL_TIMEOUT_S)
@@ -102,6 +134,8 @@ class AdapterWeights:
         if name is not None:
             with suppress(RefusedError, EngineAwayError):  # a server that has lost it needs no telling
                 life.client.unload(name)
+            if self._renamed is not None:
+                self._renamed.remove(name)
 
     def together(self, versions: Sequence[str]) -> list[list[int]]:
         return [list(range(len(versions)))]
@@ -110,9 +144,9 @@ class AdapterWeights:
         return nullcontext({})
 
 
-def _load(life: Life, name: str, files: Files) -> None:
+def _load(life: Life, name: str, served: Path) -> None:
     """Raises RefusedError, and StatusError where the server failed at it twice."""
     try:
-        life.client.load(name, files.served)
+        life.client.load(name, served)
     except StatusError:
-        life.client.load(name, files.served)
+        life.client.load(name, served)

@@ -14,7 +14,7 @@ from opcod.prepare import checks
 from opcod.prepare.checks import check_settings
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ModelError
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 LENGTHS = Lengths(mean=100, longest=300, teacher_extra=0, feedback_extra=0, problems=9, measured=True)
@@ -70,6 +70,21 @@ def test_a_run_whose_longest_question_has_no_room_for_an_answer_does_not_begin(t
 def test_the_length_of_the_short_angles_is_read(tmp_path: Path, config: dict[str, object], found: int | None) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 131072, **config}))
     assert longrope_tokens(tmp_path) == found
+
+
+def test_a_model_that_its_engine_would_serve_wrongly_begins_no_run_and_is_told_by_a_dry_run(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "tiny")
+    config = json.loads((model / "config.json").read_text())
+    angles = {"rope_type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0], "rope_theta": 1e4}
+    config["rope_parameters"] = {**angles, "original_max_position_embeddings": 64}
+    (model / "config.json").write_text(json.dumps(config))
+    both = [f"students.{name}.{value}" for name in "ab" for value in (f"model={model}", "specialize=false")]
+    asked = settings(*both, "rollout.max_tokens=8", preset="smoke")
+    paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
+    said = r"the transformers engine runs models whose rotary angles stay the same .* change at 64 tokens"
+    with pytest.raises(ModelError, match=said):
+        check_settings(paths, asked)
+    assert [each for each in plan_run(paths, asked).missing if re.match(said, each)]
 
 
 def test_two_sets_of_angles_are_no_model_for_vllm_beyond_the_short_ones(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from services.student.engines.port import (
     EngineAwayError,
@@ -17,12 +18,13 @@ from services.student.engines.port import (
     VersionTakenError,
 )
 from services.student.engines.vllm.engine import VllmEngine
-from services.student.engines.vllm.weights import AdapterWeights
+from services.student.engines.vllm.weights import AdapterWeights, Renamed
 from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.errors import ModelError
-from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, save_adapter
+from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, load_adapter, save_adapter
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_tokenizer
+from shared.modeling.serving import served_modules
 from tests.fakes.audience import FakeAudience
 from tests.fakes.student import publish_version
 from tests.fakes.vllm import LIMIT
@@ -194,6 +196,42 @@ def test_a_version_that_speaks_like_another_model_is_refused(engine: EngineBench
     with pytest.raises(VersionRefusedError, match="does the engine have another model"):
         loader.load("a@v1")
     assert engine.engine.versions() == {} and engine.fake.models == {}
+
+
+def test_the_first_version_that_is_to_differ_from_the_base_model_is_asked_whether_it_does(
+    engine: EngineBench, tmp_path: Path
+) -> None:
+    """A server that does not find an adapter's layers takes it, and answers as without it."""
+    files = {file.name: file.read_bytes() for file in engine.adapter.iterdir()}
+    checksum = engine.engine.load("a@v1", engine.adapter)
+    engine.engine.unload("a@v1")
+    for steps, probe in ((1, (-2.1, -1.9, -2.0)), (2, (-2.0, -2.4, -2.0)), (3, (-2.0, -2.4, -2.0))):
+        publish_version(tmp_path, steps, files, checksum=checksum, probe=probe)
+    loader = WeightLoader(tmp_path / "weights/a", run="test", student="a", engine=engine.engine, base_model=None)
+    loader.load("a@v1")
+    with pytest.raises(VersionRefusedError, match=r"of -2\.0 with a@v2 and of -2\.0 without, .* gave it -2\.4: "):
+        loader.load("a@v2")
+    assert list(engine.engine.versions()) == ["a@v1"]
+    engine.fake.effect = -0.3
+    assert loader.load("a@v2") == checksum
+    asked = len(engine.fake.bodies)
+    loader.load("a@v3")
+    assert len(engine.fake.bodies) == asked
+
+
+def test_layers_of_other_names_at_the_server_get_those(engine: EngineBench, tmp_path: Path, tiny_dir: Path) -> None:
+    served = {name: f"parts.{name}" for name in served_modules(tiny_dir)}
+    weights = AdapterWeights(tiny_dir, "0" * 64, Renamed(tmp_path / "renamed", served))
+    life = engine.server.life
+    name = weights.load(life, "a@v1", weights.check(engine.adapter, None))
+    (made,) = (tmp_path / "renamed").iterdir()
+    assert engine.fake.models == {name: str(made)} and made.name == name
+    (own, spec), (renamed, same) = load_adapter(engine.adapter), load_adapter(made)
+    assert same == spec
+    expected = {name.replace("base_model.model.", "base_model.model.parts."): one for name, one in own.items()}
+    assert renamed.keys() == expected.keys() and all(torch.equal(renamed[name], expected[name]) for name in renamed)
+    weights.unload(life, "a@v1", name)
+    assert engine.fake.models == {} and not made.exists()
 
 
 @pytest.mark.parametrize("fault", ["dead", "numberless"])
