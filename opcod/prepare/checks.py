@@ -189,10 +189,15 @@ def _checked_vocabulary(model_dir: Path, chat_template: str | None) -> int:
 
 
 def _check_served(settings: RunSettings, student: str, model_dir: Path) -> None:
-    """Its engine would find the same in the middle of a run, or never. Raises ModelError."""
+    """What would else be found in the middle of a run, or never. Raises ModelError."""
+    from shared.modeling.chat import require_told_in_text
+    from shared.modeling.loading import load_tokenizer
     from shared.modeling.serving import require_served
 
-    require_served(model_dir, settings.students[student].engine, settings.run.weights)
+    section = settings.students[student]
+    require_served(model_dir, section.engine, settings.run.weights)
+    if settings.learns_from_itself(student):
+        require_told_in_text(load_tokenizer(model_dir, section.chat_template))
 
 
 def replica_notes(settings: RunSettings) -> list[str]:

@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings_of(given.run_dir).require_student(given.student)
     config = _base_student(given.run_dir, given.cache_dir, given.student)
     settings, sampling = config.settings, config.settings.specialize.sampling
+    _require_told_in_text(config)
     problems = problems_of(settings)
     asked = describe(settings, given.student, own_problems(settings, given.student, problems), problems.format)
     drawn, cached = ensure(asked, key_of(asked, config), given.cache_dir, lambda: _engine(config), _say)
@@ -218,6 +219,16 @@ def _engine(config: BaseStudent) -> Engine:
             f"`opcod specialize --student {config.student} --set {name}=none …` with this run's other settings"
         )
     return build_engine(config)
+
+
+def _require_told_in_text(config: BaseStudent) -> None:
+    """Raises ModelError."""
+    from shared.modeling.chat import require_told_in_text
+    from shared.modeling.loading import load_tokenizer
+
+    # A scripted student has no words but those of its script.
+    if config.section.engine != "scripted":
+        require_told_in_text(load_tokenizer(config.base, config.section.chat_template))
 
 
 def _base_student(run_dir: Path, cache_dir: Path, student: str) -> BaseStudent:

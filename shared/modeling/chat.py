@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from shared.contracts.messages import ChatMessage
-from shared.errors import PromptError, reason
+from shared.errors import ModelError, PromptError, reason
 
 Messages = Sequence[ChatMessage | Mapping[str, str]]
 
@@ -61,6 +61,19 @@ def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """
     body = neutralise(tokenizer, text.strip())
     return [*encode(tokenizer, _between(tokenizer) + body), int(tokenizer.eos_token_id)]
+
+
+def require_told_in_text(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model whose answers cannot be kept as texts: between prompt and answer its template writes tokens of its
+    own, such as the name of a channel, and a text without them is no longer that answer. Raises ModelError.
+    """
+    between = _between(tokenizer)
+    if not special_ids(tokenizer).isdisjoint(encode(tokenizer, between)):
+        raise ModelError(
+            f'specialize.source = "self" keeps answers as texts, and before an answer this model\'s chat template has '
+            f"tokens of its own, {between!r}: name a file of examples (students.<name>.examples), set "
+            'specialize.source = "problems", or choose another model'
+        )
 
 
 def _between(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -10,7 +10,15 @@ from transformers import PreTrainedTokenizerBase
 
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError, PromptError
-from shared.modeling.chat import completion_ids, neutralise, render, rendered, rendering_of, special_ids
+from shared.modeling.chat import (
+    completion_ids,
+    neutralise,
+    render,
+    rendered,
+    rendering_of,
+    require_told_in_text,
+    special_ids,
+)
 from shared.modeling.loading import load_tokenizer
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -98,6 +106,19 @@ def test_a_completion_begins_as_the_template_writes_an_answer(tiny_dir: Path, te
     tokenizer = load_tokenizer(tiny_dir, None)
     tokenizer.chat_template = template
     assert tokenizer.decode(completion_ids(tokenizer, "x = 4")) == f"{begins}x = 4<|im_end|>"
+
+
+def test_answers_behind_tokens_of_the_template_are_no_texts_to_learn_from(tiny_dir: Path) -> None:
+    """As gpt-oss, whose channels would be left as words."""
+    tokenizer = load_tokenizer(tiny_dir, None)
+    require_told_in_text(tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}"
+        "{{ 'user:x' if m.role == 'user' else 'assistant<|im_start|>final<|im_end|>' + m.content }}"
+        "{% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
+    )
+    with pytest.raises(ModelError, match=r"of its own, '<\|im_start\|>final<\|im_end\|>': name a file of examples"):
+        require_told_in_text(tokenizer)
 
 
 def test_a_template_of_ours_begins_with_the_token_that_the_model_wants_before_every_text(tmp_path: Path) -> None:

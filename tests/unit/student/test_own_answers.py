@@ -12,7 +12,7 @@ from services.student.engines.scripted import Script, ScriptedEngine
 from services.student.own_answers import BaseStudent, OwnQuestions, describe, ensure, key_of, main
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
-from shared.errors import ConfigError, StorageError
+from shared.errors import ConfigError, ModelError, StorageError
 from shared.problems.formats import format_named
 from shared.problems.problem import Problem
 from shared.problems.rejection import DrawnAnswers
@@ -169,3 +169,22 @@ def test_a_server_that_is_to_serve_the_specialist_is_not_asked_for_what_makes_it
     ):
         main(["--student", "a", *places, "--examples", str(tmp_path / "a.jsonl")])
     assert not (tmp_path / "a.jsonl").exists()
+
+
+@pytest.mark.model
+def test_answers_that_are_no_texts_are_not_drawn(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ 'user:x' if m.role == 'user' else 'A<|im_end|>' + m.content }}{% endfor %}A"
+    )
+    config_in(
+        tmp_path / "run",
+        "students.a.specialize=true",
+        "specialize.source=self",
+        "students.a.engine=transformers",
+        "students.a.chat_template=none",
+        f"students.a.model={model}",
+    )
+    places = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
+    with pytest.raises(ModelError, match="keeps answers as texts"):
+        main(["--student", "a", *places, "--examples", str(tmp_path / "a.jsonl")])
