@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from shared.errors import ConfigError, UnavailableError, reason, shown
-from shared.hub import told_by_hub
+from shared.hub import fault_in_name, told_by_hub
 from shared.modeling.resolving import HUB_ID
 
 
@@ -25,6 +25,9 @@ def open_hub(repository: str) -> Hub:
     """Ready to push to `owner/name`. Raises ConfigError for another name, or where nobody is logged in."""
     if not HUB_ID.fullmatch(repository):
         raise ConfigError(f"--push: expected owner/name, got {shown(repository)}")
+    fault = fault_in_name(repository)
+    if fault is not None:
+        raise ConfigError(f"--push: expected owner/name as the hub has them, got {shown(repository)}: {fault}")
     if get_token() is None:
         raise ConfigError("--push: expected a token of the hub, found none; `hf auth login` keeps one, or set HF_TOKEN")
     return HfApi()

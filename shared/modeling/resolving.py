@@ -12,12 +12,10 @@ import re
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from shared.errors import ModelError, UnavailableError, shown
 from shared.files.durable import locked, sha256_file
-from shared.hub import told_by_hub
+from shared.hub import MODEL, fetch, kept
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
 from shared.modeling.directory import MODEL_CONFIG, checked_directory, holds_weights
 from shared.modeling.embedded import embedded_directory, ensure_embedded_model
@@ -77,10 +75,7 @@ def directory_of(name: str) -> Path | None:
     if local is not None:
         return local
     _require_hub_id(name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
+    return kept(MODEL, name, _HUB_FILES)
 
 
 def is_on_the_hub(name: str) -> bool:
@@ -120,16 +115,14 @@ def _base_of(adapter: Path, cache_dir: Path) -> Path:
 
 
 def _download(name: str) -> Path:
+    """Or what is cached, where the hub does not answer. Raises as `fetch`."""
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except LocalEntryNotFoundError as offline:
-        raise UnavailableError(
-            f"the model {name} is not in the local hub cache and the hub does not answer: {told_by_hub(offline)}; "
-            f'connect once, give a local directory, or use "{EMBEDDED}"'
-        ) from offline
-    except (HfHubHTTPError, OSError) as refused:
-        said = told_by_hub(refused)
-        raise ModelError(f"expected a public model {name} on the hub, could not fetch it: {said}") from refused
+        return fetch(MODEL, name, _HUB_FILES)
+    except UnavailableError:
+        cached = directory_of(name)
+        if cached is None:
+            raise
+        return cached
 
 
 def is_adapter(directory: Path) -> bool:

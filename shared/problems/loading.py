@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.config.combinations import even_share
 from shared.config.settings import RunSettings
 from shared.contracts.messages import Worded
-from shared.errors import ConfigError, ProblemSetError, UnavailableError, shown
+from shared.errors import ConfigError, ProblemSetError, shown
 from shared.files.text import expanded
-from shared.hub import told_by_hub
+from shared.hub import DATA_SET, fetch, kept
 from shared.problems import sciknoweval
 from shared.problems.formats import format_named, format_names
 from shared.problems.generated import DOMAINS, KINDS, PerKind, generate
@@ -58,40 +58,12 @@ def _complete(directory: Path, files: Sequence[str], where: str) -> Path:
 
 
 def _fetched(name: str, revision: str | None, files: Sequence[str]) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as missing:
-        raise ConfigError(
-            f"{name} is no directory here, and fetching it from the hub needs the package huggingface_hub: "
-            "pip install huggingface_hub, or name a local directory"
-        ) from missing
-
-    def snapshot(*, cached: bool) -> Path:
-        return Path(
-            snapshot_download(
-                name, repo_type="dataset", revision=revision, allow_patterns=list(files), local_files_only=cached
-            )
-        )
-
-    try:
-        # The cache first: a hub with a newer revision would give the next process of this run other rows.
-        kept = snapshot(cached=True)
-        # The client also knows a snapshot of which other files were fetched.
-        if all((kept / file).is_file() for file in files):
-            return kept
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return snapshot(cached=False)
-    except LocalEntryNotFoundError as offline:
-        raise UnavailableError(
-            f"the data set {name} is no directory here, nor in the local hub cache, and the hub does not answer "
-            f"({told_by_hub(offline)}); connect once, or name a local directory"
-        ) from offline
-    except (HfHubHTTPError, OSError) as refused:
-        said = told_by_hub(refused)
-        raise ProblemSetError(f"expected a public data set {name} on the hub, cannot fetch it: {said}") from refused
+    # The cache first: a hub with a newer revision would give the next process of this run other rows.
+    cached = kept(DATA_SET, name, files, revision)
+    # The client also knows a snapshot of which other files were fetched.
+    if cached is not None and all((cached / file).is_file() for file in files):
+        return cached
+    return fetch(DATA_SET, name, files, revision)
 
 
 GENERATED = "generated"
