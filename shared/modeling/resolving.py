@@ -15,9 +15,9 @@ import torch
 
 from shared.errors import ModelError, UnavailableError, shown
 from shared.files.durable import locked, sha256_file
-from shared.hub import MODEL, fetch, kept
+from shared.hub import MODEL, fetch, kept, knows_all_files, only_a_part
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
-from shared.modeling.directory import MODEL_CONFIG, checked_directory, holds_weights
+from shared.modeling.directory import MODEL_CONFIG, checked_directory, holds_weights, weight_files
 from shared.modeling.embedded import embedded_directory, ensure_embedded_model
 from shared.modeling.loading import Dtype, load_config, load_model
 from shared.modeling.plain_lora import read_plain_lora
@@ -27,9 +27,15 @@ EMBEDDED = "embedded"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """`owner/name`."""
 
+TOKENIZER = "tokenizer.json"
+"""What it holds is all of a tokenizer."""
+
 # No pickled weights and no code: what is not named here is not fetched.
 # A licence in .txt is not: beside a model it would be taken for a file of its tokenizer (saving.small_files).
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "README.md", "LICENSE", "LICENSE.md"]
+_NEEDED = ["*.safetensors", "*.json", "*.jinja", "merges.txt"]
+_HUB_FILES = [*_NEEDED, "vocab.txt", "*.model", "*.tiktoken", "README.md", "LICENSE", "LICENSE.md"]
+_VOCABULARIES = (TOKENIZER, "vocab.*", "*.model", "*.tiktoken")
+"""Of which a tokenizer needs one."""
 
 
 def resolve_model(name: str, cache_dir: Path) -> Path:
@@ -70,12 +76,12 @@ def find_model(name: str, cache_dir: Path) -> Path | None:
 
 def directory_of(name: str) -> Path | None:
     """What lies on this machine under a directory's name or a hub id, model or adapter, unchecked; None if nothing
-    does. Raises ModelError for a name that is neither."""
+    does, or only a part of what the hub has. Raises ModelError for a name that is neither."""
     local = _local(name)
     if local is not None:
         return local
     _require_hub_id(name)
-    return kept(MODEL, name, _HUB_FILES)
+    return _cached(name)
 
 
 def is_on_the_hub(name: str) -> bool:
@@ -115,14 +121,41 @@ def _base_of(adapter: Path, cache_dir: Path) -> Path:
 
 
 def _download(name: str) -> Path:
-    """Or what is cached, where the hub does not answer. Raises as `fetch`."""
+    """Or what is cached, where the hub does not answer. Raises as `fetch`, and UnavailableError for a part."""
     try:
-        return fetch(MODEL, name, _HUB_FILES)
+        found = fetch(MODEL, name, _HUB_FILES)
     except UnavailableError:
-        cached = directory_of(name)
+        cached = _cached(name)
         if cached is None:
             raise
         return cached
+    if _is_part(found):
+        raise only_a_part(MODEL, name)
+    return found
+
+
+def _cached(name: str) -> Path | None:
+    """The whole model or adapter in the hub client's cache; None without one."""
+    found = kept(MODEL, name, _HUB_FILES)
+    if found is None:
+        # Whoever fetched it without the notes on it, or the vocabulary once more, has a whole model.
+        found = kept(MODEL, name, _NEEDED)
+        if found is not None and not (found / TOKENIZER).is_file():
+            return None
+    return None if found is None or _is_part(found) else found
+
+
+def _is_part(snapshot: Path) -> bool:
+    """Whether files are missing that the hub may have: a download was cut, or fetched some of them only."""
+    if knows_all_files(snapshot):
+        return False
+    if is_adapter(snapshot):
+        return not (snapshot / WEIGHTS_FILE).is_file()
+    try:
+        whole = (snapshot / MODEL_CONFIG).is_file() and bool(weight_files(snapshot))
+    except ModelError:
+        return True
+    return not (whole and any(any(snapshot.glob(name)) for name in _VOCABULARIES))
 
 
 def is_adapter(directory: Path) -> bool:

@@ -34,7 +34,7 @@ def save_model(model: PreTrainedModel, target: Path, sources: Sequence[Path]) ->
 
 def small_files(directory: Path) -> list[Path]:
     """Configuration and tokenizer: all that decides what a whole model does but its weights and where they lie."""
-    suffixes = (".json", ".jinja", ".txt", ".model")
+    suffixes = (".json", ".jinja", ".txt", ".model", ".tiktoken")
     files = [path for path in directory.iterdir() if path.suffix in suffixes and path.name != CONFIG_FILE]
     return sorted(path for path in files if not path.name.endswith(".index.json"))
 

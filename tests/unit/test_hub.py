@@ -134,3 +134,78 @@ def test_a_login_page_is_no_model(hub_cache: Path, monkeypatch: pytest.MonkeyPat
 def test_a_download_cut_in_the_middle_is_no_model(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hub(monkeypatch, {"config.json": b"{}" * 500}, sent=10), pytest.raises(UnavailableError, match="model foo"):
         resolve_model("foo/bar", hub_cache)
+
+
+WHOLE = {
+    "config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "model.safetensors.index.json": json.dumps(
+        {"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}
+    ).encode(),
+    "m-1.safetensors": b"one",
+    "m-2.safetensors": b"two",
+}
+
+
+def cached_by_others(cache: Path, files: dict[str, bytes]) -> Path:
+    """The model foo/bar as a program leaves it that fetches file by file: nothing says which ones there are."""
+    snapshot = cache / "models--foo--bar" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+    for name, body in files.items():
+        (snapshot / name).write_bytes(body)
+    return snapshot
+
+
+@pytest.mark.parametrize(
+    "missing", ["config.json", "m-2.safetensors", "tokenizer.json", "model.safetensors.index.json"]
+)
+def test_a_part_of_a_model_is_none_and_is_completed(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    cached_by_others(hub_cache, {name: body for name, body in WHOLE.items() if name != missing})
+    assert find_model("foo/bar", hub_cache) is None
+    with monkeypatch.context() as offline, pytest.raises(UnavailableError, match="only a part of the model foo/bar"):
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        resolve_model("foo/bar", hub_cache)
+    with hub(monkeypatch, WHOLE):
+        assert (resolve_model("foo/bar", hub_cache) / missing).read_bytes() == WHOLE[missing]
+    assert find_model("foo/bar", hub_cache) is not None
+
+
+def test_a_whole_model_needs_no_hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = cached_by_others(hub_cache, WHOLE)
+    with hub(monkeypatch, {}):
+        assert find_model("foo/bar", hub_cache) == resolve_model("foo/bar", hub_cache) == snapshot
+
+
+def test_a_hub_model_without_weights_that_are_read_says_what_it_has(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b"code"}
+    with hub(monkeypatch, pickled), pytest.raises(ModelError, match="can run code"):
+        resolve_model("foo/bar", hub_cache)
+    with pytest.raises(ModelError, match="can run code"):
+        find_model("foo/bar", hub_cache)
+
+
+@pytest.mark.parametrize("vocabulary", ["tokenizer.model", "vocab.txt", "qwen.tiktoken"])
+def test_vocabularies_of_every_kind_are_fetched(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch, vocabulary: str
+) -> None:
+    files = {name: body for name, body in WHOLE.items() if name != "tokenizer.json"} | {vocabulary: b"words"}
+    with hub(monkeypatch, files):
+        assert (resolve_model("foo/bar", hub_cache) / vocabulary).read_bytes() == b"words"
+    (hub_cache / "models--foo--bar" / "snapshots" / COMMIT / vocabulary).unlink()
+    assert find_model("foo/bar", hub_cache) is None
+
+
+@pytest.mark.parametrize("beside", ["tokenizer.model", "README.md"])
+def test_a_model_that_was_fetched_without_what_stands_beside_it_is_whole(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    with hub(monkeypatch, {**WHOLE, beside: b"more"}):
+        snapshot = resolve_model("foo/bar", hub_cache)
+    (snapshot / beside).unlink()
+    assert find_model("foo/bar", hub_cache) == snapshot
