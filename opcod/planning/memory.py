@@ -172,16 +172,16 @@ def served_tokens(student: str, settings: RunSettings, shape: ModelShape, length
     return min(needed, shape.context or needed)
 
 
-def too_long(settings: RunSettings, shapes: Mapping[str, ModelShape], lengths: Lengths) -> list[str]:
+def too_long(settings: RunSettings, contexts: Mapping[str, int], lengths: Lengths) -> list[str]:
     """Of each student that could not answer its longest question: which setting asks for more than it takes.
 
-    lengths: measured, for an estimate refuses nobody.
+    contexts: tokens that its model takes, 0 where that is not known. lengths: measured, for an estimate refuses nobody.
     """
     found = []
-    for student, shape in shapes.items():
+    for student, context in contexts.items():
         section = settings.students[student]
         served = section.vllm.max_model_len if section.engine == "vllm" else None
-        taken = min(shape.context or sys.maxsize, served or sys.maxsize)
+        taken = min(context or sys.maxsize, served or sys.maxsize)
         asked = {"rollout": settings.rollout.max_tokens, "evaluation": settings.evaluation.max_tokens}
         if settings.learns_from_itself(student):
             asked["specialize.sampling"] = settings.specialize.sampling.max_tokens

@@ -18,23 +18,15 @@ from opcod.planning.cards import GIB, CardPlan
 from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
 from opcod.planning.host import host_needs
 from opcod.planning.machine import counting, plan_shares
-from opcod.planning.memory import (
-    Need,
-    other_needs,
-    student_need,
-    too_long,
-    total_bytes,
-    trainer_need,
-    vllm_need,
-)
-from opcod.planning.shapes import KNOWN_SHAPES, ModelShape, read_shape
+from opcod.planning.memory import Need, other_needs, student_need, too_long, total_bytes, trainer_need, vllm_need
+from opcod.planning.shapes import KNOWN_SHAPES, ModelShape, context_in, read_shape
 from opcod.planning.work import (
     Count,
     Evaluated,
     Lengths,
     Work,
     prompt_lengths,
-    prompts_of,
+    prompts_asked,
     total_steps,
     trained_tokens,
     work_of,
@@ -75,7 +67,8 @@ def show_plan(paths: Paths, settings: RunSettings, gpus: str | None = None) -> N
 
 @dataclass
 class Planned:
-    """missing: why a run of these settings could not begin now. notes: what will be done first, or is assumed."""
+    """missing: why a run of these settings could not begin now. notes: what will be done first, or is assumed.
+    contexts: tokens that each student's model takes, 0 where that is not known."""
 
     settings: RunSettings
     problems: ProblemSetManifest | None = None
@@ -87,6 +80,7 @@ class Planned:
     on_host: list[Need] = field(default_factory=list)
     gpus: int = 0
     shares: Shares = field(default_factory=dict)
+    contexts: dict[str, int] = field(default_factory=dict)
     cards: CardPlan = field(default_factory=CardPlan)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -117,8 +111,10 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
     with _noted(found.missing):
         require_disk(paths, settings, shapes)
     if problems is not None and evaluated is not None:
-        found.lengths = prompt_lengths(problems, settings, count)
-        found.missing += too_long(settings, shapes, found.lengths) if count else []
+        found.lengths = prompt_lengths(problems, settings, None)
+        with _noted(found.missing):
+            found.lengths = prompt_lengths(problems, settings, count)
+        found.missing += too_long(settings, found.contexts, found.lengths) if found.lengths.measured else []
         found.work = work_of(settings, len(problems.train), evaluated, found.lengths)
         with _noted(found.missing):
             _look_at_cards(found, shapes, found.lengths, sizes)
@@ -207,11 +203,12 @@ def _look_at_models(
                 # Prompts are counted with one tokenizer: lengths are an estimate for all students.
                 if _takes_prompts(found, student, problems, counted):
                     count = count or counted
-                shape = read_shape(directory)
+                shape, found.contexts[student] = read_shape(directory), context_in(directory)
             if shape is None:
                 found.notes.append(f"student {student}: {section.model} is of unknown size, and so is its memory")
             else:
                 shapes[student] = shape
+                found.contexts.setdefault(student, shape.context)
     return count, shapes
 
 
@@ -220,7 +217,7 @@ def _takes_prompts(found: Planned, student: str, problems: ProblemSet | None, co
     if problems is None:
         return True
     try:
-        for messages in prompts_of(next(iter(problems.all_problems())), problems, found.settings):
+        for messages in prompts_asked(problems, found.settings):
             count(messages)
     except PromptError as error:
         found.missing.append(

@@ -230,6 +230,15 @@ def _first(config: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((config[name] for name in names if config.get(name) is not None), None)
 
 
+def context_in(model_dir: Path) -> int:
+    """Tokens that the model in that directory takes, also where its sizes are told below `text_config`; 0 where none
+    are told. Raises ModelError."""
+    config = read_object(model_dir / MODEL_CONFIG)
+    text = config.get("text_config")
+    found = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    return found if isinstance(found, int) else 0
+
+
 def longrope_tokens(model_dir: Path) -> int | None:
     """Up to which length a model with two sets of rotary angles takes the short ones; None of one with one set.
 

@@ -3,20 +3,27 @@
 Prompts are measured with the student's tokenizer where it is on this machine, else estimated.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.config.settings import RunSettings
 from shared.contracts.messages import ChatMessage
 from shared.contracts.run import Split
+from shared.errors import PromptError, shown
 from shared.problems.problem import Problem, ProblemSet, spread
 
 # An estimate on the safe side: English has about 4, formulas fewer.
 CHARACTERS_A_TOKEN = 2.5
 # What a chat template adds to a message, in the estimate.
 TOKENS_A_TURN = 8
-# Problems whose prompts are tokenized, spread over all, and the longest besides: a large set is planned as soon.
+# Problems whose prompts are tokenized, spread over all, and those besides that look longest: a large set is planned as
+# soon.
 MEASURED_AT_MOST = 200
+LONGEST_LOOKED_AT = 150
+
+# About as tokenizers cut: digits and signs, as of formulas, stand alone, and of other scripts often every character.
+_PIECES = re.compile(r"[A-Za-z]{1,6}|[^\sA-Za-z]")
 
 Count = Callable[[Sequence[ChatMessage]], int]
 
@@ -24,7 +31,7 @@ Count = Callable[[Sequence[ChatMessage]], int]
 @dataclass(frozen=True)
 class Lengths:
     """Tokens of prompts. own: the student's, mean and longest; teacher, feedback: what their prompts have beyond the
-    problem and the texts in them, at most. problems: how many were measured.
+    problem and the texts in them, at most. problems: how many were measured for the mean.
     """
 
     mean: float
@@ -41,18 +48,23 @@ def estimate(messages: Sequence[ChatMessage]) -> int:
 
 
 def prompt_lengths(problems: ProblemSet, settings: RunSettings, count: Count | None) -> Lengths:
-    """count: the tokens of a prompt; None estimates them from its characters."""
+    """count: the tokens of a prompt; None estimates them from its characters. Raises PromptError naming the problem."""
     counted = count or estimate
-    chosen = _sample(tuple(problems.all_problems()))
-    own = [counted(problems.format.messages(problem)) for problem in chosen]
-    longest = chosen[own.index(max(own))]
-    _, teacher, feedback = map(counted, prompts_of(longest, problems, settings))
+    every = tuple(problems.all_problems())
+    tokens: dict[str, int] = {}
+    for problem in (*spread(every, MEASURED_AT_MOST), *_longest(every, problems)):
+        if problem.id not in tokens:
+            tokens[problem.id] = _counted(counted, problem, problems)
+    own = [tokens[problem.id] for problem in spread(every, MEASURED_AT_MOST)]
+    longest = max(tokens.values())
+    widest = next(problem for problem in every if tokens.get(problem.id) == longest)
+    _, teacher, feedback = map(counted, prompts_of(widest, problems, settings))
     return Lengths(
         mean=sum(own) / len(own),
-        longest=max(own),
-        teacher_extra=max(0, teacher - max(own)),
-        feedback_extra=max(0, feedback - max(own)),
-        problems=len(chosen),
+        longest=longest,
+        teacher_extra=max(0, teacher - longest),
+        feedback_extra=max(0, feedback - longest),
+        problems=len(own),
         measured=count is not None,
     )
 
@@ -69,10 +81,34 @@ def prompts_of(
     )
 
 
-def _sample(problems: Sequence[Problem]) -> Sequence[Problem]:
-    """Problems spread evenly over the set, and the one with the longest question."""
-    # The longest one besides: a memory plan hangs on it.
-    return [*spread(problems, MEASURED_AT_MOST), max(problems, key=lambda problem: len(problem.question))]
+def prompts_asked(problems: ProblemSet, settings: RunSettings) -> Iterator[Sequence[ChatMessage]]:
+    """One of each kind that a run of these settings asks, for each order of roles that a row's own prompt has: some
+    have a system's."""
+    by_roles: dict[tuple[str, ...], Problem] = {}
+    for problem in problems.all_problems():
+        by_roles.setdefault(tuple(turn.role for turn in problems.format.messages(problem)), problem)
+    method = settings.run.method
+    tutored = method == "opcod" and settings.gate.mode != "never"
+    for problem in by_roles.values():
+        own, teacher, feedback = prompts_of(problem, problems, settings)
+        yield own
+        yield from [teacher] if method in ("opcod", "sdpo") else []
+        yield from [feedback] if tutored else []
+
+
+def _counted(count: Count, problem: Problem, problems: ProblemSet) -> int:
+    try:
+        return count(problems.format.messages(problem))
+    except PromptError as error:
+        raise PromptError(f"problem {shown(problem.id)}: {error}") from error
+
+
+def _longest(every: Sequence[Problem], problems: ProblemSet) -> Sequence[Problem]:
+    """Those among which the longest prompt is: memory hangs on it, and a run ends at one that is too long."""
+    texts = {problem.id: "\n".join(turn.content for turn in problems.format.messages(problem)) for problem in every}
+    by_bytes = sorted(every, key=lambda problem: len(texts[problem.id].encode()), reverse=True)
+    by_pieces = sorted(every, key=lambda problem: len(_PIECES.findall(texts[problem.id])), reverse=True)
+    return [*by_bytes[:LONGEST_LOOKED_AT], *by_pieces[:LONGEST_LOOKED_AT]]
 
 
 Evaluated = Mapping[Split, Sequence[Problem]]
@@ -103,11 +139,11 @@ def work_of(settings: RunSettings, training_problems: int, evaluated: Evaluated,
     tutored = groups if settings.run.method == "opcod" and settings.gate.mode != "never" else 0
     revised = round(tutored * settings.feedback.revise_share)
     told = lengths.mean + lengths.feedback_extra + rollout
-    shown = lengths.mean + lengths.teacher_extra + rollout + settings.feedback.max_tokens
+    revising = lengths.mean + lengths.teacher_extra + rollout + settings.feedback.max_tokens
     return [
         _work("rollout", groups, groups * samples, lengths.mean, rollout),
         _work("feedback", tutored, tutored * samples, told, settings.feedback.max_tokens),
-        _work("revise", revised, revised * samples, shown, settings.evaluation.max_tokens),
+        _work("revise", revised, revised * samples, revising, settings.evaluation.max_tokens),
         # At the start of each round and once at the end; test before and after the run.
         _evaluation(settings, evaluated, lengths, Split.VALIDATION, settings.run.rounds + 1),
         _evaluation(settings, evaluated, lengths, Split.TEST, 2),

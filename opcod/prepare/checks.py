@@ -14,15 +14,15 @@ from opcod.options import given, paths_for, settings_from
 from opcod.planning.disk import require_disk
 from opcod.planning.machine import Purpose, counting, plan_machine
 from opcod.planning.memory import too_long
-from opcod.planning.shapes import longrope_tokens, shapes_in
-from opcod.planning.work import prompt_lengths
+from opcod.planning.shapes import context_in, longrope_tokens, shapes_in
+from opcod.planning.work import prompt_lengths, prompts_asked
 from opcod.prepare.models import base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import prepared_model
-from shared.errors import ConfigError
+from shared.errors import ConfigError, PromptError
 from shared.files.state import require_own_state
 from shared.gpus import gpus_here
 from shared.http.addresses import listen
@@ -164,9 +164,15 @@ def _check_lengths(settings: RunSettings, problems: ProblemSet, models: Mapping[
     from shared.modeling.loading import load_tokenizer
 
     refused = []
-    for name, shape in shapes_in(models).items():
-        tokenizer = load_tokenizer(models[name], settings.students[name].chat_template)
-        refused += too_long(settings, {name: shape}, prompt_lengths(problems, settings, counting(tokenizer)))
+    for name, directory in models.items():
+        count = counting(load_tokenizer(directory, settings.students[name].chat_template))
+        try:
+            for messages in prompts_asked(problems, settings):
+                count(messages)
+            lengths = prompt_lengths(problems, settings, count)
+        except PromptError as error:
+            raise ConfigError(f"student {name}: {error}") from error
+        refused += too_long(settings, {name: context_in(directory)}, lengths)
     if refused:
         raise ConfigError("; ".join(refused))
 

@@ -2,19 +2,23 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from opcod.planning.memory import too_long
 from opcod.planning.plan import plan_run
-from opcod.planning.shapes import KNOWN_SHAPES, longrope_tokens, read_shape
-from opcod.planning.work import Lengths
+from opcod.planning.shapes import KNOWN_SHAPES, context_in, longrope_tokens, read_shape
+from opcod.planning.work import Lengths, prompt_lengths
 from opcod.prepare import checks
 from opcod.prepare.checks import check_settings
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
+from shared.contracts.messages import ChatMessage
 from shared.errors import ConfigError, ModelError
+from shared.problems.formats import format_named
+from shared.problems.problem import Problem, ProblemSet
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 LENGTHS = Lengths(mean=100, longest=300, teacher_extra=0, feedback_extra=0, problems=9, measured=True)
@@ -40,7 +44,7 @@ def settings(*overrides: str, preset: str = "phys-chem") -> RunSettings:
     ],
 )
 def test_what_a_model_does_not_take_is_told_by_its_setting(overrides: tuple[str, ...], said: list[str]) -> None:
-    found = too_long(settings(*overrides), {"a": KNOWN_SHAPES["Qwen/Qwen3-8B"]}, LENGTHS)
+    found = too_long(settings(*overrides), {"a": KNOWN_SHAPES["Qwen/Qwen3-8B"].context}, LENGTHS)
     assert len(found) == len(said) and all(part in each for part, each in zip(said, found, strict=True)), found
 
 
@@ -56,6 +60,71 @@ def test_a_run_whose_longest_question_has_no_room_for_an_answer_does_not_begin(t
     with pytest.raises(ConfigError, match=said):
         check_settings(paths, long)
     assert [each for each in plan_run(paths, long).missing if re.match(said, each)]
+
+
+def characters_and_signs(messages: Sequence[ChatMessage]) -> int:
+    """As a tokenizer that cuts words into sixes and all else, of any script, into single characters."""
+    return sum(len(re.findall(r"[a-z]{1,6}|[^a-z\s]", turn.content)) for turn in messages)
+
+
+@pytest.mark.parametrize(
+    ("question", "system"),
+    [("short", "word " * 1000), ("短" * 250, None), ("C1=CC(=O)N1" * 20, None), ("3.14159" * 30, None)],
+)
+def test_the_longest_prompt_is_found_whatever_it_is_long_by(question: str, system: str | None) -> None:
+    filler = "question " + "somewhat " * 30
+    rows = [Problem(f"t{i}", "physics", "", f"{filler} {i}\nA: x\nB: y", "A") for i in range(900)]
+    rows[130] = Problem("t130", "physics", "", f"{question}\nA: x\nB: y", "A", system=system)
+    problems = ProblemSet(
+        "set", format_named("mcq"), ("physics",), tuple(rows[:880]), tuple(rows[880:890]), tuple(rows[890:])
+    )
+    found = prompt_lengths(problems, settings(), characters_and_signs)
+    assert found.longest == characters_and_signs(problems.format.messages(rows[130]))
+    assert found.mean < found.longest / 2
+
+
+REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}"
+
+
+def directory_of_problems(tmp_path: Path, **last: str) -> list[str]:
+    """Multiple-choice problems of which the last one to train on differs."""
+    directory = tmp_path / "problems"
+    directory.mkdir()
+    for part, count in (("train", 8), ("validation", 4), ("test", 4)):
+        rows = [
+            {"id": f"{part}-{domain}-{i}", "domain": domain, "question": f"{part} {i}\nA: x\nB: y", "answer": "A"}
+            for i in range(count)
+            for domain in ("physics", "chemistry")
+        ]
+        if part == "train":
+            rows[-1].update(last)
+        (directory / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = [f"problems.source={directory}", "problems.format=mcq"]
+    return [*source, "students.a.domain=physics", "students.b.domain=chemistry"]
+
+
+def test_a_template_that_refuses_a_system_message_is_seen_where_few_rows_have_one(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "tiny")
+    (model / "chat_template.jinja").write_text(REFUSING)
+    values = (f"model={model}", "specialize=false", "chat_template=none")
+    both = [f"students.{name}.{value}" for name in "ab" for value in values]
+    few = ("validation_problems=2", "test_problems=2", "max_tokens=8")
+    evaluated = [f"evaluation.{value}" for value in few]
+    own = ("run.method=grpo", "gate.mode=never", "rollout.max_tokens=8", *evaluated)
+    chosen = settings(*both, *directory_of_problems(tmp_path, system="be brief"), *own, preset="smoke")
+    paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
+    refused = r"student a: .*refuses these messages \(system, user\)"
+    with pytest.raises(ConfigError, match=refused):
+        check_settings(paths, chosen)
+    planned = plan_run(paths, chosen)
+    assert [each for each in planned.missing if re.match(refused, each)] and planned.lengths is not None
+
+
+def test_sizes_below_text_config_tell_how_much_a_model_takes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"max_position_embeddings": 700}}))
+    assert (read_shape(tmp_path), context_in(tmp_path)) == (None, 700)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "odd"}))
+    assert context_in(tmp_path) == 0
 
 
 @pytest.mark.parametrize(
