@@ -14,8 +14,28 @@ from shared.errors import ConfigError
 
 DEFAULT_PRESET = "laptop"
 
+
+def absolute(directory: str | Path) -> Path:
+    """A directory as it was named on the command line, `~` for the home. Raises ConfigError where there is none."""
+    try:
+        return Path(directory).expanduser().resolve()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{directory}: expected a directory, there is no home here that `~` could mean; name it in full, "
+            "the cache's by --cache-dir or OPCOD_CACHE_DIR"
+        ) from error
+
+
+# By `absolute`: a shell leaves the `~` of `--runs-dir=~/runs` as it is, and so does an environment.
 RunsDir = Annotated[
-    Path, typer.Option("--runs-dir", envvar="OPCOD_RUNS_DIR", help="Where runs lie, one directory each.")
+    Path,
+    typer.Option(
+        "--runs-dir",
+        envvar="OPCOD_RUNS_DIR",
+        parser=absolute,
+        metavar="PATH",
+        help="Where runs lie, one directory each.",
+    ),
 ]
 CacheDir = Annotated[
     Path, typer.Option("--cache-dir", envvar="OPCOD_CACHE_DIR", help="Models and specialists, shared by all runs.")
@@ -58,16 +78,5 @@ def given(preset: str | None, config: Path | None, overrides: list[str] | None) 
     return preset is not None or config is not None or bool(overrides)
 
 
-def absolute(directory: Path) -> Path:
-    """A directory as it was named on the command line, `~` for the home. Raises ConfigError where there is none."""
-    try:
-        return directory.expanduser().resolve()
-    except RuntimeError as error:
-        raise ConfigError(
-            f"{directory}: expected a directory, there is no home here that `~` could mean; name it in full, "
-            "the cache's by --cache-dir or OPCOD_CACHE_DIR"
-        ) from error
-
-
 def paths_for(runs_dir: Path, run: str, cache_dir: Path) -> Paths:
-    return Paths(runs_dir=runs_dir.resolve(), run=run, cache_dir=absolute(cache_dir))
+    return Paths(runs_dir=absolute(runs_dir), run=run, cache_dir=absolute(cache_dir))

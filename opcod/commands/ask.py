@@ -40,7 +40,7 @@ def ask(
     request = body_of(
         AskRequest, ["problem"], problem=problem, first=first, tutor=tutor, exchanges=exchanges, seed=seed
     )
-    found = _found(runs_dir.resolve(), run_name)
+    found = _found(runs_dir, run_name)
     place = (found.run_dir.parent, found.run_dir.name) if found else (runs_dir, run_name)
     paths, settings = served_settings(*place, cache_dir, preset, config, overrides)
     up = nullcontext(found) if found else _started(paths, settings)

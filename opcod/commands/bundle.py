@@ -13,6 +13,7 @@ from services.inspector.http.views import ExchangeView, TraceView
 from services.inspector.store.from_files import stored_run
 from shared.errors import ConfigError, NotFoundError
 from shared.files.durable import atomic_write
+from shared.files.text import expanded
 
 PAGE = "index.html"
 DATA = "exchanges.jsonl"
@@ -20,7 +21,10 @@ DATA = "exchanges.jsonl"
 
 def bundle(
     run_name: Annotated[str, typer.Argument(help="The run.", metavar="RUN")],
-    out: Annotated[Path, typer.Option("--out", help="A folder: new, empty, or of an earlier bundle.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", parser=expanded, metavar="PATH", help="A folder: new, empty, or of an earlier bundle."),
+    ],
     limit: Annotated[
         int, typer.Option("--limit", min=1, help="So many exchanges on the page, the newest ones.")
     ] = 1000,
@@ -35,7 +39,7 @@ def bundle(
     Beside it lie every exchange of the filter (exchanges.jsonl) and the report (report.json).
     """
     wanted = read_filter(filters or [])
-    run_dir = run_directory(runs_dir.resolve(), run_name)
+    run_dir = run_directory(runs_dir, run_name)
     _check(out)
     report = current_report(paths_for(runs_dir, run_dir.name, CACHE_DIR))
     with stored_run(run_dir) as store:  # the files, also while it is up: a page asks for more than a key may

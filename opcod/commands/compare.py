@@ -57,7 +57,7 @@ def compare(
     name = name or preset or (config.stem if config else DEFAULT_PRESET)
     runs = plan_runs(name, chosen, which, source, runs_dir, cache_dir)
     check_runs(runs)
-    directory = runs_dir.resolve() / name
+    directory = runs_dir / name
     for number, run in enumerate(runs, start=1):
         place = f"[{number} of {len(runs)}] {run.paths.run}"
         # Never made again, so the same command goes on where it was interrupted.

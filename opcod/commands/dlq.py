@@ -91,7 +91,7 @@ def drop(ids: Ids, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> No
 
 @contextmanager
 def _bus(runs_dir: Path, run_name: str | None) -> Iterator[RedisBus]:
-    deployment = live_deployment(runs_dir.resolve(), run_name)
+    deployment = live_deployment(runs_dir, run_name)
     bus = RedisBus(deployment.bus_url(), deployment.run)
     try:
         yield bus

@@ -62,7 +62,7 @@ def doctor(
     settings = settings_from(preset, config, overrides)
     findings = examine_machine(paths_for(runs_dir, "doctor", cache_dir), settings)
     try:
-        findings += examine_deployment(live_deployment(runs_dir.resolve(), run_name))
+        findings += examine_deployment(live_deployment(runs_dir, run_name))
     except UnavailableError as error:
         findings.append(Finding("run", "ok" if run_name is None else "bad", str(error)))
     table = Table("what", "", "found")

@@ -27,6 +27,7 @@ from shared.contracts.jobs import Question, Questions
 from shared.errors import ConfigError
 from shared.files.durable import atomic_write
 from shared.files.retention import versions_on_disk
+from shared.files.text import expanded
 from shared.problems.evaluation import per_domain
 from shared.problems.loading import SCIKNOWEVAL, load_problem_set
 from shared.problems.pinned import problems_of_run
@@ -59,7 +60,13 @@ def evaluate_student(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the file's content instead of the table.")] = False,
     inspect_log: Annotated[
-        Path | None, typer.Option("--inspect-log", help="Write a log for `inspect view` into this directory, too.")
+        Path | None,
+        typer.Option(
+            "--inspect-log",
+            parser=expanded,
+            metavar="PATH",
+            help="Write a log for `inspect view` into this directory, too.",
+        ),
     ] = None,
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,

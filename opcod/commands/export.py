@@ -12,11 +12,12 @@ from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, absolute, path
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import stored_settings
 from opcod.talk.exchanges import run_directory
+from shared.files.text import expanded
 
 
 def export(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="The run.")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="A directory: new or empty.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", parser=expanded, help="A directory: new or empty.")],
     student: Annotated[str, typer.Option("--student", help="Whose version.")],
     version: Annotated[
         str | None,
@@ -37,7 +38,7 @@ def export(
     from opcod.export.hub import open_hub, push
     from opcod.export.writing import choose, require_new, write
 
-    paths = paths_for(runs_dir, run_directory(runs_dir.resolve(), run_name).name, cache_dir)
+    paths = paths_for(runs_dir, run_directory(runs_dir, run_name).name, cache_dir)
     target = absolute(out)
     # Whatever can be refused is refused before a model is loaded.
     require_new(target)

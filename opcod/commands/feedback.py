@@ -27,6 +27,7 @@ from shared.bus.redis import RedisBus
 from shared.contracts.acting import Accepted, ExchangeRef, ReasonRequest, SilenceRequest
 from shared.contracts.events import Event
 from shared.errors import ConfigError, NotFoundError, UnavailableError
+from shared.files.text import expanded
 
 RunName = Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")]
 Exchange = Annotated[str, typer.Argument(metavar="EXCHANGE", help="As `tail` names it: a.s3.ether-train-004.2.")]
@@ -66,13 +67,12 @@ def tail(
 
     Of a run that is named and not up, the last exchanges are shown.
     """
-    root = runs_dir.resolve()
     try:
-        deployment = live_deployment(root, run_name)
+        deployment = live_deployment(runs_dir, run_name)
     except UnavailableError:
         if run_name is None:
             raise
-        _show_stored(root, run_name, last, as_json)
+        _show_stored(runs_dir, run_name, last, as_json)
         return
     _follow(deployment, last, follow, as_json)
 
@@ -85,7 +85,7 @@ def show(
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Show one exchange whole: texts, verdict, revision, history, and where the self-teacher disagreed."""
-    with open_exchanges(runs_dir.resolve(), run_name) as exchanges:
+    with open_exchanges(runs_dir, run_name) as exchanges:
         exchange = named_exchange(exchanges, key)
         if as_json:
             typer.echo(exchange.model_dump_json())
@@ -107,7 +107,9 @@ def export(
         ),
     ] = "exchanges",
     format_: Annotated[Format, typer.Option("--format", help="parquet needs the extra `export`.")] = "jsonl",
-    out: Annotated[Path | None, typer.Option("--out", help="A file; default: standard output.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", parser=expanded, metavar="PATH", help="A file; default: standard output.")
+    ] = None,
     filters: Filters = None,
     run_name: AnyRun = None,
     runs_dir: RunsDir = RUNS_DIR,
@@ -116,7 +118,7 @@ def export(
     wanted = read_filter(filters or [])
     if out is None and sys.stdout.isatty() and format_ == "parquet":
         raise ConfigError("parquet is not for a terminal: name a file with --out, or send the output to one")
-    with open_exchanges(runs_dir.resolve(), run_name) as exchanges:
+    with open_exchanges(runs_dir, run_name) as exchanges:
         pieces = exchanges.export(wanted, format_, rows)
         with _target(out) as file:
             for piece in pieces:
@@ -149,7 +151,7 @@ def silence(
 ) -> None:
     """Do not ask a tutor any more in this round."""
     body = body_of(SilenceRequest, ["tutor", "reason"], tutor=tutor, reason=reason, student=student)
-    client = Client(live_deployment(runs_dir.resolve(), run_name))
+    client = Client(live_deployment(runs_dir, run_name))
     try:
         run = quote(client.run, safe="")
         accepted = client.broker("POST", f"/v1/runs/{run}/silence", Accepted, body)
@@ -164,7 +166,7 @@ def _act_on(act: Literal["flag", "exclude"], key: str, reason: str, run_name: st
         ExchangeRef.parse(key)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    client = Client(live_deployment(runs_dir.resolve(), run_name))
+    client = Client(live_deployment(runs_dir, run_name))
     try:
         path = f"/v1/feedback/{quote(key, safe='')}/{act}"
         accepted = client.broker("POST", path, Accepted, body)

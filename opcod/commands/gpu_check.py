@@ -29,6 +29,7 @@ from shared.contracts.models import served_by
 from shared.contracts.run import STATE_FILE
 from shared.errors import ConfigError, OpcodError
 from shared.files.durable import atomic_write
+from shared.files.text import expanded
 from shared.gpus import VISIBLE, GpuReader, NvmlReader, driver, gpus_here
 
 PRESET = "gpu-check"
@@ -40,7 +41,13 @@ def gpu_check(
         str, typer.Option("--model", help="Of both students: a directory, or a hub id that was fetched before.")
     ],
     problems: Annotated[
-        Path | None, typer.Option("--problems", help="A directory of SciKnowEval; default: generated problems.")
+        Path | None,
+        typer.Option(
+            "--problems",
+            parser=expanded,
+            metavar="PATH",
+            help="A directory of SciKnowEval; default: generated problems.",
+        ),
     ] = None,
     run_name: Annotated[str | None, typer.Option("--run", help="Name of the run; default: gpu-check and time.")] = None,
     overrides: Overrides = None,

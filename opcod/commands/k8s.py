@@ -10,10 +10,13 @@ from opcod.deployed.rendering import STUDENT_FOLDERS, kubernetes_files
 from opcod.options import ConfigFile, Overrides, Preset, absolute, settings_from
 from shared.errors import ConfigError
 from shared.files.durable import atomic_write
+from shared.files.text import expanded
 
 
 def k8s(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder `k8s` of a copy of this project.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", parser=expanded, help="The folder `k8s` of a copy of this project.")
+    ],
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,

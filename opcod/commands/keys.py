@@ -8,7 +8,7 @@ import typer
 
 from opcod.local.deployment import ensure_key, ensure_secret, new_password
 from shared.files.durable import atomic_write
-from shared.files.text import read_text
+from shared.files.text import expanded, read_text
 
 PASSWORD_FILE = "redis-password"
 ACL_FILE = "redis.acl"
@@ -22,7 +22,9 @@ user probe on nopass -@all +ping
 
 
 def keys(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files lie; made if it is not there.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", parser=expanded, help="Where the files lie; made if it is not there.")
+    ],
 ) -> None:
     """Make the bearer keys, the password of Redis and the access rules it is started with, where they are missing."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ from shared.contracts.ids import seed_of
 from shared.contracts.models import prepared_model
 from shared.errors import ConfigError, OpcodError
 from shared.files.durable import atomic_write
+from shared.files.text import expanded
 from shared.http.access import read_keys
 from shared.vllm import Installation, Model, arguments, environment
 
@@ -58,7 +59,13 @@ def prepare(
     cache_dir: CacheDir = CACHE_DIR,
     key_file: Annotated[
         Path | None,
-        typer.Option("--key-file", envvar="OPCOD_KEY_FILE", help="The bearer keys; default: some made in the run."),
+        typer.Option(
+            "--key-file",
+            envvar="OPCOD_KEY_FILE",
+            parser=expanded,
+            metavar="PATH",
+            help="The bearer keys; default: some made in the run.",
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Prepare nothing; exit code 2 unless the last one ended well.")

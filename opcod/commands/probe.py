@@ -58,7 +58,7 @@ def probe_pair(
     settings = settings_from(preset, config, named)
     name = name or preset or (config.stem if config else DEFAULT_PRESET)
     check_name(name)
-    kept = runs_dir.resolve() / name
+    kept = runs_dir / name
     check_directory("--runs-dir", kept)
     plan = plan_probe(settings, problems_per_kind, samples)
 

@@ -27,7 +27,7 @@ def report(
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Write a run's report into its directory and print it: that of its end, or what it is so far."""
-    run_dir = run_directory(runs_dir.resolve(), run_name)
+    run_dir = run_directory(runs_dir, run_name)
     if wait:
         with interruptible() as interrupted:
             wait_for_end(run_dir, interrupted)

@@ -14,6 +14,7 @@ from opcod.prepare.run_directory import create_run
 from shared.config.settings import RunSettings
 from shared.contracts.models import MODELS, prepared_model
 from shared.errors import ConfigError
+from shared.files.text import expanded
 
 
 def specialize(
@@ -21,7 +22,10 @@ def specialize(
         str | None, typer.Option("--student", help="Only this one; default: those that the settings say.")
     ] = None,
     examples: Annotated[
-        Path | None, typer.Option("--examples", help="JSONL file to fine-tune --student on (docs/data.md).")
+        Path | None,
+        typer.Option(
+            "--examples", parser=expanded, metavar="PATH", help="JSONL file to fine-tune --student on (docs/data.md)."
+        ),
     ] = None,
     preset: Preset = None,
     config: ConfigFile = None,

@@ -53,7 +53,7 @@ def status(
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Say what is up. Exit code 69 if nothing is, or not all of it is ready."""
-    deployment = live_deployment(runs_dir.resolve(), run_name)
+    deployment = live_deployment(runs_dir, run_name)
     view, page = view_of(deployment)
     if as_json:
         typer.echo(view.model_dump_json(indent=1))

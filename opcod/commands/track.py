@@ -43,18 +43,17 @@ def track(
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
     """Send what happened in a run elsewhere, from the oldest that its log still has; a run need not be up."""
-    root = runs_dir.resolve()
     with ExitStack() as stack:
         interrupted = stack.enter_context(interruptible())
         try:
-            deployment = live_deployment(root, run_name)
+            deployment = live_deployment(runs_dir, run_name)
         except UnavailableError:
-            run_dir = run_directory(root, run_name)
+            run_dir = run_directory(runs_dir, run_name)
             events = _stored(run_dir)
         else:
-            run_dir = root / deployment.run
+            run_dir = runs_dir / deployment.run
             events = _live(deployment, run_dir, follow, interrupted)
-        told = stack.enter_context(lasting_exchanges(root, run_dir.name))
+        told = stack.enter_context(lasting_exchanges(runs_dir, run_dir.name))
         tracker = open_tracker(to, run_dir, told, exchanges)
         stack.callback(tracker.close)
         for event in events:
