@@ -33,7 +33,7 @@ from opcod.commands.status import status
 from opcod.commands.track import track
 from opcod.commands.up import up
 from opcod.commands.weights import app as weights
-from shared.errors import OpcodError
+from shared.errors import EXIT_IO, OpcodError, file_fault
 
 app = typer.Typer(
     name="opcod",
@@ -88,8 +88,8 @@ app.add_typer(problems, name="problems")
 
 
 def main() -> None:
-    """Errors raised on purpose become one clear message on stderr and their exit code. What a terminal cannot show is
-    shown by its code points: it ends no command."""
+    """Errors raised on purpose, and those of the system about a file, become one clear message on stderr and their exit
+    code. What a terminal cannot show is shown by its code points: it ends no command."""
     # Texts of models hold any character, and a terminal or a pipe may be ASCII.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -99,6 +99,12 @@ def main() -> None:
     except OpcodError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        told = file_fault(error)
+        if told is None:
+            raise
+        sys.stderr.write(f"error: {told}\n")
+        sys.exit(EXIT_IO)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ A message says what was expected, what came and what to do about it. Whatever ca
 it is text in UTF-8, and short.
 """
 
+import errno
+
 from pydantic import ValidationError
 
 MAX_MESSAGE_CHARS = 4000
@@ -22,6 +24,8 @@ EXIT_UNAVAILABLE = 69
 EXIT_IO = 74
 EXIT_TEMPORARY = 75
 EXIT_INTERRUPTED = 130
+
+_DENIED = (errno.EACCES, errno.EPERM)
 
 _LEFT_OUT = " […] "
 
@@ -128,6 +132,14 @@ def reason(error: BaseException) -> str:
     said = _faults(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
     said = said or type(error).__name__
     return said if len(said) <= MAX_REASON_CHARS else f"{said[:MAX_REASON_CHARS]}…"
+
+
+def file_fault(error: OSError) -> str | None:
+    """What the system refuses and of which file, on one line; None of an error that is of no file."""
+    if error.filename is None:
+        return None
+    advice = "; correct its permissions, or those of the directories above it" if error.errno in _DENIED else ""
+    return presentable(f"expected to use {error.filename}, the system says: {error.strerror}{advice}")
 
 
 def _faults(error: ValidationError) -> str:

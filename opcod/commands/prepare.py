@@ -35,7 +35,7 @@ from shared.config.loading import settings_of
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.ids import seed_of
 from shared.contracts.models import prepared_model
-from shared.errors import ConfigError, OpcodError
+from shared.errors import ConfigError, OpcodError, file_fault
 from shared.files.durable import atomic_write
 from shared.files.text import expanded
 from shared.http.access import read_keys
@@ -114,8 +114,9 @@ def _outcome(paths: Paths) -> Iterator[None]:
         (paths.run_dir / name).unlink(missing_ok=True)
     try:
         yield
-    except OpcodError as error:
-        atomic_write(paths.run_dir / ERROR_FILE, str(error).encode())
+    except (OpcodError, OSError) as error:
+        told = file_fault(error) if isinstance(error, OSError) else None
+        atomic_write(paths.run_dir / ERROR_FILE, (told or str(error)).encode())
         raise
 
 

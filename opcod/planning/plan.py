@@ -34,7 +34,7 @@ from opcod.planning.work import (
 from opcod.prepare.checks import replica_notes, thinking_notes
 from shared.config.loading import flattened, to_toml
 from shared.config.settings import Paths, RunSettings
-from shared.errors import ConfigError, OpcodError, PromptError
+from shared.errors import ConfigError, OpcodError, PromptError, file_fault
 from shared.gpus import gpus_here
 from shared.problems.coverage import uncovered_languages
 from shared.problems.evaluation import evaluated_problems
@@ -248,10 +248,13 @@ def _noted(missing: list[str]) -> Iterator[None]:
     """Errors that name what the user has to do are noted instead of raised."""
     try:
         yield
-    except OpcodError as error:
+    except (OpcodError, OSError) as error:
+        told = file_fault(error) if isinstance(error, OSError) else str(error)
+        if told is None:
+            raise
         # Both students may lack the same thing.
-        if str(error) not in missing:
-            missing.append(str(error))
+        if told not in missing:
+            missing.append(told)
 
 
 def grids(found: Planned) -> Iterator[Grid]:

@@ -28,20 +28,21 @@ _REFUSED_FIELDS = {
 
 def checked_directory(path: Path) -> Path:
     """Refuse what is not a directory with a whole model as safetensors: pickled weights run code when loaded."""
-    if not path.is_dir():
-        raise ModelError(f"expected a model directory, found a file: {path}; name the directory that holds it")
-    if not (path / MODEL_CONFIG).is_file():
-        raise ModelError(f"expected a {MODEL_CONFIG} in {path}, found {_listing(path)}")
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(
-            f"expected *.safetensors in {path}, found {_listing(path)}; .bin and .pt files are not loaded because "
-            "they can run code: convert them with save_pretrained(..., safe_serialization=True)"
-        )
-    if (path / ADAPTER_CONFIG).is_file():
-        raise ModelError(
-            f"expected a model or an adapter in {path}, found both {MODEL_CONFIG} with weights and {ADAPTER_CONFIG}: "
-            "keep either in a directory of its own"
-        )
+    with reading("a model", path):
+        if not path.is_dir():
+            raise ModelError(f"expected a model directory, found a file: {path}; name the directory that holds it")
+        if not (path / MODEL_CONFIG).is_file():
+            raise ModelError(f"expected a {MODEL_CONFIG} in {path}, found {_listing(path)}")
+        if not any(path.glob("*.safetensors")):
+            raise ModelError(
+                f"expected *.safetensors in {path}, found {_listing(path)}; .bin and .pt files are not loaded because "
+                "they can run code: convert them with save_pretrained(..., safe_serialization=True)"
+            )
+        if (path / ADAPTER_CONFIG).is_file():
+            raise ModelError(
+                f"expected a model or an adapter in {path}, found both {MODEL_CONFIG} with weights and "
+                f"{ADAPTER_CONFIG}: keep either in a directory of its own"
+            )
     return path
 
 

@@ -17,7 +17,7 @@ from shared.errors import ModelError, UnavailableError, shown
 from shared.files.durable import locked, sha256_file
 from shared.hub import MODEL, fetch, kept, knows_all_files, only_a_part
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
-from shared.modeling.directory import MODEL_CONFIG, checked_directory, holds_weights, weight_files
+from shared.modeling.directory import MODEL_CONFIG, checked_directory, holds_weights, reading, weight_files
 from shared.modeling.embedded import embedded_directory, ensure_embedded_model
 from shared.modeling.loading import Dtype, load_config, load_model
 from shared.modeling.plain_lora import read_plain_lora
@@ -90,10 +90,12 @@ def is_on_the_hub(name: str) -> bool:
 
 
 def _local(name: str) -> Path | None:
-    """What lies on this machine under a name; None if nothing does, or can."""
+    """What lies on this machine under a name; None if nothing does, or can. Raises ModelError where nobody may look."""
     try:
         found = Path(name).expanduser().resolve()
         return found if found.exists() else None
+    except PermissionError as denied:
+        raise ModelError(f"expected a model, cannot look at {shown(name)}: {denied.strerror}") from denied
     except (OSError, ValueError, RuntimeError):  # too long; with NUL; in the home of a user that is none
         return None
 
@@ -159,9 +161,12 @@ def _is_part(snapshot: Path) -> bool:
 
 
 def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds a PEFT adapter and no whole model; the base's config.json may lie beside it."""
-    whole = (directory / MODEL_CONFIG).is_file() and holds_weights(directory)
-    return (directory / CONFIG_FILE).is_file() and not whole
+    """Whether a directory holds a PEFT adapter and no whole model; the base's config.json may lie beside it.
+
+    Raises ModelError where nobody may look into it."""
+    with reading("a model or an adapter", directory):
+        whole = (directory / MODEL_CONFIG).is_file() and holds_weights(directory)
+        return (directory / CONFIG_FILE).is_file() and not whole
 
 
 def base_name(adapter: Path) -> str:

@@ -49,12 +49,20 @@ def dataset_directory(where: str, files: Sequence[str]) -> Path:
 
 
 def _complete(directory: Path, files: Sequence[str], where: str) -> Path:
-    missing = [name for name in files if not (directory / name).is_file()]
+    missing = [name for name in files if not _is_file(directory / name)]
     if missing:
         present = sorted(path.parent.name for path in directory.glob(f"*/{Path(missing[0]).name}"))
         found = f"it has such files for {', '.join(present)}" if present else "it has no such files"
         raise ProblemSetError(f"{where}: expected the files {', '.join(missing)}; {found}")
     return directory
+
+
+def _is_file(path: Path) -> bool:
+    """Raises ProblemSetError where nobody may look."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ProblemSetError(f"{path}: expected this file, cannot look at it ({error.strerror})") from error
 
 
 def _fetched(name: str, revision: str | None, files: Sequence[str]) -> Path:
@@ -234,7 +242,7 @@ def _from_directory(directory: Path, form: ProblemFormat, domains: tuple[str, ..
 def _read_partition(directory: Path, name: str, form: ProblemFormat, ids: dict[str, str]) -> tuple[Problem, ...]:
     """The rows of `<name>.jsonl`; `ids` collects where every id was first seen, over all files."""
     path = directory / f"{name}.jsonl"
-    if not path.is_file():
+    if not _is_file(path):
         if name in REQUIRED_PARTITIONS:
             raise ProblemSetError(f"{path}: expected this file, it does not exist")
         return ()
