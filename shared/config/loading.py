@@ -64,11 +64,7 @@ def load_settings(
             )
         _merge(tree, _extended(own, config))
     # Sorted, so that the order of the environment decides nothing.
-    from_env = [
-        f"{name.removeprefix(ENV_PREFIX).lower().replace('__', '.')}={value}"
-        for name, value in sorted(environ.items())
-        if name.startswith(ENV_PREFIX)
-    ]
+    from_env = [f"{_named_by(name)}={value}" for name, value in sorted(environ.items()) if name.startswith(ENV_PREFIX)]
     ranks = [f"trainer.ranks={environ[ENV_RANKS]}"] if environ.get(ENV_RANKS) else []
     # In the order in which they win: a later one replaces an earlier one.
     for override in [*ranks, *from_env, *overrides]:
@@ -169,6 +165,16 @@ def _merge(tree: Tree, other: Tree) -> None:
             _merge(tree[key], value)
         else:
             tree[key] = value
+
+
+def _named_by(variable: str) -> str:
+    """The setting that a variable names, in small letters but for the name of a vLLM server's own variable."""
+    parts = variable.removeprefix(ENV_PREFIX).split("__")
+    known = [part.lower() for part in parts]
+    if known[:1] == ["students"] and known[2:4] == ["vllm", "environment"] and len(parts) > 4:
+        # It may hold `__` itself.
+        return ".".join([*known[:4], "__".join(parts[4:])])
+    return ".".join(known)
 
 
 def _apply(tree: Tree, override: str) -> None:

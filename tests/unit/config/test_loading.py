@@ -40,6 +40,14 @@ def test_of_two_overrides_the_last_wins() -> None:
     assert loaded("run.seed=1", "run.seed=2").run.seed == 2
 
 
+def test_the_name_of_a_servers_variable_keeps_its_letters() -> None:
+    below = "OPCOD_SET_STUDENTS__A__VLLM__ENVIRONMENT__"
+    found = loaded(**{f"{below}NCCL_SOCKET_IFNAME": "eth1", f"{below}My__Name": "x"})
+    assert found.students["a"].vllm.environment == {"NCCL_SOCKET_IFNAME": "eth1", "My__Name": "x"}
+    whole = loaded(OPCOD_SET_STUDENTS__A__VLLM__ENVIRONMENT='{NCCL_DEBUG="INFO"}')
+    assert whole.students["a"].vllm.environment == {"NCCL_DEBUG": "INFO"}
+
+
 def test_variables_of_others_are_not_settings() -> None:
     assert loaded(OPCOD_RUN="r", OPCOD_SETTINGS="x", PATH="/bin") == loaded()
 
