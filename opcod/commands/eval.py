@@ -167,7 +167,8 @@ class Chosen:
 def _chosen(asked: str, run_dir: Path, settings: RunSettings, limit: int | None) -> Chosen:
     own = problems_of_run(run_dir, settings)
     problem_set, partition = _problems(asked, settings, own)
-    chosen = per_domain(problem_set, problem_set.partition(partition), limit or _usual_limit(asked, settings))
+    most = limit or _usual_limit(asked, settings)
+    chosen = per_domain(problem_set, problem_set.partition(partition), most, setting="--limit", where=partition)
     return Chosen(asked, partition, chosen, problem_set.format, seen(chosen, own.train + own.specialise))
 
 

@@ -8,6 +8,17 @@ from pathlib import Path
 
 from shared.errors import ConfigError, shown
 
+LFS_POINTER = b"version https://git-lfs"
+"""What stands in the place of a large file where Git LFS has not fetched it."""
+
+FETCH_LFS = "found a pointer of Git LFS: `git lfs pull` fetches the file itself"
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file only names what Git LFS keeps. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
 
 def is_plain(text: str) -> bool:
     """Whether files, arguments and addresses can hold it: there is no NUL in it, and UTF-8 can write it. Bytes of a

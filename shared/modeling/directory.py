@@ -11,11 +11,15 @@ from typing import Any
 
 from shared.errors import MAX_SHOWN_CHARS, ModelError, OpcodError, reason
 from shared.files.store import patiently
+from shared.files.text import FETCH_LFS, is_lfs_pointer
 
 MODEL_CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+
+_LARGE = (".safetensors", ".json", ".model", ".tiktoken", ".txt")
+"""Files that Git LFS may keep."""
 
 MAX_NAME_CHARS = 200
 """Of a tensor or a module: more than any has."""
@@ -38,12 +42,20 @@ def checked_directory(path: Path) -> Path:
                 f"expected *.safetensors in {path}, found {_listing(path)}; .bin and .pt files are not loaded because "
                 "they can run code: convert them with save_pretrained(..., safe_serialization=True)"
             )
+        refuse_pointers(path)
         if (path / ADAPTER_CONFIG).is_file():
             raise ModelError(
                 f"expected a model or an adapter in {path}, found both {MODEL_CONFIG} with weights and "
                 f"{ADAPTER_CONFIG}: keep either in a directory of its own"
             )
     return path
+
+
+def refuse_pointers(path: Path) -> None:
+    """Raises ModelError where a clone has not fetched its large files. Raises OSError."""
+    for file in sorted(path.iterdir()):
+        if file.suffix in _LARGE and file.is_file() and is_lfs_pointer(file):
+            raise ModelError(f"expected the content of {file}, {FETCH_LFS}")
 
 
 def holds_weights(path: Path) -> bool:

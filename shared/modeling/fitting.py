@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedModel, __version__
 
-from shared.errors import ModelError, reason
-from shared.modeling.directory import few, reading, weight_files
+from shared.errors import ModelError, reason, shown
+from shared.modeling.directory import MODEL_CONFIG, few, reading, weight_files
 from shared.modeling.tensorfiles import opened_tensors
 
 
@@ -36,6 +36,17 @@ def require_fit(path: Path, skeleton: PreTrainedModel) -> None:
             trust_remote_code=False,
         )
     refuse_others(info, path)
+
+
+def require_known_type(config: Mapping[str, Any], path: Path) -> None:
+    """Raises ModelError where a config.json names a type of model that transformers does not have."""
+    named = config.get("model_type")
+    if isinstance(named, str) and named not in CONFIG_MAPPING:
+        own = "; it brings code of its own, which is never run" if "auto_map" in config else ""
+        raise ModelError(
+            f"{path / MODEL_CONFIG}: expected a model_type that transformers {__version__} has, got {shown(named)}"
+            f"{own}: choose a model of a type that it has, or install a version that has this one"
+        )
 
 
 def refuse_others(info: Mapping[str, Collection[Any]], path: Path) -> None:

@@ -32,7 +32,7 @@ from shared.modeling.directory import (
     reading,
     weight_files,
 )
-from shared.modeling.fitting import file_tensors, require_finite, require_fit
+from shared.modeling.fitting import file_tensors, require_finite, require_fit, require_known_type
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -108,7 +108,7 @@ def check_weights(path: Path) -> None:
 
 def load_config(path: Path) -> PreTrainedConfig:
     """The configuration in `path`, of weights that are not quantised. Raises ModelError."""
-    read_model_config(path)
+    require_known_type(read_model_config(path), path)
     with reading(f"the {MODEL_CONFIG} of a causal language model", path):
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     return config

@@ -17,7 +17,14 @@ from shared.errors import ModelError, UnavailableError, shown
 from shared.files.durable import locked, sha256_file
 from shared.hub import MODEL, fetch, kept, knows_all_files, only_a_part
 from shared.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, merge_adapter
-from shared.modeling.directory import MODEL_CONFIG, checked_directory, holds_weights, reading, weight_files
+from shared.modeling.directory import (
+    MODEL_CONFIG,
+    checked_directory,
+    holds_weights,
+    reading,
+    refuse_pointers,
+    weight_files,
+)
 from shared.modeling.embedded import embedded_directory, ensure_embedded_model
 from shared.modeling.loading import Dtype, load_config, load_model
 from shared.modeling.plain_lora import read_plain_lora
@@ -107,6 +114,8 @@ def _require_hub_id(name: str) -> None:
 
 def named_base(adapter: Path) -> str:
     """The base model that an adapter names. Raises ModelError where it names none, itself, or cannot be merged."""
+    with reading("an adapter", adapter):
+        refuse_pointers(adapter)
     name = base_name(adapter)
     # Or its base would be looked for without end.
     if _local(name) == adapter:

@@ -18,21 +18,29 @@ def evaluated_problems(settings: RunSettings, problems: ProblemSet) -> dict[Spli
     """The problems of a run's evaluations, in the order in which they are asked. Raises ConfigError if they lack."""
     evaluation = settings.evaluation
     return {
-        Split.VALIDATION: per_domain(problems, problems.validation, evaluation.validation_problems),
-        Split.TEST: per_domain(problems, problems.test, evaluation.test_problems),
+        split: per_domain(problems, partition, limit, setting=f"evaluation.{split.value}_problems", where=split.value)
+        for split, partition, limit in (
+            (Split.VALIDATION, problems.validation, evaluation.validation_problems),
+            (Split.TEST, problems.test, evaluation.test_problems),
+        )
     }
 
 
-def per_domain(problems: ProblemSet, partition: tuple[Problem, ...], limit: int | None) -> tuple[Problem, ...]:
+def per_domain(
+    problems: ProblemSet, partition: tuple[Problem, ...], limit: int | None, *, setting: str = "", where: str = ""
+) -> tuple[Problem, ...]:
     """`limit` problems of each domain, domain by domain: of each kind its share, rounded, spread over the partition.
 
-    Raises ConfigError.
+    setting, where: of the limit and of the partition, for messages. Raises ConfigError.
     """
     chosen: list[Problem] = []
     for domain in problems.domains:
         of_domain = [problem for problem in partition if problem.domain == domain]
         if limit is not None and limit > len(of_domain):
-            raise ConfigError(f"expected at least {limit} problems of {domain} to evaluate on, got {len(of_domain)}")
+            raise ConfigError(
+                f"expected at least {limit} problems of {domain} to evaluate on in the partition {where}, got "
+                f"{len(of_domain)}: set {setting} to at most {len(of_domain)}, or add some to the partition"
+            )
         chosen += [of_domain[at] for at in spread_over_kinds([problem.kind for problem in of_domain], limit)]
     return tuple(chosen)
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import ProblemSetError, shown
+from shared.files.text import FETCH_LFS, LFS_POINTER
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -27,6 +28,8 @@ def read_rows(path: Path, model: type[Row]) -> Iterator[tuple[str, Row]]:
     """
     try:
         raw = path.read_bytes()
+        if raw.startswith(LFS_POINTER):
+            raise ProblemSetError(f"{path}: expected lines of JSON, {FETCH_LFS}")
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         looks = "; it looks like UTF-16, save it as UTF-8" if raw.startswith(_UTF16) else ""

@@ -74,6 +74,8 @@ def _fetched(name: str, revision: str | None, files: Sequence[str]) -> Path:
     return fetch(DATA_SET, name, files, revision)
 
 
+_DOMAINS_SHOWN = 5
+
 GENERATED = "generated"
 SCIKNOWEVAL = "sciknoweval:"
 REQUIRED_PARTITIONS = ("train", "validation", "test")
@@ -163,12 +165,26 @@ def refuse_unusable(problem_set: ProblemSet) -> None:
         for domain in problem_set.domains:
             if domain not in present:
                 raise ProblemSetError(
-                    f"{problem_set.name}: expected problems of {domain!r} in the partition {name}, got none"
+                    f"{problem_set.name}: expected problems of {domain!r} in the partition {name}, got none; "
+                    f"{_instead(problem_set, domain, present)}"
                 )
     refuse_leaks(
         problem_set.name,
         ((name, row.id, question_key(row.question)) for name in PARTITIONS for row in problem_set.partition(name)),
     )
+
+
+def _instead(problem_set: ProblemSet, domain: str, present: set[str]) -> str:
+    """What a partition has in place of a domain, and what to do about it."""
+    first = ", ".join(shown(each) for each in sorted(present)[:_DOMAINS_SHOWN])
+    has = f"it has those of {first}" if present else "it is empty"
+    has += f" and of {len(present) - _DOMAINS_SHOWN} more" if len(present) > _DOMAINS_SHOWN else ""
+    if any(problem.domain == domain for problem in problem_set.all_problems()):
+        return f"{has}: add some of {domain!r}, or take them out of the other partitions"
+    alike = {each.casefold(): each for each in present}
+    close = difflib.get_close_matches(domain.casefold(), list(alike), n=1, cutoff=0.5)
+    hint = f" (did you mean {shown(alike[close[0]])}?)" if close else ""
+    return f"{has}{hint}: set students.<name>.domain to one that the set has"
 
 
 # A set takes half a second to draw and to search for leaks, and one command asks for its run's several times.

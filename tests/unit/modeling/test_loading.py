@@ -11,7 +11,7 @@ from torch import nn
 from shared.errors import ModelError
 from shared.modeling.attention import GROUPED, grouped_attention
 from shared.modeling.embedded import EMBEDDED_PARAMETERS, ensure_embedded_model
-from shared.modeling.loading import load_model, load_tokenizer
+from shared.modeling.loading import check_model, load_model, load_tokenizer
 from shared.modeling.logprobs import probe, token_logprobs
 from shared.modeling.resolving import find_model, resolve_model
 
@@ -54,6 +54,33 @@ def test_other_names_are_refused(look: Callable[[str, Path], Path | None], name:
     with pytest.raises(ModelError, match="expected") as refused:
         look(name, tmp_path)
     assert len(str(refused.value)) < 300
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_clone_without_its_large_files_says_how_to_fetch_them(tiny_dir: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(tiny_dir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(ModelError, match=rf"{name}, found a pointer of Git LFS: `git lfs pull`"):
+        resolve_model(str(tmp_path), tmp_path)
+
+
+def test_so_does_an_adapter(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_text(POINTER)
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors, found a pointer of Git LFS"):
+        resolve_model(str(tmp_path), tmp_path)
+
+
+def test_a_type_that_transformers_does_not_have_is_named(tiny_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_dir, tmp_path, dirs_exist_ok=True)
+    written = json.loads((tmp_path / "config.json").read_text())
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(written | own))
+    with pytest.raises(ModelError, match=r"that transformers .* has, got 'own'; it brings code of its own, .*: choose"):
+        check_model(tmp_path)
 
 
 def test_a_tokenizer_that_fails_at_its_first_text_is_refused(tiny_dir: Path, tmp_path: Path) -> None:

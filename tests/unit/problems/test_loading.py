@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from shared.config.loading import load_settings
 from shared.errors import ConfigError, ProblemSetError
+from shared.problems.evaluation import evaluated_problems
 from shared.problems.generated import PerKind, generate
 from shared.problems.loading import load_problem_set
 
@@ -158,6 +160,43 @@ def test_a_domain_without_problems_is_refused(tmp_path: Path) -> None:
     rows["test"].pop()
     with pytest.raises(ProblemSetError, match="expected problems of 'acids' in the partition test, got none"):
         load_problem_set(_write(tmp_path, rows), "integer")
+
+
+@pytest.mark.parametrize(
+    ("domain", "said"),
+    [
+        ("Acids", r"it has those of 'acids', 'optics' \(did you mean 'acids'\?\): set students\.<name>\.domain"),
+        ("law", r"it has those of 'acids', 'optics': set students\.<name>\.domain to one that the set has"),
+    ],
+)
+def test_a_domain_that_no_row_has_is_told_with_those_that_there_are(tmp_path: Path, domain: str, said: str) -> None:
+    with pytest.raises(ProblemSetError, match=f"'{domain}' in the partition train, got none; {said}"):
+        load_problem_set(_write(tmp_path, _rows()), "integer", domains=(domain, "optics"))
+
+
+def test_a_partition_that_lacks_a_domain_of_others_is_told_so(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["train"] += [_row(f"more {i}", f"domain {i}", question=f"More {i}?") for i in range(9)]
+    rows["train"].append(_row("third", "optik"))
+    with pytest.raises(ProblemSetError, match=r"it has those of 'acids', 'optics': add some of 'domain 0', or take"):
+        load_problem_set(_write(tmp_path, rows), "integer")
+    with pytest.raises(ProblemSetError, match=r"'domain 0', 'domain 1', 'domain 2', 'domain 3' and of 7 more: set"):
+        load_problem_set(_write(tmp_path, rows), "integer", domains=("law",))
+
+
+def test_too_few_problems_to_evaluate_on_are_told_with_the_setting(tmp_path: Path) -> None:
+    problems = load_problem_set(_write(tmp_path, _rows()), "integer")
+    overrides = ["evaluation.validation_problems=1", "evaluation.test_problems=9"]
+    settings = load_settings(preset="smoke", overrides=overrides, environ={})
+    with pytest.raises(ConfigError, match=r"in the partition test, got 1: set evaluation\.test_problems to at most 1"):
+        evaluated_problems(settings, problems)
+
+
+def test_rows_that_git_lfs_keeps_are_told_as_what_they_are(tmp_path: Path) -> None:
+    source = _write(tmp_path, _rows())
+    (tmp_path / "train.jsonl").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ProblemSetError, match=r"train\.jsonl: expected lines of JSON, .*git lfs pull"):
+        load_problem_set(source, "integer")
 
 
 @pytest.mark.parametrize("named", [None, ("acids",), ("acids", "optics")])
