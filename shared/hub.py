@@ -77,7 +77,7 @@ def knows_all_files(snapshot: Path) -> bool:
 def fault_in_name(name: str) -> str | None:
     """Why the hub can have nothing by the name `owner/name`; None if it can."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)

@@ -63,20 +63,21 @@ def choose(in_redis: str | None, on_disk: str | None) -> Recovered:
     return Recovered(saved, True, STATE_FILE, f"newer than Redis: {_ages(saved, remembered)}")
 
 
-def drop_open_work(bus: Bus, students: Sequence[str]) -> None:
+def drop_open_work(bus: Bus, students: Sequence[str], fence: int) -> None:
     """Before it is made again with the same ids, what a Redis that is behind the files still has of it: jobs that would
-    be done twice, payloads and reports that would be taken for those of the new ones. Raises UnavailableError.
+    be done twice, payloads and reports that would be taken for those of the new ones. Raises UnavailableError,
+    and FencedError where another broker took over meanwhile.
 
     What people asked for, and what trainers and replicas said, stays. Killed at any point, it is done once more.
     """
     # In this order: once its job is dropped nobody's report can come any more, nor an output.
     for student in students:
         for kind in JobKind:
-            bus.discard(jobs(student, kind), STUDENTS, lambda _: True)
-    reports = bus.discard(RESULTS, BROKER, lambda message: isinstance(message, JobStarted | JobDone))
+            bus.discard(jobs(student, kind), STUDENTS, lambda _: True, fence)
+    reports = bus.discard(RESULTS, BROKER, lambda message: isinstance(message, JobStarted | JobDone), fence)
     keys = bus.payload_keys()
     for key in keys:
-        bus.drop_payloads(key)
+        bus.drop_payloads(key, fence)
     if reports or keys:
         log.info("open work of an older Redis dropped", reports=reports, payloads=len(keys))
 

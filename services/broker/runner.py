@@ -163,7 +163,7 @@ class Runner:
         log.info("run taken up", source=found.source, why=found.why, status=self.state.status, round=self.state.round)
         self._rebuilding = found.redis_was_empty
         if found.redis_was_empty:
-            drop_open_work(self._bus, self._plan.students)
+            drop_open_work(self._bus, self._plan.students, self._fence)
         self._sealer.found = {student: sealed_steps(self._run_dir, student) for student in self._plan.students}
         sealed = {student: max(steps, default=0) for student, steps in self._sealer.found.items()}
         # Only a new run takes scores over; one that goes on has its own, or is about to.
@@ -211,7 +211,7 @@ class Runner:
             self._next_sweep_s = now + SWEEP_S
             for queue, group in queues_of(self._plan.students):
                 self._bus.trim(queue, group)
-            sweep_payloads(self._bus, self.state)
+            sweep_payloads(self._bus, self.state, self._fence)
             self._retention.sweep(self.state)
 
     def _tick(self) -> None:
@@ -302,7 +302,7 @@ class Runner:
         metrics.show(state, self._plan)
         # After the commit: an event that had to be handled again would need these payloads again.
         for key in self._unanswered.forget:
-            self._bus.drop_payloads(key)
+            self._bus.drop_payloads(key, self._fence)
         self._unanswered = None
         standing = _standing(state)
         if standing and standing != _standing(before):

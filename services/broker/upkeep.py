@@ -92,13 +92,16 @@ def disagreement(students: Sequence[str], beats: Sequence[Heartbeat]) -> str | N
     return None
 
 
-def sweep_payloads(bus: Bus, state: RunState) -> None:
+def sweep_payloads(bus: Bus, state: RunState, fence: int) -> None:
     """Drop what no open work needs: outputs that came when their step was over, and what a broker that was killed after
-    a commit was about to drop. state: as it is stored. Raises UnavailableError."""
+    a commit was about to drop. state: as it is stored.
+
+    Raises UnavailableError, and FencedError where another broker took over meanwhile.
+    """
     needed = needed_payloads(state)
     left = [key for key in bus.payload_keys() if key not in needed]
     for key in left:
-        bus.drop_payloads(key)
+        bus.drop_payloads(key, fence)
     if left:
         log.info("payloads dropped that were left over", keys=left)
 

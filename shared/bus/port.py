@@ -139,9 +139,9 @@ class Bus(Protocol):
         """Drop acknowledged entries below the lowest pending one (MINID, never MAXLEN)."""
         ...
 
-    def discard(self, queue: str, group: str, unwanted: Callable[[Message], bool]) -> int:
+    def discard(self, queue: str, group: str, unwanted: Callable[[Message], bool], fence: int) -> int:
         """Drop what is `unwanted` of all that waits or is in anybody's hands, and say how many: who ends it then is
-        late. What cannot be read is left to who takes it."""
+        late. What cannot be read is left to who takes it. Raises FencedError if another broker holds the fence."""
         ...
 
     # Payloads --------------------------------------------------------------------------------------------
@@ -149,7 +149,9 @@ class Bus(Protocol):
         """Raises StorageError if it is absent or its sha256 differs."""
         ...
 
-    def drop_payloads(self, key: str) -> None: ...
+    def drop_payloads(self, key: str, fence: int) -> None:
+        """Raises FencedError if another broker holds the fence: what nobody needed may be its open work by now."""
+        ...
 
     def payload_keys(self) -> list[str]:
         """Under which payloads lie, sorted."""

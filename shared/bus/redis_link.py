@@ -34,6 +34,7 @@ SCRIPTS = (
     "retry_dead_letter",
     "trim",
     "discard",
+    "drop_payloads",
     "commit",
     "acquire_lease",
     "renew_lease",

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
-from shared.bus.keys import PAYLOADS, Keys
+from shared.bus.keys import LEADER, PAYLOADS, Keys
 from shared.bus.payloads import check, no_payload
-from shared.bus.port import RELEASED, WAIT_SLICE_S, DeadLetter, Delivery, HeldDeliveries, no_queue
+from shared.bus.port import RELEASED, WAIT_SLICE_S, DeadLetter, Delivery, HeldDeliveries, no_queue, stale_fence
 from shared.bus.redis_entries import (
     LETTER_FIELD,
     Writes,
@@ -262,12 +262,12 @@ class RedisWork:
     def trim(self, queue: str, group: str) -> int:
         return self.link.number("trim", [self.keys.queue(queue)], [group]) or 0
 
-    def discard(self, queue: str, group: str, unwanted: Callable[[Message], bool]) -> int:
-        keys = [self.keys.queue(queue), self.keys.attempts(queue)]
+    def discard(self, queue: str, group: str, unwanted: Callable[[Message], bool], fence: int) -> int:
         dropped, begin = 0, "-"
-        while page := self._page(keys[0], begin):
+        while page := self._page(self.keys.queue(queue), begin):
             ids = [entry_id for entry_id, fields in page if _is(unwanted, fields)]
-            dropped += (self.link.number("discard", keys, [group, *ids]) or 0) if ids else 0
+            self._fenced("discard", [self.keys.queue(queue), self.keys.attempts(queue)], fence, [group, *ids])
+            dropped += len(ids)
             begin = f"({text(page[-1][0])}"
         return dropped
 
@@ -284,8 +284,8 @@ class RedisWork:
         check(ref, cast(bytes, data))
         return cast(bytes, data)
 
-    def drop_payloads(self, key: str) -> None:
-        self.link.call("drop_payloads", lambda: self.link.client.unlink(self.keys.payload(key)))
+    def drop_payloads(self, key: str, fence: int) -> None:
+        self._fenced("drop_payloads", [self.keys.payload(key)], fence, [])
 
     def payload_keys(self) -> list[str]:
         pattern, prefix = self.keys.payload(f"{PAYLOADS}*"), len(self.keys.prefix)
@@ -293,6 +293,13 @@ class RedisWork:
             "payload_keys", lambda: list(self.link.client.scan_iter(match=pattern, count=1000, _type="HASH"))
         )
         return sorted(text(cast(bytes, key))[prefix:] for key in found)
+
+    def _fenced(self, script: str, keys: Sequence[str], fence: int, arguments: Sequence[Argument]) -> None:
+        """Raises FencedError if another broker holds the fence."""
+        answer = self.link.script(script, [self.keys.token(LEADER), *keys], [fence, *arguments])
+        word, details = word_of(answer)
+        if word == "fence":
+            raise stale_fence(LEADER, fence, int(details[0]) if details[0] else None)
 
     def _work_keys(self, delivery: Delivery) -> list[str]:
         return [self.keys.queue(delivery.queue), self.keys.attempts(delivery.queue)]

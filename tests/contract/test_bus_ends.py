@@ -4,7 +4,7 @@ import pytest
 
 from shared.bus.keys import LEADER, RESULTS
 from shared.bus.port import Commit
-from shared.errors import MalformedMessageError, StorageError
+from shared.errors import FencedError, MalformedMessageError, StorageError
 from tests.contract.conftest import AnyBus, World
 from tests.contract.messages import (
     PAYLOADS,
@@ -120,8 +120,12 @@ def test_what_is_discarded_is_gone_whoever_has_it(queues: AnyBus, world: World) 
     mine, kept = take(queues, limit=2)
     other = world.open()
     (theirs,) = take(other, "replica-1", limit=1)
-    assert queues.discard(ROLLOUTS, STUDENTS_GROUP, lambda message: message.key not in ("j1", "j4")) == 3
-    assert queues.discard("jobs:b:rollout", STUDENTS_GROUP, lambda _: True) == 0
+    fence = queues.acquire_lease(LEADER, "broker-0", ttl_s=30)
+    assert fence is not None
+    with pytest.raises(FencedError, match="another process took over"):
+        queues.discard(ROLLOUTS, STUDENTS_GROUP, lambda _: True, fence - 1)
+    assert queues.discard(ROLLOUTS, STUDENTS_GROUP, lambda message: message.key not in ("j1", "j4"), fence) == 3
+    assert queues.discard("jobs:b:rollout", STUDENTS_GROUP, lambda _: True, fence) == 0
     assert queues.renew([mine, kept]) == [kept]
     ref, data = output("j2")
     assert other.complete(theirs, announce=(RESULTS, done("j2", ref)), payload=(ref, data)) is False
@@ -145,7 +149,10 @@ def test_payloads_are_written_once_checked_and_dropped(bus: AnyBus) -> None:
     bus.commit(Commit(fence, 2, "second", payloads=[(again, other[1])]))
     assert bus.get_payload(ref) == data
     assert bus.payload_keys() == [PAYLOADS]
-    bus.drop_payloads(PAYLOADS)
+    with pytest.raises(FencedError, match="another process took over"):
+        bus.drop_payloads(PAYLOADS, fence - 1)
+    assert bus.payload_keys() == [PAYLOADS]
+    bus.drop_payloads(PAYLOADS, fence)
     assert bus.payload_keys() == []
     with pytest.raises(StorageError, match="absent"):
         bus.get_payload(ref)

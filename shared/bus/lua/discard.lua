@@ -1,5 +1,9 @@
--- Drop entries, in whosever hands they are. KEYS: stream, attempts. ARGV: group, ids... Returns how many it was told.
-for i = 2, #ARGV do
-  remove(KEYS[1], KEYS[2], ARGV[1], ARGV[i])
+-- Drop entries, in whosever hands they are. KEYS: fence, stream, attempts. ARGV: fence, group, ids...
+local held = redis.call('GET', KEYS[1])
+if held ~= ARGV[1] then
+  return {'fence', held}
 end
-return #ARGV - 1
+for i = 3, #ARGV do
+  remove(KEYS[2], KEYS[3], ARGV[2], ARGV[i])
+end
+return {'ok'}

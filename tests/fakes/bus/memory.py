@@ -6,7 +6,7 @@ What always holds: it keeps every promise of the port, and runs the same contrac
 
 import time
 
-from shared.bus.keys import LEADER, RESULTS, trainer_lease
+from shared.bus.keys import RESULTS, trainer_lease
 from shared.bus.port import WAIT_SLICE_S, Commit, lost_ack, stale_fence, stale_revision
 from shared.bus.redis_entries import cursor
 from shared.contracts.envelope import Message, wrap
@@ -44,9 +44,7 @@ class MemoryBus(MemoryWork):
 
     def _check(self, server: MemoryServer, commit: Commit) -> bool:
         """True if this very commit is already there (its answer was lost). Raises FencedError."""
-        fence = server.tokens.get(LEADER)
-        if fence != commit.fence:
-            raise stale_fence(LEADER, commit.fence, fence)
+        server.require_fence(commit.fence)
         if server.state is not None:
             if (server.revision, server.state) == (commit.revision, commit.state):
                 return True

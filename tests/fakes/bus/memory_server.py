@@ -9,7 +9,8 @@ import itertools
 import threading
 from dataclasses import dataclass
 
-from shared.bus.port import DeadLetter
+from shared.bus.keys import LEADER
+from shared.bus.port import DeadLetter, stale_fence
 from shared.clock import Clock, SystemClock
 from shared.contracts.heartbeats import Heartbeat
 from tests.fakes.bus.memory_queue import MemoryQueue
@@ -63,6 +64,11 @@ class MemoryServer:
         with self.changed:
             vars(self).update(copy.deepcopy(saved, {id(self.numbers): self.numbers}))
             self.changed.notify_all()
+
+    def require_fence(self, expected: int) -> None:
+        """Raises FencedError if another broker holds the fence."""
+        if self.tokens.get(LEADER) != expected:
+            raise stale_fence(LEADER, expected, self.tokens.get(LEADER))
 
     def queue(self, name: str) -> MemoryQueue:
         """The queue, created without a group if it is not there; call it under `changed`."""

@@ -213,7 +213,7 @@ class MemoryWork:
         with self._open("trim") as server:
             return server.queue(queue).trim(group)
 
-    def discard(self, queue: str, group: str, unwanted: Callable[[Message], bool]) -> int:
+    def discard(self, queue: str, group: str, unwanted: Callable[[Message], bool], fence: int) -> int:
         def matches(data: bytes) -> bool:
             try:
                 return unwanted(unwrap(data))
@@ -221,6 +221,7 @@ class MemoryWork:
                 return False
 
         with self._open("discard") as server:
+            server.require_fence(fence)
             entries = server.queue(queue).entries
             found = [number for number, data in entries.items() if matches(data)]
             for number in found:
@@ -236,8 +237,9 @@ class MemoryWork:
         check(ref, data)
         return data
 
-    def drop_payloads(self, key: str) -> None:
+    def drop_payloads(self, key: str, fence: int) -> None:
         with self._open("drop_payloads") as server:
+            server.require_fence(fence)
             server.payloads.pop(key, None)
 
     def payload_keys(self) -> list[str]:
