@@ -64,7 +64,7 @@ class PaperEngine:
     def versions(self) -> dict[str, str]:
         return dict(self._versions)
 
-    def probe(self, _version: str) -> None:
+    def probe(self, _version: str, _expected: Sequence[float]) -> None:
         """Nothing can be asked of it."""
 
     def close(self) -> None:

@@ -97,7 +97,7 @@ def test_f93_what_a_killed_broker_had_still_to_drop_is_dropped_by_the_next(run_d
     server = MemoryServer()
 
     class KilledAtDrop(MemoryBus):
-        def drop_payloads(self, key: str) -> None:
+        def drop_payloads(self, key: str, fence: int) -> None:  # noqa: ARG002
             raise KeyboardInterrupt(key)
 
     bench = BrokerBench(run_dir, OFF, server=server, open_bus=lambda: KilledAtDrop(server))

@@ -42,7 +42,8 @@ def test_of_two_overrides_the_last_wins() -> None:
 
 def test_the_name_of_a_servers_variable_keeps_its_letters() -> None:
     below = "OPCOD_SET_STUDENTS__A__VLLM__ENVIRONMENT__"
-    found = loaded(**{f"{below}NCCL_SOCKET_IFNAME": "eth1", f"{below}My__Name": "x"})
+    told = {f"{below}NCCL_SOCKET_IFNAME": "eth1", f"{below}My__Name": "x"}
+    found = load_settings(preset="smoke", environ=told)
     assert found.students["a"].vllm.environment == {"NCCL_SOCKET_IFNAME": "eth1", "My__Name": "x"}
     whole = loaded(OPCOD_SET_STUDENTS__A__VLLM__ENVIRONMENT='{NCCL_DEBUG="INFO"}')
     assert whole.students["a"].vllm.environment == {"NCCL_DEBUG": "INFO"}
