@@ -42,6 +42,8 @@ class EventSource(Protocol):
 
     def first_event_id(self) -> str | None: ...
 
+    def events_were_trimmed(self) -> bool: ...
+
 
 class Ingest:
     """One reader of one stream; `run` is its thread, `problem` may be asked from any other."""
@@ -111,7 +113,8 @@ class Ingest:
         were; if older ones are there but it is not, the stream is another one than the cursor is from.
         """
         if cursor == START:
-            return "whole"
+            # A store that is made anew while the run goes on begins where Redis still begins.
+            return "trimmed" if self._source.events_were_trimmed() else "whole"
         # Asked after the read, never before: what is trimmed in between is then noticed.
         at_cursor = self._source.read_events(just_before(cursor), count=1, block_s=0)
         if at_cursor and at_cursor[0][0] == cursor:

@@ -121,6 +121,14 @@ class RedisBus(RedisWork):
         entries = self._entries_after("0", 1)
         return text(entries[0][0]) if entries else None
 
+    def events_were_trimmed(self) -> bool:
+        if self.first_event_id() is None:
+            return False
+        info = self.link.call("events_were_trimmed", lambda: self.link.client.xinfo_stream(self.keys.events))
+        found = cast(dict[str, int], info)
+        # Servers before 7.0 do not count what was added.
+        return found.get("entries-added", found["length"]) > found["length"]
+
     def last_event_id(self) -> str:
         """Id of the newest event; "0" where there is none: what comes after it is new."""
         entries = self.link.call("last_event_id", lambda: self.link.client.xrevrange(self.keys.events, count=1))

@@ -259,7 +259,7 @@ def test_a_version_is_not_announced_where_nobody_reads_results(bus: AnyBus) -> N
 
 # Log and presence ----------------------------------------------------------------------------------------
 def test_events_are_read_page_by_page_in_order(bus: AnyBus) -> None:
-    assert bus.first_event_id() is None
+    assert bus.first_event_id() is None and bus.events_were_trimmed() is False
     for round_ in range(7):
         bus.emit(status(round_))
     cursor, seen = "0", []
@@ -269,6 +269,7 @@ def test_events_are_read_page_by_page_in_order(bus: AnyBus) -> None:
         cursor = page[-1][0]
     assert seen == [status(round_) for round_ in range(7)]
     assert bus.first_event_id() == bus.read_events("0", count=1, block_s=0)[0][0]
+    assert bus.events_were_trimmed() is False
 
 
 def test_a_reader_of_events_is_woken(bus: AnyBus, world: World) -> None:

@@ -105,6 +105,7 @@ def test_the_log_is_capped_and_work_is_not(bus: RedisBus) -> None:
         bus.emit(status(number))
         bus.publish(ROLLOUTS, job(f"j{number}"))
     assert 100 <= bus.link.client.xlen(bus.keys.events) < 400
+    assert bus.events_were_trimmed() is True
     first = bus.first_event_id()
     assert first is not None and first == bus.read_events("0", count=1, block_s=0)[0][0]
     assert bus.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (600, 0)

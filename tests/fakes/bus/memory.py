@@ -128,6 +128,7 @@ class MemoryBus(MemoryWork):
         server.events[next(server.numbers)] = event.model_dump_json()
         while len(server.events) > self.event_cap:
             del server.events[next(iter(server.events))]
+            server.events_trimmed = True
 
     def read_events(self, after: str, *, count: int, block_s: float) -> list[tuple[str, Event]]:
         deadline = time.monotonic() + block_s
@@ -143,6 +144,10 @@ class MemoryBus(MemoryWork):
     def first_event_id(self) -> str | None:
         with self._open("first_event_id") as server:
             return next((f"{number}-0" for number in server.events), None)
+
+    def events_were_trimmed(self) -> bool:
+        with self._open("events_were_trimmed") as server:
+            return server.events_trimmed
 
     def beat(self, heartbeat: Heartbeat, *, ttl_s: float) -> None:
         with self._open("beat") as server:

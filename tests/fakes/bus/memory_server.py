@@ -49,6 +49,7 @@ class MemoryServer:
             self.lines: dict[str, dict[str, float]] = {}
             self.heads: dict[str, int] = {}
             self.events: dict[int, str] = {}
+            self.events_trimmed = False
             self.beats: dict[tuple[str, str], tuple[float, Heartbeat]] = {}
             self.changed.notify_all()
 

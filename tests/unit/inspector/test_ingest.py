@@ -31,6 +31,15 @@ def test_events_are_read_in_order_and_once(ingest: Ingest, log: EventLog, store:
     assert store.cursor == "4-0"
 
 
+def test_a_store_that_begins_late_begins_with_a_gap(ingest: Ingest, log: EventLog, store: Store) -> None:
+    log.fill(2, start=5)
+    log.trimmed = True
+    ingest.pull()
+    assert ids(store) == ["5-0.gap", "5-0", "6-0"]
+    [gap] = gaps(store)
+    assert (gap.after, gap.before, gap.reason) == ("0", "5-0", "trimmed")
+
+
 def test_a_trimmed_stretch_is_a_gap_in_front_of_what_is_left(ingest: Ingest, log: EventLog, store: Store) -> None:
     log.fill(2)
     ingest.pull()

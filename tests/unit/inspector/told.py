@@ -195,6 +195,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, Event]] = []
+        self.trimmed = False
         self.away = False
         self.up: list[Heartbeat] = []
         self.state: str | None = None
@@ -215,6 +216,10 @@ class EventLog:
     def first_event_id(self) -> str | None:
         self._answer()
         return self.entries[0][0] if self.entries else None
+
+    def events_were_trimmed(self) -> bool:
+        self._answer()
+        return self.trimmed
 
     def heartbeats(self) -> list[Heartbeat]:
         self._answer()
