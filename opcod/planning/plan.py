@@ -179,7 +179,8 @@ def _look_at_models(
     found: Planned, paths: Paths, problems: ProblemSet | None
 ) -> tuple[Count | None, dict[str, ModelShape]]:
     """How the first student's tokenizer counts (None without one), and the shapes that are known, by student."""
-    with_models = [name for name in found.settings.names if found.settings.students[name].engine != "scripted"]
+    settings = found.settings
+    with_models = [name for name in settings.names if settings.students[name].engine != "scripted"]
     if not with_models:  # what imports torch takes seconds
         return None, {}
     from shared.modeling.loading import check_model, load_tokenizer
@@ -189,7 +190,7 @@ def _look_at_models(
     count: Count | None = None
     shapes: dict[str, ModelShape] = {}
     for student in with_models:
-        section = found.settings.students[student]
+        section = settings.students[student]
         with _noted(found.missing):
             directory = find_model(section.model, paths.cache_dir)
             if directory is None:
@@ -197,9 +198,8 @@ def _look_at_models(
                 found.notes.append(f"student {student}: {section.model} is not on this machine and is fetched first")
             else:
                 check_model(directory)
-                require_served(directory, section.engine, found.settings.run.weights)
-                tokenizer = load_tokenizer(directory, section.chat_template)
-                counted = counting(tokenizer)
+                require_served(directory, section.engine, settings.run.weights, settings.adapts_from(student))
+                counted = counting(load_tokenizer(directory, section.chat_template))
                 # Prompts are counted with one tokenizer: lengths are an estimate for all students.
                 if _takes_prompts(found, student, problems, counted):
                     count = count or counted

@@ -201,7 +201,7 @@ def _check_served(settings: RunSettings, student: str, model_dir: Path) -> None:
     from shared.modeling.serving import require_served
 
     section = settings.students[student]
-    require_served(model_dir, section.engine, settings.run.weights)
+    require_served(model_dir, section.engine, settings.run.weights, settings.adapts_from(student))
     if settings.learns_from_itself(student):
         require_told_in_text(load_tokenizer(model_dir, section.chat_template))
 

@@ -337,6 +337,11 @@ class RunSettings(Section):
             raise ConfigError(f"{option}: expected one of {', '.join(self.names)}, got {name!r}")
         return name
 
+    def adapts_from(self, student: str) -> int | None:
+        """The lowest block that an adapter of this student changes; None where it is trained without one."""
+        trained = self.run.weights == "lora" or self.students[student].specialize
+        return self.lora.first_layer if trained else None
+
     def learns_from_itself(self, student: str) -> bool:
         """Whether it is fine-tuned on right answers of its own."""
         section = self.students[student]

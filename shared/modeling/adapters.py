@@ -62,7 +62,13 @@ def target_modules(model: nn.Module, spec: LoraSpec) -> dict[str, nn.Linear]:
         if isinstance(module, nn.Linear) and (block := block_index(name)) is not None and block >= first
     }
     if not found:
-        raise ModelError(f"expected linear layers in blocks from {first} on, found none: lower first_layer")
+        blocks = {block for name, _ in model.named_modules() if (block := block_index(name)) is not None}
+        if first in blocks or not blocks:
+            raise ModelError(
+                "expected linear layers in the model's blocks, for an adapter to change, found none: train all weights "
+                'of a model that is a specialist already (run.weights = "full", specialize = false), or choose another'
+            )
+        raise ModelError(f"lora.first_layer: expected less than {len(blocks)}, the model's blocks, got {first}")
     return found
 
 

@@ -21,11 +21,12 @@ _OWN, _IN_PARTS = "model.", "model.language_model."
 """What the text model's names begin with in memory, and in the files of a model of parts."""
 
 
-def require_served(path: Path, engine: str, weights: Literal["lora", "full"]) -> None:
-    """Refuse a model in `path`, whose files make one, where `engine` would serve its versions wrongly or not at all.
-
-    Raises ModelError.
+def require_served(path: Path, engine: str, weights: Literal["lora", "full"], adapts_from: int | None = None) -> None:
+    """Refuse a model in `path`, whose files make one, where `engine` would serve its versions wrongly or not at all, or
+    an adapter of its blocks from `adapts_from` on would change nothing. Raises ModelError.
     """
+    if adapts_from is not None:
+        target_modules(load_skeleton(path, "bfloat16"), LoraSpec(rank=1, alpha_scale=1.0, first_layer=adapts_from))
     if engine == "transformers":
         require_plain(load_config(path))
     elif weights == "lora":

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaForCausalLM, Qwen3_5ForConditionalGeneration
+from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, Qwen3_5ForConditionalGeneration
 
 from shared.errors import ModelError
 from shared.modeling.attention import require_plain
@@ -38,6 +38,15 @@ def of_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("weights", ["lora", "full"])
 def test_a_plain_model_is_served_by_each_engine(tiny_dir: Path, engine: str, weights: Any) -> None:
     require_served(tiny_dir, engine, weights)
+
+
+def test_a_model_whose_blocks_an_adapter_would_not_change_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
+    require_served(tiny_dir, "vllm", "lora", 1)
+    with pytest.raises(ModelError, match=r"lora\.first_layer: expected less than 2, the model's blocks, got 15"):
+        require_served(tiny_dir, "vllm", "lora", 15)
+    other = saved(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=258, n_positions=16)), tmp_path)
+    with pytest.raises(ModelError, match="expected linear layers in the model's blocks"):
+        require_served(other, "vllm", "full", 0)
 
 
 def test_the_layers_of_a_plain_model_are_found_by_their_own_names(tiny_dir: Path) -> None:
