@@ -37,7 +37,7 @@ from shared.problems.loading import problems_of
 from shared.problems.problem import Problem, ProblemFormat
 from shared.problems.rejection import DrawnAnswer, DrawnAnswers, keep_right, own_problems, require_enough
 
-DRAW_VERSION = 2
+DRAW_VERSION = 3
 """Part of the answers' identity; raise it when the drawing itself changes."""
 
 Say = Callable[[str], None]
