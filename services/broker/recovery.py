@@ -30,6 +30,9 @@ from shared.files.state import read_state_file
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.problem import ProblemSet, rows_hash
 
+SCORE_RULES = 2
+"""Raise it when the same answers are graded otherwise, or the same messages become other prompts."""
+
 log = structlog.get_logger()
 
 
@@ -111,9 +114,11 @@ def _parse(text: str, source: str) -> RunState:
 class Basis(Contract):
     """All that initial scores depend on. problems: content hash of the set; models: sha256, None if scripted.
 
-    evaluated: hash of the problems of each evaluation that takes some of its partition.
+    rules: `SCORE_RULES` of who measured. evaluated: hash of the problems of each evaluation that takes some of its
+    partition.
     """
 
+    rules: int = 1
     seed: int
     problems: str
     evaluation: EvaluationSection
@@ -133,6 +138,7 @@ class InitialScores(Contract):
 def basis_of(settings: RunSettings, problems: ProblemSet, run_dir: Path) -> Basis:
     """Raises ConfigError if the launcher has not written the models of the run."""
     return Basis(
+        rules=SCORE_RULES,
         seed=settings.run.seed,
         problems=problems.content_hash,
         evaluation=settings.evaluation,
@@ -156,7 +162,9 @@ def keep_initial_scores(run_dir: Path, state: RunState, basis: Basis) -> None:
 
 
 def adopted_scores(run_dir: Path, basis: Basis) -> tuple[Score, ...]:
-    """What a new run takes over, nothing without the file. Raises ConfigError naming what differs."""
+    """What a new run takes over: nothing without the file, or where it was measured by other rules, for which the file
+    goes and the run measures itself. Raises ConfigError naming what differs else.
+    """
     path = run_dir / INITIAL_SCORES_FILE
     if not path.exists():
         return ()
@@ -166,6 +174,10 @@ def adopted_scores(run_dir: Path, basis: Basis) -> tuple[Score, ...]:
         raise ConfigError(
             f"expected initial scores in {path}: {reason(error)}; remove the file to evaluate again"
         ) from error
+    if found.basis.rules != basis.rules:
+        log.warning("initial scores were measured by other rules, and are measured again", run=found.run)
+        path.unlink()
+        return ()
     differing = list(_differences(found.basis.model_dump(mode="json"), basis.model_dump(mode="json")))
     if differing:
         raise ConfigError(

@@ -84,7 +84,8 @@ _HELD_CORRECT = (
     r"(?:left|possible|remaining|that\s(?:works|fits|matches|remains|holds))\b)"
 )
 _STOP = r"(?=\s{0,2}(?:[.,;:!?)*]|\Z)|\s{1,2}(?:because|since)\b)"
-_DECIDES = "identif(?:y|ies|ied)|select(?:s|ed)?|choos(?:e|es)|chose|pick(?:s|ed)?|conclude[sd]?|answer(?:s|ed)?"
+_CHOOSES = "select(?:s|ed)?|choos(?:e|es)|chose|pick(?:s|ed)?|answer(?:s|ed)?"
+_AN_ANSWER = r"(?:answer|correct|right|best|solution)\b"
 # A quantity has such a name, too: B = 2 T, B as the field.
 _NO_SYMBOL = r"(?!\s{0,2}=|\s{1,2}as\s(?!(?:the\s|an?\s)?(?:final\s)?(?:answer|correct|right|best|solution)))"
 _FITS = (
@@ -130,8 +131,6 @@ _SOURCES = (
     # B is the correct answer; option B fits best
     rf"(?<![\w\\{{'’{_HYPHEN}]){_LETTER}(?i:\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
     rf"(?i:(?<!\w)(?:option\s{{1,3}})?)(?<!\w){_LETTER}(?i:\s{{1,3}}(?:fits|matches|works)\s{{1,3}}best\b)",
-    # selected C, which is correct
-    rf"(?<![\w\\{{'’{_HYPHEN}]){_LETTER}(?i:\s{{0,2}},?\s{{1,3}}(?:which|and\s(?:that|this|it))\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
 )
 _LED = (
     # the answer is B; correct option: B
@@ -164,8 +163,19 @@ _LED = (
     ),
     # correctly identifies B; change your answer to D; wrongly chose A instead of C
     (
-        rf"(?<!\w)(?:correctly|rightly|properly)\s{{1,3}}(?:{_DECIDES})\s{{1,4}}(?:that\s{{1,3}})?{_NAMED}",
+        rf"(?<!\w)(?:correctly|rightly|properly)\s{{1,3}}(?:{_CHOOSES})\s{{1,4}}{_NAMED}",
         rf"(?:{_NO_WORD}{_LETTER}{_NO_SYMBOL}{_MORE}{_VALUE}|(?i:{_ORDINAL}))",
+    ),
+    # What is identified may be a quantity or an element, of which more is said then.
+    (
+        r"(?<!\w)(?:correctly|rightly|properly)\s{1,3}(?:identif(?:y|ies|ied)|conclude[sd]?)\s{1,4}"
+        rf"(?:that\s{{1,3}})?{_NAMED}",
+        rf"{_LETTER}{_MORE}(?i:(?=\s{{0,2}}(?:[.;!?)]|\Z)|\s(?:as|to\sbe|is)\s(?:the\s)?(?:final\s)?{_AN_ANSWER}))",
+    ),
+    # selected C, which is correct
+    (
+        rf"(?<!\w)(?:{_CHOOSES}|identif(?:y|ies|ied)|option|choice)\s{{1,4}}{_NAMED}",
+        rf"{_LETTER}(?i:\s{{0,2}},?\s{{1,3}}(?:which|and\s(?:that|this|it))\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
     ),
     (
         r"(?<!\w)(?:change|correct|revise|update|switch)\s{1,3}(?:(?:your|the|their|its|this)\s{1,3})(?:final\s)?"
@@ -173,7 +183,7 @@ _LED = (
         rf"{_TARGET}{_STOP}",
     ),
     (
-        rf"(?<!\w)(?:{_DECIDES})\s{{1,4}}{_NAMED}[A-J]\s{{1,3}}(?:instead\sof|rather\sthan|over)\s{{1,3}}{_NAMED}",
+        rf"(?<!\w)(?:{_CHOOSES})\s{{1,4}}{_NAMED}[A-J]\s{{1,3}}(?:instead\sof|rather\sthan|over)\s{{1,3}}{_NAMED}",
         rf"{_TARGET}{_STOP}",
     ),
     # your answer, B, is correct

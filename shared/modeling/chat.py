@@ -64,14 +64,15 @@ def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def require_told_in_text(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a model whose answers cannot be kept as texts: between prompt and answer its template writes tokens of its
-    own, such as the name of a channel, and a text without them is no longer that answer. Raises ModelError.
+    """Refuse a model whose answers cannot be kept as texts: between prompt and answer its template writes something of
+    its own, such as the name of a channel or the end of thoughts, and an answer that was drawn may have it elsewhere,
+    or not at all. Raises ModelError.
     """
     between = _between(tokenizer)
-    if not special_ids(tokenizer).isdisjoint(encode(tokenizer, between)):
+    if between.strip():
         raise ModelError(
             f'specialize.source = "self" keeps answers as texts, and before an answer this model\'s chat template has '
-            f"tokens of its own, {between!r}: name a file of examples (students.<name>.examples), set "
+            f"something of its own, {between!r}: name a file of examples (students.<name>.examples), set "
             'specialize.source = "problems", or choose another model'
         )
 

@@ -32,13 +32,15 @@ _UNFINISHED = re.compile(
 )
 _GOES_ON = re.compile(
     r"[^\S\n]*(?:[,;:]?[^\S\n]*(?:or|and|to|till|until|through|oder|und|bis|ou|et|o|y)[^\S\n]+[-−]?[0-9]"
-    r"|[,;][^\S\n]*[-−]?[0-9]+(?![0-9.]*[^\W_])|:[0-9]|\.[0-9]"
-    rf"|![^\S\n]*[0-9(−{_OPERATORS}-]"
+    r"(?![0-9]*[^\S\n]*(?:decimal|significant|places|digits|figures|s\.?f|d\.?p))"
+    r"|[,;][^\S\n]*[-−]?[0-9]+(?=[^\S\n]*(?:[.,;!?)](?![0-9])|$))|:[0-9]|\.[0-9]"
+    rf"|!(?:\(|[^\S\n]*[−{_OPERATORS}-][^\S\n]*[0-9])"
     r"|(?:times|plus|minus|mod|modulo|choose|over|multiplied by|divided by)[^\S\n]+[-−]?[0-9(]"
-    r"|(?:%|per[ -]?cent)[^\S\n]+of\b|(?:hundred|thousand|million|billion|trillion|dozen)s?\b)",
-    re.IGNORECASE,
+    r"|(?:%|per[ -]?cent)[^\S\n]+of[^\S\n]+[-−]?[0-9]|(?:hundred|thousand|million|billion|trillion)s?\b)",
+    re.IGNORECASE | re.MULTILINE,
 )
 """On its line: another number beside it, which may be the right one, more of an expression, or its magnitude."""
+_TAG = re.compile(r"</?\w[^<>]{0,100}>\s?\Z")
 _COMPARISONS = tuple("<>!≤≥≠~≈")
 _NUMBER = re.compile(rf"(?<![\w.,^'’])[-−]?{DIGITS}(?:\.0+)?(?![\w^]|[.,'’][0-9])")
 _BOLD_OPENS = re.compile(r"(?:(?<=\s)|\A)\*{2,3}\Z")
@@ -92,7 +94,7 @@ class IntegerFormat:
         another number is offered beside it (`= 12 or 13`), or behind an inequality (`<= 12`).
         """
         before, sign, tail = number_shadow(text).strip().rpartition("=")
-        if before.endswith(_COMPARISONS):
+        if _TAG.sub("", before[-120:]).endswith(_COMPARISONS):
             return ""
         found = _INTEGER.match(tail, _end(_OPENING, tail, 0)) if sign else None
         if found is None:

@@ -230,6 +230,8 @@ def test_a_run_is_prepared_from_directories_without_a_network(tmp_path: Path) ->
         "OPCOD_CACHE_DIR": str(tmp_path / "cache"),
         "HF_HOME": str(tmp_path / "hub"),
         "OPCOD_SET_PROBLEMS__FORMAT": "mcq",
+        # The tiny models have two blocks.
+        "OPCOD_SET_LORA__FIRST_LAYER": "0",
     }
     program(tmp_path / "programs", "opcod", f'exec "{sys.executable}" -m opcod.main "$@"')
     printed = run("opcod prepare", ROOT, tmp_path / "programs", network=False, **variables)

@@ -103,7 +103,7 @@ def consumer_name(student: str, replica: str) -> str:
 def next_replica(job: Job, beats: Sequence[Heartbeat], refused_by: Collection[str]) -> str | None:
     """Consumer name of the replica that gets a job whose version this one cannot load; None: nobody is left. Pure.
 
-    It is up and not in `refused_by`, so that a job goes round once at most and then fails. One that holds the version
+    It is up and not in `refused_by`, so that a job goes round once at most. One that holds the version
     already is preferred. Jobs are spread by their ids.
     """
     up = {

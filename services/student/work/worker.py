@@ -145,8 +145,9 @@ class EngineWorker:
         if self._rest is None:
             return
         busy = bool(self._calls.works)
-        waiting = bool(self.intake.groups(self._calls.jobs)) or bool(self._interactive.versions())
-        self._rest.settle(wanted=waiting or self._versions.behind(), busy=busy)
+        ready = bool(self.intake.groups(self._calls.jobs, self._waits_for_version))
+        wanted = ready or bool(self._interactive.versions()) or self._versions.behind()
+        self._rest.settle(wanted=wanted, busy=busy)
 
     def _connect(self) -> None:
         if not self._admitted.wait(IDLE_S):

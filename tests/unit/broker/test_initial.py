@@ -94,3 +94,13 @@ def test_other_problems_or_models_are_refused(run_dir: Path, measured: bytes, pa
 def test_a_file_that_cannot_be_read_is_named(run_dir: Path) -> None:
     with pytest.raises(ConfigError, match=INITIAL_SCORES_FILE):
         begun_with(run_dir, b"{}")
+
+
+def test_scores_of_other_rules_are_measured_again(run_dir: Path, measured: bytes) -> None:
+    kept = InitialScores.model_validate_json(measured)
+    older = kept.model_copy(update={"basis": kept.basis.model_copy(update={"rules": kept.basis.rules - 1})})
+    bench = begun_with(run_dir, older.model_dump_json().encode())
+    assert bench.state.scores == [] and bench.state.evals
+    bench.finish()
+    (found,) = run_dir.rglob(f"second/{INITIAL_SCORES_FILE}")
+    assert InitialScores.model_validate_json(found.read_bytes()).basis == kept.basis

@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -108,16 +109,17 @@ def test_a_completion_begins_as_the_template_writes_an_answer(tiny_dir: Path, te
     assert tokenizer.decode(completion_ids(tokenizer, "x = 4")) == f"{begins}x = 4<|im_end|>"
 
 
-def test_answers_behind_tokens_of_the_template_are_no_texts_to_learn_from(tiny_dir: Path) -> None:
-    """As gpt-oss, whose channels would be left as words."""
+@pytest.mark.parametrize("between", ["<|im_start|>final<|im_end|>", "\n</think>\n\n"])
+def test_answers_behind_words_of_the_template_are_no_texts_to_learn_from(tiny_dir: Path, between: str) -> None:
+    """As gpt-oss, whose channels would be left as words, and as models that begin within their thoughts."""
     tokenizer = load_tokenizer(tiny_dir, None)
     require_told_in_text(tokenizer)
     tokenizer.chat_template = (
         "{% for m in messages %}"
-        "{{ 'user:x' if m.role == 'user' else 'assistant<|im_start|>final<|im_end|>' + m.content }}"
+        f"{{{{ 'user:x' if m.role == 'user' else {'assistant' + between!r} + m.content }}}}"
         "{% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
     )
-    with pytest.raises(ModelError, match=r"of its own, '<\|im_start\|>final<\|im_end\|>': name a file of examples"):
+    with pytest.raises(ModelError, match=re.escape(f"of its own, {between!r}: name a file of examples")):
         require_told_in_text(tokenizer)
 
 
