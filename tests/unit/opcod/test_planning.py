@@ -361,7 +361,7 @@ class TestCommand:
     ) -> None:
         directory = write_tiny_model(tmp_path / "refusing")
         (directory / "chat_template.jinja").write_text(REFUSING)
-        own = [f"students.{student}.model={directory}", f"students.{student}.chat_template=none"]
+        own = ["lora.first_layer=0", f"students.{student}.model={directory}", f"students.{student}.chat_template=none"]
         code, said, error = dry_run("--preset", "smoke", *(part for one in own for part in ("--set", one)))
         assert (code, "Steps: " in said) == (2, True), error
         refusal = f"student {student}: the model's chat template refuses these messages (system, user): System role not"
