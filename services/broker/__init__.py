@@ -6,7 +6,7 @@
     exchange/     grades and verdicts, groups read back, batches written, events told    (out)
     dispatch.py   commands become jobs, and every prompt is built                        (out)
     recovery.py   where a run is taken up again
-    upkeep.py     who serves what, whether all render alike, queue depths, retention
+    upkeep.py     who serves what, whether all render alike, queue depths, retention, payloads left over
 
 `app.py` puts it together; `runner.py` drives: one report is one event is one commit, in which state, jobs and the
 report's acknowledgement move together. Files are written before the message that names them.

@@ -97,11 +97,11 @@ def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState,
         case JobReported():
             kept = _record_job(state, event)
         case StepFinished():
-            kept = [command for command in _record_step(state, plan, event) if not isinstance(command, Serve)]
+            kept = _record_step(state, plan, event)
         case StepRefused():
             _record_refusal(state, event)
         case Controlled():
-            kept = [command for command in _record_control(state, event) if not isinstance(command, Serve)]
+            kept = _record_control(state, event)
         case Asked():
             kept = act_on(state, plan, event)
         case VersionServed():
@@ -111,11 +111,12 @@ def observe(state: RunState, plan: Plan, event: MachineEvent) -> tuple[RunState,
             if event.redis_was_empty:
                 rounds.reopen(state, event.sealed)
     state.revision, state.at = state.revision + 1, event.at
-    resumed = isinstance(event, Controlled) and event.action == "resume"
-    if not isinstance(event, TakenUp | StepFinished) and not resumed:
+    # Whenever it is said what is served, that is the live versions alone: nobody tutors here.
+    others = [command for command in kept if not isinstance(command, Serve)]
+    if len(others) == len(kept) and not isinstance(event, TakenUp | StepFinished):
         return state, kept
     served: list[Command] = [Serve(student, live, (live,)) for student, live in sorted(state.version.items())]
-    return state, kept + served
+    return state, others + served
 
 
 def count_batch(state: RunState, batch: BatchManifest) -> None:
