@@ -200,9 +200,7 @@ class JobIntake:
         elif self._take(kinds, block_s):
             self._fill(kinds, 0.0 if self._continuous else GATHER_S)
 
-    def groups(
-        self, under_way: Collection[HeldJob], waits: Callable[[HeldJob], bool] = lambda _: False
-    ) -> list[list[HeldJob]]:
+    def groups(self, under_way: Collection[HeldJob], waits: Callable[[HeldJob], bool]) -> list[list[HeldJob]]:
         """What may start now of the jobs in hand that are not under way, each group as one batch. Lost ones are let go.
         waits: for a version that is not to be tried yet.
 
