@@ -94,7 +94,7 @@ class IntegerFormat:
         another number is offered beside it (`= 12 or 13`), or behind an inequality (`<= 12`).
         """
         before, sign, tail = number_shadow(text).strip().rpartition("=")
-        if _TAG.sub("", before[-120:]).endswith(_COMPARISONS):
+        if _TAG.sub("", before[-120:]).rstrip().endswith(_COMPARISONS):
             return ""
         found = _INTEGER.match(tail, _end(_OPENING, tail, 0)) if sign else None
         if found is None:
