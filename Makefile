@@ -13,8 +13,8 @@ STAMP = $(VENV)/.ready
 TORCH = $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 # Processes that tests run in; 0 runs them one after the other in one. A third of a test's time is waiting for other
-# processes: two cores were busy for 76 % of the time with three of these, and for 83 % with four. Long files come first, so
-# that none ends alone; what the tests of a file share is made in one of them. (Groups by mark do nothing: xdist 3.8 puts them into
+# processes: two cores are busy for 83 % of the time with four of these. Long files come first, so that none
+# ends alone; what the tests of a file share is made in one of them. (Groups by mark do nothing: xdist 3.8 puts them into
 # ids that pytest 9.2 does not read.)
 WORKERS ?= 4
 SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -45,6 +45,16 @@ Source = Annotated[
     ),
 ]
 
+InspectLog = Annotated[
+    Path | None,
+    typer.Option(
+        "--inspect-log",
+        parser=expanded,
+        metavar="PATH",
+        help="Write a log for `inspect view` into this directory, too.",
+    ),
+]
+
 
 def evaluate_student(
     student: Annotated[
@@ -59,15 +69,7 @@ def evaluate_student(
         typer.Option("--limit", min=1, help="Problems of each domain; default: as many as the run evaluates on."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the file's content instead of the table.")] = False,
-    inspect_log: Annotated[
-        Path | None,
-        typer.Option(
-            "--inspect-log",
-            parser=expanded,
-            metavar="PATH",
-            help="Write a log for `inspect view` into this directory, too.",
-        ),
-    ] = None,
+    inspect_log: InspectLog = None,
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
