@@ -174,8 +174,9 @@ def shapes_in(models: Mapping[str, Path]) -> dict[str, ModelShape]:
 
 def shape_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]] | None = None) -> ModelShape | None:
     """The shape that a config.json tells; None where it lacks a size. tensors: shapes of those in the model's files, by
-    name; without them a model with experts is of unknown size.
+    name; without them a model with experts is of unknown size, and of one that sees, too, only the text model is told.
     """
+    config = _text(config)
     try:
         heads, hidden, vocabulary = (int(config[name]) for name in ("num_attention_heads", "hidden_size", "vocab_size"))
         experts = _experts(config)
@@ -230,12 +231,16 @@ def _first(config: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((config[name] for name in names if config.get(name) is not None), None)
 
 
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config.json says of the text model, where that is one among others: in `text_config`."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else config
+
+
 def context_in(model_dir: Path) -> int:
     """Tokens that the model in that directory takes, also where its sizes are told below `text_config`; 0 where none
     are told. Raises ModelError."""
-    config = read_object(model_dir / MODEL_CONFIG)
-    text = config.get("text_config")
-    found = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    found = _text(read_object(model_dir / MODEL_CONFIG)).get("max_position_embeddings")
     return found if isinstance(found, int) else 0
 
 
@@ -244,7 +249,7 @@ def longrope_tokens(model_dir: Path) -> int | None:
 
     Raises ModelError.
     """
-    config = read_object(model_dir / MODEL_CONFIG)
+    config = _text(read_object(model_dir / MODEL_CONFIG))
     ropes = [config.get(name) for name in ("rope_parameters", "rope_scaling")]
     for rope in ropes:
         if isinstance(rope, dict) and (rope.get("rope_type") or rope.get("type")) in ("longrope", "su"):

@@ -12,7 +12,7 @@ from opcod.planning.shapes import PLAIN_ATTENTION, ModelShape, read_shape, shape
 from opcod.planning.work import Lengths
 from shared.config.loading import load_settings
 from shared.errors import ModelError
-from tests.fakes.architectures import tiny_config, tiny_model
+from tests.fakes.architectures import tiny_config, tiny_config_of_parts, tiny_model
 
 LENGTHS = Lengths(mean=100, longest=300, teacher_extra=0, feedback_extra=0, problems=9, measured=True)
 WITH_EXPERTS = ("qwen3_moe", "gpt_oss", "mixtral", "olmoe")
@@ -36,6 +36,18 @@ def test_the_weights_that_a_model_has_are_all_counted(tmp_path: Path, kind: str)
     model = saved(kind, tmp_path)
     others = sum(each.numel() for name, each in model.named_buffers() if name in model.state_dict())
     assert shape_in(tmp_path).parameters == model.num_parameters() + others
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3_5"])
+def test_a_text_model_among_others_is_sized_as_it_is_alone(tmp_path: Path, kind: str) -> None:
+    config = tiny_config_of_parts(kind, 24)
+    tiny_model(config).save_pretrained(tmp_path / "parts")
+    tiny_model(config.get_text_config()).save_pretrained(tmp_path / "alone")
+    (tmp_path / "parts" / "config.json").write_text(json.dumps(config.to_dict()))
+    parts, alone = shape_in(tmp_path / "parts"), shape_in(tmp_path / "alone")
+    assert replace(parts, counted=0) == replace(alone, counted=0)
+    # Of one that is loaded whole, what sees is loaded, too.
+    assert (parts.counted > alone.counted) if kind == "gemma3" else (parts.counted == alone.counted)
 
 
 @pytest.mark.parametrize("names", [{"num_experts": 4}, {"num_local_experts": 4}, {"n_routed_experts": 4}])
