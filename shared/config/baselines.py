@@ -27,8 +27,8 @@ class GrpoSection(Section):
 
 
 def keeps_teacher(method: Method, grpo: GrpoSection) -> bool:
-    """Whether a step of that method asks the self-teacher for anything."""
-    return method not in POLICY_GRADIENTS or grpo.anchor > 0
+    """Whether a step of that method asks the self-teacher for anything. HACPO has no anchor, whatever GRPO's is."""
+    return method not in POLICY_GRADIENTS or (method == "grpo" and grpo.anchor > 0)
 
 
 class HacpoSection(Section):

@@ -41,7 +41,7 @@ from services.trainer.step.rows import mini_batches
 from services.trainer.step.shares import Share, counts, shares
 from services.trainer.step.tracing import Tracer
 from services.trainer.step.trees import Pack, Places, Row, pack_rows, places_of
-from shared.config.baselines import POLICY_GRADIENTS, GrpoSection, HacpoSection, Method
+from shared.config.baselines import POLICY_GRADIENTS, GrpoSection, HacpoSection, Method, keeps_teacher
 from shared.config.settings import LossSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
 from shared.errors import OpcodError
@@ -305,7 +305,7 @@ def _policy_backward(
             _policy_rule(settings),
             denominator=denominator,
             update=progress.update,
-            anchor_to=learner.teacher if settings.grpo.anchor else None,
+            anchor_to=learner.teacher if keeps_teacher(settings.method, settings.grpo) else None,
             on_any=learner.group.any,
             factor=1.0 if real else 0.0,
         )

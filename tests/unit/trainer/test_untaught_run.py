@@ -79,6 +79,7 @@ def checksums(trainer: StudentTrainer, steps: int) -> list[str]:
         (("run.method=grpo",), NoTeacher),
         (("run.method=hacpo", "run.schedule=parallel"), NoTeacher),
         (("run.method=grpo", "grpo.anchor=0.1"), EmaTeacher),
+        (("run.method=hacpo", "run.schedule=parallel", "grpo.anchor=0.1"), NoTeacher),
         (("run.method=sdpo",), EmaTeacher),
         (("run.method=sdpo", "loss.teacher=trust_region"), TrustRegionTeacher),
         (("run.method=opcod",), EmaTeacher),
