@@ -79,6 +79,14 @@ class Plan:
     def _domains_by_id(self) -> dict[str, str]:
         return {problem.id: problem.domain for problem in self.train}
 
+    @cached_property
+    def _pools(self) -> dict[str, tuple[PlannedProblem, ...]]:
+        """The training problems of each domain."""
+        pools: dict[str, list[PlannedProblem]] = {domain: [] for domain in self.domains}
+        for problem in self.train:
+            pools[problem.domain].append(problem)
+        return {domain: tuple(pool) for domain, pool in pools.items()}
+
     def peers_of(self, student: str) -> tuple[str, ...]:
         """The others, from the next one on, and round."""
         at = self.students.index(student)
@@ -105,7 +113,7 @@ class Plan:
         return [
             problem
             for domain in self.domains
-            for problem in self._draw(student, domain, tuple(p for p in self.train if p.domain == domain), step, share)
+            for problem in self._draw(student, domain, self._pools[domain], step, share)
         ]
 
     def mini_batches(self, problem_ids: Collection[str]) -> dict[str, int]:
@@ -118,8 +126,7 @@ class Plan:
         """The share of each domain in what a student is trained on."""
         if self.balance_domains:
             return {domain: 1 / len(self.domains) for domain in self.domains}
-        pools = {domain: sum(problem.domain == domain for problem in self.train) for domain in self.domains}
-        return {domain: count / len(self.train) for domain, count in pools.items()}
+        return {domain: len(self._pools[domain]) / len(self.train) for domain in self.domains}
 
     def revises(self, student: str, step: int, problem_id: str) -> bool:
         """Whether this group is in the share whose student answers again after feedback."""
@@ -131,12 +138,15 @@ class Plan:
     ) -> list[PlannedProblem]:
         """`count` problems of the step; a step at an epoch's end may hold a problem only once."""
         drawn: list[PlannedProblem] = []
+        # By epoch, of which a step touches two at most: with many problems it is the shuffle that takes time.
+        orders: dict[int, list[PlannedProblem]] = {}
         # Straight from the step's number, so that a step can be drawn without the ones before it.
         position = (step - 1) * count
         while len(drawn) < min(count, len(pool)):
             epoch, index = divmod(position, len(pool))
-            # Shuffled again for each position: a plan remembers nothing, and a step draws few problems.
-            candidate = self._order(seed_of(self.seed, student, name, epoch), pool)[index]
+            if epoch not in orders:
+                orders[epoch] = self._order(seed_of(self.seed, student, name, epoch), pool)
+            candidate = orders[epoch][index]
             if candidate not in drawn:
                 drawn.append(candidate)
             position += 1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.broker.config import make_plan
-from services.broker.machine.plan import PlannedProblem
+from services.broker.machine.plan import Plan, PlannedProblem
 from shared.contracts.run import Split
 from shared.errors import ConfigError
 from shared.problems.evaluation import per_domain
@@ -56,6 +56,41 @@ def test_an_epoch_holds_every_problem_once() -> None:
     ]
     assert [Counter(epoch) for epoch in epochs] == [Counter(ids(list(pool(12))))] * 2
     assert epochs[0] != epochs[1], "each epoch has an order of its own"
+
+
+@pytest.mark.parametrize(
+    ("balanced", "drawn"),
+    [
+        ((), ["p10 p3 p7 p2 p0 p1", "p9 p4 p6 p5 p8 p1", "p9 p5 p6 p10 p8 p2"]),
+        (("domains",), ["p4 p1 p8 p6 p0 p3", "p5 p2 p7 p9 p6 p3", "p10 p4 p7 p3 p0 p6"]),
+        (("kinds",), ["p10 p3 p2 p7 p1 p0", "p9 p4 p5 p6 p8 p1", "p1 p9 p10 p5 p8 p2"]),
+        (("domains", "kinds"), ["p1 p4 p8 p3 p6 p9", "p5 p2 p7 p0 p6 p9", "p10 p4 p7 p3 p0 p9"]),
+    ],
+)
+def test_a_seed_draws_these_problems(balanced: tuple[str, ...], drawn: list[str]) -> None:
+    """Those of a run that is resumed are the ones that it began with."""
+    train = tuple(PlannedProblem(f"p{n}", DOMAINS[n % 3 == 0], "xy"[n % 2]) for n in range(11))
+    ways = {f"balance_{way}": way in balanced for way in ("domains", "kinds")}
+    plan = small_plan(train=train, problems_per_step=6, seed=7, **ways)
+    assert [" ".join(ids(plan.step_problems("a", step))) for step in (1, 2, 3)] == drawn
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_step_shuffles_each_pool_once_an_epoch(monkeypatch: pytest.MonkeyPatch, balanced: bool) -> None:
+    """A training set has 100,000 problems, and the broker does nothing else meanwhile."""
+    plan = small_plan(train=pool(40), problems_per_step=16, balance_domains=balanced)
+    seeds: list[int] = []
+    order = Plan._order
+
+    def counted(plan: Plan, seed: int, of: tuple[PlannedProblem, ...]) -> list[PlannedProblem]:
+        seeds.append(seed)
+        return order(plan, seed, of)
+
+    monkeypatch.setattr(Plan, "_order", counted)
+    for step, epochs in ((1, 1), (3, 2)):
+        seeds.clear()
+        plan.step_problems("a", step)
+        assert len(seeds) == len(set(seeds)) == epochs * (1 + balanced)
 
 
 @given(size=st.integers(1, 30), per_step=st.integers(1, 30), step=st.integers(1, 20), seed=st.integers(0, 5))
