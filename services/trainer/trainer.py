@@ -27,7 +27,7 @@ from shared.contracts.batches import BatchManifest, BatchSealed, GroupSealed, po
 from shared.contracts.ids import version_name
 from shared.contracts.traces import step_trace
 from shared.contracts.weights import StepDone, WeightsManifest, WeightsPublished
-from shared.errors import FencedError, MalformedMessageError, OpcodError, StorageError, UnavailableError
+from shared.errors import ConfigError, FencedError, MalformedMessageError, OpcodError, StorageError, UnavailableError
 from shared.files.batches import batch_directory
 from shared.files.durable import atomic_write
 from shared.files.store import LocalStore
@@ -233,7 +233,7 @@ class StudentTrainer:
     def _make(self, sealed: BatchSealed, clock: StageClock, check: Callable[[], None], *, traced: bool) -> Made:
         try:
             return self._work.train(sealed, clock, check, traced=traced)
-        except (StorageError, MalformedMessageError) as error:
+        except (StorageError, MalformedMessageError, ConfigError) as error:
             raise StepRefusedError(f"{type(error).__name__}: {error}") from error
         except NonFiniteError as error:
             raise StepRefusedError(str(error)) from error

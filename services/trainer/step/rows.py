@@ -14,20 +14,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+import structlog
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from services.trainer.step.losses import LOG_PROB_MAX, group_advantages
 from services.trainer.step.trees import Row
 from shared.contracts.batches import BatchGroup, BatchSample, PeerSample, mini_batch_of
+from shared.errors import PromptError
 from shared.method import reprompt
 from shared.method.sharing import capability_ratio, shared_advantages
 from shared.modeling.chat import encode, neutralise, render
 
 TOO_LONG = "teacher_prompt_too_long"
+REFUSED = "teacher_prompt_refused"
 BAD_LOGPROBS = "unusable_logprobs"
 EMPTY = "empty_response"
 PEER_TOO_LONG = "peer_rollout_too_long"
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -57,20 +62,23 @@ def training_rows(
     context_tokens: what the model can hold. shorten: a teacher prompt that leaves no room for its response is
     built again with less of the solution, then without feedback (`reprompt.fit`; only for formats that use its
     template). One that is still too long is never cut, since that would change the question or the generation
-    prefix: the sample is rejected. pair: of students that share their rollouts. first: number of the first group.
+    prefix: the sample is rejected, as is one whose teacher prompt the tokenizer or its template refuses. pair: of
+    students that share their rollouts. first: number of the first group.
     """
     rows: list[Row] = []
     events: Counter[str] = Counter()
     for number, group in enumerate(groups, first):
         advantages, foreign = _advantages(group, pair)
         for sample, advantage in zip(group.samples, advantages, strict=True):
-            teacher = tuple(render(tokenizer, sample.teacher_messages)) if sample.mask else ()
             # The response is trained on as it was sampled, so only the prompt can give way.
             room = context_tokens - len(sample.token_ids)
-            if shorten and len(teacher) > room:
-                teacher, changes = _shortened(group, sample, tokenizer, room)
+            try:
+                teacher, changes = _teacher_prompt(group, sample, tokenizer, room, shorten=shorten)
                 events.update(changes)
-            reason = _rejection(sample, len(teacher), room)
+                reason = _rejection(sample, len(teacher), room)
+            except PromptError as error:
+                log.warning("teacher prompt refused", problem=group.problem_id, sample=sample.index, error=str(error))
+                teacher, reason = (), REFUSED
             if reason is not None:
                 events[reason] += 1
             rows.append(
@@ -145,6 +153,16 @@ def mini_batches(rows: Sequence[Row], count: int) -> list[list[Row]]:
     groups = sorted({row.group for row in rows})
     part_of = {group: mini_batch_of(position, len(groups), count) for position, group in enumerate(groups)}
     return [[row for row in rows if part_of[row.group] == part] for part in range(min(count, len(groups)))]
+
+
+def _teacher_prompt(
+    group: BatchGroup, sample: BatchSample, tokenizer: PreTrainedTokenizerBase, room: int, *, shorten: bool
+) -> tuple[tuple[int, ...], list[str]]:
+    """Nothing for a sample that is not trained on; and what had to go. Raises PromptError."""
+    if not sample.mask:
+        return (), []
+    whole = tuple(render(tokenizer, sample.teacher_messages))
+    return _shortened(group, sample, tokenizer, room) if shorten and len(whole) > room else (whole, [])
 
 
 def _shortened(

@@ -7,6 +7,7 @@ import pytest
 
 from shared.contracts.envelope import Message
 from shared.contracts.weights import StepDone, StepFailed
+from shared.errors import ConfigError
 from tests.fakes.waiting import WAIT_S
 from tests.unit.trainer.consuming import LEASE_S, QUEUE, Ground, announce, steps_of, wait_until
 from tests.unit.trainer.ground import (
@@ -66,6 +67,21 @@ def test_a_bad_batch_is_refused_and_may_be_sent_again(ground: Ground) -> None:
         assert (failed.step, one.trainer.step) == (1, 0)
         assert "sha256" in failed.reason
         ground.bus.publish(QUEUE, sealed)
+        assert steps_of(ground.read(2)) == [1]
+
+
+def test_a_step_that_some_setting_or_prompt_forbids_is_refused_and_may_be_sent_again(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told, and not the end of this process: the launcher takes its exit code for one that a restart does not mend."""
+    [sealed] = seal_steps(ground.run_dir, ground.tiny_dir, 1)
+    with ground.running() as one:
+        with monkeypatch.context() as broken:
+            broken.setattr(one.trainer._work, "train", failing(ConfigError("clip must be positive, got 0")))
+            ground.bus.publish(QUEUE, sealed)
+            [failed] = ground.read(1)
+        assert isinstance(failed, StepFailed) and failed.reason == "ConfigError: clip must be positive, got 0"
+        ground.bus.publish(QUEUE, sealed)  # as when the run is resumed
         assert steps_of(ground.read(2)) == [1]
 
 

@@ -11,6 +11,7 @@ from services.trainer.step.rows import (
     BAD_LOGPROBS,
     EMPTY,
     PEER_TOO_LONG,
+    REFUSED,
     TOO_LONG,
     Pair,
     mini_batches,
@@ -74,6 +75,21 @@ def test_a_long_teacher_prompt_is_shortened_where_its_template_can_be(tiny_dir: 
     assert [row.active for row in made] == [False, True]  # the first response alone fills the context
     assert len(made[1].teacher_prompt) + len(made[1].response) <= 400
     assert events[FitEvent.SOLUTION_SHORTENED.value] == 1
+
+
+@pytest.mark.parametrize("shorten", [False, True])
+def test_a_teacher_prompt_that_the_tokenizer_refuses_costs_its_sample_alone(tiny_dir: Path, shorten: bool) -> None:
+    """As of a peer's feedback with characters for which the student's tokenizer has a special token alone."""
+    tokenizer = load_tokenizer(tiny_dir, None)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["§"]})  # of one character it cannot be broken up
+    group = group_of(tokenizer, "2+2?", ["4", "5"])
+    told = ChatMessage(role="user", content=f"2+2? Feedback: look at § 4 {'x' * 300}")
+    group = group.model_copy(
+        update={"samples": (group.samples[0].model_copy(update={"teacher_messages": (told,)}), group.samples[1])}
+    )
+    made, events = training_rows([group], tokenizer, context_tokens=256, shorten=shorten)
+    assert [row.active for row in made] == [False, True]
+    assert events == Counter({REFUSED: 1})
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.integers(1, 10))
