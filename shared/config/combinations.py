@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from shared.config.baselines import POLICY_GRADIENTS
+
 # `RunSettings` checks itself with this module, so this one cannot import it.
 if TYPE_CHECKING:
     from shared.config.settings import RunSettings
@@ -37,6 +39,12 @@ def refuse_contradictions(settings: "RunSettings") -> None:
         raise ValueError(
             f"gate.mode: {gate.mode!r} lets students tutor, run.method = {run.method!r} has no tutors; set "
             "gate.mode = 'cognizance', or run.method = 'opcod'"
+        )
+    untutored = settings.gate_mode == "never" and run.method not in POLICY_GRADIENTS
+    if untutored and settings.rollout.samples == 1 and settings.loss.demo_self_exclude:
+        raise ValueError(
+            "rollout.samples: expected at least 2, got 1: nobody tutors, and a rollout is never its own demonstration, "
+            "so nothing would be trained on; set rollout.samples = 2 or more, or loss.demo_self_exclude = false"
         )
     if run.method == "hacpo" and run.stream:
         raise ValueError("run.stream: HACPO weighs a group by the rewards of the whole step; set run.stream = false")

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 AlarmName = Literal[
+    "nothing_trained",
     "near_zero_gradient",
     "reward_collapse",
     "answer_collapse",
@@ -120,10 +121,12 @@ class BatchRewards(StateModel):
 
 
 class StepLook(StateModel):
-    """What alarms ask of one step. flat: its gradient was near zero though its loss was not."""
+    """What alarms ask of one step. flat: its gradient was near zero though its loss was not. active: some rollout was
+    trained on."""
 
     rewards: BatchRewards | None
     flat: bool
+    active: bool = True
     delta_logprob: float
 
 

@@ -3,6 +3,7 @@
 An alarm is told, counted and reported; it never stops a run. It stands while its condition holds, and is raised
 again only after the condition was gone. Looked at over the last `alarms.window` steps of one student:
 
+- nothing_trained: no rollout is trained on, so that the weights stay as they are;
 - near_zero_gradient: every gradient norm is near zero though the loss is not small;
 - reward_collapse: the mean reward is far below the best such stretch, by share and by standard errors over groups;
 - answer_collapse: where rollouts are wrong, nearly all of a group are the same text;
@@ -60,7 +61,8 @@ def look(
     """Take a finished step into the student's watch; the alarms that it raises."""
     watch = state.watches.setdefault(student, AlarmWatch())
     flat = metrics.grad_norm < settings.min_grad_norm and metrics.loss > settings.min_loss
-    seen = StepLook(rewards=step.rewards, flat=flat, delta_logprob=metrics.delta_logprob)
+    active = metrics.active_share > 0
+    seen = StepLook(rewards=step.rewards, flat=flat, active=active, delta_logprob=metrics.delta_logprob)
     # Replaced, not appended to: the window stays bounded, and with it the state.
     watch.recent = [*watch.recent, seen][-settings.window :]
     if state.round == 1:
@@ -109,6 +111,7 @@ def _conditions(
     yield "engine_drift", _engine_drift(watch.recent[-1], settings)
     if len(watch.recent) < settings.window:
         return
+    yield "nothing_trained", _nothing_trained(watch.recent)
     yield "near_zero_gradient", _near_zero(watch.recent, settings)
     yield "reward_collapse", _reward_collapse(watch, settings, now)
     yield "answer_collapse", _answer_collapse(watch.recent, settings)
@@ -143,6 +146,12 @@ def _engine_drift(step: StepLook, settings: AlarmsSection) -> str | None:
         f"mean |Δ log-prob| of engine and trainer is {step.delta_logprob:.3f} nats, above "
         f"{settings.max_delta_logprob:g}: they do not hold the same weights, template or temperature"
     )
+
+
+def _nothing_trained(recent: Sequence[StepLook]) -> str | None:
+    if any(step.active for step in recent):
+        return None
+    return f"no rollout of {len(recent)} steps had a demonstration or feedback and could be trained on"
 
 
 def _near_zero(recent: Sequence[StepLook], settings: AlarmsSection) -> str | None:

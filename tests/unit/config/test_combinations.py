@@ -8,6 +8,7 @@ from shared.config.loading import load_settings, validate
 from shared.errors import ConfigError
 
 TURNS = ["resources.turns=true", "students.a.engine=vllm", "students.b.engine=vllm"]
+LONE = ["rollout.samples=1", "loss.demo_self_exclude=true"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,8 @@ TURNS = ["resources.turns=true", "students.a.engine=vllm", "students.b.engine=vl
             [*TURNS, "trainer.ranks=2", "run.stream=true"],
             "resources.turns: takes run.stream = false and trainer.ranks = 1; set that, or resources.turns = false",
         ),
+        (["run.method=sdpo", "gate.mode=never", *LONE], "rollout.samples: expected at least 2, got 1: nobody tutors"),
+        (["gate.mode=never", *LONE], "set rollout.samples = 2 or more, or loss.demo_self_exclude = false"),
         (["specialize.sampling.samples=1"], "specialize.sampling.keep: at most specialize.sampling.samples"),
         (["run.weights=full", "loss.teacher=trust_region"], "set loss.teacher = 'ema', or run.weights = 'lora'"),
     ],
@@ -68,6 +71,20 @@ TURNS = ["resources.turns=true", "students.a.engine=vllm", "students.b.engine=vl
 def test_contradictions_are_refused(overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         load_settings(preset="smoke", overrides=overrides, environ={})
+
+
+@pytest.mark.parametrize(
+    "one_way",
+    [
+        ["gate.mode=always"],
+        ["gate.mode=cognizance"],
+        ["gate.mode=never", "rollout.samples=2"],
+        ["gate.mode=never", "loss.demo_self_exclude=false"],
+        ["gate.mode=never", "run.method=grpo"],
+    ],
+)
+def test_a_lone_rollout_is_taken_where_something_can_be_learnt_from_it(one_way: list[str]) -> None:
+    load_settings(preset="smoke", overrides=[*LONE, *one_way], environ={})
 
 
 @pytest.mark.parametrize("engine", ["vllm", "scripted"])

@@ -81,6 +81,14 @@ def test_a_gradient_near_zero_with_a_loss_that_is_not_is_told_after_the_window()
     assert alarm.reason == "gradient norm below 0.0001 with a loss above 0.001 for 5 steps"
 
 
+def test_steps_in_which_nothing_is_trained_are_told_after_the_window() -> None:
+    run = Watched()
+    idle: dict[str, Any] = {"loss": 0.0, "grad_norm": 0.0, "active_share": 0.0}
+    told = [run.see(**step) for step in [*[idle] * 4, {"active_share": 0.01}, *[idle] * 6]]
+    assert [number for number, names in enumerate(told, start=1) if names == ["nothing_trained"]] == [10]
+    assert run.state.alarms[0].reason.startswith("no rollout of 5 steps had a demonstration or feedback")
+
+
 @pytest.mark.parametrize(
     "step", [{"loss": 1e-4, "grad_norm": 1e-5}, {"loss": 0.0, "grad_norm": 0.0}, {"grad_norm": 0.02}]
 )
