@@ -159,6 +159,14 @@ def best_validated(scores: Iterable[Score], student: str) -> Score | None:
     )
 
 
+def live_validated(scores: Iterable[Score], student: str, live: str) -> Score | None:
+    """The student's validation score of its version `live`, or the newest one while that version is not validated. None
+    before any."""
+    validated = [score for score in scores if score.student == student and score.split is Split.VALIDATION]
+    of_live = [score for score in validated if score.version == live]
+    return next(reversed(of_live or validated), None)
+
+
 def problem_shares(score: Score, domain: str) -> list[float]:
     """Of each problem, the share of its samples that is right."""
     # The problem is the unit that is resampled: samples of one problem are not independent of each other.

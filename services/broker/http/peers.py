@@ -21,13 +21,13 @@ from shared.contracts.completions import CompletionRequest, CompletionResponse
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.http import FeedbackRequest, FeedbackResponse, PeersResponse, PeerView
 from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelList
-from shared.contracts.run import RunState, Split
+from shared.contracts.run import RunState
 from shared.errors import ConfigError, UnavailableError
 from shared.http.client import answering, async_client, bearer, parsed, refusal
 from shared.http.guard import request_id
 from shared.http.remote import RemoteCalls
 from shared.http.sse import Frames
-from shared.results.figures import best_validated
+from shared.results.figures import live_validated
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -78,19 +78,21 @@ class Peers:
         return student
 
     async def view(self) -> PeersResponse:
-        """All students with versions, newest scores, gap and who is up."""
+        """All students with versions, their scores, gap and who is up."""
         state = self._state()
         beats = await self._calls.make(self._bus.heartbeats)
         peers = tuple(self._peer(state, name, beats) for name in sorted(self._settings.students))
         return PeersResponse(run=state.run, status=state.status.value, round=state.round, peers=peers)
 
     def best_peer(self, student: str) -> str:
-        """Of the others the one that validates best, or the next one before any does. Raises ConfigError for one that
-        is alone."""
+        """Of the others the one whose live version validates best, or the next one before any does. Raises ConfigError
+        for one that is alone."""
         others = self._settings.peers_of(student)
         if not others:
             raise ConfigError(f"student {student} has no peer that could tutor it; ask it alone, by its name")
-        found = {name: best_validated(self._state().scores, name) for name in others}
+        state = self._state()
+        # Not the best score it ever had: who speaks is the live version.
+        found = {name: live_validated(state.scores, name, state.version[name]) for name in others}
         # `max` takes the first of equals, and so the next one.
         return max(others, key=lambda name: each.mean_over_domains if (each := found[name]) else 0.0)
 
@@ -108,13 +110,13 @@ class Peers:
 
     def _peer(self, state: RunState, name: str, beats: list[Heartbeat]) -> PeerView:
         alive = _replicas(name, beats)
-        scores = [s for s in state.scores if s.student == name and s.split is Split.VALIDATION]
+        score = live_validated(state.scores, name, state.version[name])
         gate = state.gate
         return PeerView(
             name=name,
             strong_domain=self._settings.students[name].domain,
             version=state.version[name],
-            scores={domain: scores[-1].mean(domain) for domain in scores[-1].correct} if scores else {},
+            scores={domain: score.mean(domain) for domain in score.correct} if score else {},
             gap=gate.gaps[name] if gate else None,
             cognizant=gate.cognizant[name] if gate else None,
             tutees=tuple(pair.student for pair in gate.pairs if pair.tutor == name and pair.cognizant) if gate else (),

@@ -1,4 +1,4 @@
-"""Which replica of a student is asked."""
+"""Which student is asked, and which of its replicas."""
 
 import asyncio
 from pathlib import Path
@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 
 from services.broker.http.peers import Peers, choose_replica
+from services.broker.machine.machine import new_run
+from shared.config.loading import load_settings
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.openai import ChatRequest
+from shared.contracts.run import Split
 from shared.http.remote import RemoteCalls
 from tests.fakes.broker import BrokerBench
+from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.bus.memory_server import MemoryServer
+from tests.fakes.final_state import score
 from tests.fakes.student import APART, prepare_models
 from tests.fakes.student_server import serving
+from tests.fakes.world import small_plan
 
 DRAWS = [number / 100 for number in range(100)]
 
@@ -58,6 +65,24 @@ def test_one_without_an_address_is_not_asked() -> None:
     assert shares([replica("0", 8, url=None), replica("1", 1)]) == {"0": 0, "1": 100}
     assert choose_replica([replica("0", 8, url=None)], "a", 0.5) is None
     assert choose_replica([], "a", 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("live", "chosen", "shown"),
+    [("b@v2", "c", 0.5), ("b@v3", "c", 0.5), ("b@v1", "b", 1.0)],
+    ids=["two", "three", "one"],
+)
+def test_the_peer_is_asked_whose_live_version_validates_best(live: str, chosen: str, shown: float) -> None:
+    """b was the best, and has declined: it speaks as it was then only where that version is made live again."""
+    settings = load_settings(preset="trio", environ={})
+    state = new_run(small_plan(strong_domain=dict.fromkeys("abc", "physics")), incarnation=0, at=0.0)
+    right = {("b", 1): 4, ("c", 1): 3, ("b", 2): 2, ("c", 2): 3}
+    state.scores = [score(*of, {"physics": [count]}, Split.VALIDATION) for of, count in right.items()]
+    state.version |= {"b": live, "c": "c@v2"}
+    peers = Peers(settings, MemoryBus(MemoryServer()), lambda: state, RemoteCalls(9.0), key=None)
+    assert peers.best_peer("a") == chosen
+    told = {peer.name: peer.scores for peer in asyncio.run(peers.view()).peers}
+    assert told == {"a": {}, "b": {"physics": shown}, "c": {"physics": 0.75}}
 
 
 @pytest.mark.parametrize(("weights", "asked"), [("full", (9, 0)), ("lora", (0, 9))])
