@@ -83,7 +83,8 @@ def prepare(
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     with run_lock(paths.run_dir), _outcome(paths):
         settings = settings_from(preset, config, overrides)
-        check_settings(paths, settings, "prepare")
+        for note in check_settings(paths, settings, "prepare"):
+            typer.echo(f"note: {note}")
         _settle(paths, settings)
         # Read for its errors: better here than in every service that starts with it.
         read_keys(key_file or ensure_key(paths.run_dir))

@@ -99,7 +99,8 @@ def run(
         settings = settings_from(preset, config, overrides)
         paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)
         require_rendezvous(settings, rendezvous)
-        check_settings(paths, settings)
+        for note in check_settings(paths, settings):
+            console.print(f"note: {note}", highlight=False, markup=False)
         create_run(paths, settings)
     raise typer.Exit(train(paths, settings, console, resumed=resume is not None, rendezvous=rendezvous))
 

@@ -3,10 +3,10 @@
 Nothing is loaded. docs/paper-runs.md has measurements.
 """
 
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from opcod.local.names import student_services
+from opcod.planning.contexts import longest_sequence
 from opcod.planning.shapes import DTYPE_BYTES, ModelShape
 from opcod.planning.work import Lengths
 from shared.config.settings import RunSettings
@@ -172,30 +172,6 @@ def served_tokens(student: str, settings: RunSettings, shape: ModelShape, length
     return min(needed, shape.context or needed)
 
 
-def too_long(settings: RunSettings, contexts: Mapping[str, int], lengths: Lengths) -> list[str]:
-    """Of each student that could not answer its longest question: which setting asks for more than it takes.
-
-    contexts: tokens that its model takes, 0 where that is not known. lengths: measured, for an estimate refuses nobody.
-    """
-    found = []
-    for student, context in contexts.items():
-        section = settings.students[student]
-        served = section.vllm.max_model_len if section.engine == "vllm" else None
-        taken = min(context or sys.maxsize, served or sys.maxsize)
-        asked = {"rollout": settings.rollout.max_tokens, "evaluation": settings.evaluation.max_tokens}
-        if settings.learns_from_itself(student):
-            asked["specialize.sampling"] = settings.specialize.sampling.max_tokens
-        room = max(0, taken - lengths.longest)
-        found += [
-            f"student {student} takes sequences of {taken} tokens, and its longest question has {lengths.longest} of "
-            f"them before {name}.max_tokens = {tokens}: set {name}.max_tokens to at most {room}, or choose a model "
-            "that takes more"
-            for name, tokens in asked.items()
-            if tokens > room
-        ]
-    return found
-
-
 def sequence_bytes(student: str, settings: RunSettings, shape: ModelShape, lengths: Lengths) -> int:
     """Keys and values of one sequence of the longest, in each GPU of a vLLM server."""
     section = settings.students[student]
@@ -352,17 +328,6 @@ def other_needs() -> list[Need]:
     return [*services, Need("launcher", (MemoryPart(RUNTIME, LAUNCHER_BYTES),))]
 
 
-def longest_sequence(settings: RunSettings, lengths: Lengths) -> int:
-    """Tokens of the longest prompt with its answer that a student may have in hand."""
-    rollout, feedback = settings.rollout.max_tokens, settings.feedback.max_tokens
-    answers = max(rollout, settings.evaluation.max_tokens)
-    if settings.run.method != "opcod" or settings.gate.mode == "never":
-        return lengths.longest + answers
-    told = lengths.longest + lengths.feedback_extra + rollout + feedback
-    shown = lengths.longest + lengths.teacher_extra + rollout + feedback + settings.evaluation.max_tokens
-    return max(lengths.longest + answers, told, shown if settings.feedback.revise_share else 0)
-
-
 def micro_batch_tokens(settings: RunSettings, lengths: Lengths, limit: int | None = None) -> int:
     """Tokens of the largest forward pass of the trainer with a gradient: the limit, or one row that is longer, and
     never more than a mini-batch has. limit: in place of `optimizer.micro_batch_tokens`.
@@ -385,6 +350,19 @@ def total_bytes(needs: list[Need], models: dict[str, str]) -> int:
             else:
                 private += part.bytes
     return private + sum(counted.values())
+
+
+def mapped_weights(settings: RunSettings) -> dict[str, str]:
+    """What names the weights of each service: student and trainer map the same files; specialists have their own."""
+    names = {
+        student: f"specialist-{student}" if section.specialize else section.model
+        for student, section in settings.students.items()
+    }
+    return {
+        service: name
+        for student, name in names.items()
+        for service in (*student_services(settings, [student]), f"trainer-{student}")
+    }
 
 
 def _kept_by_allocator(service: str, passing: tuple[MemoryPart, ...]) -> MemoryPart:

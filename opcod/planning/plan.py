@@ -15,10 +15,19 @@ from opcod.local.cards import card_sizes, given_sizes
 from opcod.local.gpus import Shares, require_room, share_out_all, sharing
 from opcod.local.names import student_services
 from opcod.planning.cards import GIB, CardPlan
+from opcod.planning.contexts import crowded, too_long
 from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
 from opcod.planning.host import host_needs
 from opcod.planning.machine import counting, plan_shares
-from opcod.planning.memory import Need, other_needs, student_need, too_long, total_bytes, trainer_need, vllm_need
+from opcod.planning.memory import (
+    Need,
+    mapped_weights,
+    other_needs,
+    student_need,
+    total_bytes,
+    trainer_need,
+    vllm_need,
+)
 from opcod.planning.shapes import KNOWN_SHAPES, ModelShape, context_in, read_shape
 from opcod.planning.work import (
     Count,
@@ -114,7 +123,9 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
         found.lengths = prompt_lengths(problems, settings, None)
         with _noted(found.missing):
             found.lengths = prompt_lengths(problems, settings, count)
-        found.missing += too_long(settings, found.contexts, found.lengths) if found.lengths.measured else []
+        if found.lengths.measured:
+            found.missing += too_long(settings, found.contexts, found.lengths)
+            found.notes += crowded(settings, found.contexts, found.lengths)
         found.work = work_of(settings, len(problems.train), evaluated, found.lengths)
         with _noted(found.missing):
             _look_at_cards(found, shapes, found.lengths, sizes)
@@ -372,7 +383,7 @@ def _total_line(found: Planned) -> str:
         # Specialists have made room by then.
         during = sum(need.bytes for need in found.on_host if not need.service.startswith("specialist"))
         return f"All processes of the run in the host's memory: {during / GIB:.1f} GiB at most."
-    total = total_bytes(found.needs, _models(found.settings)) / GIB
+    total = total_bytes(found.needs, mapped_weights(found.settings)) / GIB
     return f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most."
 
 
@@ -385,16 +396,3 @@ def _gpu_lines(found: Planned) -> Iterator[str]:
     yield from (f"Note: {note}." for note in sharing(found.shares, turns=found.settings.resources.turns))
     if planned := flattened(found.cards.settings()):
         yield "Planned: " + ", ".join(f"{name} = {value}" for name, value in planned.items()) + "."
-
-
-def _models(settings: RunSettings) -> dict[str, str]:
-    """What names the weights of each service: student and trainer map the same files; specialists have their own."""
-    names = {
-        student: f"specialist-{student}" if section.specialize else section.model
-        for student, section in settings.students.items()
-    }
-    return {
-        service: name
-        for student, name in names.items()
-        for service in (*student_services(settings, [student]), f"trainer-{student}")
-    }

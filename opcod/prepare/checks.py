@@ -11,9 +11,9 @@ from opcod.local.deployment import latest_run
 from opcod.local.gpus import require_room, share_out_all
 from opcod.local.nodes import PORTS
 from opcod.options import given, paths_for, settings_from
+from opcod.planning.contexts import crowded, too_long
 from opcod.planning.disk import require_disk
 from opcod.planning.machine import Purpose, counting, plan_machine
-from opcod.planning.memory import too_long
 from opcod.planning.shapes import context_in, longrope_tokens, shapes_in
 from opcod.planning.work import prompt_lengths, prompts_asked
 from opcod.prepare.models import base_model
@@ -37,8 +37,11 @@ PRIVILEGED = frozenset({"opcod", "sdpo"})
 """Methods in which the self-teacher is shown what the student is not."""
 
 
-def check_settings(paths: Paths, settings: RunSettings, purpose: Purpose = "run", *, takes_steps: bool = True) -> None:
-    """Name, problems, disk, ports, Redis, models and GPUs. Raises UnavailableError if Redis does not answer.
+def check_settings(
+    paths: Paths, settings: RunSettings, purpose: Purpose = "run", *, takes_steps: bool = True
+) -> list[str]:
+    """Name, problems, disk, ports, Redis, models and GPUs; returns what a run would lose by texts that are too long.
+    Raises UnavailableError if Redis does not answer.
 
     takes_steps: whether batches, versions and checkpoints will be written, which is what needs the disk.
     """
@@ -55,10 +58,12 @@ def check_settings(paths: Paths, settings: RunSettings, purpose: Purpose = "run"
     _check_redis(paths, settings)
     _check_engines(settings)
     models = _check_models(paths, settings, purpose)
-    if takes_steps:
-        _check_lengths(settings, problems, models)
-        # Again: by now the sizes of all models are known that are not known by name.
-        require_disk(paths, settings, shapes_in(models))
+    if not takes_steps:
+        return []
+    notes = _check_lengths(settings, problems, models)
+    # Again: by now the sizes of all models are known that are not known by name.
+    require_disk(paths, settings, shapes_in(models))
+    return notes
 
 
 def check_name(run: str) -> None:
@@ -159,11 +164,12 @@ def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> dict
     return models
 
 
-def _check_lengths(settings: RunSettings, problems: ProblemSet, models: Mapping[str, Path]) -> None:
-    """Or the longest questions would fail in the middle of a run."""
+def _check_lengths(settings: RunSettings, problems: ProblemSet, models: Mapping[str, Path]) -> list[str]:
+    """Or the longest questions would fail in the middle of a run; returns what only the longest texts would."""
     from shared.modeling.loading import load_tokenizer
 
-    refused = []
+    refused: list[str] = []
+    notes: list[str] = []
     for name, directory in models.items():
         count = counting(load_tokenizer(directory, settings.students[name].chat_template))
         try:
@@ -172,9 +178,12 @@ def _check_lengths(settings: RunSettings, problems: ProblemSet, models: Mapping[
             lengths = prompt_lengths(problems, settings, count)
         except PromptError as error:
             raise ConfigError(f"student {name}: {error}") from error
-        refused += too_long(settings, {name: context_in(directory)}, lengths)
+        contexts = {name: context_in(directory)}
+        refused += too_long(settings, contexts, lengths)
+        notes += crowded(settings, contexts, lengths)
     if refused:
         raise ConfigError("; ".join(refused))
+    return notes
 
 
 def _check_device() -> None:

@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from opcod.planning.memory import too_long
+from opcod.planning.contexts import crowded, too_long
 from opcod.planning.plan import plan_run
 from opcod.planning.shapes import KNOWN_SHAPES, context_in, longrope_tokens, read_shape
 from opcod.planning.work import Lengths, prompt_lengths
@@ -50,6 +51,45 @@ def test_what_a_model_does_not_take_is_told_by_its_setting(overrides: tuple[str,
     assert len(found) == len(said) and all(part in each for part, each in zip(said, found, strict=True)), found
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            (),
+            [
+                "feedback needs 4750 and a revision needs 8060:",
+                "set lower max_tokens of rollout and feedback",
+            ],
+        ),
+        (
+            ("feedback.revise_share=0",),
+            ["longest texts feedback needs 4750:", "set rollout.max_tokens to at most 2846,"],
+        ),
+        (("rollout.max_tokens=100", "evaluation.max_tokens=100"), []),
+        (("gate.mode=never",), []),
+        (("run.method=sdpo",), []),
+    ],
+)
+def test_exchanges_that_fit_without_the_longest_texts_alone_are_noted(
+    overrides: tuple[str, ...], said: list[str]
+) -> None:
+    """The run goes on without the feedback of such groups, so nobody is refused, but everybody is told."""
+    most = ("rollout.max_tokens=3500", "evaluation.max_tokens=3500", "specialize.sampling.max_tokens=3500")
+    lengths = replace(LENGTHS, longest=500, teacher_extra=60, feedback_extra=250)
+    chosen = settings(*most, "feedback.max_tokens=500", *overrides)
+    assert not too_long(chosen, {"a": 4096}, lengths)
+    found = crowded(chosen, {"a": 4096}, lengths)
+    assert len(found) == bool(said) and all(part in found[0] for part in said), found
+
+
+def test_students_that_have_no_room_for_any_feedback_are_refused() -> None:
+    lengths = replace(LENGTHS, mean=200.4, longest=300, feedback_extra=250)
+    chosen = settings("rollout.max_tokens=100", "evaluation.max_tokens=100", "specialize.sampling.max_tokens=100")
+    assert not too_long(chosen, {"a": 450 + 1024}, lengths)
+    [found] = too_long(chosen, {"a": 450 + 1023}, lengths)
+    assert "a usual prompt for feedback has 450 of them" in found and "feedback.max_tokens = 1024: lower it" in found
+
+
 def test_a_run_whose_longest_question_has_no_room_for_an_answer_does_not_begin(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "tiny")
     shape = read_shape(model)
@@ -57,7 +97,11 @@ def test_a_run_whose_longest_question_has_no_room_for_an_answer_does_not_begin(t
     paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
     both = [f"students.{name}.{value}" for name in "ab" for value in (f"model={model}", "specialize=false")]
     short, long = (settings(*both, f"rollout.max_tokens={tokens}", preset="smoke") for tokens in (8, 1000))
-    check_settings(paths, short)
+    assert check_settings(paths, short) == []
+    tight = settings(*both, "rollout.max_tokens=100", preset="smoke")
+    noted = check_settings(paths, tight)
+    assert [note.partition(" tokens")[0] for note in noted] == [f"student {s} takes sequences of 256" for s in "ab"]
+    assert set(noted) <= set(plan_run(paths, tight).notes)
     said = rf"student a takes sequences of {shape.context} tokens.* rollout.max_tokens = 1000"
     with pytest.raises(ConfigError, match=said):
         check_settings(paths, long)
