@@ -87,10 +87,15 @@ class ReportReader:
         return None
 
     def _refused(self, refused: VersionRefused, at: float) -> ReadReport | None:
-        """Nobody waits for one replica where the others are enough."""
+        """Nobody waits for one replica where the others are enough, or where it has yet to try again."""
         student, version, replica = refused.student, refused.version, refused.replica
         if self._replicas.still_enough(student, version, refused_by=replica):
-            log.warning("refused by one replica", student=student, replica=replica, version=version)
+            log.warning(
+                "version refused, others have it or it is tried again",
+                student=student,
+                replica=replica,
+                version=version,
+            )
             return None
         reason = f"student-{student} refused {version}: {refused.reason}"
         return ReadReport(Controlled(at, "pause", reason[:MAX_REASON_CHARS]))

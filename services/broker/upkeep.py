@@ -9,7 +9,7 @@
 """
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +26,10 @@ from shared.contracts.run import RunState
 from shared.errors import OpcodError, StorageError
 from shared.files.retention import prune_versions
 
+REFUSED_FOR_GOOD = 2
+"""Times that a replica refuses a version before it counts as one that cannot load it: what cannot be read for a moment,
+as on a network's disk, costs no pause."""
+
 log = structlog.get_logger()
 
 
@@ -39,7 +43,7 @@ class Replicas:
     def __init__(self, settings: RunSettings, bus: Bus) -> None:
         self._settings = settings
         self._bus = bus
-        self._refused: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self._refused: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
 
     def enough(self, student: str, version: str, *, told_by: str | None = None) -> bool:
         """Whether `students.<name>.replicas` of them hold it, or all that are up where those are fewer.
@@ -49,7 +53,7 @@ class Replicas:
         """
         needed = self._needed(student)
         if told_by is not None:
-            self._refused[student, version].discard(told_by)
+            del self._refused[student, version][told_by]
         if told_by is not None and needed == 1:
             return True
         beats = self._up(student)
@@ -63,10 +67,11 @@ class Replicas:
         return len(holding) >= max(1, min(needed, len(up)))
 
     def still_enough(self, student: str, version: str, *, refused_by: str) -> bool:
-        """Whether those that are up and did not refuse it may yet be enough to hold it. refused_by: who just did."""
-        self._refused[student, version].add(refused_by)
+        """Whether those that are up and may load it yet would be enough to hold it. refused_by: who just did not."""
+        refused = self._refused[student, version]
+        refused[refused_by] += 1
         up = {beat.replica for beat in self._up(student)} | {refused_by}
-        left = up - self._refused[student, version]
+        left = {replica for replica in up if refused[replica] < REFUSED_FOR_GOOD}
         return len(left) >= min(self._needed(student), len(up))
 
     def _needed(self, student: str) -> int:

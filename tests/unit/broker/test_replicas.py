@@ -70,7 +70,8 @@ def test_where_they_keep_versions_apart_one_that_holds_it_is_enough(run_dir: Pat
     beat(bench, "1", "a@v0")
     found = replicas(bench)
     assert found.enough("a", "a@v1") and found.enough("a", "a@v2", told_by="0") and not found.enough("a", "a@v3")
-    assert found.still_enough("a", "a@v3", refused_by="0"), "the other is left"
+    assert found.still_enough("a", "a@v3", refused_by="0") and found.still_enough("a", "a@v3", refused_by="0")
+    assert found.still_enough("a", "a@v3", refused_by="1"), "it tries again"
     assert not found.still_enough("a", "a@v3", refused_by="1")
 
 
@@ -98,25 +99,28 @@ def refuse(bench: BrokerBench, student: str, replica: str, version: str) -> None
 
 
 def test_a_refusal_pauses_the_run_only_when_too_few_are_left(run_dir: Path) -> None:
-    """One is enough here; each says it again with every try, and one that loads it later counts again."""
+    """One is enough here; each says it again with every try, and counts until its second and once it has loaded it."""
     bench = BrokerBench(run_dir, server=MemoryServer(HandClock()))
     for replica in ("0", "1"):
         beat(bench, replica, "a@v0")
     found = replicas(bench)
-    assert found.still_enough("a", "a@v1", refused_by="1")
-    assert found.still_enough("a", "a@v1", refused_by="1")
+    for refused_by in ("1", "1", "1", "0"):
+        assert found.still_enough("a", "a@v1", refused_by=refused_by)
     assert found.still_enough("a", "a@v2", refused_by="0")
     assert found.enough("a", "a@v1", told_by="1")
-    assert found.still_enough("a", "a@v1", refused_by="0")
+    for refused_by in ("0", "0", "1"):
+        assert found.still_enough("a", "a@v1", refused_by=refused_by)
     assert not found.still_enough("a", "a@v1", refused_by="1")
 
 
 def test_where_two_must_hold_it_one_of_two_that_refuses_is_too_many(bench: BrokerBench) -> None:
     for replica in ("0", "1"):
         beat(bench, replica, "a@v0")
-    assert not replicas(bench).still_enough("a", "a@v1", refused_by="1")
+    found = replicas(bench)
+    assert found.still_enough("a", "a@v1", refused_by="1"), "it tries again"
+    assert not found.still_enough("a", "a@v1", refused_by="1")
     beat(bench, "2", "a@v0")
-    assert replicas(bench).still_enough("a", "a@v1", refused_by="1")
+    assert found.still_enough("a", "a@v1", refused_by="1")
 
 
 def test_a_run_goes_on_when_one_of_two_refuses_and_pauses_when_both_do(run_dir: Path) -> None:
@@ -127,6 +131,10 @@ def test_a_run_goes_on_when_one_of_two_refuses_and_pauses_when_both_do(run_dir: 
     refuse(bench, "a", "1", "a@v9")
     bench.run(lambda state: state.steps["a"] == 1)
     assert bench.state.paused is None
+    refuse(bench, "a", "1", "a@v9")
+    refuse(bench, "a", "0", "a@v9")
+    bench.run(lambda state: state.steps["a"] == 2)
+    assert bench.state.paused is None, "it tries once more"
     refuse(bench, "a", "0", "a@v9")
     bench.run(lambda state: state.paused is not None)
     assert bench.state.paused == "student-a refused a@v9: damaged"

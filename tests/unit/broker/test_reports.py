@@ -59,11 +59,6 @@ def bench(run_dir: Path) -> BrokerBench:
             VersionServed(AT, "a", "a@v1"),
             ["serving"],
         ),
-        (
-            VersionRefused(student="a", replica="0", version="a@v1", reason="torn"),
-            Controlled(AT, "pause", "student-a refused a@v1: torn"),
-            [],
-        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -71,6 +66,15 @@ def test_reports_become_events(bench: BrokerBench, message: Message, event: Mach
     report = reader_of(bench).read(message, bench.state, AT)
     assert report is not None
     assert (report.event, [event.kind for event in report.events]) == (event, told)
+
+
+def test_a_version_that_is_refused_twice_pauses_the_run(bench: BrokerBench) -> None:
+    """What cannot be read for a moment on a network's disk is loaded at the next try, and nobody is called for it."""
+    reader, refused = reader_of(bench), VersionRefused(student="a", replica="0", version="a@v1", reason="torn")
+    assert reader.read(refused, bench.state, AT) is None
+    report = reader.read(refused, bench.state, AT)
+    assert report is not None
+    assert report.event == Controlled(AT, "pause", "student-a refused a@v1: torn") and not report.events
 
 
 @pytest.mark.parametrize(("error", "reason"), [("out of memory", "out of memory"), (None, "no reason given")])
