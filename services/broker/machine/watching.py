@@ -151,7 +151,7 @@ def _engine_drift(step: StepLook, settings: AlarmsSection) -> str | None:
 def _nothing_trained(recent: Sequence[StepLook]) -> str | None:
     if any(step.active for step in recent):
         return None
-    return f"no rollout of {len(recent)} steps had a demonstration or feedback and could be trained on"
+    return f"nothing of {len(recent)} steps could be trained on: no demonstration, no feedback, no rewards that differ"
 
 
 def _near_zero(recent: Sequence[StepLook], settings: AlarmsSection) -> str | None:

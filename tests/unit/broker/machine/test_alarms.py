@@ -86,7 +86,7 @@ def test_steps_in_which_nothing_is_trained_are_told_after_the_window() -> None:
     idle: dict[str, Any] = {"loss": 0.0, "grad_norm": 0.0, "active_share": 0.0}
     told = [run.see(**step) for step in [*[idle] * 4, {"active_share": 0.01}, *[idle] * 6]]
     assert [number for number, names in enumerate(told, start=1) if names == ["nothing_trained"]] == [10]
-    assert run.state.alarms[0].reason.startswith("no rollout of 5 steps had a demonstration or feedback")
+    assert run.state.alarms[0].reason.startswith("nothing of 5 steps could be trained on")
 
 
 @pytest.mark.parametrize(
