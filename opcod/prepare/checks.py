@@ -8,7 +8,7 @@ from pathlib import Path
 
 from opcod.installed import require_model_packages
 from opcod.local.deployment import latest_run
-from opcod.local.gpus import require_room, share_out_all
+from opcod.local.gpus import require_room, share_out, share_out_all
 from opcod.local.nodes import PORTS
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.contexts import crowded, too_long
@@ -16,7 +16,7 @@ from opcod.planning.disk import require_disk
 from opcod.planning.machine import Purpose, counting, plan_machine
 from opcod.planning.shapes import context_in, longrope_tokens, shapes_in
 from opcod.planning.work import prompt_lengths, prompts_asked
-from opcod.prepare.models import base_model
+from opcod.prepare.models import as_made_here, base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
@@ -56,7 +56,7 @@ def check_settings(
         require_disk(paths, settings)
     _check_ports(settings)
     _check_redis(paths, settings)
-    _check_engines(settings)
+    check_engines(settings, purpose)
     models = _check_models(paths, settings, purpose)
     if not takes_steps:
         return []
@@ -129,11 +129,17 @@ def _check_redis(paths: Paths, settings: RunSettings) -> None:
         bus.close()
 
 
-def _check_engines(settings: RunSettings) -> None:
+def check_engines(settings: RunSettings, purpose: Purpose = "run") -> None:
+    """Whether vLLM is installed for whose server is started here, and GPUs suffice for what is. Raises ConfigError."""
     for student in settings.students.values():
         if student.engine == "vllm" and student.vllm.url is None:
             find_installation(student.vllm)
-    require_room(settings, share_out_all(settings, gpus_here()))
+    available = gpus_here()
+    if purpose != "prepare":
+        require_room(settings, share_out_all(settings, available))
+    elif any(student.specialize and student.engine != "scripted" for student in settings.students.values()):
+        # Engines and trainers have GPUs of their own, which are not seen from here.
+        share_out(as_made_here(settings, available, purpose), available)
 
 
 def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from opcod.commands.prepare import ANYWHERE, write_engines
+from opcod.prepare.checks import check_engines
 from opcod.prepare.run_directory import create_run
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
@@ -21,7 +22,18 @@ from shared.contracts.ids import seed_of
 from shared.contracts.models import PreparedModel
 from shared.errors import ConfigError
 from shared.vllm import Model, arguments
-from tests.deploy.deployed import DOCKERFILE, K8S, Tree, compose, of_kind, overlay, pod_containers, pods
+from tests.deploy.deployed import (
+    DOCKERFILE,
+    K8S,
+    OVERLAYS,
+    Tree,
+    compose,
+    kubernetes_containers,
+    of_kind,
+    overlay,
+    pod_containers,
+    pods,
+)
 from tests.deploy.test_agreement import PLACES, processes
 
 SERVE = K8S / "components" / "gpu" / "serve.sh"
@@ -126,6 +138,18 @@ def test_student_and_engine_meet_at_the_socket_that_the_settings_name(where: str
         assert student.vllm.url == f"unix:/data/engines/{name}.sock"
         assert "/data/engines" in processes(where)[f"student-{name}"].mounts
     assert "/data/engines/$OPCOD_STUDENT.sock" in SERVE.read_text()
+
+
+@pytest.mark.parametrize("preset", ["laptop", "phys-chem"])
+@pytest.mark.parametrize("name", [name for name in OVERLAYS if "gpu" in name])
+def test_a_preparation_is_begun_with_the_gpus_that_its_job_has(
+    name: str, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many GPUs the ranks of a trainer have in pods of their own."""
+    environment = kubernetes_containers(name)["prepare"].environment
+    limits = pods(overlay(name))["prepare"]["spec"]["containers"][0]["resources"]["limits"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(limits["nvidia.com/gpu"]))))
+    check_engines(load_settings(preset=preset, environ=environment), "prepare")
 
 
 @pytest.mark.parametrize("profile", ["gpu", "gpu1"])
