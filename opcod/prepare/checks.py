@@ -21,7 +21,7 @@ from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
 from shared.config.environment import RUN_NAME
 from shared.config.settings import Paths, RunSettings
-from shared.contracts.models import prepared_model
+from shared.contracts.models import model_file, prepared_model
 from shared.errors import ConfigError, PromptError
 from shared.files.state import require_own_state
 from shared.gpus import gpus_here
@@ -30,7 +30,7 @@ from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
 from shared.problems.loading import load_problems
 from shared.problems.problem import ProblemSet
-from shared.problems.rejection import own_problems
+from shared.problems.rejection import SAMPLES, own_problems, require_server_of_ours
 from shared.vllm import find_installation
 
 PRIVILEGED = frozenset({"opcod", "sdpo"})
@@ -51,7 +51,7 @@ def check_settings(
     check_directory("--cache-dir", paths.cache_dir)
     problems = load_problems(settings)
     evaluated_problems(settings, problems)
-    _check_specialists(settings, problems)
+    _check_specialists(paths, settings, problems)
     if takes_steps:
         require_disk(paths, settings)
     _check_ports(settings)
@@ -72,10 +72,13 @@ def check_name(run: str) -> None:
         raise ConfigError(f"expected a run name of letters, digits, '.', '_' and '-' (at most 64), got {run!r}")
 
 
-def _check_specialists(settings: RunSettings, problems: ProblemSet) -> None:
+def _check_specialists(paths: Paths, settings: RunSettings, problems: ProblemSet) -> None:
     for name in settings.names:
         if settings.learns_from_itself(name):
             own_problems(settings, name, problems)
+            # Whose answers are those that are kept, only the base model tells.
+            if not model_file(paths.run_dir, name).exists() and not any((paths.cache_dir / SAMPLES).glob("*.jsonl")):
+                require_server_of_ours(settings, name)
         elif settings.students[name].specialize:
             examples_for(settings, name)
 

@@ -30,12 +30,20 @@ from shared.config.settings import RunSettings
 from shared.contracts.ids import seed_of, version_name
 from shared.contracts.jobs import PromptOutput, Question, Questions
 from shared.contracts.models import PreparedModel
-from shared.errors import ConfigError, StorageError
+from shared.errors import StorageError
 from shared.files.durable import atomic_write, locked, storage_errors, sync_directory
 from shared.parents import run_service
 from shared.problems.loading import problems_of
 from shared.problems.problem import Problem, ProblemFormat
-from shared.problems.rejection import DrawnAnswer, DrawnAnswers, keep_right, own_problems, require_enough
+from shared.problems.rejection import (
+    SAMPLES,
+    DrawnAnswer,
+    DrawnAnswers,
+    keep_right,
+    own_problems,
+    require_enough,
+    require_server_of_ours,
+)
 
 DRAW_VERSION = 3
 """Part of the answers' identity; raise it when the drawing itself changes."""
@@ -138,7 +146,7 @@ def ensure(
 
     engine: builds one; called only where something is missing. Raises StorageError, and what the engine raises.
     """
-    target = cache_dir / "samples" / f"{key}.jsonl"
+    target = cache_dir / SAMPLES / f"{key}.jsonl"
     cached = target.is_file()
     if not cached:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -211,13 +219,7 @@ def _line(problem: Problem, output: PromptOutput) -> bytes:
 
 def _engine(config: BaseStudent) -> Engine:
     """Raises ConfigError where the server of the settings is to serve what is not made yet."""
-    section, name = config.section, f"students.{config.student}.vllm.url"
-    if section.finds_server:
-        raise ConfigError(
-            f"{name}: expected none while the student's own answers are drawn: that server is to serve the specialist, "
-            "which is made of them. Make it ahead with a server that is started for it, in the same cache: "
-            f"`opcod specialize --student {config.student} --set {name}=none …` with this run's other settings"
-        )
+    require_server_of_ours(config.settings, config.student)
     return build_engine(config)
 
 

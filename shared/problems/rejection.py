@@ -17,6 +17,9 @@ from shared.files.text import is_plain
 from shared.problems.examples import ExampleRow
 from shared.problems.problem import Problem, ProblemFormat, ProblemSet
 
+SAMPLES = "samples"
+"""Directory of the cache that keeps all that was drawn."""
+
 
 class DrawnAnswer(Contract):
     """ended: the model ended it; else it was cut at its limit of tokens."""
@@ -66,6 +69,17 @@ def own_problems(settings: RunSettings, student: str, problems: ProblemSet) -> t
             f"got {section.min_examples}"
         )
     return found
+
+
+def require_server_of_ours(settings: RunSettings, student: str) -> None:
+    """Raises ConfigError where the server of the settings is to serve what is not made yet."""
+    name = f"students.{student}.vllm.url"
+    if settings.students[student].finds_server:
+        raise ConfigError(
+            f"{name}: expected none while the student's own answers are drawn: that server is to serve the specialist, "
+            "which is made of them. Make it ahead with a server that is started for it, in the same cache: "
+            f"`opcod specialize --student {student} --set {name}=none …` with this run's other settings"
+        )
 
 
 def keep_right(problems: Sequence[Problem], drawn: Sequence[DrawnAnswers], form: ProblemFormat, keep: int) -> Rejection:

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from opcod.prepare.checks import check_settings
+from shared.config.loading import load_settings
 from shared.config.settings import Paths
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ModelError
+from shared.problems.rejection import SAMPLES
 from tests.fakes.deployment import scripted_settings
 
 
@@ -17,6 +19,23 @@ def test_only_what_takes_steps_needs_the_disk_for_them(tmp_path: Path) -> None:
         check_settings(paths, settings)
     check_settings(paths, settings, "up", takes_steps=False)
     assert not paths.run_dir.exists()
+
+
+@pytest.mark.model
+def test_answers_that_nobody_can_draw_are_refused_before_a_model_is_fetched(tmp_path: Path) -> None:
+    students = [
+        f"students.{name}.{value}"
+        for name in "ab"
+        for value in ("engine=vllm", f"vllm.url=unix:/tmp/{name}", f"model={tmp_path}/none", "specialize=true")
+    ]
+    settings = load_settings(preset="smoke", overrides=[*students, "specialize.source=self"], environ={})
+    paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"students\.a\.vllm\.url: expected none .* `opcod specialize --student a"):
+        check_settings(paths, settings, "prepare")
+    (paths.cache_dir / SAMPLES).mkdir(parents=True)
+    (paths.cache_dir / SAMPLES / "key.jsonl").touch()
+    with pytest.raises(ModelError, match="a model directory or a hub id"):
+        check_settings(paths, settings, "prepare")
 
 
 @pytest.mark.parametrize(
