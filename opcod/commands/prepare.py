@@ -31,6 +31,7 @@ from opcod.planning.machine import SOCKET_URL
 from opcod.prepare.checks import check_name, check_settings, thinking_notes
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run, pin_problems, refuse_changes, stored_settings
+from opcod.report.writing import is_finished
 from shared.config.loading import settings_of
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.ids import seed_of
@@ -67,6 +68,9 @@ def prepare(
             help="The bearer keys; default: some made in the run.",
         ),
     ] = None,
+    train: Annotated[
+        bool, typer.Option(envvar="OPCOD_TRAIN", help="Whether it is to go on, which needs the disk for its steps.")
+    ] = True,
     check: Annotated[
         bool, typer.Option("--check", help="Prepare nothing; exit code 2 unless the last one ended well.")
     ] = False,
@@ -83,7 +87,8 @@ def prepare(
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     with run_lock(paths.run_dir), _outcome(paths):
         settings = settings_from(preset, config, overrides)
-        for note in check_settings(paths, settings, "prepare"):
+        takes_steps = train and not is_finished(paths.run_dir)
+        for note in check_settings(paths, settings, "prepare", takes_steps=takes_steps):
             typer.echo(f"note: {note}")
         _settle(paths, settings)
         # Read for its errors: better here than in every service that starts with it.

@@ -14,7 +14,9 @@ import pytest
 from opcod.commands.prepare import ERROR_FILE, PREPARED_FILE
 from shared.config.environment import ServiceEnvironment
 from shared.errors import EXIT_USAGE
+from shared.results.report import build_report
 from tests.fakes.command import call_opcod
+from tests.fakes.final_state import final_state, settings
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 SCRIPTED = [f"--set=students.{s}.{setting}" for s in "ab" for setting in ("engine=scripted", "specialize=false")]
@@ -101,6 +103,21 @@ def test_again_changes_nothing_and_other_settings_are_refused(
     refused = prepare(variables | {"OPCOD_SET_RUN__SEED": "7"})
     assert (refused.returncode, "run.seed: 0 -> 7" in refused.stderr) == (EXIT_USAGE, True)
     assert before == {name: (run_dir / name).read_bytes() for name in before}
+
+
+def test_only_a_run_that_goes_on_needs_the_disk_for_its_steps(
+    prepare: Prepare, variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prepare(variables).returncode == 0
+    monkeypatch.setattr("opcod.planning.disk.free_under", lambda _: 0)
+    full = prepare(variables)
+    assert (full.returncode, "found 0.0 GB" in full.stderr) == (EXIT_USAGE, True)
+    assert prepare(variables | {"OPCOD_TRAIN": "false"}).returncode == 0
+    assert prepare(variables | {"OPCOD_TRAIN": ""}).returncode == EXIT_USAGE
+    report = tmp_path / "runs" / "r1" / "report" / "report.json"
+    report.parent.mkdir()
+    report.write_text(build_report(final_state(run="r1"), settings(), {}, 1.0, {}).model_dump_json())
+    assert prepare(variables).returncode == 0
 
 
 def test_one_that_fails_takes_back_what_the_last_one_said_and_a_check_tells_why(
