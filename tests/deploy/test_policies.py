@@ -58,7 +58,7 @@ def test_ranks_of_a_group_are_told_which_they_are_and_reach_no_other_group() -> 
         assert int(ranks) == group["size"] * gpus
         # Where only the first pod listens, probes of the others would end them.
         assert not {"livenessProbe", "readinessProbe", "startupProbe"} & set(container)
-        assert group["restartPolicy"] == "RecreateGroupOnPodRestart"
+        assert group["restartPolicy"] == "RecreateGroupAfterStart"
     # The controller's own leads to pods that are not ready, too; one of ours would be taken in its place.
     assert not {"trainer-a", "trainer-b"} & set(of_kind(objects, "Service", "StatefulSet"))
 

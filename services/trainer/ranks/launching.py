@@ -7,13 +7,16 @@ Where ranks are on several nodes each node has such an agent. They meet at the f
 each restarts or does not as whoever started it there decides; one that comes again waits for the others to.
 """
 
+import math
 import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import stamina
 import structlog
 from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -38,6 +41,9 @@ GRACE_S = 25.0
 
 MEET_S = 900
 """That one node's agent waits for the others: they may have a model to read first, or a supervisor's pause to make."""
+
+TELL_S = 60.0
+"""Between two lines about whom it waits for."""
 
 log = structlog.get_logger()
 
@@ -99,11 +105,29 @@ def cards_for(ranks: int) -> int:
     return cards
 
 
+def interface_to_first(host: str) -> str | None:
+    """As `interface_towards`, once there is a way: a cluster may name the first node after it has started this one.
+
+    Raises UnavailableError where there is none within MEET_S.
+    """
+    told = -math.inf
+
+    def again(error: Exception) -> bool:
+        nonlocal told
+        if isinstance(error, UnavailableError) and time.monotonic() - told >= TELL_S:
+            told = time.monotonic()
+            log.warning("waiting for the first node", reason=str(error), at_most_s=MEET_S)
+        return isinstance(error, UnavailableError)
+
+    caller = stamina.RetryingCaller(attempts=None, timeout=MEET_S, wait_initial=0.1, wait_max=5.0, wait_jitter=0)
+    return caller(again, interface_towards, host)
+
+
 def launch(module: str, run_id: str, ranks: int, arguments: Sequence[str] = (), node: Node = Node()) -> int:
     """Run `python -m <module> <arguments>` as each of `ranks` ranks until one ends or SIGTERM comes; the exit code.
 
     node: this one of those that the ranks are on. Raises ConfigError as `cards_for`, and UnavailableError where the
-    first node is not to be found.
+    first node is not to be found within MEET_S.
     """
     here = node.ranks(ranks)
     cards = cards_for(here)
@@ -111,7 +135,7 @@ def launch(module: str, run_id: str, ranks: int, arguments: Sequence[str] = (), 
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     # They trust each other, so nobody else may reach them; by themselves they listen where the host's name leads, which
     # on many machines is nowhere.
-    interface = _LOOPBACK if node.of == 1 else interface_towards(node.rendezvous[0])
+    interface = _LOOPBACK if node.of == 1 else interface_to_first(node.rendezvous[0])
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)

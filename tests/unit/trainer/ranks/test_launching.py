@@ -1,11 +1,14 @@
 """Before ranks are started: a GPU for each, and none for two."""
 
 import pytest
+from structlog.testing import capture_logs
 
-from services.trainer.ranks.launching import Node, cards_for, is_rank, node_of
+from services.trainer.ranks import launching
+from services.trainer.ranks.launching import Node, cards_for, interface_to_first, is_rank, node_of
 from shared.config.environment import ServiceEnvironment
-from shared.errors import ConfigError
+from shared.errors import ConfigError, UnavailableError
 from shared.gpus import VISIBLE
+from shared.network import interface_towards
 
 
 @pytest.mark.parametrize(("visible", "ranks", "cards"), [("", 2, 0), ("-1", 2, 0), ("0,1", 2, 2), ("4,5,6", 2, 3)])
@@ -60,3 +63,18 @@ def test_nodes_that_could_not_meet_are_refused(variables: dict[str, str], said: 
     with pytest.raises(ConfigError, match=said) as refused:
         node_of(told(nodes="2", **variables))
     assert refused.value.exit_code == 2
+
+
+def test_a_first_node_that_has_no_name_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(["first.invalid", "first.invalid"])
+    monkeypatch.setattr(launching, "interface_towards", lambda host: interface_towards(next(names, host)))
+    with capture_logs() as logs:
+        assert interface_to_first("localhost") == "lo"
+    (line,) = (each for each in logs if each["event"] == "waiting for the first node")
+    assert "first.invalid" in line["reason"] and line["at_most_s"] == launching.MEET_S
+
+
+def test_a_first_node_that_never_has_a_name_is_named_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "MEET_S", 0.05)
+    with pytest.raises(UnavailableError, match=r"expected a way from this node to first\.invalid"):
+        interface_to_first("first.invalid")
