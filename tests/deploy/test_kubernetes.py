@@ -212,12 +212,15 @@ def test_a_redis_of_ones_own_replaces_ours() -> None:
 
 def test_models_on_a_volume_are_there_for_all_who_load_them() -> None:
     on_gpus = with_component("model-volume", "model-volume/engines", on="gpu")
-    for objects in (ALL["with model-volume"], on_gpus):
+    on_nodes = with_component("model-volume", "model-volume/engines", "model-volume/groups", on="gpu-nodes")
+    for objects in (ALL["with model-volume"], on_gpus, on_nodes):
         for name, pod in pods(objects).items():
+            volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
             for container in pod_containers(pod):
                 mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
                 loads = name.startswith(("student", "trainer", "prepare")) and container["name"] != "wait-for-prepare"
                 assert ("/models" in mounts) == loads, f"{name} {container['name']}"
+                assert {mount["name"] for mount in container["volumeMounts"]} <= volumes | {"redis-data"}
 
 
 def test_the_overlay_that_the_documentation_shows_renders() -> None:
