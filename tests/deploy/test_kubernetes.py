@@ -18,7 +18,18 @@ from opcod.commands.keys import ACL_FILE
 from opcod.planning.disk import disk_parts, shapes_of
 from shared.config.loading import load_settings
 from shared.http.guard import OPEN_PATHS
-from tests.deploy.deployed import K8S, ROOT, Tree, of_kind, pod_containers, pods, rendered
+from tests.deploy.deployed import (
+    FOLLOWERS,
+    K8S,
+    OVERLAYS,
+    ROOT,
+    Tree,
+    of_kind,
+    overlay,
+    pod_containers,
+    pods,
+    rendered,
+)
 from tests.deploy.overlays import ALL, EACH, SERVICES, own_overlay, with_component
 from tests.deploy.policies import selects
 from tests.fakes.waiting import WAIT_S
@@ -231,6 +242,31 @@ def test_the_overlay_that_the_documentation_shows_renders() -> None:
     assert (environment["OPCOD_RUN"], environment["OPCOD_SET_RUN__SEED"]) == ("r2", "1")
     used = {container["image"] for pod in pods(objects).values() for container in pod_containers(pod)}
     assert {image.partition("/")[0] for image in used} == {"REGISTRY", "valkey"}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_for_another_run_the_documented_commands_begin_all_anew_who_read_its_name(name: str) -> None:
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("deploy.md", "cluster.md"))
+    (jobs,) = re.findall(r"`kubectl -n opcod delete job ([\w ]+)`", text)
+    (restarted,) = re.findall(r"`kubectl -n opcod rollout restart deployment,statefulset -l (\S+)`", text)
+    (deleted,) = re.findall(r"`kubectl -n opcod delete pod -l (\S+)`", text)
+    objects = overlay(name)
+    begun = {
+        *jobs.split(),
+        *(key for key, each in of_kind(objects, "Deployment", "StatefulSet").items() if chosen(restarted, each)),
+        *(key for key, pod in pods(objects).items() if chosen(deleted, pod)),
+    }
+    assert begun == {key for key in pods(objects) if not key.endswith(FOLLOWERS)} - {"redis"}
+    for key, pod in pods(objects).items():
+        told = [source for each in pod_containers(pod) for source in each.get("envFrom", [])]
+        assert not told or key.removesuffix(FOLLOWERS) in begun, key
+
+
+def chosen(selector: str, labelled: Tree) -> bool:
+    """Of kubectl: `label=value` and `label`, all of them."""
+    labels = labelled["metadata"].get("labels", {})
+    parts = [part.partition("=") for part in selector.split(",")]
+    return all(key in labels and (not is_value or labels[key] == value) for key, is_value, value in parts)
 
 
 def test_three_students_have_a_trainer_on_several_nodes_each(tmp_path: Path) -> None:
