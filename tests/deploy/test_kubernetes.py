@@ -82,6 +82,14 @@ def test_the_volume_holds_the_preset_that_is_deployed(objects: tuple[Tree, ...])
     assert claim.endswith("Gi") and int(claim.removesuffix("Gi")) * 2**30 > 4 * needed
 
 
+def test_the_volume_of_redis_holds_its_log_while_that_is_rewritten() -> None:
+    redis = of_kind(ALL["laptop-cpu"], "StatefulSet")["redis"]["spec"]
+    command = redis["template"]["spec"]["containers"][0]["command"]
+    most = command[command.index("--maxmemory") + 1]
+    (claim,) = (each["spec"]["resources"]["requests"]["storage"] for each in redis["volumeClaimTemplates"])
+    assert int(claim.removesuffix("Gi")) * 1024 >= 4 * int(most.removesuffix("mb"))
+
+
 @EACH
 @pytest.mark.parametrize("version", VERSIONS)
 def test_it_fits_the_schemas_strictly(objects: tuple[Tree, ...], version: str) -> None:
