@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from functools import partial
 from itertools import permutations
 from pathlib import Path
 
+import psutil
 import pytest
 
 from opcod.commands.prepare import ANYWHERE, write_engines
@@ -35,6 +38,7 @@ from tests.deploy.deployed import (
     pods,
 )
 from tests.deploy.test_agreement import PLACES, processes
+from tests.fakes.waiting import WAIT_S, wait_until
 
 SERVE = K8S / "components" / "gpu" / "serve.sh"
 GPU_PLACES = [where for where in PLACES if "gpu" in where]
@@ -127,6 +131,22 @@ def test_a_model_that_is_not_prepared_and_an_argument_of_two_lines_are_refused(t
         write_engines(paths, settings_of(paths))
     with pytest.raises(ConfigError, match="one line each"):
         write_engines(prepared(paths), settings_of(paths))
+
+
+def test_an_engine_that_waits_for_a_preparation_ends_when_told_to(tmp_path: Path) -> None:
+    """As the first process of a container, which is ended by no signal that it has no word for."""
+    first = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*first, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs namespaces of processes: Linux, as root or as a user who may make user namespaces")
+    told = {"PATH": os.environ["PATH"], "OPCOD_RUN_DIR": str(tmp_path), "OPCOD_STUDENT": "a"}
+    with subprocess.Popen([*first, "bash", str(SERVE)], env=told) as outside:
+        try:
+            inside = psutil.Process(outside.pid)
+            wait_until(lambda: "sleep" in [each.name() for each in inside.children(recursive=True)], "its first look")
+            inside.children()[0].terminate()
+            assert outside.wait(WAIT_S) == 128 + signal.SIGTERM
+        finally:
+            outside.kill()
 
 
 @pytest.mark.parametrize("where", GPU_PLACES)

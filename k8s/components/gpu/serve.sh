@@ -4,7 +4,9 @@
 set -euo pipefail
 
 engine="$OPCOD_RUN_DIR/engines/$OPCOD_STUDENT"
+trap 'exit 143' TERM # the first process of a container is told to end in vain, unless it listens
 until test -f "$OPCOD_RUN_DIR/prepared.json"; do sleep 2; done
+trap - TERM
 mapfile -t arguments < "$engine.arguments"
 mapfile -t variables < "$engine.environment"
 rm -f "/data/engines/$OPCOD_STUDENT.sock" # of a life before
