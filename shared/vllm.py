@@ -48,7 +48,7 @@ def find_installation(section: VllmSection) -> Installation:
     if not python.is_file():
         raise ConfigError(
             f"expected the interpreter of vLLM's environment at {python}, found none; `make vllm-cpu` makes one for "
-            "CPUs, or set students.<name>.vllm.python (docs/engines.md)"
+            "CPUs, `make vllm` for GPUs, or set students.<name>.vllm.python (docs/engines.md)"
         )
     try:
         done = subprocess.run(
