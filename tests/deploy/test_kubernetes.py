@@ -270,6 +270,14 @@ def test_for_another_run_the_documented_commands_begin_all_anew_who_read_its_nam
         assert not told or key.removesuffix(FOLLOWERS) in begun, key
 
 
+def test_what_is_to_be_copied_lies_where_the_documentation_says() -> None:
+    (claim,) = re.findall(r"the claim `(.+?)`", (ROOT / "docs" / "backup-and-upgrade.md").read_text())
+    pod = pods(ALL["laptop-cpu"])["prepare"]["spec"]
+    (volume,) = (each["name"] for each in pod["volumes"] if each.get("persistentVolumeClaim") == {"claimName": claim})
+    mounts = pod["containers"][0]["volumeMounts"]
+    assert {each["subPath"] for each in mounts if each["name"] == volume} == {"runs", "cache"}
+
+
 def chosen(selector: str, labelled: Tree) -> bool:
     """Of kubectl: `label=value` and `label`, all of them."""
     labels = labelled["metadata"].get("labels", {})
