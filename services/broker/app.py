@@ -10,6 +10,7 @@ import structlog
 from services.broker.config import make_plan
 from services.broker.http.peers import Peers
 from services.broker.http.runs import acting_routes, add_routes
+from services.broker.metrics import TRAINS
 from services.broker.recovery import highest_fence
 from services.broker.runner import Runner
 from services.broker.upkeep import watch_queues
@@ -104,6 +105,7 @@ class Broker:
                 train=self._environment.train,
             )
         )
+        TRAINS.set(self._environment.train)
         self._service.spawn("runner", self._run)
         self._service.spawn("heartbeat", lambda: self._presence.run(self._service.stopping))
         self._service.spawn("queues", lambda: watch_queues(self._bus, self._plan.students, self._service.stopping))

@@ -14,6 +14,7 @@ from shared.contracts.diagnostics import AlarmName
 from shared.contracts.run import RunState, Status
 
 STATUS = Gauge("opcod_broker_run_status", "1 for the status that the run is in, 0 for the others.", ["status"])
+TRAINS = Gauge("opcod_broker_trains", "1 where the broker goes on with the run, 0 where it only serves it.")
 PAUSED = Gauge("opcod_broker_run_paused", "1 while the run is paused, 0 otherwise.")
 ROUND = Gauge("opcod_broker_round", "The round that the run is in.")
 STEPS = Gauge("opcod_broker_steps", "Steps that a student has done over the run.", ["student"])
