@@ -36,8 +36,9 @@ def wanted(settings: RunSettings, node: int = 0) -> dict[str, int]:
 
 
 def share_out(settings: RunSettings, available: int, node: int = 0) -> Shares:
-    """GPUs of each service of that node: those of `resources.gpus`, else one after the other, and from the first again
-    when they are used up; a trainer then prefers what no student has, and next its own student's.
+    """GPUs of each service of that node: those of `resources.gpus`; else students' one after the other, in a row, and
+    from the first again when they are used up, and for each trainer those that the fewest have, of equals rather its
+    own student's and no other's.
 
     Raises ConfigError where a service needs more than there are, or what is set cannot be.
     """
@@ -62,8 +63,11 @@ def share_out(settings: RunSettings, available: int, node: int = 0) -> Shares:
         if count > available:
             setting = "trainer.ranks" if service.startswith("trainer") else "its parallel sizes"
             raise ConfigError(f"{service} needs {count} GPUs, this machine has {available}; lower {setting}")
-        # From the next free GPU on, while there are enough of them in a row.
-        first = taken if taken + count <= available else _again(service, shares, available)
+        if service.startswith("trainer"):
+            shares[service] = _emptiest(service, shares, available)[:count]
+            continue
+        # From the next free GPU on, while there are enough of them in a row; else where there are fewest.
+        first = taken if taken + count <= available else _emptiest(service, shares, available)[0]
         shares[service] = tuple((first + number) % available for number in range(count))
         # Who began again from the first has taken no new one.
         taken = max(taken, first + count)
@@ -151,14 +155,17 @@ def visible(gpus: tuple[int, ...], environ: Mapping[str, str] = os.environ) -> s
     return ",".join(ours[gpu] if ours else str(gpu) for gpu in gpus)
 
 
-def _again(service: str, shares: Shares, available: int) -> int:
-    """Where a service begins that has no GPU of its own left."""
-    used = [gpu for each in shares.values() for gpu in each]
+def _emptiest(service: str, shares: Shares, available: int) -> tuple[int, ...]:
+    """All GPUs, those that the fewest services have first. To a trainer, of equals, one with its own student's engine
+    is the best, and one with another's the worst; then the first, so that the same settings share out the same."""
     name = ServiceName.of(service)
-    own = [gpus[0] for each, gpus in shares.items() if ServiceName.of(each)[:2] == ("student", name.student)]
-    # The one that fewest have; of equals the first, so that the same settings share out the same.
-    among = own if name.kind == "trainer" and own else range(available)
-    return min(among, key=lambda gpu: (used.count(gpu), gpu))
+
+    def key(gpu: int) -> tuple[int, bool, bool, int]:
+        there = [ServiceName.of(each) for each, gpus in shares.items() if gpu in gpus]
+        students = {each.student for each in there if each.kind == "student" and name.kind == "trainer"}
+        return len(there), bool(students - {name.student}), name.student not in students, gpu
+
+    return tuple(sorted(range(available), key=key))
 
 
 def _as_set(chosen: Mapping[str, tuple[int, ...]], needs: Mapping[str, int], available: int) -> Shares:

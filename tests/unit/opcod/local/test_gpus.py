@@ -26,8 +26,12 @@ def settings(*overrides: str) -> RunSettings:
         ((), 4, (0,), (1,), (2,), (3,)),
         ((*VLLM, *TWO), 8, (0, 1), (2, 3), (4,), (5,)),
         ((*VLLM, *TWO), 4, (0, 1), (2, 3), (0,), (2,)),
-        ((*VLLM, *TWO), 2, (0, 1), (0, 1), (0,), (0,)),
+        ((*VLLM, *TWO), 2, (0, 1), (0, 1), (0,), (1,)),
+        ((*VLLM, *TWO, "trainer.ranks=4"), 8, (0, 1), (2, 3), (4, 5, 6, 7), (2, 3, 4, 5)),
         (("trainer.ranks=2",), 6, (0,), (1,), (2, 3), (4, 5)),
+        (("trainer.ranks=2",), 5, (0,), (1,), (2, 3), (4, 1)),
+        (("trainer.ranks=2",), 3, (0,), (1,), (2, 0), (1, 2)),
+        (("trainer.ranks=4",), 8, (0,), (1,), (2, 3, 4, 5), (6, 7, 1, 2)),
         (("trainer.ranks=2",), 2, (0,), (1,), (0, 1), (1, 0)),
     ],
 )
@@ -41,6 +45,18 @@ def test_engines_come_first_and_share_last(
 ) -> None:
     expected = {"student-a": student_a, "student-b": student_b, "trainer-a": trainer_a, "trainer-b": trainer_b}
     assert share_out(settings(*overrides), available) == expected
+
+
+@pytest.mark.parametrize("engines", [(), TWO, TWO[:1], ("students.a.replicas=2",)])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_no_gpu_is_idle_while_another_has_two_services(engines: tuple[str, ...], ranks: int) -> None:
+    chosen = settings(*VLLM, *engines, f"trainer.ranks={ranks}")
+    for available in range(max(wanted(chosen).values()), 13):
+        shares = share_out(chosen, available)
+        assert {name: len(set(gpus)) for name, gpus in shares.items()} == wanted(chosen)
+        used = [gpu for gpus in shares.values() for gpu in gpus]
+        loads = [used.count(gpu) for gpu in range(available)]
+        assert min(loads) > 0 or max(loads) == 1, f"{shares} of {available}"
 
 
 REPLICAS = ("students.a.replicas=3", "students.b.replicas=3")
