@@ -40,6 +40,25 @@ def test_each_student_has_its_services_and_all_else_stays(students: tuple[str, .
     assert found["prepare"]["environment"]["OPCOD_PRESET"] == "${OPCOD_PRESET:-trio}"
 
 
+@pytest.mark.parametrize("students", [("solo",), ("a", "b"), tuple("abcdefgh")])
+def test_the_socket_of_an_engine_is_seen_by_its_student_only_and_its_volume_has_an_owner(
+    students: tuple[str, ...],
+) -> None:
+    project = yaml.safe_load(compose_file(students, "trio"))
+    mounts = {
+        (name, *mount.split(":")[:2]) for name, each in project["services"].items() for mount in each.get("volumes", ())
+    }
+    directories = (ROOT / "docker" / "Dockerfile").read_text().partition("install -d -o opcod")[2].partition("&&")[0]
+    for number, student in enumerate(students, start=1):
+        engines = [name for name in (f"vllm-{student}", f"vllm-{student}-gpu1") if name in project["services"]]
+        assert {(name, where) for name, volume, where in mounts if volume == f"engines-{student}"} == {
+            *((name, "/data/engines") for name in (f"student-{student}", *engines)),
+            ("keys", f"/data/engines-{number}"),
+        }
+        assert f"engines-{student}" in project["volumes"] and f"/data/engines-{number}" in directories.split()
+    assert len({where for name, _, where in mounts if name == "keys"}) == 3 + len(students), "a place each"
+
+
 def test_what_is_scraped_in_the_repository_is_that_of_two_students() -> None:
     assert scrape_file(("a", "b")) == (ROOT / "docker" / "monitoring" / "prometheus.yml").read_text()
 
