@@ -79,6 +79,10 @@ COMMAND_VARIABLES = {
     "OPCOD_PRESET": "Default of `--preset` of `opcod prepare`.",
     "OPCOD_RUN": "Default of `--run` of `opcod prepare`, and of the run of `opcod report`.",
     "OPCOD_KEY_FILE": "Default of `--key-file` of `opcod prepare`.",
+    "OPCOD_ENGINE_MEMORY": "Default of `--engine-memory` of `opcod prepare`: the share of its GPU's memory that a vLLM "
+    "takes whose `gpu_memory_utilization` is `auto`.",
+    "OPCOD_CONTAINER_GPUS": "Default of `--container-gpus` of `opcod prepare`, such as `student-a=1 trainer-a=2`: "
+    "settings that need more are refused.",
     f"{ENV_PREFIX}SECTION__KEY": "A setting, see above.",
     "OPCOD_PARENT_PID": "Set by the launcher: a service ends when its parent is another process.",
 }

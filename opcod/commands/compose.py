@@ -21,5 +21,10 @@ def compose(
     It belongs beside docker-compose.yml, which is what it prints for two students: it is built from the same files.
     """
     settings = settings_from(preset, config, overrides)
-    printed = scrape_file(settings.names) if prometheus else compose_file(settings.names, preset or DEFAULT_PRESET)
+    engines = {name: settings.students[name].vllm.gpus for name in settings.names}
+    printed = (
+        scrape_file(settings.names)
+        if prometheus
+        else compose_file(engines, preset or DEFAULT_PRESET, settings.trainer.ranks)
+    )
     typer.echo(printed, nl=False)

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from opcod.local.deployment import ensure_key, run_lock
+from opcod.local.gpus import require_given
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -71,6 +72,23 @@ def prepare(
     train: Annotated[
         bool, typer.Option(envvar="OPCOD_TRAIN", help="Whether it is to go on, which needs the disk for its steps.")
     ] = True,
+    engine_memory: Annotated[
+        float | None,
+        typer.Option(
+            "--engine-memory",
+            envvar="OPCOD_ENGINE_MEMORY",
+            help="Share of its GPU's memory for each vLLM whose `gpu_memory_utilization` is `auto`.",
+        ),
+    ] = None,
+    container_gpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--container-gpus",
+            envvar="OPCOD_CONTAINER_GPUS",
+            metavar="SERVICE=N",
+            help="How many GPUs a container has, such as trainer-a=2; settings that need more are refused.",
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Prepare nothing; exit code 2 unless the last one ended well.")
     ] = False,
@@ -87,6 +105,10 @@ def prepare(
     paths.run_dir.mkdir(parents=True, exist_ok=True)
     with run_lock(paths.run_dir), _outcome(paths):
         settings = settings_from(preset, config, overrides)
+        if engine_memory is not None:
+            shares = _engine_shares(settings, engine_memory)
+            settings = settings_from(preset, config, [*(overrides or ()), *shares])
+        require_given(settings, container_gpus or ())
         takes_steps = train and not is_finished(paths.run_dir)
         for note in check_settings(paths, settings, "prepare", takes_steps=takes_steps):
             typer.echo(f"note: {note}")
@@ -124,6 +146,15 @@ def _outcome(paths: Paths) -> Iterator[None]:
         told = file_fault(error) if isinstance(error, OSError) else None
         atomic_write(paths.run_dir / ERROR_FILE, (told or str(error)).encode())
         raise
+
+
+def _engine_shares(settings: RunSettings, share: float) -> list[str]:
+    """Overrides for those engines of which the settings do not say it."""
+    return [
+        f"students.{name}.vllm.gpu_memory_utilization={share}"
+        for name, student in settings.students.items()
+        if student.engine == "vllm" and student.vllm.gpu_memory_utilization == "auto"
+    ]
 
 
 def _settle(paths: Paths, settings: RunSettings) -> None:

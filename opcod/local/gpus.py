@@ -148,6 +148,32 @@ def require_room(settings: RunSettings, shares: Shares) -> None:
             )
 
 
+def require_given(settings: RunSettings, given: Sequence[str]) -> None:
+    """Raises ConfigError where a service needs more GPUs than its container was given, wherever that is.
+
+    given: such as `trainer-a=2`; `student-a` is its vLLM's. Who is not named has what it needs.
+    """
+    for entry in given:
+        service, _, has = entry.partition("=")
+        name = ServiceName.of(service)
+        if name.student not in settings.students or not has.isdecimal():
+            raise ConfigError(
+                f"--container-gpus: expected a student or trainer of {', '.join(settings.names)}, such as trainer-a=2, "
+                f"got {entry}"
+            )
+        section = settings.students[name.student]
+        if name.kind == "trainer":
+            needs, setting = settings.trainer.ranks, "trainer.ranks"
+        else:
+            needs = section.vllm.gpus if section.engine == "vllm" else 0
+            setting = f"students.{name.student}.vllm.tensor_parallel_size and .data_parallel_size"
+        if needs > int(has):
+            raise ConfigError(
+                f"{service} needs {needs} GPUs, its container has {has}: make the Compose file anew with these "
+                f"settings (`opcod compose --set …`), or lower {setting}"
+            )
+
+
 def visible(gpus: tuple[int, ...], environ: Mapping[str, str] = os.environ) -> str:
     """The value of CUDA_VISIBLE_DEVICES for these, out of those that are visible to us."""
     # Our own list may begin at another GPU, or name them by UUID: an index into it is translated.

@@ -59,6 +59,32 @@ def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
+def test_what_the_container_says_of_gpus_holds_where_the_settings_say_nothing(
+    variables: dict[str, str], prepare: Prepare, tmp_path: Path
+) -> None:
+    told = {"OPCOD_ENGINE_MEMORY": "0.25", "OPCOD_CONTAINER_GPUS": "student-a=1 trainer-a=1"}
+    write_tiny_model(tmp_path / "tiny", context=4096)
+    beside = [
+        f"--set=students.{s}.{setting}"
+        for s in "ab"
+        for setting in (
+            "engine=vllm",
+            f"vllm.url=unix:/data/engines/{s}.sock",
+            f"model={tmp_path / 'tiny'}",
+            "dtype=float32",
+        )
+    ]
+    own = "--set=students.a.vllm.gpu_memory_utilization=0.6"
+    done = prepare(variables | told, *beside, own, "--set=lora.first_layer=1")
+    assert done.returncode == 0, done.stderr
+    for student, share in (("a", "0.6"), ("b", "0.25")):
+        arguments = (tmp_path / "runs" / "r1" / "engines" / f"{student}.arguments").read_text()
+        assert f"--gpu-memory-utilization\n{share}\n" in arguments
+    ranks = prepare(variables | told | {"OPCOD_RUN": "r2"}, "--set=trainer.ranks=2")
+    assert ranks.returncode == EXIT_USAGE and "trainer-a needs 2 GPUs, its container has 1" in ranks.stderr
+    assert not (tmp_path / "runs" / "r2" / PREPARED_FILE).exists()
+
+
 def test_it_writes_what_services_start_with(variables: dict[str, str], tmp_path: Path) -> None:
     """Started as a container starts it."""
     command = [sys.executable, "-m", "opcod.main", "prepare", *SCRIPTED]

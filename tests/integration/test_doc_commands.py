@@ -105,6 +105,7 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "opcod replay": Parsed("needs a run that was trained; tests/integration/test_replay.py has one"),
     "opcod specialize": Parsed("loads a model; tests/integration/test_specialize_command.py runs it on a tiny one"),
     "opcod compare": MAIN_JOB,
+    "opcod compose": Parsed("prints a file; tests/unit/opcod/deployed/test_rendering.py reads it"),
     "opcod join": Parsed("joins a run of several nodes; tests/ranks/test_run_on_nodes.py has one"),
     "opcod sbatch": Parsed("writes a job for SLURM; tests/unit/opcod/slurm runs one"),
     "opcod run --run pair": Parsed("waits for another node; tests/ranks/test_run_on_nodes.py has one"),

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,20 +13,21 @@ from opcod.deployed.rendering import STUDENT_FOLDERS, compose_file, kubernetes_f
 from shared.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[4]
+TWO = {"a": 1, "b": 1}
 PER_STUDENT = ("student-{}", "trainer-{}", "trainer-{}-gpu", "trainer-{}-gpu1")
 
 
 def test_the_file_in_the_repository_is_what_it_prints_for_two_students() -> None:
-    assert compose_file(("a", "b"), "laptop") == (ROOT / "docker-compose.yml").read_text()
+    assert compose_file(TWO, "laptop") == (ROOT / "docker-compose.yml").read_text()
 
 
 @pytest.mark.parametrize("students", [("solo",), ("bio", "chem", "phys"), ("no", "null", "true"), tuple("abcdefgh")])
 def test_each_student_has_its_services_and_all_else_stays(students: tuple[str, ...]) -> None:
-    found = yaml.safe_load(compose_file(students, "trio"))["services"]
+    found = yaml.safe_load(compose_file(dict.fromkeys(students, 1), "trio"))["services"]
     first, *rest = students
     own = {name.format(student) for name in PER_STUDENT for student in students}
     engines = {f"vllm-{student}" for student in students} | {f"vllm-{student}-gpu1" for student in rest}
-    of_two = yaml.safe_load(compose_file(("a", "b"), "laptop"))["services"]
+    of_two = yaml.safe_load(compose_file(TWO, "laptop"))["services"]
     common = {name for name in of_two if "-a" not in name and "-b" not in name} | {"prepare-gpu"}
     assert set(found) == own | engines | common
     for student in students:
@@ -33,8 +35,7 @@ def test_each_student_has_its_services_and_all_else_stays(students: tuple[str, .
         assert found[f"vllm-{student}"]["environment"]["OPCOD_STUDENT"] == student
         assert f"student-{student}" in found["broker"]["depends_on"]
         assert f"http://trainer-{student}:8200" in found["trainers"]["command"]
-    cards = [found[f"vllm-{s}"]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] for s in students]
-    assert cards == [[str(number)] for number in range(len(students))]
+    assert [gpus(found[f"vllm-{student}"]) for student in students] == [[str(gpu)] for gpu in range(len(students))]
     last = f"vllm-{rest[-1]}-gpu1" if rest else f"vllm-{first}"
     assert last in found[f"trainer-{first}-gpu1"]["depends_on"], "trainers start when the last engine is there"
     assert found["prepare"]["environment"]["OPCOD_PRESET"] == "${OPCOD_PRESET:-trio}"
@@ -44,7 +45,7 @@ def test_each_student_has_its_services_and_all_else_stays(students: tuple[str, .
 def test_the_socket_of_an_engine_is_seen_by_its_student_only_and_its_volume_has_an_owner(
     students: tuple[str, ...],
 ) -> None:
-    project = yaml.safe_load(compose_file(students, "trio"))
+    project = yaml.safe_load(compose_file(dict.fromkeys(students, 1), "trio"))
     mounts = {
         (name, *mount.split(":")[:2]) for name, each in project["services"].items() for mount in each.get("volumes", ())
     }
@@ -65,7 +66,7 @@ def test_what_is_scraped_in_the_repository_is_that_of_two_students() -> None:
 
 @pytest.mark.parametrize("students", [("solo",), ("bio", "chem", "phys"), ("no", "yes")])
 def test_all_that_serves_beside_the_compose_file_of_any_students_is_scraped(students: tuple[str, ...]) -> None:
-    services = yaml.safe_load(compose_file(students, "trio"))["services"]
+    services = yaml.safe_load(compose_file(dict.fromkeys(students, 1), "trio"))["services"]
     told = {name: service["environment"] for name, service in services.items() if "environment" in service}
     serving = {f"{name}:{said['OPCOD_PORT']}" for name, said in told.items() if "OPCOD_PORT" in said}
     (job,) = yaml.safe_load(scrape_file(students))["scrape_configs"]
@@ -79,7 +80,7 @@ def test_all_that_serves_beside_the_compose_file_of_any_students_is_scraped(stud
 
 def test_the_command_prints_either_file_for_the_students_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     compose(preset="trio")
-    assert capsys.readouterr().out == compose_file(("a", "b", "c"), "trio")
+    assert capsys.readouterr().out == compose_file(dict.fromkeys("abc", 1), "trio")
     compose(preset="trio", prometheus=True)
     assert capsys.readouterr().out == scrape_file(("a", "b", "c"))
 
@@ -91,15 +92,42 @@ def test_a_name_that_yaml_has_for_something_else_stays_one_in_a_cluster() -> Non
         assert labels["pairs"] == {"opcod/student": folder.partition("-")[2]}
 
 
+def gpus(service: dict[str, Any]) -> list[str]:
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    ids: list[str] = device["device_ids"]
+    return ids
+
+
+def test_engines_and_trainers_have_as_many_gpus_as_their_settings_need() -> None:
+    both = yaml.safe_load(compose_file({"a": 2, "b": 2}, "laptop", ranks=2))["services"]
+    assert gpus(both["vllm-a"]) == gpus(both["trainer-a-gpu"]) == gpus(both["prepare-gpu"]) == ["0", "1"]
+    assert gpus(both["vllm-b"]) == gpus(both["trainer-b-gpu"]) == ["2", "3"]
+    assert both["trainer-a-gpu"]["shm_size"] == both["trainer-b-gpu"]["shm_size"] == "1g"
+    unlike = yaml.safe_load(compose_file({"a": 1, "b": 4}, "laptop", ranks=2))["services"]
+    assert (gpus(unlike["vllm-a"]), gpus(unlike["trainer-a-gpu"])) == (["0"], ["0", "1"])
+    assert (gpus(unlike["vllm-b"]), gpus(unlike["trainer-b-gpu"])) == (["2", "3", "4", "5"], ["2", "3"])
+    told = unlike["prepare-gpu"]["environment"]["OPCOD_CONTAINER_GPUS"]
+    assert told == "student-a=1 trainer-a=2 student-b=4 trainer-b=2"
+    for services in (both, unlike):
+        assert not [name for name, each in services.items() if "gpu1" in name or "gpu1" in each.get("profiles", ())]
+
+
+def test_the_command_goes_by_parallel_sizes_and_ranks(capsys: pytest.CaptureFixture[str]) -> None:
+    compose(overrides=["students.b.vllm.data_parallel_size=2", "trainer.ranks=3"])
+    assert capsys.readouterr().out == compose_file({"a": 1, "b": 2}, "laptop", ranks=3)
+
+
 def test_engines_on_one_card_share_it() -> None:
-    of_three = yaml.safe_load(compose_file(("a", "b", "c"), "trio"))["services"]["prepare-gpu"]["environment"]
-    shares = {key: value for key, value in of_three.items() if key.endswith("UTILIZATION")}
-    assert set(shares.values()) == {"${OPCOD_ENGINE_MEMORY:-0.17}"} and len(shares) == 3
+    of_three = yaml.safe_load(compose_file(dict.fromkeys("abc", 1), "trio"))["services"]["prepare-gpu"]["environment"]
+    assert of_three["OPCOD_ENGINE_MEMORY"] == "${OPCOD_ENGINE_MEMORY:-0.17}"
+    # What is set here, opcod.env cannot change.
+    assert {key.rpartition("__")[2] for key in of_three if key.startswith("OPCOD_SET_")} == {"ENGINE", "URL"}
 
 
-def test_more_students_than_a_machine_has_cards_are_refused() -> None:
-    with pytest.raises(ConfigError, match="expected at most 8 for one machine's Compose file, got 9"):
-        compose_file(tuple("abcdefghi"), "laptop")
+@pytest.mark.parametrize(("engines", "ranks", "total"), [(dict.fromkeys("abcdefghi", 1), 1, 9), (TWO, 5, 10)])
+def test_more_than_a_machine_has_cards_is_refused(engines: dict[str, int], ranks: int, total: int) -> None:
+    with pytest.raises(ConfigError, match=f"expected at most 8 GPUs for one machine's Compose file, .* got {total}"):
+        compose_file(engines, "laptop", ranks)
 
 
 def test_the_manifests_in_the_repository_are_those_of_two_students() -> None:

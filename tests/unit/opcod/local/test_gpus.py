@@ -2,7 +2,18 @@
 
 import pytest
 
-from opcod.local.gpus import Shares, apart, require_room, share_out, shared, sharing, starts, visible, wanted
+from opcod.local.gpus import (
+    Shares,
+    apart,
+    require_given,
+    require_room,
+    share_out,
+    shared,
+    sharing,
+    starts,
+    visible,
+    wanted,
+)
 from shared.config.loading import load_settings
 from shared.config.settings import RunSettings
 from shared.errors import ConfigError
@@ -171,6 +182,22 @@ def test_more_than_there_are_is_an_error() -> None:
         share_out(settings("trainer.ranks=3"), 2)
     with pytest.raises(ConfigError, match=r"trainer-a uses 2, got \[2\]"):
         share_out(settings("trainer.ranks=2", "resources.gpus={ trainer-a = [2] }"), 4)
+
+
+GIVEN = ("student-a=1", "trainer-a=2")
+
+
+def test_what_needs_more_gpus_than_its_container_has_is_refused_and_is_told_by_what() -> None:
+    require_given(settings(*VLLM, "trainer.ranks=2", "students.b.vllm.tensor_parallel_size=4"), GIVEN)
+    require_given(settings(TWO[0]), GIVEN)  # its engine is none of vLLM
+    beside = settings(*VLLM, *TWO, "students.a.vllm.url=unix:/run/a.sock")
+    with pytest.raises(ConfigError, match=r"student-a needs 2 GPUs, its container has 1: .*opcod compose"):
+        require_given(beside, GIVEN)
+    with pytest.raises(ConfigError, match=r"trainer-a needs 3 GPUs, its container has 2: .*lower trainer\.ranks"):
+        require_given(settings("trainer.ranks=3"), GIVEN)
+    for wrong in ("trainer-c=1", "trainer-a", "broker=1"):
+        with pytest.raises(ConfigError, match=f"expected a student or trainer of a, b.*got {wrong}"):
+            require_given(settings(), [wrong])
 
 
 def test_a_gpu_is_named_once() -> None:
