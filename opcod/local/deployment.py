@@ -149,7 +149,10 @@ def _announced(run: str | None) -> Deployment:
     for beat in beats:
         found.setdefault(beat.service, beat)
     if "broker" not in found:
-        raise UnavailableError(f"no broker of run {environment.run} has said that it is up; look at its log")
+        raise UnavailableError(
+            f"no broker of run {environment.run} has said that it is up; look at its log. OPCOD_RUN names the run, and "
+            "another one may be up on this Redis: docker-compose takes it from .env or the shell"
+        )
     students = [name for name in found if name.startswith("student-")]
     return Deployment(
         run=environment.run,

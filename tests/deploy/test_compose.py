@@ -48,6 +48,20 @@ def test_without_options_it_is_the_laptop_on_the_cpu() -> None:
     assert compose()["services"]["prepare"]["environment"]["OPCOD_PRESET"] == "laptop"
 
 
+def test_every_command_goes_by_what_the_documented_env_file_says() -> None:
+    """Named by it: also a command that itself says nothing, such as `run --rm cli status`."""
+    (text,) = re.findall(r"```ini\n# \.env\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+    said = tuple((name, value) for name, _, value in (line.partition("=") for line in text.splitlines()))
+    services = compose(variables=said)["services"]
+    assert services.keys() == compose("gpu")["services"].keys()
+    assert {each["environment"].get("OPCOD_RUN", "pair") for each in services.values() if "environment" in each} == {
+        "pair"
+    }
+    prepare = services["prepare-gpu"]["environment"]
+    assert (prepare["OPCOD_PRESET"], prepare["OPCOD_ENGINE_MEMORY"]) == ("phys-chem", "0.5")
+    assert {name for name, _ in said} > set(re.findall(r"^(\w+)=", (ROOT / ".env").read_text(), re.MULTILINE))
+
+
 @pytest.mark.parametrize(("profiles", "name"), EACH)
 def test_a_container_has_no_more_rights_than_it_needs(profiles: tuple[str, ...], name: str) -> None:
     service = compose(*profiles)["services"][name]

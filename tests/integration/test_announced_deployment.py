@@ -103,7 +103,7 @@ def test_redis_lets_only_those_in_who_know_the_password_and_only_to_their_keys(s
 
 @pytest.mark.usefixtures("environment")
 def test_services_say_themselves_where_they_are(server: str, secrets: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="no broker of run r1"):
+    with pytest.raises(UnavailableError, match=r"no broker of run r1 .*OPCOD_RUN names .* from \.env"):
         live_deployment(tmp_path)
     bus = RedisBus(with_password(server, secrets / "redis-password"), RUN)
     beat(bus, "broker", "0", "http://broker:8080")
