@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,10 +100,18 @@ class Project:
         """Of every profile."""
         self.compose("--profile", "monitor", "down", *options)
 
-    def set(self, settings: Mapping[str, str], of_students: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Settings of the runs that are begun from now on, as in opcod.env. of_students: their environment besides."""
+    def set(
+        self,
+        settings: Mapping[str, str],
+        of_students: Mapping[str, str] = MappingProxyType({}),
+        commands: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> None:
+        """Settings of the runs that are begun from now on, as in opcod.env. of_students: their environment besides.
+        commands: what services do in place of what they are for."""
         environments = {"prepare": settings, "student-a": of_students, "student-b": of_students}
-        services = {service: {"environment": dict(each)} for service, each in environments.items()}
+        services: dict[str, dict[str, Any]] = {name: {"environment": dict(each)} for name, each in environments.items()}
+        for service, command in commands.items():
+            services.setdefault(service, {})["command"] = list(command)
         self._settings.write_text(yaml.safe_dump({"services": services}))
 
     def command(self, *arguments: str) -> str:

@@ -44,3 +44,13 @@ def test_what_cannot_be_prepared_ends_up_with_the_reason_in_a_log(project: Proje
         project.begin("never", OPCOD_PRESET="nosuch")
     assert "run never is not prepared" in (reason := project.compose("logs", "prepared")) and "nosuch" in reason
     assert project.compose("ps", "--services", "--status", "running").split() == ["redis"]
+
+
+def test_a_trainer_that_ends_at_its_start_ends_up_with_the_reason_in_a_log(project: Project) -> None:
+    """Though the engine starts it again, without end."""
+    project.set({}, commands={"trainer-b": ["sh", "-c", "exit 3"]})
+    with pytest.raises(AssertionError, match=r"(?s)docker-compose .*up --detach ended with 1:.*trainers"):
+        project.begin("dies", OPCOD_START_S="90")
+    assert "waited 90 s" in (reason := project.compose("logs", "trainers")) and "http://trainer-b:8200/readyz" in reason
+    assert int(project.container("trainer-b")["RestartCount"]) > 0
+    assert "broker" not in project.compose("ps", "--services", "--status", "running").split()

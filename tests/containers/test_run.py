@@ -55,6 +55,8 @@ def assert_order(events: list[Event]) -> None:
                 continue  # of another profile
             if need["condition"] == "service_healthy":
                 assert first(events, other, "health_status: healthy").at_s < began, (name, other)
+            elif need["condition"] == "service_started":
+                assert first(events, other, "start").at_s < began, (name, other)
             else:
                 died = first(events, other, "die")
                 assert died.code == 0 and died.at_s < began, (name, other)

@@ -199,7 +199,7 @@ def test_nothing_that_a_service_must_be_told_is_left_out() -> None:
 def test_compose_starts_nothing_before_the_run_is_prepared(where: str) -> None:
     for name, container in processes(where).items():
         done = {other for other, until in container.after.items() if until == "service_completed_successfully"}
-        assert done - {"trainers"} == ({"keys"} if name == "prepare" else {"prepared"}), name
+        assert done - {"students", "trainers"} == ({"keys"} if name == "prepare" else {"prepared"}), name
 
 
 @pytest.mark.parametrize("where", [where for where in PLACES if where.startswith("compose")])
@@ -211,9 +211,28 @@ def test_what_compose_takes_for_a_warning_is_looked_at_by_a_gate_that_the_rest_n
     trainers = {name for name, each in containers.items() if each.program == "services.trainer"}
     assert (containers["prepared"].optional, containers["trainers"].optional) == (prepares, trainers)
     assert containers["prepared"].command == ("opcod", "prepare", "--check")
-    asked = set(containers["trainers"].command[3:])
-    assert asked == {f"http://trainer-{s}:{containers[min(trainers)].environment['OPCOD_PORT']}" for s in STUDENTS}
     assert containers["broker"].after["trainers"] == "service_completed_successfully"
+
+
+@pytest.mark.parametrize("where", [where for where in PLACES if where.startswith("compose")])
+def test_what_is_started_again_without_end_is_waited_for_with_a_deadline(where: str) -> None:
+    """Compose waits for who is to be healthy as long as it is started again: only gates, which end, wait for those."""
+    containers = PLACES[where]
+    for kind in PER_STUDENT:
+        gate, ports = containers[f"{kind}s"], {"student": 8100, "trainer": 8200}
+        asks, option, wait_s, *asked = gate.command[2:]
+        assert (asks, option) == ("shared.http.probing", "--wait") and float(wait_s) > 0
+        assert set(asked) == {f"http://{kind}-{student}:{ports[kind]}" for student in STUDENTS}
+        named = {name for name in gate.after if name.startswith(f"{kind}-")}
+        assert {environment_of(containers[name]).port for name in named} == {ports[kind]} and len(named) == len(
+            STUDENTS
+        )
+        assert {gate.after[name] for name in named} == {"service_started"}
+        assert containers["broker"].after[f"{kind}s"] == "service_completed_successfully"
+    waited = {
+        other for each in containers.values() for other, until in each.after.items() if until == "service_healthy"
+    }
+    assert not [name for name in waited if name.startswith(PER_STUDENT)]
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu", "gpu1"])

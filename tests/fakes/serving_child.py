@@ -1,5 +1,6 @@
 """A service to start and end: `python -m tests.fakes.serving_child <port> <url file> <how> [host]`."""
 
+import itertools
 import sys
 import threading
 import time
@@ -18,7 +19,14 @@ def main() -> int:
     port, url_file, how, *hosts = sys.argv[1:]
     (host,) = hosts or ["127.0.0.1"]
     service = Service("child")
-    app = create_app("child", ready=lambda: None, keys=None, limits=PLENTY)
+    asked = itertools.count(1)
+
+    def ready() -> str | None:
+        """With "late" once it is asked for the third time, with "never" never."""
+        not_yet = how == "never" or (how == "late" and next(asked) < 3)
+        return "no version is loaded yet" if not_yet else None
+
+    app = create_app("child", ready=ready, keys=None, limits=PLENTY)
 
     def work() -> None:
         match how:

@@ -3,11 +3,13 @@
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from shared.http.probing import TIMEOUT_S, problems
 from tests.fakes.ipv6 import needs_ipv6
 from tests.fakes.waiting import wait_until
 
@@ -21,10 +23,15 @@ def host() -> str:
 
 
 @pytest.fixture
-def service(tmp_path: Path, host: str) -> Iterator[str]:
+def how() -> str:
+    return "works"
+
+
+@pytest.fixture
+def service(tmp_path: Path, host: str, how: str) -> Iterator[str]:
     """The port of a real service."""
     url = tmp_path / "url"
-    command = [sys.executable, "-m", "tests.fakes.serving_child", "0", str(url), "works", host]
+    command = [sys.executable, "-m", "tests.fakes.serving_child", "0", str(url), how, host]
     with subprocess.Popen(command, cwd=ROOT) as running:
         wait_until(url.exists, "the service's URL")
         yield url.read_text().rpartition(":")[2]
@@ -71,3 +78,20 @@ def test_of_services_that_are_named_each_must_be_well_and_those_that_are_not_are
     done = probed(gone, well)
     assert done.returncode == 1
     assert f"{gone}/readyz" in done.stderr and well not in done.stderr
+
+
+@pytest.mark.parametrize("how", ["late"])
+def test_it_waits_until_a_service_is_ready(service: str) -> None:
+    address = f"http://127.0.0.1:{service}"
+    assert "503: Service Unavailable: no version is loaded yet" in "".join(problems([address]))
+    assert problems([address], wait_s=20) == []
+
+
+@pytest.mark.parametrize("how", ["never"])
+def test_what_is_not_ready_after_so_long_is_told_with_its_own_words(service: str) -> None:
+    address = f"http://127.0.0.1:{service}"
+    done = probed("--wait", "0.1", address)
+    assert done.returncode == 1
+    assert done.stderr.startswith("waited 0.1 s; ") and "no version is loaded yet" in done.stderr.splitlines()[-1]
+    began_s = time.monotonic()
+    assert problems([address], wait_s=1.5) and time.monotonic() - began_s < 1.5 + TIMEOUT_S

@@ -33,7 +33,7 @@ def test_each_student_has_its_services_and_all_else_stays(students: tuple[str, .
     for student in students:
         assert found[f"trainer-{student}-gpu"]["environment"]["OPCOD_STUDENT"] == student
         assert found[f"vllm-{student}"]["environment"]["OPCOD_STUDENT"] == student
-        assert f"student-{student}" in found["broker"]["depends_on"]
+        assert f"http://student-{student}:8100" in found["students"]["command"]
         assert f"http://trainer-{student}:8200" in found["trainers"]["command"]
     assert [gpus(found[f"vllm-{student}"]) for student in students] == [[str(gpu)] for gpu in range(len(students))]
     last = f"vllm-{rest[-1]}-gpu1" if rest else f"vllm-{first}"
