@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from opcod.local.deployment import Deployment, is_elsewhere, live_deployment, run_lock
 from opcod.local.launcher import Launcher
+from opcod.local.progress import make_console
 from opcod.local.signals import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
 from opcod.prepare.checks import served_settings
@@ -78,14 +78,14 @@ def _found(runs_dir: Path, run_name: str | None) -> Deployment | None:
 def _started(paths: Paths, settings: RunSettings) -> Iterator[Deployment]:
     """The run's services, started for this question and stopped after it."""
     # Standard output is the answer's alone, which a script may read.
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with run_lock(paths.run_dir), ExitStack() as ending:
         with interruptible() as interrupted:
             prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted, purpose="up")
             launcher = Launcher(paths, settings, "up", interrupted)
             # Before it starts anything: whatever is up by the time that something fails has to be stopped.
             ending.callback(_stop, launcher)
-            deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
+            deployment = launcher.start(lambda what: console.print(f"starting: {what}"))
             if interrupted():
                 raise StoppedError("stopped before the question was asked")
         yield deployment

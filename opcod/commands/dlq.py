@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from opcod.local.deployment import live_deployment
+from opcod.local.progress import make_console
 from opcod.options import RUNS_DIR, RunsDir
 from shared.bus.port import DeadLetter
 from shared.bus.redis import RedisBus
@@ -54,7 +54,7 @@ def list_letters(
     table = Table("id", "queue", "message", "taken", "reason")
     for letter in letters:
         table.add_row(letter.entry_id, letter.queue, _name(letter), str(letter.deliveries), letter.reason)
-    Console().print(table)
+    make_console().print(table)
 
 
 @app.command("show")

@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 import psutil
 import typer
 from redis.exceptions import ResponseError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from opcod.local.deployment import Deployment, is_elsewhere, live_deployment
 from opcod.local.gpus import require_room, share_out, share_out_all, visible
+from opcod.local.progress import make_console
 from opcod.options import (
     CACHE_DIR,
     RUNS_DIR,
@@ -68,7 +68,7 @@ def doctor(
     table = Table("what", "", "found")
     for finding in findings:
         table.add_row(Text(finding.what), Text(finding.state, style=STYLES[finding.state]), Text(finding.found))
-    Console().print(table)
+    make_console().print(table)
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(1)
 

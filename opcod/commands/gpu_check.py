@@ -75,8 +75,8 @@ def gpu_check(
     console = make_console()
     found = check(paths, settings, planned, reader, console)
     for fault in found:
-        console.print(f"not as planned: {fault}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"page: {report_directory(paths.run_dir) / PAGE}", highlight=False, soft_wrap=True)
+        console.print(f"not as planned: {fault}", soft_wrap=True)
+    console.print(f"page: {report_directory(paths.run_dir) / PAGE}", soft_wrap=True)
     raise typer.Exit(1 if found else 0)
 
 

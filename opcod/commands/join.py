@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from opcod.local.deployment import refuse_elsewhere
 from opcod.local.joining import join_run
+from opcod.local.progress import make_console
 from opcod.local.signals import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
 
@@ -32,7 +32,7 @@ def join(
     The runs directory and the cache are the same ones that node 0 uses, on a file system that both see.
     """
     refuse_elsewhere("`opcod join`")
-    console = Console()
+    console = make_console()
     paths = paths_for(runs_dir, run_name, cache_dir)
     with interruptible() as interrupted:
-        join_run(paths, node, address, lambda what: console.print(what, highlight=False), interrupted)
+        join_run(paths, node, address, lambda what: console.print(what), interrupted)

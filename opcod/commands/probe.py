@@ -64,7 +64,7 @@ def probe_pair(
 
     def say(text: str) -> None:
         if not as_json:
-            console.print(text, highlight=False, markup=False)
+            console.print(text)
 
     # A run that nobody sees: students and trainers find their settings and models in one.
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory, interruptible() as interrupted:
@@ -80,4 +80,4 @@ def probe_pair(
         typer.echo(found.model_dump_json(indent=1))
         return
     print_probe(found, console)
-    console.print(f"probe: {kept / 'probe.md'}", highlight=False, soft_wrap=True)
+    console.print(f"probe: {kept / 'probe.md'}", soft_wrap=True)

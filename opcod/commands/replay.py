@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from opcod.installed import require_model_packages
 from opcod.local.deployment import run_lock
 from opcod.local.processes import log_tail
+from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for, settings_on
 from opcod.prepare.run_directory import create_run, stored_settings
 from shared.config.loading import PLANNED_FILE, differences
@@ -51,7 +51,7 @@ def replay(
     settings = settings_on(paths, None, None, overrides)
     changed = differences(recorded, settings)
     _check_changes(changed, into)
-    console = Console(highlight=False)
+    console = make_console()
     for line in changed:
         console.print(f"changed: {line}")
     compared = all(line.startswith(WITHOUT_EFFECT) for line in changed)

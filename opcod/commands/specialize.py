@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, absolute, paths_for, settings_from
 from opcod.prepare.checks import check_settings
 from opcod.prepare.models import prepare_models
@@ -33,7 +33,7 @@ def specialize(
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
     """Fine-tune what `opcod run` would, so that a run finds it in the cache."""
-    console = Console()
+    console = make_console()
     settings = _settings(student, examples, preset, config, overrides or [])
     # A run that nobody sees: only what lands in the cache is wanted of it.
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory:
@@ -48,8 +48,8 @@ def specialize(
         )
         for file in sorted((paths.run_dir / MODELS).glob("*.json")):
             made = prepared_model(paths.run_dir, file.stem).model_dump_json(include={"path", "sha256"})
-            console.print(f"{file.stem}: {made}", highlight=False, soft_wrap=True)
-    console.print(", ".join(f"{stage}: {spent:.1f} s" for stage, spent in seconds.items()), highlight=False)
+            console.print(f"{file.stem}: {made}", soft_wrap=True)
+    console.print(", ".join(f"{stage}: {spent:.1f} s" for stage, spent in seconds.items()))
 
 
 def _settings(

@@ -4,10 +4,10 @@ import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from opcod.local.deployment import refuse_elsewhere, run_lock
 from opcod.local.launcher import Launcher
+from opcod.local.progress import make_console
 from opcod.local.signals import interruptible
 from opcod.options import (
     CACHE_DIR,
@@ -41,19 +41,19 @@ def up(
     The latter where settings are named and the run is not there yet; `opcod run --resume` then trains it.
     """
     refuse_elsewhere("`opcod up`")
-    console = Console()
+    console = make_console()
     paths, settings = served_settings(runs_dir, run_name, cache_dir, preset, config, overrides)
     with run_lock(paths.run_dir), interruptible() as interrupted:
         prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted, purpose="up")
         launcher = Launcher(paths, settings, "up", interrupted)
         try:
-            deployment = launcher.start(lambda what: console.print(f"starting: {what}", highlight=False))
+            deployment = launcher.start(lambda what: console.print(f"starting: {what}"))
             assert deployment.broker is not None
-            console.print(f"run {paths.run} is up: {deployment.broker.url}; stop with Ctrl-C", highlight=False)
-            console.print(f"its page: {page_of(deployment)}", highlight=False, soft_wrap=True)
+            console.print(f"run {paths.run} is up: {deployment.broker.url}; stop with Ctrl-C")
+            console.print(f"its page: {page_of(deployment)}", soft_wrap=True)
             while not interrupted():
                 for name in launcher.watch():
-                    console.print(f"{name} ended and was started again", highlight=False)
+                    console.print(f"{name} ended and was started again")
                 time.sleep(POLL_S)
         finally:
             launcher.stop()

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, RUNS_DIR, RunsDir, paths_for
 from opcod.prepare.run_directory import stored_settings
 from opcod.report.writing import state_of
@@ -39,7 +39,7 @@ def list_versions(run_name: RunName, student: Student = None, runs_dir: RunsDir 
             use = needed.get(manifest.step, "")
             note = f"restores {manifest.restores}" if manifest.restores else ""
             table.add_row(version.name, manifest.parent or "–", size, manifest.checksum[:12], use or note)
-    Console().print(table)
+    make_console().print(table)
 
 
 @app.command("verify")

@@ -17,11 +17,14 @@ LINE_EVERY_S = 10.0
 PIPED_WIDTH = 140
 
 
-def make_console() -> Console:
-    """As wide as the terminal; wide enough for the report's tables when there is none."""
+def make_console(*, stderr: bool = False) -> Console:
+    """As wide as the terminal; wide enough for the report's tables when there is none. What is printed, also a table's
+    cell, is text and never markup: models, files and directories give names such as `[/x]` and `:x:`."""
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
     # Rich takes 80 columns where there is no terminal, and would fold the tables.
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPED_WIDTH)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    return console
 
 
 class RunProgress:
@@ -34,10 +37,10 @@ class RunProgress:
         self._rounds = rounds
         self._live = console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description:<34}"),
+            TextColumn("{task.description:<34}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=console,
         )

@@ -63,7 +63,7 @@ def show_plan(paths: Paths, settings: RunSettings, gpus: str | None = None) -> N
     Raises ConfigError, after all of it, if a run of these settings could not begin.
     """
     found = plan_run(paths, settings, None if gpus is None else given_sizes(gpus))
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(to_toml(settings), highlight=False, markup=False)
     for grid in grids(found):
         console.print(terminal(grid))

@@ -120,12 +120,15 @@ def markdown(grid: Grid) -> list[str]:
 
 def terminal(grid: Grid) -> "Table":
     # A service that only writes HTML does without these.
-    from rich.markup import escape as escaped
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*(column.title for column in grid.columns), title=grid.title, title_justify="left")
+    # Texts and not strings, which a console may read as markup.
+    table = Table(title=Text(grid.title, style="table.title"), title_justify="left")
+    for column in grid.columns:
+        table.add_column(Text(column.title))
     for row in _texts(grid):
-        table.add_row(*map(escaped, row))
+        table.add_row(*map(Text, row))
     return table
 
 

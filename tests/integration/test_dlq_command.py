@@ -22,6 +22,8 @@ from tests.fakes.world import World, small_plan
 
 RUN = "r1"
 POISON = b"\xff not an envelope"
+REASON = "[/x] [old] :x:"
+"""As a model or a file may have it; it stands in the table as it is."""
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def bus(tmp_path: Path) -> Iterator[RedisBus]:
     opened.link.client.xadd(opened.keys.queue(RESULTS), {"m": POISON})
     opened.publish(RESULTS, Control(id="1", action="pause", reason="asked"))
     for delivery in opened.take([(RESULTS, BROKER)], "broker-0", limit=4, block_s=0):
-        opened.dead_letter(delivery, "does not work")
+        opened.dead_letter(delivery, REASON)
     with run_lock(run_dir):
         yield opened
     opened.close()
@@ -59,9 +61,11 @@ def test_they_are_listed_and_shown_whole(tmp_path: Path) -> None:
     poisoned, valid = letters(tmp_path)
     assert (poisoned["queue"], poisoned["raw"]) == (RESULTS, "\\xff not an envelope")
     assert "does not fit its schema" in poisoned["reason"]
-    assert (valid["message"], valid["reason"]) == ("Control control.1", "does not work")
+    assert (valid["message"], valid["reason"]) == ("Control control.1", REASON)
     assert json.loads(dlq(tmp_path, "show", valid["id"]).output) == valid
-    assert poisoned["id"] in dlq(tmp_path, "list").output
+    listed = dlq(tmp_path, "list").output
+    assert poisoned["id"] in listed
+    assert REASON in listed
 
 
 def test_retry_puts_it_back_and_drop_deletes_it(bus: RedisBus, tmp_path: Path) -> None:

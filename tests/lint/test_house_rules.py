@@ -168,6 +168,17 @@ def broad_except_has_reason(_path: PurePosixPath, text: str) -> Iterator[str]:
             yield f"line {node.lineno}: suppresses everything; name the errors"
 
 
+def terminal_text_is_no_markup(path: PurePosixPath, text: str) -> Iterator[str]:
+    """In opcod/ nothing that is printed is read as rich's markup: `[/x]` in a name would end the command."""
+    for node in nodes(text) if path.parts[0] == "opcod" else ():
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func).rpartition(".")[2]
+        said = {each.arg: ast.unparse(each.value) for each in node.keywords}
+        if name == "from_markup" or (name in ("Console", "TextColumn") and said.get("markup") != "False"):
+            yield f"line {node.lineno}: {name} reads markup; say markup=False (make_console does), and use styles"
+
+
 def telling_name(path: PurePosixPath, _text: str) -> Iterator[str]:
     """Nothing is called utils, helpers, manager, misc or common."""
     bad = NAMELESS & {path.stem, *path.parts[:-1]}
@@ -201,6 +212,7 @@ RULES: tuple[Rule, ...] = (
     has_docstring,
     short_or_with_reason,
     broad_except_has_reason,
+    terminal_text_is_no_markup,
     telling_name,
     nothing_left_to_do,
 )
@@ -236,6 +248,9 @@ BROKEN: list[tuple[Rule, str, str]] = [
     ),
     (broad_except_has_reason, "opcod/main.py", "try:\n    f()\nexcept:\n    pass\n"),
     (broad_except_has_reason, "opcod/main.py", "with contextlib.suppress(Exception):\n    f()\n"),
+    (terminal_text_is_no_markup, "opcod/commands/x.py", "console = Console(stderr=True)\n"),
+    (terminal_text_is_no_markup, "opcod/x.py", "rich.progress.TextColumn('{task.description}', markup=True)\n"),
+    (terminal_text_is_no_markup, "opcod/x.py", "table.add_row(Text.from_markup('[b]x'))\n"),
     (telling_name, "shared/utils/text.py", ""),
     (telling_name, "shared/helpers.py", ""),
     (nothing_left_to_do, "shared/http/app.py", f"x = 1  # {UNFINISHED}: more\n"),
@@ -260,6 +275,8 @@ KEPT: list[tuple[Rule, str, str]] = [
         "try:\n    f()\nexcept Exception:  # noqa: BLE001 - process boundary\n    pass\n",
     ),
     (broad_except_has_reason, "opcod/main.py", "try:\n    f()\nexcept Exception:\n    tell()\n    raise\n"),
+    (terminal_text_is_no_markup, "opcod/x.py", "console = Console(markup=False)\nText('[/x]')\n"),
+    (terminal_text_is_no_markup, "tests/unit/test_x.py", "Console(quiet=True)\n"),
 ]
 
 
