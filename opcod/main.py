@@ -1,9 +1,11 @@
 """The `opcod` command: one entry, one file a command under commands/."""
 
+import contextlib
 import io
+import os
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -88,8 +90,8 @@ app.add_typer(problems, name="problems")
 
 
 def main() -> None:
-    """Errors raised on purpose, and those of the system about a file, become one clear message on stderr and their exit
-    code. What a terminal cannot show is shown by its code points: it ends no command."""
+    """Errors raised on purpose, and those of the system about a file or the output, become one clear message on stderr
+    and their exit code. What a terminal cannot show is shown by its code points: it ends no command."""
     # Texts of models hold any character, and a terminal or a pipe may be ASCII.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -97,14 +99,32 @@ def main() -> None:
     try:
         app()
     except OpcodError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
     except OSError as error:
         told = file_fault(error)
         if told is None:
             raise
-        sys.stderr.write(f"error: {told}\n")
-        sys.exit(EXIT_IO)
+        _end(told, EXIT_IO)
+    finally:
+        _drop_unwritten()
+
+
+def _end(error: str, code: int) -> NoReturn:
+    # Standard error may go to the same full disk.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"error: {error}\n")
+    sys.exit(code)
+
+
+def _drop_unwritten() -> None:
+    # Python would try again at its end, and then end with a code of its own, 120.
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ EXIT_TEMPORARY = 75
 EXIT_INTERRUPTED = 130
 
 _DENIED = (errno.EACCES, errno.EPERM)
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 _LEFT_OUT = " […] "
 
@@ -137,7 +138,13 @@ def reason(error: BaseException) -> str:
 def file_fault(error: OSError) -> str | None:
     """What the system refuses and of which file, on one line; None of an error that is of no file."""
     if error.filename is None:
-        return None
+        # What refuses a write does not name the file, nor that it is the output.
+        if error.errno not in _UNWRITTEN:
+            return None
+        return (
+            f"expected to write the output or a file, the system says: {error.strerror}; see to the disk or the "
+            "terminal that they go to, as by making room on it"
+        )
     advice = "; correct its permissions, or those of the directories above it" if error.errno in _DENIED else ""
     return presentable(f"expected to use {error.filename}, the system says: {error.strerror}{advice}")
 

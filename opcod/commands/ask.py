@@ -9,7 +9,7 @@ import typer
 
 from opcod.local.deployment import Deployment, is_elsewhere, live_deployment, run_lock
 from opcod.local.launcher import Launcher
-from opcod.local.progress import make_console
+from opcod.local.progress import make_console, tell
 from opcod.local.signals import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
 from opcod.prepare.checks import served_settings
@@ -81,11 +81,11 @@ def _started(paths: Paths, settings: RunSettings) -> Iterator[Deployment]:
     console = make_console(stderr=True)
     with run_lock(paths.run_dir), ExitStack() as ending:
         with interruptible() as interrupted:
-            prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted, purpose="up")
+            prepare_models(paths, settings, lambda what: tell(console, f"preparing: {what}"), interrupted, purpose="up")
             launcher = Launcher(paths, settings, "up", interrupted)
             # Before it starts anything: whatever is up by the time that something fails has to be stopped.
             ending.callback(_stop, launcher)
-            deployment = launcher.start(lambda what: console.print(f"starting: {what}"))
+            deployment = launcher.start(lambda what: tell(console, f"starting: {what}"))
             if interrupted():
                 raise StoppedError("stopped before the question was asked")
         yield deployment

@@ -6,7 +6,7 @@ import typer
 
 from opcod.local.deployment import refuse_elsewhere
 from opcod.local.joining import join_run
-from opcod.local.progress import make_console
+from opcod.local.progress import make_console, tell
 from opcod.local.signals import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
 
@@ -35,4 +35,4 @@ def join(
     console = make_console()
     paths = paths_for(runs_dir, run_name, cache_dir)
     with interruptible() as interrupted:
-        join_run(paths, node, address, lambda what: console.print(what), interrupted)
+        join_run(paths, node, address, lambda what: tell(console, what), interrupted)

@@ -17,7 +17,7 @@ from opcod.local.gpus import sharing
 from opcod.local.launcher import Launcher
 from opcod.local.nodes import own_address, rendezvous_of
 from opcod.local.processes import Launch, launch
-from opcod.local.progress import RunProgress, make_console
+from opcod.local.progress import RunProgress, make_console, tell
 from opcod.local.signals import Interrupted, interruptible
 from opcod.options import (
     CACHE_DIR,
@@ -120,27 +120,27 @@ def train(
     uncovered = uncovered_languages(pin_problems(paths, settings))
     timeline = Timeline(paths.run_dir)
     with run_lock(paths.run_dir), interruptible() as interrupted:
-        console.print(f"run {paths.run} in {paths.run_dir}")
+        tell(console, f"run {paths.run} in {paths.run_dir}")
         if uncovered is not None:
-            console.print(f"note: {uncovered}")
-        timeline.add(prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted))
+            tell(console, f"note: {uncovered}")
+        timeline.add(prepare_models(paths, settings, lambda what: tell(console, f"preparing: {what}"), interrupted))
         # Once, and not where going on needs no model here.
         for note in () if resumed else thinking_notes(paths, settings, prepared=True):
-            console.print(f"note: {note}")
+            tell(console, f"note: {note}")
         launcher = Launcher(paths, settings, "run", interrupted, start_process, rendezvous=rendezvous)
         for note in (*sharing(launcher.gpus, turns=settings.resources.turns), *replica_notes(settings)):
-            console.print(f"note: {note}")
+            tell(console, f"note: {note}")
         try:
             with timeline.stage("starting services"):
-                deployment = launcher.start(lambda what: console.print(f"starting: {what}"))
-            console.print(f"watch it: {page_of(deployment)}", soft_wrap=True)
+                deployment = launcher.start(lambda what: tell(console, f"starting: {what}"))
+            tell(console, f"watch it: {page_of(deployment)}", soft_wrap=True)
             # Who resumes a paused run has dealt with what it was paused for.
             reason = end_pause(deployment) if resumed else None
             if reason is not None:
-                console.print(f"the run was paused: {reason}; going on")
+                tell(console, f"the run was paused: {reason}; going on")
             state = _follow(launcher, paths, settings, console, interrupted, look)
             if interrupted():
-                console.print("stopping…")
+                tell(console, "stopping…")
         finally:
             with timeline.stage("stopping services"):
                 launcher.stop()
@@ -182,10 +182,10 @@ def _end(
     again = f"opcod run --resume {paths.run} --runs-dir {paths.runs_dir}"
     if state.status is Status.DONE:
         print_report(report, console)
-        console.print(f"report: {paths.run_dir / 'report' / 'report.md'}")
+        tell(console, f"report: {paths.run_dir / 'report' / 'report.md'}")
         return 0
     steps = ", ".join(f"{student} {count} steps" for student, count in sorted(state.steps.items()))
-    console.print(f"saved: {steps}; round {state.round} is {state.status.value}. Go on with `{again}`.")
+    tell(console, f"saved: {steps}; round {state.round} is {state.status.value}. Go on with `{again}`.")
     # After the report, which is written of any run: it is what one looks into to see what happened.
     if state.status is Status.FAILED or state.paused is not None:
         raise OpcodError(f"the run stands: {state.failed or state.paused}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from opcod.local.progress import make_console
+from opcod.local.progress import make_console, tell
 from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, absolute, paths_for, settings_from
 from opcod.prepare.checks import check_settings
 from opcod.prepare.models import prepare_models
@@ -43,7 +43,7 @@ def specialize(
         seconds = prepare_models(
             paths,
             settings,
-            lambda what: console.print(f"preparing: {what}"),
+            lambda what: tell(console, f"preparing: {what}"),
             students=None if student is None else (student,),
         )
         for file in sorted((paths.run_dir / MODELS).glob("*.json")):

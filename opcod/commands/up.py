@@ -7,7 +7,7 @@ import typer
 
 from opcod.local.deployment import refuse_elsewhere, run_lock
 from opcod.local.launcher import Launcher
-from opcod.local.progress import make_console
+from opcod.local.progress import make_console, tell
 from opcod.local.signals import interruptible
 from opcod.options import (
     CACHE_DIR,
@@ -44,16 +44,16 @@ def up(
     console = make_console()
     paths, settings = served_settings(runs_dir, run_name, cache_dir, preset, config, overrides)
     with run_lock(paths.run_dir), interruptible() as interrupted:
-        prepare_models(paths, settings, lambda what: console.print(f"preparing: {what}"), interrupted, purpose="up")
+        prepare_models(paths, settings, lambda what: tell(console, f"preparing: {what}"), interrupted, purpose="up")
         launcher = Launcher(paths, settings, "up", interrupted)
         try:
-            deployment = launcher.start(lambda what: console.print(f"starting: {what}"))
+            deployment = launcher.start(lambda what: tell(console, f"starting: {what}"))
             assert deployment.broker is not None
-            console.print(f"run {paths.run} is up: {deployment.broker.url}; stop with Ctrl-C")
-            console.print(f"its page: {page_of(deployment)}", soft_wrap=True)
+            tell(console, f"run {paths.run} is up: {deployment.broker.url}; stop with Ctrl-C")
+            tell(console, f"its page: {page_of(deployment)}", soft_wrap=True)
             while not interrupted():
                 for name in launcher.watch():
-                    console.print(f"{name} ended and was started again")
+                    tell(console, f"{name} ended and was started again")
                 time.sleep(POLL_S)
         finally:
             launcher.stop()

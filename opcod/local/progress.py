@@ -1,7 +1,11 @@
-"""Showing how a run goes: bars on a terminal, a line now and then when piped."""
+"""Showing how a run goes: bars on a terminal, a line now and then when piped.
 
+What cannot be shown, as on a full disk or a terminal that is gone, is lost: what it tells of goes on.
+"""
+
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +31,23 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
+@contextlib.contextmanager
+def _shown_if_possible(console: Console) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        # The console keeps what it could not write, and would write all of it again with each further line.
+        with contextlib.suppress(OSError):
+            console.begin_capture()
+            console.end_capture()
+
+
+def tell(console: Console, text: str, *, soft_wrap: bool = False) -> None:
+    """One line that stays, for whoever follows what goes on."""
+    with _shown_if_possible(console):
+        console.print(text, soft_wrap=soft_wrap)
+
+
 class RunProgress:
     """Fed with the state every second. On a terminal it draws; otherwise it writes a line when something changed."""
 
@@ -49,19 +70,24 @@ class RunProgress:
         self._last_line_s = 0.0
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._bars.start()
+        with _shown_if_possible(self._console):
+            if self._live:
+                self._bars.start()
+            return self
+        # Bars that did not begin cannot be ended either.
+        self._live = False
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
-            self._bars.stop()
+            with _shown_if_possible(self._console):
+                self._bars.stop()
 
     def say(self, text: str) -> None:
         """One line that stays: an event worth reading."""
-        self._console.print(text, highlight=False)
+        tell(self._console, text)
 
     def events(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -89,9 +115,10 @@ class RunProgress:
     def _bar(self, name: str, description: str, done: int, total: int, note: str) -> None:
         if not self._live:
             return
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(description, total=total, note=note)
-        self._bars.update(self._tasks[name], description=description, completed=done, total=total, note=note)
+        with _shown_if_possible(self._console):
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(description, total=total, note=note)
+            self._bars.update(self._tasks[name], description=description, completed=done, total=total, note=note)
 
     def _line(self, text: str) -> None:
         now = time.monotonic()

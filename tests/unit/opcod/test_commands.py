@@ -12,6 +12,7 @@ from shared.config.loading import load_settings, to_toml
 from shared.contracts.run import STATE_FILE
 from tests.fakes.command import call_opcod
 
+FULL = Path("/dev/full")
 SCRIPTED = ("--set", "students.a.engine=scripted", "--set", "students.b.engine=scripted")
 
 
@@ -285,3 +286,17 @@ def test_problems_are_shown(opcod: Opcod) -> None:
 def test_an_unknown_domain_is_refused(opcod: Opcod) -> None:
     code, _, error = opcod("problems", "show", "--preset", "smoke", "--domain", "biology", places=False)
     assert (code, "expected a domain of physics, chemistry" in error) == (2, True)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here, as Linux has it")
+@pytest.mark.parametrize("arguments", [("--version",), ("problems", "show", "--preset", "smoke"), ("run", "--help")])
+def test_output_that_goes_to_a_full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    # Closed without an error: nothing is left that Python would try to write at its end.
+    with FULL.open("w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert call_opcod(monkeypatch, *arguments) == 74
+    error = capsys.readouterr().err
+    assert (error.startswith("error: expected to write the output"), error.count("\n")) == (True, 1), error
+    assert "No space left on device" in error

@@ -1,11 +1,21 @@
-"""How a run goes, on a terminal and in a log: every text as it is, whoever wrote it."""
+"""How a run goes, on a terminal and in a log: every text as it is, whoever wrote it, and none that ends the run."""
+
+import errno
+import io
+import os
+from collections.abc import Mapping
 
 import pytest
+from rich.console import Console
 
+from opcod.commands.run import Follower
 from opcod.local.progress import RunProgress, make_console
 from shared.contracts.acting import SilenceAct
 from shared.contracts.events import Acted, AlarmRaised, Event, JobLost, RunTakenUp, StatusChanged, TutorSilenced
 from shared.contracts.heartbeats import Heartbeat
+from shared.contracts.run import Status
+from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.final_state import final_state
 
 HOSTILE = "[/x] [old] :x: http://[fd00:ab:5]:8090/"
@@ -63,3 +73,51 @@ def test_texts_of_services_and_versions_are_no_markup(
     bars = capsys.readouterr().out
     assert f"student a {HOSTILE}" in bars
     assert f"student-a {HOSTILE}" in bars
+
+
+class FullDisk(io.StringIO):
+    """Takes nothing as long as it is full."""
+
+    full = False
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
+class StartedAgain:
+    """The part of a launcher that is asked while a run is followed: its broker ends and is started again each time."""
+
+    def watch(self) -> list[str]:
+        return ["broker"]
+
+    def pids(self) -> Mapping[str, int]:
+        return {}
+
+
+def test_bars_that_cannot_begin_end_no_run() -> None:
+    disk = FullDisk()
+    disk.full = True
+    console = Console(file=disk, force_terminal=True)
+    with RunProgress(console, 1, 1, 6) as progress:
+        progress.update(final_state(), [])
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_line_that_cannot_be_written_ends_no_run(terminal: bool) -> None:
+    server, disk = MemoryServer(), FullDisk()
+    server.state = final_state().model_dump_json()
+    bus, console = MemoryBus(server), Console(file=disk, markup=False, force_terminal=terminal, color_system=None)
+    for event in EVENTS:
+        bus.emit(event)
+    with RunProgress(console, 1, 1, 6) as progress:
+        disk.full = True
+        follower = Follower(StartedAgain(), bus, progress, after="0")  # type: ignore[arg-type]
+        state = follower.until(lambda: False)
+        assert state is not None and state.status is Status.DONE
+        disk.full = False
+        progress.say("what comes after")
+    said = disk.getvalue()
+    assert "what comes after" in said
+    assert "started again" not in said, "what could not be written is written late, and again with each line"
