@@ -107,7 +107,11 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
 def examine_deployment(deployment: Deployment) -> list[Finding]:
     """The run that is up: its keys, Redis, heartbeats, queues and dead letters."""
     findings = [_keys(deployment.key_file)]
-    bus = RedisBus(deployment.bus_url(), deployment.run)
+    try:
+        url = deployment.bus_url()
+    except ConfigError as error:
+        return [*findings, Finding("redis", "bad", str(error))]
+    bus = RedisBus(url, deployment.run)
     try:
         # One by one: what was found before something fails is told.
         findings += _redis(bus)
@@ -197,7 +201,10 @@ def _writable(what: str, path: Path) -> Finding:
 
 
 def _keys(path: Path) -> Finding:
-    read_keys(path)
+    try:
+        read_keys(path)
+    except ConfigError as error:
+        return Finding("keys", "bad", str(error))
     if path.stat().st_mode & 0o007:
         return Finding("keys", "bad", f"others can read {path}; chmod 600 it, or replace the keys")
     return Finding("keys", "ok", f"{path}, not readable by others")

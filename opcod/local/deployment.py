@@ -105,7 +105,7 @@ def live_deployment(runs_dir: Path, run: str | None = None) -> Deployment:
         return _announced(run)
     # A file may be left over from a launcher that was killed: only with the lock does it say what is up.
     candidates = [runs_dir / run] if run else sorted(runs_dir.glob("*"), key=_age, reverse=True)
-    locked = [run_dir for run_dir in candidates if (run_dir / LOCK_FILE).exists() and is_locked(run_dir)]
+    locked = [run_dir for run_dir in candidates if is_locked(run_dir)]
     for run_dir in locked:
         deployment = read_deployment(run_dir)
         if deployment is not None:
@@ -175,7 +175,7 @@ def _endpoint(service: str, found: dict[str, Heartbeat], name: str | None = None
 def latest_run(runs_dir: Path) -> str:
     """The run begun last; a replay is none, it has no state. Raises ConfigError if there is no run."""
     # What has a config.toml only was prepared, and has not begun.
-    runs = [path for path in runs_dir.glob("*") if (path / STATE_FILE).exists()]
+    runs = [path for path in runs_dir.glob("*") if _is_there(path / STATE_FILE)]
     if not runs:
         raise ConfigError(f"expected a run under {runs_dir}, found none; start one with `opcod run`")
     return max(runs, key=_age).name
@@ -243,14 +243,30 @@ def _lock(path: Path, taken: str) -> Iterator[None]:
 
 
 def is_locked(run_dir: Path) -> bool:
+    """Whether a launcher holds the run's lock. Writes nothing: a finished run may lie where it can only be read."""
     try:
-        # Trying is the only way to know: flock tells nobody who holds it.
-        with run_lock(run_dir):
-            return False
-    except (ConfigError, OSError):
-        return (run_dir / LOCK_FILE).exists()
+        file = (run_dir / LOCK_FILE).open("rb")
+    except OSError:
+        return False
+    with file:
+        try:
+            # Trying is the only way to know: flock tells nobody who holds it. Shared, as that needs no writing where a
+            # file system has it for the kernel's other locks.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Also where no file can be locked: then only the services themselves can tell.
+        except OSError:
+            return True
+    return False
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    # In a directory of another user's.
+    except PermissionError:
+        return False
 
 
 def _age(path: Path) -> float:
     config = path / "config.toml"
-    return config.stat().st_mtime if config.exists() else 0.0
+    return config.stat().st_mtime if _is_there(config) else 0.0

@@ -67,6 +67,15 @@ def test_keys_that_others_can_read_and_a_server_that_is_gone_are_bad(tmp_path: P
     assert "127.0.0.1:9" in findings["redis"].found
 
 
+def test_keys_that_cannot_be_read_are_a_finding_like_any_other(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    gone = Deployment(run="r1", run_dir=tmp_path, mode="run", key_file=absent, redis_url="redis://127.0.0.1:1")
+    for redis in (gone, gone.model_copy(update={"redis_password_file": absent})):
+        findings = by_name(examine_deployment(redis))
+        assert {name: finding.state for name, finding in findings.items()} == {"keys": "bad", "redis": "bad"}
+        assert str(absent) in findings["keys"].found
+
+
 def test_the_machine_is_held_against_the_settings(tmp_path: Path) -> None:
     paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
     greedy = load_settings(

@@ -3,9 +3,10 @@
 What it lacks is what only events tell: revisions, and the exchanges of a step that is not sealed yet.
 """
 
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,20 +24,34 @@ from shared.errors import StorageError, reason
 @contextmanager
 def stored_run(run_dir: Path) -> Iterator[Store]:
     """The store that the run's inspector kept, or one made of the files. Raises StorageError, ConfigError."""
-    if (run_dir / STORE).exists():
-        store = Store(run_dir / STORE, run_dir.name)
+    kept = run_dir / STORE
+    with ExitStack() as stack:
+
+        def elsewhere() -> Path:
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="opcod-exchanges-"))) / kept.name
+
+        if kept.exists():
+            yield stack.enter_context(closing(_opened(kept, run_dir.name, elsewhere)))
+            return
+        store = stack.enter_context(closing(Store(elsewhere(), run_dir.name)))
+        _fill(store, run_dir)
+        yield store
+
+
+def _opened(kept: Path, run: str, elsewhere: Callable[[], Path]) -> Store:
+    """The store at `kept`, or where that may only be read a copy of it."""
+    try:
+        return Store(kept, run)
+    except StorageError as error:
+        # SQLite writes beside a log that it reads, and so does a newer schema into it.
+        copy = elsewhere()
         try:
-            yield store
-        finally:
-            store.close()
-        return
-    with tempfile.TemporaryDirectory(prefix="opcod-exchanges-") as directory:
-        store = Store(Path(directory) / "log.sqlite3", run_dir.name)
-        try:
-            _fill(store, run_dir)
-            yield store
-        finally:
-            store.close()
+            for name in (kept.name, f"{kept.name}-wal"):
+                if (kept.parent / name).exists():
+                    shutil.copyfile(kept.parent / name, copy.with_name(name))
+            return Store(copy, run)
+        except (StorageError, OSError):
+            raise error from None
 
 
 def _fill(store: Store, run_dir: Path) -> None:

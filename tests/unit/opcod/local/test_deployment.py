@@ -64,6 +64,23 @@ def test_a_run_that_may_not_be_written_is_not_taken(tmp_path: Path) -> None:
         pytest.fail("taken")
 
 
+def test_a_directory_of_somebody_else_hides_no_run_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = begun(tmp_path, "r1")
+    closed = begun(tmp_path, "closed", at=2.0)
+    real = os.stat
+
+    def stat_(path: object, **options: bool) -> os.stat_result:
+        if str(path).startswith(f"{closed}/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)  # type: ignore[arg-type]
+
+    # Tests run as root, to whom all is allowed.
+    monkeypatch.setattr(os, "stat", stat_)
+    assert latest_run(tmp_path) == "r1"
+    with run_lock(run_dir):
+        assert live_deployment(tmp_path).run == "r1"
+
+
 def test_replicas_must_be_up_where_a_launcher_has_started_them(tmp_path: Path) -> None:
     run_dir = begun(tmp_path, "r1")
     settings = load_settings(preset="smoke", overrides=["students.a.replicas=2"], environ={})
