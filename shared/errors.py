@@ -5,6 +5,7 @@ it is text in UTF-8, and short.
 """
 
 import errno
+import unicodedata
 
 from pydantic import ValidationError
 
@@ -29,6 +30,9 @@ _DENIED = (errno.EACCES, errno.EPERM)
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 _LEFT_OUT = " […] "
+
+_JOINERS = "\u200c\u200d"
+"""Not to be seen, and part of how some scripts, and some pictures, are written."""
 
 
 class OpcodError(Exception):
@@ -126,6 +130,15 @@ def presentable(message: str) -> str:
         return text
     kept = (MAX_MESSAGE_CHARS - len(_LEFT_OUT)) // 2
     return f"{text[:kept]}{_LEFT_OUT}{text[-kept:]}"
+
+
+def printable(text: str) -> str:
+    """A text of a model's or a stranger's for a terminal: nothing in it moves the cursor, sets the clipboard or turns
+    the order in which it is read. It is whole, with its lines and with the blanks and joiners of all scripts."""
+    return "".join(
+        character if character in _JOINERS or unicodedata.category(character) == "Zs" else _escaped(character)
+        for character in text
+    )
 
 
 def reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, ConfigFile, Overrides, 
 from opcod.prepare.checks import served_settings
 from opcod.prepare.models import prepare_models
 from opcod.talk.client import Client, body_of
-from opcod.talk.text import indented
+from opcod.talk.text import indented, on_one_line
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.http import STAGE, STAGES, Advised, AskRequest, AskResponse, Stage
 from shared.errors import StoppedError, UnavailableError
@@ -56,8 +56,8 @@ def ask(
 def stage_lines(stage: Stage) -> list[str]:
     """A stage as a person reads it."""
     if not isinstance(stage, Advised):
-        return [f"{stage.heading}:", indented(stage.text)]
-    lines = [f"{stage.heading}:", indented(stage.raw.strip() or "(nothing)")]
+        return [f"{on_one_line(stage.heading)}:", indented(stage.text)]
+    lines = [f"{on_one_line(stage.heading)}:", indented(stage.raw.strip() or "(nothing)")]
     if stage.delivered is not None and stage.delivered.strip() != stage.raw.strip():
         lines += ["passed on as:", indented(stage.delivered)]
     return lines

@@ -19,7 +19,7 @@ from shared.contracts.envelope import Envelope, unwrap
 from shared.contracts.jobs import Job
 from shared.contracts.run import RunState
 from shared.contracts.targets import awaited
-from shared.errors import ConfigError, MalformedMessageError
+from shared.errors import ConfigError, MalformedMessageError, printable
 
 MOST = 1000
 SHOWN_BYTES = 4000
@@ -53,7 +53,8 @@ def list_letters(
         return
     table = Table("id", "queue", "message", "taken", "reason")
     for letter in letters:
-        table.add_row(letter.entry_id, letter.queue, _name(letter), str(letter.deliveries), letter.reason)
+        cells = (letter.entry_id, letter.queue, _name(letter), str(letter.deliveries), letter.reason)
+        table.add_row(*map(printable, cells))
     make_console().print(table)
 
 

@@ -20,7 +20,7 @@ from opcod.local.signals import interruptible
 from opcod.options import RUNS_DIR, RunsDir
 from opcod.talk.client import Client, body_of
 from opcod.talk.exchanges import filter_names, named_exchange, open_exchanges, read_filter
-from opcod.talk.text import brief, revised, whole
+from opcod.talk.text import brief, on_one_line, revised, whole
 from services.inspector.http.export import Format, Rows
 from services.inspector.store.filters import ExchangeFilter
 from shared.bus.redis import RedisBus
@@ -242,7 +242,7 @@ def describe(event: Event) -> str:
     if event.kind == "revised":
         return revised(event)
     if event.kind == "alarm" or event.kind == "silenced":
-        return warning(event)
+        return on_one_line(warning(event))
     if event.kind == "acted":
-        return act_line(event)
+        return on_one_line(act_line(event))
     return event.kind

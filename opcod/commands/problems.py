@@ -5,11 +5,11 @@ from typing import Annotated
 import typer
 
 from opcod.options import ConfigFile, Overrides, Preset, settings_from
-from opcod.talk.text import indented
+from opcod.talk.text import indented, on_one_line
 from shared.errors import ConfigError
 from shared.problems.loading import load_problems
 from shared.problems.manifest import manifest
-from shared.problems.problem import PARTITIONS, spread
+from shared.problems.problem import PARTITIONS, Problem, spread
 
 app = typer.Typer(help="Look at the problems of a run's settings.", no_args_is_help=True)
 
@@ -38,4 +38,9 @@ def show(
         raise ConfigError(f"expected a domain of {', '.join(found.domains)}, got {domain!r}")
     chosen = [p for p in found.partition(partition) if domain is None or p.domain == domain]
     for problem in spread(chosen, count):
-        typer.echo(f"{problem.id}\n{indented(problem.question)}\n  answer: {problem.answer}")
+        typer.echo(entry(problem))
+
+
+def entry(problem: Problem) -> str:
+    """A problem as a person reads it."""
+    return f"{on_one_line(problem.id)}\n{indented(problem.question)}\n  answer: {on_one_line(problem.answer)}"

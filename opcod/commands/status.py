@@ -13,7 +13,7 @@ from opcod.talk.client import Client, Page, page_of
 from shared.bus.redis import RedisBus
 from shared.contracts.heartbeats import TRAINER_READY
 from shared.contracts.run import RunState
-from shared.errors import EXIT_UNAVAILABLE, OpcodError, UnavailableError
+from shared.errors import EXIT_UNAVAILABLE, OpcodError, UnavailableError, printable
 from shared.http.client import not_ready
 from shared.results.glance import Glance, glance
 
@@ -64,7 +64,8 @@ def status(
         urls = _urls(deployment)
         for name in deployment.services():
             reason = view.reasons.get(name)
-            typer.echo(f"  {name:<12} {urls.get(name, '–'):<28} {f'not ready: {reason}' if reason else 'ready'}")
+            line = f"  {name:<12} {urls.get(name, '–'):<28} {f'not ready: {reason}' if reason else 'ready'}"
+            typer.echo(printable(line))
         if page is not None:
             typer.echo(f"page: {page}")
     if not view.ready:

@@ -16,6 +16,7 @@ from opcod.local.names import name_of
 from shared.contracts.events import Acted, AlarmRaised, Event, TutorSilenced
 from shared.contracts.heartbeats import Heartbeat
 from shared.contracts.run import JobStatus, PhaseState, RunState, Status
+from shared.errors import printable
 
 LINE_EVERY_S = 10.0
 PIPED_WIDTH = 140
@@ -45,7 +46,7 @@ def _shown_if_possible(console: Console) -> Iterator[None]:
 def tell(console: Console, text: str, *, soft_wrap: bool = False) -> None:
     """One line that stays, for whoever follows what goes on."""
     with _shown_if_possible(console):
-        console.print(text, soft_wrap=soft_wrap)
+        console.print(printable(text), soft_wrap=soft_wrap)
 
 
 class RunProgress:
@@ -115,6 +116,7 @@ class RunProgress:
     def _bar(self, name: str, description: str, done: int, total: int, note: str) -> None:
         if not self._live:
             return
+        description, note = printable(description), printable(note)
         with _shown_if_possible(self._console):
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(description, total=total, note=note)

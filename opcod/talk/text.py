@@ -9,13 +9,19 @@ from services.inspector.http.views import ActView, ExchangeView, TraceView
 from shared.contracts.acting import ExchangeRef
 from shared.contracts.events import FeedbackGiven, Revised
 from shared.contracts.traces import Alternative
+from shared.errors import printable
 
 MOST_DIVERGENT = 5
 
 
 def indented(text: str) -> str:
     """A text below the line that says whose it is; every line of it, as one at the margin would read as a new entry."""
-    return textwrap.indent(text.strip(), "  ")
+    return textwrap.indent(printable(text.strip()), "  ")
+
+
+def on_one_line(text: str) -> str:
+    """A name that others have given, for the line that says what follows."""
+    return printable(text).replace("\n", "\\n")
 
 
 def brief(exchange: ExchangeView | FeedbackGiven) -> str:
@@ -36,10 +42,11 @@ def whole(exchange: ExchangeView, trace: TraceView | str) -> str:
 
 def _lines(exchange: ExchangeView, trace: TraceView | str) -> Iterator[str]:
     yield _head(exchange)
-    yield f"{exchange.student} {exchange.version}, tutor {exchange.tutor_version}, {exchange.domain}"
+    made_by = f"{exchange.student} {exchange.version}, tutor {exchange.tutor_version}, {exchange.domain}"
+    yield on_one_line(made_by)
     yield f"\nquestion\n{indented(exchange.question)}"
     yield f"\nresponse ({_mark(exchange)})\n{indented(exchange.response)}"
-    yield f"\n{exchange.tutor} said\n{indented(_said(exchange))}"
+    yield f"\n{on_one_line(exchange.tutor)} said\n{indented(_said(exchange))}"
     yield f"\nlet through\n{indented(exchange.delivered or exchange.withheld or '(nothing)')}"
     if exchange.withheld is not None:
         yield "  (a person excluded it: the rollout trained as one without feedback)"
@@ -57,11 +64,13 @@ def _head(exchange: ExchangeView | FeedbackGiven) -> str:
     if isinstance(exchange, ExchangeView):
         verdict = f"{verdict}:{exchange.word}" if exchange.word else verdict
         marks = "".join(f" [{act.act}]" for act in exchange.history if act.refused is None)
-    return f"{_key(exchange)} (round {exchange.round}, {_mark(exchange)}) <- {exchange.tutor} [{verdict}]{marks}"
+    head = f"{_key(exchange)} (round {exchange.round}, {_mark(exchange)}) <- {exchange.tutor} [{verdict}]{marks}"
+    return on_one_line(head)
 
 
 def _key(told: ExchangeView | FeedbackGiven | Revised) -> str:
-    return ExchangeRef(student=told.student, step=told.step, problem_id=told.problem_id, sample=told.sample).key
+    ref = ExchangeRef(student=told.student, step=told.step, problem_id=told.problem_id, sample=told.sample)
+    return on_one_line(ref.key)
 
 
 def _mark(exchange: ExchangeView | FeedbackGiven) -> str:
@@ -79,7 +88,7 @@ def _revision(exchange: ExchangeView) -> str:
 def _act(act: ActView) -> str:
     at = datetime.fromtimestamp(act.at, UTC).isoformat(timespec="seconds")
     refused = f" (refused: {act.refused})" if act.refused else ""
-    return f"\n{act.act}, {at}, {act.by}: {indented(act.reason + refused).lstrip()}"
+    return f"\n{act.act}, {at}, {on_one_line(act.by)}: {indented(act.reason + refused).lstrip()}"
 
 
 def _trace(trace: TraceView) -> Iterator[str]:
@@ -88,7 +97,8 @@ def _trace(trace: TraceView) -> Iterator[str]:
     yield f"  mean {mean:.4f} nats over {len(trace.tokens)} of {trace.all_tokens} tokens; the most:"
     for token in shown:
         student, teacher = likeliest(token.student_top), likeliest(token.teacher_top)
-        yield f"  {token.divergence:.4f} at {_quoted(token.text)}: student {student} | self-teacher {teacher}"
+        line = f"  {token.divergence:.4f} at {_quoted(token.text)}: student {student} | self-teacher {teacher}"
+        yield printable(line)
 
 
 def likeliest(top: tuple[Alternative, ...]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup, escape
 
+from shared.errors import printable
 from shared.results.figures import Interval
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def terminal(grid: Grid) -> "Table":
     for column in grid.columns:
         table.add_column(Text(column.title))
     for row in _texts(grid):
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 

@@ -59,6 +59,11 @@ def test_texts_of_events_are_no_markup(capsys: pytest.CaptureFixture[str]) -> No
     assert said.count(HOSTILE) == 11
 
 
+def test_texts_of_events_move_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    RunProgress(make_console(), 1, 1, 6).say("\x1b]52;c;eA==\x07\x1b[1Aright \u202eleft")
+    assert capsys.readouterr().out == "\\x1b]52;c;eA==\\x07\\x1b[1Aright \\u202eleft\n"
+
+
 def test_texts_of_services_and_versions_are_no_markup(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

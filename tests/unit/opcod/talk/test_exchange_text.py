@@ -4,13 +4,18 @@ from pathlib import Path
 
 from opcod.commands.ask import stage_lines
 from opcod.commands.feedback import describe
+from opcod.commands.problems import entry
 from opcod.talk.text import brief, likeliest, whole
+from services.inspector.http.views import TraceView
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
-from shared.contracts.http import Advised
+from shared.contracts.acting import ExchangeRef
+from shared.contracts.events import TutorSilenced
+from shared.contracts.http import Advised, Answered
 from shared.contracts.openai import Usage
-from shared.contracts.traces import Alternative
+from shared.contracts.traces import Alternative, TokenTrace
+from shared.problems.problem import Problem
 from tests.unit.inspector.told import RUN, acted, feedback, revised
 
 
@@ -76,6 +81,72 @@ def test_the_stages_of_a_question_stand_below_who_speaks() -> None:
     )
     lines = stage_lines(advised)
     assert "\n".join(lines).splitlines() == [f"{advised.heading}:", *BELOW, "  no", "passed on as:", *BELOW]
+
+
+CONTROLS = "".join(
+    map(chr, (*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x200E, *range(0x202A, 0x202F), 0x2066, 0x2069))
+)
+"""C0 but for tab and line feed, DEL, C1, and what turns the order of reading."""
+
+CLIPBOARD = "\x1b]52;c;eA==\x07\x1b[1A\x1b[2Kright"
+HOSTILE = f"{CLIPBOARD} {CONTROLS}"
+BLANKS = "\u3000\u00a0\u200d"
+
+
+def test_a_text_of_somebody_else_moves_no_cursor(tmp_path: Path) -> None:
+    texts = dict.fromkeys(("question", "response", "raw", "delivered", "domain", "tutor", "tutor_version"), HOSTILE)
+    told = feedback(HOSTILE, **texts, removed=(HOSTILE,))
+    changed = revised(HOSTILE).model_copy(update={"text": HOSTILE + BLANKS})
+    silenced = TutorSilenced(
+        at=0,
+        source="broker",
+        round=1,
+        step=1,
+        tutor=HOSTILE,
+        student="a",
+        broke=0,
+        right=0,
+        break_rate=0,
+        low=0,
+        chance=0,
+        bound=0,
+        by=HOSTILE,
+        reason=HOSTILE,
+    )
+    act = acted(1, exchange=ExchangeRef(student="a", step=1, problem_id=HOSTILE, sample=0), reason=HOSTILE[:400])
+    store = Store(tmp_path / "log.sqlite3", RUN)
+    store.append([Entry(f"{number}-0", event) for number, event in enumerate((told, changed, act), start=1)], "3-0")
+    exchange = store.exchange(1)
+    store.close()
+    assert exchange is not None and exchange.revision is not None and exchange.history
+    top = (Alternative(text=HOSTILE, probability=0.5),)
+    token = TokenTrace(
+        text=HOSTILE,
+        divergence=0.5,
+        weight=1,
+        student_logprob=-1,
+        teacher_logprob=-1,
+        student_top=top,
+        teacher_top=top,
+    )
+    answer = Answered(
+        student=HOSTILE,
+        version=HOSTILE,
+        text=HOSTILE,
+        usage=Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2),
+    )
+    problem = Problem(id=HOSTILE, domain="physics", kind="forces", question=HOSTILE, answer=HOSTILE)
+    said = [
+        *map(describe, (told, changed, silenced, act)),
+        brief(exchange),
+        whole(exchange, TraceView(problem_id="p", sample=0, version="a@v0", tokens=(token,), all_tokens=1)),
+        *stage_lines(answer),
+        entry(problem),
+    ]
+    for text in said:
+        assert not set(text) & set(CONTROLS), text
+        assert r"\x1b]52;c;eA==\x07\x1b[1A\x1b[2Kright" in text
+    assert BLANKS in said[1], "what only looks like nothing stays"
 
 
 def test_a_token_is_quoted_so_that_all_of_it_is_seen() -> None:
