@@ -17,13 +17,14 @@ from opcod.local.deployment import run_lock
 from opcod.local.processes import log_tail
 from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for, settings_on
+from opcod.prepare.checks import check_name
 from opcod.prepare.run_directory import create_run, stored_settings
 from shared.config.loading import PLANNED_FILE, differences
 from shared.config.machine import cores_here
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import MODELS
 from shared.contracts.weights import ReplayedStep
-from shared.errors import ConfigError, OpcodError
+from shared.errors import ConfigError, OpcodError, StorageError, reason
 from shared.parents import environment_of_a_child
 
 # Changes no weight, so what is rebuilt must still be as recorded.
@@ -45,10 +46,13 @@ def replay(
     then required. Exit code 1 if a rebuilt version differs from the recorded one.
     """
     require_model_packages("`opcod replay`")
+    if into is not None:
+        check_name(into)
     paths = paths_for(runs_dir, run_name, cache_dir)
     recorded = stored_settings(paths)
     student = recorded.require_student(student or recorded.names[0])
     settings = settings_on(paths, None, None, overrides)
+    last = _last_step(until)
     changed = differences(recorded, settings)
     _check_changes(changed, into)
     console = make_console()
@@ -59,7 +63,7 @@ def replay(
     console.print(promised)
     with _target(paths, into, settings) as out:
         steps = []
-        for step in _replayed(paths.run_dir, out, student, _last_step(until)):
+        for step in _replayed(paths.run_dir, out, student, last):
             console.print(f"{step.version}: {_verdict(step, compared=compared)}, loss {step.loss:.4f}")
             steps.append(step)
     console.print(_table(steps, compared=compared))
@@ -128,13 +132,21 @@ def _target(paths: Paths, into: str | None, settings: RunSettings) -> Iterator[P
             if other or target.run_dir == paths.run_dir:
                 raise ConfigError(f"{target.run_dir} holds another run; choose another --into")
         else:
+            # First: with its config.toml the run is begun, and a later call goes on with it.
+            _copy_models(paths.run_dir, target.run_dir)
             create_run(target, settings)
-            shutil.copytree(paths.run_dir / MODELS, target.run_dir / MODELS, dirs_exist_ok=True)
-            # As the trainers had it: passes of another length would round otherwise.
-            if (planned := paths.run_dir / PLANNED_FILE).exists():
-                shutil.copyfile(planned, target.run_dir / PLANNED_FILE)
         with run_lock(target.run_dir):
             yield target.run_dir
+
+
+def _copy_models(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source / MODELS, target / MODELS, dirs_exist_ok=True)
+        # As the trainers had it: passes of another length would round otherwise.
+        if (planned := source / PLANNED_FILE).exists():
+            shutil.copyfile(planned, target / PLANNED_FILE)
+    except OSError as error:
+        raise StorageError(f"expected to copy the models of {source} to {target}: {reason(error)}") from error
 
 
 def _replayed(source: Path, out: Path, student: str, until: int | None) -> Iterator[ReplayedStep]:

@@ -174,7 +174,9 @@ def test_a_missing_batch_is_named(runs: Path, tmp_path: Path) -> None:
     [
         (("--set", "loss.alpha=1"), "name it with --into"),
         (("--set", "gate.tau=0.3", "--into", "x"), "only loss.*, optimizer.* and trainer.* can be changed"),
-        (("--until", "last"), "expected a version such as v7, got 'last'"),
+        (("--until", "last", "--into", "x"), "expected a version such as v7, got 'last'"),
+        (("--into", "../outside"), "expected a run name of letters, digits"),
+        (("--into", "what if"), "expected a run name of letters, digits"),
         (("--student", "c"), "--student: expected one of a, b, got 'c'"),
         (("--into", RUN), "holds another run; choose another --into"),
     ],
@@ -185,3 +187,13 @@ def test_bad_input_is_named_and_writes_nothing(runs: Path, arguments: tuple[str,
     assert message in str(result.exception)
     assert getattr(result.exception, "exit_code", None) == 2
     assert sorted(path.name for path in runs.iterdir()) == there
+    assert not (runs.parent / "outside").exists()
+
+
+def test_models_that_cannot_be_copied_begin_no_run(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / RUN, tmp_path / RUN)
+    (tmp_path / RUN / "models" / "c.json").symlink_to("nowhere")
+    result = replayed(tmp_path, "--into", "half")
+    assert isinstance(result.exception, StorageError)
+    assert "expected to copy the models" in str(result.exception) and "c.json" in str(result.exception)
+    assert not (tmp_path / "half" / "config.toml").exists()
