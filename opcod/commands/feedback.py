@@ -3,6 +3,7 @@
 `flag`, `exclude` and `silence` go through the broker of a run that is up; the others read.
 """
 
+import os
 import sys
 import time
 from collections import deque
@@ -27,6 +28,7 @@ from shared.bus.redis import RedisBus
 from shared.contracts.acting import Accepted, ExchangeRef, ReasonRequest, SilenceRequest
 from shared.contracts.events import Event
 from shared.errors import ConfigError, NotFoundError, UnavailableError
+from shared.files.durable import temporary_name
 from shared.files.text import expanded
 
 RunName = Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")]
@@ -177,17 +179,23 @@ def _act_on(act: Literal["flag", "exclude"], key: str, reason: str, run_name: st
 
 @contextmanager
 def _target(out: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a file that appears whole or not at all. Raises ConfigError where it cannot be written."""
+    """Standard output, or a file that appears whole or not at all; what is there and is no file, as a device or a named
+    pipe, is written to. Raises ConfigError where it cannot be written."""
     if out is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    # Where links lead: a rename would replace the link.
+    place = Path(os.path.realpath(out))
     # Written aside, so that an export that breaks off leaves no half file that looks like a whole one.
-    part = out.with_name(f"{out.name}.part")
+    part = place.with_name(temporary_name())
     try:
-        with part.open("wb") as file:
+        # A rename would put a file in the place of a device, or of /dev/stdout, which leads to no path.
+        is_file = out.is_file() or not out.exists()
+        with (part if is_file else out).open("wb") as file:
             yield file
-        part.replace(out)
+        if is_file:
+            part.replace(place)
     except OSError as error:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
     finally:
