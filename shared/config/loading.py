@@ -64,10 +64,13 @@ def load_settings(
             )
         _merge(tree, _extended(own, config))
     # Sorted, so that the order of the environment decides nothing.
-    from_env = [f"{_named_by(name)}={value}" for name, value in sorted(environ.items()) if name.startswith(ENV_PREFIX)]
-    ranks = [f"trainer.ranks={environ[ENV_RANKS]}"] if environ.get(ENV_RANKS) else []
+    variables = [(name, value) for name, value in sorted(environ.items()) if name.startswith(ENV_PREFIX)]
     # In the order in which they win: a later one replaces an earlier one.
-    for override in [*ranks, *from_env, *overrides]:
+    if environ.get(ENV_RANKS):
+        _apply(tree, f"trainer.ranks={environ[ENV_RANKS]}")
+    for name, value in variables:
+        _apply(tree, f"{_named_by(name)}={value}", name)
+    for override in overrides:
         _apply(tree, override)
     return validate(tree)
 
@@ -177,9 +180,15 @@ def _named_by(variable: str) -> str:
     return ".".join(known)
 
 
-def _apply(tree: Tree, override: str) -> None:
+def _apply(tree: Tree, override: str, variable: str | None = None) -> None:
+    """variable: of the environment, if that says it."""
     path, separator, text = override.partition("=")
     keys = path.strip().split(".")
+    if variable is not None and (not all(keys) or len(keys) < 2):
+        raise ConfigError(
+            f"{variable}: expected {ENV_PREFIX}SECTION__KEY, with two underscores between a section and its key, as "
+            f"{ENV_PREFIX}RUN__SEED"
+        )
     if not separator or not all(keys) or len(keys) < 2:
         came = f"the key {shown(path.strip())}" if separator else "no `=` in it"
         raise ConfigError(f"expected section.key=value, got {came}")  # the value may be a secret

@@ -53,6 +53,13 @@ def test_variables_of_others_are_not_settings() -> None:
     assert loaded(OPCOD_RUN="r", OPCOD_SETTINGS="x", PATH="/bin") == loaded()
 
 
+@pytest.mark.parametrize("variable", ["OPCOD_SET_RUN_SEED", "OPCOD_SET_", "OPCOD_SET___SEED", "OPCOD_SET_RUN__"])
+def test_a_variable_that_names_no_setting_is_named_itself(variable: str) -> None:
+    expected = f"{variable}: expected OPCOD_SET_SECTION__KEY, with two underscores between"
+    with pytest.raises(ConfigError, match=expected):
+        load_settings(preset="smoke", environ={variable: "1"})
+
+
 @pytest.mark.parametrize(
     ("override", "section", "key", "value"),
     [
