@@ -21,6 +21,7 @@ from opcod.local.progress import RunProgress, make_console, tell
 from opcod.local.signals import Interrupted, interruptible
 from opcod.options import (
     CACHE_DIR,
+    DEFAULT_PRESET,
     RUNS_DIR,
     CacheDir,
     ConfigFile,
@@ -52,7 +53,9 @@ Look = Callable[[Mapping[str, int]], None]
 
 
 def run(
-    run_name: Annotated[str | None, typer.Option("--run", help="Name of the run; default: preset and time.")] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="Name of the run; default: preset or file, and time.")
+    ] = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with this run.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what it would do and need, and begin nothing.")
@@ -97,7 +100,8 @@ def run(
             require_disk(paths, settings)
     else:
         settings = settings_from(preset, config, overrides)
-        paths = paths_for(runs_dir, run_name or new_run_name(preset or "laptop"), cache_dir)
+        base = preset or (None if config else DEFAULT_PRESET)
+        paths = paths_for(runs_dir, run_name or new_run_name(base, config), cache_dir)
         require_rendezvous(settings, rendezvous)
         for note in check_settings(paths, settings):
             console.print(f"note: {note}", highlight=False, markup=False)

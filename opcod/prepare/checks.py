@@ -275,7 +275,7 @@ def served_settings(
     asked = given(preset, config, overrides)
     if run_name is None and not asked:
         run_name = latest_run(runs_dir)
-    paths = paths_for(runs_dir, run_name or new_run_name(preset), cache_dir)
+    paths = paths_for(runs_dir, run_name or new_run_name(preset, config), cache_dir)
     # A run keeps its settings; those that are named are compared with them.
     if not asked or (paths.run_dir / "config.toml").exists():
         return paths, kept_settings(paths, preset, config, overrides)

@@ -3,6 +3,7 @@
 What always holds: a run goes on with the settings, the problems and the name it was begun with, or not at all.
 """
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from shared.problems.manifest import manifest
 from shared.problems.pinned import PROBLEMS_FILE, problems_to_go_on_with, read_manifest
 from shared.problems.problem import ProblemSet
 
+MAX_NAMED_CHARS = 40
+"""Of a run's name that a file's gives: 64 are all, and the time takes 16."""
+
 
 def pin_problems(paths: Paths, settings: RunSettings) -> ProblemSet:
     """Write the manifest, or compare with the one that is there; returns the problems.
@@ -32,8 +36,11 @@ def pin_problems(paths: Paths, settings: RunSettings) -> ProblemSet:
     return problems
 
 
-def new_run_name(preset: str | None) -> str:
-    return f"{preset or 'run'}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+def new_run_name(preset: str | None, config: Path | None = None) -> str:
+    """Of the preset, or else the file, that the run is begun with, and of the time."""
+    # A file may be called as no run may.
+    named = re.sub(r"[^A-Za-z0-9._-]+", "-", config.stem).strip("-._")[:MAX_NAMED_CHARS] if config else ""
+    return f"{preset or named or 'run'}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
 
 
 def create_run(paths: Paths, settings: RunSettings) -> None:

@@ -10,6 +10,7 @@ import typer
 from opcod.main import app
 from shared.config.loading import load_settings, to_toml
 from shared.contracts.run import STATE_FILE
+from shared.errors import StoppedError
 from tests.fakes.command import call_opcod
 
 FULL = Path("/dev/full")
@@ -286,6 +287,19 @@ def test_problems_are_shown(opcod: Opcod) -> None:
 def test_an_unknown_domain_is_refused(opcod: Opcod) -> None:
     code, _, error = opcod("problems", "show", "--preset", "smoke", "--domain", "biology", places=False)
     assert (code, "expected a domain of physics, chemistry" in error) == (2, True)
+
+
+def test_a_run_of_a_file_has_its_name(
+    opcod: Opcod, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> int:
+        raise StoppedError("stopped before it began")
+
+    monkeypatch.setattr("opcod.commands.run.train", stopped)
+    (tmp_path / "mine.toml").write_text('extends = "smoke"')
+    assert opcod("run", "--config", str(tmp_path / "mine.toml"), *SCRIPTED)[0] == 130
+    [run_dir] = runs.iterdir()
+    assert run_dir.name.startswith("mine-2")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here, as Linux has it")

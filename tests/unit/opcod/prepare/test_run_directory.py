@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from opcod.prepare.run_directory import pin_problems
+from opcod.prepare.checks import check_name
+from opcod.prepare.run_directory import new_run_name, pin_problems
 from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError
@@ -74,3 +75,21 @@ def test_a_run_whose_evaluations_were_chosen_otherwise_is_not_gone_on_with(
         pin_problems(paths, settings)
     # To be asked anew, in one way for all versions, they need not have been chosen so.
     assert problems_of_run(paths.run_dir, settings).test
+
+
+@pytest.mark.parametrize(
+    ("preset", "config", "begins"),
+    [
+        ("smoke", None, "smoke-2"),
+        ("smoke", "mine.toml", "smoke-2"),
+        (None, "somewhere/mine.toml", "mine-2"),
+        (None, "my ü settings (1).toml", "my-settings-1-2"),
+        (None, "ü.toml", "run-2"),
+        (None, "x" * 100 + ".toml", "x" * 40 + "-2"),
+        (None, None, "run-2"),
+    ],
+)
+def test_a_new_run_is_called_as_what_it_is_begun_with(preset: str | None, config: str | None, begins: str) -> None:
+    name = new_run_name(preset, Path(config) if config else None)
+    assert name.startswith(begins)
+    check_name(name)
