@@ -1,6 +1,7 @@
 """An exchange reads alike as it happens, from the log of the inspector, and on the page of a bundle."""
 
 from pathlib import Path
+from typing import Any
 
 from opcod.commands.ask import stage_lines
 from opcod.commands.feedback import describe
@@ -11,7 +12,7 @@ from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
 from shared.contracts.acting import ExchangeRef
-from shared.contracts.events import TutorSilenced
+from shared.contracts.events import Event, TutorSilenced
 from shared.contracts.http import Advised, Answered
 from shared.contracts.openai import Usage
 from shared.contracts.traces import Alternative, TokenTrace
@@ -94,7 +95,9 @@ BLANKS = "\u3000\u00a0\u200d"
 
 
 def test_a_text_of_somebody_else_moves_no_cursor(tmp_path: Path) -> None:
-    texts = dict.fromkeys(("question", "response", "raw", "delivered", "domain", "tutor", "tutor_version"), HOSTILE)
+    texts: dict[str, Any] = dict.fromkeys(
+        ("question", "response", "raw", "delivered", "domain", "tutor", "tutor_version"), HOSTILE
+    )
     told = feedback(HOSTILE, **texts, removed=(HOSTILE,))
     changed = revised(HOSTILE).model_copy(update={"text": HOSTILE + BLANKS})
     silenced = TutorSilenced(
@@ -114,8 +117,9 @@ def test_a_text_of_somebody_else_moves_no_cursor(tmp_path: Path) -> None:
         reason=HOSTILE,
     )
     act = acted(1, exchange=ExchangeRef(student="a", step=1, problem_id=HOSTILE, sample=0), reason=HOSTILE[:400])
+    events: list[Event] = [told, changed, act]
     store = Store(tmp_path / "log.sqlite3", RUN)
-    store.append([Entry(f"{number}-0", event) for number, event in enumerate((told, changed, act), start=1)], "3-0")
+    store.append([Entry(f"{number}-0", event) for number, event in enumerate(events, start=1)], "3-0")
     exchange = store.exchange(1)
     store.close()
     assert exchange is not None and exchange.revision is not None and exchange.history
@@ -137,7 +141,7 @@ def test_a_text_of_somebody_else_moves_no_cursor(tmp_path: Path) -> None:
     )
     problem = Problem(id=HOSTILE, domain="physics", kind="forces", question=HOSTILE, answer=HOSTILE)
     said = [
-        *map(describe, (told, changed, silenced, act)),
+        *map(describe, (*events, silenced)),
         brief(exchange),
         whole(exchange, TraceView(problem_id="p", sample=0, version="a@v0", tokens=(token,), all_tokens=1)),
         *stage_lines(answer),
