@@ -18,6 +18,7 @@ from opcod.local.deployment import latest_run
 from opcod.local.progress import make_console
 from opcod.local.signals import interruptible
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
+from opcod.prepare.checks import check_directory
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import stored_settings
 from opcod.report.inspect_log import require_inspect, write_inspect_log
@@ -33,6 +34,9 @@ from shared.problems.loading import SCIKNOWEVAL, load_problem_set
 from shared.problems.pinned import problems_of_run
 from shared.problems.problem import Problem, ProblemFormat, ProblemSet, rows_hash
 from shared.results.evaluation import Evaluation, Subject, evaluate, seen
+
+EVALUATIONS = "eval"
+"""Of a run's directory: where the results go."""
 
 OWN_PARTITIONS = ("test", "validation", "train")
 
@@ -84,8 +88,10 @@ def evaluate_student(
     settings = stored_settings(paths)
     # Whatever can be refused is refused before a model is loaded.
     version = resolve_version(paths, sorted(settings.students), student)
+    check_directory("--runs-dir", paths.run_dir / EVALUATIONS)
     if inspect_log is not None:
         require_inspect()
+        check_directory("--inspect-log", inspect_log)
     chosen = _chosen(problems, paths.run_dir, settings, limit)
     questions = _questions(version, samples, settings, chosen)
 
@@ -100,7 +106,7 @@ def evaluate_student(
         [answers] = answer(paths, [questions], say, interrupted)
     evaluated = _evaluated(paths.run, settings.run.seed, questions, chosen, answers.checksum)
     result = evaluate(evaluated, chosen.problems, answers.outputs, chosen.format)
-    file = paths.run_dir / "eval" / evaluated.file_name
+    file = paths.run_dir / EVALUATIONS / evaluated.file_name
     atomic_write(file, result.model_dump_json(indent=1).encode())
     if inspect_log is not None:
         log = write_inspect_log(inspect_log, result, chosen.problems, questions, answers.outputs, chosen.format)

@@ -133,6 +133,18 @@ def test_weights_that_were_changed_are_not_scored(opcod_eval: Eval, run_dir: Pat
     assert not (run_dir / "eval").exists()
 
 
+@pytest.mark.parametrize("option", ["--runs-dir", "--inspect-log"])
+def test_where_nothing_can_be_written_nobody_is_asked(
+    opcod_eval: Eval, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    taken = {"--runs-dir": run_dir / "eval", "--inspect-log": tmp_path / "logs"}[option]
+    taken.write_text("")
+    monkeypatch.setattr("opcod.commands.eval.require_inspect", lambda: None)
+    code, said, error = opcod_eval("--student", "a", "--inspect-log", str(tmp_path / "logs"), *QUICK)
+    assert (code, said) == (2, "")
+    assert f"{option}: expected a directory that can be written to, {taken} is none" in " ".join(error.split())
+
+
 def test_without_inspect_ai_the_log_is_refused_before_anything_runs(
     opcod_eval: Eval, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
