@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opcod.local.gpus import Shares, visible
-from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
+from opcod.local.processes import SILENT_S, ProcessSpec, launch, require_success, result_line, until_ended
 from shared.config.settings import Paths
 from shared.contracts.jobs import PromptOutput, Questions
 from shared.gpus import VISIBLE
-
-# Longer than an 8B model on one GPU takes for the paper's test problems; an answer that hangs ends here.
-TIMEOUT_S = 12 * 3600.0
 
 Progress = Callable[[str], None]
 
@@ -49,9 +46,10 @@ def answer(
         until_ended(
             running,
             f"answering with {' and '.join(questions.version for questions in asked)}",
-            timeout_s=TIMEOUT_S,
+            timeout_s=SILENT_S,
             report=lambda: progress(_standing(asked, places)),
             stopped=stopped,
+            progress=lambda: [_written(place) for place in places],
         )
         return [
             _answers(questions, place, process.returncode)
@@ -79,8 +77,13 @@ def _answers(questions: Questions, place: Path, code: int) -> Answers:
     require_success(f"answering with {questions.version}", code, place / "log")
     with (place / "answers.jsonl").open(encoding="utf-8") as lines:
         outputs = [PromptOutput.model_validate_json(line) for line in lines]
-    # The last line of its output is for programs, all before it for people.
-    return Answers(outputs, json.loads(log_tail(place / "log", lines=1))["checksum"])
+    return Answers(outputs, json.loads(result_line(place / "log", '{"checksum"'))["checksum"])
+
+
+def _written(place: Path) -> int:
+    """Bytes of answers so far."""
+    file = place / "answers.jsonl"
+    return file.stat().st_size if file.exists() else 0
 
 
 def _lines(file: Path) -> int:

@@ -26,6 +26,10 @@ FIRST_PAUSE_S = 1.0
 """Before the second start in a window, then 2, 4, 8 s: what a service misses at its start, as space on a disk or a name
 that resolves, may take a while to come back. The first is at once: a process that was killed misses nothing."""
 
+SILENT_S = 2 * 3600.0
+"""Between two signs of life of a process that ends by itself: lines after each chunk of answers and every few updates.
+Its whole work has no limit, as it takes minutes or days by the model and the machine."""
+
 GRACE_S = 30.0
 POLL_S = 0.2
 REPORT_EVERY_S = 15.0
@@ -209,6 +213,18 @@ def require_success(what: str, code: int, log_file: Path) -> None:
     if code != 0:
         kind = ConfigError if code == EXIT_USAGE else OpcodError
         raise kind(f"{what} ended with exit code {code}:\n{log_tail(log_file)}")
+
+
+def result_line(log_file: Path, begins: str) -> str:
+    """The last line of a log that begins so, for programs; libraries may have had a word after it, as their processes
+    ended. Raises OpcodError with the end of the log where there is none."""
+    with log_file.open(encoding="utf-8", errors="replace") as lines:
+        found = [line for line in lines if line.startswith(begins)]
+    if not found:
+        raise OpcodError(
+            f"expected a line of {log_file} to begin with {begins}, none does; it ends:\n{log_tail(log_file)}"
+        )
+    return found[-1]
 
 
 def log_tail(path: Path, lines: int = 15) -> str:

@@ -12,7 +12,15 @@ from pathlib import Path
 from opcod.installed import require_model_packages
 from opcod.local.gpus import Shares, apart, share_out, visible
 from opcod.local.nodes import on_one_node
-from opcod.local.processes import ProcessSpec, launch, log_tail, require_success, until_ended
+from opcod.local.processes import (
+    SILENT_S,
+    ProcessSpec,
+    launch,
+    log_tail,
+    require_success,
+    result_line,
+    until_ended,
+)
 from opcod.local.signals import stoppable
 from opcod.planning.machine import Purpose, in_words, write_plan
 from shared.config.machine import cores_here
@@ -22,10 +30,6 @@ from shared.errors import ConfigError, ModelError, StoppedError
 from shared.files.durable import atomic_write
 from shared.gpus import VISIBLE, gpus_here
 from shared.modeling.checksums import file_checksum, model_files, stamps
-
-SILENT_S = 2 * 3600.0
-"""Between two lines of a process here, which come after each chunk of answers and every few updates. Its whole work has
-no limit, as it takes minutes or days by the model and the machine."""
 
 Progress = Callable[[str], None]
 
@@ -161,9 +165,8 @@ def _specialize(
 
 
 def made_in(log_file: Path) -> Path:
-    """The specialist that a log tells of. Libraries may have had a word after it, as their processes ended."""
-    lines = log_tail(log_file).splitlines()
-    return Path(json.loads(next(line for line in reversed(lines) if line.startswith('{"path"')))["path"])
+    """The specialist that a log tells of. Raises OpcodError where it tells of none."""
+    return Path(json.loads(result_line(log_file, '{"path"'))["path"])
 
 
 def as_made_here(settings: RunSettings, available: int, purpose: Purpose | None) -> RunSettings:

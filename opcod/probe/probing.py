@@ -12,7 +12,7 @@ from pathlib import Path
 from opcod.local.answering import answer
 from opcod.local.gpus import Shares, share_out, visible
 from opcod.local.nodes import on_one_node
-from opcod.local.processes import ProcessSpec, launch, require_success, until_ended
+from opcod.local.processes import SILENT_S, ProcessSpec, launch, log_tail, require_success, until_ended
 from opcod.probe.questions import (
     Asked,
     Error,
@@ -35,8 +35,6 @@ from shared.gpus import VISIBLE, gpus_here
 from shared.problems.hints import calls_wrong, names_formula, names_numbers
 from shared.problems.problem import Judgement, Problem
 from shared.results.probing import Probe, ProbedProblem, ToldError, tally
-
-REACH_TIMEOUT_S = 3600.0
 
 Say = Callable[[str], None]
 Stopped = Callable[[], bool]
@@ -123,9 +121,10 @@ class Questioning:
             until_ended(
                 list(running.values()),
                 "measuring the loss",
-                timeout_s=REACH_TIMEOUT_S,
-                report=lambda: self._say("the loss is being measured"),
+                timeout_s=SILENT_S,
+                report=lambda: self._say(f"the loss is being measured ({_standing(specs)})"),
                 stopped=self._stopped,
+                progress=lambda: [spec.log_file.stat().st_size for spec in specs.values()],
             )
             found: dict[Key, Reach | None] = {}
             for student, process in running.items():
@@ -147,9 +146,14 @@ class Questioning:
 
 
 def _reaches(log_file: Path, count: int) -> Iterator[Reach | None]:
-    """The last lines of its output are for programs, all before them for people."""
-    for line in log_file.read_text(encoding="utf-8").splitlines()[-count:]:
+    """What it says of `count` answers, among lines for people, and those of libraries as their processes end."""
+    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    for line in [each for each in lines if each == "null" or each.startswith('{"tokens"')][-count:]:
         yield None if line == "null" else Reach.model_validate_json(line)
+
+
+def _standing(specs: Mapping[str, ProcessSpec]) -> str:
+    return "; ".join(f"{student}: {log_tail(spec.log_file, lines=1)}" for student, spec in specs.items())
 
 
 def _probed(

@@ -1,13 +1,14 @@
 """Measures how far the loss reaches into a student's answers before any training: no broker, no Redis.
 
 `python -m services.trainer.offline.probing --student a --run-dir R --answers F` reads a `TaughtAnswer` a line from F
-and prints a line of JSON for each, a `Reach`, or `null` where prompt and answer are longer than the model's context.
-What always holds: rows, forward pass, output layer and divergence are those of a step, at the rollouts' temperature.
+and at the end prints a line of JSON for each, a `Reach`, or `null` where prompt and answer are longer than the model's
+context. What always holds: rows, forward pass, output layer and divergence are those of a step, at the rollouts'
+temperature.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -45,7 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokenizer = load_tokenizer(config.base.path, config.section.chat_template)
     with given.answers.open(encoding="utf-8") as lines:
         rows = taught_rows([TaughtAnswer.model_validate_json(line) for line in lines], tokenizer, model.context_tokens)
-    for found in reaches(model, rows, config.step):
+
+    def say(line: str) -> None:
+        # At once: whoever waits goes by it.
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    for found in reaches(model, rows, config.step, say):
         sys.stdout.write(("null" if found is None else found.model_dump_json()) + "\n")
     return 0
 
@@ -70,14 +77,17 @@ def taught_rows(answers: Sequence[TaughtAnswer], tokenizer: PreTrainedTokenizerB
     return rows
 
 
-def reaches(model: StudentModel, rows: Sequence[Row], step: StepSettings) -> list[Reach | None]:
-    """How far the loss reaches into each row, in order; None for inactive ones."""
+def reaches(
+    model: StudentModel, rows: Sequence[Row], step: StepSettings, say: Callable[[str], None] = lambda _: None
+) -> list[Reach | None]:
+    """How far the loss reaches into each row, in order; None for inactive ones. say: told how many are measured."""
     limit, largest = step.optimizer.pass_tokens, model.packing.tree_tokens
     packs = pack_rows([row for row in rows if row.active], min(limit, largest))
     found: dict[int, Reach] = {}
     with torch.no_grad():
         for part in micro_batches(packs, limit, largest):
             found |= _reach(model, part, step)
+            say(f"{len(found)} of {sum(row.active for row in rows)} answers measured")
     return [found.get(row.group) for row in rows]
 
 

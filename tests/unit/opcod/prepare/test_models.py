@@ -10,7 +10,7 @@ from shared.config.loading import load_settings
 from shared.config.machine import cores_here
 from shared.config.settings import Paths
 from shared.contracts.models import model_file, prepared_model
-from shared.errors import ConfigError
+from shared.errors import ConfigError, OpcodError
 from shared.modeling.checksums import file_checksum
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -68,5 +68,9 @@ def test_a_specialist_is_made_by_the_trainer_s_ranks_as_far_as_they_are_here(
 
 def test_a_specialist_is_found_in_a_log_that_goes_on_after_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.write_text('update 1/1, loss 0.1\n{"path": "/cache/x", "cached": false, "seconds": 1}\n[W] a library ends\n')
+    made = 'update 1/1, loss 0.1\n{"path": "/cache/x", "cached": false, "seconds": 1}\n'
+    log.write_text(made + 20 * "[W] a library ends\n")
     assert made_in(log) == Path("/cache/x")
+    log.write_text("[W] a library ends\n")
+    with pytest.raises(OpcodError, match=r'expected a line of .* to begin with {"path", none does'):
+        made_in(log)

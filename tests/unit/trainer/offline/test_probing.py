@@ -117,5 +117,7 @@ def test_the_command_prints_a_line_for_each_answer(
     lines = [answer(tokenizer, "3 + 4?", text).model_dump_json() for text in ("8", "", "12")]
     (tmp_path / "answers.jsonl").write_text("\n".join(lines) + "\n")
     assert main(["--student", "a", "--run-dir", str(tmp_path), "--answers", str(tmp_path / "answers.jsonl")]) == 0
-    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-3:]]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2 of 2 answers measured", "told while it goes on"
+    said = [json.loads(line) for line in lines[-3:]]
     assert [None if each is None else each["tokens"] for each in said] == [1, None, 2]
