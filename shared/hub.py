@@ -68,6 +68,13 @@ def kept(kind: HubKind, name: str, patterns: Sequence[str], revision: str | None
             return None
 
 
+def cache_directory() -> Path:
+    """Where the client keeps what it fetches, on this machine."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
 def knows_all_files(snapshot: Path) -> bool:
     """Whether the client's cache holds the list of all files that the repository has in this snapshot: what is not
     there then is not on the hub either."""

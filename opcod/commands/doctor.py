@@ -32,7 +32,7 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.planning.disk import free_disk_needed, free_under
+from opcod.planning.disk import disk_needs
 from opcod.prepare.checks import can_be_written, existing, thinking_notes
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
@@ -85,18 +85,13 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
 
     No packages where services run elsewhere: an image has those that its own processes need.
     """
-    free, needed = free_under(paths.runs_dir), free_disk_needed(paths, settings)
     memory = psutil.virtual_memory()
     return [
         Finding("python", "ok", sys.version.split()[0]),
         *(() if is_elsewhere() else map(_package, PACKAGES)),
         _threads(settings, cores_here()),
         Finding("memory", "ok", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),
-        Finding(
-            "disk",
-            "bad" if free < needed else "ok",
-            f"{free / 1e9:.1f} GB free under {paths.runs_dir}, a run of these settings wants {needed / 1e9:.1f}",
-        ),
+        *_disks(paths, settings),
         *_engines(settings),
         *(() if is_elsewhere() else _templates(paths, settings)),
         _writable("runs", paths.runs_dir),
@@ -139,6 +134,18 @@ def _threads(settings: RunSettings, cores: int) -> Finding:
         return Finding("threads", "warn", f"{on_cpu} a model process on {cores} cores; lower resources.threads")
     beside = f", {on_gpu} beside a GPU" if on_gpu != on_cpu else ""
     return Finding("threads", "ok", f"{on_cpu} a model process{beside}, on {cores} cores")
+
+
+def _disks(paths: Paths, settings: RunSettings) -> Iterator[Finding]:
+    try:
+        needs = disk_needs([(paths, settings)])
+    except OpcodError as error:
+        yield Finding("disk", "bad", str(error))
+        return
+    for need in needs:
+        free, where = f"{need.free / 1e9:.1f} GB free", " and ".join(map(str, need.places))
+        told = f"{free} under {where}, a run of these settings wants {need.bytes / 1e9:.1f}"
+        yield Finding("disk", "bad" if need.free < need.bytes else "ok", told)
 
 
 def _engines(settings: RunSettings) -> Iterator[Finding]:

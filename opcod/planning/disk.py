@@ -9,13 +9,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from opcod.planning.shapes import DTYPE_BYTES, KNOWN_SHAPES, ModelShape, read_shape, shapes_in
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import prepared_model
 from shared.errors import ConfigError
+from shared.hub import cache_directory
 from shared.modeling.directory import MODEL_CONFIG
+from shared.modeling.embedded import EMBEDDED
 from shared.results.grid import Grid, plain
 
 SPARE_BYTES = 2_000_000_000
@@ -28,6 +31,8 @@ CHECKPOINTS = 3
 # Bytes a parameter: masters and two moments in fp32, and with full weights what they were cast to besides.
 TRAINED_STATE_BYTES = 12
 TEACHER_BYTES = 4
+# Specialists of one size differ by their small files, and by what a file of weights says of itself.
+ALIKE = 0.02
 # Beside the newest and each keep_every-th: best, tutor's, live, and the one that is being written.
 NEEDED_VERSIONS = 4
 
@@ -55,14 +60,28 @@ def disk_parts(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[
         checkpoint = trained * (TRAINED_STATE_BYTES + teacher + (dtype_bytes if full else 0))
         parts.append(DiskPart(f"versions of {student}", kept_versions(settings) * version))
         parts.append(DiskPart(f"checkpoints of {student}", CHECKPOINTS * checkpoint))
-        if section.specialize:
-            parts.append(DiskPart(f"specialist of {student}", shape.parameters * dtype_bytes, in_cache=True))
-    models = {settings.students[student].model: shape for student, shape in shapes.items()}
-    downloads = {model: shape for model, shape in models.items() if not Path(model).expanduser().is_dir()}
+    specialists, models = _specialist_bytes(settings, shapes), _model_bytes(settings, shapes)
     return [
         *parts,
-        *(DiskPart(f"model {model}", shape.parameters * 2, in_cache=True) for model, shape in downloads.items()),
+        *(DiskPart(f"specialist of {student}", size, in_cache=True) for student, size in specialists.items()),
+        *(DiskPart(f"model {model}", size, in_cache=True) for model, size in models.items()),
     ]
+
+
+def _specialist_bytes(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> dict[str, int]:
+    """By student, of those that are fine-tuned first."""
+    sections = {student: settings.students[student] for student in shapes}
+    return {
+        student: shapes[student].parameters * DTYPE_BYTES[section.dtype]
+        for student, section in sections.items()
+        if section.specialize
+    }
+
+
+def _model_bytes(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> dict[str, int]:
+    """By name, of models that are in no directory of the user's."""
+    models = {settings.students[student].model: shape for student, shape in shapes.items()}
+    return {model: shape.parameters * 2 for model, shape in models.items() if not Path(model).expanduser().is_dir()}
 
 
 def kept_versions(settings: RunSettings) -> int:
@@ -87,45 +106,126 @@ def shapes_of(settings: RunSettings) -> dict[str, ModelShape]:
     return found
 
 
-def free_disk_needed(paths: Paths, settings: RunSettings, shapes: Mapping[str, ModelShape] | None = None) -> int:
-    """Bytes that are to be free for the rest of a run: those of `resources.min_free_disk_bytes`, or with "auto" what
-    its parts and SPARE_BYTES come to, less what is there already. Raises ModelError.
+@dataclass(frozen=True)
+class DiskNeed:
+    """bytes: what is to be free on one disk, on which these directories are, or will be. free: what is."""
 
-    shapes: by default those of the models that the run was begun with, and of the others what `shapes_of` knows.
+    places: tuple[Path, ...]
+    bytes: int
+    free: int
+
+
+def disk_needs(
+    runs: Sequence[tuple[Paths, RunSettings]], shapes: Mapping[str, ModelShape] | None = None
+) -> list[DiskNeed]:
+    """By disk, for the rest of runs that share their directories: those of `resources.min_free_disk_bytes` under the
+    runs, or with "auto" what their parts and SPARE_BYTES come to, less what is there already. Raises ModelError.
+
+    shapes: by default those of the models that a run was begun with, and of the others what `shapes_of` knows.
     """
-    fixed = settings.resources.min_free_disk_bytes
-    if fixed != "auto":
-        return fixed
-    known = shapes_of(settings) | _begun_with(paths, settings) if shapes is None else shapes
-    parts = disk_parts(settings, known)
-    in_run = sum(part.bytes for part in parts if not part.in_cache)
-    # Not the cache's: which specialists it holds already is only known once they are asked for.
-    return SPARE_BYTES + max(0, in_run - _held_bytes(paths.run_dir))
+    fixed, in_runs = 0, 0
+    specialists: dict[tuple[int, str], int] = {}
+    models: dict[str, int] = {}
+    for paths, settings in runs:
+        asked = settings.resources.min_free_disk_bytes
+        if asked != "auto":
+            fixed = max(fixed, asked)
+            continue
+        begun = _begun_with(paths, settings)
+        known = shapes_of(settings) | shapes_in(begun) if shapes is None else shapes
+        parts = sum(part.bytes for part in disk_parts(settings, known) if not part.in_cache)
+        in_runs += max(0, parts - _held_bytes(paths.run_dir))
+        lacking = {student: shape for student, shape in known.items() if student not in begun}
+        models |= _model_bytes(settings, lacking)
+        # Those of a seed are one, whatever the method.
+        made = _specialist_bytes(settings, lacking)
+        specialists |= {(settings.run.seed, student): size for student, size in made.items()}
+    paths, settings = runs[0]
+    spare = SPARE_BYTES if settings.resources.min_free_disk_bytes == "auto" else 0
+    needed = {paths.runs_dir: max(fixed, in_runs + spare)}
+    _add(needed, paths.cache_dir, _lacking_bytes(list(specialists.values()), paths.cache_dir / "specialists"))
+    for model, size in models.items():
+        if not _is_here(model, paths.cache_dir):
+            _add(needed, paths.cache_dir if model == EMBEDDED else cache_directory(), size)
+    return _by_disk(needed)
 
 
-def _begun_with(paths: Paths, settings: RunSettings) -> dict[str, ModelShape]:
+def _add(needed: dict[Path, int], place: Path, size: int) -> None:
+    needed[place] = needed.get(place, 0) + size
+
+
+def _by_disk(needed: Mapping[Path, int]) -> list[DiskNeed]:
+    disks: dict[int, list[Path]] = {}
+    for place, size in needed.items():
+        if size or not disks:
+            disks.setdefault(_disk_of(place), []).append(place)
+    return [
+        DiskNeed(tuple(places), sum(needed[place] for place in places), free_under(places[0]))
+        for places in disks.values()
+    ]
+
+
+def _lacking_bytes(wanted: list[int], kept_in: Path) -> int:
+    """Of specialists of these sizes. Which ones the cache holds is only known once they are asked for, so one of a size
+    is taken for the one that is wanted."""
+    for kept in kept_in.iterdir() if kept_in.is_dir() else ():
+        size = _held_bytes(kept)
+        alike = next((each for each in wanted if abs(each - size) <= ALIKE * each), None)
+        if alike is not None:
+            wanted.remove(alike)
+    return sum(wanted)
+
+
+def _is_here(model: str, cache_dir: Path) -> bool:
+    """Or cannot be looked for, without the packages that would fetch it."""
+    if find_spec("torch") is None:
+        return True
+    # Here and not above: torch takes seconds, and of a run that goes on nothing is looked for.
+    from shared.modeling.resolving import find_model
+
+    return find_model(model, cache_dir) is not None
+
+
+def _begun_with(paths: Paths, settings: RunSettings) -> dict[str, Path]:
     models = {}
     for name in settings.names:
         with suppress(ConfigError):  # not prepared yet, or told where it is needed
             models[name] = prepared_model(paths.run_dir, name).path
-    return shapes_in({name: path for name, path in models.items() if (path / MODEL_CONFIG).is_file()})
+    return {name: path for name, path in models.items() if (path / MODEL_CONFIG).is_file()}
 
 
 def require_disk(paths: Paths, settings: RunSettings, shapes: Mapping[str, ModelShape] | None = None) -> None:
-    """Raises ConfigError where less is free than a run needs, ModelError. shapes: as in `free_disk_needed`."""
-    needed, free = free_disk_needed(paths, settings, shapes), free_under(paths.runs_dir)
-    if free < needed:
+    """Raises ConfigError where less is free than a run needs, ModelError. shapes: as in `disk_needs`."""
+    require_disk_of([(paths, settings)], shapes)
+
+
+def require_disk_of(runs: Sequence[tuple[Paths, RunSettings]], shapes: Mapping[str, ModelShape] | None = None) -> None:
+    """As `require_disk`, for all of them together."""
+    short = [need for need in disk_needs(runs, shapes) if need.free < need.bytes]
+    if short:
+        count = f" for {len(runs)} runs" if len(runs) > 1 else ""
+        found = "; ".join(
+            f"expected {need.bytes / 1e9:.1f} GB free under {' and '.join(map(str, need.places))}{count}, "
+            f"found {need.free / 1e9:.1f} GB"
+            for need in short
+        )
         raise ConfigError(
-            f"expected {needed / 1e9:.1f} GB free under {paths.runs_dir}, found {free / 1e9:.1f} GB; `opcod run "
-            "--dry-run` says what takes it; free some, choose another --runs-dir, or set retention.keep_last or "
-            "resources.min_free_disk_bytes"
+            f"{found}; `opcod run --dry-run` says what takes it; free some, choose another --runs-dir or --cache-dir, "
+            "or set retention.keep_last or resources.min_free_disk_bytes"
         )
 
 
 def free_under(directory: Path) -> int:
     """Free bytes where `directory` is, or will be."""
-    place = next(parent for parent in (directory, *directory.parents) if parent.exists())
-    return shutil.disk_usage(place).free
+    return shutil.disk_usage(_existing(directory)).free
+
+
+def _disk_of(directory: Path) -> int:
+    return _existing(directory).stat().st_dev
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def disk_grid(parts: Sequence[DiskPart]) -> Grid:
@@ -149,7 +249,7 @@ def _batch_bytes(settings: RunSettings) -> int:
 
 
 def _held_bytes(directory: Path) -> int:
-    """Of a run that may be up, so that files come and go meanwhile."""
+    """Of a directory that may be in use, so that files come and go meanwhile."""
     held = 0
     for parent, _, files in os.walk(directory):
         for file in files:

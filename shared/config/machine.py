@@ -77,7 +77,8 @@ class ResourcesSection(Section):
     min_free_disk_bytes: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default="auto",
         description="Under the runs directory when a run begins or goes on. `auto`: what its batches, versions and "
-        "checkpoints come to at most (`opcod run --dry-run`), less what of it is there, and 2 GB.",
+        "checkpoints come to at most (`opcod run --dry-run`), less what of it is there, and 2 GB; where models and "
+        "specialists are kept, what of them is not there yet, too.",
     )
     gpus: dict[str, tuple[int, ...]] | None = Field(
         default=None,

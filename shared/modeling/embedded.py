@@ -16,6 +16,9 @@ from typing import Any
 from shared.errors import ModelError
 from shared.files.durable import locked
 
+EMBEDDED = "embedded"
+"""Its name in settings."""
+
 EMBEDDED_NAME = "smollm2-135m-instruct"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_LICENCE = "apache-2.0"

@@ -9,8 +9,8 @@ from huggingface_hub.repocard import metadata_load
 
 from shared.errors import ModelError
 from shared.modeling.directory import reading
-from shared.modeling.embedded import EMBEDDED_HUB_ID, EMBEDDED_LICENCE, EMBEDDED_NOTE
-from shared.modeling.resolving import EMBEDDED, directory_of, is_adapter, is_on_the_hub, named_base
+from shared.modeling.embedded import EMBEDDED, EMBEDDED_HUB_ID, EMBEDDED_LICENCE, EMBEDDED_NOTE
+from shared.modeling.resolving import directory_of, is_adapter, is_on_the_hub, named_base
 
 CARD = "README.md"
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,60}")

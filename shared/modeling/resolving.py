@@ -25,12 +25,11 @@ from shared.modeling.directory import (
     refuse_pointers,
     weight_files,
 )
-from shared.modeling.embedded import embedded_directory, ensure_embedded_model
+from shared.modeling.embedded import EMBEDDED, embedded_directory, ensure_embedded_model
 from shared.modeling.loading import Dtype, load_config, load_model
 from shared.modeling.plain_lora import read_plain_lora
 from shared.modeling.saving import model_identity, save_model, small_hashes
 
-EMBEDDED = "embedded"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """`owner/name`."""
 

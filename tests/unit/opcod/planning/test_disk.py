@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from opcod.planning import disk
 from opcod.planning.disk import (
     SPARE_BYTES,
     disk_grid,
+    disk_needs,
     disk_parts,
-    free_disk_needed,
     free_under,
     kept_versions,
     require_disk,
@@ -38,6 +39,20 @@ def parts(chosen: RunSettings) -> dict[str, int]:
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     return Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub client's cache, without a model."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def needed_in_run(paths: Paths, chosen: RunSettings) -> int:
+    """What is to be free for the run's own directory, where models and specialists are on a disk of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk, "_disk_of", lambda place: place == paths.runs_dir)
+        return disk_needs([(paths, chosen)])[0].bytes
 
 
 def test_the_papers_pair_keeps_some_of_its_versions_and_fits_a_volume() -> None:
@@ -91,15 +106,61 @@ def test_a_model_in_a_directory_is_read_and_not_fetched_and_a_script_has_none(tm
 
 def test_what_a_run_needs_is_to_be_free_less_what_it_wrote_already(paths: Paths) -> None:
     chosen = settings()
-    needed = free_disk_needed(paths, chosen)
+    needed = needed_in_run(paths, chosen)
     found = parts(chosen)
     in_run = [size for name, size in found.items() if not name.startswith(("specialist", "model"))]
     assert needed == SPARE_BYTES + sum(in_run)
     (paths.run_dir / "weights").mkdir(parents=True)
     with (paths.run_dir / "weights" / "written").open("wb") as file:
         file.truncate(10**9)
-    assert free_disk_needed(paths, chosen) == needed - 10**9
-    assert free_disk_needed(paths, settings("resources.min_free_disk_bytes=7")) == 7
+    assert needed_in_run(paths, chosen) == needed - 10**9
+    assert needed_in_run(paths, settings("resources.min_free_disk_bytes=7")) == 7
+
+
+def needs(paths: Paths, *chosen: RunSettings) -> dict[tuple[str, ...], int]:
+    """Bytes by the directories on one disk."""
+    runs = [(paths.model_copy(update={"run": f"r{number}"}), each) for number, each in enumerate(chosen)]
+    return {tuple(place.name for place in need.places): need.bytes for need in disk_needs(runs)}
+
+
+@pytest.mark.parametrize("disks", [1, 2])
+def test_models_and_specialists_that_are_not_there_need_room_where_they_will_be(
+    paths: Paths, hub: Path, monkeypatch: pytest.MonkeyPatch, disks: int
+) -> None:
+    chosen, in_run = settings(), needed_in_run(paths, settings())
+    if disks == 2:
+        monkeypatch.setattr(disk, "_disk_of", lambda place: place == paths.runs_dir)
+    found = needs(paths, chosen)
+    kept = ("cache", hub.name)
+    apart = {("runs",): in_run, kept: 3 * MODEL_BYTES}
+    assert found == (apart if disks == 2 else {("runs", *kept): sum(apart.values())})
+    # Its small files, and what the file of weights says of itself, are beside the weights.
+    for number in range(2):
+        specialist = paths.cache_dir / "specialists" / f"{number}"
+        specialist.mkdir(parents=True)
+        with (specialist / "model.safetensors").open("wb") as file:
+            file.truncate(MODEL_BYTES + 10**6)
+    monkeypatch.setattr(disk, "_is_here", lambda model, _: model == "Qwen/Qwen3-8B")
+    assert needs(paths, chosen) == {("runs",): in_run}
+
+
+def test_of_runs_together_each_seed_makes_its_specialists_once(paths: Paths, hub: Path) -> None:
+    alone = needed_in_run(paths, settings()) - SPARE_BYTES
+    several = [settings(f"run.seed={seed}") for seed in (0, 0, 1)]
+    assert needs(paths, *several) == {
+        ("runs", "cache", hub.name): SPARE_BYTES + 3 * alone + 2 * 2 * MODEL_BYTES + MODEL_BYTES
+    }
+
+
+@pytest.mark.usefixtures("hub")
+def test_of_models_that_a_run_was_begun_with_nothing_is_to_come(paths: Paths, tmp_path: Path) -> None:
+    pinned = PreparedModel(path=write_tiny_model(tmp_path / "tiny"), sha256="0" * 64)
+    for name in "ab":
+        file = model_file(paths.run_dir, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(pinned.model_dump_json())
+    [need] = disk_needs([(paths, settings())])
+    assert need.places == (paths.runs_dir,)
 
 
 def test_a_model_at_home_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,14 +174,15 @@ def test_of_a_run_that_goes_on_the_sizes_of_its_models_are_known_whatever_they_w
 ) -> None:
     unknown = ("students.a.model=of/nobody", "students.b.model=of/nobody")
     chosen = settings(*unknown, "lora.first_layer=0", preset="smoke")
-    before = free_disk_needed(paths, chosen)
+    before = needed_in_run(paths, chosen)
     model = write_tiny_model(tmp_path / "tiny")
     pinned = PreparedModel(path=model, sha256="0" * 64)
     model_file(paths.run_dir, "a").parent.mkdir(parents=True)
     model_file(paths.run_dir, "a").write_text(pinned.model_dump_json())
     shapes = shapes_in({"a": model})
     written = model_file(paths.run_dir, "a").stat().st_size
-    assert free_disk_needed(paths, chosen) == free_disk_needed(paths, chosen, shapes) > before - written
+    [need] = disk_needs([(paths, chosen)], shapes)
+    assert needed_in_run(paths, chosen) == need.bytes > before - written
 
 
 def test_too_little_room_is_refused_with_the_numbers(paths: Paths) -> None:
