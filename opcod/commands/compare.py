@@ -1,6 +1,6 @@
 """`opcod compare`: methods side by side over seeds, on the same problems, specialists and initial scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +11,10 @@ from opcod.commands.run import train
 from opcod.local.deployment import refuse_elsewhere
 from opcod.local.progress import make_console
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
+from opcod.planning.disk import require_disk
 from opcod.prepare.run_directory import create_run
 from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
+from shared.errors import ConfigError, OpcodError, StoppedError, StorageError, UnavailableError, reason
 from shared.files.durable import atomic_write
 from shared.results.comparison import (
     COMPARISON_FILE,
@@ -30,6 +32,9 @@ Methods = Annotated[str, typer.Option("--methods", help=f"Of {', '.join(METHODS)
 Seeds = Annotated[
     str, typer.Option("--seeds", help="How many (3: seeds 0, 1, 2), or which: 1000-1007, 0-3,7, or 7-7 for one.")
 ]
+OF_ALL = (ConfigError, StorageError, UnavailableError, StoppedError)
+"""Settings, a disk or a server that the next run would meet, too, or Ctrl-C: these end a comparison."""
+
 Name = Annotated[
     str | None, typer.Option("--name", help="Runs are called <name>-<method>-s<seed>; default: the preset.")
 ]
@@ -47,7 +52,8 @@ def compare(
 ) -> None:
     """Set methods side by side: a run for each method and seed, and one table with intervals over the seeds.
 
-    Finished runs are read, not made again; an interrupted comparison goes on with the same command.
+    Finished runs are read, not made again; an interrupted comparison goes on with the same command. A run that fails is
+    left out, and named at the end.
     """
     refuse_elsewhere("`opcod compare`")
     console = make_console()
@@ -58,13 +64,21 @@ def compare(
     runs = plan_runs(name, chosen, which, source, runs_dir, cache_dir)
     check_runs(runs)
     directory = runs_dir / name
+    standing: dict[str, OpcodError] = {}
     for number, run in enumerate(runs, start=1):
         place = f"[{number} of {len(runs)}] {run.paths.run}"
         # Never made again, so the same command goes on where it was interrupted.
         if figures_of(run) is not None:
             _say(console, f"{place}: finished already, read")
             continue
-        code = _make(run, runs, place, console)
+        code = 0
+        try:
+            code = _make(run, runs, place, console)
+        except OF_ALL:
+            raise
+        except OpcodError as error:
+            standing[run.paths.run] = error
+            _say(console, f"{place}: {error}")
         # After each run, also one that failed: a comparison takes long, and what there is of it can be read.
         _write(directory, name, chosen, which, runs)
         if code != 0:
@@ -76,10 +90,24 @@ def compare(
     for line in verdict_lines(comparison):
         console.print(line, style="bold", highlight=False)
     console.print(f"comparison: {directory / 'compare.md'}", highlight=False)
+    _refuse_standing(standing)
+
+
+def _refuse_standing(standing: Mapping[str, OpcodError]) -> None:
+    """Raises OpcodError if there is any run, by name with what it ended with, that the comparison lacks."""
+    if standing:
+        listed = "".join(f"\n  {run}: {reason(error)}" for run, error in standing.items())
+        raise OpcodError(
+            f"expected every run to finish, the comparison is without {len(standing)}:{listed}\n"
+            "The same command goes on with those that can; one that has failed for good stays so: remove or rename its "
+            "directory, and the same command makes it anew"
+        )
 
 
 def _make(run: ComparedRun, runs: Sequence[ComparedRun], place: str, console: Console) -> int:
-    """Begin the run or go on with it; returns an exit code, 0 if it is finished."""
+    """Begin the run or go on with it; returns an exit code, 0 if it is finished. Raises as `train`, and ConfigError
+    where the disk has no room for it any more."""
+    require_disk(run.paths, run.settings)
     resumed = run.exists
     if not resumed:
         create_run(run.paths, run.settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from opcod.options import paths_for
-from opcod.planning.disk import require_disk
+from opcod.planning.disk import require_disk_of
 from opcod.prepare.checks import check_settings
 from opcod.prepare.run_directory import refuse_changes, stored_settings
 from opcod.report.writing import REPORT_FILE, report_directory
@@ -77,10 +77,13 @@ def _of_seed(
 
 
 def check_runs(runs: Sequence[ComparedRun]) -> None:
-    """Before anything starts: settings of runs that are there, and all that a new one needs. Raises ConfigError."""
+    """Before anything starts: settings of runs that are there, all that a new one needs, and room for those that are
+    not finished. Raises ConfigError."""
+    unfinished = []
     for run in runs:
         if not run.exists:
             check_settings(run.paths, run.settings)
+            unfinished.append(run)
             continue
         try:
             refuse_changes(stored_settings(run.paths), run.settings)
@@ -90,7 +93,9 @@ def check_runs(runs: Sequence[ComparedRun]) -> None:
         except ConfigError as error:
             raise ConfigError(f"{run.paths.run}: {error}\nGive the comparison another --name.") from error
         if not finished:
-            require_disk(run.paths, run.settings)
+            unfinished.append(run)
+    if unfinished:
+        require_disk_of([(run.paths, run.settings) for run in unfinished])
 
 
 def figures_of(run: ComparedRun) -> RunFigures | None:

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from opcod.planning import disk
+from opcod.planning.disk import disk_needs
 from opcod.prepare.run_directory import pin_problems
 from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from shared.config.loading import to_toml
+from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
-from shared.errors import ConfigError, StorageError
+from shared.errors import ConfigError, OpcodError, StorageError
 from shared.problems.pinned import PROBLEMS_FILE
 from shared.results.comparison import METHODS, Comparison, parse_methods, parse_seeds
 from shared.results.report import build_report
@@ -35,9 +38,14 @@ def begin(run: ComparedRun) -> Path:
 
 def finish(run: ComparedRun, **changes: Any) -> None:
     """As a finished run leaves it."""
-    report = build_report(final_state(run=run.paths.run, **changes), run.settings, {}, 100.0, {})
-    (begin(run) / "report").mkdir()
-    (run.paths.run_dir / "report" / "report.json").write_text(report.model_dump_json())
+    begin(run)
+    write_report(run.paths, run.settings, **changes)
+
+
+def write_report(paths: Paths, settings: RunSettings, **changes: Any) -> None:
+    report = build_report(final_state(run=paths.run, **changes), settings, {}, 100.0, {})
+    (paths.run_dir / "report").mkdir()
+    (paths.run_dir / "report" / "report.json").write_text(report.model_dump_json())
 
 
 def test_runs_go_seed_by_seed_and_each_has_its_methods_settings(runs: Path) -> None:
@@ -131,6 +139,51 @@ def test_a_run_that_is_to_go_on_needs_room_and_one_that_is_only_read_needs_none(
     begin(going_on)
     with pytest.raises(ConfigError, match=r"expected 1000000000\.0 GB free"):
         check_runs([going_on])
+
+
+def test_runs_that_together_have_no_room_are_refused_before_the_first(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = planned(runs)
+    [need] = disk_needs([(found[0].paths, found[0].settings)])
+    monkeypatch.setattr(disk, "free_under", lambda _: need.bytes)
+    check_runs(found[:1])
+    with pytest.raises(ConfigError, match=r"expected [\d.]+ GB free under \S+ for 2 runs, found"):
+        check_runs(found[:2])
+
+
+CALLED = ("compare", "--name", "mini", "--preset", "compare-mini", "--methods", "opcod", "--seeds", "3", *SCRIPTED)
+
+
+def test_a_run_that_failed_is_left_out_and_named_and_the_next_ones_are_made(
+    opcod: Opcod, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(paths: Paths, settings: RunSettings, *_: object, **__: object) -> int:
+        if paths.run == "mini-opcod-s1":
+            raise OpcodError("the run stands: aborted by hand")
+        write_report(paths, settings)
+        return 0
+
+    monkeypatch.setattr("opcod.commands.compare.train", made)
+    code, out, error = opcod(*CALLED)
+    assert (code, "is without 1:\n  mini-opcod-s1: the run stands: aborted by hand" in error) == (1, True), error
+    assert "remove or rename" in error and "[3 of 3] mini-opcod-s2: begins" in out
+    comparison = Comparison.model_validate_json((runs / "mini" / "compare.json").read_bytes())
+    assert comparison.methods[0].cells[0].after.values == {0: 0.75, 2: 0.75}
+
+
+def test_a_disk_that_filled_up_ends_a_comparison_before_the_next_run(
+    opcod: Opcod, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(paths: Paths, settings: RunSettings, *_: object, **__: object) -> int:
+        write_report(paths, settings)
+        monkeypatch.setattr(disk, "free_under", lambda _: 10**6)
+        return 0
+
+    monkeypatch.setattr("opcod.commands.compare.train", made)
+    code, _, error = opcod(*CALLED)
+    assert (code, "found 0.0 GB" in error) == (2, True), error
+    assert not (runs / "mini-opcod-s1").exists() and (runs / "mini" / "compare.md").exists()
 
 
 def test_methods_without_tutors_take_a_preset_whose_gate_is_open(runs: Path) -> None:
