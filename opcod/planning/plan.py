@@ -110,6 +110,9 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
         evaluated = evaluated_problems(settings, problems)
     _look_at_specialists(found, problems)
     _look_at_engines(found)
+    with _noted(found.missing):
+        found.gpus = gpus_here() if sizes is None else len(sizes)
+        found.shares = share_out_all(settings, found.gpus)
     count: Count | None = None
     shapes: dict[str, ModelShape] = {}
     with _noted(found.missing):
@@ -139,15 +142,12 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
 def _look_at_cards(
     found: Planned, shapes: dict[str, ModelShape], lengths: Lengths, sizes: Sequence[int] | None
 ) -> None:
-    settings = found.settings
-    found.gpus = gpus_here() if sizes is None else len(sizes)
-    found.shares = share_out_all(settings, found.gpus)
-    require_room(settings, found.shares)
+    require_room(found.settings, found.shares)
     if not shapes or not found.shares:
         return
     here = card_sizes() if sizes is None else tuple(sizes)
-    each = None if here is None else here * settings.resources.nodes
-    found.cards = plan_shares(settings, shapes, lengths, found.shares, each)
+    each = None if here is None else here * found.settings.resources.nodes
+    found.cards = plan_shares(found.settings, shapes, lengths, found.shares, each)
     found.missing += found.cards.refused
 
 
@@ -392,7 +392,7 @@ def _gpu_lines(found: Planned) -> Iterator[str]:
         yield "No GPU is visible: models run on the CPU."
         return
     each = ", ".join(f"{service} on {','.join(map(str, gpus))}" for service, gpus in found.shares.items())
-    yield f"GPUs, of {found.gpus}: {each}."
+    yield f"GPUs, of {found.gpus}: {each or 'none is used'}."
     yield from (f"Note: {note}." for note in sharing(found.shares, turns=found.settings.resources.turns))
     if planned := flattened(found.cards.settings()):
         yield "Planned: " + ", ".join(f"{name} = {value}" for name, value in planned.items()) + "."

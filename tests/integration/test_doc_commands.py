@@ -112,8 +112,10 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "sbatch job.sbatch": NotHere("needs SLURM"),
     "python -m benchmarks.paper_size": NotHere("takes minutes; tests/integration/test_paper_size.py runs it in small"),
     "opcod run --preset": MAIN_JOB,
-    "opcod run --dry-run --preset phys-chem": Run("served", "cannot begin yet", code=2),
-    "opcod run --dry-run --preset phys-chem --set problems.source=sciknoweval:DIR": Parsed("needs the problems"),
+    "opcod run --dry-run --preset phys-chem": Parsed("needs the problems"),
+    "opcod run --dry-run --preset phys-chem --set problems.source=sciknoweval:DIR --gpus": Run(
+        "served", "GPUs, of 2: ", code=2
+    ),
     "export KEY=": Run("served", ""),
     "export BROKER=": Run("served", ""),
     "export OPENAI_BASE_URL=": Run("served", ""),
