@@ -1,10 +1,12 @@
 """Writing an export: the model or the adapter, its card, its licence and the run's settings, all of it or nothing."""
 
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from opcod.export.card import Exported, Record, render
+from opcod.prepare.checks import check_directory
 from opcod.prepare.run_directory import stored_settings
 from opcod.report.writing import current_report, state_of
 from opcod.weights import VersionOnDisk, sound_version, versions_of
@@ -84,11 +86,14 @@ def _is_named_by_hub(paths: Paths, student: str) -> bool:
 
 
 def require_new(target: Path) -> None:
-    """Raises ConfigError unless it can be made: nothing is there, or an empty directory that nobody stands in."""
-    if target.is_dir() and not any(target.iterdir()) and target != Path.cwd():
-        return
-    if target.exists() or target.is_symlink():
+    """Raises ConfigError unless it can be made: nothing is there, or an empty directory that nobody stands in, and its
+    parent takes new ones, as it appears there whole."""
+    if os.path.ismount(target):
+        raise ConfigError(f"expected a directory that can be made anew, {target} is a mount point: name one below it")
+    empty = target.is_dir() and not any(target.iterdir()) and target != Path.cwd()
+    if not empty and (target.exists() or target.is_symlink()):
         raise ConfigError(f"expected a directory that is new or empty, {target} is not: name another one")
+    check_directory("DIR", target.parent)
 
 
 def write(paths: Paths, wanted: Wanted, target: Path) -> None:

@@ -1,5 +1,6 @@
 """`opcod export`: whatever cannot be exported is refused in words before a model is loaded, and nothing is written."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from opcod.export.writing import choose
+from opcod.export.writing import choose, require_new
 from shared.config.settings import Paths
 from shared.contracts.run import Status
 from tests.fakes.command import call_opcod
@@ -89,6 +90,22 @@ def test_damaged_and_pruned_versions_are_not_exported(export: Export, runs: Path
     code, error = export(RUN, "--student", "a", "--version", "v1", str(tmp_path / "out"))
     assert (code, "`opcod replay r1 --student a --until v1 --into <name>`" in error) == (2, True), error
     assert not (tmp_path / "out").exists()
+
+
+def test_where_no_directory_can_appear_nothing_is_merged(
+    export: Export, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(runs)
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "volume")
+    for place, said in {
+        "volume": "volume is a mount point: name one below it",
+        "file/below": "DIR: expected a directory that can be written to",
+    }.items():
+        code, error = export(RUN, "--student", "a", str(tmp_path / place))
+        assert (code, said in error) == (2, True), error
+    require_new(tmp_path / "volume" / "in" / "it")
 
 
 def test_a_directory_that_holds_something_is_left_alone(
