@@ -346,8 +346,8 @@ def _memory(found: Planned) -> Grid:
         names = dict.fromkeys([*parts[0], *parts[1]]) if len(parts[0]) > 1 else {}
         rows += [["", name, *(_gib(each.get(name)) for each in parts)] for name in names]
     if not there:
-        return Grid("Memory, GiB, at most", plain("service", "of which", "GiB"), [row[:3] for row in rows])
-    return Grid("Memory, GiB, at most", plain("service", "of which", "on this CPU", "on a GPU"), rows)
+        return Grid("Memory, GiB, estimated", plain("service", "of which", "GiB"), [row[:3] for row in rows])
+    return Grid("Memory, GiB, estimated", plain("service", "of which", "on this CPU", "on a GPU"), rows)
 
 
 def _cards(plan: CardPlan) -> Grid:
@@ -360,12 +360,12 @@ def _cards(plan: CardPlan) -> Grid:
             rows += [["", "", part.name, _gib(part.bytes)] for part in need.parts]
         rows.append(["", "not planned with", "", _gib(card.bytes - card.room + card.left)])
         rows += [["", f"{need.service}, before the run", "", _gib(need.bytes)] for need in card.before]
-    return Grid("Memory by card, GiB, at most", plain("card", "service", "of which", "GiB"), rows)
+    return Grid("Memory by card, GiB, estimated", plain("card", "service", "of which", "GiB"), rows)
 
 
 def _on_host(needs: list[Need]) -> Grid:
     rows: list[list[Value]] = [[need.service, _gib(need.bytes)] for need in needs]
-    return Grid("Memory of the host, GiB, at most", plain("process", "GiB"), rows)
+    return Grid("Memory of the host, GiB, estimated", plain("process", "GiB"), rows)
 
 
 def _gib(size: int | None) -> str:
@@ -382,9 +382,9 @@ def _total_line(found: Planned) -> str:
     if found.gpus:
         # Specialists have made room by then.
         during = sum(need.bytes for need in found.on_host if not need.service.startswith("specialist"))
-        return f"All processes of the run in the host's memory: {during / GIB:.1f} GiB at most."
+        return f"All processes of the run in the host's memory: about {during / GIB:.1f} GiB."
     total = total_bytes(found.needs, mapped_weights(found.settings)) / GIB
-    return f"All processes on this machine's CPU, weights of one model counted once: {total:.1f} GiB at most."
+    return f"All processes on this machine's CPU, weights of one model counted once: about {total:.1f} GiB."
 
 
 def _gpu_lines(found: Planned) -> Iterator[str]:

@@ -288,13 +288,6 @@ class TestCommand:
             assert words in error
         assert "Traceback" not in error
 
-    def test_cards_are_shared_out_also_where_the_problems_are_missing(self, dry_run: "DryRun", tmp_path: Path) -> None:
-        missing = ("--preset", "smoke", "--set", f"problems.source=sciknoweval:{tmp_path / 'nowhere'}")
-        code, said, error = dry_run(*missing, "--gpus", "2x80")
-        assert (code, "nowhere" in error) == (2, True), error
-        assert "No GPU is visible" not in said
-        assert "GPUs, of 2: student-a on 0, student-b on 1, trainer-a on 0, trainer-b on 1." in said
-
     def test_each_service_is_shown_as_it_would_be_here_and_on_a_gpu(
         self, dry_run: "DryRun", monkeypatch: pytest.MonkeyPatch
     ) -> None:
