@@ -17,19 +17,13 @@ from functools import cache
 
 from shared.method.boxes import boxed_letters
 from shared.method.languages import LANGUAGES, Language, loose
+from shared.method.letters import HYPHEN, LATIN_LETTER, LETTER, SYMBOL_GOES_ON
 from shared.method.needles import Needled, lowered
 from shared.method.places import Leads, Led, Placed
 from shared.method.redaction import Span, merged
 from shared.method.scripts import LOOK_ALIKES
 
-_HYPHEN = "‐‑–−-"
-_SYMBOL_GOES_ON = rf"[^\W_]|_[^\W_]|_[{{\\]|\^|['’][^\W_]|[{_HYPHEN}][^\W_]|\s{{0,2}}=\s{{0,2}}[^\s\d.+{_HYPHEN}]"
-_SYMBOL_GOES_ON += r"|\s(?:times|squared|cubed|multiplied|divided)\b|\s[×·÷]\s"
-_WRAP_OPEN = r"(?:[*_`\"'“”‘’«»„「『【$]|\\(?:text|textbf|mathrm|mathbf|boxed)\s?\{|\{){0,4}"
-_WRAP_CLOSE = r"[*_`\"'“”‘’«»」』】$}]{0,6}"
-_BRACKETED = r"[(\[{]\s?[A-Ja-j]\s?[)\]}]"
-_LETTER = rf"{_WRAP_OPEN}(?:{_BRACKETED}|[A-J](?!{_SYMBOL_GOES_ON})[)\]]?){_WRAP_CLOSE}"
-_MORE = rf"(?:\s{{0,2}}(?:/|&|\bor\b|\band\b)\s{{0,2}}{_LETTER}(?!\s(?:is|are|was|has|can|would|should)\b)){{0,4}}"
+_MORE = rf"(?:\s{{0,2}}(?:/|&|\bor\b|\band\b)\s{{0,2}}{LETTER}(?!\s(?:is|are|was|has|can|would|should)\b)){{0,4}}"
 # The option's own text after its letter ("D: 3.96") reveals as much as the letter.
 _VALUE = (
     r"(?:[ \t]{0,2}:[ \t]{0,2}(?:[^\s.,;:!?。、،؟]|(?<=\d)[.,](?=\d)"
@@ -47,7 +41,7 @@ _GOES_ON = (
     "|car|parce|puisque|et|est|weil|denn|da|und|ist|porque|pues|ya|y|es|pois|e|é|perché|poiché|è|ed?"
 )
 _NO_WORD = rf"(?![AEI][ \t]{{1,2}}(?!(?:{_GOES_ON})\b)[a-zà-ž])"
-_TARGET = rf"(?:{_NO_WORD}{_LETTER}{_MORE}{_VALUE}|(?i:{_ORDINAL}))"
+_TARGET = rf"(?:{_NO_WORD}{LETTER}{_MORE}{_VALUE}|(?i:{_ORDINAL}))"
 
 _LEAD = (
     r"(?<!\w)[*_]{0,3}(?:(?:so|thus|hence|therefore|overall|ultimately|finally|consequently|clearly|in conclusion"
@@ -63,17 +57,20 @@ _SCOPE = (
     r"(?:\s(?:here|overall|choice|option|letter|(?:to|for)\s(?:this|the)\s(?:question|problem)"
     r"|among\s(?:these|the\soptions)|(?:from|of)\s(?:these|the\s(?:options|choices))))?"
 )
-_ADVERB = (
-    r"(?:(?:therefore|thus|hence|clearly|indeed|simply|actually|then|probably|definitely|really|obviously"
-    r"|(?:most\s)?likely|in\sfact|only),?\s{1,3})?"
+_ADVERBS = (
+    r"(?:therefore|thus|hence|clearly|indeed|simply|actually|then|probably|definitely|really|obviously|of\scourse"
+    r"|certainly|however|instead|consequently|ultimately|(?:most\s)?likely|in\sfact|only)"
 )
+_ADVERB = rf"(?:{_ADVERBS},?\s{{1,3}})?"
+_ASIDE = rf"(?:\s?,\s{{1,2}}{_ADVERBS}\b\s?,?)?"
+_BE = rf"{_ADVERB}(?:be|have\s{{1,3}}been)"
 _BEING = (
-    r"(?:(?:(?:would|should|must|will|could|may|might|can|has\sto|ought\sto|seems\sto|appears\sto|needs\sto)\s{1,3}be"
-    r"|is|are|was)\b|remains\b)"
+    r"(?:(?:(?:would|should|must|will|could|may|might|can|has\sto|ought\sto|seems\sto|appears\sto|needs\sto)"
+    rf"\s{{1,3}}{_BE}|is|are|was)\b|remains\b)"
 )
 _CONNECT = (
-    rf"(?:(?:['’]s\s{{0,3}}|\s{{1,4}}{_BEING})[*_]{{0,3}}\s{{0,2}}:?|[*_]{{0,3}}\s{{0,3}}(?::|=>?|->|→))"
-    r"[*_]{0,3}\s{0,4}"
+    rf"(?:(?:['’]s\s{{0,3}}|{_ASIDE}\s{{1,4}}{_ADVERB}{_BEING}{_ASIDE})[*_]{{0,3}}\s{{0,2}}:?"
+    r"|[*_]{0,3}\s{0,3}(?::|=>?|->|→))[*_]{0,3}\s{0,4}"
 )
 _NAMED = r"(?:(?:the\s)?(?:option|choice|answer|letter|alternative)\s{1,3})?"
 _VERDICT_NOUN = r"(?:answer|option|choice|one|fit|match|selection|solution|alternative|pick)"
@@ -93,14 +90,20 @@ _FITS = (
     r"|(?:is|can\sbe|could\sbe)\s(?:left|possible|consistent|correct|right|valid|true|plausible|the\sanswer))\b"
 )
 _NOT_OBJECT = "".join(rf"(?<!\b{word}\s)" for word in ["of", "in", "to", "at", "on", "by", "for", "with", "from"])
+_NOT_WRONGLY = "".join(
+    rf"(?<!{word}\s)" for word in ["wrongly", "incorrectly", "mistakenly", "falsely", "not", "n['’]t"]
+)
 _SENTENCE = r"(?:\A|(?<=[.!?;:\n。؟]\s)|(?<=[\n。]))"
+# `a field that is B` tells of the field.
+_THAT_IS = rf"(?:{_SENTENCE}|(?<=\d,\s)" + "".join(rf"|(?<=\b{word}\s)" for word in ["because", "since", "and", "but"])
+_THAT_IS += r")that\sis"
 
 _BOX_OPEN = (
     r"\\(?:boxed|fbox|framebox)\s{0,3}\{\s{0,3}(?:\\(?![dt]?frac|vec|hat|over)[A-Za-z]{1,12}\s{0,2}\{\s{0,2}|[{(\[]\s{0,2}){0,3}"
     r"(?:(?:the\s)?(?:option|answer|choice)\s{0,2}:?\s{0,2})?"
 )
 _BOX = (
-    rf"{_BOX_OPEN}[A-Ja-j](?!{_SYMBOL_GOES_ON}|\s{{0,2}}[=+*/\\<>])\s{{0,2}}[)\].}}]{{0,4}}"
+    rf"{_BOX_OPEN}[A-Ja-j](?!{SYMBOL_GOES_ON}|\s{{0,2}}[=+*/\\<>])\s{{0,2}}[)\].}}]{{0,4}}"
     r"(?:\s{0,2}[:.)]\s{0,2}[^{}\n$]{0,80})?\s{0,2}\}{0,3}"
 )
 _BOLD_INSIDE = r"(?:[A-J]|[(\[][A-Ja-j][)\]])(?:[.:,;)]|[.:)]\s?[^*_<>\n]{1,80})?"
@@ -120,17 +123,17 @@ _SOURCES = (
     rf"<(?P<bold>(?i:b|strong))>\s{{0,2}}{_BOLD_INSIDE}\s{{0,2}}</(?P=bold)>",
     r"\\textbf\s?\{\s?(?:[A-J]|[(\[][A-Ja-j][)\]])[.:]?\s?\}",
     # <answer>B
-    rf"<(?i:answer)>\s{{0,8}}{_LETTER}(?:\s{{0,8}}</(?i:answer)>)?",
+    rf"<(?i:answer)>\s{{0,8}}{LETTER}(?:\s{{0,8}}</(?i:answer)>)?",
     # a sentence of its own: C works.
-    rf"{_SENTENCE}(?i:option\s)?{_LETTER}(?i:\s(?:works|fits|matches))(?=[.!]|\s{{0,4}}\Z)",
+    rf"{_SENTENCE}(?i:option\s)?{LETTER}(?i:\s(?:works|fits|matches))(?=[.!]|\s{{0,4}}\Z)",
     # #### C; a last line that is only the letter; C ✓
-    rf"(?<!\S)#{{4}}[ \t]{{0,2}}{_LETTER}[.!]?(?m:[ \t]{{0,3}}$)",
-    rf"(?:\A|(?<=[.!?]\s)|(?<=\n))[ \t]{{0,3}}{_LETTER}[.!]?\s{{0,4}}\Z",
-    rf"(?<![\w\\{{'’{_HYPHEN}]){_LETTER}\s{{0,2}}(?:[✓✔✅☑]|(?i:[(\[](?:the\s)?(?:correct|right)(?:\s(?:one|answer|option|choice))?[)\]]))",
+    rf"(?<!\S)#{{4}}[ \t]{{0,2}}{LETTER}[.!]?(?m:[ \t]{{0,3}}$)",
+    rf"(?:\A|(?<=[.!?]\s)|(?<=\n))[ \t]{{0,3}}{LETTER}[.!]?\s{{0,4}}\Z",
+    rf"(?<![\w\\{{'’{HYPHEN}]){LETTER}\s{{0,2}}(?:[✓✔✅☑]|(?i:[(\[](?:the\s)?(?:correct|right)(?:\s(?:one|answer|option|choice))?[)\]]))",
     rf"[✓✔✅☑]\ufe0f?\s{{0,2}}(?i:{_NAMED}){_TARGET}{_STOP}",
     # B is the correct answer; option B fits best
-    rf"(?<![\w\\{{'’{_HYPHEN}]){_LETTER}(?i:\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
-    rf"(?i:(?<!\w)(?:option\s{{1,3}})?)(?<!\w){_LETTER}(?i:\s{{1,3}}(?:fits|matches|works)\s{{1,3}}best\b)",
+    rf"(?<![\w\\{{'’{HYPHEN}]){LETTER}(?i:[.:]?\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
+    rf"(?i:(?<!\w)(?:option\s{{1,3}})?)(?<!\w){LETTER}(?i:\s{{1,3}}(?:fits|matches|works)\s{{1,3}}best\b)",
 )
 _LED = (
     # the answer is B; correct option: B
@@ -143,10 +146,10 @@ _LED = (
         rf"{_LEAD}(?:{_JUDGED}[\s-]{{1,3}})(?:[a-z]{{2,20}}[\s-]{{1,3}}){{0,2}}[a-z]{{2,20}}{_CONNECT}{_ADVERB}{_NAMED}",
         _TARGET,
     ),
-    # final answer B; the correct option (B)
+    # final answer B; the correct option (B); the correct answer, which is B
     (
         rf"{_LEAD}(?:final\s{{1,3}}answer|{_JUDGED}\s{{1,3}}(?:answer|option|choice|alternative|letter))"
-        r"[*_]{0,3}\s{0,2}[,–—-]?\s{1,4}",
+        rf"[*_]{{0,3}}\s{{0,2}}[,–—-]?\s{{1,4}}[(\[]?(?:(?:which\sis|namely|i\.e\.),?\s{{1,3}})?{_NAMED}",
         _TARGET,
     ),
     # Ans C; Correct: C; solution: C
@@ -158,24 +161,25 @@ _LED = (
     # choose B
     (
         r"(?<!not )(?<!n't )(?<!n’t )(?<!never )(?<!\w)(?:so\s|please\s)?"
-        rf"(?:choose|select|pick|opt\sfor|go\swith|settle\son)\s{{1,4}}{_NAMED}",
+        r"(?:choose|select|pick|opt\sfor|go\swith|settle\son|should\shave\s(?:chosen|selected|picked|answered))"
+        rf"\s{{1,4}}{_NAMED}",
         _TARGET,
     ),
     # correctly identifies B; change your answer to D; wrongly chose A instead of C
     (
         rf"(?<!\w)(?:correctly|rightly|properly)\s{{1,3}}(?:{_CHOOSES})\s{{1,4}}{_NAMED}",
-        rf"(?:{_NO_WORD}{_LETTER}{_NO_SYMBOL}{_MORE}{_VALUE}|(?i:{_ORDINAL}))",
+        rf"(?:{_NO_WORD}{LETTER}{_NO_SYMBOL}{_MORE}{_VALUE}|(?i:{_ORDINAL}))",
     ),
     # What is identified may be a quantity or an element, of which more is said then.
     (
         r"(?<!\w)(?:correctly|rightly|properly)\s{1,3}(?:identif(?:y|ies|ied)|conclude[sd]?)\s{1,4}"
         rf"(?:that\s{{1,3}})?{_NAMED}",
-        rf"{_LETTER}{_MORE}(?i:(?=\s{{0,2}}(?:[.;!?)]|\Z)|\s(?:as|to\sbe|is)\s(?:the\s)?(?:final\s)?{_AN_ANSWER}))",
+        rf"{LETTER}{_MORE}(?i:(?=\s{{0,2}}(?:[.;!?)]|\Z)|\s(?:as|to\sbe|is)\s(?:the\s)?(?:final\s)?{_AN_ANSWER}))",
     ),
     # selected C, which is correct
     (
         rf"(?<!\w)(?:{_CHOOSES}|identif(?:y|ies|ied)|option|choice)\s{{1,4}}{_NAMED}",
-        rf"{_LETTER}(?i:\s{{0,2}},?\s{{1,3}}(?:which|and\s(?:that|this|it))\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
+        rf"{LETTER}(?i:\s{{0,2}},?\s{{1,3}}(?:which|and\s(?:that|this|it))\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
     ),
     (
         r"(?<!\w)(?:change|correct|revise|update|switch)\s{1,3}(?:(?:your|the|their|its|this)\s{1,3})(?:final\s)?"
@@ -186,16 +190,25 @@ _LED = (
         rf"(?<!\w)(?:{_CHOOSES})\s{{1,4}}{_NAMED}[A-J]\s{{1,3}}(?:instead\sof|rather\sthan|over)\s{{1,3}}{_NAMED}",
         rf"{_TARGET}{_STOP}",
     ),
+    # identifies B as the correct answer; makes B the right choice; makes B correct
+    (
+        rf"{_NOT_WRONGLY}(?<!\w)(?!(?:option|choice|answer|letter|alternative|the|not)\b)[a-z]{{2,20}}\s{{1,3}}{_NAMED}",
+        rf"{LETTER}(?i:\s{{1,3}}(?:(?:as|to\s{{1,3}}be)\s{{1,3}})?the\s{{1,3}}(?:only\s)?{_JUDGED}[\s-]{{1,3}}{_VERDICT_NOUN}\b)",
+    ),
+    (
+        rf"{_NOT_WRONGLY}(?<!\w)(?:mak(?:es?|ing)|made)\s{{1,3}}{_NAMED}",
+        rf"{LETTER}(?i:\s{{1,3}}(?:the\s{{1,3}}answer\b|correct{_CLAUSE_END}))",
+    ),
     # your answer, B, is correct
     (
         r"(?<!\w)(?:your|the|their|its|this)\s(?:final\s)?(?:answer|choice|selection|pick|option)\s{0,2}[,(–—-]\s{0,2}"
         rf"{_NAMED}",
-        rf"{_LETTER}(?i:\s{{0,2}}[,)–—-]?\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
+        rf"{LETTER}(?i:\s{{0,2}}[,)–—-]?\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}{_HELD_CORRECT})",
     ),
     # it must be B; so it is B
     (
         r"(?<!\w)(?:(?:so|thus|hence|therefore|then)\b,?\s{1,2})?(?:it|this|that|which)\s{1,3}"
-        rf"(?:must|has\sto|have\sto|should|can\sonly|would|will|ought\sto)\s{{1,3}}be\s{{1,3}}{_NAMED}",
+        rf"(?:must|has\sto|have\sto|should|can\sonly|would|will|ought\sto)\s{{1,3}}{_BE}\s{{1,3}}{_NAMED}",
         rf"{_TARGET}{_CLAUSE_END}",
     ),
     (
@@ -203,17 +216,18 @@ _LED = (
         rf"{_TARGET}{_CLAUSE_END}",
     ),
     (
-        rf"(?<!\w){_NOT_OBJECT}(?:it(?:['’]s|\sis|\swas)|that['’]s)\s{{1,3}}{_ADVERB}{_NAMED}",
+        rf"(?<!\w){_NOT_OBJECT}(?:it(?:['’]s|\sis|\swas)|that['’]s|this\sis|{_THAT_IS}){_ASIDE}\s{{1,3}}"
+        rf"{_ADVERB}{_NAMED}",
         rf"{_TARGET}{_STOP}",
     ),
     (rf"{_SENTENCE}(?:so|thus|hence|therefore)\b[,:]?\s{{1,2}}{_NAMED}", rf"{_TARGET}{_STOP}"),
     # a sentence of its own: Answer (C). Option C.
     (
         rf"{_SENTENCE}[*_]{{0,3}}(?:the\s)?(?:final\s)?(?:ans\.?|answer|option|choice)[*_]{{0,3}}\s{{0,2}}[–—-]?\s{{0,3}}",
-        rf"{_LETTER}(?=\s{{0,2}}(?:[.!]|\Z))",
+        rf"{LETTER}(?=\s{{0,2}}(?:[.!]|\Z))",
     ),
     # only C works; that leaves C; mark C
-    (rf"(?<!\w)(?:only|just)\s{{1,3}}{_NAMED}", rf"{_LETTER}(?i:\s{{1,3}}{_FITS})"),
+    (rf"(?<!\w)(?:only|just)\s{{1,3}}{_NAMED}", rf"{LETTER}(?i:\s{{1,3}}{_FITS})"),
     (
         r"(?<!\w)(?:(?:this|that|which)\s)?(?:leav(?:es?|ing)|left\swith|go\sfor|tick|circle|mark)\s{1,3}"
         rf"(?:(?:only|just|us\swith)\s)?{_NAMED}",
@@ -222,7 +236,7 @@ _LED = (
     # option B is correct
     (
         rf"{_LEAD}(?=(?:option|choice|answer|letter|alternative)\s|{_ORDINAL})",
-        rf"(?:(?i:(?:option|choice|answer|letter|alternative)\s{{1,3}}){_LETTER}|(?i:{_ORDINAL}))"
+        rf"(?:(?i:(?:option|choice|answer|letter|alternative)\s{{1,3}}){LETTER}|(?i:{_ORDINAL}))"
         rf"(?i:\s{{1,3}}{_BEING}\s{{1,3}}{_ADVERB}(?:{_HELD_CORRECT}|correct(?![\w-])))",
     ),
 )
@@ -231,11 +245,6 @@ CLAUSE_ENDS = (
     r"(?=\s{0,2}(?:[.,;:!?)*\n。、।؟،]|\Z|因为|因為|所以|ので|から)"
     r"|\s{0,2}(?:car|parce|weil|denn|da|porque|pues|perché|poiché|так|потому|поскольку|क्योंकि|لأن)\b)"
 )
-# Between letters of other scripts, and before the copula of Chinese, Japanese and Korean, no blank is set.
-_STANDS_ALONE = (
-    rf"[A-Za-z0-9\u00c0-\u024f]|_[^\W_]|_[{{\\]|\^|['’][A-Za-z]|[{_HYPHEN}][A-Za-z0-9]|\s{{0,2}}=\s{{0,2}}[A-Za-z\\]"
-)
-_LATIN_LETTER = rf"{_WRAP_OPEN}(?:{_BRACKETED}|[A-J](?!{_STANDS_ALONE})[)\]]?){_WRAP_CLOSE}"
 # Letters that Russian and Arabic writers set for the Latin ones are words, too, so only where a clause ends.
 _OWN_LETTERS = {"CYRILLIC": "АВСЕН", "ARABIC": "أابجده"}
 
@@ -296,14 +305,14 @@ def _edge(language: Language) -> str:
 def _sources_in(language: Language) -> Iterator[tuple[str, str]]:
     """Of its patterns: what leads to the letter, "" where that says little, and the rest."""
     own = "".join(_OWN_LETTERS.get(script, "") for script in language.scripts)
-    letter = rf"(?:{_LATIN_LETTER}|[{own}](?!\w){CLAUSE_ENDS})" if own else _LATIN_LETTER
-    inside = rf"(?:{_LATIN_LETTER}|[{own}](?!\w))" if own else _LATIN_LETTER
+    letter = rf"(?:{LATIN_LETTER}|[{own}](?!\w){CLAUSE_ENDS})" if own else LATIN_LETTER
+    inside = rf"(?:{LATIN_LETTER}|[{own}](?!\w))" if own else LATIN_LETTER
     ordinal = loose(rf"(?i:{language.ordinal})")
     target = rf"(?:{ordinal}|{_NO_WORD}{letter}{_VALUE})"
     option = loose(rf"(?i:(?:{language.option})\s{{0,3}})")
     closing = closing_words(language)
     yield named_answer(language), rf"{target}{closing}"
-    start = rf"(?<![A-Za-z0-9\\{{'’{_HYPHEN}]){_edge(language)}"
+    start = rf"(?<![A-Za-z0-9\\{{'’{HYPHEN}]){_edge(language)}"
     yield "", rf"{start}(?:{option}{inside}|{letter}|{ordinal}){held_right(language)}{CLAUSE_ENDS}"
     if language.choose:
         yield loose(rf"(?i:{_edge(language)}(?:{language.choose}))"), rf"\s{{0,3}}{option}?{target}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from shared.method.languages import LANGUAGES, Language, loose
+from shared.method.letters import MARKUP_CLOSES, MARKUP_OPENS
 from shared.method.reveals import (
     closing_words,
     edge_of_word,
@@ -33,7 +34,7 @@ _SPELLED = "\ue000"
 """In the shadow: a letter of the answer in words. Private use, so that no rule takes it for a letter."""
 
 _OTHER = [each for each in LANGUAGES if each.answer]
-_STOP = r"(?:[.,;:!?)*_$}\]\"'”’。、।؟،]|\Z)"
+_STOP = rf"(?:[.,;:!?)*_$}}\]\"'”’。、।؟،]|{MARKUP_CLOSES}|\Z)"
 _TAILS = "|".join(each.tail for each in _OTHER if each.tail)
 # The word for a number is a word of its own more often than digits are: `is one of them`, `are two ways out of it`.
 _WORD_ENDS = (
@@ -51,31 +52,35 @@ _UNIT = r"(?:\s?[A-Za-zΩ°%][\w/^]*(?=\s*(?:[.,;:!?)。]|$))|\s?\([^\W\d_]{1,20
 _NEUTRAL = r"(?:(?:\s?(?:[/÷*×·^]|\*\*)\s?1|\s?[-−+]\s?0)(?![\d^]|[.,]\d)){0,2}+"
 _PLAIN = rf"{_NUMBER}{_NEUTRAL}(?!\s*(?:{_OPERATOR})|[A-Za-z]\s*[-−+*/]){_UNIT}"
 _MARKED_NUMBER = _NUMBER.replace("number", "marked")
-_MARK_OPENS = r"(?:\*{1,3}|__|`|\$|[(\[\"“'‘«「]|\\(?:boxed|text|textbf|mathbf|mathrm)\s?\{)\s?"
-_MARK_CLOSES = r"\s?[*_`$)\]\"”'’»」}]"
+_MARK_OPENS = rf"(?:\*{{1,3}}|__|`|\$|[(\[\"“'‘«「]|{MARKUP_OPENS})\s?"
+_MARK_CLOSES = rf"(?:\s?[*_`$)\]\"”'’»」}}]|{MARKUP_CLOSES})"
 _MARKED = (
     rf"(?:{_MARK_OPENS}){{1,4}}{_MARKED_NUMBER}{_NEUTRAL}(?:\s?[A-Za-z%°Ω]{{1,12}})?"
-    rf"(?:{_MARK_CLOSES}){{1,6}}+(?!\s*[-−+/×·÷^])"
+    rf"{_MARK_CLOSES}{{1,6}}+(?!\s*(?:[-−+/×·÷^]|\\(?:times|cdot|div|pm|mp)\b))"
 )
 _RESULT = rf"(?:{_PLAIN}|{_MARKED})"
 _GAP = r"\s{1,8}"
 
-_ADVERB = (
-    r"(?:(?:about|around|approximately|roughly|nearly|exactly|precisely|only|just|simply|then|therefore|thus|indeed"
-    rf"|actually|clearly|now){_GAP}){{0,2}}"
+_ADVERBS = (
+    r"(?:about|around|approximately|roughly|nearly|exactly|precisely|only|just|simply|then|therefore|thus|hence|indeed"
+    r"|actually|clearly|now|in\sfact|of\scourse|instead)"
 )
+_ADVERB = rf"(?:{_ADVERBS}{_GAP}){{0,2}}"
+_ASIDE = rf"(?:\s?,\s{{1,2}}{_ADVERBS}\b\s?,?)?"
+_BE = rf"(?:{_ADVERBS}{_GAP})?(?:be|have{_GAP}been)"
+_BEING = rf"(?:['’]s|(?:{_ADVERBS}{_GAP})?(?:is|was|(?:should|must|would|will){_GAP}{_BE}|equals|comes to))"
 _NOUN = rf"(?:(?:the|an?){_GAP})?(?:(?:number|value|integer|total|result|answer|sum){_GAP}(?:of{_GAP})?)?"
 _SO = rf"(?:(?:so|thus|hence|therefore|then)\b,?{_GAP})?"
-_MODAL = rf"(?:(?:must|should|would|will|can|has\sto|have\sto|ought\sto){_GAP})?"
+_MODAL = rf"(?:(?:must|should|would|will|can|has\sto|have\sto|ought\sto){_GAP}(?:{_ADVERBS}{_GAP})?)?"
 _IT = rf"(?:{_SO}(?:it|that|this|which|you|we){_GAP}{_MODAL})?"
 _JOINS = (
     r"(?:equals?|equalling|(?:(?:is|are|be)\s)?equal(?:\sto)?|giv(?:es?|ing)(?:\s(?:you|us))?|mak(?:es?|ing)|yield(?:s|ing)?"
     r"|g[eo]t(?:s|ting)?|obtain(?:s|ing)?|becomes?|com(?:es?|ing)\s(?:out\s)?(?:to|as|at)|amounts?\sto|totals?"
     r"|result(?:s|ing)?\sin|lead(?:s|ing)?\sto|i\.e\.,?|(?:turns?|works?)\sout\s(?:to\sbe|to|as|at)|(?:evaluates?|simplifies|reduces)\sto|leav(?:es?|ing)"
-    r"|is|are|was|were|be)"
+    r"|is|are|was|were|be|(?:have|has|had)\sbeen)"
 )
 _CALLED = (
-    r"(?:(?:is|are|was|must\sbe|should\sbe|would\sbe|has\sto\sbe|will\sbe)\b|['’]s\b)"
+    rf"(?:(?:is|are|was|(?:must|should|would|has\sto|will){_GAP}{_BE})\b|['’]s\b)"
     rf"{_GAP}{_ADVERB}(?:(?:the|your|our|its){_GAP})?(?:(?:correct|right|final|true|only|actual|exact|expected){_GAP})"
     r"{0,2}(?:answer|result|solution|correct|right|(?<=correct\s)(?:value|one)|(?<=right\s)(?:value|one))"
     r"(?=\s{0,2}(?:[.,;:!?)*]|\Z)|\s(?:because|since|here|as|and|for|to|of)\b)"
@@ -135,15 +140,14 @@ def _english() -> _Rules:
     claims = (
         re.compile(
             r"\s?(?:\bthe\s)?\b(?:(?:correct|right|final)\s)?(?:answer|result|ans\.?)\s{0,2}"
-            rf"(?:['’]s|is|was|=|:|->|→|≈|should be|must be|would be|will be|equals|comes to)"
-            rf"\s{{0,8}}{_ADVERB}{_RESULT}[.!]?",
+            rf"(?:{_ASIDE}\s{{0,2}}{_BEING}{_ASIDE}|=|:|->|→|≈)\s{{0,8}}{_ADVERB}{_RESULT}[.!]?",
             re.IGNORECASE,
         ),
         re.compile(rf"\s?\$?\\boxed\{{\s?{_NUMBER}[^{{}}]{{0,20}}\}}\$?"),
         re.compile(rf"\s?(?<!\S)#{{4}}\s?{_RESULT}"),
     )
     sayings = (
-        re.compile(rf"\s?\b{_IT}{_JOINS}{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
+        re.compile(rf"\s?\b{_IT}{_JOINS}{_ASIDE}{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
         re.compile(rf"\s?\b{_SO}(?:it|that|this|what|there|here)['’]s{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
         re.compile(
             r"\s?\b(?:the\s)?(?:correct|right|final|true|expected|actual|exact)\s(?:answer|result|value|number|integer)"

@@ -255,6 +255,21 @@ HOSTILE += [
     "your answer, ",
     "C, which is ",
 ]
+HOSTILE += [
+    "\\(",
+    "\\[    ",
+    "(\\(",
+    "A\\)",
+    "A    \\]",
+    "<u>",
+    "\\boldsymbol {",
+    "the answer, therefore, ",
+    "the answer should then ",
+    "this is, in fact, ",
+    "that is ",
+    "makes A the ",
+    "(which is ",
+]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Forms of naming an answer, by language: what goes, and what says no answer and stays."""
 
+import re
+
 import pytest
 
 from shared.method.languages import ENGLISH, LANGUAGES, language_of
@@ -46,6 +48,25 @@ NAMED = {
         "Ａｎｓ：Ｃ.",
         "The answer is ⒞.",
         "The answer is 🅒.",
+        r"The correct option is \(D\).",
+        r"Final answer: \[ \text{D} \].",
+        "Final answer:\n\\[\n  \\mathbf{D}\n\\].",
+        r"Option \(D\) is correct.",
+        r"**Answer:** $\boldsymbol{D}$.",
+        "The answer is <u>D</u>.",
+        "The answer is <code>(d)</code>.",
+        "The answer, therefore, is D.",
+        "The correct answer is, in fact, D.",
+        "The answer then is D.",
+        "The answer would then be D.",
+        "The correct answer should have been D.",
+        "It should have been D.",
+        "That is D.",
+        "This is D.",
+        "This is, of course, option D.",
+        "The correct answer (option D).",
+        "The correct answer, which is D.",
+        "D. is the correct answer.",
     ],
     "Chinese": [
         "正确答案是B。",
@@ -237,6 +258,30 @@ HARMLESS = [
     "Это В этом случае верно.",
 ]
 
+HARMLESS += [
+    "This is a D-glucose.",
+    "This is D-glucose.",
+    "That is Diels–Alder.",
+    "The field that is B.",
+    "This is A common mistake.",
+    r"The diffusion coefficient \(D\) is in m² per second.",
+    r"This is \(D\) times the area.",
+    r"This is \(D \times 2\).",
+    r"This is $B$ times the area.",
+    r"Use \(B\) and \[ D = 3 \] instead.",
+    r"It should have been \(D\) times the area.",
+    "The answer, therefore, is A matter of sign.",
+    "The answer should have been A number.",
+    "It should have been Diels–Alder.",
+    "The <i>D</i> orbital is filled.",
+    "You wrongly identified option D as the correct answer.",
+    "It incorrectly takes D as the right choice.",
+    "The attempt identifies D as the diffusion coefficient.",
+    "This makes D the larger value.",
+    "The correct answer (a unit).",
+    "You should not have chosen D.",
+]
+
 AT_THE_END = ["#### C", "\n\nC", "\n(c).", "C ✓", "C (correct)", "C!", "\nА"]
 
 BOXES = [
@@ -266,6 +311,34 @@ def test_a_named_answer_goes_and_its_neighbours_stay(text: str) -> None:
     assert sanitize(text) == ""
     assert sanitize(f"1 + 1. {text} 2 - 2.") == "1 + 1. 2 - 2."
     assert sanitize(f"検査。 {text} 再看单位。") == "検査。 再看单位。"
+
+
+PLAIN_LETTER = re.compile(r"\([A-J]\)|(?<![A-Za-z])[A-J](?![A-Za-z])")
+
+
+@pytest.mark.parametrize("wrapped", [r"\({}\)", r"\[{}\]", "${}$", "<u>{}</u>"])
+@pytest.mark.parametrize("language", NAMED)
+def test_what_is_wrapped_around_a_letter_changes_nothing(language: str, wrapped: str) -> None:
+    for text in NAMED[language]:
+        for letter in [*PLAIN_LETTER.finditer(text)][-1:]:
+            named = text[: letter.start()] + wrapped.format(letter.group()) + text[letter.end() :]
+            assert sanitize(f"1 + 1. {named} 2 - 2.") == "1 + 1. 2 - 2."
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("The attempt identifies D as the correct answer.", "The attempt."),
+        ("The identification of option D as the right choice is sound.", "The identification is sound."),
+        ("The numbers agree, making D the correct choice.", "The numbers agree."),
+        (r"This makes \(D\) correct.", "This."),
+        ("You should have chosen D.", "You."),
+        ("The ratio is 0.995, that is B.", "The ratio is 0.995."),
+        ("It should have been D, not C.", "not C."),
+    ],
+)
+def test_a_letter_that_a_verb_calls_right_goes(text: str, left: str) -> None:
+    assert sanitize(text) == left
 
 
 @pytest.mark.parametrize("text", AT_THE_END)

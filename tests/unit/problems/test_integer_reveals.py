@@ -1,5 +1,6 @@
 """Which integers are taken out of a feedback, and which stay."""
 
+import re
 import time
 
 import pytest
@@ -136,6 +137,20 @@ WHOLE = {
         "It is １２.",
         "It gives a total of 12.",
         "= 12 (V).",
+        r"The answer is \(12\).",
+        r"Final answer: \(12\).",
+        r"Final answer: \[ \mathbf{12} \]",
+        r"= \(12\).",
+        r"It is $\boldsymbol{12}$.",
+        "The answer is <u>12</u>.",
+        "It is <code>twelve</code>.",
+        "It should have been 12.",
+        "The result would then be 12.",
+        "The answer, therefore, is 12.",
+        "The correct answer is, in fact, 12.",
+        "The answer then is 12.",
+        "It is, in fact, 12.",
+        "12 should have been the answer.",
     ],
     "Spanish": [
         "12 es la respuesta.",
@@ -256,6 +271,13 @@ HARMLESS = [
     "Use 3 +12 is correct.",
     "2 A → 12 B is the reaction.",
     "C[N+]12=CC=CC is the molecule.",
+    r"= \(12\) \times 3.",
+    r"= \(12 - x\).",
+    r"Use \(12\) and \(3\).",
+    "Use <u>12</u> and 3.",
+    "It should have been 13.",
+    "It should have been 12 - x.",
+    "The answer, therefore, is 12 times x.",
 ]
 """Sentences that do not say that the answer is 12."""
 
@@ -286,6 +308,15 @@ def test_formulas_and_given_numbers_stay(text: str, answer: str) -> None:
 def test_a_sentence_that_names_the_answer_goes_and_its_neighbours_stay(text: str) -> None:
     assert split_integer_reveals(text, "12")[0].strip() == ""
     assert split_integer_reveals(f"Check it. {text}", "12")[0].strip() == "Check it."
+
+
+@pytest.mark.parametrize("wrapped", [r"\({}\)", r"\[{}\]", "${}$", "<u>{}</u>"])
+def test_what_is_wrapped_around_a_number_changes_nothing(wrapped: str) -> None:
+    # A unit outside of the markup stays, as behind any formula.
+    alone = re.compile(r"\b12\b(?! ?(?:volts|\(?V|/))")
+    for text in [text for texts in WHOLE.values() for text in texts if " 12" in text and alone.search(text)]:
+        named = text.replace("12", wrapped.format("12"))
+        assert split_integer_reveals(f"Check it. {named}", "12")[0].strip() == "Check it."
 
 
 @pytest.mark.parametrize("text", HARMLESS)
@@ -346,6 +377,11 @@ def test_it_only_deletes_and_has_nothing_left_to_delete(text: str) -> None:
             "is about ",
             "12/1",
             "- ",
+            "\\(12",
+            "12    \\)",
+            "<u>",
+            "should then have been ",
+            "answer, then, is ",
         ],
     ],
 )
