@@ -227,10 +227,13 @@ def _require_told_in_text(config: BaseStudent) -> None:
     """Raises ModelError."""
     from shared.modeling.chat import require_told_in_text
     from shared.modeling.loading import load_tokenizer
+    from shared.modeling.thinking import require_thoughts_in_text
 
     # A scripted student has no words but those of its script.
     if config.section.engine != "scripted":
-        require_told_in_text(load_tokenizer(config.base, config.section.chat_template))
+        tokenizer = load_tokenizer(config.base, config.section.chat_template)
+        require_told_in_text(tokenizer)
+        require_thoughts_in_text(tokenizer)
 
 
 def _base_student(run_dir: Path, cache_dir: Path, student: str) -> BaseStudent:

@@ -14,6 +14,7 @@ from services.student.engines.vllm.requests import Reading, probe_answer
 from services.student.engines.vllm.server import base_of
 from services.student.engines.vllm.wire import ADAPTERS, require
 from shared.modeling.loading import load_tokenizer
+from shared.modeling.thinking import AnswerText
 from tests.fakes.vllm_bench import request
 from tests.fuzz.harness import Fuzz
 from tests.fuzz.mutation import Json, altered, json_like, written
@@ -80,7 +81,7 @@ def answers(draw: DrawFn) -> tuple[str, bytes]:
 
 def test_answers(fuzz: Fuzz) -> None:
     tokenizer = load_tokenizer(write_tiny_model(fuzz.place / "model"), None)
-    table = TokenTable(tokenizer)
+    text, table = AnswerText(tokenizer), TokenTable(tokenizer)
 
     def generation(client: VllmClient, *, streamed: bool, details: bool) -> Generation:
         asked = replace(
@@ -89,7 +90,7 @@ def test_answers(fuzz: Fuzz) -> None:
             top_logprobs=1 if details else None,
             stop=("xy",) if details else (),
         )
-        reading = Reading(tokenizer, table, asked)
+        reading = Reading(text, table, asked)
         (found,) = client.complete([Call({}, reading.hear if streamed else None)], lambda: None)
         return reading.generation([1], found)
 

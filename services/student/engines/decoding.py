@@ -31,6 +31,7 @@ from services.student.engines.tokens import TokenTable
 from services.student.engines.transcript import Transcript
 from shared.contracts.messages import Sampling
 from shared.errors import reason
+from shared.modeling.thinking import AnswerText
 
 _SCORED_TOKENS = 128
 """Places of a prompt whose logits are there at once."""
@@ -94,7 +95,7 @@ class Decoder:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int]):
         self._model = model
-        self._tokenizer = tokenizer
+        self._text = AnswerText(tokenizer)
         self._eos_ids = eos_ids
         self._tokens = TokenTable(tokenizer)
         self._device = model.device
@@ -117,7 +118,7 @@ class Decoder:
             raise NotFiniteError(sample.request.version)
         details: tuple[TokenDetail, ...] = ()
         if sample.transcript is None:
-            text: str = self._tokenizer.decode(sample.token_ids, skip_special_tokens=True)
+            text = self._text.of(sample.token_ids)
         else:
             text, details = sample.transcript.end()
         reason: Literal["stop", "length"] = "stop" if sample.stopped else "length"

@@ -141,7 +141,8 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Generation:
-    """One sample. `token_ids` end with the eos token where it was sampled; `text` has no special tokens.
+    """One sample. `token_ids` end with the eos token where it was sampled; `text` has no
+    special tokens but marks of hidden reasoning (`shared.modeling.thinking.AnswerText`).
 
     `logprobs` (one a token, natural log) are of the distribution sampled from, after temperature and top-p;
     a greedy sample has those of temperature 1. With a stop string `text` ends before it, `token_ids` with it.

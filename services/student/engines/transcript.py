@@ -1,14 +1,13 @@
 """The text of one sample as its tokens come.
 
-What always holds: what was told never changes, and in the end it is the text of the sample, which is what the tokenizer
+What always holds: what was told never changes, and in the end it is the text of the sample, which is what `AnswerText`
 makes of all its tokens; text that may still become a stop string, and bytes that are not yet a character, wait.
 """
 
 import re
 
-from transformers import PreTrainedTokenizerBase
-
 from services.student.engines.port import GenerationRequest, Piece, TokenDetail
+from shared.modeling.thinking import AnswerText
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _REPLACED = "\ufffd"
@@ -17,9 +16,9 @@ _REPLACED = "\ufffd"
 class Transcript:
     """Of a sample that somebody watches, or that may end with a stop string."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, request: GenerationRequest) -> None:
+    def __init__(self, text: AnswerText, request: GenerationRequest) -> None:
         self._request = request
-        self._decoding = _Decoding(tokenizer)
+        self._decoding = _Decoding(text)
         self._longest_stop = max(map(len, request.stop), default=0)
         self._searched = 0  # how much of the final text was looked through for stop strings
         self._stop: int | None = None  # where the first one begins in the final text
@@ -95,10 +94,8 @@ class _Decoding:
     kind of token: one byte too many makes all of them U+FFFD.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-        named = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        self._skipped = frozenset(named | set(tokenizer.all_special_ids))
+    def __init__(self, text: AnswerText) -> None:
+        self._text = text
         self._before: list[int] = []  # tokens of the last text that became final
         self._known = ""  # what they are alone
         self._pending: list[int] = []
@@ -107,9 +104,9 @@ class _Decoding:
 
     def add(self, token: int) -> None:
         self._pending.append(token)
-        name: str | None = self._tokenizer.convert_ids_to_tokens(token)
+        name: str | None = self._text.tokenizer.convert_ids_to_tokens(token)
         # A skipped token leaves no text, so bytes on both sides of it may be one character: nothing is settled here.
-        if name is None or token in self._skipped:
+        if name is None or token in self._text.skipped:
             return
         new = self._new()
         # U+FFFD at the end: a character of several bytes is not complete. A byte token: the next one may change it.
@@ -121,19 +118,15 @@ class _Decoding:
     def end(self) -> None:
         """No token follows."""
         new = self._new()
-        self._settle(self._decoded(self._pending) if new is None else new)
+        self._settle(self._text.of(self._pending) if new is None else new)
 
     def _new(self) -> str | None:
         """What the pending tokens add; None where they would change what is final, which no known decoder does."""
-        whole = self._decoded([*self._before, *self._pending])
+        whole = self._text.of([*self._before, *self._pending])
         return whole[len(self._known) :] if whole.startswith(self._known) else None
 
     def _settle(self, new: str) -> None:
         self.text += new
         self.likely = ""
         self._before, self._pending = self._pending, []
-        self._known = self._decoded(self._before)
-
-    def _decoded(self, tokens: list[int]) -> str:
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
-        return text
+        self._known = self._text.of(self._before)

@@ -33,6 +33,7 @@ from shared.modeling.attention import require_plain
 from shared.modeling.chat import render, rendering_of
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import Dtype, eos_ids, load_model, load_tokenizer
+from shared.modeling.thinking import AnswerText
 from shared.modeling.versions import load_full, require_tensors_of
 
 STUCK_S = 600.0
@@ -71,6 +72,7 @@ class TransformersEngine:
         self._active = ActiveModel(self._model)
         self._tokenizer = load_tokenizer(model_dir, chat_template)
         self.rendering = rendering_of(self._tokenizer)
+        self._text = AnswerText(self._tokenizer)
         eos = eos_ids(self._model.generation_config, self._tokenizer)
         self._versions: dict[str, _Version] = {}
         self._loop = DecodingLoop(Decoder(self._model, self._tokenizer, eos), self._active.activate, slots)
@@ -168,5 +170,5 @@ class TransformersEngine:
     def _sample(self, index: int, request: GenerationRequest, prompt: tuple[int, ...]) -> Draw:
         # Decoding token by token costs more than once at the end, so only where somebody needs the text on the way.
         watched = request.stop or request.audience is not None or request.top_logprobs is not None
-        transcript = Transcript(self._tokenizer, request) if watched else None
+        transcript = Transcript(self._text, request) if watched else None
         return Draw(index, prompt, request, random.Random(request.seed), transcript)

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
+from shared.errors import ModelError
+from shared.modeling.chat import encode
 from shared.modeling.loading import load_tokenizer
-from shared.modeling.thinking import thinking, thinking_note
+from shared.modeling.thinking import AnswerText, require_thoughts_in_text, thinking, thinking_note
 from tests.fakes.qwen3 import TEMPLATE as QWEN3
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -95,3 +98,47 @@ def test_a_model_whose_template_is_ours_does_not_think(tmp_path: Path) -> None:
     (directory / "chat_template.jinja").write_text(TURNS + BEGIN + "<think>\n")
     assert thinking(load_tokenizer(directory, None)) is not None
     assert thinking(load_tokenizer(directory, "compact")) is None
+
+
+SPECIAL_MARKS = [
+    ("[THINK]", "[/THINK]"),
+    ("<think>", "</think>"),
+    ("◁think▷", "◁/think▷"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|think|>", "<|content|>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<|channel>", "<channel|>"),
+    ("<|channel|>", "<|message|>"),
+]
+
+
+def with_special(directory: Path, *names: str) -> PreTrainedTokenizerBase:
+    tokenizer = load_tokenizer(write_tiny_model(directory), None)
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in names])
+    return tokenizer
+
+
+@pytest.mark.parametrize(("opening", "closing"), SPECIAL_MARKS)
+def test_marks_of_reasoning_stay_in_a_text_where_they_are_special_tokens(
+    tmp_path: Path, opening: str, closing: str
+) -> None:
+    tokenizer = with_special(tmp_path, opening, closing, "<|tool|>")
+    said = f"{opening} It is B.{closing} Grüße<|tool|>, 東京.<|im_end|>"
+    text = AnswerText(tokenizer)
+    assert text.of(encode(tokenizer, said)) == f"{opening} It is B.{closing} Grüße, 東京."
+    assert {tokenizer.convert_ids_to_tokens(mark) for mark in text.marks} == {opening, closing}
+
+
+def test_without_such_marks_a_text_is_what_the_tokenizer_makes_of_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = encode(tokenizer, "<|im_start|> analysis <think> B </think> don 't .<|im_end|>")
+    assert AnswerText(tokenizer).marks == frozenset()
+    assert AnswerText(tokenizer).of(ids) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_answers_with_special_marks_are_not_kept_as_texts(tmp_path: Path) -> None:
+    tokenizer = with_special(tmp_path, "[THINK]", "[/THINK]")
+    tokenizer.chat_template = TURNS + BEGIN
+    require_thoughts_in_text(tokenizer)
+    tokenizer.chat_template = TURNS + BEGIN + "[THINK]"
+    with pytest.raises(ModelError, match=r"thinks between special tokens \(\[/THINK\], \[THINK\]\)"):
+        require_thoughts_in_text(tokenizer)

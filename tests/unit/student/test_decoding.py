@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from torch import Tensor
 
 from services.student.engines.decoding import Decoder, Decoding, Draw
@@ -29,8 +30,10 @@ from services.student.engines.tokens import prompt_ids
 from services.student.engines.transformers import TransformersEngine
 from shared.contracts.messages import Sampling
 from shared.errors import UnavailableError
+from shared.modeling.chat import encode
 from shared.modeling.loading import load_model, load_tokenizer
 from tests.fakes.audience import FakeAudience
+from tests.unit.method.reviewed import process
 from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.student.test_transformers import HOT, adapter, close, engine_of, request
 
@@ -110,7 +113,18 @@ def decoder(model_dir: Path) -> Decoder:
 
 def draw_of(decoder: Decoder, index: int) -> Draw:
     asked = ASKED[index]
-    return Draw(index, tuple(prompt_ids(decoder._tokenizer, asked, 258)), asked, Random(asked.seed), None)
+    return Draw(index, tuple(prompt_ids(decoder._text.tokenizer, asked, 258)), asked, Random(asked.seed), None)
+
+
+def test_thoughts_between_special_tokens_are_told_from_a_feedback(model_dir: Path) -> None:
+    model, tokenizer = load_model(model_dir, "float32"), load_tokenizer(model_dir, "compact")
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in ("[THINK]", "[/THINK]")])
+    decoder = Decoder(model, tokenizer, frozenset())
+    said = "[THINK]It is <concept>zebra</concept> and B.[/THINK]<concept>force</concept> Check the sign."
+    sample = draw_of(decoder, 0)
+    sample.token_ids += encode(tokenizer, f"{said}<|im_end|>")
+    assert decoder.finish(sample).text == said
+    assert process(said, "Which force?") == ("match:force", "Check the sign.")
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

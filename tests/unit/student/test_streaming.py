@@ -16,6 +16,7 @@ from shared.contracts.messages import ChatMessage, Sampling
 from shared.modeling.chat import encode
 from shared.modeling.embedded import ensure_embedded_model
 from shared.modeling.loading import load_tokenizer
+from shared.modeling.thinking import AnswerText
 from tests.fakes.audience import FakeAudience
 
 pytestmark = pytest.mark.model
@@ -43,7 +44,7 @@ def written(tokenizer_dir: Path, text: str, stop: tuple[str, ...] = ()) -> tuple
     tokenizer = load_tokenizer(tokenizer_dir, "compact")
     audience, table = FakeAudience(), TokenTable(tokenizer)
     asked = GenerationRequest("a@v0", MESSAGES, HOT, 0, stop, top_logprobs=0, audience=audience)
-    transcript = Transcript(tokenizer, asked)
+    transcript = Transcript(AnswerText(tokenizer), asked)
     ids = encode(tokenizer, text)
     for count, token in enumerate(ids, start=1):
         if transcript.add(token, TokenDetail(table.choice(token, -1.0), ())):
@@ -72,7 +73,7 @@ def test_bytes_that_never_become_a_character_are_told_at_the_end(tiny_dir: Path)
     tokenizer = load_tokenizer(tiny_dir, "compact")
     half = encode(tokenizer, "ok 東")[:-1]
     audience = FakeAudience()
-    transcript = Transcript(tokenizer, GenerationRequest("a@v0", MESSAGES, HOT, 0, audience=audience))
+    transcript = Transcript(AnswerText(tokenizer), GenerationRequest("a@v0", MESSAGES, HOT, 0, audience=audience))
     for token in half:
         transcript.add(token, None)
         transcript.tell()

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from services.student.engines.port import GenerationRequest, TokenChoice, TokenDetail
 from services.student.engines.transcript import Transcript
 from shared.contracts.messages import ChatMessage, Sampling
+from shared.modeling.thinking import AnswerText
 from tests.fakes.audience import FakeAudience
 
 pytestmark = pytest.mark.model
@@ -32,7 +33,7 @@ WORDS = [
     "STOP",
     f"{SPACE}ST",
 ]
-NO_TOKEN = len(SPECIALS) + len(BYTES) + len(WORDS) + 5
+NO_TOKEN = len(SPECIALS) + len(BYTES) + len(WORDS) + 7
 """An id that only the output layer has."""
 
 
@@ -62,6 +63,7 @@ def metaspace() -> PreTrainedTokenizerBase:
 def wrapped(raw: Tokenizer) -> PreTrainedTokenizerBase:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     tokenizer.add_tokens([AddedToken("<|reserved|>", special=True), AddedToken("<tool>", special=False)])
+    tokenizer.add_tokens([AddedToken("[THINK]", special=True), AddedToken("[/THINK]", special=True)])
     return tokenizer
 
 
@@ -80,7 +82,7 @@ def started(name: str, stops: list[str]) -> tuple[Transcript, FakeAudience]:
     audience = FakeAudience()
     sampling, asked = Sampling(temperature=1, top_p=1, max_tokens=99), (ChatMessage(role="user", content="x"),)
     request = GenerationRequest("a@v0", asked, sampling, 0, tuple(stops), top_logprobs=0, audience=audience)
-    return Transcript(TOKENIZERS[name], request), audience
+    return Transcript(AnswerText(TOKENIZERS[name]), request), audience
 
 
 def detail(place: int) -> TokenDetail:
@@ -88,7 +90,7 @@ def detail(place: int) -> TokenDetail:
 
 
 def text_of(name: str, ids: list[int], stops: list[str]) -> str:
-    text: str = TOKENIZERS[name].decode(ids, skip_special_tokens=True)
+    text = AnswerText(TOKENIZERS[name]).of(ids)
     return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)]
 
 

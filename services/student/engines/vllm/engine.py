@@ -38,6 +38,7 @@ from shared.errors import ModelError, OpcodError
 from shared.modeling.chat import encode, render, rendering_of
 from shared.modeling.loading import eos_ids, generation_config
 from shared.modeling.logprobs import PROBE_TEXTS
+from shared.modeling.thinking import AnswerText
 
 _STATES = {
     Condition.HEALTHY: EngineState.READY,
@@ -87,6 +88,7 @@ class VllmEngine:
         self.server = server
         self._weights = weights
         self._tokenizer = tokenizer
+        self._text = AnswerText(tokenizer)
         self._table = TokenTable(tokenizer)
         self.rendering = rendering_of(tokenizer)
         self._eos = eos_ids(generation_config(model_dir), tokenizer)
@@ -223,7 +225,7 @@ class VllmEngine:
             )
         prompt = prompt_ids(self._tokenizer, request, self.vocabulary_size)
         request = request.within(self.context, len(prompt))
-        reading = Reading(self._tokenizer, self._table, request)
+        reading = Reading(self._text, self._table, request)
         return _Sample(completion(request, self._name(request.version), prompt, self._eos), prompt, reading)
 
     def _complete(self, life: Life, version: str, samples: Sequence[_Sample], unwanted: Unwanted) -> list[Generation]:

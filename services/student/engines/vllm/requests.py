@@ -5,13 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerBase
-
 from services.student.engines.port import EngineAwayError, Generation, GenerationRequest, NotFiniteError, TokenDetail
 from services.student.engines.tokens import TokenTable
 from services.student.engines.transcript import Transcript
 from services.student.engines.vllm.wire import AS_IDS, ServerChoice
 from shared.errors import ModelError
+from shared.modeling.thinking import AnswerText
 
 PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """No other sampling than temperature and top-p: what is left out a server takes from its model's
@@ -44,12 +43,12 @@ def completion(request: GenerationRequest, model: str, prompt: Sequence[int], eo
 class Reading:
     """One sample as it comes: the text and the details of its tokens, told to whoever watches."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, table: TokenTable, request: GenerationRequest) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, text: AnswerText, table: TokenTable, request: GenerationRequest) -> None:
+        self._text = text
         self._table = table
         self._request = request
         plain = request.audience is None and not request.stop and request.top_logprobs is None
-        self._transcript = None if plain else Transcript(tokenizer, request)
+        self._transcript = None if plain else Transcript(text, request)
 
     @property
     def streamed(self) -> bool:
@@ -73,7 +72,7 @@ class Reading:
             self._add(choice)
         details: tuple[TokenDetail, ...] = ()
         if self._transcript is None:
-            text: str = self._tokenizer.decode(choice.token_ids, skip_special_tokens=True)
+            text = self._text.of(choice.token_ids)
         else:
             text, details = self._transcript.end()
         reason: Literal["stop", "length"] = "stop" if choice.finish_reason == "stop" else "length"

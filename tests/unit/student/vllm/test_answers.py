@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from tokenizers import AddedToken
 
 from services.student.engines.port import EngineAwayError
 from services.student.engines.tokens import TokenTable
 from services.student.engines.vllm.requests import Reading, probe_answer
 from services.student.engines.vllm.wire import ADAPTERS, Completion, Description, ServerChoice, ServerLogprobs, require
 from shared.errors import ConfigError, ModelError
+from shared.modeling.chat import encode
 from shared.modeling.loading import load_tokenizer
+from shared.modeling.thinking import AnswerText
 from tests.fakes.vllm_bench import request
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -60,11 +63,22 @@ def test_a_description_without_what_is_needed_is_of_a_server_that_lacks_it(found
 
 
 @pytest.mark.model
+def test_thoughts_between_special_tokens_keep_their_marks(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(write_tiny_model(tmp_path / "model"), None)
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in ("[THINK]", "[/THINK]")])
+    ids = encode(tokenizer, "[THINK]It is B.[/THINK]Check the sign.<|im_end|>")
+    answer = ServerChoice(token_ids=ids, logprobs=ServerLogprobs(token_logprobs=[-1.0] * len(ids)))
+    for asked in (request(), replace(request(), stop=("never",))):
+        reading = Reading(AnswerText(tokenizer), TokenTable(tokenizer), asked)
+        assert reading.generation([1], answer).text == "[THINK]It is B.[/THINK]Check the sign."
+
+
+@pytest.mark.model
 @pytest.mark.parametrize(("chosen", "tops"), [(1, 2), (3, 2), (2, 1), (2, 0)])
 def test_log_probs_are_as_many_as_tokens(chosen: int, tops: int, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(write_tiny_model(tmp_path / "model"), None)
     logprobs = ServerLogprobs(token_logprobs=[-1.0] * chosen, top_logprobs=[{"token_id:5": -1.0}] * tops)
     answer = ServerChoice(token_ids=[5, 6], logprobs=logprobs, finish_reason="stop")
-    reading = Reading(tokenizer, TokenTable(tokenizer), replace(request(), top_logprobs=1))
+    reading = Reading(AnswerText(tokenizer), TokenTable(tokenizer), replace(request(), top_logprobs=1))
     with pytest.raises(EngineAwayError, match="expected the log-probs of 2 tokens from vLLM, got"):
         reading.generation([1], answer)
