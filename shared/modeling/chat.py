@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from shared.contracts.messages import ChatMessage
 from shared.errors import ModelError, PromptError, reason
+from shared.method.sanitizing import shadow
+from shared.method.thinking import thinking_spans
 
 Messages = Sequence[ChatMessage | Mapping[str, str]]
 
@@ -57,9 +59,11 @@ def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of an answer that ends: `text` as it follows the generation prompt, then the eos token.
 
     Between the two is what the template writes there itself; where it does not tell, one space behind words ("A:"),
-    and nothing behind white space or a token of its own.
+    and nothing behind white space or a token of its own. The mark of a block that the prompt has opened is not written
+    twice.
     """
-    body = neutralise(tokenizer, text.strip())
+    opened = opened_block(tokenizer)
+    body = neutralise(tokenizer, text.strip().removeprefix(opened).removeprefix(opened.rstrip()))
     return [*encode(tokenizer, _between(tokenizer) + body), int(tokenizer.eos_token_id)]
 
 
@@ -88,6 +92,19 @@ def _between(tokenizer: PreTrainedTokenizerBase) -> str:
     own = special_ids(tokenizer).union(tokenizer.added_tokens_decoder)
     apart = prompt[-1:].isspace() or not own.isdisjoint(encode(tokenizer, prompt)[-1:])
     return "" if apart else " "
+
+
+def opened_block(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what the template writes of a block of hidden reasoning in which the model goes on, "" if it does not:
+    `<think>\n`. An answer's own text does not hold it.
+    """
+    asked = "question"
+    with suppress(PromptError):
+        behind = rendered(tokenizer, [{"role": "user", "content": asked}]).rpartition(asked)[2]
+        spans = thinking_spans(shadow(f"{behind}answer"), in_feedback=True)
+        if spans and spans[-1][1] > len(behind):
+            return behind[spans[-1][0] :]
+    return ""
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from shared.errors import ModelError, PromptError
 from shared.method.sanitizing import shadow
 from shared.method.thinking import thinking_spans
-from shared.modeling.chat import rendered
+from shared.modeling.chat import opened_block, rendered
 
 _MESSAGE = "<|message|>"
 """Special within a mark of several tokens, gpt-oss's `<|channel|>analysis<|message|>`."""
@@ -26,13 +26,14 @@ class AnswerText:
     """Token ids of an answer to its text: special tokens are skipped, but for the marks of hidden reasoning.
 
     Whoever reads the text has no tokenizer, and could not tell thoughts from words without their marks. Where there is
-    no mark it is what the tokenizer makes of the ids.
+    no mark it is what the tokenizer makes of the ids. opened: what comes before the text of an answer to messages.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         named = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self.marks = frozenset(token for token, content in named.items() if _is_mark(content))
+        self.opened = opened_block(tokenizer)
         self.skipped = frozenset(named).union(tokenizer.all_special_ids) - self.marks
 
     def of(self, ids: Sequence[int]) -> str:

@@ -123,7 +123,16 @@ class Decoder:
             text, details = sample.transcript.end()
         reason: Literal["stop", "length"] = "stop" if sample.stopped else "length"
         prompt_details = self._scored(sample) if sample.request.echo and not sample.request.unwanted else ()
-        return Generation(text, list(sample.prompt), sample.token_ids, sample.logprobs, reason, details, prompt_details)
+        return Generation(
+            text,
+            list(sample.prompt),
+            sample.token_ids,
+            sample.logprobs,
+            reason,
+            details,
+            prompt_details,
+            self._text.opened if sample.request.prompt is None else "",
+        )
 
     @torch.inference_mode()
     def _scored(self, sample: Draw) -> tuple[TokenDetail, ...]:

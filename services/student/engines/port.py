@@ -148,6 +148,7 @@ class Generation:
     a greedy sample has those of temperature 1. With a stop string `text` ends before it, `token_ids` with it.
     `details`, where they were asked for, are of the tokens that `text` is made of. `prompt_details`, where the prompt
     was echoed, are of all its tokens at temperature 1; the first has NaN as its log-prob, as nothing comes before it.
+    `opened`: the mark of a block of hidden reasoning that the prompt's template has begun, and in which `text` goes on.
     """
 
     text: str
@@ -157,6 +158,7 @@ class Generation:
     finish_reason: Literal["stop", "length"]
     details: tuple[TokenDetail, ...] = ()
     prompt_details: tuple[TokenDetail, ...] = ()
+    opened: str = ""
 
 
 class EngineState(StrEnum):

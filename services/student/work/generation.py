@@ -91,10 +91,14 @@ def _attempt(
 
 
 def prompt_output(generations: Sequence[Generation]) -> PromptOutput:
-    """The generations of one prompt, of which there is at least one."""
+    """The generations of one prompt, of which there is at least one.
+
+    A block of reasoning that the prompt has begun begins in their texts, too: whoever judges those has no prompt, and
+    would take thoughts that the token limit cut for what was said.
+    """
     samples = tuple(
         Sample(
-            text=generation.text,
+            text=generation.opened + generation.text,
             token_ids=tuple(generation.token_ids),
             logprobs=tuple(generation.logprobs),
             finish_reason=generation.finish_reason,

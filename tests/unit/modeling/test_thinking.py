@@ -7,7 +7,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from shared.errors import ModelError
-from shared.modeling.chat import encode
+from shared.modeling.chat import completion_ids, encode, opened_block
 from shared.modeling.loading import load_tokenizer
 from shared.modeling.thinking import AnswerText, require_thoughts_in_text, thinking, thinking_note
 from tests.fakes.qwen3 import TEMPLATE as QWEN3
@@ -53,6 +53,7 @@ def how(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
 )
 def test_a_template_that_does_not_think_or_was_told_not_to(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     assert how(tokenizer, template) is None
+    assert opened_block(tokenizer) == ""
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,7 @@ def test_a_prompt_that_ends_inside_a_block_of_reasoning(tokenizer: PreTrainedTok
     assert how(tokenizer, TURNS + BEGIN + block) == "begins an answer inside a block of reasoning"
     # An empty one before it does not close this one.
     assert how(tokenizer, TURNS + BEGIN + "<think></think>" + block) == "begins an answer inside a block of reasoning"
+    assert opened_block(tokenizer) == block.removeprefix("<｜Assistant｜>").rstrip()  # as Jinja takes it
 
 
 @pytest.mark.parametrize(
@@ -142,3 +144,12 @@ def test_answers_with_special_marks_are_not_kept_as_texts(tmp_path: Path) -> Non
     tokenizer.chat_template = TURNS + BEGIN + "[THINK]"
     with pytest.raises(ModelError, match=r"thinks between special tokens \(\[/THINK\], \[THINK\]\)"):
         require_thoughts_in_text(tokenizer)
+
+
+def test_an_example_does_not_write_twice_what_the_prompt_has_opened(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = TURNS + BEGIN + "{{ '<think>\\n' }}"
+    plain = completion_ids(tokenizer, "It is 4.</think>4")
+    assert completion_ids(tokenizer, "<think>\nIt is 4.</think>4") == plain
+    assert completion_ids(tokenizer, "<think>It is 4.</think>4") == plain
+    tokenizer.chat_template = TURNS + BEGIN
+    assert completion_ids(tokenizer, "<think>It is 4.</think>4") != plain

@@ -76,7 +76,8 @@ class Reading:
         else:
             text, details = self._transcript.end()
         reason: Literal["stop", "length"] = "stop" if choice.finish_reason == "stop" else "length"
-        return Generation(text, list(prompt), choice.token_ids, choice.token_logprobs, reason, details)
+        opened = self._text.opened if self._request.prompt is None else ""
+        return Generation(text, list(prompt), choice.token_ids, choice.token_logprobs, reason, details, opened=opened)
 
     def _add(self, part: ServerChoice) -> None:
         if not all(map(math.isfinite, part.token_logprobs)):
