@@ -189,6 +189,7 @@ class ReportReader:
                 before=rollout.right,
                 after=rewards(answered, problem, self._problems.format)[0] == 1.0,
                 told=rollout.told,
+                answered=bool(answered.samples[0].token_ids),
             )
             for rollout, answered in zip(rollouts, output.prompts, strict=True)
         ]

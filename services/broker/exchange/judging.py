@@ -63,11 +63,13 @@ def verdict_word(verdict: str) -> str:
 
 @dataclass(frozen=True)
 class JudgedRevision:
-    """One rollout before and after. told: its revision's prompt held the tutor's feedback."""
+    """One rollout before and after. told: its revision's prompt held the tutor's feedback. answered: there is a
+    revision; without one, as its prompt was too long, nothing follows."""
 
     before: bool
     after: bool
     told: bool
+    answered: bool = True
 
     @property
     def outcome(self) -> str:
@@ -78,12 +80,12 @@ class JudgedRevision:
 
 
 def count_group(revised: Sequence[JudgedRevision], *, round_: int, tutor: str) -> tuple[RevisionCount, ...]:
-    """The counts of one group whose every rollout was revised: at most one with and one without feedback."""
+    """The counts of one group whose every rollout was to be revised: at most one with and one without feedback."""
     wrong = sum(not each.before for each in revised)
     counts = []
     # Apart: what a second try does by itself must not be booked as the tutor's doing.
     for told in (True, False):
-        alike = [each for each in revised if each.told is told]
+        alike = [each for each in revised if each.told is told and each.answered]
         outcomes = Counter(each.outcome for each in alike)
         if alike:
             right_here = sum(each.before for each in alike)

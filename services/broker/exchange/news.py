@@ -124,7 +124,7 @@ def revised(
     revised: Sequence[judging.JudgedRevision],
     texts: Sequence[str],
 ) -> list[Event]:
-    """One event for each rollout, in order; texts: of the new answers."""
+    """One event for each rollout that was answered, in order; texts: of the new answers."""
     return [
         Revised(
             **UNSTAMPED,
@@ -141,6 +141,7 @@ def revised(
             text=text[:SHOWN_CHARS],
         )
         for index, (each, text) in enumerate(zip(revised, texts, strict=True))
+        if each.answered
     ]
 
 

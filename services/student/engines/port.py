@@ -105,6 +105,8 @@ class GenerationRequest:
     RefusedError.
     json_schema: what the text must fit, as JSON; only for an engine that `guides`.
     fills_context: nobody named its max_tokens, so where a long prompt leaves fewer, those are taken.
+    may_go_unanswered: too long a prompt makes an empty sample (`UNANSWERED`), and costs nothing that was asked with it;
+    `work.generation` sees to it, and engines raise PromptTooLongError as for any other.
     audience: told of the sample as it comes; once it is gone the sample ends, as if its max_tokens were reached.
     """
 
@@ -119,6 +121,7 @@ class GenerationRequest:
     audience: Audience | None = field(default=None, compare=False)
     prompt: str | tuple[int, ...] | None = None
     echo: bool = False
+    may_go_unanswered: bool = False
 
     @property
     def unwanted(self) -> bool:
@@ -159,6 +162,10 @@ class Generation:
     details: tuple[TokenDetail, ...] = ()
     prompt_details: tuple[TokenDetail, ...] = ()
     opened: str = ""
+
+
+UNANSWERED = Generation("", [], [], [], "length")
+"""Of a request whose prompt left no room: a sample without a token, where any other has one."""
 
 
 class EngineState(StrEnum):

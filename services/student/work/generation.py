@@ -1,16 +1,32 @@
-"""From jobs to engine requests and back, and generating so that one bad job takes no other along. No I/O."""
+"""From jobs to engine requests and back, and generating so that one bad job takes no other along, nor a long prompt the
+rest of its job. No I/O."""
 
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.student.engines.port import Engine, Generation, GenerationCancelledError, GenerationRequest
+import structlog
+
+from services.student.engines.port import (
+    UNANSWERED,
+    Engine,
+    Generation,
+    GenerationCancelledError,
+    GenerationRequest,
+    PromptTooLongError,
+)
 from shared.contracts.ids import seed_of
-from shared.contracts.jobs import Job, JobInput, JobOutput, PromptOutput, Sample
-from shared.errors import MalformedMessageError
+from shared.contracts.jobs import Job, JobInput, JobKind, JobOutput, PromptOutput, Sample
+from shared.errors import MalformedMessageError, PromptError
 
 ERROR_CHARACTERS = 400
 """Kept of an error's message: an envelope is limited, and its JSON may escape every character."""
+
+ONE_FOR_EACH_ROLLOUT = frozenset({JobKind.FEEDBACK, JobKind.REVISE})
+"""Of which each prompt is about another rollout, and the longest costs its own answer alone. A prompt of the others is
+all that is asked."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -29,8 +45,9 @@ def requests_for(job: Job, prompts: JobInput) -> list[GenerationRequest]:
 
     Raises MalformedMessageError if the input has other than `job.sequences` samples.
     """
+    spared = job.kind in ONE_FOR_EACH_ROLLOUT
     requests = [
-        GenerationRequest(job.version, prompt.messages, job.sampling, seed_of(job.seed, i, j))
+        GenerationRequest(job.version, prompt.messages, job.sampling, seed_of(job.seed, i, j), may_go_unanswered=spared)
         for i, prompt in enumerate(prompts.prompts)
         for j in range(prompt.samples)
     ]
@@ -86,8 +103,41 @@ def _attempt(
         return engine.generate(requests, cancelled)
     except GenerationCancelledError:
         raise
+    except PromptTooLongError as error:
+        return _attempt_without_too_long(engine, requests, cancelled, error)
     except Exception as error:  # noqa: BLE001 - the engine is foreign code; what it raises belongs to its jobs
         return Failure(error)
+
+
+def _attempt_without_too_long(
+    engine: Engine,
+    requests: Sequence[GenerationRequest],
+    cancelled: threading.Event | None,
+    error: PromptTooLongError,
+) -> list[Generation] | Failure:
+    """Of the requests that may go unanswered those that are too long do; where nothing else is left, it failed."""
+    left_out = [request.may_go_unanswered and _too_long(engine, request) for request in requests]
+    if all(left_out) or not any(left_out):
+        return Failure(error)
+    log.warning("prompts too long to be answered", prompts=sum(left_out), error=describe(error))
+    fitting = [request for request, out in zip(requests, left_out, strict=True) if not out]
+    drawn = _attempt(engine, fitting, cancelled)
+    if isinstance(drawn, Failure):
+        return drawn
+    rest = iter(drawn)
+    return [UNANSWERED if out else next(rest) for out in left_out]
+
+
+def _too_long(engine: Engine, request: GenerationRequest) -> bool:
+    if engine.context is None:
+        return False
+    try:
+        request.within(engine.context, engine.prompt_tokens(request.messages))
+    except PromptTooLongError:
+        return True
+    except PromptError:
+        return False  # what is wrong with it the engine says
+    return False
 
 
 def prompt_output(generations: Sequence[Generation]) -> PromptOutput:

@@ -1,8 +1,11 @@
 """Counting what revisions did, and what a broker shows of it."""
 
+from dataclasses import replace
+
 from prometheus_client import REGISTRY
 
 from services.broker import metrics
+from services.broker.exchange import news
 from services.broker.exchange.judging import JudgedRevision, count_group
 from services.broker.machine.machine import new_run
 from services.broker.machine.moves import IssueFeedback, IssueRevision
@@ -26,6 +29,18 @@ def test_a_group_is_counted_with_and_without_feedback() -> None:
         right_squares=4, wrong_squares=1,
     )  # fmt: skip
     assert (hidden.told, hidden.wrong_rollouts, hidden.kept_right, hidden.kept_wrong) == (False, 2, 1, 1)
+
+
+def test_a_revision_that_was_not_answered_counts_for_nothing() -> None:
+    revised = [
+        JudgedRevision(before=True, after=False, told=True, answered=False),
+        JudgedRevision(before=False, after=True, told=True),
+    ]
+    [shown] = count_group(revised, round_=1, tutor="b")
+    assert (shown.broke, shown.fixed, shown.right_squares, shown.wrong_squares) == (0, 1, 0, 1)
+    [event] = news.revised("a", 1, 1, "p1", revised, ["", "4"])
+    assert (event.sample, event.text) == (1, "4")
+    assert count_group([replace(each, answered=False) for each in revised], round_=1, tutor="b") == ()
 
 
 def test_revisions_are_asked_for_the_planned_share() -> None:

@@ -1,12 +1,14 @@
 """Requests of a job, its output, and errors that stay with the job they belong to."""
 
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.student.engines.port import GenerationRequest, Piece
+from services.student.engines.port import Generation, GenerationRequest, Piece, PromptTooLongError
 from services.student.work.generation import (
     ERROR_CHARACTERS,
     Failure,
@@ -71,6 +73,53 @@ def test_a_batch_that_fails_is_run_again_one_by_one(texts: list[str], failed: li
     assert [i for i, result in enumerate(results) if isinstance(result, Failure)] == failed
     assert len(engine.calls) == calls
     assert again is (calls > 1)
+
+
+class Narrow(FakeEngine):
+    """Refuses what does not fit, as engines with a model do."""
+
+    context = 10
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], cancelled: threading.Event | None = None
+    ) -> list[Generation]:
+        for each in requests:
+            each.within(self.context, self.prompt_tokens(each.messages))
+        return super().generate(requests, cancelled)
+
+
+def asked(kind: JobKind, *texts: str) -> list[GenerationRequest]:
+    prompts = [Prompt(messages=(ChatMessage(role="user", content=text),), samples=1) for text in texts]
+    job = make_job(kind, 1)[0].model_copy(update={"sequences": len(texts)})
+    return requests_for(job, JobInput(prompts=tuple(prompts)))
+
+
+LONG = "x" * 9
+
+
+@pytest.mark.parametrize(
+    ("batches", "tokens"),
+    [
+        ([asked(JobKind.FEEDBACK, "x", LONG, "y")], [[3, 0, 3]]),
+        ([asked(JobKind.REVISE, LONG, "x", LONG)], [[0, 3, 0]]),
+        ([asked(JobKind.FEEDBACK, LONG, "x"), asked(JobKind.REVISE, "y", LONG)], [[0, 3], [3, 0]]),
+        ([asked(JobKind.FEEDBACK, LONG, "x"), asked(JobKind.EVAL, "y", "z")], [[0, 3], [3, 3]]),
+        ([asked(JobKind.FEEDBACK, LONG, "x"), asked(JobKind.EVAL, LONG, "z")], [[0, 3], None]),
+        ([asked(JobKind.ROLLOUT, LONG, "x")], [None]),
+        ([asked(JobKind.FEEDBACK, LONG, LONG)], [None]),
+    ],
+)
+def test_a_prompt_that_is_too_long_costs_its_own_feedback_or_revision_alone(
+    batches: list[list[GenerationRequest]], tokens: list[list[int] | None]
+) -> None:
+    engine = Narrow()
+    engine.load("a@v0", None)
+    results, _ = generate_each(engine, batches)
+    for result, expected in zip(results, tokens, strict=True):
+        if expected is None:
+            assert isinstance(result, Failure) and isinstance(result.cause, PromptTooLongError)
+        else:
+            assert not isinstance(result, Failure) and [len(each.token_ids) for each in result] == expected
 
 
 @pytest.mark.parametrize("filler", ["x", "\\", "\x00", '"', "\u2028", "\ud800", "🙂"])
