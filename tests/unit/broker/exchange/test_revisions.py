@@ -10,6 +10,7 @@ from services.broker.exchange.judging import JudgedRevision, count_group
 from services.broker.machine.machine import new_run
 from services.broker.machine.moves import IssueFeedback, IssueRevision
 from shared.contracts.diagnostics import AlarmWatch, RevisionCount, Silenced
+from shared.contracts.events import Revised
 from shared.contracts.run import PhaseState, Tally
 from tests.fakes.figures import revision_count
 from tests.fakes.world import World, small_plan
@@ -39,7 +40,7 @@ def test_a_revision_that_was_not_answered_counts_for_nothing() -> None:
     [shown] = count_group(revised, round_=1, tutor="b")
     assert (shown.broke, shown.fixed, shown.right_squares, shown.wrong_squares) == (0, 1, 0, 1)
     [event] = news.revised("a", 1, 1, "p1", revised, ["", "4"])
-    assert (event.sample, event.text) == (1, "4")
+    assert isinstance(event, Revised) and (event.sample, event.text) == (1, "4")
     assert count_group([replace(each, answered=False) for each in revised], round_=1, tutor="b") == ()
 
 
