@@ -163,6 +163,11 @@ class Generation:
     prompt_details: tuple[TokenDetail, ...] = ()
     opened: str = ""
 
+    @property
+    def judged(self) -> str:
+        """The text for whoever judges it without its prompt, and would take cut thoughts for what was said."""
+        return self.opened + self.text
+
 
 UNANSWERED = Generation("", [], [], [], "length")
 """Of a request whose prompt left no room: a sample without a token, where any other has one."""

@@ -107,7 +107,7 @@ class StudentApi:
         sampling = self._config.feedback_sampling
         asked = GenerationRequest(version, tuple(messages), sampling, seed, fills_context=True)
         (generation,) = await unless_gone(request, self._ask(version, [asked], None))
-        raw = generation.text
+        raw = generation.judged
         return FeedbackResponse(raw=raw, concept=concept(raw), version=version, usage=usage([generation]))
 
     def models(self) -> ModelList:

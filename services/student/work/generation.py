@@ -141,14 +141,10 @@ def _too_long(engine: Engine, request: GenerationRequest) -> bool:
 
 
 def prompt_output(generations: Sequence[Generation]) -> PromptOutput:
-    """The generations of one prompt, of which there is at least one.
-
-    A block of reasoning that the prompt has begun begins in their texts, too: whoever judges those has no prompt, and
-    would take thoughts that the token limit cut for what was said.
-    """
+    """The generations of one prompt, of which there is at least one."""
     samples = tuple(
         Sample(
-            text=generation.opened + generation.text,
+            text=generation.judged,
             token_ids=tuple(generation.token_ids),
             logprobs=tuple(generation.logprobs),
             finish_reason=generation.finish_reason,

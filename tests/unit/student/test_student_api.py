@@ -233,6 +233,22 @@ def swapped(tmp_path: Path, swaps: int) -> tuple[TestClient, SwappedUnderneath]:
     return TestClient(build_app(config_in(tmp_path), board, queue, SystemClock()), base_url=LOCAL), queue  # type: ignore[arg-type]
 
 
+class CutInItsThoughts(SwappedUnderneath):
+    async def ask(self, version: str, requests: Sequence[GenerationRequest], **_: float) -> list[Generation]:  # noqa: ARG002
+        return [Generation("So <concept>sum</concept>", [1], [2], [-1.0], "length", opened="<think>") for _ in requests]
+
+
+def test_feedback_tells_of_reasoning_that_its_prompt_began(tmp_path: Path) -> None:
+    board = Board(SystemClock())
+    board.show(Serving(live="a@v0", versions={"a@v0": "c"}, problem=None))
+    client = TestClient(
+        build_app(config_in(tmp_path), board, CutInItsThoughts(board, 0), SystemClock()),  # type: ignore[arg-type]
+        base_url=LOCAL,
+    )
+    answer = client.post("/v1/feedback", json={"problem": "2 + 2?", "response": "5"}).json()
+    assert (answer["raw"], answer["concept"]) == ("<think>So <concept>sum</concept>", None)
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_a_swap_just_as_a_question_comes_is_not_the_askers_concern(tmp_path: Path, stream: bool) -> None:
     client, queue = swapped(tmp_path, swaps=2)
