@@ -30,7 +30,7 @@ from shared.files.state import read_state_file
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.problem import ProblemSet, rows_hash
 
-SCORE_RULES = 2
+SCORE_RULES = 3
 """Raise it when the same answers are graded otherwise, or the same messages become other prompts."""
 
 log = structlog.get_logger()
