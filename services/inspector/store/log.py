@@ -13,7 +13,8 @@ Kind = TypeVar("Kind", bound=BaseEvent)
 SMALL_KINDS = ("status", "taken_up", "gate", "evaluated", "step", "lost", "alarm", "silenced", "acted", "gap")
 """Events that happen a few times a step at most: what a person reads as the history of a run."""
 
-
+# `+` before kind: it keeps SQLite from the index over kinds, which would read all that there ever was of them, for each
+# look at a run.
 _SINCE_STEP = """
     WITH steps AS (
         SELECT position, ROW_NUMBER() OVER (PARTITION BY body ->> 'student' ORDER BY position DESC) AS newest,
@@ -25,8 +26,8 @@ _SINCE_STEP = """
     )
     SELECT body FROM events WHERE position >= COALESCE((SELECT MIN(position) FROM begins), 0)
         AND (
-            kind IN ('status', 'group', 'sealed', 'step', 'serving', 'evaluated')
-            OR kind IN ('feedback', 'revised') AND body ->> 'sample' = 0
+            +kind IN ('status', 'group', 'sealed', 'step', 'serving', 'evaluated')
+            OR +kind IN ('feedback', 'revised') AND body ->> 'sample' = 0
         )
     ORDER BY position
 """

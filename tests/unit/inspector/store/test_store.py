@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.inspector.store.filters import ExchangeFilter
+from services.inspector.store.log import _SINCE_STEP
 from services.inspector.store.records import Entry, Gap, StoredExchange, told
 from services.inspector.store.schema import TABLES
 from services.inspector.store.store import Store
@@ -53,6 +54,12 @@ def test_no_two_indexes_have_one_name() -> None:
 def test_exchanges_of_one_verdict_are_found_by_it(store: Store) -> None:
     plan = store._database.read("EXPLAIN QUERY PLAN SELECT id FROM exchanges WHERE verdict = 'match' ORDER BY id DESC")
     assert [row["detail"] for row in plan] == ["SEARCH exchanges USING COVERING INDEX exchanges_verdict (verdict=?)"]
+
+
+def test_what_tells_of_the_newest_steps_is_read_from_there_on(store: Store) -> None:
+    """The page of a run asks for it every few seconds, and a run may have a million events."""
+    plan = [row["detail"] for row in store._database.read(f"EXPLAIN QUERY PLAN {_SINCE_STEP}", {"count": 6})]
+    assert plan[0] == "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)"
 
 
 def test_an_event_is_stored_once_by_its_id(store: Store) -> None:
