@@ -7,13 +7,18 @@ character. That a word is in the feedback and new in the answer does not say tha
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+from difflib import Match, SequenceMatcher
+from itertools import accumulate
 
 from services.inspector.web.marking import MarkedPiece
 from shared.method.scripts import HANGUL, UNSPACED
 
 MOST_PARTS = 3000
 """Of an answer: the time to compare goes with the square of it, and no reader follows marks through so long a text."""
+
+MOST_WORK = 25_000_000
+"""Pairs of equal parts that are looked at, about a second of one core. Texts of the most parts need less; those that
+share nothing but single signs would take minutes, as each of these splits off no more than itself."""
 
 # A letter where blanks do not tell words apart, else a word, a stretch of blanks, or one other character.
 _PART = re.compile(rf"[{UNSPACED}{HANGUL}]|[^\W{UNSPACED}{HANGUL}]+|\s+|.", re.DOTALL)
@@ -33,14 +38,19 @@ class Change:
         return not any(piece.mark for piece in self.pieces)
 
 
-def change_of(first: str, again: str, feedback: str | None) -> Change | None:
-    """None where an answer is too long to be compared."""
+def change_of(first: str, again: str, feedback: str | None, most_work: int = MOST_WORK) -> Change | None:
+    """None where an answer is too long to be compared, or the two take more than `most_work`. What takes
+    a second is not for an event loop."""
     before, after = _PART.findall(first), _PART.findall(again)
     if max(len(before), len(after)) > MOST_PARTS:
         return None
+    try:
+        steps = _Comparison(before, after, most_work).get_opcodes()
+    except _TooMuchError:
+        return None
     advised = (_words(_PART.findall(feedback or "")) - _words(before)) & _words(after)
     pieces: list[MarkedPiece] = []
-    for what, begin, end, new_begin, new_end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+    for what, begin, end, new_begin, new_end in steps:
         if what == "equal":
             pieces.append(MarkedPiece("".join(after[new_begin:new_end])))
             continue
@@ -48,6 +58,27 @@ def change_of(first: str, again: str, feedback: str | None) -> Change | None:
         pieces += _added(after[new_begin:new_end], advised)
     found = [part for part in after if part.casefold() in advised]
     return Change(pieces, list(dict.fromkeys(found)))
+
+
+class _TooMuchError(Exception):
+    """A comparison that has used up its work."""
+
+
+class _Comparison(SequenceMatcher[str]):
+    """Raises _TooMuchError from what compares."""
+
+    def __init__(self, before: list[str], after: list[str], most_work: int) -> None:
+        super().__init__(None, before, after, autojunk=False)
+        # Of the parts in front of each, what difflib does for one: it is looked up, and held against each equal one.
+        self._work = list(accumulate((1 + len(self.b2j.get(part, ())) for part in before), initial=0))
+        self._left = most_work
+
+    def find_longest_match(self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None) -> Match:
+        end = len(self.a) if ahi is None else ahi
+        self._left -= self._work[end] - self._work[alo]
+        if self._left < 0:
+            raise _TooMuchError
+        return super().find_longest_match(alo, ahi, blo, bhi)
 
 
 def _words(parts: Iterable[str]) -> set[str]:

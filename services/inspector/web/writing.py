@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Form, Header, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.sse import format_sse_event
+from starlette.concurrency import run_in_threadpool
 
 from services.inspector.http.acting import act_path, silence_path
 from services.inspector.http.api import ExchangeId, known_exchange
@@ -116,7 +117,7 @@ async def _shown(told: Told) -> AsyncGenerator[ShownStage, None]:
                 case Advised():
                     feedback = stage.delivered
                 case AnsweredAgain():
-                    change = change_of(first, stage.text, feedback)
+                    change = await run_in_threadpool(change_of, first, stage.text, feedback)
             yield ShownStage(stage, change)
 
 

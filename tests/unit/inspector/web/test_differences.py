@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inspector.web.differences import MOST_PARTS, change_of
+from services.inspector.web.differences import MOST_PARTS, MOST_WORK, change_of
 
 TEXT = st.text(alphabet="ab 12=.\n汽车é<", max_size=40)
 
@@ -46,3 +46,19 @@ def test_new_words_that_the_feedback_has_are_marked(
 
 def test_what_is_too_long_is_not_compared() -> None:
     assert change_of("a " * MOST_PARTS, "a", "a") is None
+
+
+FIFTH = MOST_PARTS // 5
+WORK_OF_A_FIFTH = MOST_WORK // 5**2
+
+
+@pytest.mark.parametrize(("first", "again"), [("= ", "- "), ("=x", "=y")])
+def test_texts_that_share_nothing_but_single_signs_are_not_compared_to_the_end(first: str, again: str) -> None:
+    assert change_of(first * (FIFTH // 2), again * (FIFTH // 2), None, WORK_OF_A_FIFTH) is None
+    assert change_of(first * 20, again * 20, None, WORK_OF_A_FIFTH) is not None
+
+
+def test_answers_of_many_parts_are_compared() -> None:
+    first = ("F = m * a = 2 * 3 = 6 N. W = F * d = 6 * 4 = 24 J. " * FIFTH).split(" ")[: FIFTH // 2]
+    again = [sign if at % 7 else str(at) for at, sign in enumerate(first)]
+    assert change_of(" ".join(first), " ".join(again), None, WORK_OF_A_FIFTH) is not None
