@@ -5,6 +5,7 @@ A key file has one key a line, `<scope> <key>`; a bare key may do everything. A 
 """
 
 import enum
+import hashlib
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,14 @@ class Scope(enum.IntEnum):
     @property
     def word(self) -> str:
         return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a caller may do, and by which key (`key_name`)."""
+
+    key: str
+    scope: Scope
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,11 @@ def read_keys(path: Path) -> AccessKeys:
     if not scopes:
         raise ConfigError(f"expected a bearer key in {path}, found it empty; anybody could use the services")
     return AccessKeys(scopes)
+
+
+def key_name(key: str) -> str:
+    """A name for a key that tells nothing of it."""
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def new_keys() -> str:

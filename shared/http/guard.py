@@ -9,7 +9,6 @@ held against Host. Neither sees DNS rebinding, where a site points its own name 
 the name in Host tells.
 """
 
-import hashlib
 import re
 import uuid
 from collections import Counter
@@ -28,7 +27,7 @@ from starlette.types import Scope as AsgiScope
 
 from shared.contracts.http import ErrorBody, ErrorResponse
 from shared.errors import presentable, shown
-from shared.http.access import AccessKeys, Limits, Scope
+from shared.http.access import AccessKeys, Grant, Limits, Scope, key_name
 from shared.http.addresses import needs_dns, split_place
 from shared.http.sessions import LOGIN_PATH, Sessions, is_open
 
@@ -56,9 +55,9 @@ CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
 class Guard:
-    """Refuses with 400, 401, 403, 411, 413 or 429; else the route finds the key's scope in `request.state.scope`, its
-    name in `request.state.caller`, and in `request.state.still_in` whether it may go on: until its session ends. With
-    `request.state.head` only the headers of the answer are wanted.
+    """Refuses with 400, 401, 403, 411, 413 or 429; else the route finds in `request.state` the `scope` of the key
+    and what was `granted` with it, the name of key or session as `caller`, and `still_in` to ask whether it may go on:
+    until its session ends. With `request.state.head` only the headers of the answer are wanted.
 
     With `sessions`, a browser's cookie counts as a key and a page without one leads to the login. Where nothing but the
     browser speaks for a caller, by a cookie or because there are no keys, what another site makes it send is refused.
@@ -110,7 +109,10 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, tagged)
             return
-        scope.setdefault("state", {}).update(scope=granted, caller=caller, still_in=self._still_in(headers))
+        allowed = granted.scope if granted is not None else None
+        scope.setdefault("state", {}).update(
+            granted=granted, scope=allowed, caller=caller, still_in=self._still_in(headers)
+        )
         self._in_flight[caller] += 1
         try:
             await self._pass_on(scope, receive, tagged)
@@ -136,17 +138,17 @@ class Guard:
             await self._app({**scope, "method": "GET", "state": state}, receive, headers_only)
         await send({"type": "http.response.body"})
 
-    def _caller(self, headers: Headers) -> tuple[str, Scope | None]:
+    def _caller(self, headers: Headers) -> tuple[str, Grant | None]:
         """A name for the key or session that tells nothing of it, and what it may do."""
         if self._keys is None:
-            return NOBODY_KNOWN, Scope.ADMIN
+            return NOBODY_KNOWN, Grant(NOBODY_KNOWN, Scope.ADMIN)
         kind, _, key = headers.get("authorization", "").partition(" ")
         if not kind and self._sessions is not None:
             return self._sessions.caller(headers) or (VISITOR, None)
-        granted = self._keys.scope_of(key) if kind.lower() == "bearer" else None
-        if granted is None:
+        scope = self._keys.scope_of(key) if kind.lower() == "bearer" else None
+        if scope is None:
             return VISITOR, None
-        return hashlib.sha256(key.encode()).hexdigest()[:12], granted
+        return key_name(key), Grant(key_name(key), scope)
 
     def _still_in(self, headers: Headers) -> Callable[[], bool]:
         """For answers that have no end of their own. Keys stay as long as the service."""
@@ -155,7 +157,7 @@ class Guard:
             return lambda: True
         return lambda: sessions.caller(headers) is not None
 
-    def _foreign(self, method: str, headers: Headers, granted: Scope | None) -> Response | None:
+    def _foreign(self, method: str, headers: Headers, granted: Grant | None) -> Response | None:
         """The refusal of what another site makes a browser send. It cannot make one send an Authorization header."""
         with_keys, host = self._keys is not None, headers.get("host")
         if not with_keys and may_be_rebound(host):
@@ -171,7 +173,7 @@ class Guard:
             reason = "expected Origin or Sec-Fetch-Site beside a session's cookie, got neither; send a key in its place"
         return None if reason is None else error_response(403, reason, "permission_error")
 
-    def _stranger(self, scope: AsgiScope, headers: Headers, granted: Scope | None) -> Response | None:
+    def _stranger(self, scope: AsgiScope, headers: Headers, granted: Grant | None) -> Response | None:
         """The refusal of who has no key."""
         if granted is not None or (self._sessions is not None and is_open(scope["path"])):
             return None

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from services.inspector.web.rendering import Pages
 from shared.contracts.http import LoginLink
-from shared.http.access import AccessKeys, Scope
+from shared.http.access import AccessKeys, Grant, Scope, key_name
 from shared.http.app import READ
 from shared.http.sessions import LINK_S, LOGIN_PATH, SESSION_S, Sessions
 
@@ -40,8 +40,11 @@ def login_routes(pages: Pages, sessions: Sessions, keys: AccessKeys | None, publ
 
     @router.post(LOGIN_PATH, include_in_schema=False)
     async def enter(request: Request, key: Field = "", next: Annotated[str, Form()] = HOME) -> Response:
-        granted = Scope.ADMIN if keys is None else keys.scope_of(key.strip())
-        return _form(next, WRONG_KEY, 403) if granted is None else _entered(request, granted, next)
+        shown = key.strip()
+        scope = Scope.ADMIN if keys is None else keys.scope_of(shown)
+        if scope is None:
+            return _form(next, WRONG_KEY, 403)
+        return _entered(request, Grant(key_name(shown), scope), next)
 
     @router.post("/logout", include_in_schema=False, dependencies=READ)
     async def leave(request: Request) -> Response:
@@ -53,17 +56,17 @@ def login_routes(pages: Pages, sessions: Sessions, keys: AccessKeys | None, publ
     @router.post("/v1/login-link", dependencies=READ)
     async def login_link(request: Request) -> LoginLink:
         """A path that logs a browser in once, with the scope of this request's key."""
-        path = f"{LOGIN_PATH}?once={sessions.new_link(request.state.scope)}"
+        path = f"{LOGIN_PATH}?once={sessions.new_link(request.state.granted)}"
         return LoginLink(path=path, expires_s=LINK_S, public_url=public_url)
 
     def _form(next: str, problem: str | None, status_code: int = 200) -> HTMLResponse:
         return pages.page("login.html", scope=None, status_code=status_code, next=_own_path(next), problem=problem)
 
-    def _entered(request: Request, scope: Scope, next: str) -> Response:
+    def _entered(request: Request, granted: Grant, next: str) -> Response:
         answer = RedirectResponse(_own_path(next), 303)
         answer.set_cookie(
             sessions.cookie,
-            sessions.begin(scope),
+            sessions.begin(granted),
             max_age=int(SESSION_S),
             httponly=True,
             samesite="strict",

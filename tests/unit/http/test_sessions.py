@@ -5,11 +5,15 @@ from fastapi import Request
 from fastapi.testclient import TestClient
 from starlette.datastructures import Headers
 
-from shared.http.access import AccessKeys, Scope
+from shared.http.access import AccessKeys, Grant, Scope
 from shared.http.app import ADMIN, READ, create_app
 from shared.http.sessions import LINK_S, MAX_SESSIONS, SESSION_S, Sessions
 from tests.fakes.access import LOCAL, PLENTY
 from tests.unit.inspector.told import StillClock
+
+
+def may(scope: Scope, key: str = "k") -> Grant:
+    return Grant(key, scope)
 
 
 def with_cookie(sessions: Sessions, token: str) -> Headers:
@@ -18,13 +22,13 @@ def with_cookie(sessions: Sessions, token: str) -> Headers:
 
 def scope_of(sessions: Sessions, token: str) -> Scope | None:
     found = sessions.caller(with_cookie(sessions, token))
-    return found[1] if found else None
+    return found[1].scope if found else None
 
 
 def test_a_session_ends_with_its_time_and_its_log_out() -> None:
     clock = StillClock()
     sessions = Sessions("r1", clock)
-    first, second = sessions.begin(Scope.READ), sessions.begin(Scope.ADMIN)
+    first, second = sessions.begin(may(Scope.READ)), sessions.begin(may(Scope.ADMIN))
     assert (scope_of(sessions, first), scope_of(sessions, second)) == (Scope.READ, Scope.ADMIN)
     sessions.end(with_cookie(sessions, second))
     assert scope_of(sessions, second) is None
@@ -35,8 +39,8 @@ def test_a_session_ends_with_its_time_and_its_log_out() -> None:
 def test_a_link_works_once_and_not_for_long() -> None:
     clock = StillClock()
     sessions = Sessions("r1", clock)
-    link, late = sessions.new_link(Scope.ASK), sessions.new_link(Scope.ASK)
-    assert (sessions.redeem(link), sessions.redeem(link)) == (Scope.ASK, None)
+    link, late = sessions.new_link(may(Scope.ASK)), sessions.new_link(may(Scope.ASK))
+    assert (sessions.redeem(link), sessions.redeem(link)) == (may(Scope.ASK), None)
     assert sessions.redeem("made up") is None
     clock.now_s += LINK_S
     assert sessions.redeem(late) is None
@@ -44,9 +48,9 @@ def test_a_link_works_once_and_not_for_long() -> None:
 
 def test_a_session_is_no_link_and_tokens_tell_nothing_of_each_other() -> None:
     sessions = Sessions("r1", StillClock())
-    assert sessions.redeem(sessions.begin(Scope.ADMIN)) is None
-    assert scope_of(sessions, sessions.new_link(Scope.ADMIN)) is None
-    caller = sessions.caller(with_cookie(sessions, token := sessions.begin(Scope.READ)))
+    assert sessions.redeem(sessions.begin(may(Scope.ADMIN))) is None
+    assert scope_of(sessions, sessions.new_link(may(Scope.ADMIN))) is None
+    caller = sessions.caller(with_cookie(sessions, token := sessions.begin(may(Scope.READ))))
     assert caller is not None
     assert caller[0] not in token
 
@@ -55,11 +59,13 @@ def test_runs_of_one_host_do_not_share_a_cookie() -> None:
     assert Sessions("r1", StillClock()).cookie != Sessions("r2", StillClock()).cookie
 
 
-def test_too_many_sessions_end_the_oldest() -> None:
+def test_too_many_sessions_of_a_key_end_its_oldest_and_nobody_elses() -> None:
     sessions = Sessions("r1", StillClock())
-    tokens = [sessions.begin(Scope.READ) for _ in range(MAX_SESSIONS + 1)]
+    other = sessions.begin(may(Scope.ADMIN, "another"))
+    tokens = [sessions.begin(may(Scope.READ)) for _ in range(MAX_SESSIONS + 1)]
     assert scope_of(sessions, tokens[0]) is None
     assert scope_of(sessions, tokens[1]) is Scope.READ
+    assert scope_of(sessions, other) is Scope.ADMIN
 
 
 @pytest.mark.parametrize("cookie", ["", "opcod", "a=b; ;;=", '\\"', "x" * 9000])
@@ -92,7 +98,7 @@ def client(sessions: Sessions) -> TestClient:
 
 
 def test_a_session_does_what_its_scope_says(client: TestClient, sessions: Sessions) -> None:
-    client.cookies.set(sessions.cookie, sessions.begin(Scope.READ))
+    client.cookies.set(sessions.cookie, sessions.begin(may(Scope.READ)))
     assert client.get("/page").json() == "read"
     assert client.post("/act", headers={"sec-fetch-site": "same-origin"}).status_code == 403
 
@@ -151,8 +157,8 @@ OURS = {"host": "box:9000"}
 def test_what_another_site_sends_is_refused(
     client: TestClient, sessions: Sessions, headers: dict[str, str], status: int
 ) -> None:
-    client.cookies.set(sessions.cookie, sessions.begin(Scope.ADMIN), domain="box.local")
-    cookie = {"cookie": f"{sessions.cookie}={sessions.begin(Scope.ADMIN)}"}
+    client.cookies.set(sessions.cookie, sessions.begin(may(Scope.ADMIN)), domain="box.local")
+    cookie = {"cookie": f"{sessions.cookie}={sessions.begin(may(Scope.ADMIN))}"}
     assert client.post("/act", headers=OURS | cookie | headers).status_code == status
 
 
@@ -169,7 +175,7 @@ def test_what_another_site_sends_is_refused(
 def test_a_page_may_write_its_own_address_as_it_likes(
     client: TestClient, sessions: Sessions, origin: str, host: str
 ) -> None:
-    cookie = f"{sessions.cookie}={sessions.begin(Scope.ADMIN)}"
+    cookie = f"{sessions.cookie}={sessions.begin(may(Scope.ADMIN))}"
     assert client.post("/act", headers={"cookie": cookie, "origin": origin, "host": host}).status_code == 200
 
 
@@ -179,14 +185,14 @@ PROXIED = {"origin": "https://page.example", "host": "upstream:8000"}
 def test_behind_a_proxy_that_changes_host_the_browsers_own_word_is_enough(
     client: TestClient, sessions: Sessions
 ) -> None:
-    cookie = {"cookie": f"{sessions.cookie}={sessions.begin(Scope.ADMIN)}"}
+    cookie = {"cookie": f"{sessions.cookie}={sessions.begin(may(Scope.ADMIN))}"}
     assert client.post("/act", headers=PROXIED | cookie | {"sec-fetch-site": "same-origin"}).status_code == 200
 
 
 def test_without_that_word_the_refusal_names_the_header_that_the_proxy_must_pass_on(
     client: TestClient, sessions: Sessions
 ) -> None:
-    cookie = {"cookie": f"{sessions.cookie}={sessions.begin(Scope.ADMIN)}"}
+    cookie = {"cookie": f"{sessions.cookie}={sessions.begin(may(Scope.ADMIN))}"}
     answer = client.post("/act", headers=PROXIED | cookie)
     assert answer.status_code == 403
     message = answer.json()["error"]["message"]
@@ -256,7 +262,7 @@ def test_without_keys_a_site_that_points_its_name_here_reads_nothing_and_people_
     ],
 )
 def test_a_session_is_found_beside_whatever_other_applications_of_the_host_set(sessions: Sessions, others: str) -> None:
-    own = f"{sessions.cookie}={sessions.begin(Scope.READ)}"
+    own = f"{sessions.cookie}={sessions.begin(may(Scope.READ))}"
     headers = Headers(raw=[(b"cookie", others.replace("{}", own).encode("latin-1"))])
     assert sessions.caller(headers) is not None
     sessions.end(headers)
@@ -264,6 +270,6 @@ def test_a_session_is_found_beside_whatever_other_applications_of_the_host_set(s
 
 
 def test_a_session_is_found_beside_another_cookie_of_its_name_and_in_a_second_header(sessions: Sessions) -> None:
-    own, stale = f"{sessions.cookie}={sessions.begin(Scope.READ)}", f"{sessions.cookie}=old"
+    own, stale = f"{sessions.cookie}={sessions.begin(may(Scope.READ))}", f"{sessions.cookie}=old"
     for lines in ([f"{stale}; {own}"], [f"{own}; {stale}"], ["a=b", own], [own, stale]):
         assert sessions.caller(Headers(raw=[(b"cookie", line.encode()) for line in lines])) is not None
