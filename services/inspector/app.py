@@ -15,6 +15,7 @@ from services.inspector.http.stream import Viewers
 from services.inspector.ingest import Ingest
 from services.inspector.run.view import RunBus
 from services.inspector.sampling import UsageSampler
+from services.inspector.sealing import BatchReader
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
@@ -64,6 +65,7 @@ def serve(config: InspectorConfig) -> int:
     )
     service = Service("inspector")
     service.spawn("ingest", lambda: ingest.run(service.stopping))
+    service.spawn("batches", lambda: BatchReader(store, sealed).run(service.stopping))
     traces = Traces(config.environment.run_dir, config.environment.run)
     service.spawn("traces", lambda: TraceReader(store, traces).run(service.stopping))
     sampler = UsageSampler(bus.heartbeats, store.usage, period_s=config.settings.bus.heartbeat_s)

@@ -137,7 +137,8 @@ class Ingest:
         if not isinstance(event, BatchReady):
             return Entry(stream_id, event)
         try:
-            # An unreadable batch must not stop the stream: its exchanges stay as events told them, long texts cut.
+            # An unreadable batch must not stop the stream: its exchanges stay as events told them, long texts cut,
+            # until BatchReader can read it.
             return Entry(stream_id, event, self._sealed.exchanges(event))
         except StorageError as error:
             UNREADABLE.inc()

@@ -24,10 +24,15 @@ class SealedBatches:
 
     def exchanges(self, ready: BatchReady) -> tuple[StoredExchange, ...]:
         """Every exchange of the batch that `ready` announces. Raises StorageError if it is not what it says."""
-        manifest = self._manifest(ready.uri, ready.student, ready.step)
-        groups = read_groups(self._store, ready.uri, manifest)
-        found = (sealed_exchange(manifest, group, sample, ready.at) for group in groups for sample in group.samples)
-        return tuple(exchange for exchange in found if exchange is not None)
+        return self._exchanges(ready.uri, ready.student, ready.step, ready.at)
+
+    def exchanges_of(self, student: str, step: int, at: float) -> tuple[StoredExchange, ...]:
+        """The same of a batch that lies there, told at `at`. Raises StorageError as `exchanges`."""
+        return self._exchanges(batch_directory(student, step), student, step, at)
+
+    def has(self, student: str, step: int) -> bool:
+        """Whether the step's batch lies there, damaged or not."""
+        return self._store.exists(batch_directory(student, step))
 
     def groups(self) -> Iterator[tuple[BatchManifest, BatchGroup]]:
         """Every group of every batch that lies there by now, by student and step. Raises StorageError as `exchanges`,
@@ -47,6 +52,12 @@ class SealedBatches:
     def group(self, student: str, step: int, problem_id: str) -> BatchGroup:
         """One problem's rollouts as they were sealed. Raises StorageError as `sample`."""
         return read_group(self._store, self._manifest(batch_directory(student, step), student, step), problem_id)
+
+    def _exchanges(self, uri: str, student: str, step: int, at: float) -> tuple[StoredExchange, ...]:
+        manifest = self._manifest(uri, student, step)
+        groups = read_groups(self._store, uri, manifest)
+        found = (sealed_exchange(manifest, group, sample, at) for group in groups for sample in group.samples)
+        return tuple(exchange for exchange in found if exchange is not None)
 
     def _groups(self, manifest: BatchManifest) -> Iterator[BatchGroup]:
         return read_groups(self._store, batch_directory(manifest.student, manifest.step), manifest)

@@ -7,7 +7,7 @@ a sealed batch is never overwritten.
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -208,6 +208,18 @@ class Store:
         )
         return [(row["student"], row["step"]) for row in rows]
 
+    def unsealed_steps(self) -> list[tuple[str, int, float]]:
+        """Steps with exchanges that no sealed batch told, by student, and when the newest of each was told."""
+        rows = self._database.read(
+            "SELECT student, step, MAX(at) AS at FROM exchanges WHERE sealed = 0 GROUP BY student, step"
+        )
+        return [(row["student"], row["step"], row["at"]) for row in rows]
+
+    def put_exchanges(self, exchanges: Iterable[StoredExchange]) -> None:
+        """Without an event: of a batch whose event is in the log already, or was missed."""
+        with self._database.transaction() as connection:
+            self._put_exchanges(connection, exchanges)
+
     def put_divergences(self, student: str, step: int, nats: Mapping[tuple[str, int], float]) -> None:
         with self._database.transaction() as connection:
             connection.executemany(
@@ -235,9 +247,10 @@ class Store:
             act = entry.event.act
             fields = act.exchange.model_dump() | act.model_dump(exclude={"exchange"})
             connection.execute(_PUT_ACT, fields | {"at": entry.event.at, "refused": entry.event.refused})
-        connection.executemany(
-            _PUT_EXCHANGE, [_exchange_parameters(self._run, exchange) for exchange in entry.exchanges]
-        )
+        self._put_exchanges(connection, entry.exchanges)
+
+    def _put_exchanges(self, connection: sqlite3.Connection, exchanges: Iterable[StoredExchange]) -> None:
+        connection.executemany(_PUT_EXCHANGE, [_exchange_parameters(self._run, exchange) for exchange in exchanges])
 
     def _reindex(self) -> None:
         """All or nothing; some seconds for a hundred thousand exchanges."""
