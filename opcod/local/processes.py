@@ -1,7 +1,8 @@
 """Supervising the processes of a deployment on one machine.
 
 What always holds: a process that ends on its own is started again, at once for the first time and then after growing
-pauses, unless it ends too often or with an exit code that says trying again is useless; stopping goes SIGTERM, then
+pauses, unless it ends too often or with an exit code that says trying again is useless: that ends the others, too, but
+for one that they do without; stopping goes SIGTERM, then
 SIGKILL after a grace, and only to processes started here.
 """
 
@@ -39,13 +40,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """`python -m <module>` with `environment` on top of ours; output goes to `log_file`."""
+    """`python -m <module>` with `environment` on top of ours; output goes to `log_file`. needed: whether the others
+    have no use without it."""
 
     name: str
     module: str
     log_file: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     arguments: Sequence[str] = ()
+    needed: bool = True
 
 
 class LiveProcess(Protocol):
@@ -100,7 +103,8 @@ class Process:
 
 
 class Supervisor:
-    """Starts, watches and stops processes. `check` must be called every second or so.
+    """Starts, watches and stops processes. `check` must be called every second or so. given_up: those that do not stay
+    up and that the others do without, each with the reason.
 
     start_process: makes a process of its own of a spec.
     """
@@ -109,25 +113,31 @@ class Supervisor:
         self._first_pause_s = first_pause_s
         self._start_process = start_process
         self._processes: dict[str, Process] = {}
+        self.given_up: dict[str, ProcessFailedError] = {}
 
     def start(self, spec: ProcessSpec) -> None:
         self._processes[spec.name] = Process(spec, self._start_process(spec))
 
     def check(self) -> list[str]:
-        """Start again what ended; returns the names. Raises ProcessFailedError when that is useless."""
+        """Start again what ended; returns the names. Raises ProcessFailedError when that is useless, and the others
+        need it."""
         restarted: list[str] = []
-        for process in self._processes.values():
+        for name, process in list(self._processes.items()):
             code = process.running.poll()
             if code is None:
                 continue
             if process.due_s is None:
                 # Not slept here: while one waits for its next start, the others are watched.
-                pause_s = self._pause_s(process, code)
+                try:
+                    pause_s = self._pause_s(process, code)
+                except ProcessFailedError as error:
+                    self._give_up(name, error)
+                    continue
                 process.due_s = time.monotonic() + pause_s
-                log.warning("process ended", process=process.spec.name, exit_code=code, again_in_s=pause_s)
+                log.warning("process ended", process=name, exit_code=code, again_in_s=pause_s)
             if time.monotonic() >= process.due_s:
                 process.running, process.due_s = self._start_process(process.spec), None
-                restarted.append(process.spec.name)
+                restarted.append(name)
         return restarted
 
     def pids(self) -> dict[str, int]:
@@ -140,6 +150,13 @@ class Supervisor:
         for process in running:
             process.send_signal(signal.SIGTERM)
         _end(running, grace_s)
+
+    def _give_up(self, name: str, error: ProcessFailedError) -> None:
+        if self._processes[name].spec.needed:
+            raise error
+        del self._processes[name]
+        self.given_up[name] = error
+        log.warning("process given up; the others go on without it", process=name, reason=str(error))
 
     def _pause_s(self, process: Process, code: int) -> float:
         """Until its next start. Raises ProcessFailedError when that is useless."""

@@ -108,6 +108,8 @@ class NodeServices:
                 log = f"; its log ({log_file}) ends:\n{log_tail(log_file)}" if log_file.exists() else ""
                 raise UnavailableError(f"waited {timeout_s:.0f} s for {name}: {reason}{log}")
             self.watch()
+            if name in self.supervisor.given_up:
+                raise self.supervisor.given_up[name]
             time.sleep(POLL_S)
 
     def _wait_ready(self, name: str, progress: Progress) -> str:
@@ -145,7 +147,8 @@ class NodeServices:
         if name in self.gpus:
             environment[VISIBLE] = visible(self.gpus[name])
         log_file = self._paths.run_dir / "logs" / (name if self.shows_here(name) else f"{name}-node-{self._node}")
-        return ProcessSpec(name, f"services.{service}", log_file.with_name(f"{log_file.name}.log"), environment)
+        log_file = log_file.with_name(f"{log_file.name}.log")
+        return ProcessSpec(name, f"services.{service}", log_file, environment, needed=service != "inspector")
 
     def _port(self, service: str, student: str, replica: int) -> int:
         match service:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def supervisor() -> Iterator[Supervisor]:
 
 def spec(tmp_path: Path, code: str, **environment: str) -> ProcessSpec:
     """A process that runs `code`."""
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "played.py").write_text(code)
     return ProcessSpec(
         "played", "played", tmp_path / "logs" / "played.log", {"PYTHONPATH": str(tmp_path), **environment}
@@ -79,6 +81,16 @@ def test_one_that_ends_again_and_again_is_given_up_with_the_end_of_its_log(
     assert time.monotonic() - began > PAUSE_S * (1 + 2 + 4 + 8), "the pauses before all but the first restart"
     assert "played ended with exit code 74" in str(caught.value)
     assert "the disk is full" in str(caught.value)
+
+
+def test_one_that_the_others_do_without_is_given_up_and_they_go_on(tmp_path: Path, supervisor: Supervisor) -> None:
+    supervisor.start(spec(tmp_path, SLEEPS))
+    pids = supervisor.pids()
+    ends = replace(spec(tmp_path / "its", "raise SystemExit(2)"), name="inspector", needed=False)
+    supervisor.start(ends)
+    until(lambda: supervisor.check() or supervisor.given_up)
+    assert "inspector ended with exit code 2" in str(supervisor.given_up["inspector"])
+    assert (supervisor.check(), supervisor.pids()) == ([], pids)
 
 
 def test_a_wrong_setting_is_not_tried_again(tmp_path: Path, supervisor: Supervisor) -> None:

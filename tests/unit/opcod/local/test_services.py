@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from opcod.local.processes import ProcessSpec
+from opcod.local.processes import ProcessFailedError, ProcessSpec
 from opcod.local.services import NodeServices, Told
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
@@ -59,6 +59,17 @@ def test_each_replica_is_a_process_with_a_name_log_port_and_gpu_of_its_own(
     }
     assert [started[name].log_file.name for name in names] == [f"{name}.log" for name in names]
     assert {spec.module for spec in started.values()} == {"services.student"}
+    assert all(spec.needed for spec in started.values())
+
+
+def test_an_inspector_that_does_not_stay_up_is_no_reason_to_wait(tmp_path: Path) -> None:
+    """Later it is one that the others do without; a run that never had one is told to its beginner."""
+    settings = load_settings(preset="smoke", environ={})
+    paths = Paths(runs_dir=tmp_path, run="pair", cache_dir=tmp_path / "cache")
+    services = NodeServices(paths, settings, "run", start_process=lambda _: subprocess.Popen(["sh", "-c", "exit 2"]))
+    with pytest.raises(ProcessFailedError, match="inspector ended with exit code 2"):
+        services.bring_up(["inspector"], Told("redis://none", None, tmp_path / "key"), lambda _: None)
+    assert services.supervisor.pids() == {}
 
 
 def test_nodes_that_do_not_come_have_no_log(services: NodeServices) -> None:
