@@ -1,6 +1,7 @@
 """The inspector put together: bus, store, ingest thread, heartbeat thread and HTTP app.
 
-It only reads the run: it may die at any point without hurting anything, and goes on where its store ends.
+It only reads the run: it may die at any point without hurting anything, and goes on where its store ends. One that is
+damaged is set aside, and filled anew from what the stream still has; what it has no more shows as a gap.
 """
 
 import threading
@@ -16,8 +17,9 @@ from services.inspector.ingest import Ingest
 from services.inspector.run.view import RunBus
 from services.inspector.sampling import UsageSampler
 from services.inspector.sealing import BatchReader
+from services.inspector.store.database import DamagedStoreError, set_aside
 from services.inspector.store.sealed import SealedBatches
-from services.inspector.store.store import Store
+from services.inspector.store.store import Store, store_or_new
 from services.inspector.store.traces import Traces
 from services.inspector.tracing import TraceReader
 from services.inspector.web.site import Reads, add_site
@@ -56,7 +58,7 @@ def main() -> int:
 def serve(config: InspectorConfig) -> int:
     clock = SystemClock()
     bus = RedisBus(config.environment.bus_url(), config.environment.run, deadline_s=config.bus_deadline_s)
-    store = Store(config.store_path, config.environment.run)
+    store = store_or_new(config.store_path, config.environment.run, clock.wall_s())
     name = f"inspector/{config.environment.replica}"
     sealed = SealedBatches(config.environment.run_dir, config.environment.run)
     ingest = Ingest(bus, store, sealed, name=name, clock=clock, silent_s=config.silent_s)
@@ -77,6 +79,8 @@ def serve(config: InspectorConfig) -> int:
     finally:
         store.close()
         bus.close()
+        if isinstance(service.error, DamagedStoreError):
+            set_aside(config.store_path, clock.wall_s())
 
 
 def build_app(config: InspectorConfig, store: Store, ingest: Ingest, bus: RunBus, stopping: threading.Event) -> FastAPI:

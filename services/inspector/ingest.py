@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import structlog
 from prometheus_client import Counter
 
+from services.inspector.store.database import DamagedStoreError
 from services.inspector.store.records import START, Entry, Gap, gap_id, just_before, order_of
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
@@ -70,12 +71,15 @@ class Ingest:
         self._last_turn_s = clock.monotonic_s()
 
     def run(self, stopping: threading.Event) -> None:
-        """Read until `stopping`. Only what is neither the server's nor the disk's fault ends it earlier."""
+        """Read until `stopping`. Only what is neither the server's nor the disk's fault ends it earlier, and a store
+        that is damaged."""
         delay_s = FIRST_RETRY_S
         while not stopping.is_set():
             try:
                 self.pull()
                 self._store.check_writable()  # here, since a probe must not wait for a disk
+            except DamagedStoreError:
+                raise  # it stays damaged; the next start begins a new one
             except (UnavailableError, StorageError) as error:
                 self._turn(str(error))
                 stopping.wait(delay_s)

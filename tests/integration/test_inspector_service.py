@@ -185,6 +185,20 @@ def test_what_was_trimmed_meanwhile_is_a_gap(inspector: Inspector, bus: RedisBus
     assert kinds == ["status", "gap", "status", "status"]
 
 
+def test_a_log_that_is_damaged_is_filled_anew(inspector: Inspector, bus: RedisBus) -> None:
+    bus.emit(status(0))
+    wait_until(lambda: inspector.stored() == 1, "the first event")
+    inspector.end(signal.SIGTERM)
+    log = inspector.run_dir / "inspector" / "log.sqlite3"
+    log.write_bytes(b"garbage" * 3000)
+    bus.emit(status(1))
+    inspector.start()
+    wait_until(lambda: inspector.stored() == 2, "both events")
+    assert inspector.get("/readyz").status_code == 200
+    [aside] = log.parent.glob("log.sqlite3.broken-*")
+    assert aside.read_bytes() == b"garbage" * 3000
+
+
 def test_a_server_that_dies_is_503_on_readiness_only(inspector: Inspector, server: ValkeyServer, bus: RedisBus) -> None:
     bus.emit(status(0))
     wait_until(lambda: inspector.stored() == 1, "the first event")

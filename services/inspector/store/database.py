@@ -11,12 +11,20 @@ from pathlib import Path
 from queue import Empty, LifoQueue
 
 from shared.errors import StorageError
+from shared.files.durable import storage_errors
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 Value = str | int | float | None
 
 
+class DamagedStoreError(StorageError):
+    """A file that is no database, or no whole one: no later call will read it."""
+
+
 class ReadOnlyDatabase:
-    """A file of another process. Safe to use from many threads; raises StorageError from every call.
+    """A file of another process. Safe to use from many threads; raises StorageError from every call, DamagedStoreError
+    where that is the reason.
 
     busy_s: how long a call waits for another process that holds the file.
     """
@@ -65,7 +73,9 @@ class ReadOnlyDatabase:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StorageError(
+            # Extended codes have the plain one in their lowest byte.
+            damaged = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGE
+            raise (DamagedStoreError if damaged else StorageError)(
                 f"cannot {operation} the inspector's store {self.path}: {error}; check free space and permissions, "
                 "or move the file away: it is filled again from the events that Redis still has"
             ) from error
@@ -80,10 +90,15 @@ class Database(ReadOnlyDatabase):
         with self._errors("open"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connect()
-            self._writer.execute("PRAGMA journal_mode = WAL")
-            # A power cut may take the newest transactions, never their wholeness; the stream still has those events.
-            self._writer.execute("PRAGMA synchronous = NORMAL")
-            self._writer.executescript(tables)
+            try:
+                self._writer.execute("PRAGMA journal_mode = WAL")
+                # A power cut may take the newest transactions, never their wholeness; the stream still has those
+                # events.
+                self._writer.execute("PRAGMA synchronous = NORMAL")
+                self._writer.executescript(tables)
+            except sqlite3.Error:
+                self._writer.close()
+                raise
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -108,3 +123,17 @@ class Database(ReadOnlyDatabase):
 
     def _connect(self) -> sqlite3.Connection:
         return self._opened("rwc")
+
+
+def set_aside(path: Path, at: float) -> Path:
+    """Rename a file that nobody has open to `<its name>.broken-<at>`, with its log; returns its new path.
+
+    Raises StorageError if it cannot be done.
+    """
+    aside = path.with_name(f"{path.name}.broken-{at:.0f}")
+    with storage_errors(path, 0):
+        for suffix in ("-wal", "-shm", ""):
+            beside = path.with_name(f"{path.name}{suffix}")
+            if beside.exists():
+                beside.rename(f"{aside}{suffix}")
+    return aside

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import structlog
+
 from services.inspector.http.views import ActView, ExchangeView, exchange_view
-from services.inspector.store.database import Database, Value
+from services.inspector.store.database import DamagedStoreError, Database, Value, set_aside
 from services.inspector.store.filters import Condition, ExchangeFilter, conditions
 from services.inspector.store.log import RunLog
 from services.inspector.store.records import GAP_SUFFIX, START, Entry, StoredExchange, order_of, told
@@ -21,7 +23,7 @@ from services.inspector.store.spread import SPREAD, Counted
 from services.inspector.store.usage import UsageSamples
 from shared.contracts.acting import ExchangeAct
 from shared.contracts.events import Acted, FeedbackGiven, Revised
-from shared.errors import ConfigError
+from shared.errors import ConfigError, OpcodError
 
 BUSY_S = 5.0
 MAX_GROUP = 1000
@@ -56,6 +58,8 @@ _SELECT_EXCHANGES = (
     f"FROM exchanges LEFT JOIN revisions USING ({', '.join(_KEY)})"
 )
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True)
 class LoggedRow:
@@ -78,12 +82,16 @@ class Store:
         self._database = Database(path, SCRIPT, busy_s=busy_s)
         self.log = RunLog(self._database)
         self.usage = UsageSamples(self._database)
-        # Before the check of the schema, which it brings up to date.
-        if self._meta("schema") in REINDEXED_VERSIONS:
-            self._reindex()
-        self._adopt(path)
-        self._cursor = self._meta("cursor") or START
-        self._head = int(self._one("SELECT COALESCE(MAX(position), 0) AS found FROM events", ()))
+        try:
+            # Before the check of the schema, which it brings up to date.
+            if self._meta("schema") in REINDEXED_VERSIONS:
+                self._reindex()
+            self._adopt(path)
+            self._cursor = self._meta("cursor") or START
+            self._head = int(self._one("SELECT COALESCE(MAX(position), 0) AS found FROM events", ()))
+        except OpcodError:
+            self.close()
+            raise
 
     @property
     def cursor(self) -> str:
@@ -266,7 +274,6 @@ class Store:
                 with self._database.transaction() as connection:
                     _put_meta(connection, name, expected)
             elif found != expected:
-                self.close()
                 raise ConfigError(
                     f"{path}: expected a store with {name} {expected!r}, got {found!r}; move the file away, "
                     "a new one is filled from the events that Redis still has"
@@ -278,6 +285,19 @@ class Store:
 
     def _one(self, sql: str, parameters: Sequence[Value]) -> int:
         return int(self._database.read(sql, parameters)[0]["found"])
+
+
+def store_or_new(path: Path, run: str, at: float) -> Store:
+    """The store there; in the place of one that is damaged, which is set aside as of `at`, a new one.
+
+    Raises as Store where it is something else.
+    """
+    try:
+        return Store(path, run)
+    except DamagedStoreError as error:
+        aside = set_aside(path, at)
+        log.warning("a damaged store was set aside; a new one begins", error=str(error), aside=str(aside))
+        return Store(path, run)
 
 
 def _where(all_conditions: Sequence[Condition]) -> tuple[str, list[Value]]:

@@ -1,15 +1,20 @@
+import sqlite3
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from services.inspector.ingest import Ingest
+from services.inspector.store.database import DamagedStoreError
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import LOGGED_EVENT, Gap
+from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from shared.errors import UnavailableError
 from tests.fakes.threads import in_thread
 from tests.fakes.waiting import wait_until
-from tests.unit.inspector.told import EventLog, StillClock, feedback, ready, seal, status
+from tests.unit.inspector.told import RUN, EventLog, StillClock, feedback, ready, seal, status
 
 
 def ids(store: Store) -> list[str]:
@@ -94,6 +99,22 @@ def test_a_server_that_is_away_is_a_problem_until_it_is_back(ingest: Ingest, log
         log.fill(3)
         log.away = False
         wait_until(lambda: ingest.problem() is None and store.cursor == "3-0", "the events behind it")
+
+
+def test_a_store_that_is_damaged_ends_it(log: EventLog, clock: StillClock, tmp_path: Path) -> None:
+    """The next start begins a new one; a disk that is full is waited for."""
+    path = tmp_path / "log.sqlite3"
+    Store(path, RUN).close()
+    with closing(sqlite3.connect(path)) as connection:
+        [[page]] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events_order'")
+        [[size]] = connection.execute("PRAGMA page_size")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(bytes(size))
+    log.fill(3)
+    with closing(Store(path, RUN)) as store, pytest.raises(DamagedStoreError, match="malformed"):
+        sealed = SealedBatches(tmp_path, RUN)
+        Ingest(log, store, sealed, name="inspector/0", clock=clock, silent_s=30.0, block_s=0.0).run(threading.Event())
 
 
 def test_it_is_a_problem_not_to_have_read_yet_and_not_to_answer(ingest: Ingest, clock: StillClock) -> None:

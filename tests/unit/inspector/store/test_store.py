@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from services.inspector.store.database import set_aside
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.log import _SINCE_STEP
 from services.inspector.store.records import Entry, Gap, StoredExchange, told
 from services.inspector.store.schema import TABLES
-from services.inspector.store.store import Store
+from services.inspector.store.store import Store, store_or_new
 from shared.errors import ConfigError, StorageError
 from tests.unit.inspector.told import RUN, feedback, revised, status
 
@@ -222,6 +223,39 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("no database at all, but long enough to have a header of its own" * 20)
     with pytest.raises(StorageError, match="cannot open the inspector's store"):
         Store(tmp_path / "log", RUN)
+
+
+@pytest.mark.parametrize("damage", [b"no database at all" * 300, b"\0" * 4096])
+def test_a_damaged_store_is_set_aside_and_a_new_one_begins(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "log.sqlite3"
+    Store(path, RUN).close()
+    path.write_bytes(damage + path.read_bytes()[len(damage) :])
+    broken = path.read_bytes()
+    store = store_or_new(path, RUN, 12.0)
+    store.append([Entry("5-0", status())], "5-0")
+    store.close()
+    assert path.with_name("log.sqlite3.broken-12").read_bytes() == broken
+    again = store_or_new(path, RUN, 13.0)
+    again.close()
+    assert (again.head, len(list(tmp_path.glob("*.broken-*")))) == (1, 1)
+
+
+def test_what_is_set_aside_leaves_no_log_to_the_next(tmp_path: Path) -> None:
+    for name in ("log", "log-wal", "log-shm", "other"):
+        (tmp_path / name).touch()
+    assert set_aside(tmp_path / "log", 12.4) == tmp_path / "log.broken-12"
+    assert sorted(found.name for found in tmp_path.iterdir()) == [
+        "log.broken-12",
+        "log.broken-12-shm",
+        "log.broken-12-wal",
+        "other",
+    ]
+
+
+def test_a_store_that_is_another_runs_is_no_damaged_one(tmp_path: Path) -> None:
+    Store(tmp_path / "log", RUN).close()
+    with pytest.raises(ConfigError):
+        store_or_new(tmp_path / "log", "other", 12.0)
 
 
 @pytest.mark.parametrize(
