@@ -1,11 +1,14 @@
 """Which exchanges a reader wants, and the SQL that says so. Every value is a bound parameter, whoever sent it."""
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.inspector.http.views import ExchangeView
 from services.inspector.store.records import split_verdict
+from services.inspector.store.schema import INDEXES
 from shared.method.concept_words import UNSPACED_LETTER
 
 # SQLite's largest integer: Python's have no bound, and sqlite3 raises OverflowError, not sqlite3.Error, beyond it.
@@ -116,6 +119,43 @@ def _text_conditions(text: str) -> Iterator[Condition]:
         yield _MATCHES, expression
     for stretch in stretches:
         yield (_HAS_STRETCH, _quoted(stretch)) if len(stretch) >= _GRAM else (_HAS_SHORT_STRETCH, stretch)
+
+
+class TextSearch:
+    """Which exchanges at hand have a text, as a filter with it as `q` would find them.
+
+    It asks an index of these alone: that of the log gathers every match there is, however few are asked about. To be
+    closed by the thread that made it.
+    """
+
+    def __init__(self, text: str) -> None:
+        found = list(_text_conditions(text))
+        self._where = " AND ".join(condition for condition, _ in found)
+        self._parameters = [value for _, value in found]
+        self._known: dict[int, bool] = {}
+        self._memory = sqlite3.connect(":memory:", isolation_level=None)
+        texts = "CREATE TABLE exchanges (id INTEGER PRIMARY KEY, question TEXT, response TEXT, raw TEXT)"
+        for statement in (texts, *INDEXES) if found else ():
+            self._memory.execute(statement)
+
+    def among(self, exchanges: Sequence[ExchangeView]) -> list[ExchangeView]:
+        """Those that have it, in their order."""
+        if not self._where:
+            return list(exchanges)
+        new = [exchange for exchange in exchanges if exchange.id not in self._known]
+        if new:
+            self._look(new)
+        return [exchange for exchange in exchanges if self._known[exchange.id]]
+
+    def _look(self, new: Sequence[ExchangeView]) -> None:
+        texts = [(exchange.id, exchange.question, exchange.response, exchange.raw) for exchange in new]
+        self._memory.executemany("INSERT INTO exchanges VALUES (?, ?, ?, ?)", texts)
+        found = self._memory.execute(f"SELECT id FROM exchanges WHERE {self._where}", self._parameters)
+        have = {row[0] for row in found}
+        self._known |= {exchange.id: exchange.id in have for exchange in new}
+
+    def close(self) -> None:
+        self._memory.close()
 
 
 def match_expression(text: str) -> str:

@@ -6,13 +6,15 @@ revision after it, in order. An id is a Place: how far exchanges and the log wer
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from fastapi.sse import format_sse_event
 
 from services.inspector.http.stream import ANEW, PAGE, follow
-from services.inspector.store.filters import ExchangeFilter
+from services.inspector.http.views import ExchangeView
+from services.inspector.store.filters import ExchangeFilter, TextSearch
 from services.inspector.store.records import LOGGED_EVENT
 from services.inspector.store.store import LoggedRow, Store
 from services.inspector.web.folding import FeedRow, feed_rows
@@ -86,43 +88,62 @@ def news(store: Store, wanted: ExchangeFilter, place: Place, render: Render) -> 
         return [_message("anew", newest, "behind")], newest
     if (missed := newest.exchange - place.exchange) > MAX_BEHIND:
         return [_message(str(missed), newest, "behind")], newest
+    with closing(TextSearch(wanted.q or "")) as search:
+        return _news(_Finder(store, wanted, search), place, newest, render)
+
+
+class _Finder:
+    """What the filter finds of exchanges that are named, of which the text is looked for in these alone."""
+
+    def __init__(self, store: Store, wanted: ExchangeFilter, search: TextSearch) -> None:
+        self.store = store
+        self.wanted = wanted
+        self.search = search
+        self._but_text = wanted.model_copy(update={"q": None})
+
+    def page(self, after: int, upto: int) -> list[ExchangeView]:
+        """Those of the next page, before the text is looked for."""
+        return self.store.exchanges_between(self._but_text, after=after, upto=upto, limit=PAGE)
+
+    def revised(self, event: Revised) -> ExchangeView | None:
+        key = event.model_dump(include={"student", "step", "problem_id", "sample"})
+        found = self.store.exchange_told(self._but_text, **key)
+        return found if found is not None and self.search.among([found]) else None
+
+    def row(self, one: ExchangeView) -> FeedRow:
+        """With what came of the group before; in the page this row takes the place of an earlier one."""
+        found = self.store.group_told(self._but_text, student=one.student, step=one.step, problem_id=one.problem_id)
+        return FeedRow(tuple(reversed(self.search.among(found))))
+
+
+def _news(finder: _Finder, place: Place, newest: Place, render: Render) -> tuple[list[bytes], Place]:
     messages = []
-    if wanted.change is None:
-        rows = store.exchanges_between(wanted, after=place.exchange, upto=newest.exchange, limit=PAGE)
-        for row in feed_rows(rows):
+    if finder.wanted.change is None:
+        page = finder.page(place.exchange, newest.exchange)
+        for row in feed_rows(finder.search.among(page)):
             place = replace(place, exchange=row.exchanges[-1].id)
-            messages.append(_message(render(_whole(store, wanted, row)), place))
-        if len(rows) == PAGE:
-            return messages, place
+            messages.append(_message(render(finder.row(row.first)), place))
+        if len(page) == PAGE:
+            return messages, replace(place, exchange=page[-1].id)
     place = replace(place, exchange=newest.exchange)
-    for event in store.events_after(place.position, PAGE):
+    for event in finder.store.events_after(place.position, PAGE):
         # What came since then may have brought exchanges: behind its position nobody would look for them.
         if event.position > newest.position:
             break
         place = replace(place, position=event.position)
-        messages += _told(store, wanted, place, render, event)
+        messages += _told(finder, place, render, event)
     return messages, place
 
 
-def _whole(store: Store, wanted: ExchangeFilter, row: FeedRow) -> FeedRow:
-    """With what came of the group before; in the page this row takes the place of an earlier one."""
-    one = row.first
-    found = store.group_told(wanted, student=one.student, step=one.step, problem_id=one.problem_id)
-    return FeedRow(tuple(reversed(found)))
-
-
-def _told(store: Store, wanted: ExchangeFilter, place: Place, render: Render, row: LoggedRow) -> Iterator[bytes]:
+def _told(finder: _Finder, place: Place, render: Render, row: LoggedRow) -> Iterator[bytes]:
     if row.kind != "revised" and row.kind not in TOLD:
         return
     event = LOGGED_EVENT.validate_json(row.body)
     if isinstance(event, Revised):
-        found = store.exchange_told(
-            wanted, student=event.student, step=event.step, problem_id=event.problem_id, sample=event.sample
-        )
+        found = finder.revised(event)
         if found is not None:
             # With a filter on how answers changed, a row becomes one of the feed only now.
-            shown = render(_whole(store, wanted, FeedRow((found,))))
-            yield _message(shown, place, "changed" if wanted.change is None else None)
+            yield _message(render(finder.row(found)), place, "changed" if finder.wanted.change is None else None)
     elif row.kind in TOLD:
         yield _message(sentence(event), place, TOLD[row.kind])
 

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from services.inspector.http.stream import PAGE
 from services.inspector.run.view import RunData
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.log import SMALL_KINDS
@@ -147,6 +148,27 @@ def test_news_are_told_once_and_in_order(store: Store) -> None:
     halfway = place_of(messages[0].decode().strip().split("\n")[-1].removeprefix("id: "))
     rest, _ = news(store, ExchangeFilter(), halfway, lambda row: row.first.problem_id)
     assert [data(each) for each in rest] == ["p2", "p1", "TRAINING, round 2"]
+
+
+def test_news_of_a_search_ask_the_index_of_the_whole_log_for_nothing(store: Store) -> None:
+    """It would gather every match in the log, for each row."""
+    tell(store, feedback("p1", 0), feedback("p1", 1, question="Why?", response="", raw=""))
+    start = newest_place(store)
+    others = [feedback(f"o{number}", question="Why?", response="", raw="") for number in range(PAGE)]
+    tell(store, feedback("p1", 2), feedback("p2"), revised("p1"), revised("o1"), *others, feedback("p3"), start=3)
+    asked: list[str] = []
+    with store._database._reader() as connection:  # of which there is one, for one thread
+        connection.set_trace_callback(asked.append)
+    wanted = ExchangeFilter(q="forc")
+    told, halfway = news(store, wanted, start, samples)
+    rest, place = news(store, wanted, halfway, samples)
+    assert [data(each) for each in told + rest] == ["p1 2 0", "p2 0", "p3 0", "p1 2 0"]
+    assert place.exchange == store.newest_exchange_id()
+    assert asked and not any("MATCH" in sql for sql in asked)
+
+
+def samples(row: FeedRow) -> str:
+    return " ".join([row.first.problem_id, *(str(exchange.sample) for exchange in row.exchanges)])
 
 
 def test_what_is_stored_while_rows_are_written_is_told_next(store: Store) -> None:

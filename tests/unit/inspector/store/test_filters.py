@@ -1,9 +1,11 @@
+from contextlib import closing
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.inspector.store.filters import ExchangeFilter, conditions
+from services.inspector.store.filters import ExchangeFilter, TextSearch, conditions
 from services.inspector.store.records import Entry, LoggedEvent
 from services.inspector.store.store import Store
 from tests.unit.inspector.told import acted, feedback, revised
@@ -31,6 +33,14 @@ def filled(store: Store) -> Store:
 def found(store: Store, **wanted: object) -> list[str]:
     page = store.newest_exchanges(ExchangeFilter(**wanted), before=None, limit=50)
     return [exchange.problem_id for exchange in page]
+
+
+def found_at_hand(store: Store, q: str) -> list[str]:
+    """Of all that the store has, in two parts, of which the second has some of the first again."""
+    everything = store.newest_exchanges(ExchangeFilter(), before=None, limit=50)
+    with closing(TextSearch(q)) as search:
+        first, rest = search.among(everything[:3]), search.among(everything[2:])
+    return [exchange.problem_id for exchange in [*first, *(one for one in rest if one not in first)]]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +76,8 @@ def found(store: Store, **wanted: object) -> list[str]:
 )
 def test_each_filter_finds_what_it_says(filled: Store, wanted: dict[str, object], problems: list[str]) -> None:
     assert found(filled, **wanted) == problems
+    if wanted.keys() == {"q"}:
+        assert found_at_hand(filled, wanted["q"]) == problems
 
 
 BY_ID = "SCAN exchanges"
@@ -103,7 +115,7 @@ def test_a_page_of_a_filter_reads_no_further_than_its_rows(store: Store, wanted:
 
 @pytest.mark.parametrize("q", ["onerror", "<img src=x", "Robert'); DROP TABLE", "NEAR(a b)", '"half', HOSTILE])
 def test_hostile_text_is_found_as_text(filled: Store, q: str) -> None:
-    assert found(filled, q=q) == ["p5"]
+    assert found(filled, q=q) == ["p5"] == found_at_hand(filled, q)
 
 
 @pytest.fixture
@@ -151,7 +163,7 @@ def worldwide(store: Store) -> Store:
     ],
 )
 def test_words_of_other_scripts_are_found(worldwide: Store, q: str, problems: list[str]) -> None:
-    assert found(worldwide, q=q) == problems
+    assert found(worldwide, q=q) == problems == found_at_hand(worldwide, q)
 
 
 @pytest.mark.parametrize(
