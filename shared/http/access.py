@@ -37,11 +37,13 @@ class Grant:
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one service; the last two are for each key (all callers together where there are no keys)."""
+    """Of one service; requests are those of each key (all callers together where there are no keys). body_s: within
+    which a body has come."""
 
     max_body_bytes: int
     requests_per_minute: int
     concurrent_requests: int
+    body_s: float = 30.0
 
 
 class AccessKeys:

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from urllib.parse import urlencode, urlsplit
 
 import structlog
-from anyio import CancelScope
+from anyio import CancelScope, current_time, fail_after
+from fastapi import HTTPException
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
@@ -55,7 +56,7 @@ CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
 class Guard:
-    """Refuses with 400, 401, 403, 411, 413 or 429; else the route finds in `request.state` the `scope` of the key
+    """Refuses with 400, 401, 403, 408, 411, 413 or 429; else the route finds in `request.state` the `scope` of the key
     and what was `granted` with it, the name of key or session as `caller`, and `still_in` to ask whether it may go on:
     until its session ends. With `request.state.head` only the headers of the answer are wanted.
 
@@ -115,7 +116,7 @@ class Guard:
         )
         self._in_flight[caller] += 1
         try:
-            await self._pass_on(scope, receive, tagged)
+            await self._pass_on(scope, _timely(receive, self._limits.body_s), tagged)
         finally:
             self._in_flight[caller] -= 1
             # Or every caller that ever was would stay in memory.
@@ -209,6 +210,30 @@ class Guard:
             message = f"this key made {self._limits.requests_per_minute} requests within a minute, as many as it may"
             return error_response(429, f"{message}; slow down", "rate_limit_error")
         return None
+
+
+def _timely(receive: Receive, within_s: float) -> Receive:
+    """The same; it raises HTTPException (408) where the body has not come `within_s` after it was first asked for. Who
+    sends a part of it and no more would be in flight for as long as the connection."""
+    deadline_s: float | None = None
+    is_whole = False
+
+    async def received() -> Message:
+        nonlocal deadline_s, is_whole
+        if is_whole:
+            return await receive()
+        now_s = current_time()
+        deadline_s = deadline_s if deadline_s is not None else now_s + within_s
+        try:
+            with fail_after(deadline_s - now_s):
+                message = await receive()
+        except TimeoutError as error:
+            told = f"expected the whole body within {within_s:g} s, it did not come; send it again"
+            raise HTTPException(408, told, {"Connection": "close"}) from error
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return received
 
 
 def _unnamed(headers: Headers) -> Response | None:

@@ -2,13 +2,15 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Self
+from typing import BinaryIO, Self
 from urllib.parse import urlsplit
 
 import anyio
 import httpx2
 import pytest
+from fastapi import Form
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, model_validator
@@ -253,6 +255,39 @@ def test_a_stream_counts_as_in_flight_until_its_end() -> None:
     assert TestClient(app, base_url=LOCAL).get("/stream").status_code == 200
     assert refused == [429]
     assert TestClient(app, base_url=LOCAL).get("/other").status_code == 404
+
+
+def test_a_body_that_does_not_come_ends_with_408_and_is_in_flight_no_more() -> None:
+    limits = Limits(LIMIT, 100, concurrent_requests=1, body_s=0.1)
+    app = create_app("test", ready=lambda: None, keys=None, limits=limits)
+
+    @app.post("/echo")
+    def echo(body: Body) -> Body:
+        return body
+
+    @app.post("/form")
+    def form(word: str = Form()) -> str:
+        return word
+
+    kinds = {"/echo": "application/json", "/form": "application/x-www-form-urlencoded"}
+    with listening(app) as url, httpx2.Client(base_url=url, trust_env=False, timeout=10) as others:
+        for path, kind in kinds.items():
+            with half_sent(url, path, kind) as answered:
+                told = answered.read()
+            assert told.startswith(b"HTTP/1.1 408 ") and b"connection: close" in told.lower()
+            assert b"expected the whole body within 0.1 s" in told
+            assert others.get("/nowhere").status_code == 404
+
+
+@contextmanager
+def half_sent(url: str, path: str, kind: str) -> Iterator[BinaryIO]:
+    """The answer to a request of which four bytes of the body have come, and no more do."""
+    place = urlsplit(url)
+    head = f"POST {path} HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: {kind}\r\nContent-Length: 50\r\n\r\nkey="
+    with socket.create_connection((str(place.hostname), place.port or 80), timeout=10) as sender:
+        sender.sendall(head.encode())
+        with sender.makefile("rb") as answered:
+            yield answered
 
 
 @pytest.mark.parametrize(
