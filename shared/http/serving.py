@@ -3,16 +3,20 @@
 A service is built by its `app.py`; `serve` owns signals, the listening socket and the exit code.
 """
 
+import asyncio
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shared.errors import OpcodError
 from shared.files.durable import atomic_write
@@ -20,6 +24,9 @@ from shared.http.addresses import http_url, listen
 from shared.parents import PARENT_VARIABLE
 
 PARENT_POLL_S = 1.0
+HEAD_S = 30.0
+OPEN_FILES = 65_536
+"""Each connection is one; what a login shell gives, 1024 as a rule, is soon used up by idle ones."""
 
 log = structlog.get_logger()
 
@@ -51,6 +58,39 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+class Connection(H11Protocol):
+    """Closed where no request's head has come whole within `head_s`: after it was made, and after each answer. uvicorn
+    waits for ever for the first, and begins anew with every byte of a later one."""
+
+    head_s = HEAD_S
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def on_response_complete(self) -> None:
+        self._await_head()
+        super().on_response_complete()
+
+    def _await_head(self) -> None:
+        self.loop.call_later(self.head_s, self._close_unless_asked, self.cycle)
+
+    def _close_unless_asked(self, before: object) -> None:
+        # A head that has come whole has made another cycle.
+        if self.cycle is before:
+            self.transport.close()
+
+
+def allow_open_files() -> None:
+    """Raise the limit of this process to OPEN_FILES, or to what it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    # Some systems refuse a number that they have named as allowed.
+    with suppress(OSError, ValueError):
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 class Service:
     """Threads around an HTTP app. `stopping` is set on SIGTERM, and when a thread fails."""
 
@@ -72,9 +112,12 @@ class Service:
 
     def serve(self, app: FastAPI, *, host: str, port: int, url_file: Path | None, grace_s: float = 20.0) -> int:
         """Serve until SIGTERM or a thread fails; returns the exit code. Threads get `grace_s` to finish."""
+        allow_open_files()
         listener = listen(host, port)
         url = http_url(host, listener.getsockname()[1])
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(grace_s))
+        config = uvicorn.Config(
+            app, http=Connection, log_config=None, access_log=False, timeout_graceful_shutdown=int(grace_s)
+        )
         self._server = _Server(config, self.stopping)
         if threading.current_thread() is threading.main_thread():  # before anyone can know that it listens
             signal.signal(signal.SIGTERM, self._server.handle_exit)

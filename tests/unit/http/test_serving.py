@@ -1,6 +1,7 @@
 """How a service starts and ends, as a process of its own: signals, exit codes, a port that is taken."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -10,11 +11,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
+from shared.http.app import create_app
+from shared.http.serving import OPEN_FILES, Connection, allow_open_files
 from shared.parents import PARENT_VARIABLE
+from tests.fakes.access import PLENTY
+from tests.fakes.listening import listening
 from tests.fakes.waiting import WAIT_S
 
 
@@ -99,3 +105,43 @@ def test_it_ends_when_the_launcher_that_started_it_is_gone(child: Child) -> None
     """Its parent is not the one that it was told: as when that one was killed."""
     process = child.start(environment={PARENT_VARIABLE: "1"})
     assert process.wait(WAIT_S) == 0
+
+
+class Hasty(Connection):
+    head_s = 0.5
+
+
+HEAD = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD[:-10], HEAD + HEAD[:10]])
+def test_a_connection_without_a_whole_head_is_closed(sent: bytes) -> None:
+    app = create_app("test", ready=lambda: None, keys=None, limits=PLENTY)
+    with listening(app, connection=Hasty) as url:
+        place = urlsplit(url)
+        with socket.create_connection((str(place.hostname), place.port or 80), timeout=WAIT_S) as idle:
+            idle.sendall(sent)
+            with idle.makefile("rb") as answered:
+                assert answered.read().count(b"HTTP/1.1 200") == sent.count(HEAD)
+
+
+def test_an_answer_may_take_longer_than_its_question() -> None:
+    app = create_app("test", ready=lambda: None, keys=None, limits=PLENTY)
+
+    @app.get("/slow")
+    def slow() -> str:
+        time.sleep(1.2 * Hasty.head_s)
+        return "answered in full"
+
+    with listening(app, connection=Hasty) as url:
+        assert httpx2.get(f"{url}/slow", trust_env=False).json() == "answered in full"
+
+
+def test_a_service_may_have_more_connections_than_a_shell_lets_it() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+        allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(OPEN_FILES, hard), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
