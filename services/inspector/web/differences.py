@@ -5,6 +5,7 @@ character. That a word is in the feedback and new in the answer does not say tha
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import Match, SequenceMatcher
@@ -70,12 +71,12 @@ class _Comparison(SequenceMatcher[str]):
     def __init__(self, before: list[str], after: list[str], most_work: int) -> None:
         super().__init__(None, before, after, autojunk=False)
         # Of the parts in front of each, what difflib does for one: it is looked up, and held against each equal one.
-        self._work = list(accumulate((1 + len(self.b2j.get(part, ())) for part in before), initial=0))
+        equal = Counter(after)
+        self._work = list(accumulate((1 + equal[part] for part in before), initial=0))
         self._left = most_work
 
     def find_longest_match(self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None) -> Match:
-        end = len(self.a) if ahi is None else ahi
-        self._left -= self._work[end] - self._work[alo]
+        self._left -= self._work[-1 if ahi is None else ahi] - self._work[alo]
         if self._left < 0:
             raise _TooMuchError
         return super().find_longest_match(alo, ahi, blo, bhi)
