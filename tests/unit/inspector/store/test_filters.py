@@ -77,7 +77,7 @@ def found_at_hand(store: Store, q: str) -> list[str]:
 def test_each_filter_finds_what_it_says(filled: Store, wanted: dict[str, object], problems: list[str]) -> None:
     assert found(filled, **wanted) == problems
     if wanted.keys() == {"q"}:
-        assert found_at_hand(filled, wanted["q"]) == problems
+        assert found_at_hand(filled, str(wanted["q"])) == problems
 
 
 BY_ID = "SCAN exchanges"
