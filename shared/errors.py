@@ -96,6 +96,10 @@ class WriteError(StorageError):
     again."""
 
 
+class ReadError(StorageError):
+    """A file that the system would not read now, as where a volume is away; that says nothing about what is in it."""
+
+
 class FencedError(OpcodError):
     """Another process holds the lease now; whoever gets this must stop writing."""
 

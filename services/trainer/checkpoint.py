@@ -35,7 +35,7 @@ from services.trainer.model.rowshares import own_rows
 from shared.contracts.ids import weights_uri
 from shared.contracts.messages import Contract
 from shared.contracts.weights import FileEntry, StepDone, WeightsManifest, WeightsPublished
-from shared.errors import FencedError, ModelError, StorageError, reason
+from shared.errors import FencedError, ModelError, ReadError, StorageError, reason
 from shared.files.store import MANIFEST, Content, Linked, LocalStore
 from shared.modeling.tensorfiles import read_tensors, write_tensors
 from shared.modeling.versions import version_tensors
@@ -97,31 +97,40 @@ class Checkpoints:
         self._run = run
         self._student = student
         self._base_sha256 = base_sha256
-        self._root = store.root / "checkpoints" / student
+        self._folder = f"checkpoints/{student}"
+        self._root = store.root / self._folder
 
     def newest(self) -> CheckpointManifest | None:
         """The newest whole checkpoint, None for a new run. A broken one is renamed and the one before it taken.
 
-        Raises StorageError if every checkpoint is broken, or if it belongs to another run or base model.
+        Raises ReadError, and renames nothing more, where the system would not read; StorageError, each time anew, if
+        there is none left of a run that has begun; ModelError if it belongs to another run or base model.
         """
-        steps = self._steps()
         # Newest first; a broken one is renamed, so that its step can be written again under its own name.
-        for step in reversed(steps):
+        for step in reversed(self._steps()):
             name = directory_name(self._student, step)
             try:
                 manifest = self._verified(step)
+            except ReadError:
+                raise
             except StorageError as error:
                 log.error("checkpoint broken, going back", checkpoint=name, error=str(error))
                 self._set_aside(self._store.root / name)
                 continue
             self._check_owner(manifest)
             return manifest
-        if steps:
-            raise StorageError(
-                f"every checkpoint in {self._root} is broken (renamed to *{BROKEN_SUFFIX}): restore one of them, "
-                "or start a new run"
-            )
+        self._check_new()
         return None
+
+    def _check_new(self) -> None:
+        """Raises StorageError if the run has begun: from step 0 it would write other versions under the same names."""
+        broken = [name for name in self._store.members(self._folder) if name.endswith(BROKEN_SUFFIX)]
+        versions = self._store.members(f"weights/{self._student}")
+        if broken or versions:
+            raise StorageError(
+                f"every checkpoint in {self._root} is broken (renamed to *{BROKEN_SUFFIX}) or gone, and the run has "
+                f"begun (found {', '.join((*broken, *versions[-1:]))}): restore one of them, or start a new run"
+            )
 
     def _verified(self, step: int) -> CheckpointManifest:
         """Raises StorageError."""
@@ -131,7 +140,7 @@ class Checkpoints:
         return manifest
 
     def whole_steps(self, limit: int) -> list[int]:
-        """Of the whole checkpoints up to step `limit`, the newest first."""
+        """Of the whole checkpoints up to step `limit`, the newest first. Raises ReadError."""
         return [each.step for each in reversed(self._readable()) if each.whole and each.step <= limit]
 
     def published(self, manifest: CheckpointManifest) -> Mapping[str, Tensor]:
@@ -214,7 +223,8 @@ class Checkpoints:
         return self.read(weights.step)
 
     def highest_token(self) -> int:
-        """The highest fencing token that any checkpoint was written under, 0 if there is none."""
+        """The highest fencing token that any checkpoint was written under, 0 if there is none. Raises ReadError: of one
+        that the system would not read nobody knows the token."""
         return max((manifest.token for manifest in self._readable()), default=0)
 
     def version_files(self, manifest: CheckpointManifest) -> dict[str, Content]:
@@ -228,6 +238,8 @@ class Checkpoints:
         for step in self._steps():
             try:
                 found.append(self.read(step))
+            except ReadError:
+                raise
             except StorageError as error:
                 log.warning("checkpoint without a usable manifest", step=step, error=str(error))
         return found
@@ -253,7 +265,7 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """Steps with a manifest, ascending; a directory without one is a checkpoint half deleted."""
-        found = self._store.members(f"checkpoints/{self._student}")
+        found = self._store.members(self._folder)
         return sorted(int(name[1:]) for name in found if name[:1] == "k" and name[1:].isdecimal())
 
     def _prune(self) -> None:

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 import stamina
 
 from shared.contracts.weights import FileEntry
-from shared.errors import StorageError, reason, shown
+from shared.errors import ReadError, StorageError, reason, shown
 from shared.files.durable import (
     DigestedFile,
     sha256_file,
@@ -125,7 +125,9 @@ def listed_files(manifest: bytes) -> dict[str, str]:
 
 
 class LocalStore:
-    """Directories under `root`, which is made if absent. Every call may raise StorageError."""
+    """Directories under `root`, which is made if absent. Every call may raise StorageError; one that reads raises
+    ReadError where the system would not read, which is no fault of the files.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -205,11 +207,7 @@ class LocalStore:
 
     def read_manifest(self, name: str) -> bytes:
         """Raises StorageError if it is absent."""
-        try:
-            return patiently(lambda: self._plain(name, MANIFEST).read_bytes())
-        except OSError as error:
-            path = self.root / name / MANIFEST
-            raise StorageError(f"cannot read {path}: {error}; expected a directory that was written whole") from error
+        return self._reading(f"{name}/{MANIFEST}", lambda: self._plain(name, MANIFEST).read_bytes())
 
     def verify(self, name: str, manifest: bytes, *, unread: Collection[str] = ()) -> None:
         """Raises StorageError unless the manifest there is `manifest`, and exactly the files it lists are there,
@@ -248,7 +246,12 @@ class LocalStore:
         try:
             return patiently(read)
         except OSError as error:
-            raise StorageError(f"cannot read {self.root / name}: {error}") from error
+            told = f"cannot read {self.root / name}: {error}"
+            if _may_pass(error):
+                raise ReadError(
+                    f"{told}; see that its volume answers and correct the permissions, then try again"
+                ) from error
+            raise StorageError(f"{told}; expected a directory that was written whole") from error
 
     def _plain(self, name: str, file: str) -> Path:
         return resolve(self.root, f"{name}/{file_name(file)}")

@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, two kept, fenced, and of this run and model only."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from services.trainer.checkpoint import CheckpointManifest
 from services.trainer.trainer import StudentTrainer
-from shared.errors import FencedError, ModelError, StorageError
+from shared.errors import FencedError, ModelError, ReadError, StorageError
 from shared.files.store import LocalStore
 from tests.fakes.stale_files import StaleFiles
 from tests.unit.trainer.ground import OpenFence, checkpoints_of, seal_steps, student_trainer
@@ -71,12 +72,25 @@ def test_a_broken_one_is_set_aside_for_the_one_before(tmp_path: Path, file: str,
 
 
 @pytest.mark.usefixtures("trained")
-@pytest.mark.parametrize(("failures", "step"), [(3, 3), (4, 2)])
 def test_a_file_system_that_does_not_answer_for_a_moment_breaks_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, step: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    StaleFiles(monkeypatch, tmp_path / "checkpoints" / "a" / "k000003").fail(failures)
-    assert newest(tmp_path).step == step
+    StaleFiles(monkeypatch, tmp_path / "checkpoints" / "a" / "k000003").fail(3)
+    assert newest(tmp_path).step == 3
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("error", [errno.ESTALE, errno.EIO, errno.EACCES])
+def test_nor_does_one_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    stale = StaleFiles(monkeypatch, tmp_path / "checkpoints" / "a" / "k000003")
+    stale.fail(99, error)
+    with pytest.raises(ReadError, match="k000003"):
+        newest(tmp_path)
+    # The token of what cannot be read is not taken for a lower one.
+    with pytest.raises(ReadError, match="k000003"):
+        checkpoints_of(LocalStore(tmp_path)).highest_token()
+    stale.fail(0)
+    assert newest(tmp_path).step == 3
 
 
 @pytest.mark.usefixtures("trained")
@@ -92,7 +106,16 @@ def test_nor_does_a_moment_take_a_trainer_further_back(tmp_path: Path, monkeypat
 def test_all_broken_is_an_error_not_a_new_start(tmp_path: Path) -> None:
     for path in (tmp_path / "checkpoints" / "a").glob("k*/teacher.safetensors"):
         path.write_bytes(b"")
-    with pytest.raises(StorageError, match="every checkpoint"):
+    # Nor is it a new start for the next process, which finds them renamed.
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"every checkpoint .*k000002\.broken, k000003\.broken"):
+            checkpoints_of(LocalStore(tmp_path)).newest()
+
+
+def test_a_published_version_without_a_checkpoint_is_no_new_run(trained: StudentTrainer, tmp_path: Path) -> None:
+    trained.publish()
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(StorageError, match="v000003"):
         checkpoints_of(LocalStore(tmp_path)).newest()
 
 
