@@ -24,7 +24,7 @@ from shared.config.machine import (
 from shared.config.section import Positive, Section, Share
 from shared.config.specializing import SpecializeSection
 from shared.config.students import StudentSection, require_names
-from shared.contracts.messages import Sampling
+from shared.contracts.messages import LEAST_TEMPERATURE, Sampling
 from shared.errors import ConfigError
 
 # Two rows of the longest trees: more saves no time on a CPU, and costs memory there.
@@ -126,7 +126,7 @@ class RolloutSection(Section):
     """The student's own answers in training."""
 
     samples: Positive = Field(default=8, description="n: rollouts of each problem.")
-    temperature: float = Field(default=1.0, gt=0, le=5)
+    temperature: float = Field(default=1.0, ge=LEAST_TEMPERATURE, le=5)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: Positive = 4096
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -33,9 +33,18 @@ class ChatMessage(Contract):
     content: str
 
 
+LEAST_TEMPERATURE = 1e-5
+"""What is lower is greedy, as to vLLM: logits that are divided by it overflow, and are no numbers then."""
+
+
 class Sampling(Contract):
     """How tokens are drawn. temperature 0 = greedy; top_p 1 = the whole distribution."""
 
     temperature: float = Field(ge=0, le=5)
     top_p: float = Field(gt=0, le=1)
     max_tokens: int = Field(ge=1)
+
+    @field_validator("temperature")
+    @classmethod
+    def _drawable(cls, value: float) -> float:
+        return value if value >= LEAST_TEMPERATURE else 0.0

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.student.engines.sampling import distribution, draw
+from shared.contracts.messages import LEAST_TEMPERATURE
 
 pytestmark = pytest.mark.model
 
@@ -48,6 +49,10 @@ def test_the_nucleus_is_the_smallest_that_reaches_top_p(row: list[float], top_p:
     least = whole[inside].min()
     assert whole[whole > least].sum() < top_p + 1e-4
     assert bool(((whole < least) | inside).all())
+
+
+def test_the_lowest_temperature_leaves_numbers() -> None:
+    assert distribution(torch.tensor([[-3e4, 3e4, 1.0]]), [LEAST_TEMPERATURE], [1.0]).tolist() == [[0.0, 1.0, 0.0]]
 
 
 def test_a_flat_nucleus_of_thousands_is_found() -> None:

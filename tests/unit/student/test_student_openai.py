@@ -174,6 +174,14 @@ def test_a_top_p_of_0_is_the_smallest_share(
     assert bench.engine.calls[-1][0].sampling.top_p == used
 
 
+@pytest.mark.parametrize(("given", "used"), [(1e-40, 0), (1e-6, 0), (1e-5, 1e-5), (0.3, 0.3)])
+def test_a_temperature_that_logits_overflow_by_is_greedy(
+    client: TestClient, bench: StudentBench, given: float, used: float
+) -> None:
+    assert client.post("/v1/chat/completions", json=CHAT | {"temperature": given}).status_code == 200
+    assert bench.engine.calls[-1][0].sampling.temperature == used
+
+
 def test_every_field_of_the_official_client_is_known() -> None:
     offered = CompletionCreateParamsBase.__annotations__.keys() | {"stream"}
     assert offered - ChatRequest.model_fields.keys() == set()
