@@ -28,6 +28,7 @@ from services.trainer.step.trees import Row
 from shared.config.baselines import POLICY_GRADIENTS
 from shared.contracts.batches import BatchGroup, BatchManifest, BatchSealed, GroupSealed
 from shared.contracts.weights import FileEntry, StepMetrics
+from shared.files.durable import storage_errors
 from shared.files.store import LocalStore, write_file
 from shared.modeling.allocator import release_freed
 from shared.modeling.logprobs import probe
@@ -206,8 +207,10 @@ class RankWork:
             # Rank 0's own files are among those that its checkpoint writes.
             if self._group.rank > 0 and self._shards > 1 and self._state is not None:
                 files = state_files(self._state, self._group.rank, self._shards)
-                entries = [write_file(directory / name, content) for name, content in files.items()]
-                fault_point("trainer.rank-before-seal")
+                # Its disk may be another machine's than rank 0's: what fills up is said to all, and tried again by all.
+                with storage_errors(directory, 0):
+                    entries = [write_file(directory / name, content) for name, content in files.items()]
+                    fault_point("trainer.rank-before-seal")
         # By all ranks, also by one that wrote nothing: an exchange that one of them leaves out never ends.
         said = self._group.texts(json.dumps([entry.model_dump() for entry in entries]))
         # The step is over, and the student's turn comes.

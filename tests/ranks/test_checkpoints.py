@@ -10,6 +10,7 @@ from services.trainer.checkpoint import CheckpointManifest
 from shared.contracts.weights import WeightsManifest
 from shared.modeling.checksums import file_checksum
 from shared.modeling.versions import version_tensors
+from shared.obs.faults import ALLOWED, FAULT, MARKS
 from tests.ranks.part import KINDS, STEPS
 from tests.ranks.started import run_ranks
 from tests.unit.trainer.ground import OpenFence, seal_steps, student_trainer
@@ -55,9 +56,16 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, tiny_dir: Pa
     assert manifest_of(version(alone, 1)).checksum == manifest_of(version(changing, 1)).checksum
 
 
-def test_ranks_that_begin_alike_leave_the_same_bits_and_nothing_but_safetensors(tmp_path: Path, tiny_dir: Path) -> None:
-    for name in ("one", "other"):
-        apply(2, tmp_path / name, tiny_dir, "rounded", 2)
+def test_ranks_that_begin_alike_leave_the_same_bits_and_nothing_but_safetensors(
+    tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the disk of one is full for a moment: all of them write again."""
+    apply(2, tmp_path / "one", tiny_dir, "rounded", 2)
+    full = {FAULT: "trainer.rank-before-seal:enospc:2", ALLOWED: "1", "OPCOD_RUN_DIR": str(tmp_path / "other")}
+    for name, value in full.items():
+        monkeypatch.setenv(name, value)
+    apply(2, tmp_path / "other", tiny_dir, "rounded", 2)
+    assert (tmp_path / "other" / MARKS / "trainer.rank-before-seal").exists()
     one, other = (version(tmp_path / name, 2) for name in ("one", "other"))
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
     assert file_checksum(one / "model.safetensors") == manifest_of(one).checksum

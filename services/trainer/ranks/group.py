@@ -11,7 +11,15 @@ from typing import Protocol
 
 from torch import Tensor
 
-from shared.errors import EXIT_UNAVAILABLE, MalformedMessageError, ModelError, OpcodError, StorageError
+from shared.errors import (
+    EXIT_UNAVAILABLE,
+    MalformedMessageError,
+    ModelError,
+    OpcodError,
+    ReadError,
+    StorageError,
+    WriteError,
+)
 
 
 class RankLostError(OpcodError):
@@ -68,7 +76,7 @@ class Alone:
 
 
 _RAISED_ALIKE: dict[str, type[OpcodError]] = {
-    each.__name__: each for each in (StorageError, ModelError, MalformedMessageError)
+    each.__name__: each for each in (StorageError, WriteError, ReadError, ModelError, MalformedMessageError)
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from services.trainer.ranks.group import Alone, together, total_norm
-from shared.errors import MalformedMessageError, ModelError, OpcodError, StorageError
+from shared.errors import MalformedMessageError, ModelError, OpcodError, ReadError, StorageError, WriteError
 
 
 class SecondOfTwo(Alone):
@@ -31,7 +31,7 @@ def test_one_rank_keeps_what_it_has() -> None:
     assert total_norm(one, 3.0) == 3.0
 
 
-@pytest.mark.parametrize("kind", [StorageError, ModelError, MalformedMessageError])
+@pytest.mark.parametrize("kind", [StorageError, WriteError, ReadError, ModelError, MalformedMessageError])
 def test_an_error_elsewhere_is_raised_here_as_what_it_is(kind: type[OpcodError]) -> None:
     with pytest.raises(kind, match=r"on rank 0 of 2: .*no file"), together(SecondOfTwo(f"{kind.__name__}: no file")):
         pass
