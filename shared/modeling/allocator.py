@@ -9,11 +9,20 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 
+_SIGNS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+
 
 def release_freed() -> None:
     """For who rests now: it takes 20 to 40 ms, and what is used again comes back page by page. Not glibc: nothing."""
     if (trim := _trim()) is not None:
         trim(0)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether it says that there was no memory left, on the host or on a GPU."""
+    # Torch has a class for a GPU's own allocator; the host's, and libraries on the GPU, only say so.
+    said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    return said or isinstance(error, MemoryError)
 
 
 @cache

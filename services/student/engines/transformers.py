@@ -17,6 +17,7 @@ from services.student.engines.active import ActiveModel, Weights
 from services.student.engines.decoding import Decoder, Draw
 from services.student.engines.loop import DecodingLoop
 from services.student.engines.port import (
+    EngineAwayError,
     EngineHealth,
     EngineState,
     Generation,
@@ -27,8 +28,9 @@ from services.student.engines.port import (
 from services.student.engines.tokens import prompt_ids
 from services.student.engines.transcript import Transcript
 from shared.contracts.messages import ChatMessage
-from shared.errors import ModelError
+from shared.errors import ModelError, reason
 from shared.modeling.adapters import CONFIG_FILE, checksum, load_adapter, merged_parameters
+from shared.modeling.allocator import ran_out, release_freed
 from shared.modeling.attention import require_plain
 from shared.modeling.chat import render, rendering_of
 from shared.modeling.checksums import file_checksum
@@ -38,6 +40,8 @@ from shared.modeling.versions import load_full, require_tensors_of
 
 STUCK_S = 600.0
 """Longest that a turn of the loop may take; a long prompt on a CPU is read within it."""
+
+LOAD_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,9 @@ class TransformersEngine:
         self._text = AnswerText(self._tokenizer)
         eos = eos_ids(self._model.generation_config, self._tokenizer)
         self._versions: dict[str, _Version] = {}
-        self._loop = DecodingLoop(Decoder(self._model, self._tokenizer, eos), self._active.activate, slots)
+        self._failure: str | None = None
+        self._decoder = Decoder(self._model, self._tokenizer, eos)
+        self._loop = DecodingLoop(self._decoder, self._active.activate, slots)
 
     @property
     def finished(self) -> int:
@@ -90,7 +96,7 @@ class TransformersEngine:
         return int(self._model.config.vocab_size)
 
     def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:
-        loaded = self._read(directory)
+        loaded = self._fitted(version, directory)
         if checksum is not None and loaded.checksum != checksum:
             raise ModelError(
                 f"expected tensors with checksum {checksum} in {directory}, found {loaded.checksum}: they were altered "
@@ -125,8 +131,8 @@ class TransformersEngine:
         return self._loop.generate(weights, begin, cancelled)
 
     def health(self) -> EngineHealth:
-        if self._loop.failure is not None:
-            return EngineHealth(EngineState.DEAD, self._loop.failure)
+        if (failure := self._loop.failure or self._failure) is not None:
+            return EngineHealth(EngineState.DEAD, failure)
         if (busy_s := self._loop.busy_s) > STUCK_S:
             return EngineHealth(EngineState.AWAY, f"stuck: a decoding step has taken {busy_s:.0f} s")
         laid_out = ", packed weights" if self._active.packed else ""
@@ -140,6 +146,36 @@ class TransformersEngine:
 
     def close(self) -> None:
         self._loop.close()
+
+    def _fitted(self, version: str, directory: Path | None) -> _Version:
+        """As `_read`, once more where memory ran out: what ran meanwhile may have ended.
+
+        Raises ModelError where it does not suffice, EngineAwayError where the GPU is lost to this process.
+        """
+        for attempt in range(LOAD_ATTEMPTS):
+            if attempt:
+                release_freed()
+            try:
+                return self._read(directory)
+            except (MemoryError, RuntimeError) as error:
+                self._require_device()
+                if not ran_out(error):
+                    raise
+                told = reason(error)
+            # Out of the handler before the next: the error holds on to what was read of the version.
+        needed = sum(tensor.nbytes for tensor in self._active.base.values())
+        raise ModelError(
+            f"expected memory for {version}, of up to {needed} bytes beside the {len(self._versions)} that are loaded; "
+            f"{told}; set fewer `slots` than {self.slots} for the student, or give it more memory"
+        )
+
+    def _require_device(self) -> None:
+        try:
+            self._decoder.require_device()
+        except EngineAwayError as error:
+            # Nothing that runs would find it out where nothing runs.
+            self._failure = str(error)
+            raise
 
     def _read(self, directory: Path | None) -> _Version:
         if directory is None:

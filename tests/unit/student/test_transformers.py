@@ -1,5 +1,6 @@
 import shutil
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from services.student.engines import active, loop
 from services.student.engines.port import (
+    EngineAwayError,
+    EngineHealth,
+    EngineState,
     Generation,
     GenerationCancelledError,
     GenerationRequest,
@@ -18,7 +22,7 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
-from services.student.engines.transformers import TransformersEngine
+from services.student.engines.transformers import LOAD_ATTEMPTS, TransformersEngine
 from services.student.work.generation import Failure, generate_each
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import ModelError, PromptError
@@ -85,6 +89,55 @@ def test_tensors_with_another_checksum_than_it_is_told_are_not_held(tiny_dir: Pa
         engine.load("a@v1", tmp_path / "v1", "0" * 64)
     assert "a@v1" not in engine.versions()
     assert engine.load("a@v1", tmp_path / "v1", checksum(tensors)) == checksum(tensors)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.20 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:130] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=["gpu", "host", "python"],
+)
+def test_a_version_that_memory_runs_out_for_is_tried_again_and_then_refused(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    engine, tensors = engine_of(tiny_dir, slots=3), adapter(tiny_dir, tmp_path / "v1", seed=1)
+    left, weights = [1], engine._active.weights
+
+    def full(parameters: Iterable[tuple[str, torch.Tensor]]) -> active.Weights:
+        if left[0] > 0:
+            left[0] -= 1
+            raise error
+        return weights(parameters)
+
+    monkeypatch.setattr(engine._active, "weights", full)
+    assert engine.load("a@v1", tmp_path / "v1") == checksum(tensors)
+    left[0] = 99
+    with pytest.raises(ModelError, match=r"memory for a@v2, of up to \d+ bytes beside the 2 .*fewer `slots` than 3"):
+        engine.load("a@v2", tmp_path / "v1")
+    assert left[0] == 99 - LOAD_ATTEMPTS
+    assert set(engine.versions()) == {"a@v0", "a@v1"} and engine.health().state is EngineState.READY
+    assert engine.generate([request("one?", version="a@v1")])[0].token_ids
+
+
+def test_a_gpu_that_breaks_while_a_version_loads_is_the_end(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def lost() -> None:
+        raise EngineAwayError("the GPU is lost to this process, which ends")
+
+    monkeypatch.setattr(engine, "_read", broken)
+    with pytest.raises(RuntimeError, match="illegal"):
+        engine.load("a@v1", None)
+    monkeypatch.setattr(engine._decoder, "require_device", lost)
+    with pytest.raises(EngineAwayError):
+        engine.load("a@v1", None)
+    assert engine.health() == EngineHealth(EngineState.DEAD, "the GPU is lost to this process, which ends")
 
 
 MIXED = [
