@@ -30,6 +30,11 @@ CLOSE_S = 10.0
 LOOK_S = 1.0
 """How often a caller looks whether the loop is still there."""
 
+LOST_S = 1800.0
+"""A turn that takes longer never ends, as of a GPU whose driver hangs. Three times what is taken for stuck: a slow
+processor may need some of it for a long prompt, and would need it once more after a restart.
+"""
+
 REST_S = 1.0
 """Without a call for so long, it gives memory back."""
 
@@ -155,8 +160,12 @@ class DecodingLoop:
             thread = self._thread or self._started()
             self._lock.notify()
         while not call.ended.wait(LOOK_S):
-            if not thread.is_alive() and not call.ended.is_set():
-                raise UnavailableError("expected the decoding loop to run, its thread is gone: restart this student")
+            # Also where it hangs: threads that wait for it would keep this process from its end.
+            lost = self._hangs or not thread.is_alive()
+            if lost and not call.ended.is_set():
+                raise UnavailableError(
+                    "expected the decoding loop to run, its thread is gone or hangs: restart this student"
+                )
         if call.error is not None:
             raise call.error
         return [call.generations[index] for index in range(call.size)]
@@ -164,7 +173,11 @@ class DecodingLoop:
     @property
     def failure(self) -> str | None:
         """Why it takes no call any more."""
-        return self._closed
+        return f"a decoding step has taken {self.busy_s:.0f} s" if self._hangs else self._closed
+
+    @property
+    def _hangs(self) -> bool:
+        return self.busy_s > LOST_S
 
     @property
     def finished(self) -> int:

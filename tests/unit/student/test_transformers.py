@@ -1,6 +1,7 @@
 import shutil
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,10 @@ from services.student.engines.port import (
     UnknownVersionError,
     VersionTakenError,
 )
-from services.student.engines.transformers import LOAD_ATTEMPTS, TransformersEngine
+from services.student.engines.transformers import LOAD_ATTEMPTS, STUCK_S, TransformersEngine
 from services.student.work.generation import Failure, generate_each
 from shared.contracts.messages import ChatMessage, Sampling
-from shared.errors import ModelError, PromptError
+from shared.errors import ModelError, PromptError, UnavailableError
 from shared.modeling.adapters import (
     WEIGHTS_FILE,
     LoraSpec,
@@ -39,7 +40,7 @@ from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model
 from shared.modeling.logprobs import token_logprobs
 from tests.fakes.audience import FakeAudience
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 
 pytestmark = pytest.mark.model
 SPEC = LoraSpec(rank=2, alpha_scale=2.0, first_layer=1)
@@ -138,6 +139,26 @@ def test_a_gpu_that_breaks_while_a_version_loads_is_the_end(
     with pytest.raises(EngineAwayError):
         engine.load("a@v1", None)
     assert engine.health() == EngineHealth(EngineState.DEAD, "the GPU is lost to this process, which ends")
+
+
+def test_a_pass_that_never_ends_is_away_and_then_the_end(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for it is let go, so that the process can end."""
+    gate = threading.Event()
+    monkeypatch.setattr(engine._loop, "_activate", lambda _: gate.wait(WAIT_S))
+    with ThreadPoolExecutor(1) as caller:
+        asked = caller.submit(engine.generate, [request("one?")])
+        wait_until(lambda: engine._loop.busy_s > 0, "the pass to begin")
+        began_s = engine._loop._turned_s
+        assert began_s is not None and engine.health().state is EngineState.READY
+        engine._loop._turned_s = began_s - STUCK_S
+        assert engine.health().state is EngineState.AWAY and not asked.done()
+        engine._loop._turned_s = began_s - loop.LOST_S
+        assert engine.health().state is EngineState.DEAD
+        with pytest.raises(UnavailableError, match="hangs"):
+            asked.result(WAIT_S)
+        gate.set()
 
 
 MIXED = [
