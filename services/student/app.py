@@ -119,7 +119,13 @@ def run_engine(
         if turn is not None and not turn.wait(stopping, board.beat):
             return
         board.beat(allowance_s=BUILD_ALLOWANCE_S + config.section.vllm.start_timeout_s)
-        with closing(build_engine(config)) as engine, LeaseKeeper(bus, lease_s=config.settings.bus.lease_s) as leases:
+        lease_s = config.settings.bus.lease_s
+        # Who has its GPU in turns leaves it where its turn may have run out: nothing goes on that is not known to be
+        # ours.
+        with (
+            closing(build_engine(config)) as engine,
+            LeaseKeeper(bus, lease_s=lease_s, waits=turn is None) as leases,
+        ):
             rest = None
             if turn is not None:
                 if not isinstance(engine, Sleeper):

@@ -183,8 +183,10 @@ def _train(
             trainer.move("cpu")
             turn.give_back()
         board.rendering = trainer.rendering
-        fence = LeaseFence(bus, config.training.student, config.consumer, ttl_s=config.settings.bus.lease_s)
-        with LeaseKeeper(bus, lease_s=config.settings.bus.lease_s) as keeper:
+        # Who has its GPU in turns leaves it where its turn may have run out.
+        lease_s, waits = config.settings.bus.lease_s, turn is None
+        fence = LeaseFence(bus, config.training.student, config.consumer, ttl_s=lease_s, waits=waits)
+        with LeaseKeeper(bus, lease_s=lease_s, waits=waits) as keeper:
             consumer = Consumer(
                 bus,
                 trainer,
@@ -193,7 +195,7 @@ def _train(
                 board,
                 student=config.training.student,
                 name=config.consumer,
-                lease_s=config.settings.bus.lease_s,
+                lease_s=lease_s,
                 turn=turn,
                 device=device_here(),
             )

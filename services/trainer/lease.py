@@ -1,7 +1,8 @@
 """The right to write a student's checkpoints and versions, which one trainer has at a time.
 
 What always holds: its token is higher than that of every checkpoint on disk, so that a server that lost its data cannot
-hand out an old one; and a trainer that lost the lease stops before its next write.
+hand out an old one; and a trainer that lost the lease stops before its next write. One that `waits` goes on computing
+while the server gives no answer, and learns from `confirm` whether what it made may be written.
 """
 
 import structlog
@@ -17,12 +18,13 @@ log = structlog.get_logger()
 class LeaseFence:
     """The lease of one student's trainer, held by this process."""
 
-    def __init__(self, bus: Bus, student: str, holder: str, *, ttl_s: float) -> None:
+    def __init__(self, bus: Bus, student: str, holder: str, *, ttl_s: float, waits: bool = False) -> None:
+        """waits: as in `shared.bus.leases`."""
         self._bus = bus
         self._name = trainer_lease(student)
         self._holder = holder
         self._ttl_s = ttl_s
-        self._lease = HeldLease(bus, self._name, holder, ttl_s=ttl_s)
+        self._lease = HeldLease(bus, self._name, holder, ttl_s=ttl_s, waits=waits)
 
     @property
     def token(self) -> int:
@@ -33,7 +35,7 @@ class LeaseFence:
         return self._lease.try_acquire(floor=floor)
 
     def check(self) -> None:
-        """Raises FencedError once a renewal has failed."""
+        """Raises FencedError once it is lost."""
         if self._lease.lost.is_set():
             raise self._gone()
 

@@ -1,8 +1,11 @@
 """Threads that keep what a process holds: the leases of its deliveries, and a named lease.
 
 What always holds: `lost` is set as soon as a renewal says so, and at the latest when no renewal succeeded for a
-whole lease; it is never cleared. Renewals run on a thread of their own, since generation and training block
-everything else. Spans are measured with the monotonic clock.
+whole lease; it is never cleared. Who `waits` is not taken for the loser where the server gives no answer: whoever may
+take it over asks the same server, which says who has it once it answers again. Until then it may be another's, so this
+is for who has the server confirm it before what is done with it counts, and who stands in nobody's way meanwhile.
+Renewals run on a thread of their own, since generation and training block everything else. Spans are measured with the
+monotonic clock.
 """
 
 import threading
@@ -15,6 +18,7 @@ from typing import Self
 import structlog
 
 from shared.bus.port import Bus, Delivery
+from shared.errors import UnavailableError
 
 # So two in a row may fail, or come late, before a lease is lost.
 RENEWALS_PER_LEASE = 3
@@ -26,7 +30,9 @@ class _Ticker:
     """Calls `tick` every `period_s` on a daemon thread, until stopped. Whatever a tick raises, `failed` is called and
     the next one comes: a thread that ended here would leave its leases to others without a word."""
 
-    def __init__(self, name: str, period_s: float, tick: Callable[[], None], failed: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, period_s: float, tick: Callable[[], None], failed: Callable[[Exception], None]
+    ) -> None:
         self._stopped = threading.Event()
         self._period_s = period_s
         self._tick = tick
@@ -39,7 +45,7 @@ class _Ticker:
             try:
                 self._tick()
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing was renewed
-                self._failed()
+                self._failed(error)
                 log.warning("lease not renewed", thread=self._thread.name, reason=str(error) or repr(error))
 
     def stop(self) -> None:
@@ -58,11 +64,12 @@ class _Kept:
 
 
 class LeaseKeeper:
-    """Renews deliveries every third of `lease_s`, which must be the bus's own lease."""
+    """Renews deliveries every third of `lease_s`, which must be the bus's own lease. waits: as above."""
 
-    def __init__(self, bus: Bus, *, lease_s: float) -> None:
+    def __init__(self, bus: Bus, *, lease_s: float, waits: bool = False) -> None:
         self._bus = bus
         self._lease_s = lease_s
+        self._waits = waits
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, str, int], _Kept] = {}
         self._ticker = _Ticker("lease-keeper", lease_s / RENEWALS_PER_LEASE, self._renew, self._give_up)
@@ -103,8 +110,10 @@ class LeaseKeeper:
         # Said by the server itself, so at once: who goes on with it would do work that another does, too.
         self._lose([k for k in kept if _identity(k.delivery) not in ours])
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: Exception) -> None:
         """Lose what was not renewed for a whole lease."""
+        if self._waits and isinstance(error, UnavailableError):
+            return
         with self._lock:
             kept = list(self._kept.values())
         self._lose([k for k in kept if time.monotonic() - k.renewed_s >= self._lease_s])
@@ -122,14 +131,17 @@ class LeaseKeeper:
 class HeldLease:
     """A named lease (the broker's, a trainer's) with its fencing token, renewed every third of `ttl_s`."""
 
-    def __init__(self, bus: Bus, name: str, holder: str, *, ttl_s: float, in_turn: bool = False) -> None:
-        """in_turn: it goes to those who try in the order in which they first did (`Bus.ask_turn`)."""
+    def __init__(
+        self, bus: Bus, name: str, holder: str, *, ttl_s: float, in_turn: bool = False, waits: bool = False
+    ) -> None:
+        """in_turn: it goes to those who try in the order in which they first did (`Bus.ask_turn`). waits: as above."""
         self.lost = threading.Event()
         self._bus = bus
         self._name = name
         self._holder = holder
         self._ttl_s = ttl_s
         self._in_turn = in_turn
+        self._waits = waits
         self._token: int | None = None
         self._renewed_s = 0.0
         self._ticker: _Ticker | None = None
@@ -177,8 +189,10 @@ class HeldLease:
         else:
             self.lost.set()
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: Exception) -> None:
         """Lose it when it was not renewed for all of its time."""
+        if self._waits and isinstance(error, UnavailableError):
+            return
         if time.monotonic() - self._renewed_s >= self._ttl_s:
             self.lost.set()
 

@@ -181,7 +181,7 @@ class StudentBench:
         self.engine.continuous = continuous
         self.stopping, self.admitted = threading.Event(), threading.Event()
         self.admitted.set()
-        self.leases = LeaseKeeper(self.bus, lease_s=lease_s)
+        self.leases = LeaseKeeper(self.bus, lease_s=lease_s, waits=not shares_card)
         self.card: CardTurn | None = None
         if shares_card:
             self.card = CardTurn(self.bus, f"student-a-{replica}", self.clock, ttl_s=lease_s)
@@ -214,7 +214,7 @@ class StudentBench:
         """As after SIGKILL: a new process with the same consumer name, and nothing in its hands."""
         self.leases.close()
         self.bus = MemoryBus(self.server, lease_s=self.lease_s)
-        self.leases = LeaseKeeper(self.bus, lease_s=self.lease_s)
+        self.leases = LeaseKeeper(self.bus, lease_s=self.lease_s, waits=self.card is None)
         self.engine = FakeEngine(self.engine.slots)
         self._build()
 

@@ -11,6 +11,7 @@ from shared.bus.keys import RESULTS
 from shared.bus.leases import HeldLease, LeaseKeeper
 from shared.bus.port import Delivery, HeldDeliveries
 from shared.contracts.jobs import JobStarted
+from shared.errors import UnavailableError
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.waiting import WAIT_S
@@ -136,6 +137,45 @@ def test_only_the_delivery_that_is_in_hand_is_dropped(bus: MemoryBus) -> None:
     assert held.ids(RESULTS, "broker", "mine") == [again.entry_id]
     held.drop(again)
     assert held.ids(RESULTS, "broker", "mine") == []
+
+
+class CutOff(MemoryBus):
+    """On a server that others reach, and this one does not while it is told so."""
+
+    away = False
+
+    def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        if self.away:
+            raise UnavailableError("no answer")
+        return super().renew(deliveries)
+
+    def renew_lease(self, name: str, holder: str, token: int, *, ttl_s: float) -> bool:
+        if self.away:
+            raise UnavailableError("no answer")
+        return super().renew_lease(name, holder, token, ttl_s=ttl_s)
+
+
+@pytest.mark.parametrize("rival", [False, True])
+def test_who_waits_has_lost_what_the_server_says_once_it_answers(server: MemoryServer, rival: bool) -> None:
+    bus, others = CutOff(server, lease_s=LEASE_S), MemoryBus(server, lease_s=LEASE_S)
+    bus.create_queue(RESULTS, "broker")
+    lease = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S, waits=True)
+    with LeaseKeeper(bus, lease_s=LEASE_S, waits=True) as keeper:
+        assert lease.try_acquire()
+        delivery = take_one(bus)
+        lost = keeper.hold(delivery)
+        bus.away = True
+        time.sleep(LEASE_S * 2.5)
+        assert not lost.is_set() and not lease.lost.is_set()
+        if rival:
+            assert others.acquire_lease("a", "trainer-1", ttl_s=30) == 2
+            assert [one.attempt for one in others.take(QUEUE, "thief", limit=1, block_s=0)] == [2]
+        bus.away = False
+        assert lost.wait(WAIT_S if rival else LEASE_S) is rival
+        assert lease.lost.wait(WAIT_S if rival else LEASE_S) is rival
+        assert others.take(QUEUE, "thief", limit=1, block_s=0) == []
+        assert bus.complete(delivery) is not rival
+    lease.release()
 
 
 class BrokenBus(MemoryBus):

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from services.trainer.lease import LeaseFence
 from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StepRefusedError, StudentTrainer
+from shared.bus.keys import trainer_lease
 from shared.contracts.weights import FileEntry, WeightsManifest
 from shared.errors import FencedError, StorageError, UnavailableError
 from shared.files.store import Content, LocalStore, Manifest
@@ -184,8 +186,8 @@ def test_a_full_disk_is_tried_again_and_then_given_up(tmp_path: Path, tiny_dir: 
     assert other.step == 0
 
 
-def leased(bus: MemoryBus, ttl_s: float) -> LeaseFence:
-    fence = LeaseFence(bus, STUDENT, "t0", ttl_s=ttl_s)
+def leased(bus: MemoryBus, ttl_s: float, *, waits: bool = False) -> LeaseFence:
+    fence = LeaseFence(bus, STUDENT, "t0", ttl_s=ttl_s, waits=waits)
     assert fence.try_acquire(0)
     return fence
 
@@ -229,6 +231,36 @@ def test_a_finished_step_is_not_written_once_its_lease_has_run_out(tmp_path: Pat
     with pytest.raises(FencedError):
         trainer.apply(sealed, fence)
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("rival", [False, True])
+def test_a_step_outlives_a_server_that_is_away_for_longer_than_the_lease(
+    tmp_path: Path, tiny_dir: Path, rival: bool
+) -> None:
+    """It is written where nobody else has taken the lease since, and not at all where somebody has."""
+    trainer, bus = student_trainer(tmp_path, tiny_dir), MemoryBus(lease_s=60)
+    trainer._stopping.clear()
+    trainer.restore()
+    fence = leased(bus, ttl_s=0.2, waits=True)
+    [sealed] = seal_steps(tmp_path, tiny_dir, 1)
+    bus.server.down = True
+    time.sleep(0.6)
+
+    def back() -> None:
+        with bus.server.changed:
+            bus.server.down = False
+            assert not rival or bus.acquire_lease(trainer_lease(STUDENT), "t1", ttl_s=60) == 2
+
+    returning = threading.Timer(0.6, back)
+    returning.start()
+    if rival:
+        with pytest.raises(FencedError, match="another trainer"):
+            trainer.apply(sealed, fence)
+    else:
+        trainer.apply(sealed, fence)
+    assert (tmp_path / "checkpoints").exists() is not rival
+    returning.join()
+    fence.release()
 
 
 def test_a_trainer_that_must_stop_does_not_wait_for_the_server(tmp_path: Path, tiny_dir: Path) -> None:
