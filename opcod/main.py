@@ -1,6 +1,8 @@
 """The `opcod` command: one entry, one file a command under commands/."""
 
+import atexit
 import contextlib
+import gc
 import io
 import os
 import sys
@@ -36,6 +38,9 @@ from opcod.commands.track import track
 from opcod.commands.up import up
 from opcod.commands.weights import app as weights
 from shared.errors import EXIT_IO, OpcodError, file_fault
+
+# As Python ends it looks for garbage in all that is alive, which takes as long as a third of a command.
+atexit.register(gc.freeze)
 
 app = typer.Typer(
     name="opcod",

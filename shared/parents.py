@@ -4,11 +4,14 @@ Linux sends a child a signal when the thread that made it ends, so children are 
 its process. Elsewhere nothing happens here, and whoever must not be left over asks for its parent by itself.
 """
 
+import atexit
 import ctypes
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 
 from shared.errors import OpcodError
 
@@ -46,12 +49,25 @@ def ending_with_me() -> Callable[[], None]:
     return lambda: end_with(parent, signal.SIGKILL)
 
 
+def run_module(module: str) -> None:
+    """`run_service` of the `main` of a module. No garbage is looked for while that is imported: where it imports torch,
+    that would be a quarter of the time."""
+    gc.disable()
+    main: Callable[[], int] = import_module(module).main
+    gc.enable()
+    run_service(main)
+
+
 def run_service(main: Callable[[], int]) -> None:
     """Entry of every `__main__`: an OpcodError becomes one clear line and its exit code. Under a launcher the process
     ends with it: nothing may go on training unseen."""
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None:
         end_with(int(parent))
+    # What is imported stays, and is looked at by no collection; nor is all that is alive as the interpreter ends, which
+    # would be as long again.
+    gc.freeze()
+    atexit.register(gc.freeze)
     try:
         sys.exit(main())
     except OpcodError as error:

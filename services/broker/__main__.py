@@ -1,6 +1,5 @@
 """`python -m services.broker`: see app.py; settings come from OPCOD_* variables."""
 
-from services.broker.app import main
-from shared.parents import run_service
+from shared.parents import run_module
 
-run_service(main)
+run_module("services.broker.app")

@@ -1,7 +1,6 @@
 """`python -m services.inspector`."""
 
-from services.inspector.app import main
-from shared.parents import run_service
+from shared.parents import run_module
 
 if __name__ == "__main__":
-    run_service(main)
+    run_module("services.inspector.app")

@@ -1,6 +1,5 @@
 """`python -m services.student`."""
 
-from services.student.app import main
-from shared.parents import run_service
+from shared.parents import run_module
 
-run_service(main)
+run_module("services.student.app")

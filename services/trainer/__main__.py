@@ -1,6 +1,5 @@
 """`python -m services.trainer`: settings come from OPCOD_* variables; see app.py."""
 
-from services.trainer.app import main
-from shared.parents import run_service
+from shared.parents import run_module
 
-run_service(main)
+run_module("services.trainer.app")
