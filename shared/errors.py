@@ -6,8 +6,10 @@ it is text in UTF-8, and short.
 
 import errno
 import unicodedata
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MAX_MESSAGE_CHARS = 4000
 """Some screens: the end of a log fits, a file of somebody else's does not."""
@@ -147,6 +149,9 @@ def printable(text: str) -> str:
 
 def reason(error: BaseException) -> str:
     """What an error of a library says, on one line, and cut: some name all that they would have taken."""
+    # Here and not above: a health check is a process every few seconds, which imports this module.
+    from pydantic import ValidationError
+
     said = _faults(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
     said = said or type(error).__name__
     return said if len(said) <= MAX_REASON_CHARS else f"{said[:MAX_REASON_CHARS]}…"
@@ -166,7 +171,7 @@ def file_fault(error: OSError) -> str | None:
     return presentable(f"expected to use {error.filename}, the system says: {error.strerror}{advice}")
 
 
-def _faults(error: ValidationError) -> str:
+def _faults(error: "ValidationError") -> str:
     """The first three, without the values that came, which may be all of a file."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     told = [": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in faults[:3]]

@@ -175,6 +175,8 @@ def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> dict
 
 def _check_lengths(settings: RunSettings, problems: ProblemSet, models: Mapping[str, Path]) -> list[str]:
     """Or the longest questions would fail in the middle of a run; returns what only the longest texts would."""
+    if not models:  # torch takes seconds, and there is no tokenizer to ask
+        return []
     from shared.modeling.loading import load_tokenizer
 
     refused: list[str] = []
