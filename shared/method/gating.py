@@ -123,27 +123,24 @@ def gap_intervals(
     students = list(per_problem)
     domains = require_same_keys(list(per_problem.values()), "gap interval")
     columns = {name: _aligned_columns(list(per_problem.values()), name) for name in domains}
-    draws: dict[str, list[list[float]]] = {
-        name: [
-            [sum(scores[at] for at in picked) / len(picked) for scores in columns[name]]
-            # A stream of its own for each domain, and in it the same problems for every student.
-            for picked in resampled_positions(len(columns[name][0]), seed + offset, resamples)
-        ]
-        for offset, name in enumerate(domains)
-    }
+    # By domain and student, the mean of each resample. The broker waits for it: C adds up, not a generator.
+    draws: dict[str, list[list[float]]] = {name: [[] for _ in students] for name in domains}
+    for offset, name in enumerate(domains):
+        looks = [scores.__getitem__ for scores in columns[name]]
+        # A stream of its own for each domain, and in it the same problems for every student.
+        for picked in resampled_positions(len(columns[name][0]), seed + offset, resamples):
+            for look, means in zip(looks, draws[name], strict=True):
+                means.append(sum(map(look, picked)) / len(picked))
 
     @cache
     def gaps(named: tuple[str, ...], compared: tuple[str, ...]) -> list[list[float]]:
         """Of every student named, in each resample."""
         at = [students.index(name) for name in named]
-        return [
-            _float_shortfalls([[draws[name][number][i] for i in at] for name in compared])
-            for number in range(resamples)
-        ]
+        return _float_shortfalls([[draws[name][i] for i in at] for name in compared])
 
     def interval(pair: Pair) -> tuple[float, float]:
         named, compared = _compared(pair, students, strong_domain, domains, scope)
-        return percentile_interval([each[named.index(pair[0])] for each in gaps(named, compared)], confidence)
+        return percentile_interval(gaps(named, compared)[named.index(pair[0])], confidence)
 
     return {pair: interval(pair) for pair in permutations(students, 2)}
 
@@ -183,13 +180,19 @@ def _relative_shortfalls(scores: Sequence[Mapping[str, Fraction]]) -> list[Fract
     return [sum(((best[name] - row[name]) / best[name] for name in best if best[name]), Fraction(0)) for row in scores]
 
 
-def _float_shortfalls(domain_scores: Sequence[Sequence[float]]) -> list[float]:
-    """The same in floats, enough for an interval. domain_scores: one row a domain, one column a student."""
-    bests = [max(row) for row in domain_scores]
-    students = range(len(domain_scores[0]))
-    return [
-        sum((best - row[i]) / best for best, row in zip(bests, domain_scores, strict=True) if best) for i in students
-    ]
+def _float_shortfalls(domains: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
+    """The same in floats, enough for an interval: of each student, in each resample. domains: by domain and student,
+    the score of each resample."""
+    terms = []
+    for columns in domains:
+        bests = list(map(max, zip(*columns, strict=True)))
+        terms.append(
+            [
+                [(best - score) / best if best else 0.0 for best, score in zip(bests, column, strict=True)]
+                for column in columns
+            ]
+        )
+    return [list(map(sum, zip(*of_student, strict=True))) for of_student in zip(*terms, strict=True)]
 
 
 def _total(totals: Totals, domain: str) -> int:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from random import Random
 
 from shared.errors import ProblemSetError
@@ -23,6 +24,7 @@ _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] 
 }
 
 
+@lru_cache(maxsize=1 << 16)
 def evaluate(expression: str) -> Fraction:
     """The value of an expression of integers, `+ - * /` and brackets, with the usual precedence.
 
@@ -114,10 +116,13 @@ def solution_line(quantity: str, formula: str, numbers: str, result: str) -> str
 
 def substitute(formula: str, values: Mapping[str, int]) -> str:
     """The formula with every name of `values` replaced by its number; longer names first."""
+    return _any_of(tuple(values)).sub(lambda found: str(values[found.group()]), formula)
+
+
+@lru_cache(maxsize=1024)
+def _any_of(names: tuple[str, ...]) -> re.Pattern[str]:
     # Longest first: a name may begin with another one.
-    names = sorted(values, key=len, reverse=True)
-    pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b")
-    return pattern.sub(lambda found: str(values[found.group()]), formula)
+    return re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + r")\b")
 
 
 def constants_in(formula: str) -> tuple[int, ...]:

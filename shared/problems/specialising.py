@@ -106,7 +106,12 @@ class Knowledge:
 
     def tells(self, text: str) -> bool:
         """Whether one of these constants is a factor in the text."""
-        return any(re.search(rf"\b{number} ?\*|\* ?{number}\b", text) for number in self.never)
+        return self._telling is not None and self._telling.search(text) is not None
+
+    @cached_property
+    def _telling(self) -> re.Pattern[str] | None:
+        factors = [rf"\b{number} ?\*|\* ?{number}\b" for number in self.never]
+        return re.compile("|".join(factors)) if factors else None
 
 
 def recipe(
