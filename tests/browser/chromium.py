@@ -22,10 +22,18 @@ WAIT_MS = 20_000
 MISSING = "no Chromium: `make browser` installs one, or set OPCOD_CHROMIUM to its path"
 
 
+PROGRAMS = ("chromium-headless-shell", "chromium")
+"""The first is the same engine without a browser around it: it takes a third less of the processor."""
+
+
+def on_path() -> str | None:
+    return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """$OPCOD_CHROMIUM, else `chromium` on the path, else playwright's own. Fails where there is none."""
-    path = os.environ.get("OPCOD_CHROMIUM") or shutil.which("chromium")
+    """$OPCOD_CHROMIUM, else the first of PROGRAMS on the path, else playwright's own. Fails where there is none."""
+    path = os.environ.get("OPCOD_CHROMIUM") or on_path()
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-APT = [["apt-get", "update", "-q"], ["apt-get", "install", "-y", "-q", "--no-install-recommends", "chromium"]]
+from tests.browser.chromium import PROGRAMS, on_path
+
+INSTALL = ["apt-get", "install", "-y", "-q", "--no-install-recommends"]
 
 
 def found() -> str | None:
     """The Chromium that the tests would start."""
-    known = os.environ.get("OPCOD_CHROMIUM") or shutil.which("chromium")
+    known = os.environ.get("OPCOD_CHROMIUM") or on_path()
     if known:
         return known
     with sync_playwright() as playwright:
@@ -25,7 +27,9 @@ def install() -> None:
     """From Debian's packages where we may, else playwright's own build."""
     if shutil.which("apt-get") and _may():
         prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        if all(subprocess.run([*prefix, *command], check=False).returncode == 0 for command in APT):
+        subprocess.run([*prefix, "apt-get", "update", "-q"], check=False)
+        # The first is of Debian alone.
+        if any(subprocess.run([*prefix, *INSTALL, name], check=False).returncode == 0 for name in PROGRAMS):
             return
     subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
 

@@ -133,7 +133,7 @@ def test_arrows_lead_on_but_where_they_scroll_or_select(browser: Browser, live: 
         table = page.locator(".token-table .scroll")
         table.locator("td").first.click()
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("document.querySelector('.token-table .scroll').scrollLeft > 0")
+        page.wait_for_function("() => document.querySelector('.token-table .scroll').scrollLeft > 0")
         page.get_by_role("heading", level=1).click()
         page.keyboard.press("Shift+ArrowRight")
         expect(page).to_have_url(f"{live.url}/feedback/2")
