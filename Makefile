@@ -24,6 +24,12 @@ ARGS ?=
 GPU_ENGINES = $(if $(OPCOD_VLLM_PYTHON),$(foreach student,a b,--set students.$(student).vllm.python=$(OPCOD_VLLM_PYTHON)))
 
 export TOKENIZERS_PARALLELISM = false
+# Where an environment forbids it, each process of the tests would compile the project, and each worker rewrite its
+# assertions, anew.
+export PYTHONDONTWRITEBYTECODE =
+# They go by what files hold, not where they lie: the next checkout finds them again.
+export MYPY_CACHE_DIR = $(CACHE)/mypy
+export HYPOTHESIS_STORAGE_DIRECTORY = $(CACHE)/hypothesis
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run smoke browser screenshots test suite lint types unit faults-full properties fuzz check-trl check-lm-eval vllm vllm-cpu test-vllm test-containers test-cluster gpu-check lock docs clean
