@@ -77,7 +77,10 @@ def tiny_config_of_parts(kind: str, window: int) -> Any:
 
     text = AutoConfig.for_model(kind).get_text_config().model_type
     sides = {"image_size": 28, "patch_size": 14, "num_hidden_layers": 1, "num_attention_heads": _HEADS}
-    image = {"vision_config": {"hidden_size": 32, "intermediate_size": 48, **sides}} if kind == "gemma3" else {}
+    # By default it has half a billion parameters.
+    others = {"depth": 1, "num_heads": _HEADS, "out_hidden_size": 32}
+    vision = {"gemma3": sides, "qwen3_5": others}.get(kind)
+    image = {"vision_config": {"hidden_size": 32, "intermediate_size": 48, **vision}} if vision else {}
     return AutoConfig.for_model(kind, text_config=tiny_config(text, window).to_dict(), **image)
 
 

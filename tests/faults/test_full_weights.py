@@ -13,7 +13,7 @@ from tests.fakes.deployment import STEPS, ScriptedDeployment, assert_applied_onc
 
 FULL = ("run.weights=full", "run.schedule=sequential", "optimizer.checkpoint_every=2")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.usefixtures("forking")]
 
 
 def command(*arguments: str) -> str:

@@ -53,9 +53,9 @@ def student(server: ValkeyServer, tmp_path: Path) -> Iterator[Student]:
     student.bus.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A run of scripted students that is up."""
+    """A run of scripted students that is up: a file's own, as idle it takes a twentieth of a core until it ends."""
     with served_run(tmp_path_factory.mktemp("runs")) as up:
         yield up
 
