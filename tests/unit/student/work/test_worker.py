@@ -274,23 +274,6 @@ def test_a_handler_slower_than_its_lease_keeps_its_job(tmp_path: Path) -> None:
     bench.close()
 
 
-def test_a_job_outlives_a_server_that_is_away_for_longer_than_its_lease(tmp_path: Path) -> None:
-    bench = StudentBench(tmp_path, lease_s=0.2)
-    bench.turn()
-    bench.broker.issue(ROLLOUT, 1)
-
-    def outage() -> None:
-        bench.server.down = True
-        time.sleep(0.5)
-        bench.running.check(overdue=False)
-        bench.server.down = False
-
-    bench.engine.during = outage
-    assert [done.outcome for done in bench.done()] == ["ok"]
-    assert len(bench.engine.calls) == 1
-    bench.close()
-
-
 @pytest.fixture
 def lapsing(tmp_path: Path) -> Iterator[StudentBench]:
     """On a server whose clock is moved by hand: it runs on while this process and its clocks stand still."""
