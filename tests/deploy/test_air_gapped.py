@@ -219,7 +219,7 @@ def test_a_run_is_prepared_from_directories_without_a_network(tmp_path: Path) ->
     """With the page's variables, and this machine's directory in place of the volume."""
     cached = tmp_path / "cache" / "data"
     for domain in ("physics", "chemistry"):
-        write_tiny_model(cached / f"{domain}-specialist")
+        write_tiny_model(cached / f"{domain}-specialist", context=2048)
         write(cached / "sciknoweval", domain, plain(0, 40, domain), plain(40, 8, domain))
     told = dict(
         line.split("=", 1) for line in block("ini").replace("/data/cache", str(tmp_path / "cache")).splitlines()
