@@ -7,6 +7,7 @@ import threading
 
 import structlog
 
+from services.inspector.store.database import DamagedStoreError
 from services.inspector.store.records import StoredExchange
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
@@ -30,6 +31,8 @@ class BatchReader:
         while not stopping.is_set():
             try:
                 self.look()
+            except DamagedStoreError:
+                raise  # it stays damaged; the next start begins a new one
             except StorageError as error:
                 # The store's own trouble, which ingest tells; here it is tried again.
                 log.warning("sealed batches are not kept", error=str(error))

@@ -8,6 +8,7 @@ import threading
 
 import structlog
 
+from services.inspector.store.database import DamagedStoreError
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from shared.errors import StorageError
@@ -30,6 +31,8 @@ class TraceReader:
         while not stopping.is_set():
             try:
                 self.look()
+            except DamagedStoreError:
+                raise  # it stays damaged; the next start begins a new one
             except StorageError as error:
                 # The store's own trouble, which ingest tells; here it is tried again.
                 log.warning("divergences are not kept", error=str(error))
