@@ -28,6 +28,7 @@ from shared.contracts.envelope import Message
 from shared.contracts.heartbeats import TRAINER_READY, WAITS_FOR_TURN, Heartbeat
 from shared.contracts.weights import StepFailed
 from shared.errors import OpcodError, StorageError, UnavailableError, presentable, reason
+from shared.modeling.allocator import ran_out
 from shared.obs.faults import fault_point
 
 log = structlog.get_logger()
@@ -85,7 +86,7 @@ class Held:
 def unforeseen(error: Exception) -> str:
     """Why a step was not made, of an error that is none of ours."""
     told = presentable(f"{type(error).__name__}: {reason(error)}")
-    if type(error).__name__ == "OutOfMemoryError":
+    if ran_out(error):
         told += (
             "; set a lower optimizer.micro_batch_tokens for the next run, give the trainer a GPU of its own, or free "
             "what else is on this one; the run goes on when it is resumed"

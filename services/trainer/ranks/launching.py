@@ -13,7 +13,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import stamina
@@ -123,6 +124,17 @@ def interface_to_first(host: str) -> str | None:
     return caller(again, interface_towards, host)
 
 
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """As torch's agent, which takes the signal over: the first process of a container is told in vain, unless it
+    listens."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def launch(module: str, run_id: str, ranks: int, arguments: Sequence[str] = (), node: Node = Node()) -> int:
     """Run `python -m <module> <arguments>` as each of `ranks` ranks until one ends or SIGTERM comes; the exit code.
 
@@ -135,7 +147,8 @@ def launch(module: str, run_id: str, ranks: int, arguments: Sequence[str] = (), 
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     # They trust each other, so nobody else may reach them; by themselves they listen where the host's name leads, which
     # on many machines is nowhere.
-    interface = _LOOPBACK if node.of == 1 else interface_to_first(node.rendezvous[0])
+    with _told_to_end():
+        interface = _LOOPBACK if node.of == 1 else interface_to_first(node.rendezvous[0])
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
