@@ -1,7 +1,7 @@
 """How long the sequences of a run may get, and what of them a student does not take. Pure.
 
 What could never be answered is refused before a run begins. What is too long only with the longest texts is noted: a
-run loses the feedback or the revisions of such groups, and goes on.
+run loses the feedback or the revisions of such rollouts, and goes on.
 """
 
 import sys
@@ -73,8 +73,8 @@ def crowded(settings: RunSettings, contexts: Mapping[str, int], lengths: Lengths
         room = settings.rollout.max_tokens + taken - max(over.values())
         advice = f"rollout.max_tokens to at most {room}" if room > 0 else "lower max_tokens of rollout and feedback"
         found.append(
-            f"student {student} takes sequences of {taken} tokens, and with the longest texts {needed}: a group that "
-            f"needs more than it takes gets none; set {advice}, or choose a model that takes more"
+            f"student {student} takes sequences of {taken} tokens, and with the longest texts {needed}: a rollout "
+            f"whose exchange needs more gets none; set {advice}, or choose a model that takes more"
         )
     return found
 

@@ -115,13 +115,13 @@ def _attempt_without_too_long(
     cancelled: threading.Event | None,
     error: PromptTooLongError,
 ) -> list[Generation] | Failure:
-    """Of the requests that may go unanswered those that are too long do; where nothing else is left, it failed."""
+    """Of the requests that may go unanswered those that are too long do, whatever is drawn beside them."""
     left_out = [request.may_go_unanswered and _too_long(engine, request) for request in requests]
-    if all(left_out) or not any(left_out):
+    if not any(left_out):
         return Failure(error)
     log.warning("prompts too long to be answered", prompts=sum(left_out), error=describe(error))
     fitting = [request for request, out in zip(requests, left_out, strict=True) if not out]
-    drawn = _attempt(engine, fitting, cancelled)
+    drawn = _attempt(engine, fitting, cancelled) if fitting else []
     if isinstance(drawn, Failure):
         return drawn
     rest = iter(drawn)

@@ -106,7 +106,8 @@ LONG = "x" * 9
         ([asked(JobKind.FEEDBACK, LONG, "x"), asked(JobKind.EVAL, "y", "z")], [[0, 3], [3, 3]]),
         ([asked(JobKind.FEEDBACK, LONG, "x"), asked(JobKind.EVAL, LONG, "z")], [[0, 3], None]),
         ([asked(JobKind.ROLLOUT, LONG, "x")], [None]),
-        ([asked(JobKind.FEEDBACK, LONG, LONG)], [None]),
+        ([asked(JobKind.FEEDBACK, LONG, LONG)], [[0, 0]]),
+        ([asked(JobKind.FEEDBACK, LONG, LONG), asked(JobKind.EVAL, "y", "z")], [[0, 0], [3, 3]]),
     ],
 )
 def test_a_prompt_that_is_too_long_costs_its_own_feedback_or_revision_alone(
