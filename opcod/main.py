@@ -38,6 +38,7 @@ from opcod.commands.track import track
 from opcod.commands.up import up
 from opcod.commands.weights import app as weights
 from shared.errors import EXIT_IO, OpcodError, file_fault
+from shared.obs.logging import configure_logging
 
 # As Python ends it looks for garbage in all that is alive, which takes as long as a third of a command.
 atexit.register(gc.freeze)
@@ -101,6 +102,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # What the command's own parts log is no output of it, and ends it no more than a service where a disk is full.
+    with contextlib.suppress(io.UnsupportedOperation):  # of a stream that is no file
+        configure_logging(json=False, service="opcod")
     try:
         app()
     except OpcodError as error:

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from opcod.commands.run import train
 from opcod.local.deployment import refuse_elsewhere
-from opcod.local.progress import make_console
+from opcod.local.progress import make_console, tell
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
 from opcod.planning.disk import require_disk
-from opcod.prepare.run_directory import create_run
+from opcod.prepare.run_directory import create_run, named_after
 from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
 from shared.errors import ConfigError, OpcodError, StoppedError, StorageError, UnavailableError, reason
 from shared.files.durable import atomic_write
@@ -36,7 +36,8 @@ OF_ALL = (ConfigError, StorageError, UnavailableError, StoppedError)
 """Settings, a disk or a server that the next run would meet, too, or Ctrl-C: these end a comparison."""
 
 Name = Annotated[
-    str | None, typer.Option("--name", help="Runs are called <name>-<method>-s<seed>; default: the preset.")
+    str | None,
+    typer.Option("--name", help="Runs are called <name>-<method>-s<seed>; default: the preset, or the file."),
 ]
 
 
@@ -60,9 +61,10 @@ def compare(
     chosen, which = parse_methods(methods), parse_seeds(seeds)
     refuse_owned(overrides or ())
     source = Source(preset or (None if config else DEFAULT_PRESET), config, overrides or ())
-    name = name or preset or (config.stem if config else DEFAULT_PRESET)
+    name = name or preset or (named_after(config) if config else DEFAULT_PRESET)
     runs = plan_runs(name, chosen, which, source, runs_dir, cache_dir)
-    check_runs(runs)
+    for note in check_runs(runs):
+        _say(console, f"note: {note}")
     directory = runs_dir / name
     standing: dict[str, OpcodError] = {}
     for number, run in enumerate(runs, start=1):
@@ -119,7 +121,7 @@ def _make(run: ComparedRun, runs: Sequence[ComparedRun], place: str, console: Co
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, style="bold", markup=False, highlight=False)
+    tell(console, text, style="bold")
 
 
 def _write(

@@ -15,7 +15,7 @@ from opcod.commands.run import train
 from opcod.installed import require_model_packages
 from opcod.local.deployment import refuse_elsewhere
 from opcod.local.processes import Launch, launch
-from opcod.local.progress import make_console
+from opcod.local.progress import make_console, tell
 from opcod.local.usage import CardPeak, watching
 from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, Overrides, RunsDir, paths_for
 from opcod.planning.plan import Planned, plan_run
@@ -69,10 +69,12 @@ def gpu_check(
     settings = load_settings(preset=PRESET, overrides=[*_chosen(model, problems), *(overrides or ())])
     paths = paths_for(runs_dir, run_name or new_run_name(PRESET), cache_dir)
     planned = planned_offline(paths, settings)
-    check_settings(paths, settings)
+    notes = check_settings(paths, settings)
     reader = NvmlReader()
     create_run(paths, settings)
     console = make_console()
+    for note in notes:
+        tell(console, f"note: {note}")
     found = check(paths, settings, planned, reader, console)
     for fault in found:
         console.print(f"not as planned: {fault}", soft_wrap=True)

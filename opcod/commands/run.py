@@ -104,7 +104,7 @@ def run(
         paths = paths_for(runs_dir, run_name or new_run_name(base, config), cache_dir)
         require_rendezvous(settings, rendezvous)
         for note in check_settings(paths, settings):
-            console.print(f"note: {note}", highlight=False, markup=False)
+            tell(console, f"note: {note}")
         create_run(paths, settings)
     raise typer.Exit(train(paths, settings, console, resumed=resume is not None, rendezvous=rendezvous))
 

@@ -43,10 +43,10 @@ def _shown_if_possible(console: Console) -> Iterator[None]:
             console.end_capture()
 
 
-def tell(console: Console, text: str, *, soft_wrap: bool = False) -> None:
+def tell(console: Console, text: str, *, soft_wrap: bool = False, style: str | None = None) -> None:
     """One line that stays, for whoever follows what goes on."""
     with _shown_if_possible(console):
-        console.print(printable(text), soft_wrap=soft_wrap)
+        console.print(printable(text), soft_wrap=soft_wrap, style=style)
 
 
 class RunProgress:

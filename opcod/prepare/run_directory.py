@@ -38,9 +38,12 @@ def pin_problems(paths: Paths, settings: RunSettings) -> ProblemSet:
 
 def new_run_name(preset: str | None, config: Path | None = None) -> str:
     """Of the preset, or else the file, that the run is begun with, and of the time."""
-    # A file may be called as no run may.
-    named = re.sub(r"[^A-Za-z0-9._-]+", "-", config.stem).strip("-._")[:MAX_NAMED_CHARS] if config else ""
-    return f"{preset or named or 'run'}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+    return f"{preset or (named_after(config) if config else 'run')}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+
+
+def named_after(config: Path) -> str:
+    """What runs of that file are called; a file may be called as no run may."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", config.stem).strip("-._")[:MAX_NAMED_CHARS] or "run"
 
 
 def create_run(paths: Paths, settings: RunSettings) -> None:

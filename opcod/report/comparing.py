@@ -76,13 +76,14 @@ def _of_seed(
     return next((run for run in candidates if run.exists), candidates[0])
 
 
-def check_runs(runs: Sequence[ComparedRun]) -> None:
+def check_runs(runs: Sequence[ComparedRun]) -> list[str]:
     """Before anything starts: settings of runs that are there, all that a new one needs, and room for those that are
-    not finished. Raises ConfigError."""
+    not finished. Returns what the new ones would lose by texts that are too long, each once. Raises ConfigError."""
     unfinished = []
+    notes: dict[str, None] = {}
     for run in runs:
         if not run.exists:
-            check_settings(run.paths, run.settings)
+            notes |= dict.fromkeys(check_settings(run.paths, run.settings))
             unfinished.append(run)
             continue
         try:
@@ -96,6 +97,7 @@ def check_runs(runs: Sequence[ComparedRun]) -> None:
             unfinished.append(run)
     if unfinished:
         require_disk_of([(run.paths, run.settings) for run in unfinished])
+    return list(notes)
 
 
 def figures_of(run: ComparedRun) -> RunFigures | None:
