@@ -60,7 +60,7 @@ SERVICE_VARIABLES = {
     "advertised_url": "Where others reach this service, if not where it listens; its heartbeat says so.",
     "public_url": "Where a browser reaches the inspector, if that is yet another address: login links name it.",
     "log_json": "JSON lines; off: for a terminal.",
-    "train": "Off: serve the latest weights, do not go on with the run.",
+    "train": "Off: serve the latest weights, do not go on with the run; `opcod prepare` then asks for no disk.",
     "nodes": "Machines that this trainer's ranks are on, equally many on each.",
     "node_rank": "Which of them this one is, from 0; rank 0 is on the first.",
     "rendezvous": "`host:port` of the first of several nodes, where the others find it.",

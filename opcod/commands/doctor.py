@@ -32,8 +32,8 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.planning.disk import disk_needs
-from opcod.prepare.checks import can_be_written, existing, thinking_notes
+from opcod.planning.disk import disk_needs, existing
+from opcod.prepare.checks import can_be_written, thinking_notes
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
 from shared.config.machine import cores_here

@@ -6,7 +6,7 @@ out.
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -209,22 +209,34 @@ def require_disk_of(runs: Sequence[tuple[Paths, RunSettings]], shapes: Mapping[s
             f"found {need.free / 1e9:.1f} GB"
             for need in short
         )
+        choices = _choices(runs[0][0], {place for need in short for place in need.places})
         raise ConfigError(
-            f"{found}; `opcod run --dry-run` says what takes it; free some, choose another --runs-dir or --cache-dir, "
-            "or set retention.keep_last or resources.min_free_disk_bytes"
+            f"{found}; `opcod run --dry-run` says what takes it; free some, {choices}or set "
+            "resources.min_free_disk_bytes"
         )
+
+
+def _choices(paths: Paths, places: Collection[Path]) -> str:
+    """What leads elsewhere, of what is short."""
+    known = {
+        paths.runs_dir: "choose another --runs-dir, set retention.keep_last",
+        paths.cache_dir: "choose another --cache-dir",
+        cache_directory(): "set HF_HUB_CACHE to a directory with room",
+    }
+    return "".join(f"{choice}, " for place, choice in known.items() if place in places)
 
 
 def free_under(directory: Path) -> int:
     """Free bytes where `directory` is, or will be."""
-    return shutil.disk_usage(_existing(directory)).free
+    return shutil.disk_usage(existing(directory)).free
 
 
 def _disk_of(directory: Path) -> int:
-    return _existing(directory).stat().st_dev
+    return existing(directory).stat().st_dev
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """The path, or the nearest above it that exists."""
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 

@@ -392,7 +392,8 @@ def _gpu_lines(found: Planned) -> Iterator[str]:
         yield "No GPU is visible: models run on the CPU."
         return
     each = ", ".join(f"{service} on {','.join(map(str, gpus))}" for service, gpus in found.shares.items())
-    yield f"GPUs, of {found.gpus}: {each or 'none is used'}."
+    if each or not found.missing:
+        yield f"GPUs, of {found.gpus}: {each or 'none is used'}."
     yield from (f"Note: {note}." for note in sharing(found.shares, turns=found.settings.resources.turns))
     if planned := flattened(found.cards.settings()):
         yield "Planned: " + ", ".join(f"{name} = {value}" for name, value in planned.items()) + "."

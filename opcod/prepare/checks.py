@@ -12,7 +12,7 @@ from opcod.local.gpus import require_room, share_out, share_out_all
 from opcod.local.nodes import PORTS
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.contexts import crowded, too_long
-from opcod.planning.disk import require_disk
+from opcod.planning.disk import existing, require_disk
 from opcod.planning.machine import Purpose, counting, plan_machine
 from opcod.planning.shapes import context_in, longrope_tokens, shapes_in
 from opcod.planning.work import prompt_lengths, prompts_asked
@@ -285,11 +285,6 @@ def served_settings(
     check_settings(paths, settings, "up", takes_steps=False)
     create_run(paths, settings)
     return paths, settings
-
-
-def existing(path: Path) -> Path:
-    """The path, or the nearest above it that exists."""
-    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def can_be_written(directory: Path) -> bool:

@@ -43,7 +43,10 @@ class ServiceEnvironment(BaseSettings):
     advertised_url: str | None = Field(default=None, description="Where others reach this service.")
     public_url: str | None = Field(default=None, description="Where a person's browser reaches this service.")
     log_json: bool = True
-    train: bool = Field(default=True, description="Off: serve the latest weights, do not go on with the run.")
+    train: bool = Field(
+        default=True,
+        description="Off: serve the latest weights, do not go on with the run; `opcod prepare` then asks for no disk.",
+    )
     nodes: int = Field(default=1, ge=1, description="That this trainer's ranks are on, equally many on each.")
     node_rank: int = Field(default=0, ge=0, description="Which of them this one is, from 0.")
     rendezvous: str | None = Field(default=None, description="host:port of the first of several nodes.")

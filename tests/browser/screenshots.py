@@ -25,7 +25,7 @@ from shared.clock import SystemClock
 from shared.config.environment import ServiceEnvironment
 from shared.config.loading import read_toml, validate
 from shared.errors import NotFoundError
-from tests.browser.chromium import ARGUMENTS
+from tests.browser.chromium import ARGUMENTS, on_path
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.listening import listening
@@ -42,7 +42,7 @@ def main(run: Path, beside: list[str]) -> None:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as copied, sync_playwright() as playwright:
         store = Store(Path(shutil.copytree(run / "inspector", Path(copied) / "inspector")) / "log.sqlite3", run.name)
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+        chromium = playwright.chromium.launch(executable_path=on_path(), args=ARGUMENTS)
         TraceReader(store, Traces(run, run.name)).look()
         with serving(run, store) as url:
             exchange = f"/feedback/{telling_exchange(store, run)}"
