@@ -1,12 +1,18 @@
 """Batches that could not be read when their event came: read at a later look, said once, each for itself."""
 
+import threading
 from pathlib import Path
+
+import pytest
 
 from services.inspector.ingest import Ingest
 from services.inspector.sealing import BatchReader
+from services.inspector.store.database import DamagedStoreError
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
+from services.inspector.store.traces import Traces
+from services.inspector.tracing import TraceReader
 from tests.unit.inspector.told import RUN, EventLog, feedback, ready, seal
 
 
@@ -53,3 +59,13 @@ def test_steps_without_a_batch_are_found_without_reading_those_that_have_one(sto
         "EXPLAIN QUERY PLAN SELECT student, step, MAX(at) FROM exchanges WHERE sealed = 0 GROUP BY student, step"
     )
     assert [row["detail"] for row in plan] == ["SCAN exchanges USING INDEX exchanges_unsealed"]
+
+
+def test_a_damaged_store_ends_who_meets_it(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(_: object) -> None:
+        raise DamagedStoreError("database disk image is malformed")
+
+    for reader in (BatchReader(store, SealedBatches(tmp_path, RUN)), TraceReader(store, Traces(tmp_path, RUN))):
+        monkeypatch.setattr(type(reader), "look", damaged)
+        with pytest.raises(DamagedStoreError):
+            reader.run(threading.Event())

@@ -63,7 +63,7 @@ def test_what_a_model_does_not_take_is_told_by_its_setting(overrides: tuple[str,
         ),
         (
             ("feedback.revise_share=0",),
-            ["longest texts feedback needs 4750:", "set rollout.max_tokens to at most 2846,"],
+            ["longest texts feedback needs 4750: a rollout whose", "set rollout.max_tokens to at most 2846,"],
         ),
         (("rollout.max_tokens=100", "evaluation.max_tokens=100"), []),
         (("gate.mode=never",), []),
@@ -73,7 +73,7 @@ def test_what_a_model_does_not_take_is_told_by_its_setting(overrides: tuple[str,
 def test_exchanges_that_fit_without_the_longest_texts_alone_are_noted(
     overrides: tuple[str, ...], said: list[str]
 ) -> None:
-    """The run goes on without the feedback of such groups, so nobody is refused, but everybody is told."""
+    """The run goes on without the feedback of such rollouts, so nobody is refused, but everybody is told."""
     most = ("rollout.max_tokens=3500", "evaluation.max_tokens=3500", "specialize.sampling.max_tokens=3500")
     lengths = replace(LENGTHS, longest=500, teacher_extra=60, feedback_extra=250)
     chosen = settings(*most, "feedback.max_tokens=500", *overrides)
