@@ -7,7 +7,7 @@ import threading
 
 import structlog
 
-from services.inspector.store.database import DamagedStoreError
+from services.inspector.looking import look_again
 from services.inspector.store.records import StoredExchange
 from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
@@ -28,15 +28,8 @@ class BatchReader:
         self._unreadable: set[tuple[str, int]] = set()
 
     def run(self, stopping: threading.Event) -> None:
-        while not stopping.is_set():
-            try:
-                self.look()
-            except DamagedStoreError:
-                raise  # it stays damaged; the next start begins a new one
-            except StorageError as error:
-                # The store's own trouble, which ingest tells; here it is tried again.
-                log.warning("sealed batches are not kept", error=str(error))
-            stopping.wait(LOOK_EVERY_S)
+        """Raises DamagedStoreError."""
+        look_again(self.look, stopping, every_s=LOOK_EVERY_S, kept="sealed batches")
 
     def look(self) -> None:
         """Raises StorageError if the store cannot be read or written."""

@@ -8,7 +8,7 @@ import threading
 
 import structlog
 
-from services.inspector.store.database import DamagedStoreError
+from services.inspector.looking import look_again
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from shared.errors import StorageError
@@ -28,15 +28,8 @@ class TraceReader:
         self._seen = -1
 
     def run(self, stopping: threading.Event) -> None:
-        while not stopping.is_set():
-            try:
-                self.look()
-            except DamagedStoreError:
-                raise  # it stays damaged; the next start begins a new one
-            except StorageError as error:
-                # The store's own trouble, which ingest tells; here it is tried again.
-                log.warning("divergences are not kept", error=str(error))
-            stopping.wait(LOOK_EVERY_S)
+        """Raises DamagedStoreError."""
+        look_again(self.look, stopping, every_s=LOOK_EVERY_S, kept="divergences")
 
     def look(self) -> None:
         """Raises StorageError if the store cannot be read or written."""
