@@ -50,6 +50,38 @@ PREPARED_FILE = "prepared.json"
 ERROR_FILE = "prepare.error"
 
 
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        envvar="OPCOD_KEY_FILE",
+        parser=expanded,
+        metavar="PATH",
+        help="The bearer keys; default: some made in the run.",
+    ),
+]
+Train = Annotated[
+    bool, typer.Option(envvar="OPCOD_TRAIN", help="Whether it is to go on, which needs the disk for its steps.")
+]
+EngineMemory = Annotated[
+    float | None,
+    typer.Option(
+        "--engine-memory",
+        envvar="OPCOD_ENGINE_MEMORY",
+        help="Share of its GPU's memory for each vLLM whose `gpu_memory_utilization` is `auto`.",
+    ),
+]
+ContainerGpus = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--container-gpus",
+        envvar="OPCOD_CONTAINER_GPUS",
+        metavar="SERVICE=N",
+        help="How many GPUs a container has, such as trainer-a=2; settings that need more are refused.",
+    ),
+]
+
+
 def prepare(
     run_name: Annotated[str, typer.Option("--run", envvar="OPCOD_RUN", help="Name of the run.")],
     preset: Annotated[
@@ -59,36 +91,10 @@ def prepare(
     overrides: Overrides = None,
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
-    key_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--key-file",
-            envvar="OPCOD_KEY_FILE",
-            parser=expanded,
-            metavar="PATH",
-            help="The bearer keys; default: some made in the run.",
-        ),
-    ] = None,
-    train: Annotated[
-        bool, typer.Option(envvar="OPCOD_TRAIN", help="Whether it is to go on, which needs the disk for its steps.")
-    ] = True,
-    engine_memory: Annotated[
-        float | None,
-        typer.Option(
-            "--engine-memory",
-            envvar="OPCOD_ENGINE_MEMORY",
-            help="Share of its GPU's memory for each vLLM whose `gpu_memory_utilization` is `auto`.",
-        ),
-    ] = None,
-    container_gpus: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--container-gpus",
-            envvar="OPCOD_CONTAINER_GPUS",
-            metavar="SERVICE=N",
-            help="How many GPUs a container has, such as trainer-a=2; settings that need more are refused.",
-        ),
-    ] = None,
+    key_file: KeyFile = None,
+    train: Train = True,
+    engine_memory: EngineMemory = None,
+    container_gpus: ContainerGpus = None,
     check: Annotated[
         bool, typer.Option("--check", help="Prepare nothing; exit code 2 unless the last one ended well.")
     ] = False,
