@@ -3,6 +3,7 @@
     ingest.py     the stream of events, into the store                                    (in)
     sealing.py    batches that could not be read at once, into the store                  (in)
     tracing.py    the divergence of traced rollouts, into the store                       (in)
+    looking.py    how both look again and again
     sampling.py   what services say that they use of their machines, into the store       (in)
     store/        SQLite: the log, the exchanges taken from it, traces, sealed texts, samples of use  (core)
     run/          a run at a glance, put together of log, state and bus; other runs beside it  (core)
