@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from opcod.planning import disk
+from opcod.planning import disk
 from opcod.planning.disk import (
     SPARE_BYTES,
+    DiskNeed,
     disk_grid,
     disk_needs,
     disk_parts,
@@ -20,6 +22,7 @@ from shared.config.loading import load_settings
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import PreparedModel, model_file
 from shared.errors import ConfigError
+from shared.hub import cache_directory
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 ADAPTER_BYTES = 4 * 174_587_904
@@ -190,6 +193,15 @@ def test_too_little_room_is_refused_with_the_numbers(paths: Paths) -> None:
     with pytest.raises(ConfigError, match=r"expected 1000000000.0 GB free under .*runs, found [\d.]+ GB; .*--dry-run"):
         require_disk(paths, settings(f"resources.min_free_disk_bytes={10**18}"))
     assert free_under(paths.runs_dir / "not" / "there") > 0
+
+
+def test_the_advice_is_of_the_disk_that_is_short(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = r"choose another --runs-dir, set retention\.keep_last, "
+    for short, said in ((paths.runs_dir, runs), (cache_directory(), "set HF_HUB_CACHE to a directory with room, ")):
+        need = DiskNeed((short,), bytes=2, free=1)
+        monkeypatch.setattr(disk, "disk_needs", lambda *_, need=need: [need])
+        with pytest.raises(ConfigError, match=f"free some, {said}or set resources"):
+            require_disk(paths, settings())
 
 
 def test_the_table_tells_the_run_from_the_cache() -> None:

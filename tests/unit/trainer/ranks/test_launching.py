@@ -1,10 +1,12 @@
 """Before ranks are started: a GPU for each, and none for two."""
 
+import signal
+
 import pytest
 from structlog.testing import capture_logs
 
 from services.trainer.ranks import launching
-from services.trainer.ranks.launching import Node, cards_for, interface_to_first, is_rank, node_of
+from services.trainer.ranks.launching import Node, cards_for, interface_to_first, is_rank, launch, node_of
 from shared.config.environment import ServiceEnvironment
 from shared.errors import ConfigError, UnavailableError
 from shared.gpus import VISIBLE
@@ -78,3 +80,12 @@ def test_a_first_node_that_never_has_a_name_is_named_in_the_end(monkeypatch: pyt
     monkeypatch.setattr(launching, "MEET_S", 0.05)
     with pytest.raises(UnavailableError, match=r"expected a way from this node to first\.invalid"):
         interface_to_first("first.invalid")
+
+
+def test_who_waits_for_the_first_node_ends_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "interface_to_first", lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setenv("OPCOD_PARENT_PID", "")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        launch("nothing", "trainer-a", 2, node=Node(1, 2, ("first", 29400)))
+    assert ended.value.code == 0 and signal.getsignal(signal.SIGTERM) is before
