@@ -84,14 +84,14 @@ def compare(
         # After each run, also one that failed: a comparison takes long, and what there is of it can be read.
         _write(directory, name, chosen, which, runs)
         if code != 0:
-            console.print("The comparison stands; the same command goes on with it.", highlight=False)
+            console.print("The comparison stands; the same command goes on with it.")
             raise typer.Exit(code)
     comparison = _write(directory, name, chosen, which, runs)
     for grid in grids(comparison):
         console.print(terminal(grid))
     for line in verdict_lines(comparison):
-        console.print(line, style="bold", highlight=False)
-    console.print(f"comparison: {directory / 'compare.md'}", highlight=False)
+        console.print(line, style="bold")
+    console.print(f"comparison: {directory / 'compare.md'}")
     _refuse_standing(standing)
 
 

@@ -97,7 +97,7 @@ def evaluate_student(
 
     def say(what: str) -> None:
         if not as_json:
-            console.print(what, highlight=False)
+            console.print(what)
 
     with interruptible() as interrupted:
         # The run may be up, and its services go by the plan that there is.
@@ -120,8 +120,8 @@ def evaluate_student(
 def _show(result: Evaluation, file: Path, console: Console) -> None:
     console.print(table(result))
     for line in remarks(result):
-        console.print(line, highlight=False)
-    console.print(f"evaluation: {file}", highlight=False, soft_wrap=True)
+        console.print(line)
+    console.print(f"evaluation: {file}", soft_wrap=True)
 
 
 def table(result: Evaluation) -> Table:

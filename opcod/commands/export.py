@@ -57,7 +57,7 @@ def export(
             purpose=None,
         )
         write(paths, wanted, target)
-    console.print(f"written: {target} ({wanted.version})", highlight=False, soft_wrap=True)
+    console.print(f"written: {target} ({wanted.version})", soft_wrap=True)
     if hub is not None and repository is not None:
         push(hub, repository, target, f"{wanted.version} of {paths.run}")
-        console.print(f"pushed: {repository}", highlight=False)
+        console.print(f"pushed: {repository}")

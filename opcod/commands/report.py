@@ -33,7 +33,7 @@ def report(
             wait_for_end(run_dir, interrupted)
     console = make_console()
     print_report(current_report(paths_for(runs_dir, run_dir.name, CACHE_DIR)), console)
-    console.print(f"report: {report_directory(run_dir) / 'report.md'}", highlight=False, soft_wrap=True)
+    console.print(f"report: {report_directory(run_dir) / 'report.md'}", soft_wrap=True)
 
 
 def wait_for_end(run_dir: Path, stopped: Callable[[], bool], poll_s: float = POLL_S) -> None:

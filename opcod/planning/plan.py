@@ -63,12 +63,12 @@ def show_plan(paths: Paths, settings: RunSettings, gpus: str | None = None) -> N
     Raises ConfigError, after all of it, if a run of these settings could not begin.
     """
     found = plan_run(paths, settings, None if gpus is None else given_sizes(gpus))
-    console = Console(soft_wrap=True, markup=False, emoji=False)
-    console.print(to_toml(settings), highlight=False, markup=False)
+    console = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+    console.print(to_toml(settings))
     for grid in grids(found):
         console.print(terminal(grid))
     for line in lines(found):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     # Last: who plans wants to see all that is known, and only then what is not.
     if found.missing:
         raise ConfigError("a run of these settings cannot begin yet:\n  " + "\n  ".join(found.missing))
