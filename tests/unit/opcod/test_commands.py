@@ -1,5 +1,7 @@
 """The command line: what is wrong is said in one message with exit code 2, and nothing is half-written."""
 
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -314,3 +316,15 @@ def test_output_that_goes_to_a_full_disk_is_one_line(
     error = capsys.readouterr().err
     assert (error.startswith("error: expected to write the output"), error.count("\n")) == (True, 1), error
     assert "No space left on device" in error
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here, as Linux has it")
+def test_what_a_command_logs_is_no_output_of_it_and_ends_nothing() -> None:
+    app = "lambda: structlog.get_logger().warning('%s')"
+    logs = f"import structlog; from opcod import main as it; it.app = {app}; it.main()"
+    told = subprocess.run(
+        [sys.executable, "-c", logs % "ended"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert told.stdout == "" and "ended" in told.stderr
+    with FULL.open("w", encoding="utf-8") as full:
+        subprocess.run([sys.executable, "-c", logs % "lost"], stdout=full, stderr=full, timeout=60, check=True)

@@ -10,7 +10,7 @@ from opcod.planning import disk
 from opcod.planning.disk import disk_needs
 from opcod.prepare.run_directory import pin_problems
 from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
-from shared.config.loading import to_toml
+from shared.config.loading import load_settings, to_toml
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
 from shared.errors import ConfigError, OpcodError, StorageError
@@ -96,6 +96,19 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
 ) -> None:
     code, _, error = opcod("compare", *arguments)
     assert (code, said in error) == (2, True), error
+    assert not runs.exists()
+
+
+def test_a_file_s_name_is_taken_as_a_run_s(opcod: Opcod, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "my run.toml").write_text(to_toml(load_settings(preset="laptop", environ={})))
+    code, _, error = opcod(
+        "compare",
+        "--config",
+        str(tmp_path / "my run.toml"),
+        "--set",
+        "resources.min_free_disk_bytes=1000000000000000000",
+    )
+    assert code == 2 and "GB free" in error and "--name" not in error, error
     assert not runs.exists()
 
 

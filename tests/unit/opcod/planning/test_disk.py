@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from opcod.planning import disk
-from opcod.planning import disk
 from opcod.planning.disk import (
     SPARE_BYTES,
     DiskNeed,
