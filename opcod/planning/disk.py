@@ -116,12 +116,16 @@ class DiskNeed:
 
 
 def disk_needs(
-    runs: Sequence[tuple[Paths, RunSettings]], shapes: Mapping[str, ModelShape] | None = None
+    runs: Sequence[tuple[Paths, RunSettings]],
+    shapes: Mapping[str, ModelShape] | None = None,
+    *,
+    takes_steps: bool = True,
 ) -> list[DiskNeed]:
     """By disk, for the rest of runs that share their directories: those of `resources.min_free_disk_bytes` under the
     runs, or with "auto" what their parts and SPARE_BYTES come to, less what is there already. Raises ModelError.
 
     shapes: by default those of the models that a run was begun with, and of the others what `shapes_of` knows.
+    takes_steps: else only the models are made that it begins with, and under the runs nothing is asked for.
     """
     fixed, in_runs = 0, 0
     specialists: dict[tuple[int, str], int] = {}
@@ -142,7 +146,7 @@ def disk_needs(
         specialists |= {(settings.run.seed, student): size for student, size in made.items()}
     paths, settings = runs[0]
     spare = SPARE_BYTES if settings.resources.min_free_disk_bytes == "auto" else 0
-    needed = {paths.runs_dir: max(fixed, in_runs + spare)}
+    needed = {paths.runs_dir: max(fixed, in_runs + spare)} if takes_steps else {}
     _add(needed, paths.cache_dir, _lacking_bytes(list(specialists.values()), paths.cache_dir / "specialists"))
     for model, size in models.items():
         if not _is_here(model, paths.cache_dir):
@@ -194,14 +198,21 @@ def _begun_with(paths: Paths, settings: RunSettings) -> dict[str, Path]:
     return {name: path for name, path in models.items() if (path / MODEL_CONFIG).is_file()}
 
 
-def require_disk(paths: Paths, settings: RunSettings, shapes: Mapping[str, ModelShape] | None = None) -> None:
-    """Raises ConfigError where less is free than a run needs, ModelError. shapes: as in `disk_needs`."""
-    require_disk_of([(paths, settings)], shapes)
+def require_disk(
+    paths: Paths, settings: RunSettings, shapes: Mapping[str, ModelShape] | None = None, *, takes_steps: bool = True
+) -> None:
+    """Raises ConfigError where less is free than a run needs, ModelError. shapes, takes_steps: as in `disk_needs`."""
+    require_disk_of([(paths, settings)], shapes, takes_steps=takes_steps)
 
 
-def require_disk_of(runs: Sequence[tuple[Paths, RunSettings]], shapes: Mapping[str, ModelShape] | None = None) -> None:
+def require_disk_of(
+    runs: Sequence[tuple[Paths, RunSettings]],
+    shapes: Mapping[str, ModelShape] | None = None,
+    *,
+    takes_steps: bool = True,
+) -> None:
     """As `require_disk`, for all of them together."""
-    short = [need for need in disk_needs(runs, shapes) if need.free < need.bytes]
+    short = [need for need in disk_needs(runs, shapes, takes_steps=takes_steps) if need.free < need.bytes]
     if short:
         count = f" for {len(runs)} runs" if len(runs) > 1 else ""
         found = "; ".join(

@@ -43,7 +43,7 @@ def check_settings(
     """Name, problems, disk, ports, Redis, models and GPUs; returns what a run would lose by texts that are too long.
     Raises UnavailableError if Redis does not answer.
 
-    takes_steps: whether batches, versions and checkpoints will be written, which is what needs the disk.
+    takes_steps: whether batches, versions and checkpoints will be written, for which the disk is to have room, too.
     """
     # Models come last: one may have to be fetched, and nobody should wait for that to learn of a wrong port.
     check_name(paths.run)
@@ -52,17 +52,14 @@ def check_settings(
     problems = load_problems(settings)
     evaluated_problems(settings, problems)
     _check_specialists(paths, settings, problems)
-    if takes_steps:
-        require_disk(paths, settings)
+    require_disk(paths, settings, takes_steps=takes_steps)
     _check_ports(settings)
     _check_redis(paths, settings)
     check_engines(settings, purpose)
     models = _check_models(paths, settings, purpose)
-    if not takes_steps:
-        return []
-    notes = _check_lengths(settings, problems, models)
+    notes = _check_lengths(settings, problems, models) if takes_steps else []
     # Again: by now the sizes of all models are known that are not known by name.
-    require_disk(paths, settings, shapes_in(models))
+    require_disk(paths, settings, shapes_in(models), takes_steps=takes_steps)
     return notes
 
 

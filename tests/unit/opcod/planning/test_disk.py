@@ -146,6 +146,16 @@ def test_models_and_specialists_that_are_not_there_need_room_where_they_will_be(
     assert needs(paths, chosen) == {("runs",): in_run}
 
 
+def test_what_only_makes_models_needs_room_for_them_and_none_for_steps(paths: Paths, hub: Path) -> None:
+    def asked(*overrides: str) -> dict[tuple[str, ...], int]:
+        found = disk_needs([(paths, settings(*overrides))], takes_steps=False)
+        return {tuple(place.name for place in need.places): need.bytes for need in found}
+
+    assert asked() == {("cache", hub.name): 3 * MODEL_BYTES}
+    # Whoever names a number has looked at the disk.
+    assert asked("resources.min_free_disk_bytes=7") == {("cache",): 0}
+
+
 def test_of_runs_together_each_seed_makes_its_specialists_once(paths: Paths, hub: Path) -> None:
     alone = needed_in_run(paths, settings()) - SPARE_BYTES
     several = [settings(f"run.seed={seed}") for seed in (0, 0, 1)]
@@ -198,7 +208,7 @@ def test_the_advice_is_of_the_disk_that_is_short(paths: Paths, monkeypatch: pyte
     runs = r"choose another --runs-dir, set retention\.keep_last, "
     for short, said in ((paths.runs_dir, runs), (cache_directory(), "set HF_HUB_CACHE to a directory with room, ")):
         need = DiskNeed((short,), bytes=2, free=1)
-        monkeypatch.setattr(disk, "disk_needs", lambda *_, need=need: [need])
+        monkeypatch.setattr(disk, "disk_needs", lambda *_, need=need, **__: [need])
         with pytest.raises(ConfigError, match=f"free some, {said}or set resources"):
             require_disk(paths, settings())
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from opcod.planning import disk
 from opcod.prepare.checks import check_settings
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
@@ -19,6 +20,16 @@ def test_only_what_takes_steps_needs_the_disk_for_them(tmp_path: Path) -> None:
         check_settings(paths, settings)
     check_settings(paths, settings, "up", takes_steps=False)
     assert not paths.run_dir.exists()
+
+
+def test_specialists_that_the_cache_has_no_room_for_are_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free_under", lambda _: 10**8)
+    settings = load_settings(preset="laptop", environ={})
+    paths = Paths(runs_dir=tmp_path / "runs", run="made", cache_dir=tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"GB free under .*cache.*, found 0\.1 GB; .* choose another --cache-dir"):
+        check_settings(paths, settings, takes_steps=False)
 
 
 @pytest.mark.model
