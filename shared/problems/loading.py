@@ -8,9 +8,10 @@ cache are used without asking the hub, so that every process of a run reads the 
 """
 
 import difflib
+import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +28,7 @@ from shared.problems import sciknoweval
 from shared.problems.formats import format_named, format_names
 from shared.problems.generated import DOMAINS, KINDS, PerKind, generate
 from shared.problems.jsonl import read_rows
-from shared.problems.leaks import question_key, refuse_leaks
+from shared.problems.leaks import refuse_shared_questions
 from shared.problems.problem import PARTITIONS, Problem, ProblemFormat, ProblemSet
 
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -116,11 +117,10 @@ def load_problem_set(
     if source == GENERATED:
         return _generated(format, seed, generated_domains(domains), kinds, per_kind)
     if source.startswith(SCIKNOWEVAL):
-        loaded = _sciknoweval(source, format, seed, domains, validation_per_domain)
-    else:
-        loaded = _from_directory(_directory(source), _format(source, format), domains)
-    refuse_unusable(loaded)
-    return loaded
+        return _sciknoweval(source, format, seed, domains, validation_per_domain)
+    directory = _directory(source)
+    files = _digests(directory / f"{name}.jsonl" for name in PARTITIONS)
+    return _from_directory(directory, _format(source, format), domains, files)
 
 
 def problems_of(settings: RunSettings) -> ProblemSet:
@@ -168,9 +168,9 @@ def refuse_unusable(problem_set: ProblemSet) -> None:
                     f"{problem_set.name}: expected problems of {domain!r} in the partition {name}, got none; "
                     f"{_instead(problem_set, domain, present)}"
                 )
-    refuse_leaks(
+    refuse_shared_questions(
         problem_set.name,
-        ((name, row.id, question_key(row.question)) for name in PARTITIONS for row in problem_set.partition(name)),
+        [(name, row.id, row.question) for name in PARTITIONS for row in problem_set.partition(name)],
     )
 
 
@@ -187,8 +187,12 @@ def _instead(problem_set: ProblemSet, domain: str, present: set[str]) -> str:
     return f"{has}{hint}: set students.<name>.domain to one that the set has"
 
 
-# A set takes half a second to draw and to search for leaks, and one command asks for its run's several times.
-@lru_cache(maxsize=4)
+# A set takes half a second to draw and to search for leaks, one of files a minute where it has a hundred thousand rows,
+# and one command asks for its run's several times.
+_once = lru_cache(maxsize=4)
+
+
+@_once
 def _generated(
     format: str | None, seed: int, domains: tuple[str, ...], kinds: int | None, per_kind: PerKind | None
 ) -> ProblemSet:
@@ -217,9 +221,39 @@ def _sciknoweval(
         raise ConfigError(f"{source}: expected the domains to load, got none")
     files = [f"{domain}/{name}" for domain in domains for name in sciknoweval.FILES]
     directory = dataset_directory(source.removeprefix(SCIKNOWEVAL), files)
-    return sciknoweval.load_sciknoweval(
+    digests = _digests(directory / file for file in files)
+    return _sciknoweval_of(source, directory, seed, domains, validation_per_domain, digests)
+
+
+@_once
+def _sciknoweval_of(
+    source: str,
+    directory: Path,
+    seed: int,
+    domains: tuple[str, ...],
+    validation_per_domain: int,
+    digests: tuple[str, ...],  # noqa: ARG001  of what is read: other content is another set
+) -> ProblemSet:
+    loaded = sciknoweval.load_sciknoweval(
         directory, domains, seed=seed, validation_per_domain=validation_per_domain, source=source
     )
+    refuse_unusable(loaded)
+    return loaded
+
+
+def _digests(files: Iterable[Path]) -> tuple[str, ...]:
+    """sha256 (hex) of each; "" of what cannot be read, as whoever reads it will say."""
+    return tuple(map(_digest, files))
+
+
+def _digest(file: Path) -> str:
+    try:
+        if file.is_file():
+            with file.open("rb") as opened:
+                return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        pass
+    return ""
 
 
 def _directory(source: str) -> Path:
@@ -240,11 +274,17 @@ def _format(source: str, format: str | None) -> ProblemFormat:
     return format_named(format)
 
 
-def _from_directory(directory: Path, form: ProblemFormat, domains: tuple[str, ...] | None) -> ProblemSet:
+@_once
+def _from_directory(
+    directory: Path,
+    form: ProblemFormat,
+    domains: tuple[str, ...] | None,
+    digests: tuple[str, ...],  # noqa: ARG001  as above
+) -> ProblemSet:
     ids: dict[str, str] = {}
     # First: what domains there are beside those that are named is read off it.
     train = _read_partition(directory, "train", form, ids)
-    return ProblemSet(
+    loaded = ProblemSet(
         name=directory.resolve().name,
         format=form,
         domains=tuple(dict.fromkeys([*(domains or ()), *(problem.domain for problem in train)])),
@@ -253,6 +293,8 @@ def _from_directory(directory: Path, form: ProblemFormat, domains: tuple[str, ..
         test=_read_partition(directory, "test", form, ids),
         specialise=_read_partition(directory, "specialise", form, ids),
     )
+    refuse_unusable(loaded)
+    return loaded
 
 
 def _read_partition(directory: Path, name: str, form: ProblemFormat, ids: dict[str, str]) -> tuple[Problem, ...]:

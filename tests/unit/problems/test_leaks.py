@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.problems.leaks import leak_key, question_key
+from shared.problems.leaks import leak_key, question_key, rough_key
 
 SAME = [
     ("What is  the pH?", "what is the PH"),
@@ -191,6 +191,15 @@ def test_other_options_or_another_stem_make_another(change: tuple[str, str]) -> 
 def test_without_options_the_text_is_the_question() -> None:
     for text in ("How many?", "A: one line is no choice"):
         assert question_key(text) == leak_key(text)
+
+
+@given(st.one_of(st.text(max_size=80), st.text("aé中ก\u0e31\u0301²½^_-*'()\\$ 1,.A:\n", max_size=30)))
+def test_a_rough_key_is_no_more_than_the_letters_and_digits_of_the_key(text: str) -> None:
+    """So questions of one key have one rough key, and a search for leaks may begin with that."""
+    for question in (text, f"{text}\nA: {text}\nB: 2"):
+        parts = question_key(question).split("\n")
+        letters = ["".join(filter(str.isalnum, part)) for part in parts]
+        assert rough_key(question) == "\n".join([letters[0], *sorted(letters[1:])])
 
 
 @given(st.text(max_size=80))

@@ -53,6 +53,14 @@ def test_a_directory_is_read_row_by_row(tmp_path: Path) -> None:
     assert [len(loaded.partition(name)) for name in ("train", "validation", "test", "specialise")] == [2, 2, 2, 0]
 
 
+def test_a_directory_is_read_once_while_its_files_are_the_same(tmp_path: Path) -> None:
+    source, rows = _write(tmp_path, _rows()), _rows()
+    loaded = load_problem_set(source, "integer")
+    assert load_problem_set(_write(tmp_path, rows), "integer") is loaded
+    rows["test"][0]["answer"] = "13"
+    assert load_problem_set(_write(tmp_path, rows), "integer").test[0].answer == "13"
+
+
 def test_the_domains_may_be_put_in_order(tmp_path: Path) -> None:
     source = _write(tmp_path, _rows())
     assert load_problem_set(source, "integer", domains=("acids", "optics")).domains == ("acids", "optics")
