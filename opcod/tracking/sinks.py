@@ -1,7 +1,10 @@
 """Trackers of experiments, each behind the same three methods. A tool's own address, project and keys are told by its
 own environment variables."""
 
+import itertools
 import os
+import posixpath
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -140,17 +143,21 @@ class TensorBoardSink:
         self._writer.close()
 
 
+_REFUSED_BY_MLFLOW = re.compile(r"[^/\w.\- ]")
+
+
 class MlflowSink:
     """MLflow: a table for each name, to which every step adds its rows."""
 
     def __init__(self, library: Any, run: str) -> None:
         self._library = library
+        self._names: dict[str, str] = {}
         library.set_experiment(PROJECT)
         library.start_run(run_name=run)
 
     def figures(self, values: Mapping[str, float], at: int) -> None:
         """See Sink."""
-        self._library.log_metrics(dict(values), step=at)
+        self._library.log_metrics({self._taken(name): value for name, value in values.items()}, step=at)
 
     def table(self, table: Grid, at: int) -> None:
         """See Sink."""
@@ -163,6 +170,16 @@ class MlflowSink:
     def close(self) -> None:
         """See Sink."""
         self._library.end_run()
+
+    def _taken(self, name: str) -> str:
+        """The name as MLflow takes it, as a path without detours, of few signs; domains are named as people like."""
+        if name not in self._names:
+            plain = posixpath.normpath(_REFUSED_BY_MLFLOW.sub("_", name))
+            # Two domains are never one curve, however alike their names are by now.
+            candidates = itertools.chain([plain], (f"{plain}-{number}" for number in itertools.count(2)))
+            taken = self._names.values()
+            self._names[name] = next(each for each in candidates if each not in taken)
+        return self._names[name]
 
 
 def _one_cell(text: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from opcod.talk.exchanges import StoredExchanges
 from opcod.tracking.figures import figures
-from opcod.tracking.sinks import SINKS
+from opcod.tracking.sinks import SINKS, MlflowSink
 from opcod.tracking.tables import EXCHANGE_COLUMNS, TRACE_COLUMNS, step_tables
 from opcod.tracking.trackers import TARGETS, open_tracker
 from shared.contracts.acting import ExchangeRef
@@ -190,6 +190,18 @@ def test_mlflow_gets_figures_by_step_and_rows_added_to_one_table_a_student(
     assert all({len(column) for column in data.values()} == {SHOWN} for data, _ in tables)
     json.dumps(tables)
     assert len(library.of("end_run")) == 1
+
+
+def test_mlflow_gets_names_that_it_takes_and_each_domain_its_own() -> None:
+    library = Library("mlflow", "set_experiment", "start_run", "log_metrics")
+    sink = MlflowSink(library, "pair")
+    domains = ("optics", "C++", "C--", "C&&", "gases (ideal)", "物理", "solids/")
+    for _ in range(2):
+        sink.figures({f"a/test/{domain}": 1.0 for domain in domains}, 3)
+    [first, again] = [list(args[0]) for args, _ in library.of("log_metrics")]
+    assert first == again
+    names = ("optics", "C__", "C--", "C__-2", "gases _ideal_", "物理", "solids")
+    assert first == [f"a/test/{name}" for name in names]
 
 
 def _figures_at(log: list[Event]) -> list[tuple[int, dict[str, float]]]:
