@@ -16,9 +16,18 @@ from shared.files.text import FETCH_LFS, LFS_POINTER
 
 Row = TypeVar("Row", bound=BaseModel)
 
-_ARRAY_HINT = "JSON lines are one object a line, without brackets around; `jq -c '.[]'` makes them of an array"
+_HINTS = {
+    "[": ". JSON lines are one object a line, without brackets around; `jq -c '.[]'` makes them of an array",
+    "{": ". JSON lines are one object a line; `jq -c .` makes them of objects over several lines",
+}
 _TOO_LARGE = "nested too deeply, or with a number that is too long"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_LOOKS = (
+    ((b"\xff\xfe", b"\xfe\xff"), "UTF-16, save it as UTF-8"),
+    ((b"PAR1",), "Parquet, write its rows as JSON lines: `datasets` and `pandas` do with `to_json(…, lines=True)`"),
+    ((b"\x1f\x8b",), "gzip, unpack it"),
+    ((b"PK\x03\x04",), "a ZIP archive or a table of Excel, write its rows as JSON lines"),
+)
+"""How a file of another kind begins, what it is then and what to do."""
 
 
 def read_rows(path: Path, model: type[Row]) -> Iterator[tuple[str, Row]]:
@@ -30,10 +39,13 @@ def read_rows(path: Path, model: type[Row]) -> Iterator[tuple[str, Row]]:
         raw = path.read_bytes()
         if raw.startswith(LFS_POINTER):
             raise ProblemSetError(f"{path}: expected lines of JSON, {FETCH_LFS}")
+        _refuse_another_kind(raw, path)
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        looks = "; it looks like UTF-16, save it as UTF-8" if raw.startswith(_UTF16) else ""
-        raise ProblemSetError(f"{path}: expected UTF-8 text, got other bytes at {error.start}{looks}") from error
+        line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
+        raise ProblemSetError(
+            f"{path}:{line}: expected UTF-8 text, got the byte 0x{byte:02x} in another encoding; save the file as UTF-8"
+        ) from error
     except OSError as error:
         raise ProblemSetError(f"{path}: expected this file, cannot read it ({error.strerror})") from error
     # Not splitlines, which ends a line at U+2028 and others that may stand in a text.
@@ -41,6 +53,15 @@ def read_rows(path: Path, model: type[Row]) -> Iterator[tuple[str, Row]]:
         if line.strip():
             place = f"{path}:{number}"
             yield place, _row(line, place, model)
+
+
+def _refuse_another_kind(raw: bytes, path: Path) -> None:
+    looks = next((told for beginnings, told in _LOOKS if raw.startswith(beginnings)), None)
+    # Without its mark UTF-16 is UTF-8 as well, whose every second character is NUL.
+    if looks is None and b"\x00" in raw[:2]:
+        looks = _LOOKS[0][1]
+    if looks is not None:
+        raise ProblemSetError(f"{path}: expected lines of JSON, got other bytes; it looks like {looks}")
 
 
 def _row(line: str, place: str, model: type[Row]) -> Row:
@@ -79,9 +100,10 @@ def _constant(name: str) -> None:
 def _first_fault(error: ValidationError, line: str, model: type[BaseModel]) -> str:
     fault = error.errors()[0]
     field = ".".join(str(part) for part in fault["loc"])
-    hint = f". {_ARRAY_HINT}" if line.lstrip().startswith("[") else ""
+    bare = line.strip()
+    hint = _HINTS["["] if bare.startswith("[") else _HINTS.get(bare, "")
     if fault["type"] == "json_invalid":
-        return f"expected a JSON object, got {shown(line.strip())} ({_syntax(line)}){hint}"
+        return f"expected a JSON object, got {shown(bare)} ({_syntax(line, fault['ctx']['error'])}){hint}"
     if not field:
         return f"expected an object with the fields {', '.join(model.model_fields)}, got {shown(fault['input'])}{hint}"
     if fault["type"] == "missing":
@@ -91,14 +113,15 @@ def _first_fault(error: ValidationError, line: str, model: type[BaseModel]) -> s
     return f"{field}: expected {_wanted(fault['msg'])}, got {shown(fault['input'])}"
 
 
-def _syntax(line: str) -> str:
+def _syntax(line: str, found: str) -> str:
+    """found: by pydantic, which also refuses what the standard library takes, such as half of a character."""
     try:
         json.loads(line)
     except json.JSONDecodeError as error:
         return error.msg
     except (RecursionError, ValueError):
         return _TOO_LARGE
-    return "invalid JSON"
+    return found.partition(" at line ")[0]
 
 
 def _wanted(message: str) -> str:

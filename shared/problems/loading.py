@@ -76,6 +76,7 @@ def _fetched(name: str, revision: str | None, files: Sequence[str]) -> Path:
 
 
 _DOMAINS_SHOWN = 5
+_NAMES_SHOWN = 8
 
 GENERATED = "generated"
 SCIKNOWEVAL = "sciknoweval:"
@@ -260,12 +261,25 @@ def _directory(source: str) -> Path:
     path = expanded(source)
     if path.is_dir():
         return path
-    near = difflib.get_close_matches(source, [GENERATED], n=1)
-    hint = f"; did you mean {GENERATED!r}?" if near else ""
+    if difflib.get_close_matches(source, [GENERATED], n=1):
+        hint = f"; did you mean {GENERATED!r}?"
+    elif path.is_file():
+        hint = f"; it is a file: name the directory with {_named(REQUIRED_PARTITIONS)} in it (docs/data.md)"
+    elif _HUB_ID.fullmatch(source):
+        hint = (
+            "; of the hub's data sets SciKnowEval's alone is read as it is: `hf download --repo-type dataset` fetches "
+            f"another one, and its rows are to be written as {_named(REQUIRED_PARTITIONS)} (docs/data.md)"
+        )
+    else:
+        hint = ""
     raise ConfigError(
         f"expected {GENERATED!r}, a directory of problems, "
         f"or {SCIKNOWEVAL!r} with a directory or hub id, got {source!r}{hint}"
     )
+
+
+def _named(partitions: Iterable[str]) -> str:
+    return ", ".join(f"{name}.jsonl" for name in partitions)
 
 
 def _format(source: str, format: str | None) -> ProblemFormat:
@@ -297,12 +311,25 @@ def _from_directory(
     return loaded
 
 
+def _beside(directory: Path) -> str:
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except OSError:
+        return "its directory cannot be read"
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return (
+        f"its directory has {', '.join(map(shown, names[:_NAMES_SHOWN]))}{more}" if names else "its directory is empty"
+    )
+
+
 def _read_partition(directory: Path, name: str, form: ProblemFormat, ids: dict[str, str]) -> tuple[Problem, ...]:
     """The rows of `<name>.jsonl`; `ids` collects where every id was first seen, over all files."""
     path = directory / f"{name}.jsonl"
     if not _is_file(path):
         if name in REQUIRED_PARTITIONS:
-            raise ProblemSetError(f"{path}: expected this file, it does not exist")
+            raise ProblemSetError(
+                f"{path}: expected this file, with an object of JSON a line (docs/data.md); {_beside(directory)}"
+            )
         return ()
     problems = []
     for place, row in read_rows(path, ProblemRow):

@@ -17,6 +17,14 @@ _LETTER = re.compile(r"[A-J]")
 """Those that `shared.method.reveals` takes out of feedback."""
 
 
+def _found_of(letter: str, question: str) -> str:
+    """What stands there in place of the option's line."""
+    other = re.search(rf"^[ \t]*[(\[]?{letter}[ \t]*[)\].:：](.{{0,80}})", question, re.MULTILINE)
+    if other is None:
+        return "found none"
+    return f"found {shown(other[0])}; write it as '{letter}: {other[1].strip()[:20]}', and the other options so"
+
+
 class McqFormat:
     """Multiple-choice questions answered by an option letter in an answer block."""
 
@@ -31,7 +39,10 @@ class McqFormat:
             return f"the format mcq expects one capital letter from A to J as answer, got {shown(problem.answer)}"
         # One letter by now, so nothing in it needs escaping.
         if not re.search(rf"^{problem.answer}: ", problem.question, re.MULTILINE):
-            return f"the format mcq expects an option line '{problem.answer}: …' in the question, found none"
+            return (
+                f"the format mcq expects an option line '{problem.answer}: …' in the question, "
+                f"{_found_of(problem.answer, problem.question)}"
+            )
         return None
 
     def messages(self, problem: Problem) -> list[ChatMessage]:

@@ -106,7 +106,22 @@ def test_a_bad_row_is_refused_with_file_line_and_what_came(tmp_path: Path, chang
         (b"{oops\n", r"test.jsonl:1: expected a JSON object, got '\{oops'"),
         (b"[\n", r"test.jsonl:1: expected a JSON object, got '\[' \(.*\)\. JSON lines are one object a line.*jq -c"),
         (b'[{"id": "x"}]\n', r"test.jsonl:1: expected an object with the fields .*, got .*jq -c '\.\[\]'"),
-        (b"\xff\xfe{\x00", r"test.jsonl: expected UTF-8 text, got other bytes at 0; it looks like UTF-16"),
+        (
+            b"{\n",
+            r"test.jsonl:1: expected a JSON object, got '\{' \(.*\)\. JSON lines are one object a line; `jq -c \.`",
+        ),
+        (b"\xff\xfe{\x00", r"test.jsonl: expected lines of JSON, got other bytes; it looks like UTF-16, save it as"),
+        (b'{\x00"\x00', r"test.jsonl: expected lines of JSON, got other bytes; it looks like UTF-16"),
+        (b"PAR1\x15", r"test.jsonl: expected lines of JSON, got other bytes; it looks like Parquet, write its rows as"),
+        (b"\x1f\x8b\x08", r"test.jsonl: expected lines of JSON, got other bytes; it looks like gzip, unpack it"),
+        (
+            b"\n\n" + _line(question="caf\xe9").decode().encode("latin-1"),
+            r"test.jsonl:3: .*, got the byte 0xe9 in anot",
+        ),
+        (
+            _line(question="half \\ud83d"),
+            r"test.jsonl:1: expected a JSON object, got .* \(unexpected end of hex escape\)",
+        ),
         (b'{"id": "x", "id": "y"}\n', r"test.jsonl:1: expected the field 'domain', it is missing"),
         (_line(extra='"id": "y", '), r"test.jsonl:1: expected each field once, got 'id' twice"),
         (_line(question="a\\u0000b"), r"test.jsonl:1: question: expected text without NUL .*, got 'a\\x00b'"),
@@ -115,7 +130,6 @@ def test_a_bad_row_is_refused_with_file_line_and_what_came(tmp_path: Path, chang
         (b"[" * 5000 + b"\n", r"test.jsonl:1: expected a JSON object, got '\[+'… \(5,000 characters\)"),
         (b"[1, 2]\n", r"test.jsonl:1: expected an object with the fields id, domain"),
         (b'{"id": "x"}\n', r"test.jsonl:1: expected the field 'domain', it is missing"),
-        (b"\xff\xfe\n", r"test.jsonl: expected UTF-8 text, got other bytes at 0"),
     ],
 )
 def test_a_bad_line_is_refused(tmp_path: Path, line: bytes, message: str) -> None:
@@ -159,7 +173,9 @@ def test_ids_of_two_normal_forms_are_one_and_of_two_cases_two(tmp_path: Path) ->
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     source = _write(tmp_path, _rows())
     (tmp_path / "validation.jsonl").unlink()
-    with pytest.raises(ProblemSetError, match=r"validation.jsonl: expected this file"):
+    (tmp_path / "val.csv").touch()
+    said = r"validation.jsonl: expected this file, .*; its directory has 'test.jsonl', 'train.jsonl', 'val.csv'"
+    with pytest.raises(ProblemSetError, match=said):
         load_problem_set(source, "integer")
 
 
@@ -245,7 +261,12 @@ def test_a_directory_needs_a_format(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("genrated", "got 'genrated'; did you mean 'generated'"), ("/no/such/place", "got '/no/such/place'$")],
+    [
+        ("genrated", "got 'genrated'; did you mean 'generated'"),
+        ("/no/such/place", "got '/no/such/place'$"),
+        (__file__, "test_loading.py'; it is a file: name the directory with train.jsonl, validation.jsonl, test.jsonl"),
+        ("owner/questions", "got 'owner/questions'; of the hub's data sets SciKnowEval's alone is read as it is"),
+    ],
 )
 def test_an_unknown_source_is_refused(source: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

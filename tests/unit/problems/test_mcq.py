@@ -110,5 +110,11 @@ def test_an_answer_that_is_no_option_is_refused(answer: str, message: str) -> No
     assert message in (FORMAT.refusal(Problem("p", "d", "", PROBLEM.question, answer)) or "")
 
 
+@pytest.mark.parametrize("written", ["B) two", "(B) two", "B. two", "  B: two", "B：two", "B:two"])
+def test_options_that_are_written_otherwise_are_told_as_they_are(written: str) -> None:
+    refused = FORMAT.refusal(Problem("p", "d", "", f"Which?\n{written.replace('B', 'A')}\n{written}", "B"))
+    assert refused is not None and f"found {written!r}; write it as 'B: two', and the other" in refused
+
+
 def test_a_good_row_is_held() -> None:
     assert FORMAT.refusal(PROBLEM) is None
