@@ -36,6 +36,7 @@ from opcod.planning.work import (
     Work,
     prompt_lengths,
     prompts_asked,
+    refused_prompt,
     total_steps,
     trained_tokens,
     work_of,
@@ -231,10 +232,7 @@ def _takes_prompts(found: Planned, student: str, problems: ProblemSet | None, co
         for messages in prompts_asked(problems, found.settings):
             count(messages)
     except PromptError as error:
-        found.missing.append(
-            f"student {student}: {error}; set students.{student}.chat_template to one that takes them, such as "
-            '"compact", or choose another model'
-        )
+        found.missing.append(refused_prompt(student, error))
         return False
     return True
 

@@ -96,6 +96,14 @@ def prompts_asked(problems: ProblemSet, settings: RunSettings) -> Iterator[Seque
         yield from [feedback] if tutored else []
 
 
+def refused_prompt(student: str, error: PromptError) -> str:
+    """Of a kind of `prompts_asked` that the student's chat template does not take."""
+    return (
+        f"student {student}: {error}; set students.{student}.chat_template to one that takes them, such as "
+        '"compact", or choose another model'
+    )
+
+
 def _counted(count: Count, problem: Problem, problems: ProblemSet) -> int:
     try:
         return count(problems.format.messages(problem))

@@ -15,7 +15,7 @@ from opcod.planning.contexts import crowded, too_long
 from opcod.planning.disk import existing, require_disk
 from opcod.planning.machine import Purpose, counting, plan_machine
 from opcod.planning.shapes import context_in, longrope_tokens, shapes_in
-from opcod.planning.work import prompt_lengths, prompts_asked
+from opcod.planning.work import prompt_lengths, prompts_asked, refused_prompt
 from opcod.prepare.models import as_made_here, base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
@@ -183,6 +183,9 @@ def _check_lengths(settings: RunSettings, problems: ProblemSet, models: Mapping[
         try:
             for messages in prompts_asked(problems, settings):
                 count(messages)
+        except PromptError as error:
+            raise ConfigError(refused_prompt(name, error)) from error
+        try:
             lengths = prompt_lengths(problems, settings, count)
         except PromptError as error:
             raise ConfigError(f"student {name}: {error}") from error

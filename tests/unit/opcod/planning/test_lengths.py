@@ -159,7 +159,9 @@ def test_a_template_that_refuses_a_system_message_is_seen_where_few_rows_have_on
     own = ("run.method=grpo", "gate.mode=never", "rollout.max_tokens=8", *evaluated)
     chosen = settings(*both, *directory_of_problems(tmp_path, system="be brief"), *own, preset="smoke")
     paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
-    refused = r"student a: .*refuses these messages \(system, user\)"
+    refused = (
+        r"student a: .*refuses these messages \(system, user\).*; set students\.a\.chat_template to one that takes"
+    )
     with pytest.raises(ConfigError, match=refused):
         check_settings(paths, chosen)
     planned = plan_run(paths, chosen)
