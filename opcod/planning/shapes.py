@@ -12,6 +12,7 @@ from typing import Any
 
 from shared.modeling.checksums import tensor_shapes
 from shared.modeling.directory import MODEL_CONFIG, holds_weights, read_object, weight_files
+from shared.modeling.rotary import LONGROPE, unchanged_tokens
 
 DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 
@@ -249,10 +250,4 @@ def longrope_tokens(model_dir: Path) -> int | None:
 
     Raises ModelError.
     """
-    config = _text(read_object(model_dir / MODEL_CONFIG))
-    ropes = [config.get(name) for name in ("rope_parameters", "rope_scaling")]
-    for rope in ropes:
-        if isinstance(rope, dict) and (rope.get("rope_type") or rope.get("type")) in ("longrope", "su"):
-            original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
-            return int(original or config.get("max_position_embeddings") or 0)
-    return None
+    return unchanged_tokens(_text(read_object(model_dir / MODEL_CONFIG)), LONGROPE)

@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from shared.errors import ModelError
+from shared.modeling.rotary import WITH_LENGTH, unchanged_tokens
 
 GROUPED = "opcod_grouped"
 PLAIN_MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3", "smollm3"})
@@ -42,16 +43,9 @@ def require_plain(config: Any) -> None:
 def same_angles_tokens(config: Any) -> int:
     """Up to how many tokens a token's rotary angle depends on its position alone. Where it changes with the longest
     sequence of a pass, a long row would change a short one beside it."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    each = [one for one in (parameters, *parameters.values()) if isinstance(one, dict)]
-    return min(
-        (
-            int(one.get("original_max_position_embeddings") or config.max_position_embeddings)
-            for one in each
-            if one.get("rope_type") in ("longrope", "dynamic")
-        ),
-        default=_ANY_LENGTH,
-    )
+    names = ("rope_parameters", "max_position_embeddings")
+    found = unchanged_tokens({name: getattr(config, name, None) for name in names}, WITH_LENGTH)
+    return _ANY_LENGTH if found is None else found
 
 
 def grouped_attention(

@@ -180,6 +180,8 @@ def test_sizes_below_text_config_tell_how_much_a_model_takes(tmp_path: Path) -> 
     [
         ({"rope_scaling": {"type": "longrope", "long_factor": [1]}, "original_max_position_embeddings": 4096}, 4096),
         ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 4096}}, 4096),
+        ({"rope_parameters": {"full_attention": {"rope_type": "su"}}, "original_max_position_embeddings": 640}, 640),
+        ({"rope_parameters": {"rope_type": "dynamic", "original_max_position_embeddings": 640}}, None),
         ({"rope_scaling": {"rope_type": "llama3", "original_max_position_embeddings": 8192}}, None),
         ({"rope_scaling": None}, None),
     ],
