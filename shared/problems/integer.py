@@ -21,14 +21,15 @@ from shared.problems.problem import Judgement, Problem, removed_by
 TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
 """The prompts below in short: what `template_hash` stands for."""
 
-_OPENING = re.compile(r"(?:\s|\*{1,3}|_{1,2}|\$|\\[(\[]|\\(?:boxed|text|math[a-z]{2})\s?\{)*")
+_OPENING = re.compile(r"(?:\s|\*{1,3}|_{1,2}|\\?\$|[€£¥]|\\[(\[]|\\(?:boxed|text(?:bf|it|rm|sf)?|math[a-z]{2})\s?\{)*")
 _INTEGER = re.compile(rf"({INTEGER_TEXT.replace('?', '? ?', 1)}){INTEGER_ENDS}")
 # Stars are markup where they touch the number and nothing else: `2**3` and `2 ** 3` are unfinished.
-_CLOSING = re.compile(r"\*{2,3}(?![\w(\\])|\s?(?:_{1,2}|\$|\\[)\]]|\})")
+_CLOSING = re.compile(r"\*{2,3}(?![\w(\\])|\s?(?:_{1,2}|\$|\\[)\]]|\}|\^\s?\{?\s?\\circ(?![A-Za-z])\s?\}?)")
 _UNIT_IN_BRACKETS = re.compile(r"\s*\(\s?[^\W\d_](?:[\w°%/·.,:; ]|\^-?|[-−]\^){0,40}\)")
 _OPERATORS = "+*/×·÷^±∓⋅∗∙⁄∕"
 _UNFINISHED = re.compile(
-    rf"\s*(?:[-−=(√π{_OPERATORS}]|[–—]\s?[0-9]|x\s?[0-9]|[0-9]{{1,3}}/[0-9]|\\(?:times|cdot|div|frac|pm|mp|pi|sqrt)\b)"
+    rf"\s*(?:[-−=(√π{_OPERATORS}]|[–—]\s?[0-9]|x\s?[0-9]|[0-9]{{1,3}}/[0-9]|\\(?:frac|pi|sqrt)\b)"
+    r"|(?:\s|\\[,;:!])*\\(?:times|cdot|div|pm|mp)\b"
 )
 _GOES_ON = re.compile(
     r"[^\S\n]*(?:[,;:]?[^\S\n]*(?:or|and|to|till|until|through|oder|und|bis|ou|et|o|y)[^\S\n]+[-−]?[0-9]"
@@ -36,7 +37,8 @@ _GOES_ON = re.compile(
     r"|[,;][^\S\n]*[-−]?[0-9]+(?=[^\S\n]*(?:[.,;!?)](?![0-9])|$))|:[0-9]|\.[0-9]"
     rf"|!(?:\(|[^\S\n]*[−{_OPERATORS}-][^\S\n]*[0-9])"
     r"|(?:times|plus|minus|mod|modulo|choose|over|multiplied by|divided by)[^\S\n]+[-−]?[0-9(]"
-    r"|(?:%|per[ -]?cent)[^\S\n]+of[^\S\n]+[-−]?[0-9]|(?:hundred|thousand|million|billion|trillion)s?\b)",
+    r"|(?:%|per[ -]?cent)[^\S\n]+of[^\S\n]+[-−]?[0-9]|(?:hundred|thousand|tausend|million|milliard|millone"
+    r"|billion|trillion|lakh|crore)[a-z]{0,3}\b|[万萬亿億])",
     re.IGNORECASE | re.MULTILINE,
 )
 """On its line: another number beside it, which may be the right one, more of an expression, or its magnitude."""
@@ -88,8 +90,8 @@ class IntegerFormat:
         """The integer that follows the last `=`, as `12` or `-3`; "" if there is none.
 
         Full-width digits, groups (`1,200`, `1'200`, `1 200`, `1_200`), zeros behind the point (`12.0`), an exponent
-        (`12e3`) and markup around it (`**12**`, `\\boxed{12}`) are forgiven; a unit, also in brackets, a full stop or
-        more words may follow. It is no answer if another decimal part or digit group follows, or an operator
+        (`12e3`) and markup around it (`**12**`, `\\boxed{12}`) are forgiven; a currency's sign may stand before it, and
+        degrees (`12^\\circ`), a unit, also in brackets, a full stop or more words may follow. It is no answer if another decimal part or digit group follows, or an operator
         (`= 3 * 4` is unfinished, not 3; `= 12 ± 1` and `= 12 to 15` are ranges, `= 12²` and `= 12 million` not 12), if
         another number is offered beside it (`= 12 or 13`), or behind an inequality (`<= 12`).
         """
