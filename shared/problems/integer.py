@@ -15,13 +15,23 @@ from shared.errors import shown
 from shared.method.anchoring import FB_NONE, review_feedback
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.integer_reveals import split_integer_reveals
-from shared.problems.integers import DIGITS, INTEGER_ENDS, INTEGER_TEXT, canonical, number_shadow, same_integer
+from shared.problems.integers import (
+    CURRENCY,
+    DIGITS,
+    INTEGER_ENDS,
+    INTEGER_TEXT,
+    canonical,
+    number_shadow,
+    same_integer,
+)
 from shared.problems.problem import Judgement, Problem, removed_by
 
 TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
 """The prompts below in short: what `template_hash` stands for."""
 
-_OPENING = re.compile(r"(?:\s|\*{1,3}|_{1,2}|\\?\$|[€£¥]|\\[(\[]|\\(?:boxed|text(?:bf|it|rm|sf)?|math[a-z]{2})\s?\{)*")
+_OPENING = re.compile(
+    rf"(?:\s|\*{{1,3}}|_{{1,2}}|{CURRENCY}|\\[(\[]|\\(?:boxed|text(?:bf|it|rm|sf)?|math[a-z]{{2}})\s?\{{)*"
+)
 _INTEGER = re.compile(rf"({INTEGER_TEXT.replace('?', '? ?', 1)}){INTEGER_ENDS}")
 # Stars are markup where they touch the number and nothing else: `2**3` and `2 ** 3` are unfinished.
 _CLOSING = re.compile(r"\*{2,3}(?![\w(\\])|\s?(?:_{1,2}|\$|\\[)\]]|\}|\^\s?\{?\s?\\circ(?![A-Za-z])\s?\}?)")
@@ -90,10 +100,11 @@ class IntegerFormat:
         """The integer that follows the last `=`, as `12` or `-3`; "" if there is none.
 
         Full-width digits, groups (`1,200`, `1'200`, `1 200`, `1_200`), zeros behind the point (`12.0`), an exponent
-        (`12e3`) and markup around it (`**12**`, `\\boxed{12}`) are forgiven; a currency's sign may stand before it, and
-        degrees (`12^\\circ`), a unit, also in brackets, a full stop or more words may follow. It is no answer if another decimal part or digit group follows, or an operator
-        (`= 3 * 4` is unfinished, not 3; `= 12 ± 1` and `= 12 to 15` are ranges, `= 12²` and `= 12 million` not 12), if
-        another number is offered beside it (`= 12 or 13`), or behind an inequality (`<= 12`).
+        (`12e3`) and markup around it (`**12**`, `\\boxed{12}`) are forgiven; a currency's sign may stand before it,
+        and degrees (`12^\\circ`), a unit, also in brackets, a full stop or more words may follow. It is no answer if
+        another decimal part or digit group follows, or an operator (`= 3 * 4` is unfinished, not 3; `= 12 ± 1` and
+        `= 12 to 15` are ranges, `= 12²` and `= 12 million` not 12), if another number is offered beside it (`= 12 or
+        13`), or behind an inequality (`<= 12`).
         """
         before, sign, tail = number_shadow(text).strip().rpartition("=")
         if _TAG.sub("", before[-120:]).rstrip().endswith(_COMPARISONS):

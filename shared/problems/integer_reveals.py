@@ -2,10 +2,10 @@
 
 Removed with any integer: `answer is 11`, `= 11` after arithmetic (`14 - 3 = 11`), `\\boxed{11}`, `#### 11`.
 Removed where 11 is the answer, in whatever digits, groups, markup or words (`１１`, `١١`, `11.0`, `**11**`, `eleven`,
-`11/1`): what joins it (`= 11`, `≈ 11`, `gives 11`, `equal to 11`, `it's 11`), what calls it right (`11 is the answer`,
-`11 = pOH`), and a sentence that is nothing else; the same in the languages of `method/languages.py`. An integer that an
-operator follows begins a formula and stays: `pOH = 14 - pH`. What always holds: characters are only removed, never
-changed or reordered.
+`11/1`, `$11`, `11^\\circ`): what joins it (`= 11`, `≈ 11`, `gives 11`, `equal to 11`, `it's 11`), what calls it right
+(`11 is the answer`, `11 = pOH`), and a sentence that is nothing else; the same in the languages of
+`method/languages.py`. An integer that an operator follows begins a formula and stays: `pOH = 14 - pH`. What always
+holds: characters are only removed, never changed or reordered.
 """
 
 import re
@@ -27,7 +27,7 @@ from shared.method.reveals import (
 )
 from shared.method.sanitizing import with_its_stop
 from shared.method.scripts import script_of
-from shared.problems.integers import INTEGER_ENDS, INTEGER_TEXT, number_shadow, same_integer
+from shared.problems.integers import CURRENCY, INTEGER_ENDS, INTEGER_TEXT, number_shadow, same_integer
 from shared.problems.number_words import spelled_spans
 
 _SPELLED = "\ue000"
@@ -50,15 +50,17 @@ _OPERATOR = (
 _UNIT = r"(?:\s?[A-Za-zΩ°%][\w/^]*(?=\s*(?:[.,;:!?)。]|$))|\s?\([^\W\d_]{1,20}\))?"
 # `12/1` and `12 + 0` are the number once more.
 _NEUTRAL = r"(?:(?:\s?(?:[/÷*×·^]|\*\*)\s?1|\s?[-−+]\s?0)(?![\d^]|[.,]\d)){0,2}+"
-_PLAIN = rf"{_NUMBER}{_NEUTRAL}(?!\s*(?:{_OPERATOR})|[A-Za-z]\s*[-−+*/]){_UNIT}"
+_DEGREES = r"(?:\s?\^\s?(?:\\circ\b|\{\s?\\circ\s?\}))?"
+_PLAIN = rf"(?:{CURRENCY}\s?)?{_NUMBER}{_NEUTRAL}{_DEGREES}(?!\s*(?:{_OPERATOR})|[A-Za-z]\s*[-−+*/]){_UNIT}"
 _MARKED_NUMBER = _NUMBER.replace("number", "marked")
-_MARK_OPENS = rf"(?:\*{{1,3}}|__|`|\$|[(\[\"“'‘«「]|{MARKUP_OPENS})\s?"
+_MARK_OPENS = rf"(?:\*{{1,3}}|__|`|\$|{CURRENCY}|[(\[\"“'‘«「]|{MARKUP_OPENS})\s?"
 _MARK_CLOSES = rf"(?:\s?[*_`$)\]\"”'’»」}}]|{MARKUP_CLOSES})"
 _MARKED = (
-    rf"(?:{_MARK_OPENS}){{1,4}}{_MARKED_NUMBER}{_NEUTRAL}(?:\s?[A-Za-z%°Ω]{{1,12}})?"
+    rf"(?:{_MARK_OPENS}){{1,4}}{_MARKED_NUMBER}{_NEUTRAL}{_DEGREES}(?:\s?[A-Za-z%°Ω]{{1,12}})?"
     rf"{_MARK_CLOSES}{{1,6}}+(?!\s*(?:[-−+/×·÷^]|\\(?:times|cdot|div|pm|mp)\b))"
 )
-_RESULT = rf"(?:{_PLAIN}|{_MARKED})"
+# Marked ones first: of `$12$` the one of a currency would leave a sign behind.
+_RESULT = rf"(?:{_MARKED}|{_PLAIN})"
 _GAP = r"\s{1,8}"
 
 _ADVERBS = (

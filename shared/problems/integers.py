@@ -20,6 +20,9 @@ INTEGER_TEXT = rf"[-−–]?{DIGITS}(?:\.0+)?(?:[eE]\+?[0-9]{{1,2}})?"
 INTEGER_ENDS = r"(?![0-9]|[.,'’_][0-9]|[eE][-+]?[0-9])"
 """Fails where the digits go on, so that what is before is a part of another number."""
 
+CURRENCY = r"(?:[A-Z]{0,2}\\?\$|[¢£¥฿\u20a0-\u20cf]|\b(?:USD|EUR|GBP|INR|CNY|JPY|CHF|Rs)\b\.?)"
+"""What stands before an amount of money, behind `number_shadow`; the dollar also as LaTeX has it."""
+
 _PARTS = re.compile(rf"\s*([-−–]?)\s?({DIGITS})(?:\.0+)?(?:[eE]\+?([0-9]{{1,2}}))?\s*")
 _NO_DIGIT = re.compile(r"[^0-9]")
 # NFKC makes `12²` the number 122 and `12½` begin with 12: a raised digit is an operator behind what it is raised from.

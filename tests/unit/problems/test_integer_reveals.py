@@ -57,6 +57,16 @@ REMOVED = [
     ("14 - 3 ≈ 12.", "11", "14 - 3."),
     ("#### 12", "7", ""),
     ("11 = 14 - 3.", "11", "14 - 3."),
+    ("So the answer is $12.", "7", "So"),
+    ("The total is \\$12.", "12", "The total."),
+    ("Add both. The total costs = $12", "12", "Add both. The total costs"),
+    ("Add both. It gives €12 in all.", "12", "Add both. in all."),
+    ("Add both. So it is US$12.", "12", "Add both."),
+    ("Add both. The answer: Rs. 12", "7", "Add both."),
+    ("Add both. USD 12 is the right answer.", "12", "Add both."),
+    ("The answer is $\\$12$.", "7", ""),
+    ("Add both. The angle is 12^\\circ.", "12", "Add both. The angle."),
+    ("The angle: $\\theta = 12^{\\circ}$", "12", "The angle: $\\theta$"),
     ("It is 12 because the mass is 3.", "12", " because the mass is 3."),
     ("The voltage is 1'200 V.", "1200", "The voltage."),
     ("The voltage is 1\u202f200 V.", "1200", "The voltage."),
@@ -278,6 +288,10 @@ HARMLESS = [
     "It should have been 13.",
     "It should have been 12 - x.",
     "The answer, therefore, is 12 times x.",
+    "Use $12 an hour and $3 a day.",
+    r"The angle is 12^\circ + x.",
+    "It is $12 + x$.",
+    r"It is 12^{2}.",
 ]
 """Sentences that do not say that the answer is 12."""
 
@@ -310,7 +324,7 @@ def test_a_sentence_that_names_the_answer_goes_and_its_neighbours_stay(text: str
     assert split_integer_reveals(f"Check it. {text}", "12")[0].strip() == "Check it."
 
 
-@pytest.mark.parametrize("wrapped", [r"\({}\)", r"\[{}\]", "${}$", "<u>{}</u>"])
+@pytest.mark.parametrize("wrapped", [r"\({}\)", r"\[{}\]", "${}$", "<u>{}</u>", r"\${}", "€{}", r"{}^\circ"])
 def test_what_is_wrapped_around_a_number_changes_nothing(wrapped: str) -> None:
     # A unit outside of the markup stays, as behind any formula.
     alone = re.compile(r"\b12\b(?! ?(?:volts|\(?V|/))")
