@@ -1,9 +1,10 @@
 """Taking the integer answer out of a feedback, while formulas and given numbers stay.
 
-Removed with any integer: `answer is 11`, `= 11` after arithmetic (`14 - 3 = 11`), `\\boxed{11}`, `#### 11`.
+Removed with any integer: `answer is 11`, `= 11` after arithmetic (`14 - 3 = 11`), `\\boxed{11}`, `#### 11`,
+`<answer>11</answer>`, `<<14-3=11>>11`.
 Removed where 11 is the answer, in whatever digits, groups, markup or words (`１１`, `١١`, `11.0`, `**11**`, `eleven`,
 `11/1`, `$11`, `11^\\circ`): what joins it (`= 11`, `≈ 11`, `gives 11`, `equal to 11`, `it's 11`), what calls it right
-(`11 is the answer`, `11 = pOH`), and a sentence that is nothing else; the same in the languages of
+(`11 is the answer`, `11 = pOH`, `not 12 but 11`), and a sentence that is nothing else; the same in the languages of
 `method/languages.py`. An integer that an operator follows begins a formula and stays: `pOH = 14 - pH`. What always
 holds: characters are only removed, never changed or reordered.
 """
@@ -47,7 +48,10 @@ _OPERATOR = (
     r"[-−+*/×·÷^±∓⋅∗∙√π]|\((?!\s?(?:[^\W\d_]{2,20}|[A-Z])\s?\))|(?:plus|minus|times|divided|over|x)\b"
     r"|\\(?:times|cdot|div|pm|mp|pi|sqrt)\b"
 )
-_UNIT = r"(?:\s?[A-Za-zΩ°%][\w/^]*(?=\s*(?:[.,;:!?)。]|$))|\s?\([^\W\d_]{1,20}\))?"
+_IN_LATEX = (
+    r"\s?(?:\\[,;: ]|~)?\s?\\(?:text|math)[a-z]{0,2}\s?\{[^{}]{0,30}\}(?:\s?\^\s?(?:\{[^{}]{1,8}\}|-?\d(?!\d)))?"
+)
+_UNIT = rf"(?:\s?[A-Za-zΩ°%][\w/^]*(?=\s*(?:[.,;:!?)。]|$))|\s?\([^\W\d_]{{1,20}}\)|{_IN_LATEX})?"
 # `12/1` and `12 + 0` are the number once more.
 _NEUTRAL = r"(?:(?:\s?(?:[/÷*×·^]|\*\*)\s?1|\s?[-−+]\s?0)(?![\d^]|[.,]\d)){0,2}+"
 _DEGREES = r"(?:\s?\^\s?(?:\\circ\b|\{\s?\\circ\s?\}))?"
@@ -56,7 +60,7 @@ _MARKED_NUMBER = _NUMBER.replace("number", "marked")
 _MARK_OPENS = rf"(?:\*{{1,3}}|__|`|\$|{CURRENCY}|[(\[\"“'‘«「]|{MARKUP_OPENS})\s?"
 _MARK_CLOSES = rf"(?:\s?[*_`$)\]\"”'’»」}}]|{MARKUP_CLOSES})"
 _MARKED = (
-    rf"(?:{_MARK_OPENS}){{1,4}}{_MARKED_NUMBER}{_NEUTRAL}{_DEGREES}(?:\s?[A-Za-z%°Ω]{{1,12}})?"
+    rf"(?:{_MARK_OPENS}){{1,4}}{_MARKED_NUMBER}{_NEUTRAL}{_DEGREES}(?:\s?[A-Za-z%°Ω]{{1,12}}|{_IN_LATEX})?"
     rf"{_MARK_CLOSES}{{1,6}}+(?!\s*(?:[-−+/×·÷^]|\\(?:times|cdot|div|pm|mp)\b))"
 )
 # Marked ones first: of `$12$` the one of a currency would leave a sign behind.
@@ -70,16 +74,21 @@ _ADVERBS = (
 _ADVERB = rf"(?:{_ADVERBS}{_GAP}){{0,2}}"
 _ASIDE = rf"(?:\s?,\s{{1,2}}{_ADVERBS}\b\s?,?)?"
 _BE = rf"(?:{_ADVERBS}{_GAP})?(?:be|have{_GAP}been)"
-_BEING = rf"(?:['’]s|(?:{_ADVERBS}{_GAP})?(?:is|was|(?:should|must|would|will){_GAP}{_BE}|equals|comes to))"
+_BEING = (
+    rf"(?:['’]s|(?:{_ADVERBS}{_GAP})?(?:is|was|(?:should|must|would|will){_GAP}{_BE}"
+    rf"|(?:should|must|would)['’]ve{_GAP}been|equals|comes to))"
+)
 _NOUN = rf"(?:(?:the|an?){_GAP})?(?:(?:number|value|integer|total|result|answer|sum){_GAP}(?:of{_GAP})?)?"
 _SO = rf"(?:(?:so|thus|hence|therefore|then)\b,?{_GAP})?"
 _MODAL = rf"(?:(?:must|should|would|will|can|has\sto|have\sto|ought\sto){_GAP}(?:{_ADVERBS}{_GAP})?)?"
 _IT = rf"(?:{_SO}(?:it|that|this|which|you|we){_GAP}{_MODAL})?"
 _JOINS = (
-    r"(?:equals?|equalling|(?:(?:is|are|be)\s)?equal(?:\sto)?|giv(?:es?|ing)(?:\s(?:you|us))?|mak(?:es?|ing)|yield(?:s|ing)?"
-    r"|g[eo]t(?:s|ting)?|obtain(?:s|ing)?|becomes?|com(?:es?|ing)\s(?:out\s)?(?:to|as|at)|amounts?\sto|totals?"
-    r"|result(?:s|ing)?\sin|lead(?:s|ing)?\sto|i\.e\.,?|(?:turns?|works?)\sout\s(?:to\sbe|to|as|at)|(?:evaluates?|simplifies|reduces)\sto|leav(?:es?|ing)"
-    r"|is|are|was|were|be|(?:have|has|had)\sbeen)"
+    r"(?:(?:(?:is|are|be)\s)?equal(?:s|l?ed|l?ing)?(?:\sto)?|g(?:iv(?:es?|ing)|ave)(?:\s(?:you|us|me))?|ma(?:k(?:es?|ing)|de)"
+    r"|yield(?:s|ed|ing)?|g[eo]t(?:s|ting|ten)?|obtain(?:s|ed|ing)?|bec(?:omes?|ame)|c(?:om(?:es?|ing)|ame)\s(?:out\s)?(?:to|as|at)"
+    r"|amount(?:s|ed)?\sto|total(?:s|l?ed)?|result(?:s|ed|ing)?\sin|le(?:ad(?:s|ing)?|d)\sto|i\.e\.,?"
+    r"|(?:turn|work)(?:s|ed)?\sout\s(?:to\sbe|to|as|at)|(?:evaluate|simplifie|reduce)[sd]\sto|le(?:av(?:es?|ing)|ft)"
+    r"|f(?:ind(?:s|ing)?|ound)|reach(?:es|ed|ing)?|arriv(?:es?|ed|ing)\sat|end(?:s|ed|ing)?\sup\s(?:with|at|as)"
+    r"|expect(?:s|ed|ing)?|is|are|was|were|be|(?:have|has|had)\sbeen)"
 )
 _CALLED = (
     rf"(?:(?:is|are|was|(?:must|should|would|has\sto|will){_GAP}{_BE})\b|['’]s\b)"
@@ -141,12 +150,18 @@ def _equals() -> re.Pattern[str]:
 def _english() -> _Rules:
     claims = (
         re.compile(
-            r"\s?(?:\bthe\s)?\b(?:(?:correct|right|final)\s)?(?:answer|result|ans\.?)\s{0,2}"
-            rf"(?:{_ASIDE}\s{{0,2}}{_BEING}{_ASIDE}|=|:|->|→|≈)\s{{0,8}}{_ADVERB}{_RESULT}[.!]?",
+            r"\s?(?:\bthe\s)?[*_\[\"]{0,3}\b(?:(?:correct|right|final)\s)?(?:answer|result|ans\.?)[*_\"]{0,3}\s{0,2}"
+            rf"(?:{_ASIDE}\s{{0,2}}{_BEING}{_ASIDE}|=|:|\]|->|→|≈)[*_]{{0,3}}\s{{0,8}}{_ADVERB}\+?{_RESULT}[.!]?",
             re.IGNORECASE,
         ),
-        re.compile(rf"\s?\$?\\boxed\{{\s?{_NUMBER}[^{{}}]{{0,20}}\}}\$?"),
+        re.compile(rf"\s?\$?\\f?box(?:ed)?\{{\s?{_NUMBER}(?:[^{{}}]|\{{[^{{}}]{{0,20}}\}}){{0,20}}\}}\$?"),
         re.compile(rf"\s?(?<!\S)#{{4}}\s?{_RESULT}"),
+        re.compile(
+            rf"\s?<(?:final_?)?(?:answer|ans|result|solution)>\s{{0,4}}(?:=\s?)?{_RESULT}[^<>]{{0,30}}(?:</\w{{1,15}}>)?",
+            re.IGNORECASE,
+        ),
+        # The notes of a calculator, as the solutions of some data sets have them.
+        re.compile(rf"\s?<<[^<>\n]{{1,80}}>>(?:\s?{_RESULT})?"),
     )
     sayings = (
         re.compile(rf"\s?\b{_IT}{_JOINS}{_ASIDE}{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
@@ -156,6 +171,13 @@ def _english() -> _Rules:
             rf"\s?[,(–—-]?\s?{_RESULT}",
             re.IGNORECASE,
         ),
+        re.compile(rf"\s?\b(?:the\s)?(?:answer|result|total|sum)\s?(?:,|\(|\s[–—-])\s?{_RESULT}", re.IGNORECASE),
+        re.compile(
+            rf"\s?,?\s?\b(?:not|replac(?:e|ing)|chang(?:e|ing)|correct(?:ing)?)\s\S{{1,20}}\s{{0,2}},?\s?"
+            rf"\b(?:but|rather|with|by|to|into)\s{_ADVERB}{_RESULT}",
+            re.IGNORECASE,
+        ),
+        re.compile(rf"(?<=[\d)])\s?(?:!=|≠|\\neq?\b)\s{{0,8}}{_RESULT}"),
         # Behind the arrow of a reaction stands a coefficient.
         re.compile(rf"\s?(?:[→⇒⟹]|[=-]>|\\(?:to|[rR]ightarrow)\b)\s{{0,8}}{_RESULT}(?=\s{{0,2}}{_STOP})"),
         re.compile(rf"(?<=\w)\s?:\s{{1,4}}{_RESULT}(?=\s{{0,2}}(?:[.;!?)。]|\n|\Z))", re.IGNORECASE),
