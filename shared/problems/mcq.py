@@ -11,6 +11,7 @@ import re
 from shared.contracts.messages import ChatMessage
 from shared.errors import shown
 from shared.method import anchoring, grading, reprompt, tutor_prompt
+from shared.problems.letter_reveals import split_letter_reveals
 from shared.problems.problem import Judgement, Problem, removed_by
 
 _LETTER = re.compile(r"[A-J]")
@@ -86,9 +87,9 @@ class McqFormat:
         return tutor_prompt.without_instruction_line(problem.question)
 
     def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:
-        """See `anchoring.review_feedback`."""
+        """See `anchoring.review_feedback`; then without what points at the right option."""
         review = anchoring.review_feedback(raw, self.anchor_text(problem))
-        return Judgement(review.verdict, review.delivered, removed_by(review))
+        return _judged(review, review.verdict, review.delivered, problem)
 
 
 class NaiveMcqFormat(McqFormat):
@@ -111,9 +112,20 @@ class NaiveMcqFormat(McqFormat):
         )
         return [ChatMessage(role="user", content=prompt)]
 
-    def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:  # noqa: ARG002
+    def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:
         """Sanitized and cut; there is nothing to validate."""
-        # Against no problem: what is taken out does not hang on one, and its verdict is not used.
+        # Against no problem: no concept is looked for, and its verdict is not used.
         review = anchoring.review_feedback(raw, "")
         verdict = anchoring.FB_NONE if review.body is None else anchoring.UNANCHORED
-        return Judgement(verdict, review.body, removed_by(review))
+        return _judged(review, verdict, review.body, problem)
+
+
+def _judged(review: anchoring.Review, verdict: str, delivered: str | None, problem: Problem) -> Judgement:
+    removed = removed_by(review)
+    if delivered is None:
+        return Judgement(verdict, None, removed)
+    left, revealed = split_letter_reveals(delivered, problem.answer)
+    kept = left.strip()
+    if not any(map(str.isalnum, kept)):
+        return Judgement(anchoring.FB_NONE, None, removed + revealed)
+    return Judgement(verdict, kept, removed + revealed)

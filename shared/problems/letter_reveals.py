@@ -1,0 +1,71 @@
+"""Taking the letter of the right option out of a feedback, where a sentence points at it.
+
+`shared/method/reveals.py` takes out what names any option as the answer. What merely points at one (`corresponds to
+option D`, `not B but D`, `D remains`) is as often said of the wrong one that a peer chose, and is part of a review: it
+goes only where the option is the right one. Ordinary mentions of it stay (`option D is too low`), and so do symbols
+(`D = 3 m`). English only. What always holds: characters are only removed; time is linear in the text.
+"""
+
+import re
+from functools import cache
+
+from shared.method.letters import LETTER
+from shared.method.redaction import between, merged
+from shared.method.sanitizing import shadow, with_its_stop
+
+_WORD = r"(?i:(?:the\s)?(?:option|choice|answer|letter|alternative)\s)"
+_ENDS = r"(?=\s{0,2}(?:[.,;!?)\]\"”’]|\n|\Z)|:\s|\s(?i:because|since|as|and|so|which|rather|instead)\b)"
+_POINTED = rf"(?:{_WORD}(?P<named>{LETTER})|(?P<bare>{LETTER}){_ENDS})"
+_POINTS = (
+    r"(?:correspond(?:s|ed|ing)?\sto|match(?:es|ed|ing)?|(?:clos|near)e(?:r|st)\sto|consistent\swith"
+    r"|(?:agree|align)(?:s|ed|ing)?\swith|(?:point|lead|switch)(?:s|es|ed|ing)?\s(?:to|towards?)|led\sto"
+    r"|(?:support|favou?r|suggest|indicate)(?:s|d|ed|ing)?|impl(?:y|ies|ied|ying)|identif(?:y|ies|ied|ying)"
+    r"|(?:which|that|this)\s(?:is|was)|i\.\s?e\.,?|namely|arriv(?:e|es|ed|ing)\sat|end(?:s|ed|ing)?\sup\s(?:with|at)"
+    r"|I(?:(?:['’]d|\swould)\s(?:say|answer|go\sfor)|\s(?:get|got|say))|should\s(?:say|give|get)|(?:this|that|which)\sgives"
+    r"|indeed|(?:expected|ground\struth)\s?:?)"
+)
+_CHANGES = (
+    r"(?:not|replac(?:e|ing)|chang(?:e|ing)|switch(?:ing)?\sfrom|instead\sof|rather\sthan|(?:all|every(?:thing|\soption)"
+    r"|any(?:thing|\soption)?)\s(?:but|except(?:\sfor)?|other\sthan|besides))"
+)
+
+
+@cache
+def _patterns() -> tuple[re.Pattern[str], ...]:
+    option = rf"(?:{_WORD})?"
+    return tuple(
+        re.compile(source)
+        for source in (
+            rf"\s?,?\s?(?<!not )\b(?i:{_POINTS})\s{{1,4}}{_POINTED}",
+            rf"\s?(?:=>|[→⇒⟹])\s{{0,4}}{_POINTED}",
+            rf"\s?,?\s?\b(?i:{_CHANGES})\s{{1,4}}{option}{LETTER}\s{{0,2}},?\s(?i:but|with|by|to|into)\s{{1,4}}"
+            rf"(?i:rather\s)?{option}(?P<bare>{LETTER})",
+            rf"\s?,?\s?\b(?i:{_CHANGES})\s{{1,4}}{option}(?P<bare>{LETTER})(?=\s(?i:is|are|can|fails?|has|have)\b)",
+            rf"\s?\b{option}{LETTER}\s(?i:(?:should|must)\s(?:be|have\sbeen|become))\s{option}(?P<bare>{LETTER}){_ENDS}",
+            rf"\s?(?<![\w.])(?:{_WORD})?(?P<bare>{LETTER})\s"
+            r"(?i:it\sis|remains|alone|is\sthe\s(?:one|only))(?=\s{0,2}[.,;!?]|\s|\Z)",
+            rf"\s?<(?i:final_?answer|ans|choice|option)>\s{{0,4}}(?P<bare>{LETTER})[^<>]{{0,30}}(?:</\w{{1,15}}>)?",
+            rf"\s?[\[{{\"'](?i:answer|choice|option)[\"'\]]\s?:?\s?(?P<bare>{LETTER})",
+        )
+    )
+
+
+def split_letter_reveals(text: str, answer: str) -> tuple[str, tuple[str, ...]]:
+    """(the feedback without what points at the right option, what was taken out). answer: its letter."""
+    removed: list[str] = []
+    while spans := _reveals(shadow(text), answer):
+        removed += [text[start:end] for start, end in spans]
+        text = "".join(text[start:end] for start, end in between(spans, len(text)))
+    return text, tuple(removed)
+
+
+def _reveals(seen: str, answer: str) -> list[tuple[int, int]]:
+    found = (match for pattern in _patterns() for match in pattern.finditer(seen))
+    return merged(with_its_stop(seen, *match.span()) for match in found if _says(match, answer))
+
+
+def _says(match: re.Match[str], answer: str) -> bool:
+    groups = match.groupdict()
+    written = groups.get("named") or groups["bare"]
+    # Letters of markup stand beside others: `\textbf{D}`, `<b>D</b>`.
+    return re.search(rf"(?<![A-Za-z<\\/]){answer}(?![A-Za-z>])", written, re.IGNORECASE) is not None
