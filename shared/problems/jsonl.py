@@ -42,9 +42,9 @@ def read_rows(path: Path, model: type[Row]) -> Iterator[tuple[str, Row]]:
         _refuse_another_kind(raw, path)
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
+        at, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
         raise ProblemSetError(
-            f"{path}:{line}: expected UTF-8 text, got the byte 0x{byte:02x} in another encoding; save the file as UTF-8"
+            f"{path}:{at}: expected UTF-8 text, got the byte 0x{byte:02x} in another encoding; save the file as UTF-8"
         ) from error
     except OSError as error:
         raise ProblemSetError(f"{path}: expected this file, cannot read it ({error.strerror})") from error

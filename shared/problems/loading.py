@@ -121,7 +121,7 @@ def load_problem_set(
         return _sciknoweval(source, format, seed, domains, validation_per_domain)
     directory = _directory(source)
     files = _digests(directory / f"{name}.jsonl" for name in PARTITIONS)
-    return _from_directory(directory, _format(source, format), domains, files)
+    return _from_directory(directory, _format(source, format).name, domains, files)
 
 
 def problems_of(settings: RunSettings) -> ProblemSet:
@@ -291,10 +291,11 @@ def _format(source: str, format: str | None) -> ProblemFormat:
 @_once
 def _from_directory(
     directory: Path,
-    form: ProblemFormat,
+    format: str,
     domains: tuple[str, ...] | None,
     digests: tuple[str, ...],  # noqa: ARG001  as above
 ) -> ProblemSet:
+    form = format_named(format)
     ids: dict[str, str] = {}
     # First: what domains there are beside those that are named is read off it.
     train = _read_partition(directory, "train", form, ids)
