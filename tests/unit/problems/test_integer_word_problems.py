@@ -1,0 +1,75 @@
+"""Results in a feedback in the forms of data sets of word problems, and of the models that learnt them."""
+
+import time
+
+import pytest
+
+from shared.problems.integer_reveals import split_integer_reveals
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "left"),
+    [
+        ("So the answer is $12.", "7", "So"),
+        ("The total is \\$12.", "12", "The total."),
+        ("Add both. The total costs = $12", "12", "Add both. The total costs"),
+        ("Add both. It gives €12 in all.", "12", "Add both. in all."),
+        ("Add both. So it is US$12.", "12", "Add both."),
+        ("Add both. The answer: Rs. 12", "7", "Add both."),
+        ("Add both. USD 12 is the right answer.", "12", "Add both."),
+        ("The answer is $\\$12$.", "7", ""),
+        ("Add both. The angle is 12^\\circ.", "12", "Add both. The angle."),
+        ("The angle: $\\theta = 12^{\\circ}$", "12", "The angle: $\\theta$"),
+        ("Add both. **Answer:** 12", "7", "Add both."),
+        ("Add both. **Final answer**: 12", "7", "Add both."),
+        ("Add both. [Answer] 12", "7", "Add both."),
+        ('Add both. {"answer": 12}', "7", "Add both. {}"),
+        ("Add both. <answer>12</answer>", "7", "Add both."),
+        ("Add both. <final_answer> = 12 volts </final_answer>", "7", "Add both."),
+        ("Add both. The answer is +12.", "7", "Add both."),
+        ("Add both. The answer should've been 12.", "7", "Add both."),
+        ("Add both. Answer - 12", "12", "Add both."),
+        ("Add both. \\boxed{12\\text{ volts}}", "7", "Add both."),
+        ("Add both. \\fbox{12}", "7", "Add both."),
+        ("Add both: 3*4 = <<3*4=12>>12.", "7", "Add both: 3*4 =."),
+        ("Add both. The speed is \\(12\\,\\mathrm{m\\,s}^{-1}\\).", "12", "Add both. The speed."),
+        ("Add both. The speed is 12~\\text{m/s}.", "12", "Add both. The speed."),
+        ("Add both. You should find 12.", "12", "Add both."),
+        ("Add both. That gave 12.", "12", "Add both."),
+        ("Add both and end up with 12.", "12", "Add both and."),
+        ("Add both. x equals to 12.", "12", "Add both. x."),
+        ("Add both. The answer is not 13 but 12.", "12", "Add both. The answer is."),
+        ("Add both. Replace 13 with 12.", "12", "Add both."),
+        ("Add both. The result, 12, is small.", "12", "Add both., is small."),
+        ("Add both. Note that 13 ≠ 12.", "12", "Add both. Note that 13."),
+    ],
+)
+def test_a_claimed_result_goes(text: str, answer: str, left: str) -> None:
+    assert split_integer_reveals(text, answer)[0] == left
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use $12 an hour and $3 a day.",
+        "It is not 12 but x.",
+        "Replace 12 with 13.",
+        "Find 12 - x.",
+        "You found 13 and not 14.",
+        r"The angle is 12^\circ + x.",
+        "It is $12 + x$.",
+        r"It is 12^{2}.",
+    ],
+)
+def test_given_numbers_and_formulas_stay(text: str) -> None:
+    assert split_integer_reveals(f"Check it. {text}", "12") == (f"Check it. {text}", ())
+
+
+@pytest.mark.parametrize("unit", ["<<12>>", "<answer>12", "not 13 but ", "12\\text{", "US$"])
+def test_time_is_linear_in_hostile_text(unit: str) -> None:
+    def seconds(repeats: int) -> float:
+        started = time.thread_time()
+        split_integer_reveals(unit * repeats, "12")
+        return max(time.thread_time() - started, 1e-3)
+
+    assert min(seconds(1200) / seconds(300) for _ in range(3)) < 9
