@@ -193,7 +193,10 @@ class RankWork:
     def result(self, *, whole: bool) -> Result:
         # No copy: the state is written before the next update changes what it shares memory with.
         self._state = self.learner.state(copy=False, whole=whole)
-        return Result(self._state, tuple(probe(self.learner.model.network, self.tokenizer)))
+        probed = tuple(probe(self.learner.model.network, self.tokenizer))
+        # The passes of this step are over, on every rank, and the student's turn comes.
+        release_freed()
+        return Result(self._state, probed)
 
     def adopt(self, step: int) -> None:
         self._state = None
@@ -213,8 +216,6 @@ class RankWork:
                     fault_point("trainer.rank-before-seal")
         # By all ranks, also by one that wrote nothing: an exchange that one of them leaves out never ends.
         said = self._group.texts(json.dumps([entry.model_dump() for entry in entries]))
-        # The step is over, and the student's turn comes.
-        release_freed()
         return [entry for text in said for entry in _ENTRIES.validate_json(text)]
 
     @property

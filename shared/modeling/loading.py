@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from shared.errors import ModelError, shown
+from shared.modeling.allocator import bound_compiled_products
 from shared.modeling.attention import GROUPED, PLAIN_MODEL_TYPES
 from shared.modeling.chat import FIXED_TEXTS, dated, encode
 from shared.modeling.directory import (
@@ -71,6 +72,8 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> PreTrainedModel:
     """Return the causal language model in `path`, in evaluation mode. Raises ModelError."""
     check_model(path)
+    if device == "cpu":
+        bound_compiled_products()
     with reading("a causal language model", path):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path,

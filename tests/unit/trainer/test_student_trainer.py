@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from services.trainer import work as rank_work
 from services.trainer.lease import LeaseFence
 from services.trainer.step.step import StepSettings
 from services.trainer.trainer import StepRefusedError, StudentTrainer
@@ -95,6 +96,15 @@ def test_killed_at_any_point_the_versions_are_those_of_an_undisturbed_run(
     assert again.step == (step - 1 if at.startswith("checkpoints") and not after else step)
     work(student_trainer(tmp_path, tiny_dir, steady()), tmp_path, tiny_dir)
     assert published(tmp_path) == undisturbed
+
+
+def test_each_step_gives_back_what_its_passes_freed(
+    tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(rank_work, "release_freed", lambda: given.append(1))
+    work(student_trainer(tmp_path, tiny_dir, steady()), tmp_path, tiny_dir)
+    assert len(given) == STEPS
 
 
 def test_a_version_says_what_it_is(tmp_path: Path, tiny_dir: Path) -> None:
